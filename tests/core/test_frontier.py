@@ -1,0 +1,55 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from walkeeper.core.frontier import Frontier
+from walkeeper.core.history import History, Switch
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.receipt import Receipt
+
+SIZE = SegmentSize(MIB)
+HISTORY = History(2, (Switch(1, Lsn(5 * MIB + 100)),))
+
+
+def receipt(number: int, timeline: int | None = None) -> Receipt:
+    segment = HISTORY.segment(number, SIZE) if timeline is None else Segment(timeline, number, SIZE)
+    return Receipt(segment, "0" * 64, 100, was_present=False)
+
+
+@given(st.permutations(range(2, 12)))
+def test_the_frontier_waits_for_the_first_missing_segment(order: list[int]) -> None:
+    """Promise 4: it moves over an unbroken chain, in whatever order the uploads end."""
+    frontier = Frontier(HISTORY, Lsn(2 * MIB), SIZE)
+    stored: set[int] = set()
+    for number in order:
+        frontier.add(receipt(number))
+        stored.add(number)
+        expected = next(n for n in range(2, 13) if n not in stored)
+        assert frontier.lsn == expected * MIB
+        assert frontier.wanted == HISTORY.segment(expected, SIZE)
+
+
+def test_a_receipt_of_another_branch_changes_nothing() -> None:
+    frontier = Frontier(HISTORY, Lsn(5 * MIB), SIZE)
+    assert not frontier.add(receipt(5, timeline=1))
+    assert frontier.lsn == 5 * MIB
+    assert frontier.add(receipt(5))
+
+
+def test_a_receipt_from_below_changes_nothing() -> None:
+    frontier = Frontier(HISTORY, Lsn(5 * MIB), SIZE)
+    assert not frontier.add(receipt(3))
+    assert frontier.lsn == 5 * MIB
+
+
+def test_after_a_gap_it_goes_on_over_what_was_stored_meanwhile() -> None:
+    frontier = Frontier(HISTORY, Lsn(2 * MIB), SIZE)
+    frontier.add(receipt(4))
+    frontier.skip_gap(Lsn(4 * MIB))
+    assert frontier.lsn == 5 * MIB
+
+
+def test_a_gap_never_moves_it_back() -> None:
+    frontier = Frontier(HISTORY, Lsn(7 * MIB), SIZE)
+    frontier.skip_gap(Lsn(4 * MIB))
+    assert frontier.lsn == 7 * MIB

@@ -1,0 +1,154 @@
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from walkeeper.core.desired import Desired, ServerView, View, desired
+from walkeeper.core.history import History, Switch
+from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.record import MAX_RECORD_BYTES, Record, decode_record
+from walkeeper.core.takeover import LocalServer, resume_at
+from walkeeper.errors import BadRecord, WrongCluster, WrongTimeline
+
+SIZE = SegmentSize(16 * MIB)
+ONE = History(1)
+TWO = History(2, (Switch(1, Lsn.parse("0/5000100")),))
+RECORD = Record(
+    system_identifier="7300000000000000001", segment_size=int(SIZE), timeline=1, lsn="0/4000000", start="000000010000000000000002",
+    owner="a", session="s",
+)  # fmt: skip
+
+
+def local(history: History = ONE, lsn: str = "0/8000000", system_identifier: int = 7300000000000000001) -> LocalServer:
+    return LocalServer(system_identifier, SIZE, history, Lsn.parse(lsn))
+
+
+def at(lsn: str, timeline: int = 1) -> Record:
+    return msgspec.structs.replace(RECORD, lsn=lsn, timeline=timeline)
+
+
+def test_the_same_timeline_goes_on_at_the_frontier() -> None:
+    assert resume_at(RECORD, ONE, local()) == Lsn.parse("0/4000000")
+
+
+def test_a_promoted_node_goes_on_at_the_frontier_never_at_now() -> None:
+    assert resume_at(RECORD, ONE, local(TWO)) == Lsn.parse("0/4000000")
+
+
+def test_a_frontier_beyond_the_fork_goes_back_to_the_forks_segment() -> None:
+    """The dead primary archived what nobody had replicated."""
+    assert resume_at(at("0/7000000"), ONE, local(TWO)) == Lsn.parse("0/5000000")
+
+
+def test_a_sibling_timeline_goes_back_to_where_the_two_part() -> None:
+    three = History(3, (Switch(1, Lsn.parse("0/7000000")),))
+    assert resume_at(at("0/9000000", timeline=2), TWO, local(three, "0/A000000")) == Lsn.parse("0/5000000")
+
+
+def test_an_older_timeline_never_takes_over() -> None:
+    with pytest.raises(WrongTimeline):
+        resume_at(at("0/6000000", timeline=2), TWO, local(ONE))
+
+
+def test_another_cluster_never_takes_over() -> None:
+    with pytest.raises(WrongCluster):
+        resume_at(RECORD, ONE, local(system_identifier=1))
+
+
+def test_another_segment_size_never_takes_over() -> None:
+    with pytest.raises(WrongCluster):
+        resume_at(RECORD, ONE, LocalServer(7300000000000000001, SegmentSize(MIB), ONE, Lsn(0)))
+
+
+def test_a_frontier_that_the_server_has_not_reached_is_not_believed() -> None:
+    with pytest.raises(BadRecord):
+        resume_at(at("1/0"), ONE, local(lsn="0/8000000"))
+    assert resume_at(at("0/9000000"), ONE, local(lsn="0/8FFFFFF")) == Lsn.parse("0/9000000")
+
+
+@given(st.binary(max_size=300))
+def test_a_record_is_read_or_refused(document: bytes) -> None:
+    try:
+        decode_record(document)
+    except BadRecord as problem:
+        assert problem.hint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lsn": "0/4000001"}, {"lsn": "-1/0"}, {"lsn": 5}, {"timeline": 0}, {"timeline": -1}, {"timeline": "1"}, {"schema": 2},
+        {"schema": 0}, {"segment_size": 5}, {"system_identifier": "x"}, {"system_identifier": 7}, {"start": "x"}, {"owner": None},
+        {"gaps": [{"timeline": 1}]},
+    ],
+)  # fmt: skip
+def test_a_record_with_a_value_that_cannot_be_is_refused(change: dict[str, object]) -> None:
+    document = {**msgspec.json.decode(RECORD.encode()), **change}
+    with pytest.raises(BadRecord):
+        decode_record(msgspec.json.encode(document))
+
+
+def test_a_record_that_is_huge_or_not_json_is_refused() -> None:
+    for document in (b"", b"null", b"[]", b'"x"', b"NaN", b"\xff", b" " * (MAX_RECORD_BYTES + 1), b'{"lsn": NaN}'):
+        with pytest.raises(BadRecord):
+            decode_record(document)
+
+
+def test_a_record_with_more_fields_than_we_know_is_read() -> None:
+    document = {**msgspec.json.decode(RECORD.encode()), "tail": {"x": 1}}
+    assert decode_record(msgspec.json.encode(document)) == RECORD
+
+
+UP = ServerView(in_recovery=False, timeline=1)
+STANDBY = ServerView(in_recovery=True, timeline=1)
+
+
+@pytest.mark.parametrize(
+    ("server", "leads", "archiving", "fenced", "standby_cluster", "expected"),
+    [
+        (UP, True, None, False, False, Desired.TAKE_OVER),
+        (UP, False, None, False, False, Desired.WATCH),       # a stale primary
+        (UP, None, None, False, False, Desired.WATCH),        # the DCS does not answer
+        (STANDBY, True, None, False, False, Desired.WATCH),   # the promotion has not ended
+        (STANDBY, True, None, False, True, Desired.TAKE_OVER),  # a standby leader
+        (None, True, None, False, False, Desired.WATCH),
+        (UP, True, 1, False, False, Desired.GO_ON),
+        (UP, None, 1, False, False, Desired.GO_ON),           # DCS outage
+        (UP, False, 1, False, False, Desired.GO_ON),          # not fenced yet: the record decides, not the leader key
+        (None, None, 1, False, False, Desired.GO_ON),         # the spool still has WAL
+        (None, None, 1, True, False, Desired.STOP),
+        (UP, True, 1, True, False, Desired.STOP),
+        (STANDBY, False, 1, False, False, Desired.STOP),
+        (ServerView(in_recovery=False, timeline=2), True, 1, False, False, Desired.STOP),
+        (STANDBY, True, 1, False, True, Desired.GO_ON),
+    ],
+)  # fmt: skip
+def test_the_desired_state_follows_from_what_is_seen(
+    server: ServerView | None,
+    leads: bool | None,
+    archiving: int | None,
+    fenced: bool,
+    standby_cluster: bool,
+    expected: Desired,
+) -> None:
+    assert desired(View(server, leads, standby_cluster, archiving, fenced)) is expected
+
+
+def slot(
+    restart_lsn: str | None = "0/4000028", *, physical: bool = True, pid: int | None = None, lost: bool = False
+) -> SlotState:
+    return SlotState(physical, None if restart_lsn is None else Lsn.parse(restart_lsn), pid, lost)
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        (slot(), ""), (slot("0/3000000"), ""), (slot("0/4FFFFFF"), ""), (slot("0/5000000"), "begins at"), (None, "no hold slot"),
+        (slot(None), "reserves no WAL"), (slot(physical=False), "logical"), (slot(pid=17), "process 17"), (slot(lost=True), "given"),
+    ],
+)  # fmt: skip
+def test_a_node_is_gap_safe_when_its_slot_keeps_all_that_is_not_archived(state: SlotState | None, why: str) -> None:
+    answer = why_not_gap_safe(state, Lsn.parse("0/4000000"), SIZE)
+    assert (answer == "") == (why == "")
+    assert why in answer

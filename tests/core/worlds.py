@@ -1,0 +1,62 @@
+"""Values for property tests: segment sizes, segments, histories, and made-up segments with true headers."""
+
+from __future__ import annotations
+
+import struct
+
+from hypothesis import strategies as st
+
+from walkeeper.core.history import History, Switch
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+
+SIZES = [SegmentSize(MIB << shift) for shift in range(11)]
+sizes = st.sampled_from(SIZES)
+lsns = st.integers(0, (1 << 64) - 1).map(Lsn)
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> Segment:
+    size = draw(sizes)
+    return Segment(draw(st.integers(1, 0xFFFFFFFF)), draw(st.integers(0, (1 << 64) // size - 1)), size)
+
+
+@st.composite
+def histories(draw: st.DrawFn, max_timelines: int = 8, max_lsn: int = 1 << 40) -> History:
+    count = draw(st.integers(0, max_timelines))
+    numbers = sorted(draw(st.sets(st.integers(1, 40), min_size=count + 1, max_size=count + 1)))
+    ends = sorted(draw(st.lists(st.integers(1, max_lsn), min_size=count, max_size=count)))
+    return History(numbers[-1], tuple(Switch(n, Lsn(e)) for n, e in zip(numbers[:-1], ends, strict=True)))
+
+
+@st.composite
+def forked_pairs(draw: st.DrawFn) -> tuple[History, History]:
+    """Two histories of one cluster: the same up to somewhere, then each its own way."""
+    trunk = draw(histories())
+    numbers = draw(st.lists(st.integers(trunk.timeline + 1, trunk.timeline + 20), min_size=2, max_size=2, unique=True))
+    begun = trunk.switches[-1].lsn if trunk.switches else 0
+    ends = [Lsn(begun + draw(st.integers(0, 1 << 34))) for _ in numbers]
+    one, other = (
+        History(number, (*trunk.switches, Switch(trunk.timeline, end)))
+        for number, end in zip(numbers, ends, strict=True)
+    )
+    return (trunk, one) if draw(st.booleans()) else (one, other)
+
+
+def history_text(history: History) -> bytes:
+    return b"".join(f"{s.timeline}\t{s.lsn}\tno recovery target specified\n\n".encode() for s in history.switches)
+
+
+def long_header(segment: Segment, system_identifier: int, *, magic: int = 0xD110, timeline: int | None = None) -> bytes:
+    """The first page's header as PostgreSQL writes it."""
+    return struct.pack(
+        "=HHIQI4xQII", magic, 2, timeline or segment.timeline, segment.start, 0, system_identifier, segment.size, 8192
+    )
+
+
+def plain_segment(
+    segment: Segment, system_identifier: int, *, fill: bytes = b"w", timeline: int | None = None
+) -> bytes:
+    """A segment with a true first header; the rest is filler."""
+    header = long_header(segment, system_identifier, timeline=timeline)
+    return header + fill * ((segment.size - len(header)) // len(fill))

@@ -1,0 +1,30 @@
+"""Time, as a seam: monotonic time for every decision, wall time only for what people read."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary point; never goes back."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class SystemClock:
+    """The machine's own."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def timestamp() -> str:
+    """The wall clock in UTC, to the second, for people."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,1 @@
+"""The pure core: values and decisions, without files, sockets, threads or clocks."""

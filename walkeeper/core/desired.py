@@ -1,0 +1,55 @@
+"""What the agent should be doing, from what it sees. Level-triggered: no event is needed, none can be missed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Desired(Enum):
+    """``WATCH``: archive nothing. ``TAKE_OVER``: become the record's owner. ``GO_ON``: archive as before. ``STOP``: end."""
+
+    WATCH = "watch"
+    TAKE_OVER = "take over"
+    GO_ON = "go on"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """The local server: whether it is in recovery, and its timeline."""
+
+    in_recovery: bool
+    timeline: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One look. None means not known, or not there: ``server`` is down or hangs, ``leads`` could not be read."""
+
+    server: ServerView | None
+    leads: bool | None
+    standby_cluster: bool
+    archiving_timeline: int | None
+    fenced: bool
+
+
+def desired(view: View) -> Desired:
+    """The decision.
+
+    An owner goes on while its server is down (the spool still has WAL), while the DCS is away, in a Patroni pause and
+    with Patroni gone: ownership ends by fencing, by a demotion that is seen, or by a new timeline, which wants a new takeover.
+    """
+    if view.archiving_timeline is None:
+        return Desired.TAKE_OVER if _is_source(view) and view.leads else Desired.WATCH
+    if view.fenced:
+        return Desired.STOP
+    if view.server is None:
+        return Desired.GO_ON
+    if view.server.in_recovery and not view.standby_cluster:
+        return Desired.STOP
+    return Desired.GO_ON if view.server.timeline == view.archiving_timeline else Desired.STOP
+
+
+def _is_source(view: View) -> bool:
+    return view.server is not None and (view.standby_cluster or not view.server.in_recovery)

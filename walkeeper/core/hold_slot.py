@@ -1,0 +1,39 @@
+"""Whether a node keeps everything that is not archived yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from walkeeper.core.lsn import Lsn, SegmentSize
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """A replication slot. ``restart_lsn`` is None where it reserves nothing; ``lost`` when PostgreSQL gave it up."""
+
+    physical: bool
+    restart_lsn: Lsn | None
+    active_pid: int | None
+    lost: bool
+
+
+def why_not_gap_safe(slot: SlotState | None, frontier: Lsn, size: SegmentSize) -> str:
+    """Why the node with this hold slot could lose WAL that is not archived if it became the primary; "" if it cannot.
+
+    A slot keeps whole segments, so that one anywhere in the frontier's segment is as good as one at its start.
+    """
+    if slot is None:
+        return "it has no hold slot"
+    if not slot.physical:
+        return "its hold slot is a logical one"
+    if slot.lost:
+        return "PostgreSQL has given its hold slot up (max_slot_wal_keep_size)"
+    if slot.restart_lsn is None:
+        return "its hold slot reserves no WAL"
+    if slot.active_pid is not None:
+        return (
+            f"process {slot.active_pid} streams from its hold slot, which then follows that process and not the archive"
+        )
+    if slot.restart_lsn.floor(size) > frontier:
+        return f"its hold slot begins at {slot.restart_lsn}, after the frontier {frontier}"
+    return ""

@@ -1,0 +1,87 @@
+"""The header of a segment's first page (``XLogLongPageHeaderData`` in ``src/include/access/xlog_internal.h``)."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from walkeeper.core.history import History
+from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.errors import BadSegment, WrongCluster
+
+# magic, info, timeline, page address, length of a record continued from the page before, (padding), system identifier,
+# segment size, block size; in the byte order of the machine that runs PostgreSQL, which is ours.
+_LONG_HEADER: Final = struct.Struct("=HHIQI4xQII")
+_LONG_HEADER_FLAG: Final = 0x0002
+
+HEADER_SIZE: Final = _LONG_HEADER.size
+
+MAGIC: Final = {
+    0xD106: 13,
+    0xD10D: 14,
+    0xD110: 15,
+    0xD113: 16,
+    0xD116: 17,
+    0xD118: 18,
+}
+"""Page magic to PostgreSQL major version."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """What the first page says about its segment."""
+
+    postgres_major: int
+    timeline: int
+    address: Lsn
+    system_identifier: int
+    segment_size: SegmentSize
+
+    @classmethod
+    def parse(cls, data: bytes | memoryview, what: str) -> SegmentHeader:
+        """The first HEADER_SIZE bytes to a header. ``what`` names the segment in the error. Raises BadSegment."""
+        if len(data) < HEADER_SIZE:
+            raise BadSegment(f"{what}: {len(data)} bytes, too short for a WAL page header")
+        magic, info, timeline, address, _, system, size, _ = _LONG_HEADER.unpack_from(data)
+        if magic == 0:
+            raise BadSegment(f"{what}: it starts with zeros", hint="The file was allocated and never written.")
+        if magic not in MAGIC:
+            raise BadSegment(
+                f"{what}: page magic {magic:04X} is not that of PostgreSQL {min(MAGIC.values())} to {max(MAGIC.values())}",
+                hint="The file is no WAL segment, is damaged, or is of a PostgreSQL that this walkeeper does not know yet.",
+            )
+        if not info & _LONG_HEADER_FLAG:
+            raise BadSegment(f"{what}: the first page has no long header")
+        return cls(MAGIC[magic], timeline, Lsn(address), system, SegmentSize(size))
+
+
+def check_header(
+    header: SegmentHeader, segment: Segment, system_identifier: int, history: History | None = None
+) -> None:
+    """That name, cluster and first page agree (promise P5). Raises BadSegment or WrongCluster.
+
+    The page's timeline may be older than the name's: PostgreSQL copies the boundary segment at a promotion. It must
+    then be one of ``history``'s timelines, where a history is known that has the named one.
+    """
+    if header.system_identifier != system_identifier:
+        raise WrongCluster(
+            f"{segment}: its system identifier is {header.system_identifier}, the cluster's is {system_identifier}",
+            hint="The file belongs to another cluster. Look at what wrote it here.",
+        )
+    if header.segment_size != segment.size:
+        raise BadSegment(
+            f"{segment}: its header says {header.segment_size} bytes a segment, the cluster {segment.size}"
+        )
+    if header.address != segment.start:
+        raise BadSegment(
+            f"{segment}: its first page is that of {header.address}, not of {segment.start}",
+            hint="The file is a recycled or renamed one.",
+        )
+    if header.timeline > segment.timeline:
+        raise BadSegment(f"{segment}: its first page is of timeline {header.timeline}, newer than its name")
+    if history and history.includes(segment.timeline) and not history.includes(header.timeline):
+        raise BadSegment(
+            f"{segment}: its first page is of timeline {header.timeline}, no ancestor of {segment.timeline}"
+        )

@@ -1,0 +1,77 @@
+"""The one document that walkeeper keeps in the DCS."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.errors import BadRecord, WalkeeperError
+
+SCHEMA: Final = 1
+MAX_RECORD_BYTES: Final = 64 * 1024
+MAX_GAPS: Final = 32
+"""How many gaps the record itself lists, newest last; the store has them all."""
+
+_REBUILD: Final = "walkeeper does not trust it and looks at the store instead."
+
+
+class Gap(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+    """WAL from ``start`` up to ``end`` (text, as PostgreSQL writes positions) that existed nowhere any more."""
+
+    timeline: int
+    start: str
+    end: str
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """The frontier and who moves it.
+
+    Every byte of ``timeline``'s ancestry from the archive's stated start below ``lsn`` is in the store, but for ``gaps``.
+    ``lsn`` is text in the document and always the start of a segment. ``start`` names the archive's first segment.
+    ``session`` is drawn anew at each takeover. ``trouble`` is what keeps the owner from going on, for people on other
+    nodes; ``updated_at`` is for people too.
+    """
+
+    schema: int = SCHEMA
+    system_identifier: str
+    segment_size: int
+    timeline: int
+    lsn: str
+    start: str
+    owner: str
+    session: str
+    gaps: tuple[Gap, ...] = ()
+    gaps_total: int = 0
+    trouble: str = ""
+    updated_at: str = ""
+
+    @property
+    def position(self) -> Lsn:
+        return Lsn.parse(self.lsn)
+
+    @property
+    def size(self) -> SegmentSize:
+        return SegmentSize(self.segment_size)
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+
+def decode_record(document: bytes) -> Record:
+    """The DCS's value to a record. Raises BadRecord for everything that this version cannot rely on."""
+    if len(document) > MAX_RECORD_BYTES:
+        raise BadRecord(f"record in the DCS: {len(document)} bytes, limit {MAX_RECORD_BYTES}", hint=_REBUILD)
+    try:
+        record = msgspec.json.decode(document, type=Record)
+        aligned = record.position % record.size == 0
+        Segment.parse(record.start, record.size)
+    except (msgspec.MsgspecError, UnicodeDecodeError, WalkeeperError) as error:
+        raise BadRecord(f"record in the DCS: {error}", hint=_REBUILD) from None
+    if record.schema != SCHEMA:
+        raise BadRecord(f"record in the DCS: schema {record.schema}, this version knows {SCHEMA}", hint=_REBUILD)
+    if not aligned or record.timeline < 1 or not record.system_identifier.isdecimal():
+        raise BadRecord("record in the DCS: its values cannot be right", hint=_REBUILD)
+    return record
