@@ -1,0 +1,1 @@
+"""In-memory twins of walkeeper's seams, held to the same suites as the real ones."""

@@ -1,0 +1,222 @@
+"""The promise: a segment is checked, packed, stored under its own name and confirmed, or nothing happened.
+
+Who calls: the agent's uploads, the takeover, restore-wal. Nothing here retries or knows a thread; every error says in
+its class whether waiting can help.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Final
+
+from walkeeper import clock
+from walkeeper.codec import SUFFIXES, Codec
+from walkeeper.core.history import History, parse_history
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import HistoryFile, Segment, WalFile, parse_wal_name
+from walkeeper.core.page import SegmentHeader, check_header
+from walkeeper.core.receipt import Receipt
+from walkeeper.core.record import Gap
+from walkeeper.errors import BadName, BadSegment, CannotTell, Conflict, StoreUnavailable
+from walkeeper.layout import Layout
+from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
+
+FORMAT: Final = "1"
+_SMALLEST: Final = SegmentSize(MIB)
+_LARGEST: Final = SegmentSize(1024 * MIB)
+
+
+class Archive:
+    """One cluster's archive in a store. Safe for several threads if the store is."""
+
+    def __init__(self, store: Store, layout: Layout, size: SegmentSize, codec: Codec) -> None:
+        self.store = store
+        self.layout = layout
+        self.size = size
+        self.codec = codec
+
+    def archive_segment(self, segment: Segment, plain: bytes, history: History) -> Receipt:
+        """Store a complete segment of ``history``'s cluster; the receipt says that it is durable there (P1).
+
+        The same bytes again: success. Other bytes under that name: Conflict, both sides stay (P2, P3). A segment that does
+        not agree with its name or the cluster: BadSegment or WrongCluster (P5). Otherwise the store's errors.
+        """
+        if len(plain) != segment.size:
+            raise BadSegment(f"{segment}: {len(plain)} bytes, a whole segment has {segment.size}")
+        check_header(SegmentHeader.parse(plain, segment.name), segment, self.layout.system_identifier, history)
+        sha256 = hashlib.sha256(plain).hexdigest()
+        body = self.codec.encode(plain)
+        key = self.layout.file(segment, self.codec.suffix)
+        try:
+            self.store.create(key, body, {"format": FORMAT, "sha256": sha256, "size": str(len(plain))})
+        except AlreadyThere:
+            stored = self._identify(segment, self.codec.suffix)
+            if stored is None:
+                raise StoreUnavailable(
+                    f"{key}: the store has it and has it not", hint="It will be tried again."
+                ) from None
+            if stored.sha256 != sha256:
+                raise _conflict(segment.name, key) from None
+            return stored
+        return Receipt(segment, sha256, len(body), was_present=False)
+
+    def find(self, segment: Segment) -> Receipt | None:
+        """A receipt for a segment that is in the store already, whatever its suffix; None if it provably is not."""
+        for suffix in SUFFIXES:
+            if stored := self._identify(segment, suffix):
+                return stored
+        return None
+
+    def archive_history(self, timeline: int, content: bytes) -> None:
+        """Store a timeline's history, before any segment of it. Other content there: Conflict, the number was used twice."""
+        parse_history(timeline, content)
+        name = HistoryFile(timeline)
+        key = self.layout.file(name, "")
+        try:
+            self.store.create(key, content, {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest()})
+        except AlreadyThere:
+            if self.store.get(key) != content:
+                raise Conflict(
+                    f"{name.name}: {key} is in the store with other content",
+                    hint="Timeline number used twice: two servers were promoted apart from each other. Keep both; promote "
+                    "again with restore_command reading this archive, so that PostgreSQL chooses a free number.",
+                ) from None
+
+    def history(self, timeline: int) -> History | None:
+        """A timeline's history as it is stored; the first timeline has none and needs none."""
+        if timeline == 1:
+            return History(1)
+        content = self.store.get(self.layout.file(HistoryFile(timeline), ""))
+        return None if content is None else parse_history(timeline, content)
+
+    def start(self) -> Segment | None:
+        """The segment that the archive states to begin with; None for an archive that was never begun."""
+        names = [info.key.rpartition("/")[2].removesuffix(".json") for info in self.store.list(self.layout.starts)]
+        return max((Segment.parse(name, self.size) for name in names), key=lambda first: first.number, default=None)
+
+    def state_start(self, first: Segment) -> None:
+        """Say once and for all where the archive begins."""
+        self._create_json(
+            self.layout.start(first), {"first": first.name, "segment_size": first.size, "at": clock.timestamp()}
+        )
+
+    def record_gap(self, first: Segment, end: Lsn) -> None:
+        """Say that from the start of ``first`` up to ``end`` WAL exists nowhere any more."""
+        content = {"timeline": first.timeline, "start": str(first.start), "end": str(end), "at": clock.timestamp()}
+        self._create_json(self.layout.gap(first, end), content)
+
+    def gaps(self) -> list[Gap]:
+        """The recorded gaps, in order of position."""
+        gaps = []
+        for info in self.store.list(self.layout.gaps):
+            first, _, end = info.key.rpartition("/")[2].removesuffix(".json").partition("-")
+            segment = Segment.parse(first, self.size)
+            gaps.append(Gap(segment.timeline, str(segment.start), str(Lsn(int(end, 16)))))
+        return sorted(gaps, key=lambda gap: Lsn.parse(gap.start))
+
+    def segments(self) -> Iterator[Segment]:
+        """Every complete segment that the store lists, in no order that means something."""
+        for info in self.store.list(self.layout.wal):
+            try:
+                yield Segment.parse(self.layout.segment_name(info.key), self.size)
+            except BadName:
+                continue  # .partial, .backup, or somebody's own file
+
+    def rebuild_frontier(self, history: History) -> Lsn | None:
+        """How far ``history``'s chain is stored without a break, from the stated start, over recorded gaps (P11).
+
+        None for an archive that was never begun. The listing may lag behind: then this is lower than it could be.
+        """
+        first = self.start()
+        if first is None:
+            return None
+        stored = set(self.segments())
+        gaps = {Lsn.parse(gap.start): Lsn.parse(gap.end) for gap in self.gaps()}
+        number = first.number
+        while True:
+            here = history.segment(number, self.size)
+            if here in stored:
+                number += 1
+            elif here.start in gaps:
+                number = gaps[here.start] // self.size
+            else:
+                return here.start
+
+    def _identify(self, segment: Segment, suffix: str) -> Receipt | None:
+        key = self.layout.file(segment, suffix)
+        info = self.store.head(key)
+        if info is None:
+            return None
+        sha256 = _stated_sha256(info, segment.size)
+        if sha256 is None:
+            body = self.store.get(key)
+            if body is None:
+                return None
+            sha256 = hashlib.sha256(self.codec.decode(suffix, body, segment.size)).hexdigest()
+        return Receipt(segment, sha256, info.size, was_present=True)
+
+    def _create_json(self, key: str, content: dict[str, object]) -> None:
+        try:
+            self.store.create(key, json.dumps(content).encode() + b"\n", {"format": FORMAT})
+        except AlreadyThere:
+            return
+
+
+def fetch(store: Store, layout: Layout, codec: Codec, name: str) -> bytes | None:
+    """Exactly what was archived under that name, proved by its checksum; None when it is proved absent (P6).
+
+    Needs no segment size: a segment says it itself. Absent is proved only where the archive states its start: a wrong
+    prefix or an unmounted disk is not absence. Raises BadName, CannotTell, or the store's errors.
+    """
+    file = parse_wal_name(name, _SMALLEST)
+    if file == HistoryFile(1):
+        return None
+    if isinstance(file, HistoryFile):
+        content = store.get(layout.file(file, ""))
+        if content is not None:
+            parse_history(file.timeline, content)
+            return content
+    else:
+        for suffix in SUFFIXES:
+            key = layout.file(file, suffix)
+            body = store.get(key)
+            if body is not None:
+                plain = codec.decode(suffix, body, _LARGEST)
+                _check_fetched(store.head(key), plain, file, layout)
+                return plain
+    if next(iter(store.list(layout.starts)), None) is None:
+        raise CannotTell(
+            f"{name}: there is no archive under {store.url}/{layout.root}",
+            hint="Is it the right bucket, prefix and scope, and is the disk mounted? An archive begins with start/.",
+        )
+    return None
+
+
+def _check_fetched(info: ObjectInfo | None, plain: bytes, file: WalFile, layout: Layout) -> None:
+    stated = info.metadata.get("sha256") if info is not None else None
+    if stated is not None and stated != hashlib.sha256(plain).hexdigest():
+        raise CannotTell(f"{file.name}: its content is not what its checksum says", hint="It is damaged in the store.")
+    if isinstance(file, Segment):
+        header = SegmentHeader.parse(plain, file.name)
+        check_header(header, Segment.parse(file.name, header.segment_size), layout.system_identifier)
+        if len(plain) != header.segment_size:
+            raise CannotTell(
+                f"{file.name}: {len(plain)} bytes, a whole one has {header.segment_size}", hint="It is damaged."
+            )
+
+
+def _stated_sha256(info: ObjectInfo, size: int) -> str | None:
+    """The plain segment's checksum as the metadata state it; None where they are lost, garbled or of another size."""
+    sha256 = info.metadata.get("sha256", "")
+    whole = len(sha256) == hashlib.sha256().digest_size * 2 and all(c in "0123456789abcdef" for c in sha256)
+    return sha256 if whole and info.metadata.get("size") == str(size) else None
+
+
+def _conflict(name: str, key: str) -> Conflict:
+    return Conflict(
+        f"{name}: {key} is in the store with other bytes",
+        hint="Two servers wrote the same timeline (split brain), or two clusters share this prefix. Nothing was overwritten; "
+        "archiving stops here until one of the two is moved away by hand.",
+    )

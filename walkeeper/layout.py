@@ -1,0 +1,53 @@
+"""Where each object of an archive lies in the store. The layout is a promise to people who come with ``ls`` and ``zstd``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import HistoryFile, Segment, WalFile
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The keys of one cluster's archive, below the store's own prefix."""
+
+    scope: str
+    group: int | None
+    system_identifier: int
+
+    @property
+    def root(self) -> str:
+        """With a slash at its end."""
+        group = "" if self.group is None else f"{self.group}/"
+        return f"{self.scope}/{group}{self.system_identifier}/"
+
+    @property
+    def wal(self) -> str:
+        return f"{self.root}wal/"
+
+    @property
+    def gaps(self) -> str:
+        return f"{self.root}gap/"
+
+    @property
+    def starts(self) -> str:
+        return f"{self.root}start/"
+
+    def file(self, file: WalFile, suffix: str) -> str:
+        """Segments, ``.partial`` and ``.backup`` files lie together, sixteen characters of the name a folder."""
+        if isinstance(file, HistoryFile):
+            return f"{self.root}history/{file.name}"
+        return f"{self.wal}{file.name[:16]}/{file.name}{suffix}"
+
+    def gap(self, first: Segment, end: Lsn) -> str:
+        """One gap, from the start of ``first`` up to ``end``."""
+        return f"{self.gaps}{first.name}-{end:016X}.json"
+
+    def start(self, first: Segment) -> str:
+        """The statement that the archive begins with that segment."""
+        return f"{self.starts}{first.name}.json"
+
+    def segment_name(self, key: str) -> str:
+        """The name of the WAL file under a key of ``wal``, whatever its suffix."""
+        return key.rpartition("/")[2].removesuffix(".age").removesuffix(".zst")
