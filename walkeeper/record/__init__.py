@@ -1,0 +1,1 @@
+"""The record in Patroni's DCS: read, compare-and-set, and who leads."""

@@ -1,0 +1,72 @@
+"""What the agent needs of a DCS. One conformance suite (tests/test_records.py) holds every backend to these sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned:
+    """The record's document as it stands in the DCS. ``version`` is opaque and changes with every write."""
+
+    document: bytes
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The member that holds Patroni's leader key. ``epoch`` names this very leadership, so that a later one of the
+    same member differs; it is empty where the DCS cannot guard a write with it."""
+
+    name: str
+    epoch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member as Patroni's key for it describes it; what Patroni has not written is None."""
+
+    name: str
+    role: str
+    state: str
+    host: str | None
+    port: int | None
+    timeline: int | None
+    lsn: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """One look at the cluster: all from Patroni's keys, as old as they are."""
+
+    leader: Leader | None
+    members: tuple[Member, ...]
+    standby_cluster: bool
+    """Patroni's dynamic configuration makes this a standby cluster: its leader is in recovery."""
+    paused: bool
+    slots: tuple[str, ...]
+    """The permanent slots that the dynamic configuration declares."""
+
+
+class RecordStore(Protocol):
+    """Reads are linearizable. Each method returns or raises DcsUnavailable within a deadline of its own; none retries."""
+
+    def read(self) -> Versioned | None:
+        """The record; None only when the DCS says that there is none."""
+
+    def leader(self) -> Leader | None:
+        """Who holds the leader key now."""
+
+    def write(self, document: bytes, expected: Versioned | None, guard: Leader | None = None) -> Versioned:
+        """Replace ``expected`` (None: create) by ``document``, in one step, and return it as written.
+
+        Raises CasConflict, and changes nothing, when the record is another one by now; also when ``guard`` is given, the
+        DCS can check it in the same transaction, and that leadership is over. After DcsUnavailable the write may have happened.
+        """
+
+    def topology(self) -> Topology:
+        """Leader, members and the part of Patroni's dynamic configuration that concerns us."""
+
+    def close(self) -> None:
+        """Let go of connections; what hangs is left to the end of the process."""
