@@ -1,0 +1,265 @@
+"""Every key of walkeeper's configuration: its type, its default, and what it is for.
+
+docs/configuration.md and the names of the environment variables are made from these classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, inspect
+
+from walkeeper.config.units import Seconds, Size
+from walkeeper.store.settings import OverwriteGuard
+
+_SECRET: Final = {"secret": True}
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A mapping of the configuration."""
+
+
+Workers: TypeAlias = Annotated[int, Meta(ge=1, le=32)]
+Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
+Level: TypeAlias = Annotated[int, Meta(ge=1, le=19)]
+SlotName: TypeAlias = Annotated[str, Meta(pattern="^[a-z0-9_]{1,63}\\Z")]
+Secret: TypeAlias = Annotated[str, Meta(extra=_SECRET)]
+
+
+class S3Keys(Section, frozen=True):
+    """S3, or a store that speaks its protocol. What is left out is boto3's to find: environment, profile, instance role."""
+
+    bucket: Annotated[str, Meta(description="The bucket. walkeeper does not create it.")]
+    prefix: Annotated[str, Meta(description="Put in front of every key, for a bucket that is shared.")] = ""
+    endpoint: Annotated[str | None, Meta(description="`https://host[:port]` of a store that is not Amazon's.")] = None
+    region: Annotated[str | None, Meta(description="The bucket's region.")] = None
+    path_style: Annotated[
+        bool, Meta(description="Address the bucket by path, not by host name; many S3-compatibles need it.")
+    ] = False
+    access_key_id: Annotated[str | None, Meta(description="Goes with a secret.")] = None
+    secret_access_key_file: Annotated[
+        str | None, Meta(description="A file that holds the secret access key and nothing else.")
+    ] = None
+    secret_access_key: Annotated[
+        Secret | None, Meta(description="The secret itself: only in a file that no other user may read.")
+    ] = None
+    session_token: Annotated[
+        Secret | None, Meta(description="Goes with temporary credentials; the same rule as for the secret.")
+    ] = None
+    profile: Annotated[str | None, Meta(description="A profile of the credentials file.")] = None
+    credentials_file: Annotated[
+        str | None, Meta(description="An AWS credentials file, where it is not `~/.aws/credentials`.")
+    ] = None
+    ca_file: Annotated[str | None, Meta(description="Certificates to trust instead of the system's.")] = None
+    connect_timeout: Annotated[Seconds, Meta(description="To wait for a connection.")] = Seconds(5)
+    read_timeout: Annotated[Seconds, Meta(description="To wait for an answer.")] = Seconds(30)
+    overwrite_guard: Annotated[
+        OverwriteGuard,
+        Meta(
+            description="How an object is kept from being replaced. `conditional`: the store refuses (`If-None-Match`), "
+            "which is checked at start. `head`: walkeeper looks first, for stores that cannot; two writers at the same "
+            "moment are then not told apart."
+        ),
+    ] = "conditional"
+
+
+class StoreKeys(Section, frozen=True):
+    """Where archived WAL lives for good: exactly one of the two."""
+
+    directory: Annotated[str | None, Meta(description="A directory that every node mounts.")] = None
+    s3: S3Keys | None = None
+
+
+class EncryptionKeys(Section, frozen=True):
+    """Encryption with [age](https://age-encryption.org). Needs `pip install walkeeper[encryption]`."""
+
+    recipients: Annotated[
+        tuple[str, ...], Meta(description="Public keys (`age1…`) that new objects are encrypted to.")
+    ] = ()
+    identity_file: Annotated[
+        str | None,
+        Meta(description="The private key, as `age-keygen` writes it. Only where WAL is restored or verified."),
+    ] = None
+
+
+class SpoolKeys(Section, frozen=True):
+    """pg_receivewal's directory on this node: a cache, which may lie on tmpfs."""
+
+    directory: Annotated[
+        str | None,
+        Meta(description="The data directory's path with `.walkeeper` added. Never inside the data directory."),
+    ] = None
+    limit: Annotated[Size, Meta(description="Streaming pauses above this size, until uploads have caught up.")] = Size(
+        1024**3
+    )
+
+
+class PostgresqlKeys(Section, frozen=True):
+    """How to reach the local PostgreSQL. Everything defaults to what `patroni.yml` says."""
+
+    host: Annotated[
+        str | None,
+        Meta(
+            description="`localhost` or 127.0.0.1 if PostgreSQL listens there, else the first address of Patroni's "
+            "`listen`. A path is a directory with the Unix socket, and the default where Patroni has "
+            "`use_unix_socket_repl`."
+        ),
+    ] = None
+    port: Annotated[Port | None, Meta(description="The port in Patroni's `listen`, else 5432.")] = None
+    dbname: Annotated[str, Meta(description="Any database that the role may connect to.")] = "postgres"
+    user: Annotated[str | None, Meta(description="Patroni's replication user. LOGIN and REPLICATION are enough.")] = (
+        None
+    )
+    password_file: Annotated[
+        str | None,
+        Meta(description="A file that holds the password and nothing else; else Patroni's replication password."),
+    ] = None
+    password: Annotated[
+        Secret | None, Meta(description="The password itself: only in a file that no other user may read.")
+    ] = None
+    sslmode: Annotated[str | None, Meta(description="As in libpq; so are the next ones.")] = None
+    sslrootcert: str | None = None
+    sslcert: str | None = None
+    sslkey: str | None = None
+    sslcrl: str | None = None
+    sslcrldir: str | None = None
+    sslnegotiation: str | None = None
+    gssencmode: str | None = None
+    channel_binding: str | None = None
+    bin_dir: Annotated[
+        str | None, Meta(description="Where pg_receivewal is: Patroni's `bin_dir`, else the search path.")
+    ] = None
+
+
+class AgentKeys(Section, frozen=True):
+    """The daemon."""
+
+    start_from_callback: Annotated[
+        bool, Meta(description="A Patroni callback starts the agent where none runs. Set it to false under systemd.")
+    ] = True
+    poll_interval: Annotated[
+        Seconds, Meta(description="How often the agent looks at PostgreSQL, the record and the leader.")
+    ] = Seconds(2)
+    listen: Annotated[str | bool, Meta(description="`HOST:PORT` for metrics and health, or `off`.")] = "127.0.0.1:8018"
+    log_file: Annotated[
+        str | None,
+        Meta(description="Standard error; for an agent in the background `agent.log` in the spool directory."),
+    ] = None
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least that is logged.")
+    ] = "info"
+    stop_timeout: Annotated[
+        Seconds, Meta(description="How long uploads under way may take when the agent is told to stop.")
+    ] = Seconds(10)
+    dcs_timeout: Annotated[Seconds, Meta(description="To wait for each answer of the DCS.")] = Seconds(5)
+
+
+class RestoreKeys(Section, frozen=True):
+    """`walkeeper restore-wal`."""
+
+    deadline: Annotated[
+        Seconds,
+        Meta(description="How long it goes on trying when the store does not answer, before it says *cannot tell*."),
+    ] = Seconds(60)
+
+
+class Keys(Section, frozen=True):
+    """The keys of the section itself."""
+
+    store: StoreKeys = StoreKeys()
+    compression_level: Annotated[Level, Meta(description="zstd's, 1 to 19.")] = 1
+    encryption: EncryptionKeys = EncryptionKeys()
+    upload_workers: Annotated[
+        Workers,
+        Meta(description="Segments uploaded at the same time, 1 to 32. Each holds one or two segments in memory."),
+    ] = 2
+    hold_slot: Annotated[
+        SlotName, Meta(description="The permanent physical slot that Patroni's dynamic configuration declares.")
+    ] = "walkeeper"
+    spool: SpoolKeys = SpoolKeys()
+    postgresql: PostgresqlKeys = PostgresqlKeys()
+    agent: AgentKeys = AgentKeys()
+    restore: RestoreKeys = RestoreKeys()
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key. ``section`` and ``name`` say where it stands; ``kind`` how text from the environment is read."""
+
+    section: tuple[str, ...]
+    name: str
+    kind: Literal["text", "integer", "flag", "list"]
+    default: object
+    required: bool
+    secret: bool
+    description: str
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        return (*self.section, self.name)
+
+
+def all_sections(
+    section: type[Section] = Keys, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], type[Section]]]:
+    """Each section with its path, a section before those inside it."""
+    yield path, section
+    for field in msgspec.structs.fields(section):
+        if inner := _inner(field.type):
+            yield from all_sections(inner, (*path, field.name))
+
+
+def keys_of(section: type[Section], path: tuple[str, ...]) -> Iterator[Key]:
+    """The keys that stand in a section itself."""
+    for field in msgspec.structs.fields(section):
+        if not _inner(field.type):
+            yield _key(field, path)
+
+
+def all_keys() -> tuple[Key, ...]:
+    return tuple(key for path, section in all_sections() for key in keys_of(section, path))
+
+
+def _key(field: msgspec.structs.FieldInfo, path: tuple[str, ...]) -> Key:
+    kinds = [inner for inner in _alternatives(inspect.type_info(field.type)) if not isinstance(inner, inspect.NoneType)]
+    kind: Literal["text", "integer", "flag", "list"] = "text"
+    if isinstance(kinds[0], inspect.IntType):
+        kind = "integer"
+    elif isinstance(kinds[0], inspect.BoolType) and len(kinds) == 1:
+        kind = "flag"
+    elif isinstance(kinds[0], inspect.VarTupleType):
+        kind = "list"
+    metas = list(_metas(field.type))
+    secret = any(meta.extra == _SECRET for meta in metas)
+    description = next((meta.description for meta in metas if meta.description), "")
+    return Key(path, field.name, kind, field.default, field.required, secret, description)
+
+
+def _alternatives(info: inspect.Type) -> Iterator[inspect.Type]:
+    if isinstance(info, inspect.Metadata):
+        yield from _alternatives(info.type)
+    elif isinstance(info, inspect.UnionType):
+        for member in info.types:
+            yield from _alternatives(member)
+    else:
+        yield info
+
+
+def _metas(annotation: Any) -> Iterator[Meta]:
+    for part in getattr(annotation, "__metadata__", ()):
+        if isinstance(part, Meta):
+            yield part
+    for part in (getattr(annotation, "__origin__", None), *getattr(annotation, "__args__", ())):
+        if part is not None:
+            yield from _metas(part)
+
+
+def _inner(annotation: Any) -> type[Section] | None:
+    """The section class in ``S3Keys`` or ``S3Keys | None``."""
+    for part in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(part, type) and issubclass(part, Section):
+            return part
+    return None

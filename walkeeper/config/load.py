@@ -1,0 +1,270 @@
+"""The configuration: a ``walkeeper:`` section in ``patroni.yml``, or a file of its own that names the ``patroni.yml``.
+
+Every error is a ConfigError of one line: the file, the line, the path of the key, what is wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from walkeeper.config import overrides, patroni_yml, yaml_file
+from walkeeper.config.keys import AgentKeys, EncryptionKeys, Keys, PostgresqlKeys, Section, all_sections
+from walkeeper.config.model import AgentSettings, Config, Node, PostgresqlSettings
+from walkeeper.config.patroni_yml import LIBPQ_OPTIONS, Patroni
+from walkeeper.config.written import Written
+from walkeeper.errors import ConfigError
+from walkeeper.store.settings import DirectorySettings, StoreSettings
+
+
+def load(path: Path, environ: Mapping[str, str], *, for_agent: bool = False) -> Config:
+    """Read a configuration. Raises ConfigError; ``for_agent``, also for what only the agent needs.
+
+    Call it before Patroni's own Config is built, which takes the ``PATRONI_…`` variables out of the environment.
+    """
+    path = _absolute(path)
+    root = yaml_file.read(path)
+    if "patroni_config" in root:
+        patroni_root = _named_patroni(root)
+        written = Written(root.places, (), root.mode)
+        tree = root.everything()
+        del tree["patroni_config"]
+    else:
+        patroni_root = root
+        written = Written(root.places, ("walkeeper",), root.mode)
+        tree = root.plain("walkeeper")
+    keys = _keys(tree, environ, written)
+    config = _config(path, keys, written, patroni_yml.take(patroni_root, environ), patroni_root)
+    if for_agent:
+        _ = config.name, config.data_dir, config.spool_directory, config.postgresql
+    return config
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: the working directory is gone", hint="Name the file by its whole path.") from None
+
+
+def _named_patroni(root: yaml_file.Section) -> yaml_file.Section:
+    name = root.text("patroni_config") or ""
+    path = Written(root.places, (), root.mode).path(("patroni_config",), name)
+    patroni = yaml_file.read(path or Path(name))
+    if "walkeeper" in patroni:
+        raise patroni.error(
+            "walkeeper",
+            f"{root.places.file} configures walkeeper too",
+            hint="Keep one: this section, or a file of walkeeper's own.",
+        )
+    return patroni
+
+
+def _keys(tree: Any, environ: Mapping[str, str], written: Written) -> Keys:
+    """Types and names checked. A null counts as not written."""
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise written.error((), "expected a mapping of keys to values")
+    overrides.apply(tree, environ, written.section, written.places)
+    tree = _without_nulls(tree)
+    _check_names(tree, written)
+    _check_unexpanded(tree, (), written)
+    try:
+        return msgspec.convert(tree, Keys, strict=True, dec_hook=_unit)
+    except msgspec.ValidationError as error:
+        raise _type_error(str(error), written) from None
+
+
+def _without_nulls(tree: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_nulls(value) if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if value is not None
+    }
+
+
+def _unit(kind: Any, value: object) -> object:
+    return kind.parse(value)
+
+
+def _check_names(tree: dict[str, Any], written: Written) -> None:
+    for path, section in all_sections():
+        part: Any = tree
+        for name in path:
+            part = part.get(name) if isinstance(part, dict) else None
+        known = section.__struct_fields__
+        for key in part if isinstance(part, dict) else ():
+            if key not in known:
+                raise _unknown_key((*path, key), section, written)
+
+
+def _unknown_key(path: tuple[str, ...], section: type[Section], written: Written) -> ConfigError:
+    near = difflib.get_close_matches(path[-1], section.__struct_fields__, n=2)
+    wanted = near or sorted(section.__struct_fields__)
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(wanted)}."
+    return written.error(path, "unknown key", hint=hint)
+
+
+_VARIABLE: Final = re.compile(r"\$(\{\w+[^}]*\}|\(\w+\)|[A-Za-z_]\w*)")
+
+
+def _check_unexpanded(value: Any, path: tuple[str | int, ...], written: Written) -> None:
+    """``$BUCKET`` in a value: nothing here expands it. Within a secret it may be meant."""
+    for key, inner in _items(value):
+        _check_unexpanded(inner, (*path, key), written)
+    if not isinstance(value, str):
+        return
+    secret = path[-1] in ("secret_access_key", "session_token", "password")
+    match = _VARIABLE.fullmatch(value) if secret else _VARIABLE.search(value)
+    if match:
+        raise written.error(
+            path,
+            "a variable that nothing has expanded" if secret else f"{match[0]} is a variable that nothing has expanded",
+            hint=f"Write the value, or set {overrides.PREFIX}{'_'.join(str(part) for part in path).upper()} instead.",
+        )
+
+
+def _items(value: Any) -> Iterator[tuple[str | int, Any]]:
+    if isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, list):
+        yield from enumerate(value)
+
+
+_MISSING: Final = re.compile(r"Object missing required field `(\w+)`")
+_TYPES: Final = {
+    "str": "text",
+    "int": "a whole number",
+    "bool": "true or false",
+    "object": "a mapping",
+    "array": "a list",
+}
+
+
+def _type_error(message: str, written: Written) -> ConfigError:
+    """The text of msgspec, such as ``Expected `int`, got `str` - at `$.upload_workers```, in our words and with the place."""
+    text, _, at = message.partition(" - at `$")
+    path: tuple[str | int, ...] = tuple(
+        int(index) if index else name for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", at)
+    )
+    if missing := _MISSING.match(text):
+        return written.error((*path, missing[1]), "missing")
+    text = re.sub(r"`(\w+)`", lambda match: _TYPES.get(match[1], match[1]), text)
+    return written.error(path, text[:1].lower() + text[1:])
+
+
+def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: yaml_file.Section) -> Config:
+    store = written.store(keys.store)
+    spool = written.path(("spool", "directory"), keys.spool.directory)
+    _check_places(store, spool, patroni, written)
+    if keys.spool.limit < 1024 * 1024:
+        raise written.error(("spool", "limit"), "less than 1MiB, which no segment fits into")
+    if patroni.name is not None and re.sub(r"[-. ]", "_", patroni.name.lower()) == keys.hold_slot:
+        raise written.error(
+            ("hold_slot",), f"Patroni uses that slot for the member {patroni.name}", hint="Choose another."
+        )
+    return Config(
+        source=path,
+        patroni_config=patroni.file,
+        scope=_scope(patroni, root),
+        namespace=patroni.namespace,
+        group=patroni.group,
+        bin_dir=written.path(("postgresql", "bin_dir"), keys.postgresql.bin_dir) or patroni.bin_dir,
+        store=store,
+        compression_level=keys.compression_level,
+        encryption_recipients=_recipients(keys.encryption, written),
+        identity_file=written.path(("encryption", "identity_file"), keys.encryption.identity_file),
+        upload_workers=keys.upload_workers,
+        hold_slot=keys.hold_slot,
+        spool_limit=int(keys.spool.limit),
+        restore_deadline=float(keys.restore.deadline),
+        agent=_agent(keys.agent, written),
+        node=Node(
+            name=patroni.name,
+            data_dir=patroni.data_dir,
+            spool_directory=spool,
+            postgresql=_postgresql(keys.postgresql, patroni, written),
+        ),
+    )
+
+
+def _scope(patroni: Patroni, root: yaml_file.Section) -> str:
+    """It names the archive's directory in the store."""
+    scope = patroni.scope
+    if scope is None:
+        raise root.error(
+            "scope", "missing", hint="It is the cluster's name in patroni.yml; PATRONI_SCOPE can say it too."
+        )
+    if not re.fullmatch(r"[A-Za-z0-9_.@=+-]{1,200}", scope) or scope in (".", ".."):
+        raise root.error("scope", f"{scope!r} cannot be part of a key in the store")
+    return scope
+
+
+def _check_places(store: StoreSettings, spool: Path | None, patroni: Patroni, written: Written) -> None:
+    """Neither spool nor store inside the data directory, which pg_rewind and a rebuild replace."""
+    if patroni.data_dir is None:
+        return
+    data_dir = os.path.realpath(patroni.data_dir)
+    if spool and (_inside(os.path.realpath(spool), data_dir) or _inside(data_dir, os.path.realpath(spool))):
+        raise written.error(
+            ("spool", "directory"),
+            f"{spool} and the data directory {patroni.data_dir} lie in each other",
+            hint="Patroni and pg_rewind remove what is in the data directory; put the spool beside it.",
+        )
+    if isinstance(store, DirectorySettings) and _inside(os.path.realpath(store.path), data_dir):
+        raise written.error(("store", "directory"), f"{store.path} lies in the data directory {patroni.data_dir}")
+
+
+def _inside(path: str, directory: str) -> bool:
+    return os.path.commonpath([path, directory]) == directory
+
+
+def _recipients(keys: EncryptionKeys, written: Written) -> tuple[str, ...]:
+    for index, recipient in enumerate(keys.recipients):
+        if not re.fullmatch(r"age1[0-9a-z]{58}", recipient):
+            raise written.error(
+                ("encryption", "recipients", index),
+                "not an age public key",
+                hint="age-keygen -y FILE prints it: age1 and 58 characters. A private key does not belong here.",
+            )
+    return keys.recipients
+
+
+def _postgresql(keys: PostgresqlKeys, patroni: Patroni, written: Written) -> PostgresqlSettings | None:
+    """Patroni's replication user and password, unless the section names another user, who then has a password of his own."""
+    password = written.secret(("postgresql", "password"), keys.password, keys.password_file)
+    user = keys.user or patroni.replication.user
+    if user is None:
+        return None
+    if password is None and user == patroni.replication.user:
+        password = patroni.replication.password
+    options = dict(patroni.replication.options)
+    options |= {name: value for name in LIBPQ_OPTIONS if (value := getattr(keys, name))}
+    return PostgresqlSettings(
+        host=keys.host or patroni.host or "127.0.0.1",
+        port=keys.port or patroni.port,
+        user=user,
+        password=password,
+        dbname=keys.dbname,
+        options=tuple(options.items()),
+    )
+
+
+def _agent(keys: AgentKeys, written: Written) -> AgentSettings:
+    return AgentSettings(
+        start_from_callback=keys.start_from_callback,
+        poll_interval=float(keys.poll_interval),
+        listen=written.address(("agent", "listen"), keys.listen),
+        log_file=written.path(("agent", "log_file"), keys.log_file),
+        log_level=logging.getLevelNamesMapping()[keys.log_level.upper()],
+        stop_timeout=float(keys.stop_timeout),
+        dcs_timeout=float(keys.dcs_timeout),
+    )

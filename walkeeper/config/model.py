@@ -1,0 +1,102 @@
+"""A configuration that was read, checked and resolved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from walkeeper.errors import ConfigError
+from walkeeper.store.settings import StoreSettings
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresqlSettings:
+    """How to reach one server. ``host`` may be the directory of its Unix socket; ``options`` are libpq's, like sslmode."""
+
+    host: str
+    port: int
+    user: str
+    password: str | None = field(repr=False)
+    dbname: str
+    options: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """The daemon's own. Durations in seconds; ``listen`` None is off; ``log_level`` is logging's number."""
+
+    start_from_callback: bool
+    poll_interval: float
+    listen: tuple[str, int] | None
+    log_file: Path | None
+    log_level: int
+    stop_timeout: float
+    dcs_timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """What only the agent needs; None is what nothing says."""
+
+    name: str | None
+    data_dir: Path | None
+    spool_directory: Path | None
+    postgresql: PostgresqlSettings | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything resolved. The properties raise ConfigError where this node's configuration does not say it."""
+
+    source: Path
+    """The file that was loaded, absolute: what names the agent's socket."""
+    patroni_config: Path
+    scope: str
+    namespace: str
+    group: int | None
+    """Citus group."""
+    bin_dir: Path | None
+    store: StoreSettings
+    compression_level: int
+    encryption_recipients: tuple[str, ...]
+    """age public keys that new objects are encrypted to; none: they are not."""
+    identity_file: Path | None
+    """age private key; a node that only archives needs none."""
+    upload_workers: int
+    hold_slot: str
+    spool_limit: int
+    """Bytes."""
+    restore_deadline: float
+    """Seconds."""
+    agent: AgentSettings
+    node: Node
+
+    @property
+    def name(self) -> str:
+        return self._stated(self.node.name, "name", "It is this member's name; PATRONI_NAME can say it too.")
+
+    @property
+    def data_dir(self) -> Path:
+        return self._stated(self.node.data_dir, "postgresql.data_dir", "PATRONI_POSTGRESQL_DATA_DIR can say it too.")
+
+    @property
+    def spool_directory(self) -> Path:
+        if self.node.spool_directory is not None:
+            return self.node.spool_directory
+        return self.data_dir.with_name(self.data_dir.name + ".walkeeper")
+
+    @property
+    def postgresql(self) -> PostgresqlSettings:
+        return self._stated(
+            self.node.postgresql,
+            "postgresql.authentication.replication.username",
+            "So is a user under walkeeper's postgresql. The agent needs a role with LOGIN and REPLICATION.",
+        )
+
+    def _stated(self, value: _T | None, key: str, hint: str) -> _T:
+        if value is None:
+            raise ConfigError(f"{self.patroni_config}: {key}: missing", hint=hint)
+        return value
