@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-class AlreadyThere(Exception):  # noqa: N818 - an outcome for the caller to look into, not a failure
+class AlreadyThere(Exception):
     """``create`` found an object under that key and changed nothing."""
 
 

@@ -1,0 +1,338 @@
+"""A store in a directory: a local disk, NFS, any file system with hard links and an fsync that means it.
+
+An object is a file under its key, written under a temporary name next to it and linked to its own, so that no reader ever
+sees half of one and no writer ever replaces one. Metadata are extended attributes, where the file system has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from walkeeper import durable, events
+from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
+from walkeeper.store.base import AlreadyThere, ObjectInfo
+from walkeeper.store.keys import check_key, check_list_prefix, check_metadata
+from walkeeper.store.proof import prove
+
+FILE_MODE: Final = 0o640
+DIRECTORY_MODE: Final = 0o750
+
+_TEMPORARY: Final = ".tmp-"
+_ATTRIBUTE: Final = "user.walkeeper."
+_PREPARED_KEPT: Final = 64
+"""How many directories a process remembers to have prepared; tails have one for each segment."""
+
+_NO_ATTRIBUTES: Final = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM})
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV})
+_NO_FSYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+
+_HINTS: Final = {
+    errno.ENOSPC: "Make room on that file system, or give it more.",
+    errno.EDQUOT: "The quota of this user or directory is used up: raise it.",
+    errno.EROFS: "The file system is read-only: look into the kernel log for why, and mount it for writing.",
+    errno.ENODEV: "The device is gone: look at the mount.",
+    errno.ENXIO: "The device is gone: look at the mount.",
+    errno.ESTALE: "The NFS server forgot this directory: mount it again.",
+    errno.EIO: "The disk or the network file system failed: look into the kernel log. The object will be written anew.",
+    errno.ENAMETOOLONG: "The file system's names are shorter than usual.",
+}
+
+
+class DirectoryStore:
+    """``root`` must exist: a store that made it would take an unmounted disk for an empty archive."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_absolute():
+            raise ConfigError(f"store directory {str(root)!r}: it is relative", hint="Give the path from / on.")
+        self._root = root
+        self._identity: tuple[int, int] | None = None
+        self._prepared: OrderedDict[Path, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return self._root.as_uri()
+
+    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+        check_key(key)
+        check_metadata(metadata)
+        path = self._root / key
+        self._check_root()
+        try:
+            self._prepare(path.parent)
+            _write(path, body, metadata)
+        except FileExistsError:
+            raise AlreadyThere(key) from None
+        except OSError as error:
+            self._forget(path.parent)
+            raise _problem(path, error) from error
+
+    def head(self, key: str) -> ObjectInfo | None:
+        check_key(key)
+        path = self._root / key
+        try:
+            status = path.stat()
+            if not _is_object(path, status):
+                return None
+            # Who linked it may have died before the fsync, and the caller takes "it is there" for durable.
+            self._prepare(path.parent)
+            durable.fsync_dir(path.parent)
+            return ObjectInfo(key, status.st_size, _read_attributes(path))
+        except (FileNotFoundError, NotADirectoryError):
+            self._check_root()
+            return None
+        except OSError as error:
+            raise _problem(path, error) from error
+
+    def get(self, key: str) -> bytes | None:
+        check_key(key)
+        path = self._root / key
+        try:
+            # Without O_NONBLOCK a FIFO under that name would hold us for ever.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            self._check_root()
+            return None
+        except OSError as error:
+            raise _problem(path, error) from error
+        try:
+            return _read_whole(path, fd)
+        except OSError as error:
+            raise _problem(path, error) from error
+        finally:
+            os.close(fd)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        check_list_prefix(prefix)
+        self._check_root()
+        folder, _, start = prefix.rpartition("/")
+        yield from self._walk(folder, start)
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        path = self._root / key
+        self._check_root()
+        try:
+            path.unlink()
+            durable.fsync_dir(path.parent)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise _problem(path, error) from error
+
+    def probe(self) -> None:
+        self._check_root()
+        if os.path.ismount(self._root):
+            events.warning(
+                "store_is_a_mount_point",
+                store=self.url,
+                hint="Use a directory below the mount point, so that an unmounted file system is missed at once.",
+            )
+        prove(self, overwrites_hint="Do not use this file system: its link() replaces files.", needs_metadata=False)
+
+    def _check_root(self) -> None:
+        """That the store itself is there. Raises StoreUnavailable or StoreDenied."""
+        try:
+            status = self._root.stat()
+            if not stat.S_ISDIR(status.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))  # noqa: TRY301 - same hint as the rest
+            identity = (status.st_dev, status.st_ino)
+            if self._identity not in (None, identity) and not any(self._root.iterdir()):
+                raise StoreUnavailable(
+                    f"{self._root}: an empty directory now, and another one than before", hint="Was it unmounted?"
+                )
+            self._identity = identity
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StoreUnavailable(
+                f"{self._root}: {error.strerror}",
+                hint="Mount the file system, or make the directory once by hand: walkeeper does not, because an archive "
+                "on an unmounted disk would look empty.",
+            ) from error
+        except OSError as error:
+            raise _problem(self._root, error) from error
+
+    def _prepare(self, directory: Path) -> None:
+        """Once for each directory: make it, with durable names up to the root, and sweep what dead processes left."""
+        with self._lock:
+            if directory in self._prepared:
+                self._prepared.move_to_end(directory)
+                return
+        durable.make_directories(self._root, directory, mode=DIRECTORY_MODE)
+        _sweep(directory)
+        with self._lock:
+            self._prepared[directory] = None
+            while len(self._prepared) > _PREPARED_KEPT:
+                self._prepared.popitem(last=False)
+
+    def _forget(self, directory: Path) -> None:
+        with self._lock:
+            self._prepared.pop(directory, None)
+
+    def _walk(self, folder: str, start: str) -> Iterator[ObjectInfo]:
+        """Objects below ``folder`` (a key without its last slash) whose part below it begins with ``start``."""
+        path = self._root / folder
+        try:
+            with os.scandir(path) as scan:
+                # A folder sorts as if its name ended in a slash, which makes the order that of the whole keys.
+                found = sorted(
+                    (entry.name + "/" if entry.is_dir() else entry.name, entry)
+                    for entry in scan
+                    if entry.name.startswith(start) and not entry.name.startswith(".")
+                )
+        except (FileNotFoundError, NotADirectoryError):
+            self._check_root()
+            return
+        except OSError as error:
+            raise _problem(path, error) from error
+        for name, entry in found:
+            key = f"{folder}/{entry.name}" if folder else entry.name
+            if name.endswith("/"):
+                yield from self._walk(key, "")
+            elif info := _described(entry, key):
+                yield info
+
+
+def _write(path: Path, body: bytes, metadata: Mapping[str, str]) -> None:
+    """Raises FileExistsError if there is such an object, OSError, or StoreUnfit."""
+    with _temporary_beside(path) as (fd, tmp):
+        _write_attributes(fd, metadata)
+        durable.write_all(fd, body)
+        os.fsync(fd)
+        try:
+            durable.publish_by_link(tmp, path)
+        except FileExistsError:
+            if _is_object(path, path.stat()):
+                raise
+            raise StoreUnfit(f"{path}: a directory has the name of an object", hint="Move it away.") from None
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                raise StoreUnfit(
+                    f"{path}: {error.strerror}", hint="The file system has no hard links: use another."
+                ) from error
+            raise
+
+
+def _is_object(path: Path, status: os.stat_result) -> bool:
+    if stat.S_ISREG(status.st_mode):
+        return True
+    if stat.S_ISDIR(status.st_mode):
+        return False
+    raise StoreUnavailable(f"{path}: neither a file nor a directory", hint="Move away what was put there.")
+
+
+def _described(entry: os.DirEntry[str], key: str) -> ObjectInfo | None:
+    try:
+        return ObjectInfo(key, entry.stat().st_size, {}) if entry.is_file() else None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _problem(Path(entry.path), error) from error
+
+
+@contextlib.contextmanager
+def _temporary_beside(path: Path) -> Iterator[tuple[int, Path]]:
+    """A new file in ``path``'s directory, locked for as long as it lives, removed at the end under that name."""
+    fd, tmp = _create_temporary(path)
+    try:
+        yield fd, tmp
+    finally:
+        # What cannot be removed now is swept later, and must not hide why the writing failed.
+        with contextlib.suppress(OSError):
+            tmp.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _create_temporary(path: Path) -> tuple[int, Path]:
+    while True:
+        tmp = path.parent / f"{_TEMPORARY}{path.name}-{secrets.token_hex(8)}"
+        fd = os.open(tmp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)  # somebody sweeps, and caught it in between
+            continue
+        except OSError:
+            return fd, tmp  # no locks here: nobody can lock it to sweep it either
+        if os.fstat(fd).st_nlink:
+            return fd, tmp
+        os.close(fd)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove temporary files whose writer is dead, on whatever host it was: nobody holds the lock on them any more."""
+    with os.scandir(directory) as scan:
+        stale = [Path(entry.path) for entry in scan if entry.name.startswith(_TEMPORARY)]
+    for path in stale:
+        # Where it cannot be locked or removed it does no harm but for the room it takes.
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+                events.info("store_swept", file=path)
+            finally:
+                os.close(fd)
+
+
+def _write_attributes(fd: int, metadata: Mapping[str, str]) -> None:
+    try:
+        for name, value in metadata.items():
+            os.setxattr(fd, _ATTRIBUTE + name, value.encode("ascii"))
+    except OSError as error:
+        if error.errno not in _NO_ATTRIBUTES:
+            raise
+
+
+def _read_attributes(path: Path) -> dict[str, str]:
+    try:
+        names = [name for name in os.listxattr(path) if name.startswith(_ATTRIBUTE)]
+        return {name.removeprefix(_ATTRIBUTE): os.getxattr(path, name).decode("ascii", "replace") for name in names}
+    except OSError as error:
+        if error.errno in _NO_ATTRIBUTES:
+            return {}
+        raise
+
+
+def _read_whole(path: Path, fd: int) -> bytes | None:
+    status = os.fstat(fd)
+    if not _is_object(path, status):
+        return None
+    expected = left = status.st_size
+    pieces = []
+    while left:
+        piece = os.read(fd, left)
+        if not piece:
+            raise StoreUnavailable(f"{path}: cut short from {expected} to {expected - left} bytes while it was read")
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
+def _problem(path: Path, error: OSError) -> StoreError:
+    text = f"{path}: {error.strerror or error}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return StoreDenied(f"{text} ({_owner(path)})", hint="Give this user the right to read and write there.")
+    if error.errno in _NO_FSYNC:
+        return StoreUnfit(
+            text, hint="The file system cannot sync a file or a directory: use another one for the store."
+        )
+    return StoreUnavailable(text, hint=_HINTS.get(error.errno or 0, "It will be tried again."))
+
+
+def _owner(path: Path) -> str:
+    """Who we are, and whose the nearest part of ``path`` is that can be seen."""
+    for here in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            status = here.stat()
+            return f"uid {os.geteuid()}; {here} is of uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
+    return f"uid {os.geteuid()}"

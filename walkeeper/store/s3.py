@@ -1,0 +1,341 @@
+"""A store in an S3 bucket, of AWS or compatible. The only module that imports botocore.
+
+botocore alone, without boto3 around it: the same client in two thirds of the CPU time, which every short-lived command pays.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, get_args
+
+import botocore.exceptions as aws
+import botocore.session
+from botocore.config import Config
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+from walkeeper.clock import Clock, SystemClock
+from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable
+from walkeeper.store.base import AlreadyThere, ObjectInfo
+from walkeeper.store.keys import check_key, check_list_prefix, check_metadata, normal_prefix
+from walkeeper.store.proof import prove
+from walkeeper.store.s3_answers import NotFound, Refusal, store_error
+from walkeeper.store.settings import OverwriteGuard, S3Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+__all__ = ["S3Settings", "S3Store"]
+
+POOL_SIZE: Final = 32
+CREDENTIALS_AGE: Final = 5.0
+"""Seconds: how soon after reading the credentials they may be read again, when the store denies."""
+BARREN_PAGES: Final = 100
+"""Pages without anything new in a row; deleted versions can fill some."""
+
+_NO_CREDENTIALS: Final = (
+    aws.NoCredentialsError,
+    aws.PartialCredentialsError,
+    aws.CredentialRetrievalError,
+    aws.TokenRetrievalError,
+    aws.ProfileNotFound,
+    aws.ConfigParseError,
+    aws.UnauthorizedSSOTokenError,
+    aws.SSOTokenLoadError,
+)
+
+_T = TypeVar("_T")
+
+
+class S3Store:
+    """One client for all threads, made at the first call and again when credentials were refused.
+
+    ``settings`` leaves what is None to the AWS environment: its variables, its files, the machine's or the pod's role.
+    """
+
+    def __init__(self, settings: S3Settings, clock: Clock | None = None) -> None:
+        """Raises ConfigError; asks nobody anything yet."""
+        _check(settings)
+        prefix = normal_prefix(settings.prefix)
+        self._settings = settings
+        self._base = f"{prefix}/" if prefix else ""
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._client: S3Client | None = None
+        self._built_at = 0.0
+        self._denied = False
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self._settings.bucket}/{self._base}".rstrip("/")
+
+    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+        """With ``overwrite_guard: head`` two writers at the same moment may both succeed, the later one staying."""
+        check_key(key)
+        check_metadata(metadata)
+        guard: dict[str, Any] = {"IfNoneMatch": "*"}
+        if self._settings.overwrite_guard == "head":
+            if self.head(key) is not None:
+                raise AlreadyThere(key)
+            guard = {}
+        md5 = hashlib.md5(body, usedforsecurity=False)
+        answer = self._call(
+            self._name(key),
+            lambda client: client.put_object(
+                Bucket=self._settings.bucket,
+                Key=self._base + key,
+                Body=body,
+                ContentMD5=base64.b64encode(md5.digest()).decode("ascii"),
+                Metadata=metadata,
+                **guard,
+            ),
+        )
+        # An encrypting bucket's ETag is not the MD5; then, as with a store that lies, only a look can tell.
+        if answer.get("ETag", "").strip('"') != md5.hexdigest():
+            self._confirm(key, len(body), metadata)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        check_key(key)
+        try:
+            answer = self._call(
+                self._name(key), lambda client: client.head_object(Bucket=self._settings.bucket, Key=self._base + key)
+            )
+        except NotFound:
+            self._confirm_absent(key)
+            return None
+        return ObjectInfo(key, answer["ContentLength"], dict(answer.get("Metadata", {})))
+
+    def get(self, key: str) -> bytes | None:
+        check_key(key)
+        try:
+            return self._call(self._name(key), lambda client: self._read(client, key))
+        except NotFound as error:
+            if error.proved:
+                return None
+            raise
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        check_list_prefix(prefix)
+        last = ""
+        for page in self._pages(prefix):
+            for info in page:
+                if info.key < last:
+                    raise StoreUnavailable(f"{self.url}: its listing is out of order", hint="The store is not S3-like.")
+                if info.key != last and not info.key.endswith("/"):
+                    yield info
+                last = info.key
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        try:
+            self._call(
+                self._name(key), lambda client: client.delete_object(Bucket=self._settings.bucket, Key=self._base + key)
+            )
+        except NotFound as error:
+            if not error.proved:
+                raise
+
+    def probe(self) -> None:
+        prove(
+            self,
+            overwrites_hint="The store does not honour If-None-Match. Update it, or set overwrite_guard: head, which looks "
+            "before it writes and is weaker: two writers at the same moment can overwrite each other.",
+            needs_metadata=True,
+        )
+
+    def _name(self, key: str) -> str:
+        """An object for people, who may look after several buckets."""
+        return f"s3://{self._settings.bucket}/{self._base}{key}"
+
+    def _confirm(self, key: str, size: int, metadata: Mapping[str, str]) -> None:
+        info = self.head(key)
+        if info is None or info.size != size or dict(info.metadata) != dict(metadata):
+            raise StoreUnavailable(
+                f"{self._name(key)}: not durable: the store confirmed it and describes something else",
+                hint="Look at what lies between here and the store, and at the store itself.",
+            )
+
+    def _confirm_absent(self, key: str) -> None:
+        """That the object is missing, and not the bucket. HEAD answers 404 to both, and without a body."""
+        try:
+            self._call(
+                self._name(key),
+                lambda client: client.get_object(Bucket=self._settings.bucket, Key=self._base + key, Range="bytes=0-0")[
+                    "Body"
+                ].close(),
+            )
+        except NotFound as error:
+            if error.proved:
+                return
+            raise
+        raise StoreUnavailable(
+            f"{self._name(key)}: not there for HEAD and there for GET", hint="It will be tried again."
+        )
+
+    def _read(self, client: S3Client, key: str) -> bytes:
+        answer = client.get_object(Bucket=self._settings.bucket, Key=self._base + key)
+        with contextlib.closing(answer["Body"]) as stream:
+            body = stream.read()
+        if len(body) != answer.get("ContentLength"):
+            raise StoreUnavailable(
+                f"{self._name(key)}: {len(body)} bytes came of {answer.get('ContentLength', 'unknown')}"
+            )
+        return body
+
+    def _pages(self, prefix: str) -> Iterator[Sequence[ObjectInfo]]:
+        """The listing's pages, each in order, without what the page before had too."""
+        tokens: set[str] = set()
+        before: set[str] = set()
+        more: dict[str, Any] = {}
+        barren = 0
+        while True:
+            page, token = self._page(prefix, more)
+            new = sorted((info for info in page if info.key not in before), key=lambda info: info.key)
+            yield new
+            barren = 0 if new else barren + 1
+            if not token:
+                return
+            if token in tokens or barren > BARREN_PAGES:
+                raise StoreUnavailable(f"{self.url}: its listing goes round in circles", hint="It will be tried again.")
+            tokens.add(token)
+            before = {info.key for info in page} or before
+            more = {"ContinuationToken": token}
+
+    def _page(self, prefix: str, more: dict[str, Any]) -> tuple[Sequence[ObjectInfo], str]:
+        """One page, and the token of the next, empty at the end."""
+        answer = self._call(
+            self._name(prefix),
+            lambda client: client.list_objects_v2(Bucket=self._settings.bucket, Prefix=self._base + prefix, **more),
+        )
+        token = answer.get("NextContinuationToken", "")
+        if answer.get("IsTruncated") and not token:
+            raise StoreUnavailable(f"{self.url}: a listing was cut short", hint="It will be tried again.")
+        found = [(entry["Key"], entry["Size"]) for entry in answer.get("Contents", [])]
+        if not all(key.startswith(self._base + prefix) for key, _ in found):
+            raise StoreUnavailable(f"{self.url}: it lists what was not asked for", hint="The store is not S3-like.")
+        page = [ObjectInfo(key.removeprefix(self._base), size, {}) for key, size in found]
+        return page, token if answer.get("IsTruncated") else ""
+
+    def _call(self, what: str, request: Callable[[S3Client], _T]) -> _T:
+        """Run one request; all that can go wrong becomes one of walkeeper's errors, or AlreadyThere."""
+        try:
+            return request(self._connected())
+        except aws.ClientError as error:
+            raise self._refused(what, error) from error
+        except _NO_CREDENTIALS as error:
+            self._denied = True
+            raise StoreDenied(
+                f"{self.url}: {_line(error)}", hint="They are looked for again, so that giving them is enough."
+            ) from error
+        except aws.ParamValidationError as error:
+            raise ConfigError(f"{self.url}: {_line(error)}", hint="Look at the bucket's name.") from error
+        except aws.SSLError as error:
+            raise self._tls_problem(error) from error
+        except (aws.BotoCoreError, ResponseParserError, HTTPError, OSError) as error:
+            raise StoreUnavailable(
+                f"{what}: {_line(error)}", hint="The store gave no usable answer; it will be tried again."
+            ) from error
+
+    def _refused(self, what: str, error: aws.ClientError) -> StoreError | AlreadyThere:
+        answer: Mapping[str, Any] = error.response
+        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        refusal = Refusal(
+            answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0),
+            str(answer.get("Error", {}).get("Code", "")),
+            str(answer.get("Error", {}).get("Message", "")),
+            headers.get("retry-after", ""),
+        )
+        if refusal.status == 412:
+            return AlreadyThere(what)
+        problem = store_error(what, refusal)
+        self._denied = self._denied or isinstance(problem, StoreDenied)
+        return problem
+
+    def _tls_problem(self, error: aws.SSLError) -> StoreError:
+        if not any(words in str(error) for words in ("CERTIFICATE_VERIFY_FAILED", "doesn't match")):
+            return StoreUnavailable(f"{self.url}: {_line(error)}", hint="It will be tried again.")
+        return StoreDenied(
+            f"{self.url}: {_line(error)}",
+            hint="The server's certificate is not trusted: renew it, or name its authority in ca_file. It is never ignored.",
+        )
+
+    def _connected(self) -> S3Client:
+        """The client; a new one, with credentials read anew, after a denial, at most every CREDENTIALS_AGE seconds."""
+        with self._lock:
+            now = self._clock.monotonic()
+            if self._client is None or (self._denied and now - self._built_at >= CREDENTIALS_AGE):
+                self._built_at = now
+                self._client = _build(self._settings)
+                self._denied = False
+            return self._client
+
+
+def _check(settings: S3Settings) -> None:
+    if not settings.bucket or "/" in settings.bucket:
+        raise ConfigError(
+            f"bucket {settings.bucket!r}: not a bucket's name", hint="What follows a slash goes to prefix."
+        )
+    if settings.endpoint is not None and not settings.endpoint.startswith(("https://", "http://")):
+        raise ConfigError(
+            f"endpoint {settings.endpoint!r}: not a URL", hint="It looks like https://s3.example.com:9000."
+        )
+    if (settings.access_key_id is None) != (settings.secret_access_key is None):
+        raise ConfigError("access_key_id and secret_access_key: one of the two is missing")
+    if settings.overwrite_guard not in get_args(OverwriteGuard):
+        raise ConfigError(f"overwrite_guard {settings.overwrite_guard!r}: unknown", hint="It is conditional or head.")
+    if settings.connect_timeout <= 0 or settings.read_timeout <= 0:
+        raise ConfigError("connect_timeout and read_timeout: they must be above 0")
+
+
+def _build(settings: S3Settings) -> S3Client:
+    """Raises botocore's errors, or StoreDenied for a CA file that cannot be used."""
+    ca_file = None if settings.ca_file is None else str(settings.ca_file)
+    if ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=ca_file)
+        except OSError as error:
+            raise StoreDenied(f"ca_file {ca_file}: {_line(error)}", hint="It must hold certificates as PEM.") from error
+    profile = settings.profile
+    if settings.credentials_file is not None:
+        # A named profile also keeps AWS_ACCESS_KEY_ID of the environment from going first.
+        profile = profile or "default"
+    session = botocore.session.Session(profile=profile)
+    if settings.credentials_file is not None:
+        session.set_config_variable("credentials_file", str(settings.credentials_file))
+    client = session.create_client(
+        "s3",
+        endpoint_url=settings.endpoint,
+        region_name=settings.region,
+        verify=ca_file,
+        aws_access_key_id=settings.access_key_id,
+        aws_secret_access_key=settings.secret_access_key,
+        aws_session_token=settings.session_token,
+        config=Config(
+            connect_timeout=settings.connect_timeout,
+            read_timeout=settings.read_timeout,
+            max_pool_connections=POOL_SIZE,
+            tcp_keepalive=True,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={"addressing_style": "path" if settings.path_style else "auto"},
+        ),
+    )
+    # The client follows a redirect to the region that the answer names. Where none is named it would ask for it with a
+    # HEAD of the bucket, follow that one's redirect in the same way, and so on without an end.
+    client.meta.events.register("before-call.s3.HeadBucket", _no_region)  # type: ignore[arg-type] # it may return an answer
+    return cast("S3Client", client)
+
+
+def _no_region(**_: object) -> tuple[object, dict[str, object]]:
+    return SimpleNamespace(status_code=200), {"ResponseMetadata": {"HTTPHeaders": {}}}
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
