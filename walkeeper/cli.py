@@ -1,0 +1,180 @@
+"""The command line. Nothing is imported before it is known which command needs it."""
+
+# ruff: noqa: PTH110 - pathlib costs more than a callback does
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+PLACES = ("/etc/walkeeper.yml", "/etc/patroni.yml", "/etc/patroni/patroni.yml", "/etc/patroni/config.yml")
+"""Where the configuration is looked for when neither --config nor WALKEEPER_CONFIG names it."""
+
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code. No traceback for anything that a user can bring about."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "restore-wal" in arguments:
+        return _restore_wal(arguments)
+    try:
+        if callback_arguments := _plain_callback(arguments):
+            from walkeeper import callback  # noqa: PLC0415
+
+            return callback.main(callback_arguments)
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains about it at its end
+        return 1
+
+
+def _plain_callback(arguments: list[str]) -> list[str] | None:
+    """A callback as it is written in patroni.yml, told without argparse, which takes longer than all the rest."""
+    if len(arguments) == 6 and arguments[0] == "callback" and arguments[1] in ("-c", "--config"):
+        return arguments[2:]
+    if len(arguments) == 6 and arguments[0] in ("-c", "--config") and arguments[2] == "callback":
+        return [arguments[1], *arguments[3:]]
+    return None
+
+
+def _run(arguments: list[str]) -> int:
+    from walkeeper.errors import WalkeeperError  # noqa: PLC0415
+    from walkeeper.rundir import RunDirectoryError  # noqa: PLC0415
+
+    try:
+        options = parser().parse_args(arguments)
+    except SystemExit as ended:
+        return cannot_tell() if ended.code else 0  # a misspelt restore-wal ends here
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        code = run(options)
+        sys.stdout.flush()
+    except WalkeeperError as error:
+        _complain(str(error), error.hint)
+        return error.exit_code
+    except RunDirectoryError as error:
+        _complain(str(error), "Set WALKEEPER_RUN_DIR to a directory that is the agent's alone.")
+        return 1
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; docs and shell completion are made from it too."""
+    import argparse  # noqa: PLC0415
+
+    from walkeeper import __version__  # noqa: PLC0415
+
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help=f"patroni.yml with a walkeeper: section, or a file of walkeeper's own (default: $WALKEEPER_CONFIG, else the "
+        f"first of {', '.join(PLACES)})",
+    )
+    top = argparse.ArgumentParser(
+        prog="walkeeper",
+        description="Gapless WAL archiving for Patroni clusters.",
+        parents=[shared],
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"walkeeper {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    agent = command("agent", "The daemon: one on each node, as PostgreSQL's user.", _agent)
+    agent.add_argument("--detach", action="store_true", help="go to the background, where there is no service manager")
+    agent.add_argument("--from-callback", action="store_true", help=argparse.SUPPRESS)
+    callback = command("callback", "What Patroni runs; it pokes the agent, or starts one.", _callback)
+    for name in ("action", "role", "scope"):
+        callback.add_argument(name, metavar=name.upper())
+    restore = command("restore-wal", "PostgreSQL's restore_command: walkeeper restore-wal %%f %%p", _restore)
+    restore.add_argument("name", metavar="FILE", help="%%f")
+    restore.add_argument("destination", metavar="DEST", help="%%p")
+    status = command("status", "The whole cluster at a glance, from any node.", _status)
+    status.add_argument("--json", action="store_true", help="for programs")
+    return top
+
+
+def config_path(options: argparse.Namespace) -> Path:
+    """--config, else $WALKEEPER_CONFIG, else the first of the usual places that is there. Raises ConfigError."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from walkeeper.errors import ConfigError  # noqa: PLC0415
+
+    named = getattr(options, "config", "") or os.environ.get("WALKEEPER_CONFIG", "")
+    if named:
+        return Path(named)
+    for place in PLACES:
+        if Path(place).exists():
+            return Path(place)
+    raise ConfigError(
+        f"no configuration: none of {', '.join(PLACES)} is there",
+        hint="Name the file with --config or WALKEEPER_CONFIG.",
+    )
+
+
+def _agent(options: argparse.Namespace) -> int:
+    from walkeeper.agent import run  # noqa: PLC0415
+    from walkeeper.config import load  # noqa: PLC0415
+
+    config = load(config_path(options), os.environ, for_agent=True)
+    return run.main(config, detach=options.detach, from_callback=options.from_callback)
+
+
+def _callback(options: argparse.Namespace) -> int:
+    from walkeeper import callback  # noqa: PLC0415
+
+    return callback.main([str(config_path(options)), options.action, options.role, options.scope])
+
+
+def _status(options: argparse.Namespace) -> int:
+    from walkeeper import status  # noqa: PLC0415
+    from walkeeper.config import load  # noqa: PLC0415
+
+    return status.main(load(config_path(options), os.environ), json=options.json)
+
+
+def _restore_wal(arguments: list[str]) -> int:
+    """To PostgreSQL, exit 1 means that the WAL ends here, and in recovery so does every other one up to 125: neither a
+    wrong call nor a broken installation may end that way (promise P6)."""
+    try:
+        options = parser().parse_args(arguments)
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except SystemExit as ended:
+        return cannot_tell() if ended.code else 0
+    except BaseException as problem:  # noqa: BLE001 - see above
+        _complain(f"{type(problem).__name__}: {problem}", getattr(problem, "hint", ""))
+        return cannot_tell()
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from walkeeper import restore  # noqa: PLC0415
+
+    return restore.main(config_path(options), options.name, options.destination)
+
+
+def cannot_tell() -> int:
+    """The exit after which PostgreSQL, whose data directory is the working directory, waits and believes nothing."""
+    return 255 if os.path.exists("recovery.signal") and not os.path.exists("standby.signal") else 2
+
+
+def _complain(text: str, hint: str) -> None:
+    print(f"walkeeper: {text}", file=sys.stderr)  # noqa: T201
+    if hint:
+        print(f"HINT: {hint}", file=sys.stderr)  # noqa: T201
