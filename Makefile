@@ -1,0 +1,58 @@
+# make test    lint, types and all tests that end in minutes
+# make lint    ruff and mypy only
+# make demo    a three-node cluster that loses its leader, and its archive that loses nothing   (ARGS="--keep")
+# make torture kills at random for a long time                                                 (ARGS=…)
+# make bench   what an archived and a restored segment cost                                    (ARGS=…)
+# make clean   remove what the above have made
+#
+# As root, which PostgreSQL refuses, everything but clean runs as another user on a copy: see tools/as-user.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := test
+.PHONY: test lint demo torture bench venv clean
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/ready
+ARGS ?=
+
+ifeq ($(shell id -u),0)
+
+test torture:
+	@exec tools/as-user --test-tools make $@ ARGS='$(subst ','\'',$(ARGS))'
+
+lint demo bench venv:
+	@exec tools/as-user make $@ ARGS='$(subst ','\'',$(ARGS))'
+
+else
+
+test: lint
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+demo: $(READY)
+	exec $(PYTHON) -m examples.demo $(ARGS)
+
+torture: $(READY)
+	exec $(PYTHON) -m benchmarks.torture $(ARGS)
+
+bench: $(READY)
+	exec $(PYTHON) -m benchmarks $(ARGS)
+
+venv: $(READY)
+
+$(READY): pyproject.toml tools/make-venv
+	tools/make-venv $(VENV)
+	@touch $@
+
+endif
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	tools/as-user --forget

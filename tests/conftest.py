@@ -1,0 +1,73 @@
+"""Fixtures for tests on real servers, and the rule that nothing of them survives the run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.parts.postgres import Postgres
+from tests.parts.processes import die_with_parent, end_run, living, new_directory
+
+NOT_AS_ROOT: Final = ("postgres", "cluster")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        die_with_parent()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """PostgreSQL refuses root; say what to do instead of failing in initdb."""
+    if os.geteuid() == 0 and any(item.get_closest_marker(mark) for mark in NOT_AS_ROOT):
+        pytest.fail(
+            "PostgreSQL does not run as root. HINT: make test runs the tests as another user; "
+            "tools/as-user COMMAND does so for any command.",
+            pytrace=False,
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    """After the last test, and the last fixture's end, nothing that carries this run's mark may be alive."""
+    yield
+    if nextitem is None and (left := living()):
+        pytest.fail(f"processes left by this run's tests: {'; '.join(left)}", pytrace=False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    end_run()
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A private directory whose path is short enough for Unix sockets."""
+    directory = new_directory("t")
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def make_postgres(short_path: Path) -> Iterator[Callable[..., Postgres]]:
+    """Starts servers, any number of them: ``make_postgres(segment_size_mb=…, settings=…)``."""
+    made: list[Postgres] = []
+
+    def make(**options: object) -> Postgres:
+        server = Postgres(short_path / f"pg{len(made)}", **options)  # type: ignore[arg-type]
+        made.append(server)
+        return server.__enter__()
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture
+def postgres(make_postgres: Callable[..., Postgres]) -> Postgres:
+    """A running server with 1 MiB segments."""
+    return make_postgres()

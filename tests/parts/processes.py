@@ -1,0 +1,418 @@
+"""Processes that stand for machines: each host's processes carry its mark, and all of them die together.
+
+A process that forks twice, as walkeeper's agent does, has no parent to be found by, and PostgreSQL's children overwrite
+their environment. So a host's processes are those that have its mark in the environment, or their working directory in
+its directory, or one of these as an ancestor.
+
+Whatever this run started is ended by pid: at the end by ``end_run``, and by a guard process if this one is killed.
+Only the standard library is used here, because the guard runs this file too.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import itertools
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self, TypeVar
+
+MARK: Final = "WALKEEPER_TEST_NODE"
+RUN: Final = f"{os.getpid()}-{secrets.token_hex(3)}"
+"""Begins the mark of every host of this run."""
+
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+LONGEST_BASE: Final = 60
+"""A Unix socket's path has 107 bytes; what is left of them must hold everything below the run's directory."""
+
+_T = TypeVar("_T")
+_serial = itertools.count(1)
+_ports: dict[int, socket.socket] = {}
+
+
+# ---------------------------------------------------------------------------------------------------- looking at /proc
+
+
+def _stat(pid: int) -> tuple[int, str] | None:
+    """Parent and state of a process, or None when there is no such process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return int(fields[1]), fields[0].decode("ascii")
+
+
+def _parents() -> dict[int, int]:
+    """Every living process with its parent; zombies are not living."""
+    found: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and (stat := _stat(int(entry.name))) and stat[1] not in "ZX":
+            found[int(entry.name)] = stat[0]
+    return found
+
+
+def _carries(pid: int, mark: bytes, directory: str) -> bool:
+    try:
+        if str(Path(f"/proc/{pid}/cwd").readlink()).startswith(directory):
+            return True
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+    return any(item.startswith(mark) for item in environment.split(b"\0"))
+
+
+def _family(mark: str, directory: Path) -> set[int]:
+    """The processes of the host whose mark begins with ``mark``, and their descendants; never this process."""
+    wanted, place = f"{MARK}={mark}/".encode(), f"{directory}/"
+    parents = _parents()
+    found = {pid for pid in parents if _carries(pid, wanted, place)}
+    grew = True
+    while grew:
+        children = {pid for pid, parent in parents.items() if parent in found} - found
+        found |= children
+        grew = bool(children)
+    return found - {os.getpid()}
+
+
+def describe(pid: int) -> str:
+    """A process for people: its number and command line."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    except OSError:
+        command = "gone"
+    return f"{pid} ({command})"
+
+
+def _signal(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _kill_family(mark: str, directory: Path, timeout: float = 10) -> set[int]:
+    """SIGKILL to all of them, and to what they start meanwhile. Returns those that there were."""
+    killed: set[int] = set()
+    deadline = time.monotonic() + timeout
+    while pids := _family(mark, directory):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{mark}: alive after SIGKILL: {', '.join(map(describe, pids))}")
+        _signal(pids, signal.SIGSTOP)  # so that none can fork between the look and the kill
+        pids |= _family(mark, directory)
+        killed |= pids
+        _signal(pids, signal.SIGKILL)
+        time.sleep(0.01)
+    return killed
+
+
+# ------------------------------------------------------------------------------------------------------ waiting, ports
+
+
+def wait_until(
+    condition: Callable[[], _T | None],
+    what: str,
+    timeout: float = 30,
+    *,
+    interval: float = 0.05,
+    logs: Iterable[Path] = (),
+) -> _T:
+    """The first true value of ``condition``. Raises TimeoutError that names ``what`` and ends with the logs' tails."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            raise TimeoutError("\n".join([f"{what}: not within {timeout:g} s", *map(tail, logs)]))
+        time.sleep(interval)
+
+
+def tail(log: Path, lines: int = 30) -> str:
+    """The end of a log, under a line with its path."""
+    try:
+        text = log.read_bytes()[-20_000:].decode("utf-8", "replace")
+    except OSError as problem:
+        return f"--- {log}: {problem.strerror}"
+    return "\n".join([f"--- {log}", *text.splitlines()[-lines:]])
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that no other run of this machine is given while this process lives.
+
+    It lies below the range that outgoing connections use, so that a server that is down finds its port free when it
+    comes back. What reserves it is an abstract Unix socket, which goes away with the process.
+    """
+    lowest_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    candidates = range(10_000, lowest_outgoing) if lowest_outgoing > 12_000 else range(20_000, 60_000)
+    for _ in range(1000):
+        port = random.choice(candidates)
+        if port not in _ports and (reservation := _reserve(port)):
+            _ports[port] = reservation
+            return port
+    raise RuntimeError("no free TCP port on 127.0.0.1")
+
+
+def _reserve(port: int) -> socket.socket | None:
+    reservation = socket.socket(socket.AF_UNIX)
+    try:
+        reservation.bind(f"\0walkeeper-test-port-{port}")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+    except OSError:
+        reservation.close()
+        return None
+    return reservation
+
+
+# -------------------------------------------------------------------------------------------------- one run, its guard
+
+
+class _Run:
+    """The run's directory and its guard. Both come with the first use."""
+
+    def __init__(self) -> None:
+        self._directory: Path | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    @property
+    def directory(self) -> Path:
+        if self._directory is None:
+            base = Path(tempfile.gettempdir()).resolve()
+            base = base if len(str(base)) <= LONGEST_BASE else Path("/tmp")
+            self._directory = Path(tempfile.mkdtemp(prefix=f"wk-{RUN}-", dir=base))
+            command = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), RUN, str(self._directory)]
+            self._guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd="/")
+            atexit.register(self.end)
+        return self._directory
+
+    def living(self) -> set[int]:
+        return _family(RUN, self._directory) if self._directory else set()
+
+    def end(self) -> list[str]:
+        """Kill what is left, remove the directory. Returns the descriptions of what was left."""
+        if self._directory is None or self._guard is None or self._guard.stdin is None:
+            return []
+        left = [describe(pid) for pid in sorted(self.living())]
+        _kill_family(RUN, self._directory)
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._guard.stdin.close()
+        self._guard.wait(timeout=30)
+        self._directory = self._guard = None
+        return left
+
+
+_run: Final = _Run()
+
+
+def die_with_parent() -> None:
+    """Have this process killed when the one that started it is gone; the guard then ends what it had started.
+
+    For a worker of pytest-xdist, which otherwise finishes its test first. To be called in the main thread.
+    """
+    parent_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+    ctypes.CDLL(None).prctl(parent_death_signal, int(signal.SIGKILL), 0, 0, 0)
+
+
+def new_directory(name: str) -> Path:
+    """A private directory of this run with a path that is short enough for Unix sockets; it goes when the run ends."""
+    directory = _run.directory / f"{name}{next(_serial)}"
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+def end_run() -> list[str]:
+    """End everything that this run started, by pid, and remove its directories. Returns what was still alive."""
+    return _run.end()
+
+
+def living() -> list[str]:
+    """Every process that this run started and that is alive, for people."""
+    return [describe(pid) for pid in sorted(_run.living())]
+
+
+# ----------------------------------------------------------------------------------------------------- process and host
+
+
+class Process:
+    """A direct child in a session of its own, with its output in ``log``. Start it through a Host.
+
+    Leaving the context, or ``close``, kills it if it still runs.
+    """
+
+    def __init__(self, args: Sequence[object], log: Path, environment: Mapping[str, str], cwd: Path) -> None:
+        self.args = [str(arg) for arg in args]
+        self.log = log
+        with log.open("ab") as output:
+            self._child = subprocess.Popen(
+                self.args,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=cwd,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """As ``subprocess`` has it; None while it runs."""
+        return self._child.poll()
+
+    @property
+    def alive(self) -> bool:
+        return self._child.poll() is None
+
+    def send(self, number: int) -> None:
+        self._child.send_signal(number)
+
+    def pause(self) -> None:
+        self.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.send(signal.SIGCONT)
+
+    def wait(self, timeout: float = 30) -> int:
+        """Its return code. Raises TimeoutError with the end of its log."""
+        try:
+            return self._child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"{self.args[0]}: did not end within {timeout:g} s\n{tail(self.log)}") from None
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 30) -> int:
+        """Ask it to end and wait. Its return code."""
+        if self.alive:
+            self.send(number)
+        return self.wait(timeout)
+
+    def close(self) -> None:
+        """SIGKILL if it still runs, and reap it."""
+        if self.alive:
+            self.send(signal.SIGKILL)
+        self.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Host:
+    """A machine, as far as tests go: the processes that were started on it, and all that came of them."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory.resolve()
+        self.mark = f"{RUN}/{name}-{next(_serial)}"
+        self._children: list[Process] = []
+        _ = _run.directory  # the guard is there before the first process is
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Ours, with the host's mark, and with the checkout first where Python looks for modules.
+
+        Without libpq's and Patroni's variables: what a developer has set there must not reach the servers.
+        """
+        ours = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "PATRONI_"))}
+        path = os.pathsep.join(filter(None, [str(CHECKOUT), ours.get("PYTHONPATH", "")]))
+        return {**ours, "PYTHONPATH": path, **(extra or {}), MARK: f"{self.mark}/"}
+
+    def start(
+        self,
+        args: Sequence[object],
+        *,
+        log: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Process:
+        """Start a program. ``log`` defaults to the program's name in the host's directory."""
+        log = log or self.directory / f"{Path(str(args[0])).name}.log"
+        process = Process(args, log, self.environment(env), cwd or self.directory)
+        self._children.append(process)
+        return process
+
+    def run(self, args: Sequence[object], *, env: Mapping[str, str] | None = None, timeout: float = 60) -> str:
+        """Run a program to its end; its standard output. Raises CalledProcessError with a note of what it said.
+
+        What it detaches may keep its output open: that is not waited for.
+        """
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            result = subprocess.run(
+                [str(arg) for arg in args],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                env=self.environment(env),
+                cwd=self.directory,
+                timeout=timeout,
+                check=False,
+            )
+            said = [_text(output), _text(errors)]
+        if result.returncode:
+            error = subprocess.CalledProcessError(result.returncode, result.args, *said)
+            error.add_note("".join(said)[-4000:])
+            raise error
+        return said[0]
+
+    def pids(self) -> set[int]:
+        """Everything that runs on it now."""
+        return _family(self.mark, self.directory)
+
+    def kill9(self) -> set[int]:
+        """The power is gone: SIGKILL to all of it, at once. The pids that there were."""
+        killed = _kill_family(self.mark, self.directory)
+        for child in self._children:
+            child.close()
+        self._children.clear()
+        return killed
+
+    def pause(self) -> None:
+        """SIGSTOP to all of it."""
+        _signal(self.pids(), signal.SIGSTOP)
+
+    def resume(self) -> None:
+        _signal(self.pids(), signal.SIGCONT)
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def host(name: str, directory: Path) -> Iterator[Host]:
+    """A host that is killed, whatever still runs on it, at the end."""
+    machine = Host(name, directory)
+    try:
+        yield machine
+    finally:
+        machine.kill9()
+
+
+def _guard(run: str, directory: Path) -> None:
+    """Wait until the run's own process is gone, however it went, then end what it left."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdin.buffer.read()
+    if directory.exists():
+        _kill_family(run, directory)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    _guard(sys.argv[1], Path(sys.argv[2]))
