@@ -1,0 +1,232 @@
+"""The agent on a real PostgreSQL with a real pg_receivewal; store and DCS in memory, so that they can fail on command."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.parts.postgres import Postgres, StopMode
+from tests.twins.memory_record import MemoryDcs
+from tests.twins.memory_store import MemoryStore
+from tests.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
+from walkeeper.archive import Archive, fetch
+from walkeeper.codec import Codec
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.errors import StoreUnavailable
+from walkeeper.layout import Layout
+from walkeeper.store.base import Store
+
+pytestmark = pytest.mark.postgres
+SIZE = SegmentSize(MIB)
+
+
+class Alone:
+    """One server that leads, and its agent."""
+
+    def __init__(self, server: Postgres, directory: Path) -> None:
+        prepare(server)
+        self.server = server
+        self.directory = directory
+        self.store = MemoryStore()
+        self.dcs = MemoryDcs(slots=(HOLD_SLOT,))
+        self.dcs.set_leader("a")
+        self.layout = Layout("demo", None, server.system_identifier)
+        self.archive = Archive(self.store, self.layout, SIZE, Codec())
+
+    def agent(self, store: Store | None = None, **changes: object) -> RunningAgent:
+        return RunningAgent(config_of(self.server, "a", self.directory, **changes), store or self.store, self.dcs)
+
+    def stored(self) -> list[str]:
+        return sorted(segment.name for segment in self.archive.segments())
+
+    def wait_stored(self, count: int) -> None:
+        wait_for(lambda: len(self.stored()) >= count)
+
+    def slot(self) -> Lsn:
+        return Lsn.parse(self.server.restart_lsn(HOLD_SLOT) or "0/0")
+
+    @property
+    def spool(self) -> Path:
+        return self.directory / "spool-a"
+
+
+@pytest.fixture
+def alone(postgres: Postgres, tmp_path: Path) -> Alone:
+    return Alone(postgres, tmp_path)
+
+
+def complete(server: Postgres, count: int) -> Lsn:
+    """Complete some segments; where the last one ends."""
+    names = server.complete_segments(count)
+    return Segment.parse(names[-1], SIZE).end
+
+
+def test_segments_reach_the_store_then_the_record_then_the_slot_and_leave_the_spool(alone: Alone) -> None:
+    with alone.agent() as agent:
+        wait_for(lambda: agent.archiving)
+        end = complete(alone.server, 4)
+        agent.wait_frontier(end)
+        wait_for(lambda: alone.slot() >= end)
+        wait_for(lambda: not agent.agent.spool.complete(SIZE))
+    for name in alone.stored():
+        assert fetch(alone.store, alone.layout, Codec(), name) == (alone.server.pg_wal / name).read_bytes()
+
+
+def test_the_order_put_record_slot_spool_is_never_bent(alone: Alone) -> None:
+    """Whatever is held up, nothing behind it happens."""
+    held = True
+
+    def hold_puts(call: str, key: str) -> None:
+        if call == "create" and "/wal/" in key and held:
+            raise StoreUnavailable("held up")
+
+    alone.store.before = hold_puts
+    with alone.agent() as agent:
+        wait_for(lambda: agent.archiving)
+        start = agent.frontier
+        slot = alone.slot()
+        end = complete(alone.server, 3)
+        wait_for(lambda: len(agent.agent.spool.complete(SIZE)) >= 3)
+        wait_for(lambda: "archiver_store" in agent.troubles())
+        assert agent.frontier == start  # no PUT: no record
+        agent.records.read_only = True
+        held = False
+        wait_for(lambda: len(alone.stored()) >= 3)
+        wait_for(lambda: "archiver_record" in agent.troubles())
+        assert agent.frontier == start
+        assert alone.slot() == slot  # no record: no slot
+        assert len(agent.agent.spool.complete(SIZE)) >= 3  # and no removal
+        agent.records.read_only = False
+        agent.wait_frontier(end)
+        wait_for(lambda: alone.slot() >= end and not agent.agent.spool.complete(SIZE))
+
+
+def test_a_frontier_waits_for_the_slowest_upload(alone: Alone) -> None:
+    stuck: list[str] = []
+
+    def hold_the_first(call: str, key: str) -> None:
+        if call == "create" and "/wal/" in key and (not stuck or stuck[0] == key):
+            stuck[:] = [key]
+            raise StoreUnavailable("held up")
+
+    alone.store.before = hold_the_first
+    with alone.agent() as agent:
+        wait_for(lambda: agent.archiving)
+        start = agent.frontier
+        end = complete(alone.server, 5)
+        wait_for(lambda: len(alone.stored()) >= 4)
+        assert agent.frontier == start
+        alone.store.before = None
+        agent.wait_frontier(end)
+
+
+def test_p7_an_agent_that_was_killed_at_any_point_goes_on_without_help(alone: Alone) -> None:
+    """Stopped after the upload and before the record; with the spool, and with the spool lost."""
+    for lose_spool in (False, True):
+        with alone.agent() as agent:
+            wait_for(lambda: agent.archiving)
+            agent.records.read_only = True
+            enough = len(alone.stored()) + 3
+            end = complete(alone.server, 3)
+            alone.wait_stored(enough)
+        if lose_spool:
+            shutil.rmtree(alone.spool)
+        with alone.agent() as agent:
+            agent.wait_frontier(end)
+            wait_for(lambda: not agent.agent.spool.complete(SIZE))
+
+
+def test_a_store_that_is_down_holds_up_nothing_but_the_archive(alone: Alone) -> None:
+    with alone.agent(spool_limit=8 * MIB) as agent:
+        wait_for(lambda: agent.archiving)
+        alone.store.down = True
+        end = complete(alone.server, 20)
+        wait_for(lambda: {"archiver_store", "archiver_spool"} <= agent.troubles())
+        assert agent.agent.spool.used() <= 8 * MIB
+        end = complete(alone.server, 5)
+        alone.server.checkpoint()
+        alone.store.down = False
+        agent.wait_frontier(end, 60)
+        wait_for(lambda: not agent.troubles())
+
+
+def test_a_dcs_that_is_down_does_not_stop_the_uploads(alone: Alone) -> None:
+    with alone.agent() as agent:
+        wait_for(lambda: agent.archiving)
+        start = agent.frontier
+        alone.dcs.down = True
+        end = complete(alone.server, 4)
+        wait_for(lambda: len(alone.stored()) >= 4)
+        wait_for(lambda: "archiver_record" in agent.troubles())
+        assert agent.frontier == start
+        alone.dcs.down = False
+        agent.wait_frontier(end)
+
+
+def test_the_server_may_restart_crash_and_come_back(alone: Alone) -> None:
+    with alone.agent() as agent:
+        wait_for(lambda: agent.archiving)
+        modes: tuple[StopMode, ...] = ("fast", "immediate")
+        for mode in modes:
+            complete(alone.server, 1)
+            alone.server.restart(mode)
+            agent.wait_frontier(complete(alone.server, 2), 30)
+        alone.server.kill9()
+        alone.server.start()
+        agent.wait_frontier(complete(alone.server, 2), 30)
+
+
+def test_a9_a_killed_pg_receivewal_is_started_again(alone: Alone) -> None:
+    with alone.agent() as agent:
+        wait_for(lambda: agent.archiving)
+        agent.wait_frontier(complete(alone.server, 1))
+        pids = alone.server.execute("select active_pid from pg_replication_slots where active_pid is not null")
+        assert pids == []  # it streams without a slot
+        alone.server.execute("select pg_terminate_backend(pid) from pg_stat_replication")
+        agent.wait_frontier(complete(alone.server, 2))
+
+
+def test_b1_an_odd_partial_and_stale_files_in_the_spool_do_no_harm(alone: Alone) -> None:
+    with alone.agent() as agent:
+        agent.wait_frontier(complete(alone.server, 1))
+    (alone.spool / "wal" / "0000000100000000000000F0").write_bytes(b"x" * MIB)
+    open_segment = Segment.at(1, agent.frontier, SIZE)
+    (alone.spool / "wal" / f"{open_segment.name}.partial").write_bytes(b"x" * 1000)
+    with alone.agent() as agent:
+        agent.wait_frontier(complete(alone.server, 2))
+    assert len(list((alone.spool / "quarantine").iterdir())) == 2
+
+
+def test_c1_a_damaged_spool_file_is_put_aside_and_streamed_again(alone: Alone) -> None:
+    alone.store.down = True
+    with alone.agent() as agent:
+        assert not agent.archiving
+        alone.store.down = False
+        wait_for(lambda: agent.archiving)
+        alone.store.down = True
+        end = complete(alone.server, 3)
+        wait_for(lambda: len(agent.agent.spool.complete(SIZE)) >= 3)
+        victim = agent.agent.spool.complete(SIZE)[1]
+        (alone.spool / "wal" / victim.name).write_bytes(b"\0" * MIB)
+        alone.store.down = False
+        agent.wait_frontier(end)
+    assert (alone.spool / "quarantine" / victim.name).exists()
+    assert fetch(alone.store, alone.layout, Codec(), victim.name) == (alone.server.pg_wal / victim.name).read_bytes()
+
+
+def test_c11_a_conflict_stops_the_frontier_and_shouts(alone: Alone) -> None:
+    with alone.agent() as agent:
+        wait_for(lambda: agent.archiving)
+        taken = Segment.at(1, agent.frontier, SIZE)
+        other = Codec().encode(b"other" * 200)
+        alone.store.create(alone.layout.file(taken, ".zst"), other, {})
+        complete(alone.server, 3)
+        wait_for(lambda: "archiver_refused" in agent.troubles())
+        wait_for(lambda: len(alone.stored()) >= 3)
+        wait_for(lambda: "in the store with other bytes" in agent.record.trouble)
+        assert agent.frontier == taken.start
+        assert (alone.spool / "wal" / taken.name).exists()
+    assert alone.store.get(alone.layout.file(taken, ".zst")) == other

@@ -1,0 +1,428 @@
+"""The archiver: what runs while this node owns the record.
+
+Three kinds of threads, and the data walks one way through them:
+
+    pg_receivewal ─▶ spool ─▶ [stream] ─ segments ─▶ [upload × n] ─ receipts ─▶ [stream: frontier] ─▶ [commit]
+
+``stream`` tends pg_receivewal, hands complete segments out and puts the receipts in order; ``upload`` stores them;
+``commit`` does the rest in the order that is never bent: record, then hold slot, then the spool.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+from walkeeper import events
+from walkeeper.agent import lost_wal
+from walkeeper.agent.backoff import Backoff
+from walkeeper.agent.crew import Crew
+from walkeeper.agent.ownership import Fenced, Ownership
+from walkeeper.agent.troubles import Troubles
+from walkeeper.archive import Archive
+from walkeeper.clock import Clock
+from walkeeper.core.frontier import Frontier
+from walkeeper.core.history import History
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
+from walkeeper.core.receipt import Receipt
+from walkeeper.core.record import Gap
+from walkeeper.errors import BadSegment, DcsError, PostgresError, Refused, StoreDenied, WalkeeperError
+from walkeeper.postgres import Server
+from walkeeper.receiver import Ended, Receiver
+from walkeeper.spool import Spool
+
+TICK: Final = 0.1
+"""Seconds between two looks into the spool."""
+SILENCE_LIMIT: Final = 30.0
+"""Seconds that pg_receivewal may receive nothing while the server writes."""
+LOW_WATER: Final = 0.5
+"""A full spool drains to this part of its limit before pg_receivewal goes on."""
+SLOW_RETRY: Final = 60.0
+"""Seconds until a refusal, which only people can mend, is tried again."""
+TROUBLE_INTERVAL: Final = 10.0
+MAX_TROUBLE: Final = 200
+
+
+class SpoolFull(WalkeeperError):
+    """Streaming pauses until the spool has drained; the hold slot keeps the WAL meanwhile."""
+
+    waiting_helps = True
+    reason = "spool_full"
+
+
+@dataclass(slots=True)
+class Observed:
+    """What the observer saw of the local server last; written by it, read here."""
+
+    server_up: bool
+    lsn: Lsn
+    received: Lsn | None
+
+
+class Archiver:
+    """Archives along one timeline, from the takeover until ``stop``. ``over`` is set when it was fenced."""
+
+    def __init__(
+        self,
+        ownership: Ownership,
+        archive: Archive,
+        spool: Spool,
+        receiver: Receiver,
+        sources: lost_wal.Sources,
+        server: Server,
+        hold_slot: str,
+        troubles: Troubles,
+        clock: Clock,
+        observed: Observed,
+    ) -> None:
+        self.ownership = ownership
+        self.over = threading.Event()
+        self.observed = observed
+        self.uploaded = 0
+        self.uploaded_bytes = 0
+        self._archive = archive
+        self._spool = spool
+        self._receiver = receiver
+        self._sources = sources
+        self._server = server
+        self._hold_slot = hold_slot
+        self._troubles = troubles
+        self._clock = clock
+        self._frontier = Frontier(sources.history, ownership.record.position, archive.size)
+        self._todo: queue.SimpleQueue[Segment] = queue.SimpleQueue()
+        self._taken: set[Segment] = set()
+        self._done: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
+        self._removable: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
+        self._new_gaps: queue.SimpleQueue[Gap] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._changed = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._restart = Backoff(0.2, 10)
+        self._restart_at = 0.0
+        self._receiving: Segment | None = None
+        self._full = False
+        self._trouble_at = 0.0
+        self._quiet_since = 0.0
+        self._last_received: Lsn | None = None
+
+    @property
+    def history(self) -> History:
+        return self._sources.history
+
+    @property
+    def stored_up_to(self) -> Lsn:
+        """The frontier as the store knows it; the record may be behind while the DCS does not answer."""
+        return self._frontier.lsn
+
+    def start(self, crew: Crew, workers: int) -> None:
+        """Begin. Call it once."""
+        self._threads = [
+            crew.start("stream", self._stream),
+            crew.start("commit", self._commit),
+            *(crew.start(f"upload-{number}", self._upload) for number in range(workers)),
+        ]
+
+    def stop(self, timeout: float) -> None:
+        """End: pg_receivewal is stopped, uploads finish or are left for the next start; at most ``timeout`` seconds.
+
+        A thread that is still inside the store then ends by itself; ``ended`` tells.
+        """
+        self._stopping.set()
+        self._changed.set()
+        until = self._clock.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, until - self._clock.monotonic()))
+        self._troubles.clear_all("archiver_")
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it runs any more, so that another one may use the spool."""
+        return not any(thread.is_alive() for thread in self._threads)
+
+    # --- stream -------------------------------------------------------------------------------------------------
+
+    def _stream(self) -> None:
+        try:
+            while not self._stopping.wait(TICK):
+                self._put_in_order()
+                self._hand_out()
+                self._tend_receiver()
+        finally:
+            self._receiver.stop()
+
+    def _put_in_order(self) -> None:
+        while not self._done.empty():
+            receipt = self._done.get()
+            self.uploaded += 1
+            self.uploaded_bytes += receipt.stored_bytes
+            self._removable.put(receipt)
+            if self._frontier.add(receipt):
+                self._changed.set()
+
+    def _hand_out(self) -> None:
+        """Each complete segment of the chain once; what lies below the frontier too, to be confirmed and removed."""
+        waiting = [s for s in self._spool.complete(self._archive.size) if self.history.contains(s)]
+        self._taken.intersection_update(waiting)
+        for segment in waiting:
+            if segment not in self._taken:
+                self._taken.add(segment)
+                self._todo.put(segment)
+        wanted = self._frontier.wanted
+        if waiting and waiting[-1].number > wanted.number and wanted not in waiting and self._receiver.running:
+            events.warning("spool_hole", missing=wanted, hint="It is streamed again.")
+            self._receiver.stop()
+
+    def _tend_receiver(self) -> None:
+        if not self._receiver.running:
+            self._start_receiver()
+            return
+        ended = self._receiver.poll()
+        if ended is not None:
+            self._receiver_ended(ended)
+            return
+        self._watch_progress()
+
+    def _start_receiver(self) -> None:
+        """From the seed on, and no further than the spool has room for: it holds even if this process is frozen."""
+        now = self._clock.monotonic()
+        if now < self._restart_at or not self.observed.server_up:
+            return
+        size = self._archive.size
+        limit = max(self._spool.limit, 2 * size)
+        room = (limit - self._spool.used()) // size
+        if room < 1 or (self._full and room * size < limit * (1 - LOW_WATER)):
+            self._report_full(limit)
+            return
+        self._full = False
+        self._troubles.clear("archiver_spool")
+        try:
+            first = self._spool.seed(self.history, self._frontier.lsn, size)
+            if self._receiving == first and lost_wal.is_lost(self._sources, first, self.observed.lsn):
+                self._recover(first)
+                return
+            self._receiving = first
+            self._receiver.start(last=self.history.segment(first.number + room - 1, size))
+        except (PostgresError, OSError) as problem:
+            self._receiver_failed(_as_trouble(problem))
+            return
+        self._quiet_since = now
+        events.info("receiver_started", first=first, frontier=self._frontier.lsn)
+
+    def _report_full(self, limit: int) -> None:
+        self._full = True
+        problem = SpoolFull(
+            f"{self._spool.directory}: the limit of {limit} bytes is reached",
+            hint="The store or the DCS is slower than the WAL. The hold slot keeps it in pg_wal: watch that disk.",
+        )
+        self._troubles.report("archiver_spool", problem)
+
+    def _receiver_ended(self, ended: Ended) -> None:
+        if ended.well:
+            return  # it received what there was room for
+        events.info("receiver_ended", said=ended.said)
+        self._receiver_failed(PostgresError(f"pg_receivewal: {ended.said}", hint="walkeeper starts it again."))
+
+    def _receiver_failed(self, problem: WalkeeperError) -> None:
+        self._restart_at = self._clock.monotonic() + self._restart.failed()
+        self._troubles.report("archiver_receiver", problem, grace=True)
+
+    def _watch_progress(self) -> None:
+        now = self._clock.monotonic()
+        received = self.observed.received
+        if received is not None and (received != self._last_received or received >= self.observed.lsn):
+            self._last_received = received
+            self._quiet_since = now
+            self._restart.succeeded()
+            self._troubles.clear("archiver_receiver")
+            return
+        if now - self._quiet_since > SILENCE_LIMIT and self.observed.server_up:
+            self._receiver.stop()
+            self._receiver_failed(
+                PostgresError(
+                    f"pg_receivewal: no progress in {SILENCE_LIMIT:g} s while the server writes", hint="Restarted."
+                )
+            )
+
+    # --- WAL that the local server has no more --------------------------------------------------------------------
+
+    def _recover(self, first: Segment) -> None:
+        """From ``first`` on, up to where the local server can stream again: from elsewhere, or recorded as a gap."""
+        self._troubles.report(
+            "archiver_wal_missing",
+            PostgresError(
+                f"{first}: the local server has it no more", hint="Looking in the store and at the other members."
+            ),
+        )
+        gap_from: Segment | None = None
+        wanted = first
+        while lost_wal.is_lost(self._sources, wanted, self.observed.lsn) and not self._stopping.is_set():
+            try:
+                receipt = lost_wal.find(self._sources, wanted)
+            except WalkeeperError as problem:
+                self._receiver_failed(problem)
+                return
+            if receipt is None and self._stopping.is_set():
+                return
+            if receipt is None:
+                gap_from = gap_from or wanted
+            else:
+                if gap_from is not None:
+                    self._state_gap(gap_from, wanted.start)
+                    gap_from = None
+                self._frontier.add(receipt)
+                self._changed.set()
+            wanted = self.history.segment(wanted.number + 1, self._archive.size)
+        if gap_from is not None and not self._stopping.is_set():
+            self._state_gap(gap_from, wanted.start)
+        self._troubles.clear("archiver_wal_missing")
+
+    def _state_gap(self, first: Segment, end: Lsn) -> None:
+        try:
+            self._archive.record_gap(first, end)
+        except WalkeeperError as problem:
+            self._receiver_failed(problem)
+            return
+        events.error(
+            "gap",
+            timeline=first.timeline,
+            start=first.start,
+            end=end,
+            hint="This WAL exists nowhere any more. Take a base backup now: restores to a point inside or across the gap "
+            "are not possible from earlier ones.",
+        )
+        self._new_gaps.put(Gap(first.timeline, str(first.start), str(end)))
+        self._frontier.skip_gap(end)
+        self._changed.set()
+
+    # --- upload -------------------------------------------------------------------------------------------------
+
+    def _upload(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                segment = self._todo.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            self._ship(segment)
+
+    def _ship(self, segment: Segment) -> None:
+        """Until it is stored, or turns out to be no good, or this archiver ends."""
+        backoff = Backoff(0.5, 30)
+        begun = self._clock.monotonic()
+        refused = False
+        while not self._stopping.is_set():
+            try:
+                receipt = self._archive.archive_segment(segment, self._spool.read(segment), self.history)
+            except FileNotFoundError:
+                return  # removed under our hands: stream notices the hole
+            except BadSegment as problem:
+                events.failure("segment_damaged", problem)
+                self._spool.put_aside(segment.name, problem.reason)
+                return
+            except Refused as problem:
+                refused = True
+                self._troubles.report("archiver_refused", problem)
+                self._stopping.wait(SLOW_RETRY)
+            except (WalkeeperError, OSError) as problem:
+                trouble = _as_trouble(problem)
+                self._troubles.report("archiver_store", trouble)
+                self._stopping.wait(SLOW_RETRY if isinstance(trouble, StoreDenied) else backoff.failed())
+            else:
+                self._stored(receipt, begun)
+                self._troubles.clear("archiver_store")
+                if refused:
+                    self._troubles.clear("archiver_refused")
+                return
+
+    def _stored(self, receipt: Receipt, begun: float) -> None:
+        events.info(
+            "archived",
+            segment=receipt.segment,
+            stored_bytes=receipt.stored_bytes,
+            seconds=self._clock.monotonic() - begun,
+            was_present=receipt.was_present or None,
+        )
+        self._done.put(receipt)
+
+    # --- commit -------------------------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        backoff = Backoff(1, 10)
+        pending: list[Receipt] = []
+        gaps: list[Gap] = []
+        while not self._stopping.is_set():
+            self._changed.wait(1.0)
+            self._changed.clear()
+            while not self._removable.empty():
+                pending.append(self._removable.get())
+            while not self._new_gaps.empty():
+                gaps.append(self._new_gaps.get())
+            try:
+                self._write_record(gaps)
+                gaps.clear()
+            except Fenced as problem:
+                events.failure("fenced", problem, owner=self.ownership.record.owner, frontier=self.ownership.record.lsn)
+                self.over.set()
+                return
+            except DcsError as problem:
+                self._troubles.report("archiver_record", problem)
+                self._stopping.wait(backoff.failed())
+                continue
+            backoff.succeeded()
+            self._troubles.clear("archiver_record")
+            self._follow_with_slot()
+            pending = self._remove_recorded(pending)
+
+    def _write_record(self, gaps: list[Gap]) -> None:
+        record = self.ownership.record
+        trouble = self._trouble_for_record()
+        if self._frontier.lsn > record.position or gaps or trouble != record.trouble:
+            self.ownership.write(self._frontier.lsn, tuple(gaps), trouble)
+
+    def _trouble_for_record(self) -> str:
+        """What people on other nodes shall read; it changes in the record at most every few seconds."""
+        now = self._clock.monotonic()
+        if now < self._trouble_at:
+            return self.ownership.record.trouble
+        troubles = self._troubles.open()
+        text = troubles[0].text[:MAX_TROUBLE] if troubles else ""
+        if text != self.ownership.record.trouble:
+            self._trouble_at = now + TROUBLE_INTERVAL
+        return text
+
+    def _follow_with_slot(self) -> None:
+        """Bring the hold slot to the record; what is wrong with the slot itself is for the observer to report."""
+        if not self.observed.server_up:
+            return
+        try:
+            slot = self._server.slot(self._hold_slot)
+            if (
+                slot is None
+                or slot.lost
+                or not slot.physical
+                or slot.active_pid is not None
+                or slot.restart_lsn is None
+            ):
+                return
+            if slot.restart_lsn < self.ownership.record.position:
+                self._server.advance_slot(self._hold_slot, self.ownership.record.position)
+            self._troubles.clear("archiver_slot")
+        except PostgresError as problem:
+            self._troubles.report("archiver_slot", problem, grace=True)
+
+    def _remove_recorded(self, pending: list[Receipt]) -> list[Receipt]:
+        recorded = self.ownership.record.position
+        for receipt in pending:
+            if receipt.segment.end <= recorded:
+                self._spool.remove(receipt)
+        return [receipt for receipt in pending if receipt.segment.end > recorded]
+
+
+def _as_trouble(problem: WalkeeperError | OSError) -> WalkeeperError:
+    if isinstance(problem, WalkeeperError):
+        return problem
+    return PostgresError(
+        f"{problem.filename or 'spool'}: {problem.strerror}", hint="Look at the spool's disk and its rights."
+    )

@@ -1,0 +1,81 @@
+"""WAL that the local server has recycled: look in the store, in pg_wal, at the other members; only then is it a gap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from walkeeper import events
+from walkeeper.archive import Archive
+from walkeeper.clock import Clock
+from walkeeper.config import PostgresqlSettings
+from walkeeper.core.history import History
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import PARTIAL, Segment
+from walkeeper.core.receipt import Receipt
+from walkeeper.errors import BadSegment, PostgresError
+from walkeeper.receiver import Receiver
+from walkeeper.spool import Spool, read_segment
+
+_FETCH_TIMEOUT = 60.0
+"""Seconds that another member has to deliver one segment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where lost WAL may still be. ``members`` is asked anew each time: a returning member may have it."""
+
+    archive: Archive
+    history: History
+    pg_wal: Path
+    spool: Spool
+    members: Callable[[], Sequence[PostgresqlSettings]]
+    program: Path
+    clock: Clock
+    cancelled: Callable[[], bool]
+
+
+def is_lost(sources: Sources, wanted: Segment, server_lsn: Lsn) -> bool:
+    """Whether the local server had that segment complete and has it no more, so that asking again cannot help."""
+    return wanted.end <= server_lsn and not (sources.pg_wal / wanted.name).exists()
+
+
+def find(sources: Sources, wanted: Segment) -> Receipt | None:
+    """A receipt for ``wanted`` from wherever it still is; None if it is nowhere. Raises the store's errors."""
+    stored = sources.archive.find(wanted)
+    if stored is not None:
+        return stored
+    plain = _from_pg_wal(sources, wanted) or _from_members(sources, wanted)
+    return None if plain is None else sources.archive.archive_segment(wanted, plain, sources.history)
+
+
+def _from_pg_wal(sources: Sources, wanted: Segment) -> bytes | None:
+    try:
+        return read_segment(sources.pg_wal / wanted.name, wanted)
+    except (FileNotFoundError, BadSegment):
+        return None
+
+
+def _from_members(sources: Sources, wanted: Segment) -> bytes | None:
+    for endpoint in sources.members():
+        sources.spool.clear_fetch()
+        (sources.spool.fetch / (wanted.name + PARTIAL)).touch(mode=0o600)
+        passfile = sources.spool.directory / "fetch.pgpass"
+        receiver = Receiver(sources.program, sources.spool.fetch, endpoint, passfile, sources.clock)
+        try:
+            receiver.start(last=wanted)
+            said = receiver.wait(_FETCH_TIMEOUT, sources.cancelled)
+            plain = read_segment(sources.spool.fetch / wanted.name, wanted)
+        except (FileNotFoundError, BadSegment):
+            events.info("member_has_it_not", segment=wanted, member=f"{endpoint.host}:{endpoint.port}", said=said)
+            continue
+        except PostgresError as problem:
+            events.failure("member_unreachable", problem, segment=wanted)
+            continue
+        finally:
+            receiver.stop()
+        sources.spool.clear_fetch()
+        events.info("fetched_from_member", segment=wanted, member=f"{endpoint.host}:{endpoint.port}")
+        return plain
+    return None

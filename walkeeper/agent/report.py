@@ -1,0 +1,73 @@
+"""What the agent says about itself: one dictionary, for its socket, for status and for the metrics."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+from walkeeper import __version__
+from walkeeper.agent.agent import Agent
+from walkeeper.core.lsn import Lsn
+
+STALE_SECONDS: Final = 30.0
+"""A look that is older is not reported as the present."""
+
+
+def report(agent: Agent) -> dict[str, Any]:
+    """A JSON document; positions as PostgreSQL writes them, sizes in bytes, times in seconds, unknown as null."""
+    seen = agent.seen
+    archiver = agent.archiver
+    server = seen.server
+    record = seen.record
+    return {
+        "agent": {
+            "name": agent.config.name,
+            "scope": agent.config.scope,
+            "version": __version__,
+            "pid": os.getpid(),
+            "started_at": agent.started_at,
+            "store": agent.store.url,
+            "archiving": archiver is not None,
+            "timeline": archiver.history.timeline if archiver is not None else None,
+            "stored_up_to": str(archiver.stored_up_to) if archiver is not None else None,
+            "uploaded_segments": archiver.uploaded if archiver is not None else 0,
+            "uploaded_bytes": archiver.uploaded_bytes if archiver is not None else 0,
+            "spool_bytes": agent.spool_used(),
+            "spool_limit": agent.config.spool_limit,
+        },
+        "server": None
+        if server is None
+        else {
+            "system_identifier": str(server.system_identifier),
+            "in_recovery": server.in_recovery,
+            "timeline": server.timeline,
+            "lsn": str(server.lsn),
+            "major": server.major,
+        },
+        "leader": seen.leader if seen.leader_known else None,
+        "record_known": seen.record_known,
+        "record": None
+        if record is None
+        else {
+            "owner": record.owner,
+            "timeline": record.timeline,
+            "frontier": record.lsn,
+            "segment_size": record.segment_size,
+            "gaps": record.gaps_total,
+        },
+        "lag_bytes": max(0, server.lsn - record.position) if server is not None and record is not None else None,
+        "lag_seconds": agent.lag_seconds(),
+        "gap_safe": None if seen.gap_unsafe is None else seen.gap_unsafe == "",
+        "hold_slot": None
+        if seen.slot is None
+        else {"restart_lsn": _text(seen.slot.restart_lsn), "lost": seen.slot.lost, "active_pid": seen.slot.active_pid},
+        "troubles": [
+            {"what": t.what, "reason": t.reason, "text": t.text, "hint": t.hint, "since": t.since}
+            for t in agent.troubles.open()
+        ],
+        "refused_total": agent.troubles.counts(),
+    }
+
+
+def _text(lsn: Lsn | None) -> str | None:
+    return None if lsn is None else str(lsn)
