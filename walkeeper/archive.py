@@ -108,13 +108,21 @@ class Archive:
         self._create_json(self.layout.gap(first, end), content)
 
     def gaps(self) -> list[Gap]:
-        """The recorded gaps, in order of position."""
+        """The gaps that were recorded, each within one timeline, in order of position; closed ones too."""
         gaps = []
         for info in self.store.list(self.layout.gaps):
             first, _, end = info.key.rpartition("/")[2].removesuffix(".json").partition("-")
             segment = Segment.parse(first, self.size)
             gaps.append(Gap(segment.timeline, str(segment.start), str(Lsn(int(end, 16)))))
         return sorted(gaps, key=lambda gap: Lsn.parse(gap.start))
+
+    def open_gaps(self) -> list[Gap]:
+        """The recorded gaps that are not closed: a returning member may have handed in what was missing."""
+        return [gap for gap in self.gaps() if not all(map(self.find, self._within(gap)))]
+
+    def _within(self, gap: Gap) -> Iterator[Segment]:
+        for number in range(Lsn.parse(gap.start) // self.size, Lsn.parse(gap.end) // self.size):
+            yield Segment(gap.timeline, number, self.size)
 
     def segments(self) -> Iterator[Segment]:
         """Every complete segment that the store lists, in no order that means something."""

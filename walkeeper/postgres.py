@@ -153,7 +153,7 @@ class Server:
             raise PostgresError(f"{self._name}: no answer within {self._timeout:g} s") from None
         except psycopg.Error as error:
             self._drop()
-            raise PostgresError(f"{self._name}: {_one_line(error)}", hint=_hint(error)) from None
+            raise PostgresError(f"{self._name}: {_one_line(error)}", hint=hint_for(str(error))) from None
 
     def _connected(self) -> psycopg.Connection[tuple[object, ...]]:
         if self._connection is None or self._connection.closed:
@@ -180,10 +180,14 @@ def _one_line(error: psycopg.Error) -> str:
     return " ".join(str(error).split())
 
 
-def _hint(error: psycopg.Error) -> str:
-    text = str(error)
-    if "pg_hba.conf" in text or isinstance(error, psycopg.errors.InvalidAuthorizationSpecification):
+def hint_for(text: str) -> str:
+    """What to do about a refusal, from the server's or libpq's own words; "" where they say it themselves."""
+    if "pg_hba.conf" in text:
         return "Allow this role in pg_hba.conf, for its database and for replication; or set walkeeper.postgresql.user."
     if "password authentication" in text:
         return "The password comes from patroni.yml (authentication.replication) or walkeeper.postgresql.password_file."
+    if "max_wal_senders" in text:
+        return "Raise max_wal_senders: pg_receivewal needs one, as each replica does."
+    if "too many" in text or "remaining connection slots" in text:
+        return "Raise max_connections, or end what holds them."
     return ""

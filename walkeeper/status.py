@@ -159,7 +159,7 @@ def _gaps(config: Config, record: Record | None, unknown: list[str]) -> list[dic
     deadline = Deadline("store")
     try:
         archive = Archive(open_store(config.store), layout, record.size, Codec())
-        gaps = deadline.call(archive.gaps, _STORE_TIMEOUT)
+        gaps = deadline.call(archive.open_gaps, _STORE_TIMEOUT)
     except (WalkeeperError, DeadlineExceeded) as problem:
         unknown.append(f"gaps: {problem}")
         return None

@@ -30,7 +30,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Gap
 from walkeeper.errors import BadSegment, DcsError, PostgresError, Refused, StoreDenied, WalkeeperError
-from walkeeper.postgres import Server
+from walkeeper.postgres import Server, hint_for
 from walkeeper.receiver import Ended, Receiver
 from walkeeper.spool import Spool
 
@@ -42,6 +42,8 @@ LOW_WATER: Final = 0.5
 """A full spool drains to this part of its limit before pg_receivewal goes on."""
 SLOW_RETRY: Final = 60.0
 """Seconds until a refusal, which only people can mend, is tried again."""
+MEMBER_PATIENCE: Final = 15.0
+"""Seconds that a member which may have lost WAL, and does not answer, is waited for before a gap is recorded."""
 TROUBLE_INTERVAL: Final = 10.0
 MAX_TROUBLE: Final = 200
 
@@ -103,6 +105,8 @@ class Archiver:
         self._restart = Backoff(0.2, 10)
         self._restart_at = 0.0
         self._receiving: Segment | None = None
+        self._missing: Segment | None = None
+        self._missing_since = 0.0
         self._full = False
         self._trouble_at = 0.0
         self._quiet_since = 0.0
@@ -223,7 +227,7 @@ class Archiver:
         if ended.well:
             return  # it received what there was room for
         events.info("receiver_ended", said=ended.said)
-        self._receiver_failed(PostgresError(f"pg_receivewal: {ended.said}", hint="walkeeper starts it again."))
+        self._receiver_failed(PostgresError(f"pg_receivewal: {ended.said}", hint=hint_for(ended.said)))
 
     def _receiver_failed(self, problem: WalkeeperError) -> None:
         self._restart_at = self._clock.monotonic() + self._restart.failed()
@@ -256,35 +260,47 @@ class Archiver:
                 f"{first}: the local server has it no more", hint="Looking in the store and at the other members."
             ),
         )
+        if self._missing != first:
+            self._missing, self._missing_since = first, self._clock.monotonic()
         gap_from: Segment | None = None
         wanted = first
         while lost_wal.is_lost(self._sources, wanted, self.observed.lsn) and not self._stopping.is_set():
             try:
-                receipt = lost_wal.find(self._sources, wanted)
+                receipt = self._find_lost(wanted)
             except WalkeeperError as problem:
                 self._receiver_failed(problem)
                 return
             if receipt is None and self._stopping.is_set():
                 return
+            if gap_from is not None and (receipt is not None or gap_from.timeline != wanted.timeline):
+                if not self._state_gap(gap_from, wanted.start):
+                    return
+                gap_from = None
             if receipt is None:
                 gap_from = gap_from or wanted
-            else:
-                if gap_from is not None:
-                    self._state_gap(gap_from, wanted.start)
-                    gap_from = None
-                self._frontier.add(receipt)
+            elif self._frontier.add(receipt):
                 self._changed.set()
             wanted = self.history.segment(wanted.number + 1, self._archive.size)
-        if gap_from is not None and not self._stopping.is_set():
-            self._state_gap(gap_from, wanted.start)
+        if gap_from is not None and not self._stopping.is_set() and not self._state_gap(gap_from, wanted.start):
+            return
         self._troubles.clear("archiver_wal_missing")
 
-    def _state_gap(self, first: Segment, end: Lsn) -> None:
+    def _find_lost(self, wanted: Segment) -> Receipt | None:
+        """None means that it is nowhere. A member that does not answer is waited for, but not for long (P4: 30 s)."""
+        try:
+            return lost_wal.find(self._sources, wanted)
+        except lost_wal.MemberUnreachable:
+            if self._clock.monotonic() - self._missing_since < MEMBER_PATIENCE:
+                raise
+            return None
+
+    def _state_gap(self, first: Segment, end: Lsn) -> bool:
+        """Record it in the store, then go on after it; False if the store did not take it (it is all tried again)."""
         try:
             self._archive.record_gap(first, end)
         except WalkeeperError as problem:
             self._receiver_failed(problem)
-            return
+            return False
         events.error(
             "gap",
             timeline=first.timeline,
@@ -296,6 +312,7 @@ class Archiver:
         self._new_gaps.put(Gap(first.timeline, str(first.start), str(end)))
         self._frontier.skip_gap(end)
         self._changed.set()
+        return True
 
     # --- upload -------------------------------------------------------------------------------------------------
 

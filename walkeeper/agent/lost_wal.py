@@ -22,6 +22,12 @@ _FETCH_TIMEOUT = 60.0
 """Seconds that another member has to deliver one segment."""
 
 
+class MemberUnreachable(PostgresError):
+    """Nobody who answered has it, and somebody who may have it did not answer."""
+
+    reason = "member_unreachable"
+
+
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Where lost WAL may still be. ``members`` is asked anew each time: a returning member may have it."""
@@ -42,7 +48,10 @@ def is_lost(sources: Sources, wanted: Segment, server_lsn: Lsn) -> bool:
 
 
 def find(sources: Sources, wanted: Segment) -> Receipt | None:
-    """A receipt for ``wanted`` from wherever it still is; None if it is nowhere. Raises the store's errors."""
+    """A receipt for ``wanted`` from wherever it still is; None if it is nowhere.
+
+    Raises the store's errors, or MemberUnreachable while that cannot be told.
+    """
     stored = sources.archive.find(wanted)
     if stored is not None:
         return stored
@@ -58,24 +67,38 @@ def _from_pg_wal(sources: Sources, wanted: Segment) -> bytes | None:
 
 
 def _from_members(sources: Sources, wanted: Segment) -> bytes | None:
-    for endpoint in sources.members():
-        sources.spool.clear_fetch()
-        (sources.spool.fetch / (wanted.name + PARTIAL)).touch(mode=0o600)
-        passfile = sources.spool.directory / "fetch.pgpass"
-        receiver = Receiver(sources.program, sources.spool.fetch, endpoint, passfile, sources.clock)
+    unreachable: list[str] = []
+    for settings in sources.members():
+        member = f"{settings.host}:{settings.port}"
         try:
-            receiver.start(last=wanted)
-            said = receiver.wait(_FETCH_TIMEOUT, sources.cancelled)
-            plain = read_segment(sources.spool.fetch / wanted.name, wanted)
-        except (FileNotFoundError, BadSegment):
-            events.info("member_has_it_not", segment=wanted, member=f"{endpoint.host}:{endpoint.port}", said=said)
-            continue
+            plain, said = _stream_one(sources, settings, wanted)
         except PostgresError as problem:
-            events.failure("member_unreachable", problem, segment=wanted)
-            continue
-        finally:
-            receiver.stop()
-        sources.spool.clear_fetch()
-        events.info("fetched_from_member", segment=wanted, member=f"{endpoint.host}:{endpoint.port}")
-        return plain
+            plain, said = None, str(problem)
+        if plain is not None:
+            events.info("fetched_from_member", segment=wanted, member=member)
+            return plain
+        events.info("not_fetched_from_member", segment=wanted, member=member, said=said)
+        if "connection to server" in said:
+            unreachable.append(member)
+    if unreachable:
+        raise MemberUnreachable(
+            f"{wanted}: the local server has it no more, and {', '.join(unreachable)} does not answer"
+        )
     return None
+
+
+def _stream_one(sources: Sources, settings: PostgresqlSettings, wanted: Segment) -> tuple[bytes | None, str]:
+    """The segment as that server streams it, or None, and what pg_receivewal said."""
+    sources.spool.clear_fetch()
+    (sources.spool.fetch / (wanted.name + PARTIAL)).touch(mode=0o600)
+    receiver = Receiver(
+        sources.program, sources.spool.fetch, settings, sources.spool.directory / "fetch.pgpass", sources.clock
+    )
+    receiver.start(last=wanted)
+    said = receiver.wait(_FETCH_TIMEOUT, sources.cancelled)
+    try:
+        return read_segment(sources.spool.fetch / wanted.name, wanted), said
+    except (FileNotFoundError, BadSegment):
+        return None, said
+    finally:
+        sources.spool.clear_fetch()
