@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tests.parts.postgres import Postgres, StopMode
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
 from tests.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
+from walkeeper.agent.metrics import Collector
+from walkeeper.agent.report import report
 from walkeeper.archive import Archive, fetch
 from walkeeper.codec import Codec
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
@@ -75,7 +78,7 @@ def test_segments_reach_the_store_then_the_record_then_the_slot_and_leave_the_sp
         assert fetch(alone.store, alone.layout, Codec(), name) == (alone.server.pg_wal / name).read_bytes()
 
 
-def test_the_order_put_record_slot_spool_is_never_bent(alone: Alone) -> None:
+def test_p1_the_order_put_record_slot_spool_is_never_bent(alone: Alone) -> None:
     """Whatever is held up, nothing behind it happens."""
     held = True
 
@@ -139,7 +142,7 @@ def test_p7_an_agent_that_was_killed_at_any_point_goes_on_without_help(alone: Al
             wait_for(lambda: not agent.agent.spool.complete(SIZE))
 
 
-def test_a_store_that_is_down_holds_up_nothing_but_the_archive(alone: Alone) -> None:
+def test_p9_a_store_that_is_down_holds_up_nothing_but_the_archive(alone: Alone) -> None:
     with alone.agent(spool_limit=8 * MIB) as agent:
         wait_for(lambda: agent.archiving)
         alone.store.down = True
@@ -217,7 +220,7 @@ def test_c1_a_damaged_spool_file_is_put_aside_and_streamed_again(alone: Alone) -
     assert fetch(alone.store, alone.layout, Codec(), victim.name) == (alone.server.pg_wal / victim.name).read_bytes()
 
 
-def test_c11_a_conflict_stops_the_frontier_and_shouts(alone: Alone) -> None:
+def test_p3_a_conflict_stops_the_frontier_and_shouts(alone: Alone) -> None:
     with alone.agent() as agent:
         wait_for(lambda: agent.archiving)
         taken = Segment.at(1, agent.frontier, SIZE)
@@ -230,3 +233,30 @@ def test_c11_a_conflict_stops_the_frontier_and_shouts(alone: Alone) -> None:
         assert agent.frontier == taken.start
         assert (alone.spool / "wal" / taken.name).exists()
     assert alone.store.get(alone.layout.file(taken, ".zst")) == other
+
+
+@pytest.mark.parametrize("part", ["store", "dcs", "postgresql"])
+def test_p10_an_inability_shows_in_the_log_the_metrics_and_the_report(
+    alone: Alone, part: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("walkeeper").propagate = True
+    with alone.agent() as agent:
+        wait_for(lambda: agent.archiving)
+        if part == "store":
+            alone.store.down = True
+            complete(alone.server, 1)
+        elif part == "dcs":
+            alone.dcs.down = True
+        else:
+            alone.server.stop()
+        what = {"store": "archiver_store"}.get(part, part)
+        wait_for(lambda: what in agent.troubles(), 30)
+        lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        assert any(line.startswith(f"{what} ") for line in lines)
+        families = {
+            sample.name: sample
+            for metric in Collector(lambda: report(agent.agent)).collect()
+            for sample in metric.samples
+        }
+        assert families["walkeeper_trouble"].labels["what"] == what
+        assert families["walkeeper_troubles"].value >= 1

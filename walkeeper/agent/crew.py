@@ -16,23 +16,33 @@ class Crew:
         self.ended = threading.Event()
         self.lost: str | None = None
         """The thread that died, if one did."""
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
 
     def start(self, name: str, work: Callable[[], None]) -> threading.Thread:
         """Run ``work`` in a thread of its own. It ends by returning; an exception ends the process."""
         thread = threading.Thread(target=self._guard, args=(name, work), name=name, daemon=True)
         thread.start()
+        with self._lock:
+            self._threads = [thread, *(other for other in self._threads if other.is_alive())]
         return thread
+
+    @property
+    def working(self) -> bool:
+        """Whether any of them still runs."""
+        with self._lock:
+            return any(thread.is_alive() for thread in self._threads)
 
     def report_death(self, name: str, problem: BaseException) -> None:
         """A thread died, one of ours or of a library's: the process shall end."""
-        frame = traceback.extract_tb(problem.__traceback__)[-1]
+        frames = traceback.extract_tb(problem.__traceback__)
         self.lost = name
         events.error(
             "thread_died",
             thread=name,
             error=f"{type(problem).__name__}: {problem}",
-            at=f"{frame.filename.rpartition('/')[2]}:{frame.lineno}",
-            hint="This is a bug in walkeeper. The agent ends and starts again; nothing is lost.",
+            at=f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else None,
+            hint="This is a bug in walkeeper. The agent ends, to be started again; nothing is lost.",
         )
         self.ended.set()
 

@@ -1,43 +1,65 @@
-"""The agent's report in Prometheus' text format, over HTTP at ``/metrics``."""
+"""The agent's report over HTTP: ``/metrics`` in Prometheus' text format, ``/health`` for load balancers and probes.
+
+docs/metrics.md is made from the tables here: ``python -m walkeeper.agent.metrics > docs/metrics.md``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from walkeeper import events
 from walkeeper.core.lsn import Lsn
 
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
 Report = Callable[[], dict[str, Any]]
 
-_GAUGES: Final = (
+CLIENT_SECONDS: Final = 10.0
+"""What a client may take for its request."""
+
+_GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
     ("archiving", "1 while this node's agent owns the record and archives.", lambda r: r["agent"]["archiving"]),
+    ("look_age_seconds", "Since the agent last looked at everything.", lambda r: r["agent"]["looked_seconds_ago"]),
     ("server_up", "1 while the local PostgreSQL answers.", lambda r: r["server"] is not None),
-    ("record_known", "1 while the DCS answers.", lambda r: r["record_known"]),
     ("server_lsn_bytes", "How far the local server's WAL is flushed.", lambda r: _lsn(r["server"], "lsn")),
-    ("server_timeline", "The local server's timeline.", lambda r: r["server"] and r["server"]["timeline"]),
-    ("frontier_lsn_bytes", "Everything below is in the store.", lambda r: _lsn(r["record"], "frontier")),
-    ("frontier_timeline", "The record's timeline.", lambda r: r["record"] and r["record"]["timeline"]),
+    ("server_timeline", "The local server's timeline.", lambda r: _of(r["server"], "timeline")),
+    ("record_known", "1 while the DCS answers.", lambda r: r["record_known"]),
+    (
+        "frontier_lsn_bytes",
+        "The record's frontier: everything below is in the store.",
+        lambda r: _lsn(r["record"], "frontier"),
+    ),
+    ("frontier_timeline", "The frontier's timeline.", lambda r: _of(r["record"], "timeline")),
     (
         "stored_lsn_bytes",
-        "How far this archiver has stored; the frontier follows it.",
+        "How far this node's archiver has stored; the frontier follows it.",
         lambda r: _lsn(r["agent"], "stored_up_to"),
     ),
     ("lag_bytes", "The local server's WAL that is not below the frontier.", lambda r: r["lag_bytes"]),
     ("lag_seconds", "How long the oldest complete segment has waited for the frontier.", lambda r: r["lag_seconds"]),
     ("gap_safe", "1 while this node holds everything that is not archived.", lambda r: r["gap_safe"]),
-    ("gaps", "Recorded gaps in the archive.", lambda r: r["record"] and r["record"]["gaps"]),
+    ("gaps", "Recorded gaps in the archive.", lambda r: _of(r["record"], "gaps")),
     ("spool_bytes", "Bytes in the spool.", lambda r: r["agent"]["spool_bytes"]),
     ("spool_limit_bytes", "The spool's limit.", lambda r: r["agent"]["spool_limit"]),
-    ("troubles", "What keeps the agent from its work at this moment.", lambda r: len(r["troubles"])),
+    ("troubles", "How many things keep the agent from its work at this moment.", lambda r: len(r["troubles"])),
 )
-_COUNTERS: Final = (
+_COUNTERS: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
     ("uploaded_segments", "Segments stored since the takeover.", lambda r: r["agent"]["uploaded_segments"]),
     ("uploaded_bytes", "Bytes stored since the takeover, packed.", lambda r: r["agent"]["uploaded_bytes"]),
 )
+_REFUSED: Final = ("refused", "Refusals and failures by reason, since the agent started.")
+_TROUBLE: Final = ("trouble", "1 for each trouble that lasts.")
+_INFO: Final = ("info", "Always 1; what the labels say.")
 
 
 class _Collector:
@@ -52,34 +74,73 @@ class _Collector:
                 yield GaugeMetricFamily(f"walkeeper_{name}", text, value=float(value))
         for name, text, read in _COUNTERS:
             yield CounterMetricFamily(f"walkeeper_{name}", text, value=float(read(report)))
-        refused = CounterMetricFamily("walkeeper_refused", "Refusals and failures by reason.", labels=["reason"])
+        refused = CounterMetricFamily(f"walkeeper_{_REFUSED[0]}", _REFUSED[1], labels=["reason"])
         for reason, count in sorted(report["refused_total"].items()):
             refused.add_metric([reason], count)
         yield refused
-        open_now = GaugeMetricFamily("walkeeper_trouble", "1 for each trouble that lasts.", labels=["what", "reason"])
+        lasting = GaugeMetricFamily(f"walkeeper_{_TROUBLE[0]}", _TROUBLE[1], labels=["what", "reason"])
         for trouble in report["troubles"]:
-            open_now.add_metric([trouble["what"], trouble["reason"]], 1)
-        yield open_now
-        about = GaugeMetricFamily("walkeeper_info", "Version and place.", labels=["version", "scope", "member"])
+            lasting.add_metric([trouble["what"], trouble["reason"]], 1)
+        yield lasting
+        about = GaugeMetricFamily(f"walkeeper_{_INFO[0]}", _INFO[1], labels=["version", "scope", "member"])
         agent = report["agent"]
         about.add_metric([agent["version"], agent["scope"], agent["name"]], 1)
         yield about
 
 
+class _Application:
+    def __init__(self, report: Report) -> None:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Collector(report))
+        self._report = report
+        self._metrics = make_wsgi_app(registry)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO")
+        if path in ("/", "/metrics"):
+            return self._metrics(environ, start_response)
+        if path == "/health":
+            troubles = self._report()["troubles"]
+            start_response(
+                "503 Service Unavailable" if troubles else "200 OK", [("Content-Type", "application/json")]
+            )
+            return [json.dumps({"troubles": troubles}).encode() + b"\n"]
+        start_response("404 Not Found", [("Content-Type", "text/plain")])
+        return [b"There are /metrics and /health.\n"]
+
+
+class _Request(WSGIRequestHandler):
+    timeout = CLIENT_SECONDS
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
+        """Nothing: it would be a line every few seconds."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A client that went away."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
 def serve(host: str, port: int, report: Report) -> Callable[[], None]:
     """Begin to serve; returns what ends it. A port that is taken is a warning: archiving goes on without metrics."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(report))
     try:
-        server, thread = start_http_server(port, host, registry)
+        server = make_server(host, port, _Application(report), _Server6 if ":" in host else _Server, _Request)
     except OSError as error:
         events.warning(
             "metrics_not_served",
             listen=f"{host}:{port}",
             error=error.strerror,
-            hint="Set walkeeper.agent.listen to a free port.",
+            hint="Set walkeeper.agent.listen to a free port, or to off.",
         )
         return lambda: None
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
 
     def end() -> None:
         server.shutdown()
@@ -91,3 +152,51 @@ def serve(host: str, port: int, report: Report) -> Callable[[], None]:
 
 def _lsn(part: dict[str, Any] | None, key: str) -> int | None:
     return None if part is None or part[key] is None else int(Lsn.parse(part[key]))
+
+
+def _of(part: dict[str, Any] | None, key: str) -> Any:
+    return None if part is None else part[key]
+
+
+# --- docs/metrics.md ------------------------------------------------------------------------------------------------
+
+_HEAD: Final = """\
+# Metrics
+
+Each agent serves its own at `http://HOST:PORT/metrics` (`agent.listen`, by default `127.0.0.1:8018`), in Prometheus' text
+format. What the agent does not know at that moment is left out, not guessed: alert on `absent()` too. Positions (LSNs) are
+bytes from the beginning of WAL, as `pg_wal_lsn_diff(lsn, '0/0')` gives them.
+
+`/health` answers 200 while nothing keeps the agent from its work, and 503 with the troubles as JSON otherwise.
+
+| name | kind | labels | |
+| --- | --- | --- | --- |
+"""
+_TAIL: Final = """
+## What to alert on
+
+| condition | meaning |
+| --- | --- |
+| `max by (scope) (walkeeper_archiving * on (instance) group_left (scope) walkeeper_info) < 1` for 1 min | nobody archives |
+| `walkeeper_lag_seconds > 60` on the node with `walkeeper_archiving == 1` | the store or the DCS does not keep up |
+| `walkeeper_gap_safe == 0` for 10 min | a promotion of that node could lose WAL |
+| `increase(walkeeper_gaps[1h]) > 0` | WAL is lost: take a base backup |
+| `walkeeper_trouble{reason="conflict"} == 1` | two servers wrote the same timeline; archiving has stopped |
+| `walkeeper_look_age_seconds > 60`, or the target is down | the agent is stuck or gone |
+"""
+
+
+def reference() -> str:
+    """The document."""
+    rows = [(f"walkeeper_{name}", "gauge", "", text) for name, text, _ in _GAUGES]
+    rows += [(f"walkeeper_{name}_total", "counter", "", text) for name, text, _ in _COUNTERS]
+    rows += [
+        (f"walkeeper_{_REFUSED[0]}_total", "counter", "`reason`", _REFUSED[1]),
+        (f"walkeeper_{_TROUBLE[0]}", "gauge", "`what`, `reason`", _TROUBLE[1]),
+        (f"walkeeper_{_INFO[0]}", "gauge", "`version`, `scope`, `member`", _INFO[1]),
+    ]
+    return _HEAD + "".join(f"| `{name}` | {kind} | {labels} | {text} |\n" for name, kind, labels, text in rows) + _TAIL
+
+
+if __name__ == "__main__":
+    print(reference(), end="")  # noqa: T201

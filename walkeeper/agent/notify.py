@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
+
+_PATIENCE = 1.0
+"""Seconds, where systemd does not read."""
 
 
 class Notifier:
@@ -13,17 +17,18 @@ class Notifier:
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        usec = environ.get("WATCHDOG_USEC", "")
-        self.watchdog_seconds = int(usec) / 1_000_000 if usec.isdecimal() and int(usec) > 0 else None
+        self.watchdog_seconds = _watchdog(environ)
 
     def ready(self) -> None:
+        """It works; also after a reload."""
         self._send("READY=1")
 
     def alive(self) -> None:
         self._send("WATCHDOG=1")
 
     def reloading(self) -> None:
-        self._send("RELOADING=1")
+        """A new configuration is taken up. The time is what ``Type=notify-reload`` wants."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:
         self._send("STOPPING=1")
@@ -33,7 +38,16 @@ class Notifier:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
-                link.settimeout(1)
+                link.settimeout(_PATIENCE)
                 link.sendto(message.encode(), self._address)
         except OSError:
             return
+
+
+def _watchdog(environ: Mapping[str, str]) -> float | None:
+    """As sd_watchdog_enabled(3): the variables may be meant for another process, which passed them on."""
+    usec = environ.get("WATCHDOG_USEC", "")
+    meant_for = environ.get("WATCHDOG_PID", "")
+    if not (usec.isascii() and usec.isdecimal()) or int(usec) == 0 or meant_for not in ("", str(os.getpid())):
+        return None
+    return int(usec) / 1_000_000

@@ -7,78 +7,126 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from walkeeper import __version__, events, rundir
-from walkeeper.agent import metrics
+from walkeeper.agent import background, metrics
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.notify import Notifier
 from walkeeper.agent.report import report
 from walkeeper.clock import SystemClock
 from walkeeper.config import Config, load
 from walkeeper.control import AgentLock, ControlServer
-from walkeeper.errors import AgentError, WalkeeperError
-from walkeeper.record.base import RecordStore
+from walkeeper.errors import AgentError, ConfigError, WalkeeperError
 from walkeeper.record.patroni import connect
 from walkeeper.spool import Spool
 from walkeeper.store.open import open_store
 
 STUCK_SECONDS: Final = 120.0
 """Without a completed look for this long the watchdog is not fed: longer than every time-out of one look together."""
-_WAKE: Final = 0.2
+WAKE_SECONDS: Final = 0.2
+SPOOL_RETRY_SECONDS: Final = 2.0
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main(config: Config, *, detach: bool = False, from_callback: bool = False) -> int:
-    """Run until SIGTERM or SIGINT. 0 after a signal, 1 when a thread died or another agent runs."""
-    environ = dict(os.environ)
+    """Run until SIGTERM or SIGINT. 0 after a signal, 1 when a thread died or another agent runs.
+
+    With ``detach``: start a daemon, and return when it works or cannot. Raises AgentError or ConfigError.
+    """
     if from_callback and not config.agent.start_from_callback:
         return 0
     if os.geteuid() == 0:
         raise AgentError("agent: it does not run as root", hint="Run it as PostgreSQL's own user, as Patroni does.")
-    spool = Spool(config.spool_directory, config.spool_limit)
-    spool.open()
+    background.open_standard_descriptors()
     if detach:
-        _detach()
-    _open_log(config, to_file=detach or from_callback)
-    socket = Path(rundir.socket_path(config.source, os.environ))
-    with AgentLock(Path(rundir.lock_path(str(socket)))) as lock, AgentLock(config.spool_directory / "lock"):
-        return _Process(config, socket, lock, environ).run()
+        return background.start(lambda started: _Process(config, background=True, started=started).run())
+    return _Process(config, background=from_callback, waits_for_spool=from_callback).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """A configuration and the files that it came from: Patroni's says more than what is in Config."""
+
+    config: Config
+    files: tuple[bytes, ...]
+
+
+def _read(config: Config) -> _Version:
+    try:
+        return _Version(config, tuple(path.read_bytes() for path in (config.source, config.patroni_config)))
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: it cannot be read: {error.strerror}") from None
 
 
 class _Process:
-    """Signals only set a flag; the main thread looks at it, at the crew and at the watchdog."""
+    """Signals only set a flag; the main thread looks at it, at the crew and at the watchdog.
 
-    def __init__(self, config: Config, socket: Path, lock: AgentLock, environ: Mapping[str, str]) -> None:
-        self._config = config
-        self._socket = socket
-        self._lock = lock
-        self._environ = environ
+    ``background``: nobody sees its standard error and no service manager watches it. ``waits_for_spool``: nor is there
+    anybody who starts it again, so that it waits for a spool that cannot be used yet.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        background: bool,
+        waits_for_spool: bool = False,
+        started: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._version = _read(config)
+        self._background = background
+        self._waits_for_spool = waits_for_spool
+        self._started = started
         self._signalled: int | None = None
         self._clock = SystemClock()
-        self._notifier = Notifier()
+        # An agent that a callback started has Patroni's environment, and is none of the service's processes.
+        self._notifier = Notifier({} if background else os.environ)
 
     def run(self) -> int:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        """Until the end of the process; raises only what keeps it from starting."""
+        for number in _SIGNALS:
             signal.signal(number, self._on_signal)
-        code = 0
-        while True:
-            agent = Agent(self._config, open_store(self._config.store), self._connect(), self._clock)
-            code = self._serve(agent)
-            if self._signalled != signal.SIGHUP or code:
-                break
-            self._signalled = None
+        socket = Path(rundir.socket_path(self._version.config.source, os.environ))
+        with AgentLock(Path(rundir.lock_path(str(socket)))) as lock:
+            self._spool_lock = self._lock_spool(self._version.config)
+            self._open_log(self._version.config)
+            agent: Agent | None = self._build(self._version.config)
+            code = 0
+            while agent is not None:
+                code, agent = self._serve(agent, socket, lock)
         events.info("agent_stopped", code=code)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
         # Threads that hang inside a library must not hold up the end.
         os._exit(code)
 
-    def _connect(self) -> RecordStore:
-        os.environ.update(self._environ)  # Patroni's Config takes its PATRONI_… variables away each time
-        return connect(self._config.patroni_config, self._config.name, timeout=self._config.agent.dcs_timeout)
+    def _build(self, config: Config) -> Agent:
+        records = connect(config.patroni_config, config.name, timeout=config.agent.dcs_timeout)
+        return Agent(config, open_store(config.store), records, self._clock)
 
-    def _serve(self, agent: Agent) -> int:
+    def _lock_spool(self, config: Config) -> AgentLock:
+        """A second lock: two configurations may name one spool."""
+        logged_at: float | None = None
+        while True:
+            try:
+                Spool(config.spool_directory, config.spool_limit).open()
+                return AgentLock(config.spool_directory / "lock")
+            except ConfigError as problem:
+                if not self._waits_for_spool or self._signalled in (signal.SIGTERM, signal.SIGINT):
+                    raise
+                now = self._clock.monotonic()
+                if logged_at is None or now - logged_at > 60:
+                    events.to_stderr()
+                    events.failure("spool_unusable", problem)
+                    logged_at = now
+                self._clock.sleep(SPOOL_RETRY_SECONDS)
+
+    def _serve(self, agent: Agent, socket: Path, lock: AgentLock) -> tuple[int, Agent | None]:
+        """Work until a signal or a death. The exit code, and the agent of a new configuration to go on with."""
+
         def answer(_: dict[str, Any]) -> Mapping[str, Any]:
             return report(agent)
 
@@ -91,79 +139,94 @@ class _Process:
             agent.crew.report_death(facts.thread.name if facts.thread else "?", facts.exc_value or facts.exc_type())
 
         threading.excepthook = died
-        control = ControlServer(self._socket, self._lock, {"status": answer, "poke": poke})
+        control = ControlServer(socket, lock, {"status": answer, "poke": poke})
         control.open()
+        config = self._version.config
         events.info(
-            "agent_started",
-            version=__version__,
-            member=self._config.name,
-            scope=self._config.scope,
-            store=agent.store.url,
+            "agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url
         )
-        end_metrics: Callable[[], None] = lambda: None  # noqa: E731
-        if self._config.agent.listen is not None:
-            end_metrics = metrics.serve(*self._config.agent.listen, lambda: report(agent))
+        listen = config.agent.listen
+        end_metrics = metrics.serve(*listen, lambda: report(agent)) if listen is not None else lambda: None
         agent.start()
         agent.crew.start("control", control.run)
         self._notifier.ready()
+        self._started()
+        following: Agent | None = None
         try:
-            self._watch(agent)
+            following = self._watch(agent)
         finally:
-            self._notifier.stopping()
+            if following is None:
+                self._notifier.stopping()
             control.close()
-            agent.stop()
             end_metrics()
-        return 1 if agent.crew.lost is not None else 0
+            agent.stop()
+        if following is not None:
+            following = self._wait_for_the_end_of(agent, following)
+        return 1 if agent.crew.lost is not None else 0, following
 
-    def _watch(self, agent: Agent) -> None:
+    def _watch(self, agent: Agent) -> Agent | None:
+        """Until the process shall end: None. Or until there is a new configuration: the agent that goes by it."""
         fed_at = 0.0
-        while not agent.crew.ended.wait(_WAKE):
-            if self._signalled is not None and (self._signalled != signal.SIGHUP or self._reloaded()):
-                return
+        while not agent.crew.ended.wait(WAKE_SECONDS):
+            if self._signalled == signal.SIGHUP:
+                self._signalled = None
+                self._notifier.reloading()
+                if (following := self._reloaded()) is not None:
+                    return following
+                self._notifier.ready()
+            elif self._signalled is not None:
+                return None
             now = self._clock.monotonic()
             period = self._notifier.watchdog_seconds
             if period is not None and now - fed_at > period / 3 and now - agent.seen.at < STUCK_SECONDS:
                 self._notifier.alive()
                 fed_at = now
+        return None
 
-    def _reloaded(self) -> bool:
-        """Whether there is a new configuration to go on with; a broken one is reported and the old one kept."""
-        self._signalled = None
+    def _reloaded(self) -> Agent | None:
+        """The agent of a new configuration. None: it is the same, or it cannot be used, which is reported."""
+        present = self._version
         try:
-            config = load(self._config.source, self._environ, for_agent=True)
+            version = _read(load(present.config.source, os.environ, for_agent=True))
+            self._open_log(version.config)
+            if version == present:
+                events.info("reloaded", changed=False)
+                return None
+            agent = self._build(version.config)
+            if version.config.spool_directory != present.config.spool_directory:
+                spool_lock, self._spool_lock = self._spool_lock, self._lock_spool(version.config)
+                spool_lock.release()
         except WalkeeperError as problem:
-            events.failure("reload_failed", problem)
-            return False
-        if config == self._config:
-            events.info("reloaded", changed=False)
-            return False
+            events.failure("reload_failed", problem, goes_on="with the configuration as it was")
+            return None
         events.info("reloaded", changed=True)
-        self._config = config
-        self._signalled = signal.SIGHUP
-        return True
+        self._version = version
+        return agent
+
+    def _wait_for_the_end_of(self, agent: Agent, following: Agent) -> Agent | None:
+        """Two must not work on one spool. A thread may hang in the store for as long as the store's time-outs say."""
+        while agent.crew.working and not agent.crew.ended.is_set():
+            if self._signalled in (signal.SIGTERM, signal.SIGINT):
+                return None
+            agent.stop()
+            self._clock.sleep(WAKE_SECONDS)
+        return None if agent.crew.ended.is_set() else following
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._signalled is None or number != signal.SIGHUP:
             self._signalled = number
 
-
-def _open_log(config: Config, *, to_file: bool) -> None:
-    path = config.agent.log_file or (config.spool_directory / "agent.log" if to_file else None)
-    if path is None:
-        events.to_stderr(config.agent.log_level)
-        return
-    events.to_file(path, config.agent.log_level)
-
-
-def _detach() -> None:
-    """Become a daemon: a double fork, so that no terminal and no caller is left. Returns in the daemon only."""
-    if os.fork():
-        os._exit(0)
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    os.chdir("/")
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(nothing, descriptor)
-    os.close(nothing)
+    def _open_log(self, config: Config) -> None:
+        """Anew at each SIGHUP, for those who rotate it themselves. Raises ConfigError."""
+        unseen = self._background or sys.stderr is None
+        path = config.agent.log_file or (config.spool_directory / "agent.log" if unseen else None)
+        if path is None:
+            events.to_stderr(config.agent.log_level)
+            return
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: the log cannot be written: {error.strerror}", hint="agent.log_file says where it is."
+            ) from None
+        events.to_file(path, config.agent.log_level)

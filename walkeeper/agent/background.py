@@ -1,0 +1,72 @@
+"""Becoming a daemon, for where there is no service manager: ``walkeeper agent --detach``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from walkeeper import events
+from walkeeper.errors import AgentError, WalkeeperError
+from walkeeper.rundir import RunDirectoryError
+
+_STARTED: Final = b"started\n"
+
+
+def open_standard_descriptors() -> None:
+    """So that no file or socket gets the number 0, 1 or 2 where those were closed, and with it what is printed."""
+    descriptor = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    while descriptor <= 2:
+        os.set_inheritable(descriptor, True)
+        descriptor = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.close(descriptor)
+
+
+def start(work: Callable[[Callable[[], None]], int]) -> int:
+    """Run ``work`` in a daemon, by a double fork; it is given a function to call when it has started.
+
+    The caller waits for that and returns 0. Raises AgentError with what the daemon said, if it ended instead.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _become_daemon(writer, work)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with open(reader, "rb") as pipe:
+        said = pipe.read()
+    if said == _STARTED:
+        return 0
+    text, _, hint = said.decode("utf-8", "replace").partition("\n")
+    raise AgentError(text or "agent: it ended before it had started", hint=hint or "Start it without --detach.")
+
+
+def _become_daemon(writer: int, work: Callable[[Callable[[], None]], int]) -> None:
+    """In the child; never returns."""
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.chdir("/")
+    waiting = {writer}
+
+    def started() -> None:
+        if not waiting:
+            return
+        waiting.clear()
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for descriptor in (0, 1, 2):
+            os.dup2(nothing, descriptor)
+        os.close(nothing)
+        os.write(writer, _STARTED)
+        os.close(writer)
+
+    code = 1
+    try:
+        code = work(started)
+    except (WalkeeperError, RunDirectoryError) as problem:
+        os.write(writer, f"{problem}\n{getattr(problem, 'hint', '')}".encode())
+    except BaseException as problem:  # noqa: BLE001 - nobody else is there to say it
+        events.failure("agent_died", problem)
+    finally:
+        os._exit(code)
