@@ -203,6 +203,19 @@ def test_b1_an_odd_partial_and_stale_files_in_the_spool_do_no_harm(alone: Alone)
     assert len(list((alone.spool / "quarantine").iterdir())) == 2
 
 
+def test_b10_a_spool_that_cannot_be_used_for_a_while_is_waited_for(alone: Alone) -> None:
+    with alone.agent() as agent:
+        agent.wait_frontier(complete(alone.server, 1))
+        (alone.spool / "wal").chmod(0)
+        end = complete(alone.server, 3)
+        wait_for(lambda: "archiver_spool" in agent.troubles())
+        (alone.spool / "wal").chmod(0o700)
+        agent.wait_frontier(end, 30)
+        shutil.rmtree(alone.spool)
+        agent.wait_frontier(complete(alone.server, 3), 30)
+        wait_for(lambda: not agent.troubles())
+
+
 def test_c1_a_damaged_spool_file_is_put_aside_and_streamed_again(alone: Alone) -> None:
     alone.store.down = True
     with alone.agent() as agent:

@@ -41,6 +41,7 @@ class Pair:
         self.archive = Archive(self.store, self.layout, SIZE, Codec())
 
     def add_standby(self, *, hold_slot: bool) -> Postgres:
+        self.primary.physical_slot("b")
         backup = self.primary.base_backup(self.directory / "backup", wal="fetch")
         conninfo = f"host=127.0.0.1 port={self.primary.port} user={REPLICATOR} password={REPLICATOR_PASSWORD} application_name=b"
         standby = restore_server(
@@ -49,7 +50,7 @@ class Pair:
             "false",
             bin_dir=self.primary.bin_dir,
             signal_file="standby.signal",
-            settings={"primary_conninfo": conninfo, **RECYCLES},
+            settings={"primary_conninfo": conninfo, "primary_slot_name": "b", **RECYCLES},
         )
         (standby.data / "pg_hba.conf").write_text("local all all trust\nhost all,replication all 127.0.0.1/32 trust\n")
         standby.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.core.worlds import plain_segment
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.errors import BadSegment, ConfigError
+from walkeeper.errors import BadSegment, ConfigError, SpoolError
 from walkeeper.spool import Spool, read_segment
 
 SIZE = SegmentSize(MIB)
@@ -169,3 +170,23 @@ def test_only_a_plain_file_of_the_right_size_is_read(tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "target")
     with pytest.raises((BadSegment, OSError)):
         read_segment(path, segment)
+
+
+def test_b10_rights_that_were_taken_away_are_named_and_waited_out(spool: Spool) -> None:
+    put(spool, 1, 3)
+    spool.wal.chmod(0)
+    try:
+        for act in (lambda: spool.complete(SIZE), spool.used, lambda: spool.seed(TWO, Lsn(3 * MIB), SIZE)):
+            with pytest.raises(SpoolError, match=r"Permission denied \(uid \d+, mode 0000\)"):
+                act()
+        with pytest.raises(SpoolError):
+            spool.read(Segment(1, 3, SIZE))
+    finally:
+        spool.wal.chmod(0o700)
+    assert spool.complete(SIZE) == [Segment(1, 3, SIZE)]
+
+
+def test_a_spool_that_somebody_removed_is_made_anew(spool: Spool) -> None:
+    shutil.rmtree(spool.directory)
+    assert spool.complete(SIZE) == []
+    assert spool.seed(TWO, Lsn(3 * MIB), SIZE) == Segment(1, 3, SIZE)

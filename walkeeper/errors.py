@@ -19,6 +19,7 @@
     │   ├── DcsUnavailable     no answer within the deadline
     │   └── CasConflict        somebody else wrote the record first
     ├── PostgresError          the local server, or a member; waiting can help
+    ├── SpoolError             the spool's disk or its rights; waiting can help
     └── AgentError             the agent: already running, not running, no answer
 
 The text is one line, the object first, in lower case. What to do about it is in ``hint``.
@@ -121,6 +122,11 @@ class CasConflict(DcsError):
 class PostgresError(WalkeeperError):
     waiting_helps = True
     reason = "postgres"
+
+
+class SpoolError(WalkeeperError):
+    waiting_helps = True
+    reason = "spool"
 
 
 class AgentError(WalkeeperError):

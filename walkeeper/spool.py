@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +25,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import PARTIAL, Segment
 from walkeeper.core.receipt import Receipt
-from walkeeper.errors import BadName, BadSegment, ConfigError
+from walkeeper.errors import BadName, BadSegment, ConfigError, SpoolError
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -43,51 +44,68 @@ class Spool:
     def open(self) -> None:
         """Make the directories, and put aside what a previous boot left. Raises ConfigError where it cannot be used."""
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_private(self.directory)
-            for directory in (self.wal, self.fetch, self.quarantine):
-                directory.mkdir(mode=0o700, exist_ok=True)
-                _check_private(directory)
-            self._check_boot()
+            self._make()
         except OSError as error:
             raise ConfigError(
                 f"{self.directory}: {error.strerror}",
                 hint="The spool must be writable by this user; walkeeper.spool.directory says where it is.",
             ) from None
+        with _told(self.directory):
+            self._check_boot()
+
+    def _make(self) -> None:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_private(self.directory)
+        for directory in (self.wal, self.fetch, self.quarantine):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            _check_private(directory)
 
     def complete(self, size: SegmentSize) -> list[Segment]:
         """The complete segments that lie in it, lowest first; other files are reported once and left alone."""
         segments = []
-        for entry in self._entries():
-            try:
-                segment = Segment.parse(entry.name, size)
-            except BadName:
-                self._report_unknown(entry.name)
-                continue
-            if _is_whole(entry, size):
-                segments.append(segment)
+        with _told(self.wal):
+            for entry in self._entries():
+                try:
+                    segment = Segment.parse(entry.name, size)
+                except BadName:
+                    self._report_unknown(entry.name)
+                    continue
+                if _is_whole(entry, size):
+                    segments.append(segment)
         return sorted(segments, key=lambda segment: (segment.number, segment.timeline))
 
     def used(self) -> int:
         """Bytes in the receiver's directory."""
         total = 0
-        for entry in self._entries():
-            try:
-                total += entry.stat(follow_symlinks=False).st_size
-            except FileNotFoundError:
-                continue
+        with _told(self.wal):
+            for entry in self._entries():
+                with suppress(FileNotFoundError):
+                    total += entry.stat(follow_symlinks=False).st_size
         return total
 
     def read(self, segment: Segment) -> bytes:
-        """The whole file. Raises BadSegment if it is no plain file of the right size, or changes while it is read."""
-        return read_segment(self.wal / segment.name, segment)
+        """The whole file. Raises BadSegment if it is no plain file of the right size, or changes while it is read;
+        FileNotFoundError if it is gone.
+        """
+        path = self.wal / segment.name
+        try:
+            return read_segment(path, segment)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _spool_error(error, path) from None
 
     def remove(self, receipt: Receipt) -> None:
         """Drop a segment that the store has, the record and the slot are past."""
-        (self.wal / receipt.segment.name).unlink(missing_ok=True)
+        with _told(self.wal / receipt.segment.name):
+            (self.wal / receipt.segment.name).unlink(missing_ok=True)
 
     def put_aside(self, name: str, why: str) -> None:
         """Move a file of the receiver's directory to quarantine. Logged: it never happens without a reason."""
+        with _told(self.quarantine):
+            self._move_aside(name, why)
+
+    def _move_aside(self, name: str, why: str) -> None:
         target = self.quarantine / name
         number = 0
         while target.exists():
@@ -107,6 +125,10 @@ class Spool:
         removal. What could mislead pg_receivewal is put aside. Then an empty ``.partial`` is laid where it shall start:
         the open segment is streamed again from its beginning. Call it only while no receiver runs.
         """
+        with _told(self.wal):
+            return self._seed(history, frontier, size)
+
+    def _seed(self, history: History, frontier: Lsn, size: SegmentSize) -> Segment:
         whole = {segment.name: segment for segment in self.complete(size)}
         following = history.segment_at(frontier, size)
         while following.name in whole:
@@ -127,8 +149,9 @@ class Spool:
 
     def clear_fetch(self) -> None:
         """Empty the directory for fetching from another member."""
-        for entry in os.scandir(self.fetch):
-            Path(entry.path).unlink()
+        with _told(self.fetch):
+            for path in list(self.fetch.iterdir()):
+                path.unlink()
 
     def _drop_partial(self, entry: os.DirEntry[str], history: History, size: SegmentSize) -> None:
         """An ordinary one holds nothing that pg_wal has not; one that cannot be pg_receivewal's own is kept for a look."""
@@ -140,7 +163,12 @@ class Spool:
         self.put_aside(entry.name, f"a partial of {found.st_size} bytes on timeline {segment.timeline}")
 
     def _entries(self) -> Iterator[os.DirEntry[str]]:
-        with os.scandir(self.wal) as entries:
+        try:
+            entries = os.scandir(self.wal)
+        except FileNotFoundError:
+            self._make()  # somebody removed the spool: it is a cache
+            return
+        with entries:
             yield from entries
 
     def _report_unknown(self, name: str) -> None:
@@ -174,6 +202,23 @@ class Spool:
             total -= oldest.lstat().st_size
             oldest.unlink()
             events.warning("quarantine_full", removed=oldest, limit=self.limit)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _spool_error(error, path) from None
+
+
+def _spool_error(error: OSError, path: Path) -> SpoolError:
+    """What happened to which file, for whom."""
+    mode = f", mode {stat.S_IMODE(path.stat().st_mode):04o}" if os.access(path.parent, os.X_OK) and path.exists() else ""
+    return SpoolError(
+        f"{error.filename or path}: {error.strerror} (uid {os.getuid()}{mode})",
+        hint="The spool's disk is full, or failed, or its rights were changed. Nothing is lost: the WAL stays in pg_wal.",
+    )
 
 
 def read_segment(path: Path, segment: Segment) -> bytes:

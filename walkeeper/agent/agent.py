@@ -24,7 +24,7 @@ from walkeeper.core.desired import Desired, ServerView, View, desired
 from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.record import Record, decode_record
-from walkeeper.errors import BadRecord, DcsError, PostgresError, WalkeeperError
+from walkeeper.errors import BadRecord, DcsError, PostgresError, SpoolError, WalkeeperError
 from walkeeper.layout import Layout
 from walkeeper.postgres import Server, ServerState
 from walkeeper.receiver import Receiver, find_program
@@ -132,9 +132,12 @@ class Agent:
                 self._probed = True
                 self.troubles.clear("store_probe")
 
-    def spool_used(self) -> int:
-        """Bytes."""
-        return self.spool.used()
+    def spool_used(self) -> int | None:
+        """Bytes; None where the spool cannot be read."""
+        try:
+            return self.spool.used()
+        except SpoolError:
+            return None
 
     def lag_seconds(self) -> float | None:
         """How long the oldest complete segment has waited to pass the frontier; None without a frontier or a server."""

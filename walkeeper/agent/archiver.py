@@ -29,7 +29,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Gap
-from walkeeper.errors import BadSegment, DcsError, PostgresError, Refused, StoreDenied, WalkeeperError
+from walkeeper.errors import BadSegment, DcsError, PostgresError, Refused, SpoolError, StoreDenied, WalkeeperError
 from walkeeper.postgres import Server, hint_for
 from walkeeper.receiver import Ended, Receiver
 from walkeeper.spool import Spool
@@ -40,6 +40,7 @@ SILENCE_LIMIT: Final = 30.0
 """Seconds that pg_receivewal may receive nothing while the server writes."""
 LOW_WATER: Final = 0.5
 """A full spool drains to this part of its limit before pg_receivewal goes on."""
+SPOOL_RETRY: Final = 0.5
 SLOW_RETRY: Final = 60.0
 """Seconds until a refusal, which only people can mend, is tried again."""
 MEMBER_PATIENCE: Final = 15.0
@@ -48,10 +49,9 @@ TROUBLE_INTERVAL: Final = 10.0
 MAX_TROUBLE: Final = 200
 
 
-class SpoolFull(WalkeeperError):
+class SpoolFull(SpoolError):
     """Streaming pauses until the spool has drained; the hold slot keeps the WAL meanwhile."""
 
-    waiting_helps = True
     reason = "spool_full"
 
 
@@ -152,8 +152,13 @@ class Archiver:
         try:
             while not self._stopping.wait(TICK):
                 self._put_in_order()
-                self._hand_out()
-                self._tend_receiver()
+                try:
+                    self._hand_out()
+                    self._tend_receiver()
+                    self._troubles.clear("archiver_spool")
+                except SpoolError as problem:
+                    self._troubles.report("archiver_spool", problem)
+                    self._stopping.wait(SPOOL_RETRY)
         finally:
             self._receiver.stop()
 
@@ -197,11 +202,12 @@ class Archiver:
         size = self._archive.size
         limit = max(self._spool.limit, 2 * size)
         room = (limit - self._spool.used()) // size
-        if room < 1 or (self._full and room * size < limit * (1 - LOW_WATER)):
-            self._report_full(limit)
-            return
-        self._full = False
-        self._troubles.clear("archiver_spool")
+        self._full = room < 1 or (self._full and room * size < limit * (1 - LOW_WATER))
+        if self._full:
+            raise SpoolFull(
+                f"{self._spool.directory}: the limit of {limit} bytes is reached",
+                hint="The store or the DCS is slower than the WAL. The hold slot keeps it in pg_wal: watch that disk.",
+            )
         try:
             first = self._spool.seed(self.history, self._frontier.lsn, size)
             if self._receiving == first and lost_wal.is_lost(self._sources, first, self.observed.lsn):
@@ -209,19 +215,11 @@ class Archiver:
                 return
             self._receiving = first
             self._receiver.start(last=self.history.segment(first.number + room - 1, size))
-        except (PostgresError, OSError) as problem:
-            self._receiver_failed(_as_trouble(problem))
+        except PostgresError as problem:
+            self._receiver_failed(problem)
             return
         self._quiet_since = now
         events.info("receiver_started", first=first, frontier=self._frontier.lsn)
-
-    def _report_full(self, limit: int) -> None:
-        self._full = True
-        problem = SpoolFull(
-            f"{self._spool.directory}: the limit of {limit} bytes is reached",
-            hint="The store or the DCS is slower than the WAL. The hold slot keeps it in pg_wal: watch that disk.",
-        )
-        self._troubles.report("archiver_spool", problem)
 
     def _receiver_ended(self, ended: Ended) -> None:
         if ended.well:
@@ -342,10 +340,9 @@ class Archiver:
                 refused = True
                 self._troubles.report("archiver_refused", problem)
                 self._stopping.wait(SLOW_RETRY)
-            except (WalkeeperError, OSError) as problem:
-                trouble = _as_trouble(problem)
-                self._troubles.report("archiver_store", trouble)
-                self._stopping.wait(SLOW_RETRY if isinstance(trouble, StoreDenied) else backoff.failed())
+            except WalkeeperError as problem:
+                self._troubles.report("archiver_store", problem)
+                self._stopping.wait(SLOW_RETRY if isinstance(problem, StoreDenied) else backoff.failed())
             else:
                 self._stored(receipt, begun)
                 self._troubles.clear("archiver_store")
@@ -431,15 +428,13 @@ class Archiver:
 
     def _remove_recorded(self, pending: list[Receipt]) -> list[Receipt]:
         recorded = self.ownership.record.position
+        waiting = []
         for receipt in pending:
-            if receipt.segment.end <= recorded:
-                self._spool.remove(receipt)
-        return [receipt for receipt in pending if receipt.segment.end > recorded]
-
-
-def _as_trouble(problem: WalkeeperError | OSError) -> WalkeeperError:
-    if isinstance(problem, WalkeeperError):
-        return problem
-    return PostgresError(
-        f"{problem.filename or 'spool'}: {problem.strerror}", hint="Look at the spool's disk and its rights."
-    )
+            try:
+                if receipt.segment.end <= recorded:
+                    self._spool.remove(receipt)
+                    continue
+            except SpoolError as problem:
+                self._troubles.report("archiver_spool", problem)
+            waiting.append(receipt)
+        return waiting
