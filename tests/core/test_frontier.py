@@ -45,11 +45,15 @@ def test_a_receipt_from_below_changes_nothing() -> None:
 def test_after_a_gap_it_goes_on_over_what_was_stored_meanwhile() -> None:
     frontier = Frontier(HISTORY, Lsn(2 * MIB), SIZE)
     frontier.add(receipt(4))
-    frontier.skip_gap(Lsn(4 * MIB))
+    assert frontier.add_gap(HISTORY.segment(2, SIZE), Lsn(4 * MIB))
     assert frontier.lsn == 5 * MIB
 
 
-def test_a_gap_never_moves_it_back() -> None:
-    frontier = Frontier(HISTORY, Lsn(7 * MIB), SIZE)
-    frontier.skip_gap(Lsn(4 * MIB))
-    assert frontier.lsn == 7 * MIB
+def test_a_gap_is_not_passed_before_what_lies_below_it_is_stored() -> None:
+    """Segments 2 and 3 are still being uploaded when 4 and 5 turn out to be lost."""
+    frontier = Frontier(HISTORY, Lsn(2 * MIB), SIZE)
+    assert not frontier.add_gap(HISTORY.segment(4, SIZE), Lsn(6 * MIB))
+    frontier.add(receipt(3))
+    assert frontier.lsn == 2 * MIB
+    frontier.add(receipt(2))
+    assert frontier.lsn == 6 * MIB

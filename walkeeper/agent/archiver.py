@@ -308,7 +308,7 @@ class Archiver:
             "are not possible from earlier ones.",
         )
         self._new_gaps.put(Gap(first.timeline, str(first.start), str(end)))
-        self._frontier.skip_gap(end)
+        self._frontier.add_gap(first, end)
         self._changed.set()
         return True
 

@@ -16,6 +16,7 @@ class Frontier:
         self.size = size
         self._next = lsn // size
         self._ahead: dict[int, Receipt] = {}
+        self._gaps: dict[int, int] = {}
 
     @property
     def lsn(self) -> Lsn:
@@ -32,21 +33,24 @@ class Frontier:
         if segment.number < self._next or not self.history.contains(segment):
             return False
         self._ahead[segment.number] = receipt
+        return self._advance()
+
+    def add_gap(self, first: Segment, end: Lsn) -> bool:
+        """From ``first`` up to ``end`` WAL exists nowhere, and that was recorded; True when the frontier moved over it.
+
+        It is passed in its turn: what lies below it and has no receipt yet still holds the frontier up.
+        """
+        self._gaps[first.number] = end // self.size
+        return self._advance()
+
+    def _advance(self) -> bool:
         before = self._next
-        while self._next in self._ahead:
-            del self._ahead[self._next]
-            self._next += 1
+        while True:
+            if self._next in self._ahead:
+                del self._ahead[self._next]
+                self._next += 1
+            elif self._next in self._gaps:
+                self._next = self._gaps.pop(self._next)
+            else:
+                break
         return self._next != before
-
-    def has(self, segment: Segment) -> bool:
-        """Whether that segment of the chain is below the frontier or waits above it with a receipt."""
-        return self.history.contains(segment) and (segment.number < self._next or segment.number in self._ahead)
-
-    def skip_gap(self, lsn: Lsn) -> None:
-        """Go on at ``lsn``, after the gap in front of it was recorded."""
-        self._next = max(self._next, lsn // self.size)
-        for number in [number for number in self._ahead if number < self._next]:
-            del self._ahead[number]
-        while self._next in self._ahead:
-            del self._ahead[self._next]
-            self._next += 1
