@@ -116,6 +116,33 @@ def test_f4_wal_that_is_nowhere_is_recorded_as_a_gap_and_archiving_goes_on(pair:
         wait_for(lambda: "not_gap_safe" in agent.troubles())  # its slot was dropped
 
 
+def test_a_gap_above_uploads_that_are_held_up_is_recorded_once_and_passed_last(pair: Pair) -> None:
+    with pair.agent("a") as agent:
+        wait_for(lambda: agent.archiving)
+        pair.store.before = _hold_up_segments
+        below = Segment.parse(pair.primary.complete_segments(2)[-1], SIZE)
+        wait_for(lambda: below in agent.agent.spool.complete(SIZE))
+    start = agent.frontier
+    pair.recycle()
+    pair.primary.physical_slot(HOLD_SLOT)
+    with pair.agent("a") as agent:
+        wait_for(lambda: len(pair.archive.gaps()) == 1, 30)
+        end = Segment.parse(pair.primary.switch_wal(), SIZE).end
+        wait_for(lambda: agent.record.gaps_total == 1)
+        assert agent.frontier == start
+        pair.primary.execute("select pg_terminate_backend(pid) from pg_stat_replication")  # the receiver is seeded anew
+        wait_for(lambda: end - 1 < Lsn.parse(pair.primary.lsn()))
+        pair.store.before = None
+        agent.wait_frontier(end, 40)
+        assert agent.record.gaps_total == 1
+        assert {segment.number for segment in pair.archive.segments()} >= {start // SIZE, below.number}
+
+
+def _hold_up_segments(call: str, key: str) -> None:
+    if call == "create" and "/wal/" in key:
+        raise StoreUnavailable("a slow store")
+
+
 def test_wal_that_another_member_has_is_fetched_from_it(pair: Pair) -> None:
     with pair.agent("a") as agent:
         wait_for(lambda: agent.archiving)
@@ -170,12 +197,7 @@ def test_p4_a_promoted_standby_archives_what_died_with_the_primarys_spool(pair: 
     with pair.agent("a") as first:
         first.wait_frontier(Segment.parse(pair.primary.switch_wal(), SIZE).end)
         start = first.frontier
-
-        def hold_up(call: str, key: str) -> None:
-            if call == "create" and "/wal/" in key:
-                raise StoreUnavailable("a slow store")
-
-        pair.store.before = hold_up
+        pair.store.before = _hold_up_segments
         pair.primary.complete_segments(5)
         wait_for(lambda: len(first.agent.spool.complete(SIZE)) >= 5)
         pair.caught_up()
@@ -232,3 +254,18 @@ def test_a_fenced_primary_stops_and_a_divergent_spool_is_put_aside(pair: Pair) -
             end = Segment.parse(standby.complete_segments(2)[-1], SIZE).end
             second.wait_frontier(end)
             assert second.record.owner == "b"
+
+
+def test_f12_a_standby_leader_archives_what_it_receives(pair: Pair) -> None:
+    """A standby cluster: its leader is in recovery, the same rules hold, and its timeline follows the upstream's."""
+    standby = pair.add_standby(hold_slot=True)
+    pair.dcs.standby_cluster = True
+    pair.dcs.set_leader("b")
+    with pair.agent("b") as agent:
+        wait_for(lambda: agent.archiving)
+        end = Segment.parse(pair.primary.complete_segments(3)[-1], SIZE).end
+        pair.primary.switch_wal()
+        agent.wait_frontier(end)
+        assert agent.record.owner == "b"
+        wait_for(lambda: Lsn.parse(standby.restart_lsn(HOLD_SLOT) or "0/0") >= end)
+        assert standby.value("SELECT pg_is_in_recovery()")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.core.worlds import plain_segment
+from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -34,31 +35,38 @@ def put(spool: Spool, timeline: int, number: int, size: int = MIB, suffix: str =
     return path
 
 
+def seed(spool: Spool, frontier: Lsn) -> Segment:
+    """As the archiver does it: from the first segment of the chain that the spool has not."""
+    first = Frontier(TWO, frontier, SIZE).first_missing(spool.complete(SIZE))
+    spool.seed(TWO, first)
+    return first
+
+
 def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
 def test_an_empty_spool_is_seeded_at_the_frontier_never_at_now(spool: Spool) -> None:
-    assert spool.seed(TWO, Lsn(3 * MIB), SIZE) == Segment(1, 3, SIZE)
+    assert seed(spool, Lsn(3 * MIB)) == Segment(1, 3, SIZE)
     assert names(spool.wal) == ["000000010000000000000003.partial"]
     assert (spool.wal / "000000010000000000000003.partial").stat().st_size == 0
 
 
 def test_the_boundary_segment_is_received_under_the_new_timeline(spool: Spool) -> None:
-    assert spool.seed(TWO, Lsn(5 * MIB), SIZE) == Segment(2, 5, SIZE)
+    assert seed(spool, Lsn(5 * MIB)) == Segment(2, 5, SIZE)
 
 
 def test_complete_segments_from_the_frontier_on_are_kept_and_not_streamed_again(spool: Spool) -> None:
     put(spool, 1, 3)
     put(spool, 1, 4)
     put(spool, 2, 5)
-    assert spool.seed(TWO, Lsn(3 * MIB), SIZE) == Segment(2, 6, SIZE)
+    assert seed(spool, Lsn(3 * MIB)) == Segment(2, 6, SIZE)
     assert spool.complete(SIZE) == [Segment(1, 3, SIZE), Segment(1, 4, SIZE), Segment(2, 5, SIZE)]
 
 
 def test_a_segment_below_the_frontier_waits_for_its_removal(spool: Spool) -> None:
     put(spool, 1, 2)
-    assert spool.seed(TWO, Lsn(3 * MIB), SIZE) == Segment(1, 3, SIZE)
+    assert seed(spool, Lsn(3 * MIB)) == Segment(1, 3, SIZE)
     assert Segment(1, 2, SIZE) in spool.complete(SIZE)
 
 
@@ -77,7 +85,7 @@ def test_what_would_mislead_pg_receivewal_goes_to_quarantine(
     spool: Spool, timeline: int, number: int, size: int
 ) -> None:
     path = put(spool, timeline, number, size)
-    assert spool.seed(TWO, Lsn(3 * MIB), SIZE) == Segment(1, 3, SIZE)
+    assert seed(spool, Lsn(3 * MIB)) == Segment(1, 3, SIZE)
     assert names(spool.wal) == ["000000010000000000000003.partial"]
     assert names(spool.quarantine) == [path.name]
 
@@ -85,7 +93,7 @@ def test_what_would_mislead_pg_receivewal_goes_to_quarantine(
 def test_a_partial_of_odd_size_is_put_aside_and_the_seed_made_anew(spool: Spool) -> None:
     """What a full disk leaves; pg_receivewal would refuse it for ever."""
     put(spool, 1, 3, 12345, ".partial")
-    assert spool.seed(TWO, Lsn(3 * MIB), SIZE) == Segment(1, 3, SIZE)
+    assert seed(spool, Lsn(3 * MIB)) == Segment(1, 3, SIZE)
     assert names(spool.quarantine) == ["000000010000000000000003.partial"]
     assert (spool.wal / "000000010000000000000003.partial").stat().st_size == 0
 
@@ -94,7 +102,7 @@ def test_ordinary_partials_and_histories_are_simply_dropped(spool: Spool) -> Non
     put(spool, 1, 5, MIB, ".partial")
     put(spool, 1, 3, 0, ".partial")
     (spool.wal / "00000002.history").write_text("stale")
-    spool.seed(TWO, Lsn(3 * MIB), SIZE)
+    seed(spool, Lsn(3 * MIB))
     assert names(spool.wal) == ["000000010000000000000003.partial"]
     assert names(spool.quarantine) == []
 
@@ -106,7 +114,7 @@ def test_unknown_files_are_left_alone_and_reported_once(spool: Spool, caplog: py
     (spool.wal / "lost+found").mkdir()
     for _ in range(3):
         spool.complete(SIZE)
-        spool.seed(TWO, Lsn(3 * MIB), SIZE)
+        seed(spool, Lsn(3 * MIB))
     assert {"core", "x.partial.tmp", ".swp", "lost+found"} <= set(names(spool.wal))
     assert sum("spool_unknown_file" in record.getMessage() for record in caplog.records) == 4
 
@@ -176,7 +184,7 @@ def test_b10_rights_that_were_taken_away_are_named_and_waited_out(spool: Spool) 
     put(spool, 1, 3)
     spool.wal.chmod(0)
     try:
-        for act in (lambda: spool.complete(SIZE), spool.used, lambda: spool.seed(TWO, Lsn(3 * MIB), SIZE)):
+        for act in (lambda: spool.complete(SIZE), spool.used, lambda: seed(spool, Lsn(3 * MIB))):
             with pytest.raises(SpoolError, match=r"Permission denied \(uid \d+, mode 0000\)"):
                 act()
         with pytest.raises(SpoolError):
@@ -189,4 +197,4 @@ def test_b10_rights_that_were_taken_away_are_named_and_waited_out(spool: Spool) 
 def test_a_spool_that_somebody_removed_is_made_anew(spool: Spool) -> None:
     shutil.rmtree(spool.directory)
     assert spool.complete(SIZE) == []
-    assert spool.seed(TWO, Lsn(3 * MIB), SIZE) == Segment(1, 3, SIZE)
+    assert seed(spool, Lsn(3 * MIB)) == Segment(1, 3, SIZE)

@@ -69,6 +69,9 @@ def test_metadata_come_back_as_they_were(store: Store) -> None:
     info = store.head("a/b")
     assert info is not None
     assert dict(info.metadata) == metadata
+    body = store.get("a/b")
+    assert body is not None
+    assert dict(body.metadata) == metadata
 
 
 @pytest.mark.parametrize(

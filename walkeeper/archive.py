@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from walkeeper import clock
@@ -192,7 +192,7 @@ def fetch(store: Store, layout: Layout, codec: Codec, name: str) -> bytes | None
             body = store.get(key)
             if body is not None:
                 plain = codec.decode(suffix, body, _LARGEST)
-                _check_fetched(store.head(key), plain, file, layout)
+                _check_fetched(body.metadata, plain, file, layout)
                 return plain
     if next(iter(store.list(layout.starts)), None) is None:
         raise CannotTell(
@@ -202,8 +202,8 @@ def fetch(store: Store, layout: Layout, codec: Codec, name: str) -> bytes | None
     return None
 
 
-def _check_fetched(info: ObjectInfo | None, plain: bytes, file: WalFile, layout: Layout) -> None:
-    stated = info.metadata.get("sha256") if info is not None else None
+def _check_fetched(metadata: Mapping[str, str], plain: bytes, file: WalFile, layout: Layout) -> None:
+    stated = metadata.get("sha256")
     if stated is not None and stated != hashlib.sha256(plain).hexdigest():
         raise CannotTell(f"{file.name}: its content is not what its checksum says", hint="It is damaged in the store.")
     if isinstance(file, Segment):

@@ -22,7 +22,7 @@ from typing import Final
 
 from walkeeper import events
 from walkeeper.core.history import History
-from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import PARTIAL, Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.errors import BadName, BadSegment, ConfigError, SpoolError
@@ -118,24 +118,22 @@ class Spool:
         events.warning("spool_quarantined", file=name, why=why, moved_to=target)
         self._bound_quarantine()
 
-    def seed(self, history: History, frontier: Lsn, size: SegmentSize) -> Segment:
-        """Make pg_receivewal start at the right byte; returns the segment that it will receive first.
+    def seed(self, history: History, first: Segment) -> None:
+        """Make pg_receivewal start at ``first``, a segment of that chain.
 
-        Kept: complete segments of the chain, unbroken from ``frontier`` on, and those below it, which wait for their
-        removal. What could mislead pg_receivewal is put aside. Then an empty ``.partial`` is laid where it shall start:
-        the open segment is streamed again from its beginning. Call it only while no receiver runs.
+        Complete segments of the chain below it are kept: they wait for their upload or their removal. What could mislead
+        pg_receivewal is put aside. Then an empty ``.partial`` is laid where it shall start: the open segment is streamed
+        again from its beginning. Call it only while no receiver runs.
         """
         with _told(self.wal):
-            return self._seed(history, frontier, size)
+            self._seed(history, first)
 
-    def _seed(self, history: History, frontier: Lsn, size: SegmentSize) -> Segment:
+    def _seed(self, history: History, first: Segment) -> None:
+        size = first.size
         whole = {segment.name: segment for segment in self.complete(size)}
-        following = history.segment_at(frontier, size)
-        while following.name in whole:
-            following = history.segment(following.number + 1, size)
         for entry in list(self._entries()):
             segment = whole.get(entry.name)
-            if segment is not None and segment.number < following.number and history.contains(segment):
+            if segment is not None and segment.number < first.number and history.contains(segment):
                 continue
             if _is_segment(entry.name, size):
                 self.put_aside(entry.name, _why_stale(entry, segment, history))
@@ -143,9 +141,7 @@ class Spool:
                 Path(entry.path).unlink()  # pg_receivewal fetches it again, from this server
             elif _is_partial(entry.name, size):
                 self._drop_partial(entry, history, size)
-        seed = self.wal / (following.name + PARTIAL)
-        seed.touch(mode=0o600)
-        return following
+        (self.wal / (first.name + PARTIAL)).touch(mode=0o600)
 
     def clear_fetch(self) -> None:
         """Empty the directory for fetching from another member."""
@@ -214,7 +210,9 @@ def _told(path: Path) -> Iterator[None]:
 
 def _spool_error(error: OSError, path: Path) -> SpoolError:
     """What happened to which file, for whom."""
-    mode = f", mode {stat.S_IMODE(path.stat().st_mode):04o}" if os.access(path.parent, os.X_OK) and path.exists() else ""
+    mode = (
+        f", mode {stat.S_IMODE(path.stat().st_mode):04o}" if os.access(path.parent, os.X_OK) and path.exists() else ""
+    )
     return SpoolError(
         f"{error.filename or path}: {error.strerror} (uid {os.getuid()}{mode})",
         hint="The spool's disk is full, or failed, or its rights were changed. Nothing is lost: the WAL stays in pg_wal.",

@@ -26,7 +26,7 @@ def test_the_frontier_waits_for_the_first_missing_segment(order: list[int]) -> N
         stored.add(number)
         expected = next(n for n in range(2, 13) if n not in stored)
         assert frontier.lsn == expected * MIB
-        assert frontier.wanted == HISTORY.segment(expected, SIZE)
+        assert frontier.first_missing(()) == HISTORY.segment(expected, SIZE)
 
 
 def test_a_receipt_of_another_branch_changes_nothing() -> None:
@@ -57,3 +57,11 @@ def test_a_gap_is_not_passed_before_what_lies_below_it_is_stored() -> None:
     assert frontier.lsn == 2 * MIB
     frontier.add(receipt(2))
     assert frontier.lsn == 6 * MIB
+
+
+def test_the_first_missing_segment_is_none_that_is_present_stored_or_lost() -> None:
+    frontier = Frontier(HISTORY, Lsn(2 * MIB), SIZE)
+    frontier.add_gap(HISTORY.segment(4, SIZE), Lsn(6 * MIB))
+    frontier.add(receipt(6))
+    assert frontier.first_missing(()) == HISTORY.segment(2, SIZE)
+    assert frontier.first_missing({HISTORY.segment(2, SIZE), HISTORY.segment(3, SIZE)}) == HISTORY.segment(7, SIZE)

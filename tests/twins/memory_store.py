@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 
 from walkeeper.errors import StoreUnavailable
-from walkeeper.store.base import AlreadyThere, ObjectInfo
+from walkeeper.store.base import AlreadyThere, Body, ObjectInfo
 from walkeeper.store.keys import check_key, check_list_prefix, check_metadata
 from walkeeper.store.proof import prove
 
@@ -50,13 +50,13 @@ class MemoryStore:
         self._leave("head", key)
         return None if found is None else ObjectInfo(key, len(found[0]), dict(found[1]))
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str) -> Body | None:
         check_key(key)
         self._enter("get", key)
         with self._lock:
             found = self.objects.get(key)
         self._leave("get", key)
-        return None if found is None else found[0]
+        return None if found is None else Body.of(*found)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         check_list_prefix(prefix)

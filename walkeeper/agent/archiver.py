@@ -179,9 +179,9 @@ class Archiver:
             if segment not in self._taken:
                 self._taken.add(segment)
                 self._todo.put(segment)
-        wanted = self._frontier.wanted
-        if waiting and waiting[-1].number > wanted.number and wanted not in waiting and self._receiver.running:
-            events.warning("spool_hole", missing=wanted, hint="It is streamed again.")
+        missing = self._frontier.first_missing(self._taken)
+        if waiting and waiting[-1].number > missing.number and self._receiver.running:
+            events.warning("spool_hole", missing=missing, hint="It is streamed again.")
             self._receiver.stop()
 
     def _tend_receiver(self) -> None:
@@ -209,7 +209,8 @@ class Archiver:
                 hint="The store or the DCS is slower than the WAL. The hold slot keeps it in pg_wal: watch that disk.",
             )
         try:
-            first = self._spool.seed(self.history, self._frontier.lsn, size)
+            first = self._frontier.first_missing(set(self._spool.complete(size)))
+            self._spool.seed(self.history, first)
             if self._receiving == first and lost_wal.is_lost(self._sources, first, self.observed.lsn):
                 self._recover(first)
                 return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -22,10 +24,17 @@ class Frontier:
     def lsn(self) -> Lsn:
         return Lsn(self._next * self.size)
 
-    @property
-    def wanted(self) -> Segment:
-        """The first segment of the chain that has no receipt yet."""
-        return self.history.segment(self._next, self.size)
+    def first_missing(self, present: Collection[Segment]) -> Segment:
+        """The first segment of the chain without a receipt that is neither ``present`` nor in a recorded gap."""
+        number = self._next
+        while True:
+            segment = self.history.segment(number, self.size)
+            if number in self._ahead or segment in present:
+                number += 1
+            elif number in self._gaps:
+                number = self._gaps[number]
+            else:
+                return segment
 
     def add(self, receipt: Receipt) -> bool:
         """Take a receipt in; True when the frontier moved. One for another branch, or from below, changes nothing."""

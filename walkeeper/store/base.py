@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 
 class AlreadyThere(Exception):
@@ -18,6 +18,18 @@ class ObjectInfo:
     key: str
     size: int
     metadata: Mapping[str, str]
+
+
+class Body(bytes):
+    """An object's bytes; ``metadata`` came with them in the same answer, and is empty where it was lost."""
+
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def of(cls, data: bytes, metadata: Mapping[str, str]) -> Self:
+        body = cls(data)
+        body.metadata = metadata
+        return body
 
 
 class Store(Protocol):
@@ -40,7 +52,7 @@ class Store(Protocol):
     def head(self, key: str) -> ObjectInfo | None:
         """Describe an object; None only when the store says that it is not there."""
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str) -> Body | None:
         """The whole body; None only when the store says that this object is not there (and the store itself is)."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:

@@ -20,7 +20,7 @@ from typing import Final
 
 from walkeeper import durable, events
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
-from walkeeper.store.base import AlreadyThere, ObjectInfo
+from walkeeper.store.base import AlreadyThere, Body, ObjectInfo
 from walkeeper.store.keys import check_key, check_list_prefix, check_metadata
 from walkeeper.store.proof import prove
 
@@ -85,7 +85,7 @@ class DirectoryStore:
             if not _is_object(path, status):
                 return None
             # Who linked it may have died before the fsync, and the caller takes "it is there" for durable.
-            self._prepare(path.parent)
+            durable.make_directories(self._root, path.parent, mode=DIRECTORY_MODE)
             durable.fsync_dir(path.parent)
             return ObjectInfo(key, status.st_size, _read_attributes(path))
         except (FileNotFoundError, NotADirectoryError):
@@ -94,7 +94,7 @@ class DirectoryStore:
         except OSError as error:
             raise _problem(path, error) from error
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str) -> Body | None:
         check_key(key)
         path = self._root / key
         try:
@@ -293,7 +293,7 @@ def _write_attributes(fd: int, metadata: Mapping[str, str]) -> None:
             raise
 
 
-def _read_attributes(path: Path) -> dict[str, str]:
+def _read_attributes(path: Path | int) -> dict[str, str]:
     try:
         names = [name for name in os.listxattr(path) if name.startswith(_ATTRIBUTE)]
         return {name.removeprefix(_ATTRIBUTE): os.getxattr(path, name).decode("ascii", "replace") for name in names}
@@ -303,7 +303,7 @@ def _read_attributes(path: Path) -> dict[str, str]:
         raise
 
 
-def _read_whole(path: Path, fd: int) -> bytes | None:
+def _read_whole(path: Path, fd: int) -> Body | None:
     status = os.fstat(fd)
     if not _is_object(path, status):
         return None
@@ -315,7 +315,7 @@ def _read_whole(path: Path, fd: int) -> bytes | None:
             raise StoreUnavailable(f"{path}: cut short from {expected} to {expected - left} bytes while it was read")
         pieces.append(piece)
         left -= len(piece)
-    return b"".join(pieces)
+    return Body.of(b"".join(pieces), _read_attributes(fd))
 
 
 def _problem(path: Path, error: OSError) -> StoreError:

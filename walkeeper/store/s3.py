@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from walkeeper.clock import Clock, SystemClock
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable
-from walkeeper.store.base import AlreadyThere, ObjectInfo
+from walkeeper.store.base import AlreadyThere, Body, ObjectInfo
 from walkeeper.store.keys import check_key, check_list_prefix, check_metadata, normal_prefix
 from walkeeper.store.proof import prove
 from walkeeper.store.s3_answers import NotFound, Refusal, store_error
@@ -111,7 +111,7 @@ class S3Store:
             return None
         return ObjectInfo(key, answer["ContentLength"], dict(answer.get("Metadata", {})))
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str) -> Body | None:
         check_key(key)
         try:
             return self._call(self._name(key), lambda client: self._read(client, key))
@@ -178,7 +178,7 @@ class S3Store:
             f"{self._name(key)}: not there for HEAD and there for GET", hint="It will be tried again."
         )
 
-    def _read(self, client: S3Client, key: str) -> bytes:
+    def _read(self, client: S3Client, key: str) -> Body:
         answer = client.get_object(Bucket=self._settings.bucket, Key=self._base + key)
         with contextlib.closing(answer["Body"]) as stream:
             body = stream.read()
@@ -186,7 +186,7 @@ class S3Store:
             raise StoreUnavailable(
                 f"{self._name(key)}: {len(body)} bytes came of {answer.get('ContentLength', 'unknown')}"
             )
-        return body
+        return Body.of(body, dict(answer.get("Metadata", {})))
 
     def _pages(self, prefix: str) -> Iterator[Sequence[ObjectInfo]]:
         """The listing's pages, each in order, without what the page before had too."""
