@@ -1,0 +1,162 @@
+"""walkeeper under real Patroni, wired as a user wires it; at the end the archive alone must give back every row."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.parts.cluster import Cluster, Node, callbacks, restore_server
+from tests.parts.ledger import Ledger
+from tests.parts.processes import wait_until
+from walkeeper.archive import Archive
+from walkeeper.codec import Codec
+from walkeeper.core.history import History, parse_history
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.record import Record, decode_record
+from walkeeper.layout import Layout
+from walkeeper.store.directory import DirectoryStore
+
+pytestmark = pytest.mark.cluster
+SIZE = SegmentSize(4 * MIB)
+CALLBACK = Path(__file__).parent.parent / "walkeeper" / "callback.py"
+
+
+class Archived:
+    """A cluster that is archived into a directory."""
+
+    def __init__(self, cluster: Cluster, store: Path) -> None:
+        self.cluster = cluster
+        self.store = store
+
+    def archive(self, record: Record) -> Archive:
+        return Archive(DirectoryStore(self.store), Layout("demo", None, int(record.system_identifier)), SIZE, Codec())
+
+    def record(self) -> Record | None:
+        document = self.cluster.etcd.get("/service/demo/walkeeper")
+        return decode_record(document) if document else None
+
+    def wait_owner(self, node: Node) -> Record:
+        def owned() -> Record | None:
+            record = self.record()
+            return record if record is not None and record.owner == node.name else None
+
+        return wait_until(owned, f"{node.name} owns the record", 30, logs=self.cluster.logs())
+
+    def wait_frontier(self, lsn: Lsn) -> Record:
+        def passed() -> Record | None:
+            record = self.record()
+            return record if record is not None and record.position >= lsn else None
+
+        return wait_until(
+            passed, f"the frontier passes {lsn}", 60, logs=[self.log(node) for node in self.cluster.nodes]
+        )
+
+    def log(self, node: Node) -> Path:
+        return node.directory / "data.walkeeper" / "agent.log"
+
+    def finish_segment(self, leader: Node) -> Lsn:
+        """Where the segment ends that is open now; it is completed."""
+        leader.execute("select pg_logical_emit_message(true, 'test', 'last')")
+        return Lsn(Lsn.parse(leader.value("select pg_switch_wal()::text")).floor(SIZE) + SIZE)
+
+    def status(self, node: Node) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "walkeeper", "--config", str(node.config), "status"]
+        return subprocess.run(
+            command,
+            env={**node.host.environment(), **node.env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture
+def archived(short_path: Path) -> Iterator[Archived]:
+    store = short_path / "store"
+    store.mkdir()
+    cluster = Cluster(
+        short_path / "cluster",
+        segment_size_mb=SIZE // MIB,
+        walkeeper_config={"store": {"directory": str(store)}, "agent": {"listen": "127.0.0.1:{metrics_port}"}},
+        callbacks=callbacks(f"{{python}} -I -S {CALLBACK} {{config}}"),
+        restore_command="{python} -m walkeeper -c {config} restore-wal %f %p",
+    )
+    for node in cluster.nodes:
+        node.env["WALKEEPER_RUN_DIR"] = str(node.directory)
+    with cluster:
+        yield Archived(cluster, store)
+
+
+def restored_rows(archived: Archived, backup: Path, ledger: Ledger, wanted: set[int], directory: Path) -> list[int]:
+    """Restore from the backup and the archive alone; the wanted rows that are missing."""
+    config = directory / "restore.yml"
+    config.write_text(f"scope: demo\nwalkeeper:\n  store:\n    directory: {archived.store}\n")
+    command = f"{sys.executable} -m walkeeper -c {config} restore-wal %f %p"
+    server = restore_server(backup, directory / "restored", command, bin_dir=archived.cluster.bin_dir)
+    try:
+        server.start(60)
+        wait_until(lambda: not server.value("select pg_is_in_recovery()"), "the restore is over", 60, logs=[server.log])
+        with server.connect() as connection:
+            return ledger.compare(connection, wanted)
+    finally:
+        server.close()
+
+
+def test_p4_no_row_below_the_frontier_is_lost_over_a_crash_failover_and_a_switchover(
+    archived: Archived, short_path: Path
+) -> None:
+    cluster = archived.cluster
+    first = cluster.wait_leader()
+    archived.wait_owner(first)
+    backup = first.base_backup(short_path / "backup")
+    with Ledger.heavy(cluster.conninfo(), mib_per_second=3) as ledger:
+        ledger.wait_for(40)
+        old, new = cluster.fail_over()
+        archived.wait_owner(new)
+        ledger.wait_for(40)
+        cluster.start_node(old)
+        cluster.wait_ready()
+        third = cluster.switchover()
+        archived.wait_owner(third)
+        ledger.wait_for(40)
+    record = archived.wait_frontier(archived.finish_segment(third))
+    assert record.gaps_total == 0
+    archive = archived.archive(record)
+    content = DirectoryStore(archived.store).get(f"{archive.layout.root}history/{record.timeline:08X}.history")
+    assert content is not None
+    history = parse_history(record.timeline, content)
+    first_segment = archive.start()
+    assert first_segment is not None
+    assert archive.rebuild_frontier(history) == record.position  # the chain in the store says the same as the record
+    wanted = ledger.covered(history, record.position)
+    assert len(wanted) == len(ledger.rows())  # the last segment was completed: every row lies below the frontier
+    assert restored_rows(archived, backup, ledger, wanted, short_path) == []
+    answer = archived.status(old)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "All well" in answer.stdout
+
+
+def test_the_agent_follows_a_patroni_that_is_paused_restarted_or_gone(archived: Archived) -> None:
+    cluster = archived.cluster
+    leader = cluster.wait_leader()
+    session = archived.wait_owner(leader).session
+    cluster.patch_config({"pause": True})
+    leader.patroni.stop()  # in a pause PostgreSQL goes on without it
+    assert leader.writable()
+    record = archived.wait_frontier(archived.finish_segment(leader))
+    assert record.session == session
+    cluster.etcd.freeze()
+    try:
+        end = archived.finish_segment(leader)
+        key = archived.archive(record).layout.file(History(1).segment_at(Lsn(end - 1), SIZE), ".zst")
+        wait_until(lambda: DirectoryStore(archived.store).head(key) is not None, "an upload without the DCS", 30)
+    finally:
+        cluster.etcd.thaw()
+    record = archived.wait_frontier(end)
+    assert record.session == session
+    cluster.patch_config({"pause": None})
