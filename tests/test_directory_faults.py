@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from walkeeper import durable
 from walkeeper.errors import ConfigError, StoreDenied, StoreUnavailable, StoreUnfit
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 from walkeeper.store.directory import DirectoryStore
@@ -516,33 +515,3 @@ def test_an_object_deleted_while_it_is_listed_is_left_out(root: Path, store: Dir
     assert next(listing).key == "x/a"
     (root / "x" / "b").unlink()
     assert [info.key for info in listing] == ["x/c"]
-
-
-# ---------------------------------------------------------------------------------------------------- walkeeper.durable
-
-
-def test_a_file_placed_by_rename_replaces_another_and_is_synced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "target").write_bytes(b"old")
-    trace = Trace(monkeypatch, tmp_path)
-    durable.write_durably(tmp_path / ".tmp-1", b"new", mode=0o600)
-    durable.place_by_rename(tmp_path / ".tmp-1", tmp_path / "target")
-    assert (tmp_path / "target").read_bytes() == b"new"
-    assert trace.steps == ["write", "fsync temporary", "fsync ."]
-    assert files(tmp_path) == ["target"]
-
-
-@pytest.mark.parametrize("call", ["write", "fsync"])
-def test_a_durable_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    monkeypatch.setattr(os, call, failing(errno.ENOSPC))
-    with pytest.raises(OSError, match="space"):
-        durable.write_durably(tmp_path / "file", b"content")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_durable_write_takes_no_name_that_is_there(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"old")
-    with pytest.raises(FileExistsError):
-        durable.write_durably(tmp_path / "file", b"new")
-    assert (tmp_path / "file").read_bytes() == b"old"

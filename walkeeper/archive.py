@@ -112,8 +112,11 @@ class Archive:
         gaps = []
         for info in self.store.list(self.layout.gaps):
             first, _, end = info.key.rpartition("/")[2].removesuffix(".json").partition("-")
-            segment = Segment.parse(first, self.size)
-            gaps.append(Gap(segment.timeline, str(segment.start), str(Lsn(int(end, 16)))))
+            try:
+                segment = Segment.parse(first, self.size)
+                gaps.append(Gap(segment.timeline, str(segment.start), str(Lsn(int(end, 16)))))
+            except (BadName, ValueError):
+                continue  # not ours
         return sorted(gaps, key=lambda gap: Lsn.parse(gap.start))
 
     def open_gaps(self) -> list[Gap]:

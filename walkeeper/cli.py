@@ -7,8 +7,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing's own costs more than the rest of what restore-wal loads
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
@@ -57,7 +57,8 @@ def _run(arguments: list[str]) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         code = run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except WalkeeperError as error:
         _complain(str(error), error.hint)
         return error.exit_code
@@ -153,6 +154,9 @@ def _restore_wal(arguments: list[str]) -> int:
     """To PostgreSQL, exit 1 means that the WAL ends here, and in recovery so does every other one up to 125: neither a
     wrong call nor a broken installation may end that way (promise P6)."""
     try:
+        code = _restore_by_agent(arguments)
+        if code is not None:
+            return code
         options = parser().parse_args(arguments)
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
@@ -161,6 +165,22 @@ def _restore_wal(arguments: list[str]) -> int:
     except BaseException as problem:  # noqa: BLE001 - see above
         _complain(f"{type(problem).__name__}: {problem}", getattr(problem, "hint", ""))
         return cannot_tell()
+
+
+def _restore_by_agent(arguments: list[str]) -> int | None:
+    """As restore_command is usually written, and without argparse. None: it is written otherwise, or no agent could do it."""
+    match arguments:
+        case ["restore-wal", "-c" | "--config", config, name, destination]:
+            pass
+        case ["-c" | "--config", config, "restore-wal", name, destination]:
+            pass
+        case ["restore-wal", name, destination] if "WALKEEPER_CONFIG" in os.environ:
+            config = os.environ["WALKEEPER_CONFIG"]
+        case _:
+            return None
+    from walkeeper import restore_client  # noqa: PLC0415
+
+    return restore_client.restore(config, name, destination)
 
 
 def _restore(options: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
-"""Every fsync that walkeeper does: whole writes, and names that appear only together with what they name.
+"""Whole writes, and names that appear only together with what they name.
 
-Used by the directory store (create-only names) and by restore-wal (names that replace). All raise plain OSError. A failed
-fsync is never tried again on the same file: the kernel may have dropped the pages and then reports success.
+Used by the directory store (create-only names, durable) and by restore-wal (names that replace, which PostgreSQL makes
+durable). All raise plain OSError. A failed fsync is never tried again on the same file: the kernel may have dropped the
+pages and then reports success.
 """
 
 from __future__ import annotations
@@ -9,7 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
+
+_PLACED: Final = ".walkeeper."
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -31,23 +36,6 @@ def fsync_dir(directory: Path) -> None:
         os.close(fd)
 
 
-def write_durably(path: Path, data: bytes | memoryview, *, mode: int = 0o640) -> None:
-    """Create ``path``, which must not exist, with all of ``data`` on disk; its name is not durable yet.
-
-    Leaves nothing behind if it fails.
-    """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    try:
-        write_all(fd, data)
-        os.fsync(fd)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise
-    finally:
-        os.close(fd)
-
-
 def publish_by_link(tmp: Path, dst: Path) -> None:
     """Give a synced file its final name, durably, unless that name is taken; ``tmp`` is gone in both cases.
 
@@ -64,12 +52,6 @@ def publish_by_link(tmp: Path, dst: Path) -> None:
     fsync_dir(dst.parent)
 
 
-def place_by_rename(tmp: Path, dst: Path) -> None:
-    """Give a synced file in the same directory its final name, durably, in place of whatever had it."""
-    tmp.replace(dst)
-    fsync_dir(dst.parent)
-
-
 def make_directories(root: Path, directory: Path, *, mode: int = 0o750) -> None:
     """Make every directory from ``root``, which exists, down to ``directory``, and all their names durable.
 
@@ -83,20 +65,46 @@ def make_directories(root: Path, directory: Path, *, mode: int = 0o750) -> None:
         here /= part
 
 
-def place(destination: Path, data: bytes) -> None:
+def place(destination: Path, data: bytes, still_wanted: Callable[[], bool] = lambda: True) -> bool:
     """Put ``data`` where PostgreSQL wants it: whole, or not at all; it may replace what is there.
 
-    Not synced: PostgreSQL syncs what it takes over from here, and asks again after a power loss.
+    False, and nothing is there, if it is not wanted any more when it could get its name. Not synced: PostgreSQL syncs what it
+    takes over from here, and asks again after a power loss. What killed processes left beside it is removed.
     """
-    tmp = destination.with_name(f"{destination.name}.walkeeper.{os.getpid()}")
-    tmp.unlink(missing_ok=True)
-    fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    tmp = lay_ready(destination, data, os.getpid())
+    try:
+        if not still_wanted():
+            return False
+        tmp.replace(destination)
+        return True
+    finally:
+        with contextlib.suppress(OSError):
+            tmp.unlink()
+
+
+def lay_ready(destination: Path, data: bytes, pid: int) -> Path:
+    """``data`` under a name beside ``destination``, for process ``pid`` to rename; removed later if that one has died."""
+    _sweep(destination)
+    tmp = destination.with_name(f"{destination.name}{_PLACED}{pid}")
+    fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         write_all(fd, data)
-        tmp.replace(destination)
     except BaseException:
         with contextlib.suppress(OSError):
             tmp.unlink()
         raise
     finally:
         os.close(fd)
+    return tmp
+
+
+def _sweep(destination: Path) -> None:
+    """Where it cannot be removed it does no harm but for the room it takes."""
+    prefix = destination.name + _PLACED
+    with os.scandir(destination.parent) as scan:
+        left = [entry for entry in scan if entry.name.startswith(prefix)]
+    for entry in left:
+        pid = entry.name.removeprefix(prefix)
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            with contextlib.suppress(OSError):
+                Path(entry.path).unlink()

@@ -122,14 +122,6 @@ class Server:
         """Move a physical slot forward to ``lsn``."""
         self._one("select pg_replication_slot_advance(%s, %s::pg_lsn)", (name, str(lsn)))
 
-    def received(self) -> Lsn | None:
-        """How far our pg_receivewal has written, as it reported last; None while none is connected."""
-        row = self._maybe_one(
-            "select max(coalesce(write_lsn, sent_lsn)) from pg_stat_replication where application_name = %s",
-            (APPLICATION,),
-        )
-        return None if row is None or row[0] is None else Lsn.parse(str(row[0]))
-
     def close(self) -> None:
         """Drop the connection. The server is not asked."""
         self._deadline.close()

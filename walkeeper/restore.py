@@ -4,8 +4,11 @@ Delivered, *proved absent* and *cannot tell* are three different exits (promise 
 
 - 0: the file lies at the destination, whole, and its checksum is right;
 - 1: the store answered, and the archive has no such file;
-- everything else that can happen: tried again until ``restore.deadline``, then 255 where the server is in archive
-  recovery (it stops, nothing is lost) and 2 where it is a standby (it asks again).
+- everything else that can happen: 255 where the server is in archive recovery (it stops, nothing is lost) and 2 where it is
+  a standby (it asks again).
+
+Where the server would stop, it is tried again until ``restore.deadline``. A standby asks again by itself, and a promotion
+waits for each answer: there it is tried once, and a store that says nothing is given up after seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -21,18 +25,21 @@ from walkeeper import durable, events
 from walkeeper.archive import fetch
 from walkeeper.codec import open_codec
 from walkeeper.config import load
+from walkeeper.deadline import Deadline, DeadlineExceeded
 from walkeeper.errors import CannotTell, WalkeeperError
 from walkeeper.layout import Layout
 from walkeeper.store.open import open_store
+from walkeeper.store.settings import S3Settings, StoreSettings
 
 DELIVERED: Final = 0
 ABSENT: Final = 1
 ASK_AGAIN: Final = 2
 STOP_RECOVERY: Final = 255
 
+STANDBY_SILENCE: Final = 3.0
+"""Seconds that a store may say nothing while a standby, perhaps one that is being promoted, waits."""
 _FIRST_WAIT: Final = 0.2
 _LONGEST_WAIT: Final = 5.0
-
 
 _CONTROL: Final = struct.Struct("=QI")
 _CONTROL_VERSIONS: Final = range(1300, 2000)
@@ -41,47 +48,85 @@ _CONTROL_VERSIONS: Final = range(1300, 2000)
 
 def main(config_path: Path, name: str, destination: str, environ: Mapping[str, str] = os.environ) -> int:
     """Deliver the WAL file ``name`` to ``destination``, PostgreSQL's ``%p``. Returns the exit code; never raises."""
+    asked_by = os.getppid()
     events.to_stderr()
-    place = Path.cwd() / destination if not destination.startswith("/") else Path(destination)
+    place = Path(destination).absolute() if destination.startswith("/") else Path.cwd() / destination
     data_directory = place.parent.parent  # not resolved: pg_wal may be a link to elsewhere
     try:
-        return restore(config_path, name, place, data_directory, environ)
+        plain = restore(config_path, name, data_directory, environ)
+        if plain is None:
+            return ABSENT
+        _place(place, plain, asked_by)
     except BaseException as problem:  # noqa: BLE001 - whatever it was, PostgreSQL must not take it for the end of the WAL
-        events.failure("restore_failed", problem, file=name)
-    return cannot_tell_code(data_directory)
+        code = cannot_tell_code(data_directory, Path())
+        events.failure("restore_failed", problem, file=name, exit=code)
+        return code
+    return DELIVERED
 
 
-def cannot_tell_code(data_directory: Path) -> int:
+def cannot_tell_code(*data_directories: Path) -> int:
     """The exit that makes this server wait rather than believe that the WAL ends here.
 
     With both signal files PostgreSQL is a standby. Without either it is pg_rewind that asks, and any failure will do.
     """
-    if not (data_directory / "standby.signal").exists() and (data_directory / "recovery.signal").exists():
-        return STOP_RECOVERY
-    return ASK_AGAIN
+    if any((directory / "standby.signal").exists() for directory in data_directories):
+        return ASK_AGAIN
+    recovers = any((directory / "recovery.signal").exists() for directory in data_directories)
+    return STOP_RECOVERY if recovers else ASK_AGAIN
 
 
-def restore(config_path: Path, name: str, place: Path, data_directory: Path, environ: Mapping[str, str]) -> int:
-    """DELIVERED or ABSENT; raises for everything else, after trying until the deadline where waiting can help."""
+def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping[str, str]) -> bytes | None:
+    """The whole file, checked; None if it is proved absent. Raises for everything else."""
     config = load(config_path, environ)
     layout = Layout(config.scope, config.group, read_system_identifier(data_directory))
     codec = open_codec(config)
-    deadline = time.monotonic() + config.restore_deadline
+    standby = (data_directory / "standby.signal").exists()
+    settings = _impatient(config.store) if standby else config.store
+    return _within(
+        config.restore_deadline, lambda: fetch(open_store(settings), layout, codec, name), name, once=standby
+    )
+
+
+def _within(seconds: float, work: Callable[[], bytes | None], name: str, *, once: bool) -> bytes | None:
+    """Try until it works, or until waiting cannot help, or the time is over: also for an answer that only drips in."""
+    deadline = Deadline("store")
+    until = time.monotonic() + seconds
     wait = _FIRST_WAIT
     while True:
         try:
-            plain = fetch(open_store(config.store), layout, codec, name)
-            break
+            return deadline.call(work, until - time.monotonic())
+        except DeadlineExceeded:
+            raise CannotTell(
+                f"{name}: the store did not deliver it within {seconds:g} s",
+                hint="Look at the store and the way to it; restore.deadline says how long it may take.",
+            ) from None
         except WalkeeperError as problem:
-            if not problem.waiting_helps or time.monotonic() + wait > deadline:
+            if once or not problem.waiting_helps or time.monotonic() + wait > until:
                 raise
             events.failure("restore_waits", problem, file=name, seconds=wait)
         time.sleep(wait)
         wait = min(wait * 2, _LONGEST_WAIT)
-    if plain is None:
-        return ABSENT
-    durable.place(place, plain)
-    return DELIVERED
+
+
+def _impatient(settings: StoreSettings) -> StoreSettings:
+    if not isinstance(settings, S3Settings):
+        return settings
+    return replace(
+        settings,
+        connect_timeout=min(settings.connect_timeout, STANDBY_SILENCE),
+        read_timeout=min(settings.read_timeout, STANDBY_SILENCE),
+    )
+
+
+def _place(place: Path, plain: bytes, asked_by: int) -> None:
+    """Raises CannotTell. A server that was killed may be back by now and ask for another file under the same name."""
+    try:
+        if not durable.place(place, plain, lambda: os.getppid() == asked_by):
+            raise CannotTell(f"{place}: PostgreSQL, which asked for it, is gone")
+    except OSError as error:
+        raise CannotTell(
+            f"{place}: {error.strerror}", hint="The data directory must be writable, with room for a segment."
+        ) from None
 
 
 def read_system_identifier(data_directory: Path) -> int:
@@ -91,7 +136,7 @@ def read_system_identifier(data_directory: Path) -> int:
         system_identifier, version = _CONTROL.unpack_from(path.read_bytes())
     except (OSError, struct.error) as error:
         raise CannotTell(
-            f"{path}: {error}",
+            f"{path}: {getattr(error, 'strerror', None) or error}",
             hint="restore-wal is run by PostgreSQL, which gives it %f and %p of its own data directory.",
         ) from None
     if version not in _CONTROL_VERSIONS:

@@ -5,24 +5,26 @@ Exit codes: 0 everything is known and well, 1 something needs a look, 2 somethin
 
 from __future__ import annotations
 
+import io
 import json as json_module
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar
 
-from walkeeper import ask, rundir
+from walkeeper import ask, rundir, status_text
 from walkeeper.archive import Archive
 from walkeeper.codec import Codec
 from walkeeper.config import Config
-from walkeeper.core.hold_slot import why_not_gap_safe
+from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
 from walkeeper.core.record import Record, decode_record
 from walkeeper.deadline import Deadline, DeadlineExceeded
-from walkeeper.errors import ConfigError, PostgresError, WalkeeperError
+from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
 from walkeeper.layout import Layout
-from walkeeper.postgres import Server
+from walkeeper.postgres import Server, ServerState
 from walkeeper.record.base import Member, RecordStore, Topology
 from walkeeper.record.patroni import connect
 from walkeeper.store.open import open_store
@@ -31,14 +33,21 @@ WELL: Final = 0
 LOOK: Final = 1
 UNKNOWN: Final = 2
 
-_AGENT_TIMEOUT: Final = 2.0
-_STORE_TIMEOUT: Final = 15.0
+PATIENCE: Final = 5.0
+"""Seconds for the DCS, and then for the members and the store at the same time."""
+AGENT_PATIENCE: Final = 2.0
+STANDSTILL: Final = 30.0
+"""Seconds without a move of the frontier while complete segments wait for it, from which on a person should look."""
+
+_T = TypeVar("_T")
 
 
 def main(config: Config, *, json: bool = False) -> int:
     """Print the status; returns the exit code."""
     status = gather(config)
-    print(json_module.dumps(status, indent=2) if json else render(status))  # noqa: T201 - it is for standard output
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding has not
+    print(json_module.dumps(status, indent=2) if json else status_text.render(status))  # noqa: T201 - it is for standard output
     sys.stdout.flush()
     return int(status["exit_code"])
 
@@ -46,44 +55,63 @@ def main(config: Config, *, json: bool = False) -> int:
 def gather(config: Config) -> dict[str, Any]:
     """Everything that can be learnt within some seconds; what cannot is null, and the reason stands in ``unknown``."""
     unknown: list[str] = []
-    records = connect(config.patroni_config, config.node.name, timeout=config.agent.dcs_timeout)
-    record = _record(records, unknown)
-    topology = _topology(records, unknown)
-    records.close()
-    members = _members(config, topology, record, unknown)
+    attention: list[str] = []
+    record, topology = _from_the_dcs(config, unknown, attention)
+    members = topology.members if topology is not None else (_this_node(config),)
+    with ThreadPoolExecutor(len(members) + 2) as pool:
+        gaps = pool.submit(_gaps, config, record, unknown)
+        agent = pool.submit(_agent, config, unknown, attention)
+        seen = list(pool.map(lambda member: _member(config, member, unknown), members))
+    rows = [_judged(row, state, slot, record, unknown) for row, state, slot in seen]
+    if any(row["gap_safe"] is False for row in rows):
+        # The record was read before the slots, which follow it: they may only seem to be ahead.
+        record = _from_the_dcs(config, [], [])[0] or record
+        rows = [_judged(row, state, slot, record, []) for row, state, slot in seen]
     status: dict[str, Any] = {
         "scope": config.scope,
+        "node": config.node.name,
+        "store": _store_url(config),
         "record": _described(record),
         "leader": topology.leader.name if topology is not None and topology.leader is not None else None,
         "paused": topology.paused if topology is not None else None,
-        "members": members,
-        "gaps": _gaps(config, record, unknown),
-        "store": open_store(config.store).url,
-        "agent": _agent(config, unknown),
-        "unknown": unknown,
+        "members": rows,
+        "gaps": gaps.result(),
+        "agent": agent.result(),
     }
-    status["attention"] = _attention(status, topology, config.hold_slot)
-    status["exit_code"] = LOOK if status["attention"] else UNKNOWN if unknown else WELL
+    attention += _attention(status, topology, config.hold_slot)
+    status |= {"attention": attention, "unknown": sorted(unknown)}
+    status["exit_code"] = LOOK if attention else UNKNOWN if unknown else WELL
     return status
 
 
-def _record(records: RecordStore, unknown: list[str]) -> Record | None:
+# --- the DCS --------------------------------------------------------------------------------------------------------
+
+
+def _from_the_dcs(config: Config, unknown: list[str], attention: list[str]) -> tuple[Record | None, Topology | None]:
     try:
-        found = records.read()
-        if found is None:
-            unknown.append("record: there is none yet in the DCS")
-            return None
+        records = connect(config.patroni_config, config.node.name, timeout=min(PATIENCE, config.agent.dcs_timeout))
+    except WalkeeperError as problem:
+        unknown.append(f"record and members: {problem}")
+        return None, None
+    try:
+        topology = records.topology()
+        return _record(records, attention), topology
+    except WalkeeperError as problem:
+        unknown.append(f"record and members: {problem}")
+        return None, None
+    finally:
+        records.close()
+
+
+def _record(records: RecordStore, attention: list[str]) -> Record | None:
+    found = records.read()
+    if found is None:
+        attention.append("there is no record in the DCS: nothing has been archived, or the record was removed")
+        return None
+    try:
         return decode_record(found.document)
     except WalkeeperError as problem:
-        unknown.append(f"record: {problem}")
-        return None
-
-
-def _topology(records: RecordStore, unknown: list[str]) -> Topology | None:
-    try:
-        return records.topology()
-    except WalkeeperError as problem:
-        unknown.append(f"members: {problem}")
+        attention.append(f"the record cannot be read: {problem}")
         return None
 
 
@@ -112,81 +140,136 @@ def _age(stamp: str) -> float | None:
     return max(0.0, (datetime.now(UTC) - then).total_seconds())
 
 
-def _members(
-    config: Config, topology: Topology | None, record: Record | None, unknown: list[str]
-) -> list[dict[str, Any]]:
-    if topology is None or not topology.members:
-        return []
-    with ThreadPoolExecutor(len(topology.members)) as pool:
-        return list(pool.map(lambda member: _member(config, member, record, unknown), topology.members))
+# --- the members ----------------------------------------------------------------------------------------------------
 
 
-def _member(config: Config, member: Member, record: Record | None, unknown: list[str]) -> dict[str, Any]:
+def _this_node(config: Config) -> Member:
+    """What is left to look at where nobody says who the members are."""
+    own = config.node.postgresql
+    return Member(
+        name=config.node.name or "this node", role="?", state="?", host=own.host if own else None,
+        port=own.port if own else None, timeline=None, lsn=None,
+    )  # fmt: skip
+
+
+_Seen: TypeAlias = tuple[dict[str, Any], ServerState | None, SlotState | None]
+
+
+def _member(config: Config, member: Member, unknown: list[str]) -> _Seen:
     """What the member's PostgreSQL says itself; Patroni's key has only its role and state."""
     row: dict[str, Any] = {
-        "name": member.name, "role": member.role, "state": member.state, "timeline": None, "lsn": None, "lag_bytes": None,
-        "lag_seconds_at_most": None, "hold_slot": None, "gap_safe": None, "why": None,
+        "name": member.name, "role": member.role, "state": member.state, "timeline": None, "lsn": None,
+        "in_recovery": None, "lag_bytes": None, "lag_seconds_at_most": None, "hold_slot": None, "gap_safe": None, "why": None,
     }  # fmt: skip
     if not member.host or not member.port:
-        unknown.append(f"{member.name}: its address is not in the DCS")
-        return row
+        unknown.append(f"{member.name}: its address is not known")
+        return row, None, None
     try:
-        server = Server(replace(config.postgresql, host=member.host, port=member.port), config.agent.dcs_timeout)
+        endpoint = replace(config.postgresql, host=member.host, port=member.port)
+        server = Server(endpoint, min(PATIENCE, config.agent.dcs_timeout))
         try:
             state = server.state()
             slot = server.slot(config.hold_slot)
         finally:
             server.close()
-    except (PostgresError, ConfigError) as problem:
+    except WalkeeperError as problem:
         unknown.append(f"{member.name}: {problem}")
-        return row
+        return row, None, None
     timeline = member.timeline if state.in_recovery and member.timeline is not None else state.timeline
     row |= {"timeline": timeline, "lsn": str(state.lsn), "in_recovery": state.in_recovery}
     row["hold_slot"] = None if slot is None or slot.restart_lsn is None else str(slot.restart_lsn)
-    if record is not None:
-        lag = max(0, state.lsn - record.position)
-        why = why_not_gap_safe(slot, record.position, record.size)
-        row |= {"lag_bytes": lag, "gap_safe": why == "", "why": why or None}
-        row["lag_seconds_at_most"] = 0.0 if lag < record.segment_size else _age(record.updated_at)
-    return row
+    return row, state, slot
+
+
+def _judged(
+    row: dict[str, Any], state: ServerState | None, slot: SlotState | None, record: Record | None, unknown: list[str]
+) -> dict[str, Any]:
+    """The row with what follows from the record."""
+    if record is None or state is None:
+        return row
+    if str(state.system_identifier) != record.system_identifier:
+        unknown.append(f"{row['name']}: its system identifier {state.system_identifier} is not the record's")
+        return row
+    lag = max(0, state.lsn - record.position)
+    why = why_not_gap_safe(slot, record.position, record.size)
+    late = 0.0 if lag < record.segment_size else _age(record.updated_at)
+    return {**row, "lag_bytes": lag, "gap_safe": why == "", "why": why or None, "lag_seconds_at_most": late}
+
+
+# --- the store, the agent -------------------------------------------------------------------------------------------
+
+
+def _store_url(config: Config) -> str | None:
+    try:
+        return open_store(config.store).url
+    except WalkeeperError:
+        return None  # whoever asks it for the gaps says why
 
 
 def _gaps(config: Config, record: Record | None, unknown: list[str]) -> list[dict[str, str | int]] | None:
     """From the store, which has all of them."""
     if record is None:
+        unknown.append("gaps: without the record it is not known where to look")
         return None
     layout = Layout(config.scope, config.group, int(record.system_identifier))
-    deadline = Deadline("store")
     try:
         archive = Archive(open_store(config.store), layout, record.size, Codec())
-        gaps = deadline.call(archive.open_gaps, _STORE_TIMEOUT)
-    except (WalkeeperError, DeadlineExceeded) as problem:
+        gaps = _within(PATIENCE, archive.gaps)
+    except WalkeeperError as problem:
         unknown.append(f"gaps: {problem}")
         return None
-    finally:
-        deadline.close()
     return [{"timeline": gap.timeline, "start": gap.start, "end": gap.end} for gap in gaps]
 
 
-def _agent(config: Config, unknown: list[str]) -> dict[str, Any] | None:
-    """The report of this node's own agent."""
+def _within(seconds: float, work: Callable[[], _T]) -> _T:
+    deadline = Deadline("store")
     try:
-        return ask.ask(rundir.socket_path(config.source, os.environ), "status", _AGENT_TIMEOUT)
-    except (WalkeeperError, rundir.RunDirectoryError) as problem:
+        return deadline.call(work, seconds)
+    except DeadlineExceeded as problem:
+        raise StoreUnavailable(str(problem)) from None
+    finally:
+        deadline.close()
+
+
+def _agent(config: Config, unknown: list[str], attention: list[str]) -> dict[str, Any] | None:
+    """The report of this node's own agent. Whose user we are decides where its socket is looked for."""
+    try:
+        report = ask.ask(rundir.socket_path(config.source, os.environ), "status", AGENT_PATIENCE)
+    except AgentError as problem:
+        said = f"agent on this node: {problem}"
+        (attention if _is_servers_user(config) else unknown).append(said)
+    except rundir.RunDirectoryError as problem:
         unknown.append(f"agent on this node: {problem}")
-        return None
+    else:
+        if status_text.understands(report):
+            return report
+        attention.append("agent on this node: it is of another version of walkeeper, and was not started again since")
+    return None
+
+
+def _is_servers_user(config: Config) -> bool:
+    try:
+        return config.data_dir.stat().st_uid == os.geteuid()
+    except (WalkeeperError, OSError):
+        return False
+
+
+# --- what a person should look at -----------------------------------------------------------------------------------
 
 
 def _attention(status: dict[str, Any], topology: Topology | None, hold_slot: str) -> list[str]:
-    """What a person should look at, in words."""
+    """In words."""
     found = []
-    record = status["record"]
+    record, members = status["record"], status["members"]
     if record is not None and record["trouble"]:
         found.append(f"{record['owner']}, which archives: {record['trouble']}")
+    if topology is not None and status["leader"] is None:
+        found.append("Patroni has no leader")
     if record is not None and status["leader"] is not None and record["owner"] != status["leader"]:
         found.append(f"Patroni's leader is {status['leader']}, and {record['owner']} still owns the record")
+    found += _standstill(record, members)
     found += [f"gap on timeline {gap['timeline']}: {gap['start']} to {gap['end']}" for gap in status["gaps"] or []]
-    found += [f"{row['name']} is not gap-safe: {row['why']}" for row in status["members"] if row["gap_safe"] is False]
+    found += [f"{row['name']} is not gap-safe: {row['why']}" for row in members if row["gap_safe"] is False]
     if topology is not None and hold_slot not in topology.slots:
         found.append(f"Patroni's dynamic configuration does not declare the slot {hold_slot}")
     for trouble in (status["agent"] or {}).get("troubles", []):
@@ -194,72 +277,10 @@ def _attention(status: dict[str, Any], topology: Topology | None, hold_slot: str
     return found
 
 
-# --- for people -----------------------------------------------------------------------------------------------------
-
-
-def render(status: dict[str, Any]) -> str:
-    """The same as text of at most 100 columns or so, without colour."""
-    lines = [f"Cluster   {status['scope']}{'   (Patroni is paused)' if status['paused'] else ''}"]
-    record = status["record"]
-    if record is None:
-        lines.append("Frontier  unknown")
-    else:
-        lines.append(f"Archive   {status['store']}, from {record['start']}")
-        moved = f"moved by {record['owner']}{_ago(record['age_seconds'])}"
-        lines.append(f"Frontier  {record['frontier']} on timeline {record['timeline']}, {moved}")
-    gaps = status["gaps"]
-    lines.append(f"Gaps      {'unknown' if gaps is None else 'none' if not gaps else len(gaps)}")
-    lines += ["", *_table(status["members"], status["leader"]), ""]
-    lines += _agent_lines(status["agent"])
-    lines += [f"Look at   {text}" for text in status["attention"]]
-    lines += [f"Unknown   {text}" for text in status["unknown"]]
-    lines.append(
-        {WELL: "All well.", LOOK: "Something needs a look.", UNKNOWN: "Not everything is known."}[status["exit_code"]]
-    )
-    return "\n".join(lines)
-
-
-def _table(members: list[dict[str, Any]], leader: str | None) -> list[str]:
-    rows = [("MEMBER", "ROLE", "STATE", "TL", "WAL AT", "NOT ARCHIVED", "HOLD SLOT", "GAP-SAFE")]
-    for row in members:
-        role = "leader" if row["name"] == leader else row["role"]
-        lag = "?" if row["lag_bytes"] is None else _bytes(row["lag_bytes"]) + _at_most(row["lag_seconds_at_most"])
-        safe = {True: "yes", False: "NO", None: "?"}[row["gap_safe"]]
-        rows.append(
-            (
-                row["name"],
-                role,
-                row["state"],
-                str(row["timeline"] or "?"),
-                row["lsn"] or "?",
-                lag,
-                row["hold_slot"] or "?",
-                safe,
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _agent_lines(agent: dict[str, Any] | None) -> list[str]:
-    if agent is None:
-        return ["Agent     no answer on this node"]
-    own = agent["agent"]
-    doing = f"archives timeline {own['timeline']}" if own["archiving"] else "watches"
-    spool = f"spool {_bytes(own['spool_bytes'])} of {_bytes(own['spool_limit'])}"
-    return [f"Agent     {own['name']}, pid {own['pid']}, walkeeper {own['version']}: {doing}; {spool}"]
-
-
-def _at_most(seconds: float | None) -> str:
-    return "" if not seconds else f", {seconds:.0f} s"
-
-
-def _ago(seconds: float | None) -> str:
-    return "" if seconds is None else f" {seconds:.0f} s ago"
-
-
-def _bytes(count: int) -> str:
-    if count < 1024:
-        return f"{count} B"
-    power = min(4, (count.bit_length() - 1) // 10)
-    return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
+def _standstill(record: dict[str, Any] | None, members: list[dict[str, Any]]) -> list[str]:
+    """The owner's agent may be dead, and then says nothing."""
+    waiting = max((row["lag_bytes"] for row in members if row["lag_bytes"] is not None), default=0)
+    if record is None or waiting < record["segment_size"] or (record["age_seconds"] or 0) < STANDSTILL:
+        return []
+    stood, waits = f"{record['age_seconds']:.0f} s", status_text.size(waiting)
+    return [f"the frontier has stood for {stood}, and {waits} wait for it: is the agent on {record['owner']} well?"]

@@ -36,6 +36,8 @@ ALERT_SECONDS: Final = 10.0
 """How long after a callback the agent looks several times a second: a promotion ends some time after it."""
 ALERT_INTERVAL: Final = 0.2
 TOPOLOGY_SECONDS: Final = 10.0
+LEFTOVER_SECONDS: Final = 5.0
+"""How long one look may hand in what the spool has left."""
 
 
 class NotGapSafe(WalkeeperError):
@@ -163,6 +165,7 @@ class Agent:
 
     def _look_and_act(self) -> None:
         server = self._look_at_server()
+        slot = self._look_at_slot(server)  # before the record, which never is behind the slot
         found, record_known = self._look_at_record()
         leader, leader_known = self._look_at_leader()
         self._look_at_topology()
@@ -171,20 +174,19 @@ class Agent:
         if archiver is not None and record_known and not archiver.ownership.still_ours(found):
             archiver.over.set()
         self._act(server, leader == self.config.name if leader_known else None)
-        slot, unsafe = self._look_at_slot(server, record)
+        unsafe = self._judge_slot(slot, record)
+        seen_slot = None if isinstance(slot, PostgresError) else slot
         self.seen = Seen(
-            self._clock.monotonic(), server, slot, record, record_known, leader, leader_known, unsafe,
+            self._clock.monotonic(), server, seen_slot, record, record_known, leader, leader_known, unsafe,
         )  # fmt: skip
         self._hand_in_leftovers(server, record)
 
     def _look_at_server(self) -> ServerState | None:
         state: ServerState | None = None
-        received: Lsn | None = None
         try:
             state = self._server.state()
             if state.in_recovery and self.topology is not None and self.topology.standby_cluster:
                 state = replace(state, timeline=self._server.replay_timeline())
-            received = self._server.received() if self.archiver is not None else None
             self._passed.append((self._clock.monotonic(), state.lsn))
             self.troubles.clear("postgresql")
         except PostgresError as problem:
@@ -193,7 +195,6 @@ class Agent:
             observed = self.archiver.observed
             observed.server_up = state is not None
             observed.lsn = state.lsn if state is not None else observed.lsn
-            observed.received = received
         return state
 
     def _look_at_record(self) -> tuple[Versioned | None, bool]:
@@ -235,15 +236,19 @@ class Agent:
         self.troubles.clear("record")
         return record
 
-    def _look_at_slot(self, server: ServerState | None, record: Record | None) -> tuple[SlotState | None, str | None]:
-        """The local hold slot, and why this node is not gap-safe ("" if it is, None if that cannot be told)."""
-        if server is None or record is None:
-            return None, None
+    def _look_at_slot(self, server: ServerState | None) -> SlotState | PostgresError | None:
+        if server is None:
+            return PostgresError("the local server does not answer")
         try:
-            slot = self._server.slot(self.config.hold_slot)
+            return self._server.slot(self.config.hold_slot)
         except PostgresError as problem:
             self.troubles.report("postgresql", problem, grace=True)
-            return None, None
+            return problem
+
+    def _judge_slot(self, slot: SlotState | PostgresError | None, record: Record | None) -> str | None:
+        """Why this node is not gap-safe; "" if it is, None if that cannot be told."""
+        if isinstance(slot, PostgresError) or record is None:
+            return None
         why = why_not_gap_safe(slot, record.position, record.size)
         if why:
             self.troubles.report(
@@ -252,7 +257,7 @@ class Agent:
             )
         else:
             self.troubles.clear("not_gap_safe")
-        return slot, why
+        return why
 
     # --- acting -------------------------------------------------------------------------------------------------
 
@@ -327,7 +332,7 @@ class Agent:
             hold_slot=self.config.hold_slot,
             troubles=self.troubles,
             clock=self._clock,
-            observed=Observed(server_up=True, lsn=server.lsn, received=None),
+            observed=Observed(server_up=True, lsn=server.lsn),
         )
         archiver.start(self.crew, self.config.upload_workers)
         return archiver
@@ -350,8 +355,10 @@ class Agent:
             return
         archive = self._archive(int(record.system_identifier), record.size)
         try:
-            while not self._stopping and not self._poked.is_set() and self._leftovers.hand_in_one(archive, record):
-                pass
+            until = self._clock.monotonic() + LEFTOVER_SECONDS
+            while self._clock.monotonic() < until and not self._poked.is_set():
+                if not self._leftovers.hand_in_one(archive, record):
+                    break
             self.troubles.clear("leftovers")
         except WalkeeperError as problem:
             self.troubles.report("leftovers", problem)

@@ -37,7 +37,7 @@ from walkeeper.spool import Spool
 TICK: Final = 0.1
 """Seconds between two looks into the spool."""
 SILENCE_LIMIT: Final = 30.0
-"""Seconds that pg_receivewal may receive nothing while the server writes."""
+"""Seconds in which pg_receivewal must deliver a segment that the server has completed."""
 LOW_WATER: Final = 0.5
 """A full spool drains to this part of its limit before pg_receivewal goes on."""
 SPOOL_RETRY: Final = 0.5
@@ -61,7 +61,6 @@ class Observed:
 
     server_up: bool
     lsn: Lsn
-    received: Lsn | None
 
 
 class Archiver:
@@ -109,8 +108,8 @@ class Archiver:
         self._missing_since = 0.0
         self._full = False
         self._trouble_at = 0.0
-        self._quiet_since = 0.0
-        self._last_received: Lsn | None = None
+        self._due: Segment | None = None
+        self._due_since = 0.0
 
     @property
     def history(self) -> History:
@@ -219,7 +218,7 @@ class Archiver:
         except PostgresError as problem:
             self._receiver_failed(problem)
             return
-        self._quiet_since = now
+        self._due_since = now
         events.info("receiver_started", first=first, frontier=self._frontier.lsn)
 
     def _receiver_ended(self, ended: Ended) -> None:
@@ -233,20 +232,20 @@ class Archiver:
         self._troubles.report("archiver_receiver", problem, grace=True)
 
     def _watch_progress(self) -> None:
+        """A segment that the server has completed must arrive. An idle server is no reason for alarm."""
         now = self._clock.monotonic()
-        received = self.observed.received
-        if received is not None and (received != self._last_received or received >= self.observed.lsn):
-            self._last_received = received
-            self._quiet_since = now
-            self._restart.succeeded()
-            self._troubles.clear("archiver_receiver")
+        due = self._frontier.first_missing(self._taken)
+        if due != self._due or self.observed.lsn < due.end:
+            if due != self._due:
+                self._restart.succeeded()
+                self._troubles.clear("archiver_receiver")
+            self._due, self._due_since = due, now
             return
-        if now - self._quiet_since > SILENCE_LIMIT and self.observed.server_up:
+        if now - self._due_since > SILENCE_LIMIT and self.observed.server_up:
             self._receiver.stop()
+            self._due_since = now
             self._receiver_failed(
-                PostgresError(
-                    f"pg_receivewal: no progress in {SILENCE_LIMIT:g} s while the server writes", hint="Restarted."
-                )
+                PostgresError(f"pg_receivewal: {due} did not come in {SILENCE_LIMIT:g} s", hint="It was started again.")
             )
 
     # --- WAL that the local server has no more --------------------------------------------------------------------

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from walkeeper import events
-from walkeeper.errors import AgentError, WalkeeperError
-from walkeeper.rundir import RunDirectoryError
+from walkeeper.errors import AgentError
 
 _STARTED: Final = b"started\n"
 
@@ -22,10 +21,41 @@ def open_standard_descriptors() -> None:
     os.close(descriptor)
 
 
-def start(work: Callable[[Callable[[], None]], int]) -> int:
-    """Run ``work`` in a daemon, by a double fork; it is given a function to call when it has started.
+class Start:
+    """How a daemon's start goes, told to the caller that waits for it. Each process has its own end of the pipe."""
 
-    The caller waits for that and returns 0. Raises AgentError with what the daemon said, if it ended instead.
+    def __init__(self, writer: int) -> None:
+        self._writer: int | None = writer
+
+    def done(self) -> None:
+        """It works: the caller goes, and the terminal with it."""
+        if self._writer is None:
+            return
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for descriptor in (0, 1, 2):
+            os.dup2(nothing, descriptor)
+        os.close(nothing)
+        self._tell(_STARTED)
+
+    def refused(self, problem: Exception) -> None:
+        """It cannot begin."""
+        self._tell(f"{problem}\n{getattr(problem, 'hint', '')}".encode())
+
+    def leave_it(self) -> None:
+        """This process has nothing to say about it; another one has."""
+        self._tell(b"")
+
+    def _tell(self, words: bytes) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            os.write(writer, words)
+            os.close(writer)
+
+
+def start(work: Callable[[Start], int]) -> int:
+    """Run ``work`` in a daemon, by a double fork.
+
+    The caller waits for Start.done and returns 0. Raises AgentError with what the daemon said, if it ended instead.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -42,30 +72,15 @@ def start(work: Callable[[Callable[[], None]], int]) -> int:
     raise AgentError(text or "agent: it ended before it had started", hint=hint or "Start it without --detach.")
 
 
-def _become_daemon(writer: int, work: Callable[[Callable[[], None]], int]) -> None:
+def _become_daemon(writer: int, work: Callable[[Start], int]) -> None:
     """In the child; never returns."""
     os.setsid()
     if os.fork():
         os._exit(0)
     os.chdir("/")
-    waiting = {writer}
-
-    def started() -> None:
-        if not waiting:
-            return
-        waiting.clear()
-        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for descriptor in (0, 1, 2):
-            os.dup2(nothing, descriptor)
-        os.close(nothing)
-        os.write(writer, _STARTED)
-        os.close(writer)
-
     code = 1
     try:
-        code = work(started)
-    except (WalkeeperError, RunDirectoryError) as problem:
-        os.write(writer, f"{problem}\n{getattr(problem, 'hint', '')}".encode())
+        code = work(Start(writer))
     except BaseException as problem:  # noqa: BLE001 - nobody else is there to say it
         events.failure("agent_died", problem)
     finally:

@@ -46,6 +46,13 @@ class Crew:
         )
         self.ended.set()
 
+    def report_stuck(self) -> None:
+        """Threads that were told to end have not: the process shall, so that they do."""
+        with self._lock:
+            self.lost = ", ".join(sorted(thread.name for thread in self._threads if thread.is_alive()))
+        events.error("threads_stuck", threads=self.lost, hint="The agent ends, to be started again; nothing is lost.")
+        self.ended.set()
+
     def _guard(self, name: str, work: Callable[[], None]) -> None:
         try:
             work()

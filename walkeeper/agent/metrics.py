@@ -9,8 +9,8 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any, Final
+from socketserver import TCPServer, ThreadingMixIn
+from typing import TYPE_CHECKING, Any, Final, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -62,7 +62,7 @@ _TROUBLE: Final = ("trouble", "1 for each trouble that lasts.")
 _INFO: Final = ("info", "Always 1; what the labels say.")
 
 
-class _Collector:
+class Collector:
     def __init__(self, report: Report) -> None:
         self._report = report
 
@@ -91,19 +91,17 @@ class _Collector:
 class _Application:
     def __init__(self, report: Report) -> None:
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Collector(report))
+        registry.register(Collector(report))
         self._report = report
         self._metrics = make_wsgi_app(registry)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO")
         if path in ("/", "/metrics"):
-            return self._metrics(environ, start_response)
+            return cast("Iterable[bytes]", self._metrics(environ, start_response))
         if path == "/health":
             troubles = self._report()["troubles"]
-            start_response(
-                "503 Service Unavailable" if troubles else "200 OK", [("Content-Type", "application/json")]
-            )
+            start_response("503 Service Unavailable" if troubles else "200 OK", [("Content-Type", "application/json")])
             return [json.dumps({"troubles": troubles}).encode() + b"\n"]
         start_response("404 Not Found", [("Content-Type", "text/plain")])
         return [b"There are /metrics and /health.\n"]
@@ -118,6 +116,12 @@ class _Request(WSGIRequestHandler):
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def server_bind(self) -> None:
+        """As the base class, but without asking the DNS for our own name, which can take half a minute."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
 
     def handle_error(self, *_: object) -> None:
         """A client that went away."""

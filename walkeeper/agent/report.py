@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, Final
 
 from walkeeper import __version__
-from walkeeper.agent.agent import Agent
+from walkeeper.agent.agent import Agent, Seen
+from walkeeper.agent.troubles import Trouble
 from walkeeper.core.lsn import Lsn
 
 STALE_SECONDS: Final = 30.0
@@ -15,26 +17,11 @@ STALE_SECONDS: Final = 30.0
 
 def report(agent: Agent) -> dict[str, Any]:
     """A JSON document; positions as PostgreSQL writes them, sizes in bytes, times in seconds, unknown as null."""
-    seen = agent.seen
-    archiver = agent.archiver
-    server = seen.server
-    record = seen.record
+    age = time.monotonic() - agent.seen.at if agent.seen.at else None
+    seen = agent.seen if age is not None and age <= STALE_SECONDS else Seen()
+    server, record, slot = seen.server, seen.record, seen.slot
     return {
-        "agent": {
-            "name": agent.config.name,
-            "scope": agent.config.scope,
-            "version": __version__,
-            "pid": os.getpid(),
-            "started_at": agent.started_at,
-            "store": agent.store.url,
-            "archiving": archiver is not None,
-            "timeline": archiver.history.timeline if archiver is not None else None,
-            "stored_up_to": str(archiver.stored_up_to) if archiver is not None else None,
-            "uploaded_segments": archiver.uploaded if archiver is not None else 0,
-            "uploaded_bytes": archiver.uploaded_bytes if archiver is not None else 0,
-            "spool_bytes": agent.spool_used(),
-            "spool_limit": agent.config.spool_limit,
-        },
+        "agent": _agent(agent, age),
         "server": None
         if server is None
         else {
@@ -56,17 +43,40 @@ def report(agent: Agent) -> dict[str, Any]:
             "gaps": record.gaps_total,
         },
         "lag_bytes": max(0, server.lsn - record.position) if server is not None and record is not None else None,
-        "lag_seconds": agent.lag_seconds(),
+        "lag_seconds": agent.lag_seconds() if server is not None and record is not None else None,
         "gap_safe": None if seen.gap_unsafe is None else seen.gap_unsafe == "",
         "hold_slot": None
-        if seen.slot is None
-        else {"restart_lsn": _text(seen.slot.restart_lsn), "lost": seen.slot.lost, "active_pid": seen.slot.active_pid},
-        "troubles": [
-            {"what": t.what, "reason": t.reason, "text": t.text, "hint": t.hint, "since": t.since}
-            for t in agent.troubles.open()
-        ],
+        if slot is None
+        else {"restart_lsn": _text(slot.restart_lsn), "lost": slot.lost, "active_pid": slot.active_pid},
+        "troubles": [_trouble(trouble) for trouble in agent.troubles.open()],
+        "last_error": None if agent.troubles.last is None else _trouble(agent.troubles.last),
         "refused_total": agent.troubles.counts(),
     }
+
+
+def _agent(agent: Agent, age: float | None) -> dict[str, Any]:
+    archiver = agent.archiver
+    return {
+        "name": agent.config.name,
+        "scope": agent.config.scope,
+        "version": __version__,
+        "pid": os.getpid(),
+        "started_at": agent.started_at,
+        "looked_seconds_ago": age,
+        "store": agent.store.url,
+        "archiving": archiver is not None,
+        "timeline": archiver.history.timeline if archiver is not None else None,
+        "stored_up_to": _text(archiver.stored_up_to) if archiver is not None else None,
+        "uploaded_segments": archiver.uploaded if archiver is not None else 0,
+        "uploaded_bytes": archiver.uploaded_bytes if archiver is not None else 0,
+        "spool_bytes": agent.spool_used(),
+        "spool_limit": agent.config.spool_limit,
+    }
+
+
+def _trouble(trouble: Trouble) -> dict[str, str]:
+    facts = ("what", "reason", "text", "hint", "since")
+    return {fact: getattr(trouble, fact) for fact in facts}
 
 
 def _text(lsn: Lsn | None) -> str | None:

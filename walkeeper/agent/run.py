@@ -8,18 +8,21 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from walkeeper import __version__, events, rundir
-from walkeeper.agent import background, metrics
+from walkeeper.agent import background, metrics, restarts
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.notify import Notifier
 from walkeeper.agent.report import report
+from walkeeper.agent.restoring import Restoring
 from walkeeper.clock import SystemClock
+from walkeeper.codec import open_codec
 from walkeeper.config import Config, load
 from walkeeper.control import AgentLock, ControlServer
-from walkeeper.errors import AgentError, ConfigError, WalkeeperError
+from walkeeper.errors import AgentError, ConfigError, SpoolError, WalkeeperError
 from walkeeper.record.patroni import connect
 from walkeeper.spool import Spool
 from walkeeper.store.open import open_store
@@ -42,8 +45,24 @@ def main(config: Config, *, detach: bool = False, from_callback: bool = False) -
         raise AgentError("agent: it does not run as root", hint="Run it as PostgreSQL's own user, as Patroni does.")
     background.open_standard_descriptors()
     if detach:
-        return background.start(lambda started: _Process(config, background=True, started=started).run())
-    return _Process(config, background=from_callback, waits_for_spool=from_callback).run()
+        return background.start(lambda start: _keep_detached(config, start))
+    if from_callback:
+        process = partial(_Process, config, background=True, waits_for_spool=True)
+        return restarts.keep_running(lambda: process().run(), SystemClock(), refused=_refused, in_parent=lambda: None)
+    return _Process(config, background=False).run()
+
+
+def _keep_detached(config: Config, start: background.Start) -> int:
+    process = partial(_Process, config, background=True, started=start.done)
+    return restarts.keep_running(
+        lambda: process().run(), SystemClock(), refused=start.refused, in_parent=start.leave_it
+    )
+
+
+def _refused(problem: Exception) -> None:
+    """Into the start log of the callback that wanted it."""
+    events.to_stderr()
+    events.failure("agent_not_started", problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +110,7 @@ class _Process:
             signal.signal(number, self._on_signal)
         socket = Path(rundir.socket_path(self._version.config.source, os.environ))
         with AgentLock(Path(rundir.lock_path(str(socket)))) as lock:
-            self._spool_lock = self._lock_spool(self._version.config)
+            self._spool_lock = self._lock_spool(self._version.config, wait=self._waits_for_spool)
             self._open_log(self._version.config)
             agent: Agent | None = self._build(self._version.config)
             code = 0
@@ -107,15 +126,15 @@ class _Process:
         records = connect(config.patroni_config, config.name, timeout=config.agent.dcs_timeout)
         return Agent(config, open_store(config.store), records, self._clock)
 
-    def _lock_spool(self, config: Config) -> AgentLock:
+    def _lock_spool(self, config: Config, *, wait: bool) -> AgentLock:
         """A second lock: two configurations may name one spool."""
         logged_at: float | None = None
         while True:
             try:
                 Spool(config.spool_directory, config.spool_limit).open()
                 return AgentLock(config.spool_directory / "lock")
-            except ConfigError as problem:
-                if not self._waits_for_spool or self._signalled in (signal.SIGTERM, signal.SIGINT):
+            except (ConfigError, SpoolError) as problem:
+                if not wait or self._signalled in (signal.SIGTERM, signal.SIGINT):
                     raise
                 now = self._clock.monotonic()
                 if logged_at is None or now - logged_at > 60:
@@ -139,12 +158,11 @@ class _Process:
             agent.crew.report_death(facts.thread.name if facts.thread else "?", facts.exc_value or facts.exc_type())
 
         threading.excepthook = died
-        control = ControlServer(socket, lock, {"status": answer, "poke": poke})
-        control.open()
         config = self._version.config
-        events.info(
-            "agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url
-        )
+        restoring = Restoring(agent.store, config.scope, config.group, open_codec(config))
+        control = ControlServer(socket, lock, {"status": answer, "poke": poke, "restore": restoring.answer})
+        control.open()
+        events.info("agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url)
         listen = config.agent.listen
         end_metrics = metrics.serve(*listen, lambda: report(agent)) if listen is not None else lambda: None
         agent.start()
@@ -161,8 +179,10 @@ class _Process:
             end_metrics()
             agent.stop()
         if following is not None:
-            following = self._wait_for_the_end_of(agent, following)
-        return 1 if agent.crew.lost is not None else 0, following
+            self._wait_for_the_end_of(agent)
+        if agent.crew.lost is not None:
+            return 1, None
+        return 0, following if self._signalled in (None, signal.SIGHUP) else None
 
     def _watch(self, agent: Agent) -> Agent | None:
         """Until the process shall end: None. Or until there is a new configuration: the agent that goes by it."""
@@ -194,7 +214,7 @@ class _Process:
                 return None
             agent = self._build(version.config)
             if version.config.spool_directory != present.config.spool_directory:
-                spool_lock, self._spool_lock = self._spool_lock, self._lock_spool(version.config)
+                spool_lock, self._spool_lock = self._spool_lock, self._lock_spool(version.config, wait=False)
                 spool_lock.release()
         except WalkeeperError as problem:
             events.failure("reload_failed", problem, goes_on="with the configuration as it was")
@@ -203,14 +223,18 @@ class _Process:
         self._version = version
         return agent
 
-    def _wait_for_the_end_of(self, agent: Agent, following: Agent) -> Agent | None:
+    def _wait_for_the_end_of(self, agent: Agent) -> None:
         """Two must not work on one spool. A thread may hang in the store for as long as the store's time-outs say."""
+        until = self._clock.monotonic() + STUCK_SECONDS
         while agent.crew.working and not agent.crew.ended.is_set():
             if self._signalled in (signal.SIGTERM, signal.SIGINT):
-                return None
+                return
+            if self._clock.monotonic() > until:
+                agent.crew.report_stuck()
+                return
+            self._notifier.alive()
             agent.stop()
             self._clock.sleep(WAKE_SECONDS)
-        return None if agent.crew.ended.is_set() else following
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._signalled is None or number != signal.SIGHUP:

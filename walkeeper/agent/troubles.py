@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from walkeeper import events
@@ -36,6 +36,8 @@ class Troubles:
         self._clock = clock
         self._open: dict[str, Trouble] = {}
         self._refused: dict[str, int] = {}
+        self.last: Trouble | None = None
+        """The one that was logged last, whether it lasts or not."""
         self._lock = threading.Lock()
 
     def report(self, what: str, problem: WalkeeperError, *, grace: bool = False) -> None:
@@ -57,6 +59,7 @@ class Troubles:
             if known.logged_at is None:
                 self._refused[problem.reason] = self._refused.get(problem.reason, 0) + 1
             known.logged_at = now
+            self.last = replace(known)
         events.error(what, reason=problem.reason, error=problem, since=known.since, hint=problem.hint)
 
     def clear(self, what: str) -> None:

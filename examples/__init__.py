@@ -1,0 +1,1 @@
+"""Examples. ``python -m examples.demo`` is the one that runs."""

@@ -1,0 +1,184 @@
+"""The agent's numbers, as Prometheus reads them, and their documentation."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.parts.processes import free_port
+from tests.twins.memory_record import MemoryDcs, MemoryRecord
+from tests.twins.memory_store import MemoryStore
+from tests.worlds import config_of
+from walkeeper import events
+from walkeeper.agent import metrics
+from walkeeper.agent.agent import Agent, Seen
+from walkeeper.agent.report import STALE_SECONDS, report
+from walkeeper.clock import SystemClock
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.postgres import ServerState
+
+DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "metrics.md"
+KNOWN: Final[dict[str, Any]] = {
+    "agent": {
+        "name": "node1", "scope": 'a "scope"\\\n', "version": "1", "pid": 1, "started_at": "", "looked_seconds_ago": 0.5,
+        "store": "file:///x", "archiving": True, "timeline": 2, "stored_up_to": "1/0", "uploaded_segments": 3,
+        "uploaded_bytes": 1000, "spool_bytes": 0, "spool_limit": 64,
+    },
+    "server": {"system_identifier": "7", "in_recovery": False, "timeline": 2, "lsn": "1/10", "major": 15},
+    "leader": "node1",
+    "record_known": True,
+    "record": {"owner": "node1", "timeline": 2, "frontier": "0/F0000000", "segment_size": 1 << 20, "gaps": 0},
+    "lag_bytes": 16,
+    "lag_seconds": 0.0,
+    "gap_safe": True,
+    "hold_slot": {"restart_lsn": "0/F0000000", "lost": False, "active_pid": None},
+    "troubles": [],
+    "refused_total": {},
+}  # fmt: skip
+NOTHING_KNOWN: Final[dict[str, Any]] = {
+    **KNOWN,
+    "agent": {**KNOWN["agent"], "looked_seconds_ago": None, "archiving": False, "timeline": None, "stored_up_to": None, "spool_bytes": None},
+    "server": None, "leader": None, "record_known": False, "record": None, "lag_bytes": None, "lag_seconds": None,
+    "gap_safe": None, "hold_slot": None,
+}  # fmt: skip
+TROUBLE: Final = {"what": "dcs", "reason": "dcs_unavailable", "text": "etcd3: no answer", "hint": "", "since": ""}
+
+
+class Served:
+    """The report, which a test may change, and where it is served."""
+
+    def __init__(self) -> None:
+        self.report = deepcopy(KNOWN)
+        self.port = free_port()
+        self.end: Callable[[], None] = metrics.serve("127.0.0.1", self.port, lambda: self.report)
+
+    def get(self, path: str = "/metrics") -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code, refusal.read().decode()
+
+    def samples(self) -> dict[str, float]:
+        families = text_string_to_metric_families(self.get()[1])
+        return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    serving = Served()
+    yield serving
+    serving.end()
+
+
+def documented() -> list[str]:
+    return re.findall(r"^\| `(walkeeper_\w+)` \| (?:gauge|counter)", DOCUMENT.read_text(), re.MULTILINE)
+
+
+def test_the_document_is_made_from_the_code() -> None:
+    assert DOCUMENT.read_text() == metrics.reference(), "run: python -m walkeeper.agent.metrics > docs/metrics.md"
+
+
+def test_what_is_served_is_what_is_documented(served: Served) -> None:
+    served.report["troubles"] = [TROUBLE]
+    served.report["refused_total"] = {"dcs_unavailable": 2}
+    assert sorted(served.samples()) == sorted(documented())
+
+
+def test_values_and_labels_survive_the_format(served: Served) -> None:
+    found = served.samples()
+    assert found["walkeeper_frontier_lsn_bytes"] == 0xF0000000
+    assert found["walkeeper_server_lsn_bytes"] == (1 << 32) + 0x10
+    assert found["walkeeper_archiving"] == found["walkeeper_gap_safe"] == 1
+    assert found["walkeeper_uploaded_segments_total"] == 3
+    info = next(family for family in text_string_to_metric_families(served.get()[1]) if family.name == "walkeeper_info")
+    assert info.samples[0].labels == {"version": "1", "scope": 'a "scope"\\\n', "member": "node1"}
+
+
+def test_what_is_not_known_is_left_out(served: Served) -> None:
+    served.report = deepcopy(NOTHING_KNOWN)
+    found = served.samples()
+    assert found["walkeeper_server_up"] == found["walkeeper_record_known"] == found["walkeeper_archiving"] == 0
+    for name in (
+        "lag_bytes",
+        "lag_seconds",
+        "gap_safe",
+        "gaps",
+        "frontier_lsn_bytes",
+        "server_lsn_bytes",
+        "spool_bytes",
+    ):
+        assert f"walkeeper_{name}" not in found
+
+
+def test_health_is_bad_while_there_is_trouble(served: Served) -> None:
+    assert served.get("/health") == (200, '{"troubles": []}\n')
+    served.report["troubles"] = [TROUBLE]
+    status, text = served.get("/health")
+    assert status == 503
+    assert json.loads(text)["troubles"] == [TROUBLE]
+
+
+def test_another_path_is_not_found(served: Served) -> None:
+    assert served.get("/elsewhere")[0] == 404
+
+
+def test_a_client_that_says_nothing_holds_up_nobody_and_is_given_up(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics._Request, "timeout", 0.3)
+    with socket.create_connection(("127.0.0.1", served.port)) as client:
+        assert served.get()[0] == 200
+        client.settimeout(5)
+        assert client.recv(1) == b""
+
+
+def test_a_port_that_is_taken_is_a_warning(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(events, "warning", lambda word, **facts: said.append(events.line(word, facts)))
+    metrics.serve("127.0.0.1", served.port, dict)()
+    metrics.serve("256.0.0.1", served.port, dict)()
+    assert [line.partition(" listen")[0] for line in said] == ["metrics_not_served"] * 2
+    assert all("hint=" in line for line in said)
+
+
+def test_ipv6_is_served_too() -> None:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            pass
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    port = free_port()
+    end = metrics.serve("::1", port, lambda: deepcopy(KNOWN))
+    with urllib.request.urlopen(f"http://[::1]:{port}/health", timeout=5) as answer:
+        assert answer.status == 200
+    end()
+
+
+def test_a_look_that_is_old_is_not_reported_as_the_present(tmp_path: Path) -> None:
+    server: Any = SimpleNamespace(bin_dir=tmp_path, data=tmp_path / "data", port=1)
+    agent = Agent(config_of(server, "a", tmp_path), MemoryStore(), MemoryRecord(MemoryDcs()), SystemClock())
+    state = ServerState(7, False, 1, Lsn(MIB), SegmentSize(MIB), 15, "replica")
+    assert report(agent)["agent"]["looked_seconds_ago"] is None
+    for age, known in ((1.0, True), (STALE_SECONDS + 1, False)):
+        agent.seen = Seen(
+            time.monotonic() - age, state, record_known=True, leader="a", leader_known=True, gap_unsafe=""
+        )
+        said = report(agent)
+        assert (said["server"] is not None, said["record_known"], said["leader"] == "a", said["gap_safe"]) == (
+            known,
+        ) * 3 + (True if known else None,)
+        assert said["agent"]["looked_seconds_ago"] >= age

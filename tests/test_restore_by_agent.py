@@ -1,0 +1,148 @@
+"""restore-wal through the agent: the same three answers, and without an agent the same again."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.core.worlds import plain_segment
+from tests.twins.memory_store import MemoryStore
+from walkeeper import restore_client, rundir
+from walkeeper.agent.restoring import Restoring
+from walkeeper.archive import Archive
+from walkeeper.codec import Codec
+from walkeeper.control import AgentLock, ControlServer
+from walkeeper.core.history import History
+from walkeeper.core.lsn import MIB, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.layout import Layout
+
+SYSTEM = 7300000000000000001
+SEGMENT = Segment(1, 5, SegmentSize(MIB))
+PLAIN = plain_segment(SEGMENT, SYSTEM)
+
+
+class Node:
+    """A data directory, an agent's socket in front of a store in memory, and what PostgreSQL would run."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WALKEEPER_RUN_DIR", str(directory))
+        self.config = directory / "patroni.yml"
+        self.config.write_text("scope: demo\nwalkeeper:\n  store:\n    directory: /nonexistent/store\n")
+        self.data = directory / "data"
+        (self.data / "pg_wal").mkdir(parents=True)
+        (self.data / "global").mkdir()
+        (self.data / "global" / "pg_control").write_bytes(struct.pack("=QI", SYSTEM, 1300) + bytes(8000))
+        monkeypatch.chdir(self.data)
+        self.store = MemoryStore()
+        self.archive = Archive(self.store, Layout("demo", None, SYSTEM), SEGMENT.size, Codec())
+        self.archive.archive_segment(SEGMENT, PLAIN, History(1))
+        self.archive.state_start(SEGMENT)
+        self.socket = Path(rundir.socket_path(str(self.config), dict(os.environ)))
+        self.lock = Path(rundir.lock_path(str(self.socket)))
+        self.restoring = Restoring(self.store, "demo", None, Codec())
+
+    def restore(self, name: str = SEGMENT.name) -> int | None:
+        return restore_client.restore(str(self.config), name, "pg_wal/RECOVERYXLOG")
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(path.name for path in (self.data / "pg_wal").iterdir())
+
+
+@contextmanager
+def listening(server: ControlServer) -> Iterator[None]:
+    server.open()
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.close()
+        thread.join(10)
+
+
+@pytest.fixture
+def node(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    return Node(short_path, monkeypatch)
+
+
+@pytest.fixture
+def agent(node: Node) -> Iterator[Node]:
+    with AgentLock(node.lock) as lock, listening(ControlServer(node.socket, lock, {"restore": node.restoring.answer})):
+        yield node
+
+
+def test_what_is_there_is_delivered_whole(agent: Node) -> None:
+    assert agent.restore() == restore_client.DELIVERED
+    assert (agent.data / "pg_wal" / "RECOVERYXLOG").read_bytes() == PLAIN
+    assert agent.files == ["RECOVERYXLOG"]
+
+
+def test_p6_what_is_proved_absent_is_absent(agent: Node) -> None:
+    for name in ("000000010000000000000006", "00000002.history", "00000001.history"):
+        assert agent.restore(name) == restore_client.ABSENT
+    assert agent.files == []
+
+
+@pytest.mark.parametrize("trouble", ["down", "no archive", "damaged", "bad name", "another cluster"])
+def test_p6_what_the_agent_cannot_tell_is_left_to_the_slow_way(agent: Node, trouble: str) -> None:
+    name = "../../x" if trouble == "bad name" else SEGMENT.name
+    if trouble == "down":
+        agent.store.down = True
+    elif trouble == "no archive":
+        agent.store.objects.clear()
+    elif trouble == "damaged":
+        key = agent.archive.layout.file(SEGMENT, ".zst")
+        agent.store.objects[key] = (agent.store.objects[key][0][:-1], {})
+    elif trouble == "another cluster":
+        (agent.data / "global" / "pg_control").write_bytes(struct.pack("=QI", SYSTEM + 1, 1300) + bytes(8000))
+    assert agent.restore(name) is None
+    assert agent.files == []
+
+
+def test_h9_without_an_agent_or_with_a_hung_one_the_slow_way_is_left(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert node.restore() is None
+    monkeypatch.setattr(restore_client, "PATIENCE", 0.3)
+    go = threading.Event()
+
+    def hang(_: dict[str, Any]) -> dict[str, Any]:
+        go.wait(10)
+        return {}
+
+    with AgentLock(node.lock) as lock, listening(ControlServer(node.socket, lock, {"restore": hang})):
+        assert node.restore() is None
+        go.set()
+
+
+def test_what_a_dead_client_left_is_swept_by_the_next(agent: Node) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    agent.restoring.answer(
+        {"file": SEGMENT.name, "destination": str(agent.data / "pg_wal" / "RECOVERYXLOG"), "pid": gone.pid}
+    )
+    assert len(agent.files) == 1
+    assert agent.restore() == restore_client.DELIVERED
+    assert agent.files == ["RECOVERYXLOG"]
+
+
+def test_the_command_takes_that_way_and_is_light(agent: Node) -> None:
+    """The configured store does not exist: only the agent can have delivered this, and no SDK was loaded."""
+    command = [sys.executable, "-X", "importtime", "-m", "walkeeper"]
+    arguments = ["restore-wal", "-c", str(agent.config), SEGMENT.name, "pg_wal/RECOVERYXLOG"]
+    answer = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert (agent.data / "pg_wal" / "RECOVERYXLOG").read_bytes() == PLAIN
+    for heavy in ("msgspec", "yaml", "argparse", "typing", "walkeeper.archive"):
+        assert f" {heavy}\n" not in answer.stderr
