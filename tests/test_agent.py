@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -190,6 +192,36 @@ def test_a9_a_killed_pg_receivewal_is_started_again(alone: Alone) -> None:
         assert pids == []  # it streams without a slot
         alone.server.execute("select pg_terminate_backend(pid) from pg_stat_replication")
         agent.wait_frontier(complete(alone.server, 2))
+
+
+def test_f8_an_idle_server_raises_no_alarm(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("walkeeper.agent.archiver.SILENCE_LIMIT", 1.0)
+    caplog.set_level(logging.INFO, "walkeeper")
+    logging.getLogger("walkeeper").propagate = True
+    with alone.agent() as agent:
+        agent.wait_frontier(complete(alone.server, 1))
+        looked = agent.agent.seen.at
+        wait_for(lambda: agent.agent.seen.at > looked + 4)
+        assert agent.troubles() == set()
+    assert sum("receiver_started" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_f7_a_pg_receivewal_that_hangs_is_started_again(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("walkeeper.agent.archiver.SILENCE_LIMIT", 1.0)
+    with alone.agent() as agent:
+        agent.wait_frontier(complete(alone.server, 1))
+        children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+        receivers = [int(pid) for path in children for pid in path.read_text().split() if _is_receiver(pid)]
+        assert len(receivers) == 1
+        os.kill(receivers[0], signal.SIGSTOP)
+        agent.wait_frontier(complete(alone.server, 3), 30)
+        wait_for(lambda: not Path(f"/proc/{receivers[0]}").exists())
+
+
+def _is_receiver(pid: str) -> bool:
+    return "pg_receivewal" in Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def test_b1_an_odd_partial_and_stale_files_in_the_spool_do_no_harm(alone: Alone) -> None:
