@@ -37,14 +37,14 @@ def _refuse(_: dict[str, Any]) -> Mapping[str, Any]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
+def serve(short_path: Path) -> Iterator[Serve]:
     """Start a server; at the end it is closed and its thread has ended."""
     ends: list[Callable[[], None]] = []
 
     def serve(handlers: Handlers | None = None, *, client_seconds: float = 5.0) -> Path:
-        lock = AgentLock(tmp_path / "a.lock")
+        lock = AgentLock(short_path / "a.lock")
         server = ControlServer(
-            tmp_path / "a.sock", lock, handlers or {"echo": _echo, "refuse": _refuse}, client_seconds=client_seconds
+            short_path / "a.sock", lock, handlers or {"echo": _echo, "refuse": _refuse}, client_seconds=client_seconds
         )
         server.open()
         thread = threading.Thread(target=server.run)
@@ -57,7 +57,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             lock.release()
 
         ends.append(end)
-        return tmp_path / "a.sock"
+        return short_path / "a.sock"
 
     yield serve
     for end in ends:
@@ -217,41 +217,41 @@ def test_another_user_is_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch) 
         ask.ask(str(path), "echo", 5)
 
 
-def test_a_socket_that_a_crash_left_is_replaced(tmp_path: Path, serve: Serve) -> None:
+def test_a_socket_that_a_crash_left_is_replaced(short_path: Path, serve: Serve) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
-        stale.bind(str(tmp_path / "a.sock"))
-    (tmp_path / "a.sock.new").touch()
+        stale.bind(str(short_path / "a.sock"))
+    (short_path / "a.sock.new").touch()
     with pytest.raises(AgentError, match="no agent is running"):
-        ask.ask(str(tmp_path / "a.sock"), "echo", 5)
+        ask.ask(str(short_path / "a.sock"), "echo", 5)
     assert ask.ask(str(serve()), "echo", 5)["ok"] is True
 
 
-def test_without_the_lock_no_socket_is_replaced(tmp_path: Path) -> None:
-    lock = AgentLock(tmp_path / "a.lock")
+def test_without_the_lock_no_socket_is_replaced(short_path: Path) -> None:
+    lock = AgentLock(short_path / "a.lock")
     lock.release()
-    (tmp_path / "a.sock").touch()
+    (short_path / "a.sock").touch()
     with pytest.raises(AgentError, match="the agent's lock is not held"):
-        ControlServer(tmp_path / "a.sock", lock, {}).open()
-    assert (tmp_path / "a.sock").exists()
+        ControlServer(short_path / "a.sock", lock, {}).open()
+    assert (short_path / "a.sock").exists()
 
 
-def test_closing_removes_only_its_own_socket(tmp_path: Path) -> None:
-    lock = AgentLock(tmp_path / "a.lock")
-    server = ControlServer(tmp_path / "a.sock", lock, {})
+def test_closing_removes_only_its_own_socket(short_path: Path) -> None:
+    lock = AgentLock(short_path / "a.lock")
+    server = ControlServer(short_path / "a.sock", lock, {})
     server.open()
-    (tmp_path / "a.sock").unlink()
-    (tmp_path / "a.sock").write_text("somebody else's")
+    (short_path / "a.sock").unlink()
+    (short_path / "a.sock").write_text("somebody else's")
     server.close()
-    assert (tmp_path / "a.sock").exists()
+    assert (short_path / "a.sock").exists()
     lock.release()
 
 
-def test_a_socket_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> None:
-    with AgentLock(tmp_path / "a.lock") as lock:
+def test_a_socket_that_cannot_be_made_is_an_error_of_ours(short_path: Path) -> None:
+    with AgentLock(short_path / "a.lock") as lock:
         with pytest.raises(AgentError, match="no socket can be made there"):
-            ControlServer(tmp_path / "missing" / "a.sock", lock, {}).open()
+            ControlServer(short_path / "missing" / "a.sock", lock, {}).open()
         with pytest.raises(AgentError, match="no socket can be made there: AF_UNIX path too long"):
-            ControlServer(tmp_path / ("x" * 120), lock, {}).open()
+            ControlServer(short_path / ("x" * 120), lock, {}).open()
 
 
 def test_a_handlers_bug_reaches_the_excepthook_and_hangs_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,20 +288,20 @@ def test_an_answer_that_does_not_come_in_time_is_an_error(serve: Serve) -> None:
     release.set()
 
 
-def test_an_agent_that_hangs_does_not_hold_up_a_poke(tmp_path: Path) -> None:
+def test_an_agent_that_hangs_does_not_hold_up_a_poke(short_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as hung:
-        hung.bind(str(tmp_path / "s"))
+        hung.bind(str(short_path / "s"))
         hung.listen(1)
         began = time.monotonic()
         for _ in range(20):
-            ask.tell(str(tmp_path / "s"), b"{}")
+            ask.tell(str(short_path / "s"), b"{}")
         assert time.monotonic() - began < 1
 
 
 @pytest.mark.parametrize("reply", [b"nonsense\n", b"[]\n", b"{}\n", b"\xff\n"])
-def test_an_answer_that_is_none_is_an_error(tmp_path: Path, reply: bytes) -> None:
+def test_an_answer_that_is_none_is_an_error(short_path: Path, reply: bytes) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-        listening.bind(str(tmp_path / "s"))
+        listening.bind(str(short_path / "s"))
         listening.listen(1)
 
         def answer() -> None:
@@ -313,43 +313,43 @@ def test_an_answer_that_is_none_is_an_error(tmp_path: Path, reply: bytes) -> Non
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(AgentError, match="not understood"):
-            ask.ask(str(tmp_path / "s"), "echo", 5)
+            ask.ask(str(short_path / "s"), "echo", 5)
         thread.join()
 
 
 # ------------------------------------------------------------------------------------------------------------ the lock
 
 
-def test_a_second_agent_is_told_the_pid_of_the_first(tmp_path: Path) -> None:
-    with AgentLock(tmp_path / "a.lock"), pytest.raises(AgentError) as caught:
-        AgentLock(tmp_path / "a.lock")
+def test_a_second_agent_is_told_the_pid_of_the_first(short_path: Path) -> None:
+    with AgentLock(short_path / "a.lock"), pytest.raises(AgentError) as caught:
+        AgentLock(short_path / "a.lock")
     assert f"already running, pid {os.getpid()}" in str(caught.value)
     assert caught.value.exit_code == 1
-    AgentLock(tmp_path / "a.lock").release()
+    AgentLock(short_path / "a.lock").release()
 
 
-def test_a_lock_ends_with_its_process_however_that_ends(tmp_path: Path) -> None:
+def test_a_lock_ends_with_its_process_however_that_ends(short_path: Path) -> None:
     code = (
         "import sys, os, pathlib; from walkeeper.control import AgentLock\n"
         "lock = AgentLock(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "a.lock")],
+        [sys.executable, "-c", code, str(short_path / "a.lock")],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as holder:  # fmt: skip
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(AgentError, match=f"pid {holder.pid}"):
-            AgentLock(tmp_path / "a.lock")
+            AgentLock(short_path / "a.lock")
         holder.kill()
         holder.wait()
-        AgentLock(tmp_path / "a.lock").release()
+        AgentLock(short_path / "a.lock").release()
 
 
-def test_a_lock_that_is_a_link_or_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "target").touch()
-    (tmp_path / "a.lock").symlink_to("target")
-    for path in (tmp_path / "a.lock", tmp_path / "missing" / "a.lock"):
+def test_a_lock_that_is_a_link_or_cannot_be_made_is_refused(short_path: Path) -> None:
+    (short_path / "target").touch()
+    (short_path / "a.lock").symlink_to("target")
+    for path in (short_path / "a.lock", short_path / "missing" / "a.lock"):
         with pytest.raises(AgentError, match="cannot be opened"):
             AgentLock(path)
 
@@ -367,10 +367,10 @@ def test_the_variable_names_the_run_directory(short_path: Path) -> None:
 
 
 def test_the_systems_run_directory_is_taken_if_it_may_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rundir, "SYSTEM", str(tmp_path))
-    assert rundir.run_directory({}) == str(tmp_path)
+    monkeypatch.setattr(rundir, "SYSTEM", str(short_path))
+    assert rundir.run_directory({}) == str(short_path)
 
 
 def test_each_configuration_has_a_socket_of_its_own_however_it_is_spelt(short_path: Path) -> None:
@@ -398,7 +398,7 @@ def test_a_config_map_that_is_updated_keeps_its_socket(short_path: Path) -> None
     assert rundir.socket_path(short_path / "patroni.yml", environ) == before
 
 
-def test_a_long_or_odd_name_still_fits_into_a_socket_address(tmp_path: Path) -> None:
+def test_a_long_or_odd_name_still_fits_into_a_socket_address(short_path: Path) -> None:
     environ = {"WALKEEPER_RUN_DIR": "/run/walkeeper"}
     path = rundir.socket_path(f"/etc/{'long' * 50}é\n.yml", environ)
     assert path.isprintable()
@@ -408,25 +408,25 @@ def test_a_long_or_odd_name_still_fits_into_a_socket_address(tmp_path: Path) -> 
         rundir.socket_path("/etc/patroni.yml", {"WALKEEPER_RUN_DIR": f"/{'x' * 90}"})
 
 
-def test_a_private_directory_is_made_for_us_alone(tmp_path: Path) -> None:
-    path = tmp_path / "run"
+def test_a_private_directory_is_made_for_us_alone(short_path: Path) -> None:
+    path = short_path / "run"
     assert rundir._private_directory(str(path)) == str(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     assert rundir._private_directory(str(path)) == str(path)
 
 
-def test_a_directory_that_others_may_have_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "real").mkdir(mode=0o700)
-    (tmp_path / "link").symlink_to("real")
-    (tmp_path / "file").touch()
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open").chmod(0o770)
+def test_a_directory_that_others_may_have_made_is_refused(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (short_path / "real").mkdir(mode=0o700)
+    (short_path / "link").symlink_to("real")
+    (short_path / "file").touch()
+    (short_path / "open").mkdir()
+    (short_path / "open").chmod(0o770)
     for name, reason in (("link", "no directory"), ("file", "no directory"), ("open", "its mode is 0770")):
         with pytest.raises(rundir.RunDirectoryError, match=reason):
-            rundir._private_directory(str(tmp_path / name))
+            rundir._private_directory(str(short_path / name))
     monkeypatch.setattr("walkeeper.rundir.os.geteuid", lambda: 4_000_000)
     with pytest.raises(rundir.RunDirectoryError, match="it belongs to uid"):
-        rundir._private_directory(str(tmp_path / "real"))
+        rundir._private_directory(str(short_path / "real"))
 
 
 def test_asking_and_finding_the_socket_need_no_more_than_built_in_modules() -> None:

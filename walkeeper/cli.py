@@ -53,12 +53,12 @@ def _run(arguments: list[str]) -> int:
     try:
         options = parser().parse_args(arguments)
     except SystemExit as ended:
+        _flush()
         return cannot_tell() if ended.code else 0  # a misspelt restore-wal ends here
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         code = run(options)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        _flush()
     except WalkeeperError as error:
         _complain(str(error), error.hint)
         return error.exit_code
@@ -66,6 +66,12 @@ def _run(arguments: list[str]) -> int:
         _complain(str(error), "Set WALKEEPER_RUN_DIR to a directory that is the agent's alone.")
         return 1
     return code
+
+
+def _flush() -> None:
+    """Now, while a reader that has left can be noticed quietly."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def parser() -> argparse.ArgumentParser:
