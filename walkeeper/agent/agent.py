@@ -254,6 +254,7 @@ class Agent:
             self.troubles.report(
                 "not_gap_safe",
                 NotGapSafe(f"{self.config.name}: {why}", hint=_slot_hint(slot, self.config.hold_slot, self.topology)),
+                grace=True,
             )
         else:
             self.troubles.clear("not_gap_safe")
