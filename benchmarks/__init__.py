@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat, on real servers. ``make torture`` and ``make bench``; the results: docs/benchmarks.md."""

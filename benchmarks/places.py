@@ -1,0 +1,145 @@
+"""Where archives of a benchmark go: a directory or a real S3 server; each can be slow, and can go away and come back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+from benchmarks.slow_s3 import SlowS3
+from tests.parts.processes import new_directory
+from tests.parts.seaweedfs import SeaweedFS
+from walkeeper.store.directory import DirectoryStore
+from walkeeper.store.s3 import S3Store
+
+Kind = Literal["directory", "s3"]
+AnyStore = DirectoryStore | S3Store
+
+_serial = itertools.count(1)
+
+
+class Place(Protocol):
+    """One empty archive's place. ``put_delay``: seconds that each PUT takes longer for the agents; they must know it too."""
+
+    kind: Kind
+    put_delay: float
+
+    def section(self) -> dict[str, Any]:
+        """``walkeeper.store`` of the configuration."""
+
+    def store(self) -> AnyStore:
+        """As we look into it ourselves, without the delay."""
+
+    def away(self) -> None:
+        """Make it unreachable."""
+
+    def hang(self) -> None:
+        """Let it take connections and answer nothing; where there are none, it goes away."""
+
+    def back(self) -> None:
+        """Make it reachable again."""
+
+
+class DirectoryPlace:
+    """A directory. It goes away by being renamed, as when a file system is not mounted.
+
+    The delay is the agents' own business: they are started by benchmarks.slow_store.
+    """
+
+    kind: Kind = "directory"
+
+    def __init__(self, put_delay: float = 0.0) -> None:
+        self.put_delay = put_delay
+        self._above = new_directory("d")
+        self.root = self._above / "archive"
+        self.root.mkdir()
+
+    def section(self) -> dict[str, Any]:
+        return {"directory": str(self.root)}
+
+    def store(self) -> DirectoryStore:
+        return DirectoryStore(self.root)
+
+    def away(self) -> None:
+        self.root.rename(self._away)
+
+    hang = away
+
+    def back(self) -> None:
+        self._away.rename(self.root)
+
+    @property
+    def _away(self) -> Path:
+        return self._above / "away"
+
+
+class BucketPlace:
+    """A prefix of its own in a bucket of SeaweedFS; the delay is made by a proxy in front of it."""
+
+    kind: Kind = "s3"
+
+    def __init__(self, server: SeaweedFS, proxy: SlowS3 | None) -> None:
+        self.put_delay = proxy.put_delay if proxy else 0.0
+        self._server = server
+        self._prefix = f"run{next(_serial)}"
+        self._frozen = False
+        self._endpoint = proxy.endpoint if proxy else server.endpoint
+
+    def section(self) -> dict[str, Any]:
+        settings = self._server.settings(prefix=self._prefix)
+        return {
+            "s3": {
+                "bucket": settings.bucket,
+                "prefix": settings.prefix,
+                "endpoint": self._endpoint,
+                "region": settings.region,
+                "path_style": True,
+                "access_key_id": settings.access_key_id,
+                "secret_access_key": settings.secret_access_key,
+            }
+        }
+
+    def store(self) -> S3Store:
+        return S3Store(self._server.settings(prefix=self._prefix))
+
+    def away(self) -> None:
+        self._server.stop()
+
+    def hang(self) -> None:
+        self._server.freeze()
+        self._frozen = True
+
+    def back(self) -> None:
+        if self._frozen:
+            self._server.thaw()
+        self._frozen = False
+        self._server.start()
+
+
+class Places:
+    """Makes places of one kind; starts what that needs once. A context manager."""
+
+    def __init__(self, kind: Kind, put_delay: float = 0.0) -> None:
+        self.kind = kind
+        self._put_delay = put_delay
+        self._open = ExitStack()
+        self._make: Callable[[], Place] = lambda: DirectoryPlace(put_delay)
+
+    def new(self) -> Place:
+        return self._make()
+
+    def __enter__(self) -> Self:
+        if self.kind == "s3":
+            server = self._open.enter_context(SeaweedFS())
+            port = int(server.endpoint.rpartition(":")[2])
+            proxy = self._open.enter_context(SlowS3(port, self._put_delay)) if self._put_delay else None
+            self._make = lambda: BucketPlace(server, proxy)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._open.close()
