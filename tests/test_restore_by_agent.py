@@ -19,6 +19,7 @@ from tests.twins.memory_store import MemoryStore
 from walkeeper import restore_client, rundir
 from walkeeper.agent.restoring import Restoring
 from walkeeper.archive import Archive
+from walkeeper.clock import SystemClock
 from walkeeper.codec import Codec
 from walkeeper.control import AgentLock, ControlServer
 from walkeeper.core.history import History
@@ -49,7 +50,7 @@ class Node:
         self.archive.state_start(SEGMENT)
         self.socket = Path(rundir.socket_path(str(self.config), dict(os.environ)))
         self.lock = Path(rundir.lock_path(str(self.socket)))
-        self.restoring = Restoring(self.store, "demo", None, Codec())
+        self.restoring = Restoring(self.store, "demo", None, Codec(), SystemClock())
 
     def restore(self, name: str = SEGMENT.name) -> int | None:
         return restore_client.restore(str(self.config), name, "pg_wal/RECOVERYXLOG")
@@ -95,7 +96,15 @@ def test_p6_what_is_proved_absent_is_absent(agent: Node) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["down", "no archive", "damaged", "bad name", "another cluster"])
-def test_p6_what_the_agent_cannot_tell_is_left_to_the_slow_way(agent: Node, trouble: str) -> None:
+@pytest.mark.parametrize(
+    "signals", [("recovery.signal",), ("standby.signal",), ("recovery.signal", "standby.signal"), ()]
+)
+def test_p6_what_the_agent_cannot_tell_is_tried_on_in_archive_recovery_and_final_elsewhere(
+    agent: Node, trouble: str, signals: tuple[str, ...]
+) -> None:
+    for signal in signals:
+        (agent.data / signal).touch()
+    expected = None if signals == ("recovery.signal",) else restore_client.ASK_AGAIN
     name = "../../x" if trouble == "bad name" else SEGMENT.name
     if trouble == "down":
         agent.store.down = True
@@ -106,8 +115,33 @@ def test_p6_what_the_agent_cannot_tell_is_left_to_the_slow_way(agent: Node, trou
         agent.store.objects[key] = (agent.store.objects[key][0][:-1], {})
     elif trouble == "another cluster":
         (agent.data / "global" / "pg_control").write_bytes(struct.pack("=QI", SYSTEM + 1, 1300) + bytes(8000))
-    assert agent.restore(name) is None
+    assert agent.restore(name) == expected
     assert agent.files == []
+
+
+def test_p9_a_store_that_says_nothing_holds_up_one_call_and_not_each(agent: Node) -> None:
+    """A promotion makes several calls in a row."""
+    go = threading.Event()
+
+    def say_nothing(*_: str) -> None:
+        go.wait(20)
+
+    agent.store.before = say_nothing
+    assert agent.restore() is None  # the agent said nothing: the slow way
+    asked = len(agent.store.calls)
+    for _ in range(5):
+        assert agent.restore() == restore_client.ASK_AGAIN
+    assert len(agent.store.calls) == asked
+    go.set()
+
+
+def test_p9_a_store_that_fails_is_left_alone_for_a_moment(agent: Node) -> None:
+    agent.store.down = True
+    assert agent.restore() == restore_client.ASK_AGAIN
+    asked = len(agent.store.calls)
+    for _ in range(5):
+        assert agent.restore() == restore_client.ASK_AGAIN
+    assert len(agent.store.calls) == asked
 
 
 def test_h9_without_an_agent_or_with_a_hung_one_the_slow_way_is_left(

@@ -80,7 +80,8 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
     config = load(config_path, environ)
     layout = Layout(config.scope, config.group, read_system_identifier(data_directory))
     codec = open_codec(config)
-    standby = (data_directory / "standby.signal").exists()
+    # Not only under standby.signal: a promoted standby has removed it when it asks for its parent's history.
+    standby = cannot_tell_code(data_directory) == ASK_AGAIN
     settings = _impatient(config.store) if standby else config.store
     return _within(
         config.restore_deadline, lambda: fetch(open_store(settings), layout, codec, name), name, once=standby

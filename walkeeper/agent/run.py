@@ -159,7 +159,7 @@ class _Process:
 
         threading.excepthook = died
         config = self._version.config
-        restoring = Restoring(agent.store, config.scope, config.group, open_codec(config))
+        restoring = Restoring(agent.store, config.scope, config.group, open_codec(config), self._clock)
         control = ControlServer(socket, lock, {"status": answer, "poke": poke, "restore": restoring.answer})
         control.open()
         events.info("agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url)
