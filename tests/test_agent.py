@@ -212,16 +212,17 @@ def test_f7_a_pg_receivewal_that_hangs_is_started_again(alone: Alone, monkeypatc
     monkeypatch.setattr("walkeeper.agent.archiver.SILENCE_LIMIT", 1.0)
     with alone.agent() as agent:
         agent.wait_frontier(complete(alone.server, 1))
-        children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-        receivers = [int(pid) for path in children for pid in path.read_text().split() if _is_receiver(pid)]
-        assert len(receivers) == 1
+        wait_for(_receivers)
+        receivers = _receivers()
         os.kill(receivers[0], signal.SIGSTOP)
         agent.wait_frontier(complete(alone.server, 3), 30)
         wait_for(lambda: not Path(f"/proc/{receivers[0]}").exists())
 
 
-def _is_receiver(pid: str) -> bool:
-    return "pg_receivewal" in Path(f"/proc/{pid}/cmdline").read_text()
+def _receivers() -> list[int]:
+    children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    pids = [pid for path in children for pid in path.read_text().split()]
+    return [int(pid) for pid in pids if b"--no-loop" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_b1_an_odd_partial_and_stale_files_in_the_spool_do_no_harm(alone: Alone) -> None:

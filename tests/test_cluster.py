@@ -146,6 +146,7 @@ def test_the_agent_follows_a_patroni_that_is_paused_restarted_or_gone(archived: 
     leader = cluster.wait_leader()
     session = archived.wait_owner(leader).session
     cluster.patch_config({"pause": True})
+    wait_until(lambda: (leader.rest("patroni") or {}).get("pause"), "Patroni knows of the pause", 20)
     leader.patroni.stop()  # in a pause PostgreSQL goes on without it
     assert leader.writable()
     record = archived.wait_frontier(archived.finish_segment(leader))
