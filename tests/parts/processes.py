@@ -225,7 +225,7 @@ def die_with_parent() -> None:
 
 def new_directory(name: str) -> Path:
     """A private directory of this run with a path that is short enough for Unix sockets; it goes when the run ends."""
-    directory = _run.directory / f"{name}{next(_serial)}"
+    directory = _run.directory / f"{name}-{next(_serial)}"  # without the dash the 31st "s" is the first "s3"
     directory.mkdir(mode=0o700)
     return directory
 
