@@ -214,7 +214,7 @@ def _gaps(config: Config, record: Record | None, unknown: list[str]) -> list[dic
     layout = Layout(config.scope, config.group, int(record.system_identifier))
     try:
         archive = Archive(open_store(config.store), layout, record.size, Codec())
-        gaps = _within(PATIENCE, archive.gaps)
+        gaps = _within(PATIENCE, archive.open_gaps)
     except WalkeeperError as problem:
         unknown.append(f"gaps: {problem}")
         return None
