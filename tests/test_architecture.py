@@ -23,7 +23,7 @@ DOORS = {
     "prometheus_client": {"agent/metrics.py"},
 }
 
-CORE_MAY_USE = {"__future__", "collections", "dataclasses", "enum", "msgspec", "re", "struct", "typing"}
+CORE_MAY_USE = {"__future__", "collections", "dataclasses", "enum", "itertools", "msgspec", "re", "struct", "typing"}
 
 # Each layer may use those to its right.
 LAYERS = ["cli", "agent", "restore", "archive", "store", "core"]

@@ -59,9 +59,10 @@ class Node:
         (self.package / "walkeeper").mkdir(parents=True)
         for module in (ROOT / "walkeeper").glob("*.py"):
             (self.package / "walkeeper" / module.name).symlink_to(module)
-        for name in ("callback.py", "__main__.py"):
+        for name in ("callback.py", "detached.py", "__main__.py"):
             (self.package / "walkeeper" / name).unlink()
-        (self.package / "walkeeper" / "callback.py").write_text(CALLBACK.read_text())
+        for name in ("callback.py", "detached.py"):  # they look for the package where they really lie
+            (self.package / "walkeeper" / name).write_text((CALLBACK.parent / name).read_text())
         (self.package / "walkeeper" / "__main__.py").write_text(FAKE_AGENT)
         self.socket = Path(rundir.socket_path(self.config, {"WALKEEPER_RUN_DIR": str(self.run)}))
         self.environ = {"WALKEEPER_RUN_DIR": str(self.run), "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}

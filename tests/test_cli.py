@@ -183,7 +183,7 @@ def test_restore_wal_is_given_the_path_and_not_what_is_in_it(tmp_path: Path, mon
         seen.append((config_path, name, destination))
         return 255
 
-    stand_in(monkeypatch, "walkeeper.restore", main)
+    stand_in(monkeypatch, "walkeeper.restore.command", main)
     broken = tmp_path / "broken.yml"
     broken.write_text("- nonsense")
     assert cli.main(["restore-wal", "-c", str(broken), "0" * 24, "pg_wal/RECOVERYXLOG"]) == 255
@@ -232,7 +232,7 @@ def test_whatever_breaks_in_restore_wal_never_ends_a_recovery(
     def main(_config_path: Path, _name: str, _destination: str) -> int:
         raise problem
 
-    stand_in(monkeypatch, "walkeeper.restore", main)
+    stand_in(monkeypatch, "walkeeper.restore.command", main)
     _signals(tmp_path, ("recovery.signal",))
     monkeypatch.chdir(tmp_path)
     assert cli.main(["restore-wal", "-c", str(config), "0" * 24, "pg_wal/RECOVERYXLOG"]) == 255

@@ -24,11 +24,11 @@ from tests.parts.processes import CHECKOUT, new_directory, wait_until
 from tests.parts.scripted_s3 import Exchange, ScriptedS3, deaf
 from tests.twins.memory_record import MemoryDcs
 from tests.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
-from walkeeper import restore
 from walkeeper.codec import Codec
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.layout import Layout
+from walkeeper.restore import command as restore
 from walkeeper.store.directory import DirectoryStore
 
 pytestmark = pytest.mark.postgres
@@ -458,7 +458,7 @@ def test_an_answer_that_only_drips_in_does_not_outlast_the_deadline(data: DataDi
         begun = time.monotonic()
         assert data.ask(data.name) == 255
         assert 3 <= time.monotonic() - begun < 6
-        assert [operation for operation, _ in server.requests] == ["GET"]
+        assert [operation for operation, _ in server.requests] == ["GET", "GET"]  # with and without encryption
     assert data.left() == []
 
 
@@ -487,13 +487,13 @@ durable.write_all = write_all
 """
 SLOW_FETCH: Final = """
 import time
-from walkeeper import restore
-fetch = restore.fetch
+from walkeeper.restore.source import Source
+fetch = Source.deliver
 def slow(*arguments):
     open("half", "w").close()
     time.sleep(1.5)
     return fetch(*arguments)
-restore.fetch = slow
+Source.deliver = slow
 """
 
 
@@ -516,9 +516,9 @@ def test_h8_a_shutdown_does_not_wait_for_it(archive: Archived, recover: Callable
     server = recover("standby.signal")
     script = server.directory / "restore.py"
     script.write_text(
-        f"import sys, time\nfrom walkeeper import restore\n"
+        f"import sys, time\nfrom walkeeper.restore.source import Source\n"
         f"def fetch(*_):\n    open({str(server.directory / 'asked')!r}, 'w').close()\n    time.sleep(60)\n"
-        f"restore.fetch = fetch\nfrom walkeeper.cli import main; sys.exit(main())\n"
+        f"Source.deliver = fetch\nfrom walkeeper.cli import main; sys.exit(main())\n"
     )
     server.configure({"restore_command": archive.command().replace("-m walkeeper", str(script))})
     server.start(wait=False)
@@ -544,9 +544,18 @@ def test_two_at_once_do_not_take_each_other_s_files(data: DataDirectory) -> None
     [
         ("sys.modules['walkeeper.store.directory'] = None", "ModuleNotFoundError"),
         ("sys.modules['backports.zstd'] = sys.modules['compression.zstd'] = None", "ModuleNotFoundError"),
-        ("from walkeeper import restore\ndef fetch(*_): raise MemoryError\nrestore.fetch = fetch", "MemoryError"),
-        ("from walkeeper import restore\ndef fetch(*_): raise SystemExit(1)\nrestore.fetch = fetch", "SystemExit"),
-        ("from walkeeper import restore\ndef fetch(*_): raise RecursionError\nrestore.fetch = fetch", "RecursionError"),
+        (
+            "from walkeeper.restore.source import Source\ndef fetch(*_): raise MemoryError\nSource.deliver = fetch",
+            "MemoryError",
+        ),
+        (
+            "from walkeeper.restore.source import Source\ndef fetch(*_): raise SystemExit(1)\nSource.deliver = fetch",
+            "SystemExit",
+        ),
+        (
+            "from walkeeper.restore.source import Source\ndef fetch(*_): raise RecursionError\nSource.deliver = fetch",
+            "RecursionError",
+        ),
         ("import resource; resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))", ""),
     ],
 )

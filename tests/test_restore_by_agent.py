@@ -16,16 +16,18 @@ import pytest
 
 from tests.core.worlds import plain_segment
 from tests.twins.memory_store import MemoryStore
-from walkeeper import restore_client, rundir
-from walkeeper.agent.restoring import Restoring
+from walkeeper import rundir
 from walkeeper.archive import Archive
 from walkeeper.clock import SystemClock
 from walkeeper.codec import Codec
+from walkeeper.config import load
 from walkeeper.control import AgentLock, ControlServer
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.layout import Layout
+from walkeeper.restore import client
+from walkeeper.restore.serving import Restoring
 
 SYSTEM = 7300000000000000001
 SEGMENT = Segment(1, 5, SegmentSize(MIB))
@@ -50,10 +52,15 @@ class Node:
         self.archive.state_start(SEGMENT)
         self.socket = Path(rundir.socket_path(str(self.config), dict(os.environ)))
         self.lock = Path(rundir.lock_path(str(self.socket)))
-        self.restoring = Restoring(self.store, "demo", None, Codec(), SystemClock())
+        self.restoring = Restoring(load(self.config, {}), self.store, directory, SystemClock())
+
+    def server(self, files: tuple[str, ...]) -> None:
+        """Make it look like one in that state; this process is its postmaster."""
+        for name in files:
+            (self.data / name).write_text(f"{os.getpid()}\n{self.data}\n1700000000\n")
 
     def restore(self, name: str = SEGMENT.name) -> int | None:
-        return restore_client.restore(str(self.config), name, "pg_wal/RECOVERYXLOG")
+        return client.restore(str(self.config), name, "pg_wal/RECOVERYXLOG")
 
     @property
     def files(self) -> list[str]:
@@ -84,27 +91,32 @@ def agent(node: Node) -> Iterator[Node]:
 
 
 def test_what_is_there_is_delivered_whole(agent: Node) -> None:
-    assert agent.restore() == restore_client.DELIVERED
+    assert agent.restore() == client.DELIVERED
     assert (agent.data / "pg_wal" / "RECOVERYXLOG").read_bytes() == PLAIN
     assert agent.files == ["RECOVERYXLOG"]
 
 
 def test_p6_what_is_proved_absent_is_absent(agent: Node) -> None:
     for name in ("000000010000000000000006", "00000002.history", "00000001.history"):
-        assert agent.restore(name) == restore_client.ABSENT
+        assert agent.restore(name) == client.ABSENT
     assert agent.files == []
 
 
 @pytest.mark.parametrize("trouble", ["down", "no archive", "damaged", "bad name", "another cluster"])
 @pytest.mark.parametrize(
-    "signals", [("recovery.signal",), ("standby.signal",), ("recovery.signal", "standby.signal"), ()]
+    ("files", "expected"),
+    [
+        (("recovery.signal", "postmaster.pid"), None),
+        (("standby.signal", "postmaster.pid"), client.ASK_AGAIN),
+        (("recovery.signal", "standby.signal"), client.ASK_AGAIN),
+        (("postmaster.pid",), client.ASK_AGAIN),  # it is being promoted
+        ((), None),  # pg_rewind, which does not ask again
+    ],
 )
 def test_p6_what_the_agent_cannot_tell_is_tried_on_in_archive_recovery_and_final_elsewhere(
-    agent: Node, trouble: str, signals: tuple[str, ...]
+    agent: Node, trouble: str, files: tuple[str, ...], expected: int | None
 ) -> None:
-    for signal in signals:
-        (agent.data / signal).touch()
-    expected = None if signals == ("recovery.signal",) else restore_client.ASK_AGAIN
+    agent.server(files)
     name = "../../x" if trouble == "bad name" else SEGMENT.name
     if trouble == "down":
         agent.store.down = True
@@ -126,21 +138,23 @@ def test_p9_a_store_that_says_nothing_holds_up_one_call_and_not_each(agent: Node
     def say_nothing(*_: str) -> None:
         go.wait(20)
 
+    agent.server(("standby.signal", "postmaster.pid"))
     agent.store.before = say_nothing
-    assert agent.restore() is None  # the agent said nothing: the slow way
+    assert agent.restore() == client.ASK_AGAIN
     asked = len(agent.store.calls)
     for _ in range(5):
-        assert agent.restore() == restore_client.ASK_AGAIN
+        assert agent.restore() == client.ASK_AGAIN
     assert len(agent.store.calls) == asked
     go.set()
 
 
 def test_p9_a_store_that_fails_is_left_alone_for_a_moment(agent: Node) -> None:
+    agent.server(("standby.signal", "postmaster.pid"))
     agent.store.down = True
-    assert agent.restore() == restore_client.ASK_AGAIN
+    assert agent.restore() == client.ASK_AGAIN
     asked = len(agent.store.calls)
     for _ in range(5):
-        assert agent.restore() == restore_client.ASK_AGAIN
+        assert agent.restore() == client.ASK_AGAIN
     assert len(agent.store.calls) == asked
 
 
@@ -148,7 +162,7 @@ def test_h9_without_an_agent_or_with_a_hung_one_the_slow_way_is_left(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert node.restore() is None
-    monkeypatch.setattr(restore_client, "PATIENCE", 0.3)
+    monkeypatch.setattr(client, "PATIENCE", 0.3)
     go = threading.Event()
 
     def hang(_: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +181,7 @@ def test_what_a_dead_client_left_is_swept_by_the_next(agent: Node) -> None:
         {"file": SEGMENT.name, "destination": str(agent.data / "pg_wal" / "RECOVERYXLOG"), "pid": gone.pid}
     )
     assert len(agent.files) == 1
-    assert agent.restore() == restore_client.DELIVERED
+    assert agent.restore() == client.DELIVERED
     assert agent.files == ["RECOVERYXLOG"]
 
 

@@ -21,7 +21,7 @@ from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Gap
 from walkeeper.errors import BadName, BadSegment, CannotTell, Conflict, StoreUnavailable
 from walkeeper.layout import Layout
-from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
+from walkeeper.store.base import AlreadyThere, Body, ObjectInfo, Store
 
 FORMAT: Final = "1"
 _SMALLEST: Final = SegmentSize(MIB)
@@ -181,28 +181,44 @@ def fetch(store: Store, layout: Layout, codec: Codec, name: str) -> bytes | None
     Needs no segment size: a segment says it itself. Absent is proved only where the archive states its start: a wrong
     prefix or an unmounted disk is not absence. Raises BadName, CannotTell, or the store's errors.
     """
-    file = parse_wal_name(name, _SMALLEST)
+    file = wal_file(name)
     if file == HistoryFile(1):
         return None
+    for suffix in suffixes(file):
+        body = store.get(layout.file(file, suffix))
+        if body is not None:
+            return opened(layout, codec, file, suffix, body)
+    prove_archive(store, layout, name)
+    return None
+
+
+def wal_file(name: str) -> WalFile:
+    """Any name that PostgreSQL asks for; the segment size in it means nothing. Raises BadName."""
+    return parse_wal_name(name, _SMALLEST)
+
+
+def suffixes(file: WalFile) -> tuple[str, ...]:
+    """All under which that file may be stored."""
+    return ("",) if isinstance(file, HistoryFile) else SUFFIXES
+
+
+def opened(layout: Layout, codec: Codec, file: WalFile, suffix: str, body: Body) -> bytes:
+    """The plain file in a stored body, checked. Raises CannotTell or Refused for what is damaged or another's."""
     if isinstance(file, HistoryFile):
-        content = store.get(layout.file(file, ""))
-        if content is not None:
-            parse_history(file.timeline, content)
-            return content
-    else:
-        for suffix in SUFFIXES:
-            key = layout.file(file, suffix)
-            body = store.get(key)
-            if body is not None:
-                plain = codec.decode(suffix, body, _LARGEST)
-                _check_fetched(body.metadata, plain, file, layout)
-                return plain
+        parse_history(file.timeline, body)
+        return body
+    plain = codec.decode(suffix, body, _LARGEST)
+    _check_fetched(body.metadata, plain, file, layout)
+    return plain
+
+
+def prove_archive(store: Store, layout: Layout, name: str) -> None:
+    """That what is not here is not archived. Raises CannotTell where no archive was ever begun."""
     if next(iter(store.list(layout.starts)), None) is None:
         raise CannotTell(
             f"{name}: there is no archive under {store.url}/{layout.root}",
             hint="Is it the right bucket, prefix and scope, and is the disk mounted? An archive begins with start/.",
         )
-    return None
 
 
 def _check_fetched(metadata: Mapping[str, str], plain: bytes, file: WalFile, layout: Layout) -> None:

@@ -184,15 +184,15 @@ def _restore_by_agent(arguments: list[str]) -> int | None:
             config = os.environ["WALKEEPER_CONFIG"]
         case _:
             return None
-    from walkeeper import restore_client  # noqa: PLC0415
+    from walkeeper.restore import client  # noqa: PLC0415
 
-    return restore_client.restore(config, name, destination)
+    return client.restore(config, name, destination)
 
 
 def _restore(options: argparse.Namespace) -> int:
-    from walkeeper import restore  # noqa: PLC0415
+    from walkeeper.restore import command  # noqa: PLC0415
 
-    return restore.main(config_path(options), options.name, options.destination)
+    return command.main(config_path(options), options.name, options.destination)
 
 
 def cannot_tell() -> int:

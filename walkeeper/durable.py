@@ -98,6 +98,19 @@ def lay_ready(destination: Path, data: bytes, pid: int) -> Path:
     return tmp
 
 
+def hand_over(ready: Path, destination: Path, pid: int, *, moves: bool) -> Path:
+    """As lay_ready, with the file ``ready``, which is gone then. ``moves``: it gets there by a rename.
+
+    Raises FileNotFoundError if there is no such file.
+    """
+    if not moves:
+        tmp = lay_ready(destination, ready.read_bytes(), pid)
+        ready.unlink()
+        return tmp
+    _sweep(destination)
+    return ready.rename(destination.with_name(f"{destination.name}{_PLACED}{pid}"))
+
+
 def _sweep(destination: Path) -> None:
     """Where it cannot be removed it does no harm but for the room it takes."""
     prefix = destination.name + _PLACED

@@ -17,6 +17,7 @@ MAX_SOCKET_PATH = 107
 """Bytes: ``sun_path`` less its final zero."""
 
 _NAME_LENGTH = 40
+_SAYING = ("WALKEEPER_", "PATRONI_", "AWS_")
 _SUFFIX = ".sock"
 
 
@@ -45,6 +46,16 @@ def socket_path(config: str | os.PathLike[str], environ: os._Environ[str] | dict
     if len(os.fsencode(path)) > MAX_SOCKET_PATH - len(".new"):
         raise RunDirectoryError(f"{path}: too long for the path of a socket; set {ENVIRONMENT} to a shorter directory")
     return path
+
+
+def restore_socket_path(socket: str, environ: os._Environ[str] | dict[str, str]) -> str:
+    """The socket of the process that serves restore-wal where no agent with that socket runs.
+
+    Another for another environment, which can say all that the configuration can.
+    """
+    said = sorted((name, value) for name, value in environ.items() if name.startswith(_SAYING))
+    name = crc32(f"{socket} {said}".encode("utf-8", "surrogateescape"))
+    return f"{os.path.dirname(socket)}/restore-{name:08x}{_SUFFIX}"
 
 
 def lock_path(socket: str) -> str:

@@ -17,13 +17,12 @@ from walkeeper.agent import background, metrics, restarts
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.notify import Notifier
 from walkeeper.agent.report import report
-from walkeeper.agent.restoring import Restoring
 from walkeeper.clock import SystemClock
-from walkeeper.codec import open_codec
 from walkeeper.config import Config, load
 from walkeeper.control import AgentLock, ControlServer
 from walkeeper.errors import AgentError, ConfigError, SpoolError, WalkeeperError
 from walkeeper.record.patroni import connect
+from walkeeper.restore.serving import Restoring
 from walkeeper.spool import Spool
 from walkeeper.store.open import open_store
 
@@ -159,7 +158,7 @@ class _Process:
 
         threading.excepthook = died
         config = self._version.config
-        restoring = Restoring(agent.store, config.scope, config.group, open_codec(config), self._clock)
+        restoring = Restoring(config, agent.store, socket.parent, self._clock)
         control = ControlServer(socket, lock, {"status": answer, "poke": poke, "restore": restoring.answer})
         control.open()
         events.info("agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url)
@@ -167,6 +166,7 @@ class _Process:
         end_metrics = metrics.serve(*listen, lambda: report(agent)) if listen is not None else lambda: None
         agent.start()
         agent.crew.start("control", control.run)
+        restoring.start(agent.crew.start)
         self._notifier.ready()
         self._started()
         following: Agent | None = None
@@ -176,6 +176,7 @@ class _Process:
             if following is None:
                 self._notifier.stopping()
             control.close()
+            restoring.stop()
             end_metrics()
             agent.stop()
         if following is not None:

@@ -164,6 +164,21 @@ class RestoreKeys(Section, frozen=True):
         Seconds,
         Meta(description="How long it goes on trying when the store does not answer, before it says *cannot tell*."),
     ] = Seconds(60)
+    workers: Annotated[
+        Workers,
+        Meta(description="Segments fetched ahead at the same time, 1 to 32. Each is in memory, packed and plain."),
+    ] = 2
+    ahead: Annotated[
+        Size,
+        Meta(description="How much may lie ready for all servers that recover here; two segments for each at least."),
+    ] = Size(256 * 1024**2)
+    directory: Annotated[
+        str | None,
+        Meta(
+            description="Where it lies ready: `restore` in the spool directory. On the file system of `pg_wal` a segment is "
+            "put in place by a rename. Never inside the data directory."
+        ),
+    ] = None
 
 
 class Keys(Section, frozen=True):

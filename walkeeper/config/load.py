@@ -164,7 +164,9 @@ def _type_error(message: str, written: Written) -> ConfigError:
 def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: yaml_file.Section) -> Config:
     store = written.store(keys.store)
     spool = written.path(("spool", "directory"), keys.spool.directory)
+    ready = written.path(("restore", "directory"), keys.restore.directory)
     _check_places(store, spool, patroni, written)
+    _check_ready(ready, patroni, written)
     if keys.spool.limit < 1024 * 1024:
         raise written.error(("spool", "limit"), "less than 1MiB, which no segment fits into")
     if patroni.name is not None and re.sub(r"[-. ]", "_", patroni.name.lower()) == keys.hold_slot:
@@ -186,6 +188,9 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         hold_slot=keys.hold_slot,
         spool_limit=int(keys.spool.limit),
         restore_deadline=float(keys.restore.deadline),
+        restore_workers=keys.restore.workers,
+        restore_ahead=int(keys.restore.ahead),
+        restore_directory=ready or (spool / "restore" if spool else None),
         agent=_agent(keys.agent, written),
         node=Node(
             name=patroni.name,
@@ -221,6 +226,14 @@ def _check_places(store: StoreSettings, spool: Path | None, patroni: Patroni, wr
         )
     if isinstance(store, DirectorySettings) and _inside(os.path.realpath(store.path), data_dir):
         raise written.error(("store", "directory"), f"{store.path} lies in the data directory {patroni.data_dir}")
+
+
+def _check_ready(ready: Path | None, patroni: Patroni, written: Written) -> None:
+    """Nor what lies ready for PostgreSQL."""
+    if ready is None or patroni.data_dir is None:
+        return
+    if _inside(os.path.realpath(ready), os.path.realpath(patroni.data_dir)):
+        raise written.error(("restore", "directory"), f"{ready} lies in the data directory {patroni.data_dir}")
 
 
 def _inside(path: str, directory: str) -> bool:

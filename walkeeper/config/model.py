@@ -71,6 +71,11 @@ class Config:
     """Bytes."""
     restore_deadline: float
     """Seconds."""
+    restore_workers: int = 2
+    restore_ahead: int = 256 * 1024 * 1024
+    """Bytes."""
+    restore_directory: Path | None = None
+    """None is beside the data directory that asks."""
     agent: AgentSettings
     node: Node
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,12 +23,14 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper import durable, events
-from walkeeper.archive import fetch
 from walkeeper.codec import open_codec
 from walkeeper.config import load
 from walkeeper.deadline import Deadline, DeadlineExceeded
 from walkeeper.errors import CannotTell, WalkeeperError
 from walkeeper.layout import Layout
+from walkeeper.restore import client, host_start
+from walkeeper.restore.shelf import running_server
+from walkeeper.restore.source import Source
 from walkeeper.store.open import open_store
 from walkeeper.store.settings import S3Settings, StoreSettings
 
@@ -67,7 +70,8 @@ def main(config_path: Path, name: str, destination: str, environ: Mapping[str, s
 def cannot_tell_code(*data_directories: Path) -> int:
     """The exit that makes this server wait rather than believe that the WAL ends here.
 
-    With both signal files PostgreSQL is a standby. Without either it is pg_rewind that asks, and any failure will do.
+    With both signal files PostgreSQL is a standby. Without either it is pg_rewind that asks, or a server that is being
+    promoted, and any failure will do.
     """
     if any((directory / "standby.signal").exists() for directory in data_directories):
         return ASK_AGAIN
@@ -75,17 +79,28 @@ def cannot_tell_code(*data_directories: Path) -> int:
     return STOP_RECOVERY if recovers else ASK_AGAIN
 
 
+def will_ask_again(data_directory: Path) -> bool:
+    """Or has the file anyway, as a server that is being promoted: then nobody shall wait long.
+
+    Not in archive recovery, which ends at what looks like the end of the WAL, and not pg_rewind, whose server is down.
+    """
+    if (data_directory / "standby.signal").exists():
+        return True
+    return not (data_directory / "recovery.signal").exists() and running_server(data_directory) is not None
+
+
 def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping[str, str]) -> bytes | None:
     """The whole file, checked; None if it is proved absent. Raises for everything else."""
     config = load(config_path, environ)
     layout = Layout(config.scope, config.group, read_system_identifier(data_directory))
     codec = open_codec(config)
-    # Not only under standby.signal: a promoted standby has removed it when it asks for its parent's history.
-    standby = cannot_tell_code(data_directory) == ASK_AGAIN
-    settings = _impatient(config.store) if standby else config.store
-    return _within(
-        config.restore_deadline, lambda: fetch(open_store(settings), layout, codec, name), name, once=standby
-    )
+    server = running_server(data_directory)
+    if server is not None:
+        host_start.start(config_path, server.pid, environ)
+    once = will_ask_again(data_directory)
+    settings = _impatient(config.store) if once else config.store
+    source = Source(open_store(settings), codec, far=isinstance(settings, S3Settings))
+    return _within(config.restore_deadline, lambda: source.deliver(layout, name), name, once=once)
 
 
 def _within(seconds: float, work: Callable[[], bytes | None], name: str, *, once: bool) -> bytes | None:
@@ -143,3 +158,9 @@ def read_system_identifier(data_directory: Path) -> int:
     if version not in _CONTROL_VERSIONS:
         raise CannotTell(f"{path}: control version {version} is not one of PostgreSQL 13 or newer")
     return int(system_identifier)
+
+
+if __name__ == "__main__":
+    _config, _name, _destination = sys.argv[1:]
+    _code = main(Path(_config), _name, _destination)
+    sys.exit(client.SAID.get(_code, _code))

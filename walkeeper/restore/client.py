@@ -1,0 +1,107 @@
+"""``restore-wal`` the light way: ask who has the store open, and put in place what is laid ready.
+
+PostgreSQL runs restore_command once per segment, and a promotion waits for several of them: loading the SDK of a store
+each time takes longer than fetching. Asked are this node's agent, and on a host without one the process that
+``walkeeper.restore.command`` has started. Where nobody answers, or cannot tell, that module does the work itself.
+
+Runs by itself for ``walkeeper-restore-wal``, without site-packages: ``python3 -I -S …/client.py CONFIG FILE DEST LINK``.
+"""
+
+# ruff: noqa: PTH100, PTH104, PTH109, PTH110, PTH118, PTH120 - pathlib costs more than all that this program does
+
+from __future__ import annotations
+
+import os
+import sys
+from time import monotonic
+
+if __name__ == "__main__":  # the script's own directory has modules of other names, and is not on the path under -I
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
+
+from walkeeper import ask, detached, rundir
+
+PATIENCE = 2.0
+"""Seconds for each answer; after that the work is done here."""
+LONGEST = 60.0
+"""Seconds to be put off, in archive recovery, while somebody fetches it."""
+
+DELIVERED = 0
+ABSENT = 1
+ASK_AGAIN = 2
+
+SAID = {DELIVERED: 10, ABSENT: 11}
+"""What the shell is told. Python itself ends with 1 when it cannot begin, which must not be taken for ABSENT."""
+
+
+def restore(config: str, name: str, destination: str, link: str = "") -> int | None:
+    """DELIVERED, ABSENT, ASK_AGAIN, or None: it is to be done here. ``link`` is where the shell looks for what lies ready.
+
+    That nobody can tell is final where PostgreSQL asks again by itself or has the file anyway: on a standby, and
+    while one is promoted, which waits for each answer. Otherwise the slow way tries until its deadline.
+    """
+    import json  # noqa: PLC0415 - after the modules that are needed in any case
+
+    place = os.path.join(os.getcwd(), destination)
+    request = {"verb": "restore", "file": name, "destination": place, "pid": os.getpid(), "ready": link}
+    line = json.dumps(request).encode()
+    until = monotonic() + LONGEST
+    try:
+        agent = rundir.socket_path(os.path.abspath(config), os.environ)
+        while True:
+            reply = json.loads(_exchange(agent, line))
+            if reply.get("wait") is not True or monotonic() > until:
+                break
+        if reply.get("ok") is not True:
+            return _ask_again(name, reply) if _will_ask_again(place) else None
+        if reply["delivered"] is not True:
+            return None if reply.get("wait") else ABSENT
+        os.rename(reply["path"], place)
+    except (OSError, ValueError, KeyError, rundir.RunDirectoryError, ask.NoAnswer):
+        return None
+    return DELIVERED
+
+
+def _exchange(agent: str, line: bytes) -> bytes:
+    """Raises NoAnswer."""
+    try:
+        return ask.exchange(agent, line, PATIENCE)
+    except ask.NoAnswer as nobody:
+        if nobody.listening:
+            raise
+    return ask.exchange(rundir.restore_socket_path(agent, os.environ), line, PATIENCE)
+
+
+def _will_ask_again(place: str) -> bool:
+    """Not in archive recovery, which would end, and not pg_rewind, whose server is down."""
+    data_directory = os.path.dirname(os.path.dirname(place))
+    recovery, standby, running = (
+        os.path.exists(os.path.join(data_directory, name))
+        for name in ("recovery.signal", "standby.signal", "postmaster.pid")
+    )
+    return standby or (running and not recovery)
+
+
+def _ask_again(name: str, reply: dict[str, object]) -> int:
+    """Into PostgreSQL's log, on one line."""
+    text = f'restore_failed file={name} exit={ASK_AGAIN} error="{reply.get("error")}" HINT: {reply.get("hint")}'
+    os.write(2, "".join(c if c.isprintable() else "?" for c in text).encode("utf-8", "replace") + b"\n")
+    return ASK_AGAIN
+
+
+def main(arguments: list[str]) -> int:
+    """For the shell: one of SAID, or anything else for *cannot tell*."""
+    config, name, destination, link = arguments
+    code = restore(config, name, destination, link)
+    if code is None:
+        return _become_the_command(config, name, destination)
+    return SAID.get(code, code)
+
+
+def _become_the_command(config: str, name: str, destination: str) -> int:
+    """Does not return. Raises OSError."""
+    command = [sys.executable, "-P", "-m", "walkeeper.restore.command", config, name, destination]
+    return os.execve(sys.executable, command, detached.environment())  # noqa: S606 - a list, no shell
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,92 @@
+"""The process that prefetches on a host without an agent, where a server recovers from the archive.
+
+restore-wal starts it; it ends by itself when nobody asks any more, when the servers that asked are gone, and when its
+configuration is not what it was.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from walkeeper import events, rundir
+from walkeeper.clock import SystemClock
+from walkeeper.config import Config, load
+from walkeeper.control import AgentLock, ControlServer
+from walkeeper.errors import CannotTell, ConfigError, WalkeeperError
+from walkeeper.restore.serving import Restoring
+from walkeeper.store.open import open_store
+
+WAKE_SECONDS: Final = 0.5
+FIRST_SECONDS: Final = 10.0
+"""For somebody to ask at all."""
+
+
+def main(config_path: Path) -> int:
+    """Serve until it is not needed any more. 0, or 1 when it could not begin or a thread of it died."""
+    events.to_stderr()
+    try:
+        agent = rundir.socket_path(config_path, os.environ)
+        socket = Path(rundir.restore_socket_path(agent, os.environ))
+        with AgentLock(Path(rundir.lock_path(str(socket)))) as lock:
+            return _serve(config_path, socket, lock)
+    except (WalkeeperError, rundir.RunDirectoryError) as problem:
+        events.failure("restore_host_not_started", problem)
+        return 1
+
+
+def _serve(config_path: Path, socket: Path, lock: AgentLock) -> int:
+    config = load(config_path, os.environ)
+    before = _files(config)
+    if load(config_path, os.environ) != config:
+        raise ConfigError(f"{config_path}: it is being changed", hint="The next call starts it again.")
+    restoring = Restoring(config, open_store(config.store), socket.parent, SystemClock())
+    died = threading.Event()
+
+    def answer(request: dict[str, Any]) -> Mapping[str, Any]:
+        if _files(config) != before:
+            raise CannotTell(f"{config_path}: it has changed", hint="The next call starts this process again.")
+        return restoring.answer(request)
+
+    def begin(name: str, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name=name, daemon=True).start()
+
+    def on_death(facts: threading.ExceptHookArgs) -> None:
+        name = facts.thread.name if facts.thread else "?"
+        events.failure("thread_died", facts.exc_value or facts.exc_type(), thread=name)
+        died.set()
+
+    threading.excepthook = on_death
+    control = ControlServer(socket, lock, {"restore": answer})
+    control.open()
+    restoring.start(begin)
+    begin("control", control.run)
+    events.info("restore_host_started", pid=os.getpid(), store=restoring.store_url)
+    try:
+        needed_at = time.monotonic() + FIRST_SECONDS
+        while not died.wait(WAKE_SECONDS) and time.monotonic() < needed_at and _files(config) == before:
+            if restoring.prefetcher.recoveries:
+                needed_at = time.monotonic() + FIRST_SECONDS
+    finally:
+        control.close()
+        restoring.stop()
+    events.info("restore_host_ended", died=died.is_set())
+    return int(died.is_set())
+
+
+def _files(config: Config) -> tuple[bytes, ...]:
+    """The content of what it goes by. Nothing where it cannot be read: then it is not what it was."""
+    try:
+        return config.source.read_bytes(), config.patroni_config.read_bytes()
+    except OSError:
+        return ()
+
+
+if __name__ == "__main__":
+    code = main(Path(sys.argv[1]))
+    os._exit(code)  # threads that hang inside a library must not hold up the end

@@ -1,0 +1,217 @@
+"""Fetching ahead of recoveries: whole, checked segments on each one's shelf, within a bound of bytes and of threads.
+
+Only what is there is fetched ahead: that something is absent is found out anew each time a server asks.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Final
+
+from walkeeper import durable, events
+from walkeeper.clock import Clock
+from walkeeper.core.history import History
+from walkeeper.core.names import Segment
+from walkeeper.errors import WalkeeperError
+from walkeeper.layout import Layout
+from walkeeper.restore.recovery import Recovery
+from walkeeper.restore.shelf import Server, Shelf
+from walkeeper.restore.source import Source
+
+LOOK_SECONDS: Final = 0.03
+"""How often it looks whether the shell has taken something, while a recovery is active."""
+GONE_SECONDS: Final = 1.0
+"""How often it looks whether the servers are still there."""
+IDLE_SECONDS: Final = 60.0
+"""After which a recovery that takes nothing is over, or streams."""
+PAUSE_SECONDS: Final = 5.0
+"""Nothing is fetched ahead for that long after a failure."""
+
+
+class Prefetcher:
+    """``tend``, and ``work`` as often as there shall be workers, run in threads of the caller's until ``close``."""
+
+    def __init__(self, source: Source, directory: Path | None, room: int, clock: Clock) -> None:
+        """Shelves lie in ``directory``, else beside the data directory that asks. ``room`` is in bytes, for all together."""
+        self._source = source
+        self._directory = directory
+        self._room = room
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._recoveries: dict[Server, Recovery] = {}
+        self._shelfless: set[Server] = set()
+        self._paused_until = 0.0
+        self._servers_seen_at = 0.0
+        self._closed = False
+
+    # -------------------------------------------------------------------------------------------------- for who answers
+
+    def recovery(self, server: Server, layout: Layout, link: Path | None) -> Recovery | None:
+        """That of a server which has just asked; None where nothing can lie ready for it, which is logged once."""
+        with self._changed:
+            recovery = self._recoveries.get(server) or self._begin(server, layout)
+            if recovery is not None:
+                recovery.active_at = self._clock.monotonic()
+                if link is not None:
+                    recovery.shelf.show(link)
+            return recovery
+
+    def take(self, recovery: Recovery, name: str, destination: Path, pid: int, seconds: float) -> Path | None:
+        """Hand over what lies ready, beside ``destination`` for process ``pid`` to rename; or what comes within ``seconds``,
+        if it is under way. Raises OSError, and TimeoutError for what is still under way then.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: _named(name, recovery.under_way) is None, seconds)
+            if _named(name, recovery.under_way) is not None:
+                raise TimeoutError(name)
+            segment = _named(name, recovery.ready)
+            if segment is None:
+                return None
+            recovery.moved(segment)
+            self._changed.notify_all()
+        try:
+            return durable.hand_over(recovery.shelf.path(name), destination, pid, moves=recovery.shelf.moves)
+        except FileNotFoundError:
+            return None
+
+    def moved(self, recovery: Recovery, segment: Segment) -> None:
+        """The server was given that one past the shelf."""
+        with self._changed:
+            recovery.moved(segment)
+            self._changed.notify_all()
+
+    def read(self, recovery: Recovery, history: History) -> None:
+        """The server was given a history."""
+        with self._changed:
+            recovery.histories.append(history)
+
+    def keep(self, recovery: Recovery, segment: Segment, plain: bytes) -> None:
+        """A segment that came too late for who asked: it will ask again."""
+        with self._changed:
+            if recovery.over:
+                return
+            recovery.under_way.add(segment)
+        self._lay(recovery, segment, plain)
+
+    @property
+    def recoveries(self) -> int:
+        """How many are active."""
+        with self._changed:
+            return len(self._recoveries)
+
+    # ------------------------------------------------------------------------------------------------------- its threads
+
+    def tend(self) -> None:
+        """Notice what was taken, and which recoveries are over."""
+        with self._changed:
+            while not self._closed:
+                if self._look():
+                    self._changed.notify_all()
+                self._changed.wait(LOOK_SECONDS if self._recoveries else None)
+
+    def work(self) -> None:
+        """Fetch one segment after the other."""
+        while (job := self._next_job()) is not None:
+            recovery, segment = job
+            plain = None
+            try:
+                plain = self._source.complete(recovery.layout, segment)
+            except (WalkeeperError, OSError, MemoryError) as problem:
+                self._failed(segment, problem)
+            self._lay(recovery, segment, plain)
+            del plain  # or it would stay in memory until the next one
+
+    def close(self) -> None:
+        """Let the threads end, and remove all that lies ready."""
+        with self._changed:
+            self._closed = True
+            for recovery in list(self._recoveries.values()):
+                self._end(recovery)
+            self._changed.notify_all()
+
+    def _next_job(self) -> tuple[Recovery, Segment] | None:
+        with self._changed:
+            while not self._closed:
+                if self._clock.monotonic() >= self._paused_until and (job := self._choose()) is not None:
+                    return job
+                self._changed.wait(PAUSE_SECONDS if self._recoveries else None)
+        return None
+
+    def _choose(self) -> tuple[Recovery, Segment] | None:
+        """The recovery that has least gets the next one."""
+        room = self._room // max(len(self._recoveries), 1)
+        for recovery in sorted(self._recoveries.values(), key=lambda each: len(each.ready) + len(each.under_way)):
+            segment = recovery.wanted(room)
+            if segment is not None:
+                recovery.under_way.add(segment)
+                return recovery, segment
+        return None
+
+    def _lay(self, recovery: Recovery, segment: Segment, plain: bytes | None) -> None:
+        laid = False
+        try:
+            if plain is not None and not recovery.over:
+                recovery.shelf.lay(segment.name, plain)
+                laid = True
+        except OSError as problem:
+            self._failed(segment, problem)
+        with self._changed:
+            recovery.under_way.discard(segment)
+            (recovery.ready if laid else recovery.barren).add(segment)
+            if recovery.over and not recovery.under_way:
+                recovery.shelf.close()
+            self._changed.notify_all()
+
+    def _failed(self, segment: Segment, problem: BaseException) -> None:
+        """The server's own request for it will find out what it is, and say so."""
+        events.failure("prefetch_failed", problem, file=segment.name)
+        with self._changed:
+            self._paused_until = self._clock.monotonic() + PAUSE_SECONDS
+
+    def _look(self) -> bool:
+        now = self._clock.monotonic()
+        changed = False
+        for recovery in self._recoveries.values():
+            try:
+                taken = recovery.look()
+            except OSError:  # somebody removed the shelf
+                taken, recovery.active_at = False, now - IDLE_SECONDS
+            if taken:
+                recovery.active_at = now
+                changed = True
+        if now - self._servers_seen_at >= GONE_SECONDS:
+            self._servers_seen_at = now
+            self._shelfless = {server for server in self._shelfless if server.runs}
+            for recovery in list(self._recoveries.values()):
+                if now - recovery.active_at >= IDLE_SECONDS or not recovery.server.runs:
+                    self._end(recovery)
+        return changed
+
+    def _begin(self, server: Server, layout: Layout) -> Recovery | None:
+        if self._closed or server in self._shelfless:
+            return None
+        data = server.data_directory
+        try:
+            shelf = Shelf(self._directory or data.with_name(data.name + ".walkeeper") / "restore", server)
+        except OSError as problem:
+            self._shelfless.add(server)
+            events.warning(
+                "restore_slowly",
+                error=problem,
+                hint="Nothing is fetched ahead. Set restore.directory to where it can be.",
+            )
+            return None
+        recovery = self._recoveries[server] = Recovery(server, layout, shelf, self._clock.monotonic())
+        self._changed.notify_all()
+        return recovery
+
+    def _end(self, recovery: Recovery) -> None:
+        del self._recoveries[recovery.server]
+        recovery.over = True
+        if not recovery.under_way or self._closed:
+            recovery.shelf.close()
+
+
+def _named(name: str, segments: set[Segment]) -> Segment | None:
+    return next((segment for segment in segments if segment.name == name), None)

@@ -1,0 +1,66 @@
+"""One server's recovery as the prefetcher sees it: where it is, what lies ready for it, what to fetch next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import islice
+
+from walkeeper.core.ahead import following
+from walkeeper.core.history import History
+from walkeeper.core.names import Segment
+from walkeeper.layout import Layout
+from walkeeper.restore.shelf import Server, Shelf
+
+FEWEST = 2
+"""Segments that may lie ready whatever the bound."""
+
+
+@dataclass(eq=False)
+class Recovery:
+    """For one thread at a time: the prefetcher holds its lock."""
+
+    server: Server
+    layout: Layout
+    shelf: Shelf
+    active_at: float
+    position: Segment | None = None
+    """The last segment that it was given."""
+    ready: set[Segment] = field(default_factory=set)
+    under_way: set[Segment] = field(default_factory=set)
+    barren: set[Segment] = field(default_factory=set)
+    """What was not there, or could not be fetched: not tried again before the recovery has moved."""
+    histories: list[History] = field(default_factory=list)
+    """Those that it was given."""
+    over: bool = False
+
+    def moved(self, segment: Segment) -> None:
+        """The server has that segment."""
+        self.position = segment
+        self.ready.discard(segment)
+        self.barren.clear()
+
+    def look(self) -> bool:
+        """Whether the server, by way of the shell, has taken something since the last look. Raises OSError."""
+        names = self.shelf.names()
+        taken = sorted((segment for segment in self.ready if segment.name not in names), key=lambda each: each.number)
+        for segment in taken:
+            self.moved(segment)
+        return bool(taken)
+
+    def wanted(self, room: int) -> Segment | None:
+        """What to fetch now, with ``room`` bytes for all that lies ready and is under way. Drops what is of no use any more."""
+        if self.position is None:
+            return None
+        most = max(room // self.position.size, FEWEST)
+        window = list(islice(following(self.position, self.histories), most))
+        for segment in self.ready.difference(window):
+            self.ready.discard(segment)
+            self.shelf.drop(segment.name)
+        if len(self.ready) + len(self.under_way) >= most:
+            return None
+        for segment in window:
+            if segment in self.barren:
+                return None
+            if segment not in self.ready and segment not in self.under_way:
+                return segment
+        return None

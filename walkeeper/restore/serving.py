@@ -1,0 +1,182 @@
+"""The ``restore`` requests on the control socket, of the agent or of a bare host's own process.
+
+Both have the store open and warm. What is asked for is laid beside where it is wanted; the client renames it, so that
+nothing appears under PostgreSQL's name when PostgreSQL has given up meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from walkeeper import durable
+from walkeeper.archive import wal_file
+from walkeeper.clock import Clock
+from walkeeper.codec import open_codec
+from walkeeper.config import Config
+from walkeeper.core.history import parse_history
+from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.page import SegmentHeader
+from walkeeper.errors import CannotTell, StoreError, WalkeeperError
+from walkeeper.layout import Layout
+from walkeeper.restore.command import read_system_identifier, will_ask_again
+from walkeeper.restore.prefetch import Prefetcher
+from walkeeper.restore.recovery import Recovery
+from walkeeper.restore.shelf import LINK, running_server, sweep_links
+from walkeeper.restore.source import Source
+from walkeeper.store.base import Store
+from walkeeper.store.settings import S3Settings
+
+SILENCE: Final = 1.0
+"""Seconds after which who asked is told that there is no answer yet: a promotion waits for each."""
+TROUBLE: Final = 5.0
+"""Seconds for which a store that failed or said nothing is not asked again by a standby: a promotion makes several calls."""
+AT_ONCE: Final = 4
+"""Requests that are worked on together: each may hold a whole segment in memory, packed and plain."""
+
+
+class Restoring:
+    """Answers requests, and has what will be asked next fetched ahead. Safe for several threads."""
+
+    def __init__(self, config: Config, store: Store, run_directory: Path, clock: Clock) -> None:
+        self._config = config
+        self._run_directory = run_directory
+        self._clock = clock
+        self._source = Source(store, open_codec(config), far=isinstance(config.store, S3Settings))
+        self.prefetcher = Prefetcher(self._source, config.restore_directory, config.restore_ahead, clock)
+        self._places = threading.BoundedSemaphore(AT_ONCE)
+        self._lock = threading.Lock()
+        self._fetches: dict[tuple[str, str], _Fetch] = {}
+        self._trouble_until = 0.0
+        sweep_links(run_directory)
+
+    @property
+    def store_url(self) -> str:
+        return self._source.store.url
+
+    def start(self, begin: Callable[[str, Callable[[], None]], object]) -> None:
+        """Start its threads: ``begin`` runs what it is given in one of that name."""
+        begin("restore-tend", self.prefetcher.tend)
+        for number in range(self._config.restore_workers):
+            begin(f"restore-{number}", self.prefetcher.work)
+
+    def stop(self) -> None:
+        self.prefetcher.close()
+
+    def answer(self, request: dict[str, Any]) -> Mapping[str, Any]:
+        """``file``, ``destination`` (absolute), the client's ``pid``, perhaps ``ready``, the link that the shell looks for.
+
+        The reply has ``delivered`` and, if so, ``path``; or ``wait``, when it is worth asking again at once. Raises CannotTell,
+        BadName or the store's errors, which become the reply.
+        """
+        name, destination, pid = request.get("file"), request.get("destination"), request.get("pid")
+        if not isinstance(name, str) or not isinstance(destination, str) or not isinstance(pid, int):
+            raise CannotTell("restore: the request is not understood")
+        place = Path(destination)
+        data_directory = place.parent.parent
+        layout = Layout(self._config.scope, self._config.group, read_system_identifier(data_directory))
+        server = running_server(data_directory)
+        patient = not will_ask_again(data_directory)
+        link = self._link(request.get("ready"))
+        recovery = None if server is None else self.prefetcher.recovery(server, layout, link)
+        try:
+            if recovery is not None and (path := self.prefetcher.take(recovery, name, place, pid, SILENCE)):
+                return {"delivered": True, "path": str(path)}
+            plain = self._fetch(layout, name, recovery, patient=patient)
+            if plain is None:
+                return {"delivered": False}
+            path = durable.lay_ready(place, plain, pid)
+        except TimeoutError:
+            return self._no_answer_yet(name, patient=patient)
+        except OSError as error:
+            raise CannotTell(f"{place}: {error.strerror}", hint="The data directory must be writable.") from None
+        self._delivered(recovery, name, plain)
+        return {"delivered": True, "path": str(path)}
+
+    def _fetch(self, layout: Layout, name: str, recovery: Recovery | None, *, patient: bool) -> bytes | None:
+        """From the store, in a thread that goes on when nobody waits any more. Raises TimeoutError, then."""
+        if not patient and self._clock.monotonic() < self._trouble_until:
+            raise CannotTell(f"{self.store_url}: it does not answer at the moment", hint="Its log says more.")
+        key = layout.root, name
+        with self._lock:
+            fetch = self._fetches.get(key)
+            if fetch is None:
+                fetch = self._fetches[key] = _Fetch()
+                work = threading.Thread(
+                    target=self._run, args=(fetch, key, layout, recovery), name="restore-request", daemon=True
+                )
+                work.start()
+            fetch.waiting += 1
+        fetch.done.wait(SILENCE)
+        with self._lock:
+            fetch.waiting -= 1
+            if not fetch.done.is_set():
+                raise TimeoutError(name)
+        if fetch.problem is not None:
+            raise fetch.problem
+        return fetch.plain
+
+    def _run(self, fetch: _Fetch, key: tuple[str, str], layout: Layout, recovery: Recovery | None) -> None:
+        _, name = key
+        try:
+            with self._places:
+                fetch.plain = self._source.deliver(layout, name)
+        except StoreError as problem:
+            fetch.problem = problem
+            self._trouble_until = self._clock.monotonic() + TROUBLE
+        except WalkeeperError as problem:
+            fetch.problem = problem
+        except MemoryError:
+            fetch.problem = CannotTell(f"{name}: out of memory", hint="Lower restore.workers, or give it more.")
+        except BaseException:
+            fetch.problem = CannotTell(f"{name}: a bug in walkeeper", hint="Its log says more.")
+            raise
+        finally:
+            with self._lock:
+                del self._fetches[key]
+                fetch.done.set()
+                unwanted = fetch.waiting == 0
+        if unwanted and fetch.plain is not None and recovery is not None:
+            file = _named(name, fetch.plain)
+            if isinstance(file, Segment):
+                self.prefetcher.keep(recovery, file, fetch.plain)
+
+    def _no_answer_yet(self, name: str, *, patient: bool) -> Mapping[str, Any]:
+        if patient:
+            return {"delivered": False, "wait": True}
+        self._trouble_until = self._clock.monotonic() + TROUBLE
+        raise CannotTell(f"{name}: {self.store_url} has not answered within {SILENCE:g} s", hint="It is asked on.")
+
+    def _delivered(self, recovery: Recovery | None, name: str, plain: bytes) -> None:
+        if recovery is None:
+            return
+        file = _named(name, plain)
+        if isinstance(file, Segment):
+            self.prefetcher.moved(recovery, file)
+        elif isinstance(file, HistoryFile):
+            self.prefetcher.read(recovery, parse_history(file.timeline, plain))
+
+    def _link(self, asked: object) -> Path | None:
+        """Only a name in our own directory, and one of those that are ours to replace."""
+        if not isinstance(asked, str) or not asked:
+            return None
+        link = Path(asked)
+        return link if link.parent == self._run_directory and link.name.startswith(LINK) else None
+
+
+class _Fetch:
+    """One file on its way from the store. ``waiting``: for how many, under the lock of who made it."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.waiting = 0
+        self.plain: bytes | None = None
+        self.problem: Exception | None = None
+
+
+def _named(name: str, plain: bytes) -> object:
+    """The file of that name; a segment with its true size."""
+    file = wal_file(name)
+    return Segment.parse(name, SegmentHeader.parse(plain, name).segment_size) if isinstance(file, Segment) else file

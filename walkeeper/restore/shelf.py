@@ -1,0 +1,147 @@
+"""The directory in which one recovery's segments lie ready, whole and checked, and who that recovery is.
+
+A shelf belongs to one run of one server: its postmaster's pid and start, as ``postmaster.pid`` states them, and its data
+directory. Whatever an earlier recovery left lies under another name and is never looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from walkeeper import durable
+
+LINK: Final = "ready."
+"""How names begin in the run directory that lead walkeeper-restore-wal to a shelf."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One run of a postmaster. ``started`` is its start in seconds, as it wrote it."""
+
+    data_directory: Path
+    pid: int
+    started: str
+
+    @property
+    def runs(self) -> bool:
+        return running_server(self.data_directory) == self
+
+
+def running_server(data_directory: Path) -> Server | None:
+    """Who runs there (``src/include/utils/pidfile.h``); None for nobody, as for pg_rewind on a server that is down."""
+    try:
+        lines = (data_directory / "postmaster.pid").read_text().splitlines()
+        pid, started = int(lines[0]), lines[2].strip()
+    except (OSError, ValueError, IndexError):
+        return None
+    if pid < 1 or not started.isdecimal() or not Path(f"/proc/{pid}").exists():
+        return None
+    return Server(data_directory, pid, started)
+
+
+class Shelf:
+    """Made empty; removed by ``close``. For one owner's threads, each name by one at a time."""
+
+    def __init__(self, parent: Path, server: Server) -> None:
+        """Raises OSError where it cannot be made. What dead owners left beside it is removed."""
+        self._made = [directory for directory in (parent, parent.parent) if not directory.exists()]
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = parent.stat()
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
+            raise PermissionError(f"{parent}: others can write there")
+        _sweep(parent)
+        self.directory = parent / f"{os.getpid()}-{server.pid}.{server.started}"
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        self.moves = _mount(self.directory) == _mount(server.data_directory / "pg_wal") is not None
+        """Whether a file gets from here to pg_wal by a rename."""
+        self._link: Path | None = None
+
+    def lay(self, name: str, plain: bytes) -> None:
+        """Whole, or not at all. Raises OSError. Its bytes are on their way to the disk: PostgreSQL syncs what it restores."""
+        tmp = self.directory / f".{name}"
+        fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            durable.write_all(fd, plain)
+            tmp.rename(self.directory / name)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                tmp.unlink()
+            raise
+        finally:
+            os.close(fd)
+
+    def path(self, name: str) -> Path:
+        return self.directory / name
+
+    def names(self) -> set[str]:
+        """What lies ready; what has been taken is missing. Raises OSError."""
+        with os.scandir(self.directory) as scan:
+            return {entry.name for entry in scan if not entry.name.startswith(".")}
+
+    def drop(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            (self.directory / name).unlink()
+
+    def show(self, link: Path) -> None:
+        """Lead ``link`` here, if files get from here to pg_wal by a rename: the shell does nothing else."""
+        if not self.moves or link == self._link:
+            return
+        fresh = link.with_name(f"{link.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(self.directory)
+            fresh.rename(link)
+            self._link = link
+
+    def close(self) -> None:
+        """Nothing stays of what it made."""
+        with contextlib.suppress(OSError):
+            if self._link is not None and self._link.readlink() == self.directory:
+                self._link.unlink()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for directory in self._made:
+                directory.rmdir()
+
+
+def sweep_links(run_directory: Path) -> None:
+    """Remove the links that lead nowhere any more: their owner was killed, and its shelf is gone."""
+    with contextlib.suppress(OSError):
+        for link in run_directory.glob(f"{LINK}*"):
+            if link.is_symlink() and not link.exists():
+                link.unlink()
+
+
+def _sweep(parent: Path) -> None:
+    with os.scandir(parent) as scan:
+        names = [entry.name for entry in scan]
+    for name in names:
+        owner = name.partition("-")[0]
+        if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(parent / name, ignore_errors=True)
+
+
+def _mount(directory: Path) -> tuple[str, int] | None:
+    """Mount and file system: a rename between two directories works where both are the same. None: it is not known.
+
+    The device alone does not tell: one file system may be mounted twice, and a rename from one to the other fails.
+    """
+    try:
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+            if line.startswith("mnt_id:"):
+                return line, os.fstat(fd).st_dev
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return None
