@@ -22,19 +22,20 @@ from walkeeper import ask, detached, rundir
 
 PATIENCE = 2.0
 """Seconds for each answer; after that the work is done here."""
-LONGEST = 60.0
-"""Seconds to be put off, in archive recovery, while somebody fetches it."""
 
 DELIVERED = 0
 ABSENT = 1
 ASK_AGAIN = 2
+STOP_RECOVERY = 255
 
 SAID = {DELIVERED: 10, ABSENT: 11}
 """What the shell is told. Python itself ends with 1 when it cannot begin, which must not be taken for ABSENT."""
 
 
 def restore(config: str, name: str, destination: str, link: str = "") -> int | None:
-    """DELIVERED, ABSENT, ASK_AGAIN, or None: it is to be done here. ``link`` is where the shell looks for what lies ready.
+    """DELIVERED, ABSENT, ASK_AGAIN, STOP_RECOVERY, or None: it is to be done here.
+
+    ``link`` is where the shell looks for what lies ready.
 
     That nobody can tell is final where PostgreSQL asks again by itself or has the file anyway: on a standby, and
     while one is promoted, which waits for each answer. Otherwise the slow way tries until its deadline.
@@ -42,19 +43,19 @@ def restore(config: str, name: str, destination: str, link: str = "") -> int | N
     import json  # noqa: PLC0415 - after the modules that are needed in any case
 
     place = os.path.join(os.getcwd(), destination)
-    request = {"verb": "restore", "file": name, "destination": place, "pid": os.getpid(), "ready": link}
-    line = json.dumps(request).encode()
-    until = monotonic() + LONGEST
+    request = {"verb": "restore", "file": name, "destination": place, "pid": os.getpid(), "ready": link, "waited": 0.0}
+    begun = monotonic()
     try:
         agent = rundir.socket_path(os.path.abspath(config), os.environ)
-        while True:
-            reply = json.loads(_exchange(agent, line))
-            if reply.get("wait") is not True or monotonic() > until:
-                break
+        reply = json.loads(_exchange(agent, json.dumps(request).encode()))
+        while reply.get("wait") is True:
+            request["waited"] = monotonic() - begun
+            reply = json.loads(_exchange(agent, json.dumps(request).encode()))
         if reply.get("ok") is not True:
-            return _ask_again(name, reply) if _will_ask_again(place) else None
+            final = reply.get("final") is True or _will_ask_again(place)
+            return _cannot_tell(name, place, reply) if final else None
         if reply["delivered"] is not True:
-            return None if reply.get("wait") else ABSENT
+            return ABSENT
         os.rename(reply["path"], place)
     except (OSError, ValueError, KeyError, rundir.RunDirectoryError, ask.NoAnswer):
         return None
@@ -73,19 +74,20 @@ def _exchange(agent: str, line: bytes) -> bytes:
 
 def _will_ask_again(place: str) -> bool:
     """Not in archive recovery, which would end, and not pg_rewind, whose server is down."""
-    data_directory = os.path.dirname(os.path.dirname(place))
-    recovery, standby, running = (
-        os.path.exists(os.path.join(data_directory, name))
-        for name in ("recovery.signal", "standby.signal", "postmaster.pid")
-    )
-    return standby or (running and not recovery)
+    return _has(place, "standby.signal") or (_has(place, "postmaster.pid") and not _has(place, "recovery.signal"))
 
 
-def _ask_again(name: str, reply: dict[str, object]) -> int:
-    """Into PostgreSQL's log, on one line."""
-    text = f'restore_failed file={name} exit={ASK_AGAIN} error="{reply.get("error")}" HINT: {reply.get("hint")}'
+def _cannot_tell(name: str, place: str, reply: dict[str, object]) -> int:
+    """Into PostgreSQL's log, on one line, and the exit that makes it wait."""
+    stops = _has(place, "recovery.signal") and not _has(place, "standby.signal")
+    code = STOP_RECOVERY if stops else ASK_AGAIN
+    text = f'restore_failed file={name} exit={code} error="{reply.get("error")}" HINT: {reply.get("hint")}'
     os.write(2, "".join(c if c.isprintable() else "?" for c in text).encode("utf-8", "replace") + b"\n")
-    return ASK_AGAIN
+    return code
+
+
+def _has(place: str, name: str) -> bool:
+    return os.path.exists(os.path.join(os.path.dirname(os.path.dirname(place)), name))
 
 
 def main(arguments: list[str]) -> int:

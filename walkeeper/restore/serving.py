@@ -66,10 +66,11 @@ class Restoring:
         self.prefetcher.close()
 
     def answer(self, request: dict[str, Any]) -> Mapping[str, Any]:
-        """``file``, ``destination`` (absolute), the client's ``pid``, perhaps ``ready``, the link that the shell looks for.
+        """``file``, ``destination`` (absolute), the client's ``pid``, for how many seconds it has ``waited``, and perhaps
+        ``ready``, the link that the shell looks for.
 
-        The reply has ``delivered`` and, if so, ``path``; or ``wait``, when it is worth asking again at once. Raises CannotTell,
-        BadName or the store's errors, which become the reply.
+        The reply has ``delivered`` and, if so, ``path``; or ``wait``, when it is to ask again at once. Raises CannotTell,
+        BadName or the store's errors, which become the reply; ``final`` if asking again is of no use.
         """
         name, destination, pid = request.get("file"), request.get("destination"), request.get("pid")
         if not isinstance(name, str) or not isinstance(destination, str) or not isinstance(pid, int):
@@ -89,7 +90,7 @@ class Restoring:
                 return {"delivered": False}
             path = durable.lay_ready(place, plain, pid)
         except TimeoutError:
-            return self._no_answer_yet(name, patient=patient)
+            return self._no_answer_yet(name, request.get("waited"), patient=patient)
         except OSError as error:
             raise CannotTell(f"{place}: {error.strerror}", hint="The data directory must be writable.") from None
         self._delivered(recovery, name, plain)
@@ -143,11 +144,20 @@ class Restoring:
             if isinstance(file, Segment):
                 self.prefetcher.keep(recovery, file, fetch.plain)
 
-    def _no_answer_yet(self, name: str, *, patient: bool) -> Mapping[str, Any]:
-        if patient:
+    def _no_answer_yet(self, name: str, waited: object, *, patient: bool) -> Mapping[str, Any]:
+        if not patient:
+            self._trouble_until = self._clock.monotonic() + TROUBLE
+            error, hint = f"{name}: {self.store_url} has not answered within {SILENCE:g} s", "It is being fetched."
+            raise CannotTell(error, hint=hint)
+        deadline = self._config.restore_deadline
+        if isinstance(waited, float) and waited < deadline:
             return {"delivered": False, "wait": True}
-        self._trouble_until = self._clock.monotonic() + TROUBLE
-        raise CannotTell(f"{name}: {self.store_url} has not answered within {SILENCE:g} s", hint="It is asked on.")
+        return {
+            "ok": False,
+            "final": True,
+            "error": f"{name}: {self.store_url} did not deliver it within {deadline:g} s",
+            "hint": "Look at the store and the way to it; restore.deadline says how long it may take.",
+        }
 
     def _delivered(self, recovery: Recovery | None, name: str, plain: bytes) -> None:
         if recovery is None:

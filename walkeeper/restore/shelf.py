@@ -51,7 +51,8 @@ class Shelf:
     def __init__(self, parent: Path, server: Server) -> None:
         """Raises OSError where it cannot be made. What dead owners left beside it is removed."""
         self._made = [directory for directory in (parent, parent.parent) if not directory.exists()]
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in (parent.parent, parent):  # the first may become the spool, which must be private
+            directory.mkdir(mode=0o700, exist_ok=True)
         found = parent.stat()
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
             raise PermissionError(f"{parent}: others can write there")
