@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import yaml
 
 from tests.core.worlds import plain_segment
 from tests.parts.processes import CHECKOUT
@@ -42,7 +43,6 @@ class Node:
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WALKEEPER_RUN_DIR", str(directory))
         self.config = directory / "patroni.yml"
-        self.config.write_text("scope: demo\nwalkeeper:\n  store:\n    directory: /nonexistent/store\n")
         self.data = directory / "data"
         (self.data / "pg_wal").mkdir(parents=True)
         (self.data / "global").mkdir()
@@ -54,7 +54,17 @@ class Node:
         self.archive.state_start(SEGMENT)
         self.socket = Path(rundir.socket_path(str(self.config), dict(os.environ)))
         self.lock = Path(rundir.lock_path(str(self.socket)))
-        self.restoring = Restoring(load(self.config, {}), self.store, directory, SystemClock())
+        self.configure()
+
+    def configure(self, **restore: object) -> None:
+        """With these keys under ``restore``. The configured store does not exist."""
+        section = {"store": {"directory": "/nonexistent/store"}, "restore": restore}
+        self.config.write_text(yaml.safe_dump({"scope": "demo", "walkeeper": section}))
+        self.begin()
+
+    def begin(self) -> None:
+        """As an agent that starts."""
+        self.restoring = Restoring(load(self.config, {}), self.store, self.lock.parent, SystemClock())
 
     def server(self, files: tuple[str, ...]) -> None:
         """Make it look like one in that state; this process is its postmaster."""
