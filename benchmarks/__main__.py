@@ -1,6 +1,6 @@
 """``make bench``: what walkeeper costs, measured against doing without it.
 
-python -m benchmarks [switchover] [outage] [throughput] [--store directory|s3] [--rounds N]
+python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [--store directory|s3] [--rounds N]
 """
 
 from __future__ import annotations
@@ -9,36 +9,46 @@ import argparse
 import sys
 from typing import Final
 
-from benchmarks import outage, switchover, throughput
+from benchmarks import outage, push, replay, switchover, throughput
+from benchmarks.places import Kind
 from tests.parts.processes import end_run
 
-ALL: Final = ("switchover", "outage", "throughput")
+ALL: Final = ("switchover", "outage", "throughput", "replay", "push")
 
 
 def main() -> int:
     """Every measurement that was named, one after the other: they are in each other's way."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", nargs="*", help=f"{', '.join(ALL)}; default: all")
-    parser.add_argument("--store", choices=("directory", "s3"), default="directory", help="default: %(default)s")
+    parser.add_argument(
+        "--store", choices=("directory", "s3"), help="default: directory; replay and push: both in one run"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--segments", type=int, default=32, help="of a round of throughput; default: %(default)s")
+    parser.add_argument(
+        "--segments", type=int, help="of 16 MiB each; default: 32 for throughput, 64 for replay and push"
+    )
+    parser.add_argument("--scale", type=int, default=20, help="pgbench's, for replay and push; default: %(default)s")
     parser.add_argument(
         "--without-restore-command", action="store_true", help="switchover: to see what walkeeper's other parts cost"
     )
     arguments = parser.parse_args()
     if unknown := set(arguments.what) - set(ALL):
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(ALL)}")
+    one_store: Kind = arguments.store or "directory"
+    stores: list[Kind] = [arguments.store] if arguments.store else ["directory", "s3"]
     try:
         for what in arguments.what or ALL:
             match what:
                 case "switchover":
-                    switchover.run(
-                        arguments.store, arguments.rounds, restore_command=not arguments.without_restore_command
-                    )
+                    switchover.run(one_store, arguments.rounds, restore_command=not arguments.without_restore_command)
                 case "outage":
-                    outage.run(arguments.store, arguments.rounds)
+                    outage.run(one_store, arguments.rounds)
                 case "throughput":
-                    throughput.run(arguments.rounds, arguments.segments)
+                    throughput.run(arguments.rounds, arguments.segments or 32)
+                case "push":
+                    push.run(stores, arguments.rounds, arguments.segments or 64, arguments.scale)
+                case "replay":
+                    replay.run(stores, arguments.rounds, arguments.segments or 64, arguments.scale)
     finally:
         end_run()
     return 0

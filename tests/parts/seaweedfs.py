@@ -36,10 +36,10 @@ class SeaweedFS:
     """A server with one bucket. As a context manager it is started, and killed.
 
     Its data are in ``directory``, or in one of this run's own, which is removed at the end. Ports, keys and data stay the
-    same over ``stop`` and ``start``.
+    same over ``stop`` and ``start``. With ``https`` it listens there too, with a certificate of its own making.
     """
 
-    def __init__(self, directory: Path | None = None, *, bucket: str = "wal") -> None:
+    def __init__(self, directory: Path | None = None, *, bucket: str = "wal", https: bool = False) -> None:
         program = weed_program()
         if program is None:
             raise FileNotFoundError(HOW)
@@ -52,6 +52,7 @@ class SeaweedFS:
         self.secret_key = "a-secret-of-the-tests"
         self._ports = {name: free_port() for name in _INSIDE}
         self._port, self._grpc_port = free_port(), free_port()
+        self.https_port = free_port() if https else None
         self._host = Host("s3", self.directory)
         self._server: Process | None = None
         self._gateway: Process | None = None
@@ -59,6 +60,15 @@ class SeaweedFS:
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def https_endpoint(self) -> str:
+        return f"https://127.0.0.1:{self.https_port}"
+
+    @property
+    def certificate(self) -> Path:
+        """What a client has to trust, as PEM."""
+        return self.directory / "certificate.pem"
 
     def settings(self, *, prefix: str = "", connect_timeout: float = 5.0, read_timeout: float = 30.0) -> S3Settings:
         """How walkeeper reaches the bucket."""
@@ -155,8 +165,22 @@ class SeaweedFS:
             "s3", f"-config={config}", "-ip.bind=127.0.0.1", f"-port={self._port}", f"-port.grpc={self._grpc_port}",
             "-port.iceberg=0", "-port.lance=0", "-autoCreateBucket=false",
             f"-filer=127.0.0.1:{self._ports['filer.port']}.{self._ports['filer.port.grpc']}",
+            *self._https_options(),
         )
         # fmt: on
+
+    def _https_options(self) -> list[str]:
+        if self.https_port is None:
+            return []
+        key = self.directory / "key.pem"
+        if not self.certificate.exists():
+            # fmt: off
+            self._host.run([
+                "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", self.certificate,
+                "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1,DNS:127.0.0.1", "-days", "30",
+            ])
+            # fmt: on
+        return [f"-port.https={self.https_port}", f"-cert.file={self.certificate}", f"-key.file={key}"]
 
     def _weed(self, command: str, *options: str) -> Process:
         """Its temporary and log files stay in the directory."""

@@ -1,0 +1,100 @@
+"""An agent of a benchmark, as a process of its own, for one server that no Patroni runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from benchmarks.material import AS_INSTALLED, SCOPE, write_config
+from tests.parts.etcd import Etcd
+from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD
+from tests.parts.processes import Host, Process, wait_until
+from walkeeper import ask, rundir
+from walkeeper.errors import AgentError
+
+HOLD_SLOT: Final = "walkeeper"
+LONGEST: Final = 60.0
+
+
+class Agent:
+    """The agent of member ``a`` of a cluster in that etcd, which another leads until ``lead``.
+
+    The context manager starts it, waits until it answers, and stops it; again and again, if need be.
+    """
+
+    def __init__(self, directory: Path, store: Mapping[str, Any], etcd: Etcd, data: Path, port: int) -> None:
+        self.directory = directory
+        self.config = directory / "patroni.yml"
+        self.environment = {**AS_INSTALLED, "WALKEEPER_RUN_DIR": str(directory)}
+        self._store = dict(store)
+        self._etcd = etcd
+        self._data, self._port = data, port
+        self._host = Host("agent", directory)
+        self._process: Process | None = None
+        self._bin_dir: Path | None = None
+        etcd.put(f"/service/{SCOPE}/leader", "b")
+        self._write()
+
+    def lead(self, bin_dir: Path) -> None:
+        """What Patroni would have written into etcd for a leader."""
+        self._bin_dir = bin_dir
+        self._write()
+        member = {"conn_url": f"postgres://127.0.0.1:{self._port}/postgres", "role": "primary", "state": "running"}
+        self._etcd.put(f"/service/{SCOPE}/config", json.dumps({"slots": {HOLD_SLOT: {"type": "physical"}}}))
+        self._etcd.put(f"/service/{SCOPE}/members/a", json.dumps(member))
+        self._etcd.put(f"/service/{SCOPE}/leader", "a")
+
+    def wait_owned(self) -> None:
+        """Until it has written the record."""
+        wait_until(lambda: self._etcd.get(f"/service/{SCOPE}/walkeeper"), "the record", LONGEST, logs=[self._log])
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "walkeeper", "agent", "-c", self.config]
+        self._process = self._host.start(command, log=self._log, env=self.environment)
+        wait_until(self._answers, "the agent", LONGEST, interval=0.01, logs=[self._log])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        try:
+            self._process.stop()
+        finally:
+            self._host.kill9()
+
+    @property
+    def _log(self) -> Path:
+        return self.directory / "agent.log"
+
+    def _answers(self) -> bool:
+        try:
+            return bool(ask.ask(rundir.socket_path(str(self.config), self.environment), "status", 5))
+        except AgentError:
+            return False
+
+    def _write(self) -> None:
+        patroni = {
+            "name": "a",
+            "etcd3": {"host": self._etcd.host},
+            "postgresql": {
+                "listen": f"127.0.0.1:{self._port}",
+                "data_dir": str(self._data),
+                "authentication": {"replication": {"username": REPLICATOR, "password": REPLICATOR_PASSWORD}},
+                **({"bin_dir": str(self._bin_dir)} if self._bin_dir else {}),
+            },
+        }
+        spool = self.directory / "spool"
+        shutil.rmtree(spool, ignore_errors=True)
+        section = {"store": self._store, "spool": {"directory": str(spool)}, "agent": {"listen": "off"}}
+        write_config(self.config, section, patroni)

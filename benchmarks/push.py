@@ -1,0 +1,250 @@
+"""What archive_command costs: a call for what is archived already, and a backlog that is called for one by one.
+
+A real server whose segments wait with their ``.ready`` files, of which pgBackRest's look-ahead lives; the commands are
+called as PostgreSQL's archiver does. Each round writes new WAL, while all agents are stopped, and has every contender archive
+it. CPU is that of all that came of it: commands, what they leave in the background, the agent with pg_receivewal, and
+the server's own, which is idle otherwise. Not the S3 server's.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+from benchmarks import cost, pgbackrest, table
+from benchmarks.agents import Agent
+from benchmarks.material import (
+    AS_INSTALLED,
+    LEVEL,
+    SEGMENT_MB,
+    SIZE,
+    Shelf,
+    conditions,
+    pgbench_of,
+    system_identifier,
+    write_config,
+    write_wal,
+)
+from benchmarks.pgbackrest import PgBackRest
+from benchmarks.places import Kind
+from tests.parts.etcd import Etcd
+from tests.parts.postgres import Postgres
+from tests.parts.processes import CHECKOUT, Host, new_directory
+from tests.parts.seaweedfs import SeaweedFS
+from walkeeper.core.lsn import MIB
+from walkeeper.core.names import Segment
+
+SCRIPT: Final = CHECKOUT / "walkeeper" / "shell" / "walkeeper-archive-push"
+COMMANDS: Final = {
+    "walkeeper archive-push": f"{sys.executable} -m walkeeper archive-push -c {{config}} %p",
+    **({"walkeeper-archive-push (shell)": f"{SCRIPT} -c {{config}} %p"} if SCRIPT.exists() else {}),
+}
+"""What is measured of walkeeper: each with an agent and without."""
+LONGEST: Final = 600.0
+AGAIN: Final = 1.0
+"""Seconds after which PostgreSQL's archiver tries again."""
+
+_serial = count(1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contender:
+    """``begin`` is called before each backlog and gives the archive_command; ``beside`` runs the agent, if there is one, and says
+    the pids whose CPU counts too. ``lacks`` says which of the segments are not in the archive."""
+
+    name: str
+    store: str
+    begin: Callable[[], str]
+    environment: dict[str, str] = field(default_factory=dict)
+    beside: Callable[[], AbstractContextManager[list[int]]] = lambda: nullcontext([])
+    lacks: Callable[[Sequence[Segment]], list[str]] = lambda _: []
+
+
+@dataclass(slots=True)
+class Found:
+    """By round; ``rates`` in MB/s, the rest in seconds. ``calls``: wall time of each call for what is archived already."""
+
+    rates: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    calls: list[float] = field(default_factory=list)
+    call_cpu: list[float] = field(default_factory=list)
+
+
+def run(kinds: Sequence[Kind], rounds: int, segments: int, scale: int) -> None:
+    """Measure and print."""
+    cost.adopt_orphans()
+    under = conditions()
+    settings = {
+        # Nothing is archived by the server itself, and what waits for it is kept.
+        "archive_mode": "on", "archive_command": "", "max_wal_size": "1GB", "checkpoint_timeout": "30s",
+        "shared_buffers": "128MB", "wal_keep_size": f"{(segments + 16) * SEGMENT_MB}MB",
+    }  # fmt: skip
+    with ExitStack() as stack:
+        server = Postgres(new_directory("q"), segment_size_mb=SEGMENT_MB, settings=settings)
+        stack.enter_context(server)
+        pgbench = pgbench_of(server)
+        if pgbench is None:
+            print("push: skipped, there is no pgbench here", flush=True)
+            return
+        server.host.run([pgbench, "-i", "-q", "-s", str(scale), server.conninfo()], timeout=LONGEST)
+        server.replication_role()
+        server.physical_slot("walkeeper")
+        found = {contender: Found() for contender in _contenders(kinds, server, stack)}
+        for number in range(1, rounds + 1):
+            print(f"push {number}/{rounds}", flush=True)
+            chain = _new_wal(server, pgbench, segments)
+            for contender, one in found.items():
+                _measure(contender, server, chain, one)
+    _show(found, segments, under)
+
+
+def _new_wal(server: Postgres, pgbench: Path, segments: int) -> list[Segment]:
+    """So many segments, all of which wait to be archived, and nothing before them."""
+    first = Segment.parse(server.switch_wal(), SIZE)
+    write_wal(server, pgbench, first.number + 1 + segments)
+    server.checkpoint()
+    _mark(server, ".ready", ".done", lambda _: True)
+    return [Segment(first.timeline, first.number + number, SIZE) for number in range(1, segments + 1)]
+
+
+def _mark(server: Postgres, old: str, new: str, wanted: Callable[[str], bool]) -> None:
+    """Rename what PostgreSQL noted about segments."""
+    for path in sorted((server.pg_wal / "archive_status").glob(f"*{old}")):
+        if wanted(path.stem):
+            path.rename(path.with_suffix(new))
+
+
+# ------------------------------------------------------------------------------------------------------------ contenders
+
+
+def _contenders(kinds: Sequence[Kind], server: Postgres, stack: ExitStack) -> Iterator[Contender]:
+    commands = COMMANDS if _has_archive_push() else {}
+    if not commands:
+        print("push: without walkeeper, which has no archive-push here", flush=True)
+    for kind in kinds:
+        shelf = Shelf(kind, stack.enter_context(SeaweedFS(https=True)) if kind == "s3" else None)
+        if pgbackrest.program():
+            yield _pgbackrest(shelf, server)
+        else:
+            print("push: without pgBackRest, which is not installed here", flush=True)
+        for name, command in commands.items():
+            yield _bare(f"{name}, no agent", shelf, command, server)
+            yield _with_agent(f"{name}, with an agent", shelf, command, server, stack.enter_context(Etcd()))
+
+
+def _has_archive_push() -> bool:
+    command = [sys.executable, "-m", "walkeeper", "archive-push", "--help"]
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=False).returncode == 0
+
+
+def _pgbackrest(shelf: Shelf, server: Postgres) -> Contender:
+    def begin() -> str:
+        """A new repository for each backlog."""
+        peer = PgBackRest(new_directory("b"), shelf, f"pgbackrest{next(_serial)}", server.data)
+        return peer.command("archive-push", '"%p"', server.data)
+
+    return Contender(f"pgBackRest {pgbackrest.version().split()[-1]}, async {pgbackrest.PROCESSES}", shelf.kind, begin)
+
+
+def _bare(name: str, shelf: Shelf, command: str, server: Postgres) -> Contender:
+    prefix = f"walkeeper{next(_serial)}"
+    directory = new_directory("k")
+    config = write_config(directory / "patroni.yml", {"store": shelf.section(prefix)}, {})
+    environment = {**AS_INSTALLED, "WALKEEPER_RUN_DIR": str(directory)}
+    lacks = partial(_lacks, shelf, prefix, server)
+    return Contender(name, shelf.kind, lambda: command.format(config=config), environment, lacks=lacks)
+
+
+def _with_agent(name: str, shelf: Shelf, command: str, server: Postgres, etcd: Etcd) -> Contender:
+    """It owns the record before there is any of the WAL, and is stopped while that is written."""
+    prefix = f"walkeeper{next(_serial)}"
+    agent = Agent(new_directory("k"), shelf.section(prefix), etcd, server.data, server.port)
+    agent.lead(server.bin_dir)
+    with agent:
+        agent.wait_owned()
+
+    @contextmanager
+    def beside() -> Iterator[list[int]]:
+        with agent:
+            yield [agent.pid]
+
+    lacks = partial(_lacks, shelf, prefix, server)
+    return Contender(name, shelf.kind, lambda: command.format(config=agent.config), agent.environment, beside, lacks)
+
+
+def _lacks(shelf: Shelf, prefix: str, server: Postgres, chain: Sequence[Segment]) -> list[str]:
+    archive = shelf.archive(prefix, system_identifier(server.data))
+    return [segment.name for segment in chain if archive.find(segment) is None]
+
+
+# ------------------------------------------------------------------------------------------------------------- measuring
+
+
+def _measure(contender: Contender, server: Postgres, chain: Sequence[Segment], found: Found) -> None:
+    names = {segment.name for segment in chain}
+    command = contender.begin()
+    environment = Host("calls", server.directory).environment(contender.environment)
+    with contender.beside() as agents:
+        living = [server.pid, *agents]
+        _mark(server, ".done", ".ready", names.__contains__)
+        meter, begun = cost.Meter(living), time.monotonic()
+        for segment in chain:
+            _push(command, server, environment, segment)
+        seconds = time.monotonic() - begun
+        found.cpu.append(meter.read() / len(chain))
+        found.rates.append(len(chain) * SIZE / 1e6 / seconds)
+        _mark(server, ".done", ".ready", names.__contains__)
+        meter = cost.Meter(living)
+        found.calls += [_push(command, server, environment, segment) for segment in chain]
+        found.call_cpu.append(meter.read() / len(chain))
+    if lacks := contender.lacks(chain):
+        raise RuntimeError(f"{contender.name}: said to be archived, and not there: {lacks}")
+    print(
+        f"  {contender.name} {contender.store}: {found.rates[-1]:.0f} MB/s, {found.cpu[-1] * 1000:.0f} ms of CPU a segment; "
+        f"once archived {statistics.median(found.calls) * 1000:.0f} ms a call",
+        flush=True,
+    )
+
+
+def _push(command: str, server: Postgres, environment: dict[str, str], segment: Segment) -> float:
+    """Until it succeeds, as PostgreSQL does; seconds of the last call."""
+    log = server.directory / "calls.log"
+    until = time.monotonic() + LONGEST
+    whole = command.replace("%p", f"pg_wal/{segment.name}")
+    while (one := cost.call(whole, server.data, environment, log)).code:
+        if time.monotonic() > until:
+            raise RuntimeError(f"{whole}: exit {one.code}\n{log.read_text(errors='replace')[-2000:]}")
+        time.sleep(AGAIN)
+    _mark(server, ".ready", ".done", segment.name.__eq__)
+    return one.wall
+
+
+# ----------------------------------------------------------------------------------------------------------------- table
+
+
+def _show(found: dict[Contender, Found], segments: int, under: str) -> None:
+    header = ("", "store", "backlog, MB/s: median", "best", "CPU, ms a segment", "a call once archived, ms", "CPU, ms")
+    rows = [
+        (
+            contender.name,
+            contender.store,
+            table.median(one.rates),
+            f"{max(one.rates):.0f}",
+            table.median([cpu * 1000 for cpu in one.cpu], 1),
+            table.median([call * 1000 for call in one.calls], 1),
+            table.median([cpu * 1000 for cpu in one.call_cpu], 1),
+        )
+        for contender, one in found.items()
+    ]
+    rounds = max((len(one.rates) for one in found.values()), default=0)
+    size = segments * SIZE // MIB
+    table.show(f"A backlog of {segments} segments ({size} MiB), zstd-{LEVEL}, rounds: {rounds}; {under}", header, rows)
