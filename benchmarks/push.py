@@ -52,6 +52,8 @@ COMMANDS: Final = {
 LONGEST: Final = 600.0
 AGAIN: Final = 1.0
 """Seconds after which PostgreSQL's archiver tries again."""
+TRIES: Final = 5
+"""After so many failures in a row something is wrong with it, which is no measurement."""
 
 _serial = count(1)
 
@@ -218,14 +220,14 @@ def _measure(contender: Contender, server: Postgres, chain: Sequence[Segment], f
 def _push(command: str, server: Postgres, environment: dict[str, str], segment: Segment) -> float:
     """Until it succeeds, as PostgreSQL does; seconds of the last call."""
     log = server.directory / "calls.log"
-    until = time.monotonic() + LONGEST
     whole = command.replace("%p", f"pg_wal/{segment.name}")
-    while (one := cost.call(whole, server.data, environment, log)).code:
-        if time.monotonic() > until:
-            raise RuntimeError(f"{whole}: exit {one.code}\n{log.read_text(errors='replace')[-2000:]}")
+    for _ in range(TRIES):
+        one = cost.call(whole, server.data, environment, log)
+        if one.code == 0:
+            _mark(server, ".ready", ".done", segment.name.__eq__)
+            return one.wall
         time.sleep(AGAIN)
-    _mark(server, ".ready", ".done", segment.name.__eq__)
-    return one.wall
+    raise RuntimeError(f"{whole}: exit {one.code}\n{log.read_text(errors='replace')[-2000:]}")
 
 
 # ----------------------------------------------------------------------------------------------------------------- table
