@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import struct
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ def write_config(path: Path, section: Mapping[str, Any], patroni: Mapping[str, A
     return path
 
 
-AS_INSTALLED: Final = {"PYTHONDONTWRITEBYTECODE": ""}
+AS_INSTALLED: Final = {"PYTHONDONTWRITEBYTECODE": "", "WALKEEPER_PYTHON": sys.executable}
 """Environment of walkeeper's commands."""
 
 

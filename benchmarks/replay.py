@@ -38,7 +38,7 @@ from benchmarks.pgbackrest import PgBackRest
 from benchmarks.places import Kind
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import restore_server
-from tests.parts.processes import CHECKOUT, Host, free_port, new_directory, wait_until
+from tests.parts.processes import CHECKOUT, new_directory, tail, wait_until
 from tests.parts.seaweedfs import SeaweedFS
 
 SCRIPT: Final = CHECKOUT / "walkeeper" / "shell" / "walkeeper-restore-wal"
@@ -159,11 +159,10 @@ def _replay(contender: Contender, material: Material, found: Found) -> str:
     """Where it ended."""
     directory = new_directory("p")
     contender.clean()
-    command = contender.command(directory / "data") if contender.command else ""
     server = restore_server(
         material.backup,
         directory,
-        command,
+        contender.command(directory / "data") if contender.command else "",
         settings={"shared_buffers": "256MB", "max_wal_size": "8GB", "checkpoint_timeout": "1h"},
         env=contender.environment,
     )
@@ -176,13 +175,20 @@ def _replay(contender: Contender, material: Material, found: Found) -> str:
         with contender.beside(server.data, server.port) as living:
             meter = cost.Meter(living)
             server.start(wait=False)
-            moments = wait_until(
-                lambda: _redo(server.log), "the end of redo", LONGEST, interval=0.02, logs=[server.log]
+            wait_until(
+                lambda: _redo(server.log) or not server.running,
+                "the end of redo",
+                LONGEST,
+                interval=0.02,
+                logs=[server.log],
             )
             server.close()
             found.replay_cpu.append(meter.read())
     finally:
         server.close()
+    moments = _redo(server.log)
+    if moments is None:
+        raise RuntimeError(f"{contender.name} {contender.store}: no end of redo\n{tail(server.log)}")
     shutil.rmtree(directory)
     seconds, end = moments
     found.replay.append(seconds)
@@ -202,27 +208,30 @@ def _redo(log: Path) -> tuple[float, str] | None:
 
 
 def _calls(contender: Contender, material: Material, found: Found) -> None:
-    """Each segment once, in order; then what there is not: the next segment and the next history."""
+    """Each segment once, in order; then what there is not: the next segment and the next history.
+
+    For a server that is in recovery and does nothing: its own restore_command takes its time.
+    """
     if contender.command is None:
         return
     directory = new_directory("d")
-    data = directory / "data"
-    for name in ("global", "pg_wal"):
-        (data / name).mkdir(parents=True)
-    shutil.copy(material.backup / "global" / "pg_control", data / "global")
-    shutil.copy(material.backup / "PG_VERSION", data)
-    (data / "recovery.signal").touch()
     contender.clean()
-    command = contender.command(data)
-    with contender.beside(data, free_port()) as living:
-        ask_for = partial(_ask_for, command, data, Host("calls", directory).environment(contender.environment))
-        meter = cost.Meter(living)
-        found.hits += [ask_for(name, there=True) for name in material.names]
-        found.hit_cpu.append(meter.read() / len(material.names))
-        absent = [material.after, "00000002.history"] * MISSES
-        meter = cost.Meter(living)
-        found.misses += [ask_for(name, there=False) for name in absent]
-        found.miss_cpu.append(meter.read() / len(absent))
+    server = restore_server(material.backup, directory, "sleep 3600", env=contender.environment)
+    environment = server.host.environment(contender.environment)
+    ask_for = partial(_ask_for, contender.command(server.data), server.data, environment)
+    try:
+        server.start(wait=False)
+        wait_until((server.data / "postmaster.pid").exists, "the server", LONGEST, logs=[server.log])
+        with contender.beside(server.data, server.port) as living:
+            meter = cost.Meter(living)
+            found.hits += [ask_for(name, there=True) for name in material.names]
+            found.hit_cpu.append(meter.read() / len(material.names))
+            absent = [material.after, "00000002.history"] * MISSES
+            meter = cost.Meter(living)
+            found.misses += [ask_for(name, there=False) for name in absent]
+            found.miss_cpu.append(meter.read() / len(absent))
+    finally:
+        server.close()
     shutil.rmtree(directory)
     print(
         f"  {contender.name} {contender.store}: a hit {statistics.median(found.hits) * 1000:.0f} ms, "
