@@ -52,6 +52,8 @@ COMMANDS: Final = {
 LONGEST: Final = 600.0
 AGAIN: Final = 1.0
 """Seconds after which PostgreSQL's archiver tries again."""
+SETTLED: Final = 5.0
+"""Seconds for who looks ahead to look, before the calls for what is archived already."""
 TRIES: Final = 5
 """After so many failures in a row something is wrong with it, which is no measurement."""
 
@@ -204,8 +206,9 @@ def _measure(contender: Contender, server: Postgres, chain: Sequence[Segment], f
         seconds = time.monotonic() - begun
         found.cpu.append(meter.read() / len(chain))
         found.rates.append(len(chain) * SIZE / 1e6 / seconds)
-        _mark(server, ".done", ".ready", names.__contains__)
         meter = cost.Meter(living)
+        _mark(server, ".done", ".ready", names.__contains__)
+        time.sleep(SETTLED)
         found.calls += [_push(command, server, environment, segment) for segment in chain]
         found.call_cpu.append(meter.read() / len(chain))
     if lacks := contender.lacks(chain):
