@@ -89,7 +89,7 @@ def test_spool_files_of_segments_are_removed_by_receipt_only() -> None:
 
 def test_nothing_decides_by_the_wall_clock() -> None:
     for path in modules():
-        if place(path) in {"clock.py", "status.py"}:
+        if place(path) in {"clock.py", "status.py", "store/directory.py"}:  # the last tells people how old objects are
             continue
         assert not re.search(r"\btime\.time\(|datetime\.now\(|utcnow\(|st_mtime\b", path.read_text()), place(path)
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from walkeeper import clock
 from walkeeper.codec import SUFFIXES, Codec
+from walkeeper.core.coverage import Archived, merged, reach
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, WalFile, parse_wal_name
@@ -20,7 +21,7 @@ from walkeeper.core.page import SegmentHeader, check_header
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Gap
 from walkeeper.errors import BadName, BadSegment, CannotTell, Conflict, StoreUnavailable
-from walkeeper.layout import Layout
+from walkeeper.layout import Layout, parse_gap_name
 from walkeeper.store.base import AlreadyThere, Body, ObjectInfo, Store
 
 FORMAT: Final = "1"
@@ -111,12 +112,11 @@ class Archive:
         """The gaps that were recorded, each within one timeline, in order of position; closed ones too."""
         gaps = []
         for info in self.store.list(self.layout.gaps):
-            first, _, end = info.key.rpartition("/")[2].removesuffix(".json").partition("-")
             try:
-                segment = Segment.parse(first, self.size)
-                gaps.append(Gap(segment.timeline, str(segment.start), str(Lsn(int(end, 16)))))
-            except (BadName, ValueError):
+                segment, end = parse_gap_name(info.key.rpartition("/")[2], self.size)
+            except BadName:
                 continue  # not ours
+            gaps.append(Gap(segment.timeline, str(segment.start), str(end)))
         return sorted(gaps, key=lambda gap: Lsn.parse(gap.start))
 
     def open_gaps(self) -> list[Gap]:
@@ -143,17 +143,24 @@ class Archive:
         first = self.start()
         if first is None:
             return None
-        stored = set(self.segments())
-        gaps = {Lsn.parse(gap.start): Lsn.parse(gap.end) for gap in self.gaps()}
-        number = first.number
-        while True:
-            here = history.segment(number, self.size)
-            if here in stored:
-                number += 1
-            elif here.start in gaps:
-                number = gaps[here.start] // self.size
+        stored: dict[int, list[tuple[int, int]]] = {}
+        for segment in self.segments():
+            runs = stored.setdefault(segment.timeline, [])
+            if runs and runs[-1][1] == segment.number:
+                runs[-1] = (runs[-1][0], segment.number + 1)
             else:
-                return here.start
+                runs.append((segment.number, segment.number + 1))
+        gaps: dict[int, list[tuple[int, int]]] = {}
+        for gap in self.gaps():
+            gaps.setdefault(gap.timeline, []).append(
+                (Lsn.parse(gap.start) // self.size, Lsn.parse(gap.end) // self.size)
+            )
+        archived = Archived(
+            {timeline: merged(found) for timeline, found in stored.items()},
+            {timeline: merged(found) for timeline, found in gaps.items()},
+            (),
+        )
+        return Lsn(reach(archived, history, self.size, first.number) * self.size)
 
     def _identify(self, segment: Segment, suffix: str) -> Receipt | None:
         key = self.layout.file(segment, suffix)

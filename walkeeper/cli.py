@@ -114,7 +114,40 @@ def parser() -> argparse.ArgumentParser:
     restore.add_argument("destination", metavar="DEST", help="%%p")
     status = command("status", "The whole cluster at a glance, from any node.", _status)
     status.add_argument("--json", action="store_true", help="for programs")
+    _add_archive_commands(command)
     return top
+
+
+def _add_archive_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """What looks at the archive without an agent, and may look at one of another system identifier."""
+    verify = command("verify", "Is the archive whole? Exit 0: sound; 1: a gap or damage; 2: cannot tell.", _verify)
+    listed = command("list", "What is in the archive.", _list)
+    fetch = command("fetch", "Get WAL files out of the archive into a directory.", _fetch)
+    for each in (verify, listed):
+        each.add_argument("--timeline", metavar="N", type=_positive, help="another timeline than the record's")
+        each.add_argument("--json", action="store_true", help="for programs")
+    for each in (verify, listed, fetch):
+        each.add_argument(
+            "--system-identifier", metavar="N", type=_positive, help="another cluster's archive under this scope"
+        )
+    verify.add_argument(
+        "--from",
+        dest="begin",
+        metavar="START",
+        help="begin there and not at the archive's start: a segment, a position, a .backup file, a backup_label, or the "
+        "directory of a base backup",
+    )
+    kind = verify.add_mutually_exclusive_group()
+    kind.add_argument("--deep", action="store_true", help="download all objects too: checksums and every page's header")
+    kind.add_argument("--rebuild", action="store_true", help="write a lost record anew from what the store has")
+    fetch.add_argument("what", metavar="FIRST[..LAST]", help="a WAL file's name, or two segments' and all between them")
+    fetch.add_argument("directory", metavar="DIRECTORY", help="it is made if it is not there")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(text)
+    return int(text)
 
 
 def config_path(options: argparse.Namespace) -> Path:
@@ -154,6 +187,39 @@ def _status(options: argparse.Namespace) -> int:
     from walkeeper.config import load  # noqa: PLC0415
 
     return status.main(load(config_path(options), os.environ), json=options.json)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from walkeeper.config import load  # noqa: PLC0415
+    from walkeeper.verify import command  # noqa: PLC0415
+
+    request = command.Request(
+        begin=options.begin, timeline=options.timeline, system_identifier=options.system_identifier,
+        deep=options.deep, rebuild=options.rebuild, json=options.json,
+    )  # fmt: skip
+    return command.main(load(config_path(options), os.environ), request)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from walkeeper import listing  # noqa: PLC0415
+    from walkeeper.config import load  # noqa: PLC0415
+
+    return listing.main(
+        load(config_path(options), os.environ),
+        timeline=options.timeline,
+        system_identifier=options.system_identifier,
+        json=options.json,
+    )
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from pathlib import Path  # noqa: PLC0415
+
+    from walkeeper import fetching  # noqa: PLC0415
+    from walkeeper.config import load  # noqa: PLC0415
+
+    config = load(config_path(options), os.environ)
+    return fetching.main(config, options.what, Path(options.directory), system_identifier=options.system_identifier)
 
 
 def _restore_wal(arguments: list[str]) -> int:

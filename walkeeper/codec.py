@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from walkeeper.config import Config
-from walkeeper.errors import CannotTell, ConfigError
+from walkeeper.errors import CannotTell, ConfigError, Locked
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
     from backports import zstd
@@ -70,7 +70,7 @@ def _encrypt(packed: bytes, recipients: tuple[str, ...]) -> bytes:
 
 def _decrypt(body: bytes, identity_file: Path | None) -> bytes:
     if identity_file is None:
-        raise CannotTell(
+        raise Locked(
             "stored object: encrypted, and there is no identity to open it",
             hint="Set encryption.identity_file to the file with the private key.",
         )
@@ -80,9 +80,11 @@ def _decrypt(body: bytes, identity_file: Path | None) -> bytes:
         identities = [pyrage.x25519.Identity.from_str(line) for line in lines if line.startswith("AGE-SECRET-KEY-")]
         return bytes(pyrage.decrypt(body, identities))
     except OSError as error:
-        raise CannotTell(f"{identity_file}: {error.strerror}", hint="The private key must be readable here.") from None
+        raise Locked(f"{identity_file}: {error.strerror}", hint="The private key must be readable here.") from None
     except (UnicodeDecodeError, pyrage.IdentityError, pyrage.DecryptError) as error:
-        raise CannotTell(
+        # A header that was damaged looks like one for another key.
+        kind = CannotTell if isinstance(error, pyrage.DecryptError) and "keys" not in str(error) else Locked
+        raise kind(
             f"stored object: {identity_file} does not open it ({error})",
             hint="It was encrypted for another key, or it is damaged.",
         ) from None

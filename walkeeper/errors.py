@@ -15,6 +15,7 @@
     │   ├── StoreDenied        credentials or rights; waits slowly
     │   └── StoreUnfit         it cannot keep what walkeeper promises; waiting does not help
     ├── CannotTell             an object is there, or may be, and cannot be delivered
+    │   └── Locked             it is encrypted, and no key here opens it
     ├── DcsError               the DCS; waiting can help
     │   ├── DcsUnavailable     no answer within the deadline
     │   └── CasConflict        somebody else wrote the record first
@@ -104,6 +105,10 @@ class StoreUnfit(StoreError):
 class CannotTell(WalkeeperError):
     waiting_helps = True
     reason = "cannot_tell"
+
+
+class Locked(CannotTell):
+    reason = "locked"
 
 
 class DcsError(WalkeeperError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from walkeeper.core.lsn import Lsn
+from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, WalFile
+from walkeeper.errors import BadName
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,7 @@ class Layout:
     @property
     def root(self) -> str:
         """With a slash at its end."""
-        group = "" if self.group is None else f"{self.group}/"
-        return f"{self.scope}/{group}{self.system_identifier}/"
+        return f"{cluster_prefix(self.scope, self.group)}{self.system_identifier}/"
 
     @property
     def wal(self) -> str:
@@ -51,3 +51,17 @@ class Layout:
     def segment_name(self, key: str) -> str:
         """The name of the WAL file under a key of ``wal``, whatever its suffix."""
         return key.rpartition("/")[2].removesuffix(".age").removesuffix(".zst")
+
+
+def cluster_prefix(scope: str, group: int | None) -> str:
+    """What the archives of all system identifiers that a cluster has had lie below."""
+    return f"{scope}/" if group is None else f"{scope}/{group}/"
+
+
+def parse_gap_name(name: str, size: SegmentSize) -> tuple[Segment, Lsn]:
+    """The last part of a ``gap`` key to its first segment and its end. Raises BadName."""
+    first, _, end = name.removesuffix(".json").partition("-")
+    try:
+        return Segment.parse(first, size), Lsn(int(end, 16))
+    except ValueError:
+        raise BadName(f"{name!r}: not the name of a recorded gap") from None

@@ -14,7 +14,9 @@ from walkeeper.errors import BadSegment, WrongCluster
 # magic, info, timeline, page address, length of a record continued from the page before, (padding), system identifier,
 # segment size, block size; in the byte order of the machine that runs PostgreSQL, which is ours.
 _LONG_HEADER: Final = struct.Struct("=HHIQI4xQII")
+_SHORT_HEADER: Final = struct.Struct("=HHIQ")
 _LONG_HEADER_FLAG: Final = 0x0002
+_KNOWN_FLAGS: Final = 0x000F
 
 HEADER_SIZE: Final = _LONG_HEADER.size
 
@@ -38,13 +40,14 @@ class SegmentHeader:
     address: Lsn
     system_identifier: int
     segment_size: SegmentSize
+    page_size: int
 
     @classmethod
     def parse(cls, data: bytes | memoryview, what: str) -> SegmentHeader:
         """The first HEADER_SIZE bytes to a header. ``what`` names the segment in the error. Raises BadSegment."""
         if len(data) < HEADER_SIZE:
             raise BadSegment(f"{what}: {len(data)} bytes, too short for a WAL page header")
-        magic, info, timeline, address, _, system, size, _ = _LONG_HEADER.unpack_from(data)
+        magic, info, timeline, address, _, system, size, page_size = _LONG_HEADER.unpack_from(data)
         if magic == 0:
             raise BadSegment(f"{what}: it starts with zeros", hint="The file was allocated and never written.")
         if magic not in MAGIC:
@@ -54,7 +57,7 @@ class SegmentHeader:
             )
         if not info & _LONG_HEADER_FLAG:
             raise BadSegment(f"{what}: the first page has no long header")
-        return cls(MAGIC[magic], timeline, Lsn(address), system, SegmentSize(size))
+        return cls(MAGIC[magic], timeline, Lsn(address), system, SegmentSize(size), page_size)
 
 
 def check_header(
@@ -85,3 +88,29 @@ def check_header(
         raise BadSegment(
             f"{segment}: its first page is of timeline {header.timeline}, no ancestor of {segment.timeline}"
         )
+
+
+def check_pages(plain: bytes, segment: Segment, history: History | None = None) -> None:
+    """That every page's header agrees with the segment, whose first one was checked. Raises BadSegment for the first one.
+
+    Zeros up to the end are fine: PostgreSQL fills a segment up with them where it leaves it early (a switch, a promotion).
+    Timelines never go back from page to page, and are ancestors where ``history`` is known.
+    """
+    first = SegmentHeader.parse(plain, segment.name)
+    size = first.page_size
+    if size < HEADER_SIZE or size & (size - 1) or segment.size % size:
+        raise BadSegment(f"{segment}: its header says that a page has {size} bytes")
+    magic, _, timeline, _ = _SHORT_HEADER.unpack_from(plain)
+    written = len(plain.rstrip(b"\0"))
+    for offset in range(size, written, size):
+        what = f"{segment}: page at {Lsn(segment.start + offset)}"
+        found, info, its_timeline, address = _SHORT_HEADER.unpack_from(plain, offset)
+        if found != magic:
+            raise BadSegment(f"{what}: its magic is {found:04X}, the first page's is {magic:04X}")
+        if info & ~_KNOWN_FLAGS or info & _LONG_HEADER_FLAG:
+            raise BadSegment(f"{what}: its flags are {info:04X}")
+        if address != segment.start + offset:
+            raise BadSegment(f"{what}: it says that it is the page of {Lsn(address)}")
+        if not timeline <= its_timeline <= segment.timeline or (history and not history.includes(its_timeline)):
+            raise BadSegment(f"{what}: it is of timeline {its_timeline}, after a page of {timeline}")
+        timeline = its_timeline

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol, Self
 
 
@@ -13,11 +14,15 @@ class AlreadyThere(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object as the store describes it. ``size`` in bytes as stored; ``metadata`` is empty where it was lost."""
+    """An object as the store describes it. ``size`` in bytes as stored; ``metadata`` is empty where it was lost.
+
+    ``modified`` is the store's own word, in listings, and for people only: nothing decides by it.
+    """
 
     key: str
     size: int
     metadata: Mapping[str, str]
+    modified: datetime | None = field(default=None, compare=False)
 
 
 class Body(bytes):

@@ -15,6 +15,7 @@ import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -232,7 +233,10 @@ def _is_object(path: Path, status: os.stat_result) -> bool:
 
 def _described(entry: os.DirEntry[str], key: str) -> ObjectInfo | None:
     try:
-        return ObjectInfo(key, entry.stat().st_size, {}) if entry.is_file() else None
+        if not entry.is_file():
+            return None
+        status = entry.stat()
+        return ObjectInfo(key, status.st_size, {}, datetime.fromtimestamp(status.st_mtime, UTC))
     except FileNotFoundError:
         return None
     except OSError as error:

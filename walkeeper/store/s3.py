@@ -216,10 +216,10 @@ class S3Store:
         token = answer.get("NextContinuationToken", "")
         if answer.get("IsTruncated") and not token:
             raise StoreUnavailable(f"{self.url}: a listing was cut short", hint="It will be tried again.")
-        found = [(entry["Key"], entry["Size"]) for entry in answer.get("Contents", [])]
-        if not all(key.startswith(self._base + prefix) for key, _ in found):
+        found = [(entry["Key"], entry["Size"], entry.get("LastModified")) for entry in answer.get("Contents", [])]
+        if not all(key.startswith(self._base + prefix) for key, _, _ in found):
             raise StoreUnavailable(f"{self.url}: it lists what was not asked for", hint="The store is not S3-like.")
-        page = [ObjectInfo(key.removeprefix(self._base), size, {}) for key, size in found]
+        page = [ObjectInfo(key.removeprefix(self._base), size, {}, modified) for key, size, modified in found]
         return page, token if answer.get("IsTruncated") else ""
 
     def _call(self, what: str, request: Callable[[S3Client], _T]) -> _T:

@@ -1,0 +1,108 @@
+"""``walkeeper verify``: exit 0 the chain is sound, 1 a gap or damage, 2 cannot tell. A gap that was found is 1 in any case."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+from dataclasses import dataclass, replace
+from typing import Final
+
+from walkeeper.answer import say
+from walkeeper.codec import SUFFIXES, open_codec
+from walkeeper.config import Config
+from walkeeper.core.coverage import Archived, Coverage, coverage, merged
+from walkeeper.core.names import Segment
+from walkeeper.evidence import Evidence, ask_the_dcs, gather
+from walkeeper.progress import Progress
+from walkeeper.status_text import size
+from walkeeper.store.open import open_store
+from walkeeper.verify import deep as deep_look
+from walkeeper.verify import rebuild, text
+from walkeeper.verify.judge import judge
+from walkeeper.verify.target import Target, choose
+
+CONFIRMED: Final = 64
+"""Segments that a listing lacks and that are asked for by name, newest first: a listing may be late."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the command line asks for."""
+
+    begin: str | None = None
+    timeline: int | None = None
+    system_identifier: int | None = None
+    deep: bool = False
+    rebuild: bool = False
+    json: bool = False
+
+
+def main(config: Config, request: Request) -> int:
+    """Print what was found; returns the exit code, and 2 for whatever goes wrong."""
+    return say(lambda: _work(config, request), json=request.json)
+
+
+def _work(config: Config, request: Request) -> tuple[str, int]:
+    if request.rebuild:
+        return rebuild.run(config, request.system_identifier, request.timeline)
+    with Progress() as progress:
+        store = open_store(config.store)
+        claim = ask_the_dcs(config)
+        evidence = gather(
+            config, store, claim, request.system_identifier, lambda count: progress.show(f"{count:,} objects listed")
+        )
+        target = choose(evidence, request.begin, request.timeline)
+        evidence, found = _covered(evidence, target)
+        deep = None
+        if request.deep:
+            deep = deep_look.look(
+                evidence,
+                found,
+                target.history,
+                open_codec(config),
+                _workers(config),
+                lambda so_far: _show(progress, so_far),
+            )
+    findings = judge(evidence, target, found, in_flight=config.upload_workers)
+    findings += deep.findings if deep else []
+    findings.sort(key=lambda finding: finding.severity)
+    result = text.document(evidence, target, found, deep, findings)
+    return json_module.dumps(result, indent=2) if request.json else text.render(result), result["exit_code"]
+
+
+def _workers(config: Config) -> int:
+    return max(config.upload_workers, os.cpu_count() or 1)
+
+
+def _show(progress: Progress, deep: deep_look.Deep) -> None:
+    progress.show(
+        f"{deep.objects:,} of {deep.total:,} segments, {size(deep.bytes)}"
+        + (f", {deep.damaged:,} damaged" if deep.damaged else "")
+    )
+
+
+def _covered(evidence: Evidence, target: Target) -> tuple[Evidence, Coverage]:
+    """The coverage, after a second look by name at what the listing lacks."""
+    found = coverage(evidence.archived, target.history, evidence.size, target.first, target.end)
+    present: dict[int, list[tuple[int, int]]] = {}
+    for segment in _newest_missing(evidence, found):
+        if any(evidence.store.head(evidence.layout.file(segment, suffix)) for suffix in SUFFIXES):
+            present.setdefault(segment.timeline, []).append((segment.number, segment.number + 1))
+    if not present:
+        return evidence, found
+    segments = {
+        timeline: merged([*evidence.archived.segments.get(timeline, ()), *present.get(timeline, ())])
+        for timeline in {*evidence.archived.segments, *present}
+    }
+    archived = Archived(segments, evidence.archived.gaps, evidence.archived.histories)
+    return replace(evidence, archived=archived), coverage(
+        archived, target.history, evidence.size, target.first, target.end
+    )
+
+
+def _newest_missing(evidence: Evidence, found: Coverage) -> list[Segment]:
+    missing: list[Segment] = []
+    for hole in reversed(found.holes):
+        newest = range(hole.stretch.end - 1, hole.stretch.first - 1, -1)[: CONFIRMED - len(missing)]
+        missing += [Segment(hole.stretch.timeline, number, evidence.size) for number in newest]
+    return missing

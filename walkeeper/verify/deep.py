@@ -1,0 +1,184 @@
+"""``verify --deep``: download every object of the chain, and look whether it is what it says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, NamedTuple
+
+from walkeeper.codec import SUFFIXES, Codec
+from walkeeper.core.coverage import Coverage, Range, intersect, merged, subtract
+from walkeeper.core.history import History
+from walkeeper.core.names import Segment
+from walkeeper.core.page import SegmentHeader, check_header, check_pages
+from walkeeper.errors import CannotTell, Locked, Refused, StoreError
+from walkeeper.evidence import Evidence
+from walkeeper.parallel import in_parallel
+from walkeeper.patience import patiently
+from walkeeper.store.base import Body
+from walkeeper.verify.judge import MOST, Finding, Severity, duplicates
+
+IN_A_ROW: Final = 8
+"""Objects that could not be read, one after the other, after which the store is taken to be away."""
+_DAMAGED: Final = (
+    "A restore stops there. Look for an older version of the object, or for the segment in pg_wal of a member; move the "
+    "damaged object away before a good one can be stored. Take a base backup now."
+)
+
+
+class Item(NamedTuple):
+    """One segment, and the suffixes that it is stored under."""
+
+    segment: Segment
+    suffixes: tuple[str, ...]
+
+
+class Look(NamedTuple):
+    """At one item. ``problem``: it is damaged. ``locked``: it could not be opened. ``unread``: the store did not give it."""
+
+    key: str
+    bytes: int
+    problem: str = ""
+    locked: str = ""
+    unread: str = ""
+    unsummed: bool = False
+
+
+@dataclass(slots=True)
+class Deep:
+    """Of ``total`` segments ``objects`` were asked for; ``locked`` and ``unread`` were not looked into."""
+
+    total: int = 0
+    objects: int = 0
+    bytes: int = 0
+    damaged: int = 0
+    locked: int = 0
+    unread: int = 0
+    unsummed: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+
+def look(
+    evidence: Evidence, found: Coverage, history: History, codec: Codec, workers: int, progress: Callable[[Deep], None]
+) -> Deep:
+    """Memory: ``workers`` times a packed and a plain segment. What is damaged is told, and the rest looked at nevertheless."""
+    deep = Deep(total=sum(stretch.length for stretch in found.stored))
+    locked, in_a_row = "", 0
+
+    def one(item: Item) -> Look:
+        return look_at(evidence, item, history, codec)
+
+    for looked in in_parallel(one, _items(evidence, found), workers):
+        deep.objects += 1
+        deep.bytes += looked.bytes
+        deep.unsummed += looked.unsummed
+        deep.locked += bool(looked.locked)
+        deep.unread += bool(looked.unread)
+        deep.damaged += bool(looked.problem)
+        locked = locked or (f"{looked.key}: {looked.locked}" if looked.locked else "")
+        if (looked.problem or looked.unread) and len(deep.findings) < MOST:
+            deep.findings.append(_finding(looked))
+        progress(deep)
+        in_a_row = in_a_row + 1 if looked.unread else 0
+        if in_a_row == IN_A_ROW:
+            break
+    deep.findings.sort(key=lambda finding: (finding.severity, finding.key or ""))
+    deep.findings += _in_sum(deep, locked)
+    return deep
+
+
+def look_at(evidence: Evidence, item: Item, history: History, codec: Codec) -> Look:
+    """One segment under all its suffixes."""
+    taken, sums, unsummed = 0, set(), False
+    key = ""
+    for suffix in item.suffixes:
+        key = evidence.layout.file(item.segment, suffix)
+        try:
+            body = patiently(partial(evidence.store.get, key))
+            if body is None:
+                return Look(key, taken, problem="it is listed, and not there")
+            taken += len(body)
+            plain = codec.decode(suffix, body, item.segment.size)
+            unsummed |= _check(body, plain, item.segment, evidence, history)
+        except StoreError as problem:
+            return Look(key, taken, unread=str(problem))
+        except Locked as problem:
+            return Look(key, taken, locked=str(problem))
+        except (CannotTell, Refused) as problem:
+            return Look(key, taken, problem=str(problem))
+        sums.add(hashlib.sha256(plain).digest())
+        del plain, body  # before the next one comes
+    if len(sums) > 1:
+        return Look(key, taken, problem="it holds other bytes than the object of the same name with the other suffix")
+    return Look(key, taken, unsummed=unsummed)
+
+
+def _check(body: Body, plain: bytes, segment: Segment, evidence: Evidence, history: History) -> bool:
+    """True where there is no checksum to hold it against. Raises Refused or CannotTell."""
+    stated = body.metadata.get("sha256")
+    if stated is not None and stated != hashlib.sha256(plain).hexdigest():
+        raise CannotTell("its content is not what its checksum says")
+    if len(plain) != segment.size:
+        raise CannotTell(f"{len(plain)} bytes, a whole segment has {segment.size}")
+    check_header(SegmentHeader.parse(plain, segment.name), segment, evidence.layout.system_identifier, history)
+    check_pages(plain, segment, history)
+    return stated is None
+
+
+def _items(evidence: Evidence, found: Coverage) -> Iterator[Item]:
+    twice: dict[int, list[Range]] = {}
+    for timeline, both in duplicates(evidence):
+        twice.setdefault(timeline, []).append(both)
+    for timeline, first, end in found.stored:
+        for suffixes in (*((suffix,) for suffix in SUFFIXES), SUFFIXES):
+            for begin, stop in _stored_so(evidence, timeline, suffixes, merged(twice.get(timeline, ()))):
+                for number in range(max(begin, first), min(stop, end)):
+                    yield Item(Segment(timeline, number, evidence.size), suffixes)
+
+
+def _stored_so(evidence: Evidence, timeline: int, suffixes: tuple[str, ...], twice: list[Range]) -> list[Range]:
+    if suffixes == SUFFIXES:
+        return twice
+    there = merged((run.first, run.end) for run in evidence.runs.get((timeline, suffixes[0]), ()))
+    return subtract(there, intersect(there, twice))
+
+
+def _finding(looked: Look) -> Finding:
+    if looked.problem:
+        text = f"{looked.key}: {looked.problem}"
+        return Finding(Severity.DAMAGE, "object_damaged", text, _DAMAGED, count=1, key=looked.key)
+    return Finding(
+        Severity.UNSURE, "object_unread", f"{looked.key}: {looked.unread}", "Look again.", count=1, key=looked.key
+    )
+
+
+def _in_sum(deep: Deep, locked: str) -> Iterator[Finding]:
+    told = sum(finding.kind == "object_damaged" for finding in deep.findings)
+    if deep.damaged > told:
+        yield Finding(Severity.DAMAGE, "object_damaged", f"and {deep.damaged - told} more", count=deep.damaged - told)
+    if deep.objects < deep.total:
+        yield Finding(
+            Severity.UNSURE,
+            "not_looked_at",
+            f"{deep.total - deep.objects} segments were not looked at: {IN_A_ROW} in a row could not be read",
+            "Look at the store and the way to it.",
+            count=deep.total - deep.objects,
+        )
+    if deep.locked:
+        yield Finding(
+            Severity.UNSURE,
+            "locked",
+            f"{deep.locked} of {deep.objects} segments could not be opened; {locked}",
+            "Set encryption.identity_file, on a host that may read the archive, to the file with the private key.",
+            count=deep.locked,
+        )
+    if deep.unsummed:
+        yield Finding(
+            Severity.NOTE,
+            "no_checksum",
+            f"{deep.unsummed} segments carry no SHA-256; their zstd checksum and page headers are right",
+            "Their metadata were lost: a file system without extended attributes, or a copy that left them behind.",
+            count=deep.unsummed,
+        )

@@ -1,0 +1,283 @@
+"""What was found, in words: each with what it means and what to do about it, worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from walkeeper.codec import SUFFIXES
+from walkeeper.core.coverage import Coverage, Hole, Range, Stretch, intersect
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
+from walkeeper.evidence import Evidence
+from walkeeper.verify.target import Target
+
+MOST: Final = 1000
+"""Findings of one kind that are told one by one; of the others only how many there are."""
+
+
+class Severity(IntEnum):
+    """``DAMAGE`` makes exit 1, ``UNSURE`` exit 2, ``NOTE`` neither."""
+
+    DAMAGE = 0
+    UNSURE = 1
+    NOTE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``kind`` is a stable word. ``first`` and ``last`` name segments, ``count`` says how many there are of them."""
+
+    severity: Severity
+    kind: str
+    text: str
+    hint: str = ""
+    first: str | None = None
+    last: str | None = None
+    count: int = 0
+    key: str | None = None
+
+
+_LOST: Final = (
+    "Look for them in pg_wal of every member, in the agents' spools, and in older versions of the bucket. Take a base backup "
+    "now, so that all that follows it can be restored."
+)
+_LATEST: Final = (
+    "recovery_target_timeline = 'latest' stops before it: a restore has to name the timeline. Whoever has it in pg_wal "
+    "hands it in at the next takeover; restart the agent of the leader."
+)
+
+
+def judge(evidence: Evidence, target: Target, found: Coverage, in_flight: int) -> list[Finding]:
+    """``in_flight``: how many of the newest segments may be on their way, where no record says what is stored."""
+    return [
+        *_about_the_start(evidence, target),
+        *_about_histories(evidence, target, found),
+        *_about_holes(evidence, target, found, in_flight),
+        *_about_objects(evidence),
+        *_about_the_record(evidence),
+        *_about_the_rest(evidence, found),
+    ]
+
+
+def _about_the_start(evidence: Evidence, target: Target) -> Iterator[Finding]:
+    if evidence.start is None:
+        yield Finding(
+            Severity.DAMAGE,
+            "start_missing",
+            "the archive does not state its start; the record does",
+            "Without it restore-wal cannot prove that a file is absent. Restart the agent of the leader: a takeover states it.",
+        )
+    asked, size = target.asked, evidence.size
+    if asked is None:
+        return
+    if not target.history.contains(asked):
+        yield Finding(
+            Severity.DAMAGE,
+            "off_the_chain",
+            f"{asked}: it is no file of timeline {target.history.timeline}'s chain, which has "
+            f"{target.history.segment(asked.number, size)} there",
+            "A base backup from there leads to another timeline: name it with --timeline.",
+            first=asked.name,
+        )
+    if asked.number >= target.end:
+        yield Finding(
+            Severity.DAMAGE,
+            "not_archived_yet",
+            f"{asked}: {'the frontier has not passed it' if target.by_record else 'neither it nor a later one is stored'}",
+            "A base backup can be restored when the WAL up to its end is archived: look again then.",
+            first=asked.name,
+        )
+
+
+def _about_histories(evidence: Evidence, target: Target, found: Coverage) -> Iterator[Finding]:
+    if target.unknown_timeline is not None:
+        yield Finding(
+            Severity.DAMAGE,
+            "history_missing",
+            f"timeline {target.unknown_timeline}, the record's: its history is not in the store; "
+            f"timeline {target.history.timeline} was looked at instead",
+            _LATEST,
+        )
+    for timeline, problem in evidence.bad_histories.items():
+        yield Finding(
+            Severity.DAMAGE,
+            "history_damaged",
+            f"{timeline:08X}.history: {problem}",
+            "PostgreSQL cannot find its way past it. Put back the file as pg_wal of a member has it.",
+            key=f"{evidence.layout.root}history/{timeline:08X}.history",
+        )
+    for first, end in found.missing_histories:
+        missing = [
+            timeline for timeline in range(first, min(end, first + MOST)) if timeline not in evidence.bad_histories
+        ]
+        for timeline in missing:
+            yield Finding(
+                Severity.DAMAGE, "history_missing", f"timeline {timeline}: its history is not in the store", _LATEST
+            )
+
+
+def _about_holes(evidence: Evidence, target: Target, found: Coverage, in_flight: int) -> Iterator[Finding]:
+    begins = evidence.begins
+    told: dict[str, int] = {}
+    for hole in found.holes:
+        finding = _hole(evidence, hole, begins.number if begins else 0)
+        if not target.by_record and hole.stretch.first >= found.end - in_flight and not hole.recorded:
+            finding = _on_its_way(evidence, hole)
+        told[finding.kind] = told.get(finding.kind, 0) + 1
+        if told[finding.kind] <= MOST:
+            yield finding
+    for kind, count in told.items():
+        if count > MOST:
+            yield Finding(Severity.DAMAGE, kind, f"and {count - MOST} more of these", count=count - MOST)
+
+
+def _hole(evidence: Evidence, hole: Hole, begins: int) -> Finding:
+    names, where, count = _names(hole.stretch, evidence), _where(hole.stretch, evidence), hole.stretch.length
+    if hole.recorded:
+        kind, text = "gap_recorded", f"{names}: lost, and recorded as a gap ({where})"
+        hint = "No restore crosses it; base backups from after it are good. If a member comes back that has them, it closes."
+    elif hole.stretch.end <= begins:
+        kind, text = "before_the_start", f"{names}: from before the archive's start ({where})"
+        hint = "This base backup needs WAL that walkeeper never archived: take another one."
+    else:
+        kind, text, hint = "gap", f"{names}: missing in the store ({where})", _LOST
+    return Finding(Severity.DAMAGE, kind, text, hint, *_ends(hole.stretch, evidence), count)
+
+
+def _on_its_way(evidence: Evidence, hole: Hole) -> Finding:
+    return Finding(
+        Severity.UNSURE,
+        "maybe_on_its_way",
+        f"{_names(hole.stretch, evidence)}: missing, and among the newest ({_where(hole.stretch, evidence)})",
+        "Segments are uploaded several at a time, so that it may just be on its way: look again, with the DCS reachable.",
+        *_ends(hole.stretch, evidence),
+        hole.stretch.length,
+    )
+
+
+def _about_objects(evidence: Evidence) -> Iterator[Finding]:
+    inventory = evidence.inventory
+    for key in inventory.empty.first:
+        yield Finding(Severity.DAMAGE, "object_empty", f"{key}: the object is empty", _LOST, count=1, key=key)
+    if inventory.empty.count > len(inventory.empty.first):
+        more = inventory.empty.count - len(inventory.empty.first)
+        yield Finding(Severity.DAMAGE, "object_empty", f"and {more} more empty objects", count=more)
+    if impossible := inventory.impossible(evidence.size):
+        yield Finding(
+            Severity.DAMAGE,
+            "segment_size",
+            f"{impossible} segments have names that a segment size of {evidence.size} bytes cannot have",
+            "A cluster with another wal_segment_size wrote here.",
+            count=impossible,
+        )
+    for timeline, twice in duplicates(evidence):
+        stretch = Stretch(timeline, *twice)
+        yield Finding(
+            Severity.NOTE,
+            "duplicate",
+            f"{_names(stretch, evidence)}: stored both {' and '.join(SUFFIXES)}",
+            "Harmless as long as both hold the same: --deep compares them.",
+            *_ends(stretch, evidence),
+            stretch.length,
+        )
+
+
+def duplicates(evidence: Evidence) -> Iterator[tuple[int, Range]]:
+    """Segments that are stored under both suffixes."""
+    for timeline in evidence.archived.segments:
+        plain, encrypted = (
+            [Range(run.first, run.end) for run in evidence.runs.get((timeline, suffix), ())] for suffix in SUFFIXES
+        )
+        yield from ((timeline, twice) for twice in intersect(plain, encrypted))
+
+
+def _about_the_record(evidence: Evidence) -> Iterator[Finding]:
+    claim = evidence.claim
+    if claim.record is None:
+        yield Finding(
+            Severity.NOTE,
+            "no_record",
+            f"the frontier is not known: {claim.why}",
+            "It is looked at up to the last segment that is stored. "
+            + (
+                "An agent of the leader writes the record anew; so does walkeeper verify --rebuild."
+                if claim.lost
+                else ""
+            ),
+        )
+        return
+    newer = [timeline for timeline in evidence.histories if timeline > claim.record.timeline]
+    if newer:
+        yield Finding(
+            Severity.NOTE,
+            "newer_timeline",
+            f"the store has the history of timeline {max(newer)}, the record is on {claim.record.timeline}",
+            "Normal right after a failover. If it stays so: does the agent of the leader run?",
+        )
+
+
+def _about_the_rest(evidence: Evidence, found: Coverage) -> Iterator[Finding]:
+    inventory = evidence.inventory
+    for kind, stretches, text, hint in (
+        ("gap_closed", found.closed, "recorded as a gap once, and stored by now", ""),
+        ("orphan", found.orphans, "not on this chain", "Of a branch that was left at a failover. They do no harm."),
+        ("before", found.before, "stored, and from before where this begins", "They do no harm."),
+        (
+            "beyond",
+            found.beyond,
+            "beyond the frontier",
+            "Normal: uploads run ahead of it, and so did a primary that died.",
+        ),
+    ):
+        yield from _told(kind, stretches, text, hint, evidence)
+    for number, other in sorted(evidence.others.items()):
+        yield Finding(
+            Severity.NOTE,
+            "foreign_cluster",
+            f"system identifier {number}: another cluster's archive, {other.objects} objects",
+            "The cluster was initialised again under this scope. --system-identifier looks at it.",
+            count=other.objects,
+        )
+    for kind, names, text in (
+        ("tail", inventory.tails, "pieces of segments that were being written; they are not looked at"),
+        ("partial", inventory.partials, "segments that ended within a timeline (.partial); they are not looked at"),
+        ("foreign_object", inventory.strange, "objects that walkeeper gave no such name"),
+        ("foreign_object", evidence.strange, "objects below this prefix that belong to no archive of this cluster"),
+    ):
+        if names.count:
+            examples = "" if kind == "tail" else f", {names.first[0]} for one"
+            yield Finding(Severity.NOTE, kind, f"{names.count} {text}{examples}", count=names.count)
+
+
+def _told(kind: str, stretches: Iterable[Stretch], text: str, hint: str, evidence: Evidence) -> Iterator[Finding]:
+    """One finding a timeline."""
+    by_timeline: dict[int, list[Stretch]] = {}
+    for stretch in stretches:
+        by_timeline.setdefault(stretch.timeline, []).append(stretch)
+    for timeline, parts in by_timeline.items():
+        count = sum(part.length for part in parts)
+        first, last = _ends(Stretch(timeline, parts[0].first, parts[-1].end), evidence)
+        named = first if count == 1 else f"{first} to {last}"
+        yield Finding(Severity.NOTE, kind, f"{named}: {_counted(count)} {text}", hint, first, last, count)
+
+
+def _ends(stretch: Stretch, evidence: Evidence) -> tuple[str, str]:
+    first, last = (Segment(stretch.timeline, number, evidence.size) for number in (stretch.first, stretch.end - 1))
+    return first.name, last.name
+
+
+def _names(stretch: Stretch, evidence: Evidence) -> str:
+    first, last = _ends(stretch, evidence)
+    return first if stretch.length == 1 else f"{first} to {last}, {_counted(stretch.length)}"
+
+
+def _counted(count: int) -> str:
+    return "1 segment" if count == 1 else f"{count:,} segments"
+
+
+def _where(stretch: Stretch, evidence: Evidence) -> str:
+    first, end = stretch.first * evidence.size, stretch.end * evidence.size
+    return f"timeline {stretch.timeline}, {Lsn(first)} to {Lsn(end)}"

@@ -1,0 +1,112 @@
+"""``walkeeper verify --rebuild``: a lost record, written anew from what the store has (promises P4 and P11).
+
+Agents do the same by themselves at a takeover. This is for before there is one, and for people who want to see it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+
+from walkeeper.answer import SOUND
+from walkeeper.clock import timestamp
+from walkeeper.config import Config
+from walkeeper.core.coverage import reach
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.record import MAX_GAPS, Gap, Record, decode_record
+from walkeeper.errors import BadRecord, CannotTell, CasConflict, Refused
+from walkeeper.evidence import Claim, Evidence, gather, open_records
+from walkeeper.record.base import RecordStore
+from walkeeper.store.open import open_store
+
+NOBODY = ""
+"""Its owner: the next takeover accepts it, whoever makes that."""
+
+
+def run(config: Config, system_identifier: int | None, timeline: int | None) -> tuple[str, int]:
+    """Write it and say so. Raises DcsError, CannotTell, Refused or the store's errors, and has changed nothing then."""
+    records = open_records(config)
+    try:
+        return rebuild(config, records, system_identifier, timeline)
+    finally:
+        records.close()
+
+
+def rebuild(
+    config: Config, records: RecordStore, system_identifier: int | None, timeline: int | None
+) -> tuple[str, int]:
+    """By compare-and-set on what was read before the store was looked at: a takeover in between wins."""
+    before = records.read()
+    if before is not None:
+        with contextlib.suppress(BadRecord):  # garbage is what this is for
+            _refuse_readable(decode_record(before.document))
+    evidence = gather(config, open_store(config.store), Claim(None, "it is lost", lost=True), system_identifier)
+    record = rebuilt(evidence, timeline)
+    try:
+        records.write(record.encode(), before)
+    except CasConflict:
+        raise Refused(
+            "record in the DCS: somebody wrote it meanwhile; nothing was changed",
+            hint="An agent took over and did this by itself. walkeeper status shows it.",
+        ) from None
+    gaps = f", with {record.gaps_total} recorded gaps" if record.gaps_total else ""
+    written = (
+        f"Written: the record of system identifier {record.system_identifier}.\n"
+        f"The archive begins with {record.start}; all of timeline {record.timeline}'s chain\n"
+        f"below the frontier {record.lsn} is in the store{gaps}.\n"
+        "Nobody owns it: the next takeover, by the agent of Patroni's leader, goes on\nfrom there."
+    )
+    return written, SOUND
+
+
+def rebuilt(evidence: Evidence, timeline: int | None = None) -> Record:
+    """The most that the store bears out, along the newest timeline's chain or the one that is named. Raises CannotTell.
+
+    It is said of the oldest timeline of which it is true: that of the last segment. A history alone, of a promotion that
+    archived nothing, must not keep a server of the timeline before it from taking over.
+    """
+    first = evidence.start
+    if first is None:
+        raise CannotTell(
+            "the archive does not state its start, so that nobody can say from where on it has everything",
+            hint="Start the agent of Patroni's leader: it begins anew where it is.",
+        )
+    if evidence.inventory.empty.count:
+        raise CannotTell(
+            f"{evidence.inventory.empty.first[0]}: the object is empty, so that the listing does not say what is stored",
+            hint="walkeeper verify names all of them. Move them away first.",
+        )
+    wanted = timeline or max([*evidence.histories, first.timeline])
+    history = evidence.history(wanted)
+    if history is None:
+        raise CannotTell(
+            f"timeline {wanted}: the store has no history of it", hint="walkeeper list says which are there."
+        )
+    end = reach(evidence.archived, history, evidence.size, first.number)
+    gaps = [
+        Gap(its_timeline, str(Lsn(begin * evidence.size)), str(Lsn(stop * evidence.size)))
+        for its_timeline, found in evidence.archived.gaps.items()
+        for begin, stop in found
+    ]
+    gaps.sort(key=lambda gap: Lsn.parse(gap.start))
+    return Record(
+        system_identifier=str(evidence.layout.system_identifier),
+        segment_size=int(evidence.size),
+        timeline=history.timeline_of(max(end - 1, first.number), evidence.size),
+        lsn=str(Lsn(end * evidence.size)),
+        start=first.name,
+        owner=NOBODY,
+        session=uuid.uuid4().hex,
+        gaps=tuple(gaps[-MAX_GAPS:]),
+        gaps_total=len(gaps),
+        updated_at=timestamp(),
+    )
+
+
+def _refuse_readable(record: Record) -> None:
+    owner = f"{record.owner} owns it" if record.owner else "nobody owns it yet"
+    raise Refused(
+        f"record in the DCS: it is there and can be read: system identifier {record.system_identifier}, "
+        f"timeline {record.timeline}, frontier {record.lsn}, {owner}; nothing was changed",
+        hint="A record is never replaced here. If it is of a cluster that is no more, patronictl remove takes it away.",
+    )

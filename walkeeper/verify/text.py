@@ -1,0 +1,174 @@
+"""The result of verify for people, at 80 columns where names allow, and as the document that docs/verify.md describes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any, Final
+
+from walkeeper.answer import CANNOT_TELL, DAMAGED, FORMAT, SOUND, VERDICT, printable
+from walkeeper.core.coverage import Coverage
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
+from walkeeper.evidence import Evidence
+from walkeeper.status_text import size
+from walkeeper.verify.deep import Deep
+from walkeeper.verify.judge import Finding, Severity
+from walkeeper.verify.target import Target
+
+_WIDTH: Final = 80
+_INDENT: Final = " " * 10
+_SHOWN: Final = 20
+"""Windows, and findings of one kind, that people are shown; --json has more."""
+
+
+def exit_code(findings: list[Finding]) -> int:
+    """Damage that was found counts, whatever else could not be learnt."""
+    severities = {finding.severity for finding in findings}
+    return DAMAGED if Severity.DAMAGE in severities else CANNOT_TELL if Severity.UNSURE in severities else SOUND
+
+
+def document(
+    evidence: Evidence, target: Target, found: Coverage, deep: Deep | None, findings: list[Finding]
+) -> dict[str, Any]:
+    """What --json prints, and what people are shown is made from."""
+    record, code = evidence.claim.record, exit_code(findings)
+    return {
+        "format": FORMAT,
+        "verdict": VERDICT[code],
+        "exit_code": code,
+        "store": evidence.store.url,
+        "archive": evidence.layout.root.rstrip("/"),
+        "system_identifier": str(evidence.layout.system_identifier),
+        "segment_size": int(evidence.size),
+        "record": None
+        if record is None
+        else {
+            "timeline": record.timeline,
+            "frontier": record.lsn,
+            "owner": record.owner,
+            "updated_at": record.updated_at,
+        },
+        "timeline": target.history.timeline,
+        "timelines": sorted(
+            {timeline for timeline, _, _ in found.stored} | {hole.stretch.timeline for hole in found.holes}
+        ),
+        "start": _start(evidence, target),
+        "start_lsn": str(Lsn(target.first * evidence.size)),
+        "end_lsn": str(Lsn(target.end * evidence.size)),
+        "end_is": "frontier" if target.by_record else "last stored",
+        "segments": {"expected": target.end - target.first, "stored": sum(stretch.length for stretch in found.stored)},
+        "archive_objects": evidence.inventory.objects,
+        "archive_bytes": evidence.inventory.bytes,
+        "windows": [
+            {
+                "start_lsn": str(Lsn(first * evidence.size)),
+                "end_lsn": str(Lsn(end * evidence.size)),
+                "first": target.history.segment(first, evidence.size).name,
+                "last": target.history.segment(end - 1, evidence.size).name,
+                "segments": end - first,
+            }
+            for first, end in found.windows
+        ],
+        "deep": None
+        if deep is None
+        else {
+            "segments": deep.objects,
+            "bytes": deep.bytes,
+            "damaged": deep.damaged,
+            "locked": deep.locked,
+            "unread": deep.unread,
+        },
+        "findings": [_described(finding) for finding in findings],
+    }
+
+
+def render(found: dict[str, Any]) -> str:
+    """A document for people."""
+    lines = [*_head(found), *_windows(found), "", *_findings(found), *_wrapped("", _verdict(found), 0)]
+    return printable("\n".join(lines))
+
+
+def _start(evidence: Evidence, target: Target) -> str:
+    named = target.asked or evidence.begins
+    return (named or Segment(target.history.timeline, target.first, evidence.size)).name
+
+
+def _described(finding: Finding) -> dict[str, Any]:
+    return {
+        "severity": finding.severity.name.lower(),
+        "kind": finding.kind,
+        "text": finding.text,
+        "hint": finding.hint or None,
+        "first": finding.first,
+        "last": finding.last,
+        "count": finding.count,
+        "key": finding.key,
+    }
+
+
+def _head(found: dict[str, Any]) -> Iterator[str]:
+    yield from _wrapped("Archive", f"{found['store']}/{found['archive']}")
+    timelines = ", ".join(str(timeline) for timeline in found["timelines"]) or str(found["timeline"])
+    up_to = (
+        f"the frontier {found['end_lsn']}" if found["end_is"] == "frontier" else f"the last stored, {found['end_lsn']}"
+    )
+    word = "timelines" if len(found["timelines"]) > 1 else "timeline"
+    yield from _wrapped("Chain", f"{word} {timelines}, from {found['start']} up to {up_to}")
+    counted = found["segments"]
+    yield from _wrapped("Segments", f"{counted['stored']:,} of {counted['expected']:,} are stored")
+    if found["deep"] is not None:
+        deep = found["deep"]
+        yield from _wrapped(
+            "Deep", f"{deep['segments']:,} downloaded, {size(deep['bytes'])}; {deep['damaged']:,} damaged"
+        )
+
+
+def _windows(found: dict[str, Any]) -> Iterator[str]:
+    """What a restore can reach: within each, to every point."""
+    word = "Restore"
+    for window in found["windows"][:_SHOWN]:
+        count = "1 segment" if window["segments"] == 1 else f"{window['segments']:,} segments"
+        yield f"{word.ljust(len(_INDENT))}{window['start_lsn']} to {window['end_lsn']}, {count}"
+        word = ""
+    if len(found["windows"]) > _SHOWN:
+        yield f"{_INDENT}and {len(found['windows']) - _SHOWN} more"
+    if not found["windows"]:
+        yield f"{word.ljust(len(_INDENT))}nothing"
+
+
+def _findings(found: dict[str, Any]) -> Iterator[str]:
+    shown: dict[str, int] = {}
+    for finding in found["findings"]:
+        kind = finding["kind"]
+        shown[kind] = shown.get(kind, 0) + 1
+        if shown[kind] > _SHOWN:
+            continue
+        yield from _wrapped(finding["severity"].upper(), finding["text"])
+        if finding["hint"] and shown[kind] == 1:
+            yield from textwrap.wrap(
+                f"HINT: {finding['hint']}", _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT + " " * 6
+            )
+    for kind, count in shown.items():
+        if count > _SHOWN:
+            yield from _wrapped("", f"and {count - _SHOWN} more of kind {kind}: --json has them")
+    if shown:
+        yield ""
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    if found["exit_code"] == SOUND:
+        looked = (
+            "each object is what it says" if found["deep"] else "nothing is missing (--deep looks into the objects too)"
+        )
+        return f"Sound: {looked}."
+    if found["exit_code"] == DAMAGED:
+        return "Damaged: no restore crosses what is named above as DAMAGE."
+    return "Cannot tell: nothing is known to be missing, and not everything could be looked at."
+
+
+def _wrapped(word: str, text: str, indent: int = len(_INDENT)) -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=word.ljust(indent), subsequent_indent=" " * indent, break_on_hyphens=False,
+        break_long_words=False,
+    )  # fmt: skip
