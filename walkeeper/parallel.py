@@ -30,6 +30,7 @@ def in_parallel(work: Callable[[_T], _R], things: Iterable[_T], workers: int) ->
                     break
                 results.put((work(thing),))
         except BaseException as problem:  # noqa: BLE001 - carried over to the caller
+            ended.set()
             results.put(problem)
         results.put(None)
 

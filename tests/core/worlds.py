@@ -12,6 +12,7 @@ from walkeeper.core.names import Segment
 
 SIZES = [SegmentSize(MIB << shift) for shift in range(11)]
 sizes = st.sampled_from(SIZES)
+PAGE = 8192
 lsns = st.integers(0, (1 << 64) - 1).map(Lsn)
 
 
@@ -60,3 +61,25 @@ def plain_segment(
     """A segment with a true first header; the rest is filler."""
     header = long_header(segment, system_identifier, timeline=timeline)
     return header + fill * ((segment.size - len(header)) // len(fill))
+
+
+def paged_segment(
+    segment: Segment, system_identifier: int, history: History | None = None, *, written: int | None = None
+) -> bytes:
+    """A segment with a true header on each of its pages, up to ``written`` bytes, zeros from there on.
+
+    Pages from before the segment's timeline began are of the one before it, as after a promotion.
+    """
+    pages = []
+    for address in range(segment.start, segment.end, PAGE):
+        timeline = segment.timeline
+        for switch in reversed(history.switches if history else ()):
+            timeline = switch.timeline if address < switch.lsn else timeline
+        header = (
+            long_header(segment, system_identifier, timeline=timeline)
+            if address == segment.start
+            else struct.pack("=HHIQI4x", 0xD110, 0, timeline, address, 0)
+        )
+        pages.append(header + b"w" * (PAGE - len(header)))
+    plain = b"".join(pages)
+    return plain if written is None else plain[:written].ljust(segment.size, b"\0")
