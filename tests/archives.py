@@ -93,6 +93,11 @@ class Built:
         self.dcs.put(record.encode())
 
 
+def replaced(built: Built, identity: Path) -> Config:
+    """Its configuration with that age identity."""
+    return replace(built.config, identity_file=identity)
+
+
 class Said:
     """What verify answered."""
 

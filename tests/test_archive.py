@@ -258,6 +258,23 @@ def test_p11_a_recorded_gap_is_stepped_over_and_reported(archive: Archive) -> No
     assert [(gap.timeline, gap.start, gap.end) for gap in archive.gaps()] == [(1, "0/400000", "0/600000")]
 
 
+def test_p4_a_gap_that_another_timeline_has_is_not_stepped_over(archive: Archive) -> None:
+    """Timeline 1 lost 4 to 7; 5 to 7 are timeline 2's own now, and may still be on their way."""
+    archive.state_start(Segment(1, 3, SIZE))
+    store_chain(archive, ONE, range(3, 4))
+    archive.record_gap(Segment(1, 4, SIZE), Lsn(8 * MIB))
+    assert archive.rebuild_frontier(ONE) == 8 * MIB
+    assert archive.rebuild_frontier(TWO) == 5 * MIB
+
+
+def test_p11_a_gap_that_is_half_closed_does_not_stop_the_frontier(archive: Archive) -> None:
+    archive.state_start(Segment(1, 3, SIZE))
+    store_chain(archive, ONE, range(3, 5))
+    store_chain(archive, ONE, range(6, 7))
+    archive.record_gap(Segment(1, 4, SIZE), Lsn(6 * MIB))
+    assert archive.rebuild_frontier(ONE) == 7 * MIB
+
+
 def test_other_peoples_files_below_wal_do_no_harm(store: MemoryStore, archive: Archive) -> None:
     archive.state_start(Segment(1, 3, SIZE))
     store_chain(archive, ONE, range(3, 4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tests.archives import FOUR, ONE, SIZE, SYSTEM, TWO, Built, Verifier
 from tests.core.worlds import history_text
 from tests.twins.memory_record import MemoryRecord
+from walkeeper import status
 from walkeeper.agent.ownership import LocalWal, Ownership, take_over
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn
@@ -133,6 +135,14 @@ def test_p4_where_the_store_bears_nothing_out_nothing_is_written(built: Built, v
     assert said.code == 2
     assert "HINT: " in said.err
     assert built.dcs.record is None
+
+
+def test_status_says_that_nobody_owns_it_yet(built: Built, verify: Verifier) -> None:
+    built.put(ONE, 3)
+    assert verify(rebuild=True).code == 0
+    described = status._described(record(built))
+    seen: dict[str, Any] = {"record": described, "leader": "a", "members": [], "gaps": [], "agent": None}
+    assert status._attention(seen, None, "walkeeper") == ["Patroni's leader is a, and nobody owns the record yet"]
 
 
 def test_with_the_dcs_away_nothing_is_looked_at(built: Built, verify: Verifier) -> None:

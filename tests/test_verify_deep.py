@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pyrage
 import pytest
 
-from tests.archives import ONE, SYSTEM, TWO, Built, Verifier
+from tests.archives import ONE, SYSTEM, TWO, Built, Verifier, replaced
 from tests.core.worlds import PAGE, paged_segment, plain_segment
 from walkeeper import patience
 from walkeeper.codec import Codec
-from walkeeper.config import Config
 from walkeeper.core.lsn import MIB
 from walkeeper.errors import StoreUnavailable
 from walkeeper.parallel import in_parallel
@@ -180,10 +178,6 @@ def test_encrypted_objects_are_looked_into_with_the_identity_and_said_to_be_clos
     verify.built.config = replaced(built, keys(tmp_path, "another")[1])
     said = verify(deep=True)
     assert (said.code, said.kinds) == (2, ["locked"])  # a body that no key opens may be damaged or not
-
-
-def replaced(built: Built, identity: Path) -> Config:
-    return replace(built.config, identity_file=identity)
 
 
 def test_two_objects_of_one_name_are_compared(

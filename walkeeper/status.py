@@ -266,7 +266,8 @@ def _attention(status: dict[str, Any], topology: Topology | None, hold_slot: str
     if topology is not None and status["leader"] is None:
         found.append("Patroni has no leader")
     if record is not None and status["leader"] is not None and record["owner"] != status["leader"]:
-        found.append(f"Patroni's leader is {status['leader']}, and {record['owner']} still owns the record")
+        owns = f"{record['owner']} still owns the record" if record["owner"] else "nobody owns the record yet"
+        found.append(f"Patroni's leader is {status['leader']}, and {owns}")
     found += _standstill(record, members)
     found += [f"gap on timeline {gap['timeline']}: {gap['start']} to {gap['end']}" for gap in status["gaps"] or []]
     found += [f"{row['name']} is not gap-safe: {row['why']}" for row in members if row["gap_safe"] is False]
@@ -283,4 +284,6 @@ def _standstill(record: dict[str, Any] | None, members: list[dict[str, Any]]) ->
     if record is None or waiting < record["segment_size"] or (record["age_seconds"] or 0) < STANDSTILL:
         return []
     stood, waits = f"{record['age_seconds']:.0f} s", status_text.size(waiting)
-    return [f"the frontier has stood for {stood}, and {waits} wait for it: is the agent on {record['owner']} well?"]
+    return [
+        f"the frontier has stood for {stood}, and {waits} wait for it: is the agent on {record['owner'] or 'the leader'} well?"
+    ]

@@ -49,7 +49,7 @@ def _head(status: dict[str, Any]) -> list[str]:
     if record is None:
         lines.append("Frontier  unknown")
     else:
-        moved = f"moved by {record['owner']}{_ago(record['age_seconds'])}"
+        moved = f"moved by {record['owner'] or 'verify --rebuild'}{_ago(record['age_seconds'])}"
         lines.append(f"Frontier  {record['frontier']} on timeline {record['timeline']}, {moved}")
     lines.append(f"Gaps      {'unknown' if gaps is None else len(gaps) or 'none'}")
     return lines
