@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import pytest
 
-from walkeeper import __version__, cli
+from walkeeper import __version__, cli, fetching, listing
 from walkeeper.errors import StoreUnavailable
+from walkeeper.verify import command
 
 ROOT: Final = Path(__file__).parents[1]
 CONFIG: Final = "scope: demo\nwalkeeper: {store: {directory: /mnt/wal}}\n"
@@ -58,10 +59,10 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_names_every_command_and_each_has_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in ("agent", "callback", "restore-wal", "status"):
-        assert command in text
-        assert cli.main([command, "--help"]) == 0
-        assert f"walkeeper {command}" in capsys.readouterr().out
+    for name in ("agent", "callback", "restore-wal", "status", "verify", "list", "fetch"):
+        assert name in text
+        assert cli.main([name, "--help"]) == 0
+        assert f"walkeeper {name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,33 @@ def test_status_gets_the_configuration(config: Path, monkeypatch: pytest.MonkeyP
     assert cli.main(["status", "--config", str(config)]) == 3
     assert cli.main(["--config", str(config), "status", "--json"]) == 3
     assert seen == [("demo", False), ("demo", True)]
+
+
+def test_verify_list_and_fetch_get_what_was_asked_for(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def main(config: Any, *arguments: Any, **options: Any) -> int:
+        seen.append((config.scope, *arguments, options))
+        return 2
+
+    for module in (command, listing, fetching):
+        monkeypatch.setattr(module, "main", main)
+    named = ["-c", str(config)]
+    assert cli.main(["verify", *named]) == 2
+    assert cli.main(["verify", *named, "--from", "0/5000028", "--timeline", "3", "--deep", "--json"]) == 2
+    assert cli.main(["verify", *named, "--rebuild", "--system-identifier", "7"]) == 2
+    assert cli.main(["list", *named, "--timeline", "3"]) == 2
+    assert cli.main(["fetch", *named, "00000002.history", "there"]) == 2
+    assert seen == [
+        ("demo", command.Request(), {}),
+        ("demo", command.Request(begin="0/5000028", timeline=3, deep=True, json=True), {}),
+        ("demo", command.Request(rebuild=True, system_identifier=7), {}),
+        ("demo", {"timeline": 3, "system_identifier": None, "json": False}),
+        ("demo", "00000002.history", Path("there"), {"system_identifier": None}),
+    ]
+    for wrong in (["--timeline", "0"], ["--timeline", "x"], ["--timeline", "-1"], ["--deep", "--rebuild"], ["more"]):
+        assert cli.main(["verify", *named, *wrong]) == 2
+    assert len(seen) == 5
 
 
 def test_the_agent_needs_more_of_the_configuration(

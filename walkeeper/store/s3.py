@@ -11,6 +11,7 @@ import hashlib
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, get_args
 
@@ -18,6 +19,7 @@ import botocore.exceptions as aws
 import botocore.session
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
+from botocore.utils import parse_timestamp
 from urllib3.exceptions import HTTPError
 
 from walkeeper.clock import Clock, SystemClock
@@ -308,6 +310,7 @@ def _build(settings: S3Settings) -> S3Client:
     session = botocore.session.Session(profile=profile)
     if settings.credentials_file is not None:
         session.set_config_variable("credentials_file", str(settings.credentials_file))
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
     client = session.create_client(
         "s3",
         endpoint_url=settings.endpoint,
@@ -331,6 +334,15 @@ def _build(settings: S3Settings) -> S3Client:
     # HEAD of the bucket, follow that one's redirect in the same way, and so on without an end.
     client.meta.events.register("before-call.s3.HeadBucket", _no_region)  # type: ignore[arg-type] # it may return an answer
     return cast("S3Client", client)
+
+
+def _timestamp(value: str) -> datetime:
+    """Botocore's own takes four fifths of the time that a listing takes, for what every store writes as ISO 8601."""
+    try:
+        parsed = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        parsed = parse_timestamp(value)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 def _no_region(**_: object) -> tuple[object, dict[str, object]]:

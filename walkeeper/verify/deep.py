@@ -17,7 +17,6 @@ from walkeeper.errors import CannotTell, Locked, Refused, StoreError
 from walkeeper.evidence import Evidence
 from walkeeper.parallel import in_parallel
 from walkeeper.patience import patiently
-from walkeeper.store.base import Body
 from walkeeper.verify.judge import MOST, Finding, Severity, duplicates
 
 IN_A_ROW: Final = 8
@@ -101,24 +100,26 @@ def look_at(evidence: Evidence, item: Item, history: History, codec: Codec) -> L
                 return Look(key, taken, problem="it is listed, and not there")
             taken += len(body)
             plain = codec.decode(suffix, body, item.segment.size)
-            unsummed |= _check(body, plain, item.segment, evidence, history)
+            sum_ = hashlib.sha256(plain).hexdigest()
+            unsummed |= _check(body.metadata.get("sha256"), sum_, plain, item.segment, evidence, history)
         except StoreError as problem:
             return Look(key, taken, unread=str(problem))
         except Locked as problem:
             return Look(key, taken, locked=str(problem))
         except (CannotTell, Refused) as problem:
             return Look(key, taken, problem=str(problem))
-        sums.add(hashlib.sha256(plain).digest())
+        sums.add(sum_)
         del plain, body  # before the next one comes
     if len(sums) > 1:
         return Look(key, taken, problem="it holds other bytes than the object of the same name with the other suffix")
     return Look(key, taken, unsummed=unsummed)
 
 
-def _check(body: Body, plain: bytes, segment: Segment, evidence: Evidence, history: History) -> bool:
+def _check(
+    stated: str | None, found: str, plain: bytes, segment: Segment, evidence: Evidence, history: History
+) -> bool:
     """True where there is no checksum to hold it against. Raises Refused or CannotTell."""
-    stated = body.metadata.get("sha256")
-    if stated is not None and stated != hashlib.sha256(plain).hexdigest():
+    if stated not in (None, found):
         raise CannotTell("its content is not what its checksum says")
     if len(plain) != segment.size:
         raise CannotTell(f"{len(plain)} bytes, a whole segment has {segment.size}")
