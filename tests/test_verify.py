@@ -135,7 +135,7 @@ def test_without_the_newest_history_what_can_be_followed_is_looked_at(built: Bui
     assert verify().kinds == ["history_missing", "history_damaged"]
 
 
-def test_histories_from_before_the_archive_began_are_not_needed(tmp_path: Path, built: Built, verify: Verifier) -> None:
+def test_histories_from_before_the_archive_began_are_not_needed(built: Built, verify: Verifier) -> None:
     late = History(7, (Switch(5, Lsn(2 * MIB)), Switch(6, Lsn(4 * MIB))))
     six = History(6, (Switch(5, Lsn(2 * MIB)),))
     built.store.delete(f"demo/{SYSTEM}/start/000000010000000000000003.json")
@@ -146,16 +146,14 @@ def test_histories_from_before_the_archive_began_are_not_needed(tmp_path: Path, 
     built.record(7, 6)
     said = verify()
     assert (said.code, said.kinds) == (0, [])
-    assert tmp_path
 
 
-def test_one_name_under_two_suffixes_is_told(built: Built, verify: Verifier, tmp_path: Path) -> None:
+def test_one_name_under_two_suffixes_is_told(built: Built, verify: Verifier) -> None:
     whole(built)
     built.store.create(built.key(1, 4, ".zst.age"), b"whatever", {})
     said = verify()
     assert said.code == 0
     assert said.finding("duplicate")["first"] == "000000010000000000000004"
-    assert tmp_path
 
 
 def test_objects_of_other_clusters_names_and_kinds_are_told_and_harmless(built: Built, verify: Verifier) -> None:
