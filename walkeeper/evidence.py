@@ -19,7 +19,7 @@ from walkeeper.inventory import Inventory, Listing, Names, Run
 from walkeeper.layout import Layout, parse_gap_name
 from walkeeper.parallel import in_parallel
 from walkeeper.record.base import RecordStore
-from walkeeper.restore import read_system_identifier
+from walkeeper.restore.command import read_system_identifier
 from walkeeper.store.base import Store
 
 PATIENCE: Final = 5.0
