@@ -26,7 +26,7 @@ DOORS = {
 CORE_MAY_USE = {"__future__", "collections", "dataclasses", "enum", "itertools", "msgspec", "re", "struct", "typing"}
 
 # Each layer may use those to its right.
-LAYERS = ["cli", "agent", "restore", "archive", "store", "core"]
+LAYERS = ["cli", "agent", "push", "restore", "archive", "store", "core"]
 
 
 def modules() -> list[Path]:

@@ -11,12 +11,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from walkeeper import clock
+from walkeeper import clock, events
 from walkeeper.codec import SUFFIXES, Codec
 from walkeeper.core.coverage import Archived, merged, reach
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
-from walkeeper.core.names import HistoryFile, Segment, WalFile, parse_wal_name
+from walkeeper.core.names import BackupFile, HistoryFile, PartialFile, Segment, WalFile, parse_wal_name
 from walkeeper.core.page import SegmentHeader, check_header
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Gap
@@ -38,15 +38,13 @@ class Archive:
         self.size = size
         self.codec = codec
 
-    def archive_segment(self, segment: Segment, plain: bytes, history: History) -> Receipt:
+    def archive_segment(self, segment: Segment, plain: bytes, history: History | None) -> Receipt:
         """Store a complete segment of ``history``'s cluster; the receipt says that it is durable there (P1).
 
         The same bytes again: success. Other bytes under that name: Conflict, both sides stay (P2, P3). A segment that does
         not agree with its name or the cluster: BadSegment or WrongCluster (P5). Otherwise the store's errors.
         """
-        if len(plain) != segment.size:
-            raise BadSegment(f"{segment}: {len(plain)} bytes, a whole segment has {segment.size}")
-        check_header(SegmentHeader.parse(plain, segment.name), segment, self.layout.system_identifier, history)
+        self._check(segment, plain, history)
         sha256 = hashlib.sha256(plain).hexdigest()
         body = self.codec.encode(plain)
         key = self.layout.file(segment, self.codec.suffix)
@@ -62,6 +60,57 @@ class Archive:
                 raise _conflict(segment.name, key) from None
             return stored
         return Receipt(segment, sha256, len(body), was_present=False)
+
+    def confirm_segment(
+        self, segment: Segment, plain: bytes, history: History | None, known: Receipt | None = None
+    ) -> Receipt:
+        """As ``archive_segment``, for a segment that is probably there already: look first, whatever its suffix.
+
+        ``known`` is a receipt of that segment, which saves the look.
+        """
+        self._check(segment, plain, history)
+        stored = known or self.find(segment)
+        if stored is None:
+            return self.archive_segment(segment, plain, history)
+        if stored.sha256 != hashlib.sha256(plain).hexdigest():
+            raise _conflict(segment.name, f"{self.layout.file(segment, '')}.*")
+        return stored
+
+    def _check(self, segment: Segment, plain: bytes, history: History | None) -> None:
+        if len(plain) != segment.size:
+            raise BadSegment(f"{segment}: {len(plain)} bytes, a whole segment has {segment.size}")
+        check_header(SegmentHeader.parse(plain, segment.name), segment, self.layout.system_identifier, history)
+
+    def archive_file(self, file: PartialFile | BackupFile, plain: bytes) -> None:
+        """Store a file that is no part of any chain. Other bytes under its name: Conflict."""
+        key = self.layout.file(file, self.codec.suffix)
+        if not self._same_there(key, plain):
+            raise _conflict(file.name, key)
+
+    def keep_file(self, file: PartialFile, plain: bytes) -> None:
+        """As ``archive_file``; where the name is taken by other bytes, under that name with their checksum at its end."""
+        if self._same_there(self.layout.file(file, self.codec.suffix), plain):
+            return
+        key = self.layout.file(file, f".{hashlib.sha256(plain).hexdigest()[:16]}{self.codec.suffix}")
+        events.warning("partial_of_another_branch", file=file.name, stored_as=key)
+        if not self._same_there(key, plain):
+            raise _conflict(file.name, key)
+
+    def _same_there(self, key: str, plain: bytes) -> bool:
+        """Whether ``key`` holds these bytes, after they were stored if there was nothing."""
+        sha256 = hashlib.sha256(plain).hexdigest()
+        try:
+            self.store.create(
+                key, self.codec.encode(plain), {"format": FORMAT, "sha256": sha256, "size": str(len(plain))}
+            )
+        except AlreadyThere:
+            stored = self._stored_sha256(key, self.codec.suffix, len(plain))
+            if stored is None:
+                raise StoreUnavailable(
+                    f"{key}: the store has it and has it not", hint="It will be tried again."
+                ) from None
+            return stored == sha256
+        return True
 
     def find(self, segment: Segment) -> Receipt | None:
         """A receipt for a segment that is in the store already, whatever its suffix; None if it provably is not."""
@@ -167,13 +216,17 @@ class Archive:
         info = self.store.head(key)
         if info is None:
             return None
-        sha256 = _stated_sha256(info, segment.size)
-        if sha256 is None:
-            body = self.store.get(key)
-            if body is None:
-                return None
-            sha256 = hashlib.sha256(self.codec.decode(suffix, body, segment.size)).hexdigest()
-        return Receipt(segment, sha256, info.size, was_present=True)
+        sha256 = _stated_sha256(info, segment.size) or self._read_sha256(key, suffix, segment.size)
+        return None if sha256 is None else Receipt(segment, sha256, info.size, was_present=True)
+
+    def _stored_sha256(self, key: str, suffix: str, size: int) -> str | None:
+        info = self.store.head(key)
+        return None if info is None else _stated_sha256(info, size) or self._read_sha256(key, suffix, _LARGEST)
+
+    def _read_sha256(self, key: str, suffix: str, limit: int) -> str | None:
+        """What the object itself says; None if it is gone."""
+        body = self.store.get(key)
+        return None if body is None else hashlib.sha256(self.codec.decode(suffix, body, limit)).hexdigest()
 
     def _create_json(self, key: str, content: dict[str, object]) -> None:
         try:

@@ -24,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if "restore-wal" in arguments:
         return _restore_wal(arguments)
+    if "archive-push" in arguments:
+        return _archive_push(arguments)
     try:
         if callback_arguments := _plain_callback(arguments):
             from walkeeper import callback  # noqa: PLC0415
@@ -109,6 +111,9 @@ def parser() -> argparse.ArgumentParser:
     callback = command("callback", "What Patroni runs; it pokes the agent, or starts one.", _callback)
     for name in ("action", "role", "scope"):
         callback.add_argument(name, metavar=name.upper())
+    push = command("archive-push", "PostgreSQL's archive_command: walkeeper archive-push %%p", _push)
+    push.add_argument("--without-agent", action="store_true", help=argparse.SUPPRESS)
+    push.add_argument("path", metavar="PATH", help="%%p")
     restore = command("restore-wal", "PostgreSQL's restore_command: walkeeper restore-wal %%f %%p", _restore)
     restore.add_argument("name", metavar="FILE", help="%%f")
     restore.add_argument("destination", metavar="DEST", help="%%p")
@@ -259,6 +264,57 @@ def _restore(options: argparse.Namespace) -> int:
     from walkeeper.restore import command  # noqa: PLC0415
 
     return command.main(config_path(options), options.name, options.destination)
+
+
+def _archive_push(arguments: list[str]) -> int:
+    """0, or 1 to 125: PostgreSQL's archiver dies of every other exit, and counts no failure."""
+    from walkeeper.push import client  # noqa: PLC0415
+
+    try:
+        asked = _plain_push(arguments)
+        if asked is None:
+            options = parser().parse_args(arguments)
+            run: Callable[[argparse.Namespace], int] = options.run
+            return run(options)
+        code = client.push(*asked)
+        return _push_alone(*asked) if code is None else code
+    except SystemExit as ended:
+        return 2 if ended.code else 0
+    except BaseException as problem:  # noqa: BLE001 - see above
+        known = hasattr(problem, "hint")
+        client.complain(
+            str(problem) if known else f"{type(problem).__name__}: {problem}",
+            getattr(problem, "hint", "") or "PostgreSQL keeps the file and asks again.",
+        )
+        return 1
+
+
+def _plain_push(arguments: list[str]) -> tuple[str, str] | None:
+    """Configuration and path of an archive_command as it is usually written, told without argparse."""
+    match arguments:
+        case ["archive-push", "-c" | "--config", config, path] if not path.startswith("-"):
+            return config, path
+        case ["-c" | "--config", config, "archive-push", path] if not path.startswith("-"):
+            return config, path
+        case ["archive-push", path] if not path.startswith("-") and "WALKEEPER_CONFIG" in os.environ:
+            return os.environ["WALKEEPER_CONFIG"], path
+    return None
+
+
+def _push(options: argparse.Namespace) -> int:
+    from walkeeper.push import client  # noqa: PLC0415
+
+    config = str(config_path(options))
+    code = None if options.without_agent else client.push(config, options.path)
+    return _push_alone(config, options.path) if code is None else code
+
+
+def _push_alone(config: str, path: str) -> int:
+    from pathlib import Path  # noqa: PLC0415
+
+    from walkeeper.push import command  # noqa: PLC0415
+
+    return command.main(Path(config), path)
 
 
 def cannot_tell() -> int:

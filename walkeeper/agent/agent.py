@@ -5,16 +5,21 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from walkeeper import events
-from walkeeper.agent.archiver import Archiver, Observed
+from walkeeper.agent.archiver import Archiver
 from walkeeper.agent.backoff import Backoff
 from walkeeper.agent.crew import Crew
+from walkeeper.agent.from_pg_wal import FromPgWal
 from walkeeper.agent.leftovers import Leftovers
 from walkeeper.agent.local_wal import read_local_wal
 from walkeeper.agent.lost_wal import Sources
+from walkeeper.agent.observed import Observed
 from walkeeper.agent.ownership import NotLeader, take_over
+from walkeeper.agent.source import Source
+from walkeeper.agent.streaming import Streaming
 from walkeeper.agent.troubles import Troubles
 from walkeeper.archive import Archive
 from walkeeper.clock import Clock, timestamp
@@ -24,7 +29,7 @@ from walkeeper.core.desired import Desired, ServerView, View, desired
 from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.record import Record, decode_record
-from walkeeper.errors import BadRecord, DcsError, PostgresError, SpoolError, WalkeeperError
+from walkeeper.errors import BadRecord, ConfigError, DcsError, PostgresError, SpoolError, WalkeeperError
 from walkeeper.layout import Layout
 from walkeeper.postgres import Server, ServerState
 from walkeeper.receiver import Receiver, find_program
@@ -308,35 +313,50 @@ class Agent:
 
     def _take_over(self, server: ServerState) -> Archiver:
         self._ensure_probed()
-        program = find_program(self.config.bin_dir, server.major)
         pg_wal = self.config.data_dir / "pg_wal"
         local = read_local_wal(pg_wal, server)
         archive = self._archive(server.system_identifier, server.segment_size)
         ownership = take_over(self.config.name, self.records, archive, local)
-        passfile = self.spool.directory / "pgpass"
+        observed = Observed(server_up=True, lsn=server.lsn)
+        sources = Sources(
+            archive,
+            local.server.history,
+            pg_wal,
+            self.spool,
+            self._other_members,
+            self._program(server.major),
+            self._clock,
+            lambda: self._stopping,
+        )
         archiver = Archiver(
             ownership=ownership,
             archive=archive,
-            spool=self.spool,
-            receiver=Receiver(program, self.spool.wal, self.config.postgresql, passfile, self._clock),
-            sources=Sources(
-                archive,
-                local.server.history,
-                pg_wal,
-                self.spool,
-                self._other_members,
-                program,
-                self._clock,
-                lambda: self._stopping,
-            ),
+            source=self._source(sources, observed),
+            sources=sources,
             server=self._committer_server,
             hold_slot=self.config.hold_slot,
             troubles=self.troubles,
             clock=self._clock,
-            observed=Observed(server_up=True, lsn=server.lsn),
+            observed=observed,
         )
         archiver.start(self.crew, self.config.upload_workers)
         return archiver
+
+    def _program(self, major: int) -> Path | None:
+        """pg_receivewal; where nothing streams it is only for WAL that was lost. Raises ConfigError."""
+        try:
+            return find_program(self.config.bin_dir, major)
+        except ConfigError:
+            if self.config.archiver == "streaming":
+                raise
+            return None
+
+    def _source(self, sources: Sources, observed: Observed) -> Source:
+        if self.config.archiver == "command" or sources.program is None:
+            return FromPgWal(sources, observed, self.troubles, self._clock)
+        passfile = self.spool.directory / "pgpass"
+        receiver = Receiver(sources.program, self.spool.wal, self.config.postgresql, passfile, self._clock)
+        return Streaming(sources, receiver, observed, self.troubles, self._clock)
 
     def _report_leadership(self, view: View) -> None:
         writable = view.server is not None and not view.server.in_recovery

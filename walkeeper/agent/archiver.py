@@ -2,44 +2,40 @@
 
 Three kinds of threads, and the data walks one way through them:
 
-    pg_receivewal ─▶ spool ─▶ [stream] ─ segments ─▶ [upload × n] ─ receipts ─▶ [stream: frontier] ─▶ [commit]
+    source ─▶ [stream] ─ segments ─▶ [upload × n] ─ receipts ─▶ [stream: frontier] ─▶ [commit]
 
-``stream`` tends pg_receivewal, hands complete segments out and puts the receipts in order; ``upload`` stores them;
-``commit`` does the rest in the order that is never bent: record, then hold slot, then the spool.
+``stream`` tends the source (pg_receivewal and the spool, or pg_wal), hands complete segments out and puts the receipts in
+order; ``upload`` stores them; ``commit`` does the rest in the order that is never bent: record, then hold slot, then the spool.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from dataclasses import dataclass
 from typing import Final
 
 from walkeeper import events
 from walkeeper.agent import lost_wal
 from walkeeper.agent.backoff import Backoff
 from walkeeper.agent.crew import Crew
+from walkeeper.agent.observed import Observed
 from walkeeper.agent.ownership import Fenced, Ownership
+from walkeeper.agent.receipts import Receipts
+from walkeeper.agent.source import Source
 from walkeeper.agent.troubles import Troubles
 from walkeeper.archive import Archive
 from walkeeper.clock import Clock
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
-from walkeeper.core.lsn import Lsn
+from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Gap
 from walkeeper.errors import BadSegment, DcsError, PostgresError, Refused, SpoolError, StoreDenied, WalkeeperError
-from walkeeper.postgres import Server, hint_for
-from walkeeper.receiver import Ended, Receiver
-from walkeeper.spool import Spool
+from walkeeper.postgres import Server
 
 TICK: Final = 0.1
 """Seconds between two looks into the spool."""
-SILENCE_LIMIT: Final = 30.0
-"""Seconds in which pg_receivewal must deliver a segment that the server has completed."""
-LOW_WATER: Final = 0.5
-"""A full spool drains to this part of its limit before pg_receivewal goes on."""
 SPOOL_RETRY: Final = 0.5
 SLOW_RETRY: Final = 60.0
 """Seconds until a refusal, which only people can mend, is tried again."""
@@ -49,20 +45,6 @@ TROUBLE_INTERVAL: Final = 10.0
 MAX_TROUBLE: Final = 200
 
 
-class SpoolFull(SpoolError):
-    """Streaming pauses until the spool has drained; the hold slot keeps the WAL meanwhile."""
-
-    reason = "spool_full"
-
-
-@dataclass(slots=True)
-class Observed:
-    """What the observer saw of the local server last; written by it, read here."""
-
-    server_up: bool
-    lsn: Lsn
-
-
 class Archiver:
     """Archives along one timeline, from the takeover until ``stop``. ``over`` is set when it was fenced."""
 
@@ -70,8 +52,7 @@ class Archiver:
         self,
         ownership: Ownership,
         archive: Archive,
-        spool: Spool,
-        receiver: Receiver,
+        source: Source,
         sources: lost_wal.Sources,
         server: Server,
         hold_slot: str,
@@ -84,9 +65,9 @@ class Archiver:
         self.observed = observed
         self.uploaded = 0
         self.uploaded_bytes = 0
+        self.receipts = Receipts()
         self._archive = archive
-        self._spool = spool
-        self._receiver = receiver
+        self._source = source
         self._sources = sources
         self._server = server
         self._hold_slot = hold_slot
@@ -96,29 +77,37 @@ class Archiver:
         self._todo: queue.SimpleQueue[Segment] = queue.SimpleQueue()
         self._taken: set[Segment] = set()
         self._done: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
+        self._offered: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
         self._removable: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
         self._new_gaps: queue.SimpleQueue[Gap] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._changed = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._restart = Backoff(0.2, 10)
-        self._restart_at = 0.0
-        self._receiving: Segment | None = None
         self._missing: Segment | None = None
         self._missing_since = 0.0
-        self._full = False
         self._trouble_at = 0.0
-        self._due: Segment | None = None
-        self._due_since = 0.0
 
     @property
     def history(self) -> History:
         return self._sources.history
 
     @property
+    def size(self) -> SegmentSize:
+        return self._archive.size
+
+    @property
     def stored_up_to(self) -> Lsn:
         """The frontier as the store knows it; the record may be behind while the DCS does not answer."""
         return self._frontier.lsn
+
+    def has_in_hand(self, segment: Segment) -> bool:
+        """Whether it is being stored, or will be next. Safe from every thread."""
+        return segment in self._taken and not self._stopping.is_set()
+
+    def offer(self, receipt: Receipt, mtime_ns: int) -> None:
+        """Somebody else on this node stored it: the frontier may pass it. Safe from every thread."""
+        self.receipts.add(receipt, mtime_ns)
+        self._offered.put(receipt)
 
     def start(self, crew: Crew, workers: int) -> None:
         """Begin. Call it once."""
@@ -152,14 +141,15 @@ class Archiver:
             while not self._stopping.wait(TICK):
                 self._put_in_order()
                 try:
-                    self._hand_out()
-                    self._tend_receiver()
+                    lost = self._hand_out()
+                    if lost is not None:
+                        self._recover(lost)
                     self._troubles.clear("archiver_spool")
                 except SpoolError as problem:
                     self._troubles.report("archiver_spool", problem)
                     self._stopping.wait(SPOOL_RETRY)
         finally:
-            self._receiver.stop()
+            self._source.stop()
 
     def _put_in_order(self) -> None:
         while not self._done.empty():
@@ -169,84 +159,19 @@ class Archiver:
             self._removable.put(receipt)
             if self._frontier.add(receipt):
                 self._changed.set()
+        while not self._offered.empty():
+            if self._frontier.add(self._offered.get()):
+                self._changed.set()
 
-    def _hand_out(self) -> None:
-        """Each complete segment of the chain once; what lies below the frontier too, to be confirmed and removed."""
-        waiting = [s for s in self._spool.complete(self._archive.size) if self.history.contains(s)]
+    def _hand_out(self) -> Segment | None:
+        """Each complete segment once. A segment that the local server has no more, else None."""
+        waiting = self._source.complete(self._frontier)
         self._taken.intersection_update(waiting)
         for segment in waiting:
             if segment not in self._taken:
                 self._taken.add(segment)
                 self._todo.put(segment)
-        missing = self._frontier.first_missing(self._taken)
-        if waiting and waiting[-1].number > missing.number and self._receiver.running:
-            events.warning("spool_hole", missing=missing, hint="It is streamed again.")
-            self._receiver.stop()
-
-    def _tend_receiver(self) -> None:
-        if not self._receiver.running:
-            self._start_receiver()
-            return
-        ended = self._receiver.poll()
-        if ended is not None:
-            self._receiver_ended(ended)
-            return
-        self._watch_progress()
-
-    def _start_receiver(self) -> None:
-        """From the seed on, and no further than the spool has room for: it holds even if this process is frozen."""
-        now = self._clock.monotonic()
-        if now < self._restart_at or not self.observed.server_up:
-            return
-        size = self._archive.size
-        limit = max(self._spool.limit, 2 * size)
-        room = (limit - self._spool.used()) // size
-        self._full = room < 1 or (self._full and room * size < limit * (1 - LOW_WATER))
-        if self._full:
-            raise SpoolFull(
-                f"{self._spool.directory}: the limit of {limit} bytes is reached",
-                hint="The store or the DCS is slower than the WAL. The hold slot keeps it in pg_wal: watch that disk.",
-            )
-        try:
-            first = self._frontier.first_missing(set(self._spool.complete(size)))
-            self._spool.seed(self.history, first)
-            if self._receiving == first and lost_wal.is_lost(self._sources, first, self.observed.lsn):
-                self._recover(first)
-                return
-            self._receiving = first
-            self._receiver.start(last=self.history.segment(first.number + room - 1, size))
-        except PostgresError as problem:
-            self._receiver_failed(problem)
-            return
-        self._due_since = now
-        events.info("receiver_started", first=first, frontier=self._frontier.lsn)
-
-    def _receiver_ended(self, ended: Ended) -> None:
-        if ended.well:
-            return  # it received what there was room for
-        events.info("receiver_ended", said=ended.said)
-        self._receiver_failed(PostgresError(f"pg_receivewal: {ended.said}", hint=hint_for(ended.said)))
-
-    def _receiver_failed(self, problem: WalkeeperError) -> None:
-        self._restart_at = self._clock.monotonic() + self._restart.failed()
-        self._troubles.report("archiver_receiver", problem, grace=True)
-
-    def _watch_progress(self) -> None:
-        """A segment that the server has completed must arrive. An idle server is no reason for alarm."""
-        now = self._clock.monotonic()
-        due = self._frontier.first_missing(self._taken)
-        if due != self._due or self.observed.lsn < due.end:
-            if due != self._due:
-                self._restart.succeeded()
-                self._troubles.clear("archiver_receiver")
-            self._due, self._due_since = due, now
-            return
-        if now - self._due_since > SILENCE_LIMIT and self.observed.server_up:
-            self._receiver.stop()
-            self._due_since = now
-            self._receiver_failed(
-                PostgresError(f"pg_receivewal: {due} did not come in {SILENCE_LIMIT:g} s", hint="It was started again.")
-            )
+        return self._source.tend(self._frontier, self._taken)
 
     # --- WAL that the local server has no more --------------------------------------------------------------------
 
@@ -266,7 +191,7 @@ class Archiver:
             try:
                 receipt = self._find_lost(wanted)
             except WalkeeperError as problem:
-                self._receiver_failed(problem)
+                self._source.failed(problem)
                 return
             if receipt is None and self._stopping.is_set():
                 return
@@ -297,7 +222,7 @@ class Archiver:
         try:
             self._archive.record_gap(first, end)
         except WalkeeperError as problem:
-            self._receiver_failed(problem)
+            self._source.failed(problem)
             return False
         events.error(
             "gap",
@@ -329,14 +254,12 @@ class Archiver:
         refused = False
         while not self._stopping.is_set():
             try:
-                receipt = self._archive.archive_segment(segment, self._spool.read(segment), self.history)
+                receipt = self._archive.archive_segment(segment, self._source.read(segment), self.history)
             except FileNotFoundError:
                 return  # removed under our hands: stream notices the hole
-            except BadSegment as problem:
-                events.failure("segment_damaged", problem)
-                self._spool.put_aside(segment.name, problem.reason)
-                return
             except Refused as problem:
+                if isinstance(problem, BadSegment) and self._source.put_aside(segment, problem):
+                    return
                 refused = True
                 self._troubles.report("archiver_refused", problem)
                 self._stopping.wait(SLOW_RETRY)
@@ -358,6 +281,7 @@ class Archiver:
             seconds=self._clock.monotonic() - begun,
             was_present=receipt.was_present or None,
         )
+        self.receipts.add(receipt, self._source.read_at(receipt.segment))
         self._done.put(receipt)
 
     # --- commit -------------------------------------------------------------------------------------------------
@@ -432,7 +356,7 @@ class Archiver:
         for receipt in pending:
             try:
                 if receipt.segment.end <= recorded:
-                    self._spool.remove(receipt)
+                    self._source.remove(receipt)
                     continue
             except SpoolError as problem:
                 self._troubles.report("archiver_spool", problem)

@@ -37,7 +37,8 @@ class Sources:
     pg_wal: Path
     spool: Spool
     members: Callable[[], Sequence[PostgresqlSettings]]
-    program: Path
+    program: Path | None
+    """pg_receivewal; without it no member can be asked."""
     clock: Clock
     cancelled: Callable[[], bool]
 
@@ -68,10 +69,12 @@ def _from_pg_wal(sources: Sources, wanted: Segment) -> bytes | None:
 
 def _from_members(sources: Sources, wanted: Segment) -> bytes | None:
     unreachable: list[str] = []
+    if sources.program is None:
+        return None
     for settings in sources.members():
         member = f"{settings.host}:{settings.port}"
         try:
-            plain, said = _stream_one(sources, settings, wanted)
+            plain, said = _stream_one(sources, sources.program, settings, wanted)
         except PostgresError as problem:
             plain, said = None, str(problem)
         if plain is not None:
@@ -87,13 +90,13 @@ def _from_members(sources: Sources, wanted: Segment) -> bytes | None:
     return None
 
 
-def _stream_one(sources: Sources, settings: PostgresqlSettings, wanted: Segment) -> tuple[bytes | None, str]:
+def _stream_one(
+    sources: Sources, program: Path, settings: PostgresqlSettings, wanted: Segment
+) -> tuple[bytes | None, str]:
     """The segment as that server streams it, or None, and what pg_receivewal said."""
     sources.spool.clear_fetch()
     (sources.spool.fetch / (wanted.name + PARTIAL)).touch(mode=0o600)
-    receiver = Receiver(
-        sources.program, sources.spool.fetch, settings, sources.spool.directory / "fetch.pgpass", sources.clock
-    )
+    receiver = Receiver(program, sources.spool.fetch, settings, sources.spool.directory / "fetch.pgpass", sources.clock)
     receiver.start(last=wanted)
     said = receiver.wait(_FETCH_TIMEOUT, sources.cancelled)
     try:

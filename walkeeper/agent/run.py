@@ -16,8 +16,10 @@ from walkeeper import __version__, events, rundir
 from walkeeper.agent import background, metrics, restarts
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.notify import Notifier
+from walkeeper.agent.pushing import Pushing
 from walkeeper.agent.report import report
 from walkeeper.clock import SystemClock
+from walkeeper.codec import open_codec
 from walkeeper.config import Config, load
 from walkeeper.control import AgentLock, ControlServer
 from walkeeper.errors import AgentError, ConfigError, SpoolError, WalkeeperError
@@ -159,7 +161,9 @@ class _Process:
         threading.excepthook = died
         config = self._version.config
         restoring = Restoring(config, agent.store, socket.parent, self._clock)
-        control = ControlServer(socket, lock, {"status": answer, "poke": poke, "restore": restoring.answer})
+        pushing = Pushing(agent, open_codec(config), socket.parent, self._clock)
+        verbs = {"status": answer, "poke": poke, "restore": restoring.answer, "push": pushing.answer}
+        control = ControlServer(socket, lock, verbs)
         control.open()
         events.info("agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url)
         listen = config.agent.listen
@@ -167,6 +171,7 @@ class _Process:
         agent.start()
         agent.crew.start("control", control.run)
         restoring.start(agent.crew.start)
+        agent.crew.start("ready", pushing.run)
         self._notifier.ready()
         self._started()
         following: Agent | None = None
@@ -177,6 +182,7 @@ class _Process:
                 self._notifier.stopping()
             control.close()
             restoring.stop()
+            pushing.stop()
             end_metrics()
             agent.stop()
         if following is not None:

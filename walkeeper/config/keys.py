@@ -185,6 +185,13 @@ class Keys(Section, frozen=True):
     """The keys of the section itself."""
 
     store: StoreKeys = StoreKeys()
+    archiver: Annotated[
+        Literal["streaming", "command"],
+        Meta(
+            description="Where WAL comes from. `streaming`: pg_receivewal, with or without an archive_command beside it. "
+            "`command`: pg_wal, for PostgreSQL's archive_command alone, without a replication connection."
+        ),
+    ] = "streaming"
     compression_level: Annotated[Level, Meta(description="zstd's, 1 to 19.")] = 1
     encryption: EncryptionKeys = EncryptionKeys()
     upload_workers: Annotated[

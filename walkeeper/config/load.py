@@ -198,6 +198,7 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
             spool_directory=spool,
             postgresql=_postgresql(keys.postgresql, patroni, written),
         ),
+        archiver=keys.archiver,
     )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from walkeeper.errors import ConfigError
 from walkeeper.store.settings import StoreSettings
 
 _T = TypeVar("_T")
+
+ArchiverMode: TypeAlias = Literal["streaming", "command"]
+"""Where WAL comes from: pg_receivewal, or what PostgreSQL hands to archive_command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Config:
     """None is beside the data directory that asks."""
     agent: AgentSettings
     node: Node
+    archiver: ArchiverMode = "streaming"
 
     @property
     def name(self) -> str:

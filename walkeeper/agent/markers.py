@@ -1,0 +1,88 @@
+"""Markers: how the shell script ``walkeeper-archive-push`` knows that a segment is archived, without asking anybody.
+
+::
+
+    <run directory>/archived<path of the configuration>/<pid>-<start of the server>/<segment>          mtime + 1 ns
+                                                                                    <segment>.before   mtime - 1 ns
+
+A marker says: the archive provably has the file of that name, of that run of that server, as it was with the modification
+time that lies between the two. The shell compares the times of three files, so no clock is involved, and a file that was
+changed, replaced or used again falls through to the slow way, as does everything that is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from walkeeper.core.receipt import Receipt
+
+ARCHIVED: Final = "archived"
+BEFORE: Final = ".before"
+RACY_NS: Final = 50_000_000
+"""A file that was written so short a time ago may be written again without a change of its time: kernels count in ticks."""
+
+
+class Markers:
+    """For one thread. Raises OSError where the run directory cannot be written."""
+
+    def __init__(self, run_directory: Path, config: Path) -> None:
+        self._base = run_directory / f"{ARCHIVED}{config}"
+        self._run: Path | None = None
+        self._laid: set[str] = set()
+
+    def follow(self, run: str | None) -> None:
+        """Which run of the server they are for; those of every other one are removed."""
+        directory = None if run is None else self._base / run
+        if directory == self._run and (directory is None or directory.is_dir()):
+            return
+        shutil.rmtree(self._base, ignore_errors=True)
+        self._laid.clear()
+        self._run = directory
+        if directory is not None:
+            directory.mkdir(mode=0o700, parents=True)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._laid
+
+    def lay(self, receipt: Receipt, mtime_ns: int) -> bool:
+        """For the file with those bytes and that time; False while it is too young, or where times are too coarse."""
+        if self._run is None:
+            return False
+        name = receipt.segment.name
+        marker = self._run / name
+        laid = _set(marker.with_name(name + BEFORE), mtime_ns, -1) and _set(marker, mtime_ns, 1)
+        if laid:
+            self._laid.add(name)
+        return laid
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Remove what PostgreSQL does not ask for any more."""
+        if self._run is None:
+            return
+        for name in self._laid.difference(names):
+            for half in (name, name + BEFORE):  # in this order: the second alone counts for nothing
+                with contextlib.suppress(FileNotFoundError):
+                    (self._run / half).unlink()
+            self._laid.discard(name)
+
+
+def _set(path: Path, mtime_ns: int, distance: int) -> bool:
+    """Lay a file whose time is that far from ``mtime_ns``, under its name only when it has it."""
+    new = path.with_name(path.name + ".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        born_ns = os.fstat(descriptor).st_mtime_ns
+        os.utime(descriptor, ns=(mtime_ns + distance, mtime_ns + distance))
+        exact = os.fstat(descriptor).st_mtime_ns == mtime_ns + distance
+    finally:
+        os.close(descriptor)
+    if not exact or born_ns < mtime_ns + RACY_NS:
+        new.unlink()
+        return False
+    new.rename(path)
+    return True

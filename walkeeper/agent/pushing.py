@@ -1,0 +1,226 @@
+"""The agent's side of archive-push: it answers the calls, and looks ahead at what PostgreSQL will hand over next.
+
+A call is answered with a receipt in hand and the bytes compared, or with an error, or with "at it": then the client asks
+again, and joins the work that is under way.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from walkeeper import events
+from walkeeper.agent.agent import Agent
+from walkeeper.agent.archiver import Archiver
+from walkeeper.agent.markers import Markers
+from walkeeper.clock import Clock
+from walkeeper.codec import Codec
+from walkeeper.core.names import Segment
+from walkeeper.core.receipt import Receipt
+from walkeeper.errors import BadName, Refused, StoreUnavailable, WalkeeperError
+from walkeeper.push.place import Place, parse_path
+from walkeeper.push.postmaster import is_stopping, run_of
+from walkeeper.push.storing import Pusher
+
+ANSWER: Final = 1.5
+"""Seconds until the client is told that the work goes on."""
+COMING: Final = 1.0
+"""Seconds in which pg_receivewal delivers what PostgreSQL has just completed."""
+STOPPING_PATIENCE: Final = 3.0
+"""Seconds that the work may take while the server stops: no shutdown waits for the store."""
+AT_ONCE: Final = 4
+"""Files that are worked on together: each is held in memory, packed and plain."""
+LOOK: Final = 0.2
+LATER: Final = 0.5
+"""Seconds until one that could not be marked is looked at again."""
+AHEAD: Final = 256
+"""Markers at a time: what PostgreSQL's archiver takes in one go is far less."""
+
+
+class AtIt(WalkeeperError):
+    """The work goes on; ask again."""
+
+    waiting_helps = True
+    reason = "at_it"
+
+
+class _Job:
+    """One file that is being stored, in a thread of its own."""
+
+    def __init__(self, place: Place) -> None:
+        self.ended = threading.Event()
+        self.problem: WalkeeperError | None = StoreUnavailable(f"{place.name}: the work on it broke off")
+        """None only when it is stored."""
+
+
+class Pushing:
+    """Answers ``push`` requests on the control socket; ``run`` is the look ahead, for a thread of the crew."""
+
+    def __init__(self, agent: Agent, codec: Codec, run_directory: Path, clock: Clock) -> None:
+        config = agent.config
+        self._agent = agent
+        self._clock = clock
+        self._streams = config.archiver == "streaming"
+        self._pusher = Pusher(agent.store, config.scope, config.group, codec)
+        self._place = Place(config.data_dir, "")
+        self._markers = Markers(run_directory, config.source)
+        self._lock = threading.Lock()
+        self._jobs: dict[Place, _Job] = {}
+        self._later: dict[str, float] = {}
+        self._refused: str | None = None
+        self._stopping = threading.Event()
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    def answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """``path`` (PostgreSQL's ``%p``) and ``cwd`` to nothing more than that it is stored.
+
+        Raises AtIt, Refused or the store's errors, which become the reply.
+        """
+        path, cwd = request.get("path"), request.get("cwd")
+        if not isinstance(path, str) or not isinstance(cwd, str):
+            raise BadName("push: the request is not understood")
+        place = parse_path(path, cwd)
+        begun = self._clock.monotonic()
+        job = self._job(place)
+        job.ended.wait(ANSWER)
+        if not job.ended.is_set():
+            raise self._at_it(place)
+        with self._lock:
+            if self._jobs.get(place) is job:
+                del self._jobs[place]
+        self._tell(place, job.problem, begun)
+        if job.problem is not None:
+            raise job.problem
+        return {}
+
+    def _job(self, place: Place) -> _Job:
+        with self._lock:
+            job = self._jobs.get(place)
+            if job is not None:
+                return job
+            for other in [other for other, job in self._jobs.items() if job.ended.is_set()]:
+                del self._jobs[other]  # who asked for it did not come back
+            if len(self._jobs) >= AT_ONCE:
+                raise AtIt(f"{place.name}: {AT_ONCE} others are being stored", hint="PostgreSQL asks again.")
+            job = self._jobs[place] = _Job(place)
+        threading.Thread(target=self._work, args=(place, job), name="push", daemon=True).start()
+        return job
+
+    def _at_it(self, place: Place) -> WalkeeperError:
+        hint = "PostgreSQL keeps the file and asks again. The agent's log says what the store does."
+        if is_stopping(place.data_directory):
+            return StoreUnavailable(f"{place.name}: not stored yet, and the server is stopping", hint=hint)
+        return AtIt(f"{place.name}: still being stored", hint=hint)
+
+    def _work(self, place: Place, job: _Job) -> None:
+        try:
+            self._push(place)
+            job.problem = None
+        except WalkeeperError as problem:
+            job.problem = problem
+        except MemoryError:
+            job.problem = StoreUnavailable(
+                f"{place.name}: not enough memory", hint="A segment is held twice while it is packed."
+            )
+        finally:
+            job.ended.set()
+
+    def _push(self, place: Place) -> None:
+        pushed = self._pusher.push(place, self._known)
+        archiver = self._agent.archiver
+        if pushed.receipt is not None and archiver is not None and pushed.receipt.segment.size == archiver.size:
+            archiver.offer(pushed.receipt, pushed.mtime_ns)
+
+    def _known(self, segment: Segment) -> Receipt | None:
+        """A receipt, also one that is about to come: what the archiver has in hand is not stored a second time."""
+        archiver = self._agent.archiver
+        if archiver is None or segment.size != archiver.size or not archiver.history.contains(segment):
+            return None
+        coming = COMING if self._streams and segment.end > archiver.stored_up_to else 0.0
+        receipt = archiver.receipts.get(segment, coming)
+        while receipt is None and archiver.has_in_hand(segment):
+            receipt = archiver.receipts.get(segment, COMING)
+        return receipt
+
+    def _tell(self, place: Place, problem: WalkeeperError | None, begun: float) -> None:
+        if problem is None:
+            events.info("pushed", file=place.name, seconds=self._clock.monotonic() - begun)
+            self._agent.troubles.clear("push_store")
+            if self._refused is not None and len(place.name) in {len(self._refused), 24}:
+                self._refused = None
+                self._agent.troubles.clear("push_refused")
+        elif isinstance(problem, BadName):
+            events.failure("push_failed", problem, file=place.name)
+        elif isinstance(problem, Refused):
+            self._refused = place.name
+            self._agent.troubles.report("push_refused", problem)
+        else:
+            self._agent.troubles.report("push_store", problem)
+
+    # --- ahead ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Lay markers for what PostgreSQL will hand over next and the archive has already, until ``stop``."""
+        wait = LOOK
+        while not self._stopping.wait(wait):
+            begun = self._clock.monotonic()
+            try:
+                self._look()
+            except OSError as error:
+                events.warning("push_markers", error=f"{error.filename}: {error.strerror}", hint="Calls take longer.")
+                wait = 60.0
+                continue
+            wait = max(LOOK, 10 * (self._clock.monotonic() - begun))
+        self._markers.follow(None)
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _look(self) -> None:
+        self._markers.follow(run_of(self._place.data_directory))
+        ready = _ready(self._place.pg_wal / "archive_status")
+        self._markers.keep_only(ready)
+        archiver = self._agent.archiver
+        if archiver is None:
+            return
+        now = self._clock.monotonic()
+        self._later = {name: at for name, at in self._later.items() if at > now}
+        for name in ready:
+            if name in self._markers or name in self._later:
+                continue
+            if not self._mark(archiver, name):
+                self._later[name] = now + LATER
+            if self._stopping.is_set():
+                return
+
+    def _mark(self, archiver: Archiver, name: str) -> bool:
+        """Whether there is a marker now; if not, the call will find out why, and tell PostgreSQL."""
+        try:
+            segment = Segment.parse(name, archiver.size)
+            receipt, mtime_ns = archiver.receipts.get(segment), archiver.receipts.mtime_of(segment)
+            if receipt is None and (segment.end > archiver.stored_up_to or not archiver.history.contains(segment)):
+                return False
+            if receipt is None or mtime_ns is None:
+                pushed = self._pusher.push(Place(self._place.data_directory, name), lambda _: receipt)
+                if pushed.receipt is None:
+                    return False
+                receipt, mtime_ns = pushed.receipt, pushed.mtime_ns
+                archiver.receipts.add(receipt, mtime_ns)
+            return self._markers.lay(receipt, mtime_ns)
+        except WalkeeperError:
+            return False
+
+
+def _ready(status: Path) -> list[str]:
+    """The segments that PostgreSQL will hand over, the first of them, in its order."""
+    try:
+        with os.scandir(status) as entries:
+            waiting = (e.name[:24] for e in entries if len(e.name) == 30 and e.name.endswith(".ready"))
+            return heapq.nsmallest(AHEAD, waiting)
+    except FileNotFoundError:
+        return []

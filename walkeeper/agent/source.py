@@ -1,0 +1,39 @@
+"""Where the archiver gets complete segments from: streamed into the spool, or as they lie in pg_wal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from walkeeper.core.frontier import Frontier
+from walkeeper.core.names import Segment
+from walkeeper.core.receipt import Receipt
+from walkeeper.errors import BadSegment, WalkeeperError
+
+
+class Source(Protocol):
+    """Used by the archiver's threads; all but ``read``, ``read_at`` and ``put_aside`` by one at a time."""
+
+    def complete(self, frontier: Frontier) -> list[Segment]:
+        """The complete segments of the chain that lie there, lowest first. Raises SpoolError."""
+
+    def tend(self, frontier: Frontier, taken: Collection[Segment]) -> Segment | None:
+        """Keep them coming; ``taken`` is what ``complete`` said. A segment that the local server has no more, else None."""
+
+    def failed(self, problem: WalkeeperError) -> None:
+        """What was lost cannot be found at the moment: wait before it is named again."""
+
+    def read(self, segment: Segment) -> bytes:
+        """The whole segment. Raises BadSegment, FileNotFoundError if it is gone, or another error that may pass."""
+
+    def read_at(self, segment: Segment) -> int | None:
+        """The modification time in ns of PostgreSQL's own file when ``read`` took it; None if that took another file."""
+
+    def put_aside(self, segment: Segment, problem: BadSegment) -> bool:
+        """A damaged one, out of the way; False where that is not ours to do."""
+
+    def remove(self, receipt: Receipt) -> None:
+        """The archive has it, and the record and the slot are past it. Raises SpoolError."""
+
+    def stop(self) -> None:
+        """End what delivers."""

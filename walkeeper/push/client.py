@@ -1,0 +1,109 @@
+"""``archive-push`` the light way: ask this node's agent whether the archive has that file, and believe nothing but a yes.
+
+    python3 -I -S …/client.py -c CONFIG PATH
+
+PostgreSQL runs archive_command once per segment: loading the SDK of a store each time takes longer than storing. Where no
+agent answers, ``walkeeper.push.command`` does the work itself. Runs by itself, without site-packages.
+"""
+
+# ruff: noqa: PTH100, PTH109, PTH119, PTH120, SIM105 - pathlib and contextlib cost more than all that this program does
+
+from __future__ import annotations
+
+import os
+import sys
+from _json import encode_basestring_ascii as quoted  # json itself costs twice what the interpreter does
+from time import monotonic
+
+if __name__ == "__main__":  # the script's own directory is not on the path under -I, and would be the wrong one without
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
+
+from walkeeper import ask, rundir
+
+PATIENCE = 2.0
+"""Seconds for each answer of an agent. One that hangs is done without."""
+LONGEST = 60.0
+"""Seconds that an agent may go on saying that it is at it."""
+
+DONE = 0
+FAILED = 1
+
+_SITE = ("site-packages", "dist-packages")
+_YES = b'{"ok": true'
+
+
+def main(arguments: list[str]) -> int:
+    """0, or 1 to 125; asks the agent, and becomes the whole command where that does not answer."""
+    try:
+        if len(arguments) == 3 and arguments[0] in ("-c", "--config"):
+            code = push(arguments[1], arguments[2])
+            if code is not None:
+                return code
+            arguments = ["--without-agent", *arguments]
+        _become_command(arguments)
+    except BaseException as problem:  # noqa: BLE001 - PostgreSQL's archiver dies of every other exit
+        complain(f"{type(problem).__name__}: {problem}")
+    return FAILED
+
+
+def push(config: str, path: str) -> int | None:
+    """DONE, FAILED (and said why), or None: it is to be done without the agent."""
+    try:
+        socket = rundir.socket_path(os.path.abspath(config), os.environ)
+        request = f'{{"verb": "push", "path": {quoted(path)}, "cwd": {quoted(working_directory())}}}'.encode("ascii")
+        end = monotonic() + LONGEST
+        while True:
+            reply = ask.exchange(socket, request, PATIENCE)
+            if reply.startswith(_YES):
+                return DONE
+            reason, text, hint = _read(reply)
+            if not reason:
+                return None  # not the answer of an agent that can do this
+            if reason != "at_it" or monotonic() > end:
+                complain(text, hint)
+                return FAILED
+    except (OSError, rundir.RunDirectoryError, ask.NoAnswer):
+        return None
+
+
+def working_directory() -> str:
+    """PostgreSQL's data directory, when it calls. One that was removed is like none: no relative path leads anywhere."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
+
+
+def complain(text: str, hint: str = "") -> None:
+    """One line, into PostgreSQL's log."""
+    line = f"walkeeper: archive-push: {text}" + (f" HINT: {hint}" if hint else "")
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    try:
+        os.write(2, line.encode("utf-8", "replace") + b"\n")
+    except OSError:
+        pass
+
+
+def _read(reply: bytes) -> tuple[str, str, str]:
+    import json  # noqa: PLC0415 - only where something is wrong
+
+    try:
+        answer = json.loads(reply)
+        return str(answer.get("reason", "")), str(answer["error"]), str(answer.get("hint", ""))
+    except (ValueError, KeyError, AttributeError, RecursionError):
+        return "", "", ""
+
+
+def _become_command(arguments: list[str]) -> None:
+    """Raises OSError; does not return otherwise."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+    environment = dict(os.environ)
+    if os.path.basename(root) not in _SITE:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH", ""))))
+    program = sys.executable or "/usr/bin/python3"
+    command = [program, "-P", "-m", "walkeeper", "archive-push", *arguments]
+    os.execve(program, command, environment)  # noqa: S606 - a list, no shell
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,44 @@
+"""``walkeeper archive-push`` without an agent: the whole work in this process. Slower than asking, and just as correct."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from walkeeper import events
+from walkeeper.codec import open_codec
+from walkeeper.config import load
+from walkeeper.deadline import Deadline, DeadlineExceeded
+from walkeeper.errors import StoreUnavailable
+from walkeeper.push.client import working_directory
+from walkeeper.push.place import Place, parse_path
+from walkeeper.push.postmaster import is_stopping
+from walkeeper.push.storing import Pusher
+from walkeeper.store.open import open_store
+
+PATIENCE: Final = 60.0
+"""Seconds for the store; PostgreSQL keeps the file and asks again."""
+STOPPING_PATIENCE: Final = 5.0
+"""The same while the server stops: no shutdown waits for the store."""
+
+
+def main(config: Path, path: str, environ: Mapping[str, str] = os.environ) -> int:
+    """0 when the archive has the file that ``path``, PostgreSQL's ``%p``, names; raises for everything else."""
+    events.to_stderr()
+    place = parse_path(path, working_directory())
+    patience = STOPPING_PATIENCE if is_stopping(place.data_directory) else PATIENCE
+    try:
+        Deadline("store").call(lambda: _push(config, place, environ), patience)
+    except DeadlineExceeded:
+        raise StoreUnavailable(
+            f"{place.name}: the store did not take it within {patience:g} s",
+            hint="PostgreSQL keeps the file and asks again. Look at the store and the way to it.",
+        ) from None
+    return 0
+
+
+def _push(config_path: Path, place: Place, environ: Mapping[str, str]) -> None:
+    config = load(config_path, environ)
+    Pusher(open_store(config.store), config.scope, config.group, open_codec(config)).push(place)

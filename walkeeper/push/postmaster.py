@@ -1,0 +1,32 @@
+"""``postmaster.pid`` of a data directory (``src/include/utils/pidfile.h``): which run of a server it is, and its state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+_PID: Final = 0
+_STARTED: Final = 2
+_STATUS: Final = 7
+
+
+def run_of(data_directory: Path) -> str | None:
+    """The server's pid and the second of its start, ``PID-SECONDS``: no two runs share both. None while none runs."""
+    lines = _lines(data_directory)
+    if len(lines) <= _STARTED or not lines[_PID].isdecimal() or not lines[_STARTED].isdecimal():
+        return None
+    return f"{lines[_PID]}-{lines[_STARTED]}"
+
+
+def is_stopping(data_directory: Path) -> bool:
+    """Whether the server was told to stop; it then waits for its archive_command."""
+    lines = _lines(data_directory)
+    return len(lines) > _STATUS and lines[_STATUS].strip() == "stopping"
+
+
+def _lines(data_directory: Path) -> list[str]:
+    try:
+        with (data_directory / "postmaster.pid").open("rb") as file:
+            return file.read(8192).decode("ascii", "replace").splitlines()
+    except OSError:
+        return []

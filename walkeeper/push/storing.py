@@ -1,0 +1,119 @@
+"""What is done with each kind of file that PostgreSQL hands over: the one place where that is decided.
+
+==============  ============================================================================================
+segment         stored under its own name; other bytes under that name: Conflict
+``.history``    the same
+``.backup``     the same: a label has its own position in its name
+``.partial``    kept, whatever is there: two branches of one timeline may each leave one, and neither is wrong
+==============  ============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from walkeeper.archive import Archive
+from walkeeper.codec import Codec
+from walkeeper.core.history import MAX_HISTORY_BYTES, History, parse_history
+from walkeeper.core.lsn import SegmentSize
+from walkeeper.core.names import HistoryFile, PartialFile, Segment
+from walkeeper.core.page import SegmentHeader, check_header
+from walkeeper.core.receipt import Receipt
+from walkeeper.errors import BadName, BadSegment, CannotTell, WalkeeperError
+from walkeeper.layout import Layout
+from walkeeper.push.place import Place
+from walkeeper.push.wal_file import MAX_BYTES, WalBytes, read_wal_file
+from walkeeper.restore.command import read_system_identifier
+from walkeeper.store.base import Store
+
+MAX_LABEL_BYTES: Final = 64 * 1024
+
+Known = Callable[[Segment], Receipt | None]
+"""A receipt that somebody has already, or is about to have; None: find out yourself."""
+
+
+class Pushed:
+    """A file that the archive has. ``receipt`` is that of a segment, with the file's modification time."""
+
+    def __init__(self, receipt: Receipt | None = None, mtime_ns: int = 0) -> None:
+        self.receipt = receipt
+        self.mtime_ns = mtime_ns
+
+
+class Pusher:
+    """Stores files of one scope's servers. Safe for several threads if the store is."""
+
+    def __init__(self, store: Store, scope: str, group: int | None, codec: Codec) -> None:
+        self._store = store
+        self._scope = scope
+        self._group = group
+        self._codec = codec
+
+    def push(self, place: Place, known: Known = lambda _: None) -> Pushed:
+        """Returns when the archive provably has that file with these bytes (P1). Raises Refused or the store's errors."""
+        system_identifier = _system_identifier(place)
+        file = place.file
+        if isinstance(file, Segment):
+            return self._push_segment(place, system_identifier, known)
+        archive = self._archive(system_identifier, file.segment.size if not isinstance(file, HistoryFile) else None)
+        if isinstance(file, HistoryFile):
+            archive.archive_history(file.timeline, _read(place, MAX_HISTORY_BYTES).plain)
+        elif isinstance(file, PartialFile):
+            plain = _read(place, MAX_BYTES).plain
+            _check_partial(place, plain, system_identifier)
+            archive.keep_file(file, plain)
+        else:
+            archive.archive_file(file, _read(place, MAX_LABEL_BYTES).plain)
+        return Pushed()
+
+    def _push_segment(self, place: Place, system_identifier: int, known: Known) -> Pushed:
+        content = _read(place, MAX_BYTES)
+        segment = _segment_of(place.name, content.plain)
+        archive = self._archive(system_identifier, segment.size)
+        history = _local_history(place, segment.timeline)
+        receipt = archive.confirm_segment(segment, content.plain, history, known(segment))
+        return Pushed(receipt, content.mtime_ns)
+
+    def _archive(self, system_identifier: int, size: SegmentSize | None) -> Archive:
+        layout = Layout(self._scope, self._group, system_identifier)
+        return Archive(self._store, layout, size or SegmentSize(1024 * 1024), self._codec)
+
+
+def _system_identifier(place: Place) -> int:
+    try:
+        return read_system_identifier(place.data_directory)
+    except CannotTell as problem:
+        raise BadName(
+            f"{place.path}: not in a data directory ({problem})",
+            hint="archive_command gives %p, and PostgreSQL runs it in its data directory.",
+        ) from None
+
+
+def _read(place: Place, limit: int) -> WalBytes:
+    try:
+        return read_wal_file(place.path, limit)
+    except FileNotFoundError:
+        raise BadName(f"{place.path}: there is no such file", hint="archive_command gives %p.") from None
+
+
+def _segment_of(name: str, plain: bytes) -> Segment:
+    header = SegmentHeader.parse(plain, name)
+    if header.segment_size != len(plain):
+        raise BadSegment(f"{name}: {len(plain)} bytes, its header says {header.segment_size}")
+    return Segment.parse(name, header.segment_size)
+
+
+def _check_partial(place: Place, plain: bytes, system_identifier: int) -> None:
+    segment = _segment_of(place.name.removesuffix(".partial"), plain)
+    check_header(SegmentHeader.parse(plain, place.name), segment, system_identifier)
+
+
+def _local_history(place: Place, timeline: int) -> History | None:
+    """As pg_wal has it; None where it has it no more: then the page's timeline is only known to be no newer."""
+    if timeline == 1:
+        return History(1)
+    try:
+        return parse_history(timeline, read_wal_file(place.pg_wal / HistoryFile(timeline).name).plain)
+    except (FileNotFoundError, WalkeeperError):
+        return None

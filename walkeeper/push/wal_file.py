@@ -1,0 +1,66 @@
+"""Reading a file of pg_wal: whole, once, and never anything but a plain file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from walkeeper.core.lsn import MIB
+from walkeeper.errors import BadSegment, PostgresError
+
+MAX_BYTES: Final = 1024 * MIB
+"""No file that PostgreSQL archives is larger than its largest segment."""
+
+
+@dataclass(frozen=True, slots=True)
+class WalBytes:
+    """A file's content, and the modification time that it had before and after it was read."""
+
+    plain: bytes
+    mtime_ns: int
+
+
+def read_wal_file(path: Path, limit: int = MAX_BYTES) -> WalBytes:
+    """Raises BadSegment for what is no plain file, is too large or changes meanwhile, FileNotFoundError, or PostgresError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    try:
+        return _read(path, descriptor, limit)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path, descriptor: int, limit: int) -> WalBytes:
+    before = os.fstat(descriptor)
+    if not stat.S_ISREG(before.st_mode):
+        raise BadSegment(
+            f"{path}: not a plain file", hint="PostgreSQL does not make such files. Look at who put it there."
+        )
+    if before.st_size > limit:
+        raise BadSegment(f"{path}: {before.st_size} bytes, more than such a file can have ({limit})")
+    with open(descriptor, "rb", closefd=False) as file:
+        plain = file.read(before.st_size + 1)
+    after = os.fstat(descriptor)
+    if len(plain) != before.st_size or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise BadSegment(f"{path}: it changed while it was read", hint="Something else writes to it.")
+    return WalBytes(plain, before.st_mtime_ns)
+
+
+def _unreadable(path: Path, error: OSError) -> BadSegment | PostgresError:
+    """A link or a socket can never be read; everything else may pass."""
+    if path.is_symlink() or path.is_socket():
+        return BadSegment(
+            f"{path}: not a plain file", hint="PostgreSQL does not make such files. Look at who put it there."
+        )
+    return PostgresError(
+        f"{path}: {error.strerror} (uid {os.geteuid()})", hint="PostgreSQL keeps the file and asks again."
+    )
