@@ -197,7 +197,7 @@ def test_a9_a_killed_pg_receivewal_is_started_again(alone: Alone) -> None:
 def test_f8_an_idle_server_raises_no_alarm(
     alone: Alone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("walkeeper.agent.archiver.SILENCE_LIMIT", 1.0)
+    monkeypatch.setattr("walkeeper.agent.streaming.SILENCE_LIMIT", 1.0)
     caplog.set_level(logging.INFO, "walkeeper")
     logging.getLogger("walkeeper").propagate = True
     with alone.agent() as agent:
@@ -209,7 +209,7 @@ def test_f8_an_idle_server_raises_no_alarm(
 
 
 def test_f7_a_pg_receivewal_that_hangs_is_started_again(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("walkeeper.agent.archiver.SILENCE_LIMIT", 1.0)
+    monkeypatch.setattr("walkeeper.agent.streaming.SILENCE_LIMIT", 1.0)
     with alone.agent() as agent:
         agent.wait_frontier(complete(alone.server, 1))
         wait_for(_receivers)

@@ -63,10 +63,10 @@ class Pair:
         )
         return standby
 
-    def agent(self, name: str) -> RunningAgent:
+    def agent(self, name: str, **changes: object) -> RunningAgent:
         server = self.primary if name == "a" else self.standby
         assert server is not None
-        return RunningAgent(config_of(server, name, self.directory), self.store, self.dcs)
+        return RunningAgent(config_of(server, name, self.directory, **changes), self.store, self.dcs)
 
     def chain(self, history: History, start: Lsn, end: Lsn) -> list[Segment]:
         return [history.segment(number, SIZE) for number in range(start // SIZE, end // SIZE)]
