@@ -34,7 +34,7 @@ KNOWN: Final[dict[str, Any]] = {
     "agent": {
         "name": "node1", "scope": 'a "scope"\\\n', "version": "1", "pid": 1, "started_at": "", "looked_seconds_ago": 0.5,
         "store": "file:///x", "archiving": True, "timeline": 2, "stored_up_to": "1/0", "uploaded_segments": 3,
-        "uploaded_bytes": 1000, "spool_bytes": 0, "spool_limit": 64,
+        "uploaded_bytes": 1000, "spool_bytes": 0, "spool_limit": 64, "archiver": "streaming",
     },
     "server": {"system_identifier": "7", "in_recovery": False, "timeline": 2, "lsn": "1/10", "major": 15},
     "leader": "node1",
@@ -44,6 +44,9 @@ KNOWN: Final[dict[str, Any]] = {
     "lag_seconds": 0.0,
     "gap_safe": True,
     "hold_slot": {"restart_lsn": "0/F0000000", "lost": False, "active_pid": None},
+    "archive_command": {
+        "archive_mode": "on", "archived_count": 5, "last_archived": None, "failed_count": 0, "last_failed": None, "fails": False,
+    },
     "troubles": [],
     "refused_total": {},
 }  # fmt: skip
@@ -51,7 +54,7 @@ NOTHING_KNOWN: Final[dict[str, Any]] = {
     **KNOWN,
     "agent": {**KNOWN["agent"], "looked_seconds_ago": None, "archiving": False, "timeline": None, "stored_up_to": None, "spool_bytes": None},
     "server": None, "leader": None, "record_known": False, "record": None, "lag_bytes": None, "lag_seconds": None,
-    "gap_safe": None, "hold_slot": None,
+    "gap_safe": None, "hold_slot": None, "archive_command": None,
 }  # fmt: skip
 TROUBLE: Final = {"what": "dcs", "reason": "dcs_unavailable", "text": "etcd3: no answer", "hint": "", "since": ""}
 
@@ -105,7 +108,12 @@ def test_values_and_labels_survive_the_format(served: Served) -> None:
     assert found["walkeeper_archiving"] == found["walkeeper_gap_safe"] == 1
     assert found["walkeeper_uploaded_segments_total"] == 3
     info = next(family for family in text_string_to_metric_families(served.get()[1]) if family.name == "walkeeper_info")
-    assert info.samples[0].labels == {"version": "1", "scope": 'a "scope"\\\n', "member": "node1"}
+    assert info.samples[0].labels == {
+        "version": "1",
+        "scope": 'a "scope"\\\n',
+        "member": "node1",
+        "archiver": "streaming",
+    }
 
 
 def test_what_is_not_known_is_left_out(served: Served) -> None:

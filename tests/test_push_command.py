@@ -8,21 +8,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.core.worlds import plain_segment
+from tests.core.worlds import long_header, plain_segment
 from tests.pushing import LABEL, SIZE, SYSTEM, DataDirectory
-from walkeeper import cli
+from walkeeper import cli, rundir
 from walkeeper.archive import fetch
 from walkeeper.codec import Codec
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.layout import Layout
-from walkeeper.push import command
+from walkeeper.push import client, command
 from walkeeper.store.directory import DirectoryStore
 
 SEGMENT = "000000010000000000000005"
@@ -111,7 +112,7 @@ def test_p8_the_partial_of_another_branch_is_kept_beside_the_first(data: DataDir
 HOSTILE = {
     "D1 up": f"../pg_wal/{SEGMENT}",
     "D1 up inside": f"pg_wal/../pg_wal/{SEGMENT}",
-    "D1 elsewhere": f"/tmp/{SEGMENT}",  # noqa: S108
+    "D1 elsewhere": f"/tmp/{SEGMENT}",
     "D1 below": f"pg_wal/archive_status/{SEGMENT}",
     "D1 no directory": SEGMENT,
     "D1 empty": "",
@@ -249,8 +250,6 @@ def test_c18_a_segment_of_1_gib(data: DataDirectory, push: Push) -> None:
     segment = Segment(1, 3, SegmentSize(1024 * MIB))
     path = data.wal / segment.name
     path.write_bytes(plain_segment(Segment(1, 3, SIZE), SYSTEM, fill=b"\0")[:0])
-    from tests.core.worlds import long_header  # noqa: PLC0415
-
     path.write_bytes(long_header(segment, SYSTEM))
     os.truncate(path, segment.size)
     assert push(f"pg_wal/{segment.name}") == (0, "")
@@ -348,9 +347,6 @@ def test_sigint_while_it_works_is_an_ordinary_failure(data: DataDirectory, short
 def test_h9_an_agent_that_is_no_help_is_done_without(
     data: DataDirectory, push: Push, agent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from walkeeper import rundir  # noqa: PLC0415
-    from walkeeper.push import client  # noqa: PLC0415
-
     data.segment()
     monkeypatch.setattr(client, "PATIENCE", 0.3)
     listening = socket.socket(socket.AF_UNIX)
@@ -361,8 +357,6 @@ def test_h9_an_agent_that_is_no_help_is_done_without(
         "older": json.dumps({"ok": False, "error": "unknown verb 'push'", "hint": ""}).encode() + b"\n",
         "garbled": b'{"ok": tru\n',
     }
-
-    import threading  # noqa: PLC0415
 
     def serve() -> None:
         accepted, _ = listening.accept()
@@ -379,10 +373,8 @@ def test_h9_an_agent_that_is_no_help_is_done_without(
 
 
 def test_a_refusal_of_the_agent_is_final(data: DataDirectory, push: Push, monkeypatch: pytest.MonkeyPatch) -> None:
-    from walkeeper.push import client  # noqa: PLC0415
-
     data.segment()
     reply = {"ok": False, "error": "it is\nanother", "hint": "Look.", "reason": "conflict"}
-    monkeypatch.setattr(client.ask, "exchange", lambda *_: json.dumps(reply).encode())
+    monkeypatch.setattr("walkeeper.ask.exchange", lambda *_: json.dumps(reply).encode())
     assert push(f"pg_wal/{SEGMENT}") == (1, "walkeeper: archive-push: it is?another HINT: Look.\n")
     assert data.objects() == []

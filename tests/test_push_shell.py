@@ -13,6 +13,7 @@ import pytest
 
 from tests.core.worlds import plain_segment
 from tests.pushing import ONE, SCRIPT, SYSTEM, DataDirectory
+from walkeeper import rundir
 from walkeeper.agent.markers import Markers
 from walkeeper.core.names import Segment
 
@@ -224,19 +225,16 @@ def test_installed_in_a_virtual_environment_it_asks_its_python(call: Call, tmp_p
     (binaries / "python3").symlink_to(sys.executable)
     a_wiped_run_directory(call)
     call.data.history()
-    path = PYTHONPATH = ":".join(sys.path)
+    path = ":".join(sys.path)
     answer = call(
         "-c", str(call.data.config), "pg_wal/00000002.history", script=binaries / SCRIPT.name, PYTHONPATH=path,
     )  # fmt: skip
-    assert PYTHONPATH
     assert (answer.returncode, answer.stderr) == (0, "")
     assert "00000002.history" in call.data.objects()
 
 
 def test_without_a_run_directory_it_looks_where_the_agent_does(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """In /run/walkeeper, else in /tmp/walkeeper-UID: told from what it opens."""
-    from walkeeper import rundir  # noqa: PLC0415
-
     monkeypatch.delenv("WALKEEPER_RUN_DIR", raising=False)
     environment = {name: value for name, value in call.data.environment.items() if name != "WALKEEPER_RUN_DIR"}
     answer = subprocess.run(

@@ -46,6 +46,12 @@ _SLOT: Final = """
 select slot_type, restart_lsn, active_pid, coalesce(wal_status, '') from pg_replication_slots where slot_name = %s"""
 
 
+_ARCHIVER: Final = """
+select current_setting('archive_mode'), archived_count, last_archived_wal, failed_count, last_failed_wal,
+       coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false)
+  from pg_stat_archiver"""
+
+
 def conninfo(settings: PostgresqlSettings, **more: str | int) -> str:
     """A libpq connection string, without the password."""
     parameters: dict[str, str | int | None] = {
@@ -76,6 +82,18 @@ class ServerState:
     segment_size: SegmentSize
     major: int
     wal_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandState:
+    """How PostgreSQL's own archiver fares. ``fails``: its last call of archive_command failed."""
+
+    mode: str
+    archived_count: int
+    last_archived: str | None
+    failed_count: int
+    last_failed: str | None
+    fails: bool
 
 
 class Server:
@@ -117,6 +135,14 @@ class Server:
             return None
         restart = None if row[1] is None else Lsn.parse(str(row[1]))
         return SlotState(row[0] == "physical", restart, None if row[2] is None else int(str(row[2])), row[3] == "lost")
+
+    def archive_command(self) -> CommandState:
+        """``archive_mode`` and pg_stat_archiver."""
+        row = self._one(_ARCHIVER, ())
+        return CommandState(
+            str(row[0]), int(str(row[1])), None if row[2] is None else str(row[2]),
+            int(str(row[3])), None if row[4] is None else str(row[4]), bool(row[5]),
+        )  # fmt: skip
 
     def advance_slot(self, name: str, lsn: Lsn) -> None:
         """Move a physical slot forward to ``lsn``."""

@@ -31,7 +31,7 @@ from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.record import Record, decode_record
 from walkeeper.errors import BadRecord, ConfigError, DcsError, PostgresError, SpoolError, WalkeeperError
 from walkeeper.layout import Layout
-from walkeeper.postgres import Server, ServerState
+from walkeeper.postgres import CommandState, Server, ServerState
 from walkeeper.receiver import Receiver, find_program
 from walkeeper.record.base import RecordStore, Topology, Versioned
 from walkeeper.spool import Spool
@@ -50,6 +50,13 @@ class NotGapSafe(WalkeeperError):
 
     waiting_helps = True
     reason = "not_gap_safe"
+
+
+class CommandFails(WalkeeperError):
+    """PostgreSQL's own archiver does not get on, and keeps what it has not handed over."""
+
+    waiting_helps = True
+    reason = "archive_command"
 
 
 class NoLeadership(WalkeeperError):
@@ -71,6 +78,7 @@ class Seen:
     leader: str | None = None
     leader_known: bool = False
     gap_unsafe: str | None = None
+    command: CommandState | None = None
 
 
 class Agent:
@@ -183,6 +191,7 @@ class Agent:
         seen_slot = None if isinstance(slot, PostgresError) else slot
         self.seen = Seen(
             self._clock.monotonic(), server, seen_slot, record, record_known, leader, leader_known, unsafe,
+            self._look_at_command(server),
         )  # fmt: skip
         self._hand_in_leftovers(server, record)
 
@@ -249,6 +258,26 @@ class Agent:
         except PostgresError as problem:
             self.troubles.report("postgresql", problem, grace=True)
             return problem
+
+    def _look_at_command(self, server: ServerState | None) -> CommandState | None:
+        """How archive_command fares, on a server that runs it."""
+        if server is None or server.in_recovery:
+            self.troubles.clear("archive_command")
+            return None
+        try:
+            command = self._server.archive_command()
+        except PostgresError as problem:
+            self.troubles.report("postgresql", problem, grace=True)
+            return None
+        if command.mode != "off" and command.fails:
+            text = f"archive_command: it failed for {command.last_failed} and has not succeeded since"
+            hint = (
+                "PostgreSQL's log has what it said. PostgreSQL keeps all WAL from there on: watch the disk of pg_wal."
+            )
+            self.troubles.report("archive_command", CommandFails(text, hint=hint), grace=True)
+        else:
+            self.troubles.clear("archive_command")
+        return command
 
     def _judge_slot(self, slot: SlotState | PostgresError | None, record: Record | None) -> str | None:
         """Why this node is not gap-safe; "" if it is, None if that cannot be told."""

@@ -76,6 +76,7 @@ class Archiver:
         self._frontier = Frontier(sources.history, ownership.record.position, archive.size)
         self._todo: queue.SimpleQueue[Segment] = queue.SimpleQueue()
         self._taken: set[Segment] = set()
+        self._failing: set[Segment] = set()
         self._done: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
         self._offered: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
         self._removable: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
@@ -101,8 +102,8 @@ class Archiver:
         return self._frontier.lsn
 
     def has_in_hand(self, segment: Segment) -> bool:
-        """Whether it is being stored, or will be next. Safe from every thread."""
-        return segment in self._taken and not self._stopping.is_set()
+        """Whether it is being stored, or will be next, and has not failed. Safe from every thread."""
+        return segment in self._taken and segment not in self._failing and not self._stopping.is_set()
 
     def offer(self, receipt: Receipt, mtime_ns: int) -> None:
         """Somebody else on this node stored it: the frontier may pass it. Safe from every thread."""
@@ -252,6 +253,7 @@ class Archiver:
         backoff = Backoff(0.5, 30)
         begun = self._clock.monotonic()
         refused = False
+        self._failing.discard(segment)
         while not self._stopping.is_set():
             try:
                 receipt = self._archive.archive_segment(segment, self._source.read(segment), self.history)
@@ -261,12 +263,15 @@ class Archiver:
                 if isinstance(problem, BadSegment) and self._source.put_aside(segment, problem):
                     return
                 refused = True
+                self._failing.add(segment)
                 self._troubles.report("archiver_refused", problem)
                 self._stopping.wait(SLOW_RETRY)
             except WalkeeperError as problem:
+                self._failing.add(segment)
                 self._troubles.report("archiver_store", problem)
                 self._stopping.wait(SLOW_RETRY if isinstance(problem, StoreDenied) else backoff.failed())
             else:
+                self._failing.discard(segment)
                 self._stored(receipt, begun)
                 self._troubles.clear("archiver_store")
                 if refused:

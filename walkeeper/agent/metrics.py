@@ -49,6 +49,16 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
     ("lag_seconds", "How long the oldest complete segment has waited for the frontier.", lambda r: r["lag_seconds"]),
     ("gap_safe", "1 while this node holds everything that is not archived.", lambda r: r["gap_safe"]),
     ("gaps", "Recorded gaps in the archive.", lambda r: _of(r["record"], "gaps")),
+    (
+        "archive_command_fails",
+        "1 while PostgreSQL's last call of archive_command failed; on a server that runs it.",
+        lambda r: _of(r["archive_command"], "fails"),
+    ),
+    (
+        "archive_command_failed_calls",
+        "Calls of archive_command that failed, as pg_stat_archiver counts them.",
+        lambda r: _of(r["archive_command"], "failed_count"),
+    ),
     ("spool_bytes", "Bytes in the spool.", lambda r: r["agent"]["spool_bytes"]),
     ("spool_limit_bytes", "The spool's limit.", lambda r: r["agent"]["spool_limit"]),
     ("troubles", "How many things keep the agent from its work at this moment.", lambda r: len(r["troubles"])),
@@ -82,9 +92,9 @@ class Collector:
         for trouble in report["troubles"]:
             lasting.add_metric([trouble["what"], trouble["reason"]], 1)
         yield lasting
-        about = GaugeMetricFamily(f"walkeeper_{_INFO[0]}", _INFO[1], labels=["version", "scope", "member"])
+        about = GaugeMetricFamily(f"walkeeper_{_INFO[0]}", _INFO[1], labels=["version", "scope", "member", "archiver"])
         agent = report["agent"]
-        about.add_metric([agent["version"], agent["scope"], agent["name"]], 1)
+        about.add_metric([agent["version"], agent["scope"], agent["name"], agent["archiver"]], 1)
         yield about
 
 
@@ -183,6 +193,7 @@ _TAIL: Final = """
 | --- | --- |
 | `max by (scope) (walkeeper_archiving * on (instance) group_left (scope) walkeeper_info) < 1` for 1 min | nobody archives |
 | `walkeeper_lag_seconds > 60` on the node with `walkeeper_archiving == 1` | the store or the DCS does not keep up |
+| `walkeeper_archive_command_fails == 1` for 5 min | PostgreSQL keeps all WAL that it could not hand over |
 | `walkeeper_gap_safe == 0` for 10 min | a promotion of that node could lose WAL |
 | `increase(walkeeper_gaps[1h]) > 0` | WAL is lost: take a base backup |
 | `walkeeper_trouble{reason="conflict"} == 1` | two servers wrote the same timeline; archiving has stopped |
@@ -197,7 +208,7 @@ def reference() -> str:
     rows += [
         (f"walkeeper_{_REFUSED[0]}_total", "counter", "`reason`", _REFUSED[1]),
         (f"walkeeper_{_TROUBLE[0]}", "gauge", "`what`, `reason`", _TROUBLE[1]),
-        (f"walkeeper_{_INFO[0]}", "gauge", "`version`, `scope`, `member`", _INFO[1]),
+        (f"walkeeper_{_INFO[0]}", "gauge", "`version`, `scope`, `member`, `archiver`", _INFO[1]),
     ]
     return _HEAD + "".join(f"| `{name}` | {kind} | {labels} | {text} |\n" for name, kind, labels, text in rows) + _TAIL
 

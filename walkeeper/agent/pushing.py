@@ -71,7 +71,7 @@ class Pushing:
         self._lock = threading.Lock()
         self._jobs: dict[Place, _Job] = {}
         self._later: dict[str, float] = {}
-        self._refused: str | None = None
+        self._troubled: dict[str, str] = {}
         self._stopping = threading.Event()
 
     # --- calls ----------------------------------------------------------------------------------------------------
@@ -150,17 +150,18 @@ class Pushing:
     def _tell(self, place: Place, problem: WalkeeperError | None, begun: float) -> None:
         if problem is None:
             events.info("pushed", file=place.name, seconds=self._clock.monotonic() - begun)
-            self._agent.troubles.clear("push_store")
-            if self._refused is not None and len(place.name) in {len(self._refused), 24}:
-                self._refused = None
-                self._agent.troubles.clear("push_refused")
+            self._over(place.name)
         elif isinstance(problem, BadName):
             events.failure("push_failed", problem, file=place.name)
-        elif isinstance(problem, Refused):
-            self._refused = place.name
-            self._agent.troubles.report("push_refused", problem)
         else:
-            self._agent.troubles.report("push_store", problem)
+            what = "push_refused" if isinstance(problem, Refused) else "push_store"
+            self._troubled[what] = place.name
+            self._agent.troubles.report(what, problem)
+
+    def _over(self, name: str) -> None:
+        for what in [what for what, troubled in self._troubled.copy().items() if troubled == name]:
+            self._troubled.pop(what, None)
+            self._agent.troubles.clear(what)
 
     # --- ahead ----------------------------------------------------------------------------------------------------
 
@@ -183,8 +184,12 @@ class Pushing:
 
     def _look(self) -> None:
         self._markers.follow(run_of(self._place.data_directory))
-        ready = _ready(self._place.pg_wal / "archive_status")
+        status = self._place.pg_wal / "archive_status"
+        ready = _ready(status)
         self._markers.keep_only(ready)
+        for name in set(self._troubled.copy().values()):
+            if name in self._markers or not (status / f"{name}.ready").exists():
+                self._over(name)
         archiver = self._agent.archiver
         if archiver is None:
             return

@@ -48,6 +48,16 @@ def report(agent: Agent) -> dict[str, Any]:
         "hold_slot": None
         if slot is None
         else {"restart_lsn": _text(slot.restart_lsn), "lost": slot.lost, "active_pid": slot.active_pid},
+        "archive_command": None
+        if seen.command is None
+        else {
+            "archive_mode": seen.command.mode,
+            "archived_count": seen.command.archived_count,
+            "last_archived": seen.command.last_archived,
+            "failed_count": seen.command.failed_count,
+            "last_failed": seen.command.last_failed,
+            "fails": seen.command.fails,
+        },
         "troubles": [_trouble(trouble) for trouble in agent.troubles.open()],
         "last_error": None if agent.troubles.last is None else _trouble(agent.troubles.last),
         "refused_total": agent.troubles.counts(),
@@ -64,6 +74,7 @@ def _agent(agent: Agent, age: float | None) -> dict[str, Any]:
         "started_at": agent.started_at,
         "looked_seconds_ago": age,
         "store": agent.store.url,
+        "archiver": agent.config.archiver,
         "archiving": archiver is not None,
         "timeline": archiver.history.timeline if archiver is not None else None,
         "stored_up_to": _text(archiver.stored_up_to) if archiver is not None else None,
