@@ -1,9 +1,10 @@
 """Kill the primary and its host with -9 under load, then restore from a base backup and the archive alone.
 
-    python -m benchmarks.torture [--store directory|s3|archive_command] [--runs N] [--seed N]
+    python -m benchmarks.torture [--store directory|s3|push|archive_command] [--runs N] [--seed N]
 
 Three Patroni nodes; each PUT takes 0.3 s longer, so that the dead host always has segments that are nowhere else. The host
-stays dead. ``archive_command`` is the same without walkeeper: it shows that the measurement finds holes where there are some.
+stays dead. ``push`` is a directory with ``archiver: command``, behind walkeeper's own archive_command; ``archive_command`` is the
+same without walkeeper: it shows that the measurement finds holes where there are some.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -28,8 +29,8 @@ from tests.parts.processes import end_run, new_directory, wait_until
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 
-Subject = Literal["directory", "s3", "archive_command"]
-SUBJECTS: Final[tuple[Subject, ...]] = ("directory", "s3", "archive_command")
+Subject = Literal["directory", "s3", "push", "archive_command"]
+SUBJECTS: Final[tuple[Subject, ...]] = ("directory", "s3", "push", "archive_command")
 
 SEGMENT_MB: Final = 1
 ROW_BYTES: Final = 32 * 1024
@@ -42,11 +43,12 @@ _LOOK: Final = 0.003
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``rate`` in MiB/s of WAL, ``put_delay`` in seconds."""
+    """``rate`` in MiB/s of WAL, ``put_delay`` in seconds. ``pushes``: PostgreSQL hands over what is archived, nothing streams."""
 
     rate: float
     put_delay: float
     walkeeper: dict[str, object] = field(default_factory=dict)
+    pushes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,12 @@ def kill_with_walkeeper(place: Place, options: Options, rng: random.Random) -> R
     """One run on a cluster of its own."""
     begun = time.monotonic()
     with ExitStack() as stack:
-        cluster = wiring.make_cluster(place, segment_size_mb=SEGMENT_MB, walkeeper=options.walkeeper)
+        cluster = wiring.make_cluster(
+            place,
+            segment_size_mb=SEGMENT_MB,
+            walkeeper={**options.walkeeper, **({"archiver": "command"} if options.pushes else {})},
+            archive_command=wiring.ARCHIVE_PUSH if options.pushes else None,
+        )
         stack.callback(cluster.stop)
         wiring.start(cluster, place)
         backup = cluster.wait_leader().base_backup(new_directory("b") / "base")
@@ -172,7 +179,7 @@ def _load(cluster: Cluster, seconds: float) -> float:
 
 
 def _not_stored(cluster: Cluster, place: Place, dead: Node) -> int:
-    """Complete segments in the dead host's spool that the store has not."""
+    """Complete segments in the dead host's spool, or waiting for its archive_command, that the store has not."""
     archive = wiring.archive_of(cluster, place)
     stored = {segment.name for segment in archive.segments()}
     whole = [
@@ -180,7 +187,7 @@ def _not_stored(cluster: Cluster, place: Place, dead: Node) -> int:
         for path in wiring.spool_wal(dead).iterdir()
         if len(path.name) == 24 and path.stat().st_size == archive.size
     ]
-    return len(set(whole) - stored)
+    return len({*whole, *_ready(dead)} - stored)
 
 
 # ------------------------------------------------------------------------------------------------------- without walkeeper
@@ -246,7 +253,7 @@ def kills(subject: Subject, runs: int, seed: int, options: Options) -> list[Run]
             if subject == "archive_command":
                 run = kill_with_archive_command(options, rng)
             else:
-                run = kill_with_walkeeper(places.new(), options, rng)
+                run = kill_with_walkeeper(places.new(), replace(options, pushes=subject == "push"), rng)
             done.append(run)
             _tell(subject, number, runs, run)
     return done
@@ -295,7 +302,7 @@ def main() -> int:
     """1 when walkeeper left a hole."""
     parser = argparse.ArgumentParser(prog="make torture ARGS=…", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--store", choices=SUBJECTS, action="append", help="more than once for several; default: both stores"
+        "--store", choices=SUBJECTS, action="append", help="more than once for several; default: both stores, and push"
     )
     parser.add_argument("--runs", type=int, default=3, help="kills for each (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="of the moments of the kills; printed")
@@ -306,7 +313,7 @@ def main() -> int:
     options = Options(arguments.rate, arguments.put_delay)
     print(f"seed {seed}", flush=True)
     try:
-        subjects: list[Subject] = arguments.store or ["directory", "s3"]
+        subjects: list[Subject] = arguments.store or ["directory", "s3", "push"]
         results = {subject: kills(subject, arguments.runs, seed, options) for subject in subjects}
     finally:
         end_run()

@@ -20,6 +20,7 @@ from walkeeper.layout import Layout
 
 CALLBACK: Final = f"{{python}} -I -S {CHECKOUT}/walkeeper/callback.py {{config}}"
 RESTORE: Final = "{python} -m walkeeper -c {config} restore-wal %f %p"
+ARCHIVE_PUSH: Final = f"WALKEEPER_PYTHON={{python}} {CHECKOUT}/walkeeper/shell/walkeeper-archive-push -c {{config}} %p"
 
 _EVENT: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) [A-Z]+ (\w+)(.*)")
 _SERVER: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) UTC \[\d+\] [A-Z]+:  (.*)")
@@ -43,6 +44,7 @@ def make_cluster(
     restore_command: bool = True,
     walkeeper: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    archive_command: str | None = None,
 ) -> Cluster:
     """Not started yet. Without a place there is no walkeeper at all, and no hold slot.
 
@@ -62,6 +64,9 @@ def make_cluster(
         wired = {"walkeeper_config": section, "callbacks": callbacks(CALLBACK)}
         if restore_command:
             wired["restore_command"] = RESTORE
+    if archive_command is not None:
+        settings = {"archive_mode": "on", **(settings or {})}
+        wired["extra"] = {"postgresql": {"parameters": {"archive_command": archive_command}}}  # each node has its own
     cluster = Cluster(
         new_directory("c"),
         nodes,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,14 +38,16 @@ def data(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataDirectory:
 
 
 @pytest.fixture
-def push(data: DataDirectory, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+def push(data: DataDirectory, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, str]]]:
     """The command in this process: its exit code and what it said."""
+    before = signal.getsignal(signal.SIGINT)
 
     def run(path: str) -> tuple[int, str]:
         code = cli.main(["archive-push", "-c", str(data.config), path])
         return code, capfd.readouterr().err
 
-    return run
+    yield run
+    signal.signal(signal.SIGINT, before)
 
 
 Push = Callable[[str], tuple[int, str]]
@@ -288,8 +290,8 @@ def test_a_broken_configuration_is_told_in_one_line(data: DataDirectory, push: P
 
 
 @pytest.mark.parametrize("arguments", [[], ["-c"], ["a", "b"], ["--nonsense", "pg_wal/x"]])
-def test_a_wrong_call_is_no_success(data: DataDirectory, arguments: list[str]) -> None:
-    assert data.config.exists()
+def test_a_wrong_call_is_no_success(push: Push, arguments: list[str]) -> None:
+    assert push("")[0] == 1
     assert cli.main(["archive-push", *arguments]) in range(1, 126)
 
 

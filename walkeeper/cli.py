@@ -281,6 +281,7 @@ def _archive_push(arguments: list[str]) -> int:
     except SystemExit as ended:
         return 2 if ended.code else 0
     except BaseException as problem:  # noqa: BLE001 - see above
+        client.ignore_interrupts()
         known = hasattr(problem, "hint")
         client.complain(
             str(problem) if known else f"{type(problem).__name__}: {problem}",

@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
             arguments = ["--without-agent", *arguments]
         _become_command(arguments)
     except BaseException as problem:  # noqa: BLE001 - PostgreSQL's archiver dies of every other exit
+        ignore_interrupts()
         complain(f"{type(problem).__name__}: {problem}")
     return FAILED
 
@@ -72,6 +73,13 @@ def working_directory() -> str:
         return os.getcwd()
     except OSError:
         return "/"
+
+
+def ignore_interrupts() -> None:
+    """One was enough: a second one must not change the exit code."""
+    import signal  # noqa: PLC0415 - only where something went wrong
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def complain(text: str, hint: str = "") -> None:
