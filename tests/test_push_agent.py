@@ -201,6 +201,20 @@ def test_what_is_ready_and_archived_is_marked_and_handed_over_by_the_shell_alone
     wait_for(lambda: not node.markers() & set(names))
 
 
+def test_p1_a_marked_segment_that_was_changed_is_compared_again(make: Callable[[str], Node]) -> None:
+    node = make("command")
+    (name,) = node.server.complete_segments(1)
+    wait_for(lambda: name in node.markers())
+    assert node.push(name) == {}
+    path = node.server.pg_wal / name
+    plain = path.read_bytes()
+    path.write_bytes(plain[:-1] + b"x")
+    with pytest.raises(Conflict):
+        node.push(name)
+    path.write_bytes(plain)
+    assert node.push(name) == {}
+
+
 def test_work_that_takes_long_is_joined_and_not_begun_again(
     make: Callable[[str], Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,12 +28,12 @@ RACY_NS: Final = 50_000_000
 
 
 class Markers:
-    """For one thread. Raises OSError where the run directory cannot be written."""
+    """For one thread, where it does not say otherwise. Raises OSError where the run directory cannot be written."""
 
     def __init__(self, run_directory: Path, config: Path) -> None:
         self._base = run_directory / f"{ARCHIVED}{config}"
         self._run: Path | None = None
-        self._laid: set[str] = set()
+        self._laid: dict[str, int] = {}
 
     def follow(self, run: str | None) -> None:
         """Which run of the server they are for; those of every other one are removed."""
@@ -49,6 +49,10 @@ class Markers:
     def __contains__(self, name: str) -> bool:
         return name in self._laid
 
+    def mtime_of(self, name: str) -> int | None:
+        """The time that the marked file had; None for one without a marker. Safe from every thread."""
+        return self._laid.get(name)
+
     def lay(self, receipt: Receipt, mtime_ns: int) -> bool:
         """For the file with those bytes and that time; False while it is too young, or where times are too coarse."""
         if self._run is None:
@@ -57,18 +61,18 @@ class Markers:
         marker = self._run / name
         laid = _set(marker.with_name(name + BEFORE), mtime_ns, -1) and _set(marker, mtime_ns, 1)
         if laid:
-            self._laid.add(name)
+            self._laid[name] = mtime_ns
         return laid
 
     def keep_only(self, names: Collection[str]) -> None:
         """Remove what PostgreSQL does not ask for any more."""
         if self._run is None:
             return
-        for name in self._laid.difference(names):
+        for name in self._laid.keys() - set(names):
             for half in (name, name + BEFORE):  # in this order: the second alone counts for nothing
                 with contextlib.suppress(FileNotFoundError):
                     (self._run / half).unlink()
-            self._laid.discard(name)
+            del self._laid[name]
 
 
 def _set(path: Path, mtime_ns: int, distance: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import stat
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,8 @@ STOPPING_PATIENCE: Final = 3.0
 AT_ONCE: Final = 4
 """Files that are worked on together: each is held in memory, packed and plain."""
 LOOK: Final = 0.2
+BUSY_LOOK: Final = 0.05
+"""Seconds between two looks, without and with something that PostgreSQL will hand over."""
 LATER: Final = 0.5
 """Seconds until one that could not be marked is looked at again."""
 AHEAD: Final = 256
@@ -131,10 +134,24 @@ class Pushing:
             job.ended.set()
 
     def _push(self, place: Place) -> None:
+        if self._is_marked(place):
+            return
         pushed = self._pusher.push(place, self._known)
         archiver = self._agent.archiver
         if pushed.receipt is not None and archiver is not None and pushed.receipt.segment.size == archiver.size:
             archiver.offer(pushed.receipt, pushed.mtime_ns)
+
+    def _is_marked(self, place: Place) -> bool:
+        """What the shell script looks at: it is this very file that was compared."""
+        mtime_ns = self._markers.mtime_of(place.name)
+        if mtime_ns is None:
+            return False
+        try:
+            found = place.path.lstat()
+            ours = place.pg_wal.samefile(self._place.pg_wal)
+        except OSError:
+            return False
+        return ours and stat.S_ISREG(found.st_mode) and found.st_mtime_ns == mtime_ns
 
     def _known(self, segment: Segment) -> Receipt | None:
         """A receipt, also one that is about to come: what the archiver has in hand is not stored a second time."""
@@ -171,18 +188,19 @@ class Pushing:
         while not self._stopping.wait(wait):
             begun = self._clock.monotonic()
             try:
-                self._look()
+                look = BUSY_LOOK if self._look() else LOOK
             except OSError as error:
                 events.warning("push_markers", error=f"{error.filename}: {error.strerror}", hint="Calls take longer.")
                 wait = 60.0
                 continue
-            wait = max(LOOK, 10 * (self._clock.monotonic() - begun))
+            wait = max(look, 10 * (self._clock.monotonic() - begun))
         self._markers.follow(None)
 
     def stop(self) -> None:
         self._stopping.set()
 
-    def _look(self) -> None:
+    def _look(self) -> bool:
+        """Whether there was anything to look at."""
         self._markers.follow(run_of(self._place.data_directory))
         status = self._place.pg_wal / "archive_status"
         ready = _ready(status)
@@ -191,8 +209,8 @@ class Pushing:
             if name in self._markers or not (status / f"{name}.ready").exists():
                 self._over(name)
         archiver = self._agent.archiver
-        if archiver is None:
-            return
+        if archiver is None or not ready:
+            return False
         now = self._clock.monotonic()
         self._later = {name: at for name, at in self._later.items() if at > now}
         for name in ready:
@@ -201,15 +219,16 @@ class Pushing:
             if not self._mark(archiver, name):
                 self._later[name] = now + LATER
             if self._stopping.is_set():
-                return
+                break
+        return True
 
     def _mark(self, archiver: Archiver, name: str) -> bool:
-        """Whether there is a marker now; if not, the call will find out why, and tell PostgreSQL."""
+        """False where it could not be done: the call will find out why, and tell PostgreSQL."""
         try:
             segment = Segment.parse(name, archiver.size)
             receipt, mtime_ns = archiver.receipts.get(segment), archiver.receipts.mtime_of(segment)
             if receipt is None and (segment.end > archiver.stored_up_to or not archiver.history.contains(segment)):
-                return False
+                return True  # not its turn yet
             if receipt is None or mtime_ns is None:
                 pushed = self._pusher.push(Place(self._place.data_directory, name), lambda _: receipt)
                 if pushed.receipt is None:

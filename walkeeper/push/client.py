@@ -1,9 +1,7 @@
 """``archive-push`` the light way: ask this node's agent whether the archive has that file, and believe nothing but a yes.
 
-    python3 -I -S …/client.py -c CONFIG PATH
-
 PostgreSQL runs archive_command once per segment: loading the SDK of a store each time takes longer than storing. Where no
-agent answers, ``walkeeper.push.command`` does the work itself. Runs by itself, without site-packages.
+agent answers, ``walkeeper.push.command`` does the work itself. Runs without site-packages (``python3 -I -S``).
 """
 
 # ruff: noqa: PTH100, PTH109, PTH119, PTH120, SIM105 - pathlib and contextlib cost more than all that this program does
@@ -14,9 +12,6 @@ import os
 import sys
 from _json import encode_basestring_ascii as quoted  # json itself costs twice what the interpreter does
 from time import monotonic
-
-if __name__ == "__main__":  # the script's own directory is not on the path under -I, and would be the wrong one without
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
 
 from walkeeper import ask, rundir
 
@@ -111,7 +106,3 @@ def _become_command(arguments: list[str]) -> None:
     program = sys.executable or "/usr/bin/python3"
     command = [program, "-P", "-m", "walkeeper", "archive-push", *arguments]
     os.execve(program, command, environment)  # noqa: S606 - a list, no shell
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
