@@ -82,7 +82,13 @@ def _agent(agent: dict[str, Any] | None) -> list[str]:
     doing = f"archives timeline {own['timeline']}" if own["archiving"] else "watches"
     used = "?" if own["spool_bytes"] is None else size(own["spool_bytes"])
     spool = f"spool {used} of {size(own['spool_limit'])}"
+    if own.get("archiver") == "command":
+        spool = "takes WAL from pg_wal"
     lines = [f"Agent     {own['name']}, pid {own['pid']}, walkeeper {own['version']}: {doing}; {spool}"]
+    command = agent.get("archive_command")
+    if command is not None and command["archive_mode"] != "off":
+        calls = f"{command['archived_count']} files handed over, {command['failed_count']} failed calls"
+        lines += [f"          archive_command: {calls}"]
     last = agent.get("last_error")
     if last is not None and not agent["troubles"]:
         lines += _wrapped("", f"its last error, at {last['since']}, is over: {last['text']}")

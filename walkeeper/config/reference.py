@@ -31,7 +31,7 @@ store:
 
 The file is the one that `--config` names, else `$WALKEEPER_CONFIG`, else the first that is there of `/etc/walkeeper.yml`,
 `/etc/patroni.yml`, `/etc/patroni/patroni.yml`, `/etc/patroni/config.yml`. Name it in the same way to the agent, to the
-callbacks and to `restore-wal`: its path is how the others find the agent.
+callbacks, to `archive-push` and to `restore-wal`: its path is how the others find the agent.
 
 From `patroni.yml`, or from the `PATRONI_…` variable that goes before it, walkeeper takes `scope`, `name`, `namespace`,
 `citus.group`, and under `postgresql` `data_dir`, `bin_dir`, `listen`, `use_unix_socket_repl` with
@@ -49,7 +49,8 @@ know it. Of all this `restore-wal` needs `scope` and `citus.group` only.
   owner read it.
 
 The agent's socket, its lock and the first lines of an agent that a callback started lie in `$WALKEEPER_RUN_DIR`, else in
-`/run/walkeeper` if it is there and may be written, else in `/tmp/walkeeper-UID`.
+`/run/walkeeper` if it is there and may be written, else in `/tmp/walkeeper-UID`; so do, below `archived/`, the markers that
+`walkeeper-archive-push` believes.
 """
 
 
