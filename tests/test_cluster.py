@@ -22,6 +22,7 @@ from walkeeper.store.directory import DirectoryStore
 
 pytestmark = pytest.mark.cluster
 SIZE = SegmentSize(4 * MIB)
+SCRIPT = Path(__file__).parent.parent / "walkeeper" / "shell" / "walkeeper-archive-push"
 CALLBACK = Path(__file__).parent.parent / "walkeeper" / "callback.py"
 
 
@@ -76,13 +77,26 @@ class Archived:
 
 
 @pytest.fixture
-def archived(short_path: Path) -> Iterator[Archived]:
+def mode() -> str:
+    """``archiver`` of walkeeper's configuration; ``command`` also makes walkeeper's script PostgreSQL's archive_command."""
+    return "streaming"
+
+
+@pytest.fixture
+def archived(short_path: Path, mode: str) -> Iterator[Archived]:
     store = short_path / "store"
     store.mkdir()
+    command = f"WALKEEPER_PYTHON={{python}} {SCRIPT} -c {{config}} %p"
     cluster = Cluster(
         short_path / "cluster",
         segment_size_mb=SIZE // MIB,
-        walkeeper_config={"store": {"directory": str(store)}, "agent": {"listen": "127.0.0.1:{metrics_port}"}},
+        walkeeper_config={
+            "store": {"directory": str(store)},
+            "agent": {"listen": "127.0.0.1:{metrics_port}"},
+            "archiver": mode,
+        },
+        settings={"archive_mode": "on"} if mode == "command" else None,
+        extra={"postgresql": {"parameters": {"archive_command": command}}} if mode == "command" else None,
         callbacks=callbacks(f"{{python}} -I -S {CALLBACK} {{config}}"),
         restore_command="{python} -m walkeeper -c {config} restore-wal %f %p",
     )
@@ -107,8 +121,9 @@ def restored_rows(archived: Archived, backup: Path, ledger: Ledger, wanted: set[
         server.close()
 
 
+@pytest.mark.parametrize("mode", ["streaming", "command"])
 def test_p4_no_row_below_the_frontier_is_lost_over_a_crash_failover_and_a_switchover(
-    archived: Archived, short_path: Path
+    archived: Archived, short_path: Path, mode: str
 ) -> None:
     cluster = archived.cluster
     first = cluster.wait_leader()
@@ -136,6 +151,8 @@ def test_p4_no_row_below_the_frontier_is_lost_over_a_crash_failover_and_a_switch
     wanted = ledger.covered(history, record.position)
     assert len(wanted) == len(ledger.rows())  # the last segment was completed: every row lies below the frontier
     assert restored_rows(archived, backup, ledger, wanted, short_path) == []
+    if mode == "command":
+        assert int(third.value("SELECT archived_count FROM pg_stat_archiver")) > 0
     answer = archived.status(old)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "All well" in answer.stdout
