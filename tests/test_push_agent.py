@@ -26,6 +26,7 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.errors import BadName, Conflict, StoreUnavailable, WrongCluster
 from walkeeper.layout import Layout
+from walkeeper.push.place import Place
 
 pytestmark = pytest.mark.postgres
 SIZE = SegmentSize(MIB)
@@ -226,11 +227,11 @@ def test_work_that_takes_long_is_joined_and_not_begun_again(
     go = threading.Event()
     begun: list[str] = []
 
-    def slowly(segment: Segment) -> None:
-        begun.append(segment.name)
+    def slowly(place: Place) -> None:
+        begun.append(place.name)
         go.wait(20)
 
-    monkeypatch.setattr(node.pushing, "_known", slowly)
+    monkeypatch.setattr(node.pushing, "_push", slowly)
     node.pushing.stop()
     for _ in range(4):
         with pytest.raises(AtIt):

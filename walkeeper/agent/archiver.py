@@ -105,7 +105,7 @@ class Archiver:
         """Whether it is being stored, or will be next, and has not failed. Safe from every thread."""
         return segment in self._taken and segment not in self._failing and not self._stopping.is_set()
 
-    def offer(self, receipt: Receipt, mtime_ns: int) -> None:
+    def offer(self, receipt: Receipt, mtime_ns: int | None) -> None:
         """Somebody else on this node stored it: the frontier may pass it. Safe from every thread."""
         self.receipts.add(receipt, mtime_ns)
         self._offered.put(receipt)

@@ -34,7 +34,7 @@ class FromPgWal:
         self._observed = observed
         self._troubles = troubles
         self._clock = clock
-        self._read_at: dict[Segment, int] = {}
+        self._read_at: dict[Segment, int | None] = {}
         self._retry = Backoff(0.2, 10)
         self._retry_at = 0.0
 

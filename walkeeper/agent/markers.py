@@ -20,20 +20,19 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.core.receipt import Receipt
+from walkeeper.push.wal_file import TICK_NS
 
 ARCHIVED: Final = "archived"
 BEFORE: Final = ".before"
-RACY_NS: Final = 50_000_000
-"""A file that was written so short a time ago may be written again without a change of its time: kernels count in ticks."""
 
 
 class Markers:
-    """For one thread, where it does not say otherwise. Raises OSError where the run directory cannot be written."""
+    """For one thread. Raises OSError where the run directory cannot be written."""
 
     def __init__(self, run_directory: Path, config: Path) -> None:
         self._base = run_directory / f"{ARCHIVED}{config}"
         self._run: Path | None = None
-        self._laid: dict[str, int] = {}
+        self._laid: set[str] = set()
 
     def follow(self, run: str | None) -> None:
         """Which run of the server they are for; those of every other one are removed."""
@@ -49,10 +48,6 @@ class Markers:
     def __contains__(self, name: str) -> bool:
         return name in self._laid
 
-    def mtime_of(self, name: str) -> int | None:
-        """The time that the marked file had; None for one without a marker. Safe from every thread."""
-        return self._laid.get(name)
-
     def lay(self, receipt: Receipt, mtime_ns: int) -> bool:
         """For the file with those bytes and that time; False while it is too young, or where times are too coarse."""
         if self._run is None:
@@ -61,18 +56,18 @@ class Markers:
         marker = self._run / name
         laid = _set(marker.with_name(name + BEFORE), mtime_ns, -1) and _set(marker, mtime_ns, 1)
         if laid:
-            self._laid[name] = mtime_ns
+            self._laid.add(name)
         return laid
 
     def keep_only(self, names: Collection[str]) -> None:
         """Remove what PostgreSQL does not ask for any more."""
         if self._run is None:
             return
-        for name in self._laid.keys() - set(names):
+        for name in self._laid.difference(names):
             for half in (name, name + BEFORE):  # in this order: the second alone counts for nothing
                 with contextlib.suppress(FileNotFoundError):
                     (self._run / half).unlink()
-            del self._laid[name]
+            self._laid.discard(name)
 
 
 def _set(path: Path, mtime_ns: int, distance: int) -> bool:
@@ -85,7 +80,7 @@ def _set(path: Path, mtime_ns: int, distance: int) -> bool:
         exact = os.fstat(descriptor).st_mtime_ns == mtime_ns + distance
     finally:
         os.close(descriptor)
-    if not exact or born_ns < mtime_ns + RACY_NS:
+    if not exact or born_ns < mtime_ns + TICK_NS:
         new.unlink()
         return False
     new.rename(path)

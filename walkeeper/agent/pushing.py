@@ -134,18 +134,21 @@ class Pushing:
             job.ended.set()
 
     def _push(self, place: Place) -> None:
-        if self._is_marked(place):
-            return
-        pushed = self._pusher.push(place, self._known)
         archiver = self._agent.archiver
+        if archiver is not None and self._was_compared(place, archiver):
+            return
+        pushed = self._pusher.push(place, archiver.receipts.get if archiver is not None else lambda _: None)
         if pushed.receipt is not None and archiver is not None and pushed.receipt.segment.size == archiver.size:
             archiver.offer(pushed.receipt, pushed.mtime_ns)
 
-    def _is_marked(self, place: Place) -> bool:
-        """What the shell script looks at: it is this very file that was compared."""
-        mtime_ns = self._markers.mtime_of(place.name)
-        if mtime_ns is None:
+    def _was_compared(self, place: Place, archiver: Archiver) -> bool:
+        """Whether it is the very file whose bytes the receipt is for, as its modification time proves."""
+        if not isinstance(place.file, Segment):
             return False
+        segment = Segment.parse(place.name, archiver.size)
+        if self._expected(archiver, segment) is None:
+            return False
+        mtime_ns = archiver.receipts.mtime_of(segment)
         try:
             found = place.path.lstat()
             ours = place.pg_wal.samefile(self._place.pg_wal)
@@ -153,10 +156,9 @@ class Pushing:
             return False
         return ours and stat.S_ISREG(found.st_mode) and found.st_mtime_ns == mtime_ns
 
-    def _known(self, segment: Segment) -> Receipt | None:
+    def _expected(self, archiver: Archiver, segment: Segment) -> Receipt | None:
         """A receipt, also one that is about to come: what the archiver has in hand is not stored a second time."""
-        archiver = self._agent.archiver
-        if archiver is None or segment.size != archiver.size or not archiver.history.contains(segment):
+        if not archiver.history.contains(segment):
             return None
         coming = COMING if self._streams and segment.end > archiver.stored_up_to else 0.0
         receipt = archiver.receipts.get(segment, coming)
@@ -235,7 +237,7 @@ class Pushing:
                     return False
                 receipt, mtime_ns = pushed.receipt, pushed.mtime_ns
                 archiver.receipts.add(receipt, mtime_ns)
-            return self._markers.lay(receipt, mtime_ns)
+            return mtime_ns is not None and self._markers.lay(receipt, mtime_ns)
         except WalkeeperError:
             return False
 

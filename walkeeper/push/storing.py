@@ -34,9 +34,9 @@ Known = Callable[[Segment], Receipt | None]
 
 
 class Pushed:
-    """A file that the archive has. ``receipt`` is that of a segment, with the file's modification time."""
+    """A file that the archive has. ``receipt`` is that of a segment, ``mtime_ns`` as in WalBytes."""
 
-    def __init__(self, receipt: Receipt | None = None, mtime_ns: int = 0) -> None:
+    def __init__(self, receipt: Receipt | None = None, mtime_ns: int | None = None) -> None:
         self.receipt = receipt
         self.mtime_ns = mtime_ns
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,12 +16,19 @@ MAX_BYTES: Final = 1024 * MIB
 """No file that PostgreSQL archives is larger than its largest segment."""
 
 
+TICK_NS: Final = 50_000_000
+"""Kernels stamp files by a clock that ticks, at least every 10 ms."""
+
+
 @dataclass(frozen=True, slots=True)
 class WalBytes:
-    """A file's content, and the modification time that it had before and after it was read."""
+    """A file's content, and the modification time that it had before and after it was read.
+
+    ``mtime_ns`` is None where it says nothing: a file that was written a moment ago may be written again without a change of it.
+    """
 
     plain: bytes
-    mtime_ns: int
+    mtime_ns: int | None
 
 
 def read_wal_file(path: Path, limit: int = MAX_BYTES) -> WalBytes:
@@ -52,7 +60,9 @@ def _read(path: Path, descriptor: int, limit: int) -> WalBytes:
     after = os.fstat(descriptor)
     if len(plain) != before.st_size or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         raise BadSegment(f"{path}: it changed while it was read", hint="Something else writes to it.")
-    return WalBytes(plain, before.st_mtime_ns)
+    # The clock that the stamps come from, read after the file was. Where another one makes them, the worst is a second look.
+    settled = time.clock_gettime_ns(time.CLOCK_REALTIME) - before.st_mtime_ns > TICK_NS
+    return WalBytes(plain, before.st_mtime_ns if settled else None)
 
 
 def _unreadable(path: Path, error: OSError) -> BadSegment | PostgresError:
