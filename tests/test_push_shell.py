@@ -133,8 +133,8 @@ def the_other_half(call: Call) -> None:
     call.marker.unlink()
 
 
-def asked_for_no_more(call: Call) -> None:
-    call.markers.keep_only([])
+def one_of_too_many(call: Call) -> None:
+    call.markers.forget_old(0)
 
 
 def a_new_run(call: Call) -> None:
@@ -145,7 +145,7 @@ def a_new_run(call: Call) -> None:
 @pytest.mark.parametrize(
     "happens",
     [changed, older_file, younger_by_a_nanosecond, older_by_a_nanosecond, a_link, gone, another_start, no_server,
-     a_dead_server, a_garbled_pid_file, a_wiped_run_directory, half_a_marker, the_other_half, asked_for_no_more, a_new_run],
+     a_dead_server, a_garbled_pid_file, a_wiped_run_directory, half_a_marker, the_other_half, one_of_too_many, a_new_run],
 )  # fmt: skip
 def test_p1_a_marker_counts_for_the_very_file_and_server_run_alone(
     call: Call, happens: Callable[[Call], None], shell: str
@@ -167,7 +167,7 @@ def test_p1_another_configuration_has_markers_of_its_own(call: Call) -> None:
 
 
 def test_p1_a_file_that_may_still_be_written_in_the_same_tick_gets_no_marker(call: Call) -> None:
-    call.markers.keep_only([])
+    call.markers.forget_old(0)
     call.path.touch()
     now = call.path.stat().st_mtime_ns
     os.utime(call.path, ns=(now + 10**9,) * 2)  # or a clock that was set back

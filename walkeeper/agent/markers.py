@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,7 @@ from walkeeper.push.wal_file import TICK_NS
 
 ARCHIVED: Final = "archived"
 BEFORE: Final = ".before"
+KEPT: Final = 1024
 
 
 class Markers:
@@ -32,7 +32,7 @@ class Markers:
     def __init__(self, run_directory: Path, config: Path) -> None:
         self._base = run_directory / f"{ARCHIVED}{config}"
         self._run: Path | None = None
-        self._laid: set[str] = set()
+        self._laid: dict[str, None] = {}
 
     def follow(self, run: str | None) -> None:
         """Which run of the server they are for; those of every other one are removed."""
@@ -56,18 +56,17 @@ class Markers:
         marker = self._run / name
         laid = _set(marker.with_name(name + BEFORE), mtime_ns, -1) and _set(marker, mtime_ns, 1)
         if laid:
-            self._laid.add(name)
+            self._laid[name] = None
         return laid
 
-    def keep_only(self, names: Collection[str]) -> None:
-        """Remove what PostgreSQL does not ask for any more."""
-        if self._run is None:
-            return
-        for name in self._laid.difference(names):
+    def forget_old(self, kept: int = KEPT) -> None:
+        """Remove the oldest above that number. They are true for as long as they lie there; only the room is bounded."""
+        while self._run is not None and len(self._laid) > kept:
+            name = next(iter(self._laid))
             for half in (name, name + BEFORE):  # in this order: the second alone counts for nothing
                 with contextlib.suppress(FileNotFoundError):
                     (self._run / half).unlink()
-            self._laid.discard(name)
+            del self._laid[name]
 
 
 def _set(path: Path, mtime_ns: int, distance: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import queue
 import stat
 import threading
 from collections.abc import Mapping
@@ -41,7 +42,7 @@ BUSY_LOOK: Final = 0.05
 LATER: Final = 0.5
 """Seconds until one that could not be marked is looked at again."""
 AHEAD: Final = 256
-"""Markers at a time: what PostgreSQL's archiver takes in one go is far less."""
+"""Segments that are looked at together; fewer than the markers that are kept."""
 
 
 class AtIt(WalkeeperError):
@@ -73,6 +74,7 @@ class Pushing:
         self._markers = Markers(run_directory, config.source)
         self._lock = threading.Lock()
         self._jobs: dict[Place, _Job] = {}
+        self._pushed: queue.SimpleQueue[tuple[Receipt, int]] = queue.SimpleQueue()
         self._later: dict[str, float] = {}
         self._troubled: dict[str, str] = {}
         self._stopping = threading.Event()
@@ -140,6 +142,8 @@ class Pushing:
         pushed = self._pusher.push(place, archiver.receipts.get if archiver is not None else lambda _: None)
         if pushed.receipt is not None and archiver is not None and pushed.receipt.segment.size == archiver.size:
             archiver.offer(pushed.receipt, pushed.mtime_ns)
+            if pushed.mtime_ns is not None:
+                self._pushed.put((pushed.receipt, pushed.mtime_ns))
 
     def _was_compared(self, place: Place, archiver: Archiver) -> bool:
         """Whether it is the very file whose bytes the receipt is for, as its modification time proves."""
@@ -206,7 +210,7 @@ class Pushing:
         self._markers.follow(run_of(self._place.data_directory))
         status = self._place.pg_wal / "archive_status"
         ready = _ready(status)
-        self._markers.keep_only(ready)
+        self._mark_pushed()
         for name in set(self._troubled.copy().values()):
             if name in self._markers or not (status / f"{name}.ready").exists():
                 self._over(name)
@@ -223,6 +227,12 @@ class Pushing:
             if self._stopping.is_set():
                 break
         return True
+
+    def _mark_pushed(self) -> None:
+        """What was handed over may be asked for again: after a crash of the server, or by Patroni."""
+        while not self._pushed.empty():
+            self._markers.lay(*self._pushed.get())
+        self._markers.forget_old()
 
     def _mark(self, archiver: Archiver, name: str) -> bool:
         """False where it could not be done: the call will find out why, and tell PostgreSQL."""
