@@ -18,6 +18,7 @@ MAX_SOCKET_PATH = 107
 
 _NAME_LENGTH = 40
 _SAYING = ("WALKEEPER_", "PATRONI_", "AWS_")
+_TESTS = "WALKEEPER_TEST_"
 _SUFFIX = ".sock"
 
 
@@ -53,7 +54,7 @@ def restore_socket_path(socket: str, environ: os._Environ[str] | dict[str, str])
 
     Another for another environment, which can say all that the configuration can.
     """
-    said = sorted((name, value) for name, value in environ.items() if name.startswith(_SAYING))
+    said = sorted(item for item in environ.items() if item[0].startswith(_SAYING) and not item[0].startswith(_TESTS))
     name = crc32(f"{socket} {said}".encode("utf-8", "surrogateescape"))
     return f"{os.path.dirname(socket)}/restore-{name:08x}{_SUFFIX}"
 
