@@ -17,6 +17,7 @@ from tests.agents import command_line
 from tests.archived import BATCH, Archived, archived, rows, wait_rows
 from tests.parts.postgres import REPLICATOR, Postgres, restore_server
 from tests.parts.processes import new_directory, wait_until
+from tests.parts.scripted_s3 import ScriptedS3, deaf
 from tests.restoring import SCRIPT, listening
 from tests.twins.memory_record import MemoryDcs
 from tests.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
@@ -157,6 +158,28 @@ def test_an_agent_that_comes_and_goes_changes_nothing(bare: Bare) -> None:
             if not path.exists():
                 path.with_suffix(".later").rename(path)
     assert server.value("SELECT pg_is_in_recovery()")
+
+
+def test_p9_a_promotion_waits_for_a_store_that_hangs_once_and_not_for_each_call(bare: Bare) -> None:
+    server = bare.server("standby.signal")
+    with bare.agent():
+        server.start()
+        wait_rows(server, bare.archive.rows)
+    with ScriptedS3() as s3:
+        s3.always("GET", deaf)
+        where = {"bucket": "wal", "endpoint": s3.endpoint, "region": "x", "path_style": True}
+        bare.archive.configure(
+            store={"s3": where | {"access_key_id": "first-key", "secret_access_key": "of-the-tests"}}
+        )
+        with bare.agent():
+            before = server.log.stat().st_size
+            server.promote()
+            said = server.log.read_text()[before:]
+        s3.closing.set()
+    assert not server.value("SELECT pg_is_in_recovery()")
+    assert rows(server) == bare.archive.rows
+    assert said.count("has not answered within") <= 1
+    assert said.count("does not answer at the moment") >= 2
 
 
 def test_p9_eight_restores_at_once_on_one_host(bare: Bare) -> None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 import sys
+from _json import encode_basestring_ascii as quoted  # json itself costs as much as the interpreter
+from _json import scanstring
 from time import monotonic
 
 if __name__ == "__main__":  # the script's own directory has modules of other names, and is not on the path under -I
@@ -32,6 +34,10 @@ SAID = {DELIVERED: 10, ABSENT: 11}
 """What the shell is told. Python itself ends with 1 when it cannot begin, which must not be taken for ABSENT."""
 
 
+_IS_ABSENT = '{"ok": true, "delivered": false}\n'
+_LIES_AT = '{"ok": true, "delivered": true, "path": "'
+
+
 def restore(config: str, name: str, destination: str, link: str = "") -> int | None:
     """DELIVERED, ABSENT, ASK_AGAIN, STOP_RECOVERY, or None: it is to be done here.
 
@@ -40,26 +46,46 @@ def restore(config: str, name: str, destination: str, link: str = "") -> int | N
     That nobody can tell is final where PostgreSQL asks again by itself or has the file anyway: on a standby, and
     while one is promoted, which waits for each answer. Otherwise the slow way tries until its deadline.
     """
-    import json  # noqa: PLC0415 - after the modules that are needed in any case
-
     place = os.path.join(os.getcwd(), destination)
-    request = {"verb": "restore", "file": name, "destination": place, "pid": os.getpid(), "ready": link, "waited": 0.0}
     begun = monotonic()
     try:
         agent = rundir.socket_path(os.path.abspath(config), os.environ)
-        reply = json.loads(_exchange(agent, json.dumps(request).encode()))
+        reply = _ask(agent, name, place, link, 0.0)
         while reply.get("wait") is True:
-            request["waited"] = monotonic() - begun
-            reply = json.loads(_exchange(agent, json.dumps(request).encode()))
+            reply = _ask(agent, name, place, link, monotonic() - begun)
         if reply.get("ok") is not True:
             final = reply.get("final") is True or _will_ask_again(place)
             return _cannot_tell(name, place, reply) if final else None
         if reply["delivered"] is not True:
             return ABSENT
-        os.rename(reply["path"], place)
+        os.rename(str(reply["path"]), place)
     except (OSError, ValueError, KeyError, rundir.RunDirectoryError, ask.NoAnswer):
         return None
     return DELIVERED
+
+
+def _ask(agent: str, name: str, place: str, link: str, waited: float) -> dict[str, object]:
+    """One request and its reply. Raises NoAnswer, or ValueError for one that is not understood."""
+    texts = ", ".join(
+        f'"{key}": {quoted(text)}' for key, text in (("file", name), ("destination", place), ("ready", link))
+    )
+    request = f'{{"verb": "restore", {texts}, "pid": {os.getpid()}, "waited": {waited}}}'
+    return _understood(_exchange(agent, request.encode("ascii")).decode())
+
+
+def _understood(reply: str) -> dict[str, object]:
+    """The two usual replies without json."""
+    if reply == _IS_ABSENT:
+        return {"ok": True, "delivered": False}
+    if reply.startswith(_LIES_AT):
+        path, _ = scanstring(reply, len(_LIES_AT))
+        return {"ok": True, "delivered": True, "path": path}
+    import json  # noqa: PLC0415
+
+    found = json.loads(reply)
+    if not isinstance(found, dict):
+        raise ValueError(reply)  # noqa: TRY004 - it is no value that is understood
+    return found
 
 
 def _exchange(agent: str, line: bytes) -> bytes:

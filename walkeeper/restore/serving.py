@@ -99,7 +99,8 @@ class Restoring:
     def _fetch(self, layout: Layout, name: str, recovery: Recovery | None, *, patient: bool) -> bytes | None:
         """From the store, in a thread that goes on when nobody waits any more. Raises TimeoutError, then."""
         if not patient and self._clock.monotonic() < self._trouble_until:
-            raise CannotTell(f"{self.store_url}: it does not answer at the moment", hint="Its log says more.")
+            hint = f"It is asked again {TROUBLE:g} s after it failed. Look at the store and the way to it."
+            raise CannotTell(f"{self.store_url}: it does not answer at the moment", hint=hint)
         key = layout.root, name
         with self._lock:
             fetch = self._fetches.get(key)
