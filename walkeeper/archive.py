@@ -272,6 +272,21 @@ def opened(layout: Layout, codec: Codec, file: WalFile, suffix: str, body: Body)
     return plain
 
 
+def parts(layout: Layout, codec: Codec, segment: Segment, suffix: str, body: Body) -> Iterator[bytes]:
+    """As ``opened``, piece by piece: what came is what was archived only if this ends without CannotTell or Refused."""
+    sha256 = hashlib.sha256()
+    size = 0
+    for part in codec.parts(suffix, body, segment.size):
+        if size == 0:
+            check_header(SegmentHeader.parse(part, segment.name), segment, layout.system_identifier)
+        sha256.update(part)
+        size += len(part)
+        yield part
+    _check_sum(body.metadata, sha256.hexdigest(), segment)
+    if size != segment.size:
+        raise CannotTell(f"{segment}: {size} bytes, a whole one has {segment.size}", hint="It is damaged.")
+
+
 def prove_archive(store: Store, layout: Layout, name: str) -> None:
     """That what is not here is not archived. Raises CannotTell where no archive was ever begun."""
     if next(iter(store.list(layout.starts)), None) is None:
@@ -282,9 +297,7 @@ def prove_archive(store: Store, layout: Layout, name: str) -> None:
 
 
 def _check_fetched(metadata: Mapping[str, str], plain: bytes, file: WalFile, layout: Layout) -> None:
-    stated = metadata.get("sha256")
-    if stated is not None and stated != hashlib.sha256(plain).hexdigest():
-        raise CannotTell(f"{file.name}: its content is not what its checksum says", hint="It is damaged in the store.")
+    _check_sum(metadata, hashlib.sha256(plain).hexdigest(), file)
     if isinstance(file, Segment):
         header = SegmentHeader.parse(plain, file.name)
         check_header(header, Segment.parse(file.name, header.segment_size), layout.system_identifier)
@@ -292,6 +305,11 @@ def _check_fetched(metadata: Mapping[str, str], plain: bytes, file: WalFile, lay
             raise CannotTell(
                 f"{file.name}: {len(plain)} bytes, a whole one has {header.segment_size}", hint="It is damaged."
             )
+
+
+def _check_sum(metadata: Mapping[str, str], sha256: str, file: WalFile) -> None:
+    if metadata.get("sha256", sha256) != sha256:
+        raise CannotTell(f"{file.name}: its content is not what its checksum says", hint="It is damaged in the store.")
 
 
 def _stated_sha256(info: ObjectInfo, size: int) -> str | None:

@@ -6,6 +6,7 @@ Only what is there is fetched ahead: that something is absent is found out anew 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -92,7 +93,11 @@ class Prefetcher:
             if recovery.over:
                 return
             recovery.under_way.add(segment)
-        self._lay(recovery, segment, plain)
+        try:
+            self._lay(recovery, segment, [plain])
+        except OSError as problem:
+            self._lay(recovery, segment, None)
+            self._failed(segment, problem)
 
     @property
     def recoveries(self) -> int:
@@ -113,14 +118,7 @@ class Prefetcher:
     def work(self) -> None:
         """Fetch one segment after the other."""
         while (job := self._next_job()) is not None:
-            recovery, segment = job
-            plain = None
-            try:
-                plain = self._source.complete(recovery.layout, segment)
-            except (WalkeeperError, OSError, MemoryError) as problem:
-                self._failed(segment, problem)
-            self._lay(recovery, segment, plain)
-            del plain  # or it would stay in memory until the next one
+            self._fetch(*job)
 
     def close(self) -> None:
         """Let the threads end, and remove all that lies ready."""
@@ -148,14 +146,19 @@ class Prefetcher:
                 return recovery, segment
         return None
 
-    def _lay(self, recovery: Recovery, segment: Segment, plain: bytes | None) -> None:
-        laid = False
+    def _fetch(self, recovery: Recovery, segment: Segment) -> None:
         try:
-            if plain is not None and not recovery.over:
-                recovery.shelf.lay(segment.name, plain)
-                laid = True
-        except OSError as problem:
-            self._failed(segment, problem)
+            self._lay(recovery, segment, self._source.complete(recovery.layout, segment))
+        except (WalkeeperError, OSError, MemoryError) as problem:
+            self._lay(recovery, segment, None)
+            if not recovery.over:
+                self._failed(segment, problem)
+
+    def _lay(self, recovery: Recovery, segment: Segment, parts: Iterable[bytes] | None) -> None:
+        """Raises OSError, and what ``parts`` raises."""
+        laid = parts is not None and not recovery.over
+        if parts is not None and laid:
+            recovery.shelf.lay(segment.name, parts)
         with self._changed:
             recovery.under_way.discard(segment)
             (recovery.ready if laid else recovery.barren).add(segment)

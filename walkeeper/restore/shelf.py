@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -63,12 +64,13 @@ class Shelf:
         """Whether a file gets from here to pg_wal by a rename."""
         self._link: Path | None = None
 
-    def lay(self, name: str, plain: bytes) -> None:
-        """Whole, or not at all. Raises OSError. Its bytes are on their way to the disk: PostgreSQL syncs what it restores."""
+    def lay(self, name: str, parts: Iterable[bytes]) -> None:
+        """Whole, or not at all. Raises OSError, and what ``parts`` raises. Not synced: PostgreSQL syncs what it takes over."""
         tmp = self.directory / f".{name}"
         fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            durable.write_all(fd, plain)
+            for part in parts:
+                durable.write_all(fd, part)
             tmp.rename(self.directory / name)
         except BaseException:
             with contextlib.suppress(OSError):

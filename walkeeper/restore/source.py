@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from walkeeper.archive import opened, prove_archive, suffixes, wal_file
+from walkeeper.archive import opened, parts, prove_archive, suffixes, wal_file
 from walkeeper.codec import Codec
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.layout import Layout
@@ -43,13 +43,15 @@ class Source:
                 self._proved.add(layout.root)
         return None
 
-    def complete(self, layout: Layout, segment: Segment) -> bytes | None:
-        """The same for a segment that nobody has asked for yet, by one request if it is there. None proves nothing."""
+    def complete(self, layout: Layout, segment: Segment) -> Iterator[bytes] | None:
+        """A segment that nobody has asked for yet, by one request if it is there; it is whole if the iteration ends without an
+        error of the same kinds. None proves nothing.
+        """
         for suffix in sorted(suffixes(segment), key=lambda suffix: suffix != self._usual):
             body = self.store.get(layout.file(segment, suffix))
             if body is not None:
                 self._usual = suffix
-                return opened(layout, self._codec, segment, suffix, body)
+                return parts(layout, self._codec, segment, suffix, body)
         return None
 
 
