@@ -10,8 +10,13 @@ import sys
 _SITE = ("site-packages", "dist-packages")
 
 
-def start(arguments: list[str], log: str) -> None:
-    """Run this Python with ``arguments`` in a session of its own, standard output and error to ``log``, which it empties.
+KEPT = 3
+"""The number that a descriptor has which is kept open."""
+
+
+def start(arguments: list[str], log: str, keep: int | None = None) -> None:
+    """Run this Python with ``arguments`` in a session of its own, standard output and error to ``log``, which it empties. Of
+    other descriptors it has ``keep`` alone, as KEPT.
 
     Raises OSError where nothing can be forked; returns in the caller only, and before the process has done anything.
     """
@@ -22,27 +27,30 @@ def start(arguments: list[str], log: str) -> None:
     try:
         os.setsid()
         if os.fork() == 0:
-            _become(arguments, log)
+            _become(arguments, log, keep)
     except OSError as error:
         os.write(2, f"walkeeper: WARNING {arguments} cannot be started: {error}\n".encode("utf-8", "replace"))
     finally:
         os._exit(0)  # also after an error: what follows the call belongs to the caller alone
 
 
-def _become(arguments: list[str], log: str) -> None:
+def _become(arguments: list[str], log: str, keep: int | None) -> None:
     os.chdir("/")
     os.umask(0o077)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
     null = os.open(os.devnull, os.O_RDWR)
+    kept = null if keep is None else keep
     try:
         out = os.open(log, flags, 0o600)
     except OSError:
         out = null
-    null, out = _above_standard(null), _above_standard(out)
+    null, out, kept = _above_standard(null), _above_standard(out), _above_standard(kept)
     os.dup2(null, 0)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    os.closerange(3, 1024)
+    if keep is not None:
+        os.dup2(kept, KEPT)
+    os.closerange(KEPT if keep is None else KEPT + 1, 1024)
     program = sys.executable or "/usr/bin/python3"
     os.execve(program, [program, "-P", *arguments], environment())  # noqa: S606 - a list, no shell
 

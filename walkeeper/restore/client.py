@@ -1,8 +1,8 @@
 """``restore-wal`` the light way: ask who has the store open, and put in place what is laid ready.
 
 PostgreSQL runs restore_command once per segment, and a promotion waits for several of them: loading the SDK of a store
-each time takes longer than fetching. Asked are this node's agent, and on a host without one the process that
-``walkeeper.restore.command`` has started. Where nobody answers, or cannot tell, that module does the work itself.
+each time takes longer than fetching. Asked are this node's agent, and on a host without one a process that the first
+call starts. Where nobody answers, or cannot tell, ``walkeeper.restore.command`` does the work itself.
 
 Runs by itself for ``walkeeper-restore-wal``, without site-packages: ``python3 -I -S …/client.py CONFIG FILE DEST LINK``.
 """
@@ -49,10 +49,9 @@ def restore(config: str, name: str, destination: str, link: str = "") -> int | N
     place = os.path.join(os.getcwd(), destination)
     begun = monotonic()
     try:
-        agent = rundir.socket_path(os.path.abspath(config), os.environ)
-        reply = _ask(agent, name, place, link, 0.0)
+        socket, reply = _first_ask(config, name, place, link)
         while reply.get("wait") is True:
-            reply = _ask(agent, name, place, link, monotonic() - begun)
+            reply = _ask(socket, name, place, link, monotonic() - begun)
         if reply.get("ok") is not True:
             final = reply.get("final") is True or _will_ask_again(place)
             return _cannot_tell(name, place, reply) if final else None
@@ -64,13 +63,30 @@ def restore(config: str, name: str, destination: str, link: str = "") -> int | N
     return DELIVERED
 
 
-def _ask(agent: str, name: str, place: str, link: str, waited: float) -> dict[str, object]:
+def _ask(socket: str, name: str, place: str, link: str, waited: float) -> dict[str, object]:
     """One request and its reply. Raises NoAnswer, or ValueError for one that is not understood."""
     texts = ", ".join(
         f'"{key}": {quoted(text)}' for key, text in (("file", name), ("destination", place), ("ready", link))
     )
     request = f'{{"verb": "restore", {texts}, "pid": {os.getpid()}, "waited": {waited}}}'
-    return _understood(_exchange(agent, request.encode("ascii")).decode())
+    return _understood(ask.exchange(socket, request.encode("ascii"), PATIENCE).decode())
+
+
+def _first_ask(config: str, name: str, place: str, link: str) -> tuple[str, dict[str, object]]:
+    """Who answers, and the reply. Raises NoAnswer and OSError."""
+    agent = rundir.socket_path(os.path.abspath(config), os.environ)
+    host = rundir.restore_socket_path(agent, os.environ)
+    for socket in (agent, host):
+        try:
+            return socket, _ask(socket, name, place, link, 0.0)
+        except ask.NoAnswer as nobody:
+            if nobody.listening:
+                raise
+    from walkeeper.restore import host_start  # noqa: PLC0415
+
+    if not host_start.start(config, host, place):
+        raise ask.NoAnswer(f"{host}: nobody is there", listening=False)
+    return host, _ask(host, name, place, link, 0.0)
 
 
 def _understood(reply: str) -> dict[str, object]:
@@ -86,16 +102,6 @@ def _understood(reply: str) -> dict[str, object]:
     if not isinstance(found, dict):
         raise ValueError(reply)  # noqa: TRY004 - it is no value that is understood
     return found
-
-
-def _exchange(agent: str, line: bytes) -> bytes:
-    """Raises NoAnswer."""
-    try:
-        return ask.exchange(agent, line, PATIENCE)
-    except ask.NoAnswer as nobody:
-        if nobody.listening:
-            raise
-    return ask.exchange(rundir.restore_socket_path(agent, os.environ), line, PATIENCE)
 
 
 def _will_ask_again(place: str) -> bool:

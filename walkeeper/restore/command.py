@@ -28,7 +28,7 @@ from walkeeper.config import load
 from walkeeper.deadline import Deadline, DeadlineExceeded
 from walkeeper.errors import CannotTell, WalkeeperError
 from walkeeper.layout import Layout
-from walkeeper.restore import client, host_start
+from walkeeper.restore import client
 from walkeeper.restore.shelf import running_server
 from walkeeper.restore.source import Source
 from walkeeper.store.open import open_store
@@ -94,9 +94,6 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
     config = load(config_path, environ)
     layout = Layout(config.scope, config.group, read_system_identifier(data_directory))
     codec = open_codec(config)
-    server = running_server(data_directory)
-    if server is not None:
-        host_start.start(config_path, server.pid, environ)
     once = will_ask_again(data_directory)
     settings = _impatient(config.store) if once else config.store
     source = Source(open_store(settings), codec, far=isinstance(settings, S3Settings))

@@ -11,16 +11,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from walkeeper import events, rundir
+from walkeeper import detached, events, rundir
 from walkeeper.clock import SystemClock
-from walkeeper.config import Config, load
 from walkeeper.control import AgentLock, ControlServer
 from walkeeper.errors import CannotTell, ConfigError, WalkeeperError
-from walkeeper.restore.serving import Restoring
-from walkeeper.store.open import open_store
+
+if TYPE_CHECKING:
+    from walkeeper.config import Config
 
 WAKE_SECONDS: Final = 0.5
 FIRST_SECONDS: Final = 10.0
@@ -41,6 +42,11 @@ def main(config_path: Path) -> int:
 
 
 def _serve(config_path: Path, socket: Path, lock: AgentLock) -> int:
+    # Imported under the lock: of several that are started at once, one takes its time.
+    from walkeeper.config import load  # noqa: PLC0415
+    from walkeeper.restore.serving import Restoring  # noqa: PLC0415
+    from walkeeper.store.open import open_store  # noqa: PLC0415
+
     config = load(config_path, os.environ)
     before = _files(config)
     if load(config_path, os.environ) != config:
@@ -66,6 +72,8 @@ def _serve(config_path: Path, socket: Path, lock: AgentLock) -> int:
     control.open()
     restoring.start(begin)
     begin("control", control.run)
+    with suppress(OSError):
+        os.close(detached.KEPT)  # who started it may ask now
     events.info("restore_host_started", pid=os.getpid(), store=restoring.store_url)
     try:
         needed_at = time.monotonic() + FIRST_SECONDS

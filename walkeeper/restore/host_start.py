@@ -1,27 +1,50 @@
 """Starting the process that prefetches on a host without an agent. That it cannot be started is never an error: the command
-works without it, more slowly."""
+works without it, more slowly. Light: the client uses it."""
+
+# ruff: noqa: PTH100, PTH110, PTH118, PTH120 - pathlib costs more than all that this program does
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping
-from pathlib import Path
+import select
+from time import monotonic, sleep
 
 from walkeeper import detached, rundir
 
+PATIENCE = 3.0
+"""Seconds for it to begin."""
 
-def start(config: Path, postmaster: int, environ: Mapping[str, str]) -> None:
-    """Unless there is one. The caller has no threads yet."""
-    if postmaster == 1:
-        return  # it would inherit the process, and takes the death of a child that it does not know for a crash
+
+def start(config: str, socket: str, place: str) -> bool:
+    """Whether there is now somebody to ask at ``socket``, for a server that wants a file at ``place``. Raises OSError."""
+    if not _of_a_server(place):
+        return False
+    lock = rundir.lock_path(socket)
+    until = monotonic() + PATIENCE
+    if _is_free(lock):
+        reader, writer = os.pipe()
+        arguments = ["-m", "walkeeper.restore.host", os.path.abspath(config)]
+        detached.start(arguments, rundir.start_log_path(socket), writer)
+        os.close(writer)
+        select.select([reader], [], [], PATIENCE)  # its end is closed when it serves, or has ended
+        os.close(reader)
+    while not os.path.exists(socket):  # another call may have started it
+        if _is_free(lock) or monotonic() > until:
+            return False
+        sleep(0.02)
+    return True
+
+
+def _of_a_server(place: str) -> bool:
+    """Not of pg_rewind, which is served best by itself. Nor of one that is process 1: it would inherit the process, and takes
+    the death of a child that it does not know for a crash.
+    """
     try:
-        agent = rundir.socket_path(config.absolute(), dict(environ))
-        socket = rundir.restore_socket_path(agent, dict(environ))
-        if _is_free(rundir.lock_path(agent)) and _is_free(rundir.lock_path(socket)):
-            detached.start(["-m", "walkeeper.restore.host", str(config.absolute())], rundir.start_log_path(socket))
-    except (OSError, rundir.RunDirectoryError):
-        return
+        with open(os.path.join(os.path.dirname(os.path.dirname(place)), "postmaster.pid")) as file:
+            return file.readline().strip() != "1"
+    except OSError:
+        return False
 
 
 def _is_free(lock: str) -> bool:
