@@ -383,9 +383,9 @@ def test_h8_a_shutdown_does_not_wait_for_it(archive: Archived, recover: Callable
     server = recover("standby.signal")
     script = server.directory / "restore.py"
     script.write_text(
-        f"import sys, time\nfrom walkeeper.restore.source import Source\n"
+        f"import sys, time\nfrom walkeeper.restore import client\n"
         f"def fetch(*_):\n    open({str(server.directory / 'asked')!r}, 'w').close()\n    time.sleep(60)\n"
-        f"Source.deliver = fetch\nfrom walkeeper.cli import main; sys.exit(main())\n"
+        f"client.restore = fetch\nfrom walkeeper.cli import main; sys.exit(main())\n"
     )
     server.configure({"restore_command": archive.command().replace("-m walkeeper", str(script))})
     server.start(wait=False)
