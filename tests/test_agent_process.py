@@ -479,6 +479,24 @@ def test_p10_what_it_lacks_is_said_with_a_hint_and_it_recovers_when_that_is_mend
     assert agent.stop() == 0
 
 
+def test_i3_a_real_agents_page_shows_where_the_archive_stands(machine: Machine) -> None:
+    port = free_port()
+    machine.configure(listen=f"127.0.0.1:{port}")
+
+    def page() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    with machine.start():
+        machine.wait_ready()
+        end = machine.wait_archived(3)
+        wait_until(lambda: f"<dd>{end}<small>" in page(), "the frontier on the page", 10, logs=[machine.log])
+        wait_until(
+            lambda: "all well" in page() and "and the store has the rest" in page(), "a listing", 20, logs=[machine.log]
+        )
+        assert machine.password not in page()
+
+
 def test_i4_a_metrics_port_that_is_taken_is_a_warning(machine: Machine) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

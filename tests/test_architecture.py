@@ -61,6 +61,14 @@ def test_the_core_does_no_io() -> None:
             )
 
 
+def test_the_page_is_a_pure_function_of_its_facts() -> None:
+    known = CORE_MAY_USE | {"base64", "hashlib", "html", "itertools", "math"}
+    for path in (PACKAGE / "page").glob("*.py"):
+        for name in imports(path):
+            ours = name.startswith(("walkeeper.core", "walkeeper.page"))
+            assert ours or name.split(".")[0] in known, (path.name, name)
+
+
 def test_the_layers_are_used_from_the_top_down() -> None:
     for path in modules():
         layer = place(path).split("/")[0].removesuffix(".py")

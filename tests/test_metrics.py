@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -21,8 +19,7 @@ from tests.parts.processes import free_port
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from tests.worlds import config_of
-from walkeeper import events
-from walkeeper.agent import metrics
+from walkeeper.agent import metrics, web
 from walkeeper.agent.agent import Agent, Seen
 from walkeeper.agent.report import STALE_SECONDS, report
 from walkeeper.clock import SystemClock
@@ -64,8 +61,13 @@ class Served:
 
     def __init__(self) -> None:
         self.report = deepcopy(KNOWN)
+        self.page = "<!doctype html>"
         self.port = free_port()
-        self.end: Callable[[], None] = metrics.serve("127.0.0.1", self.port, lambda: self.report)
+        pages = web.Pages(lambda: self.report, lambda: self.get_page())  # noqa: PLW0108 - a test may change it
+        self.end: Callable[[], None] = web.serve("127.0.0.1", self.port, pages)
+
+    def get_page(self) -> str:
+        return self.page
 
     def get(self, path: str = "/metrics") -> tuple[int, str]:
         try:
@@ -130,50 +132,6 @@ def test_what_is_not_known_is_left_out(served: Served) -> None:
         "spool_bytes",
     ):
         assert f"walkeeper_{name}" not in found
-
-
-def test_health_is_bad_while_there_is_trouble(served: Served) -> None:
-    assert served.get("/health") == (200, '{"troubles": []}\n')
-    served.report["troubles"] = [TROUBLE]
-    status, text = served.get("/health")
-    assert status == 503
-    assert json.loads(text)["troubles"] == [TROUBLE]
-
-
-def test_another_path_is_not_found(served: Served) -> None:
-    assert served.get("/elsewhere")[0] == 404
-
-
-def test_a_client_that_says_nothing_holds_up_nobody_and_is_given_up(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(metrics._Request, "timeout", 0.3)
-    with socket.create_connection(("127.0.0.1", served.port)) as client:
-        assert served.get()[0] == 200
-        client.settimeout(5)
-        assert client.recv(1) == b""
-
-
-def test_a_port_that_is_taken_is_a_warning(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(events, "warning", lambda word, **facts: said.append(events.line(word, facts)))
-    metrics.serve("127.0.0.1", served.port, dict)()
-    metrics.serve("256.0.0.1", served.port, dict)()
-    assert [line.partition(" listen")[0] for line in said] == ["metrics_not_served"] * 2
-    assert all("hint=" in line for line in said)
-
-
-def test_ipv6_is_served_too() -> None:
-    try:
-        with socket.create_server(("::1", 0), family=socket.AF_INET6):
-            pass
-    except OSError:
-        pytest.skip("no IPv6 on this machine")
-    port = free_port()
-    end = metrics.serve("::1", port, lambda: deepcopy(KNOWN))
-    with urllib.request.urlopen(f"http://[::1]:{port}/health", timeout=5) as answer:
-        assert answer.status == 200
-    end()
 
 
 def test_a_look_that_is_old_is_not_reported_as_the_present(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from walkeeper.agent.local_wal import read_local_wal
 from walkeeper.agent.lost_wal import Sources
 from walkeeper.agent.observed import Observed
 from walkeeper.agent.ownership import NotLeader, take_over
+from walkeeper.agent.samples import Samples
 from walkeeper.agent.source import Source
 from walkeeper.agent.streaming import Streaming
 from walkeeper.agent.troubles import Troubles
@@ -31,6 +32,7 @@ from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.record import Record, decode_record
 from walkeeper.errors import BadRecord, ConfigError, DcsError, PostgresError, SpoolError, WalkeeperError
 from walkeeper.layout import Layout
+from walkeeper.page.facts import Sample
 from walkeeper.postgres import CommandState, Server, ServerState
 from walkeeper.receiver import Receiver, find_program
 from walkeeper.record.base import RecordStore, Topology, Versioned
@@ -95,6 +97,7 @@ class Agent:
         self.archiver: Archiver | None = None
         self.started_at = timestamp()
         self.spool = Spool(config.spool_directory, config.spool_limit)
+        self.samples = Samples()
         self._clock = clock
         self._codec = open_codec(config)
         self._server = Server(config.postgresql, config.agent.dcs_timeout)
@@ -193,7 +196,18 @@ class Agent:
             self._clock.monotonic(), server, seen_slot, record, record_known, leader, leader_known, unsafe,
             self._look_at_command(server),
         )  # fmt: skip
+        self._take_sample()
         self._hand_in_leftovers(server, record)
+
+    def _take_sample(self) -> None:
+        """For the page's charts."""
+        now, server, record = self._clock.monotonic(), self.seen.server, self.seen.record
+        if not self.samples.due(now):
+            return
+        lag = max(0, server.lsn - record.position) if server is not None and record is not None else None
+        self.samples.add(
+            Sample(now, server.lsn if server else None, record.position if record else None, lag, self.lag_seconds())
+        )
 
     def _look_at_server(self) -> ServerState | None:
         state: ServerState | None = None

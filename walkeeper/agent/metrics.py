@@ -1,31 +1,20 @@
-"""The agent's report over HTTP: ``/metrics`` in Prometheus' text format, ``/health`` for load balancers and probes.
+"""The agent's report in Prometheus' text format.
 
 docs/metrics.md is made from the tables here: ``python -m walkeeper.agent.metrics > docs/metrics.md``.
 """
 
 from __future__ import annotations
 
-import json
-import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from socketserver import TCPServer, ThreadingMixIn
-from typing import TYPE_CHECKING, Any, Final, cast
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 
-from walkeeper import events
 from walkeeper.core.lsn import Lsn
 
-if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIEnvironment
-
 Report = Callable[[], dict[str, Any]]
-
-CLIENT_SECONDS: Final = 10.0
-"""What a client may take for its request."""
 
 _GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
     ("archiving", "1 while this node's agent owns the record and archives.", lambda r: r["agent"]["archiving"]),
@@ -98,70 +87,17 @@ class Collector:
         yield about
 
 
-class _Application:
+class Exposition:
+    """``/metrics``."""
+
     def __init__(self, report: Report) -> None:
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(Collector(report))
-        self._report = report
-        self._metrics = make_wsgi_app(registry)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(Collector(report))
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        path = environ.get("PATH_INFO")
-        if path in ("/", "/metrics"):
-            return cast("Iterable[bytes]", self._metrics(environ, start_response))
-        if path == "/health":
-            troubles = self._report()["troubles"]
-            start_response("503 Service Unavailable" if troubles else "200 OK", [("Content-Type", "application/json")])
-            return [json.dumps({"troubles": troubles}).encode() + b"\n"]
-        start_response("404 Not Found", [("Content-Type", "text/plain")])
-        return [b"There are /metrics and /health.\n"]
-
-
-class _Request(WSGIRequestHandler):
-    timeout = CLIENT_SECONDS
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
-        """Nothing: it would be a line every few seconds."""
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        """As the base class, but without asking the DNS for our own name, which can take half a minute."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-        self.setup_environ()
-
-    def handle_error(self, *_: object) -> None:
-        """A client that went away."""
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-def serve(host: str, port: int, report: Report) -> Callable[[], None]:
-    """Begin to serve; returns what ends it. A port that is taken is a warning: archiving goes on without metrics."""
-    try:
-        server = make_server(host, port, _Application(report), _Server6 if ":" in host else _Server, _Request)
-    except OSError as error:
-        events.warning(
-            "metrics_not_served",
-            listen=f"{host}:{port}",
-            error=error.strerror,
-            hint="Set walkeeper.agent.listen to a free port, or to off.",
-        )
-        return lambda: None
-    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
-    thread.start()
-
-    def end() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return end
+    def text(self, accept: str) -> tuple[str, bytes]:
+        """Content type and body, in the format that the ``Accept`` header asks for."""
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(self._registry)
 
 
 def _lsn(part: dict[str, Any] | None, key: str) -> int | None:
@@ -181,7 +117,9 @@ Each agent serves its own at `http://HOST:PORT/metrics` (`agent.listen`, by defa
 format. What the agent does not know at that moment is left out, not guessed: alert on `absent()` too. Positions (LSNs) are
 bytes from the beginning of WAL, as `pg_wal_lsn_diff(lsn, '0/0')` gives them.
 
-`/health` answers 200 while nothing keeps the agent from its work, and 503 with the troubles as JSON otherwise.
+`/health` answers 200 while nothing keeps the agent from its work, and 503 with the troubles as JSON otherwise. `/ready` answers
+200 while the agent looks at everything and PostgreSQL and the DCS answer it, and 503 with the reasons as JSON otherwise. `/` is
+the status page.
 
 | name | kind | labels | |
 | --- | --- | --- | --- |

@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from walkeeper import __version__, events, rundir
-from walkeeper.agent import background, metrics, restarts
+from walkeeper.agent import background, restarts, web
 from walkeeper.agent.agent import Agent
+from walkeeper.agent.facts import facts
 from walkeeper.agent.notify import Notifier
 from walkeeper.agent.pushing import Pushing
 from walkeeper.agent.report import report
+from walkeeper.agent.stock import Stock
 from walkeeper.clock import SystemClock
 from walkeeper.codec import open_codec
 from walkeeper.config import Config, load
 from walkeeper.control import AgentLock, ControlServer
 from walkeeper.errors import AgentError, ConfigError, SpoolError, WalkeeperError
+from walkeeper.page.document import render
 from walkeeper.record.patroni import connect
 from walkeeper.restore.serving import Restoring
 from walkeeper.spool import Spool
@@ -167,7 +170,9 @@ class _Process:
         control.open()
         events.info("agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url)
         listen = config.agent.listen
-        end_metrics = metrics.serve(*listen, lambda: report(agent)) if listen is not None else lambda: None
+        stock = Stock(agent.store, config.scope, config.group, self._clock)
+        pages = web.Pages(lambda: report(agent), lambda: render(facts(agent, stock)))
+        end_web = web.serve(*listen, pages) if listen is not None else lambda: None
         agent.start()
         agent.crew.start("control", control.run)
         restoring.start(agent.crew.start)
@@ -183,7 +188,7 @@ class _Process:
             control.close()
             restoring.stop()
             pushing.stop()
-            end_metrics()
+            end_web()
             agent.stop()
         if following is not None:
             self._wait_for_the_end_of(agent)

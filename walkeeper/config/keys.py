@@ -143,7 +143,9 @@ class AgentKeys(Section, frozen=True):
     poll_interval: Annotated[
         Seconds, Meta(description="How often the agent looks at PostgreSQL, the record and the leader.")
     ] = Seconds(2)
-    listen: Annotated[str | bool, Meta(description="`HOST:PORT` for metrics and health, or `off`.")] = "127.0.0.1:8018"
+    listen: Annotated[
+        str | bool, Meta(description="`HOST:PORT` for the status page, metrics and health, or `off`.")
+    ] = "127.0.0.1:8018"
     log_file: Annotated[
         str | None,
         Meta(description="Standard error; for an agent in the background `agent.log` in the spool directory."),

@@ -1,0 +1,287 @@
+"""The whole page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from walkeeper.page import charts, timelines
+from walkeeper.page.charts import Chart, Line, Point
+from walkeeper.page.facts import Facts, Sample
+from walkeeper.page.look import NO_SCRIPT_SECONDS, SCRIPT, STYLE
+from walkeeper.page.picture import Picture, picture_of, window
+from walkeeper.page.words import count, duration, esc, moment, rate, size
+
+WIDE: Final = 926
+NARROW: Final = 330
+WINDOW: Final = 64
+"""Segments in the picture of the newest WAL."""
+SAMPLE_SECONDS: Final = 10.0
+RATE_SECONDS: Final = 62.0
+"""A minute, and a little for samples that come late."""
+STALE_SECONDS: Final = 30.0
+"""The agent looks every few seconds; what is older is not the present."""
+
+_SIGN: Final = {"well": "✓", "bad": "!", "unknown": "?"}
+
+
+def render(facts: Facts) -> str:
+    """One HTML document that needs nothing else. It is as large as its timelines and hours, and no larger."""
+    picture = picture_of(facts)
+    kind, words = verdict(facts, picture)
+    agent = facts.report["agent"]
+    parts = [
+        ("cards", "At a glance", _cards(facts, picture)),
+        ("troubles", "What keeps it from its work", _troubles(facts.report)),
+        ("timelines", "The archive", _archive(facts, picture)),
+        ("members", "Members", _members(facts)),
+        ("lag", "Lag", _lag(facts)),
+        ("throughput", "Throughput", _throughput(facts)),
+    ]
+    sections = "".join(_section(name, title, body) for name, title, body in parts)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{_SIGN[kind]} {esc(agent['scope'])} · {esc(agent['name'])} · walkeeper</title>"
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<link rel="icon" href="data:,">'
+        f'<noscript><meta http-equiv="refresh" content="{NO_SCRIPT_SECONDS}"></noscript>'
+        f"<style>{STYLE}</style></head><body>"
+        f"<header><h1>walkeeper · {esc(agent['scope'])}</h1>"
+        f'<div id="verdict" role="status" data-live><p class="verdict {kind}">{_SIGN[kind]} {esc(words)}</p></div>'
+        f'<p class="soft" id="when" data-live>As {esc(agent["name"])} sees it, at {esc(moment(facts.at))}'
+        f"{'; Patroni is paused' if facts.paused else ''}</p></header>"
+        f'<p id="stale" class="stale" role="alert" hidden></p><main>{sections}</main>'
+        f'<footer><p class="soft">walkeeper {esc(agent["version"])} · <a href="metrics">metrics</a> · '
+        f'<a href="health">health</a> · <a href="ready">ready</a></p></footer>'
+        f"<script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def verdict(facts: Facts, picture: Picture | None) -> tuple[str, str]:
+    """``well``, ``bad`` or ``unknown``, and why."""
+    report = facts.report
+    bad = []
+    if picture is not None and picture.gaps:
+        bad.append(f"WAL is lost: {count(picture.gaps, 'gap')}")
+    if picture is not None and picture.missing:
+        bad.append(f"{count(picture.missing, 'segment')} gone from the store")
+    if report["troubles"]:
+        bad.append(f"{count(len(report['troubles']), 'thing')} to look at")
+    elif report["gap_safe"] is False:
+        bad.append("this node is not gap-safe")
+    if bad:
+        return "bad", "; ".join(bad)
+    age = report["agent"]["looked_seconds_ago"]
+    if age is None or age > STALE_SECONDS or report["server"] is None or not report["record_known"]:
+        return "unknown", "not everything is known"
+    if report["record"] is None:
+        return "unknown", "nothing has been archived yet"
+    return "well", "all well"
+
+
+def _section(name: str, title: str, body: str) -> str:
+    """What is inside is replaced while people read; the section, its place and what is unfolded in it stay."""
+    return f'<section aria-labelledby="{name}-h"><h2 id="{name}-h">{title}</h2>{body}</section>'
+
+
+def _live(name: str, body: str) -> str:
+    return f'<div id="{name}" data-live>{body}</div>'
+
+
+# --- at a glance ------------------------------------------------------------------------------------------------------
+
+
+def _cards(facts: Facts, picture: Picture | None) -> str:
+    items = "".join(
+        f"<div><dt>{esc(name)}</dt><dd{_class(kind)}>{esc(value)}<small>{esc(more)}</small></dd></div>"
+        for name, value, more, kind in _glance(facts, picture)
+    )
+    return _live("glance", f'<dl class="facts">{items}</dl>')
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""
+
+
+def _glance(facts: Facts, picture: Picture | None) -> Iterator[tuple[str, str, str, str]]:
+    """Name, value, more, class."""
+    report = facts.report
+    record, agent, slot = report["record"], report["agent"], report["hold_slot"]
+    if record is None:
+        yield "Frontier", "unknown", "no record" if report["record_known"] else "the DCS does not answer", "odd"
+    else:
+        yield "Frontier", record["frontier"], f"timeline {record['timeline']}, moved by {record['owner']}", ""
+    if report["lag_bytes"] is None:
+        yield "Not archived", "unknown", "", "odd"
+    else:
+        late = report["lag_seconds"] or 0
+        waits = f"the oldest whole segment waits for {duration(late)}" if late else "no whole segment waits"
+        yield "Not archived", size(report["lag_bytes"]), waits, "odd" if late > 60 else ""
+    yield _gap_card(facts, picture)
+    safe = report["gap_safe"]
+    where = (
+        f"hold slot at {slot['restart_lsn']}" if slot and slot["restart_lsn"] else "no hold slot" if not slot else ""
+    )
+    yield (
+        "This node is gap-safe",
+        "unknown" if safe is None else "yes" if safe else "no",
+        where,
+        "odd" if safe is None else "" if safe else "bad",
+    )
+    doing = f"archives timeline {agent['timeline']}" if agent["archiving"] else "watches"
+    yield "This agent", doing, f"pid {agent['pid']}, since {moment(agent['started_at'])}", ""
+    used = agent["spool_bytes"]
+    full = used is not None and used >= 0.9 * agent["spool_limit"]
+    yield "Spool", "unknown" if used is None else size(used), f"of {size(agent['spool_limit'])}", "odd" if full else ""
+
+
+def _gap_card(facts: Facts, picture: Picture | None) -> tuple[str, str, str, str]:
+    if picture is None:
+        return "Gaps", "unknown", "", "odd"
+    if picture.missing:
+        return "Gaps", str(picture.gaps), f"{count(picture.missing, 'segment')} gone from the store", "bad"
+    looked = "and the store has the rest" if facts.listing and facts.listing.whole else "as the record says"
+    return "Gaps", str(picture.gaps) if picture.gaps else "none", looked, "bad" if picture.gaps else ""
+
+
+# --- troubles ---------------------------------------------------------------------------------------------------------
+
+
+def _troubles(report: Any) -> str:
+    body = "".join(_trouble(trouble, "lasts since") for trouble in report["troubles"]) or "<p>Nothing.</p>"
+    last = report.get("last_error")
+    if last and not report["troubles"]:
+        body += _trouble(last, "the last one; it is over. Since", over=True)
+    counted = report["refused_total"]
+    if counted:
+        words = ", ".join(f"{reason} {number}" for reason, number in sorted(counted.items()))
+        body += f'<p class="soft">Since the agent started: {esc(words)}.</p>'
+    return _live("trouble", body)
+
+
+def _trouble(trouble: Any, when: str, *, over: bool = False) -> str:
+    hint = f"<p><strong>Hint:</strong> {esc(trouble['hint'])}</p>" if trouble["hint"] else ""
+    return (
+        f'<div class="trouble{" over" if over else ""}"><p>{esc(trouble["text"])}</p>{hint}'
+        f'<p class="soft">{esc(trouble["what"])}, {esc(trouble["reason"])}: {when} {esc(moment(trouble["since"]))}</p></div>'
+    )
+
+
+# --- the archive ------------------------------------------------------------------------------------------------------
+
+
+def _archive(facts: Facts, picture: Picture | None) -> str:
+    where = f'<p class="soft">{esc(facts.report["agent"]["store"])}</p>'
+    if picture is None:
+        return _live("archive", f"{where}<p>Without the record it is not known what belongs to the archive.</p>")
+    figures = [_figure(picture, "all", "Everything")]
+    near = window(picture, WINDOW)
+    if near is not None:
+        figures.insert(0, _figure(near, "near", f"The newest {WINDOW} segments"))
+    notice = f'<p class="odd">{esc(facts.listing_says)}</p>' if facts.listing_says else ""
+    kinds = [("stored", "stored"), ("aside", "stored, on a dead branch"), ("open", "not archived yet: held in pg_wal")]
+    kinds += [("gap", "gap: lost for good"), ("missing", "missing in the store")]
+    return (
+        _live("archive", f"{where}{notice}{''.join(figures)}{timelines.key(kinds)}")
+        + f'<details><summary>The same as a table</summary><div class="scroll" tabindex="0" role="region" '
+        f'aria-label="Timelines">{_live("archive-table", timelines.table(picture))}</div></details>'
+    )
+
+
+def _figure(picture: Picture, name: str, caption: str) -> str:
+    return (
+        f"<figure><figcaption>{esc(caption)}</figcaption>"
+        f'<div class="wide">{timelines.svg(picture, f"{name}-w", WIDE)}</div>'
+        f'<div class="narrow">{timelines.svg(picture, f"{name}-n", NARROW)}</div></figure>'
+    )
+
+
+# --- the members ------------------------------------------------------------------------------------------------------
+
+
+def _members(facts: Facts) -> str:
+    if facts.members is None:
+        return _live("member", "<p>The DCS has not said who they are.</p>")
+    rows = "".join(
+        f'<tr><th scope="row">{esc(row.name)}</th><td>{"leader" if row.leads else esc(row.role)}</td>'
+        f"<td>{esc(row.state)}</td><td>{_or_unknown(row.timeline)}</td>"
+        f'<td class="less">{_or_unknown(row.lsn)}</td><td>{_behind(row.behind, leads=row.leads)}</td></tr>'
+        for row in facts.members
+    )
+    return (
+        '<div class="scroll members" tabindex="0" role="region" aria-label="Members">'
+        + _live(
+            "member",
+            "<table><caption>As Patroni's keys say. Whether another node is gap-safe, its own page or "
+            "<code>walkeeper status</code> tells.</caption><thead><tr>"
+            '<th scope="col">Member</th><th scope="col">Role</th><th scope="col">State</th><th scope="col">Timeline</th>'
+            '<th scope="col" class="less">WAL up to</th><th scope="col">Behind</th></tr></thead>'
+            f"<tbody>{rows}</tbody></table>",
+        )
+        + "</div>"
+    )
+
+
+def _or_unknown(value: object | None) -> str:
+    return "?" if value is None else esc(value)
+
+
+def _behind(lag: int | None, *, leads: bool) -> str:
+    return "" if leads else "?" if lag is None else esc(size(lag))
+
+
+# --- the last hours ---------------------------------------------------------------------------------------------------
+
+
+def _lag(facts: Facts) -> str:
+    volume = _points(facts.samples, lambda sample: sample.lag_bytes)
+    waiting = _points(facts.samples, lambda sample: sample.lag_seconds)
+    found = (
+        Chart("lag-bytes", "WAL that is not archived", (Line("", "one", volume),), size,
+              binary=True, now=facts.now, period=SAMPLE_SECONDS),
+        Chart("lag-seconds", "How long the oldest whole segment has waited", (Line("", "one", waiting),),
+              duration, binary=False, now=facts.now, period=SAMPLE_SECONDS),
+    )  # fmt: skip
+    return _live("lags", "".join(map(_drawn, found)))
+
+
+def _throughput(facts: Facts) -> str:
+    lines = (
+        Line("WAL written", "one", _rates(facts.samples, lambda sample: sample.written)),
+        Line("Frontier moved", "two", _rates(facts.samples, lambda sample: sample.archived)),
+    )
+    chart = Chart(
+        "rates", "Bytes of WAL a second", lines, rate, binary=True, now=facts.now, period=SAMPLE_SECONDS
+    )  # fmt: skip
+    kinds = [("one", "WAL written by this node's server"), ("two", "WAL that the frontier passed")]
+    return _live("rates", _drawn(chart) + timelines.key(kinds))
+
+
+def _drawn(chart: Chart) -> str:
+    if all(value is None for line in chart.lines for _, value in line.points):
+        return f"<figure><figcaption>{esc(chart.title)}: nothing is known yet.</figcaption></figure>"
+    return (
+        f"<figure><figcaption>{esc(chart.title)}. {esc(charts.summary(chart))}</figcaption>"
+        f'<div class="wide">{charts.svg(chart, WIDE, "w")}</div>'
+        f'<div class="narrow">{charts.svg(chart, NARROW, "n")}</div></figure>'
+    )
+
+
+def _points(samples: Iterable[Sample], read: Callable[[Sample], float | None]) -> list[Point]:
+    return [(sample.at, read(sample)) for sample in samples]
+
+
+def _rates(samples: Sequence[Sample], read: Callable[[Sample], int | None]) -> list[Point]:
+    """Over the minute before each: the frontier moves in whole segments. A position that went back is no negative rate."""
+    found: list[Point] = []
+    begins = 0
+    for number, after in enumerate(samples):
+        if number and after.at - samples[number - 1].at > 3 * SAMPLE_SECONDS:
+            begins = number  # the agent did not look in between
+        while after.at - samples[begins].at > RATE_SECONDS:
+            begins += 1
+        before = samples[begins]
+        old, new = read(before), read(after)
+        known = old is not None and new is not None and after.at > before.at
+        found.append((after.at, max(0, (new or 0) - (old or 0)) / (after.at - before.at) if known else None))
+    return found
