@@ -73,7 +73,7 @@ def listing(*, gap: bool = False) -> Listing:
     }
     if gap:
         stored[3] = (Range(third, 0x3C), Range(0x3F, fourth))
-    return Listing(stored, HISTORIES, (GAP,) if gap else (), Lsn(0x8F * SIZE), whole=True)
+    return Listing(stored, HISTORIES, (GAP,) if gap else (), Lsn.parse("0/0A000000"), Lsn(0x8F * SIZE), whole=True)
 
 
 def members() -> tuple[Row, ...]:

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from walkeeper import cli
+from walkeeper import cli, cli_reference
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [*sorted(ROOT.glob("[A-Z]*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *sorted(ROOT.glob("[A-Z]*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
 
 
 def block(name: str) -> str:
@@ -26,7 +30,24 @@ def test_the_readme_shows_the_command_line_as_it_is(monkeypatch: pytest.MonkeyPa
     assert block("help") == f"```console\n$ walkeeper --help\n{cli.parser().format_help()}```\n"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def anchors(document: Path) -> set[str]:
+    """Those of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_the_reference_of_commands_is_made_from_the_code() -> None:
+    written = (ROOT / "docs" / "commands.md").read_text()
+    assert written == cli_reference.reference(), "run: python -m walkeeper.cli_reference > docs/commands.md"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_to_headings_that_are_there(document: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text()):
+        assert anchor in anchors(document.parent / target if target else document), (target, anchor)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_lead_to_files_that_are_there(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
         if "://" not in target:

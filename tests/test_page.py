@@ -191,6 +191,10 @@ def test_a_segment_that_is_gone_from_the_store_is_seen() -> None:
     cut = picture_of(replace(facts, listing=replace(whole, stored=stored, whole=False)))
     assert cut is not None
     assert cut.missing == 0, "what was not looked at is not missing"
+    shortened = replace(whole, stored={4: (Range(0x60, 0x8F),)}, start=Lsn(0x60 * pages.SIZE))
+    kept = picture_of(replace(pages.well(), listing=shortened))
+    assert kept is not None
+    assert kept.missing == 0, "what lies before the archive's beginning is not missing"
 
 
 def test_without_its_history_a_new_timeline_claims_nothing() -> None:

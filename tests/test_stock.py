@@ -66,6 +66,7 @@ def store_with(*segments: Segment) -> MemoryStore:
     archive = Archive(store, LAYOUT, SIZE, Codec())
     archive.archive_history(2, b"1\t0/500080\tno recovery target specified\n")
     archive.record_gap(Segment(1, 3, SIZE), Lsn(4 * MIB))
+    archive.state_start(Segment(1, 2, SIZE))
     store.calls.clear()
     return store
 
@@ -88,7 +89,7 @@ def test_it_finds_stretches_histories_and_gaps() -> None:
     assert found.stored == {1: (Range(2, 3), Range(4, 6)), 2: (Range(5, 8),)}
     assert found.histories == {1: History(1), 2: History(2, (Switch(1, Lsn.parse("0/500080")),))}
     assert found.gaps == (Gap(1, "0/300000", "0/400000"),)
-    assert (found.frontier, found.whole) == (Lsn(8 * MIB), True)
+    assert (found.start, found.frontier, found.whole) == (Lsn(2 * MIB), Lsn(8 * MIB), True)
 
 
 def test_p9_looking_at_the_page_costs_no_listing_each_time() -> None:

@@ -1,5 +1,7 @@
 """Makes the dashboard: python -m examples.grafana > examples/grafana/walkeeper.json"""
 
+# ruff: noqa: E501 - a query a line
+
 from __future__ import annotations
 
 import json
@@ -67,8 +69,8 @@ def dashboard() -> dict[str, Any]:
         panel("stat", "Troubles", (20, 0, 4, 4), "none", (f'sum by (scope) ({of_scope("walkeeper_troubles")})', "{{scope}}"),
               defaults=none, **last),
         panel("timeseries", "WAL written and archived", (0, 4, 12, 8), "Bps",
-              (f'clamp_min(deriv(walkeeper_server_lsn_bytes[5m]), 0) * {INFO} and on (job, instance) walkeeper_archiving == 1', "{{member}} wrote"),
-              (f'max by (scope) (clamp_min(deriv(walkeeper_frontier_lsn_bytes[5m]), 0) * {INFO})', "{{scope}}: frontier moved")),
+              (f"clamp_min(deriv(walkeeper_server_lsn_bytes[5m]), 0) * {INFO} and on (job, instance) walkeeper_archiving == 1", "{{member}} wrote"),
+              (f"max by (scope) (clamp_min(deriv(walkeeper_frontier_lsn_bytes[5m]), 0) * {INFO})", "{{scope}}: frontier moved")),
         panel("timeseries", "Uploaded, packed", (12, 4, 12, 8), "Bps",
               (of_scope("rate(walkeeper_uploaded_bytes_total[5m])"), "{{member}}")),
         panel("timeseries", "Lag, bytes", (0, 12, 12, 8), "bytes", (of_scope("walkeeper_lag_bytes"), "{{member}}")),

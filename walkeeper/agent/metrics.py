@@ -127,15 +127,8 @@ the status page.
 _TAIL: Final = """
 ## What to alert on
 
-| condition | meaning |
-| --- | --- |
-| `max by (scope) (walkeeper_archiving * on (instance) group_left (scope) walkeeper_info) < 1` for 1 min | nobody archives |
-| `walkeeper_lag_seconds > 60` on the node with `walkeeper_archiving == 1` | the store or the DCS does not keep up |
-| `walkeeper_archive_command_fails == 1` for 5 min | PostgreSQL keeps all WAL that it could not hand over |
-| `walkeeper_gap_safe == 0` for 10 min | a promotion of that node could lose WAL |
-| `increase(walkeeper_gaps[1h]) > 0` | WAL is lost: take a base backup |
-| `walkeeper_trouble{reason="conflict"} == 1` | two servers wrote the same timeline; archiving has stopped |
-| `walkeeper_look_age_seconds > 60`, or the target is down | the agent is stuck or gone |
+[examples/prometheus/alerts.yml](../examples/prometheus/alerts.yml) has rules, each with a link to what to do
+([operations.md](operations.md)), and [examples/grafana/walkeeper.json](../examples/grafana/walkeeper.json) is a dashboard.
 """
 
 

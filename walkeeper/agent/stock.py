@@ -15,6 +15,7 @@ from walkeeper.clock import Clock
 from walkeeper.codec import Codec
 from walkeeper.core.coverage import Range, merged
 from walkeeper.core.history import History
+from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.errors import WalkeeperError
 from walkeeper.layout import Layout
@@ -101,4 +102,5 @@ class Stock:
             history = archive.history(timeline)
             if history is not None:
                 histories[timeline] = history
-        return Listing(stored, histories, tuple(archive.gaps()), record.position, whole)
+        start = archive.start() or Segment.parse(record.start, record.size)
+        return Listing(stored, histories, tuple(archive.gaps()), start.start, record.position, whole)

@@ -32,6 +32,8 @@ class Listing:
     stored: Mapping[int, Sequence[Range]]
     histories: Mapping[int, History]
     gaps: tuple[Gap, ...]
+    start: Lsn
+    """Where the archive says that it begins: later than the record says, where it was shortened."""
     frontier: Lsn
     """The record's when the listing began: above it, absence means nothing."""
     whole: bool

@@ -135,7 +135,7 @@ def _missing(facts: Facts, claim: Claim, newest: History | None, stored: _Parts,
     listing = facts.listing
     if listing is None or not listing.whole:
         return {}
-    wanted = _chain(newest, claim, claim.start, min(listing.frontier, claim.frontier))
+    wanted = _chain(newest, claim, max(claim.start, listing.start), min(listing.frontier, claim.frontier))
     found = {
         timeline: tuple(subtract(parts, merged([*stored.get(timeline, ()), *lost.get(timeline, ())])))
         for timeline, parts in wanted.items()

@@ -1,0 +1,152 @@
+"""What docs/operations.md tells people to do, done on a real server, a real etcd and a real agent."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.agents import SIZE, Machine
+from tests.parts.etcd import Etcd
+from tests.parts.postgres import Postgres
+from tests.parts.processes import new_directory, wait_until
+from tests.worlds import HOLD_SLOT, prepare
+from walkeeper.archive import Archive
+from walkeeper.codec import Codec
+from walkeeper.core.names import Segment
+from walkeeper.layout import Layout
+from walkeeper.store.directory import DirectoryStore
+
+pytestmark = pytest.mark.postgres
+_serial = itertools.count(1)
+
+
+@pytest.fixture
+def server() -> Iterator[Postgres]:
+    with Postgres(
+        new_directory("o") / "pg", auth="scram-sha-256", settings={"min_wal_size": "2MB", "max_wal_size": "8MB"}
+    ) as running:
+        prepare(running)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def etcd() -> Iterator[Etcd]:
+    with Etcd() as running:
+        yield running
+
+
+@pytest.fixture
+def machine(server: Postgres, etcd: Etcd) -> Iterator[Machine]:
+    """In a cluster of its own."""
+    made = Machine(f"cluster{next(_serial)}", server, etcd)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def archive_of(machine: Machine, store: Path) -> Archive:
+    return Archive(DirectoryStore(store), Layout(machine.scope, None, machine.server.system_identifier), SIZE, Codec())
+
+
+def unbroken(machine: Machine, store: Path) -> bool:
+    """Whether that store by itself has everything from its stated start to the record's frontier."""
+    record = machine.record
+    history = archive_of(machine, store).history(machine.server.timeline())
+    assert record is not None
+    assert history is not None
+    return archive_of(machine, store).rebuild_frontier(history) == record.position
+
+
+def test_moving_the_archive_to_another_store_loses_nothing(machine: Machine) -> None:
+    with machine.start():
+        machine.wait_archived(3)
+    machine.server.complete_segments(3)  # nobody archives; the hold slot keeps them
+    target = machine.directory / "other"
+    shutil.copytree(machine.store, target)
+    machine.walkeeper["store"] = {"directory": str(target)}
+    machine.configure()
+    before = machine.stored()
+    with machine.start():
+        machine.wait_archived(2)
+        assert machine.stored() == before, "the old one is left as it was"
+        assert unbroken(machine, target)
+        assert archive_of(machine, target).gaps() == []
+
+
+def test_restarting_the_agent_under_load_loses_nothing(machine: Machine) -> None:
+    for _ in range(3):
+        with machine.start():
+            machine.wait_archived(2)
+        machine.server.complete_segments(2)
+    with machine.start():
+        machine.wait_archived(1)
+        assert unbroken(machine, machine.store)
+        assert archive_of(machine, machine.store).gaps() == []
+
+
+def test_an_archive_is_shortened_by_a_new_start_and_then_by_deleting(machine: Machine) -> None:
+    with machine.start():
+        machine.wait_owned()  # the archive begins where the server is then
+        machine.wait_archived(6)
+    stored = machine.stored()
+    archive = archive_of(machine, machine.store)
+    first = Segment.parse(stored[3], SIZE)
+    archive.state_start(first)
+    for name in stored[:3]:
+        machine.store.joinpath(archive.layout.file(Segment.parse(name, SIZE), ".zst")).unlink()
+    machine.etcd.delete(f"/service/{machine.scope}/walkeeper")  # even without the record it is known where it begins
+    with machine.start():
+        machine.wait_archived(2)
+        record = machine.record
+        assert record is not None
+        assert record.start == first.name
+        assert archive.gaps() == []
+        assert unbroken(machine, machine.store)
+
+
+def test_a_slot_that_was_limited_costs_a_recorded_gap_and_no_more(machine: Machine) -> None:
+    server = machine.server
+    with machine.start():
+        machine.wait_archived(2)
+    server.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '2MB'")
+    server.execute("SELECT pg_reload_conf()")
+    server.complete_segments(12)
+    server.checkpoint()
+
+    def given_up() -> bool:
+        (status,) = server.execute("SELECT wal_status FROM pg_replication_slots WHERE slot_name = %s", [HOLD_SLOT])[0]
+        return bool(status == "lost")
+
+    wait_until(given_up, "the slot to be given up", 20)
+    server.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+    server.execute("SELECT pg_reload_conf()")
+    server.execute("SELECT pg_drop_replication_slot(%s)", [HOLD_SLOT])
+    server.physical_slot(HOLD_SLOT)  # as Patroni does by itself
+    with machine.start():
+        machine.wait_says("gap timeline=1", 60)
+        machine.wait_archived(2, 60)
+        assert len(archive_of(machine, machine.store).gaps()) == 1
+
+
+def test_after_a_major_upgrade_a_new_archive_begins_when_the_record_is_removed(machine: Machine) -> None:
+    with machine.start():
+        machine.wait_archived(2)
+    old = machine.stored()
+    with Postgres(new_directory("o") / "upgraded", auth="scram-sha-256") as upgraded:
+        prepare(upgraded)
+        machine.server, before = upgraded, machine.server
+        machine.configure()
+        machine.lead("a")
+        with machine.start():
+            machine.wait_says("takeover_failed reason=wrong_cluster")
+            assert "HINT" in machine.wait_says("takeover_failed")
+            machine.etcd.delete(f"/service/{machine.scope}/walkeeper")
+            machine.wait_archived(2, 60)
+            assert unbroken(machine, machine.store)
+        machine.server = before
+        assert machine.stored() == old
