@@ -154,7 +154,7 @@ def test_a_configuration_is_taken_as_it_is(short_path: Path, name: str) -> None:
     path.write_text(text)
     config = load(path, {}, for_agent=True)
     assert config.scope == "demo"
-    assert text.count("walkeeper restore-wal -c") == 1
+    assert text.count("walkeeper-restore-wal -c") == 1
     assert text.count("walkeeper callback -c") >= 3
     assert "walkeeper: {type: physical}" in text
 

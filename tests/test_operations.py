@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,13 @@ def unbroken(machine: Machine, store: Path) -> bool:
     return archive_of(machine, store).rebuild_frontier(history) == record.position
 
 
+def verified(machine: Machine) -> str:
+    """What ``walkeeper verify`` prints; it must exit 0."""
+    return machine.host.run(
+        [sys.executable, "-m", "walkeeper", "-c", machine.config, "verify"], env=machine.environment()
+    )
+
+
 def test_moving_the_archive_to_another_store_loses_nothing(machine: Machine) -> None:
     with machine.start():
         machine.wait_archived(3)
@@ -76,6 +84,7 @@ def test_moving_the_archive_to_another_store_loses_nothing(machine: Machine) -> 
         assert machine.stored() == before, "the old one is left as it was"
         assert unbroken(machine, target)
         assert archive_of(machine, target).gaps() == []
+        assert "Sound" in verified(machine)
 
 
 def test_restarting_the_agent_under_load_loses_nothing(machine: Machine) -> None:
@@ -99,6 +108,7 @@ def test_an_archive_is_shortened_by_a_new_start_and_then_by_deleting(machine: Ma
     archive.state_start(first)
     for name in stored[:3]:
         machine.store.joinpath(archive.layout.file(Segment.parse(name, SIZE), ".zst")).unlink()
+    assert "Sound" in verified(machine)
     machine.etcd.delete(f"/service/{machine.scope}/walkeeper")  # even without the record it is known where it begins
     with machine.start():
         machine.wait_archived(2)
