@@ -27,7 +27,8 @@ def serving() -> Iterator[Served]:
 
 
 @pytest.fixture
-def served(serving: Served) -> Served:
+def served(serving: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
+    monkeypatch.setattr(web, "PAGE_SECONDS", -1.0)
     serving.report, serving.page = deepcopy(KNOWN), "<!doctype html>"
     return serving
 
@@ -79,6 +80,20 @@ def test_the_page_comes_with_a_policy_that_lets_nothing_else_run(served: Served)
     assert "unsafe" not in policy
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cache-control"] == "no-store"
+
+
+def test_many_who_look_at_once_are_shown_the_same_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def page() -> str:
+        made.append("")
+        return f"page {len(made)}"
+
+    pages = web.Pages(dict, page)
+    monkeypatch.setattr(web, "PAGE_SECONDS", 3600.0)
+    assert {pages.answer("/", "")[2] for _ in range(50)} == {b"page 1"}
+    monkeypatch.setattr(web, "PAGE_SECONDS", -1.0)
+    assert pages.answer("/", "")[2] == b"page 2"
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/health", "/ready", "/elsewhere"])

@@ -29,6 +29,8 @@ CLIENT_SECONDS: Final = 10.0
 CONNECTION_SECONDS: Final = 20.0
 """What a connection may take altogether: a byte now and then does not keep it."""
 MAX_CONNECTIONS: Final = 16
+PAGE_SECONDS: Final = 1.0
+"""How long a page is handed out again: making one takes some 20 ms of CPU, and many may look."""
 READY_SECONDS: Final = 30.0
 """A look that is older does not say how things are."""
 
@@ -45,11 +47,13 @@ class Pages:
         self._report = report
         self._page = page
         self._metrics = Exposition(report)
+        self._made = threading.Lock()
+        self._last: tuple[float, bytes] | None = None
 
     def answer(self, path: str, accept: str) -> tuple[HTTPStatus, str, bytes]:
         """Status, content type, body."""
         if path == "/":
-            return HTTPStatus.OK, "text/html; charset=utf-8", self._page().encode()
+            return HTTPStatus.OK, "text/html; charset=utf-8", self._present_page()
         if path == "/metrics":
             return HTTPStatus.OK, *self._metrics.text(accept)
         if path == "/health":
@@ -57,6 +61,12 @@ class Pages:
         if path == "/ready":
             return _verdict({"not_ready": why_not_ready(self._report())})
         return HTTPStatus.NOT_FOUND, _TEXT, f"There are {', '.join(_PATHS)}.\n".encode()
+
+    def _present_page(self) -> bytes:
+        with self._made:
+            if self._last is None or time.monotonic() - self._last[0] > PAGE_SECONDS:
+                self._last = time.monotonic(), self._page().encode()
+            return self._last[1]
 
 
 def _verdict(document: dict[str, list[Any]]) -> tuple[HTTPStatus, str, bytes]:
