@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,15 +16,17 @@ import pytest
 import yaml
 
 from examples.grafana.__main__ import dashboard
-from tests.agents import Machine
-from tests.parts.etcd import Etcd
+from tests.agents import SIZE, Machine
+from tests.parts.etcd import Etcd, etcd_program
 from tests.parts.postgres import Postgres
-from tests.parts.processes import new_directory
+from tests.parts.processes import new_directory, wait_until
 from tests.test_docs import anchors
-from tests.worlds import HOLD_SLOT
+from tests.worlds import HOLD_SLOT, prepare
 from walkeeper import errors
 from walkeeper.agent import metrics
 from walkeeper.config import load
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
 
 ROOT: Final = Path(__file__).parents[1]
 EXAMPLES: Final = ROOT / "examples"
@@ -279,6 +282,40 @@ def test_the_acls_name_the_record_and_write_nothing_else() -> None:
         ("key_prefix", "service/demo/", "read"),
         ("key", "service/demo/walkeeper", "write"),
     ]
+
+
+@pytest.mark.postgres
+def test_the_role_in_etcd_is_enough_and_writes_nothing_else(machine: Machine) -> None:
+    program = etcd_program()
+    control = program.with_name("etcdctl") if program is not None else None
+    if control is None or not control.exists():
+        pytest.skip("no etcdctl beside etcd")
+    prepare(machine.server)
+    machine.etcd.require_password("root's")
+    environment = {
+        "PATH": f"{control.parent}:{os.environ['PATH']}",
+        "ETCDCTL_ENDPOINTS": machine.etcd.url,
+        "WALKEEPER_ETCD_PASSWORD": "secret",
+    }
+    script = ["sh", EXAMPLES / "dcs" / "etcd-role.sh"]
+    machine.host.run(script, env={**environment, "ETCDCTL_USER": "root:root's"})
+    machine.patroni["etcd3"] = {"host": machine.etcd.host, "username": "walkeeper", "password": "secret"}
+    machine.configure()
+
+    def frontier_passed(end: Lsn) -> bool:
+        report = machine.report()
+        return bool(report and report["record"] and Lsn.parse(report["record"]["frontier"]) >= end)
+
+    with machine.start():
+        wait_until(lambda: (machine.report() or {}).get("record"), "a record", 30, logs=[machine.log])
+        end = Segment.parse(machine.server.complete_segments(3)[-1], SIZE).end
+        wait_until(lambda: frontier_passed(end), "the frontier", 30, logs=[machine.log])
+    for key in ("leader", "walkeeper2", "config"):
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            machine.host.run(
+                [control, "put", f"/service/demo/{key}", "x"], env={**environment, "ETCDCTL_USER": "walkeeper:secret"}
+            )
+        assert "permission denied" in str(refused.value.stderr)
 
 
 @pytest.mark.parametrize("name", ["dcs/etcd-role.sh", "container/start"])

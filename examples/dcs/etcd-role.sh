@@ -1,6 +1,6 @@
 #!/bin/sh
 # A user of walkeeper's own in etcd v3, for the cluster "demo" in Patroni's namespace "/service": everything of the cluster may be
-# read, one key written. Needs root's credentials in ETCDCTL_USER, and authentication that is enabled.
+# read, one key written: that is enough for a takeover, too (tried). Needs root's credentials in ETCDCTL_USER, and authentication that is enabled.
 # walkeeper takes its DCS credentials from the patroni.yml that it is given: give it one of its own (patroni_config: in walkeeper.yml).
 set -eu
 etcdctl role add walkeeper
