@@ -73,7 +73,15 @@ def test_every_lasting_trouble_brings_an_alert() -> None:
     """But for those that another alert speaks of: the DCS and gap-safety have metrics of their own."""
     patterns = [p for rule in alerts() for p in re.findall(r'walkeeper_trouble\{reason=~?"([^"]+)"', rule["expr"])]
     without = {reason for reason in known_reasons() if not any(re.fullmatch(p, reason) for p in patterns)}
-    never = {"config", "agent", "bad_name", "fenced", "not_leader", "member_unreachable"}  # of commands, or passing
+    never = {
+        "config",
+        "agent",
+        "bad_name",
+        "fenced",
+        "not_leader",
+        "member_unreachable",
+        "at_it",
+    }  # of commands, or passing
     elsewhere = {"not_gap_safe", "dcs", "dcs_unavailable", "cas_conflict"}
     assert without - never - elsewhere == set()
 

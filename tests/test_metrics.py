@@ -20,8 +20,9 @@ from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from tests.worlds import config_of
 from walkeeper.agent import metrics, web
-from walkeeper.agent.agent import Agent, Seen
+from walkeeper.agent.agent import Agent
 from walkeeper.agent.report import STALE_SECONDS, report
+from walkeeper.agent.seen import Seen
 from walkeeper.clock import SystemClock
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.postgres import ServerState

@@ -16,9 +16,10 @@ from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from tests.worlds import config_of, wait_for
 from walkeeper.agent import stock as module
-from walkeeper.agent.agent import Agent, Seen
+from walkeeper.agent.agent import Agent
 from walkeeper.agent.facts import facts
 from walkeeper.agent.samples import HOURS, Samples
+from walkeeper.agent.seen import Seen
 from walkeeper.agent.stock import Stock
 from walkeeper.archive import Archive
 from walkeeper.clock import SystemClock

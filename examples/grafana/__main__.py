@@ -92,6 +92,10 @@ def dashboard() -> dict[str, Any]:
         panel("timeseries", "Age of the last look", (16, 34, 8, 8), "s", (of_scope("walkeeper_look_age_seconds"), "{{member}}")),
         panel("state-timeline", "PostgreSQL and the DCS answer", (0, 42, 12, 6), "none", (of_scope("walkeeper_server_up"), "{{member}}: PostgreSQL"),
               (of_scope("walkeeper_record_known"), "{{member}}: DCS"), defaults=yes_no("yes", "no")),
+        panel("state-timeline", "archive_command succeeds", (0, 48, 12, 6), "none", (of_scope("1 - walkeeper_archive_command_fails"), "{{member}}"),
+              defaults=yes_no("yes", "no")),
+        panel("timeseries", "Calls of archive_command that failed", (12, 48, 12, 6), "none",
+              (of_scope("increase(walkeeper_archive_command_failed_calls[5m])"), "{{member}}")),
         panel("table", "What lasts", (12, 42, 12, 6), "none", (of_scope("walkeeper_trouble"), "{{member}}: {{what}} {{reason}}"),
               description="The status page of that node has the text and the hint."),
     ]  # fmt: skip

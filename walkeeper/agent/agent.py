@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from walkeeper.agent.lost_wal import Sources
 from walkeeper.agent.observed import Observed
 from walkeeper.agent.ownership import NotLeader, take_over
 from walkeeper.agent.samples import Samples
+from walkeeper.agent.seen import Seen
 from walkeeper.agent.source import Source
 from walkeeper.agent.streaming import Streaming
 from walkeeper.agent.troubles import Troubles
@@ -66,21 +67,6 @@ class NoLeadership(WalkeeperError):
 
     waiting_helps = True
     reason = "no_leadership"
-
-
-@dataclass(slots=True)
-class Seen:
-    """The last look at everything; None is unknown. Replaced as a whole, so that other threads may read it."""
-
-    at: float = 0.0
-    server: ServerState | None = None
-    slot: SlotState | None = None
-    record: Record | None = None
-    record_known: bool = False
-    leader: str | None = None
-    leader_known: bool = False
-    gap_unsafe: str | None = None
-    command: CommandState | None = None
 
 
 class Agent:

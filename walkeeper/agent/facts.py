@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from walkeeper.agent.agent import Agent, Seen
+from walkeeper.agent.agent import Agent
 from walkeeper.agent.report import STALE_SECONDS, report
+from walkeeper.agent.seen import Seen
 from walkeeper.agent.stock import Stock
 from walkeeper.clock import timestamp
 from walkeeper.core.lsn import Lsn

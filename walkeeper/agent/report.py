@@ -7,7 +7,8 @@ import time
 from typing import Any, Final
 
 from walkeeper import __version__
-from walkeeper.agent.agent import Agent, Seen
+from walkeeper.agent.agent import Agent
+from walkeeper.agent.seen import Seen
 from walkeeper.agent.troubles import Trouble
 from walkeeper.core.lsn import Lsn
 
