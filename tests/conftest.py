@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
@@ -42,6 +43,16 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Generator[None, Non
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish() -> None:
     end_run()
+
+
+@pytest.fixture(autouse=True)
+def _keep_the_log() -> Iterator[None]:
+    """A command called in the tests' own process sets up the process's log; the next test finds it as it was."""
+    log = logging.getLogger("walkeeper")
+    before = log.handlers[:], log.propagate, log.level
+    yield
+    log.handlers[:], log.propagate = before[:2]
+    log.setLevel(before[2])
 
 
 @pytest.fixture

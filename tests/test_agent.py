@@ -199,7 +199,6 @@ def test_f8_an_idle_server_raises_no_alarm(
 ) -> None:
     monkeypatch.setattr("walkeeper.agent.streaming.SILENCE_LIMIT", 1.0)
     caplog.set_level(logging.INFO, "walkeeper")
-    logging.getLogger("walkeeper").propagate = True
     with alone.agent() as agent:
         agent.wait_frontier(complete(alone.server, 1))
         looked = agent.agent.seen.at
@@ -285,7 +284,6 @@ def test_p3_a_conflict_stops_the_frontier_and_shouts(alone: Alone) -> None:
 def test_p10_an_inability_shows_in_the_log_the_metrics_and_the_report(
     alone: Alone, part: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.getLogger("walkeeper").propagate = True
     with alone.agent() as agent:
         wait_for(lambda: agent.archiving)
         if part == "store":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import statistics
@@ -118,10 +119,17 @@ def wait_for(condition: Callable[[], bool], seconds: float = 15) -> None:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    with tempfile.TemporaryDirectory(prefix="wk") as run:  # short: the path of a socket is
-        node = Node(tmp_path, Path(run))
-        yield node
+    run = Path(tempfile.mkdtemp(prefix="wk"))  # short: the path of a socket is
+    node = Node(tmp_path, run)
+    yield node
+
+    def gone() -> bool:
+        """Whether no agent was just being started, which would have written into the directory."""
         node.end()
+        shutil.rmtree(run, ignore_errors=True)
+        return not run.exists()
+
+    wait_for(gone)
 
 
 @pytest.fixture

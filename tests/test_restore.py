@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import signal
 import subprocess
@@ -33,16 +32,6 @@ SIGNALS: Final = [
     (("recovery.signal", "standby.signal"), 2),
     ((), 2),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _keep_the_log() -> Iterator[None]:
-    """The command sets up its log for the process, which here is the tests' own."""
-    log = logging.getLogger("walkeeper")
-    before = log.handlers[:], log.propagate, log.level
-    yield
-    log.handlers[:], log.propagate = before[:2]
-    log.setLevel(before[2])
 
 
 @pytest.fixture(scope="module")

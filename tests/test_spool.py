@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -108,7 +107,6 @@ def test_ordinary_partials_and_histories_are_simply_dropped(spool: Spool) -> Non
 
 
 def test_unknown_files_are_left_alone_and_reported_once(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("walkeeper").propagate = True
     for name in ("core", "x.partial.tmp", ".swp"):
         (spool.wal / name).write_text("x")
     (spool.wal / "lost+found").mkdir()
