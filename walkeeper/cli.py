@@ -120,6 +120,13 @@ def parser() -> argparse.ArgumentParser:
     status = command("status", "The whole cluster at a glance, from any node.", _status)
     status.add_argument("--json", action="store_true", help="for programs")
     _add_archive_commands(command)
+    doctor = command("doctor", "Is this cluster set up so that the promises hold; how to mend what is not.", _doctor)
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.add_argument("--verbose", action="store_true", help="what is good too, one line each")
+    doctor.add_argument(
+        "--fix", action="store_true", help="mend what can be mended safely, after showing it and asking"
+    )
+    doctor.add_argument("--yes", action="store_true", help="with --fix: do not ask")
     return top
 
 
@@ -225,6 +232,14 @@ def _fetch(options: argparse.Namespace) -> int:
 
     config = load(config_path(options), os.environ)
     return fetching.main(config, options.what, Path(options.directory), system_identifier=options.system_identifier)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from walkeeper.config import load  # noqa: PLC0415
+    from walkeeper.doctor import run  # noqa: PLC0415
+
+    config = load(config_path(options), os.environ)
+    return run.main(config, json=options.json, fix=options.fix, yes=options.yes, verbose=options.verbose)
 
 
 def _restore_wal(arguments: list[str]) -> int:

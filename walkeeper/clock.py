@@ -25,6 +25,11 @@ class SystemClock:
         time.sleep(seconds)
 
 
+def wall_seconds() -> float:
+    """The wall clock, in seconds since 1970: to compare clocks, and for ages that people read."""
+    return time.time()
+
+
 def timestamp() -> str:
     """The wall clock in UTC, to the second, for people."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

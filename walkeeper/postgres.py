@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from walkeeper import __version__
 from walkeeper.config import PostgresqlSettings
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn, SegmentSize
@@ -20,6 +21,8 @@ from walkeeper.deadline import Deadline, DeadlineExceeded
 from walkeeper.errors import PostgresError
 
 APPLICATION: Final = "walkeeper"
+AGENT_APPLICATION: Final = f"{APPLICATION} agent {__version__}"
+"""What an agent calls its sessions: any role sees in pg_stat_activity, from any node, that one runs and which."""
 CONNECT_TIMEOUT: Final = 5
 """Seconds; libpq takes whole ones."""
 
@@ -102,8 +105,9 @@ class Server:
     The connection is kept from call to call and made anew after a failure. For one thread at a time.
     """
 
-    def __init__(self, settings: PostgresqlSettings, timeout: float) -> None:
+    def __init__(self, settings: PostgresqlSettings, timeout: float, application: str = APPLICATION) -> None:
         self.settings = settings
+        self._application = application
         self._timeout = timeout
         self._deadline = Deadline(f"postgresql-{settings.port}")
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
@@ -148,6 +152,10 @@ class Server:
         """Move a physical slot forward to ``lsn``."""
         self._one("select pg_replication_slot_advance(%s, %s::pg_lsn)", (name, str(lsn)))
 
+    def survey(self, query: str, *parameters: object) -> Any:
+        """The one value of a query that returns one row: a JSON document, decoded."""
+        return self._one(query, parameters)[0]
+
     def close(self) -> None:
         """Drop the connection. The server is not asked."""
         self._deadline.close()
@@ -177,7 +185,11 @@ class Server:
         if self._connection is None or self._connection.closed:
             timeout_ms = int(self._timeout * 1000)
             self._connection = psycopg.connect(
-                conninfo(self.settings, options=f"-c statement_timeout={timeout_ms} -c timezone=UTC"),
+                conninfo(
+                    self.settings,
+                    options=f"-c statement_timeout={timeout_ms} -c timezone=UTC",
+                    application_name=self._application,
+                ),
                 password=self.settings.password,
                 autocommit=True,
                 prepare_threshold=None,

@@ -34,7 +34,7 @@ from walkeeper.core.record import Record, decode_record
 from walkeeper.errors import BadRecord, ConfigError, DcsError, PostgresError, SpoolError, WalkeeperError
 from walkeeper.layout import Layout
 from walkeeper.page.facts import Sample
-from walkeeper.postgres import CommandState, Server, ServerState
+from walkeeper.postgres import AGENT_APPLICATION, CommandState, Server, ServerState
 from walkeeper.receiver import Receiver, find_program
 from walkeeper.record.base import RecordStore, Topology, Versioned
 from walkeeper.spool import Spool
@@ -86,8 +86,8 @@ class Agent:
         self.samples = Samples()
         self._clock = clock
         self._codec = open_codec(config)
-        self._server = Server(config.postgresql, config.agent.dcs_timeout)
-        self._committer_server = Server(config.postgresql, config.agent.dcs_timeout)
+        self._server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
+        self._committer_server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
         self._leftovers = Leftovers(self.spool)
         self._poked = threading.Event()
         self._alert_until = 0.0

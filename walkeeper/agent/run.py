@@ -20,7 +20,7 @@ from walkeeper.agent.notify import Notifier
 from walkeeper.agent.pushing import Pushing
 from walkeeper.agent.report import report
 from walkeeper.agent.stock import Stock
-from walkeeper.clock import SystemClock
+from walkeeper.clock import SystemClock, timestamp
 from walkeeper.codec import open_codec
 from walkeeper.config import Config, load
 from walkeeper.control import AgentLock, ControlServer
@@ -104,6 +104,7 @@ class _Process:
         self._waits_for_spool = waits_for_spool
         self._started = started
         self._signalled: int | None = None
+        self._callback = {"action": "it started this agent", "at": timestamp()} if waits_for_spool else None
         self._clock = SystemClock()
         # An agent that a callback started has Patroni's environment, and is none of the service's processes.
         self._notifier = Notifier({} if background else os.environ)
@@ -151,10 +152,12 @@ class _Process:
         """Work until a signal or a death. The exit code, and the agent of a new configuration to go on with."""
 
         def answer(_: dict[str, Any]) -> Mapping[str, Any]:
-            return report(agent)
+            return {**report(agent), "last_callback": self._callback}
 
         def poke(request: dict[str, Any]) -> Mapping[str, Any]:
-            events.info("poked", action=str(request.get("action"))[:40], role=str(request.get("role"))[:40])
+            action = str(request.get("action"))[:40]
+            events.info("poked", action=action, role=str(request.get("role"))[:40])
+            self._callback = {"action": action, "at": timestamp()}
             agent.poke()
             return {}
 

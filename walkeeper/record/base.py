@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,10 @@ class Member:
     port: int | None
     timeline: int | None
     lsn: int | None
+    tags: Mapping[str, Any] = field(default_factory=dict)
+    patroni_version: str | None = None
+    pending_restart: bool = False
+    api_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,8 @@ class Topology:
     paused: bool
     slots: tuple[str, ...]
     """The permanent slots that the dynamic configuration declares."""
+    dynamic: Mapping[str, Any] = field(default_factory=dict)
+    """The dynamic configuration itself, as the DCS has it."""
 
 
 class RecordStore(Protocol):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
@@ -23,7 +23,9 @@ import yaml
 from patroni.config import Config
 from patroni.dcs import get_dcs, iter_dcs_classes
 from patroni.exceptions import PatroniException
+from patroni.request import PatroniRequest
 from patroni.utils import parse_bool
+from urllib3.exceptions import HTTPError
 
 from walkeeper.deadline import Deadline, DeadlineExceeded
 from walkeeper.errors import ConfigError, DcsError, DcsUnavailable, WalkeeperError
@@ -246,6 +248,7 @@ def _topology(cluster: Any, leader: Leader | None) -> Topology:
         standby_cluster=any(standby.get(key) for key in ("host", "port", "restore_command")),
         paused=bool(parse_bool(dynamic.get("pause"))),
         slots=tuple(sorted(str(slot) for slot in slots)) if isinstance(slots, dict) else (),
+        dynamic=deepcopy(dynamic),
     )
 
 
@@ -260,6 +263,10 @@ def _member(member: Any) -> Member:
         port=port,
         timeline=_number(data.get("timeline")),
         lsn=_number(data.get("xlog_location")),
+        tags=data.get("tags") if isinstance(data.get("tags"), dict) else {},
+        patroni_version=str(data["version"]) if data.get("version") else None,
+        pending_restart=bool(data.get("pending_restart")),
+        api_url=str(data["api_url"]) if data.get("api_url") else None,
     )
 
 
@@ -279,18 +286,54 @@ def _number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def settings(patroni_config: Path, dynamic: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What this node's configuration says by itself, and what Patroni makes of it and of ``dynamic``. Raises ConfigError."""
+    config = _loaded(patroni_config)
+    local: dict[str, Any] = deepcopy(config.local_configuration)
+    config.set_dynamic_configuration(deepcopy(dict(dynamic)))
+    effective: dict[str, Any] = config.copy()
+    return local, effective
+
+
+def change_dynamic(patroni_config: Path, api_url: str, change: Mapping[str, Any], timeout: float = TIMEOUT) -> None:
+    """Merge ``change`` into the dynamic configuration through Patroni's REST API, as a member serves it. Raises DcsError."""
+    parts = urlparse(api_url)
+    url = f"{parts.scheme}://{parts.netloc}/config"
+    deadline = Deadline("REST API")
+    try:
+        request = PatroniRequest(_read_config(patroni_config))
+        answer = deadline.call(
+            lambda: request.request("PATCH", url, dict(change), timeout=timeout, retries=False), timeout
+        )
+    except DeadlineExceeded as problem:
+        raise DcsUnavailable(f"{url}: {problem}") from None
+    except HTTPError as problem:
+        raise DcsUnavailable(f"{url}: {' '.join(str(problem).split())[:300]}", hint="Is Patroni up there?") from None
+    finally:
+        deadline.close()
+    if answer.status != 200:
+        text = " ".join(answer.data.decode("utf-8", "replace").split())[:300]
+        raise DcsError(
+            f"{url}: {answer.status}: {text}",
+            hint="The user and password are restapi.authentication's in Patroni's configuration.",
+        )
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     """Patroni's effective configuration: the file, or a directory of files, and its environment variables."""
+    found: dict[str, Any] = _loaded(path).copy()
+    return found
+
+
+def _loaded(path: Path) -> Config:
     if not path.exists():
         raise ConfigError(f"{path}: not found", hint="Name the file that Patroni itself is started with.")
     try:
         with _environment_kept():
-            config = Config(str(path), validator=None)
+            return Config(str(path), validator=None)
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError, PatroniException) as problem:
         text = " ".join(str(problem).split())[:300]
         raise ConfigError(f"{path}: {text}", hint="patroni --validate-config says more about it.") from None
-    found: dict[str, Any] = config.copy()
-    return found
 
 
 @contextmanager

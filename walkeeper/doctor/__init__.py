@@ -1,0 +1,1 @@
+"""``walkeeper doctor``: is this cluster set up so that the promises hold. ``rules`` decide, ``gather`` looks, ``mend`` mends."""

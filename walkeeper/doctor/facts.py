@@ -1,0 +1,153 @@
+"""What doctor has seen, for the rules to judge. What could not be looked at is Unknown and says why: never a default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from walkeeper.config import Config
+from walkeeper.core.hold_slot import SlotState
+from walkeeper.core.record import Record
+from walkeeper.doctor.commands import Command
+from walkeeper.errors import WalkeeperError
+from walkeeper.postgres import ServerState
+from walkeeper.record.base import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """It could not be looked at."""
+
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """A member's PostgreSQL, as its own SQL tells it."""
+
+    state: ServerState
+    slot: SlotState | None
+    settings: Mapping[str, str]
+    """As SHOW prints them; a setting that this version does not have is left out."""
+    role: str
+    may_replicate: bool
+    """The role is a superuser or has REPLICATION."""
+    replication_refused: str = ""
+    """Why a replication connection was refused; empty where one was made."""
+    agents: tuple[str, ...] = ()
+    """The versions of the agents that have sessions there: an agent connects to its own node's server alone."""
+    senders: int = 0
+    """WAL senders at work."""
+    started_at: str = ""
+    """UTC, as walkeeper writes times."""
+    clock_ahead: float = 0.0
+    """Seconds by which its clock is ahead of this node's."""
+    archiving_failed: str = ""
+    """The file that archive_command failed at last, while nothing was archived since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberFacts:
+    """A member as Patroni's key and its own server describe it."""
+
+    name: str
+    leads: bool
+    here: bool
+    """It is the node that doctor runs on."""
+    host: str | None = None
+    nofailover: bool = False
+    patroni_version: str | None = None
+    pending_restart: bool = False
+    server: ServerFacts | Unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatroniFacts:
+    """This node's Patroni configuration: ``local`` without, ``effective`` with the dynamic one merged in."""
+
+    local: Mapping[str, Any]
+    effective: Mapping[str, Any]
+    callbacks: Mapping[str, Command]
+    """By event; only those that are configured."""
+    restore_command: Command | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreFacts:
+    """What came of the store's probe. ``clock_ahead`` in seconds; None where the store has no clock that matters."""
+
+    url: str
+    problem: WalkeeperError | None = None
+    """What the probe raised; None: it can be written, read and listed, and does not overwrite."""
+    clock_ahead: float | Unknown | None = None
+    before_frontier: str | Unknown | None = None
+    """The segment just below the frontier, if this store has it; empty if it lacks it; None if there is none yet."""
+    gaps: tuple[str, ...] | Unknown = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolFacts:
+    """The spool's directory. Sizes in bytes."""
+
+    path: str
+    exists: bool
+    plain: bool = True
+    """It is a directory and no link."""
+    uid: int = 0
+    mode: int = 0o700
+    used: int = 0
+    free: int = 0
+    """What this user can still write on its file system."""
+    creatable: bool = True
+    """Where it does not exist: whether this user can make it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentFacts:
+    """This node's agent, by its own report."""
+
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything that was seen from one node, at one time."""
+
+    config: Config
+    program: str
+    """How walkeeper is called here, for what is to be pasted."""
+    version: str
+    uid: int
+    """Who doctor runs as."""
+    servers_uid: int | Unknown
+    """Whose the data directory is: PostgreSQL's and the agent's user."""
+    dcs_problem: WalkeeperError | None = None
+    topology: Topology | Unknown
+    record: Record | Unknown | None
+    record_problem: str = ""
+    """The record is there and cannot be believed."""
+    record_age: float | None = None
+    """Seconds since the owner wrote it."""
+    compare_and_set: str | Unknown = ""
+    """Why the record cannot be written from here; empty if a compare-and-set was seen to be refused for the right reason."""
+    patroni: PatroniFacts | Unknown
+    members: tuple[MemberFacts, ...]
+    store: StoreFacts | Unknown
+    spool: SpoolFacts | Unknown
+    agent: AgentFacts | Unknown
+    agent_absent: bool = False
+    """It was looked for as its own user, and nobody listens."""
+    receiver_problem: WalkeeperError | None = None
+    """pg_receivewal cannot be used."""
+    codec_problem: WalkeeperError | None = None
+    base_backup: str | Unknown = field(default_factory=lambda: Unknown("nobody looked"))
+    """The newest backup that pg_wal has a label of."""
+
+    @property
+    def this(self) -> MemberFacts | None:
+        return next((member for member in self.members if member.here), None)
+
+    @property
+    def leader(self) -> MemberFacts | None:
+        return next((member for member in self.members if member.leads), None)

@@ -1,0 +1,195 @@
+"""Look at everything, each part behind a time limit of its own: what hangs is Unknown, and the rest is seen all the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Final, TypeVar
+
+from walkeeper import __version__, clock
+from walkeeper.codec import open_codec
+from walkeeper.config import Config
+from walkeeper.core.record import Record, decode_record
+from walkeeper.deadline import Deadline, DeadlineExceeded
+from walkeeper.doctor import here
+from walkeeper.doctor.facts import Facts, MemberFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
+from walkeeper.doctor.servers import look_at_members
+from walkeeper.errors import BadRecord, CasConflict, ConfigError, StoreUnavailable, WalkeeperError
+from walkeeper.receiver import find_program
+from walkeeper.record.base import RecordStore, Topology, Versioned
+from walkeeper.record.patroni import connect
+
+DCS_PATIENCE: Final = 5.0
+STORE_PATIENCE: Final = 20.0
+FILE_PATIENCE: Final = 5.0
+
+_T = TypeVar("_T")
+
+
+def gather(config: Config) -> Facts:
+    """Reads only, but for the store's probe: one object under ``probe/``, which is removed again."""
+    problem, topology, found, cas = _look_at_dcs(config)
+    record, record_problem = _decoded(found)
+    servers_uid = _seen("the data directory", FILE_PATIENCE, lambda: here.owner_of_data(config))
+    with ThreadPoolExecutor(3) as pool:
+        members = pool.submit(look_at_members, config, topology)
+        store = pool.submit(_store, config, record)
+        files = pool.submit(_files, config, topology)
+        patroni, spool, backup = files.result()
+        agent, absent = here.look_at_agent(config, as_its_user=servers_uid == os.geteuid())
+        codec = _problem_of(lambda: open_codec(config))
+        seen = members.result()
+        return Facts(
+            config=config,
+            program=program(),
+            version=__version__,
+            uid=os.geteuid(),
+            servers_uid=servers_uid,
+            dcs_problem=problem,
+            topology=topology,
+            record=record,
+            record_problem=record_problem,
+            record_age=_age(record),
+            compare_and_set=cas,
+            patroni=patroni,
+            members=seen,
+            store=store.result(),
+            spool=spool,
+            agent=agent,
+            agent_absent=absent,
+            receiver_problem=_receiver_problem(config, seen),
+            codec_problem=codec,
+            base_backup=backup,
+        )
+
+
+def program() -> str:
+    """How walkeeper is called here: as Patroni and PostgreSQL will call it, so by its whole path."""
+    beside = Path(sys.executable).with_name("walkeeper")
+    if beside.exists():
+        return str(beside)
+    return shutil.which("walkeeper") or f"{sys.executable} -m walkeeper"
+
+
+# --- the DCS --------------------------------------------------------------------------------------------------------
+
+
+_Dcs = tuple[WalkeeperError | None, Topology | Unknown, Versioned | Unknown | None, str | Unknown]
+
+
+def _look_at_dcs(config: Config) -> _Dcs:
+    """What went wrong, the topology, the record as it is written, and what came of the compare-and-set."""
+    try:
+        records = connect(config.patroni_config, config.node.name, min(DCS_PATIENCE, config.agent.dcs_timeout))
+    except WalkeeperError as problem:
+        return _no_dcs(problem)
+    try:
+        topology = records.topology()
+        found = records.read()
+        return None, topology, found, _compare_and_set(records, found)
+    except WalkeeperError as problem:
+        return _no_dcs(problem)
+    finally:
+        records.close()
+
+
+def _no_dcs(problem: WalkeeperError) -> _Dcs:
+    unknown = Unknown(f"the DCS was not seen: {problem}")
+    return problem, unknown, unknown, unknown
+
+
+def _compare_and_set(records: RecordStore, found: Versioned | None) -> str | Unknown:
+    """Creates the record although it is there, which must be refused: nothing changes, and rights are needed for it."""
+    if found is None:
+        return Unknown("there is no record yet to try it on")
+    try:
+        records.write(found.document, None)
+    except CasConflict:
+        return ""
+    except WalkeeperError as problem:
+        return f"{problem}"
+    if records.read() == found:
+        return Unknown("the record went away and came back while it was tried")
+    return "the DCS replaced the record although it was there"
+
+
+def _decoded(found: Versioned | Unknown | None) -> tuple[Record | Unknown | None, str]:
+    if found is None or isinstance(found, Unknown):
+        return found, ""
+    try:
+        return decode_record(found.document), ""
+    except BadRecord as problem:
+        return None, str(problem)
+
+
+def _age(record: Record | Unknown | None) -> float | None:
+    if record is None or isinstance(record, Unknown):
+        return None
+    try:
+        written = datetime.strptime(record.updated_at, "%Y-%m-%dT%H:%M:%S%z")
+    except ValueError:
+        return None
+    return max(0.0, clock.wall_seconds() - written.timestamp())
+
+
+# --- store, files, programs -----------------------------------------------------------------------------------------
+
+
+def _store(config: Config, record: Record | Unknown | None) -> StoreFacts | Unknown:
+    from walkeeper.store.open import open_store  # noqa: PLC0415
+
+    deadline = Deadline("store")
+    try:
+        return deadline.call(lambda: here.look_at_store(config, record), STORE_PATIENCE)
+    except DeadlineExceeded:
+        silent = StoreUnavailable(f"the store gave no answer within {STORE_PATIENCE:g} s")
+        unknown = Unknown(str(silent))
+        return StoreFacts(
+            url=open_store(config.store).url, problem=silent, clock_ahead=unknown, before_frontier=unknown, gaps=unknown
+        )
+    except WalkeeperError as problem:
+        unknown = Unknown(str(problem))
+        return StoreFacts(url="", problem=problem, clock_ahead=unknown, before_frontier=unknown, gaps=unknown)
+    finally:
+        deadline.close()
+
+
+def _files(
+    config: Config, topology: Topology | Unknown
+) -> tuple[PatroniFacts | Unknown, SpoolFacts | Unknown, str | Unknown]:
+    return (
+        _seen("Patroni's configuration", FILE_PATIENCE, lambda: here.look_at_patroni(config, topology)),
+        _seen("the spool", FILE_PATIENCE, lambda: here.look_at_spool(config)),
+        _seen("pg_wal", FILE_PATIENCE, lambda: here.newest_backup_label(config)),
+    )
+
+
+def _seen(what: str, seconds: float, look: Callable[[], _T | Unknown]) -> _T | Unknown:
+    """The result; Unknown where it takes too long or cannot be had."""
+    deadline = Deadline(what)
+    try:
+        return deadline.call(look, seconds)
+    except (DeadlineExceeded, WalkeeperError) as problem:
+        return Unknown(str(problem))
+    except OSError as problem:
+        return Unknown(f"{problem.filename or what}: {problem.strerror}")
+    finally:
+        deadline.close()
+
+
+def _receiver_problem(config: Config, members: tuple[MemberFacts, ...]) -> WalkeeperError | None:
+    majors = [member.server.state.major for member in members if not isinstance(member.server, Unknown)]
+    return _problem_of(lambda: find_program(config.bin_dir, max(majors, default=0)))
+
+
+def _problem_of(work: Callable[[], object]) -> WalkeeperError | None:
+    try:
+        work()
+    except ConfigError as problem:
+        return problem
+    return None

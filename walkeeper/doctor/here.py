@@ -1,0 +1,218 @@
+"""What only this node can tell: Patroni's configuration, the spool, the agent, the store as it is seen from here."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import ssl
+import stat
+from collections.abc import Mapping
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlparse
+
+from walkeeper import ask, clock, rundir
+from walkeeper.archive import Archive
+from walkeeper.codec import Codec
+from walkeeper.config import Config
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.record import Record
+from walkeeper.doctor.commands import Command, parse
+from walkeeper.doctor.facts import AgentFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
+from walkeeper.errors import AgentError, WalkeeperError
+from walkeeper.layout import Layout
+from walkeeper.record.base import Topology
+from walkeeper.record.patroni import settings
+from walkeeper.store.base import Store
+from walkeeper.store.open import open_store
+from walkeeper.store.settings import S3Settings
+
+AGENT_PATIENCE: Final = 3.0
+_AGENT_SHOWS: Final = frozenset({"version", "pid", "store", "spool_limit", "started_at"})
+
+
+# --- Patroni's configuration ----------------------------------------------------------------------------------------
+
+
+def look_at_patroni(config: Config, topology: Topology | Unknown) -> PatroniFacts:
+    """Raises ConfigError. Without the DCS the dynamic configuration is the one that Patroni keeps in the data directory."""
+    local, effective = settings(config.patroni_config, {} if isinstance(topology, Unknown) else topology.dynamic)
+    postgresql = _section(effective, "postgresql")
+    commands = _section(postgresql, "callbacks")
+    restore = _section(postgresql, "recovery_conf").get("restore_command") or _section(postgresql, "parameters").get(
+        "restore_command"
+    )
+    return PatroniFacts(
+        local=local,
+        effective=effective,
+        callbacks={str(event): _looked_up(str(text), config) for event, text in commands.items() if text},
+        restore_command=_looked_up(str(restore), config) if restore else None,
+    )
+
+
+def _section(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = tree.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _looked_up(text: str, config: Config) -> Command:
+    command = parse(text)
+    named = command.config
+    return replace(
+        command,
+        runs=shutil.which(command.program) is not None if command.program else False,
+        same_config=None if named is None else os.path.realpath(named) == os.path.realpath(config.source),
+    )
+
+
+# --- the store ------------------------------------------------------------------------------------------------------
+
+
+def look_at_store(config: Config, record: Record | Unknown | None) -> StoreFacts:
+    """Writes one object under ``probe/``, and removes it if it may. Raises ConfigError or StoreUnfit if it cannot be opened."""
+    store = open_store(config.store)
+    facts = StoreFacts(url=store.url, clock_ahead=_clock(config))
+    try:
+        store.probe()
+    except WalkeeperError as problem:
+        return replace(
+            facts, problem=problem, before_frontier=Unknown(f"the store could not be probed: {problem}"),
+            gaps=Unknown(f"the store could not be probed: {problem}"),
+        )  # fmt: skip
+    if isinstance(record, Unknown):
+        return replace(facts, before_frontier=record, gaps=record)
+    if record is None:
+        return facts
+    try:
+        return _look_at_archive(config, store, record, facts)
+    except WalkeeperError as problem:
+        return replace(facts, before_frontier=Unknown(str(problem)), gaps=Unknown(str(problem)))
+
+
+def _look_at_archive(config: Config, store: Store, record: Record, facts: StoreFacts) -> StoreFacts:
+    layout = Layout(config.scope, config.group, int(record.system_identifier))
+    archive = Archive(store, layout, record.size, Codec(identity_file=config.identity_file))
+    gaps = archive.open_gaps()
+    texts = tuple(f"on timeline {gap.timeline}: {gap.start} to {gap.end}" for gap in gaps)
+    return replace(facts, before_frontier=_before_frontier(archive, record), gaps=texts)
+
+
+def _before_frontier(archive: Archive, record: Record) -> str | None:
+    """The segment that ends at the frontier, on any timeline of its number; None where the archive begins there."""
+    first = record.start[8:]
+    number = record.position // record.size - 1
+    history = archive.history(record.timeline)
+    if history is None:
+        return ""
+    segment = history.segment(number, record.size) if number >= 0 else None
+    if segment is None or segment.name[8:] < first:
+        return None
+    gaps = {Lsn.parse(gap.end) for gap in archive.gaps()}
+    if segment.end in gaps:
+        return f"a recorded gap before {segment.end}"
+    return segment.name if archive.find(segment) is not None else ""
+
+
+def _clock(config: Config) -> float | Unknown | None:
+    """From the Date of any answer of the store's, also of a refusal."""
+    store = config.store
+    if not isinstance(store, S3Settings):
+        return None
+    url = urlparse(store.endpoint or f"https://s3.{store.region or 'us-east-1'}.amazonaws.com")
+    host, timeout = url.hostname or "", store.connect_timeout
+    try:
+        connection = (
+            http.client.HTTPSConnection(
+                host, url.port, timeout=timeout, context=ssl.create_default_context(cafile=_path(store.ca_file))
+            )
+            if url.scheme == "https"
+            else http.client.HTTPConnection(host, url.port, timeout=timeout)
+        )
+        try:
+            before = clock.wall_seconds()
+            connection.request("HEAD", "/")
+            date = connection.getresponse().getheader("Date")
+            after = clock.wall_seconds()
+        finally:
+            connection.close()
+        if date is None:
+            return Unknown("the store's answers have no Date")
+        moment = parsedate_to_datetime(date).timestamp()
+    except (OSError, http.client.HTTPException, ValueError) as problem:
+        return Unknown(f"the store did not tell the time: {problem or type(problem).__name__}")
+    return moment - after if moment > after else min(0.0, moment + 1 - before)  # Date is of a whole second
+
+
+def _path(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+# --- the spool ------------------------------------------------------------------------------------------------------
+
+
+def look_at_spool(config: Config) -> SpoolFacts:
+    """Raises OSError or ConfigError."""
+    path = config.spool_directory
+    near = next(each for each in (path, *path.parents) if each.exists())
+    disk = os.statvfs(near)
+    free = disk.f_bavail * disk.f_frsize
+    if not path.exists() and not path.is_symlink():
+        creatable = os.access(near, os.W_OK | os.X_OK)
+        return SpoolFacts(path=str(path), exists=False, free=free, creatable=creatable)
+    found = path.lstat()
+    return SpoolFacts(
+        path=str(path),
+        exists=True,
+        plain=stat.S_ISDIR(found.st_mode),
+        uid=found.st_uid,
+        mode=stat.S_IMODE(found.st_mode),
+        used=_used(path),
+        free=free,
+    )
+
+
+def _used(path: Path) -> int:
+    """Bytes in the receiver's directory; 0 where this user may not look, which is said elsewhere."""
+    try:
+        return sum(entry.stat(follow_symlinks=False).st_size for entry in os.scandir(path / "wal"))
+    except OSError:
+        return 0
+
+
+def owner_of_data(config: Config) -> int:
+    """Raises OSError or ConfigError."""
+    return config.data_dir.stat().st_uid
+
+
+def newest_backup_label(config: Config) -> str | Unknown:
+    """From the ``.backup`` files that PostgreSQL leaves in pg_wal where it archives by itself. Raises OSError."""
+    labels = sorted((config.data_dir / "pg_wal").glob("*.backup"), key=lambda path: path.stat().st_ctime)
+    if not labels:
+        return Unknown("walkeeper takes none, and PostgreSQL's pg_wal has no label of one")
+    for line in labels[-1].read_text("utf-8", "replace").splitlines():
+        if line.startswith("STOP TIME:"):
+            return f"the newest that PostgreSQL knows of ended at {line.partition(':')[2].strip()}"
+    return Unknown(f"{labels[-1].name} does not say when it ended")
+
+
+# --- the agent ------------------------------------------------------------------------------------------------------
+
+
+def look_at_agent(config: Config, *, as_its_user: bool) -> tuple[AgentFacts | Unknown, bool]:
+    """Its report; and whether it certainly is not there."""
+    try:
+        socket = rundir.socket_path(config.source, os.environ)
+        report = ask.ask(socket, "status", AGENT_PATIENCE)
+    except AgentError as problem:
+        return Unknown(f"this node's agent does not answer: {problem}"), as_its_user and "no agent is running" in str(
+            problem
+        )
+    except rundir.RunDirectoryError as problem:
+        return Unknown(f"this node's agent cannot be asked: {problem}"), False
+    own = report.get("agent")
+    if not isinstance(own, dict) or not own.keys() >= _AGENT_SHOWS or not isinstance(report.get("troubles"), list):
+        return Unknown("this node's agent is of another version, and its report is not understood"), False
+    return AgentFacts(report=report), False

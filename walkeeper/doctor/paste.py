@@ -1,0 +1,42 @@
+"""Lines to paste: what they have in common."""
+
+from __future__ import annotations
+
+import shlex
+
+from walkeeper.doctor.facts import Facts
+
+
+def patronictl(facts: Facts, *words: str) -> str:
+    """A patronictl command for this cluster."""
+    return shlex.join(["patronictl", "-c", str(facts.config.patroni_config), *words])
+
+
+def edit_config(facts: Facts, **changes: str) -> str:
+    """Change Patroni's dynamic configuration; a dot in a key is written as two underscores."""
+    words = [word for key, value in changes.items() for word in ("--set", f"{key.replace('__', '.')}={value}")]
+    return patronictl(facts, "edit-config", "--force", *words)
+
+
+def set_parameter(facts: Facts, name: str, value: str, *, restart: bool = False) -> tuple[str, ...]:
+    """Set a PostgreSQL parameter cluster-wide; ``null`` takes it out."""
+    change = patronictl(facts, "edit-config", "--force", "--pg", f"{name}={value}")
+    return (change, patronictl(facts, "restart", facts.config.scope, "--pending")) if restart else (change,)
+
+
+def walkeeper(facts: Facts, *words: str) -> str:
+    """A walkeeper command with this configuration."""
+    return f"{facts.program} {shlex.join([*words[:1], '-c', str(facts.config.source), *words[1:]])}"
+
+
+def restore_command(facts: Facts) -> str:
+    return f"{walkeeper(facts, 'restore-wal')} %f %p"
+
+
+def yaml_lines(path: str, lines: dict[str, str]) -> tuple[str, ...]:
+    """Lines for a configuration file, below the section ``path`` (``a.b``)."""
+    found = []
+    for depth, name in enumerate(path.split(".")):
+        found.append(f"{'  ' * depth}{name}:")
+    depth = len(found)
+    return (*found, *(f"{'  ' * depth}{key}: {value}" for key, value in lines.items()))

@@ -1,0 +1,127 @@
+"""What a rule is: from facts to findings, purely. The rules themselves are in ``rules/``; docs/doctor.md is made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+from walkeeper.doctor.facts import Facts
+
+Severity: TypeAlias = Literal["error", "warning", "info"]
+State: TypeAlias = Literal["ok", "error", "warning", "info", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Good:
+    """It is as it should be. ``about`` names the member; empty is the cluster, or this node."""
+
+    text: str
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """It is not. ``mend`` are lines to paste; ``severity`` replaces the rule's own."""
+
+    text: str
+    mend: tuple[str, ...]
+    about: str = ""
+    severity: Severity | None = None
+    change: Mapping[str, Any] | None = None
+    """To Patroni's dynamic configuration: what --fix would send."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotKnown:
+    """It could not be looked at."""
+
+    because: str
+    about: str = ""
+
+
+Verdict: TypeAlias = Good | Wrong | NotKnown
+Look: TypeAlias = Callable[[Facts], Iterator[Verdict]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """``name`` is a stable word, ``what`` says what is right, ``mend`` how it is mended, in general."""
+
+    name: str
+    area: str
+    severity: Severity
+    what: str
+    why: str
+    mend: str
+    look: Look
+    fixable: bool = False
+    """Whether --fix can mend it."""
+    safe_in_pause: bool = False
+    """Whether --fix may do so while Patroni is paused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One judgement. ``state`` ok, unknown, or what is wrong by its weight."""
+
+    rule: Rule
+    state: State
+    about: str
+    text: str
+    mend: tuple[str, ...] = ()
+    change: Mapping[str, Any] | None = field(default=None)
+
+
+AREAS: Final = ("PostgreSQL", "Archiving", "Patroni", "DCS", "Store", "Node", "Agents")
+"""In the report's order."""
+RULES: Final[list[Rule]] = []
+
+
+def rule(
+    area: str, severity: Severity, *, what: str, why: str, mend: str, fixable: bool = False, safe_in_pause: bool = False
+) -> Callable[[Look], Look]:
+    """Register a function as the rule of its own name."""
+
+    def add(look: Look) -> Look:
+        RULES.append(
+            Rule(
+                name=look.__name__, area=area, severity=severity, what=what, why=why, mend=mend, look=look,
+                fixable=fixable, safe_in_pause=safe_in_pause,
+            )
+        )  # fmt: skip
+        return look
+
+    return add
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """Every rule on these facts, area by area."""
+    return [_finding(each, verdict) for each in ordered() for verdict in each.look(facts)]
+
+
+def ordered() -> list[Rule]:
+    """All rules, area by area."""
+    return sorted(RULES, key=lambda each: AREAS.index(each.area))
+
+
+def exit_code(findings: list[Finding]) -> int:
+    """1: something breaks a promise. 2: whether something does cannot be told. 0: all well, warnings or not."""
+    if any(finding.state == "error" for finding in findings):
+        return 1
+    return 2 if any(finding.state == "unknown" and finding.rule.severity == "error" for finding in findings) else 0
+
+
+def _finding(rule: Rule, verdict: Verdict) -> Finding:
+    match verdict:
+        case Good():
+            return Finding(rule=rule, state="ok", about=verdict.about, text=verdict.text)
+        case NotKnown():
+            return Finding(
+                rule=rule, state="unknown", about=verdict.about, text=f"not known, because {verdict.because}"
+            )
+        case Wrong():
+            return Finding(
+                rule=rule, state=verdict.severity or rule.severity, about=verdict.about, text=verdict.text,
+                mend=verdict.mend, change=verdict.change,
+            )  # fmt: skip

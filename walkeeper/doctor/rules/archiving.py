@@ -1,0 +1,167 @@
+"""PostgreSQL: what archives beside walkeeper, and whether every node could go on archiving without a gap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from walkeeper.core.hold_slot import why_not_gap_safe
+from walkeeper.doctor import paste
+from walkeeper.doctor.commands import parse
+from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown
+from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.doctor.rules import each
+from walkeeper.store.settings import DirectorySettings
+
+AREA: Final = "Archiving"
+CLOCK_SECONDS: Final = 5.0
+
+
+@rule(
+    AREA,
+    "error",
+    what="archive_mode and archive_command do not contradict walkeeper.",
+    why="A second archiver beside walkeeper is fine. One that writes into walkeeper's own store is not, nor is walkeeper's "
+    "archive-push without archive_mode. With archive_mode=always a standby archives again what it restored.",
+    mend="patronictl edit-config --pg archive_mode=on|off or --pg archive_command=…",
+)
+@each.server
+def archive_settings(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    mode = server.settings.get("archive_mode", "off")
+    text = server.settings.get("archive_command", "")
+    text = "" if text == "(disabled)" else text
+    ours = parse(text).job == "archive-push"
+    by_command = getattr(facts.config, "archiver", "stream") == "command"
+    store = facts.config.store
+    name = member.name
+    if by_command and not (mode in ("on", "always") and ours):
+        push = f"{paste.walkeeper(facts, 'archive-push')} %p"
+        mend = (
+            *paste.set_parameter(facts, "archive_mode", "on"),
+            *paste.set_parameter(facts, "archive_command", push, restart=True),
+        )
+        yield Wrong(f"walkeeper.archiver is command, and archive_mode is {mode}, archive_command {text!r}", mend, name)
+    elif mode == "always" and text and not ours:
+        mend = paste.set_parameter(facts, "archive_mode", "on", restart=True)
+        yield Wrong(f"archive_mode is always: it archives again, by {text!r}, what was restored", mend, name, "warning")
+    elif mode != "off" and not ours and isinstance(store, DirectorySettings) and str(store.path) in text:
+        mend = paste.set_parameter(facts, "archive_command", "null")
+        yield Wrong(f"archive_command writes into walkeeper's own store: {text!r}", mend, name)
+    elif mode != "off" and ours and not by_command:
+        mend = paste.set_parameter(facts, "archive_mode", "off", restart=True)
+        yield Wrong(
+            "archive_command is walkeeper's, which streams already: one of the two is enough", mend, name, "info"
+        )
+    else:
+        yield Good(f"archive_mode is {mode}" if mode == "off" or ours else f"{text!r} archives beside walkeeper", name)
+
+
+@rule(
+    AREA,
+    "warning",
+    what="No archive_command is failing.",
+    why="PostgreSQL keeps every segment in pg_wal that archive_command has not taken, until the disk is full.",
+    mend="Mend the command, or take it out: patronictl edit-config --pg archive_command=null",
+)
+@each.server
+def archive_command_works(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    if not server.archiving_failed or server.settings.get("archive_mode", "off") == "off":
+        yield Good("no archive_command is failing", member.name)
+        return
+    mend = (
+        f"# {server.settings.get('archive_command', '')}",
+        "# PostgreSQL's log says why it fails. Without it:",
+        *paste.set_parameter(facts, "archive_command", "null"),
+    )
+    yield Wrong(f"archive_command fails for {server.archiving_failed}", mend, member.name)
+
+
+@rule(
+    AREA,
+    "error",
+    what="Every member is of the record's cluster: system identifier and segment size.",
+    why="An archive is one cluster's. A member of another one would neither be archived nor restored from it.",
+    mend="Build the member anew from the leader: patronictl reinit. After a new initdb: patronictl remove first.",
+)
+@each.server
+def same_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    record = facts.record
+    if isinstance(record, Unknown):
+        yield NotKnown(record.because, member.name)
+    elif record is None:
+        yield Good("there is no record yet that could disagree", member.name)
+    elif str(server.state.system_identifier) != record.system_identifier:
+        text = f"its system identifier is {server.state.system_identifier}, the record's {record.system_identifier}"
+        mend = paste.patronictl(facts, "reinit", facts.config.scope, member.name)
+        yield Wrong(text, (mend,), member.name)
+    elif int(server.state.segment_size) != record.segment_size:
+        text = f"its segments have {int(server.state.segment_size)} bytes, the record's {record.segment_size}"
+        yield Wrong(text, (paste.patronictl(facts, "reinit", facts.config.scope, member.name),), member.name)
+    else:
+        yield Good("it is of the record's cluster", member.name)
+
+
+@rule(
+    AREA,
+    "error",
+    what="Every node is gap-safe: its hold slot keeps all WAL that is not archived.",
+    why="Whichever node is promoted must have what the dead primary had not archived. A node that was just built begins "
+    "later and becomes safe by itself when the frontier has passed that position.",
+    mend="Depends on why: declare the slot, wait for the frontier, or end what streams from the slot.",
+)
+@each.server
+def gap_safe(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    record, slot = facts.record, server.slot
+    if member.nofailover:
+        yield Good("it has the tag nofailover: it is never promoted and needs no hold slot", member.name)
+    elif isinstance(record, Unknown):
+        yield NotKnown(record.because, member.name)
+    elif record is None:
+        yield NotKnown("there is no record yet", member.name)
+    elif not (why := why_not_gap_safe(slot, record.position, record.size)):
+        yield Good("it is gap-safe", member.name)
+    elif slot is not None and slot.active_pid is not None:
+        mend = f'psql -c "SELECT pg_terminate_backend({slot.active_pid})"   # and let it not come back'
+        yield Wrong(f"it is not gap-safe: {why}", (mend,), member.name)
+    elif slot is not None and slot.restart_lsn is not None and not slot.lost:
+        mend = f"{paste.walkeeper(facts, 'status')}   # it becomes safe when the frontier has passed that position"
+        yield Wrong(f"it is not gap-safe: {why}", (mend,), member.name, "warning")
+    else:
+        mend = paste.patronictl(facts, "list") + "   # Patroni makes the slot within seconds, once it is declared"
+        yield Wrong(f"it is not gap-safe: {why}", (mend,), member.name)
+
+
+@rule(
+    AREA,
+    "warning",
+    what="The members' clocks agree to some seconds.",
+    why="A recovery to a point in time goes by the clock of the server that committed, and S3 refuses requests of a clock "
+    "that is a quarter of an hour off.",
+    mend="Run chrony or another NTP client on every node.",
+)
+@each.server
+def clocks(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    if abs(server.clock_ahead) <= CLOCK_SECONDS:
+        yield Good("its clock agrees with this node's", member.name)
+        return
+    word = "ahead of" if server.clock_ahead > 0 else "behind"
+    yield Wrong(
+        f"its clock is {abs(server.clock_ahead):.0f} s {word} this node's",
+        ("timedatectl set-ntp true   # on both; chronyc tracking says more",),
+        member.name,
+    )
+
+
+@rule(
+    AREA,
+    "info",
+    what="A base backup is known.",
+    why="An archive of WAL restores nothing without a base backup from before. PostgreSQL notes none where its own "
+    "archive_mode is off: then only whoever takes them knows.",
+    mend="Take one with the tool of your choice, and try a restore.",
+)
+def base_backup(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.base_backup, Unknown):
+        yield NotKnown(facts.base_backup.because)
+    else:
+        yield Good(facts.base_backup)

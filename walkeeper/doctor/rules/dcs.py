@@ -1,0 +1,119 @@
+"""The DCS and the record in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from walkeeper.core.lsn import Lsn
+from walkeeper.doctor import paste
+from walkeeper.doctor.facts import Facts, Unknown
+from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+
+AREA: Final = "DCS"
+STANDSTILL: Final = 30.0
+
+
+@rule(
+    AREA,
+    "error",
+    what="The DCS answers, and lets this node read the record, the leader and the members.",
+    why="The record is where a promoted node finds out where to go on. While the DCS is away uploads go on and the frontier "
+    "waits.",
+    mend="Look at the DCS, and at its section in Patroni's configuration.",
+)
+def dcs_answers(facts: Facts) -> Iterator[Verdict]:
+    if facts.dcs_problem is None:
+        yield Good("it answers")
+    else:
+        yield Wrong(str(facts.dcs_problem), _hint(facts.dcs_problem.hint, paste.patronictl(facts, "list")))
+
+
+@rule(
+    AREA,
+    "error",
+    what="The record's key can be written by compare-and-set.",
+    why="That is what fences a stale primary. doctor tries to create the record although it is there: a DCS that does what "
+    "it should refuses, and nothing changes.",
+    mend="Give Patroni's DCS user the right to write all keys of the cluster, `walkeeper` among them.",
+)
+def compare_and_set(facts: Facts) -> Iterator[Verdict]:
+    found = facts.compare_and_set
+    if isinstance(found, Unknown):
+        yield NotKnown(found.because)
+    elif found:
+        yield Wrong(found, _rights(facts))
+    else:
+        yield Good("a compare-and-set on the record is refused as it should be")
+
+
+def _rights(facts: Facts) -> tuple[str, ...]:
+    config = facts.config
+    group = f"/{config.group}" if config.group is not None else ""
+    key = f"/{config.namespace}/{config.scope}{group}/walkeeper"
+    return (f"# Patroni's DCS user needs to read and write {key}; with etcd, for instance:",
+            f"etcdctl role grant-permission PATRONIS_ROLE readwrite {key}")  # fmt: skip
+
+
+@rule(
+    AREA,
+    "error",
+    what="There is a record, its owner is the leader, and it reports no trouble.",
+    why="Without a record nothing is archived. An owner that is not the leader means that the new leader's agent could not "
+    "take over.",
+    mend="Look at the agent on the leader: it must run there.",
+)
+def record_owned(facts: Facts) -> Iterator[Verdict]:
+    record, topology = facts.record, facts.topology
+    if isinstance(record, Unknown):
+        yield NotKnown(record.because)
+        return
+    if isinstance(topology, Unknown):
+        yield NotKnown(topology.because)
+        return
+    leader = topology.leader.name if topology.leader is not None else None
+    start = paste.walkeeper(facts, "agent", "--detach") + "   # or systemctl start walkeeper"
+    if facts.record_problem:
+        yield Wrong(facts.record_problem, (f"# on {leader or 'the leader'}, whose agent makes it anew:", start))
+    elif record is None:
+        yield Wrong("there is no record: nothing was archived yet", (f"# on {leader or 'the leader'}:", start))
+    elif leader is None:
+        yield Wrong("Patroni has no leader", (paste.patronictl(facts, "list"),))
+    elif record.owner != leader:
+        yield Wrong(
+            f"Patroni's leader is {leader}, and {record.owner} still owns the record", (f"# on {leader}:", start)
+        )
+    elif record.trouble:
+        mend = f"{paste.walkeeper(facts, 'status')}   # on {record.owner}, whose agent's log says more"
+        yield Wrong(f"{record.owner}, which archives, reports: {record.trouble}", (mend,))
+    else:
+        yield Good(f"{record.owner} owns it, and its frontier is {record.lsn} on timeline {record.timeline}")
+
+
+@rule(
+    AREA,
+    "error",
+    what="The frontier moves, or nothing waits for it.",
+    why="Complete segments that wait longer than seconds mean that the owner's agent is dead, stuck, or cannot store.",
+    mend="Look at the owner's agent and its log.",
+)
+def frontier_moves(facts: Facts) -> Iterator[Verdict]:
+    record = facts.record
+    if isinstance(record, Unknown):
+        yield NotKnown(record.because)
+        return
+    leader = facts.leader
+    if record is None or leader is None or isinstance(leader.server, Unknown):
+        yield NotKnown("there is no record yet" if record is None else "the leader's server was not seen")
+        return
+    waiting = max(Lsn(0), leader.server.state.lsn) - record.position
+    age = facts.record_age
+    if waiting < record.segment_size or age is None or age < STANDSTILL:
+        yield Good("it moves, or nothing waits for it")
+        return
+    mend = f"{paste.walkeeper(facts, 'status')}   # on {record.owner}, whose agent's log says more"
+    yield Wrong(f"it has stood for {age:.0f} s, and {waiting >> 20} MiB wait for it", (mend,))
+
+
+def _hint(hint: str, command: str) -> tuple[str, ...]:
+    return (f"# {hint}", command) if hint else (command,)

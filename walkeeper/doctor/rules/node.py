@@ -1,0 +1,236 @@
+"""This node: spool, agent, programs. And the agents of the other nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from walkeeper.doctor import paste
+from walkeeper.doctor.facts import Facts, Unknown
+from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+
+AREA: Final = "Node"
+AGENTS: Final = "Agents"
+
+
+@rule(
+    AREA,
+    "error",
+    what="doctor runs as the agent's user, which is PostgreSQL's.",
+    why="As somebody else it sees another socket, other rights and perhaps other credentials than the agent.",
+    mend="sudo -u postgres walkeeper doctor",
+)
+def right_user(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.servers_uid, Unknown):
+        yield NotKnown(facts.servers_uid.because)
+    elif facts.uid != facts.servers_uid:
+        yield NotKnown(
+            f"this is uid {facts.uid}, and PostgreSQL's and the agent's is {facts.servers_uid}: "
+            f"sudo -u '#{facts.servers_uid}' {paste.walkeeper(facts, 'doctor')}"
+        )
+    else:
+        yield Good("this is the agent's user")
+
+
+@rule(
+    AREA,
+    "error",
+    what="The spool is a directory of the agent's user, with mode 0700.",
+    why="WAL holds the data itself. The agent refuses a spool that others can read, or that is not its own.",
+    mend="chown postgres: SPOOL && chmod 0700 SPOOL",
+)
+def spool_private(facts: Facts) -> Iterator[Verdict]:
+    spool = facts.spool
+    if isinstance(spool, Unknown):
+        yield NotKnown(spool.because)
+        return
+    uid = facts.uid if isinstance(facts.servers_uid, Unknown) else facts.servers_uid
+    make = f"install -d -o '#{uid}' -m 0700 {spool.path}   # as root"
+    if not spool.exists and spool.creatable:
+        yield Good(f"{spool.path} is made at the agent's first start")
+    elif not spool.exists:
+        yield Wrong(
+            f"{spool.path} is not there, and this user cannot make it",
+            (f"install -d -o {uid} -m 0700 {spool.path}   # as root",),
+        )
+    elif not spool.plain:
+        yield Wrong(f"{spool.path} is no directory, or a link", (f"rm {spool.path}", make))
+    elif spool.uid != uid:
+        yield Wrong(
+            f"{spool.path} belongs to uid {spool.uid}, not to {uid}", (f"chown -R {uid} {spool.path}   # as root",)
+        )
+    elif spool.mode & 0o077:
+        yield Wrong(f"the mode of {spool.path} is {spool.mode:04o}", (f"chmod 0700 {spool.path}",))
+    else:
+        yield Good(f"{spool.path} is the agent's alone")
+
+
+@rule(
+    AREA,
+    "error",
+    what="The spool's file system has room for its limit.",
+    why="A full disk ends pg_receivewal; below the limit streaming only pauses. At least two segments must fit.",
+    mend="A larger disk for spool.directory, or a lower spool.limit.",
+)
+def spool_room(facts: Facts) -> Iterator[Verdict]:
+    spool = facts.spool
+    if isinstance(spool, Unknown):
+        yield NotKnown(spool.because)
+        return
+    this = facts.this
+    segment = 16 << 20 if this is None or isinstance(this.server, Unknown) else int(this.server.state.segment_size)
+    room, limit = spool.free + spool.used, facts.config.spool_limit
+    mend = _limit_mend(facts, max(2 * segment, room // 2))
+    if room < 2 * segment:
+        yield Wrong(f"{room >> 20} MiB for the spool: not even two segments fit", (f"df {spool.path}",))
+    elif limit < 2 * segment:
+        yield Wrong(f"spool.limit is {limit >> 20} MiB: less than two segments", mend, severity="warning")
+    elif room < limit:
+        text = f"{room >> 20} MiB for the spool, and its limit is {limit >> 20} MiB"
+        yield Wrong(text, mend, severity="warning")
+    else:
+        yield Good(f"{room >> 20} MiB for a limit of {limit >> 20} MiB")
+
+
+def _limit_mend(facts: Facts, size: int) -> tuple[str, ...]:
+    section = "walkeeper.spool" if facts.config.source == facts.config.patroni_config else "spool"
+    return (
+        f"# in {facts.config.source}; or give the spool a larger disk:",
+        *paste.yaml_lines(section, {"limit": f"{max(1, size >> 20)}MiB"}),
+        "# and then: systemctl reload walkeeper, or kill -HUP the agent",
+    )
+
+
+@rule(
+    AREA,
+    "error",
+    what="pg_receivewal is there, and at least of the server's version.",
+    why="It is what streams the WAL.",
+    mend="Install the server's client programs, or set postgresql.bin_dir.",
+)
+def receiver(facts: Facts) -> Iterator[Verdict]:
+    if facts.receiver_problem is None:
+        yield Good("pg_receivewal can be used")
+    else:
+        yield Wrong(str(facts.receiver_problem), (f"# {facts.receiver_problem.hint}",))
+
+
+@rule(
+    AREA,
+    "error",
+    what="What is encrypted can be decrypted on this node.",
+    why="restore_command on this node reads what every node stored: without encryption.identity_file it can only say "
+    "that it cannot tell.",
+    mend="encryption.identity_file on every node, readable by PostgreSQL's user alone.",
+)
+def encryption(facts: Facts) -> Iterator[Verdict]:
+    config = facts.config
+    if facts.codec_problem is not None:
+        hint = facts.codec_problem.hint or f"look at the encryption section in {config.source}"
+        yield Wrong(str(facts.codec_problem), (f"# {hint}",))
+    elif config.encryption_recipients and config.identity_file is None:
+        section = "walkeeper.encryption" if config.source == config.patroni_config else "encryption"
+        mend = (f"# in {config.source}:", *paste.yaml_lines(section, {"identity_file": "/etc/walkeeper/age-key"}))
+        yield Wrong(
+            "new objects are encrypted, and this node has no identity_file to read them", mend, severity="warning"
+        )
+    else:
+        yield Good("encrypted" if config.encryption_recipients else "nothing is encrypted")
+
+
+@rule(
+    AGENTS,
+    "error",
+    what="An agent runs on every node.",
+    why="The leader's archives. The others take over when they are promoted, hand in what an old primary has left, and "
+    "serve restore_command.",
+    mend="systemctl enable --now walkeeper, or walkeeper agent --detach",
+)
+def agent_runs(facts: Facts) -> Iterator[Verdict]:
+    start = paste.walkeeper(facts, "agent", "--detach")
+    unit = "systemctl enable --now walkeeper"
+    mend = (start + f"   # or {unit}",) if facts.config.agent.start_from_callback else (unit + f"   # or {start}",)
+    for member in facts.members:
+        elsewhere = () if member.here else (f"# on {member.name}:",)
+        if member.here and not isinstance(facts.agent, Unknown):
+            yield Good("an agent runs", member.name)
+        elif member.here and not facts.agent_absent and isinstance(facts.agent, Unknown):
+            yield NotKnown(facts.agent.because, member.name)
+        elif isinstance(member.server, Unknown) and not member.here:
+            yield NotKnown(member.server.because, member.name)
+        elif not isinstance(member.server, Unknown) and member.server.agents and not member.here:
+            yield Good("an agent has a session there", member.name)
+        else:
+            yield Wrong("no agent runs", (*elsewhere, *mend), member.name)
+
+
+@rule(
+    AGENTS,
+    "warning",
+    what="All agents are of this version.",
+    why="After an upgrade an agent goes on with the old program until it is started again.",
+    mend="systemctl restart walkeeper",
+)
+def agent_version(facts: Facts) -> Iterator[Verdict]:
+    for member in facts.members:
+        found = set() if isinstance(member.server, Unknown) else set(member.server.agents)
+        if member.here and not isinstance(facts.agent, Unknown):
+            found = {str(facts.agent.report["agent"]["version"])}
+        if not found:
+            because = member.server.because if isinstance(member.server, Unknown) else "no agent was seen there"
+            yield NotKnown(because, member.name)
+        elif found - {facts.version}:
+            text = f"its agent is walkeeper {', '.join(sorted(found))}, and this is {facts.version}"
+            mend = (f"# on {member.name}:", "systemctl restart walkeeper   # or end the agent and start it again")
+            yield Wrong(text, mend, member.name)
+        else:
+            yield Good(f"walkeeper {facts.version}", member.name)
+
+
+@rule(
+    AGENTS,
+    "error",
+    what="This node's agent reports no trouble.",
+    why="What keeps it from its work stands in its log too, with a HINT.",
+    mend="What the trouble's own hint says.",
+)
+def agent_troubles(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.agent, Unknown):
+        yield NotKnown(facts.agent.because)
+        return
+    troubles = facts.agent.report["troubles"]
+    for trouble in troubles:
+        hint = trouble["hint"] or "the agent's log says more"
+        yield Wrong(f"since {trouble['since']}: {trouble['text']}", (f"# {hint}",))
+    if not troubles:
+        yield Good("it reports no trouble")
+
+
+@rule(
+    AGENTS,
+    "warning",
+    what="This node's agent works with the configuration as it is now.",
+    why="An agent reads its configuration at its start and at SIGHUP.",
+    mend="systemctl reload walkeeper",
+)
+def agent_configuration(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.agent, Unknown):
+        yield NotKnown(facts.agent.because)
+        return
+    if isinstance(facts.store, Unknown):
+        yield NotKnown(facts.store.because)
+        return
+    own = facts.agent.report["agent"]
+    differs = [
+        f"{what} {has}, the file {says}"
+        for what, has, says in (
+            ("store", own["store"], facts.store.url),
+            ("spool.limit", own["spool_limit"], facts.config.spool_limit),
+        )
+        if has != says
+    ]
+    if differs:
+        mend = (f"kill -HUP {own['pid']}   # or systemctl reload walkeeper",)
+        yield Wrong(f"the agent goes by an older configuration: {'; '.join(differs)}", mend)
+    else:
+        yield Good("it goes by the configuration as it is")

@@ -1,0 +1,192 @@
+"""Patroni: the hold slot and what Patroni does with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from walkeeper.doctor import paste
+from walkeeper.doctor.facts import Facts, Unknown
+from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+
+AREA: Final = "Patroni"
+OLDEST: Final = (3, 2)
+_SLOT_KEYS: Final = ("permanent_replication_slots", "permanent_slots", "slots")
+"""In Patroni's order: the first one that says anything counts."""
+
+
+@rule(
+    AREA,
+    "error",
+    what="Every member's Patroni is 3.2 or newer.",
+    why="Older ones do not keep permanent physical slots on replicas: a promoted node would lack what is not archived.",
+    mend="Upgrade Patroni.",
+)
+def patroni_version(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.topology, Unknown):
+        yield NotKnown(facts.topology.because)
+        return
+    for member in facts.members:
+        found = re.match(r"(\d+)\.(\d+)", member.patroni_version or "")
+        if found is None:
+            yield NotKnown("its key in the DCS does not say the version", member.name)
+        elif (int(found[1]), int(found[2])) < OLDEST:
+            mend = "pip install --upgrade 'patroni>=3.2'   # or your distribution's package, and a restart of Patroni"
+            yield Wrong(f"Patroni {member.patroni_version} is older than 3.2", (mend,), member.name)
+        else:
+            yield Good(f"Patroni {member.patroni_version}", member.name)
+
+
+@rule(
+    AREA,
+    "error",
+    what="Patroni's dynamic configuration declares the hold slot, as a physical one.",
+    why="Patroni makes it on every node and copies its position from the leader. Without it replicas recycle WAL that is "
+    "not archived yet, and the next failover leaves a gap.",
+    mend="patronictl edit-config --set slots.walkeeper.type=physical",
+    fixable=True,
+    safe_in_pause=True,
+)
+def slot_declared(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.topology, Unknown):
+        yield NotKnown(facts.topology.because)
+        return
+    name, dynamic = facts.config.hold_slot, facts.topology.dynamic
+    key = next((key for key in _SLOT_KEYS if dynamic.get(key)), "slots")
+    slots = dynamic.get(key)
+    declared = slots.get(name) if isinstance(slots, dict) and name in slots else None
+    change = {key: {name: {"type": "physical"}}}
+    mend = (paste.patronictl(facts, "edit-config", "--force", "--set", f"{key}.{name}.type=physical"),)
+    if not isinstance(slots, dict) or name not in slots:
+        yield Wrong(f"the dynamic configuration does not declare the slot {name}", mend, change=change)
+    elif not _is_physical(declared):
+        yield Wrong(f"the slot {name} is declared as a logical one", _declare_anew(facts, key, name))
+    elif isinstance(declared, dict) and declared.get("cluster_type"):
+        text = f"the slot {name} is declared for cluster_type {declared['cluster_type']} only"
+        anew = paste.patronictl(facts, "edit-config", "--force", "--set", f"{key}.{name}.cluster_type=null")
+        yield Wrong(text, (anew,), severity="warning")
+    else:
+        yield Good(f"the dynamic configuration declares the slot {name}")
+
+
+def _is_physical(declared: Any) -> bool:
+    return not isinstance(declared, dict) or declared.get("type", "physical") == "physical"
+
+
+def _declare_anew(facts: Facts, key: str, name: str) -> tuple[str, ...]:
+    """Patroni drops the slot of the wrong kind only when nothing declares it."""
+    return (
+        paste.patronictl(facts, "edit-config", "--force", "--set", f"{key}.{name}=null"),
+        f"sleep {2 * int(_number(facts, 'loop_wait', 10))}",
+        paste.patronictl(facts, "edit-config", "--force", "--set", f"{key}.{name}.type=physical"),
+    )
+
+
+def _number(facts: Facts, key: str, otherwise: float) -> float:
+    found = facts.topology.dynamic.get(key) if not isinstance(facts.topology, Unknown) else None
+    return float(found) if isinstance(found, int | float) else otherwise
+
+
+@rule(
+    AREA,
+    "error",
+    what="postgresql.use_slots is on.",
+    why="With use_slots off Patroni drops every slot, the hold slot with them.",
+    mend="patronictl edit-config --set postgresql.use_slots=true",
+    fixable=True,
+)
+def use_slots(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.topology, Unknown):
+        yield NotKnown(facts.topology.because)
+        return
+    section = facts.topology.dynamic.get("postgresql")
+    if not _on(section.get("use_slots", True) if isinstance(section, dict) else True):
+        mend = (paste.patronictl(facts, "edit-config", "--force", "--set", "postgresql.use_slots=true"),)
+        yield Wrong("use_slots is off: Patroni drops every slot", mend, change={"postgresql": {"use_slots": True}})
+    else:
+        yield Good("use_slots is on")
+
+
+def _on(value: object) -> bool:
+    return value is True or str(value).lower() in ("on", "true", "yes", "1")
+
+
+@rule(
+    AREA,
+    "info",
+    what="No member has the tag nofailover.",
+    why="Patroni gives such a member no permanent slot, so that it does not keep what is not archived. It is never promoted "
+    "either, so that nothing is lost by it.",
+    mend="Take the tag out of that member's patroni.yml, if it shall be promoted one day.",
+)
+def nofailover(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.topology, Unknown):
+        yield NotKnown(facts.topology.because)
+        return
+    tagged = [member for member in facts.members if member.nofailover]
+    others = [member for member in facts.members if not member.nofailover and not member.leads]
+    for member in tagged:
+        mend = (
+            f"# in patroni.yml of {member.name}:",
+            "tags:",
+            "  nofailover: false",
+            paste.patronictl(facts, "reload", facts.config.scope, member.name),
+        )
+        alone = "; no other replica could be promoted" if not others else ""
+        text = f"it has the tag nofailover, and so no hold slot{alone}"
+        yield Wrong(text, mend, member.name, "info" if others else "warning")
+    if not tagged:
+        yield Good("no member has the tag nofailover")
+
+
+@rule(
+    AREA,
+    "info",
+    what="failsafe_mode is on.",
+    why="While the DCS is away, Patroni without it demotes the primary. Nothing is lost by that; with it the cluster keeps "
+    "working, and Patroni goes on to carry the hold slot to the replicas.",
+    mend="patronictl edit-config --set failsafe_mode=true",
+)
+def failsafe_mode(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.topology, Unknown):
+        yield NotKnown(facts.topology.because)
+    elif _on(facts.topology.dynamic.get("failsafe_mode", False)):
+        yield Good("failsafe_mode is on")
+    else:
+        yield Wrong("failsafe_mode is off", (paste.edit_config(facts, failsafe_mode="true"),))
+
+
+@rule(
+    AREA,
+    "warning",
+    what="No member waits for a restart.",
+    why="A setting that needs one has been changed and is not in force there.",
+    mend="patronictl restart CLUSTER --pending",
+)
+def pending_restart(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.topology, Unknown):
+        yield NotKnown(facts.topology.because)
+        return
+    waiting = [member for member in facts.members if member.pending_restart]
+    for member in waiting:
+        mend = paste.patronictl(facts, "restart", facts.config.scope, member.name, "--pending")
+        yield Wrong("it waits for a restart, for settings to come into force", (mend,), member.name)
+    if not waiting:
+        yield Good("no member waits for a restart")
+
+
+@rule(
+    AREA,
+    "info",
+    what="Patroni is not paused.",
+    why="In a pause there is no failover, and slots are not looked after as usual. walkeeper goes on archiving.",
+    mend="patronictl resume",
+)
+def not_paused(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.topology, Unknown):
+        yield NotKnown(facts.topology.because)
+    elif facts.topology.paused:
+        yield Wrong("Patroni is paused", (paste.patronictl(facts, "resume", facts.config.scope),))
+    else:
+        yield Good("Patroni is not paused")

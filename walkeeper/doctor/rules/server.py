@@ -1,0 +1,238 @@
+"""PostgreSQL: who may connect, and whether its settings leave walkeeper room."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from walkeeper.doctor import paste
+from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown
+from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.doctor.rules import each
+
+AREA: Final = "PostgreSQL"
+OLDEST: Final = 13
+NEWEST: Final = 18
+APPLICATION: Final = "walkeeper"
+
+
+@rule(
+    AREA,
+    "error",
+    what="Every member's PostgreSQL lets walkeeper in, over SQL.",
+    why="The agent asks its own server where WAL stands and moves the hold slot. Other members are asked when a promoted "
+    "node lacks WAL, and by status and doctor.",
+    mend="Lines for pg_hba (in Patroni: postgresql.pg_hba) that let the replication user into its database, from every node.",
+)
+def server_answers(facts: Facts) -> Iterator[Verdict]:
+    for member in facts.members:
+        if not isinstance(member.server, Unknown):
+            yield Good("it answers", member.name)
+        elif "pg_hba.conf" in member.server.because:
+            yield Wrong(
+                f"it lets walkeeper's role in no more: {member.server.because}",
+                pg_hba(facts),
+                member.name,
+                None if member.here else "warning",
+            )
+        elif member.here:
+            yield Wrong(f"it does not answer: {member.server.because}", (paste.patronictl(facts, "list"),), member.name)
+        else:
+            yield NotKnown(member.server.because, member.name)
+
+
+@rule(
+    AREA,
+    "error",
+    what="Every member's PostgreSQL accepts a replication connection of walkeeper's role.",
+    why="pg_receivewal streams over one: without it nothing is archived. From other members WAL is fetched that a promoted "
+    "node has no more.",
+    mend="Lines for pg_hba (in Patroni: postgresql.pg_hba) with the database `replication`; or room in max_wal_senders.",
+)
+@each.server
+def replication_allowed(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    refused = server.replication_refused
+    if not refused:
+        yield Good("it lets walkeeper stream", member.name)
+        return
+    senders = "max_wal_senders" in refused
+    wanted = str(max(10, 2 * int(server.settings.get("max_wal_senders", "0"))))
+    mend = paste.set_parameter(facts, "max_wal_senders", wanted, restart=True) if senders else pg_hba(facts)
+    yield Wrong(
+        f"it refuses a replication connection: {refused}", mend, member.name, None if member.here else "warning"
+    )
+
+
+@rule(
+    AREA,
+    "error",
+    what="walkeeper's role has LOGIN and REPLICATION.",
+    why="It streams WAL and moves the hold slot; both need REPLICATION and no more than that.",
+    mend="ALTER ROLE … REPLICATION;",
+)
+@each.server
+def role_may_replicate(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    if server.may_replicate:
+        yield Good(f"the role {server.role} has REPLICATION", member.name)
+        return
+    name = server.role.replace('"', '""')
+    yield Wrong(
+        f"the role {server.role} has not REPLICATION",
+        (f"psql -c 'ALTER ROLE \"{name}\" REPLICATION'   # as a superuser, on the leader",),
+        member.name,
+    )
+
+
+@rule(
+    AREA,
+    "error",
+    what=f"PostgreSQL is {OLDEST} to {NEWEST}.",
+    why=f"Before {OLDEST} the hold slot cannot be kept on replicas as walkeeper needs it; what is newer than {NEWEST} was "
+    "not tried.",
+    mend="Upgrade PostgreSQL, or walkeeper.",
+)
+@each.server
+def server_version(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    major = server.state.major
+    if major < OLDEST:
+        yield Wrong(f"PostgreSQL {major} is too old", ("Upgrade PostgreSQL to 13 or newer.",), member.name)
+    elif major > NEWEST:
+        text = f"PostgreSQL {major} is newer than this walkeeper"
+        yield Wrong(text, ("Look for a newer walkeeper.",), member.name, "warning")
+    else:
+        yield Good(f"PostgreSQL {major}", member.name)
+
+
+@rule(
+    AREA,
+    "error",
+    what="wal_level is replica or logical.",
+    why="With minimal there is nothing to stream, and nothing that could be replayed.",
+    mend="patronictl edit-config --pg wal_level=replica, and a restart.",
+)
+@each.server
+def wal_level(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    if server.state.wal_level in ("replica", "logical"):
+        yield Good(f"wal_level is {server.state.wal_level}", member.name)
+    else:
+        mend = paste.set_parameter(facts, "wal_level", "replica", restart=True)
+        yield Wrong(f"wal_level is {server.state.wal_level}", mend, member.name)
+
+
+@rule(
+    AREA,
+    "error",
+    what="max_wal_senders has room for the replicas, for pg_receivewal and for a base backup.",
+    why="pg_receivewal is one more sender, beside one for each replica. Where they are used up nothing is archived until "
+    "one ends. A base backup takes two.",
+    mend="patronictl edit-config --pg max_wal_senders=10, and a restart.",
+)
+@each.server
+def max_wal_senders(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    found = int(server.settings["max_wal_senders"])
+    needed = len(facts.members)  # a replica for each other member, and pg_receivewal
+    mend = paste.set_parameter(facts, "max_wal_senders", str(max(10, needed + 4)), restart=True)
+    if found < needed:
+        yield Wrong(f"max_wal_senders is {found}, and {needed} are needed", mend, member.name)
+    elif found < needed + 2:
+        text = f"max_wal_senders is {found}: {needed} are needed, and a base backup takes two more"
+        yield Wrong(text, mend, member.name, "warning")
+    else:
+        yield Good(f"max_wal_senders is {found}, {needed} are needed", member.name)
+
+
+@rule(
+    AREA,
+    "error",
+    what="max_replication_slots has room for the members' slots and the hold slot.",
+    why="Without a free place Patroni cannot make the hold slot on that node.",
+    mend="patronictl edit-config --pg max_replication_slots=10, and a restart.",
+)
+@each.server
+def max_replication_slots(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    found = int(server.settings["max_replication_slots"])
+    needed = len(facts.members)
+    if found >= needed:
+        yield Good(f"max_replication_slots is {found}, {needed} are needed", member.name)
+    else:
+        mend = paste.set_parameter(facts, "max_replication_slots", str(max(10, needed + 4)), restart=True)
+        yield Wrong(f"max_replication_slots is {found}, and {needed} are needed", mend, member.name)
+
+
+@rule(
+    AREA,
+    "warning",
+    what="max_slot_wal_keep_size is -1.",
+    why="Beyond that size PostgreSQL gives the hold slot up and recycles WAL that is not archived: an outage of the store "
+    "that lasts longer then is a gap. With -1 the disk of pg_wal is the limit; some prefer the gap to a full disk.",
+    mend="patronictl edit-config --pg max_slot_wal_keep_size=-1",
+)
+@each.server
+def max_slot_wal_keep_size(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    found = server.settings.get("max_slot_wal_keep_size", "-1")
+    if found == "-1":
+        yield Good("max_slot_wal_keep_size is -1", member.name)
+    else:
+        text = f"max_slot_wal_keep_size is {found}: what is beyond it is lost while it is not archived"
+        yield Wrong(text, paste.set_parameter(facts, "max_slot_wal_keep_size", "-1"), member.name)
+
+
+@rule(
+    AREA,
+    "error",
+    what="idle_replication_slot_timeout (PostgreSQL 18) is 0.",
+    why="Nobody streams from the hold slot, so that to PostgreSQL it is always idle: after that time without a new segment "
+    "it is given up, and with it the WAL that is not archived.",
+    mend="patronictl edit-config --pg idle_replication_slot_timeout=0",
+)
+@each.server
+def idle_replication_slot_timeout(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    found = server.settings.get("idle_replication_slot_timeout", "0")
+    if found == "0":
+        yield Good("slots are not given up for being idle", member.name)
+    else:
+        mend = paste.set_parameter(facts, "idle_replication_slot_timeout", "0")
+        yield Wrong(f"idle_replication_slot_timeout is {found}, and the hold slot is idle by design", mend, member.name)
+
+
+@rule(
+    AREA,
+    "error",
+    what="synchronous_standby_names cannot pick walkeeper.",
+    why="pg_receivewal is no standby. Picked as the synchronous one, commits wait for it for ever, or are confirmed by "
+    "something that cannot be promoted.",
+    mend="Leave the parameter to Patroni (synchronous_mode); never `*`, never `walkeeper`.",
+)
+@each.server
+def synchronous_standby_names(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    found = server.settings.get("synchronous_standby_names", "")
+    names = {name.strip('"').lower() for name in re.findall(r'"[^"]*"|[^\s,()]+', found)}
+    if not names & {"*", APPLICATION}:
+        yield Good("synchronous_standby_names does not pick walkeeper", member.name)
+        return
+    mend: tuple[str, ...] = paste.set_parameter(facts, "synchronous_standby_names", "null")
+    if not isinstance(facts.topology, Unknown) and facts.topology.dynamic.get("synchronous_mode_strict"):
+        mend = (
+            paste.patronictl(facts, "list") + "   # synchronous_mode_strict without a standby: bring one back,",
+            paste.edit_config(facts, synchronous_mode_strict="false") + "   # or do not be strict",
+        )
+    yield Wrong(f"synchronous_standby_names is {found!r}, which picks pg_receivewal", mend, member.name)
+
+
+def pg_hba(facts: Facts) -> tuple[str, ...]:
+    """For patroni.yml: Patroni writes pg_hba.conf where it has a postgresql.pg_hba, and leaves it alone where not."""
+    own = facts.config.node.postgresql
+    user, database = (own.user, own.dbname) if own else ("replicator", "postgres")
+    hosts = sorted({address for member in facts.members if (address := _cidr(member.host))} | {"127.0.0.1/32"})
+    return (
+        "# first in postgresql.pg_hba of every node's patroni.yml, or in pg_hba.conf:",
+        *(f"- host {kind} {user} {host} scram-sha-256" for host in hosts for kind in ("replication", database)),
+        paste.patronictl(facts, "reload", facts.config.scope),
+    )
+
+
+def _cidr(host: str | None) -> str | None:
+    if not host or host.startswith("/"):
+        return None
+    return f"{host}/128" if ":" in host else f"{host}/32" if re.fullmatch(r"[\d.]+", host) else host

@@ -1,0 +1,165 @@
+"""The store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from walkeeper.doctor import paste
+from walkeeper.doctor.facts import Facts, Unknown
+from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.errors import ConfigError, StoreDenied, StoreUnfit, WalkeeperError
+from walkeeper.store.settings import DirectorySettings
+
+AREA: Final = "Store"
+SKEW_WARNING: Final = 60.0
+SKEW_ERROR: Final = 600.0
+"""Seconds. S3 refuses requests that are 15 minutes off."""
+
+
+@rule(
+    AREA,
+    "error",
+    what="The store answers from this node.",
+    why="What is not in the store is only on the nodes' disks: pg_wal grows until the store is back.",
+    mend="Look at the endpoint, the name service, the mount, the network.",
+)
+def store_answers(facts: Facts) -> Iterator[Verdict]:
+    store = facts.store
+    if isinstance(store, Unknown):
+        yield NotKnown(store.because)
+    elif store.problem is None or isinstance(store.problem, StoreUnfit | StoreDenied):
+        yield Good(f"{store.url} answers")
+    else:
+        yield Wrong(str(store.problem), _mend(facts, store.problem))
+
+
+@rule(
+    AREA,
+    "error",
+    what="This node's credentials may create, read and list objects.",
+    why="Every node must be able to archive when it is promoted, and to read when it restores. Deleting is not needed.",
+    mend="s3:PutObject and s3:GetObject on the prefix, s3:ListBucket on the bucket; or the directory's owner and mode.",
+)
+def store_allows(facts: Facts) -> Iterator[Verdict]:
+    store = facts.store
+    if isinstance(store, Unknown):
+        yield NotKnown(store.because)
+    elif isinstance(store.problem, StoreDenied):
+        yield Wrong(str(store.problem), _mend(facts, store.problem))
+    elif store.problem is not None and not isinstance(store.problem, StoreUnfit):
+        yield NotKnown(f"the store gave no answer: {store.problem}")
+    else:
+        yield Good("it lets this node create, read and list")
+
+
+@rule(
+    AREA,
+    "error",
+    what="The store creates objects and never replaces one.",
+    why="Two servers that write the same name must not destroy each other's WAL. Probed by writing one object under "
+    "probe/ twice.",
+    mend="A store that honours If-None-Match; or overwrite_guard: head, which is weaker.",
+)
+def store_creates_only(facts: Facts) -> Iterator[Verdict]:
+    store = facts.store
+    if isinstance(store, Unknown):
+        yield NotKnown(store.because)
+    elif isinstance(store.problem, StoreUnfit):
+        yield Wrong(str(store.problem), _mend(facts, store.problem))
+    elif store.problem is not None:
+        yield NotKnown(f"the store could not be probed: {store.problem}")
+    elif getattr(facts.config.store, "overwrite_guard", "conditional") == "head":
+        mend = (
+            f"# in {facts.config.source}, with a store that honours If-None-Match:",
+            *paste.yaml_lines("walkeeper.store.s3", {"overwrite_guard": "conditional"}),
+        )
+        text = "overwrite_guard is head: two writers at the same moment could overwrite each other"
+        yield Wrong(text, mend, severity="warning")
+    else:
+        yield Good("it does not overwrite")
+
+
+@rule(
+    AREA,
+    "error",
+    what="This node's clock agrees with the store's.",
+    why="S3 refuses every request that is 15 minutes off; then nothing is archived and nothing restored.",
+    mend="Run chrony or another NTP client.",
+)
+def store_clock(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.store, Unknown):
+        yield NotKnown(facts.store.because)
+        return
+    ahead = facts.store.clock_ahead
+    if isinstance(ahead, Unknown):
+        yield NotKnown(ahead.because)
+    elif ahead is None:
+        yield Good("a directory has no clock that matters")
+    elif abs(ahead) < SKEW_WARNING:
+        yield Good("the clocks agree")
+    else:
+        text = f"the store's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this node's"
+        mend = ("timedatectl set-ntp true   # chronyc tracking says more",)
+        yield Wrong(text, mend, severity="error" if abs(ahead) >= SKEW_ERROR else "warning")
+
+
+@rule(
+    AREA,
+    "error",
+    what="The store that this node sees holds what the record says is archived.",
+    why="Another bucket, another prefix or a disk that is not mounted on this node would begin a second archive at the next "
+    "failover, and restore nothing.",
+    mend="The same store section on every node; the same mount.",
+)
+def store_is_the_same(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.store, Unknown):
+        yield NotKnown(facts.store.because)
+        return
+    found = facts.store.before_frontier
+    if isinstance(found, Unknown):
+        yield NotKnown(found.because)
+    elif found is None:
+        yield Good("nothing is archived yet that it could lack")
+    elif not found:
+        mend = (f"# compare on every node: the store in {facts.config.source}, and its mount", _look(facts))
+        yield Wrong(f"{facts.store.url} lacks the segment just below the frontier", mend)
+    else:
+        yield Good(f"it has {found}, the newest segment below the frontier")
+
+
+@rule(
+    AREA,
+    "error",
+    what="There is no gap in the archive.",
+    why="WAL in a gap exists nowhere any more: no recovery gets past it. A base backup from after it makes a new beginning.",
+    mend="Take a base backup now.",
+)
+def no_gaps(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.store, Unknown):
+        yield NotKnown(facts.store.because)
+        return
+    gaps = facts.store.gaps
+    if isinstance(gaps, Unknown):
+        yield NotKnown(gaps.because)
+        return
+    for gap in gaps:
+        yield Wrong(f"gap {gap}", ("# take a base backup with your tool, then a gap before it does not matter",))
+    if not gaps:
+        yield Good("no gap is recorded")
+
+
+def _mend(facts: Facts, problem: WalkeeperError) -> tuple[str, ...]:
+    hint = f"# {problem.hint}" if problem.hint else f"# look at the store section in {facts.config.source}"
+    if isinstance(problem, ConfigError):
+        return (hint,)
+    return (hint, _look(facts))
+
+
+def _look(facts: Facts) -> str:
+    """A command that shows what this node sees."""
+    store = facts.config.store
+    if isinstance(store, DirectorySettings):
+        return f"ls -ld {store.path}; df {store.path}"
+    endpoint = f" --endpoint-url {store.endpoint}" if store.endpoint else ""
+    return f"aws s3 ls{endpoint} s3://{store.bucket}/{store.prefix}"

@@ -1,0 +1,181 @@
+"""Patroni's configuration on this node: callbacks and restore_command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final
+
+from walkeeper.doctor import paste
+from walkeeper.doctor.commands import Command, parse
+from walkeeper.doctor.facts import Facts, MemberFacts, PatroniFacts, Unknown
+from walkeeper.doctor.rule import Good, NotKnown, Severity, Verdict, Wrong, rule
+
+AREA: Final = "Patroni"
+EVENTS: Final = ("on_start", "on_stop", "on_role_change")
+START_GRACE: Final = 10.0
+"""Seconds after the agent's start within which a server's start may have come before it."""
+
+
+@rule(
+    AREA,
+    "error",
+    what="Patroni's callbacks on_start, on_stop and on_role_change are walkeeper's, and can run.",
+    why="They start the agent where no service manager does (then this is an error), and let it look at once after a "
+    "promotion and not at its next turn (otherwise a warning).",
+    mend="The callbacks section for patroni.yml, and patronictl reload.",
+)
+def callbacks(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.patroni, Unknown):
+        yield NotKnown(facts.patroni.because)
+        return
+    severity: Severity = "error" if facts.config.agent.start_from_callback else "warning"
+    found = facts.patroni.callbacks
+    missing = [event for event in EVENTS if event not in found or found[event].job != "callback"]
+    mend = _callbacks_mend(facts, facts.patroni)
+    if missing:
+        foreign = next((found[event].text for event in missing if event in found), None)
+        told = f" ({foreign!r} is not walkeeper's, by its name)" if foreign else ""
+        yield Wrong(f"not wired: {', '.join(missing)}{told}", mend, severity=severity)
+    wired = {event: found[event] for event in EVENTS if event not in missing}
+    broken = {event: text for event, command in wired.items() if (text := _broken(facts, command))}
+    for text in sorted(set(broken.values())):
+        events = ", ".join(event for event, each in broken.items() if each == text)
+        yield Wrong(f"{events}: {text}", mend, severity=severity)
+    if not missing and not broken:
+        yield Good(f"{', '.join(EVENTS)} are walkeeper's")
+
+
+def _broken(facts: Facts, command: Command) -> str:
+    """Why this command of walkeeper's cannot do its work on this node; empty if nothing was found."""
+    if command.runs is False:
+        return f"{command.program} cannot be run"
+    if command.config is not None and command.same_config is False:
+        return f"it names the configuration {command.config}, and this is {facts.config.source}"
+    return ""
+
+
+def _callbacks_mend(facts: Facts, patroni: PatroniFacts) -> tuple[str, ...]:
+    command = paste.walkeeper(facts, "callback")
+    local = patroni.local.get("postgresql")
+    if isinstance(local, dict) and local.get("callbacks"):
+        return (
+            f"# in {facts.config.patroni_config}:",
+            *paste.yaml_lines("postgresql.callbacks", dict.fromkeys(EVENTS, command)),
+            paste.patronictl(facts, "reload", facts.config.scope),
+        )
+    sets = [word for event in EVENTS for word in ("--set", f"postgresql.callbacks.{event}={command}")]
+    return (paste.patronictl(facts, "edit-config", "--force", *sets),)
+
+
+@rule(
+    AREA,
+    "warning",
+    what="Patroni has called a callback since the agent was started.",
+    why="Wired is not called: Patroni may run with an older configuration, or as somebody who may not run the command.",
+    mend="patronictl reload, and look into Patroni's log for the callback.",
+)
+def callbacks_called(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.agent, Unknown):
+        yield NotKnown(facts.agent.because)
+        return
+    last = facts.agent.report.get("last_callback")
+    if last:
+        yield Good(f"the last callback came at {last['at']}: {last['action']}")
+        return
+    this = facts.this
+    if this is None or isinstance(this.server, Unknown):
+        yield NotKnown("it cannot be told whether one was due: this node's PostgreSQL was not seen")
+        return
+    if _seconds(this.server.started_at) > _seconds(facts.agent.report["agent"]["started_at"]) + START_GRACE:
+        yield Wrong(
+            f"PostgreSQL was started at {this.server.started_at}, after the agent, and no callback came",
+            (paste.patronictl(facts, "reload", facts.config.scope), "# then look for callback in Patroni's log"),
+        )
+    else:
+        yield NotKnown("none was due: PostgreSQL has not been started or promoted since the agent was")
+
+
+def _seconds(stamp: str) -> float:
+    try:
+        return datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    except ValueError:
+        return 0.0
+
+
+@rule(
+    AREA,
+    "warning",
+    what="Every member's restore_command is walkeeper's.",
+    why="A standby then finds what its primary no longer has, and PostgreSQL looks into the archive before it chooses a "
+    "timeline number, so that no two promotions choose the same. Other tools' commands take an unreachable store for the "
+    "end of the WAL.",
+    mend="patronictl edit-config --set postgresql.recovery_conf.restore_command='walkeeper restore-wal … %f %p'",
+)
+def restore_command(facts: Facts) -> Iterator[Verdict]:
+    for member in facts.members:
+        text = _restore_text(facts, member)
+        if isinstance(text, Unknown):
+            yield NotKnown(text.because, member.name)
+            continue
+        command = parse(text)
+        if not text:
+            yield Wrong("it has no restore_command", _restore_mend(facts), member.name)
+        elif command.job != "restore-wal":
+            yield Wrong(f"its restore_command is not walkeeper's: {text!r}", _restore_mend(facts), member.name)
+        elif "%f" not in text or "%p" not in text:
+            yield Wrong(f"its restore_command lacks %f or %p: {text!r}", _restore_mend(facts), member.name, "error")
+        else:
+            yield Good("its restore_command is walkeeper's", member.name)
+
+
+def _restore_text(facts: Facts, member: MemberFacts) -> str | Unknown:
+    """What is in force on a standby; on a primary Patroni has it only in its configuration."""
+    if not isinstance(member.server, Unknown) and member.server.state.in_recovery:
+        return member.server.settings.get("restore_command", "")
+    if not member.here:
+        return Unknown(
+            member.server.because
+            if isinstance(member.server, Unknown)
+            else "its server is the primary: only Patroni's configuration on that node says"
+        )
+    if isinstance(facts.patroni, Unknown):
+        return facts.patroni
+    return facts.patroni.restore_command.text if facts.patroni.restore_command else ""
+
+
+@rule(
+    AREA,
+    "error",
+    what="This node's restore_command can be run, and names this configuration.",
+    why="A standby whose restore_command cannot be run goes down, and a recovery ends where it should not.",
+    mend="patronictl edit-config --set postgresql.recovery_conf.restore_command='walkeeper restore-wal … %f %p'",
+)
+def restore_command_runs(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.patroni, Unknown):
+        yield NotKnown(facts.patroni.because)
+        return
+    command = facts.patroni.restore_command
+    if command is None or command.job != "restore-wal":
+        yield Good("it is not walkeeper's, so that there is nothing to be tried")
+    elif problem := _broken(facts, command):
+        yield Wrong(f"restore_command: {problem}", _restore_mend(facts))
+    else:
+        yield Good("restore_command can be run")
+
+
+def _restore_mend(facts: Facts) -> tuple[str, ...]:
+    command = paste.restore_command(facts)
+    if not isinstance(facts.patroni, Unknown) and _locally(facts.patroni.local, "recovery_conf"):
+        return (
+            f"# in {facts.config.patroni_config}:",
+            *paste.yaml_lines("postgresql.recovery_conf", {"restore_command": command}),
+            paste.patronictl(facts, "reload", facts.config.scope),
+        )
+    setting = f"postgresql.recovery_conf.restore_command={command}"
+    return (paste.patronictl(facts, "edit-config", "--force", "--set", setting),)
+
+
+def _locally(local: Any, key: str) -> bool:
+    section = local.get("postgresql")
+    return isinstance(section, dict) and bool(section.get(key))

@@ -1,0 +1,58 @@
+"""The command ``walkeeper doctor``.
+
+Exit codes: 0 all well (warnings or not), 1 something breaks a promise, 2 whether something does cannot be told.
+"""
+
+from __future__ import annotations
+
+import io
+import json as json_module
+import sys
+
+from walkeeper.config import Config
+from walkeeper.doctor import mend, rules, text
+from walkeeper.doctor.facts import Facts
+from walkeeper.doctor.gather import gather
+from walkeeper.doctor.rule import exit_code, judge
+from walkeeper.errors import ConfigError
+
+__all__ = ["main", "rules"]
+
+
+def main(config: Config, *, json: bool = False, fix: bool = False, yes: bool = False, verbose: bool = False) -> int:
+    """Look, judge, print; with ``fix`` mend what can be, and judge again. Raises ConfigError or DcsError."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding has not
+    if yes and not fix:
+        raise ConfigError("doctor --yes: it answers what --fix asks", hint="Say --fix --yes.")
+    facts = gather(config)
+    if fix:
+        facts = _fixed(config, facts, json=json, yes=yes)
+    findings = judge(facts)
+    if json:
+        print(json_module.dumps(text.as_json(facts, findings), indent=2))  # noqa: T201 - it is for standard output
+    else:
+        colour = sys.stdout.isatty()
+        print(text.render(facts, findings, colour=colour, verbose=verbose))  # noqa: T201 - the same
+    return exit_code(findings)
+
+
+def _fixed(config: Config, facts: Facts, *, json: bool, yes: bool) -> Facts:
+    """Where programs read standard output, people are told on standard error."""
+    out = sys.stderr if json else sys.stdout
+
+    def say(line: str) -> None:
+        print(line, file=out, flush=True)
+
+    def agreed(question: str) -> bool:
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            say("Nobody is there to ask: --fix --yes does it without.")
+            return False
+        print(question, end="", file=out, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    changed = mend.fix(facts, judge(facts), lambda: gather(config), say, agreed)
+    say("")
+    return changed
