@@ -21,6 +21,7 @@ DOORS = {
     "yaml": {"config/yaml_file.py", "record/patroni.py"},  # the second only names the error that Patroni lets out
     "pyrage": {"codec.py"},
     "prometheus_client": {"agent/metrics.py"},
+    "rich": {"status_watch.py"},
 }
 
 CORE_MAY_USE = {"__future__", "collections", "dataclasses", "enum", "itertools", "msgspec", "re", "struct", "typing"}

@@ -119,7 +119,8 @@ def parser() -> argparse.ArgumentParser:
     restore.add_argument("destination", metavar="DEST", help="%%p")
     status = command("status", "The whole cluster at a glance, from any node.", _status)
     status.add_argument("--json", action="store_true", help="for programs")
-    _add_archive_commands(command)
+    status.add_argument("--watch", action="store_true", help="again and again, and what moves")
+    status.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="between looks (default: 2)")
     doctor = command("doctor", "Is this cluster set up so that the promises hold; how to mend what is not.", _doctor)
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.add_argument("--verbose", action="store_true", help="what is good too, one line each")
@@ -127,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
         "--fix", action="store_true", help="mend what can be mended safely, after showing it and asking"
     )
     doctor.add_argument("--yes", action="store_true", help="with --fix: do not ask")
+    _add_archive_commands(command)
     return top
 
 
@@ -195,9 +197,11 @@ def _callback(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from walkeeper import status  # noqa: PLC0415
+    from walkeeper import status, status_watch  # noqa: PLC0415
     from walkeeper.config import load  # noqa: PLC0415
 
+    if options.watch:
+        return status_watch.main(load(config_path(options), os.environ), options.interval, json=options.json)
     return status.main(load(config_path(options), os.environ), json=options.json)
 
 
@@ -232,6 +236,14 @@ def _fetch(options: argparse.Namespace) -> int:
 
     config = load(config_path(options), os.environ)
     return fetching.main(config, options.what, Path(options.directory), system_identifier=options.system_identifier)
+
+
+def _seconds(text: str) -> float:
+    """At least a tenth of one. Raises ValueError, which argparse words."""
+    found = float(text)
+    if not 0.1 <= found <= 3600:
+        raise ValueError(text)
+    return found
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -20,8 +20,8 @@ def render(status: dict[str, Any]) -> str:
         *_table(status["members"], status["leader"]),
         "",
         *_agent(status["agent"]),
-        *(line for text in status["attention"] for line in _wrapped("Look at", text)),
-        *(line for text in status["unknown"] for line in _wrapped("Unknown", text)),
+        *(line for text in status["attention"] for line in wrapped("Look at", text)),
+        *(line for text in status["unknown"] for line in wrapped("Unknown", text)),
         _VERDICT[status["exit_code"]],
     ]
     return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
@@ -39,6 +39,14 @@ def size(count: int) -> str:
         return f"{count} B"
     power = min(4, (count.bit_length() - 1) // 10)
     return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
+
+
+def wrapped(word: str, text: str, width: int = _WIDTH) -> list[str]:
+    """A text under a word at the margin."""
+    return textwrap.wrap(
+        text, width, initial_indent=word.ljust(len(_INDENT)), subsequent_indent=_INDENT, break_on_hyphens=False,
+        break_long_words=False,
+    )  # fmt: skip
 
 
 def _head(status: dict[str, Any]) -> list[str]:
@@ -91,15 +99,8 @@ def _agent(agent: dict[str, Any] | None) -> list[str]:
         lines += [f"          archive_command: {calls}"]
     last = agent.get("last_error")
     if last is not None and not agent["troubles"]:
-        lines += _wrapped("", f"its last error, at {last['since']}, is over: {last['text']}")
+        lines += wrapped("", f"its last error, at {last['since']}, is over: {last['text']}")
     return lines
-
-
-def _wrapped(word: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        text, _WIDTH, initial_indent=word.ljust(len(_INDENT)), subsequent_indent=_INDENT, break_on_hyphens=False,
-        break_long_words=False,
-    )  # fmt: skip
 
 
 def _at_most(seconds: float | None) -> str:

@@ -66,6 +66,7 @@ class Archiver:
         self.uploaded = 0
         self.uploaded_bytes = 0
         self.receipts = Receipts()
+        self.in_flight: set[Segment] = set()
         self._archive = archive
         self._source = source
         self._sources = sources
@@ -246,7 +247,9 @@ class Archiver:
                 segment = self._todo.get(timeout=0.5)
             except queue.Empty:
                 continue
+            self.in_flight.add(segment)
             self._ship(segment)
+            self.in_flight.discard(segment)
 
     def _ship(self, segment: Segment) -> None:
         """Until it is stored, or turns out to be no good, or this archiver ends."""

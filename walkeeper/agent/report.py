@@ -81,6 +81,7 @@ def _agent(agent: Agent, age: float | None) -> dict[str, Any]:
         "stored_up_to": _text(archiver.stored_up_to) if archiver is not None else None,
         "uploaded_segments": archiver.uploaded if archiver is not None else 0,
         "uploaded_bytes": archiver.uploaded_bytes if archiver is not None else 0,
+        "in_flight": sorted(each.name for each in archiver.in_flight.copy()) if archiver is not None else [],
         "spool_bytes": agent.spool_used(),
         "spool_limit": agent.config.spool_limit,
     }

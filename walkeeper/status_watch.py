@@ -1,0 +1,148 @@
+"""``walkeeper status --watch``: the status again and again. With rich on a terminal a screen of its own; without rich the
+terminal is cleared each time; where the output is no terminal, one block a look and no control characters.
+"""
+
+from __future__ import annotations
+
+import io
+import json as json_module
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
+
+from walkeeper.clock import timestamp
+from walkeeper.config import Config
+from walkeeper.status_screen import BARS, Line, Sample, lines, plain
+
+KEPT: Final = 60
+"""Samples, for rates and bars."""
+REDRAW: Final = 0.5
+"""Seconds: how often the age of what is shown is brought up to date."""
+_CLEAR: Final = "\033[H\033[2J"
+
+Show: TypeAlias = Callable[[list[Line]], None]
+
+
+def main(config: Config, interval: float, *, json: bool = False) -> int:
+    """Until SIGINT or SIGTERM; 0 then."""
+    from walkeeper.status import gather  # noqa: PLC0415 - which imports what this does not need
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding has not
+    looker = _Looker(lambda: gather(config), interval)
+    try:
+        if json or not sys.stdout.isatty():
+            _blocks(looker, json=json)
+        else:
+            _screen(looker)
+    except KeyboardInterrupt:
+        looker.leave()
+    return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+class _Looker:
+    """Looks in a thread of its own, so that a look that takes long neither freezes the screen nor delays the end."""
+
+    def __init__(self, gather: Callable[[], dict[str, Any]], interval: float) -> None:
+        self.samples: deque[Sample] = deque(maxlen=KEPT)
+        self._gather = gather
+        self._interval = interval
+        self._changed = threading.Condition()
+        self._count = 0
+        self._looking = False
+        self._problem: BaseException | None = None
+        threading.Thread(target=self._run, name="look", daemon=True).start()
+
+    def wait(self, seen: int, seconds: float | None = None) -> int:
+        """Until there is another look than ``seen``, or that long; how many there were. Raises what a look raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count > seen or self._problem is not None, seconds)
+            if self._problem is not None:
+                raise self._problem
+            return self._count
+
+    def leave(self) -> None:
+        """End the process without waiting for a look that is under way: its threads may hang for seconds."""
+        sys.stdout.flush()
+        if self._looking:
+            os._exit(0)
+
+    def _run(self) -> None:
+        while True:
+            begun = time.monotonic()
+            self._looking = True
+            try:
+                status = self._gather()
+            except BaseException as problem:  # noqa: BLE001 - carried over to the caller
+                self._problem = problem
+            self._looking = False
+            with self._changed:
+                if self._problem is None:
+                    self.samples.append(Sample(time.monotonic(), status))
+                    self._count += 1
+                self._changed.notify_all()
+            if self._problem is not None:
+                return
+            time.sleep(max(0.0, self._interval - (time.monotonic() - begun)))
+
+
+def _blocks(looker: _Looker, *, json: bool) -> None:
+    """One after the other: for a file, a pipe, a log."""
+    seen = 0
+    while True:
+        seen = looker.wait(seen)
+        samples = list(looker.samples)
+        if json:
+            text = json_module.dumps(samples[-1].status)
+        else:
+            text = plain(lines(samples, stamp=timestamp(), age=0.0, bars=False)) + "\n"
+        print(text, flush=True)  # noqa: T201 - it is for standard output
+
+
+def _screen(looker: _Looker) -> None:
+    bars = _can_show(BARS)
+    with _shown() as show:
+        show([[("Looking …" if bars else "Looking ...", "")]])
+        seen = looker.wait(0)
+        while True:
+            samples = list(looker.samples)
+            show(lines(samples, stamp=timestamp(), age=time.monotonic() - samples[-1].at, bars=bars))
+            seen = looker.wait(seen, REDRAW)
+
+
+def _can_show(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextmanager
+def _shown() -> Iterator[Show]:
+    """What puts lines onto the terminal; the terminal is as it was afterwards."""
+    try:
+        from rich.console import Console  # noqa: PLC0415 - an extra
+        from rich.live import Live  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+    except ImportError:
+        yield lambda found: print(_CLEAR + plain(found), flush=True)  # noqa: T201 - it is for standard output
+        return
+    console = Console(highlight=False)
+
+    def text(found: list[Line]) -> Text:
+        return Text("\n").join(Text.assemble(*line) for line in found)
+
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        yield lambda found: live.update(text(found), refresh=True)
