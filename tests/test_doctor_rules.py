@@ -28,6 +28,7 @@ from walkeeper.doctor.facts import (
     Unknown,
 )
 from walkeeper.doctor.rule import RULES, Finding, exit_code, judge
+from walkeeper.doctor.rules import wiring
 from walkeeper.errors import ConfigError, DcsUnavailable, StoreDenied, StoreUnavailable, StoreUnfit
 from walkeeper.postgres import ServerState
 from walkeeper.record.base import Leader, Topology, Versioned
@@ -111,7 +112,7 @@ def good(tmp_path: Path) -> Facts:
         patroni=PatroniFacts(
             local={},
             effective={},
-            callbacks={event: found(callback) for event in ("on_start", "on_stop", "on_role_change")},
+            callbacks={event: found(callback) for event in wiring.MENDED},
             restore_command=found(restore),
         ),
         members=(member("n1"), member("n2"), member("n3")),
@@ -258,8 +259,9 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
      "error", "picks", "synchronous_mode_strict=false"),
     ("archive_settings", with_server(settings={"archive_mode": "always", "archive_command": "cp %p /a/%f"}), "warning", "archives again", "archive_mode=on"),
     ("archive_settings", with_server(settings={"archive_mode": "on", "archive_command": "walkeeper-archive-push %p"}), "info", "streams already", "archive_mode=off"),
-    ("archive_command_works", with_server(settings={"archive_mode": "on"}, archiving_failed="00000001000000000000000A"), "warning",
-     "fails for 00000001000000000000000A", "archive_command=null"),
+    ("archive_settings", with_server(settings={"archive_mode": "on"}), "error", "there is no archive_command", "archive_command=/bin/true"),
+    ("archive_command_works", with_server(settings={"archive_mode": "on", "archive_command": "x"}, archiving_failed="00000001000000000000000A"), "warning",
+     "fails for 00000001000000000000000A", "archive_command=/bin/true"),
     ("same_cluster", with_record(system_identifier="8"), "error", "system identifier is 7, the record's 8", "reinit demo n1"),
     ("same_cluster", with_record(segment_size=MIB << 1, lsn="0/800000"), "error", "1048576 bytes, the record's 2097152", "reinit"),
     ("gap_safe", with_server("n2", slot=None), "error", "it has no hold slot", "patronictl"),
@@ -290,6 +292,8 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("callbacks", both(with_part("patroni", local={"postgresql": {"callbacks": {"on_start": "x"}}}), with_callbacks(on_start=None)),
      "error", "not wired: on_start", "    on_start: /opt/walkeeper/bin/walkeeper callback"),
     ("callbacks_called", both(with_report(last_callback=None), with_server(started_at="2026-11-23T09:00:00Z")), "warning", "no callback came", "reload demo"),
+    ("callbacks_called", both(with_callbacks(on_restart=None), with_report(last_callback=None), with_server(started_at="2026-11-23T09:00:00Z")),
+     "unknown", "on_restart alone", ""),
     ("callbacks_called", with_report(last_callback=None), "unknown", "none was due", ""),
     ("restore_command", with_server("n2", settings={"restore_command": ""}), "warning", "has no restore_command", "recovery_conf.restore_command=/opt/walkeeper/bin/walkeeper restore-wal"),
     ("restore_command", with_server("n2", settings={"restore_command": "pgbackrest --stanza=x archive-get %f %p"}), "warning", "is not walkeeper's", "recovery_conf"),

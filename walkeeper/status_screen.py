@@ -141,13 +141,16 @@ def _bars(samples: Sequence[Sample]) -> Line:
     moved = [rate(samples[: end + 1][-2:], "frontier") or 0.0 for end in range(1, len(samples))][-room:]
     leaders = [_leader(sample.status) for sample in samples]
     waits = [float(row["lag_bytes"]) if row and row["lag_bytes"] else 0.0 for row in leaders][-room:]
+    record = samples[-1].status["record"]
+    segment = float(record["segment_size"]) if record is not None else 0.0
     return [
-        ("          frontier ", ""), (_bar(moved), "green"), ("  waiting ", ""), (_bar(waits), "cyan"),
+        ("          frontier ", ""), (_bar(moved), "green"), ("  waiting ", ""), (_bar(waits, segment), "cyan"),
     ]  # fmt: skip
 
 
-def _bar(values: Sequence[float]) -> str:
-    top = max(values, default=0.0)
+def _bar(values: Sequence[float], least: float = 0.0) -> str:
+    """As high as the highest, or as ``least`` if that is more."""
+    top = max(least, *values)
     return "".join(BARS[int(value / top * (len(BARS) - 1))] if top else BARS[0] for value in values)
 
 

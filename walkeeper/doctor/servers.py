@@ -22,6 +22,7 @@ SECOND_LOOK: Final = 3.0
 
 _SETTINGS: Final = (
     "archive_command",
+    "archive_library",
     "archive_mode",
     "idle_replication_slot_timeout",
     "max_replication_slots",

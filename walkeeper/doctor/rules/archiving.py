@@ -21,9 +21,10 @@ CLOCK_SECONDS: Final = 5.0
     AREA,
     "error",
     what="archive_mode and archive_command do not contradict walkeeper.",
-    why="A second archiver beside walkeeper is fine. One that writes into walkeeper's own store is not, nor is walkeeper's "
-    "archive-push without archive_mode. With archive_mode=always a standby archives again what it restored.",
-    mend="patronictl edit-config --pg archive_mode=on|off or --pg archive_command=…",
+    why="A second archiver beside walkeeper is fine. Without a command, archive_mode keeps all WAL in pg_wal. A command that "
+    "writes into walkeeper's own store is not fine, nor is walkeeper's archive-push without archive_mode. With "
+    "archive_mode=always a standby archives again what it restored.",
+    mend="patronictl edit-config --pg archive_command=… or --pg archive_mode=on|off, and a restart",
 )
 @each.server
 def archive_settings(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -45,8 +46,10 @@ def archive_settings(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
         mend = paste.set_parameter(facts, "archive_mode", "on", restart=True)
         yield Wrong(f"archive_mode is always: it archives again, by {text!r}, what was restored", mend, name, "warning")
     elif mode != "off" and not ours and isinstance(store, DirectorySettings) and str(store.path) in text:
-        mend = paste.set_parameter(facts, "archive_command", "null")
-        yield Wrong(f"archive_command writes into walkeeper's own store: {text!r}", mend, name)
+        yield Wrong(f"archive_command writes into walkeeper's own store: {text!r}", _without_command(facts), name)
+    elif mode != "off" and not text and not server.settings.get("archive_library"):
+        text = f"archive_mode is {mode} and there is no archive_command: pg_wal grows until the disk is full"
+        yield Wrong(text, _without_command(facts), name)
     elif mode != "off" and ours and not by_command:
         mend = paste.set_parameter(facts, "archive_mode", "off", restart=True)
         yield Wrong(
@@ -56,12 +59,17 @@ def archive_settings(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
         yield Good(f"archive_mode is {mode}" if mode == "off" or ours else f"{text!r} archives beside walkeeper", name)
 
 
+def _without_command(facts: Facts) -> tuple[str, ...]:
+    """An empty archive_command would not do: PostgreSQL then keeps every segment. This comes into force without a restart."""
+    return paste.set_parameter(facts, "archive_command", "/bin/true")
+
+
 @rule(
     AREA,
     "warning",
     what="No archive_command is failing.",
     why="PostgreSQL keeps every segment in pg_wal that archive_command has not taken, until the disk is full.",
-    mend="Mend the command, or take it out: patronictl edit-config --pg archive_command=null",
+    mend="Mend the command, or let PostgreSQL's archiver do nothing: patronictl edit-config --pg archive_command=/bin/true",
 )
 @each.server
 def archive_command_works(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -71,7 +79,7 @@ def archive_command_works(facts: Facts, member: MemberFacts, server: ServerFacts
     mend = (
         f"# {server.settings.get('archive_command', '')}",
         "# PostgreSQL's log says why it fails. Without it:",
-        *paste.set_parameter(facts, "archive_command", "null"),
+        *_without_command(facts),
     )
     yield Wrong(f"archive_command fails for {server.archiving_failed}", mend, member.name)
 

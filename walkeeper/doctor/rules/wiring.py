@@ -13,6 +13,8 @@ from walkeeper.doctor.rule import Good, NotKnown, Severity, Verdict, Wrong, rule
 
 AREA: Final = "Patroni"
 EVENTS: Final = ("on_start", "on_stop", "on_role_change")
+MENDED: Final = (*EVENTS, "on_restart")
+"""Patroni calls on_restart in place of on_stop and on_start where it restarts a server itself."""
 START_GRACE: Final = 10.0
 """Seconds after the agent's start within which a server's start may have come before it."""
 
@@ -61,10 +63,10 @@ def _callbacks_mend(facts: Facts, patroni: PatroniFacts) -> tuple[str, ...]:
     if isinstance(local, dict) and local.get("callbacks"):
         return (
             f"# in {facts.config.patroni_config}:",
-            *paste.yaml_lines("postgresql.callbacks", dict.fromkeys(EVENTS, command)),
+            *paste.yaml_lines("postgresql.callbacks", dict.fromkeys(MENDED, command)),
             paste.patronictl(facts, "reload", facts.config.scope),
         )
-    sets = [word for event in EVENTS for word in ("--set", f"postgresql.callbacks.{event}={command}")]
+    sets = [word for event in MENDED for word in ("--set", f"postgresql.callbacks.{event}={command}")]
     return (paste.patronictl(facts, "edit-config", "--force", *sets),)
 
 
@@ -87,13 +89,15 @@ def callbacks_called(facts: Facts) -> Iterator[Verdict]:
     if this is None or isinstance(this.server, Unknown):
         yield NotKnown("it cannot be told whether one was due: this node's PostgreSQL was not seen")
         return
-    if _seconds(this.server.started_at) > _seconds(facts.agent.report["agent"]["started_at"]) + START_GRACE:
+    if _seconds(this.server.started_at) <= _seconds(facts.agent.report["agent"]["started_at"]) + START_GRACE:
+        yield NotKnown("none was due: PostgreSQL has not been started or promoted since the agent was")
+    elif not isinstance(facts.patroni, Unknown) and "on_restart" not in facts.patroni.callbacks:
+        yield NotKnown("PostgreSQL was restarted, and of that Patroni would tell on_restart alone, which is not wired")
+    else:
         yield Wrong(
             f"PostgreSQL was started at {this.server.started_at}, after the agent, and no callback came",
             (paste.patronictl(facts, "reload", facts.config.scope), "# then look for callback in Patroni's log"),
         )
-    else:
-        yield NotKnown("none was due: PostgreSQL has not been started or promoted since the agent was")
 
 
 def _seconds(stamp: str) -> float:
