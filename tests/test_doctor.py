@@ -117,7 +117,7 @@ class World:
             raise
 
     def paste(self, node: Node, finding: dict[str, Any]) -> None:
-        """What a person does: lines of YAML go into patroni.yml, the rest into a shell, where questions get a yes."""
+        """What a person does: lines of YAML go into patroni.yml, the rest into a shell, where patronictl asks when, and whether: now, and yes."""
         commands = [line for line in finding["mend"] if re.match(r"(patronictl|psql|chmod|chown|/|kill|sleep)", line)]
         lines = [line for line in finding["mend"] if line not in commands and not line.startswith("#")]
         if lines:
@@ -125,7 +125,7 @@ class World:
         for command in commands:
             with (node.directory / "pasted.log").open("w+") as log:  # no pipe: an agent in the background would hold it
                 done = subprocess.run(
-                    ["bash", "-c", command], env=self.environment(node), cwd="/", input="y\n" * 5, stdout=log, stderr=log,
+                    ["bash", "-c", command], env=self.environment(node), cwd="/", input="\ny\n\n", stdout=log, stderr=log,
                     text=True, timeout=120, check=False,
                 )  # fmt: skip
                 assert done.returncode == 0, (command, Path(log.name).read_text())
@@ -307,8 +307,9 @@ def test_callbacks_that_are_missing_wrong_or_never_called(world: World) -> None:
     def dead(whole: dict[str, Any]) -> None:
         whole["postgresql"]["callbacks"] = dict.fromkeys(whole["postgresql"]["callbacks"], "/bin/true")
 
-    restart_agent(world, node)
     world.rewrite(node, dead)
+    time.sleep(3)  # until Patroni has read it; what it calls in the meantime would start an agent
+    restart_agent(world, node)
     time.sleep(START_GRACE)  # a start of PostgreSQL within seconds after the agent's may have come before it
     node.rest("restart", {})
     node.config.write_text(original)  # wired again, and Patroni was not told

@@ -44,6 +44,8 @@ def gather(config: Config) -> Facts:
         agent, absent = here.look_at_agent(config, as_its_user=servers_uid == os.geteuid())
         codec = _problem_of(lambda: open_codec(config))
         seen = members.result()
+        if isinstance(record, Record):
+            record = _read_again(config) or record  # slots follow the record, and were looked at after it
         return Facts(
             config=config,
             program=program(),
@@ -96,6 +98,22 @@ def _look_at_dcs(config: Config) -> _Dcs:
         return _no_dcs(problem)
     finally:
         records.close()
+
+
+def _read_again(config: Config) -> Record | None:
+    found = _decoded(_read(config))[0]
+    return found if isinstance(found, Record) else None
+
+
+def _read(config: Config) -> Versioned | Unknown | None:
+    try:
+        records = connect(config.patroni_config, config.node.name, min(DCS_PATIENCE, config.agent.dcs_timeout))
+        try:
+            return records.read()
+        finally:
+            records.close()
+    except WalkeeperError as problem:
+        return Unknown(str(problem))
 
 
 def _no_dcs(problem: WalkeeperError) -> _Dcs:

@@ -66,7 +66,8 @@ def _wait(finding: Finding, look_again: Callable[[], Facts]) -> Facts:
     until = time.monotonic() + PATIENCE
     while True:
         facts = look_again()
-        errors = {each.rule.name for each in judge(facts) if each.state == "error"}
-        if not errors & {finding.rule.name, "gap_safe"} or time.monotonic() > until:
+        errors = [each for each in judge(facts) if each.state == "error"]
+        still = [each for each in errors if each.rule is finding.rule or "hold slot" in each.text]
+        if not still or time.monotonic() > until:
             return facts
         time.sleep(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from walkeeper.doctor.facts import Facts, Unknown
@@ -52,8 +52,8 @@ def render(facts: Facts, findings: Sequence[Finding], *, colour: bool, verbose: 
     lines = [_title(facts), ""]
     lines += _areas(findings, paint)
     for state in _ORDER:
-        for finding in (each for each in findings if each.state == state):
-            lines += ["", *_detail(finding, paint)]
+        for group in _by_rule(finding for finding in findings if finding.state == state):
+            lines += ["", *_detail(group, paint)]
     lines += _not_known(findings, paint)
     if verbose:
         lines += ["", *(_one_line(each, paint) for each in findings if each.state == "ok")]
@@ -106,14 +106,31 @@ def _count(number: int, noun: tuple[str, str]) -> str:
     return f"{number} {noun[0] if number == 1 else noun[1]}"
 
 
-def _detail(finding: Finding, paint: Paint) -> list[str]:
-    about = f"{finding.about}: " if finding.about else ""
-    word = {"error": "ERROR", "warning": "warning", "info": "remark"}[finding.state]
-    head = _wrapped(f"{finding.rule.name}: {about}{finding.text}", first=f"{word:<9}")
-    head[0] = head[0].replace(word, paint(word, finding.state), 1)
-    why = _wrapped(f"Why: {finding.rule.why}")
-    mend = [" " * 9 + "Mend:", *(" " * 9 + _plain(line) for line in finding.mend)] if finding.mend else []
-    return [*head, *why, *mend]
+def _by_rule(findings: Iterable[Finding]) -> list[list[Finding]]:
+    groups: dict[str, list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault(finding.rule.name, []).append(finding)
+    return list(groups.values())
+
+
+def _detail(group: Sequence[Finding], paint: Paint) -> list[str]:
+    """What one rule found; members with the same words share a line, and everything shares the reason."""
+    rule, state = group[0].rule, group[0].state
+    word = {"error": "ERROR", "warning": "warning", "info": "remark"}[state]
+    members: dict[str, list[str]] = {}
+    for finding in group:
+        members.setdefault(finding.text, []).append(finding.about)
+    lines = []
+    for text, about in members.items():
+        told = ": ".join(filter(None, (rule.name, ", ".join(filter(None, about)), text)))
+        head = _wrapped(told, first=f"{word:<9}")
+        head[0] = head[0].replace(word, paint(word, state), 1)
+        lines += head
+    lines += _wrapped(f"Why: {rule.why}")
+    pasted = dict.fromkeys(finding.mend for finding in group if finding.mend)
+    for mend in pasted:
+        lines += [" " * 9 + "Mend:", *(" " * 9 + _plain(line) for line in mend)]
+    return lines
 
 
 def _not_known(findings: Sequence[Finding], paint: Paint) -> list[str]:
