@@ -452,7 +452,7 @@ def test_one_reason_is_said_once(good: Facts) -> None:
     facts = with_member("n3", server=Unknown("postgresql at 10.0.0.3:5432: connection refused"))(good)
     told = text.render(facts, judge(facts), colour=False, verbose=False)
     assert told.count("connection refused") == 1
-    assert "That is: server_answers, " in told
+    assert "That is: server_answers (n3), " in told
     assert told.endswith("Whether the promises hold cannot be told.")
 
 

@@ -37,8 +37,6 @@ class ServerFacts:
     """Why a replication connection was refused; empty where one was made."""
     agents: tuple[str, ...] = ()
     """The versions of the agents that have sessions there: an agent connects to its own node's server alone."""
-    senders: int = 0
-    """WAL senders at work."""
     started_at: str = ""
     """UTC, as walkeeper writes times."""
     clock_ahead: float = 0.0

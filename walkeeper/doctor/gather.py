@@ -124,7 +124,7 @@ def _no_dcs(problem: WalkeeperError) -> _Dcs:
 def _compare_and_set(records: RecordStore, found: Versioned | None) -> str | Unknown:
     """Creates the record although it is there, which must be refused: nothing changes, and rights are needed for it."""
     if found is None:
-        return Unknown("there is no record yet to try it on")
+        return Unknown("there is no record yet")
     try:
         records.write(found.document, None)
     except CasConflict:

@@ -18,6 +18,11 @@ def edit_config(facts: Facts, **changes: str) -> str:
     return patronictl(facts, "edit-config", "--force", *words)
 
 
+def reload(facts: Facts, *members: str) -> str:
+    """Let Patroni read its configuration again, on all members where none is named."""
+    return patronictl(facts, "reload", facts.config.scope, *members, "--force")
+
+
 def set_parameter(facts: Facts, name: str, value: str, *, restart: bool = False) -> tuple[str, ...]:
     """Set a PostgreSQL parameter cluster-wide; ``null`` takes it out."""
     change = patronictl(facts, "edit-config", "--force", "--pg", f"{name}={value}")

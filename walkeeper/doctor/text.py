@@ -127,22 +127,22 @@ def _detail(group: Sequence[Finding], paint: Paint) -> list[str]:
         head[0] = head[0].replace(word, paint(word, state), 1)
         lines += head
     lines += _wrapped(f"Why: {rule.why}")
-    pasted = dict.fromkeys(finding.mend for finding in group if finding.mend)
-    for mend in pasted:
-        lines += [" " * 9 + "Mend:", *(" " * 9 + _plain(line) for line in mend)]
+    pasted = [line for mend in dict.fromkeys(finding.mend for finding in group) for line in mend]
+    if pasted:
+        lines += [" " * 9 + "Mend:", *(" " * 9 + _plain(line) for line in pasted)]
     return lines
 
 
 def _not_known(findings: Sequence[Finding], paint: Paint) -> list[str]:
     """Together where the reason is the same: a server that is down hides everything that it would have told."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[str, dict[str, list[str]]] = {}
     for finding in findings:
         if finding.state == "unknown":
-            groups.setdefault((finding.about, finding.text), []).append(finding.rule.name)
+            reasons.setdefault(finding.text, {}).setdefault(finding.rule.name, []).append(finding.about)
     lines: list[str] = []
-    for (about, text), names in groups.items():
-        told = ": ".join(filter(None, (names[0] if len(names) == 1 else "", about, text)))
-        head = _wrapped(told, first=f"{'unknown':<9}")
+    for text, rules in reasons.items():
+        names = [f"{name} ({', '.join(about)})" if any(about) else name for name, about in rules.items()]
+        head = _wrapped(f"{names[0]}: {text}" if len(names) == 1 else text, first=f"{'unknown':<9}")
         head[0] = head[0].replace("unknown", paint("unknown", "unknown"), 1)
         lines += ["", *head, *(_wrapped(f"That is: {', '.join(names)}.") if len(names) > 1 else ())]
     return lines

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from walkeeper.core.lsn import Lsn
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
@@ -106,7 +105,7 @@ def frontier_moves(facts: Facts) -> Iterator[Verdict]:
     if record is None or leader is None or isinstance(leader.server, Unknown):
         yield NotKnown("there is no record yet" if record is None else "the leader's server was not seen")
         return
-    waiting = max(Lsn(0), leader.server.state.lsn) - record.position
+    waiting = leader.server.state.lsn - record.position
     age = facts.record_age
     if waiting < record.segment_size or age is None or age < STANDSTILL:
         yield Good("it moves, or nothing waits for it")

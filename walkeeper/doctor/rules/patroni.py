@@ -131,7 +131,7 @@ def nofailover(facts: Facts) -> Iterator[Verdict]:
             f"# in patroni.yml of {member.name}:",
             "tags:",
             "  nofailover: false",
-            paste.patronictl(facts, "reload", facts.config.scope, member.name),
+            paste.reload(facts, member.name),
         )
         alone = "; no other replica could be promoted" if not others else ""
         text = f"it has the tag nofailover, and so no hold slot{alone}"

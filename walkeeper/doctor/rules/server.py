@@ -228,7 +228,7 @@ def pg_hba(facts: Facts) -> tuple[str, ...]:
     return (
         "# first in postgresql.pg_hba of every node's patroni.yml, or in pg_hba.conf:",
         *(f"- host {kind} {user} {host} scram-sha-256" for host in hosts for kind in ("replication", database)),
-        paste.patronictl(facts, "reload", facts.config.scope),
+        paste.reload(facts),
     )
 
 

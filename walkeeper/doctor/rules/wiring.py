@@ -15,6 +15,7 @@ AREA: Final = "Patroni"
 EVENTS: Final = ("on_start", "on_stop", "on_role_change")
 MENDED: Final = (*EVENTS, "on_restart")
 """Patroni calls on_restart in place of on_stop and on_start where it restarts a server itself."""
+_EVERYWHERE: Final = "# for all nodes at once; where the paths differ, in patroni.yml of each:"
 START_GRACE: Final = 10.0
 """Seconds after the agent's start within which a server's start may have come before it."""
 
@@ -64,10 +65,10 @@ def _callbacks_mend(facts: Facts, patroni: PatroniFacts) -> tuple[str, ...]:
         return (
             f"# in {facts.config.patroni_config}:",
             *paste.yaml_lines("postgresql.callbacks", dict.fromkeys(MENDED, command)),
-            paste.patronictl(facts, "reload", facts.config.scope),
+            paste.reload(facts),
         )
     sets = [word for event in MENDED for word in ("--set", f"postgresql.callbacks.{event}={command}")]
-    return (paste.patronictl(facts, "edit-config", "--force", *sets),)
+    return (_EVERYWHERE, paste.patronictl(facts, "edit-config", "--force", *sets))
 
 
 @rule(
@@ -96,7 +97,7 @@ def callbacks_called(facts: Facts) -> Iterator[Verdict]:
     else:
         yield Wrong(
             f"PostgreSQL was started at {this.server.started_at}, after the agent, and no callback came",
-            (paste.patronictl(facts, "reload", facts.config.scope), "# then look for callback in Patroni's log"),
+            (paste.reload(facts), "# then look for callback in Patroni's log"),
         )
 
 
@@ -174,10 +175,10 @@ def _restore_mend(facts: Facts) -> tuple[str, ...]:
         return (
             f"# in {facts.config.patroni_config}:",
             *paste.yaml_lines("postgresql.recovery_conf", {"restore_command": command}),
-            paste.patronictl(facts, "reload", facts.config.scope),
+            paste.reload(facts),
         )
     setting = f"postgresql.recovery_conf.restore_command={command}"
-    return (paste.patronictl(facts, "edit-config", "--force", "--set", setting),)
+    return (_EVERYWHERE, paste.patronictl(facts, "edit-config", "--force", "--set", setting))
 
 
 def _locally(local: Any, key: str) -> bool:
