@@ -47,7 +47,7 @@ def _job(words: list[str]) -> Job | None:
         for job in _JOBS:
             if base in (f"walkeeper-{job}", f"walkeeper-{job}.sh"):
                 return job
-        if base == "walkeeper" or word in ("walkeeper.callback", "walkeeper.restore_client"):
+        if base == "walkeeper" or word == "walkeeper.callback":
             later = words[index + 1 :]
             named = next((job for job in _JOBS if job in later), None)
             return named or ("callback" if word == "walkeeper.callback" else None)

@@ -115,6 +115,8 @@ class Facts:
     config: Config
     program: str
     """How walkeeper is called here, for what is to be pasted."""
+    restore_program: str = ""
+    """The shell script that is the same as ``walkeeper restore-wal`` and quicker; empty where it is not installed."""
     version: str
     uid: int
     """Who doctor runs as."""

@@ -49,6 +49,7 @@ def gather(config: Config) -> Facts:
         return Facts(
             config=config,
             program=program(),
+            restore_program=restore_program(),
             version=__version__,
             uid=os.geteuid(),
             servers_uid=servers_uid,
@@ -76,6 +77,12 @@ def program() -> str:
     if beside.exists():
         return str(beside)
     return shutil.which("walkeeper") or f"{sys.executable} -m walkeeper"
+
+
+def restore_program() -> str:
+    """The script in place of ``walkeeper restore-wal``; empty where it is not there."""
+    beside = Path(sys.executable).with_name("walkeeper-restore-wal")
+    return str(beside) if beside.exists() else shutil.which("walkeeper-restore-wal") or ""
 
 
 # --- the DCS --------------------------------------------------------------------------------------------------------

@@ -35,7 +35,12 @@ def walkeeper(facts: Facts, *words: str) -> str:
 
 
 def restore_command(facts: Facts) -> str:
-    return f"{walkeeper(facts, 'restore-wal')} %f %p"
+    call = (
+        f"{facts.restore_program} -c {facts.config.source}"
+        if facts.restore_program
+        else walkeeper(facts, "restore-wal")
+    )
+    return f"{call} %f %p"
 
 
 def yaml_lines(path: str, lines: dict[str, str]) -> tuple[str, ...]:
