@@ -59,7 +59,7 @@ def _rights(facts: Facts) -> tuple[str, ...]:
     "error",
     what="There is a record, its owner is the leader, and it reports no trouble.",
     why="Without a record nothing is archived. An owner that is not the leader means that the new leader's agent could not "
-    "take over.",
+    "take over; what it reports as trouble keeps the archive from going on.",
     mend="Look at the agent on the leader: it must run there.",
 )
 def record_owned(facts: Facts) -> Iterator[Verdict]:
