@@ -258,7 +258,6 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("synchronous_standby_names", both(with_dynamic(synchronous_mode_strict=True), with_server(settings={"synchronous_standby_names": "*"})),
      "error", "picks", "synchronous_mode_strict=false"),
     ("archive_settings", with_server(settings={"archive_mode": "always", "archive_command": "cp %p /a/%f"}), "warning", "archives again", "archive_mode=on"),
-    ("archive_settings", with_server(settings={"archive_mode": "on", "archive_command": "walkeeper-archive-push %p"}), "info", "streams already", "archive_mode=off"),
     ("archive_settings", with_server(settings={"archive_mode": "on"}), "error", "there is no archive_command", "archive_command=/bin/true"),
     ("archive_command_works", with_server(settings={"archive_mode": "on", "archive_command": "x"}, archiving_failed="00000001000000000000000A"), "warning",
      "fails for 00000001000000000000000A", "archive_command=/bin/true"),

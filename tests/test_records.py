@@ -468,7 +468,7 @@ def test_the_topology_is_what_patroni_wrote(backend: Backend, store: RecordStore
     topology = store.topology()
     assert topology.leader == store.leader()
     assert topology.members == (
-        Member("node1", "primary", "running", "10.0.0.1", 5433, 3, 50331648),
+        Member("node1", "primary", "running", "10.0.0.1", 5433, 3, 50331648, api_url="http://10.0.0.1:8008/patroni"),
         Member("node2", "replica", "starting", None, None, None, None),
     )
     assert (topology.standby_cluster, topology.paused, topology.slots) == (True, True, ("other", "walkeeper"))

@@ -32,7 +32,7 @@ def archive_settings(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
     text = server.settings.get("archive_command", "")
     text = "" if text == "(disabled)" else text
     ours = parse(text).job == "archive-push"
-    by_command = getattr(facts.config, "archiver", "stream") == "command"
+    by_command = facts.config.archiver == "command"
     store = facts.config.store
     name = member.name
     if by_command and not (mode in ("on", "always") and ours):
@@ -50,13 +50,10 @@ def archive_settings(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
     elif mode != "off" and not text and not server.settings.get("archive_library"):
         text = f"archive_mode is {mode} and there is no archive_command: pg_wal grows until the disk is full"
         yield Wrong(text, _without_command(facts), name)
-    elif mode != "off" and ours and not by_command:
-        mend = paste.set_parameter(facts, "archive_mode", "off", restart=True)
-        yield Wrong(
-            "archive_command is walkeeper's, which streams already: one of the two is enough", mend, name, "info"
-        )
     else:
-        yield Good(f"archive_mode is {mode}" if mode == "off" or ours else f"{text!r} archives beside walkeeper", name)
+        beside = "archive-push makes sure of each segment that was streamed" if ours and not by_command else ""
+        other = "" if mode == "off" or ours else f"{text!r} archives beside walkeeper"
+        yield Good(beside or other or f"archive_mode is {mode}", name)
 
 
 def _without_command(facts: Facts) -> tuple[str, ...]:
