@@ -42,7 +42,8 @@ class MemorySide:
             data = json.loads(value or b"{}")
             url = urllib.parse.urlparse(data.get("conn_url", ""))
             facts = (data.get("timeline"), data.get("xlog_location"))
-            member = Member(key[8:], data.get("role", ""), data.get("state", ""), url.hostname, url.port, *facts)
+            role, state, api_url = data.get("role", ""), data.get("state", ""), data.get("api_url")
+            member = Member(key[8:], role, state, url.hostname, url.port, *facts, api_url=api_url)
             self._dcs.set_members(*self._dcs.members, member)
 
 
