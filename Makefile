@@ -2,6 +2,7 @@
 # make lint    ruff and mypy only
 # make demo    a three-node cluster that loses its leader, and its archive that loses nothing   (ARGS="--keep")
 # make torture kills at random for a long time                                                 (ARGS=…)
+# make simulate plays thousands of schedules of simulated faults                               (ARGS=…)
 # make bench   what an archived and a restored segment cost                                    (ARGS=…)
 # make clean   remove what the above have made
 #
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: test lint demo torture bench venv clean
+.PHONY: test lint demo torture simulate bench venv clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -22,7 +23,7 @@ ifeq ($(shell id -u),0)
 test torture:
 	@exec tools/as-user --test-tools make $@ ARGS='$(subst ','\'',$(ARGS))'
 
-lint demo bench venv:
+lint demo simulate bench venv:
 	@exec tools/as-user make $@ ARGS='$(subst ','\'',$(ARGS))'
 
 else
@@ -40,6 +41,9 @@ demo: $(READY)
 
 torture: $(READY)
 	exec $(PYTHON) -m benchmarks.torture $(ARGS)
+
+simulate: $(READY)
+	exec $(PYTHON) -m tests.simulation $(ARGS)
 
 bench: $(READY)
 	exec $(PYTHON) -m benchmarks $(ARGS)

@@ -27,7 +27,7 @@ def test_postgresqls_own_file_is_read() -> None:
     [
         (b"", "no end"), (b"1\t0/5000100\tx", "no end"), (b"\n", "no ancestor"), (b"# only\n", "no ancestor"),
         (b"1\t0/5000100\tx\r\n", "line 1"), (b"1 0/5\tx\n\0\n", "line 2"), (b"one\t0/5\tx\n", "line 1"), (b"1\n", "line 1"),
-        (b"1\t5\tx\n", "line 1"), (b"1\t0/5\tx\n1\t0/6\tx\n", "line 2"), (b"1\t0/6\tx\n2\t0/5\tx\n", "line 2"),
+        (b"1\t5\tx\n", "line 1"), (b"1\t0/5\tx\n1\t0/6\tx\n", "line 2"), (b"2\t0/5\tx\n1\t0/6\tx\n", "line 2"),
         (b"3\t0/5\tx\n", "no ancestor"), (b"0\t0/5\tx\n", "no ancestor"), (b"\xc2\xb2\t0/5\tx\n", "line 1"),
         (b"1\t0/5\tx\n" * 10000, "more than any"),
     ],
@@ -35,6 +35,17 @@ def test_postgresqls_own_file_is_read() -> None:
 def test_a_file_that_postgresql_did_not_write_is_refused(content: bytes, what: str) -> None:
     with pytest.raises(BadHistory, match=what):
         parse_history(3, content)
+
+
+def test_a_standby_promoted_before_its_parents_beginning_has_nothing_of_the_parent() -> None:
+    """Word for word what PostgreSQL 15 wrote: it knew of timeline 2, and had replayed timeline 1 up to 0/9806A8 only."""
+    two = parse_history(2, b"1\t0/D83B00\tno recovery target specified\n")
+    three = parse_history(
+        3, b"1\t0/D83B00\tno recovery target specified\n\n2\t0/9806A8\tno recovery target specified\n"
+    )
+    size = SegmentSize(MIB)
+    assert three.parts_from(two) == three.parts_from(History(1)) == Lsn.parse("0/9806A8")
+    assert [three.timeline_of(number, size) for number in (8, 9, 13, 14)] == [1, 3, 3, 3]
 
 
 @given(st.binary(max_size=200))

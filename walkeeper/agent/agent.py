@@ -31,7 +31,15 @@ from walkeeper.core.desired import Desired, ServerView, View, desired
 from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.record import Record, decode_record
-from walkeeper.errors import BadRecord, ConfigError, DcsError, PostgresError, SpoolError, WalkeeperError
+from walkeeper.errors import (
+    BadRecord,
+    ConfigError,
+    DcsError,
+    DcsUnavailable,
+    PostgresError,
+    SpoolError,
+    WalkeeperError,
+)
 from walkeeper.layout import Layout
 from walkeeper.page.facts import Sample
 from walkeeper.postgres import AGENT_APPLICATION, CommandState, Server, ServerState
@@ -418,11 +426,12 @@ class Agent:
         return Archive(self.store, layout, size, self._codec)
 
     def _other_members(self) -> list[PostgresqlSettings]:
-        members = self.topology.members if self.topology is not None else ()
+        if self.topology is None:
+            raise DcsUnavailable("members in the DCS: not known yet", hint="One of them may have what is looked for.")
         own = self.config.postgresql
         return [
             replace(own, host=member.host, port=member.port)
-            for member in members
+            for member in self.topology.members
             if member.name != self.config.name and member.host and member.port
         ]
 

@@ -352,11 +352,18 @@ class Archiver:
                 or slot.restart_lsn is None
             ):
                 return
-            if slot.restart_lsn < self.ownership.record.position:
+            if slot.restart_lsn < self.ownership.record.position and not self._left_timeline():
                 self._server.advance_slot(self._hold_slot, self.ownership.record.position)
             self._troubles.clear("archiver_slot")
         except PostgresError as problem:
             self._troubles.report("archiver_slot", problem, grace=True)
+
+    def _left_timeline(self) -> bool:
+        """Whether the server follows another primary by now: its slot is Patroni's, and our record is not its frontier.
+
+        A server changes its timeline with a restart only, which ends the connection: no time passes between look and move.
+        """
+        return self._server.state().timeline > self.history.timeline
 
     def _remove_recorded(self, pending: list[Receipt]) -> list[Receipt]:
         recorded = self.ownership.record.position

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Protocol
 
 from walkeeper.core.frontier import Frontier
@@ -17,8 +16,10 @@ class Source(Protocol):
     def complete(self, frontier: Frontier) -> list[Segment]:
         """The complete segments of the chain that lie there, lowest first. Raises SpoolError."""
 
-    def tend(self, frontier: Frontier, taken: Collection[Segment]) -> Segment | None:
-        """Keep them coming; ``taken`` is what ``complete`` said. A segment that the local server has no more, else None."""
+    def tend(self, frontier: Frontier, taken: set[Segment]) -> Segment | None:
+        """Keep them coming; ``taken`` is what ``complete`` said, and loses what will come again. A segment that the local
+        server has no more, else None.
+        """
 
     def failed(self, problem: WalkeeperError) -> None:
         """What was lost cannot be found at the moment: wait before it is named again."""

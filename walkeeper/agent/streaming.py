@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final
 
 from walkeeper import events
@@ -77,13 +76,13 @@ class Streaming:
     def stop(self) -> None:
         self._receiver.stop()
 
-    def tend(self, frontier: Frontier, taken: Collection[Segment]) -> Segment | None:
+    def tend(self, frontier: Frontier, taken: set[Segment]) -> Segment | None:
         missing = frontier.first_missing(taken)
         if self._receiver.running and any(segment.number > missing.number for segment in taken):
             events.warning("spool_hole", missing=missing, hint="It is streamed again.")
             self._receiver.stop()
         if not self._receiver.running:
-            return self._start_receiver(frontier)
+            return self._start_receiver(frontier, taken)
         ended = self._receiver.poll()
         if ended is not None:
             self._receiver_ended(ended)
@@ -91,12 +90,15 @@ class Streaming:
             self._watch_progress(missing)
         return None
 
-    def _start_receiver(self, frontier: Frontier) -> Segment | None:
+    def _start_receiver(self, frontier: Frontier, taken: set[Segment]) -> Segment | None:
         """From the seed on, and no further than the spool has room for: it holds even if this process is frozen."""
         now = self._clock.monotonic()
         if now < self._restart_at or not self._observed.server_up:
             return None
         size = self._size
+        first = frontier.first_missing(set(self._spool.complete(size)))
+        self._spool.seed(self._history, first)  # before the room is measured, which what is put aside must not fill
+        taken.difference_update([segment for segment in taken if segment.number >= first.number])  # they come again
         limit = max(self._spool.limit, 2 * size)
         room = (limit - self._spool.used()) // size
         self._full = room < 1 or (self._full and room * size < limit * (1 - LOW_WATER))
@@ -106,8 +108,6 @@ class Streaming:
                 hint="The store or the DCS is slower than the WAL. The hold slot keeps it in pg_wal: watch that disk.",
             )
         try:
-            first = frontier.first_missing(set(self._spool.complete(size)))
-            self._spool.seed(self._history, first)
             if self._receiving == first and lost_wal.is_lost(self._sources, first, self._observed.lsn):
                 return first
             self._receiving = first

@@ -104,9 +104,21 @@ def parse_history(timeline: int, content: bytes) -> History:
             raise BadHistory(f"{name} line {number}: not a timeline and a position") from None
         if switch.timeline < 1 or switch.timeline >= timeline:
             raise BadHistory(f"{name} line {number}: timeline {switch.timeline} is no ancestor of {timeline}")
-        if switches and (switch.timeline <= switches[-1].timeline or switch.lsn < switches[-1].lsn):
-            raise BadHistory(f"{name} line {number}: timelines and positions must increase")
+        if switches and switch.timeline <= switches[-1].timeline:
+            raise BadHistory(f"{name} line {number}: timelines must increase")
         switches.append(switch)
     if not switches:
         raise BadHistory(f"{name}: it names no ancestor")
-    return History(timeline, tuple(switches))
+    return History(timeline, _as_it_came_to_be(switches))
+
+
+def _as_it_came_to_be(switches: list[Switch]) -> tuple[Switch, ...]:
+    """Positions that fall are lowered to the later ones.
+
+    A standby that has learnt of timeline 2 and is promoted before it has got there writes ``1 0/D83B00``, ``2 0/9806A8``:
+    it has timeline 1 up to 0/9806A8, and nothing of 2 (seen on PostgreSQL 15).
+    """
+    lowered: list[Switch] = []
+    for switch in reversed(switches):
+        lowered.append(Switch(switch.timeline, min(switch.lsn, lowered[-1].lsn) if lowered else switch.lsn))
+    return tuple(reversed(lowered))

@@ -1,0 +1,292 @@
+"""What happens to a simulated world. A fault strikes at its second; what it does to a process, at that process's n-th step after."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tests.simulation.invariants import record_of
+from tests.simulation.nodes import Node, Slot
+from tests.simulation.wal import SIZE, write_segment
+from walkeeper.core.names import PARTIAL, Segment
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+LAST: Final = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """``kind`` names a function here; ``on_leader``: whoever leads then; else the node with that number."""
+
+    at: float
+    kind: str
+    on_leader: bool
+    node: int
+    steps: int
+    seconds: float
+
+    def __str__(self) -> str:
+        where = "the leader" if self.on_leader else "abc"[self.node]
+        return f"{self.at:6.2f} s {self.kind} on {where} (steps {self.steps}, {self.seconds:.1f} s)"
+
+    def strike(self, world: World) -> None:
+        node = world.leader if self.on_leader and world.leader else world.nodes[self.node]
+        world.loop.note("FAULT", str(self))
+        KINDS[self.kind](world, node, self)
+
+
+def _for_a_while(world: World, fault: Fault, begin: Callable[[], None], end: Callable[[], None]) -> None:
+    begin()
+    world.after(fault.seconds, end)
+
+
+# ------------------------------------------------------------------------------------------------------------- processes
+
+
+def kill_agent(world: World, node: Node, fault: Fault) -> None:
+    if node.agent is not None:
+        node.agent.die_in = fault.steps
+
+
+def freeze_agent(world: World, node: Node, fault: Fault) -> None:
+    if node.agent is not None:
+        node.agent.freeze_in = (fault.steps, fault.seconds)
+
+
+def kill_receiver(world: World, node: Node, fault: Fault) -> None:
+    for receiver in node.receivers:
+        if not receiver.dead:
+            receiver.kill()
+
+
+def freeze_receiver(world: World, node: Node, fault: Fault) -> None:
+    for receiver in node.receivers:
+        receiver.freeze(fault.seconds)
+
+
+def kill_server(world: World, node: Node, fault: Fault) -> None:
+    node.crash()
+
+
+def power_loss(world: World, node: Node, fault: Fault) -> None:
+    if node.host_up:
+        _for_a_while(world, fault, node.power_off, node.power_on)
+
+
+def freeze_host(world: World, node: Node, fault: Fault) -> None:
+    node.freeze(fault.seconds)
+
+
+def kill_patroni(world: World, node: Node, fault: Fault) -> None:
+    """A primary goes on without it: two primaries, after the TTL."""
+
+    def back() -> None:
+        node.patroni_up = True
+
+    node.patroni_up = False
+    world.after(fault.seconds, back)
+
+
+def callbacks(world: World, node: Node, fault: Fault) -> None:
+    for _ in range(fault.steps % 5):
+        node.poke()
+
+
+# --------------------------------------------------------------------------------------------------------------- networks
+
+
+def _cut(what: str) -> Callable[[World, Node, Fault], None]:
+    def cut(world: World, node: Node, fault: Fault) -> None:
+        _for_a_while(world, fault, lambda: node.cut_off.add(what), lambda: node.cut_off.discard(what))
+
+    return cut
+
+
+def lose_record_answer(world: World, node: Node, fault: Fault) -> None:
+    node.cut_off.add("dcs answers")
+
+
+def dcs_down(world: World, node: Node, fault: Fault) -> None:
+    def down(value: bool) -> None:
+        world.dcs.down = value
+        world.leader_seen = world.loop.now
+
+    _for_a_while(world, fault, lambda: down(True), lambda: down(False))
+
+
+def store_down(world: World, node: Node, fault: Fault) -> None:
+    def down(value: bool) -> None:
+        world.store_down = value
+
+    _for_a_while(world, fault, lambda: down(True), lambda: down(False))
+
+
+def lose_store_answers(world: World, node: Node, fault: Fault) -> None:
+    world.lose_store_answers += 1 + fault.steps % 4
+
+
+# -------------------------------------------------------------------------------------------------------------- the record
+
+
+def wipe_record(world: World, node: Node, fault: Fault) -> None:
+    world.dcs.wipe()
+    world.invariants.dcs_changed_by_hand()
+
+
+def garbage_record(world: World, node: Node, fault: Fault) -> None:
+    world.dcs.put(b'{"lsn": "FFFFFFFF/0"}')
+    world.invariants.dcs_changed_by_hand()
+
+
+def old_record(world: World, node: Node, fault: Fault) -> None:
+    """The DCS is put back to a backup of some seconds ago."""
+    document = world.dcs.record.document if world.dcs.record else None
+    if document is None or record_of(world) is None:
+        return
+
+    def put_back() -> None:
+        world.dcs.put(document)
+        world.invariants.dcs_changed_by_hand()
+
+    world.after(fault.seconds, put_back)
+
+
+# ------------------------------------------------------------------------------------------------------------- the cluster
+
+
+def switchover(world: World, node: Node, fault: Fault) -> None:
+    """The leader shuts down, a standby that has everything takes its place."""
+    old = world.leader
+    if old is None or not old.primary or not old.answers or world.dcs.down:
+        return
+    standbys = [n for n in world.standbys_of(old) if n.answers and n.patroni_up and n.reaches(old)]
+    if not standbys:
+        return
+    new = standbys[fault.steps % len(standbys)]
+    new.receive(old)
+    if new.lsn != old.lsn or new.branch is not old.branch:
+        return
+    old.demote()
+    world.set_leader(new)
+    new.poke()
+    old.poke()
+
+
+def lose_slot(world: World, node: Node, fault: Fault) -> None:
+    """max_slot_wal_keep_size: PostgreSQL gives it up, and recycles."""
+    if node.slot is not None:
+        node.slot.lost = True
+        node.redo = node.lsn
+
+
+def drop_slot(world: World, node: Node, fault: Fault) -> None:
+    node.slot = None
+
+
+def jump_slot(world: World, node: Node, fault: Fault) -> None:
+    """Somebody streams from the hold slot."""
+    if node.slot is not None:
+        node.slot = Slot(node.lsn, sound=False)
+
+
+def reinit(world: World, node: Node, fault: Fault) -> None:
+    leader = world.leader
+    if leader is not None and leader.primary and leader is not node and not node.primary and node.answers:
+        node.rebuild(leader, "reinitialised")
+
+
+# --------------------------------------------------------------------------------------------------------------- the spool
+
+
+def wipe_spool(world: World, node: Node, fault: Fault) -> None:
+    shutil.rmtree(node.directory / "spool" / "wal", ignore_errors=True)
+
+
+def damage_spool(world: World, node: Node, fault: Fault) -> None:
+    """A file is cut short, or a partial has an odd size, as after a full disk."""
+    for path in sorted((node.directory / "spool" / "wal").glob("0*"))[-1 - fault.steps % 2 :]:
+        with path.open("r+b") as file:
+            file.truncate(4711)
+
+
+def stale_spool(world: World, node: Node, fault: Fault) -> None:
+    """Files from some other time: a segment of the future, a partial of an older timeline."""
+    directory = node.directory / "spool" / "wal"
+    if directory.exists():
+        future = Segment(node.branch.timeline, node.lsn // SIZE + 3, SIZE)
+        write_segment(directory / future.name, node.branch.plain(future.number))
+        write_segment(directory / (Segment(1, node.lsn // SIZE, SIZE).name + PARTIAL), b"old")
+
+
+KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
+    "kill_agent": kill_agent,
+    "freeze_agent": freeze_agent,
+    "kill_receiver": kill_receiver,
+    "freeze_receiver": freeze_receiver,
+    "kill_server": kill_server,
+    "power_loss": power_loss,
+    "freeze_host": freeze_host,
+    "kill_patroni": kill_patroni,
+    "callbacks": callbacks,
+    "cut_dcs": _cut("dcs"),
+    "cut_dcs_writes": _cut("dcs writes"),
+    "cut_store": _cut("store"),
+    "cut_members": _cut("members"),
+    "lose_record_answer": lose_record_answer,
+    "dcs_down": dcs_down,
+    "store_down": store_down,
+    "lose_store_answers": lose_store_answers,
+    "wipe_record": wipe_record,
+    "garbage_record": garbage_record,
+    "old_record": old_record,
+    "switchover": switchover,
+    "lose_slot": lose_slot,
+    "drop_slot": drop_slot,
+    "jump_slot": jump_slot,
+    "reinit": reinit,
+    "wipe_spool": wipe_spool,
+    "damage_spool": damage_spool,
+    "stale_spool": stale_spool,
+}
+
+OFTEN: Final = (
+    *("kill_agent", "freeze_agent", "power_loss", "freeze_host", "kill_patroni", "switchover", "store_down"),
+    *("power_loss", "freeze_host", "kill_patroni", "switchover", "switchover"),
+)
+"""Most of what can go wrong needs a promotion."""
+
+
+def draw(dice: random.Random, kinds: tuple[str, ...] = ()) -> list[Fault]:
+    """The faults of one schedule, in their order; of those ``kinds`` only, if there are any."""
+    kinds = kinds or (*KINDS, *OFTEN)
+    faults = [
+        Fault(
+            round(dice.uniform(0, LAST), 2),
+            dice.choice(kinds),
+            dice.random() < 0.6,
+            dice.randrange(3),
+            dice.randrange(60),
+            round(dice.choice([0.5, 3, 12, 30]) * dice.uniform(0.5, 1.5), 1),
+        )
+        for _ in range(dice.randint(1, 9))
+    ]
+    return sorted(faults, key=lambda fault: fault.at)
+
+
+def heal(world: World) -> None:
+    """Everything works again; what is half-way is left for the agents to sort out."""
+    world.loop.note("world", "HEALED", "")
+    world.dcs.down = False
+    world.store_down = False
+    world.lose_store_answers = 0
+    for node in world.nodes:
+        node.cut_off.clear()
+        node.patroni_up = True
+        node.host_up = True
+        if node.agent is not None:
+            node.agent.die_in = node.agent.freeze_in = None

@@ -1,0 +1,243 @@
+"""What must hold after every step, checked against what the servers really wrote. All positions are bytes.
+
+The first violation ends the run. ``stored_up_to`` is the one place that knows what counts as stored.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from tests.core.worlds import history_text
+from tests.simulation.wal import SIZE, Branch
+from walkeeper.codec import SUFFIXES
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.receipt import Receipt
+from walkeeper.core.record import Record, decode_record
+
+if TYPE_CHECKING:
+    from tests.simulation.nodes import Node
+    from tests.simulation.seams import AgentProcess
+    from tests.simulation.world import World
+
+NEVER_DELETED: Final = ("/wal/", "/history/", "/gap/", "/start/", "/tail/")
+
+
+@dataclass(slots=True)
+class Session:
+    """One takeover and what came of it."""
+
+    serial: int
+    branch: Branch
+    lsn: int
+
+
+class Invariants:
+    """Told of every step that takes effect."""
+
+    def __init__(self, world: World) -> None:
+        self.number_used_twice = False
+        """A store that was away let two promotions choose one timeline number: then archiving may have to stop."""
+        self.gaps = 0
+        self.takeovers = 0
+        self.writes = 0
+        self._world = world
+        self._sessions: dict[str, Session] = {}
+        self._newest = 0
+        self._highest_timeline = 0
+        self._start: Segment | None = None
+        self._asked: dict[tuple[str, str], dict[Segment, float]] = {}
+        self._looked: dict[tuple[str, str], float] = {}
+        self._stored_at: dict[str, float] = {}
+        self._good: dict[str, tuple[bytes, bytes]] = {}
+        self._checked: dict[tuple[int, int], int] = {}
+
+    def violated(self, what: str) -> None:
+        if self._world.loop.problem is None:
+            self._world.loop.note("world", "VIOLATED:", what)
+            self._world.loop.problem = AssertionError(what)
+
+    def dcs_changed_by_hand(self) -> None:
+        """Somebody wiped the record, or put an older one back: who owned it before may own it again."""
+        self._highest_timeline = 0
+        self._newest = 0
+
+    # ------------------------------------------------------------------------------------------------------- P1, P2, P4
+
+    def created(self, process: AgentProcess, key: str) -> None:
+        self._stored_at.setdefault(key, self._world.loop.now)
+        if key.startswith(self._world.layout.gaps):
+            self.gaps += 1
+            first, _, end = key.rpartition("/")[2].removesuffix(".json").partition("-")
+            self._gap_recorded(process, Segment.parse(first, SIZE), int(end, 16))
+
+    def deleted(self, key: str) -> None:
+        if any(part in f"/{key}" for part in NEVER_DELETED):
+            self.violated(f"{key} is deleted from the store")
+
+    def stored_up_to(self, branch: Branch, start: int) -> Lsn:
+        """The first byte of that branch's chain from ``start`` on that is neither stored as it was written nor in a gap."""
+        number = max(start // SIZE, self._checked.get((branch.serial, start), 0))
+        gaps = self._gaps()
+        while (segment := branch.segment(number)) and (
+            self._is_stored(branch, number)
+            or any(first.timeline == segment.timeline and first.number <= number < end for first, end in gaps)
+        ):
+            number += 1
+        self._checked[branch.serial, start] = number
+        return Lsn(number * SIZE)
+
+    def _is_stored(self, branch: Branch, number: int) -> bool:
+        segment = branch.segment(number)
+        for suffix in SUFFIXES:
+            key = self._world.layout.file(segment, suffix)
+            found = self._world.store.objects.get(key)
+            if found is None:
+                continue
+            if self._good.get(key, (b"", b""))[0] is not found[0]:
+                plain = self._world.archive.codec.decode(suffix, found[0], SIZE)
+                self._good[key] = (found[0], plain)
+            return self._good[key][1] == bytes(branch.plain(number))
+        return False
+
+    def _gaps(self) -> list[tuple[Segment, int]]:
+        if not self.gaps:
+            return []
+        names = [key.rpartition("/")[2] for key in self._world.store.objects if key.startswith(self._world.layout.gaps)]
+        parts = [name.removesuffix(".json").partition("-") for name in names]
+        return [(Segment.parse(first, SIZE), int(end, 16) // SIZE) for first, _, end in parts]
+
+    # ------------------------------------------------------------------------------------------------------------- P4, P8
+
+    def record_written(self, process: AgentProcess, document: bytes) -> None:
+        record = decode_record(document)
+        self.writes += 1
+        session = self._sessions.get(record.session)
+        if session is None:
+            session = self._begin_session(process, record)
+        elif record.position < session.lsn:
+            self.violated(f"the frontier moved back within one ownership, to {record.lsn}")
+        if session.serial < self._newest:
+            self.violated(f"{record.owner} wrote the record after another takeover")
+        session.lsn = record.position
+        start = Segment.parse(record.start, SIZE)
+        if self._start is not None and start.number > self._start.number:
+            self.violated(f"the archive's start moved up, from {self._start} to {start}")
+        self._start = self._start or start
+        self._check_below(session.branch, start, record)
+
+    def _begin_session(self, process: AgentProcess, record: Record) -> Session:
+        self.takeovers += 1
+        node, world = process.node, self._world
+        branch = node.branch
+        if branch.timeline != record.timeline:  # promoted again since it looked
+            branch = next((b for b, _ in branch.ancestry() if b.timeline == record.timeline), branch)
+        if branch.timeline != record.timeline or record.owner != node.name:
+            self.violated(f"{node.name} wrote a record of timeline {record.timeline} for {record.owner}")
+        if record.timeline < self._highest_timeline:
+            self.violated(f"ownership went back from timeline {self._highest_timeline} to {record.timeline}")
+        if world.guards and (world.dcs.leader is None or world.dcs.leader.name != record.owner):
+            self.violated(f"{record.owner} took the record over, and does not lead")
+        self._highest_timeline = record.timeline
+        self._newest = self.takeovers
+        session = self._sessions[record.session] = Session(self.takeovers, branch, 0)
+        return session
+
+    def _check_below(self, branch: Branch, start: Segment, record: Record) -> None:
+        stored = self.stored_up_to(branch, start.start)
+        if stored < record.position:
+            self.violated(
+                f"the record says {record.lsn} of {branch}, and {branch.segment(stored // SIZE)} from {stored} on is not stored"
+            )
+        for ancestor, _ in branch.ancestry()[1:]:
+            key = self._world.layout.file(HistoryFile(ancestor.timeline), "")
+            found = self._world.store.objects.get(key)
+            if found is None or found[0] != history_text(ancestor.written):
+                self.violated(f"the record says timeline {record.timeline}, and {key} is not stored as it is")
+
+    # -------------------------------------------------------------------------------------------- slot ≤ record ≤ stored
+
+    def slot_advanced(self, process: AgentProcess, lsn: int) -> None:
+        """No further than a record that was written by this node: Patroni carries it to the others."""
+        branch = process.node.branch
+        if lsn > max((min(s.lsn, branch.parts_from(s.branch)) for s in self._sessions.values()), default=0):
+            self.violated(f"{process.node.name}'s slot moved to {Lsn(lsn)}, beyond every record of its ancestry")
+
+    def spool_removed(self, process: AgentProcess, receipt: Receipt) -> None:
+        """Only what is stored and recorded."""
+        segment = receipt.segment
+        for session in self._sessions.values():
+            if session.branch.history.contains(segment) and session.lsn >= segment.end:
+                if not self._is_stored(session.branch, segment.number):
+                    self.violated(f"{segment} is removed from {process.node.name}'s spool, and not stored")
+                return
+        self.violated(f"{segment} is removed from {process.node.name}'s spool before the record has passed it")
+
+    def recycled(self, node: Node, segment: Segment) -> None:
+        """A sound slot keeps, on the surviving branch, everything that is not archived."""
+        world = self._world
+        document = world.dcs.record.document if world.dcs.record else None
+        if document is None or node.slot is None or node.slot.lost or not node.slot.sound:
+            return
+        if world.leader is None or world.leader.branch is not node.branch or not node.branch.history.contains(segment):
+            return
+        try:
+            record = decode_record(document)
+        except Exception:  # noqa: BLE001 - garbage by a fault
+            return
+        start = Segment.parse(record.start, SIZE)
+        if segment.number < start.number or self._is_stored(node.branch, segment.number):
+            return
+        if self.stored_up_to(node.branch, start.start) >= segment.end or segment.end <= self._first_start:
+            return
+        self.violated(f"{node.name} recycled {segment}, which is not archived, with a sound slot")
+
+    @property
+    def _first_start(self) -> int:
+        return self._start.start if self._start else 0
+
+    # ---------------------------------------------------------------------------------------------------------------- gaps
+
+    def looked(self, host: Node, key: str) -> None:
+        """``host`` asked the store whether it has it."""
+        self._looked[host.name, key] = self._world.loop.now
+
+    def asked(self, host: Node, member: Node, wanted: Segment) -> None:
+        """``host`` tried to stream ``wanted`` from ``member``."""
+        answers = self._asked.setdefault((host.name, member.name), {})
+        answers[wanted] = self._world.loop.now
+
+    def _gap_recorded(self, process: AgentProcess, first: Segment, end: int) -> None:
+        """Only what is neither in the store nor in pg_wal, and what each member was asked for: who had it did not answer."""
+        node, world = process.node, self._world
+        for number in range(first.number, end // SIZE):
+            segment = Segment(first.timeline, number, SIZE)
+            if node.has(segment):
+                self.violated(f"{segment} is called a gap, and lies in {node.name}'s pg_wal")
+            asked = [self._asked.get((node.name, n.name), {}).get(segment) for n in world.nodes if n is not node]
+            if None in asked:
+                self.violated(f"{segment} is called a gap, and not every member was asked for it")
+                return
+            key = world.layout.file(segment, ".zst")
+            if self._stored_at.get(key, 1e9) < self._looked.get((node.name, key), 1e9):
+                self.violated(f"{segment} is called a gap, and was in the store when {node.name} looked")
+
+    # ---------------------------------------------------------------------------------------------------------- the agents
+
+    def thread_died(self, process: AgentProcess, name: str, problem: BaseException) -> None:
+        where = "".join(traceback.format_exception(problem))
+        self.violated(f"{process.name}: thread {name} died: {type(problem).__name__}: {problem}\n{where}")
+
+
+def record_of(world: World) -> Record | None:
+    """The record as it stands; None where there is none that can be read."""
+    if world.dcs.record is None:
+        return None
+    try:
+        return decode_record(world.dcs.record.document)
+    except (msgspec.MsgspecError, ValueError, Exception):  # noqa: BLE001
+        return None

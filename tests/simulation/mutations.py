@@ -1,0 +1,393 @@
+"""Deliberate bugs, each of which the schedules must notice. One that cannot be put in any more fails its test loudly.
+
+The later ones were bugs: docs/track_record.md tells of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from pytest import MonkeyPatch  # noqa: PT013 - a type
+
+import walkeeper.agent.archiver
+import walkeeper.agent.leftovers
+import walkeeper.agent.lost_wal
+import walkeeper.agent.ownership
+import walkeeper.archive
+import walkeeper.core.history
+import walkeeper.spool
+from tests.simulation.seams import RecordView, agent
+from walkeeper.agent.agent import Agent
+from walkeeper.agent.archiver import Archiver
+from walkeeper.agent.leftovers import Leftovers
+from walkeeper.agent.ownership import Ownership
+from walkeeper.agent.streaming import SpoolFull, Streaming
+from walkeeper.archive import Archive
+from walkeeper.core.frontier import Frontier
+from walkeeper.core.history import History
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.receipt import Receipt
+from walkeeper.core.record import Record
+from walkeeper.core.takeover import LocalServer, resume_at
+from walkeeper.errors import BadHistory, Conflict, StoreUnavailable, WrongTimeline
+from walkeeper.record.base import Leader
+from walkeeper.spool import Spool
+from walkeeper.store.base import AlreadyThere
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mutation:
+    """``put_in`` is undone by pytest. ``kinds``: the faults of the schedules that shall notice it; none for all.
+
+    ``first``: the seed to begin with, to be quick; if it does not notice any more, one of the next will.
+    """
+
+    put_in: Callable[[MonkeyPatch], None]
+    kinds: tuple[str, ...]
+    first: int
+
+
+MUTATIONS: Final[dict[str, Mutation]] = {}
+
+
+def mutation(*kinds: str, first: int = 0) -> Callable[[Callable[[MonkeyPatch], None]], None]:
+    def note(put_in: Callable[[MonkeyPatch], None]) -> None:
+        MUTATIONS[put_in.__name__] = Mutation(put_in, kinds, first)
+
+    return note
+
+
+def _receipt(segment: Any) -> Receipt:
+    return Receipt(segment, "0" * 64, 0, was_present=False)
+
+
+# ----------------------------------------------------------------------------------------------------- PUT before everything
+
+
+@mutation()
+def acknowledge_before_the_store_has_it(patch: MonkeyPatch) -> None:
+    real = Archiver._ship
+
+    def ship(self: Archiver, segment: Any) -> None:
+        self._done.put(_receipt(segment))
+        real(self, segment)
+
+    patch.setattr(Archiver, "_ship", ship)
+
+
+@mutation()
+def take_no_answer_for_a_yes(patch: MonkeyPatch) -> None:
+    real = Archive.archive_segment
+
+    def archive_segment(self: Archive, segment: Any, plain: bytes, history: History) -> Receipt:
+        try:
+            return real(self, segment, plain, history)
+        except StoreUnavailable:
+            return _receipt(segment)
+
+    patch.setattr(Archive, "archive_segment", archive_segment)
+
+
+@mutation()
+def overwrite(patch: MonkeyPatch) -> None:
+    real = Archive._identify
+
+    def identify(self: Archive, segment: Any, suffix: str) -> Any:
+        found = real(self, segment, suffix)
+        if found is not None:
+            self.store.delete(self.layout.file(segment, suffix))
+        return found
+
+    patch.setattr(Archive, "_identify", identify)
+
+
+@mutation("freeze_host", "kill_patroni", "power_loss", first=26)
+def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
+    """Only a store that was away lets two promotions choose one number; that is put on here as well."""
+    patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
+    patch.setattr(walkeeper.archive, "_conflict", lambda *_: AlreadyThere("never mind"))
+    real, real_history = Archive.archive_segment, Archive.archive_history
+
+    def archive_segment(self: Archive, segment: Any, plain: bytes, history: History) -> Receipt:
+        try:
+            return real(self, segment, plain, history)
+        except AlreadyThere:
+            return _receipt(segment)
+
+    def archive_history(self: Archive, timeline: int, content: bytes) -> None:
+        try:
+            real_history(self, timeline, content)
+        except Conflict:
+            return
+
+    patch.setattr(Archive, "archive_segment", archive_segment)
+    patch.setattr(Archive, "archive_history", archive_history)
+
+
+@mutation()
+def move_the_frontier_over_holes(patch: MonkeyPatch) -> None:
+    def add(self: Frontier, receipt: Receipt) -> bool:
+        self._next = max(self._next, receipt.segment.number + 1)
+        return True
+
+    patch.setattr(Frontier, "add", add)
+
+
+@mutation()
+def record_without_the_histories(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.agent.ownership, "_store_histories", lambda *_: None)
+
+
+# ---------------------------------------------------------------------------------------------------- record, slot, spool
+
+
+@mutation()
+def slot_before_the_record(patch: MonkeyPatch) -> None:
+    real = Archiver._write_record
+
+    def write_record(self: Archiver, gaps: Any) -> None:
+        if self.observed.server_up:
+            self._server.advance_slot(self._hold_slot, self._frontier.lsn)
+        real(self, gaps)
+
+    patch.setattr(Archiver, "_write_record", write_record)
+
+
+@mutation()
+def spool_before_the_record(patch: MonkeyPatch) -> None:
+    def put_in_order(self: Archiver) -> None:
+        while not self._done.empty():
+            receipt = self._done.get()
+            self._source.remove(receipt)
+            if self._frontier.add(receipt):
+                self._changed.set()
+
+    patch.setattr(Archiver, "_put_in_order", put_in_order)
+
+
+@mutation()
+def drop_leftovers_at_once(patch: MonkeyPatch) -> None:
+    def deal_with(self: Leftovers, segment: Any, archive: Any, record: Any, history: Any) -> None:
+        self._spool.remove(_receipt(segment))
+
+    patch.setattr(Leftovers, "_deal_with", deal_with)
+
+
+# ----------------------------------------------------------------------------------------------------------- where to begin
+
+
+def _resume(patch: MonkeyPatch, choose: Callable[[Record, History, LocalServer], int]) -> None:
+    def resume(record: Record, history: History, local: LocalServer) -> Lsn:
+        resume_at(record, history, local)
+        return Lsn(choose(record, history, local) // local.segment_size * local.segment_size)
+
+    patch.setattr(walkeeper.agent.ownership, "resume_at", resume)
+
+
+@mutation()
+def start_at_now(patch: MonkeyPatch) -> None:
+    _resume(patch, lambda _record, _history, local: local.lsn)
+
+
+@mutation(first=14)
+def start_at_the_slot(patch: MonkeyPatch) -> None:
+    def at_slot(record: Record, _: History, __: LocalServer) -> int:
+        slot = agent().node.slot
+        return slot.restart_lsn if slot is not None else record.position
+
+    _resume(patch, at_slot)
+
+
+@mutation(first=40)
+def resume_at_the_record_blindly(patch: MonkeyPatch) -> None:
+    _resume(patch, lambda record, _history, _local: record.position)
+
+
+@mutation(first=40)
+def forget_the_floor(patch: MonkeyPatch) -> None:
+    def ceiling(record: Record, history: History, local: LocalServer) -> int:
+        forks = local.history.parts_from(history)
+        at = record.position if forks is None else min(record.position, forks)
+        return at + local.segment_size - 1
+
+    _resume(patch, ceiling)
+
+
+@mutation("kill_agent", "lose_store_answers", "store_down", "freeze_agent", first=51)
+def skip_holes_in_the_store(patch: MonkeyPatch) -> None:
+    def skip(start: Lsn, archive: Archive, history: History) -> Lsn:
+        stored = [s.end for s in archive.segments() if history.contains(s)]
+        return max([start, *stored])
+
+    patch.setattr(walkeeper.agent.ownership, "_skip_stored", skip)
+
+
+@mutation("wipe_record", "garbage_record", "store_down", "kill_agent", "kill_receiver")
+def rebuild_from_the_newest_segment(patch: MonkeyPatch) -> None:
+    def rebuild(self: Archive, history: History) -> Lsn | None:
+        return max((s.end for s in self.segments() if history.contains(s)), default=None)
+
+    patch.setattr(Archive, "rebuild_frontier", rebuild)
+
+
+@mutation()
+def take_a_boundary_segment_for_the_old_timelines(patch: MonkeyPatch) -> None:
+    def timeline_of(self: History, number: int, size: int) -> int:
+        ends = {switch.timeline: switch.lsn for switch in self.switches}
+        return next((t for t in self.timelines if ends.get(t, 1 << 63) > number * size), self.timeline)
+
+    patch.setattr(History, "timeline_of", timeline_of)
+
+
+# --------------------------------------------------------------------------------------------------------------- one owner
+
+
+@mutation(first=14)
+def skip_the_leader_read(patch: MonkeyPatch) -> None:
+    real_leader, real_write = RecordView.leader, RecordView.write
+
+    def leader(self: RecordView) -> Leader | None:
+        found = real_leader(self)
+        return Leader(self._process.node.name) if agent().node.primary else found
+
+    patch.setattr(RecordView, "leader", leader)
+    patch.setattr(
+        RecordView, "write", lambda self, document, expected, guard=None: real_write(self, document, expected)
+    )
+
+
+@mutation("kill_patroni", "power_loss", "freeze_host", first=336)
+def skip_the_comparison_of_timelines(patch: MonkeyPatch) -> None:
+    """T ≥ R.tli."""
+
+    def resume(record: Record, history: History, local: LocalServer) -> Lsn:
+        try:
+            return resume_at(record, history, local)
+        except WrongTimeline:
+            return resume_at(record, history, dataclasses.replace(local, history=history))
+
+    patch.setattr(walkeeper.agent.ownership, "resume_at", resume)
+
+
+@mutation()
+def write_the_record_without_comparing(patch: MonkeyPatch) -> None:
+    def write(self: Ownership, lsn: Lsn, *_: object, **__: object) -> None:
+        record = msgspec.structs.replace(self.record, lsn=str(max(lsn, self.record.position)))
+        self._versioned = self._records.write(record.encode(), self._records.read())
+        self.record = record
+
+    patch.setattr(Ownership, "write", write)
+    patch.setattr(Ownership, "still_ours", lambda *_: True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- the spool
+
+
+@mutation()
+def trust_a_stale_spool(patch: MonkeyPatch) -> None:
+    def seed(self: Spool, history: History, first: Any) -> None:
+        (self.wal / f"{first.name}.partial").touch()
+
+    patch.setattr(Spool, "_seed", seed)
+
+
+@mutation(first=15)
+def trust_the_spool_of_an_earlier_boot(patch: MonkeyPatch) -> None:
+    patch.setattr(Spool, "_check_boot", lambda _: None)
+
+
+@mutation()
+def lay_no_seed(patch: MonkeyPatch) -> None:
+    real = Spool._seed
+
+    def seed(self: Spool, history: History, first: Any) -> None:
+        real(self, history, first)
+        (self.wal / f"{first.name}.partial").unlink()
+
+    patch.setattr(Spool, "_seed", seed)
+
+
+# --------------------------------------------------------------------------------------------------------------------- gaps
+
+
+@mutation(first=14)
+def call_it_a_gap_too_early(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.agent.lost_wal, "_from_members", lambda *_: None)
+
+
+@mutation(first=14)
+def call_it_a_gap_without_a_look_into_the_store(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.agent.lost_wal, "find", lambda *_: None)
+
+
+@mutation(first=14)
+def pass_a_gap_without_a_word(patch: MonkeyPatch) -> None:
+    patch.setattr(Archive, "record_gap", lambda *_: None)
+
+
+@mutation(first=14)
+def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.agent.lost_wal, "is_lost", lambda *_: False)
+
+
+# -------------------------------------------------------------------------------------------------------- these were found
+
+
+@mutation("damage_spool", "wipe_spool", "kill_receiver", first=89)
+def forget_that_a_segment_comes_again(patch: MonkeyPatch) -> None:
+    """A segment that was put aside while it waited for its upload, and came again before the next look, was never uploaded."""
+    real = Streaming._start_receiver
+
+    def start_receiver(self: Streaming, frontier: Frontier, taken: Any) -> Any:
+        return real(self, frontier, set(taken))
+
+    patch.setattr(Streaming, "_start_receiver", start_receiver)
+
+
+@mutation("switchover", "switchover", "cut_store", "freeze_receiver", first=47)
+def let_the_spool_be_full_of_what_a_seed_puts_aside(patch: MonkeyPatch) -> None:
+    """The partials of boundary segments, or another branch's segments, filled the spool, and only a seed removes them."""
+    real = Streaming._start_receiver
+
+    def start_receiver(self: Streaming, frontier: Frontier, taken: Any) -> Any:
+        if self._observed.server_up:
+            room = self._spool.limit - self._spool.used()
+            self._full = room < self._size or (self._full and room < self._spool.limit / 2)
+            if self._full:
+                raise SpoolFull("full")
+        return real(self, frontier, taken)
+
+    patch.setattr(Streaming, "_start_receiver", start_receiver)
+
+
+@mutation("kill_patroni", "freeze_host")
+def move_the_slot_of_a_server_that_left(patch: MonkeyPatch) -> None:
+    """A stale owner moved the slot that a rewind had made anew, by its own old record."""
+    patch.setattr(Archiver, "_left_timeline", lambda _: False)
+
+
+@mutation("freeze_host", first=88)
+def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
+    """A standby that was promoted before it had reached its parent's beginning could not archive."""
+
+    def refuse(switches: Any) -> Any:
+        if any(a.lsn > b.lsn for a, b in itertools.pairwise(switches)):
+            raise BadHistory("positions must increase")
+        return tuple(switches)
+
+    patch.setattr(walkeeper.core.history, "_as_it_came_to_be", refuse)
+
+
+@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=87)
+def take_unknown_members_for_none(patch: MonkeyPatch) -> None:
+    """An agent that began while the DCS was away did not know the members, and called their WAL a gap."""
+    real = Agent._other_members
+
+    def other_members(self: Agent) -> Any:
+        return real(self) if self.topology is not None else []
+
+    patch.setattr(Agent, "_other_members", other_members)

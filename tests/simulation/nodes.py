@@ -1,0 +1,247 @@
+"""A host: its PostgreSQL with pg_wal and hold slot, the spool's disk, its Patroni, and the agent as a process.
+
+What a server does is what was measured of real ones: where pg_receivewal starts, what a slot keeps, what a rewound node has.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tests.simulation.threads import Process
+from tests.simulation.wal import SIZE, Branch, PgWal, write_segment
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+TTL: Final = 10.0
+RETRY_TIMEOUT: Final = 5.0
+CHECKPOINT: Final = 4.0
+
+
+@dataclass(slots=True)
+class Slot:
+    """The hold slot. ``sound``: its position came from the agent or, over Patroni, from a sound one; a slot that was
+    made anew is ahead of the frontier through nobody's fault."""
+
+    restart_lsn: int
+    sound: bool = True
+    lost: bool = False
+
+
+class Node:
+    """One member of the cluster. ``lsn`` is how far its WAL is flushed."""
+
+    def __init__(self, world: World, name: str, port: int, branch: Branch, lsn: int) -> None:
+        self.world = world
+        self.name = name
+        self.port = port
+        self.directory = world.directory / name
+        self.pg_wal = PgWal(self.directory / "pg_wal")
+        self.branch = branch
+        self.lsn = lsn
+        self.redo = lsn
+        self.primary = False
+        self.server_up = True
+        self.server_started = 0
+        """How often: connections do not outlive a start."""
+        self.host_up = True
+        self.boots = 1
+        self.patroni_up = True
+        self.dcs_seen = 0.0
+        self.slot: Slot | None = Slot(lsn)
+        self.cut_off: set[str] = set()
+        """What this node cannot reach: "dcs", "store" or "members"."""
+        self.frozen_until = 0.0
+        self.agent: Process | None = None
+        self.receivers: list[Process] = []
+        self.pokes: Callable[[], None] = lambda: None
+        self.pg_wal.put(branch, lsn // SIZE - 1)
+
+    @property
+    def data(self) -> Path:
+        return self.directory
+
+    @property
+    def bin_dir(self) -> None:
+        return None
+
+    @property
+    def dice(self) -> random.Random:
+        return self.world.loop.dice
+
+    @property
+    def frozen(self) -> bool:
+        return self.frozen_until > self.world.loop.now
+
+    @property
+    def answers(self) -> bool:
+        """Whether its server can be asked."""
+        return self.server_up and self.host_up and not self.frozen
+
+    def reaches(self, other: Node) -> bool:
+        return other is self or not ({"members"} & (self.cut_off | other.cut_off))
+
+    def note(self, what: str, about: object = "") -> None:
+        self.world.loop.note(self.name, what, about)
+
+    # ------------------------------------------------------------------------------------------------------- PostgreSQL
+
+    def write(self, count: int) -> None:
+        """That many bytes more of its branch."""
+        self._extend(self.branch, self.lsn + count)
+
+    def _extend(self, branch: Branch, lsn: int) -> None:
+        first = self.lsn // SIZE
+        self.branch, self.lsn = branch, max(self.lsn, lsn)
+        for number in range(first, self.lsn // SIZE):
+            self.pg_wal.put(branch, number)
+
+    def has(self, segment: Segment) -> bool:
+        return segment in self.pg_wal.segments
+
+    def has_from(self, branch: Branch, number: int) -> bool:
+        """Whether it can stream that branch from there on."""
+        return all(self.has(branch.segment(n)) for n in range(number, self.lsn // SIZE))
+
+    def receive(self, upstream: Node) -> None:
+        """Streaming replication, for a while."""
+        branch = upstream.branch
+        if self.branch is not branch and self.branch.parts_from(branch) < self.lsn:
+            self.rebuild(upstream, "rewound")
+        elif self.lsn > upstream.lsn or not upstream.has_from(branch, self.lsn // SIZE):
+            self.rebuild(upstream, "rebuilt")
+        else:
+            if self.branch is not branch:
+                self.pg_wal.put_histories(branch)
+            behind = upstream.lsn - self.lsn
+            self._extend(branch, self.lsn + int(behind * self.dice.choice([0.3, 0.9, 1, 1])))
+
+    def rebuild(self, upstream: Node, how: str) -> None:
+        """pg_rewind or a base backup: its slot is made anew, at the redo pointer, and its older WAL is gone."""
+        self.note(how, f"from {upstream.name}, redo {Lsn(upstream.redo)}")
+        self.pg_wal.clear()
+        self.branch, self.redo = upstream.branch, max(upstream.redo, upstream.branch.begun)
+        self.lsn = self.redo
+        self.pg_wal.put_histories(self.branch)
+        if not upstream.has_from(self.branch, self.redo // SIZE):
+            self.redo = self.lsn = upstream.lsn
+        self._extend(self.branch, upstream.lsn)
+        self.slot = Slot(self.redo, sound=False)
+        self.primary = False
+        self.restart()
+
+    def restart(self) -> None:
+        self.server_started += 1
+        self.server_up = True
+
+    def crash(self) -> None:
+        """The postmaster is killed; its WAL is on disk."""
+        self.server_up = False
+        self.server_started += 1
+
+    def demote(self) -> None:
+        """A fast shutdown, after which it starts as a standby. pg_receivewal gets everything before (unless it hangs)."""
+        self.note("demoted", f"at {Lsn(self.lsn)}")
+        self.primary = False
+        self.restart()
+
+    def promote(self) -> None:
+        """PostgreSQL takes the first timeline number that neither pg_wal nor restore_command knows a history of."""
+        timeline = self.branch.timeline + 1
+        while self.pg_wal.knows(timeline) or self.world.archive_knows(self, timeline):
+            timeline += 1
+        self.branch = self.world.new_branch(timeline, self.branch, self.lsn)
+        self.pg_wal.put_histories(self.branch)
+        self.note("promoted", self.branch)
+        self.primary = True
+        self.write(100)
+
+    def checkpoint(self) -> None:
+        """Recycle what neither the slot, nor a standby, nor crash recovery needs."""
+        self.redo = max(self.redo, self.branch.begun, self.lsn - self.dice.randrange(2 * SIZE))
+        keep = self.redo
+        if self.slot is not None and not self.slot.lost:
+            keep = min(keep, self.slot.restart_lsn)
+        if self.primary:
+            keep = min([keep, *(other.lsn for other in self.world.standbys_of(self))])
+        for segment in sorted(self.pg_wal.segments):
+            if segment.end <= keep:
+                self.pg_wal.drop(segment)
+                self.world.invariants.recycled(self, segment)
+
+    # ----------------------------------------------------------------------------------------------------------- Patroni
+
+    def look(self) -> None:
+        """One turn of Patroni's loop."""
+        world = self.world
+        if not (self.host_up and self.patroni_up) or self.frozen:
+            return
+        now = world.loop.now
+        if world.dcs.down or "dcs" in self.cut_off:
+            if self.primary and self.server_up and now - self.dcs_seen > RETRY_TIMEOUT:
+                self.demote()
+            return
+        self.dcs_seen = now
+        if not self.server_up:
+            self.restart()
+            return
+        leader = world.leader
+        if leader is self:
+            world.leader_seen = now
+            if not self.primary:
+                self.promote()
+        elif leader is not None:
+            if self.primary:
+                self.demote()
+        elif world.healthiest(self):
+            self.note("takes the leader key")
+            world.set_leader(self)
+            self.poke()
+
+    def follow_slot(self, leader: Node) -> None:
+        """Patroni copies the position of the leader's slot, and makes a slot where there is none."""
+        theirs = leader.slot
+        if self.slot is None or self.slot.lost:
+            self.slot = Slot(self.redo, sound=False)
+        elif theirs is not None and not theirs.lost and self.slot.restart_lsn < theirs.restart_lsn <= self.lsn:
+            self.slot.restart_lsn = theirs.restart_lsn
+            self.slot.sound = self.slot.sound and theirs.sound
+
+    def poke(self) -> None:
+        """A callback; it may be lost, or come twice."""
+        if self.agent is not None and not self.agent.dead:
+            for _ in range(self.dice.choice([0, 1, 1, 2])):
+                self.pokes()
+
+    # -------------------------------------------------------------------------------------------------------- the machine
+
+    def processes(self) -> list[Process]:
+        return [process for process in (self.agent, *self.receivers) if process is not None and not process.dead]
+
+    def freeze(self, seconds: float) -> None:
+        """Everything on it stops, and later goes on as if nothing had been."""
+        self.frozen_until = self.world.loop.now + seconds
+        for process in self.processes():
+            process.freeze(seconds)
+
+    def power_off(self) -> None:
+        """What was not synced is lost: the spool's files keep their size, and some their first page."""
+        self.note("power loss")
+        self.host_up = False
+        self.crash()
+        for process in self.processes():
+            process.kill()
+        self.boots += 1
+        for path in sorted((self.directory / "spool" / "wal").glob("*")):
+            if len(path.name) == 24 and self.dice.random() < 0.7:
+                kept = path.read_bytes()[: self.dice.choice([0, 48])]
+                write_segment(path, kept or b"\0")
+
+    def power_on(self) -> None:
+        self.host_up = True

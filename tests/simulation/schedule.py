@@ -1,0 +1,129 @@
+"""One schedule: a seed, the faults it draws, and how the world ends. A failing one is shrunk to the faults that it needs."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from tests.simulation import faults
+from tests.simulation.faults import Fault
+from tests.simulation.invariants import record_of
+from tests.simulation.seams import simulated
+from tests.simulation.wal import SIZE
+from tests.simulation.world import World
+from walkeeper.core.lsn import Lsn
+
+CATCH_UP: Final = 400.0
+"""Simulated seconds after the faults in which the frontier must reach the end of the WAL."""
+_QUICK: Final = Path("/dev/shm")
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """``kept``: which of the seed's faults happen, by number; None for all. ``kinds``: what they are drawn from."""
+
+    seed: int
+    kept: tuple[int, ...] | None = None
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def faults(self) -> dict[int, Fault]:
+        drawn = faults.draw(random.Random(f"{self.seed}/faults"), self.kinds)
+        return {n: fault for n, fault in enumerate(drawn) if self.kept is None or n in self.kept}
+
+    def __str__(self) -> str:
+        kinds = f"@{'+'.join(self.kinds)}" if self.kinds else ""
+        return f"{self.seed}{kinds}" + ("" if self.kept is None else f":{','.join(map(str, self.kept))}")
+
+    @classmethod
+    def parse(cls, text: str) -> Schedule:
+        """``1234``, ``1234:0,3`` or ``1234@kill_agent+switchover:0,3``. Raises ValueError."""
+        drawn, colon, kept = text.partition(":")
+        seed, _, kinds = drawn.partition("@")
+        numbers = tuple(int(number) for number in kept.split(",") if number) if colon else None
+        return cls(int(seed), numbers, tuple(kind for kind in kinds.split("+") if kind))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``problem``: the violated invariant. ``trace`` is every step, if that was asked for."""
+
+    schedule: Schedule
+    problem: str | None
+    takeovers: int
+    writes: int
+    gaps: int
+    branches: int
+    seconds: float
+    trace: list[str]
+
+
+def play(schedule: Schedule, *, trace: bool = False) -> Outcome:
+    """Run it to its end, or to the first violation."""
+    directory = Path(tempfile.mkdtemp(prefix="walkeeper-sim-", dir=_QUICK if _QUICK.is_dir() else None))
+    world = World(random.Random(f"{schedule.seed}/world"), directory, trace=trace)
+    problem = None
+    try:
+        with simulated():
+            try:
+                _run(world, schedule)
+            except AssertionError as violation:
+                problem = str(violation)
+            world.loop.finish()
+    finally:
+        shutil.rmtree(directory)
+    told = world.invariants
+    return Outcome(
+        schedule, problem, told.takeovers, told.writes, told.gaps, len(world.branches), world.loop.now,
+        world.loop.trace or [],
+    )  # fmt: skip
+
+
+def _run(world: World, schedule: Schedule) -> None:
+    for fault in schedule.faults.values():
+        world.after(fault.at, lambda fault=fault: fault.strike(world))  # type: ignore[misc]
+    world.loop.run_until(faults.LAST + 5)
+    faults.heal(world)
+    world.loop.run_until(world.loop.now + 10)
+    world.busy = False
+    deadline = world.loop.now + CATCH_UP
+    while (lacks := _lacks(world)) and world.loop.now < deadline:
+        world.loop.run_until(world.loop.now + 5)
+        if "older timeline" in lacks:
+            faults.switchover(world, world.nodes[0], Fault(0, "switchover", True, 0, 0, 0))
+    if lacks and not world.invariants.number_used_twice:
+        raise AssertionError(f"{CATCH_UP:g} s after the last fault {lacks}")
+
+
+def _lacks(world: World) -> str:
+    """What keeps the archive from being whole; "" when it is."""
+    leader, record = world.leader, record_of(world)
+    if leader is None or not leader.primary:
+        return "there is no leader"
+    if record is None:
+        return "there is no record"
+    if leader.branch.timeline < record.timeline:
+        return "the leader is on an older timeline than the record"
+    if record.owner != leader.name or record.timeline != leader.branch.timeline:
+        return f"{leader.name} leads on {leader.branch}, and {record.owner} owns the record on {record.timeline}"
+    if record.position < leader.lsn // SIZE * SIZE:
+        return f"the frontier is at {record.lsn}, and the leader's WAL ends at {Lsn(leader.lsn)}"
+    return ""
+
+
+def shrink(schedule: Schedule) -> Schedule:
+    """The same seed with as few of its faults as still violate something, found by leaving out one after the other."""
+    smallest = replace(schedule, kept=tuple(schedule.faults))
+    changed = True
+    while changed:
+        changed = False
+        for number in smallest.kept or ():
+            fewer = replace(smallest, kept=tuple(n for n in smallest.kept or () if n != number))
+            if play(fewer).problem is not None:
+                smallest, changed = fewer, True
+                break
+    return smallest

@@ -1,0 +1,439 @@
+"""What an agent sees of the world: the store, the record, its server, pg_receivewal and the spool.
+
+Each call is two steps, before and after it takes effect: there an agent may die, be frozen, lose its turn or its answer.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+from unittest import mock
+
+import walkeeper.agent.agent
+import walkeeper.spool
+from tests.parts.postgres import Postgres
+from tests.simulation import threads
+from tests.simulation.threads import Clock, Killed, Process, here
+from tests.simulation.wal import SIZE, SYSTEM, read_segment, write_history, write_segment
+from tests.twins.memory_record import MemoryRecord
+from tests.twins.memory_store import MemoryStore
+from tests.worlds import config_of
+from walkeeper.agent.agent import Agent
+from walkeeper.agent.crew import Crew
+from walkeeper.config import Config, PostgresqlSettings
+from walkeeper.core.hold_slot import SlotState
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import PARTIAL, Segment
+from walkeeper.core.receipt import Receipt
+from walkeeper.errors import BadName, PostgresError, StoreUnavailable
+from walkeeper.postgres import ServerState
+from walkeeper.receiver import Ended
+from walkeeper.record.base import Leader, Topology, Versioned
+from walkeeper.spool import Spool
+
+if TYPE_CHECKING:
+    from tests.simulation.nodes import Node
+    from tests.simulation.world import World
+
+SPOOL_LIMIT: Final = 4 * SIZE
+POLL: Final = 1.0
+
+
+class AgentProcess(Process):
+    """An agent on its node."""
+
+    def __init__(self, world: World, node: Node) -> None:
+        super().__init__(world.loop, f"agent {node.name}")
+        self.world = world
+        self.node = node
+
+
+def agent() -> AgentProcess:
+    """The agent that runs now."""
+    process = here()
+    assert isinstance(process, AgentProcess)
+    return process
+
+
+def start_agent(world: World, node: Node) -> None:
+    process = AgentProcess(world, node)
+    node.agent = process
+    node.receivers = [receiver for receiver in node.receivers if not receiver.dead]
+
+    def main() -> None:
+        process.step("starts")
+        running = Agent(_config_of(node), StoreView(world, process), RecordView(process), Clock(world.loop))
+        node.pokes = running.poke
+        running.start()
+        running.crew.ended.wait()
+        if not process.dead:
+            process.kill()
+
+    process.run(main)
+
+
+def _config_of(node: Node) -> Config:
+    config = config_of(cast("Postgres", node), node.name, node.directory, spool_limit=SPOOL_LIMIT)
+    return replace(
+        config,
+        agent=replace(config.agent, poll_interval=POLL),
+        node=replace(config.node, spool_directory=node.directory / "spool"),
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- the store
+
+
+class StoreView(MemoryStore):
+    """The one store, as one agent reaches it; without an agent as we look into it ourselves."""
+
+    def __init__(self, world: World, process: AgentProcess | None) -> None:
+        super().__init__(before=self._before, after=self._after)
+        self._world = world
+        self._process = process
+        if process is not None:
+            self.objects = world.store.objects
+        self.calls = _Nothing()
+
+    def _before(self, method: str, key: str) -> None:
+        if self._process is None:
+            return
+        self._process.step(f"store.{method}", key)
+        world = self._world
+        if method == "head":
+            world.invariants.looked(self._process.node, key)
+        if world.store_down or "store" in self._process.node.cut_off:
+            world.loop.wait(world.loop.dice.choice([0, 5]))
+            raise StoreUnavailable(f"{key}: no answer")
+        if method == "delete":
+            world.invariants.deleted(key)
+
+    def _after(self, method: str, key: str) -> None:
+        if self._process is None:
+            return
+        world = self._world
+        if method == "create":
+            world.invariants.created(self._process, key)
+        if world.lose_store_answers:
+            world.lose_store_answers -= 1
+            raise StoreUnavailable(f"{key}: the answer was lost")
+        self._process.step(f"store.{method} done", key)
+
+
+class _Nothing(list[tuple[str, str]]):
+    def append(self, _: tuple[str, str]) -> None:
+        """Nobody counts the calls here."""
+
+
+# -------------------------------------------------------------------------------------------------------------- the record
+
+
+class RecordView(MemoryRecord):
+    """The one record, as one agent reaches it."""
+
+    def __init__(self, process: AgentProcess) -> None:
+        super().__init__(process.world.dcs, guards=process.world.guards)
+        self._process = process
+
+    def _check(self) -> None:
+        node = self._process.node
+        self.cut_off = "dcs" in node.cut_off
+        self.read_only = "dcs writes" in node.cut_off
+        if "dcs answers" in node.cut_off:
+            node.cut_off.remove("dcs answers")
+            self.lose_answers = 1
+        super()._check()
+
+    def read(self) -> Versioned | None:
+        self._process.step("record.read")
+        found = super().read()
+        self._process.step("record.read done")
+        return found
+
+    def leader(self) -> Leader | None:
+        self._process.step("record.leader")
+        found = super().leader()
+        self._process.step("record.leader done", found.name if found else None)
+        return found
+
+    def topology(self) -> Topology:
+        self._check()
+        return super().topology()
+
+    def write(self, document: bytes, expected: Versioned | None, guard: Leader | None = None) -> Versioned:
+        self._process.step("record.write", document.decode() if self._process.loop.trace is not None else "")
+        before = self.dcs.record
+        try:
+            return super().write(document, expected, guard)
+        finally:
+            if self.dcs.record is not before:
+                self._process.world.invariants.record_written(self._process, document)
+                self._process.step("record.write done")
+
+
+# -------------------------------------------------------------------------------------------------------------- the server
+
+
+class ServerView:
+    """walkeeper.postgres.Server."""
+
+    def __init__(self, settings: PostgresqlSettings, timeout: float) -> None:
+        self.settings = settings
+        self._timeout = timeout
+        self._connected_to: int | None = None
+
+    def _ask(self, what: str) -> Node:
+        process = agent()
+        process.step(f"server.{what}")
+        node = process.world.by_port[self.settings.port]
+        if node.frozen:
+            process.loop.wait(self._timeout)
+            raise PostgresError("the server: no answer")
+        if not node.answers:
+            raise PostgresError("the server: connection refused")
+        if self._connected_to not in {None, node.server_started}:
+            self._connected_to = None
+            raise PostgresError("the server: it closed the connection")
+        self._connected_to = node.server_started
+        return node
+
+    def state(self) -> ServerState:
+        node = self._ask("state")
+        return ServerState(SYSTEM, not node.primary, node.branch.timeline, Lsn(node.lsn), SIZE, 15, "replica")
+
+    def replay_timeline(self) -> int:
+        return self._ask("replay_timeline").branch.timeline
+
+    def slot(self, name: str) -> SlotState | None:
+        node = self._ask("slot")
+        found = node.slot
+        return None if found is None else SlotState(True, Lsn(found.restart_lsn), None, found.lost)
+
+    def advance_slot(self, name: str, lsn: Lsn) -> None:
+        node = self._ask("advance_slot")
+        if node.slot is None or node.slot.lost or lsn < node.slot.restart_lsn:
+            raise PostgresError("the slot cannot be advanced")
+        node.slot.restart_lsn = min(int(lsn), node.lsn)
+        agent().world.invariants.slot_advanced(agent(), lsn)
+        agent().step("server.advance_slot done", lsn)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+# ------------------------------------------------------------------------------------------------------------ pg_receivewal
+
+
+class ReceiverView:
+    """walkeeper.receiver.Receiver: a child process of the agent's."""
+
+    def __init__(
+        self, program: Path, directory: Path, settings: PostgresqlSettings, passfile: Path, clock: Clock
+    ) -> None:
+        self._directory = directory
+        self._settings = settings
+        self._clock = clock
+        self._child: PgReceivewal | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._child is not None
+
+    def start(self, last: Segment) -> None:
+        process = agent()
+        process.step("receiver.start", self._directory.name)
+        server = process.world.by_port[self._settings.port]
+        self._child = PgReceivewal(process, server, self._directory, last)
+        process.children.append(self._child)
+        process.node.receivers.append(self._child)
+
+    def poll(self) -> Ended | None:
+        if self._child is None or (self._child.ended is None and not self._child.dead):
+            return None
+        ended = self._child.ended or Ended(False, "rc -9: no output")
+        self._child = None
+        return ended
+
+    def stop(self) -> None:
+        if self._child is None:
+            return
+        agent().step("receiver.stop")
+        self._child.kill()
+        self._child = None
+
+    def wait(self, timeout: float, cancelled: Callable[[], bool]) -> str:
+        deadline = self._clock.monotonic() + timeout
+        while self._clock.monotonic() < deadline and not cancelled():
+            ended = self.poll()
+            if ended is not None:
+                return ended.said
+            self._clock.sleep(0.2)
+        self.stop()
+        return "stopped: it did not come to an end"
+
+
+class PgReceivewal(Process):
+    """The program. It starts where its directory says, as was measured, and ends with ``last``."""
+
+    def __init__(self, parent: AgentProcess, server: Node, directory: Path, last: Segment) -> None:
+        super().__init__(parent.loop, f"receiver {parent.node.name}")
+        self.ended: Ended | None = None
+        self._host = parent.node
+        self._server = server
+        self._directory = directory
+        self._last = last
+        self._connected_to = server.server_started
+        self.run(self._main)
+
+    def _main(self) -> None:
+        try:
+            said = self._stream()
+        except OSError as problem:  # its directory was removed
+            said = f"rc 1: could not write: {problem.strerror}"
+        self.ended = Ended(said == "rc 0", said)
+        self.loop.note(self.name, "ends", said)
+
+    def _stream(self) -> str:
+        self.step("connects to", self._server.name)
+        self._host.world.invariants.asked(self._host, self._server, self._last)
+        if self._lost_connection():
+            return "rc 1: connection to server failed: refused"
+        begin = self._begin()
+        if isinstance(begin, str):
+            return begin
+        timeline, number = begin
+        server = self._server
+        history = server.branch.history
+        ends = {switch.timeline: switch.lsn for switch in server.branch.written.switches}
+        if not history.includes(timeline) or number * SIZE > ends.get(timeline, 1 << 62):
+            return "rc 1: requested starting point is not in this server's history"
+        self.step("streams from", f"{timeline}/{number}")
+        while number <= self._last.number:
+            self.loop.wait(self.loop.dice.random() * 0.3)
+            if self._lost_connection() or server.branch.history is not history:
+                return "rc 1: server closed the connection unexpectedly"
+            file = server.branch.segment(number)
+            segment = Segment(timeline, number, SIZE)
+            if not server.has(file) and file.end <= server.lsn:
+                return f"rc 1: requested WAL segment {segment} has already been removed"
+            partial = self._directory / (segment.name + PARTIAL)
+            if server.lsn > segment.start:
+                write_segment(partial, b"begun")
+            if segment != file and segment.end <= ends.get(timeline, 0):  # its history claims more than it has
+                if server.branch.segment(number - 1).timeline != timeline:
+                    return f"rc 1: requested WAL segment {segment} has already been removed"
+                write_segment(partial, b"what a standby had received and not replayed")
+                partial.rename(self._directory / segment.name)
+                number += 1
+            elif segment == file and server.lsn >= segment.end:
+                write_segment(partial, server.branch.plain(number))
+                partial.rename(self._directory / segment.name)
+                number += 1
+            elif timeline in ends and server.lsn >= ends[timeline]:
+                timeline = history.timelines[history.timelines.index(timeline) + 1]
+                branch = next(b for b, _ in server.branch.ancestry() if b.timeline == timeline)
+                write_history(self._directory, branch)
+            else:
+                self.loop.wait(0.5)
+        return "rc 0"
+
+    def _lost_connection(self) -> bool:
+        server = self._server
+        return not server.answers or not self._host.reaches(server) or server.server_started != self._connected_to
+
+    def _begin(self) -> tuple[int, int] | str:
+        """The newest file decides; with none, it begins now."""
+        names = []
+        for path in self._directory.iterdir():
+            try:
+                names.append((Segment.parse(path.name.removesuffix(PARTIAL), SIZE), path))
+            except BadName:
+                continue
+        if not names:
+            return self._server.branch.timeline, self._server.lsn // SIZE
+        newest, path = max(names, key=lambda named: (named[0].timeline, named[0].number, named[1].name))
+        size = path.stat().st_size
+        if path.name.endswith(PARTIAL):
+            if size not in {0, SIZE}:
+                return f"rc 1: {path.name} has {size} bytes, should be 0 or {SIZE}"
+            return newest.timeline, newest.number
+        if size != SIZE:
+            return self._server.branch.timeline, self._server.lsn // SIZE
+        return newest.timeline, newest.number + 1
+
+
+# --------------------------------------------------------------------------------------------------------------- the spool
+
+
+class SpoolView(Spool):
+    """The real one, with steps between its calls."""
+
+    def complete(self, size: Any) -> list[Segment]:
+        agent().step("spool.complete")
+        return super().complete(size)
+
+    def read(self, segment: Segment) -> bytes:
+        agent().step("spool.read", segment)
+        return super().read(segment)
+
+    def remove(self, receipt: Receipt) -> None:
+        agent().step("spool.remove", receipt.segment)
+        agent().world.invariants.spool_removed(agent(), receipt)
+        super().remove(receipt)
+
+    def seed(self, history: Any, first: Segment) -> None:
+        agent().step("spool.seed", first)
+        super().seed(history, first)
+        agent().step("spool.seed done", first)
+
+
+class _Boot:
+    """/proc/sys/kernel/random/boot_id"""
+
+    def read_text(self, _: str) -> str:
+        return f"boot {agent().node.boots}\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------- all of it
+
+
+@contextmanager
+def simulated() -> Iterator[None]:
+    """Within, agents run in whatever simulation starts them."""
+    stands_in: Mapping[str, object] = {
+        "threading": threads.Threading(),
+        "queue": threads.Queues(),
+        "Server": ServerView,
+        "Receiver": ReceiverView,
+        "Spool": SpoolView,
+        "read_segment": read_segment,
+        "find_program": lambda *_: Path("/bin/true"),
+        "random": _Dice(),
+        "TICK": 0.5,
+    }
+    with ExitStack() as stack:
+        for name, module in sorted(sys.modules.items()):
+            if name.startswith("walkeeper.agent.") or name == "walkeeper.spool":
+                for attribute in stands_in.keys() & vars(module).keys():
+                    if (name, attribute) != ("walkeeper.spool", "Spool"):
+                        stack.enter_context(mock.patch.object(module, attribute, stands_in[attribute]))
+        stack.enter_context(mock.patch.object(walkeeper.spool, "_BOOT_ID", _Boot()))
+        stack.enter_context(mock.patch.object(Crew, "report_death", _report_death))
+        yield
+
+
+class _Dice:
+    """What stands in for the module ``random``."""
+
+    def uniform(self, low: float, high: float) -> float:
+        return here().loop.dice.uniform(low, high)
+
+
+def _report_death(crew: Crew, name: str, problem: BaseException) -> None:
+    if not isinstance(problem, Killed):
+        agent().world.invariants.thread_died(agent(), name, problem)
+    crew.ended.set()

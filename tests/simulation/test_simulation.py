@@ -1,0 +1,66 @@
+"""The agents in simulated worlds: every invariant after every step, and that the invariants would notice.
+
+``make simulate`` runs more schedules, ``make simulate ARGS="--play …"`` one again, step by step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tests.simulation.__main__ import explain
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.schedule import Schedule, play, shrink
+
+SCHEDULES = 200
+ENOUGH = 600
+"""In so many schedules each deliberate bug must be noticed."""
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_every_invariant_holds_after_every_step_of_every_schedule() -> None:
+    outcomes = []
+    for seed in range(SCHEDULES):
+        outcomes.append(play(Schedule(seed)))
+        assert outcomes[-1].problem is None, f"{outcomes[-1].problem}\n{explain(outcomes[-1])}"
+    assert sum(outcome.branches > 2 for outcome in outcomes) > SCHEDULES / 10  # the schedules do get somewhere
+    assert sum(outcome.gaps for outcome in outcomes) > 0
+
+
+def first_violation(name: str, monkeypatch: pytest.MonkeyPatch) -> Schedule | None:
+    """The first schedule that notices that bug."""
+    bug = MUTATIONS[name]
+    bug.put_in(monkeypatch)
+    schedules = (Schedule(seed, kinds=bug.kinds) for seed in range(bug.first, bug.first + ENOUGH))
+    return next((schedule for schedule in schedules if play(schedule).problem is not None), None)
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_deliberate_bug_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert first_violation(name, monkeypatch) is not None
+
+
+def test_a_schedule_that_fails_is_shrunk_to_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = first_violation("resume_at_the_record_blindly", monkeypatch)
+    assert found is not None
+    smallest = shrink(found)
+    assert smallest.kept is not None
+    assert len(smallest.kept) <= len(found.faults)
+    assert play(Schedule.parse(str(smallest))).problem is not None
+
+
+def test_a_seed_decides_everything() -> None:
+    def steps(seed: int) -> list[str]:
+        lines = play(Schedule(seed), trace=True).trace
+        return [line.partition('"session"')[0] for line in lines if "probe/" not in line]  # but for names drawn anew
+
+    assert steps(7) == steps(7)
+    assert steps(7) != steps(8)

@@ -1,0 +1,156 @@
+"""What PostgreSQL servers write: branches of one cluster's WAL, and the files that hold them.
+
+A branch is what one promotion began. Its timeline number may be another branch's too, when two servers were promoted
+apart from each other; what its files contain never is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.core.worlds import history_text, long_header
+from walkeeper.core.history import History, Switch
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.errors import BadSegment
+
+SYSTEM: Final = 7300000000000000001
+SIZE: Final = SegmentSize(MIB)
+_HEAD: Final = 4096
+"""The files are sparse: everything that tells one from another stands in their first bytes."""
+
+
+class Plain(bytes):
+    """A whole segment of which only the beginning is kept."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return SIZE
+
+
+class Branch:
+    """WAL from ``begun`` on, and that of its ancestors before.
+
+    A standby that knows of a newer timeline and is promoted before it has got there names that timeline as the parent all
+    the same: then the positions in its history file (``written``) fall, and ``history`` is what they mean.
+    """
+
+    def __init__(self, serial: int, timeline: int, parent: Branch | None = None, begun: int = 0) -> None:
+        self.serial = serial
+        self.parent = parent
+        self.begun = begun
+        switches = () if parent is None else (*parent.written.switches, Switch(parent.timeline, Lsn(begun)))
+        self.written: History = History(timeline, switches)
+        ends = [min(switch.lsn for switch in switches[n:]) for n in range(len(switches))]
+        self.history = History(timeline, tuple(Switch(s.timeline, end) for s, end in zip(switches, ends, strict=True)))
+        self._plain: dict[int, Plain] = {}
+        self._sha256: dict[int, str] = {}
+
+    def __repr__(self) -> str:
+        return f"branch {self.serial} (timeline {self.history.timeline} from {Lsn(self.begun)})"
+
+    @property
+    def timeline(self) -> int:
+        return self.written.timeline
+
+    def ancestry(self) -> list[tuple[Branch, int]]:
+        """The branches from the first to this one, each with its end (the next one's beginning)."""
+        line: list[tuple[Branch, int]] = [(self, 1 << 62)]
+        while line[0][0].parent is not None:
+            branch = line[0][0]
+            line.insert(0, (line[0][0].parent, min(branch.begun, line[0][1])))
+        return line
+
+    def parts_from(self, other: Branch) -> int:
+        """The position up to which both have the same WAL; a branch is the same as itself for ever."""
+        shared = 0
+        for (mine, my_end), (its, its_end) in zip(self.ancestry(), other.ancestry(), strict=False):
+            if mine is not its:
+                break
+            shared = min(my_end, its_end)
+        return shared
+
+    def segment(self, number: int) -> Segment:
+        return self.history.segment(number, SIZE)
+
+    def plain(self, number: int) -> Plain:
+        """The whole segment of this branch's chain with that number, once it is complete."""
+        if number not in self._plain:
+            segment = self.segment(number)
+            pieces = list(self._pieces(segment))
+            header = long_header(segment, SYSTEM, timeline=pieces[0][0].timeline)
+            text = "".join(f" {branch.serial}:{start:x}-{end:x}" for branch, start, end in pieces)
+            self._plain[number] = Plain(header + text.encode().ljust(64))
+        return self._plain[number]
+
+    def sha256(self, number: int) -> str:
+        if number not in self._sha256:
+            self._sha256[number] = hashlib.sha256(self.plain(number)).hexdigest()
+        return self._sha256[number]
+
+    def _pieces(self, segment: Segment) -> Iterator[tuple[Branch, int, int]]:
+        begun = 0
+        for branch, end in self.ancestry():
+            if begun < segment.end and end > segment.start and begun < end:
+                yield branch, max(begun, segment.start), min(end, segment.end)
+            begun = end
+
+
+class PgWal:
+    """A server's pg_wal: whole segments, and the histories of its branch."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.segments: set[Segment] = set()
+        directory.mkdir(parents=True)
+
+    def put(self, branch: Branch, number: int) -> None:
+        segment = branch.segment(number)
+        if segment not in self.segments:
+            self.segments.add(segment)
+            write_segment(self.directory / segment.name, branch.plain(number))
+
+    def drop(self, segment: Segment) -> None:
+        self.segments.remove(segment)
+        (self.directory / segment.name).unlink()
+
+    def clear(self) -> None:
+        for segment in list(self.segments):
+            self.drop(segment)
+        for path in self.directory.iterdir():
+            path.unlink()
+
+    def put_histories(self, branch: Branch) -> None:
+        for ancestor, _ in branch.ancestry()[1:]:
+            write_history(self.directory, ancestor)
+
+    def knows(self, timeline: int) -> bool:
+        return (self.directory / HistoryFile(timeline).name).exists()
+
+
+def write_history(directory: Path, branch: Branch) -> None:
+    (directory / HistoryFile(branch.timeline).name).write_bytes(history_text(branch.written))
+
+
+def write_segment(path: Path, plain: bytes) -> None:
+    """A file of a segment's size with that beginning."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.write(descriptor, plain)
+    os.ftruncate(descriptor, SIZE)
+    os.close(descriptor)
+
+
+def read_segment(path: Path, segment: Segment) -> bytes:
+    """walkeeper.spool.read_segment, without reading a megabyte."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if os.fstat(descriptor).st_size != segment.size:
+            raise BadSegment(f"{path}: {os.fstat(descriptor).st_size} bytes, a whole segment has {segment.size}")
+        return Plain(os.read(descriptor, _HEAD).rstrip(b"\0").ljust(64, b"\0"))
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,156 @@
+"""The world around the agents: three nodes, the DCS, the store, and what goes on by itself."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tests.simulation.invariants import Invariants
+from tests.simulation.nodes import CHECKPOINT, TTL, Node
+from tests.simulation.seams import StoreView, start_agent
+from tests.simulation.threads import Loop, Process
+from tests.simulation.wal import SIZE, SYSTEM, Branch
+from tests.twins.memory_record import MemoryDcs
+from walkeeper.archive import Archive
+from walkeeper.codec import Codec
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import HistoryFile
+from walkeeper.layout import Layout
+from walkeeper.record.base import Member
+
+NAMES: Final = "abc"
+FIRST_LSN: Final = 3 * SIZE
+RESTART_DELAY: Final = 1.0
+
+
+class World:
+    """One cluster from its bootstrap on. ``directory`` is empty, and on a quick file system at best."""
+
+    def __init__(self, dice: random.Random, directory: Path, *, trace: bool = False) -> None:
+        self.loop = Loop(dice, trace=trace)
+        self.directory = directory
+        self.dcs = MemoryDcs()
+        self.guards = dice.random() < 0.7
+        """Whether the DCS checks the leader key in a write's own transaction."""
+        self.store = StoreView(self, None)
+        self.layout = Layout("demo", None, SYSTEM)
+        self.archive = Archive(self.store, self.layout, SIZE, Codec())
+        """As we look into it ourselves."""
+        self.store_down = False
+        self.lose_store_answers = 0
+        self.leader: Node | None = None
+        self.leader_seen = 0.0
+        self.branches = [Branch(0, 1)]
+        self.nature = Process(self.loop, "world")
+        self.invariants = Invariants(self)
+        self.nodes = [Node(self, name, 5001 + i, self.branches[0], FIRST_LSN) for i, name in enumerate(NAMES)]
+        self.by_port = {node.port: node for node in self.nodes}
+        self.busy = True
+        """Whether clients write."""
+        self.dcs.slots = ("walkeeper",)
+        self.dcs.set_members(
+            *(Member(node.name, "replica", "streaming", "host", node.port, 1, 1) for node in self.nodes)
+        )
+        self.nodes[0].primary = True
+        self.set_leader(self.nodes[0])
+        self._begin()
+
+    def _begin(self) -> None:
+        for node in self.nodes:
+            self._every(1.0, node.look)
+            self._every(0.7, lambda node=node: self._stream(node))  # type: ignore[misc]
+            self._every(1.0, lambda node=node: self._write(node))  # type: ignore[misc]
+            self._every(CHECKPOINT, lambda node=node: self._checkpoint(node))  # type: ignore[misc]
+            self._every(RESTART_DELAY, lambda node=node: self._keep_agent(node))  # type: ignore[misc]
+        self._every(1.0, self._look_at_key)
+        self._every(1.0, self._carry_slots)
+
+    def _every(self, seconds: float, work: Callable[[], object]) -> None:
+        def repeat() -> None:
+            while True:
+                self.loop.wait(seconds * self.loop.dice.uniform(0.5, 1.5))
+                work()
+
+        self.nature.run(repeat)
+
+    def after(self, seconds: float, work: Callable[[], object]) -> None:
+        def once() -> None:
+            self.loop.wait(seconds)
+            work()
+
+        self.nature.run(once)
+
+    # ---------------------------------------------------------------------------------------------- what goes on by itself
+
+    def _stream(self, node: Node) -> None:
+        upstream = self.leader
+        if upstream is None or node.primary or upstream is node or not upstream.primary:
+            return
+        if node.answers and upstream.answers and node.reaches(upstream):
+            node.receive(upstream)
+
+    def _write(self, node: Node) -> None:
+        if self.busy and node.primary and node.answers:
+            node.write(self.loop.dice.randrange(SIZE))
+
+    def _checkpoint(self, node: Node) -> None:
+        if node.answers:
+            node.checkpoint()
+
+    def _keep_agent(self, node: Node) -> None:
+        """The service manager."""
+        if node.host_up and (node.agent is None or node.agent.dead):
+            start_agent(self, node)
+
+    def _look_at_key(self) -> None:
+        if self.leader is not None and not self.dcs.down and self.loop.now - self.leader_seen > TTL:
+            self.loop.note("dcs", "the leader key expires:", self.leader.name)
+            self.set_leader(None)
+
+    def _carry_slots(self) -> None:
+        """Through the DCS, or past it in failsafe mode."""
+        leader = self.leader
+        if leader is None or not leader.primary or not leader.answers or not leader.patroni_up:
+            return
+        if leader.slot is None or leader.slot.lost:
+            leader.follow_slot(leader)
+        for node in self.standbys_of(leader):
+            if node.patroni_up:
+                node.follow_slot(leader)
+
+    # --------------------------------------------------------------------------------------------------------- questions
+
+    def set_leader(self, node: Node | None) -> None:
+        self.leader = node
+        self.leader_seen = self.loop.now
+        self.dcs.set_leader(node.name if node else None)
+
+    def healthiest(self, node: Node) -> bool:
+        """Patroni's choice among the members that it can ask; a primary that still runs needs no promotion."""
+        asked = [n for n in self.nodes if n.answers and n.patroni_up and node.reaches(n) and n is not node]
+        return node.answers and (node.primary or all(node.lsn >= n.lsn for n in asked))
+
+    def standbys_of(self, primary: Node) -> list[Node]:
+        return [
+            n for n in self.nodes if n is not primary and not n.primary and n.branch is primary.branch and n.server_up
+        ]
+
+    def archive_knows(self, node: Node, timeline: int) -> bool:
+        """restore_command's answer to a promotion: what it cannot tell is a no."""
+        if self.store_down or "store" in node.cut_off:
+            return False
+        return self.layout.file(HistoryFile(timeline), "") in self.store.objects
+
+    def new_branch(self, timeline: int, parent: Branch, lsn: int) -> Branch:
+        if any(branch.timeline == timeline for branch in self.branches):
+            self.invariants.number_used_twice = True
+            self.loop.note("world", "TIMELINE NUMBER USED TWICE:", timeline)
+        branch = Branch(len(self.branches), timeline, parent, lsn)
+        self.branches.append(branch)
+        return branch
+
+    def stored_up_to(self, branch: Branch, start: int) -> Lsn:
+        """The first byte of that branch's chain from ``start`` on that is neither stored as it is nor in a recorded gap."""
+        return self.invariants.stored_up_to(branch, start)
