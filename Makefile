@@ -1,7 +1,8 @@
 # make test    lint, types and all tests that end in minutes
 # make lint    ruff and mypy only
 # make demo    a three-node cluster that loses its leader, and its archive that loses nothing   (ARGS="--keep")
-# make torture kills at random for a long time                                                 (ARGS=…)
+# make torture breaks a real cluster at random, restores from its archive, and draws a report   (ARGS=…)
+# make kills   kills primaries, and counts the holes that they leave in archives               (ARGS=…)
 # make simulate plays thousands of schedules of simulated faults                               (ARGS=…)
 # make bench   what an archived and a restored segment cost                                    (ARGS=…)
 # make clean   remove what the above have made
@@ -11,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: test lint demo torture simulate bench venv clean
+.PHONY: test lint demo torture kills simulate bench venv clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -20,7 +21,7 @@ ARGS ?=
 
 ifeq ($(shell id -u),0)
 
-test torture:
+test torture kills:
 	@exec tools/as-user --test-tools make $@ ARGS='$(subst ','\'',$(ARGS))'
 
 lint demo simulate bench venv:
@@ -40,6 +41,9 @@ demo: $(READY)
 	exec $(PYTHON) -m examples.demo $(ARGS)
 
 torture: $(READY)
+	exec $(PYTHON) -m tests.torture $(ARGS)
+
+kills: $(READY)
 	exec $(PYTHON) -m benchmarks.torture $(ARGS)
 
 simulate: $(READY)

@@ -300,7 +300,7 @@ def show(results: dict[Subject, list[Run]], options: Options) -> None:
 
 def main() -> int:
     """1 when walkeeper left a hole."""
-    parser = argparse.ArgumentParser(prog="make torture ARGS=…", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="make kills ARGS=…", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--store", choices=SUBJECTS, action="append", help="more than once for several; default: both stores, and push"
     )

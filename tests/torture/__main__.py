@@ -1,0 +1,44 @@
+"""Torture a real cluster, and prove after each round that its archive gives everything back:
+
+make torture [ARGS="--minutes 60 --seed N --store directory|s3 --report FILE"]
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.parts.processes import end_run
+from tests.torture.run import Options, torture
+
+
+def main() -> int:
+    """1 when a promise was broken."""
+    parser = argparse.ArgumentParser(prog="make torture ARGS=…", description=(__doc__ or "").partition(",")[0])
+    parser.add_argument("--minutes", type=float, default=10, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=None, help="of the faults; printed")
+    parser.add_argument("--store", choices=("directory", "s3"), default="directory", help="default: %(default)s")
+    parser.add_argument("--rate", type=float, default=0.7, help="load in MiB of WAL a second (default: %(default)s)")
+    parser.add_argument(
+        "--round", type=float, default=60, help="seconds of faults between two checks (default: %(default)s)"
+    )
+    parser.add_argument("--faults", default="", help="names joined by commas; default: all")
+    parser.add_argument("--report", type=Path, help="default: walkeeper-torture-SEED.html in the temporary directory")
+    arguments = parser.parse_args()
+    seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
+    options = Options(
+        seed, arguments.minutes * 60, arguments.store, arguments.rate, arguments.round,
+        tuple(filter(None, arguments.faults.split(","))),
+        arguments.report or Path(tempfile.gettempdir()) / f"walkeeper-torture-{seed}.html",
+    )  # fmt: skip
+    try:
+        return int(not torture(options))
+    finally:
+        end_run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""From a base backup and the archive alone, through restore-wal: every row that was acknowledged below the frontier is there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from benchmarks import wiring
+from tests.parts.postgres import restore_server
+from tests.parts.processes import CHECKOUT, new_directory, tail, wait_until
+from tests.torture.rig import Rig
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``missing``: ids of rows that had to be there; ``why`` is set where the restore itself failed."""
+
+    record: Record
+    rows: int
+    missing: list[int]
+    why: str = ""
+
+    @property
+    def sound(self) -> bool:
+        return not self.missing and not self.why
+
+    def __str__(self) -> str:
+        lost = f"{len(self.missing)} are missing" if self.missing else "all are there"
+        return f"{self.why or f'{self.rows} rows below {self.record.lsn} of timeline {self.record.timeline}: {lost}'}"
+
+
+def restore(rig: Rig, backup: Path, record: Record) -> Verdict:
+    """The record as it stood before: what it promised then must be in what the archive gives now."""
+    archive = wiring.archive_of(rig.cluster, rig.place)
+    history = archive.history(record.timeline)
+    if history is None:
+        return Verdict(record, 0, [], f"timeline {record.timeline} of the record has no history in the archive")
+    wanted = rig.ledger.covered(history, record.position)
+    directory = new_directory("r")
+    config = directory / "restore.yml"
+    config.write_text(yaml.safe_dump({"scope": "demo", "walkeeper": {"store": rig.place.section()}}))
+    command = f"{sys.executable} -m walkeeper -c {config} restore-wal %f %p"
+    server = restore_server(
+        backup, directory / "pg", command, bin_dir=rig.cluster.bin_dir,
+        settings={"recovery_target_timeline": str(record.timeline)}, env={"PYTHONPATH": str(CHECKOUT)},
+    )  # fmt: skip
+    try:
+        server.start(240)
+        wait_until(
+            lambda: not server.value("select pg_is_in_recovery()"), "the end of recovery", 240, logs=[server.log]
+        )
+        with server.connect() as connection:
+            return Verdict(record, len(wanted), rig.ledger.compare(connection, wanted))
+    except TimeoutError:
+        return Verdict(record, len(wanted), [], f"the restore failed: {tail(server.log, 12)}")
+    finally:
+        server.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def new_gaps(rig: Rig, known: set[str]) -> list[str]:
+    """Gaps that the archive states and that are not closed, but for those that were known."""
+    archive = wiring.archive_of(rig.cluster, rig.place)
+    found = [f"{gap.timeline}:{gap.start}-{gap.end}" for gap in archive.open_gaps()]
+    return [gap for gap in found if gap not in known]
+
+
+def who_has(rig: Rig, gap: str) -> list[str]:
+    """The nodes whose pg_wal still has a segment that was called lost: there must be none."""
+    match = re.fullmatch(r"(\d+):(\S+?)-(\S+)", gap)
+    record = rig.record()
+    assert match is not None
+    assert record is not None
+    size = record.size
+    numbers = range(Lsn.parse(match[2]) // size, Lsn.parse(match[3]) // size)
+    names = {Segment(int(match[1]), number, size).name for number in numbers}
+    return [node.name for node in rig.cluster.nodes if names & set(node.segments())]

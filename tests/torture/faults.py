@@ -1,0 +1,212 @@
+"""What is done to the cluster. Each fault begins, lasts for some seconds while others come, and is ended; it may end by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+import psycopg
+
+from tests.parts.node import Node
+from tests.torture.rig import RECORD, SEGMENT_MB, Rig
+from walkeeper.core.lsn import MIB
+
+TTL: Final = 20
+Fault = Callable[[Rig, Node], contextlib.AbstractContextManager[None]]
+FAULTS: Final[dict[str, tuple[Fault, float, float]]] = {}
+"""Name to fault, shortest and longest duration in seconds."""
+PARTS: Final = ("agent", "receiver", "patroni", "postmaster")
+
+
+def fault(shortest: float, longest: float) -> Callable[[Callable[[Rig, Node], Iterator[None]]], None]:
+    def note(function: Callable[[Rig, Node], Iterator[None]]) -> None:
+        FAULTS[function.__name__] = (contextmanager(function), shortest, longest)
+
+    return note
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _kill(part: str) -> None:
+    @fault(2, 6)
+    def kill(rig: Rig, node: Node) -> Iterator[None]:
+        _signal(rig.processes(node, part), signal.SIGKILL)
+        yield
+        if part == "patroni" and not node.running:
+            node.start()
+
+    FAULTS[f"kill_{part}"] = FAULTS.pop("kill")
+
+
+def _stop(part: str) -> None:
+    @fault(5, TTL + 10)
+    def stop(rig: Rig, node: Node) -> Iterator[None]:
+        pids = rig.processes(node, part)
+        _signal(pids, signal.SIGSTOP)
+        yield
+        _signal(pids, signal.SIGCONT)
+
+    FAULTS[f"stop_{part}"] = FAULTS.pop("stop")
+
+
+for _part in PARTS:
+    _kill(_part)
+    _stop(_part)
+
+
+@fault(3, TTL + 10)
+def kill_host(rig: Rig, node: Node) -> Iterator[None]:
+    rig.cluster.kill_host(node)
+    if rig.leader() is node and len(rig.diary.entries) % 2:
+        rig.cluster.expire_leader()  # without waiting for the TTL
+    yield
+    if not node.running:
+        node.start()
+
+
+@fault(5, TTL + 10)
+def stop_host(rig: Rig, node: Node) -> Iterator[None]:
+    rig.cluster.pause(node)
+    yield
+    rig.cluster.resume(node)
+
+
+@fault(3, 8)
+def switchover(rig: Rig, node: Node) -> Iterator[None]:
+    leader = rig.leader()
+    if leader is not None:
+        leader.rest("switchover", {"leader": leader.name}, timeout=20)
+    yield
+
+
+@fault(2, 4)
+def reinit(rig: Rig, node: Node) -> Iterator[None]:
+    if rig.leader() is not node and node.running:
+        node.rest("reinitialize", {"force": True}, timeout=20)
+    yield
+
+
+@fault(5, 10)
+def promote_by_hand(rig: Rig, node: Node) -> Iterator[None]:
+    """In a pause: two primaries until Patroni has its say again."""
+    rig.paused(True)
+    if rig.leader() is not node:
+        with contextlib.suppress(psycopg.Error):
+            node.execute("select pg_promote(false)")
+    yield
+    rig.paused(False)
+
+
+# ------------------------------------------------------------------------------------------------------------------- DCS
+
+
+@fault(3, TTL)
+def dcs_stopped(rig: Rig, _: Node) -> Iterator[None]:
+    rig.cluster.etcd.stop()
+    yield
+    rig.cluster.etcd.start()
+
+
+@fault(3, TTL)
+def dcs_hangs(rig: Rig, _: Node) -> Iterator[None]:
+    rig.cluster.etcd.freeze()
+    yield
+    rig.cluster.etcd.thaw()
+
+
+@fault(5, 15)
+def dcs_slow(rig: Rig, _: Node) -> Iterator[None]:
+    for node in rig.cluster.nodes:
+        assert node.proxy is not None
+        node.proxy.delay = 0.3
+    yield
+    for node in rig.cluster.nodes:
+        assert node.proxy is not None
+        node.proxy.delay = 0.0
+
+
+@fault(5, TTL + 10)
+def cut_from_dcs(rig: Rig, node: Node) -> Iterator[None]:
+    assert node.proxy is not None
+    node.proxy.cut()
+    yield
+    node.proxy.mend()
+
+
+@fault(1, 2)
+def record_wiped(rig: Rig, _: Node) -> Iterator[None]:
+    rig.cluster.etcd.delete(RECORD)
+    yield
+
+
+@fault(5, 15)
+def record_put_back(rig: Rig, _: Node) -> Iterator[None]:
+    """As after a restore of the DCS from a backup."""
+    old = rig.cluster.etcd.get(RECORD)
+    yield
+    if old is not None:
+        rig.cluster.etcd.put(RECORD, old)
+
+
+# ----------------------------------------------------------------------------------------------------------------- store
+
+
+@fault(5, 25)
+def store_away(rig: Rig, _: Node) -> Iterator[None]:
+    rig.place.away()
+    yield
+    rig.place.back()
+
+
+@fault(5, 25)
+def store_hangs(rig: Rig, _: Node) -> Iterator[None]:
+    rig.place.hang()
+    yield
+    rig.place.back()
+
+
+@fault(5, 15)
+def spool_disk_full(rig: Rig, node: Node) -> Iterator[None]:
+    """No mount without root: files larger than half a segment cannot be written by the agent and pg_receivewal."""
+    limit = SEGMENT_MB * MIB // 2
+    pids = [*rig.processes(node, "agent"), *rig.processes(node, "receiver")]
+    with ExitStack() as undo:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+                undo.callback(_limit, pid, before)
+        yield
+
+
+def _limit(pid: int, limits: tuple[int, int]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+
+
+EXCLUSIVE: Final = (
+    {"dcs_stopped", "dcs_hangs", "record_wiped", "record_put_back", "promote_by_hand"},
+    {"store_away", "store_hangs"},
+)
+"""Of each set one at a time: they use one switch."""
+EVERYWHERE: Final = {
+    "dcs_stopped",
+    "dcs_hangs",
+    "dcs_slow",
+    "record_wiped",
+    "record_put_back",
+    "store_away",
+    "store_hangs",
+}
+
+
+def clash(name: str, open_faults: set[str]) -> bool:
+    return name in open_faults or any(name in names and names & open_faults for names in EXCLUSIVE)

@@ -1,0 +1,200 @@
+"""The tortured cluster: three Patroni nodes with agents, an etcd, a store, a load whose acknowledged rows are known, a diary."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import psycopg
+
+from benchmarks import wiring
+from benchmarks.places import Place
+from tests.parts.cluster import Cluster, callbacks
+from tests.parts.ledger import Ledger
+from tests.parts.node import Node
+from tests.parts.processes import describe, new_directory, wait_until
+from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.core.record import Record, decode_record
+from walkeeper.errors import BadRecord
+
+SEGMENT_MB: Final = 2
+WRITERS: Final = 2
+ROW_BYTES: Final = 16 * 1024
+RECORD: Final = "/service/demo/walkeeper"
+_SAMPLE: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the diary. ``at`` and ``until`` in seconds after the start; ``kind``: fault, check, note or violation."""
+
+    at: float
+    kind: str
+    text: str
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look: where the leader's WAL ends and the frontier is; None is not known."""
+
+    at: float
+    leader: str | None
+    lsn: int | None
+    record: Record | None
+
+
+@dataclass(slots=True)
+class Diary:
+    """Events and frontier on one time line."""
+
+    entries: list[Entry] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def now(self) -> float:
+        return time.monotonic() - self.begun
+
+    def tell(self, kind: str, text: str, until: float | None = None) -> None:
+        entry = Entry(self.now, kind, text, until)
+        self.entries.append(entry)
+        print(f"{entry.at:8.1f} s  {kind:<9} {text}", flush=True)
+
+    @property
+    def violations(self) -> list[Entry]:
+        return [entry for entry in self.entries if entry.kind == "violation"]
+
+
+class Rig:
+    """A context manager: started and under load inside, gone after."""
+
+    def __init__(self, place: Place, diary: Diary, *, rate: float, walkeeper: dict[str, Any] | None = None) -> None:
+        section = {
+            "store": place.section(),
+            "spool": {"limit": "16MB"},
+            "agent": {"listen": "127.0.0.1:{metrics_port}", "log_file": "{directory}/agent.log"},
+            **(walkeeper or {}),
+        }
+        self.place = place
+        self.diary = diary
+        self.cluster = Cluster(
+            new_directory("c"), 3, segment_size_mb=SEGMENT_MB, walkeeper_config=section, proxied=True,
+            callbacks=callbacks(wiring.CALLBACK), restore_command=wiring.RESTORE,
+            extra={"postgresql": {"pg_ctl_timeout": 30}},
+        )  # fmt: skip
+        for node in self.cluster.nodes:
+            node.env["WALKEEPER_RUN_DIR"] = str(node.directory)
+        self.ledger = Ledger(
+            self.cluster.conninfo(), writers=WRITERS, ballast=ROW_BYTES, pause=WRITERS * ROW_BYTES / (rate * MIB)
+        )
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.cluster.stop)
+            self.cluster.start(timeout=120)
+            wait_until(self.record, "the record", 60, logs=[wiring.agent_log(node) for node in self.cluster.nodes])
+            stack.enter_context(self.ledger)
+            self._watcher.start()
+            self._open = stack.pop_all()
+        self.diary.tell("note", f"started: {self.cluster.wait_leader().name} leads")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._watcher.join(timeout=20)
+        self._open.close()
+
+    # ---------------------------------------------------------------------------------------------------------- looking
+
+    def record(self) -> Record | None:
+        """The record; None while there is none, or etcd does not answer."""
+        try:
+            document = self.cluster.etcd.get(RECORD)
+            return None if document is None else decode_record(document)
+        except (OSError, ValueError, BadRecord):
+            return None
+
+    def leader(self) -> Node | None:
+        try:
+            return self.cluster.leader()
+        except (OSError, ValueError):
+            return None
+
+    def processes(self, node: Node, part: str) -> list[int]:
+        """Its processes of one kind: ``agent``, ``receiver``, ``patroni`` or ``postmaster``."""
+        found = []
+        for pid in sorted(node.host.pids()):
+            command = describe(pid)
+            kinds = {
+                "agent": "walkeeper" in command and " agent" in command,
+                "receiver": "/pg_receivewal" in command and "-c" not in command.split(),
+                "patroni": "-m patroni" in command,
+                "postmaster": "/postgres -D" in command,
+            }
+            if kinds[part]:
+                found.append(pid)
+        return found
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_SAMPLE):
+            leader, record = self.leader(), self.record()
+            lsn = None
+            if leader is not None:
+                with (
+                    contextlib.suppress(psycopg.Error, OSError),
+                    psycopg.connect(
+                        leader.conninfo(connect_timeout=2, options="-c statement_timeout=1000"), autocommit=True
+                    ) as connection,
+                ):
+                    row = connection.execute(
+                        "select case when pg_is_in_recovery() then null else pg_current_wal_lsn()::text end"
+                    ).fetchone()
+                    lsn = int(Lsn.parse(row[0])) if row and row[0] else None
+            self.diary.samples.append(Sample(self.diary.now, leader.name if leader else None, lsn, record))
+
+    # ----------------------------------------------------------------------------------------------------------- mending
+
+    def settle(self, timeout: float = 240) -> Node:
+        """After the faults: everything is started, and the cluster is whole again. The leader."""
+        for node in self.cluster.nodes:
+            node.host.resume()
+            if node.proxy is not None:
+                node.proxy.delay = 0.0
+                node.proxy.mend()
+            if not node.running:
+                node.start()
+        return self.cluster.wait_ready(3, timeout)
+
+    def wait_caught_up(self, timeout: float = 240) -> Record:
+        """Until the frontier has passed everything that was written so far."""
+        return wiring.wait_archived(self.cluster, self.cluster.wait_leader(timeout), timeout)
+
+    def paused(self, value: bool) -> None:
+        self.cluster.patch_config({"pause": True if value else None})
+
+    def members(self) -> str:
+        """For the diary."""
+        for node in self.cluster.nodes:
+            answer = node.rest("cluster", timeout=3)
+            if isinstance(answer, dict):
+                return json.dumps(
+                    [{key: m.get(key) for key in ("name", "role", "state", "timeline")} for m in answer["members"]]
+                )
+        return "nobody answers"
+
+
+def base_backup(rig: Rig) -> Path:
+    """Of the leader, without WAL."""
+    return rig.cluster.wait_leader(120).base_backup(new_directory("b") / "base")

@@ -1,0 +1,149 @@
+"""The torture itself: rounds of overlapping faults, a restore after each, and at the end the whole archive against the ledger."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.places import Places
+from tests.torture import check, report
+from tests.torture.faults import EVERYWHERE, FAULTS, clash
+from tests.torture.rig import Diary, Rig, base_backup
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``seconds`` of torture in rounds of ``round_seconds``; ``rate`` in MiB of WAL a second; no ``faults``: all."""
+
+    seed: int
+    seconds: float
+    store: Literal["directory", "s3"]
+    rate: float
+    round_seconds: float
+    faults: tuple[str, ...]
+    report: Path | None
+
+
+@dataclass(slots=True)
+class Tally:
+    faults: Counter[str]
+    restores: int = 0
+    rows: int = 0
+    gaps: int = 0
+    timelines: int = 0
+
+
+def torture(options: Options) -> bool:
+    """Whether every promise was kept. The report is written in any case."""
+    diary = Diary()
+    tally = Tally(Counter())
+    diary.tell("note", f"seed {options.seed}")
+    try:
+        with Places(options.store) as places, Rig(places.new(), diary, rate=options.rate) as rig:
+            rounds(rig, options, tally)
+    except Exception as problem:
+        diary.tell("violation", f"{type(problem).__name__}: {problem}")
+        raise
+    finally:
+        if options.report is not None:
+            options.report.write_text(
+                report.page(diary, f"walkeeper tortured, seed {options.seed}", facts(diary, tally))
+            )
+            print(f"report: {options.report}")
+    for name, value in facts(diary, tally):
+        print(f"{name}: {value}")
+    return not diary.violations
+
+
+def rounds(rig: Rig, options: Options, tally: Tally) -> None:
+    dice = random.Random(options.seed)
+    until = time.monotonic() + options.seconds
+    known: set[str] = set()
+    backup = base_backup(rig)
+    while time.monotonic() < until:
+        _round(rig, dice, min(options.round_seconds, max(5.0, until - time.monotonic())), options.faults, tally)
+        _check(rig, backup, tally)
+        rig.settle()
+        record = rig.wait_caught_up()
+        tally.timelines = record.timeline
+        gaps = check.new_gaps(rig, known)
+        for gap in gaps:
+            holders = check.who_has(rig, gap)
+            kind = "violation" if holders else "note"
+            rig.diary.tell(kind, f"gap {gap}; {', '.join(holders) or 'nobody'} has it in pg_wal")
+        tally.gaps += len(gaps)
+        known.update(gaps)
+        if not gaps:
+            _check(rig, backup, tally)
+        backup = base_backup(rig)
+
+
+def _round(rig: Rig, dice: random.Random, seconds: float, only: tuple[str, ...], tally: Tally) -> None:
+    """Overlapping faults, all of them ended at its end."""
+    end = time.monotonic() + seconds
+    running: list[tuple[float, str, ExitStack]] = []
+    while time.monotonic() < end:
+        for due in sorted(running, key=lambda one: one[0]):
+            if due[0] <= time.monotonic():
+                _end(rig, due[1], due[2])
+                running.remove(due)
+        name = dice.choice(only or tuple(FAULTS))
+        node = dice.choice(rig.cluster.nodes)
+        if dice.random() < 0.5:
+            node = rig.leader() or node
+        fault, shortest, longest = FAULTS[name]
+        lasts = dice.uniform(shortest, longest)
+        if len(running) < 3 and not clash(name, {one[1] for one in running}):
+            stack = ExitStack()
+            where = "" if name in EVERYWHERE else f" on {node.name}"
+            leads = " (leads)" if where and rig.leader() is node else ""
+            rig.diary.tell("fault", f"{name}{where}{leads} for {lasts:.0f} s", rig.diary.now + lasts)
+            try:
+                stack.enter_context(fault(rig, node))
+            except (OSError, RuntimeError) as problem:
+                rig.diary.tell("note", f"{name} could not be done: {problem}")
+            else:
+                tally.faults[name] += 1
+                running.append((time.monotonic() + lasts, name, stack))
+        time.sleep(dice.uniform(1, 6))
+    for _, name, stack in sorted(running, key=lambda one: one[0]):
+        _end(rig, name, stack)
+
+
+def _end(rig: Rig, name: str, stack: ExitStack) -> None:
+    try:
+        stack.close()
+    except (OSError, RuntimeError) as problem:
+        rig.diary.tell("note", f"{name} did not end cleanly: {problem}")
+
+
+def _check(rig: Rig, backup: Path, tally: Tally) -> None:
+    """What the frontier says now must be there now."""
+    record = rig.record()
+    if record is None:
+        rig.diary.tell("note", "there is no record just now")
+        return
+    verdict = check.restore(rig, backup, record)
+    tally.restores += 1
+    tally.rows += verdict.rows
+    rig.diary.tell("check" if verdict.sound else "violation", f"restored: {verdict}")
+
+
+def facts(diary: Diary, tally: Tally) -> list[tuple[str, object]]:
+    return [
+        (
+            "faults",
+            f"{sum(tally.faults.values())}: " + ", ".join(f"{n} {name}" for name, n in tally.faults.most_common()),
+        ),
+        ("timelines", tally.timelines),
+        ("restores from a base backup and the archive alone", tally.restores),
+        ("acknowledged rows checked", tally.rows),
+        ("gaps recorded, of WAL that was nowhere", tally.gaps),
+        ("violated promises", len(diary.violations)),
+        ("seconds", round(diary.now)),
+    ]
