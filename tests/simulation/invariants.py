@@ -65,6 +65,8 @@ class Invariants:
         """Somebody wiped the record, or put an older one back: who owned it before may own it again."""
         self._highest_timeline = 0
         self._newest = 0
+        if not any(key.startswith(self._world.layout.starts) for key in self._world.store.objects):
+            self._start = None  # nothing was archived, and nothing says where it was to begin
 
     # ------------------------------------------------------------------------------------------------------- P1, P2, P4
 

@@ -30,7 +30,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import PARTIAL, Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.errors import BadName, PostgresError, StoreUnavailable
-from walkeeper.postgres import ServerState
+from walkeeper.postgres import CommandState, ServerState
 from walkeeper.receiver import Ended
 from walkeeper.record.base import Leader, Topology, Versioned
 from walkeeper.spool import Spool
@@ -220,6 +220,10 @@ class ServerView:
         node.slot.restart_lsn = min(int(lsn), node.lsn)
         agent().world.invariants.slot_advanced(agent(), lsn)
         agent().step("server.advance_slot done", lsn)
+
+    def archive_command(self) -> CommandState:
+        self._ask("archive_command")
+        return CommandState("off", 0, None, 0, None, fails=False)
 
     def close(self) -> None:
         """Nothing is open."""
