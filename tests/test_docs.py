@@ -52,3 +52,24 @@ def test_links_lead_to_files_that_are_there(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
         if "://" not in target:
             assert (document.parent / target).exists(), target
+
+
+FAULTS = {"A": 19, "B": 12, "C": 19, "D": 12, "E": 21, "F": 15, "G": 18, "H": 9, "I": 6}
+"""How many there are of each group."""
+
+
+def test_every_fault_has_tests_that_there_are_or_a_reason() -> None:
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    rows = re.findall(r"^\| ([A-I]\d+) \| .* \| (.*) \|$", (ROOT / "docs" / "faults.md").read_text(), re.MULTILINE)
+    assert [name for name, _ in rows] == [f"{group}{n}" for group, count in FAULTS.items() for n in range(1, count + 1)]
+    for name, cell in rows:
+        assert "`test_" in cell or "Not tried" in cell or "Not yet" in cell, name
+        for test in re.findall(r"`(test_\w+)`", cell):
+            assert f"def {test}(" in tests, f"{name} names {test}, which is no test"
+
+
+def test_the_track_record_names_tests_and_deliberate_bugs_that_there_are() -> None:
+    text = (ROOT / "docs" / "track_record.md").read_text()
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    for name in re.findall(r"`(?:test_\w+|[a-z]+_[a-z_]+)`", text):
+        assert f"def {name.strip('`')}(" in tests, name
