@@ -181,7 +181,7 @@ class RecordView(MemoryRecord):
 class ServerView:
     """walkeeper.postgres.Server."""
 
-    def __init__(self, settings: PostgresqlSettings, timeout: float) -> None:
+    def __init__(self, settings: PostgresqlSettings, timeout: float, application: str = "") -> None:
         self.settings = settings
         self._timeout = timeout
         self._connected_to: int | None = None
