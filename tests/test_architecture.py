@@ -27,7 +27,7 @@ DOORS = {
 CORE_MAY_USE = {"__future__", "collections", "dataclasses", "enum", "itertools", "msgspec", "re", "struct", "typing"}
 
 # Each layer may use those to its right.
-LAYERS = ["cli", "agent", "push", "restore", "archive", "store", "core"]
+LAYERS = ["cli", "agent", "push", "restore", "tail", "archive", "store", "core"]
 
 
 def modules() -> list[Path]:
@@ -89,6 +89,19 @@ def test_only_the_archive_makes_receipts() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Receipt"
     }
     assert makers == {"archive.py"}
+
+
+def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
+    """A probe deletes its own object, and ``tail.drop`` what a receipt covers: nothing else deletes."""
+    calls = {
+        (place(path), node.func.id if isinstance(node.func, ast.Name) else f".{node.func.attr}")
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute)
+    }
+    assert {where for where, what in calls if what == "TailReceipt"} == {"tail.py"}
+    assert {where for where, what in calls if what == ".delete"} == {"store/proof.py", "tail.py"}
+    assert "def drop(archive: Archive, key: str, cover: Receipt | TailReceipt)" in (PACKAGE / "tail.py").read_text()
 
 
 def test_spool_files_of_segments_are_removed_by_receipt_only() -> None:

@@ -32,7 +32,7 @@ KNOWN: Final[dict[str, Any]] = {
     "agent": {
         "name": "node1", "scope": 'a "scope"\\\n', "version": "1", "pid": 1, "started_at": "", "looked_seconds_ago": 0.5,
         "store": "file:///x", "archiving": True, "timeline": 2, "stored_up_to": "1/0", "uploaded_segments": 3,
-        "uploaded_bytes": 1000, "spool_bytes": 0, "spool_limit": 64, "archiver": "streaming",
+        "uploaded_bytes": 1000, "tail_pieces": 3, "tail_bytes": 300, "spool_bytes": 0, "spool_limit": 64, "archiver": "streaming",
     },
     "server": {"system_identifier": "7", "in_recovery": False, "timeline": 2, "lsn": "1/10", "major": 15},
     "leader": "node1",

@@ -214,3 +214,14 @@ def test_the_start_is_stated_again_if_its_first_statement_was_lost(world: World)
     world.take_over("a", ONE, 8 * MIB)
     assert world.archive.start() == Segment(1, 3, SIZE)
     assert world.frontier == (1, 3, "a")
+
+
+@pytest.mark.parametrize("history", [ONE, TWO, THREE])
+def test_a_frontier_inside_a_segment_is_taken_up_at_the_segments_start(world: World, history: History) -> None:
+    """The tail that it rests on lies under the old timeline's name, or is streamed again: the claim goes back a little."""
+    owner = world.take_over("a", ONE, 4 * MIB)
+    world.put(ONE, 4, 5, 6)
+    owner.write(Lsn(7 * MIB + 40))
+    assert owner.record.position == 7 * MIB + 40
+    taken = world.take_over("b", history, 8 * MIB)
+    assert taken.record.position == (5 * MIB if history is TWO else 7 * MIB)

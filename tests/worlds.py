@@ -54,6 +54,7 @@ def config_of(server: Postgres, name: str, directory: Path, **changes: object) -
         upload_workers=2,
         hold_slot=HOLD_SLOT,
         spool_limit=64 * 1024 * 1024,
+        tail_interval=None,
         restore_deadline=2.0,
         agent=AgentSettings(
             start_from_callback=False,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, WalFile
 from walkeeper.errors import BadName
+from walkeeper.core.tail import Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,17 @@ class Layout:
     def start(self, first: Segment) -> str:
         """The statement that the archive begins with that segment."""
         return f"{self.starts}{first.name}.json"
+
+    @property
+    def tails(self) -> str:
+        return f"{self.root}tail/"
+
+    def tail(self, segment: str) -> str:
+        """Where the pieces of the segment with that name lie."""
+        return f"{self.tails}{segment}/"
+
+    def piece(self, segment: str, piece: Piece, suffix: str) -> str:
+        return f"{self.tail(segment)}{piece.name}{suffix}"
 
     def segment_name(self, key: str) -> str:
         """The name of the WAL file under a key of ``wal``, whatever its suffix."""

@@ -18,6 +18,7 @@ from walkeeper.clock import Clock
 from walkeeper.config import PostgresqlSettings
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
+from walkeeper.core.page import PAGE_SIZE
 from walkeeper.errors import ConfigError, PostgresError
 from walkeeper.postgres import conninfo
 
@@ -73,6 +74,14 @@ class Ended:
     """Exit code and output, on one line."""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How far the ``run``-th pg_receivewal has written a file: its write() of the last byte has returned."""
+
+    run: int
+    offset: int
+
+
 class Receiver:
     """One pg_receivewal at a time. Start it from a thread that lives as long as the child shall."""
 
@@ -86,6 +95,7 @@ class Receiver:
         self._clock = clock
         self._child: subprocess.Popen[bytes] | None = None
         self._output = b""
+        self._runs = 0
 
     @property
     def running(self) -> bool:
@@ -112,8 +122,34 @@ class Receiver:
             )
         except OSError as error:
             raise PostgresError(f"pg_receivewal: cannot be started ({error.strerror})") from None
+        self._runs += 1
         assert self._child.stdout is not None  # noqa: S101 - it is a pipe
         os.set_blocking(self._child.stdout.fileno(), False)
+
+    def written(self, partial: Path, size: int) -> Written | None:
+        """How far it has written that ``.partial`` of ``size`` bytes; None where it does not write it (yet, any more).
+
+        Safe from every thread. The kernel tells: the position of the descriptor that pg_receivewal writes through. Nothing
+        in the file can: it is filled with zeros in advance, or has the bytes of an earlier run. Raises PostgresError.
+        """
+        child, run = self._child, self._runs
+        if child is None:
+            return None
+        try:
+            # In this order: up to PostgreSQL 15 the zeros are written through the same descriptor, page by page, and
+            # when the file has its size, that position is one page before the end or at it. Neither is believed.
+            whole = partial.stat().st_size == size
+            offset = _position(child.pid, partial.parent.resolve() / partial.name)
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        except OSError as error:
+            raise PostgresError(
+                f"pg_receivewal: its descriptors cannot be read ({error.filename}: {error.strerror})",
+                hint="/proc must show a user his own processes; without it there is no tail. tail.interval can be off.",
+            ) from None
+        if not whole or offset is None or offset in {size - PAGE_SIZE, size} or self._runs != run:
+            return None
+        return Written(run, offset)
 
     def poll(self) -> Ended | None:
         """None while it runs, or was never started; else how it ended."""
@@ -165,6 +201,21 @@ class Receiver:
         if self._child is not None and self._child.stdout is not None:
             self._child.stdout.close()
         self._child = None
+
+
+def _position(pid: int, target: Path) -> int | None:
+    """Where in that file, named without links, the process writes; None where it has it not open. Raises OSError."""
+    process = Path(f"/proc/{pid}")
+    for descriptor in (process / "fd").iterdir():
+        try:
+            if descriptor.readlink() != target:
+                continue
+            told = (process / "fdinfo" / descriptor.name).read_text("ascii")
+            if descriptor.readlink() == target:  # else the number was given to another file meanwhile
+                return int(told.split(maxsplit=2)[1])
+        except FileNotFoundError:
+            continue
+    return None
 
 
 def _said(output: bytes, code: int) -> str:

@@ -22,6 +22,7 @@ from walkeeper.agent.samples import Samples
 from walkeeper.agent.seen import Seen
 from walkeeper.agent.source import Source
 from walkeeper.agent.streaming import Streaming
+from walkeeper.agent.tail import Tail
 from walkeeper.agent.troubles import Troubles
 from walkeeper.archive import Archive
 from walkeeper.clock import Clock, timestamp
@@ -152,11 +153,13 @@ class Agent:
             return None
 
     def lag_seconds(self) -> float | None:
-        """How long the oldest complete segment has waited to pass the frontier; None without a frontier or a server."""
+        """How long the oldest WAL has waited to pass the frontier; without the tail, the oldest complete segment. None
+        without a frontier or a server.
+        """
         record, server = self.seen.record, self.seen.server
         if record is None or server is None:
             return None
-        waiting_from = record.position + record.segment_size
+        waiting_from = record.position + (1 if self.config.tail_interval is not None else record.segment_size)
         passed = next((at for at, lsn in self._passed if lsn >= waiting_from), None)
         return 0.0 if passed is None else self._clock.monotonic() - passed
 
@@ -365,10 +368,12 @@ class Agent:
             self._clock,
             lambda: self._stopping,
         )
+        receiver = self._receiver(sources)
         archiver = Archiver(
             ownership=ownership,
             archive=archive,
-            source=self._source(sources, observed),
+            source=self._source(sources, receiver, observed),
+            tail=Tail(sources, receiver, ownership.record.session, self.config.tail_interval, self.troubles),
             sources=sources,
             server=self._committer_server,
             hold_slot=self.config.hold_slot,
@@ -388,11 +393,16 @@ class Agent:
                 raise
             return None
 
-    def _source(self, sources: Sources, observed: Observed) -> Source:
+    def _receiver(self, sources: Sources) -> Receiver | None:
+        """None where nothing streams."""
         if self.config.archiver == "command" or sources.program is None:
-            return FromPgWal(sources, observed, self.troubles, self._clock)
+            return None
         passfile = self.spool.directory / "pgpass"
-        receiver = Receiver(sources.program, self.spool.wal, self.config.postgresql, passfile, self._clock)
+        return Receiver(sources.program, self.spool.wal, self.config.postgresql, passfile, self._clock)
+
+    def _source(self, sources: Sources, receiver: Receiver | None, observed: Observed) -> Source:
+        if receiver is None:
+            return FromPgWal(sources, observed, self.troubles, self._clock)
         return Streaming(sources, receiver, observed, self.troubles, self._clock)
 
     def _report_leadership(self, view: View) -> None:

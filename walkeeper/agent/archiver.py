@@ -22,6 +22,7 @@ from walkeeper.agent.observed import Observed
 from walkeeper.agent.ownership import Fenced, Ownership
 from walkeeper.agent.receipts import Receipts
 from walkeeper.agent.source import Source
+from walkeeper.agent.tail import Tail
 from walkeeper.agent.troubles import Troubles
 from walkeeper.archive import Archive
 from walkeeper.clock import Clock
@@ -53,6 +54,7 @@ class Archiver:
         ownership: Ownership,
         archive: Archive,
         source: Source,
+        tail: Tail,
         sources: lost_wal.Sources,
         server: Server,
         hold_slot: str,
@@ -69,6 +71,7 @@ class Archiver:
         self.in_flight: set[Segment] = set()
         self._archive = archive
         self._source = source
+        self.tail = tail
         self._sources = sources
         self._server = server
         self._hold_slot = hold_slot
@@ -116,6 +119,7 @@ class Archiver:
         self._threads = [
             crew.start("stream", self._stream),
             crew.start("commit", self._commit),
+            crew.start("tail", lambda: self.tail.run(self._frontier, self._stopping)),
             *(crew.start(f"upload-{number}", self._upload) for number in range(workers)),
         ]
 
@@ -159,11 +163,14 @@ class Archiver:
             self.uploaded += 1
             self.uploaded_bytes += receipt.stored_bytes
             self._removable.put(receipt)
+            self.tail.stored(receipt)
             if self._frontier.add(receipt):
                 self._changed.set()
         while not self._offered.empty():
             if self._frontier.add(self._offered.get()):
                 self._changed.set()
+        if self.tail.advance(self._frontier):
+            self._changed.set()
 
     def _hand_out(self) -> Segment | None:
         """Each complete segment once. A segment that the local server has no more, else None."""

@@ -35,7 +35,11 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
         lambda r: _lsn(r["agent"], "stored_up_to"),
     ),
     ("lag_bytes", "The local server's WAL that is not below the frontier.", lambda r: r["lag_bytes"]),
-    ("lag_seconds", "How long the oldest complete segment has waited for the frontier.", lambda r: r["lag_seconds"]),
+    (
+        "lag_seconds",
+        "How long the oldest WAL that is not below the frontier has waited; without the tail, the oldest complete segment.",
+        lambda r: r["lag_seconds"],
+    ),
     ("gap_safe", "1 while this node holds everything that is not archived.", lambda r: r["gap_safe"]),
     ("gaps", "Recorded gaps in the archive.", lambda r: _of(r["record"], "gaps")),
     (
@@ -55,6 +59,8 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
 _COUNTERS: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
     ("uploaded_segments", "Segments stored since the takeover.", lambda r: r["agent"]["uploaded_segments"]),
     ("uploaded_bytes", "Bytes stored since the takeover, packed.", lambda r: r["agent"]["uploaded_bytes"]),
+    ("tail_pieces", "Pieces of open segments stored since the takeover.", lambda r: r["agent"]["tail_pieces"]),
+    ("tail_bytes", "Bytes of such pieces stored since the takeover, packed.", lambda r: r["agent"]["tail_bytes"]),
 )
 _REFUSED: Final = ("refused", "Refusals and failures by reason, since the agent started.")
 _TROUBLE: Final = ("trouble", "1 for each trouble that lasts.")

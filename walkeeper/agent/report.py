@@ -82,6 +82,8 @@ def _agent(agent: Agent, age: float | None) -> dict[str, Any]:
         "uploaded_segments": archiver.uploaded if archiver is not None else 0,
         "uploaded_bytes": archiver.uploaded_bytes if archiver is not None else 0,
         "in_flight": sorted(each.name for each in archiver.in_flight.copy()) if archiver is not None else [],
+        "tail_pieces": archiver.tail.uploaded if archiver is not None else 0,
+        "tail_bytes": archiver.tail.uploaded_bytes if archiver is not None else 0,
         "spool_bytes": agent.spool_used(),
         "spool_limit": agent.config.spool_limit,
     }

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, inspect
 
-from walkeeper.config.units import Seconds, Size
+from walkeeper.config.units import Interval, Seconds, Size
 from walkeeper.store.settings import OverwriteGuard
 
 _SECRET: Final = {"secret": True}
@@ -95,6 +95,18 @@ class SpoolKeys(Section, frozen=True):
     limit: Annotated[Size, Meta(description="Streaming pauses above this size, until uploads have caught up.")] = Size(
         1024**3
     )
+
+
+class TailKeys(Section, frozen=True):
+    """The tail: the part of the open segment that was received already goes to the store too."""
+
+    interval: Annotated[
+        Interval,
+        Meta(
+            description="How often new WAL is stored at most, or `off`. What is lost if all nodes are lost at once is "
+            "about as old as this and one upload take."
+        ),
+    ] = Interval(1)
 
 
 class PostgresqlKeys(Section, frozen=True):
@@ -204,6 +216,7 @@ class Keys(Section, frozen=True):
         SlotName, Meta(description="The permanent physical slot that Patroni's dynamic configuration declares.")
     ] = "walkeeper"
     spool: SpoolKeys = SpoolKeys()
+    tail: TailKeys = TailKeys()
     postgresql: PostgresqlKeys = PostgresqlKeys()
     agent: AgentKeys = AgentKeys()
     restore: RestoreKeys = RestoreKeys()

@@ -187,6 +187,7 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         upload_workers=keys.upload_workers,
         hold_slot=keys.hold_slot,
         spool_limit=int(keys.spool.limit),
+        tail_interval=float(keys.tail.interval) or None,
         restore_deadline=float(keys.restore.deadline),
         restore_workers=keys.restore.workers,
         restore_ahead=int(keys.restore.ahead),

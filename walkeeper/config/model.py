@@ -72,6 +72,8 @@ class Config:
     hold_slot: str
     spool_limit: int
     """Bytes."""
+    tail_interval: float | None
+    """Seconds; None is off."""
     restore_deadline: float
     """Seconds."""
     restore_workers: int = 2

@@ -46,6 +46,16 @@ class Seconds(float):
         return cls(number)
 
 
+class Interval(Seconds):
+    """A duration, or 0 for ``off``."""
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        if value is False or (isinstance(value, str) and value.strip().lower() == "off"):
+            return cls(0)
+        return super().parse(value)
+
+
 def _quantity(value: object, units: dict[str, int] | dict[str, float], wanted: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not math.isfinite(value) or value < 0:

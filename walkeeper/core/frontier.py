@@ -7,11 +7,13 @@ from collections.abc import Collection
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.receipt import Receipt
+from walkeeper.core.receipt import Receipt, TailReceipt
 
 
 class Frontier:
-    """Where the chain of ``history`` is stored up to, always the start of a segment. Not safe for several threads."""
+    """Where the chain of ``history`` is stored up to: the start of a segment, or the end of the tail in the segment that
+    is still being written. Not safe for several threads, but that any may read ``lsn`` and ``next_segment``.
+    """
 
     def __init__(self, history: History, lsn: Lsn, size: SegmentSize) -> None:
         self.history = history
@@ -19,10 +21,17 @@ class Frontier:
         self._next = lsn // size
         self._ahead: dict[int, Receipt] = {}
         self._gaps: dict[int, int] = {}
+        self._tails: dict[str, int] = {}
+        self._tail_end = lsn.floor(size)
 
     @property
     def lsn(self) -> Lsn:
-        return Lsn(self._next * self.size)
+        return max(Lsn(self._next * self.size), self._tail_end)
+
+    @property
+    def next_segment(self) -> Segment:
+        """The first one of the chain that is not stored as a whole."""
+        return self.history.segment(self._next, self.size)
 
     def first_missing(self, present: Collection[Segment]) -> Segment:
         """The first segment of the chain without a receipt that is neither ``present`` nor in a recorded gap."""
@@ -44,6 +53,17 @@ class Frontier:
         self._ahead[segment.number] = receipt
         return self._advance()
 
+    def add_tail(self, receipt: TailReceipt) -> bool:
+        """Take a piece of ``next_segment`` in; True when the frontier moved. An owner's pieces count from offset 0 on, each
+        as far as it continues those before it."""
+        segment, piece = receipt.segment, receipt.piece
+        if segment != self.next_segment or piece.begin > self._tails.get(piece.owner, 0):
+            return False
+        self._tails[piece.owner] = max(piece.end, self._tails.get(piece.owner, 0))
+        moved = receipt.end > self._tail_end
+        self._tail_end = max(self._tail_end, receipt.end)
+        return moved
+
     def add_gap(self, first: Segment, end: Lsn) -> bool:
         """From ``first`` up to ``end`` WAL exists nowhere, and that was recorded; True when the frontier moved over it.
 
@@ -62,4 +82,6 @@ class Frontier:
                 self._next = self._gaps.pop(self._next)
             else:
                 break
+        if self._next != before:
+            self._tails.clear()
         return self._next != before

@@ -1,4 +1,4 @@
-"""The header of a segment's first page (``XLogLongPageHeaderData`` in ``src/include/access/xlog_internal.h``)."""
+"""The headers of WAL pages (``XLogLongPageHeaderData`` and its short brother in ``src/include/access/xlog_internal.h``)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _LONG_HEADER_FLAG: Final = 0x0002
 _KNOWN_FLAGS: Final = 0x000F
 
 HEADER_SIZE: Final = _LONG_HEADER.size
+PAGE_SIZE: Final = 8192
+"""``XLOG_BLCKSZ``; a server that was built with another one has no tail."""
 
 MAGIC: Final = {
     0xD106: 13,
@@ -114,3 +116,20 @@ def check_pages(plain: bytes, segment: Segment, history: History | None = None) 
         if not timeline <= its_timeline <= segment.timeline or (history and not history.includes(its_timeline)):
             raise BadSegment(f"{what}: it is of timeline {its_timeline}, after a page of {timeline}")
         timeline = its_timeline
+
+
+def check_part(data: bytes | memoryview, begin: int, segment: Segment) -> None:
+    """That every page which starts in these bytes, from offset ``begin`` of the segment on, is that segment's own.
+
+    Raises BadSegment. The first page's long header is for ``check_header``.
+    """
+    for offset in range(-begin % PAGE_SIZE, len(data), PAGE_SIZE):
+        address = segment.start + begin + offset
+        if len(data) - offset < _SHORT_HEADER.size:
+            raise BadSegment(f"{segment}: cut inside the header of the page at {Lsn(address)}")
+        magic, _, timeline, stated = _SHORT_HEADER.unpack_from(data, offset)
+        if magic not in MAGIC or stated != address or not 0 < timeline <= segment.timeline:
+            raise BadSegment(
+                f"{segment}: the page at {Lsn(address)} has the header of another one",
+                hint="The file is damaged, or its rest is a recycled one's.",
+            )

@@ -1,10 +1,12 @@
-"""Proof that a segment is durable in the store."""
+"""Proof that a segment, or a piece of the open one, is durable in the store."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
+from walkeeper.core.tail import Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +21,22 @@ class Receipt:
     sha256: str
     stored_bytes: int
     was_present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TailReceipt:
+    """The store confirmed this piece of a segment. Only ``walkeeper.tail`` makes one.
+
+    ``sha256`` is that of the plain bytes, in hex. ``stored_bytes`` is the size of the object, ``key`` its key.
+    """
+
+    segment: Segment
+    piece: Piece
+    sha256: str
+    stored_bytes: int
+    key: str
+
+    @property
+    def end(self) -> Lsn:
+        """The first position after it."""
+        return Lsn(self.segment.start + self.piece.end)

@@ -15,6 +15,8 @@ MAX_RECORD_BYTES: Final = 64 * 1024
 MAX_GAPS: Final = 32
 """How many gaps the record itself lists, newest last; the store has them all."""
 
+_ALIGNMENT: Final = 4
+"""Records begin and end at multiples of MAXALIGN, which is 8, or 4 on some 32-bit machines."""
 _REBUILD: Final = "walkeeper does not trust it and looks at the store instead."
 
 
@@ -30,9 +32,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """The frontier and who moves it.
 
     Every byte of ``timeline``'s ancestry from the archive's stated start below ``lsn`` is in the store, but for ``gaps``.
-    ``lsn`` is text in the document and always the start of a segment. ``start`` names the archive's first segment.
-    ``session`` is drawn anew at each takeover. ``trouble`` is what keeps the owner from going on, for people on other
-    nodes; ``updated_at`` is for people too.
+    ``lsn`` is text in the document: the start of a segment, or with the tail any byte inside one. ``start`` names the
+    archive's first segment. ``session`` is drawn anew at each takeover. ``trouble`` is what keeps the owner from going on,
+    for people on other nodes; ``updated_at`` is for people too.
     """
 
     schema: int = SCHEMA
@@ -66,7 +68,7 @@ def decode_record(document: bytes) -> Record:
         raise BadRecord(f"record in the DCS: {len(document)} bytes, limit {MAX_RECORD_BYTES}", hint=_REBUILD)
     try:
         record = msgspec.json.decode(document, type=Record)
-        aligned = record.position % record.size == 0
+        aligned = record.position % _ALIGNMENT == 0 and record.size > 0
         Segment.parse(record.start, record.size)
     except (msgspec.MsgspecError, UnicodeDecodeError, WalkeeperError) as error:
         raise BadRecord(f"record in the DCS: {error}", hint=_REBUILD) from None
