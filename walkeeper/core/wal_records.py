@@ -1,0 +1,239 @@
+"""Records inside a segment: where they begin and end, and whether one is whole.
+
+Formats: ``XLogRecord`` in ``src/include/access/xlogrecord.h``; pages and continued records in
+``src/include/access/xlog_internal.h``; what makes a record valid in ``ValidXLogRecord`` of
+``src/backend/access/transam/xlogreader.c``. The same from PostgreSQL 13 to 18.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
+from walkeeper.core.page import MAGIC, PAGE_SIZE
+
+# magic, info, timeline, page address, length of what is left of a record from the page before
+_PAGE: Final = struct.Struct("=HHIQI")
+_CONTINUED: Final = 0x0001
+_LONG: Final = 0x0002
+_SHORT_SIZE: Final = 24
+_LONG_SIZE: Final = 40
+
+# total length, transaction, previous record, info, resource manager, (padding), checksum
+_RECORD: Final = struct.Struct("=IIQBB2xI")
+_LENGTH: Final = struct.Struct("=I")
+_CHECKSUM_AT: Final = 20
+_XLOG_MANAGER: Final = 0
+_SWITCH: Final = 0x40
+_INFO_MASK: Final = 0xF0
+
+_POLYNOMIAL: Final = 0x82F63B78
+"""Castagnoli's, reflected (``src/port/pg_crc32c_sb8.c``)."""
+
+
+def _table() -> tuple[int, ...]:
+    entries = []
+    for byte in range(256):
+        value = byte
+        for _ in range(8):
+            value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
+        entries.append(value)
+    return tuple(entries)
+
+
+_TABLE: Final = _table()
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C in plain Python: some 15 MB/s, enough for single records."""
+    table, crc = _TABLE, 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ table[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class WalRecord:
+    """A record, by its offsets in the segment. ``end`` is where PostgreSQL says that it ends; the next begins at ``next``."""
+
+    begin: int
+    end: int
+    previous: Lsn
+    is_switch: bool
+
+    @property
+    def next(self) -> int:
+        return _next(self.end)
+
+
+def read_record(data: bytes, segment: Segment, begin: int) -> WalRecord | None:
+    """The record at that offset of the segment, if all of it is in ``data``, in true pages, and its checksum is right."""
+    if begin + 4 > len(data) or begin % 8 or not _page_is_true(data, segment, begin):
+        return None
+    (length,) = _LENGTH.unpack_from(data, begin)
+    if length < _RECORD.size or begin % PAGE_SIZE < _SHORT_SIZE:
+        return None
+    parts: list[bytes] = []
+    at, left = begin, length
+    while left:
+        part = data[at : at + min(left, PAGE_SIZE - at % PAGE_SIZE)]
+        parts.append(part)
+        at, left = at + len(part), left - len(part)
+        if not left:
+            break
+        if at % PAGE_SIZE or not _continues(data, segment, at, left):
+            return None
+        at += _SHORT_SIZE
+    body = b"".join(parts)
+    _, _, previous, info, manager, checksum = _RECORD.unpack_from(body)
+    if crc32c(body[_RECORD.size :] + body[:_CHECKSUM_AT]) != checksum:
+        return None
+    switch = manager == _XLOG_MANAGER and info & _INFO_MASK == _SWITCH
+    return WalRecord(begin, segment.size if switch else _aligned(at), Lsn(previous), switch)
+
+
+def records(data: bytes, segment: Segment) -> Iterator[WalRecord]:
+    """The whole records that begin in the segment, in order, up to the first that is not whole."""
+    at = _first_begin(data)
+    while at is not None and (record := read_record(data, segment, at)) is not None:
+        yield record
+        at = record.next
+
+
+def last_begin(data: bytes, limit: int) -> int | None:
+    """Where the last record begins that begins at ``limit`` or before, told by pages and lengths alone.
+
+    ``data`` is a segment's from its start on, valid up to ``limit``. None if that byte is in a record from the segment before.
+    """
+    for page in range(limit // PAGE_SIZE * PAGE_SIZE, -1, -PAGE_SIZE):
+        at = _first_in_page(data, page)
+        if at is None or at > limit:
+            continue
+        while (end := _end_by_length(data, at)) is not None and _next(end) <= limit:
+            at = _next(end)
+        return at
+    return None
+
+
+def goes_beyond(tail: bytes, local: bytes, segment: Segment) -> bool:
+    """Whether ``tail``, a valid beginning of the segment, has all whole records of ``local`` and at least one more.
+
+    ``local`` may be anything: the same segment written less far or further, behind it zeros or a recycled segment's bytes, other
+    WAL, or no WAL. What this cannot be told of, local is taken for the better one: a standby may have acknowledged it.
+    """
+    differ = _first_difference(tail, local)
+    if differ >= len(tail):
+        return False
+    begin = last_begin(tail, differ)
+    if begin is None:
+        # Inside a record from the segment before. What was received of it ends with a page.
+        return not _page_is_true(local, segment, differ)
+    more = read_record(tail, segment, begin)
+    if more is not None and more.end <= differ:
+        begin = more.next
+        more = read_record(tail, segment, begin)
+    if more is None:
+        return False
+    theirs = read_record(local, segment, begin)
+    if theirs is None:
+        return True
+    # A whole record that follows none of those before it is a recycled segment's. Of the first one here that is not known:
+    # the two may part in the segment before.
+    return theirs.previous != more.previous and begin != _first_begin(tail)
+
+
+def ends_early(plain: bytes, segment: Segment) -> Lsn | None:
+    """Where the WAL in a whole segment file ends, if it ends before the file does: then zeros were added to it.
+
+    None for a segment that PostgreSQL completed: its last record reaches the end, or switches to the next segment.
+    """
+    used = len(plain.rstrip(b"\0"))
+    begin = last_begin(plain, used - 1) if used else None
+    if begin is None:
+        return None if used > segment.size - PAGE_SIZE else Lsn(segment.start + used)
+    end = _end_by_length(plain, begin)
+    if end is None or end >= segment.size or _is_switch(plain, begin):
+        return None
+    return Lsn(segment.start + end)
+
+
+def _aligned(offset: int) -> int:
+    return (offset + 7) // 8 * 8
+
+
+def _next(end: int) -> int:
+    """Where the record after one that ends there begins: not in a page's header."""
+    return end + _SHORT_SIZE if end % PAGE_SIZE == 0 else end
+
+
+def _page_is_true(data: bytes, segment: Segment, offset: int) -> bool:
+    """Whether the page that this offset is in has the header that it should have."""
+    page = offset - offset % PAGE_SIZE
+    if page + _PAGE.size > len(data):
+        return False
+    magic, info, timeline, address, _ = _PAGE.unpack_from(data, page)
+    long = bool(info & _LONG) == (page == 0)
+    return magic in MAGIC and long and address == segment.start + page and 0 < timeline <= segment.timeline
+
+
+def _continues(data: bytes, segment: Segment, page: int, left: int) -> bool:
+    """Whether that page goes on with a record of which so many bytes are left."""
+    if not _page_is_true(data, segment, page):
+        return False
+    _, info, _, _, remaining = _PAGE.unpack_from(data, page)
+    return bool(info & _CONTINUED) and remaining == left
+
+
+def _first_in_page(data: bytes, page: int) -> int | None:
+    """Where the first record that begins in that page begins; None if none does, or its header is not there."""
+    if page + _PAGE.size > len(data):
+        return None
+    _, info, _, _, remaining = _PAGE.unpack_from(data, page)
+    begin = _LONG_SIZE if info & _LONG else _SHORT_SIZE
+    if info & _CONTINUED:
+        begin = _aligned(begin + remaining)
+    return page + begin if begin < PAGE_SIZE else None
+
+
+def _first_begin(data: bytes) -> int | None:
+    begins = (_first_in_page(data, page) for page in range(0, len(data), PAGE_SIZE))
+    return next((begin for begin in begins if begin is not None), None)
+
+
+def _end_by_length(data: bytes, begin: int) -> int | None:
+    """Where the record at that offset ends by its own account; None if it says nothing."""
+    if begin + _LENGTH.size > len(data):
+        return None
+    (left,) = _LENGTH.unpack_from(data, begin)
+    if left < _RECORD.size:
+        return None
+    here = min(left, PAGE_SIZE - begin % PAGE_SIZE)
+    pages, rest = divmod(left - here, PAGE_SIZE - _SHORT_SIZE)
+    end = begin + here + pages * PAGE_SIZE
+    return _aligned(end + _SHORT_SIZE + rest if rest else end)
+
+
+def _is_switch(data: bytes, begin: int) -> bool:
+    """Whether the record there ends its segment. Its header may go over a page's end."""
+    here = data[begin : begin + min(_RECORD.size, PAGE_SIZE - begin % PAGE_SIZE)]
+    there = begin + len(here) + _SHORT_SIZE
+    header = here + data[there : there + _RECORD.size - len(here)]
+    if len(header) < _RECORD.size:
+        return False
+    _, _, _, info, manager, _ = _RECORD.unpack(header)
+    return bool(manager == _XLOG_MANAGER and info & _INFO_MASK == _SWITCH)
+
+
+def _first_difference(one: bytes, other: bytes) -> int:
+    """The first offset at which they differ, or the shorter one's length."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle)
+    return low
