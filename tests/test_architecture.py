@@ -27,7 +27,7 @@ DOORS = {
 CORE_MAY_USE = {"__future__", "collections", "dataclasses", "enum", "itertools", "msgspec", "re", "struct", "typing"}
 
 # Each layer may use those to its right.
-LAYERS = ["cli", "agent", "push", "restore", "tail", "archive", "store", "core"]
+LAYERS = ["cli", "agent", "push", "restore", "tail_restore", "tail", "archive", "store", "core"]
 
 
 def modules() -> list[Path]:

@@ -59,7 +59,7 @@ class Alone:
     def pieces(self) -> dict[str, bytes]:
         """Every stored piece, opened."""
         found = {}
-        for stored in tail.stored_pieces(self.archive):
+        for stored in tail.stored_pieces(self.store, self.layout):
             body = self.store.get(stored.key)
             assert body is not None
             found[stored.key] = Codec().decode(stored.suffix, body, SIZE)
@@ -84,7 +84,7 @@ def test_p4_the_frontier_follows_the_tail_to_the_byte_and_so_does_the_slot(alone
             assert alone.slot() <= agent.frontier
         open_segment = Segment.at(1, agent.frontier, SIZE)
         local = (alone.server.pg_wal / open_segment.name).read_bytes()
-        for stored in tail.stored_pieces(alone.archive, open_segment):
+        for stored in tail.stored_pieces(alone.store, alone.layout, open_segment.name):
             assert alone.pieces()[stored.key] == local[stored.piece.begin : stored.piece.end]
 
 
@@ -180,7 +180,7 @@ def test_many_pieces_are_merged_into_one_and_only_then_removed(alone: Alone, mon
 def furthest(alone: Alone) -> Lsn:
     """How far the pieces of any owner reach without a break, in the newest segment that has some."""
     ends = [Lsn(0)]
-    stored = list(tail.stored_pieces(alone.archive))
+    stored = list(tail.stored_pieces(alone.store, alone.layout))
     for name in {one.segment for one in stored}:
         for owner in {one.piece.owner for one in stored}:
             mine = [one.piece for one in stored if (one.segment, one.piece.owner) == (name, owner)]
@@ -200,7 +200,7 @@ def test_p7_after_a_restart_the_chain_goes_on_where_it_was(alone: Alone) -> None
         with alone.agent() as agent:
             agent.wait_frontier(alone.insert())
         assert before.items() <= alone.pieces().items()
-        assert len({one.piece.owner for one in tail.stored_pieces(alone.archive)}) == 1
+        assert len({one.piece.owner for one in tail.stored_pieces(alone.store, alone.layout)}) == 1
     with alone.agent() as agent:
         agent.wait_frontier(Segment.parse(alone.server.switch_wal(), SIZE).end)
         wait_for(lambda: not alone.pieces())
@@ -209,14 +209,14 @@ def test_p7_after_a_restart_the_chain_goes_on_where_it_was(alone: Alone) -> None
 def test_a_chain_with_other_bytes_is_not_continued_and_stays(alone: Alone) -> None:
     with alone.agent() as agent:
         agent.wait_frontier(alone.insert())
-    (stored,) = tail.stored_pieces(alone.archive)
+    (stored,) = tail.stored_pieces(alone.store, alone.layout)
     body, metadata = alone.store.objects[stored.key]
     alone.store.objects[stored.key] = (body, {**metadata, "sha256": "0" * 64})
     with alone.agent() as agent:
         end = alone.insert()
         agent.wait_frontier(end)
         assert furthest(alone) >= end
-        assert len({one.piece.owner for one in tail.stored_pieces(alone.archive)}) == 2
+        assert len({one.piece.owner for one in tail.stored_pieces(alone.store, alone.layout)}) == 2
         agent.wait_frontier(Segment.parse(alone.server.switch_wal(), SIZE).end)
         wait_for(lambda: len(alone.pieces()) == 1)
     assert stored.key in alone.store.objects
@@ -233,7 +233,7 @@ def test_what_a_dead_owner_left_is_removed_when_it_is_covered(alone: Alone) -> N
     assert alone.pieces()
     with alone.agent() as agent:
         agent.wait_frontier(alone.insert())
-        wait_for(lambda: len({one.segment for one in tail.stored_pieces(alone.archive)}) == 1)
+        wait_for(lambda: len({one.segment for one in tail.stored_pieces(alone.store, alone.layout)}) == 1)
 
 
 def test_full_load_ships_whole_segments_and_hardly_any_tail(alone: Alone) -> None:

@@ -28,6 +28,10 @@ class Layout:
         return f"{self.root}wal/"
 
     @property
+    def histories(self) -> str:
+        return f"{self.root}history/"
+
+    @property
     def gaps(self) -> str:
         return f"{self.root}gap/"
 
@@ -38,7 +42,7 @@ class Layout:
     def file(self, file: WalFile, suffix: str) -> str:
         """Segments, ``.partial`` and ``.backup`` files lie together, sixteen characters of the name a folder."""
         if isinstance(file, HistoryFile):
-            return f"{self.root}history/{file.name}"
+            return f"{self.histories}{file.name}"
         return f"{self.wal}{file.name[:16]}/{file.name}{suffix}"
 
     def gap(self, first: Segment, end: Lsn) -> str:

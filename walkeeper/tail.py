@@ -1,7 +1,7 @@
-"""Pieces of the open segment in the store: put, listed, assembled for a restore, and removed once they are covered.
+"""Pieces of the open segment in the store: put, listed, and removed once they are covered.
 
-A piece is never stored under a segment's name, and nothing but ``assemble`` reads them: to the takeover and to
-``verify`` a segment is missing until its complete object is stored.
+A piece is never stored under a segment's name, and nothing but ``walkeeper.tail_restore`` reads them: to the takeover and
+to ``verify`` a segment is missing until its complete object is stored.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
 
 from walkeeper.archive import FORMAT, Archive
 from walkeeper.codec import SUFFIXES
@@ -18,9 +17,8 @@ from walkeeper.core.page import SegmentHeader, check_header, check_part
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.tail import Piece
 from walkeeper.errors import BadName, Conflict, StoreUnavailable
-from walkeeper.store.base import AlreadyThere, ObjectInfo
-
-_LONGEST_SUFFIX: Final = max(SUFFIXES, key=len)
+from walkeeper.layout import Layout
+from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +54,9 @@ def put(archive: Archive, segment: Segment, piece: Piece, plain: bytes) -> TailR
     return TailReceipt(segment, piece, sha256, len(body), key)
 
 
-def stored_pieces(archive: Archive, segment: Segment | None = None) -> Iterator[StoredPiece]:
-    """What the store lists as pieces: of all segments, or of one."""
-    prefix = archive.layout.tails if segment is None else archive.layout.tail(segment.name)
-    for info in archive.store.list(prefix):
+def stored_pieces(store: Store, layout: Layout, segment: str | None = None) -> Iterator[StoredPiece]:
+    """What the store lists as pieces: of all segments, or of the one with that name."""
+    for info in store.list(layout.tails if segment is None else layout.tail(segment)):
         if found := parse_key(info):
             yield found
 

@@ -141,7 +141,10 @@ class Tail:
         if chain is None or chain.run != run:
             # Streamed again from the segment's start: what is stored of it may go on, if the bytes are the same.
             elsewhere = [other for other in self._others.get(segment.number, ()) if other.segment != segment.name]
-            self._others[segment.number] = [*elsewhere, *tail.stored_pieces(self._archive, segment)]
+            self._others[segment.number] = [
+                *elsewhere,
+                *tail.stored_pieces(self._archive.store, self._archive.layout, segment.name),
+            ]
             self._marked, self._marked_at = segment.start, self._clock.monotonic()
         self._chain = Chain(segment, run, f"{self._session[:12]}{run:04x}")
         return self._chain
@@ -237,7 +240,7 @@ class Tail:
 
     def _find_others(self, start: Segment) -> None:
         """What earlier owners left of the segments before the start, where a complete one may cover it by now."""
-        for stored in tail.stored_pieces(self._archive):
+        for stored in tail.stored_pieces(self._archive.store, self._archive.layout):
             with suppress(BadName):
                 number = Segment.parse(stored.segment, start.size).number
                 if number >= start.number - LOOK_BACK:

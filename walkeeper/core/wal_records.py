@@ -125,7 +125,7 @@ def goes_beyond(tail: bytes, local: bytes, segment: Segment) -> bool:
     ``local`` may be anything: the same segment written less far or further, behind it zeros or a recycled segment's bytes, other
     WAL, or no WAL. What this cannot be told of, local is taken for the better one: a standby may have acknowledged it.
     """
-    differ = _first_difference(tail, local)
+    differ = first_difference(tail, local)
     if differ >= len(tail):
         return False
     begin = last_begin(tail, differ)
@@ -228,7 +228,7 @@ def _is_switch(data: bytes, begin: int) -> bool:
     return bool(manager == _XLOG_MANAGER and info & _INFO_MASK == _SWITCH)
 
 
-def _first_difference(one: bytes, other: bytes) -> int:
+def first_difference(one: bytes, other: bytes) -> int:
     """The first offset at which they differ, or the shorter one's length."""
     low, high = 0, min(len(one), len(other))
     if one[:high] == other[:high]:

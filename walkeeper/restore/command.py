@@ -97,7 +97,14 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
     once = will_ask_again(data_directory)
     settings = _impatient(config.store) if once else config.store
     source = Source(open_store(settings), codec, far=isinstance(settings, S3Settings))
-    return _within(config.restore_deadline, lambda: source.deliver(layout, name), name, once=once)
+    return _within(config.restore_deadline, lambda: _delivered(source, layout, name, data_directory), name, once=once)
+
+
+def _delivered(source: Source, layout: Layout, name: str, data_directory: Path) -> bytes | None:
+    plain = source.deliver(layout, name)
+    if plain is None and (tail := source.tail(layout, name)) is not None:
+        return tail.beyond(data_directory / "pg_wal")
+    return plain
 
 
 def _within(seconds: float, work: Callable[[], bytes | None], name: str, *, once: bool) -> bytes | None:

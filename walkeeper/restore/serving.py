@@ -28,6 +28,7 @@ from walkeeper.restore.shelf import LINK, running_server, sweep_links
 from walkeeper.restore.source import Source
 from walkeeper.store.base import Store
 from walkeeper.store.settings import S3Settings
+from walkeeper.tail_restore import AssembledTail
 
 SILENCE: Final = 1.0
 """Seconds after which who asked is told that there is no answer yet: a promotion waits for each."""
@@ -85,7 +86,9 @@ class Restoring:
         try:
             if recovery is not None and (path := self.prefetcher.take(recovery, name, place, pid, SILENCE)):
                 return {"delivered": True, "path": str(path)}
-            plain = self._fetch(layout, name, recovery, patient=patient)
+            fetch = self._fetch(layout, name, recovery, patient=patient)
+            # Compared with the local copy only now: while the fetch went on, that may have been written further.
+            plain = fetch.plain if fetch.tail is None else fetch.tail.beyond(place.parent)
             if plain is None:
                 return {"delivered": False}
             path = durable.lay_ready(place, plain, pid)
@@ -93,10 +96,11 @@ class Restoring:
             return self._no_answer_yet(name, request.get("waited"), patient=patient)
         except OSError as error:
             raise CannotTell(f"{place}: {error.strerror}", hint="The data directory must be writable.") from None
-        self._delivered(recovery, name, plain)
+        if fetch.tail is None:
+            self._delivered(recovery, name, plain)
         return {"delivered": True, "path": str(path)}
 
-    def _fetch(self, layout: Layout, name: str, recovery: Recovery | None, *, patient: bool) -> bytes | None:
+    def _fetch(self, layout: Layout, name: str, recovery: Recovery | None, *, patient: bool) -> _Fetch:
         """From the store, in a thread that goes on when nobody waits any more. Raises TimeoutError, then."""
         if not patient and self._clock.monotonic() < self._trouble_until:
             hint = f"It is asked again {TROUBLE:g} s after it failed. Look at the store and the way to it."
@@ -118,13 +122,15 @@ class Restoring:
                 raise TimeoutError(name)
         if fetch.problem is not None:
             raise fetch.problem
-        return fetch.plain
+        return fetch
 
     def _run(self, fetch: _Fetch, key: tuple[str, str], layout: Layout, recovery: Recovery | None) -> None:
         _, name = key
         try:
             with self._places:
                 fetch.plain = self._source.deliver(layout, name)
+                if fetch.plain is None:
+                    fetch.tail = self._source.tail(layout, name)
         except StoreError as problem:
             fetch.problem = problem
             self._trouble_until = self._clock.monotonic() + TROUBLE
@@ -184,6 +190,7 @@ class _Fetch:
         self.done = threading.Event()
         self.waiting = 0
         self.plain: bytes | None = None
+        self.tail: AssembledTail | None = None
         self.problem: Exception | None = None
 
 

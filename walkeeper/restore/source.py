@@ -10,6 +10,7 @@ from walkeeper.codec import Codec
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.layout import Layout
 from walkeeper.store.base import Body, Store
+from walkeeper.tail_restore import AssembledTail, assemble
 
 
 class Source:
@@ -42,6 +43,13 @@ class Source:
             if self._far:
                 self._proved.add(layout.root)
         return None
+
+    def tail(self, layout: Layout, name: str) -> AssembledTail | None:
+        """What the tail has of a segment that ``deliver`` has just said is absent; None where it has none of it.
+
+        It grows, and it may be less than the server's own copy: for this one answer only. Raises as ``deliver``.
+        """
+        return assemble(self.store, layout, self._codec, name) if isinstance(wal_file(name), Segment) else None
 
     def complete(self, layout: Layout, segment: Segment) -> Iterator[bytes] | None:
         """A segment that nobody has asked for yet, by one request if it is there; it is whole if the iteration ends without an
