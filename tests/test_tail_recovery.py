@@ -1,0 +1,168 @@
+"""Servers that recover with a tail: to its last row, and never to less than they had themselves."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.parts.postgres import Postgres, restore_server
+from tests.parts.processes import new_directory, wait_until
+from tests.twins.memory_record import MemoryDcs
+from tests.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
+from walkeeper.archive import Archive
+from walkeeper.codec import Codec
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.layout import Layout
+from walkeeper.store.directory import DirectoryStore
+
+pytestmark = pytest.mark.postgres
+SIZE = SegmentSize(MIB)
+
+
+@dataclass
+class Site:
+    """A primary that is archived with its tail, and servers that are restored from the archive."""
+
+    directory: Path
+    primary: Postgres
+    servers: list[Postgres] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        (self.directory / "store").mkdir()
+        self.config.touch(mode=0o600)
+        section = {"store": {"directory": str(self.directory / "store")}, "restore": {"deadline": "1s"}}
+        self.config.write_text(yaml.safe_dump({"scope": "demo", "walkeeper": section}))
+        self.store = DirectoryStore(self.directory / "store")
+        self.dcs = MemoryDcs(slots=(HOLD_SLOT,))
+        self.dcs.set_leader("a")
+        self.layout = Layout("demo", None, self.primary.system_identifier)
+        self.archive = Archive(self.store, self.layout, SIZE, Codec())
+        self.rows = 0
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "patroni.yml"
+
+    @property
+    def command(self) -> str:
+        return f"{sys.executable} -m walkeeper -c {self.config} restore-wal %f %p"
+
+    def agent(self, server: Postgres | None = None) -> RunningAgent:
+        config = config_of(server or self.primary, "a", self.directory, tail_interval=0.1)
+        return RunningAgent(config, self.store, self.dcs)
+
+    def insert(self, server: Postgres | None = None, count: int = 1) -> Lsn:
+        """Rows in a transaction each. Where the last one's commit ends."""
+        with (server or self.primary).connect() as connection:
+            for _ in range(count):
+                connection.execute("INSERT INTO t VALUES (%s, repeat('x', 300))", [self.rows])
+                self.rows += 1
+            row = connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
+        assert row is not None
+        return Lsn.parse(row[0])
+
+    def restored(self, signal_file: str = "recovery.signal", **settings: str) -> Postgres:
+        """A server on the base backup that reads the archive. It is not started."""
+        server = restore_server(
+            self.directory / "backup", new_directory("b") / "pg", self.command,
+            signal_file=signal_file, settings=settings,  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.servers.append(server)
+        return server
+
+
+@pytest.fixture
+def site(postgres: Postgres) -> Iterator[Site]:
+    prepare(postgres)
+    site = Site(new_directory("r"), postgres)
+    with site.agent() as agent:
+        wait_for(lambda: agent.archiving)
+        postgres.base_backup(site.directory / "backup")
+        postgres.execute("CREATE TABLE t (n int, filler text)")
+        postgres.switch_wal()
+        agent.wait_frontier(site.insert(count=20))
+    yield site
+    for server in site.servers:
+        server.close()
+
+
+def count(server: Postgres) -> int:
+    return int(server.value("SELECT count(*) FROM t"))
+
+
+def opened(server: Postgres) -> None:
+    wait_until(lambda: not server.value("SELECT pg_is_in_recovery()"), "the end of recovery", 30, logs=[server.log])
+
+
+def test_a_restore_reaches_the_last_row_of_the_tail(site: Site) -> None:
+    with site.agent() as agent:
+        agent.wait_frontier(site.insert(count=30))
+        site.primary.kill9()
+    server = site.restored()
+    server.start()
+    opened(server)
+    assert count(server) == site.rows == 50
+    assert server.timeline() == 2
+
+
+def test_a_standby_reads_the_tail_as_it_grows_and_then_the_complete_segment(site: Site) -> None:
+    server = site.restored("standby.signal", wal_retrieve_retry_interval="200ms")
+    server.start()
+    wait_until(lambda: rows_or_0(server) == site.rows, "the first rows", 30, logs=[server.log])
+    with site.agent() as agent:
+        for switch in (False, True, False):
+            agent.wait_frontier(site.insert())
+            wait_until(lambda: rows_or_0(server) == site.rows, "the next row", 30, logs=[server.log])
+            if switch:
+                agent.wait_frontier(Segment.parse(site.primary.switch_wal(), SIZE).end)
+    assert server.value("SELECT pg_is_in_recovery()")
+
+
+def rows_or_0(server: Postgres) -> int:
+    return count(server) if server.value("SELECT to_regclass('t') IS NOT NULL") else 0
+
+
+@pytest.mark.parametrize("ahead", ["standby", "tail", "neither"])
+def test_p6_a_standby_is_never_handed_less_than_it_has_received(site: Site, ahead: str) -> None:
+    """Its replay is paused behind what it has received; the primary dies; the promotion replays what the archive gives."""
+    standby = site.restored(
+        "standby.signal", primary_conninfo=site.primary.conninfo("postgres"), wal_retrieve_retry_interval="200ms"
+    )
+    with site.agent() as agent:
+        standby.start()
+        end = site.insert()
+        wait_until(lambda: received(standby) >= end, "streaming", 30, logs=[standby.log])
+        wait_until(lambda: rows_or_0(standby) == site.rows, "replay", 30)
+        standby.execute("SELECT pg_wal_replay_pause()")
+        wait_until(lambda: standby.value("SELECT pg_get_wal_replay_pause_state()") == "paused", "the pause", 10)
+        end = site.insert(count=20)
+        wait_until(lambda: received(standby) >= end, "20 rows", 30)
+        agent.wait_frontier(end)
+        if ahead == "tail":
+            site.primary.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name = 'walreceiver'"
+            )
+            wait_until(lambda: not standby.execute("SELECT pid FROM pg_stat_wal_receiver"), "the walreceiver's end", 10)
+            agent.wait_frontier(site.insert(count=20))
+    if ahead == "standby":
+        end = site.insert(count=20)
+        wait_until(lambda: received(standby) >= end, "20 rows", 30)
+    replayed = Lsn.parse(str(standby.value("SELECT pg_last_wal_replay_lsn()")))
+    assert replayed < end
+    before = len(standby.log.read_text())
+    site.primary.kill9()
+    standby.execute("SELECT pg_wal_replay_resume()")
+    standby.promote()
+    assert count(standby) == site.rows
+    delivered = "tail_delivered file=" + Segment.at(1, end, SIZE).name
+    assert (delivered in standby.log.read_text()[before:]) == (ahead == "tail")
+
+
+def received(standby: Postgres) -> Lsn:
+    return Lsn.parse(str(standby.value("SELECT coalesce(pg_last_wal_receive_lsn(), '0/0')::text")))
