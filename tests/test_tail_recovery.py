@@ -160,7 +160,7 @@ def test_p6_a_standby_is_never_handed_less_than_it_has_received(site: Site, ahea
     standby.execute("SELECT pg_wal_replay_resume()")
     standby.promote()
     assert count(standby) == site.rows
-    delivered = "tail_delivered file=" + Segment.at(1, end, SIZE).name
+    delivered = f'restored log file "{Segment.at(1, end, SIZE)}" from archive'
     assert (delivered in standby.log.read_text()[before:]) == (ahead == "tail")
 
 
