@@ -10,16 +10,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.parts.postgres import Postgres, restore_server
+from tests.parts.postgres import REPLICATOR, Postgres, restore_server
 from tests.parts.processes import new_directory, wait_until
 from tests.twins.memory_record import MemoryDcs
 from tests.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
+from walkeeper import tail
 from walkeeper.archive import Archive
 from walkeeper.codec import Codec
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
+from walkeeper.core.tail import longest_chain
+from walkeeper.core.wal_records import ends_early
 from walkeeper.layout import Layout
 from walkeeper.store.directory import DirectoryStore
+from walkeeper.tail_restore import assemble
 
 pytestmark = pytest.mark.postgres
 SIZE = SegmentSize(MIB)
@@ -73,6 +77,8 @@ class Site:
             self.directory / "backup", new_directory("b") / "pg", self.command,
             signal_file=signal_file, settings=settings,  # type: ignore[arg-type]
         )  # fmt: skip
+        with (server.data / "pg_hba.conf").open("a") as file:
+            file.write("host replication all 127.0.0.1/32 trust\n")
         self.servers.append(server)
         return server
 
@@ -166,3 +172,102 @@ def test_p6_a_standby_is_never_handed_less_than_it_has_received(site: Site, ahea
 
 def received(standby: Postgres) -> Lsn:
     return Lsn.parse(str(standby.value("SELECT coalesce(pg_last_wal_receive_lsn(), '0/0')::text")))
+
+
+@pytest.mark.parametrize("mode", ["on", "always"])
+@pytest.mark.parametrize("signal_file", ["recovery.signal", "standby.signal"])
+def test_what_postgresql_hands_over_of_a_padded_segment_is_told_from_complete_ones(
+    site: Site, mode: str, signal_file: str
+) -> None:
+    """A plain copy stands for archive_command. With ``always`` the padded segment comes under its real name."""
+    with site.agent() as agent:
+        end = site.insert(count=30)
+        agent.wait_frontier(end)
+        site.primary.kill9()
+    handed = new_directory("h")
+    server = site.restored(signal_file, archive_mode=mode, archive_command=f"cp %p {handed}/%f")
+    server.start()
+    wait_until(lambda: rows_or_0(server) == site.rows, "the rows", 30, logs=[server.log])
+    if signal_file == "standby.signal":
+        server.promote()
+    opened(server)
+    last = server.switch_wal()
+    wait_until((handed / last).exists, "the new timeline's segment", 30, logs=[server.log])
+    early = {
+        path.name: ends_early(path.read_bytes(), Segment.parse(path.name, SIZE))
+        for path in handed.iterdir()
+        if len(path.name) == len(last)
+    }
+    padded = Segment.at(1, end, SIZE).name
+    assert [name for name, found in early.items() if found is not None] == ([padded] if mode == "always" else [])
+    assert not [path.name for path in handed.glob("*.partial")]
+    if mode == "always":
+        assert early[padded] == end
+
+
+def test_p3_after_such_a_recovery_archiving_goes_on_without_conflict_and_is_restored_again(site: Site) -> None:
+    with site.agent() as agent:
+        end = site.insert(count=30)
+        agent.wait_frontier(end)
+        site.primary.kill9()
+    padded = Segment.at(1, end, SIZE)
+    server = site.restored()
+    server.start()
+    opened(server)
+    server.physical_slot(HOLD_SLOT)
+    with site.agent(server) as agent:
+        wait_for(lambda: agent.archiving)
+        assert agent.record.timeline == 2
+        agent.wait_frontier(site.insert(server, count=5))
+        agent.wait_frontier(Segment.parse(server.switch_wal(), SIZE).end)
+        agent.wait_frontier(site.insert(server, count=5))
+        assert agent.troubles() == set()
+        wait_for(lambda: not list(tail.stored_pieces(site.store, site.layout, padded.name)))
+    stored = set(site.archive.segments())
+    assert padded not in stored
+    assert Segment(2, padded.number, SIZE) in stored
+    server.kill9()
+    again = site.restored()
+    again.start()
+    opened(again)
+    assert count(again) == site.rows == 60
+    assert again.timeline() == 3
+
+
+def test_p2_what_a_dead_primary_shipped_beyond_the_fork_stays(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """The promoted standby had less. Its branch is what a recovery follows; the rest is nowhere else."""
+    standby = site.restored(
+        "standby.signal", primary_conninfo=site.primary.conninfo(REPLICATOR), restore_command="false"
+    )
+    caplog.set_level("INFO", "walkeeper")
+    with site.agent() as agent:
+        standby.start()
+        end = site.insert()
+        wait_until(lambda: received(standby) >= end, "streaming", 30, logs=[standby.log])
+        agent.wait_frontier(end)
+        site.primary.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name = 'walreceiver'"
+        )
+        site.primary.execute("ALTER ROLE replicator NOREPLICATION")  # which the standby does not get to know
+        common = site.rows
+        beyond = site.insert(count=10)
+        agent.wait_frontier(beyond)
+        site.primary.kill9()
+    dead = Segment.at(1, beyond, SIZE)
+    standby.promote()
+    standby.physical_slot(HOLD_SLOT)
+    with site.agent(standby) as agent:
+        agent.wait_frontier(site.insert(standby, count=3))
+        cut = assemble(site.store, site.layout, Codec(), dead.name)
+        assert cut is not None
+        assert dead.start + len(cut.plain) < beyond
+        agent.wait_frontier(Segment.parse(standby.switch_wal(), SIZE).end)
+        wait_for(lambda: "tail_kept" in caplog.text)
+        agent.wait_frontier(site.insert(standby, count=3))
+    left = longest_chain([stored.piece for stored in tail.stored_pieces(site.store, site.layout, dead.name)])
+    assert dead.start + left[-1].end >= beyond
+    standby.kill9()
+    server = site.restored()
+    server.start()
+    opened(server)
+    assert count(server) == common + 6
