@@ -17,7 +17,7 @@ from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.page import PAGE_SIZE, check_pages
+from walkeeper.core.page import PAGE_SIZE, check_part
 from walkeeper.core.wal_records import WalRecord, ends_early, goes_beyond, last_begin, records
 
 pytestmark = pytest.mark.postgres
@@ -144,7 +144,7 @@ def test_a_tail_goes_beyond_a_copy_only_if_it_has_more_whole_records(major: int)
     seen = wal(major).segments
     told: set[bool] = set()
     for (before, old), (segment, plain) in pairwise(list(seen.items())[:7]):
-        check_pages(plain[: len(plain.rstrip(b"\0"))], 0, segment)
+        check_part(plain[: len(plain.rstrip(b"\0"))], 0, segment)
         assert before.number + 1 == segment.number
         own = cuts(plain, segment, dice)
         for tail in own:

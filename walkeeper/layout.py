@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, WalFile
-from walkeeper.errors import BadName
 from walkeeper.core.tail import Piece
+from walkeeper.errors import BadName
 
 
 @dataclass(frozen=True, slots=True)

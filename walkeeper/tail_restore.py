@@ -18,7 +18,7 @@ from walkeeper.codec import AGE, Codec
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, parse_wal_name
-from walkeeper.core.page import SegmentHeader, check_header, check_pages
+from walkeeper.core.page import SegmentHeader, check_header, check_part
 from walkeeper.core.tail import MAX_PIECE, Piece, inner_fork, longest_chain
 from walkeeper.core.wal_records import first_difference, goes_beyond
 from walkeeper.errors import BadName, BadSegment, CannotTell, WrongCluster
@@ -126,7 +126,7 @@ class _Opener:
                     if piece in wanted:
                         plain[piece] = self._open(pieces[piece], body)
                     first = first or self._first(plain[piece])
-                    check_pages(plain[piece], piece.begin, first)
+                    check_part(plain[piece], piece.begin, first)
                 except (CannotTell, BadSegment, BadName, WrongCluster) as problem:
                     events.failure("tail_piece_ignored", problem, key=pieces[piece].key)
                     del left[piece]
