@@ -1,6 +1,6 @@
 """``make bench``: what walkeeper costs, measured against doing without it.
 
-python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [--store directory|s3] [--rounds N]
+python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [tail] [tail-cost] [--store directory|s3] [--rounds N]
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import argparse
 import sys
 from typing import Final
 
-from benchmarks import outage, push, replay, switchover, throughput
+from benchmarks import outage, push, replay, switchover, tail, tail_cost, throughput
 from benchmarks.places import Kind
 from tests.parts.processes import end_run
 
-ALL: Final = ("switchover", "outage", "throughput", "replay", "push")
+ALL: Final = ("switchover", "outage", "throughput", "replay", "push", "tail", "tail-cost")
 
 
 def main() -> int:
@@ -47,6 +47,10 @@ def main() -> int:
                     throughput.run(arguments.rounds, arguments.segments or 32)
                 case "push":
                     push.run(stores, arguments.rounds, arguments.segments or 64, arguments.scale)
+                case "tail":
+                    tail.run(one_store, arguments.rounds)
+                case "tail-cost":
+                    tail_cost.run(one_store, arguments.rounds)
                 case "replay":
                     replay.run(stores, arguments.rounds, arguments.segments or 64, arguments.scale)
     finally:
