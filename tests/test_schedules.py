@@ -7,6 +7,7 @@ older timeline (P8). A failing schedule prints its seed; ``schedule(seed)`` play
 
 from __future__ import annotations
 
+import contextlib
 import random
 from dataclasses import dataclass
 
@@ -25,12 +26,14 @@ from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.receipt import Receipt
+from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.record import Record, decode_record
+from walkeeper.core.tail import Piece, inner_fork
 from walkeeper.core.takeover import LocalServer
 from walkeeper.errors import WalkeeperError
 from walkeeper.layout import Layout
-from walkeeper.store.base import AlreadyThere
+from walkeeper.store.base import AlreadyThere, ObjectInfo
+from walkeeper.tail import parse_key
 
 SYSTEM = 7300000000000000001
 SIZE = SegmentSize(MIB)
@@ -107,6 +110,7 @@ class World:
                     self.take,
                     self.ship,
                     self.ship,
+                    self.ship_tail,
                     self.commit,
                     self.lose_answer,
                 ]
@@ -159,6 +163,21 @@ class World:
         if segment.end <= node.lsn and node.history == node.frontier.history:
             node.frontier.add(self.archive.archive_segment(segment, b"x", node.history))
 
+    def ship_tail(self, node: Node) -> None:
+        """As much of the open segment as there is, from its start on."""
+        frontier, owner = node.frontier, node.owner
+        if frontier is None or owner is None or node.history != frontier.history:
+            return
+        segment = frontier.next_segment
+        end = min(node.lsn, segment.end - 8) // 8 * 8
+        if end <= inner_fork(node.history, segment):
+            return
+        piece = Piece(0, end - segment.start, owner.record.session[:12])
+        key = self.archive.layout.piece(segment.name, piece, ".zst")
+        with contextlib.suppress(AlreadyThere):
+            self.store.create(key, b"x", {})
+        frontier.add_tail(TailReceipt(segment, piece, "", 1, key))
+
     def commit(self, node: Node) -> None:
         if node.owner is not None and node.frontier is not None:
             node.owner.write(node.frontier.lsn)
@@ -177,6 +196,10 @@ class World:
         for number in range(first, record.position // SIZE):
             key = self.archive.layout.file(history.segment(number, SIZE), ".zst")
             assert key in self.store.objects, f"{key} is below the record {record.lsn} and not stored"
+        open_segment = history.segment_at(record.position, SIZE)
+        found = [parse_key(ObjectInfo(key, 1, {})) for key in self.store.objects]  # past its hooks
+        ends = [stored.piece.end for stored in found if stored is not None and stored.segment == open_segment.name]
+        assert open_segment.start + max(ends, default=0) >= record.position, f"no tail reaches the record {record.lsn}"
 
 
 def schedule(seed: int) -> World:
@@ -221,6 +244,16 @@ def test_the_schedules_notice_a_missing_fence(monkeypatch: pytest.MonkeyPatch) -
         self._versioned = self._records.write(Record.encode(_moved(self.record, lsn)), self._records.read())
 
     monkeypatch.setattr(Ownership, "write", write_anyway)
+    assert first_broken_seed() is not None
+
+
+def test_the_schedules_notice_a_tail_that_is_believed_across_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resume_to_the_byte(record: Record, history: History, local: LocalServer) -> Lsn:
+        forks = local.history.parts_from(history)
+        return record.position if forks is None else min(record.position, forks)
+
+    monkeypatch.setattr(ownership, "resume_at", resume_to_the_byte)
+    monkeypatch.setattr(ownership, "_skip_stored", lambda start, *_: start)
     assert first_broken_seed() is not None
 
 
