@@ -116,7 +116,7 @@ class Tail:
     # --- shipping -------------------------------------------------------------------------------------------------
 
     def _look(self, segment: Segment) -> None:
-        if self._interval is None:
+        if self._interval is None or self._receiver is None:
             return
         partial = self._sources.spool.wal / (segment.name + PARTIAL)
         written = self._receiver.written(partial, segment.size)
@@ -188,7 +188,7 @@ class Tail:
             return None
         except OSError as error:
             raise SpoolError(f"{partial}: {error.strerror}", hint="It will be tried again.") from None
-        written = self._receiver.written(partial, chain.segment.size)
+        written = self._receiver.written(partial, chain.segment.size) if self._receiver is not None else None
         if written is None or written.run != chain.run or written.offset < end or len(plain) != end - begin:
             return None
         return plain
