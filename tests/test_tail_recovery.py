@@ -15,13 +15,15 @@ from tests.parts.processes import new_directory, wait_until
 from tests.twins.memory_record import MemoryDcs
 from tests.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
 from walkeeper import tail
-from walkeeper.archive import Archive
+from walkeeper.archive import Archive, fetch
 from walkeeper.codec import Codec
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.tail import longest_chain
 from walkeeper.core.wal_records import ends_early
 from walkeeper.layout import Layout
+from walkeeper.push.place import Place
+from walkeeper.push.storing import Pusher
 from walkeeper.store.directory import DirectoryStore
 from walkeeper.tail_restore import assemble
 
@@ -203,6 +205,30 @@ def test_what_postgresql_hands_over_of_a_padded_segment_is_told_from_complete_on
     assert not [path.name for path in handed.glob("*.partial")]
     if mode == "always":
         assert early[padded] == end
+
+
+def test_p3_archive_push_keeps_what_a_padded_segment_says_and_never_takes_it_for_complete(site: Site) -> None:
+    with site.agent() as agent:
+        end = site.insert(count=30)
+        agent.wait_frontier(end)
+        site.primary.kill9()
+    padded = Segment.at(1, end, SIZE)
+    push = f"{sys.executable} -m walkeeper -c {site.config} archive-push %p"
+    server = site.restored(archive_mode="always", archive_command=push)
+    server.start()
+    opened(server)
+    last = Segment.parse(server.switch_wal(), SIZE)
+    wait_until(lambda: site.archive.find(last), "the new timeline's segment", 60, logs=[server.log])
+    assert server.value("SELECT failed_count FROM pg_stat_archiver") == 0
+    assert site.archive.find(padded) is None
+    assert f'padded_segment file={padded} end={end} kept="in the tail"' in server.log.read_text()
+    for stored in tail.stored_pieces(site.store, site.layout, padded.name):
+        site.store.delete(stored.key)
+    handed = Place(server.data, padded.name)
+    Pusher(site.store, "demo", None, Codec()).push(handed)
+    assert site.archive.find(padded) is None
+    kept = fetch(site.store, site.layout, Codec(), f"{padded.name}.partial")
+    assert kept == handed.path.read_bytes()
 
 
 def test_p3_after_such_a_recovery_archiving_goes_on_without_conflict_and_is_restored_again(site: Site) -> None:

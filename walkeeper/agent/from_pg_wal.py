@@ -18,6 +18,7 @@ from walkeeper.clock import Clock
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
+from walkeeper.core.wal_records import ends_early
 from walkeeper.errors import BadSegment, WalkeeperError
 from walkeeper.push.wal_file import read_wal_file
 
@@ -55,6 +56,11 @@ class FromPgWal:
 
     def read(self, segment: Segment) -> bytes:
         content = read_wal_file(self._pg_wal / segment.name, segment.size)
+        if (end := ends_early(content.plain, segment)) is not None:
+            raise BadSegment(
+                f"{segment}: its WAL ends at {end}, zeros follow",
+                hint="restore-wal made it of a tail. It is not complete.",
+            )
         self._read_at[segment] = content.mtime_ns
         return content.plain
 

@@ -104,7 +104,7 @@ class TailKeys(Section, frozen=True):
         Interval,
         Meta(
             description="How often new WAL is stored at most, or `off`. What is lost if all nodes are lost at once is "
-            "about as old as this and one upload take."
+            "about as old as this and one upload take. With `archiver: command` there is no tail."
         ),
     ] = Interval(1)
 

@@ -152,6 +152,8 @@ def ends_early(plain: bytes, segment: Segment) -> Lsn | None:
     None for a segment that PostgreSQL completed: its last record reaches the end, or switches to the next segment.
     """
     used = len(plain.rstrip(b"\0"))
+    if used > segment.size - 8:
+        return None
     begin = last_begin(plain, used - 1) if used else None
     if begin is None:
         return None if used > segment.size - PAGE_SIZE else Lsn(segment.start + used)

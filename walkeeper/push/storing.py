@@ -2,6 +2,7 @@
 
 ==============  ============================================================================================
 segment         stored under its own name; other bytes under that name: Conflict
+padded segment  not stored where its bytes are in the tail; else as a ``.partial``
 ``.history``    the same
 ``.backup``     the same: a label has its own position in its name
 ``.partial``    kept, whatever is there: two branches of one timeline may each leave one, and neither is wrong
@@ -13,19 +14,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from walkeeper import events
 from walkeeper.archive import Archive
 from walkeeper.codec import Codec
 from walkeeper.core.history import MAX_HISTORY_BYTES, History, parse_history
-from walkeeper.core.lsn import SegmentSize
+from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, PartialFile, Segment
 from walkeeper.core.page import SegmentHeader, check_header
 from walkeeper.core.receipt import Receipt
+from walkeeper.core.wal_records import ends_early
 from walkeeper.errors import BadName, BadSegment, CannotTell, WalkeeperError
 from walkeeper.layout import Layout
 from walkeeper.push.place import Place
 from walkeeper.push.wal_file import MAX_BYTES, WalBytes, read_wal_file
 from walkeeper.restore.command import read_system_identifier
 from walkeeper.store.base import Store
+from walkeeper.tail_restore import assemble
 
 MAX_LABEL_BYTES: Final = 64 * 1024
 
@@ -71,9 +75,28 @@ class Pusher:
         content = _read(place, MAX_BYTES)
         segment = _segment_of(place.name, content.plain)
         archive = self._archive(system_identifier, segment.size)
+        end = ends_early(content.plain, segment)
+        if end is not None:
+            self._keep_padded(archive, segment, content.plain, end)
+            return Pushed()
         history = _local_history(place, segment.timeline)
         receipt = archive.confirm_segment(segment, content.plain, history, known(segment))
         return Pushed(receipt, content.mtime_ns)
+
+    def _keep_padded(self, archive: Archive, segment: Segment, plain: bytes, end: Lsn) -> None:
+        """A segment that restore-wal made from a tail, and PostgreSQL hands over under its real name (``archive_mode =
+        always``). What it says must be in the store, and it must never be taken for the complete one.
+        """
+        check_header(SegmentHeader.parse(plain, segment.name), segment, archive.layout.system_identifier)
+        used = plain[: end - segment.start]
+        try:
+            tail = assemble(self._store, archive.layout, self._codec, segment.name)
+        except CannotTell:
+            tail = None  # encrypted, and this node has no key
+        in_tail = tail is not None and tail.plain[: len(used)] == used
+        if not in_tail:
+            archive.keep_file(PartialFile(segment), plain)
+        events.info("padded_segment", file=segment, end=end, kept="in the tail" if in_tail else "as a .partial")
 
     def _archive(self, system_identifier: int, size: SegmentSize | None) -> Archive:
         layout = Layout(self._scope, self._group, system_identifier)
