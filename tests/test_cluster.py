@@ -139,8 +139,11 @@ def test_p4_no_row_below_the_frontier_is_lost_over_a_crash_failover_and_a_switch
         third = cluster.switchover()
         archived.wait_owner(third)
         ledger.wait_for(40)
-    written = Lsn.parse(third.value("select pg_current_wal_flush_lsn()::text"))
-    record = archived.wait_frontier(written)  # inside the open segment: the tail
+    if mode == "streaming":
+        end = Lsn.parse(third.value("select pg_current_wal_flush_lsn()::text"))  # inside the open segment: the tail
+    else:
+        end = archived.finish_segment(third)
+    record = archived.wait_frontier(end)
     assert record.gaps_total == 0
     archive = archived.archive(record)
     content = DirectoryStore(archived.store).get(f"{archive.layout.root}history/{record.timeline:08X}.history")
