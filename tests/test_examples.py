@@ -262,7 +262,7 @@ def test_the_policies_allow_what_the_store_does_and_no_more() -> None:
     }  # fmt: skip
     assert calls <= set(needed) | {"client"}
 
-    def allowed(name: str) -> dict[str, str]:
+    def allowed(name: str) -> dict[str, Any]:
         statements = json.loads((EXAMPLES / "s3" / name).read_text())["Statement"]
         assert all(statement["Effect"] == "Allow" for statement in statements)
         pairs = [(s["Action"] if isinstance(s["Action"], list) else [s["Action"]], s["Resource"]) for s in statements]
@@ -270,13 +270,15 @@ def test_the_policies_allow_what_the_store_does_and_no_more() -> None:
 
     agent = allowed("policy-agent.json")
     assert set(agent) == {needed[call] for call in calls if call in needed}
-    assert agent["s3:DeleteObject"].endswith("/probe/*")
+    assert [resource.partition("/postgresql/")[2] for resource in agent["s3:DeleteObject"]] == ["probe/*", "*/tail/*"]
     assert set(allowed("policy-restore.json")) == {"s3:GetObject", "s3:ListBucket"}
 
 
 def test_no_lifecycle_rule_expires_wal() -> None:
     for rule in json.loads((EXAMPLES / "s3" / "lifecycle.json").read_text())["Rules"]:
-        assert "Expiration" not in rule or rule["Filter"]["Prefix"].endswith("/probe/")
+        markers_only = rule.get("Expiration") == {"ExpiredObjectDeleteMarker": True}
+        prefix = rule["Filter"]["Prefix"]
+        assert "Expiration" not in rule or prefix.endswith("/probe/") or (markers_only and prefix.endswith("/tail/"))
 
 
 def test_the_acls_name_the_record_and_write_nothing_else() -> None:

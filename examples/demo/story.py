@@ -324,8 +324,8 @@ class Story:
         rows = self.ledger.rows()
         below = self.ledger.covered(_history(leader, record.timeline), record.position)
         screen.say(
-            f"{len(rows):,} rows were acknowledged. {len(below):,} of them lie below the frontier {record.lsn}. The newest "
-            f"are in a segment that is still open: this version archives whole segments."
+            f"{len(rows):,} rows were acknowledged. {len(below):,} of them lie below the frontier {record.lsn}, which "
+            f"follows the tail of the open segment about a second behind."
         )
         leader.execute("SELECT pg_logical_emit_message(true, 'demo', 'the end')")
         end, last = leader.execute("SELECT lsn::text, pg_walfile_name(lsn) FROM pg_switch_wal() AS lsn")[0]
