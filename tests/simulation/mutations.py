@@ -370,7 +370,7 @@ def move_the_slot_of_a_server_that_left(patch: MonkeyPatch) -> None:
     patch.setattr(Archiver, "_left_timeline", lambda _: False)
 
 
-@mutation("freeze_host", first=88)
+@mutation("freeze_host", first=3119)
 def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     """A standby that was promoted before it had reached its parent's beginning could not archive."""
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from walkeeper import events
 from walkeeper.agent.archiver import Archiver
+from walkeeper.agent.assembly import assemble, find_receiver
 from walkeeper.agent.backoff import Backoff
 from walkeeper.agent.crew import Crew
-from walkeeper.agent.from_pg_wal import FromPgWal
 from walkeeper.agent.leftovers import Leftovers
 from walkeeper.agent.local_wal import read_local_wal
 from walkeeper.agent.lost_wal import Sources
@@ -20,9 +19,6 @@ from walkeeper.agent.observed import Observed
 from walkeeper.agent.ownership import NotLeader, take_over
 from walkeeper.agent.samples import Samples
 from walkeeper.agent.seen import Seen
-from walkeeper.agent.source import Source
-from walkeeper.agent.streaming import Streaming
-from walkeeper.agent.tail import Tail
 from walkeeper.agent.troubles import Troubles
 from walkeeper.archive import Archive
 from walkeeper.clock import Clock, timestamp
@@ -34,7 +30,6 @@ from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.record import Record, decode_record
 from walkeeper.errors import (
     BadRecord,
-    ConfigError,
     DcsError,
     DcsUnavailable,
     PostgresError,
@@ -44,7 +39,6 @@ from walkeeper.errors import (
 from walkeeper.layout import Layout
 from walkeeper.page.facts import Sample
 from walkeeper.postgres import AGENT_APPLICATION, CommandState, Server, ServerState
-from walkeeper.receiver import Receiver, find_program
 from walkeeper.record.base import RecordStore, Topology, Versioned
 from walkeeper.spool import Spool
 from walkeeper.store.base import Store
@@ -357,53 +351,20 @@ class Agent:
         local = read_local_wal(pg_wal, server)
         archive = self._archive(server.system_identifier, server.segment_size)
         ownership = take_over(self.config.name, self.records, archive, local)
-        observed = Observed(server_up=True, lsn=server.lsn)
         sources = Sources(
             archive,
             local.server.history,
             pg_wal,
             self.spool,
             self._other_members,
-            self._program(server.major),
+            find_receiver(self.config, server.major),
             self._clock,
             lambda: self._stopping,
         )
-        receiver = self._receiver(sources)
-        archiver = Archiver(
-            ownership=ownership,
-            archive=archive,
-            source=self._source(sources, receiver, observed),
-            tail=Tail(sources, receiver, ownership.record.session, self.config.tail_interval, self.troubles),
-            sources=sources,
-            server=self._committer_server,
-            hold_slot=self.config.hold_slot,
-            troubles=self.troubles,
-            clock=self._clock,
-            observed=observed,
-        )
+        observed = Observed(server_up=True, lsn=server.lsn)
+        archiver = assemble(self.config, ownership, sources, self._committer_server, observed, self.troubles)
         archiver.start(self.crew, self.config.upload_workers)
         return archiver
-
-    def _program(self, major: int) -> Path | None:
-        """pg_receivewal; where nothing streams it is only for WAL that was lost. Raises ConfigError."""
-        try:
-            return find_program(self.config.bin_dir, major)
-        except ConfigError:
-            if self.config.archiver == "streaming":
-                raise
-            return None
-
-    def _receiver(self, sources: Sources) -> Receiver | None:
-        """None where nothing streams."""
-        if self.config.archiver == "command" or sources.program is None:
-            return None
-        passfile = self.spool.directory / "pgpass"
-        return Receiver(sources.program, self.spool.wal, self.config.postgresql, passfile, self._clock)
-
-    def _source(self, sources: Sources, receiver: Receiver | None, observed: Observed) -> Source:
-        if receiver is None:
-            return FromPgWal(sources, observed, self.troubles, self._clock)
-        return Streaming(sources, receiver, observed, self.troubles, self._clock)
 
     def _report_leadership(self, view: View) -> None:
         writable = view.server is not None and not view.server.in_recovery
