@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from walkeeper.doctor.facts import Facts
+from walkeeper.doctor.facts import Facts, Unknown
 
 
 def patronictl(facts: Facts, *words: str) -> str:
@@ -26,7 +26,15 @@ def reload(facts: Facts, *members: str) -> str:
 def set_parameter(facts: Facts, name: str, value: str, *, restart: bool = False) -> tuple[str, ...]:
     """Set a PostgreSQL parameter cluster-wide; ``null`` takes it out."""
     change = patronictl(facts, "edit-config", "--force", "--pg", f"{name}={value}")
-    return (change, patronictl(facts, "restart", facts.config.scope, "--pending")) if restart else (change,)
+    if not restart:
+        return (change,)
+    return change, let_patroni_look(facts), patronictl(facts, "restart", facts.config.scope, "--pending")
+
+
+def let_patroni_look(facts: Facts) -> str:
+    """Wait until every Patroni has acted on the dynamic configuration: each looks once per loop_wait."""
+    found = facts.topology.dynamic.get("loop_wait") if not isinstance(facts.topology, Unknown) else None
+    return f"sleep {2 * int(found if isinstance(found, int | float) else 10)}"
 
 
 def walkeeper(facts: Facts, *words: str) -> str:

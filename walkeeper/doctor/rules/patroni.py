@@ -78,14 +78,9 @@ def _declare_anew(facts: Facts, key: str, name: str) -> tuple[str, ...]:
     """Patroni drops the slot of the wrong kind only when nothing declares it."""
     return (
         paste.patronictl(facts, "edit-config", "--force", "--set", f"{key}.{name}=null"),
-        f"sleep {2 * int(_number(facts, 'loop_wait', 10))}",
+        paste.let_patroni_look(facts),
         paste.patronictl(facts, "edit-config", "--force", "--set", f"{key}.{name}.type=physical"),
     )
-
-
-def _number(facts: Facts, key: str, otherwise: float) -> float:
-    found = facts.topology.dynamic.get(key) if not isinstance(facts.topology, Unknown) else None
-    return float(found) if isinstance(found, int | float) else otherwise
 
 
 @rule(
