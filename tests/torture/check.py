@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +59,24 @@ def restore(rig: Rig, backup: Path, record: Record) -> Verdict:
             lambda: not server.value("select pg_is_in_recovery()"), "the end of recovery", 240, logs=[server.log]
         )
         with server.connect() as connection:
-            return Verdict(record, len(wanted), rig.ledger.compare(connection, wanted))
+            missing = rig.ledger.compare(connection, wanted)
+        return Verdict(record, len(wanted), missing)
     except TimeoutError:
         return Verdict(record, len(wanted), [], f"the restore failed: {tail(server.log, 12)}")
     finally:
         server.close()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def verify(rig: Rig) -> str:
+    """What ``verify`` has to object, once all is archived; "" if nothing. A gap that is recorded it has to name."""
+    config = rig.cluster.wait_leader().config
+    command = [sys.executable, "-m", "walkeeper", "verify", "-c", str(config)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=240, check=False)
+    gaps = wiring.archive_of(rig.cluster, rig.place).open_gaps()
+    if done.returncode == 0 or (gaps and done.returncode == 1 and all(str(gap.start) in done.stdout for gap in gaps)):
+        return ""
+    return f"verify exits with {done.returncode}: {done.stdout} {done.stderr}"
 
 
 def new_gaps(rig: Rig, known: set[str]) -> list[str]:

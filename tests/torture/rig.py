@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Record, decode_record
 from walkeeper.errors import BadRecord
 
-SEGMENT_MB: Final = 2
+SEGMENT_MB: Final = 4
 WRITERS: Final = 2
 ROW_BYTES: Final = 16 * 1024
 RECORD: Final = "/service/demo/walkeeper"
@@ -166,6 +167,11 @@ class Rig:
 
     # ----------------------------------------------------------------------------------------------------------- mending
 
+    def start_agent(self, node: Node) -> None:
+        """By a callback: for one whose parent was killed with it, nobody else does before Patroni calls back again."""
+        command = wiring.CALLBACK.format(python=sys.executable, config=node.config).split()
+        node.host.run([*command, "on_reload", "replica", "demo"], env=node.env)
+
     def settle(self, timeout: float = 240) -> Node:
         """After the faults: everything is started, and the cluster is whole again. The leader."""
         for node in self.cluster.nodes:
@@ -175,6 +181,8 @@ class Rig:
                 node.proxy.mend()
             if not node.running:
                 node.start()
+            elif not self.processes(node, "agent"):
+                self.start_agent(node)
         return self.cluster.wait_ready(3, timeout)
 
     def wait_caught_up(self, timeout: float = 240) -> Record:
@@ -196,5 +204,7 @@ class Rig:
 
 
 def base_backup(rig: Rig) -> Path:
-    """Of the leader, without WAL."""
-    return rig.cluster.wait_leader(120).base_backup(new_directory("b") / "base")
+    """Of the leader, without WAL; what it needs up to its end is archived."""
+    backup = rig.cluster.wait_leader(120).base_backup(new_directory("b") / "base")
+    rig.wait_caught_up()
+    return backup

@@ -71,6 +71,8 @@ def rounds(rig: Rig, options: Options, tally: Tally) -> None:
         rig.settle()
         record = rig.wait_caught_up()
         tally.timelines = record.timeline
+        if objections := check.verify(rig):
+            rig.diary.tell("violation", objections)
         gaps = check.new_gaps(rig, known)
         for gap in gaps:
             holders = check.who_has(rig, gap)
