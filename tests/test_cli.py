@@ -88,7 +88,7 @@ def test_status_gets_the_configuration(config: Path, monkeypatch: pytest.MonkeyP
         seen.append((config.scope, json))
         return 3
 
-    stand_in(monkeypatch, "walkeeper.status", main)
+    stand_in(monkeypatch, "walkeeper.status.command", main)
     assert cli.main(["status", "--config", str(config)]) == 3
     assert cli.main(["--config", str(config), "status", "--json"]) == 3
     assert seen == [("demo", False), ("demo", True)]
@@ -148,7 +148,7 @@ def test_an_error_of_a_command_decides_the_exit(
     def main(_: Any, *, json: bool) -> int:
         raise StoreUnavailable(f"s3://wal: no answer, json={json}", hint="Wait.")
 
-    stand_in(monkeypatch, "walkeeper.status", main)
+    stand_in(monkeypatch, "walkeeper.status.command", main)
     assert cli.main(["status", "-c", str(config)]) == 1
     assert capsys.readouterr().err == "walkeeper: s3://wal: no answer, json=False\nHINT: Wait.\n"
 
@@ -157,7 +157,7 @@ def test_an_interrupt_is_130(config: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def main(_: Any, *, json: bool) -> int:
         raise KeyboardInterrupt(json)
 
-    stand_in(monkeypatch, "walkeeper.status", main)
+    stand_in(monkeypatch, "walkeeper.status.command", main)
     assert cli.main(["status", "-c", str(config)]) == 130
 
 
@@ -170,7 +170,7 @@ def test_the_configuration_is_the_one_named_else_the_variables_else_the_first_us
         seen.append(config.source)
         return int(json)
 
-    stand_in(monkeypatch, "walkeeper.status", main)
+    stand_in(monkeypatch, "walkeeper.status.command", main)
     assert cli.main(["status"]) == 2
     assert "no configuration: none of /nowhere/walkeeper.yml" in capsys.readouterr().err
     usual = tmp_path / "usual.yml"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.core.worlds import plain_segment
-from walkeeper import status
 from walkeeper.archive import Archive
 from walkeeper.codec import Codec
 from walkeeper.config import load
@@ -14,6 +13,7 @@ from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.layout import Layout
+from walkeeper.status import gather
 from walkeeper.store.directory import DirectoryStore
 
 LOST = Segment(1, 5, SegmentSize(MIB))
@@ -30,7 +30,7 @@ def test_status_reports_a_gap_until_it_is_closed(tmp_path: Path) -> None:
     archive = Archive(DirectoryStore(tmp_path / "store"), Layout("demo", None, 7), LOST.size, Codec())
     archive.record_gap(LOST, LOST.end)
     unknown: list[str] = []
-    assert status._gaps(config, record, unknown) == [{"timeline": 1, "start": "0/500000", "end": "0/600000"}]
+    assert gather._gaps(config, record, unknown) == [{"timeline": 1, "start": "0/500000", "end": "0/600000"}]
     archive.archive_segment(LOST, plain_segment(LOST, 7), History(1))
-    assert status._gaps(config, record, unknown) == []
+    assert gather._gaps(config, record, unknown) == []
     assert unknown == []

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tests.archives import FOUR, ONE, SIZE, SYSTEM, TWO, Built, Verifier
 from tests.core.worlds import history_text
 from tests.twins.memory_record import MemoryRecord
-from walkeeper import status
 from walkeeper.agent.ownership import LocalWal, Ownership, take_over
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn
@@ -20,6 +19,7 @@ from walkeeper.core.record import Gap, Record, decode_record
 from walkeeper.core.takeover import LocalServer
 from walkeeper.errors import WrongCluster
 from walkeeper.record.base import Leader, Versioned
+from walkeeper.status import gather
 from walkeeper.verify import rebuild
 
 
@@ -140,9 +140,9 @@ def test_p4_where_the_store_bears_nothing_out_nothing_is_written(built: Built, v
 def test_status_says_that_nobody_owns_it_yet(built: Built, verify: Verifier) -> None:
     built.put(ONE, 3)
     assert verify(rebuild=True).code == 0
-    described = status._described(record(built))
+    described = gather._described(record(built))
     seen: dict[str, Any] = {"record": described, "leader": "a", "members": [], "gaps": [], "agent": None}
-    assert status._attention(seen, None, "walkeeper") == ["Patroni's leader is a, and nobody owns the record yet"]
+    assert gather._attention(seen, None, "walkeeper") == ["Patroni's leader is a, and nobody owns the record yet"]
 
 
 def test_with_the_dcs_away_nothing_is_looked_at(built: Built, verify: Verifier) -> None:

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.parts.cluster import HOLD_SLOT, Cluster, Node, callbacks
 from tests.parts.processes import CHECKOUT, new_directory, wait_until
-from walkeeper import ask, status, status_text
+from walkeeper import ask
 from walkeeper.archive import Archive
 from walkeeper.codec import Codec
 from walkeeper.config import load
@@ -28,6 +28,8 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.errors import ConfigError
 from walkeeper.layout import Layout
+from walkeeper.status import gather
+from walkeeper.status.text import render, size
 from walkeeper.store.directory import DirectoryStore
 
 WALKEEPER: Final = "{python} -m walkeeper -c {config}"
@@ -103,7 +105,7 @@ class World:
         try:
             wait_until(so, f"exit {code} and {what!r}", seconds)
         except TimeoutError as error:
-            error.add_note(status_text.render(last[0].found))
+            error.add_note(render(last[0].found))
             raise
         return last[0]
 
@@ -213,7 +215,7 @@ def unreachable(directory: Path) -> Path:
 
 def test_where_nothing_answers_all_of_it_is_unknown(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WALKEEPER_RUN_DIR", str(short_path))
-    found = status.gather(load(unreachable(short_path), {}))
+    found = gather.gather(load(unreachable(short_path), {}))
     assert found["exit_code"] == 2
     assert found["record"] is found["gaps"] is found["agent"] is None
     assert [text.partition(":")[0] for text in found["unknown"]] == [
@@ -222,7 +224,7 @@ def test_where_nothing_answers_all_of_it_is_unknown(short_path: Path, monkeypatc
         "n1",
         "record and members",
     ]
-    text = status_text.render(found)
+    text = render(found)
     assert "Frontier  unknown" in text
     assert text.endswith("Not everything is known.")
 
@@ -233,7 +235,7 @@ def test_a_configuration_without_a_dcs_still_gives_a_partial_answer(
     monkeypatch.setenv("WALKEEPER_RUN_DIR", str(short_path))
     path = unreachable(short_path)
     path.write_text(path.read_text().replace("etcd3", "etcd9"))
-    found = status.gather(load(path, {}))
+    found = gather.gather(load(path, {}))
     assert found["exit_code"] == 2
     assert "names no DCS" in "\n".join(found["unknown"])
 
@@ -259,16 +261,16 @@ def test_a_store_that_cannot_even_be_opened_still_gives_a_partial_answer(
         raise ConfigError("store.s3: no credentials")
 
     monkeypatch.setenv("WALKEEPER_RUN_DIR", str(short_path))
-    monkeypatch.setattr(status, "open_store", broken)
-    found = status.gather(load(unreachable(short_path), {}))
+    monkeypatch.setattr(gather, "open_store", broken)
+    found = gather.gather(load(unreachable(short_path), {}))
     assert (found["store"], found["exit_code"]) == (None, 2)
-    assert "Archive   unknown" in status_text.render(found)
+    assert "Archive   unknown" in render(found)
 
 
 def test_an_agent_of_another_version_is_no_traceback(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WALKEEPER_RUN_DIR", str(short_path))
     monkeypatch.setattr(ask, "ask", lambda *_: {"ok": True, "agent": {"name": "n1"}, "troubles": []})
-    found = status.gather(load(unreachable(short_path), {}))
+    found = gather.gather(load(unreachable(short_path), {}))
     assert found["agent"] is None
     assert found["attention"] == [
         "agent on this node: it is of another version of walkeeper, and was not started again since"
@@ -289,19 +291,17 @@ def test_a_terminal_that_has_not_every_letter_is_no_traceback(short_path: Path) 
 
 
 def test_a_frontier_that_stands_still_wants_a_look() -> None:
-    (text,) = status._standstill(WHOLE["record"], WHOLE["members"])
+    (text,) = gather._standstill(WHOLE["record"], WHOLE["members"])
     assert text == "the frontier has stood for 95 s, and 3.0 MiB wait for it: is the agent on node1 well?"
-    assert status._standstill({**WHOLE["record"], "age_seconds": 20.0}, WHOLE["members"]) == []
-    assert status._standstill(WHOLE["record"], [{**ROW, "lag_bytes": 1000}]) == []
-    assert status._standstill(None, []) == []
+    assert gather._standstill({**WHOLE["record"], "age_seconds": 20.0}, WHOLE["members"]) == []
+    assert gather._standstill(WHOLE["record"], [{**ROW, "lag_bytes": 1000}]) == []
+    assert gather._standstill(None, []) == []
 
 
 def test_the_text_is_of_a_width_that_fits_and_prints_no_control_characters() -> None:
     evil = {**ROW, "name": "node\x1b[31m2", "lsn": None, "lag_bytes": None, "gap_safe": False}
     long = "node2 is not gap-safe: " + "its hold slot begins at 2/4A000000, after the frontier " * 4
-    text = status_text.render(
-        {**WHOLE, "members": [ROW, evil], "attention": [long, "two\nlines"], "exit_code": 1, "paused": True}
-    )
+    text = render({**WHOLE, "members": [ROW, evil], "attention": [long, "two\nlines"], "exit_code": 1, "paused": True})
     assert max(map(len, text.splitlines())) <= WIDTH
     assert all(line.isprintable() for line in text.splitlines())
     assert "node?[31m2" in text
@@ -313,4 +313,4 @@ def test_the_text_is_of_a_width_that_fits_and_prints_no_control_characters() -> 
     ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536 * MIB, "1.5 GiB"), (1 << 60, "1048576.0 TiB")]
 )  # fmt: skip
 def test_sizes_are_for_people(count: int, text: str) -> None:
-    assert status_text.size(count) == text
+    assert size(count) == text

@@ -19,9 +19,9 @@ import pytest
 
 from tests.parts.processes import CHECKOUT
 from tests.test_status import ROW, WHOLE, unreachable
-from walkeeper import status_screen
 from walkeeper.core.lsn import MIB, Lsn
-from walkeeper.status_screen import Sample, lines, plain, rate
+from walkeeper.status import screen
+from walkeeper.status.screen import Sample, lines, plain, rate
 
 AGENT: Final[dict[str, Any]] = {
     "agent": {
@@ -90,7 +90,7 @@ def test_it_fits_80_columns_whatever_the_names_are() -> None:
         sample(float(at), at * MIB, 2 * at * MIB, members=[ROW, long], attention=["x " * 90]) for at in range(60)
     ]
     text = shown(*samples, bars=True)
-    assert max(map(len, text.splitlines())) <= status_screen.WIDTH
+    assert max(map(len, text.splitlines())) <= screen.WIDTH
     assert "FFFFFFFF/FFFFFFFF" in text
 
 

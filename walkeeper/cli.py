@@ -197,12 +197,12 @@ def _callback(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from walkeeper import status, status_watch  # noqa: PLC0415
     from walkeeper.config import load  # noqa: PLC0415
+    from walkeeper.status import command, watch  # noqa: PLC0415
 
     if options.watch:
-        return status_watch.main(load(config_path(options), os.environ), options.interval, json=options.json)
-    return status.main(load(config_path(options), os.environ), json=options.json)
+        return watch.main(load(config_path(options), os.environ), options.interval, json=options.json)
+    return command.main(load(config_path(options), os.environ), json=options.json)
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from walkeeper.errors import CannotTell
 from walkeeper.evidence import Evidence, ask_the_dcs, gather
 from walkeeper.inventory import Names, Run
 from walkeeper.progress import Progress
-from walkeeper.status_text import size
+from walkeeper.status.text import size
 from walkeeper.store.open import open_store
 
 _SHOWN: Final = 20

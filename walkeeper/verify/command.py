@@ -14,7 +14,7 @@ from walkeeper.core.coverage import Archived, Coverage, coverage, merged
 from walkeeper.core.names import Segment
 from walkeeper.evidence import Evidence, ask_the_dcs, gather
 from walkeeper.progress import Progress
-from walkeeper.status_text import size
+from walkeeper.status.text import size
 from walkeeper.store.open import open_store
 from walkeeper.verify import deep as deep_look
 from walkeeper.verify import rebuild, text

@@ -11,7 +11,7 @@ from walkeeper.core.coverage import Coverage
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.evidence import Evidence
-from walkeeper.status_text import size
+from walkeeper.status.text import size
 from walkeeper.verify.deep import Deep
 from walkeeper.verify.judge import Finding, Severity
 from walkeeper.verify.target import Target

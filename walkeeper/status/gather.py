@@ -1,21 +1,15 @@
-"""``walkeeper status``: the whole cluster at a glance, from any node. What cannot be learnt is said, not guessed.
-
-Exit codes: 0 everything is known and well, 1 something needs a look, 2 something could not be learnt.
-"""
+"""What the status of the whole cluster is, from any node. What cannot be learnt is said, not guessed."""
 
 from __future__ import annotations
 
-import io
-import json as json_module
 import os
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
-from walkeeper import ask, rundir, status_text
+from walkeeper import ask, rundir
 from walkeeper.archive import Archive
 from walkeeper.codec import Codec
 from walkeeper.config import Config
@@ -27,6 +21,7 @@ from walkeeper.layout import Layout
 from walkeeper.postgres import Server, ServerState
 from walkeeper.record.base import Member, RecordStore, Topology
 from walkeeper.record.patroni import connect
+from walkeeper.status.text import size, understands
 from walkeeper.store.open import open_store
 
 WELL: Final = 0
@@ -40,16 +35,6 @@ STANDSTILL: Final = 30.0
 """Seconds without a move of the frontier while complete segments wait for it, from which on a person should look."""
 
 _T = TypeVar("_T")
-
-
-def main(config: Config, *, json: bool = False) -> int:
-    """Print the status; returns the exit code."""
-    status = gather(config)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding has not
-    print(json_module.dumps(status, indent=2) if json else status_text.render(status))  # noqa: T201 - it is for standard output
-    sys.stdout.flush()
-    return int(status["exit_code"])
 
 
 def gather(config: Config) -> dict[str, Any]:
@@ -241,7 +226,7 @@ def _agent(config: Config, unknown: list[str], attention: list[str]) -> dict[str
     except rundir.RunDirectoryError as problem:
         unknown.append(f"agent on this node: {problem}")
     else:
-        if status_text.understands(report):
+        if understands(report):
             return report
         attention.append("agent on this node: it is of another version of walkeeper, and was not started again since")
     return None
@@ -283,7 +268,7 @@ def _standstill(record: dict[str, Any] | None, members: list[dict[str, Any]]) ->
     waiting = max((row["lag_bytes"] for row in members if row["lag_bytes"] is not None), default=0)
     if record is None or waiting < record["segment_size"] or (record["age_seconds"] or 0) < STANDSTILL:
         return []
-    stood, waits = f"{record['age_seconds']:.0f} s", status_text.size(waiting)
+    stood, waits = f"{record['age_seconds']:.0f} s", size(waiting)
     return [
         f"the frontier has stood for {stood}, and {waits} wait for it: is the agent on {record['owner'] or 'the leader'} well?"
     ]

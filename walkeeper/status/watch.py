@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 
 from walkeeper.clock import timestamp
 from walkeeper.config import Config
-from walkeeper.status_screen import BARS, Line, Sample, lines, plain
+from walkeeper.status.screen import BARS, Line, Sample, lines, plain
 
 KEPT: Final = 60
 """Samples, for rates and bars."""
@@ -31,7 +31,7 @@ Show: TypeAlias = Callable[[list[Line]], None]
 
 def main(config: Config, interval: float, *, json: bool = False) -> int:
     """Until SIGINT or SIGTERM; 0 then."""
-    from walkeeper.status import gather  # noqa: PLC0415 - which imports what this does not need
+    from walkeeper.status.gather import gather  # noqa: PLC0415 - which imports what this does not need
 
     signal.signal(signal.SIGTERM, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):

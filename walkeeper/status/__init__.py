@@ -1,0 +1,1 @@
+"""``walkeeper status``, once or ``--watch``."""
