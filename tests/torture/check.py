@@ -47,6 +47,7 @@ def restore(rig: Rig, backup: Path, record: Record) -> Verdict:
     wanted = rig.ledger.covered(history, record.position)
     directory = new_directory("r")
     config = directory / "restore.yml"
+    config.touch(mode=0o600)  # it may hold a secret
     config.write_text(yaml.safe_dump({"scope": "demo", "walkeeper": {"store": rig.place.section()}}))
     command = f"{sys.executable} -m walkeeper -c {config} restore-wal %f %p"
     server = restore_server(
