@@ -318,7 +318,9 @@ def test_detach_returns_when_a_daemon_works(machine: Machine) -> None:
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
     assert os.getsid(pid) != pid  # so that it never gets a terminal
     assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
-    assert {str(Path(f"/proc/{pid}/fd/{fd}").readlink()) for fd in range(3)} == {"/dev/null"}
+    parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])  # starts it again if it dies
+    for process in (pid, parent):
+        assert {str(Path(f"/proc/{process}/fd/{fd}").readlink()) for fd in range(3)} == {"/dev/null"}
     machine.wait_archived()
     end(pid)
     assert machine.says("agent_stopped code=0", log)

@@ -180,10 +180,8 @@ def test_it_replaces_what_lies_there(data: DataDirectory) -> None:
 
 
 @pytest.mark.parametrize("name", ["00000001.history", "00000002.history", "0000000100000000000000F0", "000000090000000000000003"])  # fmt: skip
-def test_h1_h6_proved_absent_is_1_and_quick(data: DataDirectory, name: str) -> None:
-    begun = time.monotonic()
+def test_h1_h6_proved_absent_is_1(data: DataDirectory, name: str) -> None:
     assert data.ask(name) == 1
-    assert time.monotonic() - begun < 0.2
     assert data.left() == []
 
 

@@ -31,10 +31,7 @@ class Start:
         """It works: the caller goes, and the terminal with it."""
         if self._writer is None:
             return
-        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for descriptor in (0, 1, 2):
-            os.dup2(nothing, descriptor)
-        os.close(nothing)
+        _let_go_of_the_terminal()
         self._tell(_STARTED)
 
     def refused(self, problem: Exception) -> None:
@@ -43,6 +40,7 @@ class Start:
 
     def leave_it(self) -> None:
         """This process has nothing to say about it; another one has."""
+        _let_go_of_the_terminal()
         self._tell(b"")
 
     def _tell(self, words: bytes) -> None:
@@ -50,6 +48,14 @@ class Start:
         if writer is not None:
             os.write(writer, words)
             os.close(writer)
+
+
+def _let_go_of_the_terminal() -> None:
+    """Whoever reads what the caller printed must come to its end."""
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for descriptor in (0, 1, 2):
+        os.dup2(nothing, descriptor)
+    os.close(nothing)
 
 
 def start(work: Callable[[Start], int]) -> int:
