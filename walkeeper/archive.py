@@ -130,8 +130,9 @@ class Archive:
             if self.store.get(key) != content:
                 raise Conflict(
                     f"{name.name}: {key} is in the store with other content",
-                    hint="Timeline number used twice: two servers were promoted apart from each other. Keep both; promote "
-                    "again with restore_command reading this archive, so that PostgreSQL chooses a free number.",
+                    hint="Timeline number used twice: two servers were promoted apart from each other. Keep both. If the leader "
+                    "is on it, promote again with restore_command reading this archive: PostgreSQL chooses a free number. If "
+                    "the leader's timeline came from it, archive under another prefix, and take a base backup.",
                 ) from None
 
     def history(self, timeline: int) -> History | None:
