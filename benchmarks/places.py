@@ -39,8 +39,14 @@ class Place(Protocol):
     def hang(self) -> None:
         """Let it take connections and answer nothing; where there are none, it goes away."""
 
+    def deny(self) -> None:
+        """Let it refuse whoever writes."""
+
+    def slow(self, put_delay: float) -> None:
+        """Let each PUT take so many seconds longer. Raises RuntimeError where it cannot be slow."""
+
     def back(self) -> None:
-        """Make it reachable again."""
+        """Make it as it was."""
 
 
 class DirectoryPlace:
@@ -56,6 +62,7 @@ class DirectoryPlace:
         self._above = new_directory("d")
         self.root = self._above / "archive"
         self.root.mkdir()
+        self._modes: dict[Path, int] = {}
 
     def section(self) -> dict[str, Any]:
         return {"directory": str(self.root)}
@@ -68,8 +75,20 @@ class DirectoryPlace:
 
     hang = away
 
+    def deny(self) -> None:
+        self._modes = {path: path.stat().st_mode for path in [self.root, *self.root.rglob("*")] if path.is_dir()}
+        for path in self._modes:
+            path.chmod(0o555)
+
+    def slow(self, put_delay: float) -> None:
+        raise RuntimeError(f"{put_delay:g} s: a directory is slow in the agents, from their start on")
+
     def back(self) -> None:
-        self._away.rename(self.root)
+        if self._away.exists():
+            self._away.rename(self.root)
+        while self._modes:
+            path, mode = self._modes.popitem()
+            path.chmod(mode)
 
     @property
     def _away(self) -> Path:
@@ -84,6 +103,7 @@ class BucketPlace:
     def __init__(self, server: SeaweedFS, proxy: SlowS3 | None) -> None:
         self.put_delay = proxy.put_delay if proxy else 0.0
         self._server = server
+        self._proxy = proxy
         self._prefix = f"run{next(_serial)}"
         self._frozen = False
         self._endpoint = proxy.endpoint if proxy else server.endpoint
@@ -112,7 +132,20 @@ class BucketPlace:
         self._server.freeze()
         self._frozen = True
 
+    def deny(self) -> None:
+        self._through_proxy().denies = True
+
+    def slow(self, put_delay: float) -> None:
+        self._through_proxy().put_delay = put_delay
+
+    def _through_proxy(self) -> SlowS3:
+        if self._proxy is None:
+            raise RuntimeError("there is no proxy before this bucket")
+        return self._proxy
+
     def back(self) -> None:
+        if self._proxy is not None:
+            self._proxy.denies, self._proxy.put_delay = False, self.put_delay
         if self._frozen:
             self._server.thaw()
         self._frozen = False

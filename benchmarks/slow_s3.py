@@ -1,4 +1,4 @@
-"""An S3 server that is far away: a TCP proxy that holds up each PUT request, and nothing else."""
+"""An S3 server that is far away, or lets nobody write: a TCP proxy that holds up each PUT request, or refuses it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from typing import Final, Self
 from tests.parts.processes import free_port
 
 _CHUNK: Final = 256 * 1024
+_DENIED: Final = b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>"
+_ANSWER: Final = (
+    b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%s" % (len(_DENIED), _DENIED)
+)
 
 
 class SlowS3:
-    """Passes everything on to ``target_port`` of 127.0.0.1; a PUT only after ``put_delay`` seconds.
+    """Passes everything on to ``target_port`` of 127.0.0.1; a PUT only after ``put_delay`` seconds, and none while ``denies``.
 
     A request begins where the client speaks after the server has answered. What follows ``100 Continue`` is a body, and
     no body of ours begins with ``PUT``.
@@ -24,6 +29,7 @@ class SlowS3:
 
     def __init__(self, target_port: int, put_delay: float) -> None:
         self.put_delay = put_delay
+        self.denies = False
         self._target = ("127.0.0.1", target_port)
         self._port = free_port()
         self._ended = False
@@ -70,6 +76,18 @@ class SlowS3:
                     if not data:
                         return
                     if from_client and answered and data.startswith(b"PUT "):
+                        if self.denies:
+                            _refuse(client)
+                            return
                         time.sleep(self.put_delay)
                     answered = not from_client
                     (server if from_client else client).sendall(data)
+
+
+def _refuse(client: socket.socket) -> None:
+    """The answer, and then the rest of the request: who closes before it has read that takes the answer back."""
+    client.sendall(_ANSWER)
+    client.settimeout(0.3)
+    with contextlib.suppress(TimeoutError):
+        while client.recv(_CHUNK):
+            pass

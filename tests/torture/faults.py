@@ -178,6 +178,20 @@ def store_hangs(rig: Rig, _: Node) -> Iterator[None]:
     rig.place.back()
 
 
+@fault(5, 25)
+def store_denies(rig: Rig, _: Node) -> Iterator[None]:
+    rig.place.deny()
+    yield
+    rig.place.back()
+
+
+@fault(5, 20)
+def store_slow(rig: Rig, _: Node) -> Iterator[None]:
+    rig.place.slow(1.5)
+    yield
+    rig.place.back()
+
+
 @fault(5, 15)
 def spool_disk_full(rig: Rig, node: Node) -> Iterator[None]:
     """No mount without root: files larger than half a segment cannot be written by the agent and pg_receivewal."""
@@ -198,7 +212,7 @@ def _limit(pid: int, limits: tuple[int, int]) -> None:
 
 EXCLUSIVE: Final = (
     {"dcs_stopped", "dcs_hangs", "record_wiped", "record_put_back", "promote_by_hand"},
-    {"store_away", "store_hangs"},
+    {"store_away", "store_hangs", "store_denies", "store_slow"},
 )
 """Of each set one at a time: they use one switch."""
 EVERYWHERE: Final = {
@@ -209,6 +223,8 @@ EVERYWHERE: Final = {
     "record_put_back",
     "store_away",
     "store_hangs",
+    "store_denies",
+    "store_slow",
 }
 
 
