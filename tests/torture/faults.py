@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Final
 
 import psycopg
@@ -195,19 +195,15 @@ def store_slow(rig: Rig, _: Node) -> Iterator[None]:
 @fault(5, 15)
 def spool_disk_full(rig: Rig, node: Node) -> Iterator[None]:
     """No mount without root: files larger than half a segment cannot be written by the agent and pg_receivewal."""
-    limit = SEGMENT_MB * MIB // 2
-    pids = [*rig.processes(node, "agent"), *rig.processes(node, "receiver")]
-    with ExitStack() as undo:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-                undo.callback(_limit, pid, before)
-        yield
+    _limit(rig, node, SEGMENT_MB * MIB // 2)
+    yield
+    _limit(rig, node, resource.RLIM_INFINITY)  # also of who was started meanwhile, and inherited it
 
 
-def _limit(pid: int, limits: tuple[int, int]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+def _limit(rig: Rig, node: Node, size: int) -> None:
+    for pid in [*rig.processes(node, "agent"), *rig.processes(node, "receiver")]:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 EXCLUSIVE: Final = (
