@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import shutil
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -51,7 +53,13 @@ def torture(options: Options) -> bool:
             Places(options.store, NEAR if options.store == "s3" else 0.0) as places,
             Rig(places.new(), diary, rate=options.rate) as rig,
         ):
-            rounds(rig, options, tally)
+            try:
+                rounds(rig, options, tally)
+            except BaseException:
+                _keep(rig, options.report)
+                raise
+            if diary.violations:
+                _keep(rig, options.report)
     except Exception as problem:
         diary.tell("violation", f"{type(problem).__name__}: {problem}")
         raise
@@ -64,6 +72,20 @@ def torture(options: Options) -> bool:
     for name, value in facts(diary, tally):
         print(f"{name}: {value}")
     return not diary.violations
+
+
+def _keep(rig: Rig, report: Path | None) -> None:
+    """Logs and WAL of every node, beside the report: to find out why."""
+    if report is not None:
+        for node in rig.cluster.nodes:  # the dying are in the middle of writing
+            node.host.pause()
+        kept = report.with_suffix(".kept")
+        shutil.rmtree(kept, ignore_errors=True)
+        with contextlib.suppress(shutil.Error):
+            shutil.copytree(
+                rig.cluster.directory, kept, ignore=shutil.ignore_patterns("base", "*.sock", "*.s"), symlinks=True
+            )
+        print(f"kept: {kept}")
 
 
 def rounds(rig: Rig, options: Options, tally: Tally) -> None:
