@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from tests.simulation.invariants import record_of
 from tests.simulation.nodes import Node, Slot
-from tests.simulation.wal import SIZE, write_segment
+from tests.simulation.wal import SIZE, Branch, readable, write_segment
 from walkeeper.core.names import PARTIAL, Segment
+from walkeeper.core.tail import Piece
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -223,6 +225,21 @@ def stale_spool(world: World, node: Node, fault: Fault) -> None:
         write_segment(directory / (Segment(1, node.lsn // SIZE, SIZE).name + PARTIAL), b"old")
 
 
+def twin_pieces(world: World, node: Node, fault: Fault) -> None:
+    """Another server, promoted under the same number at the same position, shipped its tail of the open segment."""
+    number = node.lsn // SIZE
+    end = readable(node.lsn) - number * SIZE
+    if not world.tails or not end:
+        return
+    world.invariants.number_used_twice = True
+    twin = Branch(99, node.branch.timeline, node.branch.parent, node.branch.begun)
+    plain = twin.written_out(number)[:end]
+    key = world.layout.piece(twin.segment(number).name, Piece(0, end, f"twin{fault.steps}"), world.archive.codec.suffix)
+    if plain != node.branch.written_out(number)[:end] and key not in world.store.objects:
+        sha256 = hashlib.sha256(plain).hexdigest()
+        world.store.objects[key] = (world.archive.codec.encode(plain), {"sha256": sha256, "size": str(end)})
+
+
 KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "kill_agent": kill_agent,
     "freeze_agent": freeze_agent,
@@ -252,7 +269,10 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "wipe_spool": wipe_spool,
     "damage_spool": damage_spool,
     "stale_spool": stale_spool,
+    "twin_pieces": twin_pieces,
 }
+SELDOM: Final = {"twin_pieces"}
+"""Only where a schedule names them: they take away what is else demanded."""
 
 OFTEN: Final = (
     *("kill_agent", "freeze_agent", "power_loss", "freeze_host", "kill_patroni", "switchover", "store_down"),
@@ -263,7 +283,7 @@ OFTEN: Final = (
 
 def draw(dice: random.Random, kinds: tuple[str, ...] = ()) -> list[Fault]:
     """The faults of one schedule, in their order; of those ``kinds`` only, if there are any."""
-    kinds = kinds or (*KINDS, *OFTEN)
+    kinds = kinds or (*(kind for kind in KINDS if kind not in SELDOM), *OFTEN)
     faults = [
         Fault(
             round(dice.uniform(0, LAST), 2),

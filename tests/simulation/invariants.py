@@ -18,13 +18,16 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Record, decode_record
+from walkeeper.store.base import ObjectInfo
+from walkeeper.tail import StoredPiece, parse_key
+from walkeeper.tail_restore import assemble
 
 if TYPE_CHECKING:
     from tests.simulation.nodes import Node
     from tests.simulation.seams import AgentProcess
     from tests.simulation.world import World
 
-NEVER_DELETED: Final = ("/wal/", "/history/", "/gap/", "/start/", "/tail/")
+NEVER_DELETED: Final = ("/wal/", "/history/", "/gap/", "/start/")
 
 
 @dataclass(slots=True)
@@ -53,13 +56,21 @@ class Invariants:
         self._asked: dict[tuple[str, str], dict[Segment, float]] = {}
         self._looked: dict[tuple[str, str], float] = {}
         self._stored_at: dict[str, float] = {}
-        self._good: dict[str, tuple[bytes, bytes]] = {}
+        self._opened: dict[str, tuple[bytes, bytes]] = {}
+        self._pieces: dict[str, dict[str, StoredPiece]] = {}
+        """By their segment's name and their key."""
+        self._right: dict[tuple[str, int], tuple[bytes, bool]] = {}
         self._checked: dict[tuple[int, int], int] = {}
 
     def violated(self, what: str) -> None:
         if self._world.loop.problem is None:
             self._world.loop.note("world", "VIOLATED:", what)
             self._world.loop.problem = AssertionError(what)
+
+    def forget(self) -> None:
+        """What was in the store, which is most of a world."""
+        for contents in (self._opened, self._right, self._world.store.objects):
+            contents.clear()
 
     def dcs_changed_by_hand(self) -> None:
         """Somebody wiped the record, or put an older one back: who owned it before may own it again."""
@@ -76,13 +87,61 @@ class Invariants:
             self.gaps += 1
             first, _, end = key.rpartition("/")[2].removesuffix(".json").partition("-")
             self._gap_recorded(process, Segment.parse(first, SIZE), int(end, 16))
+        if (piece := self._piece(key)) is not None:
+            self._pieces.setdefault(piece.segment, {})[key] = piece
+            number = Segment.parse(piece.segment, SIZE).number
+            if not any(self._says(branch, number, piece) for branch in self._world.branches):
+                self.violated(f"{key} is stored, and no server wrote that")
 
-    def deleted(self, key: str) -> None:
+    def deleted(self, process: AgentProcess, key: str) -> None:
+        """A piece, once something else that is stored says the same: the complete segment, of whatever timeline, or a
+        longer piece of the same owner."""
         if any(part in f"/{key}" for part in NEVER_DELETED):
             self.violated(f"{key} is deleted from the store")
+        store, found = self._world.store.objects, self._piece(key)
+        if found is None or key not in store:
+            return
+        plain, piece = self._plain(key, found.suffix), found.piece
+        number = Segment.parse(found.segment, SIZE).number
+        for branch in self._world.branches:
+            if self._is_stored(branch, number) and branch.written_out(number)[piece.begin : piece.end] == plain:
+                return
+        for other, stored in self._pieces.get(found.segment, {}).items():
+            longer = stored.piece
+            if other == key or other not in store or longer.owner != piece.owner:
+                continue
+            part = self._plain(other, stored.suffix)[piece.begin - longer.begin : piece.end - longer.begin]
+            if longer.begin <= piece.begin and piece.end <= longer.end and part == plain:
+                return
+        self.violated(f"{process.name} deletes {key}, which nothing else that is stored says")
+
+    def _piece(self, key: str) -> StoredPiece | None:
+        return parse_key(ObjectInfo(key, 0, {})) if key.startswith(self._world.layout.tails) else None
+
+    def _plain(self, key: str, suffix: str) -> bytes:
+        """Of an object that is stored."""
+        body = self._world.store.objects[key][0]
+        if self._opened.get(key, (b"", b""))[0] is not body:
+            self._opened[key] = (body, self._world.archive.codec.decode(suffix, body, SIZE))
+        return self._opened[key][1]
+
+    def _says(self, branch: Branch, number: int, stored: StoredPiece) -> bool:
+        """Whether that piece has what the branch has there, under its name."""
+        if branch.segment(number).name != stored.segment:
+            return False
+        body = self._world.store.objects[stored.key][0]
+        known = self._right.get((stored.key, branch.serial))
+        if known is None or known[0] is not body:
+            piece, plain = stored.piece, self._plain(stored.key, stored.suffix)
+            known = (body, branch.written_out(number)[piece.begin : piece.end] == plain)
+            self._right[stored.key, branch.serial] = known
+        return known[1]
 
     def stored_up_to(self, branch: Branch, start: int) -> Lsn:
-        """The first byte of that branch's chain from ``start`` on that is neither stored as it was written nor in a gap."""
+        """The first byte of that branch's chain from ``start`` on that is neither stored as it was written nor in a gap.
+
+        In the first segment that is not stored as a whole those bytes count that one owner's pieces have from its start on.
+        """
         number = max(start // SIZE, self._checked.get((branch.serial, start), 0))
         gaps = self._gaps()
         while (segment := branch.segment(number)) and (
@@ -91,19 +150,25 @@ class Invariants:
         ):
             number += 1
         self._checked[branch.serial, start] = number
-        return Lsn(number * SIZE)
+        return Lsn(number * SIZE + self._tail_end(branch, number))
+
+    def _tail_end(self, branch: Branch, number: int) -> int:
+        """How far the best chain of pieces in that segment goes that continue each other and have the branch's bytes."""
+        reached: dict[str, set[int]] = {}
+        stored = self._pieces.get(branch.segment(number).name, {})
+        there = [piece for key, piece in stored.items() if key in self._world.store.objects]
+        for found in sorted(there, key=lambda found: found.piece):
+            ends = reached.setdefault(found.piece.owner, {0})
+            if found.piece.begin in ends and self._says(branch, number, found):
+                ends.add(found.piece.end)
+        return max((max(ends) for ends in reached.values()), default=0)
 
     def _is_stored(self, branch: Branch, number: int) -> bool:
         segment = branch.segment(number)
         for suffix in SUFFIXES:
             key = self._world.layout.file(segment, suffix)
-            found = self._world.store.objects.get(key)
-            if found is None:
-                continue
-            if self._good.get(key, (b"", b""))[0] is not found[0]:
-                plain = self._world.archive.codec.decode(suffix, found[0], SIZE)
-                self._good[key] = (found[0], plain)
-            return self._good[key][1] == bytes(branch.plain(number))
+            if key in self._world.store.objects:
+                return self._plain(key, suffix) == bytes(branch.plain(number))
         return False
 
     def _gaps(self) -> list[tuple[Segment, int]]:
@@ -155,11 +220,27 @@ class Invariants:
             self.violated(
                 f"the record says {record.lsn} of {branch}, and {branch.segment(stored // SIZE)} from {stored} on is not stored"
             )
+        if record.position % SIZE:
+            self._check_restore(branch, record)
         for ancestor, _ in branch.ancestry()[1:]:
             key = self._world.layout.file(HistoryFile(ancestor.timeline), "")
             found = self._world.store.objects.get(key)
             if found is None or found[0] != history_text(ancestor.written):
                 self.violated(f"the record says timeline {record.timeline}, and {key} is not stored as it is")
+
+    def _check_restore(self, branch: Branch, record: Record) -> None:
+        """That restore-wal would give all of the open segment that the record claims, and nothing that is not so."""
+        world, number = self._world, record.position // SIZE
+        histories = [key for key in world.store.objects if key.startswith(world.layout.histories)]
+        newest = max((int(key[-16:-8], 16) for key in histories), default=1)
+        if newest > record.timeline or self.number_used_twice or self._is_stored(branch, number):
+            return  # a stale owner's, or it has what two servers say
+        found = assemble(world.store, world.layout, world.archive.codec, branch.segment(number).name)
+        if found is None or len(found.plain) < record.position % SIZE:
+            end = branch.segment(number).start + (len(found.plain) if found else 0)
+            self.violated(f"the record says {record.lsn}, and a restore gets no further than {Lsn(end)}")
+        elif branch.written_out(number)[: len(found.plain)] != found.plain:
+            self.violated(f"a restore of {found.segment} from its tail gets what {branch} does not have there")
 
     # -------------------------------------------------------------------------------------------- slot ≤ record ≤ stored
 

@@ -20,23 +20,30 @@ import walkeeper.agent.ownership
 import walkeeper.archive
 import walkeeper.core.history
 import walkeeper.spool
-from tests.simulation.seams import RecordView, agent
+import walkeeper.tail
+from tests.simulation.seams import ReceiverView, RecordView, agent
+from tests.simulation.wal import SIZE, readable
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archiver import Archiver
 from walkeeper.agent.leftovers import Leftovers
 from walkeeper.agent.ownership import Ownership
 from walkeeper.agent.streaming import SpoolFull, Streaming
+from walkeeper.agent.tail import Tail
 from walkeeper.archive import Archive
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.receipt import Receipt
+from walkeeper.core.names import Segment
+from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.record import Record
+from walkeeper.core.tail import Piece, due_for_merge
 from walkeeper.core.takeover import LocalServer, resume_at
 from walkeeper.errors import BadHistory, Conflict, StoreUnavailable, WrongTimeline
+from walkeeper.receiver import Written
 from walkeeper.record.base import Leader
 from walkeeper.spool import Spool
 from walkeeper.store.base import AlreadyThere
+from walkeeper.tail import StoredPiece
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ def acknowledge_before_the_store_has_it(patch: MonkeyPatch) -> None:
     patch.setattr(Archiver, "_ship", ship)
 
 
-@mutation()
+@mutation(first=12)
 def take_no_answer_for_a_yes(patch: MonkeyPatch) -> None:
     real = Archive.archive_segment
 
@@ -105,7 +112,7 @@ def overwrite(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "_identify", identify)
 
 
-@mutation("freeze_host", "kill_patroni", "power_loss", first=26)
+@mutation("freeze_host", "kill_patroni", "power_loss", first=69)
 def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
     """Only a store that was away lets two promotions choose one number; that is put on here as well."""
     patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
@@ -128,7 +135,7 @@ def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "archive_history", archive_history)
 
 
-@mutation()
+@mutation(first=10)
 def move_the_frontier_over_holes(patch: MonkeyPatch) -> None:
     def add(self: Frontier, receipt: Receipt) -> bool:
         self._next = max(self._next, receipt.segment.number + 1)
@@ -177,6 +184,114 @@ def drop_leftovers_at_once(patch: MonkeyPatch) -> None:
     patch.setattr(Leftovers, "_deal_with", deal_with)
 
 
+# ---------------------------------------------------------------------------------------------------------------- the tail
+
+
+def _piece_receipt(archive: Archive, segment: Segment, piece: Piece) -> TailReceipt:
+    return TailReceipt(segment, piece, "0" * 64, 0, archive.layout.piece(segment.name, piece, ".zst"))
+
+
+@mutation("lose_store_answers", "cut_store", "store_down", "kill_receiver", first=7)
+def claim_a_piece_that_was_received_and_not_stored(patch: MonkeyPatch) -> None:
+    real = walkeeper.tail.put
+
+    def put(archive: Archive, segment: Segment, piece: Piece, plain: bytes) -> TailReceipt:
+        try:
+            return real(archive, segment, piece, plain)
+        except StoreUnavailable:
+            return _piece_receipt(archive, segment, piece)
+
+    patch.setattr(walkeeper.tail, "put", put)
+
+
+@mutation("lose_store_answers", "cut_store", "store_down", first=41)
+def claim_beyond_a_hole_between_pieces(patch: MonkeyPatch) -> None:
+    """A piece that could not be stored is left out, and the next one counts all the same."""
+    real = Tail._ship
+
+    def ship(self: Tail, chain: Any, partial: Any, begin: int, end: int) -> TailReceipt | None:
+        try:
+            return real(self, chain, partial, begin, end)
+        except StoreUnavailable:
+            chain.add(_piece_receipt(self._archive, chain.segment, Piece(begin, end, chain.owner)), 0)
+            raise
+
+    def add_tail(self: Frontier, receipt: TailReceipt) -> bool:
+        moved = receipt.segment == self.next_segment and receipt.end > self._tail_end
+        self._tail_end = receipt.end if moved else self._tail_end
+        return moved
+
+    patch.setattr(Tail, "_ship", ship)
+    patch.setattr(Frontier, "add_tail", add_tail)
+
+
+@mutation("kill_receiver", first=1)
+def claim_what_the_server_has_and_not_what_was_written(patch: MonkeyPatch) -> None:
+    real = ReceiverView.written
+
+    def written(self: ReceiverView, partial: Any, size: int) -> Written | None:
+        found = real(self, partial, size)
+        ahead = readable(agent().node.lsn) - Segment.parse(partial.name[:24], SIZE).start
+        return found and Written(found.run, max(found.offset, min(ahead, SIZE - 1)))
+
+    patch.setattr(ReceiverView, "written", written)
+    patch.setattr(walkeeper.tail, "check_part", lambda *_: None)
+
+
+@mutation("kill_agent", first=1)
+def drop_small_pieces_before_the_merged_one_is_stored(patch: MonkeyPatch) -> None:
+    real = Tail._merge
+
+    def merge(self: Tail, chain: Any, partial: Any) -> None:
+        if count := due_for_merge(chain.levels):
+            for receipt in chain.stored[-count:]:
+                self._archive.store.delete(receipt.key)
+        real(self, chain, partial)
+
+    patch.setattr(Tail, "_merge", merge)
+
+
+@mutation("kill_receiver", first=1)
+def drop_pieces_when_the_segment_is_streamed_again(patch: MonkeyPatch) -> None:
+    real = Tail._chain_for
+
+    def chain_for(self: Tail, segment: Segment, run: int) -> Any:
+        if self._chain is not None and self._chain.run != run:
+            for key in sorted(self._own.pop(segment.number, ())):
+                self._archive.store.delete(key)
+        return real(self, segment, run)
+
+    patch.setattr(Tail, "_chain_for", chain_for)
+
+
+@mutation("switchover", "kill_patroni", "freeze_host", first=43)
+def drop_what_a_dead_primary_had_beyond_the_fork(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.tail, "covers", lambda *_: True)
+
+
+@mutation("switchover", "freeze_host", first=11)
+def count_the_pieces_of_another_timeline(patch: MonkeyPatch) -> None:
+    """They have the same bytes up to the fork; a restore asks by the new timeline's name."""
+    real = Tail._continue_earlier
+
+    def continue_earlier(self: Tail, chain: Any, partial: Any, end: int) -> bool:
+        others = self._others.get(chain.segment.number, [])
+        self._others[chain.segment.number] = [
+            dataclasses.replace(stored, segment=chain.segment.name) for stored in others
+        ]
+        return real(self, chain, partial, end)
+
+    patch.setattr(Tail, "_continue_earlier", continue_earlier)
+
+
+@mutation("twin_pieces", "kill_receiver", "kill_agent", first=1)
+def continue_another_servers_chain_without_comparing(patch: MonkeyPatch) -> None:
+    def confirm(_: Archive, stored: StoredPiece, segment: Segment, __: bytes) -> TailReceipt:
+        return TailReceipt(segment, stored.piece, "0" * 64, 0, stored.key)
+
+    patch.setattr(walkeeper.tail, "confirm", confirm)
+
+
 # ----------------------------------------------------------------------------------------------------------- where to begin
 
 
@@ -193,7 +308,7 @@ def start_at_now(patch: MonkeyPatch) -> None:
     _resume(patch, lambda _record, _history, local: local.lsn)
 
 
-@mutation(first=14)
+@mutation(first=32)
 def start_at_the_slot(patch: MonkeyPatch) -> None:
     def at_slot(record: Record, _: History, __: LocalServer) -> int:
         slot = agent().node.slot
@@ -234,7 +349,7 @@ def rebuild_from_the_newest_segment(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "rebuild_frontier", rebuild)
 
 
-@mutation()
+@mutation(first=19)
 def take_a_boundary_segment_for_the_old_timelines(patch: MonkeyPatch) -> None:
     def timeline_of(self: History, number: int, size: int) -> int:
         ends = {switch.timeline: switch.lsn for switch in self.switches}
@@ -246,7 +361,7 @@ def take_a_boundary_segment_for_the_old_timelines(patch: MonkeyPatch) -> None:
 # --------------------------------------------------------------------------------------------------------------- one owner
 
 
-@mutation(first=14)
+@mutation(first=62)
 def skip_the_leader_read(patch: MonkeyPatch) -> None:
     real_leader, real_write = RecordView.leader, RecordView.write
 
@@ -287,7 +402,7 @@ def write_the_record_without_comparing(patch: MonkeyPatch) -> None:
 # ---------------------------------------------------------------------------------------------------------------- the spool
 
 
-@mutation()
+@mutation(first=17)
 def trust_a_stale_spool(patch: MonkeyPatch) -> None:
     def seed(self: Spool, history: History, first: Any) -> None:
         (self.wal / f"{first.name}.partial").touch()
@@ -295,7 +410,7 @@ def trust_a_stale_spool(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_seed", seed)
 
 
-@mutation(first=15)
+@mutation(first=178)
 def trust_the_spool_of_an_earlier_boot(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_check_boot", lambda _: None)
 
@@ -314,22 +429,22 @@ def lay_no_seed(patch: MonkeyPatch) -> None:
 # --------------------------------------------------------------------------------------------------------------------- gaps
 
 
-@mutation(first=14)
+@mutation(first=32)
 def call_it_a_gap_too_early(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.lost_wal, "_from_members", lambda *_: None)
 
 
-@mutation(first=14)
+@mutation(first=32)
 def call_it_a_gap_without_a_look_into_the_store(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.lost_wal, "find", lambda *_: None)
 
 
-@mutation(first=14)
+@mutation(first=32)
 def pass_a_gap_without_a_word(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "record_gap", lambda *_: None)
 
 
-@mutation(first=14)
+@mutation(first=32)
 def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.lost_wal, "is_lost", lambda *_: False)
 
@@ -337,7 +452,7 @@ def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
 # -------------------------------------------------------------------------------------------------------- these were found
 
 
-@mutation("damage_spool", "wipe_spool", "kill_receiver", first=89)
+@mutation("damage_spool", "wipe_spool", "kill_receiver", first=379)
 def forget_that_a_segment_comes_again(patch: MonkeyPatch) -> None:
     """A segment that was put aside while it waited for its upload, and came again before the next look, was never uploaded."""
     real = Streaming._start_receiver
@@ -348,7 +463,7 @@ def forget_that_a_segment_comes_again(patch: MonkeyPatch) -> None:
     patch.setattr(Streaming, "_start_receiver", start_receiver)
 
 
-@mutation("switchover", "switchover", "cut_store", "freeze_receiver", first=47)
+@mutation("switchover", "switchover", "cut_store", "freeze_receiver", first=65)
 def let_the_spool_be_full_of_what_a_seed_puts_aside(patch: MonkeyPatch) -> None:
     """The partials of boundary segments, or another branch's segments, filled the spool, and only a seed removes them."""
     real = Streaming._start_receiver
@@ -370,7 +485,13 @@ def move_the_slot_of_a_server_that_left(patch: MonkeyPatch) -> None:
     patch.setattr(Archiver, "_left_timeline", lambda _: False)
 
 
-@mutation("freeze_host", first=3119)
+@mutation("freeze_host", first=3233)
+def move_the_slot_of_a_server_that_went_back(patch: MonkeyPatch) -> None:
+    """So did one whose server was rewound to a primary of the timeline before its own."""
+    patch.setattr(Archiver, "_left_timeline", lambda self: self._server.state().timeline > self.history.timeline)
+
+
+@mutation("freeze_host", first=3451)
 def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     """A standby that was promoted before it had reached its parent's beginning could not archive."""
 
@@ -382,7 +503,7 @@ def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.core.history, "_as_it_came_to_be", refuse)
 
 
-@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=87)
+@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=91)
 def take_unknown_members_for_none(patch: MonkeyPatch) -> None:
     """An agent that began while the DCS was away did not know the members, and called their WAL a gap."""
     real = Agent._other_members

@@ -13,7 +13,7 @@ from tests.simulation import faults
 from tests.simulation.faults import Fault
 from tests.simulation.invariants import record_of
 from tests.simulation.seams import simulated
-from tests.simulation.wal import SIZE
+from tests.simulation.wal import SIZE, readable
 from tests.simulation.world import World
 from walkeeper.core.lsn import Lsn
 
@@ -34,6 +34,11 @@ class Schedule:
     def faults(self) -> dict[int, Fault]:
         drawn = faults.draw(random.Random(f"{self.seed}/faults"), self.kinds)
         return {n: fault for n, fault in enumerate(drawn) if self.kept is None or n in self.kept}
+
+    @property
+    def tails(self) -> bool:
+        """Whether its agents ship the tail: every second seed's do."""
+        return self.seed % 2 == 1
 
     def __str__(self) -> str:
         kinds = f"@{'+'.join(self.kinds)}" if self.kinds else ""
@@ -65,7 +70,7 @@ class Outcome:
 def play(schedule: Schedule, *, trace: bool = False) -> Outcome:
     """Run it to its end, or to the first violation."""
     directory = Path(tempfile.mkdtemp(prefix="walkeeper-sim-", dir=_QUICK if _QUICK.is_dir() else None))
-    world = World(random.Random(f"{schedule.seed}/world"), directory, trace=trace)
+    world = World(random.Random(f"{schedule.seed}/world"), directory, tails=schedule.tails, trace=trace)
     problem = None
     try:
         with simulated():
@@ -74,6 +79,7 @@ def play(schedule: Schedule, *, trace: bool = False) -> Outcome:
             except AssertionError as violation:
                 problem = str(violation)
             world.loop.finish()
+            world.invariants.forget()
     finally:
         shutil.rmtree(directory)
     told = world.invariants
@@ -112,6 +118,8 @@ def _lacks(world: World) -> str:
         return f"{leader.name} leads on {leader.branch}, and {record.owner} owns the record on {record.timeline}"
     if record.position < leader.lsn // SIZE * SIZE:
         return f"the frontier is at {record.lsn}, and the leader's WAL ends at {Lsn(leader.lsn)}"
+    if world.tails and record.position < readable(leader.lsn):
+        return f"the tail ends at {record.lsn}, and the leader's WAL at {Lsn(leader.lsn)}"
     return ""
 
 

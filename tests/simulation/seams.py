@@ -5,20 +5,23 @@ Each call is two steps, before and after it takes effect: there an agent may die
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 from unittest import mock
 
 import walkeeper.agent.agent
+import walkeeper.core.tail
 import walkeeper.spool
 from tests.parts.postgres import Postgres
 from tests.simulation import threads
 from tests.simulation.threads import Clock, Killed, Process, here
-from tests.simulation.wal import SIZE, SYSTEM, read_segment, write_history, write_segment
+from tests.simulation.wal import SIZE, SYSTEM, Branch, read_segment, readable, write_history, write_segment
 from tests.twins.memory_record import MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from tests.worlds import config_of
@@ -28,10 +31,11 @@ from walkeeper.config import Config, PostgresqlSettings
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import PARTIAL, Segment
+from walkeeper.core.page import PAGE_SIZE
 from walkeeper.core.receipt import Receipt
 from walkeeper.errors import BadName, PostgresError, StoreUnavailable
 from walkeeper.postgres import CommandState, ServerState
-from walkeeper.receiver import Ended
+from walkeeper.receiver import Ended, Written
 from walkeeper.record.base import Leader, Topology, Versioned
 from walkeeper.spool import Spool
 
@@ -41,6 +45,9 @@ if TYPE_CHECKING:
 
 SPOOL_LIMIT: Final = 4 * SIZE
 POLL: Final = 1.0
+TAIL_INTERVAL: Final = 0.5
+MERGED_AT_ONCE: Final = 3
+"""Pieces, so that a segment has enough of them for two levels."""
 
 
 class AgentProcess(Process):
@@ -80,6 +87,7 @@ def _config_of(node: Node) -> Config:
     config = config_of(cast("Postgres", node), node.name, node.directory, spool_limit=SPOOL_LIMIT)
     return replace(
         config,
+        tail_interval=TAIL_INTERVAL if node.world.tails else None,
         agent=replace(config.agent, poll_interval=POLL),
         node=replace(config.node, spool_directory=node.directory / "spool"),
     )
@@ -110,7 +118,7 @@ class StoreView(MemoryStore):
             world.loop.wait(world.loop.dice.choice([0, 5]))
             raise StoreUnavailable(f"{key}: no answer")
         if method == "delete":
-            world.invariants.deleted(key)
+            world.invariants.deleted(self._process, key)
 
     def _after(self, method: str, key: str) -> None:
         if self._process is None:
@@ -242,16 +250,28 @@ class ReceiverView:
         self._settings = settings
         self._clock = clock
         self._child: PgReceivewal | None = None
+        self._runs = 0
 
     @property
     def running(self) -> bool:
         return self._child is not None
+
+    def written(self, partial: Path, size: int) -> Written | None:
+        """What the kernel says of the child's descriptor."""
+        agent().step("receiver.written", partial.name)
+        child, run = self._child, self._runs
+        found = None if child is None else child.position_in(partial)
+        if found in {None, size - PAGE_SIZE, size}:
+            return None
+        agent().step("receiver.written done", found)
+        return Written(run, found) if found is not None and self._runs == run else None
 
     def start(self, last: Segment) -> None:
         process = agent()
         process.step("receiver.start", self._directory.name)
         server = process.world.by_port[self._settings.port]
         self._child = PgReceivewal(process, server, self._directory, last)
+        self._runs += 1
         process.children.append(self._child)
         process.node.receivers.append(self._child)
 
@@ -291,6 +311,7 @@ class PgReceivewal(Process):
         self._directory = directory
         self._last = last
         self._connected_to = server.server_started
+        self._open: IO[bytes] | None = None
         self.run(self._main)
 
     def _main(self) -> None:
@@ -298,6 +319,8 @@ class PgReceivewal(Process):
             said = self._stream()
         except OSError as problem:  # its directory was removed
             said = f"rc 1: could not write: {problem.strerror}"
+        finally:
+            self._close()
         self.ended = Ended(said == "rc 0", said)
         self.loop.note(self.name, "ends", said)
 
@@ -326,14 +349,16 @@ class PgReceivewal(Process):
                 return f"rc 1: requested WAL segment {segment} has already been removed"
             partial = self._directory / (segment.name + PARTIAL)
             if server.lsn > segment.start:
-                write_segment(partial, b"begun")
+                self._write(partial, server.branch, number)
             if segment != file and segment.end <= ends.get(timeline, 0):  # its history claims more than it has
                 if server.branch.segment(number - 1).timeline != timeline:
                     return f"rc 1: requested WAL segment {segment} has already been removed"
+                self._close()
                 write_segment(partial, b"what a standby had received and not replayed")
                 partial.rename(self._directory / segment.name)
                 number += 1
             elif segment == file and server.lsn >= segment.end:
+                self._close()
                 write_segment(partial, server.branch.plain(number))
                 partial.rename(self._directory / segment.name)
                 number += 1
@@ -344,6 +369,33 @@ class PgReceivewal(Process):
             else:
                 self.loop.wait(0.5)
         return "rc 0"
+
+    def _write(self, partial: Path, branch: Branch, number: int) -> None:
+        """What the server has more of that segment. Without tails nobody looks at it before it is whole."""
+        if not self._host.world.tails:
+            write_segment(partial, b"begun")
+            return
+        if self._open is None or self._open.name != str(partial):
+            self._close()
+            self._open = partial.open("r+b" if partial.exists() else "w+b", buffering=0)
+            self._open.truncate(SIZE)
+        begin, end = self._open.tell(), min(readable(self._server.lsn) - number * SIZE, SIZE)
+        self._open.write(branch.written_out(number)[begin:end])
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def position_in(self, partial: Path) -> int | None:
+        """Where it writes in that file; None if it does not: it ended, or another one has that name by now."""
+        if self._open is None or self.dead or self.ended is not None:
+            return None
+        try:
+            found, ours = partial.stat(), os.fstat(self._open.fileno())
+        except FileNotFoundError:
+            return None
+        return self._open.tell() if found.st_ino == ours.st_ino and found.st_size == SIZE else None
 
     def _lost_connection(self) -> bool:
         server = self._server
@@ -417,6 +469,7 @@ def simulated() -> Iterator[None]:
         "read_segment": read_segment,
         "find_program": lambda *_: Path("/bin/true"),
         "random": _Dice(),
+        "uuid": _Sessions(),
         "TICK": 0.5,
     }
     with ExitStack() as stack:
@@ -426,6 +479,7 @@ def simulated() -> Iterator[None]:
                     if (name, attribute) != ("walkeeper.spool", "Spool"):
                         stack.enter_context(mock.patch.object(module, attribute, stands_in[attribute]))
         stack.enter_context(mock.patch.object(walkeeper.spool, "_BOOT_ID", _Boot()))
+        stack.enter_context(mock.patch.object(walkeeper.core.tail, "MERGED_AT_ONCE", MERGED_AT_ONCE))
         stack.enter_context(mock.patch.object(Crew, "report_death", _report_death))
         yield
 
@@ -435,6 +489,19 @@ class _Dice:
 
     def uniform(self, low: float, high: float) -> float:
         return here().loop.dice.uniform(low, high)
+
+
+class _Sessions:
+    """What stands in for the module ``uuid``: other ones each time, and by the seed the same ones again."""
+
+    hex = ""
+
+    def uuid4(self) -> _Sessions:
+        world = agent().world
+        world.sessions += 1
+        drawn = _Sessions()
+        drawn.hex = hashlib.md5(b"%d" % world.sessions, usedforsecurity=False).hexdigest()
+        return drawn
 
 
 def _report_death(crew: Crew, name: str, problem: BaseException) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from tests.core.worlds import history_text, long_header
+from tests.core.worlds import PAGE, history_text, long_header
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
@@ -22,15 +24,42 @@ SYSTEM: Final = 7300000000000000001
 SIZE: Final = SegmentSize(MIB)
 _HEAD: Final = 4096
 """The files are sparse: everything that tells one from another stands in their first bytes."""
+_LONG_HEADER: Final = 40
+_SHORT_HEADER: Final = 24
 
 
 class Plain(bytes):
-    """A whole segment of which only the beginning is kept."""
+    """A whole segment of which only the beginning is kept; a slice has all of its bytes."""
 
     __slots__ = ()
 
     def __len__(self) -> int:
         return SIZE
+
+    def __getitem__(self, part: Any) -> Any:
+        return written_out(bytes(self))[part]
+
+
+@lru_cache(maxsize=16)
+def written_out(kept: bytes) -> bytes:
+    """All bytes of the segment with that beginning: true page headers, and between them who wrote what where."""
+    whole = bytearray()
+    for text in kept[_LONG_HEADER:].decode().rstrip(" \0").split():
+        serial, timeline, start, end = (int(number, 16) for number in text.replace("-", ":").split(":"))
+        for page in range(start // PAGE * PAGE, end, PAGE):
+            header = struct.pack("=HHIQI4x", 0xD110, 0, timeline, page, 0)
+            if not page % SIZE:
+                header = kept[:_LONG_HEADER]
+            body = struct.pack("=HHI", serial + 1, 0xABBA, page // PAGE) * (PAGE // 8)
+            whole += (header.ljust(_LONG_HEADER, b"h") + body)[max(start - page, 0) : min(end - page, PAGE)]
+    return bytes(whole)
+
+
+def readable(lsn: int) -> int:
+    """How far WAL that was written up to there can be sent: not a part of a record's first bytes or of a page's header."""
+    lsn -= lsn % 8
+    header = _LONG_HEADER if lsn % SIZE < PAGE else _SHORT_HEADER
+    return lsn if lsn % PAGE >= header else lsn // PAGE * PAGE
 
 
 class Branch:
@@ -84,9 +113,13 @@ class Branch:
             segment = self.segment(number)
             pieces = list(self._pieces(segment))
             header = long_header(segment, SYSTEM, timeline=pieces[0][0].timeline)
-            text = "".join(f" {branch.serial}:{start:x}-{end:x}" for branch, start, end in pieces)
+            text = "".join(f" {b.serial:x}:{b.timeline:x}:{start:x}-{end:x}" for b, start, end in pieces)
             self._plain[number] = Plain(header + text.encode().ljust(64))
         return self._plain[number]
+
+    def written_out(self, number: int) -> bytes:
+        """That segment's bytes as they are on disk, whether or not they have been written yet."""
+        return written_out(bytes(self.plain(number)))
 
     def sha256(self, number: int) -> str:
         if number not in self._sha256:

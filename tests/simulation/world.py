@@ -28,9 +28,12 @@ RESTART_DELAY: Final = 1.0
 class World:
     """One cluster from its bootstrap on. ``directory`` is empty, and on a quick file system at best."""
 
-    def __init__(self, dice: random.Random, directory: Path, *, trace: bool = False) -> None:
+    def __init__(self, dice: random.Random, directory: Path, *, tails: bool = False, trace: bool = False) -> None:
         self.loop = Loop(dice, trace=trace)
         self.directory = directory
+        self.tails = tails
+        """Whether the agents ship the open segment; then clients write less, so that there is more of it."""
+        self.sessions = 0
         self.dcs = MemoryDcs()
         self.guards = dice.random() < 0.7
         """Whether the DCS checks the leader key in a write's own transaction."""
@@ -93,7 +96,7 @@ class World:
 
     def _write(self, node: Node) -> None:
         if self.busy and node.primary and node.answers:
-            node.write(self.loop.dice.randrange(SIZE))
+            node.write(self.loop.dice.randrange(SIZE // 4 if self.tails else SIZE))
 
     def _checkpoint(self, node: Node) -> None:
         if node.answers:

@@ -368,9 +368,10 @@ class Archiver:
     def _left_timeline(self) -> bool:
         """Whether the server follows another primary by now: its slot is Patroni's, and our record is not its frontier.
 
+        That primary's timeline may be the older one: of a server that everybody took for dead, and that leads again.
         A server changes its timeline with a restart only, which ends the connection: no time passes between look and move.
         """
-        return self._server.state().timeline > self.history.timeline
+        return self._server.state().timeline != self.history.timeline
 
     def _remove_recorded(self, pending: list[Receipt]) -> list[Receipt]:
         recorded = self.ownership.record.position

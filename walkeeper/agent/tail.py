@@ -201,7 +201,7 @@ class Tail:
             for stored in others
             if stored.segment == chain.segment.name and stored.piece.end <= end
         }
-        owners = {piece.owner for piece in by_piece}
+        owners = sorted({piece.owner for piece in by_piece})
         chains = [longest_chain([piece for piece in by_piece if piece.owner == owner]) for owner in owners]
         best = max(chains, key=lambda pieces: pieces[-1].end if pieces else 0, default=[])
         plain = self._read(chain, partial, 0, best[-1].end) if best else None
