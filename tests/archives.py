@@ -11,7 +11,7 @@ import pytest
 
 from tests.core.worlds import history_text, paged_segment
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
-from walkeeper import evidence
+from walkeeper import evidence, tail
 from walkeeper.archive import Archive
 from walkeeper.codec import Codec
 from walkeeper.config import Config, load
@@ -19,6 +19,7 @@ from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
+from walkeeper.core.tail import Piece
 from walkeeper.layout import Layout
 from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
@@ -84,10 +85,21 @@ class Built:
         assert body is not None
         return bytes(body)
 
-    def record(self, timeline: int, number: int, system: int = SYSTEM) -> None:
-        """The frontier before segment ``number``."""
+    def put_tail(self, history: History, number: int, *ends: int, owner: str = "o1", begin: int = 0) -> list[str]:
+        """Pieces of that segment up to each of ``ends``, by one owner; their keys."""
+        segment = history.segment(number, SIZE)
+        plain = paged_segment(segment, SYSTEM, history)
+        keys = []
+        for end in ends:
+            receipt = tail.put(self.archive, segment, Piece(begin, end, owner), plain[begin:end])
+            keys.append(receipt.key)
+            begin = end
+        return keys
+
+    def record(self, timeline: int, number: int, system: int = SYSTEM, *, inside: int = 0) -> None:
+        """The frontier before segment ``number``, or so many bytes into it."""
         record = Record(
-            system_identifier=str(system), segment_size=MIB, timeline=timeline, lsn=str(Lsn(number * MIB)),
+            system_identifier=str(system), segment_size=MIB, timeline=timeline, lsn=str(Lsn(number * MIB + inside)),
             start=self.segment(1, 3).name, owner="node1", session="s",
         )  # fmt: skip
         self.dcs.put(record.encode())

@@ -18,6 +18,7 @@ from tests.parts.etcd import Etcd
 from tests.parts.postgres import Postgres
 from tests.parts.processes import CHECKOUT, new_directory
 from tests.worlds import prepare, wait_for
+from walkeeper.core.lsn import Lsn
 
 pytestmark = pytest.mark.postgres
 
@@ -86,6 +87,41 @@ def test_fetched_segments_are_what_the_server_has(machine: Machine) -> None:
     said = run(machine, "list")
     assert said.returncode == 0
     assert "Timeline 2, forked from 1 at " in said.stdout
+
+
+def test_a_frontier_inside_a_segment_is_borne_out_by_the_real_tail(machine: Machine) -> None:
+    agent = machine.start()
+    try:
+        machine.wait_archived(1)
+        machine.server.execute("CREATE TABLE IF NOT EXISTS tail (n int)")
+        machine.server.execute("INSERT INTO tail VALUES (1)")
+        end = Lsn.parse(machine.server.value("SELECT pg_current_wal_flush_lsn()::text"))
+        wait_for(lambda: machine.record is not None and machine.record.position >= end, 40)
+    finally:
+        assert agent.stop() == 0
+    record = machine.record
+    assert record is not None
+    assert record.position % record.size
+    said = run(machine, "verify", "--deep", "--json")
+    assert said.returncode == 0, said.stdout + said.stderr
+    found = json.loads(said.stdout)
+    assert found["end_lsn"] == record.lsn
+    assert Lsn.parse(found["tail"]["end_lsn"]) >= record.position
+    segment = found["tail"]["segment"]
+    said = run(machine, "list")
+    assert f"  {segment} up to {found['tail']['end_lsn']}, {found['tail']['pieces']} of them\n" in said.stdout
+    (folder,) = machine.store.glob(f"**/tail/{segment}")
+    folder.rename(machine.directory / segment)
+    try:
+        said = run(machine, "verify")
+        assert said.returncode == 1, said.stdout + said.stderr
+        assert said.stdout.splitlines()[-1].startswith("Damaged:")
+        told = " ".join(said.stdout.split())
+        assert (
+            f"DAMAGE {segment}: the frontier is at {record.lsn}, inside it, and the pieces of its tail are not" in told
+        )
+    finally:
+        (machine.directory / segment).rename(folder)
 
 
 def test_p11_the_record_is_rebuilt_in_a_real_dcs_and_the_agent_goes_on_from_it(machine: Machine) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from walkeeper.answer import FORMAT, SOUND, printable, say
 from walkeeper.codec import AGE
 from walkeeper.config import Config
-from walkeeper.core.coverage import intersect
+from walkeeper.core.coverage import intersect, last_stored
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.errors import CannotTell
@@ -18,6 +18,7 @@ from walkeeper.inventory import Names, Run
 from walkeeper.progress import Progress
 from walkeeper.status.text import size
 from walkeeper.store.open import open_store
+from walkeeper.tail import longest_stored
 
 _SHOWN: Final = 20
 """Ranges of one timeline, and names of one kind, that people are shown."""
@@ -70,13 +71,30 @@ def document(evidence: Evidence, timeline: int | None = None) -> dict[str, Any]:
         "timelines": [_timeline(evidence, number) for number in sorted(known) if timeline in (None, number)],
         "backups": _names(inventory.backups),
         "partials": _names(inventory.partials),
-        "tails": {"count": inventory.tails.count, "bytes": inventory.tails.bytes},
+        "tails": {"count": inventory.tails.count, "bytes": inventory.tails.bytes, "newest": _newest_tail(evidence)},
         "strange": _names(inventory.strange),
         "others": [
             {"system_identifier": str(number), "objects": other.objects, "bytes": other.bytes}
             for number, other in sorted(evidence.others.items())
         ],
     }
+
+
+def _newest_tail(evidence: Evidence) -> dict[str, Any] | None:
+    """Of the segment that the frontier is in; without a record, of the one after the newest timeline's last."""
+    record = evidence.claim.record
+    begins = evidence.begins
+    newest = record.timeline if record else max([*evidence.histories, begins.timeline if begins else 1])
+    history = evidence.history(newest)
+    if history is None or not evidence.inventory.tails.count:
+        return None
+    end = record.position // evidence.size if record else last_stored(evidence.archived, history, evidence.size)
+    segment = history.segment(end or (begins.number if begins else 0), evidence.size)
+    chain, _ = longest_stored(evidence.store, evidence.layout, segment.name)
+    if not chain:
+        return None
+    end_lsn = Lsn(segment.start + chain[-1].end)
+    return {"segment": segment.name, "end_lsn": str(end_lsn), "pieces": len(chain)}
 
 
 def _timeline(evidence: Evidence, number: int) -> dict[str, Any]:
@@ -171,6 +189,8 @@ def _other_lines(found: dict[str, Any]) -> Iterator[str]:
     if found["tails"]["count"]:
         yield ""
         yield f"Pieces of segments that were being written: {found['tails']['count']:,}, {size(found['tails']['bytes'])}"
+        if newest := found["tails"]["newest"]:
+            yield f"  {newest['segment']} up to {newest['end_lsn']}, {newest['pieces']:,} of them"
     for other in found["others"]:
         yield ""
         yield f"Another cluster's archive: {other['system_identifier']}, {other['objects']:,} objects, {size(other['bytes'])}"

@@ -1,7 +1,7 @@
 """Pieces of the open segment in the store: put, listed, and removed once they are covered.
 
-A piece is never stored under a segment's name, and nothing but ``walkeeper.tail_restore`` reads them: to the takeover and
-to ``verify`` a segment is missing until its complete object is stored.
+A piece is never stored under a segment's name, and nothing but ``walkeeper.tail_restore`` reads them: to the takeover a
+segment is missing until its complete object is stored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from walkeeper.codec import SUFFIXES
 from walkeeper.core.names import Segment
 from walkeeper.core.page import SegmentHeader, check_header, check_part
 from walkeeper.core.receipt import Receipt, TailReceipt
-from walkeeper.core.tail import Piece
+from walkeeper.core.tail import Piece, longest_chain
 from walkeeper.errors import BadName, Conflict, StoreUnavailable
 from walkeeper.layout import Layout
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
@@ -59,6 +59,17 @@ def stored_pieces(store: Store, layout: Layout, segment: str | None = None) -> I
     for info in store.list(layout.tails if segment is None else layout.tail(segment)):
         if found := parse_key(info):
             yield found
+
+
+def longest_stored(store: Store, layout: Layout, segment: str) -> tuple[list[Piece], int]:
+    """The chain of one owner that reaches furthest, by the names that the store lists; and how many pieces there are in all."""
+    by_owner: dict[str, set[Piece]] = {}
+    count = 0
+    for stored in stored_pieces(store, layout, segment):
+        by_owner.setdefault(stored.piece.owner, set()).add(stored.piece)
+        count += 1
+    chains = [longest_chain(pieces) for _, pieces in sorted(by_owner.items())]
+    return max(chains, key=lambda chain: chain[-1].end if chain else 0, default=[]), count
 
 
 def parse_key(info: ObjectInfo) -> StoredPiece | None:

@@ -17,7 +17,7 @@ from walkeeper.progress import Progress
 from walkeeper.status.text import size
 from walkeeper.store.open import open_store
 from walkeeper.verify import deep as deep_look
-from walkeeper.verify import rebuild, text
+from walkeeper.verify import rebuild, tail, text
 from walkeeper.verify.judge import judge
 from walkeeper.verify.target import Target, choose
 
@@ -53,8 +53,11 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
         )
         target = choose(evidence, request.begin, request.timeline)
         evidence, found = _covered(evidence, target)
+        opened = tail.look(evidence, target)
         deep = None
         if request.deep:
+            if opened is not None:
+                opened = tail.look_inside(evidence, opened, open_codec(config))
             deep = deep_look.look(
                 evidence,
                 found,
@@ -64,9 +67,9 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
                 lambda so_far: _show(progress, so_far),
             )
     findings = judge(evidence, target, found, in_flight=config.upload_workers)
-    findings += deep.findings if deep else []
+    findings += [*tail.about(opened), *(deep.findings if deep else [])]
     findings.sort(key=lambda finding: finding.severity)
-    result = text.document(evidence, target, found, deep, findings)
+    result = text.document(evidence, target, found, opened, deep, findings)
     return json_module.dumps(result, indent=2) if request.json else text.render(result), result["exit_code"]
 
 

@@ -242,14 +242,12 @@ def _about_the_rest(evidence: Evidence, found: Coverage) -> Iterator[Finding]:
             count=other.objects,
         )
     for kind, names, text in (
-        ("tail", inventory.tails, "pieces of segments that were being written; they are not looked at"),
         ("partial", inventory.partials, "segments that ended within a timeline (.partial); they are not looked at"),
         ("foreign_object", inventory.strange, "objects that walkeeper gave no such name"),
         ("foreign_object", evidence.strange, "objects below this prefix that belong to no archive of this cluster"),
     ):
         if names.count:
-            examples = "" if kind == "tail" else f", {names.first[0]} for one"
-            yield Finding(Severity.NOTE, kind, f"{names.count} {text}{examples}", count=names.count)
+            yield Finding(Severity.NOTE, kind, f"{names.count} {text}, {names.first[0]} for one", count=names.count)
 
 
 def _told(kind: str, stretches: Iterable[Stretch], text: str, hint: str, evidence: Evidence) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from walkeeper.evidence import Evidence
 from walkeeper.status.text import size
 from walkeeper.verify.deep import Deep
 from walkeeper.verify.judge import Finding, Severity
+from walkeeper.verify.tail import OpenSegment
 from walkeeper.verify.target import Target
 
 _WIDTH: Final = 80
@@ -29,10 +30,17 @@ def exit_code(findings: list[Finding]) -> int:
 
 
 def document(
-    evidence: Evidence, target: Target, found: Coverage, deep: Deep | None, findings: list[Finding]
+    evidence: Evidence,
+    target: Target,
+    found: Coverage,
+    opened: OpenSegment | None,
+    deep: Deep | None,
+    findings: list[Finding],
 ) -> dict[str, Any]:
     """What --json prints, and what people are shown is made from."""
     record, code = evidence.claim.record, exit_code(findings)
+    end = Lsn(target.end * evidence.size)
+    end = opened.proved if opened is not None else end
     return {
         "format": FORMAT,
         "verdict": VERDICT[code],
@@ -55,7 +63,7 @@ def document(
         ),
         "start": _start(evidence, target),
         "start_lsn": str(Lsn(target.first * evidence.size)),
-        "end_lsn": str(Lsn(target.end * evidence.size)),
+        "end_lsn": str(end),
         "end_is": "frontier" if target.by_record else "last stored",
         "segments": {"expected": target.end - target.first, "stored": sum(stretch.length for stretch in found.stored)},
         "archive_objects": evidence.inventory.objects,
@@ -63,13 +71,16 @@ def document(
         "windows": [
             {
                 "start_lsn": str(Lsn(first * evidence.size)),
-                "end_lsn": str(Lsn(end * evidence.size)),
+                "end_lsn": str(end if stop == target.end else Lsn(stop * evidence.size)),
                 "first": target.history.segment(first, evidence.size).name,
-                "last": target.history.segment(end - 1, evidence.size).name,
-                "segments": end - first,
+                "last": target.history.segment(stop - 1, evidence.size).name,
+                "segments": stop - first,
             }
-            for first, end in found.windows
+            for first, stop in found.windows
         ],
+        "tail": None
+        if opened is None or not opened.pieces
+        else {"segment": opened.segment.name, "end_lsn": str(opened.end), "pieces": opened.pieces},
         "deep": None
         if deep is None
         else {
@@ -117,6 +128,10 @@ def _head(found: dict[str, Any]) -> Iterator[str]:
     yield from _wrapped("Chain", f"{word} {timelines}, from {found['start']} up to {up_to}")
     counted = found["segments"]
     yield from _wrapped("Segments", f"{counted['stored']:,} of {counted['expected']:,} are stored")
+    if found["tail"] is not None:
+        tail = found["tail"]
+        pieces = "1 piece" if tail["pieces"] == 1 else f"{tail['pieces']:,} pieces"
+        yield from _wrapped("Tail", f"{tail['segment']} up to {tail['end_lsn']}, {pieces}")
     if found["deep"] is not None:
         deep = found["deep"]
         yield from _wrapped(
