@@ -75,6 +75,9 @@ def test_p4_a_frontier_that_no_tail_bears_out_is_damage(built: Built, verify: Ve
     assert finding["hint"]
     assert (str(Lsn(11 * SIZE + end)) in finding["text"]) == bool(end)
     assert said.document["end_lsn"] == str(Lsn(11 * SIZE))
+    told = " ".join(verify(json=False).out.split())
+    assert f"up to the frontier {Lsn(11 * SIZE + INSIDE)} " in told
+    assert f"Restore 0/300000 to {Lsn(11 * SIZE)}, 8 segments" in told
 
 
 def test_a_segment_that_was_completed_since_needs_no_tail(

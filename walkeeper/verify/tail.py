@@ -114,7 +114,8 @@ def about(found: OpenSegment | None) -> Iterator[Finding]:
         yield Finding(
             Severity.NOTE,
             "tail",
-            f"{found.others} pieces of other segments, which are complete or of a branch that was left",
+            f"{found.others} {'piece' if found.others == 1 else 'pieces'} of other segments, which are complete, or of a branch "
+            "that was left",
             "They do no harm. An agent clears up what is covered, a lifecycle rule of the bucket the rest.",
             count=found.others,
         )

@@ -122,7 +122,9 @@ def _head(found: dict[str, Any]) -> Iterator[str]:
     yield from _wrapped("Archive", f"{found['store']}/{found['archive']}")
     timelines = ", ".join(str(timeline) for timeline in found["timelines"]) or str(found["timeline"])
     up_to = (
-        f"the frontier {found['end_lsn']}" if found["end_is"] == "frontier" else f"the last stored, {found['end_lsn']}"
+        f"the frontier {found['record']['frontier']}"
+        if found["end_is"] == "frontier"
+        else f"the last stored, {found['end_lsn']}"
     )
     word = "timelines" if len(found["timelines"]) > 1 else "timeline"
     yield from _wrapped("Chain", f"{word} {timelines}, from {found['start']} up to {up_to}")
