@@ -141,7 +141,7 @@ def test_p11_the_record_is_rebuilt_in_a_real_dcs_and_the_agent_goes_on_from_it(m
     rebuilt = machine.record
     assert rebuilt is not None
     assert (rebuilt.timeline, rebuilt.owner, rebuilt.start) == (2, "", before.start)
-    assert rebuilt.position >= before.position
+    assert rebuilt.position >= before.position.floor(before.size)  # of the tail it claims nothing
     machine.etcd.put(key, "garbage")
     assert run(machine, "verify", "--rebuild").returncode == 0
     agent = machine.start()
