@@ -10,11 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from benchmarks.material import AS_INSTALLED, SCOPE, write_config
+from benchmarks.material import SCOPE, as_installed, write_config
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD
 from tests.parts.processes import Host, Process, wait_until
 from walkeeper import ask, rundir
+from walkeeper.config.model import ArchiverMode
 from walkeeper.errors import AgentError
 
 HOLD_SLOT: Final = "walkeeper"
@@ -27,11 +28,24 @@ class Agent:
     The context manager starts it, waits until it answers, and stops it; again and again, if need be.
     """
 
-    def __init__(self, directory: Path, store: Mapping[str, Any], etcd: Etcd, data: Path, port: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        store: Mapping[str, Any],
+        etcd: Etcd,
+        data: Path,
+        port: int,
+        archiver: ArchiverMode = "streaming",
+    ) -> None:
         self.directory = directory
         self.config = directory / "patroni.yml"
-        self.environment = {**AS_INSTALLED, "WALKEEPER_RUN_DIR": str(directory)}
-        self._store = dict(store)
+        self.environment = as_installed(directory)
+        self._section = {
+            "store": dict(store),
+            "archiver": archiver,
+            "spool": {"directory": str(directory / "spool")},
+            "agent": {"listen": "off"},
+        }
         self._etcd = etcd
         self._data, self._port = data, port
         self._host = Host("agent", directory)
@@ -94,7 +108,5 @@ class Agent:
                 **({"bin_dir": str(self._bin_dir)} if self._bin_dir else {}),
             },
         }
-        spool = self.directory / "spool"
-        shutil.rmtree(spool, ignore_errors=True)
-        section = {"store": self._store, "spool": {"directory": str(spool)}, "agent": {"listen": "off"}}
-        write_config(self.config, section, patroni)
+        shutil.rmtree(self.directory / "spool", ignore_errors=True)
+        write_config(self.config, self._section, patroni)

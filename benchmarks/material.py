@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -174,16 +175,37 @@ def write_config(path: Path, section: Mapping[str, Any], patroni: Mapping[str, A
     return path
 
 
-AS_INSTALLED: Final = {"PYTHONDONTWRITEBYTECODE": "", "WALKEEPER_PYTHON": sys.executable}
-"""Environment of walkeeper's commands."""
+@cache
+def installed() -> Path:
+    """The directory of a compiled ``walkeeper``, as an installation has it: the checkout, or a copy where that cannot be written.
+
+    Commands that find nothing compiled, and no place for it, take twice as long.
+    """
+    if compileall.compile_dir(CHECKOUT / "walkeeper", quiet=2):
+        return CHECKOUT
+    copy = new_directory("i")
+    shutil.copytree(CHECKOUT / "walkeeper", copy / "walkeeper", ignore=shutil.ignore_patterns("__pycache__"))
+    if not compileall.compile_dir(copy / "walkeeper", quiet=1):
+        raise RuntimeError(f"{copy}: walkeeper's modules cannot be compiled")
+    return copy
+
+
+def as_installed(directory: Path) -> dict[str, str]:
+    """Environment of walkeeper's agents and commands, whose run directory that is."""
+    return {
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPATH": str(installed()),
+        "WALKEEPER_PYTHON": sys.executable,
+        "WALKEEPER_RUN_DIR": str(directory),
+    }
+
+
+def shell() -> Path:
+    """Where walkeeper's shell scripts are."""
+    return installed() / "walkeeper" / "shell"
 
 
 def conditions() -> str:
-    """What a table has to say of its run: processors, what else was running, whether the modules are compiled.
-
-    Compiles them, as an installation does: commands that find nothing compiled, and no place for it, take twice as long.
-    """
-    compiled = compileall.compile_dir(CHECKOUT / "walkeeper", quiet=2)
+    """What a table has to say of its run: processors, and what else was running."""
     load = Path("/proc/loadavg").read_text().split()[0]
-    slow = "" if compiled else "; MODULES NOT COMPILED (no place to write), which makes walkeeper's commands slow"
-    return f"{os.cpu_count()} processors, load average at the start {load}{slow}"
+    return f"{os.cpu_count()} processors, load average at the start {load}"

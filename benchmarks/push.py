@@ -9,7 +9,6 @@ the server's own, which is idle otherwise. Not the S3 server's.
 from __future__ import annotations
 
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,13 +22,14 @@ from typing import Final
 from benchmarks import cost, pgbackrest, table
 from benchmarks.agents import Agent
 from benchmarks.material import (
-    AS_INSTALLED,
     LEVEL,
     SEGMENT_MB,
     SIZE,
     Shelf,
+    as_installed,
     conditions,
     pgbench_of,
+    shell,
     system_identifier,
     write_config,
     write_wal,
@@ -38,17 +38,15 @@ from benchmarks.pgbackrest import PgBackRest
 from benchmarks.places import Kind
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import Postgres
-from tests.parts.processes import CHECKOUT, Host, new_directory
+from tests.parts.processes import Host, new_directory
 from tests.parts.seaweedfs import SeaweedFS
+from walkeeper.config.model import ArchiverMode
 from walkeeper.core.lsn import MIB
 from walkeeper.core.names import Segment
 
-SCRIPT: Final = CHECKOUT / "walkeeper" / "shell" / "walkeeper-archive-push"
-COMMANDS: Final = {
-    "walkeeper archive-push": f"{sys.executable} -m walkeeper archive-push -c {{config}} %p",
-    **({"walkeeper-archive-push (shell)": f"{SCRIPT} -c {{config}} %p"} if SCRIPT.exists() else {}),
-}
-"""What is measured of walkeeper: each with an agent and without."""
+PLAIN: Final = f"{sys.executable} -m walkeeper archive-push -c {{config}} %p"
+SHELL: Final = "{shell}/walkeeper-archive-push -c {config} %p"
+PEER: Final = "pgBackRest"
 LONGEST: Final = 600.0
 AGAIN: Final = 1.0
 """Seconds after which PostgreSQL's archiver tries again."""
@@ -83,8 +81,8 @@ class Found:
     call_cpu: list[float] = field(default_factory=list)
 
 
-def run(kinds: Sequence[Kind], rounds: int, segments: int, scale: int) -> None:
-    """Measure and print."""
+def run(kinds: Sequence[Kind], rounds: int, segments: int, scale: int, only: str = "") -> None:
+    """Measure and print. ``only``: pgBackRest, and those whose name has that in it."""
     cost.adopt_orphans()
     under = conditions()
     settings = {
@@ -102,7 +100,9 @@ def run(kinds: Sequence[Kind], rounds: int, segments: int, scale: int) -> None:
         server.host.run([pgbench, "-i", "-q", "-s", str(scale), server.conninfo()], timeout=LONGEST)
         server.replication_role()
         server.physical_slot("walkeeper")
-        found = {contender: Found() for contender in _contenders(kinds, server, stack)}
+        found = {
+            one: Found() for one in _contenders(kinds, server, stack) if one.name.startswith(PEER) or only in one.name
+        }
         for number in range(1, rounds + 1):
             print(f"push {number}/{rounds}", flush=True)
             chain = _new_wal(server, pgbench, segments)
@@ -131,23 +131,17 @@ def _mark(server: Postgres, old: str, new: str, wanted: Callable[[str], bool]) -
 
 
 def _contenders(kinds: Sequence[Kind], server: Postgres, stack: ExitStack) -> Iterator[Contender]:
-    commands = COMMANDS if _has_archive_push() else {}
-    if not commands:
-        print("push: without walkeeper, which has no archive-push here", flush=True)
     for kind in kinds:
         shelf = Shelf(kind, stack.enter_context(SeaweedFS(https=True)) if kind == "s3" else None)
         if pgbackrest.program():
             yield _pgbackrest(shelf, server)
         else:
             print("push: without pgBackRest, which is not installed here", flush=True)
-        for name, command in commands.items():
-            yield _bare(f"{name}, no agent", shelf, command, server)
-            yield _with_agent(f"{name}, with an agent", shelf, command, server, stack.enter_context(Etcd()))
-
-
-def _has_archive_push() -> bool:
-    command = [sys.executable, "-m", "walkeeper", "archive-push", "--help"]
-    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=False).returncode == 0
+        yield _with_agent("walkeeper-archive-push (shell), archiver: command", shelf, SHELL, "command", server, stack)
+        yield _with_agent("walkeeper-archive-push (shell), beside streaming", shelf, SHELL, "streaming", server, stack)
+        yield _with_agent("walkeeper archive-push, archiver: command", shelf, PLAIN, "command", server, stack)
+        yield _bare("walkeeper-archive-push (shell), no agent", shelf, SHELL, server)
+        yield _bare("walkeeper archive-push, no agent", shelf, PLAIN, server)
 
 
 def _pgbackrest(shelf: Shelf, server: Postgres) -> Contender:
@@ -156,22 +150,28 @@ def _pgbackrest(shelf: Shelf, server: Postgres) -> Contender:
         peer = PgBackRest(new_directory("b"), shelf, f"pgbackrest{next(_serial)}", server.data)
         return peer.command("archive-push", '"%p"', server.data)
 
-    return Contender(f"pgBackRest {pgbackrest.version().split()[-1]}, async {pgbackrest.PROCESSES}", shelf.kind, begin)
+    return Contender(f"{PEER} {pgbackrest.version().split()[-1]}, async {pgbackrest.PROCESSES}", shelf.kind, begin)
 
 
 def _bare(name: str, shelf: Shelf, command: str, server: Postgres) -> Contender:
     prefix = f"walkeeper{next(_serial)}"
     directory = new_directory("k")
     config = write_config(directory / "patroni.yml", {"store": shelf.section(prefix)}, {})
-    environment = {**AS_INSTALLED, "WALKEEPER_RUN_DIR": str(directory)}
+    whole = command.format(config=config, shell=shell())
     lacks = partial(_lacks, shelf, prefix, server)
-    return Contender(name, shelf.kind, lambda: command.format(config=config), environment, lacks=lacks)
+    return Contender(name, shelf.kind, lambda: whole, as_installed(directory), lacks=lacks)
 
 
-def _with_agent(name: str, shelf: Shelf, command: str, server: Postgres, etcd: Etcd) -> Contender:
-    """It owns the record before there is any of the WAL, and is stopped while that is written."""
+def _with_agent(
+    name: str, shelf: Shelf, command: str, archiver: ArchiverMode, server: Postgres, stack: ExitStack
+) -> Contender:
+    """It owns the record before there is any of the WAL, and is stopped while that is written.
+
+    Beside streaming all WAL is read twice, and what pg_receivewal and its walsender take is counted too.
+    """
     prefix = f"walkeeper{next(_serial)}"
-    agent = Agent(new_directory("k"), shelf.section(prefix), etcd, server.data, server.port)
+    etcd = stack.enter_context(Etcd())
+    agent = Agent(new_directory("k"), shelf.section(prefix), etcd, server.data, server.port, archiver)
     agent.lead(server.bin_dir)
     with agent:
         agent.wait_owned()
@@ -181,8 +181,9 @@ def _with_agent(name: str, shelf: Shelf, command: str, server: Postgres, etcd: E
         with agent:
             yield [agent.pid]
 
+    whole = command.format(config=agent.config, shell=shell())
     lacks = partial(_lacks, shelf, prefix, server)
-    return Contender(name, shelf.kind, lambda: command.format(config=agent.config), agent.environment, beside, lacks)
+    return Contender(name, shelf.kind, lambda: whole, agent.environment, beside, lacks)
 
 
 def _lacks(shelf: Shelf, prefix: str, server: Postgres, chain: Sequence[Segment]) -> list[str]:
@@ -237,14 +238,20 @@ def _push(command: str, server: Postgres, environment: dict[str, str], segment: 
 
 
 def _show(found: dict[Contender, Found], segments: int, under: str) -> None:
-    header = ("", "store", "backlog, MB/s: median", "best", "CPU, ms a segment", "a call once archived, ms", "CPU, ms")
+    peers = {contender.store: one for contender, one in found.items() if contender.name.startswith(PEER)}
+    header = (
+        "", "store", "backlog, MB/s: median", "best", f"times {PEER}'s", "CPU, ms a segment", f"times {PEER}'s",
+        "a call once archived, ms", "CPU, ms",
+    )  # fmt: skip
     rows = [
         (
             contender.name,
             contender.store,
             table.median(one.rates),
             f"{max(one.rates):.0f}",
+            _times(one.rates, peers.get(contender.store, Found()).rates),
             table.median([cpu * 1000 for cpu in one.cpu], 1),
+            _times(one.cpu, peers.get(contender.store, Found()).cpu),
             table.median([call * 1000 for call in one.calls], 1),
             table.median([cpu * 1000 for cpu in one.call_cpu], 1),
         )
@@ -253,3 +260,8 @@ def _show(found: dict[Contender, Found], segments: int, under: str) -> None:
     rounds = max((len(one.rates) for one in found.values()), default=0)
     size = segments * SIZE // MIB
     table.show(f"A backlog of {segments} segments ({size} MiB), zstd-{LEVEL}, rounds: {rounds}; {under}", header, rows)
+
+
+def _times(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """The median of the ratios round by round: what else the machine did in a round, it did to both."""
+    return table.median([one / other for one, other in zip(ours, theirs, strict=True)], 2) if theirs else table.NONE

@@ -23,28 +23,28 @@ from typing import Any, Final
 from benchmarks import cost, pgbackrest, table
 from benchmarks.agents import Agent
 from benchmarks.material import (
-    AS_INSTALLED,
     LEVEL,
     SEGMENT_MB,
     SIZE,
     Material,
     Shelf,
+    as_installed,
     conditions,
     fill,
     make,
+    shell,
     write_config,
 )
 from benchmarks.pgbackrest import PgBackRest
 from benchmarks.places import Kind
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import restore_server
-from tests.parts.processes import CHECKOUT, new_directory, tail, wait_until
+from tests.parts.processes import new_directory, tail, wait_until
 from tests.parts.seaweedfs import SeaweedFS
 
-SCRIPT: Final = CHECKOUT / "walkeeper" / "shell" / "walkeeper-restore-wal"
 COMMANDS: Final = {
     "walkeeper restore-wal": f"{sys.executable} -m walkeeper restore-wal -c {{config}} %f %p",
-    **({"walkeeper-restore-wal (shell)": f"{SCRIPT} -c {{config}} %f %p"} if SCRIPT.exists() else {}),
+    "walkeeper-restore-wal (shell)": "{shell}/walkeeper-restore-wal -c {config} %f %p",
 }
 """What is measured of walkeeper: each with an agent and without."""
 MISSES: Final = 10
@@ -140,8 +140,8 @@ def _walkeeper(name: str, shelf: Shelf, command: str, etcd: Etcd | None) -> Cont
     config = directory / "patroni.yml"
     store = shelf.section("walkeeper")
     write_config(config, {"store": store}, {})
-    environment = {**AS_INSTALLED, "WALKEEPER_RUN_DIR": str(directory)}
-    bare = Contender(name, shelf.kind, lambda _: command.format(config=config), environment)
+    whole = command.format(config=config, shell=shell())
+    bare = Contender(name, shelf.kind, lambda _: whole, as_installed(directory))
     return bare if etcd is None else replace(bare, beside=partial(_agent, directory, store, etcd))
 
 
