@@ -88,7 +88,7 @@ def run(kinds: Sequence[Kind], rounds: int, segments: int, scale: int, only: str
     settings = {
         # Nothing is archived by the server itself, and what waits for it is kept.
         "archive_mode": "on", "archive_command": "", "max_wal_size": "1GB", "checkpoint_timeout": "30s",
-        "shared_buffers": "128MB", "wal_keep_size": f"{(segments + 16) * SEGMENT_MB}MB",
+        "shared_buffers": "128MB", "synchronous_commit": "off", "wal_keep_size": f"{(segments + 16) * SEGMENT_MB}MB",
     }  # fmt: skip
     with ExitStack() as stack:
         server = Postgres(new_directory("q"), segment_size_mb=SEGMENT_MB, settings=settings)

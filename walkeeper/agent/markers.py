@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -27,46 +28,50 @@ KEPT: Final = 1024
 
 
 class Markers:
-    """For one thread. Raises OSError where the run directory cannot be written."""
+    """For several threads. Raises OSError where the run directory cannot be written."""
 
     def __init__(self, run_directory: Path, config: Path) -> None:
         self._base = run_directory / f"{ARCHIVED}{config}"
         self._run: Path | None = None
         self._laid: dict[str, None] = {}
+        self._lock = threading.Lock()
 
     def follow(self, run: str | None) -> None:
         """Which run of the server they are for; those of every other one are removed."""
         directory = None if run is None else self._base / run
-        if directory == self._run and (directory is None or directory.is_dir()):
-            return
-        shutil.rmtree(self._base, ignore_errors=True)
-        self._laid.clear()
-        self._run = directory
-        if directory is not None:
-            directory.mkdir(mode=0o700, parents=True)
+        with self._lock:
+            if directory == self._run and (directory is None or directory.is_dir()):
+                return
+            shutil.rmtree(self._base, ignore_errors=True)
+            self._laid.clear()
+            self._run = directory
+            if directory is not None:
+                directory.mkdir(mode=0o700, parents=True)
 
     def __contains__(self, name: str) -> bool:
         return name in self._laid
 
     def lay(self, receipt: Receipt, mtime_ns: int) -> bool:
         """For the file with those bytes and that time; False while it is too young, or where times are too coarse."""
-        if self._run is None:
-            return False
         name = receipt.segment.name
-        marker = self._run / name
-        laid = _set(marker.with_name(name + BEFORE), mtime_ns, -1) and _set(marker, mtime_ns, 1)
-        if laid:
-            self._laid[name] = None
+        with self._lock:
+            if self._run is None:
+                return False
+            marker = self._run / name
+            laid = _set(marker.with_name(name + BEFORE), mtime_ns, -1) and _set(marker, mtime_ns, 1)
+            if laid:
+                self._laid[name] = None
         return laid
 
     def forget_old(self, kept: int = KEPT) -> None:
         """Remove the oldest above that number. They are true for as long as they lie there; only the room is bounded."""
-        while self._run is not None and len(self._laid) > kept:
-            name = next(iter(self._laid))
-            for half in (name, name + BEFORE):  # in this order: the second alone counts for nothing
-                with contextlib.suppress(FileNotFoundError):
-                    (self._run / half).unlink()
-            del self._laid[name]
+        with self._lock:
+            while self._run is not None and len(self._laid) > kept:
+                name = next(iter(self._laid))
+                for half in (name, name + BEFORE):  # in this order: the second alone counts for nothing
+                    with contextlib.suppress(FileNotFoundError):
+                        (self._run / half).unlink()
+                del self._laid[name]
 
 
 def _set(path: Path, mtime_ns: int, distance: int) -> bool:

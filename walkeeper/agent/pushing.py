@@ -32,6 +32,9 @@ ANSWER: Final = 1.5
 """Seconds until the client is told that the work goes on."""
 COMING: Final = 1.0
 """Seconds in which pg_receivewal delivers what PostgreSQL has just completed."""
+TOGETHER: Final = 4
+FOLLOWING: Final = 0.5
+"""So many that come next, and at most so many seconds, an answer waits for, while those are being stored."""
 STOPPING_PATIENCE: Final = 3.0
 """Seconds that the work may take while the server stops: no shutdown waits for the store."""
 AT_ONCE: Final = 4
@@ -101,6 +104,8 @@ class Pushing:
         self._tell(place, job.problem, begun)
         if job.problem is not None:
             raise job.problem
+        if archiver := self._agent.archiver:
+            self._mark_following(archiver, place)
         return {}
 
     def _job(self, place: Place) -> _Job:
@@ -204,6 +209,25 @@ class Pushing:
 
     def stop(self) -> None:
         self._stopping.set()
+
+    def _mark_following(self, archiver: Archiver, place: Place) -> None:
+        """While a backlog is worked off: wait a moment for what comes next, so that the script finds markers for that.
+
+        A call that asks costs several times what one costs that finds a marker, and no call holds the uploads up.
+        """
+        if not isinstance(place.file, Segment) or is_stopping(place.data_directory):
+            return
+        until = self._clock.monotonic() + FOLLOWING
+        first = Segment.parse(place.name, archiver.size).number + 1
+        for number in range(first, first + TOGETHER):
+            segment = archiver.history.segment(number, archiver.size)
+            in_hand = archiver.has_in_hand(segment)
+            receipt = archiver.receipts.get(segment, max(0.0, until - self._clock.monotonic()) if in_hand else 0.0)
+            mtime_ns = archiver.receipts.mtime_of(segment)
+            if receipt is None or mtime_ns is None:
+                return
+            if segment.name not in self._markers:
+                self._markers.lay(receipt, mtime_ns)
 
     def _look(self) -> bool:
         """Whether there was anything to look at."""
