@@ -50,6 +50,7 @@ class Agent:
         self._data, self._port = data, port
         self._host = Host("agent", directory)
         self._process: Process | None = None
+        self._before: object = None
         self._bin_dir: Path | None = None
         etcd.put(f"/service/{SCOPE}/leader", "b")
         self._write()
@@ -64,8 +65,11 @@ class Agent:
         self._etcd.put(f"/service/{SCOPE}/leader", "a")
 
     def wait_owned(self) -> None:
-        """Until it has written the record."""
-        wait_until(lambda: self._etcd.get(f"/service/{SCOPE}/walkeeper"), "the record", LONGEST, logs=[self._log])
+        """Until it has written the record, since it was started."""
+        wait_until(lambda: self._record() != self._before, "the record", LONGEST, interval=0.01, logs=[self._log])
+
+    def _record(self) -> object:
+        return self._etcd.get(f"/service/{SCOPE}/walkeeper")
 
     @property
     def pid(self) -> int:
@@ -73,6 +77,7 @@ class Agent:
         return self._process.pid
 
     def __enter__(self) -> Self:
+        self._before = self._record()
         command = [sys.executable, "-m", "walkeeper", "agent", "-c", self.config]
         self._process = self._host.start(command, log=self._log, env=self.environment)
         wait_until(self._answers, "the agent", LONGEST, interval=0.01, logs=[self._log])

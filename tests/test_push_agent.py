@@ -26,6 +26,7 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.errors import BadName, Conflict, StoreUnavailable, WrongCluster
 from walkeeper.layout import Layout
+from walkeeper.push import wal_file
 from walkeeper.push.place import Place
 
 pytestmark = pytest.mark.postgres
@@ -47,6 +48,7 @@ class Node:
         self.archive = Archive(self.store, self.layout, SIZE, Codec())
         self.creates: collections.Counter[str] = collections.Counter()
         self.held = False
+        self.refused: set[str] = set()
         self.store.before = self._before
         self.config = config_of(server, "a", directory, archiver=mode)
         self.agent = RunningAgent(self.config, self.store, self.dcs)
@@ -55,7 +57,7 @@ class Node:
 
     def _before(self, call: str, key: str) -> None:
         if call == "create" and "/wal/" in key:
-            if self.held:
+            if self.held or key.rpartition("/")[2].removesuffix(".zst") in self.refused:
                 raise StoreUnavailable("held up")
             self.creates[key.rpartition("/")[2].removesuffix(".zst")] += 1
 
@@ -199,6 +201,28 @@ def test_what_is_ready_and_archived_is_marked_and_handed_over_by_the_shell_alone
     command = f"WALKEEPER_RUN_DIR={node.run} WALKEEPER_PYTHON=/bin/false {SCRIPT} -c {node.config.source} %p"
     node.archive_with(command)
     wait_for(lambda: all(node.handed_over(name) for name in names), 30)  # Python was never started
+
+
+def test_in_a_backlog_an_answer_marks_what_comes_next_and_nothing_that_is_not_stored(
+    make: Callable[[str], Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushing, "_ready", lambda _: [])  # nobody else looks ahead
+    monkeypatch.setattr(wal_file, "TICK_NS", 0)
+    node = make("command")
+    names = node.server.complete_segments(5)
+    node.refused.add(names[3])
+    node.agent.wait_frontier(Segment.parse(names[2], SIZE).end)
+
+    def marked() -> bool:
+        node.push_until_done(names[0])
+        return node.markers() >= set(names[1:3])
+
+    wait_for(marked)  # not at once: the files must be a moment old
+    assert names[3] not in node.markers()
+    node.refused.clear()
+    node.push_until_done(names[3])
+    node.push_until_done(names[2])
+    wait_for(lambda: node.push(names[2]) == {} and names[3] in node.markers())
 
 
 def test_p1_a_marked_segment_that_was_changed_is_compared_again(make: Callable[[str], Node]) -> None:

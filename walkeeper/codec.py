@@ -23,6 +23,8 @@ ZSTD: Final = ".zst"
 AGE: Final = ".age"
 PART: Final = 128 * 1024
 """Bytes: what stays in a processor's cache from one step to the next."""
+BITE: Final = 1024 * 1024
+"""Bytes that are packed in one go, during which other threads run."""
 SUFFIXES: Final = (ZSTD, ZSTD + AGE)
 """Every suffix an object of this format may have."""
 
@@ -53,7 +55,7 @@ class Codec:
         )
         compressor.set_pledged_input_size(len(plain))
         view = memoryview(plain)
-        pieces = [compressor.compress(view[begin : begin + PART]) for begin in range(0, len(plain), PART)]
+        pieces = [compressor.compress(view[begin : begin + BITE]) for begin in range(0, len(plain), BITE)]
         packed = b"".join([*pieces, compressor.flush()])
         return _encrypt(packed, self.recipients) if self.recipients else packed
 

@@ -5,7 +5,7 @@ from tests.core.worlds import PAGE, long_header, paged_segment, segments
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.page import HEADER_SIZE, MAGIC, SegmentHeader, check_header, check_pages
+from walkeeper.core.page import HEADER_SIZE, MAGIC, SegmentHeader, check_header, check_pages, without_zeros
 from walkeeper.errors import BadSegment, WrongCluster
 
 SYSTEM = 7300000000000000001
@@ -113,3 +113,9 @@ def test_a_page_of_a_timeline_that_is_no_ancestor_is_told() -> None:
     check_pages(plain, five, history)
     with pytest.raises(BadSegment, match="of timeline 3, after a page of 1"):
         check_pages(plain, five, History(5, (Switch(1, Lsn(5 * MIB + 100)), Switch(4, Lsn(5 * MIB + 300_000)))))
+
+
+@pytest.mark.parametrize("used", [0, 1, 8191, 8192, 8193, 20_000, 24_576])
+def test_the_length_without_zeros_is_what_rstrip_leaves(used: int) -> None:
+    for data in (b"\0" * 100 + b"x" * used, b"x" * used + b"\0" * 9000, b"x" * used):
+        assert without_zeros(data) == len(data.rstrip(b"\0"))

@@ -32,7 +32,7 @@ ANSWER: Final = 1.5
 """Seconds until the client is told that the work goes on."""
 COMING: Final = 1.0
 """Seconds in which pg_receivewal delivers what PostgreSQL has just completed."""
-TOGETHER: Final = 4
+TOGETHER: Final = 8
 FOLLOWING: Final = 0.5
 """So many that come next, and at most so many seconds, an answer waits for, while those are being stored."""
 STOPPING_PATIENCE: Final = 3.0
@@ -215,7 +215,7 @@ class Pushing:
 
         A call that asks costs several times what one costs that finds a marker, and no call holds the uploads up.
         """
-        if not isinstance(place.file, Segment) or is_stopping(place.data_directory):
+        if self._streams or not isinstance(place.file, Segment) or is_stopping(place.data_directory):
             return
         until = self._clock.monotonic() + FOLLOWING
         first = Segment.parse(place.name, archiver.size).number + 1

@@ -14,7 +14,7 @@ from typing import Final
 
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.core.page import MAGIC, PAGE_SIZE
+from walkeeper.core.page import MAGIC, PAGE_SIZE, without_zeros
 
 # magic, info, timeline, page address, length of what is left of a record from the page before
 _PAGE: Final = struct.Struct("=HHIQI")
@@ -151,7 +151,7 @@ def ends_early(plain: bytes, segment: Segment) -> Lsn | None:
 
     None for a segment that PostgreSQL completed: its last record reaches the end, or switches to the next segment.
     """
-    used = len(plain.rstrip(b"\0"))
+    used = without_zeros(plain)
     if used > segment.size - 8:
         return None
     begin = last_begin(plain, used - 1) if used else None
