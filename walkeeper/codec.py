@@ -53,9 +53,9 @@ class Codec:
                 zstd.CompressionParameter.checksum_flag: 1,
             }
         )
-        compressor.set_pledged_input_size(len(plain))
         view = memoryview(plain)
-        pieces = [compressor.compress(view[begin : begin + BITE]) for begin in range(0, len(plain), BITE)]
+        compressor.set_pledged_input_size(len(view))
+        pieces = [compressor.compress(view[begin : begin + BITE]) for begin in range(0, len(view), BITE)]
         packed = b"".join([*pieces, compressor.flush()])
         return _encrypt(packed, self.recipients) if self.recipients else packed
 
