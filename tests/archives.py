@@ -11,7 +11,7 @@ import pytest
 
 from tests.core.worlds import history_text, paged_segment
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
-from walkeeper import evidence, tail
+from walkeeper import tail
 from walkeeper.archive import Archive
 from walkeeper.codec import Codec
 from walkeeper.config import Config, load
@@ -24,6 +24,7 @@ from walkeeper.layout import Layout
 from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
 from walkeeper.store.settings import StoreSettings
+from walkeeper.survey import evidence
 from walkeeper.verify import command, rebuild
 
 SYSTEM: Final = 7300000000000000001

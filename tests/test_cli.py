@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import pytest
 
-from walkeeper import __version__, cli, fetching, listing
+from walkeeper import __version__, cli
 from walkeeper.errors import StoreUnavailable
+from walkeeper.survey import fetching, listing
 from walkeeper.verify import command
 
 ROOT: Final = Path(__file__).parents[1]

@@ -13,12 +13,12 @@ import pytest
 from tests.archives import FOUR, ONE, SYSTEM, THREE, TWO, Built, Verifier, replaced
 from tests.core.worlds import history_text, paged_segment
 from tests.parts.seaweedfs import SeaweedFS
-from walkeeper import fetching, listing, patience
 from walkeeper.codec import Codec
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.errors import StoreUnavailable
 from walkeeper.store.directory import DirectoryStore
+from walkeeper.survey import fetching, listing, patience
 
 
 @pytest.fixture

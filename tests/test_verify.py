@@ -14,10 +14,10 @@ from tests.parts.seaweedfs import SeaweedFS
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.errors import StoreDenied, StoreUnavailable
-from walkeeper.inventory import NAMED
 from walkeeper.store.base import ObjectInfo
 from walkeeper.store.directory import DirectoryStore
 from walkeeper.store.settings import StoreSettings
+from walkeeper.survey.inventory import NAMED
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ import pytest
 
 from tests.archives import ONE, SYSTEM, TWO, Built, Verifier, replaced
 from tests.core.worlds import PAGE, paged_segment, plain_segment
-from walkeeper import patience
 from walkeeper.codec import Codec
 from walkeeper.core.lsn import MIB
 from walkeeper.errors import StoreUnavailable
-from walkeeper.parallel import in_parallel
 from walkeeper.store.base import Body
 from walkeeper.store.directory import DirectoryStore
+from walkeeper.survey import patience
+from walkeeper.survey.parallel import in_parallel
 
 
 @pytest.fixture(autouse=True)

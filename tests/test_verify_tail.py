@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.archives import FOUR, ONE, SIZE, THREE, TWO, Built, Verifier
-from walkeeper import listing
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile
+from walkeeper.survey import listing
 
 INSIDE = 30_000
 """Bytes of segment 11 below the frontier."""

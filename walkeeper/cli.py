@@ -217,8 +217,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from walkeeper import listing  # noqa: PLC0415
     from walkeeper.config import load  # noqa: PLC0415
+    from walkeeper.survey import listing  # noqa: PLC0415
 
     return listing.main(
         load(config_path(options), os.environ),
@@ -231,8 +231,8 @@ def _list(options: argparse.Namespace) -> int:
 def _fetch(options: argparse.Namespace) -> int:
     from pathlib import Path  # noqa: PLC0415
 
-    from walkeeper import fetching  # noqa: PLC0415
     from walkeeper.config import load  # noqa: PLC0415
+    from walkeeper.survey import fetching  # noqa: PLC0415
 
     config = load(config_path(options), os.environ)
     return fetching.main(config, options.what, Path(options.directory), system_identifier=options.system_identifier)

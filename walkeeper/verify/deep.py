@@ -14,9 +14,9 @@ from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.core.page import SegmentHeader, check_header, check_pages
 from walkeeper.errors import CannotTell, Locked, Refused, StoreError
-from walkeeper.evidence import Evidence
-from walkeeper.parallel import in_parallel
-from walkeeper.patience import patiently
+from walkeeper.survey.evidence import Evidence
+from walkeeper.survey.parallel import in_parallel
+from walkeeper.survey.patience import patiently
 from walkeeper.verify.judge import MOST, Finding, Severity, duplicates
 
 IN_A_ROW: Final = 8

@@ -11,7 +11,7 @@ from walkeeper.codec import SUFFIXES
 from walkeeper.core.coverage import Coverage, Hole, Range, Stretch, intersect
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.evidence import Evidence
+from walkeeper.survey.evidence import Evidence
 from walkeeper.verify.target import Target
 
 MOST: Final = 1000

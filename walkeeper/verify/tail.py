@@ -13,8 +13,8 @@ from walkeeper.codec import SUFFIXES, Codec
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.errors import CannotTell, Refused, StoreError
-from walkeeper.evidence import Evidence
-from walkeeper.patience import patiently
+from walkeeper.survey.evidence import Evidence
+from walkeeper.survey.patience import patiently
 from walkeeper.tail import longest_stored
 from walkeeper.tail_restore import assemble
 from walkeeper.verify.judge import Finding, Severity

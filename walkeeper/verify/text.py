@@ -6,12 +6,12 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any, Final
 
-from walkeeper.answer import CANNOT_TELL, DAMAGED, FORMAT, SOUND, VERDICT, printable
 from walkeeper.core.coverage import Coverage
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.evidence import Evidence
 from walkeeper.status.text import size
+from walkeeper.survey.answer import CANNOT_TELL, DAMAGED, FORMAT, SOUND, VERDICT, printable
+from walkeeper.survey.evidence import Evidence
 from walkeeper.verify.deep import Deep
 from walkeeper.verify.judge import Finding, Severity
 from walkeeper.verify.tail import OpenSegment

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from walkeeper import durable
-from walkeeper.answer import CANNOT_TELL, DAMAGED, SOUND, complain, say
 from walkeeper.archive import fetch
 from walkeeper.codec import Codec, open_codec
 from walkeeper.config import Config
@@ -22,13 +21,14 @@ from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, WalFile, parse_wal_name
 from walkeeper.errors import BadName, CannotTell, Locked, Refused, StoreError
-from walkeeper.evidence import ask_the_dcs, locate
 from walkeeper.layout import Layout
-from walkeeper.parallel import in_parallel
-from walkeeper.patience import patiently
-from walkeeper.progress import Progress
 from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
+from walkeeper.survey.answer import CANNOT_TELL, DAMAGED, SOUND, complain, say
+from walkeeper.survey.evidence import ask_the_dcs, locate
+from walkeeper.survey.parallel import in_parallel
+from walkeeper.survey.patience import patiently
+from walkeeper.survey.progress import Progress
 
 
 class Outcome(Enum):

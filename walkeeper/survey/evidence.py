@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from walkeeper import inventory
 from walkeeper.config import Config
 from walkeeper.core.coverage import Archived, Range, merged
 from walkeeper.core.history import History, parse_history
@@ -15,12 +14,13 @@ from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Record, decode_record
 from walkeeper.errors import BadName, CannotTell, DcsError, Refused, WalkeeperError
-from walkeeper.inventory import Inventory, Listing, Names, Run
 from walkeeper.layout import Layout, parse_gap_name
-from walkeeper.parallel import in_parallel
 from walkeeper.record.base import RecordStore
 from walkeeper.restore.command import read_system_identifier
 from walkeeper.store.base import Store
+from walkeeper.survey import inventory
+from walkeeper.survey.inventory import Inventory, Listing, Names, Run
+from walkeeper.survey.parallel import in_parallel
 
 PATIENCE: Final = 5.0
 """Seconds for one call to the DCS."""

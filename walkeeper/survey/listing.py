@@ -6,18 +6,18 @@ import json as json_module
 from collections.abc import Iterator
 from typing import Any, Final
 
-from walkeeper.answer import FORMAT, SOUND, printable, say
 from walkeeper.codec import AGE
 from walkeeper.config import Config
 from walkeeper.core.coverage import intersect, last_stored
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.errors import CannotTell
-from walkeeper.evidence import Evidence, ask_the_dcs, gather
-from walkeeper.inventory import Names, Run
-from walkeeper.progress import Progress
 from walkeeper.status.text import size
 from walkeeper.store.open import open_store
+from walkeeper.survey.answer import FORMAT, SOUND, printable, say
+from walkeeper.survey.evidence import Evidence, ask_the_dcs, gather
+from walkeeper.survey.inventory import Names, Run
+from walkeeper.survey.progress import Progress
 from walkeeper.tail import longest_stored
 
 _SHOWN: Final = 20
