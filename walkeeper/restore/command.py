@@ -29,6 +29,7 @@ from walkeeper.deadline import Deadline, DeadlineExceeded
 from walkeeper.errors import CannotTell, WalkeeperError
 from walkeeper.layout import Layout
 from walkeeper.restore import client
+from walkeeper.restore.branch import up_to_the_fork
 from walkeeper.restore.shelf import running_server
 from walkeeper.restore.source import Source
 from walkeeper.store.open import open_store
@@ -104,7 +105,9 @@ def _delivered(source: Source, layout: Layout, name: str, data_directory: Path) 
     plain = source.deliver(layout, name)
     if plain is None and (tail := source.tail(layout, name)) is not None:
         return tail.beyond(data_directory / "pg_wal")
-    return plain
+    if plain is None or running_server(data_directory) is None:  # pg_rewind looks for what the other branch has, too
+        return plain
+    return up_to_the_fork(name, plain, data_directory / "pg_wal")
 
 
 def _within(seconds: float, work: Callable[[], bytes | None], name: str, *, once: bool) -> bytes | None:

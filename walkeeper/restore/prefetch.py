@@ -16,6 +16,7 @@ from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.errors import WalkeeperError
 from walkeeper.layout import Layout
+from walkeeper.restore.branch import local_histories
 from walkeeper.restore.recovery import Recovery
 from walkeeper.restore.shelf import Server, Shelf
 from walkeeper.restore.source import Source
@@ -83,9 +84,9 @@ class Prefetcher:
             self._changed.notify_all()
 
     def read(self, recovery: Recovery, history: History) -> None:
-        """The server was given a history."""
+        """The server was given a history, before it asks for segments along it."""
         with self._changed:
-            recovery.histories.append(history)
+            recovery.read(history)
 
     def keep(self, recovery: Recovery, segment: Segment, plain: bytes) -> None:
         """A segment that came too late for who asked: it will ask again."""
@@ -162,6 +163,7 @@ class Prefetcher:
         with self._changed:
             recovery.under_way.discard(segment)
             (recovery.ready if laid else recovery.barren).add(segment)
+            recovery.drop_what_was_left()
             if recovery.over and not recovery.under_way:
                 recovery.shelf.close()
             self._changed.notify_all()
@@ -205,7 +207,9 @@ class Prefetcher:
                 hint="Nothing is fetched ahead. Set restore.directory to where it can be.",
             )
             return None
-        recovery = self._recoveries[server] = Recovery(server, layout, shelf, self._clock.monotonic())
+        recovery = self._recoveries[server] = Recovery(
+            server, layout, shelf, self._clock.monotonic(), histories=local_histories(data / "pg_wal")
+        )
         self._changed.notify_all()
         return recovery
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import islice
 
-from walkeeper.core.ahead import following
+from walkeeper.core.ahead import following, left_at
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.layout import Layout
@@ -30,7 +30,7 @@ class Recovery:
     barren: set[Segment] = field(default_factory=set)
     """What was not there, or could not be fetched: not tried again before the recovery has moved."""
     histories: list[History] = field(default_factory=list)
-    """Those that it was given."""
+    """Those that it has, and was given."""
     over: bool = False
 
     def moved(self, segment: Segment) -> None:
@@ -38,6 +38,18 @@ class Recovery:
         self.position = segment
         self.ready.discard(segment)
         self.barren.clear()
+
+    def read(self, history: History) -> None:
+        """The server has that history, and will go along it."""
+        self.histories.append(history)
+        self.drop_what_was_left()
+
+    def drop_what_was_left(self) -> None:
+        """What lies ready of a timeline beyond the fork to the one that the server follows."""
+        for segment in [each for each in self.ready if left_at(self.histories, each) is not None]:
+            self.ready.discard(segment)
+            self.shelf.drop(segment.name)
+            self.barren.add(segment)
 
     def look(self) -> bool:
         """Whether the server, by way of the shell, has taken something since the last look. Raises OSError."""

@@ -21,10 +21,11 @@ from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.page import SegmentHeader
 from walkeeper.errors import CannotTell, StoreError, WalkeeperError
 from walkeeper.layout import Layout
+from walkeeper.restore.branch import up_to_the_fork
 from walkeeper.restore.command import read_system_identifier, will_ask_again
 from walkeeper.restore.prefetch import Prefetcher
 from walkeeper.restore.recovery import Recovery
-from walkeeper.restore.shelf import LINK, running_server, sweep_links
+from walkeeper.restore.shelf import LINK, Server, running_server, sweep_links
 from walkeeper.restore.source import Source
 from walkeeper.store.base import Store
 from walkeeper.store.settings import S3Settings
@@ -88,7 +89,7 @@ class Restoring:
                 return {"delivered": True, "path": str(path)}
             fetch = self._fetch(layout, name, recovery, patient=patient)
             # Compared with the local copy only now: while the fetch went on, that may have been written further.
-            plain = fetch.plain if fetch.tail is None else fetch.tail.beyond(place.parent)
+            plain = _for(server, name, fetch, place.parent)
             if plain is None:
                 return {"delivered": False}
             path = durable.lay_ready(place, plain, pid)
@@ -96,7 +97,7 @@ class Restoring:
             return self._no_answer_yet(name, request.get("waited"), patient=patient)
         except OSError as error:
             raise CannotTell(f"{place}: {error.strerror}", hint="The data directory must be writable.") from None
-        if fetch.tail is None:
+        if plain is fetch.plain:
             self._delivered(recovery, name, plain)
         return {"delivered": True, "path": str(path)}
 
@@ -192,6 +193,15 @@ class _Fetch:
         self.plain: bytes | None = None
         self.tail: AssembledTail | None = None
         self.problem: Exception | None = None
+
+
+def _for(server: Server | None, name: str, fetch: _Fetch, pg_wal: Path) -> bytes | None:
+    """What that server is to have of it. pg_rewind, whose server is down, looks for what the other branch has, too."""
+    if fetch.tail is not None:
+        return fetch.tail.beyond(pg_wal)
+    if fetch.plain is None or server is None:
+        return fetch.plain
+    return up_to_the_fork(name, fetch.plain, pg_wal)
 
 
 def _named(name: str, plain: bytes) -> object:
