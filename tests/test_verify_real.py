@@ -26,7 +26,8 @@ pytestmark = pytest.mark.postgres
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
     """Its agent has ended; the archive is of two timelines, and the server is on the second."""
-    with Etcd() as etcd, Postgres(new_directory("v") / "pg", auth="scram-sha-256") as server:
+    settings = {"wal_keep_size": "64MB"}  # what was archived is compared with it
+    with Etcd() as etcd, Postgres(new_directory("v") / "pg", auth="scram-sha-256", settings=settings) as server:
         prepare(server)
         made = Machine("verified", server, etcd)
         agent = made.start()

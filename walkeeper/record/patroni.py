@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -34,6 +35,8 @@ from walkeeper.record.base import Leader, Member, RecordStore, Topology, Version
 T = TypeVar("T")
 
 TIMEOUT: Final = 5.0
+_SHORTEST_SESSION: Final = 5
+"""Seconds; a ZooKeeper makes at least two of its ticks of them."""
 _CREATE_CONNECTION: Final = urllib3.util.connection.create_connection
 _NOISY: Final = ("patroni", "urllib3", "kazoo", "etcd", "consul", "pysyncobj")
 _THEIRS: Final = frozenset({"consul", "etcd", "http", "kazoo", "patroni", "pysyncobj", "requests", "urllib3"})
@@ -94,7 +97,10 @@ def connect(patroni_config: Path, name: str | None = None, timeout: float = TIME
         )
     # Patroni spends up to retry_timeout on one call: it should give up before the deadline does.
     retry_timeout, loop_wait = max(1.0, timeout * 0.9), max(1, int(timeout / 2))
-    config |= {"patronictl": True, "retry_timeout": retry_timeout, "loop_wait": loop_wait, "ttl": 30}
+    # A ZooKeeper that just starts may accept us and never answer; kazoo waits for the session's whole time then. Ours
+    # holds nothing that ends with it.
+    ttl = max(_SHORTEST_SESSION, math.ceil(2 * timeout))
+    config |= {"patronictl": True, "retry_timeout": retry_timeout, "loop_wait": loop_wait, "ttl": ttl}
     return PatroniRecord(kind, config, timeout)
 
 
