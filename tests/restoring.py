@@ -75,10 +75,10 @@ class Node:
         return client.restore(str(self.config), name, "pg_wal/RECOVERYXLOG")
 
     def shell(self, name: str = SEGMENT.name, *, python: str = sys.executable, more: Mapping[str, str] | None = None,
-              shell: str = "sh") -> subprocess.CompletedProcess[str]:  # fmt: skip
-        """The whole restore_command, in the data directory."""
+              shell: str = "sh", under: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:  # fmt: skip
+        """The whole restore_command, in the data directory. ``under``: what runs it, strace for instance."""
         environ = {**os.environ, "WALKEEPER_PYTHON": python, **(more or {})}
-        command = [shell, str(SCRIPT), "-c", str(self.config), name, "pg_wal/RECOVERYXLOG"]
+        command = [*under, shell, str(SCRIPT), "-c", str(self.config), name, "pg_wal/RECOVERYXLOG"]
         return subprocess.run(
             command, cwd=self.data, env=environ, capture_output=True, text=True, timeout=60, check=False
         )
@@ -86,6 +86,17 @@ class Node:
     @property
     def files(self) -> list[str]:
         return sorted(path.name for path in (self.data / "pg_wal").iterdir())
+
+
+def link(node: Node) -> Path | None:
+    """What leads walkeeper-restore-wal to what lies ready."""
+    return next((path for path in node.lock.parent.iterdir() if path.name.startswith("ready.")), None)
+
+
+def ready(node: Node) -> list[str]:
+    """The names of what lies ready."""
+    found = link(node)
+    return sorted(path.name for path in found.iterdir() if not path.name.startswith(".")) if found else []
 
 
 @contextmanager

@@ -5,11 +5,8 @@ Nothing wrong may be left, nothing may be acknowledged that is not durable, and 
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +14,7 @@ import pytest
 
 from tests.parts.processes import new_directory
 from tests.pushing import SYSTEM, DataDirectory
+from tests.tracing import Call, calls_in, strace, why_no_strace
 from walkeeper import cli
 from walkeeper.archive import fetch
 from walkeeper.codec import Codec
@@ -27,31 +25,14 @@ SEGMENT: Final = "000000010000000000000005"
 CALLS: Final = "openat,mkdir,write,fsync,link,linkat,unlink,unlinkat,rename,setxattr,fsetxattr,flock,stat,newfstatat,fstat,close,getdents64"
 QUICK: Final = 14
 """Kills in the quick test, spread evenly over all of them."""
-_LINE: Final = re.compile(r"(\d+)\s+(\w+)\((.*)\)\s+= (-?\d+|\?)")
-
-
-def why_no_strace() -> str | None:
-    if shutil.which("strace") is None:
-        return "strace is not installed"
-    tried = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
-    return None if tried.returncode == 0 else f"strace may not trace here: {tried.stderr.strip()}"
-
 
 pytestmark = pytest.mark.skipif(why_no_strace() is not None, reason=str(why_no_strace()))
-
-
-@dataclass(frozen=True)
-class Call:
-    """The ``count``-th call of that name in the thread that does the work."""
-
-    name: str
-    count: int
-    arguments: str
 
 
 class Traced:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._trace = directory / "trace"
         self.fresh()
 
     def fresh(self) -> DataDirectory:
@@ -61,40 +42,16 @@ class Traced:
         self.data.segment()
         return self.data
 
-    def push(self, *injections: str) -> tuple[int, list[str]]:
-        trace = self.directory / "trace"
-        options = [part for injection in injections for part in ("-e", f"inject={injection}")]
-        program = (
-            "strace",
-            "-f",
-            "-y",
-            "-e",
-            f"trace={CALLS}",
-            *options,
-            "-o",
-            str(trace),
-            sys.executable,
-            "-B",
-            "-m",
-            "walkeeper",
-        )
+    def push(self, *injections: str) -> int:
         arguments = ("archive-push", "--without-agent", "-c", str(self.data.config), f"pg_wal/{SEGMENT}")
-        answer = self.data.push(*arguments, program=program)
-        return answer.returncode, trace.read_text(errors="replace").splitlines()
+        program = (*strace(self._trace, CALLS, *injections), sys.executable, "-B", "-m", "walkeeper")
+        return self.data.push(*arguments, program=program).returncode
 
     def calls(self) -> list[Call]:
         """Those that touch the store, in order, from a run to which nothing happened."""
         self.fresh()
-        code, lines = self.push()
-        assert code == 0
-        counts: dict[tuple[str, str], int] = {}
-        found = []
-        for line in lines:
-            if match := _LINE.match(line):
-                counts[match[1], match[2]] = count = counts.get((match[1], match[2]), 0) + 1
-                if str(self.data.store) in match[3]:
-                    found.append(Call(match[2], count, match[3]))
-        return found
+        assert self.push() == 0
+        return calls_in(self._trace, self.data.store)
 
     def stored(self) -> bytes | None:
         if SEGMENT + ".zst" not in self.data.objects():
@@ -154,7 +111,7 @@ def kills(calls: list[Call]) -> list[Call]:
 
 def kill_at(traced: Traced, call: Call) -> None:
     traced.fresh()
-    code, _ = traced.push(f"{call.name}:signal=KILL:when={call.count}")
+    code = traced.push(call.killed())
     assert code != 0, call
     traced.check_and_end_well(code, call)
 
@@ -180,7 +137,7 @@ ERRORS: Final = [
 
 def fail_at(traced: Traced, call: Call, error: str) -> None:
     traced.fresh()
-    code, _ = traced.push(f"{call.name}:error={error}:when={call.count}")
+    code = traced.push(call.failing(error))
     assert code in range(126), (call, error)
     if error not in {"EINTR", "EACCES"} and call.name in {"write", "fsync", "link"}:
         assert code != 0, (call, error)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.core.worlds import plain_segment
 from tests.parts.processes import wait_until
-from tests.restoring import PLAIN, SCRIPT, SEGMENT, SYSTEM, Node, answering
+from tests.restoring import PLAIN, SCRIPT, SEGMENT, SYSTEM, Node, answering, link, ready
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 
@@ -35,15 +35,6 @@ def node(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
 def agent(node: Node) -> Iterator[Node]:
     with answering(node):
         yield node
-
-
-def link(node: Node) -> Path | None:
-    return next((path for path in node.lock.parent.iterdir() if path.name.startswith("ready.")), None)
-
-
-def ready(node: Node) -> list[str]:
-    found = link(node)
-    return sorted(path.name for path in found.iterdir() if not path.name.startswith(".")) if found else []
 
 
 def wait_ready(node: Node, *segments: Segment) -> None:
