@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from tests.parts.processes import wait_until
 
 _LINE: Final = re.compile(r"(\d+)\s+(\w+)\((.*)\)\s+= (-?\d+|\?)")
 
@@ -42,7 +45,7 @@ class Call:
 def strace(trace: Path, names: str, *injections: str) -> tuple[str, ...]:
     """What goes before a command, or before ``-p PID``. ``names``: the calls to look at, with commas between."""
     options = [part for injection in injections for part in ("-e", f"inject={injection}")]
-    return ("strace", "-f", "-yy", "-e", f"trace={names}", *options, "-o", str(trace))
+    return ("strace", "-f", "-yy", "-s", "200", "-e", f"trace={names}", *options, "-o", str(trace))
 
 
 def lines(trace: Path) -> list[str]:
@@ -65,3 +68,37 @@ def calls_in(trace: Path, *parts: object) -> list[Call]:
 def different(found: Iterable[Call]) -> list[Call]:
     """One of those that strace cannot tell from each other: the same call, counted by two threads."""
     return list({(call.name, call.count): call for call in found}.values())
+
+
+@contextmanager
+def attached(pid: int, trace: Path, names: str, *injections: str) -> Iterator[None]:
+    """strace on a process that runs already, all of its threads; counts begin here. It goes on untraced afterwards."""
+    command = strace(trace, names, *injections)
+    with subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.PIPE, text=True) as tracer:
+        try:
+            wait_until(lambda: _traced(pid) or tracer.poll() is not None, f"strace on {pid}", 10)
+            assert tracer.poll() is None, tracer.stderr and tracer.stderr.read()
+            yield
+        finally:
+            tracer.terminate()
+            tracer.communicate()
+
+
+def _traced(pid: int) -> bool:
+    tasks = [task.joinpath("status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return not any(re.search(r"^TracerPid:\t0$", task, re.MULTILINE) for task in tasks)
+
+
+def why_not_attached() -> str | None:
+    """Why strace may not be put on a process that runs; None if it may."""
+    if why := why_no_strace():
+        return why
+    with subprocess.Popen(["sleep", "60"]) as victim:
+        try:
+            tried = subprocess.run(
+                ["timeout", "1", "strace", "-o", "/dev/null", "-p", str(victim.pid)],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        finally:
+            victim.kill()
+    return None if "ttached" in tried.stderr else f"strace may not attach here: {tried.stderr.strip()}"
