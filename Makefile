@@ -1,6 +1,7 @@
 # make test    lint, types and all tests that end in minutes
 # make lint    ruff and mypy only
 # make demo    a three-node cluster that loses its leader, and its archive that loses nothing   (ARGS="--keep")
+# make crash   kills and fails each system call that matters; what is too long for make test    (ARGS=…)
 # make torture breaks a real cluster at random, restores from its archive, and draws a report   (ARGS=…)
 # make kills   kills primaries, and counts the holes that they leave in archives               (ARGS=…)
 # make simulate plays thousands of schedules of simulated faults                               (ARGS=…)
@@ -12,7 +13,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: test lint demo torture kills simulate bench venv clean
+.PHONY: test lint demo crash torture kills simulate bench venv clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -21,7 +22,7 @@ ARGS ?=
 
 ifeq ($(shell id -u),0)
 
-test torture kills:
+test crash torture kills:
 	@exec tools/as-user --test-tools make $@ ARGS='$(subst ','\'',$(ARGS))'
 
 lint demo simulate bench venv:
@@ -39,6 +40,9 @@ lint: $(READY)
 
 demo: $(READY)
 	exec $(PYTHON) -m examples.demo $(ARGS)
+
+crash: $(READY)
+	$(PYTHON) -m pytest -m slow $(ARGS)
 
 torture: $(READY)
 	exec $(PYTHON) -m tests.torture $(ARGS)

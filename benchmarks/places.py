@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, Self
 
 from benchmarks.slow_s3 import SlowS3
 from tests.parts.processes import new_directory
-from tests.parts.seaweedfs import SeaweedFS
+from tests.parts.seaweedfs import LEAST_ACTIONS, SeaweedFS
 from walkeeper.store.directory import DirectoryStore
 from walkeeper.store.s3 import S3Store
 
@@ -153,7 +153,7 @@ class BucketPlace:
 
 
 class Places:
-    """Makes places of one kind; starts what that needs once. A context manager."""
+    """Makes places of one kind; starts what that needs once. A context manager. The bucket's credentials have no spare rights."""
 
     def __init__(self, kind: Kind, put_delay: float = 0.0) -> None:
         self.kind = kind
@@ -166,7 +166,7 @@ class Places:
 
     def __enter__(self) -> Self:
         if self.kind == "s3":
-            server = self._open.enter_context(SeaweedFS())
+            server = self._open.enter_context(SeaweedFS(actions=LEAST_ACTIONS))
             port = int(server.endpoint.rpartition(":")[2])
             proxy = self._open.enter_context(SlowS3(port, self._put_delay)) if self._put_delay else None
             self._make = lambda: BucketPlace(server, proxy)

@@ -21,7 +21,7 @@ from tests.agents import Machine, command_line, environment_of
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import Postgres
 from tests.parts.processes import CHECKOUT, new_directory, wait_until
-from tests.parts.seaweedfs import SeaweedFS
+from tests.parts.seaweedfs import LEAST_ACTIONS, SeaweedFS
 from walkeeper.config import load
 
 pytestmark = [pytest.mark.postgres, pytest.mark.s3]
@@ -100,7 +100,7 @@ def grant_as_the_example(etcd: Etcd, scope: str) -> None:
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Discreet]:
-    bucket = SeaweedFS(actions=("Read:wal", "Write:wal", "List:wal"))
+    bucket = SeaweedFS(actions=LEAST_ACTIONS)
     bucket.secret_key = BUCKET
     with (
         bucket,

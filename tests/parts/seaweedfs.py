@@ -26,6 +26,8 @@ START_SECONDS: Final = 60.0
 _INSIDE: Final = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
 
 ALL_ACTIONS: Final = ("Admin", "Read", "Write", "List", "Tagging")
+LEAST_ACTIONS: Final = ("Read:wal", "Write:wal", "List:wal")
+"""As the policy in examples/s3 allows."""
 
 
 def weed_program() -> Path | None:
