@@ -16,7 +16,7 @@ NOW: Final = 100_000.0
 FORK_2: Final = Lsn.parse("0/2A0003C8")
 FORK_3: Final = Lsn.parse("0/260000D8")
 FORK_4: Final = Lsn.parse("0/5E1234A0")
-FRONTIER: Final = Lsn.parse("0/93000000")
+FRONTIER: Final = Lsn.parse("0/93540D18")
 WRITTEN: Final = Lsn.parse("0/93A41F20")
 HISTORIES: Final = {
     1: History(1),

@@ -215,6 +215,21 @@ def test_the_newest_part_is_drawn_by_itself_where_the_archive_is_long() -> None:
     assert window(picture, 100) is None
 
 
+def test_what_is_stored_of_the_open_segment_is_drawn_as_its_tail() -> None:
+    picture = picture_of(pages.well())
+    assert picture is not None
+    assert picture.tail == (pages.FRONTIER.floor(pages.SIZE), pages.FRONTIER)
+    assert "5.25 MiB of the open segment are stored as its tail." in timelines.description(picture)
+    assert f"to {pages.FRONTIER} (5.25 MiB), the tail" in timelines.table(picture)
+    near = window(picture, 64)
+    assert near is not None
+    bars = Reader(timelines.svg(near, "x", 926)).all("rect")
+    assert len([bar for bar in bars if bar.get("class") == "tail"]) == 1
+    whole = picture_of(replace(pages.well(), claim=replace(pages.claim(), frontier=pages.FRONTIER.floor(pages.SIZE))))
+    assert whole is not None
+    assert whole.tail is None
+
+
 @pytest.mark.parametrize("width", [926, 330])
 def test_everything_is_drawn_inside_the_picture(width: int) -> None:
     picture = picture_of(pages.unwell())

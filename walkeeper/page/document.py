@@ -179,8 +179,16 @@ def _archive(facts: Facts, picture: Picture | None) -> str:
     if near is not None:
         figures.insert(0, _figure(near, "near", f"The newest {WINDOW} segments"))
     notice = f'<p class="odd">{esc(facts.listing_says)}</p>' if facts.listing_says else ""
-    kinds = [("stored", "stored"), ("aside", "stored, on a dead branch"), ("open", "not archived yet: held in pg_wal")]
-    kinds += [("gap", "gap: lost for good"), ("missing", "missing in the store")]
+    kinds = [
+        ("stored", "stored"),
+        ("aside", "stored, on a dead branch"),
+        ("tail", "stored of the open segment: its tail"),
+    ]
+    kinds += [
+        ("open", "not archived yet: held in pg_wal"),
+        ("gap", "gap: lost for good"),
+        ("missing", "missing in the store"),
+    ]
     return (
         _live("archive", f"{where}{notice}{''.join(figures)}{timelines.key(kinds)}")
         + f'<details><summary>The same as a table</summary><div class="scroll" tabindex="0" role="region" '

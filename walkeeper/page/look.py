@@ -48,7 +48,7 @@ svg{display:block;max-width:100%;height:auto}
 svg text{font:12px system-ui,sans-serif;fill:var(--ink)}
 svg .tick,svg .axis{fill:var(--soft)}svg .lane-name{font-weight:600}
 .grid{stroke:var(--grid);fill:none}.base{stroke:var(--soft);stroke-width:2}
-.stored{fill:var(--stored)}.aside .stored{fill:var(--aside)}
+.stored,.tail{fill:var(--stored)}.aside .stored{fill:var(--aside)}
 .gap{stroke:var(--gap);stroke-width:1.5}.gap-under{fill:var(--gap-paper)}.gap-line{stroke:var(--gap);stroke-width:3}
 .missing{fill:var(--card);stroke:var(--gap);stroke-width:1.5;stroke-dasharray:3 2}
 .open{stroke:var(--open)}.open-under{fill:var(--open-paper)}.open-line{stroke:var(--open);stroke-width:1.5}
@@ -59,7 +59,7 @@ svg .tick,svg .axis{fill:var(--soft)}svg .lane-name{font-weight:600}
 .line.one{stroke:var(--one)}.line.two{stroke:var(--two);stroke-dasharray:7 5}
 .key{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;margin:.5rem 0 0;font-size:.9rem}
 .swatch{display:inline-block;width:22px;height:10px;margin-right:.4rem;border:1.5px solid transparent}
-.swatch.stored{background:var(--stored)}.swatch.aside{background:var(--aside)}
+.swatch.stored,.swatch.tail{background:var(--stored)}.swatch.tail{height:5px;vertical-align:middle}.swatch.aside{background:var(--aside)}
 .swatch.gap{background:repeating-linear-gradient(45deg,var(--gap) 0 3px,var(--gap-paper) 3px 6px);border-color:var(--gap)}
 .swatch.missing{border:1.5px dashed var(--gap)}
 .swatch.open{background:repeating-linear-gradient(-45deg,var(--open) 0 1.5px,var(--open-paper) 1.5px 6px);

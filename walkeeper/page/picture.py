@@ -41,6 +41,12 @@ class Picture:
     hold_slot: Lsn | None
 
     @property
+    def tail(self) -> tuple[Lsn, Lsn] | None:
+        """The part of the open segment that is stored piece by piece; it ends at the frontier."""
+        begins = self.frontier.floor(self.size)
+        return (begins, self.frontier) if begins < self.frontier else None
+
+    @property
     def gaps(self) -> int:
         return sum(len(lane.gaps) for lane in self.lanes)
 

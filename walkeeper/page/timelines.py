@@ -98,9 +98,11 @@ class _Drawing:
             *(self._bar(part, y, "missing") for part in lane.missing[-MAX_PARTS:]),
             *(self._bar(part, y, "gap", fill=f"url(#{self.name}-gap)") for part in lane.gaps[-MAX_PARTS:]),
         ]
-        written = self.picture.written
+        written, tail = self.picture.written, self.picture.tail
         if lane.timeline == self.picture.timeline and written is not None and written > self.picture.frontier:
             drawn.append(self._rectangle(self.picture.frontier, written, y, "open", f"url(#{self.name}-open)"))
+        if lane.timeline == self.picture.timeline and tail is not None:
+            drawn.append(self._rectangle(*tail, y, "tail", ""))
         return f'<g class="{kind}">{"".join(drawn)}</g>'
 
     def _bar(self, part: Range, y: int, kind: str, fill: str = "") -> str:
@@ -113,7 +115,8 @@ class _Drawing:
         width = max(at_least, round(right - left, 1))
         left = min(left, self.width - _RIGHT - width)
         painted = f' fill="{fill}"' if fill else ""
-        return f'<rect class="{kind}" x="{left}" y="{y - _BAR // 2}" width="{width}" height="{_BAR}"{painted}/>'
+        height = _BAR // 2 if kind == "tail" else _BAR
+        return f'<rect class="{kind}" x="{left}" y="{y - height // 2}" width="{width}" height="{height}"{painted}/>'
 
     def _marks(self) -> str:
         drawn = []
@@ -145,6 +148,8 @@ def description(picture: Picture) -> str:
         f"{lanes}, from {picture.start} to {picture.end}.",
         f"The frontier is {picture.frontier} on timeline {picture.timeline}.",
     ]
+    if picture.tail is not None:
+        said.append(f"{_tail(picture)} of the open segment are stored as its tail.")
     if picture.hold_slot is not None:
         said.append(f"This node's hold slot is at {picture.hold_slot}.")
     said.extend(
@@ -156,6 +161,11 @@ def description(picture: Picture) -> str:
     if picture.missing:
         said.append(f"{count(picture.missing, 'segment')} below the frontier missing in the store.")
     return " ".join(said)
+
+
+def _tail(picture: Picture) -> str:
+    begins, end = picture.tail or (picture.frontier, picture.frontier)
+    return size(end - begins)
 
 
 def table(picture: Picture) -> str:
@@ -173,10 +183,12 @@ def table(picture: Picture) -> str:
 def _table_row(picture: Picture, lane: Lane) -> str:
     origin = "its beginning" if lane.parent is None else f"{lane.parent} at {lane.begins}"
     aside = "" if lane.on_chain else " (a dead branch)"
-    cells = (_listed(picture, parts) for parts in (lane.stored, lane.gaps, lane.missing))
+    stored, gaps, missing = (_listed(picture, parts) for parts in (lane.stored, lane.gaps, lane.missing))
+    if lane.timeline == picture.timeline and picture.tail is not None:
+        stored += f"<br>to {picture.frontier} ({_tail(picture)}), the tail"
     return (
         f'<tr><th scope="row">{lane.timeline}{aside}</th><td>{esc(origin)}</td>'
-        + "".join(f"<td>{cell}</td>" for cell in cells)
+        + "".join(f"<td>{cell}</td>" for cell in (stored, gaps, missing))
         + "</tr>"
     )
 
