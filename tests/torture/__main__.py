@@ -21,6 +21,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=None, help="of the faults; printed")
     parser.add_argument("--store", choices=("directory", "s3"), default="directory", help="default: %(default)s")
+    parser.add_argument(
+        "--archiver", choices=("streaming", "command"), default="streaming", help="default: %(default)s"
+    )
     parser.add_argument("--rate", type=float, default=0.7, help="load in MiB of WAL a second (default: %(default)s)")
     parser.add_argument(
         "--round", type=float, default=60, help="seconds of faults between two checks (default: %(default)s)"
@@ -33,6 +36,7 @@ def main() -> int:
         seed, arguments.minutes * 60, arguments.store, arguments.rate, arguments.round,
         tuple(filter(None, arguments.faults.split(","))),
         arguments.report or Path(tempfile.gettempdir()) / f"walkeeper-torture-{seed}.html",
+        arguments.archiver,
     )  # fmt: skip
     try:
         return int(not torture(options))

@@ -19,7 +19,8 @@ from benchmarks.places import Place
 from tests.parts.cluster import Cluster, callbacks
 from tests.parts.ledger import Ledger
 from tests.parts.node import Node
-from tests.parts.processes import describe, new_directory, wait_until
+from tests.parts.processes import CHECKOUT, describe, new_directory, wait_until
+from walkeeper.config.model import ArchiverMode
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Record, decode_record
 from walkeeper.errors import BadRecord
@@ -27,6 +28,7 @@ from walkeeper.errors import BadRecord
 SEGMENT_MB: Final = 4
 WRITERS: Final = 2
 ROW_BYTES: Final = 16 * 1024
+PUSH: Final = f"WALKEEPER_PYTHON={{python}} {CHECKOUT}/walkeeper/shell/walkeeper-archive-push -c {{config}} %p"
 RECORD: Final = "/service/demo/walkeeper"
 _SAMPLE: Final = 1.0
 
@@ -76,19 +78,24 @@ class Diary:
 class Rig:
     """A context manager: started and under load inside, gone after."""
 
-    def __init__(self, place: Place, diary: Diary, *, rate: float, walkeeper: dict[str, Any] | None = None) -> None:
+    def __init__(self, place: Place, diary: Diary, *, rate: float, archiver: ArchiverMode = "streaming") -> None:
+        """``archiver``: walkeeper's; with ``command`` PostgreSQL's archive_command is walkeeper's script."""
         section = {
             "store": place.section(),
+            "archiver": archiver,
             "spool": {"limit": "16MB"},
             "agent": {"listen": "127.0.0.1:{metrics_port}", "log_file": "{directory}/agent.log"},
-            **(walkeeper or {}),
         }
+        postgresql: dict[str, Any] = {"pg_ctl_timeout": 30}
+        if archiver == "command":
+            postgresql["parameters"] = {"archive_command": PUSH}
         self.place = place
         self.diary = diary
         self.cluster = Cluster(
             new_directory("c"), 3, segment_size_mb=SEGMENT_MB, walkeeper_config=section, proxied=True,
             callbacks=callbacks(wiring.CALLBACK), restore_command=wiring.RESTORE,
-            extra={"postgresql": {"pg_ctl_timeout": 30}},
+            settings={"archive_mode": "on"} if archiver == "command" else None,
+            extra={"postgresql": postgresql},
         )  # fmt: skip
         for node in self.cluster.nodes:
             node.env["WALKEEPER_RUN_DIR"] = str(node.directory)

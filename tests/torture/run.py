@@ -16,6 +16,7 @@ from benchmarks.places import Places
 from tests.torture import check, report
 from tests.torture.faults import EVERYWHERE, FAULTS, clash
 from tests.torture.rig import Diary, Rig, base_backup
+from walkeeper.config.model import ArchiverMode
 
 NEAR: Final = 0.001
 """Seconds that each PUT takes longer while S3 is well: with any delay there is the proxy that makes it slow, or refuse."""
@@ -32,6 +33,7 @@ class Options:
     round_seconds: float
     faults: tuple[str, ...]
     report: Path | None
+    archiver: ArchiverMode = "streaming"
 
 
 @dataclass(slots=True)
@@ -51,7 +53,7 @@ def torture(options: Options) -> bool:
     try:
         with (
             Places(options.store, NEAR if options.store == "s3" else 0.0) as places,
-            Rig(places.new(), diary, rate=options.rate) as rig,
+            Rig(places.new(), diary, rate=options.rate, archiver=options.archiver) as rig,
         ):
             try:
                 rounds(rig, options, tally)
