@@ -36,10 +36,17 @@ def _signal(pids: list[int], number: int) -> None:
             os.kill(pid, number)
 
 
+def _processes(rig: Rig, node: Node, part: str) -> list[int]:
+    """Raises RuntimeError where there is none: that would be no fault."""
+    if not (pids := rig.processes(node, part)):
+        raise RuntimeError(f"{node.name} has no {part} now")
+    return pids
+
+
 def _kill(part: str) -> None:
     @fault(2, 6)
     def kill(rig: Rig, node: Node) -> Iterator[None]:
-        pids = rig.processes(node, part)
+        pids = _processes(rig, node, part)
         alone = part == "agent" and len(rig.diary.entries) % 2  # its parent starts it again
         _signal(pids[-1:] if alone else pids, signal.SIGKILL)
         yield
@@ -54,7 +61,7 @@ def _kill(part: str) -> None:
 def _stop(part: str) -> None:
     @fault(5, TTL + 10)
     def stop(rig: Rig, node: Node) -> Iterator[None]:
-        pids = rig.processes(node, part)
+        pids = _processes(rig, node, part)
         _signal(pids, signal.SIGSTOP)
         yield
         _signal(pids, signal.SIGCONT)
@@ -87,15 +94,17 @@ def stop_host(rig: Rig, node: Node) -> Iterator[None]:
 @fault(3, 8)
 def switchover(rig: Rig, node: Node) -> Iterator[None]:
     leader = rig.leader()
-    if leader is not None:
-        leader.rest("switchover", {"leader": leader.name}, timeout=20)
+    if leader is None:
+        raise RuntimeError("nobody leads")
+    leader.rest("switchover", {"leader": leader.name}, timeout=20)
     yield
 
 
 @fault(2, 4)
 def reinit(rig: Rig, node: Node) -> Iterator[None]:
-    if rig.leader() is not node and node.running:
-        node.rest("reinitialize", {"force": True}, timeout=20)
+    if rig.leader() is node or not node.running:
+        raise RuntimeError(f"{node.name} leads, or is down")
+    node.rest("reinitialize", {"force": True}, timeout=20)
     yield
 
 
