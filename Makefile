@@ -42,7 +42,7 @@ demo: $(READY)
 	exec $(PYTHON) -m examples.demo $(ARGS)
 
 crash: $(READY)
-	$(PYTHON) -m pytest -m slow $(ARGS)
+	$(PYTHON) -m pytest -m slow --timeout 1200 $(ARGS)
 
 torture: $(READY)
 	exec $(PYTHON) -m tests.torture $(ARGS)

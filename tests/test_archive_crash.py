@@ -181,7 +181,6 @@ def test_p1_p2_a_kill_at_a_system_call_of_the_archive_step_loses_nothing(machine
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("step", [segment, row])
 def test_p1_p2_a_kill_at_any_system_call_of_the_archive_step_loses_nothing(machine: Machine, step: Step) -> None:
     talks = [Call("sendto", count, "") for count in TALKS]
@@ -210,7 +209,6 @@ def test_p1_p10_an_error_of_a_system_call_is_made_up_for_by_the_same_agent(machi
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("step", [segment, row])
 def test_p1_p10_an_error_of_any_system_call_is_made_up_for_by_the_same_agent(machine: Machine, step: Step) -> None:
     found = changing(clean_run(machine, step))
