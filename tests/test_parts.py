@@ -185,6 +185,17 @@ def test_a_server_with_passwords_takes_the_replication_role(make_postgres: Calla
 
 
 @pytest.mark.postgres
+def test_killing_a_server_leaves_no_shared_memory_in_the_kernel(postgres: Postgres) -> None:
+    def its_segments() -> list[str]:
+        segments = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+        return [line for line in segments if line.split()[4] == str(pid)]
+
+    pid = postgres.pid
+    assert its_segments()
+    postgres.host.kill9()
+    assert not its_segments()
+
+
 def test_killing_a_server_leaves_none_of_its_processes(postgres: Postgres) -> None:
     with postgres.connect():
         killed = postgres.host.pids()
