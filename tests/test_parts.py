@@ -196,6 +196,7 @@ def test_killing_a_server_leaves_no_shared_memory_in_the_kernel(postgres: Postgr
     assert not its_segments()
 
 
+@pytest.mark.postgres
 def test_killing_a_server_leaves_none_of_its_processes(postgres: Postgres) -> None:
     with postgres.connect():
         killed = postgres.host.pids()
