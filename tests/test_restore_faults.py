@@ -149,8 +149,10 @@ def test_p6_no_fault_ends_a_standby_and_mended_it_goes_on(
         server.start()
         wait_rows(server, BATCH)
         for number, fault in enumerate(FAULTS, start=1):
+            server.host.pause()  # nobody asks between the segment's coming and the fault's
             objects[number].with_suffix(".later").rename(objects[number])
             with one.with_fault(fault, number):
+                server.host.resume()
                 asked = one.asked()
                 wait_until(lambda asked=asked: one.asked() >= asked + 3, f"{fault}: asked again", 60, logs=[server.log])  # type: ignore[misc]
                 if fault in OF_THE_STORE:

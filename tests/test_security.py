@@ -115,6 +115,7 @@ def machine() -> Iterator[Discreet]:
         agent = made.start()
         try:
             made.wait_ready()
+            made.wait_says("takeover")
             yield made
             assert agent.alive
         finally:
