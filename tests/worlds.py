@@ -24,7 +24,7 @@ from walkeeper.store.settings import DirectorySettings
 HOLD_SLOT = "walkeeper"
 
 
-def wait_for(what: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
     """Until it is true; an AssertionError otherwise."""
     deadline = time.monotonic() + seconds
     while not what():
