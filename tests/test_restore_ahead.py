@@ -90,6 +90,16 @@ def test_it_goes_on_across_a_timeline_switch_once_the_recovery_has_read_the_hist
     wait_ready(agent, segment(6), segment(7, 2), segment(8, 2))
 
 
+def test_a_recovery_that_goes_back_just_after_it_took_one_has_it_ready_again(agent: Node) -> None:
+    """As a standby does that asks for a segment again. What was taken before counts before."""
+    store(agent, segment(6))
+    for _ in range(20):
+        assert agent.restore() == client.DELIVERED
+        wait_ready(agent, segment(6))
+        (shelf,) = shelves(agent).glob("*")
+        shelf.joinpath(segment(6).name).rename(agent.data / "pg_wal" / "RECOVERYXLOG")
+
+
 # --------------------------------------------------------------------------------------------------------------- bounds
 
 

@@ -151,12 +151,8 @@ def node(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
 
 
 def lies_ready(node: Node) -> str:
-    def laid() -> bool:
-        """After a fault who fetches ahead may be at it still: ask again."""
-        assert node.shell().returncode == DELIVERED
-        return NEXT.name in ready(node)
-
-    wait_until(laid, f"{NEXT} ready", 60, interval=0.3)
+    assert node.shell().returncode == DELIVERED
+    wait_until(lambda: NEXT.name in ready(node), f"{NEXT} ready", 30)
     return NEXT.name
 
 

@@ -55,6 +55,8 @@ class Prefetcher:
             recovery = self._recoveries.get(server) or self._begin(server, layout)
             if recovery is not None:
                 recovery.active_at = self._clock.monotonic()
+                if self._notice_taken(recovery):  # before what it asks for now
+                    self._changed.notify_all()
                 if link is not None:
                     recovery.shelf.show(link)
             return recovery
@@ -178,13 +180,7 @@ class Prefetcher:
         now = self._clock.monotonic()
         changed = False
         for recovery in self._recoveries.values():
-            try:
-                taken = recovery.look()
-            except OSError:  # somebody removed the shelf
-                taken, recovery.active_at = False, now - IDLE_SECONDS
-            if taken:
-                recovery.active_at = now
-                changed = True
+            changed = self._notice_taken(recovery) or changed
         if now - self._servers_seen_at >= GONE_SECONDS:
             self._servers_seen_at = now
             self._shelfless = {server for server in self._shelfless if server.runs}
@@ -192,6 +188,18 @@ class Prefetcher:
                 if now - recovery.active_at >= IDLE_SECONDS or not recovery.server.runs:
                     self._end(recovery)
         return changed
+
+    def _notice_taken(self, recovery: Recovery) -> bool:
+        """Whether the shell has taken something."""
+        now = self._clock.monotonic()
+        try:
+            taken = recovery.look()
+        except OSError:  # somebody removed the shelf
+            recovery.active_at = now - IDLE_SECONDS
+            return False
+        if taken:
+            recovery.active_at = now
+        return taken
 
     def _begin(self, server: Server, layout: Layout) -> Recovery | None:
         if self._closed or server in self._shelfless:
