@@ -89,12 +89,12 @@ def wait_rows(server: Postgres, count: int, seconds: float = 30) -> None:
 
 
 class broken:  # noqa: N801 - reads as a statement
-    """The archive with a fault, while the context lasts."""
+    """The archive with a fault, while the context lasts. For a fault of the configuration the victim need not be there."""
 
     def __init__(self, archive: Archived, fault: str, victim: int = 2) -> None:
         self.archive, self.fault = archive, fault
         self.victim = archive.object(archive.segments[victim])
-        self.whole = self.victim.read_bytes()
+        self.whole = self.victim.read_bytes() if self.victim.exists() else b""
 
     def __enter__(self) -> None:
         self.archive.configure()
@@ -135,7 +135,8 @@ class broken:  # noqa: N801 - reads as a statement
             (self.archive.directory / "away").rename(self.archive.store)
         self.archive.store.chmod(0o700)
         self.victim.with_name(self.victim.name + ".age").unlink(missing_ok=True)
-        self._write(self.whole)
+        if self.whole:
+            self._write(self.whole)
         self.archive.configure()
 
     def _write(self, body: bytes) -> None:
