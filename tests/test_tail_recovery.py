@@ -271,10 +271,9 @@ def test_p2_what_a_dead_primary_shipped_beyond_the_fork_stays(site: Site, caplog
         end = site.insert()
         wait_until(lambda: received(standby) >= end, "streaming", 30, logs=[standby.log])
         agent.wait_frontier(end)
-        site.primary.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name = 'walreceiver'"
-        )
-        site.primary.execute("ALTER ROLE replicator NOREPLICATION")  # which the standby does not get to know
+        standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        standby.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: not standby.execute("SELECT pid FROM pg_stat_wal_receiver"), "no more streaming", 30)
         common = site.rows
         beyond = site.insert(count=10)
         agent.wait_frontier(beyond)
