@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.demo.stage import SEGMENT_SIZE, Stage, walkeeper_command
+from examples.demo.stage import SEGMENT_SIZE, Stage, restore_wal_command
 from tests.parts.ledger import Ledger
 from tests.parts.postgres import Postgres, restore_server
 from tests.parts.processes import wait_until
@@ -101,7 +101,7 @@ def walkeeper_restore_command(stage: Stage, directory: Path) -> str:
     config = directory / "patroni.yml"
     config.touch(mode=0o600)
     config.write_text(stage.cluster.nodes[0].config.read_text())
-    return f"{walkeeper_command()} restore-wal -c {config} %f %p"
+    return f"{restore_wal_command()} -c {config} %f %p"
 
 
 def ordinary_restore_command(stage: Stage) -> str:

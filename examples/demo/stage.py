@@ -119,7 +119,7 @@ class Stage:
             segment_size_mb=SEGMENT_MB,
             walkeeper_config={"store": self.shown.section, "agent": {"listen": "127.0.0.1:{metrics_port}"}},
             callbacks={event: f"{CHECKOUT}/patroni_callbacks/{event} {{config}}" for event in CALLBACKS},
-            restore_command=f"{walkeeper_command()} restore-wal -c {{config}} %f %p",
+            restore_command=f"{restore_wal_command()} -c {{config}} %f %p",
             settings={"archive_mode": "on", "archive_command": self.archive_command},
         )
         for node in self.cluster.nodes:
@@ -206,6 +206,12 @@ def walkeeper_command() -> str:
     """How a user calls walkeeper: the console script where it is installed, else the module."""
     script = Path(sys.executable).with_name("walkeeper")
     return str(script) if script.exists() else f"{sys.executable} -m walkeeper"
+
+
+def restore_wal_command() -> str:
+    """The same for the restore_command, which is a shell script where it is installed."""
+    script = Path(sys.executable).with_name("walkeeper-restore-wal")
+    return str(script) if script.exists() else f"{walkeeper_command()} restore-wal"
 
 
 def spooled(node: Node) -> set[str]:

@@ -35,11 +35,11 @@ class Plan:
     delay: float = 0.5
     """How long the slow store takes for an object."""
     backlog: int = 10
-    """Complete segments that shall be nowhere but on the primary when it is killed."""
+    """Complete segments that shall be nowhere but on the primary just before it is killed. Some may still get through."""
     after: float = 1.0
 
 
-SHORT: Final = Plan(before=0.5, rate=0.5, storm=6.0, backlog=4, after=0.5)
+SHORT: Final = Plan(before=0.5, rate=0.5, storm=6.0, backlog=8, after=0.5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ def _seconds(stamp: str) -> float:
     why="A standby then finds what its primary no longer has, and PostgreSQL looks into the archive before it chooses a "
     "timeline number, so that no two promotions choose the same. Other tools' commands take an unreachable store for the "
     "end of the WAL.",
-    mend="patronictl edit-config --set postgresql.recovery_conf.restore_command='walkeeper restore-wal … %f %p'",
+    mend="patronictl edit-config --set postgresql.recovery_conf.restore_command='walkeeper-restore-wal … %f %p'",
 )
 def restore_command(facts: Facts) -> Iterator[Verdict]:
     for member in facts.members:
@@ -154,7 +154,7 @@ def _restore_text(facts: Facts, member: MemberFacts) -> str | Unknown:
     "error",
     what="This node's restore_command can be run, and names this configuration.",
     why="A standby whose restore_command cannot be run goes down, and a recovery ends where it should not.",
-    mend="patronictl edit-config --set postgresql.recovery_conf.restore_command='walkeeper restore-wal … %f %p'",
+    mend="patronictl edit-config --set postgresql.recovery_conf.restore_command='walkeeper-restore-wal … %f %p'",
 )
 def restore_command_runs(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.patroni, Unknown):
