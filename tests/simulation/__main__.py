@@ -1,6 +1,6 @@
 """Run schedules, or play one again:
 
-make simulate [ARGS="--schedules N --from SEED --jobs N --kinds KIND+KIND"]
+make simulate [ARGS="--schedules N --from SEED --jobs N --kinds KIND+KIND --archiver command"]
 make simulate ARGS="--play 1234:0,3"
 """
 
@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--from", dest="first", type=int, default=0, help="the first seed (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
     parser.add_argument("--kinds", help=f"of faults, joined by +; default: all ({', '.join(KINDS)})")
+    parser.add_argument("--archiver", choices=("streaming", "command"), default="streaming")
     parser.add_argument("--play", type=Schedule.parse, help="one schedule, every step of it told")
     arguments = parser.parse_args()
     logging.disable()
@@ -32,7 +33,7 @@ def main() -> int:
         return _tell(play(arguments.play, trace=True))
     kinds = tuple(arguments.kinds.split("+")) if arguments.kinds else ()
     seeds = range(arguments.first, arguments.first + arguments.schedules)
-    return _many([Schedule(seed, None, kinds) for seed in seeds], arguments.jobs)
+    return _many([Schedule(seed, None, kinds, arguments.archiver) for seed in seeds], arguments.jobs)
 
 
 def _tell(outcome: Outcome) -> int:

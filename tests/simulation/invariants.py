@@ -15,7 +15,7 @@ from tests.core.worlds import history_text
 from tests.simulation.wal import SIZE, Branch
 from walkeeper.codec import SUFFIXES
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.names import HistoryFile, Segment, parse_wal_name
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Record, decode_record
 from walkeeper.store.base import ObjectInfo
@@ -24,7 +24,8 @@ from walkeeper.tail_restore import assemble
 
 if TYPE_CHECKING:
     from tests.simulation.nodes import Node
-    from tests.simulation.seams import AgentProcess
+    from tests.simulation.seams import NodeProcess
+    from tests.simulation.threads import Process
     from tests.simulation.world import World
 
 NEVER_DELETED: Final = ("/wal/", "/history/", "/gap/", "/start/")
@@ -81,7 +82,7 @@ class Invariants:
 
     # ------------------------------------------------------------------------------------------------------- P1, P2, P4
 
-    def created(self, process: AgentProcess, key: str) -> None:
+    def created(self, process: NodeProcess, key: str) -> None:
         self._stored_at.setdefault(key, self._world.loop.now)
         if key.startswith(self._world.layout.gaps):
             self.gaps += 1
@@ -93,7 +94,7 @@ class Invariants:
             if not any(self._says(branch, number, piece) for branch in self._world.branches):
                 self.violated(f"{key} is stored, and no server wrote that")
 
-    def deleted(self, process: AgentProcess, key: str) -> None:
+    def deleted(self, process: NodeProcess, key: str) -> None:
         """A piece, once something else that is stored says the same: the complete segment, of whatever timeline, or a
         longer piece of the same owner."""
         if any(part in f"/{key}" for part in NEVER_DELETED):
@@ -180,7 +181,7 @@ class Invariants:
 
     # ------------------------------------------------------------------------------------------------------------- P4, P8
 
-    def record_written(self, process: AgentProcess, document: bytes) -> None:
+    def record_written(self, process: NodeProcess, document: bytes) -> None:
         record = decode_record(document)
         self.writes += 1
         session = self._sessions.get(record.session)
@@ -197,7 +198,7 @@ class Invariants:
         self._start = self._start or start
         self._check_below(session.branch, start, record)
 
-    def _begin_session(self, process: AgentProcess, record: Record) -> Session:
+    def _begin_session(self, process: NodeProcess, record: Record) -> Session:
         self.takeovers += 1
         node, world = process.node, self._world
         branch = node.branch
@@ -244,7 +245,7 @@ class Invariants:
 
     # -------------------------------------------------------------------------------------------- slot ≤ record ≤ stored
 
-    def slot_advanced(self, process: AgentProcess, lsn: int) -> None:
+    def slot_advanced(self, process: NodeProcess, lsn: int) -> None:
         """No further than a record that was written by this node: Patroni carries it to the others."""
         branch = process.node.branch
         if self.number_used_twice:
@@ -252,7 +253,7 @@ class Invariants:
         if lsn > max((min(s.lsn, branch.parts_from(s.branch)) for s in self._sessions.values()), default=0):
             self.violated(f"{process.node.name}'s slot moved to {Lsn(lsn)}, beyond every record of its ancestry")
 
-    def spool_removed(self, process: AgentProcess, receipt: Receipt) -> None:
+    def spool_removed(self, process: NodeProcess, receipt: Receipt) -> None:
         """Only what is stored and recorded."""
         segment = receipt.segment
         for session in self._sessions.values():
@@ -261,6 +262,20 @@ class Invariants:
                     self.violated(f"{segment} is removed from {process.node.name}'s spool, and not stored")
                 return
         self.violated(f"{segment} is removed from {process.node.name}'s spool before the record has passed it")
+
+    def acknowledged(self, node: Node, name: str, given: bytes) -> None:
+        """PostgreSQL was told that the archive has a file: with the bytes that it had, then or since (it may be gone)."""
+        file = parse_wal_name(name, SIZE)
+        right = {given, node.pg_wal.content(name)} - {b""}
+        store = self._world.store.objects
+        if isinstance(file, HistoryFile):
+            stored = [store[key][0] for key in [self._world.layout.file(file, "")] if key in store]
+        else:
+            keys = {self._world.layout.file(file, suffix): suffix for suffix in SUFFIXES}
+            stored = [self._plain(key, suffix).rstrip(b"\0") for key, suffix in keys.items() if key in store]
+        if right.intersection(stored):
+            return
+        self.violated(f"{node.name}'s archive_command says that {name} is stored, and it is not, or with other bytes")
 
     def recycled(self, node: Node, segment: Segment) -> None:
         """A sound slot keeps, on the surviving branch, everything that is not archived."""
@@ -296,7 +311,7 @@ class Invariants:
         answers = self._asked.setdefault((host.name, member.name), {})
         answers[wanted] = self._world.loop.now
 
-    def _gap_recorded(self, process: AgentProcess, first: Segment, end: int) -> None:
+    def _gap_recorded(self, process: NodeProcess, first: Segment, end: int) -> None:
         """Only what is neither in the store nor in pg_wal, and what each member was asked for: who had it did not answer."""
         node, world = process.node, self._world
         for number in range(first.number, end // SIZE):
@@ -313,7 +328,7 @@ class Invariants:
 
     # ---------------------------------------------------------------------------------------------------------- the agents
 
-    def thread_died(self, process: AgentProcess, name: str, problem: BaseException) -> None:
+    def thread_died(self, process: Process, name: str, problem: BaseException) -> None:
         where = "".join(traceback.format_exception(problem))
         self.violated(f"{process.name}: thread {name} died: {type(problem).__name__}: {problem}\n{where}")
 

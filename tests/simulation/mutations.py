@@ -25,11 +25,14 @@ from tests.simulation.seams import ReceiverView, RecordView, agent
 from tests.simulation.wal import SIZE, readable
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archiver import Archiver
+from walkeeper.agent.from_pg_wal import FromPgWal
 from walkeeper.agent.leftovers import Leftovers
 from walkeeper.agent.ownership import Ownership
+from walkeeper.agent.pushing import Pushing
 from walkeeper.agent.streaming import SpoolFull, Streaming
 from walkeeper.agent.tail import Tail
 from walkeeper.archive import Archive
+from walkeeper.config.model import ArchiverMode
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
@@ -39,6 +42,7 @@ from walkeeper.core.record import Record
 from walkeeper.core.tail import Piece, due_for_merge
 from walkeeper.core.takeover import LocalServer, resume_at
 from walkeeper.errors import BadHistory, Conflict, StoreUnavailable, WrongTimeline
+from walkeeper.push.place import Place
 from walkeeper.receiver import Written
 from walkeeper.record.base import Leader
 from walkeeper.spool import Spool
@@ -56,14 +60,17 @@ class Mutation:
     put_in: Callable[[MonkeyPatch], None]
     kinds: tuple[str, ...]
     first: int
+    archiver: ArchiverMode
 
 
 MUTATIONS: Final[dict[str, Mutation]] = {}
 
 
-def mutation(*kinds: str, first: int = 0) -> Callable[[Callable[[MonkeyPatch], None]], None]:
+def mutation(
+    *kinds: str, first: int = 0, archiver: ArchiverMode = "streaming"
+) -> Callable[[Callable[[MonkeyPatch], None]], None]:
     def note(put_in: Callable[[MonkeyPatch], None]) -> None:
-        MUTATIONS[put_in.__name__] = Mutation(put_in, kinds, first)
+        MUTATIONS[put_in.__name__] = Mutation(put_in, kinds, first, archiver)
 
     return note
 
@@ -447,6 +454,53 @@ def pass_a_gap_without_a_word(patch: MonkeyPatch) -> None:
 @mutation(first=32)
 def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.lost_wal, "is_lost", lambda *_: False)
+
+
+# -------------------------------------------------------------------------------------------------------- archiver: command
+
+
+@mutation(archiver="command")
+def say_yes_before_the_store_has_it(patch: MonkeyPatch) -> None:
+    real = Pushing.answer
+
+    def answer(self: Pushing, request: Any) -> Any:
+        try:
+            return real(self, request)
+        except StoreUnavailable:
+            return {}
+
+    patch.setattr(Pushing, "answer", answer)
+
+
+@mutation(archiver="command")
+def archive_only_what_is_ready(patch: MonkeyPatch) -> None:
+    """What a standby received is marked .done: the dead primary may not have archived it."""
+    real = FromPgWal.complete
+    patch.setattr(FromPgWal, "complete", lambda self, at: [one for one in real(self, at) if self._marked(one)])
+
+
+@mutation("store_down", "cut_store", "kill_agent", archiver="command")
+def count_what_is_handed_over_and_not_what_is_stored(patch: MonkeyPatch) -> None:
+    real = Pushing._push
+
+    def push(self: Pushing, place: Place) -> None:
+        if self._agent.archiver is not None and isinstance(place.file, Segment):
+            self._agent.archiver.offer(_receipt(Segment.parse(place.name, SIZE)), None)
+        real(self, place)
+
+    patch.setattr(Pushing, "_push", push)
+
+
+@mutation("kill_patroni", "freeze_host", "power_loss", archiver="command")
+def say_yes_to_other_bytes_under_that_name(patch: MonkeyPatch) -> None:
+    """As far as two servers get that were promoted under one number."""
+    patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
+    real = Archive.confirm_segment
+
+    def confirm(self: Archive, segment: Segment, plain: bytes, history: Any, known: Any = None) -> Receipt:
+        return self.find(segment) or real(self, segment, plain, history, known)
+
+    patch.setattr(Archive, "confirm_segment", confirm)
 
 
 # -------------------------------------------------------------------------------------------------------- these were found

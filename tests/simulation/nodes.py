@@ -6,15 +6,17 @@ What a server does is what was measured of real ones: where pg_receivewal starts
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from tests.simulation.handing_over import Command
 from tests.simulation.threads import Process
-from tests.simulation.wal import SIZE, Branch, PgWal, write_segment
+from tests.simulation.wal import SIZE, SYSTEM, Branch, PgWal, write_segment
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.names import Segment
+from walkeeper.core.names import HistoryFile, Segment
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -42,7 +44,7 @@ class Node:
         self.name = name
         self.port = port
         self.directory = world.directory / name
-        self.pg_wal = PgWal(self.directory / "pg_wal")
+        self.pg_wal = PgWal(self.directory / "pg_wal", world.file_times)
         self.branch = branch
         self.lsn = lsn
         self.redo = lsn
@@ -60,8 +62,15 @@ class Node:
         self.frozen_until = 0.0
         self.agent: Process | None = None
         self.receivers: list[Process] = []
+        self.commands: list[Command] = []
+        """What its PostgreSQL runs as archive_command: one at most, and what outlived a server that was killed."""
         self.pokes: Callable[[], None] = lambda: None
+        self.push: Callable[[Mapping[str, Any]], object] | None = None
+        """The agent's side of archive-push."""
         self.pg_wal.put(branch, lsn // SIZE - 1)
+        control = self.directory / "global" / "pg_control"
+        control.parent.mkdir()
+        control.write_bytes(struct.pack("=QI", SYSTEM, 1300))
 
     @property
     def data(self) -> Path:
@@ -94,13 +103,13 @@ class Node:
 
     def write(self, count: int) -> None:
         """That many bytes more of its branch."""
-        self._extend(self.branch, self.lsn + count)
+        self._extend(self.branch, self.lsn + count, written=True)
 
-    def _extend(self, branch: Branch, lsn: int) -> None:
+    def _extend(self, branch: Branch, lsn: int, *, written: bool = False) -> None:
         first = self.lsn // SIZE
         self.branch, self.lsn = branch, max(self.lsn, lsn)
         for number in range(first, self.lsn // SIZE):
-            self.pg_wal.put(branch, number)
+            self.pg_wal.put(branch, number, ready=written and self.world.archiver == "command")
 
     def has(self, segment: Segment) -> bool:
         return segment in self.pg_wal.segments
@@ -159,6 +168,8 @@ class Node:
         self.branch = self.world.new_branch(timeline, self.branch, self.lsn)
         self.pg_wal.put_histories(self.branch)
         self.note("promoted", self.branch)
+        if self.world.archiver == "command":
+            self.pg_wal.mark_ready(HistoryFile(timeline).name)
         self.primary = True
         self.write(100)
 
@@ -171,7 +182,7 @@ class Node:
         if self.primary:
             keep = min([keep, *(other.lsn for other in self.world.standbys_of(self))])
         for segment in sorted(self.pg_wal.segments):
-            if segment.end <= keep:
+            if segment.end <= keep and not (self.primary and self.pg_wal.is_ready(segment.name)):
                 self.pg_wal.drop(segment)
                 self.world.invariants.recycled(self, segment)
 
@@ -222,7 +233,8 @@ class Node:
     # -------------------------------------------------------------------------------------------------------- the machine
 
     def processes(self) -> list[Process]:
-        return [process for process in (self.agent, *self.receivers) if process is not None and not process.dead]
+        found = (self.agent, *self.receivers, *self.commands)
+        return [process for process in found if process is not None and not process.dead]
 
     def freeze(self, seconds: float) -> None:
         """Everything on it stops, and later goes on as if nothing had been."""

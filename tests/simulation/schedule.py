@@ -15,6 +15,7 @@ from tests.simulation.invariants import record_of
 from tests.simulation.seams import simulated
 from tests.simulation.wal import SIZE, readable
 from tests.simulation.world import World
+from walkeeper.config.model import ArchiverMode
 from walkeeper.core.lsn import Lsn
 
 CATCH_UP: Final = 400.0
@@ -29,6 +30,7 @@ class Schedule:
     seed: int
     kept: tuple[int, ...] | None = None
     kinds: tuple[str, ...] = ()
+    archiver: ArchiverMode = "streaming"
 
     @property
     def faults(self) -> dict[int, Fault]:
@@ -37,20 +39,22 @@ class Schedule:
 
     @property
     def tails(self) -> bool:
-        """Whether its agents ship the tail: every second seed's do."""
-        return self.seed % 2 == 1
+        """Whether its agents ship the tail: every second seed's do, where there is one."""
+        return self.seed % 2 == 1 and self.archiver == "streaming"
 
     def __str__(self) -> str:
         kinds = f"@{'+'.join(self.kinds)}" if self.kinds else ""
-        return f"{self.seed}{kinds}" + ("" if self.kept is None else f":{','.join(map(str, self.kept))}")
+        mode = "" if self.archiver == "streaming" else f"{self.archiver}/"
+        return f"{mode}{self.seed}{kinds}" + ("" if self.kept is None else f":{','.join(map(str, self.kept))}")
 
     @classmethod
     def parse(cls, text: str) -> Schedule:
-        """``1234``, ``1234:0,3`` or ``1234@kill_agent+switchover:0,3``. Raises ValueError."""
-        drawn, colon, kept = text.partition(":")
+        """``1234``, ``1234:0,3``, ``1234@kill_agent+switchover:0,3``, or ``command/1234…``. Raises ValueError."""
+        archiver: ArchiverMode = "command" if text.startswith("command/") else "streaming"
+        drawn, colon, kept = text.removeprefix("command/").partition(":")
         seed, _, kinds = drawn.partition("@")
         numbers = tuple(int(number) for number in kept.split(",") if number) if colon else None
-        return cls(int(seed), numbers, tuple(kind for kind in kinds.split("+") if kind))
+        return cls(int(seed), numbers, tuple(kind for kind in kinds.split("+") if kind), archiver)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,8 @@ class Outcome:
 def play(schedule: Schedule, *, trace: bool = False) -> Outcome:
     """Run it to its end, or to the first violation."""
     directory = Path(tempfile.mkdtemp(prefix="walkeeper-sim-", dir=_QUICK if _QUICK.is_dir() else None))
-    world = World(random.Random(f"{schedule.seed}/world"), directory, tails=schedule.tails, trace=trace)
+    dice = random.Random(f"{schedule.seed}/world")
+    world = World(dice, directory, archiver=schedule.archiver, tails=schedule.tails, trace=trace)
     problem = None
     try:
         with simulated():

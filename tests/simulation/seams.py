@@ -21,12 +21,22 @@ import walkeeper.spool
 from tests.parts.postgres import Postgres
 from tests.simulation import threads
 from tests.simulation.threads import Clock, Killed, Process, here
-from tests.simulation.wal import SIZE, SYSTEM, Branch, read_segment, readable, write_history, write_segment
+from tests.simulation.wal import (
+    SIZE,
+    SYSTEM,
+    Branch,
+    read_segment,
+    read_wal_file,
+    readable,
+    write_history,
+    write_segment,
+)
 from tests.twins.memory_record import MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from tests.worlds import config_of
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.crew import Crew
+from walkeeper.agent.pushing import Pushing
 from walkeeper.config import Config, PostgresqlSettings
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
@@ -50,13 +60,20 @@ MERGED_AT_ONCE: Final = 3
 """Pieces, so that a segment has enough of them for two levels."""
 
 
-class AgentProcess(Process):
+class NodeProcess(Process):
+    """One of walkeeper's on its node."""
+
+    def __init__(self, world: World, node: Node, name: str) -> None:
+        super().__init__(world.loop, name)
+        self.world = world
+        self.node = node
+
+
+class AgentProcess(NodeProcess):
     """An agent on its node."""
 
     def __init__(self, world: World, node: Node) -> None:
-        super().__init__(world.loop, f"agent {node.name}")
-        self.world = world
-        self.node = node
+        super().__init__(world, node, f"agent {node.name}")
 
 
 def agent() -> AgentProcess:
@@ -68,14 +85,17 @@ def agent() -> AgentProcess:
 
 def start_agent(world: World, node: Node) -> None:
     process = AgentProcess(world, node)
-    node.agent = process
+    node.agent, node.push = process, None
     node.receivers = [receiver for receiver in node.receivers if not receiver.dead]
 
     def main() -> None:
         process.step("starts")
-        running = Agent(_config_of(node), StoreView(world, process), RecordView(process), Clock(world.loop))
+        clock = Clock(world.loop)
+        running = Agent(_config_of(node), StoreView(world, process), RecordView(process), clock)
         node.pokes = running.poke
         running.start()
+        if world.archiver == "command":
+            node.push = Pushing(running, world.archive.codec, node.directory / "run", clock).answer
         running.crew.ended.wait()
         if not process.dead:
             process.kill()
@@ -87,6 +107,7 @@ def _config_of(node: Node) -> Config:
     config = config_of(cast("Postgres", node), node.name, node.directory, spool_limit=SPOOL_LIMIT)
     return replace(
         config,
+        archiver=node.world.archiver,
         tail_interval=TAIL_INTERVAL if node.world.tails else None,
         agent=replace(config.agent, poll_interval=POLL),
         node=replace(config.node, spool_directory=node.directory / "spool"),
@@ -99,7 +120,7 @@ def _config_of(node: Node) -> Config:
 class StoreView(MemoryStore):
     """The one store, as one agent reaches it; without an agent as we look into it ourselves."""
 
-    def __init__(self, world: World, process: AgentProcess | None) -> None:
+    def __init__(self, world: World, process: NodeProcess | None) -> None:
         super().__init__(before=self._before, after=self._after)
         self._world = world
         self._process = process
@@ -467,6 +488,8 @@ def simulated() -> Iterator[None]:
         "Receiver": ReceiverView,
         "Spool": SpoolView,
         "read_segment": read_segment,
+        "read_wal_file": read_wal_file,
+        "ends_early": lambda *_: None,  # no segment here was made of a tail
         "find_program": lambda *_: Path("/bin/true"),
         "random": _Dice(),
         "uuid": _Sessions(),
@@ -474,7 +497,7 @@ def simulated() -> Iterator[None]:
     }
     with ExitStack() as stack:
         for name, module in sorted(sys.modules.items()):
-            if name.startswith("walkeeper.agent.") or name == "walkeeper.spool":
+            if name.startswith("walkeeper.agent.") or name in {"walkeeper.spool", "walkeeper.push.storing"}:
                 for attribute in stands_in.keys() & vars(module).keys():
                     if (name, attribute) != ("walkeeper.spool", "Spool"):
                         stack.enter_context(mock.patch.object(module, attribute, stands_in[attribute]))

@@ -257,6 +257,25 @@ class Lock:
         self._waiters.wake()
 
 
+class Condition:
+    """threading.Condition. No lock: nobody else runs before its holder waits."""
+
+    def __init__(self) -> None:
+        self._waiters = _Waiters()
+
+    def __enter__(self) -> None:
+        """Nothing to take."""
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to give back."""
+
+    def wait_for(self, predicate: Callable[[], object], timeout: float | None = None) -> bool:
+        return self._waiters.wait(predicate, timeout)
+
+    def notify_all(self) -> None:
+        self._waiters.wake()
+
+
 class Thread:
     """threading.Thread; it belongs to the process that starts it."""
 
@@ -308,7 +327,7 @@ class SimpleQueue(Generic[T]):
 class Threading:
     """What stands in for the module ``threading``."""
 
-    Event, Lock, RLock, Thread = Event, Lock, Lock, Thread
+    Condition, Event, Lock, RLock, Thread = Condition, Event, Lock, Lock, Thread
 
     def __getattr__(self, name: str) -> object:
         return getattr(threading, name)

@@ -19,11 +19,14 @@ from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.errors import BadSegment
+from walkeeper.push import wal_file
+from walkeeper.push.wal_file import WalBytes
 
 SYSTEM: Final = 7300000000000000001
 SIZE: Final = SegmentSize(MIB)
 _HEAD: Final = 4096
 """The files are sparse: everything that tells one from another stands in their first bytes."""
+_NAME: Final = 24
 _LONG_HEADER: Final = 40
 _SHORT_HEADER: Final = 24
 
@@ -135,28 +138,61 @@ class Branch:
 
 
 class PgWal:
-    """A server's pg_wal: whole segments, and the histories of its branch."""
+    """A server's pg_wal: whole segments, the histories of its branch, and what its archiver still has to do.
 
-    def __init__(self, directory: Path) -> None:
+    Files have times that a seed decides: the n-th that is written anywhere is n seconds old.
+    """
+
+    def __init__(self, directory: Path, times: Iterator[int]) -> None:
         self.directory = directory
         self.segments: set[Segment] = set()
-        directory.mkdir(parents=True)
+        self._times = times
+        self._status = directory / "archive_status"
+        self._status.mkdir(parents=True)
 
-    def put(self, branch: Branch, number: int) -> None:
+    def put(self, branch: Branch, number: int, *, ready: bool = False) -> None:
+        """``ready``: for its archiver. What a standby receives is not."""
         segment = branch.segment(number)
         if segment not in self.segments:
             self.segments.add(segment)
-            write_segment(self.directory / segment.name, branch.plain(number))
+            path = self.directory / segment.name
+            write_segment(path, branch.plain(number))
+            time = next(self._times)
+            os.utime(path, (time, time))
+            if ready:
+                self.mark_ready(segment.name)
+
+    def mark_ready(self, name: str) -> None:
+        self._ready(name).touch()
+
+    def mark_done(self, name: str) -> None:
+        self._ready(name).unlink(missing_ok=True)
+
+    def is_ready(self, name: str) -> bool:
+        return self._ready(name).exists()
+
+    def ready(self) -> list[str]:
+        """In the order in which PostgreSQL hands them over: histories first."""
+        return sorted((path.stem for path in self._status.iterdir()), key=lambda name: (len(name) == _NAME, name))
+
+    def content(self, name: str) -> bytes:
+        """What the file has, without the zeros at its end; nothing where there is none."""
+        path = self.directory / name
+        return path.read_bytes()[:_HEAD].rstrip(b"\0") if path.exists() else b""
 
     def drop(self, segment: Segment) -> None:
         self.segments.remove(segment)
         (self.directory / segment.name).unlink()
+        self.mark_done(segment.name)
 
     def clear(self) -> None:
         for segment in list(self.segments):
             self.drop(segment)
-        for path in self.directory.iterdir():
+        for path in [*self.directory.glob("0*"), *self._status.iterdir()]:
             path.unlink()
+
+    def _ready(self, name: str) -> Path:
+        return self._status / f"{name}.ready"
 
     def put_histories(self, branch: Branch) -> None:
         for ancestor, _ in branch.ancestry()[1:]:
@@ -176,6 +212,14 @@ def write_segment(path: Path, plain: bytes) -> None:
     os.write(descriptor, plain)
     os.ftruncate(descriptor, SIZE)
     os.close(descriptor)
+
+
+def read_wal_file(path: Path, limit: int = 0) -> WalBytes:
+    """walkeeper.push.wal_file.read_wal_file, without reading a megabyte of a segment."""
+    if len(path.name) != _NAME:
+        return wal_file.read_wal_file(path)
+    segment = Segment.parse(path.name, SIZE)
+    return WalBytes(read_segment(path, segment), path.stat().st_mtime_ns)
 
 
 def read_segment(path: Path, segment: Segment) -> bytes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tests.simulation.handing_over import hand_over
 from tests.simulation.invariants import Invariants
 from tests.simulation.nodes import CHECKPOINT, TTL, Node
 from tests.simulation.seams import StoreView, start_agent
@@ -15,6 +17,7 @@ from tests.simulation.wal import SIZE, SYSTEM, Branch
 from tests.twins.memory_record import MemoryDcs
 from walkeeper.archive import Archive
 from walkeeper.codec import Codec
+from walkeeper.config.model import ArchiverMode
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile
 from walkeeper.layout import Layout
@@ -28,9 +31,14 @@ RESTART_DELAY: Final = 1.0
 class World:
     """One cluster from its bootstrap on. ``directory`` is empty, and on a quick file system at best."""
 
-    def __init__(self, dice: random.Random, directory: Path, *, tails: bool = False, trace: bool = False) -> None:
+    def __init__(
+        self, dice: random.Random, directory: Path, *, archiver: ArchiverMode = "streaming", tails: bool = False,
+        trace: bool = False,
+    ) -> None:  # fmt: skip
         self.loop = Loop(dice, trace=trace)
         self.directory = directory
+        self.archiver = archiver
+        self.file_times = itertools.count(1)
         self.tails = tails
         """Whether the agents ship the open segment; then clients write less, so that there is more of it."""
         self.sessions = 0
@@ -67,6 +75,8 @@ class World:
             self._every(1.0, lambda node=node: self._write(node))  # type: ignore[misc]
             self._every(CHECKPOINT, lambda node=node: self._checkpoint(node))  # type: ignore[misc]
             self._every(RESTART_DELAY, lambda node=node: self._keep_agent(node))  # type: ignore[misc]
+            if self.archiver == "command":
+                self._every(1.0, lambda node=node: hand_over(node))  # type: ignore[misc]
         self._every(1.0, self._look_at_key)
         self._every(1.0, self._carry_slots)
 
