@@ -257,7 +257,7 @@ def test_c1_a_damaged_spool_file_is_put_aside_and_streamed_again(alone: Alone) -
         alone.store.down = True
         end = complete(alone.server, 3)
         wait_for(lambda: len(agent.agent.spool.complete(SIZE)) >= 3)
-        victim = agent.agent.spool.complete(SIZE)[1]
+        victim = agent.agent.spool.complete(SIZE)[2]  # the two uploads hold the first two
         (alone.spool / "wal" / victim.name).write_bytes(b"\0" * MIB)
         alone.store.down = False
         agent.wait_frontier(end)

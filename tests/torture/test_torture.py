@@ -49,7 +49,9 @@ def test_the_check_notices_a_segment_that_is_missing(rig: Rig) -> None:
     assert history is not None
     lost = chain_of(backup, history, record.position, record.size)[-2]
     assert isinstance(rig.place, DirectoryPlace)
-    (rig.place.root / archive.layout.file(lost, ".zst")).unlink()
+    stored = rig.place.root / archive.layout.file(lost, ".zst")
+    hidden = stored.rename(stored.with_name(".hidden"))
     verdict = check.restore(rig, backup, record)
+    hidden.rename(stored)
     assert not verdict.sound
     assert verdict.missing
