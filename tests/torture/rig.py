@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -13,13 +12,14 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import psycopg
+import yaml
 
 from benchmarks import wiring
 from benchmarks.places import Place
-from tests.parts.cluster import Cluster, callbacks
+from tests.parts.cluster import WALKEEPER, Cluster, callbacks
 from tests.parts.ledger import Ledger
 from tests.parts.node import Node
-from tests.parts.processes import CHECKOUT, describe, new_directory, wait_until
+from tests.parts.processes import describe, new_directory, wait_until
 from walkeeper.config.model import ArchiverMode
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Record, decode_record
@@ -28,7 +28,11 @@ from walkeeper.errors import BadRecord
 SEGMENT_MB: Final = 4
 WRITERS: Final = 2
 ROW_BYTES: Final = 16 * 1024
-PUSH: Final = f"WALKEEPER_PYTHON={{python}} {CHECKOUT}/walkeeper/shell/walkeeper-archive-push -c {{config}} %p"
+CONFIG: Final = "{directory}/walkeeper.yml"
+"""Walkeeper's own: its user in etcd may write one key (examples/dcs/etcd-role.sh)."""
+CALLBACK, RESTORE, PUSH = (
+    command.replace("{config}", CONFIG) for command in (wiring.CALLBACK, wiring.RESTORE, wiring.ARCHIVE_PUSH)
+)
 RECORD: Final = "/service/demo/walkeeper"
 _SAMPLE: Final = 1.0
 
@@ -80,7 +84,7 @@ class Rig:
 
     def __init__(self, place: Place, diary: Diary, *, rate: float, archiver: ArchiverMode = "streaming") -> None:
         """``archiver``: walkeeper's; with ``command`` PostgreSQL's archive_command is walkeeper's script."""
-        section = {
+        self.section = {
             "store": place.section(),
             "archiver": archiver,
             "spool": {"limit": "16MB"},
@@ -92,8 +96,8 @@ class Rig:
         self.place = place
         self.diary = diary
         self.cluster = Cluster(
-            new_directory("c"), 3, segment_size_mb=SEGMENT_MB, walkeeper_config=section, proxied=True,
-            callbacks=callbacks(wiring.CALLBACK), restore_command=wiring.RESTORE,
+            new_directory("c"), 3, segment_size_mb=SEGMENT_MB, proxied=True, guarded=True,
+            callbacks=callbacks(CALLBACK), restore_command=RESTORE,
             settings={"archive_mode": "on"} if archiver == "command" else None,
             extra={"postgresql": postgresql},
         )  # fmt: skip
@@ -109,6 +113,8 @@ class Rig:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             stack.callback(self.cluster.stop)
+            for node in self.cluster.nodes:
+                self._write_config(node)
             self.cluster.start(timeout=120)
             wait_until(self.record, "the record", 60, logs=[wiring.agent_log(node) for node in self.cluster.nodes])
             stack.enter_context(self.ledger)
@@ -123,6 +129,20 @@ class Rig:
         self._ended.set()
         self._watcher.join(timeout=20)
         self._open.close()
+
+    def config(self, node: Node) -> Path:
+        """Walkeeper's configuration on that node."""
+        return Path(node.fill(CONFIG))
+
+    def _write_config(self, node: Node) -> None:
+        """With walkeeper's rights in etcd, and its own copy of Patroni's configuration."""
+        patroni = self.cluster.configuration(node)
+        patroni["etcd3"] |= WALKEEPER
+        copy = node.directory / "patroni-for-walkeeper.yml"
+        whole = {"patroni_config": str(copy), **node.fill(self.section)}
+        for path, content in ((copy, patroni), (self.config(node), whole)):
+            path.touch(mode=0o600)
+            path.write_text(yaml.safe_dump(content))
 
     # ---------------------------------------------------------------------------------------------------------- looking
 
@@ -176,7 +196,7 @@ class Rig:
 
     def start_agent(self, node: Node) -> None:
         """By a callback: for one whose parent was killed with it, nobody else does before Patroni calls back again."""
-        command = wiring.CALLBACK.format(python=sys.executable, config=node.config).split()
+        command = node.fill(CALLBACK).split()
         node.host.run([*command, "on_reload", "replica", "demo"], env=node.env)
 
     def settle(self, timeout: float = 240) -> Node:
