@@ -210,7 +210,22 @@ class Rig:
                 node.start()
             elif not self.processes(node, "agent"):
                 self.start_agent(node)
+        with contextlib.suppress(TimeoutError):
+            return self.cluster.wait_ready(3, timeout / 4)
+        for node in self._of_another_branch():
+            self.diary.tell("note", f"{node.name} was promoted apart under a number that the leader has, too: built anew")
+            node.rest("reinitialize", {"force": True}, timeout=20)
         return self.cluster.wait_ready(3, timeout)
+
+    def _of_another_branch(self) -> list[Node]:
+        """Whom neither Patroni nor PostgreSQL bring back, because they go by the number (docs/limits.md)."""
+        leader = self.cluster.wait_leader()
+        theirs = {path.name: path.read_bytes() for path in (leader.data / "pg_wal").glob("*.history")}
+
+        def differs(path: Path) -> bool:
+            return path.read_bytes() != theirs.get(path.name, path.read_bytes())
+
+        return [node for node in self.cluster.nodes if any(map(differs, (node.data / "pg_wal").glob("*.history")))]
 
     def wait_caught_up(self, timeout: float = 240) -> Record:
         """Until the frontier has passed everything that was written so far."""

@@ -173,13 +173,10 @@ def _store(config: Config, record: Record | Unknown | None) -> StoreFacts | Unkn
         return deadline.call(lambda: here.look_at_store(config, record), STORE_PATIENCE)
     except DeadlineExceeded:
         silent = StoreUnavailable(f"the store gave no answer within {STORE_PATIENCE:g} s")
-        unknown = Unknown(str(silent))
-        return StoreFacts(
-            url=open_store(config.store).url, problem=silent, clock_ahead=unknown, before_frontier=unknown, gaps=unknown
-        )
+        facts = StoreFacts(url=open_store(config.store).url, problem=silent, clock_ahead=Unknown(str(silent)))
+        return here.unseen(facts, str(silent))
     except WalkeeperError as problem:
-        unknown = Unknown(str(problem))
-        return StoreFacts(url="", problem=problem, clock_ahead=unknown, before_frontier=unknown, gaps=unknown)
+        return here.unseen(StoreFacts(url="", problem=problem, clock_ahead=Unknown(str(problem))), str(problem))
     finally:
         deadline.close()
 

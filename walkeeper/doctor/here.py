@@ -19,6 +19,7 @@ from walkeeper.archive import Archive
 from walkeeper.codec import Codec
 from walkeeper.config import Config
 from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import HistoryFile
 from walkeeper.core.record import Record
 from walkeeper.doctor.commands import Command, parse
 from walkeeper.doctor.facts import AgentFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
@@ -78,18 +79,21 @@ def look_at_store(config: Config, record: Record | Unknown | None) -> StoreFacts
     try:
         store.probe()
     except WalkeeperError as problem:
-        return replace(
-            facts, problem=problem, before_frontier=Unknown(f"the store could not be probed: {problem}"),
-            gaps=Unknown(f"the store could not be probed: {problem}"),
-        )  # fmt: skip
+        return replace(unseen(facts, f"the store could not be probed: {problem}"), problem=problem)
     if isinstance(record, Unknown):
-        return replace(facts, before_frontier=record, gaps=record)
+        return unseen(facts, record.because)
     if record is None:
         return facts
     try:
         return _look_at_archive(config, store, record, facts)
     except WalkeeperError as problem:
-        return replace(facts, before_frontier=Unknown(str(problem)), gaps=Unknown(str(problem)))
+        return unseen(facts, str(problem))
+
+
+def unseen(facts: StoreFacts, because: str) -> StoreFacts:
+    """The same, with nothing known of the archive itself."""
+    unknown = Unknown(because)
+    return replace(facts, before_frontier=unknown, gaps=unknown, other_branch=unknown)
 
 
 def _look_at_archive(config: Config, store: Store, record: Record, facts: StoreFacts) -> StoreFacts:
@@ -97,7 +101,29 @@ def _look_at_archive(config: Config, store: Store, record: Record, facts: StoreF
     archive = Archive(store, layout, record.size, Codec(identity_file=config.identity_file))
     gaps = archive.open_gaps()
     texts = tuple(f"on timeline {gap.timeline}: {gap.start} to {gap.end}" for gap in gaps)
-    return replace(facts, before_frontier=_before_frontier(archive, record), gaps=texts)
+    return replace(
+        facts,
+        before_frontier=_before_frontier(archive, record),
+        gaps=texts,
+        other_branch=_other_branch(config.data_dir / "pg_wal", archive, record),
+    )
+
+
+def _other_branch(pg_wal: Path, archive: Archive, record: Record) -> str | Unknown:
+    """A history file that is not the beginning of the archive's: each begins with its parent's, byte by byte."""
+    history = archive.history(record.timeline)
+    stored = archive.store.get(archive.layout.file(HistoryFile(record.timeline), "")) or b""
+    for timeline in history.timelines[1:] if history is not None else ():
+        path = pg_wal / HistoryFile(timeline).name
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as problem:
+            return Unknown(f"{path}: {problem.strerror}")
+        if not stored.startswith(content):
+            return f"timeline {timeline}"
+    return ""
 
 
 def _before_frontier(archive: Archive, record: Record) -> str | None:

@@ -109,6 +109,29 @@ def same_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iter
 @rule(
     AREA,
     "error",
+    what="This member's timelines are the archive's.",
+    why="Two servers that are promoted apart choose the same number, if neither can ask the archive: a promotion by hand while "
+    "the store was away, for instance. Patroni and PostgreSQL go by the number: a member of the other branch waits for WAL "
+    "that never comes, or replays what is not its own.",
+    mend="Build the member anew from the leader: patronictl reinit",
+)
+def one_branch(facts: Facts) -> Iterator[Verdict]:
+    found = facts.store if isinstance(facts.store, Unknown) else facts.store.other_branch
+    name = facts.config.name
+    if isinstance(found, Unknown):
+        yield NotKnown(found.because, name)
+    elif not found:
+        yield Good("its timelines are the archive's", name)
+    else:
+        leads = facts.leader is not None and facts.leader.name == name
+        away = (paste.patronictl(facts, "switchover", facts.config.scope),) if leads else ()
+        mend = (*away, paste.patronictl(facts, "reinit", facts.config.scope, name))
+        yield Wrong(f"its {found} is another one than the archive's of that number", mend, name)
+
+
+@rule(
+    AREA,
+    "error",
     what="Every node is gap-safe: its hold slot keeps all WAL that is not archived.",
     why="Whichever node is promoted must have what the dead primary had not archived. A node that was just built begins "
     "later and becomes safe by itself when the frontier has passed that position.",
