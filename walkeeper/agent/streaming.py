@@ -48,6 +48,8 @@ class Streaming:
         self._restart_at = 0.0
         self._receiving: Segment | None = None
         self._full = False
+        self._comes_again = False
+        """Something was put aside since pg_receivewal was started. Set by uploads."""
         self._due: Segment | None = None
         self._due_since = 0.0
 
@@ -68,6 +70,7 @@ class Streaming:
     def put_aside(self, segment: Segment, problem: BadSegment) -> bool:
         events.failure("segment_damaged", problem)
         self._spool.put_aside(segment.name, problem.reason)
+        self._comes_again = True
         return True
 
     def remove(self, receipt: Receipt) -> None:
@@ -78,7 +81,8 @@ class Streaming:
 
     def tend(self, frontier: Frontier, taken: set[Segment]) -> Segment | None:
         missing = frontier.first_missing(taken)
-        if self._receiver.running and any(segment.number > missing.number for segment in taken):
+        holed = self._comes_again or any(segment.number > missing.number for segment in taken)
+        if self._receiver.running and holed:
             events.warning("spool_hole", missing=missing, hint="It is streamed again.")
             self._receiver.stop()
         if not self._receiver.running:
@@ -96,6 +100,7 @@ class Streaming:
         if now < self._restart_at or not self._observed.server_up:
             return None
         size = self._size
+        self._comes_again = False  # before the look that finds out what is missing
         first = frontier.first_missing(set(self._spool.complete(size)))
         self._spool.seed(self._history, first)  # before the room is measured, which what is put aside must not fill
         taken.difference_update([segment for segment in taken if segment.number >= first.number])  # they come again
