@@ -65,6 +65,31 @@ def test_killing_a_host_ends_what_has_detached_itself(short_path: Path) -> None:
         assert not alive(pid)
 
 
+def test_killing_a_host_that_was_interrupted_can_be_begun_again(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has neither mark nor directory, as pg_receivewal, is found by its parent alone."""
+    really = os.kill
+
+    def interrupted(pid: int, number: int) -> None:
+        really(pid, number)
+        if number == signal.SIGKILL:
+            raise KeyboardInterrupt
+
+    with host("h", short_path) as machine:
+        parent = machine.start(["sh", "-c", f"cd / && env -i sleep 300 & echo $! > {short_path}/pid; wait"])
+        wait_until(lambda: (short_path / "pid").exists() and (short_path / "pid").read_text(), "the child", 5)
+        child = int((short_path / "pid").read_text())
+        wait_until(lambda: machine.pids() == {parent.pid, child}, "both", 5)
+        monkeypatch.setattr(os, "kill", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            machine.kill9()
+        monkeypatch.undo()
+        machine.kill9()
+        assert not alive(child)
+        assert not alive(parent.pid)
+
+
 def test_killing_a_host_leaves_its_neighbour_alone(short_path: Path) -> None:
     (short_path / "a").mkdir()
     (short_path / "b").mkdir()

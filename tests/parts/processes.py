@@ -111,10 +111,20 @@ def _kill_family(mark: str, directory: Path, timeout: float = 10) -> set[int]:
         _signal(pids, signal.SIGSTOP)  # so that none can fork between the look and the kill
         pids |= _family(mark, directory)
         killed |= pids
-        _signal(pids, signal.SIGKILL)
+        _signal(_deepest_first(pids), signal.SIGKILL)
         time.sleep(0.01)
     _remove_shared_memory(killed)
     return killed
+
+
+def _deepest_first(pids: Iterable[int]) -> list[int]:
+    """Children before their parents, by whom they are found: whoever is interrupted here can begin again."""
+    parents = _parents()
+
+    def depth(pid: int) -> int:
+        return 1 + depth(parents[pid]) if pid in parents else 0
+
+    return sorted(pids, key=depth, reverse=True)
 
 
 def _remove_shared_memory(killed: set[int]) -> None:

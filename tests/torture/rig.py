@@ -213,7 +213,9 @@ class Rig:
         with contextlib.suppress(TimeoutError):
             return self.cluster.wait_ready(3, timeout / 4)
         for node in self._of_another_branch():
-            self.diary.tell("note", f"{node.name} was promoted apart under a number that the leader has, too: built anew")
+            self.diary.tell(
+                "note", f"{node.name} was promoted apart under a number that the leader has, too: built anew"
+            )
             node.rest("reinitialize", {"force": True}, timeout=20)
         return self.cluster.wait_ready(3, timeout)
 
