@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 TIMEOUT: Final = 5.0
 _SHORTEST_SESSION: Final = 5
-"""Seconds; a ZooKeeper makes at least two of its ticks of them."""
+"""Seconds, of the session: ZooKeeper grants no less than two of its ticks (2 s each as delivered)."""
 _CREATE_CONNECTION: Final = urllib3.util.connection.create_connection
 _NOISY: Final = ("patroni", "urllib3", "kazoo", "etcd", "consul", "pysyncobj")
 _THEIRS: Final = frozenset({"consul", "etcd", "http", "kazoo", "patroni", "pysyncobj", "requests", "urllib3"})

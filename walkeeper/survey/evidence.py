@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from walkeeper.config import Config
 from walkeeper.core.coverage import Archived, Range, merged
@@ -70,6 +70,24 @@ class Evidence:
                 return History(timeline, descendant.switches[: descendant.timelines.index(timeline)])
         begins = self.begins
         return History(timeline) if timeline == 1 or (begins and begins.timeline == timeline) else None
+
+    def described(self) -> dict[str, Any]:
+        """Which archive it is, and what the DCS says of it: the beginning of every document about it."""
+        record = self.claim.record
+        return {
+            "store": self.store.url,
+            "archive": self.layout.root.rstrip("/"),
+            "system_identifier": str(self.layout.system_identifier),
+            "segment_size": int(self.size),
+            "record": None
+            if record is None
+            else {
+                "timeline": record.timeline,
+                "frontier": record.lsn,
+                "owner": record.owner,
+                "updated_at": record.updated_at,
+            },
+        }
 
 
 def read_claim(records: RecordStore) -> Claim:

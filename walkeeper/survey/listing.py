@@ -49,23 +49,12 @@ def document(evidence: Evidence, timeline: int | None = None) -> dict[str, Any]:
     if timeline is not None and timeline not in known:
         there = ", ".join(map(str, sorted(known))) or "none"
         raise CannotTell(f"timeline {timeline}: nothing of it is in the store", hint=f"There are: {there}.")
-    inventory, record = evidence.inventory, evidence.claim.record
+    inventory = evidence.inventory
     return {
         "format": FORMAT,
         "exit_code": SOUND,
-        "store": evidence.store.url,
-        "archive": evidence.layout.root.rstrip("/"),
-        "system_identifier": str(evidence.layout.system_identifier),
-        "segment_size": int(evidence.size),
+        **evidence.described(),
         "start": evidence.start.name if evidence.start else None,
-        "record": None
-        if record is None
-        else {
-            "timeline": record.timeline,
-            "frontier": record.lsn,
-            "owner": record.owner,
-            "updated_at": record.updated_at,
-        },
         "objects": inventory.objects,
         "bytes": inventory.bytes,
         "timelines": [_timeline(evidence, number) for number in sorted(known) if timeline in (None, number)],

@@ -47,16 +47,17 @@ class OpenSegment:
     @property
     def proved(self) -> Lsn:
         """How far a restore gets for sure: where the frontier is, if the tail bears that out, else the segment's start."""
-        sound = self.claimed is not None and self.end >= self.claimed and not self.problem
-        return self.claimed if sound and self.claimed is not None else self.segment.start
+        if self.claimed is None or self.end < self.claimed or self.problem:
+            return self.segment.start
+        return self.claimed
 
 
 def look(evidence: Evidence, target: Target) -> OpenSegment | None:
     """None where the segment is complete by now: then it has no tail. Raises the store's errors."""
     segment = target.history.segment(target.end, evidence.size)
     record = evidence.claim.record
-    inside = target.by_record and record is not None and record.position > segment.start
-    claimed = record.position if inside and record is not None else None
+    frontier = record.position if record is not None and target.by_record else segment.start
+    claimed = frontier if frontier > segment.start else None
     end, pieces, count = segment.start, 0, 0
     for _ in range(_ATTEMPTS):
         chain, count = longest_stored(evidence.store, evidence.layout, segment.name)

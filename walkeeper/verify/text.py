@@ -38,25 +38,14 @@ def document(
     findings: list[Finding],
 ) -> dict[str, Any]:
     """What --json prints, and what people are shown is made from."""
-    record, code = evidence.claim.record, exit_code(findings)
+    code = exit_code(findings)
     end = Lsn(target.end * evidence.size)
     end = opened.proved if opened is not None else end
     return {
         "format": FORMAT,
         "verdict": VERDICT[code],
         "exit_code": code,
-        "store": evidence.store.url,
-        "archive": evidence.layout.root.rstrip("/"),
-        "system_identifier": str(evidence.layout.system_identifier),
-        "segment_size": int(evidence.size),
-        "record": None
-        if record is None
-        else {
-            "timeline": record.timeline,
-            "frontier": record.lsn,
-            "owner": record.owner,
-            "updated_at": record.updated_at,
-        },
+        **evidence.described(),
         "timeline": target.history.timeline,
         "timelines": sorted(
             {timeline for timeline, _, _ in found.stored} | {hole.stretch.timeline for hole in found.holes}
