@@ -321,6 +321,8 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("store_clock", with_part("store", clock_ahead=100.0), "warning", "100 s ahead", "timedatectl"),
     ("store_clock", with_part("store", clock_ahead=Unknown("no Date")), "unknown", "no Date", ""),
     ("store_is_the_same", with_part("store", before_frontier=""), "error", "lacks the segment just below", "aws s3 ls"),
+    ("leaders_timeline", with_server("n2", state={"timeline": 2}), "error", "on timeline 2, and the leader, n1, on 1", "reinit demo n2"),
+    ("leaders_timeline", with_member("n1", server=Unknown("no answer")), "unknown", "no answer", ""),
     ("one_branch", with_part("store", other_branch="timeline 2"), "error", "its timeline 2 is another one", "switchover demo"),
     ("one_branch", both(with_part("store", other_branch="timeline 2"), with_member("n1", leads=False)), "error", "its timeline 2", "reinit demo n1"),
     ("one_branch", with_part("store", other_branch=Unknown("denied")), "unknown", "denied", ""),

@@ -214,7 +214,7 @@ class Rig:
             return self.cluster.wait_ready(3, timeout / 4)
         for node in self._of_another_branch():
             self.diary.tell(
-                "note", f"{node.name} was promoted apart under a number that the leader has, too: built anew"
+                "note", f"{node.name} was promoted apart from the leader, and does not come back: built anew"
             )
             node.rest("reinitialize", {"force": True}, timeout=20)
         return self.cluster.wait_ready(3, timeout)
@@ -225,7 +225,7 @@ class Rig:
         theirs = {path.name: path.read_bytes() for path in (leader.data / "pg_wal").glob("*.history")}
 
         def differs(path: Path) -> bool:
-            return path.read_bytes() != theirs.get(path.name, path.read_bytes())
+            return path.name > max(theirs, default="") or path.read_bytes() != theirs.get(path.name, path.read_bytes())
 
         return [node for node in self.cluster.nodes if any(map(differs, (node.data / "pg_wal").glob("*.history")))]
 

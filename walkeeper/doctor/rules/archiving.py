@@ -109,6 +109,26 @@ def same_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iter
 @rule(
     AREA,
     "error",
+    what="No standby is on a timeline that the leader has never been on.",
+    why="It was promoted apart from the leader, by hand for instance, and is no replica any more. Patroni rewinds it, "
+    "unless the leader did not answer when it looked.",
+    mend="Build the member anew from the leader: patronictl reinit",
+)
+@each.server
+def leaders_timeline(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    leader = facts.leader
+    if leader is None or isinstance(leader.server, Unknown):
+        yield NotKnown("the leader was not seen", member.name)
+    elif not server.state.in_recovery or server.state.timeline <= leader.server.state.timeline:
+        yield Good("its timeline is the leader's, or was", member.name)
+    else:
+        text = f"it is on timeline {server.state.timeline}, and the leader, {leader.name}, on {leader.server.state.timeline}"
+        yield Wrong(text, (paste.patronictl(facts, "reinit", facts.config.scope, member.name),), member.name)
+
+
+@rule(
+    AREA,
+    "error",
     what="This member's timelines are the archive's.",
     why="Two servers that are promoted apart choose the same number, if neither can ask the archive: a promotion by hand while "
     "the store was away, for instance. Patroni and PostgreSQL go by the number: a member of the other branch waits for WAL "
