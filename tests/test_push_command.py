@@ -77,6 +77,22 @@ def test_p2_p3_other_bytes_of_that_name_are_refused_and_both_stay(data: DataDire
     assert fetched(data, SEGMENT) == first
 
 
+def test_p3_what_a_server_received_of_a_timeline_that_it_left_blocks_no_archiver(
+    data: DataDirectory, push: Push
+) -> None:
+    """The dead primary has stored its whole segment; the promoted standby's checkpoint marks its own part of it ``.ready``."""
+    whole = (data.wal / data.segment().name).read_bytes()
+    assert push(f"pg_wal/{SEGMENT}")[0] == 0
+    data.segment(fill=b"x")
+    assert push(f"pg_wal/{SEGMENT}")[0] == 1
+    data.history()  # timeline 1 ended inside that segment
+    for _ in range(2):
+        code, said = push(f"pg_wal/{SEGMENT}")
+        assert (code, "left_behind" in said) == (0, True)
+    assert fetched(data, SEGMENT) == whole
+    assert fetched(data, f"{SEGMENT}.partial") == (data.wal / SEGMENT).read_bytes()
+
+
 def test_every_kind_of_file_is_archived_under_its_own_name(data: DataDirectory, push: Push) -> None:
     partial = data.segment(5)
     (data.wal / partial.name).rename(data.wal / f"{partial.name}.partial")

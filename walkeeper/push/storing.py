@@ -2,6 +2,7 @@
 
 ==============  ============================================================================================
 segment         stored under its own name; other bytes under that name: Conflict
+                of a timeline that this server has left: then kept as a ``.partial``
 padded segment  not stored where its bytes are in the tail; else as a ``.partial``
 ``.history``    the same
 ``.backup``     the same: a label has its own position in its name
@@ -17,16 +18,18 @@ from typing import Final
 from walkeeper import events
 from walkeeper.archive import Archive
 from walkeeper.codec import Codec
+from walkeeper.core.ahead import left_at
 from walkeeper.core.history import MAX_HISTORY_BYTES, History, parse_history
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, PartialFile, Segment
 from walkeeper.core.page import SegmentHeader, check_header
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_records import ends_early
-from walkeeper.errors import BadName, BadSegment, CannotTell, WalkeeperError
+from walkeeper.errors import BadName, BadSegment, CannotTell, Conflict, WalkeeperError
 from walkeeper.layout import Layout
 from walkeeper.push.place import Place
 from walkeeper.push.wal_file import MAX_BYTES, WalBytes, read_wal_file
+from walkeeper.restore.branch import local_histories
 from walkeeper.restore.command import read_system_identifier
 from walkeeper.store.base import Store
 from walkeeper.tail_restore import assemble
@@ -80,8 +83,24 @@ class Pusher:
             self._keep_padded(archive, segment, content.plain, end)
             return Pushed()
         history = _local_history(place, segment.timeline)
-        receipt = archive.confirm_segment(segment, content.plain, history, known(segment))
+        try:
+            receipt = archive.confirm_segment(segment, content.plain, history, known(segment))
+        except Conflict:
+            fork = left_at(local_histories(place.pg_wal), segment)
+            if fork is None:
+                raise
+            self._keep_what_was_left(archive, segment, content.plain, fork)
+            return Pushed()
         return Pushed(receipt, content.mtime_ns)
+
+    def _keep_what_was_left(self, archive: Archive, segment: Segment, plain: bytes, fork: Lsn) -> None:
+        """What a standby received of a dead primary's segment, and went on without. Once it is promoted, a checkpoint marks it
+        ``.ready``; the primary may have stored the whole of it. Up to the fork the new timeline's segment has it.
+        """
+        archive.keep_file(PartialFile(segment), plain)
+        events.info(
+            "left_behind", file=segment, fork=fork, kept="as a .partial", why="the store has another of that name"
+        )
 
     def _keep_padded(self, archive: Archive, segment: Segment, plain: bytes, end: Lsn) -> None:
         """A segment that restore-wal made from a tail, and PostgreSQL hands over under its real name (``archive_mode =
