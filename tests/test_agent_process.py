@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.agents import Machine, command_line, end, environment_of
@@ -247,6 +248,30 @@ def test_after_sighup_threads_that_hang_for_ever_end_the_process(machine: Machin
     agent.send(signal.SIGHUP)
     assert agent.wait(15) == 1
     assert "threads=upload-" in machine.says("ERROR threads_stuck")[0]
+
+
+def test_p10_an_archiver_that_does_not_end_ends_the_process(machine: Machine) -> None:
+    """Otherwise no takeover would come any more, and nobody would hear of it."""
+    machine.configure(poll_interval="300ms", stop_timeout="200ms")
+    agent = machine.start(
+        program="import sys, time, walkeeper.agent.agent as m; from walkeeper.store.directory import DirectoryStore\n"
+        "m.STUCK_SECONDS = 1\n"
+        "create = DirectoryStore.create\n"
+        "DirectoryStore.create = lambda self, key, *rest: (\n"
+        "    time.sleep(600) if '/wal/' in key else create(self, key, *rest))\n"
+        "from walkeeper.cli import main; sys.exit(main())"
+    )
+    machine.wait_owned()
+    wait_until(machine.receivers, "pg_receivewal", 10)
+    machine.server.complete_segments(1)
+    time.sleep(0.5)
+    assert machine.record is not None
+    another = msgspec.structs.replace(machine.record, session="another's")
+    machine.etcd.put(f"/service/{machine.scope}/walkeeper", another.encode())
+    assert agent.wait(30) == 1
+    (said,) = machine.says("ERROR threads_stuck")
+    assert "threads=upload-" in said
+    assert "archive.py:" in said
 
 
 def test_sighup_opens_the_log_anew(machine: Machine) -> None:

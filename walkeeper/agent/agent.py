@@ -47,6 +47,8 @@ ALERT_SECONDS: Final = 10.0
 """How long after a callback the agent looks several times a second: a promotion ends some time after it."""
 ALERT_INTERVAL: Final = 0.2
 TOPOLOGY_SECONDS: Final = 10.0
+STUCK_SECONDS: Final = 120.0
+"""After which an archiver that was told to end never will: more than all time-outs of store, DCS and server together."""
 LEFTOVER_SECONDS: Final = 5.0
 """How long one look may hand in what the spool has left."""
 
@@ -100,6 +102,8 @@ class Agent:
         self._takeover_backoff = Backoff(0.2, 10)
         self._takeover_at = 0.0
         self._topology_at = 0.0
+        self._ending_since = 0.0
+        """When an archiver was told to end that has not; 0 where there is none."""
         self._passed: deque[tuple[float, Lsn]] = deque(maxlen=3600)
 
     # --- from outside ---------------------------------------------------------------------------------------------
@@ -320,9 +324,12 @@ class Agent:
 
     def _end_archiver(self, archiver: Archiver, view: View) -> None:
         archiver.stop(self.config.agent.stop_timeout)
-        if not archiver.ended:
-            return  # a thread is still inside the store; the next look tries again
-        self.archiver = None
+        if not archiver.ended:  # a thread is still inside the store; the next look tries again
+            self._ending_since = self._ending_since or self._clock.monotonic()
+            if self._clock.monotonic() - self._ending_since > STUCK_SECONDS:
+                self.crew.report_stuck(archiver.living)
+            return
+        self.archiver, self._ending_since = None, 0.0
         self._alert_until = self._clock.monotonic() + ALERT_SECONDS
         events.info(
             "archiver_stopped",

@@ -138,7 +138,12 @@ class Archiver:
     @property
     def ended(self) -> bool:
         """Whether nothing of it runs any more, so that another one may use the spool."""
-        return not any(thread.is_alive() for thread in self._threads)
+        return not self.living
+
+    @property
+    def living(self) -> list[threading.Thread]:
+        """Its threads that have not ended."""
+        return [thread for thread in self._threads if thread.is_alive()]
 
     # --- stream -------------------------------------------------------------------------------------------------
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from walkeeper import events
 
@@ -46,11 +47,15 @@ class Crew:
         )
         self.ended.set()
 
-    def report_stuck(self) -> None:
-        """Threads that were told to end have not: the process shall, so that they do."""
+    def report_stuck(self, threads: Sequence[threading.Thread] = ()) -> None:
+        """Threads that were told to end have not, all of them or these: the process shall, so that they do."""
         with self._lock:
-            self.lost = ", ".join(sorted(thread.name for thread in self._threads if thread.is_alive()))
-        events.error("threads_stuck", threads=self.lost, hint="The agent ends, to be started again; nothing is lost.")
+            stuck = [thread for thread in threads or self._threads if thread.is_alive()]
+        self.lost = ", ".join(sorted(thread.name for thread in stuck))
+        at = ", ".join(sorted(f"{thread.name}: {_where(thread)}" for thread in stuck))
+        events.error(
+            "threads_stuck", threads=self.lost, at=at, hint="The agent ends, to be started again; nothing is lost."
+        )
         self.ended.set()
 
     def _guard(self, name: str, work: Callable[[], None]) -> None:
@@ -58,3 +63,10 @@ class Crew:
             work()
         except BaseException as problem:  # noqa: BLE001 - whatever it is, the process must not go on without this thread
             self.report_death(name, problem)
+
+
+def _where(thread: threading.Thread) -> str:
+    """The last calls that it is in."""
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - documented, in spite of its name
+    calls = traceback.extract_stack(frame)[-6:] if frame is not None else []
+    return " < ".join(f"{call.filename.rpartition('/')[2]}:{call.lineno}" for call in reversed(calls))
