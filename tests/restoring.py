@@ -17,6 +17,7 @@ import yaml
 
 from tests.core.worlds import plain_segment
 from tests.parts.processes import CHECKOUT
+from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper import rundir
 from walkeeper.archive import Archive
@@ -49,6 +50,7 @@ class Node:
         (self.data / "global" / "pg_control").write_bytes(struct.pack("=QI", SYSTEM, 1300) + bytes(8000))
         monkeypatch.chdir(self.data)
         self.store = MemoryStore()
+        self.dcs = MemoryDcs()
         self.archive = Archive(self.store, Layout("demo", None, SYSTEM), SEGMENT.size, Codec())
         self.archive.archive_segment(SEGMENT, PLAIN, History(1))
         self.archive.state_start(SEGMENT)
@@ -64,7 +66,9 @@ class Node:
 
     def begin(self) -> None:
         """As an agent that starts."""
-        self.restoring = Restoring(load(self.config, {}), self.store, self.lock.parent, SystemClock())
+        self.restoring = Restoring(
+            load(self.config, {}), self.store, self.lock.parent, SystemClock(), lambda: MemoryRecord(self.dcs)
+        )
 
     def server(self, files: tuple[str, ...]) -> None:
         """Make it look like one in that state; this process is its postmaster."""

@@ -183,3 +183,43 @@ def test_the_agent_follows_a_patroni_that_is_paused_restarted_or_gone(archived: 
     record = archived.wait_frontier(end)
     assert record.session == session
     cluster.patch_config({"pause": None})
+
+
+@pytest.mark.parametrize("mode", ["command"])
+def test_p6_a_branch_that_the_cluster_gave_up_leads_no_member_astray(archived: Archived) -> None:
+    """Its number is the highest in the archive, and PostgreSQL looks for the highest."""
+    cluster = archived.cluster
+    leader = cluster.wait_ready()
+    archived.wait_owner(leader)
+    apart, third = cluster.replicas()
+    cluster.patch_config({"pause": True})
+    wait_until(lambda: all((node.rest("patroni") or {}).get("pause") for node in cluster.nodes), "the pause", 20)
+    apart.execute("SELECT pg_promote()")
+    histories = archived.archive(archived.wait_owner(leader)).layout.root + "history"
+    wait_until((archived.store / histories / "00000002.history").exists, "the other branch's history", 30)
+    for _ in range(2):
+        archived.wait_frontier(archived.finish_segment(leader))
+    cluster.patch_config({"pause": None})
+    assert cluster.wait_ready(3) is leader, "it was rewound"
+
+    cluster.kill_host(third)
+    cluster.start_node(third)
+    cluster.wait_ready(3)
+    apart.rest("reinitialize", {"force": True}, timeout=20)
+    wait_until(
+        lambda: (apart.rest("patroni") or {}).get("state") != "streaming", "a new copy is begun", 20, interval=0.01
+    )
+    assert cluster.wait_ready(3) is leader
+
+    for node in cluster.nodes:
+        cluster.kill_host(node)
+    for node in cluster.nodes:
+        cluster.start_node(node)
+    cluster.wait_ready(3)
+    last = cluster.switchover()
+    record = archived.wait_owner(last)
+    history = archived.archive(record).history(record.timeline)
+    assert history is not None
+    assert record.timeline > 2, "a number that nobody has had"
+    assert not history.includes(2)
+    archived.wait_frontier(archived.finish_segment(last))

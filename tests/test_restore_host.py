@@ -19,7 +19,7 @@ from tests.parts.postgres import REPLICATOR, Postgres, restore_server
 from tests.parts.processes import new_directory, wait_until
 from tests.parts.scripted_s3 import ScriptedS3, deaf
 from tests.restoring import SCRIPT, listening
-from tests.twins.memory_record import MemoryDcs
+from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
 from walkeeper import rundir
 from walkeeper.clock import SystemClock
@@ -82,7 +82,9 @@ class Bare:
         """As much of an agent as restore-wal sees."""
         socket = Path(rundir.socket_path(self.archive.config, self.environment()))
         config = load(self.archive.config, {})
-        restoring = Restoring(config, open_store(config.store), self.run, SystemClock())
+        restoring = Restoring(
+            config, open_store(config.store), self.run, SystemClock(), lambda: MemoryRecord(MemoryDcs())
+        )
         with AgentLock(Path(rundir.lock_path(str(socket)))) as lock:
             with listening(ControlServer(socket, lock, {"restore": restoring.answer})):
                 restoring.start(lambda name, work: threading.Thread(target=work, name=name, daemon=True).start())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Final
 
 from walkeeper import clock, events
@@ -141,6 +142,14 @@ class Archive:
             return History(1)
         content = self.store.get(self.layout.file(HistoryFile(timeline), ""))
         return None if content is None else parse_history(timeline, content)
+
+    def histories_from(self, timeline: int) -> Iterator[History]:
+        """That timeline's, and those after it up to the first that is not there: as PostgreSQL looks for the newest."""
+        for number in count(timeline):
+            history = self.history(number)
+            if history is None:
+                return
+            yield history
 
     def start(self) -> Segment | None:
         """The segment that the archive states to begin with; None for an archive that was never begun."""

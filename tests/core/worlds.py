@@ -55,6 +55,19 @@ def long_header(segment: Segment, system_identifier: int, *, magic: int = 0xD110
     )
 
 
+def control_file(
+    timeline: int,
+    checkpoint: int,
+    reached: int = 0,
+    *,
+    system_identifier: int = 7300000000000000001,
+    version: int = 1300,
+) -> bytes:
+    """``pg_control`` of a server whose last checkpoint was there, and which had got to ``reached`` in recovery."""
+    positions = struct.pack("=QQI84xQI", checkpoint, checkpoint, timeline, reached, timeline if reached else 0)
+    return struct.pack("=QI", system_identifier, version) + bytes(20) + positions + bytes(8000)
+
+
 def plain_segment(
     segment: Segment, system_identifier: int, *, fill: bytes = b"w", timeline: int | None = None
 ) -> bytes:

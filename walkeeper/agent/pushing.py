@@ -24,8 +24,8 @@ from walkeeper.codec import Codec
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.errors import BadName, Refused, StoreUnavailable, WalkeeperError
+from walkeeper.postmaster import is_stopping, run_of
 from walkeeper.push.place import Place, parse_path
-from walkeeper.push.postmaster import is_stopping, run_of
 from walkeeper.push.storing import Pusher
 
 ANSWER: Final = 1.5

@@ -166,7 +166,7 @@ class _Process:
 
         threading.excepthook = died
         config = self._version.config
-        restoring = Restoring(config, agent.store, socket.parent, self._clock)
+        restoring = Restoring(config, agent.store, socket.parent, self._clock, lambda: agent.records)
         pushing = Pushing(agent, open_codec(config), socket.parent, self._clock)
         verbs = {"status": answer, "poke": poke, "restore": restoring.answer, "push": pushing.answer}
         control = ControlServer(socket, lock, verbs)

@@ -1,4 +1,4 @@
-"""Which segments a recovery will ask for next, and which are not for it."""
+"""Which segments a recovery will ask for next, and which segments and timelines are not for it."""
 
 from __future__ import annotations
 
@@ -33,3 +33,9 @@ def left_at(histories: Iterable[History], segment: Segment) -> Lsn | None:
         return None
     _, end = max(ends)
     return end if end < segment.end else None
+
+
+def given_up(history: History, kept: History, frontier: Lsn) -> bool:
+    """Whether a cluster that has gone along ``kept`` up to ``frontier`` can no more go on with ``history``'s timeline."""
+    parted = history.parts_from(kept)
+    return parted is not None and parted < frontier

@@ -61,6 +61,15 @@ class History:
         """Whether that file belongs to this chain."""
         return self.timeline_of(segment.number, segment.size) == segment.timeline
 
+    def has(self, timeline: int, lsn: Lsn) -> bool:
+        """Whether the byte at ``lsn`` of that timeline belongs to this chain."""
+        begun = Lsn(0)
+        for each, end in self._stretches():
+            if each == timeline:
+                return begun <= lsn and (end is None or lsn < end)
+            begun = end if end is not None else begun
+        return False
+
     def parts_from(self, other: History) -> Lsn | None:
         """Where the two stop being the same WAL: 0 if they never were, None if they are the same history."""
         if self == other:

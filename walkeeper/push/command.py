@@ -12,9 +12,9 @@ from walkeeper.codec import open_codec
 from walkeeper.config import load
 from walkeeper.deadline import Deadline, DeadlineExceeded
 from walkeeper.errors import StoreUnavailable
+from walkeeper.postmaster import is_stopping
 from walkeeper.push.client import working_directory
 from walkeeper.push.place import Place, parse_path
-from walkeeper.push.postmaster import is_stopping
 from walkeeper.push.storing import Pusher
 from walkeeper.store.open import open_store
 

@@ -27,10 +27,10 @@ from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_records import ends_early
 from walkeeper.errors import BadName, BadSegment, CannotTell, Conflict, WalkeeperError
 from walkeeper.layout import Layout
+from walkeeper.pg_control import read_control_file
 from walkeeper.push.place import Place
 from walkeeper.push.wal_file import MAX_BYTES, WalBytes, read_wal_file
-from walkeeper.restore.branch import local_histories
-from walkeeper.restore.command import read_system_identifier
+from walkeeper.restore.branch import followed
 from walkeeper.store.base import Store
 from walkeeper.tail_restore import assemble
 
@@ -86,7 +86,7 @@ class Pusher:
         try:
             receipt = archive.confirm_segment(segment, content.plain, history, known(segment))
         except Conflict:
-            fork = left_at(local_histories(place.pg_wal), segment)
+            fork = left_at(followed(place.data_directory), segment)
             if fork is None:
                 raise
             self._keep_what_was_left(archive, segment, content.plain, fork)
@@ -124,7 +124,7 @@ class Pusher:
 
 def _system_identifier(place: Place) -> int:
     try:
-        return read_system_identifier(place.data_directory)
+        return read_control_file(place.data_directory).system_identifier
     except CannotTell as problem:
         raise BadName(
             f"{place.path}: not in a data directory ({problem})",

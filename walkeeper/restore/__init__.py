@@ -7,9 +7,9 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from walkeeper.restore.command import cannot_tell_code, main, read_system_identifier
+    from walkeeper.restore.command import cannot_tell_code, main
 
-__all__ = ["cannot_tell_code", "main", "read_system_identifier"]
+__all__ = ["cannot_tell_code", "main"]
 
 
 def __getattr__(name: str) -> object:

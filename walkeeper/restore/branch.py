@@ -2,7 +2,7 @@
 
 PostgreSQL takes the newest timeline's file of a number that there is. Where the newer one's is not archived yet it takes the
 older one's, and reads on in it beyond the fork: WAL that a dead primary wrote, and that the branch which the server follows
-has never had. Which branch that is its own pg_wal says: there PostgreSQL keeps the history that it goes by.
+has never had. Which branch that is its own pg_wal says, where PostgreSQL keeps the history that it goes by, and its control file.
 """
 
 from __future__ import annotations
@@ -18,22 +18,31 @@ from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, parse_wal_name
 from walkeeper.core.page import SegmentHeader
 from walkeeper.errors import BadHistory, BadName
+from walkeeper.pg_control import read_control_file
 from walkeeper.tail_restore import AssembledTail
 
 
-def local_histories(pg_wal: Path) -> list[History]:
-    """Those in ``pg_wal``. One that cannot be read is PostgreSQL's to complain of."""
+def followed(data_directory: Path) -> list[History]:
+    """Those in pg_wal that this server follows, or may still. One that cannot be read is PostgreSQL's to complain of.
+
+    PostgreSQL also leaves those there that it found and could not follow, because it had come further on the other branch.
+    """
+    had = read_control_file(data_directory).had
     found = []
-    for path in pg_wal.glob("*.history"):
+    for path in (data_directory / "pg_wal").glob("*.history"):
         with suppress(OSError, BadName, BadHistory):
             file = parse_wal_name(path.name, SegmentSize(MIB))
             if isinstance(file, HistoryFile):
                 with path.open("rb") as content:
                     found.append(parse_history(file.timeline, content.read(MAX_HISTORY_BYTES + 1)))
-    return found
+    return [
+        history
+        for history in found
+        if all(history.timeline <= byte.timeline or history.has(byte.timeline, byte.lsn) for byte in had)
+    ]
 
 
-def up_to_the_fork(name: str, plain: bytes, pg_wal: Path) -> bytes | None:
+def up_to_the_fork(name: str, plain: bytes, data_directory: Path) -> bytes | None:
     """The complete segment, where the server follows its timeline to the segment's end. Else what lies before the fork, with
     zeros behind, or None, where that has nothing that the local copy lacks. Raises CannotTell.
 
@@ -42,9 +51,9 @@ def up_to_the_fork(name: str, plain: bytes, pg_wal: Path) -> bytes | None:
     if not isinstance(wal_file(name), Segment):
         return plain
     segment = Segment.parse(name, SegmentHeader.parse(plain, name).segment_size)
-    fork = left_at(local_histories(pg_wal), segment)
+    fork = left_at(followed(data_directory), segment)
     if fork is None:
         return plain
     events.info("cut_at_fork", file=segment, fork=fork, why="the server follows a newer timeline")
     before = plain[: max(0, fork - segment.start)]
-    return AssembledTail(segment, "the complete segment", before).beyond(pg_wal) if before else None
+    return AssembledTail(segment, "the complete segment", before).beyond(data_directory / "pg_wal") if before else None

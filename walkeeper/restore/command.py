@@ -14,7 +14,6 @@ waits for each answer: there it is tried once, and a store that says nothing is 
 from __future__ import annotations
 
 import os
-import struct
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from walkeeper.config import load
 from walkeeper.deadline import Deadline, DeadlineExceeded
 from walkeeper.errors import CannotTell, WalkeeperError
 from walkeeper.layout import Layout
+from walkeeper.pg_control import read_control_file
 from walkeeper.restore import client
 from walkeeper.restore.branch import up_to_the_fork
 from walkeeper.restore.shelf import running_server
@@ -44,10 +44,6 @@ STANDBY_SILENCE: Final = 3.0
 """Seconds that a store may say nothing while a standby, perhaps one that is being promoted, waits."""
 _FIRST_WAIT: Final = 0.2
 _LONGEST_WAIT: Final = 5.0
-
-_CONTROL: Final = struct.Struct("=QI")
-_CONTROL_VERSIONS: Final = range(1300, 2000)
-"""``PG_CONTROL_VERSION`` from PostgreSQL 13 on."""
 
 
 def main(config_path: Path, name: str, destination: str, environ: Mapping[str, str] = os.environ) -> int:
@@ -93,7 +89,7 @@ def will_ask_again(data_directory: Path) -> bool:
 def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping[str, str]) -> bytes | None:
     """The whole file, checked; None if it is proved absent. Raises for everything else."""
     config = load(config_path, environ)
-    layout = Layout(config.scope, config.group, read_system_identifier(data_directory))
+    layout = Layout(config.scope, config.group, read_control_file(data_directory).system_identifier)
     codec = open_codec(config)
     once = will_ask_again(data_directory)
     settings = _impatient(config.store) if once else config.store
@@ -107,7 +103,7 @@ def _delivered(source: Source, layout: Layout, name: str, data_directory: Path) 
         return tail.beyond(data_directory / "pg_wal")
     if plain is None or running_server(data_directory) is None:  # pg_rewind looks for what the other branch has, too
         return plain
-    return up_to_the_fork(name, plain, data_directory / "pg_wal")
+    return up_to_the_fork(name, plain, data_directory)
 
 
 def _within(seconds: float, work: Callable[[], bytes | None], name: str, *, once: bool) -> bytes | None:
@@ -150,21 +146,6 @@ def _place(place: Path, plain: bytes, asked_by: int) -> None:
         raise CannotTell(
             f"{place}: {error.strerror}", hint="The data directory must be writable, with room for a segment."
         ) from None
-
-
-def read_system_identifier(data_directory: Path) -> int:
-    """From ``global/pg_control`` (``src/include/catalog/pg_control.h``): its first field. Raises CannotTell."""
-    path = data_directory / "global" / "pg_control"
-    try:
-        system_identifier, version = _CONTROL.unpack_from(path.read_bytes())
-    except (OSError, struct.error) as error:
-        raise CannotTell(
-            f"{path}: {getattr(error, 'strerror', None) or error}",
-            hint="restore-wal is run by PostgreSQL, which gives it %f and %p of its own data directory.",
-        ) from None
-    if version not in _CONTROL_VERSIONS:
-        raise CannotTell(f"{path}: control version {version} is not one of PostgreSQL 13 or newer")
-    return int(system_identifier)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from walkeeper.errors import CannotTell, ConfigError, WalkeeperError
 
 if TYPE_CHECKING:
     from walkeeper.config import Config
+    from walkeeper.record.base import RecordStore
 
 WAKE_SECONDS: Final = 0.5
 FIRST_SECONDS: Final = 10.0
@@ -44,6 +45,7 @@ def main(config_path: Path) -> int:
 def _serve(config_path: Path, socket: Path, lock: AgentLock) -> int:
     # Imported under the lock: of several that are started at once, one takes its time.
     from walkeeper.config import load  # noqa: PLC0415
+    from walkeeper.restore.given_up import PATIENCE  # noqa: PLC0415
     from walkeeper.restore.serving import Restoring  # noqa: PLC0415
     from walkeeper.store.open import open_store  # noqa: PLC0415
 
@@ -51,7 +53,13 @@ def _serve(config_path: Path, socket: Path, lock: AgentLock) -> int:
     before = _files(config)
     if load(config_path, os.environ) != config:
         raise ConfigError(f"{config_path}: it is being changed", hint="The next call starts it again.")
-    restoring = Restoring(config, open_store(config.store), socket.parent, SystemClock())
+
+    def connect_records() -> RecordStore:
+        from walkeeper.record.patroni import connect  # noqa: PLC0415 - seldom needed, and heavy
+
+        return connect(config.patroni_config, config.node.name, PATIENCE)
+
+    restoring = Restoring(config, open_store(config.store), socket.parent, SystemClock(), connect_records)
     died = threading.Event()
 
     def answer(request: dict[str, Any]) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.errors import WalkeeperError
 from walkeeper.layout import Layout
-from walkeeper.restore.branch import local_histories
+from walkeeper.restore.branch import followed
 from walkeeper.restore.recovery import Recovery
 from walkeeper.restore.shelf import Server, Shelf
 from walkeeper.restore.source import Source
@@ -216,7 +216,7 @@ class Prefetcher:
             )
             return None
         recovery = self._recoveries[server] = Recovery(
-            server, layout, shelf, self._clock.monotonic(), histories=local_histories(data / "pg_wal")
+            server, layout, shelf, self._clock.monotonic(), histories=followed(data)
         )
         self._changed.notify_all()
         return recovery

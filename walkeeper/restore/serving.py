@@ -21,8 +21,11 @@ from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.page import SegmentHeader
 from walkeeper.errors import CannotTell, StoreError, WalkeeperError
 from walkeeper.layout import Layout
+from walkeeper.pg_control import read_control_file
+from walkeeper.record.base import RecordStore
 from walkeeper.restore.branch import up_to_the_fork
-from walkeeper.restore.command import read_system_identifier, will_ask_again
+from walkeeper.restore.command import will_ask_again
+from walkeeper.restore.given_up import GivenUp
 from walkeeper.restore.prefetch import Prefetcher
 from walkeeper.restore.recovery import Recovery
 from walkeeper.restore.shelf import LINK, Server, running_server, sweep_links
@@ -42,8 +45,12 @@ AT_ONCE: Final = 4
 class Restoring:
     """Answers requests, and has what will be asked next fetched ahead. Safe for several threads."""
 
-    def __init__(self, config: Config, store: Store, run_directory: Path, clock: Clock) -> None:
+    def __init__(
+        self, config: Config, store: Store, run_directory: Path, clock: Clock, connect: Callable[[], RecordStore]
+    ) -> None:
+        """``connect`` gives the way to the cluster's record, or raises ConfigError: it is called when it is needed."""
         self._config = config
+        self._given_up = GivenUp(config, store, connect)
         self._run_directory = run_directory
         self._clock = clock
         self._source = Source(store, open_codec(config), far=isinstance(config.store, S3Settings))
@@ -79,7 +86,7 @@ class Restoring:
             raise CannotTell("restore: the request is not understood")
         place = Path(destination)
         data_directory = place.parent.parent
-        layout = Layout(self._config.scope, self._config.group, read_system_identifier(data_directory))
+        layout = Layout(self._config.scope, self._config.group, read_control_file(data_directory).system_identifier)
         server = running_server(data_directory)
         patient = not will_ask_again(data_directory)
         link = self._link(request.get("ready"))
@@ -89,8 +96,8 @@ class Restoring:
                 return {"delivered": True, "path": str(path)}
             fetch = self._fetch(layout, name, recovery, patient=patient)
             # Compared with the local copy only now: while the fetch went on, that may have been written further.
-            plain = _for(server, name, fetch, place.parent)
-            if plain is None:
+            plain = _for(server, name, fetch, data_directory)
+            if plain is None or self._is_given_up(server, name, plain, data_directory):
                 return {"delivered": False}
             path = durable.lay_ready(place, plain, pid)
         except TimeoutError:
@@ -152,6 +159,12 @@ class Restoring:
             if isinstance(file, Segment):
                 self.prefetcher.keep(recovery, file, fetch.plain)
 
+    def _is_given_up(self, server: Server | None, name: str, plain: bytes, data_directory: Path) -> bool:
+        file = wal_file(name)
+        if server is None or not isinstance(file, HistoryFile):
+            return False
+        return self._given_up.hides(parse_history(file.timeline, plain), data_directory)
+
     def _no_answer_yet(self, name: str, waited: object, *, patient: bool) -> Mapping[str, Any]:
         if not patient:
             self._trouble_until = self._clock.monotonic() + TROUBLE
@@ -195,13 +208,13 @@ class _Fetch:
         self.problem: Exception | None = None
 
 
-def _for(server: Server | None, name: str, fetch: _Fetch, pg_wal: Path) -> bytes | None:
+def _for(server: Server | None, name: str, fetch: _Fetch, data_directory: Path) -> bytes | None:
     """What that server is to have of it. pg_rewind, whose server is down, looks for what the other branch has, too."""
     if fetch.tail is not None:
-        return fetch.tail.beyond(pg_wal)
+        return fetch.tail.beyond(data_directory / "pg_wal")
     if fetch.plain is None or server is None:
         return fetch.plain
-    return up_to_the_fork(name, fetch.plain, pg_wal)
+    return up_to_the_fork(name, fetch.plain, data_directory)
 
 
 def _named(name: str, plain: bytes) -> object:

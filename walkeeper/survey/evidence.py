@@ -15,8 +15,8 @@ from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Record, decode_record
 from walkeeper.errors import BadName, CannotTell, DcsError, Refused, WalkeeperError
 from walkeeper.layout import Layout, parse_gap_name
+from walkeeper.pg_control import read_control_file
 from walkeeper.record.base import RecordStore
-from walkeeper.restore.command import read_system_identifier
 from walkeeper.store.base import Store
 from walkeeper.survey import inventory
 from walkeeper.survey.inventory import Inventory, Listing, Names, Run
@@ -187,7 +187,7 @@ def which_cluster(config: Config, claim: Claim) -> int | None:
     if config.node.data_dir is None:
         return None
     try:
-        return read_system_identifier(config.node.data_dir)
+        return read_control_file(config.node.data_dir).system_identifier
     except CannotTell:
         return None
 

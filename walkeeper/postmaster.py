@@ -24,6 +24,12 @@ def is_stopping(data_directory: Path) -> bool:
     return len(lines) > _STATUS and lines[_STATUS].strip() == "stopping"
 
 
+def is_starting(data_directory: Path) -> bool:
+    """Whether nobody can connect yet: it has not got to a consistent state."""
+    lines = _lines(data_directory)
+    return len(lines) > _STATUS and lines[_STATUS].strip() == "starting"
+
+
 def _lines(data_directory: Path) -> list[str]:
     try:
         with (data_directory / "postmaster.pid").open("rb") as file:

@@ -1,0 +1,89 @@
+"""Timelines that the archive has and the cluster has given up: of a server that was promoted apart, while the leader went on.
+
+PostgreSQL goes for the highest number that restore_command finds. A member that is told of such a timeline follows it, or does
+not start, because what it has is beyond the fork. So it is not told, unless it may be about to choose a number for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+from walkeeper import events
+from walkeeper.archive import Archive
+from walkeeper.codec import Codec
+from walkeeper.config import Config
+from walkeeper.core.ahead import given_up
+from walkeeper.core.history import History
+from walkeeper.core.record import Record, decode_record
+from walkeeper.errors import BadRecord, ConfigError, DcsError
+from walkeeper.layout import Layout
+from walkeeper.pg_control import read_control_file
+from walkeeper.postmaster import is_starting
+from walkeeper.record.base import RecordStore, Topology, Versioned
+from walkeeper.store.base import Store
+
+PATIENCE: Final = 1.0
+"""Seconds for one call to the DCS: PostgreSQL waits, perhaps in a promotion."""
+
+
+class GivenUp:
+    """For a member of the cluster that ``config`` is of. ``connect`` gives the way to its record, and raises ConfigError."""
+
+    def __init__(self, config: Config, store: Store, connect: Callable[[], RecordStore]) -> None:
+        self._config = config
+        self._store = store
+        self._connect = connect
+        self._records: RecordStore | None = None
+
+    def hides(self, history: History, data_directory: Path) -> bool:
+        """Whether that server shall go on as if there were no such timeline. Where that is not sure it shall not.
+
+        Raises the store's errors.
+        """
+        control = read_control_file(data_directory)
+        is_standby = (data_directory / "standby.signal").exists()
+        if not is_standby or any(byte.timeline >= history.timeline for byte in control.had):
+            return False
+        try:
+            records = self._records = self._records or self._connect()
+            record = _decoded(records.read())
+            if record is None or int(record.system_identifier) != control.system_identifier:
+                return False
+            if record.timeline >= history.timeline or not self._only_follows(
+                data_directory, record, records.topology()
+            ):
+                return False
+        except (ConfigError, DcsError):
+            return False
+        layout = Layout(self._config.scope, self._config.group, control.system_identifier)
+        archive = Archive(self._store, layout, record.size, Codec())
+        kept = archive.history(record.timeline)
+        # Where the cluster may go on with it, or with one that comes after it, nothing is withheld.
+        for each in chain([history], archive.histories_from(history.timeline + 1)):
+            if kept is None or not given_up(each, kept, record.position):
+                return False
+        events.info(
+            "timeline_given_up", timeline=history.timeline, leader_timeline=record.timeline, frontier=record.lsn
+        )
+        return True
+
+    def _only_follows(self, data_directory: Path, record: Record, topology: Topology) -> bool:
+        """Who the record is of leads, or nobody does, and this server is not being promoted.
+
+        Patroni promotes a standby that is up, and that has the leader key by then; people do it in a pause.
+        """
+        leader = topology.leader.name if topology.leader is not None else None
+        if is_starting(data_directory):
+            return leader in (None, record.owner)
+        return leader == record.owner != self._config.node.name and not topology.paused
+
+
+def _decoded(found: Versioned | None) -> Record | None:
+    """None also for what cannot be read."""
+    try:
+        return None if found is None else decode_record(found.document)
+    except BadRecord:
+        return None
