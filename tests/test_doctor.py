@@ -20,7 +20,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import psycopg
 import pytest
 import yaml
@@ -32,8 +31,6 @@ from tests.parts.postgres import REPLICATOR, SUPERUSER, SUPERUSER_PASSWORD, Post
 from tests.parts.processes import new_directory, wait_until
 from tests.parts.scripted_s3 import ScriptedS3, deaf, refuse
 from tests.worlds import config_of, prepare
-from walkeeper.archive import Archive
-from walkeeper.codec import Codec
 from walkeeper.config import Config, load
 from walkeeper.core.lsn import MIB
 from walkeeper.core.record import Record
@@ -42,10 +39,8 @@ from walkeeper.doctor.facts import Facts, MemberFacts, StoreFacts, Unknown
 from walkeeper.doctor.rule import Finding, judge
 from walkeeper.doctor.rules.wiring import START_GRACE
 from walkeeper.errors import DcsError, DcsUnavailable
-from walkeeper.layout import Layout
 from walkeeper.postgres import Server
 from walkeeper.record.patroni import change_dynamic
-from walkeeper.store.open import open_store
 from walkeeper.store.settings import DirectorySettings
 
 WALKEEPER: Final = "{python} -m walkeeper"
@@ -630,37 +625,6 @@ def test_a_directory_that_is_no_store_is_an_answer(config: Config, tmp_path: Pat
     facts = seen(away, store=gather._store(away, None))
     assert of(facts, "store_answers")[0].state == "error"
     assert str(tmp_path / "nowhere") in of(facts, "store_answers")[0].mend[-1]
-
-
-OURS: Final = b"1\t0/2B61DE0\tno recovery target specified\n"
-NEXT: Final = OURS + b"\n2\t0/3A00000\tno recovery target specified\n"
-"""As PostgreSQL writes it: the parent's, an empty line, its own."""
-
-
-@pytest.mark.parametrize(
-    ("local", "state"),
-    [
-        ({}, "ok"),
-        ({2: OURS}, "ok"),
-        ({2: OURS, 3: NEXT}, "ok"),
-        ({2: OURS.replace(b"2B61DE0", b"2439058")}, "error"),
-        ({2: OURS.replace(b"2B61DE0", b"2439058"), 3: NEXT}, "error"),
-        ({2: OURS, 4: b"of a branch that was left"}, "ok"),
-    ],
-)
-def test_a_member_that_was_promoted_apart_under_the_same_number(
-    config: Config, s3: ScriptedS3, tmp_path: Path, local: dict[int, bytes], state: str
-) -> None:
-    record = msgspec.structs.replace(RECORD, timeline=3)
-    archive = Archive(open_store(config.store), Layout(config.scope, None, 7), record.size, Codec())
-    archive.archive_history(3, NEXT)
-    pg_wal = tmp_path / "data" / "pg_wal"
-    pg_wal.mkdir(parents=True)
-    for timeline, content in local.items():
-        (pg_wal / f"{timeline:08X}.history").write_bytes(content)
-    with_data = replace(config, node=replace(config.node, data_dir=tmp_path / "data"))
-    found = of(seen(config, store=here.look_at_store(with_data, record)), "one_branch")
-    assert [finding.state for finding in found] == [state]
 
 
 def patroni_yml(directory: Path, etcd: Etcd, **credentials: str) -> Config:

@@ -326,6 +326,8 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("one_branch", with_part("store", other_branch="timeline 2"), "error", "its timeline 2 is another one", "switchover demo"),
     ("one_branch", both(with_part("store", other_branch="timeline 2"), with_member("n1", leads=False)), "error", "its timeline 2", "reinit demo n1"),
     ("one_branch", with_part("store", other_branch=Unknown("denied")), "unknown", "denied", ""),
+    ("newest_timeline", with_part("store", newer_branch="2"), "warning", "has timeline 2, which the cluster has given up: it goes on with 1", "switchover demo"),
+    ("newest_timeline", with_part("store", newer_branch=Unknown("denied")), "unknown", "denied", ""),
     ("no_gaps", with_part("store", gaps=("on timeline 1: 0/1 to 0/2",)), "error", "gap on timeline 1: 0/1 to 0/2", "base backup"),
     ("right_user", with_facts(uid=0), "unknown", "this is uid 0", ""),
     ("spool_private", with_part("spool", uid=0), "error", "belongs to uid 0, not to 111", "chown -R 111 /var/spool/walkeeper"),

@@ -23,6 +23,7 @@ from tests.parts.processes import describe, new_directory, wait_until
 from walkeeper.config.model import ArchiverMode
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Record, decode_record
+from walkeeper.doctor.branch import other_branch
 from walkeeper.errors import BadRecord
 
 SEGMENT_MB: Final = 4
@@ -220,14 +221,12 @@ class Rig:
         return self.cluster.wait_ready(3, timeout)
 
     def _of_another_branch(self) -> list[Node]:
-        """Whom neither Patroni nor PostgreSQL bring back, because they go by the number (docs/limits.md)."""
-        leader = self.cluster.wait_leader()
-        theirs = {path.name: path.read_bytes() for path in (leader.data / "pg_wal").glob("*.history")}
-
-        def differs(path: Path) -> bool:
-            return path.name > max(theirs, default="") or path.read_bytes() != theirs.get(path.name, path.read_bytes())
-
-        return [node for node in self.cluster.nodes if any(map(differs, (node.data / "pg_wal").glob("*.history")))]
+        """Whom neither Patroni nor PostgreSQL bring back, because they go by the number (docs/limits.md): as doctor tells it."""
+        self.cluster.wait_leader()
+        record = self.wait_caught_up()
+        archive = wiring.archive_of(self.cluster, self.place)
+        found = {node: other_branch(node.data, archive, record) for node in self.cluster.nodes}
+        return [node for node, branch in found.items() if isinstance(branch, str) and branch]
 
     def wait_caught_up(self, timeout: float = 240) -> Record:
         """Until the frontier has passed everything that was written so far."""

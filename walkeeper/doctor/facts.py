@@ -84,6 +84,8 @@ class StoreFacts:
     gaps: tuple[str, ...] | Unknown = ()
     other_branch: str | Unknown = ""
     """Which timeline of this node's pg_wal is another one than the archive's of that number."""
+    newer_branch: str | Unknown = ""
+    """The archive's newest timeline, if the cluster has given it up and goes on with one of a lower number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,8 @@ from walkeeper.archive import Archive
 from walkeeper.codec import Codec
 from walkeeper.config import Config
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.names import HistoryFile
 from walkeeper.core.record import Record
+from walkeeper.doctor.branch import newer_branch, other_branch
 from walkeeper.doctor.commands import Command, parse
 from walkeeper.doctor.facts import AgentFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
 from walkeeper.errors import AgentError, WalkeeperError
@@ -93,7 +93,7 @@ def look_at_store(config: Config, record: Record | Unknown | None) -> StoreFacts
 def unseen(facts: StoreFacts, because: str) -> StoreFacts:
     """The same, with nothing known of the archive itself."""
     unknown = Unknown(because)
-    return replace(facts, before_frontier=unknown, gaps=unknown, other_branch=unknown)
+    return replace(facts, before_frontier=unknown, gaps=unknown, other_branch=unknown, newer_branch=unknown)
 
 
 def _look_at_archive(config: Config, store: Store, record: Record, facts: StoreFacts) -> StoreFacts:
@@ -105,25 +105,9 @@ def _look_at_archive(config: Config, store: Store, record: Record, facts: StoreF
         facts,
         before_frontier=_before_frontier(archive, record),
         gaps=texts,
-        other_branch=_other_branch(config.data_dir / "pg_wal", archive, record),
+        other_branch=other_branch(config.data_dir, archive, record),
+        newer_branch=newer_branch(archive, record),
     )
-
-
-def _other_branch(pg_wal: Path, archive: Archive, record: Record) -> str | Unknown:
-    """A history file that is not the beginning of the archive's: each begins with its parent's, byte by byte."""
-    history = archive.history(record.timeline)
-    stored = archive.store.get(archive.layout.file(HistoryFile(record.timeline), "")) or b""
-    for timeline in history.timelines[1:] if history is not None else ():
-        path = pg_wal / HistoryFile(timeline).name
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            continue
-        except OSError as problem:
-            return Unknown(f"{path}: {problem.strerror}")
-        if not stored.startswith(content):
-            return f"timeline {timeline}"
-    return ""
 
 
 def _before_frontier(archive: Archive, record: Record) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from walkeeper.core.hold_slot import why_not_gap_safe
+from walkeeper.core.record import Record
 from walkeeper.doctor import paste
 from walkeeper.doctor.commands import parse
 from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown
@@ -147,6 +148,27 @@ def one_branch(facts: Facts) -> Iterator[Verdict]:
         away = (paste.patronictl(facts, "switchover", facts.config.scope),) if leads else ()
         mend = (*away, paste.patronictl(facts, "reinit", facts.config.scope, name))
         yield Wrong(f"its {found} is another one than the archive's of that number", mend, name)
+
+
+@rule(
+    AREA,
+    "warning",
+    what="The cluster's timeline is the archive's newest, or will be.",
+    why="PostgreSQL recovers along the timeline of the highest number, unless it is told otherwise. That of a server which was "
+    "promoted apart from the leader leads away from what the cluster goes on with. Members are not told of it while they follow.",
+    mend="Promote once more, which takes a number above it: patronictl switchover. Until then, restore with "
+    "recovery_target_timeline set to the cluster's.",
+)
+def newest_timeline(facts: Facts) -> Iterator[Verdict]:
+    found = facts.store if isinstance(facts.store, Unknown) else facts.store.newer_branch
+    if isinstance(found, Unknown):
+        yield NotKnown(found.because)
+    elif not found:
+        yield Good("no timeline in the archive is newer")
+    else:
+        timeline = facts.record.timeline if isinstance(facts.record, Record) else "another"
+        text = f"the archive has timeline {found}, which the cluster has given up: it goes on with {timeline}"
+        yield Wrong(text, (paste.patronictl(facts, "switchover", facts.config.scope),))
 
 
 @rule(

@@ -1,0 +1,61 @@
+"""Timelines apart from the cluster's: this member's, of a number that is another's too, or one of the archive's that is newer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from walkeeper.archive import Archive, fetch
+from walkeeper.core.ahead import given_up
+from walkeeper.core.names import HistoryFile
+from walkeeper.core.record import Record
+from walkeeper.doctor.facts import Unknown
+from walkeeper.errors import WalkeeperError
+from walkeeper.pg_control import read_control_file
+
+
+def other_branch(data_directory: Path, archive: Archive, record: Record) -> str | Unknown:
+    """What differs; "" where nothing does. Two servers that were promoted at the same position have the same history."""
+    try:
+        return _other_history(data_directory, archive, record) or _other_wal(data_directory, archive)
+    except OSError as problem:
+        return Unknown(f"{problem.filename}: {problem.strerror}")
+    except WalkeeperError as problem:
+        return Unknown(str(problem))
+
+
+def newer_branch(archive: Archive, record: Record) -> str:
+    """The timeline of the highest number, if the cluster has given it up; "" where that is the record's, or comes from it."""
+    kept = archive.history(record.timeline)
+    newer = list(archive.histories_from(record.timeline + 1))
+    if kept is None or not newer or not given_up(newer[-1], kept, record.position):
+        return ""
+    return str(newer[-1].timeline)
+
+
+def _other_history(data_directory: Path, archive: Archive, record: Record) -> str:
+    """A history file that is not the beginning of the archive's: each begins with its parent's, byte by byte."""
+    history = archive.history(record.timeline)
+    stored = archive.store.get(archive.layout.file(HistoryFile(record.timeline), "")) or b""
+    for timeline in history.timelines[1:] if history is not None else ():
+        path = data_directory / "pg_wal" / HistoryFile(timeline).name
+        if path.exists() and not stored.startswith(path.read_bytes()):
+            return f"timeline {timeline}"
+    return ""
+
+
+def _other_wal(data_directory: Path, archive: Archive) -> str:
+    """The first segment of this server's newest timeline, as far as this server surely has its WAL."""
+    had = read_control_file(data_directory).had
+    newest = max(had, key=lambda byte: (byte.timeline, byte.lsn), default=None)
+    history = archive.history(newest.timeline) if newest is not None else None
+    if newest is None or history is None or not history.switches:
+        return ""
+    segment = history.segment_at(history.switches[-1].lsn, archive.size)
+    path = data_directory / "pg_wal" / segment.name
+    if not path.exists():
+        return ""
+    stored = fetch(archive.store, archive.layout, archive.codec, segment.name)
+    length = min(newest.lsn, segment.end) - segment.start
+    with path.open("rb") as file:
+        differs = stored is not None and file.read(max(0, length)) != stored[: max(0, length)]
+    return f"timeline {segment.timeline}, in {segment.name}," if differs else ""
