@@ -17,6 +17,7 @@ from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
 from tests.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
 from walkeeper.agent import pushing
+from walkeeper.agent.agent import NoLeadership
 from walkeeper.agent.pushing import AtIt, Pushing
 from walkeeper.archive import Archive, fetch
 from walkeeper.clock import SystemClock
@@ -321,6 +322,27 @@ def test_p4_alone_a_promoted_server_archives_from_the_frontier_what_it_has_as_do
         assert {segment.name for segment in pair.archive.segments()} >= set(lost)
     finally:
         standby.close()
+
+
+def test_p8_a_primary_that_does_not_lead_takes_no_name_from_the_leader(
+    make_postgres: Callable[..., Postgres], short_path: Path
+) -> None:
+    """Both were promoted at once, one of them by hand: they have the same number, and the same history."""
+    server = make_postgres(settings=NEVER)
+    node = Node(server, short_path, "command")
+    node.dcs.set_leader("b")
+    with node.agent:
+        name = server.switch_wal()
+        with pytest.raises(NoLeadership, match="Patroni's leader is b"):
+            node.push_until_done(name)
+        assert not node.store.objects
+        node.dcs.down = True
+        node.push_until_done(name)  # as a leader does, whose archiver has not come up
+        node.dcs.down = False
+        last = server.switch_wal()
+        server.stop()
+        node.push_until_done(last)  # as Patroni does before a rewind
+        assert set(node.creates) == {name, last}
 
 
 def test_b4_a_file_that_cannot_be_read_is_waited_for(make: Callable[[str], Node]) -> None:

@@ -18,16 +18,24 @@ def run_of(data_directory: Path) -> str | None:
     return f"{lines[_PID]}-{lines[_STARTED]}"
 
 
-def is_stopping(data_directory: Path) -> bool:
-    """Whether the server was told to stop; it then waits for its archive_command."""
-    lines = _lines(data_directory)
-    return len(lines) > _STATUS and lines[_STATUS].strip() == "stopping"
-
-
 def is_starting(data_directory: Path) -> bool:
     """Whether nobody can connect yet: it has not got to a consistent state."""
+    return _status(data_directory) == "starting"
+
+
+def is_out_of_recovery(data_directory: Path) -> bool:
+    """Whether it runs as a primary, and was not told to stop."""
+    return _status(data_directory) == "ready"
+
+
+def is_stopping(data_directory: Path) -> bool:
+    """Whether the server was told to stop; it then waits for its archive_command."""
+    return _status(data_directory) == "stopping"
+
+
+def _status(data_directory: Path) -> str:
     lines = _lines(data_directory)
-    return len(lines) > _STATUS and lines[_STATUS].strip() == "starting"
+    return lines[_STATUS].strip() if len(lines) > _STATUS else ""
 
 
 def _lines(data_directory: Path) -> list[str]:

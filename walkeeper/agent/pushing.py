@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from walkeeper import events
-from walkeeper.agent.agent import Agent
+from walkeeper.agent.agent import Agent, NoLeadership
 from walkeeper.agent.archiver import Archiver
 from walkeeper.agent.markers import Markers
 from walkeeper.clock import Clock
 from walkeeper.codec import Codec
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
-from walkeeper.errors import BadName, Refused, StoreUnavailable, WalkeeperError
-from walkeeper.postmaster import is_stopping, run_of
+from walkeeper.errors import BadName, DcsError, Refused, StoreUnavailable, WalkeeperError
+from walkeeper.postmaster import is_out_of_recovery, is_stopping, run_of
 from walkeeper.push.place import Place, parse_path
 from walkeeper.push.storing import Pusher
 
@@ -144,11 +144,31 @@ class Pushing:
         archiver = self._agent.archiver
         if archiver is not None and self._was_compared(place, archiver):
             return
+        if archiver is None:
+            self._check_leadership(place)
         pushed = self._pusher.push(place, archiver.receipts.get if archiver is not None else lambda _: None)
         if pushed.receipt is not None and archiver is not None and pushed.receipt.segment.size == archiver.size:
             archiver.offer(pushed.receipt, pushed.mtime_ns)
             if pushed.mtime_ns is not None:
                 self._pushed.put((pushed.receipt, pushed.mtime_ns))
+
+    def _check_leadership(self, place: Place) -> None:
+        """A primary that does not lead must not take the names that the leader's WAL may be about to have: the number of a
+        timeline, if both were promoted at once, and each segment of it. Raises NoLeadership.
+
+        A server that is down has to hand over what it wrote while it led: Patroni calls before a rewind.
+        """
+        if not is_out_of_recovery(place.data_directory):
+            return
+        try:
+            leader = self._agent.records.leader()
+        except DcsError:
+            return
+        if leader is not None and leader.name != self._agent.config.name:
+            raise NoLeadership(
+                f"{place.name}: PostgreSQL accepts writes here, and Patroni's leader is {leader.name}: it is not archived",
+                hint="Two primaries, or a promotion by hand. Ask patronictl list. PostgreSQL keeps the file.",
+            )
 
     def _was_compared(self, place: Place, archiver: Archiver) -> bool:
         """Whether it is the very file whose bytes the receipt is for, as its modification time proves."""
