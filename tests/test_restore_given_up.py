@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -13,14 +14,19 @@ import pytest
 from tests.core.worlds import control_file, history_text
 from tests.parts.binaries import all_postgres
 from tests.parts.postgres import Postgres, restore_server
-from tests.parts.processes import new_directory
+from tests.parts.processes import new_directory, wait_until
 from tests.restoring import PLAIN, SEGMENT, SYSTEM, Node, answering
-from walkeeper.core.history import History, Switch
-from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.archive import Archive
+from walkeeper.codec import Codec
+from walkeeper.core.history import History, Switch, parse_history
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
+from walkeeper.layout import Layout
 from walkeeper.pg_control import Byte, read_control_file
 from walkeeper.restore import client
 from walkeeper.restore.branch import up_to_the_fork
+from walkeeper.store.directory import DirectoryStore
 
 FORK: Final = Lsn(5 * MIB + 100)
 BEYOND: Final = Lsn(9 * MIB)
@@ -160,6 +166,45 @@ def test_of_a_control_file_whose_form_is_not_known_the_identity_is_read(tmp_path
 
 
 @pytest.mark.postgres
+@pytest.mark.parametrize("rows_beyond", [1, 2000], ids=["in the fork's segment", "and in later ones"])
+def test_p6_a_primary_that_wrote_beyond_the_fork_claims_no_ancestry_that_it_does_not_have(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, rows_beyond: int
+) -> None:
+    """It starts as a standby after its crash, and is promoted before Patroni could rewind it (torture, seed 405)."""
+    monkeypatch.setenv("WALKEEPER_RUN_DIR", str(short_path))
+    (short_path / "store").mkdir()
+    config = short_path / "restore.yml"
+    config.touch(mode=0o600)
+    config.write_text(f"scope: demo\nwalkeeper:\n  store:\n    directory: {short_path / 'store'}\n")
+    with Postgres(new_directory("a"), segment_size_mb=1, settings={"wal_keep_size": "64MB"}) as primary:
+        primary.execute("CREATE TABLE t (n int)")
+        primary.checkpoint()
+        heir = restore_server(
+            primary.base_backup(new_directory("b") / "base", wal="stream"), new_directory("b") / "pg", "/bin/false"
+        )
+        heir.start()
+        wait_until(lambda: not heir.value("SELECT pg_is_in_recovery()"), "the promotion", logs=[heir.log])
+        content = (heir.pg_wal / "00000002.history").read_bytes()
+        heir.close()
+        (fork,) = (switch.lsn for switch in parse_history(2, content).switches)
+        layout = Layout("demo", None, primary.system_identifier)
+        archive = Archive(DirectoryStore(short_path / "store"), layout, SegmentSize(MIB), Codec())
+        archive.state_start(Segment(1, 1, SegmentSize(MIB)))
+        archive.archive_history(2, content)
+        primary.execute(f"INSERT INTO t SELECT generate_series(1, {rows_beyond})")
+        end = Lsn.parse(str(primary.value("SELECT pg_current_wal_flush_lsn()::text")))
+        primary.kill9()
+        (primary.data / "standby.signal").touch()
+        primary.configure({"restore_command": f"{sys.executable} -m walkeeper -c {config} restore-wal %f %p"})
+        primary.start()
+        primary.promote()
+        assert primary.value("SELECT count(*) FROM t") == rows_beyond
+        claims = parse_history(3, (primary.pg_wal / "00000003.history").read_bytes())
+        assert claims.timelines == (1, 3)
+        assert claims.switches[0].lsn >= end > fork
+
+
+@pytest.mark.postgres
 @pytest.mark.parametrize("major", sorted(all_postgres()))
 def test_the_control_file_of_a_real_server_says_what_the_server_says(major: int) -> None:
     with Postgres(new_directory("control"), all_postgres()[major]) as server:
@@ -167,6 +212,7 @@ def test_the_control_file_of_a_real_server_says_what_the_server_says(major: int)
         server.checkpoint()
         found = read_control_file(server.data)
         assert (found.system_identifier, found.had) == (server.system_identifier, (checkpoint(server),))
+        assert found.wrote
         backup = server.base_backup(new_directory("b") / "base", wal="stream")
         standby = restore_server(
             backup, new_directory("c") / "pg", "/bin/false", bin_dir=all_postgres()[major], signal_file="standby.signal"
@@ -176,8 +222,9 @@ def test_the_control_file_of_a_real_server_says_what_the_server_says(major: int)
             ((end, timeline),) = standby.execute(
                 "SELECT min_recovery_end_lsn::text, min_recovery_end_timeline FROM pg_control_recovery()"
             )
-            had = read_control_file(standby.data).had
-            assert had == (checkpoint(standby), Byte(timeline, Lsn(Lsn.parse(end) - 1)))
+            found = read_control_file(standby.data)
+            assert found.had == (checkpoint(standby), Byte(timeline, Lsn(Lsn.parse(end) - 1)))
+            assert not found.wrote
         finally:
             standby.close()
 

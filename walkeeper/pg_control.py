@@ -13,9 +13,12 @@ from walkeeper.errors import CannotTell
 _IDENTITY: Final = struct.Struct("=QI")
 _VERSIONS: Final = range(1300, 2000)
 """``PG_CONTROL_VERSION`` from PostgreSQL 13 on."""
-_POSITIONS: Final = struct.Struct("=32xQ8xI84xQI")
+_POSITIONS: Final = struct.Struct("=16xi12xQ8xI84xQI")
 _WITH_POSITIONS: Final = range(1300, 1801)
 """Up to PostgreSQL 18, on 64-bit machines."""
+
+_WRITING: Final = frozenset({3, 4, 6})
+"""``DBState``: shutting down, in crash recovery, in production."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,13 @@ class Byte:
 class ControlFile:
     """``had`` is WAL that the server has in it, the last checkpoint first: what it follows must have it too.
 
-    It is empty where the file's form is not known.
+    It is empty where the file's form is not known. ``wrote``: it was last a primary, and has not ended as it should; how far its
+    WAL goes is not known here.
     """
 
     system_identifier: int
     had: tuple[Byte, ...]
+    wrote: bool = False
 
 
 def read_control_file(data_directory: Path) -> ControlFile:
@@ -51,8 +56,10 @@ def read_control_file(data_directory: Path) -> ControlFile:
     if version not in _VERSIONS:
         raise CannotTell(f"{path}: control version {version} is not one of PostgreSQL 13 or newer")
     had: list[Byte] = []
+    wrote = False
     if version in _WITH_POSITIONS and struct.calcsize("P") == 8 and len(content) >= _POSITIONS.size:
-        checkpoint, timeline, reached, reached_timeline = _POSITIONS.unpack_from(content)
+        state, checkpoint, timeline, reached, reached_timeline = _POSITIONS.unpack_from(content)
         # Of an end, as the second one is, the byte before it.
         had = [Byte(timeline, Lsn(checkpoint)), Byte(reached_timeline, Lsn(max(reached - 1, 0)))]
-    return ControlFile(system_identifier, tuple(byte for byte in had if byte.timeline))
+        wrote = state in _WRITING
+    return ControlFile(system_identifier, tuple(byte for byte in had if byte.timeline), wrote)

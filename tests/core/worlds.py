@@ -60,12 +60,13 @@ def control_file(
     checkpoint: int,
     reached: int = 0,
     *,
+    state: int = 5,
     system_identifier: int = 7300000000000000001,
     version: int = 1300,
 ) -> bytes:
     """``pg_control`` of a server whose last checkpoint was there, and which had got to ``reached`` in recovery."""
     positions = struct.pack("=QQI84xQI", checkpoint, checkpoint, timeline, reached, timeline if reached else 0)
-    return struct.pack("=QI", system_identifier, version) + bytes(20) + positions + bytes(8000)
+    return struct.pack("=QI4xi12x", system_identifier, version, state) + positions + bytes(8000)
 
 
 def plain_segment(

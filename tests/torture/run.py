@@ -97,7 +97,7 @@ def rounds(rig: Rig, options: Options, tally: Tally) -> None:
     backup = base_backup(rig)
     while time.monotonic() < until:
         _round(rig, dice, min(options.round_seconds, max(5.0, until - time.monotonic())), options.faults, tally)
-        _check(rig, backup, tally)
+        _check(rig, backup, tally, known)
         rig.settle()
         record = rig.wait_caught_up()
         tally.timelines = record.timeline
@@ -111,7 +111,7 @@ def rounds(rig: Rig, options: Options, tally: Tally) -> None:
         tally.gaps += len(gaps)
         known.update(gaps)
         if not gaps:
-            _check(rig, backup, tally)
+            _check(rig, backup, tally, known)
         backup = base_backup(rig)
 
 
@@ -154,11 +154,15 @@ def _end(rig: Rig, name: str, stack: ExitStack) -> None:
         rig.diary.tell("note", f"{name} did not end cleanly: {problem}")
 
 
-def _check(rig: Rig, backup: Path, tally: Tally) -> None:
-    """What the frontier says now must be there now."""
+def _check(rig: Rig, backup: Path, tally: Tally, known: set[str]) -> None:
+    """What the frontier says now must be there now. Beyond a gap there is no restore from this backup: who may have that WAL
+    is asked when the cluster is whole again."""
     record = rig.record()
     if record is None:
         rig.diary.tell("note", "there is no record just now")
+        return
+    if gaps := check.new_gaps(rig, known):
+        rig.diary.tell("note", f"not restored from this backup: gap {', '.join(gaps)}")
         return
     verdict = check.restore(rig, backup, record)
     tally.restores += 1

@@ -104,6 +104,17 @@ def records(data: bytes, segment: Segment) -> Iterator[WalRecord]:
         at = record.next
 
 
+def goes_on(data: bytes, segment: Segment, lsn: Lsn) -> bool:
+    """Whether a whole record begins where another one ended at ``lsn``, which is in the segment."""
+    end = lsn - segment.start
+    return read_record(data, segment, _LONG_SIZE if end == 0 else _next(end)) is not None
+
+
+def begins(data: bytes, segment: Segment) -> bool:
+    """Whether the first page is the segment's own, and not an old one's in a file that is used again."""
+    return _page_is_true(data, segment, 0)
+
+
 def last_begin(data: bytes, limit: int) -> int | None:
     """Where the last record begins that begins at ``limit`` or before, told by pages and lengths alone.
 

@@ -16,8 +16,9 @@ from walkeeper.core.ahead import left_at
 from walkeeper.core.history import MAX_HISTORY_BYTES, History, parse_history
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, parse_wal_name
-from walkeeper.core.page import SegmentHeader
-from walkeeper.errors import BadHistory, BadName
+from walkeeper.core.page import HEADER_SIZE, SegmentHeader
+from walkeeper.core.wal_records import begins, goes_on
+from walkeeper.errors import BadHistory, BadName, BadSegment
 from walkeeper.pg_control import read_control_file
 from walkeeper.tail_restore import AssembledTail
 
@@ -40,6 +41,37 @@ def followed(data_directory: Path) -> list[History]:
         for history in found
         if all(history.timeline <= byte.timeline or history.has(byte.timeline, byte.lsn) for byte in had)
     ]
+
+
+def ran_ahead(history: History, data_directory: Path) -> bool:
+    """Whether the server there died as a primary, and wrote beyond where ``history`` left its timeline.
+
+    If it starts as a standby that is told of that history, its crash recovery goes on beyond the fork all the same (PostgreSQL 13
+    to 18), and what it writes once it is promoted claims an ancestry that it does not have.
+    """
+    control = read_control_file(data_directory)
+    if not control.wrote or not control.had:
+        return False
+    timeline = control.had[0].timeline
+    fork = next((switch.lsn for switch in history.switches if switch.timeline == timeline), None)
+    size = _segment_size(data_directory / "pg_wal", timeline)
+    if fork is None or size is None:
+        return False
+    segment, following = (Segment(timeline, fork // size + step, size) for step in (0, 1))
+    with suppress(OSError):
+        if begins((data_directory / "pg_wal" / following.name).read_bytes(), following):
+            return True
+    with suppress(OSError):
+        return goes_on((data_directory / "pg_wal" / segment.name).read_bytes(), segment, fork)
+    return False
+
+
+def _segment_size(pg_wal: Path, timeline: int) -> SegmentSize | None:
+    """As a segment of that timeline says it."""
+    for path in pg_wal.glob(f"{timeline:08X}{'[0-9A-F]' * 16}"):
+        with suppress(OSError, BadSegment), path.open("rb") as file:
+            return SegmentHeader.parse(file.read(HEADER_SIZE), path.name).segment_size
+    return None
 
 
 def up_to_the_fork(name: str, plain: bytes, data_directory: Path) -> bytes | None:
