@@ -166,9 +166,10 @@ def test_of_a_control_file_whose_form_is_not_known_the_identity_is_read(tmp_path
 
 
 @pytest.mark.postgres
+@pytest.mark.parametrize("major", sorted(all_postgres()))
 @pytest.mark.parametrize("rows_beyond", [1, 2000], ids=["in the fork's segment", "and in later ones"])
 def test_p6_a_primary_that_wrote_beyond_the_fork_claims_no_ancestry_that_it_does_not_have(
-    short_path: Path, monkeypatch: pytest.MonkeyPatch, rows_beyond: int
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, rows_beyond: int, major: int
 ) -> None:
     """It starts as a standby after its crash, and is promoted before Patroni could rewind it (torture, seed 405)."""
     monkeypatch.setenv("WALKEEPER_RUN_DIR", str(short_path))
@@ -176,12 +177,14 @@ def test_p6_a_primary_that_wrote_beyond_the_fork_claims_no_ancestry_that_it_does
     config = short_path / "restore.yml"
     config.touch(mode=0o600)
     config.write_text(f"scope: demo\nwalkeeper:\n  store:\n    directory: {short_path / 'store'}\n")
-    with Postgres(new_directory("a"), segment_size_mb=1, settings={"wal_keep_size": "64MB"}) as primary:
+    programs = all_postgres()[major]
+    with Postgres(new_directory("a"), programs, segment_size_mb=1, settings={"wal_keep_size": "64MB"}) as primary:
         primary.execute("CREATE TABLE t (n int)")
         primary.checkpoint()
         heir = restore_server(
-            primary.base_backup(new_directory("b") / "base", wal="stream"), new_directory("b") / "pg", "/bin/false"
-        )
+            primary.base_backup(new_directory("b") / "base", wal="stream"), new_directory("b") / "pg", "/bin/false",
+            bin_dir=programs,
+        )  # fmt: skip
         heir.start()
         wait_until(lambda: not heir.value("SELECT pg_is_in_recovery()"), "the promotion", logs=[heir.log])
         content = (heir.pg_wal / "00000002.history").read_bytes()
