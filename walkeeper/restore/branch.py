@@ -46,8 +46,8 @@ def followed(data_directory: Path) -> list[History]:
 def ran_ahead(history: History, data_directory: Path) -> bool:
     """Whether the server there died as a primary, and wrote beyond where ``history`` left its timeline.
 
-    If it starts as a standby that is told of that history, its crash recovery goes on beyond the fork all the same (seen on
-    PostgreSQL 15), and what it writes once it is promoted claims an ancestry that it does not have.
+    If it starts as a standby that is told of that history, its crash recovery goes on beyond the fork all the same (tried on
+    PostgreSQL 15 to 18), and what it writes once it is promoted claims an ancestry that it does not have.
     """
     control = read_control_file(data_directory)
     if not control.wrote or not control.had:
