@@ -16,7 +16,7 @@ import pytest
 
 from tests.parts.binaries import NEEDED, all_postgres, postgres_bin
 from tests.parts.cluster import HOLD_SLOT, Cluster, callbacks, merged
-from tests.parts.ledger import Acknowledged, Ledger
+from tests.parts.ledger import Acknowledged, Ledger, of_twins
 from tests.parts.postgres import REPLICATOR, Postgres, restore_server
 from tests.parts.processes import CHECKOUT, Host, free_port, host, new_directory, wait_until
 from tests.parts.proxy import Proxy
@@ -262,14 +262,23 @@ def test_a_ledger_expects_rows_of_the_history_up_to_the_frontier_only() -> None:
     history = History(3, (Switch(1, Lsn(1000)),))
 
     def covered(timeline: int, lsn: int) -> bool:
-        return Acknowledged(1, timeline, Lsn(lsn), 0.0).covered_by(history, Lsn(2000))
+        return Acknowledged(1, timeline, Lsn(lsn), 0.0, 5432).covered_by(history, Lsn(2000))
 
     assert covered(1, 1000)
     assert not covered(1, 1001), "after the fork: the dead primary's alone"
     assert not covered(2, 900), "a branch that was skipped"
     assert covered(3, 2000)
     assert not covered(3, 2001)
-    assert not Acknowledged(1, 1, Lsn(900), 0.0).covered_by(history, Lsn(800)), "the frontier is still before the fork"
+    assert not Acknowledged(1, 1, Lsn(900), 0.0, 5432).covered_by(history, Lsn(800)), "not archived that far"
+
+
+def test_a_timeline_with_two_writers_is_one_of_twins() -> None:
+    def row(number: int, timeline: int, port: int) -> Acknowledged:
+        return Acknowledged(number, timeline, Lsn(number), 0.0, port)
+
+    rows = [row(1, 1, 10), row(2, 1, 10), row(3, 2, 10), row(4, 2, 11), row(5, 2, 10), row(6, 3, 11)]
+    assert of_twins(rows) == {3, 4, 5}
+    assert of_twins(rows[:3]) == set()
 
 
 # ------------------------------------------------------------------------------------------------- a Patroni cluster

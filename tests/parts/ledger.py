@@ -33,12 +33,13 @@ _POSITION: Final = "SELECT pg_current_wal_insert_lsn()::text, pg_walfile_name(pg
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A row whose commit the server confirmed: it lies below ``lsn`` of ``timeline``. ``at``: monotonic seconds."""
+    """A row whose commit the server at ``port`` confirmed: it lies below ``lsn`` of ``timeline``. ``at``: monotonic seconds."""
 
     id: int
     timeline: int
     lsn: Lsn
     at: float
+    port: int
 
     def covered_by(self, history: History, frontier: Lsn) -> bool:
         """Whether an archive that is complete up to ``frontier`` of ``history.timeline`` must have it."""
@@ -46,6 +47,14 @@ class Acknowledged:
             return self.lsn <= frontier
         ends = {switch.timeline: switch.lsn for switch in history.switches}
         return self.timeline in ends and self.lsn <= min(ends[self.timeline], frontier)
+
+
+def of_twins(rows: Iterable[Acknowledged]) -> set[int]:
+    """The ids on timelines that more than one server wrote to: promoted apart, they took the same number."""
+    writers: dict[int, dict[int, list[int]]] = {}
+    for row in rows:
+        writers.setdefault(row.timeline, {}).setdefault(row.port, []).append(row.id)
+    return {number for ports in writers.values() if len(ports) > 1 for ids in ports.values() for number in ids}
 
 
 class Ledger:
@@ -176,7 +185,8 @@ class Ledger:
             connection.execute(_INSERT, [number, f"row {number}"])
         row = connection.execute(_POSITION).fetchone()
         assert row is not None
-        entry = Acknowledged(number, int(row[1][:8], 16), Lsn.parse(row[0]), time.monotonic())
+        timeline, lsn = int(row[1][:8], 16), Lsn.parse(row[0])
+        entry = Acknowledged(number, timeline, lsn, time.monotonic(), connection.info.port)
         with self._lock:
             self._rows.append(entry)
 
