@@ -329,11 +329,21 @@ def restart_agent(world: World, node: Node) -> None:
 
 
 def end_agent(world: World, node: Node) -> None:
+    """And those that callbacks start which were on their way: of a restart, of a reload that Patroni comes to a second later."""
     lock = next(path for path in node.socket_dir.iterdir() if path.match("patroni.yml-*.lock"))
-    pid = int(lock.read_text())
-    os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"the end of the agent of {node.name}", 20)
+    ended = ""
+    quiet = time.monotonic() + 3
+    while time.monotonic() < quiet:
+        if (pid := lock.read_text().strip()) not in {"", ended}:
+            terminate(int(pid))
+            ended, quiet = pid, time.monotonic() + 3
+        time.sleep(0.1)
     world.wait(node, "agent_runs", "error", node.name)
+
+
+def terminate(agent: int) -> None:
+    os.kill(agent, signal.SIGTERM)
+    wait_until(lambda: not Path(f"/proc/{agent}").exists(), f"the end of agent {agent}", 20)
 
 
 @pytest.mark.cluster
