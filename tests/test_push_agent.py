@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.core.worlds import history_text
 from tests.parts.postgres import Postgres
 from tests.pushing import SCRIPT
 from tests.test_lost_wal import Pair
@@ -22,9 +23,10 @@ from walkeeper.agent.pushing import AtIt, Pushing
 from walkeeper.archive import Archive, fetch
 from walkeeper.clock import SystemClock
 from walkeeper.codec import Codec
-from walkeeper.core.history import parse_history
+from walkeeper.core.history import History, Switch, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
+from walkeeper.core.record import Record
 from walkeeper.errors import BadName, Conflict, StoreUnavailable, WrongCluster
 from walkeeper.layout import Layout
 from walkeeper.push import wal_file
@@ -339,10 +341,31 @@ def test_p8_a_primary_that_does_not_lead_takes_no_name_from_the_leader(
         node.dcs.down = True
         node.push_until_done(name)  # as a leader does, whose archiver has not come up
         node.dcs.down = False
+        history = "00000002.history"
+        (server.pg_wal / history).write_bytes(history_text(History(2, (Switch(1, Lsn(0xA000A0)),))))
+        for led, owner in ((2, "b"), (1, "c")):
+            node.dcs.put(a_record(node, led, owner).encode())
+            with pytest.raises(NoLeadership):  # the leader has that number, or is about to choose one
+                node.push_until_done(history)
+        node.dcs.put(a_record(node, 1, "b").encode())
+        node.push_until_done(history)  # the leader, promoted once more, must not choose it
         last = server.switch_wal()
+        with pytest.raises(NoLeadership, match="PostgreSQL accepts writes here"):
+            node.push_until_done(last)
         server.stop()
-        node.push_until_done(last)  # as Patroni does before a rewind
+        with pytest.raises(NoLeadership, match="it was written here"):
+            node.push_until_done(last)  # as it is asked again by a server that stops, and by Patroni before a rewind
+        node.dcs.put(a_record(node, 1, "a").encode())
+        node.push_until_done(last)  # who led did write it as the leader
         assert set(node.creates) == {name, last}
+        assert node.archive.history(2) is not None
+
+
+def a_record(node: Node, timeline: int, owner: str) -> Record:
+    return Record(
+        system_identifier=str(node.layout.system_identifier), segment_size=MIB, timeline=timeline, lsn="0/900000",
+        start="000000010000000000000001", owner=owner, session="s",
+    )  # fmt: skip
 
 
 def test_b4_a_file_that_cannot_be_read_is_waited_for(make: Callable[[str], Node]) -> None:

@@ -129,8 +129,32 @@ def test_in_every_other_case_the_answer_is_what_the_archive_has(member: Member, 
 
 def test_one_that_starts_while_another_than_the_records_owner_leads_is_told(member: Member) -> None:
     member.dcs.set_leader("c")
+    member.write_control(control_file(1, Lsn(FORK - 1000)))
     member.state("starting")
     assert member.told()
+
+
+@pytest.mark.parametrize(
+    ("control", "told"),
+    [
+        (control_file(1, BEYOND), False),
+        (control_file(1, FORK - 1000, FORK + 1), False),  # as pg_rewind leaves it
+        (control_file(1, FORK - 1000, FORK), True),
+        (control_file(1, FORK), False),
+        (control_file(2, BEYOND), True),
+        (control_file(1, BEYOND, version=1900), True),
+    ],
+)
+def test_a_standby_that_has_wal_from_beyond_the_fork_is_not_told_while_it_starts(
+    member: Member, control: bytes, told: bool
+) -> None:
+    """With no DCS, and so without knowing what the cluster has given up: PostgreSQL would not start any more."""
+    member.dcs.down = True
+    member.write_control(control)
+    member.state("starting")
+    assert member.told() is told
+    member.state("standby")
+    assert member.told(), "PostgreSQL itself refuses it then, and goes on"
 
 
 def test_several_that_were_given_up_are_all_withheld(member: Member) -> None:
@@ -205,6 +229,48 @@ def test_p6_a_primary_that_wrote_beyond_the_fork_claims_no_ancestry_that_it_does
         claims = parse_history(3, (primary.pg_wal / "00000003.history").read_bytes())
         assert claims.timelines == (1, 3)
         assert claims.switches[0].lsn >= end > fork
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("major", sorted(all_postgres()))
+def test_a_member_that_was_promoted_apart_starts_after_its_rewind(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, major: int
+) -> None:
+    """The archive has its history by then, and pg_rewind has removed that from pg_wal."""
+    monkeypatch.setenv("WALKEEPER_RUN_DIR", str(short_path))
+    (short_path / "store").mkdir()
+    config = short_path / "restore.yml"
+    config.touch(mode=0o600)
+    config.write_text(f"scope: demo\nwalkeeper:\n  store:\n    directory: {short_path / 'store'}\n")
+    programs = all_postgres()[major]
+    settings = {"wal_keep_size": "64MB", "wal_log_hints": "on"}
+    with Postgres(new_directory("a"), programs, segment_size_mb=1, settings=settings) as leader:
+        leader.execute("CREATE TABLE t (n int)")
+        apart = restore_server(
+            leader.base_backup(new_directory("b") / "base", wal="stream"), new_directory("b") / "pg", "/bin/false",
+            bin_dir=programs, settings=settings,
+        )  # fmt: skip
+        apart.start()
+        wait_until(lambda: not apart.value("SELECT pg_is_in_recovery()"), "the promotion", logs=[apart.log])
+        apart.execute("INSERT INTO t VALUES (0)")
+        layout = Layout("demo", None, leader.system_identifier)
+        archive = Archive(DirectoryStore(short_path / "store"), layout, SegmentSize(MIB), Codec())
+        archive.state_start(Segment(1, 1, SegmentSize(MIB)))
+        archive.archive_history(2, (apart.pg_wal / "00000002.history").read_bytes())
+        apart.stop()
+        try:
+            leader.execute("INSERT INTO t SELECT generate_series(1, 2000)")
+            leader.host.run(
+                [programs / "pg_rewind", "--target-pgdata", apart.data, "--source-server", leader.conninfo()]
+            )
+            (apart.data / "standby.signal").touch()
+            restore = f"{sys.executable} -m walkeeper -c {config} restore-wal %f %p"
+            apart.configure({"restore_command": restore, "primary_conninfo": leader.conninfo(), **settings})
+            apart.start()
+            wait_until(lambda: apart.value("SELECT count(*) FROM t") == 2000, "the leader's rows", logs=[apart.log])
+            assert leader.value("SELECT count(*) FROM pg_stat_replication") == 1
+        finally:
+            apart.close()
 
 
 @pytest.mark.postgres

@@ -17,8 +17,9 @@ _POSITIONS: Final = struct.Struct("=16xi12xQ8xI84xQI")
 _WITH_POSITIONS: Final = range(1300, 1801)
 """Up to PostgreSQL 18, on 64-bit machines."""
 
+_ENDED: Final = 1
 _WRITING: Final = frozenset({3, 4, 6})
-"""``DBState``: shutting down, in crash recovery, in production."""
+"""``DBState``: shut down; shutting down, in crash recovery, in production. Recoveries have others, and the end of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +35,13 @@ class ControlFile:
     """``had`` is WAL that the server has in it, the last checkpoint first: what it follows must have it too.
 
     It is empty where the file's form is not known. ``wrote``: it was last a primary, and has not ended as it should; how far its
-    WAL goes is not known here.
+    WAL goes is not known here. ``primary``: it is one, or was last, however it ended.
     """
 
     system_identifier: int
     had: tuple[Byte, ...]
     wrote: bool = False
+    primary: bool = False
 
 
 def read_control_file(data_directory: Path) -> ControlFile:
@@ -56,10 +58,11 @@ def read_control_file(data_directory: Path) -> ControlFile:
     if version not in _VERSIONS:
         raise CannotTell(f"{path}: control version {version} is not one of PostgreSQL 13 or newer")
     had: list[Byte] = []
-    wrote = False
+    wrote = primary = False
     if version in _WITH_POSITIONS and struct.calcsize("P") == 8 and len(content) >= _POSITIONS.size:
         state, checkpoint, timeline, reached, reached_timeline = _POSITIONS.unpack_from(content)
         # Of an end, as the second one is, the byte before it.
         had = [Byte(timeline, Lsn(checkpoint)), Byte(reached_timeline, Lsn(max(reached - 1, 0)))]
         wrote = state in _WRITING
-    return ControlFile(system_identifier, tuple(byte for byte in had if byte.timeline), wrote)
+        primary = wrote or state == _ENDED
+    return ControlFile(system_identifier, tuple(byte for byte in had if byte.timeline), wrote, primary)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -19,11 +21,10 @@ from benchmarks.places import Place
 from tests.parts.cluster import WALKEEPER, Cluster, callbacks
 from tests.parts.ledger import Ledger
 from tests.parts.node import Node
-from tests.parts.processes import describe, new_directory, wait_until
+from tests.parts.processes import CHECKOUT, describe, new_directory, wait_until
 from walkeeper.config.model import ArchiverMode
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Record, decode_record
-from walkeeper.doctor.branch import other_branch
 from walkeeper.errors import BadRecord
 
 SEGMENT_MB: Final = 4
@@ -213,20 +214,31 @@ class Rig:
                 self.start_agent(node)
         with contextlib.suppress(TimeoutError):
             return self.cluster.wait_ready(3, timeout / 4)
-        for node in self._of_another_branch():
+        for node in self._apart():
             self.diary.tell(
                 "note", f"{node.name} was promoted apart from the leader, and does not come back: built anew"
             )
             node.rest("reinitialize", {"force": True}, timeout=20)
         return self.cluster.wait_ready(3, timeout)
 
-    def _of_another_branch(self) -> list[Node]:
+    def _apart(self) -> list[Node]:
         """Whom neither Patroni nor PostgreSQL bring back, because they go by the number (docs/limits.md): as doctor tells it."""
         self.cluster.wait_leader()
-        record = self.wait_caught_up()
-        archive = wiring.archive_of(self.cluster, self.place)
-        found = {node: other_branch(node.data, archive, record) for node in self.cluster.nodes}
-        return [node for node, branch in found.items() if isinstance(branch, str) and branch]
+        self.wait_caught_up()
+        return [node for node in self.cluster.nodes if self._told_apart(node)]
+
+    def _told_apart(self, node: Node) -> bool:
+        done = subprocess.run(
+            [sys.executable, "-m", "walkeeper", "-c", self.config(node), "doctor", "--json"],
+            env=node.host.environment(node.env), cwd=CHECKOUT, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=90, check=False,
+        )  # fmt: skip
+        findings = json.loads(done.stdout)["findings"]
+        return any(
+            (each["rule"], each["state"], each["member"]) == (rule, "error", node.name)
+            for each in findings
+            for rule in ("leaders_timeline", "one_branch")
+        )
 
     def wait_caught_up(self, timeout: float = 240) -> Record:
         """Until the frontier has passed everything that was written so far."""

@@ -21,9 +21,12 @@ from walkeeper.agent.archiver import Archiver
 from walkeeper.agent.markers import Markers
 from walkeeper.clock import Clock
 from walkeeper.codec import Codec
+from walkeeper.core.apart import is_for_the_archive
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
-from walkeeper.errors import BadName, DcsError, Refused, StoreUnavailable, WalkeeperError
+from walkeeper.core.record import Record, decode_record
+from walkeeper.errors import BadName, BadRecord, CannotTell, DcsError, Refused, StoreUnavailable, WalkeeperError
+from walkeeper.pg_control import read_control_file
 from walkeeper.postmaster import is_out_of_recovery, is_stopping, run_of
 from walkeeper.push.place import Place, parse_path
 from walkeeper.push.storing import Pusher
@@ -153,22 +156,32 @@ class Pushing:
                 self._pushed.put((pushed.receipt, pushed.mtime_ns))
 
     def _check_leadership(self, place: Place) -> None:
-        """A primary that does not lead must not take the names that the leader's WAL may be about to have: the number of a
-        timeline, if both were promoted at once, and each segment of it. Raises NoLeadership.
-
-        A server that is down has to hand over what it wrote while it led: Patroni calls before a rewind.
-        """
-        if not is_out_of_recovery(place.data_directory):
+        """Raises NoLeadership for what a primary wrote that does not lead."""
+        running = is_out_of_recovery(place.data_directory)
+        if not running and not _was_primary(place.data_directory):
             return
+        member = self._agent.config.name
         try:
             leader = self._agent.records.leader()
+            if leader is None or leader.name == member:
+                return
+            record = self._record()
         except DcsError:
             return
-        if leader is not None and leader.name != self._agent.config.name:
+        if not is_for_the_archive(place.file, record, member, leader.name, running=running):
+            does = "PostgreSQL accepts writes here" if running else "it was written here"
             raise NoLeadership(
-                f"{place.name}: PostgreSQL accepts writes here, and Patroni's leader is {leader.name}: it is not archived",
+                f"{place.name}: {does}, and Patroni's leader is {leader.name}: it is not archived",
                 hint="Two primaries, or a promotion by hand. Ask patronictl list. PostgreSQL keeps the file.",
             )
+
+    def _record(self) -> Record | None:
+        """None also for what cannot be read. Raises DcsError."""
+        found = self._agent.records.read()
+        try:
+            return None if found is None else decode_record(found.document)
+        except BadRecord:
+            return None
 
     def _was_compared(self, place: Place, archiver: Archiver) -> bool:
         """Whether it is the very file whose bytes the receipt is for, as its modification time proves."""
@@ -294,6 +307,13 @@ class Pushing:
             return mtime_ns is not None and self._markers.lay(receipt, mtime_ns)
         except WalkeeperError:
             return False
+
+
+def _was_primary(data_directory: Path) -> bool:
+    try:
+        return read_control_file(data_directory).primary
+    except CannotTell:
+        return False
 
 
 def _ready(status: Path) -> list[str]:

@@ -7,6 +7,7 @@ has never had. Which branch that is its own pg_wal says, where PostgreSQL keeps 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from walkeeper.core.names import HistoryFile, Segment, parse_wal_name
 from walkeeper.core.page import HEADER_SIZE, SegmentHeader
 from walkeeper.core.wal_records import begins, goes_on
 from walkeeper.errors import BadHistory, BadName, BadSegment
-from walkeeper.pg_control import read_control_file
+from walkeeper.pg_control import Byte, read_control_file
 from walkeeper.tail_restore import AssembledTail
 
 
@@ -28,7 +29,6 @@ def followed(data_directory: Path) -> list[History]:
 
     PostgreSQL also leaves those there that it found and could not follow, because it had come further on the other branch.
     """
-    had = read_control_file(data_directory).had
     found = []
     for path in (data_directory / "pg_wal").glob("*.history"):
         with suppress(OSError, BadName, BadHistory):
@@ -36,11 +36,21 @@ def followed(data_directory: Path) -> list[History]:
             if isinstance(file, HistoryFile):
                 with path.open("rb") as content:
                     found.append(parse_history(file.timeline, content.read(MAX_HISTORY_BYTES + 1)))
-    return [
-        history
-        for history in found
-        if all(history.timeline <= byte.timeline or history.has(byte.timeline, byte.lsn) for byte in had)
-    ]
+    had = read_control_file(data_directory).had
+    return [history for history in found if not _lacks(history, had)]
+
+
+def came_further(history: History, data_directory: Path) -> bool:
+    """Whether the server there has WAL, by its control file, that ``history`` lacks.
+
+    PostgreSQL does not start any more where its target is a timeline that does not have all of it: *is not a child of this
+    server's history*, *does not contain minimum recovery point*. It keeps the history in its pg_wal then, and looks there, too.
+    """
+    return _lacks(history, read_control_file(data_directory).had)
+
+
+def _lacks(history: History, had: Iterable[Byte]) -> bool:
+    return any(byte.timeline < history.timeline and not history.has(byte.timeline, byte.lsn) for byte in had)
 
 
 def ran_ahead(history: History, data_directory: Path) -> bool:

@@ -24,7 +24,7 @@ from walkeeper.layout import Layout
 from walkeeper.pg_control import read_control_file
 from walkeeper.postmaster import is_starting
 from walkeeper.record.base import RecordStore
-from walkeeper.restore.branch import ran_ahead, up_to_the_fork
+from walkeeper.restore.branch import came_further, ran_ahead, up_to_the_fork
 from walkeeper.restore.command import will_ask_again
 from walkeeper.restore.given_up import GivenUp
 from walkeeper.restore.prefetch import Prefetcher
@@ -166,10 +166,8 @@ class Restoring:
             return False
         history = parse_history(file.timeline, plain)
         begins = (data_directory / "standby.signal").exists() and is_starting(data_directory)
-        if begins and ran_ahead(history, data_directory):
-            events.info(
-                "timeline_withheld", timeline=history.timeline, why="the server wrote beyond the fork when it died"
-            )
+        if begins and (came_further(history, data_directory) or ran_ahead(history, data_directory)):
+            events.info("timeline_withheld", timeline=history.timeline, why="the server has WAL from beyond the fork")
             return True
         return self._given_up.hides(history, data_directory)
 
