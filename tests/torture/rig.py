@@ -92,7 +92,8 @@ class Rig:
             "spool": {"limit": "16MB"},
             "agent": {"listen": "127.0.0.1:{metrics_port}", "log_file": "{directory}/agent.log"},
         }
-        postgresql: dict[str, Any] = {"pg_ctl_timeout": 30}
+        # A pg_rewind whose source goes away leaves a data directory that nothing but a new one mends.
+        postgresql: dict[str, Any] = {"pg_ctl_timeout": 30, "remove_data_directory_on_rewind_failure": True}
         if archiver == "command":
             postgresql["parameters"] = {"archive_command": PUSH}
         self.place = place
