@@ -539,7 +539,7 @@ def move_the_slot_of_a_server_that_left(patch: MonkeyPatch) -> None:
     patch.setattr(Archiver, "_left_timeline", lambda _: False)
 
 
-@mutation("freeze_host", first=3233)
+@mutation("freeze_host", first=315)
 def move_the_slot_of_a_server_that_went_back(patch: MonkeyPatch) -> None:
     """So did one whose server was rewound to a primary of the timeline before its own."""
     patch.setattr(Archiver, "_left_timeline", lambda self: self._server.state().timeline > self.history.timeline)

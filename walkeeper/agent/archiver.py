@@ -149,7 +149,7 @@ class Archiver:
 
     def _stream(self) -> None:
         try:
-            while not self._stopping.wait(TICK):
+            while not self._stopping.is_set():
                 self._put_in_order()
                 try:
                     lost = self._hand_out()
@@ -159,6 +159,7 @@ class Archiver:
                 except SpoolError as problem:
                     self._troubles.report("archiver_spool", problem)
                     self._stopping.wait(SPOOL_RETRY)
+                self._stopping.wait(TICK)
         finally:
             self._source.stop()
 
