@@ -95,6 +95,20 @@ def test_wal_of_another_branch_with_the_very_same_history(
     assert other_branch(data, archive, record(2)) == "", "it cannot be told any more"
 
 
+def test_wal_of_another_branch_where_the_forks_segment_is_gone(archive: Archive, data: Path) -> None:
+    """PostgreSQL had replaced its own history, with another fork, by the archive's (torture on S3, seed 406)."""
+    later = TWO.segment_at(Lsn(FORK + MIB), SIZE)
+    archive.archive_history(2, history_text(TWO))
+    archive.archive_segment(later, plain_segment(later, SYSTEM), TWO)
+    (data / "global" / "pg_control").write_bytes(control_file(2, 9 * MIB))
+    (data / "pg_wal" / later.name).write_bytes(plain_segment(later, SYSTEM))
+    assert other_branch(data, archive, record(2)) == ""
+    (data / "pg_wal" / later.name).write_bytes(plain_segment(later, SYSTEM, fill=b"x"))
+    assert other_branch(data, archive, record(2)) == f"timeline 2, in {later.name},"
+    (data / "global" / "pg_control").write_bytes(control_file(2, later.start))
+    assert other_branch(data, archive, record(2)) == "", "it may not have come to what that file has"
+
+
 def test_the_archives_newest_timeline_that_the_cluster_has_given_up(archive: Archive) -> None:
     one = msgspec.structs.replace(record(1), lsn=str(Lsn(9 * MIB)))
     assert newer_branch(archive, one) == ""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from walkeeper.archive import Archive, fetch
 from walkeeper.core.ahead import given_up
-from walkeeper.core.names import HistoryFile
+from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Record
 from walkeeper.doctor.facts import Unknown
 from walkeeper.errors import WalkeeperError
 from walkeeper.pg_control import read_control_file
+
+TRIES: Final = 4
+"""Segments of pg_wal that are looked for in the archive, which may be behind."""
 
 
 def other_branch(data_directory: Path, archive: Archive, record: Record) -> str | Unknown:
@@ -44,18 +48,21 @@ def _other_history(data_directory: Path, archive: Archive, record: Record) -> st
 
 
 def _other_wal(data_directory: Path, archive: Archive) -> str:
-    """The first segment of this server's newest timeline, as far as this server surely has its WAL."""
+    """The first segment of this server's newest timeline that both have, as far as this server surely has its WAL.
+
+    From the fork's segment on two branches differ; but pg_wal may have lost that, and the server's history been replaced by the
+    archive's.
+    """
     had = read_control_file(data_directory).had
     newest = max(had, key=lambda byte: (byte.timeline, byte.lsn), default=None)
-    history = archive.history(newest.timeline) if newest is not None else None
-    if newest is None or history is None or not history.switches:
+    if newest is None or newest.timeline == 1:
         return ""
-    segment = history.segment_at(history.switches[-1].lsn, archive.size)
-    path = data_directory / "pg_wal" / segment.name
-    if not path.exists():
-        return ""
-    stored = fetch(archive.store, archive.layout, archive.codec, segment.name)
-    length = min(newest.lsn, segment.end) - segment.start
-    with path.open("rb") as file:
-        differs = stored is not None and file.read(max(0, length)) != stored[: max(0, length)]
-    return f"timeline {segment.timeline}, in {segment.name}," if differs else ""
+    local = sorted((data_directory / "pg_wal").glob(f"{newest.timeline:08X}{'[0-9A-F]' * 16}"))
+    for path in local[:TRIES]:
+        length = min(newest.lsn - Segment.parse(path.name, archive.size).start, archive.size)
+        stored = fetch(archive.store, archive.layout, archive.codec, path.name) if length > 0 else None
+        if stored is not None:
+            with path.open("rb") as file:
+                differs = file.read(length) != stored[:length]
+            return f"timeline {newest.timeline}, in {path.name}," if differs else ""
+    return ""
