@@ -24,12 +24,12 @@ from walkeeper.codec import Codec
 from walkeeper.core.apart import is_for_the_archive
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
-from walkeeper.core.record import Record, decode_record
-from walkeeper.errors import BadName, BadRecord, CannotTell, DcsError, Refused, StoreUnavailable, WalkeeperError
+from walkeeper.errors import BadName, CannotTell, DcsError, Refused, StoreUnavailable, WalkeeperError
 from walkeeper.pg_control import read_control_file
 from walkeeper.postmaster import is_out_of_recovery, is_stopping, run_of
 from walkeeper.push.place import Place, parse_path
 from walkeeper.push.storing import Pusher
+from walkeeper.record.base import read_record
 
 ANSWER: Final = 1.5
 """Seconds until the client is told that the work goes on."""
@@ -165,7 +165,7 @@ class Pushing:
             leader = self._agent.records.leader()
             if leader is None or leader.name == member:
                 return
-            record = self._record()
+            record = read_record(self._agent.records)
         except DcsError:
             return
         if not is_for_the_archive(place.file, record, member, leader.name, running=running):
@@ -174,14 +174,6 @@ class Pushing:
                 f"{place.name}: {does}, and Patroni's leader is {leader.name}: it is not archived",
                 hint="Two primaries, or a promotion by hand. Ask patronictl list. PostgreSQL keeps the file.",
             )
-
-    def _record(self) -> Record | None:
-        """None also for what cannot be read. Raises DcsError."""
-        found = self._agent.records.read()
-        try:
-            return None if found is None else decode_record(found.document)
-        except BadRecord:
-            return None
 
     def _was_compared(self, place: Place, archiver: Archiver) -> bool:
         """Whether it is the very file whose bytes the receipt is for, as its modification time proves."""

@@ -17,12 +17,12 @@ from walkeeper.codec import Codec
 from walkeeper.config import Config
 from walkeeper.core.ahead import given_up
 from walkeeper.core.history import History
-from walkeeper.core.record import Record, decode_record
-from walkeeper.errors import BadRecord, ConfigError, DcsError
+from walkeeper.core.record import Record
+from walkeeper.errors import ConfigError, DcsError
 from walkeeper.layout import Layout
 from walkeeper.pg_control import read_control_file
 from walkeeper.postmaster import is_starting
-from walkeeper.record.base import RecordStore, Topology, Versioned
+from walkeeper.record.base import RecordStore, Topology, read_record
 from walkeeper.store.base import Store
 
 PATIENCE: Final = 1.0
@@ -49,7 +49,7 @@ class GivenUp:
             return False
         try:
             records = self._records = self._records or self._connect()
-            record = _decoded(records.read())
+            record = read_record(records)
             if record is None or int(record.system_identifier) != control.system_identifier:
                 return False
             if record.timeline >= history.timeline or not self._only_follows(
@@ -79,11 +79,3 @@ class GivenUp:
         if is_starting(data_directory):
             return leader in (None, record.owner)
         return leader == record.owner != self._config.node.name and not topology.paused
-
-
-def _decoded(found: Versioned | None) -> Record | None:
-    """None also for what cannot be read."""
-    try:
-        return None if found is None else decode_record(found.document)
-    except BadRecord:
-        return None
