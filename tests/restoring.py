@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -36,6 +37,14 @@ SYSTEM = 7300000000000000001
 SCRIPT: Final = CHECKOUT / "walkeeper" / "shell" / "walkeeper-restore-wal"
 SEGMENT = Segment(1, 5, SegmentSize(MIB))
 PLAIN = plain_segment(SEGMENT, SYSTEM)
+
+
+def restore_command(config: Path, way: str) -> str:
+    """``served`` by whoever has the store open, which fetches ahead; or ``alone``: all of it in a process of its own."""
+    if way == "served":
+        return f"{sys.executable} -m walkeeper -c {config} restore-wal %f %p"
+    alone = f"{sys.executable} -m walkeeper.restore.command {config} %f %p"
+    return f"sh -c {shlex.quote(f'{alone}; said=$?; case $said in 10) exit 0;; 11) exit 1;; esac; exit $said')}"
 
 
 class Node:

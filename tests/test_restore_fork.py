@@ -5,8 +5,6 @@ PostgreSQL takes the old one then, and reads on in it: what restore_command must
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal
@@ -16,6 +14,7 @@ import yaml
 
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, Postgres, restore_server
 from tests.parts.processes import new_directory, wait_until
+from tests.restoring import restore_command
 from tests.twins.memory_record import MemoryDcs
 from tests.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
 from walkeeper.archive import Archive
@@ -25,7 +24,7 @@ from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.layout import Layout
-from walkeeper.restore.branch import up_to_the_fork
+from walkeeper.restore.branch import for_server
 from walkeeper.store.directory import DirectoryStore
 
 SIZE: Final = SegmentSize(MIB)
@@ -43,13 +42,6 @@ class Forked:
         self.config.write_text(
             yaml.safe_dump({"scope": "demo", "walkeeper": {"store": {"directory": str(directory / "store")}}})
         )
-
-    def command(self, way: str) -> str:
-        """By whoever has the store open, which fetches ahead; or all of it in a process of its own."""
-        if way == "served":
-            return f"{sys.executable} -m walkeeper -c {self.config} restore-wal %f %p"
-        alone = f"{sys.executable} -m walkeeper.restore.command {self.config} %f %p"
-        return f"sh -c {shlex.quote(f'{alone}; said=$?; case $said in 10) exit 0;; 11) exit 1;; esac; exit $said')}"
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +92,7 @@ def restored(forked: Forked) -> Iterator[Callable[..., Postgres]]:
     def restore(way: str, signal_file: Literal["recovery.signal", "standby.signal"], **settings: str) -> Postgres:
         directory = new_directory("c")
         server = restore_server(
-            forked.backup, directory / "pg", forked.command(way), signal_file=signal_file, settings=settings,
+            forked.backup, directory / "pg", restore_command(forked.config, way), signal_file=signal_file, settings=settings,
             env={"WALKEEPER_RUN_DIR": str(directory)},
         )  # fmt: skip
         made.append(server)
@@ -159,5 +151,8 @@ def test_the_newest_history_says_where_a_timeline_was_left() -> None:
 
 
 def test_what_is_no_segment_is_not_cut(tmp_path: Path) -> None:
-    (tmp_path / "00000002.history").write_bytes(b"1\t0/500000\tno reason\n")
-    assert up_to_the_fork("00000001.history", b"text", tmp_path) == b"text"
+    (tmp_path / "pg_wal").mkdir()
+    history = b"1\t0/500000\tno reason\n"
+    (tmp_path / "pg_wal" / "00000002.history").write_bytes(history)
+    assert for_server("000000010000000000000005.partial", b"text", tmp_path) == b"text"
+    assert for_server("00000002.history", history, tmp_path) == history

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -15,7 +14,7 @@ from tests.core.worlds import control_file, history_text
 from tests.parts.binaries import all_postgres
 from tests.parts.postgres import Postgres, restore_server
 from tests.parts.processes import new_directory, wait_until
-from tests.restoring import PLAIN, SEGMENT, SYSTEM, Node, answering
+from tests.restoring import PLAIN, SEGMENT, SYSTEM, Node, answering, restore_command
 from walkeeper.archive import Archive
 from walkeeper.codec import Codec
 from walkeeper.core.history import History, Switch, parse_history
@@ -25,7 +24,7 @@ from walkeeper.core.record import Record
 from walkeeper.layout import Layout
 from walkeeper.pg_control import Byte, read_control_file
 from walkeeper.restore import client
-from walkeeper.restore.branch import up_to_the_fork
+from walkeeper.restore.branch import for_server
 from walkeeper.store.directory import DirectoryStore
 
 FORK: Final = Lsn(5 * MIB + 100)
@@ -179,7 +178,7 @@ def test_a_history_that_the_server_cannot_follow_does_not_cut_what_it_follows(tm
         (control_file(3, BEYOND), True),  # it comes from there, or from elsewhere: then 3's own history says so
     ]:
         written.write_bytes(content)
-        assert (up_to_the_fork(SEGMENT.name, PLAIN, tmp_path) != PLAIN) is cut
+        assert (for_server(SEGMENT.name, PLAIN, tmp_path) != PLAIN) is cut
 
 
 def test_of_a_control_file_whose_form_is_not_known_the_identity_is_read(tmp_path: Path) -> None:
@@ -187,6 +186,20 @@ def test_of_a_control_file_whose_form_is_not_known_the_identity_is_read(tmp_path
     (tmp_path / "global" / "pg_control").write_bytes(control_file(1, BEYOND, version=1900))
     found = read_control_file(tmp_path)
     assert (found.system_identifier, found.had) == (SYSTEM, ())
+
+
+def archive_with(directory: Path, server: Postgres, history: bytes) -> Path:
+    """An archive of that server's cluster with the history of a timeline 2; the configuration to restore from it."""
+    store = directory / "store"
+    store.mkdir()
+    layout = Layout("demo", None, server.system_identifier)
+    archive = Archive(DirectoryStore(store), layout, SegmentSize(MIB), Codec())
+    archive.state_start(Segment(1, 1, SegmentSize(MIB)))
+    archive.archive_history(2, history)
+    config = directory / "restore.yml"
+    config.touch(mode=0o600)
+    config.write_text(f"scope: demo\nwalkeeper:\n  store:\n    directory: {store}\n")
+    return config
 
 
 @pytest.mark.postgres
@@ -197,10 +210,6 @@ def test_p6_a_primary_that_wrote_beyond_the_fork_claims_no_ancestry_that_it_does
 ) -> None:
     """It starts as a standby after its crash, and is promoted before Patroni could rewind it (torture, seed 405)."""
     monkeypatch.setenv("WALKEEPER_RUN_DIR", str(short_path))
-    (short_path / "store").mkdir()
-    config = short_path / "restore.yml"
-    config.touch(mode=0o600)
-    config.write_text(f"scope: demo\nwalkeeper:\n  store:\n    directory: {short_path / 'store'}\n")
     programs = all_postgres()[major]
     with Postgres(new_directory("a"), programs, segment_size_mb=1, settings={"wal_keep_size": "64MB"}) as primary:
         primary.execute("CREATE TABLE t (n int)")
@@ -214,15 +223,12 @@ def test_p6_a_primary_that_wrote_beyond_the_fork_claims_no_ancestry_that_it_does
         content = (heir.pg_wal / "00000002.history").read_bytes()
         heir.close()
         (fork,) = (switch.lsn for switch in parse_history(2, content).switches)
-        layout = Layout("demo", None, primary.system_identifier)
-        archive = Archive(DirectoryStore(short_path / "store"), layout, SegmentSize(MIB), Codec())
-        archive.state_start(Segment(1, 1, SegmentSize(MIB)))
-        archive.archive_history(2, content)
+        config = archive_with(short_path, primary, content)
         primary.execute(f"INSERT INTO t SELECT generate_series(1, {rows_beyond})")
         end = Lsn.parse(str(primary.value("SELECT pg_current_wal_flush_lsn()::text")))
         primary.kill9()
         (primary.data / "standby.signal").touch()
-        primary.configure({"restore_command": f"{sys.executable} -m walkeeper -c {config} restore-wal %f %p"})
+        primary.configure({"restore_command": restore_command(config, "served")})
         primary.start()
         primary.promote()
         assert primary.value("SELECT count(*) FROM t") == rows_beyond
@@ -233,15 +239,12 @@ def test_p6_a_primary_that_wrote_beyond_the_fork_claims_no_ancestry_that_it_does
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("major", sorted(all_postgres()))
+@pytest.mark.parametrize("way", ["served", "alone"])
 def test_a_member_that_was_promoted_apart_starts_after_its_rewind(
-    short_path: Path, monkeypatch: pytest.MonkeyPatch, major: int
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, major: int
 ) -> None:
     """The archive has its history by then, and pg_rewind has removed that from pg_wal."""
     monkeypatch.setenv("WALKEEPER_RUN_DIR", str(short_path))
-    (short_path / "store").mkdir()
-    config = short_path / "restore.yml"
-    config.touch(mode=0o600)
-    config.write_text(f"scope: demo\nwalkeeper:\n  store:\n    directory: {short_path / 'store'}\n")
     programs = all_postgres()[major]
     settings = {"wal_keep_size": "64MB", "wal_log_hints": "on"}
     with Postgres(new_directory("a"), programs, segment_size_mb=1, settings=settings) as leader:
@@ -253,10 +256,7 @@ def test_a_member_that_was_promoted_apart_starts_after_its_rewind(
         apart.start()
         wait_until(lambda: not apart.value("SELECT pg_is_in_recovery()"), "the promotion", logs=[apart.log])
         apart.execute("INSERT INTO t VALUES (0)")
-        layout = Layout("demo", None, leader.system_identifier)
-        archive = Archive(DirectoryStore(short_path / "store"), layout, SegmentSize(MIB), Codec())
-        archive.state_start(Segment(1, 1, SegmentSize(MIB)))
-        archive.archive_history(2, (apart.pg_wal / "00000002.history").read_bytes())
+        config = archive_with(short_path, leader, (apart.pg_wal / "00000002.history").read_bytes())
         apart.stop()
         try:
             leader.execute("INSERT INTO t SELECT generate_series(1, 2000)")
@@ -264,7 +264,7 @@ def test_a_member_that_was_promoted_apart_starts_after_its_rewind(
                 [programs / "pg_rewind", "--target-pgdata", apart.data, "--source-server", leader.conninfo()]
             )
             (apart.data / "standby.signal").touch()
-            restore = f"{sys.executable} -m walkeeper -c {config} restore-wal %f %p"
+            restore = restore_command(config, way)
             apart.configure({"restore_command": restore, "primary_conninfo": leader.conninfo(), **settings})
             apart.start()
             wait_until(lambda: apart.value("SELECT count(*) FROM t") == 2000, "the leader's rows", logs=[apart.log])

@@ -1,5 +1,6 @@
-"""Up to where an older timeline's segment is of use to the server that asks for it.
+"""What of a file in the archive is for the server that asks for it, told by that server's data directory alone.
 
+A history is not, that a standby which starts could not follow. And of an older timeline's segment what lies before the fork:
 PostgreSQL takes the newest timeline's file of a number that there is. Where the newer one's is not archived yet it takes the
 older one's, and reads on in it beyond the fork: WAL that a dead primary wrote, and that the branch which the server follows
 has never had. Which branch that is its own pg_wal says, where PostgreSQL keeps the history that it goes by, and its control file.
@@ -21,6 +22,7 @@ from walkeeper.core.page import HEADER_SIZE, SegmentHeader
 from walkeeper.core.wal_records import begins, goes_on
 from walkeeper.errors import BadHistory, BadName, BadSegment
 from walkeeper.pg_control import Byte, read_control_file
+from walkeeper.postmaster import is_starting
 from walkeeper.tail_restore import AssembledTail
 
 
@@ -40,7 +42,25 @@ def followed(data_directory: Path) -> list[History]:
     return [history for history in found if not _lacks(history, had)]
 
 
-def came_further(history: History, data_directory: Path) -> bool:
+def for_server(name: str, plain: bytes, data_directory: Path) -> bytes | None:
+    """What the server there is to have of that file; None: nothing. Raises CannotTell, or BadHistory."""
+    file = wal_file(name)
+    if isinstance(file, HistoryFile):
+        return None if _is_withheld(parse_history(file.timeline, plain), data_directory) else plain
+    return _up_to_the_fork(name, plain, data_directory) if isinstance(file, Segment) else plain
+
+
+def _is_withheld(history: History, data_directory: Path) -> bool:
+    """One that is up may be looking for a number that is free, and refuses by itself what it cannot follow."""
+    if not (data_directory / "standby.signal").exists() or not is_starting(data_directory):
+        return False
+    withheld = _came_further(history, data_directory) or _ran_ahead(history, data_directory)
+    if withheld:
+        events.info("timeline_withheld", timeline=history.timeline, why="the server has WAL from beyond the fork")
+    return withheld
+
+
+def _came_further(history: History, data_directory: Path) -> bool:
     """Whether the server there has WAL, by its control file, that ``history`` lacks.
 
     PostgreSQL does not start any more where its target is a timeline that does not have all of it: *is not a child of this
@@ -53,7 +73,7 @@ def _lacks(history: History, had: Iterable[Byte]) -> bool:
     return any(byte.timeline < history.timeline and not history.has(byte.timeline, byte.lsn) for byte in had)
 
 
-def ran_ahead(history: History, data_directory: Path) -> bool:
+def _ran_ahead(history: History, data_directory: Path) -> bool:
     """Whether the server there died as a primary, and wrote beyond where ``history`` left its timeline.
 
     If it starts as a standby that is told of that history, its crash recovery goes on beyond the fork all the same (tried on
@@ -84,14 +104,10 @@ def _segment_size(pg_wal: Path, timeline: int) -> SegmentSize | None:
     return None
 
 
-def up_to_the_fork(name: str, plain: bytes, data_directory: Path) -> bytes | None:
+def _up_to_the_fork(name: str, plain: bytes, data_directory: Path) -> bytes | None:
     """The complete segment, where the server follows its timeline to the segment's end. Else what lies before the fork, with
     zeros behind, or None, where that has nothing that the local copy lacks. Raises CannotTell.
-
-    What is no segment is given back as it is.
     """
-    if not isinstance(wal_file(name), Segment):
-        return plain
     segment = Segment.parse(name, SegmentHeader.parse(plain, name).segment_size)
     fork = left_at(followed(data_directory), segment)
     if fork is None:

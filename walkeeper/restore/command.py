@@ -29,7 +29,7 @@ from walkeeper.errors import CannotTell, WalkeeperError
 from walkeeper.layout import Layout
 from walkeeper.pg_control import read_control_file
 from walkeeper.restore import client
-from walkeeper.restore.branch import up_to_the_fork
+from walkeeper.restore.branch import for_server
 from walkeeper.restore.shelf import running_server
 from walkeeper.restore.source import Source
 from walkeeper.store.open import open_store
@@ -103,7 +103,7 @@ def _delivered(source: Source, layout: Layout, name: str, data_directory: Path) 
         return tail.beyond(data_directory / "pg_wal")
     if plain is None or running_server(data_directory) is None:  # pg_rewind looks for what the other branch has, too
         return plain
-    return up_to_the_fork(name, plain, data_directory)
+    return for_server(name, plain, data_directory)
 
 
 def _within(seconds: float, work: Callable[[], bytes | None], name: str, *, once: bool) -> bytes | None:

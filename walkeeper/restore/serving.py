@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from walkeeper import durable, events
+from walkeeper import durable
 from walkeeper.archive import wal_file
 from walkeeper.clock import Clock
 from walkeeper.codec import open_codec
@@ -22,9 +22,8 @@ from walkeeper.core.page import SegmentHeader
 from walkeeper.errors import CannotTell, StoreError, WalkeeperError
 from walkeeper.layout import Layout
 from walkeeper.pg_control import read_control_file
-from walkeeper.postmaster import is_starting
 from walkeeper.record.base import RecordStore
-from walkeeper.restore.branch import came_further, ran_ahead, up_to_the_fork
+from walkeeper.restore.branch import for_server
 from walkeeper.restore.command import will_ask_again
 from walkeeper.restore.given_up import GivenUp
 from walkeeper.restore.prefetch import Prefetcher
@@ -98,7 +97,7 @@ class Restoring:
             fetch = self._fetch(layout, name, recovery, patient=patient)
             # Compared with the local copy only now: while the fetch went on, that may have been written further.
             plain = _for(server, name, fetch, data_directory)
-            if plain is None or self._is_withheld(server, name, plain, data_directory):
+            if plain is None or self._is_given_up(server, name, plain, data_directory):
                 return {"delivered": False}
             path = durable.lay_ready(place, plain, pid)
         except TimeoutError:
@@ -160,16 +159,11 @@ class Restoring:
             if isinstance(file, Segment):
                 self.prefetcher.keep(recovery, file, fetch.plain)
 
-    def _is_withheld(self, server: Server | None, name: str, plain: bytes, data_directory: Path) -> bool:
+    def _is_given_up(self, server: Server | None, name: str, plain: bytes, data_directory: Path) -> bool:
         file = wal_file(name)
         if server is None or not isinstance(file, HistoryFile):
             return False
-        history = parse_history(file.timeline, plain)
-        begins = (data_directory / "standby.signal").exists() and is_starting(data_directory)
-        if begins and (came_further(history, data_directory) or ran_ahead(history, data_directory)):
-            events.info("timeline_withheld", timeline=history.timeline, why="the server has WAL from beyond the fork")
-            return True
-        return self._given_up.hides(history, data_directory)
+        return self._given_up.hides(parse_history(file.timeline, plain), data_directory)
 
     def _no_answer_yet(self, name: str, waited: object, *, patient: bool) -> Mapping[str, Any]:
         if not patient:
@@ -220,7 +214,7 @@ def _for(server: Server | None, name: str, fetch: _Fetch, data_directory: Path) 
         return fetch.tail.beyond(data_directory / "pg_wal")
     if fetch.plain is None or server is None:
         return fetch.plain
-    return up_to_the_fork(name, fetch.plain, data_directory)
+    return for_server(name, fetch.plain, data_directory)
 
 
 def _named(name: str, plain: bytes) -> object:
