@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.agents import command_line
 from tests.parts.postgres import Postgres, StopMode
+from tests.parts.processes import children
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
 from tests.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
@@ -211,17 +213,15 @@ def test_f7_a_pg_receivewal_that_hangs_is_started_again(alone: Alone, monkeypatc
     monkeypatch.setattr("walkeeper.agent.streaming.SILENCE_LIMIT", 1.0)
     with alone.agent() as agent:
         agent.wait_frontier(complete(alone.server, 1))
-        wait_for(_receivers)
-        receivers = _receivers()
-        os.kill(receivers[0], signal.SIGSTOP)
-        agent.wait_frontier(complete(alone.server, 3), 30)
-        wait_for(lambda: not Path(f"/proc/{receivers[0]}").exists())
+        receiver = wait_for(_receivers)[0]  # one look: it has no command line while it becomes pg_receivewal
+        os.kill(receiver, signal.SIGSTOP)
+        agent.wait_frontier(complete(alone.server, 3), 60)
+        wait_for(lambda: not Path(f"/proc/{receiver}").exists())
 
 
 def _receivers() -> list[int]:
-    children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    pids = [pid for path in children for pid in path.read_text().split()]
-    return [int(pid) for pid in pids if b"--no-loop" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    """The pg_receivewal processes of this process."""
+    return [pid for pid in children(os.getpid()) if "--no-loop" in command_line(pid)]
 
 
 def test_b1_an_odd_partial_and_stale_files_in_the_spool_do_no_harm(alone: Alone) -> None:

@@ -12,12 +12,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from tests.worlds import wait_for
 from walkeeper import rundir
 from walkeeper.callback import ACTIONS, ROLES
 from walkeeper.control import AgentLock, ControlServer
@@ -107,13 +108,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -247,7 +241,7 @@ def test_an_agent_that_hangs_is_not_waited_for_and_not_doubled(node: Node) -> No
         for _ in range(5):
             began = time.monotonic()
             assert node.call("on_start", "replica", "demo").returncode == 0
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 10
     assert node.started() == []
 
 

@@ -272,7 +272,7 @@ def test_aliases_that_multiply_are_refused_at_once(write: Write) -> None:
     path = write(PATRONI + "\n".join(levels) + "\n" + DIRECTORY)
     began = time.monotonic()
     assert "more than 100000 values" in str(refusal(path))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_merges_that_multiply_are_refused(write: Write) -> None:

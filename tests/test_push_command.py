@@ -331,10 +331,10 @@ def test_p9_a_server_that_stops_does_not_wait_for_a_store_that_hangs(
     pid_file = data.path / "postmaster.pid"
     pid_file.write_text(pid_file.read_text().replace("ready   ", "stopping"))
     monkeypatch.setattr(command, "STOPPING_PATIENCE", 0.2)
-    monkeypatch.setattr(command, "_push", lambda *_: time.sleep(5))
+    monkeypatch.setattr(command, "_push", lambda *_: time.sleep(60))
     begun = time.monotonic()
     assert push(f"pg_wal/{SEGMENT}")[0] == 1
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
 
 
 def test_sigint_while_it_works_is_an_ordinary_failure(data: DataDirectory, short_path: Path) -> None:

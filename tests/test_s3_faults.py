@@ -186,7 +186,7 @@ def test_a_deaf_server_is_unavailable_within_the_read_timeout(
     start = time.monotonic()
     with pytest.raises(StoreUnavailable):
         call(store)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize("count", [0, 1, len(BODY) // 2, len(BODY) - 1, len(BODY)])
@@ -340,7 +340,7 @@ def test_a_server_that_stops_in_the_middle_of_a_body_is_unavailable(server: Scri
     start = time.monotonic()
     with pytest.raises(StoreUnavailable):
         store.get(KEY)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 20
 
 
 # ----------------------------------------------------------------------------------------------- absent, or cannot tell

@@ -354,7 +354,7 @@ def test_a_server_that_hangs_is_an_outage_within_the_read_timeout(seaweedfs: Sea
         start = time.monotonic()
         with pytest.raises(StoreUnavailable):
             store.get("before")
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 20
     finally:
         seaweedfs.thaw()
     assert store.get("before") == b"before"

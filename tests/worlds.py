@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, Postgres
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
@@ -23,13 +23,16 @@ from walkeeper.store.settings import DirectorySettings
 
 HOLD_SLOT = "walkeeper"
 
+_T = TypeVar("_T")
 
-def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
-    """Until it is true; an AssertionError otherwise."""
+
+def wait_for(what: Callable[[], _T | None], seconds: float = 60.0) -> _T:
+    """Its first true value; an AssertionError if there is none."""
     deadline = time.monotonic() + seconds
-    while not what():
+    while not (value := what()):
         assert time.monotonic() < deadline, f"still not true after {seconds} s"
         time.sleep(0.05)
+    return value
 
 
 def prepare(server: Postgres) -> None:

@@ -63,6 +63,11 @@ def _parents() -> dict[int, int]:
     return found
 
 
+def children(pid: int) -> list[int]:
+    """Its living children."""
+    return [child for child, parent in _parents().items() if parent == pid]
+
+
 def _carries(pid: int, mark: bytes, directory: str) -> bool:
     try:
         if str(Path(f"/proc/{pid}/cwd").readlink()).startswith(directory):
