@@ -30,7 +30,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import PARTIAL, Segment
 from walkeeper.layout import Layout
-from walkeeper.spool import read_segment
+from walkeeper.wal_file import read_segment
 
 SEGMENT_MB: Final = 16
 WORKERS: Final = 2

@@ -17,6 +17,7 @@ from tests.test_lost_wal import Pair
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
 from tests.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
+from walkeeper import wal_file
 from walkeeper.agent import pushing
 from walkeeper.agent.agent import NoLeadership
 from walkeeper.agent.pushing import AtIt, Pushing
@@ -29,7 +30,6 @@ from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.errors import BadName, Conflict, StoreUnavailable, WrongCluster
 from walkeeper.layout import Layout
-from walkeeper.push import wal_file
 from walkeeper.push.place import Place
 
 pytestmark = pytest.mark.postgres

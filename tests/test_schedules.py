@@ -26,6 +26,7 @@ from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
+from walkeeper.core.page import Plain
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.record import Record, decode_record
 from walkeeper.core.tail import Piece, inner_fork
@@ -49,9 +50,9 @@ class Crash(Exception):
 class QuickArchive(Archive):
     """Stores a mark instead of a megabyte."""
 
-    def archive_segment(self, segment: Segment, plain: bytes, history: History | None) -> Receipt:
+    def archive_segment(self, segment: Segment, plain: Plain, history: History | None) -> Receipt:
         try:
-            self.store.create(self.layout.file(segment, ".zst"), plain, {"sha256": "0" * 64, "size": str(SIZE)})
+            self.store.create(self.layout.file(segment, ".zst"), bytes(plain), {"sha256": "0" * 64, "size": str(SIZE)})
         except AlreadyThere:
             return Receipt(segment, "0" * 64, 1, was_present=True)
         return Receipt(segment, "0" * 64, 1, was_present=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.errors import BadSegment, ConfigError, SpoolError
-from walkeeper.spool import Spool, read_segment
+from walkeeper.errors import ConfigError, SpoolError
+from walkeeper.spool import Spool
 
 SIZE = SegmentSize(MIB)
 SYSTEM = 7
@@ -155,27 +154,6 @@ def test_a_spool_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Spool(tmp_path / "file" / "spool", MIB).open()
     assert caught.value.hint
-
-
-def test_only_a_plain_file_of_the_right_size_is_read(tmp_path: Path) -> None:
-    segment = Segment(1, 3, SIZE)
-    path = tmp_path / segment.name
-    os.mkfifo(path)
-    with pytest.raises(BadSegment):  # and it does not block
-        read_segment(path, segment)
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(BadSegment):
-        read_segment(path, segment)
-    path.rmdir()
-    path.write_bytes(b"x" * (MIB + 1))
-    with pytest.raises(BadSegment):
-        read_segment(path, segment)
-    path.unlink()
-    (tmp_path / "target").write_bytes(b"x" * MIB)
-    path.symlink_to(tmp_path / "target")
-    with pytest.raises((BadSegment, OSError)):
-        read_segment(path, segment)
 
 
 def test_b10_rights_that_were_taken_away_are_named_and_waited_out(spool: Spool) -> None:

@@ -18,7 +18,7 @@ from walkeeper.core.coverage import Archived, merged, reach
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, PartialFile, Segment, WalFile, parse_wal_name
-from walkeeper.core.page import SegmentHeader, check_header
+from walkeeper.core.page import Plain, SegmentHeader, check_header
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Gap
 from walkeeper.errors import BadName, BadSegment, CannotTell, Conflict, StoreUnavailable
@@ -39,7 +39,7 @@ class Archive:
         self.size = size
         self.codec = codec
 
-    def archive_segment(self, segment: Segment, plain: bytes, history: History | None) -> Receipt:
+    def archive_segment(self, segment: Segment, plain: Plain, history: History | None) -> Receipt:
         """Store a complete segment of ``history``'s cluster; the receipt says that it is durable there (P1).
 
         The same bytes again: success. Other bytes under that name: Conflict, both sides stay (P2, P3). A segment that does
@@ -63,7 +63,7 @@ class Archive:
         return Receipt(segment, sha256, len(body), was_present=False)
 
     def confirm_segment(
-        self, segment: Segment, plain: bytes, history: History | None, known: Receipt | None = None
+        self, segment: Segment, plain: Plain, history: History | None, known: Receipt | None = None
     ) -> Receipt:
         """As ``archive_segment``, for a segment that is probably there already: look first, whatever its suffix.
 
@@ -77,18 +77,18 @@ class Archive:
             raise _conflict(segment.name, f"{self.layout.file(segment, '')}.*")
         return stored
 
-    def _check(self, segment: Segment, plain: bytes, history: History | None) -> None:
+    def _check(self, segment: Segment, plain: Plain, history: History | None) -> None:
         if len(plain) != segment.size:
             raise BadSegment(f"{segment}: {len(plain)} bytes, a whole segment has {segment.size}")
         check_header(SegmentHeader.parse(plain, segment.name), segment, self.layout.system_identifier, history)
 
-    def archive_file(self, file: PartialFile | BackupFile, plain: bytes) -> None:
+    def archive_file(self, file: PartialFile | BackupFile, plain: Plain) -> None:
         """Store a file that is no part of any chain. Other bytes under its name: Conflict."""
         key = self.layout.file(file, self.codec.suffix)
         if not self._same_there(key, plain):
             raise _conflict(file.name, key)
 
-    def keep_file(self, file: PartialFile, plain: bytes) -> None:
+    def keep_file(self, file: PartialFile, plain: Plain) -> None:
         """As ``archive_file``; where the name is taken by other bytes, under that name with their checksum at its end."""
         if self._same_there(self.layout.file(file, self.codec.suffix), plain):
             return
@@ -97,7 +97,7 @@ class Archive:
         if not self._same_there(key, plain):
             raise _conflict(file.name, key)
 
-    def _same_there(self, key: str, plain: bytes) -> bool:
+    def _same_there(self, key: str, plain: Plain) -> bool:
         """Whether ``key`` holds these bytes, after they were stored if there was nothing."""
         sha256 = hashlib.sha256(plain).hexdigest()
         try:
@@ -306,7 +306,7 @@ def prove_archive(store: Store, layout: Layout, name: str) -> None:
         )
 
 
-def _check_fetched(metadata: Mapping[str, str], plain: bytes, file: WalFile, layout: Layout) -> None:
+def _check_fetched(metadata: Mapping[str, str], plain: Plain, file: WalFile, layout: Layout) -> None:
     _check_sum(metadata, hashlib.sha256(plain).hexdigest(), file)
     if isinstance(file, Segment):
         header = SegmentHeader.parse(plain, file.name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from walkeeper.config import Config
+from walkeeper.core.page import Plain
 from walkeeper.errors import CannotTell, ConfigError, Locked
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
@@ -23,8 +24,6 @@ ZSTD: Final = ".zst"
 AGE: Final = ".age"
 PART: Final = 128 * 1024
 """Bytes: what stays in a processor's cache from one step to the next."""
-BITE: Final = 1024 * 1024
-"""Bytes that are packed in one go, during which other threads run."""
 SUFFIXES: Final = (ZSTD, ZSTD + AGE)
 """Every suffix an object of this format may have."""
 
@@ -42,10 +41,10 @@ class Codec:
     def suffix(self) -> str:
         return ZSTD + AGE if self.recipients else ZSTD
 
-    def encode(self, plain: bytes) -> bytes:
+    def encode(self, plain: Plain) -> bytes:
         """The body to store under ``suffix``. Its zstd frame carries a checksum and the plain size.
 
-        Piece by piece: all at once takes a third more CPU time, which goes into fresh memory for what comes out.
+        All at once: piece by piece zstd copies what goes in, which takes a tenth more CPU time.
         """
         compressor = zstd.ZstdCompressor(
             options={
@@ -53,10 +52,7 @@ class Codec:
                 zstd.CompressionParameter.checksum_flag: 1,
             }
         )
-        view = memoryview(plain)
-        compressor.set_pledged_input_size(len(view))
-        pieces = [compressor.compress(view[begin : begin + BITE]) for begin in range(0, len(view), BITE)]
-        packed = b"".join([*pieces, compressor.flush()])
+        packed = compressor.compress(plain, zstd.ZstdCompressor.FLUSH_FRAME)
         return _encrypt(packed, self.recipients) if self.recipients else packed
 
     def parts(self, suffix: str, body: bytes, limit: int) -> Iterator[bytes]:

@@ -24,8 +24,10 @@ from walkeeper import events
 from walkeeper.core.history import History
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import PARTIAL, Segment
+from walkeeper.core.page import Plain
 from walkeeper.core.receipt import Receipt
-from walkeeper.errors import BadName, BadSegment, ConfigError, SpoolError
+from walkeeper.errors import BadName, ConfigError, SpoolError
+from walkeeper.wal_file import read_segment
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -83,13 +85,13 @@ class Spool:
                     total += entry.stat(follow_symlinks=False).st_size
         return total
 
-    def read(self, segment: Segment) -> bytes:
+    def read(self, segment: Segment, memory: bytearray | None = None) -> Plain:
         """The whole file. Raises BadSegment if it is no plain file of the right size, or changes while it is read;
-        FileNotFoundError if it is gone.
+        FileNotFoundError if it is gone. ``memory``: see ``read_wal_file``.
         """
         path = self.wal / segment.name
         try:
-            return read_segment(path, segment)
+            return read_segment(path, segment, memory)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -217,23 +219,6 @@ def _spool_error(error: OSError, path: Path) -> SpoolError:
         f"{error.filename or path}: {error.strerror} (uid {os.getuid()}{mode})",
         hint="The spool's disk is full, or failed, or its rights were changed. Nothing is lost: the WAL stays in pg_wal.",
     )
-
-
-def read_segment(path: Path, segment: Segment) -> bytes:
-    """A segment from any directory, read whole and once. Raises BadSegment; FileNotFoundError if it is gone."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode) or before.st_size != segment.size:
-            raise BadSegment(f"{path}: {before.st_size} bytes, a whole segment has {segment.size}")
-        with open(descriptor, "rb", closefd=False) as file:
-            plain = file.read(segment.size + 1)
-        after = os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
-    if len(plain) != segment.size or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        raise BadSegment(f"{path}: it changed while it was read", hint="Something else writes to it.")
-    return plain
 
 
 def _is_whole(entry: os.DirEntry[str], size: SegmentSize) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from walkeeper.archive import FORMAT, Archive
 from walkeeper.codec import SUFFIXES
 from walkeeper.core.names import Segment
-from walkeeper.core.page import SegmentHeader, check_header, check_part
+from walkeeper.core.page import Plain, SegmentHeader, check_header, check_part
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.tail import Piece, longest_chain
 from walkeeper.errors import BadName, Conflict, StoreUnavailable
@@ -84,7 +84,7 @@ def parse_key(info: ObjectInfo) -> StoredPiece | None:
     return StoredPiece(folder.rpartition("/")[2], piece, suffix, info.key) if suffix in SUFFIXES else None
 
 
-def covers(archive: Archive, plain: bytes, pieces: list[StoredPiece]) -> bool:
+def covers(archive: Archive, plain: Plain, pieces: list[StoredPiece]) -> bool:
     """Whether each of those pieces says the same as ``plain``, the segment's bytes from its start: then all are covered."""
     for stored in pieces:
         info = archive.store.head(stored.key)

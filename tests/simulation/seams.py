@@ -41,7 +41,7 @@ from walkeeper.config import Config, PostgresqlSettings
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import PARTIAL, Segment
-from walkeeper.core.page import PAGE_SIZE
+from walkeeper.core.page import PAGE_SIZE, Plain
 from walkeeper.core.receipt import Receipt
 from walkeeper.errors import BadName, PostgresError, StoreUnavailable
 from walkeeper.postgres import CommandState, ServerState
@@ -453,9 +453,9 @@ class SpoolView(Spool):
         agent().step("spool.complete")
         return super().complete(size)
 
-    def read(self, segment: Segment) -> bytes:
+    def read(self, segment: Segment, memory: bytearray | None = None) -> Plain:
         agent().step("spool.read", segment)
-        return super().read(segment)
+        return super().read(segment, memory)
 
     def remove(self, receipt: Receipt) -> None:
         agent().step("spool.remove", receipt.segment)

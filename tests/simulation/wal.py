@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.core.worlds import PAGE, history_text, long_header
+from walkeeper import wal_file
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.errors import BadSegment
-from walkeeper.push import wal_file
-from walkeeper.push.wal_file import WalBytes
+from walkeeper.wal_file import WalBytes
 
 SYSTEM: Final = 7300000000000000001
 SIZE: Final = SegmentSize(MIB)
@@ -214,16 +214,16 @@ def write_segment(path: Path, plain: bytes) -> None:
     os.close(descriptor)
 
 
-def read_wal_file(path: Path, limit: int = 0) -> WalBytes:
-    """walkeeper.push.wal_file.read_wal_file, without reading a megabyte of a segment."""
+def read_wal_file(path: Path, limit: int = 0, memory: bytearray | None = None) -> WalBytes:
+    """walkeeper.wal_file.read_wal_file, without reading a megabyte of a segment."""
     if len(path.name) != _NAME:
         return wal_file.read_wal_file(path)
     segment = Segment.parse(path.name, SIZE)
     return WalBytes(read_segment(path, segment), path.stat().st_mtime_ns)
 
 
-def read_segment(path: Path, segment: Segment) -> bytes:
-    """walkeeper.spool.read_segment, without reading a megabyte."""
+def read_segment(path: Path, segment: Segment, memory: bytearray | None = None) -> bytes:
+    """walkeeper.wal_file.read_segment, without reading a megabyte."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         if os.fstat(descriptor).st_size != segment.size:

@@ -255,16 +255,19 @@ class Archiver:
     # --- upload -------------------------------------------------------------------------------------------------
 
     def _upload(self) -> None:
+        memory = bytearray()
         while not self._stopping.is_set():
             try:
                 segment = self._todo.get(timeout=0.5)
             except queue.Empty:
+                memory = bytearray()  # an agent that waits holds none
                 continue
+            memory = memory or bytearray(segment.size)
             self.in_flight.add(segment)
-            self._ship(segment)
+            self._ship(segment, memory)
             self.in_flight.discard(segment)
 
-    def _ship(self, segment: Segment) -> None:
+    def _ship(self, segment: Segment, memory: bytearray) -> None:
         """Until it is stored, or turns out to be no good, or this archiver ends."""
         backoff = Backoff(0.5, 30)
         begun = self._clock.monotonic()
@@ -272,7 +275,7 @@ class Archiver:
         self._failing.discard(segment)
         while not self._stopping.is_set():
             try:
-                receipt = self._archive.archive_segment(segment, self._source.read(segment), self.history)
+                receipt = self._archive.archive_segment(segment, self._source.read(segment, memory), self.history)
             except FileNotFoundError:
                 return  # removed under our hands: stream notices the hole
             except Refused as problem:

@@ -13,10 +13,12 @@ from walkeeper.config import PostgresqlSettings
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import PARTIAL, Segment
+from walkeeper.core.page import Plain
 from walkeeper.core.receipt import Receipt
 from walkeeper.errors import BadSegment, PostgresError
 from walkeeper.receiver import Receiver
-from walkeeper.spool import Spool, read_segment
+from walkeeper.spool import Spool
+from walkeeper.wal_file import read_segment
 
 _FETCH_TIMEOUT = 60.0
 """Seconds that another member has to deliver one segment."""
@@ -60,14 +62,14 @@ def find(sources: Sources, wanted: Segment) -> Receipt | None:
     return None if plain is None else sources.archive.archive_segment(wanted, plain, sources.history)
 
 
-def _from_pg_wal(sources: Sources, wanted: Segment) -> bytes | None:
+def _from_pg_wal(sources: Sources, wanted: Segment) -> Plain | None:
     try:
         return read_segment(sources.pg_wal / wanted.name, wanted)
     except (FileNotFoundError, BadSegment):
         return None
 
 
-def _from_members(sources: Sources, wanted: Segment) -> bytes | None:
+def _from_members(sources: Sources, wanted: Segment) -> Plain | None:
     unreachable: list[str] = []
     if sources.program is None:
         return None
@@ -92,7 +94,7 @@ def _from_members(sources: Sources, wanted: Segment) -> bytes | None:
 
 def _stream_one(
     sources: Sources, program: Path, settings: PostgresqlSettings, wanted: Segment
-) -> tuple[bytes | None, str]:
+) -> tuple[Plain | None, str]:
     """The segment as that server streams it, or None, and what pg_receivewal said."""
     sources.spool.clear_fetch()
     (sources.spool.fetch / (wanted.name + PARTIAL)).touch(mode=0o600)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import Segment
+from walkeeper.core.page import Plain
 from walkeeper.core.receipt import Receipt
 from walkeeper.errors import BadSegment, WalkeeperError
 
@@ -24,8 +25,10 @@ class Source(Protocol):
     def failed(self, problem: WalkeeperError) -> None:
         """What was lost cannot be found at the moment: wait before it is named again."""
 
-    def read(self, segment: Segment) -> bytes:
-        """The whole segment. Raises BadSegment, FileNotFoundError if it is gone, or another error that may pass."""
+    def read(self, segment: Segment, memory: bytearray) -> Plain:
+        """The whole segment, in ``memory`` where that has its size. Raises BadSegment, FileNotFoundError if it is gone, or
+        another error that may pass.
+        """
 
     def read_at(self, segment: Segment) -> int | None:
         """The modification time in ns of PostgreSQL's own file when ``read`` took it; None if that took another file."""

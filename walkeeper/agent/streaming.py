@@ -13,6 +13,7 @@ from walkeeper.clock import Clock
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
+from walkeeper.core.page import Plain
 from walkeeper.core.receipt import Receipt
 from walkeeper.errors import BadSegment, PostgresError, SpoolError, WalkeeperError
 from walkeeper.postgres import hint_for
@@ -61,8 +62,8 @@ class Streaming:
         """What lies below the frontier too, to be confirmed and removed."""
         return [segment for segment in self._spool.complete(self._size) if self._history.contains(segment)]
 
-    def read(self, segment: Segment) -> bytes:
-        return self._spool.read(segment)
+    def read(self, segment: Segment, memory: bytearray) -> Plain:
+        return self._spool.read(segment, memory)
 
     def read_at(self, segment: Segment) -> int | None:  # noqa: ARG002
         return None

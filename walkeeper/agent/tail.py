@@ -21,12 +21,13 @@ from walkeeper.agent.lost_wal import Sources
 from walkeeper.agent.troubles import Troubles
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import PARTIAL, Segment
+from walkeeper.core.page import Plain
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.tail import MAX_PIECE, Piece, due_for_merge, inner_fork, longest_chain
 from walkeeper.errors import BadName, BadSegment, SpoolError, StoreDenied, WalkeeperError
 from walkeeper.receiver import Receiver
-from walkeeper.spool import read_segment
 from walkeeper.tail import StoredPiece
+from walkeeper.wal_file import read_segment
 
 TICK: Final = 0.1
 """Seconds between two looks at how far pg_receivewal is."""
@@ -278,7 +279,7 @@ class Tail:
                 events.info("tail_kept", segment=owner[0], owner=owner[1], why=f"not all of it is in {receipt.segment}")
         return found
 
-    def _local_copy(self, receipt: Receipt) -> bytes | None:
+    def _local_copy(self, receipt: Receipt) -> Plain | None:
         """The bytes that the store has under that receipt, as they lie here; None if they do not any more."""
         for directory in (self._sources.spool.wal, self._sources.pg_wal):
             with suppress(OSError, BadSegment):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
@@ -17,6 +17,9 @@ _LONG_HEADER: Final = struct.Struct("=HHIQI4xQII")
 _SHORT_HEADER: Final = struct.Struct("=HHIQ")
 _LONG_HEADER_FLAG: Final = 0x0002
 _KNOWN_FLAGS: Final = 0x000F
+
+Plain: TypeAlias = bytes | bytearray
+"""A segment, or a part of one, as PostgreSQL wrote it."""
 
 HEADER_SIZE: Final = _LONG_HEADER.size
 PAGE_SIZE: Final = 8192
@@ -45,7 +48,7 @@ class SegmentHeader:
     page_size: int
 
     @classmethod
-    def parse(cls, data: bytes | memoryview, what: str) -> SegmentHeader:
+    def parse(cls, data: Plain | memoryview, what: str) -> SegmentHeader:
         """The first HEADER_SIZE bytes to a header. ``what`` names the segment in the error. Raises BadSegment."""
         if len(data) < HEADER_SIZE:
             raise BadSegment(f"{what}: {len(data)} bytes, too short for a WAL page header")
@@ -92,7 +95,7 @@ def check_header(
         )
 
 
-def check_pages(plain: bytes, segment: Segment, history: History | None = None) -> None:
+def check_pages(plain: Plain, segment: Segment, history: History | None = None) -> None:
     """That every page's header agrees with the segment, whose first one was checked. Raises BadSegment for the first one.
 
     Zeros up to the end are fine: PostgreSQL fills a segment up with them where it leaves it early (a switch, a promotion).
@@ -135,7 +138,7 @@ def check_part(data: bytes | memoryview, begin: int, segment: Segment) -> None:
             )
 
 
-def without_zeros(plain: bytes) -> int:
+def without_zeros(plain: Plain) -> int:
     """The length without the zeros at the end. ``rstrip`` would copy the rest, which takes longer than to look."""
     for end in range(len(plain), 0, -PAGE_SIZE):
         begin = max(0, end - PAGE_SIZE)

@@ -14,7 +14,7 @@ from typing import Final
 
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.core.page import MAGIC, PAGE_SIZE, without_zeros
+from walkeeper.core.page import MAGIC, PAGE_SIZE, Plain, without_zeros
 
 # magic, info, timeline, page address, length of what is left of a record from the page before
 _PAGE: Final = struct.Struct("=HHIQI")
@@ -70,14 +70,14 @@ class WalRecord:
         return _next(self.end)
 
 
-def read_record(data: bytes, segment: Segment, begin: int) -> WalRecord | None:
+def read_record(data: Plain, segment: Segment, begin: int) -> WalRecord | None:
     """The record at that offset of the segment, if all of it is in ``data``, in true pages, and its checksum is right."""
     if begin + 4 > len(data) or begin % 8 or not _page_is_true(data, segment, begin):
         return None
     (length,) = _LENGTH.unpack_from(data, begin)
     if length < _RECORD.size or begin % PAGE_SIZE < _SHORT_SIZE:
         return None
-    parts: list[bytes] = []
+    parts: list[Plain] = []
     at, left = begin, length
     while left:
         part = data[at : at + min(left, PAGE_SIZE - at % PAGE_SIZE)]
@@ -96,7 +96,7 @@ def read_record(data: bytes, segment: Segment, begin: int) -> WalRecord | None:
     return WalRecord(begin, segment.size if switch else _aligned(at), Lsn(previous), switch)
 
 
-def records(data: bytes, segment: Segment) -> Iterator[WalRecord]:
+def records(data: Plain, segment: Segment) -> Iterator[WalRecord]:
     """The whole records that begin in the segment, in order, up to the first that is not whole."""
     at = _first_begin(data)
     while at is not None and (record := read_record(data, segment, at)) is not None:
@@ -104,18 +104,18 @@ def records(data: bytes, segment: Segment) -> Iterator[WalRecord]:
         at = record.next
 
 
-def goes_on(data: bytes, segment: Segment, lsn: Lsn) -> bool:
+def goes_on(data: Plain, segment: Segment, lsn: Lsn) -> bool:
     """Whether a whole record begins where another one ended at ``lsn``, which is in the segment."""
     end = lsn - segment.start
     return read_record(data, segment, _LONG_SIZE if end == 0 else _next(end)) is not None
 
 
-def begins(data: bytes, segment: Segment) -> bool:
+def begins(data: Plain, segment: Segment) -> bool:
     """Whether the first page is the segment's own, and not an old one's in a file that is used again."""
     return _page_is_true(data, segment, 0)
 
 
-def last_begin(data: bytes, limit: int) -> int | None:
+def last_begin(data: Plain, limit: int) -> int | None:
     """Where the last record begins that begins at ``limit`` or before, told by pages and lengths alone.
 
     ``data`` is a segment's from its start on, valid up to ``limit``. None if that byte is in a record from the segment before.
@@ -130,7 +130,7 @@ def last_begin(data: bytes, limit: int) -> int | None:
     return None
 
 
-def goes_beyond(tail: bytes, local: bytes, segment: Segment) -> bool:
+def goes_beyond(tail: Plain, local: Plain, segment: Segment) -> bool:
     """Whether ``tail``, a valid beginning of the segment, has all whole records of ``local`` and at least one more.
 
     ``local`` may be anything: the same segment written less far or further, behind it zeros or a recycled segment's bytes, other
@@ -157,7 +157,7 @@ def goes_beyond(tail: bytes, local: bytes, segment: Segment) -> bool:
     return theirs.previous != more.previous and begin != _first_begin(tail)
 
 
-def ends_early(plain: bytes, segment: Segment) -> Lsn | None:
+def ends_early(plain: Plain, segment: Segment) -> Lsn | None:
     """Where the WAL in a whole segment file ends, if it ends before the file does: then zeros were added to it.
 
     None for a segment that PostgreSQL completed: its last record reaches the end, or switches to the next segment.
@@ -183,7 +183,7 @@ def _next(end: int) -> int:
     return end + _SHORT_SIZE if end % PAGE_SIZE == 0 else end
 
 
-def _page_is_true(data: bytes, segment: Segment, offset: int) -> bool:
+def _page_is_true(data: Plain, segment: Segment, offset: int) -> bool:
     """Whether the page that this offset is in has the header that it should have."""
     page = offset - offset % PAGE_SIZE
     if page + _PAGE.size > len(data):
@@ -193,7 +193,7 @@ def _page_is_true(data: bytes, segment: Segment, offset: int) -> bool:
     return magic in MAGIC and long and address == segment.start + page and 0 < timeline <= segment.timeline
 
 
-def _continues(data: bytes, segment: Segment, page: int, left: int) -> bool:
+def _continues(data: Plain, segment: Segment, page: int, left: int) -> bool:
     """Whether that page goes on with a record of which so many bytes are left."""
     if not _page_is_true(data, segment, page):
         return False
@@ -201,7 +201,7 @@ def _continues(data: bytes, segment: Segment, page: int, left: int) -> bool:
     return bool(info & _CONTINUED) and remaining == left
 
 
-def _first_in_page(data: bytes, page: int) -> int | None:
+def _first_in_page(data: Plain, page: int) -> int | None:
     """Where the first record that begins in that page begins; None if none does, or its header is not there."""
     if page + _PAGE.size > len(data):
         return None
@@ -212,12 +212,12 @@ def _first_in_page(data: bytes, page: int) -> int | None:
     return page + begin if begin < PAGE_SIZE else None
 
 
-def _first_begin(data: bytes) -> int | None:
+def _first_begin(data: Plain) -> int | None:
     begins = (_first_in_page(data, page) for page in range(0, len(data), PAGE_SIZE))
     return next((begin for begin in begins if begin is not None), None)
 
 
-def _end_by_length(data: bytes, begin: int) -> int | None:
+def _end_by_length(data: Plain, begin: int) -> int | None:
     """Where the record at that offset ends by its own account; None if it says nothing."""
     if begin + _LENGTH.size > len(data):
         return None
@@ -230,7 +230,7 @@ def _end_by_length(data: bytes, begin: int) -> int | None:
     return _aligned(end + _SHORT_SIZE + rest if rest else end)
 
 
-def _is_switch(data: bytes, begin: int) -> bool:
+def _is_switch(data: Plain, begin: int) -> bool:
     """Whether the record there ends its segment. Its header may go over a page's end."""
     here = data[begin : begin + min(_RECORD.size, PAGE_SIZE - begin % PAGE_SIZE)]
     there = begin + len(here) + _SHORT_SIZE
@@ -241,7 +241,7 @@ def _is_switch(data: bytes, begin: int) -> bool:
     return bool(manager == _XLOG_MANAGER and info & _INFO_MASK == _SWITCH)
 
 
-def first_difference(one: bytes, other: bytes) -> int:
+def first_difference(one: Plain, other: Plain) -> int:
     """The first offset at which they differ, or the shorter one's length."""
     low, high = 0, min(len(one), len(other))
     if one[:high] == other[:high]:

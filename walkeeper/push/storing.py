@@ -22,17 +22,17 @@ from walkeeper.core.ahead import left_at
 from walkeeper.core.history import MAX_HISTORY_BYTES, History, parse_history
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, PartialFile, Segment
-from walkeeper.core.page import SegmentHeader, check_header
+from walkeeper.core.page import Plain, SegmentHeader, check_header
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_records import ends_early
 from walkeeper.errors import BadName, BadSegment, CannotTell, Conflict, WalkeeperError
 from walkeeper.layout import Layout
 from walkeeper.pg_control import read_control_file
 from walkeeper.push.place import Place
-from walkeeper.push.wal_file import MAX_BYTES, WalBytes, read_wal_file
 from walkeeper.restore.branch import followed
 from walkeeper.store.base import Store
 from walkeeper.tail_restore import assemble
+from walkeeper.wal_file import MAX_BYTES, WalBytes, read_wal_file
 
 MAX_LABEL_BYTES: Final = 64 * 1024
 
@@ -65,7 +65,7 @@ class Pusher:
             return self._push_segment(place, system_identifier, known)
         archive = self._archive(system_identifier, file.segment.size if not isinstance(file, HistoryFile) else None)
         if isinstance(file, HistoryFile):
-            archive.archive_history(file.timeline, _read(place, MAX_HISTORY_BYTES).plain)
+            archive.archive_history(file.timeline, bytes(_read(place, MAX_HISTORY_BYTES).plain))
         elif isinstance(file, PartialFile):
             plain = _read(place, MAX_BYTES).plain
             _check_partial(place, plain, system_identifier)
@@ -93,7 +93,7 @@ class Pusher:
             return Pushed()
         return Pushed(receipt, content.mtime_ns)
 
-    def _keep_what_was_left(self, archive: Archive, segment: Segment, plain: bytes, fork: Lsn) -> None:
+    def _keep_what_was_left(self, archive: Archive, segment: Segment, plain: Plain, fork: Lsn) -> None:
         """What a standby received of a dead primary's segment, and went on without. Once it is promoted, a checkpoint marks it
         ``.ready``; the primary may have stored the whole of it. Up to the fork the new timeline's segment has it.
         """
@@ -102,7 +102,7 @@ class Pusher:
             "left_behind", file=segment, fork=fork, kept="as a .partial", why="the store has another of that name"
         )
 
-    def _keep_padded(self, archive: Archive, segment: Segment, plain: bytes, end: Lsn) -> None:
+    def _keep_padded(self, archive: Archive, segment: Segment, plain: Plain, end: Lsn) -> None:
         """A segment that restore-wal made from a tail, and PostgreSQL hands over under its real name (``archive_mode =
         always``). What it says must be in the store, and it must never be taken for the complete one.
         """
@@ -139,14 +139,14 @@ def _read(place: Place, limit: int) -> WalBytes:
         raise BadName(f"{place.path}: there is no such file", hint="archive_command gives %p.") from None
 
 
-def _segment_of(name: str, plain: bytes) -> Segment:
+def _segment_of(name: str, plain: Plain) -> Segment:
     header = SegmentHeader.parse(plain, name)
     if header.segment_size != len(plain):
         raise BadSegment(f"{name}: {len(plain)} bytes, its header says {header.segment_size}")
     return Segment.parse(name, header.segment_size)
 
 
-def _check_partial(place: Place, plain: bytes, system_identifier: int) -> None:
+def _check_partial(place: Place, plain: Plain, system_identifier: int) -> None:
     segment = _segment_of(place.name.removesuffix(".partial"), plain)
     check_header(SegmentHeader.parse(plain, place.name), segment, system_identifier)
 
@@ -156,6 +156,6 @@ def _local_history(place: Place, timeline: int) -> History | None:
     if timeline == 1:
         return History(1)
     try:
-        return parse_history(timeline, read_wal_file(place.pg_wal / HistoryFile(timeline).name).plain)
+        return parse_history(timeline, bytes(read_wal_file(place.pg_wal / HistoryFile(timeline).name).plain))
     except (FileNotFoundError, WalkeeperError):
         return None
