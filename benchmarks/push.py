@@ -8,6 +8,7 @@ the server's own, which is idle otherwise. Not the S3 server's.
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -108,7 +109,10 @@ def run(kinds: Sequence[Kind], rounds: int, segments: int, scale: int, only: str
             print(f"push {number}/{rounds}", flush=True)
             chain = _new_wal(server, pgbench, begin, segments)
             begin = chain[-1].number + 1
-            for contender, one in found.items():
+            turns = list(found.items())
+            for contender, one in (
+                turns[number % len(turns) :] + turns[: number % len(turns)]
+            ):  # not always after the same one
                 _measure(contender, server, chain, one)
     _show(found, segments, under)
 
@@ -207,6 +211,7 @@ def _measure(contender: Contender, server: Postgres, chain: Sequence[Segment], f
     environment = Host("calls", server.directory).environment(contender.environment)
     with contender.beside() as agents:
         living = [server.pid, *agents]
+        os.sync()  # nor pays for what the one before left to be written
         _mark(server, ".done", ".ready", names.__contains__)
         meter, begun = cost.Meter(living), time.monotonic()
         for segment in chain:
