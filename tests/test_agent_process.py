@@ -125,7 +125,7 @@ def test_a8_a_killed_agent_takes_pg_receivewal_along_and_the_next_one_goes_on(ma
     wait_until(machine.receivers, "pg_receivewal", 10)
     agent.send(signal.SIGKILL)
     agent.wait()
-    wait_until(lambda: not machine.receivers(), "the end of pg_receivewal", 5)
+    wait_until(lambda: not machine.receivers(), "the end of pg_receivewal", 30)
     assert Path(machine.socket).exists()  # A17: what a crash leaves is replaced
     before = machine.server.complete_segments(2)
     agent = machine.start()
@@ -511,7 +511,7 @@ def test_i3_a_real_agents_page_shows_where_the_archive_stands(machine: Machine) 
     machine.configure(listen=f"127.0.0.1:{port}")
 
     def page() -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
             return str(answer.read().decode())
 
     with machine.start():
@@ -597,7 +597,7 @@ def test_i5_an_abstract_socket_is_told_too() -> None:
     address = f"@walkeeper-test-{os.getpid()}-{next(_serial)}"
     with contextlib.closing(Systemd(address)) as systemd:
         Notifier({"NOTIFY_SOCKET": address}).reloading()
-        wait_until(lambda: systemd.said, "RELOADING=1", 5)
+        wait_until(lambda: systemd.said, "RELOADING=1", 30)
         assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+", systemd.said[0])
 
 
@@ -640,7 +640,7 @@ def test_a_stuck_agent_does_not_feed_the_watchdog(machine: Machine, monkeypatch:
 
 def answers(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
             return b"walkeeper_info" in answer.read()
     except urllib.error.URLError:
         return False

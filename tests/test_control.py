@@ -53,7 +53,7 @@ def serve(short_path: Path) -> Iterator[Serve]:
 
         def end() -> None:
             server.close()
-            thread.join(5)
+            thread.join(30)
             assert not thread.is_alive()
             lock.release()
 
@@ -131,7 +131,7 @@ def test_an_endless_line_is_cut_off_after_64_kib(serve: Serve) -> None:
 
 
 def test_a_client_that_dribbles_is_cut_off_in_time_and_others_are_not_kept_waiting(serve: Serve) -> None:
-    path = serve(client_seconds=0.4)
+    path = serve(client_seconds=1.0)
     began = time.monotonic()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as slow:
         slow.connect(str(path))
@@ -144,7 +144,7 @@ def test_a_client_that_dribbles_is_cut_off_in_time_and_others_are_not_kept_waiti
                 reply = slow.recv(4096)
             except TimeoutError:
                 continue
-    assert b"no whole line within 0.4 s" in reply
+    assert b"no whole line within 1 s" in reply
     assert time.monotonic() - began < 20
 
 
@@ -191,7 +191,7 @@ def test_a_client_that_leaves_before_its_answer_is_no_trouble(serve: Serve) -> N
 
     path = serve({"poke": poke, "echo": _echo})
     ask.tell(str(path), b'{"verb": "poke"}')
-    assert poked.wait(5)
+    assert poked.wait(30)
     assert ask.ask(str(path), "echo", 5)["ok"] is True
 
 
@@ -263,7 +263,7 @@ def test_a_handlers_bug_reaches_the_excepthook_and_hangs_up(serve: Serve, monkey
 
     with pytest.raises(AgentError, match="hung up"):
         ask.ask(str(serve({"broken": broken})), "broken", 5)
-    assert caught.wait(5)
+    assert caught.wait(30)
     assert str(seen[0]) == "a bug"
 
 

@@ -78,9 +78,9 @@ def test_killing_a_host_that_was_interrupted_can_be_begun_again(
 
     with host("h", short_path) as machine:
         parent = machine.start(["sh", "-c", f"cd / && env -i sleep 300 & echo $! > {short_path}/pid; wait"])
-        wait_until(lambda: (short_path / "pid").exists() and (short_path / "pid").read_text(), "the child", 5)
+        wait_until(lambda: (short_path / "pid").exists() and (short_path / "pid").read_text(), "the child", 30)
         child = int((short_path / "pid").read_text())
-        wait_until(lambda: machine.pids() == {parent.pid, child}, "both", 5)
+        wait_until(lambda: machine.pids() == {parent.pid, child}, "both", 30)
         monkeypatch.setattr(os, "kill", interrupted)
         with pytest.raises(KeyboardInterrupt):
             machine.kill9()
@@ -107,7 +107,7 @@ def test_a_paused_host_stands_still_until_it_is_resumed(short_path: Path) -> Non
     counter = short_path / "counter"
     with host("h", short_path) as machine:
         machine.start(["sh", "-c", f"while :; do echo >>{counter}; sleep 0.02; done"])
-        wait_until(counter.exists, "the counter", 5)
+        wait_until(counter.exists, "the counter", 30)
 
         machine.pause()
         time.sleep(0.1)
@@ -116,7 +116,7 @@ def test_a_paused_host_stands_still_until_it_is_resumed(short_path: Path) -> Non
         assert counter.stat().st_size == before
 
         machine.resume()
-        wait_until(lambda: counter.stat().st_size > before, "the counter to go on", 5)
+        wait_until(lambda: counter.stat().st_size > before, "the counter to go on", 30)
 
 
 def test_a_killed_run_takes_its_processes_and_directory_along(short_path: Path) -> None:

@@ -381,7 +381,7 @@ def test_h8_a_shutdown_does_not_wait_for_it(archive: Archived, recover: Callable
     server.stop("fast")
     assert time.monotonic() - begun < 20
     assert "FATAL" not in server.log.read_text()
-    wait_until(lambda: not [pid for pid in server.host.pids() if "restore.py" in command_line(pid)], "its end", 5)
+    wait_until(lambda: not [pid for pid in server.host.pids() if "restore.py" in command_line(pid)], "its end", 30)
 
 
 def test_two_at_once_do_not_take_each_other_s_files(data: DataDirectory) -> None:

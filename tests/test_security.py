@@ -147,7 +147,7 @@ def test_no_secret_shows_in_processes_logs_metrics_status_dcs_or_files(machine: 
     ]
     assert said[0].returncode == 0, said[0].stderr
     restored.unlink()
-    with urllib.request.urlopen(f"http://127.0.0.1:{machine.metrics_port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{machine.metrics_port}/metrics", timeout=30) as answer:
         metrics = answer.read().decode()
     pids = machine.host.pids()
     assert len(pids) >= 2

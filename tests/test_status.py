@@ -135,7 +135,7 @@ def test_i3_status_tells_what_is_known_and_what_is_not(world: World) -> None:
     assert re.search(rf"^{leader.name} +leader +running +1  ", text, re.MULTILINE)
     assert max(len(line) for line in text.splitlines() if not line.startswith("Archive")) <= WIDTH
     for node in cluster.nodes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{node.metrics_port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.metrics_port}/metrics", timeout=30) as answer:
             families = {f.name: f for f in text_string_to_metric_families(answer.read().decode())}
         assert families["walkeeper_archiving"].samples[0].value == (1 if node is leader else 0)
         assert families["walkeeper_gap_safe"].samples[0].value == 1

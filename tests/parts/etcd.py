@@ -151,7 +151,7 @@ class Etcd:
     def _call(self, method: str, fields: dict[str, Any], token: str) -> dict[str, Any]:
         headers = {"Authorization": token} if token else {}
         request = urllib.request.Request(f"{self.url}/v3{method}", json.dumps(fields).encode(), headers)
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             found: dict[str, Any] = json.load(answer)
         return found
 

@@ -66,7 +66,7 @@ class Etcd2Side:
         body = None if value is None else urllib.parse.urlencode({"value": value}).encode()
         method = "DELETE" if value is None else "PUT"
         request = urllib.request.Request(self._url + key, body, method=method)
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             answer.read()
 
 
