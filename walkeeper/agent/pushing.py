@@ -138,7 +138,7 @@ class Pushing:
             job.problem = problem
         except MemoryError:
             job.problem = StoreUnavailable(
-                f"{place.name}: not enough memory", hint="A segment is held twice while it is packed."
+                f"{place.name}: not enough memory", hint="A segment is held up to three times while it is packed."
             )
         finally:
             job.ended.set()

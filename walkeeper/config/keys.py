@@ -210,7 +210,10 @@ class Keys(Section, frozen=True):
     encryption: EncryptionKeys = EncryptionKeys()
     upload_workers: Annotated[
         Workers,
-        Meta(description="Segments uploaded at the same time, 1 to 32. Each holds one or two segments in memory."),
+        Meta(
+            description="Segments uploaded at the same time, 1 to 32. Each holds one in memory, and for a moment twice what "
+            "it packs to."
+        ),
     ] = 2
     hold_slot: Annotated[
         SlotName, Meta(description="The permanent physical slot that Patroni's dynamic configuration declares.")
