@@ -23,6 +23,7 @@ from walkeeper.archive import Archive, fetch
 from walkeeper.codec import Codec
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
+from walkeeper.core.page import Plain
 from walkeeper.errors import StoreUnavailable
 from walkeeper.layout import Layout
 from walkeeper.store.base import Store
@@ -110,6 +111,24 @@ def test_p1_the_order_put_record_slot_spool_is_never_bent(alone: Alone) -> None:
         agent.records.read_only = False
         agent.wait_frontier(end)
         wait_for(lambda: alone.slot() >= end and not agent.agent.spool.complete(SIZE))
+
+
+def test_an_upload_that_lacks_memory_is_tried_again(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, lacks = Codec.encode, True
+
+    def encode_if_there_is_memory(codec: Codec, plain: Plain) -> bytes:
+        if lacks:
+            raise MemoryError
+        return encode(codec, plain)
+
+    monkeypatch.setattr(Codec, "encode", encode_if_there_is_memory)
+    with alone.agent() as agent:
+        wait_for(lambda: agent.archiving)
+        end = complete(alone.server, 2)
+        wait_for(lambda: "not enough memory to store it" in agent.record.trouble)
+        assert alone.stored() == []
+        lacks = False
+        agent.wait_frontier(end)
 
 
 def test_a_frontier_waits_for_the_slowest_upload(alone: Alone) -> None:

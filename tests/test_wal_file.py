@@ -10,7 +10,7 @@ import pytest
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.errors import BadSegment
-from walkeeper.wal_file import read_segment, read_wal_file
+from walkeeper.wal_file import Memory, read_segment, read_wal_file
 
 SEGMENT = Segment(1, 3, SegmentSize(MIB))
 
@@ -43,29 +43,22 @@ def test_only_a_plain_file_of_the_right_size_is_read(tmp_path: Path) -> None:
         read_segment(path, SEGMENT)
 
 
-def test_what_is_read_into_memory_replaces_all_that_was_there(path: Path) -> None:
-    memory = bytearray(b"\xff" * MIB)
-    for _ in range(2):
-        content = path.read_bytes()
-        assert read_wal_file(path, MIB, memory).plain is memory
-        assert memory == content
-        assert read_segment(path, SEGMENT, memory) is memory
-        path.write_bytes(os.urandom(MIB))
+def test_what_is_read_into_memory_is_only_what_the_file_has(path: Path) -> None:
+    memory = Memory()
+    for size in (MIB, MIB, 5, 2 * MIB, 0, MIB):
+        path.write_bytes(content := os.urandom(size))
+        assert read_wal_file(path, memory=memory).plain == content
+    assert read_segment(path, SEGMENT, memory) is read_segment(path, SEGMENT, memory)
     path.write_bytes(b"")
-    assert memory == content
+    assert memory.of(MIB) == content
+    memory.release()
+    assert memory.of(MIB) == bytearray(MIB)
 
 
-@pytest.mark.parametrize("size", [0, 16, MIB - 1, MIB + 1])
-def test_memory_of_another_size_is_left_alone(path: Path, size: int) -> None:
-    memory = bytearray(size)
-    assert read_wal_file(path, MIB, memory).plain == path.read_bytes()
-    assert memory == bytearray(size)
-
-
-@pytest.mark.parametrize("memory", [None, bytearray(MIB)], ids=["fresh", "used again"])
+@pytest.mark.parametrize("memory", [None, Memory()], ids=["fresh", "used again"])
 @pytest.mark.parametrize("size", [MIB - 1, MIB, MIB + 1])
 def test_a_file_that_changes_while_it_is_read_is_refused(
-    path: Path, size: int, memory: bytearray | None, monkeypatch: pytest.MonkeyPatch
+    path: Path, size: int, memory: Memory | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.fstat
 

@@ -27,7 +27,7 @@ from walkeeper.core.names import PARTIAL, Segment
 from walkeeper.core.page import Plain
 from walkeeper.core.receipt import Receipt
 from walkeeper.errors import BadName, ConfigError, SpoolError
-from walkeeper.wal_file import read_segment
+from walkeeper.wal_file import Memory, read_segment
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -85,7 +85,7 @@ class Spool:
                     total += entry.stat(follow_symlinks=False).st_size
         return total
 
-    def read(self, segment: Segment, memory: bytearray | None = None) -> Plain:
+    def read(self, segment: Segment, memory: Memory | None = None) -> Plain:
         """The whole file. Raises BadSegment if it is no plain file of the right size, or changes while it is read;
         FileNotFoundError if it is gone. ``memory``: see ``read_wal_file``.
         """

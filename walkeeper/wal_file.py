@@ -22,6 +22,23 @@ TICK_NS: Final = 50_000_000
 """Kernels stamp files by a clock that ticks, at least every 10 ms."""
 
 
+class Memory:
+    """Room for one file, used again for the next: fresh pages take a tenth to a half of the CPU time of reading and packing."""
+
+    def __init__(self) -> None:
+        self._room = bytearray()
+
+    def of(self, size: int) -> bytearray:
+        """So many bytes, and what was there is gone. Raises MemoryError."""
+        if len(self._room) != size:
+            self.release()
+            self._room = bytearray(size)
+        return self._room
+
+    def release(self) -> None:
+        self._room = bytearray()
+
+
 @dataclass(frozen=True, slots=True)
 class WalBytes:
     """A file's content, and the modification time that it had before and after it was read.
@@ -33,12 +50,11 @@ class WalBytes:
     mtime_ns: int | None
 
 
-def read_wal_file(path: Path, limit: int = MAX_BYTES, memory: bytearray | None = None) -> WalBytes:
+def read_wal_file(path: Path, limit: int = MAX_BYTES, memory: Memory | None = None) -> WalBytes:
     """A file of pg_wal. Raises BadSegment for what is no plain file, is too large or changes meanwhile, FileNotFoundError, or
     PostgresError.
 
-    The content lies in ``memory`` where that has just its size, until something else is read into that. Who reads one segment
-    after the other saves CPU time by it, which goes into fresh pages otherwise: where WAL packs badly, near half.
+    With ``memory`` the content is there, until something else is read into it.
     """
     try:
         return _read_whole(path, limit, memory)
@@ -48,7 +64,7 @@ def read_wal_file(path: Path, limit: int = MAX_BYTES, memory: bytearray | None =
         raise _unreadable(path, error) from None
 
 
-def read_segment(path: Path, segment: Segment, memory: bytearray | None = None) -> Plain:
+def read_segment(path: Path, segment: Segment, memory: Memory | None = None) -> Plain:
     """A whole segment from any directory; ``memory`` as in ``read_wal_file``. Raises BadSegment, or OSError."""
     plain = _read_whole(path, segment.size, memory).plain
     if len(plain) != segment.size:
@@ -56,7 +72,7 @@ def read_segment(path: Path, segment: Segment, memory: bytearray | None = None) 
     return plain
 
 
-def _read_whole(path: Path, limit: int, memory: bytearray | None) -> WalBytes:
+def _read_whole(path: Path, limit: int, memory: Memory | None) -> WalBytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         before = os.fstat(descriptor)
@@ -67,12 +83,12 @@ def _read_whole(path: Path, limit: int, memory: bytearray | None) -> WalBytes:
         if before.st_size > limit:
             raise BadSegment(f"{path}: {before.st_size} bytes, more than such a file can have ({limit})")
         with open(descriptor, "rb", closefd=False) as file:
-            if memory is not None and len(memory) == before.st_size:
-                plain: Plain = memory
-                size = file.readinto(memory)
-            else:
-                plain = file.read(before.st_size + 1)
+            if memory is None:
+                plain: Plain = file.read(before.st_size + 1)
                 size = len(plain)
+            else:
+                plain = memory.of(before.st_size)
+                size = file.readinto(plain)
         after = os.fstat(descriptor)
     finally:
         os.close(descriptor)

@@ -86,7 +86,7 @@ def _receipt(segment: Any) -> Receipt:
 def acknowledge_before_the_store_has_it(patch: MonkeyPatch) -> None:
     real = Archiver._ship
 
-    def ship(self: Archiver, segment: Any, memory: bytearray) -> None:
+    def ship(self: Archiver, segment: Any, memory: Any) -> None:
         self._done.put(_receipt(segment))
         real(self, segment, memory)
 

@@ -48,6 +48,7 @@ from walkeeper.postgres import CommandState, ServerState
 from walkeeper.receiver import Ended, Written
 from walkeeper.record.base import Leader, Topology, Versioned
 from walkeeper.spool import Spool
+from walkeeper.wal_file import Memory
 
 if TYPE_CHECKING:
     from tests.simulation.nodes import Node
@@ -453,7 +454,7 @@ class SpoolView(Spool):
         agent().step("spool.complete")
         return super().complete(size)
 
-    def read(self, segment: Segment, memory: bytearray | None = None) -> Plain:
+    def read(self, segment: Segment, memory: Memory | None = None) -> Plain:
         agent().step("spool.read", segment)
         return super().read(segment, memory)
 

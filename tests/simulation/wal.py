@@ -214,7 +214,7 @@ def write_segment(path: Path, plain: bytes) -> None:
     os.close(descriptor)
 
 
-def read_wal_file(path: Path, limit: int = 0, memory: bytearray | None = None) -> WalBytes:
+def read_wal_file(path: Path, limit: int = 0, memory: wal_file.Memory | None = None) -> WalBytes:
     """walkeeper.wal_file.read_wal_file, without reading a megabyte of a segment."""
     if len(path.name) != _NAME:
         return wal_file.read_wal_file(path)
@@ -222,7 +222,7 @@ def read_wal_file(path: Path, limit: int = 0, memory: bytearray | None = None) -
     return WalBytes(read_segment(path, segment), path.stat().st_mtime_ns)
 
 
-def read_segment(path: Path, segment: Segment, memory: bytearray | None = None) -> bytes:
+def read_segment(path: Path, segment: Segment, memory: wal_file.Memory | None = None) -> bytes:
     """walkeeper.wal_file.read_segment, without reading a megabyte."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

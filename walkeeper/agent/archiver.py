@@ -32,8 +32,18 @@ from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Gap
-from walkeeper.errors import BadSegment, DcsError, PostgresError, Refused, SpoolError, StoreDenied, WalkeeperError
+from walkeeper.errors import (
+    BadSegment,
+    DcsError,
+    PostgresError,
+    Refused,
+    SpoolError,
+    StoreDenied,
+    StoreUnavailable,
+    WalkeeperError,
+)
 from walkeeper.postgres import Server
+from walkeeper.wal_file import Memory
 
 TICK: Final = 0.1
 """Seconds between two looks into the spool."""
@@ -255,19 +265,18 @@ class Archiver:
     # --- upload -------------------------------------------------------------------------------------------------
 
     def _upload(self) -> None:
-        memory = bytearray()
+        memory = Memory()
         while not self._stopping.is_set():
             try:
                 segment = self._todo.get(timeout=0.5)
             except queue.Empty:
-                memory = bytearray()  # an agent that waits holds none
+                memory.release()  # an agent that waits holds none
                 continue
-            memory = memory or bytearray(segment.size)
             self.in_flight.add(segment)
             self._ship(segment, memory)
             self.in_flight.discard(segment)
 
-    def _ship(self, segment: Segment, memory: bytearray) -> None:
+    def _ship(self, segment: Segment, memory: Memory) -> None:
         """Until it is stored, or turns out to be no good, or this archiver ends."""
         backoff = Backoff(0.5, 30)
         begun = self._clock.monotonic()
@@ -275,7 +284,7 @@ class Archiver:
         self._failing.discard(segment)
         while not self._stopping.is_set():
             try:
-                receipt = self._archive.archive_segment(segment, self._source.read(segment, memory), self.history)
+                receipt = self._store(segment, memory)
             except FileNotFoundError:
                 return  # removed under our hands: stream notices the hole
             except Refused as problem:
@@ -296,6 +305,16 @@ class Archiver:
                 if refused:
                     self._troubles.clear("archiver_refused")
                 return
+
+    def _store(self, segment: Segment, memory: Memory) -> Receipt:
+        try:
+            return self._archive.archive_segment(segment, self._source.read(segment, memory), self.history)
+        except MemoryError:
+            memory.release()
+            raise StoreUnavailable(
+                f"{segment}: not enough memory to store it",
+                hint="Each upload holds a segment, and for a moment twice what it packs to. Lower upload_workers, or give more.",
+            ) from None
 
     def _stored(self, receipt: Receipt, begun: float) -> None:
         events.info(

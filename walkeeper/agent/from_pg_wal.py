@@ -21,7 +21,7 @@ from walkeeper.core.page import Plain
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_records import ends_early
 from walkeeper.errors import BadSegment, WalkeeperError
-from walkeeper.wal_file import read_wal_file
+from walkeeper.wal_file import Memory, read_wal_file
 
 AHEAD: Final = 256
 """Segments beyond the frontier that are looked at together."""
@@ -55,7 +55,7 @@ class FromPgWal:
         self._retry_at = self._clock.monotonic() + self._retry.failed()
         self._troubles.report("archiver_wal_missing", problem, grace=True)
 
-    def read(self, segment: Segment, memory: bytearray) -> Plain:
+    def read(self, segment: Segment, memory: Memory) -> Plain:
         content = read_wal_file(self._pg_wal / segment.name, segment.size, memory)
         if (end := ends_early(content.plain, segment)) is not None:
             raise BadSegment(

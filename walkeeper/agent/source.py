@@ -9,6 +9,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.page import Plain
 from walkeeper.core.receipt import Receipt
 from walkeeper.errors import BadSegment, WalkeeperError
+from walkeeper.wal_file import Memory
 
 
 class Source(Protocol):
@@ -25,9 +26,9 @@ class Source(Protocol):
     def failed(self, problem: WalkeeperError) -> None:
         """What was lost cannot be found at the moment: wait before it is named again."""
 
-    def read(self, segment: Segment, memory: bytearray) -> Plain:
-        """The whole segment, in ``memory`` where that has its size. Raises BadSegment, FileNotFoundError if it is gone, or
-        another error that may pass.
+    def read(self, segment: Segment, memory: Memory) -> Plain:
+        """The whole segment, in ``memory``. Raises BadSegment, FileNotFoundError if it is gone, MemoryError, or another error
+        that may pass.
         """
 
     def read_at(self, segment: Segment) -> int | None:

@@ -19,6 +19,7 @@ from walkeeper.errors import BadSegment, PostgresError, SpoolError, WalkeeperErr
 from walkeeper.postgres import hint_for
 from walkeeper.receiver import Ended, Receiver
 from walkeeper.spool import Spool
+from walkeeper.wal_file import Memory
 
 SILENCE_LIMIT: Final = 30.0
 """Seconds in which pg_receivewal must deliver a segment that the server has completed."""
@@ -62,7 +63,7 @@ class Streaming:
         """What lies below the frontier too, to be confirmed and removed."""
         return [segment for segment in self._spool.complete(self._size) if self._history.contains(segment)]
 
-    def read(self, segment: Segment, memory: bytearray) -> Plain:
+    def read(self, segment: Segment, memory: Memory) -> Plain:
         return self._spool.read(segment, memory)
 
     def read_at(self, segment: Segment) -> int | None:  # noqa: ARG002
