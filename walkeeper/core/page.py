@@ -24,6 +24,7 @@ Plain: TypeAlias = bytes | bytearray
 HEADER_SIZE: Final = _LONG_HEADER.size
 PAGE_SIZE: Final = 8192
 """``XLOG_BLCKSZ``; a server that was built with another one has no tail."""
+_ZEROS: Final = bytes(PAGE_SIZE)
 
 MAGIC: Final = {
     0xD106: 13,
@@ -139,9 +140,12 @@ def check_part(data: bytes | memoryview, begin: int, segment: Segment) -> None:
 
 
 def without_zeros(plain: Plain) -> int:
-    """The length without the zeros at the end. ``rstrip`` would copy the rest, which takes longer than to look."""
+    """The length without the zeros at the end: of a segment that was switched early, most of it.
+
+    Page by page: ``rstrip`` looks at each byte by itself, and copies the rest.
+    """
     for end in range(len(plain), 0, -PAGE_SIZE):
-        begin = max(0, end - PAGE_SIZE)
-        if used := len(plain[begin:end].rstrip(b"\0")):
-            return begin + used
+        page = plain[max(0, end - PAGE_SIZE) : end]
+        if page != _ZEROS[: len(page)]:
+            return end - len(page) + len(page.rstrip(b"\0"))
     return 0
