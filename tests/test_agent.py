@@ -7,6 +7,8 @@ import logging
 import os
 import shutil
 import signal
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,13 +19,16 @@ from tests.parts.processes import children
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
 from tests.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
+from walkeeper.agent.archiver import RECORD_INTERVAL
 from walkeeper.agent.metrics import Collector
+from walkeeper.agent.ownership import Ownership
 from walkeeper.agent.report import report
 from walkeeper.archive import Archive, fetch
 from walkeeper.codec import Codec
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.page import Plain
+from walkeeper.core.record import Gap
 from walkeeper.errors import StoreUnavailable
 from walkeeper.layout import Layout
 from walkeeper.store.base import Store
@@ -129,6 +134,22 @@ def test_an_upload_that_lacks_memory_is_tried_again(alone: Alone, monkeypatch: p
         assert alone.stored() == []
         lacks = False
         agent.wait_frontier(end)
+
+
+def test_a_backlog_does_not_write_the_record_for_each_segment(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[float] = []
+    write = Ownership.write
+
+    def note(ownership: Ownership, lsn: Lsn, new_gaps: tuple[Gap, ...] = (), trouble: str = "") -> None:
+        written.append(time.monotonic())
+        write(ownership, lsn, new_gaps, trouble)
+
+    monkeypatch.setattr(Ownership, "write", note)
+    with alone.agent() as agent:
+        wait_for(lambda: agent.archiving)
+        agent.wait_frontier(complete(alone.server, 30))
+    assert len(written) > 1
+    assert all(later - earlier >= RECORD_INTERVAL for earlier, later in pairwise(written))
 
 
 def test_a_frontier_waits_for_the_slowest_upload(alone: Alone) -> None:

@@ -52,6 +52,8 @@ SLOW_RETRY: Final = 60.0
 """Seconds until a refusal, which only people can mend, is tried again."""
 MEMBER_PATIENCE: Final = 15.0
 """Seconds that a member which may have lost WAL, and does not answer, is waited for before a gap is recorded."""
+RECORD_INTERVAL: Final = 0.2
+"""Seconds from one write of the record to the next: a backlog's segments are stored faster than a DCS should be written."""
 TROUBLE_INTERVAL: Final = 10.0
 MAX_TROUBLE: Final = 200
 
@@ -355,6 +357,7 @@ class Archiver:
             self._troubles.clear("archiver_record")
             self._follow_with_slot()
             pending = self._remove_recorded(pending)
+            self._stopping.wait(RECORD_INTERVAL)
 
     def _write_record(self, gaps: list[Gap]) -> None:
         record = self.ownership.record

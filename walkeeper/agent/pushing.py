@@ -35,7 +35,7 @@ ANSWER: Final = 1.5
 """Seconds until the client is told that the work goes on."""
 COMING: Final = 1.0
 """Seconds in which pg_receivewal delivers what PostgreSQL has just completed."""
-TOGETHER: Final = 8
+TOGETHER: Final = 32
 FOLLOWING: Final = 0.5
 """So many that come next, and at most so many seconds, an answer waits for, while those are being stored."""
 STOPPING_PATIENCE: Final = 3.0
