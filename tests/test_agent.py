@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -133,6 +134,27 @@ def test_an_upload_that_lacks_memory_is_tried_again(alone: Alone, monkeypatch: p
         wait_for(lambda: "not enough memory to store it" in agent.record.trouble)
         assert alone.stored() == []
         lacks = False
+        agent.wait_frontier(end)
+
+
+def test_what_waits_for_the_store_does_not_keep_others_from_being_packed(alone: Alone) -> None:
+    """One segment is packed at a time here, and two are on their way."""
+    put: list[str] = []
+    held = threading.Event()
+
+    def hold_puts(call: str, key: str) -> None:
+        if call == "create" and "/wal/" in key:
+            put.append(key)
+            held.wait(60)
+
+    alone.store.before = hold_puts
+    with alone.agent(upload_workers=1) as agent:
+        wait_for(lambda: agent.archiving)
+        end = complete(alone.server, 4)
+        wait_for(lambda: len(put) == 2)
+        wait_for(lambda: len(agent.agent.spool.complete(SIZE)) >= 4)
+        assert len(put) == 2  # and no more than that
+        held.set()
         agent.wait_frontier(end)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
@@ -30,6 +31,15 @@ _SMALLEST: Final = SegmentSize(MIB)
 _LARGEST: Final = SegmentSize(1024 * MIB)
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A segment that was checked, and its body as it will be stored. ``sha256`` is that of the plain segment, in hex."""
+
+    segment: Segment
+    sha256: str
+    body: bytes
+
+
 class Archive:
     """One cluster's archive in a store. Safe for several threads if the store is."""
 
@@ -45,22 +55,31 @@ class Archive:
         The same bytes again: success. Other bytes under that name: Conflict, both sides stay (P2, P3). A segment that does
         not agree with its name or the cluster: BadSegment or WrongCluster (P5). Otherwise the store's errors.
         """
+        return self.put(self.pack(segment, plain, history))
+
+    def pack(self, segment: Segment, plain: Plain, history: History | None) -> Packed:
+        """The half of ``archive_segment`` that needs the plain bytes, and no store."""
         self._check(segment, plain, history)
-        sha256 = hashlib.sha256(plain).hexdigest()
-        body = self.codec.encode(plain)
+        return Packed(segment, hashlib.sha256(plain).hexdigest(), self.codec.encode(plain))
+
+    def put(self, packed: Packed) -> Receipt:
+        """The half of ``archive_segment`` that waits for the store."""
+        segment = packed.segment
         key = self.layout.file(segment, self.codec.suffix)
         try:
-            self.store.create(key, body, {"format": FORMAT, "sha256": sha256, "size": str(len(plain))})
+            self.store.create(
+                key, packed.body, {"format": FORMAT, "sha256": packed.sha256, "size": str(int(segment.size))}
+            )
         except AlreadyThere:
             stored = self._identify(segment, self.codec.suffix)
             if stored is None:
                 raise StoreUnavailable(
                     f"{key}: the store has it and has it not", hint="It will be tried again."
                 ) from None
-            if stored.sha256 != sha256:
+            if stored.sha256 != packed.sha256:
                 raise _conflict(segment.name, key) from None
             return stored
-        return Receipt(segment, sha256, len(body), was_present=False)
+        return Receipt(segment, packed.sha256, len(packed.body), was_present=False)
 
     def confirm_segment(
         self, segment: Segment, plain: Plain, history: History | None, known: Receipt | None = None

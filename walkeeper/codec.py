@@ -27,8 +27,11 @@ PART: Final = 128 * 1024
 SUFFIXES: Final = (ZSTD, ZSTD + AGE)
 """Every suffix an object of this format may have."""
 
-_FOR_WAL: Final = {zstd.CompressionParameter.hash_log: 12, zstd.CompressionParameter.min_match: 5}
-"""What level 1 does otherwise for WAL: a table that fits into a core's first cache, and shorter matches, which makes up for it."""
+_FOR_WAL: Final[dict[int, int]] = {
+    zstd.CompressionParameter.hash_log: 12,
+    zstd.CompressionParameter.min_match: 5,
+}
+"""What level 1 does otherwise for WAL: a table that fits into a core's first cache, and shorter matches to make up for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Codec:
 
         All at once: piece by piece zstd copies what goes in, which takes a tenth more CPU time.
         """
-        options = {
+        options: dict[int, int] = {
             zstd.CompressionParameter.compression_level: self.level,
             zstd.CompressionParameter.checksum_flag: 1,
         }

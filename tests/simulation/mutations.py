@@ -31,7 +31,7 @@ from walkeeper.agent.ownership import Ownership
 from walkeeper.agent.pushing import Pushing
 from walkeeper.agent.streaming import SpoolFull, Streaming
 from walkeeper.agent.tail import Tail
-from walkeeper.archive import Archive
+from walkeeper.archive import Archive, Packed
 from walkeeper.config.model import ArchiverMode
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
@@ -86,24 +86,24 @@ def _receipt(segment: Any) -> Receipt:
 def acknowledge_before_the_store_has_it(patch: MonkeyPatch) -> None:
     real = Archiver._ship
 
-    def ship(self: Archiver, segment: Any, memory: Any) -> None:
+    def ship(self: Archiver, segment: Any) -> None:
         self._done.put(_receipt(segment))
-        real(self, segment, memory)
+        real(self, segment)
 
     patch.setattr(Archiver, "_ship", ship)
 
 
 @mutation(first=12)
 def take_no_answer_for_a_yes(patch: MonkeyPatch) -> None:
-    real = Archive.archive_segment
+    real = Archive.put
 
-    def archive_segment(self: Archive, segment: Any, plain: bytes, history: History) -> Receipt:
+    def put(self: Archive, packed: Packed) -> Receipt:
         try:
-            return real(self, segment, plain, history)
+            return real(self, packed)
         except StoreUnavailable:
-            return _receipt(segment)
+            return _receipt(packed.segment)
 
-    patch.setattr(Archive, "archive_segment", archive_segment)
+    patch.setattr(Archive, "put", put)
 
 
 @mutation()
@@ -124,13 +124,13 @@ def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
     """Only a store that was away lets two promotions choose one number; that is put on here as well."""
     patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
     patch.setattr(walkeeper.archive, "_conflict", lambda *_: AlreadyThere("never mind"))
-    real, real_history = Archive.archive_segment, Archive.archive_history
+    real, real_history = Archive.put, Archive.archive_history
 
-    def archive_segment(self: Archive, segment: Any, plain: bytes, history: History) -> Receipt:
+    def put(self: Archive, packed: Packed) -> Receipt:
         try:
-            return real(self, segment, plain, history)
+            return real(self, packed)
         except AlreadyThere:
-            return _receipt(segment)
+            return _receipt(packed.segment)
 
     def archive_history(self: Archive, timeline: int, content: bytes) -> None:
         try:
@@ -138,7 +138,7 @@ def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
         except Conflict:
             return
 
-    patch.setattr(Archive, "archive_segment", archive_segment)
+    patch.setattr(Archive, "put", put)
     patch.setattr(Archive, "archive_history", archive_history)
 
 

@@ -370,7 +370,7 @@ class Agent:
         )
         observed = Observed(server_up=True, lsn=server.lsn)
         archiver = assemble(self.config, ownership, sources, self._committer_server, observed, self.troubles)
-        archiver.start(self.crew, self.config.upload_workers)
+        archiver.start(self.crew, self.config.upload_workers, self.config.uploads)
         return archiver
 
     def _report_leadership(self, view: View) -> None:

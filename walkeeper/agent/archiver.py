@@ -17,6 +17,7 @@ from typing import Final
 from walkeeper import events
 from walkeeper.agent import lost_wal
 from walkeeper.agent.backoff import Backoff
+from walkeeper.agent.buffers import Buffers
 from walkeeper.agent.crew import Crew
 from walkeeper.agent.observed import Observed
 from walkeeper.agent.ownership import Fenced, Ownership
@@ -24,7 +25,7 @@ from walkeeper.agent.receipts import Receipts
 from walkeeper.agent.source import Source
 from walkeeper.agent.tail import Tail
 from walkeeper.agent.troubles import Troubles
-from walkeeper.archive import Archive
+from walkeeper.archive import Archive, Packed
 from walkeeper.clock import Clock
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
@@ -43,7 +44,6 @@ from walkeeper.errors import (
     WalkeeperError,
 )
 from walkeeper.postgres import Server
-from walkeeper.wal_file import Memory
 
 TICK: Final = 0.1
 """Seconds between two looks into the spool."""
@@ -126,13 +126,14 @@ class Archiver:
         self.receipts.add(receipt, mtime_ns)
         self._offered.put(receipt)
 
-    def start(self, crew: Crew, workers: int) -> None:
-        """Begin. Call it once."""
+    def start(self, crew: Crew, workers: int, uploads: int) -> None:
+        """Begin. Call it once. At most ``workers`` segments are packed at the same time, and ``uploads`` are on their way."""
+        self._buffers = Buffers(workers)
         self._threads = [
             crew.start("stream", self._stream),
             crew.start("commit", self._commit),
             crew.start("tail", lambda: self.tail.run(self._frontier, self._stopping)),
-            *(crew.start(f"upload-{number}", self._upload) for number in range(workers)),
+            *(crew.start(f"upload-{number}", self._upload) for number in range(uploads)),
         ]
 
     def stop(self, timeout: float) -> None:
@@ -267,18 +268,17 @@ class Archiver:
     # --- upload -------------------------------------------------------------------------------------------------
 
     def _upload(self) -> None:
-        memory = Memory()
         while not self._stopping.is_set():
             try:
                 segment = self._todo.get(timeout=0.5)
             except queue.Empty:
-                memory.release()  # an agent that waits holds none
+                self._buffers.release()  # an agent that waits holds none
                 continue
             self.in_flight.add(segment)
-            self._ship(segment, memory)
+            self._ship(segment)
             self.in_flight.discard(segment)
 
-    def _ship(self, segment: Segment, memory: Memory) -> None:
+    def _ship(self, segment: Segment) -> None:
         """Until it is stored, or turns out to be no good, or this archiver ends."""
         backoff = Backoff(0.5, 30)
         begun = self._clock.monotonic()
@@ -286,7 +286,7 @@ class Archiver:
         self._failing.discard(segment)
         while not self._stopping.is_set():
             try:
-                receipt = self._store(segment, memory)
+                receipt = self._archive.put(self._pack(segment))
             except FileNotFoundError:
                 return  # removed under our hands: stream notices the hole
             except Refused as problem:
@@ -308,15 +308,17 @@ class Archiver:
                     self._troubles.clear("archiver_refused")
                 return
 
-    def _store(self, segment: Segment, memory: Memory) -> Receipt:
-        try:
-            return self._archive.archive_segment(segment, self._source.read(segment, memory), self.history)
-        except MemoryError:
-            memory.release()
-            raise StoreUnavailable(
-                f"{segment}: not enough memory to store it",
-                hint="Each upload holds a segment, and for a moment twice what it packs to. Lower upload_workers, or give more.",
-            ) from None
+    def _pack(self, segment: Segment) -> Packed:
+        with self._buffers.one() as memory:
+            try:
+                return self._archive.pack(segment, self._source.read(segment, memory), self.history)
+            except MemoryError:
+                memory.release()
+                raise StoreUnavailable(
+                    f"{segment}: not enough memory to store it",
+                    hint="Each of upload_workers holds a segment, and for a moment three times what it packs to. Lower it, "
+                    "or give more.",
+                ) from None
 
     def _stored(self, receipt: Receipt, begun: float) -> None:
         events.info(

@@ -37,7 +37,7 @@ COMING: Final = 1.0
 """Seconds in which pg_receivewal delivers what PostgreSQL has just completed."""
 TOGETHER: Final = 32
 FOLLOWING: Final = 0.5
-"""So many that come next, and at most so many seconds, an answer waits for, while those are being stored."""
+"""So many that come next an answer waits for, while those are being stored; for each at most so many seconds."""
 STOPPING_PATIENCE: Final = 3.0
 """Seconds that the work may take while the server stops: no shutdown waits for the store."""
 AT_ONCE: Final = 4
@@ -108,7 +108,7 @@ class Pushing:
         if job.problem is not None:
             raise job.problem
         if archiver := self._agent.archiver:
-            self._mark_following(archiver, place)
+            self._mark_following(archiver, place, begun + ANSWER)
         return {}
 
     def _job(self, place: Place) -> _Job:
@@ -235,19 +235,20 @@ class Pushing:
     def stop(self) -> None:
         self._stopping.set()
 
-    def _mark_following(self, archiver: Archiver, place: Place) -> None:
+    def _mark_following(self, archiver: Archiver, place: Place, until: float) -> None:
         """While a backlog is worked off: wait a moment for what comes next, so that the script finds markers for that.
 
         A call that asks costs several times what one costs that finds a marker, and no call holds the uploads up.
         """
-        if self._streams or not isinstance(place.file, Segment) or is_stopping(place.data_directory):
+        if self._streams or not isinstance(place.file, Segment):
             return
-        until = self._clock.monotonic() + FOLLOWING
         first = Segment.parse(place.name, archiver.size).number + 1
         for number in range(first, first + TOGETHER):
+            if is_stopping(place.data_directory):
+                return
             segment = archiver.history.segment(number, archiver.size)
-            in_hand = archiver.has_in_hand(segment)
-            receipt = archiver.receipts.get(segment, max(0.0, until - self._clock.monotonic()) if in_hand else 0.0)
+            wait = min(FOLLOWING, until - self._clock.monotonic()) if archiver.has_in_hand(segment) else 0.0
+            receipt = archiver.receipts.get(segment, max(0.0, wait))
             mtime_ns = archiver.receipts.mtime_of(segment)
             if receipt is None or mtime_ns is None:
                 return

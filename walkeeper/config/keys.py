@@ -211,8 +211,8 @@ class Keys(Section, frozen=True):
     upload_workers: Annotated[
         Workers,
         Meta(
-            description="Segments uploaded at the same time, 1 to 32. Each holds one in memory, and for a moment twice what "
-            "it packs to."
+            description="Segments packed at the same time, 1 to 32; as many again, packed, are on their way to the store. Each "
+            "holds one in memory, and for a moment three times what it packs to."
         ),
     ] = 2
     hold_slot: Annotated[

@@ -69,6 +69,7 @@ class Config:
     identity_file: Path | None
     """age private key; a node that only archives needs none."""
     upload_workers: int
+    """Segments that are packed at the same time."""
     hold_slot: str
     spool_limit: int
     """Bytes."""
@@ -84,6 +85,11 @@ class Config:
     agent: AgentSettings
     node: Node
     archiver: ArchiverMode = "streaming"
+
+    @property
+    def uploads(self) -> int:
+        """Segments on their way to the store at the same time: while one is packed, another waits for the store."""
+        return 2 * self.upload_workers
 
     @property
     def name(self) -> str:

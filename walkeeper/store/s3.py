@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["S3Settings", "S3Store"]
 
-POOL_SIZE: Final = 32
+POOL_SIZE: Final = 96
+"""Connections that are kept: 64 uploads at the most, and who restores or asks meanwhile."""
 CREDENTIALS_AGE: Final = 5.0
 """Seconds: how soon after reading the credentials they may be read again, when the store denies."""
 BARREN_PAGES: Final = 100

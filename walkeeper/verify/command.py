@@ -66,7 +66,7 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
                 _workers(config),
                 lambda so_far: _show(progress, so_far),
             )
-    findings = judge(evidence, target, found, in_flight=config.upload_workers)
+    findings = judge(evidence, target, found, in_flight=config.uploads)
     findings += [*tail.about(opened), *(deep.findings if deep else [])]
     findings.sort(key=lambda finding: finding.severity)
     result = text.document(evidence, target, found, opened, deep, findings)
