@@ -28,7 +28,10 @@ def main() -> int:
         "--segments", type=int, help="of 16 MiB each; default: 32 for throughput, 64 for replay and push"
     )
     parser.add_argument("--scale", type=int, default=20, help="pgbench's, for replay and push; default: %(default)s")
-    parser.add_argument("--only", default="", help="push: pgBackRest, and those with this in their name")
+    parser.add_argument("--only", default="", help="push: pgBackRest, and those with this pattern in their name")
+    parser.add_argument(
+        "--round-trip", type=float, default=0.0, metavar="MS", help="push: put the S3 server so many milliseconds away"
+    )
     parser.add_argument(
         "--without-restore-command", action="store_true", help="switchover: to see what walkeeper's other parts cost"
     )
@@ -47,7 +50,14 @@ def main() -> int:
                 case "throughput":
                     throughput.run(arguments.rounds, arguments.segments or 32)
                 case "push":
-                    push.run(stores, arguments.rounds, arguments.segments or 64, arguments.scale, arguments.only)
+                    push.run(
+                        stores,
+                        arguments.rounds,
+                        arguments.segments or 64,
+                        arguments.scale,
+                        arguments.only,
+                        arguments.round_trip / 1000,
+                    )
                 case "tail":
                     tail.run(one_store, arguments.rounds)
                 case "tail-cost":

@@ -10,6 +10,7 @@ import struct
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 import yaml
 
+from benchmarks.far import Far
 from benchmarks.places import Kind
 from tests.parts.postgres import Postgres
 from tests.parts.processes import CHECKOUT, new_directory, wait_until
@@ -119,12 +121,19 @@ def write_wal(server: Postgres, pgbench: Path, number: int) -> None:
 
 
 class Shelf:
-    """A place of one kind, empty at first, for walkeeper and for pgBackRest alike. S3 goes over HTTPS."""
+    """A place of one kind, empty at first, for walkeeper and for pgBackRest alike. S3 goes over HTTPS.
 
-    def __init__(self, kind: Kind, server: SeaweedFS | None) -> None:
-        self.kind = kind
-        self.server = server
+    ``round_trip`` is in seconds: how far away everybody finds the S3 server.
+    """
+
+    def __init__(self, kind: Kind, stack: ExitStack, round_trip: float = 0.0) -> None:
+        self.name = kind if kind == "directory" else "S3"
+        self.server = stack.enter_context(SeaweedFS(https=True)) if kind == "s3" else None
+        self.port = self.server.https_port if self.server else None
         self.directory = new_directory("h")
+        if self.port and round_trip:
+            self.name = f"S3, {round_trip * 1000:.0f} ms away"
+            self.port = stack.enter_context(Far(self.port, round_trip / 2)).port
 
     def section(self, prefix: str) -> dict[str, Any]:
         """``walkeeper.store`` of the configuration."""
@@ -136,7 +145,7 @@ class Shelf:
             "s3": {
                 "bucket": self.server.bucket,
                 "prefix": f"{self.directory.name}/{prefix}",
-                "endpoint": self.server.https_endpoint,
+                "endpoint": f"https://127.0.0.1:{self.port}",
                 "region": self.server.region,
                 "path_style": True,
                 "access_key_id": self.server.access_key,

@@ -77,13 +77,12 @@ class PgBackRest:
 def _repository(shelf: Shelf, name: str) -> dict[str, str]:
     if shelf.server is None:
         return {"repo1-type": "posix", "repo1-path": f"{shelf.directory}/{name}"}
-    endpoint, _, port = shelf.server.https_endpoint.removeprefix("https://").partition(":")
     return {
         "repo1-type": "s3",
         "repo1-path": f"/{shelf.directory.name}/{name}",
         "repo1-s3-bucket": shelf.server.bucket,
-        "repo1-s3-endpoint": endpoint,
-        "repo1-storage-port": port,
+        "repo1-s3-endpoint": "127.0.0.1",
+        "repo1-storage-port": str(shelf.port),
         "repo1-storage-ca-file": str(shelf.server.certificate),
         "repo1-s3-region": shelf.server.region,
         "repo1-s3-key": shelf.server.access_key,

@@ -9,6 +9,7 @@ the server's own, which is idle otherwise. Not the S3 server's.
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import sys
 import time
@@ -40,7 +41,6 @@ from benchmarks.places import Kind
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import Postgres
 from tests.parts.processes import Host, new_directory
-from tests.parts.seaweedfs import SeaweedFS
 from walkeeper.config.model import ArchiverMode
 from walkeeper.core.lsn import MIB
 from walkeeper.core.names import Segment
@@ -82,8 +82,10 @@ class Found:
     call_cpu: list[float] = field(default_factory=list)
 
 
-def run(kinds: Sequence[Kind], rounds: int, segments: int, scale: int, only: str = "") -> None:
-    """Measure and print. ``only``: pgBackRest, and those whose name has that in it."""
+def run(kinds: Sequence[Kind], rounds: int, segments: int, scale: int, only: str = "", round_trip: float = 0.0) -> None:
+    """Measure and print. ``only``: pgBackRest, and those whose name has that pattern in it. ``round_trip``: seconds to
+    the S3 server and back.
+    """
     cost.adopt_orphans()
     under = conditions()
     settings = {
@@ -103,7 +105,10 @@ def run(kinds: Sequence[Kind], rounds: int, segments: int, scale: int, only: str
         server.physical_slot("walkeeper")
         begin = _current(server)  # where the agents' archives begin
         found = {
-            one: Found() for one in _contenders(kinds, server, stack) if one.name.startswith(PEER) or only in one.name
+            one: Found()
+            for kind in kinds
+            for one in _contenders(Shelf(kind, stack, round_trip), server, stack)
+            if one.name.startswith(PEER) or re.search(only, one.name)
         }
         for number in range(1, rounds + 1):
             print(f"push {number}/{rounds}", flush=True)
@@ -138,18 +143,16 @@ def _mark(server: Postgres, old: str, new: str, wanted: Callable[[str], bool]) -
 # ------------------------------------------------------------------------------------------------------------ contenders
 
 
-def _contenders(kinds: Sequence[Kind], server: Postgres, stack: ExitStack) -> Iterator[Contender]:
-    for kind in kinds:
-        shelf = Shelf(kind, stack.enter_context(SeaweedFS(https=True)) if kind == "s3" else None)
-        if pgbackrest.program():
-            yield _pgbackrest(shelf, server)
-        else:
-            print("push: without pgBackRest, which is not installed here", flush=True)
-        yield _with_agent("walkeeper-archive-push (shell), archiver: command", shelf, SHELL, "command", server, stack)
-        yield _with_agent("walkeeper-archive-push (shell), beside streaming", shelf, SHELL, "streaming", server, stack)
-        yield _with_agent("walkeeper archive-push, archiver: command", shelf, PLAIN, "command", server, stack)
-        yield _bare("walkeeper-archive-push (shell), no agent", shelf, SHELL, server)
-        yield _bare("walkeeper archive-push, no agent", shelf, PLAIN, server)
+def _contenders(shelf: Shelf, server: Postgres, stack: ExitStack) -> Iterator[Contender]:
+    if pgbackrest.program():
+        yield _pgbackrest(shelf, server)
+    else:
+        print("push: without pgBackRest, which is not installed here", flush=True)
+    yield _with_agent("walkeeper-archive-push (shell), archiver: command", shelf, SHELL, "command", server, stack)
+    yield _with_agent("walkeeper-archive-push (shell), beside streaming", shelf, SHELL, "streaming", server, stack)
+    yield _with_agent("walkeeper archive-push, archiver: command", shelf, PLAIN, "command", server, stack)
+    yield _bare("walkeeper-archive-push (shell), no agent", shelf, SHELL, server)
+    yield _bare("walkeeper archive-push, no agent", shelf, PLAIN, server)
 
 
 def _pgbackrest(shelf: Shelf, server: Postgres) -> Contender:
@@ -158,7 +161,7 @@ def _pgbackrest(shelf: Shelf, server: Postgres) -> Contender:
         peer = PgBackRest(new_directory("b"), shelf, f"pgbackrest{next(_serial)}", server.data)
         return peer.command("archive-push", '"%p"', server.data)
 
-    return Contender(f"{PEER} {pgbackrest.version().split()[-1]}, async {pgbackrest.PROCESSES}", shelf.kind, begin)
+    return Contender(f"{PEER} {pgbackrest.version().split()[-1]}, async {pgbackrest.PROCESSES}", shelf.name, begin)
 
 
 def _bare(name: str, shelf: Shelf, command: str, server: Postgres) -> Contender:
@@ -167,7 +170,7 @@ def _bare(name: str, shelf: Shelf, command: str, server: Postgres) -> Contender:
     config = write_config(directory / "patroni.yml", {"store": shelf.section(prefix)}, {})
     whole = command.format(config=config, shell=shell())
     lacks = partial(_lacks, shelf, prefix, server)
-    return Contender(name, shelf.kind, lambda: whole, as_installed(directory), lacks=lacks)
+    return Contender(name, shelf.name, lambda: whole, as_installed(directory), lacks=lacks)
 
 
 def _with_agent(
@@ -192,7 +195,7 @@ def _with_agent(
 
     whole = command.format(config=agent.config, shell=shell())
     lacks = partial(_lacks, shelf, prefix, server)
-    return Contender(name, shelf.kind, lambda: whole, agent.environment, beside, lacks)
+    return Contender(name, shelf.name, lambda: whole, agent.environment, beside, lacks)
 
 
 def _lacks(shelf: Shelf, prefix: str, server: Postgres, chain: Sequence[Segment]) -> list[str]:
@@ -238,7 +241,8 @@ def _push(command: str, server: Postgres, environment: dict[str, str], segment: 
     for _ in range(TRIES):
         one = cost.call(whole, server.data, environment, log)
         if one.code == 0:
-            _mark(server, ".ready", ".done", segment.name.__eq__)
+            ready = server.pg_wal / "archive_status" / f"{segment.name}.ready"
+            ready.rename(ready.with_suffix(".done"))
             return one.wall
         time.sleep(AGAIN)
     raise RuntimeError(f"{whole}: exit {one.code}\n{log.read_text(errors='replace')[-2000:]}")

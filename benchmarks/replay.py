@@ -40,7 +40,6 @@ from benchmarks.places import Kind
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import restore_server
 from tests.parts.processes import new_directory, tail, wait_until
-from tests.parts.seaweedfs import SeaweedFS
 
 COMMANDS: Final = {
     "walkeeper restore-wal": f"{sys.executable} -m walkeeper restore-wal -c {{config}} %f %p",
@@ -111,8 +110,7 @@ def _contenders(kinds: Sequence[Kind], material: Material, stack: ExitStack) -> 
     yield Contender(LIMIT, "", None)
     yield Contender("cp", "directory, plain", lambda _: f"cp {material.wal}/%f %p")
     for kind in kinds:
-        server = stack.enter_context(SeaweedFS(https=True)) if kind == "s3" else None
-        shelf = Shelf(kind, server)
+        shelf = Shelf(kind, stack)
         if pgbackrest.program():
             yield _pgbackrest(shelf, material)
         else:
@@ -132,7 +130,7 @@ def _pgbackrest(shelf: Shelf, material: Material) -> Contender:
         return peer.command("archive-get", '%f "%p"', data)
 
     name = f"pgBackRest {pgbackrest.version().split()[-1]}, async {pgbackrest.PROCESSES}"
-    return Contender(name, shelf.kind, command, clean=peer.clear_spool)
+    return Contender(name, shelf.name, command, clean=peer.clear_spool)
 
 
 def _walkeeper(name: str, shelf: Shelf, command: str, etcd: Etcd | None) -> Contender:
@@ -141,7 +139,7 @@ def _walkeeper(name: str, shelf: Shelf, command: str, etcd: Etcd | None) -> Cont
     store = shelf.section("walkeeper")
     write_config(config, {"store": store}, {})
     whole = command.format(config=config, shell=shell())
-    bare = Contender(name, shelf.kind, lambda _: whole, as_installed(directory))
+    bare = Contender(name, shelf.name, lambda _: whole, as_installed(directory))
     return bare if etcd is None else replace(bare, beside=partial(_agent, directory, store, etcd))
 
 

@@ -76,10 +76,6 @@ class SeaweedFS:
         return f"http://127.0.0.1:{self._port}"
 
     @property
-    def https_endpoint(self) -> str:
-        return f"https://127.0.0.1:{self.https_port}"
-
-    @property
     def certificate(self) -> Path:
         """What a client has to trust, as PEM."""
         return self.directory / "certificate.pem"
