@@ -210,9 +210,9 @@ def _measure(contender: Contender, server: Postgres, chain: Sequence[Segment], f
     names = {segment.name for segment in chain}
     command = contender.begin()
     environment = Host("calls", server.directory).environment(contender.environment)
+    os.sync()
     with contender.beside() as agents:
         living = [server.pid, *agents]
-        os.sync()
         _mark(server, ".done", ".ready", names.__contains__)
         meter, begun = cost.Meter(living), time.monotonic()
         for segment in chain:
