@@ -99,6 +99,7 @@ class Archiver:
         self._new_gaps: queue.SimpleQueue[Gap] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._changed = threading.Event()
+        self._look_now = threading.Event()
         self._threads: list[threading.Thread] = []
         self._missing: Segment | None = None
         self._missing_since = 0.0
@@ -126,6 +127,10 @@ class Archiver:
         self.receipts.add(receipt, mtime_ns)
         self._offered.put(receipt)
 
+    def look(self) -> None:
+        """Take up what is complete now, not at the next tick. Safe from every thread."""
+        self._look_now.set()
+
     def start(self, crew: Crew, workers: int, uploads: int) -> None:
         """Begin. Call it once. At most ``workers`` segments are packed at the same time, and ``uploads`` are on their way."""
         self._buffers = Buffers(workers)
@@ -143,6 +148,7 @@ class Archiver:
         """
         self._stopping.set()
         self._changed.set()
+        self._look_now.set()
         until = self._clock.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, until - self._clock.monotonic()))
@@ -172,7 +178,8 @@ class Archiver:
                 except SpoolError as problem:
                     self._troubles.report("archiver_spool", problem)
                     self._stopping.wait(SPOOL_RETRY)
-                self._stopping.wait(TICK)
+                self._look_now.wait(TICK)
+                self._look_now.clear()
         finally:
             self._source.stop()
 

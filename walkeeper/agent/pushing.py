@@ -35,6 +35,8 @@ ANSWER: Final = 1.5
 """Seconds until the client is told that the work goes on."""
 COMING: Final = 1.0
 """Seconds in which pg_receivewal delivers what PostgreSQL has just completed."""
+TAKEN_UP: Final = 0.25
+"""Seconds in which the archiver, which was told to look, finds that in pg_wal."""
 TOGETHER: Final = 32
 FOLLOWING: Final = 0.5
 """So many that come next an answer waits for, while those are being stored; for each at most so many seconds."""
@@ -194,8 +196,10 @@ class Pushing:
         """A receipt, also one that is about to come: what the archiver has in hand is not stored a second time."""
         if not archiver.history.contains(segment):
             return None
-        coming = COMING if self._streams and segment.end > archiver.stored_up_to else 0.0
-        receipt = archiver.receipts.get(segment, coming)
+        receipt = archiver.receipts.get(segment)
+        if receipt is None and segment.end > archiver.stored_up_to:
+            archiver.look()
+            receipt = archiver.receipts.get(segment, COMING if self._streams else TAKEN_UP)
         while receipt is None and archiver.has_in_hand(segment):
             receipt = archiver.receipts.get(segment, COMING)
         return receipt
