@@ -32,7 +32,7 @@ class Plan:
     before: float = 4.0
     rate: float = 1.0
     storm: float = 8.0
-    delay: float = 0.5
+    delay: float = 1.0
     """How long the slow store takes for an object."""
     backlog: int = 10
     """Complete segments that shall be nowhere but on the primary just before it is killed. Some may still get through."""
