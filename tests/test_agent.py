@@ -119,15 +119,21 @@ def test_p1_the_order_put_record_slot_spool_is_never_bent(alone: Alone) -> None:
         wait_for(lambda: alone.slot() >= end and not agent.agent.spool.complete(SIZE))
 
 
-def test_an_upload_that_lacks_memory_is_tried_again(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["packed", "put"])
+def test_an_upload_that_lacks_memory_is_tried_again(alone: Alone, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encode, lacks = Codec.encode, True
 
     def encode_if_there_is_memory(codec: Codec, plain: Plain) -> bytes:
-        if lacks:
+        if lacks and where == "packed":
             raise MemoryError
         return encode(codec, plain)
 
+    def create_if_there_is_memory(call: str, key: str) -> None:
+        if lacks and where == "put" and call == "create" and "/wal/" in key:
+            raise MemoryError
+
     monkeypatch.setattr(Codec, "encode", encode_if_there_is_memory)
+    alone.store.before = create_if_there_is_memory
     with alone.agent() as agent:
         wait_for(lambda: agent.archiving)
         end = complete(alone.server, 2)

@@ -25,7 +25,7 @@ from walkeeper.agent.receipts import Receipts
 from walkeeper.agent.source import Source
 from walkeeper.agent.tail import Tail
 from walkeeper.agent.troubles import Troubles
-from walkeeper.archive import Archive, Packed
+from walkeeper.archive import Archive
 from walkeeper.clock import Clock
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
@@ -293,7 +293,7 @@ class Archiver:
         self._failing.discard(segment)
         while not self._stopping.is_set():
             try:
-                receipt = self._archive.put(self._pack(segment))
+                receipt = self._store(segment)
             except FileNotFoundError:
                 return  # removed under our hands: stream notices the hole
             except Refused as problem:
@@ -315,17 +315,18 @@ class Archiver:
                     self._troubles.clear("archiver_refused")
                 return
 
-    def _pack(self, segment: Segment) -> Packed:
-        with self._buffers.one() as memory:
-            try:
-                return self._archive.pack(segment, self._source.read(segment, memory), self.history)
-            except MemoryError:
-                memory.release()
-                raise StoreUnavailable(
-                    f"{segment}: not enough memory to store it",
-                    hint="Each of upload_workers holds a segment, and for a moment three times what it packs to. Lower it, "
-                    "or give more.",
-                ) from None
+    def _store(self, segment: Segment) -> Receipt:
+        try:
+            with self._buffers.one() as memory:
+                packed = self._archive.pack(segment, self._source.read(segment, memory), self.history)
+            return self._archive.put(packed)
+        except MemoryError:
+            self._buffers.release()
+            raise StoreUnavailable(
+                f"{segment}: not enough memory to store it",
+                hint="Each of upload_workers holds a segment, and for a moment three times what it packs to. Lower it, or give "
+                "more.",
+            ) from None
 
     def _stored(self, receipt: Receipt, begun: float) -> None:
         events.info(
