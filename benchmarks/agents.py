@@ -14,8 +14,8 @@ from benchmarks.material import SCOPE, as_installed, write_config
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD
 from tests.parts.processes import Host, Process, wait_until
-from walkeeper import ask, rundir
 from walkeeper.config.model import ArchiverMode
+from walkeeper.control import client, paths
 from walkeeper.errors import AgentError
 
 HOLD_SLOT: Final = "walkeeper"
@@ -98,7 +98,7 @@ class Agent:
 
     def _answers(self) -> bool:
         try:
-            return bool(ask.ask(rundir.socket_path(str(self.config), self.environment), "status", 5))
+            return bool(client.ask(paths.socket_path(str(self.config), self.environment), "status", 5))
         except AgentError:
             return False
 

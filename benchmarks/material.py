@@ -23,12 +23,12 @@ from benchmarks.places import Kind
 from tests.parts.postgres import Postgres
 from tests.parts.processes import CHECKOUT, new_directory, wait_until
 from tests.parts.seaweedfs import SeaweedFS
-from walkeeper.archive import Archive
-from walkeeper.codec import Codec
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.layout import Layout
 from walkeeper.store.open import open_store
 from walkeeper.store.settings import DirectorySettings, S3Settings
 

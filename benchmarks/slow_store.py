@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from walkeeper.agent import run
+from walkeeper.agent.process import run
 from walkeeper.config import load
 from walkeeper.store.base import Store
 from walkeeper.store.directory import DirectoryStore

@@ -16,11 +16,11 @@ from typing import Final
 
 from benchmarks import table, wiring
 from benchmarks.places import DirectoryPlace, Kind, Places
+from tests.fixtures.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
 from tests.parts.cluster import Node
 from tests.parts.postgres import Postgres
 from tests.parts.processes import Process, new_directory, wait_until
 from tests.twins.memory_record import MemoryDcs
-from tests.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
 from walkeeper.store.base import Body, ObjectInfo, Store
 
 SEGMENT_MB: Final = 16

@@ -24,13 +24,13 @@ from benchmarks.places import DirectoryPlace
 from tests.parts.cluster import Cluster, Node
 from tests.parts.postgres import REPLICATOR
 from tests.parts.processes import Process, new_directory, wait_until
-from walkeeper.archive import Archive
-from walkeeper.codec import Codec
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import PARTIAL, Segment
-from walkeeper.layout import Layout
-from walkeeper.wal_file import read_segment
+from walkeeper.postgres.wal_file import read_segment
 
 SEGMENT_MB: Final = 16
 WORKERS: Final = 2

@@ -13,12 +13,12 @@ from typing import Any, Final
 from benchmarks.places import Place
 from tests.parts.cluster import Cluster, Node, callbacks
 from tests.parts.processes import CHECKOUT, new_directory, wait_until
-from walkeeper.archive import Archive
-from walkeeper.codec import Codec
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
 from walkeeper.core.record import Record, decode_record
-from walkeeper.layout import Layout
 
-CALLBACK: Final = f"{{python}} -I -S {CHECKOUT}/walkeeper/callback.py {{config}}"
+CALLBACK: Final = f"{{python}} -I -S {CHECKOUT}/walkeeper/control/callback.py {{config}}"
 RESTORE: Final = "{python} -m walkeeper -c {config} restore-wal %f %p"
 ARCHIVE_PUSH: Final = f"WALKEEPER_PYTHON={{python}} {CHECKOUT}/walkeeper/shell/walkeeper-archive-push -c {{config}} %p"
 

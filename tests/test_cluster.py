@@ -12,18 +12,18 @@ import pytest
 from tests.parts.cluster import Cluster, Node, callbacks, restore_server
 from tests.parts.ledger import Ledger
 from tests.parts.processes import wait_until
-from walkeeper.archive import Archive
-from walkeeper.codec import Codec
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import Record, decode_record
-from walkeeper.layout import Layout
 from walkeeper.store.directory import DirectoryStore
 
 pytestmark = pytest.mark.cluster
 SIZE = SegmentSize(4 * MIB)
 SCRIPT = Path(__file__).parent.parent / "walkeeper" / "shell" / "walkeeper-archive-push"
-CALLBACK = Path(__file__).parent.parent / "walkeeper" / "callback.py"
+CALLBACK = Path(__file__).parent.parent / "walkeeper" / "control" / "callback.py"
 
 
 class Archived:

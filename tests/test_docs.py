@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from walkeeper import cli, cli_reference
+from walkeeper.cli import main as cli
+from walkeeper.cli import reference
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -38,7 +39,7 @@ def anchors(document: Path) -> set[str]:
 
 def test_the_reference_of_commands_is_made_from_the_code() -> None:
     written = (ROOT / "docs" / "commands.md").read_text()
-    assert written == cli_reference.reference(), "run: python -m walkeeper.cli_reference > docs/commands.md"
+    assert written == reference.reference(), "run: python -m walkeeper.cli.reference > docs/commands.md"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

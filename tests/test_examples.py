@@ -16,14 +16,14 @@ import pytest
 import yaml
 
 from examples.grafana.__main__ import dashboard
-from tests.agents import SIZE, Machine
+from tests.fixtures.agents import SIZE, Machine
+from tests.fixtures.worlds import HOLD_SLOT, prepare
 from tests.parts.etcd import Etcd, etcd_program
 from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory, wait_until
 from tests.test_docs import anchors
-from tests.worlds import HOLD_SLOT, prepare
 from walkeeper import errors
-from walkeeper.agent import metrics
+from walkeeper.agent.http import metrics
 from walkeeper.config import load
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.agents import SIZE, Machine
+from tests.fixtures.agents import SIZE, Machine
+from tests.fixtures.worlds import HOLD_SLOT, prepare
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory, wait_until
-from tests.worlds import HOLD_SLOT, prepare
-from walkeeper.archive import Archive
-from walkeeper.codec import Codec
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
 from walkeeper.core.names import Segment
-from walkeeper.layout import Layout
 from walkeeper.store.directory import DirectoryStore
 
 pytestmark = pytest.mark.postgres

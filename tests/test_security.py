@@ -16,7 +16,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from tests.agents import Machine, command_line, environment_of
+from tests.fixtures.agents import Machine, command_line, environment_of
 from tests.parts.etcd import Etcd, least_rights
 from tests.parts.postgres import Postgres
 from tests.parts.processes import CHECKOUT, new_directory, wait_until

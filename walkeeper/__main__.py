@@ -2,7 +2,7 @@
 
 import sys
 
-from walkeeper.cli import main
+from walkeeper.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

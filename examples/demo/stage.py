@@ -21,12 +21,12 @@ from tests.parts.processes import CHECKOUT, new_directory, tail
 from tests.parts.proxy import CHUNK, Proxy
 from tests.parts.seaweedfs import SeaweedFS
 from walkeeper import __version__
-from walkeeper.archive import Archive
-from walkeeper.codec import Codec
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record, decode_record
-from walkeeper.layout import Layout
 from walkeeper.store.base import Store
 from walkeeper.store.directory import DirectoryStore
 from walkeeper.store.s3 import S3Store

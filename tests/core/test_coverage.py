@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.core.worlds import histories
+from tests.core.values import histories
 from walkeeper.core.coverage import (
     FOREVER,
     Archived,

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.core.worlds import forked_pairs, histories, history_text, sizes
+from tests.core.values import forked_pairs, histories, history_text, sizes
 from walkeeper.core.history import History, Switch, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.errors import BadHistory

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.core.worlds import SIZES, lsns, segments, sizes
+from tests.core.values import SIZES, lsns, segments, sizes
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, PartialFile, Segment, parse_wal_name
 from walkeeper.errors import BadName, BadSegment

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.core.worlds import plain_segment
+from tests.core.values import plain_segment
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.page import PAGE_SIZE, check_part
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.tail import MERGED_AT_ONCE, Piece, due_for_merge, inner_fork, longest_chain
+from walkeeper.core.wal_page import PAGE_SIZE, check_part
 from walkeeper.errors import BadName, BadSegment
 
 SIZE = SegmentSize(MIB)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.simulation.seams import NodeProcess, StoreView
 from tests.simulation.threads import Killed
-from walkeeper.agent.pushing import AtIt
+from walkeeper.agent.archive_push import AtIt
 from walkeeper.errors import WalkeeperError
 from walkeeper.push.client import LONGEST, PATIENCE
 from walkeeper.push.place import Place

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from tests.core.worlds import history_text
+from tests.core.values import history_text
 from tests.simulation.wal import SIZE, Branch
-from walkeeper.codec import SUFFIXES
+from walkeeper.archive.codec import SUFFIXES
+from walkeeper.archive.tail import StoredPiece, parse_key
+from walkeeper.archive.tail_read import assemble
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile, Segment, parse_wal_name
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Record, decode_record
 from walkeeper.store.base import ObjectInfo
-from walkeeper.tail import StoredPiece, parse_key
-from walkeeper.tail_restore import assemble
 
 if TYPE_CHECKING:
     from tests.simulation.nodes import Node

@@ -13,25 +13,27 @@ from typing import Any, Final
 import msgspec
 from pytest import MonkeyPatch  # noqa: PT013 - a type
 
-import walkeeper.agent.archiver
-import walkeeper.agent.leftovers
-import walkeeper.agent.lost_wal
-import walkeeper.agent.ownership
-import walkeeper.archive
+import walkeeper.agent.archiver.archiver
+import walkeeper.agent.archiver.leftovers
+import walkeeper.agent.archiver.lost_wal
+import walkeeper.agent.archiver.ownership
+import walkeeper.agent.archiver.spool
+import walkeeper.archive.tail
+import walkeeper.archive.write
 import walkeeper.core.history
-import walkeeper.spool
-import walkeeper.tail
 from tests.simulation.seams import ReceiverView, RecordView, agent
 from tests.simulation.wal import SIZE, readable
 from walkeeper.agent.agent import Agent
-from walkeeper.agent.archiver import Archiver
-from walkeeper.agent.from_pg_wal import FromPgWal
-from walkeeper.agent.leftovers import Leftovers
-from walkeeper.agent.ownership import Ownership
-from walkeeper.agent.pushing import Pushing
-from walkeeper.agent.streaming import SpoolFull, Streaming
-from walkeeper.agent.tail import Tail
-from walkeeper.archive import Archive, Packed
+from walkeeper.agent.archive_push import Pushing
+from walkeeper.agent.archiver.archiver import Archiver
+from walkeeper.agent.archiver.from_pg_wal import FromPgWal
+from walkeeper.agent.archiver.leftovers import Leftovers
+from walkeeper.agent.archiver.ownership import Ownership
+from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.archiver.streaming import SpoolFull, Streaming
+from walkeeper.agent.archiver.tail import Tail
+from walkeeper.archive.tail import StoredPiece
+from walkeeper.archive.write import Archive, Packed
 from walkeeper.config.model import ArchiverMode
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
@@ -41,13 +43,11 @@ from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.record import Record
 from walkeeper.core.tail import Piece, due_for_merge
 from walkeeper.core.takeover import LocalServer, resume_at
+from walkeeper.dcs.base import Leader
 from walkeeper.errors import BadHistory, Conflict, StoreUnavailable, WrongTimeline
+from walkeeper.postgres.pg_receivewal import Written
 from walkeeper.push.place import Place
-from walkeeper.receiver import Written
-from walkeeper.record.base import Leader
-from walkeeper.spool import Spool
 from walkeeper.store.base import AlreadyThere
-from walkeeper.tail import StoredPiece
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def overwrite(patch: MonkeyPatch) -> None:
 def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
     """Only a store that was away lets two promotions choose one number; that is put on here as well."""
     patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
-    patch.setattr(walkeeper.archive, "_conflict", lambda *_: AlreadyThere("never mind"))
+    patch.setattr(walkeeper.archive.write, "_conflict", lambda *_: AlreadyThere("never mind"))
     real, real_history = Archive.put, Archive.archive_history
 
     def put(self: Archive, packed: Packed) -> Receipt:
@@ -153,7 +153,7 @@ def move_the_frontier_over_holes(patch: MonkeyPatch) -> None:
 
 @mutation()
 def record_without_the_histories(patch: MonkeyPatch) -> None:
-    patch.setattr(walkeeper.agent.ownership, "_store_histories", lambda *_: None)
+    patch.setattr(walkeeper.agent.archiver.ownership, "_store_histories", lambda *_: None)
 
 
 # ---------------------------------------------------------------------------------------------------- record, slot, spool
@@ -200,7 +200,7 @@ def _piece_receipt(archive: Archive, segment: Segment, piece: Piece) -> TailRece
 
 @mutation("lose_store_answers", "cut_store", "store_down", "kill_receiver", first=7)
 def claim_a_piece_that_was_received_and_not_stored(patch: MonkeyPatch) -> None:
-    real = walkeeper.tail.put
+    real = walkeeper.archive.tail.put
 
     def put(archive: Archive, segment: Segment, piece: Piece, plain: bytes) -> TailReceipt:
         try:
@@ -208,7 +208,7 @@ def claim_a_piece_that_was_received_and_not_stored(patch: MonkeyPatch) -> None:
         except StoreUnavailable:
             return _piece_receipt(archive, segment, piece)
 
-    patch.setattr(walkeeper.tail, "put", put)
+    patch.setattr(walkeeper.archive.tail, "put", put)
 
 
 @mutation("lose_store_answers", "cut_store", "store_down", first=41)
@@ -242,7 +242,7 @@ def claim_what_the_server_has_and_not_what_was_written(patch: MonkeyPatch) -> No
         return found and Written(found.run, max(found.offset, min(ahead, SIZE - 1)))
 
     patch.setattr(ReceiverView, "written", written)
-    patch.setattr(walkeeper.tail, "check_part", lambda *_: None)
+    patch.setattr(walkeeper.archive.tail, "check_part", lambda *_: None)
 
 
 @mutation("kill_agent", first=1)
@@ -273,7 +273,7 @@ def drop_pieces_when_the_segment_is_streamed_again(patch: MonkeyPatch) -> None:
 
 @mutation("switchover", "kill_patroni", "freeze_host", first=43)
 def drop_what_a_dead_primary_had_beyond_the_fork(patch: MonkeyPatch) -> None:
-    patch.setattr(walkeeper.tail, "covers", lambda *_: True)
+    patch.setattr(walkeeper.archive.tail, "covers", lambda *_: True)
 
 
 @mutation("switchover", "freeze_host", first=11)
@@ -296,7 +296,7 @@ def continue_another_servers_chain_without_comparing(patch: MonkeyPatch) -> None
     def confirm(_: Archive, stored: StoredPiece, segment: Segment, __: bytes) -> TailReceipt:
         return TailReceipt(segment, stored.piece, "0" * 64, 0, stored.key)
 
-    patch.setattr(walkeeper.tail, "confirm", confirm)
+    patch.setattr(walkeeper.archive.tail, "confirm", confirm)
 
 
 # ----------------------------------------------------------------------------------------------------------- where to begin
@@ -307,7 +307,7 @@ def _resume(patch: MonkeyPatch, choose: Callable[[Record, History, LocalServer],
         resume_at(record, history, local)
         return Lsn(choose(record, history, local) // local.segment_size * local.segment_size)
 
-    patch.setattr(walkeeper.agent.ownership, "resume_at", resume)
+    patch.setattr(walkeeper.agent.archiver.ownership, "resume_at", resume)
 
 
 @mutation()
@@ -345,7 +345,7 @@ def skip_holes_in_the_store(patch: MonkeyPatch) -> None:
         stored = [s.end for s in archive.segments() if history.contains(s)]
         return max([start, *stored])
 
-    patch.setattr(walkeeper.agent.ownership, "_skip_stored", skip)
+    patch.setattr(walkeeper.agent.archiver.ownership, "_skip_stored", skip)
 
 
 @mutation("wipe_record", "garbage_record", "store_down", "kill_agent", "kill_receiver")
@@ -392,7 +392,7 @@ def skip_the_comparison_of_timelines(patch: MonkeyPatch) -> None:
         except WrongTimeline:
             return resume_at(record, history, dataclasses.replace(local, history=history))
 
-    patch.setattr(walkeeper.agent.ownership, "resume_at", resume)
+    patch.setattr(walkeeper.agent.archiver.ownership, "resume_at", resume)
 
 
 @mutation()
@@ -438,12 +438,12 @@ def lay_no_seed(patch: MonkeyPatch) -> None:
 
 @mutation(first=32)
 def call_it_a_gap_too_early(patch: MonkeyPatch) -> None:
-    patch.setattr(walkeeper.agent.lost_wal, "_from_members", lambda *_: None)
+    patch.setattr(walkeeper.agent.archiver.lost_wal, "_from_members", lambda *_: None)
 
 
 @mutation(first=32)
 def call_it_a_gap_without_a_look_into_the_store(patch: MonkeyPatch) -> None:
-    patch.setattr(walkeeper.agent.lost_wal, "find", lambda *_: None)
+    patch.setattr(walkeeper.agent.archiver.lost_wal, "find", lambda *_: None)
 
 
 @mutation(first=32)
@@ -453,7 +453,7 @@ def pass_a_gap_without_a_word(patch: MonkeyPatch) -> None:
 
 @mutation(first=32)
 def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
-    patch.setattr(walkeeper.agent.lost_wal, "is_lost", lambda *_: False)
+    patch.setattr(walkeeper.agent.archiver.lost_wal, "is_lost", lambda *_: False)
 
 
 # -------------------------------------------------------------------------------------------------------- archiver: command

@@ -16,8 +16,9 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 from unittest import mock
 
 import walkeeper.agent.agent
+import walkeeper.agent.archiver.spool
 import walkeeper.core.tail
-import walkeeper.spool
+from tests.fixtures.worlds import config_of
 from tests.parts.postgres import Postgres
 from tests.simulation import threads
 from tests.simulation.threads import Clock, Killed, Process, here
@@ -33,22 +34,21 @@ from tests.simulation.wal import (
 )
 from tests.twins.memory_record import MemoryRecord
 from tests.twins.memory_store import MemoryStore
-from tests.worlds import config_of
 from walkeeper.agent.agent import Agent
-from walkeeper.agent.crew import Crew
-from walkeeper.agent.pushing import Pushing
+from walkeeper.agent.archive_push import Pushing
+from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.threads import Crew
 from walkeeper.config import Config, PostgresqlSettings
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import PARTIAL, Segment
-from walkeeper.core.page import PAGE_SIZE, Plain
 from walkeeper.core.receipt import Receipt
+from walkeeper.core.wal_page import PAGE_SIZE, Plain
+from walkeeper.dcs.base import Leader, Topology, Versioned
 from walkeeper.errors import BadName, PostgresError, StoreUnavailable
-from walkeeper.postgres import CommandState, ServerState
-from walkeeper.receiver import Ended, Written
-from walkeeper.record.base import Leader, Topology, Versioned
-from walkeeper.spool import Spool
-from walkeeper.wal_file import Memory
+from walkeeper.postgres.pg_receivewal import Ended, Written
+from walkeeper.postgres.server import CommandState, ServerState
+from walkeeper.postgres.wal_file import Memory
 
 if TYPE_CHECKING:
     from tests.simulation.nodes import Node
@@ -209,7 +209,7 @@ class RecordView(MemoryRecord):
 
 
 class ServerView:
-    """walkeeper.postgres.Server."""
+    """walkeeper.postgres.server.Server."""
 
     def __init__(self, settings: PostgresqlSettings, timeout: float, application: str = "") -> None:
         self.settings = settings
@@ -263,7 +263,7 @@ class ServerView:
 
 
 class ReceiverView:
-    """walkeeper.receiver.Receiver: a child process of the agent's."""
+    """walkeeper.postgres.pg_receivewal.Receiver: a child process of the agent's."""
 
     def __init__(
         self, program: Path, directory: Path, settings: PostgresqlSettings, passfile: Path, clock: Clock
@@ -498,11 +498,11 @@ def simulated() -> Iterator[None]:
     }
     with ExitStack() as stack:
         for name, module in sorted(sys.modules.items()):
-            if name.startswith("walkeeper.agent.") or name in {"walkeeper.spool", "walkeeper.push.storing"}:
+            if name.startswith("walkeeper.agent.") or name in {"walkeeper.lib.retry", "walkeeper.push.storing"}:
                 for attribute in stands_in.keys() & vars(module).keys():
-                    if (name, attribute) != ("walkeeper.spool", "Spool"):
+                    if (name, attribute) != ("walkeeper.agent.archiver.spool", "Spool"):
                         stack.enter_context(mock.patch.object(module, attribute, stands_in[attribute]))
-        stack.enter_context(mock.patch.object(walkeeper.spool, "_BOOT_ID", _Boot()))
+        stack.enter_context(mock.patch.object(walkeeper.agent.archiver.spool, "_BOOT_ID", _Boot()))
         stack.enter_context(mock.patch.object(walkeeper.core.tail, "MERGED_AT_ONCE", MERGED_AT_ONCE))
         stack.enter_context(mock.patch.object(Crew, "report_death", _report_death))
         yield

@@ -183,7 +183,7 @@ def here() -> Process:
 
 
 class Clock:
-    """walkeeper.clock.Clock."""
+    """walkeeper.lib.clock.Clock."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop

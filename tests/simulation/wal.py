@@ -14,13 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from tests.core.worlds import PAGE, history_text, long_header
-from walkeeper import wal_file
+from tests.core.values import PAGE, history_text, long_header
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.errors import BadSegment
-from walkeeper.wal_file import WalBytes
+from walkeeper.postgres import wal_file
+from walkeeper.postgres.wal_file import WalBytes
 
 SYSTEM: Final = 7300000000000000001
 SIZE: Final = SegmentSize(MIB)
@@ -215,7 +215,7 @@ def write_segment(path: Path, plain: bytes) -> None:
 
 
 def read_wal_file(path: Path, limit: int = 0, memory: wal_file.Memory | None = None) -> WalBytes:
-    """walkeeper.wal_file.read_wal_file, without reading a megabyte of a segment."""
+    """walkeeper.postgres.wal_file.read_wal_file, without reading a megabyte of a segment."""
     if len(path.name) != _NAME:
         return wal_file.read_wal_file(path)
     segment = Segment.parse(path.name, SIZE)
@@ -223,7 +223,7 @@ def read_wal_file(path: Path, limit: int = 0, memory: wal_file.Memory | None = N
 
 
 def read_segment(path: Path, segment: Segment, memory: wal_file.Memory | None = None) -> bytes:
-    """walkeeper.wal_file.read_segment, without reading a megabyte."""
+    """walkeeper.postgres.wal_file.read_segment, without reading a megabyte."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         if os.fstat(descriptor).st_size != segment.size:

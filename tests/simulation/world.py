@@ -15,13 +15,13 @@ from tests.simulation.seams import StoreView, start_agent
 from tests.simulation.threads import Loop, Process
 from tests.simulation.wal import SIZE, SYSTEM, Branch
 from tests.twins.memory_record import MemoryDcs
-from walkeeper.archive import Archive
-from walkeeper.codec import Codec
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
 from walkeeper.config.model import ArchiverMode
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile
-from walkeeper.layout import Layout
-from walkeeper.record.base import Member
+from walkeeper.dcs.base import Member
 
 NAMES: Final = "abc"
 FIRST_LSN: Final = 3 * SIZE

@@ -16,7 +16,7 @@ from tests.parts.ledger import of_twins
 from tests.parts.postgres import restore_server
 from tests.parts.processes import CHECKOUT, new_directory, tail, wait_until
 from tests.torture.rig import Rig
-from walkeeper.archive import Archive
+from walkeeper.archive.write import Archive
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record

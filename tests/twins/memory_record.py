@@ -6,8 +6,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from walkeeper.dcs.base import Leader, Member, Topology, Versioned
 from walkeeper.errors import CasConflict, DcsUnavailable
-from walkeeper.record.base import Leader, Member, Topology, Versioned
 
 
 @dataclass

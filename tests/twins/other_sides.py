@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from tests.parts.etcd import Etcd
 from tests.twins.fake_consul import FakeConsul
 from tests.twins.memory_record import MemoryDcs
-from walkeeper.record.base import Member
+from walkeeper.dcs.base import Member
 
 
 class OtherSide(Protocol):

@@ -7,27 +7,27 @@ from collections import deque
 from dataclasses import replace
 from typing import Final
 
-from walkeeper import events
-from walkeeper.agent.archiver import Archiver
-from walkeeper.agent.assembly import assemble, find_receiver
-from walkeeper.agent.backoff import Backoff
-from walkeeper.agent.crew import Crew
-from walkeeper.agent.leftovers import Leftovers
-from walkeeper.agent.local_wal import read_local_wal
-from walkeeper.agent.lost_wal import Sources
-from walkeeper.agent.observed import Observed
-from walkeeper.agent.ownership import NotLeader, take_over
+from walkeeper.agent.archiver.archiver import Archiver
+from walkeeper.agent.archiver.assembly import assemble, find_receiver
+from walkeeper.agent.archiver.leftovers import Leftovers
+from walkeeper.agent.archiver.local_wal import read_local_wal
+from walkeeper.agent.archiver.lost_wal import Sources
+from walkeeper.agent.archiver.ownership import NotLeader, take_over
+from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.observation import Observed
+from walkeeper.agent.problems import Troubles
 from walkeeper.agent.samples import Samples
 from walkeeper.agent.seen import Seen
-from walkeeper.agent.troubles import Troubles
-from walkeeper.archive import Archive
-from walkeeper.clock import Clock, timestamp
-from walkeeper.codec import open_codec
+from walkeeper.agent.threads import Crew
+from walkeeper.archive.codec import open_codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
 from walkeeper.config import Config, PostgresqlSettings
 from walkeeper.core.desired import Desired, ServerView, View, desired
 from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.record import Record, decode_record
+from walkeeper.dcs.base import RecordStore, Topology, Versioned
 from walkeeper.errors import (
     BadRecord,
     DcsError,
@@ -36,11 +36,11 @@ from walkeeper.errors import (
     SpoolError,
     WalkeeperError,
 )
-from walkeeper.layout import Layout
+from walkeeper.lib import events
+from walkeeper.lib.clock import Clock, timestamp
+from walkeeper.lib.retry import Backoff
 from walkeeper.page.facts import Sample
-from walkeeper.postgres import AGENT_APPLICATION, CommandState, Server, ServerState
-from walkeeper.record.base import RecordStore, Topology, Versioned
-from walkeeper.spool import Spool
+from walkeeper.postgres.server import AGENT_APPLICATION, CommandState, Server, ServerState
 from walkeeper.store.base import Store
 
 ALERT_SECONDS: Final = 10.0

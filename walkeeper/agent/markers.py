@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.core.receipt import Receipt
-from walkeeper.wal_file import TICK_NS
+from walkeeper.postgres.wal_file import TICK_NS
 
 ARCHIVED: Final = "archived"
 BEFORE: Final = ".before"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.record import Record
-from walkeeper.postgres import CommandState, ServerState
+from walkeeper.postgres.server import CommandState, ServerState
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from walkeeper.core.tail import Piece
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The store confirmed this segment. Only ``walkeeper.archive`` makes one; a test holds everybody to it.
+    """The store confirmed this segment. Only ``walkeeper.archive.write`` makes one; a test holds everybody to it.
 
     ``sha256`` is that of the plain segment, in hex. ``was_present`` says that the same bytes were stored before.
     ``stored_bytes`` is the size of the object.

@@ -14,7 +14,7 @@ from typing import Final
 
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.core.page import MAGIC, PAGE_SIZE, Plain, without_zeros
+from walkeeper.core.wal_page import MAGIC, PAGE_SIZE, Plain, without_zeros
 
 # magic, info, timeline, page address, length of what is left of a record from the page before
 _PAGE: Final = struct.Struct("=HHIQI")

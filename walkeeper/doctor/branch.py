@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from walkeeper.archive import Archive, fetch
-from walkeeper.core.ahead import given_up
+from walkeeper.archive.write import Archive, fetch
+from walkeeper.core.branches import given_up
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Record
 from walkeeper.doctor.facts import Unknown
 from walkeeper.errors import WalkeeperError
-from walkeeper.pg_control import read_control_file
+from walkeeper.postgres.pg_control import read_control_file
 
 TRIES: Final = 4
 """Segments of pg_wal that are looked for in the archive, which may be behind."""

@@ -9,6 +9,8 @@ from typing import Final, Literal, TypeAlias
 
 Job: TypeAlias = Literal["callback", "restore-wal", "archive-push"]
 _JOBS: Final[tuple[Job, ...]] = ("callback", "restore-wal", "archive-push")
+_CALLBACK_MODULES: Final = ("walkeeper.control.callback", "walkeeper.callback")
+"""The second is the name of walkeeper 0.1."""
 _EVENTS: Final = frozenset({"on_start", "on_stop", "on_restart", "on_role_change", "on_reload"})
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_]\w*=")
 
@@ -47,10 +49,10 @@ def _job(words: list[str]) -> Job | None:
         for job in _JOBS:
             if base in (f"walkeeper-{job}", f"walkeeper-{job}.sh"):
                 return job
-        if base == "walkeeper" or word == "walkeeper.callback":
+        if base == "walkeeper" or word in _CALLBACK_MODULES:
             later = words[index + 1 :]
             named = next((job for job in _JOBS if job in later), None)
-            return named or ("callback" if word == "walkeeper.callback" else None)
+            return named or ("callback" if word in _CALLBACK_MODULES else None)
         if base == "callback.py" or (base in _EVENTS and _base(word.rpartition("/")[0]) == "patroni_callbacks"):
             return "callback"
     return None

@@ -9,10 +9,10 @@ from typing import Any
 from walkeeper.config import Config
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.record import Record
+from walkeeper.dcs.base import Topology
 from walkeeper.doctor.commands import Command
 from walkeeper.errors import WalkeeperError
-from walkeeper.postgres import ServerState
-from walkeeper.record.base import Topology
+from walkeeper.postgres.server import ServerState
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,18 +11,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
-from walkeeper import __version__, clock
-from walkeeper.codec import open_codec
+from walkeeper import __version__
+from walkeeper.archive.codec import open_codec
 from walkeeper.config import Config
 from walkeeper.core.record import Record, decode_record
-from walkeeper.deadline import Deadline, DeadlineExceeded
+from walkeeper.dcs.base import RecordStore, Topology, Versioned
+from walkeeper.dcs.patroni import connect
 from walkeeper.doctor import here
 from walkeeper.doctor.facts import Facts, MemberFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
 from walkeeper.doctor.servers import look_at_members
 from walkeeper.errors import BadRecord, CasConflict, ConfigError, StoreUnavailable, WalkeeperError
-from walkeeper.receiver import find_program
-from walkeeper.record.base import RecordStore, Topology, Versioned
-from walkeeper.record.patroni import connect
+from walkeeper.lib import clock
+from walkeeper.lib.deadline import Deadline, DeadlineExceeded
+from walkeeper.postgres.pg_receivewal import find_program
 
 DCS_PATIENCE: Final = 5.0
 STORE_PATIENCE: Final = 20.0

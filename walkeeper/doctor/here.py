@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlparse
 
-from walkeeper import ask, clock, rundir
-from walkeeper.archive import Archive
-from walkeeper.codec import Codec
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
 from walkeeper.config import Config
+from walkeeper.control import client, paths
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record
+from walkeeper.dcs.base import Topology
+from walkeeper.dcs.patroni import settings
 from walkeeper.doctor.branch import newer_branch, other_branch
 from walkeeper.doctor.commands import Command, parse
 from walkeeper.doctor.facts import AgentFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
 from walkeeper.errors import AgentError, WalkeeperError
-from walkeeper.layout import Layout
-from walkeeper.record.base import Topology
-from walkeeper.record.patroni import settings
+from walkeeper.lib import clock
 from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
 from walkeeper.store.settings import S3Settings
@@ -214,13 +215,13 @@ def newest_backup_label(config: Config) -> str | Unknown:
 def look_at_agent(config: Config, *, as_its_user: bool) -> tuple[AgentFacts | Unknown, bool]:
     """Its report; and whether it certainly is not there."""
     try:
-        socket = rundir.socket_path(config.source, os.environ)
-        report = ask.ask(socket, "status", AGENT_PATIENCE)
+        socket = paths.socket_path(config.source, os.environ)
+        report = client.ask(socket, "status", AGENT_PATIENCE)
     except AgentError as problem:
         return Unknown(f"this node's agent does not answer: {problem}"), as_its_user and "no agent is running" in str(
             problem
         )
-    except rundir.RunDirectoryError as problem:
+    except paths.RunDirectoryError as problem:
         return Unknown(f"this node's agent cannot be asked: {problem}"), False
     own = report.get("agent")
     if not isinstance(own, dict) or not own.keys() >= _AGENT_SHOWS or not isinstance(report.get("troubles"), list):

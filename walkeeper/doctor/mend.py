@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from walkeeper.dcs.patroni import change_dynamic
 from walkeeper.doctor.facts import Facts, Unknown
 from walkeeper.doctor.rule import Finding, judge
 from walkeeper.errors import WalkeeperError
-from walkeeper.record.patroni import change_dynamic
 
 PATIENCE: Final = 30.0
 """Seconds for Patroni to do what it was told."""

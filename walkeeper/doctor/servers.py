@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final
 
-from walkeeper import clock
 from walkeeper.config import Config
+from walkeeper.dcs.base import Member, Topology
 from walkeeper.doctor.facts import MemberFacts, ServerFacts, Unknown
 from walkeeper.errors import PostgresError, WalkeeperError
-from walkeeper.postgres import Server
-from walkeeper.record.base import Member, Topology
+from walkeeper.lib import clock
+from walkeeper.postgres.server import Server
 
 PATIENCE: Final = 5.0
 """Seconds for each question to a server."""

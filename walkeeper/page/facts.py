@@ -65,7 +65,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything. ``report`` is the agent's, see walkeeper.agent.report; ``at`` is wall time for people."""
+    """Everything. ``report`` is the agent's, see walkeeper.agent.http.report; ``at`` is wall time for people."""
 
     at: str
     report: Mapping[str, Any]

@@ -13,7 +13,7 @@ import sys
 from _json import encode_basestring_ascii as quoted  # json itself costs twice what the interpreter does
 from time import monotonic
 
-from walkeeper import ask, rundir
+from walkeeper.control import client, paths
 
 PATIENCE = 2.0
 """Seconds for each answer of an agent. One that hangs is done without."""
@@ -45,11 +45,11 @@ def main(arguments: list[str]) -> int:
 def push(config: str, path: str) -> int | None:
     """DONE, FAILED (and said why), or None: it is to be done without the agent."""
     try:
-        socket = rundir.socket_path(os.path.abspath(config), os.environ)
+        socket = paths.socket_path(os.path.abspath(config), os.environ)
         request = f'{{"verb": "push", "path": {quoted(path)}, "cwd": {quoted(working_directory())}}}'.encode("ascii")
         end = monotonic() + LONGEST
         while True:
-            reply = ask.exchange(socket, request, PATIENCE)
+            reply = client.exchange(socket, request, PATIENCE)
             if reply.startswith(_YES):
                 return DONE
             reason, text, hint = _read(reply)
@@ -58,7 +58,7 @@ def push(config: str, path: str) -> int | None:
             if reason != "at_it" or monotonic() > end:
                 complain(text, hint)
                 return FAILED
-    except (OSError, rundir.RunDirectoryError, ask.NoAnswer):
+    except (OSError, paths.RunDirectoryError, client.NoAnswer):
         return None
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from walkeeper import events
-from walkeeper.codec import open_codec
+from walkeeper.archive.codec import open_codec
 from walkeeper.config import load
-from walkeeper.deadline import Deadline, DeadlineExceeded
 from walkeeper.errors import StoreUnavailable
-from walkeeper.postmaster import is_stopping
+from walkeeper.lib import events
+from walkeeper.lib.deadline import Deadline, DeadlineExceeded
+from walkeeper.postgres.data_directory import is_stopping
 from walkeeper.push.client import working_directory
 from walkeeper.push.place import Place, parse_path
 from walkeeper.push.storing import Pusher

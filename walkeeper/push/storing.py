@@ -15,24 +15,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from walkeeper import events
-from walkeeper.archive import Archive
-from walkeeper.codec import Codec
-from walkeeper.core.ahead import left_at
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.tail_read import assemble
+from walkeeper.archive.write import Archive
+from walkeeper.core.branches import left_at
 from walkeeper.core.history import MAX_HISTORY_BYTES, History, parse_history
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, PartialFile, Segment
-from walkeeper.core.page import Plain, SegmentHeader, check_header
 from walkeeper.core.receipt import Receipt
+from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
 from walkeeper.core.wal_records import ends_early
 from walkeeper.errors import BadName, BadSegment, CannotTell, Conflict, WalkeeperError
-from walkeeper.layout import Layout
-from walkeeper.pg_control import read_control_file
+from walkeeper.lib import events
+from walkeeper.postgres.pg_control import read_control_file
+from walkeeper.postgres.wal_file import MAX_BYTES, WalBytes, read_wal_file
 from walkeeper.push.place import Place
 from walkeeper.restore.branch import followed
 from walkeeper.store.base import Store
-from walkeeper.tail_restore import assemble
-from walkeeper.wal_file import MAX_BYTES, WalBytes, read_wal_file
 
 MAX_LABEL_BYTES: Final = 64 * 1024
 

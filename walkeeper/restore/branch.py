@@ -12,18 +12,18 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from walkeeper import events
-from walkeeper.archive import wal_file
-from walkeeper.core.ahead import left_at
+from walkeeper.archive.tail_read import AssembledTail
+from walkeeper.archive.write import wal_file
+from walkeeper.core.branches import left_at
 from walkeeper.core.history import MAX_HISTORY_BYTES, History, parse_history
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, parse_wal_name
-from walkeeper.core.page import HEADER_SIZE, SegmentHeader
+from walkeeper.core.wal_page import HEADER_SIZE, SegmentHeader
 from walkeeper.core.wal_records import begins, goes_on
 from walkeeper.errors import BadHistory, BadName, BadSegment
-from walkeeper.pg_control import Byte, read_control_file
-from walkeeper.postmaster import is_starting
-from walkeeper.tail_restore import AssembledTail
+from walkeeper.lib import events
+from walkeeper.postgres.data_directory import is_starting
+from walkeeper.postgres.pg_control import Byte, read_control_file
 
 
 def followed(data_directory: Path) -> list[History]:

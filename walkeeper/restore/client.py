@@ -20,7 +20,7 @@ from time import monotonic
 if __name__ == "__main__":  # the script's own directory has modules of other names, and is not on the path under -I
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
 
-from walkeeper import ask, detached, rundir
+from walkeeper.control import client, paths, spawn
 
 PATIENCE = 2.0
 """Seconds for each answer; after that the work is done here."""
@@ -58,7 +58,7 @@ def restore(config: str, name: str, destination: str, link: str = "") -> int | N
         if reply["delivered"] is not True:
             return ABSENT
         os.rename(str(reply["path"]), place)
-    except (OSError, ValueError, KeyError, rundir.RunDirectoryError, ask.NoAnswer):
+    except (OSError, ValueError, KeyError, paths.RunDirectoryError, client.NoAnswer):
         return None
     return DELIVERED
 
@@ -69,23 +69,23 @@ def _ask(socket: str, name: str, place: str, link: str, waited: float) -> dict[s
         f'"{key}": {quoted(text)}' for key, text in (("file", name), ("destination", place), ("ready", link))
     )
     request = f'{{"verb": "restore", {texts}, "pid": {os.getpid()}, "waited": {waited}}}'
-    return _understood(ask.exchange(socket, request.encode("ascii"), PATIENCE).decode())
+    return _understood(client.exchange(socket, request.encode("ascii"), PATIENCE).decode())
 
 
 def _first_ask(config: str, name: str, place: str, link: str) -> tuple[str, dict[str, object]]:
     """Who answers, and the reply. Raises NoAnswer and OSError."""
-    agent = rundir.socket_path(os.path.abspath(config), os.environ)
-    host = rundir.restore_socket_path(agent, os.environ)
+    agent = paths.socket_path(os.path.abspath(config), os.environ)
+    host = paths.restore_socket_path(agent, os.environ)
     for socket in (agent, host):
         try:
             return socket, _ask(socket, name, place, link, 0.0)
-        except ask.NoAnswer as nobody:
+        except client.NoAnswer as nobody:
             if nobody.listening:
                 raise
     from walkeeper.restore import host_start  # noqa: PLC0415
 
     if not host_start.start(config, host, place):
-        raise ask.NoAnswer(f"{host}: nobody is there", listening=False)
+        raise client.NoAnswer(f"{host}: nobody is there", listening=False)
     return host, _ask(host, name, place, link, 0.0)
 
 
@@ -134,7 +134,7 @@ def main(arguments: list[str]) -> int:
 def _become_the_command(config: str, name: str, destination: str) -> int:
     """Does not return. Raises OSError."""
     command = [sys.executable, "-P", "-m", "walkeeper.restore.command", config, name, destination]
-    return os.execve(sys.executable, command, detached.environment())  # noqa: S606 - a list, no shell
+    return os.execve(sys.executable, command, spawn.environment())  # noqa: S606 - a list, no shell
 
 
 if __name__ == "__main__":

@@ -21,17 +21,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from walkeeper import durable, events
-from walkeeper.codec import open_codec
+from walkeeper.archive.codec import open_codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.read import Source
 from walkeeper.config import load
-from walkeeper.deadline import Deadline, DeadlineExceeded
 from walkeeper.errors import CannotTell, WalkeeperError
-from walkeeper.layout import Layout
-from walkeeper.pg_control import read_control_file
+from walkeeper.lib import durable, events
+from walkeeper.lib.deadline import Deadline, DeadlineExceeded
+from walkeeper.postgres.pg_control import read_control_file
 from walkeeper.restore import client
 from walkeeper.restore.branch import for_server
 from walkeeper.restore.shelf import running_server
-from walkeeper.restore.source import Source
 from walkeeper.store.open import open_store
 from walkeeper.store.settings import S3Settings, StoreSettings
 

@@ -11,18 +11,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from walkeeper import events
-from walkeeper.archive import Archive
-from walkeeper.codec import Codec
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
 from walkeeper.config import Config
-from walkeeper.core.ahead import given_up
+from walkeeper.core.branches import given_up
 from walkeeper.core.history import History
 from walkeeper.core.record import Record
+from walkeeper.dcs.base import RecordStore, Topology, read_record
 from walkeeper.errors import ConfigError, DcsError
-from walkeeper.layout import Layout
-from walkeeper.pg_control import read_control_file
-from walkeeper.postmaster import is_starting
-from walkeeper.record.base import RecordStore, Topology, read_record
+from walkeeper.lib import events
+from walkeeper.postgres.data_directory import is_starting
+from walkeeper.postgres.pg_control import read_control_file
 from walkeeper.store.base import Store
 
 PATIENCE: Final = 1.0

@@ -15,14 +15,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from walkeeper import detached, events, rundir
-from walkeeper.clock import SystemClock
-from walkeeper.control import AgentLock, ControlServer
+from walkeeper.control import paths, spawn
+from walkeeper.control.server import AgentLock, ControlServer
 from walkeeper.errors import CannotTell, ConfigError, WalkeeperError
+from walkeeper.lib import events
+from walkeeper.lib.clock import SystemClock
 
 if TYPE_CHECKING:
     from walkeeper.config import Config
-    from walkeeper.record.base import RecordStore
+    from walkeeper.dcs.base import RecordStore
 
 WAKE_SECONDS: Final = 0.5
 FIRST_SECONDS: Final = 10.0
@@ -33,11 +34,11 @@ def main(config_path: Path) -> int:
     """Serve until it is not needed any more. 0, or 1 when it could not begin or a thread of it died."""
     events.to_stderr()
     try:
-        agent = rundir.socket_path(config_path, os.environ)
-        socket = Path(rundir.restore_socket_path(agent, os.environ))
-        with AgentLock(Path(rundir.lock_path(str(socket)))) as lock:
+        agent = paths.socket_path(config_path, os.environ)
+        socket = Path(paths.restore_socket_path(agent, os.environ))
+        with AgentLock(Path(paths.lock_path(str(socket)))) as lock:
             return _serve(config_path, socket, lock)
-    except (WalkeeperError, rundir.RunDirectoryError) as problem:
+    except (WalkeeperError, paths.RunDirectoryError) as problem:
         events.failure("restore_host_not_started", problem)
         return 1
 
@@ -55,7 +56,7 @@ def _serve(config_path: Path, socket: Path, lock: AgentLock) -> int:
         raise ConfigError(f"{config_path}: it is being changed", hint="The next call starts it again.")
 
     def connect_records() -> RecordStore:
-        from walkeeper.record.patroni import connect  # noqa: PLC0415 - seldom needed, and heavy
+        from walkeeper.dcs.patroni import connect  # noqa: PLC0415 - seldom needed, and heavy
 
         return connect(config.patroni_config, config.node.name, PATIENCE)
 
@@ -81,7 +82,7 @@ def _serve(config_path: Path, socket: Path, lock: AgentLock) -> int:
     restoring.start(begin)
     begin("control", control.run)
     with suppress(OSError):
-        os.close(detached.KEPT)  # who started it may ask now
+        os.close(spawn.KEPT)  # who started it may ask now
     events.info("restore_host_started", pid=os.getpid(), store=restoring.store_url)
     try:
         needed_at = time.monotonic() + FIRST_SECONDS

@@ -10,7 +10,7 @@ import os
 import select
 from time import monotonic, sleep
 
-from walkeeper import detached, rundir
+from walkeeper.control import paths, spawn
 
 PATIENCE = 3.0
 """Seconds for it to begin."""
@@ -20,12 +20,12 @@ def start(config: str, socket: str, place: str) -> bool:
     """Whether there is now somebody to ask at ``socket``, for a server that wants a file at ``place``. Raises OSError."""
     if not _of_a_server(place):
         return False
-    lock = rundir.lock_path(socket)
+    lock = paths.lock_path(socket)
     until = monotonic() + PATIENCE
     if _is_free(lock):
         reader, writer = os.pipe()
         arguments = ["-m", "walkeeper.restore.host", os.path.abspath(config)]
-        detached.start(arguments, rundir.start_log_path(socket), writer)
+        spawn.start(arguments, paths.start_log_path(socket), writer)
         os.close(writer)
         select.select([reader], [], [], PATIENCE)  # its end is closed when it serves, or has ended
         os.close(reader)

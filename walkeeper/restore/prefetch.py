@@ -10,16 +10,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from walkeeper import durable, events
-from walkeeper.clock import Clock
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.read import Source
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.errors import WalkeeperError
-from walkeeper.layout import Layout
+from walkeeper.lib import durable, events
+from walkeeper.lib.clock import Clock
 from walkeeper.restore.branch import followed
 from walkeeper.restore.recovery import Recovery
 from walkeeper.restore.shelf import Server, Shelf
-from walkeeper.restore.source import Source
 
 LOOK_SECONDS: Final = 0.03
 """How often it looks whether the shell has taken something, while a recovery is active."""

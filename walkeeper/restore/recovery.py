@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import islice
 
-from walkeeper.core.ahead import following, left_at
+from walkeeper.archive.layout import Layout
+from walkeeper.core.branches import following, left_at
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
-from walkeeper.layout import Layout
 from walkeeper.restore.shelf import Server, Shelf
 
 FEWEST = 2

@@ -11,28 +11,28 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from walkeeper import durable
-from walkeeper.archive import wal_file
-from walkeeper.clock import Clock
-from walkeeper.codec import open_codec
+from walkeeper.archive.codec import open_codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.read import Source
+from walkeeper.archive.tail_read import AssembledTail
+from walkeeper.archive.write import wal_file
 from walkeeper.config import Config
 from walkeeper.core.history import parse_history
 from walkeeper.core.names import HistoryFile, Segment
-from walkeeper.core.page import SegmentHeader
+from walkeeper.core.wal_page import SegmentHeader
+from walkeeper.dcs.base import RecordStore
 from walkeeper.errors import CannotTell, StoreError, WalkeeperError
-from walkeeper.layout import Layout
-from walkeeper.pg_control import read_control_file
-from walkeeper.record.base import RecordStore
+from walkeeper.lib import durable
+from walkeeper.lib.clock import Clock
+from walkeeper.postgres.pg_control import read_control_file
 from walkeeper.restore.branch import for_server
 from walkeeper.restore.command import will_ask_again
 from walkeeper.restore.given_up import GivenUp
 from walkeeper.restore.prefetch import Prefetcher
 from walkeeper.restore.recovery import Recovery
 from walkeeper.restore.shelf import LINK, Server, running_server, sweep_links
-from walkeeper.restore.source import Source
 from walkeeper.store.base import Store
 from walkeeper.store.settings import S3Settings
-from walkeeper.tail_restore import AssembledTail
 
 SILENCE: Final = 1.0
 """Seconds after which who asked is told that there is no answer yet: a promotion waits for each."""

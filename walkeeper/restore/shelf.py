@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from walkeeper import durable
+from walkeeper.lib import durable
 
 LINK: Final = "ready."
 """How names begin in the run directory that lead walkeeper-restore-wal to a shelf."""

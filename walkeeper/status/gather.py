@@ -9,18 +9,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
-from walkeeper import ask, rundir
-from walkeeper.archive import Archive
-from walkeeper.codec import Codec
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
 from walkeeper.config import Config
+from walkeeper.control import client, paths
 from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
 from walkeeper.core.record import Record, decode_record
-from walkeeper.deadline import Deadline, DeadlineExceeded
+from walkeeper.dcs.base import Member, RecordStore, Topology
+from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
-from walkeeper.layout import Layout
-from walkeeper.postgres import Server, ServerState
-from walkeeper.record.base import Member, RecordStore, Topology
-from walkeeper.record.patroni import connect
+from walkeeper.lib.deadline import Deadline, DeadlineExceeded
+from walkeeper.postgres.server import Server, ServerState
 from walkeeper.status.text import size, understands
 from walkeeper.store.open import open_store
 
@@ -219,11 +219,11 @@ def _within(seconds: float, work: Callable[[], _T]) -> _T:
 def _agent(config: Config, unknown: list[str], attention: list[str]) -> dict[str, Any] | None:
     """The report of this node's own agent. Whose user we are decides where its socket is looked for."""
     try:
-        report = ask.ask(rundir.socket_path(config.source, os.environ), "status", AGENT_PATIENCE)
+        report = client.ask(paths.socket_path(config.source, os.environ), "status", AGENT_PATIENCE)
     except AgentError as problem:
         said = f"agent on this node: {problem}"
         (attention if _is_servers_user(config) else unknown).append(said)
-    except rundir.RunDirectoryError as problem:
+    except paths.RunDirectoryError as problem:
         unknown.append(f"agent on this node: {problem}")
     else:
         if understands(report):

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
-from walkeeper.clock import timestamp
 from walkeeper.config import Config
+from walkeeper.lib.clock import timestamp
 from walkeeper.status.screen import BARS, Line, Sample, lines, plain
 
 KEPT: Final = 60

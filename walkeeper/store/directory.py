@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from walkeeper import durable, events
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
+from walkeeper.lib import durable, events
 from walkeeper.store.base import AlreadyThere, Body, ObjectInfo
 from walkeeper.store.keys import check_key, check_list_prefix, check_metadata
 from walkeeper.store.proof import prove

@@ -6,8 +6,8 @@ import contextlib
 import uuid
 from typing import Final
 
-from walkeeper import events
 from walkeeper.errors import StoreDenied, StoreUnavailable, StoreUnfit
+from walkeeper.lib import events
 from walkeeper.store.base import AlreadyThere, Store
 
 _FIRST: Final = b"walkeeper looks whether this store keeps what it is given. This object can be deleted.\n"

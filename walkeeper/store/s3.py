@@ -22,8 +22,8 @@ from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
 from urllib3.exceptions import HTTPError
 
-from walkeeper.clock import Clock, SystemClock
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable
+from walkeeper.lib.clock import Clock, SystemClock
 from walkeeper.store.base import AlreadyThere, Body, ObjectInfo
 from walkeeper.store.keys import check_key, check_list_prefix, check_metadata, normal_prefix
 from walkeeper.store.proof import prove

@@ -7,17 +7,17 @@ import os
 from dataclasses import dataclass, replace
 from typing import Final
 
-from walkeeper.codec import SUFFIXES, open_codec
+from walkeeper.archive.codec import SUFFIXES, open_codec
 from walkeeper.config import Config
 from walkeeper.core.coverage import Archived, Coverage, coverage, merged
 from walkeeper.core.names import Segment
+from walkeeper.lib.terminal import Progress
 from walkeeper.status.text import size
 from walkeeper.store.open import open_store
-from walkeeper.survey.answer import say
-from walkeeper.survey.evidence import Evidence, ask_the_dcs, gather
-from walkeeper.survey.progress import Progress
 from walkeeper.verify import deep as deep_look
 from walkeeper.verify import rebuild, tail, text
+from walkeeper.verify.answer import say
+from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
 from walkeeper.verify.judge import judge
 from walkeeper.verify.target import Target, choose
 

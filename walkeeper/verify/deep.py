@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple
 
-from walkeeper.codec import SUFFIXES, Codec
+from walkeeper.archive.codec import SUFFIXES, Codec
 from walkeeper.core.coverage import Coverage, Range, intersect, merged, subtract
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
-from walkeeper.core.page import SegmentHeader, check_header, check_pages
+from walkeeper.core.wal_page import SegmentHeader, check_header, check_pages
 from walkeeper.errors import CannotTell, Locked, Refused, StoreError
-from walkeeper.survey.evidence import Evidence
-from walkeeper.survey.parallel import in_parallel
-from walkeeper.survey.patience import patiently
+from walkeeper.lib.parallel import in_parallel
+from walkeeper.lib.patience import patiently
+from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.judge import MOST, Finding, Severity, duplicates
 
 IN_A_ROW: Final = 8

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from walkeeper.codec import SUFFIXES
+from walkeeper.archive.codec import SUFFIXES
 from walkeeper.core.coverage import Coverage, Hole, Range, Stretch, intersect
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.survey.evidence import Evidence
+from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.target import Target
 
 MOST: Final = 1000

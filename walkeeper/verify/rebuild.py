@@ -8,16 +8,16 @@ from __future__ import annotations
 import contextlib
 import uuid
 
-from walkeeper.clock import timestamp
 from walkeeper.config import Config
 from walkeeper.core.coverage import reach
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import MAX_GAPS, Gap, Record, decode_record
+from walkeeper.dcs.base import RecordStore
 from walkeeper.errors import BadRecord, CannotTell, CasConflict, Refused
-from walkeeper.record.base import RecordStore
+from walkeeper.lib.clock import timestamp
 from walkeeper.store.open import open_store
-from walkeeper.survey.answer import SOUND
-from walkeeper.survey.evidence import Claim, Evidence, gather, open_records
+from walkeeper.verify.answer import SOUND
+from walkeeper.verify.evidence import Claim, Evidence, gather, open_records
 
 NOBODY = ""
 """Its owner: the next takeover accepts it, whoever makes that."""

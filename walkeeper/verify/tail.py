@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from walkeeper.codec import SUFFIXES, Codec
+from walkeeper.archive.codec import SUFFIXES, Codec
+from walkeeper.archive.tail import longest_stored
+from walkeeper.archive.tail_read import assemble
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.errors import CannotTell, Refused, StoreError
-from walkeeper.survey.evidence import Evidence
-from walkeeper.survey.patience import patiently
-from walkeeper.tail import longest_stored
-from walkeeper.tail_restore import assemble
+from walkeeper.lib.patience import patiently
+from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.judge import Finding, Severity
 from walkeeper.verify.target import Target
 

@@ -12,7 +12,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import BackupFile, Segment, parse_wal_name
 from walkeeper.errors import BadName, CannotTell
-from walkeeper.survey.evidence import Evidence
+from walkeeper.verify.evidence import Evidence
 
 LABEL: Final = "backup_label"
 _START_LINE: Final = re.compile(r"^START WAL LOCATION: [0-9A-Fa-f/]+ \(file ([0-9A-F]{24})\)$", re.MULTILINE)

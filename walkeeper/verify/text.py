@@ -10,9 +10,9 @@ from walkeeper.core.coverage import Coverage
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.status.text import size
-from walkeeper.survey.answer import CANNOT_TELL, DAMAGED, FORMAT, SOUND, VERDICT, printable
-from walkeeper.survey.evidence import Evidence
+from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, FORMAT, SOUND, VERDICT, printable
 from walkeeper.verify.deep import Deep
+from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.judge import Finding, Severity
 from walkeeper.verify.tail import OpenSegment
 from walkeeper.verify.target import Target

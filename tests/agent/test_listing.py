@@ -1,0 +1,224 @@
+"""What the page knows of the store: listed seldom, in nobody's way, and told by the frontier in between."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from tests.fixtures.worlds import config_of, wait_for
+from tests.twins.memory_record import MemoryDcs, MemoryRecord
+from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.agent import Agent
+from walkeeper.agent.http import listing as module
+from walkeeper.agent.http.listing import Stock
+from walkeeper.agent.http.page_facts import facts
+from walkeeper.agent.samples import HOURS, Samples
+from walkeeper.agent.seen import Seen
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
+from walkeeper.core.coverage import Range
+from walkeeper.core.history import History, Switch
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Gap, Record
+from walkeeper.dcs.base import Leader, Member, Topology
+from walkeeper.errors import StoreUnavailable
+from walkeeper.lib.clock import SystemClock
+from walkeeper.page.document import render
+from walkeeper.page.facts import Sample
+from walkeeper.postgres.server import ServerState
+
+SIZE: Final = SegmentSize(MIB)
+LAYOUT: Final = Layout("demo", None, 7)
+RECORD: Final = Record(
+    system_identifier="7",
+    segment_size=MIB,
+    timeline=2,
+    lsn="0/800000",
+    start="000000010000000000000002",
+    owner="a",
+    session="s",
+)
+
+
+class Hands(SystemClock):
+    """A clock that is put forward by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def store_with(*segments: Segment) -> MemoryStore:
+    store = MemoryStore()
+    for segment in segments:
+        store.objects[LAYOUT.file(segment, ".zst")] = (b"x", {})
+    store.objects[f"{LAYOUT.wal}{'0' * 16}/README"] = (b"somebody's own", {})
+    archive = Archive(store, LAYOUT, SIZE, Codec())
+    archive.archive_history(2, b"1\t0/500080\tno recovery target specified\n")
+    archive.record_gap(Segment(1, 3, SIZE), Lsn(4 * MIB))
+    archive.state_start(Segment(1, 2, SIZE))
+    store.calls.clear()
+    return store
+
+
+def both() -> MemoryStore:
+    return store_with(*(Segment(1, n, SIZE) for n in (2, 4, 5)), *(Segment(2, n, SIZE) for n in (5, 6, 7)))
+
+
+def listed(stock: Stock, record: Record = RECORD) -> Any:
+    wait_for(lambda: stock.look(record)[0] is not None)
+    return stock.look(record)[0]
+
+
+def lists(store: MemoryStore) -> int:
+    return sum(call == ("list", LAYOUT.wal) for call in store.calls)
+
+
+def test_it_finds_stretches_histories_and_gaps() -> None:
+    found = listed(Stock(both(), "demo", None, Hands()))
+    assert found.stored == {1: (Range(2, 3), Range(4, 6)), 2: (Range(5, 8),)}
+    assert found.histories == {1: History(1), 2: History(2, (Switch(1, Lsn.parse("0/500080")),))}
+    assert found.gaps == (Gap(1, "0/300000", "0/400000"),)
+    assert (found.start, found.frontier, found.whole) == (Lsn(2 * MIB), Lsn(8 * MIB), True)
+
+
+def test_p9_looking_at_the_page_costs_no_listing_each_time() -> None:
+    store, clock = both(), Hands()
+    stock = Stock(store, "demo", None, clock)
+    listed(stock)
+    calls = len(store.calls)
+    for _ in range(100):
+        stock.look(msgspec.structs.replace(RECORD, lsn="0/900000"))
+    assert len(store.calls) == calls
+    clock.now += module.REFRESH_SECONDS + 1
+    stock.look(RECORD)
+    wait_for(lambda: lists(store) == 2)
+
+
+def test_a_timeline_that_is_new_is_looked_up_soon_and_not_at_once() -> None:
+    store, clock = both(), Hands()
+    stock = Stock(store, "demo", None, clock)
+    listed(stock)
+    promoted = msgspec.structs.replace(RECORD, timeline=3)
+    stock.look(promoted)
+    assert lists(store) == 1
+    clock.now += module.SOON_SECONDS + 1
+    Archive(store, LAYOUT, SIZE, Codec()).archive_history(3, b"1\t0/500080\tx\n2\t0/700000\tx\n")
+    wait_for(lambda: 3 in listed(stock, promoted).histories)
+    assert lists(store) == 2
+
+
+def test_p9_a_store_that_hangs_holds_up_no_page() -> None:
+    let_go = threading.Event()
+    store = both()
+
+    def hang(name: str, _: str) -> None:
+        if name == "list":
+            let_go.wait(20)
+
+    store.before = hang
+    stock = Stock(store, "demo", None, Hands())
+    for _ in range(20):
+        found, says = stock.look(RECORD)
+        assert found is None
+        assert "being listed" in says
+    assert sum(thread.name == "stock" for thread in threading.enumerate()) == 1
+    let_go.set()
+    listed(stock)
+
+
+def test_a_store_that_cannot_be_listed_is_said_and_what_was_known_stays() -> None:
+    store, clock = both(), Hands()
+    stock = Stock(store, "demo", None, clock)
+    before = listed(stock)
+    store.down = True
+    clock.now += module.REFRESH_SECONDS + 1
+    wait_for(lambda: "could not be listed" in stock.look(RECORD)[1])
+    assert stock.look(RECORD)[0] == before
+    store.down = False
+    clock.now += module.REFRESH_SECONDS + 1
+    wait_for(lambda: stock.look(RECORD)[1] == "")
+
+
+def test_an_archive_without_end_is_listed_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_OBJECTS", 3)
+    stock = Stock(both(), "demo", None, Hands())
+    found = listed(stock)
+    assert found.whole is False
+    assert "more than 3 segments" in stock.look(RECORD)[1]
+
+
+def test_another_cluster_under_that_scope_is_listed_anew() -> None:
+    store = both()
+    stock = Stock(store, "demo", None, Hands())
+    listed(stock)
+    other = msgspec.structs.replace(RECORD, system_identifier="8", timeline=1)
+    assert listed(stock, other).stored == {}
+
+
+def agent_of(tmp_path: Path, store: MemoryStore) -> Agent:
+    server: Any = SimpleNamespace(bin_dir=tmp_path, data=tmp_path / "data", port=1)
+    return Agent(config_of(server, "a", tmp_path), store, MemoryRecord(MemoryDcs()), SystemClock())
+
+
+def test_the_page_is_made_from_what_the_agent_saw_and_asks_nobody(tmp_path: Path) -> None:
+    store = both()
+    agent = agent_of(tmp_path, store)
+    stock = Stock(store, "demo", None, SystemClock())
+    assert "not everything is known" in render(facts(agent, stock))
+    state = ServerState(7, False, 2, Lsn(8 * MIB + 100), SIZE, 15, "replica")
+    agent.seen = Seen(
+        time.monotonic(), state, record=RECORD, record_known=True, leader="a", leader_known=True, gap_unsafe=""
+    )
+    members = (
+        Member("b", "replica", "streaming", "h", 1, 2, 8 * MIB),
+        Member("a", "primary", "running", "h", 1, 2, 8 * MIB + 100),
+    )
+    agent.topology = Topology(Leader("a"), members, standby_cluster=False, paused=True, slots=())
+    listed(stock)
+    agent.records = None  # type: ignore[assignment]  # whoever asks it now fails
+    agent._server = None  # type: ignore[assignment]
+    store.down = True
+    found = facts(agent, stock)
+    assert [(row.name, row.behind, row.leads) for row in found.members or ()] == [("a", 0, True), ("b", 100, False)]
+    assert found.paused
+    text = render(found)
+    assert "TL 2" in text
+    assert "1 gap" in text
+    agent.seen = replace(agent.seen, at=time.monotonic() - 60)
+    assert "not everything is known" in render(facts(agent, stock))
+
+
+def test_the_last_hours_are_a_ring() -> None:
+    samples = Samples()
+    assert samples.due(0.0)
+    for number in range(5000):
+        samples.add(Sample(10.0 * number, number, None, None, None))
+    assert len(samples.all()) == HOURS * 360
+    assert samples.all()[-1].written == 4999
+    assert not samples.due(49_995.0)
+    assert samples.due(50_000.0)
+
+
+def test_a_listing_that_is_interrupted_in_the_middle_is_no_listing() -> None:
+    store = both()
+
+    def cut(name: str, key: str) -> None:
+        if name == "list" and key == LAYOUT.gaps:
+            raise StoreUnavailable("cut")
+
+    store.before = cut
+    stock = Stock(store, "demo", None, Hands())
+    wait_for(lambda: "could not be listed" in stock.look(RECORD)[1])
+    assert stock.look(RECORD)[0] is None

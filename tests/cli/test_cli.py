@@ -1,0 +1,313 @@
+"""The command line: one line and a hint for every mistake, and exits that PostgreSQL cannot misread."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from walkeeper import __version__
+from walkeeper.cli import main as cli
+from walkeeper.errors import StoreUnavailable
+from walkeeper.verify import command, fetch_command, list_command
+
+ROOT: Final = Path(__file__).parents[2]
+CONFIG: Final = "scope: demo\nwalkeeper: {store: {directory: /mnt/wal}}\n"
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("WALKEEPER_", "PATRONI_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(cli, "PLACES", ("/nowhere/walkeeper.yml", "/nowhere/patroni.yml"))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "patroni.yml"
+    path.write_text(CONFIG)
+    return path
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, module: str, main: Any) -> None:
+    """Put a function in the place of a command's module, which is imported only when the command runs."""
+    parent, _, name = module.rpartition(".")
+    fake = types.ModuleType(module)
+    fake.main = main  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module, fake)
+    monkeypatch.setattr(__import__(parent, fromlist=["x"]), name, fake, raising=False)
+
+
+def walkeeper(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "walkeeper", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60, check=False, **options,
+    )  # fmt: skip
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"walkeeper {__version__}\n"
+
+
+def test_help_names_every_command_and_each_has_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in ("agent", "callback", "restore-wal", "status", "verify", "list", "fetch"):
+        assert name in text
+        assert cli.main([name, "--help"]) == 0
+        assert f"walkeeper {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["frobnicate"], ["status", "--jso"], ["agent", "x"], ["callback", "on_start"]]
+)
+def test_a_wrong_call_is_told_how_and_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 2
+    assert "usage: walkeeper" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_and_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "-c", str(tmp_path / "missing.yml")]) == 2
+    assert capsys.readouterr().err == (
+        f"walkeeper: {tmp_path}/missing.yml: it cannot be read: No such file or directory\n"
+        "HINT: Name the file with --config or WALKEEPER_CONFIG.\n"
+    )
+
+
+def test_status_gets_the_configuration(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def main(config: Any, *, json: bool) -> int:
+        seen.append((config.scope, json))
+        return 3
+
+    stand_in(monkeypatch, "walkeeper.status.command", main)
+    assert cli.main(["status", "--config", str(config)]) == 3
+    assert cli.main(["--config", str(config), "status", "--json"]) == 3
+    assert seen == [("demo", False), ("demo", True)]
+
+
+def test_verify_list_and_fetch_get_what_was_asked_for(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def main(config: Any, *arguments: Any, **options: Any) -> int:
+        seen.append((config.scope, *arguments, options))
+        return 2
+
+    for module in (command, list_command, fetch_command):
+        monkeypatch.setattr(module, "main", main)
+    named = ["-c", str(config)]
+    assert cli.main(["verify", *named]) == 2
+    assert cli.main(["verify", *named, "--from", "0/5000028", "--timeline", "3", "--deep", "--json"]) == 2
+    assert cli.main(["verify", *named, "--rebuild", "--system-identifier", "7"]) == 2
+    assert cli.main(["list", *named, "--timeline", "3"]) == 2
+    assert cli.main(["fetch", *named, "00000002.history", "there"]) == 2
+    assert seen == [
+        ("demo", command.Request(), {}),
+        ("demo", command.Request(begin="0/5000028", timeline=3, deep=True, json=True), {}),
+        ("demo", command.Request(rebuild=True, system_identifier=7), {}),
+        ("demo", {"timeline": 3, "system_identifier": None, "json": False}),
+        ("demo", "00000002.history", Path("there"), {"system_identifier": None}),
+    ]
+    for wrong in (["--timeline", "0"], ["--timeline", "x"], ["--timeline", "-1"], ["--deep", "--rebuild"], ["more"]):
+        assert cli.main(["verify", *named, *wrong]) == 2
+    assert len(seen) == 5
+
+
+def test_the_agent_needs_more_of_the_configuration(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[tuple[str, bool, bool]] = []
+
+    def main(config: Any, *, detach: bool, from_callback: bool) -> int:
+        seen.append((config.name, detach, from_callback))
+        return 0
+
+    stand_in(monkeypatch, "walkeeper.agent.process.run", main)
+    assert cli.main(["agent", "-c", str(config)]) == 2
+    assert "name: missing" in capsys.readouterr().err
+    config.write_text(
+        CONFIG + "name: n1\npostgresql: {data_dir: /pg, authentication: {replication: {username: r, password: p}}}\n"
+    )
+    assert cli.main(["agent", "-c", str(config)]) == 0
+    assert cli.main(["agent", "--from-callback", "--config", str(config)]) == 0
+    assert cli.main(["-c", str(config), "agent", "--detach"]) == 0
+    assert seen == [("n1", False, False), ("n1", False, True), ("n1", True, False)]
+
+
+def test_an_error_of_a_command_decides_the_exit(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(_: Any, *, json: bool) -> int:
+        raise StoreUnavailable(f"s3://wal: no answer, json={json}", hint="Wait.")
+
+    stand_in(monkeypatch, "walkeeper.status.command", main)
+    assert cli.main(["status", "-c", str(config)]) == 1
+    assert capsys.readouterr().err == "walkeeper: s3://wal: no answer, json=False\nHINT: Wait.\n"
+
+
+def test_an_interrupt_is_130(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(_: Any, *, json: bool) -> int:
+        raise KeyboardInterrupt(json)
+
+    stand_in(monkeypatch, "walkeeper.status.command", main)
+    assert cli.main(["status", "-c", str(config)]) == 130
+
+
+def test_the_configuration_is_the_one_named_else_the_variables_else_the_first_usual_one(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Path] = []
+
+    def main(config: Any, *, json: bool) -> int:
+        seen.append(config.source)
+        return int(json)
+
+    stand_in(monkeypatch, "walkeeper.status.command", main)
+    assert cli.main(["status"]) == 2
+    assert "no configuration: none of /nowhere/walkeeper.yml" in capsys.readouterr().err
+    usual = tmp_path / "usual.yml"
+    usual.write_text(CONFIG)
+    monkeypatch.setattr(cli, "PLACES", ("/nowhere/walkeeper.yml", str(usual)))
+    assert cli.main(["status"]) == 0
+    variable = tmp_path / "variable.yml"
+    variable.write_text(CONFIG)
+    monkeypatch.setenv("WALKEEPER_CONFIG", str(variable))
+    assert cli.main(["status"]) == 0
+    assert cli.main(["status", "-c", str(config)]) == 0
+    assert seen == [usual, variable, config]
+
+
+def test_a_callback_is_dispatched_with_its_configuration(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def main(arguments: list[str]) -> int:
+        seen.append(arguments)
+        return 0
+
+    stand_in(monkeypatch, "walkeeper.control.callback", main)
+    monkeypatch.setenv("WALKEEPER_CONFIG", str(config))
+    event = ["on_start", "replica", "demo"]
+    for arguments in (["callback", "-c", str(config)], ["callback", "--config", str(config)], ["callback"]):
+        assert cli.main([*arguments, *event]) == 0
+    assert cli.main(["-c", str(config), "callback", *event]) == 0
+    assert seen == [[str(config), *event]] * 4
+
+
+# ------------------------------------------------------------------------------------------------------- restore-wal
+
+
+def test_restore_wal_is_given_the_path_and_not_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Path, str, str]] = []
+
+    def main(config_path: Path, name: str, destination: str) -> int:
+        seen.append((config_path, name, destination))
+        return 255
+
+    stand_in(monkeypatch, "walkeeper.restore.command", main)
+    broken = tmp_path / "broken.yml"
+    broken.write_text("- nonsense")
+    assert cli.main(["restore-wal", "-c", str(broken), "0" * 24, "pg_wal/RECOVERYXLOG"]) == 255
+    assert seen == [(broken, "0" * 24, "pg_wal/RECOVERYXLOG")]
+
+
+def _signals(directory: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (directory / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("signals", "expected"),
+    [((), 2), (("recovery.signal",), 255), (("standby.signal",), 2), (("recovery.signal", "standby.signal"), 2)],
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["restore-wal"],
+        ["restore-wal", "a"],
+        ["restore-wal", "a", "b", "c"],
+        ["restore-wal", "--frobnicate", "a", "b"],
+        ["restore-wall", "a", "b"],
+        ["restore-wal", "a", "b"],
+    ],
+)
+def test_a_wrong_call_of_restore_wal_never_ends_a_recovery(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signals: tuple[str, ...],
+    expected: int,
+    arguments: list[str],
+) -> None:
+    """The last one is right, but there is no configuration."""
+    _signals(tmp_path, signals)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == expected
+
+
+@pytest.mark.parametrize(
+    "problem", [MemoryError(), KeyboardInterrupt(), SystemExit(1), ImportError("broken"), OSError(5)]
+)
+def test_whatever_breaks_in_restore_wal_never_ends_a_recovery(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: BaseException
+) -> None:
+    def main(_config_path: Path, _name: str, _destination: str) -> int:
+        raise problem
+
+    stand_in(monkeypatch, "walkeeper.restore.command", main)
+    _signals(tmp_path, ("recovery.signal",))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["restore-wal", "-c", str(config), "0" * 24, "pg_wal/RECOVERYXLOG"]) == 255
+
+
+# ---------------------------------------------------------------------------------------------------- whole processes
+
+
+def test_a_reader_that_leaves_is_no_traceback() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "walkeeper", "--help"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_the_command_line_works_as_a_module(tmp_path: Path) -> None:
+    done = walkeeper("status", "-c", "missing.yml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"walkeeper: {tmp_path}/missing.yml: it cannot be read")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_directory_that_is_not_usable_is_a_line_and_a_hint(config: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "WALKEEPER_RUN_DIR": "relative"}
+    done = subprocess.run(
+        [sys.executable, "-m", "walkeeper", "callback", "-c", str(config), "on_start", "replica", "demo"],
+        env=environ, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "WALKEEPER_RUN_DIR: 'relative' is no absolute path" in done.stderr
+
+
+def test_a_callback_through_the_command_line_loads_no_argparse_and_no_json(config: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from walkeeper import cli; before = set(sys.modules)\n"
+        "print(cli.main(['callback', '-c', sys.argv[1], 'on_start', '', 'demo']))\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(config)],
+        cwd=ROOT, env={**os.environ, "WALKEEPER_RUN_DIR": str(tmp_path)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    code_line, modules = done.stdout.splitlines()
+    assert code_line == "2"
+    assert {"argparse", "json", "logging", "yaml"} & set(modules.split()) == set()

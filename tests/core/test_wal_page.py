@@ -1,0 +1,121 @@
+import pytest
+from hypothesis import given
+
+from tests.core.values import PAGE, long_header, paged_segment, segments
+from walkeeper.core.history import History, Switch
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.wal_page import HEADER_SIZE, MAGIC, SegmentHeader, check_header, check_pages, without_zeros
+from walkeeper.errors import BadSegment, WrongCluster
+
+SYSTEM = 7300000000000000001
+SEGMENT = Segment(2, 5, SegmentSize(MIB))
+HISTORY = History(2, (Switch(1, Lsn(5 * MIB + 100)),))
+
+
+def header(**kwargs: int) -> SegmentHeader:
+    return SegmentHeader.parse(long_header(SEGMENT, SYSTEM, **kwargs), "x")
+
+
+@given(segments())
+def test_a_true_header_agrees_with_its_segment(segment: Segment) -> None:
+    parsed = SegmentHeader.parse(long_header(segment, SYSTEM), segment.name)
+    assert (parsed.timeline, parsed.address, parsed.segment_size) == (segment.timeline, segment.start, segment.size)
+    check_header(parsed, segment, SYSTEM)
+
+
+@pytest.mark.parametrize(("magic", "major"), MAGIC.items())
+def test_each_known_magic_names_its_postgresql(magic: int, major: int) -> None:
+    assert header(magic=magic).postgres_major == major
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0" * (HEADER_SIZE - 1), b"\0" * MIB, b"PK\x03\x04" + b"\0" * 100, b"\x10\xd1" + b"\0" * 100]
+)
+def test_what_is_no_first_page_is_refused(data: bytes) -> None:
+    with pytest.raises(BadSegment):
+        SegmentHeader.parse(data, "x")
+
+
+def test_another_clusters_segment_is_refused() -> None:
+    with pytest.raises(WrongCluster):
+        check_header(header(), SEGMENT, SYSTEM + 1)
+
+
+def test_a_recycled_segment_under_a_new_name_is_refused() -> None:
+    with pytest.raises(BadSegment, match="first page is that of"):
+        check_header(header(), Segment(2, 6, SEGMENT.size), SYSTEM)
+
+
+def test_a_page_newer_than_the_name_is_refused() -> None:
+    with pytest.raises(BadSegment, match="newer than its name"):
+        check_header(header(timeline=3), SEGMENT, SYSTEM)
+
+
+def test_the_boundary_segment_may_begin_with_its_parents_page() -> None:
+    check_header(header(timeline=1), SEGMENT, SYSTEM, HISTORY)
+
+
+def test_a_page_of_a_timeline_that_is_no_ancestor_is_refused() -> None:
+    with pytest.raises(BadSegment, match="no ancestor"):
+        check_header(header(timeline=1), SEGMENT, SYSTEM, History(2))
+
+
+def test_another_segment_size_is_refused() -> None:
+    with pytest.raises(BadSegment, match="bytes a segment"):
+        check_header(header(), Segment(2, 5, SegmentSize(2 * MIB)), SYSTEM)
+
+
+WHOLE = paged_segment(SEGMENT, SYSTEM, HISTORY)
+
+
+def patched(page: int, offset: int, value: bytes) -> bytes:
+    at = page * PAGE + offset
+    return WHOLE[:at] + value + WHOLE[at + len(value) :]
+
+
+def test_every_page_of_a_true_segment_agrees_with_it() -> None:
+    check_pages(WHOLE, SEGMENT, HISTORY)
+    check_pages(WHOLE, SEGMENT)
+
+
+@pytest.mark.parametrize("written", [HEADER_SIZE, PAGE, PAGE + 30, MIB - PAGE, MIB - 1])
+def test_zeros_up_to_the_end_are_what_a_switch_leaves(written: int) -> None:
+    check_pages(paged_segment(SEGMENT, SYSTEM, HISTORY, written=written), SEGMENT, HISTORY)
+
+
+@pytest.mark.parametrize(
+    ("page", "offset", "value", "what"),
+    [
+        (1, 0, b"\0\0", "its magic is 0000"),
+        (127, 0, b"\x13\xd1", "its magic is D113"),
+        (1, 0, bytes(PAGE), "its magic is 0000"),
+        (9, 2, b"\2\0", "its flags are 0002"),
+        (9, 2, b"\0\1", "its flags are 0100"),
+        (9, 4, b"\1\0\0\0", "of timeline 1, after a page of 2"),
+        (9, 4, b"\3\0\0\0", "of timeline 3"),
+        (9, 8, b"\1", "it is the page of 0/512001"),
+        (0, 36, b"\0\0\0\0", "a page has 0 bytes"),
+        (0, 36, b"\1\x20\0\0", "a page has 8193 bytes"),
+    ],
+)
+def test_a_page_that_does_not_belong_there_is_told_by_its_position(
+    page: int, offset: int, value: bytes, what: str
+) -> None:
+    with pytest.raises(BadSegment, match=what):
+        check_pages(patched(page, offset, value), SEGMENT, HISTORY)
+
+
+def test_a_page_of_a_timeline_that_is_no_ancestor_is_told() -> None:
+    five = Segment(5, 5, SEGMENT.size)
+    history = History(5, (Switch(1, Lsn(5 * MIB + 100)), Switch(3, Lsn(5 * MIB + 300_000))))
+    plain = paged_segment(five, SYSTEM, history)
+    check_pages(plain, five, history)
+    with pytest.raises(BadSegment, match="of timeline 3, after a page of 1"):
+        check_pages(plain, five, History(5, (Switch(1, Lsn(5 * MIB + 100)), Switch(4, Lsn(5 * MIB + 300_000)))))
+
+
+@pytest.mark.parametrize("used", [0, 1, 8191, 8192, 8193, 20_000, 24_576])
+def test_the_length_without_zeros_is_what_rstrip_leaves(used: int) -> None:
+    for data in (b"\0" * 100 + b"x" * used, b"x" * used + b"\0" * 9000, b"x" * used):
+        assert without_zeros(data) == len(data.rstrip(b"\0"))

@@ -1,0 +1,516 @@
+"""Doctor's rules, as pure functions of what was seen; and their document."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from walkeeper.config import Config, load
+from walkeeper.core.hold_slot import SlotState
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.record import Record
+from walkeeper.dcs.base import Leader, Topology, Versioned
+from walkeeper.doctor import gather, reference, text
+from walkeeper.doctor.commands import Command, parse
+from walkeeper.doctor.facts import (
+    AgentFacts,
+    Facts,
+    MemberFacts,
+    PatroniFacts,
+    ServerFacts,
+    SpoolFacts,
+    StoreFacts,
+    Unknown,
+)
+from walkeeper.doctor.rule import RULES, Finding, exit_code, judge
+from walkeeper.doctor.rules import wiring
+from walkeeper.errors import ConfigError, DcsUnavailable, StoreDenied, StoreUnavailable, StoreUnfit
+from walkeeper.postgres.server import ServerState
+
+ROOT: Final = Path(__file__).parents[2]
+UID: Final = 111
+Changed = Callable[[Facts], Facts]
+
+
+def server(**changes: Any) -> ServerFacts:
+    """As good as it can be."""
+    in_recovery = bool(changes.pop("in_recovery", False))
+    facts = ServerFacts(
+        state=ServerState(7, in_recovery, 1, Lsn(9 * MIB + 100), SegmentSize(MIB), 15, "replica"),
+        slot=SlotState(physical=True, restart_lsn=Lsn(9 * MIB), active_pid=None, lost=False),
+        settings={
+            "archive_mode": "off",
+            "archive_command": "(disabled)",
+            "max_replication_slots": "10",
+            "max_slot_wal_keep_size": "-1",
+            "max_wal_senders": "10",
+            "restore_command": "/opt/walkeeper/bin/walkeeper restore-wal -c /etc/patroni.yml %f %p",
+            "synchronous_standby_names": "",
+        },
+        role="replicator",
+        may_replicate=True,
+        agents=("1.0",),
+        started_at="2026-11-23T08:00:00Z",
+    )
+    settings = {**facts.settings, **changes.pop("settings", {})}
+    state = replace(facts.state, **changes.pop("state", {}))
+    return replace(facts, settings=settings, state=state, **changes)
+
+
+def member(name: str, **changes: Any) -> MemberFacts:
+    facts = MemberFacts(
+        name=name, leads=name == "n1", here=name == "n1", host="10.0.0.1", patroni_version="4.1.5",
+        server=server(in_recovery=name != "n1"),
+    )  # fmt: skip
+    return replace(facts, **changes)
+
+
+def config_of(directory: Path, **more: Any) -> Config:
+    whole = {
+        "scope": "demo",
+        "name": "n1",
+        "etcd3": {"host": "127.0.0.1:9"},
+        "postgresql": {
+            "listen": "127.0.0.1:5432",
+            "data_dir": str(directory / "data"),
+            "authentication": {"replication": {"username": "replicator", "password": "p"}},
+        },
+        "walkeeper": {"store": {"s3": {"bucket": "our-wal", "region": "r"}}, **more},
+    }
+    path = directory / "patroni.yml"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(whole))
+    return load(path, {})
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Facts:
+    config = config_of(tmp_path)
+    callback = f"/opt/walkeeper/bin/walkeeper callback -c {config.source}"
+    restore = f"/opt/walkeeper/bin/walkeeper restore-wal -c {config.source} %f %p"
+    return Facts(
+        config=config,
+        program="/opt/walkeeper/bin/walkeeper",
+        version="1.0",
+        uid=UID,
+        servers_uid=UID,
+        topology=Topology(
+            Leader("n1"), (), standby_cluster=False, paused=False, slots=("walkeeper",),
+            dynamic={"slots": {"walkeeper": {"type": "physical"}}, "failsafe_mode": True},
+        ),
+        record=Record(
+            system_identifier="7", segment_size=MIB, timeline=1, lsn="0/900000", start="000000010000000000000003",
+            owner="n1", session="s", updated_at="2026-11-23T08:00:00Z",
+        ),
+        record_age=5.0,
+        patroni=PatroniFacts(
+            local={},
+            effective={},
+            callbacks={event: found(callback) for event in wiring.MENDED},
+            restore_command=found(restore),
+        ),
+        members=(member("n1"), member("n2"), member("n3")),
+        store=StoreFacts(url="s3://our-wal", clock_ahead=0.5, before_frontier="000000010000000000000008"),
+        spool=SpoolFacts(path="/var/spool/walkeeper", exists=True, uid=UID, free=2 << 30),
+        agent=AgentFacts(
+            report={
+                "agent": {
+                    "version": "1.0", "pid": 5, "store": "s3://our-wal", "spool_limit": config.spool_limit,
+                    "started_at": "2026-11-23T08:10:00Z",
+                },
+                "troubles": [],
+                "last_callback": {"action": "on_start", "at": "2026-11-23T08:00:00Z"},
+            }
+        ),
+        base_backup="the newest ended yesterday",
+    )  # fmt: skip
+
+
+def found(text: str) -> Command:
+    return replace(parse(text), runs=True, same_config=True)
+
+
+def with_server(name: str = "n1", **changes: Any) -> Changed:
+    """That member's server, otherwise."""
+
+    def change(facts: Facts) -> Facts:
+        def changed(each: MemberFacts) -> MemberFacts:
+            return replace(each, server=server(in_recovery=name != "n1", **changes)) if each.name == name else each
+
+        return replace(facts, members=tuple(map(changed, facts.members)))
+
+    return change
+
+
+def with_member(name: str, **changes: Any) -> Changed:
+    return lambda facts: replace(
+        facts, members=tuple(replace(each, **changes) if each.name == name else each for each in facts.members)
+    )
+
+
+def with_dynamic(**changes: Any) -> Changed:
+    def change(facts: Facts) -> Facts:
+        assert isinstance(facts.topology, Topology)
+        return replace(facts, topology=replace(facts.topology, dynamic={**facts.topology.dynamic, **changes}))
+
+    return change
+
+
+def with_config(**changes: Any) -> Changed:
+    return lambda facts: replace(facts, config=replace(facts.config, **changes))
+
+
+def with_record(**changes: Any) -> Changed:
+    def change(facts: Facts) -> Facts:
+        assert isinstance(facts.record, Record)
+        values = {name: getattr(facts.record, name) for name in facts.record.__struct_fields__}
+        return replace(facts, record=Record(**{**values, **changes}))
+
+    return change
+
+
+def with_part(part: str, **changes: Any) -> Changed:
+    return lambda facts: replace(facts, **{part: replace(getattr(facts, part), **changes)})
+
+
+def with_facts(**changes: Any) -> Changed:
+    return lambda facts: replace(facts, **changes)
+
+
+def with_report(**changes: Any) -> Changed:
+    def change(facts: Facts) -> Facts:
+        assert isinstance(facts.agent, AgentFacts)
+        return replace(facts, agent=AgentFacts(report={**facts.agent.report, **changes}))
+
+    return change
+
+
+def with_callbacks(**commands: Command | None) -> Changed:
+    def change(facts: Facts) -> Facts:
+        assert isinstance(facts.patroni, PatroniFacts)
+        every = {**facts.patroni.callbacks, **commands}
+        return replace(
+            facts, patroni=replace(facts.patroni, callbacks={name: each for name, each in every.items() if each})
+        )
+
+    return change
+
+
+def both(*changes: Changed) -> Changed:
+    def change(facts: Facts) -> Facts:
+        for each in changes:
+            facts = each(facts)
+        return facts
+
+    return change
+
+
+def service(facts: Facts) -> Facts:
+    """systemd starts the agent, and not a callback."""
+    return replace(facts, config=replace(facts.config, agent=replace(facts.config.agent, start_from_callback=False)))
+
+
+def slot(**changes: Any) -> SlotState:
+    return replace(SlotState(physical=True, restart_lsn=Lsn(9 * MIB), active_pid=None, lost=False), **changes)
+
+
+def of(findings: list[Finding], name: str) -> list[Finding]:
+    return [finding for finding in findings if finding.rule.name == name]
+
+
+def test_a_good_cluster_is_good_in_every_rule(good: Facts) -> None:
+    findings = judge(good)
+    assert [finding for finding in findings if finding.state != "ok"] == []
+    assert {finding.rule.name for finding in findings} == {rule.name for rule in RULES}
+    assert exit_code(findings) == 0
+
+
+HBA: Final = 'connection failed: FATAL: no pg_hba.conf entry for replication connection from host "10.0.0.1"'
+SENDERS: Final = "FATAL: number of requested standby connections exceeds max_wal_senders (currently 3)"
+FOREIGN: Final = parse("/usr/local/bin/tell-somebody")
+OWN: Final = "/opt/walkeeper/bin/walkeeper restore-wal -c /etc/x.yml %f %p"
+
+# Rule, what is changed, state, a piece of the text, a piece of the mend.
+WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
+    ("server_answers", with_member("n1", server=Unknown("connection refused")), "error", "does not answer: connection refused", "patronictl"),
+    ("server_answers", with_member("n2", server=Unknown("connection refused")), "unknown", "because connection refused", ""),
+    ("server_answers", with_member("n2", server=Unknown(HBA)), "warning", "no pg_hba.conf entry", "- host postgres replicator 10.0.0.1/32 scram-sha-256"),
+    ("replication_allowed", with_server(replication_refused=HBA), "error", "no pg_hba.conf entry", "- host replication replicator 10.0.0.1/32 scram-sha-256"),
+    ("replication_allowed", with_server("n2", replication_refused=HBA), "warning", "no pg_hba.conf entry", "reload demo"),
+    ("replication_allowed", with_server(replication_refused=SENDERS), "error", "exceeds max_wal_senders", "--pg max_wal_senders=20"),
+    ("role_may_replicate", with_server(may_replicate=False), "error", "replicator has not REPLICATION", 'ALTER ROLE "replicator" REPLICATION'),
+    ("server_version", with_server(state={"major": 12}), "error", "12 is too old", "Upgrade"),
+    ("server_version", with_server(state={"major": 19}), "warning", "19 is newer", ""),
+    ("wal_level", with_server(state={"wal_level": "minimal"}), "error", "wal_level is minimal", "--pg wal_level=replica"),
+    ("max_wal_senders", with_server(settings={"max_wal_senders": "2"}), "error", "is 2, and 3 are needed", "--pg max_wal_senders=10"),
+    ("max_wal_senders", with_server(settings={"max_wal_senders": "4"}), "warning", "base backup takes two", "restart demo --pending"),
+    ("max_replication_slots", with_server(settings={"max_replication_slots": "2"}), "error", "is 2, and 3", "--pg max_replication_slots=10"),
+    ("max_slot_wal_keep_size", with_server(settings={"max_slot_wal_keep_size": "1GB"}), "warning", "is 1GB", "max_slot_wal_keep_size=-1"),
+    ("idle_replication_slot_timeout", with_server(settings={"idle_replication_slot_timeout": "1d"}), "error", "is 1d", "idle_replication_slot_timeout=0"),
+    ("synchronous_standby_names", with_server(settings={"synchronous_standby_names": "*"}), "error", "'*', which picks", "synchronous_standby_names=null"),
+    ("synchronous_standby_names", with_server(settings={"synchronous_standby_names": 'ANY 1 (n2, "walkeeper")'}), "error", "picks", "null"),
+    ("synchronous_standby_names", both(with_dynamic(synchronous_mode_strict=True), with_server(settings={"synchronous_standby_names": "*"})),
+     "error", "picks", "synchronous_mode_strict=false"),
+    ("archive_settings", with_server(settings={"archive_mode": "always", "archive_command": "cp %p /a/%f"}), "warning", "archives again", "archive_mode=on"),
+    ("archive_settings", with_server(settings={"archive_mode": "on"}), "error", "there is no archive_command", "archive_command=/bin/true"),
+    ("archive_command_works", with_server(settings={"archive_mode": "on", "archive_command": "x"}, archiving_failed="00000001000000000000000A"), "warning",
+     "fails for 00000001000000000000000A", "archive_command=/bin/true"),
+    ("same_cluster", with_record(system_identifier="8"), "error", "system identifier is 7, the record's 8", "reinit demo n1"),
+    ("same_cluster", with_record(segment_size=MIB << 1, lsn="0/800000"), "error", "1048576 bytes, the record's 2097152", "reinit"),
+    ("gap_safe", with_server("n2", slot=None), "error", "it has no hold slot", "patronictl"),
+    ("gap_safe", with_server("n2", slot=slot(restart_lsn=Lsn(12 * MIB))), "warning", "after the frontier", "status"),
+    ("gap_safe", with_server("n2", slot=slot(active_pid=42)), "error", "process 42 streams", "pg_terminate_backend(42)"),
+    ("gap_safe", with_server("n2", slot=slot(lost=True)), "error", "given its hold slot up", "patronictl"),
+    ("gap_safe", with_facts(record=None), "unknown", "no record yet", ""),
+    ("clocks", with_server("n2", clock_ahead=-90.0), "warning", "90 s behind", "timedatectl set-ntp true"),
+    ("base_backup", with_facts(base_backup=Unknown("nobody knows")), "unknown", "nobody knows", ""),
+    ("patroni_version", with_member("n2", patroni_version="3.1.2"), "error", "3.1.2 is older than 3.2", "pip install"),
+    ("patroni_version", with_member("n2", patroni_version=None), "unknown", "does not say", ""),
+    ("slot_declared", with_dynamic(slots={}), "error", "does not declare the slot walkeeper", "--set slots.walkeeper.type=physical"),
+    ("slot_declared", with_dynamic(slots=None, permanent_slots={"a": None}), "error", "does not declare", "permanent_slots.walkeeper.type=physical"),
+    ("slot_declared", with_dynamic(slots={"walkeeper": {"type": "logical", "database": "x"}}), "error", "as a logical one", "slots.walkeeper=null"),
+    ("slot_declared", with_dynamic(slots={"walkeeper": {"type": "physical", "cluster_type": "primary"}}), "warning", "cluster_type primary", "cluster_type=null"),
+    ("use_slots", with_dynamic(postgresql={"use_slots": False}), "error", "use_slots is off", "postgresql.use_slots=true"),
+    ("use_slots", with_dynamic(postgresql={"use_slots": "off"}), "error", "use_slots is off", "postgresql.use_slots=true"),
+    ("nofailover", with_member("n2", nofailover=True), "info", "so no hold slot", "nofailover: false"),
+    ("nofailover", both(with_member("n2", nofailover=True), with_member("n3", nofailover=True)), "warning", "no other replica", ""),
+    ("failsafe_mode", with_dynamic(failsafe_mode=False), "info", "is off", "failsafe_mode=true"),
+    ("pending_restart", with_member("n2", pending_restart=True), "warning", "waits for a restart", "restart demo n2 --pending"),
+    ("not_paused", with_part("topology", paused=True), "info", "is paused", "resume demo"),
+    ("callbacks", with_callbacks(on_stop=None), "error", "not wired: on_stop", "--set 'postgresql.callbacks.on_start=/opt/walkeeper/bin/walkeeper callback -c"),
+    ("callbacks", both(service, with_callbacks(on_stop=None)), "warning", "not wired: on_stop", "callbacks"),
+    ("callbacks", with_callbacks(on_start=FOREIGN), "error", "tell-somebody' is not walkeeper's", "callbacks"),
+    ("callbacks", with_callbacks(on_start=replace(found("/nowhere/walkeeper callback -c /x"), runs=False)), "error", "on_start: /nowhere/walkeeper cannot be run", "callbacks"),
+    ("callbacks", with_callbacks(on_start=replace(found("walkeeper callback -c /etc/y.yml"), same_config=False)), "error", "/etc/y.yml", "callbacks"),
+    ("callbacks", both(with_part("patroni", local={"postgresql": {"callbacks": {"on_start": "x"}}}), with_callbacks(on_start=None)),
+     "error", "not wired: on_start", "    on_start: /opt/walkeeper/bin/walkeeper callback"),
+    ("callbacks_called", both(with_report(last_callback=None), with_server(started_at="2026-11-23T09:00:00Z")), "warning", "no callback came", "reload demo"),
+    ("callbacks_called", both(with_callbacks(on_restart=None), with_report(last_callback=None), with_server(started_at="2026-11-23T09:00:00Z")),
+     "unknown", "on_restart alone", ""),
+    ("callbacks_called", with_report(last_callback=None), "unknown", "none was due", ""),
+    ("restore_command", with_server("n2", settings={"restore_command": ""}), "warning", "has no restore_command", "recovery_conf.restore_command=/opt/walkeeper/bin/walkeeper restore-wal"),
+    ("restore_command", with_server("n2", settings={"restore_command": "pgbackrest --stanza=x archive-get %f %p"}), "warning", "is not walkeeper's", "recovery_conf"),
+    ("restore_command", with_server("n2", settings={"restore_command": "walkeeper restore-wal %f"}), "error", "lacks %f or %p", "%f %p"),
+    ("restore_command", with_part("patroni", restore_command=None), "warning", "has no restore_command", "recovery_conf"),
+    ("restore_command", with_part("patroni", restore_command=None, local={"postgresql": {"recovery_conf": {"a": 1}}}), "warning",
+     "has no restore_command", "    restore_command: /opt/walkeeper"),
+    ("restore_command_runs", with_part("patroni", restore_command=replace(found(OWN), runs=False)), "error", "cannot be run", "recovery_conf"),
+    ("restore_command_runs", with_part("patroni", restore_command=replace(found(OWN), same_config=False)), "error", "/etc/x.yml", "recovery_conf"),
+    ("dcs_answers", with_facts(dcs_problem=DcsUnavailable("etcd3: no answer within 5 s", hint="Look.")), "error", "no answer within 5 s", "# Look."),
+    ("compare_and_set", with_facts(compare_and_set="etcd3: not allowed: permission denied"), "error", "permission denied", "/service/demo/walkeeper"),
+    ("compare_and_set", with_facts(compare_and_set=Unknown("no record")), "unknown", "no record", ""),
+    ("record_owned", with_facts(record=None), "error", "there is no record", "agent"),
+    ("record_owned", with_facts(record=None, record_problem="record in the DCS: schema 9"), "error", "schema 9", "agent"),
+    ("record_owned", with_record(owner="n2"), "error", "leader is n1, and n2 still owns", "# on n1:"),
+    ("record_owned", with_record(trouble="store: denied"), "error", "n1, which archives, reports: store: denied", "status"),
+    ("record_owned", with_part("topology", leader=None), "error", "no leader", "list"),
+    ("frontier_moves", both(with_facts(record_age=90.0), with_server(state={"lsn": Lsn(20 * MIB)})), "error", "stood for 90 s, and 11 MiB", "status"),
+    ("store_answers", with_part("store", problem=StoreUnavailable("s3://our-wal: refused", hint="Look.")), "error", "s3://our-wal: refused", "aws s3 ls s3://our-wal/"),
+    ("store_answers", with_part("store", problem=ConfigError("profile x: not found")), "error", "profile x", "store section"),
+    ("store_allows", with_part("store", problem=StoreDenied("s3://our-wal: AccessDenied", hint="Look.")), "error", "AccessDenied", "# Look."),
+    ("store_allows", with_part("store", problem=StoreUnavailable("s3://our-wal: refused")), "unknown", "s3://our-wal: refused", ""),
+    ("store_creates_only", with_part("store", problem=StoreUnfit("s3://our-wal: it overwrites", hint="Set head.")), "error", "it overwrites", "# Set head."),
+    ("store_creates_only", with_part("store", problem=StoreDenied("s3://our-wal: denied")), "unknown", "denied", ""),
+    ("store_clock", with_part("store", clock_ahead=-1200.0), "error", "1200 s behind", "timedatectl"),
+    ("store_clock", with_part("store", clock_ahead=100.0), "warning", "100 s ahead", "timedatectl"),
+    ("store_clock", with_part("store", clock_ahead=Unknown("no Date")), "unknown", "no Date", ""),
+    ("store_is_the_same", with_part("store", before_frontier=""), "error", "lacks the segment just below", "aws s3 ls"),
+    ("leaders_timeline", with_server("n2", state={"timeline": 2}), "error", "on timeline 2, and the leader, n1, on 1", "reinit demo n2"),
+    ("leaders_timeline", with_member("n1", server=Unknown("no answer")), "unknown", "no answer", ""),
+    ("one_branch", with_part("store", other_branch="timeline 2"), "error", "its timeline 2 is another one", "switchover demo"),
+    ("one_branch", both(with_part("store", other_branch="timeline 2"), with_member("n1", leads=False)), "error", "its timeline 2", "reinit demo n1"),
+    ("one_branch", with_part("store", other_branch=Unknown("denied")), "unknown", "denied", ""),
+    ("newest_timeline", with_part("store", newer_branch="2"), "warning", "has timeline 2, which the cluster has given up: it goes on with 1", "switchover demo"),
+    ("newest_timeline", with_part("store", newer_branch=Unknown("denied")), "unknown", "denied", ""),
+    ("no_gaps", with_part("store", gaps=("on timeline 1: 0/1 to 0/2",)), "error", "gap on timeline 1: 0/1 to 0/2", "base backup"),
+    ("right_user", with_facts(uid=0), "unknown", "this is uid 0", ""),
+    ("spool_private", with_part("spool", uid=0), "error", "belongs to uid 0, not to 111", "chown -R 111 /var/spool/walkeeper"),
+    ("spool_private", with_part("spool", mode=0o755), "error", "0755", "chmod 0700 /var/spool/walkeeper"),
+    ("spool_private", with_part("spool", plain=False), "error", "a link", "install -d"),
+    ("spool_private", with_part("spool", exists=False, creatable=False), "error", "cannot make it", "install -d -o 111"),
+    ("spool_room", with_part("spool", free=1 << 20), "error", "not even two segments", "df "),
+    ("spool_room", with_part("spool", free=100 << 20), "warning", "its limit is 1024 MiB", "limit: 50MiB"),
+    ("spool_room", with_config(spool_limit=MIB), "warning", "less than two segments", "limit:"),
+    ("receiver", with_facts(receiver_problem=ConfigError("pg_receivewal: not found", hint="Install it.")), "error", "not found", "# Install it."),
+    ("encryption", with_config(encryption_recipients=("age1x",)), "warning", "no identity_file", "identity_file: "),
+    ("encryption", with_facts(codec_problem=ConfigError("encryption: pyrage is missing", hint="pip install")), "error", "pyrage", "# pip install"),
+    ("agent_runs", with_facts(agent=Unknown("no agent is running"), agent_absent=True), "error", "no agent runs", "agent -c"),
+    ("agent_runs", with_facts(agent=Unknown("it is stuck")), "unknown", "it is stuck", ""),
+    ("agent_runs", both(service, with_server("n2", agents=())), "error", "no agent runs", "systemctl enable --now walkeeper"),
+    ("agent_version", with_server("n2", agents=("0.9",)), "warning", "walkeeper 0.9, and this is 1.0", "systemctl restart"),
+    ("agent_troubles", with_report(troubles=[{"since": "t", "text": "dcs: away", "hint": "Look."}]), "error", "since t: dcs: away", "# Look."),
+    ("agent_configuration", with_part("store", url="s3://c"), "warning", "store s3://our-wal, the file s3://c", "kill -HUP 5"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change", "state", "says", "mend"), WRONG)
+def test_each_rule_names_what_is_wrong_and_how_to_mend_it(
+    good: Facts, name: str, change: Changed, state: str, says: str, mend: str
+) -> None:
+    findings = [finding for finding in of(judge(change(good)), name) if finding.state != "ok"]
+    assert {finding.state for finding in findings} == {state}
+    assert len({finding.about for finding in findings}) == len(findings)
+    assert says in findings[0].text
+    assert mend in "\n".join(findings[0].mend)
+    assert bool(findings[0].mend) == (state != "unknown")
+
+
+def test_every_rule_can_find_something_wrong() -> None:
+    assert {rule.name for rule in RULES} == {case[0] for case in WRONG}
+
+
+def test_what_was_not_seen_is_never_good(good: Facts) -> None:
+    """Everything away: no rule that looks at it may be content."""
+    away = Unknown("it was not seen")
+    facts = replace(
+        good, topology=away, record=away, patroni=away, store=away, spool=away, agent=away, compare_and_set=away,
+        dcs_problem=DcsUnavailable("etcd3: away"), servers_uid=away, base_backup=away,
+        members=(replace(good.members[0], server=away),),
+    )  # fmt: skip
+    content = {finding.rule.name for finding in judge(facts) if finding.state == "ok"}
+    assert content == {"receiver", "encryption"}  # which were looked at: they are not among what is away
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda facts: facts, 0),
+        (with_member("n2", nofailover=True), 0),
+        (with_server("n2", clock_ahead=90.0), 0),
+        (with_report(last_callback=None), 0),
+        (with_member("n2", server=Unknown("refused")), 2),
+        (with_facts(agent=Unknown("it is stuck")), 2),
+        (with_dynamic(slots={}), 1),
+        (both(with_dynamic(slots={}), with_member("n2", server=Unknown("refused"))), 1),
+    ],
+)
+def test_the_exit_code_is_of_the_weightiest(good: Facts, change: Changed, code: int) -> None:
+    assert exit_code(judge(change(good))) == code
+
+
+def test_only_marked_rules_are_fixed_by_a_change_to_the_dynamic_configuration(good: Facts) -> None:
+    changed = {case[0] for case in WRONG for finding in of(judge(case[1](good)), case[0]) if finding.change is not None}
+    assert changed == {rule.name for rule in RULES if rule.fixable} == {"slot_declared", "use_slots"}
+
+
+# ------------------------------------------------------------------------------------------------- commands by name
+
+
+@pytest.mark.parametrize(
+    ("text", "job", "program", "config"),
+    [
+        ("/opt/w/bin/walkeeper callback -c /etc/p.yml", "callback", "/opt/w/bin/walkeeper", "/etc/p.yml"),
+        ("/opt/w/bin/walkeeper -c /etc/p.yml restore-wal %f %p", "restore-wal", "/opt/w/bin/walkeeper", "/etc/p.yml"),
+        ("walkeeper restore-wal --config=/etc/p.yml %f %p", "restore-wal", "walkeeper", "/etc/p.yml"),
+        ("WALKEEPER_CONFIG=/etc/p.yml walkeeper restore-wal %f %p", "restore-wal", "walkeeper", "/etc/p.yml"),
+        ("env WALKEEPER_CONFIG=/a.yml walkeeper restore-wal %f %p", "restore-wal", "walkeeper", "/a.yml"),
+        ("walkeeper restore-wal %f %p", "restore-wal", "walkeeper", None),
+        ("/opt/w/bin/walkeeper-restore-wal -c /etc/p.yml %f %p", "restore-wal", "/opt/w/bin/walkeeper-restore-wal", "/etc/p.yml"),
+        ("walkeeper archive-push -c /etc/p.yml %p", "archive-push", "walkeeper", "/etc/p.yml"),
+        ("/x/walkeeper-archive-push -c /etc/p.yml %p", "archive-push", "/x/walkeeper-archive-push", "/etc/p.yml"),
+        ("/usr/bin/python3 -m walkeeper callback -c /etc/p.yml", "callback", "/usr/bin/python3", "/etc/p.yml"),
+        ("/src/patroni_callbacks/on_start /etc/p.yml", "callback", "/src/patroni_callbacks/on_start", "/etc/p.yml"),
+        ("/src/patroni_callbacks/walkeeper-callback /etc/p.yml", "callback", "/src/patroni_callbacks/walkeeper-callback", "/etc/p.yml"),
+        ("python3 -I -S /src/walkeeper/callback.py /etc/p.yml", "callback", "python3", "/etc/p.yml"),
+        ("'/opt/with space/walkeeper' callback -c '/etc/p q.yml'", "callback", "/opt/with space/walkeeper", "/etc/p q.yml"),
+        ("/usr/local/bin/on_start", None, "/usr/local/bin/on_start", None),
+        ("pgbackrest --stanza=walkeeper archive-get %f %p", None, "pgbackrest", None),
+        ("walkeeper status", None, "walkeeper", None),
+        ("'unbalanced", None, "", None),
+        ("", None, "", None),
+    ],
+)  # fmt: skip
+def test_commands_are_recognised_by_name(text: str, job: str | None, program: str, config: str | None) -> None:
+    command = parse(text)
+    assert (command.job, command.program, command.config) == (job, program, config)
+
+
+# ------------------------------------------------------------------------------------------------------ what is shown
+
+
+def test_the_report_fits_80_columns_but_for_lines_to_paste(good: Facts) -> None:
+    for _, change, *_ in WRONG:
+        facts = change(good)
+        findings = judge(facts)
+        lines = text.render(facts, findings, colour=False, verbose=False).splitlines()
+        paste = {f"{'':9}{line}" for finding in findings for line in finding.mend}
+        wide = [line for line in lines if len(line) > text.WIDTH and line not in paste and " " in line.strip()]
+        assert wide == []
+        assert all(line.isprintable() for line in lines)
+
+
+def test_colour_is_all_that_a_terminal_gets_more(good: Facts) -> None:
+    facts = with_dynamic(slots={})(good)
+    coloured = text.render(facts, judge(facts), colour=True, verbose=True)
+    plain = text.render(facts, judge(facts), colour=False, verbose=True)
+    assert "\033[1;31mERROR\033[0m" in coloured
+    assert "\033" not in plain
+    assert "ok       use_slots: use_slots is on" in plain.splitlines()
+
+
+def test_one_reason_is_said_once(good: Facts) -> None:
+    facts = with_member("n3", server=Unknown("postgresql at 10.0.0.3:5432: connection refused"))(good)
+    told = text.render(facts, judge(facts), colour=False, verbose=False)
+    assert told.count("connection refused") == 1
+    assert "That is: server_answers (n3), " in told
+    assert told.endswith("Whether the promises hold cannot be told.")
+
+
+def test_names_from_elsewhere_print_no_control_characters(good: Facts) -> None:
+    evil = "n\x1b[31m2"
+    facts = replace(good, members=(good.members[0], replace(good.members[1], name=evil, pending_restart=True)))
+    told = text.render(facts, judge(facts), colour=False, verbose=True)
+    assert all(line.isprintable() for line in told.splitlines())
+    assert "n?[31m2" in told
+
+
+def test_the_document_for_programs_is_stable(good: Facts) -> None:
+    facts = with_dynamic(slots={})(good)
+    document = text.as_json(facts, judge(facts))
+    assert document.keys() == {"scope", "node", "version", "exit_code", "findings"}
+    (finding,) = (each for each in document["findings"] if each["rule"] == "slot_declared")
+    assert finding == {
+        "rule": "slot_declared",
+        "area": "Patroni",
+        "state": "error",
+        "severity": "error",
+        "member": None,
+        "text": "the dynamic configuration does not declare the slot walkeeper",
+        "why": finding["why"],
+        "mend": [
+            f"patronictl -c {facts.config.patroni_config} edit-config --force --set slots.walkeeper.type=physical"
+        ],
+        "fixable": True,
+    }
+
+
+def test_the_document_is_made_from_the_rules() -> None:
+    assert (ROOT / "docs" / "doctor.md").read_text() == reference.reference()
+
+
+def test_the_rules_do_no_io() -> None:
+    paths = [*(ROOT / "walkeeper" / "doctor" / "rules").glob("*.py")]
+    paths += [ROOT / "walkeeper" / "doctor" / name for name in ("rule.py", "facts.py", "commands.py", "paste.py")]
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & {"os", "pathlib", "time", "socket", "subprocess"}, path
+
+
+def test_a_compare_and_set_that_is_not_refused_is_a_finding() -> None:
+    """The twin's opposite: a DCS that overwrites."""
+
+    class Careless:
+        def write(self, *_: object) -> None: ...
+
+        def read(self) -> None: ...
+
+    found = Versioned(b"{}", "1")
+    assert "replaced" in str(gather._compare_and_set(Careless(), found))  # type: ignore[arg-type]

@@ -1,0 +1,73 @@
+"""Reading files of WAL: whole or not at all, into memory that is used again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from walkeeper.core.lsn import MIB, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.errors import BadSegment
+from walkeeper.postgres.wal_file import Memory, read_segment, read_wal_file
+
+SEGMENT = Segment(1, 3, SegmentSize(MIB))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / SEGMENT.name
+    path.write_bytes(os.urandom(MIB))
+    return path
+
+
+def test_only_a_plain_file_of_the_right_size_is_read(tmp_path: Path) -> None:
+    path = tmp_path / SEGMENT.name
+    os.mkfifo(path)
+    with pytest.raises(BadSegment):  # and it does not block
+        read_segment(path, SEGMENT)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(BadSegment):
+        read_segment(path, SEGMENT)
+    path.rmdir()
+    for size in (0, MIB - 1, MIB + 1):
+        path.write_bytes(b"x" * size)
+        with pytest.raises(BadSegment, match=f"{size} bytes"):
+            read_segment(path, SEGMENT)
+    path.unlink()
+    (tmp_path / "target").write_bytes(b"x" * MIB)
+    path.symlink_to(tmp_path / "target")
+    with pytest.raises((BadSegment, OSError)):
+        read_segment(path, SEGMENT)
+
+
+def test_what_is_read_into_memory_is_only_what_the_file_has(path: Path) -> None:
+    memory = Memory()
+    for size in (MIB, MIB, 5, 2 * MIB, 0, MIB):
+        path.write_bytes(content := os.urandom(size))
+        assert read_wal_file(path, memory=memory).plain == content
+    assert read_segment(path, SEGMENT, memory) is read_segment(path, SEGMENT, memory)
+    path.write_bytes(b"")
+    assert memory.of(MIB) == content
+    memory.release()
+    assert memory.of(MIB) == bytearray(MIB)
+
+
+@pytest.mark.parametrize("memory", [None, Memory()], ids=["fresh", "used again"])
+@pytest.mark.parametrize("size", [MIB - 1, MIB, MIB + 1])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    path: Path, size: int, memory: Memory | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fstat
+
+    def fstat(descriptor: int) -> os.stat_result:
+        found = real(descriptor)
+        os.truncate(path, size)
+        os.utime(path, ns=(0, 0))
+        return found
+
+    monkeypatch.setattr("walkeeper.postgres.wal_file.os.fstat", fstat)
+    with pytest.raises(BadSegment, match="changed while it was read"):
+        read_wal_file(path, MIB, memory)

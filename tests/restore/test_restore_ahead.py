@@ -1,0 +1,295 @@
+"""Fetching ahead: what a recovery asks for next lies ready, within bounds, and nothing of it can do harm."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.core.values import histories, plain_segment, sizes
+from tests.fixtures.restoring import PLAIN, SEGMENT, SYSTEM, Node, answering
+from tests.parts.processes import wait_until
+from walkeeper.core.branches import following
+from walkeeper.core.history import History
+from walkeeper.core.lsn import SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.restore import client, prefetch, serving
+from walkeeper.restore.shelf import Shelf
+
+SERVER = ("postmaster.pid", "standby.signal")
+SIZE = SEGMENT.size
+
+
+def segment(number: int, timeline: int = 1) -> Segment:
+    return Segment(timeline, number, SIZE)
+
+
+@pytest.fixture
+def node(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    node = Node(short_path, monkeypatch)
+    node.server(SERVER)
+    return node
+
+
+@pytest.fixture
+def agent(node: Node) -> Iterator[Node]:
+    with answering(node):
+        yield node
+
+
+def store(node: Node, *segments: Segment) -> None:
+    for one in segments:
+        node.archive.archive_segment(one, plain_segment(one, SYSTEM), History(one.timeline))
+
+
+def shelves(node: Node) -> Path:
+    return node.data.with_name("data.walkeeper") / "restore"
+
+
+def ready(node: Node) -> list[str]:
+    return sorted(path.name for path in shelves(node).glob("*/0*"))
+
+
+def wait_ready(node: Node, *segments: Segment) -> None:
+    names = [one.name for one in segments]
+    wait_until(lambda: ready(node) == names, f"{names} ready", 10)
+
+
+# ------------------------------------------------------------------------------------------------------ what comes next
+
+
+@given(histories(), st.integers(0, 1 << 16), sizes)
+def test_what_comes_next_is_the_chain(history: History, number: int, size: SegmentSize) -> None:
+    first = history.segment(number, size)
+    expected = [history.segment(number + ahead, size) for ahead in (1, 2, 3)]
+    assert list(islice(following(first, [history, History(1)]), 3)) == expected
+
+
+@given(histories(), st.integers(0, 1 << 16), sizes)
+def test_without_a_history_that_fits_it_is_the_same_timeline(history: History, number: int, size: SegmentSize) -> None:
+    other = Segment(history.timeline + 1, number, size)
+    assert next(following(other, [history])) == Segment(other.timeline, number + 1, size)
+
+
+def test_it_goes_on_across_a_timeline_switch_once_the_recovery_has_read_the_history(agent: Node) -> None:
+    store(agent, segment(6), segment(7, 2), segment(8, 2))
+    agent.archive.archive_history(2, b"1\t0/750000\tx\n")
+    assert agent.restore("00000002.history") == client.DELIVERED
+    assert agent.restore() == client.DELIVERED
+    wait_ready(agent, segment(6), segment(7, 2), segment(8, 2))
+
+
+def test_a_recovery_that_goes_back_just_after_it_took_one_has_it_ready_again(agent: Node) -> None:
+    """As a standby does that asks for a segment again. What was taken before counts before."""
+    store(agent, segment(6))
+    for _ in range(20):
+        assert agent.restore() == client.DELIVERED
+        wait_ready(agent, segment(6))
+        (shelf,) = shelves(agent).glob("*")
+        shelf.joinpath(segment(6).name).rename(agent.data / "pg_wal" / "RECOVERYXLOG")
+
+
+# --------------------------------------------------------------------------------------------------------------- bounds
+
+
+def test_p9_what_lies_ready_is_bounded(node: Node) -> None:
+    node.configure(ahead="3MiB")
+    store(node, *map(segment, range(6, 16)))
+    with answering(node):
+        assert node.restore() == client.DELIVERED
+        wait_ready(node, *map(segment, range(6, 9)))
+        assert node.restore(segment(6).name) == client.DELIVERED
+        wait_ready(node, *map(segment, range(7, 10)))
+        assert node.restore(segment(12).name) == client.DELIVERED  # it jumps: what lay ready is of no use
+        wait_ready(node, *map(segment, range(13, 16)))
+    assert not shelves(node).exists()
+
+
+def test_p9_it_fetches_by_as_many_threads_as_it_may(node: Node) -> None:
+    node.configure(workers=3)
+    store(node, *map(segment, range(6, 16)))
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def count(change: int) -> Callable[[str, str], None]:
+        def hook(*_: str) -> None:
+            nonlocal at_once, most
+            with lock:
+                at_once += change
+                most = max(most, at_once)
+            time.sleep(0.02)
+
+        return hook
+
+    with answering(node):
+        assert node.restore() == client.DELIVERED
+        node.store.before, node.store.after = count(1), count(-1)
+        wait_ready(node, *map(segment, range(6, 16)))
+    assert 1 < most <= 3
+
+
+@pytest.mark.parametrize("end", ["idle", "gone"])
+def test_what_lies_ready_is_removed_when_nobody_asks_any_more(
+    node: Node, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    store(node, segment(6))
+    with answering(node):
+        assert node.restore() == client.DELIVERED
+        wait_ready(node, segment(6))
+        if end == "idle":
+            monkeypatch.setattr(prefetch, "IDLE_SECONDS", 0.1)
+        else:
+            (node.data / "postmaster.pid").unlink()
+        wait_until(lambda: not shelves(node).exists(), "the shelf's end", 10)
+        assert node.restoring.prefetcher.recoveries == 0
+
+
+def test_what_killed_processes_left_is_removed(node: Node) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = shelves(node) / f"{gone.pid}-1.1"
+    left.mkdir(parents=True)
+    (left / SEGMENT.name).touch()
+    run = node.lock.parent
+    (run / "ready.1.1.x").symlink_to(left)
+    with answering(node):
+        assert node.restore() == client.DELIVERED
+        assert not left.exists()
+    node.begin()
+    assert not (run / "ready.1.1.x").is_symlink()
+
+
+# --------------------------------------------------------------------------------------------------------------- honesty
+
+
+def test_p6_absent_is_found_out_anew_each_time(agent: Node) -> None:
+    assert agent.restore() == client.DELIVERED
+    for _ in range(3):
+        assert agent.restore(segment(6).name) == client.ABSENT
+        assert agent.restore("00000002.history") == client.ABSENT
+    store(agent, segment(6))
+    agent.archive.archive_history(2, b"1\t0/750000\tx\n")
+    assert agent.restore(segment(6).name) == client.DELIVERED
+    assert agent.restore("00000002.history") == client.DELIVERED
+
+
+def test_p6_a_damaged_segment_ahead_is_found_out_by_its_own_request(agent: Node) -> None:
+    store(agent, *map(segment, range(6, 10)))
+    key = agent.archive.layout.file(segment(7), ".zst")
+    whole = agent.store.objects[key]
+    agent.store.objects[key] = (whole[0][:-1], whole[1])
+    assert agent.restore() == client.DELIVERED
+    assert agent.restore(segment(6).name) == client.DELIVERED
+    assert agent.restore(segment(7).name) == client.ASK_AGAIN
+    agent.store.objects[key] = whole
+    assert agent.restore(segment(7).name) == client.DELIVERED
+    assert agent.restore(segment(8).name) == client.DELIVERED
+
+
+def test_p6_no_room_where_it_would_lie_ready_costs_nothing_but_time(
+    agent: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Shelf, "lay", full)
+    store(agent, segment(6), segment(7))
+    for number in (5, 6, 7):
+        assert agent.restore(segment(number).name) == client.DELIVERED
+
+
+@pytest.mark.parametrize("kind", ["a file", "of others"])
+def test_where_nothing_can_lie_ready_all_is_served_all_the_same(node: Node, kind: str) -> None:
+    if kind == "a file":
+        shelves(node).parent.touch()
+    else:
+        shelves(node).mkdir(parents=True)
+        shelves(node).chmod(0o777)
+    store(node, segment(6))
+    with answering(node):
+        assert node.restore() == client.DELIVERED
+        assert node.restore(segment(6).name) == client.DELIVERED
+
+
+def test_pg_rewind_is_served_straight_from_the_store(agent: Node) -> None:
+    """Its server is down."""
+    (agent.data / "postmaster.pid").unlink()
+    store(agent, segment(6), segment(7))
+    for number in (7, 6, 5):
+        assert agent.restore(segment(number).name) == client.DELIVERED
+    assert not shelves(agent).exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ slow stores
+
+
+def hold(node: Node, go: threading.Event) -> None:
+    node.store.before = lambda *_: (go.wait(20) and None) or None
+
+
+def test_p9_what_comes_too_late_for_who_asked_is_there_when_it_asks_again(
+    agent: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "SILENCE", 0.2)
+    go = threading.Event()
+    hold(agent, go)
+    assert agent.restore() == client.ASK_AGAIN
+    go.set()
+    wait_ready(agent, SEGMENT)
+    asked = len(agent.store.calls)
+    assert agent.restore() == client.DELIVERED
+    assert (agent.data / "pg_wal" / "RECOVERYXLOG").read_bytes() == PLAIN
+    assert ("get", agent.archive.layout.file(SEGMENT, ".zst")) not in agent.store.calls[asked:]
+
+
+def test_in_archive_recovery_a_slow_answer_is_waited_for(agent: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "SILENCE", 0.2)
+    (agent.data / "standby.signal").rename(agent.data / "recovery.signal")
+    go = threading.Event()
+    hold(agent, go)
+    threading.Timer(1, go.set).start()
+    assert agent.restore() == client.DELIVERED
+    assert agent.store.calls.count(("get", agent.archive.layout.file(SEGMENT, ".zst"))) == 1
+
+
+def test_p6_in_archive_recovery_no_answer_at_all_is_the_deadlines_end(
+    node: Node, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serving, "SILENCE", 0.2)
+    node.configure(deadline="1s")
+    (node.data / "standby.signal").rename(node.data / "recovery.signal")
+    go = threading.Event()
+    hold(node, go)
+    with answering(node):
+        assert node.restore() == client.STOP_RECOVERY
+        go.set()
+    said = capfd.readouterr().err
+    assert f"restore_failed file={SEGMENT.name} exit=255 " in said
+    assert "HINT: " in said
+
+
+def test_two_who_ask_for_the_same_share_one_fetch(agent: Node) -> None:
+    go = threading.Event()
+    hold(agent, go)
+    answers: list[Any] = []
+    request = {"file": SEGMENT.name, "destination": str(agent.data / "pg_wal" / "x"), "pid": os.getpid()}
+    threads = [
+        threading.Thread(target=lambda pid=pid: answers.append(agent.restoring.answer({**request, "pid": pid})))
+        for pid in (os.getpid(), os.getppid())
+    ]
+    for thread in threads:
+        thread.start()
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert [answer["delivered"] for answer in answers] == [True, True]

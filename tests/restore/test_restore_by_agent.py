@@ -1,0 +1,134 @@
+"""restore-wal through the agent: the same three answers, and without an agent the same again."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.restoring import PLAIN, SEGMENT, SYSTEM, Node, answering, listening
+from walkeeper.control.server import AgentLock, ControlServer
+from walkeeper.restore import client
+
+
+@pytest.fixture
+def node(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    return Node(short_path, monkeypatch)
+
+
+@pytest.fixture
+def agent(node: Node) -> Iterator[Node]:
+    with answering(node):
+        yield node
+
+
+def test_what_is_there_is_delivered_whole(agent: Node) -> None:
+    assert agent.restore() == client.DELIVERED
+    assert (agent.data / "pg_wal" / "RECOVERYXLOG").read_bytes() == PLAIN
+    assert agent.files == ["RECOVERYXLOG"]
+
+
+def test_p6_what_is_proved_absent_is_absent(agent: Node) -> None:
+    for name in ("000000010000000000000006", "00000002.history", "00000001.history"):
+        assert agent.restore(name) == client.ABSENT
+    assert agent.files == []
+
+
+@pytest.mark.parametrize("trouble", ["down", "no archive", "damaged", "bad name", "another cluster"])
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (("recovery.signal", "postmaster.pid"), None),
+        (("standby.signal", "postmaster.pid"), client.ASK_AGAIN),
+        (("recovery.signal", "standby.signal"), client.ASK_AGAIN),
+        (("postmaster.pid",), client.ASK_AGAIN),  # it is being promoted
+        ((), None),  # pg_rewind, which does not ask again
+    ],
+)
+def test_p6_what_the_agent_cannot_tell_is_tried_on_in_archive_recovery_and_final_elsewhere(
+    agent: Node, trouble: str, files: tuple[str, ...], expected: int | None
+) -> None:
+    agent.server(files)
+    name = "../../x" if trouble == "bad name" else SEGMENT.name
+    if trouble == "down":
+        agent.store.down = True
+    elif trouble == "no archive":
+        agent.store.objects.clear()
+    elif trouble == "damaged":
+        key = agent.archive.layout.file(SEGMENT, ".zst")
+        agent.store.objects[key] = (agent.store.objects[key][0][:-1], {})
+    elif trouble == "another cluster":
+        (agent.data / "global" / "pg_control").write_bytes(struct.pack("=QI", SYSTEM + 1, 1300) + bytes(8000))
+    assert agent.restore(name) == expected
+    assert agent.files == []
+
+
+def test_p9_a_store_that_says_nothing_holds_up_one_call_and_not_each(agent: Node) -> None:
+    """A promotion makes several calls in a row."""
+    go = threading.Event()
+
+    def say_nothing(*_: str) -> None:
+        go.wait(20)
+
+    agent.server(("standby.signal", "postmaster.pid"))
+    agent.store.before = say_nothing
+    assert agent.restore() == client.ASK_AGAIN
+    asked = len(agent.store.calls)
+    for _ in range(5):
+        assert agent.restore() == client.ASK_AGAIN
+    assert len(agent.store.calls) == asked
+    go.set()
+
+
+def test_p9_a_store_that_fails_is_left_alone_for_a_moment(agent: Node) -> None:
+    agent.server(("standby.signal", "postmaster.pid"))
+    agent.store.down = True
+    assert agent.restore() == client.ASK_AGAIN
+    asked = len(agent.store.calls)
+    for _ in range(5):
+        assert agent.restore() == client.ASK_AGAIN
+    assert len(agent.store.calls) == asked
+
+
+def test_h9_without_an_agent_or_with_a_hung_one_the_slow_way_is_left(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert node.restore() is None
+    monkeypatch.setattr(client, "PATIENCE", 0.3)
+    go = threading.Event()
+
+    def hang(_: dict[str, Any]) -> dict[str, Any]:
+        go.wait(10)
+        return {}
+
+    with AgentLock(node.lock) as lock, listening(ControlServer(node.socket, lock, {"restore": hang})):
+        assert node.restore() is None
+        go.set()
+
+
+def test_what_a_dead_client_left_is_swept_by_the_next(agent: Node) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    agent.restoring.answer(
+        {"file": SEGMENT.name, "destination": str(agent.data / "pg_wal" / "RECOVERYXLOG"), "pid": gone.pid}
+    )
+    assert len(agent.files) == 1
+    assert agent.restore() == client.DELIVERED
+    assert agent.files == ["RECOVERYXLOG"]
+
+
+def test_the_command_takes_that_way_and_is_light(agent: Node) -> None:
+    """The configured store does not exist: only the agent can have delivered this, and no SDK was loaded."""
+    command = [sys.executable, "-X", "importtime", "-m", "walkeeper"]
+    arguments = ["restore-wal", "-c", str(agent.config), SEGMENT.name, "pg_wal/RECOVERYXLOG"]
+    answer = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert (agent.data / "pg_wal" / "RECOVERYXLOG").read_bytes() == PLAIN
+    for heavy in ("msgspec", "yaml", "argparse", "typing", "walkeeper.archive.write"):
+        assert f" {heavy}\n" not in answer.stderr

@@ -1,0 +1,317 @@
+"""How the S3 store gets in, and what it finds out before it trusts a server: probe, credentials, TLS, settings."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.parts.scripted_s3 import Exchange, ScriptedS3, Stored, refuse
+from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
+from walkeeper.lib.clock import Clock
+from walkeeper.store.base import AlreadyThere
+from walkeeper.store.s3 import CREDENTIALS_AGE, S3Store
+from walkeeper.store.settings import S3Settings
+
+KEY = "cluster/wal/000000010000000000000001.zst"
+BODY = bytes(range(256)) * 4096
+METADATA = {"sha256": "0f" * 32, "size": "16777216"}
+
+
+class HandClock:
+    """Stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def no_aws_of_the_developer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither variables nor files of whoever runs the tests, and no question to a cloud's metadata service."""
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_CA_BUNDLE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedS3]:
+    with ScriptedS3() as server:
+        yield server
+
+
+@pytest.fixture
+def store(server: ScriptedS3) -> S3Store:
+    return S3Store(server.settings())
+
+
+# ------------------------------------------------------------------------------------------------------------ the probe
+
+
+def test_the_probe_passes_on_a_good_server_and_leaves_nothing(server: ScriptedS3, store: S3Store) -> None:
+    store.probe()
+    assert server.objects == {}
+
+
+def test_the_probe_finds_a_store_that_overwrites(server: ScriptedS3, store: S3Store) -> None:
+    server.honours_condition = False
+    with pytest.raises(StoreUnfit, match="overwrites") as caught:
+        store.probe()
+    assert "overwrite_guard: head" in caught.value.hint
+    assert server.objects == {}
+
+
+def test_with_the_head_guard_a_store_that_overwrites_passes_and_is_sent_no_condition(server: ScriptedS3) -> None:
+    server.honours_condition = False
+    store = S3Store(server.settings(overwrite_guard="head"))
+    store.probe()
+    store.create(KEY, BODY, METADATA)
+    with pytest.raises(AlreadyThere):
+        store.create(KEY, b"other", METADATA)
+    assert server.objects[KEY].body == BODY
+    assert not any("if-none-match" in headers for headers in server.headers)
+
+
+def test_with_the_head_guard_a_look_that_fails_writes_nothing(server: ScriptedS3) -> None:
+    store = S3Store(server.settings(overwrite_guard="head"))
+    server.next("HEAD", refuse(503, "SlowDown"))
+    with pytest.raises(StoreUnavailable):
+        store.create(KEY, BODY, METADATA)
+    assert server.requests == [("HEAD", KEY)]
+
+
+def test_the_probe_finds_a_store_that_changes_bytes(server: ScriptedS3, store: S3Store) -> None:
+    server.next("GET", lambda exchange: exchange.describe(exchange.s3.objects[exchange.key], b"something else"))
+    with pytest.raises(StoreUnfit, match="does not return"):
+        store.probe()
+
+
+def test_the_probe_finds_a_store_that_loses_metadata(server: ScriptedS3, store: S3Store) -> None:
+    server.next("HEAD", lambda exchange: exchange.describe(Stored(exchange.s3.objects[exchange.key].body)))
+    with pytest.raises(StoreUnfit, match="metadata"):
+        store.probe()
+
+
+def test_the_probe_is_content_with_credentials_that_may_not_delete(server: ScriptedS3, store: S3Store) -> None:
+    server.always("DELETE", refuse(403, "AccessDenied"))
+    store.probe()
+    assert [key.partition("/")[0] for key in server.objects] == ["probe"]
+
+
+def test_the_probe_does_not_hold_a_late_listing_against_a_store(server: ScriptedS3, store: S3Store) -> None:
+    server.next("LIST", lambda exchange: exchange.listing([]))
+    store.probe()
+
+
+def test_the_probe_passes_where_a_proxy_sends_a_request_twice(server: ScriptedS3, store: S3Store) -> None:
+    def twice(exchange: Exchange) -> None:
+        exchange.commit()
+        exchange.behave()
+
+    server.next("PUT", twice)
+    store.probe()
+
+
+@pytest.mark.parametrize("name", ["PUT", "GET", "LIST", "HEAD"])
+def test_the_probe_says_what_is_denied(server: ScriptedS3, store: S3Store, name: Any) -> None:
+    server.always(name, refuse(403, "AccessDenied"))
+    with pytest.raises(StoreDenied):
+        store.probe()
+
+
+# ---------------------------------------------------------------------------------------------------------- credentials
+
+
+def write_credentials(path: Path, key: str, profile: str = "default") -> None:
+    path.write_text(f"[{profile}]\naws_access_key_id = {key}\naws_secret_access_key = a-secret-of-the-tests\n")
+
+
+def from_file(server: ScriptedS3, path: Path, **other: Any) -> S3Settings:
+    return server.settings(access_key_id=None, secret_access_key=None, credentials_file=path, **other)
+
+
+def test_credentials_that_were_rotated_are_picked_up_without_a_restart(server: ScriptedS3, tmp_path: Path) -> None:
+    clock, path = HandClock(), tmp_path / "credentials"
+    write_credentials(path, "first-key")
+    store = S3Store(from_file(server, path), clock)
+    store.create("before", b"", {})
+    server.accepted_key = "second-key"
+    clock.now += CREDENTIALS_AGE
+    with pytest.raises(StoreDenied):
+        store.create("during", b"", {})
+    write_credentials(path, "second-key")
+    store.create("after", b"", {})
+    assert set(server.objects) == {"before", "after"}
+
+
+def test_while_it_is_denied_credentials_are_not_read_at_every_call(server: ScriptedS3, tmp_path: Path) -> None:
+    clock, path = HandClock(), tmp_path / "credentials"
+    write_credentials(path, "first-key")
+    server.accepted_key = "second-key"
+    store = S3Store(from_file(server, path), clock)
+    with pytest.raises(StoreDenied):
+        store.head(KEY)
+    write_credentials(path, "second-key")
+    with pytest.raises(StoreDenied):
+        store.head(KEY)
+    clock.now += CREDENTIALS_AGE
+    assert store.head(KEY) is None
+
+
+def test_a_credentials_file_goes_before_the_environment(
+    server: ScriptedS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "from-the-environment")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "whatever")
+    path = tmp_path / "credentials"
+    write_credentials(path, "first-key")
+    assert S3Store(from_file(server, path)).head(KEY) is None
+
+
+def test_a_profile_of_a_credentials_file_is_used(server: ScriptedS3, tmp_path: Path) -> None:
+    path = tmp_path / "credentials"
+    write_credentials(path, "first-key", profile="backup")
+    assert S3Store(from_file(server, path, profile="backup")).head(KEY) is None
+    with pytest.raises(StoreDenied):
+        S3Store(from_file(server, path, profile="another")).head(KEY)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "[default]\n", "not an ini file", "[default]\naws_access_key_id = half\n"]
+)
+def test_a_credentials_file_without_credentials_is_denied_until_it_has_some(
+    server: ScriptedS3, tmp_path: Path, content: str | None
+) -> None:
+    clock: Clock = HandClock()
+    path = tmp_path / "credentials"
+    if content is not None:
+        path.write_text(content)
+    store = S3Store(from_file(server, path), clock)
+    with pytest.raises(StoreDenied) as caught:
+        store.head(KEY)
+    assert caught.value.hint
+    clock.sleep(CREDENTIALS_AGE)
+    write_credentials(path, "first-key")
+    assert store.head(KEY) is None
+
+
+def test_no_credentials_anywhere_is_denied(server: ScriptedS3) -> None:
+    store = S3Store(server.settings(access_key_id=None, secret_access_key=None))
+    with pytest.raises(StoreDenied, match="credentials"):
+        store.create(KEY, BODY, METADATA)
+
+
+# ------------------------------------------------------------------------------------------------------------------ TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_certificate(tmp_path_factory.mktemp("tls"), "IP:127.0.0.1")
+
+
+def make_certificate(directory: Path, name: str) -> tuple[Path, Path]:
+    """A certificate that signs itself, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl program here to make a certificate with")
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=walkeeper test"]
+    subprocess.run(
+        [*command, "-days", "2", "-addext", f"subjectAltName={name}", "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+def test_a_certificate_of_a_named_authority_is_trusted(certificate: tuple[Path, Path]) -> None:
+    with ScriptedS3(certificate=certificate) as server:
+        store = S3Store(server.settings(ca_file=certificate[0]))
+        store.create(KEY, BODY, METADATA)
+        assert store.get(KEY) == BODY
+
+
+def test_a_certificate_of_nobody_we_know_is_refused_with_a_hint(certificate: tuple[Path, Path]) -> None:
+    with ScriptedS3(certificate=certificate) as server:
+        store = S3Store(server.settings())
+        for call in (store.head, store.get, store.delete, lambda key: store.create(key, BODY, METADATA)):
+            with pytest.raises(StoreDenied) as caught:
+                call(KEY)
+            assert "ca_file" in caught.value.hint
+        assert server.requests == []
+
+
+def test_a_certificate_of_another_host_is_refused(tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path, "DNS:elsewhere.example")
+    with ScriptedS3(certificate=certificate) as server:
+        with pytest.raises(StoreDenied):
+            S3Store(server.settings(ca_file=certificate[0])).head(KEY)
+        assert server.requests == []
+
+
+def test_a_server_without_tls_where_tls_is_expected_is_no_reason_to_go_without(server: ScriptedS3) -> None:
+    endpoint = server.endpoint.replace("http://", "https://")
+    with pytest.raises(StoreError):
+        S3Store(server.settings(endpoint=endpoint)).head(KEY)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_ca_file_that_cannot_be_used_is_denied(server: ScriptedS3, tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(StoreDenied, match=r"ca\.pem"):
+        S3Store(server.settings(ca_file=path)).head(KEY)
+
+
+# ------------------------------------------------------------------------------------------------------------- settings
+
+
+def test_settings_never_show_a_secret() -> None:
+    settings = S3Settings(
+        bucket="b", access_key_id="id", secret_access_key="very secret", session_token="very secret too"
+    )
+    assert "very secret" not in repr(settings)
+    assert "very secret" not in repr(S3Store(settings))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bucket": ""},
+        {"bucket": "a/b"},
+        {"prefix": "a/../b"},
+        {"endpoint": "s3.example.com"},
+        {"access_key_id": None},
+        {"secret_access_key": None},
+        {"overwrite_guard": "hope"},
+        {"connect_timeout": 0.0},
+        {"read_timeout": -1.0},
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        S3Store(replace(ScriptedS3.settings_of(1), **wrong))
+
+
+def test_a_bucket_name_that_s3_cannot_have_is_a_configuration_error(server: ScriptedS3) -> None:
+    with pytest.raises(ConfigError, match="bucket"):
+        S3Store(server.settings(bucket="no spaces please")).head(KEY)
+
+
+def test_the_url_shows_bucket_and_prefix() -> None:
+    settings = ScriptedS3.settings_of(1)
+    assert S3Store(settings).url == "s3://wal"
+    assert S3Store(replace(settings, prefix="/a//b/")).url == "s3://wal/a/b"

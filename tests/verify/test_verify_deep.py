@@ -1,0 +1,255 @@
+"""``walkeeper verify --deep``: each kind of damage inside an object, by its key, and the rest looked at nevertheless."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from tests.core.values import PAGE, paged_segment, plain_segment
+from tests.fixtures.archives import ONE, SYSTEM, TWO, Built, Verifier, replaced
+from walkeeper.archive.codec import Codec
+from walkeeper.core.lsn import MIB
+from walkeeper.errors import StoreUnavailable
+from walkeeper.lib import patience
+from walkeeper.lib.parallel import in_parallel
+from walkeeper.store.base import Body
+from walkeeper.store.directory import DirectoryStore
+
+
+@pytest.fixture(autouse=True)
+def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_WAIT", 0.0)
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Built:
+    return Built(tmp_path)
+
+
+@pytest.fixture
+def verify(built: Built, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Verifier:
+    return Verifier(built, capsys, monkeypatch)
+
+
+def whole(built: Built) -> None:
+    built.put(ONE, 3, 4)
+    built.put_history(TWO)
+    built.put(TWO, 5, 6)
+    built.put(TWO, 7, written=3 * PAGE + 700)  # the rest is zeros, as after pg_switch_wal()
+    built.record(2, 8)
+
+
+def test_a_whole_archive_is_sound_also_inside(built: Built, verify: Verifier) -> None:
+    whole(built)
+    said = verify(deep=True)
+    assert (said.code, said.kinds, said.notes) == (0, [], set())
+    assert said.document["deep"]["segments"] == 5
+    assert said.document["deep"]["bytes"] > 0
+    assert verify(deep=True, json=False).out.endswith("Sound: each object is what it says.\n")
+
+
+def page_damage(body: bytes) -> bytes:
+    plain = bytearray(Codec().decode(".zst", body, MIB))
+    plain[20 * PAGE + 8] ^= 1
+    return Codec().encode(bytes(plain))
+
+
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "a bit flipped": (lambda body: body[:200] + bytes([body[200] ^ 4]) + body[201:], "zstd frame"),
+    "cut short": (lambda body: body[: len(body) // 2], "cut short"),
+    "a byte too many": (lambda body: body + b"x", "cut short, or longer"),
+    "not zstd at all": (lambda _: b"<html>502</html>", "zstd frame"),
+    "another segment": (
+        lambda _: Codec().encode(paged_segment(Built.segment(2, 9), SYSTEM, TWO)),
+        "its content is not what its checksum says",
+    ),
+    "half a segment": (lambda body: Codec().encode(Codec().decode(".zst", body, MIB)[: MIB // 2]), "checksum"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_what_a_store_can_do_to_an_object_is_found_and_named(built: Built, verify: Verifier, kind: str) -> None:
+    damage, what = DAMAGES[kind]
+    whole(built)
+    key = built.key(2, 6)
+    built.replace(key, damage(built.body(key)))
+    assert verify().code == 0  # not to be seen in a listing
+    said = verify(deep=True)
+    assert said.code == 1
+    found = said.finding("object_damaged")
+    assert found["key"] == key
+    assert what in found["text"]
+    assert said.document["deep"]["segments"] == 5
+    assert said.document["deep"]["damaged"] == 1
+
+
+WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "another segment": (
+        lambda _: Codec().encode(paged_segment(Built.segment(2, 9), SYSTEM, TWO)),
+        "its first page is that of 0/900000",
+    ),
+    "another cluster": (
+        lambda _: Codec().encode(paged_segment(Built.segment(2, 6), SYSTEM + 1, TWO)),
+        "its system identifier is",
+    ),
+    "half a segment": (
+        lambda body: Codec().encode(Codec().decode(".zst", body, MIB)[: MIB // 2]),
+        "a whole segment has 1048576",
+    ),
+    "a page of another place": (page_damage, "it says that it is the page of"),
+    "no pages": (lambda _: Codec().encode(plain_segment(Built.segment(2, 6), SYSTEM)), "its magic is"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_where_no_checksum_was_kept_the_content_itself_is_looked_at(built: Built, verify: Verifier, kind: str) -> None:
+    damage, what = WRONG[kind]
+    whole(built)
+    key = built.key(2, 6)
+    built.replace(key, damage(built.body(key)), metadata={})
+    said = verify(deep=True)
+    assert said.code == 1
+    found = said.finding("object_damaged")
+    assert found["key"] == key
+    assert what in found["text"]
+
+
+def test_an_object_without_metadata_is_good_by_what_it_holds(built: Built, verify: Verifier) -> None:
+    whole(built)
+    key = built.key(2, 6)
+    built.replace(key, built.body(key), metadata={})
+    said = verify(deep=True)
+    assert said.code == 0
+    assert said.finding("no_checksum")["count"] == 1
+
+
+def test_every_damaged_object_is_named(built: Built, verify: Verifier) -> None:
+    whole(built)
+    damaged = [built.key(1, 3), built.key(2, 5), built.key(2, 7)]
+    for key in damaged:
+        built.replace(key, built.body(key)[:-3])
+    built.replace(built.key(1, 4), None)
+    said = verify(deep=True)
+    assert said.kinds == ["gap", "object_damaged", "object_damaged", "object_damaged"]
+    assert [each["key"] for each in said.document["findings"] if each["kind"] == "object_damaged"] == damaged
+
+
+def test_an_object_that_goes_away_meanwhile_is_damage(
+    built: Built, verify: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole(built)
+    key, got = built.key(2, 6), DirectoryStore.get
+    monkeypatch.setattr(DirectoryStore, "get", lambda store, asked: None if asked == key else got(store, asked))
+    assert "listed, and not there" in verify(deep=True).finding("object_damaged")["text"]
+
+
+# --- encryption -----------------------------------------------------------------------------------------------------
+
+
+def keys(directory: Path, name: str) -> tuple[str, Path]:
+    identity = pyrage.x25519.Identity.generate()
+    file = directory / name
+    file.write_text(f"{identity}\n")
+    return str(identity.to_public()), file
+
+
+def test_encrypted_objects_are_looked_into_with_the_identity_and_said_to_be_closed_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipient, identity = keys(tmp_path, "identity")
+    built = Built(tmp_path, codec=Codec(recipients=(recipient,)))
+    whole(built)
+    verify = Verifier(built, capsys, monkeypatch)
+    said = verify(deep=True)
+    assert (said.code, said.kinds) == (2, ["locked"])
+    assert said.document["deep"]["locked"] == 5
+    assert "no identity" in said.finding("locked")["text"]
+    verify.built.config = replaced(built, identity)
+    assert verify(deep=True).code == 0
+    key = built.key(2, 6, ".zst.age")
+    built.replace(key, built.body(key)[:-1])
+    said = verify(deep=True)
+    assert said.code == 1
+    assert said.finding("object_damaged")["key"] == key
+    verify.built.config = replaced(built, keys(tmp_path, "another")[1])
+    said = verify(deep=True)
+    assert (said.code, said.kinds) == (2, ["locked"])  # a body that no key opens may be damaged or not
+
+
+def test_two_objects_of_one_name_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipient, identity = keys(tmp_path, "identity")
+    built = Built(tmp_path)
+    whole(built)
+    verify = Verifier(built, capsys, monkeypatch)
+    built.config = replaced(built, identity)
+    encrypting = built.archive_of(SYSTEM, Codec(recipients=(recipient,)))
+    built.put(TWO, 6, archive=encrypting)
+    said = verify(deep=True)
+    assert (said.code, said.document["deep"]["segments"]) == (0, 5)
+    built.put(TWO, 7, archive=encrypting)  # without the zeros that the other one has
+    said = verify(deep=True)
+    assert said.code == 1
+    assert "other bytes than the object of the same name" in said.finding("object_damaged")["text"]
+
+
+# --- a store that fails meanwhile -----------------------------------------------------------------------------------
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, fails: Callable[[str, int], bool]) -> None:
+    got, asked = DirectoryStore.get, dict[str, int]()
+
+    def get(store: DirectoryStore, key: str) -> Body | None:
+        asked[key] = asked.get(key, 0) + 1
+        if "/wal/" in key and fails(key, asked[key]):
+            raise StoreUnavailable(f"{key}: no answer")
+        return got(store, key)
+
+    monkeypatch.setattr(DirectoryStore, "get", get)
+
+
+def test_a_store_that_stumbles_is_asked_again(built: Built, verify: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole(built)
+    failing(monkeypatch, lambda _, times: times < patience.ATTEMPTS)
+    assert verify(deep=True).code == 0
+
+
+def test_an_object_that_cannot_be_read_is_named_and_the_rest_looked_at(
+    built: Built, verify: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole(built)
+    failing(monkeypatch, lambda key, _: key == built.key(1, 4))
+    said = verify(deep=True)
+    assert (said.code, said.kinds) == (2, ["object_unread"])
+    assert said.document["deep"]["segments"] == 5
+
+
+def test_a_store_that_is_away_is_not_asked_for_every_object(
+    built: Built, verify: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built.put(ONE, 3)
+    for number in range(4, 200):
+        built.store.create(built.key(1, number), b"x", {})
+    built.record(1, 200)
+    failing(monkeypatch, lambda *_: True)
+    said = verify(deep=True)
+    assert said.code == 2
+    assert said.finding("not_looked_at")["count"] > 100
+
+
+def test_work_in_parallel_is_bounded_and_an_error_ends_it() -> None:
+    assert sorted(in_parallel(lambda number: number * 2, range(50), 4)) == list(range(0, 100, 2))
+
+    def fails(number: int) -> int:
+        if number == 5:
+            raise StoreUnavailable("no")
+        return number
+
+    with pytest.raises(StoreUnavailable):
+        list(in_parallel(fails, itertools.count(), 2))
+    assert list(in_parallel(lambda thing: thing, [], 3)) == []

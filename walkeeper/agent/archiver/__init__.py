@@ -1,0 +1,1 @@
+"""What runs while this node owns the record."""

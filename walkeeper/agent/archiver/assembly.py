@@ -1,0 +1,55 @@
+"""Puts the archiver of one ownership together: what it takes segments from, and what ships the tail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from walkeeper.agent.archiver.archiver import Archiver
+from walkeeper.agent.archiver.from_pg_wal import FromPgWal
+from walkeeper.agent.archiver.lost_wal import Sources
+from walkeeper.agent.archiver.ownership import Ownership
+from walkeeper.agent.archiver.source import Source
+from walkeeper.agent.archiver.streaming import Streaming
+from walkeeper.agent.archiver.tail import Tail
+from walkeeper.agent.observation import Observed
+from walkeeper.agent.problems import Troubles
+from walkeeper.config import Config
+from walkeeper.errors import ConfigError
+from walkeeper.postgres.pg_receivewal import Receiver, find_program
+from walkeeper.postgres.server import Server
+
+
+def find_receiver(config: Config, major: int) -> Path | None:
+    """pg_receivewal; where nothing streams it is only for WAL that was lost, and may be missing. Raises ConfigError."""
+    try:
+        return find_program(config.bin_dir, major)
+    except ConfigError:
+        if config.archiver == "streaming":
+            raise
+        return None
+
+
+def assemble(
+    config: Config, ownership: Ownership, sources: Sources, server: Server, observed: Observed, troubles: Troubles
+) -> Archiver:
+    """An archiver that is not started. ``server`` is for its own use."""
+    receiver: Receiver | None = None
+    source: Source
+    if config.archiver == "command" or sources.program is None:
+        source = FromPgWal(sources, observed, troubles, sources.clock)
+    else:
+        passfile = config.spool_directory / "pgpass"
+        receiver = Receiver(sources.program, sources.spool.wal, config.postgresql, passfile, sources.clock)
+        source = Streaming(sources, receiver, observed, troubles, sources.clock)
+    return Archiver(
+        ownership=ownership,
+        archive=sources.archive,
+        source=source,
+        tail=Tail(sources, receiver, ownership.record.session, config.tail_interval, troubles),
+        sources=sources,
+        server=server,
+        hold_slot=config.hold_slot,
+        troubles=troubles,
+        clock=sources.clock,
+        observed=observed,
+    )

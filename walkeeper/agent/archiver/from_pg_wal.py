@@ -1,0 +1,91 @@
+"""``archiver: command``: segments are taken from pg_wal as PostgreSQL completes them, without a replication connection.
+
+Not only what is ``.ready``: from the frontier on, whatever the chain has. On a promoted server most of that is ``.done``,
+because a standby marks so what it received, and the dead primary may not have archived it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Final
+
+from walkeeper.agent.archiver import lost_wal
+from walkeeper.agent.observation import Observed
+from walkeeper.agent.problems import Troubles
+from walkeeper.core.frontier import Frontier
+from walkeeper.core.names import Segment
+from walkeeper.core.receipt import Receipt
+from walkeeper.core.wal_page import Plain
+from walkeeper.core.wal_records import ends_early
+from walkeeper.errors import BadSegment, WalkeeperError
+from walkeeper.lib.clock import Clock
+from walkeeper.lib.retry import Backoff
+from walkeeper.postgres.wal_file import Memory, read_wal_file
+
+AHEAD: Final = 256
+"""Segments beyond the frontier that are looked at together."""
+
+
+class FromPgWal:
+    """A Source. Nothing is copied before it is uploaded, and nothing is removed: pg_wal is PostgreSQL's."""
+
+    def __init__(self, sources: lost_wal.Sources, observed: Observed, troubles: Troubles, clock: Clock) -> None:
+        self._sources = sources
+        self._pg_wal: Path = sources.pg_wal
+        self._observed = observed
+        self._troubles = troubles
+        self._clock = clock
+        self._read_at: dict[Segment, int | None] = {}
+        self._retry = Backoff(0.2, 10)
+        self._retry_at = 0.0
+
+    def complete(self, frontier: Frontier) -> list[Segment]:
+        return [segment for segment in self._whole(frontier) if (self._pg_wal / segment.name).exists()]
+
+    def tend(self, frontier: Frontier, taken: Collection[Segment]) -> Segment | None:
+        missing = frontier.first_missing(taken)
+        lost = lost_wal.is_lost(self._sources, missing, self._observed.lsn)
+        if not lost:
+            self._retry.succeeded()
+            return None
+        return missing if self._clock.monotonic() >= self._retry_at else None
+
+    def failed(self, problem: WalkeeperError) -> None:
+        self._retry_at = self._clock.monotonic() + self._retry.failed()
+        self._troubles.report("archiver_wal_missing", problem, grace=True)
+
+    def read(self, segment: Segment, memory: Memory) -> Plain:
+        content = read_wal_file(self._pg_wal / segment.name, segment.size, memory)
+        if (end := ends_early(content.plain, segment)) is not None:
+            raise BadSegment(
+                f"{segment}: its WAL ends at {end}, zeros follow",
+                hint="restore-wal made it of a tail. It is not complete.",
+            )
+        self._read_at[segment] = content.mtime_ns
+        return content.plain
+
+    def read_at(self, segment: Segment) -> int | None:
+        return self._read_at.pop(segment, None)
+
+    def put_aside(self, segment: Segment, problem: BadSegment) -> bool:  # noqa: ARG002
+        return False
+
+    def remove(self, receipt: Receipt) -> None:
+        """pg_wal is PostgreSQL's."""
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def _whole(self, frontier: Frontier) -> Iterator[Segment]:
+        """The chain from the frontier up to where the server is: a file beyond that is an old one, to be used again."""
+        number = frontier.lsn // frontier.size
+        for ahead in range(number, number + AHEAD):
+            segment = frontier.history.segment(ahead, frontier.size)
+            if segment.end > self._observed.lsn and not self._marked(segment):
+                return
+            yield segment
+
+    def _marked(self, segment: Segment) -> bool:
+        """PostgreSQL marks a segment when it is complete and flushed: sooner than the observer sees it."""
+        return (self._pg_wal / "archive_status" / f"{segment.name}.ready").exists()

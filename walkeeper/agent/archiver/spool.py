@@ -1,0 +1,258 @@
+"""The spool: pg_receivewal's directory on this node. A cache: losing it loses nothing.
+
+::
+
+    <spool>/wal/          pg_receivewal's own directory, and nothing else in it
+    <spool>/quarantine/   what does not belong to the chain, kept for a look, bounded
+    <spool>/fetch/        pg_receivewal's directory while WAL is fetched from another member
+    <spool>/boot          which boot of the machine wrote wal/
+
+pg_receivewal writes without fsync, so after a crash of the machine (not of a process) its files prove nothing: the
+whole content then goes to quarantine and is streamed again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from walkeeper.core.history import History
+from walkeeper.core.lsn import SegmentSize
+from walkeeper.core.names import PARTIAL, Segment
+from walkeeper.core.receipt import Receipt
+from walkeeper.core.wal_page import Plain
+from walkeeper.errors import BadName, ConfigError, SpoolError
+from walkeeper.lib import events
+from walkeeper.postgres.wal_file import Memory, read_segment
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Spool:
+    """The files between pg_receivewal and the store, for one thread at a time where it says so."""
+
+    def __init__(self, directory: Path, limit: int) -> None:
+        self.directory = directory
+        self.wal = directory / "wal"
+        self.fetch = directory / "fetch"
+        self.quarantine = directory / "quarantine"
+        self.limit = limit
+        self._reported: set[str] = set()
+
+    def open(self) -> None:
+        """Make the directories, and put aside what a previous boot left. Raises ConfigError where it cannot be used."""
+        try:
+            self._make()
+        except OSError as error:
+            raise ConfigError(
+                f"{self.directory}: {error.strerror}",
+                hint="The spool must be writable by this user; walkeeper.spool.directory says where it is.",
+            ) from None
+        with _told(self.directory):
+            self._check_boot()
+
+    def _make(self) -> None:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_private(self.directory)
+        for directory in (self.wal, self.fetch, self.quarantine):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            _check_private(directory)
+
+    def complete(self, size: SegmentSize) -> list[Segment]:
+        """The complete segments that lie in it, lowest first; other files are reported once and left alone."""
+        segments = []
+        with _told(self.wal):
+            for entry in self._entries():
+                try:
+                    segment = Segment.parse(entry.name, size)
+                except BadName:
+                    self._report_unknown(entry.name)
+                    continue
+                if _is_whole(entry, size):
+                    segments.append(segment)
+        return sorted(segments, key=lambda segment: (segment.number, segment.timeline))
+
+    def used(self) -> int:
+        """Bytes in the receiver's directory."""
+        total = 0
+        with _told(self.wal):
+            for entry in self._entries():
+                with suppress(FileNotFoundError):
+                    total += entry.stat(follow_symlinks=False).st_size
+        return total
+
+    def read(self, segment: Segment, memory: Memory | None = None) -> Plain:
+        """The whole file. Raises BadSegment if it is no plain file of the right size, or changes while it is read;
+        FileNotFoundError if it is gone. ``memory``: see ``read_wal_file``.
+        """
+        path = self.wal / segment.name
+        try:
+            return read_segment(path, segment, memory)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _spool_error(error, path) from None
+
+    def remove(self, receipt: Receipt) -> None:
+        """Drop a segment that the store has, the record and the slot are past."""
+        with _told(self.wal / receipt.segment.name):
+            (self.wal / receipt.segment.name).unlink(missing_ok=True)
+
+    def put_aside(self, name: str, why: str) -> None:
+        """Move a file of the receiver's directory to quarantine. Logged: it never happens without a reason."""
+        with _told(self.quarantine):
+            self._move_aside(name, why)
+
+    def _move_aside(self, name: str, why: str) -> None:
+        target = self.quarantine / name
+        number = 0
+        while target.exists():
+            number += 1
+            target = self.quarantine / f"{name}.{number}"
+        try:
+            (self.wal / name).rename(target)
+        except FileNotFoundError:
+            return
+        events.warning("spool_quarantined", file=name, why=why, moved_to=target)
+        self._bound_quarantine()
+
+    def seed(self, history: History, first: Segment) -> None:
+        """Make pg_receivewal start at ``first``, a segment of that chain.
+
+        Complete segments of the chain below it are kept: they wait for their upload or their removal. What could mislead
+        pg_receivewal is put aside. Then an empty ``.partial`` is laid where it shall start: the open segment is streamed
+        again from its beginning. Call it only while no receiver runs.
+        """
+        with _told(self.wal):
+            self._seed(history, first)
+
+    def _seed(self, history: History, first: Segment) -> None:
+        size = first.size
+        whole = {segment.name: segment for segment in self.complete(size)}
+        for entry in list(self._entries()):
+            segment = whole.get(entry.name)
+            if segment is not None and segment.number < first.number and history.contains(segment):
+                continue
+            if _is_segment(entry.name, size):
+                self.put_aside(entry.name, _why_stale(entry, segment, history))
+            elif entry.name.endswith(".history"):
+                Path(entry.path).unlink()  # pg_receivewal fetches it again, from this server
+            elif _is_partial(entry.name, size):
+                self._drop_partial(entry, history, size)
+        (self.wal / (first.name + PARTIAL)).touch(mode=0o600)
+
+    def clear_fetch(self) -> None:
+        """Empty the directory for fetching from another member."""
+        with _told(self.fetch):
+            for path in list(self.fetch.iterdir()):
+                path.unlink()
+
+    def _drop_partial(self, entry: os.DirEntry[str], history: History, size: SegmentSize) -> None:
+        """An ordinary one holds nothing that pg_wal has not; one that cannot be pg_receivewal's own is kept for a look."""
+        segment = Segment.parse(entry.name.removesuffix(PARTIAL), size)
+        found = entry.stat(follow_symlinks=False)
+        if history.includes(segment.timeline) and stat.S_ISREG(found.st_mode) and found.st_size in {0, size}:
+            Path(entry.path).unlink()
+            return
+        self.put_aside(entry.name, f"a partial of {found.st_size} bytes on timeline {segment.timeline}")
+
+    def _entries(self) -> Iterator[os.DirEntry[str]]:
+        try:
+            entries = os.scandir(self.wal)
+        except FileNotFoundError:
+            self._make()  # somebody removed the spool: it is a cache
+            return
+        with entries:
+            yield from entries
+
+    def _report_unknown(self, name: str) -> None:
+        if name.endswith((PARTIAL, ".history")) or name in self._reported:
+            return
+        self._reported.add(name)
+        events.warning(
+            "spool_unknown_file", file=self.wal / name, hint="It is left alone. Nothing else should write here."
+        )
+
+    def _check_boot(self) -> None:
+        boot = _BOOT_ID.read_text("ascii").strip()
+        marker = self.directory / "boot"
+        written = marker.read_text("utf-8", "replace").strip() if marker.exists() else boot
+        if written != boot:
+            for entry in list(self._entries()):
+                if not entry.name.endswith((PARTIAL, ".history")):
+                    self.put_aside(entry.name, "the machine was restarted, the spool was not synced")
+                elif entry.is_file(follow_symlinks=False):
+                    Path(entry.path).unlink()
+        marker.write_text(boot + "\n", "ascii")
+
+    def _bound_quarantine(self) -> None:
+        """Keep it within the spool's own limit; the first to go is what was put there first."""
+        files = sorted(
+            (Path(entry.path) for entry in os.scandir(self.quarantine)), key=lambda path: path.stat().st_ctime_ns
+        )
+        total = sum(path.lstat().st_size for path in files)
+        while len(files) > 1 and total > self.limit:
+            oldest = files.pop(0)
+            total -= oldest.lstat().st_size
+            oldest.unlink()
+            events.warning("quarantine_full", removed=oldest, limit=self.limit)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _spool_error(error, path) from None
+
+
+def _spool_error(error: OSError, path: Path) -> SpoolError:
+    """What happened to which file, for whom."""
+    mode = (
+        f", mode {stat.S_IMODE(path.stat().st_mode):04o}" if os.access(path.parent, os.X_OK) and path.exists() else ""
+    )
+    return SpoolError(
+        f"{error.filename or path}: {error.strerror} (uid {os.getuid()}{mode})",
+        hint="The spool's disk is full, or failed, or its rights were changed. Nothing is lost: the WAL stays in pg_wal.",
+    )
+
+
+def _is_whole(entry: os.DirEntry[str], size: SegmentSize) -> bool:
+    try:
+        return entry.is_file(follow_symlinks=False) and entry.stat().st_size == size
+    except FileNotFoundError:
+        return False
+
+
+def _is_segment(name: str, size: SegmentSize) -> bool:
+    try:
+        Segment.parse(name, size)
+    except BadName:
+        return False
+    return True
+
+
+def _is_partial(name: str, size: SegmentSize) -> bool:
+    return name.endswith(PARTIAL) and _is_segment(name.removesuffix(PARTIAL), size)
+
+
+def _why_stale(entry: os.DirEntry[str], segment: Segment | None, history: History) -> str:
+    if segment is None:
+        return f"its size is {entry.stat(follow_symlinks=False).st_size}"
+    if not history.contains(segment):
+        return f"not in the chain of timeline {history.timeline}"
+    return "beyond a hole in the chain"
+
+
+def _check_private(directory: Path) -> None:
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ConfigError(
+            f"{directory}: it must be a directory of uid {os.getuid()} with mode 0700, not a link "
+            f"(uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o})",
+            hint="WAL holds your data: nobody else may read the spool. Make it anew, or chown and chmod it.",
+        )

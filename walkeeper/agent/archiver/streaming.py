@@ -1,0 +1,153 @@
+"""``archiver: streaming``: pg_receivewal delivers into the spool, from the first segment that is missing."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from walkeeper.agent.archiver import lost_wal
+from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.observation import Observed
+from walkeeper.agent.problems import Troubles
+from walkeeper.core.frontier import Frontier
+from walkeeper.core.history import History
+from walkeeper.core.names import Segment
+from walkeeper.core.receipt import Receipt
+from walkeeper.core.wal_page import Plain
+from walkeeper.errors import BadSegment, PostgresError, SpoolError, WalkeeperError
+from walkeeper.lib import events
+from walkeeper.lib.clock import Clock
+from walkeeper.lib.retry import Backoff
+from walkeeper.postgres.pg_receivewal import Ended, Receiver
+from walkeeper.postgres.server import hint_for
+from walkeeper.postgres.wal_file import Memory
+
+SILENCE_LIMIT: Final = 30.0
+"""Seconds in which pg_receivewal must deliver a segment that the server has completed."""
+LOW_WATER: Final = 0.5
+"""A full spool drains to this part of its limit before pg_receivewal goes on."""
+
+
+class SpoolFull(SpoolError):
+    """Streaming pauses until the spool has drained; the hold slot keeps the WAL meanwhile."""
+
+    reason = "spool_full"
+
+
+class Streaming:
+    """A Source. The spool is a cache: what is lost there is streamed again."""
+
+    def __init__(
+        self, sources: lost_wal.Sources, receiver: Receiver, observed: Observed, troubles: Troubles, clock: Clock
+    ) -> None:
+        self._sources = sources
+        self._spool: Spool = sources.spool
+        self._size = sources.archive.size
+        self._receiver = receiver
+        self._observed = observed
+        self._troubles = troubles
+        self._clock = clock
+        self._restart = Backoff(0.2, 10)
+        self._restart_at = 0.0
+        self._receiving: Segment | None = None
+        self._full = False
+        self._comes_again = False
+        """Something was put aside since pg_receivewal was started. Set by uploads."""
+        self._due: Segment | None = None
+        self._due_since = 0.0
+
+    @property
+    def _history(self) -> History:
+        return self._sources.history
+
+    def complete(self, frontier: Frontier) -> list[Segment]:  # noqa: ARG002 - what lies below it too, to be removed
+        """What lies below the frontier too, to be confirmed and removed."""
+        return [segment for segment in self._spool.complete(self._size) if self._history.contains(segment)]
+
+    def read(self, segment: Segment, memory: Memory) -> Plain:
+        return self._spool.read(segment, memory)
+
+    def read_at(self, segment: Segment) -> int | None:  # noqa: ARG002
+        return None
+
+    def put_aside(self, segment: Segment, problem: BadSegment) -> bool:
+        events.failure("segment_damaged", problem)
+        self._spool.put_aside(segment.name, problem.reason)
+        self._comes_again = True
+        return True
+
+    def remove(self, receipt: Receipt) -> None:
+        self._spool.remove(receipt)
+
+    def stop(self) -> None:
+        self._receiver.stop()
+
+    def tend(self, frontier: Frontier, taken: set[Segment]) -> Segment | None:
+        missing = frontier.first_missing(taken)
+        holed = self._comes_again or any(segment.number > missing.number for segment in taken)
+        if self._receiver.running and holed:
+            events.warning("spool_hole", missing=missing, hint="It is streamed again.")
+            self._receiver.stop()
+        if not self._receiver.running:
+            return self._start_receiver(frontier, taken)
+        ended = self._receiver.poll()
+        if ended is not None:
+            self._receiver_ended(ended)
+        else:
+            self._watch_progress(missing)
+        return None
+
+    def _start_receiver(self, frontier: Frontier, taken: set[Segment]) -> Segment | None:
+        """From the seed on, and no further than the spool has room for: it holds even if this process is frozen."""
+        now = self._clock.monotonic()
+        if now < self._restart_at or not self._observed.server_up:
+            return None
+        size = self._size
+        self._comes_again = False  # before the look that finds out what is missing
+        first = frontier.first_missing(set(self._spool.complete(size)))
+        self._spool.seed(self._history, first)  # before the room is measured, which what is put aside must not fill
+        taken.difference_update([segment for segment in taken if segment.number >= first.number])  # they come again
+        limit = max(self._spool.limit, 2 * size)
+        room = (limit - self._spool.used()) // size
+        self._full = room < 1 or (self._full and room * size < limit * (1 - LOW_WATER))
+        if self._full:
+            raise SpoolFull(
+                f"{self._spool.directory}: the limit of {limit} bytes is reached",
+                hint="The store or the DCS is slower than the WAL. The hold slot keeps it in pg_wal: watch that disk.",
+            )
+        try:
+            if self._receiving == first and lost_wal.is_lost(self._sources, first, self._observed.lsn):
+                return first
+            self._receiving = first
+            self._receiver.start(last=self._history.segment(first.number + room - 1, size))
+        except PostgresError as problem:
+            self.failed(problem)
+            return None
+        self._due_since = now
+        events.info("receiver_started", first=first, frontier=frontier.lsn)
+        return None
+
+    def _receiver_ended(self, ended: Ended) -> None:
+        if ended.well:
+            return  # it received what there was room for
+        events.info("receiver_ended", said=ended.said)
+        self.failed(PostgresError(f"pg_receivewal: {ended.said}", hint=hint_for(ended.said)))
+
+    def failed(self, problem: WalkeeperError) -> None:
+        self._restart_at = self._clock.monotonic() + self._restart.failed()
+        self._troubles.report("archiver_receiver", problem, grace=True)
+
+    def _watch_progress(self, due: Segment) -> None:
+        """A segment that the server has completed must arrive. An idle server is no reason for alarm."""
+        now = self._clock.monotonic()
+        if due != self._due or self._observed.lsn < due.end:
+            if due != self._due:
+                self._restart.succeeded()
+                self._troubles.clear("archiver_receiver")
+            self._due, self._due_since = due, now
+            return
+        if now - self._due_since > SILENCE_LIMIT and self._observed.server_up:
+            self._receiver.stop()
+            self._due_since = now
+            self.failed(
+                PostgresError(f"pg_receivewal: {due} did not come in {SILENCE_LIMIT:g} s", hint="It was started again.")
+            )

@@ -1,0 +1,306 @@
+"""Ships the tail: what pg_receivewal has written of the open segment goes to the store piece by piece, in a thread of its own.
+
+Only where the frontier is: behind a segment that is not stored yet a tail would help nobody, and while segments fill faster
+than ``interval`` they are stored soon enough themselves. The receipts go to the archiver, which moves the frontier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from walkeeper.agent.archiver.lost_wal import Sources
+from walkeeper.agent.problems import Troubles
+from walkeeper.archive import tail
+from walkeeper.archive.tail import StoredPiece
+from walkeeper.core.frontier import Frontier
+from walkeeper.core.names import PARTIAL, Segment
+from walkeeper.core.receipt import Receipt, TailReceipt
+from walkeeper.core.tail import MAX_PIECE, Piece, due_for_merge, inner_fork, longest_chain
+from walkeeper.core.wal_page import Plain
+from walkeeper.errors import BadName, BadSegment, SpoolError, StoreDenied, WalkeeperError
+from walkeeper.lib import events
+from walkeeper.lib.retry import Backoff
+from walkeeper.postgres.pg_receivewal import Receiver
+from walkeeper.postgres.wal_file import read_segment
+
+TICK: Final = 0.1
+"""Seconds between two looks at how far pg_receivewal is."""
+DROPS: Final = 4
+"""Covered pieces that are removed at each look, at most."""
+LOOK_BACK: Final = 2
+"""How many segments before the start an owner that died may have left covered pieces of."""
+
+
+@dataclass(slots=True)
+class Chain:
+    """The pieces of the open segment so far, as one run of pg_receivewal wrote it, or an earlier one with the same bytes."""
+
+    segment: Segment
+    run: int
+    owner: str
+    stored: list[TailReceipt] = field(default_factory=list)
+    levels: list[int] = field(default_factory=list)
+    """For each of ``stored``."""
+
+    @property
+    def end(self) -> int:
+        return self.stored[-1].piece.end if self.stored else 0
+
+    def add(self, receipt: TailReceipt, level: int) -> None:
+        self.stored.append(receipt)
+        self.levels.append(level)
+
+
+class Tail:
+    """The tail of one ownership. ``run`` is a thread's; ``stored`` and ``advance`` are for the thread that has the frontier."""
+
+    def __init__(
+        self, sources: Sources, receiver: Receiver | None, session: str, interval: float | None, troubles: Troubles
+    ) -> None:
+        self.uploaded = 0
+        self.uploaded_bytes = 0
+        self._archive = sources.archive
+        self._sources = sources
+        self._receiver = receiver
+        self._session = session
+        self._interval = interval
+        self._troubles = troubles
+        self._clock = sources.clock
+        self._receipts: queue.SimpleQueue[TailReceipt] = queue.SimpleQueue()
+        self._whole: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
+        self._chain: Chain | None = None
+        self._own: dict[int, set[str]] = {}
+        """The key of each piece that may be stored, by its segment's number."""
+        self._others: dict[int, list[StoredPiece]] = {}
+        self._covered: deque[tuple[str, Receipt | TailReceipt]] = deque()
+        self._may_remove = True
+        self._marked = 0
+        self._marked_at = self._clock.monotonic()
+
+    # --- for the archiver -----------------------------------------------------------------------------------------
+
+    def stored(self, receipt: Receipt) -> None:
+        """A segment is stored as a whole: its pieces have become superfluous."""
+        self._whole.put(receipt)
+
+    def advance(self, frontier: Frontier) -> bool:
+        """Move the frontier by what was stored; True if it did move."""
+        moved = False
+        while not self._receipts.empty():
+            moved = frontier.add_tail(self._receipts.get()) or moved
+        return moved
+
+    def run(self, frontier: Frontier, stopping: threading.Event) -> None:
+        """Until ``stopping``."""
+        backoff = Backoff(0.5, 5)
+        begun = False
+        while not stopping.wait(TICK):
+            try:
+                if not begun:
+                    self._find_others(frontier.next_segment)
+                    begun = True
+                self._look(frontier.next_segment)
+                self._clear_up()
+            except WalkeeperError as problem:
+                self._troubles.report("archiver_tail", problem, grace=True)
+                stopping.wait(backoff.failed())
+            else:
+                backoff.succeeded()
+                self._troubles.clear("archiver_tail")
+
+    # --- shipping -------------------------------------------------------------------------------------------------
+
+    def _look(self, segment: Segment) -> None:
+        if self._interval is None or self._receiver is None:
+            return
+        partial = self._sources.spool.wal / (segment.name + PARTIAL)
+        written = self._receiver.written(partial, segment.size)
+        if written is None:
+            return
+        chain = self._chain_for(segment, written.run)
+        if not self._due(chain, written.offset, self._interval):
+            return
+        while chain.end < written.offset:
+            end = min(written.offset, chain.end + MAX_PIECE)
+            receipt = self._ship(chain, partial, chain.end, end)
+            if receipt is None:
+                return
+            chain.add(receipt, 0)
+            self._receipts.put(receipt)
+            self._merge(chain, partial)
+
+    def _chain_for(self, segment: Segment, run: int) -> Chain:
+        chain = self._chain
+        if chain is not None and chain.segment == segment and chain.run == run:
+            return chain
+        if chain is None or chain.run != run:
+            # Streamed again from the segment's start: what is stored of it may go on, if the bytes are the same.
+            elsewhere = [other for other in self._others.get(segment.number, ()) if other.segment != segment.name]
+            self._others[segment.number] = [
+                *elsewhere,
+                *tail.stored_pieces(self._archive.store, self._archive.layout, segment.name),
+            ]
+            self._marked, self._marked_at = segment.start, self._clock.monotonic()
+        self._chain = Chain(segment, run, f"{self._session[:12]}{run:04x}")
+        return self._chain
+
+    def _due(self, chain: Chain, offset: int, interval: float) -> bool:
+        """New bytes, an interval after the last ones, in a segment that will not be complete within the next."""
+        segment, now = chain.segment, self._clock.monotonic()
+        passed = now - self._marked_at
+        if offset <= chain.end or passed < interval:
+            return False
+        position = segment.start + offset
+        if position <= inner_fork(self._sources.history, segment):
+            return False
+        came, self._marked, self._marked_at = position - self._marked, position, now
+        return segment.end - position > came * interval / passed
+
+    def _ship(self, chain: Chain, partial: Path, begin: int, end: int) -> TailReceipt | None:
+        """One piece; None where it cannot be read any more, because the segment is complete or streamed again."""
+        if begin == 0 and not chain.stored and self._continue_earlier(chain, partial, end):
+            begin = chain.end
+            if begin == end:
+                return None
+        plain = self._read(chain, partial, begin, end)
+        if plain is None:
+            return None
+        piece = Piece(begin, end, chain.owner)
+        key = self._archive.layout.piece(chain.segment.name, piece, self._archive.codec.suffix)
+        self._own.setdefault(chain.segment.number, set()).add(key)
+        receipt = tail.put(self._archive, chain.segment, piece, plain)
+        self.uploaded += 1
+        self.uploaded_bytes += receipt.stored_bytes
+        return receipt
+
+    def _read(self, chain: Chain, partial: Path, begin: int, end: int) -> bytes | None:
+        """Those bytes, if the run that wrote them still writes this file after they were read."""
+        try:
+            with partial.open("rb") as file:
+                file.seek(begin)
+                plain = file.read(end - begin)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise SpoolError(f"{partial}: {error.strerror}", hint="It will be tried again.") from None
+        written = self._receiver.written(partial, chain.segment.size) if self._receiver is not None else None
+        if written is None or written.run != chain.run or written.offset < end or len(plain) != end - begin:
+            return None
+        return plain
+
+    def _continue_earlier(self, chain: Chain, partial: Path, end: int) -> bool:
+        """Take over the longest chain that is stored of this segment and has the bytes that were received now."""
+        others = self._others.get(chain.segment.number, [])
+        by_piece = {
+            stored.piece: stored
+            for stored in others
+            if stored.segment == chain.segment.name and stored.piece.end <= end
+        }
+        owners = sorted({piece.owner for piece in by_piece})
+        chains = [longest_chain([piece for piece in by_piece if piece.owner == owner]) for owner in owners]
+        best = max(chains, key=lambda pieces: pieces[-1].end if pieces else 0, default=[])
+        plain = self._read(chain, partial, 0, best[-1].end) if best else None
+        if plain is None:
+            return False
+        receipts = []
+        for piece in best:
+            receipt = tail.confirm(self._archive, by_piece[piece], chain.segment, plain[piece.begin : piece.end])
+            if receipt is None:
+                return False
+            receipts.append(receipt)
+        chain.owner = best[0].owner
+        self._own.setdefault(chain.segment.number, set()).update(receipt.key for receipt in receipts)
+        self._others[chain.segment.number] = [
+            stored for stored in others if by_piece.get(stored.piece) is not stored or stored.piece not in best
+        ]
+        for receipt in receipts:
+            chain.add(receipt, 0)
+            self._receipts.put(receipt)
+        events.info("tail_continued", segment=chain.segment, pieces=len(receipts), end=chain.stored[-1].end)
+        return True
+
+    def _merge(self, chain: Chain, partial: Path) -> None:
+        """Many small pieces become one; only then they are removed."""
+        while count := due_for_merge(chain.levels):
+            begin, end = chain.stored[-count].piece.begin, chain.end
+            merged = self._ship(chain, partial, begin, end) if end - begin <= MAX_PIECE else None
+            if merged is None:
+                return
+            level = chain.levels[-1] + 1
+            self._covered.extend((receipt.key, merged) for receipt in chain.stored[-count:])
+            del chain.stored[-count:], chain.levels[-count:]
+            chain.add(merged, level)
+
+    # --- clearing up ----------------------------------------------------------------------------------------------
+
+    def _find_others(self, start: Segment) -> None:
+        """What earlier owners left of the segments before the start, where a complete one may cover it by now."""
+        for stored in tail.stored_pieces(self._archive.store, self._archive.layout):
+            with suppress(BadName):
+                number = Segment.parse(stored.segment, start.size).number
+                if number >= start.number - LOOK_BACK:
+                    self._others.setdefault(number, []).append(stored)
+        for number in sorted(self._others):
+            receipt = self._archive.find(self._sources.history.segment(number, start.size))
+            if receipt is not None:
+                self._whole.put(receipt)
+
+    def _clear_up(self) -> None:
+        while not self._whole.empty():
+            receipt = self._whole.get()
+            number = receipt.segment.number
+            self._covered.extend((key, receipt) for key in sorted(self._own.pop(number, ())))
+            self._covered.extend((key, receipt) for key in self._covered_of_others(receipt))
+        for _ in range(min(DROPS, len(self._covered))):
+            self._drop(*self._covered[0])
+            self._covered.popleft()
+
+    def _covered_of_others(self, receipt: Receipt) -> list[str]:
+        """Chains that say nothing but what the stored segment says: compared byte for byte, and dropped as a whole.
+
+        What went beyond the fork is in no other object: it stays.
+        """
+        others = self._others.pop(receipt.segment.number, [])
+        plain = self._local_copy(receipt) if others else None
+        if plain is None:
+            return []
+        found: list[str] = []
+        for owner in sorted({(stored.segment, stored.piece.owner) for stored in others}):
+            chain = [stored for stored in others if (stored.segment, stored.piece.owner) == owner]
+            if tail.covers(self._archive, plain, chain):
+                found += [stored.key for stored in chain]
+            else:
+                events.info("tail_kept", segment=owner[0], owner=owner[1], why=f"not all of it is in {receipt.segment}")
+        return found
+
+    def _local_copy(self, receipt: Receipt) -> Plain | None:
+        """The bytes that the store has under that receipt, as they lie here; None if they do not any more."""
+        for directory in (self._sources.spool.wal, self._sources.pg_wal):
+            with suppress(OSError, BadSegment):
+                plain = read_segment(directory / receipt.segment.name, receipt.segment)
+                if hashlib.sha256(plain).hexdigest() == receipt.sha256:
+                    return plain
+        return None
+
+    def _drop(self, key: str, cover: Receipt | TailReceipt) -> None:
+        if not self._may_remove:
+            return
+        try:
+            tail.drop(self._archive, key, cover)
+            self._own.get(cover.segment.number, set()).discard(key)
+        except StoreDenied as problem:
+            self._may_remove = False
+            events.warning(
+                "tail_not_removed",
+                key=key,
+                error=problem,
+                hint="These credentials may not delete. walkeeper goes on; let a lifecycle rule of the bucket remove what is "
+                "older than some days under tail/.",
+            )

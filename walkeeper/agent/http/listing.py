@@ -1,0 +1,106 @@
+"""What the store has, for the page: listed in the background, seldom, and only while somebody looks at the page.
+
+Between two listings the frontier tells what came since: it moves over receipts only.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
+from walkeeper.core.coverage import Range, merged
+from walkeeper.core.history import History
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Record
+from walkeeper.errors import WalkeeperError
+from walkeeper.lib import events
+from walkeeper.lib.clock import Clock
+from walkeeper.page.facts import Listing
+from walkeeper.store.base import Store
+
+REFRESH_SECONDS: Final = 6 * 3600.0
+SOON_SECONDS: Final = 60.0
+"""After a failed listing, or when a timeline has come that the last one does not know."""
+MAX_OBJECTS: Final = 500_000
+"""Where one listing stops: 500 requests to S3, and 8 TB of WAL in segments of 16 MiB."""
+MAX_HISTORIES: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    at: float
+    system_identifier: str
+    listing: Listing | None
+    says: str
+
+
+class Stock:
+    def __init__(self, store: Store, scope: str, group: int | None, clock: Clock) -> None:
+        self._store = store
+        self._scope = scope
+        self._group = group
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._listing: threading.Thread | None = None
+        self._found: _Found | None = None
+
+    def look(self, record: Record) -> tuple[Listing | None, str]:
+        """What was listed last, and what there is to say about it. Never waits; begins a listing where one is due."""
+        with self._lock:
+            found, running = self._found, self._listing is not None and self._listing.is_alive()
+            if found is not None and found.system_identifier != record.system_identifier:
+                found = None
+            if not running and self._due(found, record):
+                self._listing = threading.Thread(target=self._list, args=(record, found), name="stock", daemon=True)
+                self._listing.start()
+                running = True
+        if found is None:
+            return None, "The store is being listed. Until then this is what the record says."
+        return found.listing, found.says
+
+    def _due(self, found: _Found | None, record: Record) -> bool:
+        if found is None:
+            return True
+        age = self._clock.monotonic() - found.at
+        known = found.listing is not None and record.timeline in found.listing.histories
+        return age > (REFRESH_SECONDS if known else SOON_SECONDS)
+
+    def _list(self, record: Record, before: _Found | None) -> None:
+        says, listing = "", before.listing if before else None
+        try:
+            listing = self._listed(record)
+            if not listing.whole:
+                says = f"The store has more than {MAX_OBJECTS:,} segments: only the first ones listed are looked at."
+        except WalkeeperError as problem:
+            events.warning("stock_failed", error=problem, hint=problem.hint)
+            says = (
+                f"The store could not be listed: {problem}. This is what the record says, and what was listed before."
+            )
+        self._found = _Found(self._clock.monotonic(), record.system_identifier, listing, says)
+
+    def _listed(self, record: Record) -> Listing:
+        layout = Layout(self._scope, self._group, int(record.system_identifier))
+        archive = Archive(self._store, layout, record.size, Codec())
+        found: dict[int, list[Range]] = {}
+        whole = True
+        for count, segment in enumerate(archive.segments(), start=1):
+            parts = found.setdefault(segment.timeline, [])
+            if parts and parts[-1].end == segment.number:  # as stores list them
+                parts[-1] = Range(parts[-1].first, segment.number + 1)
+            else:
+                parts.append(Range(segment.number, segment.number + 1))
+            if count >= MAX_OBJECTS:
+                whole = False
+                break
+        stored = {timeline: tuple(merged(parts)) for timeline, parts in sorted(found.items())}
+        histories: dict[int, History] = {}
+        for timeline in sorted({*stored, record.timeline}, reverse=True)[:MAX_HISTORIES]:
+            history = archive.history(timeline)
+            if history is not None:
+                histories[timeline] = history
+        start = archive.start() or Segment.parse(record.start, record.size)
+        return Listing(stored, histories, tuple(archive.gaps()), start.start, record.position, whole)

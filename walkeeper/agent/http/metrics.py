@@ -1,0 +1,154 @@
+"""The agent's report in Prometheus' text format.
+
+docs/metrics.md is made from the tables here: ``python -m walkeeper.agent.http.metrics > docs/metrics.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+
+from walkeeper.core.lsn import Lsn
+
+Report = Callable[[], dict[str, Any]]
+
+_GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
+    ("archiving", "1 while this node's agent owns the record and archives.", lambda r: r["agent"]["archiving"]),
+    ("look_age_seconds", "Since the agent last looked at everything.", lambda r: r["agent"]["looked_seconds_ago"]),
+    ("server_up", "1 while the local PostgreSQL answers.", lambda r: r["server"] is not None),
+    ("server_lsn_bytes", "How far the local server's WAL is flushed.", lambda r: _lsn(r["server"], "lsn")),
+    ("server_timeline", "The local server's timeline.", lambda r: _of(r["server"], "timeline")),
+    ("record_known", "1 while the DCS answers.", lambda r: r["record_known"]),
+    (
+        "frontier_lsn_bytes",
+        "The record's frontier: everything below is in the store.",
+        lambda r: _lsn(r["record"], "frontier"),
+    ),
+    ("frontier_timeline", "The frontier's timeline.", lambda r: _of(r["record"], "timeline")),
+    (
+        "stored_lsn_bytes",
+        "How far this node's archiver has stored; the frontier follows it.",
+        lambda r: _lsn(r["agent"], "stored_up_to"),
+    ),
+    ("lag_bytes", "The local server's WAL that is not below the frontier.", lambda r: r["lag_bytes"]),
+    (
+        "lag_seconds",
+        "How long the oldest WAL that is not below the frontier has waited; without the tail, the oldest complete segment.",
+        lambda r: r["lag_seconds"],
+    ),
+    ("gap_safe", "1 while this node holds everything that is not archived.", lambda r: r["gap_safe"]),
+    ("gaps", "Recorded gaps in the archive.", lambda r: _of(r["record"], "gaps")),
+    (
+        "archive_command_fails",
+        "1 while PostgreSQL's last call of archive_command failed; on a server that runs it.",
+        lambda r: _of(r["archive_command"], "fails"),
+    ),
+    (
+        "archive_command_failed_calls",
+        "Calls of archive_command that failed, as pg_stat_archiver counts them.",
+        lambda r: _of(r["archive_command"], "failed_count"),
+    ),
+    ("spool_bytes", "Bytes in the spool.", lambda r: r["agent"]["spool_bytes"]),
+    ("spool_limit_bytes", "The spool's limit.", lambda r: r["agent"]["spool_limit"]),
+    ("troubles", "How many things keep the agent from its work at this moment.", lambda r: len(r["troubles"])),
+)
+_COUNTERS: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
+    ("uploaded_segments", "Segments stored since the takeover.", lambda r: r["agent"]["uploaded_segments"]),
+    ("uploaded_bytes", "Bytes stored since the takeover, packed.", lambda r: r["agent"]["uploaded_bytes"]),
+    ("tail_pieces", "Pieces of open segments stored since the takeover.", lambda r: r["agent"]["tail_pieces"]),
+    ("tail_bytes", "Bytes of such pieces stored since the takeover, packed.", lambda r: r["agent"]["tail_bytes"]),
+)
+_REFUSED: Final = ("refused", "Refusals and failures by reason, since the agent started.")
+_TROUBLE: Final = ("trouble", "1 for each trouble that lasts.")
+_INFO: Final = ("info", "Always 1; what the labels say.")
+
+
+class Collector:
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def collect(self) -> Iterator[Metric]:
+        report = self._report()
+        for name, text, read in _GAUGES:
+            value = read(report)
+            if value is not None:
+                yield GaugeMetricFamily(f"walkeeper_{name}", text, value=float(value))
+        for name, text, read in _COUNTERS:
+            yield CounterMetricFamily(f"walkeeper_{name}", text, value=float(read(report)))
+        refused = CounterMetricFamily(f"walkeeper_{_REFUSED[0]}", _REFUSED[1], labels=["reason"])
+        for reason, count in sorted(report["refused_total"].items()):
+            refused.add_metric([reason], count)
+        yield refused
+        lasting = GaugeMetricFamily(f"walkeeper_{_TROUBLE[0]}", _TROUBLE[1], labels=["what", "reason"])
+        for trouble in report["troubles"]:
+            lasting.add_metric([trouble["what"], trouble["reason"]], 1)
+        yield lasting
+        about = GaugeMetricFamily(f"walkeeper_{_INFO[0]}", _INFO[1], labels=["version", "scope", "member", "archiver"])
+        agent = report["agent"]
+        about.add_metric([agent["version"], agent["scope"], agent["name"], agent["archiver"]], 1)
+        yield about
+
+
+class Exposition:
+    """``/metrics``."""
+
+    def __init__(self, report: Report) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(Collector(report))
+
+    def text(self, accept: str) -> tuple[str, bytes]:
+        """Content type and body, in the format that the ``Accept`` header asks for."""
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(self._registry)
+
+
+def _lsn(part: dict[str, Any] | None, key: str) -> int | None:
+    return None if part is None or part[key] is None else int(Lsn.parse(part[key]))
+
+
+def _of(part: dict[str, Any] | None, key: str) -> Any:
+    return None if part is None else part[key]
+
+
+# --- docs/metrics.md ------------------------------------------------------------------------------------------------
+
+_HEAD: Final = """\
+# Metrics
+
+Each agent serves its own at `http://HOST:PORT/metrics` (`agent.listen`, by default `127.0.0.1:8018`), in Prometheus' text
+format. What the agent does not know at that moment is left out, not guessed: alert on `absent()` too. Positions (LSNs) are
+bytes from the beginning of WAL, as `pg_wal_lsn_diff(lsn, '0/0')` gives them.
+
+`/health` answers 200 while nothing keeps the agent from its work, and 503 with the troubles as JSON otherwise. `/ready` answers
+200 while the agent looks at everything and PostgreSQL and the DCS answer it, and 503 with the reasons as JSON otherwise. `/` is
+the status page.
+
+| name | kind | labels | |
+| --- | --- | --- | --- |
+"""
+_TAIL: Final = """
+## What to alert on
+
+[examples/prometheus/alerts.yml](../examples/prometheus/alerts.yml) has rules, each with a link to what to do
+([operations.md](operations.md)), and [examples/grafana/walkeeper.json](../examples/grafana/walkeeper.json) is a dashboard.
+"""
+
+
+def reference() -> str:
+    """The document."""
+    rows = [(f"walkeeper_{name}", "gauge", "", text) for name, text, _ in _GAUGES]
+    rows += [(f"walkeeper_{name}_total", "counter", "", text) for name, text, _ in _COUNTERS]
+    rows += [
+        (f"walkeeper_{_REFUSED[0]}_total", "counter", "`reason`", _REFUSED[1]),
+        (f"walkeeper_{_TROUBLE[0]}", "gauge", "`what`, `reason`", _TROUBLE[1]),
+        (f"walkeeper_{_INFO[0]}", "gauge", "`version`, `scope`, `member`, `archiver`", _INFO[1]),
+    ]
+    return _HEAD + "".join(f"| `{name}` | {kind} | {labels} | {text} |\n" for name, kind, labels, text in rows) + _TAIL
+
+
+if __name__ == "__main__":
+    print(reference(), end="")  # noqa: T201

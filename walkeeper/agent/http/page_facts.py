@@ -1,0 +1,65 @@
+"""What the page shows, gathered from the agent: nothing here asks PostgreSQL, the DCS or the store."""
+
+from __future__ import annotations
+
+import time
+
+from walkeeper.agent.agent import Agent
+from walkeeper.agent.http.listing import Stock
+from walkeeper.agent.http.report import STALE_SECONDS, report
+from walkeeper.agent.seen import Seen
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Record
+from walkeeper.dcs.base import Topology
+from walkeeper.lib.clock import timestamp
+from walkeeper.page.facts import Claim, Facts, Listing, Row
+
+
+def facts(agent: Agent, stock: Stock) -> Facts:
+    now = time.monotonic()
+    fresh = bool(agent.seen.at) and now - agent.seen.at <= STALE_SECONDS
+    seen = agent.seen if fresh else Seen()
+    listing: Listing | None = None
+    says = ""
+    if seen.record is not None:
+        listing, says = stock.look(seen.record)
+    topology = agent.topology
+    archiver = agent.archiver
+    return Facts(
+        at=timestamp(),
+        report=report(agent),
+        paused=topology.paused if topology else None,
+        members=_rows(topology, seen.leader) if topology else None,
+        claim=_claim(seen.record),
+        listing=listing,
+        listing_says=says,
+        histories={archiver.history.timeline: archiver.history} if archiver else {},
+        samples=agent.samples.all(),
+        now=now,
+    )
+
+
+def _claim(record: Record | None) -> Claim | None:
+    if record is None:
+        return None
+    start = Segment.parse(record.start, record.size).start
+    return Claim(record.size, record.timeline, record.position, start, record.gaps)
+
+
+def _rows(topology: Topology, leader: str | None) -> tuple[Row, ...]:
+    if leader is None and topology.leader is not None:
+        leader = topology.leader.name
+    reach = next((member.lsn for member in topology.members if member.name == leader), None)
+    return tuple(
+        Row(
+            member.name,
+            member.role,
+            member.state,
+            member.timeline,
+            None if member.lsn is None else Lsn(member.lsn),
+            None if member.lsn is None or reach is None else max(0, reach - member.lsn),
+            member.name == leader,
+        )
+        for member in sorted(topology.members, key=lambda member: member.name)
+    )

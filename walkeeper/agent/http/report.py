@@ -1,0 +1,98 @@
+"""What the agent says about itself: one dictionary, for its socket, for status and for the metrics."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Final
+
+from walkeeper import __version__
+from walkeeper.agent.agent import Agent
+from walkeeper.agent.problems import Trouble
+from walkeeper.agent.seen import Seen
+from walkeeper.core.lsn import Lsn
+
+STALE_SECONDS: Final = 30.0
+"""A look that is older is not reported as the present."""
+
+
+def report(agent: Agent) -> dict[str, Any]:
+    """A JSON document; positions as PostgreSQL writes them, sizes in bytes, times in seconds, unknown as null."""
+    age = time.monotonic() - agent.seen.at if agent.seen.at else None
+    seen = agent.seen if age is not None and age <= STALE_SECONDS else Seen()
+    server, record, slot = seen.server, seen.record, seen.slot
+    return {
+        "agent": _agent(agent, age),
+        "server": None
+        if server is None
+        else {
+            "system_identifier": str(server.system_identifier),
+            "in_recovery": server.in_recovery,
+            "timeline": server.timeline,
+            "lsn": str(server.lsn),
+            "major": server.major,
+        },
+        "leader": seen.leader if seen.leader_known else None,
+        "record_known": seen.record_known,
+        "record": None
+        if record is None
+        else {
+            "owner": record.owner,
+            "timeline": record.timeline,
+            "frontier": record.lsn,
+            "segment_size": record.segment_size,
+            "gaps": record.gaps_total,
+        },
+        "lag_bytes": max(0, server.lsn - record.position) if server is not None and record is not None else None,
+        "lag_seconds": agent.lag_seconds() if server is not None and record is not None else None,
+        "gap_safe": None if seen.gap_unsafe is None else seen.gap_unsafe == "",
+        "hold_slot": None
+        if slot is None
+        else {"restart_lsn": _text(slot.restart_lsn), "lost": slot.lost, "active_pid": slot.active_pid},
+        "archive_command": None
+        if seen.command is None
+        else {
+            "archive_mode": seen.command.mode,
+            "archived_count": seen.command.archived_count,
+            "last_archived": seen.command.last_archived,
+            "failed_count": seen.command.failed_count,
+            "last_failed": seen.command.last_failed,
+            "fails": seen.command.fails,
+        },
+        "troubles": [_trouble(trouble) for trouble in agent.troubles.open()],
+        "last_error": None if agent.troubles.last is None else _trouble(agent.troubles.last),
+        "refused_total": agent.troubles.counts(),
+    }
+
+
+def _agent(agent: Agent, age: float | None) -> dict[str, Any]:
+    archiver = agent.archiver
+    return {
+        "name": agent.config.name,
+        "scope": agent.config.scope,
+        "version": __version__,
+        "pid": os.getpid(),
+        "started_at": agent.started_at,
+        "looked_seconds_ago": age,
+        "store": agent.store.url,
+        "archiver": agent.config.archiver,
+        "archiving": archiver is not None,
+        "timeline": archiver.history.timeline if archiver is not None else None,
+        "stored_up_to": _text(archiver.stored_up_to) if archiver is not None else None,
+        "uploaded_segments": archiver.uploaded if archiver is not None else 0,
+        "uploaded_bytes": archiver.uploaded_bytes if archiver is not None else 0,
+        "in_flight": sorted(each.name for each in archiver.in_flight.copy()) if archiver is not None else [],
+        "tail_pieces": archiver.tail.uploaded if archiver is not None else 0,
+        "tail_bytes": archiver.tail.uploaded_bytes if archiver is not None else 0,
+        "spool_bytes": agent.spool_used(),
+        "spool_limit": agent.config.spool_limit,
+    }
+
+
+def _trouble(trouble: Trouble) -> dict[str, str]:
+    facts = ("what", "reason", "text", "hint", "since")
+    return {fact: getattr(trouble, fact) for fact in facts}
+
+
+def _text(lsn: Lsn | None) -> str | None:
+    return None if lsn is None else str(lsn)

@@ -1,0 +1,86 @@
+"""What keeps the agent from its work at this moment, for the log, the metrics and status (promise P10)."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from typing import Final
+
+from walkeeper.errors import WalkeeperError
+from walkeeper.lib import events
+from walkeeper.lib.clock import Clock, timestamp
+
+REPEAT_SECONDS: Final = 60.0
+"""A trouble that lasts is logged again after this long."""
+GRACE_SECONDS: Final = 5.0
+"""A restart or a switchover makes connections fail for a moment; what passes within this time is no trouble."""
+
+
+@dataclass(slots=True)
+class Trouble:
+    """One inability. ``since`` is wall time for people."""
+
+    what: str
+    reason: str
+    text: str
+    hint: str
+    since: str
+    begun_at: float
+    logged_at: float | None
+
+
+class Troubles:
+    """Open troubles by a fixed word; safe for several threads."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._open: dict[str, Trouble] = {}
+        self._refused: dict[str, int] = {}
+        self.last: Trouble | None = None
+        """The one that was logged last, whether it lasts or not."""
+        self._lock = threading.Lock()
+
+    def report(self, what: str, problem: WalkeeperError, *, grace: bool = False) -> None:
+        """Open it, or say that it lasts; logged when it is new, changes its reason, or a minute has passed.
+
+        With ``grace`` it is nobody's business before GRACE_SECONDS are over.
+        """
+        now = self._clock.monotonic()
+        with self._lock:
+            known = self._open.get(what)
+            if known is None or known.reason != problem.reason:
+                known = Trouble(what, problem.reason, "", "", timestamp(), now, None)
+                self._open[what] = known
+            known.text, known.hint = str(problem), problem.hint
+            if grace and now - known.begun_at < GRACE_SECONDS:
+                return
+            if known.logged_at is not None and now - known.logged_at < REPEAT_SECONDS:
+                return
+            if known.logged_at is None:
+                self._refused[problem.reason] = self._refused.get(problem.reason, 0) + 1
+            known.logged_at = now
+            self.last = replace(known)
+        events.error(what, reason=problem.reason, error=problem, since=known.since, hint=problem.hint)
+
+    def clear(self, what: str) -> None:
+        """It is over; logged if it was open."""
+        with self._lock:
+            known = self._open.pop(what, None)
+        if known is not None and known.logged_at is not None:
+            events.info(f"{what}_over", since=known.since)
+
+    def clear_all(self, prefix: str) -> None:
+        """Forget all whose word starts with ``prefix``, because what they speak of has ended."""
+        with self._lock:
+            for what in [what for what in self._open if what.startswith(prefix)]:
+                del self._open[what]
+
+    def open(self) -> list[Trouble]:
+        """Those that last, oldest first."""
+        with self._lock:
+            return [trouble for trouble in self._open.values() if trouble.logged_at is not None]
+
+    def counts(self) -> dict[str, int]:
+        """How often each reason came up since the agent started."""
+        with self._lock:
+            return dict(self._refused)

@@ -1,0 +1,1 @@
+"""The agent as a process: signals, the background, restarts, the service manager."""

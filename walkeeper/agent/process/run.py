@@ -1,0 +1,274 @@
+"""``walkeeper agent``: the process around the agent. Lock, log, signals, socket, metrics, systemd."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from walkeeper import __version__
+from walkeeper.agent.agent import Agent
+from walkeeper.agent.archive_push import Pushing
+from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.http.listing import Stock
+from walkeeper.agent.http.page_facts import facts
+from walkeeper.agent.http.report import report
+from walkeeper.agent.http.server import Pages, serve
+from walkeeper.agent.process import background, restarts
+from walkeeper.agent.process.notify import Notifier
+from walkeeper.archive.codec import open_codec
+from walkeeper.config import Config, load
+from walkeeper.control import paths
+from walkeeper.control.server import AgentLock, ControlServer
+from walkeeper.dcs.patroni import connect
+from walkeeper.errors import AgentError, ConfigError, SpoolError, WalkeeperError
+from walkeeper.lib import events
+from walkeeper.lib.clock import SystemClock, timestamp
+from walkeeper.page.document import render
+from walkeeper.restore.serving import Restoring
+from walkeeper.store.open import open_store
+
+STUCK_SECONDS: Final = 120.0
+"""Without a completed look for this long the watchdog is not fed: longer than every time-out of one look together."""
+WAKE_SECONDS: Final = 0.2
+SPOOL_RETRY_SECONDS: Final = 2.0
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def main(config: Config, *, detach: bool = False, from_callback: bool = False) -> int:
+    """Run until SIGTERM or SIGINT. 0 after a signal, 1 when a thread died or another agent runs.
+
+    With ``detach``: start a daemon, and return when it works or cannot. Raises AgentError or ConfigError.
+    """
+    if from_callback and not config.agent.start_from_callback:
+        return 0
+    if os.geteuid() == 0:
+        raise AgentError("agent: it does not run as root", hint="Run it as PostgreSQL's own user, as Patroni does.")
+    background.open_standard_descriptors()
+    if detach:
+        return background.start(lambda start: _keep_detached(config, start))
+    if from_callback:
+        process = partial(_Process, config, background=True, waits_for_spool=True)
+        return restarts.keep_running(lambda: process().run(), SystemClock(), refused=_refused, in_parent=lambda: None)
+    return _Process(config, background=False).run()
+
+
+def _keep_detached(config: Config, start: background.Start) -> int:
+    process = partial(_Process, config, background=True, started=start.done)
+    return restarts.keep_running(
+        lambda: process().run(), SystemClock(), refused=start.refused, in_parent=start.leave_it
+    )
+
+
+def _refused(problem: Exception) -> None:
+    """Into the start log of the callback that wanted it."""
+    events.to_stderr()
+    events.failure("agent_not_started", problem)
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """A configuration and the files that it came from: Patroni's says more than what is in Config."""
+
+    config: Config
+    files: tuple[bytes, ...]
+
+
+def _read(config: Config) -> _Version:
+    try:
+        return _Version(config, tuple(path.read_bytes() for path in (config.source, config.patroni_config)))
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: it cannot be read: {error.strerror}") from None
+
+
+class _Process:
+    """Signals only set a flag; the main thread looks at it, at the crew and at the watchdog.
+
+    ``background``: nobody sees its standard error and no service manager watches it. ``waits_for_spool``: nor is there
+    anybody who starts it again, so that it waits for a spool that cannot be used yet.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        background: bool,
+        waits_for_spool: bool = False,
+        started: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._version = _read(config)
+        self._background = background
+        self._waits_for_spool = waits_for_spool
+        self._started = started
+        self._signalled: int | None = None
+        self._callback = {"action": "it started this agent", "at": timestamp()} if waits_for_spool else None
+        self._clock = SystemClock()
+        # An agent that a callback started has Patroni's environment, and is none of the service's processes.
+        self._notifier = Notifier({} if background else os.environ)
+
+    def run(self) -> int:
+        """Until the end of the process; raises only what keeps it from starting."""
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
+        socket = Path(paths.socket_path(self._version.config.source, os.environ))
+        with AgentLock(Path(paths.lock_path(str(socket)))) as lock:
+            self._spool_lock = self._lock_spool(self._version.config, wait=self._waits_for_spool)
+            self._open_log(self._version.config)
+            agent: Agent | None = self._build(self._version.config)
+            code = 0
+            while agent is not None:
+                code, agent = self._serve(agent, socket, lock)
+        events.info("agent_stopped", code=code)
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        # Threads that hang inside a library must not hold up the end.
+        os._exit(code)
+
+    def _build(self, config: Config) -> Agent:
+        records = connect(config.patroni_config, config.name, timeout=config.agent.dcs_timeout)
+        return Agent(config, open_store(config.store), records, self._clock)
+
+    def _lock_spool(self, config: Config, *, wait: bool) -> AgentLock:
+        """A second lock: two configurations may name one spool."""
+        logged_at: float | None = None
+        while True:
+            try:
+                Spool(config.spool_directory, config.spool_limit).open()
+                return AgentLock(config.spool_directory / "lock")
+            except (ConfigError, SpoolError) as problem:
+                if not wait or self._signalled in (signal.SIGTERM, signal.SIGINT):
+                    raise
+                now = self._clock.monotonic()
+                if logged_at is None or now - logged_at > 60:
+                    events.to_stderr()
+                    events.failure("spool_unusable", problem)
+                    logged_at = now
+                self._clock.sleep(SPOOL_RETRY_SECONDS)
+
+    def _serve(self, agent: Agent, socket: Path, lock: AgentLock) -> tuple[int, Agent | None]:
+        """Work until a signal or a death. The exit code, and the agent of a new configuration to go on with."""
+
+        def answer(_: dict[str, Any]) -> Mapping[str, Any]:
+            return {**report(agent), "last_callback": self._callback}
+
+        def poke(request: dict[str, Any]) -> Mapping[str, Any]:
+            action = str(request.get("action"))[:40]
+            events.info("poked", action=action, role=str(request.get("role"))[:40])
+            self._callback = {"action": action, "at": timestamp()}
+            agent.poke()
+            return {}
+
+        def died(facts: threading.ExceptHookArgs) -> None:
+            agent.crew.report_death(facts.thread.name if facts.thread else "?", facts.exc_value or facts.exc_type())
+
+        threading.excepthook = died
+        config = self._version.config
+        restoring = Restoring(config, agent.store, socket.parent, self._clock, lambda: agent.records)
+        pushing = Pushing(agent, open_codec(config), socket.parent, self._clock)
+        verbs = {"status": answer, "poke": poke, "restore": restoring.answer, "push": pushing.answer}
+        control = ControlServer(socket, lock, verbs)
+        control.open()
+        events.info("agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url)
+        listen = config.agent.listen
+        stock = Stock(agent.store, config.scope, config.group, self._clock)
+        pages = Pages(lambda: report(agent), lambda: render(facts(agent, stock)))
+        end_web = serve(*listen, pages) if listen is not None else lambda: None
+        agent.start()
+        agent.crew.start("control", control.run)
+        restoring.start(agent.crew.start)
+        agent.crew.start("ready", pushing.run)
+        self._notifier.ready()
+        self._started()
+        following: Agent | None = None
+        try:
+            following = self._watch(agent)
+        finally:
+            if following is None:
+                self._notifier.stopping()
+            control.close()
+            restoring.stop()
+            pushing.stop()
+            end_web()
+            agent.stop()
+        if following is not None:
+            self._wait_for_the_end_of(agent)
+        if agent.crew.lost is not None:
+            return 1, None
+        return 0, following if self._signalled in (None, signal.SIGHUP) else None
+
+    def _watch(self, agent: Agent) -> Agent | None:
+        """Until the process shall end: None. Or until there is a new configuration: the agent that goes by it."""
+        fed_at = 0.0
+        while not agent.crew.ended.wait(WAKE_SECONDS):
+            if self._signalled == signal.SIGHUP:
+                self._signalled = None
+                self._notifier.reloading()
+                if (following := self._reloaded()) is not None:
+                    return following
+                self._notifier.ready()
+            elif self._signalled is not None:
+                return None
+            now = self._clock.monotonic()
+            period = self._notifier.watchdog_seconds
+            if period is not None and now - fed_at > period / 3 and now - agent.seen.at < STUCK_SECONDS:
+                self._notifier.alive()
+                fed_at = now
+        return None
+
+    def _reloaded(self) -> Agent | None:
+        """The agent of a new configuration. None: it is the same, or it cannot be used, which is reported."""
+        present = self._version
+        try:
+            version = _read(load(present.config.source, os.environ, for_agent=True))
+            self._open_log(version.config)
+            if version == present:
+                events.info("reloaded", changed=False)
+                return None
+            agent = self._build(version.config)
+            if version.config.spool_directory != present.config.spool_directory:
+                spool_lock, self._spool_lock = self._spool_lock, self._lock_spool(version.config, wait=False)
+                spool_lock.release()
+        except WalkeeperError as problem:
+            events.failure("reload_failed", problem, goes_on="with the configuration as it was")
+            return None
+        events.info("reloaded", changed=True)
+        self._version = version
+        return agent
+
+    def _wait_for_the_end_of(self, agent: Agent) -> None:
+        """Two must not work on one spool. A thread may hang in the store for as long as the store's time-outs say."""
+        until = self._clock.monotonic() + STUCK_SECONDS
+        while agent.crew.working and not agent.crew.ended.is_set():
+            if self._signalled in (signal.SIGTERM, signal.SIGINT):
+                return
+            if self._clock.monotonic() > until:
+                agent.crew.report_stuck()
+                return
+            self._notifier.alive()
+            agent.stop()
+            self._clock.sleep(WAKE_SECONDS)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if self._signalled is None or number != signal.SIGHUP:
+            self._signalled = number
+
+    def _open_log(self, config: Config) -> None:
+        """Anew at each SIGHUP, for those who rotate it themselves. Raises ConfigError."""
+        unseen = self._background or sys.stderr is None
+        path = config.agent.log_file or (config.spool_directory / "agent.log" if unseen else None)
+        if path is None:
+            events.to_stderr(config.agent.log_level)
+            return
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: the log cannot be written: {error.strerror}", hint="agent.log_file says where it is."
+            ) from None
+        events.to_file(path, config.agent.log_level)

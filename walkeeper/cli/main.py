@@ -1,0 +1,358 @@
+"""The command line. Nothing is imported before it is known which command needs it."""
+
+# ruff: noqa: PTH110 - pathlib costs more than a callback does
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+TYPE_CHECKING = False  # typing's own costs more than the rest of what restore-wal loads
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+PLACES = ("/etc/walkeeper.yml", "/etc/patroni.yml", "/etc/patroni/patroni.yml", "/etc/patroni/config.yml")
+"""Where the configuration is looked for when neither --config nor WALKEEPER_CONFIG names it."""
+
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code. No traceback for anything that a user can bring about."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "restore-wal" in arguments:
+        return _restore_wal(arguments)
+    if "archive-push" in arguments:
+        return _archive_push(arguments)
+    try:
+        if callback_arguments := _plain_callback(arguments):
+            from walkeeper.control import callback  # noqa: PLC0415
+
+            return callback.main(callback_arguments)
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains about it at its end
+        return 1
+
+
+def _plain_callback(arguments: list[str]) -> list[str] | None:
+    """A callback as it is written in patroni.yml, told without argparse, which takes longer than all the rest."""
+    if len(arguments) == 6 and arguments[0] == "callback" and arguments[1] in ("-c", "--config"):
+        return arguments[2:]
+    if len(arguments) == 6 and arguments[0] in ("-c", "--config") and arguments[2] == "callback":
+        return [arguments[1], *arguments[3:]]
+    return None
+
+
+def _run(arguments: list[str]) -> int:
+    from walkeeper.control.paths import RunDirectoryError  # noqa: PLC0415
+    from walkeeper.errors import WalkeeperError  # noqa: PLC0415
+
+    try:
+        options = parser().parse_args(arguments)
+    except SystemExit as ended:
+        _flush()
+        return cannot_tell() if ended.code else 0  # a misspelt restore-wal ends here
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        code = run(options)
+        _flush()
+    except WalkeeperError as error:
+        _complain(str(error), error.hint)
+        return error.exit_code
+    except RunDirectoryError as error:
+        _complain(str(error), "Set WALKEEPER_RUN_DIR to a directory that is the agent's alone.")
+        return 1
+    return code
+
+
+def _flush() -> None:
+    """Now, while a reader that has left can be noticed quietly."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; docs and shell completion are made from it too."""
+    import argparse  # noqa: PLC0415
+
+    from walkeeper import __version__  # noqa: PLC0415
+
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help=f"patroni.yml with a walkeeper: section, or a file of walkeeper's own (default: $WALKEEPER_CONFIG, else the "
+        f"first of {', '.join(PLACES)})",
+    )
+    top = argparse.ArgumentParser(
+        prog="walkeeper",
+        description="Gapless WAL archiving for Patroni clusters.",
+        parents=[shared],
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"walkeeper {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    agent = command("agent", "The daemon: one on each node, as PostgreSQL's user.", _agent)
+    agent.add_argument("--detach", action="store_true", help="go to the background, where there is no service manager")
+    agent.add_argument("--from-callback", action="store_true", help=argparse.SUPPRESS)
+    callback = command("callback", "What Patroni runs; it pokes the agent, or starts one.", _callback)
+    for name in ("action", "role", "scope"):
+        callback.add_argument(name, metavar=name.upper())
+    push = command("archive-push", "PostgreSQL's archive_command: walkeeper archive-push %%p", _push)
+    push.add_argument("--without-agent", action="store_true", help=argparse.SUPPRESS)
+    push.add_argument("path", metavar="PATH", help="%%p")
+    restore = command("restore-wal", "PostgreSQL's restore_command: walkeeper restore-wal %%f %%p", _restore)
+    restore.add_argument("name", metavar="FILE", help="%%f")
+    restore.add_argument("destination", metavar="DEST", help="%%p")
+    status = command("status", "The whole cluster at a glance, from any node.", _status)
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.add_argument("--watch", action="store_true", help="again and again, and what moves")
+    status.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="between looks (default: 2)")
+    doctor = command("doctor", "Is this cluster set up so that the promises hold; how to mend what is not.", _doctor)
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.add_argument("--verbose", action="store_true", help="what is good too, one line each")
+    doctor.add_argument(
+        "--fix", action="store_true", help="mend what can be mended safely, after showing it and asking"
+    )
+    doctor.add_argument("--yes", action="store_true", help="with --fix: do not ask")
+    _add_archive_commands(command)
+    return top
+
+
+def _add_archive_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """What looks at the archive without an agent, and may look at one of another system identifier."""
+    verify = command("verify", "Is the archive whole? Exit 0: sound; 1: a gap or damage; 2: cannot tell.", _verify)
+    listed = command("list", "What is in the archive.", _list)
+    fetch = command("fetch", "Get WAL files out of the archive into a directory.", _fetch)
+    for each in (verify, listed):
+        each.add_argument("--timeline", metavar="N", type=_positive, help="another timeline than the record's")
+        each.add_argument("--json", action="store_true", help="for programs")
+    for each in (verify, listed, fetch):
+        each.add_argument(
+            "--system-identifier", metavar="N", type=_positive, help="another cluster's archive under this scope"
+        )
+    verify.add_argument(
+        "--from",
+        dest="begin",
+        metavar="START",
+        help="begin there and not at the archive's start: a segment, a position, a .backup file, a backup_label, or the "
+        "directory of a base backup",
+    )
+    kind = verify.add_mutually_exclusive_group()
+    kind.add_argument("--deep", action="store_true", help="download all objects too: checksums and every page's header")
+    kind.add_argument("--rebuild", action="store_true", help="write a lost record anew from what the store has")
+    fetch.add_argument("what", metavar="FIRST[..LAST]", help="a WAL file's name, or two segments' and all between them")
+    fetch.add_argument("directory", metavar="DIRECTORY", help="it is made if it is not there")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def config_path(options: argparse.Namespace) -> Path:
+    """--config, else $WALKEEPER_CONFIG, else the first of the usual places that is there. Raises ConfigError."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from walkeeper.errors import ConfigError  # noqa: PLC0415
+
+    named = getattr(options, "config", "") or os.environ.get("WALKEEPER_CONFIG", "")
+    if named:
+        return Path(named)
+    for place in PLACES:
+        if Path(place).exists():
+            return Path(place)
+    raise ConfigError(
+        f"no configuration: none of {', '.join(PLACES)} is there",
+        hint="Name the file with --config or WALKEEPER_CONFIG.",
+    )
+
+
+def _agent(options: argparse.Namespace) -> int:
+    from walkeeper.agent.process import run  # noqa: PLC0415
+    from walkeeper.config import load  # noqa: PLC0415
+
+    config = load(config_path(options), os.environ, for_agent=True)
+    return run.main(config, detach=options.detach, from_callback=options.from_callback)
+
+
+def _callback(options: argparse.Namespace) -> int:
+    from walkeeper.control import callback  # noqa: PLC0415
+
+    return callback.main([str(config_path(options)), options.action, options.role, options.scope])
+
+
+def _status(options: argparse.Namespace) -> int:
+    from walkeeper.config import load  # noqa: PLC0415
+    from walkeeper.status import command, watch  # noqa: PLC0415
+
+    if options.watch:
+        return watch.main(load(config_path(options), os.environ), options.interval, json=options.json)
+    return command.main(load(config_path(options), os.environ), json=options.json)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from walkeeper.config import load  # noqa: PLC0415
+    from walkeeper.verify import command  # noqa: PLC0415
+
+    request = command.Request(
+        begin=options.begin, timeline=options.timeline, system_identifier=options.system_identifier,
+        deep=options.deep, rebuild=options.rebuild, json=options.json,
+    )  # fmt: skip
+    return command.main(load(config_path(options), os.environ), request)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from walkeeper.config import load  # noqa: PLC0415
+    from walkeeper.verify import list_command  # noqa: PLC0415
+
+    return list_command.main(
+        load(config_path(options), os.environ),
+        timeline=options.timeline,
+        system_identifier=options.system_identifier,
+        json=options.json,
+    )
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from pathlib import Path  # noqa: PLC0415
+
+    from walkeeper.config import load  # noqa: PLC0415
+    from walkeeper.verify import fetch_command  # noqa: PLC0415
+
+    config = load(config_path(options), os.environ)
+    return fetch_command.main(
+        config, options.what, Path(options.directory), system_identifier=options.system_identifier
+    )
+
+
+def _seconds(text: str) -> float:
+    """At least a tenth of one. Raises ValueError, which argparse words."""
+    found = float(text)
+    if not 0.1 <= found <= 3600:
+        raise ValueError(text)
+    return found
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from walkeeper.config import load  # noqa: PLC0415
+    from walkeeper.doctor import run  # noqa: PLC0415
+
+    config = load(config_path(options), os.environ)
+    return run.main(config, json=options.json, fix=options.fix, yes=options.yes, verbose=options.verbose)
+
+
+def _restore_wal(arguments: list[str]) -> int:
+    """To PostgreSQL, exit 1 means that the WAL ends here, and in recovery so does every other one up to 125: neither a
+    wrong call nor a broken installation may end that way (promise P6)."""
+    try:
+        code = _restore_by_agent(arguments)
+        if code is not None:
+            return code
+        options = parser().parse_args(arguments)
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except SystemExit as ended:
+        return cannot_tell() if ended.code else 0
+    except BaseException as problem:  # noqa: BLE001 - see above
+        _complain(f"{type(problem).__name__}: {problem}", getattr(problem, "hint", ""))
+        return cannot_tell()
+
+
+def _restore_by_agent(arguments: list[str]) -> int | None:
+    """As restore_command is usually written, and without argparse. None: it is written otherwise, or no agent could do it."""
+    match arguments:
+        case ["restore-wal", "-c" | "--config", config, name, destination]:
+            pass
+        case ["-c" | "--config", config, "restore-wal", name, destination]:
+            pass
+        case ["restore-wal", name, destination] if "WALKEEPER_CONFIG" in os.environ:
+            config = os.environ["WALKEEPER_CONFIG"]
+        case _:
+            return None
+    from walkeeper.restore import client  # noqa: PLC0415
+
+    return client.restore(config, name, destination)
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from walkeeper.restore import command  # noqa: PLC0415
+
+    return command.main(config_path(options), options.name, options.destination)
+
+
+def _archive_push(arguments: list[str]) -> int:
+    """0, or 1 to 125: PostgreSQL's archiver dies of every other exit, and counts no failure."""
+    from walkeeper.push import client  # noqa: PLC0415
+
+    try:
+        asked = _plain_push(arguments)
+        if asked is None:
+            options = parser().parse_args(arguments)
+            run: Callable[[argparse.Namespace], int] = options.run
+            return run(options)
+        code = client.push(*asked)
+        return _push_alone(*asked) if code is None else code
+    except SystemExit as ended:
+        return 2 if ended.code else 0
+    except BaseException as problem:  # noqa: BLE001 - see above
+        client.ignore_interrupts()
+        known = hasattr(problem, "hint")
+        client.complain(
+            str(problem) if known else f"{type(problem).__name__}: {problem}",
+            getattr(problem, "hint", "") or "PostgreSQL keeps the file and asks again.",
+        )
+        return 1
+
+
+def _plain_push(arguments: list[str]) -> tuple[str, str] | None:
+    """Configuration and path of an archive_command as it is usually written, told without argparse."""
+    match arguments:
+        case ["archive-push", "-c" | "--config", config, path] if not path.startswith("-"):
+            return config, path
+        case ["-c" | "--config", config, "archive-push", path] if not path.startswith("-"):
+            return config, path
+        case ["archive-push", path] if not path.startswith("-") and "WALKEEPER_CONFIG" in os.environ:
+            return os.environ["WALKEEPER_CONFIG"], path
+    return None
+
+
+def _push(options: argparse.Namespace) -> int:
+    from walkeeper.push import client  # noqa: PLC0415
+
+    config = str(config_path(options))
+    code = None if options.without_agent else client.push(config, options.path)
+    return _push_alone(config, options.path) if code is None else code
+
+
+def _push_alone(config: str, path: str) -> int:
+    from pathlib import Path  # noqa: PLC0415
+
+    from walkeeper.push import command  # noqa: PLC0415
+
+    return command.main(Path(config), path)
+
+
+def cannot_tell() -> int:
+    """The exit after which PostgreSQL, whose data directory is the working directory, waits and believes nothing."""
+    return 255 if os.path.exists("recovery.signal") and not os.path.exists("standby.signal") else 2
+
+
+def _complain(text: str, hint: str) -> None:
+    print(f"walkeeper: {text}", file=sys.stderr)  # noqa: T201
+    if hint:
+        print(f"HINT: {hint}", file=sys.stderr)  # noqa: T201

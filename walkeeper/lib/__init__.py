@@ -1,0 +1,1 @@
+"""What any program could use: clocks, deadlines, durable files, log lines, threads, retries, the terminal."""

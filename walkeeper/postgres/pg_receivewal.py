@@ -1,0 +1,233 @@
+"""pg_receivewal as a child process: started with what was measured to be safe, watched, stopped, never trusted.
+
+It streams without a slot and without fsync: the hold slot protects what is not archived yet, and the spool is a cache.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from walkeeper.config import PostgresqlSettings
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
+from walkeeper.core.wal_page import PAGE_SIZE
+from walkeeper.errors import ConfigError, PostgresError
+from walkeeper.lib.clock import Clock
+from walkeeper.postgres.server import conninfo
+
+WAL_SENDER_TIMEOUT: Final = "10s"
+_MAX_OUTPUT: Final = 4096
+_STOP_TIMEOUT: Final = 5.0
+
+# Ends the child with SIGINT when the thread that started it ends, also by kill -9 of the agent. The last check closes
+# the moment between fork and prctl.
+_LAUNCH: Final = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGINT)
+if os.getppid() != int(sys.argv[1]): sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+_PASSED_ON: Final = ("PATH", "HOME", "TZ", "LD_LIBRARY_PATH", "KRB5CCNAME")
+
+
+def find_program(bin_dir: Path | None, server_major: int) -> Path:
+    """pg_receivewal of at least the server's major version. Raises ConfigError."""
+    path = _which(bin_dir)
+    try:
+        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"{path}: it does not run ({error})", hint="Look at postgresql.bin_dir.") from None
+    version = re.search(r"\(PostgreSQL\) (\d+)", answer)
+    if version is None or int(version[1]) < server_major:
+        raise ConfigError(
+            f"{path}: {answer.strip() or 'no version'} cannot stream from PostgreSQL {server_major}",
+            hint="Install the server's client programs, or point postgresql.bin_dir to them.",
+        )
+    return path
+
+
+def _which(bin_dir: Path | None) -> Path:
+    folders = [bin_dir] if bin_dir is not None else [Path(folder) for folder in os.get_exec_path()]
+    for folder in folders:
+        path = folder / "pg_receivewal"
+        if os.access(path, os.X_OK):
+            return path
+    raise ConfigError(
+        f"pg_receivewal: not found in {':'.join(map(str, folders))}",
+        hint="It comes with PostgreSQL's client programs; postgresql.bin_dir says where they are.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a pg_receivewal ended by itself: ``well`` when it got to the last segment it was asked for."""
+
+    well: bool
+    said: str
+    """Exit code and output, on one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How far the ``run``-th pg_receivewal has written a file: its write() of the last byte has returned."""
+
+    run: int
+    offset: int
+
+
+class Receiver:
+    """One pg_receivewal at a time. Start it from a thread that lives as long as the child shall."""
+
+    def __init__(
+        self, program: Path, directory: Path, settings: PostgresqlSettings, passfile: Path, clock: Clock
+    ) -> None:
+        self._program = program
+        self._directory = directory
+        self._settings = settings
+        self._passfile = passfile
+        self._clock = clock
+        self._child: subprocess.Popen[bytes] | None = None
+        self._output = b""
+        self._runs = 0
+
+    @property
+    def running(self) -> bool:
+        return self._child is not None
+
+    def start(self, last: Segment) -> None:
+        """Begin to stream into the directory, from where its seed says, and end with ``last``. Raises PostgresError."""
+        _write_passfile(self._passfile, self._settings)
+        arguments = [
+            f"--directory={self._directory}", "--no-loop", "--no-sync", "--no-password", "--status-interval=1",
+            f"--dbname={self._conninfo()}",
+            f"--endpos={Lsn(last.end - 1)}",
+        ]  # fmt: skip
+        self._output = b""
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), str(self._program), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={"LC_ALL": "C", **{name: os.environ[name] for name in _PASSED_ON if name in os.environ}},
+                start_new_session=True,
+                cwd="/",
+            )
+        except OSError as error:
+            raise PostgresError(f"pg_receivewal: cannot be started ({error.strerror})") from None
+        self._runs += 1
+        assert self._child.stdout is not None  # noqa: S101 - it is a pipe
+        os.set_blocking(self._child.stdout.fileno(), False)
+
+    def written(self, partial: Path, size: int) -> Written | None:
+        """How far it has written that ``.partial`` of ``size`` bytes; None where it does not write it (yet, any more).
+
+        Safe from every thread. The kernel tells: the position of the descriptor that pg_receivewal writes through. Nothing
+        in the file can: it is filled with zeros in advance, or has the bytes of an earlier run. Raises PostgresError.
+        """
+        child, run = self._child, self._runs
+        if child is None:
+            return None
+        try:
+            # In this order: up to PostgreSQL 15 the zeros are written through the same descriptor, page by page, and
+            # when the file has its size, that position is one page before the end or at it. Neither is believed.
+            whole = partial.stat().st_size == size
+            offset = _position(child.pid, partial.parent.resolve() / partial.name)
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        except OSError as error:
+            raise PostgresError(
+                f"pg_receivewal: its descriptors cannot be read ({error.filename}: {error.strerror})",
+                hint="/proc must show a user his own processes; without it there is no tail. tail.interval can be off.",
+            ) from None
+        if not whole or offset is None or offset in {size - PAGE_SIZE, size} or self._runs != run:
+            return None
+        return Written(run, offset)
+
+    def poll(self) -> Ended | None:
+        """None while it runs, or was never started; else how it ended."""
+        if self._child is None:
+            return None
+        self._read_output()
+        code = self._child.poll()
+        if code is None:
+            return None
+        self._read_output()
+        self._forget()
+        return Ended(code == 0, _said(self._output, code))
+
+    def stop(self) -> None:
+        """SIGINT, and SIGKILL if that does not help within seconds."""
+        if self._child is None:
+            return
+        self._child.send_signal(2)
+        try:
+            self._child.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._read_output()
+        self._forget()
+
+    def wait(self, timeout: float, cancelled: Callable[[], bool]) -> str:
+        """Wait for its own end, at most ``timeout`` seconds or until ``cancelled``; then it is stopped. What it said."""
+        deadline = self._clock.monotonic() + timeout
+        while self._clock.monotonic() < deadline and not cancelled():
+            ended = self.poll()
+            if ended is not None:
+                return ended.said
+            self._clock.sleep(0.02)
+        self.stop()
+        return "stopped: it did not come to an end"
+
+    def _conninfo(self) -> str:
+        options = f"-c wal_sender_timeout={WAL_SENDER_TIMEOUT}"
+        return conninfo(self._settings, options=options, passfile=str(self._passfile), replication="true")
+
+    def _read_output(self) -> None:
+        assert self._child is not None  # noqa: S101 - callers looked
+        assert self._child.stdout is not None  # noqa: S101 - it is a pipe
+        while chunk := self._child.stdout.read(65536):
+            self._output = (self._output + chunk)[-_MAX_OUTPUT:]
+
+    def _forget(self) -> None:
+        if self._child is not None and self._child.stdout is not None:
+            self._child.stdout.close()
+        self._child = None
+
+
+def _position(pid: int, target: Path) -> int | None:
+    """Where in that file, named without links, the process writes; None where it has it not open. Raises OSError."""
+    process = Path(f"/proc/{pid}")
+    for descriptor in (process / "fd").iterdir():
+        try:
+            if descriptor.readlink() != target:
+                continue
+            told = (process / "fdinfo" / descriptor.name).read_text("ascii")
+            if descriptor.readlink() == target:  # else the number was given to another file meanwhile
+                return int(told.split(maxsplit=2)[1])
+        except FileNotFoundError:
+            continue
+    return None
+
+
+def _said(output: bytes, code: int) -> str:
+    lines = [line.removeprefix("pg_receivewal: ").strip() for line in output.decode("utf-8", "replace").splitlines()]
+    return f"rc {code}: {'; '.join(line for line in lines if line) or 'no output'}"
+
+
+def _write_passfile(path: Path, settings: PostgresqlSettings) -> None:
+    """The password for libpq, in a file that nobody else can read; it never stands in argv or the environment."""
+    fields: Sequence[str] = ("*", "*", "*", settings.user, settings.password or "")
+    line = ":".join(re.sub(r"([\\:])", r"\\\1", value) if value != "*" else value for value in fields)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(line + "\n")

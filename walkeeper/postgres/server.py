@@ -1,0 +1,223 @@
+"""The local PostgreSQL, and other members', over SQL: what state it is in, where its slot stands. Only this module
+imports psycopg.
+
+A role with LOGIN and REPLICATION is enough for everything here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from walkeeper import __version__
+from walkeeper.config import PostgresqlSettings
+from walkeeper.core.hold_slot import SlotState
+from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.errors import PostgresError
+from walkeeper.lib.deadline import Deadline, DeadlineExceeded
+
+APPLICATION: Final = "walkeeper"
+AGENT_APPLICATION: Final = f"{APPLICATION} agent {__version__}"
+"""What an agent calls its sessions: any role sees in pg_stat_activity, from any node, that one runs and which."""
+CONNECT_TIMEOUT: Final = 5
+"""Seconds; libpq takes whole ones."""
+
+_T = TypeVar("_T")
+
+# On a promoted server the name of the current segment carries the timeline at once; pg_control only after the next
+# checkpoint. In recovery a role without pg_read_all_stats sees only that of the last restartpoint: replay_timeline knows.
+_STATE: Final = """
+select s.system_identifier,
+       pg_is_in_recovery(),
+       case when pg_is_in_recovery()
+            then greatest(r.min_recovery_end_timeline, c.timeline_id)
+            else ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int end,
+       case when pg_is_in_recovery()
+            then greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+            else pg_current_wal_flush_lsn() end,
+       (select setting::bigint * case unit when '8kB' then 8192 when 'MB' then 1048576 else 1 end
+          from pg_settings where name = 'wal_segment_size'),
+       current_setting('server_version_num')::int,
+       current_setting('wal_level')
+  from pg_control_system() s, pg_control_checkpoint() c, pg_control_recovery() r"""
+
+_SLOT: Final = """
+select slot_type, restart_lsn, active_pid, coalesce(wal_status, '') from pg_replication_slots where slot_name = %s"""
+
+
+_ARCHIVER: Final = """
+select current_setting('archive_mode'), archived_count, last_archived_wal, failed_count, last_failed_wal,
+       coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false)
+  from pg_stat_archiver"""
+
+
+def conninfo(settings: PostgresqlSettings, **more: str | int) -> str:
+    """A libpq connection string, without the password."""
+    parameters: dict[str, str | int | None] = {
+        "host": settings.host,
+        "port": settings.port,
+        "user": settings.user,
+        "dbname": settings.dbname,
+        "connect_timeout": CONNECT_TIMEOUT,
+        "tcp_user_timeout": 10000,
+        "application_name": APPLICATION,
+        **dict(settings.options),
+        **more,
+    }
+    return make_conninfo("", **parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """A server at one moment. ``lsn`` is how far its WAL is flushed (in recovery: received or replayed).
+
+    ``timeline`` is exact on a primary; in recovery it may be an older one until the next restartpoint.
+    """
+
+    system_identifier: int
+    in_recovery: bool
+    timeline: int
+    lsn: Lsn
+    segment_size: SegmentSize
+    major: int
+    wal_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandState:
+    """How PostgreSQL's own archiver fares. ``fails``: its last call of archive_command failed."""
+
+    mode: str
+    archived_count: int
+    last_archived: str | None
+    failed_count: int
+    last_failed: str | None
+    fails: bool
+
+
+class Server:
+    """One server. Every call returns or raises PostgresError within ``timeout`` seconds, also when the server hangs.
+
+    The connection is kept from call to call and made anew after a failure. For one thread at a time.
+    """
+
+    def __init__(self, settings: PostgresqlSettings, timeout: float, application: str = APPLICATION) -> None:
+        self.settings = settings
+        self._application = application
+        self._timeout = timeout
+        self._deadline = Deadline(f"postgresql-{settings.port}")
+        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
+
+    def state(self) -> ServerState:
+        row = self._one(_STATE, ())
+        return ServerState(
+            int(str(row[0])), bool(row[1]), int(str(row[2])), Lsn.parse(str(row[3])),
+            SegmentSize(int(str(row[4]))), int(str(row[5])) // 10000, str(row[6]),
+        )  # fmt: skip
+
+    def replay_timeline(self) -> int:
+        """The timeline that a server in recovery replays, by the replication protocol, on a connection of its own."""
+
+        def identify(_: psycopg.Connection[tuple[object, ...]]) -> int:
+            link = psycopg.connect(
+                conninfo(self.settings, replication="true"), password=self.settings.password, autocommit=True
+            )
+            with link:
+                answer = link.pgconn.exec_(b"IDENTIFY_SYSTEM")
+                return int(answer.get_value(0, 1) or 0)
+
+        return self._run(identify)
+
+    def slot(self, name: str) -> SlotState | None:
+        """The slot's state; None where there is none of that name."""
+        row = self._maybe_one(_SLOT, (name,))
+        if row is None:
+            return None
+        restart = None if row[1] is None else Lsn.parse(str(row[1]))
+        return SlotState(row[0] == "physical", restart, None if row[2] is None else int(str(row[2])), row[3] == "lost")
+
+    def archive_command(self) -> CommandState:
+        """``archive_mode`` and pg_stat_archiver."""
+        row = self._one(_ARCHIVER, ())
+        return CommandState(
+            str(row[0]), int(str(row[1])), None if row[2] is None else str(row[2]),
+            int(str(row[3])), None if row[4] is None else str(row[4]), bool(row[5]),
+        )  # fmt: skip
+
+    def advance_slot(self, name: str, lsn: Lsn) -> None:
+        """Move a physical slot forward to ``lsn``."""
+        self._one("select pg_replication_slot_advance(%s, %s::pg_lsn)", (name, str(lsn)))
+
+    def survey(self, query: str, *parameters: object) -> Any:
+        """The one value of a query that returns one row: a JSON document, decoded."""
+        return self._one(query, parameters)[0]
+
+    def close(self) -> None:
+        """Drop the connection. The server is not asked."""
+        self._deadline.close()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _one(self, query: str, parameters: tuple[object, ...]) -> tuple[object, ...]:
+        row = self._maybe_one(query, parameters)
+        if row is None:
+            raise PostgresError(f"{self._name}: no row where there is always one")
+        return row
+
+    def _maybe_one(self, query: str, parameters: tuple[object, ...]) -> tuple[object, ...] | None:
+        return self._run(lambda connection: connection.execute(query.encode(), parameters).fetchone())
+
+    def _run(self, work: Callable[[psycopg.Connection[tuple[object, ...]]], _T]) -> _T:
+        try:
+            return self._deadline.call(lambda: work(self._connected()), self._timeout)
+        except DeadlineExceeded:
+            raise PostgresError(f"{self._name}: no answer within {self._timeout:g} s") from None
+        except psycopg.Error as error:
+            self._drop()
+            raise PostgresError(f"{self._name}: {_one_line(error)}", hint=hint_for(str(error))) from None
+
+    def _connected(self) -> psycopg.Connection[tuple[object, ...]]:
+        if self._connection is None or self._connection.closed:
+            timeout_ms = int(self._timeout * 1000)
+            self._connection = psycopg.connect(
+                conninfo(
+                    self.settings,
+                    options=f"-c statement_timeout={timeout_ms} -c timezone=UTC",
+                    application_name=self._application,
+                ),
+                password=self.settings.password,
+                autocommit=True,
+                prepare_threshold=None,
+            )
+        return self._connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    @property
+    def _name(self) -> str:
+        return f"postgresql at {self.settings.host}:{self.settings.port}"
+
+
+def _one_line(error: psycopg.Error) -> str:
+    return " ".join(str(error).split())
+
+
+def hint_for(text: str) -> str:
+    """What to do about a refusal, from the server's or libpq's own words; "" where they say it themselves."""
+    if "pg_hba.conf" in text:
+        return "Allow this role in pg_hba.conf, for its database and for replication; or set walkeeper.postgresql.user."
+    if "password authentication" in text:
+        return "The password comes from patroni.yml (authentication.replication) or walkeeper.postgresql.password_file."
+    if "max_wal_senders" in text:
+        return "Raise max_wal_senders: pg_receivewal needs one, as each replica does."
+    if "too many" in text or "remaining connection slots" in text:
+        return "Raise max_connections, or end what holds them."
+    return ""

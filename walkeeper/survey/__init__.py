@@ -1,1 +1,0 @@
-"""What the archive holds, for people: ``list`` and ``fetch``, and what ``verify`` judges."""

@@ -1,0 +1,271 @@
+"""What the DCS and the store say about one archive, put together. Used by verify, list and fetch; nothing is judged here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from walkeeper.archive import contents
+from walkeeper.archive.contents import Inventory, Listing, Names, Run
+from walkeeper.archive.layout import Layout, parse_gap_name
+from walkeeper.config import Config
+from walkeeper.core.coverage import Archived, Range, merged
+from walkeeper.core.history import History, parse_history
+from walkeeper.core.lsn import SegmentSize
+from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.record import Record, decode_record
+from walkeeper.dcs.base import RecordStore
+from walkeeper.errors import BadName, CannotTell, DcsError, Refused, WalkeeperError
+from walkeeper.lib.parallel import in_parallel
+from walkeeper.postgres.pg_control import read_control_file
+from walkeeper.store.base import Store
+
+PATIENCE: Final = 5.0
+"""Seconds for one call to the DCS."""
+_AT_ONCE: Final = 8
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the DCS says. Without a record: ``why``; and ``lost``, where the DCS answered that there is none, or with garbage."""
+
+    record: Record | None
+    why: str = ""
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One archive. ``start`` is None where the store does not state it; ``histories`` are those that can be read."""
+
+    store: Store
+    layout: Layout
+    size: SegmentSize
+    claim: Claim
+    start: Segment | None
+    inventory: Inventory
+    runs: Mapping[tuple[int, str], list[Run]]
+    archived: Archived
+    histories: Mapping[int, History]
+    bad_histories: Mapping[int, str]
+    others: Mapping[int, Inventory]
+    """Archives of other system identifiers below the same prefix."""
+    strange: Names
+
+    @property
+    def begins(self) -> Segment | None:
+        """Where the archive begins: as the store states it, else as the record does."""
+        record = self.claim.record
+        return self.start or (None if record is None else Segment.parse(record.start, self.size))
+
+    def history(self, timeline: int) -> History | None:
+        """As it is stored; else as a descendant tells it; else, for the timeline that the archive began on, without ancestors."""
+        if timeline in self.histories:
+            return self.histories[timeline]
+        for descendant in self.histories.values():
+            if descendant.includes(timeline):
+                return History(timeline, descendant.switches[: descendant.timelines.index(timeline)])
+        begins = self.begins
+        return History(timeline) if timeline == 1 or (begins and begins.timeline == timeline) else None
+
+    def described(self) -> dict[str, Any]:
+        """Which archive it is, and what the DCS says of it: the beginning of every document about it."""
+        record = self.claim.record
+        return {
+            "store": self.store.url,
+            "archive": self.layout.root.rstrip("/"),
+            "system_identifier": str(self.layout.system_identifier),
+            "segment_size": int(self.size),
+            "record": None
+            if record is None
+            else {
+                "timeline": record.timeline,
+                "frontier": record.lsn,
+                "owner": record.owner,
+                "updated_at": record.updated_at,
+            },
+        }
+
+
+def read_claim(records: RecordStore) -> Claim:
+    """The record as the DCS has it. Raises DcsError."""
+    found = records.read()
+    if found is None:
+        return Claim(None, "there is no record in the DCS", lost=True)
+    try:
+        return Claim(decode_record(found.document))
+    except Refused as problem:
+        return Claim(None, str(problem), lost=True)
+
+
+def ask_the_dcs(config: Config) -> Claim:
+    """Never raises: a restore host may have no DCS at all."""
+    try:
+        records = open_records(config)
+    except (WalkeeperError, ImportError) as problem:
+        return Claim(None, str(problem))
+    try:
+        return read_claim(records)
+    except DcsError as problem:
+        return Claim(None, str(problem))
+    finally:
+        records.close()
+
+
+def open_records(config: Config) -> RecordStore:
+    """Raises ConfigError where no DCS is configured."""
+    from walkeeper.dcs.patroni import connect  # noqa: PLC0415 - Patroni takes 400 ms
+
+    return connect(config.patroni_config, config.node.name, timeout=min(PATIENCE, config.agent.dcs_timeout))
+
+
+def gather(
+    config: Config,
+    store: Store,
+    claim: Claim,
+    system_identifier: int | None = None,
+    seen: Callable[[int], None] = lambda _: None,
+) -> Evidence:
+    """One LIST, the histories, and what else is small. Raises CannotTell where there is no such archive, or the store's errors.
+
+    ``claim`` was read before: so that what it says is in the store is in a listing that begins now.
+    """
+    listing = contents.take(store, config.scope, config.group, seen)
+    chosen = _which(config, claim, listing, system_identifier, f"{store.url}/{config.scope}")
+    layout = Layout(config.scope, config.group, chosen)
+    found = listing.archives.pop(chosen)
+    claim = _of_this_cluster(claim, chosen)
+    size = _segment_size(store, layout, claim, found.starts)
+    runs = found.runs(size)
+    histories, bad = _histories(store, layout, found)
+    return Evidence(
+        store=store,
+        layout=layout,
+        size=size,
+        claim=claim,
+        start=max((_parsed(found.starts, size)), key=lambda first: first.number, default=None),
+        inventory=found,
+        runs=runs,
+        archived=Archived(contents.ranges(runs), _gaps(found, size), frozenset(histories)),
+        histories=histories,
+        bad_histories=bad,
+        others=listing.archives,
+        strange=listing.strange,
+    )
+
+
+def locate(config: Config, store: Store, claim: Claim, system_identifier: int | None) -> tuple[Layout, SegmentSize]:
+    """Only where the archive is, with a LIST of the whole prefix only where nothing else says it. Raises as ``gather`` does."""
+    chosen = system_identifier or which_cluster(config, claim)
+    if chosen is None:
+        listing = contents.take(store, config.scope, config.group)
+        chosen = _which(config, claim, listing, None, f"{store.url}/{config.scope}")
+    layout = Layout(config.scope, config.group, chosen)
+    starts = [info.key.rpartition("/")[2].removesuffix(".json") for info in store.list(layout.starts)]
+    if not starts:
+        raise CannotTell(
+            f"{store.url}/{layout.root}: there is no archive there",
+            hint="Is it the right bucket, prefix and scope, and is the disk mounted? An archive begins with start/.",
+        )
+    return layout, _segment_size(store, layout, _of_this_cluster(claim, chosen), starts)
+
+
+def _of_this_cluster(claim: Claim, system_identifier: int) -> Claim:
+    record = claim.record
+    if record is None or int(record.system_identifier) == system_identifier:
+        return claim
+    return Claim(None, f"the record in the DCS is of system identifier {record.system_identifier}")
+
+
+def which_cluster(config: Config, claim: Claim) -> int | None:
+    """The system identifier as the record says it, or this machine's own server; None where neither is there."""
+    if claim.record is not None:
+        return int(claim.record.system_identifier)
+    if config.node.data_dir is None:
+        return None
+    try:
+        return read_control_file(config.node.data_dir).system_identifier
+    except CannotTell:
+        return None
+
+
+def _which(config: Config, claim: Claim, listing: Listing, wanted: int | None, prefix: str) -> int:
+    there = sorted(number for number, found in listing.archives.items() if found.objects)
+    named = wanted or which_cluster(config, claim)
+    if named is None and len(there) == 1:
+        return there[0]
+    if named in there:
+        return named
+    if not there:
+        raise CannotTell(
+            f"{prefix}: there is no archive there",
+            hint="Is it the right bucket, prefix and scope, and is the disk mounted? walkeeper status says what archives where.",
+        )
+    shown = ", ".join(str(number) for number in there[:_SHOWN])
+    if named is None:
+        raise CannotTell(
+            f"{prefix}: it has the archives of {len(there)} clusters: {shown}",
+            hint="Choose one with --system-identifier.",
+        )
+    raise CannotTell(
+        f"{prefix}: it has no archive of system identifier {named}, but of {shown}",
+        hint="The cluster was initialised again under the same scope, or this is another cluster's prefix. "
+        "--system-identifier looks at one of those.",
+    )
+
+
+def _segment_size(store: Store, layout: Layout, claim: Claim, starts: list[str]) -> SegmentSize:
+    if claim.record is not None:
+        return claim.record.size
+    for name in starts:
+        body = store.get(f"{layout.starts}{name}.json")
+        try:
+            return SegmentSize(int(json.loads(body or b"")["segment_size"]))
+        except (ValueError, TypeError, KeyError, WalkeeperError):
+            continue
+    raise CannotTell(
+        f"{store.url}/{layout.root}: it does not state its start, and there is no record that does",
+        hint="An archive begins with an object below start/, which the first takeover writes and restore-wal needs. With the "
+        "DCS reachable the next takeover writes it again.",
+    )
+
+
+def _parsed(names: list[str], size: SegmentSize) -> list[Segment]:
+    found = []
+    for name in names:
+        try:
+            found.append(Segment.parse(name, size))
+        except BadName:
+            continue
+    return found
+
+
+def _gaps(found: Inventory, size: SegmentSize) -> dict[int, list[Range]]:
+    gaps: dict[int, list[tuple[int, int]]] = {}
+    for name in found.gaps:
+        try:
+            first, end = parse_gap_name(name, size)
+        except BadName:
+            continue
+        gaps.setdefault(first.timeline, []).append((first.number, end // size))
+    return {timeline: merged(those) for timeline, those in gaps.items()}
+
+
+def _histories(store: Store, layout: Layout, found: Inventory) -> tuple[dict[int, History], dict[int, str]]:
+    def read(timeline: int) -> tuple[int, History | str]:
+        content = store.get(layout.file(HistoryFile(timeline), ""))
+        if content is None:
+            return timeline, "it is listed, and not there"
+        try:
+            return timeline, parse_history(timeline, content)
+        except Refused as problem:
+            return timeline, str(problem)
+
+    read_all = dict(in_parallel(read, sorted(set(found.histories)), _AT_ONCE))
+    return (
+        {timeline: read for timeline, read in sorted(read_all.items()) if isinstance(read, History)},
+        {timeline: read for timeline, read in sorted(read_all.items()) if isinstance(read, str)},
+    )
