@@ -19,8 +19,8 @@ from walkeeper.agent.agent import Agent
 from walkeeper.agent.http import listing as module
 from walkeeper.agent.http.listing import Stock
 from walkeeper.agent.http.page_facts import facts
+from walkeeper.agent.observation import Seen
 from walkeeper.agent.samples import HOURS, Samples
-from walkeeper.agent.seen import Seen
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive

@@ -23,7 +23,7 @@ from walkeeper.agent.agent import Agent
 from walkeeper.agent.http import metrics
 from walkeeper.agent.http import server as web
 from walkeeper.agent.http.report import STALE_SECONDS, report
-from walkeeper.agent.seen import Seen
+from walkeeper.agent.observation import Seen
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres.server import ServerState

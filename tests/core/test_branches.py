@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from walkeeper.core.apart import is_for_the_archive
+from walkeeper.core.branches import is_for_the_archive
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import WalFile, parse_wal_name
 from walkeeper.core.record import Record

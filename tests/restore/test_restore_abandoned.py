@@ -22,7 +22,7 @@ from walkeeper.core.history import History, Switch, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
-from walkeeper.postgres.pg_control import Byte, read_control_file
+from walkeeper.postgres.data_directory import Byte, read_control_file
 from walkeeper.restore import client
 from walkeeper.restore.branch import for_server
 from walkeeper.store.directory import DirectoryStore

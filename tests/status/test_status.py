@@ -28,8 +28,9 @@ from walkeeper.control import client
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.errors import ConfigError
+from walkeeper.lib.terminal import size
 from walkeeper.status import gather
-from walkeeper.status.text import render, size
+from walkeeper.status.text import render
 from walkeeper.store.directory import DirectoryStore
 
 WALKEEPER: Final = "{python} -m walkeeper -c {config}"

@@ -17,14 +17,14 @@ from walkeeper.archive.codec import Codec
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.errors import StoreUnavailable
-from walkeeper.lib import patience
+from walkeeper.lib import retry
 from walkeeper.store.directory import DirectoryStore
 from walkeeper.verify import fetch_command, list_command
 
 
 @pytest.fixture
 def built(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Built:
-    monkeypatch.setattr(patience, "_WAIT", 0.0)
+    monkeypatch.setattr(retry, "_WAIT", 0.0)
     built = Built(tmp_path)
     Verifier(built, capsys, monkeypatch)  # makes its DCS the one that is found
     fill(built)

@@ -14,7 +14,7 @@ from tests.fixtures.archives import ONE, SYSTEM, TWO, Built, Verifier, replaced
 from walkeeper.archive.codec import Codec
 from walkeeper.core.lsn import MIB
 from walkeeper.errors import StoreUnavailable
-from walkeeper.lib import patience
+from walkeeper.lib import retry
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import Body
 from walkeeper.store.directory import DirectoryStore
@@ -22,7 +22,7 @@ from walkeeper.store.directory import DirectoryStore
 
 @pytest.fixture(autouse=True)
 def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_WAIT", 0.0)
+    monkeypatch.setattr(retry, "_WAIT", 0.0)
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, fails: Callable[[str, int], bool]) 
 
 def test_a_store_that_stumbles_is_asked_again(built: Built, verify: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
     whole(built)
-    failing(monkeypatch, lambda _, times: times < patience.ATTEMPTS)
+    failing(monkeypatch, lambda _, times: times < retry.ATTEMPTS)
     assert verify(deep=True).code == 0
 
 

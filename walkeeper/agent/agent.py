@@ -14,10 +14,9 @@ from walkeeper.agent.archiver.local_wal import read_local_wal
 from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.ownership import NotLeader, take_over
 from walkeeper.agent.archiver.spool import Spool
-from walkeeper.agent.observation import Observed
+from walkeeper.agent.observation import Observed, Seen
 from walkeeper.agent.problems import Troubles
 from walkeeper.agent.samples import Samples
-from walkeeper.agent.seen import Seen
 from walkeeper.agent.threads import Crew
 from walkeeper.archive.codec import open_codec
 from walkeeper.archive.layout import Layout

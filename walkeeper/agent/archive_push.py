@@ -19,15 +19,14 @@ from walkeeper.agent.agent import Agent, NoLeadership
 from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.markers import Markers
 from walkeeper.archive.codec import Codec
-from walkeeper.core.apart import is_for_the_archive
+from walkeeper.core.branches import is_for_the_archive
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.dcs.base import read_record
 from walkeeper.errors import BadName, CannotTell, DcsError, Refused, StoreUnavailable, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
-from walkeeper.postgres.data_directory import is_out_of_recovery, is_stopping, run_of
-from walkeeper.postgres.pg_control import read_control_file
+from walkeeper.postgres.data_directory import is_out_of_recovery, is_stopping, read_control_file, run_of
 from walkeeper.push.place import Place, parse_path
 from walkeeper.push.storing import Pusher
 

@@ -1,4 +1,4 @@
-"""Which segments a recovery will ask for next, and which segments and timelines are not for it."""
+"""Branches of a cluster's timelines: which one a recovery goes along, which ones were abandoned, and what of them is stored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from itertools import count
 
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.names import Segment
+from walkeeper.core.names import HistoryFile, Segment, WalFile
+from walkeeper.core.record import Record
 
 
 def following(segment: Segment, histories: Iterable[History]) -> Iterator[Segment]:
@@ -39,3 +40,23 @@ def given_up(history: History, kept: History, frontier: Lsn) -> bool:
     """Whether a cluster that has gone along ``kept`` up to ``frontier`` can no more go on with ``history``'s timeline."""
     parted = history.parts_from(kept)
     return parted is not None and parted < frontier
+
+
+def is_for_the_archive(file: WalFile, record: Record | None, member: str, leader: str, *, running: bool) -> bool:
+    """Whether ``file``, handed over on ``member`` while ``leader`` leads, is stored. ``running``: the server accepts writes.
+
+    ==========================  ==================================================================================
+    what it wrote while it led  once it does not accept writes any more: Patroni hands that over before a rewind
+    a history                   of a number that the leader, which archives, has not got to: else the next promotion
+                                would choose that number again
+    ==========================  ==================================================================================
+
+    Without a record nothing is known of who led before.
+    """
+    if record is None:
+        return not running
+    if isinstance(file, HistoryFile) and leader == record.owner and file.timeline > record.timeline:
+        return True
+    timeline = file.timeline if isinstance(file, Segment | HistoryFile) else file.segment.timeline
+    led = timeline == record.timeline and record.owner == member
+    return not running and (led or timeline < record.timeline)

@@ -11,7 +11,7 @@ from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Record
 from walkeeper.doctor.facts import Unknown
 from walkeeper.errors import WalkeeperError
-from walkeeper.postgres.pg_control import read_control_file
+from walkeeper.postgres.data_directory import read_control_file
 
 TRIES: Final = 4
 """Segments of pg_wal that are looked for in the archive, which may be behind."""

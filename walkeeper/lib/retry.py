@@ -1,11 +1,21 @@
-"""How long to wait before something is tried again."""
+"""How long to wait before something is tried again, and how often a command tries."""
 
 from __future__ import annotations
 
 import random
-from typing import Final
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
 
+from walkeeper.errors import StoreError
+
+ATTEMPTS: Final = 3
+"""Of a command that people run; the agent and restore-wal have their own ways."""
+_WAIT: Final = 1.0
+"""Seconds before the second attempt, and twice as many before the third."""
 _JITTER: Final = 0.25
+
+_T = TypeVar("_T")
 
 
 class Backoff:
@@ -25,3 +35,15 @@ class Backoff:
     def succeeded(self) -> None:
         """Begin anew at the next failure."""
         self._next = self._first
+
+
+def patiently(work: Callable[[], _T]) -> _T:
+    """``work()``, tried again after a StoreError that waiting can help against."""
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return work()
+        except StoreError as problem:
+            if not problem.waiting_helps:
+                raise
+            time.sleep(_WAIT * attempt)
+    return work()

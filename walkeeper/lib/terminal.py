@@ -1,15 +1,20 @@
-"""One line on a terminal's standard error that says how far a command is; nothing where nobody sees it."""
+"""How text gets to people: sizes, wrapped lines, errors in two lines, and one line of progress where a terminal shows it."""
 
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from types import TracebackType
 from typing import Final, Self
 
+WIDTH: Final = 100
+"""Columns of what commands print."""
+_MARGIN: Final = 10
+"""Columns for the word at the margin."""
 _EVERY: Final = 0.2
-"""Seconds between two of them."""
-_WIDTH: Final = 78
+"""Seconds between two lines of progress."""
+_LINE: Final = 78
 
 
 class Progress:
@@ -24,14 +29,14 @@ class Progress:
         if not self._shows or time.monotonic() - self._last < _EVERY:
             return
         self._last, self._shown = time.monotonic(), True
-        sys.stderr.write(f"\r{text[:_WIDTH].ljust(_WIDTH)}")
+        sys.stderr.write(f"\r{text[:_LINE].ljust(_LINE)}")
         sys.stderr.flush()
 
     def clear(self) -> None:
         """Before something else is printed."""
         if self._shown:
             self._shown = False
-            sys.stderr.write("\r" + " " * _WIDTH + "\r")
+            sys.stderr.write("\r" + " " * _LINE + "\r")
             sys.stderr.flush()
 
     def __enter__(self) -> Self:
@@ -41,3 +46,31 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.clear()
+
+
+def printable(text: str) -> str:
+    """Names and texts come from elsewhere: what cannot be printed is shown as a question mark."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
+def complain(text: str, hint: str) -> None:
+    """On standard error, in the two lines of every walkeeper error."""
+    print(f"walkeeper: {printable(text)}", file=sys.stderr)  # noqa: T201
+    if hint:
+        print(f"HINT: {printable(hint)}", file=sys.stderr)  # noqa: T201
+
+
+def size(count: int) -> str:
+    """Bytes, for people."""
+    if count < 1024:
+        return f"{count} B"
+    power = min(4, (count.bit_length() - 1) // 10)
+    return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
+
+
+def wrapped(word: str, text: str, width: int = WIDTH) -> list[str]:
+    """A text under a word at the margin."""
+    return textwrap.wrap(
+        text, width, initial_indent=word.ljust(_MARGIN), subsequent_indent=" " * _MARGIN, break_on_hyphens=False,
+        break_long_words=False,
+    )  # fmt: skip

@@ -28,7 +28,7 @@ from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
 from walkeeper.core.wal_records import ends_early
 from walkeeper.errors import BadName, BadSegment, CannotTell, Conflict, WalkeeperError
 from walkeeper.lib import events
-from walkeeper.postgres.pg_control import read_control_file
+from walkeeper.postgres.data_directory import read_control_file
 from walkeeper.postgres.wal_file import MAX_BYTES, WalBytes, read_wal_file
 from walkeeper.push.place import Place
 from walkeeper.restore.branch import followed

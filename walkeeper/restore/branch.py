@@ -22,8 +22,7 @@ from walkeeper.core.wal_page import HEADER_SIZE, SegmentHeader
 from walkeeper.core.wal_records import begins, goes_on
 from walkeeper.errors import BadHistory, BadName, BadSegment
 from walkeeper.lib import events
-from walkeeper.postgres.data_directory import is_starting
-from walkeeper.postgres.pg_control import Byte, read_control_file
+from walkeeper.postgres.data_directory import Byte, is_starting, read_control_file
 
 
 def followed(data_directory: Path) -> list[History]:

@@ -28,7 +28,7 @@ from walkeeper.config import load
 from walkeeper.errors import CannotTell, WalkeeperError
 from walkeeper.lib import durable, events
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
-from walkeeper.postgres.pg_control import read_control_file
+from walkeeper.postgres.data_directory import read_control_file
 from walkeeper.restore import client
 from walkeeper.restore.branch import for_server
 from walkeeper.restore.shelf import running_server

@@ -21,8 +21,7 @@ from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology, read_record
 from walkeeper.errors import ConfigError, DcsError
 from walkeeper.lib import events
-from walkeeper.postgres.data_directory import is_starting
-from walkeeper.postgres.pg_control import read_control_file
+from walkeeper.postgres.data_directory import is_starting, read_control_file
 from walkeeper.store.base import Store
 
 PATIENCE: Final = 1.0

@@ -24,7 +24,7 @@ from walkeeper.dcs.base import RecordStore
 from walkeeper.errors import CannotTell, StoreError, WalkeeperError
 from walkeeper.lib import durable
 from walkeeper.lib.clock import Clock
-from walkeeper.postgres.pg_control import read_control_file
+from walkeeper.postgres.data_directory import read_control_file
 from walkeeper.restore.branch import for_server
 from walkeeper.restore.command import will_ask_again
 from walkeeper.restore.given_up import GivenUp

@@ -20,8 +20,9 @@ from walkeeper.dcs.base import Member, RecordStore, Topology
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
+from walkeeper.lib.terminal import size
 from walkeeper.postgres.server import Server, ServerState
-from walkeeper.status.text import size, understands
+from walkeeper.status.text import understands
 from walkeeper.store.open import open_store
 
 WELL: Final = 0

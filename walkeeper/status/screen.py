@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from walkeeper.core.lsn import Lsn
-from walkeeper.status.text import size, wrapped
+from walkeeper.lib.terminal import size, wrapped
 
 WIDTH: Final = 80
 WINDOW: Final = 10.0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any, Final
 
-_WIDTH: Final = 100
-_INDENT: Final = " " * 10
+from walkeeper.lib.terminal import size, wrapped
+
 _VERDICT: Final = ("All well.", "Something needs a look.", "Not everything is known.")
 """By exit code."""
 _SHOWN: Final = {"name", "pid", "version", "archiving", "timeline", "spool_bytes", "spool_limit"}
@@ -31,22 +30,6 @@ def understands(report: dict[str, Any]) -> bool:
     """Whether an agent's report has what is shown of it: it may be of another version."""
     agent, troubles = report.get("agent"), report.get("troubles")
     return isinstance(agent, dict) and agent.keys() >= _SHOWN and isinstance(troubles, list)
-
-
-def size(count: int) -> str:
-    """Bytes, for people."""
-    if count < 1024:
-        return f"{count} B"
-    power = min(4, (count.bit_length() - 1) // 10)
-    return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
-
-
-def wrapped(word: str, text: str, width: int = _WIDTH) -> list[str]:
-    """A text under a word at the margin."""
-    return textwrap.wrap(
-        text, width, initial_indent=word.ljust(len(_INDENT)), subsequent_indent=_INDENT, break_on_hyphens=False,
-        break_long_words=False,
-    )  # fmt: skip
 
 
 def _head(status: dict[str, Any]) -> list[str]:

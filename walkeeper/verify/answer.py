@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from walkeeper.errors import WalkeeperError
+from walkeeper.lib.terminal import complain
 
 SOUND: Final = 0
 DAMAGED: Final = 1
@@ -30,18 +31,6 @@ def say(work: Callable[[], tuple[str, int]], *, json: bool = False) -> int:
         return _cannot_tell(f"{type(problem).__name__}: {problem}", hint, json=json)
     _write(found)
     return code
-
-
-def printable(text: str) -> str:
-    """Names and texts come from elsewhere: what cannot be printed is shown as a question mark."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
-
-
-def complain(text: str, hint: str) -> None:
-    """On standard error, in the two lines of every walkeeper error."""
-    print(f"walkeeper: {printable(text)}", file=sys.stderr)  # noqa: T201
-    if hint:
-        print(f"HINT: {printable(hint)}", file=sys.stderr)  # noqa: T201
 
 
 def _cannot_tell(problem: str, hint: str, *, json: bool) -> int:

@@ -15,7 +15,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import SegmentHeader, check_header, check_pages
 from walkeeper.errors import CannotTell, Locked, Refused, StoreError
 from walkeeper.lib.parallel import in_parallel
-from walkeeper.lib.patience import patiently
+from walkeeper.lib.retry import patiently
 from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.judge import MOST, Finding, Severity, duplicates
 

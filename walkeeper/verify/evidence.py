@@ -19,7 +19,7 @@ from walkeeper.core.record import Record, decode_record
 from walkeeper.dcs.base import RecordStore
 from walkeeper.errors import BadName, CannotTell, DcsError, Refused, WalkeeperError
 from walkeeper.lib.parallel import in_parallel
-from walkeeper.postgres.pg_control import read_control_file
+from walkeeper.postgres.data_directory import read_control_file
 from walkeeper.store.base import Store
 
 PATIENCE: Final = 5.0

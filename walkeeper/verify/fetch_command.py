@@ -23,11 +23,11 @@ from walkeeper.core.names import HistoryFile, Segment, WalFile, parse_wal_name
 from walkeeper.errors import BadName, CannotTell, Locked, Refused, StoreError
 from walkeeper.lib import durable
 from walkeeper.lib.parallel import in_parallel
-from walkeeper.lib.patience import patiently
-from walkeeper.lib.terminal import Progress
+from walkeeper.lib.retry import patiently
+from walkeeper.lib.terminal import Progress, complain
 from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
-from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, SOUND, complain, say
+from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, SOUND, say
 from walkeeper.verify.evidence import ask_the_dcs, locate
 
 

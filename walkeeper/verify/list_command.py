@@ -14,10 +14,9 @@ from walkeeper.core.coverage import intersect, last_stored
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.errors import CannotTell
-from walkeeper.lib.terminal import Progress
-from walkeeper.status.text import size
+from walkeeper.lib.terminal import Progress, printable, size
 from walkeeper.store.open import open_store
-from walkeeper.verify.answer import FORMAT, SOUND, printable, say
+from walkeeper.verify.answer import FORMAT, SOUND, say
 from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
 
 _SHOWN: Final = 20

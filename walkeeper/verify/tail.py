@@ -15,7 +15,7 @@ from walkeeper.archive.tail_read import assemble
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.errors import CannotTell, Refused, StoreError
-from walkeeper.lib.patience import patiently
+from walkeeper.lib.retry import patiently
 from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.judge import Finding, Severity
 from walkeeper.verify.target import Target

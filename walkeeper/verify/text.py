@@ -9,8 +9,8 @@ from typing import Any, Final
 from walkeeper.core.coverage import Coverage
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.status.text import size
-from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, FORMAT, SOUND, VERDICT, printable
+from walkeeper.lib.terminal import printable, size
+from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, FORMAT, SOUND, VERDICT
 from walkeeper.verify.deep import Deep
 from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.judge import Finding, Severity

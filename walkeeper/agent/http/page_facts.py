@@ -7,7 +7,7 @@ import time
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.http.listing import Stock
 from walkeeper.agent.http.report import STALE_SECONDS, report
-from walkeeper.agent.seen import Seen
+from walkeeper.agent.observation import Seen
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record

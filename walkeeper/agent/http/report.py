@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from walkeeper import __version__
 from walkeeper.agent.agent import Agent
+from walkeeper.agent.observation import Seen
 from walkeeper.agent.problems import Trouble
-from walkeeper.agent.seen import Seen
 from walkeeper.core.lsn import Lsn
 
 STALE_SECONDS: Final = 30.0
