@@ -300,7 +300,7 @@ def test_a_run_directory_that_is_not_usable_is_a_line_and_a_hint(config: Path) -
 
 def test_a_callback_through_the_command_line_loads_no_argparse_and_no_json(config: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from walkeeper import cli; before = set(sys.modules)\n"
+        "import sys; from walkeeper.cli import main as cli; before = set(sys.modules)\n"
         "print(cli.main(['callback', '-c', sys.argv[1], 'on_start', '', 'demo']))\n"
         "print(*sorted(set(sys.modules) - before))"
     )

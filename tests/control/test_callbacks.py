@@ -58,8 +58,9 @@ class Node:
         self.config.write_text("scope: demo\n")
         self.package = directory / "fake"
         (self.package / "walkeeper" / "control").mkdir(parents=True)
-        for name in ("__init__.py", "callback.py", "control/__init__.py", "control/client.py", "control/paths.py"):
-            (self.package / "walkeeper" / name).symlink_to(ROOT / "walkeeper" / name)
+        for found in [*(ROOT / "walkeeper").iterdir(), *CALLBACK.parent.glob("*.py")]:
+            if found.name not in ("control", "__main__.py", "callback.py", "spawn.py", "__pycache__"):
+                (self.package / found.relative_to(ROOT)).symlink_to(found)
         for name in ("callback.py", "spawn.py"):  # they look for the package where they really lie
             (self.package / "walkeeper" / "control" / name).write_text((CALLBACK.parent / name).read_text())
         (self.package / "walkeeper" / "__main__.py").write_text(FAKE_AGENT)
