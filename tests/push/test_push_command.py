@@ -343,7 +343,7 @@ def test_sigint_while_it_works_is_an_ordinary_failure(data: DataDirectory, short
     ready = short_path / "ready"
     os.mkfifo(ready)
     program = (
-        "import sys, time; from walkeeper import cli; from walkeeper.push import command\n"
+        "import sys, time; from walkeeper.cli import main as cli; from walkeeper.push import command\n"
         f"def hang(*_):\n    open({str(ready)!r}, 'w').close()\n    time.sleep(60)\n"
         "command._push = hang\nsys.exit(cli.main(sys.argv[1:]))"
     )
