@@ -125,12 +125,12 @@ def test_nothing_decides_by_the_wall_clock() -> None:
 
 def test_every_promise_has_a_test_that_is_named_after_it() -> None:
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    promises = (ROOT / "docs" / "promises.md").read_text()
+    promises = (ROOT / "docs" / "internals" / "promises.md").read_text()
     for number in range(1, 13):
         assert f"def test_p{number}_" in tests or f"_p{number}_" in tests, f"P{number} has no test"
-        assert f"**P{number} " in promises, f"P{number} is missing in docs/promises.md"
+        assert f"**P{number} " in promises, f"P{number} is missing in docs/internals/promises.md"
     for name in re.findall(r"`(test_\w+)`", promises):
-        assert f"def {name}(" in tests, f"docs/promises.md names {name}, which is no test"
+        assert f"def {name}(" in tests, f"docs/internals/promises.md names {name}, which is no test"
 
 
 def test_no_file_is_longer_than_a_person_reads_in_one_sitting() -> None:
