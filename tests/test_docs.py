@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-from walkeeper.cli import main as cli
 from walkeeper.cli import reference
 
 ROOT = Path(__file__).parent.parent
@@ -17,18 +15,6 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").rglob("*.md")),
 ]
-
-
-def block(name: str) -> str:
-    match = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert match is not None, name
-    return match[1]
-
-
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse words its help otherwise from 3.13 on")
-def test_the_readme_shows_the_command_line_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    assert block("help") == f"```console\n$ walkeeper --help\n{cli.parser().format_help()}```\n"
 
 
 def anchors(document: Path) -> set[str]:
@@ -53,6 +39,29 @@ def test_links_lead_to_files_that_are_there(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
         if "://" not in target:
             assert (document.parent / target).exists(), target
+
+
+GENERATED = {f"docs/{name}.md" for name in ("commands", "configuration", "doctor", "metrics")}
+WRITTEN = [path for path in DOCUMENTS if path.relative_to(ROOT).as_posix() not in GENERATED]
+
+
+@pytest.mark.parametrize("document", WRITTEN, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_line_is_longer_than_a_screen(document: Path) -> None:
+    """But for rows of tables, which Markdown cannot break, and what programs printed."""
+    prose = re.sub(r"^( *)```.*?^\1```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert [line for line in prose.splitlines() if len(line) > 160 and not line.startswith("|")] == []
+
+
+def test_a_decision_has_a_title_a_date_and_few_words_and_the_newest_is_last() -> None:
+    _, *decisions = re.split(r"^## ", (ROOT / "docs" / "internals" / "decisions.md").read_text(), flags=re.MULTILINE)
+    dates = []
+    for decision in decisions:
+        title, _, text = decision.partition("\n\n")
+        (date,) = re.findall(r"^\*(20\d\d-\d\d-\d\d)\.\* ", text) or [""]
+        assert date, f"{title}: the text begins with its date"
+        assert len(text.split()) <= 200, title
+        dates.append(date)
+    assert dates == sorted(dates)
 
 
 FAULTS = {"A": 19, "B": 12, "C": 19, "D": 12, "E": 21, "F": 15, "G": 18, "H": 9, "I": 6}
