@@ -194,7 +194,7 @@ def test_what_the_readme_says_to_merge_is_taken_and_is_refused_when_it_is_pasted
     assert load(path, {}, for_agent=True).scope == "demo"
 
     path.write_text(yaml.safe_dump(before) + textwrap.dedent(snippet))
-    with pytest.raises(errors.ConfigError, match="postgresql"):
+    with pytest.raises(errors.ConfigError, match="there twice"):
         load(path, {}, for_agent=True)
 
 
