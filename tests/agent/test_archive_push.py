@@ -56,6 +56,7 @@ class Node:
         self.config = config_of(server, "a", directory, archiver=mode)
         self.agent = RunningAgent(self.config, self.store, self.dcs)
         self.run = directory / "run"
+        self.run.mkdir(mode=0o700)
         self.pushing = Pushing(self.agent.agent, Codec(), self.run, SystemClock())
 
     def _before(self, call: str, key: str) -> None:

@@ -161,12 +161,13 @@ def test_what_killed_processes_left_is_removed(node: Node) -> None:
     left.mkdir(parents=True)
     (left / SEGMENT.name).touch()
     run = node.lock.parent
-    (run / "ready.1.1.x").symlink_to(left)
+    (run / "ready").mkdir(mode=0o700)
+    (run / "ready" / "1.1.x").symlink_to(left)
     with answering(node):
         assert node.restore() == client.DELIVERED
         assert not left.exists()
     node.begin()
-    assert not (run / "ready.1.1.x").is_symlink()
+    assert not (run / "ready" / "1.1.x").is_symlink()
 
 
 # --------------------------------------------------------------------------------------------------------------- honesty

@@ -30,7 +30,7 @@ from walkeeper.restore.command import will_ask_again
 from walkeeper.restore.given_up import GivenUp
 from walkeeper.restore.prefetch import Prefetcher
 from walkeeper.restore.recovery import Recovery
-from walkeeper.restore.shelf import LINK, Server, running_server, sweep_links
+from walkeeper.restore.shelf import READY, Server, running_server, sweep_links
 from walkeeper.store.base import Store
 from walkeeper.store.settings import S3Settings
 
@@ -194,7 +194,7 @@ class Restoring:
         if not isinstance(asked, str) or not asked:
             return None
         link = Path(asked)
-        return link if link.parent == self._run_directory and link.name.startswith(LINK) else None
+        return link if link.parent == self._run_directory / READY and link.name not in ("", "..") else None
 
 
 class _Fetch:

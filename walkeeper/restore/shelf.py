@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from walkeeper.control.paths import RunDirectoryError, own_directory
 from walkeeper.lib import durable
 
-LINK: Final = "ready."
-"""How names begin in the run directory that lead walkeeper-restore-wal to a shelf."""
+READY: Final = "ready"
+"""The directory in the run directory, ours alone, whose names lead walkeeper-restore-wal to a shelf."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,8 @@ class Shelf:
         if not self.moves or link == self._link:
             return
         fresh = link.with_name(f"{link.name}.{os.getpid()}")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RunDirectoryError):
+            own_directory(str(link.parent))
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(self.directory)
             fresh.rename(link)
@@ -116,7 +118,7 @@ class Shelf:
 def sweep_links(run_directory: Path) -> None:
     """Remove the links that lead nowhere any more: their owner was killed, and its shelf is gone."""
     with contextlib.suppress(OSError):
-        for link in run_directory.glob(f"{LINK}*"):
+        for link in (run_directory / READY).iterdir():
             if link.is_symlink() and not link.exists():
                 link.unlink()
 
