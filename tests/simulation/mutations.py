@@ -32,6 +32,7 @@ from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.archiver.streaming import SpoolFull, Streaming
 from walkeeper.agent.archiver.tail import Tail
+from walkeeper.archive.contents import Contents
 from walkeeper.archive.tail import StoredPiece
 from walkeeper.archive.write import Archive, Packed
 from walkeeper.config.model import ArchiverMode
@@ -342,7 +343,7 @@ def forget_the_floor(patch: MonkeyPatch) -> None:
 @mutation("kill_agent", "lose_store_answers", "store_down", "freeze_agent", first=51)
 def skip_holes_in_the_store(patch: MonkeyPatch) -> None:
     def skip(start: Lsn, archive: Archive, history: History) -> Lsn:
-        stored = [s.end for s in archive.segments() if history.contains(s)]
+        stored = [s.end for s in archive.contents.segments() if history.contains(s)]
         return max([start, *stored])
 
     patch.setattr(walkeeper.agent.archiver.ownership, "_skip_stored", skip)
@@ -350,10 +351,10 @@ def skip_holes_in_the_store(patch: MonkeyPatch) -> None:
 
 @mutation("wipe_record", "garbage_record", "store_down", "kill_agent", "kill_receiver")
 def rebuild_from_the_newest_segment(patch: MonkeyPatch) -> None:
-    def rebuild(self: Archive, history: History) -> Lsn | None:
+    def rebuild(self: Contents, history: History) -> Lsn | None:
         return max((s.end for s in self.segments() if history.contains(s)), default=None)
 
-    patch.setattr(Archive, "rebuild_frontier", rebuild)
+    patch.setattr(Contents, "frontier", rebuild)
 
 
 @mutation(first=19)

@@ -23,7 +23,7 @@ from typing import Final
 
 from walkeeper.archive.codec import open_codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.read import Source
+from walkeeper.archive.read import Reader
 from walkeeper.config import load
 from walkeeper.errors import CannotTell, WalkeeperError
 from walkeeper.lib import durable, events
@@ -93,11 +93,11 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
     codec = open_codec(config)
     once = will_ask_again(data_directory)
     settings = _impatient(config.store) if once else config.store
-    source = Source(open_store(settings), codec, far=isinstance(settings, S3Settings))
+    source = Reader(open_store(settings), codec, far=isinstance(settings, S3Settings))
     return _within(config.restore_deadline, lambda: _delivered(source, layout, name, data_directory), name, once=once)
 
 
-def _delivered(source: Source, layout: Layout, name: str, data_directory: Path) -> bytes | None:
+def _delivered(source: Reader, layout: Layout, name: str, data_directory: Path) -> bytes | None:
     plain = source.deliver(layout, name)
     if plain is None and (tail := source.tail(layout, name)) is not None:
         return tail.beyond(data_directory / "pg_wal")

@@ -13,9 +13,8 @@ from typing import Any, Final
 
 from walkeeper.archive.codec import open_codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.read import Source
+from walkeeper.archive.read import Reader, wal_file
 from walkeeper.archive.tail_read import AssembledTail
-from walkeeper.archive.write import wal_file
 from walkeeper.config import Config
 from walkeeper.core.history import parse_history
 from walkeeper.core.names import HistoryFile, Segment
@@ -53,7 +52,7 @@ class Restoring:
         self._given_up = GivenUp(config, store, connect)
         self._run_directory = run_directory
         self._clock = clock
-        self._source = Source(store, open_codec(config), far=isinstance(config.store, S3Settings))
+        self._source = Reader(store, open_codec(config), far=isinstance(config.store, S3Settings))
         self.prefetcher = Prefetcher(self._source, config.restore_directory, config.restore_ahead, clock)
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
