@@ -20,7 +20,7 @@ from tests.parts.postgres import Postgres, StopMode
 from tests.parts.processes import children
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
-from walkeeper.agent.archiver.archiver import RECORD_INTERVAL
+from walkeeper.agent.archiver.commit import RECORD_INTERVAL
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.http.metrics import Collector
 from walkeeper.agent.http.report import report

@@ -162,7 +162,7 @@ def test_wal_that_another_member_has_is_fetched_from_it(pair: Pair) -> None:
 def test_a_gap_is_recorded_only_after_a_silent_member_was_waited_for(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("walkeeper.agent.archiver.archiver.MEMBER_PATIENCE", 3.0)
+    monkeypatch.setattr("walkeeper.agent.archiver.lost_wal.MEMBER_PATIENCE", 3.0)
     with pair.agent("a") as agent:
         wait_for(lambda: agent.archiving)
         standby = pair.add_standby(hold_slot=True)
