@@ -17,9 +17,10 @@ from walkeeper.core.names import Segment
 from walkeeper.errors import WalkeeperError
 from walkeeper.lib import durable, events
 from walkeeper.lib.clock import Clock
+from walkeeper.postgres.data_directory import Server
 from walkeeper.restore.branch import followed
 from walkeeper.restore.recovery import Recovery
-from walkeeper.restore.shelf import Server, Shelf
+from walkeeper.restore.shelf import Shelf
 
 LOOK_SECONDS: Final = 0.03
 """How often it looks whether the shell has taken something, while a recovery is active."""

@@ -23,13 +23,13 @@ from walkeeper.dcs.base import RecordStore
 from walkeeper.errors import CannotTell, StoreError, WalkeeperError
 from walkeeper.lib import durable
 from walkeeper.lib.clock import Clock
-from walkeeper.postgres.data_directory import read_control_file
+from walkeeper.postgres.data_directory import Server, read_control_file, running_server
+from walkeeper.restore import exits
 from walkeeper.restore.branch import for_server
-from walkeeper.restore.command import will_ask_again
 from walkeeper.restore.given_up import GivenUp
 from walkeeper.restore.prefetch import Prefetcher
 from walkeeper.restore.recovery import Recovery
-from walkeeper.restore.shelf import READY, Server, running_server, sweep_links
+from walkeeper.restore.shelf import READY, sweep_links
 from walkeeper.store.base import Store
 from walkeeper.store.settings import S3Settings
 
@@ -87,7 +87,7 @@ class Restoring:
         data_directory = place.parent.parent
         layout = Layout(self._config.scope, self._config.group, read_control_file(data_directory).system_identifier)
         server = running_server(data_directory)
-        patient = not will_ask_again(data_directory)
+        patient = not exits.will_ask_again(str(data_directory))
         link = self._link(request.get("ready"))
         recovery = None if server is None else self.prefetcher.recovery(server, layout, link)
         try:

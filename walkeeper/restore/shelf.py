@@ -11,40 +11,15 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from walkeeper.control.paths import RunDirectoryError, own_directory
 from walkeeper.lib import durable
+from walkeeper.postgres.data_directory import Server
 
 READY: Final = "ready"
 """The directory in the run directory, ours alone, whose names lead walkeeper-restore-wal to a shelf."""
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """One run of a postmaster. ``started`` is its start in seconds, as it wrote it."""
-
-    data_directory: Path
-    pid: int
-    started: str
-
-    @property
-    def runs(self) -> bool:
-        return running_server(self.data_directory) == self
-
-
-def running_server(data_directory: Path) -> Server | None:
-    """Who runs there (``src/include/utils/pidfile.h``); None for nobody, as for pg_rewind on a server that is down."""
-    try:
-        lines = (data_directory / "postmaster.pid").read_text().splitlines()
-        pid, started = int(lines[0]), lines[2].strip()
-    except (OSError, ValueError, IndexError):
-        return None
-    if pid < 1 or not started.isdecimal() or not Path(f"/proc/{pid}").exists():
-        return None
-    return Server(data_directory, pid, started)
 
 
 class Shelf:
