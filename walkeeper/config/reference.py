@@ -7,7 +7,7 @@ from typing import Final
 
 from walkeeper.config.keys import Key, all_sections, keys_of
 from walkeeper.config.overrides import variable
-from walkeeper.config.units import Seconds, Size
+from walkeeper.lib.units import Seconds, Size
 
 _HEAD: Final = """\
 # Configuration
