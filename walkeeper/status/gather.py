@@ -13,13 +13,13 @@ from walkeeper.archive.contents import Contents
 from walkeeper.archive.layout import Layout
 from walkeeper.config import Config
 from walkeeper.control import client, paths
+from walkeeper.core.amounts import size
 from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
 from walkeeper.core.record import Record, decode_record
 from walkeeper.dcs.base import Member, RecordStore, Topology
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
-from walkeeper.lib.terminal import size
 from walkeeper.postgres.server import Server, ServerState
 from walkeeper.status.text import understands
 from walkeeper.store.open import open_store
