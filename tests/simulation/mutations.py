@@ -1,6 +1,6 @@
 """Deliberate bugs, each of which the schedules must notice. One that cannot be put in any more fails its test loudly.
 
-The later ones were bugs: docs/track_record.md tells of them.
+The later ones were bugs: docs/internals/track_record.md tells of them.
 """
 
 from __future__ import annotations
