@@ -335,7 +335,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("spool_private", with_part("spool", plain=False), "error", "a link", "install -d"),
     ("spool_private", with_part("spool", exists=False, creatable=False), "error", "cannot make it", "install -d -o 111"),
     ("spool_room", with_part("spool", free=1 << 20), "error", "not even two segments", "df "),
-    ("spool_room", with_part("spool", free=100 << 20), "warning", "its limit is 1024 MiB", "limit: 50MiB"),
+    ("spool_room", with_part("spool", free=100 << 20), "warning", "its limit is 1 GiB", "limit: 50MiB"),
     ("spool_room", with_config(spool_limit=MIB), "warning", "less than two segments", "limit:"),
     ("receiver", with_facts(receiver_problem=ConfigError("pg_receivewal: not found", hint="Install it.")), "error", "not found", "# Install it."),
     ("encryption", with_config(encryption_recipients=("age1x",)), "warning", "no identity_file", "identity_file: "),

@@ -28,7 +28,6 @@ from walkeeper.control import client
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.errors import ConfigError
-from walkeeper.lib.terminal import size
 from walkeeper.status import gather
 from walkeeper.status.text import render
 from walkeeper.store.directory import DirectoryStore
@@ -293,7 +292,7 @@ def test_a_terminal_that_has_not_every_letter_is_no_traceback(short_path: Path) 
 
 def test_a_frontier_that_stands_still_wants_a_look() -> None:
     (text,) = gather._standstill(WHOLE["record"], WHOLE["members"])
-    assert text == "the frontier has stood for 95 s, and 3.0 MiB wait for it: is the agent on node1 well?"
+    assert text == "the frontier has stood for 95 s, and 3 MiB wait for it: is the agent on node1 well?"
     assert gather._standstill({**WHOLE["record"], "age_seconds": 20.0}, WHOLE["members"]) == []
     assert gather._standstill(WHOLE["record"], [{**ROW, "lag_bytes": 1000}]) == []
     assert gather._standstill(None, []) == []
@@ -308,10 +307,3 @@ def test_the_text_is_of_a_width_that_fits_and_prints_no_control_characters() -> 
     assert "node?[31m2" in text
     assert "Cluster   demo, Patroni is paused" in text
     assert text.endswith("Something needs a look.")
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536 * MIB, "1.5 GiB"), (1 << 60, "1048576.0 TiB")]
-)  # fmt: skip
-def test_sizes_are_for_people(count: int, text: str) -> None:
-    assert size(count) == text

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record
+from walkeeper.dcs.base import Versioned
+from walkeeper.errors import PostgresError
 from walkeeper.postgres.server import CommandState, ServerState
 
 
@@ -16,6 +18,23 @@ class Observed:
 
     server_up: bool
     lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a decision needs. ``slot`` is an error where it could not be asked for; None elsewhere is unknown, or not there."""
+
+    server: ServerState | None
+    slot: SlotState | PostgresError | None
+    found: Versioned | None
+    record_known: bool
+    record: Record | None
+    leader: str | None
+    leader_known: bool
+
+    def leads(self, member: str) -> bool | None:
+        """Whether that member holds the leader key; None where that could not be read."""
+        return self.leader == member if self.leader_known else None
 
 
 @dataclass(slots=True)

@@ -37,3 +37,14 @@ def why_not_gap_safe(slot: SlotState | None, frontier: Lsn, size: SegmentSize) -
     if slot.restart_lsn.floor(size) > frontier:
         return f"its hold slot begins at {slot.restart_lsn}, after the frontier {frontier}"
     return ""
+
+
+def how_to_make_safe(slot: SlotState | None, name: str, *, declared: bool) -> str:
+    """What to do about that reason; ``declared``: Patroni's dynamic configuration has a permanent slot ``name``."""
+    if not declared:
+        return f"Declare it: patronictl edit-config --set slots.{name}.type=physical --force"
+    if slot is None:
+        return "Patroni makes it within seconds; a member with the nofailover tag gets none."
+    if slot.active_pid is not None:
+        return "Nothing may stream from this slot: stop that process, or give walkeeper.hold_slot another name."
+    return "It becomes safe by itself when the frontier has passed that position: normal on a node that was just built."

@@ -1,4 +1,4 @@
-"""How text gets to people: sizes, wrapped lines, errors in two lines, and one line of progress where a terminal shows it."""
+"""How text gets to people: wrapped lines, errors in two lines, and one line of progress where a terminal shows it."""
 
 from __future__ import annotations
 
@@ -58,14 +58,6 @@ def complain(text: str, hint: str) -> None:
     print(f"walkeeper: {printable(text)}", file=sys.stderr)  # noqa: T201
     if hint:
         print(f"HINT: {printable(hint)}", file=sys.stderr)  # noqa: T201
-
-
-def size(count: int) -> str:
-    """Bytes, for people."""
-    if count < 1024:
-        return f"{count} B"
-    power = min(4, (count.bit_length() - 1) // 10)
-    return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
 
 
 def wrapped(word: str, text: str, width: int = WIDTH) -> list[str]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from walkeeper.page.words import duration, esc
+from walkeeper.core.amounts import duration
+from walkeeper.page.words import esc
 
 Point: TypeAlias = tuple[float, float | None]
 """Seconds, monotonic, and a value; None breaks the line."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
+from walkeeper.core.amounts import duration, rate, size
 from walkeeper.page import charts, timelines
 from walkeeper.page.charts import Chart, Line, Point
 from walkeeper.page.facts import Facts, Sample
 from walkeeper.page.look import NO_SCRIPT_SECONDS, SCRIPT, STYLE
 from walkeeper.page.picture import Picture, picture_of, window
-from walkeeper.page.words import count, duration, esc, moment, rate, size
+from walkeeper.page.words import count, esc, moment
 
 WIDE: Final = 926
 NARROW: Final = 330

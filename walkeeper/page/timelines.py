@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from walkeeper.core.amounts import size
 from walkeeper.core.coverage import Range
 from walkeeper.core.lsn import Lsn
 from walkeeper.page.picture import Lane, Picture
-from walkeeper.page.words import count, esc, size
+from walkeeper.page.words import count, esc
 
 MAX_LANES: Final = 12
 """The newest ones are drawn."""

@@ -9,18 +9,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
-from walkeeper.archive.codec import Codec
+from walkeeper.archive.contents import Contents
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.write import Archive
 from walkeeper.config import Config
 from walkeeper.control import client, paths
+from walkeeper.core.amounts import size
 from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
 from walkeeper.core.record import Record, decode_record
 from walkeeper.dcs.base import Member, RecordStore, Topology
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
-from walkeeper.lib.terminal import size
 from walkeeper.postgres.server import Server, ServerState
 from walkeeper.status.text import understands
 from walkeeper.store.open import open_store
@@ -199,8 +198,8 @@ def _gaps(config: Config, record: Record | None, unknown: list[str]) -> list[dic
         return None
     layout = Layout(config.scope, config.group, int(record.system_identifier))
     try:
-        archive = Archive(open_store(config.store), layout, record.size, Codec())
-        gaps = _within(PATIENCE, archive.open_gaps)
+        contents = Contents(open_store(config.store), layout, record.size)
+        gaps = _within(PATIENCE, contents.open_gaps)
     except WalkeeperError as problem:
         unknown.append(f"gaps: {problem}")
         return None

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from walkeeper.core.amounts import size
 from walkeeper.core.lsn import Lsn
-from walkeeper.lib.terminal import size, wrapped
+from walkeeper.lib.terminal import wrapped
 
 WIDTH: Final = 80
 WINDOW: Final = 10.0

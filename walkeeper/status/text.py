@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from walkeeper.lib.terminal import size, wrapped
+from walkeeper.core.amounts import size
+from walkeeper.lib.terminal import wrapped
 
 _VERDICT: Final = ("All well.", "Something needs a look.", "Not everything is known.")
 """By exit code."""

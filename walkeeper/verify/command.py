@@ -9,9 +9,10 @@ from typing import Final
 
 from walkeeper.archive.codec import SUFFIXES, open_codec
 from walkeeper.config import Config
+from walkeeper.core.amounts import size
 from walkeeper.core.coverage import Archived, Coverage, coverage, merged
 from walkeeper.core.names import Segment
-from walkeeper.lib.terminal import Progress, size
+from walkeeper.lib.terminal import Progress
 from walkeeper.store.open import open_store
 from walkeeper.verify import deep as deep_look
 from walkeeper.verify import rebuild, tail, text

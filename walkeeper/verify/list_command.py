@@ -10,11 +10,12 @@ from walkeeper.archive.codec import AGE
 from walkeeper.archive.contents import Names, Run
 from walkeeper.archive.tail import longest_stored
 from walkeeper.config import Config
+from walkeeper.core.amounts import size
 from walkeeper.core.coverage import intersect, last_stored
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.errors import CannotTell
-from walkeeper.lib.terminal import Progress, printable, size
+from walkeeper.lib.terminal import Progress, printable
 from walkeeper.store.open import open_store
 from walkeeper.verify.answer import FORMAT, SOUND, say
 from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather

@@ -6,10 +6,11 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any, Final
 
+from walkeeper.core.amounts import size
 from walkeeper.core.coverage import Coverage
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.lib.terminal import printable, size
+from walkeeper.lib.terminal import printable
 from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, FORMAT, SOUND, VERDICT
 from walkeeper.verify.deep import Deep
 from walkeeper.verify.evidence import Evidence

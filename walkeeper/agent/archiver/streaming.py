@@ -8,6 +8,7 @@ from walkeeper.agent.archiver import lost_wal
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Troubles
+from walkeeper.core import amounts
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
@@ -111,7 +112,7 @@ class Streaming:
         self._full = room < 1 or (self._full and room * size < limit * (1 - LOW_WATER))
         if self._full:
             raise SpoolFull(
-                f"{self._spool.directory}: the limit of {limit} bytes is reached",
+                f"{self._spool.directory}: the limit of {amounts.size(limit)} is reached",
                 hint="The store or the DCS is slower than the WAL. The hold slot keeps it in pg_wal: watch that disk.",
             )
         try:

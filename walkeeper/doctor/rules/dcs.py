@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from walkeeper.core.amounts import duration, size
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
@@ -111,7 +112,7 @@ def frontier_moves(facts: Facts) -> Iterator[Verdict]:
         yield Good("it moves, or nothing waits for it")
         return
     mend = f"{paste.walkeeper(facts, 'status')}   # on {record.owner}, whose agent's log says more"
-    yield Wrong(f"it has stood for {age:.0f} s, and {waiting >> 20} MiB wait for it", (mend,))
+    yield Wrong(f"it has stood for {duration(age)}, and {size(waiting)} wait for it", (mend,))
 
 
 def _hint(hint: str, command: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from walkeeper.core.amounts import size
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
@@ -82,21 +83,21 @@ def spool_room(facts: Facts) -> Iterator[Verdict]:
     room, limit = spool.free + spool.used, facts.config.spool_limit
     mend = _limit_mend(facts, max(2 * segment, room // 2))
     if room < 2 * segment:
-        yield Wrong(f"{room >> 20} MiB for the spool: not even two segments fit", (f"df {spool.path}",))
+        yield Wrong(f"{size(room)} for the spool: not even two segments fit", (f"df {spool.path}",))
     elif limit < 2 * segment:
-        yield Wrong(f"spool.limit is {limit >> 20} MiB: less than two segments", mend, severity="warning")
+        yield Wrong(f"spool.limit is {size(limit)}: less than two segments", mend, severity="warning")
     elif room < limit:
-        text = f"{room >> 20} MiB for the spool, and its limit is {limit >> 20} MiB"
+        text = f"{size(room)} for the spool, and its limit is {size(limit)}"
         yield Wrong(text, mend, severity="warning")
     else:
-        yield Good(f"{room >> 20} MiB for a limit of {limit >> 20} MiB")
+        yield Good(f"{size(room)} for a limit of {size(limit)}")
 
 
-def _limit_mend(facts: Facts, size: int) -> tuple[str, ...]:
+def _limit_mend(facts: Facts, limit: int) -> tuple[str, ...]:
     section = "walkeeper.spool" if facts.config.source == facts.config.patroni_config else "spool"
     return (
         f"# in {facts.config.source}; or give the spool a larger disk:",
-        *paste.yaml_lines(section, {"limit": f"{max(1, size >> 20)}MiB"}),
+        *paste.yaml_lines(section, {"limit": f"{max(1, limit >> 20)}MiB"}),
         "# and then: systemctl reload walkeeper, or kill -HUP the agent",
     )
 

@@ -1,0 +1,131 @@
+"""What the agent's threads only carry out: what is done about a failure, what may be written, moved and removed, and when."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from walkeeper.core.commitment import (
+    MAX_TROUBLE,
+    record_is_due,
+    removable,
+    slot_may_move,
+    trouble_for_record,
+)
+from walkeeper.core.desired import ServerView, View, writes_without_leading
+from walkeeper.core.hold_slot import SlotState, how_to_make_safe
+from walkeeper.core.lag import KEPT, Passed
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.receipt import Receipt
+from walkeeper.core.record import Gap, Record
+from walkeeper.core.refusals import Retry, retry_after
+from walkeeper.errors import BadSegment, Conflict, SpoolError, StoreDenied, StoreUnavailable, WalkeeperError
+
+SIZE = SegmentSize(MIB)
+RECORD = Record(
+    system_identifier="7", segment_size=MIB, timeline=1, lsn=str(Lsn(8 * MIB)), start="0" * 7 + "1" + "0" * 15 + "1",
+    owner="a", session="s", trouble="a store is away",
+)  # fmt: skip
+
+
+def receipt(number: int) -> Receipt:
+    return Receipt(Segment(1, number, SIZE), "0" * 64, 1, was_present=False)
+
+
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [
+        (BadSegment("x"), Retry("archiver_refused", damaged=True, slowly=True)),
+        (Conflict("x"), Retry("archiver_refused", damaged=False, slowly=True)),
+        (StoreDenied("x"), Retry("archiver_store", damaged=False, slowly=True)),
+        (StoreUnavailable("x"), Retry("archiver_store", damaged=False, slowly=False)),
+        (SpoolError("x"), Retry("archiver_store", damaged=False, slowly=False)),
+    ],
+)
+def test_only_what_people_must_fix_is_tried_again_slowly(problem: WalkeeperError, expected: Retry) -> None:
+    assert retry_after(problem) == expected
+
+
+@pytest.mark.parametrize(
+    ("lsn", "gaps", "trouble", "due"),
+    [
+        (8 * MIB, [], "a store is away", False),
+        (7 * MIB, [], "a store is away", False),
+        (8 * MIB + 8, [], "a store is away", True),
+        (8 * MIB, [Gap(1, "0/0", "0/100000")], "a store is away", True),
+        (8 * MIB, [], "", True),
+    ],
+)
+def test_the_record_is_written_only_when_it_says_less_than_is_known(
+    lsn: int, gaps: list[Gap], trouble: str, due: bool
+) -> None:
+    assert record_is_due(RECORD, Lsn(lsn), gaps, trouble) == due
+
+
+def test_the_record_carries_the_oldest_trouble_cut_short() -> None:
+    assert trouble_for_record([]) == ""
+    assert trouble_for_record(["x" * 1000, "y"]) == "x" * MAX_TROUBLE
+
+
+@pytest.mark.parametrize(
+    ("slot", "may"),
+    [
+        (SlotState(True, Lsn(7 * MIB), None, lost=False), True),
+        (SlotState(True, Lsn(8 * MIB), None, lost=False), False),
+        (SlotState(True, Lsn(9 * MIB), None, lost=False), False),
+        (SlotState(True, None, None, lost=False), False),
+        (SlotState(True, Lsn(7 * MIB), 4711, lost=False), False),
+        (SlotState(True, Lsn(7 * MIB), None, lost=True), False),
+        (SlotState(False, Lsn(7 * MIB), None, lost=False), False),
+        (None, False),
+    ],
+)
+def test_the_slot_moves_up_to_the_record_if_it_is_ours_to_move(slot: SlotState | None, may: bool) -> None:
+    assert slot_may_move(slot, Lsn(8 * MIB)) == may
+
+
+@given(st.integers(0, 100), st.integers(0, 100 * MIB))
+def test_the_spool_never_loses_a_byte_that_the_record_has_not_passed(number: int, recorded: int) -> None:
+    assert removable(receipt(number), Lsn(recorded)) == ((number + 1) * MIB <= recorded)
+
+
+@pytest.mark.parametrize(
+    ("in_recovery", "leads", "archiving", "writes"),
+    [
+        (False, False, None, True), (True, False, None, False), (False, None, None, False), (False, True, None, False),
+        (False, False, 1, False),
+    ],
+)  # fmt: skip
+def test_a_primary_that_does_not_lead_is_told_of_only_when_that_is_known(
+    in_recovery: bool, leads: bool | None, archiving: int | None, writes: bool
+) -> None:
+    view = View(ServerView(in_recovery, 1), leads, standby_cluster=False, archiving_timeline=archiving, fenced=False)
+    assert writes_without_leading(view) == writes
+
+
+@pytest.mark.parametrize(
+    ("slot", "declared", "says"),
+    [
+        (None, False, "edit-config"),
+        (None, True, "nofailover"),
+        (SlotState(True, Lsn(1), 4711, lost=False), True, "stream from this slot"),
+        (SlotState(True, Lsn(1), None, lost=True), True, "by itself"),
+    ],
+)
+def test_a_node_that_is_not_gap_safe_is_told_what_to_do(slot: SlotState | None, declared: bool, says: str) -> None:
+    assert says in how_to_make_safe(slot, "walkeeper", declared=declared)
+
+
+def test_wal_has_waited_since_the_server_passed_its_first_byte() -> None:
+    passed = Passed()
+    assert passed.waiting(10.0, 1) == 0.0
+    passed.note(1.0, Lsn(100))
+    passed.note(4.0, Lsn(200))
+    assert passed.waiting(10.0, 100) == 9.0
+    assert passed.waiting(10.0, 101) == 6.0
+    assert passed.waiting(10.0, 201) == 0.0
+    for number in range(2 * KEPT):
+        passed.note(number, Lsn(1000))
+    assert passed.waiting(2 * KEPT, 1) == KEPT
