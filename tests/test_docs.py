@@ -85,3 +85,27 @@ def test_the_track_record_names_tests_and_deliberate_bugs_that_there_are() -> No
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     for name in re.findall(r"`(?:test_\w+|[a-z]+_[a-z_]+)`", text):
         assert f"def {name.strip('`')}(" in tests, name
+
+
+def test_removing_walkeeper_names_all_that_it_leaves_behind() -> None:
+    operations = (ROOT / "docs" / "operations.md").read_text()
+    section = operations[operations.index("### Removing walkeeper") :]
+    left = [
+        "archive_command",
+        "restore_command",
+        "callbacks",
+        "`walkeeper:` section",
+        "patronictl reload",
+        "systemctl disable",
+    ]
+    left += [
+        "slots.walkeeper=null",
+        "etcdctl del /service/SCOPE/walkeeper",
+        "spool.directory",
+        "restore.directory",
+        "/run/walkeeper",
+    ]
+    assert [name for name in left if name not in section] == []
+    assert section.index("archive_command") < section.index("Stop the agents"), (
+        "or it fails, and PostgreSQL keeps all WAL"
+    )
