@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 
-from walkeeper.postgres import postmaster_pid
-
 DELIVERED = 0
 ABSENT = 1
 ASK_AGAIN = 2
@@ -42,4 +40,6 @@ def will_ask_again(data_directory: str) -> bool:
     """
     if os.path.exists(f"{data_directory}/standby.signal"):
         return True
+    from walkeeper.postgres import postmaster_pid  # noqa: PLC0415 - seldom needed
+
     return not in_archive_recovery(data_directory) and postmaster_pid.running(data_directory) is not None
