@@ -15,7 +15,9 @@
     │   ├── StoreDenied        credentials or rights; waits slowly
     │   └── StoreUnfit         it cannot keep what walkeeper promises; waiting does not help
     ├── CannotTell             an object is there, or may be, and cannot be delivered
-    │   └── Locked             it is encrypted, and no key here opens it
+    │   ├── Locked             it is encrypted, and no key here opens it
+    │   └── HoleInArchive      it is not there, and more of its branch is behind it
+    │       └── LostForGood    the same, and it is recorded that it exists nowhere any more
     ├── DcsError               the DCS; waiting can help
     │   ├── DcsUnavailable     no answer within the deadline
     │   └── CasConflict        somebody else wrote the record first
@@ -109,6 +111,15 @@ class CannotTell(WalkeeperError):
 
 class Locked(CannotTell):
     reason = "locked"
+
+
+class HoleInArchive(CannotTell):
+    reason = "hole"
+
+
+class LostForGood(HoleInArchive):
+    waiting_helps = False
+    reason = "gap"
 
 
 class DcsError(WalkeeperError):

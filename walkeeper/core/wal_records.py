@@ -130,6 +130,18 @@ def last_begin(data: Plain, limit: int) -> int | None:
     return None
 
 
+def last_whole(plain: Plain, segment: Segment) -> Lsn | None:
+    """Where the last record begins that ends in the segment, told by pages and lengths alone; None if there is none.
+
+    The last that recovery can replay where the next segment is missing.
+    """
+    used = without_zeros(plain)
+    begin = last_begin(plain, used - 1) if used else None
+    if begin is not None and ((end := _end_by_length(plain, begin)) is None or end > segment.size):
+        begin = last_begin(plain, begin - 1)
+    return None if begin is None else Lsn(segment.start + begin)
+
+
 def goes_beyond(tail: Plain, local: Plain, segment: Segment) -> bool:
     """Whether ``tail``, a valid beginning of the segment, has all whole records of ``local`` and at least one more.
 

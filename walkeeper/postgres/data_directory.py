@@ -1,18 +1,21 @@
 """What a data directory says of its server, running or not.
 
 ``postmaster.pid``, which ``postmaster_pid`` reads: which run of a server it is, and its state. ``global/pg_control``
-(``src/include/catalog/pg_control.h``): whose it is, and what that server has had.
+(``src/include/catalog/pg_control.h``): whose it is, and what that server has had. ``pg_wal/*.history``: its timelines.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from walkeeper.core.history import MAX_HISTORY_BYTES, parse_history
 from walkeeper.core.lsn import Lsn
-from walkeeper.errors import CannotTell
+from walkeeper.errors import BadHistory, CannotTell
+from walkeeper.lib import events
 from walkeeper.postgres import postmaster_pid
 
 
@@ -61,6 +64,33 @@ def _status(data_directory: Path) -> str:
     return "" if found is None else found[2]
 
 
+def read_histories(pg_wal: Path, own: int | None = None) -> dict[int, bytes]:
+    """The histories in pg_wal, by timeline: those that can be read and understood.
+
+    ``own`` is the server's timeline, for a caller that builds on it: raises BadHistory or OSError for that one, and others that
+    are left out are logged. Raises OSError where pg_wal cannot be listed.
+    """
+    found: dict[int, bytes] = {}
+    for path in pg_wal.iterdir():
+        match = _HISTORY.match(path.name)
+        if match is None or int(match[1], 16) < 2:
+            continue
+        timeline = int(match[1], 16)
+        try:
+            with path.open("rb") as file:
+                content = file.read(MAX_HISTORY_BYTES + 1)
+            parse_history(timeline, content)
+        except (OSError, BadHistory) as problem:
+            if timeline == own:
+                raise
+            if own is not None:
+                events.failure("history_ignored", problem, file=path)
+            continue
+        found[timeline] = content
+    return found
+
+
+_HISTORY: Final = re.compile(r"([0-9A-F]{8})\.history\Z")
 _IDENTITY: Final = struct.Struct("=QI")
 _VERSIONS: Final = range(1300, 2000)
 """``PG_CONTROL_VERSION`` from PostgreSQL 13 on."""
