@@ -57,7 +57,7 @@ class Node:
         self.config = config_of(server, "a", directory, archiver=mode)
         self.agent = RunningAgent(self.config, self.store, self.dcs)
         self.run = directory / "run"
-        self.pushing = Pushing(self.agent.agent, Codec(), self.run, SystemClock())
+        self.pushing = Pushing(self.agent.agent, self.run, SystemClock())
 
     def _before(self, call: str, key: str) -> None:
         if call == "create" and "/wal/" in key:

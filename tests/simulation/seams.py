@@ -96,7 +96,7 @@ def start_agent(world: World, node: Node) -> None:
         node.pokes = running.poke
         running.start()
         if world.archiver == "command":
-            node.push = Pushing(running, world.archive.codec, node.directory / "run", clock).answer
+            node.push = Pushing(running, node.directory / "run", clock).answer
         running.crew.ended.wait()
         if not process.dead:
             process.kill()

@@ -18,7 +18,6 @@ from typing import Any, Final
 from walkeeper.agent.agent import Agent, NoLeadership
 from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.markers import Markers
-from walkeeper.archive.codec import Codec
 from walkeeper.core.branches import is_for_the_archive
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
@@ -71,12 +70,12 @@ class _Job:
 class Pushing:
     """Answers ``push`` requests on the control socket; ``run`` is the look ahead, for a thread of the crew."""
 
-    def __init__(self, agent: Agent, codec: Codec, run_directory: Path, clock: Clock) -> None:
+    def __init__(self, agent: Agent, run_directory: Path, clock: Clock) -> None:
         config = agent.config
         self._agent = agent
         self._clock = clock
         self._streams = config.archiver == "streaming"
-        self._pusher = Pusher(agent.store, config.scope, config.group, codec)
+        self._pusher = Pusher(agent.archives)
         self._place = Place(config.data_dir, "")
         self._markers = Markers(run_directory, config.source)
         self._lock = threading.Lock()

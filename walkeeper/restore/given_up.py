@@ -11,8 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from walkeeper.archive.contents import Contents
-from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.branches import given_up
 from walkeeper.core.history import History
@@ -56,8 +55,8 @@ class GivenUp:
                 return False
         except (ConfigError, DcsError):
             return False
-        layout = Layout(self._config.scope, self._config.group, control.system_identifier)
-        contents = Contents(self._store, layout, record.size)
+        archives = open_archives(self._config, self._store, to_read=True)
+        contents = archives.contents(control.system_identifier, record.size)
         kept = contents.history(record.timeline)
         # Where the cluster may go on with it, or with one that comes after it, nothing is withheld.
         for each in chain([history], contents.histories_from(history.timeline + 1)):

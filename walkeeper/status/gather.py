@@ -9,8 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
-from walkeeper.archive.contents import Contents
-from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.control import client, paths
 from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
@@ -196,9 +195,8 @@ def _gaps(config: Config, record: Record | None, unknown: list[str]) -> list[dic
     if record is None:
         unknown.append("gaps: without the record it is not known where to look")
         return None
-    layout = Layout(config.scope, config.group, int(record.system_identifier))
     try:
-        contents = Contents(open_store(config.store), layout, record.size)
+        contents = open_archives(config, to_read=True).contents(int(record.system_identifier), record.size)
         gaps = _within(PATIENCE, contents.open_gaps)
     except WalkeeperError as problem:
         unknown.append(f"gaps: {problem}")

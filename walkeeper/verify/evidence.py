@@ -10,6 +10,7 @@ from typing import Any, Final
 from walkeeper.archive import contents
 from walkeeper.archive.contents import Inventory, Listing, Names, Run
 from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.coverage import Archived
 from walkeeper.core.history import History, parse_history
@@ -135,7 +136,7 @@ def gather(
     """
     listing = contents.take(store, config.scope, config.group, seen)
     chosen = _which(config, claim, listing, system_identifier, f"{store.url}/{config.scope}")
-    layout = Layout(config.scope, config.group, chosen)
+    layout = open_archives(config, store, to_read=True).layout(chosen)
     found = listing.archives.pop(chosen)
     claim = _of_this_cluster(claim, chosen)
     size = _segment_size(store, layout, claim, found.starts)
@@ -162,7 +163,7 @@ def locate(config: Config, store: Store, claim: Claim, system_identifier: int | 
     if chosen is None:
         listing = contents.take(store, config.scope, config.group)
         chosen = _which(config, claim, listing, None, f"{store.url}/{config.scope}")
-    layout = Layout(config.scope, config.group, chosen)
+    layout = open_archives(config, store, to_read=True).layout(chosen)
     starts = contents.starts(store, layout)
     if not starts:
         raise CannotTell(
