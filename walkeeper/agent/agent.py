@@ -23,10 +23,10 @@ from walkeeper.config import Config, PostgresqlSettings
 from walkeeper.core.desired import Desired, ServerView, View, desired
 from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.record import Record, decode_record
+from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
+from walkeeper.dcs.claim import decoded
 from walkeeper.errors import (
-    BadRecord,
     DcsError,
     DcsUnavailable,
     PostgresError,
@@ -245,16 +245,12 @@ class Agent:
             self.troubles.report("dcs", problem)
 
     def _decode(self, found: Versioned | None) -> Record | None:
-        if found is None:
+        claim = decoded(found)
+        if claim.problem is not None:
+            self.troubles.report("record", claim.problem)
+        else:
             self.troubles.clear("record")
-            return None
-        try:
-            record = decode_record(found.document)
-        except BadRecord as problem:
-            self.troubles.report("record", problem)
-            return None
-        self.troubles.clear("record")
-        return record
+        return claim.record
 
     def _look_at_slot(self, server: ServerState | None) -> SlotState | PostgresError | None:
         if server is None:

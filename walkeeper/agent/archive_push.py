@@ -21,7 +21,7 @@ from walkeeper.agent.markers import Markers
 from walkeeper.core.branches import is_for_the_archive
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
-from walkeeper.dcs.base import read_record
+from walkeeper.dcs.claim import Known, read_claim
 from walkeeper.errors import BadName, CannotTell, DcsError, Refused, StoreUnavailable, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
@@ -165,10 +165,12 @@ class Pushing:
             leader = self._agent.records.leader()
             if leader is None or leader.name == member:
                 return
-            record = read_record(self._agent.records)
         except DcsError:
             return
-        if not is_for_the_archive(place.file, record, member, leader.name, running=running):
+        claim = read_claim(self._agent.records)
+        if claim.known is Known.UNKNOWN:
+            return
+        if not is_for_the_archive(place.file, claim.record, member, leader.name, running=running):
             does = "PostgreSQL accepts writes here" if running else "it was written here"
             raise NoLeadership(
                 f"{place.name}: {does}, and Patroni's leader is {leader.name}: it is not archived",

@@ -16,7 +16,8 @@ from walkeeper.config import Config
 from walkeeper.core.branches import given_up
 from walkeeper.core.history import History
 from walkeeper.core.record import Record
-from walkeeper.dcs.base import RecordStore, Topology, read_record
+from walkeeper.dcs.base import RecordStore, Topology
+from walkeeper.dcs.claim import read_claim
 from walkeeper.errors import ConfigError, DcsError
 from walkeeper.lib import events
 from walkeeper.postgres.data_directory import is_starting, read_control_file
@@ -46,7 +47,7 @@ class GivenUp:
             return False
         try:
             records = self._records = self._records or self._connect()
-            record = read_record(records)
+            record = read_claim(records).record
             if record is None or int(record.system_identifier) != control.system_identifier:
                 return False
             if record.timeline >= history.timeline or not self._only_follows(
