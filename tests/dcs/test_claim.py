@@ -26,7 +26,8 @@ class Silent(MemoryRecord):
     [
         (None, Known.ABSENT, True),
         (b"garbage", Known.UNREADABLE, True),
-        (b"[" * 10_000, Known.UNREADABLE, True),
+        (b'{"x":' + b'{"a":' * 10_000, Known.UNREADABLE, True),
+        (RECORD.encode().replace(b'"7"', b'"' + b"7" * 5000 + b'"'), Known.UNREADABLE, True),
         (RECORD.encode(), Known.RECORD, False),
     ],
 )
