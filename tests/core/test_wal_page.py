@@ -1,11 +1,20 @@
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.core.values import PAGE, long_header, paged_segment, segments
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.wal_page import HEADER_SIZE, MAGIC, SegmentHeader, check_header, check_pages, without_zeros
+from walkeeper.core.wal_page import (
+    HEADER_SIZE,
+    MAGIC,
+    SegmentHeader,
+    check_every_page,
+    check_header,
+    check_pages,
+    without_zeros,
+)
 from walkeeper.errors import BadSegment, WrongCluster
 
 SYSTEM = 7300000000000000001
@@ -119,3 +128,50 @@ def test_a_page_of_a_timeline_that_is_no_ancestor_is_told() -> None:
 def test_the_length_without_zeros_is_what_rstrip_leaves(used: int) -> None:
     for data in (b"\0" * 100 + b"x" * used, b"x" * used + b"\0" * 9000, b"x" * used):
         assert without_zeros(data) == len(data.rstrip(b"\0"))
+
+
+@given(
+    st.integers(0, 127), st.sampled_from([0, 1, 4, 8, 9, 12, 15]), st.integers(1, 255),
+    st.sampled_from([None, 3 * PAGE, 77 * PAGE + 100]),
+)  # fmt: skip
+def test_all_pages_at_once_say_what_page_by_page_says(page: int, offset: int, flip: int, written: int | None) -> None:
+    """The look at each segment that is stored, held against the plain one: any byte of any header that is looked at."""
+    whole = bytearray(paged_segment(SEGMENT, SYSTEM, HISTORY, written=written))
+    check_every_page(whole, SEGMENT, HISTORY)
+    whole[page * PAGE + offset] ^= flip
+    for history in (HISTORY, None):
+        refused = []
+        for look in (check_every_page, check_pages):
+            try:
+                look(whole, SEGMENT, history)
+            except BadSegment:
+                refused.append(look)
+        if written is not None and page * PAGE >= written:
+            assert check_every_page in refused
+        elif page > 0 or offset > 7:
+            assert (check_every_page in refused) == (check_pages in refused) or page == 0
+
+
+@pytest.mark.parametrize("written", [HEADER_SIZE, PAGE, PAGE + 30, MIB - PAGE, MIB - 1, MIB])
+def test_zeros_up_to_the_end_have_true_pages_before_them(written: int) -> None:
+    check_every_page(paged_segment(SEGMENT, SYSTEM, HISTORY, written=written), SEGMENT, HISTORY)
+
+
+@pytest.mark.parametrize("page", [1, 60, 127])
+def test_a_page_that_is_empty_in_the_middle_is_refused(page: int) -> None:
+    gone = WHOLE[: page * PAGE] + bytes(PAGE) + WHOLE[(page + 1) * PAGE :]
+    if page < 127:
+        with pytest.raises(BadSegment, match="it is empty, and more follows"):
+            check_every_page(gone, SEGMENT, HISTORY)
+
+
+def test_pages_of_another_segment_behind_the_last_own_one_are_refused() -> None:
+    """A segment that is still being written lies in the file of an old one."""
+    old = paged_segment(Segment(2, 2, SEGMENT.size), SYSTEM)
+    with pytest.raises(BadSegment, match="it is the page of 0/250000"):
+        check_every_page(WHOLE[: 40 * PAGE] + old[40 * PAGE :], SEGMENT, HISTORY)
+
+
+def test_pages_of_a_timeline_that_is_no_ancestor_are_refused() -> None:
+    with pytest.raises(BadSegment, match="of no ancestor of 2"):
+        check_every_page(WHOLE, SEGMENT, History(2))

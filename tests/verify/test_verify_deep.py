@@ -9,7 +9,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from tests.core.values import PAGE, paged_segment, plain_segment
+from tests.core.values import PAGE, long_header, paged_segment
 from tests.fixtures.archives import ONE, SYSTEM, TWO, Built, Verifier, replaced
 from walkeeper.archive.codec import Codec
 from walkeeper.core.lsn import MIB
@@ -101,7 +101,10 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "a whole segment has 1048576",
     ),
     "a page of another place": (page_damage, "it says that it is the page of"),
-    "no pages": (lambda _: Codec().encode(plain_segment(Built.segment(2, 6), SYSTEM)), "its magic is"),
+    "no pages": (
+        lambda _: Codec().encode(long_header(Built.segment(2, 6), SYSTEM).ljust(1 << 20, b"w")),
+        "its magic is",
+    ),
 }
 
 

@@ -20,8 +20,8 @@ from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, parse_wal_name
 from walkeeper.core.tail import MAX_PIECE, Piece, inner_fork, longest_chain
-from walkeeper.core.wal_page import SegmentHeader, check_header, check_part
-from walkeeper.core.wal_records import first_difference, goes_beyond
+from walkeeper.core.wal_page import SegmentHeader, check_header, check_part, first_difference
+from walkeeper.core.wal_records import goes_beyond
 from walkeeper.errors import BadName, BadSegment, CannotTell, WrongCluster
 from walkeeper.lib import events
 from walkeeper.store.base import Body, Store

@@ -20,6 +20,7 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, PartialFile, Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
+from walkeeper.core.wal_records import check_complete
 from walkeeper.errors import BadSegment, Conflict, StoreUnavailable
 from walkeeper.lib import clock, events
 from walkeeper.store.base import AlreadyThere, Store
@@ -100,6 +101,7 @@ class Archive:
         if len(plain) != segment.size:
             raise BadSegment(f"{segment}: {len(plain)} bytes, a whole segment has {segment.size}")
         check_header(SegmentHeader.parse(plain, segment.name), segment, self.layout.system_identifier, history)
+        check_complete(plain, segment, history)
 
     def archive_file(self, file: PartialFile | BackupFile, plain: Plain) -> None:
         """Store a file that is no part of any chain. Other bytes under its name: Conflict."""

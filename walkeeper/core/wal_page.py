@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import sys
+from array import array
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -15,6 +17,7 @@ from walkeeper.errors import BadSegment, WrongCluster
 # segment size, block size; in the byte order of the machine that runs PostgreSQL, which is ours.
 _LONG_HEADER: Final = struct.Struct("=HHIQI4xQII")
 _SHORT_HEADER: Final = struct.Struct("=HHIQ")
+_FIRST_WORD: Final = struct.Struct("=HHI")
 _LONG_HEADER_FLAG: Final = 0x0002
 _KNOWN_FLAGS: Final = 0x000F
 
@@ -25,6 +28,10 @@ HEADER_SIZE: Final = _LONG_HEADER.size
 PAGE_SIZE: Final = 8192
 """``XLOG_BLCKSZ``; a server that was built with another one has no tail."""
 _ZEROS: Final = bytes(PAGE_SIZE)
+NOT_WHOLE: Final = (
+    "It is a segment that is still being written, or it is damaged. Nothing is stored of it; PostgreSQL hands a segment over "
+    "when it is complete."
+)
 
 MAGIC: Final = {
     0xD106: 13,
@@ -120,6 +127,56 @@ def check_pages(plain: Plain, segment: Segment, history: History | None = None) 
         if not timeline <= its_timeline <= segment.timeline or (history and not history.includes(its_timeline)):
             raise BadSegment(f"{what}: it is of timeline {its_timeline}, after a page of {timeline}")
         timeline = its_timeline
+
+
+def check_every_page(plain: Plain, segment: Segment, history: History | None = None) -> None:
+    """As ``check_pages``, but for the flags, of which a new PostgreSQL may have more: all pages at once, for each segment that
+    is stored. 0.1 ms for 16 MiB. Raises BadSegment.
+    """
+    first = SegmentHeader.parse(plain, segment.name)
+    size = first.page_size
+    if size < HEADER_SIZE or size & (size - 1) or segment.size % size or len(plain) != segment.size:
+        raise BadSegment(f"{segment}: its header says that a page has {size} bytes")
+    with memoryview(plain).cast("Q") as words:
+        begins, found = words[:: size // 8].tolist(), words[1 :: size // 8].tobytes()
+    expected = array("Q", range(segment.start, segment.end, size)).tobytes()
+    pages = len(begins) if found == expected else first_difference(found, expected) // 8
+    kinds = {_FIRST_WORD.unpack(word.to_bytes(8, sys.byteorder)) for word in set(begins[:pages])}
+    if not ends_in_zeros(plain, pages * size):
+        what = f"{segment}: page at {Lsn(segment.start + pages * size)}"
+        (stated,) = struct.unpack_from("=Q", found, pages * 8)
+        if stated == 0:
+            raise BadSegment(f"{what}: it is empty, and more follows", hint=NOT_WHOLE)
+        raise BadSegment(f"{what}: it says that it is the page of {Lsn(stated)}", hint=NOT_WHOLE)
+    if len({magic for magic, _, _ in kinds}) != 1:
+        raise BadSegment(f"{segment}: not all of its pages have the magic of its first one", hint=NOT_WHOLE)
+    timelines = {timeline for _, _, timeline in kinds}
+    if max(timelines) > segment.timeline or (len(timelines) > 1 and not _rises(begins[:pages])):
+        raise BadSegment(f"{segment}: the timelines of its pages do not follow each other", hint=NOT_WHOLE)
+    if history and history.includes(segment.timeline) and not all(map(history.includes, timelines)):
+        raise BadSegment(f"{segment}: one of its pages is of no ancestor of {segment.timeline}", hint=NOT_WHOLE)
+
+
+def _rises(begins: list[int]) -> bool:
+    """Whether the timelines in the first eight bytes of those pages never go back."""
+    timelines = [_FIRST_WORD.unpack(word.to_bytes(8, sys.byteorder))[2] for word in begins]
+    return timelines == sorted(timelines)
+
+
+def ends_in_zeros(plain: Plain, begin: int) -> bool:
+    """Whether all bytes from there on, the start of a page, are zeros."""
+    return all(plain.startswith(_ZEROS[: len(plain) - at], at) for at in range(begin, len(plain), PAGE_SIZE))
+
+
+def first_difference(one: Plain, other: Plain) -> int:
+    """The first offset at which they differ, or the shorter one's length."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle)
+    return low
 
 
 def check_part(data: bytes | memoryview, begin: int, segment: Segment) -> None:

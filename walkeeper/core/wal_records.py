@@ -12,9 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.core.wal_page import MAGIC, PAGE_SIZE, Plain, without_zeros
+from walkeeper.core.wal_page import (
+    MAGIC,
+    NOT_WHOLE,
+    PAGE_SIZE,
+    Plain,
+    SegmentHeader,
+    check_every_page,
+    first_difference,
+    without_zeros,
+)
+from walkeeper.errors import BadSegment
 
 # magic, info, timeline, page address, length of what is left of a record from the page before
 _PAGE: Final = struct.Struct("=HHIQI")
@@ -172,18 +183,32 @@ def goes_beyond(tail: Plain, local: Plain, segment: Segment) -> bool:
 def ends_early(plain: Plain, segment: Segment) -> Lsn | None:
     """Where the WAL in a whole segment file ends, if it ends before the file does: then zeros were added to it.
 
-    None for a segment that PostgreSQL completed: its last record reaches the end, or switches to the next segment.
+    None for a segment that PostgreSQL completed: its last record reaches the end, or switches to the next segment. Only after
+    such a switch are there pages without anything; within the last page only a whole record proves that it was the last one.
     """
     used = without_zeros(plain)
-    if used > segment.size - 8:
+    if used > segment.size - 8 or _switches(plain, used):
         return None
+    pages = -(-used // PAGE_SIZE) * PAGE_SIZE
     begin = last_begin(plain, used - 1) if used else None
-    if begin is None:
-        return None if used > segment.size - PAGE_SIZE else Lsn(segment.start + used)
-    end = _end_by_length(plain, begin)
-    if end is None or end >= segment.size or _is_switch(plain, begin):
+    end = None if begin is None else _end_by_length(plain, begin)
+    if pages < segment.size:
+        return Lsn(segment.start + (used if end is None else min(end, pages)))
+    if begin is None or end is None or end >= segment.size or read_record(plain, segment, begin) is None:
         return None
     return Lsn(segment.start + end)
+
+
+def check_complete(plain: Plain, segment: Segment, history: History | None = None) -> None:
+    """That PostgreSQL completed this segment, whose first page was checked: told by the bytes, not by the name (P13).
+
+    Each page's header says that it is the page of its place; zeros at the end come after a switch. Raises BadSegment.
+    """
+    check_every_page(plain, segment, history)
+    if SegmentHeader.parse(plain, segment.name).page_size != PAGE_SIZE:
+        return
+    if (end := ends_early(plain, segment)) is not None:
+        raise BadSegment(f"{segment}: its WAL ends at {end}, and zeros follow", hint=NOT_WHOLE)
 
 
 def _aligned(offset: int) -> int:
@@ -242,23 +267,21 @@ def _end_by_length(data: Plain, begin: int) -> int | None:
     return _aligned(end + _SHORT_SIZE + rest if rest else end)
 
 
-def _is_switch(data: Plain, begin: int) -> bool:
-    """Whether the record there ends its segment. Its header may go over a page's end."""
-    here = data[begin : begin + min(_RECORD.size, PAGE_SIZE - begin % PAGE_SIZE)]
+def _switches(plain: Plain, used: int) -> bool:
+    """Whether the last thing before ``used``, where only zeros follow, is a record that ends its segment, with a true checksum.
+
+    Looked for by its own 24 bytes, which may go over a page's end: so it does not matter how other records are aligned.
+    """
+    return any(_is_switch(plain, begin) for begin in range(max(0, used - 48) // 4 * 4, used, 4))
+
+
+def _is_switch(plain: Plain, begin: int) -> bool:
+    here = plain[begin : begin + min(_RECORD.size, PAGE_SIZE - begin % PAGE_SIZE)]
     there = begin + len(here) + _SHORT_SIZE
-    header = here + data[there : there + _RECORD.size - len(here)]
+    header = bytes(here + plain[there : there + _RECORD.size - len(here)])
     if len(header) < _RECORD.size:
         return False
-    _, _, _, info, manager, _ = _RECORD.unpack(header)
-    return bool(manager == _XLOG_MANAGER and info & _INFO_MASK == _SWITCH)
-
-
-def first_difference(one: Plain, other: Plain) -> int:
-    """The first offset at which they differ, or the shorter one's length."""
-    low, high = 0, min(len(one), len(other))
-    if one[:high] == other[:high]:
-        return high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle)
-    return low
+    length, _, _, info, manager, checksum = _RECORD.unpack(header)
+    if length != _RECORD.size or manager != _XLOG_MANAGER or info & _INFO_MASK != _SWITCH:
+        return False
+    return bool(crc32c(header[:_CHECKSUM_AT]) == checksum)

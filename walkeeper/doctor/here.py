@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlparse
 
-from walkeeper.archive.codec import Codec
-from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import open_archives
 from walkeeper.archive.write import Archive
 from walkeeper.config import Config
 from walkeeper.control import client, paths
@@ -98,8 +97,8 @@ def unseen(facts: StoreFacts, because: str) -> StoreFacts:
 
 
 def _look_at_archive(config: Config, store: Store, record: Record, facts: StoreFacts) -> StoreFacts:
-    layout = Layout(config.scope, config.group, int(record.system_identifier))
-    archive = Archive(store, layout, record.size, Codec(identity_file=config.identity_file))
+    archives = open_archives(config, store, to_read=True)
+    archive = archives.archive(int(record.system_identifier), record.size)
     gaps = archive.contents.open_gaps()
     texts = tuple(f"on timeline {gap.timeline}: {gap.start} to {gap.end}" for gap in gaps)
     return replace(

@@ -21,8 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from walkeeper.archive.codec import open_codec
 from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import open_archives
 from walkeeper.archive.read import Reader
 from walkeeper.config import Config, load
 from walkeeper.dcs.base import RecordStore
@@ -67,11 +67,10 @@ def main(config_path: Path, name: str, destination: str, environ: Mapping[str, s
 def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping[str, str]) -> bytes | None:
     """The whole file, checked; None if it is proved absent. Raises for everything else."""
     config = load(config_path, environ)
-    layout = Layout(config.scope, config.group, read_control_file(data_directory).system_identifier)
-    codec = open_codec(config)
     once = exits.will_ask_again(str(data_directory))
     settings = _impatient(config.store) if once else config.store
-    source = Reader(open_store(settings), codec, far=isinstance(settings, S3Settings))
+    archives = open_archives(config, open_store(settings), to_read=True)
+    layout, source = archives.layout(read_control_file(data_directory).system_identifier), archives.reader()
     ends = Ends(source, lambda: _records(config), SystemClock())
     return _within(
         config.restore_deadline, lambda: _delivered(source, ends, layout, name, data_directory), name, once=once

@@ -20,7 +20,8 @@ from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.wal_page import SegmentHeader, check_header, check_pages
 from walkeeper.core.wal_records import ends_early, last_whole
-from walkeeper.dcs.base import RecordStore, read_record
+from walkeeper.dcs.base import RecordStore
+from walkeeper.dcs.claim import read_claim, unknown
 from walkeeper.errors import (
     BadName,
     CannotTell,
@@ -212,10 +213,12 @@ class Ends:
         """The record's; None where there is none, and where the DCS does not answer: then the store alone tells."""
         try:
             records = self._records = self._records or self._connect()
-            record = read_record(records)
+            claim = read_claim(records)
         except (ConfigError, DcsError) as problem:
-            events.info("end_without_record", reason=problem.reason, error=problem)
-            return None
+            claim = unknown(problem)
+        if claim.problem is not None:
+            events.info("end_without_record", reason=claim.problem.reason, error=claim.problem)
+        record = claim.record
         if record is None or int(record.system_identifier) != layout.system_identifier:
             return None
         return record.timeline, record.position

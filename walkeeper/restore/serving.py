@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from walkeeper.archive.codec import open_codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.read import Reader, wal_file
+from walkeeper.archive.open import open_archives
+from walkeeper.archive.read import wal_file
 from walkeeper.archive.tail_read import AssembledTail
 from walkeeper.config import Config
 from walkeeper.core.history import parse_history
@@ -32,7 +32,6 @@ from walkeeper.restore.prefetch import Prefetcher
 from walkeeper.restore.recovery import Recovery
 from walkeeper.restore.shelf import READY, sweep_links
 from walkeeper.store.base import Store
-from walkeeper.store.settings import S3Settings
 
 SILENCE: Final = 1.0
 """Seconds after which who asked is told that there is no answer yet: a promotion waits for each."""
@@ -55,7 +54,8 @@ class Restoring:
         self._given_up = GivenUp(config, store, connect)
         self._run_directory = run_directory
         self._clock = clock
-        self._source = Reader(store, open_codec(config), far=isinstance(config.store, S3Settings))
+        self._archives = open_archives(config, store, to_read=True)
+        self._source = self._archives.reader()
         self.prefetcher = Prefetcher(self._source, config.restore_directory, config.restore_ahead, clock)
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
@@ -90,7 +90,7 @@ class Restoring:
             raise CannotTell("restore: the request is not understood")
         place = Path(destination)
         data_directory = place.parent.parent
-        layout = Layout(self._config.scope, self._config.group, read_control_file(data_directory).system_identifier)
+        layout = self._archives.layout(read_control_file(data_directory).system_identifier)
         server = running_server(data_directory)
         recovers = exits.in_archive_recovery(str(data_directory))
         patient = not exits.will_ask_again(str(data_directory))

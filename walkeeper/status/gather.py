@@ -9,14 +9,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
-from walkeeper.archive.contents import Contents
-from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.control import client, paths
 from walkeeper.core.amounts import size
 from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
-from walkeeper.core.record import Record, decode_record
+from walkeeper.core.record import Record
 from walkeeper.dcs.base import Member, RecordStore, Topology
+from walkeeper.dcs.claim import Known, decoded
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
@@ -89,15 +89,12 @@ def _from_the_dcs(config: Config, unknown: list[str], attention: list[str]) -> t
 
 
 def _record(records: RecordStore, attention: list[str]) -> Record | None:
-    found = records.read()
-    if found is None:
+    claim = decoded(records.read())
+    if claim.known is Known.ABSENT:
         attention.append("there is no record in the DCS: nothing has been archived, or the record was removed")
-        return None
-    try:
-        return decode_record(found.document)
-    except WalkeeperError as problem:
-        attention.append(f"the record cannot be read: {problem}")
-        return None
+    elif claim.known is Known.UNREADABLE:
+        attention.append(f"the record cannot be read: {claim.why}")
+    return claim.record
 
 
 def _described(record: Record | None) -> dict[str, Any] | None:
@@ -196,9 +193,8 @@ def _gaps(config: Config, record: Record | None, unknown: list[str]) -> list[dic
     if record is None:
         unknown.append("gaps: without the record it is not known where to look")
         return None
-    layout = Layout(config.scope, config.group, int(record.system_identifier))
     try:
-        contents = Contents(open_store(config.store), layout, record.size)
+        contents = open_archives(config, to_read=True).contents(int(record.system_identifier), record.size)
         gaps = _within(PATIENCE, contents.open_gaps)
     except WalkeeperError as problem:
         unknown.append(f"gaps: {problem}")

@@ -13,8 +13,9 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from walkeeper.archive.codec import Codec, open_codec
+from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import open_archives
 from walkeeper.archive.read import fetch
 from walkeeper.config import Config
 from walkeeper.core.history import History, parse_history
@@ -26,7 +27,6 @@ from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import patiently
 from walkeeper.lib.terminal import Progress, complain
 from walkeeper.store.base import Store
-from walkeeper.store.open import open_store
 from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, SOUND, say
 from walkeeper.verify.evidence import ask_the_dcs, locate
 
@@ -53,7 +53,8 @@ def main(config: Config, what: str, directory: Path, *, system_identifier: int |
 
 
 def _work(config: Config, what: str, directory: Path, system_identifier: int | None) -> tuple[str, int]:
-    store, codec = open_store(config.store), open_codec(config)
+    archives = open_archives(config, to_read=True)
+    store, codec = archives.store, archives.codec
     layout, size = locate(config, store, ask_the_dcs(config), system_identifier)
     files = wanted(what, store, layout, size)
     _make(directory)

@@ -22,7 +22,6 @@ from walkeeper.agent.http.report import report
 from walkeeper.agent.http.server import Pages, serve
 from walkeeper.agent.process import background, restarts
 from walkeeper.agent.process.notify import Notifier
-from walkeeper.archive.codec import open_codec
 from walkeeper.config import Config, load
 from walkeeper.control import paths
 from walkeeper.control.server import AgentLock, ControlServer
@@ -170,13 +169,13 @@ class _Process:
         threading.excepthook = died
         config = self._version.config
         restoring = Restoring(config, agent.store, socket.parent, self._clock, lambda: agent.records)
-        pushing = Pushing(agent, open_codec(config), socket.parent, self._clock)
+        pushing = Pushing(agent, socket.parent, self._clock)
         verbs = {"status": answer, "poke": poke, "restore": restoring.answer, "push": pushing.answer}
         control = ControlServer(socket, lock, verbs)
         control.open()
         events.info("agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url)
         listen = config.agent.listen
-        stock = Stock(agent.store, config.scope, config.group, self._clock)
+        stock = Stock(agent.archives, self._clock)
         pages = Pages(lambda: report(agent), lambda: render(facts(agent, stock)))
         end_web = serve(*listen, pages) if listen is not None else lambda: None
         agent.start()
