@@ -15,7 +15,7 @@ import sys
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,10 @@ from typing import Any, Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from walkeeper.store.settings import S3Settings
+from msgspec.structs import replace
+
+from walkeeper.lib.units import Seconds
+from walkeeper.store.s3.keys import S3Settings
 
 Operation = Literal["PUT", "GET", "HEAD", "DELETE", "LIST"]
 
@@ -237,8 +240,8 @@ class ScriptedS3:
             path_style=True,
             access_key_id="first-key",
             secret_access_key="a-secret-of-the-tests",
-            connect_timeout=2.0,
-            read_timeout=0.5,
+            connect_timeout=Seconds(2),
+            read_timeout=Seconds(0.5),
         )
 
     def next(self, operation: Operation, *faults: Fault) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.parts.processes import free_port
 from tests.parts.scripted_s3 import (
@@ -26,6 +26,7 @@ from tests.parts.scripted_s3 import (
     say_yes,
 )
 from walkeeper.errors import StoreDenied, StoreUnavailable, StoreUnfit
+from walkeeper.lib.units import Seconds
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 from walkeeper.store.s3.driver import S3Store
 
@@ -227,7 +228,7 @@ def test_a_friendly_page_in_place_of_an_answer_is_unavailable_or_just_bytes(
 
 @EACH_CALL
 def test_a_refused_connection_is_unavailable(operation: Any, call: Call) -> None:
-    store = S3Store(replace(ScriptedS3.settings_of(free_port()), connect_timeout=1))
+    store = S3Store(replace(ScriptedS3.settings_of(free_port()), connect_timeout=Seconds(1)))
     with pytest.raises(StoreUnavailable):
         call(store)
 

@@ -16,12 +16,13 @@ from typing import Any, Final
 import msgspec
 
 from walkeeper.config import overrides, patroni_yml, yaml_file
-from walkeeper.config.keys import AgentKeys, EncryptionKeys, Keys, PostgresqlKeys, Section, all_sections
+from walkeeper.config.keys import AgentKeys, EncryptionKeys, Keys, PostgresqlKeys, all_sections
 from walkeeper.config.model import AgentSettings, Config, Node, PostgresqlSettings
 from walkeeper.config.patroni_yml import LIBPQ_OPTIONS, Patroni
 from walkeeper.config.written import Written
 from walkeeper.errors import ConfigError
-from walkeeper.store.settings import DirectorySettings, StoreSettings
+from walkeeper.lib.section import Section, WrongValue, decode
+from walkeeper.store.base import StoreSettings
 
 
 def load(path: Path, environ: Mapping[str, str], *, for_agent: bool = False) -> Config:
@@ -78,9 +79,9 @@ def _keys(tree: Any, environ: Mapping[str, str], written: Written) -> Keys:
     _check_names(tree, written)
     _check_unexpanded(tree, (), written)
     try:
-        return msgspec.convert(tree, Keys, strict=True, dec_hook=_unit)
+        return msgspec.convert(tree, Keys, strict=True, dec_hook=decode)
     except msgspec.ValidationError as error:
-        raise _type_error(str(error), written) from None
+        raise _type_error(error, written) from None
 
 
 def _without_nulls(tree: dict[str, Any]) -> dict[str, Any]:
@@ -89,10 +90,6 @@ def _without_nulls(tree: dict[str, Any]) -> dict[str, Any]:
         for key, value in tree.items()
         if value is not None
     }
-
-
-def _unit(kind: Any, value: object) -> object:
-    return kind.parse(value)
 
 
 def _check_names(tree: dict[str, Any], written: Written) -> None:
@@ -149,16 +146,17 @@ _TYPES: Final = {
 }
 
 
-def _type_error(message: str, written: Written) -> ConfigError:
+def _type_error(error: msgspec.ValidationError, written: Written) -> ConfigError:
     """The text of msgspec, such as ``Expected `int`, got `str` - at `$.upload_workers```, in our words and with the place."""
-    text, _, at = message.partition(" - at `$")
+    text, _, at = str(error).partition(" - at `$")
     path: tuple[str | int, ...] = tuple(
         int(index) if index else name for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", at)
     )
     if missing := _MISSING.match(text):
         return written.error((*path, missing[1]), "missing")
     text = re.sub(r"`(\w+)`", lambda match: _TYPES.get(match[1], match[1]), text)
-    return written.error(path, text[:1].lower() + text[1:])
+    hint = error.__cause__.hint if isinstance(error.__cause__, WrongValue) else ""
+    return written.error(path, text[:1].lower() + text[1:], hint=hint)
 
 
 def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: yaml_file.Section) -> Config:
@@ -210,7 +208,7 @@ def _scope(patroni: Patroni, root: yaml_file.Section) -> str:
         raise root.error(
             "scope", "missing", hint="It is the cluster's name in patroni.yml; PATRONI_SCOPE can say it too."
         )
-    if not re.fullmatch(r"[A-Za-z0-9_.@=+-]{1,200}", scope) or scope in (".", ".."):
+    if not re.fullmatch(r"[A-Za-z0-9_.@=+-]{1,200}", scope) or scope.startswith("."):
         raise root.error("scope", f"{scope!r} cannot be part of a key in the store")
     return scope
 
@@ -226,8 +224,9 @@ def _check_places(store: StoreSettings, spool: Path | None, patroni: Patroni, wr
             f"{spool} and the data directory {patroni.data_dir} lie in each other",
             hint="Patroni and pg_rewind remove what is in the data directory; put the spool beside it.",
         )
-    if isinstance(store, DirectorySettings) and _inside(os.path.realpath(store.path), data_dir):
-        raise written.error(("store", "directory"), f"{store.path} lies in the data directory {patroni.data_dir}")
+    directory = store.local_directory
+    if directory and _inside(os.path.realpath(directory), data_dir):
+        raise written.error(("store", "directory"), f"{directory} lies in the data directory {patroni.data_dir}")
 
 
 def _check_ready(ready: Path | None, patroni: Patroni, written: Written) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
 from walkeeper.errors import ConfigError
-from walkeeper.store.settings import StoreSettings
+from walkeeper.store.base import StoreSettings
 
 _T = TypeVar("_T")
 

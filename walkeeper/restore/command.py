@@ -17,7 +17,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +32,6 @@ from walkeeper.restore import client
 from walkeeper.restore.branch import for_server
 from walkeeper.restore.shelf import running_server
 from walkeeper.store.open import open_store
-from walkeeper.store.settings import S3Settings, StoreSettings
 
 DELIVERED: Final = 0
 ABSENT: Final = 1
@@ -92,8 +90,8 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
     layout = Layout(config.scope, config.group, read_control_file(data_directory).system_identifier)
     codec = open_codec(config)
     once = will_ask_again(data_directory)
-    settings = _impatient(config.store) if once else config.store
-    source = Source(open_store(settings), codec, far=isinstance(settings, S3Settings))
+    settings = config.store.impatient(STANDBY_SILENCE) if once else config.store
+    source = Source(open_store(settings), codec, far=settings.remote)
     return _within(config.restore_deadline, lambda: _delivered(source, layout, name, data_directory), name, once=once)
 
 
@@ -125,16 +123,6 @@ def _within(seconds: float, work: Callable[[], bytes | None], name: str, *, once
             events.failure("restore_waits", problem, file=name, seconds=wait)
         time.sleep(wait)
         wait = min(wait * 2, _LONGEST_WAIT)
-
-
-def _impatient(settings: StoreSettings) -> StoreSettings:
-    if not isinstance(settings, S3Settings):
-        return settings
-    return replace(
-        settings,
-        connect_timeout=min(settings.connect_timeout, STANDBY_SILENCE),
-        read_timeout=min(settings.read_timeout, STANDBY_SILENCE),
-    )
 
 
 def _place(place: Path, plain: bytes, asked_by: int) -> None:

@@ -32,7 +32,6 @@ from walkeeper.restore.prefetch import Prefetcher
 from walkeeper.restore.recovery import Recovery
 from walkeeper.restore.shelf import LINK, Server, running_server, sweep_links
 from walkeeper.store.base import Store
-from walkeeper.store.settings import S3Settings
 
 SILENCE: Final = 1.0
 """Seconds after which who asked is told that there is no answer yet: a promotion waits for each."""
@@ -53,7 +52,7 @@ class Restoring:
         self._given_up = GivenUp(config, store, connect)
         self._run_directory = run_directory
         self._clock = clock
-        self._source = Source(store, open_codec(config), far=isinstance(config.store, S3Settings))
+        self._source = Source(store, open_codec(config), far=config.store.remote)
         self.prefetcher = Prefetcher(self._source, config.restore_directory, config.restore_ahead, clock)
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()

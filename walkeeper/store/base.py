@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol, Self
+
+from walkeeper.errors import ConfigError
 
 
 class AlreadyThere(Exception):
@@ -71,3 +74,39 @@ class Store(Protocol):
 
         Leaves nothing behind where the credentials may delete, and one small object under ``probe/`` where not.
         """
+
+
+class WrongSetting(ConfigError):
+    """``key`` of a store's section cannot be used as it is written; empty when it is about the section."""
+
+    def __init__(self, key: str, text: str, *, hint: str = "") -> None:
+        super().__init__(f"{key}: {text}" if key else text, hint=hint)
+        self.key = key
+        self.text = text
+
+
+class StoreSettings(Protocol):
+    """What the configuration says of one store, and what others must know of it before, or without, opening it."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether an answer costs a round trip over a network, so that looking ahead pays."""
+
+    @property
+    def local_directory(self) -> Path | None:
+        """Where its objects are files on this host, or None."""
+
+    def checked(self) -> Self:
+        """The same in one form, with every rule held against it. Raises WrongSetting."""
+
+    def impatient(self, seconds: float) -> Self:
+        """The same, with no silence waited out for longer than that, for a caller that has the WAL in another way."""
+
+    def clock_ahead(self) -> float | None:
+        """Seconds by which the store's clock is ahead of ours; None where it is ours. Raises StoreUnavailable."""
+
+    def listing_command(self) -> str:
+        """What a person types to see what this node sees there."""
+
+    def open(self) -> Store:
+        """Raises ConfigError or StoreUnfit; does not talk to the store yet."""

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import botocore.exceptions as aws
 import botocore.session
@@ -25,15 +25,13 @@ from urllib3.exceptions import HTTPError
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable
 from walkeeper.lib.clock import Clock, SystemClock
 from walkeeper.store.base import AlreadyThere, Body, ObjectInfo
-from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata, normal_prefix
+from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
 from walkeeper.store.s3.answers import NotFound, Refusal, store_error
-from walkeeper.store.settings import OverwriteGuard, S3Settings
+from walkeeper.store.s3.keys import S3Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-__all__ = ["S3Settings", "S3Store"]
 
 POOL_SIZE: Final = 96
 """Connections that are kept: 64 uploads at the most, and who restores or asks meanwhile."""
@@ -64,10 +62,8 @@ class S3Store:
 
     def __init__(self, settings: S3Settings, clock: Clock | None = None) -> None:
         """Raises ConfigError; asks nobody anything yet."""
-        _check(settings)
-        prefix = normal_prefix(settings.prefix)
-        self._settings = settings
-        self._base = f"{prefix}/" if prefix else ""
+        self._settings = settings.checked()
+        self._base = f"{self._settings.prefix}/" if self._settings.prefix else ""
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._client: S3Client | None = None
@@ -277,23 +273,6 @@ class S3Store:
                 self._client = _build(self._settings)
                 self._denied = False
             return self._client
-
-
-def _check(settings: S3Settings) -> None:
-    if not settings.bucket or "/" in settings.bucket:
-        raise ConfigError(
-            f"bucket {settings.bucket!r}: not a bucket's name", hint="What follows a slash goes to prefix."
-        )
-    if settings.endpoint is not None and not settings.endpoint.startswith(("https://", "http://")):
-        raise ConfigError(
-            f"endpoint {settings.endpoint!r}: not a URL", hint="It looks like https://s3.example.com:9000."
-        )
-    if (settings.access_key_id is None) != (settings.secret_access_key is None):
-        raise ConfigError("access_key_id and secret_access_key: one of the two is missing")
-    if settings.overwrite_guard not in get_args(OverwriteGuard):
-        raise ConfigError(f"overwrite_guard {settings.overwrite_guard!r}: unknown", hint="It is conditional or head.")
-    if settings.connect_timeout <= 0 or settings.read_timeout <= 0:
-        raise ConfigError("connect_timeout and read_timeout: they must be above 0")
 
 
 def _build(settings: S3Settings) -> S3Client:

@@ -1,0 +1,132 @@
+"""What the configuration says of a store in a bucket, and what others must know of it. Loads no SDK."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self, TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from walkeeper.lib.section import Secret, Section
+from walkeeper.lib.units import Seconds
+from walkeeper.store.base import WrongSetting
+from walkeeper.store.object_key import MAX_KEY, is_part
+
+if TYPE_CHECKING:
+    from walkeeper.store.base import Store
+
+OverwriteGuard: TypeAlias = Literal["conditional", "head"]
+"""``conditional``: PUT with ``If-None-Match: *``. ``head``: look first, for stores that ignore the condition."""
+
+MAX_PREFIX: Final = 1000 - MAX_KEY
+"""Characters, with a slash at the end."""
+
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+
+
+class S3Settings(Section, frozen=True):
+    """S3, or a store that speaks its protocol. What is left out is boto3's to find: environment, profile, instance role."""
+
+    bucket: Annotated[str, Meta(description="The bucket. walkeeper does not create it.")]
+    prefix: Annotated[str, Meta(description="Put in front of every key, for a bucket that is shared.")] = ""
+    endpoint: Annotated[str | None, Meta(description="`https://host[:port]` of a store that is not Amazon's.")] = None
+    region: Annotated[str | None, Meta(description="The bucket's region.")] = None
+    path_style: Annotated[
+        bool, Meta(description="Address the bucket by path, not by host name; many S3-compatibles need it.")
+    ] = False
+    access_key_id: Annotated[str | None, Meta(description="Goes with a secret.")] = None
+    secret_access_key_file: Annotated[
+        Path | None, Meta(description="A file that holds the secret access key and nothing else.")
+    ] = None
+    secret_access_key: Annotated[
+        Secret | None, Meta(description="The secret itself: only in a file that no other user may read.")
+    ] = None
+    session_token: Annotated[
+        Secret | None, Meta(description="Goes with temporary credentials; the same rule as for the secret.")
+    ] = None
+    profile: Annotated[str | None, Meta(description="A profile of the credentials file.")] = None
+    credentials_file: Annotated[
+        Path | None, Meta(description="An AWS credentials file, where it is not `~/.aws/credentials`.")
+    ] = None
+    ca_file: Annotated[Path | None, Meta(description="Certificates to trust instead of the system's.")] = None
+    connect_timeout: Annotated[Seconds, Meta(description="To wait for a connection.")] = Seconds(5)
+    read_timeout: Annotated[Seconds, Meta(description="To wait for an answer.")] = Seconds(30)
+    overwrite_guard: Annotated[
+        OverwriteGuard,
+        Meta(
+            description="How an object is kept from being replaced. `conditional`: the store refuses (`If-None-Match`), "
+            "which is checked at start. `head`: walkeeper looks first, for stores that cannot; two writers at the same "
+            "moment are then not told apart."
+        ),
+    ] = "conditional"
+
+    @property
+    def remote(self) -> bool:
+        return True
+
+    @property
+    def local_directory(self) -> Path | None:
+        return None
+
+    def checked(self) -> Self:
+        if not _BUCKET.fullmatch(self.bucket) or ".." in self.bucket:
+            raise WrongSetting("bucket", f"{self.bucket!r} is no name of a bucket")
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise WrongSetting("", "access_key_id and secret_access_key go together, and one is missing")
+        if self.access_key_id is None and self.session_token is not None:
+            raise WrongSetting("", "session_token without access_key_id")
+        if self.access_key_id is not None and self.profile is not None:
+            raise WrongSetting("profile", "access_key_id is there too", hint="Keep one of the two.")
+        return msgspec.structs.replace(self, prefix=_prefix(self.prefix), endpoint=_endpoint(self.endpoint))
+
+    def impatient(self, seconds: float) -> Self:
+        return msgspec.structs.replace(
+            self,
+            connect_timeout=Seconds(min(self.connect_timeout, seconds)),
+            read_timeout=Seconds(min(self.read_timeout, seconds)),
+        )
+
+    def clock_ahead(self) -> float | None:
+        from walkeeper.store.s3.clock import ahead  # noqa: PLC0415 - ssl and http are for the doctor only
+
+        return ahead(self)
+
+    def listing_command(self) -> str:
+        endpoint = f" --endpoint-url {shlex.quote(self.endpoint)}" if self.endpoint else ""
+        return f"aws s3 ls{endpoint} {shlex.quote(f's3://{self.bucket}/{self.prefix}')}"
+
+    def open(self) -> Store:
+        from walkeeper.store.s3.driver import S3Store  # noqa: PLC0415 - the SDK takes 200 ms of CPU
+
+        return S3Store(self)
+
+
+def _prefix(prefix: str) -> str:
+    """Without slashes at its ends or doubled ones: stores differ in what they make of ``a//b``."""
+    parts = [part for part in prefix.split("/") if part]
+    if not all(is_part(part) for part in parts):
+        raise WrongSetting(
+            "prefix",
+            f"{prefix[:MAX_KEY]!r} cannot be part of a key",
+            hint="Use letters, digits, dashes and slashes; no part may start with a dot.",
+        )
+    if sum(len(part) + 1 for part in parts) > MAX_PREFIX:
+        raise WrongSetting("prefix", f"longer than {MAX_PREFIX - 1} characters")
+    return "/".join(parts)
+
+
+def _endpoint(endpoint: str | None) -> str | None:
+    if endpoint is None:
+        return None
+    try:
+        url = urlsplit(endpoint)
+        fits = url.scheme in ("http", "https") and url.hostname and (url.port or 1)
+    except ValueError:
+        fits = False
+    if not fits or "@" in endpoint or url.query or url.fragment or not endpoint.isprintable() or " " in endpoint:
+        raise WrongSetting("endpoint", "expected http(s)://HOST[:PORT] and nothing else")
+    return endpoint.rstrip("/")
