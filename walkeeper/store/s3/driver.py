@@ -1,7 +1,4 @@
-"""A store in an S3 bucket, of AWS or compatible. The only module that imports botocore.
-
-botocore alone, without boto3 around it: the same client in two thirds of the CPU time, which every short-lived command pays.
-"""
+"""A store in an S3 bucket, of AWS or compatible, spoken to with boto3."""
 
 from __future__ import annotations
 
@@ -13,8 +10,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import boto3.session
 import botocore.exceptions as aws
 import botocore.session
 from botocore.config import Config
@@ -291,7 +289,7 @@ def _build(settings: S3Settings) -> S3Client:
     if settings.credentials_file is not None:
         session.set_config_variable("credentials_file", str(settings.credentials_file))
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
-    client = session.create_client(
+    client: S3Client = boto3.session.Session(botocore_session=session).client(
         "s3",
         endpoint_url=settings.endpoint,
         region_name=settings.region,
@@ -313,7 +311,7 @@ def _build(settings: S3Settings) -> S3Client:
     # The client follows a redirect to the region that the answer names. Where none is named it would ask for it with a
     # HEAD of the bucket, follow that one's redirect in the same way, and so on without an end.
     client.meta.events.register("before-call.s3.HeadBucket", _no_region)  # type: ignore[arg-type] # it may return an answer
-    return cast("S3Client", client)
+    return client
 
 
 def _timestamp(value: str) -> datetime:

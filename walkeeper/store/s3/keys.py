@@ -100,7 +100,7 @@ class S3Settings(Section, frozen=True):
         return f"aws s3 ls{endpoint} {shlex.quote(f's3://{self.bucket}/{self.prefix}')}"
 
     def open(self) -> Store:
-        from walkeeper.store.s3.driver import S3Store  # noqa: PLC0415 - the SDK takes 200 ms of CPU
+        from walkeeper.store.s3.driver import S3Store  # noqa: PLC0415 - the SDK takes a quarter of a second of CPU
 
         return S3Store(self)
 
