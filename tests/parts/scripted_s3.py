@@ -7,6 +7,7 @@ a request, and not the signature.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import socket
 import ssl
@@ -298,6 +299,28 @@ def deaf(exchange: Exchange) -> None:
     """Take the request and never answer."""
     exchange.s3.closing.wait(30)
     exchange.close_connection = True
+
+
+def drip(head: bytes) -> Fault:
+    """Send ``head``, then one byte after the other until the client has had enough or the test ends."""
+
+    def fault(exchange: Exchange) -> None:
+        exchange.whole_body()
+        exchange.wfile.write(head)
+        exchange.close_connection = True
+        with contextlib.suppress(OSError):
+            while not exchange.s3.closing.wait(0.1):
+                exchange.wfile.write(b"x")
+
+    return fault
+
+
+def swallow(exchange: Exchange) -> None:
+    """Take the request's body slowly, though never so slowly that a single send times out, until the client has had enough or the test ends."""
+    exchange.close_connection = True
+    with contextlib.suppress(OSError):
+        while not exchange.s3.closing.wait(0.1) and exchange.connection.recv(65536):
+            pass
 
 
 def reset_at(count: int) -> Fault:

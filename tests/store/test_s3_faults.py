@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +21,14 @@ from tests.parts.scripted_s3 import (
     commit_then_reset,
     cut_answer,
     deaf,
+    drip,
     page,
     refuse,
     reset_at,
     say_yes,
+    swallow,
 )
-from walkeeper.errors import StoreDenied, StoreUnavailable, StoreUnfit
+from walkeeper.errors import StoreDenied, StoreError, StoreUnavailable, StoreUnfit
 from walkeeper.lib.units import Seconds
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 from walkeeper.store.s3.driver import S3Store
@@ -344,6 +347,88 @@ def test_a_server_that_stops_in_the_middle_of_a_body_is_unavailable(server: Scri
     assert time.monotonic() - start < 20
 
 
+@pytest.mark.parametrize("length", ["Content-Length: 1073741825", "Transfer-Encoding: chunked\r\nContent-Length: 9"])
+def test_a_body_is_not_read_beyond_the_limit_or_what_it_stated(server: ScriptedS3, store: S3Store, length: str) -> None:
+    def endless(exchange: Exchange) -> None:
+        exchange.close_connection = True
+        exchange.wfile.write(f"HTTP/1.1 200 OK\r\n{length}\r\n\r\n".encode())
+        with contextlib.suppress(OSError):
+            while not exchange.s3.closing.is_set():
+                exchange.wfile.write(b"10000\r\n" + bytes(65536) + b"\r\n")
+
+    server.next("GET", endless)
+    with pytest.raises(StoreError):
+        store.get(KEY, 1024**3)
+
+
+def test_an_answer_whose_length_is_not_stated_is_unavailable(server: ScriptedS3, store: S3Store) -> None:
+    def cut_in_the_headers(exchange: Exchange) -> None:
+        exchange.wfile.write(b"HTTP/1.1 200 OK\r\nX-Amz")
+        exchange.close_connection = True
+
+    server.next("HEAD", cut_in_the_headers)
+    with pytest.raises(StoreUnavailable, match="length"):
+        store.head(KEY)
+
+
+# ------------------------------------------------------------------------------------------------- the total time of a call
+
+
+@EACH_CALL
+def test_an_answer_that_drips_ends_with_the_total_time(
+    server: ScriptedS3, store: S3Store, operation: Any, call: Call
+) -> None:
+    """Each byte comes well within the read time-out."""
+    server.next(operation, drip(b"HTTP/1.1 200 OK\r\nX-Slow: "))
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        call(store)
+
+
+@pytest.mark.parametrize("operation", ["GET", "LIST"])
+def test_a_body_that_drips_ends_with_the_total_time(server: ScriptedS3, store: S3Store, operation: Any) -> None:
+    server.next(operation, drip(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n"))
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        CALLS[operation.lower()][1](store)
+
+
+def test_a_refusal_that_drips_ends_with_the_total_time(server: ScriptedS3, store: S3Store) -> None:
+    server.next("GET", drip(b"HTTP/1.1 404 Not Found\r\nContent-Length: 60000\r\n\r\n"))
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        store.get(KEY)
+
+
+def test_a_connection_that_was_kept_is_held_to_the_total_time_too(server: ScriptedS3, store: S3Store) -> None:
+    assert store.get(KEY) is None
+    server.next("GET", drip(b"HTTP/1.1 200 OK\r\nX-Slow: "))
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        store.get(KEY)
+
+
+def test_a_server_that_takes_an_object_too_slowly_ends_with_the_total_time(
+    server: ScriptedS3, store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("walkeeper.store.s3.connection.SLOWEST", 64 * 1024**2)
+    server.next("PUT", swallow)
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        store.create(KEY, BODY * 32, METADATA)
+
+
+def test_the_bytes_of_an_object_have_time_of_their_own(
+    server: ScriptedS3, store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes longer than a call without an object may."""
+    monkeypatch.setattr("walkeeper.store.s3.connection.SLOWEST", 1024)
+
+    def slowly(exchange: Exchange) -> None:
+        exchange.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 40960\r\n\r\n")
+        for _ in range(40):
+            time.sleep(0.1)
+            exchange.wfile.write(bytes(1024))
+
+    server.next("GET", slowly)
+    assert store.get(KEY) == bytes(40960)
+
+
 # ----------------------------------------------------------------------------------------------- absent, or cannot tell
 
 
@@ -439,6 +524,12 @@ def test_a_listing_that_fails_half_way_is_an_error_and_not_an_end(server: Script
     assert next(listing).key == "a"
     with pytest.raises(StoreUnavailable):
         next(listing)
+
+
+def test_a_page_that_is_larger_than_any_is_not_read_to_its_end(server: ScriptedS3, store: S3Store) -> None:
+    server.next("LIST", pages(([f"{number:07d}" for number in range(100_000)], ""))[0])
+    with pytest.raises(StoreUnavailable, match="an answer of more than"):
+        listed(store)
 
 
 def test_folder_markers_of_other_tools_are_no_objects(server: ScriptedS3, store: S3Store) -> None:

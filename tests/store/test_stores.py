@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from tests.parts.seaweedfs import SeaweedFS
 from tests.twins.memory_store import MemoryStore
-from walkeeper.errors import BadName, ConfigError, Refused, StoreDenied, StoreUnavailable, StoreUnfit
+from walkeeper.errors import BadName, ConfigError, Refused, StoreDenied, StoreUnavailable, StoreUnfit, TooLarge
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 from walkeeper.store.directory import DirectoryStore
 from walkeeper.store.s3.driver import S3Store
@@ -56,6 +56,15 @@ def test_what_was_stored_comes_back_byte_for_byte(store: Store, size: int) -> No
     store.create(SEGMENT, body, METADATA)
     assert store.get(SEGMENT) == body
     assert store.head(SEGMENT) == ObjectInfo(SEGMENT, size, METADATA)
+
+
+def test_an_object_above_the_limit_is_refused_by_its_size_and_one_at_the_limit_is_not(store: Store) -> None:
+    store.create("a/b", b"x" * 1000, METADATA)
+    assert store.get("a/b", 1000) == b"x" * 1000
+    with pytest.raises(TooLarge, match=r"a/b: 1000 bytes, where 999 ") as caught:
+        store.get("a/b", 999)
+    assert caught.value.hint
+    assert store.get("a/b") == b"x" * 1000
 
 
 def test_an_object_without_metadata_has_none(store: Store) -> None:

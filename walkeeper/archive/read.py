@@ -10,7 +10,7 @@ from walkeeper.archive.layout import Layout
 from walkeeper.archive.tail_read import AssembledTail, assemble
 from walkeeper.archive.write import opened, parts, prove_archive, suffixes, wal_file
 from walkeeper.core.names import HistoryFile, Segment
-from walkeeper.store.base import Body, Store
+from walkeeper.store.base import MAX_OBJECT, SMALL, Body, Store
 
 
 class Source:
@@ -34,7 +34,8 @@ class Source:
             return None
         keys = {suffix: layout.file(file, suffix) for suffix in suffixes(file)}
         asked = _together if self._far else map
-        answers = asked(self.store.get, [*keys.values()])
+        limit = SMALL if isinstance(file, HistoryFile) else MAX_OBJECT
+        answers = asked(lambda key: self.store.get(key, limit), [*keys.values()])
         for suffix, body in zip(keys, answers, strict=True):
             if body is not None:
                 return opened(layout, self._codec, file, suffix, body)

@@ -24,7 +24,7 @@ from walkeeper.core.record import Gap
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
 from walkeeper.errors import BadName, BadSegment, CannotTell, Conflict, StoreUnavailable
 from walkeeper.lib import clock, events
-from walkeeper.store.base import AlreadyThere, Body, ObjectInfo, Store
+from walkeeper.store.base import MAX_OBJECT, SMALL, AlreadyThere, Body, ObjectInfo, Store
 
 FORMAT: Final = "1"
 _SMALLEST: Final = SegmentSize(MIB)
@@ -147,7 +147,7 @@ class Archive:
         try:
             self.store.create(key, content, {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest()})
         except AlreadyThere:
-            if self.store.get(key) != content:
+            if self.store.get(key, SMALL) != content:
                 raise Conflict(
                     f"{name.name}: {key} is in the store with other content",
                     hint="Timeline number used twice: two servers were promoted apart from each other. Keep both. If the leader "
@@ -159,7 +159,7 @@ class Archive:
         """A timeline's history as it is stored; the first timeline has none and needs none."""
         if timeline == 1:
             return History(1)
-        content = self.store.get(self.layout.file(HistoryFile(timeline), ""))
+        content = self.store.get(self.layout.file(HistoryFile(timeline), ""), SMALL)
         return None if content is None else parse_history(timeline, content)
 
     def histories_from(self, timeline: int) -> Iterator[History]:
@@ -274,7 +274,7 @@ def fetch(store: Store, layout: Layout, codec: Codec, name: str) -> bytes | None
     if file == HistoryFile(1):
         return None
     for suffix in suffixes(file):
-        body = store.get(layout.file(file, suffix))
+        body = store.get(layout.file(file, suffix), SMALL if isinstance(file, HistoryFile) else MAX_OBJECT)
         if body is not None:
             return opened(layout, codec, file, suffix, body)
     prove_archive(store, layout, name)

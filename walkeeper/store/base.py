@@ -6,9 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
-from walkeeper.errors import ConfigError
+from walkeeper.errors import ConfigError, TooLarge
+
+MAX_OBJECT: Final = 1024**3 + 64 * 1024**2
+"""Bytes: the largest segment, in case that packing and encrypting made it no smaller, and what both add to it."""
+SMALL: Final = 64 * 1024
+"""Bytes: the limit for documents, such as histories, starts and gaps."""
+SLOWEST: Final = 64 * 1024
+"""Bytes a second: a store that is slower than this has an outage."""
 
 
 class AlreadyThere(Exception):
@@ -44,7 +51,8 @@ class Store(Protocol):
     """Objects under keys like ``a/b/c``; small values of ``metadata`` (ASCII) go with each.
 
     Every method may block for the store's own time-outs and raises StoreUnavailable, StoreDenied or StoreUnfit
-    (walkeeper.errors). All may be called from several threads. None retries: the caller has the one loop for that.
+    (walkeeper.errors). A call ends within a total time, however slowly an answer drips: a fixed one, and what its bytes take
+    at SLOWEST. All may be called from several threads. None retries: the caller has the one loop for that.
     """
 
     @property
@@ -60,8 +68,11 @@ class Store(Protocol):
     def head(self, key: str) -> ObjectInfo | None:
         """Describe an object; None only when the store says that it is not there."""
 
-    def get(self, key: str) -> Body | None:
-        """The whole body; None only when the store says that this object is not there (and the store itself is)."""
+    def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
+        """The whole body; None only when the store says that this object is not there (and the store itself is).
+
+        Raises TooLarge, before the body is in memory, if it has more than ``limit`` bytes.
+        """
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key starts with ``prefix``, in key order, without their metadata."""
@@ -83,6 +94,14 @@ class WrongSetting(ConfigError):
         super().__init__(f"{key}: {text}" if key else text, hint=hint)
         self.key = key
         self.text = text
+
+
+def too_large(name: str, size: int, limit: int) -> TooLarge:
+    """``name`` is the object's, for people."""
+    return TooLarge(
+        f"{name}: {size} bytes, where {limit} are the most that it can have",
+        hint="walkeeper did not write it. Look at who may write there, and move it away.",
+    )
 
 
 class StoreSettings(Protocol):

@@ -21,7 +21,7 @@ from typing import Final
 
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
 from walkeeper.lib import durable, events
-from walkeeper.store.base import AlreadyThere, Body, ObjectInfo
+from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, too_large
 from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
 
@@ -95,7 +95,7 @@ class DirectoryStore:
         except OSError as error:
             raise _problem(path, error) from error
 
-    def get(self, key: str) -> Body | None:
+    def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
         check_key(key)
         path = self._root / key
         try:
@@ -107,7 +107,7 @@ class DirectoryStore:
         except OSError as error:
             raise _problem(path, error) from error
         try:
-            return _read_whole(path, fd)
+            return _read_whole(path, fd, limit)
         except OSError as error:
             raise _problem(path, error) from error
         finally:
@@ -307,10 +307,12 @@ def _read_attributes(path: Path | int) -> dict[str, str]:
         raise
 
 
-def _read_whole(path: Path, fd: int) -> Body | None:
+def _read_whole(path: Path, fd: int, limit: int) -> Body | None:
     status = os.fstat(fd)
     if not _is_object(path, status):
         return None
+    if status.st_size > limit:
+        raise too_large(str(path), status.st_size, limit)
     expected = left = status.st_size
     pieces = []
     while left:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -22,10 +23,11 @@ from urllib3.exceptions import HTTPError
 
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable
 from walkeeper.lib.clock import Clock, SystemClock
-from walkeeper.store.base import AlreadyThere, Body, ObjectInfo
+from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, too_large
 from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
 from walkeeper.store.s3.answers import NotFound, Refusal, store_error
+from walkeeper.store.s3.connection import bound, expect_bytes, total_time
 from walkeeper.store.s3.keys import S3Settings
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ _NO_CREDENTIALS: Final = (
     aws.UnauthorizedSSOTokenError,
     aws.SSOTokenLoadError,
 )
+
+_AGAIN: Final = "It will be tried again."
 
 _T = TypeVar("_T")
 
@@ -92,6 +96,7 @@ class S3Store:
                 Metadata=metadata,
                 **guard,
             ),
+            len(body),
         )
         # An encrypting bucket's ETag is not the MD5; then, as with a store that lies, only a look can tell.
         if answer.get("ETag", "").strip('"') != md5.hexdigest():
@@ -106,12 +111,12 @@ class S3Store:
         except NotFound:
             self._confirm_absent(key)
             return None
-        return ObjectInfo(key, answer["ContentLength"], dict(answer.get("Metadata", {})))
+        return ObjectInfo(key, self._size(key, answer), dict(answer.get("Metadata", {})))
 
-    def get(self, key: str) -> Body | None:
+    def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
         check_key(key)
         try:
-            return self._call(self._name(key), lambda client: self._read(client, key))
+            return self._call(self._name(key), lambda client: self._read(client, key, limit))
         except NotFound as error:
             if error.proved:
                 return None
@@ -150,6 +155,12 @@ class S3Store:
         """An object for people, who may look after several buckets."""
         return f"s3://{self._settings.bucket}/{self._base}{key}"
 
+    def _size(self, key: str, answer: Mapping[str, Any]) -> int:
+        size = answer.get("ContentLength")
+        if not isinstance(size, int) or size < 0:
+            raise StoreUnavailable(f"{self._name(key)}: its length is not stated", hint=_AGAIN)
+        return size
+
     def _confirm(self, key: str, size: int, metadata: Mapping[str, str]) -> None:
         info = self.head(key)
         if info is None or info.size != size or dict(info.metadata) != dict(metadata):
@@ -175,14 +186,17 @@ class S3Store:
             f"{self._name(key)}: not there for HEAD and there for GET", hint="It will be tried again."
         )
 
-    def _read(self, client: S3Client, key: str) -> Body:
+    def _read(self, client: S3Client, key: str, limit: int) -> Body:
         answer = client.get_object(Bucket=self._settings.bucket, Key=self._base + key)
+        # Closed without being read to its end, the connection goes with it.
         with contextlib.closing(answer["Body"]) as stream:
-            body = stream.read()
-        if len(body) != answer.get("ContentLength"):
-            raise StoreUnavailable(
-                f"{self._name(key)}: {len(body)} bytes came of {answer.get('ContentLength', 'unknown')}"
-            )
+            size = self._size(key, answer)
+            if size > limit:
+                raise too_large(self._name(key), size, limit)
+            expect_bytes(size)
+            body = stream.read(size + 1)  # an answer in chunks may go on beyond the length that it states
+        if len(body) != size:
+            raise StoreUnavailable(f"{self._name(key)}: {len(body)} bytes came of {size}", hint=_AGAIN)
         return Body.of(body, dict(answer.get("Metadata", {})))
 
     def _pages(self, prefix: str) -> Iterator[Sequence[ObjectInfo]]:
@@ -219,8 +233,24 @@ class S3Store:
         page = [ObjectInfo(key.removeprefix(self._base), size, {}, modified) for key, size, modified in found]
         return page, token if answer.get("IsTruncated") else ""
 
-    def _call(self, what: str, request: Callable[[S3Client], _T]) -> _T:
-        """Run one request; all that can go wrong becomes one of walkeeper's errors, or AlreadyThere."""
+    def _call(self, what: str, request: Callable[[S3Client], _T], size: int = 0) -> _T:
+        """Run one request, with a body of ``size``; all that can go wrong becomes one of walkeeper's errors, or AlreadyThere."""
+        began = time.monotonic()
+        with total_time(self._settings.longest_call, size) as limit:
+            try:
+                answer = self._translated(what, request)
+            except (StoreError, AlreadyThere):
+                if not limit.over:
+                    raise
+        # Where the connection was shut down under it, what looks like an answer, or like a refusal, is the half of one.
+        if limit.over:
+            raise StoreUnavailable(
+                f"{what}: no whole answer within {time.monotonic() - began:.0f} s",
+                hint="The store, or what lies between, sends too slowly. The call will be made again.",
+            )
+        return answer
+
+    def _translated(self, what: str, request: Callable[[S3Client], _T]) -> _T:
         try:
             return request(self._connected())
         except aws.ClientError as error:
@@ -311,7 +341,7 @@ def _build(settings: S3Settings) -> S3Client:
     # The client follows a redirect to the region that the answer names. Where none is named it would ask for it with a
     # HEAD of the bucket, follow that one's redirect in the same way, and so on without an end.
     client.meta.events.register("before-call.s3.HeadBucket", _no_region)  # type: ignore[arg-type] # it may return an answer
-    return client
+    return bound(client)
 
 
 def _timestamp(value: str) -> datetime:

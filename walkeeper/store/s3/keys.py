@@ -54,7 +54,13 @@ class S3Settings(Section, frozen=True):
     ] = None
     ca_file: Annotated[Path | None, Meta(description="Certificates to trust instead of the system's.")] = None
     connect_timeout: Annotated[Seconds, Meta(description="To wait for a connection.")] = Seconds(5)
-    read_timeout: Annotated[Seconds, Meta(description="To wait for an answer.")] = Seconds(30)
+    read_timeout: Annotated[
+        Seconds,
+        Meta(
+            description="To wait for each part of an answer. A whole call takes at most twice this, and the time that the "
+            "object's bytes take at 64 KiB/s."
+        ),
+    ] = Seconds(30)
     overwrite_guard: Annotated[
         OverwriteGuard,
         Meta(
@@ -63,6 +69,11 @@ class S3Settings(Section, frozen=True):
             "moment are then not told apart."
         ),
     ] = "conditional"
+
+    @property
+    def longest_call(self) -> float:
+        """Seconds that a call may take in all, without those for the bytes of an object."""
+        return self.connect_timeout + 2 * self.read_timeout
 
     @property
     def remote(self) -> bool:
