@@ -241,7 +241,7 @@ class ScriptedS3:
             path_style=True,
             access_key_id="first-key",
             secret_access_key="a-secret-of-the-tests",
-            connect_timeout=Seconds(2),
+            connect_timeout=Seconds(10),
             read_timeout=Seconds(0.5),
         )
 

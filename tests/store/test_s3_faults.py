@@ -374,59 +374,65 @@ def test_an_answer_whose_length_is_not_stated_is_unavailable(server: ScriptedS3,
 # ------------------------------------------------------------------------------------------------- the total time of a call
 
 
+@pytest.fixture
+def hurried(server: ScriptedS3) -> S3Store:
+    """Four seconds for a call, and one and a half for each part of an answer."""
+    return S3Store(server.settings(connect_timeout=Seconds(1), read_timeout=Seconds(1.5)))
+
+
 @EACH_CALL
 def test_an_answer_that_drips_ends_with_the_total_time(
-    server: ScriptedS3, store: S3Store, operation: Any, call: Call
+    server: ScriptedS3, hurried: S3Store, operation: Any, call: Call
 ) -> None:
     """Each byte comes well within the read time-out."""
     server.next(operation, drip(b"HTTP/1.1 200 OK\r\nX-Slow: "))
     with pytest.raises(StoreUnavailable, match="no whole answer within"):
-        call(store)
+        call(hurried)
 
 
 @pytest.mark.parametrize("operation", ["GET", "LIST"])
-def test_a_body_that_drips_ends_with_the_total_time(server: ScriptedS3, store: S3Store, operation: Any) -> None:
+def test_a_body_that_drips_ends_with_the_total_time(server: ScriptedS3, hurried: S3Store, operation: Any) -> None:
     server.next(operation, drip(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n"))
     with pytest.raises(StoreUnavailable, match="no whole answer within"):
-        CALLS[operation.lower()][1](store)
+        CALLS[operation.lower()][1](hurried)
 
 
-def test_a_refusal_that_drips_ends_with_the_total_time(server: ScriptedS3, store: S3Store) -> None:
+def test_a_refusal_that_drips_ends_with_the_total_time(server: ScriptedS3, hurried: S3Store) -> None:
     server.next("GET", drip(b"HTTP/1.1 404 Not Found\r\nContent-Length: 60000\r\n\r\n"))
     with pytest.raises(StoreUnavailable, match="no whole answer within"):
-        store.get(KEY)
+        hurried.get(KEY)
 
 
-def test_a_connection_that_was_kept_is_held_to_the_total_time_too(server: ScriptedS3, store: S3Store) -> None:
-    assert store.get(KEY) is None
+def test_a_connection_that_was_kept_is_held_to_the_total_time_too(server: ScriptedS3, hurried: S3Store) -> None:
+    assert hurried.get(KEY) is None
     server.next("GET", drip(b"HTTP/1.1 200 OK\r\nX-Slow: "))
     with pytest.raises(StoreUnavailable, match="no whole answer within"):
-        store.get(KEY)
+        hurried.get(KEY)
 
 
 def test_a_server_that_takes_an_object_too_slowly_ends_with_the_total_time(
-    server: ScriptedS3, store: S3Store, monkeypatch: pytest.MonkeyPatch
+    server: ScriptedS3, hurried: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("walkeeper.store.s3.connection.SLOWEST", 64 * 1024**2)
     server.next("PUT", swallow)
     with pytest.raises(StoreUnavailable, match="no whole answer within"):
-        store.create(KEY, BODY * 32, METADATA)
+        hurried.create(KEY, BODY * 32, METADATA)
 
 
 def test_the_bytes_of_an_object_have_time_of_their_own(
-    server: ScriptedS3, store: S3Store, monkeypatch: pytest.MonkeyPatch
+    server: ScriptedS3, hurried: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes longer than a call without an object may."""
     monkeypatch.setattr("walkeeper.store.s3.connection.SLOWEST", 1024)
 
     def slowly(exchange: Exchange) -> None:
-        exchange.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 40960\r\n\r\n")
-        for _ in range(40):
+        exchange.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 61440\r\n\r\n")
+        for _ in range(60):
             time.sleep(0.1)
             exchange.wfile.write(bytes(1024))
 
     server.next("GET", slowly)
-    assert store.get(KEY) == bytes(40960)
+    assert hurried.get(KEY) == bytes(61440)
 
 
 # ----------------------------------------------------------------------------------------------- absent, or cannot tell

@@ -95,6 +95,7 @@ class S3Store:
                 ContentMD5=base64.b64encode(md5.digest()).decode("ascii"),
                 Metadata=metadata,
                 **guard,
+                **self._settings.put_options,
             ),
             len(body),
         )
@@ -235,10 +236,11 @@ class S3Store:
 
     def _call(self, what: str, request: Callable[[S3Client], _T], size: int = 0) -> _T:
         """Run one request, with a body of ``size``; all that can go wrong becomes one of walkeeper's errors, or AlreadyThere."""
+        client = self._translated(what, self._connected)  # making it takes CPU time, and asks nobody
         began = time.monotonic()
         with total_time(self._settings.longest_call, size) as limit:
             try:
-                answer = self._translated(what, request)
+                answer = self._translated(what, lambda: request(client))
             except (StoreError, AlreadyThere):
                 if not limit.over:
                     raise
@@ -250,9 +252,9 @@ class S3Store:
             )
         return answer
 
-    def _translated(self, what: str, request: Callable[[S3Client], _T]) -> _T:
+    def _translated(self, what: str, work: Callable[[], _T]) -> _T:
         try:
-            return request(self._connected())
+            return work()
         except aws.ClientError as error:
             raise self._refused(what, error) from error
         except _NO_CREDENTIALS as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,6 +26,13 @@ MAX_PREFIX: Final = 1000 - MAX_KEY
 """Characters, with a slash at the end."""
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_/:.-]{1,2048}")
+_CLASS: Final = re.compile(r"[A-Z][A-Z0-9_-]{0,63}")
+_AWAY: Final = ("GLACIER", "DEEP_ARCHIVE")
+
+_AMAZON: Final = re.compile(
+    r"(?:(?P<bucket>.+?)\.)?s3(?:[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?\.amazonaws\.com(?:\.cn)?"
+)
 
 
 class S3Settings(Section, frozen=True):
@@ -70,6 +77,38 @@ class S3Settings(Section, frozen=True):
         ),
     ] = "conditional"
 
+    sse: Annotated[
+        Literal["AES256", "aws:kms", "aws:kms:dsse"] | None,
+        Meta(
+            description="Server-side encryption to ask for with each PUT, where the bucket's policy demands the header. "
+            "Without it the bucket's own default applies."
+        ),
+    ] = None
+    kms_key_id: Annotated[
+        str | None,
+        Meta(
+            description="The KMS key, as an ARN, an id or `alias/NAME`; without `sse` it means `aws:kms`. The credentials need "
+            "kms:GenerateDataKey and kms:Decrypt for it."
+        ),
+    ] = None
+    storage_class: Annotated[
+        str | None,
+        Meta(
+            description="For each object, such as `STANDARD_IA`; the bucket's default without it. Where a class charges for a "
+            "least size or age, the small and short-lived pieces of the tail are dear: set `tail.interval` to `off`."
+        ),
+    ] = None
+
+    @property
+    def put_options(self) -> dict[str, Any]:
+        """What goes with each PUT beside the object, under boto3's names."""
+        options = {
+            "ServerSideEncryption": self.sse or (self.kms_key_id and "aws:kms"),
+            "SSEKMSKeyId": self.kms_key_id,
+            "StorageClass": self.storage_class,
+        }
+        return {name: value for name, value in options.items() if value}
+
     @property
     def longest_call(self) -> float:
         """Seconds that a call may take in all, without those for the bytes of an object."""
@@ -85,13 +124,33 @@ class S3Settings(Section, frozen=True):
 
     def checked(self) -> Self:
         if not _BUCKET.fullmatch(self.bucket) or ".." in self.bucket:
-            raise WrongSetting("bucket", f"{self.bucket!r} is no name of a bucket")
+            raise WrongSetting(
+                "bucket", f"{self.bucket[:MAX_KEY]!r} is no name of a bucket", hint=what_to_write(self.bucket)
+            )
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise WrongSetting("", "access_key_id and secret_access_key go together, and one is missing")
         if self.access_key_id is None and self.session_token is not None:
             raise WrongSetting("", "session_token without access_key_id")
         if self.access_key_id is not None and self.profile is not None:
             raise WrongSetting("profile", "access_key_id is there too", hint="Keep one of the two.")
+        if self.kms_key_id is not None and self.sse == "AES256":
+            raise WrongSetting(
+                "kms_key_id", "sse is AES256, which takes no key", hint="Set sse: aws:kms, or leave it out."
+            )
+        if self.kms_key_id is not None and not _PLAIN.fullmatch(self.kms_key_id):
+            raise WrongSetting(
+                "kms_key_id", f"{self.kms_key_id[:MAX_KEY]!r} is no key", hint="It is an ARN, an id or alias/NAME."
+            )
+        if self.storage_class is not None and not _CLASS.fullmatch(self.storage_class):
+            raise WrongSetting(
+                "storage_class", f"{self.storage_class[:MAX_KEY]!r} is none", hint="It looks like STANDARD_IA."
+            )
+        if self.storage_class in _AWAY:
+            raise WrongSetting(
+                "storage_class",
+                f"from {self.storage_class} nothing can be read without hours of waiting",
+                hint="Use STANDARD_IA or GLACIER_IR; a lifecycle rule of the bucket must not move objects there either.",
+            )
         return msgspec.structs.replace(self, prefix=_prefix(self.prefix), endpoint=_endpoint(self.endpoint))
 
     def impatient(self, seconds: float) -> Self:
@@ -114,6 +173,30 @@ class S3Settings(Section, frozen=True):
         from walkeeper.store.s3.driver import S3Store  # noqa: PLC0415 - the SDK takes a quarter of a second of CPU
 
         return S3Store(self)
+
+
+def what_to_write(bucket: str) -> str:
+    """For a bucket in a form that other tools take: ``s3://bucket/prefix``, an ARN, a URL, a bucket with a slash."""
+    if ":accesspoint" in bucket:
+        return "Write the alias of the access point, which AWS shows beside its ARN and which ends in -s3alias."
+    if bucket.startswith("arn:"):
+        return _say(*bucket.rpartition(":::")[2].partition("/")[::2])
+    scheme, _, rest = bucket.partition("://")
+    if not rest:
+        return _say(*bucket.partition("/")[::2]) if "/" in bucket else "It is the bucket's name and nothing else."
+    host, _, path = rest.partition("/")
+    if scheme not in ("http", "https"):
+        return _say(host, path)
+    if amazon := _AMAZON.fullmatch(host):
+        name, region = amazon["bucket"], amazon["region"]
+        return _say(name, path, region=region) if name else _say(*path.partition("/")[::2], region=region)
+    return _say(*path.partition("/")[::2], endpoint=f"{scheme}://{host}", path_style="true")
+
+
+def _say(bucket: str, prefix: str, **others: str | None) -> str:
+    settings = {"bucket": bucket, "prefix": prefix.strip("/"), **others}
+    written = ", ".join(f"{key}: {value}" for key, value in settings.items() if value)
+    return f"Write {written}." if bucket else "Name the bucket: the name and nothing else."
 
 
 def _prefix(prefix: str) -> str:
