@@ -10,12 +10,13 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from walkeeper.config import overrides, patroni_yml, yaml_file
+from walkeeper.config import overrides, patroni_yml, trust, yaml_file
 from walkeeper.config.keys import AgentKeys, EncryptionKeys, Keys, PostgresqlKeys, all_sections
 from walkeeper.config.model import AgentSettings, Config, Node, PostgresqlSettings
 from walkeeper.config.patroni_yml import LIBPQ_OPTIONS, Patroni
@@ -34,18 +35,29 @@ def load(path: Path, environ: Mapping[str, str], *, for_agent: bool = False) -> 
     root = yaml_file.read(path)
     if "patroni_config" in root:
         patroni_root = _named_patroni(root)
-        written = Written(root.places, (), root.mode)
+        written = Written(root.places, (), root.status)
         tree = root.everything()
         del tree["patroni_config"]
     else:
         patroni_root = root
-        written = Written(root.places, ("walkeeper",), root.mode)
+        written = Written(root.places, ("walkeeper",), root.status)
         tree = root.plain("walkeeper")
     keys = _keys(tree, environ, written)
-    config = _config(path, keys, written, patroni_yml.take(patroni_root, environ), patroni_root)
+    patroni = patroni_yml.take(patroni_root, environ)
+    config = _config(path, keys, written, patroni, patroni_root)
+    config = replace(config, exposed=tuple(_exposed(root, patroni_root, written)))
     if for_agent:
         _ = config.name, config.data_dir, config.spool_directory, config.postgresql
     return config
+
+
+def _exposed(root: yaml_file.Section, patroni_root: yaml_file.Section, written: Written) -> Iterator[trust.Exposure]:
+    """Patroni's passwords, when they stand in its file, are the ones that are in clear in most."""
+    us = trust.Us.here()
+    passwords = patroni_yml.holds_password(patroni_root)
+    for file in {root.places.file: root, patroni_root.places.file: patroni_root}.values():
+        yield from trust.exposures(file.places.file, file.status, us, secret=passwords and file is patroni_root)
+    yield from written.exposed
 
 
 def _absolute(path: Path) -> Path:
@@ -57,7 +69,7 @@ def _absolute(path: Path) -> Path:
 
 def _named_patroni(root: yaml_file.Section) -> yaml_file.Section:
     name = root.text("patroni_config") or ""
-    path = Written(root.places, (), root.mode).path(("patroni_config",), name)
+    path = Written(root.places, (), root.status).path(("patroni_config",), name)
     patroni = yaml_file.read(path or Path(name))
     if "walkeeper" in patroni:
         raise patroni.error(
@@ -181,7 +193,10 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         store=store,
         compression_level=keys.compression_level,
         encryption_recipients=_recipients(keys.encryption, written),
-        identity_file=written.path(("encryption", "identity_file"), keys.encryption.identity_file),
+        identity_file=written.secret_file(
+            ("encryption", "identity_file"),
+            written.path(("encryption", "identity_file"), keys.encryption.identity_file),
+        ),
         upload_workers=keys.upload_workers,
         hold_slot=keys.hold_slot,
         spool_limit=int(keys.spool.limit),

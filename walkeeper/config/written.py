@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from walkeeper.config import trust
+from walkeeper.config.trust import Exposure
 from walkeeper.config.yaml_file import Places
 from walkeeper.errors import ConfigError
-from walkeeper.lib.section import Section, is_secret
+from walkeeper.lib.section import Section, is_secret, is_secret_file
 from walkeeper.store.base import StoreSettings, WrongSetting
 from walkeeper.store.open import StoreKeys
 
@@ -22,11 +25,15 @@ MAX_SECRET_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Where the keys were written: ``section`` leads to them in the file, whose permission bits are ``mode``."""
+    """Where the keys were written: ``section`` leads to them in the file, which ``status`` describes.
+
+    ``exposed`` collects what others may do with the files that were read.
+    """
 
     places: Places
     section: tuple[str, ...]
-    mode: int
+    status: os.stat_result
+    exposed: list[Exposure] = field(default_factory=list)
 
     def error(self, keys: tuple[str | int, ...], text: str, *, hint: str = "") -> ConfigError:
         return self.places.error((*self.section, *keys), text, hint=hint)
@@ -45,11 +52,12 @@ class Written:
             return value
         if value is not None and file is not None:
             raise self.error(keys, f"{keys[-1]}_file is there too", hint="Keep the file and drop the secret.")
-        if value is not None and self.mode & (stat.S_IRWXG | stat.S_IRWXO):
+        mode = stat.S_IMODE(self.status.st_mode)
+        if value is not None and mode & (stat.S_IRWXG | stat.S_IRWXO):
             variable = "WALKEEPER_" + "_".join(keys).upper()
             raise self.error(
                 keys,
-                f"a secret in a file of mode {self.mode:04o}",
+                f"a secret in a file of mode {mode:04o}",
                 hint=f"chmod 600 the file, or set {variable} instead.",
             )
         if file is None:
@@ -63,6 +71,7 @@ class Written:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
+                self._trusted(keys, path, os.fstat(descriptor))
                 data = os.read(descriptor, MAX_SECRET_BYTES + 1)
             finally:
                 os.close(descriptor)
@@ -74,6 +83,19 @@ class Written:
         if not text or len(data) > MAX_SECRET_BYTES or not text.isprintable():
             raise self.error(keys, f"{path} does not hold one line with a secret")
         return text
+
+    def secret_file(self, keys: tuple[str, ...], path: Path | None) -> Path | None:
+        """A file with a secret that somebody else reads, later. That it is there is theirs to find out."""
+        if path is not None:
+            with contextlib.suppress(OSError):
+                self._trusted(keys, path, path.stat())
+        return path
+
+    def _trusted(self, keys: tuple[str, ...], path: Path, status: os.stat_result) -> None:
+        us = trust.Us.here()
+        if refused := trust.refusal(path, status, us):
+            raise self.error(keys, f"{path}: {refused.text}", hint=refused.hint)
+        self.exposed.extend(trust.exposures(path, status, us, secret=True))
 
     def address(self, keys: tuple[str, ...], value: str | bool) -> tuple[str, int] | None:
         """``HOST:PORT``, with brackets around an IPv6 address; None for ``off``. YAML reads a bare ``off`` as false."""
@@ -98,20 +120,25 @@ class Written:
         ((name, settings),) = given.items()
         at = ("store", name)
         try:
-            return self._with_secrets(at, settings).checked()
+            checked = self._with_secrets(at, settings).checked()
         except WrongSetting as problem:
             keys_of_it = (*at, problem.key) if problem.key else at
             raise self.error(keys_of_it, problem.text, hint=problem.hint) from None
+        for doubt in checked.doubts():
+            self.exposed.append(Exposure(str(self.error((*at, doubt.key), doubt.text)), doubt.hint))
+        return checked
 
     def _with_secrets(self, at: tuple[str, ...], settings: StoreSettings) -> StoreSettings:
         """With each secret in place of the file that holds it."""
         if not isinstance(settings, Section):
             return settings
         changes: dict[str, object] = {}
-        for field in msgspec.structs.fields(settings):
-            if is_secret(field.type):
-                file = getattr(settings, f"{field.name}_file", None)
-                changes[field.name] = self.secret((*at, field.name), getattr(settings, field.name), file)
+        for each in msgspec.structs.fields(settings):
+            if is_secret(each.type):
+                file = getattr(settings, f"{each.name}_file", None)
+                changes[each.name] = self.secret((*at, each.name), getattr(settings, each.name), file)
                 if file is not None:
-                    changes[f"{field.name}_file"] = None
+                    changes[f"{each.name}_file"] = None
+            elif is_secret_file(each.type):
+                self.secret_file((*at, each.name), getattr(settings, each.name))
         return msgspec.structs.replace(settings, **changes)

@@ -10,8 +10,11 @@ import msgspec
 from msgspec import Meta
 
 _SECRET: Final = {"secret": True}
+_SECRET_FILE: Final = {"secret_file": True}
 
 Secret: TypeAlias = Annotated[str, Meta(extra=_SECRET)]
+SecretFile: TypeAlias = Annotated[Path, Meta(extra=_SECRET_FILE)]
+"""A file with a secret in it that a library reads."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +54,10 @@ def _absolute(value: object) -> Path:
 
 def is_secret(annotation: Any) -> bool:
     return any(meta.extra == _SECRET for meta in metas(annotation))
+
+
+def is_secret_file(annotation: Any) -> bool:
+    return any(meta.extra == _SECRET_FILE for meta in metas(annotation))
 
 
 def metas(annotation: Any) -> Iterator[Meta]:

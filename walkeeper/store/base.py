@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -117,6 +117,9 @@ class StoreSettings(Protocol):
 
     def checked(self) -> Self:
         """The same in one form, with every rule held against it. Raises WrongSetting."""
+
+    def doubts(self) -> Iterable[WrongSetting]:
+        """What works, and should not stay as it is: said loudly, and not refused."""
 
     def impatient(self, seconds: float) -> Self:
         """The same, with no silence waited out for longer than that, for a caller that has the WAL in another way."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from walkeeper.lib.section import Section
 
 if TYPE_CHECKING:
-    from walkeeper.store.base import Store
+    from walkeeper.store.base import Store, WrongSetting
 
 
 class DirectorySettings(Section, frozen=True, kw_only=False):
@@ -27,6 +27,9 @@ class DirectorySettings(Section, frozen=True, kw_only=False):
 
     def checked(self) -> Self:
         return self
+
+    def doubts(self) -> tuple[WrongSetting, ...]:
+        return ()
 
     def impatient(self, seconds: float) -> Self:  # noqa: ARG002 - a system call knows no time-out
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from walkeeper.lib.section import Secret, Section
+from walkeeper.lib.section import Secret, SecretFile, Section
 from walkeeper.lib.units import Seconds
 from walkeeper.store.base import WrongSetting
 from walkeeper.store.object_key import MAX_KEY, is_part
@@ -57,7 +58,7 @@ class S3Settings(Section, frozen=True):
     ] = None
     profile: Annotated[str | None, Meta(description="A profile of the credentials file.")] = None
     credentials_file: Annotated[
-        Path | None, Meta(description="An AWS credentials file, where it is not `~/.aws/credentials`.")
+        SecretFile | None, Meta(description="An AWS credentials file, where it is not `~/.aws/credentials`.")
     ] = None
     ca_file: Annotated[Path | None, Meta(description="Certificates to trust instead of the system's.")] = None
     connect_timeout: Annotated[Seconds, Meta(description="To wait for a connection.")] = Seconds(5)
@@ -153,6 +154,15 @@ class S3Settings(Section, frozen=True):
             )
         return msgspec.structs.replace(self, prefix=_prefix(self.prefix), endpoint=_endpoint(self.endpoint))
 
+    def doubts(self) -> Iterator[WrongSetting]:
+        url = urlsplit(self.endpoint or "")
+        if url.scheme == "http" and not _is_here(url.hostname or ""):
+            yield WrongSetting(
+                "endpoint",
+                "WAL goes over the network in clear, and whoever is on the way can read and change it",
+                hint="Use https://, with ca_file where the server's certificate is from an authority of your own.",
+            )
+
     def impatient(self, seconds: float) -> Self:
         return msgspec.structs.replace(
             self,
@@ -173,6 +183,10 @@ class S3Settings(Section, frozen=True):
         from walkeeper.store.s3.driver import S3Store  # noqa: PLC0415 - the SDK takes a quarter of a second of CPU
 
         return S3Store(self)
+
+
+def _is_here(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def what_to_write(bucket: str) -> str:
