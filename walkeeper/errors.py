@@ -13,7 +13,8 @@
     ├── StoreError             the object store; waiting can help
     │   ├── StoreUnavailable   no answer, a server error, a time-out
     │   ├── StoreDenied        credentials or rights; waits slowly
-    │   └── StoreUnfit         it cannot keep what walkeeper promises; waiting does not help
+    │   ├── StoreUnfit         it cannot keep what walkeeper promises; waiting does not help
+    │   └── TooLarge           an object has more bytes than anything of its kind; it was not read
     ├── CannotTell             an object is there, or may be, and cannot be delivered
     │   ├── Locked             it is encrypted, and no key here opens it
     │   └── HoleInArchive      it is not there, and more of its branch is behind it
@@ -102,6 +103,11 @@ class StoreDenied(StoreError):
 class StoreUnfit(StoreError):
     waiting_helps = False
     reason = "store_unfit"
+
+
+class TooLarge(StoreError):
+    waiting_helps = False
+    reason = "too_large"
 
 
 class CannotTell(WalkeeperError):

@@ -16,7 +16,7 @@ from walkeeper.core.lsn import MIB
 from walkeeper.errors import StoreUnavailable
 from walkeeper.lib import retry
 from walkeeper.lib.parallel import in_parallel
-from walkeeper.store.base import Body
+from walkeeper.store.base import MAX_OBJECT, Body
 from walkeeper.store.directory import DirectoryStore
 
 
@@ -146,7 +146,9 @@ def test_an_object_that_goes_away_meanwhile_is_damage(
 ) -> None:
     whole(built)
     key, got = built.key(2, 6), DirectoryStore.get
-    monkeypatch.setattr(DirectoryStore, "get", lambda store, asked: None if asked == key else got(store, asked))
+    monkeypatch.setattr(
+        DirectoryStore, "get", lambda store, asked, *limit: None if asked == key else got(store, asked, *limit)
+    )
     assert "listed, and not there" in verify(deep=True).finding("object_damaged")["text"]
 
 
@@ -207,11 +209,11 @@ def test_two_objects_of_one_name_are_compared(
 def failing(monkeypatch: pytest.MonkeyPatch, fails: Callable[[str, int], bool]) -> None:
     got, asked = DirectoryStore.get, dict[str, int]()
 
-    def get(store: DirectoryStore, key: str) -> Body | None:
+    def get(store: DirectoryStore, key: str, limit: int = MAX_OBJECT) -> Body | None:
         asked[key] = asked.get(key, 0) + 1
         if "/wal/" in key and fails(key, asked[key]):
             raise StoreUnavailable(f"{key}: no answer")
-        return got(store, key)
+        return got(store, key, limit)
 
     monkeypatch.setattr(DirectoryStore, "get", get)
 

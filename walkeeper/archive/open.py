@@ -13,7 +13,6 @@ from walkeeper.config import Config
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
-from walkeeper.store.settings import DirectorySettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,5 +52,5 @@ def open_archives(config: Config, store: Store | None = None, *, to_read: bool =
         config.scope,
         config.group,
         codec if to_read else open_codec(config),
-        far=not isinstance(config.store, DirectorySettings),
+        far=config.store.remote,
     )

@@ -23,7 +23,7 @@ from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
 from walkeeper.core.wal_records import check_complete
 from walkeeper.errors import BadSegment, Conflict, StoreUnavailable
 from walkeeper.lib import clock, events
-from walkeeper.store.base import AlreadyThere, Store
+from walkeeper.store.base import SMALL, AlreadyThere, Store
 
 _LARGEST: Final = SegmentSize(1024 * MIB)
 
@@ -149,7 +149,7 @@ class Archive:
         try:
             self.store.create(key, content, {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest()})
         except AlreadyThere:
-            if self.store.get(key) != content:
+            if self.store.get(key, SMALL) != content:
                 raise Conflict(
                     f"{name.name}: {key} is in the store with other content",
                     hint="Timeline number used twice: two servers were promoted apart from each other. Keep both. If the leader "

@@ -17,7 +17,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +35,6 @@ from walkeeper.restore.branch import for_server
 from walkeeper.restore.ends import Ends, has_itself
 from walkeeper.restore.exits import ABSENT, DELIVERED
 from walkeeper.store.open import open_store
-from walkeeper.store.settings import S3Settings, StoreSettings
 
 STANDBY_SILENCE: Final = 3.0
 """Seconds that a store may say nothing while a standby, perhaps one that is being promoted, waits."""
@@ -68,7 +66,7 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
     """The whole file, checked; None if it is proved absent. Raises for everything else."""
     config = load(config_path, environ)
     once = exits.will_ask_again(str(data_directory))
-    settings = _impatient(config.store) if once else config.store
+    settings = config.store.impatient(STANDBY_SILENCE) if once else config.store
     archives = open_archives(config, open_store(settings), to_read=True)
     layout, source = archives.layout(read_control_file(data_directory).system_identifier), archives.reader()
     ends = Ends(source, lambda: _records(config), SystemClock())
@@ -120,16 +118,6 @@ def _within(seconds: float, work: Callable[[], bytes | None], name: str, *, once
             events.failure("restore_waits", problem, file=name, seconds=wait)
         time.sleep(wait)
         wait = min(wait * 2, _LONGEST_WAIT)
-
-
-def _impatient(settings: StoreSettings) -> StoreSettings:
-    if not isinstance(settings, S3Settings):
-        return settings
-    return replace(
-        settings,
-        connect_timeout=min(settings.connect_timeout, STANDBY_SILENCE),
-        read_timeout=min(settings.read_timeout, STANDBY_SILENCE),
-    )
 
 
 def _place(place: Path, plain: bytes, asked_by: int) -> None:

@@ -35,6 +35,7 @@ from walkeeper.errors import (
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.lib.parallel import in_parallel
+from walkeeper.store.base import SMALL
 
 KEPT: Final = 1.0
 """Seconds for which an answer is kept: a recovery asks for one file more than once, and is told to ask again."""
@@ -203,7 +204,7 @@ class Ends:
         key = layout.root, timeline
         if key not in self._histories:
             place = layout.file(HistoryFile(timeline), "")
-            content = self._source.store.get(place)
+            content = self._source.store.get(place, SMALL)
             if content is None:
                 raise CannotTell(f"{place}: it is listed, and not there", hint="The store's listing is behind.")
             self._histories[key] = parse_history(timeline, content)
@@ -237,7 +238,7 @@ class Ends:
     def _stated_size(self, layout: Layout) -> SegmentSize:
         for info in self._source.store.list(layout.starts):
             try:
-                stated = json.loads(self._source.store.get(info.key) or b"")
+                stated = json.loads(self._source.store.get(info.key, SMALL) or b"")
                 return SegmentSize(int(stated["segment_size"]))
             except (ValueError, KeyError, TypeError, RecursionError, Refused):
                 continue

@@ -21,7 +21,7 @@ from walkeeper.dcs.claim import Claim, read_claim, unknown
 from walkeeper.errors import BadRecord, CannotTell, DcsError, Refused, WalkeeperError
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.postgres.data_directory import read_control_file
-from walkeeper.store.base import Store
+from walkeeper.store.base import SMALL, Store
 
 PATIENCE: Final = 5.0
 """Seconds for one call to the DCS."""
@@ -201,7 +201,7 @@ def _segment_size(store: Store, layout: Layout, claim: Claim, starts: list[str])
     if claim.record is not None:
         return claim.record.size
     for name in starts:
-        body = store.get(f"{layout.starts}{name}.json")
+        body = store.get(f"{layout.starts}{name}.json", SMALL)
         try:
             return SegmentSize(int(json.loads(body or b"")["segment_size"]))
         except (ValueError, TypeError, KeyError, WalkeeperError):
@@ -215,7 +215,7 @@ def _segment_size(store: Store, layout: Layout, claim: Claim, starts: list[str])
 
 def _histories(store: Store, layout: Layout, found: Inventory) -> tuple[dict[int, History], dict[int, str]]:
     def read(timeline: int) -> tuple[int, History | str]:
-        content = store.get(layout.file(HistoryFile(timeline), ""))
+        content = store.get(layout.file(HistoryFile(timeline), ""), SMALL)
         if content is None:
             return timeline, "it is listed, and not there"
         try:

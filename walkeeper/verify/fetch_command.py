@@ -26,7 +26,7 @@ from walkeeper.lib import durable
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import patiently
 from walkeeper.lib.terminal import Progress, complain
-from walkeeper.store.base import Store
+from walkeeper.store.base import SMALL, Store
 from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, SOUND, say
 from walkeeper.verify.evidence import ask_the_dcs, locate
 
@@ -121,7 +121,7 @@ def _along(history: History, first: Segment, last: Segment) -> Iterator[WalFile]
 
 
 def _history(store: Store, layout: Layout, timeline: int) -> History:
-    content = patiently(lambda: store.get(layout.file(HistoryFile(timeline), "")))
+    content = patiently(lambda: store.get(layout.file(HistoryFile(timeline), ""), SMALL))
     if content is None:
         raise CannotTell(
             f"{HistoryFile(timeline).name}: it is not in the archive, so that its chain is not known",

@@ -86,6 +86,11 @@ def _read(config: Config) -> _Version:
         raise ConfigError(f"{error.filename}: it cannot be read: {error.strerror}") from None
 
 
+def _say_what_is_exposed(config: Config) -> None:
+    for each in config.exposed:
+        events.warning("config_exposed", hint=each.hint, what=each.text)
+
+
 class _Process:
     """Signals only set a flag; the main thread looks at it, at the crew and at the watchdog.
 
@@ -119,6 +124,7 @@ class _Process:
         with AgentLock(Path(paths.lock_path(str(socket)))) as lock:
             self._spool_lock = self._lock_spool(self._version.config, wait=self._waits_for_spool)
             self._open_log(self._version.config)
+            _say_what_is_exposed(self._version.config)
             agent: Agent | None = self._build(self._version.config)
             code = 0
             while agent is not None:
@@ -226,6 +232,7 @@ class _Process:
         try:
             version = _read(load(present.config.source, os.environ, for_agent=True))
             self._open_log(version.config)
+            _say_what_is_exposed(version.config)
             if version == present:
                 events.info("reloaded", changed=False)
                 return None

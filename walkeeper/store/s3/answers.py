@@ -15,7 +15,8 @@ MAX_MESSAGE: Final = 300
 _LATER: Final = "It will be tried again."
 _REGION: Final = "The bucket is in another region, or behind another address: set region, and endpoint if it is given."
 _RIGHTS: Final = (
-    "They need s3:PutObject, s3:GetObject and s3:ListBucket. Credentials are read again: no restart is needed."
+    "The credentials need s3:PutObject, s3:GetObject and s3:ListBucket; they are re-read automatically. A bucket whose policy "
+    "demands an encryption header needs sse, and for a KMS key kms_key_id, with kms:GenerateDataKey and kms:Decrypt for it."
 )
 _CLOCK: Final = "This machine's clock and the server's differ too much: look at NTP."
 _EXPIRED: Final = "The credentials have run out: renew them. They are read again, so that no restart is needed."
