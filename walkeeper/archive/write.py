@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
+from walkeeper.archive import newer
 from walkeeper.archive.codec import SUFFIXES, Codec
 from walkeeper.archive.layout import Layout, parse_gap_name
 from walkeeper.core.coverage import Archived, merged, reach
@@ -21,7 +22,7 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, PartialFile, Segment, WalFile, parse_wal_name
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Gap
-from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
+from walkeeper.core.wal_page import Plain, SegmentHeader, check_header, check_pages
 from walkeeper.errors import BadName, BadSegment, CannotTell, Conflict, StoreUnavailable
 from walkeeper.lib import clock, events
 from walkeeper.store.base import AlreadyThere, Body, ObjectInfo, Store
@@ -99,7 +100,11 @@ class Archive:
     def _check(self, segment: Segment, plain: Plain, history: History | None) -> None:
         if len(plain) != segment.size:
             raise BadSegment(f"{segment}: {len(plain)} bytes, a whole segment has {segment.size}")
-        check_header(SegmentHeader.parse(plain, segment.name), segment, self.layout.system_identifier, history)
+        header = SegmentHeader.parse(plain, segment.name)
+        check_header(header, segment, self.layout.system_identifier, history)
+        if header.postgres_major is None:
+            check_pages(plain, segment, history)  # what a known magic would tell, all pages of it do
+            newer.tell(header, segment)
 
     def archive_file(self, file: PartialFile | BackupFile, plain: Plain) -> None:
         """Store a file that is no part of any chain. Other bytes under its name: Conflict."""

@@ -2,7 +2,8 @@
 
 Formats: ``XLogRecord`` in ``src/include/access/xlogrecord.h``; pages and continued records in
 ``src/include/access/xlog_internal.h``; what makes a record valid in ``ValidXLogRecord`` of
-``src/backend/access/transam/xlogreader.c``. The same from PostgreSQL 13 to 18.
+``src/backend/access/transam/xlogreader.c``. The same from PostgreSQL 13 to 19. Of a newer one nothing is believed that no
+checksum proves: one that is right at the place where it is expected says that the format is still this one.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Final
 
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.core.wal_page import MAGIC, PAGE_SIZE, Plain, without_zeros
+from walkeeper.core.wal_page import MAGIC, PAGE_SIZE, Plain, may_be_magic, without_zeros
 
 # magic, info, timeline, page address, length of what is left of a record from the page before
 _PAGE: Final = struct.Struct("=HHIQI")
+_KNOWN: Final = frozenset(struct.pack("=H", magic) for magic in MAGIC)
 _CONTINUED: Final = 0x0001
 _LONG: Final = 0x0002
 _SHORT_SIZE: Final = 24
@@ -160,10 +162,11 @@ def goes_beyond(tail: Plain, local: Plain, segment: Segment) -> bool:
 def ends_early(plain: Plain, segment: Segment) -> Lsn | None:
     """Where the WAL in a whole segment file ends, if it ends before the file does: then zeros were added to it.
 
-    None for a segment that PostgreSQL completed: its last record reaches the end, or switches to the next segment.
+    None for a segment that PostgreSQL completed: its last record reaches the end, or switches to the next segment. And for one
+    whose records cannot be read: that is no reason to take it for something else than its name says.
     """
     used = without_zeros(plain)
-    if used > segment.size - 8:
+    if used > segment.size - 8 or not _can_be_read(plain, segment):
         return None
     begin = last_begin(plain, used - 1) if used else None
     if begin is None:
@@ -172,6 +175,11 @@ def ends_early(plain: Plain, segment: Segment) -> Lsn | None:
     if end is None or end >= segment.size or _is_switch(plain, begin):
         return None
     return Lsn(segment.start + end)
+
+
+def _can_be_read(plain: Plain, segment: Segment) -> bool:
+    """Whether records have the form that is known here. A newer PostgreSQL's have, if the first whole one's checksum is right."""
+    return bytes(plain[:2]) in _KNOWN or next(records(plain, segment), None) is not None
 
 
 def _aligned(offset: int) -> int:
@@ -190,7 +198,7 @@ def _page_is_true(data: Plain, segment: Segment, offset: int) -> bool:
         return False
     magic, info, timeline, address, _ = _PAGE.unpack_from(data, page)
     long = bool(info & _LONG) == (page == 0)
-    return magic in MAGIC and long and address == segment.start + page and 0 < timeline <= segment.timeline
+    return may_be_magic(magic) and long and address == segment.start + page and 0 < timeline <= segment.timeline
 
 
 def _continues(data: Plain, segment: Segment, page: int, left: int) -> bool:
