@@ -81,6 +81,13 @@ def major_of(directory: Path) -> int:
     return major
 
 
+def origin_of(directory: Path) -> str:
+    """Where a server is from, for people."""
+    if directory in _system():
+        return "the system's"
+    return "from a wheel" if directory in _wheels() else f"in {directory}"
+
+
 def _checked(directory: Path) -> Path:
     major_of(directory)
     return directory
