@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.matrix.versions import MAJORS, TRIED
 from walkeeper.cli import reference
+from walkeeper.core.wal_page import MAGIC
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -15,6 +17,16 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").rglob("*.md")),
 ]
+
+
+def test_the_table_of_versions_is_what_the_matrix_tries() -> None:
+    table = re.search(r"^\| PostgreSQL \|.*?\n\n", (ROOT / "docs" / "limits.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert table is not None
+    head, _, *rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table[0].strip().splitlines()]
+    assert tuple(head[1:]) == TRIED
+    assert [int(major) for major, *cells in rows if cells == ["tried"] * len(TRIED)] == list(MAJORS)
+    assert all(not any(cells) for major, *cells in rows if int(major) not in MAJORS)
+    assert {int(major) for major, *_ in rows} == set(MAGIC.values())
 
 
 def anchors(document: Path) -> set[str]:

@@ -13,6 +13,7 @@ from walkeeper.core.wal_page import (
     check_every_page,
     check_header,
     check_pages,
+    check_part,
     without_zeros,
 )
 from walkeeper.errors import BadSegment, WrongCluster
@@ -44,6 +45,62 @@ def test_each_known_magic_names_its_postgresql(magic: int, major: int) -> None:
 def test_what_is_no_first_page_is_refused(data: bytes) -> None:
     with pytest.raises(BadSegment):
         SegmentHeader.parse(data, "x")
+
+
+@pytest.mark.parametrize("magic", [0xD107, 0xD121, 0xD123, 0xD12C, 0xD1FF])
+def test_a_magic_that_is_newer_than_the_known_ones_or_between_them_is_of_no_known_major(magic: int) -> None:
+    found = header(magic=magic)
+    assert (found.magic, found.postgres_major) == (magic, None)
+    check_header(found, SEGMENT, SYSTEM)
+
+
+@pytest.mark.parametrize(
+    ("magic", "what"),
+    [
+        (0xD05C, "that of a PostgreSQL older than 13"),
+        (0xD105, "that of a PostgreSQL older than 13"),
+        (0x0001, "not that of PostgreSQL 13 or newer"),
+        (0xD05B, "not that of PostgreSQL 13 or newer"),
+        (0xD200, "not that of PostgreSQL 13 or newer"),
+        (0x22D1, "not that of PostgreSQL 13 or newer"),  # 19's, of a machine with the other byte order
+        (0xFFFF, "not that of PostgreSQL 13 or newer"),
+    ],
+)
+def test_a_magic_that_no_later_postgresql_can_have_is_refused(magic: int, what: str) -> None:
+    with pytest.raises(BadSegment, match=f"page magic {magic:04X} is {what}"):
+        header(magic=magic)
+
+
+@given(st.binary(min_size=HEADER_SIZE, max_size=HEADER_SIZE), st.sampled_from([None, 0xD122, 0xD125]))
+def test_random_bytes_are_no_segment_of_this_cluster(data: bytes, magic: int | None) -> None:
+    data = data if magic is None else magic.to_bytes(2, "little") + data[2:]
+    with pytest.raises((BadSegment, WrongCluster)):
+        check_header(SegmentHeader.parse(data, "x"), SEGMENT, SYSTEM)
+
+
+NEWER = 0xD125
+"""An invented PostgreSQL 20's."""
+
+
+def test_a_newer_postgresqls_pages_may_have_flags_that_are_not_known() -> None:
+    plain = bytearray(paged_segment(SEGMENT, SYSTEM, HISTORY, magic=NEWER))
+    plain[9 * PAGE + 2] = 0x10
+    check_pages(plain, SEGMENT, HISTORY)
+    plain[9 * PAGE + 2] = 0x12
+    with pytest.raises(BadSegment, match="its flags are 0012"):
+        check_pages(plain, SEGMENT, HISTORY)
+
+
+@pytest.mark.parametrize("magic", [0xD110, NEWER])
+@pytest.mark.parametrize("other", [0xD118, 0xD124, NEWER + 1])
+def test_a_segment_has_one_magic_in_all_its_pages(magic: int, other: int) -> None:
+    plain = bytearray(paged_segment(SEGMENT, SYSTEM, HISTORY, magic=magic))
+    check_part(bytes(plain[:20_000]), 0, SEGMENT)
+    plain[PAGE : PAGE + 2] = other.to_bytes(2, "little")
+    with pytest.raises(BadSegment, match=f"its magic is {other:04X}"):
+        check_pages(plain, SEGMENT, HISTORY)
+    with pytest.raises(BadSegment, match="the page at 0/502000 has the header of another one"):
+        check_part(bytes(plain[:20_000]), 0, SEGMENT)
 
 
 def test_another_clusters_segment_is_refused() -> None:

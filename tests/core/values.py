@@ -90,7 +90,12 @@ def switch_record() -> bytes:
 
 
 def paged_segment(
-    segment: Segment, system_identifier: int, history: History | None = None, *, written: int | None = None
+    segment: Segment,
+    system_identifier: int,
+    history: History | None = None,
+    *,
+    written: int | None = None,
+    magic: int = 0xD110,
 ) -> bytes:
     """A segment with a true header on each of its pages, up to ``written`` bytes: a switch, and zeros from there on.
 
@@ -102,9 +107,9 @@ def paged_segment(
         for switch in reversed(history.switches if history else ()):
             timeline = switch.timeline if address < switch.lsn else timeline
         header = (
-            long_header(segment, system_identifier, timeline=timeline)
+            long_header(segment, system_identifier, timeline=timeline, magic=magic)
             if address == segment.start
-            else struct.pack("=HHIQI4x", 0xD110, 0, timeline, address, 0)
+            else struct.pack("=HHIQI4x", magic, 0, timeline, address, 0)
         )
         pages.append(header + b"w" * (PAGE - len(header)))
     plain = b"".join(pages)

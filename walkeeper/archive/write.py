@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
+from walkeeper.archive import newer
 from walkeeper.archive.codec import SUFFIXES, Codec
 from walkeeper.archive.contents import Contents
 from walkeeper.archive.layout import Layout
@@ -100,8 +101,11 @@ class Archive:
     def _check(self, segment: Segment, plain: Plain, history: History | None) -> None:
         if len(plain) != segment.size:
             raise BadSegment(f"{segment}: {len(plain)} bytes, a whole segment has {segment.size}")
-        check_header(SegmentHeader.parse(plain, segment.name), segment, self.layout.system_identifier, history)
+        header = SegmentHeader.parse(plain, segment.name)
+        check_header(header, segment, self.layout.system_identifier, history)
         check_complete(plain, segment, history)
+        if header.postgres_major is None:
+            newer.tell(header, segment)
 
     def archive_file(self, file: PartialFile | BackupFile, plain: Plain) -> None:
         """Store a file that is no part of any chain. Other bytes under its name: Conflict."""

@@ -91,7 +91,11 @@ class PostgresqlKeys(Section, frozen=True):
     gssencmode: str | None = None
     channel_binding: str | None = None
     bin_dir: Annotated[
-        str | None, Meta(description="Where pg_receivewal is: Patroni's `bin_dir`, else the search path.")
+        str | None,
+        Meta(
+            description="Where pg_receivewal is: Patroni's `bin_dir`. If none there is of the server's major version or newer, "
+            "the search path and the packages of that version are looked through."
+        ),
     ] = None
 
 

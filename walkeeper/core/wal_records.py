@@ -2,7 +2,8 @@
 
 Formats: ``XLogRecord`` in ``src/include/access/xlogrecord.h``; pages and continued records in
 ``src/include/access/xlog_internal.h``; what makes a record valid in ``ValidXLogRecord`` of
-``src/backend/access/transam/xlogreader.c``. The same from PostgreSQL 13 to 18.
+``src/backend/access/transam/xlogreader.c``. The same from PostgreSQL 13 to 19. Of a newer one nothing is believed that no
+checksum proves: one that is right at the place where it is expected says that the format is still this one.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from walkeeper.core.wal_page import (
     SegmentHeader,
     check_every_page,
     first_difference,
+    may_be_magic,
     without_zeros,
 )
 from walkeeper.errors import BadSegment
 
 # magic, info, timeline, page address, length of what is left of a record from the page before
 _PAGE: Final = struct.Struct("=HHIQI")
+_KNOWN: Final = frozenset(struct.pack("=H", magic) for magic in MAGIC)
 _CONTINUED: Final = 0x0001
 _LONG: Final = 0x0002
 _SHORT_SIZE: Final = 24
@@ -185,9 +188,10 @@ def ends_early(plain: Plain, segment: Segment) -> Lsn | None:
 
     None for a segment that PostgreSQL completed: its last record reaches the end, or switches to the next segment. Only after
     such a switch are there pages without anything; within the last page only a whole record proves that it was the last one.
+    And None for one whose records cannot be read: that is no reason to take it for something else than its name says.
     """
     used = without_zeros(plain)
-    if used > segment.size - 8 or _switches(plain, used):
+    if used > segment.size - 8 or _switches(plain, used) or not _can_be_read(plain, segment):
         return None
     pages = -(-used // PAGE_SIZE) * PAGE_SIZE
     begin = last_begin(plain, used - 1) if used else None
@@ -211,6 +215,11 @@ def check_complete(plain: Plain, segment: Segment, history: History | None = Non
         raise BadSegment(f"{segment}: its WAL ends at {end}, and zeros follow", hint=NOT_WHOLE)
 
 
+def _can_be_read(plain: Plain, segment: Segment) -> bool:
+    """Whether records have the form that is known here. A newer PostgreSQL's have, if the first whole one's checksum is right."""
+    return bytes(plain[:2]) in _KNOWN or next(records(plain, segment), None) is not None
+
+
 def _aligned(offset: int) -> int:
     return (offset + 7) // 8 * 8
 
@@ -227,7 +236,7 @@ def _page_is_true(data: Plain, segment: Segment, offset: int) -> bool:
         return False
     magic, info, timeline, address, _ = _PAGE.unpack_from(data, page)
     long = bool(info & _LONG) == (page == 0)
-    return magic in MAGIC and long and address == segment.start + page and 0 < timeline <= segment.timeline
+    return may_be_magic(magic) and long and address == segment.start + page and 0 < timeline <= segment.timeline
 
 
 def _continues(data: Plain, segment: Segment, page: int, left: int) -> bool:

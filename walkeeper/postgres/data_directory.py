@@ -92,11 +92,15 @@ def read_histories(pg_wal: Path, own: int | None = None) -> dict[int, bytes]:
 
 _HISTORY: Final = re.compile(r"([0-9A-F]{8})\.history\Z")
 _IDENTITY: Final = struct.Struct("=QI")
-_VERSIONS: Final = range(1300, 2000)
-"""``PG_CONTROL_VERSION`` from PostgreSQL 13 on."""
-_POSITIONS: Final = struct.Struct("=16xi12xQ8xI84xQI")
-_WITH_POSITIONS: Final = range(1300, 1801)
-"""Up to PostgreSQL 18, on 64-bit machines."""
+_VERSIONS: Final = range(1300, 10_000)
+"""``PG_CONTROL_VERSION`` from PostgreSQL 13 on; a newer major has a higher one."""
+_TO_18: Final = struct.Struct("=16xi12xQ8xI84xQI")
+_IN_19: Final = struct.Struct("=16xi12xQ8xI92xQI")
+_POSITIONS: Final = {1300: _TO_18, 1800: _TO_18, 1905: _IN_19}
+"""By version, on 64-bit machines: state, last checkpoint and its timeline, minimum recovery point and its timeline.
+
+PostgreSQL 13 to 17 have 1300. A checkpoint has eight bytes more in 19.
+"""
 
 _ENDED: Final = 1
 _WRITING: Final = frozenset({3, 4, 6})
@@ -115,8 +119,8 @@ class Byte:
 class ControlFile:
     """``had`` is WAL that the server has in it, the last checkpoint first: what it follows must have it too.
 
-    It is empty where the file's form is not known. ``wrote``: it was last a primary, and has not ended as it should; how far its
-    WAL goes is not known here. ``primary``: it is one, or was last, however it ended.
+    ``wrote``: it was last a primary, and has not ended as it should; how far its WAL goes is not known here. ``primary``: it is
+    one, or was last, however it ended. All three say nothing, empty and False, where the file's form is not known.
     """
 
     system_identifier: int
@@ -140,8 +144,9 @@ def read_control_file(data_directory: Path) -> ControlFile:
         raise CannotTell(f"{path}: control version {version} is not one of PostgreSQL 13 or newer")
     had: list[Byte] = []
     wrote = primary = False
-    if version in _WITH_POSITIONS and struct.calcsize("P") == 8 and len(content) >= _POSITIONS.size:
-        state, checkpoint, timeline, reached, reached_timeline = _POSITIONS.unpack_from(content)
+    form = _POSITIONS.get(version)
+    if form is not None and struct.calcsize("P") == 8 and len(content) >= form.size:
+        state, checkpoint, timeline, reached, reached_timeline = form.unpack_from(content)
         # Of an end, as the second one is, the byte before it.
         had = [Byte(timeline, Lsn(checkpoint)), Byte(reached_timeline, Lsn(max(reached - 1, 0)))]
         wrote = state in _WRITING
