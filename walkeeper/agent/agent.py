@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +13,7 @@ from walkeeper.agent.archiver.local_wal import read_local_wal
 from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.ownership import NotLeader, take_over
 from walkeeper.agent.archiver.spool import Spool
-from walkeeper.agent.observation import Observed, Seen
+from walkeeper.agent.observation import GoneMembers, Observed, Seen, WalTimes
 from walkeeper.agent.problems import Troubles
 from walkeeper.agent.samples import Samples
 from walkeeper.agent.threads import Crew
@@ -23,7 +22,7 @@ from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
 from walkeeper.config import Config, PostgresqlSettings
 from walkeeper.core.desired import Desired, ServerView, View, desired
-from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
+from walkeeper.core.hold_slot import SlotState, how_to_get_gap_safe, why_not_gap_safe
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.record import Record, decode_record
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
@@ -84,6 +83,7 @@ class Agent:
         self.crew = Crew()
         self.seen = Seen()
         self.topology: Topology | None = None
+        self.gone = GoneMembers()
         self.archiver: Archiver | None = None
         self.started_at = timestamp()
         self.spool = Spool(config.spool_directory, config.spool_limit)
@@ -103,7 +103,7 @@ class Agent:
         self._topology_at = 0.0
         self._ending_since = 0.0
         """When an archiver was told to end that has not; 0 where there is none."""
-        self._passed: deque[tuple[float, Lsn]] = deque(maxlen=3600)
+        self._wal_times = WalTimes()
 
     # --- from outside ---------------------------------------------------------------------------------------------
 
@@ -157,8 +157,8 @@ class Agent:
         if record is None or server is None:
             return None
         waiting_from = record.position + (1 if self.config.tail_interval is not None else record.segment_size)
-        passed = next((at for at, lsn in self._passed if lsn >= waiting_from), None)
-        return 0.0 if passed is None else self._clock.monotonic() - passed
+        since = self._wal_times.reached(Lsn(waiting_from))
+        return 0.0 if since is None else self._clock.monotonic() - since
 
     # --- looking ------------------------------------------------------------------------------------------------
 
@@ -206,10 +206,11 @@ class Agent:
     def _look_at_server(self) -> ServerState | None:
         state: ServerState | None = None
         try:
+            at, stamp = self._clock.monotonic(), timestamp()
             state = self._server.state()
             if state.in_recovery and self.topology is not None and self.topology.standby_cluster:
                 state = replace(state, timeline=self._server.replay_timeline())
-            self._passed.append((self._clock.monotonic(), state.lsn))
+            self._wal_times.note(at, stamp, state.lsn)
             self.troubles.clear("postgresql")
         except PostgresError as problem:
             self.troubles.report("postgresql", problem, grace=True)
@@ -245,6 +246,8 @@ class Agent:
             self.topology = self.records.topology()
         except DcsError as problem:
             self.troubles.report("dcs", problem)
+            return
+        self.gone.note(now, timestamp(), {member.name for member in self.topology.members})
 
     def _decode(self, found: Versioned | None) -> Record | None:
         if found is None:
@@ -291,16 +294,28 @@ class Agent:
         """Why this node is not gap-safe; "" if it is, None if that cannot be told."""
         if isinstance(slot, PostgresError) or record is None:
             return None
+        if self._never_promoted():
+            self.troubles.clear("not_gap_safe")
+            return None
         why = why_not_gap_safe(slot, record.position, record.size)
         if why:
             self.troubles.report(
                 "not_gap_safe",
-                NotGapSafe(f"{self.config.name}: {why}", hint=_slot_hint(slot, self.config.hold_slot, self.topology)),
+                NotGapSafe(f"{self.config.name}: {why}", hint=self._slot_hint(slot)),
                 grace=True,
             )
         else:
             self.troubles.clear("not_gap_safe")
         return why
+
+    def _never_promoted(self) -> bool:
+        """A replica with the tag nofailover: nothing depends on what it keeps."""
+        members = self.topology.members if self.topology is not None else ()
+        return self.archiver is None and any(each.name == self.config.name and each.nofailover for each in members)
+
+    def _slot_hint(self, slot: SlotState | None) -> str:
+        name = self.config.hold_slot
+        return how_to_get_gap_safe(slot, name, declared=self.topology is None or name in self.topology.slots)
 
     # --- acting -------------------------------------------------------------------------------------------------
 
@@ -367,7 +382,7 @@ class Agent:
             self._clock,
             lambda: self._stopping,
         )
-        observed = Observed(server_up=True, lsn=server.lsn)
+        observed = Observed(server_up=True, lsn=server.lsn, times=self._wal_times)
         archiver = assemble(self.config, ownership, sources, self._committer_server, observed, self.troubles)
         archiver.start(self.crew, self.config.upload_workers, self.config.uploads)
         return archiver
@@ -411,13 +426,3 @@ class Agent:
             for member in self.topology.members
             if member.name != self.config.name and member.host and member.port
         ]
-
-
-def _slot_hint(slot: SlotState | None, name: str, topology: Topology | None) -> str:
-    if topology is not None and name not in topology.slots:
-        return f"Declare it: patronictl edit-config --set slots.{name}.type=physical --force"
-    if slot is None:
-        return "Patroni makes it within seconds; a member with the nofailover tag gets none."
-    if slot.active_pid is not None:
-        return "Nothing may stream from this slot: stop that process, or give walkeeper.hold_slot another name."
-    return "It becomes safe by itself when the frontier has passed that position: normal on a node that was just built."

@@ -37,3 +37,25 @@ def why_not_gap_safe(slot: SlotState | None, frontier: Lsn, size: SegmentSize) -
     if slot.restart_lsn.floor(size) > frontier:
         return f"its hold slot begins at {slot.restart_lsn}, after the frontier {frontier}"
     return ""
+
+
+def how_to_get_gap_safe(slot: SlotState | None, name: str, *, declared: bool) -> str:
+    """What to do about it; ``declared``: Patroni's dynamic configuration has the slot ``name``."""
+    if not declared:
+        return f"Declare it: patronictl edit-config --set slots.{name}.type=physical --force"
+    if slot is None:
+        return (
+            "Patroni makes it within seconds. If it does not, Patroni's log on that node says why: max_replication_slots may be "
+            "used up."
+        )
+    if not slot.physical or slot.lost:
+        return (
+            f"Drop it on that node, SELECT pg_drop_replication_slot('{name}'): Patroni makes it again, and the node is gap-safe "
+            "when the frontier has passed that position."
+        )
+    if slot.active_pid is not None:
+        return "Nothing may stream from this slot: stop that process, or give walkeeper.hold_slot another name."
+    return (
+        "The node becomes gap-safe when the frontier has passed that position: normal for a while after it was built or "
+        "rewound. If it stays so, the frontier stands still."
+    )

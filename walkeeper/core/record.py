@@ -34,7 +34,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     Every byte of ``timeline``'s ancestry from the archive's stated start below ``lsn`` is in the store, but for ``gaps``.
     ``lsn`` is text in the document: the start of a segment, or with the tail any byte inside one. ``start`` names the
     archive's first segment. ``session`` is drawn anew at each takeover. ``trouble`` is what keeps the owner from going on,
-    for people on other nodes; ``updated_at`` is for people too.
+    for people on other nodes; so are the moments: ``updated_at`` of this document, ``moved_at`` of the frontier's last move,
+    ``wal_at`` when the server's WAL last ended at or below the frontier, so that whatever waits is younger (both "" where
+    that is not known, as in records of 0.1.0).
     """
 
     schema: int = SCHEMA
@@ -49,6 +51,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     gaps_total: int = 0
     trouble: str = ""
     updated_at: str = ""
+    moved_at: str = ""
+    wal_at: str = ""
 
     @property
     def position(self) -> Lsn:

@@ -10,6 +10,7 @@ order; ``upload`` stores them; ``commit`` does the rest in the order that is nev
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from typing import Final
@@ -55,6 +56,8 @@ MEMBER_PATIENCE: Final = 15.0
 RECORD_INTERVAL: Final = 0.2
 """Seconds from one write of the record to the next: a backlog's segments are stored faster than a DCS should be written."""
 TROUBLE_INTERVAL: Final = 10.0
+IDLE_RECORD: Final = 30.0
+"""Seconds after which the record says again that the server's WAL ends at the frontier, which then need not move."""
 MAX_TROUBLE: Final = 200
 
 
@@ -104,6 +107,7 @@ class Archiver:
         self._missing: Segment | None = None
         self._missing_since = 0.0
         self._trouble_at = 0.0
+        self._stated_at = -math.inf
 
     @property
     def history(self) -> History:
@@ -370,10 +374,13 @@ class Archiver:
             self._stopping.wait(RECORD_INTERVAL)
 
     def _write_record(self, gaps: list[Gap]) -> None:
-        record = self.ownership.record
+        record, frontier = self.ownership.record, self._frontier.lsn
         trouble = self._trouble_for_record()
-        if self._frontier.lsn > record.position or gaps or trouble != record.trouble:
-            self.ownership.write(self._frontier.lsn, tuple(gaps), trouble)
+        stood = self.observed.times.ended_at_or_below(frontier)
+        news = stood is not None and stood.until - self._stated_at > IDLE_RECORD
+        if frontier > record.position or gaps or trouble != record.trouble or news:
+            self.ownership.write(frontier, tuple(gaps), trouble, stood.stamp if stood is not None else "")
+            self._stated_at = stood.until if stood is not None else self._stated_at
 
     def _trouble_for_record(self) -> str:
         """What people on other nodes shall read; it changes in the record at most every few seconds."""
