@@ -6,14 +6,15 @@
 # make kills   kills primaries, and counts the holes that they leave in archives               (ARGS=…)
 # make simulate plays thousands of schedules of simulated faults                               (ARGS=…)
 # make bench   what an archived and a restored segment cost                                    (ARGS=…)
+# make wheel   the installable file, in dist/
 # make clean   remove what the above have made
 #
-# As root, which PostgreSQL refuses, everything but clean runs as another user on a copy: see tools/as-user.
+# As root, which PostgreSQL refuses, everything but wheel and clean runs as another user on a copy: see tools/as-user.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: test lint demo crash torture kills simulate bench venv clean
+.PHONY: test lint demo crash torture kills simulate bench venv wheel clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -63,6 +64,9 @@ $(READY): pyproject.toml tools/make-venv
 	@touch $@
 
 endif
+
+wheel:
+	tools/make-wheel
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

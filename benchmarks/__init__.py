@@ -1,1 +1,1 @@
-"""Measurements that anyone can repeat, on real servers. ``make kills`` and ``make bench``; the results: docs/benchmarks.md."""
+"""Measurements that anyone can repeat, on real servers, by ``make kills`` and ``make bench``: docs/internals/benchmarks.md."""

@@ -160,12 +160,12 @@ def _behind(cluster: Cluster, connection: psycopg.Connection[tuple[object, ...]]
 def _missing(cluster: Cluster, place: Place) -> int:
     """Segments of the chain, from the archive's start to the frontier, that the store has not."""
     archive, record = wiring.archive_of(cluster, place), wiring.record_of(cluster)
-    first = archive.start()
+    first = archive.contents.start()
     assert record is not None
     assert first is not None
-    history = archive.history(record.timeline)
+    history = archive.contents.history(record.timeline)
     assert history is not None
-    stored = set(archive.segments())
+    stored = set(archive.contents.segments())
     return sum(
         history.segment(number, record.size) not in stored
         for number in range(first.number, record.position // record.size)

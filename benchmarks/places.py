@@ -13,7 +13,7 @@ from benchmarks.slow_s3 import SlowS3
 from tests.parts.processes import new_directory
 from tests.parts.seaweedfs import LEAST_ACTIONS, SeaweedFS
 from walkeeper.store.directory import DirectoryStore
-from walkeeper.store.s3 import S3Store
+from walkeeper.store.s3.driver import S3Store
 
 Kind = Literal["directory", "s3"]
 AnyStore = DirectoryStore | S3Store

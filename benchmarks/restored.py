@@ -12,7 +12,8 @@ from typing import Final
 from tests.parts.ledger import Ledger
 from tests.parts.postgres import restore_server
 from tests.parts.processes import new_directory, wait_until
-from walkeeper.archive.write import Archive, fetch
+from walkeeper.archive.read import fetch
+from walkeeper.archive.write import Archive
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment

@@ -153,7 +153,7 @@ def kill_with_walkeeper(place: Place, options: Options, rng: random.Random) -> R
         recovered = wiring.first_event(wiring.server_events(new), "archive recovery complete", killed_at)
         cluster.stop()
 
-        history = archive.history(record.timeline)
+        history = archive.contents.history(record.timeline)
         assert history is not None
         assert recovered is not None
         files = fetch_all(archive, history, chain_of(backup, history, record.position, record.size))
@@ -181,7 +181,7 @@ def _load(cluster: Cluster, seconds: float) -> float:
 def _not_stored(cluster: Cluster, place: Place, dead: Node) -> int:
     """Complete segments in the dead host's spool, or waiting for its archive_command, that the store has not."""
     archive = wiring.archive_of(cluster, place)
-    stored = {segment.name for segment in archive.segments()}
+    stored = {segment.name for segment in archive.contents.segments()}
     whole = [
         path.name
         for path in wiring.spool_wal(dead).iterdir()

@@ -58,6 +58,14 @@ def _keep_the_log() -> Iterator[None]:
     log.setLevel(before[2])
 
 
+@pytest.fixture(autouse=True)
+def _come_back() -> Iterator[None]:
+    """Whoever plays a postmaster works in its data directory."""
+    before = Path.cwd()
+    yield
+    os.chdir(before)
+
+
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """A private directory whose path is short enough for Unix sockets."""

@@ -1,4 +1,4 @@
-"""Who may import whom, and who may make a receipt. ARCHITECTURE.md says why."""
+"""Who may import whom, as the tables in ARCHITECTURE.md say, and who may make a receipt."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PACKAGE = ROOT / "walkeeper"
 
 # A library that is heavy, blocks, or patches others stays behind one door.
 DOORS = {
-    "boto3": {"store/s3.py"},
-    "botocore": {"store/s3.py"},
+    "boto3": {"store/s3/driver.py"},
+    "botocore": {"store/s3/driver.py"},
     "psycopg": {"postgres/server.py"},
     "patroni": {"dcs/patroni.py"},
     "yaml": {"config/yaml_file.py", "dcs/patroni.py"},  # the second only names the error that Patroni lets out
@@ -26,8 +26,8 @@ DOORS = {
 
 CORE_MAY_USE = {"__future__", "collections", "dataclasses", "enum", "itertools", "msgspec", "re", "struct", "typing"}
 
-# Each layer may use those to its right.
-LAYERS = ["cli", "agent", "push", "restore", "archive", "store", "core"]
+# What every room may import besides itself: the tree of errors, and the version.
+EVERYBODYS = {"errors", "__init__"}
 
 
 def modules() -> list[Path]:
@@ -70,14 +70,69 @@ def test_the_page_is_a_pure_function_of_its_facts() -> None:
             assert ours or name.split(".")[0] in known, (path.name, name)
 
 
-def test_the_layers_are_used_from_the_top_down() -> None:
-    for path in modules():
-        layer = place(path).split("/")[0].removesuffix(".py")
-        if layer not in LAYERS:
-            continue
-        above = LAYERS[: LAYERS.index(layer)]
-        used = {name.split(".")[1] for name in imports(path) if name.startswith("walkeeper.")}
-        assert not used & set(above), f"{place(path)} reaches up to {used & set(above)}"
+def table(heading: str, column: int) -> dict[str, set[str]]:
+    """Of the table under that heading in ARCHITECTURE.md: from the name in the first cell to those in the given one."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    (rows,) = re.findall(rf"^\| {re.escape(heading)} \|\n\| [-| ]+ \|\n((?:\|.*\|\n)+)", text, re.MULTILINE)
+    cells = [row.strip("|").split("|") for row in rows.splitlines()]
+    return {cell[0].strip(" `"): set(re.findall(r"`([^`]+)`", cell[column])) for cell in cells}
+
+
+ROOMS = table("room | what it is | may import", 2)
+"""What each room may import, the lowest room first."""
+AGAINST_THE_ORDER = table("room | imports from above | because", 1)
+"""The modules, as ``room.module``, that a room imports although their room stands above it."""
+
+
+def room(path: Path) -> str:
+    """The directory of a module, or the module itself where it lies at the root."""
+    directory = path.relative_to(PACKAGE).parent.as_posix()
+    return path.stem if directory == "." else directory
+
+
+def imported(path: Path) -> set[Path]:
+    """The modules of walkeeper that a module imports, each as its file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {file_of(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {file_of(f"{node.module}.{alias.name}") or file_of(node.module) for alias in node.names}
+    return {file for file in found if file is not None}
+
+
+def file_of(name: str) -> Path | None:
+    """Of a module or a package of ours; None for what is neither."""
+    place = ROOT.joinpath(*name.split("."))
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file in MODULES), None)
+
+
+MODULES = set(modules())
+
+
+def test_every_room_has_a_row_and_every_row_a_room() -> None:
+    assert set(ROOMS) == {room(path) for path in MODULES} - {"__init__"}
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "__main__", "callback", "errors"}
+
+
+def test_a_room_imports_only_rooms_that_stand_above_it_in_the_table() -> None:
+    names = list(ROOMS)
+    for name, others in ROOMS.items():
+        assert others <= set(names[: names.index(name)]), name
+
+
+@pytest.mark.parametrize("path", modules(), ids=place)
+def test_a_module_imports_what_the_row_of_its_room_names(path: Path) -> None:
+    here = room(path)
+    may = {here} | EVERYBODYS | ROOMS.get(here, set())
+    others = {module for module in imported(path) if room(module) not in may}
+    assert {f"{room(module)}.{module.stem}" for module in others} <= AGAINST_THE_ORDER.get(here, set())
+
+
+def test_what_is_said_to_be_against_the_order_is_still_imported() -> None:
+    for name, exceptions in AGAINST_THE_ORDER.items():
+        used = {module for path in MODULES if room(path) == name for module in imported(path)}
+        assert exceptions <= {f"{room(module)}.{module.stem}" for module in used}, f"{name}: strike what is not"
 
 
 def test_only_the_archive_makes_receipts() -> None:
@@ -100,7 +155,7 @@ def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute)
     }
     assert {where for where, what in calls if what == "TailReceipt"} == {"archive/tail.py"}
-    assert {where for where, what in calls if what == ".delete"} == {"archive/tail.py", "store/proof.py"}
+    assert {where for where, what in calls if what == ".delete"} == {"archive/tail.py", "store/probe.py"}
     assert (
         "def drop(archive: Archive, key: str, cover: Receipt | TailReceipt)"
         in (PACKAGE / "archive" / "tail.py").read_text()
@@ -117,7 +172,7 @@ def test_nothing_decides_by_the_wall_clock() -> None:
         if place(path) in {
             "lib/clock.py",
             "status/gather.py",
-            "store/directory.py",
+            "store/directory/driver.py",
         }:  # the last tells people how old objects are
             continue
         assert not re.search(r"\btime\.time\(|datetime\.now\(|utcnow\(|st_mtime\b", path.read_text()), place(path)
@@ -125,12 +180,12 @@ def test_nothing_decides_by_the_wall_clock() -> None:
 
 def test_every_promise_has_a_test_that_is_named_after_it() -> None:
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    promises = (ROOT / "docs" / "promises.md").read_text()
+    promises = (ROOT / "docs" / "internals" / "promises.md").read_text()
     for number in range(1, 13):
         assert f"def test_p{number}_" in tests or f"_p{number}_" in tests, f"P{number} has no test"
-        assert f"**P{number} " in promises, f"P{number} is missing in docs/promises.md"
+        assert f"**P{number} " in promises, f"P{number} is missing in docs/internals/promises.md"
     for name in re.findall(r"`(test_\w+)`", promises):
-        assert f"def {name}(" in tests, f"docs/promises.md names {name}, which is no test"
+        assert f"def {name}(" in tests, f"docs/internals/promises.md names {name}, which is no test"
 
 
 def test_no_file_is_longer_than_a_person_reads_in_one_sitting() -> None:

@@ -149,10 +149,10 @@ def test_p4_no_row_below_the_frontier_is_lost_over_a_crash_failover_and_a_switch
     content = DirectoryStore(archived.store).get(f"{archive.layout.root}history/{record.timeline:08X}.history")
     assert content is not None
     history = parse_history(record.timeline, content)
-    first_segment = archive.start()
+    first_segment = archive.contents.start()
     assert first_segment is not None
     # The chain in the store says the same as the record, but for the tail.
-    assert archive.rebuild_frontier(history) == record.position.floor(SIZE)
+    assert archive.contents.frontier(history) == record.position.floor(SIZE)
     wanted = ledger.covered(history, record.position)
     assert len(wanted) == len(ledger.rows())
     assert restored_rows(archived, backup, ledger, wanted, short_path) == []
@@ -218,7 +218,7 @@ def test_p6_a_branch_that_the_cluster_gave_up_leads_no_member_astray(archived: A
     cluster.wait_ready(3)
     last = cluster.switchover()
     record = archived.wait_owner(last)
-    history = archived.archive(record).history(record.timeline)
+    history = archived.archive(record).contents.history(record.timeline)
     assert history is not None
     assert record.timeline > 2, "a number that nobody has had"
     assert not history.includes(2)

@@ -14,7 +14,7 @@ from walkeeper.cli import reference
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     *sorted(ROOT.glob("[A-Z]*.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").rglob("*.md")),
 ]
 
@@ -61,7 +61,9 @@ FAULTS = {"A": 19, "B": 12, "C": 19, "D": 12, "E": 21, "F": 15, "G": 18, "H": 9,
 
 def test_every_fault_has_tests_that_there_are_or_a_reason() -> None:
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    rows = re.findall(r"^\| ([A-I]\d+) \| .* \| (.*) \|$", (ROOT / "docs" / "faults.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| ([A-I]\d+) \| .* \| (.*) \|$", (ROOT / "docs" / "internals" / "faults.md").read_text(), re.MULTILINE
+    )
     assert [name for name, _ in rows] == [f"{group}{n}" for group, count in FAULTS.items() for n in range(1, count + 1)]
     for name, cell in rows:
         assert "`test_" in cell or "Not tried" in cell or "Not yet" in cell, name
@@ -70,7 +72,7 @@ def test_every_fault_has_tests_that_there_are_or_a_reason() -> None:
 
 
 def test_the_track_record_names_tests_and_deliberate_bugs_that_there_are() -> None:
-    text = (ROOT / "docs" / "track_record.md").read_text()
+    text = (ROOT / "docs" / "internals" / "track_record.md").read_text()
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     for name in re.findall(r"`(?:test_\w+|[a-z]+_[a-z_]+)`", text):
         assert f"def {name.strip('`')}(" in tests, name

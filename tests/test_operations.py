@@ -57,10 +57,10 @@ def archive_of(machine: Machine, store: Path) -> Archive:
 def unbroken(machine: Machine, store: Path) -> bool:
     """Whether that store by itself has everything from its stated start to the record's frontier."""
     record = machine.record
-    history = archive_of(machine, store).history(machine.server.timeline())
+    history = archive_of(machine, store).contents.history(machine.server.timeline())
     assert record is not None
     assert history is not None
-    return archive_of(machine, store).rebuild_frontier(history) == record.position
+    return archive_of(machine, store).contents.frontier(history) == record.position
 
 
 def verified(machine: Machine) -> str:
@@ -83,7 +83,7 @@ def test_moving_the_archive_to_another_store_loses_nothing(machine: Machine) -> 
         machine.wait_archived(2)
         assert machine.stored() == before, "the old one is left as it was"
         assert unbroken(machine, target)
-        assert archive_of(machine, target).gaps() == []
+        assert archive_of(machine, target).contents.gaps() == []
         assert "Sound" in verified(machine)
 
 
@@ -95,7 +95,7 @@ def test_restarting_the_agent_under_load_loses_nothing(machine: Machine) -> None
     with machine.start():
         machine.wait_archived(1)
         assert unbroken(machine, machine.store)
-        assert archive_of(machine, machine.store).gaps() == []
+        assert archive_of(machine, machine.store).contents.gaps() == []
 
 
 def test_an_archive_is_shortened_by_a_new_start_and_then_by_deleting(machine: Machine) -> None:
@@ -115,7 +115,7 @@ def test_an_archive_is_shortened_by_a_new_start_and_then_by_deleting(machine: Ma
         record = machine.record
         assert record is not None
         assert record.start == first.name
-        assert archive.gaps() == []
+        assert archive.contents.gaps() == []
         assert unbroken(machine, machine.store)
 
 
@@ -140,7 +140,7 @@ def test_a_slot_that_was_limited_costs_a_recorded_gap_and_no_more(machine: Machi
     with machine.start():
         machine.wait_says("gap timeline=1", 60)
         machine.wait_archived(2, 60)
-        assert len(archive_of(machine, machine.store).gaps()) == 1
+        assert len(archive_of(machine, machine.store).contents.gaps()) == 1
 
 
 def test_after_a_major_upgrade_a_new_archive_begins_when_the_record_is_removed(machine: Machine) -> None:

@@ -1,3 +1,3 @@
 """walkeeper: gapless WAL archiving for Patroni clusters."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

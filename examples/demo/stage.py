@@ -29,7 +29,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.record import Record, decode_record
 from walkeeper.store.base import Store
 from walkeeper.store.directory import DirectoryStore
-from walkeeper.store.s3 import S3Store
+from walkeeper.store.s3.driver import S3Store
 
 StoreKind = Literal["directory", "s3"]
 

@@ -20,13 +20,14 @@ from tests.parts.postgres import Postgres, StopMode
 from tests.parts.processes import children
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
-from walkeeper.agent.archiver.archiver import RECORD_INTERVAL
+from walkeeper.agent.archiver.commit import RECORD_INTERVAL
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.http.metrics import Collector
 from walkeeper.agent.http.report import report
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.write import Archive, fetch
+from walkeeper.archive.read import fetch
+from walkeeper.archive.write import Archive
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
@@ -55,7 +56,7 @@ class Alone:
         return RunningAgent(config_of(self.server, "a", self.directory, **changes), store or self.store, self.dcs)
 
     def stored(self) -> list[str]:
-        return sorted(segment.name for segment in self.archive.segments())
+        return sorted(segment.name for segment in self.archive.contents.segments())
 
     def wait_stored(self, count: int) -> None:
         wait_for(lambda: len(self.stored()) >= count)

@@ -139,7 +139,7 @@ def test_a8_a_killed_agent_takes_pg_receivewal_along_and_the_next_one_goes_on(ma
 def test_a18_a_thread_that_dies_ends_the_process(machine: Machine, thread: str) -> None:
     patch = {
         "stream": "import walkeeper.agent.archiver.archiver as m; m.Archiver._hand_out = bug",
-        "commit": "import walkeeper.agent.archiver.archiver as m; m.Archiver._write_record = bug",
+        "commit": "import walkeeper.agent.archiver.commit as m; m.Commit._write_record = bug",
         "control": "import walkeeper.control.server as m; m.ControlServer._admit = bug",
     }[thread]
     agent = machine.start(

@@ -20,7 +20,7 @@ from tests.parts.postgres import Postgres
 from tests.parts.processes import Process, new_directory, wait_until
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.write import fetch
+from walkeeper.archive.read import fetch
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.store.directory import DirectoryStore

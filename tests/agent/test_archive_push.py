@@ -22,7 +22,8 @@ from walkeeper.agent.agent import NoLeadership
 from walkeeper.agent.archive_push import AtIt, Pushing
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.write import Archive, fetch
+from walkeeper.archive.read import fetch
+from walkeeper.archive.write import Archive
 from walkeeper.core.history import History, Switch, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -56,6 +57,7 @@ class Node:
         self.config = config_of(server, "a", directory, archiver=mode)
         self.agent = RunningAgent(self.config, self.store, self.dcs)
         self.run = directory / "run"
+        self.run.mkdir(mode=0o700)
         self.pushing = Pushing(self.agent.agent, Codec(), self.run, SystemClock())
 
     def _before(self, call: str, key: str) -> None:
@@ -320,7 +322,7 @@ def test_p4_alone_a_promoted_server_archives_from_the_frontier_what_it_has_as_do
             assert pair.archive.find(segment) is not None
             stored = fetch(pair.store, pair.layout, Codec(), segment.name)
             assert stored == (standby.pg_wal / segment.name).read_bytes()
-        assert {segment.name for segment in pair.archive.segments()} >= set(lost)
+        assert {segment.name for segment in pair.archive.contents.segments()} >= set(lost)
     finally:
         standby.close()
 
@@ -357,7 +359,7 @@ def test_p8_a_primary_that_does_not_lead_takes_no_name_from_the_leader(
         node.dcs.put(a_record(node, 1, "a").encode())
         node.push_until_done(last)  # who led did write it as the leader
         assert set(node.creates) == {name, last}
-        assert node.archive.history(2) is not None
+        assert node.archive.contents.history(2) is not None
 
 
 def a_record(node: Node, timeline: int, owner: str) -> Record:

@@ -178,17 +178,17 @@ def test_the_page_is_made_from_what_the_agent_saw_and_asks_nobody(tmp_path: Path
     stock = Stock(store, "demo", None, SystemClock())
     assert "not everything is known" in render(facts(agent, stock))
     state = ServerState(7, False, 2, Lsn(8 * MIB + 100), SIZE, 15, "replica")
-    agent.seen = Seen(
+    agent.observer.seen = Seen(
         time.monotonic(), state, record=RECORD, record_known=True, leader="a", leader_known=True, gap_unsafe=""
     )
     members = (
         Member("b", "replica", "streaming", "h", 1, 2, 8 * MIB),
         Member("a", "primary", "running", "h", 1, 2, 8 * MIB + 100),
     )
-    agent.topology = Topology(Leader("a"), members, standby_cluster=False, paused=True, slots=())
+    agent.observer.topology = Topology(Leader("a"), members, standby_cluster=False, paused=True, slots=())
     listed(stock)
     agent.records = None  # type: ignore[assignment]  # whoever asks it now fails
-    agent._server = None  # type: ignore[assignment]
+    agent.observer._server = None  # type: ignore[assignment]
     store.down = True
     found = facts(agent, stock)
     assert [(row.name, row.behind, row.leads) for row in found.members or ()] == [("a", 0, True), ("b", 100, False)]
@@ -196,7 +196,7 @@ def test_the_page_is_made_from_what_the_agent_saw_and_asks_nobody(tmp_path: Path
     text = render(found)
     assert "TL 2" in text
     assert "1 gap" in text
-    agent.seen = replace(agent.seen, at=time.monotonic() - 60)
+    agent.observer.seen = replace(agent.seen, at=time.monotonic() - 60)
     assert "not everything is known" in render(facts(agent, stock))
 
 

@@ -13,7 +13,8 @@ from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.write import Archive, fetch
+from walkeeper.archive.read import fetch
+from walkeeper.archive.write import Archive
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -107,9 +108,9 @@ def test_f4_wal_that_is_nowhere_is_recorded_as_a_gap_and_archiving_goes_on(pair:
         wait_for(lambda: agent.record.gaps_total == 1)
         gap = agent.record.gaps[0]
         assert Lsn.parse(gap.start) == lost_from
-        assert pair.archive.gaps() == [gap] == pair.archive.open_gaps()
+        assert pair.archive.contents.gaps() == [gap] == pair.archive.contents.open_gaps()
         missing = {segment.start for segment in pair.chain(History(1), lost_from, end)} - {
-            segment.start for segment in pair.archive.segments()
+            segment.start for segment in pair.archive.contents.segments()
         }
         assert min(missing) == Lsn.parse(gap.start)
         assert max(missing) + SIZE == Lsn.parse(gap.end)
@@ -126,7 +127,7 @@ def test_a_gap_above_uploads_that_are_held_up_is_recorded_once_and_passed_last(p
     pair.recycle()
     pair.primary.physical_slot(HOLD_SLOT)
     with pair.agent("a") as agent:
-        wait_for(lambda: len(pair.archive.gaps()) == 1, 30)
+        wait_for(lambda: len(pair.archive.contents.gaps()) == 1, 30)
         end = Segment.parse(pair.primary.switch_wal(), SIZE).end
         wait_for(lambda: agent.record.gaps_total == 1)
         assert agent.frontier == start
@@ -135,7 +136,7 @@ def test_a_gap_above_uploads_that_are_held_up_is_recorded_once_and_passed_last(p
         pair.store.before = None
         agent.wait_frontier(end, 40)
         assert agent.record.gaps_total == 1
-        assert {segment.number for segment in pair.archive.segments()} >= {start // SIZE, below.number}
+        assert {segment.number for segment in pair.archive.contents.segments()} >= {start // SIZE, below.number}
 
 
 def _hold_up_segments(call: str, key: str) -> None:
@@ -152,16 +153,16 @@ def test_wal_that_another_member_has_is_fetched_from_it(pair: Pair) -> None:
     with pair.agent("a") as agent:
         agent.wait_frontier(end, 30)
         assert agent.record.gaps_total == 0
-    start = pair.archive.start()
+    start = pair.archive.contents.start()
     assert start is not None
-    stored = set(pair.archive.segments())
+    stored = set(pair.archive.contents.segments())
     assert [segment for segment in pair.chain(History(1), start.start, end) if segment not in stored] == []
 
 
 def test_a_gap_is_recorded_only_after_a_silent_member_was_waited_for(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("walkeeper.agent.archiver.archiver.MEMBER_PATIENCE", 3.0)
+    monkeypatch.setattr("walkeeper.agent.archiver.lost_wal.MEMBER_PATIENCE", 3.0)
     with pair.agent("a") as agent:
         wait_for(lambda: agent.archiving)
         standby = pair.add_standby(hold_slot=True)
@@ -211,7 +212,7 @@ def test_p4_a_promoted_standby_archives_what_died_with_the_primarys_spool(pair: 
         assert second.record.gaps_total == 0
         assert second.record.owner == "b"
         history = second.agent.archiver.history if second.agent.archiver else History(1)
-    stored = set(pair.archive.segments())
+    stored = set(pair.archive.contents.segments())
     chain = pair.chain(history, start, end)
     assert len(chain) >= 7
     assert [segment for segment in chain if segment not in stored] == []
@@ -227,13 +228,13 @@ def test_a_returning_members_spool_closes_a_gap(pair: Pair) -> None:
         del pair.store.objects[pair.layout.file(Segment.parse(name, SIZE), ".zst")]
     first, last = (Segment.parse(name, SIZE) for name in (names[0], names[-1]))
     pair.archive.record_gap(first, last.end)
-    assert pair.archive.open_gaps() == [Gap(1, str(first.start), str(last.end))]
+    assert pair.archive.contents.open_gaps() == [Gap(1, str(first.start), str(last.end))]
     for name in names:
         (pair.directory / "spool-a" / "wal" / name).write_bytes(plain[name] or b"")
     pair.primary.kill9()
     pair.dcs.set_leader(None)
     with pair.agent("a"):
-        wait_for(lambda: pair.archive.open_gaps() == [])
+        wait_for(lambda: pair.archive.contents.open_gaps() == [])
         wait_for(lambda: not any((pair.directory / "spool-a" / "wal" / name).exists() for name in names))
 
 

@@ -142,7 +142,7 @@ def test_a_look_that_is_old_is_not_reported_as_the_present(tmp_path: Path) -> No
     state = ServerState(7, False, 1, Lsn(MIB), SegmentSize(MIB), 15, "replica")
     assert report(agent)["agent"]["looked_seconds_ago"] is None
     for age, known in ((1.0, True), (STALE_SECONDS + 1, False)):
-        agent.seen = Seen(
+        agent.observer.seen = Seen(
             time.monotonic() - age, state, record_known=True, leader="a", leader_known=True, gap_unsafe=""
         )
         said = report(agent)

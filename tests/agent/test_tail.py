@@ -242,7 +242,7 @@ def test_full_load_ships_whole_segments_and_hardly_any_tail(alone: Alone) -> Non
         for _ in range(4):
             agent.wait_frontier(Segment.at(1, Lsn.parse(alone.server.write_wal(8)), SIZE).start)
         assert agent.agent.archiver is not None
-        assert agent.agent.archiver.tail.uploaded_bytes < agent.agent.archiver.uploaded_bytes / 4
+        assert agent.agent.archiver.tail.uploaded_bytes < agent.agent.archiver.uploads.bytes / 4
 
 
 def test_a_store_outage_ends_and_the_tail_goes_on(alone: Alone) -> None:

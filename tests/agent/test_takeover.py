@@ -63,7 +63,7 @@ def world() -> World:
 def test_a_new_archive_begins_with_the_current_segment_and_says_so(world: World) -> None:
     world.take_over("a", ONE, 3 * MIB + 5)
     assert world.frontier == (1, 3, "a")
-    assert world.archive.start() == Segment(1, 3, SIZE)
+    assert world.archive.contents.start() == Segment(1, 3, SIZE)
 
 
 def test_p4_a_promoted_node_goes_on_from_the_frontier(world: World) -> None:
@@ -212,7 +212,7 @@ def test_the_start_is_stated_again_if_its_first_statement_was_lost(world: World)
         world.take_over("a", ONE, 3 * MIB)
     world.store.before = None
     world.take_over("a", ONE, 8 * MIB)
-    assert world.archive.start() == Segment(1, 3, SIZE)
+    assert world.archive.contents.start() == Segment(1, 3, SIZE)
     assert world.frontier == (1, 3, "a")
 
 

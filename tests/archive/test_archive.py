@@ -15,7 +15,8 @@ from tests.core.values import plain_segment
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.write import Archive, fetch
+from walkeeper.archive.read import fetch
+from walkeeper.archive.write import Archive
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -215,9 +216,9 @@ def test_a_history_is_stored_once_and_a_second_use_of_its_number_is_refused(
     archive.archive_history(2, HISTORY_2)
     with pytest.raises(Conflict, match="other content"):
         archive.archive_history(2, b"1\t0/600100\tno recovery target specified\n")
-    assert archive.history(2) == History(2, (Switch(1, Lsn(0x500100)),))
-    assert archive.history(3) is None
-    assert archive.history(1) == History(1)
+    assert archive.contents.history(2) == History(2, (Switch(1, Lsn(0x500100)),))
+    assert archive.contents.history(3) is None
+    assert archive.contents.history(1) == History(1)
     assert fetch(store, LAYOUT, Codec(), "00000002.history") == HISTORY_2
 
 
@@ -238,15 +239,15 @@ def store_chain(archive: Archive, history: History, numbers: range) -> None:
 
 
 def test_p11_the_frontier_is_rebuilt_from_the_store_along_the_chain(archive: Archive) -> None:
-    assert archive.rebuild_frontier(TWO) is None
+    assert archive.contents.frontier(TWO) is None
     archive.state_start(Segment(1, 3, SIZE))
-    assert archive.rebuild_frontier(TWO) == 3 * MIB
+    assert archive.contents.frontier(TWO) == 3 * MIB
     store_chain(archive, ONE, range(3, 8))  # the dead primary archived beyond the fork
-    assert archive.rebuild_frontier(TWO) == 5 * MIB
+    assert archive.contents.frontier(TWO) == 5 * MIB
     store_chain(archive, TWO, range(5, 7))
     store_chain(archive, TWO, range(8, 9))  # 7 is missing: what lies beyond a hole does not count
-    assert archive.rebuild_frontier(TWO) == 7 * MIB
-    assert archive.rebuild_frontier(ONE) == 8 * MIB
+    assert archive.contents.frontier(TWO) == 7 * MIB
+    assert archive.contents.frontier(ONE) == 8 * MIB
 
 
 def test_p11_a_recorded_gap_is_stepped_over_and_reported(archive: Archive) -> None:
@@ -254,8 +255,8 @@ def test_p11_a_recorded_gap_is_stepped_over_and_reported(archive: Archive) -> No
     store_chain(archive, ONE, range(3, 4))
     store_chain(archive, ONE, range(6, 7))
     archive.record_gap(Segment(1, 4, SIZE), Lsn(6 * MIB))
-    assert archive.rebuild_frontier(ONE) == 7 * MIB
-    assert [(gap.timeline, gap.start, gap.end) for gap in archive.gaps()] == [(1, "0/400000", "0/600000")]
+    assert archive.contents.frontier(ONE) == 7 * MIB
+    assert [(gap.timeline, gap.start, gap.end) for gap in archive.contents.gaps()] == [(1, "0/400000", "0/600000")]
 
 
 def test_p4_a_gap_that_another_timeline_has_is_not_stepped_over(archive: Archive) -> None:
@@ -263,8 +264,8 @@ def test_p4_a_gap_that_another_timeline_has_is_not_stepped_over(archive: Archive
     archive.state_start(Segment(1, 3, SIZE))
     store_chain(archive, ONE, range(3, 4))
     archive.record_gap(Segment(1, 4, SIZE), Lsn(8 * MIB))
-    assert archive.rebuild_frontier(ONE) == 8 * MIB
-    assert archive.rebuild_frontier(TWO) == 5 * MIB
+    assert archive.contents.frontier(ONE) == 8 * MIB
+    assert archive.contents.frontier(TWO) == 5 * MIB
 
 
 def test_p11_a_gap_that_is_half_closed_does_not_stop_the_frontier(archive: Archive) -> None:
@@ -272,7 +273,7 @@ def test_p11_a_gap_that_is_half_closed_does_not_stop_the_frontier(archive: Archi
     store_chain(archive, ONE, range(3, 5))
     store_chain(archive, ONE, range(6, 7))
     archive.record_gap(Segment(1, 4, SIZE), Lsn(6 * MIB))
-    assert archive.rebuild_frontier(ONE) == 7 * MIB
+    assert archive.contents.frontier(ONE) == 7 * MIB
 
 
 def test_other_peoples_files_below_wal_do_no_harm(store: MemoryStore, archive: Archive) -> None:
@@ -280,4 +281,4 @@ def test_other_peoples_files_below_wal_do_no_harm(store: MemoryStore, archive: A
     store_chain(archive, ONE, range(3, 4))
     for name in ("README", "000000010000000000000004.partial.zst", "000000010000000000000004.tmp"):
         store.create(f"{LAYOUT.wal}0000000100000000/{name}", b"x", {})
-    assert archive.rebuild_frontier(ONE) == 4 * MIB
+    assert archive.contents.frontier(ONE) == 4 * MIB

@@ -295,7 +295,7 @@ def test_a_run_directory_that_is_not_usable_is_a_line_and_a_hint(config: Path) -
         env=environ, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0
-    assert "WALKEEPER_RUN_DIR: 'relative' is no absolute path" in done.stderr
+    assert "WALKEEPER_RUN_DIR: 'relative' is not an absolute path" in done.stderr
 
 
 def test_a_callback_through_the_command_line_loads_no_argparse_and_no_json(config: Path, tmp_path: Path) -> None:

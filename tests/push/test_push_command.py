@@ -19,7 +19,7 @@ from tests.core.values import long_header, plain_segment
 from tests.fixtures.pushing import LABEL, SIZE, SYSTEM, DataDirectory
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.write import fetch
+from walkeeper.archive.read import fetch
 from walkeeper.cli import main as cli
 from walkeeper.control import paths
 from walkeeper.core.lsn import MIB, SegmentSize

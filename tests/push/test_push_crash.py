@@ -17,7 +17,7 @@ from tests.fixtures.tracing import Call, calls_in, strace, why_no_strace
 from tests.parts.processes import new_directory
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.write import fetch
+from walkeeper.archive.read import fetch
 from walkeeper.cli import main as cli
 from walkeeper.store.directory import DirectoryStore
 

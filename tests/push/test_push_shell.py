@@ -44,7 +44,8 @@ class Call:
 
     @property
     def marker(self) -> Path:
-        return Path(f"{self.data.run}/archived{self.data.config}/{self.run}/{self.segment.name}")
+        name = str(self.data.config).replace("/", "+")
+        return self.data.run / "archived" / name / self.run / self.segment.name
 
     def __call__(
         self, *arguments: str, script: Path = SCRIPT, shell: tuple[str, ...] = (), **environment: str
@@ -133,6 +134,28 @@ def the_other_half(call: Call) -> None:
     call.marker.unlink()
 
 
+def a_link_for_a_marker(call: Call) -> None:
+    call.marker.rename(call.marker.with_name("elsewhere"))
+    call.marker.symlink_to("elsewhere")
+
+
+def a_link_for_the_other_half(call: Call) -> None:
+    other = call.marker.with_name(call.marker.name + ".before")
+    other.rename(other.with_name("elsewhere"))
+    other.symlink_to("elsewhere")
+
+
+def a_link_on_the_way(call: Call) -> None:
+    call.marker.parent.rename(call.data.run / "elsewhere")
+    call.marker.parent.symlink_to(call.data.run / "elsewhere")
+
+
+def a_link_at_the_top(call: Call) -> None:
+    archived = call.data.run / "archived"
+    archived.rename(call.data.run / "elsewhere")
+    archived.symlink_to("elsewhere")
+
+
 def one_of_too_many(call: Call) -> None:
     call.markers.forget_old(0)
 
@@ -145,7 +168,8 @@ def a_new_run(call: Call) -> None:
 @pytest.mark.parametrize(
     "happens",
     [changed, older_file, younger_by_a_nanosecond, older_by_a_nanosecond, a_link, gone, another_start, no_server,
-     a_dead_server, a_garbled_pid_file, a_wiped_run_directory, half_a_marker, the_other_half, one_of_too_many, a_new_run],
+     a_dead_server, a_garbled_pid_file, a_wiped_run_directory, half_a_marker, the_other_half, one_of_too_many, a_new_run,
+     a_link_for_a_marker, a_link_for_the_other_half, a_link_on_the_way, a_link_at_the_top],
 )  # fmt: skip
 def test_p1_a_marker_counts_for_the_very_file_and_server_run_alone(
     call: Call, happens: Callable[[Call], None], shell: str
@@ -164,6 +188,29 @@ def test_p1_another_configuration_has_markers_of_its_own(call: Call) -> None:
     other = call.data.config.with_name("other.yml")
     other.write_text(call.data.config.read_text())
     assert call("-c", str(other), f"pg_wal/{call.segment.name}").returncode == SLOW
+
+
+def test_p1_a_configuration_whose_path_has_a_plus_has_no_markers(call: Call) -> None:
+    odd = call.data.config.with_name("a+b.yml")
+    markers = Markers(call.data.run, odd)
+    markers.follow(call.run)
+    receipt = call.data.archive().archive_segment(call.segment, call.path.read_bytes(), ONE)
+    assert not markers.lay(receipt, call.path.stat().st_mtime_ns)
+    assert call("-c", str(odd), f"pg_wal/{call.segment.name}").returncode == SLOW
+
+
+def test_p16_what_somebody_else_put_in_the_markers_place_is_not_used(call: Call) -> None:
+    """As root it would be another user's directory; here it is a link, and a directory that others may write."""
+    archived = call.data.run / "archived"
+    archived.rename(call.data.run / "elsewhere")
+    archived.symlink_to("elsewhere")
+    with pytest.raises(PermissionError, match="not a directory, and somebody put it there"):
+        Markers(call.data.run, call.data.config).follow("1-2")
+    archived.unlink()
+    archived.mkdir()
+    archived.chmod(0o777)
+    with pytest.raises(PermissionError, match="which lets others write there"):
+        Markers(call.data.run, call.data.config).follow("1-2")
 
 
 def test_p1_a_file_that_may_still_be_written_in_the_same_tick_gets_no_marker(call: Call) -> None:
@@ -234,9 +281,11 @@ def test_installed_in_a_virtual_environment_it_asks_its_python(call: Call, tmp_p
 
 
 def test_without_a_run_directory_it_looks_where_the_agent_does(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In /run/walkeeper, else in /tmp/walkeeper-UID: told from what it opens."""
+    """In /run/walkeeper, else in our home: told from what it opens."""
     monkeypatch.delenv("WALKEEPER_RUN_DIR", raising=False)
     environment = {name: value for name, value in call.data.environment.items() if name != "WALKEEPER_RUN_DIR"}
+    environment["HOME"] = str(call.data.run)
+    monkeypatch.setattr(paths, "_homes", lambda environ: [environ["HOME"]])
     answer = subprocess.run(
         ["sh", "-x", str(SCRIPT), "-c", str(call.data.config), f"pg_wal/{call.segment.name}"],
         cwd=call.data.path, env={**environment, "WALKEEPER_PYTHON": str(call.python)},

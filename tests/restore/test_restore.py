@@ -341,13 +341,13 @@ durable.write_all = write_all
 """
 SLOW_FETCH: Final = """
 import time
-from walkeeper.archive.read import Source
-fetch = Source.deliver
+from walkeeper.archive.read import Reader
+fetch = Reader.deliver
 def slow(*arguments):
     open("half", "w").close()
     time.sleep(1.5)
     return fetch(*arguments)
-Source.deliver = slow
+Reader.deliver = slow
 """
 
 
@@ -397,17 +397,18 @@ def test_two_at_once_do_not_take_each_other_s_files(data: DataDirectory) -> None
     ("patch", "said"),
     [
         ("sys.modules['walkeeper.store.directory'] = None", "ModuleNotFoundError"),
+        ("import walkeeper.restore; sys.modules['walkeeper.restore.exits'] = None", "ImportError"),
         ("sys.modules['backports.zstd'] = sys.modules['compression.zstd'] = None", "ModuleNotFoundError"),
         (
-            "from walkeeper.archive.read import Source\ndef fetch(*_): raise MemoryError\nSource.deliver = fetch",
+            "from walkeeper.archive.read import Reader\ndef fetch(*_): raise MemoryError\nReader.deliver = fetch",
             "MemoryError",
         ),
         (
-            "from walkeeper.archive.read import Source\ndef fetch(*_): raise SystemExit(1)\nSource.deliver = fetch",
+            "from walkeeper.archive.read import Reader\ndef fetch(*_): raise SystemExit(1)\nReader.deliver = fetch",
             "SystemExit",
         ),
         (
-            "from walkeeper.archive.read import Source\ndef fetch(*_): raise RecursionError\nSource.deliver = fetch",
+            "from walkeeper.archive.read import Reader\ndef fetch(*_): raise RecursionError\nReader.deliver = fetch",
             "RecursionError",
         ),
         ("import resource; resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))", ""),

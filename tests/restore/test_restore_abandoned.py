@@ -23,7 +23,7 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.postgres.data_directory import Byte, read_control_file
-from walkeeper.restore import client
+from walkeeper.restore import exits
 from walkeeper.restore.branch import for_server
 from walkeeper.store.directory import DirectoryStore
 
@@ -52,7 +52,7 @@ class Member(Node):
         (self.data / "postmaster.pid").write_text(lines)
 
     def told(self, name: str = "00000002.history") -> bool:
-        return {client.DELIVERED: True, client.ABSENT: False}[self.restore(name)]  # type: ignore[index]
+        return {exits.DELIVERED: True, exits.ABSENT: False}[self.restore(name)]  # type: ignore[index]
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from walkeeper.core.branches import following
 from walkeeper.core.history import History
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.restore import client, prefetch, serving
+from walkeeper.restore import exits, prefetch, serving
 from walkeeper.restore.shelf import Shelf
 
 SERVER = ("postmaster.pid", "standby.signal")
@@ -85,8 +85,8 @@ def test_without_a_history_that_fits_it_is_the_same_timeline(history: History, n
 def test_it_goes_on_across_a_timeline_switch_once_the_recovery_has_read_the_history(agent: Node) -> None:
     store(agent, segment(6), segment(7, 2), segment(8, 2))
     agent.archive.archive_history(2, b"1\t0/750000\tx\n")
-    assert agent.restore("00000002.history") == client.DELIVERED
-    assert agent.restore() == client.DELIVERED
+    assert agent.restore("00000002.history") == exits.DELIVERED
+    assert agent.restore() == exits.DELIVERED
     wait_ready(agent, segment(6), segment(7, 2), segment(8, 2))
 
 
@@ -94,7 +94,7 @@ def test_a_recovery_that_goes_back_just_after_it_took_one_has_it_ready_again(age
     """As a standby does that asks for a segment again. What was taken before counts before."""
     store(agent, segment(6))
     for _ in range(20):
-        assert agent.restore() == client.DELIVERED
+        assert agent.restore() == exits.DELIVERED
         wait_ready(agent, segment(6))
         (shelf,) = shelves(agent).glob("*")
         shelf.joinpath(segment(6).name).rename(agent.data / "pg_wal" / "RECOVERYXLOG")
@@ -107,11 +107,11 @@ def test_p9_what_lies_ready_is_bounded(node: Node) -> None:
     node.configure(ahead="3MiB")
     store(node, *map(segment, range(6, 16)))
     with answering(node):
-        assert node.restore() == client.DELIVERED
+        assert node.restore() == exits.DELIVERED
         wait_ready(node, *map(segment, range(6, 9)))
-        assert node.restore(segment(6).name) == client.DELIVERED
+        assert node.restore(segment(6).name) == exits.DELIVERED
         wait_ready(node, *map(segment, range(7, 10)))
-        assert node.restore(segment(12).name) == client.DELIVERED  # it jumps: what lay ready is of no use
+        assert node.restore(segment(12).name) == exits.DELIVERED  # it jumps: what lay ready is of no use
         wait_ready(node, *map(segment, range(13, 16)))
     assert not shelves(node).exists()
 
@@ -132,7 +132,7 @@ def test_p9_it_fetches_by_as_many_threads_as_it_may(node: Node) -> None:
         return hook
 
     with answering(node):
-        assert node.restore() == client.DELIVERED
+        assert node.restore() == exits.DELIVERED
         node.store.before, node.store.after = count(1), count(-1)
         wait_ready(node, *map(segment, range(6, 16)))
     assert 1 < most <= 3
@@ -144,7 +144,7 @@ def test_what_lies_ready_is_removed_when_nobody_asks_any_more(
 ) -> None:
     store(node, segment(6))
     with answering(node):
-        assert node.restore() == client.DELIVERED
+        assert node.restore() == exits.DELIVERED
         wait_ready(node, segment(6))
         if end == "idle":
             monkeypatch.setattr(prefetch, "IDLE_SECONDS", 0.1)
@@ -161,26 +161,27 @@ def test_what_killed_processes_left_is_removed(node: Node) -> None:
     left.mkdir(parents=True)
     (left / SEGMENT.name).touch()
     run = node.lock.parent
-    (run / "ready.1.1.x").symlink_to(left)
+    (run / "ready").mkdir(mode=0o700)
+    (run / "ready" / "1.1.x").symlink_to(left)
     with answering(node):
-        assert node.restore() == client.DELIVERED
+        assert node.restore() == exits.DELIVERED
         assert not left.exists()
     node.begin()
-    assert not (run / "ready.1.1.x").is_symlink()
+    assert not (run / "ready" / "1.1.x").is_symlink()
 
 
 # --------------------------------------------------------------------------------------------------------------- honesty
 
 
 def test_p6_absent_is_found_out_anew_each_time(agent: Node) -> None:
-    assert agent.restore() == client.DELIVERED
+    assert agent.restore() == exits.DELIVERED
     for _ in range(3):
-        assert agent.restore(segment(6).name) == client.ABSENT
-        assert agent.restore("00000002.history") == client.ABSENT
+        assert agent.restore(segment(6).name) == exits.ABSENT
+        assert agent.restore("00000002.history") == exits.ABSENT
     store(agent, segment(6))
     agent.archive.archive_history(2, b"1\t0/750000\tx\n")
-    assert agent.restore(segment(6).name) == client.DELIVERED
-    assert agent.restore("00000002.history") == client.DELIVERED
+    assert agent.restore(segment(6).name) == exits.DELIVERED
+    assert agent.restore("00000002.history") == exits.DELIVERED
 
 
 def test_p6_a_damaged_segment_ahead_is_found_out_by_its_own_request(agent: Node) -> None:
@@ -188,12 +189,12 @@ def test_p6_a_damaged_segment_ahead_is_found_out_by_its_own_request(agent: Node)
     key = agent.archive.layout.file(segment(7), ".zst")
     whole = agent.store.objects[key]
     agent.store.objects[key] = (whole[0][:-1], whole[1])
-    assert agent.restore() == client.DELIVERED
-    assert agent.restore(segment(6).name) == client.DELIVERED
-    assert agent.restore(segment(7).name) == client.ASK_AGAIN
+    assert agent.restore() == exits.DELIVERED
+    assert agent.restore(segment(6).name) == exits.DELIVERED
+    assert agent.restore(segment(7).name) == exits.ASK_AGAIN
     agent.store.objects[key] = whole
-    assert agent.restore(segment(7).name) == client.DELIVERED
-    assert agent.restore(segment(8).name) == client.DELIVERED
+    assert agent.restore(segment(7).name) == exits.DELIVERED
+    assert agent.restore(segment(8).name) == exits.DELIVERED
 
 
 def test_p6_no_room_where_it_would_lie_ready_costs_nothing_but_time(
@@ -205,7 +206,7 @@ def test_p6_no_room_where_it_would_lie_ready_costs_nothing_but_time(
     monkeypatch.setattr(Shelf, "lay", full)
     store(agent, segment(6), segment(7))
     for number in (5, 6, 7):
-        assert agent.restore(segment(number).name) == client.DELIVERED
+        assert agent.restore(segment(number).name) == exits.DELIVERED
 
 
 @pytest.mark.parametrize("kind", ["a file", "of others"])
@@ -217,8 +218,8 @@ def test_where_nothing_can_lie_ready_all_is_served_all_the_same(node: Node, kind
         shelves(node).chmod(0o777)
     store(node, segment(6))
     with answering(node):
-        assert node.restore() == client.DELIVERED
-        assert node.restore(segment(6).name) == client.DELIVERED
+        assert node.restore() == exits.DELIVERED
+        assert node.restore(segment(6).name) == exits.DELIVERED
 
 
 def test_pg_rewind_is_served_straight_from_the_store(agent: Node) -> None:
@@ -226,7 +227,7 @@ def test_pg_rewind_is_served_straight_from_the_store(agent: Node) -> None:
     (agent.data / "postmaster.pid").unlink()
     store(agent, segment(6), segment(7))
     for number in (7, 6, 5):
-        assert agent.restore(segment(number).name) == client.DELIVERED
+        assert agent.restore(segment(number).name) == exits.DELIVERED
     assert not shelves(agent).exists()
 
 
@@ -243,11 +244,11 @@ def test_p9_what_comes_too_late_for_who_asked_is_there_when_it_asks_again(
     monkeypatch.setattr(serving, "SILENCE", 0.2)
     go = threading.Event()
     hold(agent, go)
-    assert agent.restore() == client.ASK_AGAIN
+    assert agent.restore() == exits.ASK_AGAIN
     go.set()
     wait_ready(agent, SEGMENT)
     asked = len(agent.store.calls)
-    assert agent.restore() == client.DELIVERED
+    assert agent.restore() == exits.DELIVERED
     assert (agent.data / "pg_wal" / "RECOVERYXLOG").read_bytes() == PLAIN
     assert ("get", agent.archive.layout.file(SEGMENT, ".zst")) not in agent.store.calls[asked:]
 
@@ -258,7 +259,7 @@ def test_in_archive_recovery_a_slow_answer_is_waited_for(agent: Node, monkeypatc
     go = threading.Event()
     hold(agent, go)
     threading.Timer(1, go.set).start()
-    assert agent.restore() == client.DELIVERED
+    assert agent.restore() == exits.DELIVERED
     assert agent.store.calls.count(("get", agent.archive.layout.file(SEGMENT, ".zst"))) == 1
 
 
@@ -271,7 +272,7 @@ def test_p6_in_archive_recovery_no_answer_at_all_is_the_deadlines_end(
     go = threading.Event()
     hold(node, go)
     with answering(node):
-        assert node.restore() == client.STOP_RECOVERY
+        assert node.restore() == exits.STOP_RECOVERY
         go.set()
     said = capfd.readouterr().err
     assert f"restore_failed file={SEGMENT.name} exit=255 " in said

@@ -14,7 +14,7 @@ import pytest
 
 from tests.fixtures.restoring import PLAIN, SEGMENT, SYSTEM, Node, answering, listening
 from walkeeper.control.server import AgentLock, ControlServer
-from walkeeper.restore import client
+from walkeeper.restore import client, exits
 
 
 @pytest.fixture
@@ -29,14 +29,14 @@ def agent(node: Node) -> Iterator[Node]:
 
 
 def test_what_is_there_is_delivered_whole(agent: Node) -> None:
-    assert agent.restore() == client.DELIVERED
+    assert agent.restore() == exits.DELIVERED
     assert (agent.data / "pg_wal" / "RECOVERYXLOG").read_bytes() == PLAIN
     assert agent.files == ["RECOVERYXLOG"]
 
 
 def test_p6_what_is_proved_absent_is_absent(agent: Node) -> None:
     for name in ("000000010000000000000006", "00000002.history", "00000001.history"):
-        assert agent.restore(name) == client.ABSENT
+        assert agent.restore(name) == exits.ABSENT
     assert agent.files == []
 
 
@@ -45,9 +45,9 @@ def test_p6_what_is_proved_absent_is_absent(agent: Node) -> None:
     ("files", "expected"),
     [
         (("recovery.signal", "postmaster.pid"), None),
-        (("standby.signal", "postmaster.pid"), client.ASK_AGAIN),
-        (("recovery.signal", "standby.signal"), client.ASK_AGAIN),
-        (("postmaster.pid",), client.ASK_AGAIN),  # it is being promoted
+        (("standby.signal", "postmaster.pid"), exits.ASK_AGAIN),
+        (("recovery.signal", "standby.signal"), exits.ASK_AGAIN),
+        (("postmaster.pid",), exits.ASK_AGAIN),  # it is being promoted
         ((), None),  # pg_rewind, which does not ask again
     ],
 )
@@ -69,6 +69,13 @@ def test_p6_what_the_agent_cannot_tell_is_tried_on_in_archive_recovery_and_final
     assert agent.files == []
 
 
+def test_p6_an_outage_is_not_final_for_pg_rewind_on_a_server_that_crashed(agent: Node) -> None:
+    """Such a server leaves its postmaster.pid behind, and pg_rewind does not ask again: the slow way tries to the deadline."""
+    (agent.data / "postmaster.pid").write_text(f"{2**22 + 1}\n{agent.data}\n1700000000\n")
+    agent.store.down = True
+    assert agent.restore() is None
+
+
 def test_p9_a_store_that_says_nothing_holds_up_one_call_and_not_each(agent: Node) -> None:
     """A promotion makes several calls in a row."""
     go = threading.Event()
@@ -78,10 +85,10 @@ def test_p9_a_store_that_says_nothing_holds_up_one_call_and_not_each(agent: Node
 
     agent.server(("standby.signal", "postmaster.pid"))
     agent.store.before = say_nothing
-    assert agent.restore() == client.ASK_AGAIN
+    assert agent.restore() == exits.ASK_AGAIN
     asked = len(agent.store.calls)
     for _ in range(5):
-        assert agent.restore() == client.ASK_AGAIN
+        assert agent.restore() == exits.ASK_AGAIN
     assert len(agent.store.calls) == asked
     go.set()
 
@@ -89,10 +96,10 @@ def test_p9_a_store_that_says_nothing_holds_up_one_call_and_not_each(agent: Node
 def test_p9_a_store_that_fails_is_left_alone_for_a_moment(agent: Node) -> None:
     agent.server(("standby.signal", "postmaster.pid"))
     agent.store.down = True
-    assert agent.restore() == client.ASK_AGAIN
+    assert agent.restore() == exits.ASK_AGAIN
     asked = len(agent.store.calls)
     for _ in range(5):
-        assert agent.restore() == client.ASK_AGAIN
+        assert agent.restore() == exits.ASK_AGAIN
     assert len(agent.store.calls) == asked
 
 
@@ -119,7 +126,7 @@ def test_what_a_dead_client_left_is_swept_by_the_next(agent: Node) -> None:
         {"file": SEGMENT.name, "destination": str(agent.data / "pg_wal" / "RECOVERYXLOG"), "pid": gone.pid}
     )
     assert len(agent.files) == 1
-    assert agent.restore() == client.DELIVERED
+    assert agent.restore() == exits.DELIVERED
     assert agent.files == ["RECOVERYXLOG"]
 
 

@@ -22,7 +22,7 @@ from tests.parts.processes import new_directory, wait_until
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.restore import client
-from walkeeper.restore.command import ABSENT, DELIVERED
+from walkeeper.restore.exits import ABSENT, DELIVERED
 
 NAMES: Final = (
     "openat,read,pread64,write,close,rename,renameat2,link,unlink,unlinkat,mkdir,stat,newfstatat,fstat,getdents64"

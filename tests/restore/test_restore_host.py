@@ -75,7 +75,7 @@ class Bare:
         }
 
     def links(self) -> list[Path]:
-        return list(self.run.glob("ready.*"))
+        return list((self.run / "ready").glob("*"))
 
     @contextmanager
     def agent(self) -> Iterator[Restoring]:

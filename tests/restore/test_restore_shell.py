@@ -223,7 +223,7 @@ def test_it_finds_the_python_and_the_package_that_it_was_installed_with(tmp_path
 
 def test_a_name_of_the_run_directory_that_is_not_ours_to_make_is_not_made(agent: Node) -> None:
     agent.server(SERVER)
-    for asked in ("/tmp/ready.x", str(agent.lock), "ready.x", str(agent.lock.parent / ".." / "ready.x"), 5):
+    for asked in ("/tmp/ready/x", str(agent.lock), "ready/x", str(agent.lock.parent / "ready" / ".."), 5):
         reply = agent.restoring.answer(
             {"file": SEGMENT.name, "destination": str(agent.data / "pg_wal" / "x"), "pid": os.getpid(), "ready": asked}
         )

@@ -120,7 +120,7 @@ def test_p4_a_standby_replays_from_the_archive_what_replication_had_not_brought(
     history = history_of(archived, record)
     assert history.switches[-1].lsn >= end  # it forked after all that the archive had
     assert record.gaps_total == 0
-    assert archived.archive(record).rebuild_frontier(history) == record.position.floor(SIZE)
+    assert archived.archive(record).contents.frontier(history) == record.position.floor(SIZE)
 
     cluster.start_node(leader)  # the old primary finds its way back
     cluster.wait_ready()

@@ -17,8 +17,9 @@ from tests.twins.memory_record import MemoryDcs
 from walkeeper.archive import tail
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
+from walkeeper.archive.read import fetch
 from walkeeper.archive.tail_read import assemble
-from walkeeper.archive.write import Archive, fetch
+from walkeeper.archive.write import Archive
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.tail import longest_chain
@@ -249,7 +250,7 @@ def test_p3_after_such_a_recovery_archiving_goes_on_without_conflict_and_is_rest
         agent.wait_frontier(site.insert(server, count=5))
         assert agent.troubles() == set()
         wait_for(lambda: not list(tail.stored_pieces(site.store, site.layout, padded.name)))
-    stored = set(site.archive.segments())
+    stored = set(site.archive.contents.segments())
     assert padded not in stored
     assert Segment(2, padded.number, SIZE) in stored
     server.kill9()

@@ -1,6 +1,6 @@
 """Deliberate bugs, each of which the schedules must notice. One that cannot be put in any more fails its test loudly.
 
-The later ones were bugs: docs/track_record.md tells of them.
+The later ones were bugs: docs/internals/track_record.md tells of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any, Final
 import msgspec
 from pytest import MonkeyPatch  # noqa: PT013 - a type
 
-import walkeeper.agent.archiver.archiver
 import walkeeper.agent.archiver.leftovers
 import walkeeper.agent.archiver.lost_wal
 import walkeeper.agent.archiver.ownership
@@ -26,12 +25,15 @@ from tests.simulation.wal import SIZE, readable
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archive_push import Pushing
 from walkeeper.agent.archiver.archiver import Archiver
+from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.from_pg_wal import FromPgWal
 from walkeeper.agent.archiver.leftovers import Leftovers
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.archiver.streaming import SpoolFull, Streaming
 from walkeeper.agent.archiver.tail import Tail
+from walkeeper.agent.archiver.uploads import Uploads
+from walkeeper.archive.contents import Contents
 from walkeeper.archive.tail import StoredPiece
 from walkeeper.archive.write import Archive, Packed
 from walkeeper.config.model import ArchiverMode
@@ -84,13 +86,13 @@ def _receipt(segment: Any) -> Receipt:
 
 @mutation()
 def acknowledge_before_the_store_has_it(patch: MonkeyPatch) -> None:
-    real = Archiver._ship
+    real = Uploads._ship
 
-    def ship(self: Archiver, segment: Any) -> None:
+    def ship(self: Uploads, segment: Any, stopping: Any) -> None:
         self._done.put(_receipt(segment))
-        real(self, segment)
+        real(self, segment, stopping)
 
-    patch.setattr(Archiver, "_ship", ship)
+    patch.setattr(Uploads, "_ship", ship)
 
 
 @mutation(first=12)
@@ -161,24 +163,23 @@ def record_without_the_histories(patch: MonkeyPatch) -> None:
 
 @mutation()
 def slot_before_the_record(patch: MonkeyPatch) -> None:
-    real = Archiver._write_record
+    real = Commit._write_record
 
-    def write_record(self: Archiver, gaps: Any) -> None:
-        if self.observed.server_up:
+    def write_record(self: Commit, gaps: Any) -> None:
+        if self._observed.server_up:
             self._server.advance_slot(self._hold_slot, self._frontier.lsn)
         real(self, gaps)
 
-    patch.setattr(Archiver, "_write_record", write_record)
+    patch.setattr(Commit, "_write_record", write_record)
 
 
 @mutation()
 def spool_before_the_record(patch: MonkeyPatch) -> None:
     def put_in_order(self: Archiver) -> None:
-        while not self._done.empty():
-            receipt = self._done.get()
+        for receipt in self.uploads.collect():
             self._source.remove(receipt)
             if self._frontier.add(receipt):
-                self._changed.set()
+                self._commit.changed.set()
 
     patch.setattr(Archiver, "_put_in_order", put_in_order)
 
@@ -342,7 +343,7 @@ def forget_the_floor(patch: MonkeyPatch) -> None:
 @mutation("kill_agent", "lose_store_answers", "store_down", "freeze_agent", first=51)
 def skip_holes_in_the_store(patch: MonkeyPatch) -> None:
     def skip(start: Lsn, archive: Archive, history: History) -> Lsn:
-        stored = [s.end for s in archive.segments() if history.contains(s)]
+        stored = [s.end for s in archive.contents.segments() if history.contains(s)]
         return max([start, *stored])
 
     patch.setattr(walkeeper.agent.archiver.ownership, "_skip_stored", skip)
@@ -350,10 +351,10 @@ def skip_holes_in_the_store(patch: MonkeyPatch) -> None:
 
 @mutation("wipe_record", "garbage_record", "store_down", "kill_agent", "kill_receiver")
 def rebuild_from_the_newest_segment(patch: MonkeyPatch) -> None:
-    def rebuild(self: Archive, history: History) -> Lsn | None:
+    def rebuild(self: Contents, history: History) -> Lsn | None:
         return max((s.end for s in self.segments() if history.contains(s)), default=None)
 
-    patch.setattr(Archive, "rebuild_frontier", rebuild)
+    patch.setattr(Contents, "frontier", rebuild)
 
 
 @mutation(first=19)
@@ -536,13 +537,15 @@ def let_the_spool_be_full_of_what_a_seed_puts_aside(patch: MonkeyPatch) -> None:
 @mutation("kill_patroni", "freeze_host")
 def move_the_slot_of_a_server_that_left(patch: MonkeyPatch) -> None:
     """A stale owner moved the slot that a rewind had made anew, by its own old record."""
-    patch.setattr(Archiver, "_left_timeline", lambda _: False)
+    patch.setattr(Commit, "_left_timeline", lambda _: False)
 
 
 @mutation("freeze_host", first=315)
 def move_the_slot_of_a_server_that_went_back(patch: MonkeyPatch) -> None:
     """So did one whose server was rewound to a primary of the timeline before its own."""
-    patch.setattr(Archiver, "_left_timeline", lambda self: self._server.state().timeline > self.history.timeline)
+    patch.setattr(
+        Commit, "_left_timeline", lambda self: self._server.state().timeline > self._frontier.history.timeline
+    )
 
 
 @mutation("freeze_host", first=3451)

@@ -15,7 +15,7 @@ from tests.parts.scripted_s3 import Exchange, ScriptedS3, Stored, refuse
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
 from walkeeper.lib.clock import Clock
 from walkeeper.store.base import AlreadyThere
-from walkeeper.store.s3 import CREDENTIALS_AGE, S3Store
+from walkeeper.store.s3.driver import CREDENTIALS_AGE, S3Store
 from walkeeper.store.settings import S3Settings
 
 KEY = "cluster/wal/000000010000000000000001.zst"

@@ -27,7 +27,7 @@ from tests.parts.scripted_s3 import (
 )
 from walkeeper.errors import StoreDenied, StoreUnavailable, StoreUnfit
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
-from walkeeper.store.s3 import S3Store
+from walkeeper.store.s3.driver import S3Store
 
 KEY = "cluster/wal/000000010000000000000001.zst"
 BODY = bytes(range(256)) * 4096

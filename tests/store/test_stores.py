@@ -19,8 +19,8 @@ from tests.twins.memory_store import MemoryStore
 from walkeeper.errors import BadName, ConfigError, Refused, StoreDenied, StoreUnavailable, StoreUnfit
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 from walkeeper.store.directory import DirectoryStore
-from walkeeper.store.keys import normal_prefix
-from walkeeper.store.s3 import S3Store
+from walkeeper.store.object_key import normal_prefix
+from walkeeper.store.s3.driver import S3Store
 
 MIB = 1024 * 1024
 SEGMENT = "cluster/7000000000000000001/wal/0000000100000000/000000010000000000000001.zst"

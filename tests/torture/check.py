@@ -46,7 +46,7 @@ class Verdict:
 def restore(rig: Rig, backup: Path, record: Record) -> Verdict:
     """The record as it stood before: what it promised then must be in what the archive gives now."""
     archive = wiring.archive_of(rig.cluster, rig.place)
-    history = archive.history(record.timeline)
+    history = archive.contents.history(record.timeline)
     if history is None:
         return Verdict(record, 0, [], f"timeline {record.timeline} of the record has no history in the archive")
     directory = new_directory("r")
@@ -88,7 +88,7 @@ def _given_up(rig: Rig, missing: list[int]) -> set[int]:
 def _kept_from(archive: Archive, record: Record) -> Lsn:
     """Up to where that record's timeline is served: if a newer one left it meanwhile, the tail beyond the fork is kept, and not
     served; whole segments are."""
-    newer = [found for step in range(1, 20) if (found := archive.history(record.timeline + step)) is not None]
+    newer = [found for step in range(1, 20) if (found := archive.contents.history(record.timeline + step)) is not None]
     forks = [switch.lsn for history in newer[-1:] for switch in history.switches if switch.timeline == record.timeline]
     return min(record.position, max(forks[0], record.position.floor(record.size))) if forks else record.position
 
@@ -98,7 +98,7 @@ def verify(rig: Rig) -> str:
     config = rig.config(rig.cluster.wait_leader())
     command = [sys.executable, "-m", "walkeeper", "verify", "-c", str(config)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=240, check=False)
-    gaps = wiring.archive_of(rig.cluster, rig.place).open_gaps()
+    gaps = wiring.archive_of(rig.cluster, rig.place).contents.open_gaps()
     if done.returncode == 0 or (gaps and done.returncode == 1 and all(str(gap.start) in done.stdout for gap in gaps)):
         return ""
     return f"verify exits with {done.returncode}: {done.stdout} {done.stderr}"
@@ -107,7 +107,7 @@ def verify(rig: Rig) -> str:
 def new_gaps(rig: Rig, known: set[str]) -> list[str]:
     """Gaps that the archive states and that are not closed, but for those that were known."""
     archive = wiring.archive_of(rig.cluster, rig.place)
-    found = [f"{gap.timeline}:{gap.start}-{gap.end}" for gap in archive.open_gaps()]
+    found = [f"{gap.timeline}:{gap.start}-{gap.end}" for gap in archive.contents.open_gaps()]
     return [gap for gap in found if gap not in known]
 
 

@@ -45,7 +45,7 @@ def test_the_check_notices_a_segment_that_is_missing(rig: Rig) -> None:
     record = rig.wait_caught_up()
     assert check.restore(rig, backup, record).sound
     archive = wiring.archive_of(rig.cluster, rig.place)
-    history = archive.history(record.timeline)
+    history = archive.contents.history(record.timeline)
     assert history is not None
     lost = chain_of(backup, history, record.position, record.size)[-2]
     assert isinstance(rig.place, DirectoryPlace)

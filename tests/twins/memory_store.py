@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from walkeeper.errors import StoreUnavailable
 from walkeeper.store.base import AlreadyThere, Body, ObjectInfo
-from walkeeper.store.keys import check_key, check_list_prefix, check_metadata
-from walkeeper.store.proof import prove
+from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata
+from walkeeper.store.probe import prove
 
 Hook = Callable[[str, str], None]
 

@@ -7,50 +7,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from walkeeper.core.hold_slot import SlotState
+from walkeeper.core.lag import WalTimes
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record
+from walkeeper.dcs.base import Versioned
+from walkeeper.errors import PostgresError
 from walkeeper.postgres.server import CommandState, ServerState
-
-KEPT: Final = 2048
-"""Positions that are remembered with their moments; beyond that every second one is dropped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """The server's WAL ended at ``lsn`` from ``since`` to ``until`` (monotonic seconds; ``stamp`` is that in wall time)."""
-
-    lsn: Lsn
-    since: float
-    until: float
-    stamp: str
-
-
-class WalTimes:
-    """How far the server's WAL reached when: how long it has waited to be archived follows. One writer, many readers."""
-
-    def __init__(self) -> None:
-        self._known: tuple[Reached, ...] = ()
-
-    def note(self, at: float, stamp: str, lsn: Lsn) -> None:
-        """WAL ends there now. Where it went back, the server was rewound or is another one: nothing from before counts."""
-        known = self._known
-        if known and known[-1].lsn == lsn:
-            self._known = (*known[:-1], Reached(lsn, known[-1].since, at, stamp))
-            return
-        if known and known[-1].lsn > lsn:
-            known = ()
-        if len(known) >= KEPT:
-            known = (*known[:-1:2], known[-1])
-        self._known = (*known, Reached(lsn, at, at, stamp))
-
-    def ended_at_or_below(self, lsn: Lsn) -> Reached | None:
-        """The last moment at which nothing beyond ``lsn`` was there: what is there now is younger. None: it is not known."""
-        return next((reached for reached in reversed(self._known) if reached.lsn <= lsn), None)
-
-    def reached(self, lsn: Lsn) -> float | None:
-        """Since when WAL has gone up to ``lsn`` or beyond, as far back as is known; None: it does not."""
-        return next((reached.since for reached in self._known if reached.lsn >= lsn), None)
-
 
 GONE_SECONDS: Final = 24 * 3600.0
 """Seconds for which a member is remembered whose key has gone from the DCS: it died, or was removed on purpose."""
@@ -80,6 +42,23 @@ class Observed:
     server_up: bool
     lsn: Lsn
     times: WalTimes = field(default_factory=WalTimes)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a decision needs. ``slot`` is an error where it could not be asked for; None elsewhere is unknown, or not there."""
+
+    server: ServerState | None
+    slot: SlotState | PostgresError | None
+    found: Versioned | None
+    record_known: bool
+    record: Record | None
+    leader: str | None
+    leader_known: bool
+
+    def leads(self, member: str) -> bool | None:
+        """Whether that member holds the leader key; None where that could not be read."""
+        return self.leader == member if self.leader_known else None
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""What one LIST of a cluster's prefix says: which archives are there, and what each of them holds. Nothing is judged here.
+"""What the archive holds, by what the store lists: segments, recorded gaps, starts, histories. Nothing is judged here.
 
 Memory grows with the holes, not with the segments: names that follow each other are one run. Listings come in key order,
 which puts them side by side; no order is relied upon for what is found, only for how little it takes.
@@ -7,15 +7,20 @@ which puts them side by side; no order is relied upon for what is found, only fo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import count
 from typing import Final
 
 from walkeeper.archive.codec import SUFFIXES
-from walkeeper.archive.layout import cluster_prefix
-from walkeeper.core.coverage import Range, merged
-from walkeeper.core.lsn import SegmentSize
+from walkeeper.archive.layout import Layout, cluster_prefix, parse_gap_name
+from walkeeper.core.coverage import Archived, Range, merged, reach
+from walkeeper.core.history import History, parse_history
+from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.record import Gap
+from walkeeper.errors import BadName
 from walkeeper.store.base import ObjectInfo, Store
 
 NAMED: Final = 100
@@ -80,6 +85,35 @@ class Inventory:
     """Keys of segments without a single byte."""
     objects: int = 0
     bytes: int = 0
+    whole: bool = True
+    """False where the listing was not read to its end."""
+
+    def start(self, size: SegmentSize) -> Segment | None:
+        """The segment that the archive states to begin with; None for an archive that was never begun."""
+        return max(_parsed(self.starts, size), key=lambda first: first.number, default=None)
+
+    def recorded_gaps(self, size: SegmentSize) -> list[Gap]:
+        """Each within one timeline, in order of position; closed ones too."""
+        found = [Gap(first.timeline, str(first.start), str(end)) for first, end in self._gaps(size)]
+        return sorted(found, key=lambda gap: Lsn.parse(gap.start))
+
+    def archived(self, size: SegmentSize) -> Archived:
+        """For ``walkeeper.core.coverage``."""
+        gaps: dict[int, list[tuple[int, int]]] = {}
+        for first, end in self._gaps(size):
+            gaps.setdefault(first.timeline, []).append((first.number, end // size))
+        return Archived(
+            ranges(self.runs(size)),
+            {timeline: merged(those) for timeline, those in gaps.items()},
+            frozenset(self.histories),
+        )
+
+    def _gaps(self, size: SegmentSize) -> Iterator[tuple[Segment, Lsn]]:
+        for name in self.gaps:
+            try:
+                yield parse_gap_name(name, size)
+            except BadName:
+                continue  # of another segment size
 
     def runs(self, size: SegmentSize) -> dict[tuple[int, str], list[Run]]:
         """Numbers by segment size, in order. Names that this size cannot have are left out: see ``impossible``."""
@@ -120,9 +154,9 @@ def take(store: Store, scope: str, group: int | None, seen: Callable[[int], None
     """List everything once. ``seen`` is told after each thousand objects how many there were. Raises the store's errors."""
     listing = Listing()
     prefix = cluster_prefix(scope, group)
-    for count, info in enumerate(store.list(prefix), start=1):
-        if count % 1000 == 0:
-            seen(count)
+    for number, info in enumerate(store.list(prefix), start=1):
+        if number % 1000 == 0:
+            seen(number)
         root, _, rest = info.key.removeprefix(prefix).partition("/")
         # A Citus group of a scope that has none of its own: scope/0/7300…/
         if not _IDENTIFIER.match(root) or _IDENTIFIER.match(rest.partition("/")[0]):
@@ -131,6 +165,93 @@ def take(store: Store, scope: str, group: int | None, seen: Callable[[int], None
         inventory = listing.archives.setdefault(int(root), Inventory())
         _put(inventory, rest, info)
     return listing
+
+
+class Contents:
+    """One archive's, asked again at each call. Safe for several threads if the store is. All raise the store's errors."""
+
+    def __init__(self, store: Store, layout: Layout, size: SegmentSize) -> None:
+        self._store = store
+        self._layout = layout
+        self._size = size
+
+    def listed(self, *places: str, at_most: int | None = None) -> Inventory:
+        """What the store lists below those prefixes of the archive, each of them up to so many objects."""
+        inventory = Inventory()
+        for place in places:
+            for number, info in enumerate(self._store.list(place)):
+                if number == at_most:
+                    inventory.whole = False
+                    break
+                _put(inventory, info.key.removeprefix(self._layout.root), info)
+        return inventory
+
+    def start(self) -> Segment | None:
+        """The segment that the archive states to begin with; None for an archive that was never begun."""
+        return self.listed(self._layout.starts).start(self._size)
+
+    def gaps(self) -> list[Gap]:
+        """The gaps that were recorded, each within one timeline, in order of position; closed ones too."""
+        return self.listed(self._layout.gaps).recorded_gaps(self._size)
+
+    def open_gaps(self) -> list[Gap]:
+        """The recorded gaps that are not closed: a returning member may have handed in what was missing."""
+        return [gap for gap in self.gaps() if not all(map(self.has, self._within(gap)))]
+
+    def has(self, segment: Segment) -> bool:
+        """Whether the store has an object of that segment, under any suffix."""
+        return any(self._store.head(self._layout.file(segment, suffix)) is not None for suffix in SUFFIXES)
+
+    def segments(self) -> Iterator[Segment]:
+        """Every complete segment that the store lists, by timeline and number."""
+        for timeline, found in self.listed(self._layout.wal).archived(self._size).segments.items():
+            for first, end in found:
+                yield from (Segment(timeline, number, self._size) for number in range(first, end))
+
+    def frontier(self, history: History) -> Lsn | None:
+        """How far ``history``'s chain is stored without a break, from the stated start, over recorded gaps (P11).
+
+        None for an archive that was never begun. The listing may lag behind: then this is lower than it could be.
+        """
+        first = self.start()
+        if first is None:
+            return None
+        archived = self.listed(self._layout.wal, self._layout.gaps).archived(self._size)
+        return Lsn(reach(archived, history, self._size, first.number) * self._size)
+
+    def history(self, timeline: int) -> History | None:
+        """A timeline's history as it is stored; the first timeline has none and needs none."""
+        if timeline == 1:
+            return History(1)
+        content = self._store.get(self._layout.file(HistoryFile(timeline), ""))
+        return None if content is None else parse_history(timeline, content)
+
+    def histories_from(self, timeline: int) -> Iterator[History]:
+        """That timeline's, and those after it up to the first that is not there: as PostgreSQL looks for the newest."""
+        for number in count(timeline):
+            history = self.history(number)
+            if history is None:
+                return
+            yield history
+
+    def _within(self, gap: Gap) -> Iterator[Segment]:
+        for number in range(Lsn.parse(gap.start) // self._size, Lsn.parse(gap.end) // self._size):
+            yield Segment(gap.timeline, number, self._size)
+
+
+def starts(store: Store, layout: Layout) -> list[str]:
+    """The names of the segments that the archive states to begin with, of whatever size."""
+    return [
+        match[1] for info in store.list(layout.starts) if (match := _START.match(info.key.removeprefix(layout.root)))
+    ]
+
+
+def _parsed(names: Iterable[str], size: SegmentSize) -> Iterator[Segment]:
+    for name in names:
+        try:
+            yield Segment.parse(name, size)
+        except BadName:
+            continue  # of another segment size
 
 
 def ranges(runs: dict[tuple[int, str], list[Run]]) -> dict[int, list[Range]]:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
-from walkeeper.archive.codec import Codec
+from walkeeper.archive.codec import SUFFIXES, Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.tail_read import AssembledTail, assemble
-from walkeeper.archive.write import opened, parts, prove_archive, suffixes, wal_file
-from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.history import parse_history
+from walkeeper.core.lsn import MIB, SegmentSize
+from walkeeper.core.names import HistoryFile, Segment, WalFile, parse_wal_name
+from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
+from walkeeper.errors import CannotTell
 from walkeeper.store.base import Body, Store
 
+_SMALLEST: Final = SegmentSize(MIB)
+_LARGEST: Final = SegmentSize(1024 * MIB)
 
-class Source:
-    """One store, for several clusters and threads.
+
+class Reader:
+    """One store, to be read; for several clusters and threads. Needs no segment size: a segment says it itself.
 
     ``far``: each answer takes a while, so that questions are put together, and an archive that was found once is taken to
     be there still. A directory's is looked for each time: a disk may be unmounted.
     """
 
-    def __init__(self, store: Store, codec: Codec, *, far: bool) -> None:
+    def __init__(self, store: Store, codec: Codec, *, far: bool = False) -> None:
         self.store = store
         self._codec = codec
         self._far = far
@@ -28,7 +36,11 @@ class Source:
         self._proved: set[str] = set()
 
     def deliver(self, layout: Layout, name: str) -> bytes | None:
-        """Exactly what was archived; None when it is proved absent. Raises BadName, CannotTell, or the store's errors."""
+        """Exactly what was archived under that name, proved by its checksum; None when it is proved absent (P6).
+
+        Absent is proved only where the archive states its start: a wrong prefix or an unmounted disk is not absence. Raises
+        BadName, CannotTell, or the store's errors.
+        """
         file = wal_file(name)
         if file == HistoryFile(1):
             return None
@@ -61,6 +73,71 @@ class Source:
                 self._usual = suffix
                 return parts(layout, self._codec, segment, suffix, body)
         return None
+
+
+def fetch(store: Store, layout: Layout, codec: Codec, name: str) -> bytes | None:
+    """One file, as ``Reader.deliver``."""
+    return Reader(store, codec).deliver(layout, name)
+
+
+def wal_file(name: str) -> WalFile:
+    """Any name that PostgreSQL asks for; the segment size in it means nothing. Raises BadName."""
+    return parse_wal_name(name, _SMALLEST)
+
+
+def suffixes(file: WalFile) -> tuple[str, ...]:
+    """All under which that file may be stored."""
+    return ("",) if isinstance(file, HistoryFile) else SUFFIXES
+
+
+def opened(layout: Layout, codec: Codec, file: WalFile, suffix: str, body: Body) -> bytes:
+    """The plain file in a stored body, checked. Raises CannotTell or Refused for what is damaged or another's."""
+    if isinstance(file, HistoryFile):
+        parse_history(file.timeline, body)
+        return body
+    plain = codec.decode(suffix, body, _LARGEST)
+    _check_fetched(body.metadata, plain, file, layout)
+    return plain
+
+
+def parts(layout: Layout, codec: Codec, segment: Segment, suffix: str, body: Body) -> Iterator[bytes]:
+    """As ``opened``, piece by piece: what came is what was archived only if this ends without CannotTell or Refused."""
+    sha256 = hashlib.sha256()
+    size = 0
+    for part in codec.parts(suffix, body, segment.size):
+        if size == 0:
+            check_header(SegmentHeader.parse(part, segment.name), segment, layout.system_identifier)
+        sha256.update(part)
+        size += len(part)
+        yield part
+    _check_sum(body.metadata, sha256.hexdigest(), segment)
+    if size != segment.size:
+        raise CannotTell(f"{segment}: {size} bytes, a whole one has {segment.size}", hint="It is damaged.")
+
+
+def prove_archive(store: Store, layout: Layout, name: str) -> None:
+    """That what is not here is not archived. Raises CannotTell where no archive was ever begun."""
+    if next(iter(store.list(layout.starts)), None) is None:
+        raise CannotTell(
+            f"{name}: there is no archive under {store.url}/{layout.root}",
+            hint="Is it the right bucket, prefix and scope, and is the disk mounted? An archive begins with start/.",
+        )
+
+
+def _check_fetched(metadata: Mapping[str, str], plain: Plain, file: WalFile, layout: Layout) -> None:
+    _check_sum(metadata, hashlib.sha256(plain).hexdigest(), file)
+    if isinstance(file, Segment):
+        header = SegmentHeader.parse(plain, file.name)
+        check_header(header, Segment.parse(file.name, header.segment_size), layout.system_identifier)
+        if len(plain) != header.segment_size:
+            raise CannotTell(
+                f"{file.name}: {len(plain)} bytes, a whole one has {header.segment_size}", hint="It is damaged."
+            )
+
+
+def _check_sum(metadata: Mapping[str, str], sha256: str, file: WalFile) -> None:
+    if metadata.get("sha256", sha256) != sha256:
+        raise CannotTell(f"{file.name}: its content is not what its checksum says", hint="It is damaged in the store.")
 
 
 def _together(ask: Callable[[str], Body | None], keys: Sequence[str]) -> list[Body | None]:

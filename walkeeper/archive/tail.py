@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from walkeeper.archive.codec import SUFFIXES
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.write import FORMAT, Archive
+from walkeeper.archive.stated import FORMAT
+from walkeeper.archive.write import Archive
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.tail import Piece, longest_chain

@@ -1,7 +1,5 @@
 """The command line. Nothing is imported before it is known which command needs it."""
 
-# ruff: noqa: PTH110 - pathlib costs more than a callback does
-
 from __future__ import annotations
 
 import os
@@ -349,7 +347,11 @@ def _push_alone(config: str, path: str) -> int:
 
 def cannot_tell() -> int:
     """The exit after which PostgreSQL, whose data directory is the working directory, waits and believes nothing."""
-    return 255 if os.path.exists("recovery.signal") and not os.path.exists("standby.signal") else 2
+    try:
+        from walkeeper.restore import exits  # noqa: PLC0415
+    except BaseException:  # noqa: BLE001 - half an installation: a server that stops is better than one that opens too early
+        return 255
+    return exits.cannot_tell(".")
 
 
 def _complain(text: str, hint: str) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, inspect
 
-from walkeeper.config.units import Interval, Seconds, Size
+from walkeeper.lib.units import Interval, Seconds, Size
 from walkeeper.store.settings import OverwriteGuard
 
 _SECRET: Final = {"secret": True}

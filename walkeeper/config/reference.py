@@ -7,7 +7,7 @@ from typing import Final
 
 from walkeeper.config.keys import Key, all_sections, keys_of
 from walkeeper.config.overrides import variable
-from walkeeper.config.units import Seconds, Size
+from walkeeper.lib.units import Seconds, Size
 
 _HEAD: Final = """\
 # Configuration
@@ -49,8 +49,9 @@ know it. Of all this `restore-wal` needs `scope` and `citus.group` only.
   owner read it.
 
 The agent's socket, its lock and the first lines of an agent that a callback started lie in `$WALKEEPER_RUN_DIR`, else in
-`/run/walkeeper` if it is there and may be written, else in `/tmp/walkeeper-UID`; so do, below `archived/`, the markers that
-`walkeeper-archive-push` believes.
+`/run/walkeeper` if it is there and may be written, else in `~/.walkeeper/HOST`; so do, below `archived/`, the markers that
+`walkeeper-archive-push` believes. What lies there is believed: walkeeper refuses a directory that anybody but the agent's user
+and root may write, there and on its path (a sticky one such as /tmp may be everybody's on the way).
 """
 
 

@@ -1,16 +1,23 @@
-"""The client of the agent's control socket. Light: built-in modules only, until there is a reply to read."""
+"""The client of the agent's control socket. Light: built-in modules only, until there is a reply to read.
+
+An answer counts only from our own user or root (P16): whoever else listens there is nobody, so that the work is done without.
+"""
 
 # ruff: noqa: SIM105 - contextlib costs more than all that this module does
 
 from __future__ import annotations
 
 import _socket
+import os
+import sys
 from time import monotonic, sleep
 
 MAX_REPLY = 1024 * 1024
 """Bytes."""
 
 _QUEUE_PAUSE = 0.02
+_UCRED = 12
+"""Bytes: pid, uid, gid of ``struct ucred`` (unix(7))."""
 
 
 class NoAnswer(Exception):
@@ -91,6 +98,7 @@ def _connect(socket_path: str, end: float) -> _socket.socket:
                     raise
                 sleep(_QUEUE_PAUSE)
                 continue
+            _refuse_another_user(connection, socket_path)
             connection.settimeout(max(end - monotonic(), 0))
             return connection
     except (FileNotFoundError, ConnectionRefusedError):
@@ -99,6 +107,15 @@ def _connect(socket_path: str, end: float) -> _socket.socket:
     except OSError as error:
         connection.close()
         raise NoAnswer(f"{socket_path}: {_reason(error)}", listening=True) from None
+
+
+def _refuse_another_user(connection: _socket.socket, socket_path: str) -> None:
+    """Raises NoAnswer where who listens is neither us nor root. Root itself may ask every agent."""
+    credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED)
+    uid = int.from_bytes(credentials[4:8], sys.byteorder)
+    if uid not in (0, os.geteuid()) and os.geteuid():
+        connection.close()
+        raise NoAnswer(f"{socket_path}: uid {uid} listens there, which is not this user", listening=False)
 
 
 def _read_line(connection: _socket.socket, socket_path: str, end: float) -> bytes:

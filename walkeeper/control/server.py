@@ -32,6 +32,8 @@ _QUEUE: Final = 128
 _PEER: Final = struct.Struct("iII")  # pid, uid, gid: struct ucred of unix(7)
 _FULL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _FULL_PAUSE: Final = 0.5
+LOOK_SECONDS: Final = 5.0
+"""How often it is seen to that the socket is still there: /tmp and the like are cleaned."""
 
 Handler: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]]
 """Takes the request, returns what goes into the reply. A WalkeeperError becomes the reply; anything else is a bug and
@@ -62,6 +64,13 @@ class AgentLock:
         self.held = True
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def renew(self) -> None:
+        """Hold it under its name again, where somebody removed the file. Raises AgentError, as construction does."""
+        if self.held and _inode(self.path) != os.fstat(self._descriptor).st_ino:
+            fresh = AgentLock(self.path)
+            os.close(self._descriptor)
+            self._descriptor = fresh._descriptor
 
     def release(self) -> None:
         if self.held:
@@ -120,12 +129,15 @@ class ControlServer:
 
     def run(self) -> None:
         """Serve until ``close``. Raises AgentError before ``open``."""
-        listening = self._socket
-        if listening is None:
+        if self._socket is None:
             raise AgentError(f"{self.path}: not open")
         while not self._closing.is_set():
             try:
-                client, _ = listening.accept()
+                self._socket.settimeout(LOOK_SECONDS)
+                client, _ = self._socket.accept()
+            except TimeoutError:
+                self._renew()
+                continue
             except OSError as error:
                 if self._closing.is_set():
                     return
@@ -150,6 +162,24 @@ class ControlServer:
         self._socket.close()
         if self._lock.held and _inode(self.path) == self._inode:
             self.path.unlink(missing_ok=True)
+
+    def _renew(self) -> None:
+        """Make lock and socket again, with their directory, where somebody removed them."""
+        if self._closing.is_set() or _inode(self.path) == self._inode:
+            return
+        gone = self._socket
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock.renew()
+            self.open()
+        except (AgentError, OSError) as problem:
+            events.warning(
+                "control_socket_gone", error=problem, hint="The run directory must be there, and this user's."
+            )
+            return
+        if gone is not None:
+            gone.close()
+        events.warning("control_socket_made_again", path=self.path)
 
     def _admit(self, client: socket.socket) -> None:
         if not _is_ours(client):

@@ -53,3 +53,9 @@ def desired(view: View) -> Desired:
 
 def _is_source(view: View) -> bool:
     return view.server is not None and (view.standby_cluster or not view.server.in_recovery)
+
+
+def writes_without_leading(view: View) -> bool:
+    """Whether the server accepts writes that nobody archives: two primaries, or a promotion by hand."""
+    writable = view.server is not None and not view.server.in_recovery
+    return writable and view.leads is False and view.archiving_timeline is None

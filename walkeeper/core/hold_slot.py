@@ -39,8 +39,8 @@ def why_not_gap_safe(slot: SlotState | None, frontier: Lsn, size: SegmentSize) -
     return ""
 
 
-def how_to_get_gap_safe(slot: SlotState | None, name: str, *, declared: bool) -> str:
-    """What to do about it; ``declared``: Patroni's dynamic configuration has the slot ``name``."""
+def how_to_make_safe(slot: SlotState | None, name: str, *, declared: bool) -> str:
+    """What to do about that reason; ``declared``: Patroni's dynamic configuration has a permanent slot ``name``."""
     if not declared:
         return f"Declare it: patronictl edit-config --set slots.{name}.type=physical --force"
     if slot is None:

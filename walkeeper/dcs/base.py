@@ -1,4 +1,4 @@
-"""What the agent needs of a DCS. One conformance suite (tests/test_records.py) holds every backend to these sentences."""
+"""What the agent needs of a DCS. One conformance suite (tests/dcs/test_records.py) holds every backend to these sentences."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from walkeeper.archive.write import Archive, fetch
+from walkeeper.archive.read import fetch
+from walkeeper.archive.write import Archive
 from walkeeper.core.branches import given_up
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Record
@@ -29,8 +30,8 @@ def other_branch(data_directory: Path, archive: Archive, record: Record) -> str 
 
 def newer_branch(archive: Archive, record: Record) -> str:
     """The timeline of the highest number, if the cluster has given it up; "" where that is the record's, or comes from it."""
-    kept = archive.history(record.timeline)
-    newer = list(archive.histories_from(record.timeline + 1))
+    kept = archive.contents.history(record.timeline)
+    newer = list(archive.contents.histories_from(record.timeline + 1))
     if kept is None or not newer or not given_up(newer[-1], kept, record.position):
         return ""
     return str(newer[-1].timeline)
@@ -38,7 +39,7 @@ def newer_branch(archive: Archive, record: Record) -> str:
 
 def _other_history(data_directory: Path, archive: Archive, record: Record) -> str:
     """A history file that is not the beginning of the archive's: each begins with its parent's, byte by byte."""
-    history = archive.history(record.timeline)
+    history = archive.contents.history(record.timeline)
     stored = archive.store.get(archive.layout.file(HistoryFile(record.timeline), "")) or b""
     for timeline in history.timelines[1:] if history is not None else ():
         path = data_directory / "pg_wal" / HistoryFile(timeline).name

@@ -100,7 +100,7 @@ def unseen(facts: StoreFacts, because: str) -> StoreFacts:
 def _look_at_archive(config: Config, store: Store, record: Record, facts: StoreFacts) -> StoreFacts:
     layout = Layout(config.scope, config.group, int(record.system_identifier))
     archive = Archive(store, layout, record.size, Codec(identity_file=config.identity_file))
-    gaps = archive.open_gaps()
+    gaps = archive.contents.open_gaps()
     texts = tuple(f"on timeline {gap.timeline}: {gap.start} to {gap.end}" for gap in gaps)
     return replace(
         facts,
@@ -115,16 +115,16 @@ def _before_frontier(archive: Archive, record: Record) -> str | None:
     """The segment that ends at the frontier, on any timeline of its number; None where the archive begins there."""
     first = record.start[8:]
     number = record.position // record.size - 1
-    history = archive.history(record.timeline)
+    history = archive.contents.history(record.timeline)
     if history is None:
         return ""
     segment = history.segment(number, record.size) if number >= 0 else None
     if segment is None or segment.name[8:] < first:
         return None
-    gaps = {Lsn.parse(gap.end) for gap in archive.gaps()}
+    gaps = {Lsn.parse(gap.end) for gap in archive.contents.gaps()}
     if segment.end in gaps:
         return f"a recorded gap before {segment.end}"
-    return segment.name if archive.find(segment) is not None else ""
+    return segment.name if archive.contents.has(segment) else ""
 
 
 def _clock(config: Config) -> float | Unknown | None:

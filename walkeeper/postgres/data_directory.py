@@ -1,6 +1,6 @@
 """What a data directory says of its server, running or not.
 
-``postmaster.pid`` (``src/include/utils/pidfile.h``): which run of a server it is, and its state. ``global/pg_control``
+``postmaster.pid``, which ``postmaster_pid`` reads: which run of a server it is, and its state. ``global/pg_control``
 (``src/include/catalog/pg_control.h``): whose it is, and what that server has had.
 """
 
@@ -13,18 +13,32 @@ from typing import Final
 
 from walkeeper.core.lsn import Lsn
 from walkeeper.errors import CannotTell
+from walkeeper.postgres import postmaster_pid
 
-_PID: Final = 0
-_STARTED: Final = 2
-_STATUS: Final = 7
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One run of a postmaster. ``started`` is its start in seconds, as it wrote it."""
+
+    data_directory: Path
+    pid: int
+    started: str
+
+    @property
+    def runs(self) -> bool:
+        return running_server(self.data_directory) == self
+
+
+def running_server(data_directory: Path) -> Server | None:
+    """Who runs there; None for nobody, as for pg_rewind on a server that is down."""
+    found = postmaster_pid.running(str(data_directory))
+    return None if found is None else Server(data_directory, found[0], found[1])
 
 
 def run_of(data_directory: Path) -> str | None:
     """The server's pid and the second of its start, ``PID-SECONDS``: no two runs share both. None while none runs."""
-    lines = _lines(data_directory)
-    if len(lines) <= _STARTED or not lines[_PID].isdecimal() or not lines[_STARTED].isdecimal():
-        return None
-    return f"{lines[_PID]}-{lines[_STARTED]}"
+    server = running_server(data_directory)
+    return None if server is None else f"{server.pid}-{server.started}"
 
 
 def is_starting(data_directory: Path) -> bool:
@@ -43,16 +57,8 @@ def is_stopping(data_directory: Path) -> bool:
 
 
 def _status(data_directory: Path) -> str:
-    lines = _lines(data_directory)
-    return lines[_STATUS].strip() if len(lines) > _STATUS else ""
-
-
-def _lines(data_directory: Path) -> list[str]:
-    try:
-        with (data_directory / "postmaster.pid").open("rb") as file:
-            return file.read(8192).decode("ascii", "replace").splitlines()
-    except OSError:
-        return []
+    found = postmaster_pid.running(str(data_directory))
+    return "" if found is None else found[2]
 
 
 _IDENTITY: Final = struct.Struct("=QI")

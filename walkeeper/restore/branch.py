@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from walkeeper.archive.read import wal_file
 from walkeeper.archive.tail_read import AssembledTail
-from walkeeper.archive.write import wal_file
 from walkeeper.core.branches import left_at
 from walkeeper.core.history import MAX_HISTORY_BYTES, History, parse_history
 from walkeeper.core.lsn import MIB, SegmentSize

@@ -7,7 +7,7 @@ call starts. Where nobody answers, or cannot tell, ``walkeeper.restore.command``
 Runs by itself for ``walkeeper-restore-wal``, without site-packages: ``python3 -I -S …/client.py CONFIG FILE DEST LINK``.
 """
 
-# ruff: noqa: PTH100, PTH104, PTH109, PTH110, PTH118, PTH120 - pathlib costs more than all that this program does
+# ruff: noqa: PTH100, PTH104, PTH109, PTH118, PTH120 - pathlib costs more than all that this program does
 
 from __future__ import annotations
 
@@ -21,14 +21,11 @@ if __name__ == "__main__":  # the script's own directory has modules of other na
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
 
 from walkeeper.control import client, paths, spawn
+from walkeeper.restore import exits
+from walkeeper.restore.exits import ABSENT, DELIVERED
 
 PATIENCE = 2.0
 """Seconds for each answer; after that the work is done here."""
-
-DELIVERED = 0
-ABSENT = 1
-ASK_AGAIN = 2
-STOP_RECOVERY = 255
 
 SAID = {DELIVERED: 10, ABSENT: 11}
 """What the shell is told. Python itself ends with 1 when it cannot begin, which must not be taken for ABSENT."""
@@ -39,7 +36,7 @@ _LIES_AT = '{"ok": true, "delivered": true, "path": "'
 
 
 def restore(config: str, name: str, destination: str, link: str = "") -> int | None:
-    """DELIVERED, ABSENT, ASK_AGAIN, STOP_RECOVERY, or None: it is to be done here.
+    """One of ``exits``, or None: it is to be done here.
 
     ``link`` is where the shell looks for what lies ready.
 
@@ -53,7 +50,7 @@ def restore(config: str, name: str, destination: str, link: str = "") -> int | N
         while reply.get("wait") is True:
             reply = _ask(socket, name, place, link, monotonic() - begun)
         if reply.get("ok") is not True:
-            final = reply.get("final") is True or _will_ask_again(place)
+            final = reply.get("final") is True or exits.will_ask_again(_data_directory(place))
             return _cannot_tell(name, place, reply) if final else None
         if reply["delivered"] is not True:
             return ABSENT
@@ -104,22 +101,16 @@ def _understood(reply: str) -> dict[str, object]:
     return found
 
 
-def _will_ask_again(place: str) -> bool:
-    """Not in archive recovery, which would end, and not pg_rewind, whose server is down."""
-    return _has(place, "standby.signal") or (_has(place, "postmaster.pid") and not _has(place, "recovery.signal"))
-
-
 def _cannot_tell(name: str, place: str, reply: dict[str, object]) -> int:
     """Into PostgreSQL's log, on one line, and the exit that makes it wait."""
-    stops = _has(place, "recovery.signal") and not _has(place, "standby.signal")
-    code = STOP_RECOVERY if stops else ASK_AGAIN
+    code = exits.cannot_tell(_data_directory(place))
     text = f'restore_failed file={name} exit={code} error="{reply.get("error")}" HINT: {reply.get("hint")}'
     os.write(2, "".join(c if c.isprintable() else "?" for c in text).encode("utf-8", "replace") + b"\n")
     return code
 
 
-def _has(place: str, name: str) -> bool:
-    return os.path.exists(os.path.join(os.path.dirname(os.path.dirname(place)), name))
+def _data_directory(place: str) -> str:
+    return os.path.dirname(os.path.dirname(place))
 
 
 def main(arguments: list[str]) -> int:

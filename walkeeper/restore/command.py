@@ -23,22 +23,17 @@ from typing import Final
 
 from walkeeper.archive.codec import open_codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.read import Source
+from walkeeper.archive.read import Reader
 from walkeeper.config import load
 from walkeeper.errors import CannotTell, WalkeeperError
 from walkeeper.lib import durable, events
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
-from walkeeper.postgres.data_directory import read_control_file
-from walkeeper.restore import client
+from walkeeper.postgres.data_directory import read_control_file, running_server
+from walkeeper.restore import client, exits
 from walkeeper.restore.branch import for_server
-from walkeeper.restore.shelf import running_server
+from walkeeper.restore.exits import ABSENT, DELIVERED
 from walkeeper.store.open import open_store
 from walkeeper.store.settings import S3Settings, StoreSettings
-
-DELIVERED: Final = 0
-ABSENT: Final = 1
-ASK_AGAIN: Final = 2
-STOP_RECOVERY: Final = 255
 
 STANDBY_SILENCE: Final = 3.0
 """Seconds that a store may say nothing while a standby, perhaps one that is being promoted, waits."""
@@ -58,32 +53,10 @@ def main(config_path: Path, name: str, destination: str, environ: Mapping[str, s
             return ABSENT
         _place(place, plain, asked_by)
     except BaseException as problem:  # noqa: BLE001 - whatever it was, PostgreSQL must not take it for the end of the WAL
-        code = cannot_tell_code(data_directory, Path())
+        code = exits.cannot_tell(str(data_directory), ".")
         events.failure("restore_failed", problem, file=name, exit=code)
         return code
     return DELIVERED
-
-
-def cannot_tell_code(*data_directories: Path) -> int:
-    """The exit that makes this server wait rather than believe that the WAL ends here.
-
-    With both signal files PostgreSQL is a standby. Without either it is pg_rewind that asks, or a server that is being
-    promoted, and any failure will do.
-    """
-    if any((directory / "standby.signal").exists() for directory in data_directories):
-        return ASK_AGAIN
-    recovers = any((directory / "recovery.signal").exists() for directory in data_directories)
-    return STOP_RECOVERY if recovers else ASK_AGAIN
-
-
-def will_ask_again(data_directory: Path) -> bool:
-    """Or has the file anyway, as a server that is being promoted: then nobody shall wait long.
-
-    Not in archive recovery, which ends at what looks like the end of the WAL, and not pg_rewind, whose server is down.
-    """
-    if (data_directory / "standby.signal").exists():
-        return True
-    return not (data_directory / "recovery.signal").exists() and running_server(data_directory) is not None
 
 
 def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping[str, str]) -> bytes | None:
@@ -91,13 +64,13 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
     config = load(config_path, environ)
     layout = Layout(config.scope, config.group, read_control_file(data_directory).system_identifier)
     codec = open_codec(config)
-    once = will_ask_again(data_directory)
+    once = exits.will_ask_again(str(data_directory))
     settings = _impatient(config.store) if once else config.store
-    source = Source(open_store(settings), codec, far=isinstance(settings, S3Settings))
+    source = Reader(open_store(settings), codec, far=isinstance(settings, S3Settings))
     return _within(config.restore_deadline, lambda: _delivered(source, layout, name, data_directory), name, once=once)
 
 
-def _delivered(source: Source, layout: Layout, name: str, data_directory: Path) -> bytes | None:
+def _delivered(source: Reader, layout: Layout, name: str, data_directory: Path) -> bytes | None:
     plain = source.deliver(layout, name)
     if plain is None and (tail := source.tail(layout, name)) is not None:
         return tail.beyond(data_directory / "pg_wal")

@@ -11,9 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from walkeeper.archive.codec import Codec
+from walkeeper.archive.contents import Contents
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.write import Archive
 from walkeeper.config import Config
 from walkeeper.core.branches import given_up
 from walkeeper.core.history import History
@@ -58,10 +57,10 @@ class GivenUp:
         except (ConfigError, DcsError):
             return False
         layout = Layout(self._config.scope, self._config.group, control.system_identifier)
-        archive = Archive(self._store, layout, record.size, Codec())
-        kept = archive.history(record.timeline)
+        contents = Contents(self._store, layout, record.size)
+        kept = contents.history(record.timeline)
         # Where the cluster may go on with it, or with one that comes after it, nothing is withheld.
-        for each in chain([history], archive.histories_from(history.timeline + 1)):
+        for each in chain([history], contents.histories_from(history.timeline + 1)):
             if kept is None or not given_up(each, kept, record.position):
                 return False
         events.info(

@@ -1,7 +1,7 @@
 """Starting the process that prefetches on a host without an agent. That it cannot be started is never an error: the command
 works without it, more slowly. Light: the client uses it."""
 
-# ruff: noqa: PTH100, PTH110, PTH118, PTH120 - pathlib costs more than all that this program does
+# ruff: noqa: PTH100, PTH110, PTH120 - pathlib costs more than all that this program does
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import select
 from time import monotonic, sleep
 
 from walkeeper.control import paths, spawn
+from walkeeper.postgres import postmaster_pid
 
 PATIENCE = 3.0
 """Seconds for it to begin."""
@@ -40,11 +41,8 @@ def _of_a_server(place: str) -> bool:
     """Not of pg_rewind, which is served best by itself. Nor of one that is process 1: it would inherit the process, and takes
     the death of a child that it does not know for a crash.
     """
-    try:
-        with open(os.path.join(os.path.dirname(os.path.dirname(place)), "postmaster.pid")) as file:
-            return file.readline().strip() != "1"
-    except OSError:
-        return False
+    server = postmaster_pid.running(os.path.dirname(os.path.dirname(place)))
+    return server is not None and server[0] != 1
 
 
 def _is_free(lock: str) -> bool:

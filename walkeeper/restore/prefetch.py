@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.read import Source
+from walkeeper.archive.read import Reader
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.errors import WalkeeperError
 from walkeeper.lib import durable, events
 from walkeeper.lib.clock import Clock
+from walkeeper.postgres.data_directory import Server
 from walkeeper.restore.branch import followed
 from walkeeper.restore.recovery import Recovery
-from walkeeper.restore.shelf import Server, Shelf
+from walkeeper.restore.shelf import Shelf
 
 LOOK_SECONDS: Final = 0.03
 """How often it looks whether the shell has taken something, while a recovery is active."""
@@ -34,7 +35,7 @@ PAUSE_SECONDS: Final = 5.0
 class Prefetcher:
     """``tend``, and ``work`` as often as there shall be workers, run in threads of the caller's until ``close``."""
 
-    def __init__(self, source: Source, directory: Path | None, room: int, clock: Clock) -> None:
+    def __init__(self, source: Reader, directory: Path | None, room: int, clock: Clock) -> None:
         """Shelves lie in ``directory``, else beside the data directory that asks. ``room`` is in bytes, for all together."""
         self._source = source
         self._directory = directory

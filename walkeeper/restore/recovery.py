@@ -9,7 +9,8 @@ from walkeeper.archive.layout import Layout
 from walkeeper.core.branches import following, left_at
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
-from walkeeper.restore.shelf import Server, Shelf
+from walkeeper.postgres.data_directory import Server
+from walkeeper.restore.shelf import Shelf
 
 FEWEST = 2
 """Segments that may lie ready whatever the bound."""

@@ -13,9 +13,8 @@ from typing import Any, Final
 
 from walkeeper.archive.codec import open_codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.read import Source
+from walkeeper.archive.read import Reader, wal_file
 from walkeeper.archive.tail_read import AssembledTail
-from walkeeper.archive.write import wal_file
 from walkeeper.config import Config
 from walkeeper.core.history import parse_history
 from walkeeper.core.names import HistoryFile, Segment
@@ -24,13 +23,13 @@ from walkeeper.dcs.base import RecordStore
 from walkeeper.errors import CannotTell, StoreError, WalkeeperError
 from walkeeper.lib import durable
 from walkeeper.lib.clock import Clock
-from walkeeper.postgres.data_directory import read_control_file
+from walkeeper.postgres.data_directory import Server, read_control_file, running_server
+from walkeeper.restore import exits
 from walkeeper.restore.branch import for_server
-from walkeeper.restore.command import will_ask_again
 from walkeeper.restore.given_up import GivenUp
 from walkeeper.restore.prefetch import Prefetcher
 from walkeeper.restore.recovery import Recovery
-from walkeeper.restore.shelf import LINK, Server, running_server, sweep_links
+from walkeeper.restore.shelf import READY, sweep_links
 from walkeeper.store.base import Store
 from walkeeper.store.settings import S3Settings
 
@@ -53,7 +52,7 @@ class Restoring:
         self._given_up = GivenUp(config, store, connect)
         self._run_directory = run_directory
         self._clock = clock
-        self._source = Source(store, open_codec(config), far=isinstance(config.store, S3Settings))
+        self._source = Reader(store, open_codec(config), far=isinstance(config.store, S3Settings))
         self.prefetcher = Prefetcher(self._source, config.restore_directory, config.restore_ahead, clock)
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
@@ -88,7 +87,7 @@ class Restoring:
         data_directory = place.parent.parent
         layout = Layout(self._config.scope, self._config.group, read_control_file(data_directory).system_identifier)
         server = running_server(data_directory)
-        patient = not will_ask_again(data_directory)
+        patient = not exits.will_ask_again(str(data_directory))
         link = self._link(request.get("ready"))
         recovery = None if server is None else self.prefetcher.recovery(server, layout, link)
         try:
@@ -194,7 +193,7 @@ class Restoring:
         if not isinstance(asked, str) or not asked:
             return None
         link = Path(asked)
-        return link if link.parent == self._run_directory and link.name.startswith(LINK) else None
+        return link if link.parent == self._run_directory / READY and link.name not in ("", "..") else None
 
 
 class _Fetch:

@@ -11,39 +11,15 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from walkeeper.control.paths import RunDirectoryError, own_directory
 from walkeeper.lib import durable
+from walkeeper.postgres.data_directory import Server
 
-LINK: Final = "ready."
-"""How names begin in the run directory that lead walkeeper-restore-wal to a shelf."""
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """One run of a postmaster. ``started`` is its start in seconds, as it wrote it."""
-
-    data_directory: Path
-    pid: int
-    started: str
-
-    @property
-    def runs(self) -> bool:
-        return running_server(self.data_directory) == self
-
-
-def running_server(data_directory: Path) -> Server | None:
-    """Who runs there (``src/include/utils/pidfile.h``); None for nobody, as for pg_rewind on a server that is down."""
-    try:
-        lines = (data_directory / "postmaster.pid").read_text().splitlines()
-        pid, started = int(lines[0]), lines[2].strip()
-    except (OSError, ValueError, IndexError):
-        return None
-    if pid < 1 or not started.isdecimal() or not Path(f"/proc/{pid}").exists():
-        return None
-    return Server(data_directory, pid, started)
+READY: Final = "ready"
+"""The directory in the run directory, ours alone, whose names lead walkeeper-restore-wal to a shelf."""
 
 
 class Shelf:
@@ -96,7 +72,8 @@ class Shelf:
         if not self.moves or link == self._link:
             return
         fresh = link.with_name(f"{link.name}.{os.getpid()}")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RunDirectoryError):
+            own_directory(str(link.parent))
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(self.directory)
             fresh.rename(link)
@@ -116,7 +93,7 @@ class Shelf:
 def sweep_links(run_directory: Path) -> None:
     """Remove the links that lead nowhere any more: their owner was killed, and its shelf is gone."""
     with contextlib.suppress(OSError):
-        for link in run_directory.glob(f"{LINK}*"):
+        for link in (run_directory / READY).iterdir():
             if link.is_symlink() and not link.exists():
                 link.unlink()
 

@@ -9,13 +9,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
-from walkeeper.archive.codec import Codec
+from walkeeper.archive.contents import Contents
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.write import Archive
 from walkeeper.config import Config
 from walkeeper.control import client, paths
 from walkeeper.core.history import History
-from walkeeper.core.hold_slot import SlotState, how_to_get_gap_safe, why_not_gap_safe
+from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record, decode_record
 from walkeeper.dcs.base import Member, RecordStore, Topology
@@ -208,7 +207,7 @@ class _Judge:
         judged = {**row, "lag_bytes": lag, "lag_seconds_at_most": late}
         if row["held"]:
             why = why_not_gap_safe(slot, record.position, record.size)
-            hint = how_to_get_gap_safe(slot, self._slot, declared=self._declared) if why else None
+            hint = how_to_make_safe(slot, self._slot, declared=self._declared) if why else None
             judged |= {"gap_safe": why == "", "why": why or None, "hint": hint}
         return judged
 
@@ -245,16 +244,16 @@ def _gaps(config: Config, record: Record | None, unknown: list[Remark]) -> list[
         unknown.append(remark("gaps: without the record it is not known where to look"))
         return None
     try:
-        gaps = _within(PATIENCE, lambda: _archive(config, record).open_gaps())
+        gaps = _within(PATIENCE, lambda: _contents(config, record).open_gaps())
     except WalkeeperError as problem:
         unknown.append(remark(f"gaps: {problem}", problem.hint))
         return None
     return [{"timeline": gap.timeline, "start": gap.start, "end": gap.end} for gap in gaps]
 
 
-def _archive(config: Config, record: Record) -> Archive:
+def _contents(config: Config, record: Record) -> Contents:
     layout = Layout(config.scope, config.group, int(record.system_identifier))
-    return Archive(open_store(config.store), layout, record.size, Codec())
+    return Contents(open_store(config.store), layout, record.size)
 
 
 def _look_for_next_wal(
@@ -266,13 +265,13 @@ def _look_for_next_wal(
     late = [row for row in rows if row["receives"] is False and (row["behind_bytes"] or 0) > record.segment_size]
     try:
         if late:
-            _within(PATIENCE, lambda: _next_wal(_archive(config, record), record, gaps, late))
+            _within(PATIENCE, lambda: _next_wal(_contents(config, record), record, gaps, late))
     except WalkeeperError:
         return  # whoever asked for the gaps has said it
 
 
-def _next_wal(archive: Archive, record: Record, gaps: list[dict[str, str | int]], rows: list[dict[str, Any]]) -> None:
-    history = History(1) if record.timeline == 1 else archive.history(record.timeline)
+def _next_wal(contents: Contents, record: Record, gaps: list[dict[str, str | int]], rows: list[dict[str, Any]]) -> None:
+    history = History(1) if record.timeline == 1 else contents.history(record.timeline)
     if history is None:
         return
     for row in rows:
@@ -285,7 +284,7 @@ def _next_wal(archive: Archive, record: Record, gaps: list[dict[str, str | int]]
         if lost:
             row["next_wal"] = f"gap {lost[0]['start']} to {lost[0]['end']}"
         elif segment.end <= record.position:
-            row["next_wal"] = "archived" if archive.find(segment) is not None else "absent"
+            row["next_wal"] = "archived" if contents.has(segment) else "absent"
 
 
 def _within(seconds: float, work: Callable[[], _T]) -> _T:

@@ -1,4 +1,4 @@
-"""What every store can do. One conformance suite (tests/test_stores.py) holds all of them to these sentences."""
+"""What every store can do. One conformance suite (tests/store/test_stores.py) holds all of them to these sentences."""
 
 from __future__ import annotations
 

@@ -12,6 +12,6 @@ def open_store(settings: StoreSettings) -> Store:
         from walkeeper.store.directory import DirectoryStore  # noqa: PLC0415
 
         return DirectoryStore(settings.path)
-    from walkeeper.store.s3 import S3Store  # noqa: PLC0415
+    from walkeeper.store.s3.driver import S3Store  # noqa: PLC0415
 
     return S3Store(settings)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from walkeeper.archive import contents
 from walkeeper.archive.contents import Inventory, Listing, Names, Run
-from walkeeper.archive.layout import Layout, parse_gap_name
+from walkeeper.archive.layout import Layout
 from walkeeper.config import Config
-from walkeeper.core.coverage import Archived, Range, merged
+from walkeeper.core.coverage import Archived
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Record, decode_record
 from walkeeper.dcs.base import RecordStore
-from walkeeper.errors import BadName, CannotTell, DcsError, Refused, WalkeeperError
+from walkeeper.errors import CannotTell, DcsError, Refused, WalkeeperError
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.postgres.data_directory import read_control_file
 from walkeeper.store.base import Store
@@ -139,17 +139,16 @@ def gather(
     found = listing.archives.pop(chosen)
     claim = _of_this_cluster(claim, chosen)
     size = _segment_size(store, layout, claim, found.starts)
-    runs = found.runs(size)
     histories, bad = _histories(store, layout, found)
     return Evidence(
         store=store,
         layout=layout,
         size=size,
         claim=claim,
-        start=max((_parsed(found.starts, size)), key=lambda first: first.number, default=None),
+        start=found.start(size),
         inventory=found,
-        runs=runs,
-        archived=Archived(contents.ranges(runs), _gaps(found, size), frozenset(histories)),
+        runs=found.runs(size),
+        archived=replace(found.archived(size), histories=frozenset(histories)),
         histories=histories,
         bad_histories=bad,
         others=listing.archives,
@@ -164,7 +163,7 @@ def locate(config: Config, store: Store, claim: Claim, system_identifier: int | 
         listing = contents.take(store, config.scope, config.group)
         chosen = _which(config, claim, listing, None, f"{store.url}/{config.scope}")
     layout = Layout(config.scope, config.group, chosen)
-    starts = [info.key.rpartition("/")[2].removesuffix(".json") for info in store.list(layout.starts)]
+    starts = contents.starts(store, layout)
     if not starts:
         raise CannotTell(
             f"{store.url}/{layout.root}: there is no archive there",
@@ -231,27 +230,6 @@ def _segment_size(store: Store, layout: Layout, claim: Claim, starts: list[str])
         hint="An archive begins with an object below start/, which the first takeover writes and restore-wal needs. With the "
         "DCS reachable the next takeover writes it again.",
     )
-
-
-def _parsed(names: list[str], size: SegmentSize) -> list[Segment]:
-    found = []
-    for name in names:
-        try:
-            found.append(Segment.parse(name, size))
-        except BadName:
-            continue
-    return found
-
-
-def _gaps(found: Inventory, size: SegmentSize) -> dict[int, list[Range]]:
-    gaps: dict[int, list[tuple[int, int]]] = {}
-    for name in found.gaps:
-        try:
-            first, end = parse_gap_name(name, size)
-        except BadName:
-            continue
-        gaps.setdefault(first.timeline, []).append((first.number, end // size))
-    return {timeline: merged(those) for timeline, those in gaps.items()}
 
 
 def _histories(store: Store, layout: Layout, found: Inventory) -> tuple[dict[int, History], dict[int, str]]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from walkeeper.archive.codec import Codec, open_codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.write import fetch
+from walkeeper.archive.read import fetch
 from walkeeper.config import Config
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import SegmentSize

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from walkeeper.agent.archiver.archiver import Archiver
+from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.from_pg_wal import FromPgWal
-from walkeeper.agent.archiver.lost_wal import Sources
+from walkeeper.agent.archiver.lost_wal import LostWal, Sources
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.archiver.streaming import Streaming
 from walkeeper.agent.archiver.tail import Tail
+from walkeeper.agent.archiver.uploads import Uploads
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Troubles
 from walkeeper.config import Config
+from walkeeper.core.frontier import Frontier
 from walkeeper.errors import ConfigError
 from walkeeper.postgres.pg_receivewal import Receiver, find_program
 from walkeeper.postgres.server import Server
@@ -41,15 +44,17 @@ def assemble(
         passfile = config.spool_directory / "pgpass"
         receiver = Receiver(sources.program, sources.spool.wal, config.postgresql, passfile, sources.clock)
         source = Streaming(sources, receiver, observed, troubles, sources.clock)
+    clock, archive = sources.clock, sources.archive
+    frontier = Frontier(sources.history, ownership.record.position, archive.size)
+    commit = Commit(ownership, frontier, source, server, config.hold_slot, observed, troubles, clock)
     return Archiver(
-        ownership=ownership,
-        archive=sources.archive,
+        frontier=frontier,
         source=source,
+        uploads=Uploads(archive, source, sources.history, troubles, clock),
+        commit=commit,
+        lost=LostWal(sources, source, frontier, commit, observed, troubles),
         tail=Tail(sources, receiver, ownership.record.session, config.tail_interval, troubles),
-        sources=sources,
-        server=server,
-        hold_slot=config.hold_slot,
-        troubles=troubles,
-        clock=sources.clock,
         observed=observed,
+        troubles=troubles,
+        clock=clock,
     )

@@ -28,7 +28,7 @@ class Leftovers:
         Segments above the frontier stay in the spool until the record has passed them, stored or not (the order).
         """
         waiting = self._spool.complete(archive.size)
-        history = archive.history(record.timeline) if waiting else None
+        history = archive.contents.history(record.timeline) if waiting else None
         if history is None:
             return False
         for segment in waiting:

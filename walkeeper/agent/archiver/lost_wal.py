@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from walkeeper.agent.archiver.commit import Commit
+from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.observation import Observed
+from walkeeper.agent.problems import Troubles
 from walkeeper.archive.write import Archive
 from walkeeper.config import PostgresqlSettings
+from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import PARTIAL, Segment
 from walkeeper.core.receipt import Receipt
+from walkeeper.core.record import Gap
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import BadSegment, PostgresError
+from walkeeper.errors import BadSegment, PostgresError, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.postgres.pg_receivewal import Receiver
 from walkeeper.postgres.wal_file import read_segment
 
-_FETCH_TIMEOUT = 60.0
+_FETCH_TIMEOUT: Final = 60.0
 """Seconds that another member has to deliver one segment."""
+MEMBER_PATIENCE: Final = 15.0
+"""Seconds that a member which may have lost WAL, and does not answer, is waited for before a gap is recorded."""
 
 
 class MemberUnreachable(PostgresError):
@@ -107,3 +117,86 @@ def _stream_one(
         return None, said
     finally:
         sources.spool.clear_fetch()
+
+
+class LostWal:
+    """For the archiver's thread that has the frontier: what the local server has no more comes from elsewhere, or is a gap."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        source: Source,
+        frontier: Frontier,
+        commit: Commit,
+        observed: Observed,
+        troubles: Troubles,
+    ) -> None:
+        self._sources = sources
+        self._source = source
+        self._frontier = frontier
+        self._commit = commit
+        self._observed = observed
+        self._troubles = troubles
+        self._missing: Segment | None = None
+        self._missing_since = 0.0
+
+    def recover(self, first: Segment, stopping: threading.Event) -> None:
+        """From ``first`` on, up to where the local server can stream again: from elsewhere, or recorded as a gap."""
+        self._troubles.report(
+            "archiver_wal_missing",
+            PostgresError(
+                f"{first}: the local server has it no more", hint="Looking in the store and at the other members."
+            ),
+        )
+        if self._missing != first:
+            self._missing, self._missing_since = first, self._sources.clock.monotonic()
+        gap_from: Segment | None = None
+        wanted = first
+        while is_lost(self._sources, wanted, self._observed.lsn) and not stopping.is_set():
+            try:
+                receipt = self._find(wanted)
+            except WalkeeperError as problem:
+                self._source.failed(problem)
+                return
+            if receipt is None and stopping.is_set():
+                return
+            if gap_from is not None and (receipt is not None or gap_from.timeline != wanted.timeline):
+                if not self._state_gap(gap_from, wanted.start):
+                    return
+                gap_from = None
+            if receipt is None:
+                gap_from = gap_from or wanted
+            elif self._frontier.add(receipt):
+                self._commit.changed.set()
+            wanted = self._sources.history.segment(wanted.number + 1, self._frontier.size)
+        if gap_from is not None and not stopping.is_set() and not self._state_gap(gap_from, wanted.start):
+            return
+        self._troubles.clear("archiver_wal_missing")
+
+    def _find(self, wanted: Segment) -> Receipt | None:
+        """None means that it is nowhere. A member that does not answer is waited for, but not for long (P4: 30 s)."""
+        try:
+            return find(self._sources, wanted)
+        except MemberUnreachable:
+            if self._sources.clock.monotonic() - self._missing_since < MEMBER_PATIENCE:
+                raise
+            return None
+
+    def _state_gap(self, first: Segment, end: Lsn) -> bool:
+        """Record it in the store, then go on after it; False if the store did not take it (it is all tried again)."""
+        try:
+            self._sources.archive.record_gap(first, end)
+        except WalkeeperError as problem:
+            self._source.failed(problem)
+            return False
+        events.error(
+            "gap",
+            timeline=first.timeline,
+            start=first.start,
+            end=end,
+            hint="This WAL exists nowhere any more. Take a base backup now: restores to a point inside or across the gap "
+            "are not possible from earlier ones.",
+        )
+        self._frontier.add_gap(first, end)
+        self._commit.state_gap(Gap(first.timeline, str(first.start), str(end)))
+        return True

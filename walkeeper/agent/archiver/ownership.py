@@ -106,8 +106,8 @@ def take_over(me: str, records: RecordStore, archive: Archive, local: LocalWal) 
         start=first.name,
         owner=me,
         session=uuid.uuid4().hex,
-        gaps=previous.gaps if previous else tuple(archive.gaps()[-MAX_GAPS:]),
-        gaps_total=previous.gaps_total if previous else len(archive.gaps()),
+        gaps=previous.gaps if previous else tuple(archive.contents.gaps()[-MAX_GAPS:]),
+        gaps_total=previous.gaps_total if previous else len(archive.contents.gaps()),
         updated_at=timestamp(),
         moved_at=timestamp() if previous is None or lsn > previous.position else previous.moved_at,
         wal_at=previous.wal_at if previous is not None and lsn >= previous.position else "",
@@ -158,8 +158,8 @@ def _where(previous: Record | None, archive: Archive, local: LocalServer) -> tup
             return resume_at(previous, history, local), Segment.parse(previous.start, local.segment_size)
         except BadRecord as problem:
             events.failure("record_not_believed", problem)
-    first = archive.start()
-    rebuilt = archive.rebuild_frontier(local.history)
+    first = archive.contents.start()
+    rebuilt = archive.contents.frontier(local.history)
     if first is None or rebuilt is None:
         first = local.history.segment_at(local.lsn, local.segment_size)
         events.info("archive_begins", store=archive.store.url, at=first)
@@ -177,7 +177,7 @@ def _record_history(record: Record, archive: Archive, local: History) -> History
     """The history of the record's timeline: as stored, or as the local server's own history tells it."""
     if record.timeline == local.timeline:
         return local
-    stored = archive.history(record.timeline)
+    stored = archive.contents.history(record.timeline)
     if stored is not None:
         return stored
     if local.includes(record.timeline):

@@ -9,10 +9,8 @@ import threading
 from dataclasses import dataclass
 from typing import Final
 
-from walkeeper.archive.codec import Codec
+from walkeeper.archive.contents import Contents
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.write import Archive
-from walkeeper.core.coverage import Range, merged
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
@@ -84,23 +82,14 @@ class Stock:
 
     def _listed(self, record: Record) -> Listing:
         layout = Layout(self._scope, self._group, int(record.system_identifier))
-        archive = Archive(self._store, layout, record.size, Codec())
-        found: dict[int, list[Range]] = {}
-        whole = True
-        for count, segment in enumerate(archive.segments(), start=1):
-            parts = found.setdefault(segment.timeline, [])
-            if parts and parts[-1].end == segment.number:  # as stores list them
-                parts[-1] = Range(parts[-1].first, segment.number + 1)
-            else:
-                parts.append(Range(segment.number, segment.number + 1))
-            if count >= MAX_OBJECTS:
-                whole = False
-                break
-        stored = {timeline: tuple(merged(parts)) for timeline, parts in sorted(found.items())}
+        contents = Contents(self._store, layout, record.size)
+        found = contents.listed(layout.wal, layout.gaps, layout.starts, at_most=MAX_OBJECTS)
+        stored = {timeline: tuple(those) for timeline, those in found.archived(record.size).segments.items()}
         histories: dict[int, History] = {}
         for timeline in sorted({*stored, record.timeline}, reverse=True)[:MAX_HISTORIES]:
-            history = archive.history(timeline)
+            history = contents.history(timeline)
             if history is not None:
                 histories[timeline] = history
-        start = archive.start() or Segment.parse(record.start, record.size)
-        return Listing(stored, histories, tuple(archive.gaps()), start.start, record.position, whole)
+        start = found.start(record.size) or Segment.parse(record.start, record.size)
+        gaps = tuple(found.recorded_gaps(record.size))
+        return Listing(stored, histories, gaps, start.start, record.position, found.whole)

@@ -35,7 +35,7 @@ def facts(agent: Agent, stock: Stock) -> Facts:
         listing=listing,
         listing_says=says,
         histories={archiver.history.timeline: archiver.history} if archiver else {},
-        samples=agent.samples.all(),
+        samples=agent.observer.samples.all(),
         now=now,
     )
 

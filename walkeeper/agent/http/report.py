@@ -45,7 +45,7 @@ def report(agent: Agent) -> dict[str, Any]:
             "gaps": record.gaps_total,
         },
         "lag_bytes": max(0, server.lsn - record.position) if server is not None and record is not None else None,
-        "lag_seconds": agent.lag_seconds() if server is not None and record is not None else None,
+        "lag_seconds": agent.observer.lag_seconds() if server is not None and record is not None else None,
         "gap_safe": None if seen.gap_unsafe is None else seen.gap_unsafe == "",
         "hold_slot": None
         if slot is None
@@ -63,7 +63,7 @@ def report(agent: Agent) -> dict[str, Any]:
         "troubles": [_trouble(trouble, now) for trouble in agent.troubles.open()],
         "last_error": None if agent.troubles.last is None else _trouble(agent.troubles.last, now),
         "refused_total": agent.troubles.counts(),
-        "members_gone": [{"name": name, "last_seen": seen} for name, seen in agent.gone.names().items()],
+        "members_gone": [{"name": name, "last_seen": seen} for name, seen in agent.observer.gone.names().items()],
     }
 
 
@@ -81,9 +81,9 @@ def _agent(agent: Agent, age: float | None) -> dict[str, Any]:
         "archiving": archiver is not None,
         "timeline": archiver.history.timeline if archiver is not None else None,
         "stored_up_to": _text(archiver.stored_up_to) if archiver is not None else None,
-        "uploaded_segments": archiver.uploaded if archiver is not None else 0,
-        "uploaded_bytes": archiver.uploaded_bytes if archiver is not None else 0,
-        "in_flight": sorted(each.name for each in archiver.in_flight.copy()) if archiver is not None else [],
+        "uploaded_segments": archiver.uploads.count if archiver is not None else 0,
+        "uploaded_bytes": archiver.uploads.bytes if archiver is not None else 0,
+        "in_flight": sorted(each.name for each in archiver.uploads.in_flight.copy()) if archiver is not None else [],
         "tail_pieces": archiver.tail.uploaded if archiver is not None else 0,
         "tail_bytes": archiver.tail.uploaded_bytes if archiver is not None else 0,
         "spool_bytes": agent.spool_used(),

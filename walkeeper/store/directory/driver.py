@@ -22,8 +22,8 @@ from typing import Final
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
 from walkeeper.lib import durable, events
 from walkeeper.store.base import AlreadyThere, Body, ObjectInfo
-from walkeeper.store.keys import check_key, check_list_prefix, check_metadata
-from walkeeper.store.proof import prove
+from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata
+from walkeeper.store.probe import prove
 
 FILE_MODE: Final = 0o640
 DIRECTORY_MODE: Final = 0o750

@@ -25,9 +25,9 @@ from urllib3.exceptions import HTTPError
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable
 from walkeeper.lib.clock import Clock, SystemClock
 from walkeeper.store.base import AlreadyThere, Body, ObjectInfo
-from walkeeper.store.keys import check_key, check_list_prefix, check_metadata, normal_prefix
-from walkeeper.store.proof import prove
-from walkeeper.store.s3_answers import NotFound, Refusal, store_error
+from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata, normal_prefix
+from walkeeper.store.probe import prove
+from walkeeper.store.s3.answers import NotFound, Refusal, store_error
 from walkeeper.store.settings import OverwriteGuard, S3Settings
 
 if TYPE_CHECKING:

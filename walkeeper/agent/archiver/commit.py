@@ -1,0 +1,147 @@
+"""Commit: the record, then the hold slot, then the spool. One thread does them one after the other, so that no order bends."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from typing import Final
+
+from walkeeper.agent.archiver.ownership import Fenced, Ownership
+from walkeeper.agent.archiver.source import Source
+from walkeeper.agent.observation import Observed
+from walkeeper.agent.problems import Troubles
+from walkeeper.core.commitment import record_is_due, removable, slot_may_move, trouble_for_record
+from walkeeper.core.frontier import Frontier
+from walkeeper.core.receipt import Receipt
+from walkeeper.core.record import Gap
+from walkeeper.errors import DcsError, PostgresError, SpoolError
+from walkeeper.lib import events
+from walkeeper.lib.clock import Clock
+from walkeeper.lib.retry import Backoff
+from walkeeper.postgres.server import Server
+
+RECORD_INTERVAL: Final = 0.2
+"""Seconds from one write of the record to the next: a backlog's segments are stored faster than a DCS should be written."""
+TROUBLE_INTERVAL: Final = 10.0
+"""Seconds from one change of the record's trouble to the next."""
+
+
+class Commit:
+    """``run`` is a thread's; the rest is safe from every thread. ``over`` is set when this ownership was fenced."""
+
+    def __init__(
+        self,
+        ownership: Ownership,
+        frontier: Frontier,
+        source: Source,
+        server: Server,
+        hold_slot: str,
+        observed: Observed,
+        troubles: Troubles,
+        clock: Clock,
+    ) -> None:
+        self.ownership = ownership
+        self.over = threading.Event()
+        self.changed = threading.Event()
+        """Set by whoever moves the frontier."""
+        self._frontier = frontier
+        self._source = source
+        self._server = server
+        self._hold_slot = hold_slot
+        self._observed = observed
+        self._troubles = troubles
+        self._clock = clock
+        self._stored: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
+        self._gaps: queue.SimpleQueue[Gap] = queue.SimpleQueue()
+        self._trouble_at = 0.0
+        self._said_at = -math.inf
+        """The monotonic moment that the record's ``wal_at`` names."""
+
+    def remove_later(self, receipt: Receipt) -> None:
+        """The spool may lose it once the record has passed it."""
+        self._stored.put(receipt)
+
+    def state_gap(self, gap: Gap) -> None:
+        """It is recorded in the store, and belongs into the record."""
+        self._gaps.put(gap)
+        self.changed.set()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Until ``stopping``, or until another owner wrote the record."""
+        backoff = Backoff(1, 10)
+        pending: list[Receipt] = []
+        gaps: list[Gap] = []
+        while not stopping.is_set():
+            self.changed.wait(1.0)
+            self.changed.clear()
+            while not self._stored.empty():
+                pending.append(self._stored.get())
+            while not self._gaps.empty():
+                gaps.append(self._gaps.get())
+            try:
+                self._write_record(gaps)
+                gaps.clear()
+            except Fenced as problem:
+                events.failure("fenced", problem, owner=self.ownership.record.owner, frontier=self.ownership.record.lsn)
+                self.over.set()
+                return
+            except DcsError as problem:
+                self._troubles.report("archiver_record", problem)
+                stopping.wait(backoff.failed())
+                continue
+            backoff.succeeded()
+            self._troubles.clear("archiver_record")
+            self._follow_with_slot()
+            pending = self._remove_recorded(pending)
+            stopping.wait(RECORD_INTERVAL)
+
+    def _write_record(self, gaps: list[Gap]) -> None:
+        trouble, frontier = self._trouble(), self._frontier.lsn
+        ended = self._observed.times.ended_at_or_below(frontier)
+        unsaid = ended.until - self._said_at if ended is not None else 0.0
+        if record_is_due(self.ownership.record, frontier, gaps, trouble, unsaid):
+            self.ownership.write(frontier, tuple(gaps), trouble, ended.stamp if ended is not None else "")
+            self._said_at = ended.until if ended is not None else self._said_at
+
+    def _trouble(self) -> str:
+        """For the record, where it changes at most every few seconds."""
+        now, said = self._clock.monotonic(), self.ownership.record.trouble
+        if now < self._trouble_at:
+            return said
+        text = trouble_for_record([trouble.text for trouble in self._troubles.open()])
+        if text != said:
+            self._trouble_at = now + TROUBLE_INTERVAL
+        return text
+
+    def _follow_with_slot(self) -> None:
+        """Bring the hold slot to the record."""
+        if not self._observed.server_up:
+            return
+        recorded = self.ownership.record.position
+        try:
+            if slot_may_move(self._server.slot(self._hold_slot), recorded) and not self._left_timeline():
+                self._server.advance_slot(self._hold_slot, recorded)
+            self._troubles.clear("archiver_slot")
+        except PostgresError as problem:
+            self._troubles.report("archiver_slot", problem, grace=True)
+
+    def _left_timeline(self) -> bool:
+        """Whether the server follows another primary by now: its slot is Patroni's, and our record is not its frontier.
+
+        That primary's timeline may be the older one: of a server that everybody took for dead, and that leads again.
+        A server changes its timeline with a restart only, which ends the connection: no time passes between look and move.
+        """
+        return self._server.state().timeline != self._frontier.history.timeline
+
+    def _remove_recorded(self, pending: list[Receipt]) -> list[Receipt]:
+        waiting = []
+        for receipt in pending:
+            try:
+                if removable(receipt, self.ownership.record.position):
+                    self._source.remove(receipt)
+                    continue
+            except SpoolError as problem:
+                self._troubles.report("archiver_spool", problem)
+            waiting.append(receipt)
+        return waiting

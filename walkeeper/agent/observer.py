@@ -1,0 +1,208 @@
+"""The looks: at the local PostgreSQL, its hold slot, the record, the leader and the members. Nothing here acts on them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from walkeeper.agent.observation import GoneMembers, Look, Seen
+from walkeeper.agent.problems import Troubles
+from walkeeper.agent.samples import Samples
+from walkeeper.config import Config
+from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
+from walkeeper.core.lag import WalTimes
+from walkeeper.core.record import Record, decode_record
+from walkeeper.dcs.base import RecordStore, Topology, Versioned
+from walkeeper.errors import BadRecord, DcsError, PostgresError, WalkeeperError
+from walkeeper.lib.clock import Clock, timestamp
+from walkeeper.page.facts import Sample
+from walkeeper.postgres.server import AGENT_APPLICATION, CommandState, Server, ServerState
+
+TOPOLOGY_SECONDS: Final = 10.0
+
+
+class NotGapSafe(WalkeeperError):
+    """This node could lose WAL if it became the primary now."""
+
+    waiting_helps = True
+    reason = "not_gap_safe"
+
+
+class CommandFails(WalkeeperError):
+    """PostgreSQL's own archiver does not get on, and keeps what it has not handed over."""
+
+    waiting_helps = True
+    reason = "archive_command"
+
+
+class Observer:
+    """For one thread, but that any may read ``seen``, ``topology``, ``samples`` and ``lag_seconds``."""
+
+    def __init__(self, config: Config, records: RecordStore, troubles: Troubles, clock: Clock) -> None:
+        self.seen = Seen()
+        self.topology: Topology | None = None
+        self.samples = Samples()
+        self._config = config
+        self._records = records
+        self._troubles = troubles
+        self._clock = clock
+        self._server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
+        self._topology_at = 0.0
+        self.wal_times = WalTimes()
+        self.gone = GoneMembers()
+
+    @property
+    def standby_cluster(self) -> bool:
+        return self.topology is not None and self.topology.standby_cluster
+
+    def look(self) -> Look:
+        """At everything that a decision needs, in an order that the decision relies on."""
+        server = self._look_at_server()
+        slot = self._look_at_slot(server)  # before the record, which never is behind the slot
+        found, record_known = self._look_at_record()
+        leader, leader_known = self._look_at_leader()
+        self._look_at_topology()
+        return Look(server, slot, found, record_known, self._decode(found), leader, leader_known)
+
+    def conclude(self, look: Look) -> None:
+        """The rest of that look, once it was acted on; then it is what others see."""
+        self.seen = Seen(
+            at=self._clock.monotonic(),
+            server=look.server,
+            slot=None if isinstance(look.slot, PostgresError) else look.slot,
+            record=look.record,
+            record_known=look.record_known,
+            leader=look.leader,
+            leader_known=look.leader_known,
+            gap_unsafe=self._judge_slot(look),
+            command=self._look_at_command(look.server),
+        )
+        self._take_sample()
+
+    def lag_seconds(self) -> float | None:
+        """How long the oldest WAL has waited to pass the frontier; without the tail, the oldest complete segment. None
+        without a frontier or a server.
+        """
+        record = self.seen.record
+        if record is None or self.seen.server is None:
+            return None
+        oldest = record.position + (1 if self._config.tail_interval is not None else record.segment_size)
+        return self.wal_times.waiting(self._clock.monotonic(), oldest)
+
+    def close(self) -> None:
+        """Let go of the server."""
+        self._server.close()
+
+    def _look_at_server(self) -> ServerState | None:
+        at, stamp = self._clock.monotonic(), timestamp()
+        try:
+            state = self._server.state()
+            if state.in_recovery and self.standby_cluster:
+                state = replace(state, timeline=self._server.replay_timeline())
+        except PostgresError as problem:
+            self._troubles.report("postgresql", problem, grace=True)
+            return None
+        self.wal_times.note(at, stamp, state.lsn)
+        self._troubles.clear("postgresql")
+        return state
+
+    def _look_at_slot(self, server: ServerState | None) -> SlotState | PostgresError | None:
+        if server is None:
+            return PostgresError("the local server does not answer")
+        try:
+            return self._server.slot(self._config.hold_slot)
+        except PostgresError as problem:
+            self._troubles.report("postgresql", problem, grace=True)
+            return problem
+
+    def _look_at_record(self) -> tuple[Versioned | None, bool]:
+        try:
+            found = self._records.read()
+        except DcsError as problem:
+            self._troubles.report("dcs", problem, grace=True)
+            return None, False
+        self._troubles.clear("dcs")
+        return found, True
+
+    def _look_at_leader(self) -> tuple[str | None, bool]:
+        try:
+            leader = self._records.leader()
+        except DcsError as problem:
+            self._troubles.report("dcs", problem)
+            return None, False
+        return leader.name if leader is not None else None, True
+
+    def _look_at_topology(self) -> None:
+        now = self._clock.monotonic()
+        if now < self._topology_at:
+            return
+        self._topology_at = now + TOPOLOGY_SECONDS
+        try:
+            self.topology = self._records.topology()
+        except DcsError as problem:
+            self._troubles.report("dcs", problem)
+            return
+        self.gone.note(now, timestamp(), {member.name for member in self.topology.members})
+
+    def _decode(self, found: Versioned | None) -> Record | None:
+        record = None
+        try:
+            record = decode_record(found.document) if found is not None else None
+            self._troubles.clear("record")
+        except BadRecord as problem:
+            self._troubles.report("record", problem)
+        return record
+
+    def _look_at_command(self, server: ServerState | None) -> CommandState | None:
+        """How archive_command fares, on a server that runs it."""
+        if server is None or server.in_recovery:
+            self._troubles.clear("archive_command")
+            return None
+        try:
+            command = self._server.archive_command()
+        except PostgresError as problem:
+            self._troubles.report("postgresql", problem, grace=True)
+            return None
+        if command.mode != "off" and command.fails:
+            text = f"archive_command: it failed for {command.last_failed} and has not succeeded since"
+            hint = (
+                "PostgreSQL's log has what it said. PostgreSQL keeps all WAL from there on: watch the disk of pg_wal."
+            )
+            self._troubles.report("archive_command", CommandFails(text, hint=hint), grace=True)
+        else:
+            self._troubles.clear("archive_command")
+        return command
+
+    def _judge_slot(self, look: Look) -> str | None:
+        """Why this node is not gap-safe; "" if it is, None if that cannot be told, or if nothing depends on it."""
+        slot, record = look.slot, look.record
+        if isinstance(slot, PostgresError) or record is None:
+            return None
+        if self._never_promoted(look):
+            self._troubles.clear("not_gap_safe")
+            return None
+        why = why_not_gap_safe(slot, record.position, record.size)
+        if why:
+            name = self._config.hold_slot
+            declared = self.topology is None or name in self.topology.slots
+            hint = how_to_make_safe(slot, name, declared=declared)
+            self._troubles.report("not_gap_safe", NotGapSafe(f"{self._config.name}: {why}", hint=hint), grace=True)
+        else:
+            self._troubles.clear("not_gap_safe")
+        return why
+
+    def _never_promoted(self, look: Look) -> bool:
+        """A replica with the tag nofailover."""
+        members = self.topology.members if self.topology is not None else ()
+        tagged = any(member.name == self._config.name and member.nofailover for member in members)
+        return tagged and look.server is not None and look.server.in_recovery
+
+    def _take_sample(self) -> None:
+        """For the page's charts."""
+        now, server, record = self._clock.monotonic(), self.seen.server, self.seen.record
+        if not self.samples.due(now):
+            return
+        lag = max(0, server.lsn - record.position) if server is not None and record is not None else None
+        self.samples.add(
+            Sample(now, server.lsn if server else None, record.position if record else None, lag, self.lag_seconds())
+        )

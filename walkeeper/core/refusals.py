@@ -1,0 +1,26 @@
+"""What an upload does about a failure: whether the segment is to blame, and how soon it is tried again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from walkeeper.errors import BadSegment, Refused, StoreDenied, WalkeeperError
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """``damaged``: the file is of no use, and is put aside where that is ours to do. ``slowly``: only people can help, so
+    it is tried again once a minute; else with growing waits. ``trouble`` is the word under which it is reported.
+    """
+
+    trouble: Literal["archiver_refused", "archiver_store"]
+    damaged: bool
+    slowly: bool
+
+
+def retry_after(problem: WalkeeperError) -> Retry:
+    """A refusal is about the segment, anything else about the store."""
+    if isinstance(problem, Refused):
+        return Retry("archiver_refused", damaged=isinstance(problem, BadSegment), slowly=True)
+    return Retry("archiver_store", damaged=False, slowly=isinstance(problem, StoreDenied))

@@ -1,0 +1,48 @@
+"""``postmaster.pid`` (``src/include/utils/pidfile.h``): which run of a server there is in a data directory, and its state.
+
+The one reader of it, and light, because restore-wal's client asks: built-in modules only. The shell scripts read it by the
+same rule, and ``tests/postgres/test_postmaster_pid.py`` holds them to it.
+
+A server that crashed leaves the file behind, and the number in it may be another process's by now. A postmaster's working
+directory is its data directory: that tells them apart.
+"""
+
+# ruff: noqa: PTH116 - pathlib costs more than all that this module does
+
+from __future__ import annotations
+
+import os
+
+_PID = 0
+_STARTED = 2
+_STATUS = 7
+_LONGEST = 20
+"""Digits of a number."""
+
+
+def running(data_directory: str) -> tuple[int, str, str] | None:
+    """Its pid, the second of its start and its state, as it wrote them; None while no server runs there.
+
+    No two runs share pid and start. The state is empty before there is one.
+    """
+    try:
+        with open(f"{data_directory}/postmaster.pid", "rb") as file:
+            lines = [line.strip() for line in file.read(8192).decode("ascii", "replace").split("\n")]
+    except OSError:
+        return None
+    if len(lines) <= _STARTED + 1 or not _is_number(lines[_PID]) or not _is_number(lines[_STARTED]):
+        return None  # the third line is not ended yet, or a server in single-user mode, whose number is negative
+    if not _is_postmaster_of(lines[_PID], data_directory):
+        return None
+    return int(lines[_PID]), lines[_STARTED], lines[_STATUS] if len(lines) > _STATUS else ""
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _LONGEST
+
+
+def _is_postmaster_of(pid: str, data_directory: str) -> bool:
+    try:
+        return os.path.samestat(os.stat(f"/proc/{pid}/cwd"), os.stat(data_directory))
+    except OSError:
+        return False
