@@ -17,7 +17,7 @@ MAX_GAPS: Final = 32
 
 _ALIGNMENT: Final = 4
 """Records begin and end at multiples of MAXALIGN, which is 8, or 4 on some 32-bit machines."""
-_REBUILD: Final = "walkeeper does not trust it and looks at the store instead."
+_REBUILD: Final = "An agent that takes over goes by the store instead, and so does walkeeper verify --rebuild."
 
 
 class Gap(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
