@@ -67,6 +67,7 @@ def _look(config: Config, member: Member, leader: str | None) -> MemberFacts:
         leads=member.name == leader,
         here=here,
         host=member.host,
+        port=member.port,
         nofailover=member.nofailover,
         patroni_version=member.patroni_version,
         pending_restart=member.pending_restart,
