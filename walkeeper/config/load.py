@@ -38,6 +38,7 @@ def load(path: Path, environ: Mapping[str, str], *, for_agent: bool = False) -> 
         del tree["patroni_config"]
     else:
         patroni_root = root
+        _check_section_name(root)
         written = Written(root.places, ("walkeeper",), root.mode)
         tree = root.plain("walkeeper")
     keys = _keys(tree, environ, written)
@@ -45,6 +46,16 @@ def load(path: Path, environ: Mapping[str, str], *, for_agent: bool = False) -> 
     if for_agent:
         _ = config.name, config.data_dir, config.spool_directory, config.postgresql
     return config
+
+
+def _check_section_name(root: yaml_file.Section) -> None:
+    """Patroni tolerates a section that is misspelt, and so nobody would say anything."""
+    if "walkeeper" in root:
+        return
+    near = difflib.get_close_matches("walkeeper", root.names(), n=1, cutoff=0.75)
+    if near:
+        root.plain(near[0])  # notes its line
+        raise root.error(near[0], "no section of Patroni's", hint="Did you mean walkeeper?")
 
 
 def _absolute(path: Path) -> Path:

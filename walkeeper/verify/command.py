@@ -10,7 +10,7 @@ from typing import Final
 from walkeeper.archive.codec import SUFFIXES, open_codec
 from walkeeper.config import Config
 from walkeeper.core.amounts import size
-from walkeeper.core.coverage import Archived, Coverage, coverage, merged
+from walkeeper.core.coverage import Archived, Coverage, coverage, merged, subtract
 from walkeeper.core.names import Segment
 from walkeeper.lib.terminal import Progress
 from walkeeper.store.open import open_store
@@ -66,6 +66,7 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
                 _workers(config),
                 lambda so_far: _show(progress, so_far),
             )
+            found = replace(found, windows=tuple(subtract(found.windows, merged(deep.broken))))
     findings = judge(evidence, target, found, in_flight=config.uploads)
     findings += [*tail.about(opened), *(deep.findings if deep else [])]
     findings.sort(key=lambda finding: finding.severity)
