@@ -33,6 +33,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
 from walkeeper.core.wal_page import Plain
 from walkeeper.errors import StoreUnavailable
+from walkeeper.lib.clock import timestamp
 from walkeeper.store.base import Store
 
 pytestmark = pytest.mark.postgres
@@ -169,9 +170,9 @@ def test_a_backlog_does_not_write_the_record_for_each_segment(alone: Alone, monk
     written: list[float] = []
     write = Ownership.write
 
-    def note(ownership: Ownership, lsn: Lsn, new_gaps: tuple[Gap, ...] = (), trouble: str = "") -> None:
+    def note(ownership: Ownership, lsn: Lsn, new_gaps: tuple[Gap, ...] = (), *said: str) -> None:
         written.append(time.monotonic())
-        write(ownership, lsn, new_gaps, trouble)
+        write(ownership, lsn, new_gaps, *said)
 
     monkeypatch.setattr(Ownership, "write", note)
     with alone.agent() as agent:
@@ -230,6 +231,24 @@ def test_p9_a_store_that_is_down_holds_up_nothing_but_the_archive(alone: Alone) 
         wait_for(lambda: not agent.troubles())
 
 
+def test_the_record_says_when_the_frontier_moved_and_not_when_a_problem_was_written_into_it(alone: Alone) -> None:
+    with alone.agent() as agent:
+        wait_for(lambda: agent.archiving)
+        agent.wait_frontier(complete(alone.server, 2))
+        wait_for(lambda: agent.record.wal_at)
+        moved = agent.record.moved_at
+        assert moved
+        alone.store.down = True
+        time.sleep(1.1)  # so that the stamps, which are of whole seconds, differ
+        before = timestamp()
+        complete(alone.server, 2)
+        record = wait_for(lambda: agent.record if agent.record.trouble else None)
+        assert record.updated_at > moved
+        assert record.moved_at == moved
+        assert record.wal_at <= before  # whatever waits was written after that: nobody is told less than it has waited
+        alone.store.down = False
+
+
 def test_a_dcs_that_is_down_does_not_stop_the_uploads(alone: Alone) -> None:
     with alone.agent() as agent:
         wait_for(lambda: agent.archiving)
@@ -264,6 +283,24 @@ def test_a9_a_killed_pg_receivewal_is_started_again(alone: Alone) -> None:
         assert pids == []  # it streams without a slot
         alone.server.execute("select pg_terminate_backend(pid) from pg_stat_replication")
         agent.wait_frontier(complete(alone.server, 2))
+
+
+def test_a_receiver_that_streams_again_is_no_problem_though_no_segment_completes(alone: Alone) -> None:
+    """On a quiet server the next one may take hours: doctor and /health were red for as long."""
+    hba = alone.server.data / "pg_hba.conf"
+    rules = hba.read_text()
+    with alone.agent() as agent:
+        wait_for(lambda: alone.server.value("SELECT count(*) FROM pg_stat_replication") == 1)
+        hba.write_text(f"host replication all all reject\nlocal replication all reject\n{rules}")
+        alone.server.value("SELECT pg_reload_conf()")
+        alone.server.value("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
+        wait_for(lambda: "archiver_receiver" in agent.troubles())
+        stored = alone.stored()
+        hba.write_text(rules)
+        alone.server.value("SELECT pg_reload_conf()")
+        wait_for(lambda: "archiver_receiver" not in agent.troubles())
+        assert alone.stored() == stored
+        assert alone.server.value("SELECT count(*) FROM pg_stat_replication") == 1
 
 
 def test_f8_an_idle_server_raises_no_alarm(

@@ -97,13 +97,16 @@ def test_a_partial_of_odd_size_is_put_aside_and_the_seed_made_anew(spool: Spool)
     assert (spool.wal / "000000010000000000000003.partial").stat().st_size == 0
 
 
-def test_ordinary_partials_and_histories_are_simply_dropped(spool: Spool) -> None:
+def test_ordinary_partials_and_histories_are_simply_dropped(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
     put(spool, 1, 5, MIB, ".partial")
     put(spool, 1, 3, 0, ".partial")
+    put(spool, 1, 6, 24 * 8192, ".partial")  # pg_receivewal was killed while it filled it with zeros
     (spool.wal / "00000002.history").write_text("stale")
+    (spool.wal / "00000003.history.tmp").write_text("1\t0/3")  # or while it wrote that
     seed(spool, Lsn(3 * MIB))
     assert names(spool.wal) == ["000000010000000000000003.partial"]
     assert names(spool.quarantine) == []
+    assert "spool_" not in caplog.text
 
 
 def test_unknown_files_are_left_alone_and_reported_once(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:

@@ -60,10 +60,12 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_names_every_command_and_each_has_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for name in ("agent", "callback", "restore-wal", "status", "verify", "list", "fetch"):
+    for name in ("agent", "callback", "archive-push", "restore-wal", "status", "verify", "list", "fetch"):
         assert name in text
         assert cli.main([name, "--help"]) == 0
-        assert f"walkeeper {name}" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert f"walkeeper {name}" in told
+        assert "%%" not in told
 
 
 @pytest.mark.parametrize(

@@ -605,3 +605,13 @@ def _complaints_of_patroni(path: Path) -> str:
     with redirect_stdout(output):
         problems = list(schema(PatroniConfig(str(path)).local_configuration))
     return output.getvalue() + "\n".join(str(problem) for problem in problems)
+
+
+def test_a_section_whose_name_is_misspelt_is_not_passed_over(tmp_path: Path) -> None:
+    """Patroni tolerates it, and would not say anything."""
+    path = tmp_path / "patroni.yml"
+    path.write_text("scope: demo\nname: n1\nwalkeper:\n  store: {directory: /x}\n")
+    with pytest.raises(ConfigError) as raised:
+        load(path, {})
+    assert str(raised.value) == f"{path}:3: walkeper: no section of Patroni's"
+    assert raised.value.hint == "Did you mean walkeeper?"

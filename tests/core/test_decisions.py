@@ -15,7 +15,6 @@ from walkeeper.core.commitment import (
 )
 from walkeeper.core.desired import ServerView, View, writes_without_leading
 from walkeeper.core.hold_slot import SlotState, how_to_make_safe
-from walkeeper.core.lag import KEPT, Passed
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
@@ -63,19 +62,20 @@ def test_what_is_refused_below_the_frontier_is_of_no_use(problem: WalkeeperError
 
 
 @pytest.mark.parametrize(
-    ("lsn", "gaps", "trouble", "due"),
+    ("lsn", "gaps", "trouble", "unsaid", "due"),
     [
-        (8 * MIB, [], "a store is away", False),
-        (7 * MIB, [], "a store is away", False),
-        (8 * MIB + 8, [], "a store is away", True),
-        (8 * MIB, [Gap(1, "0/0", "0/100000")], "a store is away", True),
-        (8 * MIB, [], "", True),
+        (8 * MIB, [], "a store is away", 29.0, False),
+        (7 * MIB, [], "a store is away", 0.0, False),
+        (8 * MIB + 8, [], "a store is away", 0.0, True),
+        (8 * MIB, [Gap(1, "0/0", "0/100000")], "a store is away", 0.0, True),
+        (8 * MIB, [], "", 0.0, True),
+        (8 * MIB, [], "a store is away", 31.0, True),  # nothing waits, and other nodes can only tell so by the record
     ],
 )
 def test_the_record_is_written_only_when_it_says_less_than_is_known(
-    lsn: int, gaps: list[Gap], trouble: str, due: bool
+    lsn: int, gaps: list[Gap], trouble: str, unsaid: float, due: bool
 ) -> None:
-    assert record_is_due(RECORD, Lsn(lsn), gaps, trouble) == due
+    assert record_is_due(RECORD, Lsn(lsn), gaps, trouble, unsaid) == due
 
 
 def test_the_record_carries_the_oldest_trouble_cut_short() -> None:
@@ -123,23 +123,12 @@ def test_a_primary_that_does_not_lead_is_told_of_only_when_that_is_known(
     ("slot", "declared", "says"),
     [
         (None, False, "edit-config"),
-        (None, True, "nofailover"),
+        (None, True, "max_replication_slots"),
         (SlotState(True, Lsn(1), 4711, lost=False), True, "stream from this slot"),
-        (SlotState(True, Lsn(1), None, lost=True), True, "by itself"),
+        (SlotState(True, Lsn(1), None, lost=False), True, "when the frontier has passed"),
+        (SlotState(True, Lsn(1), None, lost=True), True, "SELECT pg_drop_replication_slot('walkeeper')"),
+        (SlotState(False, Lsn(1), None, lost=False), True, "pg_drop_replication_slot"),
     ],
 )
 def test_a_node_that_is_not_gap_safe_is_told_what_to_do(slot: SlotState | None, declared: bool, says: str) -> None:
     assert says in how_to_make_safe(slot, "walkeeper", declared=declared)
-
-
-def test_wal_has_waited_since_the_server_passed_its_first_byte() -> None:
-    passed = Passed()
-    assert passed.waiting(10.0, 1) == 0.0
-    passed.note(1.0, Lsn(100))
-    passed.note(4.0, Lsn(200))
-    assert passed.waiting(10.0, 100) == 9.0
-    assert passed.waiting(10.0, 101) == 6.0
-    assert passed.waiting(10.0, 201) == 0.0
-    for number in range(2 * KEPT):
-        passed.note(number, Lsn(1000))
-    assert passed.waiting(2 * KEPT, 1) == KEPT

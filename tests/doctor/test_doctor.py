@@ -364,6 +364,10 @@ def test_an_agent_of_another_version_is_seen_from_every_node(world: World) -> No
     with psycopg.connect(replica.conninfo(), application_name="walkeeper agent 0.0.7"):  # as such an agent's session
         finding = world.wait(leader, "agent_version", "warning", replica.name)
     assert "0.0.7" in finding["text"]
+    assert finding["mend"][0] == f"# on {replica.name}:"
+    with psycopg.connect(replica.conninfo(), application_name="walkeeper agent 99.0.0"):
+        finding = world.wait(leader, "agent_version", "warning", replica.name)
+    assert finding["mend"][0].startswith("# on this node, which is behind: install walkeeper 99.0.0")
 
 
 @pytest.mark.cluster
@@ -399,7 +403,13 @@ def test_settings_of_postgresql(world: World) -> None:
     assert "1GB" in world.mend(leader, "max_slot_wal_keep_size", replica.name, "warning")["text"]
 
     world.parameters(synchronous_standby_names="*")
-    assert "'*'" in world.mend(leader, "synchronous_standby_names", leader.name)["text"]
+    wait_until(lambda: leader.value("SHOW synchronous_standby_names") == "*", "the setting is in force")
+    leader.execute("SELECT pg_logical_emit_message(true, '', 'a replica confirms it')")
+    state = "SELECT sync_state FROM pg_stat_replication WHERE application_name = 'walkeeper'"
+    wait_until(lambda: leader.value(state) == "async", "what pg_receivewal is to it")
+    assert world.wait(leader, "synchronous_standby_names", "ok", leader.name)
+    world.parameters(synchronous_standby_names="walkeeper")
+    assert "'walkeeper'" in world.mend(leader, "synchronous_standby_names", leader.name)["text"]
 
     world.parameters(archive_command=f"cp %p {world.store}/%f")
     assert "walkeeper's own store" in world.mend(leader, "archive_settings", leader.name)["text"]

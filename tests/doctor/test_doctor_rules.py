@@ -65,7 +65,7 @@ def server(**changes: Any) -> ServerFacts:
 
 def member(name: str, **changes: Any) -> MemberFacts:
     facts = MemberFacts(
-        name=name, leads=name == "n1", here=name == "n1", host="10.0.0.1", patroni_version="4.1.5",
+        name=name, leads=name == "n1", here=name == "n1", host="10.0.0.1", port=5432, patroni_version="4.1.5",
         server=server(in_recovery=name != "n1"),
     )  # fmt: skip
     return replace(facts, **changes)
@@ -240,7 +240,7 @@ OWN: Final = "/opt/walkeeper/bin/walkeeper restore-wal -c /etc/x.yml %f %p"
 WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("server_answers", with_member("n1", server=Unknown("connection refused")), "error", "does not answer: connection refused", "patronictl"),
     ("server_answers", with_member("n2", server=Unknown("connection refused")), "unknown", "because connection refused", ""),
-    ("server_answers", with_member("n2", server=Unknown(HBA)), "warning", "no pg_hba.conf entry", "- host postgres replicator 10.0.0.1/32 scram-sha-256"),
+    ("server_answers", with_member("n2", server=Unknown(HBA.replace("replication connection from ", ""))), "warning", "no pg_hba.conf entry", "- host postgres replicator 10.0.0.1/32 scram-sha-256"),
     ("replication_allowed", with_server(replication_refused=HBA), "error", "no pg_hba.conf entry", "- host replication replicator 10.0.0.1/32 scram-sha-256"),
     ("replication_allowed", with_server("n2", replication_refused=HBA), "warning", "no pg_hba.conf entry", "reload demo"),
     ("replication_allowed", with_server(replication_refused=SENDERS), "error", "exceeds max_wal_senders", "--pg max_wal_senders=20"),
@@ -253,10 +253,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("max_replication_slots", with_server(settings={"max_replication_slots": "2"}), "error", "is 2, and 3", "--pg max_replication_slots=10"),
     ("max_slot_wal_keep_size", with_server(settings={"max_slot_wal_keep_size": "1GB"}), "warning", "is 1GB", "max_slot_wal_keep_size=-1"),
     ("idle_replication_slot_timeout", with_server(settings={"idle_replication_slot_timeout": "1d"}), "error", "is 1d", "idle_replication_slot_timeout=0"),
-    ("synchronous_standby_names", with_server(settings={"synchronous_standby_names": "*"}), "error", "'*', which picks", "synchronous_standby_names=null"),
-    ("synchronous_standby_names", with_server(settings={"synchronous_standby_names": 'ANY 1 (n2, "walkeeper")'}), "error", "picks", "null"),
-    ("synchronous_standby_names", both(with_dynamic(synchronous_mode_strict=True), with_server(settings={"synchronous_standby_names": "*"})),
-     "error", "picks", "synchronous_mode_strict=false"),
+    ("synchronous_standby_names", with_server(settings={"synchronous_standby_names": 'ANY 1 (n2, "walkeeper")'}), "error", "never confirms", "synchronous_standby_names=null"),
     ("archive_settings", with_server(settings={"archive_mode": "always", "archive_command": "cp %p /a/%f"}), "warning", "archives again", "archive_mode=on"),
     ("archive_settings", with_server(settings={"archive_mode": "on"}), "error", "there is no archive_command", "archive_command=/bin/true"),
     ("archive_command_works", with_server(settings={"archive_mode": "on", "archive_command": "x"}, archiving_failed="00000001000000000000000A"), "warning",
@@ -266,7 +263,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("gap_safe", with_server("n2", slot=None), "error", "it has no hold slot", "patronictl"),
     ("gap_safe", with_server("n2", slot=slot(restart_lsn=Lsn(12 * MIB))), "warning", "after the frontier", "status"),
     ("gap_safe", with_server("n2", slot=slot(active_pid=42)), "error", "process 42 streams", "pg_terminate_backend(42)"),
-    ("gap_safe", with_server("n2", slot=slot(lost=True)), "error", "given its hold slot up", "patronictl"),
+    ("gap_safe", with_server("n2", slot=slot(lost=True)), "error", "given its hold slot up", "psql -h 10.0.0.1 -p 5432 -U replicator -d postgres -c \"SELECT pg_drop_replication_slot('walkeeper')\""),
     ("gap_safe", with_facts(record=None), "unknown", "no record yet", ""),
     ("clocks", with_server("n2", clock_ahead=-90.0), "warning", "90 s behind", "timedatectl set-ntp true"),
     ("base_backup", with_facts(base_backup=Unknown("nobody knows")), "unknown", "nobody knows", ""),
@@ -311,6 +308,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("record_owned", with_record(trouble="store: denied"), "error", "n1, which archives, reports: store: denied", "status"),
     ("record_owned", with_part("topology", leader=None), "error", "no leader", "list"),
     ("frontier_moves", both(with_facts(record_age=90.0), with_server(state={"lsn": Lsn(20 * MIB)})), "error", "stood for 90 s, and 11 MiB", "status"),
+    ("frontier_moves", both(with_facts(record_age=90.0), with_server(state={"lsn": Lsn(20 * MIB)}), with_record(trouble="store: denied")), "info", "because of what n1 reports", "status"),
     ("store_answers", with_part("store", problem=StoreUnavailable("s3://our-wal: refused", hint="Look.")), "error", "s3://our-wal: refused", "aws s3 ls s3://our-wal/"),
     ("store_answers", with_part("store", problem=ConfigError("profile x: not found")), "error", "profile x", "store section"),
     ("store_allows", with_part("store", problem=StoreDenied("s3://our-wal: AccessDenied", hint="Look.")), "error", "AccessDenied", "# Look."),
@@ -343,9 +341,11 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("agent_runs", with_facts(agent=Unknown("no agent is running"), agent_absent=True), "error", "no agent runs", "agent -c"),
     ("agent_runs", with_facts(agent=Unknown("it is stuck")), "unknown", "it is stuck", ""),
     ("agent_runs", both(service, with_server("n2", agents=())), "error", "no agent runs", "systemctl enable --now walkeeper"),
-    ("agent_version", with_server("n2", agents=("0.9",)), "warning", "walkeeper 0.9, and this is 1.0", "systemctl restart"),
+    ("agent_version", with_server("n2", agents=("0.9",)), "warning", "walkeeper 0.9, and this is 1.0", "# on n2:"),
+    ("agent_version", with_server("n2", agents=("1.10",)), "warning", "walkeeper 1.10, and this is 1.0", "# on this node, which is behind: install walkeeper 1.10"),
     ("agent_troubles", with_report(troubles=[{"since": "t", "text": "dcs: away", "hint": "Look."}]), "error", "since t: dcs: away", "# Look."),
-    ("agent_configuration", with_part("store", url="s3://c"), "warning", "store s3://our-wal, the file s3://c", "kill -HUP 5"),
+    ("agent_configuration", with_part("store", url="s3://c"), "warning", "archives into s3://our-wal, and the file says s3://c", "# is that meant?"),
+    ("agent_configuration", with_config(spool_limit=3 * MIB), "warning", "spool.limit 1 GiB, the file says 3 MiB", "kill -HUP 5"),
 ]  # fmt: skip
 
 
@@ -514,3 +514,31 @@ def test_a_compare_and_set_that_is_not_refused_is_a_finding() -> None:
 
     found = Versioned(b"{}", "1")
     assert "replaced" in str(gather._compare_and_set(Careless(), found))  # type: ignore[arg-type]
+
+
+REFUSALS = [
+    ('no pg_hba.conf entry for host "10.0.0.9", user "replicator", database "postgres", no encryption', "- host postgres replicator 10.0.0.9/32 scram-sha-256"),
+    ('no pg_hba.conf entry for replication connection from host "fe80::1", user "replicator", no encryption', "- host replication replicator fe80::1/128 scram-sha-256"),
+    ('pg_hba.conf rejects replication connection for host "[local]", user "replicator", no encryption', "- local replication replicator scram-sha-256"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("refused", "line"), REFUSALS)
+def test_a_refusal_asks_for_the_one_line_that_is_lacking(good: Facts, refused: str, line: str) -> None:
+    findings = of(judge(with_server("n2", replication_refused=refused)(good)), "replication_allowed")
+    (finding,) = [each for each in findings if each.state != "ok"]
+    assert [each for each in finding.mend if each.startswith("- ")] == [line]
+
+
+def test_a_star_picks_no_receiver(good: Facts) -> None:
+    """It reports no flush position, without which nothing is the synchronous standby."""
+    facts = with_server(settings={"synchronous_standby_names": "*"})(good)
+    assert {each.state for each in of(judge(facts), "synchronous_standby_names")} == {"ok"}
+
+
+def test_one_fault_of_this_nodes_agent_is_one_error(good: Facts) -> None:
+    problem = {"what": "archiver_store", "since": "t", "text": "store: denied for 4 segments", "hint": "Look."}
+    unsafe = {"what": "not_gap_safe", "since": "t", "text": "n1: it has no hold slot", "hint": ""}
+    facts = both(with_record(trouble="store: denied"), with_report(troubles=[problem, unsafe]))(good)
+    facts = with_server(slot=None)(facts)
+    assert [each.rule.name for each in judge(facts) if each.state == "error"] == ["gap_safe", "agent_troubles"]

@@ -124,14 +124,25 @@ def test_the_verdict_and_why() -> None:
     assert said(replace(well, report=old))[0] == "unknown"
 
 
-def test_troubles_come_with_their_hints_and_the_last_error_stays() -> None:
+def test_a_problem_comes_with_its_hint_and_when_it_was_met_last() -> None:
     text = Reader(render(pages.unwell())).text
     assert pages.TROUBLE["text"] in text
     assert pages.TROUBLE["hint"] in text
-    assert "lasts since 2026-11-23 08:40:11 UTC" in text
-    over = Reader(render(pages.well())).text
-    assert "it is over" in over
-    assert pages.TROUBLE["hint"] in over
+    assert "since 2026-11-23 08:40:11 UTC" in text
+    assert "last met" not in text
+    late = pages.report(troubles=[{**pages.TROUBLE, "seen_seconds_ago": 95.0}])
+    assert "08:40:11 UTC, last met 95 s ago" in Reader(render(replace(pages.unwell(), report=late))).text
+
+
+def test_a_problem_that_is_over_says_since_when_without_a_hint_and_goes_after_an_hour() -> None:
+    def shown(over: float | None) -> str:
+        last = {**pages.TROUBLE, "over_seconds_ago": over}
+        return Reader(render(replace(pages.well(), report=pages.report(last_error=last)))).text
+
+    assert "Nothing. The last one is over since 4 min 10 s: s3://our-wal" in shown(250.0)
+    assert pages.TROUBLE["hint"] not in shown(250.0)
+    assert "s3://our-wal/demo" not in shown(3601.0)
+    assert "s3://our-wal/demo" not in shown(None)
 
 
 def test_names_from_other_machines_are_only_text() -> None:

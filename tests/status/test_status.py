@@ -29,6 +29,7 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.errors import ConfigError
 from walkeeper.status import gather
+from walkeeper.status.attention import remark
 from walkeeper.status.text import render
 from walkeeper.store.directory import DirectoryStore
 
@@ -49,11 +50,11 @@ class Said:
 
     @property
     def unknown(self) -> str:
-        return "\n".join(self.found["unknown"])
+        return "\n".join(each["text"] for each in self.found["unknown"])
 
     @property
     def attention(self) -> str:
-        return "\n".join(self.found["attention"])
+        return "\n".join(each["text"] for each in self.found["attention"])
 
     def row(self, node: Node) -> dict[str, Any]:
         return next(row for row in self.found["members"] if row["name"] == node.name)
@@ -129,6 +130,11 @@ def test_i3_status_tells_what_is_known_and_what_is_not(world: World) -> None:
     assert [row["timeline"] for row in said.found["members"]] == [1] * 3
     assert all(row["hold_slot"] and row["lag_bytes"] < MIB for row in said.found["members"])
     assert said.found["gaps"] == []
+    assert [(row["state"], row["receives"]) for row in said.found["members"] if row["name"] != leader.name] == [
+        ("streaming", True)
+    ] * 2
+    assert all(row["behind_bytes"] < MIB for row in said.found["members"] if row["name"] != leader.name)
+    assert said.found["record"]["moved_seconds_ago"] is not None
     code, text = world.run(replica)
     assert code == 0
     assert text.endswith("\nAll well.\n")
@@ -218,7 +224,7 @@ def test_where_nothing_answers_all_of_it_is_unknown(short_path: Path, monkeypatc
     found = gather.gather(load(unreachable(short_path), {}))
     assert found["exit_code"] == 2
     assert found["record"] is found["gaps"] is found["agent"] is None
-    assert [text.partition(":")[0] for text in found["unknown"]] == [
+    assert [each["text"].partition(":")[0] for each in found["unknown"]] == [
         "agent on this node",
         "gaps",
         "n1",
@@ -237,21 +243,45 @@ def test_a_configuration_without_a_dcs_still_gives_a_partial_answer(
     path.write_text(path.read_text().replace("etcd3", "etcd9"))
     found = gather.gather(load(path, {}))
     assert found["exit_code"] == 2
-    assert "names no DCS" in "\n".join(found["unknown"])
+    assert any("names no DCS" in each["text"] for each in found["unknown"])
 
 
 ROW: Final = {
     "name": "node1", "role": "primary", "state": "running", "timeline": 2, "lsn": "2/4A1F9D88", "in_recovery": False,
-    "lag_bytes": 3 * MIB, "lag_seconds_at_most": 95.0, "hold_slot": "2/4A000000", "gap_safe": True, "why": None,
+    "receives": None, "behind_bytes": None, "next_wal": None, "lag_bytes": 3 * MIB, "lag_seconds_at_most": 95.0,
+    "hold_slot": "2/4A000000", "held": True, "gap_safe": True, "why": None, "hint": None,
+}  # fmt: skip
+REPLICA: Final = {
+    **ROW, "name": "node2", "role": "replica", "state": "streaming", "in_recovery": True, "receives": True, "behind_bytes": 0,
 }  # fmt: skip
 WHOLE: Final[dict[str, Any]] = {
     "scope": "demo", "node": "node1", "store": "s3://our-wal/production", "leader": "node1", "paused": False,
+    "hold_slot": {"name": HOLD_SLOT, "declared": True},
     "record": {
         "system_identifier": "7", "segment_size": MIB, "timeline": 2, "frontier": "2/4A000000",
-        "start": "000000010000000000000003", "owner": "node1", "gaps_total": 0, "trouble": None, "age_seconds": 95.0,
+        "start": "000000010000000000000003", "owner": "node1", "gaps_total": 0, "trouble": None, "age_seconds": 1.0,
+        "moved_seconds_ago": 5.0,
     },
-    "members": [ROW], "gaps": [], "agent": None, "attention": [], "unknown": [], "exit_code": 0,
+    "members": [ROW], "gone": [], "gaps": [], "agent": None, "attention": [], "unknown": [], "exit_code": 0,
 }  # fmt: skip
+TROUBLE: Final = {
+    "what": "archiver_store", "reason": "store_denied", "text": "PUT: 403", "hint": "The credentials need s3:PutObject.",
+    "since": "2026-11-28T07:00:00Z", "seen_seconds_ago": 1.0, "over_seconds_ago": None,
+}  # fmt: skip
+REPORT: Final[dict[str, Any]] = {
+    "agent": {
+        "name": "node1", "pid": 4711, "version": "1", "archiving": True, "timeline": 2, "spool_bytes": 3 * MIB, "spool_limit": 1024 * MIB,
+    },
+    "troubles": [], "last_error": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [True, False])
+def test_the_text_says_what_the_agent_does(command: bool) -> None:
+    agent = {**REPORT["agent"], "archiver": "command" if command else "streaming"}
+    doing = "takes WAL from pg_wal" if command else "spool 3 MiB of 1 GiB"
+    text = render({**WHOLE, "agent": {**REPORT, "agent": agent}})
+    assert f"Agent     node1, pid 4711, walkeeper 1: archives timeline 2; {doing}" in text
 
 
 def test_a_store_that_cannot_even_be_opened_still_gives_a_partial_answer(
@@ -272,9 +302,9 @@ def test_an_agent_of_another_version_is_no_traceback(short_path: Path, monkeypat
     monkeypatch.setattr(client, "ask", lambda *_: {"ok": True, "agent": {"name": "n1"}, "troubles": []})
     found = gather.gather(load(unreachable(short_path), {}))
     assert found["agent"] is None
-    assert found["attention"] == [
-        "agent on this node: it is of another version of walkeeper, and was not started again since"
-    ]
+    (only,) = found["attention"]
+    assert only["text"] == "agent on this node: it is of another version of walkeeper, and was not started again since"
+    assert only["hint"].startswith("systemctl restart walkeeper")
 
 
 def test_a_terminal_that_has_not_every_letter_is_no_traceback(short_path: Path) -> None:
@@ -290,18 +320,18 @@ def test_a_terminal_that_has_not_every_letter_is_no_traceback(short_path: Path) 
     assert done.stderr == b""
 
 
-def test_a_frontier_that_stands_still_wants_a_look() -> None:
-    (text,) = gather._standstill(WHOLE["record"], WHOLE["members"])
-    assert text == "the frontier has stood for 95 s, and 3 MiB wait for it: is the agent on node1 well?"
-    assert gather._standstill({**WHOLE["record"], "age_seconds": 20.0}, WHOLE["members"]) == []
-    assert gather._standstill(WHOLE["record"], [{**ROW, "lag_bytes": 1000}]) == []
-    assert gather._standstill(None, []) == []
-
-
 def test_the_text_is_of_a_width_that_fits_and_prints_no_control_characters() -> None:
-    evil = {**ROW, "name": "node\x1b[31m2", "lsn": None, "lag_bytes": None, "gap_safe": False}
+    evil = {**REPLICA, "name": "node\x1b[31m2", "lsn": None, "lag_bytes": None, "gap_safe": False}
     long = "node2 is not gap-safe: " + "its hold slot begins at 2/4A000000, after the frontier " * 4
-    text = render({**WHOLE, "members": [ROW, evil], "attention": [long, "two\nlines"], "exit_code": 1, "paused": True})
+    text = render(
+        {
+            **WHOLE,
+            "members": [ROW, evil],
+            "attention": [remark(long), remark("two\nlines", "\x07 " * 100)],
+            "exit_code": 1,
+            "paused": True,
+        }
+    )
     assert max(map(len, text.splitlines())) <= WIDTH
     assert all(line.isprintable() for line in text.splitlines())
     assert "node?[31m2" in text

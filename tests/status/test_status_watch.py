@@ -22,6 +22,7 @@ from tests.status.test_status import ROW, WHOLE, unreachable
 from walkeeper.cli import main as cli
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.status import screen
+from walkeeper.status.attention import remark
 from walkeeper.status.screen import Sample, lines, plain, rate
 
 AGENT: Final[dict[str, Any]] = {
@@ -34,7 +35,7 @@ AGENT: Final[dict[str, Any]] = {
 
 
 def sample(at: float, frontier: int, wal: int, **changes: Any) -> Sample:
-    record = {**WHOLE["record"], "frontier": str(Lsn(frontier)), "age_seconds": 1.0}
+    record = {**WHOLE["record"], "frontier": str(Lsn(frontier)), "moved_seconds_ago": 1.0}
     row = {**ROW, "lsn": str(Lsn(wal)), "lag_bytes": wal - frontier, "lag_seconds_at_most": 0.0}
     return Sample(at, {**WHOLE, "record": record, "members": [row], "agent": AGENT, **changes})
 
@@ -45,7 +46,7 @@ def shown(*samples: Sample, age: float = 0.0, bars: bool = False) -> str:
 
 def test_it_says_what_moves_and_how_fast() -> None:
     text = shown(sample(0, 10 * MIB, 12 * MIB), sample(2, 14 * MIB, 18 * MIB))
-    assert "Frontier  0/E00000 on timeline 2, +2 MiB/s, by node1 1 s ago" in text
+    assert "Frontier  0/E00000 on timeline 2, +2 MiB/s, moved by node1 1 s ago" in text
     assert "WAL       0/1200000 on node1, +3 MiB/s; 4 MiB not archived" in text
     assert "Uploads   2 in flight (00000002000000020000004A, 00000002000000020000004B);" in text
     assert "41 done, 10 MiB" in text.replace("\n          ", " ")
@@ -63,7 +64,9 @@ def test_a_rate_is_of_the_last_seconds_and_never_negative() -> None:
 
 
 def test_what_is_not_known_is_not_guessed() -> None:
-    text = shown(sample(0, 0, 0, record=None, leader=None, agent=None, gaps=None, exit_code=2, unknown=["gaps: away"]))
+    text = shown(
+        sample(0, 0, 0, record=None, leader=None, agent=None, gaps=None, exit_code=2, unknown=[remark("gaps: away")])
+    )
     assert "Frontier  unknown" in text
     assert "WAL       unknown" in text
     assert "Uploads   unknown: no answer of this node's agent" in text
@@ -72,12 +75,20 @@ def test_what_is_not_known_is_not_guessed() -> None:
 
 
 def test_troubles_and_the_last_error_are_shown() -> None:
-    last = {"since": "2026-11-23T07:00:00Z", "text": "store: refused"}
+    last = {"since": "2026-11-23T07:00:00Z", "text": "store: refused", "over_seconds_ago": 250.0}
     text = shown(
-        sample(0, 0, 0, attention=["the store is away"], exit_code=1, agent={**AGENT, "last_error": last}), age=7
+        sample(
+            0,
+            0,
+            0,
+            attention=[remark("the store is away", "look at it")],
+            exit_code=1,
+            agent={**AGENT, "last_error": last},
+        ),
+        age=7,
     )
-    assert "Look at   the store is away" in text
-    assert "Last      error of this agent, at 2026-11-23T07:00:00Z, is over: store: refused" in text
+    assert "Look at   the store is away\n          HINT: look at it" in text
+    assert "Last      error of this node's agent, over since 4 min 10 s: store: refused" in text
     assert "seen 7 s ago" in text.splitlines()[0]
 
 
@@ -88,7 +99,8 @@ def test_it_fits_80_columns_whatever_the_names_are() -> None:
         "gap_safe": False,
     }  # fmt: skip
     samples = [
-        sample(float(at), at * MIB, 2 * at * MIB, members=[ROW, long], attention=["x " * 90]) for at in range(60)
+        sample(float(at), at * MIB, 2 * at * MIB, members=[ROW, long], attention=[remark("x " * 90, "y " * 90)])
+        for at in range(60)
     ]
     text = shown(*samples, bars=True)
     assert max(map(len, text.splitlines())) <= screen.WIDTH
@@ -97,7 +109,7 @@ def test_it_fits_80_columns_whatever_the_names_are() -> None:
 
 def test_names_from_elsewhere_print_no_control_characters() -> None:
     evil = {**ROW, "name": "node\x1b[31m2"}
-    text = shown(sample(0, 0, 0, members=[evil], attention=["two\nlines\x07"]))
+    text = shown(sample(0, 0, 0, members=[evil], attention=[remark("two\nlines\x07")]))
     assert all(line.isprintable() for line in text.splitlines())
     assert "node?[31m2" in text
 

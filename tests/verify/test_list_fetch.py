@@ -174,12 +174,21 @@ def test_what_is_missing_is_named_and_the_rest_fetched(fetch: Fetcher) -> None:
     assert "HINT: " in fetch.err
 
 
+def test_what_is_missing_in_a_row_is_one_line_in_the_order_of_the_files(fetch: Fetcher) -> None:
+    assert fetch("000000040000000000000008..0000000400000000000001FF") == 1
+    told = [line for line in fetch.err.splitlines() if line.startswith("walkeeper: ")]
+    assert told == [
+        "walkeeper: 00000004000000000000000A: it is not in the archive",
+        "walkeeper: 00000004000000000000000C to 0000000400000000000001FF, 500 files: it is not in the archive",
+    ]
+
+
 def test_p6_a_damaged_object_is_not_fetched(built: Built, fetch: Fetcher) -> None:
     key = built.key(2, 6)
     built.replace(key, built.body(key)[:-1])
     assert fetch("000000020000000000000005..000000020000000000000007") == 1
     assert fetch.files == ["000000020000000000000005", "000000020000000000000007"]
-    assert "000000020000000000000006: " in fetch.err
+    assert f"000000020000000000000006: {key}: " in fetch.err  # what has to be moved away
 
 
 def test_what_is_there_and_is_something_else_stays(fetch: Fetcher) -> None:

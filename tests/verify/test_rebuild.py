@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.core.values import history_text
 from tests.fixtures.archives import FOUR, ONE, SIZE, SYSTEM, TWO, Built, Verifier
+from tests.status.test_status import WHOLE
 from tests.twins.memory_record import MemoryRecord
 from walkeeper.agent.archiver.ownership import LocalWal, Ownership, take_over
 from walkeeper.core.history import History
@@ -20,6 +20,7 @@ from walkeeper.core.takeover import LocalServer
 from walkeeper.dcs.base import Leader, Versioned
 from walkeeper.errors import WrongCluster
 from walkeeper.status import gather
+from walkeeper.status.attention import attention
 from walkeeper.verify import rebuild
 
 
@@ -140,9 +141,8 @@ def test_p4_where_the_store_bears_nothing_out_nothing_is_written(built: Built, v
 def test_status_says_that_nobody_owns_it_yet(built: Built, verify: Verifier) -> None:
     built.put(ONE, 3)
     assert verify(rebuild=True).code == 0
-    described = gather._described(record(built))
-    seen: dict[str, Any] = {"record": described, "leader": "a", "members": [], "gaps": [], "agent": None}
-    assert gather._attention(seen, None, "walkeeper") == ["Patroni's leader is a, and nobody owns the record yet"]
+    seen = {**WHOLE, "record": gather._described(record(built)), "leader": "a"}
+    assert [each["text"] for each in attention(seen)] == ["Patroni's leader is a, and nobody owns the record yet"]
 
 
 def test_with_the_dcs_away_nothing_is_looked_at(built: Built, verify: Verifier) -> None:

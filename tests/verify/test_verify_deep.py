@@ -71,6 +71,20 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
+def test_a_window_ends_at_a_damaged_object(built: Built, verify: Verifier) -> None:
+    """What a restore can reach: it stops there."""
+    whole(built)
+    key = built.key(1, 4)
+    built.replace(key, built.body(key)[:-1])
+    windows = verify(deep=True).document["windows"]
+    assert [(window["first"][-1], window["last"][-1], window["segments"]) for window in windows] == [
+        ("3", "3", 1),
+        ("5", "7", 3),
+    ]
+    text = verify(deep=True, json=False).out
+    assert "Restore   0/300000 to 0/400000, 1 segment\n          0/500000 to 0/800000, 3 segments" in text
+
+
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_what_a_store_can_do_to_an_object_is_found_and_named(built: Built, verify: Verifier, kind: str) -> None:
     damage, what = DAMAGES[kind]

@@ -192,7 +192,7 @@ class Agent:
             self._clock,
             lambda: self._stopping,
         )
-        observed = Observed(server_up=True, lsn=server.lsn)
+        observed = Observed(server_up=True, lsn=server.lsn, times=self.observer.wal_times)
         archiver = assemble(self.config, ownership, sources, self._committer_server, observed, self.troubles)
         archiver.start(self.crew, self.config.upload_workers, self.config.uploads)
         return archiver

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Final
 
 from walkeeper.core.hold_slot import SlotState
+from walkeeper.core.lag import WalTimes
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import Versioned
 from walkeeper.errors import PostgresError
 from walkeeper.postgres.server import CommandState, ServerState
+
+GONE_SECONDS: Final = 24 * 3600.0
+"""Seconds for which a member is remembered whose key has gone from the DCS: it died, or was removed on purpose."""
+
+
+class GoneMembers:
+    """Members that this process has seen and that Patroni's keys name no longer. One writer, many readers."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float, str]] = {}
+        self._present: frozenset[str] = frozenset()
+
+    def note(self, at: float, stamp: str, names: Collection[str]) -> None:
+        kept = {name: seen for name, seen in self._seen.items() if at - seen[0] <= GONE_SECONDS}
+        self._seen = {**kept, **dict.fromkeys(names, (at, stamp))}
+        self._present = frozenset(names)
+
+    def names(self) -> dict[str, str]:
+        """Each with the wall time at which its key was there for the last time."""
+        return {name: stamp for name, (_, stamp) in sorted(self._seen.items()) if name not in self._present}
 
 
 @dataclass(slots=True)
@@ -18,6 +41,7 @@ class Observed:
 
     server_up: bool
     lsn: Lsn
+    times: WalTimes = field(default_factory=WalTimes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from walkeeper.agent.observation import Look, Seen
+from walkeeper.agent.observation import GoneMembers, Look, Seen
 from walkeeper.agent.problems import Troubles
 from walkeeper.agent.samples import Samples
 from walkeeper.config import Config
 from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
-from walkeeper.core.lag import Passed
+from walkeeper.core.lag import WalTimes
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
 from walkeeper.dcs.claim import decoded
 from walkeeper.errors import DcsError, PostgresError, WalkeeperError
-from walkeeper.lib.clock import Clock
+from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.page.facts import Sample
 from walkeeper.postgres.server import AGENT_APPLICATION, CommandState, Server, ServerState
 
@@ -49,7 +49,8 @@ class Observer:
         self._clock = clock
         self._server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
         self._topology_at = 0.0
-        self._passed = Passed()
+        self.wal_times = WalTimes()
+        self.gone = GoneMembers()
 
     @property
     def standby_cluster(self) -> bool:
@@ -74,7 +75,7 @@ class Observer:
             record_known=look.record_known,
             leader=look.leader,
             leader_known=look.leader_known,
-            gap_unsafe=self._judge_slot(look.slot, look.record),
+            gap_unsafe=self._judge_slot(look),
             command=self._look_at_command(look.server),
         )
         self._take_sample()
@@ -87,13 +88,14 @@ class Observer:
         if record is None or self.seen.server is None:
             return None
         oldest = record.position + (1 if self._config.tail_interval is not None else record.segment_size)
-        return self._passed.waiting(self._clock.monotonic(), oldest)
+        return self.wal_times.waiting(self._clock.monotonic(), oldest)
 
     def close(self) -> None:
         """Let go of the server."""
         self._server.close()
 
     def _look_at_server(self) -> ServerState | None:
+        at, stamp = self._clock.monotonic(), timestamp()
         try:
             state = self._server.state()
             if state.in_recovery and self.standby_cluster:
@@ -101,7 +103,7 @@ class Observer:
         except PostgresError as problem:
             self._troubles.report("postgresql", problem, grace=True)
             return None
-        self._passed.note(self._clock.monotonic(), state.lsn)
+        self.wal_times.note(at, stamp, state.lsn)
         self._troubles.clear("postgresql")
         return state
 
@@ -140,6 +142,8 @@ class Observer:
             self.topology = self._records.topology()
         except DcsError as problem:
             self._troubles.report("dcs", problem)
+            return
+        self.gone.note(now, timestamp(), {member.name for member in self.topology.members})
 
     def _decode(self, found: Versioned | None) -> Record | None:
         claim = decoded(found)
@@ -169,9 +173,13 @@ class Observer:
             self._troubles.clear("archive_command")
         return command
 
-    def _judge_slot(self, slot: SlotState | PostgresError | None, record: Record | None) -> str | None:
-        """Why this node is not gap-safe; "" if it is, None if that cannot be told."""
+    def _judge_slot(self, look: Look) -> str | None:
+        """Why this node is not gap-safe; "" if it is, None if that cannot be told, or if nothing depends on it."""
+        slot, record = look.slot, look.record
         if isinstance(slot, PostgresError) or record is None:
+            return None
+        if self._never_promoted(look):
+            self._troubles.clear("not_gap_safe")
             return None
         why = why_not_gap_safe(slot, record.position, record.size)
         if why:
@@ -182,6 +190,12 @@ class Observer:
         else:
             self._troubles.clear("not_gap_safe")
         return why
+
+    def _never_promoted(self, look: Look) -> bool:
+        """A replica with the tag nofailover."""
+        members = self.topology.members if self.topology is not None else ()
+        tagged = any(member.name == self._config.name and member.nofailover for member in members)
+        return tagged and look.server is not None and look.server.in_recovery
 
     def _take_sample(self) -> None:
         """For the page's charts."""

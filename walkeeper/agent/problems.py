@@ -18,7 +18,7 @@ GRACE_SECONDS: Final = 5.0
 
 @dataclass(slots=True)
 class Trouble:
-    """One inability. ``since`` is wall time for people."""
+    """One inability. ``since`` is wall time for people; it was met last at ``met_at``, and is over since ``over_at``."""
 
     what: str
     reason: str
@@ -27,6 +27,8 @@ class Trouble:
     since: str
     begun_at: float
     logged_at: float | None
+    met_at: float = 0.0
+    over_at: float | None = None
 
 
 class Troubles:
@@ -51,7 +53,7 @@ class Troubles:
             if known is None or known.reason != problem.reason:
                 known = Trouble(what, problem.reason, "", "", timestamp(), now, None)
                 self._open[what] = known
-            known.text, known.hint = str(problem), problem.hint
+            known.text, known.hint, known.met_at = str(problem), problem.hint, now
             if grace and now - known.begun_at < GRACE_SECONDS:
                 return
             if known.logged_at is not None and now - known.logged_at < REPEAT_SECONDS:
@@ -66,6 +68,7 @@ class Troubles:
         """It is over; logged if it was open."""
         with self._lock:
             known = self._open.pop(what, None)
+            self._end(what)
         if known is not None and known.logged_at is not None:
             events.info(f"{what}_over", since=known.since)
 
@@ -74,6 +77,11 @@ class Troubles:
         with self._lock:
             for what in [what for what in self._open if what.startswith(prefix)]:
                 del self._open[what]
+                self._end(what)
+
+    def _end(self, what: str) -> None:
+        if self.last is not None and self.last.what == what and self.last.over_at is None:
+            self.last = replace(self.last, over_at=self._clock.monotonic())
 
     def open(self) -> list[Trouble]:
         """Those that last, oldest first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from walkeeper.archive.codec import SUFFIXES, Codec
@@ -14,7 +15,7 @@ from walkeeper.core.history import parse_history
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, WalFile, parse_wal_name
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
-from walkeeper.errors import CannotTell
+from walkeeper.errors import CannotTell, Refused
 from walkeeper.store.base import MAX_OBJECT, SMALL, Body, Store
 
 _SMALLEST: Final = SegmentSize(MIB)
@@ -96,24 +97,35 @@ def opened(layout: Layout, codec: Codec, file: WalFile, suffix: str, body: Body)
     if isinstance(file, HistoryFile):
         parse_history(file.timeline, body)
         return body
-    plain = codec.decode(suffix, body, _LARGEST)
-    _check_fetched(body.metadata, plain, file, layout)
+    with _named(layout.file(file, suffix)):
+        plain = codec.decode(suffix, body, _LARGEST)
+        _check_fetched(body.metadata, plain, file, layout)
     return plain
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Whoever reads that an object is damaged must know which one to move away."""
+    try:
+        yield
+    except (CannotTell, Refused) as problem:
+        raise type(problem)(f"{key}: {str(problem).removeprefix('stored object: ')}", hint=problem.hint) from None
 
 
 def parts(layout: Layout, codec: Codec, segment: Segment, suffix: str, body: Body) -> Iterator[bytes]:
     """As ``opened``, piece by piece: what came is what was archived only if this ends without CannotTell or Refused."""
     sha256 = hashlib.sha256()
     size = 0
-    for part in codec.parts(suffix, body, segment.size):
-        if size == 0:
-            check_header(SegmentHeader.parse(part, segment.name), segment, layout.system_identifier)
-        sha256.update(part)
-        size += len(part)
-        yield part
-    _check_sum(body.metadata, sha256.hexdigest(), segment)
-    if size != segment.size:
-        raise CannotTell(f"{segment}: {size} bytes, a whole one has {segment.size}", hint="It is damaged.")
+    with _named(layout.file(segment, suffix)):
+        for part in codec.parts(suffix, body, segment.size):
+            if size == 0:
+                check_header(SegmentHeader.parse(part, segment.name), segment, layout.system_identifier)
+            sha256.update(part)
+            size += len(part)
+            yield part
+        _check_sum(body.metadata, sha256.hexdigest(), segment)
+        if size != segment.size:
+            raise CannotTell(f"{segment}: {size} bytes, a whole one has {segment.size}", hint="It is damaged.")
 
 
 def prove_archive(store: Store, layout: Layout, name: str) -> None:

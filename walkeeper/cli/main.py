@@ -99,7 +99,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
+        added = commands.add_parser(
+            name, help=text, description=text.replace("%%", "%"), parents=[shared], allow_abbrev=False
+        )
         added.set_defaults(run=run)
         return added
 

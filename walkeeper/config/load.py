@@ -40,6 +40,7 @@ def load(path: Path, environ: Mapping[str, str], *, for_agent: bool = False) -> 
         del tree["patroni_config"]
     else:
         patroni_root = root
+        _check_section_name(root)
         written = Written(root.places, ("walkeeper",), root.status)
         tree = root.plain("walkeeper")
     keys = _keys(tree, environ, written)
@@ -58,6 +59,16 @@ def _exposed(root: yaml_file.Section, patroni_root: yaml_file.Section, written: 
     for file in {root.places.file: root, patroni_root.places.file: patroni_root}.values():
         yield from trust.exposures(file.places.file, file.status, us, secret=passwords and file is patroni_root)
     yield from written.exposed
+
+
+def _check_section_name(root: yaml_file.Section) -> None:
+    """Patroni tolerates a section that is misspelt, and so nobody would say anything."""
+    if "walkeeper" in root:
+        return
+    near = difflib.get_close_matches("walkeeper", root.names(), n=1, cutoff=0.75)
+    if near:
+        root.plain(near[0])  # notes its line
+        raise root.error(near[0], "no section of Patroni's", hint="Did you mean walkeeper?")
 
 
 def _absolute(path: Path) -> Path:

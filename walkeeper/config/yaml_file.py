@@ -71,6 +71,10 @@ class Section:
     def __contains__(self, key: str) -> bool:
         return any(_is_key(name, key) for name, _ in _pairs(self._node))
 
+    def names(self) -> list[str]:
+        """The keys that are text."""
+        return [name.value for name, _ in _pairs(self._node) if isinstance(name, yaml.ScalarNode)]
+
     def section(self, key: str) -> Section | None:
         """The mapping under that key. Raises ConfigError when it is something else."""
         node = self._find(key)

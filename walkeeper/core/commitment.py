@@ -10,13 +10,18 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Gap, Record
 
+IDLE_SECONDS: Final = 30.0
+"""Seconds after which an idle owner says again that no WAL waits: so long may a wait seem on other nodes that is none."""
 MAX_TROUBLE: Final = 200
 """Characters of a trouble that stand in the record."""
 
 
-def record_is_due(record: Record, frontier: Lsn, new_gaps: Collection[Gap], trouble: str) -> bool:
-    """Whether the record says less than is known. It is never written for nothing: a DCS keeps each version."""
-    return frontier > record.position or bool(new_gaps) or trouble != record.trouble
+def record_is_due(record: Record, frontier: Lsn, new_gaps: Collection[Gap], trouble: str, unsaid: float) -> bool:
+    """Whether the record says less than is known. It is never written for nothing: a DCS keeps each version.
+
+    ``unsaid``: seconds by which the record's ``wal_at`` is older than the last moment at which no WAL waited.
+    """
+    return frontier > record.position or bool(new_gaps) or trouble != record.trouble or unsaid > IDLE_SECONDS
 
 
 def trouble_for_record(texts: Sequence[str]) -> str:

@@ -44,7 +44,18 @@ def how_to_make_safe(slot: SlotState | None, name: str, *, declared: bool) -> st
     if not declared:
         return f"Declare it: patronictl edit-config --set slots.{name}.type=physical --force"
     if slot is None:
-        return "Patroni makes it within seconds; a member with the nofailover tag gets none."
+        return (
+            "Patroni makes it within seconds. If it does not, Patroni's log on that node says why: max_replication_slots may be "
+            "used up."
+        )
+    if not slot.physical or slot.lost:
+        return (
+            f"Drop it on that node, SELECT pg_drop_replication_slot('{name}'): Patroni makes it again, and the node is gap-safe "
+            "when the frontier has passed that position."
+        )
     if slot.active_pid is not None:
         return "Nothing may stream from this slot: stop that process, or give walkeeper.hold_slot another name."
-    return "It becomes safe by itself when the frontier has passed that position: normal on a node that was just built."
+    return (
+        "The node becomes gap-safe when the frontier has passed that position: normal for a while after it was built or "
+        "rewound. If it stays so, the frontier stands still."
+    )

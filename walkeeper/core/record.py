@@ -19,7 +19,7 @@ MAX_GAPS: Final = 32
 _ALIGNMENT: Final = 4
 """Records begin and end at multiples of MAXALIGN, which is 8, or 4 on some 32-bit machines."""
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
-_REBUILD: Final = "walkeeper does not trust it and looks at the store instead."
+_REBUILD: Final = "An agent that takes over goes by the store instead, and so does walkeeper verify --rebuild."
 
 
 class Gap(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
@@ -36,7 +36,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     Every byte of ``timeline``'s ancestry from the archive's stated start below ``lsn`` is in the store, but for ``gaps``.
     ``lsn`` is text in the document: the start of a segment, or with the tail any byte inside one. ``start`` names the
     archive's first segment. ``session`` is drawn anew at each takeover. ``trouble`` is what keeps the owner from going on,
-    for people on other nodes; ``updated_at`` is for people too.
+    for people on other nodes; so are the moments: ``updated_at`` of this document, ``moved_at`` of the frontier's last move,
+    ``wal_at`` when the server's WAL last ended at or below the frontier, so that whatever waits is younger (both "" where
+    that is not known, as in records of 0.1.0).
     """
 
     schema: int = SCHEMA
@@ -51,6 +53,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     gaps_total: int = 0
     trouble: str = ""
     updated_at: str = ""
+    moved_at: str = ""
+    wal_at: str = ""
 
     @property
     def position(self) -> Lsn:

@@ -40,6 +40,11 @@ class Member:
     pending_restart: bool = False
     api_url: str | None = None
 
+    @property
+    def nofailover(self) -> bool:
+        """Never promoted: Patroni gives such a member no permanent slot, and it is not held to being gap-safe."""
+        return self.tags.get("nofailover") in (True, "true", "on", "yes") or self.tags.get("failover_priority") == 0
+
 
 @dataclass(frozen=True, slots=True)
 class Topology:

@@ -64,7 +64,7 @@ _DENIED: Final = frozenset(
 _CHECK_CREDENTIALS: Final = (
     "Check the DCS credentials in Patroni's configuration, and the rights on the cluster's keys."
 )
-_CHECK_DCS: Final = "Check that the DCS is up and has a quorum. walkeeper asks again by itself."
+_CHECK_DCS: Final = "Check that the DCS is up and has a quorum, and the way to it from this node."
 
 
 class Backend(Protocol):

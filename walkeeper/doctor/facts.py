@@ -54,6 +54,7 @@ class MemberFacts:
     here: bool
     """It is the node that doctor runs on."""
     host: str | None = None
+    port: int | None = None
     nofailover: bool = False
     patroni_version: str | None = None
     pending_restart: bool = False

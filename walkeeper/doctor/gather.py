@@ -153,10 +153,11 @@ def _decoded(found: Versioned | Unknown | None) -> tuple[Record | Unknown | None
 
 
 def _age(record: Record | Unknown | None) -> float | None:
+    """Seconds since the frontier moved; a record of 0.1.0 says only when it was written."""
     if record is None or isinstance(record, Unknown):
         return None
     try:
-        written = datetime.strptime(record.updated_at, "%Y-%m-%dT%H:%M:%S%z")
+        written = datetime.strptime(record.moved_at or record.updated_at, "%Y-%m-%dT%H:%M:%S%z")
     except ValueError:
         return None
     return max(0.0, clock.wall_seconds() - written.timestamp())

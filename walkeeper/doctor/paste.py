@@ -33,8 +33,13 @@ def set_parameter(facts: Facts, name: str, value: str, *, restart: bool = False)
 
 def let_patroni_look(facts: Facts) -> str:
     """Wait until every Patroni has acted on the dynamic configuration: each looks once per loop_wait."""
+    return f"sleep {look_seconds(facts)}"
+
+
+def look_seconds(facts: Facts) -> int:
+    """After which every Patroni has looked at everything."""
     found = facts.topology.dynamic.get("loop_wait") if not isinstance(facts.topology, Unknown) else None
-    return f"sleep {2 * int(found if isinstance(found, int | float) else 10)}"
+    return 2 * int(found if isinstance(found, int | float) else 10)
 
 
 def walkeeper(facts: Facts, *words: str) -> str:

@@ -67,8 +67,8 @@ def _look(config: Config, member: Member, leader: str | None) -> MemberFacts:
         leads=member.name == leader,
         here=here,
         host=member.host,
-        nofailover=member.tags.get("nofailover") in (True, "true", "on", "yes")
-        or member.tags.get("failover_priority") == 0,
+        port=member.port,
+        nofailover=member.nofailover,
         patroni_version=member.patroni_version,
         pending_restart=member.pending_restart,
         server=_ask(config, member, here=here),

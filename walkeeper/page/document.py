@@ -23,6 +23,9 @@ RATE_SECONDS: Final = 62.0
 STALE_SECONDS: Final = 30.0
 """The agent looks every few seconds; what is older is not the present."""
 
+OVER_SECONDS: Final = 3600.0
+"""Seconds after which a problem that is over is no longer shown."""
+
 _SIGN: Final = {"well": "✓", "bad": "!", "unknown": "?"}
 
 
@@ -149,10 +152,7 @@ def _gap_card(facts: Facts, picture: Picture | None) -> tuple[str, str, str, str
 
 
 def _troubles(report: Any) -> str:
-    body = "".join(_trouble(trouble, "lasts since") for trouble in report["troubles"]) or "<p>Nothing.</p>"
-    last = report.get("last_error")
-    if last and not report["troubles"]:
-        body += _trouble(last, "the last one; it is over. Since", over=True)
+    body = "".join(_trouble(trouble) for trouble in report["troubles"]) or f"<p>Nothing.{_over(report)}</p>"
     counted = report["refused_total"]
     if counted:
         words = ", ".join(f"{reason} {number}" for reason, number in sorted(counted.items()))
@@ -160,11 +160,22 @@ def _troubles(report: Any) -> str:
     return _live("trouble", body)
 
 
-def _trouble(trouble: Any, when: str, *, over: bool = False) -> str:
+def _over(report: Any) -> str:
+    """The last one, for a while; without its hint, because there is nothing to be done."""
+    last = report.get("last_error")
+    over = (last or {}).get("over_seconds_ago")
+    if over is None or over > OVER_SECONDS:
+        return ""
+    return f' <span class="soft">The last one is over since {esc(duration(over))}: {esc(last["text"])}</span>'
+
+
+def _trouble(trouble: Any) -> str:
     hint = f"<p><strong>Hint:</strong> {esc(trouble['hint'])}</p>" if trouble["hint"] else ""
+    met = trouble.get("seen_seconds_ago")
+    ago = f", last met {duration(met)} ago" if met is not None and met > STALE_SECONDS else ""
     return (
-        f'<div class="trouble{" over" if over else ""}"><p>{esc(trouble["text"])}</p>{hint}'
-        f'<p class="soft">{esc(trouble["what"])}, {esc(trouble["reason"])}: {when} {esc(moment(trouble["since"]))}</p></div>'
+        f'<div class="trouble"><p>{esc(trouble["text"])}</p>{hint}<p class="soft">{esc(trouble["what"])}, '
+        f"{esc(trouble['reason'])}: since {esc(moment(trouble['since']))}{esc(ago)}</p></div>"
     )
 
 

@@ -138,7 +138,7 @@ def read_control_file(data_directory: Path) -> ControlFile:
     except (OSError, struct.error) as error:
         raise CannotTell(
             f"{path}: {getattr(error, 'strerror', None) or error}",
-            hint="restore-wal is run by PostgreSQL, which gives it %f and %p of its own data directory.",
+            hint="PostgreSQL runs restore-wal in its data directory, with %f and %p. By hand: walkeeper fetch FILE DIRECTORY.",
         ) from None
     if version not in _VERSIONS:
         raise CannotTell(f"{path}: control version {version} is not one of PostgreSQL 13 or newer")

@@ -140,6 +140,10 @@ class Server:
         restart = None if row[1] is None else Lsn.parse(str(row[1]))
         return SlotState(row[0] == "physical", restart, None if row[2] is None else int(str(row[2])), row[3] == "lost")
 
+    def receives(self) -> bool:
+        """Whether a standby streams from another server now. Any role may see that, and no more of it."""
+        return bool(self._one("select exists (select from pg_stat_wal_receiver)", ())[0])
+
     def archive_command(self) -> CommandState:
         """``archive_mode`` and pg_stat_archiver."""
         row = self._one(_ARCHIVER, ())

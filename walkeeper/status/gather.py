@@ -9,11 +9,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
-from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.control import client, paths
-from walkeeper.core.amounts import size
-from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
+from walkeeper.core.history import History
+from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import Member, RecordStore, Topology
 from walkeeper.dcs.claim import Known, decoded
@@ -21,7 +21,7 @@ from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.server import Server, ServerState
-from walkeeper.status.text import understands
+from walkeeper.status.attention import Remark, attention, remark
 from walkeeper.store.open import open_store
 
 WELL: Final = 0
@@ -31,69 +31,81 @@ UNKNOWN: Final = 2
 PATIENCE: Final = 5.0
 """Seconds for the DCS, and then for the members and the store at the same time."""
 AGENT_PATIENCE: Final = 2.0
-STANDSTILL: Final = 30.0
-"""Seconds without a move of the frontier while complete segments wait for it, from which on a person should look."""
+_SHOWN: Final = {"name", "pid", "version", "archiving", "timeline", "spool_bytes", "spool_limit"}
+"""Of an agent's report."""
 
 _T = TypeVar("_T")
 
 
 def gather(config: Config) -> dict[str, Any]:
     """Everything that can be learnt within some seconds; what cannot is null, and the reason stands in ``unknown``."""
-    unknown: list[str] = []
-    attention: list[str] = []
-    record, topology = _from_the_dcs(config, unknown, attention)
+    unknown: list[Remark] = []
+    found: list[Remark] = []
+    record, topology = _from_the_dcs(config, unknown, found)
     members = topology.members if topology is not None else (_this_node(config),)
     with ThreadPoolExecutor(len(members) + 2) as pool:
         gaps = pool.submit(_gaps, config, record, unknown)
-        agent = pool.submit(_agent, config, unknown, attention)
+        agent = pool.submit(_agent, config, unknown, found)
         seen = list(pool.map(lambda member: _member(config, member, unknown), members))
-    rows = [_judged(row, state, slot, record, unknown) for row, state, slot in seen]
+    judge = _Judge(config, topology, unknown)
+    rows = [judge.row(*each, record) for each in seen]
     if any(row["gap_safe"] is False for row in rows):
         # The record was read before the slots, which follow it: they may only seem to be ahead.
         record = _from_the_dcs(config, [], [])[0] or record
-        rows = [_judged(row, state, slot, record, []) for row, state, slot in seen]
+        judge = _Judge(config, topology, [])
+        rows = [judge.row(*each, record) for each in seen]
+    leader = topology.leader.name if topology is not None and topology.leader is not None else None
+    _compare_with_leader(rows, leader)
+    _look_for_next_wal(config, record, gaps.result() or [], rows)
     status: dict[str, Any] = {
         "scope": config.scope,
         "node": config.node.name,
         "store": _store_url(config),
         "record": _described(record),
-        "leader": topology.leader.name if topology is not None and topology.leader is not None else None,
+        "leader": leader,
         "paused": topology.paused if topology is not None else None,
+        "hold_slot": {"name": config.hold_slot, "declared": topology is None or config.hold_slot in topology.slots},
         "members": rows,
+        "gone": _gone(agent.result(), topology),
         "gaps": gaps.result(),
         "agent": agent.result(),
     }
-    attention += _attention(status, topology, config.hold_slot)
-    status |= {"attention": attention, "unknown": sorted(unknown)}
-    status["exit_code"] = LOOK if attention else UNKNOWN if unknown else WELL
+    found += attention(status)
+    status |= {"attention": found, "unknown": sorted(unknown, key=lambda each: each["text"])}
+    status["exit_code"] = LOOK if found else UNKNOWN if unknown else WELL
     return status
 
 
 # --- the DCS --------------------------------------------------------------------------------------------------------
 
 
-def _from_the_dcs(config: Config, unknown: list[str], attention: list[str]) -> tuple[Record | None, Topology | None]:
+def _from_the_dcs(config: Config, unknown: list[Remark], found: list[Remark]) -> tuple[Record | None, Topology | None]:
     try:
         records = connect(config.patroni_config, config.node.name, timeout=min(PATIENCE, config.agent.dcs_timeout))
     except WalkeeperError as problem:
-        unknown.append(f"record and members: {problem}")
+        unknown.append(remark(f"record and members: {problem}", problem.hint))
         return None, None
     try:
         topology = records.topology()
-        return _record(records, attention), topology
+        return _record(records, found), topology
     except WalkeeperError as problem:
-        unknown.append(f"record and members: {problem}")
+        unknown.append(remark(f"record and members: {problem}", problem.hint))
         return None, None
     finally:
         records.close()
 
 
-def _record(records: RecordStore, attention: list[str]) -> Record | None:
+def _record(records: RecordStore, found: list[Remark]) -> Record | None:
     claim = decoded(records.read())
     if claim.known is Known.ABSENT:
-        attention.append("there is no record in the DCS: nothing has been archived, or the record was removed")
-    elif claim.known is Known.UNREADABLE:
-        attention.append(f"the record cannot be read: {claim.why}")
+        found.append(
+            remark(
+                "there is no record in the DCS: nothing has been archived, or the record was removed",
+                "The agent of Patroni's leader makes it. If it does not, walkeeper status on the leader says why.",
+            )
+        )
+    elif claim.problem is not None:
+        found.append(remark(f"the record cannot be read: {claim.why}", claim.problem.hint))
     return claim.record
 
 
@@ -110,6 +122,7 @@ def _described(record: Record | None) -> dict[str, Any] | None:
         "gaps_total": record.gaps_total,
         "trouble": record.trouble or None,
         "age_seconds": _age(record.updated_at),
+        "moved_seconds_ago": _age(record.moved_at),
     }
 
 
@@ -137,14 +150,15 @@ def _this_node(config: Config) -> Member:
 _Seen: TypeAlias = tuple[dict[str, Any], ServerState | None, SlotState | None]
 
 
-def _member(config: Config, member: Member, unknown: list[str]) -> _Seen:
+def _member(config: Config, member: Member, unknown: list[Remark]) -> _Seen:
     """What the member's PostgreSQL says itself; Patroni's key has only its role and state."""
     row: dict[str, Any] = {
-        "name": member.name, "role": member.role, "state": member.state, "timeline": None, "lsn": None,
-        "in_recovery": None, "lag_bytes": None, "lag_seconds_at_most": None, "hold_slot": None, "gap_safe": None, "why": None,
+        "name": member.name, "role": member.role, "state": member.state, "timeline": None, "lsn": None, "in_recovery": None,
+        "receives": None, "behind_bytes": None, "next_wal": None, "lag_bytes": None, "lag_seconds_at_most": None,
+        "hold_slot": None, "held": not member.nofailover, "gap_safe": None, "why": None, "hint": None,
     }  # fmt: skip
     if not member.host or not member.port:
-        unknown.append(f"{member.name}: its address is not known")
+        unknown.append(remark(f"{member.name}: its address is not known"))
         return row, None, None
     try:
         endpoint = replace(config.postgresql, host=member.host, port=member.port)
@@ -152,30 +166,62 @@ def _member(config: Config, member: Member, unknown: list[str]) -> _Seen:
         try:
             state = server.state()
             slot = server.slot(config.hold_slot)
+            receives = server.receives() if state.in_recovery else None
         finally:
             server.close()
     except WalkeeperError as problem:
-        unknown.append(f"{member.name}: {problem}")
+        unknown.append(remark(f"{member.name}: {problem}", problem.hint))
         return row, None, None
     timeline = member.timeline if state.in_recovery and member.timeline is not None else state.timeline
-    row |= {"timeline": timeline, "lsn": str(state.lsn), "in_recovery": state.in_recovery}
+    row |= {"timeline": timeline, "lsn": str(state.lsn), "in_recovery": state.in_recovery, "receives": receives}
+    row["held"] = row["held"] or not state.in_recovery
+    if receives is not None and member.state == "running":
+        row["state"] = "streaming" if receives else "not streaming"
     row["hold_slot"] = None if slot is None or slot.restart_lsn is None else str(slot.restart_lsn)
     return row, state, slot
 
 
-def _judged(
-    row: dict[str, Any], state: ServerState | None, slot: SlotState | None, record: Record | None, unknown: list[str]
-) -> dict[str, Any]:
-    """The row with what follows from the record."""
-    if record is None or state is None:
-        return row
-    if str(state.system_identifier) != record.system_identifier:
-        unknown.append(f"{row['name']}: its system identifier {state.system_identifier} is not the record's")
-        return row
-    lag = max(0, state.lsn - record.position)
-    why = why_not_gap_safe(slot, record.position, record.size)
-    late = 0.0 if lag < record.segment_size else _age(record.updated_at)
-    return {**row, "lag_bytes": lag, "gap_safe": why == "", "why": why or None, "lag_seconds_at_most": late}
+class _Judge:
+    """What follows from the record for a member."""
+
+    def __init__(self, config: Config, topology: Topology | None, unknown: list[Remark]) -> None:
+        self._slot = config.hold_slot
+        self._declared = topology is None or config.hold_slot in topology.slots
+        self._unknown = unknown
+
+    def row(
+        self, row: dict[str, Any], state: ServerState | None, slot: SlotState | None, record: Record | None
+    ) -> dict[str, Any]:
+        if record is None or state is None:
+            return {**row}
+        if str(state.system_identifier) != record.system_identifier:
+            text = f"{row['name']}: its system identifier {state.system_identifier} is not the record's"
+            self._unknown.append(remark(text, "Another cluster's server, or one that was initialised again."))
+            return {**row}
+        lag = max(0, state.lsn - record.position)
+        late = _age(record.wal_at) if lag else 0.0
+        judged = {**row, "lag_bytes": lag, "lag_seconds_at_most": late}
+        if row["held"]:
+            why = why_not_gap_safe(slot, record.position, record.size)
+            hint = how_to_make_safe(slot, self._slot, declared=self._declared) if why else None
+            judged |= {"gap_safe": why == "", "why": why or None, "hint": hint}
+        return judged
+
+
+def _compare_with_leader(rows: list[dict[str, Any]], leader: str | None) -> None:
+    """By what the servers say themselves, at nearly the same moment."""
+    reach = next((Lsn.parse(row["lsn"]) for row in rows if row["name"] == leader and row["lsn"]), None)
+    for row in rows:
+        if reach is not None and row["lsn"] is not None and row["name"] != leader:
+            row["behind_bytes"] = max(0, reach - Lsn.parse(row["lsn"]))
+
+
+def _gone(agent: dict[str, Any] | None, topology: Topology | None) -> list[dict[str, str]]:
+    """Members that this node's agent has seen, and whose keys have expired."""
+    if topology is None:
+        return []
+    present = {member.name for member in topology.members}
+    return [gone for gone in (agent or {}).get("members_gone", []) if gone["name"] not in present]
 
 
 # --- the store, the agent -------------------------------------------------------------------------------------------
@@ -188,18 +234,53 @@ def _store_url(config: Config) -> str | None:
         return None  # whoever asks it for the gaps says why
 
 
-def _gaps(config: Config, record: Record | None, unknown: list[str]) -> list[dict[str, str | int]] | None:
+def _gaps(config: Config, record: Record | None, unknown: list[Remark]) -> list[dict[str, str | int]] | None:
     """From the store, which has all of them."""
     if record is None:
-        unknown.append("gaps: without the record it is not known where to look")
+        unknown.append(remark("gaps: without the record it is not known where to look"))
         return None
     try:
-        contents = open_archives(config, to_read=True).contents(int(record.system_identifier), record.size)
-        gaps = _within(PATIENCE, contents.open_gaps)
+        gaps = _within(PATIENCE, lambda: _contents(config, record).open_gaps())
     except WalkeeperError as problem:
-        unknown.append(f"gaps: {problem}")
+        unknown.append(remark(f"gaps: {problem}", problem.hint))
         return None
     return [{"timeline": gap.timeline, "start": gap.start, "end": gap.end} for gap in gaps]
+
+
+def _contents(config: Config, record: Record) -> Contents:
+    layout = Layout(config.scope, config.group, int(record.system_identifier))
+    return Contents(open_store(config.store), layout, record.size)
+
+
+def _look_for_next_wal(
+    config: Config, record: Record | None, gaps: list[dict[str, str | int]], rows: list[dict[str, Any]]
+) -> None:
+    """Of a replica that does not stream and is more than a segment behind: can the archive bring it on?"""
+    if record is None:
+        return
+    late = [row for row in rows if row["receives"] is False and (row["behind_bytes"] or 0) > record.segment_size]
+    try:
+        if late:
+            _within(PATIENCE, lambda: _next_wal(_contents(config, record), record, gaps, late))
+    except WalkeeperError:
+        return  # whoever asked for the gaps has said it
+
+
+def _next_wal(contents: Contents, record: Record, gaps: list[dict[str, str | int]], rows: list[dict[str, Any]]) -> None:
+    history = History(1) if record.timeline == 1 else contents.history(record.timeline)
+    if history is None:
+        return
+    for row in rows:
+        lsn = Lsn.parse(row["lsn"])
+        lost = [
+            gap for gap in gaps
+            if Lsn.parse(str(gap["end"])) > lsn and history.has(int(gap["timeline"]), Lsn.parse(str(gap["start"])))
+        ]  # fmt: skip
+        segment = history.segment_at(lsn, record.size)
+        if lost:
+            row["next_wal"] = f"gap {lost[0]['start']} to {lost[0]['end']}"
+        elif segment.end <= record.position:
+            row["next_wal"] = "archived" if contents.has(segment) else "absent"
 
 
 def _within(seconds: float, work: Callable[[], _T]) -> _T:
@@ -212,20 +293,31 @@ def _within(seconds: float, work: Callable[[], _T]) -> _T:
         deadline.close()
 
 
-def _agent(config: Config, unknown: list[str], attention: list[str]) -> dict[str, Any] | None:
+def _agent(config: Config, unknown: list[Remark], found: list[Remark]) -> dict[str, Any] | None:
     """The report of this node's own agent. Whose user we are decides where its socket is looked for."""
     try:
         report = client.ask(paths.socket_path(config.source, os.environ), "status", AGENT_PATIENCE)
     except AgentError as problem:
-        said = f"agent on this node: {problem}"
-        (attention if _is_servers_user(config) else unknown).append(said)
+        said = remark(f"agent on this node: {problem}", problem.hint)
+        (found if _is_servers_user(config) else unknown).append(said)
     except paths.RunDirectoryError as problem:
-        unknown.append(f"agent on this node: {problem}")
+        unknown.append(remark(f"agent on this node: {problem}"))
     else:
         if understands(report):
             return report
-        attention.append("agent on this node: it is of another version of walkeeper, and was not started again since")
+        found.append(
+            remark(
+                "agent on this node: it is of another version of walkeeper, and was not started again since",
+                "systemctl restart walkeeper, or end the agent and start it again.",
+            )
+        )
     return None
+
+
+def understands(report: dict[str, Any]) -> bool:
+    """Whether an agent's report has what is shown of it: it may be of another version."""
+    agent, troubles = report.get("agent"), report.get("troubles")
+    return isinstance(agent, dict) and agent.keys() >= _SHOWN and isinstance(troubles, list)
 
 
 def _is_servers_user(config: Config) -> bool:
@@ -233,38 +325,3 @@ def _is_servers_user(config: Config) -> bool:
         return config.data_dir.stat().st_uid == os.geteuid()
     except (WalkeeperError, OSError):
         return False
-
-
-# --- what a person should look at -----------------------------------------------------------------------------------
-
-
-def _attention(status: dict[str, Any], topology: Topology | None, hold_slot: str) -> list[str]:
-    """In words."""
-    found = []
-    record, members = status["record"], status["members"]
-    if record is not None and record["trouble"]:
-        found.append(f"{record['owner']}, which archives: {record['trouble']}")
-    if topology is not None and status["leader"] is None:
-        found.append("Patroni has no leader")
-    if record is not None and status["leader"] is not None and record["owner"] != status["leader"]:
-        owns = f"{record['owner']} still owns the record" if record["owner"] else "nobody owns the record yet"
-        found.append(f"Patroni's leader is {status['leader']}, and {owns}")
-    found += _standstill(record, members)
-    found += [f"gap on timeline {gap['timeline']}: {gap['start']} to {gap['end']}" for gap in status["gaps"] or []]
-    found += [f"{row['name']} is not gap-safe: {row['why']}" for row in members if row["gap_safe"] is False]
-    if topology is not None and hold_slot not in topology.slots:
-        found.append(f"Patroni's dynamic configuration does not declare the slot {hold_slot}")
-    for trouble in (status["agent"] or {}).get("troubles", []):
-        found.append(f"agent on this node, since {trouble['since']}: {trouble['text']}")
-    return found
-
-
-def _standstill(record: dict[str, Any] | None, members: list[dict[str, Any]]) -> list[str]:
-    """The owner's agent may be dead, and then says nothing."""
-    waiting = max((row["lag_bytes"] for row in members if row["lag_bytes"] is not None), default=0)
-    if record is None or waiting < record["segment_size"] or (record["age_seconds"] or 0) < STANDSTILL:
-        return []
-    stood, waits = f"{record['age_seconds']:.0f} s", size(waiting)
-    return [
-        f"the frontier has stood for {stood}, and {waits} wait for it: is the agent on {record['owner'] or 'the leader'} well?"
-    ]

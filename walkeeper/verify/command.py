@@ -11,7 +11,7 @@ from walkeeper.archive.contents import Contents
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.amounts import size
-from walkeeper.core.coverage import Archived, Coverage, coverage, merged
+from walkeeper.core.coverage import Archived, Coverage, coverage, merged, subtract
 from walkeeper.core.names import Segment
 from walkeeper.lib.terminal import Progress
 from walkeeper.verify import deep as deep_look
@@ -70,6 +70,7 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
                 _workers(config),
                 lambda so_far: _show(progress, so_far),
             )
+            found = replace(found, windows=tuple(subtract(found.windows, merged(deep.broken))))
     findings = judge(evidence, target, found, in_flight=config.uploads)
     findings += [*tail.about(opened), *(deep.findings if deep else [])]
     findings.sort(key=lambda finding: finding.severity)

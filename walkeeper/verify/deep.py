@@ -35,10 +35,11 @@ class Item(NamedTuple):
 
 
 class Look(NamedTuple):
-    """At one item. ``problem``: it is damaged. ``locked``: it could not be opened. ``unread``: the store did not give it."""
+    """At segment ``number``. ``problem``: damaged. ``locked``: not to be opened. ``unread``: the store did not give it."""
 
     key: str
     bytes: int
+    number: int = 0
     problem: str = ""
     locked: str = ""
     unread: str = ""
@@ -56,6 +57,8 @@ class Deep:
     locked: int = 0
     unread: int = 0
     unsummed: int = 0
+    broken: list[Range] = field(default_factory=list)
+    """Numbers of segments that are damaged: no restore crosses them."""
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -67,7 +70,7 @@ def look(
     locked, in_a_row = "", 0
 
     def one(item: Item) -> Look:
-        return look_at(evidence, item, history, codec)
+        return look_at(evidence, item, history, codec)._replace(number=item.segment.number)
 
     for looked in in_parallel(one, _items(evidence, found), workers):
         deep.objects += 1
@@ -75,7 +78,9 @@ def look(
         deep.unsummed += looked.unsummed
         deep.locked += bool(looked.locked)
         deep.unread += bool(looked.unread)
-        deep.damaged += bool(looked.problem)
+        if looked.problem:
+            deep.damaged += 1
+            deep.broken.append(Range(looked.number, looked.number + 1))
         locked = locked or (f"{looked.key}: {looked.locked}" if looked.locked else "")
         if (looked.problem or looked.unread) and len(deep.findings) < MOST:
             deep.findings.append(_finding(looked))

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
@@ -29,6 +29,9 @@ from walkeeper.lib.terminal import Progress, complain
 from walkeeper.store.base import SMALL, Store
 from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, SOUND, say
 from walkeeper.verify.evidence import ask_the_dcs, locate
+
+TOLD: Final = 20
+"""Problems that are told one by one."""
 
 
 class Outcome(Enum):
@@ -59,17 +62,19 @@ def _work(config: Config, what: str, directory: Path, system_identifier: int | N
     files = wanted(what, store, layout, size)
     _make(directory)
 
-    def one(file: WalFile) -> Result:
-        return fetch_one(store, layout, codec, file.name, directory)
+    def one(numbered: tuple[int, WalFile]) -> tuple[int, Result]:
+        number, file = numbered
+        return number, fetch_one(store, layout, codec, file.name, directory)
 
     results: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+    problems: list[tuple[int, Result]] = []
     with Progress() as progress:
-        for result in in_parallel(one, files, config.upload_workers):
+        for number, result in in_parallel(one, enumerate(files), config.upload_workers):
             results[result.outcome] += 1
             if result.problem:
-                progress.clear()
-                complain(f"{result.name}: {result.problem}", result.hint)
+                problems.append((number, result))
             progress.show(f"{sum(results.values()):,} files")
+    _tell(problems)
     code = DAMAGED if results[Outcome.DAMAGED] else CANNOT_TELL if results[Outcome.UNKNOWN] else SOUND
     return _summary(results, directory), code
 
@@ -112,6 +117,24 @@ def fetch_one(store: Store, layout: Layout, codec: Codec, name: str, directory: 
         return _place(place, plain)
     except OSError as error:
         raise CannotTell(f"{place}: {error.strerror}", hint="Give it room, and the right to write there.") from None
+
+
+def _tell(problems: list[tuple[int, Result]]) -> None:
+    """In the order of the files, and what several of them in a row have in common once."""
+    groups: list[list[tuple[int, Result]]] = []
+    for number, result in sorted(problems):
+        last = groups[-1][-1] if groups else None
+        if last is not None and last[0] + 1 == number and last[1].problem == result.problem:
+            groups[-1].append((number, result))
+        else:
+            groups.append([(number, result)])
+    for group in groups[:TOLD]:
+        (_, first), (_, last_one) = group[0], group[-1]
+        named = first.name if len(group) == 1 else f"{first.name} to {last_one.name}, {len(group):,} files"
+        complain(f"{named}: {first.problem}", first.hint)
+    if len(groups) > TOLD:
+        rest = sum(len(group) for group in groups[TOLD:])
+        complain(f"and {rest:,} files more", "")
 
 
 def _along(history: History, first: Segment, last: Segment) -> Iterator[WalFile]:

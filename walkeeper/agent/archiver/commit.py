@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from typing import Final
@@ -54,6 +55,8 @@ class Commit:
         self._stored: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
         self._gaps: queue.SimpleQueue[Gap] = queue.SimpleQueue()
         self._trouble_at = 0.0
+        self._said_at = -math.inf
+        """The monotonic moment that the record's ``wal_at`` names."""
 
     def remove_later(self, receipt: Receipt) -> None:
         """The spool may lose it once the record has passed it."""
@@ -94,9 +97,12 @@ class Commit:
             stopping.wait(RECORD_INTERVAL)
 
     def _write_record(self, gaps: list[Gap]) -> None:
-        trouble = self._trouble()
-        if record_is_due(self.ownership.record, self._frontier.lsn, gaps, trouble):
-            self.ownership.write(self._frontier.lsn, tuple(gaps), trouble)
+        trouble, frontier = self._trouble(), self._frontier.lsn
+        ended = self._observed.times.ended_at_or_below(frontier)
+        unsaid = ended.until - self._said_at if ended is not None else 0.0
+        if record_is_due(self.ownership.record, frontier, gaps, trouble, unsaid):
+            self.ownership.write(frontier, tuple(gaps), trouble, ended.stamp if ended is not None else "")
+            self._said_at = ended.until if ended is not None else self._said_at
 
     def _trouble(self) -> str:
         """For the record, where it changes at most every few seconds."""

@@ -47,19 +47,22 @@ class Ownership:
         self._versioned = versioned
         self.record = record
 
-    def write(self, lsn: Lsn, new_gaps: tuple[Gap, ...] = (), trouble: str = "") -> None:
+    def write(self, lsn: Lsn, new_gaps: tuple[Gap, ...] = (), trouble: str = "", wal_at: str = "") -> None:
         """Move the record by compare-and-set. Raises Fenced when another owner wrote it, or DcsError.
 
         After a time-out our own write may have got through: a conflict is looked into before it is believed.
         """
         gaps = (*self.record.gaps, *new_gaps)
+        now = timestamp()
         record = msgspec.structs.replace(
             self.record,
             lsn=str(max(lsn, self.record.position)),
             gaps=gaps[-MAX_GAPS:],
             gaps_total=self.record.gaps_total + len(new_gaps),
             trouble=trouble,
-            updated_at=timestamp(),
+            updated_at=now,
+            moved_at=now if lsn > self.record.position else self.record.moved_at,
+            wal_at=wal_at or self.record.wal_at,
         )
         try:
             self._versioned = self._records.write(record.encode(), self._versioned)
@@ -106,6 +109,8 @@ def take_over(me: str, records: RecordStore, archive: Archive, local: LocalWal) 
         gaps=previous.gaps if previous else tuple(archive.contents.gaps()[-MAX_GAPS:]),
         gaps_total=previous.gaps_total if previous else len(archive.contents.gaps()),
         updated_at=timestamp(),
+        moved_at=timestamp() if previous is None or lsn > previous.position else previous.moved_at,
+        wal_at=previous.wal_at if previous is not None and lsn >= previous.position else "",
     )
     written = records.write(record.encode(), versioned, guard=leader)
     archive.state_start(first)  # only after the record: an archive states a start only where somebody owns it

@@ -25,7 +25,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import PARTIAL, Segment
 from walkeeper.core.receipt import Receipt
-from walkeeper.core.wal_page import Plain
+from walkeeper.core.wal_page import PAGE_SIZE, Plain
 from walkeeper.errors import BadName, ConfigError, SpoolError
 from walkeeper.lib import events
 from walkeeper.postgres.wal_file import Memory, read_segment
@@ -33,6 +33,8 @@ from walkeeper.postgres.wal_file import Memory, read_segment
 NAMED: Final = 4
 """Files that are put aside together and still named each in the log."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+HISTORIES: Final = (".history", ".history.tmp")
+"""pg_receivewal's own, and what it is writing of one."""
 
 
 class Spool:
@@ -155,7 +157,7 @@ class Spool:
                 continue
             if _is_segment(entry.name, size):
                 stale.append((entry.name, _why_stale(entry, segment, history)))
-            elif entry.name.endswith(".history"):
+            elif entry.name.endswith(HISTORIES):
                 Path(entry.path).unlink()  # pg_receivewal fetches it again, from this server
             elif _is_partial(entry.name, size):
                 stale += self._drop_partial(entry, history, size)
@@ -169,10 +171,14 @@ class Spool:
                 path.unlink()
 
     def _drop_partial(self, entry: os.DirEntry[str], history: History, size: SegmentSize) -> list[tuple[str, str]]:
-        """An ordinary one holds nothing that pg_wal lacks; one that cannot be pg_receivewal's own is to be put aside."""
+        """An ordinary one holds nothing that pg_wal lacks; one that cannot be pg_receivewal's own is to be put aside.
+
+        pg_receivewal fills it with pages of zeros first: one that was killed meanwhile leaves some of them.
+        """
         segment = Segment.parse(entry.name.removesuffix(PARTIAL), size)
         found = entry.stat(follow_symlinks=False)
-        if history.includes(segment.timeline) and stat.S_ISREG(found.st_mode) and found.st_size in {0, size}:
+        ordinary = stat.S_ISREG(found.st_mode) and found.st_size <= size and found.st_size % PAGE_SIZE == 0
+        if ordinary and history.includes(segment.timeline):
             Path(entry.path).unlink()
             return []
         return [(entry.name, f"a partial of {found.st_size} bytes on timeline {segment.timeline}")]
@@ -195,7 +201,7 @@ class Spool:
         self._check_boot()
 
     def _report_unknown(self, name: str) -> None:
-        if name.endswith((PARTIAL, ".history")) or name in self._reported:
+        if name.endswith((PARTIAL, *HISTORIES)) or name in self._reported:
             return
         self._reported.add(name)
         events.warning(
@@ -209,7 +215,7 @@ class Spool:
         if written != boot:
             unsynced = []
             for entry in list(self._entries()):
-                if not entry.name.endswith((PARTIAL, ".history")):
+                if not entry.name.endswith((PARTIAL, *HISTORIES)):
                     unsynced.append((entry.name, "the machine was restarted, the spool was not synced"))
                 elif entry.is_file(follow_symlinks=False):
                     Path(entry.path).unlink()

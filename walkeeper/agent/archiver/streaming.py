@@ -24,6 +24,8 @@ from walkeeper.postgres.wal_file import Memory
 
 SILENCE_LIMIT: Final = 30.0
 """Seconds in which pg_receivewal must deliver a segment that the server has completed."""
+STEADY_SECONDS: Final = 15.0
+"""Seconds for which pg_receivewal must have run to be taken for streaming: longer than a connection may take to fail."""
 LOW_WATER: Final = 0.5
 """A full spool drains to this part of its limit before pg_receivewal goes on."""
 
@@ -55,6 +57,7 @@ class Streaming:
         """Something was put aside since pg_receivewal was started. Set by uploads."""
         self._due: Segment | None = None
         self._due_since = 0.0
+        self._started_at = 0.0
 
     @property
     def _history(self) -> History:
@@ -123,7 +126,7 @@ class Streaming:
         except PostgresError as problem:
             self.failed(problem)
             return None
-        self._due_since = now
+        self._due_since = self._started_at = now
         events.info("receiver_started", first=first, frontier=frontier.lsn)
         return None
 
@@ -141,7 +144,7 @@ class Streaming:
         """A segment that the server has completed must arrive. An idle server is no reason for alarm."""
         now = self._clock.monotonic()
         if due != self._due or self._observed.lsn < due.end:
-            if due != self._due:
+            if due != self._due or now - self._started_at > STEADY_SECONDS:  # a quiet server completes none for hours
                 self._restart.succeeded()
                 self._troubles.clear("archiver_receiver")
             self._due, self._due_since = due, now

@@ -18,7 +18,8 @@ STALE_SECONDS: Final = 30.0
 
 def report(agent: Agent) -> dict[str, Any]:
     """A JSON document; positions as PostgreSQL writes them, sizes in bytes, times in seconds, unknown as null."""
-    age = time.monotonic() - agent.seen.at if agent.seen.at else None
+    now = time.monotonic()
+    age = now - agent.seen.at if agent.seen.at else None
     seen = agent.seen if age is not None and age <= STALE_SECONDS else Seen()
     server, record, slot = seen.server, seen.record, seen.slot
     return {
@@ -59,9 +60,10 @@ def report(agent: Agent) -> dict[str, Any]:
             "last_failed": seen.command.last_failed,
             "fails": seen.command.fails,
         },
-        "troubles": [_trouble(trouble) for trouble in agent.troubles.open()],
-        "last_error": None if agent.troubles.last is None else _trouble(agent.troubles.last),
+        "troubles": [_trouble(trouble, now) for trouble in agent.troubles.open()],
+        "last_error": None if agent.troubles.last is None else _trouble(agent.troubles.last, now),
         "refused_total": agent.troubles.counts(),
+        "members_gone": [{"name": name, "last_seen": seen} for name, seen in agent.observer.gone.names().items()],
     }
 
 
@@ -89,9 +91,13 @@ def _agent(agent: Agent, age: float | None) -> dict[str, Any]:
     }
 
 
-def _trouble(trouble: Trouble) -> dict[str, str]:
+def _trouble(trouble: Trouble, now: float) -> dict[str, str | float | None]:
     facts = ("what", "reason", "text", "hint", "since")
-    return {fact: getattr(trouble, fact) for fact in facts}
+    return {
+        **{fact: getattr(trouble, fact) for fact in facts},
+        "seen_seconds_ago": max(0.0, now - trouble.met_at),
+        "over_seconds_ago": None if trouble.over_at is None else max(0.0, now - trouble.over_at),
+    }
 
 
 def _text(lsn: Lsn | None) -> str | None:

@@ -192,12 +192,23 @@ def gap_safe(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator
     elif slot is not None and slot.active_pid is not None:
         mend = f'psql -c "SELECT pg_terminate_backend({slot.active_pid})"   # and let it not come back'
         yield Wrong(f"it is not gap-safe: {why}", (mend,), member.name)
-    elif slot is not None and slot.restart_lsn is not None and not slot.lost:
+    elif slot is not None and (slot.lost or not slot.physical):
+        mends = (_drop_slot(facts, member), f"# Patroni makes it again within {paste.look_seconds(facts)} s")
+        yield Wrong(f"it is not gap-safe: {why}", mends, member.name)
+    elif slot is not None and slot.restart_lsn is not None:
         mend = f"{paste.walkeeper(facts, 'status')}   # it becomes safe when the frontier has passed that position"
         yield Wrong(f"it is not gap-safe: {why}", (mend,), member.name, "warning")
     else:
         mend = paste.patronictl(facts, "list") + "   # Patroni makes the slot within seconds, once it is declared"
         yield Wrong(f"it is not gap-safe: {why}", (mend,), member.name)
+
+
+def _drop_slot(facts: Facts, member: MemberFacts) -> str:
+    """On that very member: each has a slot of its own. Whoever may replicate may do that."""
+    own = facts.config.node.postgresql
+    user = own.user if own else "replicator"
+    where = f"-h {member.host} -p {member.port} -U {user}" if member.host else f"-U {user}"
+    return f"psql {where} -d postgres -c \"SELECT pg_drop_replication_slot('{facts.config.hold_slot}')\""
 
 
 @rule(

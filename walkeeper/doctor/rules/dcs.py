@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from walkeeper.core.amounts import duration, size
+from walkeeper.core.record import Record
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
@@ -83,7 +84,7 @@ def record_owned(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(
             f"Patroni's leader is {leader}, and {record.owner} still owns the record", (f"# on {leader}:", start)
         )
-    elif record.trouble:
+    elif record.trouble and not _told_by_agent(facts, record):
         mend = f"{paste.walkeeper(facts, 'status')}   # on {record.owner}, whose agent's log says more"
         yield Wrong(f"{record.owner}, which archives, reports: {record.trouble}", (mend,))
     else:
@@ -112,7 +113,18 @@ def frontier_moves(facts: Facts) -> Iterator[Verdict]:
         yield Good("it moves, or nothing waits for it")
         return
     mend = f"{paste.walkeeper(facts, 'status')}   # on {record.owner}, whose agent's log says more"
-    yield Wrong(f"it has stood for {duration(age)}, and {size(waiting)} wait for it", (mend,))
+    text = f"it has stood for {duration(age)}, and {size(waiting)} wait for it"
+    if record.trouble:
+        yield Wrong(f"{text}, because of what {record.owner} reports", (mend,), severity="info")
+    else:
+        yield Wrong(text, (mend,))
+
+
+def _told_by_agent(facts: Facts, record: Record) -> bool:
+    """The owner's agent is this node's, and a finding of its own says the same in full."""
+    if isinstance(facts.agent, Unknown) or record.owner != facts.config.node.name:
+        return False
+    return any(trouble["text"].startswith(record.trouble) for trouble in facts.agent.report["troubles"])
 
 
 def _hint(hint: str, command: str) -> tuple[str, ...]:

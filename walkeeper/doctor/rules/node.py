@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -12,6 +13,8 @@ from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 
 AREA: Final = "Node"
 AGENTS: Final = "Agents"
+ELSEWHERE: Final = ("not_gap_safe", "archive_command")
+"""Problems of an agent that rules about the servers find themselves: gap_safe, archive_command_works."""
 
 
 @rule(
@@ -183,9 +186,22 @@ def agent_version(facts: Facts) -> Iterator[Verdict]:
         elif found - {facts.version}:
             text = f"its agent is walkeeper {', '.join(sorted(found))}, and this is {facts.version}"
             mend = (f"# on {member.name}:", "systemctl restart walkeeper   # or end the agent and start it again")
+            if any(_newer(each, facts.version) for each in found):
+                mend = (
+                    f"# on this node, which is behind: install walkeeper {max(found, key=_numbers)}, and then:",
+                    mend[1],
+                )
             yield Wrong(text, mend, member.name)
         else:
             yield Good(f"walkeeper {facts.version}", member.name)
+
+
+def _newer(version: str, than: str) -> bool:
+    return _numbers(version) > _numbers(than)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 @rule(
@@ -199,7 +215,7 @@ def agent_troubles(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.agent, Unknown):
         yield NotKnown(facts.agent.because)
         return
-    troubles = facts.agent.report["troubles"]
+    troubles = [each for each in facts.agent.report["troubles"] if each.get("what") not in ELSEWHERE]
     for trouble in troubles:
         hint = trouble["hint"] or "the agent's log says more"
         yield Wrong(f"since {trouble['since']}: {trouble['text']}", (f"# {hint}",))
@@ -221,17 +237,17 @@ def agent_configuration(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.store, Unknown):
         yield NotKnown(facts.store.because)
         return
-    own = facts.agent.report["agent"]
-    differs = [
-        f"{what} {has}, the file {says}"
-        for what, has, says in (
-            ("store", own["store"], facts.store.url),
-            ("spool.limit", own["spool_limit"], facts.config.spool_limit),
+    own, url = facts.agent.report["agent"], facts.store.url
+    reload = f"kill -HUP {own['pid']}   # or systemctl reload walkeeper"
+    if url and own["store"] != url:
+        move = (
+            f"# is that meant? The archive stays in {own['store']}. To move it: stop the agents of all nodes, copy",
+            "# all of it there, let every node's configuration say so, and start them (docs/operations.md, Moving the bucket).",
+            f"# If it is not meant, correct the store in {facts.config.source}",
         )
-        if has != says
-    ]
-    if differs:
-        mend = (f"kill -HUP {own['pid']}   # or systemctl reload walkeeper",)
-        yield Wrong(f"the agent goes by an older configuration: {'; '.join(differs)}", mend)
+        yield Wrong(f"the agent archives into {own['store']}, and the file says {url}", move)
+    elif own["spool_limit"] != facts.config.spool_limit:
+        limits = f"{size(own['spool_limit'])}, the file says {size(facts.config.spool_limit)}"
+        yield Wrong(f"the agent goes by an older configuration: spool.limit {limits}", (reload,))
     else:
         yield Good("it goes by the configuration as it is")

@@ -31,8 +31,8 @@ def server_answers(facts: Facts) -> Iterator[Verdict]:
             yield Good("it answers", member.name)
         elif "pg_hba.conf" in member.server.because:
             yield Wrong(
-                f"it lets walkeeper's role in no more: {member.server.because}",
-                pg_hba(facts),
+                f"it does not let walkeeper's role in: {member.server.because}",
+                pg_hba(facts, member.server.because),
                 member.name,
                 None if member.here else "warning",
             )
@@ -58,7 +58,7 @@ def replication_allowed(facts: Facts, member: MemberFacts, server: ServerFacts) 
         return
     senders = "max_wal_senders" in refused
     wanted = str(max(10, 2 * int(server.settings.get("max_wal_senders", "0"))))
-    mend = paste.set_parameter(facts, "max_wal_senders", wanted, restart=True) if senders else pg_hba(facts)
+    mend = paste.set_parameter(facts, "max_wal_senders", wanted, restart=True) if senders else pg_hba(facts, refused)
     yield Wrong(
         f"it refuses a replication connection: {refused}", mend, member.name, None if member.here else "warning"
     )
@@ -199,40 +199,45 @@ def idle_replication_slot_timeout(facts: Facts, member: MemberFacts, server: Ser
 @rule(
     AREA,
     "error",
-    what="synchronous_standby_names cannot pick walkeeper.",
-    why="pg_receivewal is no standby. Picked as the synchronous one, commits wait for it for ever, or are confirmed by "
-    "something that cannot be promoted.",
-    mend="Leave the parameter to Patroni (synchronous_mode); never `*`, never `walkeeper`.",
+    what="synchronous_standby_names does not name walkeeper.",
+    why="pg_receivewal reports no flush position, so that PostgreSQL never takes it for the synchronous standby: where it is "
+    "the only one that is named, every commit waits for ever. `*` is harmless: it picks among the standbys.",
+    mend="Leave the parameter to Patroni (synchronous_mode), or name standbys in it.",
 )
 @each.server
 def synchronous_standby_names(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     found = server.settings.get("synchronous_standby_names", "")
     names = {name.strip('"').lower() for name in re.findall(r'"[^"]*"|[^\s,()]+', found)}
-    if not names & {"*", APPLICATION}:
-        yield Good("synchronous_standby_names does not pick walkeeper", member.name)
-        return
-    mend: tuple[str, ...] = paste.set_parameter(facts, "synchronous_standby_names", "null")
-    if not isinstance(facts.topology, Unknown) and facts.topology.dynamic.get("synchronous_mode_strict"):
-        mend = (
-            paste.patronictl(facts, "list") + "   # synchronous_mode_strict without a standby: bring one back,",
-            paste.edit_config(facts, synchronous_mode_strict="false") + "   # or do not be strict",
-        )
-    yield Wrong(f"synchronous_standby_names is {found!r}, which picks pg_receivewal", mend, member.name)
+    if APPLICATION in names:
+        mend = paste.set_parameter(facts, "synchronous_standby_names", "null")
+        yield Wrong(f"synchronous_standby_names is {found!r}: pg_receivewal never confirms a commit", mend, member.name)
+    else:
+        yield Good("synchronous_standby_names does not name walkeeper", member.name)
 
 
-def pg_hba(facts: Facts) -> tuple[str, ...]:
-    """For patroni.yml: Patroni writes pg_hba.conf where it has a postgresql.pg_hba, and leaves it alone where not."""
+def pg_hba(facts: Facts, refused: str) -> tuple[str, ...]:
+    """The line that the refusal asks for, for patroni.yml: Patroni writes pg_hba.conf where it has a postgresql.pg_hba, and
+    leaves it alone where not.
+    """
     own = facts.config.node.postgresql
-    user, database = (own.user, own.dbname) if own else ("replicator", "postgres")
-    hosts = sorted({address for member in facts.members if (address := _cidr(member.host))} | {"127.0.0.1/32"})
+    database, user = (own.dbname, own.user) if own else ("postgres", "replicator")
+    database = "replication" if "replication connection" in refused else database
+    host = re.search(r'host "([^"]+)"', refused)
+    address = _cidr(host[1]) if host else "127.0.0.1/32"
+    line = (
+        f"local {database} {user} scram-sha-256"
+        if address is None
+        else f"host {database} {user} {address} scram-sha-256"
+    )
     return (
-        "# first in postgresql.pg_hba of every node's patroni.yml, or in pg_hba.conf:",
-        *(f"- host {kind} {user} {host} scram-sha-256" for host in hosts for kind in ("replication", database)),
+        "# first in postgresql.pg_hba of that node's patroni.yml, or in pg_hba.conf:",
+        f"- {line}",
         paste.reload(facts),
     )
 
 
-def _cidr(host: str | None) -> str | None:
-    if not host or host.startswith("/"):
+def _cidr(host: str) -> str | None:
+    """None for the socket of the machine itself, which the server calls ``[local]``."""
+    if host.startswith(("/", "[")):
         return None
     return f"{host}/128" if ":" in host else f"{host}/32" if re.fullmatch(r"[\d.]+", host) else host

@@ -47,7 +47,7 @@ _HINTS: Final = {
     errno.ENODEV: "The device is gone: look at the mount.",
     errno.ENXIO: "The device is gone: look at the mount.",
     errno.ESTALE: "The NFS server forgot this directory: mount it again.",
-    errno.EIO: "The disk or the network file system failed: look into the kernel log. The object will be written anew.",
+    errno.EIO: "The disk or the network file system failed: look into the kernel log.",
     errno.ENAMETOOLONG: "The file system's names are shorter than usual.",
 }
 
@@ -341,7 +341,9 @@ def _problem(path: Path, error: OSError) -> StoreError:
         return StoreUnfit(
             text, hint="The file system cannot sync a file or a directory: use another one for the store."
         )
-    return StoreUnavailable(text, hint=_HINTS.get(error.errno or 0, "It will be tried again."))
+    return StoreUnavailable(
+        text, hint=_HINTS.get(error.errno or 0, "Look at the file system of the store, and into the kernel log.")
+    )
 
 
 def _owner(path: Path) -> str:

@@ -12,19 +12,19 @@ from walkeeper.errors import StoreDenied, StoreError, StoreUnavailable, StoreUnf
 
 MAX_MESSAGE: Final = 300
 
-_LATER: Final = "It will be tried again."
+_LATER: Final = "The store failed or is busy: its own log says more. Nothing has to be changed here."
 _REGION: Final = "The bucket is in another region, or behind another address: set region, and endpoint if it is given."
 _RIGHTS: Final = (
-    "The credentials need s3:PutObject, s3:GetObject and s3:ListBucket; they are re-read automatically. A bucket whose policy "
-    "demands an encryption header needs sse, and for a KMS key kms_key_id, with kms:GenerateDataKey and kms:Decrypt for it."
+    "The credentials need s3:PutObject, s3:GetObject and s3:ListBucket. An agent reads them again without a restart. A bucket whose "
+    "policy demands an encryption header needs sse, and for a KMS key kms_key_id, with kms:GenerateDataKey and kms:Decrypt for it."
 )
 _CLOCK: Final = "This machine's clock and the server's differ too much: look at NTP."
-_EXPIRED: Final = "The credentials have run out: renew them. They are read again, so that no restart is needed."
+_EXPIRED: Final = "The credentials have run out: renew them. An agent reads them again without a restart."
 
 _DENIED: Final = {
     "AccessDenied": _RIGHTS,
     "SignatureDoesNotMatch": "The secret access key is wrong, or a proxy changes the request.",
-    "InvalidAccessKeyId": "There is no such access key. The credentials are read again, so that mending them is enough.",
+    "InvalidAccessKeyId": "There is no such access key: correct the credentials. An agent reads them again without a restart.",
     "RequestTimeTooSkewed": _CLOCK,
     "RequestExpired": _CLOCK,
     "ExpiredToken": _EXPIRED,

@@ -40,6 +40,7 @@ CREDENTIALS_AGE: Final = 5.0
 BARREN_PAGES: Final = 100
 """Pages without anything new in a row; deleted versions can fill some."""
 
+_WAY: Final = "Look at what lies between here and the store, and at the store itself."
 _NO_CREDENTIALS: Final = (
     aws.NoCredentialsError,
     aws.PartialCredentialsError,
@@ -167,7 +168,7 @@ class S3Store:
         if info is None or info.size != size or dict(info.metadata) != dict(metadata):
             raise StoreUnavailable(
                 f"{self._name(key)}: not durable: the store confirmed it and describes something else",
-                hint="Look at what lies between here and the store, and at the store itself.",
+                hint=_WAY,
             )
 
     def _confirm_absent(self, key: str) -> None:
@@ -184,7 +185,8 @@ class S3Store:
                 return
             raise
         raise StoreUnavailable(
-            f"{self._name(key)}: not there for HEAD and there for GET", hint="It will be tried again."
+            f"{self._name(key)}: not there for HEAD and there for GET",
+            hint="Normal for a moment while it is written. If it stays so, look at what lies between here and the store.",
         )
 
     def _read(self, client: S3Client, key: str, limit: int) -> Body:
@@ -214,7 +216,7 @@ class S3Store:
             if not token:
                 return
             if token in tokens or barren > BARREN_PAGES:
-                raise StoreUnavailable(f"{self.url}: its listing goes round in circles", hint="It will be tried again.")
+                raise StoreUnavailable(f"{self.url}: its listing goes round in circles", hint=_WAY)
             tokens.add(token)
             before = {info.key for info in page} or before
             more = {"ContinuationToken": token}
@@ -227,7 +229,7 @@ class S3Store:
         )
         token = answer.get("NextContinuationToken", "")
         if answer.get("IsTruncated") and not token:
-            raise StoreUnavailable(f"{self.url}: a listing was cut short", hint="It will be tried again.")
+            raise StoreUnavailable(f"{self.url}: a listing was cut short", hint=_WAY)
         found = [(entry["Key"], entry["Size"], entry.get("LastModified")) for entry in answer.get("Contents", [])]
         if not all(key.startswith(self._base + prefix) for key, _, _ in found):
             raise StoreUnavailable(f"{self.url}: it lists what was not asked for", hint="The store is not S3-like.")
@@ -260,7 +262,8 @@ class S3Store:
         except _NO_CREDENTIALS as error:
             self._denied = True
             raise StoreDenied(
-                f"{self.url}: {_line(error)}", hint="They are looked for again, so that giving them is enough."
+                f"{self.url}: {_line(error)}",
+                hint="Give this user credentials for S3: store.s3.access_key_id, a profile, or the instance's role.",
             ) from error
         except aws.ParamValidationError as error:
             raise ConfigError(f"{self.url}: {_line(error)}", hint="Look at the bucket's name.") from error
@@ -268,7 +271,8 @@ class S3Store:
             raise self._tls_problem(error) from error
         except (aws.BotoCoreError, ResponseParserError, HTTPError, OSError) as error:
             raise StoreUnavailable(
-                f"{what}: {_line(error)}", hint="The store gave no usable answer; it will be tried again."
+                f"{what}: {_line(error)}",
+                hint="Is the store up, and endpoint its address? Look at the way to it: name service, firewall, proxy.",
             ) from error
 
     def _refused(self, what: str, error: aws.ClientError) -> StoreError | AlreadyThere:
@@ -288,7 +292,7 @@ class S3Store:
 
     def _tls_problem(self, error: aws.SSLError) -> StoreError:
         if not any(words in str(error) for words in ("CERTIFICATE_VERIFY_FAILED", "doesn't match")):
-            return StoreUnavailable(f"{self.url}: {_line(error)}", hint="It will be tried again.")
+            return StoreUnavailable(f"{self.url}: {_line(error)}", hint=_WAY)
         return StoreDenied(
             f"{self.url}: {_line(error)}",
             hint="The server's certificate is not trusted: renew it, or name its authority in ca_file. It is never ignored.",

@@ -1,0 +1,60 @@
+"""What keeps the agent from its work: since when, met when for the last time, and since when it is over."""
+
+from __future__ import annotations
+
+from walkeeper.agent.observation import GONE_SECONDS, GoneMembers
+from walkeeper.agent.problems import Troubles
+from walkeeper.errors import StoreDenied
+
+
+class Watch:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_problem_says_when_it_was_met_last() -> None:
+    clock = Watch()
+    troubles = Troubles(clock)
+    troubles.report("archiver_store", StoreDenied("PUT: 403"))
+    clock.now = 160.0
+    (only,) = troubles.open()
+    assert (only.begun_at, only.met_at) == (100.0, 100.0)
+    troubles.report("archiver_store", StoreDenied("PUT: 403"))
+    (only,) = troubles.open()
+    assert (only.begun_at, only.met_at) == (100.0, 160.0)
+
+
+def test_the_last_problem_says_since_when_it_is_over() -> None:
+    clock = Watch()
+    troubles = Troubles(clock)
+    troubles.report("archiver_store", StoreDenied("PUT: 403"))
+    assert troubles.last is not None
+    assert troubles.last.over_at is None
+    clock.now = 200.0
+    troubles.clear("archiver_store")
+    clock.now = 300.0
+    troubles.clear("archiver_store")
+    assert troubles.last.over_at == 200.0
+    troubles.report("archiver_store", StoreDenied("PUT: 403"))
+    clock.now = 400.0
+    troubles.clear_all("archiver_")  # what it speaks of has ended
+    assert troubles.last.over_at == 400.0
+
+
+def test_a_member_whose_key_has_gone_is_remembered_for_a_day() -> None:
+    gone = GoneMembers()
+    gone.note(0.0, "at 0", ["a", "b", "c"])
+    gone.note(10.0, "at 10", ["a"])
+    assert gone.names() == {"b": "at 0", "c": "at 0"}
+    gone.note(20.0, "at 20", ["a", "b"])
+    assert gone.names() == {"c": "at 0"}
+    gone.note(GONE_SECONDS + 1, "later", ["a", "b"])
+    assert gone.names() == {}

@@ -1,0 +1,128 @@
+"""What status sends a person to look at, and what it says to do about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.status.test_status import REPLICA, REPORT, ROW, TROUBLE, WHOLE
+from walkeeper.core.lsn import MIB
+from walkeeper.status import rows
+from walkeeper.status.attention import attention
+from walkeeper.status.text import render
+
+
+def texts(**changes: Any) -> list[str]:
+    return [each["text"] for each in attention({**WHOLE, **changes})]
+
+
+def hints(**changes: Any) -> str:
+    return "\n".join(each["hint"] for each in attention({**WHOLE, **changes}))
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    return {**WHOLE["record"], **changes}
+
+
+def test_a_cluster_that_is_well_has_nothing_to_look_at() -> None:
+    assert texts() == []
+
+
+def test_how_long_the_frontier_has_stood_is_not_how_old_the_record_is() -> None:
+    """The record is written whenever the text of a problem changes, and each 30 s by an idle owner."""
+    stood = record(moved_seconds_ago=138.0, age_seconds=19.0)
+    assert texts(record=stood) == ["the frontier has stood for 2 min 18 s, and 3 MiB wait for it"]
+    assert "moved by node1 2 min 18 s ago" in render({**WHOLE, "record": stood})
+    assert "Look at the agent on node1" in hints(record=stood)
+
+
+@pytest.mark.parametrize(
+    ("moved", "row"),
+    [
+        (20.0, ROW),
+        (138.0, {**ROW, "lag_bytes": 1000}),
+        (7200.0, {**ROW, "lag_seconds_at_most": 2.0}),  # an idle cluster that has just begun to write
+    ],
+)
+def test_a_frontier_that_has_no_reason_to_move_is_not_a_standstill(moved: float, row: dict[str, Any]) -> None:
+    assert texts(record=record(moved_seconds_ago=moved), members=[row]) == []
+
+
+def test_a_record_of_an_older_version_says_when_it_was_written_and_no_more() -> None:
+    old = record(moved_seconds_ago=None, age_seconds=95.0)
+    late = {**ROW, "lag_seconds_at_most": None}
+    assert texts(record=old, members=[late]) == ["the frontier has stood for 95 s, and 3 MiB wait for it"]
+    assert "Frontier  2/4A000000 on timeline 2, moved by node1\n" in render({**WHOLE, "record": old})
+
+
+def test_one_fault_is_one_line_on_the_node_whose_agent_reports_it() -> None:
+    agent = {**REPORT, "troubles": [TROUBLE]}
+    (only,) = attention({**WHOLE, "record": record(trouble="PUT: 403"), "agent": agent})
+    assert only == {
+        "text": "agent on this node, since 2026-11-28T07:00:00Z: PUT: 403",
+        "hint": "The credentials need s3:PutObject.",
+    }
+    (only,) = attention({**WHOLE, "node": "node2", "record": record(trouble="PUT: 403"), "agent": REPORT})
+    assert only == {"text": "node1, which archives: PUT: 403", "hint": "walkeeper status on node1 says what to do."}
+
+
+def test_what_was_not_tried_again_since_is_not_told_as_the_present() -> None:
+    agent = {**REPORT, "troubles": [{**TROUBLE, "seen_seconds_ago": 50.0}]}
+    assert texts(agent=agent) == ["agent on this node, since 2026-11-28T07:00:00Z, last met 50 s ago: PUT: 403"]
+
+
+def test_an_error_that_is_over_says_since_when_and_goes_after_an_hour() -> None:
+    def shown(over: float | None) -> str:
+        last = {**TROUBLE, "over_seconds_ago": over}
+        return render({**WHOLE, "agent": {**REPORT, "last_error": last}})
+
+    assert "Last      error of this node's agent, over since 5 min: PUT: 403" in shown(300.0)
+    assert "s3:PutObject" not in shown(300.0)  # there is nothing to be done
+    assert "403" not in shown(rows.LAST_ERROR + 1)
+
+
+@pytest.mark.parametrize(
+    ("next_wal", "says"),
+    [
+        ("gap 0/3000000 to 0/7000000", "the WAL that it needs next is lost in a gap"),
+        ("absent", "the WAL that it needs next is not in the archive"),
+    ],
+)
+def test_a_member_that_can_never_come_back_is_named(next_wal: str, says: str) -> None:
+    stuck = {**REPLICA, "receives": False, "state": "not streaming", "behind_bytes": 358 * MIB, "next_wal": next_wal}
+    members = [ROW, stuck]
+    assert texts(members=members) == [f"node2 is 358 MiB behind the leader and does not stream: {says}"]
+    assert "patronictl reinit demo node2" in hints(members=members)
+    assert "node2   replica  not streaming  2   2/4A1F9D88  358 MiB" in render({**WHOLE, "members": members})
+
+
+@pytest.mark.parametrize("next_wal", ["archived", None])
+def test_a_member_that_catches_up_is_not_an_alarm(next_wal: str | None) -> None:
+    late = {**REPLICA, "receives": False, "state": "not streaming", "behind_bytes": 358 * MIB, "next_wal": next_wal}
+    assert texts(members=[ROW, late]) == []
+
+
+def test_a_member_that_is_never_promoted_is_not_held_to_being_gap_safe() -> None:
+    tagged = {**REPLICA, "held": False, "gap_safe": None, "hold_slot": None}
+    assert texts(members=[ROW, tagged]) == []
+    assert "  none        -\n" in render({**WHOLE, "members": [ROW, tagged]})
+
+
+def test_members_whose_keys_have_expired_are_missed() -> None:
+    gone = [{"name": "node3", "last_seen": "2026-11-28T07:00:00Z"}]
+    assert texts(gone=gone) == ["node3 was a member until 2026-11-28T07:00:00Z, and its key in the DCS has expired"]
+
+
+def test_a_wrong_scope_is_said_and_is_not_an_empty_table() -> None:
+    found = texts(members=[], record=None, leader=None)
+    assert "no member of a cluster demo is in the DCS" in found
+    assert not any("does not declare" in text for text in found)
+
+
+def test_why_a_member_is_not_gap_safe_comes_with_what_to_do_and_once() -> None:
+    unsafe = {**ROW, "gap_safe": False, "why": "it has no hold slot", "hint": "Patroni makes it."}
+    agent = {**REPORT, "troubles": [{**TROUBLE, "text": "node1: it has no hold slot"}]}
+    assert attention({**WHOLE, "members": [unsafe], "agent": agent}) == [
+        {"text": "node1 is not gap-safe: it has no hold slot", "hint": "Patroni makes it."}
+    ]

@@ -1,0 +1,126 @@
+"""What a person should look at, and what to do about it. Pure: from what was learnt to sentences, each with its hint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, TypeAlias
+
+from walkeeper.core.amounts import duration, size
+
+STANDSTILL: Final = 30.0
+"""Seconds without a move of the frontier while complete segments wait for it, from which on a person should look."""
+
+Remark: TypeAlias = dict[str, str]
+"""``text`` and ``hint``, which may be empty."""
+
+
+def remark(text: str, hint: str = "") -> Remark:
+    return {"text": text, "hint": hint}
+
+
+def attention(status: dict[str, Any]) -> list[Remark]:
+    """Everything that follows from the facts of ``status``; what could not be learnt is no reason for alarm here."""
+    return [
+        *_about_the_owner(status),
+        *_standstill(status["record"], status["members"]),
+        *(
+            remark(
+                f"gap on timeline {gap['timeline']}: {gap['start']} to {gap['end']}",
+                "Take a base backup now: no restore from an earlier one gets past the gap.",
+            )
+            for gap in status["gaps"] or []
+        ),
+        *_about_members(status),
+        *_about_the_agent(status),
+    ]
+
+
+def _about_the_owner(status: dict[str, Any]) -> Iterator[Remark]:
+    record, leader = status["record"], status["leader"]
+    if status["paused"] is not None and leader is None:
+        yield remark("Patroni has no leader", "patronictl list shows what its members do.")
+    if record is None:
+        return
+    own = [trouble["text"] for trouble in _troubles(status["agent"])] if record["owner"] == status["node"] else []
+    if record["trouble"] and not any(text.startswith(record["trouble"]) for text in own):
+        hint = f"walkeeper status on {record['owner']} says what to do." if record["owner"] != status["node"] else ""
+        yield remark(f"{record['owner']}, which archives: {record['trouble']}", hint)
+    if leader is not None and record["owner"] != leader:
+        owns = f"{record['owner']} still owns the record" if record["owner"] else "nobody owns the record yet"
+        yield remark(
+            f"Patroni's leader is {leader}, and {owns}",
+            f"Normal for seconds after a failover. If it stays so, walkeeper status on {leader} says why its agent does not "
+            "take over.",
+        )
+
+
+def _standstill(record: dict[str, Any] | None, members: list[dict[str, Any]]) -> Iterator[Remark]:
+    """The owner's agent may be dead, and then says nothing."""
+    if record is None:
+        return
+    waiting = max((row["lag_bytes"] for row in members if row["lag_bytes"] is not None), default=0)
+    waited = max(
+        (row["lag_seconds_at_most"] for row in members if row["lag_seconds_at_most"] is not None), default=None
+    )
+    stood = record["moved_seconds_ago"] if record["moved_seconds_ago"] is not None else record["age_seconds"]
+    if waiting < record["segment_size"] or min(stood or 0, stood if waited is None else waited) < STANDSTILL:  # fmt: skip
+        return
+    owner = record["owner"] or "the leader"
+    yield remark(
+        f"the frontier has stood for {duration(stood)}, and {size(waiting)} wait for it",
+        f"Look at the agent on {owner}: does it run, and what does its log say?",
+    )
+
+
+def _about_members(status: dict[str, Any]) -> Iterator[Remark]:
+    scope = status["scope"]
+    if not status["members"]:
+        yield remark(
+            f"no member of a cluster {scope} is in the DCS",
+            f"Is {scope} the cluster's scope, and the DCS the right one? patronictl list shows what Patroni sees.",
+        )
+    for gone in status["gone"]:
+        yield remark(
+            f"{gone['name']} was a member until {gone['last_seen']}, and its key in the DCS has expired",
+            "Patroni does not run there, or does not reach the DCS. Of a member that was removed on purpose this is said for a "
+            "day.",
+        )
+    for row in status["members"]:
+        if row["gap_safe"] is False:
+            yield remark(f"{row['name']} is not gap-safe: {row['why']}", row["hint"] or "")
+        yield from _stuck(row, scope)
+    slot = status["hold_slot"]
+    if not slot["declared"] and status["members"] and status["paused"] is not None:
+        yield remark(
+            f"Patroni's dynamic configuration does not declare the slot {slot['name']}",
+            f"patronictl edit-config --set slots.{slot['name']}.type=physical --force",
+        )
+
+
+def _stuck(row: dict[str, Any], scope: str) -> Iterator[Remark]:
+    """A replica that streams comes back by itself, and one whose next WAL is in the archive does so from there."""
+    cannot = {
+        "gap": "the WAL that it needs next is lost in a gap",
+        "absent": "the WAL that it needs next is not in the archive",
+    }
+    why = cannot.get(str(row["next_wal"]).partition(" ")[0])
+    if why is not None:
+        yield remark(
+            f"{row['name']} is {size(row['behind_bytes'])} behind the leader and does not stream: {why}",
+            f"If its leader has that WAL no longer either, build it again: patronictl reinit {scope} {row['name']}",
+        )
+
+
+def _troubles(agent: dict[str, Any] | None) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (agent or {}).get("troubles", [])
+    return found
+
+
+def _about_the_agent(status: dict[str, Any]) -> Iterator[Remark]:
+    told = {f"{row['name']}: {row['why']}" for row in status["members"] if row["gap_safe"] is False}
+    for trouble in _troubles(status["agent"]):
+        if trouble["text"] in told:
+            continue  # the member's own row says it
+        tried = trouble.get("seen_seconds_ago")
+        ago = f", last met {duration(tried)} ago" if tried is not None and tried >= STANDSTILL else ""
+        yield remark(f"agent on this node, since {trouble['since']}{ago}: {trouble['text']}", trouble.get("hint", ""))

@@ -1,0 +1,110 @@
+"""What both screens of status show, in words: lines under a word at the margin, and the table of members. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from walkeeper.core.amounts import duration, size
+
+WIDE: Final = ("MEMBER", "ROLE", "STATE", "TL", "WAL UP TO", "BEHIND", "NOT ARCHIVED", "HOLD SLOT", "GAP-SAFE")
+NARROW: Final = ("MEMBER", "ROLE", "TL", "WAL UP TO", "BEHIND", "WAITS", "HOLD SLOT", "SAFE")
+VERDICTS: Final = ("All well.", "Something needs a look.", "Not everything is known.")
+"""By exit code."""
+LAST_ERROR: Final = 3600.0
+"""Seconds after which an error that is over is no longer shown."""
+_CUT: Final = {"MEMBER": 8, "ROLE": 7}
+"""Columns that can be cut without being misread, and down to which width."""
+_USUAL: Final = ("running", "streaming")
+
+
+def archive(status: dict[str, Any]) -> str:
+    begins = f", from {status['record']['start']} on" if status["record"] is not None else ""
+    return f"{status['store'] or 'unknown'}{begins}"
+
+
+def frontier(status: dict[str, Any], speed: str = "") -> str:
+    record = status["record"]
+    if record is None:
+        return "unknown"
+    moved = record["moved_seconds_ago"]
+    ago = "" if moved is None else f" {duration(moved)} ago"
+    by = record["owner"] or "verify --rebuild"
+    return f"{record['frontier']} on timeline {record['timeline']}{speed}, moved by {by}{ago}"
+
+
+def wal(status: dict[str, Any], speed: str = "") -> str:
+    row = leader(status)
+    if row is None or row["lsn"] is None:
+        return "unknown"
+    waits = "" if row["lag_bytes"] is None else f"; {_waits(row)} not archived"
+    late = row["lag_seconds_at_most"]
+    return f"{row['lsn']} on {row['name']}{speed}{waits}" + (f", for at most {duration(late)}" if late else "")
+
+
+def gaps(status: dict[str, Any]) -> str:
+    return "unknown" if status["gaps"] is None else str(len(status["gaps"]) or "none")
+
+
+def leader(status: dict[str, Any]) -> dict[str, Any] | None:
+    return next((row for row in status["members"] if row["name"] == status["leader"]), None)
+
+
+def spool(agent: dict[str, Any]) -> str:
+    used = "?" if agent["spool_bytes"] is None else size(agent["spool_bytes"])
+    return f"spool {used} of {size(agent['spool_limit'])}"
+
+
+def remarks(status: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Word, text and hint of what a person should look at, of what is not known, and of an error that is over."""
+    for word, found in (("Look at", status["attention"]), ("Unknown", status["unknown"])):
+        yield from ((word, each["text"], each["hint"]) for each in found)
+    agent = status["agent"]
+    last = (agent or {}).get("last_error")
+    over = (last or {}).get("over_seconds_ago")
+    if agent is not None and last is not None and over is not None and over <= LAST_ERROR and not agent["troubles"]:
+        yield "Last", f"error of this node's agent, over since {duration(over)}: {last['text']}", ""
+
+
+def table(status: dict[str, Any], columns: Sequence[str], width: int) -> list[list[str]]:
+    """Cells of one length in each column, the head first."""
+    rows = [list(columns)]
+    for member in status["members"]:
+        cells = _cells(member, status["leader"], with_state="STATE" not in columns)
+        rows.append([cells[column] for column in columns])
+    widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
+    for at, column in enumerate(columns):
+        excess = sum(widths) + 2 * (len(widths) - 1) - width
+        if column in _CUT:
+            widths[at] = min(widths[at], max(_CUT[column], widths[at] - max(0, excess)))
+    return [[_fit(cell, wide) for cell, wide in zip(row, widths, strict=True)] for row in rows]
+
+
+def _fit(cell: str, width: int) -> str:
+    return (cell if len(cell) <= width else cell[: width - 1] + "…").ljust(width)
+
+
+def _cells(row: dict[str, Any], leads: str | None, *, with_state: bool) -> dict[str, str]:
+    role = "leader" if row["name"] == leads else row["role"]
+    state = f", {row['state']}" if with_state and row["state"] not in _USUAL else ""
+    safe = (
+        "-" if row["gap_safe"] is None and not row["held"] else {True: "yes", False: "NO", None: "?"}[row["gap_safe"]]
+    )
+    late = row["lag_seconds_at_most"]
+    return {
+        "MEMBER": row["name"],
+        "ROLE": f"{role}{state}",
+        "STATE": row["state"],
+        "TL": str(row["timeline"] or "?"),
+        "WAL UP TO": row["lsn"] or "?",
+        "BEHIND": "" if row["name"] == leads else "?" if row["behind_bytes"] is None else size(row["behind_bytes"]),
+        "NOT ARCHIVED": _waits(row) + (f", {duration(late)}" if late else ""),
+        "WAITS": _waits(row),
+        "HOLD SLOT": row["hold_slot"] or ("?" if row["lsn"] is None else "none"),
+        "GAP-SAFE": safe,
+        "SAFE": safe,
+    }
+
+
+def _waits(row: dict[str, Any]) -> str:
+    return "?" if row["lag_bytes"] is None else size(row["lag_bytes"])
