@@ -9,6 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
+from walkeeper.archive.contents import Contents
+from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.control import client, paths
 from walkeeper.core.history import History
@@ -248,8 +250,7 @@ def _gaps(config: Config, record: Record | None, unknown: list[Remark]) -> list[
 
 
 def _contents(config: Config, record: Record) -> Contents:
-    layout = Layout(config.scope, config.group, int(record.system_identifier))
-    return Contents(open_store(config.store), layout, record.size)
+    return open_archives(config, to_read=True).contents(int(record.system_identifier), record.size)
 
 
 def _look_for_next_wal(
