@@ -39,7 +39,7 @@ class Holed(Node):
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(directory, monkeypatch)
         self.put(6)
-        self.configure(deadline="1ms")
+        self.configure(deadline="500ms")
 
     def put(self, number: int, timeline: int = 1) -> None:
         each = segment(number, timeline)

@@ -33,15 +33,13 @@ from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.data_directory import read_control_file, running_server
 from walkeeper.restore import client, exits
 from walkeeper.restore.branch import for_server
-from walkeeper.restore.ends import Ends, has_itself
+from walkeeper.restore.ends import DCS_SILENCE, Ends, has_itself
 from walkeeper.restore.exits import ABSENT, DELIVERED
 from walkeeper.store.open import open_store
 from walkeeper.store.settings import S3Settings, StoreSettings
 
 STANDBY_SILENCE: Final = 3.0
 """Seconds that a store may say nothing while a standby, perhaps one that is being promoted, waits."""
-DCS_SILENCE: Final = 1.0
-"""Seconds for one call to the DCS, which only adds to what the store says."""
 _FIRST_WAIT: Final = 0.2
 _LONGEST_WAIT: Final = 5.0
 
@@ -72,7 +70,7 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
     once = exits.will_ask_again(str(data_directory))
     settings = _impatient(config.store) if once else config.store
     source = Source(open_store(settings), codec, far=isinstance(settings, S3Settings))
-    ends = Ends(source, lambda: _records(config), SystemClock())
+    ends = Ends(source, lambda: _records(config), SystemClock(), config.restore_deadline)
     return _within(
         config.restore_deadline, lambda: _delivered(source, ends, layout, name, data_directory), name, once=once
     )

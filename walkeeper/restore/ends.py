@@ -19,6 +19,7 @@ from walkeeper.core.end_of_archive import Around, Hole, RecordedGap, hole_at, lo
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.record import Record
 from walkeeper.core.wal_page import SegmentHeader, check_header, check_pages
 from walkeeper.core.wal_records import ends_early, last_whole
 from walkeeper.dcs.base import RecordStore, read_record
@@ -34,12 +35,15 @@ from walkeeper.errors import (
 )
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
+from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.lib.parallel import in_parallel
 
 KEPT: Final = 1.0
 """Seconds for which an answer is kept: a recovery asks for one file more than once, and is told to ask again."""
 STANDBY_KEPT: Final = 60.0
 """The same for a standby: a hole is one line a minute in its log."""
+DCS_SILENCE: Final = 3.0
+"""Seconds for the DCS, which only adds to what the store says: loading its client is a part of them."""
 _AT_ONCE: Final = 16
 """Requests to the store."""
 
@@ -47,12 +51,15 @@ _AT_ONCE: Final = 16
 class Ends:
     """For one store and several threads. ``connect`` gives the way to the cluster's record, and raises ConfigError."""
 
-    def __init__(self, source: Source, connect: Callable[[], RecordStore], clock: Clock) -> None:
+    def __init__(self, source: Source, connect: Callable[[], RecordStore], clock: Clock, deadline: float) -> None:
+        """``deadline`` is ``restore.deadline``, in seconds."""
         self._source = source
         self._connect = connect
         self._clock = clock
         self._lock = threading.Lock()
         self._records: RecordStore | None = None
+        self._dcs = Deadline("DCS")
+        self._dcs_seconds = min(DCS_SILENCE, deadline / 4)
         self._sizes: dict[str, SegmentSize] = {}
         self._histories: dict[tuple[str, int], History] = {}
         self._kept: dict[tuple[str, str], tuple[float, HoleInArchive | None]] = {}
@@ -210,16 +217,19 @@ class Ends:
         return self._histories[key]
 
     def _frontier(self, layout: Layout) -> tuple[int, Lsn] | None:
-        """The record's; None where there is none, and where the DCS does not answer: then the store alone tells."""
+        """The record's; None where there is none, and where the DCS does not answer soon: then the store alone tells."""
         try:
-            records = self._records = self._records or self._connect()
-            record = read_record(records)
-        except (ConfigError, DcsError) as problem:
-            events.info("end_without_record", reason=problem.reason, error=problem)
+            record = self._dcs.call(self._record, self._dcs_seconds)
+        except (ConfigError, DcsError, DeadlineExceeded) as problem:
+            events.info("end_without_record", error=problem)
             return None
         if record is None or int(record.system_identifier) != layout.system_identifier:
             return None
         return record.timeline, record.position
+
+    def _record(self) -> Record | None:
+        self._records = self._records or self._connect()
+        return read_record(self._records)
 
     def _starts(self, layout: Layout) -> list[int]:
         """The timelines of the segments that the archive states to begin with."""

@@ -61,7 +61,7 @@ class Restoring:
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._fetches: dict[tuple[str, str, bool], _Fetch] = {}
-        self._ends = Ends(self._source, connect, clock)
+        self._ends = Ends(self._source, connect, clock, config.restore_deadline)
         self._notes: dict[tuple[str, str], HoleInArchive] = {}
         self._trouble_until = 0.0
         sweep_links(run_directory)
