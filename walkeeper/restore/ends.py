@@ -274,9 +274,13 @@ class Ends:
 
 
 def has_itself(data_directory: Path, name: str, system_identifier: int) -> bool:
-    """Whether the server's pg_wal has that segment, whole: PostgreSQL takes that where the archive has none."""
+    """Whether the server's pg_wal has that file, whole: PostgreSQL takes that where the archive has none."""
+    file = wal_file(name)
     try:
         plain = (data_directory / "pg_wal" / name).read_bytes()
+        if isinstance(file, HistoryFile):
+            parse_history(file.timeline, plain)
+            return True
         header = SegmentHeader.parse(plain, name)
         segment = Segment.parse(name, header.segment_size)
         check_header(header, segment, system_identifier)
