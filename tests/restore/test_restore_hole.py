@@ -39,7 +39,7 @@ class Holed(Node):
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(directory, monkeypatch)
         self.put(6)
-        self.configure(deadline="1ms")
+        self.configure(deadline="500ms")
 
     def put(self, number: int, timeline: int = 1) -> None:
         each = segment(number, timeline)
@@ -194,6 +194,10 @@ def test_p6_a_missing_history_of_which_a_newer_timeline_came_is_no_end(agent: Ho
     four = History(4, (Switch(1, Lsn(5 * MIB + 8)), Switch(2, Lsn(6 * MIB + 8))))
     agent.archive.archive_history(4, history_text(four))
     assert agent.restore("00000002.history") == exits.STOP_RECOVERY
+    (agent.data / "pg_wal" / "00000002.history").write_bytes(b"1\t0/50")
+    assert agent.restore("00000002.history") == exits.STOP_RECOVERY
+    (agent.data / "pg_wal" / "00000002.history").write_bytes(b"1\t0/500008\tx\n")
+    assert agent.restore("00000002.history") == exits.ABSENT  # PostgreSQL takes its own
     assert agent.restore("00000003.history") == exits.ABSENT
     assert agent.restore("00000005.history") == exits.ABSENT
 

@@ -32,14 +32,12 @@ from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.data_directory import read_control_file, running_server
 from walkeeper.restore import client, exits
 from walkeeper.restore.branch import for_server
-from walkeeper.restore.ends import Ends, has_itself
+from walkeeper.restore.ends import DCS_SILENCE, Ends, has_itself
 from walkeeper.restore.exits import ABSENT, DELIVERED
 from walkeeper.store.open import open_store
 
 STANDBY_SILENCE: Final = 3.0
 """Seconds that a store may say nothing while a standby, perhaps one that is being promoted, waits."""
-DCS_SILENCE: Final = 1.0
-"""Seconds for one call to the DCS, which only adds to what the store says."""
 _FIRST_WAIT: Final = 0.2
 _LONGEST_WAIT: Final = 5.0
 
@@ -69,7 +67,7 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
     settings = config.store.impatient(STANDBY_SILENCE) if once else config.store
     archives = open_archives(config, open_store(settings), to_read=True)
     layout, source = archives.layout(read_control_file(data_directory).system_identifier), archives.reader()
-    ends = Ends(source, lambda: _records(config), SystemClock())
+    ends = Ends(source, lambda: _records(config), SystemClock(), config.restore_deadline)
     return _within(
         config.restore_deadline, lambda: _delivered(source, ends, layout, name, data_directory), name, once=once
     )

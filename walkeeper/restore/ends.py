@@ -18,10 +18,11 @@ from walkeeper.core.end_of_archive import Around, Hole, RecordedGap, hole_at, lo
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.record import Record
 from walkeeper.core.wal_page import SegmentHeader, check_header, check_pages
 from walkeeper.core.wal_records import ends_early, last_whole
 from walkeeper.dcs.base import RecordStore
-from walkeeper.dcs.claim import read_claim, unknown
+from walkeeper.dcs.claim import read_claim
 from walkeeper.errors import (
     BadName,
     CannotTell,
@@ -34,6 +35,7 @@ from walkeeper.errors import (
 )
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
+from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import SMALL
 
@@ -41,6 +43,8 @@ KEPT: Final = 1.0
 """Seconds for which an answer is kept: a recovery asks for one file more than once, and is told to ask again."""
 STANDBY_KEPT: Final = 60.0
 """The same for a standby: a hole is one line a minute in its log."""
+DCS_SILENCE: Final = 3.0
+"""Seconds for the DCS, which only adds to what the store says: loading its client is a part of them."""
 _AT_ONCE: Final = 16
 """Requests to the store."""
 
@@ -48,12 +52,15 @@ _AT_ONCE: Final = 16
 class Ends:
     """For one store and several threads. ``connect`` gives the way to the cluster's record, and raises ConfigError."""
 
-    def __init__(self, source: Reader, connect: Callable[[], RecordStore], clock: Clock) -> None:
+    def __init__(self, source: Reader, connect: Callable[[], RecordStore], clock: Clock, deadline: float) -> None:
+        """``deadline`` is ``restore.deadline``, in seconds."""
         self._source = source
         self._connect = connect
         self._clock = clock
         self._lock = threading.Lock()
         self._records: RecordStore | None = None
+        self._dcs = Deadline("DCS")
+        self._dcs_seconds = min(DCS_SILENCE, deadline / 4)
         self._sizes: dict[str, SegmentSize] = {}
         self._histories: dict[tuple[str, int], History] = {}
         self._kept: dict[tuple[str, str], tuple[float, HoleInArchive | None]] = {}
@@ -211,18 +218,19 @@ class Ends:
         return self._histories[key]
 
     def _frontier(self, layout: Layout) -> tuple[int, Lsn] | None:
-        """The record's; None where there is none, and where the DCS does not answer: then the store alone tells."""
+        """The record's; None where there is none, and where the DCS does not answer soon: then the store alone tells."""
         try:
-            records = self._records = self._records or self._connect()
-            claim = read_claim(records)
-        except (ConfigError, DcsError) as problem:
-            claim = unknown(problem)
-        if claim.problem is not None:
-            events.info("end_without_record", reason=claim.problem.reason, error=claim.problem)
-        record = claim.record
+            record = self._dcs.call(self._record, self._dcs_seconds)
+        except (ConfigError, DcsError, DeadlineExceeded) as problem:
+            events.info("end_without_record", error=problem)
+            return None
         if record is None or int(record.system_identifier) != layout.system_identifier:
             return None
         return record.timeline, record.position
+
+    def _record(self) -> Record | None:
+        self._records = self._records or self._connect()
+        return read_claim(self._records).record
 
     def _starts(self, layout: Layout) -> list[int]:
         """The timelines of the segments that the archive states to begin with."""
@@ -267,9 +275,13 @@ class Ends:
 
 
 def has_itself(data_directory: Path, name: str, system_identifier: int) -> bool:
-    """Whether the server's pg_wal has that segment, whole: PostgreSQL takes that where the archive has none."""
+    """Whether the server's pg_wal has that file, whole: PostgreSQL takes that where the archive has none."""
+    file = wal_file(name)
     try:
         plain = (data_directory / "pg_wal" / name).read_bytes()
+        if isinstance(file, HistoryFile):
+            parse_history(file.timeline, plain)
+            return True
         header = SegmentHeader.parse(plain, name)
         segment = Segment.parse(name, header.segment_size)
         check_header(header, segment, system_identifier)

@@ -60,7 +60,7 @@ class Restoring:
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._fetches: dict[tuple[str, str, bool], _Fetch] = {}
-        self._ends = Ends(self._source, connect, clock)
+        self._ends = Ends(self._source, connect, clock, config.restore_deadline)
         self._notes: dict[tuple[str, str], HoleInArchive] = {}
         self._trouble_until = 0.0
         sweep_links(run_directory)
@@ -102,7 +102,7 @@ class Restoring:
             follower = not recovers and exits.is_standby(str(data_directory))
             fetch = self._fetch(layout, name, recovery, patient=patient, recovers=recovers, follower=follower)
             if fetch.hole is not None and not has_itself(data_directory, name, layout.system_identifier):
-                return self._hole(fetch.hole, request.get("waited"))
+                return self._hole(fetch.hole, name, request.get("waited"))
             # Compared with the local copy only now: while the fetch went on, that may have been written further.
             plain = _for(server, name, fetch, data_directory)
             if plain is None or self._is_given_up(server, name, plain, data_directory):
@@ -185,12 +185,14 @@ class Restoring:
             "note": f'hole_in_archive file={name} exit={exits.ABSENT} error="{note}" HINT: {note.hint}',
         }
 
-    def _hole(self, hole: HoleInArchive, waited: object) -> Mapping[str, Any]:
+    def _hole(self, hole: HoleInArchive, name: str, waited: object) -> Mapping[str, Any]:
         """At the live end of an archive what is missing may be on its way: several segments are uploaded at once."""
         if hole.waiting_helps and isinstance(waited, float) and waited < self._config.restore_deadline:
+            if waited == 0:
+                events.failure("restore_waits", hole, file=name)
             self._clock.sleep(PAUSE)
             return {"delivered": False, "wait": True}
-        events.failure("hole_in_archive", hole)
+        events.failure("hole_in_archive", hole, file=name)
         return {"ok": False, "final": True, "error": str(hole), "hint": hole.hint}
 
     def _is_given_up(self, server: Server | None, name: str, plain: bytes, data_directory: Path) -> bool:
