@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from walkeeper.archive import histories
 from walkeeper.archive.read import fetch
 from walkeeper.archive.write import Archive
 from walkeeper.core.branches import given_up
@@ -40,7 +41,7 @@ def newer_branch(archive: Archive, record: Record) -> str:
 def _other_history(data_directory: Path, archive: Archive, record: Record) -> str:
     """A history file that is not the beginning of the archive's: each begins with its parent's, byte by byte."""
     history = archive.contents.history(record.timeline)
-    stored = archive.store.get(archive.layout.file(HistoryFile(record.timeline), "")) or b""
+    stored = histories.content(archive.store, archive.layout, record.timeline) or b""
     for timeline in history.timelines[1:] if history is not None else ():
         path = data_directory / "pg_wal" / HistoryFile(timeline).name
         if path.exists() and not stored.startswith(path.read_bytes()):

@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
+from walkeeper.archive import histories
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import open_archives
@@ -121,7 +122,7 @@ def _along(history: History, first: Segment, last: Segment) -> Iterator[WalFile]
 
 
 def _history(store: Store, layout: Layout, timeline: int) -> History:
-    content = patiently(lambda: store.get(layout.file(HistoryFile(timeline), "")))
+    content = patiently(lambda: histories.content(store, layout, timeline))
     if content is None:
         raise CannotTell(
             f"{HistoryFile(timeline).name}: it is not in the archive, so that its chain is not known",
