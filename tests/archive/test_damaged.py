@@ -96,6 +96,8 @@ def test_p6_what_was_stored_again_is_found_after_the_damaged_one_was_moved_away(
     store.delete(KEY)
     for far in (False, True):
         assert Reader(store, Codec(), far=far).deliver(LAYOUT, SEGMENT.name) == PLAIN
+    assert archive.find(SEGMENT) is not None
+    assert archive.contents.has(SEGMENT)
 
 
 def test_p2_when_both_are_damaged_nothing_is_called_stored(store: MemoryStore, archive: Archive) -> None:

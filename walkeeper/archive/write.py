@@ -118,7 +118,7 @@ class Archive:
 
     def _same(self, stored: Receipt, sha256: str, suffix: str) -> Receipt:
         if stored.sha256 != sha256:
-            own = "" if suffix == self.codec.suffix else self.layout.file(stored.segment, self.codec.suffix)
+            own = "" if suffix in (self.codec.suffix, ".*") else self.layout.file(stored.segment, self.codec.suffix)
             raise _conflict(stored.segment.name, self.layout.file(stored.segment, suffix), own)
         return stored
 
@@ -168,7 +168,11 @@ class Archive:
         stored = self._stored(segment)
         if len({receipt.sha256 for _, receipt in stored}) > 1:
             raise _conflict(segment.name, *(self.layout.file(segment, suffix) for suffix, _ in stored))
-        return stored[0][1] if stored else None
+        if stored:
+            return stored[0][1]
+        # Stored again beside a damaged one, which somebody has moved away since.
+        again = (self._identify(segment, AGAIN + suffix) for suffix in SUFFIXES)
+        return next((receipt for receipt in again if isinstance(receipt, Receipt)), None)
 
     def _stored(self, segment: Segment) -> list[tuple[str, Receipt]]:
         """All whole objects of that segment, by suffix. Those that were stored again are looked for beside damaged ones."""
