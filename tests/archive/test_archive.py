@@ -63,8 +63,8 @@ def test_p1_a_lost_answer_is_no_receipt_and_the_next_try_gives_one(
     store: MemoryStore, archive: Archive, moment: str
 ) -> None:
     def lose(call: str, _: str) -> None:
-        store.before = store.after = None
         if call == "create":
+            store.before = store.after = None
             raise StoreUnavailable("no answer")
 
     setattr(store, moment, lose)

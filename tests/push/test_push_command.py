@@ -106,6 +106,19 @@ def test_every_kind_of_file_is_archived_under_its_own_name(data: DataDirectory, 
         assert fetched(data, name) == (data.wal / name).read_bytes()
 
 
+def test_p13_an_open_segment_that_is_pushed_by_hand_is_refused(data: DataDirectory, push: Push) -> None:
+    """It lies in the file of an old one, whose pages are still behind its own."""
+    segment, middle = data.segment(), 64 * 8192
+    old = plain_segment(Segment(1, 2, SIZE), SYSTEM)
+    path = data.wal / segment.name
+    path.write_bytes(path.read_bytes()[:middle] + old[middle:])
+    code, said = push(f"pg_wal/{segment.name}")
+    assert code == 1
+    assert "it says that it is the page of 0/280000" in said
+    assert "HINT: It is a segment that is still being written, or it is damaged." in said
+    assert data.objects() == []
+
+
 @pytest.mark.parametrize("name", ["00000002.history", f"{SEGMENT}.00000028.backup"])
 def test_p3_other_contents_of_a_history_or_a_label_are_refused(data: DataDirectory, push: Push, name: str) -> None:
     contents = {"00000002.history": b"1\t0/500064\tx\n"}.get(name, LABEL)

@@ -207,14 +207,30 @@ def test_two_objects_of_one_name_are_compared(
     whole(built)
     verify = Verifier(built, capsys, monkeypatch)
     built.config = replaced(built, identity)
-    encrypting = built.archive_of(SYSTEM, Codec(recipients=(recipient,)))
-    built.put(TWO, 6, archive=encrypting)
+
+    def put_beside(number: int) -> None:
+        plain = paged_segment(built.segment(2, number), SYSTEM, TWO)
+        built.store.create(built.key(2, number, ".zst.age"), Codec(recipients=(recipient,)).encode(plain), {})
+
+    put_beside(6)
     said = verify(deep=True)
     assert (said.code, said.document["deep"]["segments"]) == (0, 5)
-    built.put(TWO, 7, archive=encrypting)  # without the zeros that the other one has
+    put_beside(7)  # without the zeros that the other one has
     said = verify(deep=True)
     assert said.code == 1
     assert "other bytes than the object of the same name" in said.finding("object_damaged")["text"]
+
+
+def test_a_damaged_object_beside_a_whole_one_is_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = Built(tmp_path)
+    whole(built)
+    built.replace(built.key(2, 6), built.body(built.key(2, 6))[:-10])
+    built.put(TWO, 6)
+    said = Verifier(built, capsys, monkeypatch)(deep=True)
+    assert (said.code, said.document["deep"]["segments"]) == (0, 5)
+    assert "another object of that segment is whole" in said.finding("damaged_beside_whole")["text"]
 
 
 # --- a store that fails meanwhile -----------------------------------------------------------------------------------

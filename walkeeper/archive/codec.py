@@ -26,6 +26,10 @@ PART: Final = 128 * 1024
 """Bytes: what stays in a processor's cache from one step to the next."""
 SUFFIXES: Final = (ZSTD, ZSTD + AGE)
 """Every suffix an object of this format may have."""
+AGAIN: Final = ".again"
+"""Before the suffix, where a damaged object has the name itself: nothing is overwritten, so that the file is stored beside it."""
+STORED: Final = (*SUFFIXES, *(AGAIN + suffix for suffix in SUFFIXES))
+"""Every suffix of a file's object, in the order in which they are looked at."""
 
 _FOR_WAL: Final[dict[int, int]] = {
     zstd.CompressionParameter.hash_log: 12,
@@ -79,21 +83,16 @@ class Codec:
                 f"stored object: not a whole zstd frame ({error})", hint="The object is damaged."
             ) from None
         if not decompressor.eof or decompressor.unused_data or total > limit:
-            raise CannotTell("stored object: cut short, or longer than a segment", hint="The object is damaged.")
+            raise CannotTell(
+                "stored object: cut short, or longer than such a file can be", hint="The object is damaged."
+            )
 
     def decode(self, suffix: str, body: bytes, limit: int) -> bytes:
-        """The plain bytes, at most ``limit`` of them. Raises CannotTell for a damaged body or a key that does not fit."""
-        packed = _decrypt(body, self.identity_file) if suffix.endswith(AGE) else body
-        decompressor = zstd.ZstdDecompressor()
-        try:
-            plain = decompressor.decompress(packed, max_length=limit + 1)
-        except zstd.ZstdError as error:
-            raise CannotTell(
-                f"stored object: not a whole zstd frame ({error})", hint="The object is damaged."
-            ) from None
-        if not decompressor.eof or decompressor.unused_data or len(plain) > limit:
-            raise CannotTell("stored object: cut short, or longer than a segment", hint="The object is damaged.")
-        return plain
+        """The plain bytes, at most ``limit`` of them, in no more memory than twice that, whatever the body unpacks to.
+
+        Raises CannotTell for a damaged body or a key that does not fit.
+        """
+        return b"".join(self.parts(suffix, body, limit))
 
 
 def _encrypt(packed: bytes, recipients: tuple[str, ...]) -> bytes:

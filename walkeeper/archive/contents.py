@@ -13,26 +13,28 @@ from datetime import datetime
 from itertools import count
 from typing import Final
 
-from walkeeper.archive.codec import SUFFIXES
+from walkeeper.archive.codec import AGAIN, STORED
+from walkeeper.archive.histories import stored_history
 from walkeeper.archive.layout import Layout, cluster_prefix, parse_gap_name
+from walkeeper.archive.stated import is_whole
 from walkeeper.core.coverage import Archived, Range, merged, reach
-from walkeeper.core.history import History, parse_history
+from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
-from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
 from walkeeper.errors import BadName
-from walkeeper.store.base import SMALL, ObjectInfo, Store
+from walkeeper.store.base import ObjectInfo, Store
 
 NAMED: Final = 100
 """How many names of one kind are kept; the others are counted."""
 
-_SUFFIX: Final = "|".join(re.escape(suffix) for suffix in sorted(SUFFIXES, reverse=True))
+_SUFFIX: Final = "|".join(re.escape(suffix) for suffix in sorted(STORED, key=len, reverse=True))
 _WAL: Final = re.compile(
     rf"wal/([0-9A-F]{{16}})/((\1)([0-9A-F]{{8}}))(\.partial|\.[0-9A-F]{{8}}\.backup)?({_SUFFIX})\Z"
 )
 _START: Final = re.compile(r"start/([0-9A-F]{24})\.json\Z")
 _GAP: Final = re.compile(r"gap/([0-9A-F]{24}-[0-9A-F]{16})\.json\Z")
-_HISTORY: Final = re.compile(r"history/([0-9A-F]{8})\.history\Z")
+_HISTORY: Final = re.compile(rf"history/([0-9A-F]{{8}})\.history({re.escape(AGAIN)})?\Z")
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}\Z")
 
 
@@ -199,8 +201,9 @@ class Contents:
         return [gap for gap in self.gaps() if not all(map(self.has, self._within(gap)))]
 
     def has(self, segment: Segment) -> bool:
-        """Whether the store has an object of that segment, under any suffix."""
-        return any(self._store.head(self._layout.file(segment, suffix)) is not None for suffix in SUFFIXES)
+        """Whether the store has a whole object of that segment, under any suffix."""
+        found = (self._store.head(self._layout.file(segment, suffix)) for suffix in STORED)
+        return any(info is not None and is_whole(info) for info in found)
 
     def segments(self) -> Iterator[Segment]:
         """Every complete segment that the store lists, by timeline and number."""
@@ -221,10 +224,7 @@ class Contents:
 
     def history(self, timeline: int) -> History | None:
         """A timeline's history as it is stored; the first timeline has none and needs none."""
-        if timeline == 1:
-            return History(1)
-        content = self._store.get(self._layout.file(HistoryFile(timeline), ""), SMALL)
-        return None if content is None else parse_history(timeline, content)
+        return stored_history(self._store, self._layout, timeline)
 
     def histories_from(self, timeline: int) -> Iterator[History]:
         """That timeline's, and those after it up to the first that is not there: as PostgreSQL looks for the newest."""
@@ -261,7 +261,7 @@ def ranges(runs: dict[tuple[int, str], list[Run]]) -> dict[int, list[Range]]:
 
 
 def _of(runs: dict[tuple[int, str], list[Run]], timeline: int) -> Iterator[tuple[int, int]]:
-    return ((run.first, run.end) for suffix in SUFFIXES for run in runs.get((timeline, suffix), ()))
+    return ((run.first, run.end) for suffix in STORED for run in runs.get((timeline, suffix), ()))
 
 
 def _put(inventory: Inventory, rest: str, info: ObjectInfo) -> None:

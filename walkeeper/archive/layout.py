@@ -42,7 +42,7 @@ class Layout:
     def file(self, file: WalFile, suffix: str) -> str:
         """Segments, ``.partial`` and ``.backup`` files lie together, sixteen characters of the name a folder."""
         if isinstance(file, HistoryFile):
-            return f"{self.histories}{file.name}"
+            return f"{self.histories}{file.name}{suffix}"
         return f"{self.wal}{file.name[:16]}/{file.name}{suffix}"
 
     def gap(self, first: Segment, end: Lsn) -> str:
@@ -63,10 +63,6 @@ class Layout:
 
     def piece(self, segment: str, piece: Piece, suffix: str) -> str:
         return f"{self.tail(segment)}{piece.name}{suffix}"
-
-    def segment_name(self, key: str) -> str:
-        """The name of the WAL file under a key of ``wal``, whatever its suffix."""
-        return key.rpartition("/")[2].removesuffix(".age").removesuffix(".zst")
 
 
 def cluster_prefix(scope: str, group: int | None) -> str:

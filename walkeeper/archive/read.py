@@ -8,18 +8,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from walkeeper.archive.codec import SUFFIXES, Codec
+from walkeeper.archive import histories
+from walkeeper.archive.codec import AGAIN, SUFFIXES, Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.tail_read import AssembledTail, assemble
 from walkeeper.core.history import parse_history
 from walkeeper.core.lsn import MIB, SegmentSize
-from walkeeper.core.names import HistoryFile, Segment, WalFile, parse_wal_name
+from walkeeper.core.names import BackupFile, HistoryFile, Segment, WalFile, parse_wal_name
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
 from walkeeper.errors import CannotTell, Refused
-from walkeeper.store.base import MAX_OBJECT, SMALL, Body, Store
+from walkeeper.lib import events
+from walkeeper.store.base import Body, Store
 
 _SMALLEST: Final = SegmentSize(MIB)
 _LARGEST: Final = SegmentSize(1024 * MIB)
+MAX_LABEL_BYTES: Final = 64 * 1024
+"""Of a ``.backup`` file."""
 
 
 class Reader:
@@ -45,18 +49,30 @@ class Reader:
         file = wal_file(name)
         if file == HistoryFile(1):
             return None
-        keys = {suffix: layout.file(file, suffix) for suffix in suffixes(file)}
-        asked = _together if self._far else map
-        limit = SMALL if isinstance(file, HistoryFile) else MAX_OBJECT
-        answers = asked(lambda key: self.store.get(key, limit), [*keys.values()])
-        for suffix, body in zip(keys, answers, strict=True):
-            if body is not None:
+        problem: CannotTell | Refused | None = None
+        for suffix, body in self._bodies(layout, file):
+            try:
                 return opened(layout, self._codec, file, suffix, body)
+            except (CannotTell, Refused) as damaged:
+                # Another suffix may have a whole one.
+                events.failure("stored_object_damaged", damaged, key=layout.file(file, suffix))
+                problem = problem or damaged
+        if problem is not None:
+            raise problem
         if layout.root not in self._proved:
             prove_archive(self.store, layout, name)
             if self._far:
                 self._proved.add(layout.root)
         return None
+
+    def _bodies(self, layout: Layout, file: WalFile) -> Iterator[tuple[str, Body]]:
+        """What there is of that file; what was stored again beside a damaged one last, as it is needed least."""
+        asked = _together if self._far else map
+        usual = suffixes(file)
+        limit = SMALL if isinstance(file, HistoryFile) else MAX_OBJECT
+        for round_ in (usual, [AGAIN + suffix for suffix in usual]):
+            answers = asked(lambda key: self.store.get(key, limit), [layout.file(file, suffix) for suffix in round_])
+            yield from ((suffix, body) for suffix, body in zip(round_, answers, strict=True) if body is not None)
 
     def tail(self, layout: Layout, name: str) -> AssembledTail | None:
         """What the tail has of a segment that ``deliver`` has just said is absent; None where it has none of it.
@@ -88,17 +104,21 @@ def wal_file(name: str) -> WalFile:
 
 
 def suffixes(file: WalFile) -> tuple[str, ...]:
-    """All under which that file may be stored."""
+    """All under which that file may be stored, if nothing was damaged."""
     return ("",) if isinstance(file, HistoryFile) else SUFFIXES
 
 
 def opened(layout: Layout, codec: Codec, file: WalFile, suffix: str, body: Body) -> bytes:
     """The plain file in a stored body, checked. Raises CannotTell or Refused for what is damaged or another's."""
     if isinstance(file, HistoryFile):
+        histories.check(layout.file(file, suffix), body)
         parse_history(file.timeline, body)
         return body
     with _named(layout.file(file, suffix)):
-        plain = codec.decode(suffix, body, _LARGEST)
+        if isinstance(file, BackupFile):
+            plain = codec.decode(suffix, body, MAX_LABEL_BYTES)
+        else:
+            plain = _segment_bytes(codec, suffix, body, file)
         _check_fetched(body.metadata, plain, file, layout)
     return plain
 
@@ -110,6 +130,20 @@ def _named(key: str) -> Iterator[None]:
         yield
     except (CannotTell, Refused) as problem:
         raise type(problem)(f"{key}: {str(problem).removeprefix('stored object: ')}", hint=problem.hint) from None
+
+
+def _segment_bytes(codec: Codec, suffix: str, body: Body, file: WalFile) -> bytes:
+    """No more of them than the segment's own header says that there are."""
+    pieces = codec.parts(suffix, body, _LARGEST)
+    first = next(pieces, b"")
+    left = SegmentHeader.parse(first, file.name).segment_size - len(first)
+    found = [first]
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise CannotTell(f"{file.name}: longer than its header says", hint="It is damaged in the store.")
+        found.append(piece)
+    return b"".join(found)
 
 
 def parts(layout: Layout, codec: Codec, segment: Segment, suffix: str, body: Body) -> Iterator[bytes]:

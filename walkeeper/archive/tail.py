@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from walkeeper.archive.codec import SUFFIXES
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.stated import FORMAT
+from walkeeper.archive.stated import is_whole, stated
 from walkeeper.archive.write import Archive
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
@@ -44,13 +44,13 @@ def put(archive: Archive, segment: Segment, piece: Piece, plain: bytes) -> TailR
     body = archive.codec.encode(plain)
     key = archive.layout.piece(segment.name, piece, archive.codec.suffix)
     try:
-        archive.store.create(key, body, {"format": FORMAT, "sha256": sha256, "size": str(len(plain))})
+        archive.store.create(key, body, stated(sha256, len(plain), body))
     except AlreadyThere:
         info = archive.store.head(key)
         if info is None:
             raise StoreUnavailable(f"{key}: the store has it and has it not", hint="It will be tried again.") from None
         # An earlier attempt of our own whose answer was lost; nobody else draws the same owner.
-        if info.metadata.get("sha256", sha256) != sha256:
+        if info.metadata.get("sha256", sha256) != sha256 or not is_whole(info):
             raise Conflict(f"{key}: it is in the store with other bytes", hint="A new piece will be begun.") from None
     return TailReceipt(segment, piece, sha256, len(body), key)
 
@@ -125,6 +125,8 @@ def confirm(archive: Archive, stored: StoredPiece, segment: Segment, plain: byte
     """A receipt for a piece that an earlier run stored, where the store says that it has just those bytes."""
     info = archive.store.head(stored.key)
     sha256 = hashlib.sha256(plain).hexdigest()
-    if info is None or info.metadata.get("sha256") != sha256 or len(plain) != stored.piece.end - stored.piece.begin:
+    if info is None or not is_whole(info):
+        return None
+    if info.metadata.get("sha256") != sha256 or len(plain) != stored.piece.end - stored.piece.begin:
         return None
     return TailReceipt(segment, stored.piece, sha256, info.size, stored.key)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.archive.codec import AGE, Codec
+from walkeeper.archive.histories import stored_history
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.tail import StoredPiece, stored_pieces
-from walkeeper.core.history import History, parse_history
+from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, parse_wal_name
 from walkeeper.core.tail import MAX_PIECE, Piece, inner_fork, longest_chain
@@ -24,7 +25,7 @@ from walkeeper.core.wal_page import SegmentHeader, check_header, check_part, fir
 from walkeeper.core.wal_records import goes_beyond
 from walkeeper.errors import BadName, BadSegment, CannotTell, WrongCluster
 from walkeeper.lib import events
-from walkeeper.store.base import SMALL, Body, Store
+from walkeeper.store.base import Body, Store
 
 _ATTEMPTS: Final = 5
 _AT_ONCE: Final = 8
@@ -198,13 +199,11 @@ def _timelines(store: Store, layout: Layout) -> list[int]:
 
 
 def _history(store: Store, layout: Layout, timeline: int) -> History:
-    if timeline == 1:
-        return History(1)
-    key = layout.file(HistoryFile(timeline), "")
-    content = store.get(key, SMALL)
-    if content is None:
+    history = stored_history(store, layout, timeline)
+    if history is None:
+        key = layout.file(HistoryFile(timeline), "")
         raise CannotTell(f"{key}: not there, and a tail of its timeline is", hint="A takeover stores it first.")
-    return parse_history(timeline, content)
+    return history
 
 
 def _local_copy(path: Path) -> bytes | None:

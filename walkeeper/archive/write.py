@@ -9,20 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from walkeeper.archive import newer
-from walkeeper.archive.codec import SUFFIXES, Codec
+from walkeeper.archive import histories, newer
+from walkeeper.archive.codec import AGAIN, SUFFIXES, Codec
 from walkeeper.archive.contents import Contents
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.stated import FORMAT, stated_sha256
+from walkeeper.archive.stated import FORMAT, is_whole, stated, stated_sha256
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, PartialFile, Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
 from walkeeper.core.wal_records import check_complete
-from walkeeper.errors import BadSegment, Conflict, StoreUnavailable
+from walkeeper.errors import BadSegment, CannotTell, Conflict, Locked, StoreUnavailable
 from walkeeper.lib import clock, events
 from walkeeper.store.base import SMALL, AlreadyThere, Store
 
@@ -36,6 +36,17 @@ class Packed:
     segment: Segment
     sha256: str
     body: bytes
+
+
+class _Whole(NamedTuple):
+    """An object that is what it says. ``sha256`` is that of the plain bytes."""
+
+    sha256: str
+    stored_bytes: int
+
+
+class _Damaged(NamedTuple):
+    """An object that has the name, and does not count as stored."""
 
 
 class Archive:
@@ -65,23 +76,13 @@ class Archive:
         return Packed(segment, hashlib.sha256(plain).hexdigest(), self.codec.encode(plain))
 
     def put(self, packed: Packed) -> Receipt:
-        """The half of ``archive_segment`` that waits for the store."""
+        """The half of ``archive_segment`` that waits for the store. Looks at the other suffix first."""
         segment = packed.segment
-        key = self.layout.file(segment, self.codec.suffix)
-        try:
-            self.store.create(
-                key, packed.body, {"format": FORMAT, "sha256": packed.sha256, "size": str(int(segment.size))}
-            )
-        except AlreadyThere:
-            stored = self._identify(segment, self.codec.suffix)
-            if stored is None:
-                raise StoreUnavailable(
-                    f"{key}: the store has it and has it not", hint="It will be tried again."
-                ) from None
-            if stored.sha256 != packed.sha256:
-                raise _conflict(segment.name, key) from None
-            return stored
-        return Receipt(segment, packed.sha256, len(packed.body), was_present=False)
+        for suffix in SUFFIXES:
+            stored = None if suffix == self.codec.suffix else self._identify(segment, suffix)
+            if isinstance(stored, Receipt):
+                return self._same(stored, packed.sha256, suffix)
+        return self._create(packed)
 
     def confirm_segment(
         self, segment: Segment, plain: Plain, history: History | None, known: Receipt | None = None
@@ -91,11 +92,34 @@ class Archive:
         ``known`` is a receipt of that segment, which saves the look.
         """
         self._check(segment, plain, history)
-        stored = known or self.find(segment)
-        if stored is None:
-            return self.archive_segment(segment, plain, history)
-        if stored.sha256 != hashlib.sha256(plain).hexdigest():
-            raise _conflict(segment.name, f"{self.layout.file(segment, '')}.*")
+        sha256 = hashlib.sha256(plain).hexdigest()
+        if known is not None:
+            return self._same(known, sha256, ".*")
+        stored = [self._same(receipt, sha256, suffix) for suffix, receipt in self._stored(segment)]
+        return stored[0] if stored else self._create(Packed(segment, sha256, self.codec.encode(plain)))
+
+    def _create(self, packed: Packed) -> Receipt:
+        """Under its own name; beside a damaged object that has it, which is not overwritten (P2)."""
+        segment = packed.segment
+        metadata = stated(packed.sha256, segment.size, packed.body)
+        for suffix in (self.codec.suffix, AGAIN + self.codec.suffix):
+            key = self.layout.file(segment, suffix)
+            try:
+                self.store.create(key, packed.body, metadata)
+            except AlreadyThere:
+                stored = self._identify(segment, suffix)
+                if stored is None:
+                    raise _came_and_went(key) from None
+                if isinstance(stored, Receipt):
+                    return self._same(stored, packed.sha256, suffix)
+                continue
+            return Receipt(segment, packed.sha256, len(packed.body), was_present=False)
+        raise _damaged_twice(self.layout.file(segment, self.codec.suffix))
+
+    def _same(self, stored: Receipt, sha256: str, suffix: str) -> Receipt:
+        if stored.sha256 != sha256:
+            own = "" if suffix in (self.codec.suffix, ".*") else self.layout.file(stored.segment, self.codec.suffix)
+            raise _conflict(stored.segment.name, self.layout.file(stored.segment, suffix), own)
         return stored
 
     def _check(self, segment: Segment, plain: Plain, history: History | None) -> None:
@@ -109,57 +133,88 @@ class Archive:
 
     def archive_file(self, file: PartialFile | BackupFile, plain: Plain) -> None:
         """Store a file that is no part of any chain. Other bytes under its name: Conflict."""
-        key = self.layout.file(file, self.codec.suffix)
-        if not self._same_there(key, plain):
-            raise _conflict(file.name, key)
+        if not self._same_there(file, "", plain):
+            raise _conflict(file.name, self.layout.file(file, self.codec.suffix))
 
     def keep_file(self, file: PartialFile, plain: Plain) -> None:
         """As ``archive_file``; where the name is taken by other bytes, under that name with their checksum at its end."""
-        if self._same_there(self.layout.file(file, self.codec.suffix), plain):
+        if self._same_there(file, "", plain):
             return
-        key = self.layout.file(file, f".{hashlib.sha256(plain).hexdigest()[:16]}{self.codec.suffix}")
+        other = f".{hashlib.sha256(plain).hexdigest()[:16]}"
+        key = self.layout.file(file, other + self.codec.suffix)
         events.warning("partial_of_another_branch", file=file.name, stored_as=key)
-        if not self._same_there(key, plain):
+        if not self._same_there(file, other, plain):
             raise _conflict(file.name, key)
 
-    def _same_there(self, key: str, plain: Plain) -> bool:
-        """Whether ``key`` holds these bytes, after they were stored if there was nothing."""
-        sha256 = hashlib.sha256(plain).hexdigest()
-        try:
-            self.store.create(
-                key, self.codec.encode(plain), {"format": FORMAT, "sha256": sha256, "size": str(len(plain))}
-            )
-        except AlreadyThere:
-            stored = self._stored_sha256(key, self.codec.suffix, len(plain))
-            if stored is None:
-                raise StoreUnavailable(
-                    f"{key}: the store has it and has it not", hint="It will be tried again."
-                ) from None
-            return stored == sha256
-        return True
+    def _same_there(self, file: PartialFile | BackupFile, more: str, plain: Plain) -> bool:
+        """Whether these bytes are stored, after they were stored if there was nothing, or nothing whole."""
+        sha256, body = hashlib.sha256(plain).hexdigest(), self.codec.encode(plain)
+        for suffix in (self.codec.suffix, AGAIN + self.codec.suffix):
+            key = self.layout.file(file, more + suffix)
+            try:
+                self.store.create(key, body, stated(sha256, len(plain), body))
+            except AlreadyThere:
+                found = self._look(key, suffix, len(plain))
+                if found is None:
+                    raise _came_and_went(key) from None
+                if isinstance(found, _Damaged):
+                    continue
+                return found.sha256 == sha256
+            return True
+        raise _damaged_twice(self.layout.file(file, more + self.codec.suffix))
 
     def find(self, segment: Segment) -> Receipt | None:
-        """A receipt for a segment that is in the store already, whatever its suffix; None if it provably is not."""
+        """A receipt for a segment that is in the store already, whatever its suffix; None if it provably is not.
+
+        An object that is empty, or shorter than it was stored, is none. Raises Conflict where two suffixes have other bytes.
+        """
+        stored = self._stored(segment)
+        if len({receipt.sha256 for _, receipt in stored}) > 1:
+            raise _conflict(segment.name, *(self.layout.file(segment, suffix) for suffix, _ in stored))
+        if stored:
+            return stored[0][1]
+        # Stored again beside a damaged one, which somebody has moved away since.
+        again = (self._identify(segment, AGAIN + suffix) for suffix in SUFFIXES)
+        return next((receipt for receipt in again if isinstance(receipt, Receipt)), None)
+
+    def _stored(self, segment: Segment) -> list[tuple[str, Receipt]]:
+        """All whole objects of that segment, by suffix. Those that were stored again are looked for beside damaged ones."""
+        found = []
         for suffix in SUFFIXES:
-            if stored := self._identify(segment, suffix):
-                return stored
-        return None
+            stored = self._identify(segment, suffix)
+            if isinstance(stored, _Damaged):
+                suffix = AGAIN + suffix  # noqa: PLW2901
+                stored = self._identify(segment, suffix)
+            if isinstance(stored, Receipt):
+                found.append((suffix, stored))
+        return found
 
     def archive_history(self, timeline: int, content: bytes) -> None:
         """Store a timeline's history, before any segment of it. Other content there: Conflict, the number was used twice."""
         parse_history(timeline, content)
-        name = HistoryFile(timeline)
-        key = self.layout.file(name, "")
-        try:
-            self.store.create(key, content, {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest()})
-        except AlreadyThere:
-            if self.store.get(key, SMALL) != content:
+        metadata = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest()}
+        for key in histories.keys(self.layout, timeline):
+            try:
+                self.store.create(key, content, metadata)
+            except AlreadyThere:
+                stored = self.store.get(key, SMALL)
+                if stored is None:
+                    raise _came_and_went(key) from None
+                if stored == content:
+                    return
+                try:
+                    histories.check(key, stored)
+                except CannotTell as damaged:
+                    events.failure("stored_object_damaged", damaged, key=key)
+                    continue
                 raise Conflict(
-                    f"{name.name}: {key} is in the store with other content",
+                    f"{HistoryFile(timeline).name}: {key} is in the store with other content",
                     hint="Timeline number used twice: two servers were promoted apart from each other. Keep both. If the leader "
                     "is on it, promote again with restore_command reading this archive: PostgreSQL chooses a free number. If "
                     "the leader's timeline came from it, archive under another prefix, and take a base backup.",
                 ) from None
+            return
+        raise _damaged_twice(self.layout.file(HistoryFile(timeline), ""))
 
     def state_start(self, first: Segment) -> None:
         """Say once and for all where the archive begins."""
@@ -172,22 +227,34 @@ class Archive:
         content = {"timeline": first.timeline, "start": str(first.start), "end": str(end), "at": clock.timestamp()}
         self._create_json(self.layout.gap(first, end), content)
 
-    def _identify(self, segment: Segment, suffix: str) -> Receipt | None:
-        key = self.layout.file(segment, suffix)
+    def _identify(self, segment: Segment, suffix: str) -> Receipt | _Damaged | None:
+        """None if there is no such object."""
+        found = self._look(self.layout.file(segment, suffix), suffix, segment.size)
+        if not isinstance(found, _Whole):
+            return found
+        return Receipt(segment, found.sha256, found.stored_bytes, was_present=True)
+
+    def _look(self, key: str, suffix: str, size: int) -> _Whole | _Damaged | None:
+        """At an object of so many plain bytes: by its metadata, and only where those are lost by its own."""
         info = self.store.head(key)
         if info is None:
             return None
-        sha256 = stated_sha256(info, segment.size) or self._read_sha256(key, suffix, segment.size)
-        return None if sha256 is None else Receipt(segment, sha256, info.size, was_present=True)
-
-    def _stored_sha256(self, key: str, suffix: str, size: int) -> str | None:
-        info = self.store.head(key)
-        return None if info is None else stated_sha256(info, size) or self._read_sha256(key, suffix, _LARGEST)
-
-    def _read_sha256(self, key: str, suffix: str, limit: int) -> str | None:
-        """What the object itself says; None if it is gone."""
+        if not is_whole(info):
+            return _damaged(key, f"{info.size} bytes, it was stored with {info.metadata.get('packed-size', 'some')}")
+        if sha256 := stated_sha256(info, size):
+            return _Whole(sha256, info.size)
         body = self.store.get(key)
-        return None if body is None else hashlib.sha256(self.codec.decode(suffix, body, limit)).hexdigest()
+        if body is None:
+            return None
+        sha256_of_body = hashlib.sha256()
+        try:
+            for part in self.codec.parts(suffix, body, _LARGEST):
+                sha256_of_body.update(part)
+            return _Whole(sha256_of_body.hexdigest(), info.size)
+        except Locked:
+            raise
+        except CannotTell as problem:
+            return _damaged(key, str(problem))
 
     def _create_json(self, key: str, content: dict[str, object]) -> None:
         try:
@@ -196,9 +263,28 @@ class Archive:
             return
 
 
-def _conflict(name: str, key: str) -> Conflict:
+def _damaged(key: str, why: str) -> _Damaged:
+    events.warning("stored_object_damaged", key=key, why=why, hint="It is left as it is, and does not count as stored.")
+    return _Damaged()
+
+
+def _came_and_went(key: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"{key}: the store says that it is there, and that it is not", hint="It will be tried again."
+    )
+
+
+def _damaged_twice(key: str) -> CannotTell:
+    return CannotTell(
+        f"{key}: it is damaged in the store, and so is what was stored again beside it",
+        hint=f"Move both away (the other one has {AGAIN} in its name). The file is then stored again.",
+    )
+
+
+def _conflict(name: str, key: str, other: str = "") -> Conflict:
+    where = f"{key} is in the store with other bytes" + (f" than {other}" if other else "")
     return Conflict(
-        f"{name}: {key} is in the store with other bytes",
+        f"{name}: {where}",
         hint="Two servers wrote the same timeline (split brain), or two clusters share this prefix. Nothing was overwritten; "
         "archiving stops here until one of the two is moved away by hand.",
     )

@@ -13,9 +13,9 @@ padded segment  not stored where its bytes are in the tail; else as a ``.partial
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from walkeeper.archive.open import Archives
+from walkeeper.archive.read import MAX_LABEL_BYTES
 from walkeeper.archive.tail_read import assemble
 from walkeeper.archive.write import Archive
 from walkeeper.core.branches import left_at
@@ -31,8 +31,6 @@ from walkeeper.postgres.data_directory import read_control_file
 from walkeeper.postgres.wal_file import MAX_BYTES, WalBytes, read_wal_file
 from walkeeper.push.place import Place
 from walkeeper.restore.branch import followed
-
-MAX_LABEL_BYTES: Final = 64 * 1024
 
 Known = Callable[[Segment], Receipt | None]
 """A receipt that somebody has already, or is about to have; None: find out yourself."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from walkeeper.archive.codec import AGAIN, AGE, ZSTD
 from walkeeper.archive.layout import Layout, parse_gap_name
 from walkeeper.archive.read import Reader, wal_file
 from walkeeper.core.end_of_archive import Around, Hole, RecordedGap, hole_at, lost_history, merged
@@ -164,7 +165,7 @@ class Ends:
             if info.key.startswith(layout.tails):
                 name = info.key.removeprefix(layout.tails).partition("/")[0]
             else:
-                name = layout.segment_name(info.key)
+                name = info.key.rpartition("/")[2].removesuffix(AGE).removesuffix(ZSTD).removesuffix(AGAIN)
             try:
                 segment = Segment.parse(name, asked.size)
             except BadName:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple
 
-from walkeeper.archive.codec import SUFFIXES, Codec
+from walkeeper.archive.codec import STORED, Codec
 from walkeeper.core.coverage import Coverage, Range, intersect, merged, subtract
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
@@ -16,8 +16,9 @@ from walkeeper.core.wal_page import SegmentHeader, check_header, check_pages
 from walkeeper.errors import CannotTell, Locked, Refused, StoreError
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import patiently
+from walkeeper.store.base import Body
 from walkeeper.verify.evidence import Evidence
-from walkeeper.verify.judge import MOST, Finding, Severity, duplicates
+from walkeeper.verify.judge import MOST, Finding, Severity, duplicates, stored_so
 
 IN_A_ROW: Final = 8
 """Objects that could not be read, one after the other, after which the store is taken to be away."""
@@ -25,6 +26,8 @@ _DAMAGED: Final = (
     "A restore stops there. Look for an older version of the object, or for the segment in pg_wal of a member; move the "
     "damaged object away before a good one can be stored. Take a base backup now."
 )
+
+_BESIDE: Final = "A restore takes the whole one. The damaged one can be moved away."
 
 
 class Item(NamedTuple):
@@ -44,6 +47,8 @@ class Look(NamedTuple):
     locked: str = ""
     unread: str = ""
     unsummed: bool = False
+    beside: bool = False
+    """The damaged one lies beside a whole one."""
 
 
 @dataclass(slots=True)
@@ -78,7 +83,7 @@ def look(
         deep.unsummed += looked.unsummed
         deep.locked += bool(looked.locked)
         deep.unread += bool(looked.unread)
-        if looked.problem:
+        if looked.problem and not looked.beside:
             deep.damaged += 1
             deep.broken.append(Range(looked.number, looked.number + 1))
         locked = locked or (f"{looked.key}: {looked.locked}" if looked.locked else "")
@@ -94,30 +99,39 @@ def look(
 
 
 def look_at(evidence: Evidence, item: Item, history: History, codec: Codec) -> Look:
-    """One segment under all its suffixes."""
+    """One segment under all its suffixes: damaged if none of them is whole, or if two are and differ."""
     taken, sums, unsummed = 0, set(), False
-    key = ""
+    key, problem = "", None
     for suffix in item.suffixes:
         key = evidence.layout.file(item.segment, suffix)
         try:
-            body = patiently(partial(evidence.store.get, key))
-            if body is None:
-                return Look(key, taken, problem="it is listed, and not there")
+            body = _got(evidence, key)
             taken += len(body)
             plain = codec.decode(suffix, body, item.segment.size)
             sum_ = hashlib.sha256(plain).hexdigest()
             unsummed |= _check(body.metadata.get("sha256"), sum_, plain, item.segment, evidence, history)
-        except StoreError as problem:
-            return Look(key, taken, unread=str(problem))
-        except Locked as problem:
-            return Look(key, taken, locked=str(problem))
-        except (CannotTell, Refused) as problem:
-            return Look(key, taken, problem=str(problem))
+        except StoreError as unread:
+            return Look(key, taken, unread=str(unread))
+        except Locked as locked:
+            return Look(key, taken, locked=str(locked))
+        except (CannotTell, Refused) as damaged:
+            problem = problem or Look(key, taken, problem=str(damaged))
+            continue
         sums.add(sum_)
         del plain, body  # before the next one comes
+    if problem is not None:
+        return problem if not sums else problem._replace(bytes=taken, beside=True)
     if len(sums) > 1:
         return Look(key, taken, problem="it holds other bytes than the object of the same name with the other suffix")
     return Look(key, taken, unsummed=unsummed)
+
+
+def _got(evidence: Evidence, key: str) -> Body:
+    """Raises CannotTell where it is gone, or the store's errors."""
+    body = patiently(partial(evidence.store.get, key))
+    if body is None:
+        raise CannotTell("it is listed, and not there")
+    return body
 
 
 def _check(
@@ -138,20 +152,26 @@ def _items(evidence: Evidence, found: Coverage) -> Iterator[Item]:
     for timeline, both in duplicates(evidence):
         twice.setdefault(timeline, []).append(both)
     for timeline, first, end in found.stored:
-        for suffixes in (*((suffix,) for suffix in SUFFIXES), SUFFIXES):
-            for begin, stop in _stored_so(evidence, timeline, suffixes, merged(twice.get(timeline, ()))):
-                for number in range(max(begin, first), min(stop, end)):
-                    yield Item(Segment(timeline, number, evidence.size), suffixes)
+        chain = [Range(first, end)]
+        stored = {suffix: intersect(stored_so(evidence, timeline, suffix), chain) for suffix in STORED}
+        more_than_once = intersect(merged(twice.get(timeline, ())), chain)
+        for suffix, there in stored.items():
+            yield from (
+                Item(segment, (suffix,)) for segment in _each(subtract(there, more_than_once), timeline, evidence)
+            )
+        for segment in _each(more_than_once, timeline, evidence):
+            number = [Range(segment.number, segment.number + 1)]
+            yield Item(segment, tuple(suffix for suffix in STORED if intersect(stored[suffix], number)))
 
 
-def _stored_so(evidence: Evidence, timeline: int, suffixes: tuple[str, ...], twice: list[Range]) -> list[Range]:
-    if suffixes == SUFFIXES:
-        return twice
-    there = merged((run.first, run.end) for run in evidence.runs.get((timeline, suffixes[0]), ()))
-    return subtract(there, intersect(there, twice))
+def _each(ranges: list[Range], timeline: int, evidence: Evidence) -> Iterator[Segment]:
+    return (Segment(timeline, number, evidence.size) for first, end in ranges for number in range(first, end))
 
 
 def _finding(looked: Look) -> Finding:
+    if looked.beside:
+        text = f"{looked.key}: {looked.problem}; another object of that segment is whole"
+        return Finding(Severity.NOTE, "damaged_beside_whole", text, _BESIDE, count=1, key=looked.key)
     if looked.problem:
         text = f"{looked.key}: {looked.problem}"
         return Finding(Severity.DAMAGE, "object_damaged", text, _DAMAGED, count=1, key=looked.key)

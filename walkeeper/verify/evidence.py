@@ -9,13 +9,14 @@ from typing import Any, Final
 
 from walkeeper.archive import contents
 from walkeeper.archive.contents import Inventory, Listing, Names, Run
+from walkeeper.archive.histories import stored_history
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.coverage import Archived
-from walkeeper.core.history import History, parse_history
+from walkeeper.core.history import History
 from walkeeper.core.lsn import SegmentSize
-from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.names import Segment
 from walkeeper.dcs.base import RecordStore
 from walkeeper.dcs.claim import Claim, read_claim, unknown
 from walkeeper.errors import BadRecord, CannotTell, DcsError, Refused, WalkeeperError
@@ -25,6 +26,8 @@ from walkeeper.store.base import SMALL, Store
 
 PATIENCE: Final = 5.0
 """Seconds for one call to the DCS."""
+MAX_JSON_BYTES: Final = 64 * 1024
+"""Of a small object such as those below start/."""
 _AT_ONCE: Final = 8
 _SHOWN: Final = 5
 
@@ -201,10 +204,10 @@ def _segment_size(store: Store, layout: Layout, claim: Claim, starts: list[str])
     if claim.record is not None:
         return claim.record.size
     for name in starts:
-        body = store.get(f"{layout.starts}{name}.json", SMALL)
+        body = store.get(f"{layout.starts}{name}.json", SMALL) or b""
         try:
-            return SegmentSize(int(json.loads(body or b"")["segment_size"]))
-        except (ValueError, TypeError, KeyError, WalkeeperError):
+            return SegmentSize(int(json.loads(body if len(body) <= MAX_JSON_BYTES else b"")["segment_size"]))
+        except (ValueError, TypeError, KeyError, RecursionError, WalkeeperError):
             continue
     raise CannotTell(
         f"{store.url}/{layout.root}: it does not state its start, and there is no record that does",
@@ -215,12 +218,9 @@ def _segment_size(store: Store, layout: Layout, claim: Claim, starts: list[str])
 
 def _histories(store: Store, layout: Layout, found: Inventory) -> tuple[dict[int, History], dict[int, str]]:
     def read(timeline: int) -> tuple[int, History | str]:
-        content = store.get(layout.file(HistoryFile(timeline), ""), SMALL)
-        if content is None:
-            return timeline, "it is listed, and not there"
         try:
-            return timeline, parse_history(timeline, content)
-        except Refused as problem:
+            return timeline, stored_history(store, layout, timeline) or "it is listed, and not there"
+        except (Refused, CannotTell) as problem:
             return timeline, str(problem)
 
     read_all = dict(in_parallel(read, sorted(set(found.histories)), _AT_ONCE))

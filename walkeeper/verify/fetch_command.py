@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from walkeeper.archive import histories
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import open_archives
@@ -26,7 +27,7 @@ from walkeeper.lib import durable
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import patiently
 from walkeeper.lib.terminal import Progress, complain
-from walkeeper.store.base import SMALL, Store
+from walkeeper.store.base import Store
 from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, SOUND, say
 from walkeeper.verify.evidence import ask_the_dcs, locate
 
@@ -144,7 +145,7 @@ def _along(history: History, first: Segment, last: Segment) -> Iterator[WalFile]
 
 
 def _history(store: Store, layout: Layout, timeline: int) -> History:
-    content = patiently(lambda: store.get(layout.file(HistoryFile(timeline), ""), SMALL))
+    content = patiently(lambda: histories.content(store, layout, timeline))
     if content is None:
         raise CannotTell(
             f"{HistoryFile(timeline).name}: it is not in the archive, so that its chain is not known",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import combinations
 from typing import Final
 
-from walkeeper.archive.codec import SUFFIXES
-from walkeeper.core.coverage import Coverage, Hole, Range, Stretch, intersect
+from walkeeper.archive.codec import STORED
+from walkeeper.core.coverage import Coverage, Hole, Range, Stretch, intersect, merged
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.verify.evidence import Evidence
@@ -178,7 +179,7 @@ def _about_objects(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             Severity.NOTE,
             "duplicate",
-            f"{_names(stretch, evidence)}: stored both {' and '.join(SUFFIXES)}",
+            f"{_names(stretch, evidence)}: stored under more than one of {', '.join(STORED)}",
             "Harmless as long as both hold the same: --deep compares them.",
             *_ends(stretch, evidence),
             stretch.length,
@@ -186,12 +187,16 @@ def _about_objects(evidence: Evidence) -> Iterator[Finding]:
 
 
 def duplicates(evidence: Evidence) -> Iterator[tuple[int, Range]]:
-    """Segments that are stored under both suffixes."""
+    """Segments that are stored under more than one suffix."""
     for timeline in evidence.archived.segments:
-        plain, encrypted = (
-            [Range(run.first, run.end) for run in evidence.runs.get((timeline, suffix), ())] for suffix in SUFFIXES
-        )
-        yield from ((timeline, twice) for twice in intersect(plain, encrypted))
+        found = [stored_so(evidence, timeline, suffix) for suffix in STORED]
+        twice = [each for one, other in combinations(found, 2) for each in intersect(one, other)]
+        yield from ((timeline, each) for each in merged(twice))
+
+
+def stored_so(evidence: Evidence, timeline: int, suffix: str) -> list[Range]:
+    """The numbers that are stored under that suffix."""
+    return merged((run.first, run.end) for run in evidence.runs.get((timeline, suffix), ()))
 
 
 def _about_the_record(evidence: Evidence) -> Iterator[Finding]:

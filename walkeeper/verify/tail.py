@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from walkeeper.archive.codec import SUFFIXES, Codec
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.contents import Contents
 from walkeeper.archive.tail import longest_stored
 from walkeeper.archive.tail_read import assemble
 from walkeeper.core.lsn import Lsn
@@ -64,7 +65,7 @@ def look(evidence: Evidence, target: Target) -> OpenSegment | None:
         end, pieces = Lsn(segment.start + (chain[-1].end if chain else 0)), len(chain)
         if claimed is None or end >= claimed:
             break
-        if any(evidence.store.head(evidence.layout.file(segment, suffix)) for suffix in SUFFIXES):
+        if Contents(evidence.store, evidence.layout, evidence.size).has(segment):
             return None
     return OpenSegment(segment, claimed, end, pieces, max(0, evidence.inventory.tails.count - count))
 
@@ -82,9 +83,7 @@ def look_inside(evidence: Evidence, found: OpenSegment, codec: Codec) -> OpenSeg
     except Refused as problem:
         return replace(found, problem=str(problem))
     end = Lsn(found.segment.start + (len(tail.plain) if tail else 0))
-    if end >= found.claimed or any(
-        evidence.store.head(evidence.layout.file(found.segment, suffix)) for suffix in SUFFIXES
-    ):
+    if end >= found.claimed or Contents(evidence.store, evidence.layout, evidence.size).has(found.segment):
         return found
     return replace(found, problem=f"its pieces hold together up to {end} only")
 

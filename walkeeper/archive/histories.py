@@ -1,0 +1,55 @@
+"""Histories as they are stored: checked against their checksum each time they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from walkeeper.archive.codec import AGAIN
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.stated import agrees
+from walkeeper.core.history import MAX_HISTORY_BYTES, History, parse_history
+from walkeeper.core.names import HistoryFile
+from walkeeper.errors import CannotTell
+from walkeeper.lib import events
+from walkeeper.store.base import SMALL, Body, Store
+
+
+def keys(layout: Layout, timeline: int) -> Iterator[str]:
+    """Where it may be: the second only where the first one is damaged."""
+    return (layout.file(HistoryFile(timeline), suffix) for suffix in ("", AGAIN))
+
+
+def check(key: str, body: Body) -> None:
+    """That this is what was stored. Raises CannotTell."""
+    if len(body) > MAX_HISTORY_BYTES or not agrees(body.metadata, body):
+        raise CannotTell(
+            f"{key}: its content is not what its checksum says",
+            hint="It is damaged in the store. Move it away: a takeover stores it again from pg_wal.",
+        )
+
+
+def content(store: Store, layout: Layout, timeline: int) -> bytes | None:
+    """Its text; None where it is not stored. Raises CannotTell for a damaged one, or the store's errors."""
+    problem: CannotTell | None = None
+    for key in keys(layout, timeline):
+        body = store.get(key, SMALL)
+        if body is None:
+            continue
+        try:
+            check(key, body)
+        except CannotTell as damaged:
+            events.failure("stored_object_damaged", damaged, key=key)
+            problem = problem or damaged
+            continue
+        return body
+    if problem is not None:
+        raise problem
+    return None
+
+
+def stored_history(store: Store, layout: Layout, timeline: int) -> History | None:
+    """As ``content``; the first timeline has none and needs none. Raises BadHistory, too."""
+    if timeline == 1:
+        return History(1)
+    text = content(store, layout, timeline)
+    return None if text is None else parse_history(timeline, text)
