@@ -1,7 +1,7 @@
 """Calls that may never come back, each behind a time limit. Used for the DCS and for PostgreSQL sessions.
 
-One daemon thread runs the calls one after the other, in the order in which they came: however long a library hangs, at
-most one thread hangs with it, and the end of the process never waits for it.
+One daemon thread runs the calls of a Deadline one after the other, in the order in which they came: however long a library
+hangs, at most one thread hangs with it, and the end of the process never waits for it. Deadlines has several.
 """
 
 from __future__ import annotations
@@ -109,6 +109,38 @@ class Deadline:
             ticket = self._waiting.popleft()
             ticket.started = True
             return ticket
+
+
+class Deadlines:
+    """Calls side by side, each with a time limit, in threads that are used again. Safe for several threads.
+
+    As many threads as calls at one time, and ``left_behind`` that hang at the most: with so many, further calls fail at once
+    until one of them has returned.
+    """
+
+    def __init__(self, name: str, left_behind: int = 16) -> None:
+        self._name = name
+        self._left_behind = left_behind
+        self._lock = threading.Lock()
+        self._idle: list[Deadline] = []
+        self._hanging: list[Deadline] = []
+
+    def call(self, function: Callable[[], T], timeout: float) -> T:
+        """``function()``, or DeadlineExceeded after ``timeout`` seconds. What it raises is raised here."""
+        deadline = self._take()
+        try:
+            return deadline.call(function, timeout)
+        finally:
+            with self._lock:
+                (self._hanging if deadline.stuck else self._idle).append(deadline)
+
+    def _take(self) -> Deadline:
+        with self._lock:
+            self._idle += [each for each in self._hanging if not each.stuck]
+            self._hanging = [each for each in self._hanging if each.stuck]
+            if len(self._hanging) >= self._left_behind:
+                raise DeadlineExceeded(f"{self._name}: {len(self._hanging)} earlier calls still hang", started=False)
+            return self._idle.pop() if self._idle else Deadline(self._name)
 
 
 class _Ticket(Generic[T]):
