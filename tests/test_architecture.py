@@ -162,7 +162,7 @@ def test_only_the_archive_makes_receipts() -> None:
 
 
 def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
-    """A probe deletes its own object, and ``tail.drop`` what a receipt covers: nothing else deletes."""
+    """A probe deletes its own object, and ``tail.drop`` what a receipt covers; ``limited`` passes that on. Nothing else deletes."""
     calls = {
         (place(path), node.func.id if isinstance(node.func, ast.Name) else f".{node.func.attr}")
         for path in modules()
@@ -170,7 +170,11 @@ def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute)
     }
     assert {where for where, what in calls if what == "TailReceipt"} == {"archive/tail.py"}
-    assert {where for where, what in calls if what == ".delete"} == {"archive/tail.py", "store/probe.py"}
+    assert {where for where, what in calls if what == ".delete"} == {
+        "archive/tail.py",
+        "store/probe.py",
+        "store/limited.py",
+    }
     assert (
         "def drop(archive: Archive, key: str, cover: Receipt | TailReceipt)"
         in (PACKAGE / "archive" / "tail.py").read_text()

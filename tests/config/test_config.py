@@ -173,8 +173,11 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     "listen": ("  store: {directory: /x}\n  agent: {listen: 8018}", ":3: walkeeper.agent.listen: expected"),
     "listen on": ("  store: {directory: /x}\n  agent: {listen: on}", ":3: walkeeper.agent.listen: expected HOST:PORT"),
     "log level": ("  store: {directory: /x}\n  agent: {log_level: loud}", ":3: walkeeper.agent.log_level: invalid"),
-    "python object": ("  store: !!python/object:os.system {}", ":2: values of type"),
-    "python name": ("  store: {directory: !!python/name:os.system ''}", ":2: values of type"),
+    "python object": ("  store: !!python/object:os.system {}", ":2: walkeeper.store: values of type"),
+    "python name": (
+        "  store: {directory: !!python/name:os.system ''}",
+        ":2: walkeeper.store.directory: values of type",
+    ),
     "binary": ("  store: {directory: !!binary aGVsbG8=}", ":2: walkeeper.store.directory: values of type"),
     "set": ("  store: !!set {directory}", ":2: walkeeper.store: values of type"),
     "private tag": ("  store: {directory: !vault abc}", ":2: walkeeper.store.directory: values of type"),
@@ -246,6 +249,8 @@ FILES: Mapping[str, tuple[bytes, str]] = {
     "no scope": (b"walkeeper: {store: {directory: /x}}\n", ": scope: missing"),
     "a scope that leaves": (b"scope: ../x\nwalkeeper: {store: {directory: /x}}\n", ":1: scope: '../x' cannot be part"),
     "a scope of two": (b"scope: [a]\nwalkeeper: {store: {directory: /x}}\n", ":1: scope: expected a single value"),
+    "a scope that is a flag": (b"scope: yes\nwalkeeper: {store: {directory: /x}}\n", ":1: scope: expected text, got a"),
+    "a section of patroni's": (b"scope: a\npostgresql: [x]\nwalkeeper: {}\n", ":2: postgresql: expected a mapping"),
     "two scopes": (b"scope: a\nwalkeeper: {store: {directory: /x}}\nscope: b\n", ":3: scope: the key is there twice"),
     "two sections": (
         b"walkeeper: {}\nscope: a\nwalkeeper: {store: {directory: /x}}\n",

@@ -392,7 +392,7 @@ def test_an_answer_that_drips_ends_with_the_total_time(
 
 @pytest.mark.parametrize("operation", ["GET", "LIST"])
 def test_a_body_that_drips_ends_with_the_total_time(server: ScriptedS3, hurried: S3Store, operation: Any) -> None:
-    server.next(operation, drip(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n"))
+    server.next(operation, drip(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"))
     with pytest.raises(StoreUnavailable, match="no whole answer within"):
         CALLS[operation.lower()][1](hurried)
 
@@ -424,6 +424,7 @@ def test_the_bytes_of_an_object_have_time_of_their_own(
 ) -> None:
     """It takes longer than a call without an object may."""
     monkeypatch.setattr("walkeeper.store.s3.connection.SLOWEST", 1024)
+    monkeypatch.setattr("walkeeper.store.s3.driver.PIECE", 1024)
 
     def slowly(exchange: Exchange) -> None:
         exchange.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 61440\r\n\r\n")

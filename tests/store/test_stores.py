@@ -14,11 +14,14 @@ from urllib.parse import unquote
 import pytest
 from msgspec.structs import replace
 
+from tests.parts.processes import wait_until
 from tests.parts.seaweedfs import SeaweedFS
 from tests.twins.memory_store import MemoryStore
 from walkeeper.errors import BadName, ConfigError, Refused, StoreDenied, StoreUnavailable, StoreUnfit, TooLarge
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 from walkeeper.store.directory import DirectoryStore
+from walkeeper.store.directory.keys import DirectorySettings
+from walkeeper.store.limited import Limited
 from walkeeper.store.s3.driver import S3Store
 from walkeeper.store.s3.keys import S3Settings
 
@@ -35,12 +38,14 @@ def seaweedfs() -> Iterator[SeaweedFS]:
         yield server
 
 
-@pytest.fixture(params=["memory", "directory", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.fixture(params=["memory", "directory", "directory within limits", pytest.param("s3", marks=pytest.mark.s3)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "memory":
         return MemoryStore()
     if request.param == "directory":
         return DirectoryStore(tmp_path)
+    if request.param == "directory within limits":
+        return DirectorySettings(tmp_path).open()
     server: SeaweedFS = request.getfixturevalue("seaweedfs")
     return S3Store(server.settings(prefix=f"test/{next(_prefixes)}-{secrets.token_hex(4)}"))
 
@@ -267,6 +272,59 @@ class Overwriting(MemoryStore):
 def test_the_probe_refuses_a_store_that_overwrites() -> None:
     with pytest.raises(StoreUnfit, match="overwrites"):
         Overwriting().probe()
+
+
+CALLS: dict[str, Callable[[Store], object]] = {
+    "create": lambda store: store.create("a", b"body", {}),
+    "head": lambda store: store.head("a"),
+    "get": lambda store: store.get("a", 10),
+    "list": lambda store: list(store.list("")),
+    "delete": lambda store: store.delete("a"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_that_hangs_is_an_outage_beside_which_others_go_on_and_which_ends(name: str) -> None:
+    hangs, over = threading.Event(), threading.Event()
+
+    def hang(method: str, key: str) -> None:
+        if not hangs.is_set():
+            hangs.set()
+            over.wait(60)
+
+    inner = MemoryStore(before=hang)
+    store = Limited(inner, seconds=2)
+    with pytest.raises(StoreUnavailable, match="no answer within 2") as caught:
+        CALLS[name](store)
+    assert "mount" in caught.value.hint
+    store.create("b", b"beside", {})
+    assert store.get("b") == b"beside"
+    over.set()
+
+
+def test_calls_that_hang_are_left_behind_in_no_more_than_a_few_threads() -> None:
+    over = threading.Event()
+
+    def hang(method: str, key: str) -> None:
+        over.wait(60)
+
+    store = Limited(MemoryStore(before=hang), seconds=0.05)
+    before = threading.active_count()
+    for _ in range(20):
+        with pytest.raises(StoreUnavailable):
+            store.head("a")
+    with pytest.raises(StoreUnavailable, match="16 earlier calls still hang"):
+        store.head("a")
+    assert threading.active_count() <= before + 16
+    over.set()
+    wait_until(lambda: _answers(store), "the store that hung", 30)
+
+
+def _answers(store: Store) -> bool:
+    try:
+        return store.head("a") is None
+    except StoreUnavailable:
+        return False
 
 
 def test_an_answer_lost_in_memory_is_already_there_at_the_next_try() -> None:

@@ -390,7 +390,6 @@ def test_many_gaps_are_shown_in_part_and_counted(built: Built, verify: Verifier)
 
 def test_names_from_elsewhere_cannot_disturb_the_terminal(built: Built, verify: Verifier) -> None:
     whole(built)
-    assert isinstance(built.store, DirectoryStore)
     folder = built.config.source.parent / "store" / "demo" / str(SYSTEM) / "wal"
     for number in range(NAMED + 5):
         (folder / f"\x1b[2J{number}").write_bytes(b"x")

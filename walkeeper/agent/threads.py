@@ -68,5 +68,5 @@ class Crew:
 def _where(thread: threading.Thread) -> str:
     """The last calls that it is in."""
     frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - documented, in spite of its name
-    calls = traceback.extract_stack(frame)[-6:] if frame is not None else []
+    calls = traceback.extract_stack(frame)[-10:] if frame is not None else []
     return " < ".join(f"{call.filename.rpartition('/')[2]}:{call.lineno}" for call in reversed(calls))

@@ -18,7 +18,7 @@ from walkeeper.core.names import BackupFile, HistoryFile, Segment, WalFile, pars
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
 from walkeeper.errors import CannotTell, Refused
 from walkeeper.lib import events
-from walkeeper.store.base import Body, Store
+from walkeeper.store.base import MAX_OBJECT, SMALL, Body, Store
 
 _SMALLEST: Final = SegmentSize(MIB)
 _LARGEST: Final = SegmentSize(1024 * MIB)

@@ -1,7 +1,7 @@
 """Calls that may never come back, each behind a time limit. Used for the DCS and for PostgreSQL sessions.
 
-One daemon thread runs the calls one after the other, in the order in which they came: however long a library hangs, at
-most one thread hangs with it, and the end of the process never waits for it.
+One daemon thread runs the calls of a Deadline one after the other, in the order in which they came: however long a library
+hangs, at most one thread hangs with it, and the end of the process never waits for it. Deadlines has several.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar, cast
+from typing import Final, Generic, TypeVar, cast
 
 T = TypeVar("T")
+
+MOST_IDLE: Final = 64
+"""Threads that a Deadlines keeps for those who called."""
 
 
 class DeadlineExceeded(Exception):
@@ -109,6 +112,51 @@ class Deadline:
             ticket = self._waiting.popleft()
             ticket.started = True
             return ticket
+
+
+class Deadlines:
+    """Calls side by side, each with a time limit. Safe for several threads.
+
+    A thread that calls has one of ours beside it, which it finds again the next time. ``left_behind`` of them may hang at
+    the most: with so many, further calls fail at once until one of them has returned.
+    """
+
+    def __init__(self, name: str, left_behind: int = 16) -> None:
+        self._name = name
+        self._left_behind = left_behind
+        self._lock = threading.Lock()
+        self._idle: dict[int, Deadline] = {}
+        """By the identity of the thread that called last."""
+        self._hanging: list[Deadline] = []
+
+    def call(self, function: Callable[[], T], timeout: float) -> T:
+        """``function()``, or DeadlineExceeded after ``timeout`` seconds. What it raises is raised here."""
+        deadline = self._take()
+        try:
+            return deadline.call(function, timeout)
+        finally:
+            self._give_back(deadline)
+
+    def _take(self) -> Deadline:
+        with self._lock:
+            for each in self._hanging:
+                if not each.stuck:
+                    each.close()
+            self._hanging = [each for each in self._hanging if each.stuck]
+            if len(self._hanging) >= self._left_behind:
+                raise DeadlineExceeded(f"{self._name}: {len(self._hanging)} earlier calls still hang", started=False)
+            if own := self._idle.pop(threading.get_ident(), None):
+                return own
+            if len(self._idle) >= MOST_IDLE:  # of threads that are gone, most of them
+                return self._idle.pop(next(iter(self._idle)))
+            return Deadline(self._name)
+
+    def _give_back(self, deadline: Deadline) -> None:
+        with self._lock:
+            if deadline.stuck:
+                self._hanging.append(deadline)
+            else:
+                self._idle[threading.get_ident()] = deadline
 
 
 class _Ticket(Generic[T]):

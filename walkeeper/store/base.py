@@ -51,8 +51,8 @@ class Store(Protocol):
     """Objects under keys like ``a/b/c``; small values of ``metadata`` (ASCII) go with each.
 
     Every method may block for the store's own time-outs and raises StoreUnavailable, StoreDenied or StoreUnfit
-    (walkeeper.errors). A call ends within a total time, however slowly an answer drips: a fixed one, and what its bytes take
-    at SLOWEST. All may be called from several threads. None retries: the caller has the one loop for that.
+    (walkeeper.errors). A call ends within a total time, however slowly an answer drips: a fixed one, and what the bytes that
+    did come take at SLOWEST. All may be called from several threads. None retries: the caller has the one loop for that.
     """
 
     @property

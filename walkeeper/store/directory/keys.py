@@ -42,6 +42,7 @@ class DirectorySettings(Section, frozen=True, kw_only=False):
         return f"ls -ld {path}; df {path}"
 
     def open(self) -> Store:
-        from walkeeper.store.directory.driver import DirectoryStore  # noqa: PLC0415 - with the rest of the package
+        from walkeeper.store.directory.driver import DirectoryStore  # noqa: PLC0415 - only who opens it needs it
+        from walkeeper.store.limited import Limited  # noqa: PLC0415
 
-        return DirectoryStore(self.path)
+        return Limited(DirectoryStore(self.path))

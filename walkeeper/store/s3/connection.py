@@ -32,10 +32,10 @@ _here: Final = threading.local()
 
 
 @contextlib.contextmanager
-def total_time(seconds: float, size: int) -> Iterator[Limit]:
-    """For the calls of this thread: each connection that they use is shut down when that time, and what ``size`` bytes take
-    at the slowest, are over."""
-    with _cutoff.within(seconds + size / SLOWEST) as limit:
+def total_time(seconds: float) -> Iterator[Limit]:
+    """For the calls of this thread: each connection that they use is shut down when that time is over, and what the bytes of
+    objects that came or went meanwhile may take at the slowest."""
+    with _cutoff.within(seconds) as limit:
         _here.limit = limit
         try:
             yield limit
@@ -43,11 +43,11 @@ def total_time(seconds: float, size: int) -> Iterator[Limit]:
             _here.limit = None
 
 
-def expect_bytes(size: int) -> None:
-    """The answer that this thread reads has that many bytes, and may take the time for them."""
+def moved(count: int) -> None:
+    """So many bytes of an object came or went in this thread's call: it has earned the time for them."""
     limit: Limit | None = getattr(_here, "limit", None)
     if limit is not None:
-        limit.extend(size / SLOWEST)
+        limit.extend(count / SLOWEST)
 
 
 def bound(client: S3Client) -> S3Client:
@@ -71,6 +71,11 @@ class _Watched:
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
         _watched(self.sock)
+
+    def send(self, data: Any) -> None:
+        """A block of the body, or what comes before it."""
+        super().send(data)  # type: ignore[misc]
+        moved(len(data))
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         _watched(self.sock)

@@ -27,16 +27,19 @@ from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, too
 from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
 from walkeeper.store.s3.answers import NotFound, Refusal, store_error
-from walkeeper.store.s3.connection import bound, expect_bytes, total_time
+from walkeeper.store.s3.connection import bound, moved, total_time
 from walkeeper.store.s3.keys import S3Settings
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
 
 POOL_SIZE: Final = 96
 """Connections that are kept: 64 uploads at the most, and who restores or asks meanwhile."""
 CREDENTIALS_AGE: Final = 5.0
 """Seconds: how soon after reading the credentials they may be read again, when the store denies."""
+PIECE: Final = 256 * 1024
+"""Bytes that are read at a time: what comes in the end is counted by them."""
 BARREN_PAGES: Final = 100
 """Pages without anything new in a row; deleted versions can fill some."""
 
@@ -98,7 +101,6 @@ class S3Store:
                 **guard,
                 **self._settings.put_options,
             ),
-            len(body),
         )
         # An encrypting bucket's ETag is not the MD5; then, as with a store that lies, only a look can tell.
         if answer.get("ETag", "").strip('"') != md5.hexdigest():
@@ -196,8 +198,7 @@ class S3Store:
             size = self._size(key, answer)
             if size > limit:
                 raise too_large(self._name(key), size, limit)
-            expect_bytes(size)
-            body = stream.read(size + 1)  # an answer in chunks may go on beyond the length that it states
+            body = b"".join(_pieces(stream, size))
         if len(body) != size:
             raise StoreUnavailable(f"{self._name(key)}: {len(body)} bytes came of {size}", hint=_AGAIN)
         return Body.of(body, dict(answer.get("Metadata", {})))
@@ -236,11 +237,11 @@ class S3Store:
         page = [ObjectInfo(key.removeprefix(self._base), size, {}, modified) for key, size, modified in found]
         return page, token if answer.get("IsTruncated") else ""
 
-    def _call(self, what: str, request: Callable[[S3Client], _T], size: int = 0) -> _T:
-        """Run one request, with a body of ``size``; all that can go wrong becomes one of walkeeper's errors, or AlreadyThere."""
+    def _call(self, what: str, request: Callable[[S3Client], _T]) -> _T:
+        """Run one request; all that can go wrong becomes one of walkeeper's errors, or AlreadyThere."""
         client = self._translated(what, self._connected)  # making it takes CPU time, and asks nobody
         began = time.monotonic()
-        with total_time(self._settings.longest_call, size) as limit:
+        with total_time(self._settings.longest_call) as limit:
             try:
                 answer = self._translated(what, lambda: request(client))
             except (StoreError, AlreadyThere):
@@ -348,6 +349,15 @@ def _build(settings: S3Settings) -> S3Client:
     # HEAD of the bucket, follow that one's redirect in the same way, and so on without an end.
     client.meta.events.register("before-call.s3.HeadBucket", _no_region)  # type: ignore[arg-type] # it may return an answer
     return bound(client)
+
+
+def _pieces(stream: StreamingBody, size: int) -> Iterator[bytes]:
+    """An answer in chunks may go on beyond the length that it states: one byte more is enough to know."""
+    left = size + 1
+    while left and (piece := stream.read(min(left, PIECE))):
+        moved(len(piece))
+        left -= len(piece)
+        yield piece
 
 
 def _timestamp(value: str) -> datetime:
