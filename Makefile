@@ -49,7 +49,7 @@ crash: $(READY)
 # One cell a major, and whatever else runs on each.
 matrix: $(READY)
 	for major in $$($(PYTHON) -m tests.matrix); do tools/postgres-from-debian $$major; done
-	$(PYTHON) -m pytest -n 2 tests/matrix tests/postgres tests/restore/test_restore_abandoned.py \
+	$(PYTHON) -m pytest -n 2 --timeout 900 tests/matrix tests/postgres tests/restore/test_restore_abandoned.py \
 	    tests/agent/test_tail.py::test_what_pg_receivewal_has_written_is_known_to_the_byte $(ARGS)
 
 torture: $(READY)

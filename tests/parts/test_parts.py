@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.parts.binaries import NEEDED, all_postgres, postgres_bin
+from tests.parts.binaries import CACHE, NEEDED, _unpacked, all_postgres, postgres_bin
 from tests.parts.cluster import HOLD_SLOT, Cluster, callbacks, merged
 from tests.parts.ledger import Acknowledged, Ledger, of_twins
 from tests.parts.postgres import REPLICATOR, Postgres, restore_server
@@ -188,6 +188,27 @@ def test_every_postgresql_found_has_all_programs() -> None:
     for directory in all_postgres().values():
         assert all(os.access(directory / program, os.X_OK) for program in NEEDED)
     assert postgres_bin() in all_postgres().values()
+    packaged = Path("/usr/lib/postgresql")
+    assert not any(found.is_relative_to(packaged) for found in all_postgres().values()), "apt-get may change it"
+
+
+def test_a_server_that_was_unpacked_is_found_and_not_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    bin_dir = tmp_path / "19" / "root" / "usr" / "lib" / "postgresql" / "19" / "bin"
+    tool = CHECKOUT / "tools" / "postgres-from-debian"
+    bin_dir.mkdir(parents=True)
+    empty = subprocess.run([tool, "19"], capture_output=True, text=True, check=False)
+    assert (empty.returncode, empty.stdout) == (1, "")
+    assert "it is there, and has no PostgreSQL 19\nHINT: Remove it" in empty.stderr
+    (bin_dir / "postgres").write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 19.0'\n")
+    (bin_dir / "postgres").chmod(0o755)
+    found = subprocess.run([tool, "19"], capture_output=True, text=True, check=True)
+    assert found.stdout == f"{bin_dir}\n"
+    assert list(_unpacked()) == [bin_dir]
+    unknown = subprocess.run([tool, "12"], capture_output=True, text=True, check=False)
+    assert (unknown.returncode, "HINT: Say 13," in unknown.stderr) == (1, True)
 
 
 @pytest.mark.postgres

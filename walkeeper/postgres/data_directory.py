@@ -96,10 +96,10 @@ _VERSIONS: Final = range(1300, 10_000)
 """``PG_CONTROL_VERSION`` from PostgreSQL 13 on; a newer major has a higher one."""
 _TO_18: Final = struct.Struct("=16xi12xQ8xI84xQI")
 _IN_19: Final = struct.Struct("=16xi12xQ8xI92xQI")
-_POSITIONS: Final = {1300: _TO_18, 1800: _TO_18, 1905: _IN_19}
+_POSITIONS: Final = {1300: _TO_18, 1700: _TO_18, 1800: _TO_18, 1905: _IN_19}
 """By version, on 64-bit machines: state, last checkpoint and its timeline, minimum recovery point and its timeline.
 
-PostgreSQL 13 to 17 have 1300. A checkpoint has eight bytes more in 19.
+PostgreSQL 13 to 16 have 1300. A checkpoint has eight bytes more in 19.
 """
 
 _ENDED: Final = 1
