@@ -29,8 +29,9 @@ from walkeeper.archive.write import Archive
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import Segment
+from walkeeper.store.directory.keys import DirectorySettings
 from walkeeper.store.open import open_store
-from walkeeper.store.settings import DirectorySettings, S3Settings
+from walkeeper.store.s3.keys import S3Settings
 
 SEGMENT_MB: Final = 16
 SIZE: Final = SegmentSize(SEGMENT_MB * MIB)

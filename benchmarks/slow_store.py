@@ -15,9 +15,9 @@ from pathlib import Path
 
 from walkeeper.agent.process import run
 from walkeeper.config import load
-from walkeeper.store.base import Store
+from walkeeper.store.base import Store, StoreSettings
 from walkeeper.store.directory import DirectoryStore
-from walkeeper.store.settings import DirectorySettings, StoreSettings
+from walkeeper.store.directory.keys import DirectorySettings
 
 
 class SlowDirectoryStore(DirectoryStore):

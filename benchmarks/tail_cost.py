@@ -21,7 +21,7 @@ from tests.parts.cluster import Node
 from tests.parts.postgres import Postgres
 from tests.parts.processes import Process, new_directory, wait_until
 from tests.twins.memory_record import MemoryDcs
-from walkeeper.store.base import Body, ObjectInfo, Store
+from walkeeper.store.base import MAX_OBJECT, Body, ObjectInfo, Store
 
 SEGMENT_MB: Final = 16
 WATCHED: Final = 180.0
@@ -53,9 +53,9 @@ class Counted:
         self._count("HEAD")
         return self._store.head(key)
 
-    def get(self, key: str) -> Body | None:
+    def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
         self._count("GET")
-        return self._store.get(key)
+        return self._store.get(key, limit)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         self._count("LIST")

@@ -1,4 +1,4 @@
--- A role of walkeeper's own, where it shall not be Patroni's replication user. On the leader, once:
+-- A role of walkeeper's own, where it is not to be Patroni's replication user. On the leader, once:
 --   psql -v password="'…'" -f role.sql
 -- Then in the configuration: postgresql: {user: walkeeper, password_file: /etc/walkeeper/password}, and in pg_hba.conf of every node
 --   host replication walkeeper 127.0.0.1/32 scram-sha-256     the receiver

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-from walkeeper.cli import main as cli
+from tests.matrix.versions import MAJORS, TRIED
 from walkeeper.cli import reference
+from walkeeper.core.wal_page import MAGIC
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -19,16 +19,14 @@ DOCUMENTS = [
 ]
 
 
-def block(name: str) -> str:
-    match = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert match is not None, name
-    return match[1]
-
-
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse words its help otherwise from 3.13 on")
-def test_the_readme_shows_the_command_line_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    assert block("help") == f"```console\n$ walkeeper --help\n{cli.parser().format_help()}```\n"
+def test_the_table_of_versions_is_what_the_matrix_tries() -> None:
+    table = re.search(r"^\| PostgreSQL \|.*?\n\n", (ROOT / "docs" / "limits.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert table is not None
+    head, _, *rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table[0].strip().splitlines()]
+    assert tuple(head[1:]) == TRIED
+    assert [int(major) for major, *cells in rows if cells == ["tried"] * len(TRIED)] == list(MAJORS)
+    assert all(not any(cells) for major, *cells in rows if int(major) not in MAJORS)
+    assert {int(major) for major, *_ in rows} == set(MAGIC.values())
 
 
 def anchors(document: Path) -> set[str]:
@@ -55,6 +53,29 @@ def test_links_lead_to_files_that_are_there(document: Path) -> None:
             assert (document.parent / target).exists(), target
 
 
+GENERATED = {f"docs/{name}.md" for name in ("commands", "configuration", "doctor", "metrics")}
+WRITTEN = [path for path in DOCUMENTS if path.relative_to(ROOT).as_posix() not in GENERATED]
+
+
+@pytest.mark.parametrize("document", WRITTEN, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_line_is_longer_than_a_screen(document: Path) -> None:
+    """But for rows of tables, which Markdown cannot break, and what programs printed."""
+    prose = re.sub(r"^( *)```.*?^\1```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert [line for line in prose.splitlines() if len(line) > 160 and not line.startswith("|")] == []
+
+
+def test_a_decision_has_a_title_a_date_and_few_words_and_the_newest_is_last() -> None:
+    _, *decisions = re.split(r"^## ", (ROOT / "docs" / "internals" / "decisions.md").read_text(), flags=re.MULTILINE)
+    dates = []
+    for decision in decisions:
+        title, _, text = decision.partition("\n\n")
+        (date,) = re.findall(r"^\*(20\d\d-\d\d-\d\d)\.\* ", text) or [""]
+        assert date, f"{title}: the text begins with its date"
+        assert len(text.split()) <= 200, title
+        dates.append(date)
+    assert dates == sorted(dates)
+
+
 FAULTS = {"A": 19, "B": 12, "C": 19, "D": 12, "E": 21, "F": 15, "G": 18, "H": 9, "I": 6}
 """How many there are of each group."""
 
@@ -76,3 +97,27 @@ def test_the_track_record_names_tests_and_deliberate_bugs_that_there_are() -> No
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     for name in re.findall(r"`(?:test_\w+|[a-z]+_[a-z_]+)`", text):
         assert f"def {name.strip('`')}(" in tests, name
+
+
+def test_removing_walkeeper_names_all_that_it_leaves_behind() -> None:
+    operations = (ROOT / "docs" / "operations.md").read_text()
+    section = operations[operations.index("### Removing walkeeper") :]
+    left = [
+        "archive_command",
+        "restore_command",
+        "callbacks",
+        "`walkeeper:` section",
+        "patronictl reload",
+        "systemctl disable",
+    ]
+    left += [
+        "slots.walkeeper=null",
+        "etcdctl del /service/SCOPE/walkeeper",
+        "spool.directory",
+        "restore.directory",
+        "/run/walkeeper",
+    ]
+    assert [name for name in left if name not in section] == []
+    assert section.index("archive_command") < section.index("Stop the agents"), (
+        "or it fails, and PostgreSQL keeps all WAL"
+    )

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -181,6 +182,22 @@ def test_walkeepers_own_file_is_taken_as_it_is(short_path: Path) -> None:
     assert load(own, {}, for_agent=True).agent.start_from_callback is False
 
 
+def test_what_the_readme_says_to_merge_is_taken_and_is_refused_when_it_is_pasted_at_the_end(short_path: Path) -> None:
+    (snippet,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    added = yaml.safe_load(snippet)
+    before = yaml.safe_load((EXAMPLES / "patroni.minimal.yml").read_text())
+    del before["walkeeper"], before["postgresql"]["callbacks"], before["postgresql"]["recovery_conf"]
+    path = short_path / "patroni.yml"
+    path.touch(mode=0o600)
+
+    path.write_text(yaml.safe_dump(before | added | {"postgresql": before["postgresql"] | added["postgresql"]}))
+    assert load(path, {}, for_agent=True).scope == "demo"
+
+    path.write_text(yaml.safe_dump(before) + textwrap.dedent(snippet))
+    with pytest.raises(errors.ConfigError, match="there twice"):
+        load(path, {}, for_agent=True)
+
+
 def test_the_complete_example_names_every_key() -> None:
     text = (EXAMPLES / "patroni.yml").read_text()
     section = text[text.index("walkeeper:\n") : text.index("\nbootstrap:")]
@@ -255,7 +272,7 @@ def test_the_role_of_the_example_is_enough(machine: Machine) -> None:
 
 
 def test_the_policies_allow_what_the_store_does_and_no_more() -> None:
-    calls = set(re.findall(r"client\.(\w+)\(", (ROOT / "walkeeper" / "store" / "s3.py").read_text()))
+    calls = set(re.findall(r"client\.(\w+)\(", (ROOT / "walkeeper" / "store" / "s3" / "driver.py").read_text()))
     needed = {
         "put_object": "s3:PutObject", "get_object": "s3:GetObject", "head_object": "s3:GetObject",
         "list_objects_v2": "s3:ListBucket", "delete_object": "s3:DeleteObject",

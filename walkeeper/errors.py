@@ -13,9 +13,12 @@
     ├── StoreError             the object store; waiting can help
     │   ├── StoreUnavailable   no answer, a server error, a time-out
     │   ├── StoreDenied        credentials or rights; waits slowly
-    │   └── StoreUnfit         it cannot keep what walkeeper promises; waiting does not help
+    │   ├── StoreUnfit         it cannot keep what walkeeper promises; waiting does not help
+    │   └── TooLarge           an object has more bytes than anything of its kind; it was not read
     ├── CannotTell             an object is there, or may be, and cannot be delivered
-    │   └── Locked             it is encrypted, and no key here opens it
+    │   ├── Locked             it is encrypted, and no key here opens it
+    │   └── HoleInArchive      it is not there, and more of its branch is behind it
+    │       └── LostForGood    the same, and it is recorded that it exists nowhere any more
     ├── DcsError               the DCS; waiting can help
     │   ├── DcsUnavailable     no answer within the deadline
     │   └── CasConflict        somebody else wrote the record first
@@ -102,6 +105,11 @@ class StoreUnfit(StoreError):
     reason = "store_unfit"
 
 
+class TooLarge(StoreError):
+    waiting_helps = False
+    reason = "too_large"
+
+
 class CannotTell(WalkeeperError):
     waiting_helps = True
     reason = "cannot_tell"
@@ -109,6 +117,15 @@ class CannotTell(WalkeeperError):
 
 class Locked(CannotTell):
     reason = "locked"
+
+
+class HoleInArchive(CannotTell):
+    reason = "hole"
+
+
+class LostForGood(HoleInArchive):
+    waiting_helps = False
+    reason = "gap"
 
 
 class DcsError(WalkeeperError):

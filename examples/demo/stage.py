@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import yaml
 from patroni.version import __version__ as patroni_version
 
+from tests.parts.binaries import origin_of
 from tests.parts.cluster import CALLBACKS, Cluster, Node
 from tests.parts.processes import CHECKOUT, new_directory, tail
 from tests.parts.proxy import CHUNK, Proxy
@@ -175,7 +176,7 @@ class Stage:
     def versions(self) -> str:
         with urllib.request.urlopen(f"{self.cluster.etcd.url}/version", timeout=5) as answer:
             etcd = json.load(answer)["etcdserver"]
-        where = "the system's" if str(self.cluster.bin_dir).startswith("/usr") else "from a wheel"
+        where = origin_of(self.cluster.bin_dir)
         return f"PostgreSQL {self.cluster.major} ({where}), Patroni {patroni_version}, etcd {etcd}, walkeeper {__version__}"
 
     def wiring(self) -> str:

@@ -23,6 +23,7 @@ import pytest
 
 from tests.fixtures.agents import Machine, command_line, end, environment_of
 from tests.fixtures.worlds import prepare
+from tests.parts.binaries import all_postgres
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import REPLICATOR_PASSWORD, Postgres
 from tests.parts.processes import free_port, new_directory, wait_until
@@ -462,7 +463,7 @@ def test_it_waits_for_postgresql_and_for_etcd(machine: Machine) -> None:
     assert len(machine.says("ERROR dcs ")) == len(machine.says("ERROR postgresql ")) == 1
 
 
-@pytest.mark.parametrize("what", ["store", "password", "pg_receivewal", "spool"])
+@pytest.mark.parametrize("what", ["store", "password", "spool"])
 def test_p10_what_it_lacks_is_said_with_a_hint_and_it_recovers_when_that_is_mended(machine: Machine, what: str) -> None:
     mend: Callable[[], object]
     if what == "store":
@@ -473,13 +474,6 @@ def test_p10_what_it_lacks_is_said_with_a_hint_and_it_recovers_when_that_is_mend
         machine.password = "wrong"
         machine.configure()
         word = "postgresql"
-    elif what == "pg_receivewal":
-        bin_dir = machine.directory / "bin"
-        bin_dir.mkdir()
-        machine.walkeeper["postgresql"] = {"bin_dir": str(bin_dir)}
-        machine.configure()
-        mend = lambda: (bin_dir / "pg_receivewal").symlink_to(machine.server.bin_dir / "pg_receivewal")  # noqa: E731
-        word = "takeover_failed"
     else:
         word = "archiver_spool"
     agent = machine.start()
@@ -504,6 +498,31 @@ def test_p10_what_it_lacks_is_said_with_a_hint_and_it_recovers_when_that_is_mend
     assert len(machine.says(f"ERROR {word} ")) == 1
     assert len(machine.says("")) < 60
     assert agent.stop() == 0
+
+
+def test_f7_where_only_an_older_pg_receivewal_is_it_names_both_versions_and_recovers(etcd: Etcd) -> None:
+    """On a server whose major version no package has installed here."""
+    older, major = sorted(major for major in all_postgres() if not Path(f"/usr/lib/postgresql/{major}").exists())[-2:]
+    with Postgres(new_directory("m") / "pg", all_postgres()[major], auth="scram-sha-256") as server:
+        prepare(server)
+        machine = Machine(f"cluster{next(_serial)}", server, etcd)
+        program = machine.directory / "bin" / "pg_receivewal"
+        program.parent.mkdir()
+        program.symlink_to(all_postgres()[older] / "pg_receivewal")
+        machine.walkeeper["postgresql"] = {"bin_dir": str(program.parent)}
+        machine.configure()
+        try:
+            agent = machine.start()
+            line = machine.wait_says("ERROR takeover_failed ", 30)
+            assert f"the server is of PostgreSQL {major}, and {program} is of {older}" in line
+            assert f"HINT: Install the client programs of PostgreSQL {major}" in line
+            program.unlink()
+            program.symlink_to(server.bin_dir / "pg_receivewal")
+            machine.wait_archived(2, 40)
+            assert len(machine.says("ERROR takeover_failed ")) == 1
+            assert agent.stop() == 0
+        finally:
+            machine.close()
 
 
 def test_i3_a_real_agents_page_shows_where_the_archive_stands(machine: Machine) -> None:

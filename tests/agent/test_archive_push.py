@@ -58,7 +58,7 @@ class Node:
         self.agent = RunningAgent(self.config, self.store, self.dcs)
         self.run = directory / "run"
         self.run.mkdir(mode=0o700)
-        self.pushing = Pushing(self.agent.agent, Codec(), self.run, SystemClock())
+        self.pushing = Pushing(self.agent.agent, self.run, SystemClock())
 
     def _before(self, call: str, key: str) -> None:
         if call == "create" and "/wal/" in key:

@@ -23,6 +23,7 @@ from walkeeper.agent.observation import Seen
 from walkeeper.agent.samples import HOURS, Samples
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import Archives
 from walkeeper.archive.write import Archive
 from walkeeper.core.coverage import Range
 from walkeeper.core.history import History, Switch
@@ -86,7 +87,7 @@ def lists(store: MemoryStore) -> int:
 
 
 def test_it_finds_stretches_histories_and_gaps() -> None:
-    found = listed(Stock(both(), "demo", None, Hands()))
+    found = listed(Stock(Archives(both(), "demo", None, Codec()), Hands()))
     assert found.stored == {1: (Range(2, 3), Range(4, 6)), 2: (Range(5, 8),)}
     assert found.histories == {1: History(1), 2: History(2, (Switch(1, Lsn.parse("0/500080")),))}
     assert found.gaps == (Gap(1, "0/300000", "0/400000"),)
@@ -95,7 +96,7 @@ def test_it_finds_stretches_histories_and_gaps() -> None:
 
 def test_p9_looking_at_the_page_costs_no_listing_each_time() -> None:
     store, clock = both(), Hands()
-    stock = Stock(store, "demo", None, clock)
+    stock = Stock(Archives(store, "demo", None, Codec()), clock)
     listed(stock)
     calls = len(store.calls)
     for _ in range(100):
@@ -108,7 +109,7 @@ def test_p9_looking_at_the_page_costs_no_listing_each_time() -> None:
 
 def test_a_timeline_that_is_new_is_looked_up_soon_and_not_at_once() -> None:
     store, clock = both(), Hands()
-    stock = Stock(store, "demo", None, clock)
+    stock = Stock(Archives(store, "demo", None, Codec()), clock)
     listed(stock)
     promoted = msgspec.structs.replace(RECORD, timeline=3)
     stock.look(promoted)
@@ -128,7 +129,7 @@ def test_p9_a_store_that_hangs_holds_up_no_page() -> None:
             let_go.wait(20)
 
     store.before = hang
-    stock = Stock(store, "demo", None, Hands())
+    stock = Stock(Archives(store, "demo", None, Codec()), Hands())
     for _ in range(20):
         found, says = stock.look(RECORD)
         assert found is None
@@ -140,7 +141,7 @@ def test_p9_a_store_that_hangs_holds_up_no_page() -> None:
 
 def test_a_store_that_cannot_be_listed_is_said_and_what_was_known_stays() -> None:
     store, clock = both(), Hands()
-    stock = Stock(store, "demo", None, clock)
+    stock = Stock(Archives(store, "demo", None, Codec()), clock)
     before = listed(stock)
     store.down = True
     clock.now += module.REFRESH_SECONDS + 1
@@ -153,7 +154,7 @@ def test_a_store_that_cannot_be_listed_is_said_and_what_was_known_stays() -> Non
 
 def test_an_archive_without_end_is_listed_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_OBJECTS", 3)
-    stock = Stock(both(), "demo", None, Hands())
+    stock = Stock(Archives(both(), "demo", None, Codec()), Hands())
     found = listed(stock)
     assert found.whole is False
     assert "more than 3 segments" in stock.look(RECORD)[1]
@@ -161,7 +162,7 @@ def test_an_archive_without_end_is_listed_to_a_limit(monkeypatch: pytest.MonkeyP
 
 def test_another_cluster_under_that_scope_is_listed_anew() -> None:
     store = both()
-    stock = Stock(store, "demo", None, Hands())
+    stock = Stock(Archives(store, "demo", None, Codec()), Hands())
     listed(stock)
     other = msgspec.structs.replace(RECORD, system_identifier="8", timeline=1)
     assert listed(stock, other).stored == {}
@@ -175,7 +176,7 @@ def agent_of(tmp_path: Path, store: MemoryStore) -> Agent:
 def test_the_page_is_made_from_what_the_agent_saw_and_asks_nobody(tmp_path: Path) -> None:
     store = both()
     agent = agent_of(tmp_path, store)
-    stock = Stock(store, "demo", None, SystemClock())
+    stock = Stock(Archives(store, "demo", None, Codec()), SystemClock())
     assert "not everything is known" in render(facts(agent, stock))
     state = ServerState(7, False, 2, Lsn(8 * MIB + 100), SIZE, 15, "replica")
     agent.observer.seen = Seen(
@@ -219,6 +220,6 @@ def test_a_listing_that_is_interrupted_in_the_middle_is_no_listing() -> None:
             raise StoreUnavailable("cut")
 
     store.before = cut
-    stock = Stock(store, "demo", None, Hands())
+    stock = Stock(Archives(store, "demo", None, Codec()), Hands())
     wait_for(lambda: "could not be listed" in stock.look(RECORD)[1])
     assert stock.look(RECORD)[0] is None

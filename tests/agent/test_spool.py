@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def test_after_a_restart_of_the_machine_nothing_in_it_is_trusted(spool: Spool) -
 
 
 def test_the_quarantine_is_bounded_and_the_oldest_goes_first(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", 2 * MIB)
+    spool = Spool(tmp_path / "spool", 8 * MIB)
     spool.open()
     for number in (7, 8, 9):
         put(spool, 1, number)
@@ -173,7 +174,62 @@ def test_b10_rights_that_were_taken_away_are_named_and_waited_out(spool: Spool) 
     assert spool.complete(SIZE) == [Segment(1, 3, SIZE)]
 
 
-def test_a_spool_that_somebody_removed_is_made_anew(spool: Spool) -> None:
+def test_a_spool_that_somebody_removed_is_made_again(spool: Spool) -> None:
     shutil.rmtree(spool.directory)
     assert spool.complete(SIZE) == []
     assert seed(spool, Lsn(3 * MIB)) == Segment(1, 3, SIZE)
+
+
+def test_j13_a_spool_that_was_made_again_is_not_trusted_after_a_crash_of_the_machine(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(spool.directory)
+    spool.complete(SIZE)
+    put(spool, 1, 3)
+    boot = tmp_path / "boot_id"
+    boot.write_text("another boot\n")
+    monkeypatch.setattr("walkeeper.agent.archiver.spool._BOOT_ID", boot)
+    spool.open()
+    assert names(spool.wal) == []
+
+
+def test_files_without_a_marker_of_the_boot_are_not_trusted(spool: Spool) -> None:
+    put(spool, 1, 3)
+    (spool.directory / "boot").unlink()
+    spool.open()
+    assert names(spool.wal) == []
+    assert names(spool.quarantine) == ["000000010000000000000003"]
+
+
+def test_many_stale_files_are_put_aside_with_one_line_and_one_look_at_the_quarantine(
+    spool: Spool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[None] = []
+    monkeypatch.setattr(spool, "_bound_quarantine", lambda: looks.append(None))
+    for number in range(1000):
+        (spool.wal / Segment(7, 5000 + number, SIZE).name).touch()
+    spool.seed(History(1), Segment(1, 5, SIZE))
+    assert names(spool.wal) == ["000000010000000000000005.partial"]
+    assert len(names(spool.quarantine)) == 1000
+    assert len(looks) == 1
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split()[:2] for line in said] == [["spool_quarantined", "files=1000"]]
+
+
+def test_a_link_in_place_of_a_removed_spool_is_named_and_waited_out(spool: Spool, tmp_path: Path) -> None:
+    shutil.rmtree(spool.directory)
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    spool.directory.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SpoolError, match="spool: ") as problem:
+        spool.complete(SIZE)
+    assert problem.value.hint
+
+
+def test_too_many_open_files_are_not_called_a_full_disk(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("walkeeper.agent.archiver.spool.os.scandir", refuse)
+    with pytest.raises(SpoolError, match="Too many open files") as problem:
+        spool.complete(SIZE)
+    assert "limit of open files" in problem.value.hint

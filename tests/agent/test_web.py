@@ -180,10 +180,23 @@ def test_a_client_that_does_not_read_is_given_up(served: Served, monkeypatch: py
         wait_until(lambda: not server._open, "the end of the connection", 10)
 
 
+def test_clients_that_say_nothing_or_half_a_request_keep_nobody_from_an_answer(served: Served) -> None:
+    with ExitStack() as stack:
+        for number in range(2 * web.MAX_CONNECTIONS):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
+            client.sendall(b"GET /health HTTP/1.0\r\n" if number % 2 else b"")
+        assert served.get("/health")[0] == 200
+        assert len(web_server_of(served)._open) <= web.MAX_CONNECTIONS
+
+
 def test_connections_are_few_and_who_comes_after_is_told(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "MAX_CONNECTIONS", 2)
+    served.page = "x" * (32 << 20)  # more than any socket's buffers
     with ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection(("127.0.0.1", served.port))) for _ in range(2)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        wait_until(lambda: len(web_server_of(served)._asked) == 2, "both requests", 30)
         wait_until(lambda: len(web_server_of(served)._open) == 2, "both connections", 30)
         with socket.create_connection(("127.0.0.1", served.port), timeout=30) as third:
             assert third.recv(100).startswith(b"HTTP/1.0 503 ")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from tests.core.values import plain_segment
+from tests.core.values import paged_segment, plain_segment
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
@@ -128,6 +128,26 @@ def test_p5_what_does_not_agree_with_its_name_and_cluster_is_not_stored(
     with pytest.raises(problem):
         archive.archive_segment(SEGMENT, plain, ONE)
     assert keys(store) == []
+
+
+@pytest.mark.parametrize("what", ["a page is zero", "a page is an old one's", "it ends in the middle"])
+def test_p13_a_segment_that_is_not_complete_by_its_pages_gets_no_receipt(
+    store: MemoryStore, archive: Archive, what: str
+) -> None:
+    old = plain_segment(Segment(1, 2, SIZE), SYSTEM)
+    middle = 64 * 8192
+    page = {"a page is zero": bytes(8192), "a page is an old one's": old[middle : middle + 8192]}
+    broken = PLAIN[:middle] + page.get(what, bytes(SIZE)) + PLAIN[middle + 8192 :]
+    for archiving in (archive.archive_segment, archive.confirm_segment):
+        with pytest.raises(BadSegment) as refused:
+            archiving(SEGMENT, broken[:SIZE], ONE)
+        assert refused.value.hint
+    assert keys(store) == []
+
+
+def test_a_segment_that_was_switched_early_is_complete(store: MemoryStore, archive: Archive) -> None:
+    archive.archive_segment(SEGMENT, paged_segment(SEGMENT, SYSTEM, written=20_000), ONE)
+    assert len(keys(store)) == 1
 
 
 def test_p12_an_archived_segment_opens_with_the_zstd_command(

@@ -23,7 +23,8 @@ from walkeeper.config.keys import all_keys
 from walkeeper.config.reference import reference
 from walkeeper.errors import ConfigError
 from walkeeper.lib.units import Seconds, Size
-from walkeeper.store.settings import DirectorySettings, S3Settings
+from walkeeper.store.directory.keys import DirectorySettings
+from walkeeper.store.s3.keys import S3Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,8 +107,8 @@ def test_every_setting_of_s3_is_taken(write: Write) -> None:
 """
     expected = S3Settings(
         bucket="our.wal", prefix="a/b", endpoint="https://s3.example.com:9000", region="eu", path_style=True,
-        access_key_id="id", secret_access_key="s3cret/+=", ca_file=Path("/ca.pem"), connect_timeout=0.5,
-        read_timeout=120.0, overwrite_guard="head",
+        access_key_id="id", secret_access_key="s3cret/+=", ca_file=Path("/ca.pem"), connect_timeout=Seconds(0.5),
+        read_timeout=Seconds(120), overwrite_guard="head",
     )  # fmt: skip
     config = load(write(text), {})
     assert config.store == expected
@@ -120,7 +121,7 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     "unknown key at the top": ("  stor: {directory: /x}", ":2: walkeeper.stor: unknown key"),
     "missing bucket": ("  store:\n    s3: {region: eu}", ":3: walkeeper.store.s3.bucket: missing"),
     "no store": ("  upload_workers: 2", ":1: walkeeper.store: missing"),
-    "two stores": ("  store: {directory: /x, s3: {bucket: abc}}", ":2: walkeeper.store: both"),
+    "two stores": ("  store: {directory: /x, s3: {bucket: abc}}", ":2: walkeeper.store: both directory and s3"),
     "wrong type": (
         "  store: {directory: /x}\n  upload_workers: many",
         ":3: walkeeper.upload_workers: expected a whole",
@@ -197,6 +198,15 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     "bucket": ("  store: {s3: {bucket: a/b}}", ":2: walkeeper.store.s3.bucket: 'a/b' is no name of a bucket"),
     "bucket with dots": ("  store: {s3: {bucket: a..b}}", ":2: walkeeper.store.s3.bucket: 'a..b' is no name"),
     "prefix": ("  store: {s3: {bucket: abc, prefix: a/../b}}", ":2: walkeeper.store.s3.prefix: 'a/../b' cannot be"),
+    "a space in the prefix": (
+        "  store: {s3: {bucket: abc, prefix: a b}}",
+        ":2: walkeeper.store.s3.prefix: 'a b' cannot",
+    ),
+    "a hidden prefix": ("  store: {s3: {bucket: abc, prefix: a/.b}}", ":2: walkeeper.store.s3.prefix: 'a/.b' cannot"),
+    "a long prefix": (
+        "  store: {s3: {bucket: abc, prefix: " + "x/" * 150 + "}}",
+        ":2: walkeeper.store.s3.prefix: longer than 199 characters",
+    ),
     "unicode prefix": ("  store: {s3: {bucket: abc, prefix: ü}}", ":2: walkeeper.store.s3.prefix: 'ü' cannot be"),
     "endpoint": ("  store: {s3: {bucket: abc, endpoint: s3.example.com}}", ":2: walkeeper.store.s3.endpoint: expected"),
     "endpoint port": (
@@ -388,7 +398,7 @@ def test_the_environment_alone_can_say_everything(write: Write) -> None:
             {"WALKEEPER_STORE_DIRECTORY": "wal"},
             "WALKEEPER_STORE_DIRECTORY (environment variable): 'wal' is no absolute",
         ),
-        ({"WALKEEPER_STORE_S3_BUCKET": "abc"}, "walkeeper.store: both a directory and s3"),
+        ({"WALKEEPER_STORE_S3_BUCKET": "abc"}, "walkeeper.store: both directory and s3"),
         ({"WALKEEPER_STORE_S3_REGION": "eu"}, "walkeeper.store.s3.bucket: missing"),
     ],
 )
@@ -503,7 +513,7 @@ def test_a_relative_path_to_the_file_becomes_a_whole_one(write: Write, monkeypat
 
 
 def test_loading_brings_in_no_heavy_library() -> None:
-    code = "import sys, walkeeper.config; print([m for m in ('boto3', 'psycopg', 'patroni') if m in sys.modules])"
+    code = "import sys, walkeeper.config; print([m for m in ('boto3', 'botocore', 'psycopg', 'patroni') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -20,7 +20,15 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.refusals import Retry, retry_after
-from walkeeper.errors import BadSegment, Conflict, SpoolError, StoreDenied, StoreUnavailable, WalkeeperError
+from walkeeper.errors import (
+    BadSegment,
+    Conflict,
+    SpoolError,
+    StoreDenied,
+    StoreUnavailable,
+    WalkeeperError,
+    WrongCluster,
+)
 
 SIZE = SegmentSize(MIB)
 RECORD = Record(
@@ -45,6 +53,12 @@ def receipt(number: int) -> Receipt:
 )
 def test_only_what_people_must_fix_is_tried_again_slowly(problem: WalkeeperError, expected: Retry) -> None:
     assert retry_after(problem) == expected
+
+
+@pytest.mark.parametrize("problem", [Conflict("x"), WrongCluster("x"), BadSegment("x")])
+def test_what_is_refused_below_the_frontier_is_of_no_use(problem: WalkeeperError) -> None:
+    assert retry_after(problem, below=True).damaged
+    assert not retry_after(StoreUnavailable("x"), below=True).damaged
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,21 @@
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.core.values import PAGE, long_header, paged_segment, segments
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.wal_page import HEADER_SIZE, MAGIC, SegmentHeader, check_header, check_pages, without_zeros
+from walkeeper.core.wal_page import (
+    HEADER_SIZE,
+    MAGIC,
+    SegmentHeader,
+    check_every_page,
+    check_header,
+    check_pages,
+    check_part,
+    without_zeros,
+)
 from walkeeper.errors import BadSegment, WrongCluster
 
 SYSTEM = 7300000000000000001
@@ -35,6 +45,62 @@ def test_each_known_magic_names_its_postgresql(magic: int, major: int) -> None:
 def test_what_is_no_first_page_is_refused(data: bytes) -> None:
     with pytest.raises(BadSegment):
         SegmentHeader.parse(data, "x")
+
+
+@pytest.mark.parametrize("magic", [0xD107, 0xD121, 0xD123, 0xD12C, 0xD1FF])
+def test_a_magic_that_is_newer_than_the_known_ones_or_between_them_is_of_no_known_major(magic: int) -> None:
+    found = header(magic=magic)
+    assert (found.magic, found.postgres_major) == (magic, None)
+    check_header(found, SEGMENT, SYSTEM)
+
+
+@pytest.mark.parametrize(
+    ("magic", "what"),
+    [
+        (0xD05C, "that of a PostgreSQL older than 13"),
+        (0xD105, "that of a PostgreSQL older than 13"),
+        (0x0001, "not that of PostgreSQL 13 or newer"),
+        (0xD05B, "not that of PostgreSQL 13 or newer"),
+        (0xD200, "not that of PostgreSQL 13 or newer"),
+        (0x22D1, "not that of PostgreSQL 13 or newer"),  # 19's, of a machine with the other byte order
+        (0xFFFF, "not that of PostgreSQL 13 or newer"),
+    ],
+)
+def test_a_magic_that_no_later_postgresql_can_have_is_refused(magic: int, what: str) -> None:
+    with pytest.raises(BadSegment, match=f"page magic {magic:04X} is {what}"):
+        header(magic=magic)
+
+
+@given(st.binary(min_size=HEADER_SIZE, max_size=HEADER_SIZE), st.sampled_from([None, 0xD122, 0xD125]))
+def test_random_bytes_are_no_segment_of_this_cluster(data: bytes, magic: int | None) -> None:
+    data = data if magic is None else magic.to_bytes(2, "little") + data[2:]
+    with pytest.raises((BadSegment, WrongCluster)):
+        check_header(SegmentHeader.parse(data, "x"), SEGMENT, SYSTEM)
+
+
+NEWER = 0xD125
+"""An invented PostgreSQL 20's."""
+
+
+def test_a_newer_postgresqls_pages_may_have_flags_that_are_not_known() -> None:
+    plain = bytearray(paged_segment(SEGMENT, SYSTEM, HISTORY, magic=NEWER))
+    plain[9 * PAGE + 2] = 0x10
+    check_pages(plain, SEGMENT, HISTORY)
+    plain[9 * PAGE + 2] = 0x12
+    with pytest.raises(BadSegment, match="its flags are 0012"):
+        check_pages(plain, SEGMENT, HISTORY)
+
+
+@pytest.mark.parametrize("magic", [0xD110, NEWER])
+@pytest.mark.parametrize("other", [0xD118, 0xD124, NEWER + 1])
+def test_a_segment_has_one_magic_in_all_its_pages(magic: int, other: int) -> None:
+    plain = bytearray(paged_segment(SEGMENT, SYSTEM, HISTORY, magic=magic))
+    check_part(bytes(plain[:20_000]), 0, SEGMENT)
+    plain[PAGE : PAGE + 2] = other.to_bytes(2, "little")
+    with pytest.raises(BadSegment, match=f"its magic is {other:04X}"):
+        check_pages(plain, SEGMENT, HISTORY)
+    with pytest.raises(BadSegment, match="the page at 0/502000 has the header of another one"):
+        check_part(bytes(plain[:20_000]), 0, SEGMENT)
 
 
 def test_another_clusters_segment_is_refused() -> None:
@@ -119,3 +185,50 @@ def test_a_page_of_a_timeline_that_is_no_ancestor_is_told() -> None:
 def test_the_length_without_zeros_is_what_rstrip_leaves(used: int) -> None:
     for data in (b"\0" * 100 + b"x" * used, b"x" * used + b"\0" * 9000, b"x" * used):
         assert without_zeros(data) == len(data.rstrip(b"\0"))
+
+
+@given(
+    st.integers(0, 127), st.sampled_from([0, 1, 4, 8, 9, 12, 15]), st.integers(1, 255),
+    st.sampled_from([None, 3 * PAGE, 77 * PAGE + 100]),
+)  # fmt: skip
+def test_all_pages_at_once_say_what_page_by_page_says(page: int, offset: int, flip: int, written: int | None) -> None:
+    """The look at each segment that is stored, held against the plain one: any byte of any header that is looked at."""
+    whole = bytearray(paged_segment(SEGMENT, SYSTEM, HISTORY, written=written))
+    check_every_page(whole, SEGMENT, HISTORY)
+    whole[page * PAGE + offset] ^= flip
+    for history in (HISTORY, None):
+        refused = []
+        for look in (check_every_page, check_pages):
+            try:
+                look(whole, SEGMENT, history)
+            except BadSegment:
+                refused.append(look)
+        if written is not None and page * PAGE >= written:
+            assert check_every_page in refused
+        elif page > 0 or offset > 7:
+            assert (check_every_page in refused) == (check_pages in refused) or page == 0
+
+
+@pytest.mark.parametrize("written", [HEADER_SIZE, PAGE, PAGE + 30, MIB - PAGE, MIB - 1, MIB])
+def test_zeros_up_to_the_end_have_true_pages_before_them(written: int) -> None:
+    check_every_page(paged_segment(SEGMENT, SYSTEM, HISTORY, written=written), SEGMENT, HISTORY)
+
+
+@pytest.mark.parametrize("page", [1, 60, 127])
+def test_a_page_that_is_empty_in_the_middle_is_refused(page: int) -> None:
+    gone = WHOLE[: page * PAGE] + bytes(PAGE) + WHOLE[(page + 1) * PAGE :]
+    if page < 127:
+        with pytest.raises(BadSegment, match="it is empty, and more follows"):
+            check_every_page(gone, SEGMENT, HISTORY)
+
+
+def test_pages_of_another_segment_behind_the_last_own_one_are_refused() -> None:
+    """A segment that is still being written lies in the file of an old one."""
+    old = paged_segment(Segment(2, 2, SEGMENT.size), SYSTEM)
+    with pytest.raises(BadSegment, match="it is the page of 0/250000"):
+        check_every_page(WHOLE[: 40 * PAGE] + old[40 * PAGE :], SEGMENT, HISTORY)
+
+
+def test_pages_of_a_timeline_that_is_no_ancestor_are_refused() -> None:
+    with pytest.raises(BadSegment, match="of no ancestor of 2"):
+        check_every_page(WHOLE, SEGMENT, History(2))

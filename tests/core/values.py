@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
+from walkeeper.core.wal_records import crc32c
 
 SIZES = [SegmentSize(MIB << shift) for shift in range(11)]
 sizes = st.sampled_from(SIZES)
@@ -72,15 +73,31 @@ def control_file(
 def plain_segment(
     segment: Segment, system_identifier: int, *, fill: bytes = b"w", timeline: int | None = None
 ) -> bytes:
-    """A segment with a true first header; the rest is filler."""
+    """A segment with true page headers; the rest is filler."""
+    whole = bytearray(fill * (segment.size // len(fill)))
+    short = struct.Struct("=HHIQI4x")
+    for address in range(segment.start, segment.end, PAGE):
+        short.pack_into(whole, address - segment.start, 0xD110, 0, timeline or segment.timeline, address, 0)
     header = long_header(segment, system_identifier, timeline=timeline)
-    return header + fill * ((segment.size - len(header)) // len(fill))
+    whole[: len(header)] = header
+    return bytes(whole)
+
+
+def switch_record() -> bytes:
+    """What pg_switch_wal() writes, as the last thing in its segment."""
+    body = struct.pack("=IIQBB2x", 24, 0, 0, 0x40, 0)
+    return body + struct.pack("=I", crc32c(body))
 
 
 def paged_segment(
-    segment: Segment, system_identifier: int, history: History | None = None, *, written: int | None = None
+    segment: Segment,
+    system_identifier: int,
+    history: History | None = None,
+    *,
+    written: int | None = None,
+    magic: int = 0xD110,
 ) -> bytes:
-    """A segment with a true header on each of its pages, up to ``written`` bytes, zeros from there on.
+    """A segment with a true header on each of its pages, up to ``written`` bytes: a switch, and zeros from there on.
 
     Pages from before the segment's timeline began are of the one before it, as after a promotion.
     """
@@ -90,10 +107,14 @@ def paged_segment(
         for switch in reversed(history.switches if history else ()):
             timeline = switch.timeline if address < switch.lsn else timeline
         header = (
-            long_header(segment, system_identifier, timeline=timeline)
+            long_header(segment, system_identifier, timeline=timeline, magic=magic)
             if address == segment.start
-            else struct.pack("=HHIQI4x", 0xD110, 0, timeline, address, 0)
+            else struct.pack("=HHIQI4x", magic, 0, timeline, address, 0)
         )
         pages.append(header + b"w" * (PAGE - len(header)))
     plain = b"".join(pages)
-    return plain if written is None else plain[:written].ljust(segment.size, b"\0")
+    if written is None:
+        return plain
+    if written % PAGE >= 64:
+        plain = plain[: written // 8 * 8 - 24] + switch_record()
+    return plain[:written].ljust(segment.size, b"\0")

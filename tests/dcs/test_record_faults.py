@@ -24,6 +24,7 @@ from tests.parts.processes import free_port, wait_until
 from tests.parts.proxy import Proxy
 from tests.parts.zookeeper import HOW as ZOOKEEPER_HOW
 from tests.parts.zookeeper import ZooKeeperServer, zookeeper_found
+from walkeeper.dcs import patroni
 from walkeeper.dcs.base import RecordStore, Versioned
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import CasConflict, DcsError, DcsUnavailable
@@ -364,3 +365,58 @@ def test_a_store_whose_zookeeper_is_down_at_the_start_fails_in_time_and_works_wh
             server.start()
             assert comes_back(store, 40) is None
             store.write(DOCUMENT, None)
+
+
+class Hanging:
+    """Stands in for a backend: the first ones never answer, as a library may; no server can be made to do that to Patroni's."""
+
+    def __init__(self, made: list[Hanging], hang: int, release: threading.Event) -> None:
+        made.append(self)
+        self.hangs = len(made) <= hang
+        self.release = release
+
+    def read(self) -> Versioned:
+        if self.hangs:
+            self.release.wait()
+        return Versioned(DOCUMENT, "1")
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+@pytest.mark.parametrize("hang", [1, 3])
+def test_a_call_that_never_returns_does_not_end_the_use_of_the_dcs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: int
+) -> None:
+    made: list[Hanging] = []
+    release = threading.Event()
+    monkeypatch.setattr(patroni, "ABANDON_SECONDS", 0.0)
+    monkeypatch.setattr(patroni, "get_dcs", lambda _: None)
+    monkeypatch.setattr(patroni, "_backend", lambda *_: Hanging(made, hang, release))
+    with opened(tmp_path, {"etcd3": {"host": "127.0.0.1:1"}}, timeout=0.1) as store:
+        for _ in range(hang):
+            fails_in_time(store.read, 0.1)
+        assert store.read() == Versioned(DOCUMENT, "1")
+        assert len(made) == hang + 1
+        release.set()
+
+
+def test_of_connections_that_hang_there_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Hanging] = []
+    release = threading.Event()
+    monkeypatch.setattr(patroni, "ABANDON_SECONDS", 0.0)
+    monkeypatch.setattr(patroni, "get_dcs", lambda _: None)
+    monkeypatch.setattr(patroni, "_backend", lambda *_: Hanging(made, 1000, release))
+    with opened(tmp_path, {"etcd3": {"host": "127.0.0.1:1"}}, timeout=0.05) as store:
+        for _ in range(3 * patroni.MAX_ABANDONED):
+            fails_in_time(store.read, 0.05)
+        assert len(made) == patroni.MAX_ABANDONED + 1
+        release.set()
+        wait_until(lambda: _answers(store), "an answer", 30)
+
+
+def _answers(store: RecordStore) -> bool:
+    try:
+        return store.read() is not None
+    except DcsUnavailable:
+        return False

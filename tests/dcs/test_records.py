@@ -167,14 +167,10 @@ def but(*names: str) -> pytest.MarkDecorator:
     return only(*(name for name in BACKENDS if name not in names))
 
 
-def eventually_reads(backend: Backend, store: RecordStore, document: bytes | None) -> None:
-    """Reads are linearizable, but for raft's, which come from a copy."""
-    for _ in range(200 if backend.name == "raft" else 1):
-        found = store.read()
-        if (found and found.document) == document:
-            return
-        threading.Event().wait(0.02)
-    raise AssertionError(f"it still reads {found}")
+def reads(store: RecordStore, document: bytes | None) -> None:
+    """Reads are linearizable."""
+    found = store.read()
+    assert (found and found.document) == document
 
 
 # ---------------------------------------------------------------------------------------------------- reading, writing
@@ -235,15 +231,15 @@ def test_replacing_a_record_that_was_removed_is_a_conflict(backend: Backend, sto
     backend.set("walkeeper", None)
     with pytest.raises(CasConflict):
         store.write(OTHER, first)
-    eventually_reads(backend, store, None)
+    reads(store, None)
 
 
 def test_a_removed_record_is_none_and_can_be_created_again(backend: Backend, store: RecordStore) -> None:
     store.write(DOCUMENT, None)
     backend.set("walkeeper", None)
-    eventually_reads(backend, store, None)
+    reads(store, None)
     store.write(OTHER, None)
-    eventually_reads(backend, store, OTHER)
+    reads(store, OTHER)
 
 
 def test_a_record_that_was_created_again_is_not_taken_for_the_old_one(backend: Backend, store: RecordStore) -> None:
@@ -258,11 +254,11 @@ def test_a_record_that_was_created_again_is_not_taken_for_the_old_one(backend: B
 def test_two_nodes_see_one_record_and_one_of_them_loses(backend: Backend) -> None:
     ours, theirs = backend.open("node1"), backend.open("node2")
     first = ours.write(DOCUMENT, None)
-    eventually_reads(backend, theirs, DOCUMENT)
+    reads(theirs, DOCUMENT)
     second = theirs.write(OTHER, first)
     with pytest.raises(CasConflict):
         ours.write(b'{"lsn":"0/5000000"}', first)
-    eventually_reads(backend, ours, OTHER)
+    reads(ours, OTHER)
     found = ours.read()
     assert found is not None
     assert found.version == second.version
@@ -295,17 +291,17 @@ def test_of_eight_nodes_that_create_the_record_at_once_one_wins(backend: Backend
         assert store.read() is None
     won = race(8, lambda number: stores[number].write(b'{"owner":"%d"}' % number, None))
     assert len(won) == 1
-    eventually_reads(backend, stores[0], won[0].document)
+    reads(stores[0], won[0].document)
 
 
 def test_of_eight_nodes_that_replace_the_record_at_once_one_wins(backend: Backend) -> None:
     stores = [backend.open(f"node{number}") for number in range(8)]
     first = stores[0].write(DOCUMENT, None)
     for store in stores:
-        eventually_reads(backend, store, DOCUMENT)
+        reads(store, DOCUMENT)
     won = race(8, lambda number: stores[number].write(b'{"owner":"%d"}' % number, first))
     assert len(won) == 1
-    eventually_reads(backend, stores[0], won[0].document)
+    reads(stores[0], won[0].document)
 
 
 @but("generic-etcd", "generic-etcd3")  # the next but one
@@ -317,11 +313,11 @@ def test_of_eight_nodes_that_replace_the_record_at_once_one_wins(backend: Backen
 def test_garbage_is_read_as_it_is_and_can_be_replaced(backend: Backend, document: bytes) -> None:
     store = backend.open()
     backend.set("walkeeper", document)
-    eventually_reads(backend, store, document)
+    reads(store, document)
     found = store.read()
     assert found is not None
     store.write(DOCUMENT, found)
-    eventually_reads(backend, store, DOCUMENT)
+    reads(store, DOCUMENT)
 
 
 @only("memory", "etcd3", "zookeeper")  # the others keep text only
@@ -333,7 +329,7 @@ def test_bytes_that_are_no_text_are_read_as_they_are_and_can_be_replaced(backend
     assert found is not None
     assert found.document == document
     store.write(DOCUMENT, found)
-    eventually_reads(backend, store, DOCUMENT)
+    reads(store, DOCUMENT)
 
 
 @only("generic-etcd3", "generic-etcd")
@@ -345,7 +341,7 @@ def test_garbage_by_the_generic_way_is_an_empty_document_and_can_be_replaced(bac
     assert found is not None
     assert found.document == b"{}"
     store.write(DOCUMENT, found)
-    eventually_reads(backend, store, DOCUMENT)
+    reads(store, DOCUMENT)
 
 
 def test_a_document_that_patroni_could_not_read_is_never_written(store: RecordStore) -> None:
@@ -371,42 +367,40 @@ def test_nobody_leads_a_cluster_without_a_leader_key(store: RecordStore) -> None
 
 def test_the_leader_is_who_holds_the_leader_key_now(backend: Backend, store: RecordStore) -> None:
     backend.set("leader", b"node1")
-    leader = wait_for_leader(backend, store, "node1")
+    leader = leads(store, "node1")
     assert bool(leader.epoch) == backend.guards
     backend.set("leader", b"node2")
-    wait_for_leader(backend, store, "node2")
+    leads(store, "node2")
     backend.set("leader", None)
-    assert backend.name == "raft" or store.leader() is None
+    assert store.leader() is None
 
 
-def wait_for_leader(backend: Backend, store: RecordStore, name: str) -> Leader:
-    for _ in range(200 if backend.name == "raft" else 1):
-        leader = store.leader()
-        if leader is not None and leader.name == name:
-            return leader
-        threading.Event().wait(0.02)
-    raise AssertionError(f"it is still {leader}")
+def leads(store: RecordStore, name: str) -> Leader:
+    leader = store.leader()
+    assert leader is not None
+    assert leader.name == name
+    return leader
 
 
 def test_the_leader_may_write_under_its_own_guard(backend: Backend, store: RecordStore) -> None:
     backend.set("leader", b"node1")
-    leader = wait_for_leader(backend, store, "node1")
+    leader = leads(store, "node1")
     written = store.write(DOCUMENT, None, leader)
     written = store.write(OTHER, written, leader)
-    eventually_reads(backend, store, OTHER)
+    reads(store, OTHER)
 
 
 def test_a_write_under_the_guard_of_a_member_that_does_not_lead_is_refused(backend: Backend) -> None:
     store = backend.open()
     backend.set("leader", b"node2")
-    guard = Leader("node1", wait_for_leader(backend, store, "node2").epoch)
+    guard = Leader("node1", leads(store, "node2").epoch)
     _refused_where_it_can_be_guarded(backend, store, guard)
 
 
 def test_a_write_under_the_guard_of_an_earlier_leadership_of_the_same_member_is_refused(backend: Backend) -> None:
     store = backend.open()
     backend.set("leader", b"node1")
-    guard = wait_for_leader(backend, store, "node1")
+    guard = leads(store, "node1")
     backend.set("leader", None)
     backend.set("leader", b"node1")
     _refused_where_it_can_be_guarded(backend, store, guard)
@@ -429,9 +423,9 @@ def _refused_where_it_can_be_guarded(backend: Backend, store: RecordStore, guard
 @but("memory")  # its other side makes a new leadership each time
 def test_a_leadership_lasts_while_patroni_renews_its_key(backend: Backend, store: RecordStore) -> None:
     backend.set("leader", b"node1")
-    before = wait_for_leader(backend, store, "node1")
+    before = leads(store, "node1")
     backend.set("leader", b"node1")
-    assert wait_for_leader(backend, store, "node1") == before
+    assert leads(store, "node1") == before
     store.write(DOCUMENT, None, before)
 
 
@@ -464,7 +458,7 @@ def test_the_topology_is_what_patroni_wrote(backend: Backend, store: RecordStore
     backend.set("members/node2", json.dumps({"role": "replica", "state": "starting"}).encode())
     backend.set("config", json.dumps(config).encode())
     store.write(DOCUMENT, None)
-    wait_for_leader(backend, store, "node1")
+    leads(store, "node1")
     topology = store.topology()
     assert topology.leader == store.leader()
     assert topology.members == (
@@ -481,7 +475,7 @@ def test_garbage_in_patronis_keys_is_a_topology_without_facts(backend: Backend, 
     backend.set("members/node1", value)
     backend.set("config", value)
     backend.set("walkeeper", DOCUMENT)
-    eventually_reads(backend, store, DOCUMENT)
+    reads(store, DOCUMENT)
     topology = store.topology()
     assert topology.members == (Member("node1", "", "", None, None, None, None),)
     assert (topology.standby_cluster, topology.paused, topology.slots) == (False, False, ())

@@ -40,8 +40,9 @@ from walkeeper.doctor.facts import Facts, MemberFacts, StoreFacts, Unknown
 from walkeeper.doctor.rule import Finding, judge
 from walkeeper.doctor.rules.wiring import START_GRACE
 from walkeeper.errors import DcsError, DcsUnavailable
+from walkeeper.lib.units import Seconds
 from walkeeper.postgres.server import Server
-from walkeeper.store.settings import DirectorySettings
+from walkeeper.store.directory.keys import DirectorySettings
 
 WALKEEPER: Final = "{python} -m walkeeper"
 GREEN: Final = ("ok", "info")
@@ -633,7 +634,7 @@ def test_a_clock_that_the_store_does_not_share(
 def test_a_store_that_hangs_hangs_nobody(config: Config, s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gather, "STORE_PATIENCE", 0.3)
     s3.always("PUT", deaf)
-    patient = replace(s3.settings(), read_timeout=20.0)
+    patient = s3.settings(read_timeout=Seconds(20))
     found = gather._store(replace(config, store=patient), RECORD)
     assert isinstance(found, StoreFacts)
     assert [finding.state for finding in of(seen(config, store=found), "store_answers")] == ["error"]

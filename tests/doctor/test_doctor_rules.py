@@ -246,7 +246,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("replication_allowed", with_server(replication_refused=SENDERS), "error", "exceeds max_wal_senders", "--pg max_wal_senders=20"),
     ("role_may_replicate", with_server(may_replicate=False), "error", "replicator has not REPLICATION", 'ALTER ROLE "replicator" REPLICATION'),
     ("server_version", with_server(state={"major": 12}), "error", "12 is too old", "Upgrade"),
-    ("server_version", with_server(state={"major": 19}), "warning", "19 is newer", ""),
+    ("server_version", with_server(state={"major": 20}), "warning", "20 is newer", ""),
     ("wal_level", with_server(state={"wal_level": "minimal"}), "error", "wal_level is minimal", "--pg wal_level=replica"),
     ("max_wal_senders", with_server(settings={"max_wal_senders": "2"}), "error", "is 2, and 3 are needed", "--pg max_wal_senders=10"),
     ("max_wal_senders", with_server(settings={"max_wal_senders": "4"}), "warning", "base backup takes two", "restart demo --pending"),

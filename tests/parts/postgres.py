@@ -99,7 +99,6 @@ class Postgres:
                     "UTF8",
                     "--locale=C",
                     "--no-sync",
-                    "--no-instructions",
                     f"--wal-segsize={self.segment_size_mb}",
                 ),
             ]

@@ -7,6 +7,7 @@ a request, and not the signature.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import socket
 import ssl
@@ -15,7 +16,7 @@ import sys
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,10 @@ from typing import Any, Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from walkeeper.store.settings import S3Settings
+from msgspec.structs import replace
+
+from walkeeper.lib.units import Seconds
+from walkeeper.store.s3.keys import S3Settings
 
 Operation = Literal["PUT", "GET", "HEAD", "DELETE", "LIST"]
 
@@ -237,8 +241,8 @@ class ScriptedS3:
             path_style=True,
             access_key_id="first-key",
             secret_access_key="a-secret-of-the-tests",
-            connect_timeout=2.0,
-            read_timeout=0.5,
+            connect_timeout=Seconds(10),
+            read_timeout=Seconds(0.5),
         )
 
     def next(self, operation: Operation, *faults: Fault) -> None:
@@ -295,6 +299,28 @@ def deaf(exchange: Exchange) -> None:
     """Take the request and never answer."""
     exchange.s3.closing.wait(30)
     exchange.close_connection = True
+
+
+def drip(head: bytes) -> Fault:
+    """Send ``head``, then one byte after the other until the client has had enough or the test ends."""
+
+    def fault(exchange: Exchange) -> None:
+        exchange.whole_body()
+        exchange.wfile.write(head)
+        exchange.close_connection = True
+        with contextlib.suppress(OSError):
+            while not exchange.s3.closing.wait(0.1):
+                exchange.wfile.write(b"x")
+
+    return fault
+
+
+def swallow(exchange: Exchange) -> None:
+    """Take the request's body slowly, though never so slowly that a single send times out, until the client has had enough or the test ends."""
+    exchange.close_connection = True
+    with contextlib.suppress(OSError):
+        while not exchange.s3.closing.wait(0.1) and exchange.connection.recv(65536):
+            pass
 
 
 def reset_at(count: int) -> Fault:

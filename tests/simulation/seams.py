@@ -96,7 +96,7 @@ def start_agent(world: World, node: Node) -> None:
         node.pokes = running.poke
         running.start()
         if world.archiver == "command":
-            node.push = Pushing(running, world.archive.codec, node.directory / "run", clock).answer
+            node.push = Pushing(running, node.directory / "run", clock).answer
         running.crew.ended.wait()
         if not process.dead:
             process.kill()
@@ -479,6 +479,9 @@ class _Boot:
 # ---------------------------------------------------------------------------------------------------------------- all of it
 
 
+_OURS = {"walkeeper.lib.retry", "walkeeper.push.storing", "walkeeper.archive.write"}
+
+
 @contextmanager
 def simulated() -> Iterator[None]:
     """Within, agents run in whatever simulation starts them."""
@@ -491,6 +494,7 @@ def simulated() -> Iterator[None]:
         "read_segment": read_segment,
         "read_wal_file": read_wal_file,
         "ends_early": lambda *_: None,  # no segment here was made of a tail
+        "check_complete": lambda *_: None,  # nor has one more than its first bytes
         "find_program": lambda *_: Path("/bin/true"),
         "random": _Dice(),
         "uuid": _Sessions(),
@@ -498,7 +502,7 @@ def simulated() -> Iterator[None]:
     }
     with ExitStack() as stack:
         for name, module in sorted(sys.modules.items()):
-            if name.startswith("walkeeper.agent.") or name in {"walkeeper.lib.retry", "walkeeper.push.storing"}:
+            if name.startswith("walkeeper.agent.") or name in _OURS:
                 for attribute in stands_in.keys() & vars(module).keys():
                     if (name, attribute) != ("walkeeper.agent.archiver.spool", "Spool"):
                         stack.enter_context(mock.patch.object(module, attribute, stands_in[attribute]))

@@ -18,7 +18,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.status import gather
 from walkeeper.store.directory import DirectoryStore
-from walkeeper.store.settings import DirectorySettings
+from walkeeper.store.directory.keys import DirectorySettings
 
 LOST = Segment(1, 5, SegmentSize(MIB))
 

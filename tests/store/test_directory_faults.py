@@ -442,14 +442,20 @@ def test_rights_lost_below_the_root_are_no_absence(root: Path, store: DirectoryS
         folder.chmod(0o750)
 
 
-def test_files_and_directories_are_not_for_everybody(root: Path, store: DirectoryStore) -> None:
+@pytest.mark.parametrize(
+    ("of_the_store", "directory", "file"), [(0o755, 0o750, 0o640), (0o750, 0o750, 0o640), (0o700, 0o700, 0o600)]
+)
+def test_files_and_directories_are_for_others_no_more_than_the_store_is_and_never_for_everybody(
+    root: Path, store: DirectoryStore, of_the_store: int, directory: int, file: int
+) -> None:
+    root.chmod(of_the_store)
     before = os.umask(0)
     try:
         store.create("a/b", BODY, {})
     finally:
         os.umask(before)
-    assert stat.S_IMODE((root / "a").stat().st_mode) == 0o750
-    assert stat.S_IMODE((root / "a/b").stat().st_mode) == 0o640
+    assert stat.S_IMODE((root / "a").stat().st_mode) == directory
+    assert stat.S_IMODE((root / "a/b").stat().st_mode) == file
 
 
 # --------------------------------------------------------------------------------------------- what is no file, reading

@@ -5,18 +5,18 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from tests.parts.scripted_s3 import Exchange, ScriptedS3, Stored, refuse
+from tests.parts.scripted_s3 import Exchange, ScriptedS3, Stored, commit_then_answer, refuse
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
 from walkeeper.lib.clock import Clock
-from walkeeper.store.base import AlreadyThere
+from walkeeper.store.base import AlreadyThere, WrongSetting
 from walkeeper.store.s3.driver import CREDENTIALS_AGE, S3Store
-from walkeeper.store.settings import S3Settings
+from walkeeper.store.s3.keys import S3Settings
 
 KEY = "cluster/wal/000000010000000000000001.zst"
 BODY = bytes(range(256)) * 4096
@@ -129,6 +129,46 @@ def test_the_probe_says_what_is_denied(server: ScriptedS3, store: S3Store, name:
     server.always(name, refuse(403, "AccessDenied"))
     with pytest.raises(StoreDenied):
         store.probe()
+
+
+# ---------------------------------------------------------------------------------------- encryption, and storage classes
+
+
+def demands_encryption(exchange: Exchange) -> None:
+    """A bucket whose policy denies a PUT without the header for its key."""
+    if exchange.headers.get("x-amz-server-side-encryption-aws-kms-key-id") != "alias/wal":
+        return exchange.refuse(403, "AccessDenied")
+    return exchange.behave()
+
+
+def test_a_bucket_that_demands_a_key_is_denied_with_a_hint_and_used_with_the_key(server: ScriptedS3) -> None:
+    server.always("PUT", demands_encryption)
+    with pytest.raises(StoreDenied) as caught:
+        S3Store(server.settings()).probe()
+    assert "kms_key_id" in caught.value.hint
+    S3Store(server.settings(kms_key_id="alias/wal")).probe()
+    sent = [headers for headers in server.headers if "x-amz-server-side-encryption-aws-kms-key-id" in headers]
+    assert {headers["x-amz-server-side-encryption"] for headers in sent} == {"aws:kms"}
+
+
+@pytest.mark.parametrize("guard", ["conditional", "head"])
+def test_encryption_and_storage_class_go_with_each_put(server: ScriptedS3, guard: str) -> None:
+    store = S3Store(server.settings(sse="AES256", storage_class="STANDARD_IA", overwrite_guard=guard))
+    store.create(KEY, BODY, METADATA)
+    assert server.objects[KEY].body == BODY
+    sent = server.headers[-1]
+    assert (sent["x-amz-server-side-encryption"], sent["x-amz-storage-class"]) == ("AES256", "STANDARD_IA")
+
+
+def test_nothing_of_that_is_sent_where_nothing_is_configured(server: ScriptedS3, store: S3Store) -> None:
+    store.create(KEY, BODY, METADATA)
+    assert not [name for name in server.headers[0] if "encryption" in name or "storage-class" in name]
+
+
+def test_an_object_whose_etag_is_not_its_md5_because_it_is_encrypted_is_looked_at(server: ScriptedS3) -> None:
+    server.next("PUT", commit_then_answer(200, ETag='"of-the-cipher-text"'))
+    S3Store(server.settings(sse="aws:kms")).create(KEY, BODY, METADATA)
+    assert server.requests == [("PUT", KEY), ("HEAD", KEY)]
 
 
 # ---------------------------------------------------------------------------------------------------------- credentials
@@ -281,7 +321,7 @@ def test_a_ca_file_that_cannot_be_used_is_denied(server: ScriptedS3, tmp_path: P
 
 def test_settings_never_show_a_secret() -> None:
     settings = S3Settings(
-        bucket="b", access_key_id="id", secret_access_key="very secret", session_token="very secret too"
+        bucket="wal", access_key_id="id", secret_access_key="very secret", session_token="very secret too"
     )
     assert "very secret" not in repr(settings)
     assert "very secret" not in repr(S3Store(settings))
@@ -296,9 +336,6 @@ def test_settings_never_show_a_secret() -> None:
         {"endpoint": "s3.example.com"},
         {"access_key_id": None},
         {"secret_access_key": None},
-        {"overwrite_guard": "hope"},
-        {"connect_timeout": 0.0},
-        {"read_timeout": -1.0},
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(wrong: dict[str, Any]) -> None:
@@ -309,6 +346,48 @@ def test_settings_that_cannot_work_are_refused_at_once(wrong: dict[str, Any]) ->
 def test_a_bucket_name_that_s3_cannot_have_is_a_configuration_error(server: ScriptedS3) -> None:
     with pytest.raises(ConfigError, match="bucket"):
         S3Store(server.settings(bucket="no spaces please")).head(KEY)
+
+
+@pytest.mark.parametrize(
+    ("copied", "write"),
+    [
+        ("s3://our-wal", "Write bucket: our-wal."),
+        ("s3://our-wal/a/b/", "Write bucket: our-wal, prefix: a/b."),
+        ("our-wal/a", "Write bucket: our-wal, prefix: a."),
+        ("arn:aws:s3:::our-wal", "Write bucket: our-wal."),
+        ("arn:aws:s3:::our-wal/a/b", "Write bucket: our-wal, prefix: a/b."),
+        ("arn:aws:s3:eu-west-1:123456789012:accesspoint/wal", "Write the alias of the access point"),
+        ("https://our-wal.s3.eu-west-1.amazonaws.com/a", "Write bucket: our-wal, prefix: a, region: eu-west-1."),
+        ("https://our.wal.s3.amazonaws.com", "Write bucket: our.wal."),
+        ("https://s3.eu-west-1.amazonaws.com/our-wal/a", "Write bucket: our-wal, prefix: a, region: eu-west-1."),
+        (
+            "http://minio:9000/our-wal/a",
+            "Write bucket: our-wal, prefix: a, endpoint: http://minio:9000, path_style: true.",
+        ),
+        ("https://minio", "Name the bucket"),
+        ("a bucket", "It is the bucket's name"),
+    ],
+)
+def test_a_bucket_copied_from_another_tool_is_told_what_to_write(copied: str, write: str) -> None:
+    with pytest.raises(WrongSetting) as caught:
+        S3Settings(bucket=copied).checked()
+    assert caught.value.key == "bucket"
+    assert caught.value.hint.startswith(write)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key"),
+    [
+        ({"sse": "AES256", "kms_key_id": "alias/wal"}, "kms_key_id"),
+        ({"kms_key_id": "a key"}, "kms_key_id"),
+        ({"storage_class": "cold"}, "storage_class"),
+        ({"storage_class": "DEEP_ARCHIVE"}, "storage_class"),
+    ],
+)
+def test_what_goes_with_a_put_and_cannot_work_is_refused(wrong: dict[str, Any], key: str) -> None:
+    with pytest.raises(WrongSetting) as caught:
+        replace(ScriptedS3.settings_of(1), **wrong).checked()
+    assert (caught.value.key, bool(caught.value.hint)) == (key, True)
 
 
 def test_the_url_shows_bucket_and_prefix() -> None:

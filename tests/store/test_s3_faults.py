@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.parts.processes import free_port
 from tests.parts.scripted_s3 import (
@@ -20,12 +21,15 @@ from tests.parts.scripted_s3 import (
     commit_then_reset,
     cut_answer,
     deaf,
+    drip,
     page,
     refuse,
     reset_at,
     say_yes,
+    swallow,
 )
-from walkeeper.errors import StoreDenied, StoreUnavailable, StoreUnfit
+from walkeeper.errors import StoreDenied, StoreError, StoreUnavailable, StoreUnfit
+from walkeeper.lib.units import Seconds
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 from walkeeper.store.s3.driver import S3Store
 
@@ -227,7 +231,7 @@ def test_a_friendly_page_in_place_of_an_answer_is_unavailable_or_just_bytes(
 
 @EACH_CALL
 def test_a_refused_connection_is_unavailable(operation: Any, call: Call) -> None:
-    store = S3Store(replace(ScriptedS3.settings_of(free_port()), connect_timeout=1))
+    store = S3Store(replace(ScriptedS3.settings_of(free_port()), connect_timeout=Seconds(1)))
     with pytest.raises(StoreUnavailable):
         call(store)
 
@@ -343,6 +347,94 @@ def test_a_server_that_stops_in_the_middle_of_a_body_is_unavailable(server: Scri
     assert time.monotonic() - start < 20
 
 
+@pytest.mark.parametrize("length", ["Content-Length: 1073741825", "Transfer-Encoding: chunked\r\nContent-Length: 9"])
+def test_a_body_is_not_read_beyond_the_limit_or_what_it_stated(server: ScriptedS3, store: S3Store, length: str) -> None:
+    def endless(exchange: Exchange) -> None:
+        exchange.close_connection = True
+        exchange.wfile.write(f"HTTP/1.1 200 OK\r\n{length}\r\n\r\n".encode())
+        with contextlib.suppress(OSError):
+            while not exchange.s3.closing.is_set():
+                exchange.wfile.write(b"10000\r\n" + bytes(65536) + b"\r\n")
+
+    server.next("GET", endless)
+    with pytest.raises(StoreError):
+        store.get(KEY, 1024**3)
+
+
+def test_an_answer_whose_length_is_not_stated_is_unavailable(server: ScriptedS3, store: S3Store) -> None:
+    def cut_in_the_headers(exchange: Exchange) -> None:
+        exchange.wfile.write(b"HTTP/1.1 200 OK\r\nX-Amz")
+        exchange.close_connection = True
+
+    server.next("HEAD", cut_in_the_headers)
+    with pytest.raises(StoreUnavailable, match="length"):
+        store.head(KEY)
+
+
+# ------------------------------------------------------------------------------------------------- the total time of a call
+
+
+@pytest.fixture
+def hurried(server: ScriptedS3) -> S3Store:
+    """Four seconds for a call, and one and a half for each part of an answer."""
+    return S3Store(server.settings(connect_timeout=Seconds(1), read_timeout=Seconds(1.5)))
+
+
+@EACH_CALL
+def test_an_answer_that_drips_ends_with_the_total_time(
+    server: ScriptedS3, hurried: S3Store, operation: Any, call: Call
+) -> None:
+    """Each byte comes well within the read time-out."""
+    server.next(operation, drip(b"HTTP/1.1 200 OK\r\nX-Slow: "))
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        call(hurried)
+
+
+@pytest.mark.parametrize("operation", ["GET", "LIST"])
+def test_a_body_that_drips_ends_with_the_total_time(server: ScriptedS3, hurried: S3Store, operation: Any) -> None:
+    server.next(operation, drip(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n"))
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        CALLS[operation.lower()][1](hurried)
+
+
+def test_a_refusal_that_drips_ends_with_the_total_time(server: ScriptedS3, hurried: S3Store) -> None:
+    server.next("GET", drip(b"HTTP/1.1 404 Not Found\r\nContent-Length: 60000\r\n\r\n"))
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        hurried.get(KEY)
+
+
+def test_a_connection_that_was_kept_is_held_to_the_total_time_too(server: ScriptedS3, hurried: S3Store) -> None:
+    assert hurried.get(KEY) is None
+    server.next("GET", drip(b"HTTP/1.1 200 OK\r\nX-Slow: "))
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        hurried.get(KEY)
+
+
+def test_a_server_that_takes_an_object_too_slowly_ends_with_the_total_time(
+    server: ScriptedS3, hurried: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("walkeeper.store.s3.connection.SLOWEST", 64 * 1024**2)
+    server.next("PUT", swallow)
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        hurried.create(KEY, BODY * 32, METADATA)
+
+
+def test_the_bytes_of_an_object_have_time_of_their_own(
+    server: ScriptedS3, hurried: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes longer than a call without an object may."""
+    monkeypatch.setattr("walkeeper.store.s3.connection.SLOWEST", 1024)
+
+    def slowly(exchange: Exchange) -> None:
+        exchange.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 61440\r\n\r\n")
+        for _ in range(60):
+            time.sleep(0.1)
+            exchange.wfile.write(bytes(1024))
+
+    server.next("GET", slowly)
+    assert hurried.get(KEY) == bytes(61440)
+
+
 # ----------------------------------------------------------------------------------------------- absent, or cannot tell
 
 
@@ -438,6 +530,12 @@ def test_a_listing_that_fails_half_way_is_an_error_and_not_an_end(server: Script
     assert next(listing).key == "a"
     with pytest.raises(StoreUnavailable):
         next(listing)
+
+
+def test_a_page_that_is_larger_than_any_is_not_read_to_its_end(server: ScriptedS3, store: S3Store) -> None:
+    server.next("LIST", pages(([f"{number:07d}" for number in range(100_000)], ""))[0])
+    with pytest.raises(StoreUnavailable, match="an answer of more than"):
+        listed(store)
 
 
 def test_folder_markers_of_other_tools_are_no_objects(server: ScriptedS3, store: S3Store) -> None:

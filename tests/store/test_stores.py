@@ -8,19 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from msgspec.structs import replace
 
 from tests.parts.seaweedfs import SeaweedFS
 from tests.twins.memory_store import MemoryStore
-from walkeeper.errors import BadName, ConfigError, Refused, StoreDenied, StoreUnavailable, StoreUnfit
+from walkeeper.errors import BadName, ConfigError, Refused, StoreDenied, StoreUnavailable, StoreUnfit, TooLarge
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 from walkeeper.store.directory import DirectoryStore
-from walkeeper.store.object_key import normal_prefix
 from walkeeper.store.s3.driver import S3Store
+from walkeeper.store.s3.keys import S3Settings
 
 MIB = 1024 * 1024
 SEGMENT = "cluster/7000000000000000001/wal/0000000100000000/000000010000000000000001.zst"
@@ -56,6 +56,15 @@ def test_what_was_stored_comes_back_byte_for_byte(store: Store, size: int) -> No
     store.create(SEGMENT, body, METADATA)
     assert store.get(SEGMENT) == body
     assert store.head(SEGMENT) == ObjectInfo(SEGMENT, size, METADATA)
+
+
+def test_an_object_above_the_limit_is_refused_by_its_size_and_one_at_the_limit_is_not(store: Store) -> None:
+    store.create("a/b", b"x" * 1000, METADATA)
+    assert store.get("a/b", 1000) == b"x" * 1000
+    with pytest.raises(TooLarge, match=r"a/b: 1000 bytes, where 999 ") as caught:
+        store.get("a/b", 999)
+    assert caught.value.hint
+    assert store.get("a/b") == b"x" * 1000
 
 
 def test_an_object_without_metadata_has_none(store: Store) -> None:
@@ -239,13 +248,13 @@ def test_the_url_is_for_people_and_holds_no_secret(store: Store) -> None:
     ("given", "normal"), [("", ""), ("/", ""), ("a", "a"), ("/a/", "a"), ("a//b/", "a/b"), ("///a///b///", "a/b")]
 )
 def test_a_prefix_is_brought_into_one_form(given: str, normal: str) -> None:
-    assert normal_prefix(given) == normal
+    assert S3Settings(bucket="wal", prefix=given).checked().prefix == normal
 
 
 @pytest.mark.parametrize("prefix", ["..", "a/../b", "./a", "a b", "ä", "a/.b", "x" * 300])
 def test_a_prefix_that_leads_elsewhere_is_refused(prefix: str) -> None:
     with pytest.raises(ConfigError):
-        normal_prefix(prefix)
+        S3Settings(bucket="wal", prefix=prefix).checked()
 
 
 class Overwriting(MemoryStore):

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 
 from walkeeper.errors import StoreUnavailable
-from walkeeper.store.base import AlreadyThere, Body, ObjectInfo
+from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, too_large
 from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
 
@@ -50,12 +50,14 @@ class MemoryStore:
         self._leave("head", key)
         return None if found is None else ObjectInfo(key, len(found[0]), dict(found[1]))
 
-    def get(self, key: str) -> Body | None:
+    def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
         check_key(key)
         self._enter("get", key)
         with self._lock:
             found = self.objects.get(key)
         self._leave("get", key)
+        if found is not None and len(found[0]) > limit:
+            raise too_large(key, len(found[0]), limit)
         return None if found is None else Body.of(*found)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:

@@ -15,9 +15,8 @@ from walkeeper.archive.contents import NAMED
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.errors import StoreDenied, StoreUnavailable
-from walkeeper.store.base import ObjectInfo
+from walkeeper.store.base import ObjectInfo, StoreSettings
 from walkeeper.store.directory import DirectoryStore
-from walkeeper.store.settings import StoreSettings
 
 
 @pytest.fixture(scope="module")

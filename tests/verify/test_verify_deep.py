@@ -9,14 +9,14 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from tests.core.values import PAGE, paged_segment, plain_segment
+from tests.core.values import PAGE, long_header, paged_segment
 from tests.fixtures.archives import ONE, SYSTEM, TWO, Built, Verifier, replaced
 from walkeeper.archive.codec import Codec
 from walkeeper.core.lsn import MIB
 from walkeeper.errors import StoreUnavailable
 from walkeeper.lib import retry
 from walkeeper.lib.parallel import in_parallel
-from walkeeper.store.base import Body
+from walkeeper.store.base import MAX_OBJECT, Body
 from walkeeper.store.directory import DirectoryStore
 
 
@@ -115,7 +115,10 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "a whole segment has 1048576",
     ),
     "a page of another place": (page_damage, "it says that it is the page of"),
-    "no pages": (lambda _: Codec().encode(plain_segment(Built.segment(2, 6), SYSTEM)), "its magic is"),
+    "no pages": (
+        lambda _: Codec().encode(long_header(Built.segment(2, 6), SYSTEM).ljust(1 << 20, b"w")),
+        "its magic is",
+    ),
 }
 
 
@@ -157,7 +160,9 @@ def test_an_object_that_goes_away_meanwhile_is_damage(
 ) -> None:
     whole(built)
     key, got = built.key(2, 6), DirectoryStore.get
-    monkeypatch.setattr(DirectoryStore, "get", lambda store, asked: None if asked == key else got(store, asked))
+    monkeypatch.setattr(
+        DirectoryStore, "get", lambda store, asked, *limit: None if asked == key else got(store, asked, *limit)
+    )
     assert "listed, and not there" in verify(deep=True).finding("object_damaged")["text"]
 
 
@@ -218,11 +223,11 @@ def test_two_objects_of_one_name_are_compared(
 def failing(monkeypatch: pytest.MonkeyPatch, fails: Callable[[str, int], bool]) -> None:
     got, asked = DirectoryStore.get, dict[str, int]()
 
-    def get(store: DirectoryStore, key: str) -> Body | None:
+    def get(store: DirectoryStore, key: str, limit: int = MAX_OBJECT) -> Body | None:
         asked[key] = asked.get(key, 0) + 1
         if "/wal/" in key and fails(key, asked[key]):
             raise StoreUnavailable(f"{key}: no answer")
-        return got(store, key)
+        return got(store, key, limit)
 
     monkeypatch.setattr(DirectoryStore, "get", get)
 

@@ -160,9 +160,9 @@ def test_an_interrupt_ends_a_deep_look_cleanly(machine: Machine) -> None:
     begun = machine.directory / "begun"
     slow = (
         "import pathlib, sys, time; from walkeeper.store.directory import DirectoryStore as D; got = D.get\n"
-        "def get(self, key):\n"
+        "def get(self, key, *limit):\n"
         "    if '/wal/' in key: pathlib.Path(sys.argv[1]).touch(); time.sleep(60)\n"
-        "    return got(self, key)\n"
+        "    return got(self, key, *limit)\n"
         "D.get = get\n"
         "from walkeeper.cli.main import main; sys.exit(main(sys.argv[2:]))"
     )

@@ -18,12 +18,9 @@ from walkeeper.agent.pace import Pace
 from walkeeper.agent.probe import Probe
 from walkeeper.agent.problems import Troubles
 from walkeeper.agent.threads import Crew
-from walkeeper.archive.codec import open_codec
-from walkeeper.archive.layout import Layout
-from walkeeper.archive.write import Archive
+from walkeeper.archive.open import open_archives
 from walkeeper.config import Config, PostgresqlSettings
 from walkeeper.core.desired import Desired, ServerView, View, desired, writes_without_leading
-from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology
 from walkeeper.errors import DcsUnavailable, SpoolError, WalkeeperError
@@ -60,7 +57,7 @@ class Agent:
         self.started_at = timestamp()
         self.spool = Spool(config.spool_directory, config.spool_limit)
         self._clock = clock
-        self._codec = open_codec(config)
+        self.archives = open_archives(config, store)
         self._committer_server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
         self._leftovers = Leftovers(self.spool)
         self._pace = Pace(config.agent.poll_interval, clock)
@@ -183,7 +180,7 @@ class Agent:
         self._probe.ensure()
         pg_wal = self.config.data_dir / "pg_wal"
         local = read_local_wal(pg_wal, server)
-        archive = self._archive(server.system_identifier, server.segment_size)
+        archive = self.archives.archive(server.system_identifier, server.segment_size)
         ownership = take_over(self.config.name, self.records, archive, local)
         sources = Sources(
             archive,
@@ -215,7 +212,7 @@ class Agent:
     def _hand_in_leftovers(self, server: ServerState | None, record: Record | None) -> None:
         if self.archiver is not None or record is None or (server is not None and not server.in_recovery):
             return
-        archive = self._archive(int(record.system_identifier), record.size)
+        archive = self.archives.archive(int(record.system_identifier), record.size)
         try:
             until = self._clock.monotonic() + LEFTOVER_SECONDS
             while self._clock.monotonic() < until and not self._pace.poked:
@@ -224,10 +221,6 @@ class Agent:
             self.troubles.clear("leftovers")
         except WalkeeperError as problem:
             self.troubles.report("leftovers", problem)
-
-    def _archive(self, system_identifier: int, size: SegmentSize) -> Archive:
-        layout = Layout(self.config.scope, self.config.group, system_identifier)
-        return Archive(self.store, layout, size, self._codec)
 
     def _other_members(self) -> list[PostgresqlSettings]:
         topology = self.observer.topology

@@ -18,11 +18,10 @@ from typing import Any, Final
 from walkeeper.agent.agent import Agent, NoLeadership
 from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.markers import Markers
-from walkeeper.archive.codec import Codec
 from walkeeper.core.branches import is_for_the_archive
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
-from walkeeper.dcs.base import read_record
+from walkeeper.dcs.claim import Known, read_claim
 from walkeeper.errors import BadName, CannotTell, DcsError, Refused, StoreUnavailable, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
@@ -71,12 +70,12 @@ class _Job:
 class Pushing:
     """Answers ``push`` requests on the control socket; ``run`` is the look ahead, for a thread of the crew."""
 
-    def __init__(self, agent: Agent, codec: Codec, run_directory: Path, clock: Clock) -> None:
+    def __init__(self, agent: Agent, run_directory: Path, clock: Clock) -> None:
         config = agent.config
         self._agent = agent
         self._clock = clock
         self._streams = config.archiver == "streaming"
-        self._pusher = Pusher(agent.store, config.scope, config.group, codec)
+        self._pusher = Pusher(agent.archives)
         self._place = Place(config.data_dir, "")
         self._markers = Markers(run_directory, config.source)
         self._lock = threading.Lock()
@@ -166,10 +165,12 @@ class Pushing:
             leader = self._agent.records.leader()
             if leader is None or leader.name == member:
                 return
-            record = read_record(self._agent.records)
         except DcsError:
             return
-        if not is_for_the_archive(place.file, record, member, leader.name, running=running):
+        claim = read_claim(self._agent.records)
+        if claim.known is Known.UNKNOWN:
+            return
+        if not is_for_the_archive(place.file, claim.record, member, leader.name, running=running):
             does = "PostgreSQL accepts writes here" if running else "it was written here"
             raise NoLeadership(
                 f"{place.name}: {does}, and Patroni's leader is {leader.name}: it is not archived",

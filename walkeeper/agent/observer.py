@@ -11,9 +11,10 @@ from walkeeper.agent.samples import Samples
 from walkeeper.config import Config
 from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
 from walkeeper.core.lag import WalTimes
-from walkeeper.core.record import Record, decode_record
+from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
-from walkeeper.errors import BadRecord, DcsError, PostgresError, WalkeeperError
+from walkeeper.dcs.claim import decoded
+from walkeeper.errors import DcsError, PostgresError, WalkeeperError
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.page.facts import Sample
 from walkeeper.postgres.server import AGENT_APPLICATION, CommandState, Server, ServerState
@@ -145,13 +146,12 @@ class Observer:
         self.gone.note(now, timestamp(), {member.name for member in self.topology.members})
 
     def _decode(self, found: Versioned | None) -> Record | None:
-        record = None
-        try:
-            record = decode_record(found.document) if found is not None else None
+        claim = decoded(found)
+        if claim.problem is not None:
+            self._troubles.report("record", claim.problem)
+        else:
             self._troubles.clear("record")
-        except BadRecord as problem:
-            self._troubles.report("record", problem)
-        return record
+        return claim.record
 
     def _look_at_command(self, server: ServerState | None) -> CommandState | None:
         """How archive_command fares, on a server that runs it."""

@@ -21,7 +21,7 @@ from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Gap
 from walkeeper.errors import BadName
-from walkeeper.store.base import ObjectInfo, Store
+from walkeeper.store.base import SMALL, ObjectInfo, Store
 
 NAMED: Final = 100
 """How many names of one kind are kept; the others are counted."""
@@ -223,7 +223,7 @@ class Contents:
         """A timeline's history as it is stored; the first timeline has none and needs none."""
         if timeline == 1:
             return History(1)
-        content = self._store.get(self._layout.file(HistoryFile(timeline), ""))
+        content = self._store.get(self._layout.file(HistoryFile(timeline), ""), SMALL)
         return None if content is None else parse_history(timeline, content)
 
     def histories_from(self, timeline: int) -> Iterator[History]:

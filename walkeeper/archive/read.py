@@ -16,7 +16,7 @@ from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, WalFile, parse_wal_name
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
 from walkeeper.errors import CannotTell, Refused
-from walkeeper.store.base import Body, Store
+from walkeeper.store.base import MAX_OBJECT, SMALL, Body, Store
 
 _SMALLEST: Final = SegmentSize(MIB)
 _LARGEST: Final = SegmentSize(1024 * MIB)
@@ -47,7 +47,8 @@ class Reader:
             return None
         keys = {suffix: layout.file(file, suffix) for suffix in suffixes(file)}
         asked = _together if self._far else map
-        answers = asked(self.store.get, [*keys.values()])
+        limit = SMALL if isinstance(file, HistoryFile) else MAX_OBJECT
+        answers = asked(lambda key: self.store.get(key, limit), [*keys.values()])
         for suffix, body in zip(keys, answers, strict=True):
             if body is not None:
                 return opened(layout, self._codec, file, suffix, body)

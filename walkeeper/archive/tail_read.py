@@ -20,11 +20,11 @@ from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, parse_wal_name
 from walkeeper.core.tail import MAX_PIECE, Piece, inner_fork, longest_chain
-from walkeeper.core.wal_page import SegmentHeader, check_header, check_part
-from walkeeper.core.wal_records import first_difference, goes_beyond
+from walkeeper.core.wal_page import SegmentHeader, check_header, check_part, first_difference
+from walkeeper.core.wal_records import goes_beyond
 from walkeeper.errors import BadName, BadSegment, CannotTell, WrongCluster
 from walkeeper.lib import events
-from walkeeper.store.base import Body, Store
+from walkeeper.store.base import SMALL, Body, Store
 
 _ATTEMPTS: Final = 5
 _AT_ONCE: Final = 8
@@ -201,7 +201,7 @@ def _history(store: Store, layout: Layout, timeline: int) -> History:
     if timeline == 1:
         return History(1)
     key = layout.file(HistoryFile(timeline), "")
-    content = store.get(key)
+    content = store.get(key, SMALL)
     if content is None:
         raise CannotTell(f"{key}: not there, and a tail of its timeline is", hint="A takeover stores it first.")
     return parse_history(timeline, content)

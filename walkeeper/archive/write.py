@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
+from walkeeper.archive import newer
 from walkeeper.archive.codec import SUFFIXES, Codec
 from walkeeper.archive.contents import Contents
 from walkeeper.archive.layout import Layout
@@ -20,9 +21,10 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, PartialFile, Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
+from walkeeper.core.wal_records import check_complete
 from walkeeper.errors import BadSegment, Conflict, StoreUnavailable
 from walkeeper.lib import clock, events
-from walkeeper.store.base import AlreadyThere, Store
+from walkeeper.store.base import SMALL, AlreadyThere, Store
 
 _LARGEST: Final = SegmentSize(1024 * MIB)
 
@@ -99,7 +101,11 @@ class Archive:
     def _check(self, segment: Segment, plain: Plain, history: History | None) -> None:
         if len(plain) != segment.size:
             raise BadSegment(f"{segment}: {len(plain)} bytes, a whole segment has {segment.size}")
-        check_header(SegmentHeader.parse(plain, segment.name), segment, self.layout.system_identifier, history)
+        header = SegmentHeader.parse(plain, segment.name)
+        check_header(header, segment, self.layout.system_identifier, history)
+        check_complete(plain, segment, history)
+        if header.postgres_major is None:
+            newer.tell(header, segment)
 
     def archive_file(self, file: PartialFile | BackupFile, plain: Plain) -> None:
         """Store a file that is no part of any chain. Other bytes under its name: Conflict."""
@@ -147,7 +153,7 @@ class Archive:
         try:
             self.store.create(key, content, {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest()})
         except AlreadyThere:
-            if self.store.get(key) != content:
+            if self.store.get(key, SMALL) != content:
                 raise Conflict(
                     f"{name.name}: {key} is in the store with other content",
                     hint="Timeline number used twice: two servers were promoted apart from each other. Keep both. If the leader "

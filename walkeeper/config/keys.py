@@ -7,70 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, inspect
 
+from walkeeper.lib.section import Secret, Section, is_secret, metas
 from walkeeper.lib.units import Interval, Seconds, Size
-from walkeeper.store.settings import OverwriteGuard
-
-_SECRET: Final = {"secret": True}
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A mapping of the configuration."""
-
+from walkeeper.store.open import StoreKeys
 
 Workers: TypeAlias = Annotated[int, Meta(ge=1, le=32)]
 Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
 Level: TypeAlias = Annotated[int, Meta(ge=1, le=19)]
 SlotName: TypeAlias = Annotated[str, Meta(pattern="^[a-z0-9_]{1,63}\\Z")]
-Secret: TypeAlias = Annotated[str, Meta(extra=_SECRET)]
-
-
-class S3Keys(Section, frozen=True):
-    """S3, or a store that speaks its protocol. What is left out is boto3's to find: environment, profile, instance role."""
-
-    bucket: Annotated[str, Meta(description="The bucket. walkeeper does not create it.")]
-    prefix: Annotated[str, Meta(description="Put in front of every key, for a bucket that is shared.")] = ""
-    endpoint: Annotated[str | None, Meta(description="`https://host[:port]` of a store that is not Amazon's.")] = None
-    region: Annotated[str | None, Meta(description="The bucket's region.")] = None
-    path_style: Annotated[
-        bool, Meta(description="Address the bucket by path, not by host name; many S3-compatibles need it.")
-    ] = False
-    access_key_id: Annotated[str | None, Meta(description="Goes with a secret.")] = None
-    secret_access_key_file: Annotated[
-        str | None, Meta(description="A file that holds the secret access key and nothing else.")
-    ] = None
-    secret_access_key: Annotated[
-        Secret | None, Meta(description="The secret itself: only in a file that no other user may read.")
-    ] = None
-    session_token: Annotated[
-        Secret | None, Meta(description="Goes with temporary credentials; the same rule as for the secret.")
-    ] = None
-    profile: Annotated[str | None, Meta(description="A profile of the credentials file.")] = None
-    credentials_file: Annotated[
-        str | None, Meta(description="An AWS credentials file, where it is not `~/.aws/credentials`.")
-    ] = None
-    ca_file: Annotated[str | None, Meta(description="Certificates to trust instead of the system's.")] = None
-    connect_timeout: Annotated[Seconds, Meta(description="To wait for a connection.")] = Seconds(5)
-    read_timeout: Annotated[Seconds, Meta(description="To wait for an answer.")] = Seconds(30)
-    overwrite_guard: Annotated[
-        OverwriteGuard,
-        Meta(
-            description="How an object is kept from being replaced. `conditional`: the store refuses (`If-None-Match`), "
-            "which is checked at start. `head`: walkeeper looks first, for stores that cannot; two writers at the same "
-            "moment are then not told apart."
-        ),
-    ] = "conditional"
-
-
-class StoreKeys(Section, frozen=True):
-    """Where archived WAL lives for good: exactly one of the two."""
-
-    directory: Annotated[str | None, Meta(description="A directory that every node mounts.")] = None
-    s3: S3Keys | None = None
 
 
 class EncryptionKeys(Section, frozen=True):
@@ -142,7 +91,11 @@ class PostgresqlKeys(Section, frozen=True):
     gssencmode: str | None = None
     channel_binding: str | None = None
     bin_dir: Annotated[
-        str | None, Meta(description="Where pg_receivewal is: Patroni's `bin_dir`, else the search path.")
+        str | None,
+        Meta(
+            description="Where pg_receivewal is: Patroni's `bin_dir`. If none there is of the server's major version or newer, "
+            "the search path and the packages of that version are looked through."
+        ),
     ] = None
 
 
@@ -272,10 +225,8 @@ def _key(field: msgspec.structs.FieldInfo, path: tuple[str, ...]) -> Key:
         kind = "flag"
     elif isinstance(kinds[0], inspect.VarTupleType):
         kind = "list"
-    metas = list(_metas(field.type))
-    secret = any(meta.extra == _SECRET for meta in metas)
-    description = next((meta.description for meta in metas if meta.description), "")
-    return Key(path, field.name, kind, field.default, field.required, secret, description)
+    description = next((meta.description for meta in metas(field.type) if meta.description), "")
+    return Key(path, field.name, kind, field.default, field.required, is_secret(field.type), description)
 
 
 def _alternatives(info: inspect.Type) -> Iterator[inspect.Type]:
@@ -288,17 +239,8 @@ def _alternatives(info: inspect.Type) -> Iterator[inspect.Type]:
         yield info
 
 
-def _metas(annotation: Any) -> Iterator[Meta]:
-    for part in getattr(annotation, "__metadata__", ()):
-        if isinstance(part, Meta):
-            yield part
-    for part in (getattr(annotation, "__origin__", None), *getattr(annotation, "__args__", ())):
-        if part is not None:
-            yield from _metas(part)
-
-
 def _inner(annotation: Any) -> type[Section] | None:
-    """The section class in ``S3Keys`` or ``S3Keys | None``."""
+    """The section class in ``S3Settings`` or ``S3Settings | None``."""
     for part in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(part, type) and issubclass(part, Section):
             return part

@@ -10,18 +10,20 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from walkeeper.config import overrides, patroni_yml, yaml_file
-from walkeeper.config.keys import AgentKeys, EncryptionKeys, Keys, PostgresqlKeys, Section, all_sections
+from walkeeper.config import overrides, patroni_yml, trust, yaml_file
+from walkeeper.config.keys import AgentKeys, EncryptionKeys, Keys, PostgresqlKeys, all_sections
 from walkeeper.config.model import AgentSettings, Config, Node, PostgresqlSettings
 from walkeeper.config.patroni_yml import LIBPQ_OPTIONS, Patroni
 from walkeeper.config.written import Written
 from walkeeper.errors import ConfigError
-from walkeeper.store.settings import DirectorySettings, StoreSettings
+from walkeeper.lib.section import Section, WrongValue, decode
+from walkeeper.store.base import StoreSettings
 
 
 def load(path: Path, environ: Mapping[str, str], *, for_agent: bool = False) -> Config:
@@ -33,19 +35,30 @@ def load(path: Path, environ: Mapping[str, str], *, for_agent: bool = False) -> 
     root = yaml_file.read(path)
     if "patroni_config" in root:
         patroni_root = _named_patroni(root)
-        written = Written(root.places, (), root.mode)
+        written = Written(root.places, (), root.status)
         tree = root.everything()
         del tree["patroni_config"]
     else:
         patroni_root = root
         _check_section_name(root)
-        written = Written(root.places, ("walkeeper",), root.mode)
+        written = Written(root.places, ("walkeeper",), root.status)
         tree = root.plain("walkeeper")
     keys = _keys(tree, environ, written)
-    config = _config(path, keys, written, patroni_yml.take(patroni_root, environ), patroni_root)
+    patroni = patroni_yml.take(patroni_root, environ)
+    config = _config(path, keys, written, patroni, patroni_root)
+    config = replace(config, exposed=tuple(_exposed(root, patroni_root, written)))
     if for_agent:
         _ = config.name, config.data_dir, config.spool_directory, config.postgresql
     return config
+
+
+def _exposed(root: yaml_file.Section, patroni_root: yaml_file.Section, written: Written) -> Iterator[trust.Exposure]:
+    """Patroni's passwords, when they stand in its file, are the ones that are in clear in most."""
+    us = trust.Us.here()
+    passwords = patroni_yml.holds_password(patroni_root)
+    for file in {root.places.file: root, patroni_root.places.file: patroni_root}.values():
+        yield from trust.exposures(file.places.file, file.status, us, secret=passwords and file is patroni_root)
+    yield from written.exposed
 
 
 def _check_section_name(root: yaml_file.Section) -> None:
@@ -67,7 +80,7 @@ def _absolute(path: Path) -> Path:
 
 def _named_patroni(root: yaml_file.Section) -> yaml_file.Section:
     name = root.text("patroni_config") or ""
-    path = Written(root.places, (), root.mode).path(("patroni_config",), name)
+    path = Written(root.places, (), root.status).path(("patroni_config",), name)
     patroni = yaml_file.read(path or Path(name))
     if "walkeeper" in patroni:
         raise patroni.error(
@@ -89,9 +102,9 @@ def _keys(tree: Any, environ: Mapping[str, str], written: Written) -> Keys:
     _check_names(tree, written)
     _check_unexpanded(tree, (), written)
     try:
-        return msgspec.convert(tree, Keys, strict=True, dec_hook=_unit)
+        return msgspec.convert(tree, Keys, strict=True, dec_hook=decode)
     except msgspec.ValidationError as error:
-        raise _type_error(str(error), written) from None
+        raise _type_error(error, written) from None
 
 
 def _without_nulls(tree: dict[str, Any]) -> dict[str, Any]:
@@ -100,10 +113,6 @@ def _without_nulls(tree: dict[str, Any]) -> dict[str, Any]:
         for key, value in tree.items()
         if value is not None
     }
-
-
-def _unit(kind: Any, value: object) -> object:
-    return kind.parse(value)
 
 
 def _check_names(tree: dict[str, Any], written: Written) -> None:
@@ -160,16 +169,17 @@ _TYPES: Final = {
 }
 
 
-def _type_error(message: str, written: Written) -> ConfigError:
+def _type_error(error: msgspec.ValidationError, written: Written) -> ConfigError:
     """The text of msgspec, such as ``Expected `int`, got `str` - at `$.upload_workers```, in our words and with the place."""
-    text, _, at = message.partition(" - at `$")
+    text, _, at = str(error).partition(" - at `$")
     path: tuple[str | int, ...] = tuple(
         int(index) if index else name for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", at)
     )
     if missing := _MISSING.match(text):
         return written.error((*path, missing[1]), "missing")
     text = re.sub(r"`(\w+)`", lambda match: _TYPES.get(match[1], match[1]), text)
-    return written.error(path, text[:1].lower() + text[1:])
+    hint = error.__cause__.hint if isinstance(error.__cause__, WrongValue) else ""
+    return written.error(path, text[:1].lower() + text[1:], hint=hint)
 
 
 def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: yaml_file.Section) -> Config:
@@ -194,7 +204,10 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         store=store,
         compression_level=keys.compression_level,
         encryption_recipients=_recipients(keys.encryption, written),
-        identity_file=written.path(("encryption", "identity_file"), keys.encryption.identity_file),
+        identity_file=written.secret_file(
+            ("encryption", "identity_file"),
+            written.path(("encryption", "identity_file"), keys.encryption.identity_file),
+        ),
         upload_workers=keys.upload_workers,
         hold_slot=keys.hold_slot,
         spool_limit=int(keys.spool.limit),
@@ -221,7 +234,7 @@ def _scope(patroni: Patroni, root: yaml_file.Section) -> str:
         raise root.error(
             "scope", "missing", hint="It is the cluster's name in patroni.yml; PATRONI_SCOPE can say it too."
         )
-    if not re.fullmatch(r"[A-Za-z0-9_.@=+-]{1,200}", scope) or scope in (".", ".."):
+    if not re.fullmatch(r"[A-Za-z0-9_.@=+-]{1,200}", scope) or scope.startswith("."):
         raise root.error("scope", f"{scope!r} cannot be part of a key in the store")
     return scope
 
@@ -237,8 +250,9 @@ def _check_places(store: StoreSettings, spool: Path | None, patroni: Patroni, wr
             f"{spool} and the data directory {patroni.data_dir} lie in each other",
             hint="Patroni and pg_rewind remove what is in the data directory; put the spool beside it.",
         )
-    if isinstance(store, DirectorySettings) and _inside(os.path.realpath(store.path), data_dir):
-        raise written.error(("store", "directory"), f"{store.path} lies in the data directory {patroni.data_dir}")
+    directory = store.local_directory
+    if directory and _inside(os.path.realpath(directory), data_dir):
+        raise written.error(("store", "directory"), f"{directory} lies in the data directory {patroni.data_dir}")
 
 
 def _check_ready(ready: Path | None, patroni: Patroni, written: Written) -> None:

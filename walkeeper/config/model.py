@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
+from walkeeper.config.trust import Exposure
 from walkeeper.errors import ConfigError
-from walkeeper.store.settings import StoreSettings
+from walkeeper.store.base import StoreSettings
 
 _T = TypeVar("_T")
 
@@ -85,6 +86,8 @@ class Config:
     agent: AgentSettings
     node: Node
     archiver: ArchiverMode = "streaming"
+    exposed: tuple[Exposure, ...] = ()
+    """What others may read or write of what this was read from, and should not."""
 
     @property
     def uploads(self) -> int:

@@ -79,6 +79,14 @@ def take(root: yaml_file.Section, environ: Mapping[str, str]) -> Patroni:
     )
 
 
+def holds_password(root: yaml_file.Section) -> bool:
+    """Whether the file itself says one, and not the environment."""
+    postgresql = root.section("postgresql")
+    return any(
+        _credentials(postgresql, role, {}).password is not None for role in ("replication", "superuser", "rewind")
+    )
+
+
 def _value(section: yaml_file.Section | None, key: str, environ: Mapping[str, str], variable: str) -> str | None:
     """The environment goes before the file, and an empty variable is none: as in Patroni."""
     return environ.get(variable) or (section.text(key) if section else None)

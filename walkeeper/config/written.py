@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
-from walkeeper.config.keys import S3Keys, StoreKeys
+import msgspec
+
+from walkeeper.config import trust
+from walkeeper.config.trust import Exposure
 from walkeeper.config.yaml_file import Places
 from walkeeper.errors import ConfigError
-from walkeeper.store.settings import DirectorySettings, S3Settings, StoreSettings
+from walkeeper.lib.section import Section, is_secret, is_secret_file
+from walkeeper.store.base import StoreSettings, WrongSetting
+from walkeeper.store.open import StoreKeys
 
 MAX_SECRET_BYTES: Final = 64 * 1024
-
-_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_PREFIX: Final = re.compile(r"[A-Za-z0-9!_.*'()/=+@, -]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Where the keys were written: ``section`` leads to them in the file, whose permission bits are ``mode``."""
+    """Where the keys were written: ``section`` leads to them in the file, which ``status`` describes.
+
+    ``exposed`` collects what others may do with the files that were read.
+    """
 
     places: Places
     section: tuple[str, ...]
-    mode: int
+    status: os.stat_result
+    exposed: list[Exposure] = field(default_factory=list)
 
     def error(self, keys: tuple[str | int, ...], text: str, *, hint: str = "") -> ConfigError:
         return self.places.error((*self.section, *keys), text, hint=hint)
@@ -40,23 +46,24 @@ class Written:
             raise self.error(keys, f"{value!r} is no absolute path", hint="Write the whole path, from / on.")
         return Path(value)
 
-    def secret(self, keys: tuple[str, ...], value: str | None, file: str | None = None) -> str | None:
+    def secret(self, keys: tuple[str, ...], value: str | None, file: Path | str | None = None) -> str | None:
         """A secret out of the environment, out of ``file`` (under the same key with ``_file``), or as written."""
         if value is not None and self.places.from_environment((*self.section, *keys)):
             return value
         if value is not None and file is not None:
             raise self.error(keys, f"{keys[-1]}_file is there too", hint="Keep the file and drop the secret.")
-        if value is not None and self.mode & (stat.S_IRWXG | stat.S_IRWXO):
+        mode = stat.S_IMODE(self.status.st_mode)
+        if value is not None and mode & (stat.S_IRWXG | stat.S_IRWXO):
             variable = "WALKEEPER_" + "_".join(keys).upper()
             raise self.error(
                 keys,
-                f"a secret in a file of mode {self.mode:04o}",
+                f"a secret in a file of mode {mode:04o}",
                 hint=f"chmod 600 the file, or set {variable} instead.",
             )
         if file is None:
             return value
         where = (*keys[:-1], f"{keys[-1]}_file")
-        return self._read_secret(where, self.path(where, file))
+        return self._read_secret(where, file if isinstance(file, Path) else self.path(where, file))
 
     def _read_secret(self, keys: tuple[str, ...], path: Path | None) -> str | None:
         if path is None:
@@ -64,6 +71,7 @@ class Written:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
+                self._trusted(keys, path, os.fstat(descriptor))
                 data = os.read(descriptor, MAX_SECRET_BYTES + 1)
             finally:
                 os.close(descriptor)
@@ -76,6 +84,19 @@ class Written:
             raise self.error(keys, f"{path} does not hold one line with a secret")
         return text
 
+    def secret_file(self, keys: tuple[str, ...], path: Path | None) -> Path | None:
+        """A file with a secret that somebody else reads, later. That it is there is theirs to find out."""
+        if path is not None:
+            with contextlib.suppress(OSError):
+                self._trusted(keys, path, path.stat())
+        return path
+
+    def _trusted(self, keys: tuple[str, ...], path: Path, status: os.stat_result) -> None:
+        us = trust.Us.here()
+        if refused := trust.refusal(path, status, us):
+            raise self.error(keys, f"{path}: {refused.text}", hint=refused.hint)
+        self.exposed.extend(trust.exposures(path, status, us, secret=True))
+
     def address(self, keys: tuple[str, ...], value: str | bool) -> tuple[str, int] | None:
         """``HOST:PORT``, with brackets around an IPv6 address; None for ``off``. YAML reads a bare ``off`` as false."""
         if value is False or value == "off":
@@ -87,65 +108,37 @@ class Written:
         return host, int(port)
 
     def store(self, keys: StoreKeys) -> StoreSettings:
-        if keys.directory is not None and keys.s3 is not None:
-            raise self.error(("store",), "both a directory and s3", hint="Keep one: an archive has one store.")
-        if keys.s3 is not None:
-            return self._s3(keys.s3)
-        directory = self.path(("store", "directory"), keys.directory)
-        if directory is None:
+        given = keys.given()
+        if not given:
             raise self.error(
                 ("store",),
                 "missing",
                 hint="Say where WAL goes in the section walkeeper: of this file: store.directory, or store.s3.bucket.",
             )
-        return DirectorySettings(directory)
-
-    def _s3(self, keys: S3Keys) -> S3Settings:
-        at = ("store", "s3")
-        secret = self.secret((*at, "secret_access_key"), keys.secret_access_key, keys.secret_access_key_file)
-        token = self.secret((*at, "session_token"), keys.session_token)
-        if (keys.access_key_id is None) != (secret is None):
-            raise self.error(at, "access_key_id and secret_access_key go together, and one is missing")
-        if keys.access_key_id is None and token is not None:
-            raise self.error(at, "session_token without access_key_id")
-        if keys.access_key_id is not None and keys.profile is not None:
-            raise self.error((*at, "profile"), "access_key_id is there too", hint="Keep one of the two.")
-        if not _BUCKET.fullmatch(keys.bucket) or ".." in keys.bucket:
-            raise self.error((*at, "bucket"), f"{keys.bucket!r} is no name of a bucket")
-        return S3Settings(
-            bucket=keys.bucket,
-            prefix=self._prefix((*at, "prefix"), keys.prefix),
-            endpoint=self._endpoint((*at, "endpoint"), keys.endpoint),
-            region=keys.region,
-            path_style=keys.path_style,
-            access_key_id=keys.access_key_id,
-            secret_access_key=secret,
-            session_token=token,
-            profile=keys.profile,
-            credentials_file=self.path((*at, "credentials_file"), keys.credentials_file),
-            ca_file=self.path((*at, "ca_file"), keys.ca_file),
-            connect_timeout=float(keys.connect_timeout),
-            read_timeout=float(keys.read_timeout),
-            overwrite_guard=keys.overwrite_guard,
-        )
-
-    def _prefix(self, keys: tuple[str, ...], prefix: str) -> str:
-        """Without empty parts; stores differ in what they make of ``a//b``."""
-        parts = [part for part in prefix.split("/") if part]
-        if not _PREFIX.fullmatch(prefix) or "." in parts or ".." in parts or len(prefix) > 512:
-            raise self.error(
-                keys, f"{prefix!r} cannot be part of a key", hint="Use letters, digits, and - _ . = between slashes."
-            )
-        return "/".join(parts)
-
-    def _endpoint(self, keys: tuple[str, ...], endpoint: str | None) -> str | None:
-        if endpoint is None:
-            return None
+        if len(given) > 1:
+            raise self.error(("store",), f"both {' and '.join(given)}", hint="Keep one: an archive has one store.")
+        ((name, settings),) = given.items()
+        at = ("store", name)
         try:
-            url = urlsplit(endpoint)
-            fits = url.scheme in ("http", "https") and url.hostname and (url.port or 1)
-        except ValueError:
-            fits = False
-        if not fits or "@" in endpoint or url.query or url.fragment or not endpoint.isprintable() or " " in endpoint:
-            raise self.error(keys, "expected http(s)://HOST[:PORT] and nothing else")
-        return endpoint.rstrip("/")
+            checked = self._with_secrets(at, settings).checked()
+        except WrongSetting as problem:
+            keys_of_it = (*at, problem.key) if problem.key else at
+            raise self.error(keys_of_it, problem.text, hint=problem.hint) from None
+        for doubt in checked.doubts():
+            self.exposed.append(Exposure(str(self.error((*at, doubt.key), doubt.text)), doubt.hint))
+        return checked
+
+    def _with_secrets(self, at: tuple[str, ...], settings: StoreSettings) -> StoreSettings:
+        """With each secret in place of the file that holds it."""
+        if not isinstance(settings, Section):
+            return settings
+        changes: dict[str, object] = {}
+        for each in msgspec.structs.fields(settings):
+            if is_secret(each.type):
+                file = getattr(settings, f"{each.name}_file", None)
+                changes[each.name] = self.secret((*at, each.name), getattr(settings, each.name), file)
+                if file is not None:
+                    changes[f"{each.name}_file"] = None
+            elif is_secret_file(each.type):
+                self.secret_file((*at, each.name), getattr(settings, each.name))
+        return msgspec.structs.replace(settings, **changes)

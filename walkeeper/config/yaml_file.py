@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 
 import yaml
 
+from walkeeper.config import trust
 from walkeeper.errors import ConfigError
 
 MAX_FILE_BYTES: Final = 1024 * 1024
@@ -60,12 +61,12 @@ class Places:
 class Section:
     """A mapping in the document. Its values are taken one by one; a null counts as not there."""
 
-    def __init__(self, node: yaml.MappingNode, keys: Keys, places: Places, mode: int) -> None:
+    def __init__(self, node: yaml.MappingNode, keys: Keys, places: Places, status: os.stat_result) -> None:
         self._node = node
         self.keys = keys
         self.places = places
-        self.mode = mode
-        """The file's permission bits."""
+        self.status = status
+        """The file's: whose it is, and who may read and write it."""
 
     def __contains__(self, key: str) -> bool:
         return any(_is_key(name, key) for name, _ in _pairs(self._node))
@@ -81,7 +82,7 @@ class Section:
             return None
         if not isinstance(node, yaml.MappingNode):
             raise self.error(key, "expected a mapping of keys to values")
-        return Section(node, (*self.keys, key), self.places, self.mode)
+        return Section(node, (*self.keys, key), self.places, self.status)
 
     def text(self, key: str) -> str | None:
         """The value as text, which a number may stand for; None when it is empty."""
@@ -167,7 +168,7 @@ class Section:
 
 def read(path: Path) -> Section:
     """The document's top level. Raises ConfigError, one line that names the file and, where it is known, the line."""
-    data, mode = _read_bytes(path)
+    data, status = _read_bytes(path)
     text = _decode(path, data)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -183,7 +184,7 @@ def read(path: Path) -> Section:
         raise _error(path, None, "", "the file is empty")
     if not isinstance(root, yaml.MappingNode):
         raise _error(path, _line(root), "", "expected a mapping of keys to values at the top level")
-    return Section(root, (), Places(path), mode)
+    return Section(root, (), Places(path), status)
 
 
 def dotted(keys: Keys) -> str:
@@ -199,20 +200,22 @@ def _error(path: Path, line: int | None, keys: str, text: str, *, hint: str = ""
     return ConfigError(": ".join(filter(None, (place, keys, text))), hint=hint)
 
 
-def _read_bytes(path: Path) -> tuple[bytes, int]:
-    """The file's bytes and mode. Opened without blocking, so that a FIFO cannot hang the caller."""
+def _read_bytes(path: Path) -> tuple[bytes, os.stat_result]:
+    """The file's bytes, and what it is. Opened without blocking, so that a FIFO cannot hang the caller."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
             raise _error(
                 path, None, "", "it is a directory", hint="Name one file: a directory of them is not supported."
             )
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(status.st_mode):
             raise _error(path, None, "", "it is not a regular file")
+        if exposed := trust.refusal(path, status, trust.Us.here()):
+            raise _error(path, None, "", exposed.text, hint=exposed.hint)
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
@@ -221,7 +224,7 @@ def _read_bytes(path: Path) -> tuple[bytes, int]:
         os.close(descriptor)
     if len(data) > MAX_FILE_BYTES:
         raise _error(path, None, "", f"it is larger than {MAX_FILE_BYTES} bytes", hint="This is no configuration file.")
-    return data, stat.S_IMODE(mode)
+    return data, status
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> ConfigError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
@@ -17,6 +18,7 @@ MAX_GAPS: Final = 32
 
 _ALIGNMENT: Final = 4
 """Records begin and end at multiples of MAXALIGN, which is 8, or 4 on some 32-bit machines."""
+_IDENTIFIER: Final = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
 _REBUILD: Final = "An agent that takes over goes by the store instead, and so does walkeeper verify --rebuild."
 
 
@@ -74,10 +76,10 @@ def decode_record(document: bytes) -> Record:
         record = msgspec.json.decode(document, type=Record)
         aligned = record.position % _ALIGNMENT == 0 and record.size > 0
         Segment.parse(record.start, record.size)
-    except (msgspec.MsgspecError, UnicodeDecodeError, WalkeeperError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, WalkeeperError) as error:
         raise BadRecord(f"record in the DCS: {error}", hint=_REBUILD) from None
     if record.schema != SCHEMA:
         raise BadRecord(f"record in the DCS: schema {record.schema}, this version knows {SCHEMA}", hint=_REBUILD)
-    if not aligned or record.timeline < 1 or not record.system_identifier.isdecimal():
+    if not aligned or record.timeline < 1 or not _IDENTIFIER.match(record.system_identifier):
         raise BadRecord("record in the DCS: its values cannot be right", hint=_REBUILD)
     return record

@@ -19,8 +19,12 @@ class Retry:
     slowly: bool
 
 
-def retry_after(problem: WalkeeperError) -> Retry:
-    """A refusal is about the segment, anything else about the store."""
+def retry_after(problem: WalkeeperError, *, below: bool = False) -> Retry:
+    """A refusal is about the segment, anything else about the store.
+
+    ``below``: the segment lies below the frontier, so that the archive has its bytes or others: whatever is refused there is of
+    no use, be it damaged or what another cluster left.
+    """
     if isinstance(problem, Refused):
-        return Retry("archiver_refused", damaged=isinstance(problem, BadSegment), slowly=True)
+        return Retry("archiver_refused", damaged=below or isinstance(problem, BadSegment), slowly=True)
     return Retry("archiver_store", damaged=False, slowly=isinstance(problem, StoreDenied))

@@ -2,7 +2,8 @@
 
 Formats: ``XLogRecord`` in ``src/include/access/xlogrecord.h``; pages and continued records in
 ``src/include/access/xlog_internal.h``; what makes a record valid in ``ValidXLogRecord`` of
-``src/backend/access/transam/xlogreader.c``. The same from PostgreSQL 13 to 18.
+``src/backend/access/transam/xlogreader.c``. The same from PostgreSQL 13 to 19. Of a newer one nothing is believed that no
+checksum proves: one that is right at the place where it is expected says that the format is still this one.
 """
 
 from __future__ import annotations
@@ -12,12 +13,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.core.wal_page import MAGIC, PAGE_SIZE, Plain, without_zeros
+from walkeeper.core.wal_page import (
+    MAGIC,
+    NOT_WHOLE,
+    PAGE_SIZE,
+    Plain,
+    SegmentHeader,
+    check_every_page,
+    first_difference,
+    may_be_magic,
+    without_zeros,
+)
+from walkeeper.errors import BadSegment
 
 # magic, info, timeline, page address, length of what is left of a record from the page before
 _PAGE: Final = struct.Struct("=HHIQI")
+_KNOWN: Final = frozenset(struct.pack("=H", magic) for magic in MAGIC)
 _CONTINUED: Final = 0x0001
 _LONG: Final = 0x0002
 _SHORT_SIZE: Final = 24
@@ -130,6 +144,18 @@ def last_begin(data: Plain, limit: int) -> int | None:
     return None
 
 
+def last_whole(plain: Plain, segment: Segment) -> Lsn | None:
+    """Where the last record begins that ends in the segment, told by pages and lengths alone; None if there is none.
+
+    The last that recovery can replay where the next segment is missing.
+    """
+    used = without_zeros(plain)
+    begin = last_begin(plain, used - 1) if used else None
+    if begin is not None and ((end := _end_by_length(plain, begin)) is None or end > segment.size):
+        begin = last_begin(plain, begin - 1)
+    return None if begin is None else Lsn(segment.start + begin)
+
+
 def goes_beyond(tail: Plain, local: Plain, segment: Segment) -> bool:
     """Whether ``tail``, a valid beginning of the segment, has all whole records of ``local`` and at least one more.
 
@@ -160,18 +186,38 @@ def goes_beyond(tail: Plain, local: Plain, segment: Segment) -> bool:
 def ends_early(plain: Plain, segment: Segment) -> Lsn | None:
     """Where the WAL in a whole segment file ends, if it ends before the file does: then zeros were added to it.
 
-    None for a segment that PostgreSQL completed: its last record reaches the end, or switches to the next segment.
+    None for a segment that PostgreSQL completed: its last record reaches the end, or switches to the next segment. Only after
+    such a switch are there pages without anything; within the last page only a whole record proves that it was the last one.
+    And None for one whose records cannot be read: that is no reason to take it for something else than its name says.
     """
     used = without_zeros(plain)
-    if used > segment.size - 8:
+    if used > segment.size - 8 or _switches(plain, used) or not _can_be_read(plain, segment):
         return None
+    pages = -(-used // PAGE_SIZE) * PAGE_SIZE
     begin = last_begin(plain, used - 1) if used else None
-    if begin is None:
-        return None if used > segment.size - PAGE_SIZE else Lsn(segment.start + used)
-    end = _end_by_length(plain, begin)
-    if end is None or end >= segment.size or _is_switch(plain, begin):
+    end = None if begin is None else _end_by_length(plain, begin)
+    if pages < segment.size:
+        return Lsn(segment.start + (used if end is None else min(end, pages)))
+    if begin is None or end is None or end >= segment.size or read_record(plain, segment, begin) is None:
         return None
     return Lsn(segment.start + end)
+
+
+def check_complete(plain: Plain, segment: Segment, history: History | None = None) -> None:
+    """That PostgreSQL completed this segment, whose first page was checked: told by the bytes, not by the name (P13).
+
+    Each page's header says that it is the page of its place; zeros at the end come after a switch. Raises BadSegment.
+    """
+    check_every_page(plain, segment, history)
+    if SegmentHeader.parse(plain, segment.name).page_size != PAGE_SIZE:
+        return
+    if (end := ends_early(plain, segment)) is not None:
+        raise BadSegment(f"{segment}: its WAL ends at {end}, and zeros follow", hint=NOT_WHOLE)
+
+
+def _can_be_read(plain: Plain, segment: Segment) -> bool:
+    """Whether records have the form that is known here. A newer PostgreSQL's have, if the first whole one's checksum is right."""
+    return bytes(plain[:2]) in _KNOWN or next(records(plain, segment), None) is not None
 
 
 def _aligned(offset: int) -> int:
@@ -190,7 +236,7 @@ def _page_is_true(data: Plain, segment: Segment, offset: int) -> bool:
         return False
     magic, info, timeline, address, _ = _PAGE.unpack_from(data, page)
     long = bool(info & _LONG) == (page == 0)
-    return magic in MAGIC and long and address == segment.start + page and 0 < timeline <= segment.timeline
+    return may_be_magic(magic) and long and address == segment.start + page and 0 < timeline <= segment.timeline
 
 
 def _continues(data: Plain, segment: Segment, page: int, left: int) -> bool:
@@ -230,23 +276,21 @@ def _end_by_length(data: Plain, begin: int) -> int | None:
     return _aligned(end + _SHORT_SIZE + rest if rest else end)
 
 
-def _is_switch(data: Plain, begin: int) -> bool:
-    """Whether the record there ends its segment. Its header may go over a page's end."""
-    here = data[begin : begin + min(_RECORD.size, PAGE_SIZE - begin % PAGE_SIZE)]
+def _switches(plain: Plain, used: int) -> bool:
+    """Whether the last thing before ``used``, where only zeros follow, is a record that ends its segment, with a true checksum.
+
+    Looked for by its own 24 bytes, which may go over a page's end: so it does not matter how other records are aligned.
+    """
+    return any(_is_switch(plain, begin) for begin in range(max(0, used - 48) // 4 * 4, used, 4))
+
+
+def _is_switch(plain: Plain, begin: int) -> bool:
+    here = plain[begin : begin + min(_RECORD.size, PAGE_SIZE - begin % PAGE_SIZE)]
     there = begin + len(here) + _SHORT_SIZE
-    header = here + data[there : there + _RECORD.size - len(here)]
+    header = bytes(here + plain[there : there + _RECORD.size - len(here)])
     if len(header) < _RECORD.size:
         return False
-    _, _, _, info, manager, _ = _RECORD.unpack(header)
-    return bool(manager == _XLOG_MANAGER and info & _INFO_MASK == _SWITCH)
-
-
-def first_difference(one: Plain, other: Plain) -> int:
-    """The first offset at which they differ, or the shorter one's length."""
-    low, high = 0, min(len(one), len(other))
-    if one[:high] == other[:high]:
-        return high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle)
-    return low
+    length, _, _, info, manager, checksum = _RECORD.unpack(header)
+    if length != _RECORD.size or manager != _XLOG_MANAGER or info & _INFO_MASK != _SWITCH:
+        return False
+    return bool(crc32c(header[:_CHECKSUM_AT]) == checksum)

@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from walkeeper.core.record import Record, decode_record
-from walkeeper.errors import BadRecord
-
 
 @dataclass(frozen=True, slots=True)
 class Versioned:
@@ -85,12 +82,3 @@ class RecordStore(Protocol):
 
     def close(self) -> None:
         """Let go of connections; what hangs is left to the end of the process."""
-
-
-def read_record(records: RecordStore) -> Record | None:
-    """None where there is none, and where it cannot be read. Raises DcsUnavailable."""
-    found = records.read()
-    try:
-        return None if found is None else decode_record(found.document)
-    except BadRecord:
-        return None

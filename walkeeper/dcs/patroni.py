@@ -12,6 +12,8 @@ import functools
 import logging
 import math
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -30,11 +32,15 @@ from urllib3.exceptions import HTTPError
 
 from walkeeper.dcs.base import Leader, Member, RecordStore, Topology, Versioned
 from walkeeper.errors import ConfigError, DcsError, DcsUnavailable, WalkeeperError
+from walkeeper.lib import events
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 
 T = TypeVar("T")
 
 TIMEOUT: Final = 5.0
+ABANDON_SECONDS: Final = 60.0
+"""A call that hangs longer is not waited for: twelve times what it may take."""
+MAX_ABANDONED: Final = 4
 _SHORTEST_SESSION: Final = 5
 """Seconds, of the session: ZooKeeper grants no less than two of its ticks (2 s each as delivered)."""
 _CREATE_CONNECTION: Final = urllib3.util.connection.create_connection
@@ -104,46 +110,20 @@ def connect(patroni_config: Path, name: str | None = None, timeout: float = TIME
     return PatroniRecord(kind, config, timeout)
 
 
-class PatroniRecord:
-    """A RecordStore over Patroni's DCS object, which it builds at the first call that can.
-
-    ``config`` is Patroni's effective configuration, ``kind`` the name of the section that names the DCS.
-    """
+class _Connection:
+    """One of Patroni's DCS objects, built at the first call that can, and the thread on which all its calls run."""
 
     def __init__(self, kind: str, config: dict[str, Any], timeout: float) -> None:
+        self.deadline = Deadline(kind)
+        self.dcs: Any = None
+        self.closed = False
         self._kind = kind
         self._config = config
         self._timeout = timeout
-        self._deadline = Deadline(kind)
-        self._dcs: Any = None
         self._backend: Backend | None = None
-        self._closed = False
 
-    def read(self) -> Versioned | None:
-        return self._call(lambda: self._connected().read())
-
-    def leader(self) -> Leader | None:
-        return self._call(lambda: self._connected().leader())
-
-    def write(self, document: bytes, expected: Versioned | None, guard: Leader | None = None) -> Versioned:
-        document.decode()  # Patroni reads all keys below its own, and text is what it can read
-        return self._call(lambda: self._connected().write(document, expected, guard))
-
-    def topology(self) -> Topology:
-        return self._call(self._topology)
-
-    def close(self) -> None:
-        self._closed = True
-        if self._backend is not None and not self._deadline.stuck:
-            with suppress(WalkeeperError):
-                self._call(self._backend.close)
-        self._deadline.close()
-
-    def _topology(self) -> Topology:
-        leader = self._connected().leader()
-        return _topology(self._dcs.get_cluster(), leader)
-
-    def _connected(self) -> Backend:
+    def backend(self) -> Backend:
+        """On the deadline's thread."""
         if self._backend is None:
             if self._kind in {"etcd", "etcd3"}:
                 _tame_etcd()
@@ -151,15 +131,84 @@ class PatroniRecord:
                 dcs = get_dcs(deepcopy(self._config))
             finally:
                 urllib3.util.connection.create_connection = _CREATE_CONNECTION
-            self._backend, self._dcs = _backend(dcs, self._timeout), dcs
-        if self._closed:
+            self._backend, self.dcs = _backend(dcs, self._timeout), dcs
+        if self.closed:
             self._backend.close()  # it came up when nobody waited any more
         return self._backend
 
-    def _call(self, function: Callable[[], T]) -> T:
-        """``function`` on the deadline's thread; what goes wrong becomes a DcsError."""
+    def close(self) -> None:
+        """Raises what the library raises, and DeadlineExceeded."""
+        self.closed = True
         try:
-            return self._deadline.call(function, self._timeout)
+            if self._backend is not None and not self.deadline.stuck:
+                self.deadline.call(self._backend.close, self._timeout)
+        finally:
+            self.deadline.close()
+
+
+class PatroniRecord:
+    """A RecordStore over Patroni's DCS objects.
+
+    ``config`` is Patroni's effective configuration, ``kind`` the name of the section that names the DCS. A call that hangs
+    longer than ABANDON_SECONDS is left to itself, and a new connection is built: at most MAX_ABANDONED hang at the same time.
+    A write that is left so may still get through, as after every DcsUnavailable, and only if nobody wrote since.
+    """
+
+    def __init__(self, kind: str, config: dict[str, Any], timeout: float) -> None:
+        self._kind = kind
+        self._config = config
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._connection = _Connection(kind, config, timeout)
+        self._stuck_since: float | None = None
+        self._abandoned: list[_Connection] = []
+
+    def read(self) -> Versioned | None:
+        return self._call(lambda connection: connection.backend().read())
+
+    def leader(self) -> Leader | None:
+        return self._call(lambda connection: connection.backend().leader())
+
+    def write(self, document: bytes, expected: Versioned | None, guard: Leader | None = None) -> Versioned:
+        document.decode()  # Patroni reads all keys below its own, and text is what it can read
+        return self._call(lambda connection: connection.backend().write(document, expected, guard))
+
+    def topology(self) -> Topology:
+        def look(connection: _Connection) -> Topology:
+            leader = connection.backend().leader()
+            return _topology(connection.dcs.get_cluster(), leader)
+
+        return self._call(look)
+
+    def close(self) -> None:
+        for connection in (self._connection, *self._abandoned):
+            with suppress(Exception):  # it may raise whatever its library raises, and nobody needs it any longer
+                connection.close()
+
+    def _usable(self) -> _Connection:
+        """The connection to ask; another one where a call on it has hung for too long."""
+        with self._lock:
+            if not self._connection.deadline.stuck:
+                self._stuck_since = None
+                return self._connection
+            now = time.monotonic()
+            self._stuck_since = now if self._stuck_since is None else self._stuck_since
+            self._abandoned = [each for each in self._abandoned if each.deadline.stuck]
+            if now - self._stuck_since >= ABANDON_SECONDS and len(self._abandoned) < MAX_ABANDONED:
+                self._connection.deadline.close()  # its thread ends when the call returns, if ever
+                self._abandoned.append(self._connection)
+                self._connection = _Connection(self._kind, self._config, self._timeout)
+                self._stuck_since = None
+                events.warning(
+                    "dcs_call_left", dcs=self._kind, hint="A call to the DCS hangs. A new connection is made."
+                )
+            return self._connection
+
+    def _call(self, function: Callable[[_Connection], T]) -> T:
+        """``function`` on the deadline's thread; what goes wrong becomes a DcsError."""
+        connection = self._usable()
+        try:
+            return connection.deadline.call(lambda: function(connection), self._timeout)
         except DeadlineExceeded as problem:
             raise DcsUnavailable(str(problem), hint=_CHECK_DCS) from None
         except WalkeeperError:

@@ -5,24 +5,29 @@ from __future__ import annotations
 from typing import Any, Final
 
 from walkeeper.dcs.base import Leader, Versioned
-from walkeeper.errors import CasConflict
+from walkeeper.errors import CasConflict, DcsUnavailable
 
 KEY: Final = "walkeeper"
 
 
 class Raft:
-    """Reads are from the local copy of the log and can be a moment old; every write is decided by the raft leader."""
+    """Every write is decided by the raft leader. Reads are from the local copy of the log, which first catches up with a write
+    of our own to a key that says nothing: by itself it can be any time old.
+    """
 
     def __init__(self, dcs: Any) -> None:
         self._store = dcs._sync_obj  # noqa: SLF001 - Patroni offers no create-only on a key of one's own
         self._record = dcs.client_path(KEY)
+        self._catching_up = dcs.client_path(f"{KEY}-read")
         self._leader = dcs.leader_path
 
     def read(self) -> Versioned | None:
+        self._catch_up()
         found = self._store.get(self._record)
         return None if found is None else Versioned(found["value"].encode(), str(found["index"]))
 
     def leader(self) -> Leader | None:
+        self._catch_up()
         found = self._store.get(self._leader)
         return None if found is None else Leader(found["value"])
 
@@ -36,6 +41,10 @@ class Raft:
         if found is not None and found.document == document and found != expected:
             return found
         raise CasConflict("record in the DCS: somebody else wrote it first")
+
+    def _catch_up(self) -> None:
+        if not self._store.set(self._catching_up, "", handle_raft_error=False):
+            raise DcsUnavailable("raft: the leader did not take a write", hint="Check that raft has a quorum.")
 
     def close(self) -> None:
         self._store.destroy()

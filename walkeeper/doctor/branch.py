@@ -13,6 +13,7 @@ from walkeeper.core.record import Record
 from walkeeper.doctor.facts import Unknown
 from walkeeper.errors import WalkeeperError
 from walkeeper.postgres.data_directory import read_control_file
+from walkeeper.store.base import SMALL
 
 TRIES: Final = 4
 """Segments of pg_wal that are looked for in the archive, which may be behind."""
@@ -40,7 +41,7 @@ def newer_branch(archive: Archive, record: Record) -> str:
 def _other_history(data_directory: Path, archive: Archive, record: Record) -> str:
     """A history file that is not the beginning of the archive's: each begins with its parent's, byte by byte."""
     history = archive.contents.history(record.timeline)
-    stored = archive.store.get(archive.layout.file(HistoryFile(record.timeline), "")) or b""
+    stored = archive.store.get(archive.layout.file(HistoryFile(record.timeline), ""), SMALL) or b""
     for timeline in history.timelines[1:] if history is not None else ():
         path = data_directory / "pg_wal" / HistoryFile(timeline).name
         if path.exists() and not stored.startswith(path.read_bytes()):

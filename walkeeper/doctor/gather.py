@@ -14,13 +14,14 @@ from typing import Final, TypeVar
 from walkeeper import __version__
 from walkeeper.archive.codec import open_codec
 from walkeeper.config import Config
-from walkeeper.core.record import Record, decode_record
+from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
+from walkeeper.dcs.claim import decoded
 from walkeeper.dcs.patroni import connect
 from walkeeper.doctor import here
 from walkeeper.doctor.facts import Facts, MemberFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
 from walkeeper.doctor.servers import look_at_members
-from walkeeper.errors import BadRecord, CasConflict, ConfigError, StoreUnavailable, WalkeeperError
+from walkeeper.errors import CasConflict, ConfigError, StoreUnavailable, WalkeeperError
 from walkeeper.lib import clock
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.pg_receivewal import find_program
@@ -147,10 +148,8 @@ def _compare_and_set(records: RecordStore, found: Versioned | None) -> str | Unk
 def _decoded(found: Versioned | Unknown | None) -> tuple[Record | Unknown | None, str]:
     if found is None or isinstance(found, Unknown):
         return found, ""
-    try:
-        return decode_record(found.document), ""
-    except BadRecord as problem:
-        return None, str(problem)
+    claim = decoded(found)
+    return claim.record, claim.why
 
 
 def _age(record: Record | Unknown | None) -> float | None:

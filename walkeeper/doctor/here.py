@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import shutil
-import ssl
 import stat
 from collections.abc import Mapping
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlparse
 
-from walkeeper.archive.codec import Codec
-from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import open_archives
 from walkeeper.archive.write import Archive
 from walkeeper.config import Config
 from walkeeper.control import client, paths
@@ -26,11 +21,9 @@ from walkeeper.dcs.patroni import settings
 from walkeeper.doctor.branch import newer_branch, other_branch
 from walkeeper.doctor.commands import Command, parse
 from walkeeper.doctor.facts import AgentFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
-from walkeeper.errors import AgentError, WalkeeperError
-from walkeeper.lib import clock
+from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
 from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
-from walkeeper.store.settings import S3Settings
 
 AGENT_PATIENCE: Final = 3.0
 _AGENT_SHOWS: Final = frozenset({"version", "pid", "store", "spool_limit", "started_at"})
@@ -98,8 +91,8 @@ def unseen(facts: StoreFacts, because: str) -> StoreFacts:
 
 
 def _look_at_archive(config: Config, store: Store, record: Record, facts: StoreFacts) -> StoreFacts:
-    layout = Layout(config.scope, config.group, int(record.system_identifier))
-    archive = Archive(store, layout, record.size, Codec(identity_file=config.identity_file))
+    archives = open_archives(config, store, to_read=True)
+    archive = archives.archive(int(record.system_identifier), record.size)
     gaps = archive.contents.open_gaps()
     texts = tuple(f"on timeline {gap.timeline}: {gap.start} to {gap.end}" for gap in gaps)
     return replace(
@@ -128,37 +121,10 @@ def _before_frontier(archive: Archive, record: Record) -> str | None:
 
 
 def _clock(config: Config) -> float | Unknown | None:
-    """From the Date of any answer of the store's, also of a refusal."""
-    store = config.store
-    if not isinstance(store, S3Settings):
-        return None
-    url = urlparse(store.endpoint or f"https://s3.{store.region or 'us-east-1'}.amazonaws.com")
-    host, timeout = url.hostname or "", store.connect_timeout
     try:
-        connection = (
-            http.client.HTTPSConnection(
-                host, url.port, timeout=timeout, context=ssl.create_default_context(cafile=_path(store.ca_file))
-            )
-            if url.scheme == "https"
-            else http.client.HTTPConnection(host, url.port, timeout=timeout)
-        )
-        try:
-            before = clock.wall_seconds()
-            connection.request("HEAD", "/")
-            date = connection.getresponse().getheader("Date")
-            after = clock.wall_seconds()
-        finally:
-            connection.close()
-        if date is None:
-            return Unknown("the store's answers have no Date")
-        moment = parsedate_to_datetime(date).timestamp()
-    except (OSError, http.client.HTTPException, ValueError) as problem:
-        return Unknown(f"the store did not tell the time: {problem or type(problem).__name__}")
-    return moment - after if moment > after else min(0.0, moment + 1 - before)  # Date is of a whole second
-
-
-def _path(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+        return config.store.clock_ahead()
+    except StoreUnavailable as problem:
+        return Unknown(str(problem))
 
 
 # --- the spool ------------------------------------------------------------------------------------------------------

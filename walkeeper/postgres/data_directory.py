@@ -1,18 +1,21 @@
 """What a data directory says of its server, running or not.
 
 ``postmaster.pid``, which ``postmaster_pid`` reads: which run of a server it is, and its state. ``global/pg_control``
-(``src/include/catalog/pg_control.h``): whose it is, and what that server has had.
+(``src/include/catalog/pg_control.h``): whose it is, and what that server has had. ``pg_wal/*.history``: its timelines.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from walkeeper.core.history import MAX_HISTORY_BYTES, parse_history
 from walkeeper.core.lsn import Lsn
-from walkeeper.errors import CannotTell
+from walkeeper.errors import BadHistory, CannotTell
+from walkeeper.lib import events
 from walkeeper.postgres import postmaster_pid
 
 
@@ -61,12 +64,43 @@ def _status(data_directory: Path) -> str:
     return "" if found is None else found[2]
 
 
+def read_histories(pg_wal: Path, own: int | None = None) -> dict[int, bytes]:
+    """The histories in pg_wal, by timeline: those that can be read and understood.
+
+    ``own`` is the server's timeline, for a caller that builds on it: raises BadHistory or OSError for that one, and others that
+    are left out are logged. Raises OSError where pg_wal cannot be listed.
+    """
+    found: dict[int, bytes] = {}
+    for path in pg_wal.iterdir():
+        match = _HISTORY.match(path.name)
+        if match is None or int(match[1], 16) < 2:
+            continue
+        timeline = int(match[1], 16)
+        try:
+            with path.open("rb") as file:
+                content = file.read(MAX_HISTORY_BYTES + 1)
+            parse_history(timeline, content)
+        except (OSError, BadHistory) as problem:
+            if timeline == own:
+                raise
+            if own is not None:
+                events.failure("history_ignored", problem, file=path)
+            continue
+        found[timeline] = content
+    return found
+
+
+_HISTORY: Final = re.compile(r"([0-9A-F]{8})\.history\Z")
 _IDENTITY: Final = struct.Struct("=QI")
-_VERSIONS: Final = range(1300, 2000)
-"""``PG_CONTROL_VERSION`` from PostgreSQL 13 on."""
-_POSITIONS: Final = struct.Struct("=16xi12xQ8xI84xQI")
-_WITH_POSITIONS: Final = range(1300, 1801)
-"""Up to PostgreSQL 18, on 64-bit machines."""
+_VERSIONS: Final = range(1300, 10_000)
+"""``PG_CONTROL_VERSION`` from PostgreSQL 13 on; a newer major has a higher one."""
+_TO_18: Final = struct.Struct("=16xi12xQ8xI84xQI")
+_IN_19: Final = struct.Struct("=16xi12xQ8xI92xQI")
+_POSITIONS: Final = {1300: _TO_18, 1800: _TO_18, 1905: _IN_19}
+"""By version, on 64-bit machines: state, last checkpoint and its timeline, minimum recovery point and its timeline.
+
+PostgreSQL 13 to 17 have 1300. A checkpoint has eight bytes more in 19.
+"""
 
 _ENDED: Final = 1
 _WRITING: Final = frozenset({3, 4, 6})
@@ -85,8 +119,8 @@ class Byte:
 class ControlFile:
     """``had`` is WAL that the server has in it, the last checkpoint first: what it follows must have it too.
 
-    It is empty where the file's form is not known. ``wrote``: it was last a primary, and has not ended as it should; how far its
-    WAL goes is not known here. ``primary``: it is one, or was last, however it ended.
+    ``wrote``: it was last a primary, and has not ended as it should; how far its WAL goes is not known here. ``primary``: it is
+    one, or was last, however it ended. All three say nothing, empty and False, where the file's form is not known.
     """
 
     system_identifier: int
@@ -110,8 +144,9 @@ def read_control_file(data_directory: Path) -> ControlFile:
         raise CannotTell(f"{path}: control version {version} is not one of PostgreSQL 13 or newer")
     had: list[Byte] = []
     wrote = primary = False
-    if version in _WITH_POSITIONS and struct.calcsize("P") == 8 and len(content) >= _POSITIONS.size:
-        state, checkpoint, timeline, reached, reached_timeline = _POSITIONS.unpack_from(content)
+    form = _POSITIONS.get(version)
+    if form is not None and struct.calcsize("P") == 8 and len(content) >= form.size:
+        state, checkpoint, timeline, reached, reached_timeline = form.unpack_from(content)
         # Of an end, as the second one is, the byte before it.
         had = [Byte(timeline, Lsn(checkpoint)), Byte(reached_timeline, Lsn(max(reached - 1, 0)))]
         wrote = state in _WRITING

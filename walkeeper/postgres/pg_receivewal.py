@@ -34,35 +34,48 @@ ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGINT)
 if os.getppid() != int(sys.argv[1]): sys.exit(1)
 os.execv(sys.argv[2], sys.argv[2:])
 """
+_PACKAGES: Final = ("/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin")
+"""Where the programs of a major version are: Debian's, and PostgreSQL's own for Red Hat and its kin."""
 _PASSED_ON: Final = ("PATH", "HOME", "TZ", "LD_LIBRARY_PATH", "KRB5CCNAME")
 
 
 def find_program(bin_dir: Path | None, server_major: int) -> Path:
-    """pg_receivewal of at least the server's major version. Raises ConfigError."""
-    path = _which(bin_dir)
-    try:
-        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"{path}: it does not run ({error})", hint="Look at postgresql.bin_dir.") from None
-    version = re.search(r"\(PostgreSQL\) (\d+)", answer)
-    if version is None or int(version[1]) < server_major:
-        raise ConfigError(
-            f"{path}: {answer.strip() or 'no version'} cannot stream from PostgreSQL {server_major}",
-            hint="Install the server's client programs, or point postgresql.bin_dir to them.",
-        )
-    return path
+    """The first pg_receivewal that is not older than the server: an older one cannot stream from it. Raises ConfigError.
 
-
-def _which(bin_dir: Path | None) -> Path:
-    folders = [bin_dir] if bin_dir is not None else [Path(folder) for folder in os.get_exec_path()]
-    for folder in folders:
+    Looked at are ``bin_dir``, which may be left from before an upgrade, the search path, and where packages of that major are.
+    """
+    folders = [
+        *([bin_dir] if bin_dir is not None else []),
+        *map(Path, os.get_exec_path()),
+        *(Path(folder.format(server_major)) for folder in _PACKAGES),
+    ]
+    unfit = []
+    for folder in dict.fromkeys(folders):
         path = folder / "pg_receivewal"
         if os.access(path, os.X_OK):
-            return path
+            major, said = _major(path)
+            if major is not None and major >= server_major:
+                return path
+            unfit.append(f"{path} {said}")
+    if unfit:
+        raise ConfigError(
+            f"pg_receivewal: the server is of PostgreSQL {server_major}, and {', '.join(unfit)}",
+            hint=f"Install the client programs of PostgreSQL {server_major}, or set postgresql.bin_dir to where they are.",
+        )
     raise ConfigError(
         f"pg_receivewal: not found in {':'.join(map(str, folders))}",
         hint="It comes with PostgreSQL's client programs; postgresql.bin_dir says where they are.",
     )
+
+
+def _major(path: Path) -> tuple[int | None, str]:
+    """The program's major version, None if it has none to say; and what is wrong with it if that is not the right one."""
+    try:
+        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError) as error:
+        return None, f"does not run ({error})"
+    version = re.search(r"\(PostgreSQL\) (\d+)", answer)
+    return (int(version[1]), f"is of {version[1]}") if version else (None, "says no version")
 
 
 @dataclass(frozen=True, slots=True)

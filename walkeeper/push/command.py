@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from walkeeper.archive.codec import open_codec
+from walkeeper.archive.open import open_archives
 from walkeeper.config import load
 from walkeeper.errors import StoreUnavailable
 from walkeeper.lib import events
@@ -16,7 +16,6 @@ from walkeeper.postgres.data_directory import is_stopping
 from walkeeper.push.client import working_directory
 from walkeeper.push.place import Place, parse_path
 from walkeeper.push.storing import Pusher
-from walkeeper.store.open import open_store
 
 PATIENCE: Final = 60.0
 """Seconds for the store; PostgreSQL keeps the file and asks again."""
@@ -40,5 +39,4 @@ def main(config: Path, path: str, environ: Mapping[str, str] = os.environ) -> in
 
 
 def _push(config_path: Path, place: Place, environ: Mapping[str, str]) -> None:
-    config = load(config_path, environ)
-    Pusher(open_store(config.store), config.scope, config.group, open_codec(config)).push(place)
+    Pusher(open_archives(load(config_path, environ))).push(place)

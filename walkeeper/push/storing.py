@@ -15,13 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from walkeeper.archive.codec import Codec
-from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import Archives
 from walkeeper.archive.tail_read import assemble
 from walkeeper.archive.write import Archive
 from walkeeper.core.branches import left_at
 from walkeeper.core.history import MAX_HISTORY_BYTES, History, parse_history
-from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, PartialFile, Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
@@ -32,7 +31,6 @@ from walkeeper.postgres.data_directory import read_control_file
 from walkeeper.postgres.wal_file import MAX_BYTES, WalBytes, read_wal_file
 from walkeeper.push.place import Place
 from walkeeper.restore.branch import followed
-from walkeeper.store.base import Store
 
 MAX_LABEL_BYTES: Final = 64 * 1024
 
@@ -51,11 +49,8 @@ class Pushed:
 class Pusher:
     """Stores files of one scope's servers. Safe for several threads if the store is."""
 
-    def __init__(self, store: Store, scope: str, group: int | None, codec: Codec) -> None:
-        self._store = store
-        self._scope = scope
-        self._group = group
-        self._codec = codec
+    def __init__(self, archives: Archives) -> None:
+        self._archives = archives
 
     def push(self, place: Place, known: Known = lambda _: None) -> Pushed:
         """Returns when the archive provably has that file with these bytes (P1). Raises Refused or the store's errors."""
@@ -63,7 +58,8 @@ class Pusher:
         file = place.file
         if isinstance(file, Segment):
             return self._push_segment(place, system_identifier, known)
-        archive = self._archive(system_identifier, file.segment.size if not isinstance(file, HistoryFile) else None)
+        size = SegmentSize(MIB) if isinstance(file, HistoryFile) else file.segment.size
+        archive = self._archives.archive(system_identifier, size)
         if isinstance(file, HistoryFile):
             archive.archive_history(file.timeline, bytes(_read(place, MAX_HISTORY_BYTES).plain))
         elif isinstance(file, PartialFile):
@@ -77,7 +73,7 @@ class Pusher:
     def _push_segment(self, place: Place, system_identifier: int, known: Known) -> Pushed:
         content = _read(place, MAX_BYTES)
         segment = _segment_of(place.name, content.plain)
-        archive = self._archive(system_identifier, segment.size)
+        archive = self._archives.archive(system_identifier, segment.size)
         end = ends_early(content.plain, segment)
         if end is not None:
             self._keep_padded(archive, segment, content.plain, end)
@@ -109,17 +105,13 @@ class Pusher:
         check_header(SegmentHeader.parse(plain, segment.name), segment, archive.layout.system_identifier)
         used = plain[: end - segment.start]
         try:
-            tail = assemble(self._store, archive.layout, self._codec, segment.name)
+            tail = assemble(archive.store, archive.layout, archive.codec, segment.name)
         except CannotTell:
             tail = None  # encrypted, and this node has no key
         in_tail = tail is not None and tail.plain[: len(used)] == used
         if not in_tail:
             archive.keep_file(PartialFile(segment), plain)
         events.info("padded_segment", file=segment, end=end, kept="in the tail" if in_tail else "as a .partial")
-
-    def _archive(self, system_identifier: int, size: SegmentSize | None) -> Archive:
-        layout = Layout(self._scope, self._group, system_identifier)
-        return Archive(self._store, layout, size or SegmentSize(1024 * 1024), self._codec)
 
 
 def _system_identifier(place: Place) -> int:

@@ -15,14 +15,14 @@ from pathlib import Path
 from walkeeper.archive.read import wal_file
 from walkeeper.archive.tail_read import AssembledTail
 from walkeeper.core.branches import left_at
-from walkeeper.core.history import MAX_HISTORY_BYTES, History, parse_history
-from walkeeper.core.lsn import MIB, SegmentSize
-from walkeeper.core.names import HistoryFile, Segment, parse_wal_name
+from walkeeper.core.history import History, parse_history
+from walkeeper.core.lsn import SegmentSize
+from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.wal_page import HEADER_SIZE, SegmentHeader
 from walkeeper.core.wal_records import begins, goes_on
-from walkeeper.errors import BadHistory, BadName, BadSegment
+from walkeeper.errors import BadSegment
 from walkeeper.lib import events
-from walkeeper.postgres.data_directory import Byte, is_starting, read_control_file
+from walkeeper.postgres.data_directory import Byte, is_starting, read_control_file, read_histories
 
 
 def followed(data_directory: Path) -> list[History]:
@@ -30,15 +30,12 @@ def followed(data_directory: Path) -> list[History]:
 
     PostgreSQL also leaves those there that it found and could not follow, because it had come further on the other branch.
     """
-    found = []
-    for path in (data_directory / "pg_wal").glob("*.history"):
-        with suppress(OSError, BadName, BadHistory):
-            file = parse_wal_name(path.name, SegmentSize(MIB))
-            if isinstance(file, HistoryFile):
-                with path.open("rb") as content:
-                    found.append(parse_history(file.timeline, content.read(MAX_HISTORY_BYTES + 1)))
+    found: dict[int, bytes] = {}
+    with suppress(OSError):
+        found = read_histories(data_directory / "pg_wal")
     had = read_control_file(data_directory).had
-    return [history for history in found if not _lacks(history, had)]
+    histories = (parse_history(timeline, content) for timeline, content in found.items())
+    return [history for history in histories if not _lacks(history, had)]
 
 
 def for_server(name: str, plain: bytes, data_directory: Path) -> bytes | None:

@@ -53,6 +53,8 @@ def restore(config: str, name: str, destination: str, link: str = "") -> int | N
             final = reply.get("final") is True or exits.will_ask_again(_data_directory(place))
             return _cannot_tell(name, place, reply) if final else None
         if reply["delivered"] is not True:
+            if "note" in reply:
+                _say(str(reply["note"]))
             return ABSENT
         os.rename(str(reply["path"]), place)
     except (OSError, ValueError, KeyError, paths.RunDirectoryError, client.NoAnswer):
@@ -104,9 +106,12 @@ def _understood(reply: str) -> dict[str, object]:
 def _cannot_tell(name: str, place: str, reply: dict[str, object]) -> int:
     """Into PostgreSQL's log, on one line, and the exit that makes it wait."""
     code = exits.cannot_tell(_data_directory(place))
-    text = f'restore_failed file={name} exit={code} error="{reply.get("error")}" HINT: {reply.get("hint")}'
-    os.write(2, "".join(c if c.isprintable() else "?" for c in text).encode("utf-8", "replace") + b"\n")
+    _say(f'restore_failed file={name} exit={code} error="{reply.get("error")}" HINT: {reply.get("hint")}')
     return code
+
+
+def _say(text: str) -> None:
+    os.write(2, "".join(c if c.isprintable() else "?" for c in text).encode("utf-8", "replace") + b"\n")
 
 
 def _data_directory(place: str) -> str:

@@ -3,7 +3,7 @@
 Delivered, *proved absent* and *cannot tell* are three different exits (promise P6):
 
 - 0: the file lies at the destination, whole, and its checksum is right;
-- 1: the store answered, and the archive has no such file;
+- 1: the store answered, the archive has no such file, and to a server in archive recovery: it ends there, and has no hole there;
 - everything else that can happen: 255 where the server is in archive recovery (it stops, nothing is lost) and 2 where it is
   a standby (it asks again).
 
@@ -17,26 +17,29 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from walkeeper.archive.codec import open_codec
 from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import open_archives
 from walkeeper.archive.read import Reader
-from walkeeper.config import load
-from walkeeper.errors import CannotTell, WalkeeperError
+from walkeeper.config import Config, load
+from walkeeper.dcs.base import RecordStore
+from walkeeper.errors import CannotTell, HoleInArchive, WalkeeperError
 from walkeeper.lib import durable, events
+from walkeeper.lib.clock import SystemClock
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.data_directory import read_control_file, running_server
 from walkeeper.restore import client, exits
 from walkeeper.restore.branch import for_server
+from walkeeper.restore.ends import Ends, has_itself
 from walkeeper.restore.exits import ABSENT, DELIVERED
 from walkeeper.store.open import open_store
-from walkeeper.store.settings import S3Settings, StoreSettings
 
 STANDBY_SILENCE: Final = 3.0
 """Seconds that a store may say nothing while a standby, perhaps one that is being promoted, waits."""
+DCS_SILENCE: Final = 1.0
+"""Seconds for one call to the DCS, which only adds to what the store says."""
 _FIRST_WAIT: Final = 0.2
 _LONGEST_WAIT: Final = 5.0
 
@@ -62,19 +65,34 @@ def main(config_path: Path, name: str, destination: str, environ: Mapping[str, s
 def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping[str, str]) -> bytes | None:
     """The whole file, checked; None if it is proved absent. Raises for everything else."""
     config = load(config_path, environ)
-    layout = Layout(config.scope, config.group, read_control_file(data_directory).system_identifier)
-    codec = open_codec(config)
     once = exits.will_ask_again(str(data_directory))
-    settings = _impatient(config.store) if once else config.store
-    source = Reader(open_store(settings), codec, far=isinstance(settings, S3Settings))
-    return _within(config.restore_deadline, lambda: _delivered(source, layout, name, data_directory), name, once=once)
+    settings = config.store.impatient(STANDBY_SILENCE) if once else config.store
+    archives = open_archives(config, open_store(settings), to_read=True)
+    layout, source = archives.layout(read_control_file(data_directory).system_identifier), archives.reader()
+    ends = Ends(source, lambda: _records(config), SystemClock())
+    return _within(
+        config.restore_deadline, lambda: _delivered(source, ends, layout, name, data_directory), name, once=once
+    )
 
 
-def _delivered(source: Reader, layout: Layout, name: str, data_directory: Path) -> bytes | None:
+def _records(config: Config) -> RecordStore:
+    from walkeeper.dcs.patroni import connect  # noqa: PLC0415 - seldom needed, and heavy
+
+    return connect(config.patroni_config, config.node.name, DCS_SILENCE)
+
+
+def _delivered(source: Reader, ends: Ends, layout: Layout, name: str, data_directory: Path) -> bytes | None:
     plain = source.deliver(layout, name)
-    if plain is None and (tail := source.tail(layout, name)) is not None:
-        return tail.beyond(data_directory / "pg_wal")
-    if plain is None or running_server(data_directory) is None:  # pg_rewind looks for what the other branch has, too
+    if plain is None:
+        tail = source.tail(layout, name)
+        if exits.in_archive_recovery(str(data_directory)):
+            hole = ends.hole(layout, name, partly=tail is not None)
+            if hole is not None and not has_itself(data_directory, name, layout.system_identifier):
+                raise hole
+        elif tail is None and exits.is_standby(str(data_directory)) and (hole := ends.note(layout, name)) is not None:
+            events.failure("hole_in_archive", hole, file=name, exit=ABSENT)
+        return None if tail is None else tail.beyond(data_directory / "pg_wal")
+    if running_server(data_directory) is None:  # pg_rewind looks for what the other branch has, too
         return plain
     return for_server(name, plain, data_directory)
 
@@ -84,30 +102,22 @@ def _within(seconds: float, work: Callable[[], bytes | None], name: str, *, once
     deadline = Deadline("store")
     until = time.monotonic() + seconds
     wait = _FIRST_WAIT
+    hole: HoleInArchive | None = None
     while True:
         try:
             return deadline.call(work, until - time.monotonic())
         except DeadlineExceeded:
-            raise CannotTell(
+            raise hole or CannotTell(
                 f"{name}: the store did not deliver it within {seconds:g} s",
                 hint="Look at the store and the way to it; restore.deadline says how long it may take.",
             ) from None
         except WalkeeperError as problem:
+            hole = problem if isinstance(problem, HoleInArchive) else None
             if once or not problem.waiting_helps or time.monotonic() + wait > until:
                 raise
             events.failure("restore_waits", problem, file=name, seconds=wait)
         time.sleep(wait)
         wait = min(wait * 2, _LONGEST_WAIT)
-
-
-def _impatient(settings: StoreSettings) -> StoreSettings:
-    if not isinstance(settings, S3Settings):
-        return settings
-    return replace(
-        settings,
-        connect_timeout=min(settings.connect_timeout, STANDBY_SILENCE),
-        read_timeout=min(settings.read_timeout, STANDBY_SILENCE),
-    )
 
 
 def _place(place: Path, plain: bytes, asked_by: int) -> None:

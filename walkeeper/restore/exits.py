@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 
-from walkeeper.postgres import postmaster_pid
-
 DELIVERED = 0
 ABSENT = 1
 ASK_AGAIN = 2
@@ -25,9 +23,13 @@ def in_archive_recovery(*data_directories: str) -> bool:
 
     Without either it is pg_rewind that asks, or a server that is being promoted, and any failure will do.
     """
-    if any(os.path.exists(f"{directory}/standby.signal") for directory in data_directories):
+    if any(map(is_standby, data_directories)):
         return False
     return any(os.path.exists(f"{directory}/recovery.signal") for directory in data_directories)
+
+
+def is_standby(data_directory: str) -> bool:
+    return os.path.exists(f"{data_directory}/standby.signal")
 
 
 def cannot_tell(*data_directories: str) -> int:
@@ -40,6 +42,8 @@ def will_ask_again(data_directory: str) -> bool:
 
     Not in archive recovery, which would end, and not pg_rewind, whose server is down, whatever it left in postmaster.pid.
     """
-    if os.path.exists(f"{data_directory}/standby.signal"):
+    if is_standby(data_directory):
         return True
+    from walkeeper.postgres import postmaster_pid  # noqa: PLC0415 - seldom needed
+
     return not in_archive_recovery(data_directory) and postmaster_pid.running(data_directory) is not None

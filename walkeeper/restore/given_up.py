@@ -11,13 +11,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from walkeeper.archive.contents import Contents
-from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.branches import given_up
 from walkeeper.core.history import History
 from walkeeper.core.record import Record
-from walkeeper.dcs.base import RecordStore, Topology, read_record
+from walkeeper.dcs.base import RecordStore, Topology
+from walkeeper.dcs.claim import read_claim
 from walkeeper.errors import ConfigError, DcsError
 from walkeeper.lib import events
 from walkeeper.postgres.data_directory import is_starting, read_control_file
@@ -47,7 +47,7 @@ class GivenUp:
             return False
         try:
             records = self._records = self._records or self._connect()
-            record = read_record(records)
+            record = read_claim(records).record
             if record is None or int(record.system_identifier) != control.system_identifier:
                 return False
             if record.timeline >= history.timeline or not self._only_follows(
@@ -56,8 +56,8 @@ class GivenUp:
                 return False
         except (ConfigError, DcsError):
             return False
-        layout = Layout(self._config.scope, self._config.group, control.system_identifier)
-        contents = Contents(self._store, layout, record.size)
+        archives = open_archives(self._config, self._store, to_read=True)
+        contents = archives.contents(control.system_identifier, record.size)
         kept = contents.history(record.timeline)
         # Where the cluster may go on with it, or with one that comes after it, nothing is withheld.
         for each in chain([history], contents.histories_from(history.timeline + 1)):

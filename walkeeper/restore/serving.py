@@ -11,30 +11,32 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from walkeeper.archive.codec import open_codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.read import Reader, wal_file
+from walkeeper.archive.open import open_archives
+from walkeeper.archive.read import wal_file
 from walkeeper.archive.tail_read import AssembledTail
 from walkeeper.config import Config
 from walkeeper.core.history import parse_history
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.wal_page import SegmentHeader
 from walkeeper.dcs.base import RecordStore
-from walkeeper.errors import CannotTell, StoreError, WalkeeperError
-from walkeeper.lib import durable
+from walkeeper.errors import CannotTell, HoleInArchive, StoreError, WalkeeperError
+from walkeeper.lib import durable, events
 from walkeeper.lib.clock import Clock
 from walkeeper.postgres.data_directory import Server, read_control_file, running_server
 from walkeeper.restore import exits
 from walkeeper.restore.branch import for_server
+from walkeeper.restore.ends import Ends, has_itself
 from walkeeper.restore.given_up import GivenUp
 from walkeeper.restore.prefetch import Prefetcher
 from walkeeper.restore.recovery import Recovery
 from walkeeper.restore.shelf import READY, sweep_links
 from walkeeper.store.base import Store
-from walkeeper.store.settings import S3Settings
 
 SILENCE: Final = 1.0
 """Seconds after which who asked is told that there is no answer yet: a promotion waits for each."""
+PAUSE: Final = 0.5
+"""Seconds before a recovery is told to ask again for what is missing; with SILENCE less than the client waits."""
 TROUBLE: Final = 5.0
 """Seconds for which a store that failed or said nothing is not asked again by a standby: a promotion makes several calls."""
 AT_ONCE: Final = 4
@@ -52,11 +54,14 @@ class Restoring:
         self._given_up = GivenUp(config, store, connect)
         self._run_directory = run_directory
         self._clock = clock
-        self._source = Reader(store, open_codec(config), far=isinstance(config.store, S3Settings))
+        self._archives = open_archives(config, store, to_read=True)
+        self._source = self._archives.reader()
         self.prefetcher = Prefetcher(self._source, config.restore_directory, config.restore_ahead, clock)
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
-        self._fetches: dict[tuple[str, str], _Fetch] = {}
+        self._fetches: dict[tuple[str, str, bool], _Fetch] = {}
+        self._ends = Ends(self._source, connect, clock)
+        self._notes: dict[tuple[str, str], HoleInArchive] = {}
         self._trouble_until = 0.0
         sweep_links(run_directory)
 
@@ -85,19 +90,23 @@ class Restoring:
             raise CannotTell("restore: the request is not understood")
         place = Path(destination)
         data_directory = place.parent.parent
-        layout = Layout(self._config.scope, self._config.group, read_control_file(data_directory).system_identifier)
+        layout = self._archives.layout(read_control_file(data_directory).system_identifier)
         server = running_server(data_directory)
+        recovers = exits.in_archive_recovery(str(data_directory))
         patient = not exits.will_ask_again(str(data_directory))
         link = self._link(request.get("ready"))
         recovery = None if server is None else self.prefetcher.recovery(server, layout, link)
         try:
             if recovery is not None and (path := self.prefetcher.take(recovery, name, place, pid, SILENCE)):
                 return {"delivered": True, "path": str(path)}
-            fetch = self._fetch(layout, name, recovery, patient=patient)
+            follower = not recovers and exits.is_standby(str(data_directory))
+            fetch = self._fetch(layout, name, recovery, patient=patient, recovers=recovers, follower=follower)
+            if fetch.hole is not None and not has_itself(data_directory, name, layout.system_identifier):
+                return self._hole(fetch.hole, request.get("waited"))
             # Compared with the local copy only now: while the fetch went on, that may have been written further.
             plain = _for(server, name, fetch, data_directory)
             if plain is None or self._is_given_up(server, name, plain, data_directory):
-                return {"delivered": False}
+                return self._absent(layout, name) if follower else {"delivered": False}
             path = durable.lay_ready(place, plain, pid)
         except TimeoutError:
             return self._no_answer_yet(name, request.get("waited"), patient=patient)
@@ -107,16 +116,18 @@ class Restoring:
             self._delivered(recovery, name, plain)
         return {"delivered": True, "path": str(path)}
 
-    def _fetch(self, layout: Layout, name: str, recovery: Recovery | None, *, patient: bool) -> _Fetch:
+    def _fetch(
+        self, layout: Layout, name: str, recovery: Recovery | None, *, patient: bool, recovers: bool, follower: bool
+    ) -> _Fetch:
         """From the store, in a thread that goes on when nobody waits any more. Raises TimeoutError, then."""
         if not patient and self._clock.monotonic() < self._trouble_until:
             hint = f"It is asked again {TROUBLE:g} s after it failed. Look at the store and the way to it."
             raise CannotTell(f"{self.store_url}: it does not answer at the moment", hint=hint)
-        key = layout.root, name
+        key = layout.root, name, recovers
         with self._lock:
             fetch = self._fetches.get(key)
             if fetch is None:
-                fetch = self._fetches[key] = _Fetch()
+                fetch = self._fetches[key] = _Fetch(recovers=recovers, follower=follower)
                 work = threading.Thread(
                     target=self._run, args=(fetch, key, layout, recovery), name="restore-request", daemon=True
                 )
@@ -131,13 +142,15 @@ class Restoring:
             raise fetch.problem
         return fetch
 
-    def _run(self, fetch: _Fetch, key: tuple[str, str], layout: Layout, recovery: Recovery | None) -> None:
-        _, name = key
+    def _run(self, fetch: _Fetch, key: tuple[str, str, bool], layout: Layout, recovery: Recovery | None) -> None:
+        _, name, _ = key
         try:
             with self._places:
                 fetch.plain = self._source.deliver(layout, name)
                 if fetch.plain is None:
                     fetch.tail = self._source.tail(layout, name)
+                if fetch.plain is None and fetch.recovers:
+                    fetch.hole = self._ends.hole(layout, name, partly=fetch.tail is not None)
         except StoreError as problem:
             fetch.problem = problem
             self._trouble_until = self._clock.monotonic() + TROUBLE
@@ -157,6 +170,28 @@ class Restoring:
             file = _named(name, fetch.plain)
             if isinstance(file, Segment):
                 self.prefetcher.keep(recovery, file, fetch.plain)
+        if fetch.follower and fetch.absent and (note := self._ends.note(layout, name)) is not None:
+            with self._lock:  # who asked has its answer, and is told when it asks again
+                self._notes[layout.root, name] = note
+
+    def _absent(self, layout: Layout, name: str) -> Mapping[str, Any]:
+        with self._lock:
+            note = self._notes.pop((layout.root, name), None)
+        if note is None:
+            return {"delivered": False}
+        events.failure("hole_in_archive", note, file=name)
+        return {
+            "delivered": False,
+            "note": f'hole_in_archive file={name} exit={exits.ABSENT} error="{note}" HINT: {note.hint}',
+        }
+
+    def _hole(self, hole: HoleInArchive, waited: object) -> Mapping[str, Any]:
+        """At the live end of an archive what is missing may be on its way: several segments are uploaded at once."""
+        if hole.waiting_helps and isinstance(waited, float) and waited < self._config.restore_deadline:
+            self._clock.sleep(PAUSE)
+            return {"delivered": False, "wait": True}
+        events.failure("hole_in_archive", hole)
+        return {"ok": False, "final": True, "error": str(hole), "hint": hole.hint}
 
     def _is_given_up(self, server: Server | None, name: str, plain: bytes, data_directory: Path) -> bool:
         file = wal_file(name)
@@ -197,14 +232,24 @@ class Restoring:
 
 
 class _Fetch:
-    """One file on its way from the store. ``waiting``: for how many, under the lock of who made it."""
+    """One file on its way from the store. ``waiting``: for how many, under the lock of who made it.
 
-    def __init__(self) -> None:
+    ``recovers``: for a server in archive recovery, which is told an end only where there is one. ``follower``: for a standby.
+    """
+
+    def __init__(self, *, recovers: bool, follower: bool) -> None:
+        self.recovers = recovers
+        self.follower = follower
         self.done = threading.Event()
         self.waiting = 0
         self.plain: bytes | None = None
         self.tail: AssembledTail | None = None
+        self.hole: HoleInArchive | None = None
         self.problem: Exception | None = None
+
+    @property
+    def absent(self) -> bool:
+        return self.plain is None and self.tail is None and self.problem is None
 
 
 def _for(server: Server | None, name: str, fetch: _Fetch, data_directory: Path) -> bytes | None:

@@ -10,14 +10,15 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
 from walkeeper.archive.contents import Contents
-from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.control import client, paths
 from walkeeper.core.history import History
 from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.record import Record, decode_record
+from walkeeper.core.record import Record
 from walkeeper.dcs.base import Member, RecordStore, Topology
+from walkeeper.dcs.claim import Known, decoded
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
@@ -97,20 +98,17 @@ def _from_the_dcs(config: Config, unknown: list[Remark], found: list[Remark]) ->
 
 
 def _record(records: RecordStore, found: list[Remark]) -> Record | None:
-    versioned = records.read()
-    if versioned is None:
+    claim = decoded(records.read())
+    if claim.known is Known.ABSENT:
         found.append(
             remark(
                 "there is no record in the DCS: nothing has been archived, or the record was removed",
                 "The agent of Patroni's leader makes it. If it does not, walkeeper status on the leader says why.",
             )
         )
-        return None
-    try:
-        return decode_record(versioned.document)
-    except WalkeeperError as problem:
-        found.append(remark(f"the record cannot be read: {problem}", problem.hint))
-        return None
+    elif claim.problem is not None:
+        found.append(remark(f"the record cannot be read: {claim.why}", claim.problem.hint))
+    return claim.record
 
 
 def _described(record: Record | None) -> dict[str, Any] | None:
@@ -252,8 +250,7 @@ def _gaps(config: Config, record: Record | None, unknown: list[Remark]) -> list[
 
 
 def _contents(config: Config, record: Record) -> Contents:
-    layout = Layout(config.scope, config.group, int(record.system_identifier))
-    return Contents(open_store(config.store), layout, record.size)
+    return open_archives(config, to_read=True).contents(int(record.system_identifier), record.size)
 
 
 def _look_for_next_wal(

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, Self
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+from walkeeper.errors import ConfigError, TooLarge
+
+MAX_OBJECT: Final = 1024**3 + 64 * 1024**2
+"""Bytes: the largest segment, in case that packing and encrypting made it no smaller, and what both add to it."""
+SMALL: Final = 64 * 1024
+"""Bytes: the limit for documents, such as histories, starts and gaps."""
+SLOWEST: Final = 64 * 1024
+"""Bytes a second: a store that is slower than this has an outage."""
 
 
 class AlreadyThere(Exception):
@@ -41,7 +51,8 @@ class Store(Protocol):
     """Objects under keys like ``a/b/c``; small values of ``metadata`` (ASCII) go with each.
 
     Every method may block for the store's own time-outs and raises StoreUnavailable, StoreDenied or StoreUnfit
-    (walkeeper.errors). All may be called from several threads. None retries: the caller has the one loop for that.
+    (walkeeper.errors). A call ends within a total time, however slowly an answer drips: a fixed one, and what its bytes take
+    at SLOWEST. All may be called from several threads. None retries: the caller has the one loop for that.
     """
 
     @property
@@ -57,8 +68,11 @@ class Store(Protocol):
     def head(self, key: str) -> ObjectInfo | None:
         """Describe an object; None only when the store says that it is not there."""
 
-    def get(self, key: str) -> Body | None:
-        """The whole body; None only when the store says that this object is not there (and the store itself is)."""
+    def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
+        """The whole body; None only when the store says that this object is not there (and the store itself is).
+
+        Raises TooLarge, before the body is in memory, if it has more than ``limit`` bytes.
+        """
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key starts with ``prefix``, in key order, without their metadata."""
@@ -71,3 +85,50 @@ class Store(Protocol):
 
         Leaves nothing behind where the credentials may delete, and one small object under ``probe/`` where not.
         """
+
+
+class WrongSetting(ConfigError):
+    """``key`` of a store's section cannot be used as it is written; empty when it is about the section."""
+
+    def __init__(self, key: str, text: str, *, hint: str = "") -> None:
+        super().__init__(f"{key}: {text}" if key else text, hint=hint)
+        self.key = key
+        self.text = text
+
+
+def too_large(name: str, size: int, limit: int) -> TooLarge:
+    """``name`` is the object's, for people."""
+    return TooLarge(
+        f"{name}: {size} bytes, where {limit} are the most that it can have",
+        hint="walkeeper did not write it. Look at who may write there, and move it away.",
+    )
+
+
+class StoreSettings(Protocol):
+    """What the configuration says of one store, and what others must know of it before, or without, opening it."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether an answer costs a round trip over a network, so that looking ahead pays."""
+
+    @property
+    def local_directory(self) -> Path | None:
+        """Where its objects are files on this host, or None."""
+
+    def checked(self) -> Self:
+        """The same in one form, with every rule held against it. Raises WrongSetting."""
+
+    def doubts(self) -> Iterable[WrongSetting]:
+        """What works, and should not stay as it is: said loudly, and not refused."""
+
+    def impatient(self, seconds: float) -> Self:
+        """The same, with no silence waited out for longer than that, for a caller that has the WAL in another way."""
+
+    def clock_ahead(self) -> float | None:
+        """Seconds by which the store's clock is ahead of ours; None where it is ours. Raises StoreUnavailable."""
+
+    def listing_command(self) -> str:
+        """What a person types to see what this node sees there."""
+
+    def open(self) -> Store:
+        """Raises ConfigError or StoreUnfit; does not talk to the store yet."""

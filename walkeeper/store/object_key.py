@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from walkeeper.errors import BadName, ConfigError, Refused
+from walkeeper.errors import BadName, Refused
 
 MAX_KEY: Final = 800
 """Characters. S3 has 1024 bytes for prefix and key together."""
@@ -22,14 +22,14 @@ _METADATA_VALUE: Final = re.compile(r"[!-~]([ -~]*[!-~])?\Z", re.ASCII)
 
 def check_key(key: str) -> None:
     """Raises BadName for anything but visible ASCII in parts that are neither empty nor start with a dot."""
-    if len(key) > MAX_KEY or not all(_is_part(part) for part in key.split("/")):
+    if len(key) > MAX_KEY or not all(is_part(part) for part in key.split("/")):
         raise BadName(f"{key[:MAX_KEY]!r}: not a key of a stored object")
 
 
 def check_list_prefix(prefix: str) -> None:
     """The start of a key, up to any character of it. Raises BadName."""
     *parts, last = prefix.split("/")
-    if len(prefix) > MAX_KEY or not all(_is_part(part) for part in parts) or (last and not _is_part(last)):
+    if len(prefix) > MAX_KEY or not all(is_part(part) for part in parts) or (last and not is_part(last)):
         raise BadName(f"{prefix[:MAX_KEY]!r}: not the start of a key")
 
 
@@ -42,16 +42,6 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
         raise Refused(f"metadata: more than {MAX_METADATA} characters")
 
 
-def normal_prefix(prefix: str) -> str:
-    """A configured prefix without slashes at its ends or doubled ones. Raises ConfigError for ``..`` and the like."""
-    parts = [part for part in prefix.split("/") if part]
-    if sum(len(part) + 1 for part in parts) > 1000 - MAX_KEY or not all(_is_part(part) for part in parts):
-        raise ConfigError(
-            f"prefix {prefix!r}: it cannot be part of a key",
-            hint="Use letters, digits, dashes and slashes; no part may start with a dot.",
-        )
-    return "/".join(parts)
-
-
-def _is_part(part: str) -> bool:
+def is_part(part: str) -> bool:
+    """What may stand between two slashes."""
     return len(part) <= MAX_PART and not part.startswith(".") and _PART.match(part) is not None

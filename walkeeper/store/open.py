@@ -1,17 +1,34 @@
-"""From the configuration's store to a store. What a store needs is imported only where it is used: boto3 takes 300 ms."""
+"""From the configuration's store to a store. A store is its folder, and its line here."""
 
 from __future__ import annotations
 
-from walkeeper.store.base import Store
-from walkeeper.store.settings import DirectorySettings, StoreSettings
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from walkeeper.lib.section import Section
+from walkeeper.store.base import Store, StoreSettings
+from walkeeper.store.directory.keys import DirectorySettings
+from walkeeper.store.s3.keys import S3Settings
+
+
+class StoreKeys(Section, frozen=True):
+    """Where archived WAL lives for good: exactly one of these."""
+
+    directory: Annotated[Path | None, Meta(description="A directory that every node mounts.")] = None
+    s3: S3Settings | None = None
+
+    def given(self) -> dict[str, StoreSettings]:
+        """What is configured, under the names of the keys. A directory has one setting and is written as that."""
+        found = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {
+            name: DirectorySettings(value) if isinstance(value, Path) else value
+            for name, value in found.items()
+            if value is not None
+        }
 
 
 def open_store(settings: StoreSettings) -> Store:
-    """Raises ConfigError or StoreUnfit; does not talk to the store yet."""
-    if isinstance(settings, DirectorySettings):
-        from walkeeper.store.directory import DirectoryStore  # noqa: PLC0415
-
-        return DirectoryStore(settings.path)
-    from walkeeper.store.s3.driver import S3Store  # noqa: PLC0415
-
-    return S3Store(settings)
+    """Raises ConfigError or StoreUnfit; does not talk to the store yet. Only now what the store needs is imported."""
+    return settings.open()

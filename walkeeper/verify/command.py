@@ -7,13 +7,13 @@ import os
 from dataclasses import dataclass, replace
 from typing import Final
 
-from walkeeper.archive.codec import SUFFIXES, open_codec
+from walkeeper.archive.contents import Contents
+from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.amounts import size
 from walkeeper.core.coverage import Archived, Coverage, coverage, merged, subtract
 from walkeeper.core.names import Segment
 from walkeeper.lib.terminal import Progress
-from walkeeper.store.open import open_store
 from walkeeper.verify import deep as deep_look
 from walkeeper.verify import rebuild, tail, text
 from walkeeper.verify.answer import say
@@ -46,10 +46,14 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
     if request.rebuild:
         return rebuild.run(config, request.system_identifier, request.timeline)
     with Progress() as progress:
-        store = open_store(config.store)
+        archives = open_archives(config, to_read=True)
         claim = ask_the_dcs(config)
         evidence = gather(
-            config, store, claim, request.system_identifier, lambda count: progress.show(f"{count:,} objects listed")
+            config,
+            archives.store,
+            claim,
+            request.system_identifier,
+            lambda count: progress.show(f"{count:,} objects listed"),
         )
         target = choose(evidence, request.begin, request.timeline)
         evidence, found = _covered(evidence, target)
@@ -57,12 +61,12 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
         deep = None
         if request.deep:
             if opened is not None:
-                opened = tail.look_inside(evidence, opened, open_codec(config))
+                opened = tail.look_inside(evidence, opened, archives.codec)
             deep = deep_look.look(
                 evidence,
                 found,
                 target.history,
-                open_codec(config),
+                archives.codec,
                 _workers(config),
                 lambda so_far: _show(progress, so_far),
             )
@@ -88,9 +92,10 @@ def _show(progress: Progress, deep: deep_look.Deep) -> None:
 def _covered(evidence: Evidence, target: Target) -> tuple[Evidence, Coverage]:
     """The coverage, after a second look by name at what the listing lacks."""
     found = coverage(evidence.archived, target.history, evidence.size, target.first, target.end)
+    contents = Contents(evidence.store, evidence.layout, evidence.size)
     present: dict[int, list[tuple[int, int]]] = {}
     for segment in _newest_missing(evidence, found):
-        if any(evidence.store.head(evidence.layout.file(segment, suffix)) for suffix in SUFFIXES):
+        if contents.has(segment):
             present.setdefault(segment.timeline, []).append((segment.number, segment.number + 1))
     if not present:
         return evidence, found

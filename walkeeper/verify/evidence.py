@@ -10,31 +10,23 @@ from typing import Any, Final
 from walkeeper.archive import contents
 from walkeeper.archive.contents import Inventory, Listing, Names, Run
 from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.coverage import Archived
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
-from walkeeper.core.record import Record, decode_record
 from walkeeper.dcs.base import RecordStore
-from walkeeper.errors import CannotTell, DcsError, Refused, WalkeeperError
+from walkeeper.dcs.claim import Claim, read_claim, unknown
+from walkeeper.errors import BadRecord, CannotTell, DcsError, Refused, WalkeeperError
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.postgres.data_directory import read_control_file
-from walkeeper.store.base import Store
+from walkeeper.store.base import SMALL, Store
 
 PATIENCE: Final = 5.0
 """Seconds for one call to the DCS."""
 _AT_ONCE: Final = 8
 _SHOWN: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What the DCS says. Without a record: ``why``; and ``lost``, where the DCS answered that there is none, or with garbage."""
-
-    record: Record | None
-    why: str = ""
-    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,27 +82,16 @@ class Evidence:
         }
 
 
-def read_claim(records: RecordStore) -> Claim:
-    """The record as the DCS has it. Raises DcsError."""
-    found = records.read()
-    if found is None:
-        return Claim(None, "there is no record in the DCS", lost=True)
-    try:
-        return Claim(decode_record(found.document))
-    except Refused as problem:
-        return Claim(None, str(problem), lost=True)
-
-
 def ask_the_dcs(config: Config) -> Claim:
     """Never raises: a restore host may have no DCS at all."""
     try:
         records = open_records(config)
-    except (WalkeeperError, ImportError) as problem:
-        return Claim(None, str(problem))
+    except WalkeeperError as problem:
+        return unknown(problem)
+    except ImportError as problem:
+        return unknown(DcsError(str(problem)))
     try:
         return read_claim(records)
-    except DcsError as problem:
-        return Claim(None, str(problem))
     finally:
         records.close()
 
@@ -135,7 +116,7 @@ def gather(
     """
     listing = contents.take(store, config.scope, config.group, seen)
     chosen = _which(config, claim, listing, system_identifier, f"{store.url}/{config.scope}")
-    layout = Layout(config.scope, config.group, chosen)
+    layout = open_archives(config, store, to_read=True).layout(chosen)
     found = listing.archives.pop(chosen)
     claim = _of_this_cluster(claim, chosen)
     size = _segment_size(store, layout, claim, found.starts)
@@ -162,7 +143,7 @@ def locate(config: Config, store: Store, claim: Claim, system_identifier: int | 
     if chosen is None:
         listing = contents.take(store, config.scope, config.group)
         chosen = _which(config, claim, listing, None, f"{store.url}/{config.scope}")
-    layout = Layout(config.scope, config.group, chosen)
+    layout = open_archives(config, store, to_read=True).layout(chosen)
     starts = contents.starts(store, layout)
     if not starts:
         raise CannotTell(
@@ -176,7 +157,7 @@ def _of_this_cluster(claim: Claim, system_identifier: int) -> Claim:
     record = claim.record
     if record is None or int(record.system_identifier) == system_identifier:
         return claim
-    return Claim(None, f"the record in the DCS is of system identifier {record.system_identifier}")
+    return unknown(BadRecord(f"the record in the DCS is of system identifier {record.system_identifier}"))
 
 
 def which_cluster(config: Config, claim: Claim) -> int | None:
@@ -220,7 +201,7 @@ def _segment_size(store: Store, layout: Layout, claim: Claim, starts: list[str])
     if claim.record is not None:
         return claim.record.size
     for name in starts:
-        body = store.get(f"{layout.starts}{name}.json")
+        body = store.get(f"{layout.starts}{name}.json", SMALL)
         try:
             return SegmentSize(int(json.loads(body or b"")["segment_size"]))
         except (ValueError, TypeError, KeyError, WalkeeperError):
@@ -234,7 +215,7 @@ def _segment_size(store: Store, layout: Layout, claim: Claim, starts: list[str])
 
 def _histories(store: Store, layout: Layout, found: Inventory) -> tuple[dict[int, History], dict[int, str]]:
     def read(timeline: int) -> tuple[int, History | str]:
-        content = store.get(layout.file(HistoryFile(timeline), ""))
+        content = store.get(layout.file(HistoryFile(timeline), ""), SMALL)
         if content is None:
             return timeline, "it is listed, and not there"
         try:

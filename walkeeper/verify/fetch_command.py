@@ -13,8 +13,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from walkeeper.archive.codec import Codec, open_codec
+from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import open_archives
 from walkeeper.archive.read import fetch
 from walkeeper.config import Config
 from walkeeper.core.history import History, parse_history
@@ -25,8 +26,7 @@ from walkeeper.lib import durable
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import patiently
 from walkeeper.lib.terminal import Progress, complain
-from walkeeper.store.base import Store
-from walkeeper.store.open import open_store
+from walkeeper.store.base import SMALL, Store
 from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, SOUND, say
 from walkeeper.verify.evidence import ask_the_dcs, locate
 
@@ -56,7 +56,8 @@ def main(config: Config, what: str, directory: Path, *, system_identifier: int |
 
 
 def _work(config: Config, what: str, directory: Path, system_identifier: int | None) -> tuple[str, int]:
-    store, codec = open_store(config.store), open_codec(config)
+    archives = open_archives(config, to_read=True)
+    store, codec = archives.store, archives.codec
     layout, size = locate(config, store, ask_the_dcs(config), system_identifier)
     files = wanted(what, store, layout, size)
     _make(directory)
@@ -143,7 +144,7 @@ def _along(history: History, first: Segment, last: Segment) -> Iterator[WalFile]
 
 
 def _history(store: Store, layout: Layout, timeline: int) -> History:
-    content = patiently(lambda: store.get(layout.file(HistoryFile(timeline), "")))
+    content = patiently(lambda: store.get(layout.file(HistoryFile(timeline), ""), SMALL))
     if content is None:
         raise CannotTell(
             f"{HistoryFile(timeline).name}: it is not in the archive, so that its chain is not known",

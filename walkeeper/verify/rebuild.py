@@ -5,19 +5,19 @@ Agents do the same by themselves at a takeover. This is for before there is one,
 
 from __future__ import annotations
 
-import contextlib
 import uuid
 
 from walkeeper.config import Config
 from walkeeper.core.coverage import reach
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.record import MAX_GAPS, Gap, Record, decode_record
+from walkeeper.core.record import MAX_GAPS, Gap, Record
 from walkeeper.dcs.base import RecordStore
-from walkeeper.errors import BadRecord, CannotTell, CasConflict, Refused
+from walkeeper.dcs.claim import decoded
+from walkeeper.errors import CannotTell, CasConflict, Refused
 from walkeeper.lib.clock import timestamp
 from walkeeper.store.open import open_store
 from walkeeper.verify.answer import SOUND
-from walkeeper.verify.evidence import Claim, Evidence, gather, open_records
+from walkeeper.verify.evidence import Evidence, gather, open_records
 
 NOBODY = ""
 """Its owner: the next takeover accepts it, whoever makes that."""
@@ -37,10 +37,10 @@ def rebuild(
 ) -> tuple[str, int]:
     """By compare-and-set on what was read before the store was looked at: a takeover in between wins."""
     before = records.read()
-    if before is not None:
-        with contextlib.suppress(BadRecord):  # garbage is what this is for
-            _refuse_readable(decode_record(before.document))
-    evidence = gather(config, open_store(config.store), Claim(None, "it is lost", lost=True), system_identifier)
+    claim = decoded(before)
+    if claim.record is not None:  # garbage is what this is for
+        _refuse_readable(claim.record)
+    evidence = gather(config, open_store(config.store), claim, system_identifier)
     record = rebuilt(evidence, timeline)
     try:
         records.write(record.encode(), before)

@@ -50,7 +50,7 @@ def assemble(
     return Archiver(
         frontier=frontier,
         source=source,
-        uploads=Uploads(archive, source, sources.history, troubles, clock),
+        uploads=Uploads(archive, source, frontier, troubles, clock),
         commit=commit,
         lost=LostWal(sources, source, frontier, commit, observed, troubles),
         tail=Tail(sources, receiver, ownership.record.session, config.tail_interval, troubles),

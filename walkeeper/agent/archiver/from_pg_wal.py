@@ -68,7 +68,7 @@ class FromPgWal:
     def read_at(self, segment: Segment) -> int | None:
         return self._read_at.pop(segment, None)
 
-    def put_aside(self, segment: Segment, problem: BadSegment) -> bool:  # noqa: ARG002
+    def put_aside(self, segment: Segment, problem: WalkeeperError) -> bool:  # noqa: ARG002
         return False
 
     def remove(self, receipt: Receipt) -> None:

@@ -11,7 +11,7 @@ from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Record
-from walkeeper.errors import BadSegment, Conflict
+from walkeeper.errors import Refused
 from walkeeper.lib import events
 
 
@@ -43,13 +43,14 @@ class Leftovers:
             self._spool.put_aside(segment.name, f"not in the chain of timeline {history.timeline}")
             return
         try:
-            receipt = self._stored.get(segment) or archive.find(segment)
-            if receipt is None:
-                receipt = archive.archive_segment(segment, self._spool.read(segment), history)
-                events.info("leftover_archived", segment=segment)
+            receipt = self._stored.get(segment)
+            if receipt is None:  # that its name is stored says nothing: the bytes are compared (P13)
+                receipt = archive.confirm_segment(segment, self._spool.read(segment), history)
+                if not receipt.was_present:
+                    events.info("leftover_archived", segment=segment)
         except FileNotFoundError:
             return
-        except (BadSegment, Conflict) as problem:
+        except Refused as problem:
             events.failure("leftover_refused", problem, segment=segment)
             self._spool.put_aside(segment.name, problem.reason)
             return

@@ -8,7 +8,7 @@ from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import BadSegment, WalkeeperError
+from walkeeper.errors import WalkeeperError
 from walkeeper.postgres.wal_file import Memory
 
 
@@ -34,7 +34,7 @@ class Source(Protocol):
     def read_at(self, segment: Segment) -> int | None:
         """The modification time in ns of PostgreSQL's own file when ``read`` took it; None if that took another file."""
 
-    def put_aside(self, segment: Segment, problem: BadSegment) -> bool:
+    def put_aside(self, segment: Segment, problem: WalkeeperError) -> bool:
         """A damaged one, out of the way; False where that is not ours to do."""
 
     def remove(self, receipt: Receipt) -> None:

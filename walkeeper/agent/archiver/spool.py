@@ -13,9 +13,10 @@ whole content then goes to quarantine and is streamed again.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,8 @@ from walkeeper.errors import BadName, ConfigError, SpoolError
 from walkeeper.lib import events
 from walkeeper.postgres.wal_file import Memory, read_segment
 
+NAMED: Final = 4
+"""Files that are put aside together and still named each in the log."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 HISTORIES: Final = (".history", ".history.tmp")
 """pg_receivewal's own, and what it is writing of one."""
@@ -106,10 +109,23 @@ class Spool:
 
     def put_aside(self, name: str, why: str) -> None:
         """Move a file of the receiver's directory to quarantine. Logged: it never happens without a reason."""
-        with _told(self.quarantine):
-            self._move_aside(name, why)
+        self._put_all_aside([(name, why)])
 
-    def _move_aside(self, name: str, why: str) -> None:
+    def _put_all_aside(self, files: Sequence[tuple[str, str]]) -> None:
+        """Each with its reason; where they are many, one line says it of all."""
+        with _told(self.quarantine):
+            moved = [(name, why) for name, why in files if self._move_aside(name)]
+            for name, why in moved if len(moved) <= NAMED else ():
+                events.warning("spool_quarantined", file=name, why=why, moved_to=self.quarantine)
+            if len(moved) > NAMED:
+                (first, why), (last, _) = moved[0], moved[-1]
+                events.warning(
+                    "spool_quarantined", files=len(moved), first=first, last=last, why=why, moved_to=self.quarantine
+                )
+            if moved:
+                self._bound_quarantine()
+
+    def _move_aside(self, name: str) -> bool:
         target = self.quarantine / name
         number = 0
         while target.exists():
@@ -118,9 +134,8 @@ class Spool:
         try:
             (self.wal / name).rename(target)
         except FileNotFoundError:
-            return
-        events.warning("spool_quarantined", file=name, why=why, moved_to=target)
-        self._bound_quarantine()
+            return False
+        return True
 
     def seed(self, history: History, first: Segment) -> None:
         """Make pg_receivewal start at ``first``, a segment of that chain.
@@ -135,16 +150,18 @@ class Spool:
     def _seed(self, history: History, first: Segment) -> None:
         size = first.size
         whole = {segment.name: segment for segment in self.complete(size)}
+        stale: list[tuple[str, str]] = []
         for entry in list(self._entries()):
             segment = whole.get(entry.name)
             if segment is not None and segment.number < first.number and history.contains(segment):
                 continue
             if _is_segment(entry.name, size):
-                self.put_aside(entry.name, _why_stale(entry, segment, history))
+                stale.append((entry.name, _why_stale(entry, segment, history)))
             elif entry.name.endswith(HISTORIES):
                 Path(entry.path).unlink()  # pg_receivewal fetches it again, from this server
             elif _is_partial(entry.name, size):
-                self._drop_partial(entry, history, size)
+                stale += self._drop_partial(entry, history, size)
+        self._put_all_aside(stale)
         (self.wal / (first.name + PARTIAL)).touch(mode=0o600)
 
     def clear_fetch(self) -> None:
@@ -153,8 +170,8 @@ class Spool:
             for path in list(self.fetch.iterdir()):
                 path.unlink()
 
-    def _drop_partial(self, entry: os.DirEntry[str], history: History, size: SegmentSize) -> None:
-        """An ordinary one holds nothing that pg_wal has not; one that cannot be pg_receivewal's own is kept for a look.
+    def _drop_partial(self, entry: os.DirEntry[str], history: History, size: SegmentSize) -> list[tuple[str, str]]:
+        """An ordinary one holds nothing that pg_wal lacks; one that cannot be pg_receivewal's own is to be put aside.
 
         pg_receivewal fills it with pages of zeros first: one that was killed meanwhile leaves some of them.
         """
@@ -163,17 +180,25 @@ class Spool:
         ordinary = stat.S_ISREG(found.st_mode) and found.st_size <= size and found.st_size % PAGE_SIZE == 0
         if ordinary and history.includes(segment.timeline):
             Path(entry.path).unlink()
-            return
-        self.put_aside(entry.name, f"a partial of {found.st_size} bytes on timeline {segment.timeline}")
+            return []
+        return [(entry.name, f"a partial of {found.st_size} bytes on timeline {segment.timeline}")]
 
     def _entries(self) -> Iterator[os.DirEntry[str]]:
         try:
             entries = os.scandir(self.wal)
         except FileNotFoundError:
-            self._make()  # somebody removed the spool: it is a cache
+            self._make_again()
             return
         with entries:
             yield from entries
+
+    def _make_again(self) -> None:
+        """Somebody removed the spool: it is a cache. With its marker, or after a crash of the machine it would be trusted."""
+        try:
+            self._make()
+        except ConfigError as problem:
+            raise SpoolError(str(problem), hint=problem.hint) from None
+        self._check_boot()
 
     def _report_unknown(self, name: str) -> None:
         if name.endswith((PARTIAL, *HISTORIES)) or name in self._reported:
@@ -186,26 +211,31 @@ class Spool:
     def _check_boot(self) -> None:
         boot = _BOOT_ID.read_text("ascii").strip()
         marker = self.directory / "boot"
-        written = marker.read_text("utf-8", "replace").strip() if marker.exists() else boot
+        written = marker.read_text("utf-8", "replace").strip() if marker.exists() else "unknown"
         if written != boot:
+            unsynced = []
             for entry in list(self._entries()):
                 if not entry.name.endswith((PARTIAL, *HISTORIES)):
-                    self.put_aside(entry.name, "the machine was restarted, the spool was not synced")
+                    unsynced.append((entry.name, "the machine was restarted, the spool was not synced"))
                 elif entry.is_file(follow_symlinks=False):
                     Path(entry.path).unlink()
+            self._put_all_aside(unsynced)
         marker.write_text(boot + "\n", "ascii")
 
     def _bound_quarantine(self) -> None:
-        """Keep it within the spool's own limit; the first to go is what was put there first."""
+        """Keep it within a quarter of the spool's limit; the first to go is what was put there first."""
         files = sorted(
             (Path(entry.path) for entry in os.scandir(self.quarantine)), key=lambda path: path.stat().st_ctime_ns
         )
         total = sum(path.lstat().st_size for path in files)
-        while len(files) > 1 and total > self.limit:
-            oldest = files.pop(0)
+        removed: list[Path] = []
+        while len(files) - len(removed) > 1 and total > self.limit // 4:
+            oldest = files[len(removed)]
             total -= oldest.lstat().st_size
             oldest.unlink()
-            events.warning("quarantine_full", removed=oldest, limit=self.limit)
+            removed.append(oldest)
+        if removed:
+            events.warning("quarantine_full", removed=len(removed), first=removed[0], limit=self.limit // 4)
 
 
 @contextmanager
@@ -221,10 +251,10 @@ def _spool_error(error: OSError, path: Path) -> SpoolError:
     mode = (
         f", mode {stat.S_IMODE(path.stat().st_mode):04o}" if os.access(path.parent, os.X_OK) and path.exists() else ""
     )
-    return SpoolError(
-        f"{error.filename or path}: {error.strerror} (uid {os.getuid()}{mode})",
-        hint="The spool's disk is full, or failed, or its rights were changed. Nothing is lost: the WAL stays in pg_wal.",
-    )
+    hint = "The spool's disk is full, or failed, or its rights were changed. Nothing is lost: the WAL stays in pg_wal."
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        hint = "Raise the limit of open files (LimitNOFILE= in the unit). Nothing is lost: the WAL stays in pg_wal."
+    return SpoolError(f"{error.filename or path}: {error.strerror} (uid {os.getuid()}{mode})", hint=hint)
 
 
 def _is_whole(entry: os.DirEntry[str], size: SegmentSize) -> bool:

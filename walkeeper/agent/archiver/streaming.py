@@ -14,7 +14,7 @@ from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import BadSegment, PostgresError, SpoolError, WalkeeperError
+from walkeeper.errors import PostgresError, SpoolError, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.lib.retry import Backoff
@@ -73,8 +73,8 @@ class Streaming:
     def read_at(self, segment: Segment) -> int | None:  # noqa: ARG002
         return None
 
-    def put_aside(self, segment: Segment, problem: BadSegment) -> bool:
-        events.failure("segment_damaged", problem)
+    def put_aside(self, segment: Segment, problem: WalkeeperError) -> bool:
+        events.failure("segment_of_no_use", problem)
         self._spool.put_aside(segment.name, problem.reason)
         self._comes_again = True
         return True

@@ -12,11 +12,11 @@ from walkeeper.agent.archiver.receipts import Receipts
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.problems import Troubles
 from walkeeper.archive.write import Archive
-from walkeeper.core.history import History
+from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.refusals import retry_after
-from walkeeper.errors import BadSegment, StoreUnavailable, WalkeeperError
+from walkeeper.errors import Refused, StoreUnavailable, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.lib.retry import Backoff
@@ -28,7 +28,7 @@ SLOW_RETRY: Final = 60.0
 class Uploads:
     """``run`` is for each of several threads; what hands out and collects is for one."""
 
-    def __init__(self, archive: Archive, source: Source, history: History, troubles: Troubles, clock: Clock) -> None:
+    def __init__(self, archive: Archive, source: Source, frontier: Frontier, troubles: Troubles, clock: Clock) -> None:
         self.receipts = Receipts()
         self.in_flight: set[Segment] = set()
         self.taken: set[Segment] = set()
@@ -38,21 +38,34 @@ class Uploads:
         """Stored by now, packed."""
         self._archive = archive
         self._source = source
-        self._history = history
+        self._frontier = frontier
         self._troubles = troubles
         self._clock = clock
         self._buffers = Buffers(1)
         self._todo: queue.SimpleQueue[Segment] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
         self._failing: set[Segment] = set()
+        self._refused: set[Segment] = set()
+        self._later: list[tuple[float, Segment]] = []
+        """What is tried again, and from when on: it holds no thread until then."""
+        self._lock = threading.Lock()
 
     def pack_at_once(self, workers: int) -> None:
         """So many segments may be packed at the same time. Call it before ``run``."""
         self._buffers = Buffers(workers)
 
     def hand_out(self, waiting: Collection[Segment]) -> None:
-        """Each of the segments that lie there, once."""
+        """Each of the segments that lie there, once; and again what was refused, when its time has come."""
         self.taken.intersection_update(waiting)
+        now = self._clock.monotonic()
+        with self._lock:
+            due = [segment for at, segment in self._later if at <= now]
+            self._later = [(at, segment) for at, segment in self._later if at > now]
+        for segment in due:
+            if segment in self.taken:
+                self._todo.put(segment)
+            else:
+                self._no_longer_refused(segment)
         for segment in waiting:
             if segment not in self.taken:
                 self.taken.add(segment)
@@ -85,35 +98,53 @@ class Uploads:
             self.in_flight.discard(segment)
 
     def _ship(self, segment: Segment, stopping: threading.Event) -> None:
-        """Until it is stored, or turns out to be no good, or the archiver ends."""
+        """Until it is stored, or turns out to be no good, or only people can help, or the archiver ends."""
         backoff = Backoff(0.5, 30)
         begun = self._clock.monotonic()
-        reported = {"archiver_store"}  # whoever gets through shows that the store answers
         self._failing.discard(segment)
         while not stopping.is_set():
             try:
                 receipt = self._store(segment)
             except FileNotFoundError:
+                self._no_longer_refused(segment)
                 return  # removed under our hands: the source notices the hole
             except WalkeeperError as problem:
-                retry = retry_after(problem)
-                if retry.damaged and isinstance(problem, BadSegment) and self._source.put_aside(segment, problem):
+                retry = retry_after(problem, below=segment.end <= self._frontier.lsn)
+                if retry.damaged and self._source.put_aside(segment, problem):
+                    self._no_longer_refused(segment)
                     return
                 self._failing.add(segment)
-                reported.add(retry.trouble)
                 self._troubles.report(retry.trouble, problem)
-                stopping.wait(SLOW_RETRY if retry.slowly else backoff.failed())
+                if retry.slowly:
+                    self._try_later(segment, refused=isinstance(problem, Refused))
+                    return
+                stopping.wait(backoff.failed())
             else:
                 self._failing.discard(segment)
                 self._stored(receipt, begun)
-                for trouble in sorted(reported):
-                    self._troubles.clear(trouble)
+                self._troubles.clear("archiver_store")  # whoever gets through shows that the store answers
+                self._no_longer_refused(segment)
                 return
+
+    def _try_later(self, segment: Segment, *, refused: bool) -> None:
+        with self._lock:
+            self._later.append((self._clock.monotonic() + SLOW_RETRY, segment))
+            if refused:
+                self._refused.add(segment)
+
+    def _no_longer_refused(self, segment: Segment) -> None:
+        with self._lock:
+            if segment not in self._refused:
+                return
+            self._refused.discard(segment)
+            others = bool(self._refused)
+        if not others:
+            self._troubles.clear("archiver_refused")
 
     def _store(self, segment: Segment) -> Receipt:
         try:
             with self._buffers.one() as memory:
-                packed = self._archive.pack(segment, self._source.read(segment, memory), self._history)
+                packed = self._archive.pack(segment, self._source.read(segment, memory), self._frontier.history)
             return self._archive.put(packed)
         except MemoryError:
             self._buffers.release()

@@ -9,8 +9,7 @@ import threading
 from dataclasses import dataclass
 from typing import Final
 
-from walkeeper.archive.contents import Contents
-from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import Archives
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
@@ -18,7 +17,6 @@ from walkeeper.errors import WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.page.facts import Listing
-from walkeeper.store.base import Store
 
 REFRESH_SECONDS: Final = 6 * 3600.0
 SOON_SECONDS: Final = 60.0
@@ -37,10 +35,8 @@ class _Found:
 
 
 class Stock:
-    def __init__(self, store: Store, scope: str, group: int | None, clock: Clock) -> None:
-        self._store = store
-        self._scope = scope
-        self._group = group
+    def __init__(self, archives: Archives, clock: Clock) -> None:
+        self._archives = archives
         self._clock = clock
         self._lock = threading.Lock()
         self._listing: threading.Thread | None = None
@@ -81,8 +77,8 @@ class Stock:
         self._found = _Found(self._clock.monotonic(), record.system_identifier, listing, says)
 
     def _listed(self, record: Record) -> Listing:
-        layout = Layout(self._scope, self._group, int(record.system_identifier))
-        contents = Contents(self._store, layout, record.size)
+        layout = self._archives.layout(int(record.system_identifier))
+        contents = self._archives.contents(layout.system_identifier, record.size)
         found = contents.listed(layout.wal, layout.gaps, layout.starts, at_most=MAX_OBJECTS)
         stored = {timeline: tuple(those) for timeline, those in found.archived(record.size).segments.items()}
         histories: dict[int, History] = {}

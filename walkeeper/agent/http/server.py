@@ -94,6 +94,7 @@ class _Request(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
+        self.server.has_asked(self.connection)
         if self.server.local and not _is_local_name(self.headers.get("Host", "")):
             # A page of somebody else's, whose name was pointed at this address, shall not read ours.
             self._send(
@@ -162,15 +163,26 @@ class _Server(ThreadingMixIn, TCPServer):
     def __init__(self, address: tuple[str, int], pages: Pages) -> None:
         self.pages = pages
         self._open: dict[socket.socket, float] = {}
+        """When each connection came, the oldest first."""
+        self._asked: set[socket.socket] = set()
+        """Those whose request is complete."""
         self._complained: set[str] = set()
         self._lock = threading.Lock()
         super().__init__(address, _Request)
         self.local = ipaddress.ip_address(str(self.server_address[0])).is_loopback
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """One thread each, up to the limit; who comes after is told at once, without a thread."""
+        """One thread each, up to the limit. At the limit the oldest that has not finished its request gives way: clients that
+        say nothing keep nobody from an answer. Where all have asked, who comes after is told at once, without a thread.
+        """
         with self._lock:
+            idle = next((one for one in self._open if one not in self._asked), None)
             full = len(self._open) >= MAX_CONNECTIONS
+            if full and idle is not None:
+                del self._open[idle]
+                with contextlib.suppress(OSError):
+                    idle.shutdown(socket.SHUT_RDWR)  # its thread ends by that
+                full = False
             if not full:
                 self._open[request] = time.monotonic()
         if not full:
@@ -180,6 +192,10 @@ class _Server(ThreadingMixIn, TCPServer):
             request.setblocking(False)
             request.send(b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n")
         self.shutdown_request(request)
+
+    def has_asked(self, request: socket.socket) -> None:
+        with self._lock:
+            self._asked.add(request)
 
     def service_actions(self) -> None:
         """Twice a second: end connections that have had their time."""
@@ -193,6 +209,7 @@ class _Server(ThreadingMixIn, TCPServer):
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
             self._open.pop(request, None)
+            self._asked.discard(request)
         super().shutdown_request(request)
 
     def complain(self, path: str, problem: Exception) -> None:

@@ -22,7 +22,6 @@ from walkeeper.agent.http.report import report
 from walkeeper.agent.http.server import Pages, serve
 from walkeeper.agent.process import background, restarts
 from walkeeper.agent.process.notify import Notifier
-from walkeeper.archive.codec import open_codec
 from walkeeper.config import Config, load
 from walkeeper.control import paths
 from walkeeper.control.server import AgentLock, ControlServer
@@ -87,6 +86,11 @@ def _read(config: Config) -> _Version:
         raise ConfigError(f"{error.filename}: it cannot be read: {error.strerror}") from None
 
 
+def _say_what_is_exposed(config: Config) -> None:
+    for each in config.exposed:
+        events.warning("config_exposed", hint=each.hint, what=each.text)
+
+
 class _Process:
     """Signals only set a flag; the main thread looks at it, at the crew and at the watchdog.
 
@@ -120,6 +124,7 @@ class _Process:
         with AgentLock(Path(paths.lock_path(str(socket)))) as lock:
             self._spool_lock = self._lock_spool(self._version.config, wait=self._waits_for_spool)
             self._open_log(self._version.config)
+            _say_what_is_exposed(self._version.config)
             agent: Agent | None = self._build(self._version.config)
             code = 0
             while agent is not None:
@@ -170,13 +175,13 @@ class _Process:
         threading.excepthook = died
         config = self._version.config
         restoring = Restoring(config, agent.store, socket.parent, self._clock, lambda: agent.records)
-        pushing = Pushing(agent, open_codec(config), socket.parent, self._clock)
+        pushing = Pushing(agent, socket.parent, self._clock)
         verbs = {"status": answer, "poke": poke, "restore": restoring.answer, "push": pushing.answer}
         control = ControlServer(socket, lock, verbs)
         control.open()
         events.info("agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url)
         listen = config.agent.listen
-        stock = Stock(agent.store, config.scope, config.group, self._clock)
+        stock = Stock(agent.archives, self._clock)
         pages = Pages(lambda: report(agent), lambda: render(facts(agent, stock)))
         end_web = serve(*listen, pages) if listen is not None else lambda: None
         agent.start()
@@ -227,6 +232,7 @@ class _Process:
         try:
             version = _read(load(present.config.source, os.environ, for_agent=True))
             self._open_log(version.config)
+            _say_what_is_exposed(version.config)
             if version == present:
                 events.info("reloaded", changed=False)
                 return None

@@ -12,7 +12,6 @@ from walkeeper.doctor.commands import parse
 from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 from walkeeper.doctor.rules import each
-from walkeeper.store.settings import DirectorySettings
 
 AREA: Final = "Archiving"
 CLOCK_SECONDS: Final = 5.0
@@ -34,7 +33,7 @@ def archive_settings(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
     text = "" if text == "(disabled)" else text
     ours = parse(text).job == "archive-push"
     by_command = facts.config.archiver == "command"
-    store = facts.config.store
+    directory = facts.config.store.local_directory
     name = member.name
     if by_command and not (mode in ("on", "always") and ours):
         push = f"{paste.walkeeper(facts, 'archive-push')} %p"
@@ -46,7 +45,7 @@ def archive_settings(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
     elif mode == "always" and text and not ours:
         mend = paste.set_parameter(facts, "archive_mode", "on", restart=True)
         yield Wrong(f"archive_mode is always: it archives again, by {text!r}, what was restored", mend, name, "warning")
-    elif mode != "off" and not ours and isinstance(store, DirectorySettings) and str(store.path) in text:
+    elif mode != "off" and not ours and directory and str(directory) in text:
         yield Wrong(f"archive_command writes into walkeeper's own store: {text!r}", _without_command(facts), name)
     elif mode != "off" and not text and not server.settings.get("archive_library"):
         text = f"archive_mode is {mode} and there is no archive_command: pg_wal grows until the disk is full"

@@ -13,7 +13,7 @@ from walkeeper.doctor.rules import each
 
 AREA: Final = "PostgreSQL"
 OLDEST: Final = 13
-NEWEST: Final = 18
+NEWEST: Final = 19
 APPLICATION: Final = "walkeeper"
 
 
@@ -88,8 +88,8 @@ def role_may_replicate(_: Facts, member: MemberFacts, server: ServerFacts) -> It
     AREA,
     "error",
     what=f"PostgreSQL is {OLDEST} to {NEWEST}.",
-    why=f"Before {OLDEST} the hold slot cannot be kept on replicas as walkeeper needs it; what is newer than {NEWEST} was "
-    "not tried.",
+    why=f"Before {OLDEST} the hold slot cannot be kept on replicas as walkeeper needs it; what is newer than {NEWEST} is "
+    "archived, and was not tried.",
     mend="Upgrade PostgreSQL, or walkeeper.",
 )
 @each.server

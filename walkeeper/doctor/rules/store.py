@@ -9,7 +9,6 @@ from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 from walkeeper.errors import ConfigError, StoreDenied, StoreUnfit, WalkeeperError
-from walkeeper.store.settings import DirectorySettings
 
 AREA: Final = "Store"
 SKEW_WARNING: Final = 60.0
@@ -158,8 +157,4 @@ def _mend(facts: Facts, problem: WalkeeperError) -> tuple[str, ...]:
 
 def _look(facts: Facts) -> str:
     """A command that shows what this node sees."""
-    store = facts.config.store
-    if isinstance(store, DirectorySettings):
-        return f"ls -ld {store.path}; df {store.path}"
-    endpoint = f" --endpoint-url {store.endpoint}" if store.endpoint else ""
-    return f"aws s3 ls{endpoint} s3://{store.bucket}/{store.prefix}"
+    return facts.config.store.listing_command()

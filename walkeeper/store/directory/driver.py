@@ -21,12 +21,15 @@ from typing import Final
 
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
 from walkeeper.lib import durable, events
-from walkeeper.store.base import AlreadyThere, Body, ObjectInfo
+from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, too_large
 from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
 
-FILE_MODE: Final = 0o640
-DIRECTORY_MODE: Final = 0o750
+PRIVATE_FILE: Final = 0o600
+PRIVATE_DIRECTORY: Final = 0o700
+GROUP_FILE: Final = 0o640
+GROUP_DIRECTORY: Final = 0o750
+"""For a store whose own directory its group may read, as PostgreSQL does it with its data directory."""
 
 _TEMPORARY: Final = ".tmp-"
 _ATTRIBUTE: Final = "user.walkeeper."
@@ -71,7 +74,7 @@ class DirectoryStore:
         self._check_root()
         try:
             self._prepare(path.parent)
-            _write(path, body, metadata)
+            _write(path, body, metadata, GROUP_FILE if self._group_reads() else PRIVATE_FILE)
         except FileExistsError:
             raise AlreadyThere(key) from None
         except OSError as error:
@@ -86,7 +89,7 @@ class DirectoryStore:
             if not _is_object(path, status):
                 return None
             # Who linked it may have died before the fsync, and the caller takes "it is there" for durable.
-            durable.make_directories(self._root, path.parent, mode=DIRECTORY_MODE)
+            durable.make_directories(self._root, path.parent, mode=self._directory_mode())
             durable.fsync_dir(path.parent)
             return ObjectInfo(key, status.st_size, _read_attributes(path))
         except (FileNotFoundError, NotADirectoryError):
@@ -95,7 +98,7 @@ class DirectoryStore:
         except OSError as error:
             raise _problem(path, error) from error
 
-    def get(self, key: str) -> Body | None:
+    def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
         check_key(key)
         path = self._root / key
         try:
@@ -107,7 +110,7 @@ class DirectoryStore:
         except OSError as error:
             raise _problem(path, error) from error
         try:
-            return _read_whole(path, fd)
+            return _read_whole(path, fd, limit)
         except OSError as error:
             raise _problem(path, error) from error
         finally:
@@ -162,13 +165,19 @@ class DirectoryStore:
         except OSError as error:
             raise _problem(self._root, error) from error
 
+    def _group_reads(self) -> bool:
+        return bool(self._root.stat().st_mode & stat.S_IRGRP)
+
+    def _directory_mode(self) -> int:
+        return GROUP_DIRECTORY if self._group_reads() else PRIVATE_DIRECTORY
+
     def _prepare(self, directory: Path) -> None:
         """Once for each directory: make it, with durable names up to the root, and sweep what dead processes left."""
         with self._lock:
             if directory in self._prepared:
                 self._prepared.move_to_end(directory)
                 return
-        durable.make_directories(self._root, directory, mode=DIRECTORY_MODE)
+        durable.make_directories(self._root, directory, mode=self._directory_mode())
         _sweep(directory)
         with self._lock:
             self._prepared[directory] = None
@@ -203,9 +212,9 @@ class DirectoryStore:
                 yield info
 
 
-def _write(path: Path, body: bytes, metadata: Mapping[str, str]) -> None:
+def _write(path: Path, body: bytes, metadata: Mapping[str, str], mode: int) -> None:
     """Raises FileExistsError if there is such an object, OSError, or StoreUnfit."""
-    with _temporary_beside(path) as (fd, tmp):
+    with _temporary_beside(path, mode) as (fd, tmp):
         _write_attributes(fd, metadata)
         durable.write_all(fd, body)
         os.fsync(fd)
@@ -244,9 +253,9 @@ def _described(entry: os.DirEntry[str], key: str) -> ObjectInfo | None:
 
 
 @contextlib.contextmanager
-def _temporary_beside(path: Path) -> Iterator[tuple[int, Path]]:
+def _temporary_beside(path: Path, mode: int) -> Iterator[tuple[int, Path]]:
     """A new file in ``path``'s directory, locked for as long as it lives, removed at the end under that name."""
-    fd, tmp = _create_temporary(path)
+    fd, tmp = _create_temporary(path, mode)
     try:
         yield fd, tmp
     finally:
@@ -256,10 +265,10 @@ def _temporary_beside(path: Path) -> Iterator[tuple[int, Path]]:
         os.close(fd)
 
 
-def _create_temporary(path: Path) -> tuple[int, Path]:
+def _create_temporary(path: Path, mode: int) -> tuple[int, Path]:
     while True:
         tmp = path.parent / f"{_TEMPORARY}{path.name}-{secrets.token_hex(8)}"
-        fd = os.open(tmp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        fd = os.open(tmp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -307,10 +316,12 @@ def _read_attributes(path: Path | int) -> dict[str, str]:
         raise
 
 
-def _read_whole(path: Path, fd: int) -> Body | None:
+def _read_whole(path: Path, fd: int, limit: int) -> Body | None:
     status = os.fstat(fd)
     if not _is_object(path, status):
         return None
+    if status.st_size > limit:
+        raise too_large(str(path), status.st_size, limit)
     expected = left = status.st_size
     pieces = []
     while left:

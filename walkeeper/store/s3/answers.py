@@ -15,7 +15,9 @@ MAX_MESSAGE: Final = 300
 _LATER: Final = "The store failed or is busy: its own log says more. Nothing has to be changed here."
 _REGION: Final = "The bucket is in another region, or behind another address: set region, and endpoint if it is given."
 _RIGHTS: Final = (
-    "The credentials need s3:PutObject, s3:GetObject and s3:ListBucket. An agent reads them again without a restart."
+    "The credentials need s3:PutObject, s3:GetObject and s3:ListBucket. An agent reads them again without a restart. A bucket "
+    "whose policy demands an encryption header needs sse, and for a KMS key kms_key_id, with kms:GenerateDataKey and kms:Decrypt "
+    "for it."
 )
 _CLOCK: Final = "This machine's clock and the server's differ too much: look at NTP."
 _EXPIRED: Final = "The credentials have run out: renew them. An agent reads them again without a restart."

@@ -1,7 +1,4 @@
-"""A store in an S3 bucket, of AWS or compatible. The only module that imports botocore.
-
-botocore alone, without boto3 around it: the same client in two thirds of the CPU time, which every short-lived command pays.
-"""
+"""A store in an S3 bucket, of AWS or compatible, spoken to with boto3."""
 
 from __future__ import annotations
 
@@ -10,11 +7,13 @@ import contextlib
 import hashlib
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import boto3.session
 import botocore.exceptions as aws
 import botocore.session
 from botocore.config import Config
@@ -24,16 +23,15 @@ from urllib3.exceptions import HTTPError
 
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable
 from walkeeper.lib.clock import Clock, SystemClock
-from walkeeper.store.base import AlreadyThere, Body, ObjectInfo
-from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata, normal_prefix
+from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, too_large
+from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
 from walkeeper.store.s3.answers import NotFound, Refusal, store_error
-from walkeeper.store.settings import OverwriteGuard, S3Settings
+from walkeeper.store.s3.connection import bound, expect_bytes, total_time
+from walkeeper.store.s3.keys import S3Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-__all__ = ["S3Settings", "S3Store"]
 
 POOL_SIZE: Final = 96
 """Connections that are kept: 64 uploads at the most, and who restores or asks meanwhile."""
@@ -54,6 +52,8 @@ _NO_CREDENTIALS: Final = (
     aws.SSOTokenLoadError,
 )
 
+_AGAIN: Final = "It will be tried again."
+
 _T = TypeVar("_T")
 
 
@@ -65,10 +65,8 @@ class S3Store:
 
     def __init__(self, settings: S3Settings, clock: Clock | None = None) -> None:
         """Raises ConfigError; asks nobody anything yet."""
-        _check(settings)
-        prefix = normal_prefix(settings.prefix)
-        self._settings = settings
-        self._base = f"{prefix}/" if prefix else ""
+        self._settings = settings.checked()
+        self._base = f"{self._settings.prefix}/" if self._settings.prefix else ""
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._client: S3Client | None = None
@@ -98,7 +96,9 @@ class S3Store:
                 ContentMD5=base64.b64encode(md5.digest()).decode("ascii"),
                 Metadata=metadata,
                 **guard,
+                **self._settings.put_options,
             ),
+            len(body),
         )
         # An encrypting bucket's ETag is not the MD5; then, as with a store that lies, only a look can tell.
         if answer.get("ETag", "").strip('"') != md5.hexdigest():
@@ -113,12 +113,12 @@ class S3Store:
         except NotFound:
             self._confirm_absent(key)
             return None
-        return ObjectInfo(key, answer["ContentLength"], dict(answer.get("Metadata", {})))
+        return ObjectInfo(key, self._size(key, answer), dict(answer.get("Metadata", {})))
 
-    def get(self, key: str) -> Body | None:
+    def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
         check_key(key)
         try:
-            return self._call(self._name(key), lambda client: self._read(client, key))
+            return self._call(self._name(key), lambda client: self._read(client, key, limit))
         except NotFound as error:
             if error.proved:
                 return None
@@ -157,6 +157,12 @@ class S3Store:
         """An object for people, who may look after several buckets."""
         return f"s3://{self._settings.bucket}/{self._base}{key}"
 
+    def _size(self, key: str, answer: Mapping[str, Any]) -> int:
+        size = answer.get("ContentLength")
+        if not isinstance(size, int) or size < 0:
+            raise StoreUnavailable(f"{self._name(key)}: its length is not stated", hint=_AGAIN)
+        return size
+
     def _confirm(self, key: str, size: int, metadata: Mapping[str, str]) -> None:
         info = self.head(key)
         if info is None or info.size != size or dict(info.metadata) != dict(metadata):
@@ -183,14 +189,17 @@ class S3Store:
             hint="Normal for a moment while it is written. If it stays so, look at what lies between here and the store.",
         )
 
-    def _read(self, client: S3Client, key: str) -> Body:
+    def _read(self, client: S3Client, key: str, limit: int) -> Body:
         answer = client.get_object(Bucket=self._settings.bucket, Key=self._base + key)
+        # Closed without being read to its end, the connection goes with it.
         with contextlib.closing(answer["Body"]) as stream:
-            body = stream.read()
-        if len(body) != answer.get("ContentLength"):
-            raise StoreUnavailable(
-                f"{self._name(key)}: {len(body)} bytes came of {answer.get('ContentLength', 'unknown')}"
-            )
+            size = self._size(key, answer)
+            if size > limit:
+                raise too_large(self._name(key), size, limit)
+            expect_bytes(size)
+            body = stream.read(size + 1)  # an answer in chunks may go on beyond the length that it states
+        if len(body) != size:
+            raise StoreUnavailable(f"{self._name(key)}: {len(body)} bytes came of {size}", hint=_AGAIN)
         return Body.of(body, dict(answer.get("Metadata", {})))
 
     def _pages(self, prefix: str) -> Iterator[Sequence[ObjectInfo]]:
@@ -227,10 +236,27 @@ class S3Store:
         page = [ObjectInfo(key.removeprefix(self._base), size, {}, modified) for key, size, modified in found]
         return page, token if answer.get("IsTruncated") else ""
 
-    def _call(self, what: str, request: Callable[[S3Client], _T]) -> _T:
-        """Run one request; all that can go wrong becomes one of walkeeper's errors, or AlreadyThere."""
+    def _call(self, what: str, request: Callable[[S3Client], _T], size: int = 0) -> _T:
+        """Run one request, with a body of ``size``; all that can go wrong becomes one of walkeeper's errors, or AlreadyThere."""
+        client = self._translated(what, self._connected)  # making it takes CPU time, and asks nobody
+        began = time.monotonic()
+        with total_time(self._settings.longest_call, size) as limit:
+            try:
+                answer = self._translated(what, lambda: request(client))
+            except (StoreError, AlreadyThere):
+                if not limit.over:
+                    raise
+        # Where the connection was shut down under it, what looks like an answer, or like a refusal, is the half of one.
+        if limit.over:
+            raise StoreUnavailable(
+                f"{what}: no whole answer within {time.monotonic() - began:.0f} s",
+                hint="The store, or what lies between, sends too slowly. The call will be made again.",
+            )
+        return answer
+
+    def _translated(self, what: str, work: Callable[[], _T]) -> _T:
         try:
-            return request(self._connected())
+            return work()
         except aws.ClientError as error:
             raise self._refused(what, error) from error
         except _NO_CREDENTIALS as error:
@@ -283,23 +309,6 @@ class S3Store:
             return self._client
 
 
-def _check(settings: S3Settings) -> None:
-    if not settings.bucket or "/" in settings.bucket:
-        raise ConfigError(
-            f"bucket {settings.bucket!r}: not a bucket's name", hint="What follows a slash goes to prefix."
-        )
-    if settings.endpoint is not None and not settings.endpoint.startswith(("https://", "http://")):
-        raise ConfigError(
-            f"endpoint {settings.endpoint!r}: not a URL", hint="It looks like https://s3.example.com:9000."
-        )
-    if (settings.access_key_id is None) != (settings.secret_access_key is None):
-        raise ConfigError("access_key_id and secret_access_key: one of the two is missing")
-    if settings.overwrite_guard not in get_args(OverwriteGuard):
-        raise ConfigError(f"overwrite_guard {settings.overwrite_guard!r}: unknown", hint="It is conditional or head.")
-    if settings.connect_timeout <= 0 or settings.read_timeout <= 0:
-        raise ConfigError("connect_timeout and read_timeout: they must be above 0")
-
-
 def _build(settings: S3Settings) -> S3Client:
     """Raises botocore's errors, or StoreDenied for a CA file that cannot be used."""
     ca_file = None if settings.ca_file is None else str(settings.ca_file)
@@ -316,7 +325,7 @@ def _build(settings: S3Settings) -> S3Client:
     if settings.credentials_file is not None:
         session.set_config_variable("credentials_file", str(settings.credentials_file))
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
-    client = session.create_client(
+    client: S3Client = boto3.session.Session(botocore_session=session).client(
         "s3",
         endpoint_url=settings.endpoint,
         region_name=settings.region,
@@ -338,7 +347,7 @@ def _build(settings: S3Settings) -> S3Client:
     # The client follows a redirect to the region that the answer names. Where none is named it would ask for it with a
     # HEAD of the bucket, follow that one's redirect in the same way, and so on without an end.
     client.meta.events.register("before-call.s3.HeadBucket", _no_region)  # type: ignore[arg-type] # it may return an answer
-    return cast("S3Client", client)
+    return bound(client)
 
 
 def _timestamp(value: str) -> datetime:

@@ -1,0 +1,142 @@
+"""Uploads: what is refused holds no thread, is tried again in its time, and is put aside where it is of no use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from tests.core.values import plain_segment
+from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.archiver.uploads import SLOW_RETRY, Uploads
+from walkeeper.agent.problems import Troubles
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
+from walkeeper.core.frontier import Frontier
+from walkeeper.core.history import History
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.receipt import Receipt
+from walkeeper.core.wal_page import Plain
+from walkeeper.errors import WalkeeperError
+from walkeeper.postgres.wal_file import Memory
+
+SIZE = SegmentSize(MIB)
+SYSTEM, FOREIGN = 7, 8
+
+
+class Hands:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Files:
+    """A Source over segments in memory: by number, whose they are."""
+
+    def __init__(self, lying: dict[int, int]) -> None:
+        self.lying = lying
+        self.aside: list[int] = []
+        self.reads: list[int] = []
+
+    def complete(self, frontier: Frontier) -> list[Segment]:
+        return [frontier.history.segment(number, SIZE) for number in sorted(self.lying)]
+
+    def tend(self, frontier: Frontier, taken: set[Segment]) -> None: ...
+
+    def failed(self, problem: WalkeeperError) -> None: ...
+
+    def read(self, segment: Segment, memory: Memory) -> Plain:
+        self.reads.append(segment.number)
+        if segment.number not in self.lying:
+            raise FileNotFoundError
+        return plain_segment(segment, self.lying[segment.number])
+
+    def read_at(self, segment: Segment) -> None: ...
+
+    def put_aside(self, segment: Segment, problem: WalkeeperError) -> bool:
+        self.aside.append(segment.number)
+        del self.lying[segment.number]
+        return True
+
+    def remove(self, receipt: Receipt) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class World:
+    """One upload thread over a memory store; the frontier is at segment 5."""
+
+    def __init__(self, lying: dict[int, int]) -> None:
+        self.clock = Hands()
+        self.files = Files(lying)
+        self.frontier = Frontier(History(1), Lsn(5 * MIB), SIZE)
+        self.troubles = Troubles(self.clock)
+        archive = Archive(MemoryStore(), Layout("demo", None, SYSTEM), SIZE, Codec())
+        self.uploads = Uploads(archive, self.files, self.frontier, self.troubles, self.clock)
+        self.stored: list[int] = []
+
+    def look(self) -> None:
+        self.uploads.hand_out(self.files.complete(self.frontier))
+        self.stored += [receipt.segment.number for receipt in self.uploads.collect()]
+
+    def until(self, what: Callable[[], bool]) -> None:
+        """Look until it is so, with one thread that uploads."""
+        stopping = threading.Event()
+        thread = threading.Thread(target=self.uploads.run, args=(stopping,))
+        thread.start()
+        try:
+            for _ in range(3000):
+                self.look()
+                if what():
+                    return
+                stopping.wait(0.01)
+            raise AssertionError(f"stored {self.stored}, aside {self.files.aside}, read {self.files.reads}")
+        finally:
+            stopping.set()
+            thread.join()
+
+    @property
+    def open(self) -> list[str]:
+        return [trouble.what for trouble in self.troubles.open()]
+
+
+def test_j14_refused_segments_hold_up_no_others() -> None:
+    world = World(dict.fromkeys(range(6, 12), FOREIGN) | {5: SYSTEM, 12: SYSTEM})
+    world.until(lambda: world.stored == [5, 12])
+    assert world.open == ["archiver_refused"]
+    assert world.files.aside == []
+
+
+def test_j14_what_is_refused_below_the_frontier_is_put_aside() -> None:
+    """As after a cluster was initialised again under the same scope, or pg_upgrade."""
+    world = World({1: FOREIGN, 2: FOREIGN, 5: SYSTEM})
+    world.until(lambda: world.stored == [5])
+    assert world.files.aside == [1, 2]
+    assert world.open == []
+
+
+def test_what_was_refused_is_tried_again_in_its_time_and_its_problem_ends() -> None:
+    world = World({5: FOREIGN, 6: SYSTEM})
+    world.until(lambda: world.stored == [6])
+    world.files.lying[5] = SYSTEM
+    assert world.files.reads.count(5) == 1
+    world.clock.now += SLOW_RETRY
+    world.until(lambda: world.stored == [6, 5])
+    assert world.open == []
+
+
+def test_a_refused_segment_that_goes_away_takes_its_problem_with_it() -> None:
+    world = World({5: FOREIGN, 6: SYSTEM})
+    world.until(lambda: world.stored == [6])
+    assert world.open == ["archiver_refused"]
+    del world.files.lying[5]
+    world.clock.now += SLOW_RETRY
+    world.until(lambda: world.open == [])

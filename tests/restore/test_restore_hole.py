@@ -1,0 +1,282 @@
+"""A hole in the archive is not its end: what a server in archive recovery is told, and a standby (P6, J11)."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.core.values import history_text, paged_segment, plain_segment
+from tests.fixtures.restoring import SEGMENT, SYSTEM, Node, answering
+from tests.parts.processes import wait_until
+from tests.twins.memory_record import MemoryRecord
+from walkeeper.archive import tail
+from walkeeper.core.history import History, Switch
+from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Record
+from walkeeper.core.tail import Piece
+from walkeeper.errors import StoreUnavailable
+from walkeeper.restore import command, exits
+from walkeeper.store.base import Store
+
+RECOVERS: Final = ("recovery.signal", "postmaster.pid")
+FOLLOWS: Final = ("standby.signal", "postmaster.pid")
+HISTORY: Final = History(2, (Switch(1, Lsn(9 * MIB + 100)),))
+
+
+def segment(number: int, timeline: int = 1) -> Segment:
+    return Segment(timeline, number, SEGMENT.size)
+
+
+class Holed(Node):
+    """Its archive has 5 and 6, and whatever a test puts behind the hole at 7."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(directory, monkeypatch)
+        self.put(6)
+        self.configure(deadline="1ms")
+
+    def put(self, number: int, timeline: int = 1) -> None:
+        each = segment(number, timeline)
+        self.archive.archive_segment(each, plain_segment(each, SYSTEM), None)
+
+    def record(self, lsn: int, timeline: int = 1) -> None:
+        record = Record(
+            system_identifier=str(SYSTEM), segment_size=MIB, timeline=timeline, lsn=str(Lsn(lsn)), start=SEGMENT.name,
+            owner="a", session="s",
+        )  # fmt: skip
+        self.dcs.put(record.encode())
+
+    def piece(self, number: int) -> None:
+        each = segment(number)
+        tail.put(self.archive, each, Piece(0, 8192, "o1"), paged_segment(each, SYSTEM, History(1))[:8192])
+
+
+@pytest.fixture
+def node(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Holed:
+    return Holed(short_path, monkeypatch)
+
+
+@pytest.fixture
+def agent(node: Holed) -> Iterator[Holed]:
+    with answering(node):
+        yield node
+
+
+BEHIND: Final[dict[str, Callable[[Holed], None]]] = {
+    "the next but one": lambda node: node.put(8),
+    "one in the next folder": lambda node: node.put(4096 + 2),
+    "one far behind, in a folder of its own": lambda node: node.put(4096 * 0x4321),
+    "the tail of a later one": lambda node: node.piece(9),
+    "a recorded gap": lambda node: node.archive.record_gap(segment(7), Lsn(9 * MIB)),
+    "a gap that was recorded behind it": lambda node: node.archive.record_gap(segment(8), Lsn(9 * MIB)),
+    "a timeline that left it later": lambda node: node.archive.archive_history(2, history_text(HISTORY)),
+    "the frontier": lambda node: node.record(8 * MIB),
+    "the frontier, just": lambda node: node.record(7 * MIB + 8),
+    "the record's timeline, whose history is missing": lambda node: node.record(9 * MIB, timeline=2),
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_p6_j11_a_recovery_stops_at_a_hole_with_more_behind_it(
+    agent: Holed, behind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    agent.server(RECOVERS)
+    BEHIND[behind](agent)
+    assert agent.restore(segment(6).name) == exits.DELIVERED
+    assert agent.restore(segment(7).name) == exits.STOP_RECOVERY
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert f"restore_failed file={segment(7).name} exit=255" in said
+    assert "not its end" in said
+    assert "recovery_target_lsn" in said
+    assert "recovery_prefetch = off" in said
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "nothing", "only what is before", "the frontier at its start", "a timeline that left it before", "another timeline's segments",
+        "the archive's other files", "another cluster's record", "a DCS that does not answer", "a record that cannot be read",
+    ],
+)  # fmt: skip
+def test_p6_where_the_archive_ends_a_recovery_is_told_so(agent: Holed, around: str) -> None:
+    agent.server(RECOVERS)
+    if around == "the frontier at its start":
+        agent.record(7 * MIB)
+    elif around == "a timeline that left it before":
+        agent.archive.archive_history(2, history_text(History(2, (Switch(1, Lsn(7 * MIB)),))))
+        agent.record(20 * MIB, timeline=2)
+        agent.put(8, timeline=2)
+    elif around == "another timeline's segments":
+        agent.put(8, timeline=3)
+    elif around == "the archive's other files":
+        key = agent.archive.layout.file(segment(8), "")
+        for suffix in (".partial.zst", ".00000028.backup.zst", ".zst.old", "x"):
+            agent.store.create(key + suffix, b"x", {})
+        agent.store.create(f"{agent.archive.layout.gaps}README", b"x", {})
+        agent.store.create(f"{agent.archive.layout.histories}README", b"x", {})
+    elif around == "another cluster's record":
+        agent.record(20 * MIB)
+        assert agent.dcs.record is not None
+        agent.dcs.put(agent.dcs.record.document.replace(str(SYSTEM).encode(), b"1"))
+    elif around == "a DCS that does not answer":
+        agent.record(20 * MIB)
+        agent.dcs.down = True
+    elif around == "a record that cannot be read":
+        agent.dcs.put(b"{")
+    assert agent.restore(segment(7).name) == exits.ABSENT
+    assert agent.restore("00000003.history") == exits.ABSENT
+    assert agent.restore("000000010000000000000007.00000028.backup") == exits.ABSENT
+
+
+def test_a_hole_that_an_upload_closes_meanwhile_is_waited_for(node: Holed) -> None:
+    """At the live end of an archive several segments are on their way at once."""
+    node.configure(deadline="30s")
+    node.server(RECOVERS)
+    node.put(8)
+    with answering(node):
+        looked = threading.Event()
+        node.store.after = lambda method, prefix: looked.set() if prefix.endswith("gap/") else None
+
+        def close() -> None:
+            looked.wait(20)
+            node.put(7)
+
+        closer = threading.Thread(target=close)
+        closer.start()
+        assert node.restore(segment(7).name) == exits.DELIVERED
+        closer.join()
+
+
+def test_a_recorded_gap_is_not_waited_for(node: Holed) -> None:
+    node.configure(deadline="1h")
+    node.server(RECOVERS)
+    node.archive.record_gap(segment(7), Lsn(9 * MIB))
+    with answering(node):
+        assert node.restore(segment(7).name) == exits.STOP_RECOVERY
+
+
+def test_p6_a_tail_with_more_behind_its_segment_is_a_hole_too(agent: Holed) -> None:
+    agent.server(RECOVERS)
+    agent.piece(7)
+    assert agent.restore(segment(7).name) == exits.DELIVERED
+    agent.record(7 * MIB + 8192)
+    wait_until(lambda: agent.restore(segment(7).name) == exits.DELIVERED, "the tail", 5)
+    agent.put(8)
+    wait_until(lambda: agent.restore(segment(7).name) == exits.STOP_RECOVERY, "the hole", 5)
+
+
+def test_what_the_server_has_itself_is_no_hole_for_it(agent: Holed) -> None:
+    """As the WAL that came with a base backup, from before the archive's start."""
+    agent.server(RECOVERS)
+    agent.put(8)
+    local = agent.data / "pg_wal" / segment(7).name
+    plain = paged_segment(segment(7), SYSTEM, History(1))
+    local.write_bytes(plain)
+    assert agent.restore(segment(7).name) == exits.ABSENT
+    for other in (
+        plain[: MIB // 2],
+        paged_segment(segment(6), SYSTEM, History(1)),
+        paged_segment(segment(7), 1, History(1)),
+        b"",
+    ):
+        local.write_bytes(other)
+        assert agent.restore(segment(7).name) == exits.STOP_RECOVERY
+
+
+def test_p6_a_missing_history_of_which_a_newer_timeline_came_is_no_end(agent: Holed) -> None:
+    agent.server(RECOVERS)
+    four = History(4, (Switch(1, Lsn(5 * MIB + 8)), Switch(2, Lsn(6 * MIB + 8))))
+    agent.archive.archive_history(4, history_text(four))
+    assert agent.restore("00000002.history") == exits.STOP_RECOVERY
+    assert agent.restore("00000003.history") == exits.ABSENT
+    assert agent.restore("00000005.history") == exits.ABSENT
+
+
+def test_p6_a_standby_goes_on_asking_and_its_log_has_one_line(agent: Holed, capfd: pytest.CaptureFixture[str]) -> None:
+    agent.server(FOLLOWS)
+    agent.put(8)
+
+    def told() -> bool:
+        assert agent.restore(segment(7).name) == exits.ABSENT
+        return "hole_in_archive" in capfd.readouterr().err
+
+    wait_until(told, "a line", 10)
+    for _ in range(5):
+        assert not told()
+
+
+def test_a_standby_at_the_archives_end_costs_one_look_a_minute_and_no_record(agent: Holed) -> None:
+    agent.server(FOLLOWS)
+    agent.record(20 * MIB)
+    for _ in range(10):
+        assert agent.restore(segment(7).name) == exits.ABSENT
+    wait_until(lambda: ("list", f"{agent.archive.layout.root}gap/") in agent.store.calls, "the look", 10)
+    assert agent.store.calls.count(("list", f"{agent.archive.layout.root}gap/")) == 1
+
+
+def test_pg_rewind_is_told_what_the_archive_lacks_and_nothing_more(agent: Holed) -> None:
+    agent.put(8)
+    assert agent.restore(segment(7).name) == exits.ABSENT
+    assert ("list", f"{agent.archive.layout.root}gap/") not in agent.store.calls
+
+
+def test_p6_what_cannot_be_looked_at_is_no_end(agent: Holed) -> None:
+    agent.server(RECOVERS)
+
+    def fail(method: str, key: str) -> None:
+        if method == "list" and key.endswith("gap/"):
+            raise StoreUnavailable(key)
+
+    agent.store.before = fail
+    assert agent.restore(segment(7).name) is None  # the slow way, which tries until the deadline
+    agent.store.before = None
+    assert agent.restore(segment(7).name) == exits.ABSENT
+
+
+# ------------------------------------------------------------------------------------------------------- without an agent
+
+
+@pytest.fixture
+def alone(node: Holed, monkeypatch: pytest.MonkeyPatch) -> Holed:
+    """restore-wal does it by itself, on that store and DCS."""
+
+    def opened(_: object) -> Store:
+        return node.store
+
+    node.configure(deadline="2s")
+    monkeypatch.setattr(command, "open_store", opened)
+    monkeypatch.setattr(command, "_records", lambda _: MemoryRecord(node.dcs))
+    return node
+
+
+def run_alone(node: Holed, name: str) -> int:
+    return command.main(node.config, name, "pg_wal/RECOVERYXLOG", dict(os.environ))
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_p6_j11_without_an_agent_a_recovery_stops_there_too(
+    alone: Holed, behind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    alone.server(RECOVERS)
+    BEHIND[behind](alone)
+    assert run_alone(alone, segment(7).name) == exits.STOP_RECOVERY
+    assert "recovery_target_lsn" in capfd.readouterr().err
+    assert run_alone(alone, segment(6).name) == exits.DELIVERED
+
+
+def test_p6_without_an_agent_a_standby_is_told_too(alone: Holed, capfd: pytest.CaptureFixture[str]) -> None:
+    alone.server(FOLLOWS)
+    alone.put(8)
+    assert run_alone(alone, segment(7).name) == exits.ABSENT
+    assert capfd.readouterr().err.count("hole_in_archive") == 1
+
+
+def test_without_an_agent_the_end_is_the_end(alone: Holed) -> None:
+    alone.server(RECOVERS)
+    assert run_alone(alone, segment(7).name) == exits.ABSENT

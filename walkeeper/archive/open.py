@@ -1,0 +1,56 @@
+"""From a configuration to its archives: the one place where store, codec, layout and segment size are put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from walkeeper.archive.codec import Codec, open_codec
+from walkeeper.archive.contents import Contents
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.read import Reader
+from walkeeper.archive.write import Archive
+from walkeeper.config import Config
+from walkeeper.core.lsn import SegmentSize
+from walkeeper.store.base import Store
+from walkeeper.store.open import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class Archives:
+    """One scope's archives in one store, by system identifier. ``far``: as in ``Reader``."""
+
+    store: Store
+    scope: str
+    group: int | None
+    codec: Codec
+    far: bool = False
+
+    def layout(self, system_identifier: int) -> Layout:
+        return Layout(self.scope, self.group, system_identifier)
+
+    def archive(self, system_identifier: int, size: SegmentSize) -> Archive:
+        """To be written."""
+        return Archive(self.store, self.layout(system_identifier), size, self.codec)
+
+    def contents(self, system_identifier: int, size: SegmentSize) -> Contents:
+        """What it holds."""
+        return Contents(self.store, self.layout(system_identifier), size)
+
+    def reader(self) -> Reader:
+        """For all of them."""
+        return Reader(self.store, self.codec, far=self.far)
+
+
+def open_archives(config: Config, store: Store | None = None, *, to_read: bool = False) -> Archives:
+    """``store`` is one that was opened before. ``to_read``: nothing will be encrypted, so that the recipients do not matter.
+
+    Raises ConfigError or StoreUnfit; does not talk to the store yet.
+    """
+    codec = Codec(config.compression_level, config.encryption_recipients, config.identity_file)
+    return Archives(
+        open_store(config.store) if store is None else store,
+        config.scope,
+        config.group,
+        codec if to_read else open_codec(config),
+        far=config.store.remote,
+    )

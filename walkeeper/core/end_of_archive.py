@@ -1,0 +1,98 @@
+"""Whether a file that is not in the archive is where it ends, or a hole with more behind it (promise P6).
+
+Judged on the asked name's own branch: what lies on a stored history that contains the asked (timeline, position) follows it,
+and nothing else does. So recovery along an abandoned branch ends where that branch does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from walkeeper.core.history import History
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import HistoryFile, Segment
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedGap:
+    """WAL of ``first``'s timeline from its start up to ``end`` that existed nowhere any more."""
+
+    first: Segment
+    end: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What is known of the archive around a segment that it lacks.
+
+    ``segments``: of its timeline, stored as a whole or in part. ``histories``: those that are stored, of newer timelines at
+    least. ``frontier``: the record's timeline and position, where there is a record that can be read. ``partly``: the asked
+    segment's own tail is stored.
+    """
+
+    segments: Collection[Segment] = ()
+    gaps: Collection[RecordedGap] = ()
+    histories: Collection[History] = ()
+    frontier: tuple[int, Lsn] | None = None
+    partly: bool = False
+
+
+def merged(parts: Iterable[Around], *, partly: bool) -> Around:
+    """What several looks at different things have found, together."""
+    found = list(parts)
+    return Around(
+        [segment for part in found for segment in part.segments],
+        [gap for part in found for gap in part.gaps],
+        [history for part in found for history in part.histories],
+        next((part.frontier for part in found if part.frontier is not None), None),
+        partly,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Why it is not the end, for people. ``recorded``: it was noted that this WAL exists nowhere any more."""
+
+    why: str
+    recorded: bool = False
+
+
+def hole_at(asked: Segment, around: Around) -> Hole | None:
+    """None where the archive ends there."""
+    same = [gap for gap in around.gaps if gap.first.timeline == asked.timeline and gap.end > asked.start]
+    for gap in same:
+        if gap.first.number <= asked.number:
+            return Hole(f"its WAL is lost: a gap is recorded from {gap.first.start} to {gap.end}", recorded=True)
+    behind = [each for each in around.segments if each.timeline == asked.timeline and each.number > asked.number]
+    if behind:
+        return Hole(f"{min(behind)} is there")
+    if same:
+        return Hole(f"a gap is recorded behind it, at {min(gap.first.start for gap in same)}")
+    branches = {history.timeline: history for history in around.histories if history.timeline > asked.timeline}
+    for history in branches.values():
+        if history.contains(asked):
+            left = next(switch.lsn for switch in history.switches if switch.timeline == asked.timeline)
+            return Hole(
+                f"{HistoryFile(history.timeline).name} says that timeline {asked.timeline} goes on to {left} at least"
+            )
+    if around.frontier is None:
+        return None
+    timeline, position = around.frontier
+    branch = branches.get(timeline) if timeline > asked.timeline else History(timeline)
+    if branch is None:
+        return Hole(f"the record is on timeline {timeline}, and {HistoryFile(timeline).name} is not in the archive")
+    if branch.contains(asked) and position > (asked.end if around.partly else asked.start):
+        return Hole(f"the frontier is at {position}")
+    return None
+
+
+def lost_history(timeline: int, histories: Iterable[History], first: int) -> Hole | None:
+    """Whether a history that is not in the archive was there: a newer one names that timeline as an ancestor.
+
+    ``first`` is the timeline that the archive begins with: older ones may never have been in it.
+    """
+    for history in histories:
+        if first < timeline < history.timeline and history.includes(timeline):
+            return Hole(f"{HistoryFile(history.timeline).name} is there and comes from timeline {timeline}")
+    return None

@@ -1,0 +1,293 @@
+"""Looks around a file that the archive lacks: does the archive end there, or is it a hole? ``core.end_of_archive`` judges.
+
+A recovery that believes in an end opens its server for writes. So in archive recovery all is asked that can tell. A standby asks
+again anyway, and again every few seconds: it is looked around for it seldom, and only where that is cheap.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from walkeeper.archive.layout import Layout, parse_gap_name
+from walkeeper.archive.read import Reader, wal_file
+from walkeeper.core.end_of_archive import Around, Hole, RecordedGap, hole_at, lost_history, merged
+from walkeeper.core.history import History, parse_history
+from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.wal_page import SegmentHeader, check_header, check_pages
+from walkeeper.core.wal_records import ends_early, last_whole
+from walkeeper.dcs.base import RecordStore
+from walkeeper.dcs.claim import read_claim, unknown
+from walkeeper.errors import (
+    BadName,
+    CannotTell,
+    ConfigError,
+    DcsError,
+    HoleInArchive,
+    LostForGood,
+    Refused,
+    WalkeeperError,
+)
+from walkeeper.lib import events
+from walkeeper.lib.clock import Clock
+from walkeeper.lib.parallel import in_parallel
+from walkeeper.store.base import SMALL
+
+KEPT: Final = 1.0
+"""Seconds for which an answer is kept: a recovery asks for one file more than once, and is told to ask again."""
+STANDBY_KEPT: Final = 60.0
+"""The same for a standby: a hole is one line a minute in its log."""
+_AT_ONCE: Final = 16
+"""Requests to the store."""
+
+
+class Ends:
+    """For one store and several threads. ``connect`` gives the way to the cluster's record, and raises ConfigError."""
+
+    def __init__(self, source: Reader, connect: Callable[[], RecordStore], clock: Clock) -> None:
+        self._source = source
+        self._connect = connect
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._records: RecordStore | None = None
+        self._sizes: dict[str, SegmentSize] = {}
+        self._histories: dict[tuple[str, int], History] = {}
+        self._kept: dict[tuple[str, str], tuple[float, HoleInArchive | None]] = {}
+        self._noted: dict[tuple[str, str], float] = {}
+        self._last_record: tuple[tuple[str, str], Lsn | None] | None = None
+
+    def hole(self, layout: Layout, name: str, *, partly: bool) -> HoleInArchive | None:
+        """For archive recovery: None where the archive ends at that file, which was just found absent; else what to raise.
+
+        ``partly``: a segment's tail is stored. Raises the store's errors, CannotTell and BadHistory: then it cannot be told.
+        """
+        key = layout.root, name
+        with self._lock:
+            at, problem = self._kept.get(key, (0.0, None))
+            if key in self._kept and self._clock.monotonic() < at + KEPT:
+                return problem
+        file = wal_file(name)
+        problem = None
+        if isinstance(file, HistoryFile):
+            problem = self._lost_history(layout, file)
+        elif isinstance(file, Segment):
+            problem = self._hole(layout, name, partly=partly)
+        with self._lock:
+            self._kept = {each: kept for each, kept in self._kept.items() if each[0] != layout.root}
+            self._kept[key] = self._clock.monotonic(), problem
+        return problem
+
+    def note(self, layout: Layout, name: str) -> HoleInArchive | None:
+        """For a standby: whether there is something to be said about that segment, which was just found absent. Never raises
+        walkeeper's errors: what cannot be told is not said.
+        """
+        key = layout.root, name
+        if not isinstance(wal_file(name), Segment):
+            return None
+        with self._lock:
+            now = self._clock.monotonic()
+            self._noted = {each: at for each, at in self._noted.items() if now < at + STANDBY_KEPT}
+            if key in self._noted:
+                return None
+            self._noted[key] = now
+        try:
+            asked = Segment.parse(name, self._size(layout))
+            found = hole_at(asked, Around(list(self._near(layout, asked)), self._gaps(layout, asked.size)))
+        except WalkeeperError:
+            return None
+        return None if found is None else _problem(asked, found, None)
+
+    # -------------------------------------------------------------------------------------------------------- what is asked
+
+    def _hole(self, layout: Layout, name: str, *, partly: bool) -> HoleInArchive | None:
+        asked = Segment.parse(name, self._size(layout))
+        looks: list[Callable[[], Around]] = [
+            lambda: Around(list(self._near(layout, asked)) or list(self._far(layout, asked))),
+            lambda: Around(gaps=self._gaps(layout, asked.size)),
+            lambda: Around(histories=list(self._newer_histories(layout, asked))),
+            lambda: Around(frontier=self._frontier(layout)),
+        ]
+        found = hole_at(asked, merged(in_parallel(lambda look: look(), looks, len(looks)), partly=partly))
+        return None if found is None else _problem(asked, found, self._last_record_before(layout, asked))
+
+    def _lost_history(self, layout: Layout, file: HistoryFile) -> HoleInArchive | None:
+        newer = [timeline for timeline in self._timelines(layout) if timeline > file.timeline]
+        if not newer:
+            return None
+        first = min(self._starts(layout), default=0)
+        found = lost_history(file.timeline, self._read_histories(layout, newer), first)
+        if found is None:
+            return None
+        return HoleInArchive(
+            f"{file.name}: not in the archive, and {found.why}",
+            hint="Put it back under history/: a member's pg_wal has it. Without it an older timeline is taken for the newest.",
+        )
+
+    def _near(self, layout: Layout, asked: Segment) -> Iterator[Segment]:
+        """Of its timeline and behind it: the first one in the same folder, in the next, and among the tails."""
+        log = asked.number // asked.size.per_log
+        following = Segment(asked.timeline, (log + 1) * asked.size.per_log, asked.size)
+        folders = [f"{layout.wal}{each.name[:16]}/" for each in (asked, following)]
+        return self._first_of_each(layout, asked, [*folders, f"{layout.tails}{asked.name[:8]}"])
+
+    def _far(self, layout: Layout, asked: Segment) -> Iterator[Segment]:
+        """The same in all later folders, without listing what is before: by each digit of the folder's number that is higher.
+
+        A recovery's end costs sixty empty listings, side by side. The four higher digits stay: they count in 256 TiB.
+        """
+        name = asked.name
+        prefixes = [
+            f"{layout.wal}{name[:place]}{digit:X}"
+            for place in range(15, 11, -1)
+            for digit in range(int(name[place], 16) + 1, 16)
+        ]
+        return self._first_of_each(layout, asked, prefixes)
+
+    def _first_of_each(self, layout: Layout, asked: Segment, prefixes: list[str]) -> Iterator[Segment]:
+        """Raises the store's errors."""
+        found = in_parallel(lambda prefix: self._first(layout, asked, prefix), prefixes, min(len(prefixes), _AT_ONCE))
+        return (segment for segment in found if segment is not None)
+
+    def _first(self, layout: Layout, asked: Segment, prefix: str) -> Segment | None:
+        for info in self._source.store.list(prefix):
+            if info.key.startswith(layout.tails):
+                name = info.key.removeprefix(layout.tails).partition("/")[0]
+            else:
+                name = layout.segment_name(info.key)
+            try:
+                segment = Segment.parse(name, asked.size)
+            except BadName:
+                continue  # .partial, .backup, or somebody's own file
+            if segment.timeline == asked.timeline and segment.number > asked.number:
+                return segment
+        return None
+
+    def _gaps(self, layout: Layout, size: SegmentSize) -> list[RecordedGap]:
+        found = []
+        for info in self._source.store.list(layout.gaps):
+            try:
+                found.append(RecordedGap(*parse_gap_name(info.key.rpartition("/")[2], size)))
+            except BadName:
+                continue  # not ours
+        return found
+
+    def _newer_histories(self, layout: Layout, asked: Segment) -> Iterator[History]:
+        """Newest first, and no more once one says that the asked segment was there."""
+        newer = [timeline for timeline in self._timelines(layout) if timeline > asked.timeline]
+        for history in self._read_histories(layout, newer):
+            yield history
+            if history.contains(asked):
+                return
+
+    def _timelines(self, layout: Layout) -> list[int]:
+        """Whose history is listed, newest first."""
+        found = []
+        for info in self._source.store.list(layout.histories):
+            try:
+                file = wal_file(info.key.rpartition("/")[2])
+            except BadName:
+                continue
+            if isinstance(file, HistoryFile):
+                found.append(file.timeline)
+        return sorted(found, reverse=True)
+
+    def _read_histories(self, layout: Layout, timelines: list[int]) -> Iterator[History]:
+        if not timelines:
+            return iter(())
+        return in_parallel(lambda each: self._history(layout, each), timelines, min(len(timelines), _AT_ONCE))
+
+    def _history(self, layout: Layout, timeline: int) -> History:
+        key = layout.root, timeline
+        if key not in self._histories:
+            place = layout.file(HistoryFile(timeline), "")
+            content = self._source.store.get(place, SMALL)
+            if content is None:
+                raise CannotTell(f"{place}: it is listed, and not there", hint="The store's listing is behind.")
+            self._histories[key] = parse_history(timeline, content)
+        return self._histories[key]
+
+    def _frontier(self, layout: Layout) -> tuple[int, Lsn] | None:
+        """The record's; None where there is none, and where the DCS does not answer: then the store alone tells."""
+        try:
+            records = self._records = self._records or self._connect()
+            claim = read_claim(records)
+        except (ConfigError, DcsError) as problem:
+            claim = unknown(problem)
+        if claim.problem is not None:
+            events.info("end_without_record", reason=claim.problem.reason, error=claim.problem)
+        record = claim.record
+        if record is None or int(record.system_identifier) != layout.system_identifier:
+            return None
+        return record.timeline, record.position
+
+    def _starts(self, layout: Layout) -> list[int]:
+        """The timelines of the segments that the archive states to begin with."""
+        names = [info.key.rpartition("/")[2].removesuffix(".json") for info in self._source.store.list(layout.starts)]
+        return [int(name[:8], 16) for name in names if len(name) == 24]
+
+    def _size(self, layout: Layout) -> SegmentSize:
+        """Of the archive's segments, as it states it where it begins. Raises CannotTell."""
+        if layout.root not in self._sizes:
+            self._sizes[layout.root] = self._stated_size(layout)
+        return self._sizes[layout.root]
+
+    def _stated_size(self, layout: Layout) -> SegmentSize:
+        for info in self._source.store.list(layout.starts):
+            try:
+                stated = json.loads(self._source.store.get(info.key, SMALL) or b"")
+                return SegmentSize(int(stated["segment_size"]))
+            except (ValueError, KeyError, TypeError, RecursionError, Refused):
+                continue
+        raise CannotTell(
+            f"{layout.starts}: nothing there says how large a segment is",
+            hint="It is damaged: put it back from a copy.",
+        )
+
+    def _last_record_before(self, layout: Layout, asked: Segment) -> Lsn | None:
+        """Where the last record begins that is whole without the asked segment; None where that is not known."""
+        key = layout.root, asked.name
+        if self._last_record is None or self._last_record[0] != key:
+            self._last_record = key, self._read_last_record(layout, asked)
+        return self._last_record[1]
+
+    def _read_last_record(self, layout: Layout, asked: Segment) -> Lsn | None:
+        if asked.number == 0:
+            return None
+        try:
+            branch = History(1) if asked.timeline == 1 else self._history(layout, asked.timeline)
+            before = branch.segment(asked.number - 1, asked.size)
+            plain = self._source.deliver(layout, before.name)
+        except WalkeeperError:
+            return None
+        return None if plain is None else last_whole(plain, before)
+
+
+def has_itself(data_directory: Path, name: str, system_identifier: int) -> bool:
+    """Whether the server's pg_wal has that segment, whole: PostgreSQL takes that where the archive has none."""
+    try:
+        plain = (data_directory / "pg_wal" / name).read_bytes()
+        header = SegmentHeader.parse(plain, name)
+        segment = Segment.parse(name, header.segment_size)
+        check_header(header, segment, system_identifier)
+        check_pages(plain, segment)
+    except (OSError, Refused):
+        return False
+    return len(plain) == segment.size and ends_early(plain, segment) is None
+
+
+def _problem(asked: Segment, hole: Hole, last: Lsn | None) -> HoleInArchive:
+    ends = f"the WAL before it ends at {asked.start}" if last is None else f"the last record before it begins at {last}"
+    target = "the start of a record before that, which pg_waldump shows" if last is None else f"'{last}'"
+    kind = LostForGood if hole.recorded else HoleInArchive
+    cure = (
+        "Restore a base backup that was taken behind it" if hole.recorded else "Put it back and start the server again"
+    )
+    return kind(
+        f"{asked}: not in the archive, and not its end: {hole.why}; {ends}",
+        hint=f"{cure}. To end before it on purpose: recovery_target_lsn = {target}, with recovery_prefetch = off on "
+        "PostgreSQL 15 and newer. walkeeper verify lists what is missing.",
+    )

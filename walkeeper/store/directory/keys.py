@@ -1,0 +1,47 @@
+"""What the configuration says of a store in a directory, and what others must know of it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from walkeeper.lib.section import Section
+
+if TYPE_CHECKING:
+    from walkeeper.store.base import Store, WrongSetting
+
+
+class DirectorySettings(Section, frozen=True, kw_only=False):
+    """A directory, which all nodes mount."""
+
+    path: Path
+
+    @property
+    def remote(self) -> bool:
+        return False
+
+    @property
+    def local_directory(self) -> Path | None:
+        return self.path
+
+    def checked(self) -> Self:
+        return self
+
+    def doubts(self) -> tuple[WrongSetting, ...]:
+        return ()
+
+    def impatient(self, seconds: float) -> Self:  # noqa: ARG002 - a system call knows no time-out
+        return self
+
+    def clock_ahead(self) -> float | None:
+        return None
+
+    def listing_command(self) -> str:
+        path = shlex.quote(str(self.path))
+        return f"ls -ld {path}; df {path}"
+
+    def open(self) -> Store:
+        from walkeeper.store.directory.driver import DirectoryStore  # noqa: PLC0415 - with the rest of the package
+
+        return DirectoryStore(self.path)

@@ -1,0 +1,240 @@
+"""What the configuration says of a store in a bucket, and what others must know of it. Loads no SDK."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from walkeeper.lib.section import Secret, SecretFile, Section
+from walkeeper.lib.units import Seconds
+from walkeeper.store.base import WrongSetting
+from walkeeper.store.object_key import MAX_KEY, is_part
+
+if TYPE_CHECKING:
+    from walkeeper.store.base import Store
+
+OverwriteGuard: TypeAlias = Literal["conditional", "head"]
+"""``conditional``: PUT with ``If-None-Match: *``. ``head``: look first, for stores that ignore the condition."""
+
+MAX_PREFIX: Final = 1000 - MAX_KEY
+"""Characters, with a slash at the end."""
+
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_/:.-]{1,2048}")
+_CLASS: Final = re.compile(r"[A-Z][A-Z0-9_-]{0,63}")
+_AWAY: Final = ("GLACIER", "DEEP_ARCHIVE")
+
+_AMAZON: Final = re.compile(
+    r"(?:(?P<bucket>.+?)\.)?s3(?:[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?\.amazonaws\.com(?:\.cn)?"
+)
+
+
+class S3Settings(Section, frozen=True):
+    """S3, or a store that speaks its protocol. What is left out is boto3's to find: environment, profile, instance role."""
+
+    bucket: Annotated[str, Meta(description="The bucket. walkeeper does not create it.")]
+    prefix: Annotated[str, Meta(description="Put in front of every key, for a bucket that is shared.")] = ""
+    endpoint: Annotated[str | None, Meta(description="`https://host[:port]` of a store that is not Amazon's.")] = None
+    region: Annotated[str | None, Meta(description="The bucket's region.")] = None
+    path_style: Annotated[
+        bool, Meta(description="Address the bucket by path, not by host name; many S3-compatibles need it.")
+    ] = False
+    access_key_id: Annotated[str | None, Meta(description="Goes with a secret.")] = None
+    secret_access_key_file: Annotated[
+        Path | None, Meta(description="A file that holds the secret access key and nothing else.")
+    ] = None
+    secret_access_key: Annotated[
+        Secret | None, Meta(description="The secret itself: only in a file that no other user may read.")
+    ] = None
+    session_token: Annotated[
+        Secret | None, Meta(description="Goes with temporary credentials; the same rule as for the secret.")
+    ] = None
+    profile: Annotated[str | None, Meta(description="A profile of the credentials file.")] = None
+    credentials_file: Annotated[
+        SecretFile | None, Meta(description="An AWS credentials file, where it is not `~/.aws/credentials`.")
+    ] = None
+    ca_file: Annotated[Path | None, Meta(description="Certificates to trust instead of the system's.")] = None
+    connect_timeout: Annotated[Seconds, Meta(description="To wait for a connection.")] = Seconds(5)
+    read_timeout: Annotated[
+        Seconds,
+        Meta(
+            description="To wait for each part of an answer. A whole call takes at most twice this, and the time that the "
+            "object's bytes take at 64 KiB/s."
+        ),
+    ] = Seconds(30)
+    overwrite_guard: Annotated[
+        OverwriteGuard,
+        Meta(
+            description="How an object is kept from being replaced. `conditional`: the store refuses (`If-None-Match`), "
+            "which is checked at start. `head`: walkeeper looks first, for stores that cannot; two writers at the same "
+            "moment are then not told apart."
+        ),
+    ] = "conditional"
+
+    sse: Annotated[
+        Literal["AES256", "aws:kms", "aws:kms:dsse"] | None,
+        Meta(
+            description="Server-side encryption to ask for with each PUT, where the bucket's policy demands the header. "
+            "Without it the bucket's own default applies."
+        ),
+    ] = None
+    kms_key_id: Annotated[
+        str | None,
+        Meta(
+            description="The KMS key, as an ARN, an id or `alias/NAME`; without `sse` it means `aws:kms`. The credentials need "
+            "kms:GenerateDataKey and kms:Decrypt for it."
+        ),
+    ] = None
+    storage_class: Annotated[
+        str | None,
+        Meta(
+            description="For each object, such as `STANDARD_IA`; the bucket's default without it. Where a class charges for a "
+            "least size or age, the small and short-lived pieces of the tail are dear: set `tail.interval` to `off`."
+        ),
+    ] = None
+
+    @property
+    def put_options(self) -> dict[str, Any]:
+        """What goes with each PUT beside the object, under boto3's names."""
+        options = {
+            "ServerSideEncryption": self.sse or (self.kms_key_id and "aws:kms"),
+            "SSEKMSKeyId": self.kms_key_id,
+            "StorageClass": self.storage_class,
+        }
+        return {name: value for name, value in options.items() if value}
+
+    @property
+    def longest_call(self) -> float:
+        """Seconds that a call may take in all, without those for the bytes of an object."""
+        return self.connect_timeout + 2 * self.read_timeout
+
+    @property
+    def remote(self) -> bool:
+        return True
+
+    @property
+    def local_directory(self) -> Path | None:
+        return None
+
+    def checked(self) -> Self:
+        if not _BUCKET.fullmatch(self.bucket) or ".." in self.bucket:
+            raise WrongSetting(
+                "bucket", f"{self.bucket[:MAX_KEY]!r} is no name of a bucket", hint=what_to_write(self.bucket)
+            )
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise WrongSetting("", "access_key_id and secret_access_key go together, and one is missing")
+        if self.access_key_id is None and self.session_token is not None:
+            raise WrongSetting("", "session_token without access_key_id")
+        if self.access_key_id is not None and self.profile is not None:
+            raise WrongSetting("profile", "access_key_id is there too", hint="Keep one of the two.")
+        if self.kms_key_id is not None and self.sse == "AES256":
+            raise WrongSetting(
+                "kms_key_id", "sse is AES256, which takes no key", hint="Set sse: aws:kms, or leave it out."
+            )
+        if self.kms_key_id is not None and not _PLAIN.fullmatch(self.kms_key_id):
+            raise WrongSetting(
+                "kms_key_id", f"{self.kms_key_id[:MAX_KEY]!r} is no key", hint="It is an ARN, an id or alias/NAME."
+            )
+        if self.storage_class is not None and not _CLASS.fullmatch(self.storage_class):
+            raise WrongSetting(
+                "storage_class", f"{self.storage_class[:MAX_KEY]!r} is none", hint="It looks like STANDARD_IA."
+            )
+        if self.storage_class in _AWAY:
+            raise WrongSetting(
+                "storage_class",
+                f"from {self.storage_class} nothing can be read without hours of waiting",
+                hint="Use STANDARD_IA or GLACIER_IR; a lifecycle rule of the bucket must not move objects there either.",
+            )
+        return msgspec.structs.replace(self, prefix=_prefix(self.prefix), endpoint=_endpoint(self.endpoint))
+
+    def doubts(self) -> Iterator[WrongSetting]:
+        url = urlsplit(self.endpoint or "")
+        if url.scheme == "http" and not _is_here(url.hostname or ""):
+            yield WrongSetting(
+                "endpoint",
+                "WAL goes over the network in clear, and whoever is on the way can read and change it",
+                hint="Use https://, with ca_file where the server's certificate is from an authority of your own.",
+            )
+
+    def impatient(self, seconds: float) -> Self:
+        return msgspec.structs.replace(
+            self,
+            connect_timeout=Seconds(min(self.connect_timeout, seconds)),
+            read_timeout=Seconds(min(self.read_timeout, seconds)),
+        )
+
+    def clock_ahead(self) -> float | None:
+        from walkeeper.store.s3.clock import ahead  # noqa: PLC0415 - ssl and http are for the doctor only
+
+        return ahead(self)
+
+    def listing_command(self) -> str:
+        endpoint = f" --endpoint-url {shlex.quote(self.endpoint)}" if self.endpoint else ""
+        return f"aws s3 ls{endpoint} {shlex.quote(f's3://{self.bucket}/{self.prefix}')}"
+
+    def open(self) -> Store:
+        from walkeeper.store.s3.driver import S3Store  # noqa: PLC0415 - the SDK takes a quarter of a second of CPU
+
+        return S3Store(self)
+
+
+def _is_here(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def what_to_write(bucket: str) -> str:
+    """For a bucket in a form that other tools take: ``s3://bucket/prefix``, an ARN, a URL, a bucket with a slash."""
+    if ":accesspoint" in bucket:
+        return "Write the alias of the access point, which AWS shows beside its ARN and which ends in -s3alias."
+    if bucket.startswith("arn:"):
+        return _say(*bucket.rpartition(":::")[2].partition("/")[::2])
+    scheme, _, rest = bucket.partition("://")
+    if not rest:
+        return _say(*bucket.partition("/")[::2]) if "/" in bucket else "It is the bucket's name and nothing else."
+    host, _, path = rest.partition("/")
+    if scheme not in ("http", "https"):
+        return _say(host, path)
+    if amazon := _AMAZON.fullmatch(host):
+        name, region = amazon["bucket"], amazon["region"]
+        return _say(name, path, region=region) if name else _say(*path.partition("/")[::2], region=region)
+    return _say(*path.partition("/")[::2], endpoint=f"{scheme}://{host}", path_style="true")
+
+
+def _say(bucket: str, prefix: str, **others: str | None) -> str:
+    settings = {"bucket": bucket, "prefix": prefix.strip("/"), **others}
+    written = ", ".join(f"{key}: {value}" for key, value in settings.items() if value)
+    return f"Write {written}." if bucket else "Name the bucket: the name and nothing else."
+
+
+def _prefix(prefix: str) -> str:
+    """Without slashes at its ends or doubled ones: stores differ in what they make of ``a//b``."""
+    parts = [part for part in prefix.split("/") if part]
+    if not all(is_part(part) for part in parts):
+        raise WrongSetting(
+            "prefix",
+            f"{prefix[:MAX_KEY]!r} cannot be part of a key",
+            hint="Use letters, digits, dashes and slashes; no part may start with a dot.",
+        )
+    if sum(len(part) + 1 for part in parts) > MAX_PREFIX:
+        raise WrongSetting("prefix", f"longer than {MAX_PREFIX - 1} characters")
+    return "/".join(parts)
+
+
+def _endpoint(endpoint: str | None) -> str | None:
+    if endpoint is None:
+        return None
+    try:
+        url = urlsplit(endpoint)
+        fits = url.scheme in ("http", "https") and url.hostname and (url.port or 1)
+    except ValueError:
+        fits = False
+    if not fits or "@" in endpoint or url.query or url.fragment or not endpoint.isprintable() or " " in endpoint:
+        raise WrongSetting("endpoint", "expected http(s)://HOST[:PORT] and nothing else")
+    return endpoint.rstrip("/")
