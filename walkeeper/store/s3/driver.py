@@ -52,7 +52,6 @@ _NO_CREDENTIALS: Final = (
     aws.SSOTokenLoadError,
 )
 
-_AGAIN: Final = "It will be tried again."
 
 _T = TypeVar("_T")
 
@@ -160,7 +159,7 @@ class S3Store:
     def _size(self, key: str, answer: Mapping[str, Any]) -> int:
         size = answer.get("ContentLength")
         if not isinstance(size, int) or size < 0:
-            raise StoreUnavailable(f"{self._name(key)}: its length is not stated", hint=_AGAIN)
+            raise StoreUnavailable(f"{self._name(key)}: its length is not stated", hint=_WAY)
         return size
 
     def _confirm(self, key: str, size: int, metadata: Mapping[str, str]) -> None:
@@ -199,7 +198,7 @@ class S3Store:
             expect_bytes(size)
             body = stream.read(size + 1)  # an answer in chunks may go on beyond the length that it states
         if len(body) != size:
-            raise StoreUnavailable(f"{self._name(key)}: {len(body)} bytes came of {size}", hint=_AGAIN)
+            raise StoreUnavailable(f"{self._name(key)}: {len(body)} bytes came of {size}", hint=_WAY)
         return Body.of(body, dict(answer.get("Metadata", {})))
 
     def _pages(self, prefix: str) -> Iterator[Sequence[ObjectInfo]]:
