@@ -47,6 +47,7 @@ KNOWN: Final[dict[str, Any]] = {
         "archive_mode": "on", "archived_count": 5, "last_archived": None, "failed_count": 0, "last_failed": None, "fails": False,
     },
     "troubles": [],
+    "members_behind": {"node2": 4096, "node3": None},
     "refused_total": {},
 }  # fmt: skip
 NOTHING_KNOWN: Final[dict[str, Any]] = {
@@ -111,6 +112,10 @@ def test_values_and_labels_survive_the_format(served: Served) -> None:
     assert found["walkeeper_server_lsn_bytes"] == (1 << 32) + 0x10
     assert found["walkeeper_archiving"] == found["walkeeper_gap_safe"] == 1
     assert found["walkeeper_uploaded_segments_total"] == 3
+    behind = next(
+        each for each in text_string_to_metric_families(served.get()[1]) if each.name == "walkeeper_member_behind_bytes"
+    )
+    assert [(sample.labels["member"], sample.value) for sample in behind.samples] == [("node2", 4096)]
     info = next(family for family in text_string_to_metric_families(served.get()[1]) if family.name == "walkeeper_info")
     assert info.samples[0].labels == {
         "version": "1",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.parts.cluster import HOLD_SLOT, Cluster, Node, callbacks
@@ -201,6 +202,34 @@ def test_i3_status_tells_what_is_known_and_what_is_not(world: World) -> None:
     assert said.seconds < 15
     world.wait(replica, 1, "agent on this node, since ")
     replica.proxy.mend()
+
+
+@pytest.mark.cluster
+def test_a_member_that_is_never_promoted_is_well_and_one_that_is_gone_is_missed(world: World) -> None:
+    cluster = world.cluster
+    leader = cluster.wait_leader()
+    tagged, other = cluster.replicas()
+    world.wait(leader, 0)
+    whole = yaml.safe_load(tagged.config.read_text())
+    tagged.config.write_text(yaml.safe_dump({**whole, "tags": {"nofailover": True}}))
+    tagged.rest("reload", {}, method="POST")
+    wait_until(lambda: world.ask(leader).row(tagged)["hold_slot"] is None, "Patroni takes its slot away", 60)
+    said = world.wait(leader, 0)
+    assert (said.row(tagged)["held"], said.row(tagged)["gap_safe"]) == (False, None)
+    world.wait(tagged, 0)  # its own agent agrees
+
+    cluster.kill_host(other)
+    said = world.wait(leader, 1, f"{other.name} was a member until ")
+    assert [row["name"] for row in said.found["members"]] == sorted((leader.name, tagged.name))
+    cluster.start_node(other)
+    world.wait(leader, 0)
+
+    whole = yaml.safe_load(leader.config.read_text())
+    elsewhere = leader.config.with_name("elsewhere.yml")
+    elsewhere.touch(mode=0o600)
+    elsewhere.write_text(yaml.safe_dump({**whole, "scope": "demo-2"}))
+    found = gather.gather(load(elsewhere, {}))
+    assert "no member of a cluster demo-2 is in the DCS" in {each["text"] for each in found["attention"]}
 
 
 # -------------------------------------------------------------------------------------------------- without any server

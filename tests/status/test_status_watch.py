@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -198,6 +199,25 @@ def test_on_a_terminal_it_is_a_screen_that_is_left_as_it_was(short_path: Path, r
     assert text.count(b"\033[?1049h") == text.count(b"\033[?1049l") == rich
     assert text.count(b"\033[?25l") == text.count(b"\033[?25h")
     assert (b"\033[H\033[2J" in text) or rich
+
+
+def test_q_ends_it_and_the_terminal_is_as_it_was(short_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    try:
+        process = subprocess.Popen(
+            ["setsid", "--ctty", sys.executable, "-m", "walkeeper", "-c", unreachable(short_path), "status", "--watch"],
+            env={"PYTHONPATH": str(CHECKOUT), "WALKEEPER_RUN_DIR": str(short_path), "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "TERM": "xterm"},
+            stdin=theirs, stdout=theirs, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        read_until(ours, b"Not everything is known.")
+        os.write(ours, b"xq")
+        _, said = process.communicate(timeout=20)
+        assert (process.returncode, said) == (0, b"")
+        assert termios.tcgetattr(theirs) == before
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def read_until(descriptor: int, what: bytes) -> bytes:

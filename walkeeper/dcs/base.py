@@ -39,6 +39,8 @@ class Member:
     patroni_version: str | None = None
     pending_restart: bool = False
     api_url: str | None = None
+    replication_state: str | None = None
+    """Of a standby, where Patroni writes it: ``streaming``, ``in archive recovery``."""
 
     @property
     def nofailover(self) -> bool:
@@ -59,6 +61,15 @@ class Topology:
     """The permanent slots that the dynamic configuration declares."""
     dynamic: Mapping[str, Any] = field(default_factory=dict)
     """The dynamic configuration itself, as the DCS has it."""
+
+    def behind(self, leader: str | None) -> dict[str, int | None]:
+        """How many bytes of WAL each member but that one lacks, as their keys say; None where they do not."""
+        reach = next((member.lsn for member in self.members if member.name == leader), None)
+        return {
+            member.name: None if member.lsn is None or reach is None else max(0, reach - member.lsn)
+            for member in self.members
+            if member.name != leader
+        }
 
 
 class RecordStore(Protocol):

@@ -322,6 +322,7 @@ def _member(member: Any) -> Member:
         patroni_version=str(data["version"]) if data.get("version") else None,
         pending_restart=bool(data.get("pending_restart")),
         api_url=str(data["api_url"]) if data.get("api_url") else None,
+        replication_state=str(data["replication_state"]) if data.get("replication_state") else None,
     )
 
 

@@ -24,7 +24,8 @@ p{margin:.3rem 0}
 .verdict{display:inline-block;margin:.5rem 0 0;padding:.15rem .7rem;border-radius:1rem;border:2px solid;font-weight:600}
 .verdict.well{color:var(--good)}.verdict.bad{color:var(--bad)}.verdict.unknown{color:var(--odd)}
 section{background:var(--card);border:1px solid var(--edge);border-radius:8px;padding:16px;margin:16px 0}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px 20px;margin:0}
+.facts{display:grid;grid-template-columns:repeat(3,1fr);gap:12px 20px;margin:0}
+@media(max-width:600px){.facts{grid-template-columns:repeat(2,1fr)}}
 .facts dt{color:var(--soft);font-size:.85rem}
 .facts dd{margin:0;font-size:1.15rem;font-weight:600;overflow-wrap:anywhere}
 .facts dd small{display:block;font-size:.85rem;font-weight:400;color:var(--soft)}

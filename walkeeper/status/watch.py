@@ -7,10 +7,13 @@ from __future__ import annotations
 import io
 import json as json_module
 import os
+import select
 import signal
 import sys
+import termios
 import threading
 import time
+import tty
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +33,7 @@ Show: TypeAlias = Callable[[list[Line]], None]
 
 
 def main(config: Config, interval: float, *, json: bool = False) -> int:
-    """Until SIGINT or SIGTERM; 0 then."""
+    """Until SIGINT or SIGTERM, or on a terminal until q is typed; 0 then."""
     from walkeeper.status.gather import gather  # noqa: PLC0415 - which imports what this does not need
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -42,6 +45,7 @@ def main(config: Config, interval: float, *, json: bool = False) -> int:
             _blocks(looker, json=json)
         else:
             _screen(looker)
+            looker.leave()
     except KeyboardInterrupt:
         looker.leave()
     return 0
@@ -112,13 +116,32 @@ def _blocks(looker: _Looker, *, json: bool) -> None:
 
 def _screen(looker: _Looker) -> None:
     bars = _can_show(BARS)
-    with _shown() as show:
+    with _shown() as show, _keys() as typed_q:
         show([[("Looking …" if bars else "Looking ...", "")]])
-        seen = looker.wait(0)
-        while True:
-            samples = list(looker.samples)
-            show(lines(samples, stamp=timestamp(), age=time.monotonic() - samples[-1].at, bars=bars))
+        seen = 0
+        while not typed_q():
             seen = looker.wait(seen, REDRAW)
+            samples = list(looker.samples)
+            if samples:
+                show(lines(samples, stamp=timestamp(), age=time.monotonic() - samples[-1].at, bars=bars))
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[], bool]]:
+    """What says whether q was typed since it was asked last. The terminal is as it was afterwards."""
+    try:
+        terminal = sys.stdin.fileno()
+        before = termios.tcgetattr(terminal) if os.tcgetpgrp(terminal) == os.getpgrp() else None
+    except (AttributeError, OSError, ValueError, termios.error):
+        before = None
+    if before is None:  # no terminal, or not ours: a job in the background
+        yield lambda: False
+        return
+    tty.setcbreak(terminal)
+    try:
+        yield lambda: bool(select.select([terminal], [], [], 0)[0]) and b"q" in os.read(terminal, 64).lower()
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def _can_show(text: str) -> bool:

@@ -63,6 +63,7 @@ _COUNTERS: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] =
     ("tail_bytes", "Bytes of such pieces stored since the takeover, packed.", lambda r: r["agent"]["tail_bytes"]),
 )
 _REFUSED: Final = ("refused", "Refusals and failures by reason, since the agent started.")
+_BEHIND: Final = ("member_behind_bytes", "How much of the leader's WAL a member lacks, as Patroni's keys say.")
 _TROUBLE: Final = ("trouble", "1 for each trouble that lasts.")
 _INFO: Final = ("info", "Always 1; what the labels say.")
 
@@ -87,6 +88,11 @@ class Collector:
         for trouble in report["troubles"]:
             lasting.add_metric([trouble["what"], trouble["reason"]], 1)
         yield lasting
+        behind = GaugeMetricFamily(f"walkeeper_{_BEHIND[0]}", _BEHIND[1], labels=["member"])
+        for member, lacks in sorted(report["members_behind"].items()):
+            if lacks is not None:
+                behind.add_metric([member], lacks)
+        yield behind
         about = GaugeMetricFamily(f"walkeeper_{_INFO[0]}", _INFO[1], labels=["version", "scope", "member", "archiver"])
         agent = report["agent"]
         about.add_metric([agent["version"], agent["scope"], agent["name"], agent["archiver"]], 1)
@@ -145,6 +151,7 @@ def reference() -> str:
     rows += [
         (f"walkeeper_{_REFUSED[0]}_total", "counter", "`reason`", _REFUSED[1]),
         (f"walkeeper_{_TROUBLE[0]}", "gauge", "`what`, `reason`", _TROUBLE[1]),
+        (f"walkeeper_{_BEHIND[0]}", "gauge", "`member`", _BEHIND[1]),
         (f"walkeeper_{_INFO[0]}", "gauge", "`version`, `scope`, `member`, `archiver`", _INFO[1]),
     ]
     return _HEAD + "".join(f"| `{name}` | {kind} | {labels} | {text} |\n" for name, kind, labels, text in rows) + _TAIL

@@ -50,15 +50,15 @@ def _claim(record: Record | None) -> Claim | None:
 def _rows(topology: Topology, leader: str | None) -> tuple[Row, ...]:
     if leader is None and topology.leader is not None:
         leader = topology.leader.name
-    reach = next((member.lsn for member in topology.members if member.name == leader), None)
+    behind = topology.behind(leader)
     return tuple(
         Row(
             member.name,
             member.role,
-            member.state,
+            member.replication_state or member.state if member.state == "running" else member.state,
             member.timeline,
             None if member.lsn is None else Lsn(member.lsn),
-            None if member.lsn is None or reach is None else max(0, reach - member.lsn),
+            behind.get(member.name, 0),
             member.name == leader,
         )
         for member in sorted(topology.members, key=lambda member: member.name)

@@ -63,6 +63,7 @@ def report(agent: Agent) -> dict[str, Any]:
         "troubles": [_trouble(trouble, now) for trouble in agent.troubles.open()],
         "last_error": None if agent.troubles.last is None else _trouble(agent.troubles.last, now),
         "refused_total": agent.troubles.counts(),
+        "members_behind": {} if agent.topology is None else agent.topology.behind(seen.leader),
         "members_gone": [{"name": name, "last_seen": seen} for name, seen in agent.observer.gone.names().items()],
     }
 

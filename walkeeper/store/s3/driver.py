@@ -55,7 +55,6 @@ _NO_CREDENTIALS: Final = (
     aws.SSOTokenLoadError,
 )
 
-_AGAIN: Final = "It will be tried again."
 
 _T = TypeVar("_T")
 
@@ -162,7 +161,7 @@ class S3Store:
     def _size(self, key: str, answer: Mapping[str, Any]) -> int:
         size = answer.get("ContentLength")
         if not isinstance(size, int) or size < 0:
-            raise StoreUnavailable(f"{self._name(key)}: its length is not stated", hint=_AGAIN)
+            raise StoreUnavailable(f"{self._name(key)}: its length is not stated", hint=_WAY)
         return size
 
     def _confirm(self, key: str, size: int, metadata: Mapping[str, str]) -> None:
@@ -200,7 +199,7 @@ class S3Store:
                 raise too_large(self._name(key), size, limit)
             body = b"".join(_pieces(stream, size))
         if len(body) != size:
-            raise StoreUnavailable(f"{self._name(key)}: {len(body)} bytes came of {size}", hint=_AGAIN)
+            raise StoreUnavailable(f"{self._name(key)}: {len(body)} bytes came of {size}", hint=_WAY)
         return Body.of(body, dict(answer.get("Metadata", {})))
 
     def _pages(self, prefix: str) -> Iterator[Sequence[ObjectInfo]]:

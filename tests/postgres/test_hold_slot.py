@@ -1,0 +1,41 @@
+"""What is said to do about a hold slot, done on a real server."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.fixtures.worlds import HOLD_SLOT, prepare
+from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, Postgres
+from tests.parts.processes import wait_until
+from walkeeper.config import PostgresqlSettings
+from walkeeper.core.hold_slot import how_to_make_safe
+from walkeeper.postgres.server import Server
+
+pytestmark = pytest.mark.postgres
+
+
+def test_a_slot_that_was_given_up_is_dropped_as_the_hint_says_by_the_role_that_walkeeper_uses(
+    postgres: Postgres,
+) -> None:
+    prepare(postgres)
+    postgres.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '2MB'")
+    postgres.execute("SELECT pg_reload_conf()")
+    settings = PostgresqlSettings("127.0.0.1", postgres.port, REPLICATOR, REPLICATOR_PASSWORD, "postgres", ())
+    server = Server(settings, 10)
+
+    def given_up() -> bool:
+        postgres.complete_segments(4)
+        postgres.checkpoint()
+        found = server.slot(HOLD_SLOT)
+        return found is not None and found.lost
+
+    wait_until(given_up, "a lost slot", 60)
+    hint = how_to_make_safe(server.slot(HOLD_SLOT), HOLD_SLOT, declared=True)
+    statement = re.search(r"SELECT [^:]+", hint)
+    assert statement is not None
+    with postgres.connect(REPLICATOR) as connection:
+        connection.execute(statement[0].encode())
+    assert server.slot(HOLD_SLOT) is None  # so that Patroni can make it again
+    server.close()

@@ -1,0 +1,86 @@
+"""What status learns from the store: gaps that are open, and whether a replica that fell behind can come back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.core.values import plain_segment
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
+from walkeeper.config import Config, load
+from walkeeper.core.history import History
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Record
+from walkeeper.status import gather
+from walkeeper.store.directory import DirectoryStore
+from walkeeper.store.directory.keys import DirectorySettings
+
+LOST = Segment(1, 5, SegmentSize(MIB))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    (tmp_path / "store").mkdir()
+    file = tmp_path / "patroni.yml"
+    file.write_text(f"scope: demo\nwalkeeper:\n  store:\n    directory: {tmp_path / 'store'}\n")
+    return load(file, {})
+
+
+def archive_of(config: Config) -> Archive:
+    assert isinstance(config.store, DirectorySettings)
+    return Archive(DirectoryStore(config.store.path), Layout("demo", None, 7), LOST.size, Codec())
+
+
+def record(lsn: int) -> Record:
+    return Record(
+        system_identifier="7", segment_size=MIB, timeline=1, lsn=str(Lsn(lsn)), start=LOST.name, owner="a", session="s"
+    )
+
+
+def test_status_reports_a_gap_until_it_is_closed(config: Config) -> None:
+    """By a returning member."""
+    archive = archive_of(config)
+    archive.record_gap(LOST, LOST.end)
+    unknown: list[dict[str, str]] = []
+    assert gather._gaps(config, record(LOST.end), unknown) == [{"timeline": 1, "start": "0/500000", "end": "0/600000"}]
+    archive.archive_segment(LOST, plain_segment(LOST, 7), History(1))
+    assert gather._gaps(config, record(LOST.end), unknown) == []
+    assert unknown == []
+
+
+@pytest.mark.parametrize(
+    ("lsn", "changes", "next_wal"),
+    [
+        (8 * MIB + 100, {}, "archived"),
+        (9 * MIB + 100, {}, "absent"),
+        (12 * MIB + 100, {}, None),  # the frontier has not passed it: it may come
+        (5 * MIB + 100, {}, "gap 0/500000 to 0/600000"),
+        (3 * MIB, {}, "gap 0/500000 to 0/600000"),  # a replica below a gap gets no further than that
+        (9 * MIB + 100, {"receives": True}, None),
+        (9 * MIB + 100, {"behind_bytes": MIB - 1}, None),
+        (9 * MIB + 100, {"receives": None, "behind_bytes": None}, None),
+    ],
+)
+def test_a_replica_that_does_not_stream_comes_back_by_the_archive_or_not_at_all(
+    config: Config, lsn: int, changes: dict[str, Any], next_wal: str | None
+) -> None:
+    archive = archive_of(config)
+    archive.record_gap(LOST, LOST.end)
+    eighth = Segment(1, 8, LOST.size)
+    archive.archive_segment(eighth, plain_segment(eighth, 7), History(1))
+    now = record(12 * MIB)
+    row = {"lsn": str(Lsn(lsn)), "receives": False, "behind_bytes": 9 * MIB, "next_wal": None, **changes}
+    gather._look_for_next_wal(config, now, gather._gaps(config, now, []) or [], [row])
+    assert row["next_wal"] == next_wal
+
+
+def test_a_store_that_is_away_is_no_reason_to_call_a_replica_stuck(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "store").rename(tmp_path / "away")
+    row: dict[str, Any] = {"lsn": "0/900000", "receives": False, "behind_bytes": 9 * MIB, "next_wal": None}
+    gather._look_for_next_wal(config, record(12 * MIB), [], [row])
+    assert row["next_wal"] is None
