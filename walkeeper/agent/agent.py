@@ -10,6 +10,7 @@ from walkeeper.agent.archiver.assembly import assemble, find_receiver
 from walkeeper.agent.archiver.leftovers import Leftovers
 from walkeeper.agent.archiver.local_wal import read_local_wal
 from walkeeper.agent.archiver.lost_wal import Sources
+from walkeeper.agent.archiver.member_wal import Candidate
 from walkeeper.agent.archiver.ownership import NotLeader, take_over
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.observation import Look, Observed, Seen
@@ -21,9 +22,10 @@ from walkeeper.agent.threads import Crew
 from walkeeper.archive.codec import open_codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
-from walkeeper.config import Config, PostgresqlSettings
+from walkeeper.config import Config
 from walkeeper.core.desired import Desired, ServerView, View, desired, writes_without_leading
-from walkeeper.core.lsn import SegmentSize
+from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.members import may_have
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology
 from walkeeper.errors import DcsUnavailable, SpoolError, WalkeeperError
@@ -229,13 +231,17 @@ class Agent:
         layout = Layout(self.config.scope, self.config.group, system_identifier)
         return Archive(self.store, layout, size, self._codec)
 
-    def _other_members(self) -> list[PostgresqlSettings]:
-        topology = self.observer.topology
-        if topology is None:
+    def _other_members(self, frontier: Lsn) -> list[Candidate]:
+        """Those that may have WAL from there on."""
+        own, topology = self.config.postgresql, self.topology
+        if topology is None or not any(member.name == self.config.name for member in topology.members):
+            # Without our own key the others' may be lacking as well: Patroni writes them again into a DCS that was emptied.
             raise DcsUnavailable("members in the DCS: not known yet", hint="One of them may have what is looked for.")
-        own = self.config.postgresql
         return [
-            replace(own, host=member.host, port=member.port)
-            for member in topology.members
-            if member.name != self.config.name and member.host and member.port
+            Candidate(
+                member.name,
+                replace(own, host=member.host, port=member.port) if member.host and member.port else None,
+            )
+            for member in may_have(self.observer.members, frontier)
+            if member.name != self.config.name
         ]

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Final
 
 from walkeeper.archive.codec import SUFFIXES
-from walkeeper.archive.layout import cluster_prefix
+from walkeeper.archive.layout import ACCEPTED, cluster_prefix
 from walkeeper.core.coverage import Range, merged
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.store.base import ObjectInfo, Store
@@ -156,6 +156,8 @@ def _put(inventory: Inventory, rest: str, info: ObjectInfo) -> None:
         inventory.starts.append(match[1])
     elif kind == "gap" and (match := _GAP.match(rest)):
         inventory.gaps.append(match[1])
+    elif kind == "gap" and rest.endswith(ACCEPTED):
+        pass  # what people say of a gap does not change what is stored
     elif kind == "history" and (match := _HISTORY.match(rest)):
         inventory.histories.append(int(match[1], 16))
     elif kind == "tail":

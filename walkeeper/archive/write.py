@@ -14,7 +14,7 @@ from itertools import count
 from typing import Final
 
 from walkeeper.archive.codec import SUFFIXES, Codec
-from walkeeper.archive.layout import Layout, parse_gap_name
+from walkeeper.archive.layout import ACCEPTED, Layout, parse_gap_name
 from walkeeper.core.coverage import Archived, merged, reach
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
@@ -181,21 +181,33 @@ class Archive:
             self.layout.start(first), {"first": first.name, "segment_size": first.size, "at": clock.timestamp()}
         )
 
-    def record_gap(self, first: Segment, end: Lsn) -> None:
-        """Say that from the start of ``first`` up to ``end`` WAL exists nowhere any more."""
+    def record_gap(self, first: Segment, end: Lsn, why: str = "") -> None:
+        """Say that from the start of ``first`` up to ``end`` WAL exists nowhere any more, and how that is known."""
         content = {"timeline": first.timeline, "start": str(first.start), "end": str(end), "at": clock.timestamp()}
-        self._create_json(self.layout.gap(first, end), content)
+        self._create_json(self.layout.gap(first, end), {**content, "why": why})
+
+    def accept_gap(self, first: Segment, end: Lsn) -> None:
+        """A person's word that this WAL, suspected lost or a recorded gap, is not waited for."""
+        content = {"timeline": first.timeline, "start": str(first.start), "end": str(end), "at": clock.timestamp()}
+        self._create_json(self.layout.accepted_gap(first, end), content)
+
+    def accepted_gaps(self) -> list[Gap]:
+        """What people have accepted as lost, each within one timeline."""
+        return [gap for name, gap in self._listed_gaps() if name.endswith(ACCEPTED)]
 
     def gaps(self) -> list[Gap]:
         """The gaps that were recorded, each within one timeline, in order of position; closed ones too."""
-        gaps = []
+        gaps = [gap for name, gap in self._listed_gaps() if not name.endswith(ACCEPTED)]
+        return sorted(gaps, key=lambda gap: Lsn.parse(gap.start))
+
+    def _listed_gaps(self) -> Iterator[tuple[str, Gap]]:
         for info in self.store.list(self.layout.gaps):
+            name = info.key.rpartition("/")[2]
             try:
-                segment, end = parse_gap_name(info.key.rpartition("/")[2], self.size)
+                segment, end = parse_gap_name(name.removesuffix(ACCEPTED), self.size)
             except BadName:
                 continue  # not ours
-            gaps.append(Gap(segment.timeline, str(segment.start), str(end)))
-        return sorted(gaps, key=lambda gap: Lsn.parse(gap.start))
+            yield name, Gap(segment.timeline, str(segment.start), str(end))
 
     def open_gaps(self) -> list[Gap]:
         """The recorded gaps that are not closed: a returning member may have handed in what was missing."""

@@ -15,6 +15,9 @@ MAX_RECORD_BYTES: Final = 64 * 1024
 MAX_GAPS: Final = 32
 """How many gaps the record itself lists, newest last; the store has them all."""
 
+MAX_SUSPECTED: Final = 8
+"""How many ranges that are suspected lost the record lists, lowest first."""
+
 _ALIGNMENT: Final = 4
 """Records begin and end at multiples of MAXALIGN, which is 8, or 4 on some 32-bit machines."""
 _REBUILD: Final = "walkeeper does not trust it and looks at the store instead."
@@ -33,8 +36,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     Every byte of ``timeline``'s ancestry from the archive's stated start below ``lsn`` is in the store, but for ``gaps``.
     ``lsn`` is text in the document: the start of a segment, or with the tail any byte inside one. ``start`` names the
-    archive's first segment. ``session`` is drawn anew at each takeover. ``trouble`` is what keeps the owner from going on,
-    for people on other nodes; ``updated_at`` is for people too.
+    archive's first segment. ``session`` is drawn anew at each takeover. ``suspected`` is WAL from the frontier on that nobody
+    who answered has, and that holds the frontier up. ``trouble`` is what keeps the owner from going on, for people on other
+    nodes; ``updated_at`` is for people too.
     """
 
     schema: int = SCHEMA
@@ -47,6 +51,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     gaps: tuple[Gap, ...] = ()
     gaps_total: int = 0
+    suspected: tuple[Gap, ...] = ()
     trouble: str = ""
     updated_at: str = ""
 
