@@ -30,7 +30,10 @@ def test_status_reports_a_gap_until_it_is_closed(tmp_path: Path) -> None:
     archive = Archive(DirectoryStore(tmp_path / "store"), Layout("demo", None, 7), LOST.size, Codec())
     archive.record_gap(LOST, LOST.end)
     unknown: list[str] = []
-    assert gather._gaps(config, record, unknown) == [{"timeline": 1, "start": "0/500000", "end": "0/600000"}]
+    told = {"timeline": 1, "start": "0/500000", "end": "0/600000"}
+    assert gather._gaps(config, record, unknown) == [told | {"accepted": False}]
+    archive.accept_gap(LOST, LOST.end)
+    assert gather._gaps(config, record, unknown) == [told | {"accepted": True}]
     archive.archive_segment(LOST, plain_segment(LOST, 7), History(1))
     assert gather._gaps(config, record, unknown) == []
     assert unknown == []

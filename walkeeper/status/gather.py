@@ -16,6 +16,7 @@ from walkeeper.config import Config
 from walkeeper.control import client, paths
 from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
 from walkeeper.core.record import Record, decode_record
+from walkeeper.core.suspicion import covers
 from walkeeper.dcs.base import Member, RecordStore, Topology
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
@@ -112,6 +113,7 @@ def _described(record: Record | None) -> dict[str, Any] | None:
         "start": record.start,
         "owner": record.owner,
         "gaps_total": record.gaps_total,
+        "suspected": [{"timeline": gap.timeline, "start": gap.start, "end": gap.end} for gap in record.suspected],
         "trouble": record.trouble or None,
         "age_seconds": _age(record.updated_at),
     }
@@ -200,11 +202,14 @@ def _gaps(config: Config, record: Record | None, unknown: list[str]) -> list[dic
     layout = Layout(config.scope, config.group, int(record.system_identifier))
     try:
         archive = Archive(open_store(config.store), layout, record.size, Codec())
-        gaps = _within(PATIENCE, archive.open_gaps)
+        gaps, accepted = _within(PATIENCE, lambda: (archive.open_gaps(), archive.accepted_gaps()))
     except WalkeeperError as problem:
         unknown.append(f"gaps: {problem}")
         return None
-    return [{"timeline": gap.timeline, "start": gap.start, "end": gap.end} for gap in gaps]
+    return [
+        {"timeline": gap.timeline, "start": gap.start, "end": gap.end, "accepted": covers(accepted, gap)}
+        for gap in gaps
+    ]
 
 
 def _within(seconds: float, work: Callable[[], _T]) -> _T:
@@ -255,7 +260,10 @@ def _attention(status: dict[str, Any], topology: Topology | None, hold_slot: str
         owns = f"{record['owner']} still owns the record" if record["owner"] else "nobody owns the record yet"
         found.append(f"Patroni's leader is {status['leader']}, and {owns}")
     found += _standstill(record, members)
-    found += [f"gap on timeline {gap['timeline']}: {gap['start']} to {gap['end']}" for gap in status["gaps"] or []]
+    for gap in status["gaps"] or []:
+        if not gap["accepted"]:
+            text = f"gap on timeline {gap['timeline']}: {gap['start']} to {gap['end']}"
+            found.append(f"{text}. Take a base backup, then run: walkeeper gap accept {gap['start']}")
     found += [f"{row['name']} is not gap-safe: {row['why']}" for row in members if row["gap_safe"] is False]
     if topology is not None and hold_slot not in topology.slots:
         found.append(f"Patroni's dynamic configuration does not declare the slot {hold_slot}")
@@ -267,7 +275,9 @@ def _attention(status: dict[str, Any], topology: Topology | None, hold_slot: str
 def _standstill(record: dict[str, Any] | None, members: list[dict[str, Any]]) -> list[str]:
     """The owner's agent may be dead, and then says nothing."""
     waiting = max((row["lag_bytes"] for row in members if row["lag_bytes"] is not None), default=0)
-    if record is None or waiting < record["segment_size"] or (record["age_seconds"] or 0) < STANDSTILL:
+    if record is None or record["suspected"]:  # then the record says itself what it waits for
+        return []
+    if waiting < record["segment_size"] or (record["age_seconds"] or 0) < STANDSTILL:
         return []
     stood, waits = f"{record['age_seconds']:.0f} s", size(waiting)
     return [

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from walkeeper.core.lsn import Lsn
 from walkeeper.lib.terminal import size, wrapped
+from walkeeper.status.text import gaps_in_words
 
 WIDTH: Final = 80
 WINDOW: Final = 10.0
@@ -39,7 +40,7 @@ def lines(samples: Sequence[Sample], *, stamp: str, age: float, bars: bool) -> l
         *_words("Frontier", _frontier(samples)),
         *_words("WAL", _wal(samples)),
         *_words("Uploads", _uploads(samples)),
-        *_words("Gaps", "unknown" if status["gaps"] is None else str(len(status["gaps"]) or "none")),
+        *_words("Gaps", gaps_in_words(status["gaps"])),
         *([_bars(samples)] if bars and len(samples) > 2 else []),
         [],
         *_table(status),

@@ -42,8 +42,20 @@ def _head(status: dict[str, Any]) -> list[str]:
     else:
         moved = f"moved by {record['owner'] or 'verify --rebuild'}{_ago(record['age_seconds'])}"
         lines.append(f"Frontier  {record['frontier']} on timeline {record['timeline']}, {moved}")
-    lines.append(f"Gaps      {'unknown' if gaps is None else len(gaps) or 'none'}")
+    lines.append(f"Gaps      {gaps_in_words(gaps)}")
+    lines += [
+        f"Missing   {lost['start']} to {lost['end']} of timeline {lost['timeline']}: looked for, perhaps lost"
+        for lost in (record["suspected"] if record is not None else ())
+    ]
     return lines
+
+
+def gaps_in_words(gaps: list[dict[str, Any]] | None) -> str:
+    """How many, and how many of them people have accepted."""
+    if not gaps:
+        return "unknown" if gaps is None else "none"
+    accepted = sum(gap["accepted"] for gap in gaps)
+    return f"{len(gaps)}, {'all' if accepted == len(gaps) else accepted} accepted" if accepted else str(len(gaps))
 
 
 def _table(members: list[dict[str, Any]], leader: str | None) -> list[str]:
