@@ -271,7 +271,7 @@ def test_p10_an_archiver_that_does_not_end_ends_the_process(machine: Machine) ->
     assert agent.wait(30) == 1
     (said,) = machine.says("ERROR threads_stuck")
     assert "threads=upload-" in said
-    assert "archive.py:" in said
+    assert "uploads.py:" in said
 
 
 def test_sighup_opens_the_log_anew(machine: Machine) -> None:

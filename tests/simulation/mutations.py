@@ -440,19 +440,19 @@ def lay_no_seed(patch: MonkeyPatch) -> None:
 # --------------------------------------------------------------------------------------------------------------------- gaps
 
 
-@mutation(first=32)
+@mutation(first=98)
 def call_it_a_gap_too_early(patch: MonkeyPatch) -> None:
     patch.setattr(Members, "fetch", lambda *_: iter(()))
     patch.setattr(Suspicions, "silent", lambda *_: [])
     patch.setattr(Suspicions, "_why", lambda *_, **__: Why.PROVED)
 
 
-@mutation(first=32)
+@mutation(first=103)
 def call_it_a_gap_without_a_look_into_the_store(patch: MonkeyPatch) -> None:
     patch.setattr(LostWal, "_take", lambda *_: False)
 
 
-@mutation(first=32)
+@mutation(first=98)
 def pass_a_gap_without_a_word(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "record_gap", lambda *_: None)
 
@@ -468,7 +468,7 @@ def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
 _SILENT: Final = ("lose_slot", "lose_slot", "jump_slot", "mute_member", "unknown_name", "cut_members", "kill_server")
 
 
-@mutation(*_SILENT)
+@mutation(*_SILENT, first=88)
 def take_silence_for_no(patch: MonkeyPatch) -> None:
     """A member that hung, restarted, or whose name was not known for a while, counted as one that has not got the WAL."""
     patch.setattr(walkeeper.agent.archiver.member_wal, "says_no", lambda _: True)

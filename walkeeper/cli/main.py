@@ -246,8 +246,11 @@ def _fetch(options: argparse.Namespace) -> int:
 
 def _gap(options: argparse.Namespace) -> int:
     from walkeeper.config import load  # noqa: PLC0415
+    from walkeeper.errors import ConfigError  # noqa: PLC0415
     from walkeeper.gap import command  # noqa: PLC0415
 
+    if options.what == "list" and options.start is not None:
+        raise ConfigError("gap list: it takes no position", hint="It lists everything; FROM belongs to gap accept.")
     config = load(config_path(options), os.environ)
     return command.main(config, accept=options.what == "accept", start=options.start, as_json=options.json)
 
