@@ -28,6 +28,7 @@ DOORS = {
 CORE_MAY_USE = {
     "__future__",
     "array",
+    "bisect",
     "collections",
     "dataclasses",
     "enum",

@@ -80,10 +80,10 @@ def test_every_lasting_trouble_brings_an_alert() -> None:
         "bad_name",
         "fenced",
         "not_leader",
-        "member_unreachable",
+        "no_such_gap",
         "at_it",
     }  # of commands, or passing
-    elsewhere = {"not_gap_safe", "dcs", "dcs_unavailable", "cas_conflict"}
+    elsewhere = {"not_gap_safe", "wal_missing", "dcs", "dcs_unavailable", "cas_conflict"}
     assert without - never - elsewhere == set()
 
 
@@ -201,7 +201,7 @@ def test_what_the_readme_says_to_merge_is_taken_and_is_refused_when_it_is_pasted
 def test_the_complete_example_names_every_key() -> None:
     text = (EXAMPLES / "patroni.yml").read_text()
     section = text[text.index("walkeeper:\n") : text.index("\nbootstrap:")]
-    known = {"store", "s3", "encryption", "spool", "postgresql", "agent", "restore"}
+    known = {"store", "s3", "encryption", "spool", "postgresql", "agent", "restore", "gap"}
     from walkeeper.config.keys import all_keys  # noqa: PLC0415
 
     known |= {key.name for key in all_keys()}

@@ -60,6 +60,7 @@ def dashboard() -> dict[str, Any]:
         panel("stat", "Behind", (4, 0, 4, 4), "s", (f'max by (scope) ({of_scope("walkeeper_lag_seconds")})', "{{scope}}"),
               description="How long the oldest complete segment has waited for the frontier.", defaults=late, **last),
         panel("stat", "Not archived", (8, 0, 4, 4), "bytes", (f'max by (scope) ({of_scope("walkeeper_lag_bytes")})', "{{scope}}"),
+              (f'max by (scope) ({of_scope("walkeeper_suspected_bytes")}) > 0', "{{scope}}: suspected lost"),
               description="It lies in pg_wal on every node.", **last),
         panel("stat", "Gaps", (12, 0, 4, 4), "none", (f'max by (scope) ({of_scope("walkeeper_gaps")})', "{{scope}}"),
               description="That were ever recorded; walkeeper status says which are still open.", defaults=none, **last),

@@ -11,6 +11,7 @@ import threading
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,6 @@ from walkeeper.archive.read import fetch
 from walkeeper.archive.write import Archive
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.record import Gap
 from walkeeper.core.wal_page import Plain
 from walkeeper.errors import StoreUnavailable
 from walkeeper.lib.clock import timestamp
@@ -170,9 +170,9 @@ def test_a_backlog_does_not_write_the_record_for_each_segment(alone: Alone, monk
     written: list[float] = []
     write = Ownership.write
 
-    def note(ownership: Ownership, lsn: Lsn, new_gaps: tuple[Gap, ...] = (), *said: str) -> None:
+    def note(ownership: Ownership, *what: Any) -> None:
         written.append(time.monotonic())
-        write(ownership, lsn, new_gaps, *said)
+        write(ownership, *what)
 
     monkeypatch.setattr(Ownership, "write", note)
     with alone.agent() as agent:

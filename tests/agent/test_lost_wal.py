@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,8 @@ from tests.fixtures.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, w
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, Postgres, restore_server
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.archiver import lost_wal, member_wal, recorded_gaps
+from walkeeper.agent.http.report import report
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import fetch
@@ -38,6 +41,7 @@ class Pair:
         self.store = MemoryStore()
         self.dcs = MemoryDcs(slots=(HOLD_SLOT,))
         self.dcs.set_leader("a")
+        self.dcs.set_members(Member("a", "primary", "running", "127.0.0.1", primary.port, 1, None))
         self.layout = Layout("demo", None, primary.system_identifier)
         self.archive = Archive(self.store, self.layout, SIZE, Codec())
 
@@ -104,7 +108,7 @@ def test_f4_wal_that_is_nowhere_is_recorded_as_a_gap_and_archiving_goes_on(pair:
         lost_from = agent.frontier
     end = pair.recycle()
     with pair.agent("a") as agent:
-        agent.wait_frontier(end, 30)
+        agent.wait_frontier(end, 60)
         wait_for(lambda: agent.record.gaps_total == 1)
         gap = agent.record.gaps[0]
         assert Lsn.parse(gap.start) == lost_from
@@ -127,7 +131,7 @@ def test_a_gap_above_uploads_that_are_held_up_is_recorded_once_and_passed_last(p
     pair.recycle()
     pair.primary.physical_slot(HOLD_SLOT)
     with pair.agent("a") as agent:
-        wait_for(lambda: len(pair.archive.contents.gaps()) == 1, 30)
+        wait_for(lambda: len(pair.archive.contents.gaps()) == 1, 60)
         end = Segment.parse(pair.primary.switch_wal(), SIZE).end
         wait_for(lambda: agent.record.gaps_total == 1)
         assert agent.frontier == start
@@ -159,21 +163,177 @@ def test_wal_that_another_member_has_is_fetched_from_it(pair: Pair) -> None:
     assert [segment for segment in pair.chain(History(1), start.start, end) if segment not in stored] == []
 
 
-def test_a_gap_is_recorded_only_after_a_silent_member_was_waited_for(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("walkeeper.agent.archiver.lost_wal.MEMBER_PATIENCE", 3.0)
-    with pair.agent("a") as agent:
-        wait_for(lambda: agent.archiving)
-        standby = pair.add_standby(hold_slot=True)
-        agent.wait_frontier(Segment.parse(pair.primary.switch_wal(), SIZE).end)
-    end = pair.recycle()
-    standby.kill9()
-    with pair.agent("a") as agent:
+class Loss:
+    """What b alone still has of the WAL that the primary has recycled: from the frontier on."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        with pair.agent("a") as agent:
+            wait_for(lambda: agent.archiving)
+            self.standby = pair.add_standby(hold_slot=True)
+            agent.wait_frontier(Segment.parse(pair.primary.switch_wal(), SIZE).end)
+            self.start = agent.frontier
+        self.end = pair.recycle()
+        pair.primary.physical_slot(HOLD_SLOT)
+        self.slot = pair.primary.restart_lsn(HOLD_SLOT)
+
+    def b_is_at(self, host: str) -> None:
+        self.pair.dcs.set_members(
+            Member("a", "primary", "running", "127.0.0.1", self.pair.primary.port, 1, None),
+            Member("b", "replica", "streaming", host, self.standby.port, 1, None),
+        )
+
+    def stored_behind(self) -> bool:
+        """Whether uploads go on behind it."""
+        return any(segment.start >= self.end - SIZE for segment in self.pair.archive.contents.segments())
+
+    def wait_suspected(self, agent: RunningAgent) -> None:
         wait_for(lambda: "archiver_wal_missing" in agent.troubles())
+        wait_for(lambda: agent.record.suspected)
+        self.pair.primary.switch_wal()
+        wait_for(self.stored_behind)
+
+
+@pytest.fixture
+def loss(pair: Pair) -> Loss:
+    return Loss(pair)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was said when a member was asked, and not delivered."""
+    said: list[str] = []
+    real = member_wal.stream_segment
+
+    def stream_segment(*arguments: Any) -> Any:
+        plain, text = real(*arguments)
+        said.append(text)
+        return plain, text
+
+    monkeypatch.setattr(member_wal, "stream_segment", stream_segment)
+    return said
+
+
+def test_p4_a_member_whose_name_does_not_resolve_for_a_while_loses_nothing(loss: Loss, asked: list[str]) -> None:
+    loss.b_is_at("no-such-host.invalid")
+    with loss.pair.agent("a") as agent:
+        loss.wait_suspected(agent)
+        wait_for(lambda: len(asked) > 2)
+        missing = report(agent.agent)["suspected"]
+        assert missing["waiting_for"] == ["b"]
+        assert missing["ranges"][0]["start"] == str(loss.start)
+        assert missing["bytes"] == sum(Lsn.parse(lost["end"]) - Lsn.parse(lost["start"]) for lost in missing["ranges"])
+        assert "waiting for b until 20" in agent.record.trouble
+        assert agent.frontier == loss.start
+        assert loss.pair.archive.contents.gaps() == []
+        assert loss.pair.primary.restart_lsn(HOLD_SLOT) == loss.slot
+        loss.b_is_at("127.0.0.1")
+        agent.agent.observer._topology_at = 0.0
+        agent.wait_frontier(loss.end, 60)
+        wait_for(lambda: "archiver_wal_missing" not in agent.troubles())
+        wait_for(lambda: agent.record.suspected == ())
         assert agent.record.gaps_total == 0
-        agent.wait_frontier(end, 30)
+    stored = set(loss.pair.archive.contents.segments())
+    assert [one for one in loss.pair.chain(History(1), loss.start, loss.end) if one not in stored] == []
+
+
+def test_p4_a_member_that_is_down_is_waited_for_and_delivers_when_it_is_back(loss: Loss, asked: list[str]) -> None:
+    loss.standby.kill9()
+    with loss.pair.agent("a") as agent:
+        loss.wait_suspected(agent)
+        wait_for(lambda: asked)
+        loss.pair.dcs.set_members(Member("a", "primary", "running", "127.0.0.1", loss.pair.primary.port, 1, None))
+        agent.agent.observer._topology_at = 0.0  # its key expires, and it is remembered
+        seen = len(asked)
+        wait_for(lambda: len(asked) > seen + 1)
+        assert report(agent.agent)["suspected"]["waiting_for"] == ["b"]
+        loss.standby.start()
+        agent.wait_frontier(loss.end, 60)
+        assert agent.record.gaps_total == 0
+
+
+def test_a_gap_is_recorded_after_a_silent_member_was_waited_for(loss: Loss) -> None:
+    loss.standby.kill9()
+    with loss.pair.agent("a", gap_patience=15.0) as agent:
+        loss.wait_suspected(agent)
+        assert agent.record.gaps_total == 0
+        agent.wait_frontier(loss.end, 60)
         assert agent.record.gaps_total == 1
+        assert agent.record.suspected == ()
+        wait_for(lambda: "archiver_gap" in agent.troubles())
+        gap = agent.record.gaps[0]
+        first = Segment.at(1, Lsn.parse(gap.start), SIZE)
+        key = loss.pair.layout.gap(first, Lsn.parse(gap.end))
+        assert b"not proved: gap.patience" in loss.pair.store.objects[key][0]
+
+
+def test_a_recorded_gap_is_closed_by_the_pg_wal_of_a_member_that_comes_back(
+    loss: Loss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded_gaps, "LOOK_SECONDS", 1.0)
+    loss.standby.kill9()
+    with loss.pair.agent("a", gap_patience=1.0) as agent:
+        agent.wait_frontier(loss.end, 60)
+        wait_for(lambda: "archiver_gap" in agent.troubles())
+        assert loss.pair.archive.contents.open_gaps() != []
+        loss.standby.start()
+        wait_for(lambda: loss.pair.archive.contents.open_gaps() == [])
+        wait_for(lambda: "archiver_gap" not in agent.troubles())
+
+
+def test_a_gap_that_a_person_accepts_is_recorded_at_once_and_is_no_trouble(loss: Loss) -> None:
+    loss.standby.kill9()
+    with loss.pair.agent("a") as agent:
+        loss.wait_suspected(agent)
+        (suspected,) = agent.record.suspected
+        first = Segment.at(1, Lsn.parse(suspected.start), SIZE)
+        loss.pair.archive.accept_gap(first, Lsn.parse(suspected.end))
+        agent.wait_frontier(loss.end, 60)
+        wait_for(lambda: agent.record.gaps == (suspected,))
+        wait_for(lambda: not agent.troubles() & {"archiver_wal_missing", "archiver_gap"})
+
+
+def test_p9_when_the_disk_of_pg_wal_runs_short_nobody_is_waited_for(
+    loss: Loss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss.standby.kill9()
+    with loss.pair.agent("a") as agent:
+        loss.wait_suspected(agent)
+        monkeypatch.setattr(lost_wal, "disk_of", lambda _: (5 * MIB, 1000 * MIB))
+        agent.wait_frontier(loss.end, 60)
+        assert agent.record.gaps_total == 1
+
+
+def test_a_member_that_hangs_holds_up_neither_uploads_nor_the_end(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member_wal, "STALLED_SECONDS", 600.0)  # only being told to end ends it
+    loss.standby.process.pause()
+    try:
+        with loss.pair.agent("a") as agent:
+            loss.wait_suspected(agent)
+            archiver = agent.agent.archiver
+            assert archiver is not None
+            archiver.over.set()  # as if it were fenced
+            wait_for(lambda: archiver.ended)
+            assert loss.pair.archive.contents.gaps() == []
+    finally:
+        loss.standby.process.resume()
+
+
+def test_a_member_that_hangs_costs_a_look_a_bounded_time(
+    loss: Loss, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member_wal, "STALLED_SECONDS", 1.0)
+    loss.standby.process.pause()
+    try:
+        with loss.pair.agent("a") as agent:
+            loss.wait_suspected(agent)
+            wait_for(lambda: len(asked) > 1)
+            assert report(agent.agent)["suspected"]["waiting_for"] == ["b"]
+            loss.standby.process.resume()
+            agent.wait_frontier(loss.end, 60)
+            assert agent.record.gaps_total == 0
+    finally:
+        loss.standby.process.resume()
 
 
 def test_wal_that_the_store_has_already_is_not_missed(pair: Pair) -> None:

@@ -46,6 +46,7 @@ KNOWN: Final[dict[str, Any]] = {
     "archive_command": {
         "archive_mode": "on", "archived_count": 5, "last_archived": None, "failed_count": 0, "last_failed": None, "fails": False,
     },
+    "suspected": None,
     "troubles": [],
     "members_behind": {"node2": 4096, "node3": None},
     "refused_total": {},

@@ -70,6 +70,9 @@ class Files:
 
     def stop(self) -> None: ...
 
+    def crowded(self) -> bool:
+        return False
+
 
 class World:
     """One upload thread over a memory store; the frontier is at segment 5."""

@@ -13,6 +13,7 @@ import pytest
 
 from walkeeper import __version__
 from walkeeper.cli import main as cli
+from walkeeper.config import Config
 from walkeeper.errors import StoreUnavailable
 from walkeeper.verify import command, fetch_command, list_command
 
@@ -122,6 +123,20 @@ def test_verify_list_and_fetch_get_what_was_asked_for(config: Path, monkeypatch:
     for wrong in (["--timeline", "0"], ["--timeline", "x"], ["--timeline", "-1"], ["--deep", "--rebuild"], ["more"]):
         assert cli.main(["verify", *named, *wrong]) == 2
     assert len(seen) == 5
+
+
+def test_gap_gets_what_was_asked_for(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[bool, str | None, bool]] = []
+
+    def command(_: Config, *, accept: bool, start: str | None, as_json: bool) -> int:
+        calls.append((accept, start, as_json))
+        return 1
+
+    monkeypatch.setattr("walkeeper.gap.command.main", command)
+    assert cli.main(["gap", "-c", str(config), "list", "--json"]) == 1
+    assert cli.main(["gap", "-c", str(config), "accept", "0/3000000"]) == 1
+    assert calls == [(False, None, True), (True, "0/3000000", False)]
+    assert cli.main(["gap", "-c", str(config), "list", "0/3000000"]) == 2
 
 
 def test_the_agent_needs_more_of_the_configuration(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,7 +76,15 @@ def test_what_is_refused_below_the_frontier_is_of_no_use(problem: WalkeeperError
 def test_the_record_is_written_only_when_it_says_less_than_is_known(
     lsn: int, gaps: list[Gap], trouble: str, unsaid: float, due: bool
 ) -> None:
-    assert record_is_due(RECORD, Lsn(lsn), gaps, trouble, unsaid) == due
+    assert record_is_due(RECORD, Lsn(lsn), gaps, (), trouble, unsaid) == due
+
+
+def test_the_record_is_written_when_wal_is_suspected_lost_and_when_it_is_found() -> None:
+    suspected = (Gap(1, "0/800000", "0/900000"),)
+    assert record_is_due(RECORD, Lsn(8 * MIB), (), suspected, RECORD.trouble, 0.0)
+    told = msgspec.structs.replace(RECORD, suspected=suspected)
+    assert not record_is_due(told, Lsn(8 * MIB), (), suspected, RECORD.trouble, 0.0)
+    assert record_is_due(told, Lsn(8 * MIB), (), (), RECORD.trouble, 0.0)
 
 
 def test_the_record_carries_the_oldest_trouble_cut_short() -> None:
@@ -100,9 +109,36 @@ def test_the_slot_moves_up_to_the_record_if_it_is_ours_to_move(slot: SlotState |
     assert slot_may_move(slot, Lsn(8 * MIB)) == may
 
 
-@given(st.integers(0, 100), st.integers(0, 100 * MIB))
-def test_the_spool_never_loses_a_byte_that_the_record_has_not_passed(number: int, recorded: int) -> None:
-    assert removable(receipt(number), Lsn(recorded)) == ((number + 1) * MIB <= recorded)
+SLOTS = st.none() | st.builds(
+    SlotState, st.booleans(), st.none() | st.integers(0, 100 * MIB).map(Lsn), st.none(), lost=st.booleans()
+)
+
+
+@given(st.integers(0, 100), st.integers(0, 100 * MIB), SLOTS, st.booleans())
+def test_the_spool_never_loses_a_byte_that_the_record_has_not_passed(
+    number: int, recorded: int, slot: SlotState | None, crowded: bool
+) -> None:
+    passed = (number + 1) * MIB <= recorded
+    assert removable(receipt(number), Lsn(recorded), (), slot, crowded=crowded) == passed
+
+
+@pytest.mark.parametrize(
+    ("number", "slot", "crowded", "goes"),
+    [
+        (12, SlotState(True, Lsn(7 * MIB), None, lost=False), False, True),
+        (12, SlotState(True, Lsn(12 * MIB), None, lost=False), False, True),
+        (12, SlotState(True, Lsn(12 * MIB + 1), None, lost=False), False, False),
+        (12, SlotState(True, Lsn(7 * MIB), None, lost=True), False, False),
+        (12, SlotState(False, Lsn(7 * MIB), None, lost=False), False, False),
+        (12, None, False, False),
+        (12, None, True, True),
+        (8, SlotState(True, Lsn(7 * MIB), None, lost=False), True, False),
+    ],
+)
+def test_behind_a_suspicion_the_spool_loses_what_the_slot_keeps_or_what_it_has_no_room_for(
+    number: int, slot: SlotState | None, crowded: bool, goes: bool
+) -> None:
+    assert removable(receipt(number), Lsn(8 * MIB), ((9, 11),), slot, crowded=crowded) == goes
 
 
 @pytest.mark.parametrize(

@@ -327,6 +327,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("newest_timeline", with_part("store", newer_branch="2"), "warning", "has timeline 2, which the cluster has given up: it goes on with 1", "switchover demo"),
     ("newest_timeline", with_part("store", newer_branch=Unknown("denied")), "unknown", "denied", ""),
     ("no_gaps", with_part("store", gaps=("on timeline 1: 0/1 to 0/2",)), "error", "gap on timeline 1: 0/1 to 0/2", "base backup"),
+    ("no_gaps", with_part("store", suspected=("on timeline 1: 0/1 to 0/2",)), "error", "suspected lost on timeline 1: 0/1 to 0/2", "gap accept"),
     ("right_user", with_facts(uid=0), "unknown", "this is uid 0", ""),
     ("spool_private", with_part("spool", uid=0), "error", "belongs to uid 0, not to 111", "chown -R 111 /var/spool/walkeeper"),
     ("spool_private", with_part("spool", mode=0o755), "error", "0755", "chmod 0700 /var/spool/walkeeper"),

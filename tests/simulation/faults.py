@@ -240,6 +240,24 @@ def twin_pieces(world: World, node: Node, fault: Fault) -> None:
         world.store.objects[key] = (world.archive.codec.encode(plain), {"sha256": sha256, "size": str(end)})
 
 
+def mute_member(world: World, node: Node, fault: Fault) -> None:
+    """It takes connections, and hangs."""
+
+    def mute(value: bool) -> None:
+        node.mute = value
+
+    _for_a_while(world, fault, lambda: mute(True), lambda: mute(False))
+
+
+def unknown_name(world: World, node: Node, fault: Fault) -> None:
+    """A name server stumbles."""
+
+    def unknown(value: bool) -> None:
+        node.name_unknown = value
+
+    _for_a_while(world, fault, lambda: unknown(True), lambda: unknown(False))
+
+
 KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "kill_agent": kill_agent,
     "freeze_agent": freeze_agent,
@@ -270,9 +288,11 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "damage_spool": damage_spool,
     "stale_spool": stale_spool,
     "twin_pieces": twin_pieces,
+    "mute_member": mute_member,
+    "unknown_name": unknown_name,
 }
-SELDOM: Final = {"twin_pieces"}
-"""Only where a schedule names them: they take away what is else demanded."""
+SELDOM: Final = {"twin_pieces", "mute_member", "unknown_name"}
+"""Only where a schedule names them: some take away what is else demanded."""
 
 OFTEN: Final = (
     *("kill_agent", "freeze_agent", "power_loss", "freeze_host", "kill_patroni", "switchover", "store_down"),
@@ -306,6 +326,7 @@ def heal(world: World) -> None:
     world.lose_store_answers = 0
     for node in world.nodes:
         node.cut_off.clear()
+        node.mute = node.name_unknown = False
         node.patroni_up = True
         node.host_up = True
         if node.agent is not None:

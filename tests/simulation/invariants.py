@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tests.simulation.threads import Process
     from tests.simulation.world import World
 
+PATIENCE: Final = 60.0
+"""``gap.patience`` here."""
 NEVER_DELETED: Final = ("/wal/", "/history/", "/gap/", "/start/")
 
 
@@ -54,7 +56,8 @@ class Invariants:
         self._newest = 0
         self._highest_timeline = 0
         self._start: Segment | None = None
-        self._asked: dict[tuple[str, str], dict[Segment, float]] = {}
+        self._first_looked: dict[tuple[str, str], float] = {}
+        self._refused: set[tuple[str, str, Segment]] = set()
         self._looked: dict[tuple[str, str], float] = {}
         self._stored_at: dict[str, float] = {}
         self._opened: dict[str, tuple[bytes, bytes]] = {}
@@ -254,14 +257,17 @@ class Invariants:
             self.violated(f"{process.node.name}'s slot moved to {Lsn(lsn)}, beyond every record of its ancestry")
 
     def spool_removed(self, process: NodeProcess, receipt: Receipt) -> None:
-        """Only what is stored and recorded."""
+        """Only what is stored and recorded; or stored, behind WAL that nobody has found yet."""
         segment = receipt.segment
         for session in self._sessions.values():
             if session.branch.history.contains(segment) and session.lsn >= segment.end:
                 if not self._is_stored(session.branch, segment.number):
                     self.violated(f"{segment} is removed from {process.node.name}'s spool, and not stored")
                 return
-        self.violated(f"{segment} is removed from {process.node.name}'s spool before the record has passed it")
+        branch = process.node.branch
+        holed = self.stored_up_to(branch, self._first_start) <= segment.start
+        if not (holed and branch.history.contains(segment) and self._is_stored(branch, segment.number)):
+            self.violated(f"{segment} is removed from {process.node.name}'s spool before the record has passed it")
 
     def acknowledged(self, node: Node, name: str, given: bytes) -> None:
         """PostgreSQL was told that the archive has a file: with the bytes that it had, then or since (it may be gone)."""
@@ -305,24 +311,26 @@ class Invariants:
     def looked(self, host: Node, key: str) -> None:
         """``host`` asked the store whether it has it."""
         self._looked[host.name, key] = self._world.loop.now
+        self._first_looked.setdefault((host.name, key), self._world.loop.now)
 
-    def asked(self, host: Node, member: Node, wanted: Segment) -> None:
-        """``host`` tried to stream ``wanted`` from ``member``."""
-        answers = self._asked.setdefault((host.name, member.name), {})
-        answers[wanted] = self._world.loop.now
+    def refused(self, host: Node, member: Node, wanted: Segment) -> None:
+        """``member`` told ``host`` that it has removed that segment."""
+        self._refused.add((host.name, member.name, wanted))
 
     def _gap_recorded(self, process: NodeProcess, first: Segment, end: int) -> None:
-        """Only what is neither in the store nor in pg_wal, and what each member was asked for: who had it did not answer."""
+        """Only what is neither in the store nor in pg_wal, and what each member has said no to, or was waited for."""
         node, world = process.node, self._world
         for number in range(first.number, end // SIZE):
             segment = Segment(first.timeline, number, SIZE)
             if node.has(segment):
                 self.violated(f"{segment} is called a gap, and lies in {node.name}'s pg_wal")
-            asked = [self._asked.get((node.name, n.name), {}).get(segment) for n in world.nodes if n is not node]
-            if None in asked:
-                self.violated(f"{segment} is called a gap, and not every member was asked for it")
-                return
+            others = [other for other in world.nodes if other is not node]
             key = world.layout.file(segment, ".zst")
+            waited = world.loop.now - self._first_looked.get((node.name, key), world.loop.now)
+            proved = all((node.name, other.name, segment) in self._refused for other in others)
+            if not proved and waited < PATIENCE - 15:
+                self.violated(f"{segment} is called a gap, and not every member has said no to it")
+                return
             if self._stored_at.get(key, 1e9) < self._looked.get((node.name, key), 1e9):
                 self.violated(f"{segment} is called a gap, and was in the store when {node.name} looked")
 

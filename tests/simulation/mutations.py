@@ -15,6 +15,7 @@ from pytest import MonkeyPatch  # noqa: PT013 - a type
 
 import walkeeper.agent.archiver.leftovers
 import walkeeper.agent.archiver.lost_wal
+import walkeeper.agent.archiver.member_wal
 import walkeeper.agent.archiver.ownership
 import walkeeper.agent.archiver.spool
 import walkeeper.archive.tail
@@ -28,6 +29,8 @@ from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.from_pg_wal import FromPgWal
 from walkeeper.agent.archiver.leftovers import Leftovers
+from walkeeper.agent.archiver.lost_wal import LostWal
+from walkeeper.agent.archiver.member_wal import Members
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.archiver.streaming import SpoolFull, Streaming
@@ -43,6 +46,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.record import Record
+from walkeeper.core.suspicion import Suspicions, Why
 from walkeeper.core.tail import Piece, due_for_merge
 from walkeeper.core.takeover import LocalServer, resume_at
 from walkeeper.dcs.base import Leader
@@ -437,17 +441,19 @@ def lay_no_seed(patch: MonkeyPatch) -> None:
 # --------------------------------------------------------------------------------------------------------------------- gaps
 
 
-@mutation(first=32)
+@mutation(first=98)
 def call_it_a_gap_too_early(patch: MonkeyPatch) -> None:
-    patch.setattr(walkeeper.agent.archiver.lost_wal, "_from_members", lambda *_: None)
+    patch.setattr(Members, "fetch", lambda *_: iter(()))
+    patch.setattr(Suspicions, "silent", lambda *_: [])
+    patch.setattr(Suspicions, "_why", lambda *_, **__: Why.PROVED)
 
 
-@mutation(first=32)
+@mutation(first=103)
 def call_it_a_gap_without_a_look_into_the_store(patch: MonkeyPatch) -> None:
-    patch.setattr(walkeeper.agent.archiver.lost_wal, "find", lambda *_: None)
+    patch.setattr(LostWal, "_take", lambda *_: False)
 
 
-@mutation(first=32)
+@mutation(first=98)
 def pass_a_gap_without_a_word(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "record_gap", lambda *_: None)
 
@@ -458,6 +464,38 @@ def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- archiver: command
+
+
+_SILENT: Final = ("lose_slot", "lose_slot", "jump_slot", "mute_member", "unknown_name", "cut_members", "kill_server")
+
+
+@mutation(*_SILENT, first=88)
+def take_silence_for_no(patch: MonkeyPatch) -> None:
+    """A member that hung, restarted, or whose name was not known for a while, counted as one that has not got the WAL."""
+    patch.setattr(walkeeper.agent.archiver.member_wal, "says_no", lambda _: True)
+
+
+@mutation(*_SILENT)
+def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
+    """And with it the slot, so that the member that had the WAL recycled it."""
+
+    def suspect(self: Frontier, first: int, end: int) -> None:
+        self.add_gap(self.history.segment(first, self.size), Lsn(end * self.size))
+
+    patch.setattr(Frontier, "suspect", suspect)
+
+
+@mutation(*_SILENT)
+def empty_the_spool_behind_a_suspicion_before_it_is_stored(patch: MonkeyPatch) -> None:
+    real = Archiver._hand_out
+
+    def hand_out(self: Archiver) -> Any:
+        if self._frontier.suspected:
+            for segment in self._source.complete(self._frontier):
+                self._source.remove(_receipt(segment))
+        return real(self)
+
+    patch.setattr(Archiver, "_hand_out", hand_out)
 
 
 @mutation(archiver="command")
@@ -565,7 +603,7 @@ def take_unknown_members_for_none(patch: MonkeyPatch) -> None:
     """An agent that began while the DCS was away did not know the members, and called their WAL a gap."""
     real = Agent._other_members
 
-    def other_members(self: Agent) -> Any:
-        return real(self) if self.topology is not None else []
+    def other_members(self: Agent, frontier: Lsn) -> Any:
+        return real(self, frontier) if self.topology is not None else []
 
     patch.setattr(Agent, "_other_members", other_members)

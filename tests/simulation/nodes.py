@@ -60,6 +60,10 @@ class Node:
         self.cut_off: set[str] = set()
         """What this node cannot reach: "dcs", "store" or "members"."""
         self.frozen_until = 0.0
+        self.mute = False
+        """Its server takes connections from other hosts, and says nothing."""
+        self.name_unknown = False
+        """Other hosts do not find it by its name."""
         self.agent: Process | None = None
         self.receivers: list[Process] = []
         self.commands: list[Command] = []

@@ -21,6 +21,7 @@ import walkeeper.core.tail
 from tests.fixtures.worlds import config_of
 from tests.parts.postgres import Postgres
 from tests.simulation import threads
+from tests.simulation.invariants import PATIENCE
 from tests.simulation.threads import Clock, Killed, Process, here
 from tests.simulation.wal import (
     SIZE,
@@ -110,6 +111,7 @@ def _config_of(node: Node) -> Config:
         config,
         archiver=node.world.archiver,
         tail_interval=TAIL_INTERVAL if node.world.tails else None,
+        gap_patience=PATIENCE,
         agent=replace(config.agent, poll_interval=POLL),
         node=replace(config.node, spool_directory=node.directory / "spool"),
     )
@@ -348,7 +350,11 @@ class PgReceivewal(Process):
 
     def _stream(self) -> str:
         self.step("connects to", self._server.name)
-        self._host.world.invariants.asked(self._host, self._server, self._last)
+        if self._server is not self._host:
+            if self._server.name_unknown:
+                return "rc 1: could not translate host name: Temporary failure in name resolution"
+            while self._server.mute or self._server.frozen:
+                self.loop.wait(1)
         if self._lost_connection():
             return "rc 1: connection to server failed: refused"
         begin = self._begin()
@@ -368,13 +374,13 @@ class PgReceivewal(Process):
             file = server.branch.segment(number)
             segment = Segment(timeline, number, SIZE)
             if not server.has(file) and file.end <= server.lsn:
-                return f"rc 1: requested WAL segment {segment} has already been removed"
+                return self._removed(segment)
             partial = self._directory / (segment.name + PARTIAL)
             if server.lsn > segment.start:
                 self._write(partial, server.branch, number)
             if segment != file and segment.end <= ends.get(timeline, 0):  # its history claims more than it has
                 if server.branch.segment(number - 1).timeline != timeline:
-                    return f"rc 1: requested WAL segment {segment} has already been removed"
+                    return self._removed(segment)
                 self._close()
                 write_segment(partial, b"what a standby had received and not replayed")
                 partial.rename(self._directory / segment.name)
@@ -391,6 +397,10 @@ class PgReceivewal(Process):
             else:
                 self.loop.wait(0.5)
         return "rc 0"
+
+    def _removed(self, segment: Segment) -> str:
+        self._host.world.invariants.refused(self._host, self._server, segment)
+        return f"rc 1: requested WAL segment {segment} has already been removed"
 
     def _write(self, partial: Path, branch: Branch, number: int) -> None:
         """What the server has more of that segment. Without tails nobody looks at it before it is whole."""
@@ -496,6 +506,7 @@ def simulated() -> Iterator[None]:
         "ends_early": lambda *_: None,  # no segment here was made of a tail
         "check_complete": lambda *_: None,  # nor has one more than its first bytes
         "find_program": lambda *_: Path("/bin/true"),
+        "disk_of": lambda _: (1 << 40, 1 << 40),
         "random": _Dice(),
         "uuid": _Sessions(),
         "TICK": 0.5,

@@ -68,3 +68,24 @@ def test_a_seed_decides_everything() -> None:
 
     assert steps(7) == steps(7)
     assert steps(7) != steps(8)
+
+
+SILENT = (
+    "lose_slot",
+    "lose_slot",
+    "jump_slot",
+    "mute_member",
+    "unknown_name",
+    "cut_members",
+    "kill_server",
+    "power_loss",
+)
+"""Where WAL is recycled that is not archived, and those who have it hang, are not found, restart, and come back."""
+
+
+def test_p4_silence_of_whatever_kind_is_never_a_no() -> None:
+    outcomes = []
+    for seed in range(100):
+        outcomes.append(play(Schedule(seed, kinds=SILENT)))
+        assert outcomes[-1].problem is None, f"{outcomes[-1].problem}\n{explain(outcomes[-1])}"
+    assert sum(outcome.gaps for outcome in outcomes) > 0  # and what is nowhere becomes one

@@ -181,7 +181,7 @@ def test_i3_status_tells_what_is_known_and_what_is_not(world: World) -> None:
     archive.record_gap(first, Lsn(3 * MIB))
     said = world.ask(other)
     assert said.code == 1
-    assert said.found["gaps"] == [{"timeline": 1, "start": "0/100000", "end": "0/300000"}]
+    assert said.found["gaps"] == [{"timeline": 1, "start": "0/100000", "end": "0/300000", "accepted": False}]
     assert "gap on timeline 1: 0/100000 to 0/300000" in said.attention
 
     cluster.patch_config({"slots": None})
@@ -288,7 +288,7 @@ WHOLE: Final[dict[str, Any]] = {
     "hold_slot": {"name": HOLD_SLOT, "declared": True},
     "record": {
         "system_identifier": "7", "segment_size": MIB, "timeline": 2, "frontier": "2/4A000000",
-        "start": "000000010000000000000003", "owner": "node1", "gaps_total": 0, "trouble": None, "age_seconds": 1.0,
+        "start": "000000010000000000000003", "owner": "node1", "gaps_total": 0, "suspected": [], "trouble": None, "age_seconds": 1.0,
         "moved_seconds_ago": 5.0,
     },
     "members": [ROW], "gone": [], "gaps": [], "agent": None, "attention": [], "unknown": [], "exit_code": 0,

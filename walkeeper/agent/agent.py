@@ -10,6 +10,7 @@ from walkeeper.agent.archiver.assembly import assemble, find_receiver
 from walkeeper.agent.archiver.leftovers import Leftovers
 from walkeeper.agent.archiver.local_wal import read_local_wal
 from walkeeper.agent.archiver.lost_wal import Sources
+from walkeeper.agent.archiver.member_wal import Candidate
 from walkeeper.agent.archiver.ownership import NotLeader, take_over
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.observation import Look, Observed, Seen
@@ -19,8 +20,10 @@ from walkeeper.agent.probe import Probe
 from walkeeper.agent.problems import Troubles
 from walkeeper.agent.threads import Crew
 from walkeeper.archive.open import open_archives
-from walkeeper.config import Config, PostgresqlSettings
+from walkeeper.config import Config
 from walkeeper.core.desired import Desired, ServerView, View, desired, writes_without_leading
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.members import may_have
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology
 from walkeeper.errors import DcsUnavailable, SpoolError, WalkeeperError
@@ -222,13 +225,17 @@ class Agent:
         except WalkeeperError as problem:
             self.troubles.report("leftovers", problem)
 
-    def _other_members(self) -> list[PostgresqlSettings]:
-        topology = self.observer.topology
-        if topology is None:
+    def _other_members(self, frontier: Lsn) -> list[Candidate]:
+        """Those that may have WAL from there on."""
+        own, topology = self.config.postgresql, self.observer.topology
+        if topology is None or not any(member.name == self.config.name for member in topology.members):
+            # Without our own key the others' may be lacking as well: Patroni writes them again into a DCS that was emptied.
             raise DcsUnavailable("members in the DCS: not known yet", hint="One of them may have what is looked for.")
-        own = self.config.postgresql
         return [
-            replace(own, host=member.host, port=member.port)
-            for member in topology.members
-            if member.name != self.config.name and member.host and member.port
+            Candidate(
+                member.name,
+                replace(own, host=member.host, port=member.port) if member.host and member.port else None,
+            )
+            for member in may_have(self.observer.members, frontier)
+            if member.name != self.config.name
         ]

@@ -11,6 +11,8 @@ from walkeeper.agent.samples import Samples
 from walkeeper.config import Config
 from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
 from walkeeper.core.lag import WalTimes
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.members import Member, remember
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
 from walkeeper.dcs.claim import decoded
@@ -42,6 +44,8 @@ class Observer:
     def __init__(self, config: Config, records: RecordStore, troubles: Troubles, clock: Clock) -> None:
         self.seen = Seen()
         self.topology: Topology | None = None
+        self.members: dict[str, Member] = {}
+        """Those that are, or were lately; replaced as a whole."""
         self.samples = Samples()
         self._config = config
         self._records = records
@@ -144,6 +148,18 @@ class Observer:
             self._troubles.report("dcs", problem)
             return
         self.gone.note(now, timestamp(), {member.name for member in self.topology.members})
+        self._remember(self.topology, now)
+
+    def _remember(self, topology: Topology, now: float) -> None:
+        """Who may have WAL. The owner of the record is one of them, also where its key is gone by the first look."""
+        there = [Member(each.name, each.host, each.port, now) for each in topology.members]
+        owner = self.seen.record.owner if self.seen.record is not None else None
+        if owner is not None and owner not in self.members and not any(each.name == owner for each in there):
+            there.append(Member(owner, None, None, now))
+        ends = [each.lsn for each in topology.members if each.lsn is not None]
+        if self.seen.server is not None:
+            ends.append(self.seen.server.lsn)
+        self.members = remember(self.members, there, now, Lsn(max(ends)) if ends else None)
 
     def _decode(self, found: Versioned | None) -> Record | None:
         claim = decoded(found)

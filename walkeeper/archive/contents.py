@@ -15,7 +15,7 @@ from typing import Final
 
 from walkeeper.archive.codec import AGAIN, STORED
 from walkeeper.archive.histories import stored_history
-from walkeeper.archive.layout import Layout, cluster_prefix, parse_gap_name
+from walkeeper.archive.layout import ACCEPTED, Layout, cluster_prefix, parse_gap_name
 from walkeeper.archive.stated import is_whole
 from walkeeper.core.coverage import Archived, Range, merged, reach
 from walkeeper.core.history import History
@@ -34,6 +34,7 @@ _WAL: Final = re.compile(
 )
 _START: Final = re.compile(r"start/([0-9A-F]{24})\.json\Z")
 _GAP: Final = re.compile(r"gap/([0-9A-F]{24}-[0-9A-F]{16})\.json\Z")
+_ACCEPTED: Final = re.compile(rf"gap/([0-9A-F]{{24}}-[0-9A-F]{{16}}){re.escape(ACCEPTED)}\Z")
 _HISTORY: Final = re.compile(rf"history/([0-9A-F]{{8}})\.history({re.escape(AGAIN)})?\Z")
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}\Z")
 
@@ -78,6 +79,8 @@ class Inventory:
     wal: dict[tuple[int, str], list[Run]] = field(default_factory=dict)
     starts: list[str] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
+    accepted: list[str] = field(default_factory=list)
+    """Gaps that people have accepted, which changes nothing of what is stored."""
     histories: list[int] = field(default_factory=list)
     backups: Names = field(default_factory=Names)
     partials: Names = field(default_factory=Names)
@@ -96,26 +99,22 @@ class Inventory:
 
     def recorded_gaps(self, size: SegmentSize) -> list[Gap]:
         """Each within one timeline, in order of position; closed ones too."""
-        found = [Gap(first.timeline, str(first.start), str(end)) for first, end in self._gaps(size)]
-        return sorted(found, key=lambda gap: Lsn.parse(gap.start))
+        return _in_order(_named_gaps(self.gaps, size))
+
+    def accepted_gaps(self, size: SegmentSize) -> list[Gap]:
+        """What people have accepted as lost, recorded or not; in the same way."""
+        return _in_order(_named_gaps(self.accepted, size))
 
     def archived(self, size: SegmentSize) -> Archived:
         """For ``walkeeper.core.coverage``."""
         gaps: dict[int, list[tuple[int, int]]] = {}
-        for first, end in self._gaps(size):
+        for first, end in _named_gaps(self.gaps, size):
             gaps.setdefault(first.timeline, []).append((first.number, end // size))
         return Archived(
             ranges(self.runs(size)),
             {timeline: merged(those) for timeline, those in gaps.items()},
             frozenset(self.histories),
         )
-
-    def _gaps(self, size: SegmentSize) -> Iterator[tuple[Segment, Lsn]]:
-        for name in self.gaps:
-            try:
-                yield parse_gap_name(name, size)
-            except BadName:
-                continue  # of another segment size
 
     def runs(self, size: SegmentSize) -> dict[tuple[int, str], list[Run]]:
         """Numbers by segment size, in order. Names that this size cannot have are left out: see ``impossible``."""
@@ -196,6 +195,10 @@ class Contents:
         """The gaps that were recorded, each within one timeline, in order of position; closed ones too."""
         return self.listed(self._layout.gaps).recorded_gaps(self._size)
 
+    def accepted_gaps(self) -> list[Gap]:
+        """What people have accepted as lost, each within one timeline, in order of position."""
+        return self.listed(self._layout.gaps).accepted_gaps(self._size)
+
     def open_gaps(self) -> list[Gap]:
         """The recorded gaps that are not closed: a returning member may have handed in what was missing."""
         return [gap for gap in self.gaps() if not all(map(self.has, self._within(gap)))]
@@ -264,6 +267,19 @@ def _of(runs: dict[tuple[int, str], list[Run]], timeline: int) -> Iterator[tuple
     return ((run.first, run.end) for suffix in STORED for run in runs.get((timeline, suffix), ()))
 
 
+def _named_gaps(names: Iterable[str], size: SegmentSize) -> Iterator[tuple[Segment, Lsn]]:
+    for name in names:
+        try:
+            yield parse_gap_name(name, size)
+        except BadName:
+            continue  # of another segment size
+
+
+def _in_order(gaps: Iterable[tuple[Segment, Lsn]]) -> list[Gap]:
+    found = [Gap(first.timeline, str(first.start), str(end)) for first, end in gaps]
+    return sorted(found, key=lambda gap: Lsn.parse(gap.start))
+
+
 def _put(inventory: Inventory, rest: str, info: ObjectInfo) -> None:
     inventory.objects += 1
     inventory.bytes += info.size
@@ -277,6 +293,8 @@ def _put(inventory: Inventory, rest: str, info: ObjectInfo) -> None:
         inventory.starts.append(match[1])
     elif kind == "gap" and (match := _GAP.match(rest)):
         inventory.gaps.append(match[1])
+    elif kind == "gap" and (match := _ACCEPTED.match(rest)):
+        inventory.accepted.append(match[1])
     elif kind == "history" and (match := _HISTORY.match(rest)):
         inventory.histories.append(int(match[1], 16))
     elif kind == "tail":

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, WalFile
 from walkeeper.core.tail import Piece
 from walkeeper.errors import BadName
+
+ACCEPTED: Final = ".accepted.json"
+"""How the name of a gap that a person has accepted ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,10 @@ class Layout:
     def gap(self, first: Segment, end: Lsn) -> str:
         """One gap, from the start of ``first`` up to ``end``."""
         return f"{self.gaps}{first.name}-{end:016X}.json"
+
+    def accepted_gap(self, first: Segment, end: Lsn) -> str:
+        """A person's word about that range."""
+        return f"{self.gaps}{first.name}-{end:016X}{ACCEPTED}"
 
     def start(self, first: Segment) -> str:
         """The statement that the archive begins with that segment."""

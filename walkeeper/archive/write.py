@@ -222,10 +222,15 @@ class Archive:
             self.layout.start(first), {"first": first.name, "segment_size": first.size, "at": clock.timestamp()}
         )
 
-    def record_gap(self, first: Segment, end: Lsn) -> None:
-        """Say that from the start of ``first`` up to ``end`` WAL exists nowhere any more."""
+    def record_gap(self, first: Segment, end: Lsn, why: str = "") -> None:
+        """Say that from the start of ``first`` up to ``end`` WAL exists nowhere any more, and how that is known."""
         content = {"timeline": first.timeline, "start": str(first.start), "end": str(end), "at": clock.timestamp()}
-        self._create_json(self.layout.gap(first, end), content)
+        self._create_json(self.layout.gap(first, end), {**content, "why": why})
+
+    def accept_gap(self, first: Segment, end: Lsn) -> None:
+        """A person's word that this WAL, suspected lost or a recorded gap, is not waited for."""
+        content = {"timeline": first.timeline, "start": str(first.start), "end": str(end), "at": clock.timestamp()}
+        self._create_json(self.layout.accepted_gap(first, end), content)
 
     def _identify(self, segment: Segment, suffix: str) -> Receipt | _Damaged | None:
         """None if there is no such object."""

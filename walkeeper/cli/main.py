@@ -129,6 +129,10 @@ def parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--yes", action="store_true", help="with --fix: do not ask")
     _add_archive_commands(command)
+    gap = command("gap", "WAL that is lost, or may be: list it, or accept the loss.", _gap)
+    gap.add_argument("what", choices=("list", "accept"), help="accept: no member is waited for any longer")
+    gap.add_argument("start", metavar="FROM", nargs="?", help="where it begins: a position, or a segment's name")
+    gap.add_argument("--json", action="store_true", help="for programs")
     return top
 
 
@@ -238,6 +242,17 @@ def _fetch(options: argparse.Namespace) -> int:
     return fetch_command.main(
         config, options.what, Path(options.directory), system_identifier=options.system_identifier
     )
+
+
+def _gap(options: argparse.Namespace) -> int:
+    from walkeeper.config import load  # noqa: PLC0415
+    from walkeeper.errors import ConfigError  # noqa: PLC0415
+    from walkeeper.gap import command  # noqa: PLC0415
+
+    if options.what == "list" and options.start is not None:
+        raise ConfigError("gap list: it takes no position", hint="It lists everything; FROM belongs to gap accept.")
+    config = load(config_path(options), os.environ)
+    return command.main(config, accept=options.what == "accept", start=options.start, as_json=options.json)
 
 
 def _seconds(text: str) -> float:

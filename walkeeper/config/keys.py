@@ -46,6 +46,18 @@ class SpoolKeys(Section, frozen=True):
     )
 
 
+class GapKeys(Section, frozen=True):
+    """WAL that nobody who answers has: a suspicion first, later a gap."""
+
+    patience: Annotated[
+        Seconds,
+        Meta(
+            description="How long members that do not answer are waited for before such WAL is recorded as a gap. Archiving "
+            "goes on meanwhile; the hold slot does not move. `walkeeper gap accept` ends the wait."
+        ),
+    ] = Seconds(3600)
+
+
 class TailKeys(Section, frozen=True):
     """The tail: the part of the open segment that was received already goes to the store too."""
 
@@ -173,6 +185,7 @@ class Keys(Section, frozen=True):
     ] = "walkeeper"
     spool: SpoolKeys = SpoolKeys()
     tail: TailKeys = TailKeys()
+    gap: GapKeys = GapKeys()
     postgresql: PostgresqlKeys = PostgresqlKeys()
     agent: AgentKeys = AgentKeys()
     restore: RestoreKeys = RestoreKeys()

@@ -212,6 +212,7 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         hold_slot=keys.hold_slot,
         spool_limit=int(keys.spool.limit),
         tail_interval=float(keys.tail.interval) or None,
+        gap_patience=float(keys.gap.patience),
         restore_deadline=float(keys.restore.deadline),
         restore_workers=keys.restore.workers,
         restore_ahead=int(keys.restore.ahead),

@@ -78,6 +78,8 @@ class Config:
     """Seconds; None is off."""
     restore_deadline: float
     """Seconds."""
+    gap_patience: float = 3600.0
+    """Seconds."""
     restore_workers: int = 2
     restore_ahead: int = 256 * 1024 * 1024
     """Bytes."""

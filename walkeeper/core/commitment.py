@@ -16,12 +16,21 @@ MAX_TROUBLE: Final = 200
 """Characters of a trouble that stand in the record."""
 
 
-def record_is_due(record: Record, frontier: Lsn, new_gaps: Collection[Gap], trouble: str, unsaid: float) -> bool:
+def record_is_due(
+    record: Record,
+    frontier: Lsn,
+    new_gaps: Collection[Gap],
+    suspected: tuple[Gap, ...],
+    trouble: str,
+    unsaid: float,
+) -> bool:
     """Whether the record says less than is known. It is never written for nothing: a DCS keeps each version.
 
     ``unsaid``: seconds by which the record's ``wal_at`` is older than the last moment at which no WAL waited.
     """
-    return frontier > record.position or bool(new_gaps) or trouble != record.trouble or unsaid > IDLE_SECONDS
+    if frontier > record.position or new_gaps or unsaid > IDLE_SECONDS:
+        return True
+    return suspected != record.suspected or trouble != record.trouble
 
 
 def trouble_for_record(texts: Sequence[str]) -> str:
@@ -39,6 +48,18 @@ def slot_may_move(slot: SlotState | None, recorded: Lsn) -> bool:
     return slot.restart_lsn < recorded
 
 
-def removable(receipt: Receipt, recorded: Lsn) -> bool:
-    """Whether the spool may lose that segment: it is stored, and the record has passed it."""
-    return receipt.segment.end <= recorded
+def removable(
+    receipt: Receipt, recorded: Lsn, suspected: Sequence[tuple[int, int]], slot: SlotState | None, *, crowded: bool
+) -> bool:
+    """Whether the spool may lose that segment, which is stored: the record has passed it.
+
+    Behind WAL that is ``suspected`` lost the record may stand still for an hour. There a segment goes while the hold slot
+    keeps it in pg_wal as well; or, where the slot was lost or made again further ahead, when the spool is ``crowded``:
+    else streaming would pause, and that would lose WAL which nobody has stored.
+    """
+    if receipt.segment.end <= recorded:
+        return True
+    if not suspected or receipt.segment.number < suspected[0][0]:
+        return False
+    kept = slot is not None and slot.physical and not slot.lost and slot.restart_lsn is not None
+    return crowded or (kept and slot.restart_lsn <= receipt.segment.start)  # type: ignore[union-attr,operator]

@@ -8,19 +8,26 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
+from walkeeper.core.runs import Runs
 
 
 class Frontier:
     """Where the chain of ``history`` is stored up to: the start of a segment, or the end of the tail in the segment that
-    is still being written. Not safe for several threads, but that any may read ``lsn`` and ``next_segment``.
+    is still being written. Not safe for several threads, but that any may read ``lsn``, ``next_segment`` and ``suspected``.
+
+    WAL that is suspected lost holds it up, and nothing else: what lies behind is stored meanwhile, and counts as soon as
+    the suspicion has ended.
     """
 
     def __init__(self, history: History, lsn: Lsn, size: SegmentSize) -> None:
         self.history = history
         self.size = size
         self._next = lsn // size
-        self._ahead: dict[int, Receipt] = {}
-        self._gaps: dict[int, int] = {}
+        self._ahead = Runs()
+        self._gaps = Runs()
+        self._suspected = Runs()
+        self.suspected: tuple[tuple[int, int], ...] = ()
+        """Runs of segment numbers that are suspected lost, each up to an end that is not included."""
         self._tails: dict[str, int] = {}
         self._tail_end = lsn.floor(size)
 
@@ -34,23 +41,25 @@ class Frontier:
         return self.history.segment(self._next, self.size)
 
     def first_missing(self, present: Collection[Segment]) -> Segment:
-        """The first segment of the chain without a receipt that is neither ``present`` nor in a recorded gap."""
+        """The first segment of the chain without a receipt that is neither ``present`` nor lost, or suspected to be."""
         number = self._next
         while True:
+            known = max(runs.end_of(number) for runs in (self._ahead, self._gaps, self._suspected))
+            if known > number:
+                number = known
+                continue
             segment = self.history.segment(number, self.size)
-            if number in self._ahead or segment in present:
-                number += 1
-            elif number in self._gaps:
-                number = self._gaps[number]
-            else:
+            if segment not in present:
                 return segment
+            number += 1
 
     def add(self, receipt: Receipt) -> bool:
         """Take a receipt in; True when the frontier moved. One for another branch, or from below, changes nothing."""
         segment = receipt.segment
         if segment.number < self._next or not self.history.contains(segment):
             return False
-        self._ahead[segment.number] = receipt
+        self._ahead.add(segment.number, segment.number + 1)
+        self._no_longer_suspected(segment.number, segment.number + 1)
         return self._advance()
 
     def add_tail(self, receipt: TailReceipt) -> bool:
@@ -64,24 +73,34 @@ class Frontier:
         self._tail_end = max(self._tail_end, receipt.end)
         return moved
 
+    def suspect(self, first: int, end: int) -> None:
+        """Those segments, by number, may be lost: they hold the frontier up until they are found, or recorded as a gap."""
+        self._suspected.add(max(first, self._next), end)
+        for begun, ended in (*self._ahead, *self._gaps):
+            self._suspected.remove(begun, ended)
+        self.suspected = tuple(self._suspected)
+
     def add_gap(self, first: Segment, end: Lsn) -> bool:
         """From ``first`` up to ``end`` WAL exists nowhere, and that was recorded; True when the frontier moved over it.
 
         It is passed in its turn: what lies below it and has no receipt yet still holds the frontier up.
         """
-        self._gaps[first.number] = end // self.size
+        self._gaps.add(first.number, end // self.size)
+        self._no_longer_suspected(first.number, end // self.size)
         return self._advance()
 
     def _advance(self) -> bool:
         before = self._next
-        while True:
-            if self._next in self._ahead:
-                del self._ahead[self._next]
-                self._next += 1
-            elif self._next in self._gaps:
-                self._next = self._gaps.pop(self._next)
-            else:
-                break
+        while (reached := max(self._ahead.end_of(self._next), self._gaps.end_of(self._next))) > self._next:
+            self._next = reached
         if self._next != before:
             self._tails.clear()
+            for runs in (self._ahead, self._gaps):
+                runs.remove(before, self._next)
+            self._no_longer_suspected(before, self._next)
         return self._next != before
+
+    def _no_longer_suspected(self, first: int, end: int) -> None:
+        if self._suspected:
+            self._suspected.remove(first, end)
+            self.suspected = tuple(self._suspected)

@@ -16,6 +16,9 @@ MAX_RECORD_BYTES: Final = 64 * 1024
 MAX_GAPS: Final = 32
 """How many gaps the record itself lists, newest last; the store has them all."""
 
+MAX_SUSPECTED: Final = 8
+"""How many ranges that are suspected lost the record lists, lowest first."""
+
 _ALIGNMENT: Final = 4
 """Records begin and end at multiples of MAXALIGN, which is 8, or 4 on some 32-bit machines."""
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
@@ -35,7 +38,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     Every byte of ``timeline``'s ancestry from the archive's stated start below ``lsn`` is in the store, but for ``gaps``.
     ``lsn`` is text in the document: the start of a segment, or with the tail any byte inside one. ``start`` names the
-    archive's first segment. ``session`` is drawn anew at each takeover. ``trouble`` is what keeps the owner from going on,
+    archive's first segment. ``session`` is drawn anew at each takeover. ``suspected`` is WAL from the frontier on that nobody
+    who answered has, and that holds the frontier up. ``trouble`` is what keeps the owner from going on,
     for people on other nodes; so are the moments: ``updated_at`` of this document, ``moved_at`` of the frontier's last move,
     ``wal_at`` when the server's WAL last ended at or below the frontier, so that whatever waits is younger (both "" where
     that is not known, as in records of 0.1.0).
@@ -51,6 +55,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     gaps: tuple[Gap, ...] = ()
     gaps_total: int = 0
+    suspected: tuple[Gap, ...] = ()
     trouble: str = ""
     updated_at: str = ""
     moved_at: str = ""

@@ -83,6 +83,9 @@ class StoreFacts:
     before_frontier: str | Unknown | None = None
     """The segment just below the frontier, if this store has it; empty if it lacks it; None if there is none yet."""
     gaps: tuple[str, ...] | Unknown = ()
+    """Those that nobody has accepted."""
+    accepted_gaps: tuple[str, ...] = ()
+    suspected: tuple[str, ...] = ()
     other_branch: str | Unknown = ""
     """Which timeline of this node's pg_wal is another one than the archive's of that number."""
     newer_branch: str | Unknown = ""

@@ -15,7 +15,8 @@ from walkeeper.archive.write import Archive
 from walkeeper.config import Config
 from walkeeper.control import client, paths
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.record import Record
+from walkeeper.core.record import Gap, Record
+from walkeeper.core.suspicion import covers
 from walkeeper.dcs.base import Topology
 from walkeeper.dcs.patroni import settings
 from walkeeper.doctor.branch import newer_branch, other_branch
@@ -93,15 +94,21 @@ def unseen(facts: StoreFacts, because: str) -> StoreFacts:
 def _look_at_archive(config: Config, store: Store, record: Record, facts: StoreFacts) -> StoreFacts:
     archives = open_archives(config, store, to_read=True)
     archive = archives.archive(int(record.system_identifier), record.size)
-    gaps = archive.contents.open_gaps()
-    texts = tuple(f"on timeline {gap.timeline}: {gap.start} to {gap.end}" for gap in gaps)
+    accepted = archive.contents.accepted_gaps()
+    gaps = [(covers(accepted, gap), _told(gap)) for gap in archive.contents.open_gaps()]
     return replace(
         facts,
         before_frontier=_before_frontier(archive, record),
-        gaps=texts,
+        gaps=tuple(text for is_accepted, text in gaps if not is_accepted),
+        accepted_gaps=tuple(text for is_accepted, text in gaps if is_accepted),
+        suspected=tuple(_told(gap) for gap in record.suspected),
         other_branch=other_branch(config.data_dir, archive, record),
         newer_branch=newer_branch(archive, record),
     )
+
+
+def _told(gap: Gap) -> str:
+    return f"on timeline {gap.timeline}: {gap.start} to {gap.end}"
 
 
 def _before_frontier(archive: Archive, record: Record) -> str | None:

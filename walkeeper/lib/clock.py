@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 
@@ -30,6 +30,6 @@ def wall_seconds() -> float:
     return time.time()
 
 
-def timestamp() -> str:
-    """The wall clock in UTC, to the second, for people."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def timestamp(later: float = 0.0) -> str:
+    """The wall clock in UTC, to the second, for people; so many seconds from now."""
+    return (datetime.now(UTC) + timedelta(seconds=later)).strftime("%Y-%m-%dT%H:%M:%SZ")

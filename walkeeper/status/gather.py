@@ -17,6 +17,7 @@ from walkeeper.core.history import History
 from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record
+from walkeeper.core.suspicion import covers
 from walkeeper.dcs.base import Member, RecordStore, Topology
 from walkeeper.dcs.claim import Known, decoded
 from walkeeper.dcs.patroni import connect
@@ -122,6 +123,7 @@ def _described(record: Record | None) -> dict[str, Any] | None:
         "start": record.start,
         "owner": record.owner,
         "gaps_total": record.gaps_total,
+        "suspected": [{"timeline": gap.timeline, "start": gap.start, "end": gap.end} for gap in record.suspected],
         "trouble": record.trouble or None,
         "age_seconds": _age(record.updated_at),
         "moved_seconds_ago": _age(record.moved_at),
@@ -242,11 +244,15 @@ def _gaps(config: Config, record: Record | None, unknown: list[Remark]) -> list[
         unknown.append(remark("gaps: without the record it is not known where to look"))
         return None
     try:
-        gaps = _within(PATIENCE, lambda: _contents(config, record).open_gaps())
+        contents = _contents(config, record)
+        gaps, accepted = _within(PATIENCE, lambda: (contents.open_gaps(), contents.accepted_gaps()))
     except WalkeeperError as problem:
         unknown.append(remark(f"gaps: {problem}", problem.hint))
         return None
-    return [{"timeline": gap.timeline, "start": gap.start, "end": gap.end} for gap in gaps]
+    return [
+        {"timeline": gap.timeline, "start": gap.start, "end": gap.end, "accepted": covers(accepted, gap)}
+        for gap in gaps
+    ]
 
 
 def _contents(config: Config, record: Record) -> Contents:

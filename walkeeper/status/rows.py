@@ -43,7 +43,12 @@ def wal(status: dict[str, Any], speed: str = "") -> str:
 
 
 def gaps(status: dict[str, Any]) -> str:
-    return "unknown" if status["gaps"] is None else str(len(status["gaps"]) or "none")
+    """How many, and how many of them people have accepted."""
+    found = status["gaps"]
+    if not found:
+        return "unknown" if found is None else "none"
+    accepted = sum(gap["accepted"] for gap in found)
+    return f"{len(found)}, {'all' if accepted == len(found) else accepted} accepted" if accepted else str(len(found))
 
 
 def leader(status: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,8 +1,9 @@
 """The archiver: what runs while this node owns the record.
 
-Three kinds of threads, and the data walks one way through them:
+Four kinds of threads, and the data walks one way through them:
 
     source ─▶ [stream] ─ segments ─▶ [upload × n] ─ receipts ─▶ [stream: frontier] ─▶ [commit]
+                  └─ what the server has no longer ─▶ [lost] ─ receipts, gaps ─┘
 
 ``stream`` tends the source (pg_receivewal and the spool, or pg_wal), hands complete segments out and puts the receipts in
 order; ``uploads`` store them; ``commit`` does the rest in the order that is never bent: record, then hold slot, then the spool.
@@ -54,12 +55,12 @@ class Archiver:
     ) -> None:
         """All of these belong to it alone."""
         self.uploads = uploads
+        self.lost = lost
         self.tail = tail
         self.observed = observed
         self._frontier = frontier
         self._source = source
         self._commit = commit
-        self._lost = lost
         self._troubles = troubles
         self._clock = clock
         self._offered: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
@@ -111,6 +112,7 @@ class Archiver:
         self._threads = [
             crew.start("stream", self._stream),
             crew.start("commit", lambda: self._commit.run(self._stopping)),
+            crew.start("lost", lambda: self.lost.run(self._stopping)),
             crew.start("tail", lambda: self.tail.run(self._frontier, self._stopping)),
             *(crew.start(f"upload-{number}", lambda: self.uploads.run(self._stopping)) for number in range(uploads)),
         ]
@@ -121,8 +123,8 @@ class Archiver:
         A thread that is still inside the store then ends by itself; ``ended`` tells.
         """
         self._stopping.set()
-        self._commit.changed.set()
-        self._look_now.set()
+        for waiting in (self._commit.changed, self._look_now, self.lost.wake):
+            waiting.set()
         until = self._clock.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, until - self._clock.monotonic()))
@@ -145,7 +147,8 @@ class Archiver:
                 try:
                     lost = self._hand_out()
                     if lost is not None:
-                        self._lost.recover(lost, self._stopping)
+                        self.lost.suspect(lost, self.observed.lsn)
+                        self._commit.changed.set()
                     self._troubles.clear("archiver_spool")
                 except SpoolError as problem:
                     self._troubles.report("archiver_spool", problem)
@@ -161,8 +164,13 @@ class Archiver:
             self._commit.remove_later(receipt)
             self.tail.stored(receipt)
             moved = self._frontier.add(receipt) or moved
-        while not self._offered.empty():
-            moved = self._frontier.add(self._offered.get()) or moved
+        for others in (self._offered, self.lost.found):
+            while not others.empty():
+                moved = self._frontier.add(others.get()) or moved
+        while not self.lost.gaps.empty():
+            gap = self.lost.gaps.get()
+            self._frontier.add_gap(gap.first, gap.end_lsn)
+            self._commit.state_gap(gap.as_gap())
         if self.tail.advance(self._frontier) or moved:
             self._commit.changed.set()
 

@@ -39,7 +39,7 @@ def assemble(
     receiver: Receiver | None = None
     source: Source
     if config.archiver == "command" or sources.program is None:
-        source = FromPgWal(sources, observed, troubles, sources.clock)
+        source = FromPgWal(sources, observed)
     else:
         passfile = config.spool_directory / "pgpass"
         receiver = Receiver(sources.program, sources.spool.wal, config.postgresql, passfile, sources.clock)
@@ -52,7 +52,7 @@ def assemble(
         source=source,
         uploads=Uploads(archive, source, frontier, troubles, clock),
         commit=commit,
-        lost=LostWal(sources, source, frontier, commit, observed, troubles),
+        lost=LostWal(sources, frontier, config.gap_patience, troubles),
         tail=Tail(sources, receiver, ownership.record.session, config.tail_interval, troubles),
         observed=observed,
         troubles=troubles,

@@ -13,8 +13,10 @@ from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Troubles
 from walkeeper.core.commitment import record_is_due, removable, slot_may_move, trouble_for_record
 from walkeeper.core.frontier import Frontier
+from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.receipt import Receipt
-from walkeeper.core.record import Gap
+from walkeeper.core.record import MAX_SUSPECTED, Gap
+from walkeeper.core.suspicion import stretches
 from walkeeper.errors import DcsError, PostgresError, SpoolError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
@@ -92,16 +94,19 @@ class Commit:
                 continue
             backoff.succeeded()
             self._troubles.clear("archiver_record")
-            self._follow_with_slot()
-            pending = self._remove_recorded(pending)
+            slot = self._follow_with_slot()
+            pending = self._remove_recorded(pending, slot)
             stopping.wait(RECORD_INTERVAL)
 
     def _write_record(self, gaps: list[Gap]) -> None:
         trouble, frontier = self._trouble(), self._frontier.lsn
+        history, size = self._frontier.history, self._frontier.size
+        suspected = tuple(lost.as_gap() for lost in stretches(history, size, self._frontier.suspected))[:MAX_SUSPECTED]
         ended = self._observed.times.ended_at_or_below(frontier)
         unsaid = ended.until - self._said_at if ended is not None else 0.0
-        if record_is_due(self.ownership.record, frontier, gaps, trouble, unsaid):
-            self.ownership.write(frontier, tuple(gaps), trouble, ended.stamp if ended is not None else "")
+        if record_is_due(self.ownership.record, frontier, gaps, suspected, trouble, unsaid):
+            wal_at = ended.stamp if ended is not None else ""
+            self.ownership.write(frontier, tuple(gaps), trouble, suspected, wal_at)
             self._said_at = ended.until if ended is not None else self._said_at
 
     def _trouble(self) -> str:
@@ -114,17 +119,20 @@ class Commit:
             self._trouble_at = now + TROUBLE_INTERVAL
         return text
 
-    def _follow_with_slot(self) -> None:
-        """Bring the hold slot to the record."""
+    def _follow_with_slot(self) -> SlotState | None:
+        """Bring the hold slot to the record. How it was before; None where that is not known, or there is none."""
         if not self._observed.server_up:
-            return
+            return None
         recorded = self.ownership.record.position
+        slot: SlotState | None = None
         try:
-            if slot_may_move(self._server.slot(self._hold_slot), recorded) and not self._left_timeline():
+            slot = self._server.slot(self._hold_slot)
+            if slot_may_move(slot, recorded) and not self._left_timeline():
                 self._server.advance_slot(self._hold_slot, recorded)
             self._troubles.clear("archiver_slot")
         except PostgresError as problem:
             self._troubles.report("archiver_slot", problem, grace=True)
+        return slot
 
     def _left_timeline(self) -> bool:
         """Whether the server follows another primary by now: its slot is Patroni's, and our record is not its frontier.
@@ -134,14 +142,23 @@ class Commit:
         """
         return self._server.state().timeline != self._frontier.history.timeline
 
-    def _remove_recorded(self, pending: list[Receipt]) -> list[Receipt]:
-        waiting = []
+    def _remove_recorded(self, pending: list[Receipt], slot: SlotState | None) -> list[Receipt]:
+        """What stays pending."""
+        suspected, waiting = self._frontier.suspected, []
+        crowded = bool(suspected) and self._crowded()
         for receipt in pending:
             try:
-                if removable(receipt, self.ownership.record.position):
+                if removable(receipt, self.ownership.record.position, suspected, slot, crowded=crowded):
                     self._source.remove(receipt)
                     continue
             except SpoolError as problem:
                 self._troubles.report("archiver_spool", problem)
             waiting.append(receipt)
         return waiting
+
+    def _crowded(self) -> bool:
+        try:
+            return self._source.crowded()
+        except SpoolError as problem:
+            self._troubles.report("archiver_spool", problem)
+            return False

@@ -12,15 +12,12 @@ from typing import Final
 
 from walkeeper.agent.archiver import lost_wal
 from walkeeper.agent.observation import Observed
-from walkeeper.agent.problems import Troubles
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain
 from walkeeper.core.wal_records import ends_early
 from walkeeper.errors import BadSegment, WalkeeperError
-from walkeeper.lib.clock import Clock
-from walkeeper.lib.retry import Backoff
 from walkeeper.postgres.wal_file import Memory, read_wal_file
 
 AHEAD: Final = 256
@@ -30,30 +27,20 @@ AHEAD: Final = 256
 class FromPgWal:
     """A Source. Nothing is copied before it is uploaded, and nothing is removed: pg_wal is PostgreSQL's."""
 
-    def __init__(self, sources: lost_wal.Sources, observed: Observed, troubles: Troubles, clock: Clock) -> None:
+    def __init__(self, sources: lost_wal.Sources, observed: Observed) -> None:
         self._sources = sources
         self._pg_wal: Path = sources.pg_wal
         self._observed = observed
-        self._troubles = troubles
-        self._clock = clock
         self._read_at: dict[Segment, int | None] = {}
-        self._retry = Backoff(0.2, 10)
-        self._retry_at = 0.0
 
     def complete(self, frontier: Frontier) -> list[Segment]:
         return [segment for segment in self._whole(frontier) if (self._pg_wal / segment.name).exists()]
 
     def tend(self, frontier: Frontier, taken: Collection[Segment]) -> Segment | None:
-        missing = frontier.first_missing(taken)
-        lost = lost_wal.is_lost(self._sources, missing, self._observed.lsn)
-        if not lost:
-            self._retry.succeeded()
+        if not self._observed.server_up:
             return None
-        return missing if self._clock.monotonic() >= self._retry_at else None
-
-    def failed(self, problem: WalkeeperError) -> None:
-        self._retry_at = self._clock.monotonic() + self._retry.failed()
-        self._troubles.report("archiver_wal_missing", problem, grace=True)
+        missing = frontier.first_missing(taken)
+        return missing if lost_wal.is_lost(self._sources, missing, self._observed.lsn) else None
 
     def read(self, segment: Segment, memory: Memory) -> Plain:
         content = read_wal_file(self._pg_wal / segment.name, segment.size, memory)
@@ -74,12 +61,16 @@ class FromPgWal:
     def remove(self, receipt: Receipt) -> None:
         """pg_wal is PostgreSQL's."""
 
+    def crowded(self) -> bool:
+        return True  # nothing is kept here
+
     def stop(self) -> None:
         """Nothing runs."""
 
     def _whole(self, frontier: Frontier) -> Iterator[Segment]:
-        """The chain from the frontier up to where the server is: a file beyond that is an old one, to be used again."""
-        number = frontier.lsn // frontier.size
+        """The chain from the first that is not stored up to where the server is: a file beyond that is an old one, to be used
+        again."""
+        number = frontier.first_missing(()).number
         for ahead in range(number, number + AHEAD):
             segment = frontier.history.segment(ahead, frontier.size)
             if segment.end > self._observed.lsn and not self._marked(segment):

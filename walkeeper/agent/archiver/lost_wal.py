@@ -1,202 +1,238 @@
-"""WAL that the local server has recycled: look in the store, in pg_wal, at the other members; only then is it a gap."""
+"""WAL that the local server has recycled: looked for in the store, in pg_wal and at the other members, in a thread of its own.
+
+Until it is found, or is a gap by the rules of ``core.suspicion``, the frontier stays before it; uploads go on behind it.
+"""
 
 from __future__ import annotations
 
+import os
+import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from walkeeper.agent.archiver.commit import Commit
-from walkeeper.agent.archiver.source import Source
+from walkeeper.agent.archiver.member_wal import Candidate, Members
+from walkeeper.agent.archiver.recorded_gaps import RecordedGaps
 from walkeeper.agent.archiver.spool import Spool
-from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Troubles
 from walkeeper.archive.write import Archive
-from walkeeper.config import PostgresqlSettings
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.names import PARTIAL, Segment
+from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
-from walkeeper.core.record import Gap
+from walkeeper.core.suspicion import Lost, Suspicions, Why, below_reserve
 from walkeeper.core.wal_page import Plain
 from walkeeper.errors import BadSegment, PostgresError, WalkeeperError
 from walkeeper.lib import events
-from walkeeper.lib.clock import Clock
-from walkeeper.postgres.pg_receivewal import Receiver
+from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.postgres.wal_file import read_segment
 
-_FETCH_TIMEOUT: Final = 60.0
-"""Seconds that another member has to deliver one segment."""
-MEMBER_PATIENCE: Final = 15.0
-"""Seconds that a member which may have lost WAL, and does not answer, is waited for before a gap is recorded."""
+LOOK_SECONDS: Final = 5.0
+"""From one look for lost WAL to the next."""
+MISSES: Final = 64
+"""Segments that one look asks the store for in vain; the next look goes on behind them."""
 
 
-class MemberUnreachable(PostgresError):
-    """Nobody who answered has it, and somebody who may have it did not answer."""
+class WalMissing(PostgresError):
+    """WAL is suspected lost: nobody who answered has it."""
 
-    reason = "member_unreachable"
+    reason = "wal_missing"
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where lost WAL may still be. ``members`` is asked anew each time: a returning member may have it."""
+    """Where lost WAL may still be. ``members`` tells for a frontier which members may have WAL from there on."""
 
     archive: Archive
     history: History
     pg_wal: Path
     spool: Spool
-    members: Callable[[], Sequence[PostgresqlSettings]]
+    members: Callable[[Lsn], Sequence[Candidate]]
     program: Path | None
     """pg_receivewal; without it no member can be asked."""
     clock: Clock
     cancelled: Callable[[], bool]
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What is suspected lost at this moment, for people. ``until``: when it is a gap at the latest."""
+
+    lost: tuple[Lost, ...]
+    waiting_for: tuple[str, ...]
+    until: str
+
+
 def is_lost(sources: Sources, wanted: Segment, server_lsn: Lsn) -> bool:
     """Whether the local server had that segment complete and has it no more, so that asking again cannot help."""
-    return wanted.end <= server_lsn and not (sources.pg_wal / wanted.name).exists()
-
-
-def find(sources: Sources, wanted: Segment) -> Receipt | None:
-    """A receipt for ``wanted`` from wherever it still is; None if it is nowhere.
-
-    Raises the store's errors, or MemberUnreachable while that cannot be told.
-    """
-    stored = sources.archive.find(wanted)
-    if stored is not None:
-        return stored
-    plain = _from_pg_wal(sources, wanted) or _from_members(sources, wanted)
-    return None if plain is None else sources.archive.archive_segment(wanted, plain, sources.history)
-
-
-def _from_pg_wal(sources: Sources, wanted: Segment) -> Plain | None:
     try:
-        return read_segment(sources.pg_wal / wanted.name, wanted)
-    except (FileNotFoundError, BadSegment):
-        return None
+        return wanted.end <= server_lsn and not (sources.pg_wal / wanted.name).exists()
+    except OSError:
+        return False
 
 
-def _from_members(sources: Sources, wanted: Segment) -> Plain | None:
-    unreachable: list[str] = []
-    if sources.program is None:
-        return None
-    for settings in sources.members():
-        member = f"{settings.host}:{settings.port}"
-        try:
-            plain, said = _stream_one(sources, sources.program, settings, wanted)
-        except PostgresError as problem:
-            plain, said = None, str(problem)
-        if plain is not None:
-            events.info("fetched_from_member", segment=wanted, member=member)
-            return plain
-        events.info("not_fetched_from_member", segment=wanted, member=member, said=said)
-        if "connection to server" in said:
-            unreachable.append(member)
-    if unreachable:
-        raise MemberUnreachable(
-            f"{wanted}: the local server has it no more, and {', '.join(unreachable)} does not answer"
-        )
-    return None
-
-
-def _stream_one(
-    sources: Sources, program: Path, settings: PostgresqlSettings, wanted: Segment
-) -> tuple[Plain | None, str]:
-    """The segment as that server streams it, or None, and what pg_receivewal said."""
-    sources.spool.clear_fetch()
-    (sources.spool.fetch / (wanted.name + PARTIAL)).touch(mode=0o600)
-    receiver = Receiver(program, sources.spool.fetch, settings, sources.spool.directory / "fetch.pgpass", sources.clock)
-    receiver.start(last=wanted)
-    said = receiver.wait(_FETCH_TIMEOUT, sources.cancelled)
-    try:
-        return read_segment(sources.spool.fetch / wanted.name, wanted), said
-    except (FileNotFoundError, BadSegment):
-        return None, said
-    finally:
-        sources.spool.clear_fetch()
+def disk_of(path: Path) -> tuple[int, int]:
+    """Free bytes, for who is not root, and all bytes of the file system that it lies on."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
 
 class LostWal:
-    """For the archiver's thread that has the frontier: what the local server has no more comes from elsewhere, or is a gap."""
+    """``suspect`` and what is in the queues are for the thread that has the frontier; ``run`` is a thread's."""
 
-    def __init__(
-        self,
-        sources: Sources,
-        source: Source,
-        frontier: Frontier,
-        commit: Commit,
-        observed: Observed,
-        troubles: Troubles,
-    ) -> None:
+    def __init__(self, sources: Sources, frontier: Frontier, patience: float, troubles: Troubles) -> None:
+        self.found: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
+        self.gaps: queue.SimpleQueue[Lost] = queue.SimpleQueue()
+        """Recorded in the store."""
+        self.missing: Missing | None = None
+        """Replaced as a whole, so that every thread may read it."""
+        self.wake = threading.Event()
         self._sources = sources
-        self._source = source
         self._frontier = frontier
-        self._commit = commit
-        self._observed = observed
+        self._patience = patience
         self._troubles = troubles
-        self._missing: Segment | None = None
-        self._missing_since = 0.0
+        self._suspicions = Suspicions(sources.history, frontier.size)
+        self._new: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+        self._members = Members(sources)
+        self._recorded = RecordedGaps(sources, self._members, troubles)
+        self._look_from = 0
+        self._until = (0.0, "")
 
-    def recover(self, first: Segment, stopping: threading.Event) -> None:
-        """From ``first`` on, up to where the local server can stream again: from elsewhere, or recorded as a gap."""
-        self._troubles.report(
-            "archiver_wal_missing",
-            PostgresError(
-                f"{first}: the local server has it no more", hint="Looking in the store and at the other members."
-            ),
-        )
-        if self._missing != first:
-            self._missing, self._missing_since = first, self._sources.clock.monotonic()
-        gap_from: Segment | None = None
-        wanted = first
-        while is_lost(self._sources, wanted, self._observed.lsn) and not stopping.is_set():
+    def suspect(self, first: Segment, server_lsn: Lsn) -> None:
+        """From ``first`` on, up to where the local server can stream again."""
+        number = first.number
+        while is_lost(self._sources, self._sources.history.segment(number, first.size), server_lsn):
+            number += 1
+        self._frontier.suspect(first.number, number)
+        for (
+            begun,
+            end,
+        ) in self._frontier.suspected:  # without what is stored there already, with what was suspected before
+            if max(begun, first.number) < min(end, number):
+                self._new.put((max(begun, first.number), min(end, number)))
+        self.wake.set()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Until ``stopping``."""
+
+        def stopped() -> bool:
+            return stopping.is_set() or self._sources.cancelled()
+
+        while not stopping.is_set():
+            self.wake.wait(LOOK_SECONDS)
+            self.wake.clear()
+            while not self._new.empty():
+                self._suspicions.suspect(*self._new.get(), self._sources.clock.monotonic())
             try:
-                receipt = self._find(wanted)
+                if self._suspicions:
+                    self._look(stopped)
+                if not stopped():
+                    self._recorded.look(stopped)
+                self._troubles.clear("archiver_lost_wal")
             except WalkeeperError as problem:
-                self._source.failed(problem)
-                return
-            if receipt is None and stopping.is_set():
-                return
-            if gap_from is not None and (receipt is not None or gap_from.timeline != wanted.timeline):
-                if not self._state_gap(gap_from, wanted.start):
-                    return
-                gap_from = None
-            if receipt is None:
-                gap_from = gap_from or wanted
-            elif self._frontier.add(receipt):
-                self._commit.changed.set()
-            wanted = self._sources.history.segment(wanted.number + 1, self._frontier.size)
-        if gap_from is not None and not stopping.is_set() and not self._state_gap(gap_from, wanted.start):
-            return
-        self._troubles.clear("archiver_wal_missing")
+                self._troubles.report("archiver_lost_wal", problem, grace=True)
+            if not self._suspicions:
+                self.missing = None
+                self._troubles.clear("archiver_wal_missing")
 
-    def _find(self, wanted: Segment) -> Receipt | None:
-        """None means that it is nowhere. A member that does not answer is waited for, but not for long (P4: 30 s)."""
+    def _look(self, stopped: Callable[[], bool]) -> None:
+        """One round: here, at each member that may have it, and then what follows from that. Raises the store's errors."""
+        members = self._members.that_may_have(self._frontier.lsn)
+        self._tell(members)
+        self._look_here(stopped)
+        for member in members or ():
+            for receipt in self._members.fetch(member, self._suspicions, stopped):
+                self.found.put(receipt)
+            self._tell(members)
+        if not stopped():
+            self._conclude(members, stopped)
+
+    # --- looking for it -------------------------------------------------------------------------------------------
+
+    def _look_here(self, stopped: Callable[[], bool]) -> None:
+        """In the store, where a returning member's agent puts it, and in pg_wal."""
+        segments = list(self._suspicions.segments())
+        behind = [segment for segment in segments if segment.number >= self._look_from]
+        missed = 0
+        for segment in (*behind, *segments[: len(segments) - len(behind)]):
+            if stopped() or missed >= MISSES:
+                return
+            missed += not self._take(segment)
+            self._look_from = segment.number + 1
+
+    def _take(self, wanted: Segment) -> bool:
+        """Whether the store or pg_wal has it by now."""
+        receipt = self._sources.archive.find(wanted)
+        plain = self._from_pg_wal(wanted) if receipt is None else None
+        if plain is not None:
+            receipt = self._sources.archive.archive_segment(wanted, plain, self._sources.history)
+        if receipt is not None:
+            self._suspicions.settle(wanted.number, wanted.number + 1)
+            self.found.put(receipt)
+        return receipt is not None
+
+    def _from_pg_wal(self, wanted: Segment) -> Plain | None:
         try:
-            return find(self._sources, wanted)
-        except MemberUnreachable:
-            if self._sources.clock.monotonic() - self._missing_since < MEMBER_PATIENCE:
-                raise
+            return read_segment(self._sources.pg_wal / wanted.name, wanted)
+        except (OSError, BadSegment):
             return None
 
-    def _state_gap(self, first: Segment, end: Lsn) -> bool:
-        """Record it in the store, then go on after it; False if the store did not take it (it is all tried again)."""
-        try:
-            self._sources.archive.record_gap(first, end)
-        except WalkeeperError as problem:
-            self._source.failed(problem)
-            return False
+    # --- what follows ---------------------------------------------------------------------------------------------
+
+    def _conclude(self, members: Sequence[Candidate] | None, stopped: Callable[[], bool]) -> None:
+        sources = self._sources
+        found = self._suspicions.gaps(
+            sources.clock.monotonic(),
+            None if members is None else [member.name for member in members],
+            sources.archive.contents.accepted_gaps(),
+            self._patience,
+            short_of_disk=below_reserve(*disk_of(sources.pg_wal), self._frontier.size),
+        )
+        for lost, why in found:
+            segments = [
+                sources.history.segment(number, lost.first.size) for number in range(lost.first.number, lost.end)
+            ]
+            came = [segment for segment in segments if not stopped() and self._take(segment)]
+            if came or stopped():
+                return  # somebody has just handed it in: the next look judges what is left
+            self._record(lost, why)
+
+    def _record(self, lost: Lost, why: Why) -> None:
+        """In the store; then the frontier may pass it."""
+        self._sources.archive.record_gap(lost.first, lost.end_lsn, why.value)
         events.error(
             "gap",
-            timeline=first.timeline,
-            start=first.start,
-            end=end,
-            hint="This WAL exists nowhere any more. Take a base backup now: restores to a point inside or across the gap "
-            "are not possible from earlier ones.",
+            timeline=lost.first.timeline,
+            start=lost.first.start,
+            end=lost.end_lsn,
+            why=why.value,
+            hint="Take a base backup now: restores to a point inside or across the gap are not possible from earlier ones. "
+            "The gap is closed if a member that has this WAL comes back.",
         )
-        self._frontier.add_gap(first, end)
-        self._commit.state_gap(Gap(first.timeline, str(first.start), str(end)))
-        return True
+        self._suspicions.settle(lost.first.number, lost.end)
+        self.gaps.put(lost)
+        self._recorded.look_soon()
+
+    def _tell(self, members: Sequence[Candidate] | None) -> None:
+        lost = tuple(self._suspicions.lost())
+        since = self._suspicions.since()
+        if since is None:
+            return
+        if since != self._until[0]:
+            self._until = since, timestamp(since + self._patience - self._sources.clock.monotonic())
+        silent = self._suspicions.silent([member.name for member in members or ()])
+        self.missing = Missing(lost, tuple(silent), self._until[1])
+        names = ", ".join(silent) if members is not None else "the DCS to tell the members"
+        waits = f"waiting for {names} until {self._until[1]}" if silent or members is None else "nobody is left to ask"
+        more = f" and {len(lost) - 1} more ranges" if len(lost) > 1 else ""
+        self._troubles.report(
+            "archiver_wal_missing",
+            WalMissing(
+                f"WAL {lost[0]}{more}: neither this server nor the store has it; {waits}",
+                hint="Start the members that are waited for, and their agents: the WAL is taken from them automatically. "
+                "If it is lost for good, run: walkeeper gap accept",
+            ),
+        )

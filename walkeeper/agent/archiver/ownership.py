@@ -11,7 +11,7 @@ from walkeeper.archive.write import Archive
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.core.record import MAX_GAPS, Gap, Record, decode_record
+from walkeeper.core.record import MAX_GAPS, MAX_SUSPECTED, Gap, Record, decode_record
 from walkeeper.core.takeover import LocalServer, resume_at
 from walkeeper.dcs.base import RecordStore, Versioned
 from walkeeper.errors import BadRecord, CasConflict, Conflict
@@ -47,7 +47,14 @@ class Ownership:
         self._versioned = versioned
         self.record = record
 
-    def write(self, lsn: Lsn, new_gaps: tuple[Gap, ...] = (), trouble: str = "", wal_at: str = "") -> None:
+    def write(
+        self,
+        lsn: Lsn,
+        new_gaps: tuple[Gap, ...] = (),
+        trouble: str = "",
+        suspected: tuple[Gap, ...] = (),
+        wal_at: str = "",
+    ) -> None:
         """Move the record by compare-and-set. Raises Fenced when another owner wrote it, or DcsError.
 
         After a time-out our own write may have got through: a conflict is looked into before it is believed.
@@ -59,6 +66,7 @@ class Ownership:
             lsn=str(max(lsn, self.record.position)),
             gaps=gaps[-MAX_GAPS:],
             gaps_total=self.record.gaps_total + len(new_gaps),
+            suspected=suspected[:MAX_SUSPECTED],
             trouble=trouble,
             updated_at=now,
             moved_at=now if lsn > self.record.position else self.record.moved_at,

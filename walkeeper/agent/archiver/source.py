@@ -23,9 +23,6 @@ class Source(Protocol):
         server has no more, else None.
         """
 
-    def failed(self, problem: WalkeeperError) -> None:
-        """What was lost cannot be found at the moment: wait before it is named again."""
-
     def read(self, segment: Segment, memory: Memory) -> Plain:
         """The whole segment, in ``memory``. Raises BadSegment, FileNotFoundError if it is gone, MemoryError, or another error
         that may pass.
@@ -38,7 +35,12 @@ class Source(Protocol):
         """A damaged one, out of the way; False where that is not ours to do."""
 
     def remove(self, receipt: Receipt) -> None:
-        """The archive has it, and the record and the slot are past it. Raises SpoolError."""
+        """The archive has it, and the record and the slot are past it, or stand before WAL that is suspected lost.
+        Raises SpoolError.
+        """
+
+    def crowded(self) -> bool:
+        """Whether what is stored already should make room for what is not. Raises SpoolError."""
 
     def stop(self) -> None:
         """End what delivers."""

@@ -82,6 +82,9 @@ class Streaming:
     def remove(self, receipt: Receipt) -> None:
         self._spool.remove(receipt)
 
+    def crowded(self) -> bool:
+        return self._spool.used() > self._spool.limit * LOW_WATER
+
     def stop(self) -> None:
         self._receiver.stop()
 
@@ -124,7 +127,7 @@ class Streaming:
             self._receiving = first
             self._receiver.start(last=self._history.segment(first.number + room - 1, size))
         except PostgresError as problem:
-            self.failed(problem)
+            self._failed(problem)
             return None
         self._due_since = self._started_at = now
         events.info("receiver_started", first=first, frontier=frontier.lsn)
@@ -134,9 +137,9 @@ class Streaming:
         if ended.well:
             return  # it received what there was room for
         events.info("receiver_ended", said=ended.said)
-        self.failed(PostgresError(f"pg_receivewal: {ended.said}", hint=hint_for(ended.said)))
+        self._failed(PostgresError(f"pg_receivewal: {ended.said}", hint=hint_for(ended.said)))
 
-    def failed(self, problem: WalkeeperError) -> None:
+    def _failed(self, problem: WalkeeperError) -> None:
         self._restart_at = self._clock.monotonic() + self._restart.failed()
         self._troubles.report("archiver_receiver", problem, grace=True)
 
@@ -152,6 +155,6 @@ class Streaming:
         if now - self._due_since > SILENCE_LIMIT and self._observed.server_up:
             self._receiver.stop()
             self._due_since = now
-            self.failed(
+            self._failed(
                 PostgresError(f"pg_receivewal: {due} did not come in {SILENCE_LIMIT:g} s", hint="It was started again.")
             )

@@ -43,6 +43,11 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
     ("gap_safe", "1 while this node holds everything that is not archived.", lambda r: r["gap_safe"]),
     ("gaps", "Recorded gaps in the archive.", lambda r: _of(r["record"], "gaps")),
     (
+        "suspected_bytes",
+        "WAL that is suspected lost: nobody who answered has it. 0 on nodes that do not archive.",
+        lambda r: _of(r["suspected"], "bytes") if r["suspected"] else 0,
+    ),
+    (
         "archive_command_fails",
         "1 while PostgreSQL's last call of archive_command failed; on a server that runs it.",
         lambda r: _of(r["archive_command"], "fails"),

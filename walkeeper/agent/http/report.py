@@ -60,6 +60,7 @@ def report(agent: Agent) -> dict[str, Any]:
             "last_failed": seen.command.last_failed,
             "fails": seen.command.fails,
         },
+        "suspected": _suspected(agent),
         "troubles": [_trouble(trouble, now) for trouble in agent.troubles.open()],
         "last_error": None if agent.troubles.last is None else _trouble(agent.troubles.last, now),
         "refused_total": agent.troubles.counts(),
@@ -89,6 +90,22 @@ def _agent(agent: Agent, age: float | None) -> dict[str, Any]:
         "tail_bytes": archiver.tail.uploaded_bytes if archiver is not None else 0,
         "spool_bytes": agent.spool_used(),
         "spool_limit": agent.config.spool_limit,
+    }
+
+
+def _suspected(agent: Agent) -> dict[str, Any] | None:
+    """What is suspected lost; None where this node does not archive, or nothing is."""
+    missing = agent.archiver.lost.missing if agent.archiver is not None else None
+    if missing is None:
+        return None
+    return {
+        "ranges": [
+            {"timeline": lost.first.timeline, "start": str(lost.first.start), "end": str(lost.end_lsn)}
+            for lost in missing.lost
+        ],
+        "bytes": sum(lost.end_lsn - lost.first.start for lost in missing.lost),
+        "waiting_for": list(missing.waiting_for),
+        "until": missing.until,
     }
 
 

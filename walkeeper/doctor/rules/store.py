@@ -132,7 +132,7 @@ def store_is_the_same(facts: Facts) -> Iterator[Verdict]:
     "error",
     what="There is no gap in the archive.",
     why="WAL in a gap exists nowhere any more: no recovery gets past it. A base backup from after it makes a new beginning.",
-    mend="Take a base backup now.",
+    mend="Take a base backup now; then `walkeeper gap accept` says that the gap is known.",
 )
 def no_gaps(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.store, Unknown):
@@ -142,9 +142,16 @@ def no_gaps(facts: Facts) -> Iterator[Verdict]:
     if isinstance(gaps, Unknown):
         yield NotKnown(gaps.because)
         return
+    accept = f"walkeeper gap accept -c {facts.config.source}"
+    for gap in facts.store.suspected:
+        yield Wrong(f"WAL is suspected lost {gap}", ("# start the members that may have it, or:", accept))
     for gap in gaps:
-        yield Wrong(f"gap {gap}", ("# take a base backup with your tool, then a gap before it does not matter",))
-    if not gaps:
+        yield Wrong(
+            f"gap {gap}", ("# take a base backup with your tool, then a gap before it does not matter; then:", accept)
+        )
+    for gap in facts.store.accepted_gaps:
+        yield Good(f"gap {gap}: accepted by a person")
+    if not gaps and not facts.store.suspected and not facts.store.accepted_gaps:
         yield Good("no gap is recorded")
 
 

@@ -1,0 +1,88 @@
+"""Gaps that are recorded: a trouble until a person accepts them, and closed by a member that comes back with the WAL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from walkeeper.agent.archiver.member_wal import Members
+from walkeeper.agent.problems import Troubles
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Gap
+from walkeeper.core.suspicion import Suspicions, covers
+from walkeeper.errors import WalkeeperError
+from walkeeper.lib import events
+
+if TYPE_CHECKING:
+    from walkeeper.agent.archiver.lost_wal import Sources
+
+LOOK_SECONDS: Final = 60.0
+"""From one look at them to the next."""
+ASKED: Final = 16
+"""Segments that a member is asked for in one look: what is suspected lost is more urgent."""
+LONGEST: Final = 65536
+"""Segments of one gap that are asked for: others can write into the store."""
+
+
+class GapOpen(WalkeeperError):
+    """WAL is lost for good, and nobody has said that this is known."""
+
+    reason = "gap"
+
+
+class RecordedGaps:
+    """Those that are not closed. For one thread."""
+
+    def __init__(self, sources: Sources, members: Members, troubles: Troubles) -> None:
+        self._sources = sources
+        self._members = members
+        self._troubles = troubles
+        self._wanted = Suspicions(sources.history, sources.archive.size)
+        self._look_at = 0.0
+
+    def look_soon(self) -> None:
+        """One was recorded."""
+        self._look_at = 0.0
+
+    def look(self, stopped: Callable[[], bool]) -> None:
+        """If it is time. Raises the store's errors."""
+        now = self._sources.clock.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        accepted = self._sources.archive.contents.accepted_gaps()
+        found = [gap for gap in self._sources.archive.contents.open_gaps() if not covers(accepted, gap)]
+        self._tell(found)
+        for gap in found:
+            self._want(gap, now)
+        if found:
+            self._close(found, stopped)
+
+    def _want(self, gap: Gap, now: float) -> None:
+        archive, history = self._sources.archive, self._sources.history
+        first, end = Lsn.parse(gap.start) // archive.size, Lsn.parse(gap.end) // archive.size
+        for number in range(first, min(end, first + LONGEST)):
+            if history.contains(Segment(gap.timeline, number, archive.size)):
+                self._wanted.suspect(number, number + 1, now)
+
+    def _close(self, gaps: Sequence[Gap], stopped: Callable[[], bool]) -> None:
+        """Each member that may have some of it says no once, or delivers."""
+        for member in self._members.that_may_have(min(Lsn.parse(gap.start) for gap in gaps)) or ():
+            for receipt in self._members.fetch(member, self._wanted, stopped, ASKED):
+                events.info("gap_filled", segment=receipt.segment, member=member.name)
+                self._look_at = 0.0
+
+    def _tell(self, gaps: Sequence[Gap]) -> None:
+        if not gaps:
+            self._troubles.clear("archiver_gap")
+            return
+        first, more = gaps[0], f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
+        self._troubles.report(
+            "archiver_gap",
+            GapOpen(
+                f"gap {first.start} to {first.end} of timeline {first.timeline}{more}: this WAL is lost",
+                hint="Take a base backup: no restore gets past the gap from an earlier one. Then run: walkeeper gap accept "
+                f"{first.start}",
+            ),
+        )

@@ -1,0 +1,133 @@
+"""``walkeeper gap``: what is lost, or may be, and a person's word that it is not waited for.
+
+The word is an object in the store, which the owner of the record sees. Nobody but the owner writes the record: that would
+fence it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from walkeeper.archive.open import open_archives
+from walkeeper.archive.write import Archive
+from walkeeper.config import Config
+from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Gap, decode_record
+from walkeeper.core.suspicion import covers
+from walkeeper.dcs.base import RecordStore
+from walkeeper.dcs.patroni import connect
+from walkeeper.errors import BadName, CannotTell, Refused, WalkeeperError
+
+NONE: Final = 0
+OPEN: Final = 1
+UNKNOWN: Final = 2
+
+
+class NoSuchGap(Refused):
+    """Nothing that is lost begins there, or it is not clear which is meant."""
+
+    reason = "no_such_gap"
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """``state``: *suspected* lost, *recorded* as a gap, or *accepted*, where a person has said so."""
+
+    timeline: int
+    start: str
+    end: str
+    state: str
+
+    def __str__(self) -> str:
+        return f"{self.start} to {self.end} on timeline {self.timeline}"
+
+
+def main(config: Config, *, accept: bool, start: str | None = None, as_json: bool = False) -> int:
+    """Exit 0: nothing is lost but what was accepted; 1: something is; 2: cannot tell."""
+    try:
+        archive, suspected = _open(config)
+        found = _lost(archive, suspected)
+    except WalkeeperError as problem:
+        print(f"walkeeper: {problem}", file=sys.stderr)  # noqa: T201
+        if problem.hint:
+            print(f"HINT: {problem.hint}", file=sys.stderr)  # noqa: T201
+        return UNKNOWN
+    if accept:
+        _accept(archive, _chosen(found, start, archive.size))
+        return NONE
+    print(json.dumps([asdict(lost) for lost in found]) if as_json else _text(found))  # noqa: T201
+    return OPEN if any(lost.state != "accepted" for lost in found) else NONE
+
+
+def _open(config: Config) -> tuple[Archive, tuple[Gap, ...]]:
+    """The archive, and what its owner suspects to be lost."""
+    records: RecordStore = connect(config.patroni_config, config.node.name, timeout=config.agent.dcs_timeout)
+    try:
+        versioned = records.read()
+    finally:
+        records.close()
+    if versioned is None:
+        raise CannotTell(
+            "record in the DCS: there is none, so it is not known where to look",
+            hint="An agent writes it when the leader is archived; walkeeper verify --rebuild makes it from the store.",
+        )
+    record = decode_record(versioned.document)
+    archives = open_archives(config, to_read=True)
+    return archives.archive(int(record.system_identifier), record.size), record.suspected
+
+
+def _lost(archive: Archive, suspected: tuple[Gap, ...]) -> list[Lost]:
+    """Recorded gaps that are not closed, then suspicions; each by position."""
+    accepted = archive.contents.accepted_gaps()
+    return [
+        Lost(gap.timeline, gap.start, gap.end, "accepted" if covers(accepted, gap) else state)
+        for state, gaps in (("recorded", archive.contents.open_gaps()), ("suspected", suspected))
+        for gap in gaps
+    ]
+
+
+def _chosen(found: list[Lost], start: str | None, size: SegmentSize) -> Lost:
+    """The one that begins at ``start``, a position or a segment's name; without it the only one. Raises NoSuchGap."""
+    waiting = [lost for lost in found if lost.state != "accepted"]
+    listed = "walkeeper gap list shows all of them."
+    if start is None:
+        if len(waiting) != 1:
+            raise NoSuchGap(
+                f"gap accept: there is {len(waiting) or 'nothing'} to accept",
+                hint=f"Name one by where it begins. {listed}" if waiting else listed,
+            )
+        return waiting[0]
+    position, timeline = _position(start, size)
+    for lost in waiting:
+        if Lsn.parse(lost.start) == position and timeline in {None, lost.timeline}:
+            return lost
+    raise NoSuchGap(f"gap accept {start}: nothing that is lost begins there, or it is accepted already", hint=listed)
+
+
+def _position(start: str, size: SegmentSize) -> tuple[Lsn, int | None]:
+    """Raises BadName."""
+    try:
+        return Lsn.parse(start), None
+    except BadName:
+        segment = Segment.parse(start, size)
+        return segment.start, segment.timeline
+
+
+def _accept(archive: Archive, lost: Lost) -> None:
+    first = Segment.at(lost.timeline, Lsn.parse(lost.start), archive.size)
+    archive.accept_gap(first, Lsn.parse(lost.end))
+    what = (
+        "the owner records it as a gap within seconds" if lost.state == "suspected" else "status and doctor are content"
+    )
+    print(f"accepted: {lost}; {what}.\nTake a base backup, if none was taken since.")  # noqa: T201
+
+
+def _text(found: list[Lost]) -> str:
+    if not found:
+        return "No WAL is lost."
+    rows: list[dict[str, Any]] = [asdict(lost) for lost in found]
+    return "\n".join(f"{row['state']:<10} timeline {row['timeline']}: {row['start']} to {row['end']}" for row in rows)
