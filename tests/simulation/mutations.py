@@ -14,6 +14,7 @@ import msgspec
 from pytest import MonkeyPatch  # noqa: PT013 - a type
 
 import walkeeper.agent.archiver.archiver
+import walkeeper.agent.archiver.beliefs
 import walkeeper.agent.archiver.leftovers
 import walkeeper.agent.archiver.lost_wal
 import walkeeper.agent.archiver.ownership
@@ -26,8 +27,10 @@ from tests.simulation.wal import SIZE, readable
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archive_push import Pushing
 from walkeeper.agent.archiver.archiver import Archiver
+from walkeeper.agent.archiver.beliefs import Belief
 from walkeeper.agent.archiver.from_pg_wal import FromPgWal
 from walkeeper.agent.archiver.leftovers import Leftovers
+from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.archiver.streaming import SpoolFull, Streaming
@@ -42,7 +45,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.record import Record
 from walkeeper.core.tail import Piece, due_for_merge
-from walkeeper.core.takeover import LocalServer, resume_at
+from walkeeper.core.takeover import LocalServer, common_end, resume_at
 from walkeeper.dcs.base import Leader
 from walkeeper.errors import BadHistory, Conflict, StoreUnavailable, WrongTimeline
 from walkeeper.postgres.pg_receivewal import Written
@@ -307,7 +310,13 @@ def _resume(patch: MonkeyPatch, choose: Callable[[Record, History, LocalServer],
         resume_at(record, history, local)
         return Lsn(choose(record, history, local) // local.segment_size * local.segment_size)
 
-    patch.setattr(walkeeper.agent.archiver.ownership, "resume_at", resume)
+    patch.setattr(walkeeper.agent.archiver.beliefs, "resume_at", resume)
+    _do_not_go_back(patch)
+
+
+def _do_not_go_back(patch: MonkeyPatch) -> None:
+    """To what the store has: a look that hides many a bug before it."""
+    patch.setattr(walkeeper.agent.archiver.beliefs, "_go_back", lambda *_: None)
 
 
 @mutation()
@@ -341,11 +350,12 @@ def forget_the_floor(patch: MonkeyPatch) -> None:
 
 @mutation("kill_agent", "lose_store_answers", "store_down", "freeze_agent", first=51)
 def skip_holes_in_the_store(patch: MonkeyPatch) -> None:
-    def skip(start: Lsn, archive: Archive, history: History) -> Lsn:
-        stored = [s.end for s in archive.segments() if history.contains(s)]
-        return max([start, *stored])
+    def skip(belief: Belief, archive: Archive, local: LocalWal) -> None:
+        stored = [s.end for s in archive.segments() if local.server.history.contains(s)]
+        belief.lsn = max([belief.lsn, *stored])
 
-    patch.setattr(walkeeper.agent.archiver.ownership, "_skip_stored", skip)
+    patch.setattr(walkeeper.agent.archiver.beliefs, "_go_over_stored", skip)
+    _do_not_go_back(patch)
 
 
 @mutation("wipe_record", "garbage_record", "store_down", "kill_agent", "kill_receiver")
@@ -386,13 +396,17 @@ def skip_the_leader_read(patch: MonkeyPatch) -> None:
 def skip_the_comparison_of_timelines(patch: MonkeyPatch) -> None:
     """T ≥ R.tli."""
 
-    def resume(record: Record, history: History, local: LocalServer) -> Lsn:
+    def common(record: Record, history: History, local: LocalServer) -> Lsn:
         try:
-            return resume_at(record, history, local)
+            return common_end(record, history, local)
         except WrongTimeline:
-            return resume_at(record, history, dataclasses.replace(local, history=history))
+            return common_end(record, history, dataclasses.replace(local, history=history))
 
-    patch.setattr(walkeeper.agent.archiver.ownership, "resume_at", resume)
+    def resume(record: Record, history: History, local: LocalServer) -> Lsn:
+        return common(record, history, local).floor(local.segment_size)
+
+    patch.setattr(walkeeper.agent.archiver.beliefs, "resume_at", resume)
+    patch.setattr(walkeeper.agent.archiver.beliefs, "common_end", common)
 
 
 @mutation()

@@ -492,6 +492,8 @@ def simulated() -> Iterator[None]:
         "read_wal_file": read_wal_file,
         "ends_early": lambda *_: None,  # no segment here was made of a tail
         "find_program": lambda *_: Path("/bin/true"),
+        "read_beginning": _read_beginning,
+        "in_parallel": lambda work, things, _: [work(thing) for thing in things],
         "random": _Dice(),
         "uuid": _Sessions(),
         "TICK": 0.5,
@@ -506,6 +508,15 @@ def simulated() -> Iterator[None]:
         stack.enter_context(mock.patch.object(walkeeper.core.tail, "MERGED_AT_ONCE", MERGED_AT_ONCE))
         stack.enter_context(mock.patch.object(Crew, "report_death", _report_death))
         yield
+
+
+def _read_beginning(path: Path, segment: Segment, size: int) -> bytes | None:
+    """Of a file of pg_wal. The segment that a server still writes is no file here; what is flushed of it can be read."""
+    node = agent().node
+    opened = node.branch.segment(node.lsn // SIZE)
+    if not path.exists() and (segment != opened or size > node.lsn - segment.start):
+        return None
+    return node.branch.written_out(segment.number)[:size]
 
 
 class _Dice:

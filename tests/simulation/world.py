@@ -156,6 +156,15 @@ class World:
             return False
         return self.layout.file(HistoryFile(timeline), "") in self.store.objects
 
+    def reach_what_is_stored(self) -> None:
+        """Clients write until the leader has what a stale spool had of the future, and handed in."""
+        leader = self.leader
+        if leader is None or not leader.primary or not leader.answers:
+            return
+        ahead = (leader.branch.segment(leader.lsn // SIZE + n) for n in range(5))
+        if any(self.layout.file(segment, ".zst") in self.store.objects for segment in ahead):
+            leader.write(SIZE)
+
     def new_branch(self, timeline: int, parent: Branch, lsn: int) -> Branch:
         if any(branch.timeline == timeline for branch in self.branches):
             self.invariants.number_used_twice = True

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.core.values import history_text
 from tests.fixtures.archives import FOUR, ONE, SIZE, SYSTEM, TWO, Built, Verifier
 from tests.twins.memory_record import MemoryRecord
-from walkeeper.agent.archiver.ownership import LocalWal, Ownership, take_over
+from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.agent.archiver.ownership import Ownership, take_over
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Gap, Record, decode_record

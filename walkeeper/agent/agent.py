@@ -13,6 +13,7 @@ from walkeeper.agent.archiver.leftovers import Leftovers
 from walkeeper.agent.archiver.local_wal import read_local_wal
 from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.ownership import NotLeader, take_over
+from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.observation import Observed, Seen
 from walkeeper.agent.problems import Troubles
@@ -26,12 +27,14 @@ from walkeeper.core.desired import Desired, ServerView, View, desired
 from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.record import Record, decode_record
+from walkeeper.core.takeover import StandbyLags
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
 from walkeeper.errors import (
     BadRecord,
     DcsError,
     DcsUnavailable,
     PostgresError,
+    Refused,
     SpoolError,
     WalkeeperError,
 )
@@ -39,6 +42,7 @@ from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.lib.retry import Backoff
 from walkeeper.page.facts import Sample
+from walkeeper.postgres.data_directory import changed_at
 from walkeeper.postgres.server import AGENT_APPLICATION, CommandState, Server, ServerState
 from walkeeper.store.base import Store
 
@@ -100,6 +104,7 @@ class Agent:
         self._probed = False
         self._takeover_backoff = Backoff(0.2, 10)
         self._takeover_at = 0.0
+        self.refusals = Refusals(clock, self.poke)
         self._topology_at = 0.0
         self._ending_since = 0.0
         """When an archiver was told to end that has not; 0 where there is none."""
@@ -181,9 +186,11 @@ class Agent:
         self._look_at_topology()
         record = self._decode(found)
         archiver = self.archiver
-        if archiver is not None and record_known and not archiver.ownership.still_ours(found):
-            archiver.over.set()
-        self._act(server, leader == self.config.name if leader_known else None)
+        if archiver is not None:
+            if record_known and not archiver.ownership.still_ours(found):
+                archiver.over.set()
+            archiver.ownership.other_leader = leader if leader != self.config.name else None
+        self._act(server, leader == self.config.name if leader_known else None, found)
         unsafe = self._judge_slot(slot, record)
         seen_slot = None if isinstance(slot, PostgresError) else slot
         self.seen = Seen(
@@ -214,10 +221,20 @@ class Agent:
         except PostgresError as problem:
             self.troubles.report("postgresql", problem, grace=True)
         if self.archiver is not None:
+            ours = state is not None and self._is_its_cluster(state, self.archiver)
             observed = self.archiver.observed
-            observed.server_up = state is not None
-            observed.lsn = state.lsn if state is not None else observed.lsn
+            observed.server_up = ours
+            observed.lsn = state.lsn if state is not None and ours else observed.lsn
         return state
+
+    def _is_its_cluster(self, state: ServerState, archiver: Archiver) -> bool:
+        """Before anything is written or moved by what that server says: a directory can be exchanged in a pause."""
+        if state.system_identifier == int(archiver.ownership.record.system_identifier):
+            return True
+        hint = "The data directory under this agent is another cluster's by now. The archive is left as it is."
+        events.error("another_cluster", system_identifier=state.system_identifier, hint=hint)
+        archiver.over.set()
+        return False
 
     def _look_at_record(self) -> tuple[Versioned | None, bool]:
         try:
@@ -304,7 +321,7 @@ class Agent:
 
     # --- acting -------------------------------------------------------------------------------------------------
 
-    def _act(self, server: ServerState | None, leads: bool | None) -> None:
+    def _act(self, server: ServerState | None, leads: bool | None, found: Versioned | None) -> None:
         standby_cluster = self.topology is not None and self.topology.standby_cluster
         archiver = self.archiver
         view = View(
@@ -318,7 +335,10 @@ class Agent:
         if wanted is Desired.STOP and archiver is not None:
             self._end_archiver(archiver, view)
         if wanted is Desired.TAKE_OVER and server is not None:
-            self._try_takeover(server)
+            self._try_takeover(server, found)
+        elif wanted is Desired.WATCH and leads is False:
+            self.refusals.over()
+            self.troubles.clear("takeover_failed")
         self._report_leadership(view)
 
     def _end_archiver(self, archiver: Archiver, view: View) -> None:
@@ -336,9 +356,11 @@ class Agent:
             stored_up_to=archiver.stored_up_to,
         )
 
-    def _try_takeover(self, server: ServerState) -> None:
+    def _try_takeover(self, server: ServerState, found: Versioned | None) -> None:
         now = self._clock.monotonic()
-        if now < self._takeover_at:
+        control = changed_at(self.config.data_dir / "global" / "pg_control")
+        about = situation(found, server.system_identifier, server.timeline, control)
+        if self.refusals.stands(about) or (now < self._takeover_at and not self.refusals.accepted):
             return
         try:
             self.archiver = self._take_over(server)
@@ -346,17 +368,20 @@ class Agent:
             return
         except WalkeeperError as problem:
             self._takeover_at = now + self._takeover_backoff.failed()
-            self.troubles.report("takeover_failed", problem)
+            if isinstance(problem, Refused):
+                self.refusals.refused(problem, about)
+            self.troubles.report("takeover_failed", problem, grace=isinstance(problem, StandbyLags))
             return
         self._takeover_backoff.succeeded()
+        self.refusals.over()
         self.troubles.clear("takeover_failed")
 
     def _take_over(self, server: ServerState) -> Archiver:
         self._ensure_probed()
         pg_wal = self.config.data_dir / "pg_wal"
-        local = read_local_wal(pg_wal, server)
+        local = read_local_wal(pg_wal, server, self._server.state)
         archive = self._archive(server.system_identifier, server.segment_size)
-        ownership = take_over(self.config.name, self.records, archive, local)
+        ownership = take_over(self.config.name, self.records, archive, local, self.refusals.accepted)
         sources = Sources(
             archive,
             local.server.history,

@@ -23,6 +23,8 @@ class Frontier:
         self._gaps: dict[int, int] = {}
         self._tails: dict[str, int] = {}
         self._tail_end = lsn.floor(size)
+        self.below: tuple[int, str] | None = None
+        """Number and SHA-256 of the whole segment that the frontier passed last; None before one, and right behind a gap."""
 
     @property
     def lsn(self) -> Lsn:
@@ -76,10 +78,10 @@ class Frontier:
         before = self._next
         while True:
             if self._next in self._ahead:
-                del self._ahead[self._next]
+                self.below = self._next, self._ahead.pop(self._next).sha256
                 self._next += 1
             elif self._next in self._gaps:
-                self._next = self._gaps.pop(self._next)
+                self._next, self.below = self._gaps.pop(self._next), None
             else:
                 break
         if self._next != before:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
@@ -12,9 +13,12 @@ from walkeeper.errors import BadRecord, WalkeeperError
 
 SCHEMA: Final = 1
 MAX_RECORD_BYTES: Final = 64 * 1024
+SMALL: Final = 1024
+"""Bytes that a record is written with at most: etcd keeps every version of it until it is compacted."""
 MAX_GAPS: Final = 32
-"""How many gaps the record itself lists, newest last; the store has them all."""
+"""How many gaps the record itself lists at most, newest last; the store has them all."""
 
+_SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 _ALIGNMENT: Final = 4
 """Records begin and end at multiples of MAXALIGN, which is 8, or 4 on some 32-bit machines."""
 _REBUILD: Final = "walkeeper does not trust it and looks at the store instead."
@@ -34,7 +38,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     Every byte of ``timeline``'s ancestry from the archive's stated start below ``lsn`` is in the store, but for ``gaps``.
     ``lsn`` is text in the document: the start of a segment, or with the tail any byte inside one. ``start`` names the
     archive's first segment. ``session`` is drawn anew at each takeover. ``trouble`` is what keeps the owner from going on,
-    for people on other nodes; ``updated_at`` is for people too.
+    for people on other nodes; ``updated_at`` is for people too. ``below_sha256`` is that of the last whole segment below
+    ``lsn``, ``history_sha256`` that of the history of ``timeline``; "" where it is not stated (walkeeper 0.1.0 states neither).
     """
 
     schema: int = SCHEMA
@@ -49,6 +54,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     gaps_total: int = 0
     trouble: str = ""
     updated_at: str = ""
+    below_sha256: str = ""
+    history_sha256: str = ""
 
     @property
     def position(self) -> Lsn:
@@ -59,7 +66,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return SegmentSize(self.segment_size)
 
     def encode(self) -> bytes:
-        return msgspec.json.encode(self)
+        """Its document; of gaps only as many, the newest, as keep it SMALL."""
+        document = msgspec.json.encode(self)
+        gaps = self.gaps
+        while len(document) > SMALL and gaps:
+            gaps = gaps[1:]
+            document = msgspec.json.encode(msgspec.structs.replace(self, gaps=gaps))
+        return document
 
 
 def decode_record(document: bytes) -> Record:
@@ -74,6 +87,7 @@ def decode_record(document: bytes) -> Record:
         raise BadRecord(f"record in the DCS: {error}", hint=_REBUILD) from None
     if record.schema != SCHEMA:
         raise BadRecord(f"record in the DCS: schema {record.schema}, this version knows {SCHEMA}", hint=_REBUILD)
-    if not aligned or record.timeline < 1 or not record.system_identifier.isdecimal():
+    sums = all(not each or _SHA256.match(each) for each in (record.below_sha256, record.history_sha256))
+    if not aligned or not sums or record.timeline < 1 or not record.system_identifier.isdecimal():
         raise BadRecord("record in the DCS: its values cannot be right", hint=_REBUILD)
     return record

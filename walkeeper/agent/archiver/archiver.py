@@ -26,6 +26,7 @@ from walkeeper.agent.threads import Crew
 from walkeeper.archive.write import Archive
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
+from walkeeper.core.hold_slot import slot_target
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
@@ -372,8 +373,12 @@ class Archiver:
     def _write_record(self, gaps: list[Gap]) -> None:
         record = self.ownership.record
         trouble = self._trouble_for_record()
-        if self._frontier.lsn > record.position or gaps or trouble != record.trouble:
-            self.ownership.write(self._frontier.lsn, tuple(gaps), trouble)
+        lsn = (
+            self._frontier.lsn
+        )  # first: a sum that is newer than the position is not stated, and both are written again
+        self.ownership.below = self._frontier.below
+        if lsn > record.position or gaps or trouble != record.trouble:
+            self.ownership.write(lsn, tuple(gaps), trouble)
 
     def _trouble_for_record(self) -> str:
         """What people on other nodes shall read; it changes in the record at most every few seconds."""
@@ -387,7 +392,7 @@ class Archiver:
         return text
 
     def _follow_with_slot(self) -> None:
-        """Bring the hold slot to the record; what is wrong with the slot itself is for the observer to report."""
+        """Bring the hold slot after the record; what is wrong with the slot itself is for the observer to report."""
         if not self.observed.server_up:
             return
         try:
@@ -400,8 +405,9 @@ class Archiver:
                 or slot.restart_lsn is None
             ):
                 return
-            if slot.restart_lsn < self.ownership.record.position and not self._left_timeline():
-                self._server.advance_slot(self._hold_slot, self.ownership.record.position)
+            target = slot_target(self.ownership.record.position, self._archive.size)
+            if slot.restart_lsn < target and not self._left_timeline():
+                self._server.advance_slot(self._hold_slot, target)
             self._troubles.clear("archiver_slot")
         except PostgresError as problem:
             self._troubles.report("archiver_slot", problem, grace=True)
@@ -412,7 +418,9 @@ class Archiver:
         That primary's timeline may be the older one: of a server that everybody took for dead, and that leads again.
         A server changes its timeline with a restart only, which ends the connection: no time passes between look and move.
         """
-        return self._server.state().timeline != self.history.timeline
+        state = self._server.state()
+        cluster = self._archive.layout.system_identifier
+        return state.timeline != self.history.timeline or state.system_identifier != cluster
 
     def _remove_recorded(self, pending: list[Receipt]) -> list[Receipt]:
         recorded = self.ownership.record.position
