@@ -5,6 +5,7 @@ The later ones were bugs: docs/track_record.md tells of them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pytest import MonkeyPatch  # noqa: PT013 - a type
 
 import walkeeper.agent.archiver.archiver
 import walkeeper.agent.archiver.beliefs
+import walkeeper.agent.archiver.comparing
 import walkeeper.agent.archiver.leftovers
 import walkeeper.agent.archiver.lost_wal
 import walkeeper.agent.archiver.ownership
@@ -143,6 +145,15 @@ def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
 
     patch.setattr(Archive, "put", put)
     patch.setattr(Archive, "archive_history", archive_history)
+    _compare_nothing(patch)
+
+
+def _compare_nothing(patch: MonkeyPatch) -> None:
+    beliefs = walkeeper.agent.archiver.beliefs
+    patch.setattr(beliefs, "compare_whole", lambda *_: [])
+    patch.setattr(beliefs, "compare_some", lambda *_: [])
+    patch.setattr(beliefs, "compare_own", lambda *_: ([], False))
+    patch.setattr(walkeeper.agent.archiver.comparing, "_compare_history", lambda *_: None)
 
 
 @mutation(first=10)
@@ -324,7 +335,7 @@ def start_at_now(patch: MonkeyPatch) -> None:
     _resume(patch, lambda _record, _history, local: local.lsn)
 
 
-@mutation(first=32)
+@mutation("jump_slot", "drop_slot", "kill_agent", "switchover", "store_down")
 def start_at_the_slot(patch: MonkeyPatch) -> None:
     def at_slot(record: Record, _: History, __: LocalServer) -> int:
         slot = agent().node.slot
@@ -373,6 +384,56 @@ def take_a_boundary_segment_for_the_old_timelines(patch: MonkeyPatch) -> None:
         return next((t for t in self.timelines if ends.get(t, 1 << 63) > number * size), self.timeline)
 
     patch.setattr(History, "timeline_of", timeline_of)
+
+
+# ------------------------------------------------------------------------------------------------------- bytes, not names
+
+
+@mutation("roll_back", "kill_agent", "wipe_record")
+def believe_names_after_a_volume_went_back(patch: MonkeyPatch) -> None:
+    """Its server wrote on past the record, and the store has every name."""
+    _compare_nothing(patch)
+
+
+@mutation("roll_back", "kill_agent", "wipe_record")
+def believe_a_frontier_beyond_the_server(patch: MonkeyPatch) -> None:
+    beliefs = walkeeper.agent.archiver.beliefs
+
+    def common(record: Record, history: History, local: LocalServer) -> Lsn:
+        return common_end(record, history, dataclasses.replace(local, lsn=max(local.lsn, record.position)))
+
+    patch.setattr(beliefs, "common_end", common)
+    patch.setattr(
+        beliefs, "resume_at", lambda record, history, local: common(record, history, local).floor(local.segment_size)
+    )
+
+
+@mutation("twin_segments", "kill_agent")
+def go_over_what_another_server_stored(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.agent.archiver.beliefs, "compare_some", lambda *_: [])
+
+
+@mutation("cut_members", "freeze_host", "kill_patroni", "power_loss")
+def believe_a_history_that_contradicts(patch: MonkeyPatch) -> None:
+    """Of an ancestor, or of the server's own number, which another server took as well."""
+    patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
+    real = walkeeper.agent.archiver.comparing._compare_history
+
+    def compare(*arguments: Any) -> None:
+        with contextlib.suppress(Conflict):
+            real(*arguments)
+
+    patch.setattr(walkeeper.agent.archiver.comparing, "_compare_history", compare)
+
+
+@mutation("swap_store", "swap_store", "kill_agent")
+def believe_a_record_in_an_empty_store(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.agent.archiver.beliefs, "nothing_archived", lambda _: True)
+
+
+@mutation("edit_record", "kill_agent")
+def do_not_ask_for_the_segment_below_the_frontier(patch: MonkeyPatch) -> None:
+    _do_not_go_back(patch)
 
 
 # --------------------------------------------------------------------------------------------------------------- one owner

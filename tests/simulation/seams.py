@@ -126,7 +126,7 @@ class StoreView(MemoryStore):
         self._world = world
         self._process = process
         if process is not None:
-            self.objects = world.store.objects
+            self.objects = world.store.objects if world.elsewhere is None else world.elsewhere
         self.calls = _Nothing()
 
     def _before(self, method: str, key: str) -> None:
@@ -146,8 +146,10 @@ class StoreView(MemoryStore):
         if self._process is None:
             return
         world = self._world
-        if method == "create":
+        if method == "create" and self.objects is world.store.objects:
             world.invariants.created(self._process, key)
+        elif method == "create":
+            world.invariants.created_elsewhere(self._process, key)
         if world.lose_store_answers:
             world.lose_store_answers -= 1
             raise StoreUnavailable(f"{key}: the answer was lost")
