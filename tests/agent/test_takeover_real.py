@@ -104,6 +104,8 @@ def test_p13_two_promotions_under_one_number_at_one_position_are_not_one_timelin
     backup = server.base_backup(cluster.directory / "backup", wal="fetch")
     first, second = cluster.standby(backup, "b"), cluster.standby(backup, "c")
     try:
+        streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+        wait_for(lambda: server.value(streaming) == 2)
         server.stop()
         ends = "SELECT pg_last_wal_receive_lsn()::text"
         wait_for(lambda: first.value(ends) == second.value(ends))
