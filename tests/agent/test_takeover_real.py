@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from tests.fixtures.agents import Machine
 from tests.fixtures.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
+from tests.parts.etcd import Etcd
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, Postgres, restore_server
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
@@ -148,6 +154,23 @@ def test_a_member_that_was_renamed_goes_on_without_a_person(cluster: Cluster) ->
         assert agent.record.owner == "new-name"
 
 
+def test_p8_an_owner_stores_on_and_records_nothing_while_another_member_leads(cluster: Cluster) -> None:
+    """Its Patroni was killed. Nobody with the key is a pause, and there the frontier moves."""
+    with cluster.agent("a") as agent:
+        wait_for(lambda: agent.archiving)
+        agent.wait_frontier(Segment.parse(cluster.server.complete_segments(2)[-1], SIZE).end)
+        cluster.dcs.set_leader("b")
+        wait_for(lambda: agent.agent.seen.leader == "b")
+        record = cluster.dcs.record
+        last = cluster.server.complete_segments(2)[-1]
+        wait_for(lambda: any(last in key for key in cluster.store.objects))
+        wait_for(lambda: "archiver_record" in agent.troubles())
+        assert cluster.dcs.record == record
+        cluster.dcs.set_leader(None)
+        agent.wait_frontier(Segment.parse(last, SIZE).end)
+        wait_for(lambda: "archiver_record" not in agent.troubles())
+
+
 def test_p13_the_data_directory_of_another_cluster_under_a_running_agent_changes_nothing(
     cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -178,3 +201,40 @@ def test_p13_the_data_directory_of_another_cluster_under_a_running_agent_changes
             assert agent.record.gaps_total == 0
             assert agent.record.lsn == frontier
         assert set(cluster.store.objects) == stored
+
+
+def test_a_person_sees_a_refusal_and_lets_it_pass_once(postgres: Postgres) -> None:
+    """With the command, an agent of its own process and etcd: the record was edited to lie beyond the server."""
+    prepare(postgres)
+    with Etcd() as etcd:
+        machine = Machine("accepted", postgres, etcd)
+
+        def takeover(*arguments: str) -> tuple[int, str]:
+            command = [sys.executable, "-m", "walkeeper", "-c", str(machine.config), "takeover", *arguments]
+            environment = {**os.environ, **machine.environment()}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+            return done.returncode, done.stdout + done.stderr
+
+        try:
+            with machine.start():
+                end = machine.wait_archived(2)
+                assert takeover() == (0, "No takeover is refused on this node.\n")
+                assert takeover("--accept")[0] == 1
+            record = machine.record
+            assert record is not None
+            edited = msgspec.structs.replace(record, lsn=str(Lsn(end + 500 * SIZE)), below_sha256="")
+            etcd.put("/service/accepted/walkeeper", edited.encode().decode())
+            with machine.start():
+                machine.wait_says("beyond_server")
+                code, said = takeover()
+                assert code == 1
+                assert said.startswith("Refused: beyond_server: record in the DCS: the frontier")
+                assert machine.record == edited
+                code, said = takeover("--accept")
+                assert (code, said.partition(":")[0]) == (0, "Accepted, for the next takeover of this agent only")
+                machine.wait_says("takeover_accepted")
+                wait_for(lambda: machine.record is not None and machine.record.session != record.session)
+                machine.wait_archived(1)
+                assert takeover()[0] == 0
+        finally:
+            machine.close()
