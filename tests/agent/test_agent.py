@@ -29,6 +29,7 @@ from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import fetch
 from walkeeper.archive.write import Archive
+from walkeeper.core.hold_slot import slot_target
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import Plain
@@ -86,7 +87,7 @@ def test_segments_reach_the_store_then_the_record_then_the_slot_and_leave_the_sp
         wait_for(lambda: agent.archiving)
         end = complete(alone.server, 4)
         agent.wait_frontier(end)
-        wait_for(lambda: alone.slot() >= end)
+        wait_for(lambda: alone.slot() >= slot_target(end, SIZE))
         wait_for(lambda: not agent.agent.spool.complete(SIZE))
     for name in alone.stored():
         assert fetch(alone.store, alone.layout, Codec(), name) == (alone.server.pg_wal / name).read_bytes()
@@ -118,7 +119,7 @@ def test_p1_the_order_put_record_slot_spool_is_never_bent(alone: Alone) -> None:
         assert len(agent.agent.spool.complete(SIZE)) >= 3  # and no removal
         agent.records.read_only = False
         agent.wait_frontier(end)
-        wait_for(lambda: alone.slot() >= end and not agent.agent.spool.complete(SIZE))
+        wait_for(lambda: alone.slot() >= slot_target(end, SIZE) and not agent.agent.spool.complete(SIZE))
 
 
 @pytest.mark.parametrize("where", ["packed", "put"])

@@ -125,7 +125,7 @@ def test_a_call_is_answered_when_the_archive_has_it_and_nothing_is_uploaded_twic
         node.push_until_done(name)  # most of these calls come between two looks into pg_wal
         assert fetch(node.store, node.layout, Codec(), name) == (node.server.pg_wal / name).read_bytes()
     node.agent.wait_frontier(Segment.parse(names[-1], SIZE).end)
-    wait_for(lambda: Lsn.parse(node.server.restart_lsn(HOLD_SLOT) or "0/0") >= Segment.parse(names[-1], SIZE).end)
+    wait_for(lambda: Lsn.parse(node.server.restart_lsn(HOLD_SLOT) or "0/0") >= Segment.parse(names[-1], SIZE).start)
     for name in names:
         node.push(name)
     assert set(node.creates.values()) == {1}

@@ -19,6 +19,7 @@ from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import fetch
 from walkeeper.archive.write import Archive
 from walkeeper.core.history import History
+from walkeeper.core.hold_slot import slot_target
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
@@ -343,7 +344,7 @@ def test_wal_that_the_store_has_already_is_not_missed(pair: Pair) -> None:
         old = pair.dcs.record
         end = Segment.parse(pair.primary.complete_segments(5)[-1], SIZE).end
         agent.wait_frontier(end)
-        wait_for(lambda: Lsn.parse(pair.primary.restart_lsn(HOLD_SLOT) or "0/0") >= end)
+        wait_for(lambda: Lsn.parse(pair.primary.restart_lsn(HOLD_SLOT) or "0/0") >= slot_target(end, SIZE))
     pair.primary.checkpoint()
     assert old is not None
     pair.dcs.put(old.document)
@@ -428,5 +429,5 @@ def test_f12_a_standby_leader_archives_what_it_receives(pair: Pair) -> None:
         pair.primary.switch_wal()
         agent.wait_frontier(end)
         assert agent.record.owner == "b"
-        wait_for(lambda: Lsn.parse(standby.restart_lsn(HOLD_SLOT) or "0/0") >= end)
+        wait_for(lambda: Lsn.parse(standby.restart_lsn(HOLD_SLOT) or "0/0") >= slot_target(end, SIZE))
         assert standby.value("SELECT pg_is_in_recovery()")

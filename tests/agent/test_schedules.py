@@ -17,8 +17,9 @@ import pytest
 from tests.core.values import history_text
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
-from walkeeper.agent.archiver import ownership
-from walkeeper.agent.archiver.ownership import LocalWal, Ownership, take_over
+from walkeeper.agent.archiver import beliefs, comparing, ownership
+from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.agent.archiver.ownership import Ownership, take_over
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.tail import parse_key
@@ -41,6 +42,13 @@ SIZE = SegmentSize(MIB)
 FIRST = History(1)
 SCHEDULES = 1500
 STEPS = 60
+
+
+@pytest.fixture(autouse=True)
+def _one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed decides everything, and no thread."""
+    for module in (comparing, ownership):
+        monkeypatch.setattr(module, "in_parallel", lambda work, things, _: [work(thing) for thing in things])
 
 
 class Crash(Exception):
@@ -236,7 +244,8 @@ def test_the_schedules_notice_an_archiver_that_ignores_the_fork(monkeypatch: pyt
     def resume_blindly(record: Record, _: History, local: LocalServer) -> Lsn:
         return takeover.resume_at(record, local.history, local)
 
-    monkeypatch.setattr(ownership, "resume_at", resume_blindly)
+    monkeypatch.setattr(beliefs, "resume_at", resume_blindly)
+    monkeypatch.setattr(beliefs, "_go_back", lambda *_: None)
     assert first_broken_seed() is not None
 
 
@@ -251,10 +260,11 @@ def test_the_schedules_notice_a_missing_fence(monkeypatch: pytest.MonkeyPatch) -
 def test_the_schedules_notice_a_tail_that_is_believed_across_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     def resume_to_the_byte(record: Record, history: History, local: LocalServer) -> Lsn:
         forks = local.history.parts_from(history)
-        return record.position if forks is None else min(record.position, forks)
+        return record.position if forks is None else Lsn(min(record.position, forks) // 8 * 8)
 
-    monkeypatch.setattr(ownership, "resume_at", resume_to_the_byte)
-    monkeypatch.setattr(ownership, "_skip_stored", lambda start, *_: start)
+    monkeypatch.setattr(beliefs, "resume_at", resume_to_the_byte)
+    monkeypatch.setattr(beliefs, "_go_over_stored", lambda *_: None)
+    monkeypatch.setattr(beliefs, "_go_back", lambda *_: None)
     assert first_broken_seed() is not None
 
 

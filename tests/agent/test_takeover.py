@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
 from tests.core.values import history_text, plain_segment
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
-from walkeeper.agent.archiver.ownership import Fenced, LocalWal, NotLeader, Ownership, take_over
+from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.agent.archiver.ownership import Fenced, NotLeader, Ownership, take_over
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
@@ -15,7 +18,7 @@ from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, decode_record
-from walkeeper.core.takeover import LocalServer
+from walkeeper.core.takeover import BeyondServer, LocalServer
 from walkeeper.errors import CasConflict, Conflict, DcsUnavailable, StoreUnavailable, WrongCluster, WrongTimeline
 
 SYSTEM = 7300000000000000001
@@ -36,12 +39,19 @@ class World:
         self.records = {name: MemoryRecord(self.dcs) for name in "abc"}
 
     def take_over(
-        self, name: str, history: History, lsn: int, *, leader: str | None = None, system: int = SYSTEM
+        self,
+        name: str,
+        history: History,
+        lsn: int,
+        *,
+        leader: str | None = None,
+        system: int = SYSTEM,
+        accepted: Collection[str] = (),
     ) -> Ownership:
         self.dcs.set_leader(leader or name)
         histories = {history.timeline: history_text(history)} if history.switches else {}
         wal = LocalWal(LocalServer(system, SIZE, history, Lsn(lsn)), histories)
-        return take_over(name, self.records[name], self.archive, wal)
+        return take_over(name, self.records[name], self.archive, wal, accepted)
 
     def put(self, history: History, *numbers: int) -> None:
         for number in numbers:
@@ -163,11 +173,13 @@ def test_p11_a_wiped_record_is_rebuilt_from_the_store(world: World) -> None:
     assert owner.record.gaps == (Gap(1, "0/500000", "0/600000"),)
 
 
-def test_p11_a_frontier_ahead_of_the_server_is_not_believed(world: World) -> None:
+def test_p13_a_frontier_ahead_of_the_server_is_refused_until_a_person_lets_it_pass(world: World) -> None:
     owner = world.take_over("a", ONE, 3 * MIB)
     world.put(ONE, 3)
     owner.write(Lsn(500 * MIB))
-    world.take_over("a", ONE, 9 * MIB)
+    with pytest.raises(BeyondServer):
+        world.take_over("a", ONE, 9 * MIB)
+    world.take_over("a", ONE, 9 * MIB, accepted={"beyond_server"})
     assert world.frontier == (1, 4, "a")
 
 
@@ -223,5 +235,5 @@ def test_a_frontier_inside_a_segment_is_taken_up_at_the_segments_start(world: Wo
     world.put(ONE, 4, 5, 6)
     owner.write(Lsn(7 * MIB + 40))
     assert owner.record.position == 7 * MIB + 40
-    taken = world.take_over("b", history, 8 * MIB)
+    taken = world.take_over("a" if history is ONE else "b", history, 8 * MIB)
     assert taken.record.position == (5 * MIB if history is TWO else 7 * MIB)

@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 from walkeeper.core.desired import Desired, ServerView, View, desired
 from walkeeper.core.history import History, Switch
-from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
+from walkeeper.core.hold_slot import SlotState, slot_target, why_not_gap_safe
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
-from walkeeper.core.record import MAX_RECORD_BYTES, Record, decode_record
-from walkeeper.core.takeover import LocalServer, resume_at
+from walkeeper.core.record import MAX_GAPS, MAX_RECORD_BYTES, SMALL, Gap, Record, decode_record
+from walkeeper.core.takeover import BeyondServer, LocalServer, StandbyLags, resume_at
 from walkeeper.errors import BadRecord, WrongCluster, WrongTimeline
 
 SIZE = SegmentSize(16 * MIB)
@@ -62,9 +62,44 @@ def test_another_segment_size_never_takes_over() -> None:
 
 
 def test_a_frontier_that_the_server_has_not_reached_is_not_believed() -> None:
-    with pytest.raises(BadRecord):
-        resume_at(at("1/0"), ONE, local(lsn="0/8000000"))
-    assert resume_at(at("0/9000000"), ONE, local(lsn="0/8FFFFFF")) == Lsn.parse("0/9000000")
+    for lsn in ("1/0", "0/8000004"):
+        with pytest.raises(BeyondServer):
+            resume_at(at(lsn), ONE, local(lsn="0/8000000"))
+    assert resume_at(at("0/8000000"), ONE, local(lsn="0/8000000")) == Lsn.parse("0/8000000")
+
+
+def test_a_standby_leader_that_lags_waits() -> None:
+    with pytest.raises(StandbyLags) as caught:
+        resume_at(
+            at("0/9000000"), ONE, LocalServer(7300000000000000001, SIZE, ONE, Lsn.parse("0/8000000"), in_recovery=True)
+        )
+    assert caught.value.waiting_helps
+
+
+def test_the_system_identifier_is_looked_at_before_the_timeline() -> None:
+    with pytest.raises(WrongCluster):
+        resume_at(at("0/6000000", timeline=2), TWO, local(ONE, system_identifier=1))
+
+
+def test_a_record_is_small_with_the_largest_values_and_keeps_its_newest_gaps() -> None:
+    gaps = tuple(Gap(0xFFFFFFFF, f"FFFFFFFF/{n:X}000000", "FFFFFFFF/FF000000") for n in range(MAX_GAPS))
+    large = msgspec.structs.replace(
+        RECORD, system_identifier="9" * 20, segment_size=1 << 30, timeline=0xFFFFFFFF, lsn="FFFFFFFF/FFFFFFFC", owner="n" * 40,
+        session="s" * 32, gaps=gaps, gaps_total=1000, trouble="t" * 200, updated_at="2026-11-28T05:02:41Z",
+        below_sha256="a" * 64, history_sha256="b" * 64, start="FFFFFFFFFFFFFFFF00000003",
+    )  # fmt: skip
+    assert len(large.encode()) <= SMALL
+    kept = decode_record(large.encode()).gaps
+    assert 0 < len(kept) < MAX_GAPS
+    assert kept[-1] == gaps[-1]
+
+
+def test_a_record_of_an_older_walkeeper_states_no_sums() -> None:
+    document = {
+        key: value for key, value in msgspec.json.decode(RECORD.encode()).items() if not key.endswith("_sha256")
+    }
+    found = decode_record(msgspec.json.encode(document))
+    assert (found.below_sha256, found.history_sha256) == ("", "")
 
 
 @given(st.binary(max_size=300))
@@ -80,7 +115,7 @@ def test_a_record_is_read_or_refused(document: bytes) -> None:
     [
         {"lsn": "0/4000001"}, {"lsn": "-1/0"}, {"lsn": 5}, {"timeline": 0}, {"timeline": -1}, {"timeline": "1"}, {"schema": 2},
         {"schema": 0}, {"segment_size": 5}, {"system_identifier": "x"}, {"system_identifier": 7}, {"start": "x"}, {"owner": None},
-        {"gaps": [{"timeline": 1}]},
+        {"gaps": [{"timeline": 1}]}, {"below_sha256": "x"}, {"history_sha256": "A" * 64},
     ],
 )  # fmt: skip
 def test_a_record_with_a_value_that_cannot_be_is_refused(change: dict[str, object]) -> None:
@@ -139,6 +174,15 @@ def slot(
     restart_lsn: str | None = "0/4000028", *, physical: bool = True, pid: int | None = None, lost: bool = False
 ) -> SlotState:
     return SlotState(physical, None if restart_lsn is None else Lsn.parse(restart_lsn), pid, lost)
+
+
+@pytest.mark.parametrize(
+    ("frontier", "target"),
+    [("0/4000000", "0/3000000"), ("0/4FFFFF8", "0/3000000"), ("0/1000000", "0/0"), ("0/0", "0/0")],
+)
+def test_the_hold_slot_keeps_one_whole_segment_below_the_frontier(frontier: str, target: str) -> None:
+    assert slot_target(Lsn.parse(frontier), SIZE) == Lsn.parse(target)
+    assert why_not_gap_safe(slot(target), Lsn.parse(frontier), SIZE) == ""
 
 
 @pytest.mark.parametrize(

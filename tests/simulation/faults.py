@@ -9,9 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from tests.simulation.invariants import record_of
 from tests.simulation.nodes import Node, Slot
 from tests.simulation.wal import SIZE, Branch, readable, write_segment
+from walkeeper.core.beliefs import nothing_archived
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import PARTIAL, Segment
 from walkeeper.core.tail import Piece
 
@@ -258,6 +262,67 @@ def unknown_name(world: World, node: Node, fault: Fault) -> None:
     _for_a_while(world, fault, lambda: unknown(True), lambda: unknown(False))
 
 
+def roll_back(world: World, node: Node, fault: Fault) -> None:
+    """The leader's volume goes back to a snapshot: the same timeline, and less of it."""
+    leader = world.leader
+    if leader is None or not leader.primary or not leader.answers or not leader.host_up:
+        return
+    there = [segment.start for segment in leader.pg_wal.segments if leader.branch.history.contains(segment)]
+    lowest = max([leader.branch.begun + 100, min(there, default=leader.lsn)])
+    lsn = leader.lsn - int(world.loop.dice.random() * 4 * SIZE)
+    if lowest < lsn < leader.lsn:
+        leader.go_back(lsn)
+
+
+def twin_segments(world: World, node: Node, fault: Fault) -> None:
+    """Another server, promoted under the same number at the same position, archived what comes next on this timeline."""
+    leader = world.leader
+    if leader is None or not leader.primary:
+        return
+    world.invariants.number_used_twice = True
+    twin = Branch(99, leader.branch.timeline, leader.branch.parent, leader.branch.begun)
+    for number in range(leader.lsn // SIZE, leader.lsn // SIZE + 2):
+        segment, plain = twin.segment(number), twin.plain(number)
+        key = world.layout.file(segment, world.archive.codec.suffix)
+        if segment.timeline == leader.branch.timeline and plain != leader.branch.plain(number):
+            sums = {"sha256": twin.sha256(number), "size": str(int(SIZE))}
+            world.store.objects.setdefault(key, (world.archive.codec.encode(plain), sums))
+    if leader.agent is not None:
+        leader.agent.die_in = fault.steps
+
+
+def forget_numbers(world: World, node: Node, fault: Fault) -> None:
+    """From here on nobody's restore_command reads the archive."""
+    world.forgetful = True
+
+
+def swap_store(world: World, node: Node, fault: Fault) -> None:
+    """Everybody's configuration gets another prefix for a while; agents are started again at both ends."""
+
+    def show(store: dict[str, tuple[bytes, dict[str, str]]] | None) -> None:
+        world.elsewhere = store
+        for each in world.nodes:
+            for process in each.processes():
+                process.kill()
+
+    record = record_of(world)
+    if world.elsewhere is None and record is not None and not nothing_archived(record):
+        _for_a_while(world, fault, lambda: show({}), lambda: show(None))
+
+
+def edit_record(world: World, node: Node, fault: Fault) -> None:
+    """Somebody puts the frontier where the server is."""
+    record, leader = record_of(world), world.leader
+    if record is not None and leader is not None and leader.branch.timeline == record.timeline:
+        end = leader.lsn // SIZE * SIZE
+        edited = msgspec.structs.replace(record, lsn=str(Lsn(max(end, record.position))), below_sha256="")
+        world.dcs.put(edited.encode())
+        world.invariants.dcs_changed_by_hand()
+        world.invariants.edited_to = max(end, record.position)
+        if leader.agent is not None:
+            leader.agent.kill()
+
+
 KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "kill_agent": kill_agent,
     "freeze_agent": freeze_agent,
@@ -290,8 +355,22 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "twin_pieces": twin_pieces,
     "mute_member": mute_member,
     "unknown_name": unknown_name,
+    "roll_back": roll_back,
+    "twin_segments": twin_segments,
+    "forget_numbers": forget_numbers,
+    "swap_store": swap_store,
+    "edit_record": edit_record,
 }
-SELDOM: Final = {"twin_pieces", "mute_member", "unknown_name"}
+SELDOM: Final = {
+    "twin_pieces",
+    "mute_member",
+    "unknown_name",
+    "roll_back",
+    "twin_segments",
+    "forget_numbers",
+    "swap_store",
+    "edit_record",
+}
 """Only where a schedule names them: some take away what is else demanded."""
 
 OFTEN: Final = (
@@ -323,6 +402,11 @@ def heal(world: World) -> None:
     world.loop.note("world", "HEALED", "")
     world.dcs.down = False
     world.store_down = False
+    if world.elsewhere is not None:
+        world.elsewhere = None
+        for each in world.nodes:
+            for process in each.processes():
+                process.kill()
     world.lose_store_answers = 0
     for node in world.nodes:
         node.cut_off.clear()

@@ -48,6 +48,8 @@ class Invariants:
     def __init__(self, world: World) -> None:
         self.number_used_twice = False
         """A store that was away let two promotions choose one timeline number: then archiving may have to stop."""
+        self.edited_to = 0
+        """Where somebody put the record's frontier by hand."""
         self.gaps = 0
         self.takeovers = 0
         self.writes = 0
@@ -96,6 +98,11 @@ class Invariants:
             number = Segment.parse(piece.segment, SIZE).number
             if not any(self._says(branch, number, piece) for branch in self._world.branches):
                 self.violated(f"{key} is stored, and no server wrote that")
+
+    def created_elsewhere(self, process: NodeProcess, key: str) -> None:
+        """In the empty store that the agents are shown: whatever makes *absent* provable there, or says that WAL is lost."""
+        if any(part in f"/{key}" for part in ("/start/", "/gap/")):
+            self.violated(f"{process.name} creates {key} in a store that has nothing of what the record speaks of")
 
     def deleted(self, process: NodeProcess, key: str) -> None:
         """A piece, once something else that is stored says the same: the complete segment, of whatever timeline, or a
@@ -227,6 +234,8 @@ class Invariants:
         if record.position % SIZE:
             self._check_restore(branch, record)
         for ancestor, _ in branch.ancestry()[1:]:
+            if ancestor.timeline == 1:
+                continue  # a second life of the first one
             key = self._world.layout.file(HistoryFile(ancestor.timeline), "")
             found = self._world.store.objects.get(key)
             if found is None or found[0] != history_text(ancestor.written):
@@ -260,7 +269,7 @@ class Invariants:
         """Only what is stored and recorded; or stored, behind WAL that nobody has found yet."""
         segment = receipt.segment
         for session in self._sessions.values():
-            if session.branch.history.contains(segment) and session.lsn >= segment.end:
+            if session.branch.history.contains(segment) and max(session.lsn, self.edited_to) >= segment.end:
                 if not self._is_stored(session.branch, segment.number):
                     self.violated(f"{segment} is removed from {process.node.name}'s spool, and not stored")
                 return

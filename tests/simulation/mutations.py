@@ -5,6 +5,7 @@ The later ones were bugs: docs/internals/track_record.md tells of them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from typing import Any, Final
 import msgspec
 from pytest import MonkeyPatch  # noqa: PT013 - a type
 
+import walkeeper.agent.archiver.beliefs
+import walkeeper.agent.archiver.commit
+import walkeeper.agent.archiver.comparing
 import walkeeper.agent.archiver.leftovers
 import walkeeper.agent.archiver.lost_wal
 import walkeeper.agent.archiver.member_wal
@@ -26,9 +30,11 @@ from tests.simulation.wal import SIZE, readable
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archive_push import Pushing
 from walkeeper.agent.archiver.archiver import Archiver
+from walkeeper.agent.archiver.beliefs import Belief
 from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.from_pg_wal import FromPgWal
 from walkeeper.agent.archiver.leftovers import Leftovers
+from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.member_wal import Members
 from walkeeper.agent.archiver.ownership import Ownership
@@ -48,7 +54,7 @@ from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.record import Record
 from walkeeper.core.suspicion import Suspicions, Why
 from walkeeper.core.tail import Piece, due_for_merge
-from walkeeper.core.takeover import LocalServer, resume_at
+from walkeeper.core.takeover import LocalServer, common_end, resume_at
 from walkeeper.dcs.base import Leader
 from walkeeper.errors import BadHistory, Conflict, StoreUnavailable, WrongTimeline
 from walkeeper.postgres.pg_receivewal import Written
@@ -146,6 +152,15 @@ def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
 
     patch.setattr(Archive, "put", put)
     patch.setattr(Archive, "archive_history", archive_history)
+    _compare_nothing(patch)
+
+
+def _compare_nothing(patch: MonkeyPatch) -> None:
+    beliefs = walkeeper.agent.archiver.beliefs
+    patch.setattr(beliefs, "compare_whole", lambda *_: [])
+    patch.setattr(beliefs, "compare_some", lambda *_: [])
+    patch.setattr(beliefs, "compare_own", lambda *_: ([], False))
+    patch.setattr(walkeeper.agent.archiver.comparing, "_compare_history", lambda *_: None)
 
 
 @mutation(first=10)
@@ -312,7 +327,13 @@ def _resume(patch: MonkeyPatch, choose: Callable[[Record, History, LocalServer],
         resume_at(record, history, local)
         return Lsn(choose(record, history, local) // local.segment_size * local.segment_size)
 
-    patch.setattr(walkeeper.agent.archiver.ownership, "resume_at", resume)
+    patch.setattr(walkeeper.agent.archiver.beliefs, "resume_at", resume)
+    _do_not_go_back(patch)
+
+
+def _do_not_go_back(patch: MonkeyPatch) -> None:
+    """To what the store has: a look that hides many a bug before it."""
+    patch.setattr(walkeeper.agent.archiver.beliefs, "_go_back", lambda *_: None)
 
 
 @mutation()
@@ -320,7 +341,7 @@ def start_at_now(patch: MonkeyPatch) -> None:
     _resume(patch, lambda _record, _history, local: local.lsn)
 
 
-@mutation(first=32)
+@mutation("jump_slot", "drop_slot", "kill_agent", "switchover", "store_down")
 def start_at_the_slot(patch: MonkeyPatch) -> None:
     def at_slot(record: Record, _: History, __: LocalServer) -> int:
         slot = agent().node.slot
@@ -346,11 +367,12 @@ def forget_the_floor(patch: MonkeyPatch) -> None:
 
 @mutation("kill_agent", "lose_store_answers", "store_down", "freeze_agent", first=51)
 def skip_holes_in_the_store(patch: MonkeyPatch) -> None:
-    def skip(start: Lsn, archive: Archive, history: History) -> Lsn:
-        stored = [s.end for s in archive.contents.segments() if history.contains(s)]
-        return max([start, *stored])
+    def skip(belief: Belief, archive: Archive, local: LocalWal) -> None:
+        stored = [s.end for s in archive.contents.segments() if local.server.history.contains(s)]
+        belief.lsn = max([belief.lsn, *stored])
 
-    patch.setattr(walkeeper.agent.archiver.ownership, "_skip_stored", skip)
+    patch.setattr(walkeeper.agent.archiver.beliefs, "_go_over_stored", skip)
+    _do_not_go_back(patch)
 
 
 @mutation("wipe_record", "garbage_record", "store_down", "kill_agent", "kill_receiver")
@@ -368,6 +390,56 @@ def take_a_boundary_segment_for_the_old_timelines(patch: MonkeyPatch) -> None:
         return next((t for t in self.timelines if ends.get(t, 1 << 63) > number * size), self.timeline)
 
     patch.setattr(History, "timeline_of", timeline_of)
+
+
+# ------------------------------------------------------------------------------------------------------- bytes, not names
+
+
+@mutation("roll_back", "kill_agent", "wipe_record")
+def believe_names_after_a_volume_went_back(patch: MonkeyPatch) -> None:
+    """Its server wrote on past the record, and the store has every name."""
+    _compare_nothing(patch)
+
+
+@mutation("roll_back", "kill_agent", "wipe_record")
+def believe_a_frontier_beyond_the_server(patch: MonkeyPatch) -> None:
+    beliefs = walkeeper.agent.archiver.beliefs
+
+    def common(record: Record, history: History, local: LocalServer) -> Lsn:
+        return common_end(record, history, dataclasses.replace(local, lsn=max(local.lsn, record.position)))
+
+    patch.setattr(beliefs, "common_end", common)
+    patch.setattr(
+        beliefs, "resume_at", lambda record, history, local: common(record, history, local).floor(local.segment_size)
+    )
+
+
+@mutation("twin_segments", "kill_agent")
+def go_over_what_another_server_stored(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.agent.archiver.beliefs, "compare_some", lambda *_: [])
+
+
+@mutation("cut_members", "freeze_host", "kill_patroni", "power_loss")
+def believe_a_history_that_contradicts(patch: MonkeyPatch) -> None:
+    """Of an ancestor, or of the server's own number, which another server took as well."""
+    patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
+    real = walkeeper.agent.archiver.comparing._compare_history
+
+    def compare(*arguments: Any) -> None:
+        with contextlib.suppress(Conflict):
+            real(*arguments)
+
+    patch.setattr(walkeeper.agent.archiver.comparing, "_compare_history", compare)
+
+
+@mutation("swap_store", "swap_store", "kill_agent")
+def believe_a_record_in_an_empty_store(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.agent.archiver.beliefs, "nothing_archived", lambda _: True)
+
+
+@mutation("edit_record", "kill_agent")
+def do_not_ask_for_the_segment_below_the_frontier(patch: MonkeyPatch) -> None:
+    _do_not_go_back(patch)
 
 
 # --------------------------------------------------------------------------------------------------------------- one owner
@@ -391,13 +463,17 @@ def skip_the_leader_read(patch: MonkeyPatch) -> None:
 def skip_the_comparison_of_timelines(patch: MonkeyPatch) -> None:
     """T ≥ R.tli."""
 
-    def resume(record: Record, history: History, local: LocalServer) -> Lsn:
+    def common(record: Record, history: History, local: LocalServer) -> Lsn:
         try:
-            return resume_at(record, history, local)
+            return common_end(record, history, local)
         except WrongTimeline:
-            return resume_at(record, history, dataclasses.replace(local, history=history))
+            return common_end(record, history, dataclasses.replace(local, history=history))
 
-    patch.setattr(walkeeper.agent.archiver.ownership, "resume_at", resume)
+    def resume(record: Record, history: History, local: LocalServer) -> Lsn:
+        return common(record, history, local).floor(local.segment_size)
+
+    patch.setattr(walkeeper.agent.archiver.beliefs, "resume_at", resume)
+    patch.setattr(walkeeper.agent.archiver.beliefs, "common_end", common)
 
 
 @mutation()

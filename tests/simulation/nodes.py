@@ -6,6 +6,7 @@ What a server does is what was measured of real ones: where pg_receivewal starts
 from __future__ import annotations
 
 import random
+import shutil
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -157,6 +158,20 @@ class Node:
         """The postmaster is killed; its WAL is on disk."""
         self.server_up = False
         self.server_started += 1
+
+    def go_back(self, lsn: int) -> None:
+        """The volume is put back to a snapshot, the spool with it; everything on the machine starts again, and writes on."""
+        self.note("goes back", f"to {Lsn(lsn)}")
+        for process in self.processes():
+            process.kill()
+        for segment in [segment for segment in self.pg_wal.segments if segment.end > lsn]:
+            self.pg_wal.drop(segment)
+        shutil.rmtree(self.directory / "spool" / "wal", ignore_errors=True)
+        self.branch, self.lsn, self.redo = self.world.second_life(self.branch, lsn), lsn, min(self.redo, lsn)
+        if self.slot is not None:
+            self.slot.restart_lsn = min(self.slot.restart_lsn, lsn)
+        self.restart()
+        self.write(100)
 
     def demote(self) -> None:
         """A fast shutdown, after which it starts as a standby. pg_receivewal gets everything before (unless it hangs)."""

@@ -104,6 +104,7 @@ def _run(world: World, schedule: Schedule) -> None:
     deadline = world.loop.now + CATCH_UP
     while (lacks := _lacks(world)) and world.loop.now < deadline:
         world.loop.run_until(world.loop.now + 5)
+        world.reach_what_is_stored()
         if "older timeline" in lacks:
             faults.switchover(world, world.nodes[0], Fault(0, "switchover", True, 0, 0, 0))
     if lacks and not world.invariants.number_used_twice:

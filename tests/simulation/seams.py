@@ -128,7 +128,7 @@ class StoreView(MemoryStore):
         self._world = world
         self._process = process
         if process is not None:
-            self.objects = world.store.objects
+            self.objects = world.store.objects if world.elsewhere is None else world.elsewhere
         self.calls = _Nothing()
 
     def _before(self, method: str, key: str) -> None:
@@ -148,8 +148,10 @@ class StoreView(MemoryStore):
         if self._process is None:
             return
         world = self._world
-        if method == "create":
+        if method == "create" and self.objects is world.store.objects:
             world.invariants.created(self._process, key)
+        elif method == "create":
+            world.invariants.created_elsewhere(self._process, key)
         if world.lose_store_answers:
             world.lose_store_answers -= 1
             raise StoreUnavailable(f"{key}: the answer was lost")
@@ -507,6 +509,8 @@ def simulated() -> Iterator[None]:
         "check_complete": lambda *_: None,  # nor has one more than its first bytes
         "find_program": lambda *_: Path("/bin/true"),
         "disk_of": lambda _: (1 << 40, 1 << 40),
+        "read_beginning": _read_beginning,
+        "in_parallel": lambda work, things, _: [work(thing) for thing in things],
         "random": _Dice(),
         "uuid": _Sessions(),
         "TICK": 0.5,
@@ -521,6 +525,15 @@ def simulated() -> Iterator[None]:
         stack.enter_context(mock.patch.object(walkeeper.core.tail, "MERGED_AT_ONCE", MERGED_AT_ONCE))
         stack.enter_context(mock.patch.object(Crew, "report_death", _report_death))
         yield
+
+
+def _read_beginning(path: Path, segment: Segment, size: int) -> bytes | None:
+    """Of a file of pg_wal. The segment that a server still writes is no file here; what is flushed of it can be read."""
+    node = agent().node
+    opened = node.branch.segment(node.lsn // SIZE)
+    if not path.exists() and (segment != opened or size > node.lsn - segment.start):
+        return None
+    return node.branch.written_out(segment.number)[:size]
 
 
 class _Dice:

@@ -38,6 +38,24 @@ def test_every_invariant_holds_after_every_step_of_every_schedule(archiver: Arch
         assert sum(outcome.gaps for outcome in outcomes) > 0
 
 
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("roll_back", "kill_agent", "wipe_record", "store_down"),
+        ("twin_segments", "kill_agent", "freeze_agent", "lose_store_answers"),
+        ("forget_numbers", "kill_patroni", "freeze_host", "power_loss", "switchover"),
+        ("swap_store", "kill_agent", "switchover", "cut_dcs"),
+        ("edit_record", "kill_agent", "switchover", "old_record"),
+    ],
+    ids=lambda kinds: kinds[0],
+)
+def test_p13_names_that_lie_are_never_built_upon(kinds: tuple[str, ...]) -> None:
+    """Volumes go back, numbers are taken twice, prefixes are exchanged, records are edited."""
+    for seed in range(100):
+        outcome = play(Schedule(seed, kinds=kinds))
+        assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
+
+
 def first_violation(name: str, monkeypatch: pytest.MonkeyPatch) -> Schedule | None:
     """The first schedule that notices that bug."""
     bug = MUTATIONS[name]

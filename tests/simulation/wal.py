@@ -72,10 +72,20 @@ class Branch:
     the same: then the positions in its history file (``written``) fall, and ``history`` is what they mean.
     """
 
-    def __init__(self, serial: int, timeline: int, parent: Branch | None = None, begun: int = 0) -> None:
+    def __init__(
+        self,
+        serial: int,
+        timeline: int,
+        parent: Branch | None = None,
+        begun: int = 0,
+        *,
+        lived: tuple[Branch, int] | None = None,
+    ) -> None:
         self.serial = serial
         self.parent = parent
         self.begun = begun
+        self._lived = lived
+        """The branch of which this one is a second life, on the same timeline, from that position on: a volume went back."""
         switches = () if parent is None else (*parent.written.switches, Switch(parent.timeline, Lsn(begun)))
         self.written: History = History(timeline, switches)
         ends = [min(switch.lsn for switch in switches[n:]) for n in range(len(switches))]
@@ -92,7 +102,11 @@ class Branch:
 
     def ancestry(self) -> list[tuple[Branch, int]]:
         """The branches from the first to this one, each with its end (the next one's beginning)."""
-        line: list[tuple[Branch, int]] = [(self, 1 << 62)]
+        if self._lived is not None:
+            before, until = self._lived
+            line = before.ancestry()
+            return [*line[:-1], (line[-1][0], until), (self, 1 << 62)]
+        line = [(self, 1 << 62)]
         while line[0][0].parent is not None:
             branch = line[0][0]
             line.insert(0, (line[0][0].parent, min(branch.begun, line[0][1])))
@@ -196,7 +210,8 @@ class PgWal:
 
     def put_histories(self, branch: Branch) -> None:
         for ancestor, _ in branch.ancestry()[1:]:
-            write_history(self.directory, ancestor)
+            if ancestor.timeline > 1:  # a second life of the first one has none
+                write_history(self.directory, ancestor)
 
     def knows(self, timeline: int) -> bool:
         return (self.directory / HistoryFile(timeline).name).exists()

@@ -49,6 +49,10 @@ class World:
         self.layout = Layout("demo", None, SYSTEM)
         self.archive = Archive(self.store, self.layout, SIZE, Codec())
         """As we look into it ourselves."""
+        self.elsewhere: dict[str, tuple[bytes, dict[str, str]]] | None = None
+        """An empty store that the agents are shown instead: another prefix, a directory that is not mounted."""
+        self.forgetful = False
+        """Whether promotions choose their number without the archive: restore_command does not read it."""
         self.store_down = False
         self.lose_store_answers = 0
         self.leader: Node | None = None
@@ -152,9 +156,18 @@ class World:
 
     def archive_knows(self, node: Node, timeline: int) -> bool:
         """restore_command's answer to a promotion: what it cannot tell is a no."""
-        if self.store_down or "store" in node.cut_off:
+        if self.store_down or self.forgetful or "store" in node.cut_off:
             return False
         return self.layout.file(HistoryFile(timeline), "") in self.store.objects
+
+    def reach_what_is_stored(self) -> None:
+        """Clients write until the leader has what a stale spool had of the future, and handed in."""
+        leader = self.leader
+        if leader is None or not leader.primary or not leader.answers:
+            return
+        ahead = (leader.branch.segment(leader.lsn // SIZE + n) for n in range(5))
+        if any(self.layout.file(segment, ".zst") in self.store.objects for segment in ahead):
+            leader.write(SIZE)
 
     def new_branch(self, timeline: int, parent: Branch, lsn: int) -> Branch:
         if any(branch.timeline == timeline for branch in self.branches):
@@ -163,6 +176,14 @@ class World:
         branch = Branch(len(self.branches), timeline, parent, lsn)
         self.branches.append(branch)
         return branch
+
+    def second_life(self, branch: Branch, lsn: int) -> Branch:
+        """The same timeline again, from that position on."""
+        self.invariants.number_used_twice = True
+        parent = branch.parent
+        life = Branch(len(self.branches), branch.timeline, parent, branch.begun, lived=(branch, lsn))
+        self.branches.append(life)
+        return life
 
     def stored_up_to(self, branch: Branch, start: int) -> Lsn:
         """The first byte of that branch's chain from ``start`` on that is neither stored as it is nor in a recorded gap."""

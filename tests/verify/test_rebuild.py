@@ -12,12 +12,13 @@ from tests.core.values import history_text
 from tests.fixtures.archives import FOUR, ONE, SIZE, SYSTEM, TWO, Built, Verifier
 from tests.status.test_status import WHOLE
 from tests.twins.memory_record import MemoryRecord
-from walkeeper.agent.archiver.ownership import LocalWal, Ownership, take_over
+from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.agent.archiver.ownership import Ownership, take_over
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Gap, Record, decode_record
 from walkeeper.core.takeover import LocalServer
-from walkeeper.dcs.base import Leader, Versioned
+from walkeeper.dcs.base import Leader, Member, Versioned
 from walkeeper.errors import WrongCluster
 from walkeeper.status import gather
 from walkeeper.status.attention import attention
@@ -118,6 +119,17 @@ def test_a_promotion_that_archived_nothing_keeps_nobody_from_taking_over(built: 
     assert verify(rebuild=True).code == 0
     assert record(built).timeline == 1
     assert takes_over(built, "a", ONE, 9 * MIB).record.lsn == "0/500000"
+
+
+def test_it_goes_by_the_leaders_timeline_and_not_by_the_newest_history(built: Built, verify: Verifier) -> None:
+    """Timeline 2 was promoted apart, by hand, and abandoned; the leader is still on 1."""
+    built.put(ONE, 3, 4, 5, 6)
+    built.put_history(TWO)
+    built.put(TWO, 5)
+    built.dcs.set_leader("a")
+    built.dcs.set_members(Member("a", "primary", "running", None, None, 1, None))
+    assert verify(rebuild=True).code == 0
+    assert (record(built).timeline, record(built).lsn) == (1, "0/700000")
 
 
 @pytest.mark.parametrize("damage", ["no start", "an empty object", "no archive", "the store"])

@@ -12,6 +12,7 @@ from walkeeper.agent.archiver.local_wal import read_local_wal
 from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.member_wal import Candidate
 from walkeeper.agent.archiver.ownership import NotLeader, take_over
+from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.observation import Look, Observed, Seen
 from walkeeper.agent.observer import Observer
@@ -25,11 +26,13 @@ from walkeeper.core.desired import Desired, ServerView, View, desired, writes_wi
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import may_have
 from walkeeper.core.record import Record
-from walkeeper.dcs.base import RecordStore, Topology
-from walkeeper.errors import DcsUnavailable, SpoolError, WalkeeperError
+from walkeeper.core.takeover import StandbyLags
+from walkeeper.dcs.base import RecordStore, Topology, Versioned
+from walkeeper.errors import DcsUnavailable, Refused, SpoolError, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.lib.retry import Backoff
+from walkeeper.postgres.data_directory import changed_at
 from walkeeper.postgres.server import AGENT_APPLICATION, Server, ServerState
 from walkeeper.store.base import Store
 
@@ -68,6 +71,7 @@ class Agent:
         self._stopping = False
         self._takeover_backoff = Backoff(0.2, 10)
         self._takeover_at = 0.0
+        self.refusals = Refusals(clock, self.poke)
         self._ending_since = 0.0
         """When an archiver was told to end that has not; 0 where there is none."""
 
@@ -126,10 +130,21 @@ class Agent:
         self._hand_in_leftovers(look.server, look.record)
 
     def _tell_archiver(self, archiver: Archiver, look: Look) -> None:
-        archiver.observed.server_up = look.server is not None
-        archiver.observed.lsn = look.server.lsn if look.server is not None else archiver.observed.lsn
+        ours = look.server is not None and self._is_its_cluster(look.server, archiver)
+        archiver.observed.server_up = ours
+        archiver.observed.lsn = look.server.lsn if look.server is not None and ours else archiver.observed.lsn
         if look.record_known and not archiver.ownership.still_ours(look.found):
             archiver.over.set()
+        archiver.ownership.other_leader = look.leader if look.leader != self.config.name else None
+
+    def _is_its_cluster(self, state: ServerState, archiver: Archiver) -> bool:
+        """Before anything is written or moved by what that server says: a directory can be exchanged in a pause."""
+        if state.system_identifier == int(archiver.ownership.record.system_identifier):
+            return True
+        hint = "The data directory under this agent is another cluster's by now. The archive is left as it is."
+        events.error("another_cluster", system_identifier=state.system_identifier, hint=hint)
+        archiver.over.set()
+        return False
 
     # --- acting -------------------------------------------------------------------------------------------------
 
@@ -146,7 +161,10 @@ class Agent:
         if wanted is Desired.STOP and archiver is not None:
             self._end_archiver(archiver, view)
         if wanted is Desired.TAKE_OVER and look.server is not None:
-            self._try_takeover(look.server)
+            self._try_takeover(look.server, look.found)
+        elif wanted is Desired.WATCH and look.leads(self.config.name) is False:
+            self.refusals.over()
+            self.troubles.clear("takeover_failed")
         self._report_leadership(view)
 
     def _end_archiver(self, archiver: Archiver, view: View) -> None:
@@ -164,9 +182,11 @@ class Agent:
             stored_up_to=archiver.stored_up_to,
         )
 
-    def _try_takeover(self, server: ServerState) -> None:
+    def _try_takeover(self, server: ServerState, found: Versioned | None) -> None:
         now = self._clock.monotonic()
-        if now < self._takeover_at:
+        control = changed_at(self.config.data_dir / "global" / "pg_control")
+        about = situation(found, server.system_identifier, server.timeline, control)
+        if self.refusals.stands(about) or (now < self._takeover_at and not self.refusals.accepted):
             return
         try:
             self.archiver = self._take_over(server)
@@ -174,17 +194,20 @@ class Agent:
             return
         except WalkeeperError as problem:
             self._takeover_at = now + self._takeover_backoff.failed()
-            self.troubles.report("takeover_failed", problem)
+            if isinstance(problem, Refused):
+                self.refusals.refused(problem, about)
+            self.troubles.report("takeover_failed", problem, grace=isinstance(problem, StandbyLags))
             return
         self._takeover_backoff.succeeded()
+        self.refusals.over()
         self.troubles.clear("takeover_failed")
 
     def _take_over(self, server: ServerState) -> Archiver:
         self._probe.ensure()
         pg_wal = self.config.data_dir / "pg_wal"
-        local = read_local_wal(pg_wal, server)
+        local = read_local_wal(pg_wal, server, self.observer.server_state)
         archive = self.archives.archive(server.system_identifier, server.segment_size)
-        ownership = take_over(self.config.name, self.records, archive, local)
+        ownership = take_over(self.config.name, self.records, archive, local, self.refusals.accepted)
         sources = Sources(
             archive,
             local.server.history,

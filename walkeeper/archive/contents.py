@@ -208,9 +208,9 @@ class Contents:
         found = (self._store.head(self._layout.file(segment, suffix)) for suffix in STORED)
         return any(info is not None and is_whole(info) for info in found)
 
-    def segments(self) -> Iterator[Segment]:
-        """Every complete segment that the store lists, by timeline and number."""
-        for timeline, found in self.listed(self._layout.wal).archived(self._size).segments.items():
+    def segments(self, folder: str = "") -> Iterator[Segment]:
+        """Every complete segment that the store lists, by timeline and number; or those in one folder of ``wal``."""
+        for timeline, found in self.listed(f"{self._layout.wal}{folder}").archived(self._size).segments.items():
             for first, end in found:
                 yield from (Segment(timeline, number, self._size) for number in range(first, end))
 

@@ -128,6 +128,12 @@ def parser() -> argparse.ArgumentParser:
         "--fix", action="store_true", help="mend what can be mended safely, after showing it and asking"
     )
     doctor.add_argument("--yes", action="store_true", help="with --fix: do not ask")
+    takeover = command("takeover", "The takeover that this node's agent refuses. Exit 0: none; 1: one.", _takeover)
+    takeover.add_argument(
+        "--accept",
+        action="store_true",
+        help="let the agent's next takeover pass that refusal, where bytes do not differ",
+    )
     _add_archive_commands(command)
     gap = command("gap", "WAL that is lost, or may be: list it, or accept the loss.", _gap)
     gap.add_argument("what", choices=("list", "accept"), help="accept: no member is waited for any longer")
@@ -207,6 +213,12 @@ def _status(options: argparse.Namespace) -> int:
     if options.watch:
         return watch.main(load(config_path(options), os.environ), options.interval, json=options.json)
     return command.main(load(config_path(options), os.environ), json=options.json)
+
+
+def _takeover(options: argparse.Namespace) -> int:
+    from walkeeper.control import takeover  # noqa: PLC0415
+
+    return takeover.main(config_path(options), accept=options.accept)
 
 
 def _verify(options: argparse.Namespace) -> int:

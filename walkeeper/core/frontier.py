@@ -24,12 +24,16 @@ class Frontier:
         self.size = size
         self._next = lsn // size
         self._ahead = Runs()
+        self._sums: dict[int, str] = {}
+        """SHA-256 of the last segment of each run ahead."""
         self._gaps = Runs()
         self._suspected = Runs()
         self.suspected: tuple[tuple[int, int], ...] = ()
         """Runs of segment numbers that are suspected lost, each up to an end that is not included."""
         self._tails: dict[str, int] = {}
         self._tail_end = lsn.floor(size)
+        self.below: tuple[int, str] | None = None
+        """Number and SHA-256 of the whole segment that the frontier passed last; None before one, and right behind a gap."""
 
     @property
     def lsn(self) -> Lsn:
@@ -59,6 +63,9 @@ class Frontier:
         if segment.number < self._next or not self.history.contains(segment):
             return False
         self._ahead.add(segment.number, segment.number + 1)
+        self._sums.pop(segment.number - 1, None)
+        if segment.number + 1 not in self._ahead:
+            self._sums[segment.number] = receipt.sha256
         self._no_longer_suspected(segment.number, segment.number + 1)
         return self._advance()
 
@@ -93,6 +100,8 @@ class Frontier:
         before = self._next
         while (reached := max(self._ahead.end_of(self._next), self._gaps.end_of(self._next))) > self._next:
             self._next = reached
+            sha256 = self._sums.pop(reached - 1, None)
+            self.below = None if sha256 is None else (reached - 1, sha256)
         if self._next != before:
             self._tails.clear()
             for runs in (self._ahead, self._gaps):

@@ -88,7 +88,12 @@ class History:
 
 
 def parse_history(timeline: int, content: bytes) -> History:
-    """The content of ``timeline``'s history file. Raises BadHistory with the line's number.
+    """The content of ``timeline``'s history file, as it came to be. Raises BadHistory with the line's number."""
+    return History(timeline, _as_it_came_to_be(list(written_switches(timeline, content))))
+
+
+def written_switches(timeline: int, content: bytes) -> tuple[Switch, ...]:
+    """What a history file says, word for word: a child's file begins with its parent's. Raises BadHistory.
 
     One line an ancestor: its number, the position where it ended, a reason as free text
     (``src/backend/access/transam/timeline.c``).
@@ -118,7 +123,7 @@ def parse_history(timeline: int, content: bytes) -> History:
         switches.append(switch)
     if not switches:
         raise BadHistory(f"{name}: it names no ancestor")
-    return History(timeline, _as_it_came_to_be(switches))
+    return tuple(switches)
 
 
 def _as_it_came_to_be(switches: list[Switch]) -> tuple[Switch, ...]:

@@ -17,6 +17,14 @@ class SlotState:
     lost: bool
 
 
+def slot_target(frontier: Lsn, size: SegmentSize) -> Lsn:
+    """Where the hold slot of an archive with that frontier belongs: one whole segment below it.
+
+    So the server keeps the last whole segment that is stored, with which the next takeover compares the store (promise P13).
+    """
+    return Lsn(max(0, frontier.floor(size) - size))
+
+
 def why_not_gap_safe(slot: SlotState | None, frontier: Lsn, size: SegmentSize) -> str:
     """Why the node with this hold slot could lose WAL that is not archived if it became the primary; "" if it cannot.
 

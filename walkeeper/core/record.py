@@ -13,12 +13,15 @@ from walkeeper.errors import BadRecord, WalkeeperError
 
 SCHEMA: Final = 1
 MAX_RECORD_BYTES: Final = 64 * 1024
+SMALL: Final = 1024
+"""Bytes that a record is written with at most: etcd keeps every version of it until it is compacted."""
 MAX_GAPS: Final = 32
-"""How many gaps the record itself lists, newest last; the store has them all."""
+"""How many gaps the record itself lists at most, newest last; the store has them all."""
 
 MAX_SUSPECTED: Final = 8
 """How many ranges that are suspected lost the record lists, lowest first."""
 
+_SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 _ALIGNMENT: Final = 4
 """Records begin and end at multiples of MAXALIGN, which is 8, or 4 on some 32-bit machines."""
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
@@ -43,6 +46,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     for people on other nodes; so are the moments: ``updated_at`` of this document, ``moved_at`` of the frontier's last move,
     ``wal_at`` when the server's WAL last ended at or below the frontier, so that whatever waits is younger (both "" where
     that is not known, as in records of 0.1.0).
+    ``below_sha256`` is that of the last whole segment below ``lsn``, ``history_sha256`` that of the history of ``timeline``; ""
+    where it is not stated (walkeeper 0.1.0 states neither).
     """
 
     schema: int = SCHEMA
@@ -60,6 +65,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: str = ""
     moved_at: str = ""
     wal_at: str = ""
+    below_sha256: str = ""
+    history_sha256: str = ""
 
     @property
     def position(self) -> Lsn:
@@ -70,7 +77,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return SegmentSize(self.segment_size)
 
     def encode(self) -> bytes:
-        return msgspec.json.encode(self)
+        """Its document; of gaps only as many, the newest, as keep it SMALL."""
+        document = msgspec.json.encode(self)
+        gaps = self.gaps
+        while len(document) > SMALL and gaps:
+            gaps = gaps[1:]
+            document = msgspec.json.encode(msgspec.structs.replace(self, gaps=gaps))
+        return document
 
 
 def decode_record(document: bytes) -> Record:
@@ -85,6 +98,7 @@ def decode_record(document: bytes) -> Record:
         raise BadRecord(f"record in the DCS: {error}", hint=_REBUILD) from None
     if record.schema != SCHEMA:
         raise BadRecord(f"record in the DCS: schema {record.schema}, this version knows {SCHEMA}", hint=_REBUILD)
-    if not aligned or record.timeline < 1 or not _IDENTIFIER.match(record.system_identifier):
+    sums = all(not each or _SHA256.match(each) for each in (record.below_sha256, record.history_sha256))
+    if not aligned or not sums or record.timeline < 1 or not _IDENTIFIER.match(record.system_identifier):
         raise BadRecord("record in the DCS: its values cannot be right", hint=_REBUILD)
     return record

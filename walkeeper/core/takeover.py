@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.record import Record
-from walkeeper.errors import BadRecord, WrongCluster, WrongTimeline
+from walkeeper.errors import PostgresError, Refused, WrongCluster, WrongTimeline
+
+
+class BeyondServer(Refused):
+    """Record or store know more of the server's own timeline than the server has: it went back in time, or they are another's."""
+
+    reason = "beyond_server"
+
+
+class StandbyLags(PostgresError):
+    """A standby leader that has not received yet what the archive has. It will."""
+
+    reason = "standby_lags"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +31,12 @@ class LocalServer:
     history: History
     lsn: Lsn
     """How far its WAL reaches."""
+    in_recovery: bool = False
+    """A standby cluster's leader."""
 
 
-def resume_at(record: Record, record_history: History, local: LocalServer) -> Lsn:
-    """Where the local server's archiver goes on: the start of a segment at or below the record's frontier.
-
-    Everything below it, along the local history, is in the store. Raises WrongCluster, WrongTimeline (this node must not
-    take over), or BadRecord (the record cannot be true; it must be rebuilt from the store).
-    """
+def check_cluster(record: Record, local: LocalServer) -> None:
+    """That the record is of this server's cluster. Raises WrongCluster. It comes before everything else that is looked at."""
     if int(record.system_identifier) != local.system_identifier:
         raise WrongCluster(
             f"record in the DCS: of system identifier {record.system_identifier}, this server's is {local.system_identifier}",
@@ -38,15 +48,44 @@ def resume_at(record: Record, record_history: History, local: LocalServer) -> Ls
             f"record in the DCS: segments of {record.segment_size} bytes, this server's have {local.segment_size}",
             hint="wal_segment_size was changed, which needs a new archive: give the store another prefix.",
         )
+
+
+def common_end(record: Record, record_history: History, local: LocalServer) -> Lsn:
+    """Up to where the record's WAL is also the local server's: its frontier, or the fork if that comes before it.
+
+    Raises WrongCluster, WrongTimeline (this node must not take over), BeyondServer (the record claims what this server has not
+    written) or StandbyLags.
+    """
+    check_cluster(record, local)
     if local.history.timeline < record.timeline:
         raise WrongTimeline(
             f"timeline {local.history.timeline}: the archive is already on timeline {record.timeline}",
             hint="This server was the primary of an older branch. Patroni will rewind or rebuild it.",
         )
     forks = local.history.parts_from(record_history)
-    if forks is None and record.position > local.lsn.floor(local.segment_size) + local.segment_size:
-        raise BadRecord(
-            f"record in the DCS: the frontier {record.lsn} lies beyond this server's WAL, which ends at {local.lsn}",
-            hint="walkeeper does not trust it and looks at the store instead.",
-        )
-    return (record.position if forks is None else min(record.position, forks)).floor(local.segment_size)
+    if forks is not None:
+        return min(record.position, forks)
+    if record.position > local.lsn:
+        raise beyond(f"record in the DCS: the frontier {record.lsn}", local)
+    return record.position
+
+
+def resume_at(record: Record, record_history: History, local: LocalServer) -> Lsn:
+    """Where the local server's archiver goes on: the start of a segment at or below the record's frontier.
+
+    Everything below it, along the local history, is in the store, if the record is true. Raises as ``common_end``.
+    """
+    return common_end(record, record_history, local).floor(local.segment_size)
+
+
+def beyond(what: str, local: LocalServer) -> BeyondServer | StandbyLags:
+    """The error for ``what`` of the local timeline, which lies beyond the local server's WAL."""
+    text = f"{what} lies beyond this server's WAL, which ends at {local.lsn} on timeline {local.history.timeline}"
+    if local.in_recovery:
+        return StandbyLags(text, hint="A standby leader that lags. walkeeper waits until it has received as much.")
+    return BeyondServer(
+        text,
+        hint="The volume went back to an earlier state, or two servers wrote this timeline. Promote to a new timeline "
+        "(patronictl switchover) before more is written, and take a base backup. If only the record is wrong: walkeeper "
+        "takeover --accept.",
+    )

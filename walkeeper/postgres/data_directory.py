@@ -59,6 +59,14 @@ def is_stopping(data_directory: Path) -> bool:
     return _status(data_directory) == "stopping"
 
 
+def changed_at(path: Path) -> int | None:
+    """When a file was written last, in nanoseconds: to be held against itself only. None where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def _status(data_directory: Path) -> str:
     found = postmaster_pid.running(str(data_directory))
     return "" if found is None else found[2]

@@ -41,7 +41,7 @@ def rebuild(
     if claim.record is not None:  # garbage is what this is for
         _refuse_readable(claim.record)
     evidence = gather(config, open_store(config.store), claim, system_identifier)
-    record = rebuilt(evidence, timeline)
+    record = rebuilt(evidence, timeline, _leaders_timeline(records))
     try:
         records.write(record.encode(), before)
     except CasConflict:
@@ -59,8 +59,16 @@ def rebuild(
     return written, SOUND
 
 
-def rebuilt(evidence: Evidence, timeline: int | None = None) -> Record:
-    """The most that the store bears out, along the newest timeline's chain or the one that is named. Raises CannotTell.
+def _leaders_timeline(records: RecordStore) -> int | None:
+    """As Patroni's key for the leader says; None where there is none."""
+    topology = records.topology()
+    name = topology.leader.name if topology.leader is not None else None
+    return next((member.timeline for member in topology.members if member.name == name), None)
+
+
+def rebuilt(evidence: Evidence, timeline: int | None = None, leaders: int | None = None) -> Record:
+    """The most that the store bears out, along the chain of the timeline that is named, or else of the newest up to the
+    leader's: a newer one was promoted apart, and abandoned. Raises CannotTell.
 
     It is said of the oldest timeline of which it is true: that of the last segment. A history alone, of a promotion that
     archived nothing, must not keep a server of the timeline before it from taking over.
@@ -76,7 +84,8 @@ def rebuilt(evidence: Evidence, timeline: int | None = None) -> Record:
             f"{evidence.inventory.empty.first[0]}: the object is empty, so that the listing does not say what is stored",
             hint="walkeeper verify names all of them. Move them away first.",
         )
-    wanted = timeline or max([*evidence.histories, first.timeline])
+    known = [each for each in (*evidence.histories, first.timeline) if leaders is None or each <= leaders]
+    wanted = timeline or max(known, default=first.timeline)
     history = evidence.history(wanted)
     if history is None:
         raise CannotTell(

@@ -13,7 +13,7 @@ from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Troubles
 from walkeeper.core.commitment import record_is_due, removable, slot_may_move, trouble_for_record
 from walkeeper.core.frontier import Frontier
-from walkeeper.core.hold_slot import SlotState
+from walkeeper.core.hold_slot import SlotState, slot_target
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import MAX_SUSPECTED, Gap
 from walkeeper.core.suspicion import stretches
@@ -100,6 +100,8 @@ class Commit:
 
     def _write_record(self, gaps: list[Gap]) -> None:
         trouble, frontier = self._trouble(), self._frontier.lsn
+        # After the position: a sum that is newer than that is not stated, and both are written again.
+        self.ownership.below = self._frontier.below
         history, size = self._frontier.history, self._frontier.size
         suspected = tuple(lost.as_gap() for lost in stretches(history, size, self._frontier.suspected))[:MAX_SUSPECTED]
         ended = self._observed.times.ended_at_or_below(frontier)
@@ -120,15 +122,15 @@ class Commit:
         return text
 
     def _follow_with_slot(self) -> SlotState | None:
-        """Bring the hold slot to the record. How it was before; None where that is not known, or there is none."""
+        """Bring the hold slot after the record. How it was before; None where that is not known, or there is none."""
         if not self._observed.server_up:
             return None
-        recorded = self.ownership.record.position
+        target = slot_target(self.ownership.record.position, self._frontier.size)
         slot: SlotState | None = None
         try:
             slot = self._server.slot(self._hold_slot)
-            if slot_may_move(slot, recorded) and not self._left_timeline():
-                self._server.advance_slot(self._hold_slot, recorded)
+            if slot_may_move(slot, target) and not self._left_timeline():
+                self._server.advance_slot(self._hold_slot, target)
             self._troubles.clear("archiver_slot")
         except PostgresError as problem:
             self._troubles.report("archiver_slot", problem, grace=True)
@@ -140,7 +142,8 @@ class Commit:
         That primary's timeline may be the older one: of a server that everybody took for dead, and that leads again.
         A server changes its timeline with a restart only, which ends the connection: no time passes between look and move.
         """
-        return self._server.state().timeline != self._frontier.history.timeline
+        state, cluster = self._server.state(), int(self.ownership.record.system_identifier)
+        return state.timeline != self._frontier.history.timeline or state.system_identifier != cluster
 
     def _remove_recorded(self, pending: list[Receipt], slot: SlotState | None) -> list[Receipt]:
         """What stays pending."""

@@ -1,18 +1,87 @@
-"""What the takeover needs from the local data directory: the timeline histories in pg_wal."""
+"""What the takeover needs from the local server: its state, the histories in pg_wal, and the bytes of its WAL."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from walkeeper.agent.archiver.ownership import LocalWal
 from walkeeper.core.history import History, parse_history
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
 from walkeeper.core.takeover import LocalServer
-from walkeeper.errors import ConfigError, PostgresError
+from walkeeper.errors import BadSegment, ConfigError, PostgresError
 from walkeeper.postgres.data_directory import read_histories
 from walkeeper.postgres.server import ServerState
+from walkeeper.postgres.wal_file import read_segment
 
 
-def read_local_wal(pg_wal: Path, state: ServerState) -> LocalWal:
+@dataclass(frozen=True, slots=True)
+class LocalWal:
+    """The local server as the takeover needs it: its state and its timelines' histories, by number, as in pg_wal.
+
+    ``ask`` is the server's state at this moment. Without ``pg_wal`` there are no bytes to compare.
+    """
+
+    server: LocalServer
+    histories: dict[int, bytes]
+    pg_wal: Path | None = None
+    ask: Callable[[], ServerState] | None = None
+
+    def now(self) -> LocalServer:
+        """The same server, with as much WAL as it has by now. Raises PostgresError, also if it is another one by now."""
+        if self.ask is None:
+            return self.server
+        state, known = self.ask(), self.server
+        same = state.system_identifier == known.system_identifier and state.in_recovery == known.in_recovery
+        # The timeline of a server in recovery is not exact there.
+        if not same or (not state.in_recovery and state.timeline != known.history.timeline):
+            raise PostgresError(
+                "the local server: another one answers than a moment ago", hint="walkeeper looks again."
+            )
+        return replace(known, lsn=max(state.lsn, known.lsn))
+
+    def sha256(self, segment: Segment, lsn: Lsn) -> str | None:
+        """Of a whole segment below ``lsn``; None where the server no longer has it. Raises PostgresError."""
+        plain = self._read(segment) if segment.end <= lsn else None
+        return None if plain is None else hashlib.sha256(plain).hexdigest()
+
+    def beginning(self, segment: Segment, size: int) -> bytes | None:
+        """So many bytes of a segment, which must have been written; None where the server has no such file."""
+        return None if self.pg_wal is None else read_beginning(self.pg_wal / segment.name, segment, size)
+
+    def has(self, segment: Segment) -> bool:
+        return self.pg_wal is not None and (self.pg_wal / segment.name).exists()
+
+    def _read(self, segment: Segment) -> bytes | bytearray | None:
+        if self.pg_wal is None:
+            return None
+        try:
+            return read_segment(self.pg_wal / segment.name, segment)
+        except (FileNotFoundError, BadSegment):
+            return None
+        except OSError as error:
+            raise _unreadable(self.pg_wal / segment.name, error) from None
+
+
+def read_beginning(path: Path, segment: Segment, size: int) -> bytes | None:  # noqa: ARG001 - a simulation needs it
+    """The first ``size`` bytes of a file of WAL; None where there are not as many. Raises PostgresError."""
+    try:
+        with path.open("rb") as file:
+            plain = file.read(size)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return plain if len(plain) == size else None
+
+
+def _unreadable(path: Path, error: OSError) -> PostgresError:
+    return PostgresError(f"{path}: {error.strerror}", hint="The agent runs as PostgreSQL's own user, on its host.")
+
+
+def read_local_wal(pg_wal: Path, state: ServerState, ask: Callable[[], ServerState] | None = None) -> LocalWal:
     """The server's history and the files it comes from, up to its own timeline. Raises PostgresError, ConfigError, BadHistory."""
     try:
         found = read_histories(pg_wal, own=state.timeline)
@@ -27,4 +96,5 @@ def read_local_wal(pg_wal: Path, state: ServerState) -> LocalWal:
             f"{pg_wal}/{state.timeline:08X}.history: not there (yet)", hint="PostgreSQL writes it when promoted."
         )
     history = History(1) if state.timeline == 1 else parse_history(state.timeline, histories[state.timeline])
-    return LocalWal(LocalServer(state.system_identifier, state.segment_size, history, state.lsn), histories)
+    server = LocalServer(state.system_identifier, state.segment_size, history, state.lsn, state.in_recovery)
+    return LocalWal(server, histories, pg_wal, ask)

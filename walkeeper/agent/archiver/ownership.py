@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Collection
+from typing import Final
 
 import msgspec
 
+from walkeeper.agent.archiver.beliefs import Belief, believe
+from walkeeper.agent.archiver.comparing import AT_ONCE
+from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.archive.write import Archive
-from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.names import Segment
 from walkeeper.core.record import MAX_GAPS, MAX_SUSPECTED, Gap, Record, decode_record
-from walkeeper.core.takeover import LocalServer, resume_at
-from walkeeper.dcs.base import RecordStore, Versioned
-from walkeeper.errors import BadRecord, CasConflict, Conflict
+from walkeeper.dcs.base import Leader, RecordStore, Versioned
+from walkeeper.errors import BadRecord, CasConflict, Conflict, DcsError
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
+from walkeeper.lib.parallel import in_parallel
+
+ATTEMPTS: Final = 10
+"""Compare-and-sets of one takeover: a stale owner may write the record several times a second."""
 
 
 class NotLeader(CasConflict):
@@ -31,12 +37,10 @@ class Fenced(CasConflict):
     reason = "fenced"
 
 
-@dataclass(frozen=True, slots=True)
-class LocalWal:
-    """The local server as the takeover needs it: its state and its timelines' histories, by number, as in pg_wal."""
+class HeldBack(DcsError):
+    """Another member leads: its takeover must not be kept from coming through by our writes."""
 
-    server: LocalServer
-    histories: dict[int, bytes]
+    reason = "another_leads"
 
 
 class Ownership:
@@ -46,6 +50,10 @@ class Ownership:
         self._records = records
         self._versioned = versioned
         self.record = record
+        self.below: tuple[int, str] | None = None
+        """The number and SHA-256 of the last whole segment that the frontier has passed; None where that is not known."""
+        self.other_leader: str | None = None
+        """The member that holds the leader key, where that is not this one. Nobody, or nobody who could be asked, is None."""
 
     def write(
         self,
@@ -55,15 +63,22 @@ class Ownership:
         suspected: tuple[Gap, ...] = (),
         wal_at: str = "",
     ) -> None:
-        """Move the record by compare-and-set. Raises Fenced when another owner wrote it, or DcsError.
+        """Move the record by compare-and-set. Raises Fenced when another owner wrote it, HeldBack, or another DcsError.
 
         After a time-out our own write may have got through: a conflict is looked into before it is believed.
         """
+        if self.other_leader is not None:
+            raise HeldBack(
+                f"record in the DCS: it waits, because {self.other_leader} holds Patroni's leader key",
+                hint="That member takes the archive over. If it does not, its agent's log says why.",
+            )
         gaps = (*self.record.gaps, *new_gaps)
+        position = max(lsn, self.record.position)
         now = timestamp()
         record = msgspec.structs.replace(
             self.record,
-            lsn=str(max(lsn, self.record.position)),
+            lsn=str(position),
+            below_sha256=self._below_sha256(position),
             gaps=gaps[-MAX_GAPS:],
             gaps_total=self.record.gaps_total + len(new_gaps),
             suspected=suspected[:MAX_SUSPECTED],
@@ -78,6 +93,12 @@ class Ownership:
             self._versioned = self._ours_or_fenced()
             self._versioned = self._records.write(record.encode(), self._versioned)
         self.record = record
+
+    def _below_sha256(self, lsn: Lsn) -> str:
+        number, size = lsn // self.record.size, self.record.size
+        if self.below is not None and self.below[0] == number - 1:
+            return self.below[1]
+        return self.record.below_sha256 if number == self.record.position // size else ""
 
     def still_ours(self, found: Versioned | None) -> bool:
         """Whether that is our record, written by this very takeover."""
@@ -96,37 +117,30 @@ class Ownership:
         return found
 
 
-def take_over(me: str, records: RecordStore, archive: Archive, local: LocalWal) -> Ownership:
-    """Steps 1 to 7 of the design's takeover. Raises NotLeader, Refused, CasConflict (try from the top), or an outage's error."""
-    versioned = records.read()
-    leader = records.leader()  # after the record: this order is what keeps ownership from going backwards
-    if leader is None or leader.name != me:
-        raise NotLeader(f"leader key: held by {leader.name if leader else 'nobody'}, not by {me}")
-    previous = _believed(versioned)
-    start, first = _where(previous, archive, local.server)
-    _store_histories(archive, local)
-    lsn = _skip_stored(start, archive, local.server.history)
-    record = Record(
-        system_identifier=str(local.server.system_identifier),
-        segment_size=int(local.server.segment_size),
-        timeline=local.server.history.timeline,
-        lsn=str(lsn),
-        start=first.name,
-        owner=me,
-        session=uuid.uuid4().hex,
-        gaps=previous.gaps if previous else tuple(archive.contents.gaps()[-MAX_GAPS:]),
-        gaps_total=previous.gaps_total if previous else len(archive.contents.gaps()),
-        updated_at=timestamp(),
-        moved_at=timestamp() if previous is None or lsn > previous.position else previous.moved_at,
-        wal_at=previous.wal_at if previous is not None and lsn >= previous.position else "",
-    )
-    written = records.write(record.encode(), versioned, guard=leader)
-    archive.state_start(first)  # only after the record: an archive states a start only where somebody owns it
+def take_over(
+    me: str, records: RecordStore, archive: Archive, local: LocalWal, accepted: Collection[str] = ()
+) -> Ownership:
+    """Steps 1 to 7 of the design's takeover. ``accepted``: reasons of refusals that a person lets pass.
+
+    What takes long, the store, comes first, and the record is read again right before it is written: who still writes it keeps
+    nobody from taking it. Raises NotLeader, Refused, CasConflict (try from the top), StandbyLags, or an outage's error.
+    """
+    before = records.read()
+    _leader(me, records)  # who does not lead need not look any further
+    previous = _readable(before)
+    belief = believe(me, previous, archive, local, accepted)
+    _store_histories(archive, local, belief)
+    record, written = _compare_and_set(me, records, before, belief, local)
+    if not belief.start_is_stated:
+        archive.state_start(
+            belief.first
+        )  # only after the record: an archive states a start only where somebody owns it
     events.info(
         "takeover",
         owner=me,
         timeline=record.timeline,
         frontier=record.lsn,
+        compared=", ".join(belief.compared) or "nothing",
         previous_owner=previous.owner if previous else None,
         previous_timeline=previous.timeline if previous else None,
         previous_frontier=previous.lsn if previous else None,
@@ -134,72 +148,80 @@ def take_over(me: str, records: RecordStore, archive: Archive, local: LocalWal) 
     return Ownership(records, record, written)
 
 
-def _store_histories(archive: Archive, local: LocalWal) -> None:
-    """Our timeline's history and its ancestors' go first: PostgreSQL looks for them one by one and stops at a hole.
+def _leader(me: str, records: RecordStore) -> Leader:
+    leader = records.leader()
+    if leader is None or leader.name != me:
+        raise NotLeader(f"leader key: held by {leader.name if leader else 'nobody'}, not by {me}")
+    return leader
 
-    Histories of other branches that lie in pg_wal fill such holes too, but nothing depends on them.
-    """
-    for timeline in sorted(local.histories):
+
+def _compare_and_set(
+    me: str, records: RecordStore, before: Versioned | None, belief: Belief, local: LocalWal
+) -> tuple[Record, Versioned]:
+    session = uuid.uuid4().hex
+    for _ in range(ATTEMPTS):
+        versioned = records.read()
+        leader = _leader(me, records)  # after the record: this order is what keeps ownership from going backwards
+        if not _only_moved(before, versioned):
+            break
+        moved = _readable(versioned, quiet=True) if belief.by_record else None
+        record = Record(
+            system_identifier=str(local.server.system_identifier),
+            segment_size=int(local.server.segment_size),
+            timeline=local.server.history.timeline,
+            lsn=str(belief.lsn),
+            start=belief.first.name,
+            owner=me,
+            session=session,
+            gaps=(moved.gaps if moved else belief.gaps)[-MAX_GAPS:],
+            gaps_total=moved.gaps_total if moved else belief.gaps_total,
+            updated_at=timestamp(),
+            moved_at=timestamp() if moved is None or belief.lsn > moved.position else moved.moved_at,
+            wal_at=moved.wal_at if moved is not None and belief.lsn >= moved.position else "",
+            below_sha256=belief.below_sha256,
+            history_sha256=belief.history_sha256,
+        )
         try:
-            archive.archive_history(timeline, local.histories[timeline])
+            return record, records.write(record.encode(), versioned, guard=leader)
+        except CasConflict:
+            continue
+    raise CasConflict("record in the DCS: somebody else wrote it meanwhile", hint="walkeeper looks again.")
+
+
+def _only_moved(before: Versioned | None, now: Versioned | None) -> bool:
+    """Whether what was believed of the record holds still: it is the same one, or its owner has moved it forward."""
+    if before == now:
+        return True
+    old, new = _readable(before, quiet=True), _readable(now, quiet=True)
+    if old is None or new is None:
+        return False
+    return (old.session, old.timeline, old.start) == (
+        new.session,
+        new.timeline,
+        new.start,
+    ) and old.position <= new.position
+
+
+def _store_histories(archive: Archive, local: LocalWal, belief: Belief) -> None:
+    """Our timeline's history and its ancestors' go first: PostgreSQL looks for them one by one and stops at a hole."""
+
+    def store(timeline: int) -> None:
+        try:
+            archive.archive_history(timeline, belief.lacking[timeline])
         except Conflict as problem:
             if local.server.history.includes(timeline):
                 raise
             events.warning("history_of_other_branch", file=f"{timeline:08X}.history", error=problem)
 
+    deque(in_parallel(store, sorted(belief.lacking), min(AT_ONCE, len(belief.lacking))), maxlen=0)
 
-def _believed(versioned: Versioned | None) -> Record | None:
+
+def _readable(versioned: Versioned | None, *, quiet: bool = False) -> Record | None:
     if versioned is None:
         return None
     try:
         return decode_record(versioned.document)
     except BadRecord as problem:
-        events.failure("record_unreadable", problem)
+        if not quiet:
+            events.failure("record_unreadable", problem)
         return None
-
-
-def _where(previous: Record | None, archive: Archive, local: LocalServer) -> tuple[Lsn, Segment]:
-    """Where to go on, and where the archive begins: by the record, else by the store, else a new archive at "now"."""
-    if previous is not None:
-        try:
-            history = _record_history(previous, archive, local.history)
-            return resume_at(previous, history, local), Segment.parse(previous.start, local.segment_size)
-        except BadRecord as problem:
-            events.failure("record_not_believed", problem)
-    first = archive.contents.start()
-    rebuilt = archive.contents.frontier(local.history)
-    if first is None or rebuilt is None:
-        first = local.history.segment_at(local.lsn, local.segment_size)
-        events.info("archive_begins", store=archive.store.url, at=first)
-        return first.start, first
-    events.warning(
-        "record_rebuilt",
-        frontier=rebuilt,
-        start=first,
-        hint="There was no record to rely on; the store told where to go on.",
-    )
-    return rebuilt, first
-
-
-def _record_history(record: Record, archive: Archive, local: History) -> History:
-    """The history of the record's timeline: as stored, or as the local server's own history tells it."""
-    if record.timeline == local.timeline:
-        return local
-    stored = archive.contents.history(record.timeline)
-    if stored is not None:
-        return stored
-    if local.includes(record.timeline):
-        ancestors: tuple[Switch, ...] = local.switches[: local.timelines.index(record.timeline)]
-        return History(record.timeline, ancestors)
-    raise BadRecord(
-        f"record in the DCS: nothing is known of its timeline {record.timeline}",
-        hint="walkeeper does not trust it and looks at the store instead.",
-    )
-
-
-def _skip_stored(start: Lsn, archive: Archive, history: History) -> Lsn:
-    """Go on over what the store has already: uploads that were not recorded, or a record older than the store."""
-    segment = history.segment_at(start, archive.size)
-    while archive.find(segment) is not None:
-        segment = history.segment(segment.number + 1, archive.size)
-    return segment.start

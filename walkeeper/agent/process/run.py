@@ -176,7 +176,13 @@ class _Process:
         config = self._version.config
         restoring = Restoring(config, agent.store, socket.parent, self._clock, lambda: agent.records)
         pushing = Pushing(agent, socket.parent, self._clock)
-        verbs = {"status": answer, "poke": poke, "restore": restoring.answer, "push": pushing.answer}
+        verbs = {
+            "status": answer,
+            "poke": poke,
+            "takeover": agent.refusals.answer,
+            "restore": restoring.answer,
+            "push": pushing.answer,
+        }
         control = ControlServer(socket, lock, verbs)
         control.open()
         events.info("agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url)

@@ -1,0 +1,597 @@
+"""What a takeover believes (promise P13): bytes, not names. Over a store and a DCS in memory, with files of WAL to compare.
+
+First what is refused, each with a name; then what looks like it, is legitimate, and goes on without a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.core.values import history_text, paged_segment
+from tests.twins.memory_record import MemoryDcs, MemoryRecord
+from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.agent.archiver.ownership import HeldBack, Ownership, take_over
+from walkeeper.agent.archiver.refusals import Refusals, situation
+from walkeeper.archive import tail
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
+from walkeeper.core.beliefs import (
+    ArchiveMissing,
+    NothingToCompare,
+    NumberUsedTwice,
+    OtherBytes,
+    StoreBehind,
+)
+from walkeeper.core.history import History, Switch
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Record, decode_record
+from walkeeper.core.tail import Piece
+from walkeeper.core.takeover import BeyondServer, LocalServer, StandbyLags
+from walkeeper.errors import AgentError, CasConflict, Refused, WalkeeperError, WrongCluster
+from walkeeper.lib.clock import SystemClock
+from walkeeper.store.base import Store
+
+SYSTEM = 7300000000000000001
+SIZE = SegmentSize(MIB)
+ONE = History(1)
+FORK = 5 * MIB + 8192
+TWO = History(2, (Switch(1, Lsn(FORK)),))
+ALL = range(3, 20)
+
+
+class Life:
+    """What one server wrote: the same as any other up to ``until``, then bytes that nobody else has. Its files, if it has any."""
+
+    def __init__(self, history: History = ONE, letter: bytes = b"w", until: int = 0) -> None:
+        self.history, self.letter, self.until = history, letter, until
+
+    def plain(self, segment: Segment) -> bytes:
+        whole = paged_segment(segment, SYSTEM, self.history)
+        if self.letter == b"w" or segment.end <= self.until:
+            return whole
+        begin = max(0, self.until - segment.start)
+        return whole[:begin] + whole[begin:].replace(b"w" * 100, self.letter * 100)
+
+    def segment(self, number: int) -> Segment:
+        return self.history.segment(number, SIZE)
+
+
+class World:
+    """One DCS, one store, and the pg_wal of each member."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.dcs = MemoryDcs()
+        self.store = MemoryStore()
+        self.archive = self.archive_in(self.store)
+
+    def archive_in(self, store: Store, codec: Codec | None = None) -> Archive:
+        return Archive(store, Layout("demo", None, SYSTEM), SIZE, codec or Codec())
+
+    def files(self, name: str, life: Life, numbers: Collection[int], *, written: int | None = None) -> None:
+        """That member's pg_wal: these segments, the last of them up to ``written``."""
+        pg_wal = self.directory / name
+        pg_wal.mkdir(exist_ok=True)
+        for number in numbers:
+            plain = life.plain(life.segment(number))
+            (pg_wal / life.segment(number).name).write_bytes(plain)
+        if written is not None:
+            segment = life.segment(written // SIZE)
+            plain = life.plain(segment)[: written % SIZE].ljust(SIZE, b"\0")
+            (pg_wal / segment.name).write_bytes(plain)
+
+    def stores(self, life: Life, *numbers: int) -> None:
+        for number in numbers:
+            self.archive.archive_segment(life.segment(number), life.plain(life.segment(number)), life.history)
+
+    def ships(self, life: Life, owner: str, number: int, *ends: int) -> None:
+        begin, segment = 0, life.segment(number)
+        for end in ends:
+            tail.put(self.archive, segment, Piece(begin, end, owner), life.plain(segment)[begin:end])
+            begin = end
+
+    def take_over(
+        self,
+        name: str,
+        history: History,
+        lsn: int,
+        *,
+        accepted: Collection[str] = (),
+        in_recovery: bool = False,
+        histories: dict[int, bytes] | None = None,
+        archive: Archive | None = None,
+        system: int = SYSTEM,
+    ) -> Ownership:
+        self.dcs.set_leader(name)
+        pg_wal = self.directory / name
+        pg_wal.mkdir(exist_ok=True)
+        server = LocalServer(system, SIZE, history, Lsn(lsn), in_recovery)
+        known = {history.timeline: history_text(history)} if history.switches else {}
+        wal = LocalWal(server, known if histories is None else histories, pg_wal)
+        return take_over(name, MemoryRecord(self.dcs), archive or self.archive, wal, accepted)
+
+    def owned(self, life: Life, *, number: int = 9, inside: int = 0, name: str = "a") -> Record:
+        """An archive from 3 on, with everything below segment ``number`` and ``inside`` bytes of it, owned by ``name``."""
+        owner = self.take_over(name, life.history, 3 * MIB)
+        self.stores(life, *range(3, number))
+        if inside:
+            self.ships(life, owner.record.session[:12], number, 8192, inside)
+        below = life.segment(number - 1)
+        stored = self.archive.find(below)
+        owner.below = (below.number, stored.sha256) if stored is not None else None
+        owner.write(Lsn(number * MIB + inside))
+        return owner.record
+
+    def put_record(self, **changes: object) -> None:
+        self.dcs.put(msgspec.structs.replace(self.record, **changes).encode())
+
+    @property
+    def record(self) -> Record:
+        assert self.dcs.record is not None
+        return decode_record(self.dcs.record.document)
+
+    @property
+    def frontier(self) -> tuple[int, int, str]:
+        return self.record.timeline, self.record.position // MIB, self.record.owner
+
+    def refused(self, kind: type[WalkeeperError], *arguments: object, **more: object) -> WalkeeperError:
+        """The takeover is refused with that class, and changed nothing in store and record."""
+        objects, record = set(self.store.objects), self.dcs.record
+        with pytest.raises(kind) as caught:
+            self.take_over(*arguments, **more)  # type: ignore[arg-type]
+        assert type(caught.value) is kind
+        assert caught.value.hint
+        assert set(self.store.objects) == objects
+        assert self.dcs.record == record
+        return caught.value
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_p13_a_volume_that_went_back_below_the_record_is_refused(world: World) -> None:
+    life = Life()
+    world.owned(life, number=9)
+    world.files("a", life, range(3, 7))
+    world.refused(BeyondServer, "a", ONE, 7 * MIB + 100)
+
+
+def test_p13_a_volume_that_went_back_and_wrote_on_past_the_record_is_refused(world: World) -> None:
+    world.owned(Life(), number=9)
+    world.files("a", Life(letter=b"n", until=7 * MIB), range(3, 12))
+    world.refused(OtherBytes, "a", ONE, 12 * MIB)
+
+
+def test_p13_a_volume_that_went_back_within_the_open_segment_is_refused(world: World) -> None:
+    world.owned(Life(), number=9, inside=40_960)
+    world.files("a", Life(letter=b"n", until=9 * MIB + 8192), range(3, 9), written=9 * MIB + 81_920)
+    world.refused(OtherBytes, "a", ONE, 9 * MIB + 81_920)
+
+
+def test_p13_what_was_stored_and_not_recorded_is_compared_before_it_is_gone_over(world: World) -> None:
+    old = Life()
+    world.owned(old, number=9)
+    world.stores(old, 9, 10)
+    world.files("a", Life(letter=b"n", until=9 * MIB), range(3, 12))
+    world.refused(OtherBytes, "a", ONE, 12 * MIB)
+
+
+def test_p13_a_rebuilt_frontier_beyond_the_server_is_refused(world: World) -> None:
+    """The record is lost as well: the store alone says that the volume went back."""
+    life = Life()
+    world.owned(life, number=9)
+    world.dcs.wipe()
+    world.files("a", life, range(3, 7))
+    world.refused(BeyondServer, "a", ONE, 7 * MIB + 100)
+
+
+def test_p13_a_lost_record_is_not_rebuilt_over_another_servers_segments(world: World) -> None:
+    world.owned(Life(), number=9)
+    world.dcs.wipe()
+    world.files("a", Life(letter=b"n", until=7 * MIB), range(3, 12))
+    world.refused(OtherBytes, "a", ONE, 12 * MIB)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_p13_two_promotions_at_one_position_with_one_number_are_told_apart_by_bytes(world: World, lost: bool) -> None:
+    """The second could not ask the archive; the two histories are the same, word for word."""
+    first, second = Life(TWO), Life(TWO, letter=b"n", until=FORK)
+    world.owned(first, number=9)
+    if lost:
+        world.dcs.wipe()
+    world.files("b", second, range(3, 12))
+    world.refused(OtherBytes, "b", TWO, 12 * MIB)
+
+
+def test_p13_a_promotion_under_a_number_of_which_only_a_tail_is_stored_is_refused(world: World) -> None:
+    """The first server died before it had a whole segment, and before it owned the record."""
+    world.owned(Life(), number=5, inside=4096 * 2)
+    world.ships(Life(TWO), "first", 5, 16_384, 65_536)
+    world.files("b", Life(TWO, letter=b"n", until=FORK), [3, 4], written=5 * MIB + 131_072)
+    world.refused(OtherBytes, "b", TWO, 5 * MIB + 131_072)
+
+
+def test_p13_a_promotion_under_a_number_that_went_further_elsewhere_is_refused(world: World) -> None:
+    world.owned(Life(), number=5)
+    world.stores(Life(TWO), 5, 6)
+    world.files("b", Life(TWO, letter=b"n", until=FORK), [3, 4], written=5 * MIB + 16_384)
+    world.refused(BeyondServer, "b", TWO, 5 * MIB + 16_384)
+
+
+def test_p13_what_is_stored_of_ones_own_new_timeline_must_be_compared_with_something(world: World) -> None:
+    world.owned(Life(), number=5)
+    world.stores(Life(TWO), 5, 6)
+    world.files("b", Life(TWO), [10, 11])
+    world.refused(NothingToCompare, "b", TWO, 12 * MIB)
+    world.take_over("b", TWO, 12 * MIB, accepted={"nothing_to_compare"})
+    assert world.frontier == (2, 7, "b")
+
+
+def test_p13_an_ancestors_number_that_was_used_twice_is_refused(world: World) -> None:
+    """Its record is lost: rebuilding would go over the other server's segments."""
+    other = History(2, (Switch(1, Lsn(7 * MIB)),))
+    three = History(3, (*TWO.switches, Switch(2, Lsn(8 * MIB + 100))))
+    world.owned(Life(other), number=9)
+    world.dcs.wipe()
+    world.files("c", Life(three), range(3, 12))
+    problem = world.refused(NumberUsedTwice, "c", three, 12 * MIB)
+    assert "00000002.history" in str(problem)
+
+
+def test_p13_another_owner_on_the_same_timeline_is_refused_where_nothing_can_be_compared(world: World) -> None:
+    world.owned(Life(), number=9)
+    world.files("b", Life(), [10, 11])
+    world.refused(NothingToCompare, "b", ONE, 12 * MIB)
+    world.take_over("b", ONE, 12 * MIB, accepted={"nothing_to_compare"})
+    assert world.frontier == (1, 9, "b")
+
+
+def test_p13_a_record_is_refused_in_an_empty_store_and_nothing_is_created_there(world: World) -> None:
+    """A typo in the prefix, a bucket that was not copied, a directory that is not mounted."""
+    world.owned(Life(), number=9)
+    world.files("a", Life(), range(7, 12))
+    empty = MemoryStore()
+    world.refused(ArchiveMissing, "a", ONE, 12 * MIB, archive=world.archive_in(empty))
+    assert empty.objects == {}
+    world.take_over("a", ONE, 12 * MIB, archive=world.archive_in(empty), accepted={"archive_missing"})
+    assert world.frontier == (1, 12, "a")
+    assert world.archive_in(empty).contents.start() == Segment(1, 12, SIZE)
+
+
+def test_p13_a_record_ahead_of_the_store_goes_back_to_it_while_the_server_has_the_wal(world: World) -> None:
+    """Edited to where the server is, or the store lost its newest objects."""
+    life = Life()
+    world.owned(life, number=9)
+    world.put_record(lsn=str(Lsn(12 * MIB)), below_sha256="")
+    world.files("a", life, range(8, 13))
+    world.take_over("a", ONE, 13 * MIB)
+    assert world.frontier == (1, 9, "a")
+
+
+def test_p13_a_record_ahead_of_the_store_is_refused_where_the_server_no_longer_has_the_wal(world: World) -> None:
+    life = Life()
+    world.owned(life, number=9)
+    world.put_record(lsn=str(Lsn(12 * MIB)), below_sha256="")
+    world.files("a", life, [8, 11, 12])
+    world.refused(StoreBehind, "a", ONE, 13 * MIB)
+    world.take_over("a", ONE, 13 * MIB, accepted={"store_behind"})
+    assert world.frontier == (1, 9, "a")
+
+
+def test_p13_a_stored_segment_that_is_not_what_the_owner_stored_is_refused(world: World) -> None:
+    world.owned(Life(), number=9)
+    world.put_record(below_sha256="0" * 64)
+    world.files("b", Life(TWO), range(3, 12))
+    world.refused(OtherBytes, "a", ONE, 12 * MIB)
+
+
+@pytest.mark.parametrize("timeline", [1, 2, 7])
+def test_p13_a_record_of_another_cluster_is_refused_on_every_timeline(world: World, timeline: int) -> None:
+    world.owned(Life(), number=9)
+    world.put_record(timeline=timeline, system_identifier="7000000000000000001")
+    world.refused(WrongCluster, "a", ONE, 12 * MIB)
+
+
+def test_p13_that_bytes_differ_cannot_be_accepted(world: World) -> None:
+    world.owned(Life(), number=9)
+    world.files("a", Life(letter=b"n", until=7 * MIB), range(3, 12))
+    reasons = {"other_bytes", "nothing_to_compare", "archive_missing", "store_behind", "beyond_server"}
+    world.refused(OtherBytes, "a", ONE, 12 * MIB, accepted=reasons)
+
+
+# --- what goes on without a person ------------------------------------------------------------------------------------
+
+
+def test_a_restart_compares_the_last_segment_and_the_tail_and_goes_on(world: World) -> None:
+    record = world.owned(Life(), number=9, inside=40_960)
+    assert record.below_sha256
+    world.files("a", Life(), range(3, 9), written=9 * MIB + 50_000)
+    owner = world.take_over("a", ONE, 9 * MIB + 50_000)
+    assert world.frontier == (1, 9, "a")
+    assert owner.record.below_sha256 == record.below_sha256
+
+
+def test_a_renamed_member_goes_on_when_its_bytes_agree(world: World) -> None:
+    """Or one with another's volume, or under a new host's name: the same timeline, another owner."""
+    world.owned(Life(), number=9)
+    world.files("new-name", Life(), range(8, 12))
+    world.take_over("new-name", ONE, 12 * MIB)
+    assert world.frontier == (1, 9, "new-name")
+
+
+def test_a_renamed_member_goes_on_by_its_tail_where_the_segment_was_recycled(world: World) -> None:
+    world.owned(Life(), number=9, inside=40_960)
+    world.files("new-name", Life(), [], written=9 * MIB + 50_000)
+    world.take_over("new-name", ONE, 9 * MIB + 50_000)
+    assert world.frontier == (1, 9, "new-name")
+
+
+def test_a_new_owner_of_an_archive_with_nothing_in_it_goes_on(world: World) -> None:
+    world.take_over("a", ONE, 3 * MIB)
+    world.take_over("b", ONE, 3 * MIB + 100)
+    assert world.frontier == (1, 3, "b")
+
+
+def test_a_standby_leader_takes_over_from_another_and_waits_where_it_lags(world: World) -> None:
+    world.owned(Life(), number=9)
+    world.files("b", Life(), range(3, 8))
+    with pytest.raises(StandbyLags):
+        world.take_over("b", ONE, 8 * MIB + 5, in_recovery=True)
+    world.files("b", Life(), [8])
+    world.take_over("b", ONE, 9 * MIB + 5, in_recovery=True)
+    assert world.frontier == (1, 9, "b")
+
+
+def test_a_standby_leader_waits_for_what_another_has_stored_and_not_recorded(world: World) -> None:
+    world.owned(Life(), number=9)
+    world.stores(Life(), 9)
+    world.files("b", Life(), range(3, 9))
+    with pytest.raises(StandbyLags):
+        world.take_over("b", ONE, 9 * MIB + 5, in_recovery=True)
+
+
+@pytest.mark.parametrize("owner", ["a", "b"])
+def test_a_recycled_segment_is_shown_and_accepted_after_a_promotion_and_for_ones_own_record(
+    world: World, owner: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.owned(Life(), number=5)
+    history = ONE if owner == "a" else TWO
+    world.files(owner, Life(history), [7, 8])
+    world.take_over(owner, history, 9 * MIB)
+    assert world.frontier == (history.timeline, 5, owner)
+    assert "takeover_not_compared" in caplog.text
+
+
+def test_the_boundary_segment_that_archive_mode_off_leaves_is_not_compared(world: World) -> None:
+    """It keeps the ancestor's final name, with other bytes after the fork."""
+    world.owned(Life(), number=9)
+    world.files("b", Life(TWO), range(3, 7))
+    name = Segment(1, 5, SIZE).name
+    (world.directory / "b" / name).write_bytes(Life(letter=b"x", until=FORK).plain(Segment(1, 5, SIZE)))
+    world.take_over("b", TWO, 7 * MIB)
+    assert world.frontier == (2, 5, "b")
+
+
+def test_a_tail_beyond_the_fork_is_not_compared(world: World) -> None:
+    world.owned(Life(), number=5, inside=81_920)
+    world.files("b", Life(TWO, letter=b"n", until=FORK), [3, 4], written=5 * MIB + 300_000)
+    world.take_over("b", TWO, 5 * MIB + 300_000)
+    assert world.frontier == (2, 5, "b")
+
+
+def test_a_segment_below_the_frontier_may_be_lacking_where_a_gap_ends_there(world: World) -> None:
+    world.take_over("a", ONE, 3 * MIB)
+    world.stores(Life(), 3, 4)
+    world.archive.record_gap(Segment(1, 5, SIZE), Lsn(9 * MIB))
+    world.put_record(lsn=str(Lsn(9 * MIB)))
+    world.take_over("a", ONE, 12 * MIB)
+    assert world.frontier == (1, 9, "a")
+
+
+@pytest.mark.parametrize("recycled", [False, True])
+def test_a_rebuilt_dcs_goes_on(world: World, recycled: bool) -> None:
+    """patronictl remove looks the same."""
+    world.owned(Life(TWO), number=9)
+    world.dcs.wipe()
+    world.files("b", Life(TWO), [10, 11] if recycled else range(8, 12))
+    world.take_over("b", TWO, 12 * MIB)
+    assert world.frontier == (2, 9, "b")
+
+
+def test_a_restore_in_place_goes_on(world: World) -> None:
+    """From the archive to a point before the frontier: its server has nothing but what it wrote since."""
+    world.owned(Life(), number=9)
+    world.files("a", Life(TWO), [5])
+    world.take_over("a", TWO, 6 * MIB + 100)
+    assert world.frontier == (2, 5, "a")
+
+
+def test_a_dcs_that_was_put_back_to_an_older_state_goes_on_where_the_store_is(world: World) -> None:
+    world.owned(Life(), number=5)
+    before = world.dcs.record
+    assert before is not None
+    world.take_over("b", TWO, 5 * MIB + 100_000)
+    world.stores(Life(TWO), *range(5, 10))
+    world.dcs.put(before.document)
+    world.files("b", Life(TWO), range(9, 12))
+    world.take_over("b", TWO, 12 * MIB)
+    assert world.frontier == (2, 10, "b")
+
+
+def test_a_record_of_an_older_walkeeper_is_not_wrong_because_it_states_no_sums(world: World) -> None:
+    world.owned(Life(TWO), number=9)
+    world.put_record(below_sha256="", history_sha256="")
+    world.files("b", Life(TWO), range(8, 12))
+    world.take_over("b", TWO, 12 * MIB)
+    assert world.frontier == (2, 9, "b")
+    assert world.record.below_sha256
+    assert world.record.history_sha256
+
+
+def test_recovery_along_a_dead_branch_goes_on_from_where_the_branches_part(world: World) -> None:
+    dead = History(2, (Switch(1, Lsn(4 * MIB + 8192)),))
+    four = History(4, (*dead.switches, Switch(2, Lsn(6 * MIB + 8192))))
+    world.take_over("x", dead, 3 * MIB)
+    world.stores(Life(dead), *range(3, 7))
+    world.dcs.wipe()
+    three = History(3, (Switch(1, Lsn(FORK)),))
+    world.archive.archive_history(3, history_text(three))
+    world.files("c", Life(three), range(3, 9))
+    world.take_over("c", three, 9 * MIB)
+    world.files("d", Life(four), range(4, 9))
+    world.take_over("d", four, 9 * MIB)
+    assert world.frontier == (4, 6, "d")
+
+
+def test_a_history_that_promoted_for_another_reason_is_the_same_history(world: World) -> None:
+    """Compared by timeline and position: the reason is free text."""
+    world.archive.archive_history(2, b"1\t0/502000\tbefore 2026-11-28 04:00:00\n")
+    world.owned(Life(), number=5)
+    world.files("b", Life(TWO), range(3, 8))
+    world.take_over("b", TWO, 8 * MIB)
+    assert world.frontier == (2, 5, "b")
+
+
+def test_a_damaged_history_of_another_branch_in_pg_wal_stops_nobody(world: World) -> None:
+    world.owned(Life(), number=5)
+    three = History(3, TWO.switches)
+    world.files("b", Life(three), range(3, 8))
+    world.take_over("b", three, 8 * MIB, histories={2: b"", 3: history_text(three)})
+    assert world.frontier == (3, 5, "b")
+    assert world.archive.contents.history(2) is None
+
+
+def test_a_stored_history_of_an_ancestor_that_rotted_stops_nobody(world: World) -> None:
+    three = History(3, (*TWO.switches, Switch(2, Lsn(8 * MIB + 8192))))
+    world.owned(Life(TWO), number=7)
+    key = world.archive.layout.histories + "00000002.history"
+    body, metadata = world.store.objects[key]
+    world.store.objects[key] = (body.replace(b"5", b"4"), metadata)
+    world.put_record(history_sha256="")
+    world.files("b", Life(three), range(3, 10))
+    world.take_over("b", three, 10 * MIB)
+    assert world.frontier == (3, 7, "b")
+
+
+# --- time, and who writes ---------------------------------------------------------------------------------------------
+
+
+def test_a_takeover_asks_as_often_on_timeline_200_as_on_timeline_2(world: World) -> None:
+    """What it stores on the way is the one new history."""
+
+    def chain(timeline: int) -> History:
+        return History(timeline, tuple(Switch(n, Lsn(3 * MIB + 8192 * n)) for n in range(1, timeline)))
+
+    def texts(timeline: int) -> dict[int, bytes]:
+        return {n: history_text(chain(n)) for n in range(2, timeline + 1)}
+
+    asked = []
+    for timeline in (2, 200):
+        world.files("b", Life(chain(timeline)), range(3, 8))
+        world.take_over("b", chain(timeline), 8 * MIB, histories=texts(timeline))
+        world.store.calls.clear()
+        world.files("c", Life(chain(timeline + 1)), range(3, 8))
+        world.take_over("c", chain(timeline + 1), 8 * MIB, histories=texts(timeline + 1))
+        asked.append(sorted(method for method, _ in world.store.calls))
+    assert asked[0] == asked[1]
+
+
+def test_a_stale_owner_that_moves_the_record_does_not_keep_it_from_the_new_leader(world: World) -> None:
+    """Its Patroni was killed, PostgreSQL and agent live on: the record moves with each question that the taker asks the store."""
+    stale = world.take_over("a", ONE, 3 * MIB)
+    world.stores(Life(), 3, 4)
+    stale.write(Lsn(5 * MIB))
+    at = [5 * MIB]
+
+    def move(_: str, __: str) -> None:
+        at[0] += 8192
+        stale.write(Lsn(at[0]))
+
+    world.files("b", Life(TWO), range(3, 8))
+    world.store.before = move
+    world.take_over("b", TWO, 8 * MIB)
+    assert at[0] > 5 * MIB
+    assert world.frontier == (2, 5, "b")
+
+
+def test_an_owner_holds_its_writes_back_while_another_member_leads_and_not_in_a_pause(world: World) -> None:
+    owner = world.take_over("a", ONE, 3 * MIB)
+    owner.other_leader = "b"
+    with pytest.raises(HeldBack):
+        owner.write(Lsn(4 * MIB))
+    owner.other_leader = None
+    owner.write(Lsn(4 * MIB))
+    assert world.frontier == (1, 4, "a")
+
+
+def test_a_record_that_changed_owner_meanwhile_is_looked_at_again(world: World) -> None:
+    world.owned(Life(), number=5)
+    world.files("b", Life(TWO), range(3, 8))
+    documents = iter([msgspec.structs.replace(world.record, owner="c", session="other").encode()])
+
+    def other_owner(_: str, __: str) -> None:
+        for document in documents:
+            world.dcs.put(document)
+
+    world.store.before = other_owner
+    with pytest.raises(CasConflict):
+        world.take_over("b", TWO, 8 * MIB)
+
+
+# --- a refusal stands, and may be accepted ----------------------------------------------------------------------------
+
+
+def refusals(poke: Callable[[], None] = lambda: None) -> Refusals:
+    return Refusals(SystemClock(), poke)
+
+
+def test_a_refusal_stands_until_record_or_server_change(world: World) -> None:
+    world.owned(Life(), number=9)
+    kept = refusals()
+    now = situation(world.dcs.record, SYSTEM, 1, 17)
+    assert not kept.stands(now)
+    kept.refused(NothingToCompare("x"), now)
+    assert kept.stands(now)
+    world.put_record(lsn=str(Lsn(10 * MIB)))
+    assert kept.stands(situation(world.dcs.record, SYSTEM, 1, 17))  # a stale owner writes on
+    assert not kept.stands(situation(world.dcs.record, SYSTEM, 2, 17))
+    assert not kept.stands(situation(world.dcs.record, SYSTEM, 1, 18))
+    world.put_record(owner="b")
+    assert not kept.stands(situation(world.dcs.record, SYSTEM, 1, 17))
+    assert not kept.stands(situation(None, SYSTEM, 1, 17))
+
+
+def test_a_person_lets_the_next_takeover_pass_one_refusal_only() -> None:
+    poked = []
+    kept = refusals(lambda: poked.append(1))
+    with pytest.raises(AgentError, match="none was refused"):
+        kept.answer({"accept": True})
+    assert kept.answer({}) == {}
+    kept.refused(NothingToCompare("x", hint="y"), "now")
+    assert kept.answer({}) == {"reason": "nothing_to_compare", "text": "x", "hint": "y"}
+    assert kept.accepted == set()
+    kept.answer({"accept": True})
+    assert (set(kept.accepted), kept.stands("now"), poked) == ({"nothing_to_compare"}, False, [1])
+    kept.refused(StoreBehind("z"), "now")
+    assert kept.accepted == set()
+
+
+@pytest.mark.parametrize("problem", [OtherBytes("x"), NumberUsedTwice("x"), WrongCluster("x"), Refused("x")])
+def test_a_person_cannot_let_pass_that_bytes_differ(problem: Refused) -> None:
+    kept = refusals()
+    kept.refused(problem, "now")
+    with pytest.raises(AgentError, match="cannot be accepted"):
+        kept.answer({"accept": True})
+    assert kept.accepted == set()

@@ -1,0 +1,299 @@
+"""What a takeover believes: the record, the store and the local server are held against each other, and nothing is changed.
+
+Few requests, most of them at the same time: neither the number of timelines nor that of segments makes it longer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from walkeeper.agent.archiver.comparing import (
+    Stored,
+    compare_histories,
+    compare_own,
+    compare_some,
+    compare_tail,
+    compare_whole,
+    look,
+)
+from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.archive.write import Archive
+from walkeeper.core.beliefs import (
+    ArchiveMissing,
+    NothingToCompare,
+    OtherBytes,
+    StoreBehind,
+    in_a_gap,
+    must_compare,
+    must_compare_own,
+    nothing_archived,
+)
+from walkeeper.core.history import History
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Gap, Record
+from walkeeper.core.takeover import LocalServer, beyond, check_cluster, common_end, resume_at
+from walkeeper.errors import BadHistory, BadRecord, Refused
+from walkeeper.lib import events
+
+
+@dataclass(slots=True)
+class Belief:
+    """Where a takeover goes on. ``lacking``: histories that the store does not have yet, by timeline.
+
+    ``compared`` names what the local server and the store have the same of. The sums are those of the record to be written.
+    """
+
+    lsn: Lsn
+    first: Segment
+    gaps: tuple[Gap, ...] = ()
+    gaps_total: int = 0
+    by_record: bool = False
+    start_is_stated: bool = True
+    below_sha256: str = ""
+    history_sha256: str = ""
+    lacking: dict[int, bytes] = field(default_factory=dict)
+    compared: list[str] = field(default_factory=list)
+
+
+def believe(
+    me: str, record: Record | None, archive: Archive, local: LocalWal, accepted: Collection[str] = ()
+) -> Belief:
+    """What is true, as far as it can be shown. ``accepted``: reasons of refusals that a person lets pass.
+
+    Raises WrongCluster, WrongTimeline, a refusal of ``walkeeper.core.beliefs``, BeyondServer, StandbyLags, or an outage's error.
+    """
+    if record is not None:
+        check_cluster(record, local.server)
+        try:
+            return _by_record(me, record, archive, local, accepted)
+        except BadRecord as problem:
+            events.failure("record_not_believed", problem)
+        except Refused as problem:
+            if problem.reason not in {"archive_missing", "beyond_server"}:
+                raise
+            _accepted_or_raised(problem, accepted)
+    return _by_store(archive, local)
+
+
+def _accepted_or_raised(problem: Refused, accepted: Collection[str]) -> None:
+    if problem.reason not in accepted:
+        raise problem
+    events.warning("takeover_accepted", refusal=problem.reason, error=problem)
+
+
+# --- by the record ----------------------------------------------------------------------------------------------------
+
+
+def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accepted: Collection[str]) -> Belief:
+    server = local.now()  # after the record was read: what was recorded of this server's WAL, it had
+    chain, first = server.history, Segment.parse(record.start, archive.size)
+    history = _record_history(record, archive, local)
+    common, start = common_end(record, history, server), resume_at(record, history, server)
+    opened = history.segment_at(record.position, archive.size)
+    in_tail = record.position > opened.start == start
+    below = _below(chain, start, first)
+    own = record.timeline != chain.timeline or record.owner != me
+    stored = look(archive, server, below, opened if in_tail else None, own=own)
+    if stored.first is None and not nothing_archived(record):
+        raise ArchiveMissing(
+            f"{archive.store.url}/{archive.layout.root}: no archive is there, and the record speaks of one from {first} to "
+            f"{record.lsn}",
+            hint="Is it the right bucket, prefix and scope, is the disk mounted, was everything copied? Nothing was created. "
+            "To begin a new archive here: walkeeper takeover --accept, and then take a base backup.",
+        )
+    belief = Belief(start, first, record.gaps, record.gaps_total, by_record=True, start_is_stated=stored.first == first)
+    belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, record)
+    if below is None or stored.below is not None or _lies_in_a_gap(below, record, archive):
+        _compare_last(belief, record, stored, local, server)
+    else:
+        _go_back(belief, record, archive, local, accepted)
+    if in_tail and belief.lsn == start:
+        belief.compared += compare_tail(archive, record, stored, opened, min(common, server.lsn), local)
+    if own:
+        _compare_own(belief, record, me, archive, stored, local, accepted)
+    _go_over_stored(belief, archive, local)
+    if not belief.compared and not (nothing_archived(record) and not in_tail):
+        _not_compared(record, me, server, accepted)
+    return belief
+
+
+def _record_history(record: Record, archive: Archive, local: LocalWal) -> History:
+    """The history of the record's timeline: as stored, or as the local server's own history tells it."""
+    chain, known = local.server.history, local.histories.get(record.timeline)
+    if record.timeline == chain.timeline:
+        return chain
+    ancestor: History | None = None
+    if chain.includes(record.timeline):
+        ancestor = History(record.timeline, chain.switches[: chain.timelines.index(record.timeline)])
+        if known is not None and record.history_sha256 == hashlib.sha256(known).hexdigest():
+            return ancestor
+    try:
+        stored = archive.contents.history(record.timeline)
+    except BadHistory as problem:
+        events.failure("history_damaged", problem, timeline=record.timeline)
+        stored = None
+    found = stored or ancestor
+    if found is None:
+        raise BadRecord(
+            f"record in the DCS: nothing is known of its timeline {record.timeline}",
+            hint="walkeeper does not trust it and looks at the store instead.",
+        )
+    return found
+
+
+def _below(chain: History, lsn: Lsn, first: Segment) -> Segment | None:
+    """The last whole segment below ``lsn``; None where the archive begins there."""
+    number = lsn // first.size - 1
+    return chain.segment(number, first.size) if number >= first.number else None
+
+
+def _lies_in_a_gap(segment: Segment, record: Record, archive: Archive) -> bool:
+    def ranges(gaps: Iterable[Gap]) -> list[tuple[int, Lsn, Lsn]]:
+        return [(gap.timeline, Lsn.parse(gap.start), Lsn.parse(gap.end)) for gap in gaps]
+
+    return in_a_gap(segment, ranges(record.gaps)) or in_a_gap(segment, ranges(archive.contents.gaps()))
+
+
+def _compare_last(belief: Belief, record: Record, stored: Stored, local: LocalWal, server: LocalServer) -> None:
+    """The last whole segment: by the record's word, and with the local file."""
+    if stored.below is None:
+        return
+    stated = record.below_sha256 if belief.lsn == record.position.floor(server.segment_size) else ""
+    if stated not in {"", stored.below.sha256}:
+        raise OtherBytes(
+            f"{stored.below.segment}: the store has other bytes than the record's owner stored",
+            hint="The object was replaced, or this is not the store that the record is of. Look at both before anything else.",
+        )
+    belief.compared += compare_whole(stored.below, local, server.lsn)
+    belief.below_sha256 = stored.below.sha256
+
+
+def _go_back(belief: Belief, record: Record, archive: Archive, local: LocalWal, accepted: Collection[str]) -> None:
+    """To what the store has, if the local server still has what lies between."""
+    chain, size = local.server.history, archive.size
+    rebuilt = archive.contents.frontier(chain)
+    has = min(belief.lsn, rebuilt if rebuilt is not None else belief.first.start)
+    between = (chain.segment(number, size) for number in range(has // size, belief.lsn // size))
+    lost = next((segment for segment in between if not local.has(segment)), None)
+    if lost is not None:
+        problem = StoreBehind(
+            f"record in the DCS: the frontier is {record.lsn}, the store has everything only up to {has}, and this server no "
+            f"longer has {lost}",
+            hint="Is it the right bucket and prefix, was everything copied, did somebody delete objects? Bring them back. If "
+            "they are lost: walkeeper takeover --accept goes on from what the store has, and what nobody has becomes a gap.",
+        )
+        _accepted_or_raised(problem, accepted)
+    events.warning(
+        "record_ahead_of_store",
+        frontier=record.lsn,
+        stored_up_to=has,
+        hint="What the store lacks is archived again. If nobody changed the record by hand, find out who deletes objects.",
+    )
+    belief.lsn = has
+    _compare_rebuilt(belief, archive, local)
+
+
+def _compare_rebuilt(belief: Belief, archive: Archive, local: LocalWal) -> None:
+    below = _below(local.server.history, belief.lsn, belief.first)
+    receipt = archive.find(below) if below is not None else None
+    belief.compared += compare_whole(receipt, local, belief.lsn)
+    belief.below_sha256 = receipt.sha256 if receipt is not None else ""
+
+
+def _compare_own(
+    belief: Belief,
+    record: Record,
+    me: str,
+    archive: Archive,
+    stored: Stored,
+    local: LocalWal,
+    accepted: Collection[str],
+) -> None:
+    compared, any_stored = compare_own(archive, stored, local)
+    belief.compared += compared
+    if any_stored and not compared and must_compare_own(record, me, local.server):
+        timeline = local.server.history.timeline
+        problem = NothingToCompare(
+            f"{archive.store.url}: somebody has stored WAL of timeline {timeline}, and this server no longer has any of that",
+            hint="If the DCS was put back to an older state, and this is the server that archived it: walkeeper takeover "
+            "--accept. If not, two servers were promoted under one number: promote to a new timeline (patronictl switchover).",
+        )
+        _accepted_or_raised(problem, accepted)
+
+
+def _go_over_stored(belief: Belief, archive: Archive, local: LocalWal) -> None:
+    """Over what the store has already: uploads that were not recorded, or a record older than the store.
+
+    A folder of names a request, not a segment. Two of them are compared: two servers' WAL never comes together again.
+    """
+    chain, size = local.server.history, archive.size
+    run: list[Segment] = []
+    listed: dict[str, set[Segment]] = {}
+    while True:
+        segment = chain.segment(belief.lsn // size + len(run), size)
+        folder = segment.name[:16]
+        if folder not in listed:
+            listed[folder] = set(archive.contents.segments(f"{folder}/"))
+        if segment not in listed[folder]:
+            break
+        run.append(segment)
+    if not run:
+        return
+    server = local.now()  # after the listing
+    if run[-1].end > server.lsn:
+        raise beyond(f"{archive.store.url}: what is stored up to {run[-1].end}", server)
+    belief.compared += compare_some(archive, run, local, server.lsn)
+    last = archive.find(run[-1])
+    if last is not None:
+        belief.lsn, belief.below_sha256 = last.segment.end, last.sha256
+
+
+def _not_compared(record: Record, me: str, server: LocalServer, accepted: Collection[str]) -> None:
+    if must_compare(record, me, server):
+        problem = NothingToCompare(
+            f"record in the DCS: {record.owner} wrote it on this very timeline {record.timeline}, and nothing shows that this "
+            "server is the one",
+            hint="A leader does not change without a new timeline. If this member was renamed, or has that one's volume: "
+            "walkeeper takeover --accept. If not, promote to a new timeline (patronictl switchover).",
+        )
+        _accepted_or_raised(problem, accepted)
+    events.warning(
+        "takeover_not_compared",
+        frontier=record.lsn,
+        hint="This server no longer has what the store has last, so that nobody could look whether both have the same.",
+    )
+
+
+# --- without a record -------------------------------------------------------------------------------------------------
+
+
+def _by_store(archive: Archive, local: LocalWal) -> Belief:
+    server = local.now()
+    chain = server.history
+    stored = look(archive, server, None, None, own=True)
+    rebuilt = archive.contents.frontier(chain) if stored.first is not None else None
+    if stored.first is None or rebuilt is None:
+        first = chain.segment_at(server.lsn, archive.size)
+        events.info("archive_begins", store=archive.store.url, at=first)
+        belief = Belief(first.start, first, start_is_stated=False)
+        belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, None)
+        return belief
+    server = local.now()  # after the listing
+    if rebuilt > max(server.lsn, stored.first.start):
+        raise beyond(f"{archive.store.url}: what is stored up to {rebuilt}", server)
+    gaps = tuple(archive.contents.gaps())
+    belief = Belief(rebuilt, stored.first, gaps, len(gaps))
+    belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, None)
+    _compare_rebuilt(belief, archive, local)
+    belief.compared += compare_own(archive, stored, local)[0]
+    events.warning(
+        "record_rebuilt",
+        frontier=rebuilt,
+        start=stored.first,
+        compared=", ".join(belief.compared) or "nothing",
+        hint="There was no record to rely on; the store told where to go on.",
+    )
+    return belief

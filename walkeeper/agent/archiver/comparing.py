@@ -1,0 +1,245 @@
+"""The store's bytes held against the local server's, before a takeover. Only looks; each function raises what differs.
+
+A segment is compared by the checksum that the store states, so that nothing is downloaded but histories. What may be compared:
+files of the local server's own chain that are complete, and of a segment that is still being written as much as is flushed. The
+boundary segment of an ancestor, which a server with ``archive_mode=off`` keeps under its final name with other bytes, is not in
+that chain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.archive.tail import StoredPiece, parse_key, stored_pieces
+from walkeeper.archive.write import Archive
+from walkeeper.core.beliefs import PROMOTE, NumberUsedTwice, OtherBytes, expected_switches
+from walkeeper.core.history import Switch, written_switches
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.receipt import Receipt
+from walkeeper.core.record import Record
+from walkeeper.core.tail import longest_chain
+from walkeeper.core.takeover import LocalServer, beyond
+from walkeeper.errors import BadHistory
+from walkeeper.lib import events
+from walkeeper.lib.parallel import in_parallel
+from walkeeper.store.base import Body, ObjectInfo
+
+AT_ONCE: Final = 8
+"""Questions to the store on their way at the same time."""
+PIECES: Final = 64
+"""Pieces of the server's own timeline that are compared: the last ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the store lists around the place where a takeover goes on."""
+
+    histories: frozenset[int]
+    first: Segment | None
+    """Where the archive states to begin."""
+    below: Receipt | None
+    tail: tuple[StoredPiece, ...]
+    """Pieces of the segment in which the record's frontier lies."""
+    own: tuple[Segment, ...]
+    """Whole segments of the server's own timeline: where that began, and where the server is."""
+    own_tail: tuple[StoredPiece, ...]
+
+
+def look(archive: Archive, server: LocalServer, below: Segment | None, opened: Segment | None, *, own: bool) -> Stored:
+    """All questions that do not depend on each other, at the same time. ``own``: also what is stored of the server's timeline."""
+    layout, store = archive.layout, archive.store
+    timeline = server.history.timeline
+    begun = server.history.switches[-1].lsn if server.history.switches else Lsn(0)
+    folders = sorted({Segment.at(timeline, lsn, archive.size).name[:16] for lsn in (begun, server.lsn)})
+    questions: dict[str, Callable[[], object]] = {
+        "histories": lambda: frozenset(_history_numbers(store.list(layout.histories))),
+        "first": archive.contents.start,
+        "below": lambda: archive.find(below) if below is not None else None,
+        "tail": lambda: tuple(stored_pieces(store, layout, opened.name)) if opened is not None else (),
+        "own": lambda: tuple(
+            sorted(segment for folder in folders for segment in archive.contents.segments(f"{folder}/"))
+        ),
+        "own_tail": lambda: tuple(filter(None, map(parse_key, store.list(f"{layout.tails}{timeline:08X}")))),
+    }
+    if not own:
+        questions |= {"own": lambda: (), "own_tail": lambda: ()}
+    answers: dict[str, object] = dict(in_parallel(lambda name: (name, questions[name]()), questions, len(questions)))
+    return Stored(**answers)  # type: ignore[arg-type]
+
+
+def _history_numbers(listed: Iterable[ObjectInfo]) -> Iterator[int]:
+    for info in listed:
+        name = info.key.rpartition("/")[2]
+        stem, dot, kind = name.partition(".")
+        if dot and kind == "history" and len(stem) == 8 and all(c in "0123456789ABCDEF" for c in stem):
+            yield int(stem, 16)
+
+
+# --- histories --------------------------------------------------------------------------------------------------------
+
+
+def compare_histories(
+    archive: Archive, local: LocalWal, stored: frozenset[int], record: Record | None
+) -> tuple[dict[int, bytes], str]:
+    """The local histories that the store lacks, and the SHA-256 of the one of the server's timeline as it is stored.
+
+    Compared by timeline and position: who promoted writes a reason as well. An ancestor's says what the server's own begins with.
+    Those up to the record's timeline need no look where the local server has the very history that the record states: who wrote
+    that record has compared them. Raises NumberUsedTwice, BadHistory for a local one that is needed, or the store's errors.
+    """
+    chain = local.server.history
+    if chain.timeline == 1:
+        return _lacking(local, stored), ""
+    text = local.histories.get(chain.timeline, b"")
+    written = written_switches(chain.timeline, text)
+    vouched = 1
+    if record is not None and record.history_sha256 and chain.includes(record.timeline):
+        known = local.histories.get(record.timeline)
+        vouched = record.timeline if known is not None and _sha256(known) == record.history_sha256 else 1
+    wanted = [timeline for timeline in chain.timelines if timeline in stored and timeline > max(1, vouched)]
+    bodies = dict(in_parallel(lambda one: (one, _history(archive, one)), wanted, min(AT_ONCE, len(wanted))))
+    for timeline in wanted:
+        body = bodies[timeline]
+        if body is not None:
+            _compare_history(timeline, body, expected_switches(written, timeline), local)
+    return _lacking(local, stored), _sha256(bodies.get(chain.timeline) or text)
+
+
+def _history(archive: Archive, timeline: int) -> Body | None:
+    return archive.store.get(archive.layout.file(HistoryFile(timeline), ""))
+
+
+def _compare_history(timeline: int, body: Body, expected: tuple[Switch, ...], local: LocalWal) -> None:
+    name = HistoryFile(timeline).name
+    stated, says = body.metadata.get("sha256", _sha256(body)), tuple[Switch, ...]()
+    try:
+        says = written_switches(timeline, body)
+        damage = "" if stated == _sha256(body) else f"{name}: its content is not what its checksum says"
+    except BadHistory as problem:
+        damage = str(problem)
+    if damage:
+        events.warning("history_damaged", error=damage, hint="It is damaged in the store, and replaced by nobody.")
+        known = local.histories.get(timeline)
+        if timeline != local.server.history.timeline or (known is not None and stated == _sha256(known)):
+            return
+    if says != expected:
+        raise NumberUsedTwice(
+            f"{name}: it is in the store with other content",
+            hint="Timeline number used twice: two servers were promoted apart from each other. Keep both. If the leader "
+            "is on it, promote again with restore_command reading this archive: PostgreSQL chooses a free number. If "
+            "the leader's timeline came from it, archive under another prefix, and take a base backup.",
+        )
+
+
+def _lacking(local: LocalWal, stored: frozenset[int]) -> dict[int, bytes]:
+    """Histories of other branches fill holes that would stop PostgreSQL's search for the newest, but nothing depends on them."""
+    found: dict[int, bytes] = {}
+    for timeline in sorted(local.histories.keys() - stored):
+        try:
+            written_switches(timeline, local.histories[timeline])
+        except BadHistory as problem:
+            if local.server.history.includes(timeline):
+                raise
+            events.warning("history_of_other_branch", file=HistoryFile(timeline).name, error=problem)
+            continue
+        found[timeline] = local.histories[timeline]
+    return found
+
+
+# --- segments ---------------------------------------------------------------------------------------------------------
+
+
+def compare_whole(stored: Receipt | None, local: LocalWal, lsn: Lsn) -> list[str]:
+    """One stored segment; its name if both have the same, nothing if there is nothing to compare. Raises OtherBytes."""
+    sha256 = None if stored is None else local.sha256(stored.segment, lsn)
+    if stored is None or sha256 is None:
+        return []
+    if sha256 != stored.sha256:
+        raise _other_bytes(stored.segment)
+    return [stored.segment.name]
+
+
+def compare_some(archive: Archive, segments: Sequence[Segment], local: LocalWal, lsn: Lsn) -> list[str]:
+    """The first and the last of those stored segments that the local server still has: two lives never come together again."""
+    here = [segment for segment in segments if segment.end <= lsn and local.has(segment)]
+    compared: list[str] = []
+    for segment in dict.fromkeys(here[:1] + here[-1:]):
+        compared += compare_whole(archive.find(segment), local, lsn)
+    return compared
+
+
+def compare_own(archive: Archive, stored: Stored, local: LocalWal) -> tuple[list[str], bool]:
+    """What is stored of the server's own timeline, before it writes there itself; and whether there is anything at all.
+
+    Two servers that were promoted at one position under one number write the same history. Raises OtherBytes, BeyondServer or
+    StandbyLags.
+    """
+    if not stored.own and not stored.own_tail:
+        return [], False
+    server = local.now()  # after the listing
+    timeline, size = server.history.timeline, archive.size
+    whole = [segment for segment in stored.own if segment.timeline == timeline and server.history.contains(segment)]
+    pieces = [(Segment.parse(each.segment, size), each) for each in stored.own_tail]
+    ends = [segment.end for segment in whole] + [Lsn(segment.start + each.piece.end) for segment, each in pieces]
+    if max(ends, default=Lsn(0)) > server.lsn:
+        raise beyond(f"{archive.store.url}: what is stored of timeline {timeline}, up to {max(ends)},", server)
+    compared = compare_some(archive, whole, local, server.lsn)
+    last = sorted(pieces, key=lambda one: (one[0].number, one[1].piece))[-PIECES:]
+    for segment in sorted({segment for segment, _ in last}):
+        compared += _compare_pieces(archive, segment, [each for one, each in last if one == segment], local)
+    return compared, True
+
+
+def compare_tail(
+    archive: Archive, record: Record, stored: Stored, opened: Segment, end: Lsn, local: LocalWal
+) -> list[str]:
+    """The pieces on which the record's frontier rests, up to ``end``. Raises OtherBytes.
+
+    Others, of a server that was cut off, may lie beside them: one chain that goes as far as the record says must have our bytes.
+    """
+    by_owner: dict[str, list[StoredPiece]] = {}
+    for each in stored.tail:
+        by_owner.setdefault(each.piece.owner, []).append(each)
+    segment = local.server.history.segment(opened.number, archive.size)
+    problem: OtherBytes | None = None
+    for owner in sorted(by_owner):
+        chain = longest_chain([each.piece for each in by_owner[owner]])
+        if not chain or opened.start + chain[-1].end < record.position:
+            continue
+        usable = [each for each in by_owner[owner] if each.piece in chain and opened.start + each.piece.end <= end]
+        try:
+            if compared := _compare_pieces(archive, segment, usable, local):
+                return compared
+        except OtherBytes as found:
+            problem = found
+    if problem is not None:
+        raise problem
+    return []
+
+
+def _compare_pieces(archive: Archive, segment: Segment, pieces: Sequence[StoredPiece], local: LocalWal) -> list[str]:
+    plain = local.beginning(segment, max((each.piece.end for each in pieces), default=0)) if pieces else None
+    if plain is None:
+        return []
+    heads: Mapping[StoredPiece, ObjectInfo | None] = dict(
+        in_parallel(lambda each: (each, archive.store.head(each.key)), pieces, min(AT_ONCE, len(pieces)))
+    )
+    stated = {each: info.metadata.get("sha256") for each, info in heads.items() if info is not None}
+    told = {each: sha256 for each, sha256 in stated.items() if sha256}
+    wrong = [each for each, sha256 in told.items() if sha256 != _sha256(plain[each.piece.begin : each.piece.end])]
+    if wrong:
+        raise _other_bytes(f"{segment}, its tail {min(wrong, key=lambda each: each.piece).piece.name}")
+    return [f"tail of {segment}"] if told else []
+
+
+def _other_bytes(what: object) -> OtherBytes:
+    return OtherBytes(f"{what}: the store has other bytes than this server", hint=PROMOTE)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

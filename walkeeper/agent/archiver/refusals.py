@@ -1,0 +1,89 @@
+"""The last refusal of a takeover: it stands until something changes, and a person may let the next takeover pass it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from walkeeper.core.beliefs import ACCEPTABLE
+from walkeeper.core.record import decode_record
+from walkeeper.dcs.base import Versioned
+from walkeeper.errors import AgentError, BadRecord, Refused
+from walkeeper.lib.clock import Clock
+
+LOOK_AGAIN: Final = 30.0
+"""Seconds after which a refused takeover asks the store once more, though record and server are what they were."""
+
+
+def situation(record: Versioned | None, *server: object) -> object:
+    """What a refusal depends on beside the store. An owner that still moves the frontier changes nothing."""
+    if record is None:
+        return None, server
+    try:
+        found = decode_record(record.document)
+    except BadRecord:
+        return record.document, server
+    return (found.system_identifier, found.timeline, found.start, found.owner, found.session), server
+
+
+class Refusals:
+    """For the observer; ``answer`` is for the control socket's threads."""
+
+    def __init__(self, clock: Clock, poke: Callable[[], None]) -> None:
+        self._clock = clock
+        self._poke = poke
+        self._lock = threading.Lock()
+        self._problem: Refused | None = None
+        self._situation: object = None
+        self._until = 0.0
+        self._accepted: frozenset[str] = frozenset()
+
+    def stands(self, situation: object) -> bool:
+        """Whether a takeover would end as the last one did, as far as can be told without a question to the store."""
+        with self._lock:
+            return self._problem is not None and situation == self._situation and self._clock.monotonic() < self._until
+
+    def refused(self, problem: Refused, situation: object) -> None:
+        with self._lock:
+            self._problem, self._situation = problem, situation
+            self._until = self._clock.monotonic() + LOOK_AGAIN
+            self._accepted = frozenset()
+
+    def over(self) -> None:
+        """A takeover came through, or this node does not want one any longer."""
+        with self._lock:
+            self._problem, self._accepted = None, frozenset()
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """Reasons that the next takeover passes."""
+        with self._lock:
+            return self._accepted
+
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """For ``walkeeper takeover``: the refusal that is open, which the next takeover passes if ``accept`` says so."""
+        if request.get("accept") is True:
+            problem: Refused | None = self._accept()
+            self._poke()
+        else:
+            with self._lock:
+                problem = self._problem
+        return {} if problem is None else {"reason": problem.reason, "text": str(problem), "hint": problem.hint}
+
+    def _accept(self) -> Refused:
+        """Let the next takeover pass the refusal that is open. Raises AgentError where there is none, or none to be passed."""
+        with self._lock:
+            problem = self._problem
+            if problem is None:
+                raise AgentError(
+                    "takeover: none was refused on this node",
+                    hint="Ask on the node that leads. walkeeper status shows which takeover was refused, and why.",
+                )
+            if problem.reason not in ACCEPTABLE:
+                raise AgentError(
+                    f"takeover: {problem.reason} cannot be accepted: {problem}",
+                    hint=problem.hint or "docs/operations.md says what to do.",
+                )
+            self._accepted, self._until = frozenset({problem.reason}), 0.0
+            return problem

@@ -1,0 +1,29 @@
+"""``walkeeper takeover``: the takeover that this node's agent refused, and a person's word that the next one may pass that."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from walkeeper.control import client, paths
+
+SECONDS: Final = 10.0
+
+
+def main(config: Path, *, accept: bool) -> int:
+    """0: nothing is refused, or it was accepted; 1: something is refused. Raises AgentError."""
+    reply = client.ask(paths.socket_path(config, os.environ), "takeover", SECONDS, accept=accept)
+    reason, text, hint = (str(reply.get(key) or "") for key in ("reason", "text", "hint"))
+    if not reason:
+        _say("No takeover is refused on this node.")
+        return 0
+    if accept:
+        _say(f"Accepted, for the next takeover of this agent only: {reason}: {text}")
+        return 0
+    _say(f"Refused: {reason}: {text}\nHINT: {hint}")
+    return 1
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201
