@@ -5,7 +5,6 @@ The later ones were bugs: docs/internals/track_record.md tells of them.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable
@@ -419,19 +418,6 @@ def go_over_what_another_server_stored(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.beliefs, "compare_some", lambda *_: [])
 
 
-@mutation("cut_members", "freeze_host", "kill_patroni", "power_loss")
-def believe_a_history_that_contradicts(patch: MonkeyPatch) -> None:
-    """Of an ancestor, or of the server's own number, which another server took as well."""
-    patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
-    real = walkeeper.agent.archiver.comparing._compare_history
-
-    def compare(*arguments: Any) -> None:
-        with contextlib.suppress(Conflict):
-            real(*arguments)
-
-    patch.setattr(walkeeper.agent.archiver.comparing, "_compare_history", compare)
-
-
 @mutation("swap_store", "swap_store", "kill_agent")
 def believe_a_record_in_an_empty_store(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.beliefs, "nothing_archived", lambda _: True)
@@ -445,7 +431,7 @@ def do_not_ask_for_the_segment_below_the_frontier(patch: MonkeyPatch) -> None:
 # --------------------------------------------------------------------------------------------------------------- one owner
 
 
-@mutation(first=62)
+@mutation("kill_patroni", "kill_agent", "kill_agent")
 def skip_the_leader_read(patch: MonkeyPatch) -> None:
     real_leader, real_write = RecordView.leader, RecordView.write
 

@@ -528,7 +528,7 @@ def simulated() -> Iterator[None]:
 
 
 def _read_beginning(path: Path, segment: Segment, size: int) -> bytes | None:
-    """Of a file of pg_wal. The segment that a server still writes is no file here; what is flushed of it can be read."""
+    """Of a file of pg_wal. The segment that a server still writes is not a file here; what is flushed of it can be read."""
     node = agent().node
     opened = node.branch.segment(node.lsn // SIZE)
     if not path.exists() and (segment != opened or size > node.lsn - segment.start):

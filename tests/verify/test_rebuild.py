@@ -122,7 +122,7 @@ def test_a_promotion_that_archived_nothing_keeps_nobody_from_taking_over(built: 
 
 
 def test_it_goes_by_the_leaders_timeline_and_not_by_the_newest_history(built: Built, verify: Verifier) -> None:
-    """Timeline 2 was promoted apart, by hand, and abandoned; the leader is still on 1."""
+    """Timeline 2 is a diverged one, promoted by hand and abandoned; the leader is still on 1."""
     built.put(ONE, 3, 4, 5, 6)
     built.put_history(TWO)
     built.put(TWO, 5)

@@ -85,7 +85,7 @@ def must_compare(record: Record, me: str, local: LocalServer) -> bool:
 def must_compare_own(record: Record, me: str, local: LocalServer) -> bool:
     """Whether what is stored of the server's own timeline has to agree with something here, or else a person is needed.
 
-    Two servers that were promoted at one position under one number write the same history: only bytes tell them apart.
+    Two servers that were promoted at one position under one number write the same history: only bytes tell which is which.
     """
     return must_compare(record, me, local) or (
         record.timeline < local.history.timeline and record.owner != "" and not local.in_recovery

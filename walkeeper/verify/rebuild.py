@@ -68,7 +68,7 @@ def _leaders_timeline(records: RecordStore) -> int | None:
 
 def rebuilt(evidence: Evidence, timeline: int | None = None, leaders: int | None = None) -> Record:
     """The most that the store bears out, along the chain of the timeline that is named, or else of the newest up to the
-    leader's: a newer one was promoted apart, and abandoned. Raises CannotTell.
+    leader's: a newer one is an abandoned branch. Raises CannotTell.
 
     It is said of the oldest timeline of which it is true: that of the last segment. A history alone, of a promotion that
     archived nothing, must not keep a server of the timeline before it from taking over.

@@ -130,7 +130,7 @@ def _compare_history(timeline: int, body: Body, expected: tuple[Switch, ...], lo
     if says != expected:
         raise NumberUsedTwice(
             f"{name}: it is in the store with other content",
-            hint="Timeline number used twice: two servers were promoted apart from each other. Keep both. If the leader "
+            hint="Timeline number used twice: two servers were promoted independently. Keep both. If the leader "
             "is on it, promote again with restore_command reading this archive: PostgreSQL chooses a free number. If "
             "the leader's timeline came from it, archive under another prefix, and take a base backup.",
         )
