@@ -63,5 +63,5 @@ class Limited:
         except DeadlineExceeded as problem:
             raise StoreUnavailable(
                 f"{self.url}{'/' if key else ''}{key}: {problem}",
-                hint="Look at the mount and at what it is mounted from. It will be tried again.",
+                hint="Look at the mount and at what it is mounted from.",
             ) from None
