@@ -28,11 +28,12 @@ from walkeeper.store.object_key import check_key, check_list_prefix, check_metad
 from walkeeper.store.probe import prove
 from walkeeper.store.s3.answers import NotFound, Refusal, store_error
 from walkeeper.store.s3.connection import bound, moved, total_time
-from walkeeper.store.s3.keys import S3Settings
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
+
+    from walkeeper.store.s3.keys import S3Settings
 
 POOL_SIZE: Final = 96
 """Connections that are kept: 64 uploads at the most, and who restores or asks meanwhile."""
