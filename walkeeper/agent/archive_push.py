@@ -36,8 +36,9 @@ COMING: Final = 1.0
 TAKEN_UP: Final = 0.25
 """Seconds in which the archiver, which was told to look, finds that in pg_wal."""
 TOGETHER: Final = 32
+"""The most files that follow, already being stored, for which one answer waits."""
 FOLLOWING: Final = 0.5
-"""So many that come next an answer waits for, while those are being stored; for each at most so many seconds."""
+"""The most seconds that an answer waits for each of them."""
 STOPPING_PATIENCE: Final = 3.0
 """Seconds that the work may take while the server stops: no shutdown waits for the store."""
 AT_ONCE: Final = 4

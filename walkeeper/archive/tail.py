@@ -48,7 +48,9 @@ def put(archive: Archive, segment: Segment, piece: Piece, plain: bytes) -> TailR
     except AlreadyThere:
         info = archive.store.head(key)
         if info is None:
-            raise StoreUnavailable(f"{key}: the store has it and has it not", hint="It will be tried again.") from None
+            raise StoreUnavailable(
+                f"{key}: the store says that it exists, and then that it does not", hint="The agent tries again."
+            ) from None
         # An earlier attempt of our own whose answer was lost; nobody else draws the same owner.
         if info.metadata.get("sha256", sha256) != sha256 or not is_whole(info):
             raise Conflict(f"{key}: it is in the store with other bytes", hint="A new piece will be begun.") from None

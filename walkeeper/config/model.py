@@ -115,7 +115,7 @@ class Config:
         return self._stated(
             self.node.postgresql,
             "postgresql.authentication.replication.username",
-            "So is a user under walkeeper's postgresql. The agent needs a role with LOGIN and REPLICATION.",
+            "Or set postgresql.user in walkeeper's own section. The agent needs a role with LOGIN and REPLICATION.",
         )
 
     def _stated(self, value: _T | None, key: str, hint: str) -> _T:

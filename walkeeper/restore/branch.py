@@ -1,9 +1,10 @@
-"""What of a file in the archive is for the server that asks for it, told by that server's data directory alone.
+"""Which bytes of an archived file a server that asks for it may have; its data directory alone decides.
 
-A history is not, that a standby which starts could not follow. And of an older timeline's segment what lies before the fork:
-PostgreSQL takes the newest timeline's file of a number that there is. Where the newer one's is not archived yet it takes the
-older one's, and reads on in it beyond the fork: WAL that a dead primary wrote, and that the branch which the server follows
-has never had. Which branch that is its own pg_wal says, where PostgreSQL keeps the history that it goes by, and its control file.
+Two things are kept from it. A timeline history that a starting standby could not follow. And, of a segment on an older
+timeline, everything beyond the fork: for each segment number PostgreSQL takes the file of the newest timeline that it can get.
+Where the newer timeline's segment is not archived yet, it takes the older one's and reads past the fork: WAL that a dead
+primary wrote, and that the branch which the server follows never had. Two places say which branch that is: the server's
+pg_wal, where PostgreSQL keeps the history that it follows, and its control file.
 """
 
 from __future__ import annotations

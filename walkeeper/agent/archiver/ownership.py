@@ -112,7 +112,7 @@ class Ownership:
         if found is None or not self.still_ours(found):
             raise Fenced(
                 "record in the DCS: another owner wrote it, or it was removed",
-                hint="Normal after a failover. This node stops to move the frontier and looks again who leads.",
+                hint="Normal after a failover. This node no longer moves the frontier; it checks again which node leads.",
             )
         return found
 
