@@ -1,4 +1,4 @@
-"""``--keep``: the cluster stays up, and a small prompt breaks and mends it."""
+"""``--keep``: the cluster stays up, and a small prompt breaks and fixes it."""
 
 from __future__ import annotations
 

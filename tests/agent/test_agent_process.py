@@ -456,7 +456,7 @@ def test_it_waits_for_postgresql_and_for_etcd(machine: Machine) -> None:
         machine.etcd = late
         machine.lead("a")
         machine.wait_says("dcs_over")
-        proxy.mend()
+        proxy.fix()
         machine.wait_says("postgresql_over")
         machine.wait_archived()
         assert agent.stop() == 0
@@ -464,11 +464,11 @@ def test_it_waits_for_postgresql_and_for_etcd(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("what", ["store", "password", "spool"])
-def test_p10_what_it_lacks_is_said_with_a_hint_and_it_recovers_when_that_is_mended(machine: Machine, what: str) -> None:
-    mend: Callable[[], object]
+def test_p10_what_it_lacks_is_said_with_a_hint_and_it_recovers_when_that_is_fixed(machine: Machine, what: str) -> None:
+    fix: Callable[[], object]
     if what == "store":
         machine.store.rename(machine.directory / "elsewhere")
-        mend = lambda: (machine.directory / "elsewhere").rename(machine.store)  # noqa: E731
+        fix = lambda: (machine.directory / "elsewhere").rename(machine.store)  # noqa: E731
         word = "store_probe"
     elif what == "password":
         machine.password = "wrong"
@@ -480,7 +480,7 @@ def test_p10_what_it_lacks_is_said_with_a_hint_and_it_recovers_when_that_is_mend
     if what == "spool":
         machine.wait_archived()
         (machine.spool / "wal").chmod(0o000)
-        mend = lambda: (machine.spool / "wal").chmod(0o700)  # noqa: E731
+        fix = lambda: (machine.spool / "wal").chmod(0o700)  # noqa: E731
     line = machine.wait_says(f"ERROR {word} ", 30)
     assert "HINT" in line
     assert agent.alive
@@ -492,7 +492,7 @@ def test_p10_what_it_lacks_is_said_with_a_hint_and_it_recovers_when_that_is_mend
         machine.configure()
         agent.send(signal.SIGHUP)
     else:
-        mend()
+        fix()
     machine.wait_archived(2, 40)
     assert agent.alive
     assert len(machine.says(f"ERROR {word} ")) == 1

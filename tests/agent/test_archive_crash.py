@@ -30,7 +30,7 @@ CHANGING: Final = frozenset({"mkdir", "write", "fsync", "link", "linkat", "unlin
 QUICK: Final = ("write", "link", "unlink")
 """The quick test kills at the last of each: before an object, before its name, before the spool is cleared."""
 ERRORS: Final = ("EIO", "ENOSPC", "EINTR")
-"""Not EACCES: what only people can mend is tried again after a minute."""
+"""Not EACCES: what only people can fix is tried again after a minute."""
 PATIENCE: Final = 6.0
 """Seconds in which a step ends, or the agent."""
 TALKS: Final = range(1, 7)

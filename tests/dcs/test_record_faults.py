@@ -182,11 +182,11 @@ def test_a_store_behind_a_proxy_that_passes_nothing_on_fails_in_time_and_works_w
         section = {"etcd3": {"host": f"127.0.0.1:{proxy.port}", "use_proxies": True}}
         with opened(tmp_path, section) as store:
             fails_in_time(store.read)
-            proxy.mend()
+            proxy.fix()
             assert comes_back(store) is None
             proxy.cut()
             fails_in_time(store.read)
-            proxy.mend()
+            proxy.fix()
             assert comes_back(store) is None
 
 

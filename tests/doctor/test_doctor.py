@@ -1,4 +1,4 @@
-"""``walkeeper doctor`` on a real cluster: green when it is well, and each mis-setting really made, found, and mended by
+"""``walkeeper doctor`` on a real cluster: green when it is well, and each mis-setting really made, found, and fixed by
 pasting what the finding says."""
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class World:
 
     def paste(self, node: Node, finding: dict[str, Any]) -> None:
         """What a person does: lines of YAML go into patroni.yml, the rest into a shell, where patronictl asks when, and whether: now, and yes."""
-        commands = [line for line in finding["mend"] if re.match(r"(patronictl|psql|chmod|chown|/|kill|sleep)", line)]
-        lines = [line for line in finding["mend"] if line not in commands and not line.startswith("#")]
+        commands = [line for line in finding["fix"] if re.match(r"(patronictl|psql|chmod|chown|/|kill|sleep)", line)]
+        lines = [line for line in finding["fix"] if line not in commands and not line.startswith("#")]
         if lines:
             self.paste_yaml(node, "\n".join(lines))
         for command in commands:
@@ -141,8 +141,8 @@ class World:
             whole = merged(whole, part)
         node.config.write_text(yaml.safe_dump(whole))
 
-    def mend(self, node: Node, rule: str, about: str | None = None, state: str = "error") -> dict[str, Any]:
-        """Wait for the finding, paste its mend, and wait until the rule is content."""
+    def fix(self, node: Node, rule: str, about: str | None = None, state: str = "error") -> dict[str, Any]:
+        """Wait for the finding, paste its fix, and wait until the rule is content."""
         finding = self.wait(node, rule, state, about)
         self.paste(node, finding)
         self.wait(node, rule, "ok", about)
@@ -215,7 +215,7 @@ def test_a_good_cluster_is_green_from_every_node(world: World) -> None:
 def test_the_slot_that_is_not_declared(world: World) -> None:
     leader = world.cluster.wait_leader()
     world.cluster.patch_config({"slots": None})
-    finding = world.mend(leader, "slot_declared")
+    finding = world.fix(leader, "slot_declared")
     assert finding["fixable"]
     world.wait(leader, "gap_safe", "ok", world.cluster.replicas()[0].name)
 
@@ -270,7 +270,7 @@ def test_use_slots_off_is_mended_by_paste_and_left_alone_in_a_pause(world: World
     assert code == 1
     assert "use_slots: left alone, because Patroni is paused." in told
     world.cluster.patch_config({"pause": None})
-    world.mend(leader, "use_slots")
+    world.fix(leader, "use_slots")
 
 
 @pytest.mark.cluster
@@ -282,7 +282,7 @@ def test_callbacks_that_are_missing_wrong_or_never_called(world: World) -> None:
 
     original = node.config.read_text()
     world.rewrite(node, without)
-    finding = world.mend(node, "callbacks")
+    finding = world.fix(node, "callbacks")
     assert "not wired: on_start, on_stop, on_role_change" in finding["text"]
     restart_agent(world, node)
     world.wait(node, "callbacks_called", "unknown")
@@ -301,7 +301,7 @@ def test_callbacks_that_are_missing_wrong_or_never_called(world: World) -> None:
             whole["postgresql"]["callbacks"]["on_start"] = node.fill(command)
 
         world.rewrite(node, other)
-        assert says in world.mend(node, "callbacks")["text"]
+        assert says in world.fix(node, "callbacks")["text"]
     node.config.write_text(original)
     node.rest("reload", {}, method="POST")
 
@@ -353,8 +353,8 @@ def test_an_agent_that_does_not_run_is_seen_from_every_node(world: World) -> Non
     replica = world.cluster.replicas()[0]
     end_agent(world, replica)
     finding = world.wait(leader, "agent_runs", "error", replica.name)  # without any port of the agent's
-    assert finding["mend"][0] == f"# on {replica.name}:"
-    world.mend(replica, "agent_runs", replica.name)
+    assert finding["fix"][0] == f"# on {replica.name}:"
+    world.fix(replica, "agent_runs", replica.name)
 
 
 @pytest.mark.cluster
@@ -364,10 +364,10 @@ def test_an_agent_of_another_version_is_seen_from_every_node(world: World) -> No
     with psycopg.connect(replica.conninfo(), application_name="walkeeper agent 0.0.7"):  # as such an agent's session
         finding = world.wait(leader, "agent_version", "warning", replica.name)
     assert "0.0.7" in finding["text"]
-    assert finding["mend"][0] == f"# on {replica.name}:"
+    assert finding["fix"][0] == f"# on {replica.name}:"
     with psycopg.connect(replica.conninfo(), application_name="walkeeper agent 99.0.0"):
         finding = world.wait(leader, "agent_version", "warning", replica.name)
-    assert finding["mend"][0].startswith("# on this node, which is behind: install walkeeper 99.0.0")
+    assert finding["fix"][0].startswith("# on this node, which is behind: install walkeeper 99.0.0")
 
 
 @pytest.mark.cluster
@@ -381,7 +381,7 @@ def test_a_restore_command_that_is_missing_or_cannot_run(world: World) -> None:
     world.rewrite(replica, without)
     world.wait(replica, "restore_command", "warning", replica.name)
     world.wait(world.cluster.wait_leader(), "restore_command", "warning", replica.name)  # seen over SQL
-    world.mend(replica, "restore_command", replica.name, "warning")
+    world.fix(replica, "restore_command", replica.name, "warning")
     world.cluster.patch_config({"postgresql": {"recovery_conf": None}})
 
     def broken(whole: dict[str, Any]) -> None:
@@ -389,7 +389,7 @@ def test_a_restore_command_that_is_missing_or_cannot_run(world: World) -> None:
 
     replica.config.write_text(original)
     world.rewrite(replica, broken)
-    world.mend(replica, "restore_command_runs")
+    world.fix(replica, "restore_command_runs")
     replica.config.write_text(original)
     replica.rest("reload", {}, method="POST")
 
@@ -400,7 +400,7 @@ def test_settings_of_postgresql(world: World) -> None:
     replica = world.cluster.replicas()[0]
 
     world.parameters(max_slot_wal_keep_size="1GB")
-    assert "1GB" in world.mend(leader, "max_slot_wal_keep_size", replica.name, "warning")["text"]
+    assert "1GB" in world.fix(leader, "max_slot_wal_keep_size", replica.name, "warning")["text"]
 
     world.parameters(synchronous_standby_names="*")
     wait_until(lambda: leader.value("SHOW synchronous_standby_names") == "*", "the setting is in force")
@@ -409,21 +409,21 @@ def test_settings_of_postgresql(world: World) -> None:
     wait_until(lambda: leader.value(state) == "async", "what pg_receivewal is to it")
     assert world.wait(leader, "synchronous_standby_names", "ok", leader.name)
     world.parameters(synchronous_standby_names="walkeeper")
-    assert "'walkeeper'" in world.mend(leader, "synchronous_standby_names", leader.name)["text"]
+    assert "'walkeeper'" in world.fix(leader, "synchronous_standby_names", leader.name)["text"]
 
     world.parameters(archive_command=f"cp %p {world.store}/%f")
-    assert "walkeeper's own store" in world.mend(leader, "archive_settings", leader.name)["text"]
+    assert "walkeeper's own store" in world.fix(leader, "archive_settings", leader.name)["text"]
 
     world.parameters(archive_command="/bin/false")
     wait_until(lambda: leader.value("SHOW archive_command") == "/bin/false", "the setting is in force")
     leader.execute("SELECT pg_logical_emit_message(true, '', 'x'), pg_switch_wal()")
-    world.mend(leader, "archive_command_works", leader.name, "warning")
+    world.fix(leader, "archive_command_works", leader.name, "warning")
     world.parameters(archive_command="/bin/true")
 
     world.parameters(max_wal_senders=3)
     for node in (replica, leader):
         world.paste(leader, world.wait(leader, "pending_restart", "warning", node.name))
-    assert "is 3" in world.mend(leader, "max_wal_senders", leader.name, "warning")["text"]
+    assert "is 3" in world.fix(leader, "max_wal_senders", leader.name, "warning")["text"]
 
 
 @pytest.mark.cluster
@@ -454,12 +454,12 @@ def test_a_server_that_refuses_replication_or_the_role(world: World) -> None:
     original = replica.config.read_text()
     world.rewrite(replica, refusing)
     world.wait(leader, "replication_allowed", "warning", replica.name)
-    world.mend(replica, "replication_allowed", replica.name)
+    world.fix(replica, "replication_allowed", replica.name)
     replica.config.write_text(original)
     replica.rest("reload", {}, method="POST")
 
     leader.execute(f"ALTER ROLE {REPLICATOR} NOREPLICATION")
-    world.mend(leader, "role_may_replicate", leader.name)
+    world.fix(leader, "role_may_replicate", leader.name)
 
 
 @pytest.mark.cluster
@@ -491,7 +491,7 @@ def test_a_dcs_that_hangs_hangs_nobody(world: World) -> None:
     assert node.proxy is not None
     node.proxy.hold()
     code, document, seconds = world.run(node, "--json")
-    node.proxy.mend()
+    node.proxy.fix()
     findings = json.loads(document)["findings"]
     states = {each["rule"]: each["state"] for each in findings}
     assert code == 1
@@ -506,13 +506,13 @@ def test_a_spool_that_others_can_read_or_that_has_no_room(world: World) -> None:
     node = world.cluster.replicas()[0]
     spool = load(node.config, {}).spool_directory
     spool.chmod(0o755)
-    world.mend(node, "spool_private")
+    world.fix(node, "spool_private")
     original = node.config.read_text()
     whole = yaml.safe_load(original)
     whole["walkeeper"]["spool"]["limit"] = "900TiB"
     node.config.write_text(yaml.safe_dump(whole))
     world.wait(node, "agent_configuration", "warning")
-    assert "for the spool, and its limit is" in world.mend(node, "spool_room", None, "warning")["text"]
+    assert "for the spool, and its limit is" in world.fix(node, "spool_room", None, "warning")["text"]
     world.paste(node, world.wait(node, "agent_configuration", "warning"))
     world.wait(node, "agent_configuration", "ok")
     node.config.write_text(original)
@@ -556,7 +556,7 @@ def test_a_server_without_wal_to_stream(make_postgres: Callable[..., Postgres], 
     assert [finding.text for finding in of(facts, "wal_level")] == ["wal_level is minimal"]
     assert [finding.state for finding in of(facts, "max_wal_senders")] == ["error"]
     assert "max_wal_senders" in of(facts, "replication_allowed")[0].text
-    assert "--pg max_wal_senders=10" in of(facts, "replication_allowed")[0].mend[0]
+    assert "--pg max_wal_senders=10" in of(facts, "replication_allowed")[0].fix[0]
 
 
 @pytest.mark.postgres
@@ -616,7 +616,7 @@ def test_a_bucket_that_is_not_good_for_it(
     make(s3)
     facts = seen(config, store=gather._store(config, RECORD))
     (finding,) = of(facts, rule)
-    assert (finding.state, finding.mend[-1].startswith("aws s3 ls --endpoint-url http")) == ("error", True)
+    assert (finding.state, finding.fix[-1].startswith("aws s3 ls --endpoint-url http")) == ("error", True)
     assert says in finding.text
     assert not any(each.state == "ok" for each in (*of(facts, "store_is_the_same"), *of(facts, "no_gaps")))
 
@@ -645,7 +645,7 @@ def test_a_directory_that_is_no_store_is_an_answer(config: Config, tmp_path: Pat
     away = replace(config, store=DirectorySettings(tmp_path / "nowhere"))
     facts = seen(away, store=gather._store(away, None))
     assert of(facts, "store_answers")[0].state == "error"
-    assert str(tmp_path / "nowhere") in of(facts, "store_answers")[0].mend[-1]
+    assert str(tmp_path / "nowhere") in of(facts, "store_answers")[0].fix[-1]
 
 
 def patroni_yml(directory: Path, etcd: Etcd, **credentials: str) -> Config:
@@ -674,7 +674,7 @@ def test_a_dcs_that_may_only_be_read(tmp_path: Path) -> None:
         (finding,) = of(facts, "compare_and_set")
         assert finding.state == "error"
         assert "permission denied" in finding.text
-        assert "/service/demo/walkeeper" in finding.mend[-1]
+        assert "/service/demo/walkeeper" in finding.fix[-1]
 
 
 def test_a_dcs_that_is_down_is_said_once_and_hides_nothing(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def good(tmp_path: Path) -> Facts:
         patroni=PatroniFacts(
             local={},
             effective={},
-            callbacks={event: found(callback) for event in wiring.MENDED},
+            callbacks={event: found(callback) for event in wiring.EVENTS_TO_WIRE},
             restore_command=found(restore),
         ),
         members=(member("n1"), member("n2"), member("n3")),
@@ -236,7 +236,7 @@ SENDERS: Final = "FATAL: number of requested standby connections exceeds max_wal
 FOREIGN: Final = parse("/usr/local/bin/tell-somebody")
 OWN: Final = "/opt/walkeeper/bin/walkeeper restore-wal -c /etc/x.yml %f %p"
 
-# Rule, what is changed, state, a piece of the text, a piece of the mend.
+# Rule, what is changed, state, a piece of the text, a piece of the fix.
 WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("server_answers", with_member("n1", server=Unknown("connection refused")), "error", "does not answer: connection refused", "patronictl"),
     ("server_answers", with_member("n2", server=Unknown("connection refused")), "unknown", "because connection refused", ""),
@@ -350,16 +350,16 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "change", "state", "says", "mend"), WRONG)
+@pytest.mark.parametrize(("name", "change", "state", "says", "fix"), WRONG)
 def test_each_rule_names_what_is_wrong_and_how_to_mend_it(
-    good: Facts, name: str, change: Changed, state: str, says: str, mend: str
+    good: Facts, name: str, change: Changed, state: str, says: str, fix: str
 ) -> None:
     findings = [finding for finding in of(judge(change(good)), name) if finding.state != "ok"]
     assert {finding.state for finding in findings} == {state}
     assert len({finding.about for finding in findings}) == len(findings)
     assert says in findings[0].text
-    assert mend in "\n".join(findings[0].mend)
-    assert bool(findings[0].mend) == (state != "unknown")
+    assert fix in "\n".join(findings[0].fix)
+    assert bool(findings[0].fix) == (state != "unknown")
 
 
 def test_every_rule_can_find_something_wrong() -> None:
@@ -440,7 +440,7 @@ def test_the_report_fits_80_columns_but_for_lines_to_paste(good: Facts) -> None:
         facts = change(good)
         findings = judge(facts)
         lines = text.render(facts, findings, colour=False, verbose=False).splitlines()
-        paste = {f"{'':9}{line}" for finding in findings for line in finding.mend}
+        paste = {f"{'':9}{line}" for finding in findings for line in finding.fix}
         wide = [line for line in lines if len(line) > text.WIDTH and line not in paste and " " in line.strip()]
         assert wide == []
         assert all(line.isprintable() for line in lines)
@@ -484,9 +484,7 @@ def test_the_document_for_programs_is_stable(good: Facts) -> None:
         "member": None,
         "text": "the dynamic configuration does not declare the slot walkeeper",
         "why": finding["why"],
-        "mend": [
-            f"patronictl -c {facts.config.patroni_config} edit-config --force --set slots.walkeeper.type=physical"
-        ],
+        "fix": [f"patronictl -c {facts.config.patroni_config} edit-config --force --set slots.walkeeper.type=physical"],
         "fixable": True,
     }
 
@@ -528,7 +526,7 @@ REFUSALS = [
 def test_a_refusal_asks_for_the_one_line_that_is_lacking(good: Facts, refused: str, line: str) -> None:
     findings = of(judge(with_server("n2", replication_refused=refused)(good)), "replication_allowed")
     (finding,) = [each for each in findings if each.state != "ok"]
-    assert [each for each in finding.mend if each.startswith("- ")] == [line]
+    assert [each for each in finding.fix if each.startswith("- ")] == [line]
 
 
 def test_a_star_picks_no_receiver(good: Facts) -> None:

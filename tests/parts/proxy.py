@@ -21,7 +21,7 @@ class Proxy:
     """Listens on ``port`` of 127.0.0.1 and passes everything on to ``target_port``.
 
     ``cut`` resets what is connected and refuses what comes; ``hold`` accepts and passes nothing on, as a network that
-    drops packets does; ``mend`` ends both. ``delay`` is in seconds, for each chunk in each direction.
+    drops packets does; ``fix`` ends both. ``delay`` is in seconds, for each chunk in each direction.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -52,7 +52,7 @@ class Proxy:
     def hold(self) -> None:
         self._flows.clear()
 
-    def mend(self) -> None:
+    def fix(self) -> None:
         self._flows.set()
         if self._listener is None:
             self._listen()

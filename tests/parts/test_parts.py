@@ -155,7 +155,7 @@ def test_waiting_in_vain_shows_the_end_of_the_log(short_path: Path) -> None:
         wait_until(lambda: False, "a miracle", 0.1, logs=[log])
 
 
-def test_a_proxy_cuts_holds_and_mends() -> None:
+def test_a_proxy_cuts_holds_and_lets_through_again() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, Proxy(server.getsockname()[1]) as proxy:
         with socket.create_connection(("127.0.0.1", proxy.port), 5) as client:
             peer, _ = server.accept()
@@ -168,7 +168,7 @@ def test_a_proxy_cuts_holds_and_mends() -> None:
                 peer.settimeout(0.2)
                 with pytest.raises(TimeoutError):
                     peer.recv(10)
-                proxy.mend()
+                proxy.fix()
                 peer.settimeout(5)
                 assert peer.recv(10) == b"two"
 
@@ -176,7 +176,7 @@ def test_a_proxy_cuts_holds_and_mends() -> None:
                 assert peer.recv(10) == b""
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", proxy.port), 5)
-        proxy.mend()
+        proxy.fix()
         socket.create_connection(("127.0.0.1", proxy.port), 5).close()
 
 
@@ -401,7 +401,7 @@ def test_a_leader_cut_off_from_the_dcs_steps_down_and_comes_back(cluster: Cluste
         cluster.expire_leader()
         assert cluster.wait_leader(but_not=old) is not old
     finally:
-        old.proxy.mend()
+        old.proxy.fix()
 
     cluster.wait_ready(3)
 

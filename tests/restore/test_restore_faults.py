@@ -1,4 +1,4 @@
-"""Real servers that recover while something is broken: none is promoted early, no standby dies, and once it is mended all
+"""Real servers that recover while something is broken: none is promoted early, no standby dies, and once it is fixed all
 goes on (P6). Through walkeeper-restore-wal, on a host without an agent."""
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ def test_i3_status_tells_what_is_known_and_what_is_not(world: World) -> None:
     assert said.found["agent"]["agent"]["name"] == replica.name
     assert said.seconds < 15
     world.wait(replica, 1, "agent on this node, since ")
-    replica.proxy.mend()
+    replica.proxy.fix()
 
 
 @pytest.mark.cluster

@@ -108,7 +108,7 @@ TROUBLE = [
     (409, "OperationAborted"),
     (404, "NoSuchBucket"),
 ]
-TO_BE_MENDED = [
+TO_BE_FIXED = [
     (403, "AccessDenied", "s3:PutObject"),
     (403, "SignatureDoesNotMatch", "secret"),
     (403, "InvalidAccessKeyId", "no such access key"),
@@ -147,7 +147,7 @@ def test_what_the_server_says_about_waiting_is_told(server: ScriptedS3, store: S
 def test_what_somebody_must_mend_is_denied_with_a_hint(
     server: ScriptedS3, store: S3Store, operation: Any, call: Call
 ) -> None:
-    for status, code, hint in TO_BE_MENDED:
+    for status, code, hint in TO_BE_FIXED:
         if operation == "HEAD" and status == 400:
             continue  # it has no body that would say why
         server.always(operation, refuse(status, code))

@@ -152,7 +152,7 @@ def cut_from_dcs(rig: Rig, node: Node) -> Iterator[None]:
     assert node.proxy is not None
     node.proxy.cut()
     yield
-    node.proxy.mend()
+    node.proxy.fix()
 
 
 @fault(1, 2)

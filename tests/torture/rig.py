@@ -92,7 +92,7 @@ class Rig:
             "spool": {"limit": "16MB"},
             "agent": {"listen": "127.0.0.1:{metrics_port}", "log_file": "{directory}/agent.log"},
         }
-        # A pg_rewind whose source goes away leaves a data directory that nothing but a new one mends.
+        # A pg_rewind whose source goes away leaves a data directory that nothing but a new one fixes.
         postgresql: dict[str, Any] = {"pg_ctl_timeout": 30, "remove_data_directory_on_rewind_failure": True}
         if archiver == "command":
             postgresql["parameters"] = {"archive_command": PUSH}
@@ -195,7 +195,7 @@ class Rig:
                     lsn = int(Lsn.parse(row[0])) if row and row[0] else None
             self.diary.samples.append(Sample(self.diary.now, leader.name if leader else None, lsn, record))
 
-    # ----------------------------------------------------------------------------------------------------------- mending
+    # ----------------------------------------------------------------------------------------------------------- fixing
 
     def start_agent(self, node: Node) -> None:
         """By a callback: for one whose parent was killed with it, nobody else does before Patroni calls back again."""
@@ -208,7 +208,7 @@ class Rig:
             node.host.resume()
             if node.proxy is not None:
                 node.proxy.delay = 0.0
-                node.proxy.mend()
+                node.proxy.fix()
             if not node.running:
                 node.start()
             elif not self.processes(node, "agent"):

@@ -121,12 +121,10 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="for programs")
     status.add_argument("--watch", action="store_true", help="again and again, and what moves")
     status.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="between looks (default: 2)")
-    doctor = command("doctor", "Is this cluster set up so that the promises hold; how to mend what is not.", _doctor)
+    doctor = command("doctor", "Is this cluster set up so that the promises hold; how to fix what is not.", _doctor)
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.add_argument("--verbose", action="store_true", help="what is good too, one line each")
-    doctor.add_argument(
-        "--fix", action="store_true", help="mend what can be mended safely, after showing it and asking"
-    )
+    doctor.add_argument("--fix", action="store_true", help="fix what can be fixed safely, after showing it and asking")
     doctor.add_argument("--yes", action="store_true", help="with --fix: do not ask")
     takeover = command("takeover", "The takeover that this node's agent refuses. Exit 0: none; 1: one.", _takeover)
     takeover.add_argument(

@@ -32,7 +32,7 @@ _LONGEST = 1000  # characters of an argument that are passed on
 
 
 def main(arguments: list[str]) -> int:
-    """0, or 2 when it is called wrongly. That no agent could be told or started is a warning: Patroni cannot mend it."""
+    """0, or 2 when it is called wrongly. That no agent could be told or started is a warning: Patroni cannot fix it."""
     if len(arguments) != 4 or not all(arguments):
         _say(USAGE)
         return 2

@@ -1,1 +1,1 @@
-"""``walkeeper doctor``: is this cluster set up so that the promises hold. ``rules`` decide, ``gather`` looks, ``mend`` mends."""
+"""``walkeeper doctor``: is this cluster set up so that the promises hold. ``rules`` decide, ``gather`` looks, ``fix`` repairs."""

@@ -25,10 +25,10 @@ changes nothing without `--fix`; the store's probe writes one object under `prob
 What cannot be looked at is said (`unknown`, "not known, because …") and never counted as good. A node's files, its rights on the
 store and its view of the DCS can only be seen on that node: run doctor on each.
 
-`--fix` mends what is marked so below, through Patroni's REST API, after showing it and asking; `--yes` answers for scripts.
+`--fix` fixes what is marked so below, through Patroni's REST API, after showing it and asking; `--yes` answers for scripts.
 `--json` prints `scope`, `node`, `version`, `exit_code` and `findings`;
 each has `rule`, `area`, `state` (`ok`, `error`, `warning`,
-`info`, `unknown`), `severity` (the rule's own weight), `member`, `text`, `why`, `mend` (lines to paste) and `fixable`.
+`info`, `unknown`), `severity` (the rule's own weight), `member`, `text`, `why`, `fix` (lines to paste) and `fixable`.
 Keys may be added, and none will change.
 """
 
@@ -39,10 +39,8 @@ def reference() -> str:
     for area, its in groupby(ordered(), key=lambda each: each.area):
         parts.append(f"\n## {area}\n")
         for each in its:
-            fix = " Mended by `--fix`." if each.fixable else ""
-            parts.append(
-                f"\n### `{each.name}` ({each.severity})\n\n**{each.what}** {each.why}\n\nMend: {each.mend}{fix}\n"
-            )
+            head = "Fix (`--fix` does it)" if each.fixable else "Fix"
+            parts.append(f"\n### `{each.name}` ({each.severity})\n\n**{each.what}** {each.why}\n\n{head}: {each.fix}\n")
     return "".join(parts)
 
 

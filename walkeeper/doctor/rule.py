@@ -22,10 +22,10 @@ class Good:
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """It is not. ``mend`` are lines to paste; ``severity`` replaces the rule's own."""
+    """It is not. ``fix`` are lines to paste; ``severity`` replaces the rule's own."""
 
     text: str
-    mend: tuple[str, ...]
+    fix: tuple[str, ...]
     about: str = ""
     severity: Severity | None = None
     change: Mapping[str, Any] | None = None
@@ -46,17 +46,17 @@ Look: TypeAlias = Callable[[Facts], Iterator[Verdict]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """``name`` is a stable word, ``what`` says what is right, ``mend`` how it is mended, in general."""
+    """``name`` is a stable word, ``what`` says what is right, ``fix`` how it is fixed, in general."""
 
     name: str
     area: str
     severity: Severity
     what: str
     why: str
-    mend: str
+    fix: str
     look: Look
     fixable: bool = False
-    """Whether --fix can mend it."""
+    """Whether --fix can fix it."""
     safe_in_pause: bool = False
     """Whether --fix may do so while Patroni is paused."""
 
@@ -69,7 +69,7 @@ class Finding:
     state: State
     about: str
     text: str
-    mend: tuple[str, ...] = ()
+    fix: tuple[str, ...] = ()
     change: Mapping[str, Any] | None = field(default=None)
 
 
@@ -79,14 +79,14 @@ RULES: Final[list[Rule]] = []
 
 
 def rule(
-    area: str, severity: Severity, *, what: str, why: str, mend: str, fixable: bool = False, safe_in_pause: bool = False
+    area: str, severity: Severity, *, what: str, why: str, fix: str, fixable: bool = False, safe_in_pause: bool = False
 ) -> Callable[[Look], Look]:
     """Register a function as the rule of its own name."""
 
     def add(look: Look) -> Look:
         RULES.append(
             Rule(
-                name=look.__name__, area=area, severity=severity, what=what, why=why, mend=mend, look=look,
+                name=look.__name__, area=area, severity=severity, what=what, why=why, fix=fix, look=look,
                 fixable=fixable, safe_in_pause=safe_in_pause,
             )
         )  # fmt: skip
@@ -123,5 +123,5 @@ def _finding(rule: Rule, verdict: Verdict) -> Finding:
         case Wrong():
             return Finding(
                 rule=rule, state=verdict.severity or rule.severity, about=verdict.about, text=verdict.text,
-                mend=verdict.mend, change=verdict.change,
+                fix=verdict.fix, change=verdict.change,
             )  # fmt: skip

@@ -10,8 +10,9 @@ import json as json_module
 import sys
 
 from walkeeper.config import Config
-from walkeeper.doctor import mend, rules, text
+from walkeeper.doctor import rules, text
 from walkeeper.doctor.facts import Facts
+from walkeeper.doctor.fix import apply_fixes
 from walkeeper.doctor.gather import gather
 from walkeeper.doctor.rule import exit_code, judge
 from walkeeper.errors import ConfigError
@@ -20,7 +21,7 @@ __all__ = ["main", "rules"]
 
 
 def main(config: Config, *, json: bool = False, fix: bool = False, yes: bool = False, verbose: bool = False) -> int:
-    """Look, judge, print; with ``fix`` mend what can be, and judge again. Raises ConfigError or DcsError."""
+    """Look, judge, print; with ``fix`` fix what can be, and judge again. Raises ConfigError or DcsError."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding has not
     if yes and not fix:
@@ -53,6 +54,6 @@ def _fixed(config: Config, facts: Facts, *, json: bool, yes: bool) -> Facts:
         print(question, end="", file=out, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
-    changed = mend.fix(facts, judge(facts), lambda: gather(config), say, agreed)
+    changed = apply_fixes(facts, judge(facts), lambda: gather(config), say, agreed)
     say("")
     return changed

@@ -38,7 +38,7 @@ def as_json(facts: Facts, findings: Sequence[Finding]) -> dict[str, Any]:
                 "member": finding.about or None,
                 "text": finding.text,
                 "why": finding.rule.why,
-                "mend": list(finding.mend),
+                "fix": list(finding.fix),
                 "fixable": finding.change is not None,
             }
             for finding in findings
@@ -127,9 +127,9 @@ def _detail(group: Sequence[Finding], paint: Paint) -> list[str]:
         head[0] = head[0].replace(word, paint(word, state), 1)
         lines += head
     lines += _wrapped(f"Why: {rule.why}")
-    pasted = [line for mend in dict.fromkeys(finding.mend for finding in group) for line in mend]
+    pasted = [line for fix in dict.fromkeys(finding.fix for finding in group) for line in fix]
     if pasted:
-        lines += [" " * 9 + "Mend:", *(" " * 9 + _plain(line) for line in pasted)]
+        lines += [" " * 9 + "Fix:", *(" " * 9 + _plain(line) for line in pasted)]
     return lines
 
 

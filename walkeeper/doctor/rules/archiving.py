@@ -24,7 +24,7 @@ CLOCK_SECONDS: Final = 5.0
     why="A second archiver beside walkeeper is fine. Without a command, archive_mode keeps all WAL in pg_wal. A command that "
     "writes into walkeeper's own store is not fine, nor is walkeeper's archive-push without archive_mode. With "
     "archive_mode=always a standby archives again what it restored.",
-    mend="patronictl edit-config --pg archive_command=… or --pg archive_mode=on|off, and a restart",
+    fix="patronictl edit-config --pg archive_command=… or --pg archive_mode=on|off, and a restart",
 )
 @each.server
 def archive_settings(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -37,14 +37,14 @@ def archive_settings(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
     name = member.name
     if by_command and not (mode in ("on", "always") and ours):
         push = f"{paste.walkeeper(facts, 'archive-push')} %p"
-        mend = (
+        fix = (
             *paste.set_parameter(facts, "archive_mode", "on"),
             *paste.set_parameter(facts, "archive_command", push, restart=True),
         )
-        yield Wrong(f"walkeeper.archiver is command, and archive_mode is {mode}, archive_command {text!r}", mend, name)
+        yield Wrong(f"walkeeper.archiver is command, and archive_mode is {mode}, archive_command {text!r}", fix, name)
     elif mode == "always" and text and not ours:
-        mend = paste.set_parameter(facts, "archive_mode", "on", restart=True)
-        yield Wrong(f"archive_mode is always: it archives again, by {text!r}, what was restored", mend, name, "warning")
+        fix = paste.set_parameter(facts, "archive_mode", "on", restart=True)
+        yield Wrong(f"archive_mode is always: it archives again, by {text!r}, what was restored", fix, name, "warning")
     elif mode != "off" and not ours and directory and str(directory) in text:
         yield Wrong(f"archive_command writes into walkeeper's own store: {text!r}", _without_command(facts), name)
     elif mode != "off" and not text and not server.settings.get("archive_library"):
@@ -66,19 +66,19 @@ def _without_command(facts: Facts) -> tuple[str, ...]:
     "warning",
     what="No archive_command is failing.",
     why="PostgreSQL keeps every segment in pg_wal that archive_command has not taken, until the disk is full.",
-    mend="Mend the command, or let PostgreSQL's archiver do nothing: patronictl edit-config --pg archive_command=/bin/true",
+    fix="Fix the command, or let PostgreSQL's archiver do nothing: patronictl edit-config --pg archive_command=/bin/true",
 )
 @each.server
 def archive_command_works(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     if not server.archiving_failed or server.settings.get("archive_mode", "off") == "off":
         yield Good("no archive_command is failing", member.name)
         return
-    mend = (
+    fix = (
         f"# {server.settings.get('archive_command', '')}",
         "# PostgreSQL's log says why it fails. Without it:",
         *_without_command(facts),
     )
-    yield Wrong(f"archive_command fails for {server.archiving_failed}", mend, member.name)
+    yield Wrong(f"archive_command fails for {server.archiving_failed}", fix, member.name)
 
 
 @rule(
@@ -86,7 +86,7 @@ def archive_command_works(facts: Facts, member: MemberFacts, server: ServerFacts
     "error",
     what="Every member is of the record's cluster: system identifier and segment size.",
     why="An archive is one cluster's. A member of another one would neither be archived nor restored from it.",
-    mend="Build the member anew from the leader: patronictl reinit. After a new initdb: patronictl remove first.",
+    fix="Build the member anew from the leader: patronictl reinit. After a new initdb: patronictl remove first.",
 )
 @each.server
 def same_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -97,8 +97,8 @@ def same_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iter
         yield Good("there is no record yet that could disagree", member.name)
     elif str(server.state.system_identifier) != record.system_identifier:
         text = f"its system identifier is {server.state.system_identifier}, the record's {record.system_identifier}"
-        mend = paste.patronictl(facts, "reinit", facts.config.scope, member.name)
-        yield Wrong(text, (mend,), member.name)
+        fix = paste.patronictl(facts, "reinit", facts.config.scope, member.name)
+        yield Wrong(text, (fix,), member.name)
     elif int(server.state.segment_size) != record.segment_size:
         text = f"its segments have {int(server.state.segment_size)} bytes, the record's {record.segment_size}"
         yield Wrong(text, (paste.patronictl(facts, "reinit", facts.config.scope, member.name),), member.name)
@@ -112,7 +112,7 @@ def same_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iter
     what="No standby is on a timeline that the leader has never been on.",
     why="It was promoted apart from the leader, by hand for instance, and is no replica any more. Patroni rewinds it, "
     "unless the leader did not answer when it looked.",
-    mend="Build the member anew from the leader: patronictl reinit",
+    fix="Build the member anew from the leader: patronictl reinit",
 )
 @each.server
 def leaders_timeline(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -133,7 +133,7 @@ def leaders_timeline(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
     why="Two servers that are promoted apart choose the same number, if neither can ask the archive: a promotion by hand while "
     "the store was away, for instance. Patroni and PostgreSQL go by the number: a member of the other branch waits for WAL "
     "that never comes, or replays what is not its own.",
-    mend="Build the member anew from the leader: patronictl reinit",
+    fix="Build the member anew from the leader: patronictl reinit",
 )
 def one_branch(facts: Facts) -> Iterator[Verdict]:
     found = facts.store if isinstance(facts.store, Unknown) else facts.store.other_branch
@@ -145,8 +145,8 @@ def one_branch(facts: Facts) -> Iterator[Verdict]:
     else:
         leads = facts.leader is not None and facts.leader.name == name
         away = (paste.patronictl(facts, "switchover", facts.config.scope),) if leads else ()
-        mend = (*away, paste.patronictl(facts, "reinit", facts.config.scope, name))
-        yield Wrong(f"its {found} is another one than the archive's of that number", mend, name)
+        fix = (*away, paste.patronictl(facts, "reinit", facts.config.scope, name))
+        yield Wrong(f"its {found} is another one than the archive's of that number", fix, name)
 
 
 @rule(
@@ -155,7 +155,7 @@ def one_branch(facts: Facts) -> Iterator[Verdict]:
     what="The cluster's timeline is the archive's newest, or will be.",
     why="PostgreSQL recovers along the timeline of the highest number, unless it is told otherwise. That of a server which was "
     "promoted apart from the leader leads away from what the cluster goes on with. Members are not told of it while they follow.",
-    mend="Promote once more, which takes a number above it: patronictl switchover. Until then, restore with "
+    fix="Promote once more, which takes a number above it: patronictl switchover. Until then, restore with "
     "recovery_target_timeline set to the cluster's.",
 )
 def newest_timeline(facts: Facts) -> Iterator[Verdict]:
@@ -176,7 +176,7 @@ def newest_timeline(facts: Facts) -> Iterator[Verdict]:
     what="Every node is gap-safe: its hold slot keeps all WAL that is not archived.",
     why="Whichever node is promoted must have what the dead primary had not archived. A node that was just built begins "
     "later and becomes safe by itself when the frontier has passed that position.",
-    mend="Depends on why: declare the slot, wait for the frontier, or end what streams from the slot.",
+    fix="Depends on why: declare the slot, wait for the frontier, or end what streams from the slot.",
 )
 @each.server
 def gap_safe(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -190,17 +190,17 @@ def gap_safe(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator
     elif not (why := why_not_gap_safe(slot, record.position, record.size)):
         yield Good("it is gap-safe", member.name)
     elif slot is not None and slot.active_pid is not None:
-        mend = f'psql -c "SELECT pg_terminate_backend({slot.active_pid})"   # and let it not come back'
-        yield Wrong(f"it is not gap-safe: {why}", (mend,), member.name)
+        fix = f'psql -c "SELECT pg_terminate_backend({slot.active_pid})"   # and let it not come back'
+        yield Wrong(f"it is not gap-safe: {why}", (fix,), member.name)
     elif slot is not None and (slot.lost or not slot.physical):
-        mends = (_drop_slot(facts, member), f"# Patroni makes it again within {paste.look_seconds(facts)} s")
-        yield Wrong(f"it is not gap-safe: {why}", mends, member.name)
+        fixes = (_drop_slot(facts, member), f"# Patroni makes it again within {paste.look_seconds(facts)} s")
+        yield Wrong(f"it is not gap-safe: {why}", fixes, member.name)
     elif slot is not None and slot.restart_lsn is not None:
-        mend = f"{paste.walkeeper(facts, 'status')}   # it becomes safe when the frontier has passed that position"
-        yield Wrong(f"it is not gap-safe: {why}", (mend,), member.name, "warning")
+        fix = f"{paste.walkeeper(facts, 'status')}   # it becomes safe when the frontier has passed that position"
+        yield Wrong(f"it is not gap-safe: {why}", (fix,), member.name, "warning")
     else:
-        mend = paste.patronictl(facts, "list") + "   # Patroni makes the slot within seconds, once it is declared"
-        yield Wrong(f"it is not gap-safe: {why}", (mend,), member.name)
+        fix = paste.patronictl(facts, "list") + "   # Patroni makes the slot within seconds, once it is declared"
+        yield Wrong(f"it is not gap-safe: {why}", (fix,), member.name)
 
 
 def _drop_slot(facts: Facts, member: MemberFacts) -> str:
@@ -217,7 +217,7 @@ def _drop_slot(facts: Facts, member: MemberFacts) -> str:
     what="The members' clocks agree to some seconds.",
     why="A recovery to a point in time goes by the clock of the server that committed, and S3 refuses requests of a clock "
     "that is a quarter of an hour off.",
-    mend="Run chrony or another NTP client on every node.",
+    fix="Run chrony or another NTP client on every node.",
 )
 @each.server
 def clocks(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -238,7 +238,7 @@ def clocks(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdi
     what="A base backup is known.",
     why="An archive of WAL restores nothing without a base backup from before. PostgreSQL notes none where its own "
     "archive_mode is off: then only whoever takes them knows.",
-    mend="Take one with the tool of your choice, and try a restore.",
+    fix="Take one with the tool of your choice, and try a restore.",
 )
 def base_backup(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.base_backup, Unknown):

@@ -21,7 +21,7 @@ STANDSTILL: Final = 30.0
     what="The DCS answers, and lets this node read the record, the leader and the members.",
     why="The record is where a promoted node finds out where to go on. While the DCS is away uploads go on and the frontier "
     "waits.",
-    mend="Look at the DCS, and at its section in Patroni's configuration.",
+    fix="Look at the DCS, and at its section in Patroni's configuration.",
 )
 def dcs_answers(facts: Facts) -> Iterator[Verdict]:
     if facts.dcs_problem is None:
@@ -36,7 +36,7 @@ def dcs_answers(facts: Facts) -> Iterator[Verdict]:
     what="The record's key can be written by compare-and-set.",
     why="That is what fences a stale primary. doctor tries to create the record although it is there: a DCS that does what "
     "it should refuses, and nothing changes.",
-    mend="Give Patroni's DCS user the right to write all keys of the cluster, `walkeeper` among them.",
+    fix="Give Patroni's DCS user the right to write all keys of the cluster, `walkeeper` among them.",
 )
 def compare_and_set(facts: Facts) -> Iterator[Verdict]:
     found = facts.compare_and_set
@@ -62,7 +62,7 @@ def _rights(facts: Facts) -> tuple[str, ...]:
     what="There is a record, its owner is the leader, and it reports no trouble.",
     why="Without a record nothing is archived. An owner that is not the leader means that the new leader's agent could not "
     "take over; what it reports as trouble keeps the archive from going on.",
-    mend="Look at the agent on the leader: it must run there.",
+    fix="Look at the agent on the leader: it must run there.",
 )
 def record_owned(facts: Facts) -> Iterator[Verdict]:
     record, topology = facts.record, facts.topology
@@ -85,8 +85,8 @@ def record_owned(facts: Facts) -> Iterator[Verdict]:
             f"Patroni's leader is {leader}, and {record.owner} still owns the record", (f"# on {leader}:", start)
         )
     elif record.trouble and not _told_by_agent(facts, record):
-        mend = f"{paste.walkeeper(facts, 'status')}   # on {record.owner}, whose agent's log says more"
-        yield Wrong(f"{record.owner}, which archives, reports: {record.trouble}", (mend,))
+        fix = f"{paste.walkeeper(facts, 'status')}   # on {record.owner}, whose agent's log says more"
+        yield Wrong(f"{record.owner}, which archives, reports: {record.trouble}", (fix,))
     else:
         yield Good(f"{record.owner} owns it, and its frontier is {record.lsn} on timeline {record.timeline}")
 
@@ -96,7 +96,7 @@ def record_owned(facts: Facts) -> Iterator[Verdict]:
     "error",
     what="The frontier moves, or nothing waits for it.",
     why="Complete segments that wait longer than seconds mean that the owner's agent is dead, stuck, or cannot store.",
-    mend="Look at the owner's agent and its log.",
+    fix="Look at the owner's agent and its log.",
 )
 def frontier_moves(facts: Facts) -> Iterator[Verdict]:
     record = facts.record
@@ -112,12 +112,12 @@ def frontier_moves(facts: Facts) -> Iterator[Verdict]:
     if waiting < record.segment_size or age is None or age < STANDSTILL:
         yield Good("it moves, or nothing waits for it")
         return
-    mend = f"{paste.walkeeper(facts, 'status')}   # on {record.owner}, whose agent's log says more"
+    fix = f"{paste.walkeeper(facts, 'status')}   # on {record.owner}, whose agent's log says more"
     text = f"it has stood for {duration(age)}, and {size(waiting)} wait for it"
     if record.trouble:
-        yield Wrong(f"{text}, because of what {record.owner} reports", (mend,), severity="info")
+        yield Wrong(f"{text}, because of what {record.owner} reports", (fix,), severity="info")
     else:
-        yield Wrong(text, (mend,))
+        yield Wrong(text, (fix,))
 
 
 def _told_by_agent(facts: Facts, record: Record) -> bool:

@@ -22,7 +22,7 @@ ELSEWHERE: Final = ("not_gap_safe", "archive_command")
     "error",
     what="doctor runs as the agent's user, which is PostgreSQL's.",
     why="As somebody else it sees another socket, other rights and perhaps other credentials than the agent.",
-    mend="sudo -u postgres walkeeper doctor",
+    fix="sudo -u postgres walkeeper doctor",
 )
 def right_user(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.servers_uid, Unknown):
@@ -41,7 +41,7 @@ def right_user(facts: Facts) -> Iterator[Verdict]:
     "error",
     what="The spool is a directory of the agent's user, with mode 0700.",
     why="WAL holds the data itself. The agent refuses a spool that others can read, or that is not its own.",
-    mend="chown postgres: SPOOL && chmod 0700 SPOOL",
+    fix="chown postgres: SPOOL && chmod 0700 SPOOL",
 )
 def spool_private(facts: Facts) -> Iterator[Verdict]:
     spool = facts.spool
@@ -74,7 +74,7 @@ def spool_private(facts: Facts) -> Iterator[Verdict]:
     "error",
     what="The spool's file system has room for its limit.",
     why="A full disk ends pg_receivewal; below the limit streaming only pauses. At least two segments must fit.",
-    mend="A larger disk for spool.directory, or a lower spool.limit.",
+    fix="A larger disk for spool.directory, or a lower spool.limit.",
 )
 def spool_room(facts: Facts) -> Iterator[Verdict]:
     spool = facts.spool
@@ -84,19 +84,19 @@ def spool_room(facts: Facts) -> Iterator[Verdict]:
     this = facts.this
     segment = 16 << 20 if this is None or isinstance(this.server, Unknown) else int(this.server.state.segment_size)
     room, limit = spool.free + spool.used, facts.config.spool_limit
-    mend = _limit_mend(facts, max(2 * segment, room // 2))
+    fix = _limit_fix(facts, max(2 * segment, room // 2))
     if room < 2 * segment:
         yield Wrong(f"{size(room)} for the spool: not even two segments fit", (f"df {spool.path}",))
     elif limit < 2 * segment:
-        yield Wrong(f"spool.limit is {size(limit)}: less than two segments", mend, severity="warning")
+        yield Wrong(f"spool.limit is {size(limit)}: less than two segments", fix, severity="warning")
     elif room < limit:
         text = f"{size(room)} for the spool, and its limit is {size(limit)}"
-        yield Wrong(text, mend, severity="warning")
+        yield Wrong(text, fix, severity="warning")
     else:
         yield Good(f"{size(room)} for a limit of {size(limit)}")
 
 
-def _limit_mend(facts: Facts, limit: int) -> tuple[str, ...]:
+def _limit_fix(facts: Facts, limit: int) -> tuple[str, ...]:
     section = "walkeeper.spool" if facts.config.source == facts.config.patroni_config else "spool"
     return (
         f"# in {facts.config.source}; or give the spool a larger disk:",
@@ -110,7 +110,7 @@ def _limit_mend(facts: Facts, limit: int) -> tuple[str, ...]:
     "error",
     what="pg_receivewal is there, and at least of the server's version.",
     why="It is what streams the WAL.",
-    mend="Install the server's client programs, or set postgresql.bin_dir.",
+    fix="Install the server's client programs, or set postgresql.bin_dir.",
 )
 def receiver(facts: Facts) -> Iterator[Verdict]:
     if facts.receiver_problem is None:
@@ -125,7 +125,7 @@ def receiver(facts: Facts) -> Iterator[Verdict]:
     what="What is encrypted can be decrypted on this node.",
     why="restore_command on this node reads what every node stored: without encryption.identity_file it can only say "
     "that it cannot tell.",
-    mend="encryption.identity_file on every node, readable by PostgreSQL's user alone.",
+    fix="encryption.identity_file on every node, readable by PostgreSQL's user alone.",
 )
 def encryption(facts: Facts) -> Iterator[Verdict]:
     config = facts.config
@@ -134,9 +134,9 @@ def encryption(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(str(facts.codec_problem), (f"# {hint}",))
     elif config.encryption_recipients and config.identity_file is None:
         section = "walkeeper.encryption" if config.source == config.patroni_config else "encryption"
-        mend = (f"# in {config.source}:", *paste.yaml_lines(section, {"identity_file": "/etc/walkeeper/age-key"}))
+        fix = (f"# in {config.source}:", *paste.yaml_lines(section, {"identity_file": "/etc/walkeeper/age-key"}))
         yield Wrong(
-            "new objects are encrypted, and this node has no identity_file to read them", mend, severity="warning"
+            "new objects are encrypted, and this node has no identity_file to read them", fix, severity="warning"
         )
     else:
         yield Good("encrypted" if config.encryption_recipients else "nothing is encrypted")
@@ -148,12 +148,12 @@ def encryption(facts: Facts) -> Iterator[Verdict]:
     what="An agent runs on every node.",
     why="The leader's archives. The others take over when they are promoted, hand in what an old primary has left, and "
     "serve restore_command.",
-    mend="systemctl enable --now walkeeper, or walkeeper agent --detach",
+    fix="systemctl enable --now walkeeper, or walkeeper agent --detach",
 )
 def agent_runs(facts: Facts) -> Iterator[Verdict]:
     start = paste.walkeeper(facts, "agent", "--detach")
     unit = "systemctl enable --now walkeeper"
-    mend = (start + f"   # or {unit}",) if facts.config.agent.start_from_callback else (unit + f"   # or {start}",)
+    fix = (start + f"   # or {unit}",) if facts.config.agent.start_from_callback else (unit + f"   # or {start}",)
     for member in facts.members:
         elsewhere = () if member.here else (f"# on {member.name}:",)
         if member.here and not isinstance(facts.agent, Unknown):
@@ -165,7 +165,7 @@ def agent_runs(facts: Facts) -> Iterator[Verdict]:
         elif not isinstance(member.server, Unknown) and member.server.agents and not member.here:
             yield Good("an agent has a session there", member.name)
         else:
-            yield Wrong("no agent runs", (*elsewhere, *mend), member.name)
+            yield Wrong("no agent runs", (*elsewhere, *fix), member.name)
 
 
 @rule(
@@ -173,7 +173,7 @@ def agent_runs(facts: Facts) -> Iterator[Verdict]:
     "warning",
     what="All agents are of this version.",
     why="After an upgrade an agent goes on with the old program until it is started again.",
-    mend="systemctl restart walkeeper",
+    fix="systemctl restart walkeeper",
 )
 def agent_version(facts: Facts) -> Iterator[Verdict]:
     for member in facts.members:
@@ -185,13 +185,13 @@ def agent_version(facts: Facts) -> Iterator[Verdict]:
             yield NotKnown(because, member.name)
         elif found - {facts.version}:
             text = f"its agent is walkeeper {', '.join(sorted(found))}, and this is {facts.version}"
-            mend = (f"# on {member.name}:", "systemctl restart walkeeper   # or end the agent and start it again")
+            fix = (f"# on {member.name}:", "systemctl restart walkeeper   # or end the agent and start it again")
             if any(_newer(each, facts.version) for each in found):
-                mend = (
+                fix = (
                     f"# on this node, which is behind: install walkeeper {max(found, key=_numbers)}, and then:",
-                    mend[1],
+                    fix[1],
                 )
-            yield Wrong(text, mend, member.name)
+            yield Wrong(text, fix, member.name)
         else:
             yield Good(f"walkeeper {facts.version}", member.name)
 
@@ -209,7 +209,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     "error",
     what="This node's agent reports no trouble.",
     why="What keeps it from its work stands in its log too, with a HINT.",
-    mend="What the trouble's own hint says.",
+    fix="What the trouble's own hint says.",
 )
 def agent_troubles(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.agent, Unknown):
@@ -228,7 +228,7 @@ def agent_troubles(facts: Facts) -> Iterator[Verdict]:
     "warning",
     what="This node's agent works with the configuration as it is now.",
     why="An agent reads its configuration at its start and at SIGHUP.",
-    mend="systemctl reload walkeeper",
+    fix="systemctl reload walkeeper",
 )
 def agent_configuration(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.agent, Unknown):

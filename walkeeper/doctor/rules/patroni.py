@@ -21,7 +21,7 @@ _SLOT_KEYS: Final = ("permanent_replication_slots", "permanent_slots", "slots")
     "error",
     what="Every member's Patroni is 3.2 or newer.",
     why="Older ones do not keep permanent physical slots on replicas: a promoted node would lack what is not archived.",
-    mend="Upgrade Patroni.",
+    fix="Upgrade Patroni.",
 )
 def patroni_version(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.topology, Unknown):
@@ -32,8 +32,8 @@ def patroni_version(facts: Facts) -> Iterator[Verdict]:
         if found is None:
             yield NotKnown("its key in the DCS does not say the version", member.name)
         elif (int(found[1]), int(found[2])) < OLDEST:
-            mend = "pip install --upgrade 'patroni>=3.2'   # or your distribution's package, and a restart of Patroni"
-            yield Wrong(f"Patroni {member.patroni_version} is older than 3.2", (mend,), member.name)
+            fix = "pip install --upgrade 'patroni>=3.2'   # or your distribution's package, and a restart of Patroni"
+            yield Wrong(f"Patroni {member.patroni_version} is older than 3.2", (fix,), member.name)
         else:
             yield Good(f"Patroni {member.patroni_version}", member.name)
 
@@ -44,7 +44,7 @@ def patroni_version(facts: Facts) -> Iterator[Verdict]:
     what="Patroni's dynamic configuration declares the hold slot, as a physical one.",
     why="Patroni makes it on every node and copies its position from the leader. Without it replicas recycle WAL that is "
     "not archived yet, and the next failover leaves a gap.",
-    mend="patronictl edit-config --set slots.walkeeper.type=physical",
+    fix="patronictl edit-config --set slots.walkeeper.type=physical",
     fixable=True,
     safe_in_pause=True,
 )
@@ -57,9 +57,9 @@ def slot_declared(facts: Facts) -> Iterator[Verdict]:
     slots = dynamic.get(key)
     declared = slots.get(name) if isinstance(slots, dict) and name in slots else None
     change = {key: {name: {"type": "physical"}}}
-    mend = (paste.patronictl(facts, "edit-config", "--force", "--set", f"{key}.{name}.type=physical"),)
+    fix = (paste.patronictl(facts, "edit-config", "--force", "--set", f"{key}.{name}.type=physical"),)
     if not isinstance(slots, dict) or name not in slots:
-        yield Wrong(f"the dynamic configuration does not declare the slot {name}", mend, change=change)
+        yield Wrong(f"the dynamic configuration does not declare the slot {name}", fix, change=change)
     elif not _is_physical(declared):
         yield Wrong(f"the slot {name} is declared as a logical one", _declare_anew(facts, key, name))
     elif isinstance(declared, dict) and declared.get("cluster_type"):
@@ -88,7 +88,7 @@ def _declare_anew(facts: Facts, key: str, name: str) -> tuple[str, ...]:
     "error",
     what="postgresql.use_slots is on.",
     why="With use_slots off Patroni drops every slot, the hold slot with them.",
-    mend="patronictl edit-config --set postgresql.use_slots=true",
+    fix="patronictl edit-config --set postgresql.use_slots=true",
     fixable=True,
 )
 def use_slots(facts: Facts) -> Iterator[Verdict]:
@@ -97,8 +97,8 @@ def use_slots(facts: Facts) -> Iterator[Verdict]:
         return
     section = facts.topology.dynamic.get("postgresql")
     if not _on(section.get("use_slots", True) if isinstance(section, dict) else True):
-        mend = (paste.patronictl(facts, "edit-config", "--force", "--set", "postgresql.use_slots=true"),)
-        yield Wrong("use_slots is off: Patroni drops every slot", mend, change={"postgresql": {"use_slots": True}})
+        fix = (paste.patronictl(facts, "edit-config", "--force", "--set", "postgresql.use_slots=true"),)
+        yield Wrong("use_slots is off: Patroni drops every slot", fix, change={"postgresql": {"use_slots": True}})
     else:
         yield Good("use_slots is on")
 
@@ -113,7 +113,7 @@ def _on(value: object) -> bool:
     what="No member has the tag nofailover.",
     why="Patroni gives such a member no permanent slot, so that it does not keep what is not archived. It is never promoted "
     "either, so that nothing is lost by it.",
-    mend="Take the tag out of that member's patroni.yml, if it shall be promoted one day.",
+    fix="Take the tag out of that member's patroni.yml, if it shall be promoted one day.",
 )
 def nofailover(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.topology, Unknown):
@@ -122,7 +122,7 @@ def nofailover(facts: Facts) -> Iterator[Verdict]:
     tagged = [member for member in facts.members if member.nofailover]
     others = [member for member in facts.members if not member.nofailover and not member.leads]
     for member in tagged:
-        mend = (
+        fix = (
             f"# in patroni.yml of {member.name}:",
             "tags:",
             "  nofailover: false",
@@ -130,7 +130,7 @@ def nofailover(facts: Facts) -> Iterator[Verdict]:
         )
         alone = "; no other replica could be promoted" if not others else ""
         text = f"it has the tag nofailover, and so no hold slot{alone}"
-        yield Wrong(text, mend, member.name, "info" if others else "warning")
+        yield Wrong(text, fix, member.name, "info" if others else "warning")
     if not tagged:
         yield Good("no member has the tag nofailover")
 
@@ -141,7 +141,7 @@ def nofailover(facts: Facts) -> Iterator[Verdict]:
     what="failsafe_mode is on.",
     why="While the DCS is away, Patroni without it demotes the primary. Nothing is lost by that; with it the cluster keeps "
     "working, and Patroni goes on to carry the hold slot to the replicas.",
-    mend="patronictl edit-config --set failsafe_mode=true",
+    fix="patronictl edit-config --set failsafe_mode=true",
 )
 def failsafe_mode(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.topology, Unknown):
@@ -157,7 +157,7 @@ def failsafe_mode(facts: Facts) -> Iterator[Verdict]:
     "warning",
     what="No member waits for a restart.",
     why="A setting that needs one has been changed and is not in force there.",
-    mend="patronictl restart CLUSTER --pending",
+    fix="patronictl restart CLUSTER --pending",
 )
 def pending_restart(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.topology, Unknown):
@@ -165,8 +165,8 @@ def pending_restart(facts: Facts) -> Iterator[Verdict]:
         return
     waiting = [member for member in facts.members if member.pending_restart]
     for member in waiting:
-        mend = paste.patronictl(facts, "restart", facts.config.scope, member.name, "--pending")
-        yield Wrong("it waits for a restart, for settings to come into force", (mend,), member.name)
+        fix = paste.patronictl(facts, "restart", facts.config.scope, member.name, "--pending")
+        yield Wrong("it waits for a restart, for settings to come into force", (fix,), member.name)
     if not waiting:
         yield Good("no member waits for a restart")
 
@@ -176,7 +176,7 @@ def pending_restart(facts: Facts) -> Iterator[Verdict]:
     "info",
     what="Patroni is not paused.",
     why="In a pause there is no failover, and slots are not looked after as usual. walkeeper goes on archiving.",
-    mend="patronictl resume",
+    fix="patronictl resume",
 )
 def not_paused(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.topology, Unknown):

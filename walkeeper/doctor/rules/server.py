@@ -23,7 +23,7 @@ APPLICATION: Final = "walkeeper"
     what="Every member's PostgreSQL lets walkeeper in, over SQL.",
     why="The agent asks its own server where WAL stands and moves the hold slot. Other members are asked when a promoted "
     "node lacks WAL, and by status and doctor.",
-    mend="Lines for pg_hba (in Patroni: postgresql.pg_hba) that let the replication user into its database, from every node.",
+    fix="Lines for pg_hba (in Patroni: postgresql.pg_hba) that let the replication user into its database, from every node.",
 )
 def server_answers(facts: Facts) -> Iterator[Verdict]:
     for member in facts.members:
@@ -48,7 +48,7 @@ def server_answers(facts: Facts) -> Iterator[Verdict]:
     what="Every member's PostgreSQL accepts a replication connection of walkeeper's role.",
     why="pg_receivewal streams over one: without it nothing is archived. From other members WAL is fetched that a promoted "
     "node has no more.",
-    mend="Lines for pg_hba (in Patroni: postgresql.pg_hba) with the database `replication`; or room in max_wal_senders.",
+    fix="Lines for pg_hba (in Patroni: postgresql.pg_hba) with the database `replication`; or room in max_wal_senders.",
 )
 @each.server
 def replication_allowed(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -58,10 +58,8 @@ def replication_allowed(facts: Facts, member: MemberFacts, server: ServerFacts) 
         return
     senders = "max_wal_senders" in refused
     wanted = str(max(10, 2 * int(server.settings.get("max_wal_senders", "0"))))
-    mend = paste.set_parameter(facts, "max_wal_senders", wanted, restart=True) if senders else pg_hba(facts, refused)
-    yield Wrong(
-        f"it refuses a replication connection: {refused}", mend, member.name, None if member.here else "warning"
-    )
+    fix = paste.set_parameter(facts, "max_wal_senders", wanted, restart=True) if senders else pg_hba(facts, refused)
+    yield Wrong(f"it refuses a replication connection: {refused}", fix, member.name, None if member.here else "warning")
 
 
 @rule(
@@ -69,7 +67,7 @@ def replication_allowed(facts: Facts, member: MemberFacts, server: ServerFacts) 
     "error",
     what="walkeeper's role has LOGIN and REPLICATION.",
     why="It streams WAL and moves the hold slot; both need REPLICATION and no more than that.",
-    mend="ALTER ROLE … REPLICATION;",
+    fix="ALTER ROLE … REPLICATION;",
 )
 @each.server
 def role_may_replicate(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -90,7 +88,7 @@ def role_may_replicate(_: Facts, member: MemberFacts, server: ServerFacts) -> It
     what=f"PostgreSQL is {OLDEST} to {NEWEST}.",
     why=f"Before {OLDEST} the hold slot cannot be kept on replicas as walkeeper needs it; what is newer than {NEWEST} is "
     "archived, and was not tried.",
-    mend="Upgrade PostgreSQL, or walkeeper.",
+    fix="Upgrade PostgreSQL, or walkeeper.",
 )
 @each.server
 def server_version(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -109,15 +107,15 @@ def server_version(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterat
     "error",
     what="wal_level is replica or logical.",
     why="With minimal there is nothing to stream, and nothing that could be replayed.",
-    mend="patronictl edit-config --pg wal_level=replica, and a restart.",
+    fix="patronictl edit-config --pg wal_level=replica, and a restart.",
 )
 @each.server
 def wal_level(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     if server.state.wal_level in ("replica", "logical"):
         yield Good(f"wal_level is {server.state.wal_level}", member.name)
     else:
-        mend = paste.set_parameter(facts, "wal_level", "replica", restart=True)
-        yield Wrong(f"wal_level is {server.state.wal_level}", mend, member.name)
+        fix = paste.set_parameter(facts, "wal_level", "replica", restart=True)
+        yield Wrong(f"wal_level is {server.state.wal_level}", fix, member.name)
 
 
 @rule(
@@ -126,18 +124,18 @@ def wal_level(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterato
     what="max_wal_senders has room for the replicas, for pg_receivewal and for a base backup.",
     why="pg_receivewal is one more sender, beside one for each replica. Where they are used up nothing is archived until "
     "one ends. A base backup takes two.",
-    mend="patronictl edit-config --pg max_wal_senders=10, and a restart.",
+    fix="patronictl edit-config --pg max_wal_senders=10, and a restart.",
 )
 @each.server
 def max_wal_senders(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     found = int(server.settings["max_wal_senders"])
     needed = len(facts.members)  # a replica for each other member, and pg_receivewal
-    mend = paste.set_parameter(facts, "max_wal_senders", str(max(10, needed + 4)), restart=True)
+    fix = paste.set_parameter(facts, "max_wal_senders", str(max(10, needed + 4)), restart=True)
     if found < needed:
-        yield Wrong(f"max_wal_senders is {found}, and {needed} are needed", mend, member.name)
+        yield Wrong(f"max_wal_senders is {found}, and {needed} are needed", fix, member.name)
     elif found < needed + 2:
         text = f"max_wal_senders is {found}: {needed} are needed, and a base backup takes two more"
-        yield Wrong(text, mend, member.name, "warning")
+        yield Wrong(text, fix, member.name, "warning")
     else:
         yield Good(f"max_wal_senders is {found}, {needed} are needed", member.name)
 
@@ -147,7 +145,7 @@ def max_wal_senders(facts: Facts, member: MemberFacts, server: ServerFacts) -> I
     "error",
     what="max_replication_slots has room for the members' slots and the hold slot.",
     why="Without a free place Patroni cannot make the hold slot on that node.",
-    mend="patronictl edit-config --pg max_replication_slots=10, and a restart.",
+    fix="patronictl edit-config --pg max_replication_slots=10, and a restart.",
 )
 @each.server
 def max_replication_slots(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -156,8 +154,8 @@ def max_replication_slots(facts: Facts, member: MemberFacts, server: ServerFacts
     if found >= needed:
         yield Good(f"max_replication_slots is {found}, {needed} are needed", member.name)
     else:
-        mend = paste.set_parameter(facts, "max_replication_slots", str(max(10, needed + 4)), restart=True)
-        yield Wrong(f"max_replication_slots is {found}, and {needed} are needed", mend, member.name)
+        fix = paste.set_parameter(facts, "max_replication_slots", str(max(10, needed + 4)), restart=True)
+        yield Wrong(f"max_replication_slots is {found}, and {needed} are needed", fix, member.name)
 
 
 @rule(
@@ -166,7 +164,7 @@ def max_replication_slots(facts: Facts, member: MemberFacts, server: ServerFacts
     what="max_slot_wal_keep_size is -1.",
     why="Beyond that size PostgreSQL gives the hold slot up and recycles WAL that is not archived: an outage of the store "
     "that lasts longer then is a gap. With -1 the disk of pg_wal is the limit; some prefer the gap to a full disk.",
-    mend="patronictl edit-config --pg max_slot_wal_keep_size=-1",
+    fix="patronictl edit-config --pg max_slot_wal_keep_size=-1",
 )
 @each.server
 def max_slot_wal_keep_size(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -184,7 +182,7 @@ def max_slot_wal_keep_size(facts: Facts, member: MemberFacts, server: ServerFact
     what="idle_replication_slot_timeout (PostgreSQL 18) is 0.",
     why="Nobody streams from the hold slot, so that to PostgreSQL it is always idle: after that time without a new segment "
     "it is given up, and with it the WAL that is not archived.",
-    mend="patronictl edit-config --pg idle_replication_slot_timeout=0",
+    fix="patronictl edit-config --pg idle_replication_slot_timeout=0",
 )
 @each.server
 def idle_replication_slot_timeout(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -192,8 +190,8 @@ def idle_replication_slot_timeout(facts: Facts, member: MemberFacts, server: Ser
     if found == "0":
         yield Good("slots are not given up for being idle", member.name)
     else:
-        mend = paste.set_parameter(facts, "idle_replication_slot_timeout", "0")
-        yield Wrong(f"idle_replication_slot_timeout is {found}, and the hold slot is idle by design", mend, member.name)
+        fix = paste.set_parameter(facts, "idle_replication_slot_timeout", "0")
+        yield Wrong(f"idle_replication_slot_timeout is {found}, and the hold slot is idle by design", fix, member.name)
 
 
 @rule(
@@ -202,15 +200,15 @@ def idle_replication_slot_timeout(facts: Facts, member: MemberFacts, server: Ser
     what="synchronous_standby_names does not name walkeeper.",
     why="pg_receivewal reports no flush position, so that PostgreSQL never takes it for the synchronous standby: where it is "
     "the only one that is named, every commit waits for ever. `*` is harmless: it picks among the standbys.",
-    mend="Leave the parameter to Patroni (synchronous_mode), or name standbys in it.",
+    fix="Leave the parameter to Patroni (synchronous_mode), or name standbys in it.",
 )
 @each.server
 def synchronous_standby_names(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     found = server.settings.get("synchronous_standby_names", "")
     names = {name.strip('"').lower() for name in re.findall(r'"[^"]*"|[^\s,()]+', found)}
     if APPLICATION in names:
-        mend = paste.set_parameter(facts, "synchronous_standby_names", "null")
-        yield Wrong(f"synchronous_standby_names is {found!r}: pg_receivewal never confirms a commit", mend, member.name)
+        fix = paste.set_parameter(facts, "synchronous_standby_names", "null")
+        yield Wrong(f"synchronous_standby_names is {found!r}: pg_receivewal never confirms a commit", fix, member.name)
     else:
         yield Good("synchronous_standby_names does not name walkeeper", member.name)
 

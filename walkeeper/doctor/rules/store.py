@@ -21,7 +21,7 @@ SKEW_ERROR: Final = 600.0
     "error",
     what="The store answers from this node.",
     why="What is not in the store is only on the nodes' disks: pg_wal grows until the store is back.",
-    mend="Look at the endpoint, the name service, the mount, the network.",
+    fix="Look at the endpoint, the name service, the mount, the network.",
 )
 def store_answers(facts: Facts) -> Iterator[Verdict]:
     store = facts.store
@@ -30,7 +30,7 @@ def store_answers(facts: Facts) -> Iterator[Verdict]:
     elif store.problem is None or isinstance(store.problem, StoreUnfit | StoreDenied):
         yield Good(f"{store.url} answers")
     else:
-        yield Wrong(str(store.problem), _mend(facts, store.problem))
+        yield Wrong(str(store.problem), _fix(facts, store.problem))
 
 
 @rule(
@@ -38,14 +38,14 @@ def store_answers(facts: Facts) -> Iterator[Verdict]:
     "error",
     what="This node's credentials may create, read and list objects.",
     why="Every node must be able to archive when it is promoted, and to read when it restores. Deleting is not needed.",
-    mend="s3:PutObject and s3:GetObject on the prefix, s3:ListBucket on the bucket; or the directory's owner and mode.",
+    fix="s3:PutObject and s3:GetObject on the prefix, s3:ListBucket on the bucket; or the directory's owner and mode.",
 )
 def store_allows(facts: Facts) -> Iterator[Verdict]:
     store = facts.store
     if isinstance(store, Unknown):
         yield NotKnown(store.because)
     elif isinstance(store.problem, StoreDenied):
-        yield Wrong(str(store.problem), _mend(facts, store.problem))
+        yield Wrong(str(store.problem), _fix(facts, store.problem))
     elif store.problem is not None and not isinstance(store.problem, StoreUnfit):
         yield NotKnown(f"the store gave no answer: {store.problem}")
     else:
@@ -58,23 +58,23 @@ def store_allows(facts: Facts) -> Iterator[Verdict]:
     what="The store creates objects and never replaces one.",
     why="Two servers that write the same name must not destroy each other's WAL. Probed by writing one object under "
     "probe/ twice.",
-    mend="A store that honours If-None-Match; or overwrite_guard: head, which is weaker.",
+    fix="A store that honours If-None-Match; or overwrite_guard: head, which is weaker.",
 )
 def store_creates_only(facts: Facts) -> Iterator[Verdict]:
     store = facts.store
     if isinstance(store, Unknown):
         yield NotKnown(store.because)
     elif isinstance(store.problem, StoreUnfit):
-        yield Wrong(str(store.problem), _mend(facts, store.problem))
+        yield Wrong(str(store.problem), _fix(facts, store.problem))
     elif store.problem is not None:
         yield NotKnown(f"the store could not be probed: {store.problem}")
     elif getattr(facts.config.store, "overwrite_guard", "conditional") == "head":
-        mend = (
+        fix = (
             f"# in {facts.config.source}, with a store that honours If-None-Match:",
             *paste.yaml_lines("walkeeper.store.s3", {"overwrite_guard": "conditional"}),
         )
         text = "overwrite_guard is head: two writers at the same moment could overwrite each other"
-        yield Wrong(text, mend, severity="warning")
+        yield Wrong(text, fix, severity="warning")
     else:
         yield Good("it does not overwrite")
 
@@ -84,7 +84,7 @@ def store_creates_only(facts: Facts) -> Iterator[Verdict]:
     "error",
     what="This node's clock agrees with the store's.",
     why="S3 refuses every request that is 15 minutes off; then nothing is archived and nothing restored.",
-    mend="Run chrony or another NTP client.",
+    fix="Run chrony or another NTP client.",
 )
 def store_clock(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.store, Unknown):
@@ -99,8 +99,8 @@ def store_clock(facts: Facts) -> Iterator[Verdict]:
         yield Good("the clocks agree")
     else:
         text = f"the store's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this node's"
-        mend = ("timedatectl set-ntp true   # chronyc tracking says more",)
-        yield Wrong(text, mend, severity="error" if abs(ahead) >= SKEW_ERROR else "warning")
+        fix = ("timedatectl set-ntp true   # chronyc tracking says more",)
+        yield Wrong(text, fix, severity="error" if abs(ahead) >= SKEW_ERROR else "warning")
 
 
 @rule(
@@ -109,7 +109,7 @@ def store_clock(facts: Facts) -> Iterator[Verdict]:
     what="The store that this node sees holds what the record says is archived.",
     why="Another bucket, another prefix or a disk that is not mounted on this node would begin a second archive at the next "
     "failover, and restore nothing.",
-    mend="The same store section on every node; the same mount.",
+    fix="The same store section on every node; the same mount.",
 )
 def store_is_the_same(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.store, Unknown):
@@ -121,8 +121,8 @@ def store_is_the_same(facts: Facts) -> Iterator[Verdict]:
     elif found is None:
         yield Good("nothing is archived yet that it could lack")
     elif not found:
-        mend = (f"# compare on every node: the store in {facts.config.source}, and its mount", _look(facts))
-        yield Wrong(f"{facts.store.url} lacks the segment just below the frontier", mend)
+        fix = (f"# compare on every node: the store in {facts.config.source}, and its mount", _look(facts))
+        yield Wrong(f"{facts.store.url} lacks the segment just below the frontier", fix)
     else:
         yield Good(f"it has {found}, the newest segment below the frontier")
 
@@ -132,7 +132,7 @@ def store_is_the_same(facts: Facts) -> Iterator[Verdict]:
     "error",
     what="There is no gap in the archive.",
     why="WAL in a gap exists nowhere any more: no recovery gets past it. A base backup from after it makes a new beginning.",
-    mend="Take a base backup now; then `walkeeper gap accept` says that the gap is known.",
+    fix="Take a base backup now; then `walkeeper gap accept` says that the gap is known.",
 )
 def no_gaps(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.store, Unknown):
@@ -155,7 +155,7 @@ def no_gaps(facts: Facts) -> Iterator[Verdict]:
         yield Good("no gap is recorded")
 
 
-def _mend(facts: Facts, problem: WalkeeperError) -> tuple[str, ...]:
+def _fix(facts: Facts, problem: WalkeeperError) -> tuple[str, ...]:
     hint = f"# {problem.hint}" if problem.hint else f"# look at the store section in {facts.config.source}"
     if isinstance(problem, ConfigError):
         return (hint,)

@@ -13,7 +13,7 @@ from walkeeper.doctor.rule import Good, NotKnown, Severity, Verdict, Wrong, rule
 
 AREA: Final = "Patroni"
 EVENTS: Final = ("on_start", "on_stop", "on_role_change")
-MENDED: Final = (*EVENTS, "on_restart")
+EVENTS_TO_WIRE: Final = (*EVENTS, "on_restart")
 """Patroni calls on_restart in place of on_stop and on_start where it restarts a server itself."""
 _EVERYWHERE: Final = "# for all nodes at once; where the paths differ, in patroni.yml of each:"
 START_GRACE: Final = 10.0
@@ -26,7 +26,7 @@ START_GRACE: Final = 10.0
     what="Patroni's callbacks on_start, on_stop and on_role_change are walkeeper's, and can run.",
     why="They start the agent where no service manager does (then this is an error), and let it look at once after a "
     "promotion and not at its next turn (otherwise a warning).",
-    mend="The callbacks section for patroni.yml, and patronictl reload.",
+    fix="The callbacks section for patroni.yml, and patronictl reload.",
 )
 def callbacks(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.patroni, Unknown):
@@ -35,16 +35,16 @@ def callbacks(facts: Facts) -> Iterator[Verdict]:
     severity: Severity = "error" if facts.config.agent.start_from_callback else "warning"
     found = facts.patroni.callbacks
     missing = [event for event in EVENTS if event not in found or found[event].job != "callback"]
-    mend = _callbacks_mend(facts, facts.patroni)
+    fix = _callbacks_fix(facts, facts.patroni)
     if missing:
         foreign = next((found[event].text for event in missing if event in found), None)
         told = f" ({foreign!r} is not walkeeper's, by its name)" if foreign else ""
-        yield Wrong(f"not wired: {', '.join(missing)}{told}", mend, severity=severity)
+        yield Wrong(f"not wired: {', '.join(missing)}{told}", fix, severity=severity)
     wired = {event: found[event] for event in EVENTS if event not in missing}
     broken = {event: text for event, command in wired.items() if (text := _broken(facts, command))}
     for text in sorted(set(broken.values())):
         events = ", ".join(event for event, each in broken.items() if each == text)
-        yield Wrong(f"{events}: {text}", mend, severity=severity)
+        yield Wrong(f"{events}: {text}", fix, severity=severity)
     if not missing and not broken:
         yield Good(f"{', '.join(EVENTS)} are walkeeper's")
 
@@ -58,16 +58,16 @@ def _broken(facts: Facts, command: Command) -> str:
     return ""
 
 
-def _callbacks_mend(facts: Facts, patroni: PatroniFacts) -> tuple[str, ...]:
+def _callbacks_fix(facts: Facts, patroni: PatroniFacts) -> tuple[str, ...]:
     command = paste.walkeeper(facts, "callback")
     local = patroni.local.get("postgresql")
     if isinstance(local, dict) and local.get("callbacks"):
         return (
             f"# in {facts.config.patroni_config}:",
-            *paste.yaml_lines("postgresql.callbacks", dict.fromkeys(MENDED, command)),
+            *paste.yaml_lines("postgresql.callbacks", dict.fromkeys(EVENTS_TO_WIRE, command)),
             paste.reload(facts),
         )
-    sets = [word for event in MENDED for word in ("--set", f"postgresql.callbacks.{event}={command}")]
+    sets = [word for event in EVENTS_TO_WIRE for word in ("--set", f"postgresql.callbacks.{event}={command}")]
     return (_EVERYWHERE, paste.patronictl(facts, "edit-config", "--force", *sets))
 
 
@@ -76,7 +76,7 @@ def _callbacks_mend(facts: Facts, patroni: PatroniFacts) -> tuple[str, ...]:
     "warning",
     what="Patroni has called a callback since the agent was started.",
     why="Wired is not called: Patroni may run with an older configuration, or as somebody who may not run the command.",
-    mend="patronictl reload, and look into Patroni's log for the callback.",
+    fix="patronictl reload, and look into Patroni's log for the callback.",
 )
 def callbacks_called(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.agent, Unknown):
@@ -115,7 +115,7 @@ def _seconds(stamp: str) -> float:
     why="A standby then finds what its primary no longer has, and PostgreSQL looks into the archive before it chooses a "
     "timeline number, so that no two promotions choose the same. Other tools' commands take an unreachable store for the "
     "end of the WAL.",
-    mend="patronictl edit-config --set postgresql.recovery_conf.restore_command='walkeeper-restore-wal … %f %p'",
+    fix="patronictl edit-config --set postgresql.recovery_conf.restore_command='walkeeper-restore-wal … %f %p'",
 )
 def restore_command(facts: Facts) -> Iterator[Verdict]:
     for member in facts.members:
@@ -125,11 +125,11 @@ def restore_command(facts: Facts) -> Iterator[Verdict]:
             continue
         command = parse(text)
         if not text:
-            yield Wrong("it has no restore_command", _restore_mend(facts), member.name)
+            yield Wrong("it has no restore_command", _restore_fix(facts), member.name)
         elif command.job != "restore-wal":
-            yield Wrong(f"its restore_command is not walkeeper's: {text!r}", _restore_mend(facts), member.name)
+            yield Wrong(f"its restore_command is not walkeeper's: {text!r}", _restore_fix(facts), member.name)
         elif "%f" not in text or "%p" not in text:
-            yield Wrong(f"its restore_command lacks %f or %p: {text!r}", _restore_mend(facts), member.name, "error")
+            yield Wrong(f"its restore_command lacks %f or %p: {text!r}", _restore_fix(facts), member.name, "error")
         else:
             yield Good("its restore_command is walkeeper's", member.name)
 
@@ -154,7 +154,7 @@ def _restore_text(facts: Facts, member: MemberFacts) -> str | Unknown:
     "error",
     what="This node's restore_command can be run, and names this configuration.",
     why="A standby whose restore_command cannot be run goes down, and a recovery ends where it should not.",
-    mend="patronictl edit-config --set postgresql.recovery_conf.restore_command='walkeeper-restore-wal … %f %p'",
+    fix="patronictl edit-config --set postgresql.recovery_conf.restore_command='walkeeper-restore-wal … %f %p'",
 )
 def restore_command_runs(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.patroni, Unknown):
@@ -164,12 +164,12 @@ def restore_command_runs(facts: Facts) -> Iterator[Verdict]:
     if command is None or command.job != "restore-wal":
         yield Good("it is not walkeeper's, so that there is nothing to be tried")
     elif problem := _broken(facts, command):
-        yield Wrong(f"restore_command: {problem}", _restore_mend(facts))
+        yield Wrong(f"restore_command: {problem}", _restore_fix(facts))
     else:
         yield Good("restore_command can be run")
 
 
-def _restore_mend(facts: Facts) -> tuple[str, ...]:
+def _restore_fix(facts: Facts) -> tuple[str, ...]:
     command = paste.restore_command(facts)
     if not isinstance(facts.patroni, Unknown) and _locally(facts.patroni.local, "recovery_conf"):
         return (

@@ -83,7 +83,7 @@ def store_error(what: str, refusal: Refusal) -> StoreError:
             text, hint="If it is about If-None-Match: set overwrite_guard: head, which is weaker, or use another store."
         )
     if refusal.code == "NoSuchBucket":
-        return NotFound(text, proved=False, hint="Create the bucket, or mend its name: walkeeper creates none.")
+        return NotFound(text, proved=False, hint="Create the bucket, or fix its name: walkeeper creates none.")
     if refusal.status == 404:
         return NotFound(text, proved=refusal.code == "NoSuchKey", hint="Is endpoint the address of an S3 server?")
     if refusal.code in _DAMAGED:

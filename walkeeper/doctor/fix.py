@@ -1,4 +1,4 @@
-"""``--fix``: what can be mended safely, which is Patroni's dynamic configuration, by its own REST API."""
+"""``--fix``: what can be fixed safely, which is Patroni's dynamic configuration, by its own REST API."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PATIENCE: Final = 30.0
 """Seconds for Patroni to do what it was told."""
 
 
-def fix(
+def apply_fixes(
     facts: Facts,
     findings: Sequence[Finding],
     look_again: Callable[[], Facts],
     say: Callable[[str], None],
     agreed: Callable[[str], bool],
 ) -> Facts:
-    """Mend what can be, after it was shown and agreed to; returns how things are then. Raises DcsError."""
+    """Fix what can be, after it was shown and agreed to; returns how things are then. Raises DcsError."""
     for finding in findings:
         if finding.change is None:
             continue
