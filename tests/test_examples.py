@@ -70,7 +70,7 @@ def test_an_alert_asks_for_what_is_served_and_says_what_to_do(rule: dict[str, An
             assert any(re.fullmatch(part, reason) for reason in known_reasons()), part
 
 
-def test_every_lasting_trouble_brings_an_alert() -> None:
+def test_every_lasting_problem_brings_an_alert() -> None:
     """But for those that another alert speaks of: the DCS and gap-safety have metrics of their own."""
     patterns = [p for rule in alerts() for p in re.findall(r'walkeeper_trouble\{reason=~?"([^"]+)"', rule["expr"])]
     without = {reason for reason in known_reasons() if not any(re.fullmatch(p, reason) for p in patterns)}
@@ -90,8 +90,8 @@ def test_every_lasting_trouble_brings_an_alert() -> None:
 @pytest.mark.skipif(PROMTOOL is None, reason=NO_PROMTOOL)
 def test_prometheus_takes_the_rules_and_they_alarm_when_they_should(short_path: Path) -> None:
     expected = [{"labels": f'{{alertname="{rule["alert"]}"}}', "value": 1} for rule in alerts()]
-    troubles = {"WalkeeperRefused", "WalkeeperStoreTrouble", "WalkeeperRecordUnreadable", "WalkeeperOtherTrouble"}
-    assert troubles <= {rule["alert"] for rule in alerts()}
+    problems = {"WalkeeperRefused", "WalkeeperStoreTrouble", "WalkeeperRecordUnreadable", "WalkeeperOtherTrouble"}
+    assert problems <= {rule["alert"] for rule in alerts()}
     text = (ROOT / "tests" / "alerts_test.yml").read_text()
     test = short_path / "test.yml"
     test.write_text(text.replace("RULES", str(RULES)).replace("EXPECTED", json.dumps(expected)))

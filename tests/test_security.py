@@ -175,7 +175,7 @@ def test_no_secret_shows_in_what_it_says_when_it_is_refused(machine: Discreet) -
         machine.wait_says("not permitted to log in", 30)
     finally:
         machine.server.execute("alter role walkeeper login")
-    wait_until(lambda: not (machine.report() or {"troubles": [1]})["troubles"], "no trouble", 60, logs=[machine.log])
+    wait_until(lambda: not (machine.report() or {"troubles": [1]})["troubles"], "no problem", 60, logs=[machine.log])
     text = machine.log.read_text()
     for kind, secret in machine.secrets.items():
         assert secret not in text, f"the {kind} secret shows in the log"

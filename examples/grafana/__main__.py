@@ -67,7 +67,7 @@ def dashboard() -> dict[str, Any]:
         panel("stat", "Nodes that are not gap-safe", (16, 0, 4, 4), "none",
               (f'count by (scope) ({of_scope("walkeeper_gap_safe")} == 0) or 0 * max by (scope) ({of_scope("walkeeper_troubles")})', "{{scope}}"),
               defaults=none, **last),
-        panel("stat", "Troubles", (20, 0, 4, 4), "none", (f'sum by (scope) ({of_scope("walkeeper_troubles")})', "{{scope}}"),
+        panel("stat", "Problems", (20, 0, 4, 4), "none", (f'sum by (scope) ({of_scope("walkeeper_troubles")})', "{{scope}}"),
               defaults=none, **last),
         panel("timeseries", "WAL written and archived", (0, 4, 12, 8), "Bps",
               (f"clamp_min(deriv(walkeeper_server_lsn_bytes[5m]), 0) * {INFO} and on (job, instance) walkeeper_archiving == 1", "{{member}} wrote"),

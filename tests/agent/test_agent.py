@@ -108,12 +108,12 @@ def test_p1_the_order_put_record_slot_spool_is_never_bent(alone: Alone) -> None:
         slot = alone.slot()
         end = complete(alone.server, 3)
         wait_for(lambda: len(agent.agent.spool.complete(SIZE)) >= 3)
-        wait_for(lambda: "archiver_store" in agent.troubles())
+        wait_for(lambda: "archiver_store" in agent.problems())
         assert agent.frontier == start  # no PUT: no record
         agent.records.read_only = True
         held = False
         wait_for(lambda: len(alone.stored()) >= 3)
-        wait_for(lambda: "archiver_record" in agent.troubles())
+        wait_for(lambda: "archiver_record" in agent.problems())
         assert agent.frontier == start
         assert alone.slot() == slot  # no record: no slot
         assert len(agent.agent.spool.complete(SIZE)) >= 3  # and no removal
@@ -223,13 +223,13 @@ def test_p9_a_store_that_is_down_holds_up_nothing_but_the_archive(alone: Alone) 
         wait_for(lambda: agent.archiving)
         alone.store.down = True
         end = complete(alone.server, 20)
-        wait_for(lambda: {"archiver_store", "archiver_spool"} <= agent.troubles())
+        wait_for(lambda: {"archiver_store", "archiver_spool"} <= agent.problems())
         assert agent.agent.spool.used() <= 8 * MIB
         end = complete(alone.server, 5)
         alone.server.checkpoint()
         alone.store.down = False
         agent.wait_frontier(end, 60)
-        wait_for(lambda: not agent.troubles())
+        wait_for(lambda: not agent.problems())
 
 
 def test_the_record_says_when_the_frontier_moved_and_not_when_a_problem_was_written_into_it(alone: Alone) -> None:
@@ -257,7 +257,7 @@ def test_a_dcs_that_is_down_does_not_stop_the_uploads(alone: Alone) -> None:
         alone.dcs.down = True
         end = complete(alone.server, 4)
         wait_for(lambda: len(alone.stored()) >= 4)
-        wait_for(lambda: "archiver_record" in agent.troubles())
+        wait_for(lambda: "archiver_record" in agent.problems())
         assert agent.frontier == start
         alone.dcs.down = False
         agent.wait_frontier(end)
@@ -295,11 +295,11 @@ def test_a_receiver_that_streams_again_is_no_problem_though_no_segment_completes
         hba.write_text(f"host replication all all reject\nlocal replication all reject\n{rules}")
         alone.server.value("SELECT pg_reload_conf()")
         alone.server.value("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
-        wait_for(lambda: "archiver_receiver" in agent.troubles())
+        wait_for(lambda: "archiver_receiver" in agent.problems())
         stored = alone.stored()
         hba.write_text(rules)
         alone.server.value("SELECT pg_reload_conf()")
-        wait_for(lambda: "archiver_receiver" not in agent.troubles())
+        wait_for(lambda: "archiver_receiver" not in agent.problems())
         assert alone.stored() == stored
         assert alone.server.value("SELECT count(*) FROM pg_stat_replication") == 1
 
@@ -313,7 +313,7 @@ def test_f8_an_idle_server_raises_no_alarm(
         agent.wait_frontier(complete(alone.server, 1))
         looked = agent.agent.seen.at
         wait_for(lambda: agent.agent.seen.at > looked + 4)
-        assert agent.troubles() == set()
+        assert agent.problems() == set()
     assert sum("receiver_started" in record.getMessage() for record in caplog.records) == 1
 
 
@@ -348,12 +348,12 @@ def test_b10_a_spool_that_cannot_be_used_for_a_while_is_waited_for(alone: Alone)
         agent.wait_frontier(complete(alone.server, 1))
         (alone.spool / "wal").chmod(0)
         end = complete(alone.server, 3)
-        wait_for(lambda: "archiver_spool" in agent.troubles())
+        wait_for(lambda: "archiver_spool" in agent.problems())
         (alone.spool / "wal").chmod(0o700)
         agent.wait_frontier(end, 30)
         wait_for(lambda: _removed(alone.spool))
         agent.wait_frontier(complete(alone.server, 3), 30)
-        wait_for(lambda: not agent.troubles())
+        wait_for(lambda: not agent.problems())
 
 
 def _removed(directory: Path) -> bool:
@@ -388,7 +388,7 @@ def test_p3_a_conflict_stops_the_frontier_and_shouts(alone: Alone) -> None:
         other = Codec().encode(b"other" * 200)
         alone.store.create(alone.layout.file(taken, ".zst"), other, {})
         complete(alone.server, 3)
-        wait_for(lambda: "archiver_refused" in agent.troubles())
+        wait_for(lambda: "archiver_refused" in agent.problems())
         wait_for(lambda: len(alone.stored()) >= 3)
         wait_for(lambda: "in the store with other bytes" in agent.record.trouble)
         assert agent.frontier == taken.start
@@ -410,7 +410,7 @@ def test_p10_an_inability_shows_in_the_log_the_metrics_and_the_report(
         else:
             alone.server.stop()
         what = {"store": "archiver_store"}.get(part, part)
-        wait_for(lambda: what in agent.troubles(), 30)
+        wait_for(lambda: what in agent.problems(), 30)
         lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
         assert any(line.startswith(f"{what} ") for line in lines)
         families = {

@@ -451,7 +451,7 @@ def test_it_waits_for_postgresql_and_for_etcd(machine: Machine) -> None:
         agent = machine.start()
         assert "HINT" in machine.wait_says("ERROR dcs ", 30)
         assert "Connection refused" in machine.wait_says("ERROR postgresql ", 30)
-        assert {trouble["what"] for trouble in machine.wait_ready()["troubles"]} >= {"postgresql", "dcs"}
+        assert {problem["what"] for problem in machine.wait_ready()["troubles"]} >= {"postgresql", "dcs"}
         late.start()
         machine.etcd = late
         machine.lead("a")
@@ -486,7 +486,7 @@ def test_p10_what_it_lacks_is_said_with_a_hint_and_it_recovers_when_that_is_fixe
     assert agent.alive
     found = machine.report()
     assert found is not None
-    assert word in {trouble["what"] for trouble in found["troubles"]}
+    assert word in {problem["what"] for problem in found["troubles"]}
     if what == "password":
         machine.password = REPLICATOR_PASSWORD
         machine.configure()

@@ -189,7 +189,7 @@ def test_p3_other_bytes_in_the_store_are_a_loud_conflict_and_are_never_acknowled
         raise AssertionError("acknowledged")
 
     wait_for(refused)
-    assert "push_refused" in node.agent.troubles()
+    assert "push_refused" in node.agent.problems()
     assert ahead.name not in node.markers()
     assert node.agent.frontier <= ahead.start
 
@@ -378,7 +378,7 @@ def test_b4_a_file_that_cannot_be_read_is_waited_for(make: Callable[[str], Node]
     if os.access(path, os.R_OK):
         pytest.skip("this user may read everything")
     node.held = False
-    wait_for(lambda: "archiver_store" in node.agent.troubles())
+    wait_for(lambda: "archiver_store" in node.agent.problems())
     assert name not in node.creates
     path.chmod(0o600)
     node.agent.wait_frontier(Segment.parse(name, SIZE).end, 30)

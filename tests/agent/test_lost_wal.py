@@ -119,7 +119,7 @@ def test_f4_wal_that_is_nowhere_is_recorded_as_a_gap_and_archiving_goes_on(pair:
         }
         assert min(missing) == Lsn.parse(gap.start)
         assert max(missing) + SIZE == Lsn.parse(gap.end)
-        wait_for(lambda: "not_gap_safe" in agent.troubles())  # its slot was dropped
+        wait_for(lambda: "not_gap_safe" in agent.problems())  # its slot was dropped
 
 
 def test_a_gap_above_uploads_that_are_held_up_is_recorded_once_and_passed_last(pair: Pair) -> None:
@@ -189,7 +189,7 @@ class Loss:
         return any(segment.start >= self.end - SIZE for segment in self.pair.archive.contents.segments())
 
     def wait_suspected(self, agent: RunningAgent) -> None:
-        wait_for(lambda: "archiver_wal_missing" in agent.troubles())
+        wait_for(lambda: "archiver_wal_missing" in agent.problems())
         wait_for(lambda: agent.record.suspected)
         self.pair.primary.switch_wal()
         wait_for(self.stored_behind)
@@ -231,7 +231,7 @@ def test_p4_a_member_whose_name_does_not_resolve_for_a_while_loses_nothing(loss:
         loss.b_is_at("127.0.0.1")
         agent.agent.observer._topology_at = 0.0
         agent.wait_frontier(loss.end, 60)
-        wait_for(lambda: "archiver_wal_missing" not in agent.troubles())
+        wait_for(lambda: "archiver_wal_missing" not in agent.problems())
         wait_for(lambda: agent.record.suspected == ())
         assert agent.record.gaps_total == 0
     stored = set(loss.pair.archive.contents.segments())
@@ -261,7 +261,7 @@ def test_a_gap_is_recorded_after_a_silent_member_was_waited_for(loss: Loss) -> N
         agent.wait_frontier(loss.end, 60)
         assert agent.record.gaps_total == 1
         assert agent.record.suspected == ()
-        wait_for(lambda: "archiver_gap" in agent.troubles())
+        wait_for(lambda: "archiver_gap" in agent.problems())
         gap = agent.record.gaps[0]
         first = Segment.at(1, Lsn.parse(gap.start), SIZE)
         key = loss.pair.layout.gap(first, Lsn.parse(gap.end))
@@ -275,14 +275,14 @@ def test_a_recorded_gap_is_closed_by_the_pg_wal_of_a_member_that_comes_back(
     loss.standby.kill9()
     with loss.pair.agent("a", gap_patience=1.0) as agent:
         agent.wait_frontier(loss.end, 60)
-        wait_for(lambda: "archiver_gap" in agent.troubles())
+        wait_for(lambda: "archiver_gap" in agent.problems())
         assert loss.pair.archive.contents.open_gaps() != []
         loss.standby.start()
         wait_for(lambda: loss.pair.archive.contents.open_gaps() == [])
-        wait_for(lambda: "archiver_gap" not in agent.troubles())
+        wait_for(lambda: "archiver_gap" not in agent.problems())
 
 
-def test_a_gap_that_a_person_accepts_is_recorded_at_once_and_is_no_trouble(loss: Loss) -> None:
+def test_a_gap_that_a_person_accepts_is_recorded_at_once_and_is_not_a_problem(loss: Loss) -> None:
     loss.standby.kill9()
     with loss.pair.agent("a") as agent:
         loss.wait_suspected(agent)
@@ -291,7 +291,7 @@ def test_a_gap_that_a_person_accepts_is_recorded_at_once_and_is_no_trouble(loss:
         loss.pair.archive.accept_gap(first, Lsn.parse(suspected.end))
         agent.wait_frontier(loss.end, 60)
         wait_for(lambda: agent.record.gaps == (suspected,))
-        wait_for(lambda: not agent.troubles() & {"archiver_wal_missing", "archiver_gap"})
+        wait_for(lambda: not agent.problems() & {"archiver_wal_missing", "archiver_gap"})
 
 
 def test_p9_when_the_disk_of_pg_wal_runs_short_nobody_is_waited_for(
@@ -409,7 +409,7 @@ def test_a_fenced_primary_stops_and_a_divergent_spool_is_put_aside(pair: Pair) -
         with pair.agent("b") as second:
             wait_for(lambda: second.archiving)
             wait_for(lambda: not first.archiving)
-            wait_for(lambda: "no_leadership" in first.troubles())
+            wait_for(lambda: "no_leadership" in first.problems())
             before = pair.dcs.record
             pair.primary.complete_segments(3)
             assert pair.dcs.record == before

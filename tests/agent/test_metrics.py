@@ -57,7 +57,7 @@ NOTHING_KNOWN: Final[dict[str, Any]] = {
     "server": None, "leader": None, "record_known": False, "record": None, "lag_bytes": None, "lag_seconds": None,
     "gap_safe": None, "hold_slot": None, "archive_command": None,
 }  # fmt: skip
-TROUBLE: Final = {"what": "dcs", "reason": "dcs_unavailable", "text": "etcd3: no answer", "hint": "", "since": ""}
+PROBLEM: Final = {"what": "dcs", "reason": "dcs_unavailable", "text": "etcd3: no answer", "hint": "", "since": ""}
 
 
 class Served:
@@ -102,7 +102,7 @@ def test_the_document_is_made_from_the_code() -> None:
 
 
 def test_what_is_served_is_what_is_documented(served: Served) -> None:
-    served.report["troubles"] = [TROUBLE]
+    served.report["troubles"] = [PROBLEM]
     served.report["refused_total"] = {"dcs_unavailable": 2}
     assert sorted(served.samples()) == sorted(documented())
 

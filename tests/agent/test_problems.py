@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from walkeeper.agent.observation import GONE_SECONDS, GoneMembers
-from walkeeper.agent.problems import Troubles
+from walkeeper.agent.problems import Problems
 from walkeeper.errors import StoreDenied
 
 
@@ -22,31 +22,31 @@ class Watch:
 
 def test_a_problem_says_when_it_was_met_last() -> None:
     clock = Watch()
-    troubles = Troubles(clock)
-    troubles.report("archiver_store", StoreDenied("PUT: 403"))
+    problems = Problems(clock)
+    problems.report("archiver_store", StoreDenied("PUT: 403"))
     clock.now = 160.0
-    (only,) = troubles.open()
+    (only,) = problems.open()
     assert (only.begun_at, only.met_at) == (100.0, 100.0)
-    troubles.report("archiver_store", StoreDenied("PUT: 403"))
-    (only,) = troubles.open()
+    problems.report("archiver_store", StoreDenied("PUT: 403"))
+    (only,) = problems.open()
     assert (only.begun_at, only.met_at) == (100.0, 160.0)
 
 
 def test_the_last_problem_says_since_when_it_is_over() -> None:
     clock = Watch()
-    troubles = Troubles(clock)
-    troubles.report("archiver_store", StoreDenied("PUT: 403"))
-    assert troubles.last is not None
-    assert troubles.last.over_at is None
+    problems = Problems(clock)
+    problems.report("archiver_store", StoreDenied("PUT: 403"))
+    assert problems.last is not None
+    assert problems.last.over_at is None
     clock.now = 200.0
-    troubles.clear("archiver_store")
+    problems.clear("archiver_store")
     clock.now = 300.0
-    troubles.clear("archiver_store")
-    assert troubles.last.over_at == 200.0
-    troubles.report("archiver_store", StoreDenied("PUT: 403"))
+    problems.clear("archiver_store")
+    assert problems.last.over_at == 200.0
+    problems.report("archiver_store", StoreDenied("PUT: 403"))
     clock.now = 400.0
-    troubles.clear_all("archiver_")  # what it speaks of has ended
-    assert troubles.last.over_at == 400.0
+    problems.clear_all("archiver_")  # what it speaks of has ended
+    assert problems.last.over_at == 400.0
 
 
 def test_a_member_whose_key_has_gone_is_remembered_for_a_day() -> None:

@@ -154,7 +154,7 @@ def test_without_the_right_to_delete_it_goes_on_and_says_so_once(
             agent.wait_frontier(Segment.parse(alone.server.switch_wal(), SIZE).end)
         agent.wait_frontier(alone.insert())
         wait_for(lambda: "tail_not_removed" in caplog.text)
-        assert agent.troubles() == set()
+        assert agent.problems() == set()
     assert caplog.text.count("tail_not_removed") == 1
     assert len(alone.pieces()) >= 4
 
@@ -234,7 +234,7 @@ def test_p13_a_tail_with_other_bytes_that_the_record_rests_on_is_refused(alone: 
         body, metadata = alone.store.objects[stored.key]
         alone.store.objects[stored.key] = (body, {**metadata, "sha256": "0" * 64})
     with alone.agent() as agent:
-        wait_for(lambda: "takeover_failed" in agent.troubles())
+        wait_for(lambda: "takeover_failed" in agent.problems())
         assert not agent.archiving
 
 
@@ -268,10 +268,10 @@ def test_a_store_outage_ends_and_the_tail_goes_on(alone: Alone) -> None:
         alone.insert()
         alone.server.complete_segments(3)
         end = alone.insert()
-        wait_for(lambda: "archiver_store" in agent.troubles())
+        wait_for(lambda: "archiver_store" in agent.problems())
         alone.store.down = False
         agent.wait_frontier(end, 40)
-        wait_for(lambda: not agent.troubles())
+        wait_for(lambda: not agent.problems())
 
 
 @pytest.fixture(params=sorted(all_postgres()))

@@ -57,8 +57,8 @@ def cluster(postgres: Postgres, tmp_path: Path) -> Cluster:
 
 def refusal(agent: RunningAgent) -> str:
     """The reason of the takeover that is refused; "" while none is."""
-    troubles = report(agent.agent)["troubles"]
-    return next((each["reason"] for each in troubles if each["what"] == "takeover_failed"), "")
+    problems = report(agent.agent)["troubles"]
+    return next((each["reason"] for each in problems if each["what"] == "takeover_failed"), "")
 
 
 def insert(server: Postgres, first: int, last: int) -> Lsn:
@@ -164,11 +164,11 @@ def test_p8_an_owner_stores_on_and_records_nothing_while_another_member_leads(cl
         record = cluster.dcs.record
         last = cluster.server.complete_segments(2)[-1]
         wait_for(lambda: any(last in key for key in cluster.store.objects))
-        wait_for(lambda: "archiver_record" in agent.troubles())
+        wait_for(lambda: "archiver_record" in agent.problems())
         assert cluster.dcs.record == record
         cluster.dcs.set_leader(None)
         agent.wait_frontier(Segment.parse(last, SIZE).end)
-        wait_for(lambda: "archiver_record" not in agent.troubles())
+        wait_for(lambda: "archiver_record" not in agent.problems())
 
 
 def test_p13_the_data_directory_of_another_cluster_under_a_running_agent_changes_nothing(

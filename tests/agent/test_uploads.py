@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tests.core.values import plain_segment
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver.uploads import SLOW_RETRY, Uploads
-from walkeeper.agent.problems import Troubles
+from walkeeper.agent.problems import Problems
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
@@ -81,9 +81,9 @@ class World:
         self.clock = Hands()
         self.files = Files(lying)
         self.frontier = Frontier(History(1), Lsn(5 * MIB), SIZE)
-        self.troubles = Troubles(self.clock)
+        self.problems = Problems(self.clock)
         archive = Archive(MemoryStore(), Layout("demo", None, SYSTEM), SIZE, Codec())
-        self.uploads = Uploads(archive, self.files, self.frontier, self.troubles, self.clock)
+        self.uploads = Uploads(archive, self.files, self.frontier, self.problems, self.clock)
         self.stored: list[int] = []
 
     def look(self) -> None:
@@ -108,7 +108,7 @@ class World:
 
     @property
     def open(self) -> list[str]:
-        return [trouble.what for trouble in self.troubles.open()]
+        return [problem.what for problem in self.problems.open()]
 
 
 def test_j14_refused_segments_hold_up_no_others() -> None:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.agent.test_metrics import KNOWN, NOTHING_KNOWN, TROUBLE, Served
+from tests.agent.test_metrics import KNOWN, NOTHING_KNOWN, PROBLEM, Served
 from tests.parts.processes import free_port, wait_until
 from walkeeper.agent.http import server as web
 from walkeeper.lib import events
@@ -50,16 +50,16 @@ def ask(served: Served, method: str, path: str, **headers: str) -> tuple[int, di
     return found
 
 
-def test_health_is_bad_while_there_is_trouble(served: Served) -> None:
+def test_health_is_bad_while_there_is_a_problem(served: Served) -> None:
     assert served.get("/health") == (200, '{"troubles": []}\n')
-    served.report["troubles"] = [TROUBLE]
+    served.report["troubles"] = [PROBLEM]
     status, text = served.get("/health")
     assert status == 503
-    assert json.loads(text)["troubles"] == [TROUBLE]
+    assert json.loads(text)["troubles"] == [PROBLEM]
 
 
 def test_ready_is_who_sees_the_server_and_the_dcs(served: Served) -> None:
-    served.report["troubles"] = [TROUBLE]
+    served.report["troubles"] = [PROBLEM]
     assert served.get("/ready") == (200, '{"not_ready": []}\n')
     served.report = {**deepcopy(KNOWN), "server": None, "record_known": False}
     status, text = served.get("/ready")

@@ -183,7 +183,7 @@ def _answer(path: Path) -> str:
     return client.exchange(str(path), b'{"verb": "echo"}', 5).decode()
 
 
-def test_a_client_that_leaves_before_its_answer_is_no_trouble(serve: Serve) -> None:
+def test_a_client_that_leaves_before_its_answer_is_not_a_problem(serve: Serve) -> None:
     poked = threading.Event()
 
     def poke(_: dict[str, Any]) -> Mapping[str, Any]:

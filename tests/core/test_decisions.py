@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from walkeeper.core.commitment import (
-    MAX_TROUBLE,
+    MAX_PROBLEM,
+    problem_for_record,
     record_is_due,
     removable,
     slot_may_move,
-    trouble_for_record,
 )
 from walkeeper.core.desired import ServerView, View, writes_without_leading
 from walkeeper.core.hold_slot import SlotState, how_to_make_safe
@@ -63,7 +63,7 @@ def test_what_is_refused_below_the_frontier_is_of_no_use(problem: WalkeeperError
 
 
 @pytest.mark.parametrize(
-    ("lsn", "gaps", "trouble", "unsaid", "due"),
+    ("lsn", "gaps", "problem", "unsaid", "due"),
     [
         (8 * MIB, [], "a store is away", 29.0, False),
         (7 * MIB, [], "a store is away", 0.0, False),
@@ -74,9 +74,9 @@ def test_what_is_refused_below_the_frontier_is_of_no_use(problem: WalkeeperError
     ],
 )
 def test_the_record_is_written_only_when_it_says_less_than_is_known(
-    lsn: int, gaps: list[Gap], trouble: str, unsaid: float, due: bool
+    lsn: int, gaps: list[Gap], problem: str, unsaid: float, due: bool
 ) -> None:
-    assert record_is_due(RECORD, Lsn(lsn), gaps, (), trouble, unsaid) == due
+    assert record_is_due(RECORD, Lsn(lsn), gaps, (), problem, unsaid) == due
 
 
 def test_the_record_is_written_when_wal_is_suspected_lost_and_when_it_is_found() -> None:
@@ -87,9 +87,9 @@ def test_the_record_is_written_when_wal_is_suspected_lost_and_when_it_is_found()
     assert record_is_due(told, Lsn(8 * MIB), (), (), RECORD.trouble, 0.0)
 
 
-def test_the_record_carries_the_oldest_trouble_cut_short() -> None:
-    assert trouble_for_record([]) == ""
-    assert trouble_for_record(["x" * 1000, "y"]) == "x" * MAX_TROUBLE
+def test_the_record_carries_the_oldest_problem_cut_short() -> None:
+    assert problem_for_record([]) == ""
+    assert problem_for_record(["x" * 1000, "y"]) == "x" * MAX_PROBLEM
 
 
 @pytest.mark.parametrize(

@@ -126,21 +126,21 @@ def test_the_verdict_and_why() -> None:
 
 def test_a_problem_comes_with_its_hint_and_when_it_was_met_last() -> None:
     text = Reader(render(pages.unwell())).text
-    assert pages.TROUBLE["text"] in text
-    assert pages.TROUBLE["hint"] in text
+    assert pages.PROBLEM["text"] in text
+    assert pages.PROBLEM["hint"] in text
     assert "since 2026-11-23 08:40:11 UTC" in text
     assert "last met" not in text
-    late = pages.report(troubles=[{**pages.TROUBLE, "seen_seconds_ago": 95.0}])
+    late = pages.report(troubles=[{**pages.PROBLEM, "seen_seconds_ago": 95.0}])
     assert "08:40:11 UTC, last met 95 s ago" in Reader(render(replace(pages.unwell(), report=late))).text
 
 
 def test_a_problem_that_is_over_says_since_when_without_a_hint_and_goes_after_an_hour() -> None:
     def shown(over: float | None) -> str:
-        last = {**pages.TROUBLE, "over_seconds_ago": over}
+        last = {**pages.PROBLEM, "over_seconds_ago": over}
         return Reader(render(replace(pages.well(), report=pages.report(last_error=last)))).text
 
     assert "Nothing. The last one is over since 4 min 10 s: s3://our-wal" in shown(250.0)
-    assert pages.TROUBLE["hint"] not in shown(250.0)
+    assert pages.PROBLEM["hint"] not in shown(250.0)
     assert "s3://our-wal/demo" not in shown(3601.0)
     assert "s3://our-wal/demo" not in shown(None)
 

@@ -40,7 +40,7 @@ def test_p6_what_is_proved_absent_is_absent(agent: Node) -> None:
     assert agent.files == []
 
 
-@pytest.mark.parametrize("trouble", ["down", "no archive", "damaged", "bad name", "another cluster"])
+@pytest.mark.parametrize("problem", ["down", "no archive", "damaged", "bad name", "another cluster"])
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
@@ -52,18 +52,18 @@ def test_p6_what_is_proved_absent_is_absent(agent: Node) -> None:
     ],
 )
 def test_p6_what_the_agent_cannot_tell_is_tried_on_in_archive_recovery_and_final_elsewhere(
-    agent: Node, trouble: str, files: tuple[str, ...], expected: int | None
+    agent: Node, problem: str, files: tuple[str, ...], expected: int | None
 ) -> None:
     agent.server(files)
-    name = "../../x" if trouble == "bad name" else SEGMENT.name
-    if trouble == "down":
+    name = "../../x" if problem == "bad name" else SEGMENT.name
+    if problem == "down":
         agent.store.down = True
-    elif trouble == "no archive":
+    elif problem == "no archive":
         agent.store.objects.clear()
-    elif trouble == "damaged":
+    elif problem == "damaged":
         key = agent.archive.layout.file(SEGMENT, ".zst")
         agent.store.objects[key] = (agent.store.objects[key][0][:-1], {})
-    elif trouble == "another cluster":
+    elif problem == "another cluster":
         (agent.data / "global" / "pg_control").write_bytes(struct.pack("=QI", SYSTEM + 1, 1300) + bytes(8000))
     assert agent.restore(name) == expected
     assert agent.files == []

@@ -249,7 +249,7 @@ def test_p3_after_such_a_recovery_archiving_goes_on_without_conflict_and_is_rest
         agent.wait_frontier(site.insert(server, count=5))
         agent.wait_frontier(Segment.parse(server.switch_wal(), SIZE).end)
         agent.wait_frontier(site.insert(server, count=5))
-        assert agent.troubles() == set()
+        assert agent.problems() == set()
         wait_for(lambda: not list(tail.stored_pieces(site.store, site.layout, padded.name)))
     stored = set(site.archive.contents.segments())
     assert padded not in stored

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.status.test_status import REPLICA, REPORT, ROW, TROUBLE, WHOLE
+from tests.status.test_status import PROBLEM, REPLICA, REPORT, ROW, WHOLE
 from walkeeper.core.lsn import MIB
 from walkeeper.status import rows
 from walkeeper.status.attention import attention
@@ -57,7 +57,7 @@ def test_a_record_of_an_older_version_says_when_it_was_written_and_no_more() -> 
 
 
 def test_one_fault_is_one_line_on_the_node_whose_agent_reports_it() -> None:
-    agent = {**REPORT, "troubles": [TROUBLE]}
+    agent = {**REPORT, "troubles": [PROBLEM]}
     (only,) = attention({**WHOLE, "record": record(trouble="PUT: 403"), "agent": agent})
     assert only == {
         "text": "agent on this node, since 2026-11-28T07:00:00Z: PUT: 403",
@@ -68,13 +68,13 @@ def test_one_fault_is_one_line_on_the_node_whose_agent_reports_it() -> None:
 
 
 def test_what_was_not_tried_again_since_is_not_told_as_the_present() -> None:
-    agent = {**REPORT, "troubles": [{**TROUBLE, "seen_seconds_ago": 50.0}]}
+    agent = {**REPORT, "troubles": [{**PROBLEM, "seen_seconds_ago": 50.0}]}
     assert texts(agent=agent) == ["agent on this node, since 2026-11-28T07:00:00Z, last met 50 s ago: PUT: 403"]
 
 
 def test_an_error_that_is_over_says_since_when_and_goes_after_an_hour() -> None:
     def shown(over: float | None) -> str:
-        last = {**TROUBLE, "over_seconds_ago": over}
+        last = {**PROBLEM, "over_seconds_ago": over}
         return render({**WHOLE, "agent": {**REPORT, "last_error": last}})
 
     assert "Last      error of this node's agent, over since 5 min: PUT: 403" in shown(300.0)
@@ -122,7 +122,7 @@ def test_a_wrong_scope_is_said_and_is_not_an_empty_table() -> None:
 
 def test_why_a_member_is_not_gap_safe_comes_with_what_to_do_and_once() -> None:
     unsafe = {**ROW, "gap_safe": False, "why": "it has no hold slot", "hint": "Patroni makes it."}
-    agent = {**REPORT, "troubles": [{**TROUBLE, "text": "node1: it has no hold slot"}]}
+    agent = {**REPORT, "troubles": [{**PROBLEM, "text": "node1: it has no hold slot"}]}
     assert attention({**WHOLE, "members": [unsafe], "agent": agent}) == [
         {"text": "node1 is not gap-safe: it has no hold slot", "hint": "Patroni makes it."}
     ]

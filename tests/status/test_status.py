@@ -163,7 +163,7 @@ def test_i3_status_tells_what_is_known_and_what_is_not(world: World) -> None:
     assert said.found["gaps"] is None
     assert str(world.store) in said.unknown
     leader.execute("SELECT pg_logical_emit_message(true, '', 'x'), pg_switch_wal()")
-    said = world.wait(replica, 1, f"{leader.name}, which archives: ")  # the owner's trouble is seen from any node
+    said = world.wait(replica, 1, f"{leader.name}, which archives: ")  # the owner's problem is seen from any node
     away.rename(world.store)
     world.wait(replica, 0)
 
@@ -293,7 +293,7 @@ WHOLE: Final[dict[str, Any]] = {
     },
     "members": [ROW], "gone": [], "gaps": [], "agent": None, "attention": [], "unknown": [], "exit_code": 0,
 }  # fmt: skip
-TROUBLE: Final = {
+PROBLEM: Final = {
     "what": "archiver_store", "reason": "store_denied", "text": "PUT: 403", "hint": "The credentials need s3:PutObject.",
     "since": "2026-11-28T07:00:00Z", "seen_seconds_ago": 1.0, "over_seconds_ago": None,
 }  # fmt: skip

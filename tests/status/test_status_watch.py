@@ -75,7 +75,7 @@ def test_what_is_not_known_is_not_guessed() -> None:
     assert "Unknown   gaps: away" in text
 
 
-def test_troubles_and_the_last_error_are_shown() -> None:
+def test_problems_and_the_last_error_are_shown() -> None:
     last = {"since": "2026-11-23T07:00:00Z", "text": "store: refused", "over_seconds_ago": 250.0}
     text = shown(
         sample(

@@ -92,9 +92,9 @@ def test_a_present_object_is_one_request_and_an_absent_one_is_asked_for_twice(
     assert server.requests == [("HEAD", KEY), ("HEAD", "not/there"), ("GET", "not/there"), ("GET", "not/there")]
 
 
-# ---------------------------------------------------------------------------------------------------- trouble, refusals
+# ---------------------------------------------------------------------------------------------------- outages, refusals
 
-TROUBLE = [
+OUTAGES = [
     (500, "InternalError"),
     (502, "BadGateway"),
     (503, "SlowDown"),
@@ -127,7 +127,7 @@ TO_BE_FIXED = [
 def test_a_server_in_trouble_is_unavailable_after_one_try(
     server: ScriptedS3, store: S3Store, operation: Any, call: Call
 ) -> None:
-    for status, code in TROUBLE:
+    for status, code in OUTAGES:
         server.requests.clear()
         server.always(operation, refuse(status, code))
         server.always("GET", refuse(status, code))

@@ -18,7 +18,7 @@ from walkeeper.agent.observation import Look, Observed, Seen
 from walkeeper.agent.observer import Observer
 from walkeeper.agent.pace import Pace
 from walkeeper.agent.probe import Probe
-from walkeeper.agent.problems import Troubles
+from walkeeper.agent.problems import Problems
 from walkeeper.agent.threads import Crew
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
@@ -56,9 +56,9 @@ class Agent:
         self.config = config
         self.store = store
         self.records = records
-        self.troubles = Troubles(clock)
+        self.problems = Problems(clock)
         self.crew = Crew()
-        self.observer = Observer(config, records, self.troubles, clock)
+        self.observer = Observer(config, records, self.problems, clock)
         self.archiver: Archiver | None = None
         self.started_at = timestamp()
         self.spool = Spool(config.spool_directory, config.spool_limit)
@@ -67,7 +67,7 @@ class Agent:
         self._committer_server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
         self._leftovers = Leftovers(self.spool)
         self._pace = Pace(config.agent.poll_interval, clock)
-        self._probe = Probe(store, self.troubles)
+        self._probe = Probe(store, self.problems)
         self._stopping = False
         self._takeover_backoff = Backoff(0.2, 10)
         self._takeover_at = 0.0
@@ -164,7 +164,7 @@ class Agent:
             self._try_takeover(look.server, look.found)
         elif wanted is Desired.WATCH and look.leads(self.config.name) is False:
             self.refusals.over()
-            self.troubles.clear("takeover_failed")
+            self.problems.clear("takeover_failed")
         self._report_leadership(view)
 
     def _end_archiver(self, archiver: Archiver, view: View) -> None:
@@ -196,11 +196,11 @@ class Agent:
             self._takeover_at = now + self._takeover_backoff.failed()
             if isinstance(problem, Refused):
                 self.refusals.refused(problem, about)
-            self.troubles.report("takeover_failed", problem, grace=isinstance(problem, StandbyLags))
+            self.problems.report("takeover_failed", problem, grace=isinstance(problem, StandbyLags))
             return
         self._takeover_backoff.succeeded()
         self.refusals.over()
-        self.troubles.clear("takeover_failed")
+        self.problems.clear("takeover_failed")
 
     def _take_over(self, server: ServerState) -> Archiver:
         self._probe.ensure()
@@ -219,13 +219,13 @@ class Agent:
             lambda: self._stopping,
         )
         observed = Observed(server_up=True, lsn=server.lsn, times=self.observer.wal_times)
-        archiver = assemble(self.config, ownership, sources, self._committer_server, observed, self.troubles)
+        archiver = assemble(self.config, ownership, sources, self._committer_server, observed, self.problems)
         archiver.start(self.crew, self.config.upload_workers, self.config.uploads)
         return archiver
 
     def _report_leadership(self, view: View) -> None:
         if writes_without_leading(view):
-            self.troubles.report(
+            self.problems.report(
                 "no_leadership",
                 NoLeadership(
                     f"{self.config.name}: PostgreSQL accepts writes here, and Patroni's leader is somebody else",
@@ -233,7 +233,7 @@ class Agent:
                 ),
             )
         else:
-            self.troubles.clear("no_leadership")
+            self.problems.clear("no_leadership")
 
     def _hand_in_leftovers(self, server: ServerState | None, record: Record | None) -> None:
         if self.archiver is not None or record is None or (server is not None and not server.in_recovery):
@@ -244,9 +244,9 @@ class Agent:
             while self._clock.monotonic() < until and not self._pace.poked:
                 if not self._leftovers.hand_in_one(archive, record):
                     break
-            self.troubles.clear("leftovers")
+            self.problems.clear("leftovers")
         except WalkeeperError as problem:
-            self.troubles.report("leftovers", problem)
+            self.problems.report("leftovers", problem)
 
     def _other_members(self, frontier: Lsn) -> list[Candidate]:
         """Those that may have WAL from there on."""

@@ -83,7 +83,7 @@ class Pushing:
         self._jobs: dict[Place, _Job] = {}
         self._pushed: queue.SimpleQueue[tuple[Receipt, int]] = queue.SimpleQueue()
         self._later: dict[str, float] = {}
-        self._troubled: dict[str, str] = {}
+        self._reported: dict[str, str] = {}
         self._stopping = threading.Event()
 
     # --- calls ----------------------------------------------------------------------------------------------------
@@ -213,13 +213,13 @@ class Pushing:
             events.failure("push_failed", problem, file=place.name)
         else:
             what = "push_refused" if isinstance(problem, Refused) else "push_store"
-            self._troubled[what] = place.name
-            self._agent.troubles.report(what, problem)
+            self._reported[what] = place.name
+            self._agent.problems.report(what, problem)
 
     def _over(self, name: str) -> None:
-        for what in [what for what, troubled in self._troubled.copy().items() if troubled == name]:
-            self._troubled.pop(what, None)
-            self._agent.troubles.clear(what)
+        for what in [what for what, file in self._reported.copy().items() if file == name]:
+            self._reported.pop(what, None)
+            self._agent.problems.clear(what)
 
     # --- ahead ----------------------------------------------------------------------------------------------------
 
@@ -266,7 +266,7 @@ class Pushing:
         status = self._place.pg_wal / "archive_status"
         ready = _ready(status)
         self._mark_pushed()
-        for name in set(self._troubled.copy().values()):
+        for name in set(self._reported.copy().values()):
             if name in self._markers or not (status / f"{name}.ready").exists():
                 self._over(name)
         archiver = self._agent.archiver

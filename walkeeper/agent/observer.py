@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from walkeeper.agent.observation import GoneMembers, Look, Seen
-from walkeeper.agent.problems import Troubles
+from walkeeper.agent.problems import Problems
 from walkeeper.agent.samples import Samples
 from walkeeper.config import Config
 from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
@@ -41,7 +41,7 @@ class CommandFails(WalkeeperError):
 class Observer:
     """For one thread, but that any may read ``seen``, ``topology``, ``samples`` and ``lag_seconds``."""
 
-    def __init__(self, config: Config, records: RecordStore, troubles: Troubles, clock: Clock) -> None:
+    def __init__(self, config: Config, records: RecordStore, problems: Problems, clock: Clock) -> None:
         self.seen = Seen()
         self.topology: Topology | None = None
         self.members: dict[str, Member] = {}
@@ -49,7 +49,7 @@ class Observer:
         self.samples = Samples()
         self._config = config
         self._records = records
-        self._troubles = troubles
+        self._problems = problems
         self._clock = clock
         self._server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
         self._topology_at = 0.0
@@ -109,10 +109,10 @@ class Observer:
             if state.in_recovery and self.standby_cluster:
                 state = replace(state, timeline=self._server.replay_timeline())
         except PostgresError as problem:
-            self._troubles.report("postgresql", problem, grace=True)
+            self._problems.report("postgresql", problem, grace=True)
             return None
         self.wal_times.note(at, stamp, state.lsn)
-        self._troubles.clear("postgresql")
+        self._problems.clear("postgresql")
         return state
 
     def _look_at_slot(self, server: ServerState | None) -> SlotState | PostgresError | None:
@@ -121,23 +121,23 @@ class Observer:
         try:
             return self._server.slot(self._config.hold_slot)
         except PostgresError as problem:
-            self._troubles.report("postgresql", problem, grace=True)
+            self._problems.report("postgresql", problem, grace=True)
             return problem
 
     def _look_at_record(self) -> tuple[Versioned | None, bool]:
         try:
             found = self._records.read()
         except DcsError as problem:
-            self._troubles.report("dcs", problem, grace=True)
+            self._problems.report("dcs", problem, grace=True)
             return None, False
-        self._troubles.clear("dcs")
+        self._problems.clear("dcs")
         return found, True
 
     def _look_at_leader(self) -> tuple[str | None, bool]:
         try:
             leader = self._records.leader()
         except DcsError as problem:
-            self._troubles.report("dcs", problem)
+            self._problems.report("dcs", problem)
             return None, False
         return leader.name if leader is not None else None, True
 
@@ -149,7 +149,7 @@ class Observer:
         try:
             self.topology = self._records.topology()
         except DcsError as problem:
-            self._troubles.report("dcs", problem)
+            self._problems.report("dcs", problem)
             return
         self.gone.note(now, timestamp(), {member.name for member in self.topology.members})
         self._remember(self.topology, now)
@@ -168,29 +168,29 @@ class Observer:
     def _decode(self, found: Versioned | None) -> Record | None:
         claim = decoded(found)
         if claim.problem is not None:
-            self._troubles.report("record", claim.problem)
+            self._problems.report("record", claim.problem)
         else:
-            self._troubles.clear("record")
+            self._problems.clear("record")
         return claim.record
 
     def _look_at_command(self, server: ServerState | None) -> CommandState | None:
         """How archive_command fares, on a server that runs it."""
         if server is None or server.in_recovery:
-            self._troubles.clear("archive_command")
+            self._problems.clear("archive_command")
             return None
         try:
             command = self._server.archive_command()
         except PostgresError as problem:
-            self._troubles.report("postgresql", problem, grace=True)
+            self._problems.report("postgresql", problem, grace=True)
             return None
         if command.mode != "off" and command.fails:
             text = f"archive_command: it failed for {command.last_failed} and has not succeeded since"
             hint = (
                 "PostgreSQL's log has what it said. PostgreSQL keeps all WAL from there on: watch the disk of pg_wal."
             )
-            self._troubles.report("archive_command", CommandFails(text, hint=hint), grace=True)
+            self._problems.report("archive_command", CommandFails(text, hint=hint), grace=True)
         else:
-            self._troubles.clear("archive_command")
+            self._problems.clear("archive_command")
         return command
 
     def _judge_slot(self, look: Look) -> str | None:
@@ -199,16 +199,16 @@ class Observer:
         if isinstance(slot, PostgresError) or record is None:
             return None
         if self._never_promoted(look):
-            self._troubles.clear("not_gap_safe")
+            self._problems.clear("not_gap_safe")
             return None
         why = why_not_gap_safe(slot, record.position, record.size)
         if why:
             name = self._config.hold_slot
             declared = self.topology is None or name in self.topology.slots
             hint = how_to_make_safe(slot, name, declared=declared)
-            self._troubles.report("not_gap_safe", NotGapSafe(f"{self._config.name}: {why}", hint=hint), grace=True)
+            self._problems.report("not_gap_safe", NotGapSafe(f"{self._config.name}: {why}", hint=hint), grace=True)
         else:
-            self._troubles.clear("not_gap_safe")
+            self._problems.clear("not_gap_safe")
         return why
 
     def _never_promoted(self, look: Look) -> bool:

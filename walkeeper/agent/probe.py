@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from walkeeper.agent.problems import Troubles
+from walkeeper.agent.problems import Problems
 from walkeeper.errors import WalkeeperError
 from walkeeper.store.base import Store
 
@@ -12,9 +12,9 @@ from walkeeper.store.base import Store
 class Probe:
     """Once a process. Safe from several threads."""
 
-    def __init__(self, store: Store, troubles: Troubles) -> None:
+    def __init__(self, store: Store, problems: Problems) -> None:
         self._store = store
-        self._troubles = troubles
+        self._problems = problems
         self._lock = threading.Lock()
         self._done = False
 
@@ -23,7 +23,7 @@ class Probe:
         try:
             self.ensure()
         except WalkeeperError as problem:
-            self._troubles.report("store_probe", problem)
+            self._problems.report("store_probe", problem)
 
     def ensure(self) -> None:
         """Raises the store's errors, among them StoreUnfit."""
@@ -31,4 +31,4 @@ class Probe:
             if not self._done:
                 self._store.probe()
                 self._done = True
-                self._troubles.clear("store_probe")
+                self._problems.clear("store_probe")

@@ -11,13 +11,13 @@ from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, timestamp
 
 REPEAT_SECONDS: Final = 60.0
-"""A trouble that lasts is logged again after this long."""
+"""A problem that lasts is logged again after this long."""
 GRACE_SECONDS: Final = 5.0
-"""A restart or a switchover makes connections fail for a moment; what passes within this time is no trouble."""
+"""A restart or a switchover makes connections fail for a moment; what passes within this time is not a problem."""
 
 
 @dataclass(slots=True)
-class Trouble:
+class Problem:
     """One inability. ``since`` is wall time for people; it was met last at ``met_at``, and is over since ``over_at``."""
 
     what: str
@@ -31,14 +31,14 @@ class Trouble:
     over_at: float | None = None
 
 
-class Troubles:
-    """Open troubles by a fixed word; safe for several threads."""
+class Problems:
+    """Open problems by a fixed word; safe for several threads."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._open: dict[str, Trouble] = {}
+        self._open: dict[str, Problem] = {}
         self._refused: dict[str, int] = {}
-        self.last: Trouble | None = None
+        self.last: Problem | None = None
         """The one that was logged last, whether it lasts or not."""
         self._lock = threading.Lock()
 
@@ -51,7 +51,7 @@ class Troubles:
         with self._lock:
             known = self._open.get(what)
             if known is None or known.reason != problem.reason:
-                known = Trouble(what, problem.reason, "", "", timestamp(), now, None)
+                known = Problem(what, problem.reason, "", "", timestamp(), now, None)
                 self._open[what] = known
             known.text, known.hint, known.met_at = str(problem), problem.hint, now
             if grace and now - known.begun_at < GRACE_SECONDS:
@@ -83,10 +83,10 @@ class Troubles:
         if self.last is not None and self.last.what == what and self.last.over_at is None:
             self.last = replace(self.last, over_at=self._clock.monotonic())
 
-    def open(self) -> list[Trouble]:
+    def open(self) -> list[Problem]:
         """Those that last, oldest first."""
         with self._lock:
-            return [trouble for trouble in self._open.values() if trouble.logged_at is not None]
+            return [problem for problem in self._open.values() if problem.logged_at is not None]
 
     def counts(self) -> dict[str, int]:
         """How often each reason came up since the agent started."""

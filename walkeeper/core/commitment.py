@@ -12,8 +12,8 @@ from walkeeper.core.record import Gap, Record
 
 IDLE_SECONDS: Final = 30.0
 """Seconds after which an idle owner says again that no WAL waits: so long may a wait seem on other nodes that is none."""
-MAX_TROUBLE: Final = 200
-"""Characters of a trouble that stand in the record."""
+MAX_PROBLEM: Final = 200
+"""Characters of a problem that stand in the record."""
 
 
 def record_is_due(
@@ -21,7 +21,7 @@ def record_is_due(
     frontier: Lsn,
     new_gaps: Collection[Gap],
     suspected: tuple[Gap, ...],
-    trouble: str,
+    problem: str,
     unsaid: float,
 ) -> bool:
     """Whether the record says less than is known. It is never written for nothing: a DCS keeps each version.
@@ -30,12 +30,12 @@ def record_is_due(
     """
     if frontier > record.position or new_gaps or unsaid > IDLE_SECONDS:
         return True
-    return suspected != record.suspected or trouble != record.trouble
+    return suspected != record.suspected or problem != record.trouble
 
 
-def trouble_for_record(texts: Sequence[str]) -> str:
-    """What people on other nodes read of the open troubles, oldest first: the oldest, cut."""
-    return texts[0][:MAX_TROUBLE] if texts else ""
+def problem_for_record(texts: Sequence[str]) -> str:
+    """What people on other nodes read of the open problems, oldest first: the oldest, cut."""
+    return texts[0][:MAX_PROBLEM] if texts else ""
 
 
 def slot_may_move(slot: SlotState | None, recorded: Lsn) -> bool:

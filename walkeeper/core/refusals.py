@@ -11,10 +11,10 @@ from walkeeper.errors import BadSegment, Refused, StoreDenied, WalkeeperError
 @dataclass(frozen=True, slots=True)
 class Retry:
     """``damaged``: the file is of no use, and is put aside where that is ours to do. ``slowly``: only people can help, so
-    it is tried again once a minute; else with growing waits. ``trouble`` is the word under which it is reported.
+    it is tried again once a minute; else with growing waits. ``what`` is the word under which it is reported.
     """
 
-    trouble: Literal["archiver_refused", "archiver_store"]
+    what: Literal["archiver_refused", "archiver_store"]
     damaged: bool
     slowly: bool
 

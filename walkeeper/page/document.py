@@ -36,7 +36,7 @@ def render(facts: Facts) -> str:
     agent = facts.report["agent"]
     parts = [
         ("cards", "At a glance", _cards(facts, picture)),
-        ("troubles", "What keeps it from its work", _troubles(facts.report)),
+        ("problems", "What keeps it from its work", _problems(facts.report)),
         ("timelines", "The archive", _archive(facts, picture)),
         ("members", "Members", _members(facts)),
         ("lag", "Lag", _lag(facts)),
@@ -148,16 +148,16 @@ def _gap_card(facts: Facts, picture: Picture | None) -> tuple[str, str, str, str
     return "Gaps", str(picture.gaps) if picture.gaps else "none", looked, "bad" if picture.gaps else ""
 
 
-# --- troubles ---------------------------------------------------------------------------------------------------------
+# --- problems ---------------------------------------------------------------------------------------------------------
 
 
-def _troubles(report: Any) -> str:
-    body = "".join(_trouble(trouble) for trouble in report["troubles"]) or f"<p>Nothing.{_over(report)}</p>"
+def _problems(report: Any) -> str:
+    body = "".join(_problem(problem) for problem in report["troubles"]) or f"<p>Nothing.{_over(report)}</p>"
     counted = report["refused_total"]
     if counted:
         words = ", ".join(f"{reason} {number}" for reason, number in sorted(counted.items()))
         body += f'<p class="soft">Since the agent started: {esc(words)}.</p>'
-    return _live("trouble", body)
+    return _live("problem", body)
 
 
 def _over(report: Any) -> str:
@@ -169,13 +169,13 @@ def _over(report: Any) -> str:
     return f' <span class="soft">The last one is over since {esc(duration(over))}: {esc(last["text"])}</span>'
 
 
-def _trouble(trouble: Any) -> str:
-    hint = f"<p><strong>Hint:</strong> {esc(trouble['hint'])}</p>" if trouble["hint"] else ""
-    met = trouble.get("seen_seconds_ago")
+def _problem(problem: Any) -> str:
+    hint = f"<p><strong>Hint:</strong> {esc(problem['hint'])}</p>" if problem["hint"] else ""
+    met = problem.get("seen_seconds_ago")
     ago = f", last met {duration(met)} ago" if met is not None and met > STALE_SECONDS else ""
     return (
-        f'<div class="trouble"><p>{esc(trouble["text"])}</p>{hint}<p class="soft">{esc(trouble["what"])}, '
-        f"{esc(trouble['reason'])}: since {esc(moment(trouble['since']))}{esc(ago)}</p></div>"
+        f'<div class="problem"><p>{esc(problem["text"])}</p>{hint}<p class="soft">{esc(problem["what"])}, '
+        f"{esc(problem['reason'])}: since {esc(moment(problem['since']))}{esc(ago)}</p></div>"
     )
 
 

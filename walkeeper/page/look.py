@@ -30,7 +30,7 @@ section{background:var(--card);border:1px solid var(--edge);border-radius:8px;pa
 .facts dd{margin:0;font-size:1.15rem;font-weight:600;overflow-wrap:anywhere}
 .facts dd small{display:block;font-size:.85rem;font-weight:400;color:var(--soft)}
 .bad{color:var(--bad)}.odd{color:var(--odd)}.good{color:var(--good)}
-.trouble{border-left:4px solid var(--bad);padding:.1rem 0 .1rem .8rem;margin:.8rem 0;overflow-wrap:anywhere}
+.problem{border-left:4px solid var(--bad);padding:.1rem 0 .1rem .8rem;margin:.8rem 0;overflow-wrap:anywhere}
 .stale{border:2px solid var(--bad);color:var(--bad);background:var(--card);border-radius:8px;padding:8px 16px;
 margin:16px auto;max-width:960px;font-weight:600}
 .stale[hidden]{display:none}

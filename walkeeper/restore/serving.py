@@ -37,7 +37,7 @@ SILENCE: Final = 1.0
 """Seconds after which who asked is told that there is no answer yet: a promotion waits for each."""
 PAUSE: Final = 0.5
 """Seconds before a recovery is told to ask again for what is missing; with SILENCE less than the client waits."""
-TROUBLE: Final = 5.0
+RETRY_SECONDS: Final = 5.0
 """Seconds for which a store that failed or said nothing is not asked again by a standby: a promotion makes several calls."""
 AT_ONCE: Final = 4
 """Requests that are worked on together: each may hold a whole segment in memory, packed and plain."""
@@ -62,7 +62,7 @@ class Restoring:
         self._fetches: dict[tuple[str, str, bool], _Fetch] = {}
         self._ends = Ends(self._source, connect, clock, config.restore_deadline)
         self._notes: dict[tuple[str, str], HoleInArchive] = {}
-        self._trouble_until = 0.0
+        self._retry_at = 0.0
         sweep_links(run_directory)
 
     @property
@@ -120,8 +120,8 @@ class Restoring:
         self, layout: Layout, name: str, recovery: Recovery | None, *, patient: bool, recovers: bool, follower: bool
     ) -> _Fetch:
         """From the store, in a thread that goes on when nobody waits any more. Raises TimeoutError, then."""
-        if not patient and self._clock.monotonic() < self._trouble_until:
-            hint = f"It is asked again {TROUBLE:g} s after it failed. Look at the store and the way to it."
+        if not patient and self._clock.monotonic() < self._retry_at:
+            hint = f"It is asked again {RETRY_SECONDS:g} s after it failed. Look at the store and the way to it."
             raise CannotTell(f"{self.store_url}: it does not answer at the moment", hint=hint)
         key = layout.root, name, recovers
         with self._lock:
@@ -153,7 +153,7 @@ class Restoring:
                     fetch.hole = self._ends.hole(layout, name, partly=fetch.tail is not None)
         except StoreError as problem:
             fetch.problem = problem
-            self._trouble_until = self._clock.monotonic() + TROUBLE
+            self._retry_at = self._clock.monotonic() + RETRY_SECONDS
         except WalkeeperError as problem:
             fetch.problem = problem
         except MemoryError:
@@ -203,7 +203,7 @@ class Restoring:
 
     def _no_answer_yet(self, name: str, waited: object, *, patient: bool) -> Mapping[str, Any]:
         if not patient:
-            self._trouble_until = self._clock.monotonic() + TROUBLE
+            self._retry_at = self._clock.monotonic() + RETRY_SECONDS
             error, hint = f"{name}: {self.store_url} has not answered within {SILENCE:g} s", "It is being fetched."
             raise CannotTell(error, hint=hint)
         deadline = self._config.restore_deadline

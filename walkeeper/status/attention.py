@@ -41,7 +41,7 @@ def _about_the_owner(status: dict[str, Any]) -> Iterator[Remark]:
         yield remark("Patroni has no leader", "patronictl list shows what its members do.")
     if record is None:
         return
-    own = [trouble["text"] for trouble in _troubles(status["agent"])] if record["owner"] == status["node"] else []
+    own = [problem["text"] for problem in _problems(status["agent"])] if record["owner"] == status["node"] else []
     if record["trouble"] and not any(text.startswith(record["trouble"]) for text in own):
         hint = f"walkeeper status on {record['owner']} says what to do." if record["owner"] != status["node"] else ""
         yield remark(f"{record['owner']}, which archives: {record['trouble']}", hint)
@@ -111,16 +111,16 @@ def _stuck(row: dict[str, Any], scope: str) -> Iterator[Remark]:
         )
 
 
-def _troubles(agent: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _problems(agent: dict[str, Any] | None) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = (agent or {}).get("troubles", [])
     return found
 
 
 def _about_the_agent(status: dict[str, Any]) -> Iterator[Remark]:
     told = {f"{row['name']}: {row['why']}" for row in status["members"] if row["gap_safe"] is False}
-    for trouble in _troubles(status["agent"]):
-        if trouble["text"] in told:
+    for problem in _problems(status["agent"]):
+        if problem["text"] in told:
             continue  # the member's own row says it
-        tried = trouble.get("seen_seconds_ago")
+        tried = problem.get("seen_seconds_ago")
         ago = f", last met {duration(tried)} ago" if tried is not None and tried >= STANDSTILL else ""
-        yield remark(f"agent on this node, since {trouble['since']}{ago}: {trouble['text']}", trouble.get("hint", ""))
+        yield remark(f"agent on this node, since {problem['since']}{ago}: {problem['text']}", problem.get("hint", ""))

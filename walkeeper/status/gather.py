@@ -323,8 +323,8 @@ def _agent(config: Config, unknown: list[Remark], found: list[Remark]) -> dict[s
 
 def understands(report: dict[str, Any]) -> bool:
     """Whether an agent's report has what is shown of it: it may be of another version."""
-    agent, troubles = report.get("agent"), report.get("troubles")
-    return isinstance(agent, dict) and agent.keys() >= _SHOWN and isinstance(troubles, list)
+    agent, problems = report.get("agent"), report.get("troubles")
+    return isinstance(agent, dict) and agent.keys() >= _SHOWN and isinstance(problems, list)
 
 
 def _is_servers_user(config: Config) -> bool:

@@ -23,7 +23,7 @@ from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.archiver.tail import Tail
 from walkeeper.agent.archiver.uploads import Uploads
 from walkeeper.agent.observation import Observed
-from walkeeper.agent.problems import Troubles
+from walkeeper.agent.problems import Problems
 from walkeeper.agent.threads import Crew
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
@@ -50,7 +50,7 @@ class Archiver:
         lost: LostWal,
         tail: Tail,
         observed: Observed,
-        troubles: Troubles,
+        problems: Problems,
         clock: Clock,
     ) -> None:
         """All of these belong to it alone."""
@@ -61,7 +61,7 @@ class Archiver:
         self._frontier = frontier
         self._source = source
         self._commit = commit
-        self._troubles = troubles
+        self._problems = problems
         self._clock = clock
         self._offered: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -128,7 +128,7 @@ class Archiver:
         until = self._clock.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, until - self._clock.monotonic()))
-        self._troubles.clear_all("archiver_")
+        self._problems.clear_all("archiver_")
 
     @property
     def ended(self) -> bool:
@@ -149,9 +149,9 @@ class Archiver:
                     if lost is not None:
                         self.lost.suspect(lost, self.observed.lsn)
                         self._commit.changed.set()
-                    self._troubles.clear("archiver_spool")
+                    self._problems.clear("archiver_spool")
                 except SpoolError as problem:
-                    self._troubles.report("archiver_spool", problem)
+                    self._problems.report("archiver_spool", problem)
                     self._stopping.wait(SPOOL_RETRY)
                 self._look_now.wait(TICK)
                 self._look_now.clear()

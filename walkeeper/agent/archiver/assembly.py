@@ -14,7 +14,7 @@ from walkeeper.agent.archiver.streaming import Streaming
 from walkeeper.agent.archiver.tail import Tail
 from walkeeper.agent.archiver.uploads import Uploads
 from walkeeper.agent.observation import Observed
-from walkeeper.agent.problems import Troubles
+from walkeeper.agent.problems import Problems
 from walkeeper.config import Config
 from walkeeper.core.frontier import Frontier
 from walkeeper.errors import ConfigError
@@ -33,7 +33,7 @@ def find_receiver(config: Config, major: int) -> Path | None:
 
 
 def assemble(
-    config: Config, ownership: Ownership, sources: Sources, server: Server, observed: Observed, troubles: Troubles
+    config: Config, ownership: Ownership, sources: Sources, server: Server, observed: Observed, problems: Problems
 ) -> Archiver:
     """An archiver that is not started. ``server`` is for its own use."""
     receiver: Receiver | None = None
@@ -43,18 +43,18 @@ def assemble(
     else:
         passfile = config.spool_directory / "pgpass"
         receiver = Receiver(sources.program, sources.spool.wal, config.postgresql, passfile, sources.clock)
-        source = Streaming(sources, receiver, observed, troubles, sources.clock)
+        source = Streaming(sources, receiver, observed, problems, sources.clock)
     clock, archive = sources.clock, sources.archive
     frontier = Frontier(sources.history, ownership.record.position, archive.size)
-    commit = Commit(ownership, frontier, source, server, config.hold_slot, observed, troubles, clock)
+    commit = Commit(ownership, frontier, source, server, config.hold_slot, observed, problems, clock)
     return Archiver(
         frontier=frontier,
         source=source,
-        uploads=Uploads(archive, source, frontier, troubles, clock),
+        uploads=Uploads(archive, source, frontier, problems, clock),
         commit=commit,
-        lost=LostWal(sources, frontier, config.gap_patience, troubles),
-        tail=Tail(sources, receiver, ownership.record.session, config.tail_interval, troubles),
+        lost=LostWal(sources, frontier, config.gap_patience, problems),
+        tail=Tail(sources, receiver, ownership.record.session, config.tail_interval, problems),
         observed=observed,
-        troubles=troubles,
+        problems=problems,
         clock=clock,
     )

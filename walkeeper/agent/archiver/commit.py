@@ -10,8 +10,8 @@ from typing import Final
 from walkeeper.agent.archiver.ownership import Fenced, Ownership
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.observation import Observed
-from walkeeper.agent.problems import Troubles
-from walkeeper.core.commitment import record_is_due, removable, slot_may_move, trouble_for_record
+from walkeeper.agent.problems import Problems
+from walkeeper.core.commitment import problem_for_record, record_is_due, removable, slot_may_move
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.hold_slot import SlotState, slot_target
 from walkeeper.core.receipt import Receipt
@@ -25,8 +25,8 @@ from walkeeper.postgres.server import Server
 
 RECORD_INTERVAL: Final = 0.2
 """Seconds from one write of the record to the next: a backlog's segments are stored faster than a DCS should be written."""
-TROUBLE_INTERVAL: Final = 10.0
-"""Seconds from one change of the record's trouble to the next."""
+PROBLEM_SECONDS: Final = 10.0
+"""Seconds from one change of the record's problem to the next."""
 
 
 class Commit:
@@ -40,7 +40,7 @@ class Commit:
         server: Server,
         hold_slot: str,
         observed: Observed,
-        troubles: Troubles,
+        problems: Problems,
         clock: Clock,
     ) -> None:
         self.ownership = ownership
@@ -52,11 +52,11 @@ class Commit:
         self._server = server
         self._hold_slot = hold_slot
         self._observed = observed
-        self._troubles = troubles
+        self._problems = problems
         self._clock = clock
         self._stored: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
         self._gaps: queue.SimpleQueue[Gap] = queue.SimpleQueue()
-        self._trouble_at = 0.0
+        self._problem_at = 0.0
         self._said_at = -math.inf
         """The monotonic moment that the record's ``wal_at`` names."""
 
@@ -89,36 +89,36 @@ class Commit:
                 self.over.set()
                 return
             except DcsError as problem:
-                self._troubles.report("archiver_record", problem)
+                self._problems.report("archiver_record", problem)
                 stopping.wait(backoff.failed())
                 continue
             backoff.succeeded()
-            self._troubles.clear("archiver_record")
+            self._problems.clear("archiver_record")
             slot = self._follow_with_slot()
             pending = self._remove_recorded(pending, slot)
             stopping.wait(RECORD_INTERVAL)
 
     def _write_record(self, gaps: list[Gap]) -> None:
-        trouble, frontier = self._trouble(), self._frontier.lsn
+        problem, frontier = self._problem(), self._frontier.lsn
         # After the position: a sum that is newer than that is not stated, and both are written again.
         self.ownership.below = self._frontier.below
         history, size = self._frontier.history, self._frontier.size
         suspected = tuple(lost.as_gap() for lost in stretches(history, size, self._frontier.suspected))[:MAX_SUSPECTED]
         ended = self._observed.times.ended_at_or_below(frontier)
         unsaid = ended.until - self._said_at if ended is not None else 0.0
-        if record_is_due(self.ownership.record, frontier, gaps, suspected, trouble, unsaid):
+        if record_is_due(self.ownership.record, frontier, gaps, suspected, problem, unsaid):
             wal_at = ended.stamp if ended is not None else ""
-            self.ownership.write(frontier, tuple(gaps), trouble, suspected, wal_at)
+            self.ownership.write(frontier, tuple(gaps), problem, suspected, wal_at)
             self._said_at = ended.until if ended is not None else self._said_at
 
-    def _trouble(self) -> str:
+    def _problem(self) -> str:
         """For the record, where it changes at most every few seconds."""
         now, said = self._clock.monotonic(), self.ownership.record.trouble
-        if now < self._trouble_at:
+        if now < self._problem_at:
             return said
-        text = trouble_for_record([trouble.text for trouble in self._troubles.open()])
+        text = problem_for_record([problem.text for problem in self._problems.open()])
         if text != said:
-            self._trouble_at = now + TROUBLE_INTERVAL
+            self._problem_at = now + PROBLEM_SECONDS
         return text
 
     def _follow_with_slot(self) -> SlotState | None:
@@ -131,9 +131,9 @@ class Commit:
             slot = self._server.slot(self._hold_slot)
             if slot_may_move(slot, target) and not self._left_timeline():
                 self._server.advance_slot(self._hold_slot, target)
-            self._troubles.clear("archiver_slot")
+            self._problems.clear("archiver_slot")
         except PostgresError as problem:
-            self._troubles.report("archiver_slot", problem, grace=True)
+            self._problems.report("archiver_slot", problem, grace=True)
         return slot
 
     def _left_timeline(self) -> bool:
@@ -155,7 +155,7 @@ class Commit:
                     self._source.remove(receipt)
                     continue
             except SpoolError as problem:
-                self._troubles.report("archiver_spool", problem)
+                self._problems.report("archiver_spool", problem)
             waiting.append(receipt)
         return waiting
 
@@ -163,5 +163,5 @@ class Commit:
         try:
             return self._source.crowded()
         except SpoolError as problem:
-            self._troubles.report("archiver_spool", problem)
+            self._problems.report("archiver_spool", problem)
             return False

@@ -16,7 +16,7 @@ from typing import Final
 from walkeeper.agent.archiver.member_wal import Candidate, Members
 from walkeeper.agent.archiver.recorded_gaps import RecordedGaps
 from walkeeper.agent.archiver.spool import Spool
-from walkeeper.agent.problems import Troubles
+from walkeeper.agent.problems import Problems
 from walkeeper.archive.write import Archive
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
@@ -83,7 +83,7 @@ def disk_of(path: Path) -> tuple[int, int]:
 class LostWal:
     """``suspect`` and what is in the queues are for the thread that has the frontier; ``run`` is a thread's."""
 
-    def __init__(self, sources: Sources, frontier: Frontier, patience: float, troubles: Troubles) -> None:
+    def __init__(self, sources: Sources, frontier: Frontier, patience: float, problems: Problems) -> None:
         self.found: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
         self.gaps: queue.SimpleQueue[Lost] = queue.SimpleQueue()
         """Recorded in the store."""
@@ -93,11 +93,11 @@ class LostWal:
         self._sources = sources
         self._frontier = frontier
         self._patience = patience
-        self._troubles = troubles
+        self._problems = problems
         self._suspicions = Suspicions(sources.history, frontier.size)
         self._new: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         self._members = Members(sources)
-        self._recorded = RecordedGaps(sources, self._members, troubles)
+        self._recorded = RecordedGaps(sources, self._members, problems)
         self._look_from = 0
         self._until = (0.0, "")
 
@@ -131,12 +131,12 @@ class LostWal:
                     self._look(stopped)
                 if not stopped():
                     self._recorded.look(stopped)
-                self._troubles.clear("archiver_lost_wal")
+                self._problems.clear("archiver_lost_wal")
             except WalkeeperError as problem:
-                self._troubles.report("archiver_lost_wal", problem, grace=True)
+                self._problems.report("archiver_lost_wal", problem, grace=True)
             if not self._suspicions:
                 self.missing = None
-                self._troubles.clear("archiver_wal_missing")
+                self._problems.clear("archiver_wal_missing")
 
     def _look(self, stopped: Callable[[], bool]) -> None:
         """One round: here, at each member that may have it, and then what follows from that. Raises the store's errors."""
@@ -228,7 +228,7 @@ class LostWal:
         names = ", ".join(silent) if members is not None else "the DCS to tell the members"
         waits = f"waiting for {names} until {self._until[1]}" if silent or members is None else "nobody is left to ask"
         more = f" and {len(lost) - 1} more ranges" if len(lost) > 1 else ""
-        self._troubles.report(
+        self._problems.report(
             "archiver_wal_missing",
             WalMissing(
                 f"WAL {lost[0]}{more}: neither this server nor the store has it; {waits}",

@@ -59,7 +59,7 @@ class Ownership:
         self,
         lsn: Lsn,
         new_gaps: tuple[Gap, ...] = (),
-        trouble: str = "",
+        problem: str = "",
         suspected: tuple[Gap, ...] = (),
         wal_at: str = "",
     ) -> None:
@@ -82,7 +82,7 @@ class Ownership:
             gaps=gaps[-MAX_GAPS:],
             gaps_total=self.record.gaps_total + len(new_gaps),
             suspected=suspected[:MAX_SUSPECTED],
-            trouble=trouble,
+            trouble=problem,
             updated_at=now,
             moved_at=now if lsn > self.record.position else self.record.moved_at,
             wal_at=wal_at or self.record.wal_at,

@@ -1,4 +1,4 @@
-"""Gaps that are recorded: a trouble until a person accepts them, and closed by a member that comes back with the WAL."""
+"""Gaps that are recorded: a problem until a person accepts them, and closed by a member that comes back with the WAL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from walkeeper.agent.archiver.member_wal import Members
-from walkeeper.agent.problems import Troubles
+from walkeeper.agent.problems import Problems
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
@@ -34,10 +34,10 @@ class GapOpen(WalkeeperError):
 class RecordedGaps:
     """Those that are not closed. For one thread."""
 
-    def __init__(self, sources: Sources, members: Members, troubles: Troubles) -> None:
+    def __init__(self, sources: Sources, members: Members, problems: Problems) -> None:
         self._sources = sources
         self._members = members
-        self._troubles = troubles
+        self._problems = problems
         self._wanted = Suspicions(sources.history, sources.archive.size)
         self._look_at = 0.0
 
@@ -75,10 +75,10 @@ class RecordedGaps:
 
     def _tell(self, gaps: Sequence[Gap]) -> None:
         if not gaps:
-            self._troubles.clear("archiver_gap")
+            self._problems.clear("archiver_gap")
             return
         first, more = gaps[0], f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
-        self._troubles.report(
+        self._problems.report(
             "archiver_gap",
             GapOpen(
                 f"gap {first.start} to {first.end} of timeline {first.timeline}{more}: this WAL is lost",

@@ -7,7 +7,7 @@ from typing import Final
 from walkeeper.agent.archiver import lost_wal
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.observation import Observed
-from walkeeper.agent.problems import Troubles
+from walkeeper.agent.problems import Problems
 from walkeeper.core import amounts
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
@@ -40,14 +40,14 @@ class Streaming:
     """A Source. The spool is a cache: what is lost there is streamed again."""
 
     def __init__(
-        self, sources: lost_wal.Sources, receiver: Receiver, observed: Observed, troubles: Troubles, clock: Clock
+        self, sources: lost_wal.Sources, receiver: Receiver, observed: Observed, problems: Problems, clock: Clock
     ) -> None:
         self._sources = sources
         self._spool: Spool = sources.spool
         self._size = sources.archive.size
         self._receiver = receiver
         self._observed = observed
-        self._troubles = troubles
+        self._problems = problems
         self._clock = clock
         self._restart = Backoff(0.2, 10)
         self._restart_at = 0.0
@@ -141,7 +141,7 @@ class Streaming:
 
     def _failed(self, problem: WalkeeperError) -> None:
         self._restart_at = self._clock.monotonic() + self._restart.failed()
-        self._troubles.report("archiver_receiver", problem, grace=True)
+        self._problems.report("archiver_receiver", problem, grace=True)
 
     def _watch_progress(self, due: Segment) -> None:
         """A segment that the server has completed must arrive. An idle server is no reason for alarm."""
@@ -149,7 +149,7 @@ class Streaming:
         if due != self._due or self._observed.lsn < due.end:
             if due != self._due or now - self._started_at > STEADY_SECONDS:  # a quiet server completes none for hours
                 self._restart.succeeded()
-                self._troubles.clear("archiver_receiver")
+                self._problems.clear("archiver_receiver")
             self._due, self._due_since = due, now
             return
         if now - self._due_since > SILENCE_LIMIT and self._observed.server_up:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.agent.archiver.lost_wal import Sources
-from walkeeper.agent.problems import Troubles
+from walkeeper.agent.problems import Problems
 from walkeeper.archive import tail
 from walkeeper.archive.tail import StoredPiece
 from walkeeper.core.frontier import Frontier
@@ -62,7 +62,7 @@ class Tail:
     """The tail of one ownership. ``run`` is a thread's; ``stored`` and ``advance`` are for the thread that has the frontier."""
 
     def __init__(
-        self, sources: Sources, receiver: Receiver | None, session: str, interval: float | None, troubles: Troubles
+        self, sources: Sources, receiver: Receiver | None, session: str, interval: float | None, problems: Problems
     ) -> None:
         self.uploaded = 0
         self.uploaded_bytes = 0
@@ -71,7 +71,7 @@ class Tail:
         self._receiver = receiver
         self._session = session
         self._interval = interval
-        self._troubles = troubles
+        self._problems = problems
         self._clock = sources.clock
         self._receipts: queue.SimpleQueue[TailReceipt] = queue.SimpleQueue()
         self._whole: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
@@ -109,11 +109,11 @@ class Tail:
                 self._look(frontier.next_segment)
                 self._clear_up()
             except WalkeeperError as problem:
-                self._troubles.report("archiver_tail", problem, grace=True)
+                self._problems.report("archiver_tail", problem, grace=True)
                 stopping.wait(backoff.failed())
             else:
                 backoff.succeeded()
-                self._troubles.clear("archiver_tail")
+                self._problems.clear("archiver_tail")
 
     # --- shipping -------------------------------------------------------------------------------------------------
 

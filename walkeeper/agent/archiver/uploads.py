@@ -10,7 +10,7 @@ from typing import Final
 from walkeeper.agent.archiver.buffers import Buffers
 from walkeeper.agent.archiver.receipts import Receipts
 from walkeeper.agent.archiver.source import Source
-from walkeeper.agent.problems import Troubles
+from walkeeper.agent.problems import Problems
 from walkeeper.archive.write import Archive
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import Segment
@@ -28,7 +28,7 @@ SLOW_RETRY: Final = 60.0
 class Uploads:
     """``run`` is for each of several threads; what hands out and collects is for one."""
 
-    def __init__(self, archive: Archive, source: Source, frontier: Frontier, troubles: Troubles, clock: Clock) -> None:
+    def __init__(self, archive: Archive, source: Source, frontier: Frontier, problems: Problems, clock: Clock) -> None:
         self.receipts = Receipts()
         self.in_flight: set[Segment] = set()
         self.taken: set[Segment] = set()
@@ -39,7 +39,7 @@ class Uploads:
         self._archive = archive
         self._source = source
         self._frontier = frontier
-        self._troubles = troubles
+        self._problems = problems
         self._clock = clock
         self._buffers = Buffers(1)
         self._todo: queue.SimpleQueue[Segment] = queue.SimpleQueue()
@@ -114,7 +114,7 @@ class Uploads:
                     self._no_longer_refused(segment)
                     return
                 self._failing.add(segment)
-                self._troubles.report(retry.trouble, problem)
+                self._problems.report(retry.what, problem)
                 if retry.slowly:
                     self._try_later(segment, refused=isinstance(problem, Refused))
                     return
@@ -122,7 +122,7 @@ class Uploads:
             else:
                 self._failing.discard(segment)
                 self._stored(receipt, begun)
-                self._troubles.clear("archiver_store")  # whoever gets through shows that the store answers
+                self._problems.clear("archiver_store")  # whoever gets through shows that the store answers
                 self._no_longer_refused(segment)
                 return
 
@@ -139,7 +139,7 @@ class Uploads:
             self._refused.discard(segment)
             others = bool(self._refused)
         if not others:
-            self._troubles.clear("archiver_refused")
+            self._problems.clear("archiver_refused")
 
     def _store(self, segment: Segment) -> Receipt:
         try:

@@ -69,7 +69,7 @@ _COUNTERS: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] =
 )
 _REFUSED: Final = ("refused", "Refusals and failures by reason, since the agent started.")
 _BEHIND: Final = ("member_behind_bytes", "How much of the leader's WAL a member lacks, as Patroni's keys say.")
-_TROUBLE: Final = ("trouble", "1 for each trouble that lasts.")
+_PROBLEM: Final = ("trouble", "1 for each problem that lasts.")
 _INFO: Final = ("info", "Always 1; what the labels say.")
 
 
@@ -89,9 +89,9 @@ class Collector:
         for reason, count in sorted(report["refused_total"].items()):
             refused.add_metric([reason], count)
         yield refused
-        lasting = GaugeMetricFamily(f"walkeeper_{_TROUBLE[0]}", _TROUBLE[1], labels=["what", "reason"])
-        for trouble in report["troubles"]:
-            lasting.add_metric([trouble["what"], trouble["reason"]], 1)
+        lasting = GaugeMetricFamily(f"walkeeper_{_PROBLEM[0]}", _PROBLEM[1], labels=["what", "reason"])
+        for problem in report["troubles"]:
+            lasting.add_metric([problem["what"], problem["reason"]], 1)
         yield lasting
         behind = GaugeMetricFamily(f"walkeeper_{_BEHIND[0]}", _BEHIND[1], labels=["member"])
         for member, lacks in sorted(report["members_behind"].items()):
@@ -134,9 +134,9 @@ Each agent serves its own at `http://HOST:PORT/metrics` (`agent.listen`, by defa
 format. What the agent does not know at that moment is left out, not guessed: alert on `absent()` too. Positions (LSNs) are
 bytes from the beginning of WAL, as `pg_wal_lsn_diff(lsn, '0/0')` gives them.
 
-`/health` answers 200 while nothing keeps the agent from its work, and 503 with the troubles as JSON otherwise. `/ready` answers
-200 while the agent looks at everything and PostgreSQL and the DCS answer it, and 503 with the reasons as JSON otherwise. `/` is
-the status page.
+`/health` answers 200 while nothing keeps the agent from its work, and 503 with the problems as JSON (`troubles`) otherwise.
+`/ready` answers 200 while the agent looks at everything and PostgreSQL and the DCS answer it, and 503 with the reasons as JSON
+otherwise. `/` is the status page.
 
 | name | kind | labels | |
 | --- | --- | --- | --- |
@@ -155,7 +155,7 @@ def reference() -> str:
     rows += [(f"walkeeper_{name}_total", "counter", "", text) for name, text, _ in _COUNTERS]
     rows += [
         (f"walkeeper_{_REFUSED[0]}_total", "counter", "`reason`", _REFUSED[1]),
-        (f"walkeeper_{_TROUBLE[0]}", "gauge", "`what`, `reason`", _TROUBLE[1]),
+        (f"walkeeper_{_PROBLEM[0]}", "gauge", "`what`, `reason`", _PROBLEM[1]),
         (f"walkeeper_{_BEHIND[0]}", "gauge", "`member`", _BEHIND[1]),
         (f"walkeeper_{_INFO[0]}", "gauge", "`version`, `scope`, `member`, `archiver`", _INFO[1]),
     ]

@@ -9,7 +9,7 @@ from typing import Any, Final
 from walkeeper import __version__
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.observation import Seen
-from walkeeper.agent.problems import Trouble
+from walkeeper.agent.problems import Problem
 from walkeeper.core.lsn import Lsn
 
 STALE_SECONDS: Final = 30.0
@@ -61,9 +61,9 @@ def report(agent: Agent) -> dict[str, Any]:
             "fails": seen.command.fails,
         },
         "suspected": _suspected(agent),
-        "troubles": [_trouble(trouble, now) for trouble in agent.troubles.open()],
-        "last_error": None if agent.troubles.last is None else _trouble(agent.troubles.last, now),
-        "refused_total": agent.troubles.counts(),
+        "troubles": [_problem(problem, now) for problem in agent.problems.open()],
+        "last_error": None if agent.problems.last is None else _problem(agent.problems.last, now),
+        "refused_total": agent.problems.counts(),
         "members_behind": {} if agent.topology is None else agent.topology.behind(seen.leader),
         "members_gone": [{"name": name, "last_seen": seen} for name, seen in agent.observer.gone.names().items()],
     }
@@ -109,12 +109,12 @@ def _suspected(agent: Agent) -> dict[str, Any] | None:
     }
 
 
-def _trouble(trouble: Trouble, now: float) -> dict[str, str | float | None]:
+def _problem(problem: Problem, now: float) -> dict[str, str | float | None]:
     facts = ("what", "reason", "text", "hint", "since")
     return {
-        **{fact: getattr(trouble, fact) for fact in facts},
-        "seen_seconds_ago": max(0.0, now - trouble.met_at),
-        "over_seconds_ago": None if trouble.over_at is None else max(0.0, now - trouble.over_at),
+        **{fact: getattr(problem, fact) for fact in facts},
+        "seen_seconds_ago": max(0.0, now - problem.met_at),
+        "over_seconds_ago": None if problem.over_at is None else max(0.0, now - problem.over_at),
     }
 
 

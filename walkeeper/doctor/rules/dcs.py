@@ -59,9 +59,9 @@ def _rights(facts: Facts) -> tuple[str, ...]:
 @rule(
     AREA,
     "error",
-    what="There is a record, its owner is the leader, and it reports no trouble.",
+    what="There is a record, its owner is the leader, and it reports no problem.",
     why="Without a record nothing is archived. An owner that is not the leader means that the new leader's agent could not "
-    "take over; what it reports as trouble keeps the archive from going on.",
+    "take over; the problem that it reports keeps the archive from going on.",
     fix="Look at the agent on the leader: it must run there.",
 )
 def record_owned(facts: Facts) -> Iterator[Verdict]:
@@ -124,7 +124,7 @@ def _told_by_agent(facts: Facts, record: Record) -> bool:
     """The owner's agent is this node's, and a finding of its own says the same in full."""
     if isinstance(facts.agent, Unknown) or record.owner != facts.config.node.name:
         return False
-    return any(trouble["text"].startswith(record.trouble) for trouble in facts.agent.report["troubles"])
+    return any(problem["text"].startswith(record.trouble) for problem in facts.agent.report["troubles"])
 
 
 def _hint(hint: str, command: str) -> tuple[str, ...]:

@@ -207,20 +207,20 @@ def _numbers(version: str) -> tuple[int, ...]:
 @rule(
     AGENTS,
     "error",
-    what="This node's agent reports no trouble.",
+    what="This node's agent reports no problem.",
     why="What keeps it from its work stands in its log too, with a HINT.",
-    fix="What the trouble's own hint says.",
+    fix="Do what the problem's own hint says.",
 )
 def agent_troubles(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.agent, Unknown):
         yield NotKnown(facts.agent.because)
         return
-    troubles = [each for each in facts.agent.report["troubles"] if each.get("what") not in ELSEWHERE]
-    for trouble in troubles:
-        hint = trouble["hint"] or "the agent's log says more"
-        yield Wrong(f"since {trouble['since']}: {trouble['text']}", (f"# {hint}",))
-    if not troubles:
-        yield Good("it reports no trouble")
+    problems = [each for each in facts.agent.report["troubles"] if each.get("what") not in ELSEWHERE]
+    for problem in problems:
+        hint = problem["hint"] or "the agent's log says more"
+        yield Wrong(f"since {problem['since']}: {problem['text']}", (f"# {hint}",))
+    if not problems:
+        yield Good("it reports no problem")
 
 
 @rule(
