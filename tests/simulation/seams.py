@@ -38,7 +38,7 @@ from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archive_push import Pushing
 from walkeeper.agent.archiver.spool import Spool
-from walkeeper.agent.threads import Crew
+from walkeeper.agent.threads import Supervisor
 from walkeeper.config import Config, PostgresqlSettings
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
@@ -98,7 +98,7 @@ def start_agent(world: World, node: Node) -> None:
         running.start()
         if world.archiver == "command":
             node.push = Pushing(running, node.directory / "run", clock).answer
-        running.crew.ended.wait()
+        running.supervisor.ended.wait()
         if not process.dead:
             process.kill()
 
@@ -523,7 +523,7 @@ def simulated() -> Iterator[None]:
                         stack.enter_context(mock.patch.object(module, attribute, stands_in[attribute]))
         stack.enter_context(mock.patch.object(walkeeper.agent.archiver.spool, "_BOOT_ID", _Boot()))
         stack.enter_context(mock.patch.object(walkeeper.core.tail, "MERGED_AT_ONCE", MERGED_AT_ONCE))
-        stack.enter_context(mock.patch.object(Crew, "report_death", _report_death))
+        stack.enter_context(mock.patch.object(Supervisor, "report_death", _report_death))
         yield
 
 
@@ -556,7 +556,7 @@ class _Sessions:
         return drawn
 
 
-def _report_death(crew: Crew, name: str, problem: BaseException) -> None:
+def _report_death(supervisor: Supervisor, name: str, problem: BaseException) -> None:
     if not isinstance(problem, Killed):
         agent().world.invariants.thread_died(agent(), name, problem)
-    crew.ended.set()
+    supervisor.ended.set()

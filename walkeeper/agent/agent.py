@@ -19,7 +19,7 @@ from walkeeper.agent.observer import Observer
 from walkeeper.agent.pace import Pace
 from walkeeper.agent.probe import Probe
 from walkeeper.agent.problems import Problems
-from walkeeper.agent.threads import Crew
+from walkeeper.agent.threads import Supervisor
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.desired import Desired, ServerView, View, desired, writes_without_leading
@@ -57,7 +57,7 @@ class Agent:
         self.store = store
         self.records = records
         self.problems = Problems(clock)
-        self.crew = Crew()
+        self.supervisor = Supervisor()
         self.observer = Observer(config, records, self.problems, clock)
         self.archiver: Archiver | None = None
         self.started_at = timestamp()
@@ -80,8 +80,8 @@ class Agent:
     def start(self) -> None:
         """Begin to work. Raises ConfigError where the spool cannot be used."""
         self.spool.open()
-        self.crew.start("observe", self._observe)
-        self.crew.start("probe", self._probe.try_it)
+        self.supervisor.start("observe", self._observe)
+        self.supervisor.start("probe", self._probe.try_it)
 
     def poke(self) -> None:
         """Look now, and often for a while. Safe from every thread; never blocks."""
@@ -172,7 +172,7 @@ class Agent:
         if not archiver.ended:  # a thread is still inside the store; the next look tries again
             self._ending_since = self._ending_since or self._clock.monotonic()
             if self._clock.monotonic() - self._ending_since > STUCK_SECONDS:
-                self.crew.report_stuck(archiver.living)
+                self.supervisor.report_stuck(archiver.living)
             return
         self.archiver, self._ending_since = None, 0.0
         self._pace.be_alert()
@@ -220,7 +220,7 @@ class Agent:
         )
         observed = Observed(server_up=True, lsn=server.lsn, times=self.observer.wal_times)
         archiver = assemble(self.config, ownership, sources, self._committer_server, observed, self.problems)
-        archiver.start(self.crew, self.config.upload_workers, self.config.uploads)
+        archiver.start(self.supervisor, self.config.upload_workers, self.config.uploads)
         return archiver
 
     def _report_leadership(self, view: View) -> None:

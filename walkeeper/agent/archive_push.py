@@ -69,7 +69,7 @@ class _Job:
 
 
 class Pushing:
-    """Answers ``push`` requests on the control socket; ``run`` is the look ahead, for a thread of the crew."""
+    """Answers ``push`` requests on the control socket; ``run`` is the look ahead, for a thread of the supervisor."""
 
     def __init__(self, agent: Agent, run_directory: Path, clock: Clock) -> None:
         config = agent.config

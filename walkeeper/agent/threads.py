@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from walkeeper.lib import events
 
 
-class Crew:
-    """Starts threads and notices their deaths. ``ended`` is set when the process shall end, for either reason."""
+class Supervisor:
+    """Starts threads and notices when one dies. ``ended`` is set when the process must end, for either reason."""
 
     def __init__(self) -> None:
         self.ended = threading.Event()

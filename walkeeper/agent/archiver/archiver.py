@@ -24,7 +24,7 @@ from walkeeper.agent.archiver.tail import Tail
 from walkeeper.agent.archiver.uploads import Uploads
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems
-from walkeeper.agent.threads import Crew
+from walkeeper.agent.threads import Supervisor
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
@@ -106,15 +106,18 @@ class Archiver:
         """Take up what is complete now, not at the next tick. Safe from every thread."""
         self._look_now.set()
 
-    def start(self, crew: Crew, workers: int, uploads: int) -> None:
+    def start(self, supervisor: Supervisor, workers: int, uploads: int) -> None:
         """Begin. Call it once. At most ``workers`` segments are packed at the same time, and ``uploads`` are on their way."""
         self.uploads.pack_at_once(workers)
         self._threads = [
-            crew.start("stream", self._stream),
-            crew.start("commit", lambda: self._commit.run(self._stopping)),
-            crew.start("lost", lambda: self.lost.run(self._stopping)),
-            crew.start("tail", lambda: self.tail.run(self._frontier, self._stopping)),
-            *(crew.start(f"upload-{number}", lambda: self.uploads.run(self._stopping)) for number in range(uploads)),
+            supervisor.start("stream", self._stream),
+            supervisor.start("commit", lambda: self._commit.run(self._stopping)),
+            supervisor.start("lost", lambda: self.lost.run(self._stopping)),
+            supervisor.start("tail", lambda: self.tail.run(self._frontier, self._stopping)),
+            *(
+                supervisor.start(f"upload-{number}", lambda: self.uploads.run(self._stopping))
+                for number in range(uploads)
+            ),
         ]
 
     def stop(self, timeout: float) -> None:

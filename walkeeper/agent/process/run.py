@@ -92,7 +92,7 @@ def _say_what_is_exposed(config: Config) -> None:
 
 
 class _Process:
-    """Signals only set a flag; the main thread looks at it, at the crew and at the watchdog.
+    """Signals only set a flag; the main thread looks at it, at the supervisor and at the watchdog.
 
     ``background``: nobody sees its standard error and no service manager watches it. ``waits_for_spool``: nor is there
     anybody who starts it again, so that it waits for a spool that cannot be used yet.
@@ -170,7 +170,9 @@ class _Process:
             return {}
 
         def died(facts: threading.ExceptHookArgs) -> None:
-            agent.crew.report_death(facts.thread.name if facts.thread else "?", facts.exc_value or facts.exc_type())
+            agent.supervisor.report_death(
+                facts.thread.name if facts.thread else "?", facts.exc_value or facts.exc_type()
+            )
 
         threading.excepthook = died
         config = self._version.config
@@ -191,9 +193,9 @@ class _Process:
         pages = Pages(lambda: report(agent), lambda: render(facts(agent, stock)))
         end_web = serve(*listen, pages) if listen is not None else lambda: None
         agent.start()
-        agent.crew.start("control", control.run)
-        restoring.start(agent.crew.start)
-        agent.crew.start("ready", pushing.run)
+        agent.supervisor.start("control", control.run)
+        restoring.start(agent.supervisor.start)
+        agent.supervisor.start("ready", pushing.run)
         self._notifier.ready()
         self._started()
         following: Agent | None = None
@@ -209,14 +211,14 @@ class _Process:
             agent.stop()
         if following is not None:
             self._wait_for_the_end_of(agent)
-        if agent.crew.lost is not None:
+        if agent.supervisor.lost is not None:
             return 1, None
         return 0, following if self._signalled in (None, signal.SIGHUP) else None
 
     def _watch(self, agent: Agent) -> Agent | None:
         """Until the process shall end: None. Or until there is a new configuration: the agent that goes by it."""
         fed_at = 0.0
-        while not agent.crew.ended.wait(WAKE_SECONDS):
+        while not agent.supervisor.ended.wait(WAKE_SECONDS):
             if self._signalled == signal.SIGHUP:
                 self._signalled = None
                 self._notifier.reloading()
@@ -256,11 +258,11 @@ class _Process:
     def _wait_for_the_end_of(self, agent: Agent) -> None:
         """Two must not work on one spool. A thread may hang in the store for as long as the store's time-outs say."""
         until = self._clock.monotonic() + STUCK_SECONDS
-        while agent.crew.working and not agent.crew.ended.is_set():
+        while agent.supervisor.working and not agent.supervisor.ended.is_set():
             if self._signalled in (signal.SIGTERM, signal.SIGINT):
                 return
             if self._clock.monotonic() > until:
-                agent.crew.report_stuck()
+                agent.supervisor.report_stuck()
                 return
             self._notifier.alive()
             agent.stop()
