@@ -19,7 +19,7 @@ from walkeeper.agent.agent import Agent
 from walkeeper.agent.http import listing as module
 from walkeeper.agent.http.listing import Stock
 from walkeeper.agent.http.page_facts import facts
-from walkeeper.agent.observation import Seen
+from walkeeper.agent.observation import Observation
 from walkeeper.agent.samples import HOURS, Samples
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
@@ -179,7 +179,7 @@ def test_the_page_is_made_from_what_the_agent_saw_and_asks_nobody(tmp_path: Path
     stock = Stock(Archives(store, "demo", None, Codec()), SystemClock())
     assert "not everything is known" in render(facts(agent, stock))
     state = ServerState(7, False, 2, Lsn(8 * MIB + 100), SIZE, 15, "replica")
-    agent.observer.seen = Seen(
+    agent.observer.observation = Observation(
         time.monotonic(), state, record=RECORD, record_known=True, leader="a", leader_known=True, gap_unsafe=""
     )
     members = (
@@ -197,7 +197,7 @@ def test_the_page_is_made_from_what_the_agent_saw_and_asks_nobody(tmp_path: Path
     text = render(found)
     assert "TL 2" in text
     assert "1 gap" in text
-    agent.observer.seen = replace(agent.seen, at=time.monotonic() - 60)
+    agent.observer.observation = replace(agent.observation, at=time.monotonic() - 60)
     assert "not everything is known" in render(facts(agent, stock))
 
 

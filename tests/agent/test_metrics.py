@@ -23,7 +23,7 @@ from walkeeper.agent.agent import Agent
 from walkeeper.agent.http import metrics
 from walkeeper.agent.http import server as web
 from walkeeper.agent.http.report import STALE_SECONDS, report
-from walkeeper.agent.observation import Seen
+from walkeeper.agent.observation import Observation
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres.server import ServerState
@@ -148,7 +148,7 @@ def test_a_look_that_is_old_is_not_reported_as_the_present(tmp_path: Path) -> No
     state = ServerState(7, False, 1, Lsn(MIB), SegmentSize(MIB), 15, "replica")
     assert report(agent)["agent"]["looked_seconds_ago"] is None
     for age, known in ((1.0, True), (STALE_SECONDS + 1, False)):
-        agent.observer.seen = Seen(
+        agent.observer.observation = Observation(
             time.monotonic() - age, state, record_known=True, leader="a", leader_known=True, gap_unsafe=""
         )
         said = report(agent)

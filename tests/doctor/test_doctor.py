@@ -522,7 +522,7 @@ def test_a_spool_that_others_can_read_or_that_has_no_room(world: World) -> None:
 # -------------------------------------------------------------------------------------------- parts that need no cluster
 
 
-def seen(config: Config, **facts: Any) -> Facts:
+def facts_of(config: Config, **facts: Any) -> Facts:
     """Facts of which only those are known."""
     away = Unknown("it is not looked at here")
     known: dict[str, Any] = {
@@ -544,7 +544,7 @@ def surveyed(server: Postgres, directory: Path) -> Facts:
     finally:
         client.close()
     member = MemberFacts(name="n1", leads=True, here=True, server=found)
-    return seen(config, members=(member,))
+    return facts_of(config, members=(member,))
 
 
 @pytest.mark.postgres
@@ -594,7 +594,7 @@ RECORD: Final = Record(
 
 
 def test_a_good_bucket_is_good_and_one_that_lacks_the_frontier_is_another(config: Config, s3: ScriptedS3) -> None:
-    facts = seen(config, store=gather._store(config, RECORD))
+    facts = facts_of(config, store=gather._store(config, RECORD))
     states = {finding.rule.name: finding.state for finding in judge(facts) if finding.rule.area == "Store"}
     assert states.pop("store_is_the_same") == "error"  # the record says that segments are archived; here is none
     assert set(states.values()) == {"ok"}
@@ -614,7 +614,7 @@ def test_a_bucket_that_is_not_good_for_it(
     config: Config, s3: ScriptedS3, make: Callable[[ScriptedS3], None], rule: str, says: str
 ) -> None:
     make(s3)
-    facts = seen(config, store=gather._store(config, RECORD))
+    facts = facts_of(config, store=gather._store(config, RECORD))
     (finding,) = of(facts, rule)
     assert (finding.state, finding.fix[-1].startswith("aws s3 ls --endpoint-url http")) == ("error", True)
     assert says in finding.text
@@ -628,7 +628,7 @@ def test_a_clock_that_the_store_does_not_share(
     really = time.time
     monkeypatch.setattr("walkeeper.lib.clock.wall_seconds", lambda: really() + seconds)
     found = here.look_at_store(config, None)
-    assert [finding.state for finding in of(seen(config, store=found), "store_clock")] == [state]
+    assert [finding.state for finding in of(facts_of(config, store=found), "store_clock")] == [state]
 
 
 def test_a_store_that_hangs_hangs_nobody(config: Config, s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -637,13 +637,13 @@ def test_a_store_that_hangs_hangs_nobody(config: Config, s3: ScriptedS3, monkeyp
     patient = s3.settings(read_timeout=Seconds(20))
     found = gather._store(replace(config, store=patient), RECORD)
     assert isinstance(found, StoreFacts)
-    assert [finding.state for finding in of(seen(config, store=found), "store_answers")] == ["error"]
-    assert [finding.state for finding in of(seen(config, store=found), "no_gaps")] == ["unknown"]
+    assert [finding.state for finding in of(facts_of(config, store=found), "store_answers")] == ["error"]
+    assert [finding.state for finding in of(facts_of(config, store=found), "no_gaps")] == ["unknown"]
 
 
 def test_a_directory_that_is_no_store_is_an_answer(config: Config, tmp_path: Path) -> None:
     away = replace(config, store=DirectorySettings(tmp_path / "nowhere"))
-    facts = seen(away, store=gather._store(away, None))
+    facts = facts_of(away, store=gather._store(away, None))
     assert of(facts, "store_answers")[0].state == "error"
     assert str(tmp_path / "nowhere") in of(facts, "store_answers")[0].fix[-1]
 
@@ -670,7 +670,7 @@ def test_a_dcs_that_may_only_be_read(tmp_path: Path) -> None:
         config = patroni_yml(tmp_path, etcd, username="reader", password="pw")
         problem, topology, found, refused = gather._look_at_dcs(config)
         assert problem is None
-        facts = seen(config, topology=topology, record=gather._decoded(found)[0], compare_and_set=refused)
+        facts = facts_of(config, topology=topology, record=gather._decoded(found)[0], compare_and_set=refused)
         (finding,) = of(facts, "compare_and_set")
         assert finding.state == "error"
         assert "permission denied" in finding.text

@@ -14,7 +14,7 @@ from walkeeper.agent.archiver.member_wal import Candidate
 from walkeeper.agent.archiver.ownership import NotLeader, take_over
 from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.agent.archiver.spool import Spool
-from walkeeper.agent.observation import Look, Observed, Seen
+from walkeeper.agent.observation import Look, Observation, Observed
 from walkeeper.agent.observer import Observer
 from walkeeper.agent.pace import Pace
 from walkeeper.agent.probe import Probe
@@ -99,9 +99,9 @@ class Agent:
         self.records.close()
 
     @property
-    def seen(self) -> Seen:
+    def observation(self) -> Observation:
         """The last look that was acted on."""
-        return self.observer.seen
+        return self.observer.observation
 
     @property
     def topology(self) -> Topology | None:

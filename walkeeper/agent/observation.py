@@ -19,20 +19,20 @@ GONE_SECONDS: Final = 24 * 3600.0
 
 
 class GoneMembers:
-    """Members that this process has seen and that Patroni's keys name no longer. One writer, many readers."""
+    """Members that this process has observed and that Patroni's keys name no longer. One writer, many readers."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[float, str]] = {}
+        self._last: dict[str, tuple[float, str]] = {}
         self._present: frozenset[str] = frozenset()
 
     def note(self, at: float, stamp: str, names: Collection[str]) -> None:
-        kept = {name: seen for name, seen in self._seen.items() if at - seen[0] <= GONE_SECONDS}
-        self._seen = {**kept, **dict.fromkeys(names, (at, stamp))}
+        kept = {name: last for name, last in self._last.items() if at - last[0] <= GONE_SECONDS}
+        self._last = {**kept, **dict.fromkeys(names, (at, stamp))}
         self._present = frozenset(names)
 
     def names(self) -> dict[str, str]:
         """Each with the wall time at which its key was there for the last time."""
-        return {name: stamp for name, (_, stamp) in sorted(self._seen.items()) if name not in self._present}
+        return {name: stamp for name, (_, stamp) in sorted(self._last.items()) if name not in self._present}
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class Look:
 
 
 @dataclass(slots=True)
-class Seen:
+class Observation:
     """The last look at everything; None is unknown. Replaced as a whole, so that other threads may read it."""
 
     at: float = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from walkeeper.agent.observation import GoneMembers, Look, Seen
+from walkeeper.agent.observation import GoneMembers, Look, Observation
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.samples import Samples
 from walkeeper.config import Config
@@ -39,10 +39,10 @@ class CommandFails(WalkeeperError):
 
 
 class Observer:
-    """For one thread, but that any may read ``seen``, ``topology``, ``samples`` and ``lag_seconds``."""
+    """For one thread, but that any may read ``observation``, ``topology``, ``samples`` and ``lag_seconds``."""
 
     def __init__(self, config: Config, records: RecordStore, problems: Problems, clock: Clock) -> None:
-        self.seen = Seen()
+        self.observation = Observation()
         self.topology: Topology | None = None
         self.members: dict[str, Member] = {}
         """Those that are, or were lately; replaced as a whole."""
@@ -70,8 +70,8 @@ class Observer:
         return Look(server, slot, found, record_known, self._decode(found), leader, leader_known)
 
     def conclude(self, look: Look) -> None:
-        """The rest of that look, once it was acted on; then it is what others see."""
-        self.seen = Seen(
+        """The rest of that look, once it was acted on; then others read it."""
+        self.observation = Observation(
             at=self._clock.monotonic(),
             server=look.server,
             slot=None if isinstance(look.slot, PostgresError) else look.slot,
@@ -88,8 +88,8 @@ class Observer:
         """How long the oldest WAL has waited to pass the frontier; without the tail, the oldest complete segment. None
         without a frontier or a server.
         """
-        record = self.seen.record
-        if record is None or self.seen.server is None:
+        record = self.observation.record
+        if record is None or self.observation.server is None:
             return None
         oldest = record.position + (1 if self._config.tail_interval is not None else record.segment_size)
         return self.wal_times.waiting(self._clock.monotonic(), oldest)
@@ -157,12 +157,12 @@ class Observer:
     def _remember(self, topology: Topology, now: float) -> None:
         """Who may have WAL. The owner of the record is one of them, also where its key is gone by the first look."""
         there = [Member(each.name, each.host, each.port, now) for each in topology.members]
-        owner = self.seen.record.owner if self.seen.record is not None else None
+        owner = self.observation.record.owner if self.observation.record is not None else None
         if owner is not None and owner not in self.members and not any(each.name == owner for each in there):
             there.append(Member(owner, None, None, now))
         ends = [each.lsn for each in topology.members if each.lsn is not None]
-        if self.seen.server is not None:
-            ends.append(self.seen.server.lsn)
+        if self.observation.server is not None:
+            ends.append(self.observation.server.lsn)
         self.members = remember(self.members, there, now, Lsn(max(ends)) if ends else None)
 
     def _decode(self, found: Versioned | None) -> Record | None:
@@ -219,7 +219,7 @@ class Observer:
 
     def _take_sample(self) -> None:
         """For the page's charts."""
-        now, server, record = self._clock.monotonic(), self.seen.server, self.seen.record
+        now, server, record = self._clock.monotonic(), self.observation.server, self.observation.record
         if not self.samples.due(now):
             return
         lag = max(0, server.lsn - record.position) if server is not None and record is not None else None

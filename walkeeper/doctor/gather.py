@@ -37,7 +37,7 @@ def gather(config: Config) -> Facts:
     """Reads only, but for the store's probe: one object under ``probe/``, which is removed again."""
     problem, topology, found, cas = _look_at_dcs(config)
     record, record_problem = _decoded(found)
-    servers_uid = _seen("the data directory", FILE_PATIENCE, lambda: here.owner_of_data(config))
+    servers_uid = _looked_at("the data directory", FILE_PATIENCE, lambda: here.owner_of_data(config))
     with ThreadPoolExecutor(3) as pool:
         members = pool.submit(look_at_members, config, topology)
         store = pool.submit(_store, config, record)
@@ -45,7 +45,7 @@ def gather(config: Config) -> Facts:
         patroni, spool, backup = files.result()
         agent, absent = here.look_at_agent(config, as_its_user=servers_uid == os.geteuid())
         codec = _problem_of(lambda: open_codec(config))
-        seen = members.result()
+        looked_at = members.result()
         if isinstance(record, Record):
             record = _read_again(config) or record  # slots follow the record, and were looked at after it
         return Facts(
@@ -62,12 +62,12 @@ def gather(config: Config) -> Facts:
             record_age=_age(record),
             compare_and_set=cas,
             patroni=patroni,
-            members=seen,
+            members=looked_at,
             store=store.result(),
             spool=spool,
             agent=agent,
             agent_absent=absent,
-            receiver_problem=_receiver_problem(config, seen),
+            receiver_problem=_receiver_problem(config, looked_at),
             codec_problem=codec,
             base_backup=backup,
         )
@@ -186,13 +186,13 @@ def _files(
     config: Config, topology: Topology | Unknown
 ) -> tuple[PatroniFacts | Unknown, SpoolFacts | Unknown, str | Unknown]:
     return (
-        _seen("Patroni's configuration", FILE_PATIENCE, lambda: here.look_at_patroni(config, topology)),
-        _seen("the spool", FILE_PATIENCE, lambda: here.look_at_spool(config)),
-        _seen("pg_wal", FILE_PATIENCE, lambda: here.newest_backup_label(config)),
+        _looked_at("Patroni's configuration", FILE_PATIENCE, lambda: here.look_at_patroni(config, topology)),
+        _looked_at("the spool", FILE_PATIENCE, lambda: here.look_at_spool(config)),
+        _looked_at("pg_wal", FILE_PATIENCE, lambda: here.newest_backup_label(config)),
     )
 
 
-def _seen(what: str, seconds: float, look: Callable[[], _T | Unknown]) -> _T | Unknown:
+def _looked_at(what: str, seconds: float, look: Callable[[], _T | Unknown]) -> _T | Unknown:
     """The result; Unknown where it takes too long or cannot be had."""
     deadline = Deadline(what)
     try:

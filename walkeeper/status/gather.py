@@ -49,14 +49,14 @@ def gather(config: Config) -> dict[str, Any]:
     with ThreadPoolExecutor(len(members) + 2) as pool:
         gaps = pool.submit(_gaps, config, record, unknown)
         agent = pool.submit(_agent, config, unknown, found)
-        seen = list(pool.map(lambda member: _member(config, member, unknown), members))
+        looked = list(pool.map(lambda member: _member(config, member, unknown), members))
     judge = _Judge(config, topology, unknown)
-    rows = [judge.row(*each, record) for each in seen]
+    rows = [judge.row(*each, record) for each in looked]
     if any(row["gap_safe"] is False for row in rows):
         # The record was read before the slots, which follow it: they may only seem to be ahead.
         record = _from_the_dcs(config, [], [])[0] or record
         judge = _Judge(config, topology, [])
-        rows = [judge.row(*each, record) for each in seen]
+        rows = [judge.row(*each, record) for each in looked]
     leader = topology.leader.name if topology is not None and topology.leader is not None else None
     _compare_with_leader(rows, leader)
     _look_for_next_wal(config, record, gaps.result() or [], rows)
@@ -151,10 +151,10 @@ def _this_node(config: Config) -> Member:
     )  # fmt: skip
 
 
-_Seen: TypeAlias = tuple[dict[str, Any], ServerState | None, SlotState | None]
+_Looked: TypeAlias = tuple[dict[str, Any], ServerState | None, SlotState | None]
 
 
-def _member(config: Config, member: Member, unknown: list[Remark]) -> _Seen:
+def _member(config: Config, member: Member, unknown: list[Remark]) -> _Looked:
     """What the member's PostgreSQL says itself; Patroni's key has only its role and state."""
     row: dict[str, Any] = {
         "name": member.name, "role": member.role, "state": member.state, "timeline": None, "lsn": None, "in_recovery": None,

@@ -7,7 +7,7 @@ import time
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.http.listing import Stock
 from walkeeper.agent.http.report import STALE_SECONDS, report
-from walkeeper.agent.observation import Seen
+from walkeeper.agent.observation import Observation
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
@@ -18,20 +18,20 @@ from walkeeper.page.facts import Claim, Facts, Listing, Row
 
 def facts(agent: Agent, stock: Stock) -> Facts:
     now = time.monotonic()
-    fresh = bool(agent.seen.at) and now - agent.seen.at <= STALE_SECONDS
-    seen = agent.seen if fresh else Seen()
+    fresh = bool(agent.observation.at) and now - agent.observation.at <= STALE_SECONDS
+    observation = agent.observation if fresh else Observation()
     listing: Listing | None = None
     says = ""
-    if seen.record is not None:
-        listing, says = stock.look(seen.record)
+    if observation.record is not None:
+        listing, says = stock.look(observation.record)
     topology = agent.topology
     archiver = agent.archiver
     return Facts(
         at=timestamp(),
         report=report(agent),
         paused=topology.paused if topology else None,
-        members=_rows(topology, seen.leader) if topology else None,
-        claim=_claim(seen.record),
+        members=_rows(topology, observation.leader) if topology else None,
+        claim=_claim(observation.record),
         listing=listing,
         listing_says=says,
         histories={archiver.history.timeline: archiver.history} if archiver else {},

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from walkeeper import __version__
 from walkeeper.agent.agent import Agent
-from walkeeper.agent.observation import Seen
+from walkeeper.agent.observation import Observation
 from walkeeper.agent.problems import Problem
 from walkeeper.core.lsn import Lsn
 
@@ -19,9 +19,9 @@ STALE_SECONDS: Final = 30.0
 def report(agent: Agent) -> dict[str, Any]:
     """A JSON document; positions as PostgreSQL writes them, sizes in bytes, times in seconds, unknown as null."""
     now = time.monotonic()
-    age = now - agent.seen.at if agent.seen.at else None
-    seen = agent.seen if age is not None and age <= STALE_SECONDS else Seen()
-    server, record, slot = seen.server, seen.record, seen.slot
+    age = now - agent.observation.at if agent.observation.at else None
+    observation = agent.observation if age is not None and age <= STALE_SECONDS else Observation()
+    server, record, slot = observation.server, observation.record, observation.slot
     return {
         "agent": _agent(agent, age),
         "server": None
@@ -33,8 +33,8 @@ def report(agent: Agent) -> dict[str, Any]:
             "lsn": str(server.lsn),
             "major": server.major,
         },
-        "leader": seen.leader if seen.leader_known else None,
-        "record_known": seen.record_known,
+        "leader": observation.leader if observation.leader_known else None,
+        "record_known": observation.record_known,
         "record": None
         if record is None
         else {
@@ -46,25 +46,25 @@ def report(agent: Agent) -> dict[str, Any]:
         },
         "lag_bytes": max(0, server.lsn - record.position) if server is not None and record is not None else None,
         "lag_seconds": agent.observer.lag_seconds() if server is not None and record is not None else None,
-        "gap_safe": None if seen.gap_unsafe is None else seen.gap_unsafe == "",
+        "gap_safe": None if observation.gap_unsafe is None else observation.gap_unsafe == "",
         "hold_slot": None
         if slot is None
         else {"restart_lsn": _text(slot.restart_lsn), "lost": slot.lost, "active_pid": slot.active_pid},
         "archive_command": None
-        if seen.command is None
+        if observation.command is None
         else {
-            "archive_mode": seen.command.mode,
-            "archived_count": seen.command.archived_count,
-            "last_archived": seen.command.last_archived,
-            "failed_count": seen.command.failed_count,
-            "last_failed": seen.command.last_failed,
-            "fails": seen.command.fails,
+            "archive_mode": observation.command.mode,
+            "archived_count": observation.command.archived_count,
+            "last_archived": observation.command.last_archived,
+            "failed_count": observation.command.failed_count,
+            "last_failed": observation.command.last_failed,
+            "fails": observation.command.fails,
         },
         "suspected": _suspected(agent),
         "troubles": [_problem(problem, now) for problem in agent.problems.open()],
         "last_error": None if agent.problems.last is None else _problem(agent.problems.last, now),
         "refused_total": agent.problems.counts(),
-        "members_behind": {} if agent.topology is None else agent.topology.behind(seen.leader),
+        "members_behind": {} if agent.topology is None else agent.topology.behind(observation.leader),
         "members_gone": [{"name": name, "last_seen": seen} for name, seen in agent.observer.gone.names().items()],
     }
 

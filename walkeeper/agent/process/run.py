@@ -229,7 +229,7 @@ class _Process:
                 return None
             now = self._clock.monotonic()
             period = self._notifier.watchdog_seconds
-            if period is not None and now - fed_at > period / 3 and now - agent.seen.at < STUCK_SECONDS:
+            if period is not None and now - fed_at > period / 3 and now - agent.observation.at < STUCK_SECONDS:
                 self._notifier.alive()
                 fed_at = now
         return None
