@@ -17,7 +17,7 @@ from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.http import listing as module
-from walkeeper.agent.http.listing import Stock
+from walkeeper.agent.http.listing import StoreListing
 from walkeeper.agent.http.page_facts import facts
 from walkeeper.agent.observation import Observation
 from walkeeper.agent.samples import HOURS, Samples
@@ -77,9 +77,9 @@ def both() -> MemoryStore:
     return store_with(*(Segment(1, n, SIZE) for n in (2, 4, 5)), *(Segment(2, n, SIZE) for n in (5, 6, 7)))
 
 
-def listed(stock: Stock, record: Record = RECORD) -> Any:
-    wait_for(lambda: stock.look(record)[0] is not None)
-    return stock.look(record)[0]
+def listed(store_listing: StoreListing, record: Record = RECORD) -> Any:
+    wait_for(lambda: store_listing.look(record)[0] is not None)
+    return store_listing.look(record)[0]
 
 
 def lists(store: MemoryStore) -> int:
@@ -87,7 +87,7 @@ def lists(store: MemoryStore) -> int:
 
 
 def test_it_finds_stretches_histories_and_gaps() -> None:
-    found = listed(Stock(Archives(both(), "demo", None, Codec()), Hands()))
+    found = listed(StoreListing(Archives(both(), "demo", None, Codec()), Hands()))
     assert found.stored == {1: (Range(2, 3), Range(4, 6)), 2: (Range(5, 8),)}
     assert found.histories == {1: History(1), 2: History(2, (Switch(1, Lsn.parse("0/500080")),))}
     assert found.gaps == (Gap(1, "0/300000", "0/400000"),)
@@ -96,27 +96,27 @@ def test_it_finds_stretches_histories_and_gaps() -> None:
 
 def test_p9_looking_at_the_page_costs_no_listing_each_time() -> None:
     store, clock = both(), Hands()
-    stock = Stock(Archives(store, "demo", None, Codec()), clock)
-    listed(stock)
+    store_listing = StoreListing(Archives(store, "demo", None, Codec()), clock)
+    listed(store_listing)
     calls = len(store.calls)
     for _ in range(100):
-        stock.look(msgspec.structs.replace(RECORD, lsn="0/900000"))
+        store_listing.look(msgspec.structs.replace(RECORD, lsn="0/900000"))
     assert len(store.calls) == calls
     clock.now += module.REFRESH_SECONDS + 1
-    stock.look(RECORD)
+    store_listing.look(RECORD)
     wait_for(lambda: lists(store) == 2)
 
 
 def test_a_timeline_that_is_new_is_looked_up_soon_and_not_at_once() -> None:
     store, clock = both(), Hands()
-    stock = Stock(Archives(store, "demo", None, Codec()), clock)
-    listed(stock)
+    store_listing = StoreListing(Archives(store, "demo", None, Codec()), clock)
+    listed(store_listing)
     promoted = msgspec.structs.replace(RECORD, timeline=3)
-    stock.look(promoted)
+    store_listing.look(promoted)
     assert lists(store) == 1
     clock.now += module.SOON_SECONDS + 1
     Archive(store, LAYOUT, SIZE, Codec()).archive_history(3, b"1\t0/500080\tx\n2\t0/700000\tx\n")
-    wait_for(lambda: 3 in listed(stock, promoted).histories)
+    wait_for(lambda: 3 in listed(store_listing, promoted).histories)
     assert lists(store) == 2
 
 
@@ -129,43 +129,43 @@ def test_p9_a_store_that_hangs_holds_up_no_page() -> None:
             let_go.wait(20)
 
     store.before = hang
-    stock = Stock(Archives(store, "demo", None, Codec()), Hands())
+    store_listing = StoreListing(Archives(store, "demo", None, Codec()), Hands())
     for _ in range(20):
-        found, says = stock.look(RECORD)
+        found, says = store_listing.look(RECORD)
         assert found is None
         assert "being listed" in says
-    assert sum(thread.name == "stock" for thread in threading.enumerate()) == 1
+    assert sum(thread.name == "store-listing" for thread in threading.enumerate()) == 1
     let_go.set()
-    listed(stock)
+    listed(store_listing)
 
 
 def test_a_store_that_cannot_be_listed_is_said_and_what_was_known_stays() -> None:
     store, clock = both(), Hands()
-    stock = Stock(Archives(store, "demo", None, Codec()), clock)
-    before = listed(stock)
+    store_listing = StoreListing(Archives(store, "demo", None, Codec()), clock)
+    before = listed(store_listing)
     store.down = True
     clock.now += module.REFRESH_SECONDS + 1
-    wait_for(lambda: "could not be listed" in stock.look(RECORD)[1])
-    assert stock.look(RECORD)[0] == before
+    wait_for(lambda: "could not be listed" in store_listing.look(RECORD)[1])
+    assert store_listing.look(RECORD)[0] == before
     store.down = False
     clock.now += module.REFRESH_SECONDS + 1
-    wait_for(lambda: stock.look(RECORD)[1] == "")
+    wait_for(lambda: store_listing.look(RECORD)[1] == "")
 
 
 def test_an_archive_without_end_is_listed_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_OBJECTS", 3)
-    stock = Stock(Archives(both(), "demo", None, Codec()), Hands())
-    found = listed(stock)
+    store_listing = StoreListing(Archives(both(), "demo", None, Codec()), Hands())
+    found = listed(store_listing)
     assert found.whole is False
-    assert "more than 3 segments" in stock.look(RECORD)[1]
+    assert "more than 3 segments" in store_listing.look(RECORD)[1]
 
 
 def test_another_cluster_under_that_scope_is_listed_anew() -> None:
     store = both()
-    stock = Stock(Archives(store, "demo", None, Codec()), Hands())
-    listed(stock)
+    store_listing = StoreListing(Archives(store, "demo", None, Codec()), Hands())
+    listed(store_listing)
     other = msgspec.structs.replace(RECORD, system_identifier="8", timeline=1)
-    assert listed(stock, other).stored == {}
+    assert listed(store_listing, other).stored == {}
 
 
 def agent_of(tmp_path: Path, store: MemoryStore) -> Agent:
@@ -176,8 +176,8 @@ def agent_of(tmp_path: Path, store: MemoryStore) -> Agent:
 def test_the_page_is_made_from_what_the_agent_saw_and_asks_nobody(tmp_path: Path) -> None:
     store = both()
     agent = agent_of(tmp_path, store)
-    stock = Stock(Archives(store, "demo", None, Codec()), SystemClock())
-    assert "not everything is known" in render(facts(agent, stock))
+    store_listing = StoreListing(Archives(store, "demo", None, Codec()), SystemClock())
+    assert "not everything is known" in render(facts(agent, store_listing))
     state = ServerState(7, False, 2, Lsn(8 * MIB + 100), SIZE, 15, "replica")
     agent.observer.observation = Observation(
         time.monotonic(), state, record=RECORD, record_known=True, leader="a", leader_known=True, gap_unsafe=""
@@ -187,18 +187,18 @@ def test_the_page_is_made_from_what_the_agent_saw_and_asks_nobody(tmp_path: Path
         Member("a", "primary", "running", "h", 1, 2, 8 * MIB + 100),
     )
     agent.observer.topology = Topology(Leader("a"), members, standby_cluster=False, paused=True, slots=())
-    listed(stock)
+    listed(store_listing)
     agent.records = None  # type: ignore[assignment]  # whoever asks it now fails
     agent.observer._server = None  # type: ignore[assignment]
     store.down = True
-    found = facts(agent, stock)
+    found = facts(agent, store_listing)
     assert [(row.name, row.behind, row.leads) for row in found.members or ()] == [("a", 0, True), ("b", 100, False)]
     assert found.paused
     text = render(found)
     assert "TL 2" in text
     assert "1 gap" in text
     agent.observer.observation = replace(agent.observation, at=time.monotonic() - 60)
-    assert "not everything is known" in render(facts(agent, stock))
+    assert "not everything is known" in render(facts(agent, store_listing))
 
 
 def test_the_last_hours_are_a_ring() -> None:
@@ -220,6 +220,6 @@ def test_a_listing_that_is_interrupted_in_the_middle_is_no_listing() -> None:
             raise StoreUnavailable("cut")
 
     store.before = cut
-    stock = Stock(Archives(store, "demo", None, Codec()), Hands())
-    wait_for(lambda: "could not be listed" in stock.look(RECORD)[1])
-    assert stock.look(RECORD)[0] is None
+    store_listing = StoreListing(Archives(store, "demo", None, Codec()), Hands())
+    wait_for(lambda: "could not be listed" in store_listing.look(RECORD)[1])
+    assert store_listing.look(RECORD)[0] is None

@@ -34,7 +34,7 @@ class _Found:
     says: str
 
 
-class Stock:
+class StoreListing:
     def __init__(self, archives: Archives, clock: Clock) -> None:
         self._archives = archives
         self._clock = clock
@@ -49,7 +49,9 @@ class Stock:
             if found is not None and found.system_identifier != record.system_identifier:
                 found = None
             if not running and self._due(found, record):
-                self._listing = threading.Thread(target=self._list, args=(record, found), name="stock", daemon=True)
+                self._listing = threading.Thread(
+                    target=self._list, args=(record, found), name="store-listing", daemon=True
+                )
                 self._listing.start()
                 running = True
         if found is None:
@@ -70,7 +72,7 @@ class Stock:
             if not listing.whole:
                 says = f"The store has more than {MAX_OBJECTS:,} segments: only the first ones listed are looked at."
         except WalkeeperError as problem:
-            events.warning("stock_failed", error=problem, hint=problem.hint)
+            events.warning("listing_failed", error=problem, hint=problem.hint)
             says = (
                 f"The store could not be listed: {problem}. This is what the record says, and what was listed before."
             )

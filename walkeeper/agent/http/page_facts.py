@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from walkeeper.agent.agent import Agent
-from walkeeper.agent.http.listing import Stock
+from walkeeper.agent.http.listing import StoreListing
 from walkeeper.agent.http.report import STALE_SECONDS, report
 from walkeeper.agent.observation import Observation
 from walkeeper.core.lsn import Lsn
@@ -16,14 +16,14 @@ from walkeeper.lib.clock import timestamp
 from walkeeper.page.facts import Claim, Facts, Listing, Row
 
 
-def facts(agent: Agent, stock: Stock) -> Facts:
+def facts(agent: Agent, store_listing: StoreListing) -> Facts:
     now = time.monotonic()
     fresh = bool(agent.observation.at) and now - agent.observation.at <= STALE_SECONDS
     observation = agent.observation if fresh else Observation()
     listing: Listing | None = None
     says = ""
     if observation.record is not None:
-        listing, says = stock.look(observation.record)
+        listing, says = store_listing.look(observation.record)
     topology = agent.topology
     archiver = agent.archiver
     return Facts(

@@ -16,7 +16,7 @@ from walkeeper import __version__
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archive_push import Pushing
 from walkeeper.agent.archiver.spool import Spool
-from walkeeper.agent.http.listing import Stock
+from walkeeper.agent.http.listing import StoreListing
 from walkeeper.agent.http.page_facts import facts
 from walkeeper.agent.http.report import report
 from walkeeper.agent.http.server import Pages, serve
@@ -189,8 +189,8 @@ class _Process:
         control.open()
         events.info("agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url)
         listen = config.agent.listen
-        stock = Stock(agent.archives, self._clock)
-        pages = Pages(lambda: report(agent), lambda: render(facts(agent, stock)))
+        store_listing = StoreListing(agent.archives, self._clock)
+        pages = Pages(lambda: report(agent), lambda: render(facts(agent, store_listing)))
         end_web = serve(*listen, pages) if listen is not None else lambda: None
         agent.start()
         agent.supervisor.start("control", control.run)
