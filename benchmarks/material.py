@@ -121,7 +121,7 @@ def write_wal(server: Postgres, pgbench: Path, number: int) -> None:
     server.switch_wal()
 
 
-class Shelf:
+class StorePlace:
     """A place of one kind, empty at first, for walkeeper and for pgBackRest alike. S3 goes over HTTPS.
 
     ``round_trip`` is in seconds: how far away everybody finds the S3 server.

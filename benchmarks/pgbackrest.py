@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from benchmarks.material import LEVEL, Shelf
+from benchmarks.material import LEVEL, StorePlace
 
 PROCESSES: Final = 2
 STANZA: Final = "bench"
@@ -26,7 +26,7 @@ def version() -> str:
 class PgBackRest:
     """One repository and one configuration. ``pg_path`` is a data directory of the cluster: its pg_control is read."""
 
-    def __init__(self, directory: Path, shelf: Shelf, repository: str, pg_path: Path) -> None:
+    def __init__(self, directory: Path, place: StorePlace, repository: str, pg_path: Path) -> None:
         self.directory = directory
         self._config = directory / "pgbackrest.conf"
         for name in ("spool", "lock", "log"):
@@ -42,7 +42,7 @@ class PgBackRest:
             "log-level-file": "off",
             "log-level-console": "off",
             "log-level-stderr": "warn",
-            **_repository(shelf, repository),
+            **_repository(place, repository),
         }
         lines = [
             "[global]",
@@ -74,18 +74,18 @@ class PgBackRest:
             raise RuntimeError(f"{' '.join(command)}: {result.stdout}{result.stderr}")
 
 
-def _repository(shelf: Shelf, name: str) -> dict[str, str]:
-    if shelf.server is None:
-        return {"repo1-type": "posix", "repo1-path": f"{shelf.directory}/{name}"}
+def _repository(place: StorePlace, name: str) -> dict[str, str]:
+    if place.server is None:
+        return {"repo1-type": "posix", "repo1-path": f"{place.directory}/{name}"}
     return {
         "repo1-type": "s3",
-        "repo1-path": f"/{shelf.directory.name}/{name}",
-        "repo1-s3-bucket": shelf.server.bucket,
+        "repo1-path": f"/{place.directory.name}/{name}",
+        "repo1-s3-bucket": place.server.bucket,
         "repo1-s3-endpoint": "127.0.0.1",
-        "repo1-storage-port": str(shelf.port),
-        "repo1-storage-ca-file": str(shelf.server.certificate),
-        "repo1-s3-region": shelf.server.region,
-        "repo1-s3-key": shelf.server.access_key,
-        "repo1-s3-key-secret": shelf.server.secret_key,
+        "repo1-storage-port": str(place.port),
+        "repo1-storage-ca-file": str(place.server.certificate),
+        "repo1-s3-region": place.server.region,
+        "repo1-s3-key": place.server.access_key,
+        "repo1-s3-key-secret": place.server.secret_key,
         "repo1-s3-uri-style": "path",
     }

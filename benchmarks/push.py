@@ -27,7 +27,7 @@ from benchmarks.material import (
     LEVEL,
     SEGMENT_MB,
     SIZE,
-    Shelf,
+    StorePlace,
     as_installed,
     conditions,
     pgbench_of,
@@ -107,7 +107,7 @@ def run(kinds: Sequence[Kind], rounds: int, segments: int, scale: int, only: str
         found = {
             one: Found()
             for kind in kinds
-            for one in _contenders(Shelf(kind, stack, round_trip), server, stack)
+            for one in _contenders(StorePlace(kind, stack, round_trip), server, stack)
             if one.name.startswith(PEER) or re.search(only, one.name)
         }
         for number in range(1, rounds + 1):
@@ -143,38 +143,38 @@ def _mark(server: Postgres, old: str, new: str, wanted: Callable[[str], bool]) -
 # ------------------------------------------------------------------------------------------------------------ contenders
 
 
-def _contenders(shelf: Shelf, server: Postgres, stack: ExitStack) -> Iterator[Contender]:
+def _contenders(place: StorePlace, server: Postgres, stack: ExitStack) -> Iterator[Contender]:
     if pgbackrest.program():
-        yield _pgbackrest(shelf, server)
+        yield _pgbackrest(place, server)
     else:
         print("push: without pgBackRest, which is not installed here", flush=True)
-    yield _with_agent("walkeeper-archive-push (shell), archiver: command", shelf, SHELL, "command", server, stack)
-    yield _with_agent("walkeeper-archive-push (shell), beside streaming", shelf, SHELL, "streaming", server, stack)
-    yield _with_agent("walkeeper archive-push, archiver: command", shelf, PLAIN, "command", server, stack)
-    yield _bare("walkeeper-archive-push (shell), no agent", shelf, SHELL, server)
-    yield _bare("walkeeper archive-push, no agent", shelf, PLAIN, server)
+    yield _with_agent("walkeeper-archive-push (shell), archiver: command", place, SHELL, "command", server, stack)
+    yield _with_agent("walkeeper-archive-push (shell), beside streaming", place, SHELL, "streaming", server, stack)
+    yield _with_agent("walkeeper archive-push, archiver: command", place, PLAIN, "command", server, stack)
+    yield _bare("walkeeper-archive-push (shell), no agent", place, SHELL, server)
+    yield _bare("walkeeper archive-push, no agent", place, PLAIN, server)
 
 
-def _pgbackrest(shelf: Shelf, server: Postgres) -> Contender:
+def _pgbackrest(place: StorePlace, server: Postgres) -> Contender:
     def begin() -> str:
         """A new repository for each backlog."""
-        peer = PgBackRest(new_directory("b"), shelf, f"pgbackrest{next(_serial)}", server.data)
+        peer = PgBackRest(new_directory("b"), place, f"pgbackrest{next(_serial)}", server.data)
         return peer.command("archive-push", '"%p"', server.data)
 
-    return Contender(f"{PEER} {pgbackrest.version().split()[-1]}, async {pgbackrest.PROCESSES}", shelf.name, begin)
+    return Contender(f"{PEER} {pgbackrest.version().split()[-1]}, async {pgbackrest.PROCESSES}", place.name, begin)
 
 
-def _bare(name: str, shelf: Shelf, command: str, server: Postgres) -> Contender:
+def _bare(name: str, place: StorePlace, command: str, server: Postgres) -> Contender:
     prefix = f"walkeeper{next(_serial)}"
     directory = new_directory("k")
-    config = write_config(directory / "patroni.yml", {"store": shelf.section(prefix)}, {})
+    config = write_config(directory / "patroni.yml", {"store": place.section(prefix)}, {})
     whole = command.format(config=config, shell=shell())
-    lacks = partial(_lacks, shelf, prefix, server)
-    return Contender(name, shelf.name, lambda: whole, as_installed(directory), lacks=lacks)
+    lacks = partial(_lacks, place, prefix, server)
+    return Contender(name, place.name, lambda: whole, as_installed(directory), lacks=lacks)
 
 
 def _with_agent(
-    name: str, shelf: Shelf, command: str, archiver: ArchiverMode, server: Postgres, stack: ExitStack
+    name: str, place: StorePlace, command: str, archiver: ArchiverMode, server: Postgres, stack: ExitStack
 ) -> Contender:
     """It owns the record before there is any of the WAL, and is stopped while that is written.
 
@@ -182,7 +182,7 @@ def _with_agent(
     """
     prefix = f"walkeeper{next(_serial)}"
     etcd = stack.enter_context(Etcd())
-    agent = Agent(new_directory("k"), shelf.section(prefix), etcd, server.data, server.port, archiver)
+    agent = Agent(new_directory("k"), place.section(prefix), etcd, server.data, server.port, archiver)
     agent.lead(server.bin_dir)
     with agent:
         agent.wait_owned()
@@ -194,12 +194,12 @@ def _with_agent(
             yield [agent.pid]
 
     whole = command.format(config=agent.config, shell=shell())
-    lacks = partial(_lacks, shelf, prefix, server)
-    return Contender(name, shelf.name, lambda: whole, agent.environment, beside, lacks)
+    lacks = partial(_lacks, place, prefix, server)
+    return Contender(name, place.name, lambda: whole, agent.environment, beside, lacks)
 
 
-def _lacks(shelf: Shelf, prefix: str, server: Postgres, chain: Sequence[Segment]) -> list[str]:
-    archive = shelf.archive(prefix, system_identifier(server.data))
+def _lacks(place: StorePlace, prefix: str, server: Postgres, chain: Sequence[Segment]) -> list[str]:
+    archive = place.archive(prefix, system_identifier(server.data))
     return [segment.name for segment in chain if archive.find(segment) is None]
 
 

@@ -27,7 +27,7 @@ from benchmarks.material import (
     SEGMENT_MB,
     SIZE,
     Material,
-    Shelf,
+    StorePlace,
     as_installed,
     conditions,
     fill,
@@ -110,36 +110,36 @@ def _contenders(kinds: Sequence[Kind], material: Material, stack: ExitStack) -> 
     yield Contender(LIMIT, "", None)
     yield Contender("cp", "directory, plain", lambda _: f"cp {material.wal}/%f %p")
     for kind in kinds:
-        shelf = Shelf(kind, stack)
+        place = StorePlace(kind, stack)
         if pgbackrest.program():
-            yield _pgbackrest(shelf, material)
+            yield _pgbackrest(place, material)
         else:
             print("replay: without pgBackRest, which is not installed here", flush=True)
-        fill(shelf.archive("walkeeper", material.system_identifier), material)
+        fill(place.archive("walkeeper", material.system_identifier), material)
         etcd = stack.enter_context(Etcd())
         for name, command in COMMANDS.items():
-            yield _walkeeper(f"{name}, bare host", shelf, command, None)
-            yield _walkeeper(f"{name}, with an agent", shelf, command, etcd)
+            yield _walkeeper(f"{name}, bare host", place, command, None)
+            yield _walkeeper(f"{name}, with an agent", place, command, etcd)
 
 
-def _pgbackrest(shelf: Shelf, material: Material) -> Contender:
-    peer = PgBackRest(new_directory("b"), shelf, "pgbackrest", material.backup)
+def _pgbackrest(place: StorePlace, material: Material) -> Contender:
+    peer = PgBackRest(new_directory("b"), place, "pgbackrest", material.backup)
     peer.push(material.wal / name for name in material.names)
 
     def command(data: Path) -> str:
         return peer.command("archive-get", '%f "%p"', data)
 
     name = f"pgBackRest {pgbackrest.version().split()[-1]}, async {pgbackrest.PROCESSES}"
-    return Contender(name, shelf.name, command, clean=peer.clear_spool)
+    return Contender(name, place.name, command, clean=peer.clear_spool)
 
 
-def _walkeeper(name: str, shelf: Shelf, command: str, etcd: Etcd | None) -> Contender:
+def _walkeeper(name: str, place: StorePlace, command: str, etcd: Etcd | None) -> Contender:
     directory = new_directory("k")
     config = directory / "patroni.yml"
-    store = shelf.section("walkeeper")
+    store = place.section("walkeeper")
     write_config(config, {"store": store}, {})
     whole = command.format(config=config, shell=shell())
-    bare = Contender(name, shelf.name, lambda _: whole, as_installed(directory))
+    bare = Contender(name, place.name, lambda _: whole, as_installed(directory))
     return bare if etcd is None else replace(bare, beside=partial(_agent, directory, store, etcd))
 
 

@@ -101,12 +101,12 @@ def test_the_script_of_restore_command_takes_what_lies_ready_only_for_a_server_t
 ) -> None:
     data, run = call.data.path, call.data.run
     runs = lay(data, case, other)
-    shelf = call.data.path.parent / "shelf"
-    shelf.mkdir()
-    (shelf / SEGMENT.name).write_bytes(plain_segment(SEGMENT, SYSTEM))
+    cache = call.data.path.parent / "cache"
+    cache.mkdir()
+    (cache / SEGMENT.name).write_bytes(plain_segment(SEGMENT, SYSTEM))
     for pid in (os.getpid(), other, NOBODY, f"-{os.getpid()}"):
         name = f"ready.{pid}.1700000000.{call.data.config}/{data}".replace("/", "+")
-        (run / name).symlink_to(shelf)
+        (run / name).symlink_to(cache)
     done = subprocess.run(
         ["sh", RESTORE, "-c", str(call.data.config), SEGMENT.name, "pg_wal/RECOVERYXLOG"], cwd=data,
         env={**call.data.environment, "WALKEEPER_PYTHON": "/nonexistent/python"}, capture_output=True, check=False,

@@ -25,7 +25,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.restore import exits, prefetch, serving
-from walkeeper.restore.shelf import Shelf
+from walkeeper.restore.cache import Cache
 
 SERVER = ("postmaster.pid", "standby.signal")
 SIZE = SEGMENT.size
@@ -53,12 +53,12 @@ def store(node: Node, *segments: Segment) -> None:
         node.archive.archive_segment(one, plain_segment(one, SYSTEM), History(one.timeline))
 
 
-def shelves(node: Node) -> Path:
+def caches(node: Node) -> Path:
     return node.data.with_name("data.walkeeper") / "restore"
 
 
 def ready(node: Node) -> list[str]:
-    return sorted(path.name for path in shelves(node).glob("*/0*"))
+    return sorted(path.name for path in caches(node).glob("*/0*"))
 
 
 def wait_ready(node: Node, *segments: Segment) -> None:
@@ -96,8 +96,8 @@ def test_a_recovery_that_goes_back_just_after_it_took_one_has_it_ready_again(age
     for _ in range(20):
         assert agent.restore() == exits.DELIVERED
         wait_ready(agent, segment(6))
-        (shelf,) = shelves(agent).glob("*")
-        shelf.joinpath(segment(6).name).rename(agent.data / "pg_wal" / "RECOVERYXLOG")
+        (cache,) = caches(agent).glob("*")
+        cache.joinpath(segment(6).name).rename(agent.data / "pg_wal" / "RECOVERYXLOG")
 
 
 # --------------------------------------------------------------------------------------------------------------- bounds
@@ -113,7 +113,7 @@ def test_p9_what_lies_ready_is_bounded(node: Node) -> None:
         wait_ready(node, *map(segment, range(7, 10)))
         assert node.restore(segment(12).name) == exits.DELIVERED  # it jumps: what lay ready is of no use
         wait_ready(node, *map(segment, range(13, 16)))
-    assert not shelves(node).exists()
+    assert not caches(node).exists()
 
 
 def test_p9_it_fetches_by_as_many_threads_as_it_may(node: Node) -> None:
@@ -150,14 +150,14 @@ def test_what_lies_ready_is_removed_when_nobody_asks_any_more(
             monkeypatch.setattr(prefetch, "IDLE_SECONDS", 0.1)
         else:
             (node.data / "postmaster.pid").unlink()
-        wait_until(lambda: not shelves(node).exists(), "the shelf's end", 10)
+        wait_until(lambda: not caches(node).exists(), "the cache's end", 10)
         assert node.restoring.prefetcher.recoveries == 0
 
 
 def test_what_killed_processes_left_is_removed(node: Node) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    left = shelves(node) / f"{gone.pid}-1.1"
+    left = caches(node) / f"{gone.pid}-1.1"
     left.mkdir(parents=True)
     (left / SEGMENT.name).touch()
     run = node.lock.parent
@@ -203,7 +203,7 @@ def test_p6_no_room_where_it_would_lie_ready_costs_nothing_but_time(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Shelf, "lay", full)
+    monkeypatch.setattr(Cache, "lay", full)
     store(agent, segment(6), segment(7))
     for number in (5, 6, 7):
         assert agent.restore(segment(number).name) == exits.DELIVERED
@@ -212,10 +212,10 @@ def test_p6_no_room_where_it_would_lie_ready_costs_nothing_but_time(
 @pytest.mark.parametrize("kind", ["a file", "of others"])
 def test_where_nothing_can_lie_ready_all_is_served_all_the_same(node: Node, kind: str) -> None:
     if kind == "a file":
-        shelves(node).parent.touch()
+        caches(node).parent.touch()
     else:
-        shelves(node).mkdir(parents=True)
-        shelves(node).chmod(0o777)
+        caches(node).mkdir(parents=True)
+        caches(node).chmod(0o777)
     store(node, segment(6))
     with answering(node):
         assert node.restore() == exits.DELIVERED
@@ -228,7 +228,7 @@ def test_pg_rewind_is_served_straight_from_the_store(agent: Node) -> None:
     store(agent, segment(6), segment(7))
     for number in (7, 6, 5):
         assert agent.restore(segment(number).name) == exits.DELIVERED
-    assert not shelves(agent).exists()
+    assert not caches(agent).exists()
 
 
 # ------------------------------------------------------------------------------------------------------------ slow stores

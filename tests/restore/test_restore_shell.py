@@ -85,18 +85,18 @@ def test_only_a_server_in_its_own_data_directory_is_given_what_lies_ready(agent:
 def test_where_a_rename_does_not_reach_pg_wal_the_shell_finds_nothing_and_the_client_copies(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("walkeeper.restore.shelf._mount", lambda directory: (str(directory), 0))
+    monkeypatch.setattr("walkeeper.restore.cache._mount", lambda directory: (str(directory), 0))
     node.server(SERVER)
     with answering(node):
         assert node.shell().returncode == 0
-        shelf = node.data.with_name("data.walkeeper") / "restore"
-        wait_until(lambda: len([*shelf.glob("*/0*")]) == 3, "three ready", 10)
+        cache = node.data.with_name("data.walkeeper") / "restore"
+        wait_until(lambda: len([*cache.glob("*/0*")]) == 3, "three ready", 10)
         assert link(node) is None
         asked = len(node.store.calls)
         assert node.shell(FOLLOWING[0].name).returncode == 0
         assert len(node.store.calls) == asked or node.store.calls[asked][1].count(FOLLOWING[0].name) == 0
     assert node.files == ["RECOVERYXLOG"]
-    assert not shelf.exists()
+    assert not cache.exists()
 
 
 def test_a_directory_at_the_destination_is_not_moved_into(agent: Node) -> None:

@@ -1,4 +1,4 @@
-"""Fetching ahead of recoveries: whole, checked segments on each one's shelf, within a bound of bytes and of threads.
+"""Fetching ahead of recoveries: whole, checked segments in a cache for each, within a bound of bytes and of threads.
 
 Only what is there is fetched ahead: that something is absent is found out anew each time a server asks.
 """
@@ -19,8 +19,8 @@ from walkeeper.lib import durable, events
 from walkeeper.lib.clock import Clock
 from walkeeper.postgres.data_directory import Server
 from walkeeper.restore.branch import followed
+from walkeeper.restore.cache import Cache
 from walkeeper.restore.recovery import Recovery
-from walkeeper.restore.shelf import Shelf
 
 LOOK_SECONDS: Final = 0.03
 """How often it looks whether the shell has taken something, while a recovery is active."""
@@ -36,14 +36,14 @@ class Prefetcher:
     """``tend``, and ``work`` as often as there shall be workers, run in threads of the caller's until ``close``."""
 
     def __init__(self, source: Reader, directory: Path | None, room: int, clock: Clock) -> None:
-        """Shelves lie in ``directory``, else beside the data directory that asks. ``room`` is in bytes, for all together."""
+        """Caches lie in ``directory``, else beside the data directory that asks. ``room`` is in bytes, for all together."""
         self._source = source
         self._directory = directory
         self._room = room
         self._clock = clock
         self._changed = threading.Condition()
         self._recoveries: dict[Server, Recovery] = {}
-        self._shelfless: set[Server] = set()
+        self._without_cache: set[Server] = set()
         self._paused_until = 0.0
         self._servers_seen_at = 0.0
         self._closed = False
@@ -59,7 +59,7 @@ class Prefetcher:
                 if self._notice_taken(recovery):  # before what it asks for now
                     self._changed.notify_all()
                 if link is not None:
-                    recovery.shelf.show(link)
+                    recovery.cache.show(link)
             return recovery
 
     def take(self, recovery: Recovery, name: str, destination: Path, pid: int, seconds: float) -> Path | None:
@@ -76,12 +76,12 @@ class Prefetcher:
             recovery.moved(segment)
             self._changed.notify_all()
         try:
-            return durable.hand_over(recovery.shelf.path(name), destination, pid, moves=recovery.shelf.moves)
+            return durable.hand_over(recovery.cache.path(name), destination, pid, moves=recovery.cache.moves)
         except FileNotFoundError:
             return None
 
     def moved(self, recovery: Recovery, segment: Segment) -> None:
-        """The server was given that one past the shelf."""
+        """The server was given that one past the cache."""
         with self._changed:
             recovery.moved(segment)
             self._changed.notify_all()
@@ -162,13 +162,13 @@ class Prefetcher:
         """Raises OSError, and what ``parts`` raises."""
         laid = parts is not None and not recovery.over
         if parts is not None and laid:
-            recovery.shelf.lay(segment.name, parts)
+            recovery.cache.lay(segment.name, parts)
         with self._changed:
             recovery.under_way.discard(segment)
             (recovery.ready if laid else recovery.barren).add(segment)
             recovery.drop_what_was_left()
             if recovery.over and not recovery.under_way:
-                recovery.shelf.close()
+                recovery.cache.close()
             self._changed.notify_all()
 
     def _failed(self, segment: Segment, problem: BaseException) -> None:
@@ -184,7 +184,7 @@ class Prefetcher:
             changed = self._notice_taken(recovery) or changed
         if now - self._servers_seen_at >= GONE_SECONDS:
             self._servers_seen_at = now
-            self._shelfless = {server for server in self._shelfless if server.runs}
+            self._without_cache = {server for server in self._without_cache if server.runs}
             for recovery in list(self._recoveries.values()):
                 if now - recovery.active_at >= IDLE_SECONDS or not recovery.server.runs:
                     self._end(recovery)
@@ -195,7 +195,7 @@ class Prefetcher:
         now = self._clock.monotonic()
         try:
             taken = recovery.look()
-        except OSError:  # somebody removed the shelf
+        except OSError:  # somebody removed the cache
             recovery.active_at = now - IDLE_SECONDS
             return False
         if taken:
@@ -203,13 +203,13 @@ class Prefetcher:
         return taken
 
     def _begin(self, server: Server, layout: Layout) -> Recovery | None:
-        if self._closed or server in self._shelfless:
+        if self._closed or server in self._without_cache:
             return None
         data = server.data_directory
         try:
-            shelf = Shelf(self._directory or data.with_name(data.name + ".walkeeper") / "restore", server)
+            cache = Cache(self._directory or data.with_name(data.name + ".walkeeper") / "restore", server)
         except OSError as problem:
-            self._shelfless.add(server)
+            self._without_cache.add(server)
             events.warning(
                 "restore_slowly",
                 error=problem,
@@ -217,7 +217,7 @@ class Prefetcher:
             )
             return None
         recovery = self._recoveries[server] = Recovery(
-            server, layout, shelf, self._clock.monotonic(), histories=followed(data)
+            server, layout, cache, self._clock.monotonic(), histories=followed(data)
         )
         self._changed.notify_all()
         return recovery
@@ -226,7 +226,7 @@ class Prefetcher:
         del self._recoveries[recovery.server]
         recovery.over = True
         if not recovery.under_way or self._closed:
-            recovery.shelf.close()
+            recovery.cache.close()
 
 
 def _named(name: str, segments: set[Segment]) -> Segment | None:

@@ -10,7 +10,7 @@ from walkeeper.core.branches import following, left_at
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.postgres.data_directory import Server
-from walkeeper.restore.shelf import Shelf
+from walkeeper.restore.cache import Cache
 
 FEWEST = 2
 """Segments that may lie ready whatever the bound."""
@@ -22,7 +22,7 @@ class Recovery:
 
     server: Server
     layout: Layout
-    shelf: Shelf
+    cache: Cache
     active_at: float
     position: Segment | None = None
     """The last segment that it was given."""
@@ -49,12 +49,12 @@ class Recovery:
         """What lies ready of a timeline beyond the fork to the one that the server follows."""
         for segment in [each for each in self.ready if left_at(self.histories, each) is not None]:
             self.ready.discard(segment)
-            self.shelf.drop(segment.name)
+            self.cache.drop(segment.name)
             self.barren.add(segment)
 
     def look(self) -> bool:
         """Whether the server, by way of the shell, has taken something since the last look. Raises OSError."""
-        names = self.shelf.names()
+        names = self.cache.names()
         taken = sorted((segment for segment in self.ready if segment.name not in names), key=lambda each: each.number)
         for segment in taken:
             self.moved(segment)
@@ -68,7 +68,7 @@ class Recovery:
         window = list(islice(following(self.position, self.histories), most))
         for segment in self.ready.difference(window):
             self.ready.discard(segment)
-            self.shelf.drop(segment.name)
+            self.cache.drop(segment.name)
         if len(self.ready) + len(self.under_way) >= most:
             return None
         for segment in window:

@@ -26,11 +26,11 @@ from walkeeper.lib.clock import Clock
 from walkeeper.postgres.data_directory import Server, read_control_file, running_server
 from walkeeper.restore import exits
 from walkeeper.restore.branch import for_server
+from walkeeper.restore.cache import READY, sweep_links
 from walkeeper.restore.ends import Ends, has_itself
 from walkeeper.restore.given_up import GivenUp
 from walkeeper.restore.prefetch import Prefetcher
 from walkeeper.restore.recovery import Recovery
-from walkeeper.restore.shelf import READY, sweep_links
 from walkeeper.store.base import Store
 
 SILENCE: Final = 1.0

@@ -1,6 +1,6 @@
 """The directory in which one recovery's segments lie ready, whole and checked, and who that recovery is.
 
-A shelf belongs to one run of one server: its postmaster's pid and start, as ``postmaster.pid`` states them, and its data
+A cache belongs to one run of one server: its postmaster's pid and start, as ``postmaster.pid`` states them, and its data
 directory. Whatever an earlier recovery left lies under another name and is never looked at.
 """
 
@@ -19,10 +19,10 @@ from walkeeper.lib import durable
 from walkeeper.postgres.data_directory import Server
 
 READY: Final = "ready"
-"""The directory in the run directory, ours alone, whose names lead walkeeper-restore-wal to a shelf."""
+"""The directory in the run directory, ours alone, whose names lead walkeeper-restore-wal to a cache."""
 
 
-class Shelf:
+class Cache:
     """Made empty; removed by ``close``. For one owner's threads, each name by one at a time."""
 
     def __init__(self, parent: Path, server: Server) -> None:
@@ -91,7 +91,7 @@ class Shelf:
 
 
 def sweep_links(run_directory: Path) -> None:
-    """Remove the links that lead nowhere any more: their owner was killed, and its shelf is gone."""
+    """Remove the links that lead nowhere any more: their owner was killed, and its cache is gone."""
     with contextlib.suppress(OSError):
         for link in (run_directory / READY).iterdir():
             if link.is_symlink() and not link.exists():
