@@ -128,11 +128,11 @@ def test_a_slot_that_was_limited_costs_a_recorded_gap_and_no_more(machine: Machi
     server.complete_segments(12)
     server.checkpoint()
 
-    def given_up() -> bool:
+    def invalidated() -> bool:
         (status,) = server.execute("SELECT wal_status FROM pg_replication_slots WHERE slot_name = %s", [HOLD_SLOT])[0]
         return bool(status == "lost")
 
-    wait_until(given_up, "the slot to be given up", 20)
+    wait_until(invalidated, "the slot to be invalidated", 20)
     server.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
     server.execute("SELECT pg_reload_conf()")
     server.execute("SELECT pg_drop_replication_slot(%s)", [HOLD_SLOT])

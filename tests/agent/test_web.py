@@ -144,7 +144,7 @@ def test_a_request_that_is_none_is_answered_and_not_believed(served: Served) -> 
     assert served.get("/health")[0] == 200
 
 
-def test_a_client_that_says_nothing_holds_up_nobody_and_is_given_up(
+def test_a_client_that_says_nothing_holds_up_nobody_and_is_cut_off(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web._Request, "timeout", 1.0)
@@ -170,7 +170,7 @@ def test_a_byte_now_and_then_does_not_keep_a_connection(served: Served, monkeypa
         wait_until(ended, "the end of the connection", 10)
 
 
-def test_a_client_that_does_not_read_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "CONNECTION_SECONDS", 2.0)
     served.page = "x" * (32 << 20)  # more than any socket's buffers
     with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:

@@ -189,7 +189,7 @@ def test_the_hold_slot_keeps_one_whole_segment_below_the_frontier(frontier: str,
     ("state", "why"),
     [
         (slot(), ""), (slot("0/3000000"), ""), (slot("0/4FFFFFF"), ""), (slot("0/5000000"), "begins at"), (None, "no hold slot"),
-        (slot(None), "reserves no WAL"), (slot(physical=False), "logical"), (slot(pid=17), "process 17"), (slot(lost=True), "given"),
+        (slot(None), "reserves no WAL"), (slot(physical=False), "logical"), (slot(pid=17), "process 17"), (slot(lost=True), "invalidated"),
     ],
 )  # fmt: skip
 def test_a_node_is_gap_safe_when_its_slot_keeps_all_that_is_not_archived(state: SlotState | None, why: str) -> None:

@@ -561,7 +561,7 @@ def test_a_server_without_wal_to_stream(make_postgres: Callable[..., Postgres], 
 
 @pytest.mark.postgres
 @pytest.mark.skipif(18 not in all_postgres(), reason="PostgreSQL 18 is not here")
-def test_slots_that_are_given_up_for_being_idle(make_postgres: Callable[..., Postgres], tmp_path: Path) -> None:
+def test_slots_that_are_invalidated_for_being_idle(make_postgres: Callable[..., Postgres], tmp_path: Path) -> None:
     server = make_postgres(bin_dir=postgres_bin(18), settings={"idle_replication_slot_timeout": "1d"})
     prepare(server)
     facts = surveyed(server, tmp_path)

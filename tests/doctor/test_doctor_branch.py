@@ -109,7 +109,7 @@ def test_wal_of_another_branch_where_the_forks_segment_is_gone(archive: Archive,
     assert other_branch(data, archive, record(2)) == "", "it may not have come to what that file has"
 
 
-def test_the_archives_newest_timeline_that_the_cluster_has_given_up(archive: Archive) -> None:
+def test_the_archives_newest_timeline_that_the_cluster_has_abandoned(archive: Archive) -> None:
     one = msgspec.structs.replace(record(1), lsn=str(Lsn(9 * MIB)))
     assert newer_branch(archive, one) == ""
     archive.archive_history(2, history_text(TWO))

@@ -16,7 +16,7 @@ from walkeeper.postgres.server import Server
 pytestmark = pytest.mark.postgres
 
 
-def test_a_slot_that_was_given_up_is_dropped_as_the_hint_says_by_the_role_that_walkeeper_uses(
+def test_a_slot_that_was_invalidated_is_dropped_as_the_hint_says_by_the_role_that_walkeeper_uses(
     postgres: Postgres,
 ) -> None:
     prepare(postgres)
@@ -25,13 +25,13 @@ def test_a_slot_that_was_given_up_is_dropped_as_the_hint_says_by_the_role_that_w
     settings = PostgresqlSettings("127.0.0.1", postgres.port, REPLICATOR, REPLICATOR_PASSWORD, "postgres", ())
     server = Server(settings, 10)
 
-    def given_up() -> bool:
+    def invalidated() -> bool:
         postgres.complete_segments(4)
         postgres.checkpoint()
         found = server.slot(HOLD_SLOT)
         return found is not None and found.lost
 
-    wait_until(given_up, "a lost slot", 60)
+    wait_until(invalidated, "a lost slot", 60)
     hint = how_to_make_safe(server.slot(HOLD_SLOT), HOLD_SLOT, declared=True)
     statement = re.search(r"SELECT [^:]+", hint)
     assert statement is not None

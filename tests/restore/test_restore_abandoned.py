@@ -1,4 +1,4 @@
-"""Timelines that the cluster has given up, whose number is the highest: which server is told of them, and which is not."""
+"""Timelines that the cluster has abandoned, whose number is the highest: which server is told of them, and which is not."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_one_that_starts_while_another_than_the_records_owner_leads_is_told(memb
 def test_a_standby_that_has_wal_from_beyond_the_fork_is_not_told_while_it_starts(
     member: Member, control: bytes, told: bool
 ) -> None:
-    """With no DCS, and so without knowing what the cluster has given up: PostgreSQL would not start any more."""
+    """With no DCS, and so without knowing what the cluster has abandoned: PostgreSQL would not start any more."""
     member.dcs.down = True
     member.write_control(control)
     member.state("starting")
@@ -156,7 +156,7 @@ def test_a_standby_that_has_wal_from_beyond_the_fork_is_not_told_while_it_starts
     assert member.told(), "PostgreSQL itself refuses it then, and goes on"
 
 
-def test_several_that_were_given_up_are_all_withheld(member: Member) -> None:
+def test_several_that_were_abandoned_are_all_withheld(member: Member) -> None:
     member.archive.archive_history(3, history_text(History(3, (Switch(1, FORK), Switch(2, Lsn(FORK + 800))))))
     member.state("starting")
     assert not member.told()

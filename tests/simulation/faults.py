@@ -184,7 +184,7 @@ def switchover(world: World, node: Node, fault: Fault) -> None:
 
 
 def lose_slot(world: World, node: Node, fault: Fault) -> None:
-    """max_slot_wal_keep_size: PostgreSQL gives it up, and recycles."""
+    """max_slot_wal_keep_size: PostgreSQL invalidates it, and recycles."""
     if node.slot is not None:
         node.slot.lost = True
         node.redo = node.lsn

@@ -66,7 +66,7 @@ def restore(rig: Rig, backup: Path, record: Record) -> Verdict:
         wanted = rig.ledger.covered(history, _kept_from(archive, record))
         with server.connect() as connection:
             missing = rig.ledger.compare(connection, wanted)
-        apart = _given_up(rig, missing)
+        apart = _abandoned(rig, missing)
         return Verdict(record, len(wanted) - len(apart), sorted(set(missing) - apart), apart=len(apart))
     except TimeoutError:
         return Verdict(record, 0, [], f"the restore failed: {tail(server.log, 12)}")
@@ -75,7 +75,7 @@ def restore(rig: Rig, backup: Path, record: Record) -> Verdict:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _given_up(rig: Rig, missing: list[int]) -> set[int]:
+def _abandoned(rig: Rig, missing: list[int]) -> set[int]:
     """Rows of the one of two members, promoted apart with the same number (docs/limits.md), that the cluster did not choose:
     its leader lacks them as well."""
     suspects = of_twins(rig.ledger.rows()) & set(missing)

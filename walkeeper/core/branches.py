@@ -36,8 +36,8 @@ def left_at(histories: Iterable[History], segment: Segment) -> Lsn | None:
     return end if end < segment.end else None
 
 
-def given_up(history: History, kept: History, frontier: Lsn) -> bool:
-    """Whether a cluster that has gone along ``kept`` up to ``frontier`` can no more go on with ``history``'s timeline."""
+def is_abandoned(history: History, kept: History, frontier: Lsn) -> bool:
+    """Whether a cluster that followed ``kept`` up to ``frontier`` can no longer go on with ``history``'s timeline."""
     parted = history.parts_from(kept)
     return parted is not None and parted < frontier
 

@@ -35,7 +35,7 @@ def why_not_gap_safe(slot: SlotState | None, frontier: Lsn, size: SegmentSize) -
     if not slot.physical:
         return "its hold slot is a logical one"
     if slot.lost:
-        return "PostgreSQL has given its hold slot up (max_slot_wal_keep_size)"
+        return "PostgreSQL has invalidated its hold slot (max_slot_wal_keep_size)"
     if slot.restart_lsn is None:
         return "its hold slot reserves no WAL"
     if slot.active_pid is not None:

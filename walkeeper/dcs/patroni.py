@@ -101,7 +101,7 @@ def connect(patroni_config: Path, name: str | None = None, timeout: float = TIME
             hint="Its section (etcd3, etcd, consul, zookeeper, kubernetes…) must be there, and so must the Python "
             "packages: pip install 'patroni[etcd3]', for instance.",
         )
-    # Patroni spends up to retry_timeout on one call: it should give up before the deadline does.
+    # Patroni spends up to retry_timeout on one call: it should fail before the deadline does.
     retry_timeout, loop_wait = max(1.0, timeout * 0.9), max(1, int(timeout / 2))
     # A ZooKeeper that just starts may accept us and never answer; kazoo waits for the session's whole time then. Ours
     # holds nothing that ends with it.

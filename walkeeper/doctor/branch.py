@@ -1,4 +1,4 @@
-"""Timelines apart from the cluster's: this member's, of a number that is another's too, or one of the archive's that is newer."""
+"""Diverged timelines: this member's, under a number that is another's too, or a newer one in the archive."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from walkeeper.archive import histories
 from walkeeper.archive.read import fetch
 from walkeeper.archive.write import Archive
-from walkeeper.core.branches import given_up
+from walkeeper.core.branches import is_abandoned
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Record
 from walkeeper.doctor.facts import Unknown
@@ -30,10 +30,10 @@ def other_branch(data_directory: Path, archive: Archive, record: Record) -> str 
 
 
 def newer_branch(archive: Archive, record: Record) -> str:
-    """The timeline of the highest number, if the cluster has given it up; "" where that is the record's, or comes from it."""
+    """The timeline of the highest number, if the cluster has abandoned it; "" where that is the record's, or comes from it."""
     kept = archive.contents.history(record.timeline)
     newer = list(archive.contents.histories_from(record.timeline + 1))
-    if kept is None or not newer or not given_up(newer[-1], kept, record.position):
+    if kept is None or not newer or not is_abandoned(newer[-1], kept, record.position):
         return ""
     return str(newer[-1].timeline)
 

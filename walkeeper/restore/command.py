@@ -8,7 +8,7 @@ Delivered, *proved absent* and *cannot tell* are three different exits (promise 
   a standby (it asks again).
 
 Where the server would stop, it is tried again until ``restore.deadline``. A standby asks again by itself, and a promotion
-waits for each answer: there it is tried once, and a store that says nothing is given up after seconds.
+waits for each answer: there it is tried once, and a store that says nothing is no longer waited for after seconds.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def main(config_path: Path) -> int:
 def _serve(config_path: Path, socket: Path, lock: AgentLock) -> int:
     # Imported under the lock: of several that are started at once, one takes its time.
     from walkeeper.config import load  # noqa: PLC0415
-    from walkeeper.restore.given_up import PATIENCE  # noqa: PLC0415
+    from walkeeper.restore.abandoned import PATIENCE  # noqa: PLC0415
     from walkeeper.restore.serving import Restoring  # noqa: PLC0415
     from walkeeper.store.open import open_store  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
 """The ``restore`` requests on the control socket, of the agent or of a bare host's own process.
 
 Both have the store open and warm. What is asked for is laid beside where it is wanted; the client renames it, so that
-nothing appears under PostgreSQL's name when PostgreSQL has given up meanwhile.
+nothing appears under PostgreSQL's name when PostgreSQL no longer waits.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from walkeeper.lib import durable, events
 from walkeeper.lib.clock import Clock
 from walkeeper.postgres.data_directory import Server, read_control_file, running_server
 from walkeeper.restore import exits
+from walkeeper.restore.abandoned import Abandoned
 from walkeeper.restore.branch import for_server
 from walkeeper.restore.cache import READY, sweep_links
 from walkeeper.restore.ends import Ends, has_itself
-from walkeeper.restore.given_up import GivenUp
 from walkeeper.restore.prefetch import Prefetcher
 from walkeeper.restore.recovery import Recovery
 from walkeeper.store.base import Store
@@ -51,7 +51,7 @@ class Restoring:
     ) -> None:
         """``connect`` gives the way to the cluster's record, or raises ConfigError: it is called when it is needed."""
         self._config = config
-        self._given_up = GivenUp(config, store, connect)
+        self._abandoned = Abandoned(config, store, connect)
         self._run_directory = run_directory
         self._clock = clock
         self._archives = open_archives(config, store, to_read=True)
@@ -105,7 +105,7 @@ class Restoring:
                 return self._hole(fetch.hole, name, request.get("waited"))
             # Compared with the local copy only now: while the fetch went on, that may have been written further.
             plain = _for(server, name, fetch, data_directory)
-            if plain is None or self._is_given_up(server, name, plain, data_directory):
+            if plain is None or self._is_abandoned(server, name, plain, data_directory):
                 return self._absent(layout, name) if follower else {"delivered": False}
             path = durable.lay_ready(place, plain, pid)
         except TimeoutError:
@@ -195,11 +195,11 @@ class Restoring:
         events.failure("hole_in_archive", hole, file=name)
         return {"ok": False, "final": True, "error": str(hole), "hint": hole.hint}
 
-    def _is_given_up(self, server: Server | None, name: str, plain: bytes, data_directory: Path) -> bool:
+    def _is_abandoned(self, server: Server | None, name: str, plain: bytes, data_directory: Path) -> bool:
         file = wal_file(name)
         if server is None or not isinstance(file, HistoryFile):
             return False
-        return self._given_up.hides(parse_history(file.timeline, plain), data_directory)
+        return self._abandoned.hides(parse_history(file.timeline, plain), data_directory)
 
     def _no_answer_yet(self, name: str, waited: object, *, patient: bool) -> Mapping[str, Any]:
         if not patient:

@@ -166,7 +166,7 @@ def newest_timeline(facts: Facts) -> Iterator[Verdict]:
         yield Good("no timeline in the archive is newer")
     else:
         timeline = facts.record.timeline if isinstance(facts.record, Record) else "another"
-        text = f"the archive has timeline {found}, which the cluster has given up: it goes on with {timeline}"
+        text = f"the archive has timeline {found}, which the cluster has abandoned: it goes on with {timeline}"
         yield Wrong(text, (paste.patronictl(facts, "switchover", facts.config.scope),))
 
 

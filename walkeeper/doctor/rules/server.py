@@ -162,7 +162,7 @@ def max_replication_slots(facts: Facts, member: MemberFacts, server: ServerFacts
     AREA,
     "warning",
     what="max_slot_wal_keep_size is -1.",
-    why="Beyond that size PostgreSQL gives the hold slot up and recycles WAL that is not archived: an outage of the store "
+    why="Beyond that size PostgreSQL invalidates the hold slot and recycles WAL that is not archived: an outage of the store "
     "that lasts longer then is a gap. With -1 the disk of pg_wal is the limit; some prefer the gap to a full disk.",
     fix="patronictl edit-config --pg max_slot_wal_keep_size=-1",
 )
@@ -181,14 +181,14 @@ def max_slot_wal_keep_size(facts: Facts, member: MemberFacts, server: ServerFact
     "error",
     what="idle_replication_slot_timeout (PostgreSQL 18) is 0.",
     why="Nobody streams from the hold slot, so that to PostgreSQL it is always idle: after that time without a new segment "
-    "it is given up, and with it the WAL that is not archived.",
+    "it is invalidated, and with it goes the WAL that is not archived.",
     fix="patronictl edit-config --pg idle_replication_slot_timeout=0",
 )
 @each.server
 def idle_replication_slot_timeout(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     found = server.settings.get("idle_replication_slot_timeout", "0")
     if found == "0":
-        yield Good("slots are not given up for being idle", member.name)
+        yield Good("slots are not invalidated for being idle", member.name)
     else:
         fix = paste.set_parameter(facts, "idle_replication_slot_timeout", "0")
         yield Wrong(f"idle_replication_slot_timeout is {found}, and the hold slot is idle by design", fix, member.name)

@@ -1,6 +1,6 @@
-"""Timelines that the archive has and the cluster has given up: of a server that was promoted apart, while the leader went on.
+"""Abandoned timelines, which the archive has and the cluster left: a server was promoted beside the leader, which went on.
 
-PostgreSQL goes for the highest number that restore_command finds. A member that is told of such a timeline follows it, or does
+PostgreSQL chooses the highest number that restore_command finds. A member that is told of such a timeline follows it, or does
 not start, because what it has is beyond the fork. So it is not told, unless it may be about to choose a number for itself.
 """
 
@@ -13,7 +13,7 @@ from typing import Final
 
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
-from walkeeper.core.branches import given_up
+from walkeeper.core.branches import is_abandoned
 from walkeeper.core.history import History
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology
@@ -27,7 +27,7 @@ PATIENCE: Final = 1.0
 """Seconds for one call to the DCS: PostgreSQL waits, perhaps in a promotion."""
 
 
-class GivenUp:
+class Abandoned:
     """For a member of the cluster that ``config`` is of. ``connect`` gives the way to its record, and raises ConfigError."""
 
     def __init__(self, config: Config, store: Store, connect: Callable[[], RecordStore]) -> None:
@@ -61,10 +61,10 @@ class GivenUp:
         kept = contents.history(record.timeline)
         # Where the cluster may go on with it, or with one that comes after it, nothing is withheld.
         for each in chain([history], contents.histories_from(history.timeline + 1)):
-            if kept is None or not given_up(each, kept, record.position):
+            if kept is None or not is_abandoned(each, kept, record.position):
                 return False
         events.info(
-            "timeline_given_up", timeline=history.timeline, leader_timeline=record.timeline, frontier=record.lsn
+            "timeline_abandoned", timeline=history.timeline, leader_timeline=record.timeline, frontier=record.lsn
         )
         return True
 
