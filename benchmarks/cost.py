@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-PATIENCE: Final = 3.0
-"""Seconds for what a command left in the background to end by itself, before it is told to."""
+LEFTOVER_SECONDS: Final = 3.0
+"""Seconds for what a command left in the background to end unasked, before it is told to."""
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _SUBREAPER: Final = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
 
@@ -51,10 +51,10 @@ class Meter:
         begun = time.monotonic()
         while left := children() - self._before:
             waited = time.monotonic() - begun
-            if waited > PATIENCE:
+            if waited > LEFTOVER_SECONDS:
                 for pid in left:
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL if waited > 2 * PATIENCE else signal.SIGTERM)
+                        os.kill(pid, signal.SIGKILL if waited > 2 * LEFTOVER_SECONDS else signal.SIGTERM)
             time.sleep(0.02)
             _reap()
 

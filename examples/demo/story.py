@@ -22,7 +22,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 
-PATIENCE: Final = 90.0
+WAIT_SECONDS: Final = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +113,16 @@ class Story:
             stage.shown.start()
             self.cluster.start()
             leader, node = self.cluster.wait_leader(), self.cluster.nodes[0]
-            wait_until(lambda: all(map(_has_hold_slot, self.cluster.nodes)), "the hold slot on every node", PATIENCE)
+            wait_until(
+                lambda: all(map(_has_hold_slot, self.cluster.nodes)), "the hold slot on every node", WAIT_SECONDS
+            )
             screen.say(f"{stage.versions()}. Everything lies in {stage.directory}, shown below as $DEMO.", whole=True)
             screen.say(
                 f"{leader.name} leads, {_names(self.cluster.replicas())} stream from it. Segments of "
                 f"{SEGMENT_MB} MB, asynchronous replication. For walkeeper, {node.name}'s patroni.yml says:"
             )
             screen.block(stage.wiring())
-            record = wait_until(stage.record, "walkeeper's record in etcd", PATIENCE)
+            record = wait_until(stage.record, "walkeeper's record in etcd", WAIT_SECONDS)
         screen.say(
             f"The callback on_start has started an agent on each node. {record.owner}'s owns the record: the archive "
             f"begins with {record.start}, the frontier is {record.lsn}."
@@ -155,7 +157,7 @@ class Story:
             archived = {segment.name for segment in self.stage.archived()}
             return min(len(spooled(primary) - archived), len(to_do(primary))) >= plan.backlog
 
-        wait_until(behind, f"{plan.backlog} segments that are not archived", PATIENCE, interval=0.1)
+        wait_until(behind, f"{plan.backlog} segments that are not archived", WAIT_SECONDS, interval=0.1)
         screen.say(f"Both fall behind: {self.gauge.now}.", "alarm")
         return primary
 
@@ -194,7 +196,7 @@ class Story:
         self.cluster.expire_leader()
         screen.say("The dead leader's lease is revoked, so that nobody waits for the ttl of 20 s.")
         heir, promoted, owned = self._await_heir(death)
-        line, facts = wait_until(lambda: event(heir, "takeover"), f"{heir.name}'s takeover", PATIENCE)
+        line, facts = wait_until(lambda: event(heir, "takeover"), f"{heir.name}'s takeover", WAIT_SECONDS)
         history = _history(heir, int(facts["timeline"]))
         screen.say(
             f"{heir.name} is the primary, on timeline {history.timeline}, {promoted - death.at:.1f} s after the kill. "
@@ -217,7 +219,7 @@ class Story:
         """The next leader; when it took writes, and when its agent owned the record."""
         promoted = owned = 0.0
         heir: Node | None = None
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + WAIT_SECONDS
         while not (promoted and owned):
             if not promoted:
                 heir = self.cluster.leader()
@@ -235,10 +237,10 @@ class Story:
     def _compare_start(self, death: Death, heir: Node, history: History, start: Lsn) -> None:
         """The new archiver must begin with the first segment that the store lacks, and leave none behind."""
         _, receiver = wait_until(
-            lambda: event(heir, "receiver_started", after="takeover"), "the new receiver", PATIENCE
+            lambda: event(heir, "receiver_started", after="takeover"), "the new receiver", WAIT_SECONDS
         )
         first = history.segment_at(start, death.record.size)
-        _, sent = wait_until(lambda: event(heir, "archived", after="takeover"), "the first upload", PATIENCE)
+        _, sent = wait_until(lambda: event(heir, "archived", after="takeover"), "the first upload", WAIT_SECONDS)
         stored = self.stage.archived()
         behind = [history.segment(number, first.size) for number in range(death.first_number, first.number)]
         whole = all(segment in stored for segment in behind)
@@ -278,8 +280,8 @@ class Story:
         assert record is not None
         history = _history(self.cluster.wait_leader(), record.timeline)
         mine = {segment for segment in death.spooled if history.contains(segment)}
-        wait_until(lambda: mine <= stage.archived(), "the segments that died in the spool", PATIENCE, interval=0.2)
-        wait_until(self._caught_up, "the archive to catch up", PATIENCE, interval=0.1)
+        wait_until(lambda: mine <= stage.archived(), "the segments that died in the spool", WAIT_SECONDS, interval=0.2)
+        wait_until(self._caught_up, "the archive to catch up", WAIT_SECONDS, interval=0.1)
         screen.say(f"Caught up after {time.monotonic() - begun:.1f} s: {self.gauge.now}.", "good")
         screen.also(
             f"All {len(mine)} segments that died in {death.node.name}'s spool are in the archive: the new primary had them in "
@@ -302,9 +304,9 @@ class Story:
         begun = time.monotonic()
         new = self.cluster.switchover(target)
         seconds = time.monotonic() - begun
-        record = wait_until(self._owned_by(new), f"{new.name} to own the record", PATIENCE)
+        record = wait_until(self._owned_by(new), f"{new.name} to own the record", WAIT_SECONDS)
         owned = time.monotonic() - begun
-        _, facts = wait_until(lambda: event(new, "takeover"), "its log", PATIENCE)
+        _, facts = wait_until(lambda: event(new, "takeover"), "its log", WAIT_SECONDS)
         screen.say(
             f"{new.name} takes writes on timeline {record.timeline} after {seconds:.1f} s, and owns the record after "
             f"{owned:.1f} s. Frontier before: {facts['previous_frontier']}; it goes on at {facts['frontier']}.",
@@ -329,7 +331,7 @@ class Story:
         )
         leader.execute("SELECT pg_logical_emit_message(true, 'demo', 'the end')")
         end, last = leader.execute("SELECT lsn::text, pg_walfile_name(lsn) FROM pg_switch_wal() AS lsn")[0]
-        wait_until(self._passed(Lsn.parse(end)), "the last segment in the archive", PATIENCE, interval=0.1)
+        wait_until(self._passed(Lsn.parse(end)), "the last segment in the archive", WAIT_SECONDS, interval=0.1)
         with suppress(TimeoutError):  # it is for comparison only, and need not be whole
             wait_until(lambda: last in self.stage.ordinarily_archived(), "the ordinary archive", 20)
         screen.say(f"pg_switch_wal() has closed it, {last}, and both archives have it.")

@@ -31,7 +31,7 @@ QUICK: Final = ("write", "link", "unlink")
 """The quick test kills at the last of each: before an object, before its name, before the spool is cleared."""
 ERRORS: Final = ("EIO", "ENOSPC", "EINTR")
 """Not EACCES: what only people can fix is tried again after a minute."""
-PATIENCE: Final = 6.0
+STEP_SECONDS: Final = 6.0
 """Seconds in which a step ends, or the agent."""
 TALKS: Final = range(1, 7)
 """Kills while it talks to etcd and PostgreSQL: the n-th ``sendto`` of any thread."""
@@ -160,7 +160,7 @@ def kill_at(machine: Machine, step: Step, call: Call) -> bool:
 
 def died(agent: Process) -> bool:
     with suppress(TimeoutError):
-        agent.wait(PATIENCE)
+        agent.wait(STEP_SECONDS)
         return True
     return False
 

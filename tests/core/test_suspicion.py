@@ -27,7 +27,7 @@ from walkeeper.core.suspicion import (
 
 SIZE = SegmentSize(MIB)
 HISTORY = History(2, (Switch(1, Lsn(8 * MIB + 100)),))
-PATIENCE = 3600.0
+GAP_PATIENCE = 3600.0
 EDITS = st.lists(st.tuples(st.booleans(), st.integers(0, 40), st.integers(0, 40)), max_size=20)
 
 
@@ -134,7 +134,7 @@ def suspicions(first: int = 5, end: int = 8, now: float = 0.0) -> Suspicions:
 def gaps(
     found: Suspicions, now: float, members: list[str] | None, accepted: tuple[Gap, ...] = (), *, short: bool = False
 ) -> list[tuple[int, int, Why]]:
-    told = found.gaps(now, members, accepted, PATIENCE, short_of_disk=short)
+    told = found.gaps(now, members, accepted, GAP_PATIENCE, short_of_disk=short)
     return [(lost.first.number, lost.end, why) for lost, why in told]
 
 
@@ -159,14 +159,14 @@ def test_where_nobody_else_could_have_it_nobody_is_waited_for() -> None:
 
 
 def test_while_the_members_are_not_known_nothing_is_proved() -> None:
-    assert gaps(suspicions(), PATIENCE - 1, None) == []
-    assert gaps(suspicions(), PATIENCE, None) == [(5, 8, Why.WAITED)]
+    assert gaps(suspicions(), GAP_PATIENCE - 1, None) == []
+    assert gaps(suspicions(), GAP_PATIENCE, None) == [(5, 8, Why.WAITED)]
 
 
 def test_a_silent_member_is_waited_for_until_patience_is_over_or_the_disk_runs_short() -> None:
     found = suspicions(now=50.0)
-    assert gaps(found, 50.0 + PATIENCE - 1, ["b"]) == []
-    assert gaps(found, 50.0 + PATIENCE, ["b"]) == [(5, 8, Why.WAITED)]
+    assert gaps(found, 50.0 + GAP_PATIENCE - 1, ["b"]) == []
+    assert gaps(found, 50.0 + GAP_PATIENCE, ["b"]) == [(5, 8, Why.WAITED)]
     assert gaps(found, 51.0, ["b"], short=True) == [(5, 8, Why.DISK)]
 
 
@@ -174,10 +174,10 @@ def test_a_later_suspicion_is_waited_for_as_long_as_the_first() -> None:
     found = suspicions(5, 7, now=0.0)
     found.suspect(5, 8, 1000.0)
     assert found.since() == 0.0
-    assert gaps(found, PATIENCE, ["b"]) == [(5, 7, Why.WAITED)]
+    assert gaps(found, GAP_PATIENCE, ["b"]) == [(5, 7, Why.WAITED)]
     found.settle(5, 7)
     assert found.since() == 1000.0
-    assert gaps(found, 1000.0 + PATIENCE, ["b"]) == [(7, 8, Why.WAITED)]
+    assert gaps(found, 1000.0 + GAP_PATIENCE, ["b"]) == [(7, 8, Why.WAITED)]
 
 
 def test_what_a_person_accepts_is_a_gap_at_once_and_nothing_else_is() -> None:

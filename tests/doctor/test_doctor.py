@@ -632,10 +632,10 @@ def test_a_clock_that_the_store_does_not_share(
 
 
 def test_a_store_that_hangs_hangs_nobody(config: Config, s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "STORE_PATIENCE", 0.3)
+    monkeypatch.setattr(gather, "STORE_SECONDS", 0.3)
     s3.always("PUT", deaf)
-    patient = s3.settings(read_timeout=Seconds(20))
-    found = gather._store(replace(config, store=patient), RECORD)
+    slow = s3.settings(read_timeout=Seconds(20))
+    found = gather._store(replace(config, store=slow), RECORD)
     assert isinstance(found, StoreFacts)
     assert [finding.state for finding in of(facts_of(config, store=found), "store_answers")] == ["error"]
     assert [finding.state for finding in of(facts_of(config, store=found), "no_gaps")] == ["unknown"]

@@ -19,8 +19,8 @@ from tests.parts.processes import wait_until
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 
-PATIENCE: Final = 5.0
-"""Seconds after which a statement that got no answer is given up, its outcome unknown."""
+STATEMENT_SECONDS: Final = 5.0
+"""Seconds after which a statement that got no answer is no longer waited for, its outcome unknown."""
 
 _CREATE: Final = "CREATE TABLE IF NOT EXISTS ledger (id bigint PRIMARY KEY, payload text, at timestamptz DEFAULT now())"
 _INSERT: Final = "INSERT INTO ledger (id, payload) VALUES (%s, %s)"
@@ -107,7 +107,7 @@ class Ledger:
         """Stop writing. Raises what a writer died of, if one did."""
         self._ending.set()
         for thread in self._threads:
-            thread.join(timeout=PATIENCE + 15)
+            thread.join(timeout=STATEMENT_SECONDS + 15)
         if self._died:
             raise self._died[0]
 
@@ -170,7 +170,7 @@ class Ledger:
         with socket.socket(fileno=os.dup(connection.fileno())) as line:
             try:
                 while not self._ending.is_set():
-                    self._in_flight[me] = (time.monotonic() + PATIENCE, line)
+                    self._in_flight[me] = (time.monotonic() + STATEMENT_SECONDS, line)
                     self._insert(connection)
                     del self._in_flight[me]
                     self._ending.wait(self._pause)

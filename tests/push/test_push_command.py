@@ -341,7 +341,7 @@ def test_p9_a_server_that_stops_does_not_wait_for_a_store_that_hangs(
     data.start_server()
     pid_file = data.path / "postmaster.pid"
     pid_file.write_text(pid_file.read_text().replace("ready   ", "stopping"))
-    monkeypatch.setattr(command, "STOPPING_PATIENCE", 0.2)
+    monkeypatch.setattr(command, "STOPPING_SECONDS", 0.2)
     monkeypatch.setattr(command, "_push", lambda *_: time.sleep(60))
     begun = time.monotonic()
     assert push(f"pg_wal/{SEGMENT}")[0] == 1
@@ -379,7 +379,7 @@ def test_h9_an_agent_that_is_no_help_is_done_without(
     data: DataDirectory, push: Push, agent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data.segment()
-    monkeypatch.setattr(client, "PATIENCE", 0.3)
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.3)
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(paths.socket_path(str(data.config), data.environment))
     listening.listen()

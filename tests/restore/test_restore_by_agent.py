@@ -107,7 +107,7 @@ def test_h9_without_an_agent_or_with_a_hung_one_the_slow_way_is_left(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert node.restore() is None
-    monkeypatch.setattr(client, "PATIENCE", 0.3)
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.3)
     go = threading.Event()
 
     def hang(_: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tests.simulation.threads import Killed
 from walkeeper.agent.archive_push import AtIt
 from walkeeper.archive.open import Archives
 from walkeeper.errors import WalkeeperError
-from walkeeper.push.client import LONGEST, PATIENCE
+from walkeeper.push.client import ANSWER_SECONDS, LONGEST
 from walkeeper.push.place import Place
 from walkeeper.push.storing import Pusher
 
@@ -98,7 +98,7 @@ class Command(NodeProcess):
 
         self.step("asks the agent", self._name)
         agent.run(serve)
-        until = self.loop.now + PATIENCE
+        until = self.loop.now + ANSWER_SECONDS
         while not replies and not agent.dead and self.loop.now < until:
             self.loop.wait(LOOK)
         return replies[0] if replies else False

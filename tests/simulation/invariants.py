@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.simulation.threads import Process
     from tests.simulation.world import World
 
-PATIENCE: Final = 60.0
+GAP_PATIENCE: Final = 60.0
 """``gap.patience`` here."""
 NEVER_DELETED: Final = ("/wal/", "/history/", "/gap/", "/start/")
 
@@ -337,7 +337,7 @@ class Invariants:
             key = world.layout.file(segment, ".zst")
             waited = world.loop.now - self._first_looked.get((node.name, key), world.loop.now)
             proved = all((node.name, other.name, segment) in self._refused for other in others)
-            if not proved and waited < PATIENCE - 15:
+            if not proved and waited < GAP_PATIENCE - 15:
                 self.violated(f"{segment} is called a gap, and not every member has said no to it")
                 return
             if self._stored_at.get(key, 1e9) < self._looked.get((node.name, key), 1e9):

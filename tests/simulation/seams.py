@@ -21,7 +21,7 @@ import walkeeper.core.tail
 from tests.fixtures.worlds import config_of
 from tests.parts.postgres import Postgres
 from tests.simulation import threads
-from tests.simulation.invariants import PATIENCE
+from tests.simulation.invariants import GAP_PATIENCE
 from tests.simulation.threads import Clock, Killed, Process, here
 from tests.simulation.wal import (
     SIZE,
@@ -111,7 +111,7 @@ def _config_of(node: Node) -> Config:
         config,
         archiver=node.world.archiver,
         tail_interval=TAIL_INTERVAL if node.world.tails else None,
-        gap_patience=PATIENCE,
+        gap_patience=GAP_PATIENCE,
         agent=replace(config.agent, poll_interval=POLL),
         node=replace(config.node, spool_directory=node.directory / "spool"),
     )

@@ -39,7 +39,7 @@ TOGETHER: Final = 32
 """The most files that follow, already being stored, for which one answer waits."""
 FOLLOWING: Final = 0.5
 """The most seconds that an answer waits for each of them."""
-STOPPING_PATIENCE: Final = 3.0
+STOPPING_SECONDS: Final = 3.0
 """Seconds that the work may take while the server stops: no shutdown waits for the store."""
 AT_ONCE: Final = 4
 """Files that are worked on together: each is held in memory, packed and plain."""

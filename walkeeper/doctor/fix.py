@@ -12,7 +12,7 @@ from walkeeper.doctor.facts import Facts, Unknown
 from walkeeper.doctor.rule import Finding, judge
 from walkeeper.errors import WalkeeperError
 
-PATIENCE: Final = 30.0
+PATRONI_SECONDS: Final = 30.0
 """Seconds for Patroni to do what it was told."""
 
 
@@ -63,7 +63,7 @@ def _send(facts: Facts, finding: Finding) -> None:
 
 def _wait(finding: Finding, look_again: Callable[[], Facts]) -> Facts:
     """Until the rule is content, and the nodes are gap-safe where that hung on it: Patroni makes slots at its next turn."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + PATRONI_SECONDS
     while True:
         facts = look_again()
         errors = [each for each in judge(facts) if each.state == "error"]

@@ -26,9 +26,9 @@ from walkeeper.lib import clock
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.pg_receivewal import find_program
 
-DCS_PATIENCE: Final = 5.0
-STORE_PATIENCE: Final = 20.0
-FILE_PATIENCE: Final = 5.0
+DCS_SECONDS: Final = 5.0
+STORE_SECONDS: Final = 20.0
+FILE_SECONDS: Final = 5.0
 
 _T = TypeVar("_T")
 
@@ -37,7 +37,7 @@ def gather(config: Config) -> Facts:
     """Reads only, but for the store's probe: one object under ``probe/``, which is removed again."""
     problem, topology, found, cas = _look_at_dcs(config)
     record, record_problem = _decoded(found)
-    servers_uid = _looked_at("the data directory", FILE_PATIENCE, lambda: here.owner_of_data(config))
+    servers_uid = _looked_at("the data directory", FILE_SECONDS, lambda: here.owner_of_data(config))
     with ThreadPoolExecutor(3) as pool:
         members = pool.submit(look_at_members, config, topology)
         store = pool.submit(_store, config, record)
@@ -96,7 +96,7 @@ _Dcs = tuple[WalkeeperError | None, Topology | Unknown, Versioned | Unknown | No
 def _look_at_dcs(config: Config) -> _Dcs:
     """What went wrong, the topology, the record as it is written, and what came of the compare-and-set."""
     try:
-        records = connect(config.patroni_config, config.node.name, min(DCS_PATIENCE, config.agent.dcs_timeout))
+        records = connect(config.patroni_config, config.node.name, min(DCS_SECONDS, config.agent.dcs_timeout))
     except WalkeeperError as problem:
         return _no_dcs(problem)
     try:
@@ -116,7 +116,7 @@ def _read_again(config: Config) -> Record | None:
 
 def _read(config: Config) -> Versioned | Unknown | None:
     try:
-        records = connect(config.patroni_config, config.node.name, min(DCS_PATIENCE, config.agent.dcs_timeout))
+        records = connect(config.patroni_config, config.node.name, min(DCS_SECONDS, config.agent.dcs_timeout))
         try:
             return records.read()
         finally:
@@ -171,9 +171,9 @@ def _store(config: Config, record: Record | Unknown | None) -> StoreFacts | Unkn
 
     deadline = Deadline("store")
     try:
-        return deadline.call(lambda: here.look_at_store(config, record), STORE_PATIENCE)
+        return deadline.call(lambda: here.look_at_store(config, record), STORE_SECONDS)
     except DeadlineExceeded:
-        silent = StoreUnavailable(f"the store gave no answer within {STORE_PATIENCE:g} s")
+        silent = StoreUnavailable(f"the store gave no answer within {STORE_SECONDS:g} s")
         facts = StoreFacts(url=open_store(config.store).url, problem=silent, clock_ahead=Unknown(str(silent)))
         return here.unseen(facts, str(silent))
     except WalkeeperError as problem:
@@ -186,9 +186,9 @@ def _files(
     config: Config, topology: Topology | Unknown
 ) -> tuple[PatroniFacts | Unknown, SpoolFacts | Unknown, str | Unknown]:
     return (
-        _looked_at("Patroni's configuration", FILE_PATIENCE, lambda: here.look_at_patroni(config, topology)),
-        _looked_at("the spool", FILE_PATIENCE, lambda: here.look_at_spool(config)),
-        _looked_at("pg_wal", FILE_PATIENCE, lambda: here.newest_backup_label(config)),
+        _looked_at("Patroni's configuration", FILE_SECONDS, lambda: here.look_at_patroni(config, topology)),
+        _looked_at("the spool", FILE_SECONDS, lambda: here.look_at_spool(config)),
+        _looked_at("pg_wal", FILE_SECONDS, lambda: here.newest_backup_label(config)),
     )
 
 

@@ -26,7 +26,7 @@ from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
 from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
 
-AGENT_PATIENCE: Final = 3.0
+AGENT_SECONDS: Final = 3.0
 _AGENT_SHOWS: Final = frozenset({"version", "pid", "store", "spool_limit", "started_at"})
 
 
@@ -189,7 +189,7 @@ def look_at_agent(config: Config, *, as_its_user: bool) -> tuple[AgentFacts | Un
     """Its report; and whether it certainly is not there."""
     try:
         socket = paths.socket_path(config.source, os.environ)
-        report = client.ask(socket, "status", AGENT_PATIENCE)
+        report = client.ask(socket, "status", AGENT_SECONDS)
     except AgentError as problem:
         return Unknown(f"this node's agent does not answer: {problem}"), as_its_user and "no agent is running" in str(
             problem

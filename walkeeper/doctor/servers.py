@@ -15,7 +15,7 @@ from walkeeper.errors import PostgresError, WalkeeperError
 from walkeeper.lib import clock
 from walkeeper.postgres.server import Server
 
-PATIENCE: Final = 5.0
+SERVER_SECONDS: Final = 5.0
 """Seconds for each question to a server."""
 SECOND_LOOK: Final = 3.0
 """Seconds after which a server without an agent's session is asked again: an agent connects at its next look."""
@@ -82,7 +82,7 @@ def _ask(config: Config, member: Member, *, here: bool) -> ServerFacts | Unknown
     try:
         own = config.postgresql
         endpoint = own if here else replace(own, host=member.host or "", port=member.port or 0)
-        server = Server(endpoint, min(PATIENCE, config.agent.dcs_timeout))
+        server = Server(endpoint, min(SERVER_SECONDS, config.agent.dcs_timeout))
         try:
             found = survey(server, config.hold_slot)
             return found if here or found.agents else _second_look(server, found)

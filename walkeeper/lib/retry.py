@@ -37,7 +37,7 @@ class Backoff:
         self._next = self._first
 
 
-def patiently(work: Callable[[], _T]) -> _T:
+def with_retries(work: Callable[[], _T]) -> _T:
     """``work()``, tried again after a StoreError that waiting can help against."""
     for attempt in range(1, ATTEMPTS):
         try:

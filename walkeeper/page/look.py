@@ -94,8 +94,8 @@ SCRIPT: Final = """
   function look() {
     var reading = String(window.getSelection ? window.getSelection() : "") !== "";
     if (document.hidden || reading) { window.setTimeout(look, 2000); return; }
-    var patience = new AbortController(), alarm = window.setTimeout(function () { patience.abort(); }, 10000);
-    fetch(window.location.href, { cache: "no-store", signal: patience.signal })
+    var controller = new AbortController(), alarm = window.setTimeout(function () { controller.abort(); }, 10000);
+    fetch(window.location.href, { cache: "no-store", signal: controller.signal })
       .then(function (answer) { if (!answer.ok) { throw new Error("no"); } return answer.text(); })
       .then(show).catch(fail)
       .then(function () { window.clearTimeout(alarm); window.setTimeout(look, 5000); });

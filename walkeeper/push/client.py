@@ -15,7 +15,7 @@ from time import monotonic
 
 from walkeeper.control import client, paths
 
-PATIENCE = 2.0
+ANSWER_SECONDS = 2.0
 """Seconds for each answer of an agent. One that hangs is done without."""
 LONGEST = 60.0
 """Seconds that an agent may go on saying that it is at it."""
@@ -49,7 +49,7 @@ def push(config: str, path: str) -> int | None:
         request = f'{{"verb": "push", "path": {quoted(path)}, "cwd": {quoted(working_directory())}}}'.encode("ascii")
         end = monotonic() + LONGEST
         while True:
-            reply = client.exchange(socket, request, PATIENCE)
+            reply = client.exchange(socket, request, ANSWER_SECONDS)
             if reply.startswith(_YES):
                 return DONE
             reason, text, hint = _read(reply)

@@ -17,9 +17,9 @@ from walkeeper.push.client import working_directory
 from walkeeper.push.place import Place, parse_path
 from walkeeper.push.storing import Pusher
 
-PATIENCE: Final = 60.0
+STORE_SECONDS: Final = 60.0
 """Seconds for the store; PostgreSQL keeps the file and asks again."""
-STOPPING_PATIENCE: Final = 5.0
+STOPPING_SECONDS: Final = 5.0
 """The same while the server stops: no shutdown waits for the store."""
 
 
@@ -27,12 +27,12 @@ def main(config: Path, path: str, environ: Mapping[str, str] = os.environ) -> in
     """0 when the archive has the file that ``path``, PostgreSQL's ``%p``, names; raises for everything else."""
     events.to_stderr()
     place = parse_path(path, working_directory())
-    patience = STOPPING_PATIENCE if is_stopping(place.data_directory) else PATIENCE
+    seconds = STOPPING_SECONDS if is_stopping(place.data_directory) else STORE_SECONDS
     try:
-        Deadline("store").call(lambda: _push(config, place, environ), patience)
+        Deadline("store").call(lambda: _push(config, place, environ), seconds)
     except DeadlineExceeded:
         raise StoreUnavailable(
-            f"{place.name}: the store did not take it within {patience:g} s",
+            f"{place.name}: the store did not take it within {seconds:g} s",
             hint="PostgreSQL keeps the file and asks again. Look at the store and the way to it.",
         ) from None
     return 0

@@ -23,7 +23,7 @@ from walkeeper.lib import events
 from walkeeper.postgres.data_directory import is_starting, read_control_file
 from walkeeper.store.base import Store
 
-PATIENCE: Final = 1.0
+DCS_SECONDS: Final = 1.0
 """Seconds for one call to the DCS: PostgreSQL waits, perhaps in a promotion."""
 
 

@@ -24,7 +24,7 @@ from walkeeper.control import client, paths, spawn
 from walkeeper.restore import exits
 from walkeeper.restore.exits import ABSENT, DELIVERED
 
-PATIENCE = 2.0
+ANSWER_SECONDS = 2.0
 """Seconds for each answer; after that the work is done here."""
 
 SAID = {DELIVERED: 10, ABSENT: 11}
@@ -68,7 +68,7 @@ def _ask(socket: str, name: str, place: str, link: str, waited: float) -> dict[s
         f'"{key}": {quoted(text)}' for key, text in (("file", name), ("destination", place), ("ready", link))
     )
     request = f'{{"verb": "restore", {texts}, "pid": {os.getpid()}, "waited": {waited}}}'
-    return _understood(client.exchange(socket, request.encode("ascii"), PATIENCE).decode())
+    return _understood(client.exchange(socket, request.encode("ascii"), ANSWER_SECONDS).decode())
 
 
 def _first_ask(config: str, name: str, place: str, link: str) -> tuple[str, dict[str, object]]:

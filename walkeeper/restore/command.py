@@ -64,7 +64,7 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
     """The whole file, checked; None if it is proved absent. Raises for everything else."""
     config = load(config_path, environ)
     once = exits.will_ask_again(str(data_directory))
-    settings = config.store.impatient(STANDBY_SILENCE) if once else config.store
+    settings = config.store.with_timeout(STANDBY_SILENCE) if once else config.store
     archives = open_archives(config, open_store(settings), to_read=True)
     layout, source = archives.layout(read_control_file(data_directory).system_identifier), archives.reader()
     ends = Ends(source, lambda: _records(config), SystemClock(), config.restore_deadline)

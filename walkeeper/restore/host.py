@@ -46,7 +46,7 @@ def main(config_path: Path) -> int:
 def _serve(config_path: Path, socket: Path, lock: AgentLock) -> int:
     # Imported under the lock: of several that are started at once, one takes its time.
     from walkeeper.config import load  # noqa: PLC0415
-    from walkeeper.restore.abandoned import PATIENCE  # noqa: PLC0415
+    from walkeeper.restore.abandoned import DCS_SECONDS  # noqa: PLC0415
     from walkeeper.restore.serving import Restoring  # noqa: PLC0415
     from walkeeper.store.open import open_store  # noqa: PLC0415
 
@@ -58,7 +58,7 @@ def _serve(config_path: Path, socket: Path, lock: AgentLock) -> int:
     def connect_records() -> RecordStore:
         from walkeeper.dcs.patroni import connect  # noqa: PLC0415 - seldom needed, and heavy
 
-        return connect(config.patroni_config, config.node.name, PATIENCE)
+        return connect(config.patroni_config, config.node.name, DCS_SECONDS)
 
     restoring = Restoring(config, open_store(config.store), socket.parent, SystemClock(), connect_records)
     died = threading.Event()

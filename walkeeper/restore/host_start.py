@@ -13,7 +13,7 @@ from time import monotonic, sleep
 from walkeeper.control import paths, spawn
 from walkeeper.postgres import postmaster_pid
 
-PATIENCE = 3.0
+START_SECONDS = 3.0
 """Seconds for it to begin."""
 
 
@@ -22,13 +22,13 @@ def start(config: str, socket: str, place: str) -> bool:
     if not _of_a_server(place):
         return False
     lock = paths.lock_path(socket)
-    until = monotonic() + PATIENCE
+    until = monotonic() + START_SECONDS
     if _is_free(lock):
         reader, writer = os.pipe()
         arguments = ["-m", "walkeeper.restore.host", os.path.abspath(config)]
         spawn.start(arguments, paths.start_log_path(socket), writer)
         os.close(writer)
-        select.select([reader], [], [], PATIENCE)  # its end is closed when it serves, or has ended
+        select.select([reader], [], [], START_SECONDS)  # its end is closed when it serves, or has ended
         os.close(reader)
     while not os.path.exists(socket):  # another call may have started it
         if _is_free(lock) or monotonic() > until:

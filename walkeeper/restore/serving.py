@@ -93,14 +93,14 @@ class Restoring:
         layout = self._archives.layout(read_control_file(data_directory).system_identifier)
         server = running_server(data_directory)
         recovers = exits.in_archive_recovery(str(data_directory))
-        patient = not exits.will_ask_again(str(data_directory))
+        asks_once = not exits.will_ask_again(str(data_directory))
         link = self._link(request.get("ready"))
         recovery = None if server is None else self.prefetcher.recovery(server, layout, link)
         try:
             if recovery is not None and (path := self.prefetcher.take(recovery, name, place, pid, SILENCE)):
                 return {"delivered": True, "path": str(path)}
             follower = not recovers and exits.is_standby(str(data_directory))
-            fetch = self._fetch(layout, name, recovery, patient=patient, recovers=recovers, follower=follower)
+            fetch = self._fetch(layout, name, recovery, asks_once=asks_once, recovers=recovers, follower=follower)
             if fetch.hole is not None and not has_itself(data_directory, name, layout.system_identifier):
                 return self._hole(fetch.hole, name, request.get("waited"))
             # Compared with the local copy only now: while the fetch went on, that may have been written further.
@@ -109,7 +109,7 @@ class Restoring:
                 return self._absent(layout, name) if follower else {"delivered": False}
             path = durable.lay_ready(place, plain, pid)
         except TimeoutError:
-            return self._no_answer_yet(name, request.get("waited"), patient=patient)
+            return self._no_answer_yet(name, request.get("waited"), asks_once=asks_once)
         except OSError as error:
             raise CannotTell(f"{place}: {error.strerror}", hint="The data directory must be writable.") from None
         if plain is fetch.plain:
@@ -117,10 +117,10 @@ class Restoring:
         return {"delivered": True, "path": str(path)}
 
     def _fetch(
-        self, layout: Layout, name: str, recovery: Recovery | None, *, patient: bool, recovers: bool, follower: bool
+        self, layout: Layout, name: str, recovery: Recovery | None, *, asks_once: bool, recovers: bool, follower: bool
     ) -> _Fetch:
         """From the store, in a thread that goes on when nobody waits any more. Raises TimeoutError, then."""
-        if not patient and self._clock.monotonic() < self._retry_at:
+        if not asks_once and self._clock.monotonic() < self._retry_at:
             hint = f"It is asked again {RETRY_SECONDS:g} s after it failed. Look at the store and the way to it."
             raise CannotTell(f"{self.store_url}: it does not answer at the moment", hint=hint)
         key = layout.root, name, recovers
@@ -201,8 +201,8 @@ class Restoring:
             return False
         return self._abandoned.hides(parse_history(file.timeline, plain), data_directory)
 
-    def _no_answer_yet(self, name: str, waited: object, *, patient: bool) -> Mapping[str, Any]:
-        if not patient:
+    def _no_answer_yet(self, name: str, waited: object, *, asks_once: bool) -> Mapping[str, Any]:
+        if not asks_once:
             self._retry_at = self._clock.monotonic() + RETRY_SECONDS
             error, hint = f"{name}: {self.store_url} has not answered within {SILENCE:g} s", "It is being fetched."
             raise CannotTell(error, hint=hint)

@@ -31,9 +31,9 @@ WELL: Final = 0
 LOOK: Final = 1
 UNKNOWN: Final = 2
 
-PATIENCE: Final = 5.0
+ANSWER_SECONDS: Final = 5.0
 """Seconds for the DCS, and then for the members and the store at the same time."""
-AGENT_PATIENCE: Final = 2.0
+AGENT_SECONDS: Final = 2.0
 _SHOWN: Final = {"name", "pid", "version", "archiving", "timeline", "spool_bytes", "spool_limit"}
 """Of an agent's report."""
 
@@ -84,7 +84,9 @@ def gather(config: Config) -> dict[str, Any]:
 
 def _from_the_dcs(config: Config, unknown: list[Remark], found: list[Remark]) -> tuple[Record | None, Topology | None]:
     try:
-        records = connect(config.patroni_config, config.node.name, timeout=min(PATIENCE, config.agent.dcs_timeout))
+        records = connect(
+            config.patroni_config, config.node.name, timeout=min(ANSWER_SECONDS, config.agent.dcs_timeout)
+        )
     except WalkeeperError as problem:
         unknown.append(remark(f"record and members: {problem}", problem.hint))
         return None, None
@@ -166,7 +168,7 @@ def _member(config: Config, member: Member, unknown: list[Remark]) -> _Looked:
         return row, None, None
     try:
         endpoint = replace(config.postgresql, host=member.host, port=member.port)
-        server = Server(endpoint, min(PATIENCE, config.agent.dcs_timeout))
+        server = Server(endpoint, min(ANSWER_SECONDS, config.agent.dcs_timeout))
         try:
             state = server.state()
             slot = server.slot(config.hold_slot)
@@ -245,7 +247,7 @@ def _gaps(config: Config, record: Record | None, unknown: list[Remark]) -> list[
         return None
     try:
         contents = _contents(config, record)
-        gaps, accepted = _within(PATIENCE, lambda: (contents.open_gaps(), contents.accepted_gaps()))
+        gaps, accepted = _within(ANSWER_SECONDS, lambda: (contents.open_gaps(), contents.accepted_gaps()))
     except WalkeeperError as problem:
         unknown.append(remark(f"gaps: {problem}", problem.hint))
         return None
@@ -268,7 +270,7 @@ def _look_for_next_wal(
     late = [row for row in rows if row["receives"] is False and (row["behind_bytes"] or 0) > record.segment_size]
     try:
         if late:
-            _within(PATIENCE, lambda: _next_wal(_contents(config, record), record, gaps, late))
+            _within(ANSWER_SECONDS, lambda: _next_wal(_contents(config, record), record, gaps, late))
     except WalkeeperError:
         return  # whoever asked for the gaps has said it
 
@@ -303,7 +305,7 @@ def _within(seconds: float, work: Callable[[], _T]) -> _T:
 def _agent(config: Config, unknown: list[Remark], found: list[Remark]) -> dict[str, Any] | None:
     """The report of this node's own agent. Whose user we are decides where its socket is looked for."""
     try:
-        report = client.ask(paths.socket_path(config.source, os.environ), "status", AGENT_PATIENCE)
+        report = client.ask(paths.socket_path(config.source, os.environ), "status", AGENT_SECONDS)
     except AgentError as problem:
         said = remark(f"agent on this node: {problem}", problem.hint)
         (found if _is_servers_user(config) else unknown).append(said)

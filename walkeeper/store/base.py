@@ -121,8 +121,8 @@ class StoreSettings(Protocol):
     def doubts(self) -> Iterable[WrongSetting]:
         """What works, and should not stay as it is: said loudly, and not refused."""
 
-    def impatient(self, seconds: float) -> Self:
-        """The same, with no silence waited out for longer than that, for a caller that has the WAL in another way."""
+    def with_timeout(self, seconds: float) -> Self:
+        """The same, with no time-out above that, for a caller that can get the WAL in another way."""
 
     def clock_ahead(self) -> float | None:
         """Seconds by which the store's clock is ahead of ours; None where it is ours. Raises StoreUnavailable."""

@@ -15,7 +15,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import SegmentHeader, check_header, check_pages
 from walkeeper.errors import CannotTell, Locked, Refused, StoreError
 from walkeeper.lib.parallel import in_parallel
-from walkeeper.lib.retry import patiently
+from walkeeper.lib.retry import with_retries
 from walkeeper.store.base import Body
 from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.judge import MOST, Finding, Severity, duplicates, stored_so
@@ -128,7 +128,7 @@ def look_at(evidence: Evidence, item: Item, history: History, codec: Codec) -> L
 
 def _got(evidence: Evidence, key: str) -> Body:
     """Raises CannotTell where it is gone, or the store's errors."""
-    body = patiently(partial(evidence.store.get, key))
+    body = with_retries(partial(evidence.store.get, key))
     if body is None:
         raise CannotTell("it is listed, and not there")
     return body

@@ -24,7 +24,7 @@ from walkeeper.lib.parallel import in_parallel
 from walkeeper.postgres.data_directory import read_control_file
 from walkeeper.store.base import SMALL, Store
 
-PATIENCE: Final = 5.0
+DCS_SECONDS: Final = 5.0
 """Seconds for one call to the DCS."""
 MAX_JSON_BYTES: Final = 64 * 1024
 """Of a small object such as those below start/."""
@@ -103,7 +103,7 @@ def open_records(config: Config) -> RecordStore:
     """Raises ConfigError where no DCS is configured."""
     from walkeeper.dcs.patroni import connect  # noqa: PLC0415 - Patroni takes 400 ms
 
-    return connect(config.patroni_config, config.node.name, timeout=min(PATIENCE, config.agent.dcs_timeout))
+    return connect(config.patroni_config, config.node.name, timeout=min(DCS_SECONDS, config.agent.dcs_timeout))
 
 
 def gather(

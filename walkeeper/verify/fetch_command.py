@@ -25,7 +25,7 @@ from walkeeper.core.names import HistoryFile, Segment, WalFile, parse_wal_name
 from walkeeper.errors import BadName, CannotTell, Locked, Refused, StoreError
 from walkeeper.lib import durable
 from walkeeper.lib.parallel import in_parallel
-from walkeeper.lib.retry import patiently
+from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import Progress, complain
 from walkeeper.store.base import Store
 from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, SOUND, say
@@ -106,7 +106,7 @@ def wanted(what: str, store: Store, layout: Layout, size: SegmentSize) -> Iterat
 def fetch_one(store: Store, layout: Layout, codec: Codec, name: str, directory: Path) -> Result:
     """Raises CannotTell where the directory cannot be written: the next file would fare no better."""
     try:
-        plain = patiently(lambda: fetch(store, layout, codec, name))
+        plain = with_retries(lambda: fetch(store, layout, codec, name))
     except (Locked, StoreError) as problem:
         return Result(name, Outcome.UNKNOWN, str(problem), problem.hint)
     except (CannotTell, Refused) as problem:
@@ -145,7 +145,7 @@ def _along(history: History, first: Segment, last: Segment) -> Iterator[WalFile]
 
 
 def _history(store: Store, layout: Layout, timeline: int) -> History:
-    content = patiently(lambda: histories.content(store, layout, timeline))
+    content = with_retries(lambda: histories.content(store, layout, timeline))
     if content is None:
         raise CannotTell(
             f"{HistoryFile(timeline).name}: it is not in the archive, so that its chain is not known",

@@ -16,7 +16,7 @@ from walkeeper.archive.tail_read import assemble
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.errors import CannotTell, Refused, StoreError
-from walkeeper.lib.retry import patiently
+from walkeeper.lib.retry import with_retries
 from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.judge import Finding, Severity
 from walkeeper.verify.target import Target
@@ -77,7 +77,7 @@ def look_inside(evidence: Evidence, found: OpenSegment, codec: Codec) -> OpenSeg
     if max(evidence.histories, default=1) > found.segment.timeline:
         return replace(found, unread="a newer timeline has begun")
     try:
-        tail = patiently(lambda: assemble(evidence.store, evidence.layout, codec, found.segment.name))
+        tail = with_retries(lambda: assemble(evidence.store, evidence.layout, codec, found.segment.name))
     except (StoreError, CannotTell) as problem:
         return replace(found, unread=str(problem))
     except Refused as problem:

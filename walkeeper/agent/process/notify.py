@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Mapping
 
-_PATIENCE = 1.0
+_SEND_SECONDS = 1.0
 """Seconds, where systemd does not read."""
 
 
@@ -38,7 +38,7 @@ class Notifier:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
-                link.settimeout(_PATIENCE)
+                link.settimeout(_SEND_SECONDS)
                 link.sendto(message.encode(), self._address)
         except OSError:
             return

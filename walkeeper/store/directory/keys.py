@@ -31,7 +31,7 @@ class DirectorySettings(Section, frozen=True, kw_only=False):
     def doubts(self) -> tuple[WrongSetting, ...]:
         return ()
 
-    def impatient(self, seconds: float) -> Self:  # noqa: ARG002 - a system call knows no time-out
+    def with_timeout(self, seconds: float) -> Self:  # noqa: ARG002 - a system call knows no time-out
         return self
 
     def clock_ahead(self) -> float | None:

@@ -163,7 +163,7 @@ class S3Settings(Section, frozen=True):
                 hint="Use https://, with ca_file where the server's certificate is from an authority of your own.",
             )
 
-    def impatient(self, seconds: float) -> Self:
+    def with_timeout(self, seconds: float) -> Self:
         return msgspec.structs.replace(
             self,
             connect_timeout=Seconds(min(self.connect_timeout, seconds)),
