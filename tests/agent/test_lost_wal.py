@@ -136,7 +136,9 @@ def test_a_gap_above_uploads_that_are_held_up_is_recorded_once_and_passed_last(p
         end = Segment.parse(pair.primary.switch_wal(), SIZE).end
         wait_for(lambda: agent.record.gaps_total == 1)
         assert agent.frontier == start
-        pair.primary.execute("select pg_terminate_backend(pid) from pg_stat_replication")  # the receiver is seeded anew
+        pair.primary.execute(
+            "select pg_terminate_backend(pid) from pg_stat_replication"
+        )  # the receiver is seeded again
         wait_for(lambda: end - 1 < Lsn.parse(pair.primary.lsn()))
         pair.store.before = None
         agent.wait_frontier(end, 40)

@@ -60,7 +60,7 @@ def of_twins(rows: Iterable[Acknowledged]) -> set[int]:
 class Ledger:
     """Writers that insert rows until stopped and note each one that was acknowledged.
 
-    ``conninfo`` names all nodes with ``target_session_attrs=read-write``; a writer connects anew after every error and
+    ``conninfo`` names all nodes with ``target_session_attrs=read-write``; a writer connects again after every error and
     never uses an id twice, so a row of unknown outcome is in no one's way. ``ballast`` is in bytes of incompressible
     WAL a row, ``pause`` in seconds after each row. The context manager makes the table, starts and stops.
     """

@@ -85,7 +85,7 @@ class Node:
         return value
 
     def start(self) -> None:
-        """Start Patroni, with its configuration written anew."""
+        """Start Patroni, with its configuration written again."""
         self.config.touch(mode=0o600)
         self.config.write_text(yaml.safe_dump(self._configuration(self), sort_keys=False))
         self._patroni = self.host.start(

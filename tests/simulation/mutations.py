@@ -636,7 +636,7 @@ def let_the_spool_be_full_of_what_a_seed_puts_aside(patch: MonkeyPatch) -> None:
 
 @mutation("kill_patroni", "freeze_host")
 def move_the_slot_of_a_server_that_left(patch: MonkeyPatch) -> None:
-    """A stale owner moved the slot that a rewind had made anew, by its own old record."""
+    """A stale owner moved the slot that a rewind had made again, by its own old record."""
     patch.setattr(Commit, "_left_timeline", lambda _: False)
 
 

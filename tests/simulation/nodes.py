@@ -30,7 +30,7 @@ CHECKPOINT: Final = 4.0
 @dataclass(slots=True)
 class Slot:
     """The hold slot. ``sound``: its position came from the agent or, over Patroni, from a sound one; a slot that was
-    made anew is ahead of the frontier through nobody's fault."""
+    made again is ahead of the frontier through nobody's fault."""
 
     restart_lsn: int
     sound: bool = True
@@ -137,7 +137,7 @@ class Node:
             self._extend(branch, self.lsn + int(behind * self.dice.choice([0.3, 0.9, 1, 1])))
 
     def rebuild(self, upstream: Node, how: str) -> None:
-        """pg_rewind or a base backup: its slot is made anew, at the redo pointer, and its older WAL is gone."""
+        """pg_rewind or a base backup: its slot is made again, at the redo pointer, and its older WAL is gone."""
         self.note(how, f"from {upstream.name}, redo {Lsn(upstream.redo)}")
         self.pg_wal.clear()
         self.branch, self.redo = upstream.branch, max(upstream.redo, upstream.branch.begun)

@@ -82,7 +82,9 @@ def test_a_schedule_that_fails_is_shrunk_to_what_it_needs(monkeypatch: pytest.Mo
 def test_a_seed_decides_everything() -> None:
     def steps(seed: int) -> list[str]:
         lines = play(Schedule(seed), trace=True).trace
-        return [line.partition('"session"')[0] for line in lines if "probe/" not in line]  # but for names drawn anew
+        return [
+            line.partition('"session"')[0] for line in lines if "probe/" not in line
+        ]  # but for names that are drawn again
 
     assert steps(7) == steps(7)
     assert steps(7) != steps(8)

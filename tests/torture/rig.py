@@ -216,9 +216,7 @@ class Rig:
         with contextlib.suppress(TimeoutError):
             return self.cluster.wait_ready(3, timeout / 4)
         for node in self._apart():
-            self.diary.tell(
-                "note", f"{node.name} was promoted apart from the leader, and does not come back: built anew"
-            )
+            self.diary.tell("note", f"{node.name} was promoted beside the leader, and does not come back: built again")
             node.rest("reinitialize", {"force": True}, timeout=20)
         return self.cluster.wait_ready(3, timeout)
 

@@ -37,7 +37,7 @@ class _Changed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AssembledTail:
-    """The beginning of a segment, as far as its tail goes, ``plain``. It grows: ask anew each time, and keep it for nobody."""
+    """The beginning of a segment, as far as its tail goes, ``plain``. It grows: ask again each time, and keep it for nobody."""
 
     segment: Segment
     owner: str

@@ -161,7 +161,7 @@ def _add_archive_commands(command: Callable[..., argparse.ArgumentParser]) -> No
     )
     kind = verify.add_mutually_exclusive_group()
     kind.add_argument("--deep", action="store_true", help="download all objects too: checksums and every page's header")
-    kind.add_argument("--rebuild", action="store_true", help="write a lost record anew from what the store has")
+    kind.add_argument("--rebuild", action="store_true", help="write a lost record again from what the store has")
     fetch.add_argument("what", metavar="FIRST[..LAST]", help="a WAL file's name, or two segments' and all between them")
     fetch.add_argument("directory", metavar="DIRECTORY", help="it is made if it is not there")
 

@@ -41,7 +41,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     Every byte of ``timeline``'s ancestry from the archive's stated start below ``lsn`` is in the store, but for ``gaps``.
     ``lsn`` is text in the document: the start of a segment, or with the tail any byte inside one. ``start`` names the
-    archive's first segment. ``session`` is drawn anew at each takeover. ``suspected`` is WAL from the frontier on that nobody
+    archive's first segment. ``session`` is a new one at each takeover. ``suspected`` is WAL from the frontier on that nobody
     who answered has, and that holds the frontier up. ``trouble`` is what keeps the owner from going on,
     for people on other nodes; so are the moments: ``updated_at`` of this document, ``moved_at`` of the frontier's last move,
     ``wal_at`` when the server's WAL last ended at or below the frontier, so that whatever waits is younger (both "" where

@@ -16,7 +16,7 @@ class Etcd3:
     """One transaction writes the record and, where a guard is given, holds Patroni's leader key to it.
 
     A version is the key's mod_revision; an epoch is the leader key's create_revision, which lives as long as one
-    leadership: Patroni renews the lease of the key, and a new leader creates it anew.
+    leadership: Patroni renews the lease of the key, and a new leader creates it again.
     """
 
     def __init__(self, dcs: Any) -> None:

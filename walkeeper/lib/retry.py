@@ -33,7 +33,7 @@ class Backoff:
         return wait * (1 + random.uniform(-_JITTER, _JITTER))  # noqa: S311 - no secret
 
     def succeeded(self) -> None:
-        """Begin anew at the next failure."""
+        """Begin again with ``first`` at the next failure."""
         self._next = self._first
 
 

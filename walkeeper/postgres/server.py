@@ -102,7 +102,7 @@ class CommandState:
 class Server:
     """One server. Every call returns or raises PostgresError within ``timeout`` seconds, also when the server hangs.
 
-    The connection is kept from call to call and made anew after a failure. For one thread at a time.
+    The connection is kept from call to call and made again after a failure. For one thread at a time.
     """
 
     def __init__(self, settings: PostgresqlSettings, timeout: float, application: str = APPLICATION) -> None:

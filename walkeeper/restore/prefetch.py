@@ -1,6 +1,6 @@
 """Fetching ahead of recoveries: whole, checked segments in a cache for each, within a bound of bytes and of threads.
 
-Only what is there is fetched ahead: that something is absent is found out anew each time a server asks.
+Only what is there is fetched ahead: that something is absent is found out again each time a server asks.
 """
 
 from __future__ import annotations

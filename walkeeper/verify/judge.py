@@ -208,9 +208,7 @@ def _about_the_record(evidence: Evidence) -> Iterator[Finding]:
             f"the frontier is not known: {claim.why}",
             "It is looked at up to the last segment that is stored. "
             + (
-                "An agent of the leader writes the record anew; so does walkeeper verify --rebuild."
-                if claim.lost
-                else ""
+                "The agent of the leader writes a new record; so does walkeeper verify --rebuild." if claim.lost else ""
             ),
         )
         return

@@ -1,4 +1,4 @@
-"""``walkeeper verify --rebuild``: a lost record, written anew from what the store has (promises P4 and P11).
+"""``walkeeper verify --rebuild``: a lost record, written again from what the store has (promises P4 and P11).
 
 Agents do the same by themselves at a takeover. This is for before there is one, and for people who want to see it.
 """
@@ -77,7 +77,7 @@ def rebuilt(evidence: Evidence, timeline: int | None = None, leaders: int | None
     if first is None:
         raise CannotTell(
             "the archive does not state its start, so that nobody can say from where on it has everything",
-            hint="Start the agent of Patroni's leader: it begins anew where it is.",
+            hint="Start the agent of Patroni's leader: it begins again where that server is.",
         )
     if evidence.inventory.empty.count:
         raise CannotTell(

@@ -290,5 +290,6 @@ def _check_private(directory: Path) -> None:
         raise ConfigError(
             f"{directory}: it must be a directory of uid {os.getuid()} with mode 0700, not a link "
             f"(uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o})",
-            hint="WAL holds your data: nobody else may read the spool. Make it anew, or chown and chmod it.",
+            hint="WAL holds your data: nobody else may read the spool. Remove it, so that a new one is made, or chown and "
+            "chmod it.",
         )

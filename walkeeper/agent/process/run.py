@@ -273,7 +273,7 @@ class _Process:
             self._signalled = number
 
     def _open_log(self, config: Config) -> None:
-        """Anew at each SIGHUP, for those who rotate it themselves. Raises ConfigError."""
+        """Open it again at each SIGHUP, for those who rotate it themselves. Raises ConfigError."""
         unseen = self._background or sys.stderr is None
         path = config.agent.log_file or (config.spool_directory / "agent.log" if unseen else None)
         if path is None:

@@ -86,7 +86,7 @@ def archive_command_works(facts: Facts, member: MemberFacts, server: ServerFacts
     "error",
     what="Every member is of the record's cluster: system identifier and segment size.",
     why="An archive is one cluster's. A member of another one would neither be archived nor restored from it.",
-    fix="Build the member anew from the leader: patronictl reinit. After a new initdb: patronictl remove first.",
+    fix="Build the member again from the leader: patronictl reinit. After a new initdb: patronictl remove first.",
 )
 @each.server
 def same_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -112,7 +112,7 @@ def same_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iter
     what="No standby is on a timeline that the leader has never been on.",
     why="It was promoted apart from the leader, by hand for instance, and is no replica any more. Patroni rewinds it, "
     "unless the leader did not answer when it looked.",
-    fix="Build the member anew from the leader: patronictl reinit",
+    fix="Build the member again from the leader: patronictl reinit",
 )
 @each.server
 def leaders_timeline(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -133,7 +133,7 @@ def leaders_timeline(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
     why="Two servers that are promoted apart choose the same number, if neither can ask the archive: a promotion by hand while "
     "the store was away, for instance. Patroni and PostgreSQL go by the number: a member of the other branch waits for WAL "
     "that never comes, or replays what is not its own.",
-    fix="Build the member anew from the leader: patronictl reinit",
+    fix="Build the member again from the leader: patronictl reinit",
 )
 def one_branch(facts: Facts) -> Iterator[Verdict]:
     found = facts.store if isinstance(facts.store, Unknown) else facts.store.other_branch

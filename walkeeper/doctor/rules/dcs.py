@@ -75,7 +75,7 @@ def record_owned(facts: Facts) -> Iterator[Verdict]:
     leader = topology.leader.name if topology.leader is not None else None
     start = paste.walkeeper(facts, "agent", "--detach") + "   # or systemctl start walkeeper"
     if facts.record_problem:
-        yield Wrong(facts.record_problem, (f"# on {leader or 'the leader'}, whose agent makes it anew:", start))
+        yield Wrong(facts.record_problem, (f"# on {leader or 'the leader'}, whose agent makes a new one:", start))
     elif record is None:
         yield Wrong("there is no record: nothing was archived yet", (f"# on {leader or 'the leader'}:", start))
     elif leader is None:

@@ -61,11 +61,11 @@ def slot_declared(facts: Facts) -> Iterator[Verdict]:
     if not isinstance(slots, dict) or name not in slots:
         yield Wrong(f"the dynamic configuration does not declare the slot {name}", fix, change=change)
     elif not _is_physical(declared):
-        yield Wrong(f"the slot {name} is declared as a logical one", _declare_anew(facts, key, name))
+        yield Wrong(f"the slot {name} is declared as a logical one", _declare_again(facts, key, name))
     elif isinstance(declared, dict) and declared.get("cluster_type"):
         text = f"the slot {name} is declared for cluster_type {declared['cluster_type']} only"
-        anew = paste.patronictl(facts, "edit-config", "--force", "--set", f"{key}.{name}.cluster_type=null")
-        yield Wrong(text, (anew,), severity="warning")
+        fix = (paste.patronictl(facts, "edit-config", "--force", "--set", f"{key}.{name}.cluster_type=null"),)
+        yield Wrong(text, fix, severity="warning")
     else:
         yield Good(f"the dynamic configuration declares the slot {name}")
 
@@ -74,7 +74,7 @@ def _is_physical(declared: Any) -> bool:
     return not isinstance(declared, dict) or declared.get("type", "physical") == "physical"
 
 
-def _declare_anew(facts: Facts, key: str, name: str) -> tuple[str, ...]:
+def _declare_again(facts: Facts, key: str, name: str) -> tuple[str, ...]:
     """Patroni drops the slot of the wrong kind only when nothing declares it."""
     return (
         paste.patronictl(facts, "edit-config", "--force", "--set", f"{key}.{name}=null"),

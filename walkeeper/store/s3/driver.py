@@ -300,7 +300,7 @@ class S3Store:
         )
 
     def _connected(self) -> S3Client:
-        """The client; a new one, with credentials read anew, after a denial, at most every CREDENTIALS_AGE seconds."""
+        """The client; a new one, with credentials read again, after a denial, at most every CREDENTIALS_AGE seconds."""
         with self._lock:
             now = self._clock.monotonic()
             if self._client is None or (self._denied and now - self._built_at >= CREDENTIALS_AGE):
