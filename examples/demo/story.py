@@ -35,7 +35,7 @@ class Plan:
     delay: float = 1.0
     """How long the slow store takes for an object."""
     backlog: int = 10
-    """Complete segments that shall be nowhere but on the primary just before it is killed. Some may still get through."""
+    """Complete segments that are to be nowhere but on the primary just before it is killed. Some may still get through."""
     after: float = 1.0
 
 

@@ -147,7 +147,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.listing(page, token=page[-1] if len(keys) > len(page) else "")
 
     def listing(self, keys: list[str], *, token: str = "") -> None:
-        """Answer a LIST with these keys, and a token if there shall be more."""
+        """Answer a LIST with these keys, and a token if there is to be more."""
         sizes = {key: len(stored.body) for key, stored in self.s3.objects.items()}
         contents = "".join(
             f"<Contents><Key>{escape(key)}</Key><Size>{sizes.get(key, 0)}</Size></Contents>" for key in keys

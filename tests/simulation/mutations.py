@@ -63,7 +63,7 @@ from walkeeper.store.base import AlreadyThere
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mutation:
-    """``put_in`` is undone by pytest. ``kinds``: the faults of the schedules that shall notice it; none for all.
+    """``put_in`` is undone by pytest. ``kinds``: the faults of the schedules that must notice it; none for all.
 
     ``first``: the seed to begin with, to be quick; if it does not notice any more, one of the next will.
     """

@@ -35,7 +35,7 @@ class Supervisor:
             return any(thread.is_alive() for thread in self._threads)
 
     def report_death(self, name: str, problem: BaseException) -> None:
-        """A thread died, one of ours or of a library's: the process shall end."""
+        """A thread died, one of ours or of a library's: the process must end."""
         frames = traceback.extract_tb(problem.__traceback__)
         self.lost = name
         events.error(
@@ -48,7 +48,7 @@ class Supervisor:
         self.ended.set()
 
     def report_stuck(self, threads: Sequence[threading.Thread] = ()) -> None:
-        """Threads that were told to end have not, all of them or these: the process shall, so that they do."""
+        """Threads that were told to end did not, all of them or these: the process must end, so that they do."""
         with self._lock:
             stuck = [thread for thread in threads or self._threads if thread.is_alive()]
         self.lost = ", ".join(sorted(thread.name for thread in stuck))

@@ -96,7 +96,7 @@ class Written:
 
 
 class Receiver:
-    """One pg_receivewal at a time. Start it from a thread that lives as long as the child shall."""
+    """One pg_receivewal at a time. Start it from a thread that lives as long as the child is to live."""
 
     def __init__(
         self, program: Path, directory: Path, settings: PostgresqlSettings, passfile: Path, clock: Clock

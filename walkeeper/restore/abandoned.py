@@ -37,7 +37,7 @@ class Abandoned:
         self._records: RecordStore | None = None
 
     def hides(self, history: History, data_directory: Path) -> bool:
-        """Whether that server shall go on as if there were no such timeline. Where that is not sure it shall not.
+        """Whether that server is to go on as if that timeline did not exist. Where that is not sure it is not.
 
         Raises the store's errors.
         """

@@ -33,7 +33,7 @@ PAUSE_SECONDS: Final = 5.0
 
 
 class Prefetcher:
-    """``tend``, and ``work`` as often as there shall be workers, run in threads of the caller's until ``close``."""
+    """``tend``, and ``work`` as often as there are to be workers, run in threads of the caller's until ``close``."""
 
     def __init__(self, source: Reader, directory: Path | None, room: int, clock: Clock) -> None:
         """Caches lie in ``directory``, else beside the data directory that asks. ``room`` is in bytes, for all together."""

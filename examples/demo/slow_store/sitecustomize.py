@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def slow_down(delay: Path) -> None:
-    from walkeeper.store.directory import DirectoryStore  # noqa: PLC0415 - other programs of the node shall not load it
+    from walkeeper.store.directory import DirectoryStore  # noqa: PLC0415 - other programs of the node must not load it
 
     create = DirectoryStore.create
 

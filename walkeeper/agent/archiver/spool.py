@@ -141,7 +141,7 @@ class Spool:
         """Make pg_receivewal start at ``first``, a segment of that chain.
 
         Complete segments of the chain below it are kept: they wait for their upload or their removal. What could mislead
-        pg_receivewal is put aside. Then an empty ``.partial`` is laid where it shall start: the open segment is streamed
+        pg_receivewal is put aside. Then an empty ``.partial`` is laid where it must start: the open segment is streamed
         again from its beginning. Call it only while no receiver runs.
         """
         with _told(self.wal):

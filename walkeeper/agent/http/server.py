@@ -96,7 +96,7 @@ class _Request(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.has_asked(self.connection)
         if self.server.local and not _is_local_name(self.headers.get("Host", "")):
-            # A page of somebody else's, whose name was pointed at this address, shall not read ours.
+            # A page of somebody else's, whose name was pointed at this address, must not read ours.
             self._send(
                 HTTPStatus.FORBIDDEN, _TEXT, b"It listens on this machine alone: ask for localhost, or for 127.0.0.1.\n"
             )

@@ -216,7 +216,7 @@ class _Process:
         return 0, following if self._signalled in (None, signal.SIGHUP) else None
 
     def _watch(self, agent: Agent) -> Agent | None:
-        """Until the process shall end: None. Or until there is a new configuration: the agent that goes by it."""
+        """Until the process must end: None. Or until there is a new configuration: the agent that goes by it."""
         fed_at = 0.0
         while not agent.supervisor.ended.wait(WAKE_SECONDS):
             if self._signalled == signal.SIGHUP:

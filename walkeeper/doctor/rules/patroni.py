@@ -113,7 +113,7 @@ def _on(value: object) -> bool:
     what="No member has the tag nofailover.",
     why="Patroni gives such a member no permanent slot, so that it does not keep what is not archived. It is never promoted "
     "either, so that nothing is lost by it.",
-    fix="Take the tag out of that member's patroni.yml, if it shall be promoted one day.",
+    fix="Take the tag out of that member's patroni.yml, if it is to be promoted one day.",
 )
 def nofailover(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.topology, Unknown):
