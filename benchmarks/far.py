@@ -69,5 +69,5 @@ class Far:
         while data:
             due, data = on_its_way.get()
             time.sleep(max(0.0, due - time.monotonic()))
-            with contextlib.suppress(OSError):  # who is gone takes no more; the rest is still taken off the queue
+            with contextlib.suppress(OSError):  # who is gone no longer takes any; the rest is still taken off the queue
                 to.sendall(data) if data else to.shutdown(socket.SHUT_WR)

@@ -1,7 +1,7 @@
 """How long a recovery takes with walkeeper, with pgBackRest, with ``cp``, and with all WAL in pg_wal already, the limit.
 
 One base backup and the same WAL for all, in one run, by turns. Measured from the start of redo to its end, which is
-when the archive has said that there is no more; then single calls by hand, as PostgreSQL makes them. CPU is that of
+when the archive has said that nothing follows; then single calls by hand, as PostgreSQL makes them. CPU is that of
 everything that came of it: PostgreSQL, commands, what they leave in the background, the agent. Not the S3 server's.
 """
 

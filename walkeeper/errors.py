@@ -18,7 +18,7 @@
     ├── CannotTell             an object is there, or may be, and cannot be delivered
     │   ├── Locked             it is encrypted, and no key here opens it
     │   └── HoleInArchive      it is not there, and more of its branch is behind it
-    │       └── LostForGood    the same, and it is recorded that it exists nowhere any more
+    │       └── LostForGood    the same, and it is recorded that it no longer exists anywhere
     ├── DcsError               the DCS; waiting can help
     │   ├── DcsUnavailable     no answer within the deadline
     │   └── CasConflict        somebody else wrote the record first

@@ -127,6 +127,6 @@ class Ending:
 
 
 def _unknown(outcome: Outcome, expected: Expected) -> str:
-    """A commit that the server made and could not acknowledge any more: the row may be there, or not."""
+    """A commit that the server made and could no longer acknowledge: the row may be there, or not."""
     more = outcome.rows - (len(expected.rows) - len(outcome.lacking))
     return f" ({more} of them committed, but killed before they were acknowledged)" if more > 0 else ""

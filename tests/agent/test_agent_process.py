@@ -252,7 +252,7 @@ def test_after_sighup_threads_that_hang_for_ever_end_the_process(machine: Machin
 
 
 def test_p10_an_archiver_that_does_not_end_ends_the_process(machine: Machine) -> None:
-    """Otherwise no takeover would come any more, and nobody would hear of it."""
+    """Otherwise no takeover would ever come, and nobody would hear of it."""
     machine.configure(poll_interval="300ms", stop_timeout="200ms")
     agent = machine.start(
         program="import sys, time, walkeeper.agent.agent as m; from walkeeper.store.directory import DirectoryStore\n"

@@ -1,4 +1,4 @@
-"""When WAL that the local server has no longer is a gap: sets of segments, members, and what they have said."""
+"""When WAL that the local server no longer has is a gap: sets of segments, members, and what they have said."""
 
 from __future__ import annotations
 

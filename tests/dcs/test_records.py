@@ -415,7 +415,7 @@ def _refused_where_it_can_be_guarded(backend: Backend, store: RecordStore, guard
     if not backend.guards:
         assert store.write(OTHER, first, guard).document == OTHER
         return
-    with pytest.raises(CasConflict, match=r"^leader key in the DCS: node1 does not hold it any more$"):
+    with pytest.raises(CasConflict, match=r"^leader key in the DCS: node1 no longer holds it$"):
         store.write(OTHER, first, guard)
     assert store.read() == first
 

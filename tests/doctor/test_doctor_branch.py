@@ -92,7 +92,7 @@ def test_wal_of_another_branch_with_the_very_same_history(
     archive.archive_segment(SEGMENT, plain_segment(SEGMENT, SYSTEM), TWO)
     assert other_branch(data, archive, record(2)) == found
     (data / "pg_wal" / SEGMENT.name).unlink()
-    assert other_branch(data, archive, record(2)) == "", "it cannot be told any more"
+    assert other_branch(data, archive, record(2)) == "", "it can no longer be told"
 
 
 def test_wal_of_another_branch_where_the_forks_segment_is_gone(archive: Archive, data: Path) -> None:

@@ -250,7 +250,7 @@ class ScriptedS3:
         self._next[operation].extend(faults)
 
     def always(self, operation: Operation, fault: Fault | None) -> None:
-        """Every such request meets this, from now on; None: no more."""
+        """Every such request meets this, from now on; None: no longer."""
         if fault is None:
             self._always.pop(operation, None)
         else:

@@ -147,7 +147,7 @@ def test_one_that_starts_while_another_than_the_records_owner_leads_is_told(memb
 def test_a_standby_that_has_wal_from_beyond_the_fork_is_not_told_while_it_starts(
     member: Member, control: bytes, told: bool
 ) -> None:
-    """With no DCS, and so without knowing what the cluster has abandoned: PostgreSQL would not start any more."""
+    """With no DCS, and so without knowing what the cluster has abandoned: PostgreSQL would no longer start."""
     member.dcs.down = True
     member.write_control(control)
     member.state("starting")

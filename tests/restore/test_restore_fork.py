@@ -70,7 +70,7 @@ def forked() -> Iterator[Forked]:
             wait_until(lambda: heir.value("SELECT count(*) FROM t") == 1, "replication", logs=[heir.log])
             heir.execute("ALTER SYSTEM SET primary_conninfo = ''")
             heir.execute("SELECT pg_reload_conf()")
-            wait_until(lambda: not heir.value("SELECT count(*) FROM pg_stat_wal_receiver"), "no more replication")
+            wait_until(lambda: not heir.value("SELECT count(*) FROM pg_stat_wal_receiver"), "the end of replication")
             for step in range(3):
                 dead.execute("INSERT INTO t VALUES (%s)", [BEYOND + step])
                 last = dead.switch_wal()

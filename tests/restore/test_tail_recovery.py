@@ -275,7 +275,7 @@ def test_p2_what_a_dead_primary_shipped_beyond_the_fork_stays(site: Site, caplog
         agent.wait_frontier(end)
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
         standby.execute("SELECT pg_reload_conf()")
-        wait_until(lambda: not standby.execute("SELECT pid FROM pg_stat_wal_receiver"), "no more streaming", 30)
+        wait_until(lambda: not standby.execute("SELECT pid FROM pg_stat_wal_receiver"), "the end of streaming", 30)
         common = site.rows
         beyond = site.insert(count=10)
         agent.wait_frontier(beyond)

@@ -1,4 +1,4 @@
-"""Deliberate bugs, each of which the schedules must notice. One that cannot be put in any more fails its test loudly.
+"""Deliberate bugs, each of which the schedules must notice. One that can no longer be put in fails its test loudly.
 
 The later ones were bugs: docs/internals/track_record.md tells of them.
 """
@@ -65,7 +65,7 @@ from walkeeper.store.base import AlreadyThere
 class Mutation:
     """``put_in`` is undone by pytest. ``kinds``: the faults of the schedules that must notice it; none for all.
 
-    ``first``: the seed to begin with, to be quick; if it does not notice any more, one of the next will.
+    ``first``: the seed to begin with, to be quick; if it no longer notices it, one of the next will.
     """
 
     put_in: Callable[[MonkeyPatch], None]

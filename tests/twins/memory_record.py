@@ -97,7 +97,7 @@ class MemoryRecord:
             if (current and current.version) != (expected and expected.version):
                 raise CasConflict("record in the DCS: somebody else wrote it first")
             if self.guards and guard is not None and not self._holds(guard):
-                raise CasConflict(f"leader key in the DCS: {guard.name} does not hold it any more")
+                raise CasConflict(f"leader key in the DCS: {guard.name} no longer holds it")
             written = self.dcs.record = Versioned(document, self.dcs.next_revision())
         self.writes.append(document)
         if self.lose_answers:

@@ -223,7 +223,7 @@ class Archive:
         )
 
     def record_gap(self, first: Segment, end: Lsn, why: str = "") -> None:
-        """Say that from the start of ``first`` up to ``end`` WAL exists nowhere any more, and how that is known."""
+        """Say that from the start of ``first`` up to ``end`` WAL no longer exists anywhere, and how that is known."""
         content = {"timeline": first.timeline, "start": str(first.start), "end": str(end), "at": clock.timestamp()}
         self._create_json(self.layout.gap(first, end), {**content, "why": why})
 

@@ -46,7 +46,7 @@ def is_for_the_archive(file: WalFile, record: Record | None, member: str, leader
     """Whether ``file``, handed over on ``member`` while ``leader`` leads, is stored. ``running``: the server accepts writes.
 
     ==========================  ==================================================================================
-    what it wrote while it led  once it does not accept writes any more: Patroni hands that over before a rewind
+    what it wrote while it led  once it no longer accepts writes: Patroni hands that over before a rewind
     a history                   of a number that the leader, which archives, has not got to: else the next promotion
                                 would choose that number again
     ==========================  ==================================================================================

@@ -41,7 +41,7 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """A stretch of the chain that is not stored. ``recorded``: that it exists nowhere any more was noted in the store."""
+    """A stretch of the chain that is not stored. ``recorded``: that it no longer exists anywhere was noted in the store."""
 
     stretch: Stretch
     recorded: bool

@@ -16,7 +16,7 @@ from walkeeper.core.names import HistoryFile, Segment
 
 @dataclass(frozen=True, slots=True)
 class RecordedGap:
-    """WAL of ``first``'s timeline from its start up to ``end`` that existed nowhere any more."""
+    """WAL of ``first``'s timeline from its start up to ``end`` that no longer existed anywhere."""
 
     first: Segment
     end: Lsn
@@ -52,7 +52,7 @@ def merged(parts: Iterable[Around], *, partly: bool) -> Around:
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """Why it is not the end, for people. ``recorded``: it was noted that this WAL exists nowhere any more."""
+    """Why it is not the end, for people. ``recorded``: it was noted that this WAL no longer exists anywhere."""
 
     why: str
     recorded: bool = False

@@ -23,7 +23,7 @@ MOST: Final = 64
 class Member:
     """``host`` and ``port`` are None where only its name is known. ``seen_at``: when its key was last there.
 
-    ``horizon``: the end of all WAL at a time when it received no more; None as long as it may receive some.
+    ``horizon``: the end of all WAL at a time when it no longer received any; None as long as it may receive some.
     """
 
     name: str

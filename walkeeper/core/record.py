@@ -29,7 +29,7 @@ _REBUILD: Final = "An agent that takes over goes by the store instead, and so do
 
 
 class Gap(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
-    """WAL from ``start`` up to ``end`` (text, as PostgreSQL writes positions) that existed nowhere any more."""
+    """WAL from ``start`` up to ``end`` (text, as PostgreSQL writes positions) that no longer existed anywhere."""
 
     timeline: int
     start: str

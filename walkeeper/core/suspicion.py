@@ -1,4 +1,4 @@
-"""WAL that the local server has no longer: a suspicion first, and when it becomes a gap.
+"""WAL that the local server no longer has: a suspicion first, and when it becomes a gap.
 
 A member has said no when its walsender says that the segment was removed. Whatever else happens is silence: no answer, no
 such host, a restart, a process that could not be started or was killed, a position ahead of its own. The agent of a member
@@ -105,7 +105,7 @@ class Suspicions:
         return bool(self._lost)
 
     def suspect(self, first: int, end: int, now: float) -> None:
-        """The local server has no longer the segments with those numbers."""
+        """The local server no longer has the segments with those numbers."""
         fresh = Runs()
         fresh.add(first, end)
         for begun, ended in self._lost:

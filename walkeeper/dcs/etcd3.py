@@ -55,7 +55,7 @@ class Etcd3:
             return Versioned(document, str(answer["header"]["revision"]))
         kvs = answer["responses"][0]["response_range"].get("kvs", [])
         if guard is not None and revision == (str(kvs[0]["mod_revision"]) if kvs else "0"):
-            raise CasConflict(f"leader key in the DCS: {guard.name} does not hold it any more")
+            raise CasConflict(f"leader key in the DCS: {guard.name} no longer holds it")
         raise CasConflict("record in the DCS: somebody else wrote it first")
 
     def close(self) -> None:

@@ -133,7 +133,7 @@ class _Connection:
                 urllib3.util.connection.create_connection = _CREATE_CONNECTION
             self._backend, self.dcs = _backend(dcs, self._timeout), dcs
         if self.closed:
-            self._backend.close()  # it came up when nobody waited any more
+            self._backend.close()  # it came up when nobody was waiting
         return self._backend
 
     def close(self) -> None:

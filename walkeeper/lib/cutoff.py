@@ -55,7 +55,7 @@ class Cutoff:
 
     @contextlib.contextmanager
     def within(self, seconds: float) -> Iterator[Limit]:
-        """A limit for what is done inside; it does nothing any more afterwards."""
+        """A limit for what is done inside; afterwards it does nothing."""
         limit = Limit(self._changed, time.monotonic() + seconds)
         with self._changed:
             if self._looks_at == -math.inf:

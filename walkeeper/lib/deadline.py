@@ -62,7 +62,7 @@ class Deadline:
             return self._overdue
 
     def close(self) -> None:
-        """Take no more calls and let the thread end; it does so when the call that it is in returns. Does not wait."""
+        """Take no further calls and let the thread end; it does so when the call that it is in returns. Does not wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

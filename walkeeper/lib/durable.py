@@ -68,7 +68,7 @@ def make_directories(root: Path, directory: Path, *, mode: int = 0o750) -> None:
 def place(destination: Path, data: bytes, still_wanted: Callable[[], bool] = lambda: True) -> bool:
     """Put ``data`` where PostgreSQL wants it: whole, or not at all; it may replace what is there.
 
-    False, and nothing is there, if it is not wanted any more when it could get its name. Not synced: PostgreSQL syncs what it
+    False, and nothing is there, if it is no longer wanted when it could get its name. Not synced: PostgreSQL syncs what it
     takes over from here, and asks again after a power loss. What killed processes left beside it is removed.
     """
     tmp = lay_ready(destination, data, os.getpid())

@@ -140,7 +140,7 @@ class Receiver:
         os.set_blocking(self._child.stdout.fileno(), False)
 
     def written(self, partial: Path, size: int) -> Written | None:
-        """How far it has written that ``.partial`` of ``size`` bytes; None where it does not write it (yet, any more).
+        """How far it has written that ``.partial`` of ``size`` bytes; None where it does not write it, not yet or no longer.
 
         Safe from every thread. The kernel tells: the position of the descriptor that pg_receivewal writes through. Nothing
         in the file can: it is filled with zeros in advance, or has the bytes of an earlier run. Raises PostgresError.

@@ -142,7 +142,7 @@ def _check_partial(place: Place, plain: Plain, system_identifier: int) -> None:
 
 
 def _local_history(place: Place, timeline: int) -> History | None:
-    """As pg_wal has it; None where it has it no more: then the page's timeline is only known to be no newer."""
+    """As pg_wal has it; None where it no longer has it: then the page's timeline is only known to be no newer."""
     if timeline == 1:
         return History(1)
     try:

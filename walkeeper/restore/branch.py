@@ -60,7 +60,7 @@ def _is_withheld(history: History, data_directory: Path) -> bool:
 def _came_further(history: History, data_directory: Path) -> bool:
     """Whether the server there has WAL, by its control file, that ``history`` lacks.
 
-    PostgreSQL does not start any more where its target is a timeline that does not have all of it: *is not a child of this
+    PostgreSQL no longer starts where its target is a timeline that does not have all of it: *is not a child of this
     server's history*, *does not contain minimum recovery point*. It keeps the history in its pg_wal then, and looks there, too.
     """
     return _lacks(history, read_control_file(data_directory).had)

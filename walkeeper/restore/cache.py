@@ -91,7 +91,7 @@ class Cache:
 
 
 def sweep_links(run_directory: Path) -> None:
-    """Remove the links that lead nowhere any more: their owner was killed, and its cache is gone."""
+    """Remove the links that no longer lead anywhere: their owner was killed, and its cache is gone."""
     with contextlib.suppress(OSError):
         for link in (run_directory / READY).iterdir():
             if link.is_symlink() and not link.exists():

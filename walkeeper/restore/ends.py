@@ -184,7 +184,7 @@ class Ends:
         return found
 
     def _newer_histories(self, layout: Layout, asked: Segment) -> Iterator[History]:
-        """Newest first, and no more once one says that the asked segment was there."""
+        """Newest first, and none after one that says that the asked segment was there."""
         newer = [timeline for timeline in self._timelines(layout) if timeline > asked.timeline]
         for history in self._read_histories(layout, newer):
             yield history

@@ -1,6 +1,6 @@
 """The process that prefetches on a host without an agent, where a server recovers from the archive.
 
-restore-wal starts it; it ends by itself when nobody asks any more, when the servers that asked are gone, and when its
+restore-wal starts it; it ends automatically when nobody asks it, when the servers that asked are gone, and when its
 configuration is not what it was.
 """
 
@@ -31,7 +31,7 @@ FIRST_SECONDS: Final = 10.0
 
 
 def main(config_path: Path) -> int:
-    """Serve until it is not needed any more. 0, or 1 when it could not begin or a thread of it died."""
+    """Serve until it is no longer needed. 0, or 1 when it could not begin or a thread of it died."""
     events.to_stderr()
     try:
         agent = paths.socket_path(config_path, os.environ)

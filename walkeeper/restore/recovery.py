@@ -61,7 +61,7 @@ class Recovery:
         return bool(taken)
 
     def wanted(self, room: int) -> Segment | None:
-        """What to fetch now, with ``room`` bytes for all that lies ready and is under way. Drops what is of no use any more."""
+        """What to fetch now, with ``room`` bytes for all that lies ready and is under way. Drops what is no longer of use."""
         if self.position is None:
             return None
         most = max(room // self.position.size, FEWEST)

@@ -119,7 +119,7 @@ class Restoring:
     def _fetch(
         self, layout: Layout, name: str, recovery: Recovery | None, *, asks_once: bool, recovers: bool, follower: bool
     ) -> _Fetch:
-        """From the store, in a thread that goes on when nobody waits any more. Raises TimeoutError, then."""
+        """From the store, in a thread that goes on when nobody waits. Raises TimeoutError, then."""
         if not asks_once and self._clock.monotonic() < self._retry_at:
             hint = f"It is asked again {RETRY_SECONDS:g} s after it failed. Look at the store and the way to it."
             raise CannotTell(f"{self.store_url}: it does not answer at the moment", hint=hint)

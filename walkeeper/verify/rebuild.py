@@ -117,5 +117,5 @@ def _refuse_readable(record: Record) -> None:
     raise Refused(
         f"record in the DCS: it is there and can be read: system identifier {record.system_identifier}, "
         f"timeline {record.timeline}, frontier {record.lsn}, {owner}; nothing was changed",
-        hint="A record is never replaced here. If it is of a cluster that is no more, patronictl remove takes it away.",
+        hint="A record is never replaced here. If its cluster no longer exists, patronictl remove takes it away.",
     )

@@ -3,7 +3,7 @@
 Four kinds of threads, and the data walks one way through them:
 
     source ─▶ [stream] ─ segments ─▶ [upload × n] ─ receipts ─▶ [stream: frontier] ─▶ [commit]
-                  └─ what the server has no longer ─▶ [lost] ─ receipts, gaps ─┘
+                  └─ what the server no longer has ─▶ [lost] ─ receipts, gaps ─┘
 
 ``stream`` tends the source (pg_receivewal and the spool, or pg_wal), hands complete segments out and puts the receipts in
 order; ``uploads`` store them; ``commit`` does the rest in the order that is never bent: record, then hold slot, then the spool.
@@ -135,7 +135,7 @@ class Archiver:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of it runs any more, so that another one may use the spool."""
+        """Whether nothing of it still runs, so that another one may use the spool."""
         return not self.living
 
     @property
@@ -178,6 +178,6 @@ class Archiver:
             self._commit.changed.set()
 
     def _hand_out(self) -> Segment | None:
-        """Each complete segment once. A segment that the local server has no more, else None."""
+        """Each complete segment once. Returns a segment that the local server no longer has, else None."""
         self.uploads.hand_out(self._source.complete(self._frontier))
         return self._source.tend(self._frontier, self.uploads.taken)

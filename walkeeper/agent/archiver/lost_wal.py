@@ -67,7 +67,7 @@ class Missing:
 
 
 def is_lost(sources: Sources, wanted: Segment, server_lsn: Lsn) -> bool:
-    """Whether the local server had that segment complete and has it no more, so that asking again cannot help."""
+    """Whether the local server had that segment complete and no longer has it, so that asking again cannot help."""
     try:
         return wanted.end <= server_lsn and not (sources.pg_wal / wanted.name).exists()
     except OSError:

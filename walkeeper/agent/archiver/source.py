@@ -19,8 +19,8 @@ class Source(Protocol):
         """The complete segments of the chain that lie there, lowest first. Raises SpoolError."""
 
     def tend(self, frontier: Frontier, taken: set[Segment]) -> Segment | None:
-        """Keep them coming; ``taken`` is what ``complete`` said, and loses what will come again. A segment that the local
-        server has no more, else None.
+        """Keep them coming; ``taken`` is what ``complete`` said, and loses what will come again. Returns a segment
+        that the local server no longer has, else None.
         """
 
     def read(self, segment: Segment, memory: Memory) -> Plain:

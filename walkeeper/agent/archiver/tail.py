@@ -164,7 +164,7 @@ class Tail:
         return segment.end - position > came * interval / passed
 
     def _ship(self, chain: Chain, partial: Path, begin: int, end: int) -> TailReceipt | None:
-        """One piece; None where it cannot be read any more, because the segment is complete or streamed again."""
+        """One piece; None where it can no longer be read, because the segment is complete or streamed again."""
         if begin == 0 and not chain.stored and self._continue_earlier(chain, partial, end):
             begin = chain.end
             if begin == end:
@@ -281,7 +281,7 @@ class Tail:
         return found
 
     def _local_copy(self, receipt: Receipt) -> Plain | None:
-        """The bytes that the store has under that receipt, as they lie here; None if they do not any more."""
+        """The bytes that the store has under that receipt, as they lie here; None if they no longer do."""
         for directory in (self._sources.spool.wal, self._sources.pg_wal):
             with suppress(OSError, BadSegment):
                 plain = read_segment(directory / receipt.segment.name, receipt.segment)

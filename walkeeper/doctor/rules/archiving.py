@@ -110,7 +110,7 @@ def same_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iter
     AREA,
     "error",
     what="No standby is on a timeline that the leader has never been on.",
-    why="It was promoted apart from the leader, by hand for instance, and is no replica any more. Patroni rewinds it, "
+    why="It was promoted apart from the leader, by hand for instance, and is no longer a replica. Patroni rewinds it, "
     "unless the leader did not answer when it looked.",
     fix="Build the member again from the leader: patronictl reinit",
 )

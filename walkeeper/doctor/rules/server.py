@@ -47,7 +47,7 @@ def server_answers(facts: Facts) -> Iterator[Verdict]:
     "error",
     what="Every member's PostgreSQL accepts a replication connection of walkeeper's role.",
     why="pg_receivewal streams over one: without it nothing is archived. From other members WAL is fetched that a promoted "
-    "node has no more.",
+    "node no longer has.",
     fix="Lines for pg_hba (in Patroni: postgresql.pg_hba) with the database `replication`; or room in max_wal_senders.",
 )
 @each.server

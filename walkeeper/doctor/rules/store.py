@@ -131,7 +131,7 @@ def store_is_the_same(facts: Facts) -> Iterator[Verdict]:
     AREA,
     "error",
     what="There is no gap in the archive.",
-    why="WAL in a gap exists nowhere any more: no recovery gets past it. A base backup from after it makes a new beginning.",
+    why="WAL in a gap no longer exists anywhere: no recovery gets past it. A base backup from after it makes a new beginning.",
     fix="Take a base backup now; then `walkeeper gap accept` says that the gap is known.",
 )
 def no_gaps(facts: Facts) -> Iterator[Verdict]:

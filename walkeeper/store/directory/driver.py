@@ -282,7 +282,7 @@ def _create_temporary(path: Path, mode: int) -> tuple[int, Path]:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove temporary files whose writer is dead, on whatever host it was: nobody holds the lock on them any more."""
+    """Remove temporary files whose writer is dead, on whatever host it was: nobody holds their locks."""
     with os.scandir(directory) as scan:
         stale = [Path(entry.path) for entry in scan if entry.name.startswith(_TEMPORARY)]
     for path in stale:
