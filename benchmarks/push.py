@@ -54,7 +54,7 @@ AGAIN: Final = 1.0
 SETTLED: Final = 5.0
 """Seconds for who looks ahead to look, before the calls for what is archived already."""
 TRIES: Final = 5
-"""After so many failures in a row something is wrong with it, which is no measurement."""
+"""After so many failures in a row something is wrong with it, which is not a measurement."""
 
 _serial = count(1)
 

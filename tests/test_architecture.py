@@ -205,7 +205,7 @@ def test_every_promise_has_a_test_that_is_named_after_it() -> None:
         assert f"def test_p{number}_" in tests or f"_p{number}_" in tests, f"P{number} has no test"
         assert f"**P{number} " in promises, f"P{number} is missing in docs/internals/promises.md"
     for name in re.findall(r"`(test_\w+)`", promises):
-        assert f"def {name}(" in tests, f"docs/internals/promises.md names {name}, which is no test"
+        assert f"def {name}(" in tests, f"docs/internals/promises.md names {name}, which is not a test"
 
 
 def test_no_file_is_longer_than_a_person_reads_in_one_sitting() -> None:

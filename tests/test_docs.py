@@ -89,7 +89,7 @@ def test_every_fault_has_tests_that_there_are_or_a_reason() -> None:
     for name, cell in rows:
         assert "`test_" in cell or "Not tried" in cell or "Not yet" in cell, name
         for test in re.findall(r"`(test_\w+)`", cell):
-            assert f"def {test}(" in tests, f"{name} names {test}, which is no test"
+            assert f"def {test}(" in tests, f"{name} names {test}, which is not a test"
 
 
 def test_the_track_record_names_tests_and_deliberate_bugs_that_there_are() -> None:

@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--keep", action="store_true", help="leave the cluster up afterwards, for playing")
     made.add_argument("--store", choices=("directory", "s3"), default="directory", help="s3: a SeaweedFS of its own")
-    made.add_argument("--plain", action="store_true", help="no colour and no live line, as when it is no terminal")
+    made.add_argument("--plain", action="store_true", help="no colour and no live line, as when it is not a terminal")
     made.add_argument("--short", action="store_true", help="less load: for a first try, and for the tests")
     return made
 

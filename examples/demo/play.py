@@ -65,7 +65,7 @@ class Prompt(cmd.Cmd):
         self._cluster = stage.cluster
 
     def onecmd(self, line: str) -> bool:
-        """A command that fails is no reason to end."""
+        """A command that fails is not a reason to end."""
         try:
             return super().onecmd(line)
         except (TimeoutError, StopIteration, ValueError, RuntimeError) as problem:

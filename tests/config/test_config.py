@@ -157,8 +157,8 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     ),
     "infinite": ("  store: {directory: /x}\n  restore: {deadline: .inf}", ":3: walkeeper.restore.deadline: expected"),
     "nan": ("  store: {directory: /x}\n  spool: {limit: .nan}", ":3: walkeeper.spool.limit: expected"),
-    "relative path": ("  store: {directory: wal}", ":2: walkeeper.store.directory: 'wal' is no absolute path"),
-    "NUL in a path": ('  store: {directory: "/a\\0b"}', ":2: walkeeper.store.directory: '/a\\x00b' is no absolute"),
+    "relative path": ("  store: {directory: wal}", ":2: walkeeper.store.directory: 'wal' is not an absolute path"),
+    "NUL in a path": ('  store: {directory: "/a\\0b"}', ":2: walkeeper.store.directory: '/a\\x00b' is not an absolute"),
     "slot name": ("  store: {directory: /x}\n  hold_slot: Keep", ":3: walkeeper.hold_slot: expected text matching"),
     "slot of a member": ("  store: {directory: /x}\n  hold_slot: node1", ":3: walkeeper.hold_slot: Patroni uses"),
     "unexpanded": ("  store: {directory: $HOME/wal}", ":2: walkeeper.store.directory: $HOME is a variable"),
@@ -198,8 +198,8 @@ REFUSED: Mapping[str, tuple[str, str]] = {
         "  store: {directory: /pg/data/wal}",
         ":2: walkeeper.store.directory: /pg/data/wal",
     ),
-    "bucket": ("  store: {s3: {bucket: a/b}}", ":2: walkeeper.store.s3.bucket: 'a/b' is no name of a bucket"),
-    "bucket with dots": ("  store: {s3: {bucket: a..b}}", ":2: walkeeper.store.s3.bucket: 'a..b' is no name"),
+    "bucket": ("  store: {s3: {bucket: a/b}}", ":2: walkeeper.store.s3.bucket: 'a/b' is not the name of a bucket"),
+    "bucket with dots": ("  store: {s3: {bucket: a..b}}", ":2: walkeeper.store.s3.bucket: 'a..b' is not the name"),
     "prefix": ("  store: {s3: {bucket: abc, prefix: a/../b}}", ":2: walkeeper.store.s3.prefix: 'a/../b' cannot be"),
     "a space in the prefix": (
         "  store: {s3: {bucket: abc, prefix: a b}}",
@@ -263,14 +263,17 @@ FILES: Mapping[str, tuple[bytes, str]] = {
     ),
     "a relative data directory": (
         b"scope: a\npostgresql: {data_dir: data}\nwalkeeper: {store: {directory: /x}}\n",
-        ":2: postgresql.data_dir: 'data' is no absolute path",
+        ":2: postgresql.data_dir: 'data' is not an absolute path",
     ),
     "a group": (
         b"scope: a\ncitus: {group: x}\nwalkeeper: {store: {directory: /x}}\n",
-        ":2: citus.group: 'x' is no number",
+        ":2: citus.group: 'x' is not the number",
     ),
-    "a relative patroni.yml": (b"patroni_config: patroni.yml\n", ":1: patroni_config: 'patroni.yml' is no absolute"),
-    "an empty patroni.yml": (b"patroni_config: ''\n", "patroni_config: '' is no absolute path"),
+    "a relative patroni.yml": (
+        b"patroni_config: patroni.yml\n",
+        ":1: patroni_config: 'patroni.yml' is not an absolute",
+    ),
+    "an empty patroni.yml": (b"patroni_config: ''\n", "patroni_config: '' is not an absolute path"),
     "no patroni.yml": (b"patroni_config: /nowhere.yml\n", "/nowhere.yml: it cannot be read: No such file"),
 }
 
@@ -401,7 +404,7 @@ def test_the_environment_alone_can_say_everything(write: Write) -> None:
         ({"WALKEEPER_SPOOL_LIMIT": "-1"}, "WALKEEPER_SPOOL_LIMIT (environment variable): expected a size"),
         (
             {"WALKEEPER_STORE_DIRECTORY": "wal"},
-            "WALKEEPER_STORE_DIRECTORY (environment variable): 'wal' is no absolute",
+            "WALKEEPER_STORE_DIRECTORY (environment variable): 'wal' is not an absolute",
         ),
         ({"WALKEEPER_STORE_S3_BUCKET": "abc"}, "walkeeper.store: both directory and s3"),
         ({"WALKEEPER_STORE_S3_REGION": "eu"}, "walkeeper.store.s3.bucket: missing"),

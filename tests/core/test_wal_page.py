@@ -122,8 +122,8 @@ def test_the_boundary_segment_may_begin_with_its_parents_page() -> None:
     check_header(header(timeline=1), SEGMENT, SYSTEM, HISTORY)
 
 
-def test_a_page_of_a_timeline_that_is_no_ancestor_is_refused() -> None:
-    with pytest.raises(BadSegment, match="no ancestor"):
+def test_a_page_of_a_timeline_that_is_not_an_ancestor_is_refused() -> None:
+    with pytest.raises(BadSegment, match="not an ancestor"):
         check_header(header(timeline=1), SEGMENT, SYSTEM, History(2))
 
 
@@ -172,7 +172,7 @@ def test_a_page_that_does_not_belong_there_is_told_by_its_position(
         check_pages(patched(page, offset, value), SEGMENT, HISTORY)
 
 
-def test_a_page_of_a_timeline_that_is_no_ancestor_is_told() -> None:
+def test_a_page_of_a_timeline_that_is_not_an_ancestor_is_told() -> None:
     five = Segment(5, 5, SEGMENT.size)
     history = History(5, (Switch(1, Lsn(5 * MIB + 100)), Switch(3, Lsn(5 * MIB + 300_000))))
     plain = paged_segment(five, SYSTEM, history)
@@ -229,6 +229,6 @@ def test_pages_of_another_segment_behind_the_last_own_one_are_refused() -> None:
         check_every_page(WHOLE[: 40 * PAGE] + old[40 * PAGE :], SEGMENT, HISTORY)
 
 
-def test_pages_of_a_timeline_that_is_no_ancestor_are_refused() -> None:
-    with pytest.raises(BadSegment, match="of no ancestor of 2"):
+def test_pages_of_a_timeline_that_is_not_an_ancestor_are_refused() -> None:
+    with pytest.raises(BadSegment, match="not an ancestor of 2"):
         check_every_page(WHOLE, SEGMENT, History(2))

@@ -175,7 +175,7 @@ def world() -> Iterator[World]:
 
 
 def wrong(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What weighs: all but remarks, and but what was not known and is no error either way."""
+    """What weighs: all but remarks, and but what was not known and is not an error either way."""
     return [
         each
         for each in findings

@@ -286,7 +286,7 @@ def refuse(status: int, code: str, **headers: str) -> Fault:
 
 
 def page(status: int, text: str = "<html><body>nothing here</body></html>") -> Fault:
-    """What a proxy says, or a server that is no S3."""
+    """What a proxy says, or a server that is not S3."""
 
     def fault(exchange: Exchange) -> None:
         exchange.whole_body()

@@ -56,7 +56,7 @@ def call(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[int]:
-    """A process of ours that is no server."""
+    """A process of ours that is not a server."""
     with subprocess.Popen(["sleep", "600"], cwd=tmp_path) as process:
         yield process.pid
         process.kill()

@@ -371,7 +371,7 @@ def test_sigint_while_it_works_is_an_ordinary_failure(data: DataDirectory, short
     assert said.count("\n") == 1
 
 
-# -------------------------------------------------------------------------------------------------- an agent that is no help
+# -------------------------------------------------------------------------------------------------- an agent that does not help
 
 
 @pytest.mark.parametrize("agent", ["deaf", "hangs up", "older", "garbled"])

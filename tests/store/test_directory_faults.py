@@ -458,7 +458,7 @@ def test_files_and_directories_are_for_others_no_more_than_the_store_is_and_neve
     assert stat.S_IMODE((root / "a/b").stat().st_mode) == file
 
 
-# --------------------------------------------------------------------------------------------- what is no file, reading
+# --------------------------------------------------------------------------------------------- what is not a file
 
 
 def test_a_fifo_under_a_key_is_an_error_and_holds_nobody(root: Path, store: DirectoryStore) -> None:

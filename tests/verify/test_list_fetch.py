@@ -214,7 +214,7 @@ def test_what_is_there_and_is_something_else_stays(fetch: Fetcher) -> None:
         ("000000010000000000000004..", "not a segment name"),
         ("000000010000000000000006..000000010000000000000004", "it ends before it begins"),
         ("000000020000000000000005..000000010000000000000006", "it ends before it begins"),
-        ("000000010000000000000006..000000040000000000000009", "is no file of timeline 4's chain"),
+        ("000000010000000000000006..000000040000000000000009", "is not a file of timeline 4's chain"),
         ("000000010000000000000004..000000090000000000000009", "00000009.history: it is not in the archive"),
         ("000000010000000000001004", "no such segment with a segment size"),
     ],

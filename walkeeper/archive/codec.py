@@ -123,7 +123,7 @@ def _decrypt(body: bytes, identity_file: Path | None) -> bytes:
 
 
 def open_codec(config: Config) -> Codec:
-    """The codec of a configuration. Raises ConfigError for a recipient that is no age public key, or without pyrage."""
+    """The codec of a configuration. Raises ConfigError for a recipient that is not an age public key, or without pyrage."""
     pyrage: Any = _pyrage() if config.encryption_recipients else None
     for recipient in config.encryption_recipients:
         try:

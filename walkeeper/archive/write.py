@@ -132,7 +132,7 @@ class Archive:
             newer.tell(header, segment)
 
     def archive_file(self, file: PartialFile | BackupFile, plain: Plain) -> None:
-        """Store a file that is no part of any chain. Other bytes under its name: Conflict."""
+        """Store a file that is not part of any chain. Other bytes under its name: Conflict."""
         if not self._same_there(file, "", plain):
             raise _conflict(file.name, self.layout.file(file, self.codec.suffix))
 

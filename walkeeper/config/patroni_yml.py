@@ -98,7 +98,7 @@ def _directory(root: yaml_file.Section, key: str, value: str | None) -> Path | N
     if not value.startswith("/") or "\0" in value:
         raise root.places.error(
             ("postgresql", key),
-            f"{value!r} is no absolute path",
+            f"{value!r} is not an absolute path",
             hint="walkeeper's commands run in other directories than Patroni; write the whole path.",
         )
     return Path(value)
@@ -109,7 +109,7 @@ def _group(root: yaml_file.Section, environ: Mapping[str, str]) -> int | None:
     if value is None:
         return None
     if not value.isdecimal() or not value.isascii() or len(value) > 9:
-        raise root.places.error(("citus", "group"), f"{value!r} is no number of a group")
+        raise root.places.error(("citus", "group"), f"{value!r} is not the number of a group")
     return int(value)
 
 

@@ -43,7 +43,7 @@ class Written:
         if value is None:
             return None
         if not value.startswith("/") or "\0" in value:
-            raise self.error(keys, f"{value!r} is no absolute path", hint="Write the whole path, from / on.")
+            raise self.error(keys, f"{value!r} is not an absolute path", hint="Write the whole path, from / on.")
         return Path(value)
 
     def secret(self, keys: tuple[str, ...], value: str | None, file: Path | str | None = None) -> str | None:

@@ -224,7 +224,13 @@ def _read_bytes(path: Path) -> tuple[bytes, os.stat_result]:
     finally:
         os.close(descriptor)
     if len(data) > MAX_FILE_BYTES:
-        raise _error(path, None, "", f"it is larger than {MAX_FILE_BYTES} bytes", hint="This is no configuration file.")
+        raise _error(
+            path,
+            None,
+            "",
+            f"it is larger than {MAX_FILE_BYTES} bytes",
+            hint="A configuration is smaller: name the right file.",
+        )
     return data, status
 
 

@@ -117,7 +117,7 @@ def written_switches(timeline: int, content: bytes) -> tuple[Switch, ...]:
         except (ValueError, IndexError, BadName):
             raise BadHistory(f"{name} line {number}: not a timeline and a position") from None
         if switch.timeline < 1 or switch.timeline >= timeline:
-            raise BadHistory(f"{name} line {number}: timeline {switch.timeline} is no ancestor of {timeline}")
+            raise BadHistory(f"{name} line {number}: timeline {switch.timeline} is not an ancestor of {timeline}")
         if switches and switch.timeline <= switches[-1].timeline:
             raise BadHistory(f"{name} line {number}: timelines must increase")
         switches.append(switch)

@@ -121,7 +121,7 @@ def check_header(
         raise BadSegment(f"{segment}: its first page is of timeline {header.timeline}, newer than its name")
     if history and history.includes(segment.timeline) and not history.includes(header.timeline):
         raise BadSegment(
-            f"{segment}: its first page is of timeline {header.timeline}, no ancestor of {segment.timeline}"
+            f"{segment}: its first page is of timeline {header.timeline}, which is not an ancestor of {segment.timeline}"
         )
 
 
@@ -178,7 +178,10 @@ def check_every_page(plain: Plain, segment: Segment, history: History | None = N
     if max(timelines) > segment.timeline or (len(timelines) > 1 and not _rises(begins[:pages])):
         raise BadSegment(f"{segment}: the timelines of its pages do not follow each other", hint=NOT_WHOLE)
     if history and history.includes(segment.timeline) and not all(map(history.includes, timelines)):
-        raise BadSegment(f"{segment}: one of its pages is of no ancestor of {segment.timeline}", hint=NOT_WHOLE)
+        raise BadSegment(
+            f"{segment}: a page is of a timeline that is not an ancestor of {segment.timeline}",
+            hint=NOT_WHOLE,
+        )
 
 
 def _rises(begins: list[int]) -> bool:

@@ -188,7 +188,7 @@ def ends_early(plain: Plain, segment: Segment) -> Lsn | None:
 
     None for a segment that PostgreSQL completed: its last record reaches the end, or switches to the next segment. Only after
     such a switch are there pages without anything; within the last page only a whole record proves that it was the last one.
-    And None for one whose records cannot be read: that is no reason to take it for something else than its name says.
+    And None for one whose records cannot be read: that is not a reason to take it for something else than its name says.
     """
     used = without_zeros(plain)
     if used > segment.size - 8 or _switches(plain, used) or not _can_be_read(plain, segment):

@@ -48,7 +48,7 @@ def _absolute(value: object) -> Path:
     if not isinstance(value, str):
         raise WrongValue("expected text")
     if not value.startswith("/") or "\0" in value:
-        raise WrongValue(f"{value!r} is no absolute path", hint="Write the whole path, from / on.")
+        raise WrongValue(f"{value!r} is not an absolute path", hint="Write the whole path, from / on.")
     return Path(value)
 
 

@@ -30,7 +30,7 @@ class Size(int):
         """``1GiB``, ``512MB``, or a plain number of bytes. Raises ValueError."""
         number = _quantity(value, _BYTES, "a size such as 512MiB, 1GiB, or a number of bytes")
         if number != int(number) or number >= 2**63:
-            raise ValueError("it is no whole number of bytes below 8 EiB")
+            raise ValueError("it is not a whole number of bytes below 8 EiB")
         return cls(number)
 
 

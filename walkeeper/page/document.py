@@ -292,7 +292,7 @@ def _points(samples: Iterable[Sample], read: Callable[[Sample], float | None]) -
 
 
 def _rates(samples: Sequence[Sample], read: Callable[[Sample], int | None]) -> list[Point]:
-    """Over the minute before each: the frontier moves in whole segments. A position that went back is no negative rate."""
+    """Over the minute before each: the frontier moves in whole segments. A position that went back is not a negative rate."""
     found: list[Point] = []
     begins = 0
     for number, after in enumerate(samples):

@@ -51,7 +51,7 @@ class WalBytes:
 
 
 def read_wal_file(path: Path, limit: int = MAX_BYTES, memory: Memory | None = None) -> WalBytes:
-    """A file of pg_wal. Raises BadSegment for what is no plain file, is too large or changes meanwhile, FileNotFoundError, or
+    """A file of pg_wal. Raises BadSegment for what is not a plain file, is too large or changes meanwhile, FileNotFoundError, or
     PostgresError.
 
     With ``memory`` the content is there, until something else is read into it.

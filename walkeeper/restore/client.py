@@ -99,7 +99,7 @@ def _understood(reply: str) -> dict[str, object]:
 
     found = json.loads(reply)
     if not isinstance(found, dict):
-        raise ValueError(reply)  # noqa: TRY004 - it is no value that is understood
+        raise ValueError(reply)  # noqa: TRY004 - it is not a value that is understood
     return found
 
 

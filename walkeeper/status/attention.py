@@ -19,7 +19,7 @@ def remark(text: str, hint: str = "") -> Remark:
 
 
 def attention(status: dict[str, Any]) -> list[Remark]:
-    """Everything that follows from the facts of ``status``; what could not be learnt is no reason for alarm here."""
+    """Everything that follows from the facts of ``status``; what could not be learnt is not a reason for alarm here."""
     return [
         *_about_the_owner(status),
         *_standstill(status["record"], status["members"]),

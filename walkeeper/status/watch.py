@@ -1,5 +1,5 @@
 """``walkeeper status --watch``: the status again and again. With rich on a terminal a screen of its own; without rich the
-terminal is cleared each time; where the output is no terminal, one block a look and no control characters.
+terminal is cleared each time; where the output is not a terminal, one block a look and no control characters.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def wanted(what: str, store: Store, layout: Layout, size: SegmentSize) -> Iterat
     for segment in (first, last):
         if not history.contains(segment):
             raise BadName(
-                f"{what!r}: {segment} is no file of timeline {last.timeline}'s chain",
+                f"{what!r}: {segment} is not a file of timeline {last.timeline}'s chain",
                 hint=f"That has {history.segment(segment.number, size)} there. walkeeper list shows what forked where.",
             )
     return _along(history, first, last)

@@ -78,7 +78,7 @@ def _about_the_start(evidence: Evidence, target: Target) -> Iterator[Finding]:
         yield Finding(
             Severity.DAMAGE,
             "off_the_chain",
-            f"{asked}: it is no file of timeline {target.history.timeline}'s chain, which has "
+            f"{asked}: it is not a file of timeline {target.history.timeline}'s chain, which has "
             f"{target.history.segment(asked.number, size)} there",
             "A base backup from there leads to another timeline: name it with --timeline.",
             first=asked.name,

@@ -91,7 +91,7 @@ class Spool:
         return total
 
     def read(self, segment: Segment, memory: Memory | None = None) -> Plain:
-        """The whole file. Raises BadSegment if it is no plain file of the right size, or changes while it is read;
+        """The whole file. Raises BadSegment if it is not a plain file of the right size, or changes while it is read;
         FileNotFoundError if it is gone. ``memory``: see ``read_wal_file``.
         """
         path = self.wal / segment.name

@@ -144,7 +144,7 @@ class Streaming:
         self._problems.report("archiver_receiver", problem, grace=True)
 
     def _watch_progress(self, due: Segment) -> None:
-        """A segment that the server has completed must arrive. An idle server is no reason for alarm."""
+        """A segment that the server has completed must arrive. An idle server is not a reason for alarm."""
         now = self._clock.monotonic()
         if due != self._due or self._observed.lsn < due.end:
             if due != self._due or now - self._started_at > STEADY_SECONDS:  # a quiet server completes none for hours

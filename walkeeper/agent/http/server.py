@@ -104,7 +104,7 @@ class _Request(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         try:
             answer = self.server.pages.answer(path, self.headers.get("Accept", ""))
-        except Exception as problem:  # noqa: BLE001 - a page that cannot be made is no reason to stop archiving
+        except Exception as problem:  # noqa: BLE001 - a page that cannot be made is not a reason to stop archiving
             self.server.complain(path, problem)
             answer = HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"This page cannot be made. The agent's log says why.\n"
         self._send(*answer)
@@ -138,7 +138,7 @@ class _Request(BaseHTTPRequestHandler):
 
 
 def _is_local_name(host: str) -> bool:
-    """Whether a Host header names this machine by address or as localhost; one that is not sent is no browser's."""
+    """Whether a Host header names this machine by address or as localhost; one that is not sent is not a browser's."""
     try:
         name = urlsplit(f"//{host}").hostname if host else "localhost"
     except ValueError:

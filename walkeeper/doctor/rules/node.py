@@ -58,7 +58,7 @@ def spool_private(facts: Facts) -> Iterator[Verdict]:
             (f"install -d -o {uid} -m 0700 {spool.path}   # as root",),
         )
     elif not spool.plain:
-        yield Wrong(f"{spool.path} is no directory, or a link", (f"rm {spool.path}", make))
+        yield Wrong(f"{spool.path} is not a directory, or it is a link", (f"rm {spool.path}", make))
     elif spool.uid != uid:
         yield Wrong(
             f"{spool.path} belongs to uid {spool.uid}, not to {uid}", (f"chown -R {uid} {spool.path}   # as root",)

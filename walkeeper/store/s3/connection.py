@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MAX_ANSWER: Final = 4 * 1024**2
-"""Bytes of an answer that is no object: a page of a thousand names, or an error. Parsed it takes some thirty times that."""
+"""Bytes of an answer that is not an object: a page of a thousand names, or an error. Parsed it takes some thirty times that."""
 
 _cutoff: Final = Cutoff("s3")
 _here: Final = threading.local()

@@ -126,7 +126,7 @@ class S3Settings(Section, frozen=True):
     def checked(self) -> Self:
         if not _BUCKET.fullmatch(self.bucket) or ".." in self.bucket:
             raise WrongSetting(
-                "bucket", f"{self.bucket[:MAX_KEY]!r} is no name of a bucket", hint=what_to_write(self.bucket)
+                "bucket", f"{self.bucket[:MAX_KEY]!r} is not the name of a bucket", hint=what_to_write(self.bucket)
             )
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise WrongSetting("", "access_key_id and secret_access_key go together, and one is missing")
@@ -140,7 +140,7 @@ class S3Settings(Section, frozen=True):
             )
         if self.kms_key_id is not None and not _PLAIN.fullmatch(self.kms_key_id):
             raise WrongSetting(
-                "kms_key_id", f"{self.kms_key_id[:MAX_KEY]!r} is no key", hint="It is an ARN, an id or alias/NAME."
+                "kms_key_id", f"{self.kms_key_id[:MAX_KEY]!r} is not a key", hint="It is an ARN, an id or alias/NAME."
             )
         if self.storage_class is not None and not _CLASS.fullmatch(self.storage_class):
             raise WrongSetting(
