@@ -253,7 +253,10 @@ class Agent:
         own, topology = self.config.postgresql, self.observer.topology
         if topology is None or not any(member.name == self.config.name for member in topology.members):
             # Without our own key the others' may be lacking as well: Patroni writes them again into a DCS that was emptied.
-            raise DcsUnavailable("members in the DCS: not known yet", hint="One of them may have what is looked for.")
+            raise DcsUnavailable(
+                "members in the DCS: not known yet",
+                hint="A member may have the WAL that is looked for. The agent asks the DCS again.",
+            )
         return [
             Candidate(
                 member.name,

@@ -139,7 +139,8 @@ class Pushing:
             job.problem = problem
         except MemoryError:
             job.problem = StoreUnavailable(
-                f"{place.name}: not enough memory", hint="A segment is held up to three times while it is packed."
+                f"{place.name}: not enough memory",
+                hint="Give the agent more memory: a segment is held up to three times while it is packed.",
             )
         finally:
             job.ended.set()
@@ -231,7 +232,11 @@ class Pushing:
             try:
                 look = BUSY_LOOK if self._look() else LOOK
             except OSError as error:
-                events.warning("push_markers", error=f"{error.filename}: {error.strerror}", hint="Calls take longer.")
+                events.warning(
+                    "push_markers",
+                    error=f"{error.filename}: {error.strerror}",
+                    hint="archive-push takes longer: look at the run directory.",
+                )
                 wait = 60.0
                 continue
             wait = max(look, 10 * (self._clock.monotonic() - begun))

@@ -118,7 +118,7 @@ def _decrypt(body: bytes, identity_file: Path | None) -> bytes:
         kind = CannotTell if isinstance(error, pyrage.DecryptError) and "keys" not in str(error) else Locked
         raise kind(
             f"stored object: {identity_file} does not open it ({error})",
-            hint="It was encrypted for another key, or it is damaged.",
+            hint="The object was encrypted for another key, or it is damaged.",
         ) from None
 
 
@@ -131,7 +131,7 @@ def open_codec(config: Config) -> Codec:
         except pyrage.RecipientError as error:
             raise ConfigError(
                 f"encryption.recipients: {recipient!r} is not an age public key ({error})",
-                hint="It looks like age1…; age-keygen prints it.",
+                hint="A recipient looks like age1…; age-keygen prints it.",
             ) from None
     return Codec(config.compression_level, config.encryption_recipients, config.identity_file)
 

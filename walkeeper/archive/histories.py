@@ -24,7 +24,7 @@ def check(key: str, body: Body) -> None:
     if len(body) > MAX_HISTORY_BYTES or not agrees(body.metadata, body):
         raise CannotTell(
             f"{key}: its content is not what its checksum says",
-            hint="It is damaged in the store. Move it away: a takeover stores it again from pg_wal.",
+            hint="The object in the store is damaged. Move it away: a takeover stores it again from pg_wal.",
         )
 
 

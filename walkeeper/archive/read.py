@@ -141,7 +141,7 @@ def _segment_bytes(codec: Codec, suffix: str, body: Body, file: WalFile) -> byte
     for piece in pieces:
         left -= len(piece)
         if left < 0:
-            raise CannotTell(f"{file.name}: longer than its header says", hint="It is damaged in the store.")
+            raise CannotTell(f"{file.name}: longer than its header says", hint="The object in the store is damaged.")
         found.append(piece)
     return b"".join(found)
 
@@ -159,7 +159,9 @@ def parts(layout: Layout, codec: Codec, segment: Segment, suffix: str, body: Bod
             yield part
         _check_sum(body.metadata, sha256.hexdigest(), segment)
         if size != segment.size:
-            raise CannotTell(f"{segment}: {size} bytes, a whole one has {segment.size}", hint="It is damaged.")
+            raise CannotTell(
+                f"{segment}: {size} bytes, a whole one has {segment.size}", hint="The object in the store is damaged."
+            )
 
 
 def prove_archive(store: Store, layout: Layout, name: str) -> None:
@@ -178,13 +180,16 @@ def _check_fetched(metadata: Mapping[str, str], plain: Plain, file: WalFile, lay
         check_header(header, Segment.parse(file.name, header.segment_size), layout.system_identifier)
         if len(plain) != header.segment_size:
             raise CannotTell(
-                f"{file.name}: {len(plain)} bytes, a whole one has {header.segment_size}", hint="It is damaged."
+                f"{file.name}: {len(plain)} bytes, a whole one has {header.segment_size}",
+                hint="The object in the store is damaged.",
             )
 
 
 def _check_sum(metadata: Mapping[str, str], sha256: str, file: WalFile) -> None:
     if metadata.get("sha256", sha256) != sha256:
-        raise CannotTell(f"{file.name}: its content is not what its checksum says", hint="It is damaged in the store.")
+        raise CannotTell(
+            f"{file.name}: its content is not what its checksum says", hint="The object in the store is damaged."
+        )
 
 
 def _together(ask: Callable[[str], Body | None], keys: Sequence[str]) -> list[Body | None]:

@@ -53,7 +53,9 @@ def put(archive: Archive, segment: Segment, piece: Piece, plain: bytes) -> TailR
             ) from None
         # An earlier attempt of our own whose answer was lost; nobody else draws the same owner.
         if info.metadata.get("sha256", sha256) != sha256 or not is_whole(info):
-            raise Conflict(f"{key}: it is in the store with other bytes", hint="A new piece will be begun.") from None
+            raise Conflict(
+                f"{key}: it is in the store with other bytes", hint="The agent begins a new piece."
+            ) from None
     return TailReceipt(segment, piece, sha256, len(body), key)
 
 

@@ -72,7 +72,7 @@ def assemble(store: Store, layout: Layout, codec: Codec, name: str) -> Assembled
         except _Changed:
             continue
         return _believed(store, layout, chains)
-    raise CannotTell(f"{name}: its tail is being replaced", hint="The complete segment is about to be there.")
+    raise CannotTell(f"{name}: its tail is being replaced", hint="The complete segment is about to be in the store.")
 
 
 def _believed(store: Store, layout: Layout, chains: list[AssembledTail]) -> AssembledTail | None:
@@ -213,5 +213,5 @@ def _local_copy(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise CannotTell(
-            f"{path}: {error.strerror}", hint="A tail is compared with it: it must be readable, or not be there."
+            f"{path}: {error.strerror}", hint="A tail is compared with this file: it must be readable, or absent."
         ) from None

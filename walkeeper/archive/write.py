@@ -209,7 +209,7 @@ class Archive:
                     continue
                 raise Conflict(
                     f"{HistoryFile(timeline).name}: {key} is in the store with other content",
-                    hint="Timeline number used twice: two servers were promoted apart from each other. Keep both. If the leader "
+                    hint="Timeline number used twice: two servers were promoted independently. Keep both. If the leader "
                     "is on it, promote again with restore_command reading this archive: PostgreSQL chooses a free number. If "
                     "the leader's timeline came from it, archive under another prefix, and take a base backup.",
                 ) from None
@@ -269,13 +269,16 @@ class Archive:
 
 
 def _damaged(key: str, why: str) -> _Damaged:
-    events.warning("stored_object_damaged", key=key, why=why, hint="It is left as it is, and does not count as stored.")
+    events.warning(
+        "stored_object_damaged", key=key, why=why, hint="The object is left as it is, and does not count as stored."
+    )
     return _Damaged()
 
 
 def _came_and_went(key: str) -> StoreUnavailable:
     return StoreUnavailable(
-        f"{key}: the store says that it is there, and that it is not", hint="It will be tried again."
+        f"{key}: the store says that it is there, and that it is not",
+        hint="If it stays so, look at what lies between here and the store.",
     )
 
 

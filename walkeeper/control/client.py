@@ -41,7 +41,9 @@ def ask(socket_path: str, verb: str, timeout: float, **facts: object) -> dict[st
         reply = json.loads(exchange(socket_path, json.dumps({"verb": verb, **facts}).encode(), timeout))
     except NoAnswer as error:
         hint = (
-            "It is stuck; its log says more." if error.listening else "Start it: walkeeper agent, or its systemd unit."
+            "The agent is stuck: its log says more."
+            if error.listening
+            else "Start the agent: walkeeper agent, or its systemd unit."
         )
         raise AgentError(str(error), hint=hint) from None
     except ValueError:

@@ -174,7 +174,7 @@ class ControlServer:
             self.open()
         except (AgentError, OSError) as problem:
             events.warning(
-                "control_socket_gone", error=problem, hint="The run directory must be there, and this user's."
+                "control_socket_gone", error=problem, hint="The run directory must exist and belong to this user."
             )
             return
         if gone is not None:

@@ -46,7 +46,9 @@ class Segment:
     def parse(cls, name: str, size: SegmentSize) -> Segment:
         """A 24-character name to a segment. Raises BadName, also for a name that this segment size cannot have."""
         if _SEGMENT.match(name) is None:
-            raise BadName(f"{name!r}: not a segment name", hint="It is 24 upper-case hexadecimal characters.")
+            raise BadName(
+                f"{name!r}: not a segment name", hint="A segment's name is 24 upper-case hexadecimal characters."
+            )
         timeline, log, low = int(name[:8], 16), int(name[8:16], 16), int(name[16:], 16)
         if timeline == 0:
             raise BadName(f"{name!r}: there is no timeline 0")

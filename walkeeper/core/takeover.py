@@ -82,7 +82,7 @@ def beyond(what: str, local: LocalServer) -> BeyondServer | StandbyLags:
     """The error for ``what`` of the local timeline, which lies beyond the local server's WAL."""
     text = f"{what} lies beyond this server's WAL, which ends at {local.lsn} on timeline {local.history.timeline}"
     if local.in_recovery:
-        return StandbyLags(text, hint="A standby leader that lags. walkeeper waits until it has received as much.")
+        return StandbyLags(text, hint="This standby leader lags: walkeeper waits until it has received as much.")
     return BeyondServer(
         text,
         hint="The volume went back to an earlier state, or two servers wrote this timeline. Promote to a new timeline "

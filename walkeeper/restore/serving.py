@@ -121,7 +121,7 @@ class Restoring:
     ) -> _Fetch:
         """From the store, in a thread that goes on when nobody waits. Raises TimeoutError, then."""
         if not asks_once and self._clock.monotonic() < self._retry_at:
-            hint = f"It is asked again {RETRY_SECONDS:g} s after it failed. Look at the store and the way to it."
+            hint = f"The store is asked again {RETRY_SECONDS:g} s after it failed. Look at the store and the way to it."
             raise CannotTell(f"{self.store_url}: it does not answer at the moment", hint=hint)
         key = layout.root, name, recovers
         with self._lock:
@@ -157,9 +157,11 @@ class Restoring:
         except WalkeeperError as problem:
             fetch.problem = problem
         except MemoryError:
-            fetch.problem = CannotTell(f"{name}: out of memory", hint="Lower restore.workers, or give it more.")
+            fetch.problem = CannotTell(
+                f"{name}: out of memory", hint="Lower restore.workers, or give walkeeper more memory."
+            )
         except BaseException:
-            fetch.problem = CannotTell(f"{name}: a bug in walkeeper", hint="Its log says more.")
+            fetch.problem = CannotTell(f"{name}: a bug in walkeeper", hint="walkeeper's log says more.")
             raise
         finally:
             with self._lock:
@@ -204,7 +206,10 @@ class Restoring:
     def _no_answer_yet(self, name: str, waited: object, *, asks_once: bool) -> Mapping[str, Any]:
         if not asks_once:
             self._retry_at = self._clock.monotonic() + RETRY_SECONDS
-            error, hint = f"{name}: {self.store_url} has not answered within {SILENCE:g} s", "It is being fetched."
+            error, hint = (
+                f"{name}: {self.store_url} has not answered within {SILENCE:g} s",
+                "The fetch goes on: PostgreSQL gets the file when it asks again.",
+            )
             raise CannotTell(error, hint=hint)
         deadline = self._config.restore_deadline
         if isinstance(waited, float) and waited < deadline:

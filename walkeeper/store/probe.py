@@ -44,7 +44,7 @@ def _expect_refusal(store: Store, key: str, hint: str) -> None:
 def _expect_object(store: Store, key: str, metadata: dict[str, str] | None) -> None:
     if store.get(key) != _FIRST:
         raise StoreUnfit(
-            f"{store.url}: it does not return what was stored", hint="Look at what lies between here and it."
+            f"{store.url}: it does not return what was stored", hint="Look at what lies between here and the store."
         )
     info = store.head(key)
     if info is None or info.size != len(_FIRST):

@@ -149,7 +149,7 @@ def _history(store: Store, layout: Layout, timeline: int) -> History:
     if content is None:
         raise CannotTell(
             f"{HistoryFile(timeline).name}: it is not in the archive, so that its chain is not known",
-            hint="Fetch each timeline's range by itself.",
+            hint="Fetch each timeline's range separately.",
         )
     return parse_history(timeline, content)
 

@@ -139,7 +139,7 @@ def _hole(evidence: Evidence, hole: Hole, begins: int) -> Finding:
     names, where, count = _names(hole.stretch, evidence), _where(hole.stretch, evidence), hole.stretch.length
     if hole.recorded:
         kind, text = "gap_recorded", f"{names}: lost, and recorded as a gap ({where})"
-        hint = "No restore crosses it; base backups from after it are good. If a member comes back that has them, it closes."
+        hint = "No restore crosses the gap; base backups from after it are good. A member with this WAL closes it."
     elif hole.stretch.end <= begins:
         kind, text = "before_the_start", f"{names}: from before the archive's start ({where})"
         hint = "This base backup needs WAL that walkeeper never archived: take another one."

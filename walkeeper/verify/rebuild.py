@@ -47,7 +47,7 @@ def rebuild(
     except CasConflict:
         raise Refused(
             "record in the DCS: somebody wrote it meanwhile; nothing was changed",
-            hint="An agent took over and did this by itself. walkeeper status shows it.",
+            hint="An agent took over and wrote it automatically. walkeeper status shows it.",
         ) from None
     gaps = f", with {record.gaps_total} recorded gaps" if record.gaps_total else ""
     written = (

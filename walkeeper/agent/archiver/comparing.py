@@ -123,7 +123,9 @@ def _compare_history(timeline: int, body: Body, expected: tuple[Switch, ...], lo
     except BadHistory as problem:
         damage = str(problem)
     if damage:
-        events.warning("history_damaged", error=damage, hint="It is damaged in the store, and replaced by nobody.")
+        events.warning(
+            "history_damaged", error=damage, hint="The object in the store is damaged, and nothing replaces it."
+        )
         known = local.histories.get(timeline)
         if timeline != local.server.history.timeline or (known is not None and stated == _sha256(known)):
             return

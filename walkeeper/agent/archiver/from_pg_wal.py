@@ -47,7 +47,7 @@ class FromPgWal:
         if (end := ends_early(content.plain, segment)) is not None:
             raise BadSegment(
                 f"{segment}: its WAL ends at {end}, zeros follow",
-                hint="restore-wal made it of a tail. It is not complete.",
+                hint="restore-wal made this file of a tail: it is not complete.",
             )
         self._read_at[segment] = content.mtime_ns
         return content.plain

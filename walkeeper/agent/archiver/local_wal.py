@@ -93,7 +93,8 @@ def read_local_wal(pg_wal: Path, state: ServerState, ask: Callable[[], ServerSta
     histories = {timeline: content for timeline, content in found.items() if timeline <= state.timeline}
     if state.timeline > 1 and state.timeline not in histories:
         raise PostgresError(
-            f"{pg_wal}/{state.timeline:08X}.history: not there (yet)", hint="PostgreSQL writes it when promoted."
+            f"{pg_wal}/{state.timeline:08X}.history: not there (yet)",
+            hint="PostgreSQL writes this file when it is promoted.",
         )
     history = History(1) if state.timeline == 1 else parse_history(state.timeline, histories[state.timeline])
     server = LocalServer(state.system_identifier, state.segment_size, history, state.lsn, state.in_recovery)

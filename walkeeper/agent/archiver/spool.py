@@ -205,7 +205,9 @@ class Spool:
             return
         self._reported.add(name)
         events.warning(
-            "spool_unknown_file", file=self.wal / name, hint="It is left alone. Nothing else should write here."
+            "spool_unknown_file",
+            file=self.wal / name,
+            hint="walkeeper leaves the file alone. Nothing else may write in the spool.",
         )
 
     def _check_boot(self) -> None:

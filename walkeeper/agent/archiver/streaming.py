@@ -92,7 +92,7 @@ class Streaming:
         missing = frontier.first_missing(taken)
         holed = self._comes_again or any(segment.number > missing.number for segment in taken)
         if self._receiver.running and holed:
-            events.warning("spool_hole", missing=missing, hint="It is streamed again.")
+            events.warning("spool_hole", missing=missing, hint="The segment is streamed again automatically.")
             self._receiver.stop()
         if not self._receiver.running:
             return self._start_receiver(frontier, taken)
@@ -156,5 +156,8 @@ class Streaming:
             self._receiver.stop()
             self._due_since = now
             self._failed(
-                PostgresError(f"pg_receivewal: {due} did not come in {SILENCE_LIMIT:g} s", hint="It was started again.")
+                PostgresError(
+                    f"pg_receivewal: {due} did not come in {SILENCE_LIMIT:g} s",
+                    hint="pg_receivewal was started again automatically.",
+                )
             )

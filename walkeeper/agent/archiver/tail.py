@@ -189,7 +189,7 @@ class Tail:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise SpoolError(f"{partial}: {error.strerror}", hint="It will be tried again.") from None
+            raise SpoolError(f"{partial}: {error.strerror}", hint="The agent tries again.") from None
         written = self._receiver.written(partial, chain.segment.size) if self._receiver is not None else None
         if written is None or written.run != chain.run or written.offset < end or len(plain) != end - begin:
             return None

@@ -150,8 +150,8 @@ class Uploads:
             self._buffers.release()
             raise StoreUnavailable(
                 f"{segment}: not enough memory to store it",
-                hint="Each of upload_workers holds a segment, and for a moment three times what it packs to. Lower it, or give "
-                "more.",
+                hint="Lower upload_workers, or give the agent more memory: each worker holds a segment, and for a moment three "
+                "times what it packs to.",
             ) from None
 
     def _stored(self, receipt: Receipt, begun: float) -> None:

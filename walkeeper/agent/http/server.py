@@ -225,7 +225,7 @@ class _Server(ThreadingMixIn, TCPServer):
             path=path,
             error=f"{type(problem).__name__}: {problem}",
             at=at,
-            hint="This is a bug in walkeeper. Archiving is not touched by it.",
+            hint="This is a bug in walkeeper. It does not affect archiving.",
         )
 
     def handle_error(self, *_: object) -> None:

@@ -251,7 +251,7 @@ class S3Store:
         if limit.over:
             raise StoreUnavailable(
                 f"{what}: no whole answer within {time.monotonic() - began:.0f} s",
-                hint="The store, or what lies between, sends too slowly. The call will be made again.",
+                hint="The store, or what lies between, sends too slowly: look at the network, or raise read_timeout.",
             )
         return answer
 

@@ -140,11 +140,15 @@ class S3Settings(Section, frozen=True):
             )
         if self.kms_key_id is not None and not _PLAIN.fullmatch(self.kms_key_id):
             raise WrongSetting(
-                "kms_key_id", f"{self.kms_key_id[:MAX_KEY]!r} is not a key", hint="It is an ARN, an id or alias/NAME."
+                "kms_key_id",
+                f"{self.kms_key_id[:MAX_KEY]!r} is not a key",
+                hint="A key is an ARN, an id or alias/NAME.",
             )
         if self.storage_class is not None and not _CLASS.fullmatch(self.storage_class):
             raise WrongSetting(
-                "storage_class", f"{self.storage_class[:MAX_KEY]!r} is none", hint="It looks like STANDARD_IA."
+                "storage_class",
+                f"{self.storage_class[:MAX_KEY]!r} is none",
+                hint="A storage class looks like STANDARD_IA.",
             )
         if self.storage_class in _AWAY:
             raise WrongSetting(
