@@ -158,7 +158,7 @@ def _behind(cluster: Cluster, connection: psycopg.Connection[tuple[object, ...]]
 
 
 def _missing(cluster: Cluster, place: Place) -> int:
-    """Segments of the chain, from the archive's start to the frontier, that the store has not."""
+    """Segments of the chain, from the archive's start to the frontier, that the store lacks."""
     archive, record = wiring.archive_of(cluster, place), wiring.record_of(cluster)
     first = archive.contents.start()
     assert record is not None

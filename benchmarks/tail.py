@@ -1,7 +1,7 @@
 """Everything is lost at once: what a restore from a base backup and the store alone lacks; and what the tail costs.
 
 Each run has a Patroni cluster of its own. All of its processes, etcd's too, get SIGKILL in the same moment, and all its
-directories are deleted. ``idle`` is a writer whose rows are far apart: killed soon after one, when it is most in danger.
+directories are deleted. ``idle`` is a writer whose rows are rare: killed soon after one, when it is most in danger.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def _load(cluster: Cluster, seconds: float) -> float:
 
 
 def _not_stored(cluster: Cluster, place: Place, dead: Node) -> int:
-    """Complete segments in the dead host's spool, or waiting for its archive_command, that the store has not."""
+    """Complete segments in the dead host's spool, or waiting for its archive_command, that the store lacks."""
     archive = wiring.archive_of(cluster, place)
     stored = {segment.name for segment in archive.contents.segments()}
     whole = [

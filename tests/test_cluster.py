@@ -191,10 +191,10 @@ def test_p6_a_branch_that_the_cluster_gave_up_leads_no_member_astray(archived: A
     cluster = archived.cluster
     leader = cluster.wait_ready()
     archived.wait_owner(leader)
-    apart, third = cluster.replicas()
+    diverged, third = cluster.replicas()
     cluster.patch_config({"pause": True})
     wait_until(lambda: all((node.rest("patroni") or {}).get("pause") for node in cluster.nodes), "the pause", 20)
-    apart.execute("SELECT pg_promote()")
+    diverged.execute("SELECT pg_promote()")
     histories = archived.archive(archived.wait_owner(leader)).layout.root + "history"
     wait_until((archived.store / histories / "00000002.history").exists, "the other branch's history", 30)
     for _ in range(2):
@@ -205,9 +205,9 @@ def test_p6_a_branch_that_the_cluster_gave_up_leads_no_member_astray(archived: A
     cluster.kill_host(third)
     cluster.start_node(third)
     cluster.wait_ready(3)
-    apart.rest("reinitialize", {"force": True}, timeout=20)
+    diverged.rest("reinitialize", {"force": True}, timeout=20)
     wait_until(
-        lambda: (apart.rest("patroni") or {}).get("state") != "streaming", "a new copy is begun", 20, interval=0.01
+        lambda: (diverged.rest("patroni") or {}).get("state") != "streaming", "a new copy is begun", 20, interval=0.01
     )
     assert cluster.wait_ready(3) is leader
 

@@ -57,7 +57,7 @@ class Directory:
 
     how_slow = (
         "each object waits that long in the agent before it is written (examples/demo/slow_store on PYTHONPATH): a "
-        "directory on this disk would never be slow by itself"
+        "directory on this disk would never be slow on its own"
     )
 
     def __init__(self, place: Path) -> None:

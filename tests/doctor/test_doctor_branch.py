@@ -1,4 +1,4 @@
-"""What doctor says of a member that was promoted apart, under a number that the archive knows as another server's."""
+"""What doctor says of a member that was promoted beside the leader, under a number that the archive knows as another server's."""
 
 from __future__ import annotations
 

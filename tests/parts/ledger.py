@@ -50,7 +50,7 @@ class Acknowledged:
 
 
 def of_twins(rows: Iterable[Acknowledged]) -> set[int]:
-    """The ids on timelines that more than one server wrote to: promoted apart, they took the same number."""
+    """The ids on timelines that more than one server wrote to: promoted independently, they took the same number."""
     writers: dict[int, dict[int, list[int]]] = {}
     for row in rows:
         writers.setdefault(row.timeline, {}).setdefault(row.port, []).append(row.id)

@@ -36,7 +36,7 @@ RECORD: Final = Record(
 
 
 class Member(Node):
-    """``b`` of a cluster that ``a`` leads on timeline 1; somebody was promoted apart, on 2, which the archive has."""
+    """``b`` of a cluster that ``a`` leads on timeline 1; somebody was promoted beside the leader, on 2, which the archive has."""
 
     def configure(self, **restore: object) -> None:
         super().configure(**restore)
@@ -249,28 +249,30 @@ def test_a_member_that_was_promoted_apart_starts_after_its_rewind(
     settings = {"wal_keep_size": "64MB", "wal_log_hints": "on"}
     with Postgres(new_directory("a"), programs, segment_size_mb=1, settings=settings) as leader:
         leader.execute("CREATE TABLE t (n int)")
-        apart = restore_server(
+        diverged = restore_server(
             leader.base_backup(new_directory("b") / "base", wal="stream"), new_directory("b") / "pg", "/bin/false",
             bin_dir=programs, settings=settings,
         )  # fmt: skip
-        apart.start()
-        wait_until(lambda: not apart.value("SELECT pg_is_in_recovery()"), "the promotion", logs=[apart.log])
-        apart.execute("INSERT INTO t VALUES (0)")
-        config = archive_with(short_path, leader, (apart.pg_wal / "00000002.history").read_bytes())
-        apart.stop()
+        diverged.start()
+        wait_until(lambda: not diverged.value("SELECT pg_is_in_recovery()"), "the promotion", logs=[diverged.log])
+        diverged.execute("INSERT INTO t VALUES (0)")
+        config = archive_with(short_path, leader, (diverged.pg_wal / "00000002.history").read_bytes())
+        diverged.stop()
         try:
             leader.execute("INSERT INTO t SELECT generate_series(1, 2000)")
             leader.host.run(
-                [programs / "pg_rewind", "--target-pgdata", apart.data, "--source-server", leader.conninfo()]
+                [programs / "pg_rewind", "--target-pgdata", diverged.data, "--source-server", leader.conninfo()]
             )
-            (apart.data / "standby.signal").touch()
+            (diverged.data / "standby.signal").touch()
             restore = restore_command(config, way)
-            apart.configure({"restore_command": restore, "primary_conninfo": leader.conninfo(), **settings})
-            apart.start()
-            wait_until(lambda: apart.value("SELECT count(*) FROM t") == 2000, "the leader's rows", logs=[apart.log])
+            diverged.configure({"restore_command": restore, "primary_conninfo": leader.conninfo(), **settings})
+            diverged.start()
+            wait_until(
+                lambda: diverged.value("SELECT count(*) FROM t") == 2000, "the leader's rows", logs=[diverged.log]
+            )
             assert leader.value("SELECT count(*) FROM pg_stat_replication") == 1
         finally:
-            apart.close()
+            diverged.close()
 
 
 @pytest.mark.postgres

@@ -24,14 +24,14 @@ from walkeeper.core.record import Record
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``missing``: ids of rows that had to be there; ``apart``: how many rows only a member had that was promoted apart;
+    """``missing``: ids of rows that had to be there; ``diverged``: how many rows only a member had that was promoted beside the leader;
     ``why`` is set where the restore itself failed."""
 
     record: Record
     rows: int
     missing: list[int]
     why: str = ""
-    apart: int = 0
+    diverged: int = 0
 
     @property
     def sound(self) -> bool:
@@ -39,8 +39,10 @@ class Verdict:
 
     def __str__(self) -> str:
         lost = f"{len(self.missing)} are missing" if self.missing else "all are there"
-        apart = f"; {self.apart} more went to a twin, and the leader has none of them" if self.apart else ""
-        return self.why or f"{self.rows} rows below {self.record.lsn} of timeline {self.record.timeline}: {lost}{apart}"
+        diverged = f"; {self.diverged} more went to a twin, and the leader has none of them" if self.diverged else ""
+        return (
+            self.why or f"{self.rows} rows below {self.record.lsn} of timeline {self.record.timeline}: {lost}{diverged}"
+        )
 
 
 def restore(rig: Rig, backup: Path, record: Record) -> Verdict:
@@ -66,8 +68,8 @@ def restore(rig: Rig, backup: Path, record: Record) -> Verdict:
         wanted = rig.ledger.covered(history, _kept_from(archive, record))
         with server.connect() as connection:
             missing = rig.ledger.compare(connection, wanted)
-        apart = _abandoned(rig, missing)
-        return Verdict(record, len(wanted) - len(apart), sorted(set(missing) - apart), apart=len(apart))
+        diverged = _abandoned(rig, missing)
+        return Verdict(record, len(wanted) - len(diverged), sorted(set(missing) - diverged), diverged=len(diverged))
     except TimeoutError:
         return Verdict(record, 0, [], f"the restore failed: {tail(server.log, 12)}")
     finally:
@@ -76,7 +78,7 @@ def restore(rig: Rig, backup: Path, record: Record) -> Verdict:
 
 
 def _abandoned(rig: Rig, missing: list[int]) -> set[int]:
-    """Rows of the one of two members, promoted apart with the same number (docs/limits.md), that the cluster did not choose:
+    """Rows of the one of two members, promoted independently with the same number (docs/limits.md), that the cluster did not choose:
     its leader lacks them as well."""
     suspects = of_twins(rig.ledger.rows()) & set(missing)
     if not suspects:

@@ -215,18 +215,18 @@ class Rig:
                 self.start_agent(node)
         with contextlib.suppress(TimeoutError):
             return self.cluster.wait_ready(3, timeout / 4)
-        for node in self._apart():
+        for node in self._diverged():
             self.diary.tell("note", f"{node.name} was promoted beside the leader, and does not come back: built again")
             node.rest("reinitialize", {"force": True}, timeout=20)
         return self.cluster.wait_ready(3, timeout)
 
-    def _apart(self) -> list[Node]:
+    def _diverged(self) -> list[Node]:
         """Whom neither Patroni nor PostgreSQL bring back, because they go by the number (docs/limits.md): as doctor tells it."""
         self.cluster.wait_leader()
         self.wait_caught_up()
-        return [node for node in self.cluster.nodes if self._told_apart(node)]
+        return [node for node in self.cluster.nodes if self._told_diverged(node)]
 
-    def _told_apart(self, node: Node) -> bool:
+    def _told_diverged(self, node: Node) -> bool:
         done = subprocess.run(
             [sys.executable, "-m", "walkeeper", "-c", self.config(node), "doctor", "--json"],
             env=node.host.environment(node.env), cwd=CHECKOUT, stdin=subprocess.DEVNULL, capture_output=True, text=True,

@@ -73,7 +73,7 @@ class Agent:
         self._takeover_at = 0.0
         self.refusals = Refusals(clock, self.poke)
         self._ending_since = 0.0
-        """When an archiver was told to end that has not; 0 where there is none."""
+        """When an archiver was told to end that still runs; 0 where there is none."""
 
     # --- from outside ---------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ The agent looks for itself what there is to do, so a callback that is lost, doub
 nothing here waits: not for the agent, not for the DCS, not for the store. Patroni kills a callback that runs when the
 next one comes, and its children with it: an agent is therefore started by a double fork, in a session of its own.
 
-Runs by itself, without site-packages (``python3 -I -S …/callback.py``); that is why it imports so little.
+Runs alone, without site-packages (``python3 -I -S …/callback.py``); that is why it imports so little.
 """
 
 # ruff: noqa: PTH100, PTH120, SIM105 - pathlib and contextlib cost more than all that this program does

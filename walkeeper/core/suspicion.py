@@ -2,7 +2,7 @@
 
 A member has said no when its walsender says that the segment was removed. Whatever else happens is silence: no answer, no
 such host, a restart, a process that could not be started or was killed, a position ahead of its own. The agent of a member
-that has WAL in its spool hands it in by itself, so a no counts only after some time, and after one more look at the store.
+that has WAL in its spool hands it in automatically, so a no counts only after some time, and after one more look at the store.
 """
 
 from __future__ import annotations

@@ -229,7 +229,7 @@ def check_part(data: bytes | memoryview, begin: int, segment: Segment) -> None:
 def without_zeros(plain: Plain) -> int:
     """The length without the zeros at the end: of a segment that was switched early, most of it.
 
-    Page by page: ``rstrip`` looks at each byte by itself, and copies the rest.
+    Page by page: ``rstrip`` looks at each byte singly, and copies the rest.
     """
     for end in range(len(plain), 0, -PAGE_SIZE):
         page = plain[max(0, end - PAGE_SIZE) : end]

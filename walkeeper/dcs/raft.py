@@ -12,7 +12,7 @@ KEY: Final = "walkeeper"
 
 class Raft:
     """Every write is decided by the raft leader. Reads are from the local copy of the log, which first catches up with a write
-    of our own to a key that says nothing: by itself it can be any time old.
+    of our own to a key that says nothing: without that it can be any time old.
     """
 
     def __init__(self, dcs: Any) -> None:
@@ -36,7 +36,7 @@ class Raft:
         written = self._store.set(self._record, document.decode(), handle_raft_error=False, **condition)
         if written:
             return Versioned(document, str(written["index"]))
-        # Patroni's client sends again by itself, so that this answer may be to a second attempt.
+        # Patroni's client sends again automatically, so that this answer may be to a second attempt.
         found = self.read()
         if found is not None and found.document == document and found != expected:
             return found

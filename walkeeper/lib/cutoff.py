@@ -1,4 +1,4 @@
-"""A total limit for a call that waits on sockets: when it is over they are shut down, and the call ends by itself.
+"""A total limit for a call that waits on sockets: when it is over they are shut down, and the call ends.
 
 A socket's own time-out begins again with each byte that comes, so that a peer who sends one now and then holds a call for
 days. One daemon thread looks after all calls of a ``Cutoff``; nobody has to leave a hanging thread behind.

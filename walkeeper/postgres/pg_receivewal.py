@@ -80,7 +80,7 @@ def _major(path: Path) -> tuple[int | None, str]:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a pg_receivewal ended by itself: ``well`` when it got to the last segment it was asked for."""
+    """How a pg_receivewal ended that nobody stopped: ``well`` when it got to the last segment it was asked for."""
 
     well: bool
     said: str
@@ -217,7 +217,7 @@ class Receiver:
 
 
 def _position(pid: int, target: Path) -> int | None:
-    """Where in that file, named without links, the process writes; None where it has it not open. Raises OSError."""
+    """Where in that file, named without links, the process writes; None where it does not have it open. Raises OSError."""
     process = Path(f"/proc/{pid}")
     for descriptor in (process / "fd").iterdir():
         try:

@@ -48,7 +48,7 @@ def for_server(name: str, plain: bytes, data_directory: Path) -> bytes | None:
 
 
 def _is_withheld(history: History, data_directory: Path) -> bool:
-    """One that is up may be looking for a number that is free, and refuses by itself what it cannot follow."""
+    """One that is up may be looking for a number that is free, and itself refuses what it cannot follow."""
     if not (data_directory / "standby.signal").exists() or not is_starting(data_directory):
         return False
     withheld = _came_further(history, data_directory) or _ran_ahead(history, data_directory)

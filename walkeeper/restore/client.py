@@ -4,7 +4,7 @@ PostgreSQL runs restore_command once per segment, and a promotion waits for seve
 each time takes longer than fetching. Asked are this node's agent, and on a host without one a process that the first
 call starts. Where nobody answers, or cannot tell, ``walkeeper.restore.command`` does the work itself.
 
-Runs by itself for ``walkeeper-restore-wal``, without site-packages: ``python3 -I -S …/client.py CONFIG FILE DEST LINK``.
+Runs alone for ``walkeeper-restore-wal``, without site-packages: ``python3 -I -S …/client.py CONFIG FILE DEST LINK``.
 """
 
 # ruff: noqa: PTH100, PTH104, PTH109, PTH118, PTH120 - pathlib costs more than all that this program does
@@ -40,7 +40,7 @@ def restore(config: str, name: str, destination: str, link: str = "") -> int | N
 
     ``link`` is where the shell looks for what lies ready.
 
-    That nobody can tell is final where PostgreSQL asks again by itself or has the file anyway: on a standby, and
+    That nobody can tell is final where PostgreSQL asks again automatically or has the file anyway: on a standby, and
     while one is promoted, which waits for each answer. Otherwise the slow way tries until its deadline.
     """
     place = os.path.join(os.getcwd(), destination)

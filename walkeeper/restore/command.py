@@ -7,7 +7,7 @@ Delivered, *proved absent* and *cannot tell* are three different exits (promise 
 - everything else that can happen: 255 where the server is in archive recovery (it stops, nothing is lost) and 2 where it is
   a standby (it asks again).
 
-Where the server would stop, it is tried again until ``restore.deadline``. A standby asks again by itself, and a promotion
+Where the server would stop, it is tried again until ``restore.deadline``. A standby asks again automatically, and a promotion
 waits for each answer: there it is tried once, and a store that says nothing is no longer waited for after seconds.
 """
 

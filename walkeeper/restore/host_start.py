@@ -38,7 +38,7 @@ def start(config: str, socket: str, place: str) -> bool:
 
 
 def _of_a_server(place: str) -> bool:
-    """Not of pg_rewind, which is served best by itself. Nor of one that is process 1: it would inherit the process, and takes
+    """Not of pg_rewind, which is served best directly. Nor of one that is process 1: it would inherit the process, and takes
     the death of a child that it does not know for a crash.
     """
     server = postmaster_pid.running(os.path.dirname(os.path.dirname(place)))

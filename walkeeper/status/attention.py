@@ -98,7 +98,7 @@ def _about_members(status: dict[str, Any]) -> Iterator[Remark]:
 
 
 def _stuck(row: dict[str, Any], scope: str) -> Iterator[Remark]:
-    """A replica that streams comes back by itself, and one whose next WAL is in the archive does so from there."""
+    """A replica that streams comes back automatically, and one whose next WAL is in the archive does so from there."""
     cannot = {
         "gap": "the WAL that it needs next is lost in a gap",
         "absent": "the WAL that it needs next is not in the archive",

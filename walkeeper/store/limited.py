@@ -15,7 +15,7 @@ from walkeeper.lib.deadline import DeadlineExceeded, Deadlines
 from walkeeper.store.base import MAX_OBJECT, Body, ObjectInfo, Store
 
 LONGEST_CALL: Final = 65.0
-"""Seconds, without those for the bytes of an object: as for a bucket with the time-outs that it has by itself."""
+"""Seconds, without those for the bytes of an object: as for a bucket with its default time-outs."""
 SLOWEST: Final = 1024 * 1024
 """Bytes a second, above what a store over a network may need: how large an object is is only known once it is open."""
 _AT_ONCE: Final = 1000

@@ -1,6 +1,6 @@
 """``walkeeper verify --rebuild``: a lost record, written again from what the store has (promises P4 and P11).
 
-Agents do the same by themselves at a takeover. This is for before there is one, and for people who want to see it.
+Agents do the same automatically at a takeover. This is for before there is one, and for people who want to see it.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ class Archiver:
     def stop(self, timeout: float) -> None:
         """End: pg_receivewal is stopped, uploads finish or are left for the next start; at most ``timeout`` seconds.
 
-        A thread that is still inside the store then ends by itself; ``ended`` tells.
+        A thread that is still inside the store then ends automatically; ``ended`` tells.
         """
         self._stopping.set()
         for waiting in (self._commit.changed, self._look_now, self.lost.wake):

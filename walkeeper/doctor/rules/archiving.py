@@ -110,7 +110,7 @@ def same_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iter
     AREA,
     "error",
     what="No standby is on a timeline that the leader has never been on.",
-    why="It was promoted apart from the leader, by hand for instance, and is no longer a replica. Patroni rewinds it, "
+    why="It was promoted beside the leader, by hand for instance, and is no longer a replica. Patroni rewinds it, "
     "unless the leader did not answer when it looked.",
     fix="Build the member again from the leader: patronictl reinit",
 )
@@ -130,7 +130,7 @@ def leaders_timeline(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
     AREA,
     "error",
     what="This member's timelines are the archive's.",
-    why="Two servers that are promoted apart choose the same number, if neither can ask the archive: a promotion by hand while "
+    why="Two servers promoted independently choose the same number if neither can ask the archive: a promotion by hand while "
     "the store was away, for instance. Patroni and PostgreSQL go by the number: a member of the other branch waits for WAL "
     "that never comes, or replays what is not its own.",
     fix="Build the member again from the leader: patronictl reinit",
@@ -154,7 +154,7 @@ def one_branch(facts: Facts) -> Iterator[Verdict]:
     "warning",
     what="The cluster's timeline is the archive's newest, or will be.",
     why="PostgreSQL recovers along the timeline of the highest number, unless it is told otherwise. That of a server which was "
-    "promoted apart from the leader leads away from what the cluster goes on with. Members are not told of it while they follow.",
+    "promoted beside the leader leads away from what the cluster goes on with. Members are not told of it while they follow.",
     fix="Promote once more, which takes a number above it: patronictl switchover. Until then, restore with "
     "recovery_target_timeline set to the cluster's.",
 )
@@ -175,7 +175,7 @@ def newest_timeline(facts: Facts) -> Iterator[Verdict]:
     "error",
     what="Every node is gap-safe: its hold slot keeps all WAL that is not archived.",
     why="Whichever node is promoted must have what the dead primary had not archived. A node that was just built begins "
-    "later and becomes safe by itself when the frontier has passed that position.",
+    "later and becomes safe automatically when the frontier has passed that position.",
     fix="Depends on why: declare the slot, wait for the frontier, or end what streams from the slot.",
 )
 @each.server
