@@ -37,9 +37,9 @@ from walkeeper.postgres.server import AGENT_APPLICATION, Server, ServerState
 from walkeeper.store.base import Store
 
 STUCK_SECONDS: Final = 120.0
-"""After which an archiver that was told to end never will: more than all time-outs of store, DCS and server together."""
+"""Seconds after which an archiver that was told to end never will: more than all time-outs of store, DCS and server together."""
 LEFTOVER_SECONDS: Final = 5.0
-"""How long one look may hand in what the spool has left."""
+"""Seconds for which one look may hand in what the spool has left."""
 
 
 class NoLeadership(WalkeeperError):

@@ -30,7 +30,7 @@ ARCHIVED: Final = "archived"
 BEFORE: Final = ".before"
 KEPT: Final = 1024
 LONGEST: Final = 200
-"""Bytes of a configuration's path as a name; a longer one has no markers, nor has one with a +."""
+"""Bytes of the longest configuration path that has markers; one with a + has none either."""
 
 
 class Markers:

@@ -8,7 +8,7 @@ from typing import Final
 from walkeeper.lib.clock import Clock
 
 ALERT_SECONDS: Final = 10.0
-"""How long after a callback the agent looks several times a second: a promotion ends some time after it."""
+"""Seconds after a callback in which the agent looks several times a second: a promotion ends some time after it."""
 ALERT_INTERVAL: Final = 0.2
 
 

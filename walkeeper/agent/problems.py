@@ -11,9 +11,9 @@ from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, timestamp
 
 REPEAT_SECONDS: Final = 60.0
-"""A problem that lasts is logged again after this long."""
+"""Seconds after which a problem that lasts is logged again."""
 GRACE_SECONDS: Final = 5.0
-"""A restart or a switchover makes connections fail for a moment; what passes within this time is not a problem."""
+"""Seconds within which a failure may pass and is not a problem: a restart or a switchover makes connections fail for a moment."""
 
 
 @dataclass(slots=True)

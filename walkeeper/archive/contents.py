@@ -26,7 +26,7 @@ from walkeeper.errors import BadName
 from walkeeper.store.base import ObjectInfo, Store
 
 NAMED: Final = 100
-"""How many names of one kind are kept; the others are counted."""
+"""Names of one kind that are kept; the others are counted."""
 
 _SUFFIX: Final = "|".join(re.escape(suffix) for suffix in sorted(STORED, key=len, reverse=True))
 _WAL: Final = re.compile(

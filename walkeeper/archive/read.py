@@ -23,7 +23,7 @@ from walkeeper.store.base import MAX_OBJECT, SMALL, Body, Store
 _SMALLEST: Final = SegmentSize(MIB)
 _LARGEST: Final = SegmentSize(1024 * MIB)
 MAX_LABEL_BYTES: Final = 64 * 1024
-"""Of a ``.backup`` file."""
+"""Bytes of the largest ``.backup`` file that is read."""
 
 
 class Reader:

@@ -26,7 +26,7 @@ USAGE = "usage: callback CONFIG ACTION ROLE SCOPE   (Patroni adds the last three
 
 ACTIONS = ("on_start", "on_stop", "on_restart", "on_role_change", "on_reload")
 ROLES = ("primary", "master", "replica", "standby_leader", "demoted", "promoted", "uninitialized")
-"""All that Patroni has used so far. Others are passed on with a warning: the agent does not rely on them."""
+"""The roles that Patroni has used so far. Others are passed on with a warning: the agent does not rely on them."""
 
 _LONGEST = 1000  # characters of an argument that are passed on
 

@@ -13,7 +13,7 @@ import sys
 from time import monotonic, sleep
 
 MAX_REPLY = 1024 * 1024
-"""Bytes."""
+"""Bytes of the longest reply."""
 
 _QUEUE_PAUSE = 0.02
 _UCRED = 12

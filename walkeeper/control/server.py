@@ -25,7 +25,7 @@ from walkeeper.lib.clock import Clock, SystemClock
 
 MAX_LINE: Final = 64 * 1024
 CLIENT_SECONDS: Final = 5.0
-"""For the request to come in, and again for the reply to go out; what the handler takes is its own business."""
+"""Seconds for the request to come in, and again for the reply to go out; what the handler takes is not limited."""
 MAX_CLIENTS: Final = 32
 _QUEUE: Final = 128
 
@@ -33,7 +33,7 @@ _PEER: Final = struct.Struct("iII")  # pid, uid, gid: struct ucred of unix(7)
 _FULL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _FULL_PAUSE: Final = 0.5
 LOOK_SECONDS: Final = 5.0
-"""How often it is seen to that the socket is still there: /tmp and the like are cleaned."""
+"""Seconds from one check that the socket is still there to the next: /tmp and the like are cleaned."""
 
 Handler: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]]
 """Takes the request, returns what goes into the reply. A WalkeeperError becomes the reply; anything else is a bug and

@@ -11,7 +11,7 @@ from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Gap, Record
 
 IDLE_SECONDS: Final = 30.0
-"""Seconds after which an idle owner says again that no WAL waits: so long may a wait seem on other nodes that is none."""
+"""Seconds after which an idle owner says again that no WAL waits: so long other nodes may see a wait that is none."""
 MAX_PROBLEM: Final = 200
 """Characters of a problem that stand in the record."""
 

@@ -12,9 +12,9 @@ from typing import Final
 from walkeeper.core.lsn import Lsn
 
 REMEMBERED_SECONDS: Final = 86400.0
-"""A member whose key is gone for longer was removed from the cluster."""
+"""Seconds after which a member without a key counts as removed from the cluster."""
 SETTLED_SECONDS: Final = 60.0
-"""A member whose key is gone receives nothing after this long, or leads a life of its own."""
+"""Seconds after which a member without a key no longer receives WAL, or goes its own way."""
 MOST: Final = 64
 """Members that are remembered."""
 

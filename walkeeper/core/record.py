@@ -14,12 +14,12 @@ from walkeeper.errors import BadRecord, WalkeeperError
 SCHEMA: Final = 1
 MAX_RECORD_BYTES: Final = 64 * 1024
 SMALL: Final = 1024
-"""Bytes that a record is written with at most: etcd keeps every version of it until it is compacted."""
+"""Bytes of the largest record that is written: etcd keeps every version of it until it is compacted."""
 MAX_GAPS: Final = 32
-"""How many gaps the record itself lists at most, newest last; the store has them all."""
+"""Gaps that the record itself lists at most, newest last; the store has them all."""
 
 MAX_SUSPECTED: Final = 8
-"""How many ranges that are suspected lost the record lists, lowest first."""
+"""Ranges that are suspected lost and that the record lists at most, lowest first."""
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 _ALIGNMENT: Final = 4

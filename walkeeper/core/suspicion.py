@@ -20,9 +20,9 @@ from walkeeper.core.record import Gap
 from walkeeper.core.runs import Runs
 
 SETTLE_SECONDS: Final = 10.0
-"""From the last no until it counts: a member's agent hands in meanwhile what its spool has."""
+"""Seconds from the last no until it counts: meanwhile a member's agent hands in what its spool has."""
 RESERVE_SHARE: Final = 10
-"""The disk of pg_wal keeps a tenth of itself free for PostgreSQL."""
+"""The part of pg_wal's disk that stays free for PostgreSQL: one in so many."""
 RESERVE_SEGMENTS: Final = 10
 _REMOVED: Final = "has already been removed"
 """The walsender's word in every version of PostgreSQL; libpq puts its own before it. In another language it is silence."""

@@ -13,7 +13,7 @@ from walkeeper.core.names import Segment
 from walkeeper.errors import BadName
 
 MERGED_AT_ONCE: Final = 32
-"""So many pieces of one level become one of the next: some hundred objects a segment at most."""
+"""Pieces of one level that become one of the next: some hundred objects a segment at most."""
 MAX_PIECE: Final = 16 * 1024 * 1024
 """Bytes. No piece is larger, and what would be is not merged."""
 

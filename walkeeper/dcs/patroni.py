@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 TIMEOUT: Final = 5.0
 ABANDON_SECONDS: Final = 60.0
-"""A call that hangs longer is not waited for: twelve times what it may take."""
+"""Seconds after which a hanging call is no longer waited for: twelve times what it may take."""
 MAX_ABANDONED: Final = 4
 _SHORTEST_SESSION: Final = 5
 """Seconds, of the session: ZooKeeper grants no less than two of its ticks (2 s each as delivered)."""

@@ -16,7 +16,7 @@ from walkeeper.errors import WalkeeperError
 from walkeeper.postgres.data_directory import read_control_file
 
 TRIES: Final = 4
-"""Segments of pg_wal that are looked for in the archive, which may be behind."""
+"""Segments of pg_wal that are looked up in the archive, which may be behind."""
 
 
 def other_branch(data_directory: Path, archive: Archive, record: Record) -> str | Unknown:

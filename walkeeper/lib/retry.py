@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from walkeeper.errors import StoreError
 
 ATTEMPTS: Final = 3
-"""Of a command that people run; the agent and restore-wal have their own ways."""
+"""Attempts of a command that people run; the agent and restore-wal have their own limits."""
 _WAIT: Final = 1.0
 """Seconds before the second attempt, and twice as many before the third."""
 _JITTER: Final = 0.25

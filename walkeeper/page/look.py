@@ -105,7 +105,7 @@ SCRIPT: Final = """
 """
 
 NO_SCRIPT_SECONDS: Final = 30
-"""How often a browser without JavaScript loads the page again."""
+"""Seconds after which a browser without JavaScript loads the page again."""
 
 
 def _hash(text: str) -> str:

@@ -16,9 +16,9 @@ from time import monotonic
 from walkeeper.control import client, paths
 
 ANSWER_SECONDS = 2.0
-"""Seconds for each answer of an agent. One that hangs is done without."""
+"""Seconds for each answer of an agent; after that archive-push works without it."""
 LONGEST = 60.0
-"""Seconds that an agent may go on saying that it is at it."""
+"""Seconds for which an agent may go on saying that the work goes on."""
 
 DONE = 0
 FAILED = 1

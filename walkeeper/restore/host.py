@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 WAKE_SECONDS: Final = 0.5
 FIRST_SECONDS: Final = 10.0
-"""For somebody to ask at all."""
+"""Seconds for the first request to come."""
 
 
 def main(config_path: Path) -> int:

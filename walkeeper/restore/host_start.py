@@ -14,7 +14,7 @@ from walkeeper.control import paths, spawn
 from walkeeper.postgres import postmaster_pid
 
 START_SECONDS = 3.0
-"""Seconds for it to begin."""
+"""Seconds for the process to begin."""
 
 
 def start(config: str, socket: str, place: str) -> bool:

@@ -23,13 +23,13 @@ from walkeeper.restore.cache import Cache
 from walkeeper.restore.recovery import Recovery
 
 LOOK_SECONDS: Final = 0.03
-"""How often it looks whether the shell has taken something, while a recovery is active."""
+"""Seconds between two looks whether the shell has taken something, while a recovery is active."""
 GONE_SECONDS: Final = 1.0
-"""How often it looks whether the servers are still there."""
+"""Seconds between two looks whether the servers are still there."""
 IDLE_SECONDS: Final = 60.0
-"""After which a recovery that takes nothing is over, or streams."""
+"""Seconds after which a recovery that takes nothing is over, or streams."""
 PAUSE_SECONDS: Final = 5.0
-"""Nothing is fetched ahead for that long after a failure."""
+"""Seconds after a failure in which nothing is fetched ahead."""
 
 
 class Prefetcher:

@@ -27,7 +27,7 @@ from walkeeper.store.base import SMALL, Store
 DCS_SECONDS: Final = 5.0
 """Seconds for one call to the DCS."""
 MAX_JSON_BYTES: Final = 64 * 1024
-"""Of a small object such as those below start/."""
+"""Bytes of the largest small object, such as those below start/."""
 _AT_ONCE: Final = 8
 _SHOWN: Final = 5
 

@@ -31,7 +31,7 @@ from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.postgres.wal_file import read_segment
 
 LOOK_SECONDS: Final = 5.0
-"""From one look for lost WAL to the next."""
+"""Seconds from one look for lost WAL to the next."""
 MISSES: Final = 64
 """Segments that one look asks the store for in vain; the next look goes on behind them."""
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from walkeeper.agent.archiver.lost_wal import Sources
 
 STALLED_SECONDS: Final = 10.0
-"""In which a member must deliver something: so much a hanging one costs, once a look."""
+"""Seconds in which a member must deliver something: what a hanging one costs, once a look."""
 LONGEST_SECONDS: Final = 1800.0
-"""For one segment, however steadily it comes."""
+"""Seconds for one segment, however steadily it comes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from walkeeper.agent.archiver.lost_wal import Sources
 
 LOOK_SECONDS: Final = 60.0
-"""From one look at them to the next."""
+"""Seconds from one look at recorded gaps to the next."""
 ASKED: Final = 16
 """Segments that a member is asked for in one look: what is suspected lost is more urgent."""
 LONGEST: Final = 65536

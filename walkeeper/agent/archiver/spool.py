@@ -31,7 +31,7 @@ from walkeeper.lib import events
 from walkeeper.postgres.wal_file import Memory, read_segment
 
 NAMED: Final = 4
-"""Files that are put aside together and still named each in the log."""
+"""Files put aside together that the log still names one by one."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 HISTORIES: Final = (".history", ".history.tmp")
 """pg_receivewal's own, and what it is writing of one."""

@@ -27,7 +27,7 @@ SILENCE_LIMIT: Final = 30.0
 STEADY_SECONDS: Final = 15.0
 """Seconds for which pg_receivewal must have run to be taken for streaming: longer than a connection may take to fail."""
 LOW_WATER: Final = 0.5
-"""A full spool drains to this part of its limit before pg_receivewal goes on."""
+"""The part of its limit to which a full spool drains before pg_receivewal goes on."""
 
 
 class SpoolFull(SpoolError):

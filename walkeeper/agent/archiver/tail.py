@@ -35,7 +35,7 @@ TICK: Final = 0.1
 DROPS: Final = 4
 """Covered pieces that are removed at each look, at most."""
 LOOK_BACK: Final = 2
-"""How many segments before the start an owner that died may have left covered pieces of."""
+"""Segments before the start of which a dead owner may have left covered pieces."""
 
 
 @dataclass(slots=True)

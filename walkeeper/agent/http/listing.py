@@ -20,7 +20,7 @@ from walkeeper.page.facts import Listing
 
 REFRESH_SECONDS: Final = 6 * 3600.0
 SOON_SECONDS: Final = 60.0
-"""After a failed listing, or when a timeline has come that the last one does not know."""
+"""Seconds until the next one after a failed listing, or when a timeline has come that the last one does not know."""
 MAX_OBJECTS: Final = 500_000
 """Where one listing stops: 500 requests to S3, and 8 TB of WAL in segments of 16 MiB."""
 MAX_HISTORIES: Final = 200

@@ -13,7 +13,7 @@ from walkeeper.agent.problems import Problem
 from walkeeper.core.lsn import Lsn
 
 STALE_SECONDS: Final = 30.0
-"""A look that is older is not reported as the present."""
+"""Seconds after which an observation is no longer reported as the present."""
 
 
 def report(agent: Agent) -> dict[str, Any]:

@@ -25,14 +25,14 @@ from walkeeper.lib import events
 from walkeeper.page.look import POLICY
 
 CLIENT_SECONDS: Final = 10.0
-"""What a client may be silent for."""
+"""Seconds for which a client may be silent."""
 CONNECTION_SECONDS: Final = 20.0
-"""What a connection may take altogether: a byte now and then does not keep it."""
+"""Seconds that a connection may take altogether: a byte now and then does not keep it."""
 MAX_CONNECTIONS: Final = 16
 PAGE_SECONDS: Final = 1.0
-"""How long a page is handed out again: making one takes some 20 ms of CPU, and many may look."""
+"""Seconds for which a page is handed out again: making one takes some 20 ms of CPU, and many may look."""
 READY_SECONDS: Final = 30.0
-"""A look that is older does not say how things are."""
+"""Seconds after which an observation no longer says how things are."""
 
 _METHODS: Final = ("GET", "HEAD")
 _PATHS: Final = ("/", "/metrics", "/health", "/ready")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 
 _SEND_SECONDS = 1.0
-"""Seconds, where systemd does not read."""
+"""Seconds for one message, where systemd does not read."""
 
 
 class Notifier:

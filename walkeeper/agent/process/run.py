@@ -34,7 +34,7 @@ from walkeeper.restore.serving import Restoring
 from walkeeper.store.open import open_store
 
 STUCK_SECONDS: Final = 120.0
-"""Without a completed look for this long the watchdog is not fed: longer than every time-out of one look together."""
+"""Seconds without a completed look after which the watchdog is not fed: more than all time-outs of one look together."""
 WAKE_SECONDS: Final = 0.2
 SPOOL_RETRY_SECONDS: Final = 2.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
