@@ -210,3 +210,19 @@ def test_every_promise_has_a_test_that_is_named_after_it() -> None:
 
 def test_no_file_is_longer_than_a_person_reads_in_one_sitting() -> None:
     assert [place(path) for path in modules() if len(path.read_text().splitlines()) > 450] == []
+
+
+def test_every_error_stands_in_the_one_tree_and_is_drawn_there() -> None:
+    import walkeeper.errors as tree  # noqa: PLC0415
+
+    errors = {name for name, found in vars(tree).items() if isinstance(found, type) and issubclass(found, Exception)}
+    drawn = set(re.findall(r"(?:── |^ {4})(\w+)", tree.__doc__ or "", re.MULTILINE))
+    assert drawn == errors
+    elsewhere = {
+        (place(path), node.name)
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and place(path) != "errors.py"
+        if any(isinstance(base, ast.Name) and base.id in errors for base in node.bases)
+    }
+    assert elsewhere == set()

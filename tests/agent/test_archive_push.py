@@ -18,8 +18,7 @@ from tests.parts.postgres import Postgres
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent import archive_push
-from walkeeper.agent.agent import NoLeadership
-from walkeeper.agent.archive_push import AtIt, Pushing
+from walkeeper.agent.archive_push import Pushing
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import fetch
@@ -28,7 +27,7 @@ from walkeeper.core.history import History, Switch, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
-from walkeeper.errors import BadName, Conflict, StoreUnavailable, WrongCluster
+from walkeeper.errors import AtIt, BadName, Conflict, NoLeadership, StoreUnavailable, WrongCluster
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres import wal_file
 from walkeeper.push.place import Place

@@ -38,7 +38,7 @@ from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.member_wal import Members
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.spool import Spool
-from walkeeper.agent.archiver.streaming import SpoolFull, Streaming
+from walkeeper.agent.archiver.streaming import Streaming
 from walkeeper.agent.archiver.tail import Tail
 from walkeeper.agent.archiver.uploads import Uploads
 from walkeeper.archive.contents import Contents
@@ -55,7 +55,7 @@ from walkeeper.core.suspicion import Suspicions, Why
 from walkeeper.core.tail import Piece, due_for_merge
 from walkeeper.core.takeover import LocalServer, common_end, resume_at
 from walkeeper.dcs.base import Leader
-from walkeeper.errors import BadHistory, Conflict, StoreUnavailable, WrongTimeline
+from walkeeper.errors import BadHistory, Conflict, SpoolFull, StoreUnavailable, WrongTimeline
 from walkeeper.postgres.pg_receivewal import Written
 from walkeeper.push.place import Place
 from walkeeper.store.base import AlreadyThere

@@ -11,7 +11,7 @@ from walkeeper.agent.archiver.leftovers import Leftovers
 from walkeeper.agent.archiver.local_wal import read_local_wal
 from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.member_wal import Candidate
-from walkeeper.agent.archiver.ownership import NotLeader, take_over
+from walkeeper.agent.archiver.ownership import take_over
 from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.observation import Look, Observed, Seen
@@ -26,9 +26,8 @@ from walkeeper.core.desired import Desired, ServerView, View, desired, writes_wi
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import may_have
 from walkeeper.core.record import Record
-from walkeeper.core.takeover import StandbyLags
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
-from walkeeper.errors import DcsUnavailable, Refused, SpoolError, WalkeeperError
+from walkeeper.errors import DcsUnavailable, NoLeadership, NotLeader, Refused, SpoolError, StandbyLags, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.lib.retry import Backoff
@@ -40,13 +39,6 @@ STUCK_SECONDS: Final = 120.0
 """After which an archiver that was told to end never will: more than all time-outs of store, DCS and server together."""
 LEFTOVER_SECONDS: Final = 5.0
 """How long one look may hand in what the spool has left."""
-
-
-class NoLeadership(WalkeeperError):
-    """A server that is out of recovery, on a node that does not hold Patroni's leader key."""
-
-    waiting_helps = True
-    reason = "no_leadership"
 
 
 class Agent:

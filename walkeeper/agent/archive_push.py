@@ -15,14 +15,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from walkeeper.agent.agent import Agent, NoLeadership
+from walkeeper.agent.agent import Agent
 from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.markers import Markers
 from walkeeper.core.branches import is_for_the_archive
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.dcs.claim import Known, read_claim
-from walkeeper.errors import BadName, CannotTell, DcsError, Refused, StoreUnavailable, WalkeeperError
+from walkeeper.errors import (
+    AtIt,
+    BadName,
+    CannotTell,
+    DcsError,
+    NoLeadership,
+    Refused,
+    StoreUnavailable,
+    WalkeeperError,
+)
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.postgres.data_directory import is_out_of_recovery, is_stopping, read_control_file, run_of
@@ -49,13 +58,6 @@ LATER: Final = 0.5
 """Seconds until one that could not be marked is looked at again."""
 AHEAD: Final = 256
 """Segments that are looked at together; fewer than the markers that are kept."""
-
-
-class AtIt(WalkeeperError):
-    """The work goes on; ask again."""
-
-    waiting_helps = True
-    reason = "at_it"
 
 
 class _Job:

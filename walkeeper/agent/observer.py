@@ -16,26 +16,12 @@ from walkeeper.core.members import Member, remember
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
 from walkeeper.dcs.claim import decoded
-from walkeeper.errors import DcsError, PostgresError, WalkeeperError
+from walkeeper.errors import CommandFails, DcsError, NotGapSafe, PostgresError
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.page.facts import Sample
 from walkeeper.postgres.server import AGENT_APPLICATION, CommandState, Server, ServerState
 
 TOPOLOGY_SECONDS: Final = 10.0
-
-
-class NotGapSafe(WalkeeperError):
-    """This node could lose WAL if it became the primary now."""
-
-    waiting_helps = True
-    reason = "not_gap_safe"
-
-
-class CommandFails(WalkeeperError):
-    """PostgreSQL's own archiver does not get on, and keeps what it has not handed over."""
-
-    waiting_helps = True
-    reason = "archive_command"
 
 
 class Observer:

@@ -20,17 +20,11 @@ from walkeeper.core.record import Gap, decode_record
 from walkeeper.core.suspicion import covers
 from walkeeper.dcs.base import RecordStore
 from walkeeper.dcs.patroni import connect
-from walkeeper.errors import BadName, CannotTell, Refused, WalkeeperError
+from walkeeper.errors import BadName, CannotTell, NoSuchGap, WalkeeperError
 
 NONE: Final = 0
 OPEN: Final = 1
 UNKNOWN: Final = 2
-
-
-class NoSuchGap(Refused):
-    """Nothing that is lost begins there, or it is not clear which is meant."""
-
-    reason = "no_such_gap"
 
 
 @dataclass(frozen=True, slots=True)

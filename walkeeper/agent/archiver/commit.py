@@ -7,7 +7,7 @@ import queue
 import threading
 from typing import Final
 
-from walkeeper.agent.archiver.ownership import Fenced, Ownership
+from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Troubles
@@ -17,7 +17,7 @@ from walkeeper.core.hold_slot import SlotState, slot_target
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import MAX_SUSPECTED, Gap
 from walkeeper.core.suspicion import stretches
-from walkeeper.errors import DcsError, PostgresError, SpoolError
+from walkeeper.errors import DcsError, Fenced, PostgresError, SpoolError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.lib.retry import Backoff

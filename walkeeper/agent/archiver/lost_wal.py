@@ -25,7 +25,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.suspicion import Lost, Suspicions, Why, below_reserve
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import BadSegment, PostgresError, WalkeeperError
+from walkeeper.errors import BadSegment, WalkeeperError, WalMissing
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.postgres.wal_file import read_segment
@@ -34,12 +34,6 @@ LOOK_SECONDS: Final = 5.0
 """From one look for lost WAL to the next."""
 MISSES: Final = 64
 """Segments that one look asks the store for in vain; the next look goes on behind them."""
-
-
-class WalMissing(PostgresError):
-    """WAL is suspected lost: nobody who answered has it."""
-
-    reason = "wal_missing"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,31 +16,13 @@ from walkeeper.archive.write import Archive
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import MAX_GAPS, MAX_SUSPECTED, Gap, Record, decode_record
 from walkeeper.dcs.base import Leader, RecordStore, Versioned
-from walkeeper.errors import BadRecord, CasConflict, Conflict, DcsError
+from walkeeper.errors import BadRecord, CasConflict, Conflict, Fenced, HeldBack, NotLeader
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.parallel import in_parallel
 
 ATTEMPTS: Final = 10
 """Compare-and-sets of one takeover: a stale owner may write the record several times a second."""
-
-
-class NotLeader(CasConflict):
-    """Patroni's leader key is somebody else's: this node must not take the record."""
-
-    reason = "not_leader"
-
-
-class Fenced(CasConflict):
-    """The record was written by another owner since: this node's ownership is over."""
-
-    reason = "fenced"
-
-
-class HeldBack(DcsError):
-    """Another member leads: its takeover must not be kept from coming through by our writes."""
-
-    reason = "another_leads"
 
 
 class Ownership:

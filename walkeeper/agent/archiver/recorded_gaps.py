@@ -11,7 +11,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
 from walkeeper.core.suspicion import Suspicions, covers
-from walkeeper.errors import WalkeeperError
+from walkeeper.errors import GapOpen
 from walkeeper.lib import events
 
 if TYPE_CHECKING:
@@ -23,12 +23,6 @@ ASKED: Final = 16
 """Segments that a member is asked for in one look: what is suspected lost is more urgent."""
 LONGEST: Final = 65536
 """Segments of one gap that are asked for: others can write into the store."""
-
-
-class GapOpen(WalkeeperError):
-    """WAL is lost for good, and nobody has said that this is known."""
-
-    reason = "gap"
 
 
 class RecordedGaps:

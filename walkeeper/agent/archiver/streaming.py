@@ -14,7 +14,7 @@ from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import PostgresError, SpoolError, WalkeeperError
+from walkeeper.errors import PostgresError, SpoolFull, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.lib.retry import Backoff
@@ -28,12 +28,6 @@ STEADY_SECONDS: Final = 15.0
 """Seconds for which pg_receivewal must have run to be taken for streaming: longer than a connection may take to fail."""
 LOW_WATER: Final = 0.5
 """A full spool drains to this part of its limit before pg_receivewal goes on."""
-
-
-class SpoolFull(SpoolError):
-    """Streaming pauses until the spool has drained; the hold slot keeps the WAL meanwhile."""
-
-    reason = "spool_full"
 
 
 class Streaming:
