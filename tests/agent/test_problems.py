@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from walkeeper.agent.observation import GONE_SECONDS, GoneMembers
 from walkeeper.agent.problems import Troubles
+from walkeeper.core.about import About
 from walkeeper.errors import StoreDenied
 
 
@@ -23,11 +24,11 @@ class Watch:
 def test_a_problem_says_when_it_was_met_last() -> None:
     clock = Watch()
     troubles = Troubles(clock)
-    troubles.report("archiver_store", StoreDenied("PUT: 403"))
+    troubles.report(About.ARCHIVER_STORE, StoreDenied("PUT: 403"))
     clock.now = 160.0
     (only,) = troubles.open()
     assert (only.begun_at, only.met_at) == (100.0, 100.0)
-    troubles.report("archiver_store", StoreDenied("PUT: 403"))
+    troubles.report(About.ARCHIVER_STORE, StoreDenied("PUT: 403"))
     (only,) = troubles.open()
     assert (only.begun_at, only.met_at) == (100.0, 160.0)
 
@@ -35,17 +36,17 @@ def test_a_problem_says_when_it_was_met_last() -> None:
 def test_the_last_problem_says_since_when_it_is_over() -> None:
     clock = Watch()
     troubles = Troubles(clock)
-    troubles.report("archiver_store", StoreDenied("PUT: 403"))
+    troubles.report(About.ARCHIVER_STORE, StoreDenied("PUT: 403"))
     assert troubles.last is not None
     assert troubles.last.over_at is None
     clock.now = 200.0
-    troubles.clear("archiver_store")
+    troubles.clear(About.ARCHIVER_STORE)
     clock.now = 300.0
-    troubles.clear("archiver_store")
+    troubles.clear(About.ARCHIVER_STORE)
     assert troubles.last.over_at == 200.0
-    troubles.report("archiver_store", StoreDenied("PUT: 403"))
+    troubles.report(About.ARCHIVER_STORE, StoreDenied("PUT: 403"))
     clock.now = 400.0
-    troubles.clear_all("archiver_")  # what it speaks of has ended
+    troubles.forget_archivers()  # what it speaks of has ended
     assert troubles.last.over_at == 400.0
 
 

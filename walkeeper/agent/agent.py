@@ -22,6 +22,7 @@ from walkeeper.agent.problems import Troubles
 from walkeeper.agent.threads import Crew
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
+from walkeeper.core.about import About
 from walkeeper.core.desired import Desired, ServerView, View, desired, writes_without_leading
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import may_have
@@ -156,7 +157,7 @@ class Agent:
             self._try_takeover(look.server, look.found)
         elif wanted is Desired.WATCH and look.leads(self.config.name) is False:
             self.refusals.over()
-            self.troubles.clear("takeover_failed")
+            self.troubles.clear(About.TAKEOVER_FAILED)
         self._report_leadership(view)
 
     def _end_archiver(self, archiver: Archiver, view: View) -> None:
@@ -188,11 +189,11 @@ class Agent:
             self._takeover_at = now + self._takeover_backoff.failed()
             if isinstance(problem, Refused):
                 self.refusals.refused(problem, about)
-            self.troubles.report("takeover_failed", problem, grace=isinstance(problem, StandbyLags))
+            self.troubles.report(About.TAKEOVER_FAILED, problem, grace=isinstance(problem, StandbyLags))
             return
         self._takeover_backoff.succeeded()
         self.refusals.over()
-        self.troubles.clear("takeover_failed")
+        self.troubles.clear(About.TAKEOVER_FAILED)
 
     def _take_over(self, server: ServerState) -> Archiver:
         self._probe.ensure()
@@ -218,14 +219,14 @@ class Agent:
     def _report_leadership(self, view: View) -> None:
         if writes_without_leading(view):
             self.troubles.report(
-                "no_leadership",
+                About.NO_LEADERSHIP,
                 NoLeadership(
                     f"{self.config.name}: PostgreSQL accepts writes here, and Patroni's leader is somebody else",
                     hint="Two primaries, or a promotion by hand. What is written here is not archived. Ask patronictl list.",
                 ),
             )
         else:
-            self.troubles.clear("no_leadership")
+            self.troubles.clear(About.NO_LEADERSHIP)
 
     def _hand_in_leftovers(self, server: ServerState | None, record: Record | None) -> None:
         if self.archiver is not None or record is None or (server is not None and not server.in_recovery):
@@ -236,9 +237,9 @@ class Agent:
             while self._clock.monotonic() < until and not self._pace.poked:
                 if not self._leftovers.hand_in_one(archive, record):
                     break
-            self.troubles.clear("leftovers")
+            self.troubles.clear(About.LEFTOVERS)
         except WalkeeperError as problem:
-            self.troubles.report("leftovers", problem)
+            self.troubles.report(About.LEFTOVERS, problem)
 
     def _other_members(self, frontier: Lsn) -> list[Candidate]:
         """Those that may have WAL from there on."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.markers import Markers
+from walkeeper.core.about import About
 from walkeeper.core.branches import is_for_the_archive
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
@@ -84,7 +85,7 @@ class Pushing:
         self._jobs: dict[Place, _Job] = {}
         self._pushed: queue.SimpleQueue[tuple[Receipt, int]] = queue.SimpleQueue()
         self._later: dict[str, float] = {}
-        self._troubled: dict[str, str] = {}
+        self._troubled: dict[About, str] = {}
         self._stopping = threading.Event()
 
     # --- calls ----------------------------------------------------------------------------------------------------
@@ -213,7 +214,7 @@ class Pushing:
         elif isinstance(problem, BadName):
             events.failure("push_failed", problem, file=place.name)
         else:
-            what = "push_refused" if isinstance(problem, Refused) else "push_store"
+            what = About.PUSH_REFUSED if isinstance(problem, Refused) else About.PUSH_STORE
             self._troubled[what] = place.name
             self._agent.troubles.report(what, problem)
 

@@ -9,6 +9,7 @@ from walkeeper.agent.observation import GoneMembers, Look, Seen
 from walkeeper.agent.problems import Troubles
 from walkeeper.agent.samples import Samples
 from walkeeper.config import Config
+from walkeeper.core.about import About
 from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
 from walkeeper.core.lag import WalTimes
 from walkeeper.core.lsn import Lsn
@@ -95,10 +96,10 @@ class Observer:
             if state.in_recovery and self.standby_cluster:
                 state = replace(state, timeline=self._server.replay_timeline())
         except PostgresError as problem:
-            self._troubles.report("postgresql", problem, grace=True)
+            self._troubles.report(About.POSTGRESQL, problem, grace=True)
             return None
         self.wal_times.note(at, stamp, state.lsn)
-        self._troubles.clear("postgresql")
+        self._troubles.clear(About.POSTGRESQL)
         return state
 
     def _look_at_slot(self, server: ServerState | None) -> SlotState | PostgresError | None:
@@ -107,23 +108,23 @@ class Observer:
         try:
             return self._server.slot(self._config.hold_slot)
         except PostgresError as problem:
-            self._troubles.report("postgresql", problem, grace=True)
+            self._troubles.report(About.POSTGRESQL, problem, grace=True)
             return problem
 
     def _look_at_record(self) -> tuple[Versioned | None, bool]:
         try:
             found = self._records.read()
         except DcsError as problem:
-            self._troubles.report("dcs", problem, grace=True)
+            self._troubles.report(About.DCS, problem, grace=True)
             return None, False
-        self._troubles.clear("dcs")
+        self._troubles.clear(About.DCS)
         return found, True
 
     def _look_at_leader(self) -> tuple[str | None, bool]:
         try:
             leader = self._records.leader()
         except DcsError as problem:
-            self._troubles.report("dcs", problem)
+            self._troubles.report(About.DCS, problem)
             return None, False
         return leader.name if leader is not None else None, True
 
@@ -135,7 +136,7 @@ class Observer:
         try:
             self.topology = self._records.topology()
         except DcsError as problem:
-            self._troubles.report("dcs", problem)
+            self._troubles.report(About.DCS, problem)
             return
         self.gone.note(now, timestamp(), {member.name for member in self.topology.members})
         self._remember(self.topology, now)
@@ -154,29 +155,29 @@ class Observer:
     def _decode(self, found: Versioned | None) -> Record | None:
         claim = decoded(found)
         if claim.problem is not None:
-            self._troubles.report("record", claim.problem)
+            self._troubles.report(About.RECORD, claim.problem)
         else:
-            self._troubles.clear("record")
+            self._troubles.clear(About.RECORD)
         return claim.record
 
     def _look_at_command(self, server: ServerState | None) -> CommandState | None:
         """How archive_command fares, on a server that runs it."""
         if server is None or server.in_recovery:
-            self._troubles.clear("archive_command")
+            self._troubles.clear(About.ARCHIVE_COMMAND)
             return None
         try:
             command = self._server.archive_command()
         except PostgresError as problem:
-            self._troubles.report("postgresql", problem, grace=True)
+            self._troubles.report(About.POSTGRESQL, problem, grace=True)
             return None
         if command.mode != "off" and command.fails:
             text = f"archive_command: it failed for {command.last_failed} and has not succeeded since"
             hint = (
                 "PostgreSQL's log has what it said. PostgreSQL keeps all WAL from there on: watch the disk of pg_wal."
             )
-            self._troubles.report("archive_command", CommandFails(text, hint=hint), grace=True)
+            self._troubles.report(About.ARCHIVE_COMMAND, CommandFails(text, hint=hint), grace=True)
         else:
-            self._troubles.clear("archive_command")
+            self._troubles.clear(About.ARCHIVE_COMMAND)
         return command
 
     def _judge_slot(self, look: Look) -> str | None:
@@ -185,16 +186,16 @@ class Observer:
         if isinstance(slot, PostgresError) or record is None:
             return None
         if self._never_promoted(look):
-            self._troubles.clear("not_gap_safe")
+            self._troubles.clear(About.NOT_GAP_SAFE)
             return None
         why = why_not_gap_safe(slot, record.position, record.size)
         if why:
             name = self._config.hold_slot
             declared = self.topology is None or name in self.topology.slots
             hint = how_to_make_safe(slot, name, declared=declared)
-            self._troubles.report("not_gap_safe", NotGapSafe(f"{self._config.name}: {why}", hint=hint), grace=True)
+            self._troubles.report(About.NOT_GAP_SAFE, NotGapSafe(f"{self._config.name}: {why}", hint=hint), grace=True)
         else:
-            self._troubles.clear("not_gap_safe")
+            self._troubles.clear(About.NOT_GAP_SAFE)
         return why
 
     def _never_promoted(self, look: Look) -> bool:

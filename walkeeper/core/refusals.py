@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from walkeeper.core.about import About
 from walkeeper.errors import BadSegment, Refused, StoreDenied, WalkeeperError
 
 
@@ -14,7 +14,7 @@ class Retry:
     it is tried again once a minute; else with growing waits. ``trouble`` is the word under which it is reported.
     """
 
-    trouble: Literal["archiver_refused", "archiver_store"]
+    about: About
     damaged: bool
     slowly: bool
 
@@ -26,5 +26,5 @@ def retry_after(problem: WalkeeperError, *, below: bool = False) -> Retry:
     no use, be it damaged or what another cluster left.
     """
     if isinstance(problem, Refused):
-        return Retry("archiver_refused", damaged=below or isinstance(problem, BadSegment), slowly=True)
-    return Retry("archiver_store", damaged=False, slowly=isinstance(problem, StoreDenied))
+        return Retry(About.ARCHIVER_REFUSED, damaged=below or isinstance(problem, BadSegment), slowly=True)
+    return Retry(About.ARCHIVER_STORE, damaged=False, slowly=isinstance(problem, StoreDenied))

@@ -25,6 +25,7 @@ from walkeeper.agent.archiver.uploads import Uploads
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Troubles
 from walkeeper.agent.threads import Crew
+from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
@@ -128,7 +129,7 @@ class Archiver:
         until = self._clock.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, until - self._clock.monotonic()))
-        self._troubles.clear_all("archiver_")
+        self._troubles.forget_archivers()
 
     @property
     def ended(self) -> bool:
@@ -149,9 +150,9 @@ class Archiver:
                     if lost is not None:
                         self.lost.suspect(lost, self.observed.lsn)
                         self._commit.changed.set()
-                    self._troubles.clear("archiver_spool")
+                    self._troubles.clear(About.ARCHIVER_SPOOL)
                 except SpoolError as problem:
-                    self._troubles.report("archiver_spool", problem)
+                    self._troubles.report(About.ARCHIVER_SPOOL, problem)
                     self._stopping.wait(SPOOL_RETRY)
                 self._look_now.wait(TICK)
                 self._look_now.clear()

@@ -11,6 +11,7 @@ from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Troubles
+from walkeeper.core.about import About
 from walkeeper.core.commitment import record_is_due, removable, slot_may_move, trouble_for_record
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.hold_slot import SlotState, slot_target
@@ -89,11 +90,11 @@ class Commit:
                 self.over.set()
                 return
             except DcsError as problem:
-                self._troubles.report("archiver_record", problem)
+                self._troubles.report(About.ARCHIVER_RECORD, problem)
                 stopping.wait(backoff.failed())
                 continue
             backoff.succeeded()
-            self._troubles.clear("archiver_record")
+            self._troubles.clear(About.ARCHIVER_RECORD)
             slot = self._follow_with_slot()
             pending = self._remove_recorded(pending, slot)
             stopping.wait(RECORD_INTERVAL)
@@ -131,9 +132,9 @@ class Commit:
             slot = self._server.slot(self._hold_slot)
             if slot_may_move(slot, target) and not self._left_timeline():
                 self._server.advance_slot(self._hold_slot, target)
-            self._troubles.clear("archiver_slot")
+            self._troubles.clear(About.ARCHIVER_SLOT)
         except PostgresError as problem:
-            self._troubles.report("archiver_slot", problem, grace=True)
+            self._troubles.report(About.ARCHIVER_SLOT, problem, grace=True)
         return slot
 
     def _left_timeline(self) -> bool:
@@ -155,7 +156,7 @@ class Commit:
                     self._source.remove(receipt)
                     continue
             except SpoolError as problem:
-                self._troubles.report("archiver_spool", problem)
+                self._troubles.report(About.ARCHIVER_SPOOL, problem)
             waiting.append(receipt)
         return waiting
 
@@ -163,5 +164,5 @@ class Commit:
         try:
             return self._source.crowded()
         except SpoolError as problem:
-            self._troubles.report("archiver_spool", problem)
+            self._troubles.report(About.ARCHIVER_SPOOL, problem)
             return False

@@ -18,6 +18,7 @@ from walkeeper.agent.archiver.recorded_gaps import RecordedGaps
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.problems import Troubles
 from walkeeper.archive.write import Archive
+from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
@@ -125,12 +126,12 @@ class LostWal:
                     self._look(stopped)
                 if not stopped():
                     self._recorded.look(stopped)
-                self._troubles.clear("archiver_lost_wal")
+                self._troubles.clear(About.ARCHIVER_LOST_WAL)
             except WalkeeperError as problem:
-                self._troubles.report("archiver_lost_wal", problem, grace=True)
+                self._troubles.report(About.ARCHIVER_LOST_WAL, problem, grace=True)
             if not self._suspicions:
                 self.missing = None
-                self._troubles.clear("archiver_wal_missing")
+                self._troubles.clear(About.ARCHIVER_WAL_MISSING)
 
     def _look(self, stopped: Callable[[], bool]) -> None:
         """One round: here, at each member that may have it, and then what follows from that. Raises the store's errors."""
@@ -223,7 +224,7 @@ class LostWal:
         waits = f"waiting for {names} until {self._until[1]}" if silent or members is None else "nobody is left to ask"
         more = f" and {len(lost) - 1} more ranges" if len(lost) > 1 else ""
         self._troubles.report(
-            "archiver_wal_missing",
+            About.ARCHIVER_WAL_MISSING,
             WalMissing(
                 f"WAL {lost[0]}{more}: neither this server nor the store has it; {waits}",
                 hint="Start the members that are waited for, and their agents: the WAL is taken from them automatically. "

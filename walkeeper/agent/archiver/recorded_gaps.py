@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from walkeeper.agent.archiver.member_wal import Members
 from walkeeper.agent.problems import Troubles
+from walkeeper.core.about import About
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
@@ -69,11 +70,11 @@ class RecordedGaps:
 
     def _tell(self, gaps: Sequence[Gap]) -> None:
         if not gaps:
-            self._troubles.clear("archiver_gap")
+            self._troubles.clear(About.ARCHIVER_GAP)
             return
         first, more = gaps[0], f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
         self._troubles.report(
-            "archiver_gap",
+            About.ARCHIVER_GAP,
             GapOpen(
                 f"gap {first.start} to {first.end} of timeline {first.timeline}{more}: this WAL is lost",
                 hint="Take a base backup: no restore gets past the gap from an earlier one. Then run: walkeeper gap accept "

@@ -9,6 +9,7 @@ from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Troubles
 from walkeeper.core import amounts
+from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
@@ -135,7 +136,7 @@ class Streaming:
 
     def _failed(self, problem: WalkeeperError) -> None:
         self._restart_at = self._clock.monotonic() + self._restart.failed()
-        self._troubles.report("archiver_receiver", problem, grace=True)
+        self._troubles.report(About.ARCHIVER_RECEIVER, problem, grace=True)
 
     def _watch_progress(self, due: Segment) -> None:
         """A segment that the server has completed must arrive. An idle server is no reason for alarm."""
@@ -143,7 +144,7 @@ class Streaming:
         if due != self._due or self._observed.lsn < due.end:
             if due != self._due or now - self._started_at > STEADY_SECONDS:  # a quiet server completes none for hours
                 self._restart.succeeded()
-                self._troubles.clear("archiver_receiver")
+                self._troubles.clear(About.ARCHIVER_RECEIVER)
             self._due, self._due_since = due, now
             return
         if now - self._due_since > SILENCE_LIMIT and self._observed.server_up:
