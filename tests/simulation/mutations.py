@@ -457,7 +457,7 @@ def pass_a_gap_without_a_word(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "record_gap", lambda *_: None)
 
 
-@mutation(first=32)
+@mutation(first=98)
 def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.lost_wal, "is_lost", lambda *_: False)
 
@@ -474,7 +474,7 @@ def take_silence_for_no(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.member_wal, "says_no", lambda _: True)
 
 
-@mutation(*_SILENT)
+@mutation(*_SILENT, first=88)
 def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     """And with it the slot, so that the member that had the WAL recycled it."""
 
@@ -484,7 +484,7 @@ def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     patch.setattr(Frontier, "suspect", suspect)
 
 
-@mutation(*_SILENT)
+@mutation(*_SILENT, first=88)
 def empty_the_spool_behind_a_suspicion_before_it_is_stored(patch: MonkeyPatch) -> None:
     real = Archiver._hand_out
 
