@@ -520,7 +520,7 @@ def pass_a_gap_without_a_word(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "record_gap", lambda *_: None)
 
 
-@mutation(first=32)
+@mutation(first=98)
 def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.lost_wal, "is_lost", lambda *_: False)
 
@@ -537,7 +537,7 @@ def take_silence_for_no(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.member_wal, "says_no", lambda _: True)
 
 
-@mutation(*_SILENT)
+@mutation(*_SILENT, first=88)
 def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     """And with it the slot, so that the member that had the WAL recycled it."""
 
@@ -547,7 +547,7 @@ def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     patch.setattr(Frontier, "suspect", suspect)
 
 
-@mutation(*_SILENT)
+@mutation(*_SILENT, first=88)
 def empty_the_spool_behind_a_suspicion_before_it_is_stored(patch: MonkeyPatch) -> None:
     real = Archiver._hand_out
 
@@ -660,7 +660,7 @@ def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.core.history, "_as_it_came_to_be", refuse)
 
 
-@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=91)
+@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=304)
 def take_unknown_members_for_none(patch: MonkeyPatch) -> None:
     """An agent that began while the DCS was away did not know the members, and called their WAL a gap."""
     real = Agent._other_members

@@ -33,6 +33,8 @@ from walkeeper.postgres.wal_file import read_segment
 
 LOOK_SECONDS: Final = 5.0
 """From one look for lost WAL to the next."""
+ASKED: Final = 64
+"""Segments that a member is asked for in one look: what is new is told soon."""
 MISSES: Final = 64
 """Segments that one look asks the store for in vain; the next look goes on behind them."""
 
@@ -102,10 +104,7 @@ class LostWal:
         while is_lost(self._sources, self._sources.history.segment(number, first.size), server_lsn):
             number += 1
         self._frontier.suspect(first.number, number)
-        for (
-            begun,
-            end,
-        ) in self._frontier.suspected:  # without what is stored there already, with what was suspected before
+        for begun, end in self._frontier.suspected:  # what is stored there already is not among them
             if max(begun, first.number) < min(end, number):
                 self._new.put((max(begun, first.number), min(end, number)))
         self.wake.set()
@@ -119,8 +118,7 @@ class LostWal:
         while not stopping.is_set():
             self.wake.wait(LOOK_SECONDS)
             self.wake.clear()
-            while not self._new.empty():
-                self._suspicions.suspect(*self._new.get(), self._sources.clock.monotonic())
+            self._take_in()
             try:
                 if self._suspicions:
                     self._look(stopped)
@@ -133,14 +131,20 @@ class LostWal:
                 self.missing = None
                 self._troubles.clear(About.ARCHIVER_WAL_MISSING)
 
+    def _take_in(self) -> None:
+        while not self._new.empty():
+            self._suspicions.suspect(*self._new.get(), self._sources.clock.monotonic())
+
     def _look(self, stopped: Callable[[], bool]) -> None:
         """One round: here, at each member that may have it, and then what follows from that. Raises the store's errors."""
         members = self._members.that_may_have(self._frontier.lsn)
         self._tell(members)
         self._look_here(stopped)
         for member in members or ():
-            for receipt in self._members.fetch(member, self._suspicions, stopped):
+            for receipt in self._members.fetch(member, self._suspicions, stopped, ASKED):
                 self.found.put(receipt)
+                self.wake.set()  # there may be more where it came from
+            self._take_in()
             self._tell(members)
         if not stopped():
             self._conclude(members, stopped)
@@ -184,7 +188,7 @@ class LostWal:
             None if members is None else [member.name for member in members],
             sources.archive.contents.accepted_gaps(),
             self._patience,
-            short_of_disk=below_reserve(*disk_of(sources.pg_wal), self._frontier.size),
+            short_of_disk=self._short_of_disk(),
         )
         for lost, why in found:
             segments = [
@@ -194,6 +198,12 @@ class LostWal:
             if came or stopped():
                 return  # somebody has just handed it in: the next look judges what is left
             self._record(lost, why)
+
+    def _short_of_disk(self) -> bool:
+        try:
+            return below_reserve(*disk_of(self._sources.pg_wal), self._frontier.size)
+        except OSError:
+            return False
 
     def _record(self, lost: Lost, why: Why) -> None:
         """In the store; then the frontier may pass it."""
