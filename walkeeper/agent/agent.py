@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Final
 
@@ -62,6 +63,7 @@ class Agent:
         self._pace = Pace(config.agent.poll_interval, clock)
         self._probe = Probe(store, self.troubles)
         self._stopping = False
+        self._observing: threading.Thread | None = None
         self._takeover_backoff = Backoff(0.2, 10)
         self._takeover_at = 0.0
         self.refusals = Refusals(clock, self.poke)
@@ -73,7 +75,7 @@ class Agent:
     def start(self) -> None:
         """Begin to work. Raises ConfigError where the spool cannot be used."""
         self.spool.open()
-        self.crew.start("observe", self._observe)
+        self._observing = self.crew.start("observe", self._observe)
         self.crew.start("probe", self._probe.try_it)
 
     def poke(self) -> None:
@@ -85,6 +87,8 @@ class Agent:
         """End within ``agent.stop_timeout``: the receiver is stopped, uploads are finished or left to the next start."""
         self._stopping = True
         self._pace.poke()
+        if self.archiver is None and self._observing is not None:
+            self._observing.join(self.config.agent.stop_timeout)  # it may be about to start one
         if self.archiver is not None:
             self.archiver.stop(self.config.agent.stop_timeout)
         self.observer.close()
