@@ -326,6 +326,32 @@ def test_p4_alone_a_promoted_server_archives_from_the_frontier_what_it_has_as_do
         standby.close()
 
 
+def test_what_a_hot_standby_hands_over_is_stored(make_postgres: Callable[..., Postgres], short_path: Path) -> None:
+    """``archive_mode = always``: it is ready, too, and nobody's second primary."""
+    pair = Pair(make_postgres(settings=NEVER), short_path)
+    standby = pair.add_standby(hold_slot=True)
+    try:
+        name = pair.primary.switch_wal()
+        pair.caught_up()
+        with pair.agent("b", archiver="command") as agent:
+            run = short_path / "run"
+            run.mkdir(mode=0o700)
+            pushing = Pushing(agent.agent, run, SystemClock())
+            wait_for((standby.pg_wal / name).exists)
+            asked = {"path": f"pg_wal/{name}", "cwd": str(standby.data)}
+
+            def stored() -> bool:
+                try:
+                    return pushing.answer(asked) == {}
+                except AtIt:
+                    return False
+
+            wait_for(stored)
+        assert pair.archive.find(Segment.parse(name, SIZE)) is not None
+    finally:
+        standby.close()
+
+
 def test_p8_a_primary_that_does_not_lead_takes_no_name_from_the_leader(
     make_postgres: Callable[..., Postgres], short_path: Path
 ) -> None:
