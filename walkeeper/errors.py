@@ -2,6 +2,7 @@
 
     WalkeeperError
     ├── ConfigError            the configuration cannot be used (exit 2)
+    │   └── WrongSetting       one key of a store's section
     ├── Refused                the input is wrong; nothing was published, nothing was removed
     │   ├── BadName            not a name that PostgreSQL gives to a WAL file
     │   ├── BadSegment         size, magic, address or timeline do not agree
@@ -9,24 +10,44 @@
     │   ├── BadRecord          the document in the DCS cannot be trusted
     │   ├── WrongCluster       the system identifier is another cluster's
     │   ├── WrongTimeline      this server is on an older timeline than the record
-    │   └── Conflict           the same name is stored with other bytes
+    │   ├── Conflict           the same name is stored with other bytes
+    │   │   ├── OtherBytes     a takeover: the local server's are not the stored ones
+    │   │   └── NumberUsedTwice a takeover: the stored history is another server's
+    │   ├── NoSuchGap          nothing that is lost begins there
+    │   ├── BeyondServer       record or store know more of the timeline than the server
+    │   ├── ArchiveMissing     the record speaks of an archive that the store does not have
+    │   ├── StoreBehind        the store lacks what the record claims
+    │   └── NothingToCompare   whose bytes the store has could not be shown
     ├── StoreError             the object store; waiting can help
     │   ├── StoreUnavailable   no answer, a server error, a time-out
+    │   │   └── NotFound       an S3 server's 404, and what it is about
     │   ├── StoreDenied        credentials or rights; waits slowly
     │   ├── StoreUnfit         it cannot keep what walkeeper promises; waiting does not help
-    │   └── TooLarge           an object has more bytes than anything of its kind; it was not read
+    │   └── TooLarge           an object has more bytes than anything of its kind
     ├── CannotTell             an object is there, or may be, and cannot be delivered
     │   ├── Locked             it is encrypted, and no key here opens it
     │   └── HoleInArchive      it is not there, and more of its branch is behind it
-    │       └── LostForGood    the same, and it is recorded that it no longer exists anywhere
+    │       └── LostForGood    the same, and it is recorded as a gap
     ├── DcsError               the DCS; waiting can help
     │   ├── DcsUnavailable     no answer within the deadline
-    │   └── CasConflict        somebody else wrote the record first
+    │   ├── CasConflict        somebody else wrote the record first
+    │   │   ├── NotLeader      Patroni's leader key is another member's
+    │   │   └── Fenced         another owner has the record: this ownership is over
+    │   └── HeldBack           another member leads: our writes wait for its takeover
     ├── PostgresError          the local server, or a member; waiting can help
+    │   ├── WalMissing         WAL is suspected lost
+    │   └── StandbyLags        a standby leader has not received it yet
     ├── SpoolError             the spool's disk or its rights; waiting can help
-    └── AgentError             the agent: already running, not running, no answer
+    │   └── SpoolFull          it has to drain first
+    ├── AgentError             the agent: already running, not running, no answer
+    ├── NotGapSafe             this node could lose WAL if it became the primary
+    ├── CommandFails           PostgreSQL's archive_command
+    ├── AtIt                   archive-push: the work goes on, ask again
+    ├── NoLeadership           a server accepts writes without Patroni's leader key
+    └── GapOpen                a recorded gap that nobody has accepted
 
-The text is one line, the object first, in lower case. What to do about it is in ``hint``.
+The text is one line, the object first, in lower case. What to do about it is in ``hint``. What only says something to the next
+line of code, and reaches nobody (``AlreadyThere``, ``DeadlineExceeded``, ``NoAnswer``), stays where it is raised.
 """
 
 from __future__ import annotations
@@ -53,6 +74,15 @@ class WalkeeperError(Exception):
 class ConfigError(WalkeeperError):
     exit_code = 2
     reason = "config"
+
+
+class WrongSetting(ConfigError):
+    """``key`` of a store's section cannot be used as it is written; empty when it is about the section."""
+
+    def __init__(self, key: str, text: str, *, hint: str = "") -> None:
+        super().__init__(f"{key}: {text}" if key else text, hint=hint)
+        self.key = key
+        self.text = text
 
 
 class Refused(WalkeeperError):
@@ -87,6 +117,48 @@ class Conflict(Refused):
     reason = "conflict"
 
 
+class OtherBytes(Conflict):
+    """The store has other bytes than the local server under one name."""
+
+    reason = "other_bytes"
+
+
+class NumberUsedTwice(Conflict):
+    """The store's history of a timeline is not the local server's."""
+
+    reason = "timeline_used_twice"
+
+
+class NoSuchGap(Refused):
+    """Nothing that is lost begins there, or it is not clear which is meant."""
+
+    reason = "no_such_gap"
+
+
+class BeyondServer(Refused):
+    """Record or store know more of the server's own timeline than the server has: it went back in time, or they are another's."""
+
+    reason = "beyond_server"
+
+
+class ArchiveMissing(Refused):
+    """There is a record of an archive, and the store has no archive."""
+
+    reason = "archive_missing"
+
+
+class StoreBehind(Refused):
+    """The store lacks what the record claims, and the local server does not have it any longer."""
+
+    reason = "store_behind"
+
+
+class NothingToCompare(Refused):
+    """Whose bytes the store has could not be shown, where it has to be."""
+
+    reason = "nothing_to_compare"
+
+
 class StoreError(WalkeeperError):
     waiting_helps = True
     reason = "store"
@@ -94,6 +166,14 @@ class StoreError(WalkeeperError):
 
 class StoreUnavailable(StoreError):
     reason = "store_unavailable"
+
+
+class NotFound(StoreUnavailable):
+    """A 404. ``proved`` says that it is about the object, and not about the bucket, a proxy or a wrong address."""
+
+    def __init__(self, message: str, *, proved: bool, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.proved = proved
 
 
 class StoreDenied(StoreError):
@@ -141,9 +221,39 @@ class CasConflict(DcsError):
     reason = "cas_conflict"
 
 
+class NotLeader(CasConflict):
+    """Patroni's leader key is somebody else's: this node must not take the record."""
+
+    reason = "not_leader"
+
+
+class Fenced(CasConflict):
+    """The record was written by another owner since: this node's ownership is over."""
+
+    reason = "fenced"
+
+
+class HeldBack(DcsError):
+    """Another member leads: its takeover must not be kept from coming through by our writes."""
+
+    reason = "another_leads"
+
+
 class PostgresError(WalkeeperError):
     waiting_helps = True
     reason = "postgres"
+
+
+class WalMissing(PostgresError):
+    """WAL is suspected lost: nobody who answered has it."""
+
+    reason = "wal_missing"
+
+
+class StandbyLags(PostgresError):
+    """A standby leader that has not received yet what the archive has. It will."""
+
+    reason = "standby_lags"
 
 
 class SpoolError(WalkeeperError):
@@ -151,5 +261,45 @@ class SpoolError(WalkeeperError):
     reason = "spool"
 
 
+class SpoolFull(SpoolError):
+    """Streaming pauses until the spool has drained; the hold slot keeps the WAL meanwhile."""
+
+    reason = "spool_full"
+
+
 class AgentError(WalkeeperError):
     reason = "agent"
+
+
+class NotGapSafe(WalkeeperError):
+    """This node could lose WAL if it became the primary now."""
+
+    waiting_helps = True
+    reason = "not_gap_safe"
+
+
+class CommandFails(WalkeeperError):
+    """PostgreSQL's own archiver does not get on, and keeps what it has not handed over."""
+
+    waiting_helps = True
+    reason = "archive_command"
+
+
+class AtIt(WalkeeperError):
+    """The work goes on; ask again."""
+
+    waiting_helps = True
+    reason = "at_it"
+
+
+class NoLeadership(WalkeeperError):
+    """A server that is out of recovery, on a node that does not hold Patroni's leader key."""
+
+    waiting_helps = True
+    reason = "no_leadership"
+
+
+class GapOpen(WalkeeperError):
+    """WAL is lost for good, and nobody has said that this is known."""
+
+    reason = "gap"

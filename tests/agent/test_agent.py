@@ -197,7 +197,7 @@ def test_a_frontier_waits_for_the_slowest_upload(alone: Alone) -> None:
         start = agent.frontier
         end = complete(alone.server, 5)
         wait_for(lambda: len(alone.stored()) >= 4)
-        assert agent.frontier == start
+        assert agent.frontier // SIZE == start // SIZE  # the tail of the open segment may have moved it inside that
         alone.store.before = None
         agent.wait_frontier(end)
 

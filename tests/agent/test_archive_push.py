@@ -18,8 +18,7 @@ from tests.parts.postgres import Postgres
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent import archive_push
-from walkeeper.agent.agent import NoLeadership
-from walkeeper.agent.archive_push import AtIt, Pushing
+from walkeeper.agent.archive_push import Pushing
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import fetch
@@ -28,7 +27,7 @@ from walkeeper.core.history import History, Switch, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
-from walkeeper.errors import BadName, Conflict, StoreUnavailable, WrongCluster
+from walkeeper.errors import AtIt, BadName, Conflict, NoLeadership, StoreUnavailable, WrongCluster
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres import wal_file
 from walkeeper.push.place import Place
@@ -323,6 +322,32 @@ def test_p4_alone_a_promoted_server_archives_from_the_frontier_what_it_has_as_do
             stored = fetch(pair.store, pair.layout, Codec(), segment.name)
             assert stored == (standby.pg_wal / segment.name).read_bytes()
         assert {segment.name for segment in pair.archive.contents.segments()} >= set(lost)
+    finally:
+        standby.close()
+
+
+def test_what_a_hot_standby_hands_over_is_stored(make_postgres: Callable[..., Postgres], short_path: Path) -> None:
+    """``archive_mode = always``: it is ready, too, and nobody's second primary."""
+    pair = Pair(make_postgres(settings=NEVER), short_path)
+    standby = pair.add_standby(hold_slot=True)
+    try:
+        name = pair.primary.switch_wal()
+        pair.caught_up()
+        with pair.agent("b", archiver="command") as agent:
+            run = short_path / "run"
+            run.mkdir(mode=0o700)
+            pushing = Pushing(agent.agent, run, SystemClock())
+            wait_for((standby.pg_wal / name).exists)
+            asked = {"path": f"pg_wal/{name}", "cwd": str(standby.data)}
+
+            def stored() -> bool:
+                try:
+                    return pushing.answer(asked) == {}
+                except AtIt:
+                    return False
+
+            wait_for(stored)
+        assert pair.archive.find(Segment.parse(name, SIZE)) is not None
     finally:
         standby.close()
 

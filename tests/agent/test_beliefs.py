@@ -15,26 +15,33 @@ from tests.core.values import history_text, paged_segment
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver.local_wal import LocalWal
-from walkeeper.agent.archiver.ownership import HeldBack, Ownership, take_over
+from walkeeper.agent.archiver.ownership import Ownership, take_over
 from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.archive import tail
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
-from walkeeper.core.beliefs import (
-    ArchiveMissing,
-    NothingToCompare,
-    NumberUsedTwice,
-    OtherBytes,
-    StoreBehind,
-)
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record, decode_record
 from walkeeper.core.tail import Piece
-from walkeeper.core.takeover import BeyondServer, LocalServer, StandbyLags
-from walkeeper.errors import AgentError, CasConflict, Refused, WalkeeperError, WrongCluster
+from walkeeper.core.takeover import LocalServer
+from walkeeper.errors import (
+    AgentError,
+    ArchiveMissing,
+    BeyondServer,
+    CasConflict,
+    HeldBack,
+    NothingToCompare,
+    NumberUsedTwice,
+    OtherBytes,
+    Refused,
+    StandbyLags,
+    StoreBehind,
+    WalkeeperError,
+    WrongCluster,
+)
 from walkeeper.lib.clock import SystemClock
 from walkeeper.store.base import Store
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from walkeeper.agent.observation import GONE_SECONDS, GoneMembers
 from walkeeper.agent.problems import Problems
+from walkeeper.core.about import About
 from walkeeper.errors import StoreDenied
 
 
@@ -23,11 +24,11 @@ class Watch:
 def test_a_problem_says_when_it_was_met_last() -> None:
     clock = Watch()
     problems = Problems(clock)
-    problems.report("archiver_store", StoreDenied("PUT: 403"))
+    problems.report(About.ARCHIVER_STORE, StoreDenied("PUT: 403"))
     clock.now = 160.0
     (only,) = problems.open()
     assert (only.begun_at, only.met_at) == (100.0, 100.0)
-    problems.report("archiver_store", StoreDenied("PUT: 403"))
+    problems.report(About.ARCHIVER_STORE, StoreDenied("PUT: 403"))
     (only,) = problems.open()
     assert (only.begun_at, only.met_at) == (100.0, 160.0)
 
@@ -35,17 +36,17 @@ def test_a_problem_says_when_it_was_met_last() -> None:
 def test_the_last_problem_says_since_when_it_is_over() -> None:
     clock = Watch()
     problems = Problems(clock)
-    problems.report("archiver_store", StoreDenied("PUT: 403"))
+    problems.report(About.ARCHIVER_STORE, StoreDenied("PUT: 403"))
     assert problems.last is not None
     assert problems.last.over_at is None
     clock.now = 200.0
-    problems.clear("archiver_store")
+    problems.clear(About.ARCHIVER_STORE)
     clock.now = 300.0
-    problems.clear("archiver_store")
+    problems.clear(About.ARCHIVER_STORE)
     assert problems.last.over_at == 200.0
-    problems.report("archiver_store", StoreDenied("PUT: 403"))
+    problems.report(About.ARCHIVER_STORE, StoreDenied("PUT: 403"))
     clock.now = 400.0
-    problems.clear_all("archiver_")  # what it speaks of has ended
+    problems.forget_archivers()  # what it speaks of has ended
     assert problems.last.over_at == 400.0
 
 

@@ -10,7 +10,7 @@ from tests.core.values import history_text, plain_segment
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver.local_wal import LocalWal
-from walkeeper.agent.archiver.ownership import Fenced, NotLeader, Ownership, take_over
+from walkeeper.agent.archiver.ownership import Ownership, take_over
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
@@ -18,8 +18,18 @@ from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, decode_record
-from walkeeper.core.takeover import BeyondServer, LocalServer
-from walkeeper.errors import CasConflict, Conflict, DcsUnavailable, StoreUnavailable, WrongCluster, WrongTimeline
+from walkeeper.core.takeover import LocalServer
+from walkeeper.errors import (
+    BeyondServer,
+    CasConflict,
+    Conflict,
+    DcsUnavailable,
+    Fenced,
+    NotLeader,
+    StoreUnavailable,
+    WrongCluster,
+    WrongTimeline,
+)
 
 SYSTEM = 7300000000000000001
 SIZE = SegmentSize(MIB)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from walkeeper.core.about import About
 from walkeeper.core.commitment import (
     MAX_PROBLEM,
     problem_for_record,
@@ -45,11 +46,11 @@ def receipt(number: int) -> Receipt:
 @pytest.mark.parametrize(
     ("problem", "expected"),
     [
-        (BadSegment("x"), Retry("archiver_refused", damaged=True, slowly=True)),
-        (Conflict("x"), Retry("archiver_refused", damaged=False, slowly=True)),
-        (StoreDenied("x"), Retry("archiver_store", damaged=False, slowly=True)),
-        (StoreUnavailable("x"), Retry("archiver_store", damaged=False, slowly=False)),
-        (SpoolError("x"), Retry("archiver_store", damaged=False, slowly=False)),
+        (BadSegment("x"), Retry(About.ARCHIVER_REFUSED, damaged=True, slowly=True)),
+        (Conflict("x"), Retry(About.ARCHIVER_REFUSED, damaged=False, slowly=True)),
+        (StoreDenied("x"), Retry(About.ARCHIVER_STORE, damaged=False, slowly=True)),
+        (StoreUnavailable("x"), Retry(About.ARCHIVER_STORE, damaged=False, slowly=False)),
+        (SpoolError("x"), Retry(About.ARCHIVER_STORE, damaged=False, slowly=False)),
     ],
 )
 def test_only_what_people_must_fix_is_tried_again_slowly(problem: WalkeeperError, expected: Retry) -> None:

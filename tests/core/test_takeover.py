@@ -8,8 +8,8 @@ from walkeeper.core.history import History, Switch
 from walkeeper.core.hold_slot import SlotState, slot_target, why_not_gap_safe
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import MAX_GAPS, MAX_RECORD_BYTES, SMALL, Gap, Record, decode_record
-from walkeeper.core.takeover import BeyondServer, LocalServer, StandbyLags, resume_at
-from walkeeper.errors import BadRecord, WrongCluster, WrongTimeline
+from walkeeper.core.takeover import LocalServer, resume_at
+from walkeeper.errors import BadRecord, BeyondServer, StandbyLags, WrongCluster, WrongTimeline
 
 SIZE = SegmentSize(16 * MIB)
 ONE = History(1)

@@ -81,6 +81,10 @@ def test_a_server_runs_where_a_process_of_that_number_works_in_the_data_director
     assert (running_server(data) is not None) == runs
     assert run_of(data) == (f"{os.getpid()}-1700000000" if runs else None)
     assert is_out_of_recovery(data) == (case == "live")
+    for signal in ("standby.signal", "recovery.signal"):
+        (data / signal).touch()
+        assert not is_out_of_recovery(data)
+        (data / signal).unlink()
     assert not is_starting(data)
     assert not is_stopping(data)
     assert host_start._of_a_server(str(data / "pg_wal" / "RECOVERYXLOG")) == runs

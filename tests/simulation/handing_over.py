@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from tests.simulation.seams import NodeProcess, StoreView
 from tests.simulation.threads import Killed
-from walkeeper.agent.archive_push import AtIt
 from walkeeper.archive.open import Archives
-from walkeeper.errors import WalkeeperError
+from walkeeper.errors import AtIt, WalkeeperError
 from walkeeper.push.client import ANSWER_SECONDS, LONGEST
 from walkeeper.push.place import Place
 from walkeeper.push.storing import Pusher

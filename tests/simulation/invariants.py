@@ -58,6 +58,8 @@ class Invariants:
         self._newest = 0
         self._highest_timeline = 0
         self._start: Segment | None = None
+        self._suspected: dict[str, int] = {}
+        """The lowest number that each node has called suspected."""
         self._first_looked: dict[tuple[str, str], float] = {}
         self._refused: set[tuple[str, str, Segment]] = set()
         self._looked: dict[tuple[str, str], float] = {}
@@ -266,7 +268,7 @@ class Invariants:
             self.violated(f"{process.node.name}'s slot moved to {Lsn(lsn)}, beyond every record of its ancestry")
 
     def spool_removed(self, process: NodeProcess, receipt: Receipt) -> None:
-        """Only what is stored and recorded; or stored, behind WAL that nobody has found yet."""
+        """Only what is stored and recorded; or stored, behind WAL that this node suspected to be lost."""
         segment = receipt.segment
         for session in self._sessions.values():
             if session.branch.history.contains(segment) and max(session.lsn, self.edited_to) >= segment.end:
@@ -274,8 +276,8 @@ class Invariants:
                     self.violated(f"{segment} is removed from {process.node.name}'s spool, and not stored")
                 return
         branch = process.node.branch
-        holed = self.stored_up_to(branch, self._first_start) <= segment.start
-        if not (holed and branch.history.contains(segment) and self._is_stored(branch, segment.number)):
+        behind = self._suspected.get(process.node.name, segment.number) < segment.number
+        if not (behind and branch.history.contains(segment) and self._is_stored(branch, segment.number)):
             self.violated(f"{segment} is removed from {process.node.name}'s spool before the record has passed it")
 
     def acknowledged(self, node: Node, name: str, given: bytes) -> None:
@@ -321,6 +323,10 @@ class Invariants:
         """``host`` asked the store whether it has it."""
         self._looked[host.name, key] = self._world.loop.now
         self._first_looked.setdefault((host.name, key), self._world.loop.now)
+
+    def suspected(self, host: Node, first: Segment) -> None:
+        """``host`` has found that its server has recycled ``first``, before it was stored."""
+        self._suspected[host.name] = min(first.number, self._suspected.get(host.name, first.number))
 
     def refused(self, host: Node, member: Node, wanted: Segment) -> None:
         """``member`` told ``host`` that it has removed that segment."""

@@ -24,6 +24,7 @@ import walkeeper.agent.archiver.spool
 import walkeeper.archive.tail
 import walkeeper.archive.write
 import walkeeper.core.history
+import walkeeper.core.suspicion
 from tests.simulation.seams import ReceiverView, RecordView, agent
 from tests.simulation.wal import SIZE, readable
 from walkeeper.agent.agent import Agent
@@ -38,7 +39,7 @@ from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.member_wal import Members
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.spool import Spool
-from walkeeper.agent.archiver.streaming import SpoolFull, Streaming
+from walkeeper.agent.archiver.streaming import Streaming
 from walkeeper.agent.archiver.tail import Tail
 from walkeeper.agent.archiver.uploads import Uploads
 from walkeeper.archive.contents import Contents
@@ -55,7 +56,7 @@ from walkeeper.core.suspicion import Suspicions, Why
 from walkeeper.core.tail import Piece, due_for_merge
 from walkeeper.core.takeover import LocalServer, common_end, resume_at
 from walkeeper.dcs.base import Leader
-from walkeeper.errors import BadHistory, Conflict, StoreUnavailable, WrongTimeline
+from walkeeper.errors import BadHistory, Conflict, SpoolFull, StoreUnavailable, WrongTimeline
 from walkeeper.postgres.pg_receivewal import Written
 from walkeeper.push.place import Place
 from walkeeper.store.base import AlreadyThere
@@ -520,7 +521,7 @@ def pass_a_gap_without_a_word(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "record_gap", lambda *_: None)
 
 
-@mutation(first=32)
+@mutation(first=98)
 def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.lost_wal, "is_lost", lambda *_: False)
 
@@ -537,7 +538,7 @@ def take_silence_for_no(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.member_wal, "says_no", lambda _: True)
 
 
-@mutation(*_SILENT)
+@mutation(*_SILENT, first=88)
 def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     """And with it the slot, so that the member that had the WAL recycled it."""
 
@@ -547,7 +548,7 @@ def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     patch.setattr(Frontier, "suspect", suspect)
 
 
-@mutation(*_SILENT)
+@mutation(*_SILENT, first=88)
 def empty_the_spool_behind_a_suspicion_before_it_is_stored(patch: MonkeyPatch) -> None:
     real = Archiver._hand_out
 
@@ -660,9 +661,11 @@ def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.core.history, "_as_it_came_to_be", refuse)
 
 
-@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=91)
+@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=271)
 def take_unknown_members_for_none(patch: MonkeyPatch) -> None:
-    """An agent that began while the DCS was away did not know the members, and called their WAL a gap."""
+    """An agent that began while the DCS was away did not know the members, and called their WAL a gap. At once, as it was
+    then: by now it has mostly learnt of them before a no counts."""
+    patch.setattr(walkeeper.core.suspicion, "SETTLE_SECONDS", 0.0)
     real = Agent._other_members
 
     def other_members(self: Agent, frontier: Lsn) -> Any:

@@ -37,6 +37,7 @@ from tests.twins.memory_record import MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archive_push import Pushing
+from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.threads import Supervisor
 from walkeeper.config import Config, PostgresqlSettings
@@ -523,6 +524,7 @@ def simulated() -> Iterator[None]:
                         stack.enter_context(mock.patch.object(module, attribute, stands_in[attribute]))
         stack.enter_context(mock.patch.object(walkeeper.agent.archiver.spool, "_BOOT_ID", _Boot()))
         stack.enter_context(mock.patch.object(walkeeper.core.tail, "MERGED_AT_ONCE", MERGED_AT_ONCE))
+        stack.enter_context(mock.patch.object(LostWal, "suspect", _suspect))
         stack.enter_context(mock.patch.object(Supervisor, "report_death", _report_death))
         yield
 
@@ -554,6 +556,14 @@ class _Sessions:
         drawn = _Sessions()
         drawn.hex = hashlib.md5(b"%d" % world.sessions, usedforsecurity=False).hexdigest()
         return drawn
+
+
+_really_suspect: Final = LostWal.suspect
+
+
+def _suspect(lost: LostWal, first: Segment, server_lsn: Lsn) -> None:
+    agent().world.invariants.suspected(agent().node, first)
+    _really_suspect(lost, first, server_lsn)
 
 
 def _report_death(supervisor: Supervisor, name: str, problem: BaseException) -> None:

@@ -12,9 +12,9 @@ import pytest
 from msgspec.structs import replace
 
 from tests.parts.scripted_s3 import Exchange, ScriptedS3, Stored, commit_then_answer, refuse
-from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
+from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit, WrongSetting
 from walkeeper.lib.clock import Clock
-from walkeeper.store.base import AlreadyThere, WrongSetting
+from walkeeper.store.base import AlreadyThere
 from walkeeper.store.s3.driver import CREDENTIALS_AGE, S3Store
 from walkeeper.store.s3.keys import S3Settings
 

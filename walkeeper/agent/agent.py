@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Final
 
@@ -11,7 +12,7 @@ from walkeeper.agent.archiver.leftovers import Leftovers
 from walkeeper.agent.archiver.local_wal import read_local_wal
 from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.member_wal import Candidate
-from walkeeper.agent.archiver.ownership import NotLeader, take_over
+from walkeeper.agent.archiver.ownership import take_over
 from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.observation import Look, Observation, Observed
@@ -22,13 +23,13 @@ from walkeeper.agent.problems import Problems
 from walkeeper.agent.threads import Supervisor
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
+from walkeeper.core.about import About
 from walkeeper.core.desired import Desired, ServerView, View, desired, writes_without_leading
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import may_have
 from walkeeper.core.record import Record
-from walkeeper.core.takeover import StandbyLags
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
-from walkeeper.errors import DcsUnavailable, Refused, SpoolError, WalkeeperError
+from walkeeper.errors import DcsUnavailable, NoLeadership, NotLeader, Refused, SpoolError, StandbyLags, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.lib.retry import Backoff
@@ -40,13 +41,6 @@ STUCK_SECONDS: Final = 120.0
 """Seconds after which an archiver that was told to end never will: more than all time-outs of store, DCS and server together."""
 LEFTOVER_SECONDS: Final = 5.0
 """Seconds for which one look may hand in what the spool has left."""
-
-
-class NoLeadership(WalkeeperError):
-    """A server that is out of recovery, on a node that does not hold Patroni's leader key."""
-
-    waiting_helps = True
-    reason = "no_leadership"
 
 
 class Agent:
@@ -69,6 +63,7 @@ class Agent:
         self._pace = Pace(config.agent.poll_interval, clock)
         self._probe = Probe(store, self.problems)
         self._stopping = False
+        self._observing: threading.Thread | None = None
         self._takeover_backoff = Backoff(0.2, 10)
         self._takeover_at = 0.0
         self.refusals = Refusals(clock, self.poke)
@@ -80,7 +75,7 @@ class Agent:
     def start(self) -> None:
         """Begin to work. Raises ConfigError where the spool cannot be used."""
         self.spool.open()
-        self.supervisor.start("observe", self._observe)
+        self._observing = self.supervisor.start("observe", self._observe)
         self.supervisor.start("probe", self._probe.try_it)
 
     def poke(self) -> None:
@@ -92,6 +87,8 @@ class Agent:
         """End within ``agent.stop_timeout``: the receiver is stopped, uploads are finished or left to the next start."""
         self._stopping = True
         self._pace.poke()
+        if self.archiver is None and self._observing is not None:
+            self._observing.join(self.config.agent.stop_timeout)  # it may be about to start one
         if self.archiver is not None:
             self.archiver.stop(self.config.agent.stop_timeout)
         self.observer.close()
@@ -164,7 +161,7 @@ class Agent:
             self._try_takeover(look.server, look.found)
         elif wanted is Desired.WATCH and look.leads(self.config.name) is False:
             self.refusals.over()
-            self.problems.clear("takeover_failed")
+            self.problems.clear(About.TAKEOVER_FAILED)
         self._report_leadership(view)
 
     def _end_archiver(self, archiver: Archiver, view: View) -> None:
@@ -196,11 +193,11 @@ class Agent:
             self._takeover_at = now + self._takeover_backoff.failed()
             if isinstance(problem, Refused):
                 self.refusals.refused(problem, about)
-            self.problems.report("takeover_failed", problem, grace=isinstance(problem, StandbyLags))
+            self.problems.report(About.TAKEOVER_FAILED, problem, grace=isinstance(problem, StandbyLags))
             return
         self._takeover_backoff.succeeded()
         self.refusals.over()
-        self.problems.clear("takeover_failed")
+        self.problems.clear(About.TAKEOVER_FAILED)
 
     def _take_over(self, server: ServerState) -> Archiver:
         self._probe.ensure()
@@ -226,14 +223,14 @@ class Agent:
     def _report_leadership(self, view: View) -> None:
         if writes_without_leading(view):
             self.problems.report(
-                "no_leadership",
+                About.NO_LEADERSHIP,
                 NoLeadership(
                     f"{self.config.name}: PostgreSQL accepts writes here, and Patroni's leader is somebody else",
                     hint="Two primaries, or a promotion by hand. What is written here is not archived. Ask patronictl list.",
                 ),
             )
         else:
-            self.problems.clear("no_leadership")
+            self.problems.clear(About.NO_LEADERSHIP)
 
     def _hand_in_leftovers(self, server: ServerState | None, record: Record | None) -> None:
         if self.archiver is not None or record is None or (server is not None and not server.in_recovery):
@@ -244,9 +241,9 @@ class Agent:
             while self._clock.monotonic() < until and not self._pace.poked:
                 if not self._leftovers.hand_in_one(archive, record):
                     break
-            self.problems.clear("leftovers")
+            self.problems.clear(About.LEFTOVERS)
         except WalkeeperError as problem:
-            self.problems.report("leftovers", problem)
+            self.problems.report(About.LEFTOVERS, problem)
 
     def _other_members(self, frontier: Lsn) -> list[Candidate]:
         """Those that may have WAL from there on."""

@@ -15,14 +15,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from walkeeper.agent.agent import Agent, NoLeadership
+from walkeeper.agent.agent import Agent
 from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.markers import Markers
+from walkeeper.core.about import About
 from walkeeper.core.branches import is_for_the_archive
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.dcs.claim import Known, read_claim
-from walkeeper.errors import BadName, CannotTell, DcsError, Refused, StoreUnavailable, WalkeeperError
+from walkeeper.errors import (
+    AtIt,
+    BadName,
+    CannotTell,
+    DcsError,
+    NoLeadership,
+    Refused,
+    StoreUnavailable,
+    WalkeeperError,
+)
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.postgres.data_directory import is_out_of_recovery, is_stopping, read_control_file, run_of
@@ -52,13 +62,6 @@ AHEAD: Final = 256
 """Segments that are looked at together; fewer than the markers that are kept."""
 
 
-class AtIt(WalkeeperError):
-    """The work goes on; ask again."""
-
-    waiting_helps = True
-    reason = "at_it"
-
-
 class _Job:
     """One file that is being stored, in a thread of its own."""
 
@@ -83,7 +86,7 @@ class Pushing:
         self._jobs: dict[Place, _Job] = {}
         self._pushed: queue.SimpleQueue[tuple[Receipt, int]] = queue.SimpleQueue()
         self._later: dict[str, float] = {}
-        self._reported: dict[str, str] = {}
+        self._reported: dict[About, str] = {}
         self._stopping = threading.Event()
 
     # --- calls ----------------------------------------------------------------------------------------------------
@@ -213,7 +216,7 @@ class Pushing:
         elif isinstance(problem, BadName):
             events.failure("push_failed", problem, file=place.name)
         else:
-            what = "push_refused" if isinstance(problem, Refused) else "push_store"
+            what = About.PUSH_REFUSED if isinstance(problem, Refused) else About.PUSH_STORE
             self._reported[what] = place.name
             self._agent.problems.report(what, problem)
 

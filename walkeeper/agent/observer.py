@@ -9,6 +9,7 @@ from walkeeper.agent.observation import GoneMembers, Look, Observation
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.samples import Samples
 from walkeeper.config import Config
+from walkeeper.core.about import About
 from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
 from walkeeper.core.lag import WalTimes
 from walkeeper.core.lsn import Lsn
@@ -16,26 +17,12 @@ from walkeeper.core.members import Member, remember
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
 from walkeeper.dcs.claim import decoded
-from walkeeper.errors import DcsError, PostgresError, WalkeeperError
+from walkeeper.errors import CommandFails, DcsError, NotGapSafe, PostgresError
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.page.facts import Sample
 from walkeeper.postgres.server import AGENT_APPLICATION, CommandState, Server, ServerState
 
 TOPOLOGY_SECONDS: Final = 10.0
-
-
-class NotGapSafe(WalkeeperError):
-    """This node could lose WAL if it became the primary now."""
-
-    waiting_helps = True
-    reason = "not_gap_safe"
-
-
-class CommandFails(WalkeeperError):
-    """PostgreSQL's own archiver does not get on, and keeps what it has not handed over."""
-
-    waiting_helps = True
-    reason = "archive_command"
 
 
 class Observer:
@@ -109,10 +96,10 @@ class Observer:
             if state.in_recovery and self.standby_cluster:
                 state = replace(state, timeline=self._server.replay_timeline())
         except PostgresError as problem:
-            self._problems.report("postgresql", problem, grace=True)
+            self._problems.report(About.POSTGRESQL, problem, grace=True)
             return None
         self.wal_times.note(at, stamp, state.lsn)
-        self._problems.clear("postgresql")
+        self._problems.clear(About.POSTGRESQL)
         return state
 
     def _look_at_slot(self, server: ServerState | None) -> SlotState | PostgresError | None:
@@ -121,23 +108,23 @@ class Observer:
         try:
             return self._server.slot(self._config.hold_slot)
         except PostgresError as problem:
-            self._problems.report("postgresql", problem, grace=True)
+            self._problems.report(About.POSTGRESQL, problem, grace=True)
             return problem
 
     def _look_at_record(self) -> tuple[Versioned | None, bool]:
         try:
             found = self._records.read()
         except DcsError as problem:
-            self._problems.report("dcs", problem, grace=True)
+            self._problems.report(About.DCS, problem, grace=True)
             return None, False
-        self._problems.clear("dcs")
+        self._problems.clear(About.DCS)
         return found, True
 
     def _look_at_leader(self) -> tuple[str | None, bool]:
         try:
             leader = self._records.leader()
         except DcsError as problem:
-            self._problems.report("dcs", problem)
+            self._problems.report(About.DCS, problem)
             return None, False
         return leader.name if leader is not None else None, True
 
@@ -149,7 +136,7 @@ class Observer:
         try:
             self.topology = self._records.topology()
         except DcsError as problem:
-            self._problems.report("dcs", problem)
+            self._problems.report(About.DCS, problem)
             return
         self.gone.note(now, timestamp(), {member.name for member in self.topology.members})
         self._remember(self.topology, now)
@@ -168,29 +155,29 @@ class Observer:
     def _decode(self, found: Versioned | None) -> Record | None:
         claim = decoded(found)
         if claim.problem is not None:
-            self._problems.report("record", claim.problem)
+            self._problems.report(About.RECORD, claim.problem)
         else:
-            self._problems.clear("record")
+            self._problems.clear(About.RECORD)
         return claim.record
 
     def _look_at_command(self, server: ServerState | None) -> CommandState | None:
         """How archive_command fares, on a server that runs it."""
         if server is None or server.in_recovery:
-            self._problems.clear("archive_command")
+            self._problems.clear(About.ARCHIVE_COMMAND)
             return None
         try:
             command = self._server.archive_command()
         except PostgresError as problem:
-            self._problems.report("postgresql", problem, grace=True)
+            self._problems.report(About.POSTGRESQL, problem, grace=True)
             return None
         if command.mode != "off" and command.fails:
             text = f"archive_command: it failed for {command.last_failed} and has not succeeded since"
             hint = (
                 "PostgreSQL's log has what it said. PostgreSQL keeps all WAL from there on: watch the disk of pg_wal."
             )
-            self._problems.report("archive_command", CommandFails(text, hint=hint), grace=True)
+            self._problems.report(About.ARCHIVE_COMMAND, CommandFails(text, hint=hint), grace=True)
         else:
-            self._problems.clear("archive_command")
+            self._problems.clear(About.ARCHIVE_COMMAND)
         return command
 
     def _judge_slot(self, look: Look) -> str | None:
@@ -199,16 +186,16 @@ class Observer:
         if isinstance(slot, PostgresError) or record is None:
             return None
         if self._never_promoted(look):
-            self._problems.clear("not_gap_safe")
+            self._problems.clear(About.NOT_GAP_SAFE)
             return None
         why = why_not_gap_safe(slot, record.position, record.size)
         if why:
             name = self._config.hold_slot
             declared = self.topology is None or name in self.topology.slots
             hint = how_to_make_safe(slot, name, declared=declared)
-            self._problems.report("not_gap_safe", NotGapSafe(f"{self._config.name}: {why}", hint=hint), grace=True)
+            self._problems.report(About.NOT_GAP_SAFE, NotGapSafe(f"{self._config.name}: {why}", hint=hint), grace=True)
         else:
-            self._problems.clear("not_gap_safe")
+            self._problems.clear(About.NOT_GAP_SAFE)
         return why
 
     def _never_promoted(self, look: Look) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from walkeeper.agent.problems import Problems
+from walkeeper.core.about import About
 from walkeeper.errors import WalkeeperError
 from walkeeper.store.base import Store
 
@@ -23,7 +24,7 @@ class Probe:
         try:
             self.ensure()
         except WalkeeperError as problem:
-            self._problems.report("store_probe", problem)
+            self._problems.report(About.STORE_PROBE, problem)
 
     def ensure(self) -> None:
         """Raises the store's errors, among them StoreUnfit."""
@@ -31,4 +32,4 @@ class Probe:
             if not self._done:
                 self._store.probe()
                 self._done = True
-                self._problems.clear("store_probe")
+                self._problems.clear(About.STORE_PROBE)

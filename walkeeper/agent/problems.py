@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Final
 
+from walkeeper.core.about import About
 from walkeeper.errors import WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, timestamp
@@ -20,7 +21,7 @@ GRACE_SECONDS: Final = 5.0
 class Problem:
     """One inability. ``since`` is wall time for people; it was met last at ``met_at``, and is over since ``over_at``."""
 
-    what: str
+    what: About
     reason: str
     text: str
     hint: str
@@ -36,13 +37,13 @@ class Problems:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._open: dict[str, Problem] = {}
+        self._open: dict[About, Problem] = {}
         self._refused: dict[str, int] = {}
         self.last: Problem | None = None
         """The one that was logged last, whether it lasts or not."""
         self._lock = threading.Lock()
 
-    def report(self, what: str, problem: WalkeeperError, *, grace: bool = False) -> None:
+    def report(self, what: About, problem: WalkeeperError, *, grace: bool = False) -> None:
         """Open it, or say that it lasts; logged when it is new, changes its reason, or a minute has passed.
 
         With ``grace`` it is nobody's business before GRACE_SECONDS are over.
@@ -64,7 +65,7 @@ class Problems:
             self.last = replace(known)
         events.error(what, reason=problem.reason, error=problem, since=known.since, hint=problem.hint)
 
-    def clear(self, what: str) -> None:
+    def clear(self, what: About) -> None:
         """It is over; logged if it was open."""
         with self._lock:
             known = self._open.pop(what, None)
@@ -72,14 +73,14 @@ class Problems:
         if known is not None and known.logged_at is not None:
             events.info(f"{what}_over", since=known.since)
 
-    def clear_all(self, prefix: str) -> None:
-        """Forget all whose word starts with ``prefix``, because what they speak of has ended."""
+    def forget_archivers(self) -> None:
+        """Forget those of an archiver, which has ended."""
         with self._lock:
-            for what in [what for what in self._open if what.startswith(prefix)]:
+            for what in [what for what in self._open if what.of_archiver]:
                 del self._open[what]
                 self._end(what)
 
-    def _end(self, what: str) -> None:
+    def _end(self, what: About) -> None:
         if self.last is not None and self.last.what == what and self.last.over_at is None:
             self.last = replace(self.last, over_at=self._clock.monotonic())
 

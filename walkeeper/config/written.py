@@ -15,9 +15,9 @@ import msgspec
 from walkeeper.config import trust
 from walkeeper.config.trust import Exposure
 from walkeeper.config.yaml_file import Places
-from walkeeper.errors import ConfigError
+from walkeeper.errors import ConfigError, WrongSetting
 from walkeeper.lib.section import Section, is_secret, is_secret_file
-from walkeeper.store.base import StoreSettings, WrongSetting
+from walkeeper.store.base import StoreSettings
 from walkeeper.store.open import StoreKeys
 
 MAX_SECRET_BYTES: Final = 64 * 1024

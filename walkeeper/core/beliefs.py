@@ -13,43 +13,13 @@ from walkeeper.core.history import Switch
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
-from walkeeper.core.takeover import BeyondServer, LocalServer
-from walkeeper.errors import Conflict, Refused
+from walkeeper.core.takeover import LocalServer
+from walkeeper.errors import ArchiveMissing, BeyondServer, NothingToCompare, StoreBehind
 
 PROMOTE: Final = (
     "Two servers, or two lives of one volume, wrote this timeline. Nothing was overwritten. Promote to a new timeline "
     "(patronictl switchover); if that one is refused too, archive under another prefix. Take a base backup then."
 )
-
-
-class OtherBytes(Conflict):
-    """The store has other bytes than the local server under one name."""
-
-    reason = "other_bytes"
-
-
-class NumberUsedTwice(Conflict):
-    """The store's history of a timeline is not the local server's."""
-
-    reason = "timeline_used_twice"
-
-
-class ArchiveMissing(Refused):
-    """There is a record of an archive, and the store has no archive."""
-
-    reason = "archive_missing"
-
-
-class StoreBehind(Refused):
-    """The store lacks what the record claims, and the local server does not have it any longer."""
-
-    reason = "store_behind"
-
-
-class NothingToCompare(Refused):
-    """Whose bytes the store has could not be shown, where it has to be."""
-
-    reason = "nothing_to_compare"
 
 
 ACCEPTABLE: Final = frozenset(kind.reason for kind in (ArchiveMissing, StoreBehind, NothingToCompare, BeyondServer))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from walkeeper.core.about import About
 from walkeeper.errors import BadSegment, Refused, StoreDenied, WalkeeperError
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
     """``damaged``: the file is of no use, and is put aside where that is ours to do. ``slowly``: only people can help, so
-    it is tried again once a minute; else with growing waits. ``what`` is the word under which it is reported.
+    it is tried again once a minute; else with growing waits. ``about`` is the word under which it is reported.
     """
 
-    what: Literal["archiver_refused", "archiver_store"]
+    about: About
     damaged: bool
     slowly: bool
 
@@ -26,5 +26,5 @@ def retry_after(problem: WalkeeperError, *, below: bool = False) -> Retry:
     no use, be it damaged or what another cluster left.
     """
     if isinstance(problem, Refused):
-        return Retry("archiver_refused", damaged=below or isinstance(problem, BadSegment), slowly=True)
-    return Retry("archiver_store", damaged=False, slowly=isinstance(problem, StoreDenied))
+        return Retry(About.ARCHIVER_REFUSED, damaged=below or isinstance(problem, BadSegment), slowly=True)
+    return Retry(About.ARCHIVER_STORE, damaged=False, slowly=isinstance(problem, StoreDenied))

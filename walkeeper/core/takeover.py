@@ -7,19 +7,7 @@ from dataclasses import dataclass
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.record import Record
-from walkeeper.errors import PostgresError, Refused, WrongCluster, WrongTimeline
-
-
-class BeyondServer(Refused):
-    """Record or store know more of the server's own timeline than the server has: it went back in time, or they are another's."""
-
-    reason = "beyond_server"
-
-
-class StandbyLags(PostgresError):
-    """A standby leader that has not received yet what the archive has. It will."""
-
-    reason = "standby_lags"
+from walkeeper.errors import BeyondServer, StandbyLags, WrongCluster, WrongTimeline
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,21 +16,16 @@ from walkeeper.archive.write import Archive
 from walkeeper.config import Config
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.record import Gap, decode_record
+from walkeeper.core.record import Gap
 from walkeeper.core.suspicion import covers
 from walkeeper.dcs.base import RecordStore
+from walkeeper.dcs.claim import Known, decoded
 from walkeeper.dcs.patroni import connect
-from walkeeper.errors import BadName, CannotTell, Refused, WalkeeperError
+from walkeeper.errors import BadName, CannotTell, NoSuchGap, WalkeeperError
 
 NONE: Final = 0
 OPEN: Final = 1
 UNKNOWN: Final = 2
-
-
-class NoSuchGap(Refused):
-    """Nothing that is lost begins there, or it is not clear which is meant."""
-
-    reason = "no_such_gap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +62,17 @@ def _open(config: Config) -> tuple[Archive, tuple[Gap, ...]]:
     """The archive, and what its owner suspects to be lost."""
     records: RecordStore = connect(config.patroni_config, config.node.name, timeout=config.agent.dcs_timeout)
     try:
-        versioned = records.read()
+        claim = decoded(records.read())
     finally:
         records.close()
-    if versioned is None:
+    if claim.known is Known.ABSENT:
         raise CannotTell(
             "record in the DCS: there is none, so it is not known where to look",
             hint="An agent writes it when the leader is archived; walkeeper verify --rebuild makes it from the store.",
         )
-    record = decode_record(versioned.document)
+    if claim.record is None:
+        raise claim.problem or CannotTell(claim.why)
+    record = claim.record
     archives = open_archives(config, to_read=True)
     return archives.archive(int(record.system_identifier), record.size), record.suspected
 

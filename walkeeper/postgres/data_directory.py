@@ -50,8 +50,9 @@ def is_starting(data_directory: Path) -> bool:
 
 
 def is_out_of_recovery(data_directory: Path) -> bool:
-    """Whether it runs as a primary, and was not told to stop."""
-    return _status(data_directory) == "ready"
+    """Whether it runs as a primary, and was not told to stop. A hot standby is ready, too, and has its signal file still."""
+    recovers = any((data_directory / name).exists() for name in ("standby.signal", "recovery.signal"))
+    return _status(data_directory) == "ready" and not recovers
 
 
 def is_stopping(data_directory: Path) -> bool:

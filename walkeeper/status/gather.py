@@ -35,6 +35,7 @@ ANSWER_SECONDS: Final = 5.0
 """Seconds for the DCS, and then for the members and the store at the same time."""
 AGENT_SECONDS: Final = 2.0
 """Seconds for this node's agent."""
+"""Seconds for this node's agent."""
 _SHOWN: Final = {"name", "pid", "version", "archiving", "timeline", "spool_bytes", "spool_limit"}
 """Of an agent's report."""
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol, Self
 
-from walkeeper.errors import ConfigError, TooLarge
+from walkeeper.errors import TooLarge, WrongSetting
 
 MAX_OBJECT: Final = 1024**3 + 64 * 1024**2
 """Bytes: the largest segment, in case that packing and encrypting made it no smaller, and what both add to it."""
@@ -85,15 +85,6 @@ class Store(Protocol):
 
         Leaves nothing behind where the credentials may delete, and one small object under ``probe/`` where not.
         """
-
-
-class WrongSetting(ConfigError):
-    """``key`` of a store's section cannot be used as it is written; empty when it is about the section."""
-
-    def __init__(self, key: str, text: str, *, hint: str = "") -> None:
-        super().__init__(f"{key}: {text}" if key else text, hint=hint)
-        self.key = key
-        self.text = text
 
 
 def too_large(name: str, size: int, limit: int) -> TooLarge:

@@ -25,6 +25,7 @@ from walkeeper.agent.archiver.uploads import Uploads
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.threads import Supervisor
+from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
@@ -131,7 +132,7 @@ class Archiver:
         until = self._clock.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, until - self._clock.monotonic()))
-        self._problems.clear_all("archiver_")
+        self._problems.forget_archivers()
 
     @property
     def ended(self) -> bool:
@@ -152,9 +153,9 @@ class Archiver:
                     if lost is not None:
                         self.lost.suspect(lost, self.observed.lsn)
                         self._commit.changed.set()
-                    self._problems.clear("archiver_spool")
+                    self._problems.clear(About.ARCHIVER_SPOOL)
                 except SpoolError as problem:
-                    self._problems.report("archiver_spool", problem)
+                    self._problems.report(About.ARCHIVER_SPOOL, problem)
                     self._stopping.wait(SPOOL_RETRY)
                 self._look_now.wait(TICK)
                 self._look_now.clear()

@@ -20,22 +20,13 @@ from walkeeper.agent.archiver.comparing import (
 )
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.archive.write import Archive
-from walkeeper.core.beliefs import (
-    ArchiveMissing,
-    NothingToCompare,
-    OtherBytes,
-    StoreBehind,
-    in_a_gap,
-    must_compare,
-    must_compare_own,
-    nothing_archived,
-)
+from walkeeper.core.beliefs import in_a_gap, must_compare, must_compare_own, nothing_archived
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.takeover import LocalServer, beyond, check_cluster, common_end, resume_at
-from walkeeper.errors import BadHistory, BadRecord, Refused
+from walkeeper.errors import ArchiveMissing, BadHistory, BadRecord, NothingToCompare, OtherBytes, Refused, StoreBehind
 from walkeeper.lib import events
 
 

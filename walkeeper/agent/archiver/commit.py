@@ -7,17 +7,18 @@ import queue
 import threading
 from typing import Final
 
-from walkeeper.agent.archiver.ownership import Fenced, Ownership
+from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems
+from walkeeper.core.about import About
 from walkeeper.core.commitment import problem_for_record, record_is_due, removable, slot_may_move
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.hold_slot import SlotState, slot_target
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import MAX_SUSPECTED, Gap
 from walkeeper.core.suspicion import stretches
-from walkeeper.errors import DcsError, PostgresError, SpoolError
+from walkeeper.errors import DcsError, Fenced, PostgresError, SpoolError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.lib.retry import Backoff
@@ -89,11 +90,11 @@ class Commit:
                 self.over.set()
                 return
             except DcsError as problem:
-                self._problems.report("archiver_record", problem)
+                self._problems.report(About.ARCHIVER_RECORD, problem)
                 stopping.wait(backoff.failed())
                 continue
             backoff.succeeded()
-            self._problems.clear("archiver_record")
+            self._problems.clear(About.ARCHIVER_RECORD)
             slot = self._follow_with_slot()
             pending = self._remove_recorded(pending, slot)
             stopping.wait(RECORD_INTERVAL)
@@ -131,9 +132,9 @@ class Commit:
             slot = self._server.slot(self._hold_slot)
             if slot_may_move(slot, target) and not self._left_timeline():
                 self._server.advance_slot(self._hold_slot, target)
-            self._problems.clear("archiver_slot")
+            self._problems.clear(About.ARCHIVER_SLOT)
         except PostgresError as problem:
-            self._problems.report("archiver_slot", problem, grace=True)
+            self._problems.report(About.ARCHIVER_SLOT, problem, grace=True)
         return slot
 
     def _left_timeline(self) -> bool:
@@ -155,7 +156,7 @@ class Commit:
                     self._source.remove(receipt)
                     continue
             except SpoolError as problem:
-                self._problems.report("archiver_spool", problem)
+                self._problems.report(About.ARCHIVER_SPOOL, problem)
             waiting.append(receipt)
         return waiting
 
@@ -163,5 +164,5 @@ class Commit:
         try:
             return self._source.crowded()
         except SpoolError as problem:
-            self._problems.report("archiver_spool", problem)
+            self._problems.report(About.ARCHIVER_SPOOL, problem)
             return False

@@ -16,7 +16,7 @@ from typing import Final
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.archive.tail import StoredPiece, parse_key, stored_pieces
 from walkeeper.archive.write import Archive
-from walkeeper.core.beliefs import PROMOTE, NumberUsedTwice, OtherBytes, expected_switches
+from walkeeper.core.beliefs import PROMOTE, expected_switches
 from walkeeper.core.history import Switch, written_switches
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile, Segment
@@ -24,7 +24,7 @@ from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Record
 from walkeeper.core.tail import longest_chain
 from walkeeper.core.takeover import LocalServer, beyond
-from walkeeper.errors import BadHistory
+from walkeeper.errors import BadHistory, NumberUsedTwice, OtherBytes
 from walkeeper.lib import events
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import Body, ObjectInfo

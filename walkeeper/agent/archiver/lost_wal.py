@@ -18,6 +18,7 @@ from walkeeper.agent.archiver.recorded_gaps import RecordedGaps
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.problems import Problems
 from walkeeper.archive.write import Archive
+from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
@@ -25,21 +26,17 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.suspicion import Lost, Suspicions, Why, below_reserve
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import BadSegment, PostgresError, WalkeeperError
+from walkeeper.errors import BadSegment, WalkeeperError, WalMissing
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.postgres.wal_file import read_segment
 
 LOOK_SECONDS: Final = 5.0
 """Seconds from one look for lost WAL to the next."""
+ASKED: Final = 64
+"""Segments that a member is asked for in one look: what is new is told soon."""
 MISSES: Final = 64
 """Segments that one look asks the store for in vain; the next look goes on behind them."""
-
-
-class WalMissing(PostgresError):
-    """WAL is suspected lost: nobody who answered has it."""
-
-    reason = "wal_missing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +104,7 @@ class LostWal:
         while is_lost(self._sources, self._sources.history.segment(number, first.size), server_lsn):
             number += 1
         self._frontier.suspect(first.number, number)
-        for (
-            begun,
-            end,
-        ) in self._frontier.suspected:  # without what is stored there already, with what was suspected before
+        for begun, end in self._frontier.suspected:  # what is stored there already is not among them
             if max(begun, first.number) < min(end, number):
                 self._new.put((max(begun, first.number), min(end, number)))
         self.wake.set()
@@ -124,19 +118,22 @@ class LostWal:
         while not stopping.is_set():
             self.wake.wait(LOOK_SECONDS)
             self.wake.clear()
-            while not self._new.empty():
-                self._suspicions.suspect(*self._new.get(), self._sources.clock.monotonic())
+            self._take_in()
             try:
                 if self._suspicions:
                     self._look(stopped)
                 if not stopped():
                     self._recorded.look(stopped)
-                self._problems.clear("archiver_lost_wal")
+                self._problems.clear(About.ARCHIVER_LOST_WAL)
             except WalkeeperError as problem:
-                self._problems.report("archiver_lost_wal", problem, grace=True)
+                self._problems.report(About.ARCHIVER_LOST_WAL, problem, grace=True)
             if not self._suspicions:
                 self.missing = None
-                self._problems.clear("archiver_wal_missing")
+                self._problems.clear(About.ARCHIVER_WAL_MISSING)
+
+    def _take_in(self) -> None:
+        while not self._new.empty():
+            self._suspicions.suspect(*self._new.get(), self._sources.clock.monotonic())
 
     def _look(self, stopped: Callable[[], bool]) -> None:
         """One round: here, at each member that may have it, and then what follows from that. Raises the store's errors."""
@@ -144,8 +141,10 @@ class LostWal:
         self._tell(members)
         self._look_here(stopped)
         for member in members or ():
-            for receipt in self._members.fetch(member, self._suspicions, stopped):
+            for receipt in self._members.fetch(member, self._suspicions, stopped, ASKED):
                 self.found.put(receipt)
+                self.wake.set()  # there may be more where it came from
+            self._take_in()
             self._tell(members)
         if not stopped():
             self._conclude(members, stopped)
@@ -189,7 +188,7 @@ class LostWal:
             None if members is None else [member.name for member in members],
             sources.archive.contents.accepted_gaps(),
             self._patience,
-            short_of_disk=below_reserve(*disk_of(sources.pg_wal), self._frontier.size),
+            short_of_disk=self._short_of_disk(),
         )
         for lost, why in found:
             segments = [
@@ -199,6 +198,12 @@ class LostWal:
             if came or stopped():
                 return  # somebody has just handed it in: the next look judges what is left
             self._record(lost, why)
+
+    def _short_of_disk(self) -> bool:
+        try:
+            return below_reserve(*disk_of(self._sources.pg_wal), self._frontier.size)
+        except OSError:
+            return False
 
     def _record(self, lost: Lost, why: Why) -> None:
         """In the store; then the frontier may pass it."""
@@ -229,7 +234,7 @@ class LostWal:
         waits = f"waiting for {names} until {self._until[1]}" if silent or members is None else "nobody is left to ask"
         more = f" and {len(lost) - 1} more ranges" if len(lost) > 1 else ""
         self._problems.report(
-            "archiver_wal_missing",
+            About.ARCHIVER_WAL_MISSING,
             WalMissing(
                 f"WAL {lost[0]}{more}: neither this server nor the store has it; {waits}",
                 hint="Start the members that are waited for, and their agents: the WAL is taken from them automatically. "

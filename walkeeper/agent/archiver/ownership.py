@@ -14,33 +14,16 @@ from walkeeper.agent.archiver.comparing import AT_ONCE
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.archive.write import Archive
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.record import MAX_GAPS, MAX_SUSPECTED, Gap, Record, decode_record
+from walkeeper.core.record import MAX_GAPS, MAX_SUSPECTED, Gap, Record
 from walkeeper.dcs.base import Leader, RecordStore, Versioned
-from walkeeper.errors import BadRecord, CasConflict, Conflict, DcsError
+from walkeeper.dcs.claim import decoded
+from walkeeper.errors import CasConflict, Conflict, Fenced, HeldBack, NotLeader
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.parallel import in_parallel
 
 ATTEMPTS: Final = 10
 """Compare-and-sets of one takeover: a stale owner may write the record several times a second."""
-
-
-class NotLeader(CasConflict):
-    """Patroni's leader key is somebody else's: this node must not take the record."""
-
-    reason = "not_leader"
-
-
-class Fenced(CasConflict):
-    """The record was written by another owner since: this node's ownership is over."""
-
-    reason = "fenced"
-
-
-class HeldBack(DcsError):
-    """Another member leads: its takeover must not be kept from coming through by our writes."""
-
-    reason = "another_leads"
 
 
 class Ownership:
@@ -102,10 +85,8 @@ class Ownership:
 
     def still_ours(self, found: Versioned | None) -> bool:
         """Whether that is our record, written by this very takeover."""
-        try:
-            return found is not None and decode_record(found.document).session == self.record.session
-        except BadRecord:
-            return False
+        record = decoded(found).record
+        return record is not None and record.session == self.record.session
 
     def _ours_or_fenced(self) -> Versioned:
         found = self._records.read()
@@ -217,11 +198,7 @@ def _store_histories(archive: Archive, local: LocalWal, belief: Belief) -> None:
 
 
 def _readable(versioned: Versioned | None, *, quiet: bool = False) -> Record | None:
-    if versioned is None:
-        return None
-    try:
-        return decode_record(versioned.document)
-    except BadRecord as problem:
-        if not quiet:
-            events.failure("record_unreadable", problem)
-        return None
+    claim = decoded(versioned)
+    if claim.problem is not None and not quiet:
+        events.failure("record_unreadable", claim.problem)
+    return claim.record

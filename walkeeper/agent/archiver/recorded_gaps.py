@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 from walkeeper.agent.archiver.member_wal import Members
 from walkeeper.agent.problems import Problems
+from walkeeper.core.about import About
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
 from walkeeper.core.suspicion import Suspicions, covers
-from walkeeper.errors import WalkeeperError
+from walkeeper.errors import GapOpen
 from walkeeper.lib import events
 
 if TYPE_CHECKING:
@@ -23,12 +24,6 @@ ASKED: Final = 16
 """Segments that a member is asked for in one look: what is suspected lost is more urgent."""
 LONGEST: Final = 65536
 """Segments of one gap that are asked for: others can write into the store."""
-
-
-class GapOpen(WalkeeperError):
-    """WAL is lost for good, and nobody has said that this is known."""
-
-    reason = "gap"
 
 
 class RecordedGaps:
@@ -75,11 +70,11 @@ class RecordedGaps:
 
     def _tell(self, gaps: Sequence[Gap]) -> None:
         if not gaps:
-            self._problems.clear("archiver_gap")
+            self._problems.clear(About.ARCHIVER_GAP)
             return
         first, more = gaps[0], f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
         self._problems.report(
-            "archiver_gap",
+            About.ARCHIVER_GAP,
             GapOpen(
                 f"gap {first.start} to {first.end} of timeline {first.timeline}{more}: this WAL is lost",
                 hint="Take a base backup: no restore gets past the gap from an earlier one. Then run: walkeeper gap accept "

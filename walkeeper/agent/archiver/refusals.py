@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from walkeeper.core.beliefs import ACCEPTABLE
-from walkeeper.core.record import decode_record
 from walkeeper.dcs.base import Versioned
-from walkeeper.errors import AgentError, BadRecord, Refused
+from walkeeper.dcs.claim import decoded
+from walkeeper.errors import AgentError, Refused
 from walkeeper.lib.clock import Clock
 
 LOOK_AGAIN: Final = 30.0
@@ -18,12 +18,9 @@ LOOK_AGAIN: Final = 30.0
 
 def situation(record: Versioned | None, *server: object) -> object:
     """What a refusal depends on beside the store. An owner that still moves the frontier changes nothing."""
-    if record is None:
-        return None, server
-    try:
-        found = decode_record(record.document)
-    except BadRecord:
-        return record.document, server
+    found = decoded(record).record
+    if found is None:
+        return record and record.document, server
     return (found.system_identifier, found.timeline, found.start, found.owner, found.session), server
 
 

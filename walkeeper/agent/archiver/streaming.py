@@ -9,12 +9,13 @@ from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems
 from walkeeper.core import amounts
+from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import PostgresError, SpoolError, WalkeeperError
+from walkeeper.errors import PostgresError, SpoolFull, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.lib.retry import Backoff
@@ -28,12 +29,6 @@ STEADY_SECONDS: Final = 15.0
 """Seconds for which pg_receivewal must have run to be taken for streaming: longer than a connection may take to fail."""
 LOW_WATER: Final = 0.5
 """The part of its limit to which a full spool drains before pg_receivewal goes on."""
-
-
-class SpoolFull(SpoolError):
-    """Streaming pauses until the spool has drained; the hold slot keeps the WAL meanwhile."""
-
-    reason = "spool_full"
 
 
 class Streaming:
@@ -141,7 +136,7 @@ class Streaming:
 
     def _failed(self, problem: WalkeeperError) -> None:
         self._restart_at = self._clock.monotonic() + self._restart.failed()
-        self._problems.report("archiver_receiver", problem, grace=True)
+        self._problems.report(About.ARCHIVER_RECEIVER, problem, grace=True)
 
     def _watch_progress(self, due: Segment) -> None:
         """A segment that the server has completed must arrive. An idle server is not a reason for alarm."""
@@ -149,7 +144,7 @@ class Streaming:
         if due != self._due or self._observed.lsn < due.end:
             if due != self._due or now - self._started_at > STEADY_SECONDS:  # a quiet server completes none for hours
                 self._restart.succeeded()
-                self._problems.clear("archiver_receiver")
+                self._problems.clear(About.ARCHIVER_RECEIVER)
             self._due, self._due_since = due, now
             return
         if now - self._due_since > SILENCE_LIMIT and self._observed.server_up:

@@ -19,6 +19,7 @@ from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.problems import Problems
 from walkeeper.archive import tail
 from walkeeper.archive.tail import StoredPiece
+from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import PARTIAL, Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
@@ -109,11 +110,11 @@ class Tail:
                 self._look(frontier.next_segment)
                 self._clear_up()
             except WalkeeperError as problem:
-                self._problems.report("archiver_tail", problem, grace=True)
+                self._problems.report(About.ARCHIVER_TAIL, problem, grace=True)
                 stopping.wait(backoff.failed())
             else:
                 backoff.succeeded()
-                self._problems.clear("archiver_tail")
+                self._problems.clear(About.ARCHIVER_TAIL)
 
     # --- shipping -------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from walkeeper.agent.archiver.receipts import Receipts
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.problems import Problems
 from walkeeper.archive.write import Archive
+from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
@@ -114,7 +115,7 @@ class Uploads:
                     self._no_longer_refused(segment)
                     return
                 self._failing.add(segment)
-                self._problems.report(retry.what, problem)
+                self._problems.report(retry.about, problem)
                 if retry.slowly:
                     self._try_later(segment, refused=isinstance(problem, Refused))
                     return
@@ -122,7 +123,7 @@ class Uploads:
             else:
                 self._failing.discard(segment)
                 self._stored(receipt, begun)
-                self._problems.clear("archiver_store")  # whoever gets through shows that the store answers
+                self._problems.clear(About.ARCHIVER_STORE)  # whoever gets through shows that the store answers
                 self._no_longer_refused(segment)
                 return
 
@@ -139,7 +140,7 @@ class Uploads:
             self._refused.discard(segment)
             others = bool(self._refused)
         if not others:
-            self._problems.clear("archiver_refused")
+            self._problems.clear(About.ARCHIVER_REFUSED)
 
     def _store(self, segment: Segment) -> Receipt:
         try:

@@ -6,10 +6,11 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from walkeeper.errors import WrongSetting
 from walkeeper.lib.section import Section
 
 if TYPE_CHECKING:
-    from walkeeper.store.base import Store, WrongSetting
+    from walkeeper.store.base import Store
 
 
 class DirectorySettings(Section, frozen=True, kw_only=False):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from walkeeper.errors import StoreDenied, StoreError, StoreUnavailable, StoreUnfit
+from walkeeper.errors import NotFound, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
 
 MAX_MESSAGE: Final = 300
 
@@ -43,14 +43,6 @@ _OTHER_REGION: Final = frozenset(
     }
 )
 _DAMAGED: Final = frozenset({"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"})
-
-
-class NotFound(StoreUnavailable):
-    """A 404. ``proved`` says that it is about the object, and not about the bucket, a proxy or a wrong address."""
-
-    def __init__(self, message: str, *, proved: bool, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.proved = proved
 
 
 @dataclass(frozen=True, slots=True)

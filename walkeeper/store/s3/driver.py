@@ -21,12 +21,12 @@ from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
 from urllib3.exceptions import HTTPError
 
-from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable
+from walkeeper.errors import ConfigError, NotFound, StoreDenied, StoreError, StoreUnavailable
 from walkeeper.lib.clock import Clock, SystemClock
 from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, too_large
 from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
-from walkeeper.store.s3.answers import NotFound, Refusal, store_error
+from walkeeper.store.s3.answers import Refusal, store_error
 from walkeeper.store.s3.connection import bound, moved, total_time
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from walkeeper.errors import WrongSetting
 from walkeeper.lib.section import Secret, SecretFile, Section
 from walkeeper.lib.units import Seconds
-from walkeeper.store.base import WrongSetting
 from walkeeper.store.object_key import MAX_KEY, is_part
 
 if TYPE_CHECKING:
