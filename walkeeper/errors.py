@@ -279,7 +279,7 @@ class NotGapSafe(WalkeeperError):
 
 
 class CommandFails(WalkeeperError):
-    """PostgreSQL's own archiver does not get on, and keeps what it has not handed over."""
+    """PostgreSQL's own archiver makes no progress, and keeps what it has not handed over."""
 
     waiting_helps = True
     reason = "archive_command"

@@ -1,7 +1,7 @@
 """The agent's side of archive-push: it answers the calls, and looks ahead at what PostgreSQL will hand over next.
 
-A call is answered with a receipt in hand and the bytes compared, or with an error, or with "at it": then the client asks
-again, and joins the work that is under way.
+A call is answered with a receipt in hand and the bytes compared, or with an error, or with "still being stored": then the
+client asks again, and joins the work that is under way.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Problems:
     def report(self, what: About, problem: WalkeeperError, *, grace: bool = False) -> None:
         """Open it, or say that it lasts; logged when it is new, changes its reason, or a minute has passed.
 
-        With ``grace`` it is nobody's business before GRACE_SECONDS are over.
+        With ``grace`` it is not told before GRACE_SECONDS are over.
         """
         now = self._clock.monotonic()
         with self._lock:

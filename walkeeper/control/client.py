@@ -1,6 +1,6 @@
 """The client of the agent's control socket. Light: built-in modules only, until there is a reply to read.
 
-An answer counts only from our own user or root (P16): whoever else listens there is nobody, so that the work is done without.
+An answer counts only from our own user or root (P16): whoever else listens there is ignored, as if no agent ran.
 """
 
 # ruff: noqa: SIM105 - contextlib costs more than all that this module does

@@ -23,7 +23,7 @@ __all__ = ["main", "rules"]
 def main(config: Config, *, json: bool = False, fix: bool = False, yes: bool = False, verbose: bool = False) -> int:
     """Look, judge, print; with ``fix`` fix what can be, and judge again. Raises ConfigError or DcsError."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding has not
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding lacks
     if yes and not fix:
         raise ConfigError("doctor --yes: it answers what --fix asks", hint="Say --fix --yes.")
     facts = gather(config)
@@ -49,7 +49,7 @@ def _fixed(config: Config, facts: Facts, *, json: bool, yes: bool) -> Facts:
         if yes:
             return True
         if not sys.stdin.isatty():
-            say("Nobody is there to ask: --fix --yes does it without.")
+            say("There is no terminal to ask on: say --fix --yes.")
             return False
         print(question, end="", file=out, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 
 class Backoff:
-    """Doubles from ``first`` to ``cap`` seconds, with jitter so that nodes do not knock in step."""
+    """Doubles from ``first`` to ``cap`` seconds, with jitter so that nodes do not retry in step."""
 
     def __init__(self, first: float, cap: float) -> None:
         self._first = first

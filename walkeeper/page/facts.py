@@ -27,7 +27,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What one listing of the store found. ``whole``: it saw every object, so that what it has not is not there."""
+    """What one listing of the store found. ``whole``: it saw every object, so that what it lacks is not there."""
 
     stored: Mapping[int, Sequence[Range]]
     histories: Mapping[int, History]

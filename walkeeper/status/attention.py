@@ -107,7 +107,7 @@ def _stuck(row: dict[str, Any], scope: str) -> Iterator[Remark]:
     if why is not None:
         yield remark(
             f"{row['name']} is {size(row['behind_bytes'])} behind the leader and does not stream: {why}",
-            f"If its leader has that WAL no longer either, build it again: patronictl reinit {scope} {row['name']}",
+            f"If its leader no longer has that WAL either, build it again: patronictl reinit {scope} {row['name']}",
         )
 
 

@@ -18,7 +18,7 @@ def main(config: Config, *, json: bool = False) -> int:
     """Print the status; returns the exit code."""
     status = gather(config)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding has not
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding lacks
     print(json_module.dumps(status, indent=2) if json else render(status))  # noqa: T201 - it is for standard output
     sys.stdout.flush()
     return int(status["exit_code"])

@@ -38,7 +38,7 @@ def main(config: Config, interval: float, *, json: bool = False) -> int:
 
     signal.signal(signal.SIGTERM, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding has not
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding lacks
     looker = _Looker(lambda: gather(config), interval)
     try:
         if json or not sys.stdout.isatty():

@@ -76,7 +76,7 @@ def role_may_replicate(_: Facts, member: MemberFacts, server: ServerFacts) -> It
         return
     name = server.role.replace('"', '""')
     yield Wrong(
-        f"the role {server.role} has not REPLICATION",
+        f"the role {server.role} lacks REPLICATION",
         (f"psql -c 'ALTER ROLE \"{name}\" REPLICATION'   # as a superuser, on the leader",),
         member.name,
     )

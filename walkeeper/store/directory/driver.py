@@ -153,7 +153,7 @@ class DirectoryStore:
             identity = (status.st_dev, status.st_ino)
             if self._identity not in (None, identity) and not any(self._root.iterdir()):
                 raise StoreUnavailable(
-                    f"{self._root}: an empty directory now, and another one than before", hint="Was it unmounted?"
+                    f"{self._root}: an empty directory now, and not the one of before", hint="Was it unmounted?"
                 )
             self._identity = identity
         except (FileNotFoundError, NotADirectoryError) as error:

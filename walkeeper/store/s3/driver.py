@@ -217,7 +217,7 @@ class S3Store:
             if not token:
                 return
             if token in tokens or barren > BARREN_PAGES:
-                raise StoreUnavailable(f"{self.url}: its listing goes round in circles", hint=_WAY)
+                raise StoreUnavailable(f"{self.url}: its listing repeats itself without an end", hint=_WAY)
             tokens.add(token)
             before = {info.key for info in page} or before
             more = {"ContinuationToken": token}
