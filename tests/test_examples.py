@@ -82,6 +82,8 @@ def test_every_lasting_problem_brings_an_alert() -> None:
         "not_leader",
         "no_such_gap",
         "at_it",
+        "standby_lags",
+        "hole",
     }  # of commands, or passing
     elsewhere = {"not_gap_safe", "wal_missing", "dcs", "dcs_unavailable", "cas_conflict"}
     assert without - never - elsewhere == set()

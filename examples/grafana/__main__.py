@@ -10,6 +10,8 @@ from typing import Any, Final
 
 SOURCE: Final = {"type": "prometheus", "uid": "${source}"}
 INFO: Final = 'on (job, instance) group_left (scope, member) walkeeper_info{scope=~"$scope"}'
+# Every agent says it of every member, so the label is the member it speaks of.
+BEHIND: Final = 'max by (member) (walkeeper_member_behind_bytes and on (job, instance) walkeeper_info{scope=~"$scope"})'
 
 
 def of_scope(expression: str) -> str:
@@ -75,7 +77,8 @@ def dashboard() -> dict[str, Any]:
         panel("timeseries", "Uploaded, packed", (12, 4, 12, 8), "Bps",
               (of_scope("rate(walkeeper_uploaded_bytes_total[5m])"), "{{member}}"),
               (of_scope("rate(walkeeper_tail_bytes_total[5m])"), "{{member}}: tail")),
-        panel("timeseries", "Lag, bytes", (0, 12, 12, 8), "bytes", (of_scope("walkeeper_lag_bytes"), "{{member}}")),
+        panel("timeseries", "Lag, bytes", (0, 12, 12, 8), "bytes", (of_scope("walkeeper_lag_bytes"), "{{member}}"),
+              (BEHIND, "{{member}}: behind the leader")),
         panel("timeseries", "Lag, time", (12, 12, 12, 8), "s", (of_scope("walkeeper_lag_seconds"), "{{member}}"), defaults=late),
         panel("timeseries", "Segments and pieces stored", (0, 20, 8, 8), "ops",
               (of_scope("rate(walkeeper_uploaded_segments_total[5m])"), "{{member}}"),

@@ -235,7 +235,7 @@ def test_p1_a_marked_segment_that_was_changed_is_compared_again(make: Callable[[
     assert node.push(name) == {}
     path = node.server.pg_wal / name
     plain = path.read_bytes()
-    path.write_bytes(plain[:-1] + b"x")
+    path.write_bytes(plain[:100] + bytes([plain[100] ^ 1]) + plain[101:])  # not in the header of a page
     with pytest.raises(Conflict):
         node.push(name)
     path.write_bytes(plain)

@@ -26,7 +26,16 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.takeover import LocalServer, beyond, check_cluster, common_end, resume_at
-from walkeeper.errors import ArchiveMissing, BadHistory, BadRecord, NothingToCompare, OtherBytes, Refused, StoreBehind
+from walkeeper.errors import (
+    ArchiveMissing,
+    BadHistory,
+    BadRecord,
+    CannotTell,
+    NothingToCompare,
+    OtherBytes,
+    Refused,
+    StoreBehind,
+)
 from walkeeper.lib import events
 
 
@@ -123,7 +132,7 @@ def _record_history(record: Record, archive: Archive, local: LocalWal) -> Histor
             return ancestor
     try:
         stored = archive.contents.history(record.timeline)
-    except BadHistory as problem:
+    except (BadHistory, CannotTell) as problem:
         events.failure("history_damaged", problem, timeline=record.timeline)
         stored = None
     found = stored or ancestor
