@@ -157,7 +157,7 @@ class Stage:
 
     def archived(self) -> set[Segment]:
         """The segments that walkeeper's archive has at this moment, listed in the store itself."""
-        return set(self.archive().segments())
+        return set(self.archive().contents.segments())
 
     def ordinarily_archived(self) -> set[str]:
         """The file names in the ordinary archive."""

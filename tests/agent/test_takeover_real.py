@@ -112,13 +112,14 @@ def test_p13_two_promotions_under_one_number_at_one_position_are_not_one_timelin
     try:
         streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
         wait_for(lambda: server.value(streaming) == 2)
+        for standby in (first, second):
+            standby.physical_slot(HOLD_SLOT)
         server.stop()
         ends = "SELECT pg_last_wal_receive_lsn()::text"
         wait_for(lambda: first.value(ends) == second.value(ends))
         for standby in (first, second):
             standby.promote()
             wait_for(lambda standby=standby: not standby.value("SELECT pg_is_in_recovery()"))  # type: ignore[misc]
-            standby.physical_slot(HOLD_SLOT)
         assert first.timeline() == second.timeline() == 2
         histories = [(standby.pg_wal / "00000002.history").read_bytes() for standby in (first, second)]
         assert histories[0] == histories[1]

@@ -20,7 +20,7 @@ from walkeeper.archive.write import Archive
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, Segment, parse_wal_name
-from walkeeper.errors import CannotTell, Conflict, Locked
+from walkeeper.errors import CannotTell, Conflict, Locked, TooLarge
 
 SYSTEM = 7300000000000000001
 SIZE = SegmentSize(MIB)
@@ -314,5 +314,5 @@ def test_p16_what_unpacks_to_more_than_its_kind_can_be_takes_no_memory(
 def test_p16_a_history_that_is_too_long_is_not_delivered(store: MemoryStore, archive: Archive) -> None:
     archive.state_start(SEGMENT)
     store.create(HISTORY, b"# comment\n" * 10_000 + TEXT, {})
-    with pytest.raises(CannotTell):
+    with pytest.raises(TooLarge):
         fetch(store, LAYOUT, Codec(), HistoryFile(2).name)

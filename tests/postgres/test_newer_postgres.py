@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_what_is_known_is_archived_without_a_word(archive: Archive, caplog: pyte
 
 def test_of_its_segments_each_page_is_looked_at_before_they_are_archived(archive: Archive) -> None:
     segment, plain = next(iter(segments().items()))
-    with pytest.raises(BadSegment, match="its magic is"):
+    with pytest.raises(BadSegment, match="have the magic of its first one"):
         archive.archive_segment(segment, MAGIC.to_bytes(2, "little") + plain[2:], History(1))
 
 
@@ -177,12 +178,15 @@ def test_that_its_wal_goes_on_is_only_said_where_a_checksum_proves_it(made: Call
     assert goes_on(made(plain), segment, Lsn(segment.start + first.end)) == (made is of_20)
 
 
-def test_p6_a_server_whose_control_file_cannot_be_read_is_given_what_any_archive_gives(tmp_path: Path) -> None:
+def test_p6_a_server_whose_control_file_cannot_be_read_is_given_what_any_archive_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It starts as a standby after a crash, and nobody knows how far it had come: PostgreSQL decides."""
     (tmp_path / "pg_wal").mkdir()
     (tmp_path / "global").mkdir()
     (tmp_path / "standby.signal").touch()
-    (tmp_path / "postmaster.pid").write_text("1\n/data\n1\n5432\n/tmp\n*\n1 1\nstarting\n")
+    (tmp_path / "postmaster.pid").write_text(f"{os.getpid()}\n/data\n1\n5432\n/tmp\n*\n1 1\nstarting\n")
+    monkeypatch.chdir(tmp_path)
     segment, plain = next(iter(segments().items()))
     beyond = segment.start + 100_000
     history = history_text(History(2, (Switch(1, Lsn(segment.start + 1000)),)))

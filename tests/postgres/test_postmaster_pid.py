@@ -107,10 +107,11 @@ def test_the_script_of_restore_command_takes_what_lies_ready_only_for_a_server_t
     runs = lay(data, case, other)
     cache = call.data.path.parent / "cache"
     cache.mkdir()
+    (run / "ready").mkdir(mode=0o700)
     (cache / SEGMENT.name).write_bytes(plain_segment(SEGMENT, SYSTEM))
     for pid in (os.getpid(), other, NOBODY, f"-{os.getpid()}"):
-        name = f"ready.{pid}.1700000000.{call.data.config}/{data}".replace("/", "+")
-        (run / name).symlink_to(cache)
+        name = f"{pid}.1700000000.{call.data.config}/{data}".replace("/", "+")
+        (run / "ready" / name).symlink_to(cache)
     done = subprocess.run(
         ["sh", RESTORE, "-c", str(call.data.config), SEGMENT.name, "pg_wal/RECOVERYXLOG"], cwd=data,
         env={**call.data.environment, "WALKEEPER_PYTHON": "/nonexistent/python"}, capture_output=True, check=False,

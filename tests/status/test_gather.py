@@ -47,7 +47,9 @@ def test_status_reports_a_gap_until_it_is_closed(config: Config) -> None:
     archive = archive_of(config)
     archive.record_gap(LOST, LOST.end)
     unknown: list[dict[str, str]] = []
-    assert gather._gaps(config, record(LOST.end), unknown) == [{"timeline": 1, "start": "0/500000", "end": "0/600000"}]
+    assert gather._gaps(config, record(LOST.end), unknown) == [
+        {"timeline": 1, "start": "0/500000", "end": "0/600000", "accepted": False}
+    ]
     archive.archive_segment(LOST, plain_segment(LOST, 7), History(1))
     assert gather._gaps(config, record(LOST.end), unknown) == []
     assert unknown == []

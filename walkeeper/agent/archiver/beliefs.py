@@ -106,7 +106,10 @@ def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accep
         )
     belief = Belief(start, first, record.gaps, record.gaps_total, by_record=True, start_is_stated=stored.first == first)
     belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, record)
-    if below is None or stored.below is not None or _lies_in_a_gap(below, record, archive):
+    hole = None if below is None or record.below_sha256 else _hole(below, belief.first, record, archive, local)
+    if hole is not None:
+        _go_to(belief, hole.start, record, archive, local)
+    elif below is None or stored.below is not None or _lies_in_a_gap(below, record, archive):
         _compare_last(belief, record, stored, local, server)
     else:
         _go_back(belief, record, archive, local, accepted)
@@ -157,6 +160,25 @@ def _lies_in_a_gap(segment: Segment, record: Record, archive: Archive) -> bool:
     return in_a_gap(segment, ranges(record.gaps)) or in_a_gap(segment, ranges(archive.contents.gaps()))
 
 
+def _hole(below: Segment, first: Segment, record: Record, archive: Archive, local: LocalWal) -> Segment | None:
+    """The first segment up to ``below`` that the store lacks and this server still has.
+
+    For a record without the sum of what its owner stored last: somebody put the frontier there, and uploads go side by side.
+    """
+    chain, hole = local.server.history, None
+    listed: dict[str, set[Segment]] = {}
+    for number in range(below.number, first.number - 1, -1):
+        segment = chain.segment(number, below.size)
+        if not local.has(segment):
+            break
+        folder = segment.name[:16]
+        if folder not in listed:
+            listed[folder] = set(archive.contents.segments(f"{folder}/"))
+        if segment not in listed[folder] and not _lies_in_a_gap(segment, record, archive):
+            hole = segment
+    return hole
+
+
 def _compare_last(belief: Belief, record: Record, stored: Stored, local: LocalWal, server: LocalServer) -> None:
     """The last whole segment: by the record's word, and with the local file."""
     if stored.below is None:
@@ -186,6 +208,11 @@ def _go_back(belief: Belief, record: Record, archive: Archive, local: LocalWal, 
             "they are lost: walkeeper takeover --accept goes on from what the store has, and what nobody has becomes a gap.",
         )
         _accepted_or_raised(problem, accepted)
+    _go_to(belief, has, record, archive, local)
+
+
+def _go_to(belief: Belief, has: Lsn, record: Record, archive: Archive, local: LocalWal) -> None:
+    """Back to the end of what the store has. What it lacks from there on is archived again."""
     events.warning(
         "record_ahead_of_store",
         frontier=record.lsn,
