@@ -287,6 +287,17 @@ def test_p13_a_record_ahead_of_the_store_goes_back_to_it_while_the_server_has_th
     assert world.frontier == (1, 9, "a")
 
 
+def test_p13_a_record_above_uploads_that_went_side_by_side_goes_back_below_what_is_lacking(world: World) -> None:
+    """Edited to the end of a segment that is stored, where one before it was still on its way."""
+    life = Life()
+    world.owned(life, number=9)
+    world.stores(life, 11)
+    world.put_record(lsn=str(Lsn(12 * MIB)), below_sha256="")
+    world.files("a", life, range(8, 13))
+    world.take_over("a", ONE, 13 * MIB)
+    assert world.frontier == (1, 9, "a")
+
+
 def test_p13_a_record_ahead_of_the_store_is_refused_where_the_server_no_longer_has_the_wal(world: World) -> None:
     life = Life()
     world.owned(life, number=9)

@@ -106,7 +106,9 @@ def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accep
         )
     belief = Belief(start, first, record.gaps, record.gaps_total, by_record=True, start_is_stated=stored.first == first)
     belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, record)
-    hole = None if below is None or record.below_sha256 else _hole(below, belief.first, record, archive, local)
+    hole: Segment | None = None
+    if below is not None and stored.below is not None and not record.below_sha256:
+        hole = _hole(below, first, record, archive, local)
     if hole is not None:
         _go_to(belief, hole.start, record, archive, local)
     elif below is None or stored.below is not None or _lies_in_a_gap(below, record, archive):
