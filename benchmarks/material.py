@@ -128,7 +128,7 @@ class StorePlace:
     """
 
     def __init__(self, kind: Kind, stack: ExitStack, round_trip: float = 0.0) -> None:
-        self.name = kind if kind == "directory" else "S3"
+        self.name: str = kind if kind == "directory" else "S3"
         self.server = stack.enter_context(SeaweedFS(https=True)) if kind == "s3" else None
         self.port = self.server.https_port if self.server else None
         self.directory = new_directory("h")

@@ -56,7 +56,7 @@ class Ending:
     def _expected(self) -> Expected:
         record = self.stage.record()
         assert record is not None
-        history = self.stage.archive().history(record.timeline)
+        history = self.stage.archive().contents.history(record.timeline)
         assert history is not None
         covered = self.story.ledger.covered(history, record.position)
         return Expected(history, first_segment(self.story.backup), record.position, covered)

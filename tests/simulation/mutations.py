@@ -131,7 +131,7 @@ def overwrite(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "_identify", identify)
 
 
-@mutation("freeze_host", "kill_patroni", "power_loss", first=69)
+@mutation("freeze_host", "kill_patroni", "power_loss", first=199)
 def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
     """Only a store that was away lets two promotions choose one number; that is put on here as well."""
     patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
@@ -291,7 +291,7 @@ def drop_pieces_when_the_segment_is_streamed_again(patch: MonkeyPatch) -> None:
     patch.setattr(Tail, "_chain_for", chain_for)
 
 
-@mutation("switchover", "kill_patroni", "freeze_host", first=43)
+@mutation("switchover", "kill_patroni", "freeze_host", first=87)
 def drop_what_a_dead_primary_had_beyond_the_fork(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.archive.tail, "covers", lambda *_: True)
 
@@ -334,6 +334,7 @@ def _resume(patch: MonkeyPatch, choose: Callable[[Record, History, LocalServer],
 def _do_not_go_back(patch: MonkeyPatch) -> None:
     """To what the store has: a look that hides many a bug before it."""
     patch.setattr(walkeeper.agent.archiver.beliefs, "_go_back", lambda *_: None)
+    patch.setattr(walkeeper.agent.archiver.beliefs, "_hole", lambda *_: None)
 
 
 @mutation()
@@ -350,7 +351,7 @@ def start_at_the_slot(patch: MonkeyPatch) -> None:
     _resume(patch, at_slot)
 
 
-@mutation(first=40)
+@mutation(first=211)
 def resume_at_the_record_blindly(patch: MonkeyPatch) -> None:
     _resume(patch, lambda record, _history, _local: record.position)
 
@@ -375,7 +376,7 @@ def skip_holes_in_the_store(patch: MonkeyPatch) -> None:
     _do_not_go_back(patch)
 
 
-@mutation("wipe_record", "garbage_record", "store_down", "kill_agent", "kill_receiver")
+@mutation("wipe_record", "garbage_record", "store_down", "kill_agent", "kill_receiver", first=15)
 def rebuild_from_the_newest_segment(patch: MonkeyPatch) -> None:
     def rebuild(self: Contents, history: History) -> Lsn | None:
         return max((s.end for s in self.segments() if history.contains(s)), default=None)
@@ -383,7 +384,7 @@ def rebuild_from_the_newest_segment(patch: MonkeyPatch) -> None:
     patch.setattr(Contents, "frontier", rebuild)
 
 
-@mutation(first=19)
+@mutation(first=44)
 def take_a_boundary_segment_for_the_old_timelines(patch: MonkeyPatch) -> None:
     def timeline_of(self: History, number: int, size: int) -> int:
         ends = {switch.timeline: switch.lsn for switch in self.switches}
@@ -485,7 +486,7 @@ def trust_a_stale_spool(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_seed", seed)
 
 
-@mutation(first=178)
+@mutation(first=296)
 def trust_the_spool_of_an_earlier_boot(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_check_boot", lambda _: None)
 
@@ -532,13 +533,13 @@ def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
 _SILENT: Final = ("lose_slot", "lose_slot", "jump_slot", "mute_member", "unknown_name", "cut_members", "kill_server")
 
 
-@mutation(*_SILENT, first=88)
+@mutation(*_SILENT, first=194)
 def take_silence_for_no(patch: MonkeyPatch) -> None:
     """A member that hung, restarted, or whose name was not known for a while, counted as one that has not got the WAL."""
     patch.setattr(walkeeper.agent.archiver.member_wal, "says_no", lambda _: True)
 
 
-@mutation(*_SILENT, first=88)
+@mutation(*_SILENT, first=164)
 def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     """And with it the slot, so that the member that had the WAL recycled it."""
 
@@ -548,7 +549,7 @@ def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     patch.setattr(Frontier, "suspect", suspect)
 
 
-@mutation(*_SILENT, first=88)
+@mutation(*_SILENT, first=194)
 def empty_the_spool_behind_a_suspicion_before_it_is_stored(patch: MonkeyPatch) -> None:
     real = Archiver._hand_out
 
@@ -574,7 +575,7 @@ def say_yes_before_the_store_has_it(patch: MonkeyPatch) -> None:
     patch.setattr(Pushing, "answer", answer)
 
 
-@mutation(archiver="command")
+@mutation(archiver="command", first=13)
 def archive_only_what_is_ready(patch: MonkeyPatch) -> None:
     """What a standby received is marked .done: the dead primary may not have archived it."""
     real = FromPgWal.complete
@@ -593,7 +594,7 @@ def count_what_is_handed_over_and_not_what_is_stored(patch: MonkeyPatch) -> None
     patch.setattr(Pushing, "_push", push)
 
 
-@mutation("kill_patroni", "freeze_host", "power_loss", archiver="command")
+@mutation("kill_patroni", "freeze_host", "power_loss", archiver="command", first=26)
 def say_yes_to_other_bytes_under_that_name(patch: MonkeyPatch) -> None:
     """As far as two servers get that were promoted under one number."""
     patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
@@ -608,7 +609,7 @@ def say_yes_to_other_bytes_under_that_name(patch: MonkeyPatch) -> None:
 # -------------------------------------------------------------------------------------------------------- these were found
 
 
-@mutation("damage_spool", "wipe_spool", "kill_receiver", first=379)
+@mutation("damage_spool", "wipe_spool", "kill_receiver", first=522)
 def forget_that_a_segment_comes_again(patch: MonkeyPatch) -> None:
     """A segment that was put aside while it waited for its upload, and came again before the next look, was never uploaded."""
     real = Streaming._start_receiver
@@ -635,7 +636,7 @@ def let_the_spool_be_full_of_what_a_seed_puts_aside(patch: MonkeyPatch) -> None:
     patch.setattr(Streaming, "_start_receiver", start_receiver)
 
 
-@mutation("kill_patroni", "freeze_host")
+@mutation("kill_patroni", "freeze_host", first=258)
 def move_the_slot_of_a_server_that_left(patch: MonkeyPatch) -> None:
     """A stale owner moved the slot that a rewind had made again, by its own old record."""
     patch.setattr(Commit, "_left_timeline", lambda _: False)
