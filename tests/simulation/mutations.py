@@ -650,7 +650,7 @@ def move_the_slot_of_a_server_that_went_back(patch: MonkeyPatch) -> None:
     )
 
 
-@mutation("freeze_host", first=3451)
+@mutation("freeze_host", first=3894)
 def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     """A standby that was promoted before it had reached its parent's beginning could not archive."""
 
@@ -662,7 +662,7 @@ def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.core.history, "_as_it_came_to_be", refuse)
 
 
-@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=271)
+@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=338)
 def take_unknown_members_for_none(patch: MonkeyPatch) -> None:
     """An agent that began while the DCS was away did not know the members, and called their WAL a gap. At once, as it was
     then: by now it has mostly learnt of them before a no counts."""
