@@ -642,14 +642,6 @@ def move_the_slot_of_a_server_that_left(patch: MonkeyPatch) -> None:
     patch.setattr(Commit, "_left_timeline", lambda _: False)
 
 
-@mutation("freeze_host", first=315)
-def move_the_slot_of_a_server_that_went_back(patch: MonkeyPatch) -> None:
-    """So did one whose server was rewound to a primary of the timeline before its own."""
-    patch.setattr(
-        Commit, "_left_timeline", lambda self: self._server.state().timeline > self._frontier.history.timeline
-    )
-
-
 @mutation("freeze_host", first=3894)
 def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     """A standby that was promoted before it had reached its parent's beginning could not archive."""
