@@ -105,7 +105,7 @@ class Story:
         screen.shorter = stage.shorter()
         screen.title(
             "A primary is killed while its WAL archive is behind. Then everything else is killed too, and a new server is "
-            "made from a base backup and the archive alone. All servers are real. It takes a minute or two; Ctrl-C ends it at "
+            "made from a base backup and the archive alone. All servers are real. It takes under a minute; Ctrl-C ends it at "
             "any time and leaves nothing behind."
         )
         screen.act("A Patroni cluster of three, with walkeeper")
