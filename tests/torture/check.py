@@ -45,8 +45,11 @@ class Verdict:
         )
 
 
-def restore(rig: Rig, backup: Path, record: Record) -> Verdict:
-    """The record as it stood before: what it promised then must be in what the archive gives now."""
+def restore(rig: Rig, backup: Path, record: Record, deadline: float = 60) -> Verdict:
+    """The record as it stood before: what it promised then must be in what the archive gives now.
+
+    ``deadline``: seconds for which the store is asked again about what it lacks.
+    """
     archive = wiring.archive_of(rig.cluster, rig.place)
     history = archive.contents.history(record.timeline)
     if history is None:
@@ -54,7 +57,8 @@ def restore(rig: Rig, backup: Path, record: Record) -> Verdict:
     directory = new_directory("r")
     config = directory / "restore.yml"
     config.touch(mode=0o600)  # it may hold a secret
-    config.write_text(yaml.safe_dump({"scope": "demo", "walkeeper": {"store": rig.place.section()}}))
+    section = {"store": rig.place.section(), "restore": {"deadline": f"{deadline:g}s"}}
+    config.write_text(yaml.safe_dump({"scope": "demo", "walkeeper": section}))
     command = f"{sys.executable} -m walkeeper -c {config} restore-wal %f %p"
     server = restore_server(
         backup, directory / "pg", command, bin_dir=rig.cluster.bin_dir,

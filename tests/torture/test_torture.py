@@ -51,7 +51,7 @@ def test_the_check_notices_a_segment_that_is_missing(rig: Rig) -> None:
     assert isinstance(rig.place, DirectoryPlace)
     stored = rig.place.root / archive.layout.file(lost, ".zst")
     hidden = stored.rename(stored.with_name(".hidden"))
-    verdict = check.restore(rig, backup, record)
+    verdict = check.restore(rig, backup, record, deadline=5)
     hidden.rename(stored)
     assert not verdict.sound
     assert verdict.missing or "the restore failed" in verdict.why  # a server that asks for it is told so, and stops
