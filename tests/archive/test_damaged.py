@@ -86,6 +86,32 @@ def test_p2_what_is_damaged_is_stored_again_beside_it_and_never_overwritten(
     assert found == SEGMENT
 
 
+def test_p11_an_empty_object_ends_what_a_frontier_is_rebuilt_to(store: MemoryStore, archive: Archive) -> None:
+    archive.state_start(SEGMENT)
+    for number in (5, 6, 7):
+        each = Segment(1, number, SIZE)
+        archive.archive_segment(each, plain_segment(each, SYSTEM), ONE)
+    assert archive.contents.frontier(ONE) == 8 * MIB
+    damage(store, LAYOUT.file(Segment(1, 6, SIZE), ".zst"), "empty")
+    assert archive.contents.frontier(ONE) == 6 * MIB
+    assert [each.number for each in archive.contents.segments()] == [5, 7]
+    again = Segment(1, 6, SIZE)
+    archive.archive_segment(again, plain_segment(again, SYSTEM), ONE)
+    assert archive.contents.frontier(ONE) == 8 * MIB
+
+
+def test_p3_what_was_stored_again_counts_when_encryption_begins(
+    store: MemoryStore, archive: Archive, encrypting: Archive
+) -> None:
+    archive.archive_segment(SEGMENT, PLAIN, ONE)
+    damage(store, KEY, "empty")
+    archive.archive_segment(SEGMENT, PLAIN, ONE)
+    with pytest.raises(Conflict):
+        encrypting.archive_segment(SEGMENT, OTHER, ONE)
+    assert encrypting.archive_segment(SEGMENT, PLAIN, ONE).was_present
+    assert sorted(store.objects) == sorted([KEY, AGAIN])
+
+
 def test_p6_what_was_stored_again_is_found_after_the_damaged_one_was_moved_away(
     store: MemoryStore, archive: Archive
 ) -> None:

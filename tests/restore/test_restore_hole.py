@@ -17,7 +17,7 @@ from tests.twins.memory_record import MemoryRecord
 from walkeeper.archive import tail
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn
-from walkeeper.core.names import Segment
+from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Record
 from walkeeper.core.tail import Piece
 from walkeeper.errors import StoreUnavailable
@@ -187,6 +187,21 @@ def test_what_the_server_has_itself_is_no_hole_for_it(agent: Holed) -> None:
     ):
         local.write_bytes(other)
         assert agent.restore(segment(7).name) == exits.STOP_RECOVERY
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["the damaged one beside it", "the damaged one moved away"])
+def test_p6_a_history_that_was_stored_again_tells_where_its_timeline_left(agent: Holed, moved: bool) -> None:
+    """The damaged one is a history too: of a branch that left before the hole."""
+    agent.server(RECOVERS)
+    place = agent.archive.layout.file(HistoryFile(2), "")
+    agent.archive.archive_history(2, history_text(HISTORY))
+    _, metadata = agent.store.objects[place]
+    agent.store.objects[place] = (history_text(History(2, (Switch(1, Lsn(MIB + 100)),))), metadata)
+    agent.archive.archive_history(2, history_text(HISTORY))
+    if moved:
+        agent.store.delete(place)
+    assert agent.restore(segment(7).name) == exits.STOP_RECOVERY
+    assert agent.restore("00000002.history") == exits.DELIVERED
 
 
 def test_p6_a_missing_history_of_which_a_newer_timeline_came_is_no_end(agent: Holed) -> None:

@@ -306,6 +306,7 @@ def _put(inventory: Inventory, rest: str, info: ObjectInfo) -> None:
 def _put_segment(inventory: Inventory, match: re.Match[str], info: ObjectInfo) -> None:
     if info.size == 0:
         inventory.empty.add(info.key, 0)
+        return  # it does not count as stored
     runs = inventory.wal.setdefault((int(match[1][:8], 16), match[6]), [])
     number = int(match[2][8:], 16)
     new = Run(number, number + 1, info.size, info.modified, info.modified)

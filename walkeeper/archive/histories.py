@@ -8,8 +8,9 @@ from walkeeper.archive.codec import AGAIN
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.stated import agrees
 from walkeeper.core.history import MAX_HISTORY_BYTES, History, parse_history
-from walkeeper.core.names import HistoryFile
-from walkeeper.errors import CannotTell
+from walkeeper.core.lsn import MIB, SegmentSize
+from walkeeper.core.names import HistoryFile, parse_wal_name
+from walkeeper.errors import BadName, CannotTell
 from walkeeper.lib import events
 from walkeeper.store.base import SMALL, Body, Store
 
@@ -53,3 +54,16 @@ def stored_history(store: Store, layout: Layout, timeline: int) -> History | Non
         return History(1)
     text = content(store, layout, timeline)
     return None if text is None else parse_history(timeline, text)
+
+
+def timelines(store: Store, layout: Layout) -> list[int]:
+    """Whose history is listed, newest first, also where only what was stored again is left. Raises the store's errors."""
+    found = set()
+    for info in store.list(layout.histories):
+        try:
+            file = parse_wal_name(info.key.rpartition("/")[2].removesuffix(AGAIN), SegmentSize(MIB))
+        except BadName:
+            continue  # not ours
+        if isinstance(file, HistoryFile):
+            found.add(file.timeline)
+    return sorted(found, reverse=True)

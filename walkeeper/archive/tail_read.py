@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.archive.codec import AGE, Codec
-from walkeeper.archive.histories import stored_history
+from walkeeper.archive.histories import stored_history, timelines
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.tail import StoredPiece, stored_pieces
 from walkeeper.core.history import History
-from walkeeper.core.lsn import MIB, Lsn, SegmentSize
-from walkeeper.core.names import HistoryFile, Segment, parse_wal_name
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.tail import MAX_PIECE, Piece, inner_fork, longest_chain
 from walkeeper.core.wal_page import SegmentHeader, check_header, check_part, first_difference
 from walkeeper.core.wal_records import goes_beyond
@@ -177,25 +177,12 @@ def _agreed(best: AssembledTail, other: AssembledTail) -> int:
 
 def _branch_end(store: Store, layout: Layout, segment: Segment) -> int:
     """Where this timeline ended for the newest one that came from it: beyond, recovery to the latest timeline must not read."""
-    newest = max((timeline for timeline in _timelines(store, layout) if timeline > segment.timeline), default=None)
+    newest = max((timeline for timeline in timelines(store, layout) if timeline > segment.timeline), default=None)
     if newest is None:
         return segment.size
     switches = _history(store, layout, newest).switches
     end = next((switch.lsn for switch in switches if switch.timeline == segment.timeline), segment.end)
     return max(0, min(end, segment.end) - segment.start)
-
-
-def _timelines(store: Store, layout: Layout) -> list[int]:
-    found = []
-    for info in store.list(layout.histories):
-        name = info.key.rpartition("/")[2]
-        try:
-            file = parse_wal_name(name, SegmentSize(MIB))
-        except BadName:
-            continue
-        if isinstance(file, HistoryFile):
-            found.append(file.timeline)
-    return found
 
 
 def _history(store: Store, layout: Layout, timeline: int) -> History:

@@ -79,9 +79,9 @@ class Archive:
         """The half of ``archive_segment`` that waits for the store. Looks at the other suffix first."""
         segment = packed.segment
         for suffix in SUFFIXES:
-            stored = None if suffix == self.codec.suffix else self._identify(segment, suffix)
-            if isinstance(stored, Receipt):
-                return self._same(stored, packed.sha256, suffix)
+            found = None if suffix == self.codec.suffix else self._whole(segment, suffix)
+            if found is not None:
+                return self._same(found[1], packed.sha256, found[0])
         return self._create(packed)
 
     def confirm_segment(
@@ -178,16 +178,18 @@ class Archive:
         return next((receipt for receipt in again if isinstance(receipt, Receipt)), None)
 
     def _stored(self, segment: Segment) -> list[tuple[str, Receipt]]:
-        """All whole objects of that segment, by suffix. Those that were stored again are looked for beside damaged ones."""
-        found = []
-        for suffix in SUFFIXES:
-            stored = self._identify(segment, suffix)
-            if isinstance(stored, _Damaged):
-                suffix = AGAIN + suffix  # noqa: PLW2901
-                stored = self._identify(segment, suffix)
+        """All whole objects of that segment, by suffix."""
+        return [found for suffix in SUFFIXES if (found := self._whole(segment, suffix)) is not None]
+
+    def _whole(self, segment: Segment, suffix: str) -> tuple[str, Receipt] | None:
+        """With that suffix; where the object there is damaged, what was stored again beside it."""
+        for each in (suffix, AGAIN + suffix):
+            stored = self._identify(segment, each)
             if isinstance(stored, Receipt):
-                found.append((suffix, stored))
-        return found
+                return each, stored
+            if stored is None:
+                break
+        return None
 
     def archive_history(self, timeline: int, content: bytes) -> None:
         """Store a timeline's history, before any segment of it. Other content there: Conflict, the number was used twice."""

@@ -4,7 +4,7 @@ PostgreSQL runs archive_command once per segment: loading the SDK of a store eac
 agent answers, ``walkeeper.push.command`` does the work itself. Runs without site-packages (``python3 -I -S``).
 """
 
-# ruff: noqa: PTH100, PTH109, PTH119, PTH120, SIM105 - pathlib and contextlib cost more than all that this program does
+# ruff: noqa: PTH100, PTH109, SIM105 - pathlib and contextlib cost more than all that this program does
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ LONGEST = 60.0
 DONE = 0
 FAILED = 1
 
-_SITE = ("site-packages", "dist-packages")
 _YES = b'{"ok": true'
 
 
@@ -99,10 +98,8 @@ def _read(reply: bytes) -> tuple[str, str, str]:
 
 def _become_command(arguments: list[str]) -> None:
     """Raises OSError; does not return otherwise."""
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-    environment = dict(os.environ)
-    if os.path.basename(root) not in _SITE:
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH", ""))))
+    from walkeeper.control.spawn import environment  # noqa: PLC0415 - where an agent answers it is not needed
+
     program = sys.executable or "/usr/bin/python3"
     command = [program, "-P", "-m", "walkeeper", "archive-push", *arguments]
-    os.execve(program, command, environment)  # noqa: S606 - a list, no shell
+    os.execve(program, command, environment())  # noqa: S606 - a list, no shell

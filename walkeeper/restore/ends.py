@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.archive.codec import AGAIN, AGE, ZSTD
+from walkeeper.archive.histories import stored_history, timelines
 from walkeeper.archive.layout import Layout, parse_gap_name
 from walkeeper.archive.read import Reader, wal_file
 from walkeeper.core.end_of_archive import Around, Hole, RecordedGap, hole_at, lost_history, merged
@@ -123,7 +124,7 @@ class Ends:
         return None if found is None else _problem(asked, found, self._last_record_before(layout, asked))
 
     def _lost_history(self, layout: Layout, file: HistoryFile) -> HoleInArchive | None:
-        newer = [timeline for timeline in self._timelines(layout) if timeline > file.timeline]
+        newer = [timeline for timeline in timelines(self._source.store, layout) if timeline > file.timeline]
         if not newer:
             return None
         first = min(self._starts(layout), default=0)
@@ -185,23 +186,11 @@ class Ends:
 
     def _newer_histories(self, layout: Layout, asked: Segment) -> Iterator[History]:
         """Newest first, and none after one that says that the asked segment was there."""
-        newer = [timeline for timeline in self._timelines(layout) if timeline > asked.timeline]
+        newer = [timeline for timeline in timelines(self._source.store, layout) if timeline > asked.timeline]
         for history in self._read_histories(layout, newer):
             yield history
             if history.contains(asked):
                 return
-
-    def _timelines(self, layout: Layout) -> list[int]:
-        """Whose history is listed, newest first."""
-        found = []
-        for info in self._source.store.list(layout.histories):
-            try:
-                file = wal_file(info.key.rpartition("/")[2])
-            except BadName:
-                continue
-            if isinstance(file, HistoryFile):
-                found.append(file.timeline)
-        return sorted(found, reverse=True)
 
     def _read_histories(self, layout: Layout, timelines: list[int]) -> Iterator[History]:
         if not timelines:
@@ -211,11 +200,11 @@ class Ends:
     def _history(self, layout: Layout, timeline: int) -> History:
         key = layout.root, timeline
         if key not in self._histories:
-            place = layout.file(HistoryFile(timeline), "")
-            content = self._source.store.get(place, SMALL)
-            if content is None:
+            history = stored_history(self._source.store, layout, timeline)
+            if history is None:
+                place = layout.file(HistoryFile(timeline), "")
                 raise CannotTell(f"{place}: it is listed, and not there", hint="The store's listing is behind.")
-            self._histories[key] = parse_history(timeline, content)
+            self._histories[key] = history
         return self._histories[key]
 
     def _frontier(self, layout: Layout) -> tuple[int, Lsn] | None:
@@ -259,9 +248,10 @@ class Ends:
     def _last_record_before(self, layout: Layout, asked: Segment) -> Lsn | None:
         """Where the last record begins that is whole without the asked segment; None where that is not known."""
         key = layout.root, asked.name
-        if self._last_record is None or self._last_record[0] != key:
-            self._last_record = key, self._read_last_record(layout, asked)
-        return self._last_record[1]
+        kept = self._last_record
+        if kept is None or kept[0] != key:
+            self._last_record = kept = key, self._read_last_record(layout, asked)
+        return kept[1]
 
     def _read_last_record(self, layout: Layout, asked: Segment) -> Lsn | None:
         if asked.number == 0:
