@@ -1,7 +1,8 @@
-"""Whose hold slot is moved. The server is a twin: no real one can be rewound between the record and its slot on demand."""
+"""What the commit writes, and whose hold slot it moves. The server is a twin: no real one can be rewound between the record and its slot on demand."""
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +16,8 @@ from walkeeper.agent.problems import Problems
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.hold_slot import SlotState, slot_target
 from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.core.record import Gap
+from walkeeper.core.suspicion import Lost
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres.server import Server, ServerState
 
@@ -36,6 +39,32 @@ class Rewound:
         self.moved.append(target)
 
 
+class Rounds(threading.Event):
+    """Set after so many rounds."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._left = count
+
+    def is_set(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return False
+
+
+def committing(tmp_path: Path, server: Rewound) -> Commit:
+    world, life, clock = World(tmp_path), Life(TWO), SystemClock()
+    world.files("a", life, range(3, 10))
+    world.owned(life, number=9)
+    owner = world.take_over("a", TWO, 10 * MIB)
+    return Commit(
+        owner, Frontier(TWO, owner.record.position, SIZE), cast(Source, None), cast(Server, server), "walkeeper",
+        Observed(server_up=True, lsn=Lsn(20 * MIB)), Problems(clock), clock,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("system", "timeline", "moves"),
     [(SYSTEM, 2, True), (SYSTEM, 1, False), (SYSTEM, 3, False), (SYSTEM + 1, 2, False)],
@@ -44,13 +73,33 @@ class Rewound:
 def test_an_owner_moves_the_slot_only_of_the_server_that_its_record_is_of(
     tmp_path: Path, system: int, timeline: int, moves: bool
 ) -> None:
-    world, life, server, clock = World(tmp_path), Life(TWO), Rewound(system, timeline), SystemClock()
-    world.files("a", life, range(3, 10))
-    world.owned(life, number=9)
-    owner = world.take_over("a", TWO, 10 * MIB)
-    commit = Commit(
-        owner, Frontier(TWO, owner.record.position, SIZE), cast(Source, None), cast(Server, server), "walkeeper",
-        Observed(server_up=True, lsn=Lsn(20 * MIB)), Problems(clock), clock,
-    )  # fmt: skip
+    server = Rewound(system, timeline)
+    commit = committing(tmp_path, server)
     assert commit._follow_with_slot() is not None
-    assert server.moved == ([slot_target(owner.record.position, SIZE)] if moves else [])
+    assert server.moved == ([slot_target(commit.ownership.record.position, SIZE)] if moves else [])
+
+
+def test_the_record_names_each_gap_that_its_position_has_passed(tmp_path: Path) -> None:
+    """Also if the frontier passes one between the two looks of a round: then the position is that of before."""
+    commit = committing(tmp_path, Rewound(SYSTEM, 2))
+    gap, before = Lost(TWO.segment(9, SIZE), 11), commit.ownership.record.position
+    first = commit._problem
+
+    def passes_it() -> str:
+        commit.state_gap(gap.as_gap())
+        commit._frontier.add_gap(gap.first, gap.end_lsn)
+        return first()
+
+    commit._problem = passes_it  # type: ignore[method-assign]
+    written: list[tuple[Lsn, int]] = []
+    real = commit.ownership.write
+
+    def write(lsn: Lsn, gaps: tuple[Gap, ...] = (), *more: object) -> None:
+        written.append((lsn, len(gaps)))
+        real(lsn, gaps)
+
+    commit.ownership.write = write  # type: ignore[method-assign, assignment]
+    commit.changed.set()
+    commit.run(Rounds(2))
+    assert all(gaps for lsn, gaps in written if lsn > before)
+    assert written[-1][0] == gap.end_lsn

@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 
 from tests.core.values import plain_segment
+from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.spool import Spool
+from walkeeper.config import PostgresqlSettings
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.errors import ConfigError, SpoolError
+from walkeeper.core.takeover import LocalServer
+from walkeeper.errors import ConfigError, PostgresError, SpoolError
+from walkeeper.lib.clock import SystemClock
+from walkeeper.postgres.pg_receivewal import Receiver
+from walkeeper.postgres.wal_file import is_there
 
 SIZE = SegmentSize(MIB)
 SYSTEM = 7
@@ -233,3 +239,21 @@ def test_too_many_open_files_are_not_called_a_full_disk(spool: Spool, monkeypatc
     with pytest.raises(SpoolError, match="Too many open files") as problem:
         spool.complete(SIZE)
     assert "limit of open files" in problem.value.hint
+
+
+def test_f3_a_disk_without_a_free_block_is_a_problem_of_the_receiver_and_ends_no_thread(tmp_path: Path) -> None:
+    settings = PostgresqlSettings("127.0.0.1", 5432, "replicator", "secret", "postgres", ())
+    receiver = Receiver(Path("/bin/true"), tmp_path, settings, Path("/dev/full"), SystemClock())
+    with pytest.raises(PostgresError, match="/dev/full: No space left on device"):
+        receiver.start(Segment(1, 5, SIZE))
+
+
+def test_p4_a_segment_that_cannot_be_looked_at_is_not_one_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert is_there(tmp_path / "file")
+    assert not is_there(tmp_path / "absent")
+    with pytest.raises(PostgresError, match="Not a directory"):
+        is_there(tmp_path / "file" / "000000010000000000000005")
+    wal = LocalWal(LocalServer(SYSTEM, SIZE, History(1), Lsn(9 * MIB)), {}, tmp_path / "file")
+    with pytest.raises(PostgresError):
+        wal.has(Segment(1, 5, SIZE))

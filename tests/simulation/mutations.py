@@ -184,10 +184,10 @@ def record_without_the_histories(patch: MonkeyPatch) -> None:
 def slot_before_the_record(patch: MonkeyPatch) -> None:
     real = Commit._write_record
 
-    def write_record(self: Commit, gaps: Any) -> None:
+    def write_record(self: Commit, frontier: Lsn, gaps: Any) -> None:
         if self._observed.server_up:
             self._server.advance_slot(self._hold_slot, self._frontier.lsn)
-        real(self, gaps)
+        real(self, frontier, gaps)
 
     patch.setattr(Commit, "_write_record", write_record)
 

@@ -204,6 +204,7 @@ class Agent:
         pg_wal = self.config.data_dir / "pg_wal"
         local = read_local_wal(pg_wal, server, self.observer.server_state)
         archive = self.archives.archive(server.system_identifier, server.segment_size)
+        receiver = find_receiver(self.config, server.major)  # before the record is ours: without it nothing is archived
         ownership = take_over(self.config.name, self.records, archive, local, self.refusals.accepted)
         sources = Sources(
             archive,
@@ -211,7 +212,7 @@ class Agent:
             pg_wal,
             self.spool,
             self._other_members,
-            find_receiver(self.config, server.major),
+            receiver,
             self._clock,
             lambda: self._stopping,
         )

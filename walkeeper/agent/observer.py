@@ -53,8 +53,9 @@ class Observer:
         slot = self._look_at_slot(server)  # before the record, which never is behind the slot
         found, record_known = self._look_at_record()
         leader, leader_known = self._look_at_leader()
-        self._look_at_topology()
-        return Look(server, slot, found, record_known, self._decode(found), leader, leader_known)
+        record = self._decode(found)
+        self._look_at_topology(record or self.observation.record)
+        return Look(server, slot, found, record_known, record, leader, leader_known)
 
     def conclude(self, look: Look) -> None:
         """The rest of that look, once it was acted on; then others read it."""
@@ -128,7 +129,7 @@ class Observer:
             return None, False
         return leader.name if leader is not None else None, True
 
-    def _look_at_topology(self) -> None:
+    def _look_at_topology(self, record: Record | None) -> None:
         now = self._clock.monotonic()
         if now < self._topology_at:
             return
@@ -139,12 +140,12 @@ class Observer:
             self._problems.report(About.DCS, problem)
             return
         self.gone.note(now, timestamp(), {member.name for member in self.topology.members})
-        self._remember(self.topology, now)
+        self._remember(self.topology, record, now)
 
-    def _remember(self, topology: Topology, now: float) -> None:
-        """Who may have WAL. The owner of the record is one of them, also where its key is gone by the first look."""
+    def _remember(self, topology: Topology, record: Record | None, now: float) -> None:
+        """Who may have WAL. The record's owner may, also where its key is gone by the first look, which takes over."""
         there = [Member(each.name, each.host, each.port, now) for each in topology.members]
-        owner = self.observation.record.owner if self.observation.record is not None else None
+        owner = record.owner if record is not None else None
         if owner is not None and owner not in self.members and not any(each.name == owner for each in there):
             there.append(Member(owner, None, None, now))
         ends = [each.lsn for each in topology.members if each.lsn is not None]

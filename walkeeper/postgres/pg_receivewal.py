@@ -116,7 +116,13 @@ class Receiver:
 
     def start(self, last: Segment) -> None:
         """Begin to stream into the directory, from where its seed says, and end with ``last``. Raises PostgresError."""
-        _write_passfile(self._passfile, self._settings)
+        try:
+            _write_passfile(self._passfile, self._settings)
+        except OSError as error:
+            raise PostgresError(
+                f"{self._passfile}: {error.strerror}",
+                hint="The spool's disk is full, or failed, or its rights were changed.",
+            ) from None
         arguments = [
             f"--directory={self._directory}", "--no-loop", "--no-sync", "--no-password", "--status-interval=1",
             f"--dbname={self._conninfo()}",

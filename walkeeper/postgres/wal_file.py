@@ -61,7 +61,20 @@ def read_wal_file(path: Path, limit: int = MAX_BYTES, memory: Memory | None = No
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has that name. Raises PostgresError where that cannot be told."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise PostgresError(
+            f"{path}: {error.strerror} (uid {os.geteuid()})", hint="The agent reads pg_wal as PostgreSQL's own user."
+        ) from None
+    return True
 
 
 def read_segment(path: Path, segment: Segment, memory: Memory | None = None) -> Plain:
@@ -99,7 +112,7 @@ def _read_whole(path: Path, limit: int, memory: Memory | None) -> WalBytes:
     return WalBytes(plain, before.st_mtime_ns if settled else None)
 
 
-def _unreadable(path: Path, error: OSError) -> BadSegment | PostgresError:
+def unreadable(path: Path, error: OSError) -> BadSegment | PostgresError:
     """A link or a socket can never be read; everything else may pass."""
     if path.is_symlink() or path.is_socket():
         return BadSegment(

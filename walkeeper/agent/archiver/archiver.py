@@ -31,7 +31,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
-from walkeeper.errors import SpoolError
+from walkeeper.errors import PostgresError, SpoolError
 from walkeeper.lib.clock import Clock
 
 TICK: Final = 0.1
@@ -154,7 +154,7 @@ class Archiver:
                         self.lost.suspect(lost, self.observed.lsn)
                         self._commit.changed.set()
                     self._problems.clear(About.ARCHIVER_SPOOL)
-                except SpoolError as problem:
+                except (SpoolError, PostgresError) as problem:
                     self._problems.report(About.ARCHIVER_SPOOL, problem)
                     self._stopping.wait(SPOOL_RETRY)
                 self._look_now.wait(TICK)
@@ -173,8 +173,8 @@ class Archiver:
                 moved = self._frontier.add(others.get()) or moved
         while not self.lost.gaps.empty():
             gap = self.lost.gaps.get()
+            self._commit.state_gap(gap.as_gap())  # before the frontier passes it
             self._frontier.add_gap(gap.first, gap.end_lsn)
-            self._commit.state_gap(gap.as_gap())
         if self.tail.advance(self._frontier) or moved:
             self._commit.changed.set()
 

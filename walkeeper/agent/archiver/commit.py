@@ -15,6 +15,7 @@ from walkeeper.core.about import About
 from walkeeper.core.commitment import problem_for_record, record_is_due, removable, slot_may_move
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.hold_slot import SlotState, slot_target
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import MAX_SUSPECTED, Gap
 from walkeeper.core.suspicion import stretches
@@ -78,12 +79,13 @@ class Commit:
         while not stopping.is_set():
             self.changed.wait(1.0)
             self.changed.clear()
+            frontier = self._frontier.lsn  # before the gaps: what it has passed is among them
             while not self._stored.empty():
                 pending.append(self._stored.get())
             while not self._gaps.empty():
                 gaps.append(self._gaps.get())
             try:
-                self._write_record(gaps)
+                self._write_record(frontier, gaps)
                 gaps.clear()
             except Fenced as problem:
                 events.failure("fenced", problem, owner=self.ownership.record.owner, frontier=self.ownership.record.lsn)
@@ -99,8 +101,8 @@ class Commit:
             pending = self._remove_recorded(pending, slot)
             stopping.wait(RECORD_INTERVAL)
 
-    def _write_record(self, gaps: list[Gap]) -> None:
-        problem, frontier = self._problem(), self._frontier.lsn
+    def _write_record(self, frontier: Lsn, gaps: list[Gap]) -> None:
+        problem = self._problem()
         # After the position: a sum that is newer than that is not stated, and both are written again.
         self.ownership.below = self._frontier.below
         history, size = self._frontier.history, self._frontier.size

@@ -18,7 +18,7 @@ from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain
 from walkeeper.core.wal_records import ends_early
 from walkeeper.errors import BadSegment, WalkeeperError
-from walkeeper.postgres.wal_file import Memory, read_wal_file
+from walkeeper.postgres.wal_file import Memory, is_there, read_wal_file
 
 AHEAD: Final = 256
 """Segments beyond the frontier that are looked at together."""
@@ -34,7 +34,7 @@ class FromPgWal:
         self._read_at: dict[Segment, int | None] = {}
 
     def complete(self, frontier: Frontier) -> list[Segment]:
-        return [segment for segment in self._whole(frontier) if (self._pg_wal / segment.name).exists()]
+        return [segment for segment in self._whole(frontier) if is_there(self._pg_wal / segment.name)]
 
     def tend(self, frontier: Frontier, taken: Collection[Segment]) -> Segment | None:
         if not self._observed.server_up:
@@ -79,4 +79,4 @@ class FromPgWal:
 
     def _marked(self, segment: Segment) -> bool:
         """PostgreSQL marks a segment when it is complete and flushed: sooner than the observer sees it."""
-        return (self._pg_wal / "archive_status" / f"{segment.name}.ready").exists()
+        return is_there(self._pg_wal / "archive_status" / f"{segment.name}.ready")

@@ -14,7 +14,7 @@ from walkeeper.core.takeover import LocalServer
 from walkeeper.errors import BadSegment, ConfigError, PostgresError
 from walkeeper.postgres.data_directory import read_histories
 from walkeeper.postgres.server import ServerState
-from walkeeper.postgres.wal_file import read_segment
+from walkeeper.postgres.wal_file import is_there, read_segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class LocalWal:
         return None if self.pg_wal is None else read_beginning(self.pg_wal / segment.name, segment, size)
 
     def has(self, segment: Segment) -> bool:
-        return self.pg_wal is not None and (self.pg_wal / segment.name).exists()
+        """Raises PostgresError where that cannot be told."""
+        return self.pg_wal is not None and is_there(self.pg_wal / segment.name)
 
     def _read(self, segment: Segment) -> bytes | bytearray | None:
         if self.pg_wal is None:

@@ -26,10 +26,10 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.suspicion import Lost, Suspicions, Why, below_reserve
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import BadSegment, WalkeeperError, WalMissing
+from walkeeper.errors import BadSegment, PostgresError, WalkeeperError, WalMissing
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, timestamp
-from walkeeper.postgres.wal_file import read_segment
+from walkeeper.postgres.wal_file import is_there, read_segment, unreadable
 
 LOOK_SECONDS: Final = 5.0
 """Seconds from one look for lost WAL to the next."""
@@ -66,8 +66,8 @@ class Missing:
 def is_lost(sources: Sources, wanted: Segment, server_lsn: Lsn) -> bool:
     """Whether the local server had that segment complete and no longer has it, so that asking again cannot help."""
     try:
-        return wanted.end <= server_lsn and not (sources.pg_wal / wanted.name).exists()
-    except OSError:
+        return wanted.end <= server_lsn and not is_there(sources.pg_wal / wanted.name)
+    except PostgresError:
         return False
 
 
@@ -174,10 +174,17 @@ class LostWal:
         return receipt is not None
 
     def _from_pg_wal(self, wanted: Segment) -> Plain | None:
+        """None where it is not there. Raises PostgresError where that cannot be told."""
+        path = self._sources.pg_wal / wanted.name
         try:
-            return read_segment(self._sources.pg_wal / wanted.name, wanted)
-        except (OSError, BadSegment):
+            return read_segment(path, wanted)
+        except (FileNotFoundError, BadSegment):
             return None
+        except OSError as error:
+            problem = unreadable(path, error)
+            if isinstance(problem, BadSegment):
+                return None
+            raise problem from None
 
     # --- what follows ---------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.archiver.spool import Spool, spool_error
 from walkeeper.config import PostgresqlSettings
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import PARTIAL, Segment
@@ -49,7 +49,10 @@ def stream_segment(
     """The segment as that server streams it, or None; and what was said. Raises SpoolError."""
     spool.clear_fetch()
     partial = spool.fetch / (wanted.name + PARTIAL)
-    partial.touch(mode=0o600)
+    try:
+        partial.touch(mode=0o600)
+    except OSError as error:
+        raise spool_error(error, partial) from None
     receiver = Receiver(program, spool.fetch, settings, spool.directory / "fetch.pgpass", clock)
     try:
         receiver.start(last=wanted)
@@ -60,6 +63,8 @@ def stream_segment(
         return None, said
     except (PostgresError, BadSegment) as problem:
         return None, str(problem)
+    except OSError as error:
+        raise spool_error(error, spool.fetch / wanted.name) from None
     finally:
         receiver.stop()
         spool.clear_fetch()

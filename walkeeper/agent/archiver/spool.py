@@ -100,7 +100,7 @@ class Spool:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise _spool_error(error, path) from None
+            raise spool_error(error, path) from None
 
     def remove(self, receipt: Receipt) -> None:
         """Drop a segment that the store has, the record and the slot are past."""
@@ -245,10 +245,10 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _spool_error(error, path) from None
+        raise spool_error(error, path) from None
 
 
-def _spool_error(error: OSError, path: Path) -> SpoolError:
+def spool_error(error: OSError, path: Path) -> SpoolError:
     """What happened to which file, for whom."""
     mode = (
         f", mode {stat.S_IMODE(path.stat().st_mode):04o}" if os.access(path.parent, os.X_OK) and path.exists() else ""
