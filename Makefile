@@ -33,7 +33,7 @@ lint demo simulate bench venv:
 else
 
 test: lint
-	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	$(PYTHON) -m pytest -n 3 --dist loadfile -m "not slow" $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
