@@ -6,11 +6,10 @@ that something could not be shown, and a person may let the next takeover pass t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from walkeeper.core.history import Switch
-from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.core.takeover import LocalServer
@@ -28,13 +27,6 @@ ACCEPTABLE: Final = frozenset(kind.reason for kind in (ArchiveMissing, StoreBehi
 def nothing_archived(record: Record) -> bool:
     """Whether the record claims no whole segment: it was written, and nothing since."""
     return record.position.floor(record.size) <= Segment.parse(record.start, record.size).start
-
-
-def in_a_gap(segment: Segment, gaps: Iterable[tuple[int, Lsn, Lsn]]) -> bool:
-    """Whether the segment lies in one of those recorded gaps: timeline, start and end of each."""
-    return any(
-        timeline == segment.timeline and start <= segment.start and segment.end <= end for timeline, start, end in gaps
-    )
 
 
 def expected_switches(written: Sequence[Switch], timeline: int) -> tuple[Switch, ...]:

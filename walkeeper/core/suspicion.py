@@ -70,12 +70,12 @@ def stretches(history: History, size: SegmentSize, runs: Iterable[tuple[int, int
     return found
 
 
-def covers(accepted: Iterable[Gap], gap: Gap) -> bool:
-    """Whether one of those that people have accepted covers it."""
+def covers(gaps: Iterable[Gap], gap: Gap) -> bool:
+    """Whether all of it lies in one of ``gaps``."""
     start, end = Lsn.parse(gap.start), Lsn.parse(gap.end)
     return any(
         other.timeline == gap.timeline and Lsn.parse(other.start) <= start and end <= Lsn.parse(other.end)
-        for other in accepted
+        for other in gaps
     )
 
 

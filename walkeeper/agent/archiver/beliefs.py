@@ -6,7 +6,7 @@ Few requests, most of them at the same time: neither the number of timelines nor
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from walkeeper.agent.archiver.comparing import (
@@ -20,11 +20,12 @@ from walkeeper.agent.archiver.comparing import (
 )
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.archive.write import Archive
-from walkeeper.core.beliefs import in_a_gap, must_compare, must_compare_own, nothing_archived
+from walkeeper.core.beliefs import must_compare, must_compare_own, nothing_archived
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record
+from walkeeper.core.suspicion import covers
 from walkeeper.core.takeover import LocalServer, beyond, check_cluster, common_end, resume_at
 from walkeeper.errors import (
     ArchiveMissing,
@@ -156,10 +157,8 @@ def _below(chain: History, lsn: Lsn, first: Segment) -> Segment | None:
 
 
 def _lies_in_a_gap(segment: Segment, record: Record, archive: Archive) -> bool:
-    def ranges(gaps: Iterable[Gap]) -> list[tuple[int, Lsn, Lsn]]:
-        return [(gap.timeline, Lsn.parse(gap.start), Lsn.parse(gap.end)) for gap in gaps]
-
-    return in_a_gap(segment, ranges(record.gaps)) or in_a_gap(segment, ranges(archive.contents.gaps()))
+    alone = Gap(segment.timeline, str(segment.start), str(segment.end))
+    return covers(record.gaps, alone) or covers(archive.contents.gaps(), alone)
 
 
 def _hole(below: Segment, first: Segment, record: Record, archive: Archive, local: LocalWal) -> Segment | None:
