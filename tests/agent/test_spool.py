@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import shutil
 from pathlib import Path
 
@@ -243,9 +244,14 @@ def test_too_many_open_files_are_not_called_a_full_disk(spool: Spool, monkeypatc
 
 def test_f3_a_disk_without_a_free_block_is_a_problem_of_the_receiver_and_ends_no_thread(tmp_path: Path) -> None:
     settings = PostgresqlSettings("127.0.0.1", 5432, "replicator", "secret", "postgres", ())
-    receiver = Receiver(Path("/bin/true"), tmp_path, settings, Path("/dev/full"), SystemClock())
-    with pytest.raises(PostgresError, match="/dev/full: No space left on device"):
-        receiver.start(Segment(1, 5, SIZE))
+    receiver = Receiver(Path("/bin/true"), tmp_path, settings, tmp_path / "passfile", SystemClock())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # the kernel refuses each byte of a file, as a full disk does
+    try:
+        with pytest.raises(PostgresError, match="passfile: File too large"):
+            receiver.start(Segment(1, 5, SIZE))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_p4_a_segment_that_cannot_be_looked_at_is_not_one_that_is_gone(tmp_path: Path) -> None:
