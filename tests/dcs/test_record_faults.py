@@ -79,7 +79,7 @@ def takes_writes_again(store: RecordStore, document: bytes) -> bool:
     def written() -> bool:
         try:
             found = store.read()
-            return found is not None and found.document == document or bool(store.write(document, found))
+            return (found is not None and found.document == document) or bool(store.write(document, found))
         except (DcsUnavailable, CasConflict):
             return False
 
