@@ -61,6 +61,10 @@ class Counted:
         self._count("LIST")
         return self._store.list(prefix)
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        self._count("LIST")
+        return self._store.folders(prefix)
+
     def delete(self, key: str) -> None:
         self._count("DELETE")
         self._store.delete(key)

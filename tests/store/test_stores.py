@@ -180,6 +180,18 @@ def test_list_is_in_key_order_and_takes_any_start_of_a_key(store: Store) -> None
     assert list(store.list("a/2/")) == [ObjectInfo("a/2/x", 5, {}), ObjectInfo("a/2/y", 5, {})]
 
 
+def test_folders_are_told_without_what_is_in_them(store: Store) -> None:
+    for key in ("a-b", "a/1", "a/2/x", "a/2/y/z", "a/2-/x", "a/10/x", "ab/c", "b"):
+        store.create(key, b"body", {})
+    assert list(store.folders("")) == ["a", "ab"]
+    assert list(store.folders("a/")) == ["10", "2-", "2"]  # as their keys are sorted
+    assert list(store.folders("a/2/")) == ["y"]
+    assert list(store.folders("a/1/")) == list(store.folders("c/")) == []
+    for wrong in ("a", "/", "../", "a//"):
+        with pytest.raises(BadName):
+            list(store.folders(wrong))
+
+
 def test_a_deleted_object_is_gone_and_its_name_free(store: Store) -> None:
     store.create("a/b", b"old", METADATA)
     store.delete("a/b")

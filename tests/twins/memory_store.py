@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from walkeeper.errors import StoreUnavailable
 from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, too_large
-from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata
+from walkeeper.store.object_key import check_folder, check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
 
 Hook = Callable[[str, str], None]
@@ -68,6 +68,15 @@ class MemoryStore:
         self._leave("list", prefix)
         for key, size in found:
             yield ObjectInfo(key, size, {})
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        check_folder(prefix)
+        self._enter("folders", prefix)
+        with self._lock:
+            below = (key.removeprefix(prefix).partition("/") for key in self.objects if key.startswith(prefix))
+            found = sorted({name + slash for name, slash, _ in below if slash})
+        self._leave("folders", prefix)
+        yield from (name[:-1] for name in found)
 
     def delete(self, key: str) -> None:
         check_key(key)

@@ -77,6 +77,12 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key starts with ``prefix``, in key order, without their metadata."""
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The names of the folders directly below ``prefix``, which is empty or ends with a slash, in the order of their keys.
+
+        What is in them is not listed. One that has become empty may still be named.
+        """
+
     def delete(self, key: str) -> None:
         """Remove an object; success when there is none. Only probes and superseded tails are ever deleted."""
 

@@ -51,6 +51,9 @@ class Limited:
         while part := self._within(prefix, lambda: list(islice(found, _AT_ONCE))):
             yield from part
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        yield from self._within(prefix, lambda: list(self._store.folders(prefix)))
+
     def delete(self, key: str) -> None:
         self._within(key, lambda: self._store.delete(key))
 

@@ -33,6 +33,13 @@ def check_list_prefix(prefix: str) -> None:
         raise BadName(f"{prefix[:MAX_KEY]!r}: not the start of a key")
 
 
+def check_folder(prefix: str) -> None:
+    """The start of a key up to a slash, or nothing at all. Raises BadName."""
+    check_list_prefix(prefix)
+    if prefix and not prefix.endswith("/"):
+        raise BadName(f"{prefix!r}: not a folder")
+
+
 def check_metadata(metadata: Mapping[str, str]) -> None:
     """Names in lower case, values that every store returns as they were: not empty, for one. Raises Refused."""
     for name, value in metadata.items():

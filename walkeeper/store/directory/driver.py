@@ -14,7 +14,7 @@ import secrets
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ from typing import Final
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
 from walkeeper.lib import durable, events
 from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, too_large
-from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata
+from walkeeper.store.object_key import check_folder, check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
 
 PRIVATE_FILE: Final = 0o600
@@ -122,6 +122,11 @@ class DirectoryStore:
         folder, _, start = prefix.rpartition("/")
         yield from self._walk(folder, start)
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        check_folder(prefix)
+        self._check_root()
+        yield from (name[:-1] for name, _ in self._entries(prefix.removesuffix("/"), "") if name.endswith("/"))
+
     def delete(self, key: str) -> None:
         check_key(key)
         path = self._root / key
@@ -190,26 +195,28 @@ class DirectoryStore:
 
     def _walk(self, folder: str, start: str) -> Iterator[ObjectInfo]:
         """Objects below ``folder`` (a key without its last slash) whose part below it begins with ``start``."""
+        for name, entry in self._entries(folder, start):
+            key = f"{folder}/{entry.name}" if folder else entry.name
+            if name.endswith("/"):
+                yield from self._walk(key, "")
+            elif info := _described(entry, key):
+                yield info
+
+    def _entries(self, folder: str, start: str) -> Sequence[tuple[str, os.DirEntry[str]]]:
+        """What lies in a folder. The names of folders end in a slash, which makes the order that of the whole keys."""
         path = self._root / folder
         try:
             with os.scandir(path) as scan:
-                # A folder sorts as if its name ended in a slash, which makes the order that of the whole keys.
-                found = sorted(
+                return sorted(
                     (entry.name + "/" if entry.is_dir() else entry.name, entry)
                     for entry in scan
                     if entry.name.startswith(start) and not entry.name.startswith(".")
                 )
         except (FileNotFoundError, NotADirectoryError):
             self._check_root()
-            return
+            return []
         except OSError as error:
             raise _problem(path, error) from error
-        for name, entry in found:
-            key = f"{folder}/{entry.name}" if folder else entry.name
-            if name.endswith("/"):
-                yield from self._walk(key, "")
-            elif info := _described(entry, key):
-                yield info
 
 
 def _write(path: Path, body: bytes, metadata: Mapping[str, str], mode: int) -> None:

@@ -24,7 +24,7 @@ from urllib3.exceptions import HTTPError
 from walkeeper.errors import ConfigError, NotFound, StoreDenied, StoreError, StoreUnavailable
 from walkeeper.lib.clock import Clock, SystemClock
 from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, too_large
-from walkeeper.store.object_key import check_key, check_list_prefix, check_metadata
+from walkeeper.store.object_key import check_folder, check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
 from walkeeper.store.s3.answers import Refusal, store_error
 from walkeeper.store.s3.connection import bound, moved, total_time
@@ -137,6 +137,11 @@ class S3Store:
                     yield info
                 last = info.key
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        check_folder(prefix)
+        for page in self._pages(prefix, Delimiter="/"):
+            yield from (info.key[len(prefix) : -1] for info in page if info.key.endswith("/") and info.key != prefix)
+
     def delete(self, key: str) -> None:
         check_key(key)
         try:
@@ -203,11 +208,11 @@ class S3Store:
             raise StoreUnavailable(f"{self._name(key)}: {len(body)} bytes came of {size}", hint=_WAY)
         return Body.of(body, dict(answer.get("Metadata", {})))
 
-    def _pages(self, prefix: str) -> Iterator[Sequence[ObjectInfo]]:
+    def _pages(self, prefix: str, **asked: Any) -> Iterator[Sequence[ObjectInfo]]:
         """The listing's pages, each in order, without what the page before had too."""
         tokens: set[str] = set()
         before: set[str] = set()
-        more: dict[str, Any] = {}
+        more = asked
         barren = 0
         while True:
             page, token = self._page(prefix, more)
@@ -220,7 +225,7 @@ class S3Store:
                 raise StoreUnavailable(f"{self.url}: its listing repeats itself without an end", hint=_WAY)
             tokens.add(token)
             before = {info.key for info in page} or before
-            more = {"ContinuationToken": token}
+            more = asked | {"ContinuationToken": token}
 
     def _page(self, prefix: str, more: dict[str, Any]) -> tuple[Sequence[ObjectInfo], str]:
         """One page, and the token of the next, empty at the end."""
@@ -232,6 +237,7 @@ class S3Store:
         if answer.get("IsTruncated") and not token:
             raise StoreUnavailable(f"{self.url}: a listing was cut short", hint=_WAY)
         found = [(entry["Key"], entry["Size"], entry.get("LastModified")) for entry in answer.get("Contents", [])]
+        found += [(entry["Prefix"], 0, None) for entry in answer.get("CommonPrefixes", [])]
         if not all(key.startswith(self._base + prefix) for key, _, _ in found):
             raise StoreUnavailable(f"{self.url}: it lists what was not asked for", hint="The store is not S3-like.")
         page = [ObjectInfo(key.removeprefix(self._base), size, {}, modified) for key, size, modified in found]
