@@ -13,6 +13,7 @@
     │   ├── Conflict           the same name is stored with other bytes
     │   │   ├── OtherBytes     a takeover: the local server's are not the stored ones
     │   │   └── NumberUsedTwice a takeover: the stored history is another server's
+    │   ├── BadBackup          a backup's id, its backup.json or its index cannot be relied on
     │   ├── NoSuchGap          nothing that is lost begins there
     │   ├── BeyondServer       record or store know more of the timeline than the server
     │   ├── ArchiveMissing     the record speaks of an archive that the store does not have
@@ -127,6 +128,10 @@ class NumberUsedTwice(Conflict):
     """The store's history of a timeline is not the local server's."""
 
     reason = "timeline_used_twice"
+
+
+class BadBackup(Refused):
+    reason = "bad_backup"
 
 
 class NoSuchGap(Refused):

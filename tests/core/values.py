@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from hypothesis import strategies as st
 
+from walkeeper.core.backup import Backup, BackupId, Place, WalRange
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -118,3 +120,28 @@ def paged_segment(
     if written % PAGE >= 64:
         plain = plain[: written // 8 * 8 - 24] + switch_record()
     return plain[:written].ljust(segment.size, b"\0")
+
+
+def a_backup(id_: BackupId, **changed: Any) -> Backup:
+    """A complete one of timeline 3, from 0/2000028 to 0/2000100."""
+    fields: dict[str, Any] = {
+        "id": str(id_),
+        "system_identifier": "7",
+        "segment_size": MIB,
+        "version": 150018,
+        "start": Place(3, "0/2000028", "2026-11-28T02:00:00+00:00"),
+        "stop": Place(3, "0/2000100", "2026-11-28T02:01:00+00:00"),
+        "wal": (WalRange(3, "0/2000028", "0/2000100"),),
+        "checksums": True,
+        "suffix": ".zst",
+        "index": "1" * 64,
+        "manifest": "2" * 64,
+        "order": "3" * 64,
+        "files": 1,
+        "bytes": 1,
+        "pieces": 1,
+        "packed_bytes": 1,
+        "member": "node1",
+        "walkeeper": "0.2.0",
+    }
+    return Backup(**(fields | changed))

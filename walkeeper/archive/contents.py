@@ -83,6 +83,8 @@ class Inventory:
     """Gaps that people have accepted, which changes nothing of what is stored."""
     histories: list[int] = field(default_factory=list)
     backups: Names = field(default_factory=Names)
+    base_backups: Names = field(default_factory=Names)
+    """Objects of base backups, of which ``archive.backups`` knows more."""
     partials: Names = field(default_factory=Names)
     tails: Names = field(default_factory=Names)
     strange: Names = field(default_factory=Names)
@@ -297,6 +299,8 @@ def _put(inventory: Inventory, rest: str, info: ObjectInfo) -> None:
         inventory.accepted.append(match[1])
     elif kind == "history" and (match := _HISTORY.match(rest)):
         inventory.histories.append(int(match[1], 16))
+    elif kind == "backup":
+        inventory.base_backups.add(rest, info.size)
     elif kind == "tail":
         inventory.tails.add(rest, info.size)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from walkeeper.core.backup import BackupId
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, WalFile
 from walkeeper.core.tail import Piece
@@ -60,6 +61,35 @@ class Layout:
     def start(self, first: Segment) -> str:
         """The statement that the archive begins with that segment."""
         return f"{self.starts}{first.name}.json"
+
+    @property
+    def backups(self) -> str:
+        """Base backups, a folder each."""
+        return f"{self.root}backup/"
+
+    def backup(self, id_: BackupId) -> str:
+        return f"{self.backups}{id_}/"
+
+    def backup_json(self, id_: BackupId) -> str:
+        """The one object that makes it a backup."""
+        return f"{self.backup(id_)}backup.json"
+
+    def backup_piece(self, id_: BackupId, sha256: str, suffix: str) -> str:
+        return f"{self.backup(id_)}data/{sha256}{suffix}"
+
+    def backup_document(self, id_: BackupId, kind: str, sha256: str, suffix: str) -> str:
+        """Its index, an order or the manifest."""
+        return f"{self.backup(id_)}{kind}-{sha256}{suffix}"
+
+    @property
+    def floors(self) -> str:
+        """What ``expire`` has given up below."""
+        return f"{self.root}expire/"
+
+    @property
+    def pins(self) -> str:
+        """Restores in progress, which ``expire`` does not pass."""
+        return f"{self.root}pin/"
 
     @property
     def tails(self) -> str:

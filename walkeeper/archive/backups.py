@@ -1,0 +1,168 @@
+"""The base backups of one cluster's archive: which there are, their documents and their pieces. Everything is created once.
+
+Below ``backup/<id>/``: pieces named by the SHA-256 of their plain bytes, so that a second attempt of the same id finds them; the
+index, orders and PostgreSQL's manifest named by theirs, since each run has others; and ``backup.json``, which names them all
+and is the commit (``core.backup``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.stated import is_whole, stated, stated_sha256
+from walkeeper.core import backup_index
+from walkeeper.core.backup import MAX_BACKUP_BYTES, MAX_PIECE, Backup, BackupId, Tombstone, decode, encode
+from walkeeper.core.backup_index import Piece
+from walkeeper.errors import BadBackup, CannotTell, StoreUnavailable
+from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, Store
+
+Kind: TypeAlias = Literal["index", "order", "manifest"]
+MAX_DOCUMENT: Final = 1024**3
+"""Bytes of the longest plain index, order or manifest: of some ten million files."""
+_PIECE: Final = re.compile(r"data/([0-9a-f]{64})(\.zst|\.zst\.age)\Z")
+
+
+class Stored(NamedTuple):
+    """An object that was confirmed. ``sha256`` is that of the plain bytes; ``packed_size`` in bytes as stored."""
+
+    sha256: str
+    packed_size: int
+    was_present: bool
+
+
+class Backups:
+    """Safe for several threads if the store is. All raise the store's errors."""
+
+    def __init__(self, store: Store, layout: Layout, codec: Codec) -> None:
+        self.store = store
+        self.layout = layout
+        self.codec = codec
+
+    def ids(self) -> list[BackupId]:
+        """Of all backups, attempts and tombstones, the oldest first."""
+        found = []
+        for name in self.store.folders(self.layout.backups):
+            try:
+                found.append(BackupId.parse(name))
+            except BadBackup:
+                continue  # not ours
+        return sorted(found)
+
+    def read(self, id_: BackupId) -> Backup | Tombstone | None:
+        """What ``backup.json`` says; None for an attempt. Raises BadBackup for one that cannot be relied on."""
+        body = self.store.get(self.layout.backup_json(id_), MAX_BACKUP_BYTES)
+        return None if body is None else decode(body, id_)
+
+    def commit(self, found: Backup | Tombstone) -> Backup | Tombstone:
+        """Make it the backup of its id, once and for all. What is returned is what stands there: another may have been first."""
+        id_ = BackupId.parse(found.id)
+        key = self.layout.backup_json(id_)
+        document = encode(found)
+        try:
+            self.store.create(key, document, stated(hashlib.sha256(document).hexdigest(), len(document), document))
+        except AlreadyThere:
+            there = self.read(id_)
+            if there is None:
+                raise _came_and_went(key) from None
+            return there
+        return found
+
+    def pieces(self, id_: BackupId) -> dict[str, int]:
+        """The pieces that are listed with the codec's suffix: bytes as stored, by the SHA-256 in their names."""
+        found = {}
+        folder = self.layout.backup(id_)
+        for info in self.store.list(f"{folder}data/"):
+            match = _PIECE.match(info.key.removeprefix(folder))
+            if match and match[2] == self.codec.suffix and info.size > 0:
+                found[match[1]] = info.size
+        return found
+
+    def put_piece(self, id_: BackupId, sha256: str, plain: bytes | bytearray) -> Stored:
+        """Store a piece whose SHA-256 was taken before. One that is there already counts if it is whole by what it states."""
+        key = self.layout.backup_piece(id_, sha256, self.codec.suffix)
+        return self._put(key, sha256, len(plain), self.codec.encode(plain))
+
+    def put_document(self, id_: BackupId, kind: Kind, plain: bytes) -> Stored:
+        """Store an index, an order or a manifest under the name of its own bytes."""
+        sha256 = hashlib.sha256(plain).hexdigest()
+        suffix = document_suffix(kind, self.codec.suffix)
+        key = self.layout.backup_document(id_, kind, sha256, suffix)
+        return self._put(key, sha256, len(plain), self.codec.encode(plain) if suffix else plain)
+
+    def read_document(self, backup: Backup, kind: Kind, sha256: str) -> bytes:
+        """Its plain bytes, proved by the name. Raises CannotTell if it is not there, or damaged."""
+        suffix = document_suffix(kind, backup.suffix)
+        key = self.layout.backup_document(BackupId.parse(backup.id), kind, sha256, suffix)
+        body = self._body(key, MAX_OBJECT)
+        plain = self.codec.decode(suffix, body, MAX_DOCUMENT) if suffix else bytes(body)
+        _prove(key, plain, sha256)
+        return plain
+
+    def index(self, backup: Backup) -> Iterator[Piece]:
+        """Its pieces, in the order of the tars; none before the whole index is proved. Raises as above, or BadBackup."""
+        return backup_index.decode(_lines(self.read_document(backup, "index", backup.index)))
+
+    def read_piece(self, backup: Backup, sha256: str) -> bytes:
+        """A piece's plain bytes, proved by its name. Raises CannotTell if it is not there, or damaged."""
+        key = self.layout.backup_piece(BackupId.parse(backup.id), sha256, backup.suffix)
+        plain = self.codec.decode(backup.suffix, self._body(key, MAX_OBJECT), MAX_PIECE)
+        _prove(key, plain, sha256)
+        return plain
+
+    def _body(self, key: str, limit: int) -> Body:
+        body = self.store.get(key, limit)
+        if body is None:
+            raise CannotTell(f"{key}: it is not there", hint="The backup is damaged: use another one.")
+        return body
+
+    def _put(self, key: str, sha256: str, size: int, body: bytes) -> Stored:
+        try:
+            self.store.create(key, body, stated(sha256, size, body))
+        except AlreadyThere:
+            info = self.store.head(key)
+            if info is None:
+                raise _came_and_went(key) from None
+            if not is_whole(info) or stated_sha256(info, size) not in {None, sha256}:
+                raise CannotTell(
+                    f"{key}: the store has it, shorter than it was stored or with other bytes",
+                    hint="Begin a new backup; this attempt cannot become one.",
+                ) from None
+            return Stored(sha256, info.size, was_present=True)
+        return Stored(sha256, len(body), was_present=False)
+
+
+def document_suffix(kind: Kind, suffix: str) -> str:
+    """An order stays as it is, so that a shell can read it; it says no more than a listing does."""
+    return "" if kind == "order" else suffix
+
+
+def order_of(pieces: Iterable[str], suffix: str) -> bytes:
+    """The order of one tar: the names of its pieces below ``data/``, one a line."""
+    return "".join(f"{sha256}{suffix}\n" for sha256 in pieces).encode()
+
+
+def _lines(document: bytes) -> Iterator[bytes]:
+    begin = 0
+    while begin < len(document):
+        end = document.find(b"\n", begin) + 1 or len(document)
+        yield document[begin:end]
+        begin = end
+
+
+def _prove(key: str, plain: bytes, sha256: str) -> None:
+    if hashlib.sha256(plain).hexdigest() != sha256:
+        raise CannotTell(
+            f"{key}: its content is not what its name says", hint="The backup is damaged: use another one."
+        )
+
+
+def _came_and_went(key: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"{key}: the store says that it is there, and that it is not",
+        hint="If it stays so, look at what lies between here and the store.",
+    )
