@@ -25,7 +25,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     """A file's bytes from ``offset`` on, as many as ``length``, which lie at ``at`` of the plain piece; or a directory.
 
     ``path`` is below the data directory, with slashes; what is in a tablespace begins with ``pg_tblspc/OID/``. ``size`` is that
-    of the whole file. An empty file has one part without a byte. There are no links: those of tablespaces are made at the restore.
+    of the whole file. An empty file has one part without a byte. No links: a restore makes those of tablespaces.
     """
 
     path: Path
