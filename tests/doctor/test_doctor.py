@@ -231,6 +231,7 @@ def test_fix_shows_asks_mends_and_has_nothing_to_do_the_second_time(world: World
     code, told, _ = world.run(leader, "--fix")
     assert code == 1
     assert change in told
+    assert f"  http://127.0.0.1:{leader.rest_port}/patroni (in clear: this is not TLS)" in told
     assert "There is no terminal to ask on" in told
     assert answered(world, leader, "n").count("Left alone.") == 1
     assert leader.rest("config").get("slots") is None

@@ -15,8 +15,8 @@ from walkeeper.config import Config, load
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import Record
-from walkeeper.dcs.base import Leader, Topology, Versioned
-from walkeeper.doctor import gather, reference, text
+from walkeeper.dcs.base import Leader, Member, Topology, Versioned
+from walkeeper.doctor import fix, gather, reference, text
 from walkeeper.doctor.commands import Command, parse
 from walkeeper.doctor.facts import (
     AgentFacts,
@@ -393,6 +393,33 @@ def test_what_was_not_seen_is_never_good(good: Facts) -> None:
 )
 def test_the_exit_code_is_of_the_weightiest(good: Facts, change: Changed, code: int) -> None:
     assert exit_code(judge(change(good))) == code
+
+
+def test_p16_fix_says_who_would_get_patronis_rest_password_before_it_asks(
+    good: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not isinstance(good.topology, Unknown)
+    urls = {"n1": "http://10.0.0.1:8008/patroni", "n2": "https://evil.example\n:8008/patroni"}
+    members = tuple(
+        Member(name, "", "", None, None, None, None, api_url=url) for name, url in sorted(urls.items(), reverse=True)
+    )
+    facts = replace(good, topology=replace(good.topology, members=members, dynamic={}, slots=()))
+    told: list[str] = []
+    sent: list[str] = []
+    monkeypatch.setattr(fix, "change_dynamic", lambda _, url, __: sent.append(url))
+
+    def agreed(question: str) -> bool:
+        told.append(question)
+        return question not in told[:-1]
+
+    fix.apply_fixes(facts, judge(facts), lambda: good, told.append, agreed)
+    asked = next(index for index, line in enumerate(told) if line.startswith("Do it?"))
+    shown = [line for line in told[:asked] if "patroni" in line]
+    assert shown == [
+        "  http://10.0.0.1:8008/patroni (in clear: this is not TLS)",
+        "  https://evil.example?:8008/patroni",
+    ]
+    assert sent == [urls["n1"]]  # the leader's
 
 
 def test_only_marked_rules_are_fixed_by_a_change_to_the_dynamic_configuration(good: Facts) -> None:

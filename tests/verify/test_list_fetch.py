@@ -72,6 +72,16 @@ def test_list_shows_timelines_ranges_gaps_and_backups(built: Built, capsys: pyte
     assert "    4 segments, " in out
 
 
+def test_p16_a_name_that_somebody_planted_makes_no_line_of_its_own(
+    built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gaps = Path(built.store.url.removeprefix("file://")) / f"demo/{SYSTEM}/gap"
+    (gaps / "x\nFrontier  unknown\x1b[2K").write_bytes(b"x")
+    _, out = listed(built, capsys)
+    assert not [line for line in out.splitlines() if line.startswith("Frontier  unknown")]
+    assert f"  demo/{SYSTEM}/gap/x?Frontier  unknown?[2K" in out.splitlines()
+
+
 def test_list_as_a_document(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
     code, out = listed(built, capsys, json=True)
     found = json.loads(out)

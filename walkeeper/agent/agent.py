@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import Final
 
 from walkeeper.agent.archiver.archiver import Archiver
@@ -258,7 +257,7 @@ class Agent:
         return [
             Candidate(
                 member.name,
-                replace(own, host=member.host, port=member.port) if member.host and member.port else None,
+                own.of_member(member.host, member.port) if member.host and member.port else None,
             )
             for member in may_have(self.observer.members, frontier)
             if member.name != self.config.name

@@ -102,6 +102,14 @@ class PostgresqlKeys(Section, frozen=True):
     sslnegotiation: str | None = None
     gssencmode: str | None = None
     channel_binding: str | None = None
+    require_auth: Annotated[
+        str | None,
+        Meta(
+            description="As in libpq 16: how a server may ask for the password. `!password`, which is never in clear; and "
+            "for other members, whose addresses come from the DCS, `!password,!md5`, with `channel_binding: require` where "
+            "`sslmode` demands TLS."
+        ),
+    ] = None
     bin_dir: Annotated[
         str | None,
         Meta(

@@ -296,6 +296,7 @@ def _postgresql(keys: PostgresqlKeys, patroni: Patroni, written: Written) -> Pos
         password=password,
         dbname=keys.dbname,
         options=tuple(options.items()),
+        require_auth=keys.require_auth,
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from walkeeper.config.trust import Exposure
 from walkeeper.errors import ConfigError
@@ -15,10 +15,18 @@ _T = TypeVar("_T")
 ArchiverMode: TypeAlias = Literal["streaming", "command"]
 """Where WAL comes from: pg_receivewal, or what PostgreSQL hands to archive_command."""
 
+NOT_IN_CLEAR: Final = "!password"
+ONLY_SCRAM: Final = "!password,!md5"
+"""Of ``require_auth``: what a server may not ask for. It may ask for nothing, as with ``trust`` or a certificate."""
+_TLS: Final = frozenset({"require", "verify-ca", "verify-full"})
+
 
 @dataclass(frozen=True, slots=True)
 class PostgresqlSettings:
-    """How to reach one server. ``host`` may be the directory of its Unix socket; ``options`` are libpq's, like sslmode."""
+    """How to reach one server. ``host`` may be the directory of its Unix socket; ``options`` are libpq's, like sslmode.
+
+    ``require_auth`` is libpq's, too, which has it since version 16. None: no server gets the password in clear.
+    """
 
     host: str
     port: int
@@ -26,6 +34,18 @@ class PostgresqlSettings:
     password: str | None = field(repr=False)
     dbname: str
     options: tuple[tuple[str, str], ...]
+    require_auth: str | None = None
+
+    def of_member(self, host: str, port: int) -> PostgresqlSettings:
+        """The same at an address that the DCS says, where anybody may listen: the password is proved by SCRAM, or not at all.
+
+        Where TLS is demanded, it is bound to that connection too, so that nobody in the middle can hand it on.
+        """
+        options = dict(self.options)
+        if self.password and options.get("sslmode") in _TLS and "sslcert" not in options:
+            options.setdefault("channel_binding", "require")
+        require_auth = self.require_auth or ONLY_SCRAM
+        return replace(self, host=host, port=port, options=tuple(options.items()), require_auth=require_auth)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from walkeeper.dcs.base import Topology
 from walkeeper.dcs.patroni import change_dynamic
 from walkeeper.doctor.facts import Facts, Unknown
 from walkeeper.doctor.rule import Finding, judge
 from walkeeper.errors import WalkeeperError
+from walkeeper.lib.terminal import printable
 
 PATRONI_SECONDS: Final = 30.0
 """Seconds for Patroni to do what it was told."""
@@ -34,6 +36,10 @@ def apply_fixes(
             continue
         change = json.dumps(finding.change)
         say(f"{finding.rule.name}: {finding.text}. To be merged into Patroni's dynamic configuration:\n  {change}")
+        say("By Patroni's REST API, which gets its user and password from here, at the first of these that answers:")
+        for url in _api_urls(facts.topology):
+            clear = "" if url.startswith("https://") else " (in clear: this is not TLS)"
+            say(f"  {printable(url)}{clear}")
         if not agreed("Do it? [y/N] "):
             say("Left alone.")
             continue
@@ -43,14 +49,19 @@ def apply_fixes(
     return facts
 
 
+def _api_urls(topology: Topology) -> list[str]:
+    """Of the members' REST APIs as the DCS says them, the leader's first."""
+    leader = topology.leader.name if topology.leader is not None else None
+    members = sorted(topology.members, key=lambda member: member.name != leader)
+    return [member.api_url for member in members if member.api_url]
+
+
 def _send(facts: Facts, finding: Finding) -> None:
     """To the leader's Patroni, else to the first that takes it. Raises the last one's DcsError."""
     assert not isinstance(facts.topology, Unknown)  # noqa: S101 - the caller looked
     assert finding.change is not None  # noqa: S101 - the caller looked
-    leader = facts.topology.leader.name if facts.topology.leader is not None else None
-    members = sorted(facts.topology.members, key=lambda member: member.name != leader)
     problem: WalkeeperError | None = None
-    for url in (member.api_url for member in members if member.api_url):
+    for url in _api_urls(facts.topology):
         try:
             change_dynamic(facts.config.patroni_config, url, finding.change)
         except WalkeeperError as refused:

@@ -81,7 +81,7 @@ def _ask(config: Config, member: Member, *, here: bool) -> ServerFacts | Unknown
         return Unknown("its key in the DCS has no address")
     try:
         own = config.postgresql
-        endpoint = own if here else replace(own, host=member.host or "", port=member.port or 0)
+        endpoint = own if here else own.of_member(member.host or "", member.port or 0)
         server = Server(endpoint, min(SERVER_SECONDS, config.agent.dcs_timeout))
         try:
             found = survey(server, config.hold_slot)

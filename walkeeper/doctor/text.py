@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from walkeeper.doctor.facts import Facts, Unknown
 from walkeeper.doctor.rule import Finding, State, exit_code
+from walkeeper.lib.terminal import printable
 
 WIDTH: Final = 80
 Paint: TypeAlias = Callable[[str, State], str]
@@ -72,7 +73,7 @@ def _title(facts: Facts) -> str:
     this = facts.this
     role = ", the leader" if this is not None and this.leads else ""
     node = facts.config.node.name or "this node"
-    return _plain(f"walkeeper {facts.version}, cluster {facts.config.scope}, seen from {node}{role}")
+    return printable(f"walkeeper {facts.version}, cluster {facts.config.scope}, seen from {node}{role}")
 
 
 def _areas(findings: Sequence[Finding], paint: Paint) -> list[str]:
@@ -129,7 +130,7 @@ def _detail(group: Sequence[Finding], paint: Paint) -> list[str]:
     lines += _wrapped(f"Why: {rule.why}")
     pasted = [line for fix in dict.fromkeys(finding.fix for finding in group) for line in fix]
     if pasted:
-        lines += [" " * 9 + "Fix:", *(" " * 9 + _plain(line) for line in pasted)]
+        lines += [" " * 9 + "Fix:", *(" " * 9 + printable(line) for line in pasted)]
     return lines
 
 
@@ -150,7 +151,7 @@ def _not_known(findings: Sequence[Finding], paint: Paint) -> list[str]:
 
 def _one_line(finding: Finding, paint: Paint) -> str:
     about = f"{finding.about}: " if finding.about else ""
-    return f"{paint('ok', 'ok')}       {finding.rule.name}: {_plain(about + finding.text)}"
+    return f"{paint('ok', 'ok')}       {finding.rule.name}: {printable(about + finding.text)}"
 
 
 def _elsewhere(facts: Facts) -> str:
@@ -159,7 +160,7 @@ def _elsewhere(facts: Facts) -> str:
         return "Only this node was looked at."
     if not others:
         return "It has no other members."
-    names = ", ".join(_plain(name) for name in others)
+    names = ", ".join(printable(name) for name in others)
     text = f"The files, the store and the DCS as {names} see them: run walkeeper doctor there too."
     return textwrap.fill(text, WIDTH)
 
@@ -175,11 +176,6 @@ def _verdict(findings: Sequence[Finding]) -> str:
 
 def _wrapped(text: str, first: str = " " * 9) -> list[str]:
     return textwrap.wrap(
-        _plain(text), WIDTH, initial_indent=first, subsequent_indent=" " * 9, break_on_hyphens=False,
+        printable(text), WIDTH, initial_indent=first, subsequent_indent=" " * 9, break_on_hyphens=False,
         break_long_words=False,
     )  # fmt: skip
-
-
-def _plain(text: str) -> str:
-    """Names and texts come from other machines."""
-    return "".join(c if c.isprintable() else "?" for c in text)

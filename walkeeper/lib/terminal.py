@@ -49,8 +49,8 @@ class Progress:
 
 
 def printable(text: str) -> str:
-    """Names and texts come from elsewhere: what cannot be printed is shown as a question mark."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+    """As one line. Names and texts come from elsewhere: what cannot be printed, a line end too, is a question mark."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def complain(text: str, hint: str) -> None:

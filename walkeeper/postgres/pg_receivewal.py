@@ -20,7 +20,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import PAGE_SIZE
 from walkeeper.errors import ConfigError, PostgresError
 from walkeeper.lib.clock import Clock
-from walkeeper.postgres.server import conninfo
+from walkeeper.postgres.server import conninfo, require_auth
 
 WAL_SENDER_TIMEOUT: Final = "10s"
 _MAX_OUTPUT: Final = 4096
@@ -135,7 +135,12 @@ class Receiver:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env={"LC_ALL": "C", **{name: os.environ[name] for name in _PASSED_ON if name in os.environ}},
+                # In the environment, where a libpq that is older than 16 takes no offence at it.
+                env={
+                    "LC_ALL": "C",
+                    "PGREQUIREAUTH": require_auth(self._settings),
+                    **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+                },
                 start_new_session=True,
                 cwd="/",
             )

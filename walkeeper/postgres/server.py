@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from walkeeper import __version__
 from walkeeper.config import PostgresqlSettings
+from walkeeper.config.model import NOT_IN_CLEAR
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.errors import PostgresError
@@ -25,6 +26,8 @@ AGENT_APPLICATION: Final = f"{APPLICATION} agent {__version__}"
 """What an agent calls its sessions: any role sees in pg_stat_activity, from any node, that one runs and which."""
 CONNECT_TIMEOUT: Final = 5
 """Seconds; libpq takes whole ones."""
+_KNOWS_REQUIRE_AUTH: Final = 160000
+"""The version of libpq that has it."""
 
 _T = TypeVar("_T")
 
@@ -55,8 +58,13 @@ select current_setting('archive_mode'), archived_count, last_archived_wal, faile
   from pg_stat_archiver"""
 
 
+def require_auth(settings: PostgresqlSettings) -> str:
+    """What libpq 16 and newer call that; older ones refuse a connection string with it."""
+    return settings.require_auth or NOT_IN_CLEAR
+
+
 def conninfo(settings: PostgresqlSettings, **more: str | int) -> str:
-    """A libpq connection string, without the password."""
+    """A libpq connection string, without the password and without what not every libpq takes."""
     parameters: dict[str, str | int | None] = {
         "host": settings.host,
         "port": settings.port,
@@ -123,9 +131,7 @@ class Server:
         """The timeline that a server in recovery replays, by the replication protocol, on a connection of its own."""
 
         def identify(_: psycopg.Connection[tuple[object, ...]]) -> int:
-            link = psycopg.connect(
-                conninfo(self.settings, replication="true"), password=self.settings.password, autocommit=True
-            )
+            link = self._connect(replication="true")
             with link:
                 answer = link.pgconn.exec_(b"IDENTIFY_SYSTEM")
                 return int(answer.get_value(0, 1) or 0)
@@ -187,18 +193,18 @@ class Server:
 
     def _connected(self) -> psycopg.Connection[tuple[object, ...]]:
         if self._connection is None or self._connection.closed:
-            timeout_ms = int(self._timeout * 1000)
-            self._connection = psycopg.connect(
-                conninfo(
-                    self.settings,
-                    options=f"-c statement_timeout={timeout_ms} -c timezone=UTC",
-                    application_name=self._application,
-                ),
-                password=self.settings.password,
-                autocommit=True,
-                prepare_threshold=None,
+            self._connection = self._connect(
+                options=f"-c statement_timeout={int(self._timeout * 1000)} -c timezone=UTC",
+                application_name=self._application,
             )
         return self._connection
+
+    def _connect(self, **more: str) -> psycopg.Connection[tuple[object, ...]]:
+        if psycopg.pq.version() >= _KNOWS_REQUIRE_AUTH:
+            more["require_auth"] = require_auth(self.settings)
+        return psycopg.connect(
+            conninfo(self.settings, **more), password=self.settings.password, autocommit=True, prepare_threshold=None
+        )
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -218,6 +224,12 @@ def hint_for(text: str) -> str:
     """What to do about a refusal, from the server's or libpq's own words; "" where they say it themselves."""
     if "pg_hba.conf" in text:
         return "Allow this role in pg_hba.conf, for its database and for replication; or set walkeeper.postgresql.user."
+    if "authentication method requirement" in text or "channel binding required" in text:
+        return (
+            "This server asks for the password in a weaker way than SCRAM, or is not who it should be: it did not get it. Set "
+            "the role's password again where password_encryption is scram-sha-256; or say in walkeeper.postgresql.require_auth "
+            "(or channel_binding) what is allowed."
+        )
     if "password authentication" in text:
         return "The password comes from patroni.yml (authentication.replication) or walkeeper.postgresql.password_file."
     if "max_wal_senders" in text:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -169,7 +168,7 @@ def _member(config: Config, member: Member, unknown: list[Remark]) -> _Looked:
         unknown.append(remark(f"{member.name}: its address is not known"))
         return row, None, None
     try:
-        endpoint = replace(config.postgresql, host=member.host, port=member.port)
+        endpoint = config.postgresql.of_member(member.host, member.port)
         server = Server(endpoint, min(ANSWER_SECONDS, config.agent.dcs_timeout))
         try:
             state = server.state()

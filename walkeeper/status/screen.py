@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 from walkeeper.core.amounts import rate as per_second
 from walkeeper.core.amounts import size
 from walkeeper.core.lsn import Lsn
-from walkeeper.lib.terminal import wrapped
+from walkeeper.lib.terminal import printable, wrapped
 from walkeeper.status import rows
 from walkeeper.status.text import HINT
 
@@ -53,7 +53,7 @@ def lines(samples: Sequence[Sample], *, stamp: str, age: float, bars: bool) -> l
         *_remarks(status),
         [(rows.VERDICTS[status["exit_code"]], _COLOURS[status["exit_code"]])],
     ]
-    return [[(_plain(text), style) for text, style in line] for line in found]
+    return [[(printable(text), style) for text, style in line] for line in found]
 
 
 def plain(found: Sequence[Line]) -> str:
@@ -148,8 +148,3 @@ def _words(word: str, text: str, style: Style = "") -> list[Line]:
         [(line[:10], "bold" if index == 0 else ""), (line[10:], style)]
         for index, line in enumerate(wrapped(word, text, WIDTH))
     ]
-
-
-def _plain(text: str) -> str:
-    """Names and texts come from other machines."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from walkeeper.lib.terminal import WIDTH, wrapped
+from walkeeper.lib.terminal import WIDTH, printable, wrapped
 from walkeeper.status import rows
 
 HINT: Final = "HINT: "
@@ -26,7 +26,7 @@ def render(status: dict[str, Any]) -> str:
     for word, text, hint in rows.remarks(status):
         lines += wrapped(word, text) + (wrapped("", HINT + hint) if hint else [])
     lines.append(rows.VERDICTS[status["exit_code"]])
-    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+    return "\n".join(map(printable, lines))
 
 
 def _agent(agent: dict[str, Any] | None) -> list[str]:

@@ -36,7 +36,7 @@ def _work(config: Config, timeline: int | None, system_identifier: int | None, *
             config, store, claim, system_identifier, lambda count: progress.show(f"{count:,} objects listed")
         )
     found = document(evidence, timeline)
-    return json_module.dumps(found, indent=2) if json else printable("\n".join(_lines(found)))
+    return json_module.dumps(found, indent=2) if json else "\n".join(map(printable, _lines(found)))
 
 
 def document(evidence: Evidence, timeline: int | None = None) -> dict[str, Any]:

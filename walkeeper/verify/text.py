@@ -87,7 +87,7 @@ def document(
 def render(found: dict[str, Any]) -> str:
     """A document for people."""
     lines = [*_head(found), *_windows(found), "", *_findings(found), *_wrapped("", _verdict(found), 0)]
-    return printable("\n".join(lines))
+    return "\n".join(map(printable, lines))
 
 
 def _start(evidence: Evidence, target: Target) -> str:
