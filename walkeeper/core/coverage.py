@@ -134,16 +134,16 @@ def reach(archived: Archived, history: History, size: SegmentSize, first: int) -
 
 def last_stored(archived: Archived, history: History, size: SegmentSize) -> int | None:
     """The number after the newest file of the chain that is stored; None when none is."""
-    ends = (found.end for found in _within(archived.segments, chain(history, size)))
+    ends = (found.end for found in within(archived.segments, chain(history, size)))
     return max(ends, default=None)
 
 
 def coverage(archived: Archived, history: History, size: SegmentSize, first: int, end: int) -> Coverage:
     """Look at the chain from segment ``first`` up to ``end``."""
     files = chain(history, size, first, end)
-    stored = _within(archived.segments, files)
+    stored = within(archived.segments, files)
     holes = [Hole(hole, recorded=False) for hole in _without(_without(files, archived.segments), archived.gaps)]
-    holes += [Hole(hole, recorded=True) for hole in _within(archived.gaps, _without(files, archived.segments))]
+    holes += [Hole(hole, recorded=True) for hole in within(archived.gaps, _without(files, archived.segments))]
     everything = [Stretch(timeline, *found) for timeline in archived.segments for found in archived.segments[timeline]]
     whole_chain: dict[int, list[Range]] = {
         stretch.timeline: [Range(stretch.first, stretch.end)] for stretch in chain(history, size)
@@ -155,9 +155,9 @@ def coverage(archived: Archived, history: History, size: SegmentSize, first: int
         stored=tuple(stored),
         holes=tuple(sorted(holes, key=lambda hole: hole.stretch.first)),
         windows=tuple(merged((stretch.first, stretch.end) for stretch in stored)),
-        closed=tuple(_within(archived.gaps, stored)),
-        before=tuple(_within(archived.segments, chain(history, size, 0, first))),
-        beyond=tuple(_within(archived.segments, chain(history, size, end))),
+        closed=tuple(within(archived.gaps, stored)),
+        before=tuple(within(archived.segments, chain(history, size, 0, first))),
+        beyond=tuple(within(archived.segments, chain(history, size, end))),
         orphans=tuple(sorted(_without(everything, whole_chain))),
         missing_histories=tuple(
             subtract(
@@ -167,7 +167,8 @@ def coverage(archived: Archived, history: History, size: SegmentSize, first: int
     )
 
 
-def _within(ranges: Mapping[int, Sequence[Range]], stretches: Iterable[Stretch]) -> list[Stretch]:
+def within(ranges: Mapping[int, Sequence[Range]], stretches: Iterable[Stretch]) -> list[Stretch]:
+    """What of the stretches is in their timelines' ranges."""
     return [
         Stretch(timeline, *found)
         for timeline, first, end in stretches

@@ -1,0 +1,284 @@
+"""Which base backups are complete, and what can be restored with them: windows, from a backup's stop to where the chain breaks.
+
+Computed from what is listed, never stored (P14). A recovery reads the files of its target's chain, so that a backup is complete
+on a chain: one that was taken just before a failover may be complete on the new timeline's and not on the old one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+from walkeeper.core.backup import Backup
+from walkeeper.core.coverage import Archived, Range, chain, merged, subtract, within
+from walkeeper.core.history import History
+from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.names import Segment
+
+Verdict: TypeAlias = Literal["complete", "damaged", "incomplete"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holdings:
+    """What one archive has. ``kept`` is the history that the cluster goes on with: the record's, else the newest.
+
+    ``histories``: of every timeline that is known (``all_histories``). ``partly``: segments that are not stored whole, and up to
+    where inside them a tail goes. ``given_up``: numbers below the floor, by timeline, without the ranges that it keeps.
+    ``start``: where the archive states to begin, for words only: what is stored counts.
+    """
+
+    archived: Archived
+    size: SegmentSize
+    system_identifier: int
+    kept: History
+    histories: Mapping[int, History]
+    partly: Mapping[Segment, Lsn] = field(default_factory=dict)
+    given_up: Mapping[int, Sequence[Range]] = field(default_factory=dict)
+    start: Segment | None = None
+
+    @cached_property
+    def usable(self) -> Mapping[int, Sequence[Range]]:
+        """Whole segments above the floor."""
+        return {
+            timeline: subtract(stored, self.given_up.get(timeline, ()))
+            for timeline, stored in self.archived.segments.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A backup, and ``why`` it does not count, in words."""
+
+    backup: Backup
+    verdict: Verdict
+    why: str = ""
+
+    @property
+    def counts(self) -> bool:
+        return self.verdict == "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Every position of ``timeline``'s chain from ``start`` up to ``end`` can be restored; ``backups`` are the oldest first.
+
+    ``dead``: the cluster left this branch, and a restore reaches it only if it names the timeline.
+    """
+
+    timeline: int
+    start: Lsn
+    end: Lsn
+    backups: tuple[Backup, ...]
+    dead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """``judged`` in the order of ids. ``chains``: the windows of each timeline's whole chain, in order of position."""
+
+    judged: tuple[Judged, ...]
+    kept: History
+    chains: Mapping[int, tuple[Window, ...]]
+    shown: tuple[Window, ...]
+    """Each position once, as far as that can be: the kept chain's, then those of others from where they part from it."""
+
+    @property
+    def complete(self) -> list[Backup]:
+        """Those that can be restored, on whatever chain."""
+        return [each.backup for each in self.judged if each.counts]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Restore ``backup``, and replay within ``window``."""
+
+    backup: Backup
+    window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class NoChoice:
+    """``why`` in words. ``near``: the windows before and after the target, or what there is."""
+
+    why: str
+    near: tuple[Window, ...] = ()
+
+
+def all_histories(stored: Mapping[int, History], *others: int) -> dict[int, History]:
+    """Those that are stored, their ancestors as they tell them, and ``others``, of which nothing tells an ancestor."""
+    found = dict(stored)
+    for history in stored.values():
+        for at, timeline in enumerate(history.timelines):
+            found.setdefault(timeline, History(timeline, history.switches[:at]))
+    for timeline in others:
+        found.setdefault(timeline, History(timeline))
+    return found
+
+
+def consistent_at(backup: Backup) -> Lsn:
+    """From which position on a restore of it is a database: its stop."""
+    return Lsn.parse(backup.wal[-1].end)
+
+
+def contains(history: History, backup: Backup) -> bool:
+    """Whether a recovery along ``history``'s chain can begin with it: all WAL that it needs is of that chain."""
+    for part in backup.wal:
+        start, end = Lsn.parse(part.start), Lsn.parse(part.end)
+        if start < end and not (history.has(part.timeline, start) and history.has(part.timeline, Lsn(end - 1))):
+            return False
+    return history.has(backup.wal[-1].timeline, Lsn(max(0, consistent_at(backup) - 1)))
+
+
+def look(backups: Iterable[Backup], holdings: Holdings, broken: Mapping[str, str] | None = None) -> Windows:
+    """Judge each backup. ``broken``: what was found against the objects of some, by id."""
+    chains = {timeline: _Chain(history, holdings) for timeline, history in holdings.histories.items()}
+    kept = chains.setdefault(holdings.kept.timeline, _Chain(holdings.kept, holdings))
+    order = [kept, *(chains[timeline] for timeline in sorted(chains, reverse=True) if chains[timeline] is not kept)]
+    judged: dict[str, Judged] = {}
+    for backup in sorted(backups, key=lambda backup: backup.id):
+        judged[backup.id] = _judge(backup, holdings, order, judged, (broken or {}).get(backup.id, ""))
+    complete = [each.backup for each in judged.values() if each.counts]
+    windows = {each.history.timeline: each.windows(complete) for each in order}
+    shown = list(windows[kept.history.timeline])
+    for each in sorted(order[1:], key=lambda each: each.history.timeline):
+        parted = each.history.parts_from(kept.history) or Lsn(0)
+        shown += [
+            Window(window.timeline, max(window.start, parted), window.end, window.backups, window.dead)
+            for window in windows[each.history.timeline]
+            if window.end > parted
+        ]
+    return Windows(tuple(judged.values()), holdings.kept, windows, tuple(shown))
+
+
+def choose(
+    windows: Windows, position: Lsn | None = None, *, timeline: int | None = None, at: datetime | None = None
+) -> Choice | NoChoice:
+    """The newest complete backup from which a recovery reaches the target on ``timeline``'s chain, by default the kept one.
+
+    ``position``: up to where WAL is replayed; None for the end of what is stored. ``at`` (with a zone) instead of it: the newest
+    one that had stopped by then by its server's clock; whether its window reaches so far, only commits can say.
+    """
+    timeline = timeline or windows.kept.timeline
+    if timeline not in windows.chains:
+        return NoChoice(f"timeline {timeline}: the archive knows no history of it", windows.shown)
+    there = windows.chains[timeline]
+    if not there:
+        return NoChoice(f"no backup on the chain of timeline {timeline} is complete", windows.shown)
+    if at is not None:
+        return _chosen_by_time(there, at)
+    if position is None:
+        return Choice(there[-1].backups[-1], there[-1])
+    for window in there:
+        if window.start <= position <= window.end:
+            return Choice([each for each in window.backups if consistent_at(each) <= position][-1], window)
+    before = [window for window in there if window.end < position][-1:]
+    after = [window for window in there if window.start > position][:1]
+    if not before:
+        why = f"{position} is before the stop of the oldest complete backup, {after[0].start}"
+    elif not after:
+        why = f"{position} is beyond {before[0].end}, up to where WAL is stored without a break"
+    else:
+        why = f"{position} lies between two windows: no backup reaches from {before[0].end} to {after[0].start}"
+    return NoChoice(why, (*before, *after))
+
+
+def stopped_at(backup: Backup) -> datetime | None:
+    """When it stopped by its server's clock; None where that is not a time with a zone."""
+    try:
+        at = datetime.fromisoformat(backup.stop.at)
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None
+
+
+def _chosen_by_time(there: Sequence[Window], at: datetime) -> Choice | NoChoice:
+    for window in reversed(there):
+        for backup in reversed(window.backups):
+            stopped = stopped_at(backup)
+            if stopped is not None and stopped <= at:
+                return Choice(backup, window)
+    oldest = there[0].backups[0]
+    return NoChoice(f"{at.isoformat()} is before the stop of the oldest complete backup, {oldest.stop.at}", (there[0],))
+
+
+class _Chain:
+    """One timeline's chain: how far it is stored from anywhere on."""
+
+    def __init__(self, history: History, holdings: Holdings) -> None:
+        self.history = history
+        self._holdings = holdings
+        stored = within(holdings.usable, chain(history, holdings.size))
+        self.runs = merged((stretch.first, stretch.end) for stretch in stored)
+
+    def stored_to(self, position: Lsn) -> Lsn:
+        """Up to where all WAL from the segment of ``position`` on is stored; the tail of the last one included."""
+        number = position // self._holdings.size
+        number = next((run.end for run in self.runs if run.first <= number < run.end), number)
+        segment = self.history.segment(number, self._holdings.size)
+        if _holds(self._holdings.given_up, segment):
+            return segment.start
+        return max(segment.start, self._holdings.partly.get(segment, segment.start))
+
+    def reach(self, backup: Backup) -> Lsn:
+        return self.stored_to(Lsn.parse(backup.wal[0].start))
+
+    def completes(self, backup: Backup) -> bool:
+        return contains(self.history, backup) and self.reach(backup) >= consistent_at(backup)
+
+    def windows(self, complete: Collection[Backup]) -> tuple[Window, ...]:
+        """Backups with the same end are in one window: between their stops the chain does not break."""
+        found: dict[Lsn, list[Backup]] = {}
+        for backup in complete:
+            if self.completes(backup):
+                found.setdefault(self.reach(backup), []).append(backup)
+        timeline, kept = self.history.timeline, self._holdings.kept
+        dead = timeline != kept.timeline and not self.history.includes(kept.timeline)
+        windows = []
+        for end, backups in sorted(found.items()):
+            backups.sort(key=lambda backup: (consistent_at(backup), backup.id))
+            windows.append(Window(timeline, consistent_at(backups[0]), end, tuple(backups), dead))
+        return tuple(windows)
+
+
+def _judge(
+    backup: Backup, holdings: Holdings, chains: Sequence[_Chain], older: Mapping[str, Judged], broken: str
+) -> Judged:
+    if int(backup.system_identifier) != holdings.system_identifier:
+        return Judged(backup, "damaged", f"it is of another cluster, system identifier {backup.system_identifier}")
+    if backup.size != holdings.size:
+        return Judged(backup, "damaged", f"it is of a cluster with segments of {backup.segment_size} bytes")
+    if backup.damage or broken:
+        return Judged(backup, "damaged", "; ".join([*backup.damage, *([broken] if broken else [])]))
+    if backup.kind == "incremental":
+        parent = older.get(backup.parent)
+        if parent is None or not parent.counts:
+            why = f"which is {parent.verdict}: {parent.why}" if parent else "which is not there"
+            return Judged(backup, "incomplete", f"it needs {backup.parent or 'a parent'}, {why}")
+    ours = [each for each in chains if contains(each.history, backup)]
+    if any(each.completes(backup) for each in ours):
+        return Judged(backup, "complete")
+    if not ours:
+        return Judged(backup, "incomplete", f"timeline {backup.stop.timeline}: the archive has no history with its WAL")
+    return Judged(backup, "incomplete", _lacks(backup, holdings, max(ours, key=lambda each: each.reach(backup))))
+
+
+def _lacks(backup: Backup, holdings: Holdings, furthest: _Chain) -> str:
+    reached = furthest.reach(backup)
+    number = reached // holdings.size
+    segment = furthest.history.segment(number, holdings.size)
+    if _holds(holdings.given_up, segment):
+        return f"its WAL was given up: {segment} is below the floor"
+    if _holds(holdings.archived.gaps, segment):
+        return f"its WAL is lost: {segment} is in a recorded gap"
+    if holdings.start is not None and number < holdings.start.number:
+        return f"it needs {segment}, and the archive begins with {holdings.start}"
+    if any(run.first > number for run in furthest.runs):
+        return f"{segment} is missing in the store"
+    return f"its WAL is stored up to {reached}, and it needs it up to {consistent_at(backup)}"
+
+
+def _holds(ranges: Mapping[int, Sequence[Range]], segment: Segment) -> bool:
+    return any(each.first <= segment.number < each.end for each in ranges.get(segment.timeline, ()))
