@@ -10,6 +10,7 @@ from walkeeper.core.end_of_archive import Around, RecordedGap, hole_at, lost_his
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
+from walkeeper.core.tail import TailReach
 from walkeeper.core.wal_records import last_whole
 
 SIZE = SegmentSize(MIB)
@@ -105,9 +106,27 @@ def test_p6_a_recorded_gap_is_a_hole_that_waiting_does_not_close(first: int, len
 def test_the_frontier_may_lie_in_a_segment_whose_tail_is_stored() -> None:
     inside = (1, Lsn(6 * MIB + 5000))
     assert hole_at(segment(1, 6), Around(frontier=inside))
-    assert hole_at(segment(1, 6), Around(frontier=inside, partly=True)) is None
-    assert hole_at(segment(1, 5), Around(frontier=inside, partly=True))
+    assert hole_at(segment(1, 6), Around(frontier=inside, tail=TailReach(5000, 5000))) is None
+    assert hole_at(segment(1, 6), Around(frontier=inside, tail=TailReach(4999, 4999)))
+    assert hole_at(segment(1, 5), Around(frontier=inside, tail=TailReach(5000, 5000)))
     assert hole_at(segment(1, 7), Around(frontier=inside)) is None
+
+
+def test_p6_a_tail_that_was_stored_further_than_it_can_be_read_does_not_end_there() -> None:
+    short = TailReach(4000, 9000, "tail/x")
+    found = hole_at(segment(1, 5), Around(tail=short))
+    assert found is not None
+    assert "tail/x" in found.why
+    assert hole_at(segment(1, 5), Around(tail=TailReach(9000, 9000))) is None
+
+
+def test_a_tail_that_is_short_only_beyond_the_fork_ends_there() -> None:
+    """A takeover stores its history, and then writes the record: between the two the frontier is the old timeline's."""
+    for frontier in (None, (1, Lsn(5 * MIB + 9000)), (2, Lsn(5 * MIB + 9000))):
+        for reached, holds in ((99, False), (100, True), (4000, True)):
+            tail = TailReach(reached, 9000, "tail/x")
+            found = hole_at(segment(1, 5), Around(histories=[TWO], frontier=frontier, tail=tail))
+            assert (found is None) == holds
 
 
 def test_a_record_on_a_timeline_of_which_nothing_is_known_proves_no_end() -> None:

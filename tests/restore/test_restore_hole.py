@@ -52,9 +52,12 @@ class Holed(Node):
         )  # fmt: skip
         self.dcs.put(record.encode())
 
-    def piece(self, number: int) -> None:
+    def piece(self, number: int, begin: int = 0) -> str:
+        """A page of its tail, and the key."""
         each = segment(number)
-        tail.put(self.archive, each, Piece(0, 8192, "o1"), paged_segment(each, SYSTEM, History(1))[:8192])
+        piece = Piece(begin, begin + 8192, "o1")
+        plain = paged_segment(each, SYSTEM, History(1))
+        return tail.put(self.archive, each, piece, plain[piece.begin : piece.end]).key
 
 
 @pytest.fixture
@@ -169,6 +172,45 @@ def test_p6_a_tail_with_more_behind_its_segment_is_a_hole_too(agent: Holed) -> N
     wait_until(lambda: agent.restore(segment(7).name) == exits.DELIVERED, "the tail", 5)
     agent.put(8)
     wait_until(lambda: agent.restore(segment(7).name) == exits.STOP_RECOVERY, "the hole", 5)
+
+
+@pytest.mark.parametrize("lost", ["damaged", "removed"])
+def test_p6_a_tail_that_lost_a_piece_is_not_the_end(
+    agent: Holed, lost: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    agent.piece(7)
+    key = agent.piece(7, 8192)
+    agent.record(7 * MIB + 2 * 8192)
+    agent.server(RECOVERS)
+    assert agent.restore(segment(7).name) == exits.DELIVERED
+    if lost == "damaged":
+        agent.dcs.down = True  # the names alone say it, too
+        agent.store.objects[key] = (b"x", agent.store.objects[key][1])
+    else:
+        agent.store.delete(key)
+    assert agent.restore(segment(7).name) == exits.STOP_RECOVERY
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert "0/702000" in said
+    assert (key in said) == (lost == "damaged")
+    (agent.data / "recovery.signal").unlink()
+    agent.server(FOLLOWS)
+    assert agent.restore(segment(7).name) == exits.DELIVERED
+
+
+def test_a_frontier_that_moves_while_one_looks_is_not_held_against_the_tail(agent: Holed) -> None:
+    agent.server(RECOVERS)
+    agent.piece(7)
+    agent.record(7 * MIB + 8192)
+
+    def move(method: str, key: str) -> None:
+        if method == "list" and "/tail/" in key:
+            agent.store.after = None
+            agent.piece(7, 8192)
+            agent.record(7 * MIB + 2 * 8192)
+
+    agent.store.after = move
+    assert agent.restore(segment(7).name) == exits.DELIVERED
+    assert agent.store.after is None
 
 
 def test_what_the_server_has_itself_is_no_hole_for_it(agent: Holed) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 from walkeeper.archive import histories
 from walkeeper.archive.codec import AGAIN, SUFFIXES, Codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.tail_read import AssembledTail, assemble
+from walkeeper.archive.tail_read import Tail, read_tail
 from walkeeper.core.history import parse_history
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, Segment, WalFile, parse_wal_name
@@ -74,12 +74,12 @@ class Reader:
             answers = asked(lambda key: self.store.get(key, limit), [layout.file(file, suffix) for suffix in round_])
             yield from ((suffix, body) for suffix, body in zip(round_, answers, strict=True) if body is not None)
 
-    def tail(self, layout: Layout, name: str) -> AssembledTail | None:
-        """What the tail has of a segment that ``deliver`` has just said is absent; None where it has none of it.
+    def tail(self, layout: Layout, name: str) -> Tail:
+        """What the tail has of a segment that ``deliver`` has just said is absent.
 
         It grows, and it may be less than the server's own copy: for this one answer only. Raises as ``deliver``.
         """
-        return assemble(self.store, layout, self._codec, name) if isinstance(wal_file(name), Segment) else None
+        return read_tail(self.store, layout, self._codec, name) if isinstance(wal_file(name), Segment) else Tail()
 
     def complete(self, layout: Layout, segment: Segment) -> Iterator[bytes] | None:
         """A segment that nobody has asked for yet, by one request if it is there; it is whole if the iteration ends without an

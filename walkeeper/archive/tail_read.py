@@ -11,7 +11,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from walkeeper.archive.codec import AGE, Codec
 from walkeeper.archive.histories import stored_history, timelines
@@ -20,7 +20,7 @@ from walkeeper.archive.tail import StoredPiece, stored_pieces
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile, Segment
-from walkeeper.core.tail import MAX_PIECE, Piece, inner_fork, longest_chain
+from walkeeper.core.tail import MAX_PIECE, NO_TAIL, Piece, TailReach, inner_fork, longest_chain
 from walkeeper.core.wal_page import SegmentHeader, check_header, check_part, first_difference
 from walkeeper.core.wal_records import goes_beyond
 from walkeeper.errors import BadName, BadSegment, CannotTell, WrongCluster
@@ -57,21 +57,33 @@ class AssembledTail:
         return self.plain.ljust(self.segment.size, b"\0")
 
 
+class Tail(NamedTuple):
+    """``assembled``: what may be delivered, or None. ``reach``: how far it goes before anything is cut off at a fork."""
+
+    assembled: AssembledTail | None = None
+    reach: TailReach = NO_TAIL
+
+
 def assemble(store: Store, layout: Layout, codec: Codec, name: str) -> AssembledTail | None:
+    """As ``read_tail``, without how far it should go."""
+    return read_tail(store, layout, codec, name).assembled
+
+
+def read_tail(store: Store, layout: Layout, codec: Codec, name: str) -> Tail:
     """What the pieces of the segment with that name make together, up to where the newest branch left this timeline.
 
-    Call it when the complete segment has just been found absent; None is then proved, too. Raises CannotTell or the
-    store's errors.
+    Call it when the complete segment has just been found absent; that there is no tail is then proved, too. Raises CannotTell
+    or the store's errors.
     """
     for _ in range(_ATTEMPTS):
         listed = list(stored_pieces(store, layout, name))
         if not listed:
-            return None
+            return Tail()
         try:
-            chains = _chains(store, layout, codec, name, listed)
+            chains, reach = _chains(store, layout, codec, name, listed)
         except _Changed:
             continue
-        return _believed(store, layout, chains)
+        return Tail(_believed(store, layout, chains), reach)
     raise CannotTell(f"{name}: its tail is being replaced", hint="The complete segment is about to be in the store.")
 
 
@@ -86,7 +98,9 @@ def _believed(store: Store, layout: Layout, chains: list[AssembledTail]) -> Asse
     return AssembledTail(segment, best.owner, best.plain[:end])
 
 
-def _chains(store: Store, layout: Layout, codec: Codec, name: str, listed: list[StoredPiece]) -> list[AssembledTail]:
+def _chains(
+    store: Store, layout: Layout, codec: Codec, name: str, listed: list[StoredPiece]
+) -> tuple[list[AssembledTail], TailReach]:
     """The longest provable chain of each owner. Raises _Changed, CannotTell, or the store's errors."""
     by_owner: dict[str, dict[Piece, StoredPiece]] = defaultdict(dict)
     for stored in listed:
@@ -98,11 +112,19 @@ def _chains(store: Store, layout: Layout, codec: Codec, name: str, listed: list[
             f"{name}: its tail is encrypted, and the key does not open it",
             hint="Set encryption.identity_file to the file with the private key.",
         )
-    return found
+    chains = [named for owner in by_owner.values() if (named := longest_chain(owner))]
+    reach = TailReach(
+        max((len(chain.plain) for chain in found), default=0),
+        max((chain[-1].end for chain in chains), default=0),
+        opener.ignored,
+    )
+    return found, reach
 
 
 class _Opener:
-    """Fetches and checks the pieces of one segment. ``opened`` and ``locked`` count those that could and could not be opened."""
+    """Fetches and checks the pieces of one segment. ``opened`` and ``locked`` count those that could and could not be opened,
+    ``ignored`` is the key of the first one that is damaged.
+    """
 
     def __init__(self, store: Store, layout: Layout, codec: Codec, name: str) -> None:
         self._store = store
@@ -111,6 +133,7 @@ class _Opener:
         self._name = name
         self.opened = 0
         self.locked = 0
+        self.ignored = ""
 
     def chain(self, owner: str, pieces: dict[Piece, StoredPiece]) -> AssembledTail | None:
         """Without those that turn out to be torn, or to lie: then the longest of what is left."""
@@ -130,6 +153,7 @@ class _Opener:
                     check_part(plain[piece], piece.begin, first)
                 except (CannotTell, BadSegment, BadName, WrongCluster) as problem:
                     events.failure("tail_piece_ignored", problem, key=pieces[piece].key)
+                    self.ignored = self.ignored or pieces[piece].key
                     del left[piece]
                     break
             else:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.tail import NO_TAIL, TailReach
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,26 +28,26 @@ class Around:
     """What is known of the archive around a segment that it lacks.
 
     ``segments``: of its timeline, stored as a whole or in part. ``histories``: those that are stored, of newer timelines at
-    least. ``frontier``: the record's timeline and position, where there is a record that can be read. ``partly``: the asked
-    segment's own tail is stored.
+    least. ``frontier``: the record's timeline and position, where there is a record that can be read. ``tail``: the asked
+    segment's own, which was read after the record.
     """
 
     segments: Collection[Segment] = ()
     gaps: Collection[RecordedGap] = ()
     histories: Collection[History] = ()
     frontier: tuple[int, Lsn] | None = None
-    partly: bool = False
+    tail: TailReach = NO_TAIL
 
 
-def merged(parts: Iterable[Around], *, partly: bool) -> Around:
+def merged(parts: Iterable[Around], tail: TailReach, frontier: tuple[int, Lsn] | None) -> Around:
     """What several looks at different things have found, together."""
     found = list(parts)
     return Around(
         [segment for part in found for segment in part.segments],
         [gap for part in found for gap in part.gaps],
         [history for part in found for history in part.histories],
-        next((part.frontier for part in found if part.frontier is not None), None),
-        partly,
+        frontier,
+        tail,
     )
 
 
@@ -76,15 +77,27 @@ def hole_at(asked: Segment, around: Around) -> Hole | None:
             return Hole(
                 f"{HistoryFile(history.timeline).name} says that timeline {asked.timeline} goes on to {left} at least"
             )
+    stored, listed = (Lsn(asked.start + offset) for offset in (around.tail.reached, around.tail.listed))
+    left = _left_at(asked, branches.values())
+    if min(listed, left) > stored:
+        return Hole(f"its tail was stored up to {listed}, and can be read up to {stored} only: {around.tail.ignored}")
     if around.frontier is None:
         return None
     timeline, position = around.frontier
     branch = branches.get(timeline) if timeline > asked.timeline else History(timeline)
     if branch is None:
         return Hole(f"the record is on timeline {timeline}, and {HistoryFile(timeline).name} is not in the archive")
-    if branch.contains(asked) and position > (asked.end if around.partly else asked.start):
-        return Hole(f"the frontier is at {position}")
+    if branch.contains(asked) and (position > asked.end or min(position, left) > stored):
+        tail = f", and its tail ends at {stored}" if stored > asked.start else ""
+        return Hole(f"the frontier is at {position}{tail}")
     return None
+
+
+def _left_at(asked: Segment, newer: Iterable[History]) -> Lsn:
+    """Where the newest of those left the asked timeline, if inside that segment: of the tail nothing is delivered beyond that."""
+    newest = max(newer, key=lambda history: history.timeline, default=History(asked.timeline))
+    ends = (switch.lsn for switch in newest.switches if switch.timeline == asked.timeline)
+    return min(next(ends, asked.end), asked.end)
 
 
 def lost_history(timeline: int, histories: Iterable[History], first: int) -> Hole | None:

@@ -44,6 +44,21 @@ class Piece:
         return cls(int(match[1], 16), int(match[2], 16), match[3])
 
 
+@dataclass(frozen=True, slots=True)
+class TailReach:
+    """How far a tail goes, in bytes of its segment: as its pieces hold together, and as their names say that they should.
+
+    ``ignored``: the key of one that could not be used.
+    """
+
+    reached: int = 0
+    listed: int = 0
+    ignored: str = ""
+
+
+NO_TAIL: Final = TailReach()
+
+
 def longest_chain(pieces: Collection[Piece]) -> list[Piece]:
     """Pieces of one owner that continue each other from offset 0 and reach furthest; of those, the fewest."""
     best: dict[int, tuple[int, int, Piece | None]] = {}

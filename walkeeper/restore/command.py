@@ -82,12 +82,13 @@ def _records(config: Config) -> RecordStore:
 def _delivered(source: Reader, ends: Ends, layout: Layout, name: str, data_directory: Path) -> bytes | None:
     plain = source.deliver(layout, name)
     if plain is None:
-        tail = source.tail(layout, name)
         if exits.in_archive_recovery(str(data_directory)):
-            hole = ends.hole(layout, name, partly=tail is not None)
+            tail, hole = ends.look(layout, name)
             if hole is not None and not has_itself(data_directory, name, layout.system_identifier):
                 raise hole
-        elif tail is None and exits.is_standby(str(data_directory)) and (hole := ends.note(layout, name)) is not None:
+            return None if tail is None else tail.beyond(data_directory / "pg_wal")
+        tail = source.tail(layout, name).assembled
+        if tail is None and exits.is_standby(str(data_directory)) and (hole := ends.note(layout, name)) is not None:
             events.failure("hole_in_archive", hole, file=name, exit=ABSENT)
         return None if tail is None else tail.beyond(data_directory / "pg_wal")
     if running_server(data_directory) is None:  # pg_rewind looks for what the other branch has, too

@@ -16,11 +16,13 @@ from walkeeper.archive.codec import AGAIN, AGE, ZSTD
 from walkeeper.archive.histories import stored_history, timelines
 from walkeeper.archive.layout import Layout, parse_gap_name
 from walkeeper.archive.read import Reader, wal_file
+from walkeeper.archive.tail_read import AssembledTail
 from walkeeper.core.end_of_archive import Around, Hole, RecordedGap, hole_at, lost_history, merged
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Record
+from walkeeper.core.tail import TailReach
 from walkeeper.core.wal_page import SegmentHeader, check_header, check_pages
 from walkeeper.core.wal_records import ends_early, last_whole
 from walkeeper.dcs.base import RecordStore
@@ -65,16 +67,23 @@ class Ends:
         self._dcs_seconds = min(DCS_SILENCE, deadline / 4)
         self._sizes: dict[str, SegmentSize] = {}
         self._histories: dict[tuple[str, int], History] = {}
-        self._kept: dict[tuple[str, str], tuple[float, HoleInArchive | None]] = {}
+        self._kept: dict[tuple[str, str, TailReach], tuple[float, HoleInArchive | None]] = {}
         self._noted: dict[tuple[str, str], float] = {}
         self._last_record: tuple[tuple[str, str], Lsn | None] | None = None
 
-    def hole(self, layout: Layout, name: str, *, partly: bool) -> HoleInArchive | None:
-        """For archive recovery: None where the archive ends at that file, which was just found absent; else what to raise.
-
-        ``partly``: a segment's tail is stored. Raises the store's errors, CannotTell and BadHistory: then it cannot be told.
+    def look(self, layout: Layout, name: str) -> tuple[AssembledTail | None, HoleInArchive | None]:
+        """For archive recovery, at a file that was just found absent: the tail, and None where the archive ends there, else
+        what to raise. Raises the store's errors, CannotTell and BadHistory: then it cannot be told.
         """
-        key = layout.root, name
+        is_segment = isinstance(wal_file(name), Segment)
+        frontier = self._frontier(layout) if is_segment else None  # before the tail, which had as much by then
+        tail = self._source.tail(layout, name)
+        return tail.assembled, self._hole_kept(layout, name, tail.reach, frontier)
+
+    def _hole_kept(
+        self, layout: Layout, name: str, tail: TailReach, frontier: tuple[int, Lsn] | None
+    ) -> HoleInArchive | None:
+        key = layout.root, name, tail
         with self._lock:
             at, problem = self._kept.get(key, (0.0, None))
             if key in self._kept and self._clock.monotonic() < at + KEPT:
@@ -84,7 +93,7 @@ class Ends:
         if isinstance(file, HistoryFile):
             problem = self._lost_history(layout, file)
         elif isinstance(file, Segment):
-            problem = self._hole(layout, name, partly=partly)
+            problem = self._hole(layout, name, tail, frontier)
         with self._lock:
             self._kept = {each: kept for each, kept in self._kept.items() if each[0] != layout.root}
             self._kept[key] = self._clock.monotonic(), problem
@@ -112,15 +121,16 @@ class Ends:
 
     # -------------------------------------------------------------------------------------------------------- what is asked
 
-    def _hole(self, layout: Layout, name: str, *, partly: bool) -> HoleInArchive | None:
+    def _hole(
+        self, layout: Layout, name: str, tail: TailReach, frontier: tuple[int, Lsn] | None
+    ) -> HoleInArchive | None:
         asked = Segment.parse(name, self._size(layout))
         looks: list[Callable[[], Around]] = [
             lambda: Around(list(self._near(layout, asked)) or list(self._far(layout, asked))),
             lambda: Around(gaps=self._gaps(layout, asked.size)),
             lambda: Around(histories=list(self._newer_histories(layout, asked))),
-            lambda: Around(frontier=self._frontier(layout)),
         ]
-        found = hole_at(asked, merged(in_parallel(lambda look: look(), looks, len(looks)), partly=partly))
+        found = hole_at(asked, merged(in_parallel(lambda look: look(), looks, len(looks)), tail, frontier))
         return None if found is None else _problem(asked, found, self._last_record_before(layout, asked))
 
     def _lost_history(self, layout: Layout, file: HistoryFile) -> HoleInArchive | None:

@@ -147,10 +147,10 @@ class Restoring:
         try:
             with self._places:
                 fetch.plain = self._source.deliver(layout, name)
-                if fetch.plain is None:
-                    fetch.tail = self._source.tail(layout, name)
                 if fetch.plain is None and fetch.recovers:
-                    fetch.hole = self._ends.hole(layout, name, partly=fetch.tail is not None)
+                    fetch.tail, fetch.hole = self._ends.look(layout, name)
+                elif fetch.plain is None:
+                    fetch.tail = self._source.tail(layout, name).assembled
         except StoreError as problem:
             fetch.problem = problem
             self._retry_at = self._clock.monotonic() + RETRY_SECONDS
