@@ -126,6 +126,20 @@ def test_p6_what_was_stored_again_is_found_after_the_damaged_one_was_moved_away(
     assert archive.contents.has(SEGMENT)
 
 
+def test_p3_other_bytes_do_not_take_the_name_of_a_damaged_one_that_was_moved_away(
+    store: MemoryStore, archive: Archive
+) -> None:
+    archive.archive_segment(SEGMENT, PLAIN, ONE)
+    damage(store, KEY, "empty")
+    archive.archive_segment(SEGMENT, PLAIN, ONE)
+    store.delete(KEY)
+    for archiving in (archive.archive_segment, archive.confirm_segment):
+        with pytest.raises(Conflict, match=r"again\.zst is in the store"):
+            archiving(SEGMENT, OTHER, ONE)
+        assert archiving(SEGMENT, PLAIN, ONE).was_present
+    assert list(store.objects) == [AGAIN]
+
+
 def test_p2_when_both_are_damaged_nothing_is_called_stored(store: MemoryStore, archive: Archive) -> None:
     archive.archive_segment(SEGMENT, PLAIN, ONE)
     damage(store, KEY, "empty")

@@ -90,6 +90,20 @@ def test_it_goes_on_across_a_timeline_switch_once_the_recovery_has_read_the_hist
     wait_ready(agent, segment(6), segment(7, 2), segment(8, 2))
 
 
+@pytest.mark.parametrize("asked", ["00000003.history", segment(7, 2).name])
+def test_p6_what_lies_ready_of_a_branch_that_streaming_left_is_dropped(agent: Node, asked: str) -> None:
+    """A standby that streams learns of a fork from its primary, and asks for histories before it asks for segments again."""
+    store(agent, segment(6), segment(7), segment(8))
+    assert agent.restore() == exits.DELIVERED
+    wait_ready(agent, segment(6), segment(7), segment(8))
+    (agent.data / "pg_wal" / "00000002.history").write_bytes(b"1\t0/750000\tx\n")
+    assert agent.restore(asked) == exits.ABSENT
+    assert ready(agent) == [segment(6).name]
+    store(agent, segment(7, 2))
+    assert agent.restore(segment(6).name) == exits.DELIVERED
+    wait_ready(agent, segment(7, 2))
+
+
 def test_a_recovery_that_goes_back_just_after_it_took_one_has_it_ready_again(agent: Node) -> None:
     """As a standby does that asks for a segment again. What was taken before counts before."""
     store(agent, segment(6))

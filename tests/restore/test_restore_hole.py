@@ -71,7 +71,7 @@ def agent(node: Holed) -> Iterator[Holed]:
         yield node
 
 
-BEHIND: Final[dict[str, Callable[[Holed], None]]] = {
+BEHIND: Final[dict[str, Callable[[Holed], object]]] = {
     "the next but one": lambda node: node.put(8),
     "one in the next folder": lambda node: node.put(4096 + 2),
     "one far behind, in a folder of its own": lambda node: node.put(4096 * 0x4321),
@@ -175,9 +175,7 @@ def test_p6_a_tail_with_more_behind_its_segment_is_a_hole_too(agent: Holed) -> N
 
 
 @pytest.mark.parametrize("lost", ["damaged", "removed"])
-def test_p6_a_tail_that_lost_a_piece_is_not_the_end(
-    agent: Holed, lost: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_p6_a_tail_that_lost_a_piece_is_not_the_end(agent: Holed, lost: str, capfd: pytest.CaptureFixture[str]) -> None:
     agent.piece(7)
     key = agent.piece(7, 8192)
     agent.record(7 * MIB + 2 * 8192)

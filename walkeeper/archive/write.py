@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from walkeeper.archive import histories, newer
-from walkeeper.archive.codec import AGAIN, SUFFIXES, Codec
+from walkeeper.archive.codec import AGAIN, STORED, SUFFIXES, Codec
 from walkeeper.archive.contents import Contents
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.stated import FORMAT, is_whole, stated, stated_sha256
@@ -24,6 +24,7 @@ from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
 from walkeeper.core.wal_records import check_complete
 from walkeeper.errors import BadSegment, CannotTell, Conflict, Locked, StoreUnavailable
 from walkeeper.lib import clock, events
+from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import SMALL, AlreadyThere, Store
 
 _LARGEST: Final = SegmentSize(1024 * MIB)
@@ -76,13 +77,13 @@ class Archive:
         return Packed(segment, hashlib.sha256(plain).hexdigest(), self.codec.encode(plain))
 
     def put(self, packed: Packed) -> Receipt:
-        """The half of ``archive_segment`` that waits for the store. Looks at the other suffix first."""
-        segment = packed.segment
-        for suffix in SUFFIXES:
-            found = None if suffix == self.codec.suffix else self._whole(segment, suffix)
-            if found is not None:
-                return self._same(found[1], packed.sha256, found[0])
-        return self._create(packed)
+        """The half of ``archive_segment`` that waits for the store. Looks first at what else may have that segment: the other
+        suffix, and what was stored again beside a damaged object, which somebody may have moved away since.
+        """
+        others = [suffix for suffix in STORED if suffix != self.codec.suffix]
+        looks = in_parallel(lambda each: (each, self._identify(packed.segment, each)), others, len(others))
+        stored = [self._same(found, packed.sha256, suffix) for suffix, found in looks if isinstance(found, Receipt)]
+        return stored[0] if stored else self._create(packed)
 
     def confirm_segment(
         self, segment: Segment, plain: Plain, history: History | None, known: Receipt | None = None
@@ -171,24 +172,18 @@ class Archive:
         stored = self._stored(segment)
         if len({receipt.sha256 for _, receipt in stored}) > 1:
             raise _conflict(segment.name, *(self.layout.file(segment, suffix) for suffix, _ in stored))
-        if stored:
-            return stored[0][1]
-        # Stored again beside a damaged one, which somebody has moved away since.
-        again = (self._identify(segment, AGAIN + suffix) for suffix in SUFFIXES)
-        return next((receipt for receipt in again if isinstance(receipt, Receipt)), None)
+        return stored[0][1] if stored else None
 
     def _stored(self, segment: Segment) -> list[tuple[str, Receipt]]:
         """All whole objects of that segment, by suffix."""
         return [found for suffix in SUFFIXES if (found := self._whole(segment, suffix)) is not None]
 
     def _whole(self, segment: Segment, suffix: str) -> tuple[str, Receipt] | None:
-        """With that suffix; where the object there is damaged, what was stored again beside it."""
+        """With that suffix; else what was stored again beside it, where the object there is damaged or was moved away since."""
         for each in (suffix, AGAIN + suffix):
             stored = self._identify(segment, each)
             if isinstance(stored, Receipt):
                 return each, stored
-            if stored is None:
-                break
         return None
 
     def archive_history(self, timeline: int, content: bytes) -> None:

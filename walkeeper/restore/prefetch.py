@@ -51,10 +51,16 @@ class Prefetcher:
     # -------------------------------------------------------------------------------------------------- for who answers
 
     def recovery(self, server: Server, layout: Layout, link: Path | None) -> Recovery | None:
-        """That of a server which has just asked; None where nothing can lie ready for it, which is logged once."""
+        """That of a server which has just asked; None where nothing can lie ready for it, which is logged once.
+
+        A server that streamed may have learnt of a fork meanwhile. It asks for newer histories before it asks for segments again,
+        and none of them lies ready: so this comes before the shell takes any. Raises CannotTell, or BadHistory.
+        """
+        learnt = followed(server.data_directory)
         with self._changed:
             recovery = self._recoveries.get(server) or self._begin(server, layout)
             if recovery is not None:
+                recovery.read(*learnt)
                 recovery.active_at = self._clock.monotonic()
                 if self._notice_taken(recovery):  # before what it asks for now
                     self._changed.notify_all()
@@ -216,9 +222,7 @@ class Prefetcher:
                 hint="Nothing is fetched ahead. Set restore.directory to where it can be.",
             )
             return None
-        recovery = self._recoveries[server] = Recovery(
-            server, layout, cache, self._clock.monotonic(), histories=followed(data)
-        )
+        recovery = self._recoveries[server] = Recovery(server, layout, cache, self._clock.monotonic())
         self._changed.notify_all()
         return recovery
 

@@ -40,9 +40,9 @@ class Recovery:
         self.ready.discard(segment)
         self.barren.clear()
 
-    def read(self, history: History) -> None:
-        """The server has that history, and will go along it."""
-        self.histories.append(history)
+    def read(self, *histories: History) -> None:
+        """The server has those histories, and will go along the newest."""
+        self.histories += [history for history in histories if history not in self.histories]
         self.drop_what_was_left()
 
     def drop_what_was_left(self) -> None:
