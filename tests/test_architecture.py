@@ -165,7 +165,9 @@ def test_only_the_archive_makes_receipts() -> None:
 
 
 def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
-    """A probe deletes its own object, and ``tail.drop`` what a receipt covers; ``limited`` passes that on. Nothing else deletes."""
+    """A probe deletes its own object, ``tail.drop`` what a receipt covers, and a restore the pin that it wrote; ``limited`` passes
+    that on. Nothing else deletes.
+    """
     calls = {
         (place(path), node.func.id if isinstance(node.func, ast.Name) else f".{node.func.attr}")
         for path in modules()
@@ -175,6 +177,7 @@ def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
     assert {where for where, what in calls if what == "TailReceipt"} == {"archive/tail.py"}
     assert {where for where, what in calls if what == ".delete"} == {
         "archive/tail.py",
+        "archive/expiry.py",
         "store/probe.py",
         "store/limited.py",
     }

@@ -14,6 +14,8 @@
     │   │   ├── OtherBytes     a takeover: the local server's are not the stored ones
     │   │   └── NumberUsedTwice a takeover: the stored history is another server's
     │   ├── BadBackup          a backup's id, its backup.json or its index cannot be relied on
+    │   ├── BadFloor           a floor or a pin in the store cannot be relied on
+    │   ├── Unsafe             expire would break a promise, or does not know enough to keep it
     │   ├── NoSuchGap          nothing that is lost begins there
     │   ├── BeyondServer       record or store know more of the timeline than the server
     │   ├── ArchiveMissing     the record speaks of an archive that the store does not have
@@ -29,6 +31,7 @@
     │   ├── Locked             it is encrypted, and no key here opens it
     │   └── HoleInArchive      it is not there, and more of its branch is behind it
     │       └── LostForGood    the same, and it is recorded as a gap
+    │           └── GivenUp    the same, and it is below the floor
     ├── DcsError               the DCS; waiting can help
     │   ├── DcsUnavailable     no answer within the deadline
     │   ├── CasConflict        somebody else wrote the record first
@@ -134,6 +137,16 @@ class BadBackup(Refused):
     reason = "bad_backup"
 
 
+class BadFloor(Refused):
+    reason = "bad_floor"
+
+
+class Unsafe(Refused):
+    """What is kept, or what is needed by others, would be touched, or nobody can tell."""
+
+    reason = "unsafe"
+
+
 class NoSuchGap(Refused):
     """Nothing that is lost begins there, or it is not clear which is meant."""
 
@@ -211,6 +224,12 @@ class HoleInArchive(CannotTell):
 class LostForGood(HoleInArchive):
     waiting_helps = False
     reason = "gap"
+
+
+class GivenUp(LostForGood):
+    """It lies below the floor that expire has recorded."""
+
+    reason = "given_up"
 
 
 class DcsError(WalkeeperError):

@@ -303,7 +303,7 @@ def _put(inventory: Inventory, rest: str, info: ObjectInfo) -> None:
         inventory.base_backups.add(rest, info.size)
     elif kind == "tail":
         inventory.tails.add(rest, info.size)
-    else:
+    elif kind not in {"expire", "pin"}:
         inventory.strange.add(info.key, info.size)
 
 

@@ -86,10 +86,24 @@ class Layout:
         """What ``expire`` has given up below."""
         return f"{self.root}expire/"
 
+    def floor(self, number: int) -> str:
+        return f"{self.floors}{number:08}.json"
+
+    def floor_is(self, number: int, word: str) -> str:
+        """What became of a floor: ``revoked``, or ``done``."""
+        return f"{self.floors}{number:08}.{word}.json"
+
+    def retained(self, id_: BackupId, number: int) -> str:
+        """A person's word that a backup stays for longer."""
+        return f"{self.floors}retain-{id_}-{number:08}.json"
+
     @property
     def pins(self) -> str:
         """Restores in progress, which ``expire`` does not pass."""
         return f"{self.root}pin/"
+
+    def pin(self, id_: str) -> str:
+        return f"{self.pins}{id_}.json"
 
     @property
     def tails(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec, open_codec
 from walkeeper.archive.contents import Contents
 from walkeeper.archive.layout import Layout
@@ -35,6 +36,10 @@ class Archives:
     def contents(self, system_identifier: int, size: SegmentSize) -> Contents:
         """What it holds."""
         return Contents(self.store, self.layout(system_identifier), size)
+
+    def backups(self, system_identifier: int) -> Backups:
+        """Its base backups."""
+        return Backups(self.store, self.layout(system_identifier), self.codec)
 
     def reader(self) -> Reader:
         """For all of them."""

@@ -1,0 +1,88 @@
+"""Floors, retained backups and pins in a store in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.core.test_floor import ID, RETAINED, a_floor, a_pin
+from tests.core.values import a_backup
+from tests.twins.memory_store import MemoryStore
+from walkeeper.archive.expiry import (
+    let_go,
+    new_pin,
+    note_floor,
+    read_expiry,
+    read_pins,
+    renewed,
+    write_floor,
+    write_pin,
+    write_retained,
+)
+from walkeeper.archive.layout import Layout
+from walkeeper.core.backup import BackupId
+from walkeeper.core.floor import LONGEST_PIN, Retained, encode, moment
+from walkeeper.errors import BadFloor
+
+LAYOUT = Layout("demo", None, 7)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+def test_the_newest_floor_that_was_not_revoked_counts_and_those_that_are_not_done(store: MemoryStore) -> None:
+    for number in range(1, 6):
+        assert write_floor(store, LAYOUT, a_floor(number=number))
+    note_floor(store, LAYOUT, 5, "revoked", "2026-11-28T02:10:00Z")
+    note_floor(store, LAYOUT, 1, "done", "2026-11-28T04:10:00Z")
+    note_floor(store, LAYOUT, 4, "done", "2026-11-28T05:10:00Z")
+    found = read_expiry(store, LAYOUT)
+    assert [floor.number for floor in found.floors] == [2, 3, 4]
+    assert found.newest == a_floor(number=4)
+    assert (sorted(found.done), sorted(found.numbers)) == ([1, 4], [1, 2, 3, 4, 5])
+
+
+def test_a_floors_number_is_taken_once(store: MemoryStore) -> None:
+    assert write_floor(store, LAYOUT, a_floor())
+    assert write_floor(store, LAYOUT, a_floor())  # the same again: an answer that was lost
+    assert not write_floor(store, LAYOUT, a_floor(member="node2"))
+    assert read_expiry(store, LAYOUT).floors == (a_floor(),)
+
+
+def test_the_newest_word_about_a_backup_counts(store: MemoryStore) -> None:
+    later = Retained(number=2, backup=ID, at="2026-12-01T02:00:00Z", until="2026-12-01T02:00:00Z")
+    assert write_retained(store, LAYOUT, RETAINED)
+    assert write_retained(store, LAYOUT, later)
+    assert read_expiry(store, LAYOUT).retained == (later,)
+
+
+def test_nothing_is_read_into_what_lies_there(store: MemoryStore) -> None:
+    store.create("demo/7/expire/notes.txt", b"x", {})
+    store.create("demo/7/expire/00000001.later.json", b"x", {})
+    assert read_expiry(store, LAYOUT).floors == ()
+    store.create("demo/7/expire/00000002.json", encode(a_floor(number=1)), {})
+    with pytest.raises(BadFloor, match=r"expire/00000002\.json: it says that it is floor 1"):
+        read_expiry(store, LAYOUT)
+    del store.objects["demo/7/expire/00000002.json"]
+    store.create("demo/7/expire/00000002.json", encode(a_floor(number=2, system_identifier="8")), {})
+    with pytest.raises(BadFloor, match="system identifier 8"):
+        read_expiry(store, LAYOUT)
+    store.create("demo/7/pin/0123456789abcdef-0002.json", encode(a_pin()), {})
+    with pytest.raises(BadFloor, match=r"pin/0123456789abcdef-0002\.json"):
+        read_pins(store, LAYOUT)
+
+
+def test_a_pin_states_its_end_by_the_stores_clock_is_renewed_and_let_go(store: MemoryStore) -> None:
+    backup = a_backup(BackupId.parse(ID))
+    pin, ahead = new_pin(backup, 3, "host1", 0.0), new_pin(backup, 3, "host1", 7200.0)
+    assert (moment(pin.until) - moment(pin.at)).total_seconds() == LONGEST_PIN
+    assert (moment(ahead.at) - moment(pin.at)).total_seconds() >= 7199
+    assert (pin.backup, pin.lsn, pin.timeline) == (ID, backup.wal[0].start, 3)
+    write_pin(store, LAYOUT, pin)
+    after = renewed(pin, 60.0)
+    write_pin(store, LAYOUT, after)
+    let_go(store, LAYOUT, pin)
+    assert read_pins(store, LAYOUT) == [after]
+    assert after.id.endswith("-0002")
+    assert moment(after.until) > moment(pin.until)

@@ -1,0 +1,87 @@
+"""What can be restored, read from a store in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.core.test_floor import a_floor
+from tests.core.values import a_backup, history_text
+from tests.twins.memory_store import MemoryStore
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.expiry import write_floor
+from walkeeper.archive.open import Archives
+from walkeeper.archive.restorable import look, read_documents
+from walkeeper.core.backup import BackupId, Place, Tombstone, WalRange
+from walkeeper.core.floor import Below
+from walkeeper.core.history import History, Switch
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Record
+
+SIZE = SegmentSize(MIB)
+THREE = History(3, (Switch(1, Lsn(0x180000)),))
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore()
+    store.create("demo/7/history/00000003.history", history_text(THREE), {})
+    store.create("demo/7/start/000000010000000000000001.json", b"{}", {})
+    for number in (1, 2, 3):
+        store.create(f"demo/7/wal/0000000300000000/{Segment(3, number, SIZE)}.zst", b"x", {})
+    return store
+
+
+@pytest.fixture
+def archives(store: MemoryStore) -> Archives:
+    return Archives(store, "demo", None, Codec())
+
+
+def a_record(lsn: str) -> Record:
+    return Record(
+        system_identifier="7", segment_size=MIB, timeline=3, lsn=lsn, start="000000010000000000000001", owner="node1",
+        session="x",
+    )  # fmt: skip
+
+
+def test_p14_documents_wal_tails_and_floors_are_read_together(store: MemoryStore, archives: Archives) -> None:
+    backups = archives.backups(7)
+    ids = [BackupId(f"202611{day:02}T020000Z", 3, "1a2b3c4d") for day in (1, 2, 3, 4, 5)]
+    for id_, start, stop in zip(ids, (0x200028, 0x300028, 0x400028), (0x200100, 0x400000, 0x400100), strict=False):
+        place, end = str(Lsn(start)), str(Lsn(stop))
+        backups.commit(a_backup(id_, start=Place(3, place, ""), stop=Place(3, end, ""), wal=(WalRange(3, place, end),)))
+    backups.commit(Tombstone(id=str(ids[3]), at="2026-11-04T02:00:00Z", why="never finished"))
+    store.create(f"demo/7/backup/{ids[4]}/data/{'0' * 64}.zst", b"x", {})
+    store.create("demo/7/backup/20261106T020000Z-00000003-1a2b3c4d/backup.json", b"{}", {})
+
+    found = look(archives, 7, SIZE, a_record("0/400000"))
+    assert [each.verdict for each in found.windows.judged] == ["complete", "complete", "incomplete"]
+    assert [(str(each.start), str(each.end)) for each in found.windows.shown] == [("0/200100", "0/400000")]
+    assert found.documents.attempts == (ids[4],)
+    assert [each.id for each in found.documents.tombstones] == [str(ids[3])]
+    assert list(found.documents.unreadable) == ["20261106T020000Z-00000003-1a2b3c4d"]
+
+    store.create("demo/7/tail/000000030000000000000004/00000000-00000100-a.zst", b"x", {})
+    tail = look(archives, 7, SIZE, None)
+    assert [each.counts for each in tail.windows.judged] == [True, True, True]
+    record = look(archives, 7, SIZE, a_record("0/400180"))
+    assert str(record.windows.shown[0].end) == "0/400180"
+
+    write_floor(store, archives.layout(7), a_floor(below=(Below(3, "0/300000"),), kept=()))
+    below = look(archives, 7, SIZE, None)
+    assert [each.why for each in below.windows.judged] == [
+        "its WAL was given up: 000000030000000000000002 is below the floor",
+        "",
+        "",
+    ]
+
+
+def test_a_damaged_history_hides_its_timeline_and_nothing_else(store: MemoryStore, archives: Archives) -> None:
+    store.create("demo/7/history/00000004.history", b"garbage", {})
+    assert sorted(look(archives, 7, SIZE, None).holdings.histories) == [1, 3]
+
+
+def test_an_archive_without_backups_has_none(archives: Archives) -> None:
+    found = read_documents(archives.backups(7))
+    assert (found.backups, found.attempts, found.tombstones, found.unreadable) == ((), (), (), {})
+    assert look(archives, 7, SIZE, None).windows.shown == ()

@@ -1,0 +1,151 @@
+"""Floors, backups that people retain, and pins, as the store has them: what ``expire`` goes by and what it leaves."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.stated import FORMAT
+from walkeeper.core.backup import Backup, BackupId
+from walkeeper.core.floor import LONGEST_PIN, MAX_FLOOR_BYTES, Floor, Pin, Retained, decode, encode, moment, written
+from walkeeper.errors import BadFloor
+from walkeeper.lib.clock import timestamp
+from walkeeper.store.base import AlreadyThere, Store
+
+_FLOOR: Final = re.compile(r"([0-9]{8})(?:\.(revoked|done))?\.json\Z")
+_RETAINED: Final = re.compile(r"retain-([0-9A-Za-z-]+)-([0-9]{8})\.json\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """``floors`` are those that count, the oldest first: not revoked, and not done before the newest one that counts.
+
+    ``numbers`` are all that were ever used. ``retained`` has the newest word about each backup, by id.
+    """
+
+    floors: tuple[Floor, ...] = ()
+    done: frozenset[int] = frozenset()
+    numbers: frozenset[int] = frozenset()
+    retained: tuple[Retained, ...] = ()
+
+    @property
+    def newest(self) -> Floor | None:
+        return self.floors[-1] if self.floors else None
+
+
+def read_expiry(store: Store, layout: Layout) -> Expiry:
+    """One small listing, and few documents. Raises BadFloor or the store's errors."""
+    floors: set[int] = set()
+    words: dict[str, set[int]] = {"revoked": set(), "done": set()}
+    retained: dict[BackupId, int] = {}
+    for info in store.list(layout.floors):
+        name = info.key.removeprefix(layout.floors)
+        if match := _FLOOR.match(name):
+            (words[match[2]] if match[2] else floors).add(int(match[1]))
+        elif match := _RETAINED.match(name):
+            id_ = BackupId.parse(match[1])
+            retained[id_] = max(retained.get(id_, 0), int(match[2]))
+    standing = sorted(floors - words["revoked"])
+    wanted = [number for number in standing if number == standing[-1] or number not in words["done"]]
+    return Expiry(
+        tuple(_floor(store, layout, number) for number in wanted),
+        frozenset(words["done"]),
+        frozenset(floors),
+        tuple(_retained(store, layout, id_, number) for id_, number in sorted(retained.items())),
+    )
+
+
+def read_pins(store: Store, layout: Layout) -> list[Pin]:
+    """All that are there, those too that have ended. Raises BadFloor or the store's errors."""
+    found = []
+    for info in store.list(layout.pins):
+        body = store.get(info.key, MAX_FLOOR_BYTES)
+        if body is None:
+            continue  # it has just been let go
+        pin = decode(Pin, body, info.key)
+        if layout.pin(pin.id) != info.key:
+            raise BadFloor(f"{info.key}: it says that it is {pin.id}", hint="Look at who may write there.")
+        found.append(pin)
+    return found
+
+
+def write_pin(store: Store, layout: Layout, pin: Pin) -> None:
+    """Raises AlreadyThere, or the store's errors."""
+    store.create(layout.pin(pin.id), encode(pin), {"format": FORMAT})
+
+
+def new_pin(backup: Backup, timeline: int, by: str, ahead: float, seconds: float = LONGEST_PIN) -> Pin:
+    """For a restore of that backup along ``timeline``'s chain. ``ahead``: by how much the store's clock is before ours."""
+    at = timestamp(ahead)
+    until = written(moment(at) + timedelta(seconds=min(seconds, LONGEST_PIN)))
+    return Pin(
+        id=f"{secrets.token_hex(8)}-0001",
+        kind="restore",
+        backup=backup.id,
+        timeline=timeline,
+        lsn=backup.wal[0].start,
+        at=at,
+        until=until,
+        by=by,
+    )
+
+
+def renewed(pin: Pin, ahead: float) -> Pin:
+    """The next one of the same restore, from now on. Write it, and then let the old one go."""
+    token, _, number = pin.id.partition("-")
+    at = timestamp(ahead)
+    until = written(moment(at) + (moment(pin.until) - moment(pin.at)))
+    changed = {"id": f"{token}-{int(number) + 1:04}", "at": at, "until": until}
+    return Pin(**{name: changed.get(name, getattr(pin, name)) for name in pin.__struct_fields__})
+
+
+def let_go(store: Store, layout: Layout, pin: Pin) -> None:
+    """The restore is over, or has renewed it."""
+    store.delete(layout.pin(pin.id))
+
+
+def write_floor(store: Store, layout: Layout, floor: Floor) -> bool:
+    """False where somebody else took that number first. Raises the store's errors."""
+    return _create(store, layout.floor(floor.number), encode(floor))
+
+
+def note_floor(store: Store, layout: Layout, number: int, word: str, at: str) -> None:
+    """That it is ``revoked``, or ``done``."""
+    _create(store, layout.floor_is(number, word), f'{{"at": "{at}"}}\n'.encode())
+
+
+def write_retained(store: Store, layout: Layout, retained: Retained) -> bool:
+    """As ``write_floor``."""
+    return _create(store, layout.retained(BackupId.parse(retained.backup), retained.number), encode(retained))
+
+
+def _floor(store: Store, layout: Layout, number: int) -> Floor:
+    key = layout.floor(number)
+    floor = decode(Floor, store.get(key, MAX_FLOOR_BYTES) or b"", key)
+    if floor.number != number or int(floor.system_identifier) != layout.system_identifier:
+        raise BadFloor(
+            f"{key}: it says that it is floor {floor.number} of system identifier {floor.system_identifier}",
+            hint="Look at who may write there.",
+        )
+    return floor
+
+
+def _retained(store: Store, layout: Layout, id_: BackupId, number: int) -> Retained:
+    key = layout.retained(id_, number)
+    retained = decode(Retained, store.get(key, MAX_FLOOR_BYTES) or b"", key)
+    if retained.backup != str(id_) or retained.number != number:
+        raise BadFloor(f"{key}: it speaks of {retained.backup}", hint="Look at who may write there.")
+    return retained
+
+
+def _create(store: Store, key: str, document: bytes) -> bool:
+    try:
+        store.create(key, document, {"format": FORMAT})
+    except AlreadyThere:
+        body = store.get(key, MAX_FLOOR_BYTES)
+        return body is not None and bytes(body) == document
+    return True

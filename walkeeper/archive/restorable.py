@@ -1,0 +1,153 @@
+"""What can be restored from one archive: its backups and its WAL, looked at together. ``core.windows`` judges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from walkeeper.archive.backups import Backups
+from walkeeper.archive.contents import Contents
+from walkeeper.archive.expiry import Expiry, read_expiry
+from walkeeper.archive.histories import stored_history, timelines
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import Archives
+from walkeeper.archive.tail import stored_pieces
+from walkeeper.core import windows
+from walkeeper.core.backup import Backup, BackupId, Tombstone
+from walkeeper.core.coverage import Archived
+from walkeeper.core.floor import given_up
+from walkeeper.core.history import History
+from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Record
+from walkeeper.core.tail import Piece, longest_chain
+from walkeeper.core.windows import Holdings, Windows, all_histories
+from walkeeper.errors import BadBackup, BadName, CannotTell, Refused
+from walkeeper.lib.parallel import in_parallel
+from walkeeper.store.base import Store
+
+_AT_ONCE: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Documents:
+    """What stands in the place of ``backup.json``, the oldest first. ``unreadable``: why, by id; those do not count."""
+
+    backups: tuple[Backup, ...] = ()
+    attempts: tuple[BackupId, ...] = ()
+    tombstones: tuple[Tombstone, ...] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+
+class Listed(NamedTuple):
+    """Of the WAL. ``histories`` are those that can be read, ``start`` is the one that counts."""
+
+    archived: Archived
+    histories: Mapping[int, History]
+    start: Segment | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restorable:
+    """``windows`` has every backup with its verdict."""
+
+    documents: Documents
+    expiry: Expiry
+    holdings: Holdings
+    windows: Windows
+
+
+def look(archives: Archives, system_identifier: int, size: SegmentSize, record: Record | None) -> Restorable:
+    """One LIST of all WAL, and little besides. ``record``, where there is one, was read before.
+
+    Raises BadFloor or the store's errors.
+    """
+    layout, store = archives.layout(system_identifier), archives.store
+    documents = read_documents(archives.backups(system_identifier))
+    found = Contents(store, layout, size).listed(layout.wal, layout.gaps, layout.starts)
+    listed = Listed(found.archived(size), readable_histories(store, layout), found.start(size))
+    return judged(store, layout, size, documents, listed, record)
+
+
+def judged(
+    store: Store,
+    layout: Layout,
+    size: SegmentSize,
+    documents: Documents,
+    listed: Listed,
+    record: Record | None,
+    broken: Mapping[str, str] | None = None,
+) -> Restorable:
+    """The same for who has listed the archive. ``broken``: what was found against the objects of some backups, by id."""
+    expiry, start = read_expiry(store, layout), listed.start
+    others = {1, *([start.timeline] if start else []), *([record.timeline] if record else [])}
+    known = all_histories(listed.histories, *others)
+    found = Holdings(
+        archived=listed.archived,
+        size=size,
+        system_identifier=layout.system_identifier,
+        kept=known[record.timeline if record is not None else max(known)],
+        histories=known,
+        partly=_partly(store, layout, size, known, record),
+        given_up=given_up(expiry.floors),
+        start=start,
+    )
+    return Restorable(
+        documents=documents, expiry=expiry, holdings=found, windows=windows.look(documents.backups, found, broken)
+    )
+
+
+def read_documents(backups: Backups) -> Documents:
+    """Of all ids, several at a time. Raises the store's errors."""
+
+    def read(id_: BackupId) -> tuple[BackupId, Backup | Tombstone | str | None]:
+        try:
+            return id_, backups.read(id_)
+        except BadBackup as problem:
+            return id_, str(problem)
+
+    ids = backups.ids()
+    found = sorted(in_parallel(read, ids, min(len(ids), _AT_ONCE)), key=lambda each: each[0])
+    return Documents(
+        backups=tuple(each for _, each in found if isinstance(each, Backup)),
+        attempts=tuple(id_ for id_, each in found if each is None),
+        tombstones=tuple(each for _, each in found if isinstance(each, Tombstone)),
+        unreadable={str(id_): each for id_, each in found if isinstance(each, str)},
+    )
+
+
+def readable_histories(store: Store, layout: Layout) -> dict[int, History]:
+    """Those that are stored; a damaged one is as one that is not there, and verify names it."""
+
+    def read(timeline: int) -> tuple[int, History | None]:
+        try:
+            return timeline, stored_history(store, layout, timeline)
+        except (Refused, CannotTell):
+            return timeline, None
+
+    listed = timelines(store, layout)
+    found = in_parallel(read, listed, min(len(listed), _AT_ONCE))
+    return {timeline: history for timeline, history in found if history is not None}
+
+
+def _partly(
+    store: Store, layout: Layout, size: SegmentSize, histories: Mapping[int, History], record: Record | None
+) -> dict[Segment, Lsn]:
+    """Up to where tails go; and the record's word of the one that it stands in."""
+    pieces: dict[tuple[str, str], set[Piece]] = {}
+    for stored in stored_pieces(store, layout):
+        pieces.setdefault((stored.segment, stored.piece.owner), set()).add(stored.piece)
+    found: dict[Segment, Lsn] = {}
+    for (name, _), those in pieces.items():
+        try:
+            segment = Segment.parse(name, size)
+        except BadName:
+            continue  # of another segment size
+        chain = longest_chain(those)
+        if chain and chain[-1].end < size:
+            found[segment] = max(found.get(segment, segment.start), Lsn(segment.start + chain[-1].end))
+    if record is not None and record.timeline in histories:
+        opened = histories[record.timeline].segment_at(record.position, size)
+        found[opened] = max(found.get(opened, opened.start), record.position)
+    return found
