@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 from hypothesis import strategies as st
@@ -145,3 +146,56 @@ def a_backup(id_: BackupId, **changed: Any) -> Backup:
         "walkeeper": "0.2.0",
     }
     return Backup(**(fields | changed))
+
+
+def commit_record(time: int, *, aborted: bool = False, more: int = 0, previous: int = 0) -> bytes:
+    """The end of a transaction at that time, in microseconds since 2000, with so many bytes more in its main data."""
+    length = 8 + more
+    data = (b"\xff" + bytes([length]) if length < 256 else b"\xfe" + struct.pack("=I", length)) + struct.pack(
+        "=q", time
+    )
+    data += b"m" * more
+    head = struct.pack("=IIQBB2x", 24 + len(data), 7, previous, 0xA0 if aborted else 0x80, 1)
+    return head + struct.pack("=I", crc32c(data + head)) + data
+
+
+def message_record(length: int) -> bytes:
+    """One that says nothing of interest, so many bytes long in all; its checksum is wrong."""
+    head = struct.pack("=IIQBB2xI", length, 7, 0, 0, 21, 0)
+    return (head + b"\xfe" + struct.pack("=I", length - 29)).ljust(length, b"m")
+
+
+def wal_of(
+    history: History, size: SegmentSize, system_identifier: int, number: int, records: Iterable[bytes]
+) -> tuple[dict[Segment, bytes], list[tuple[Lsn, Lsn]]]:
+    """Whole segments of that chain from ``number`` on, and where each record begins and ends; behind the last one are zeros."""
+    base = number * size
+    stream = bytearray()
+
+    def header(left: int) -> None:
+        address = base + len(stream)
+        timeline = next((switch.timeline for switch in history.switches if address < switch.lsn), history.timeline)
+        info = (0 if address % size else 2) | (1 if left else 0)
+        stream.extend(struct.pack("=HHIQI4x", 0xD110, info, timeline, address, left))
+        if address % size == 0:
+            stream.extend(struct.pack("=QII", system_identifier, size, PAGE))
+
+    places = []
+    for record in records:
+        stream.extend(bytes(-len(stream) % 8))
+        if len(stream) % PAGE == 0:
+            header(0)
+        begin, at = Lsn(base + len(stream)), 0
+        while at < len(record):
+            if at:
+                header(len(record) - at)
+            room = PAGE - len(stream) % PAGE
+            stream.extend(record[at : at + room])
+            at += room
+        places.append((begin, Lsn(base + len(stream) + -len(stream) % 8)))
+    stream.extend(bytes(-len(stream) % size))
+    segments = {
+        history.segment(number + index, size): bytes(stream[index * size : (index + 1) * size])
+        for index in range(len(stream) // size)
+    }
+    return segments, places

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -9,12 +10,15 @@ import subprocess
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import pytest
+from psycopg import Connection
 
 from tests.parts.binaries import all_postgres
 from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory
+from walkeeper.core.commits import commits, commits_back, crosses
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import PAGE_SIZE, check_part
@@ -26,6 +30,7 @@ ALL = sorted(all_postgres())
 OLDEST = ALL[:1]
 """What is one version's here held for each of them when it was written; the records themselves are looked at in all."""
 _LINE = re.compile(r"rmgr: (\w+) +len \(rec/tot\): +\d+/ +(\d+), .*?lsn: (\w+/\w+), prev (\w+/\w+), desc: (\S+)")
+_END = re.compile(r"rmgr: Transaction .*?lsn: (\w+/\w+), .*?desc: (COMMIT|ABORT)\w* (?:\d+: )?([-\d]+ [:.\d]+) UTC")
 
 
 @dataclass
@@ -35,6 +40,8 @@ class Wal:
     segments: dict[Segment, bytes]
     begins: dict[Segment, list[tuple[Lsn, Lsn, str]]]
     """Position, previous position, and kind of each record, by the segment that it begins in."""
+    ends: dict[Segment, list[tuple[Lsn, str, str]]]
+    """Position, time and kind of each commit and rollback, likewise."""
     diverged: dict[Segment, bytes]
     """What another server made of the same beginning, on the same timeline."""
 
@@ -43,7 +50,8 @@ class Wal:
 def wal(major: int) -> Wal:
     directory = new_directory("w")
     bin_dir = all_postgres()[major]
-    with Postgres(directory / "a", bin_dir, settings={"wal_keep_size": "1GB"}) as server:
+    settings = {"wal_keep_size": "1GB", "max_prepared_transactions": "2"}
+    with Postgres(directory / "a", bin_dir, settings=settings) as server:
         server.execute("CREATE TABLE t (n int, b text)")
         first = Segment.parse(server.switch_wal(), SIZE).number + 1
         write(server, 1)
@@ -57,9 +65,9 @@ def wal(major: int) -> Wal:
         segments = whole(server, first, end.number)
         listing = subprocess.run(
             [bin_dir / "pg_waldump", "-p", server.pg_wal, "-s", str(Lsn(first * SIZE)), "-e", str(Lsn(end.end))],
-            capture_output=True, text=True, check=False,
+            capture_output=True, text=True, check=False, env={**os.environ, "TZ": "UTC"},
         ).stdout  # fmt: skip
-    other = Postgres(directory / "b", bin_dir, settings={"wal_keep_size": "1GB"})
+    other = Postgres(directory / "b", bin_dir, settings=settings)
     shutil.copytree(directory / "copy", other.data)
     other.data.chmod(0o700)
     other.configure({})
@@ -69,8 +77,11 @@ def wal(major: int) -> Wal:
     begins: dict[Segment, list[tuple[Lsn, Lsn, str]]] = {segment: [] for segment in segments}
     for kind, _, lsn, previous, what in _LINE.findall(listing):
         begins[Segment.at(1, Lsn.parse(lsn), SIZE)].append((Lsn.parse(lsn), Lsn.parse(previous), f"{kind} {what}"))
+    ends: dict[Segment, list[tuple[Lsn, str, str]]] = {segment: [] for segment in segments}
+    for lsn, kind, time in _END.findall(listing):
+        ends[Segment.at(1, Lsn.parse(lsn), SIZE)].append((Lsn.parse(lsn), f"{time.replace(' ', 'T')}Z", kind))
     shutil.rmtree(directory)
-    return Wal(segments, begins, diverged)
+    return Wal(segments, begins, ends, diverged)
 
 
 def write(server: Postgres, seed: int) -> None:
@@ -84,6 +95,33 @@ def write(server: Postgres, seed: int) -> None:
             )
         server.switch_wal()
         connection.execute("INSERT INTO t SELECT g, repeat('y', (random() * 9000)::int) FROM generate_series(1, 900) g")
+        if seed == 1:
+            transactions(connection)
+
+
+def transactions(connection: Connection[Any]) -> None:
+    """Every form of a transaction's end: prepared ones, rollbacks, with savepoints, files, invalidations and an origin."""
+    for how, prepared in (("COMMIT", "ROLLBACK"), ("ROLLBACK", "COMMIT")):
+        for statement in (
+            "CREATE TABLE u (n int)",
+            "BEGIN",
+            "DROP TABLE u",
+            "PREPARE TRANSACTION 'p'",
+            f"{prepared} PREPARED 'p'",
+            "DROP TABLE IF EXISTS u",
+            "BEGIN",
+            "DO $$ BEGIN FOR i IN 1..3000 LOOP BEGIN INSERT INTO t VALUES (i); EXCEPTION WHEN others THEN END; END LOOP; END $$",
+            how,
+        ):
+            connection.execute(statement)
+    for statement in (
+        "SELECT pg_replication_origin_create('o')",
+        "SELECT pg_replication_origin_session_setup('o')",
+        "INSERT INTO t VALUES (1)",
+        "SELECT pg_replication_origin_session_reset()",
+        "SELECT pg_replication_origin_drop('o')",
+    ):
+        connection.execute(statement)
 
 
 def whole(server: Postgres, first: int, last: int) -> dict[Segment, bytes]:
@@ -106,6 +144,29 @@ def test_the_records_are_those_that_pg_waldump_lists(major: int) -> None:
         assert [record.is_switch for record in found] == [kind.startswith("XLOG SWITCH") for *_, kind in listed]
         for one, following in pairwise(found):
             assert one.next == following.begin
+
+
+@pytest.mark.parametrize("major", ALL)
+def test_the_ends_of_transactions_are_those_that_pg_waldump_lists(major: int) -> None:
+    """Forward and back, from anywhere, and those that go over a page's or a segment's end."""
+    seen = wal(major)
+    listed = [end for segment in seen.segments for end in seen.ends[segment]]
+    assert {kind for *_, kind in listed} == {"COMMIT", "ABORT"}
+    found, pages, plains = [], 0, list(seen.segments.items())
+    for (segment, plain), (_, following) in zip(plains, [*plains[1:], (None, b"")], strict=True):
+        here = list(commits(plain, segment, following=following))
+        assert list(commits_back(plain, segment, following=following)) == here[::-1]
+        for middle in (here[len(here) // 3].begin, here[len(here) // 2].end) if here else ():
+            assert list(commits(plain, segment, middle)) == [
+                one for one in here if segment.end >= one.end and one.begin >= middle
+            ]
+            assert list(commits_back(plain, segment, middle)) == [one for one in here[::-1] if one.end <= middle]
+        alone = list(commits(plain, segment))
+        assert here == [*alone, *filter(None, [crosses(plain, segment, following)])]
+        pages += sum(one.begin // PAGE_SIZE < (one.end - 1) // PAGE_SIZE for one in here)
+        found += here
+    assert [(one.begin, one.when, "ABORT" if one.aborted else "COMMIT") for one in found] == listed
+    assert pages
 
 
 @pytest.mark.parametrize("major", OLDEST)

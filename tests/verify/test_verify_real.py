@@ -63,6 +63,9 @@ def test_real_wal_over_a_switch_and_a_promotion_is_sound_to_its_last_page(machin
     assert found["timelines"] == [1, 2]
     assert found["record"]["owner"] == "a"
     assert found["end_lsn"] == found["record"]["frontier"]
+    (window,) = found["windows"]
+    first, last = window["first_commit"]["time"], window["last_commit"]["time"]
+    assert machine.server.value("SELECT %s::timestamptz < %s::timestamptz AND %s < now()", [first, last, last])
     assert found["deep"]["segments"] == found["segments"]["expected"] >= 6
     assert [each for each in found["findings"] if each["severity"] != "note"] == []
     assert said.stderr == ""

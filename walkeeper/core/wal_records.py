@@ -86,6 +86,20 @@ class WalRecord:
 
 def read_record(data: Plain, segment: Segment, begin: int) -> WalRecord | None:
     """The record at that offset of the segment, if all of it is in ``data``, in true pages, and its checksum is right."""
+    found = read_bytes(data, segment, begin)
+    if found is None:
+        return None
+    body, end = found
+    _, _, previous, info, manager, _ = _RECORD.unpack_from(body)
+    switch = manager == _XLOG_MANAGER and info & _INFO_MASK == _SWITCH
+    return WalRecord(begin, segment.size if switch else end, Lsn(previous), switch)
+
+
+def read_bytes(data: Plain, segment: Segment, begin: int, manager: int | None = None) -> tuple[bytes, int] | None:
+    """As ``read_record``: its bytes without the headers of pages, and where it ends; None if it is of another manager than that.
+
+    ``data`` may go on in the next segment.
+    """
     if begin + 4 > len(data) or begin % 8 or not _page_is_true(data, segment, begin):
         return None
     (length,) = _LENGTH.unpack_from(data, begin)
@@ -101,13 +115,14 @@ def read_record(data: Plain, segment: Segment, begin: int) -> WalRecord | None:
             break
         if at % PAGE_SIZE or not _continues(data, segment, at, left):
             return None
-        at += _SHORT_SIZE
+        at += _SHORT_SIZE if at % segment.size else _LONG_SIZE
     body = b"".join(parts)
-    _, _, previous, info, manager, checksum = _RECORD.unpack_from(body)
+    *_, its_manager, checksum = _RECORD.unpack_from(body)
+    if manager not in {None, its_manager}:
+        return None
     if crc32c(body[_RECORD.size :] + body[:_CHECKSUM_AT]) != checksum:
         return None
-    switch = manager == _XLOG_MANAGER and info & _INFO_MASK == _SWITCH
-    return WalRecord(begin, segment.size if switch else _aligned(at), Lsn(previous), switch)
+    return body, _aligned(at)
 
 
 def records(data: Plain, segment: Segment) -> Iterator[WalRecord]:
@@ -127,6 +142,19 @@ def goes_on(data: Plain, segment: Segment, lsn: Lsn) -> bool:
 def begins(data: Plain, segment: Segment) -> bool:
     """Whether the first page is the segment's own, and not an old one's in a file that is used again."""
     return _page_is_true(data, segment, 0)
+
+
+def begins_in(data: Plain, page: int) -> list[int]:
+    """Where the records begin that begin in the page at that offset, in order, told by pages and lengths alone."""
+    found = []
+    at, end, unpack = _first_in_page(data, page), min(page + PAGE_SIZE, len(data) - 3), _LENGTH.unpack_from
+    while at is not None and at < end:
+        (length,) = unpack(data, at)
+        if length < _RECORD.size:
+            break
+        found.append(at)
+        at += (length + 7) & ~7
+    return found
 
 
 def last_begin(data: Plain, limit: int) -> int | None:
@@ -235,7 +263,7 @@ def _page_is_true(data: Plain, segment: Segment, offset: int) -> bool:
     if page + _PAGE.size > len(data):
         return False
     magic, info, timeline, address, _ = _PAGE.unpack_from(data, page)
-    long = bool(info & _LONG) == (page == 0)
+    long = bool(info & _LONG) == (page % segment.size == 0)
     return may_be_magic(magic) and long and address == segment.start + page and 0 < timeline <= segment.timeline
 
 

@@ -6,19 +6,22 @@ import json as json_module
 from collections.abc import Iterator
 from typing import Any, Final
 
-from walkeeper.archive.codec import AGE
+from walkeeper.archive.codec import AGE, Codec
 from walkeeper.archive.contents import Names, Run
+from walkeeper.archive.open import open_archives
 from walkeeper.archive.tail import longest_stored
 from walkeeper.config import Config
 from walkeeper.core.amounts import size
-from walkeeper.core.coverage import intersect, last_stored
+from walkeeper.core.coverage import coverage, intersect, last_stored
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.errors import CannotTell
 from walkeeper.lib.terminal import Progress, printable
-from walkeeper.store.open import open_store
+from walkeeper.verify import windows
 from walkeeper.verify.answer import FORMAT, SOUND, say
 from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
+from walkeeper.verify.tail import look
+from walkeeper.verify.target import choose
 
 _SHOWN: Final = 20
 """Ranges of one timeline, and names of one kind, that people are shown."""
@@ -31,11 +34,11 @@ def main(config: Config, *, timeline: int | None, system_identifier: int | None,
 
 def _work(config: Config, timeline: int | None, system_identifier: int | None, *, json: bool) -> str:
     with Progress() as progress:
-        store, claim = open_store(config.store), ask_the_dcs(config)
+        archives, claim = open_archives(config, to_read=True), ask_the_dcs(config)
         evidence = gather(
-            config, store, claim, system_identifier, lambda count: progress.show(f"{count:,} objects listed")
+            config, archives.store, claim, system_identifier, lambda count: progress.show(f"{count:,} objects listed")
         )
-    found = document(evidence, timeline)
+        found = {**document(evidence, timeline), "windows": _windows(evidence, timeline, archives.codec)}
     return json_module.dumps(found, indent=2) if json else "\n".join(map(printable, _lines(found)))
 
 
@@ -67,6 +70,17 @@ def document(evidence: Evidence, timeline: int | None = None) -> dict[str, Any]:
             for number, other in sorted(evidence.others.items())
         ],
     }
+
+
+def _windows(evidence: Evidence, timeline: int | None, codec: Codec) -> list[dict[str, Any]] | None:
+    """As verify has them, whose business it is to say why there are none; None where the chain is not known."""
+    try:
+        target = choose(evidence, None, timeline)
+    except CannotTell:
+        return None
+    found = coverage(evidence.archived, target.history, evidence.size, target.first, target.end)
+    end = windows.end_of(evidence, target, look(evidence, target))
+    return windows.windows(evidence, target, found, end, codec)[0]
 
 
 def _newest_tail(evidence: Evidence) -> dict[str, Any] | None:
@@ -137,6 +151,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     record = found["record"]
     yield f"Frontier  {record['frontier']} on timeline {record['timeline']}" if record else "Frontier  unknown"
     yield f"Objects   {found['objects']:,}, {size(found['bytes'])}"
+    if found["windows"] is not None:
+        yield from windows.lines(found["windows"], len("Objects   "))
     for timeline in found["timelines"]:
         yield ""
         yield from _timeline_lines(timeline)

@@ -17,11 +17,13 @@ from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.judge import Finding, Severity
 from walkeeper.verify.tail import OpenSegment
 from walkeeper.verify.target import Target
+from walkeeper.verify.windows import end_of
+from walkeeper.verify.windows import lines as window_lines
 
 _WIDTH: Final = 80
 _INDENT: Final = " " * 10
 _SHOWN: Final = 20
-"""Windows, and findings of one kind, that people are shown; --json has more."""
+"""Findings of one kind that people are shown; --json has more."""
 
 
 def exit_code(findings: list[Finding]) -> int:
@@ -36,12 +38,11 @@ def document(
     found: Coverage,
     opened: OpenSegment | None,
     deep: Deep | None,
+    windows: list[dict[str, Any]],
     findings: list[Finding],
 ) -> dict[str, Any]:
     """What --json prints, and what people are shown is made from."""
     code = exit_code(findings)
-    end = Lsn(target.end * evidence.size)
-    end = opened.proved if opened is not None else end
     return {
         "format": FORMAT,
         "verdict": VERDICT[code],
@@ -53,21 +54,12 @@ def document(
         ),
         "start": _start(evidence, target),
         "start_lsn": str(Lsn(target.first * evidence.size)),
-        "end_lsn": str(end),
+        "end_lsn": str(end_of(evidence, target, opened)),
         "end_is": "frontier" if target.by_record else "last stored",
         "segments": {"expected": target.end - target.first, "stored": sum(stretch.length for stretch in found.stored)},
         "archive_objects": evidence.inventory.objects,
         "archive_bytes": evidence.inventory.bytes,
-        "windows": [
-            {
-                "start_lsn": str(Lsn(first * evidence.size)),
-                "end_lsn": str(end if stop == target.end else Lsn(stop * evidence.size)),
-                "first": target.history.segment(first, evidence.size).name,
-                "last": target.history.segment(stop - 1, evidence.size).name,
-                "segments": stop - first,
-            }
-            for first, stop in found.windows
-        ],
+        "windows": windows,
         "tail": None
         if opened is None or not opened.pieces
         else {"segment": opened.segment.name, "end_lsn": str(opened.end), "pieces": opened.pieces},
@@ -86,7 +78,8 @@ def document(
 
 def render(found: dict[str, Any]) -> str:
     """A document for people."""
-    lines = [*_head(found), *_windows(found), "", *_findings(found), *_wrapped("", _verdict(found), 0)]
+    restorable = window_lines(found["windows"], len(_INDENT))
+    lines = [*_head(found), *restorable, "", *_findings(found), *_wrapped("", _verdict(found), 0)]
     return "\n".join(map(printable, lines))
 
 
@@ -129,19 +122,6 @@ def _head(found: dict[str, Any]) -> Iterator[str]:
         yield from _wrapped(
             "Deep", f"{deep['segments']:,} downloaded, {size(deep['bytes'])}; {deep['damaged']:,} damaged"
         )
-
-
-def _windows(found: dict[str, Any]) -> Iterator[str]:
-    """What a restore can reach: within each, to every point."""
-    word = "Restore"
-    for window in found["windows"][:_SHOWN]:
-        count = "1 segment" if window["segments"] == 1 else f"{window['segments']:,} segments"
-        yield f"{word.ljust(len(_INDENT))}{window['start_lsn']} to {window['end_lsn']}, {count}"
-        word = ""
-    if len(found["windows"]) > _SHOWN:
-        yield f"{_INDENT}and {len(found['windows']) - _SHOWN} more"
-    if not found["windows"]:
-        yield f"{word.ljust(len(_INDENT))}nothing"
 
 
 def _findings(found: dict[str, Any]) -> Iterator[str]:

@@ -1,0 +1,93 @@
+"""What a restore can reach: positions from the listing, and times from the records near both ends of each window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.times import NEAR, CommitTimes
+from walkeeper.core.commits import Commit
+from walkeeper.core.coverage import Coverage
+from walkeeper.core.lsn import Lsn
+from walkeeper.errors import CannotTell, Locked, Refused, StoreError
+from walkeeper.lib.retry import with_retries
+from walkeeper.verify.evidence import Evidence
+from walkeeper.verify.judge import Finding, Severity
+from walkeeper.verify.tail import OpenSegment
+from walkeeper.verify.target import Target
+
+TIMED: Final = 8
+"""Windows, the newest ones, whose times are looked for."""
+_SHOWN: Final = 20
+"""Windows that people are shown; --json has more."""
+
+_NO_KEY: Final = "Set encryption.identity_file to the file with the private key, or look on a host that has it."
+_DEEP: Final = "walkeeper verify --deep looks into every object, and says what is damaged."
+
+
+def end_of(evidence: Evidence, target: Target, opened: OpenSegment | None) -> Lsn:
+    """Up to where a restore of that chain gets, if nothing is missing."""
+    return opened.proved if opened is not None else Lsn(target.end * evidence.size)
+
+
+def windows(
+    evidence: Evidence, target: Target, found: Coverage, end: Lsn, codec: Codec
+) -> tuple[list[dict[str, Any]], list[Finding]]:
+    """Oldest first, as --json has them; and what there is to say where times could not be read.
+
+    Costs two objects for most windows, and 2 x NEAR where transactions are long or rare.
+    """
+    times = CommitTimes(evidence.store, evidence.layout, codec, target.history, evidence.size)
+    findings: list[Finding] = []
+    described = []
+    for index, (first, stop) in enumerate(found.windows):
+        begin, behind = Lsn(first * evidence.size), end if stop == target.end else Lsn(stop * evidence.size)
+        ends: tuple[Commit | None, Commit | None] = (None, None)
+        if index >= len(found.windows) - TIMED and not findings:
+            try:
+                ends = with_retries(lambda begin=begin, behind=behind: times.between(begin, behind, NEAR))  # type: ignore[misc]
+            except Locked as locked:
+                findings.append(_unread(Severity.NOTE, locked, _NO_KEY))
+            except (CannotTell, Refused, StoreError) as problem:
+                findings.append(_unread(Severity.UNSURE, problem, _DEEP))
+        described.append(
+            {
+                "start_lsn": str(begin),
+                "end_lsn": str(behind),
+                "first": target.history.segment(first, evidence.size).name,
+                "last": target.history.segment(stop - 1, evidence.size).name,
+                "segments": stop - first,
+                "first_commit": _described(ends[0]),
+                "last_commit": _described(ends[1]),
+            }
+        )
+    return described, findings
+
+
+def lines(described: list[dict[str, Any]], indent: int) -> Iterator[str]:
+    """Within each window to every point."""
+    word = "Restore"
+    for window in described[:_SHOWN]:
+        count = "1 segment" if window["segments"] == 1 else f"{window['segments']:,} segments"
+        yield f"{word.ljust(indent)}{window['start_lsn']} to {window['end_lsn']}, {count}"
+        word = ""
+        first, last = window["first_commit"], window["last_commit"]
+        if first is not None and last is not None:
+            yield f"{' ' * indent}commits {_shown(first)} to {_shown(last)} UTC"
+    if len(described) > _SHOWN:
+        yield f"{' ' * indent}and {len(described) - _SHOWN} more"
+    if not described:
+        yield f"{word.ljust(indent)}nothing"
+
+
+def _described(commit: Commit | None) -> dict[str, str] | None:
+    return None if commit is None else {"time": commit.when, "lsn": str(commit.begin)}
+
+
+def _shown(commit: dict[str, str]) -> str:
+    return commit["time"].rstrip("Z").replace("T", " ")
+
+
+def _unread(severity: Severity, problem: Exception, hint: str) -> Finding:
+    return Finding(severity, "times_unread", f"which times can be restored is not known: {problem}", hint)
