@@ -430,7 +430,7 @@ def test_the_document_has_a_stable_shape(built: Built, verify: Verifier) -> None
     assert set(found) == {
         "format", "verdict", "exit_code", "store", "archive", "system_identifier", "segment_size", "record", "timeline",
         "timelines", "start", "start_lsn", "end_lsn", "end_is", "segments", "archive_objects", "archive_bytes", "windows",
-        "tail", "deep", "findings",
+        "tail", "deep", "findings", "backups",
     }  # fmt: skip
     assert set(found["findings"][0]) == {"severity", "kind", "text", "hint", "first", "last", "count", "key"}
     documented = (Path(__file__).parents[2] / "docs" / "verify.md").read_text()

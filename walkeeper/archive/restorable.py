@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.contents import Contents
@@ -16,7 +16,7 @@ from walkeeper.archive.tail import stored_pieces
 from walkeeper.core import windows
 from walkeeper.core.backup import Backup, BackupId, Tombstone
 from walkeeper.core.coverage import Archived
-from walkeeper.core.floor import given_up
+from walkeeper.core.floor import Floor, given_up, written
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -96,6 +96,54 @@ def judged(
     return Restorable(
         documents=documents, expiry=expiry, holdings=found, windows=windows.look(documents.backups, found, broken)
     )
+
+
+def described(found: Restorable) -> dict[str, Any]:
+    """For JSON: of verify, status and the agent's report. Positions as text, sizes in bytes, the newest backup last."""
+    complete = found.windows.complete
+    return {
+        "complete": len(complete),
+        "attempts": [str(each) for each in found.documents.attempts],
+        "unreadable": dict(found.documents.unreadable),
+        "newest": None if not complete else _described(max(complete, key=windows.consistent_at)),
+        "backups": [
+            {**_described(each.backup), "state": each.verdict, "why": each.why or None} for each in found.windows.judged
+        ],
+        "windows": [
+            {
+                "timeline": window.timeline,
+                "start_lsn": str(window.start),
+                "start_at": window.backups[0].stop.at,
+                "end_lsn": str(window.end),
+                "backups": [backup.id for backup in window.backups],
+                "dead": window.dead,
+            }
+            for window in found.windows.shown
+        ],
+        "floor": _floor(found.expiry.newest),
+    }
+
+
+def _described(backup: Backup) -> dict[str, Any]:
+    return {
+        "id": backup.id,
+        "kind": backup.kind,
+        "parent": backup.parent or None,
+        "timeline": backup.stop.timeline,
+        "start_lsn": backup.start.lsn,
+        "stop_lsn": backup.stop.lsn,
+        "start_at": backup.start.at,
+        "stop_at": backup.stop.at,
+        "bytes": backup.bytes,
+        "packed_bytes": backup.packed_bytes,
+        "member": backup.member,
+    }
+
+
+def _floor(floor: Floor | None) -> dict[str, Any] | None:
+    if floor is None:
+        return None
+    return {"number": floor.number, "start": floor.start, "at": floor.at, "stands_from": written(floor.stands_from)}
 
 
 def read_documents(backups: Backups) -> Documents:

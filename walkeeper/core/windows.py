@@ -50,11 +50,12 @@ class Holdings:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A backup, and ``why`` it does not count, in words."""
+    """A backup, and ``why`` it does not count, in words. ``waits``: only for WAL that may still be on its way."""
 
     backup: Backup
     verdict: Verdict
     why: str = ""
+    waits: bool = False
 
     @property
     def counts(self) -> bool:
@@ -262,22 +263,24 @@ def _judge(
         return Judged(backup, "complete")
     if not ours:
         return Judged(backup, "incomplete", f"timeline {backup.stop.timeline}: the archive has no history with its WAL")
-    return Judged(backup, "incomplete", _lacks(backup, holdings, max(ours, key=lambda each: each.reach(backup))))
+    furthest = max(ours, key=lambda each: each.reach(backup))
+    return Judged(backup, "incomplete", *_lacks(backup, holdings, furthest))
 
 
-def _lacks(backup: Backup, holdings: Holdings, furthest: _Chain) -> str:
+def _lacks(backup: Backup, holdings: Holdings, furthest: _Chain) -> tuple[str, bool]:
+    """In words; and whether it may still come."""
     reached = furthest.reach(backup)
     number = reached // holdings.size
     segment = furthest.history.segment(number, holdings.size)
     if _holds(holdings.given_up, segment):
-        return f"its WAL was given up: {segment} is below the floor"
+        return f"its WAL was given up: {segment} is below the floor", False
     if _holds(holdings.archived.gaps, segment):
-        return f"its WAL is lost: {segment} is in a recorded gap"
+        return f"its WAL is lost: {segment} is in a recorded gap", False
     if holdings.start is not None and number < holdings.start.number:
-        return f"it needs {segment}, and the archive begins with {holdings.start}"
+        return f"it needs {segment}, and the archive begins with {holdings.start}", False
     if any(run.first > number for run in furthest.runs):
-        return f"{segment} is missing in the store"
-    return f"its WAL is stored up to {reached}, and it needs it up to {consistent_at(backup)}"
+        return f"{segment} is missing in the store", False
+    return f"its WAL is stored up to {reached}, and it needs it up to {consistent_at(backup)}", True
 
 
 def _holds(ranges: Mapping[int, Sequence[Range]], segment: Segment) -> bool:

@@ -14,8 +14,8 @@ from walkeeper.core.amounts import size
 from walkeeper.core.coverage import Archived, Coverage, coverage, merged, subtract
 from walkeeper.core.names import Segment
 from walkeeper.lib.terminal import Progress
+from walkeeper.verify import backups, rebuild, tail, text, windows
 from walkeeper.verify import deep as deep_look
-from walkeeper.verify import rebuild, tail, text, windows
 from walkeeper.verify.answer import say
 from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
 from walkeeper.verify.judge import judge
@@ -71,12 +71,20 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
                 lambda so_far: _show(progress, so_far),
             )
             found = replace(found, windows=tuple(subtract(found.windows, merged(deep.broken))))
+            evidence = backups.without(evidence, target.history, merged(deep.broken))
         end = windows.end_of(evidence, target, opened)
         described, untimed = windows.windows(evidence, target, found, end, archives.codec)
+        backed = backups.look(evidence, archives, deep=request.deep, workers=_workers(config), progress=progress.show)
     findings = judge(evidence, target, found, in_flight=config.uploads)
-    findings += [*tail.about(opened), *(deep.findings if deep else []), *([] if deep else untimed)]
+    findings += [
+        *tail.about(opened),
+        *(deep.findings if deep else []),
+        *([] if deep else untimed),
+        *backups.about(backed),
+    ]
     findings.sort(key=lambda finding: finding.severity)
     result = text.document(evidence, target, found, opened, deep, described, findings)
+    result["backups"] = backups.document(backed)
     return json_module.dumps(result, indent=2) if request.json else text.render(result), result["exit_code"]
 
 

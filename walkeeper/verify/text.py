@@ -17,7 +17,7 @@ from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.judge import Finding, Severity
 from walkeeper.verify.tail import OpenSegment
 from walkeeper.verify.target import Target
-from walkeeper.verify.windows import end_of
+from walkeeper.verify.windows import backup_lines, end_of
 from walkeeper.verify.windows import lines as window_lines
 
 _WIDTH: Final = 80
@@ -78,8 +78,9 @@ def document(
 
 def render(found: dict[str, Any]) -> str:
     """A document for people."""
-    restorable = window_lines(found["windows"], len(_INDENT))
-    lines = [*_head(found), *restorable, "", *_findings(found), *_wrapped("", _verdict(found), 0)]
+    restorable = window_lines(found["windows"], len(_INDENT), "Restore" if found["backups"] is None else "WAL")
+    lines = [*_head(found), *restorable, *backup_lines(found["backups"], len(_INDENT)), ""]
+    lines += [*_findings(found), *_wrapped("", _verdict(found), 0)]
     return "\n".join(map(printable, lines))
 
 

@@ -58,16 +58,15 @@ def windows(
                 "first": target.history.segment(first, evidence.size).name,
                 "last": target.history.segment(stop - 1, evidence.size).name,
                 "segments": stop - first,
-                "first_commit": _described(ends[0]),
-                "last_commit": _described(ends[1]),
+                "first_commit": described_commit(ends[0]),
+                "last_commit": described_commit(ends[1]),
             }
         )
     return described, findings
 
 
-def lines(described: list[dict[str, Any]], indent: int) -> Iterator[str]:
-    """Within each window to every point."""
-    word = "Restore"
+def lines(described: list[dict[str, Any]], indent: int, word: str = "Restore") -> Iterator[str]:
+    """Within each window to every point. ``word`` stands before the first."""
     for window in described[:_SHOWN]:
         count = "1 segment" if window["segments"] == 1 else f"{window['segments']:,} segments"
         yield f"{word.ljust(indent)}{window['start_lsn']} to {window['end_lsn']}, {count}"
@@ -81,7 +80,26 @@ def lines(described: list[dict[str, Any]], indent: int) -> Iterator[str]:
         yield f"{word.ljust(indent)}nothing"
 
 
-def _described(commit: Commit | None) -> dict[str, str] | None:
+def backup_lines(found: dict[str, Any] | None, indent: int) -> Iterator[str]:
+    """The same for walkeeper's own base backups, where there are any."""
+    if found is None:
+        return
+    newest = f", the newest of {found['newest']['stop_at']}" if found["newest"] else ""
+    yield f"{'Backups'.ljust(indent)}{found['complete']} of {len(found['backups'])} are complete{newest}"
+    word = "Restore"
+    for window in found["windows"][:_SHOWN]:
+        dead = ", a branch that was left" if window["dead"] else ""
+        yield f"{word.ljust(indent)}{window['start_lsn']} to {window['end_lsn']} on timeline {window['timeline']}{dead}"
+        word = ""
+        if window["last_commit"] is not None:
+            yield f"{' ' * indent}the last commit at {_shown(window['last_commit'])} UTC"
+    if len(found["windows"]) > _SHOWN:
+        yield f"{' ' * indent}and {len(found['windows']) - _SHOWN} more"
+    if not found["windows"]:
+        yield f"{word.ljust(indent)}nothing"
+
+
+def described_commit(commit: Commit | None) -> dict[str, str] | None:
     return None if commit is None else {"time": commit.when, "lsn": str(commit.begin)}
 
 

@@ -1,0 +1,151 @@
+"""``walkeeper verify`` with base backups: which are complete, what of them is missing or damaged, and what can be restored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.archives import FOUR, ONE, THREE, TWO, Built, Verifier
+from tests.fixtures.backed_up import put_backup
+from walkeeper.archive.backups import Backups
+from walkeeper.archive.codec import Codec
+from walkeeper.core.backup import BackupId, Tombstone
+from walkeeper.core.lsn import MIB, Lsn
+
+OLD = BackupId("20261127T020000Z", 1, "1a2b3c4d")
+NEW = BackupId("20261128T020000Z", 4, "1a2b3c4d")
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Built:
+    """Timelines 1, 2 and 4, the frontier before segment 11, and a backup in the first and the last."""
+    built = Built(tmp_path)
+    built.put(ONE, 3, 4)
+    built.put_history(TWO, THREE, FOUR)
+    built.put(TWO, *range(5, 8))
+    built.put(FOUR, *range(8, 11))
+    built.record(4, 11)
+    put_backup(backups(built), OLD, Lsn(3 * MIB + 40), Lsn(4 * MIB + 256))
+    put_backup(backups(built), NEW, Lsn(9 * MIB + 40), Lsn(9 * MIB + 256))
+    return built
+
+
+@pytest.fixture
+def verify(built: Built, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Verifier:
+    return Verifier(built, capsys, monkeypatch)
+
+
+def backups(built: Built, codec: Codec | None = None) -> Backups:
+    return Backups(built.store, built.archive.layout, codec or built.codec)
+
+
+def keys(built: Built, id_: BackupId, kind: str) -> list[str]:
+    return [info.key for info in built.store.list(f"{built.archive.layout.backup(id_)}{kind}")]
+
+
+def states(found: dict) -> list[str]:  # type: ignore[type-arg]
+    return [each["state"] for each in found["backups"]["backups"]]
+
+
+def test_complete_backups_and_their_windows_are_told(verify: Verifier) -> None:
+    for deep in (False, True):
+        said = verify(deep=deep)
+        assert (said.code, said.kinds) == (0, [])
+        found = said.document["backups"]
+        assert (found["complete"], found["newest"]["id"], states(said.document)) == (2, str(NEW), ["complete"] * 2)
+        assert [(each["start_lsn"], each["end_lsn"], each["timeline"]) for each in found["windows"]] == [
+            ("0/400100", "0/B00000", 4)
+        ]
+        assert found["pieces_downloaded"] == (4 if deep else 0)
+    text = verify(json=False).out
+    assert "Backups   2 of 2 are complete, the newest of 2026-11-28T02:00:00+00:00" in text
+    assert "Restore   0/400100 to 0/B00000 on timeline 4" in text
+
+
+def test_without_any_backup_nothing_is_said_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    (tmp_path / "other").mkdir()
+    built = Built(tmp_path / "other")
+    built.put(ONE, 3, 4)
+    verify = Verifier(built, capsys, monkeypatch)
+    assert verify().document["backups"] is None
+    assert "Restore   0/300000 to 0/500000, 2 segments" in verify(json=False).out
+
+
+@pytest.mark.parametrize("kind", ["data/", "index-", "order-", "manifest-"])
+def test_p14_what_is_missing_makes_a_backup_damaged_and_the_other_still_counts(
+    built: Built, verify: Verifier, kind: str
+) -> None:
+    built.store.delete(keys(built, NEW, kind)[0])
+    said = verify()
+    assert (said.code, said.kinds) == (1, ["backup_damaged"])
+    assert states(said.document) == ["complete", "damaged"]
+    assert kind in said.finding("backup_damaged")["text"]
+    assert "it is not there" in said.finding("backup_damaged")["text"]
+
+
+def test_a_piece_that_was_shortened_is_found_by_the_listing(built: Built, verify: Verifier) -> None:
+    key = keys(built, OLD, "data/")[1]
+    built.replace(key, built.body(key)[:-1])
+    said = verify()
+    assert states(said.document) == ["damaged", "complete"]
+    assert said.finding("backup_damaged")["text"] == f"backup {OLD}: {key}: it has another size than it was stored with"
+    assert [each["start_lsn"] for each in said.document["backups"]["windows"]] == ["0/900100"]
+
+
+def test_a_piece_with_other_bytes_is_found_by_deep(built: Built, verify: Verifier) -> None:
+    key = keys(built, NEW, "data/")[0]
+    body = built.body(key)
+    built.replace(key, body[:-1] + bytes([body[-1] ^ 1]))
+    assert verify().code == 0
+    said = verify(deep=True)
+    assert (said.code, said.kinds) == (1, ["backup_damaged"])
+    assert key in said.finding("backup_damaged")["text"]
+
+
+def test_p14_a_segment_that_deep_finds_damaged_ends_the_window_before_it(built: Built, verify: Verifier) -> None:
+    built.replace(built.key(2, 6), b"garbage")
+    windows = verify(deep=True).document["backups"]["windows"]
+    assert [(each["start_lsn"], each["end_lsn"]) for each in windows] == [
+        ("0/900100", "0/B00000"),
+        ("0/400100", "0/600000"),
+    ] or [(each["start_lsn"], each["end_lsn"]) for each in windows] == [
+        ("0/400100", "0/600000"),
+        ("0/900100", "0/B00000"),
+    ]
+
+
+def test_p14_nothing_complete_is_damage_and_what_waits_for_its_wal_is_not(built: Built, verify: Verifier) -> None:
+    for id_ in (OLD, NEW):
+        built.store.delete(keys(built, id_, "backup.json")[0])
+    put_backup(backups(built), BackupId("20261129T020000Z", 4, "1a2b3c4d"), Lsn(10 * MIB + 40), Lsn(11 * MIB + 8))
+    said = verify()
+    assert (said.code, said.kinds) == (0, [])
+    assert said.notes >= {"backup_waits", "backup_attempt"}
+    built.put_tail(FOUR, 11, 1000)
+    assert verify().document["backups"]["complete"] == 1
+    built.store.delete(keys(built, BackupId("20261129T020000Z", 4, "1a2b3c4d"), "backup.json")[0])
+    put_backup(backups(built), BackupId("20261130T020000Z", 1, "1a2b3c4d"), Lsn(2 * MIB), Lsn(3 * MIB + 8))
+    said = verify()
+    assert (said.code, said.kinds) == (1, ["no_complete_backup"])
+    assert "the archive begins with 000000010000000000000003" in said.finding("backup_incomplete")["text"]
+
+
+def test_tombstones_attempts_and_what_cannot_be_read_are_kept_apart(built: Built, verify: Verifier) -> None:
+    gone = BackupId("20261101T020000Z", 1, "00000000")
+    backups(built).commit(Tombstone(id=str(gone), at="2026-11-02T02:00:00Z", why="never finished"))
+    built.store.create(f"{built.archive.layout.backup(gone)[:-9]}11111111/backup.json", b"{}", {})
+    said = verify()
+    assert (said.code, said.kinds) == (1, ["backup_damaged"])
+    assert "11111111: its backup.json cannot be used" in said.finding("backup_damaged")["text"]
+    assert states(said.document) == ["complete", "complete"]
+
+
+def test_an_index_that_no_key_here_opens_is_not_taken_for_damage(built: Built, verify: Verifier) -> None:
+    recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
+    locked = BackupId("20261129T020000Z", 4, "1a2b3c4d")
+    put_backup(backups(built, Codec(1, (recipient,))), locked, Lsn(9 * MIB + 40), Lsn(9 * MIB + 256))
+    said = verify()
+    assert (said.code, said.kinds) == (2, ["backup_unread"])
+    assert states(said.document) == ["complete"] * 3

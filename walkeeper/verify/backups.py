@@ -1,0 +1,201 @@
+"""Base backups: which are complete, and whether every object that each of those names is there with its size.
+
+``--deep`` downloads them, too. An archive without any is for people who take theirs with another tool: nothing is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from walkeeper.archive.backups import Backups, document_suffix
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.open import Archives
+from walkeeper.archive.restorable import Documents, Listed, Restorable, described, judged, read_documents
+from walkeeper.archive.times import NEAR, CommitTimes
+from walkeeper.core.backup import Backup, BackupId
+from walkeeper.core.backup_index import Piece
+from walkeeper.core.commits import Commit
+from walkeeper.core.coverage import Range, chain, subtract
+from walkeeper.core.history import History
+from walkeeper.core.windows import Judged
+from walkeeper.errors import BadBackup, CannotTell, Locked, Refused, StoreError
+from walkeeper.lib.parallel import in_parallel
+from walkeeper.lib.retry import with_retries
+from walkeeper.verify.evidence import Evidence
+from walkeeper.verify.judge import Finding, Severity
+from walkeeper.verify.windows import TIMED, described_commit
+
+_OTHER: Final = "Restore from another one; walkeeper backup takes a new one now."
+
+
+@dataclass(slots=True)
+class Looked:
+    """``broken``: why, by id. ``unread``: what could not be looked at, by id. ``pieces`` and ``bytes`` were downloaded."""
+
+    found: Restorable
+    broken: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+    last_commits: list[Commit | None] = field(default_factory=list)
+    """Of each window that is shown."""
+    pieces: int = 0
+    bytes: int = 0
+
+
+def without(evidence: Evidence, history: History, damaged: Iterable[Range]) -> Evidence:
+    """The same, where those numbers of ``history``'s chain count as not stored: no restore crosses them."""
+    stored = dict(evidence.archived.segments)
+    for first, end in damaged:
+        for timeline, begin, stop in chain(history, evidence.size, first, end):
+            stored[timeline] = subtract(stored.get(timeline, ()), [Range(begin, stop)])
+    return replace(evidence, archived=replace(evidence.archived, segments=stored))
+
+
+def look(
+    evidence: Evidence, archives: Archives, *, deep: bool, workers: int, progress: Callable[[str], None]
+) -> Looked | None:
+    """None where nobody has ever begun one. Raises BadFloor or the store's errors."""
+    backups = archives.backups(evidence.layout.system_identifier)
+    documents = read_documents(backups)
+    if documents == Documents():
+        return None
+    looked = Looked(_judged(evidence, documents, {}))
+    for backup in looked.found.windows.complete:
+        progress(f"backup {backup.id}")
+        try:
+            pieces = list(backups.index(backup))
+            _listed(backups, backup, pieces)
+            if deep:
+                _downloaded(backups, backup, pieces, workers, looked, progress)
+        except (Locked, StoreError) as problem:
+            looked.unread[backup.id] = str(problem)
+        except (BadBackup, CannotTell) as problem:
+            looked.broken[backup.id] = str(problem)
+    looked.found = _judged(evidence, documents, looked.broken)
+    looked.last_commits = _last_commits(evidence, archives.codec, looked.found)
+    return looked
+
+
+def _judged(evidence: Evidence, documents: Documents, broken: dict[str, str]) -> Restorable:
+    listed = Listed(evidence.archived, evidence.histories, evidence.begins)
+    return judged(evidence.store, evidence.layout, evidence.size, documents, listed, evidence.claim.record, broken)
+
+
+def _listed(backups: Backups, backup: Backup, pieces: list[Piece]) -> None:
+    """By one LIST. Raises CannotTell for what is missing, or has another size."""
+    layout, id_ = backups.layout, BackupId.parse(backup.id)
+    sizes = {info.key: info.size for info in backups.store.list(layout.backup(id_))}
+    wanted = {layout.backup_piece(id_, piece.sha256, backup.suffix): piece.packed_size for piece in pieces}
+    wrong = [key for key, size in wanted.items() if sizes.get(key) != size]
+    orders = {backup.order, *(each.order for each in backup.tablespaces)}
+    documents = [("manifest", backup.manifest), *(("order", order) for order in sorted(orders))]
+    wrong += [
+        key
+        for kind, sha256 in documents
+        if not sizes.get(key := layout.backup_document(id_, kind, sha256, document_suffix(kind, backup.suffix)))  # type: ignore[arg-type]
+    ]
+    if len(wanted) != backup.pieces:
+        raise CannotTell(f"its index names {len(wanted)} pieces, and backup.json {backup.pieces}")
+    if wrong:
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        there = "it has another size than it was stored with" if wrong[0] in sizes else "it is not there"
+        raise CannotTell(f"{wrong[0]}: {there}{more}")
+
+
+def _downloaded(
+    backups: Backups,
+    backup: Backup,
+    pieces: list[Piece],
+    workers: int,
+    looked: Looked,
+    progress: Callable[[str], None],
+) -> None:
+    """Each piece once, and what describes them. Raises CannotTell for the first that is damaged."""
+    names = {piece.sha256: piece.size for piece in pieces}
+
+    def one(sha256: str) -> int:
+        key = backups.layout.backup_piece(BackupId.parse(backup.id), sha256, backup.suffix)
+        try:
+            plain = with_retries(lambda: backups.read_piece(backup, sha256))
+        except Locked:
+            raise
+        except CannotTell as problem:
+            raise CannotTell(
+                f"{key}: {str(problem).removeprefix(f'{key}: ').removeprefix('stored object: ')}"
+            ) from None
+        if len(plain) != names[sha256]:
+            raise CannotTell(f"{key}: {len(plain)} bytes, its index says {names[sha256]}")
+        return len(plain)
+
+    backups.read_document(backup, "manifest", backup.manifest)
+    for order in {backup.order, *(each.order for each in backup.tablespaces)}:
+        backups.read_document(backup, "order", order)
+    for number, size in enumerate(in_parallel(one, names, workers), start=1):
+        looked.pieces += 1
+        looked.bytes += size
+        progress(f"backup {backup.id}: {number:,} of {len(names):,} pieces")
+
+
+def about(looked: Looked | None) -> Iterator[Finding]:
+    """What there is to say of them, the oldest first."""
+    if looked is None:
+        return
+    found = looked.found
+    for each in found.windows.judged:
+        yield from _about_one(each)
+    for id_, why in found.documents.unreadable.items():
+        yield Finding(Severity.DAMAGE, "backup_damaged", why, _OTHER, count=1, key=id_)
+    for id_, why in looked.unread.items():
+        text = f"backup {id_}: its pieces were not looked at: {why}"
+        yield Finding(Severity.UNSURE, "backup_unread", text, "Look again.", count=1, key=id_)
+    if attempts := found.documents.attempts:
+        yield Finding(
+            Severity.NOTE,
+            "backup_attempt",
+            f"{len(attempts)} {'attempt' if len(attempts) == 1 else 'attempts'} without a backup.json, {attempts[-1]} the "
+            "newest",
+            "One that runs, or one that ended early: walkeeper backup --resume goes on with it. expire clears them up.",
+            count=len(attempts),
+        )
+    if found.documents.backups and not found.windows.complete and not any(each.waits for each in found.windows.judged):
+        yield Finding(
+            Severity.DAMAGE,
+            "no_complete_backup",
+            "no base backup is complete: nothing can be restored with walkeeper alone",
+            "Take one now: walkeeper backup",
+        )
+
+
+def _about_one(each: Judged) -> Iterator[Finding]:
+    text, key = f"backup {each.backup.id}: {each.why}", each.backup.id
+    if each.verdict == "damaged":
+        yield Finding(Severity.DAMAGE, "backup_damaged", text, _OTHER, count=1, key=key)
+    elif each.waits:
+        yield Finding(Severity.NOTE, "backup_waits", text, "It counts as soon as that WAL is stored.", count=1, key=key)
+    elif not each.counts:
+        yield Finding(Severity.NOTE, "backup_incomplete", text, "It does not count, and restores nothing.", key=key)
+
+
+def document(looked: Looked | None) -> dict[str, Any] | None:
+    """For ``--json``."""
+    if looked is None:
+        return None
+    found = described(looked.found)
+    for window, last in zip(found["windows"], looked.last_commits, strict=True):
+        window["last_commit"] = described_commit(last)
+    return {**found, "pieces_downloaded": looked.pieces, "bytes_downloaded": looked.bytes}
+
+
+def _last_commits(evidence: Evidence, codec: Codec, found: Restorable) -> list[Commit | None]:
+    """Of each window, as far as its last segments tell; what cannot be read is said of the WAL's own windows."""
+    commits: list[Commit | None] = []
+    for window in found.windows.shown:
+        times = CommitTimes(
+            evidence.store, evidence.layout, codec, found.holdings.histories[window.timeline], evidence.size
+        )
+        try:
+            commits.append(times.last(window.start, window.end, NEAR) if len(commits) < TIMED else None)
+        except (CannotTell, Refused, StoreError):
+            commits.append(None)
+    return commits
