@@ -418,6 +418,20 @@ def test_a_segment_below_the_frontier_may_be_lacking_where_a_gap_ends_there(worl
     assert world.frontier == (1, 9, "a")
 
 
+@pytest.mark.parametrize("here", [True, False])
+def test_p16_a_gap_that_somebody_recorded_is_not_gone_over_where_the_server_has_its_wal(
+    world: World, here: bool
+) -> None:
+    life = Life()
+    world.owned(life, number=7)
+    world.archive.record_gap(Segment(1, 7, SIZE), Lsn(9 * MIB))
+    world.stores(life, 7)
+    world.dcs.wipe()
+    world.files("a", life, range(5, 12) if here else [5, 6, 9, 10])
+    world.take_over("a", ONE, 12 * MIB)
+    assert world.frontier == (1, 8 if here else 9, "a")
+
+
 @pytest.mark.parametrize("recycled", [False, True])
 def test_a_rebuilt_dcs_goes_on(world: World, recycled: bool) -> None:
     """patronictl remove looks the same."""

@@ -12,7 +12,7 @@ from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.ownership import Ownership, take_over
 from walkeeper.archive.codec import Codec
-from walkeeper.archive.layout import Layout
+from walkeeper.archive.layout import Layout, parse_gap_name
 from walkeeper.archive.write import Archive
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
@@ -20,6 +20,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, decode_record
 from walkeeper.core.takeover import LocalServer
 from walkeeper.errors import (
+    BadName,
     BeyondServer,
     CasConflict,
     Conflict,
@@ -247,3 +248,72 @@ def test_a_frontier_inside_a_segment_is_taken_up_at_the_segments_start(world: Wo
     assert owner.record.position == 7 * MIB + 40
     taken = world.take_over("a" if history is ONE else "b", history, 8 * MIB)
     assert taken.record.position == (5 * MIB if history is TWO else 7 * MIB)
+
+
+STRAY = (
+    "start/readme.txt",
+    "start/00000001000000000000000z.json",
+    "gap/readme.txt",
+    "history/readme.txt",
+    "history/x.history",
+)
+
+
+def test_p16_stray_objects_keep_nobody_from_a_takeover_without_a_record(world: World) -> None:
+    for name in STRAY:
+        world.store.create(f"demo/{SYSTEM}/{name}", b"hello", {})
+    world.take_over("a", ONE, 3 * MIB)
+    world.put(ONE, 3, 4)
+    world.dcs.wipe()
+    world.take_over("a", ONE, 9 * MIB)
+    assert world.frontier == (1, 5, "a")
+
+
+def test_p16_a_planted_start_beyond_a_hole_moves_no_rebuilt_frontier_over_it(world: World) -> None:
+    world.take_over("a", ONE, 3 * MIB)
+    world.put(ONE, 3, 4)
+    world.archive.state_start(Segment(1, 8, SIZE))
+    world.dcs.wipe()
+    owner = world.take_over("a", ONE, 9 * MIB)
+    assert world.frontier == (1, 5, "a")
+    assert owner.record.start == Segment(1, 3, SIZE).name
+
+
+def test_p16_a_planted_start_beyond_the_servers_own_wal_is_refused(world: World) -> None:
+    world.take_over("a", ONE, 3 * MIB)
+    world.archive.state_start(Segment(1, 80, SIZE))
+    world.dcs.wipe()
+    with pytest.raises(BeyondServer):
+        world.take_over("a", ONE, 9 * MIB)
+
+
+def test_an_archive_that_was_shortened_begins_with_its_new_start(world: World) -> None:
+    world.take_over("a", ONE, 3 * MIB)
+    world.put(ONE, *range(3, 9))
+    world.archive.state_start(Segment(1, 6, SIZE))
+    for deleted in ((), (3, 4), (3, 4, 5)):
+        for number in deleted:
+            world.store.delete(world.archive.layout.file(Segment(1, number, SIZE), ".zst"))
+        world.dcs.wipe()
+        owner = world.take_over("a", ONE, 10 * MIB)
+        assert (world.frontier, owner.record.start) == ((1, 9, "a"), Segment(1, 6, SIZE).name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "000000010000000000000005--5",
+        "000000010000000000000005-0000000000500000",
+        "000000010000000000000005- 000000000060000",
+        "000000010000000000000005-" + "F" * 200,
+    ],
+)
+def test_p16_a_gap_whose_name_makes_no_sense_is_no_gap(world: World, name: str) -> None:
+    with pytest.raises(BadName):
+        parse_gap_name(name, SIZE)
+    world.take_over("a", ONE, 3 * MIB)
+    world.put(ONE, 3, 4, 6)
+    world.store.objects[f"demo/{SYSTEM}/gap/{name}.json"] = (b"{}", {})
+    world.dcs.wipe()
+    world.take_over("a", ONE, 9 * MIB)
+    assert world.frontier == (1, 5, "a")

@@ -122,6 +122,8 @@ def test_p6_where_the_archive_ends_a_recovery_is_told_so(agent: Holed, around: s
         for suffix in (".partial.zst", ".00000028.backup.zst", ".zst.old", "x"):
             agent.store.create(key + suffix, b"x", {})
         agent.store.create(f"{agent.archive.layout.gaps}README", b"x", {})
+        for name in ("readme.txt", "000000010000000000000000.json", "zzzzzzzzzzzzzzzzzzzzzzzz.json"):
+            agent.store.create(agent.archive.layout.starts + name, b'{"segment_size": 1e999}', {})
         agent.store.create(f"{agent.archive.layout.histories}README", b"x", {})
     elif around == "another cluster's record":
         agent.record(20 * MIB)

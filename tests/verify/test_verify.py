@@ -103,6 +103,35 @@ def test_a_recorded_gap_is_told_apart_from_one_that_is_not(built: Built, verify:
     assert said.finding("gap_closed")["first"] == "000000020000000000000006"  # a returning member brought it
 
 
+def test_p16_a_planted_start_hides_no_hole(built: Built, verify: Verifier) -> None:
+    whole(built)
+    built.replace(built.key(2, 6), None)
+    for name in ("readme.txt", "00000001000000000000000z.json", "000000000000000000000001.json"):
+        built.store.create(f"demo/{SYSTEM}/start/{name}", b'{"segment_size": Infinity}', {})
+    assert verify().kinds == ["gap"]
+    built.archive.state_start(built.segment(4, 9))
+    said = verify()
+    assert (said.code, said.kinds) == (1, ["gap", "start_in_doubt"])
+    assert said.finding("start_in_doubt")["key"] == f"demo/{SYSTEM}/start/000000040000000000000009.json"
+    assert said.document["segments"] == {"expected": 8, "stored": 7}
+    assert verify(begin="000000040000000000000009").kinds == ["start_in_doubt"]
+    built.dcs.wipe()
+    assert verify().kinds == ["gap", "start_in_doubt"]
+    verify(rebuild=True, json=False)
+    assert built.dcs.record is not None
+    assert b'"lsn":"0/600000"' in built.dcs.record.document
+
+
+def test_an_archive_that_was_shortened_begins_with_its_newest_start(built: Built, verify: Verifier) -> None:
+    whole(built)
+    built.archive.state_start(built.segment(2, 6))
+    assert verify().kinds == []  # everything below it is there still
+    for timeline, number in ((1, 3), (1, 4), (2, 5)):
+        built.replace(built.key(timeline, number), None)
+        assert verify().kinds == []
+    assert verify().document["segments"] == {"expected": 5, "stored": 5}
+
+
 def test_a_recorded_gap_that_was_closed_is_no_damage(built: Built, verify: Verifier) -> None:
     whole(built)
     built.archive.record_gap(built.segment(2, 6), Lsn(7 * MIB))

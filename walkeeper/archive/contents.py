@@ -6,6 +6,7 @@ which puts them side by side; no order is relied upon for what is found, only fo
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,13 +18,13 @@ from walkeeper.archive.codec import AGAIN, STORED
 from walkeeper.archive.histories import stored_history
 from walkeeper.archive.layout import ACCEPTED, Layout, cluster_prefix, parse_gap_name
 from walkeeper.archive.stated import is_whole
-from walkeeper.core.coverage import Archived, Range, merged, reach
+from walkeeper.core.coverage import Archived, Range, begins, merged, reach
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
-from walkeeper.errors import BadName
-from walkeeper.store.base import ObjectInfo, Store
+from walkeeper.errors import BadName, Refused
+from walkeeper.store.base import SMALL, ObjectInfo, Store
 
 NAMED: Final = 100
 """Names of one kind that are kept; the others are counted."""
@@ -96,8 +97,18 @@ class Inventory:
     """False where the listing was not read to its end."""
 
     def start(self, size: SegmentSize) -> Segment | None:
-        """The segment that the archive states to begin with; None for an archive that was never begun."""
-        return max(_parsed(self.starts, size), key=lambda first: first.number, default=None)
+        """The newest segment that the archive states to begin with; None for an archive that was never begun."""
+        return next(reversed(self.stated_starts(size)), None)
+
+    def stated_starts(self, size: SegmentSize) -> list[Segment]:
+        """All of them, in order: a new one is stated where an archive is shortened."""
+        return sorted(_parsed(self.starts, size), key=lambda first: first.number)
+
+    def begins(self, history: History, size: SegmentSize) -> Segment | None:
+        """The one from which ``history``'s chain counts: see ``walkeeper.core.coverage.begins``."""
+        stated = {first.number: first for first in self.stated_starts(size)}
+        number = begins(stated, self.archived(size), history, size)
+        return None if number is None else stated[number]
 
     def recorded_gaps(self, size: SegmentSize) -> list[Gap]:
         """Each within one timeline, in order of position; closed ones too."""
@@ -217,15 +228,22 @@ class Contents:
                 yield from (Segment(timeline, number, self._size) for number in range(first, end))
 
     def frontier(self, history: History) -> Lsn | None:
-        """How far ``history``'s chain is stored without a break, from the stated start, over recorded gaps (P11).
+        """How far ``history``'s chain is stored without a break, from its start, over recorded gaps (P11).
 
         None for an archive that was never begun. The listing may lag behind: then this is lower than it could be.
         """
-        first = self.start()
+        found = self.extent(history)
+        return None if found is None else found[1]
+
+    def extent(self, history: History) -> tuple[Segment, Lsn] | None:
+        """With the segment that this chain begins with."""
+        if self.start() is None:
+            return None
+        listed = self.listed(self._layout.wal, self._layout.gaps, self._layout.starts)
+        first = listed.begins(history, self._size)
         if first is None:
             return None
-        archived = self.listed(self._layout.wal, self._layout.gaps).archived(self._size)
-        return Lsn(reach(archived, history, self._size, first.number) * self._size)
+        return first, Lsn(reach(listed.archived(self._size), history, self._size, first.number) * self._size)
 
     def history(self, timeline: int) -> History | None:
         """A timeline's history as it is stored; the first timeline has none and needs none."""
@@ -249,6 +267,17 @@ def starts(store: Store, layout: Layout) -> list[str]:
     return [
         match[1] for info in store.list(layout.starts) if (match := _START.match(info.key.removeprefix(layout.root)))
     ]
+
+
+def stated_size(store: Store, layout: Layout, names: Iterable[str]) -> SegmentSize | None:
+    """How large segments are, by the first of those starts that says it; None where none does. Raises the store's errors."""
+    for name in names:
+        try:
+            stated = json.loads(store.get(f"{layout.starts}{name}.json", SMALL) or b"")
+            return SegmentSize(int(stated["segment_size"]))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError, Refused):
+            continue  # damaged, or somebody else's
+    return None
 
 
 def _parsed(names: Iterable[str], size: SegmentSize) -> Iterator[Segment]:

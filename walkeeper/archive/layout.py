@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +14,8 @@ from walkeeper.errors import BadName
 
 ACCEPTED: Final = ".accepted.json"
 """How the name of a gap that a person has accepted ends."""
+
+_GAP: Final = re.compile(r"([0-9A-F]{24})-([0-9A-F]{16})(?:\.json)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +127,8 @@ def cluster_prefix(scope: str, group: int | None) -> str:
 
 def parse_gap_name(name: str, size: SegmentSize) -> tuple[Segment, Lsn]:
     """The last part of a ``gap`` key to its first segment and its end. Raises BadName."""
-    first, _, end = name.removesuffix(".json").partition("-")
-    try:
-        return Segment.parse(first, size), Lsn(int(end, 16))
-    except ValueError:
-        raise BadName(f"{name!r}: not the name of a recorded gap") from None
+    match = _GAP.match(name)
+    first = None if match is None else Segment.parse(match[1], size)
+    if match is None or first is None or int(match[2], 16) <= first.start:
+        raise BadName(f"{name!r}: not the name of a recorded gap")
+    return first, Lsn(int(match[2], 16))

@@ -10,6 +10,7 @@ from typing import Final
 
 from walkeeper.archive import histories
 from walkeeper.archive.codec import AGAIN, SUFFIXES, Codec
+from walkeeper.archive.contents import starts
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.tail_read import Tail, read_tail
 from walkeeper.core.history import parse_history
@@ -166,7 +167,7 @@ def parts(layout: Layout, codec: Codec, segment: Segment, suffix: str, body: Bod
 
 def prove_archive(store: Store, layout: Layout, name: str) -> None:
     """That what is not here is not archived. Raises CannotTell where no archive was ever begun."""
-    if next(iter(store.list(layout.starts)), None) is None:
+    if not starts(store, layout):
         raise CannotTell(
             f"{name}: there is no archive under {store.url}/{layout.root}",
             hint="Is it the right bucket, prefix and scope, and is the disk mounted? An archive begins with start/.",

@@ -132,6 +132,25 @@ def reach(archived: Archived, history: History, size: SegmentSize, first: int) -
     return FOREVER
 
 
+def begins(starts: Iterable[int], archived: Archived, history: History, size: SegmentSize) -> int | None:
+    """The newest of the stated starts under which nothing is hidden; None where none is stated.
+
+    An archive is shortened by a new start, after which what lies below it is deleted. So below the start that counts there is
+    nothing of the chain, or an unbroken run up to it, over recorded gaps. Above a hole with more below, it may be anybody's word.
+    """
+    first: int | None = None
+    for start in sorted(starts):
+        if first is None or not hidden(archived, history, size, first, start):
+            first = start
+    return first
+
+
+def hidden(archived: Archived, history: History, size: SegmentSize, first: int, start: int) -> list[Stretch]:
+    """What is missing of the chain below ``start``, and lies above something that is stored from ``first`` on."""
+    lowest = min((each.first for each in _within(archived.segments, chain(history, size, first, start))), default=start)
+    return _without(_without(chain(history, size, lowest, start), archived.segments), archived.gaps)
+
+
 def last_stored(archived: Archived, history: History, size: SegmentSize) -> int | None:
     """The number after the newest file of the chain that is stored; None when none is."""
     ends = (found.end for found in within(archived.segments, chain(history, size)))

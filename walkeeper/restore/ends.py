@@ -6,13 +6,13 @@ again anyway, and again every few seconds: it is looked around for it seldom, an
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from walkeeper.archive.codec import AGAIN, AGE, ZSTD
+from walkeeper.archive.contents import starts, stated_size
 from walkeeper.archive.histories import stored_history, timelines
 from walkeeper.archive.layout import Layout, parse_gap_name
 from walkeeper.archive.read import Reader, wal_file
@@ -41,7 +41,6 @@ from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.lib.parallel import in_parallel
-from walkeeper.store.base import SMALL
 
 KEPT: Final = 1.0
 """Seconds for which an answer is kept: a recovery asks for one file more than once, and is told to ask again."""
@@ -234,8 +233,7 @@ class Ends:
 
     def _starts(self, layout: Layout) -> list[int]:
         """The timelines of the segments that the archive states to begin with."""
-        names = [info.key.rpartition("/")[2].removesuffix(".json") for info in self._source.store.list(layout.starts)]
-        return [int(name[:8], 16) for name in names if len(name) == 24]
+        return [int(name[:8], 16) for name in starts(self._source.store, layout)]
 
     def _size(self, layout: Layout) -> SegmentSize:
         """Of the archive's segments, as it states it where it begins. Raises CannotTell."""
@@ -244,12 +242,9 @@ class Ends:
         return self._sizes[layout.root]
 
     def _stated_size(self, layout: Layout) -> SegmentSize:
-        for info in self._source.store.list(layout.starts):
-            try:
-                stated = json.loads(self._source.store.get(info.key, SMALL) or b"")
-                return SegmentSize(int(stated["segment_size"]))
-            except (ValueError, KeyError, TypeError, RecursionError, Refused):
-                continue
+        store = self._source.store
+        if size := stated_size(store, layout, starts(store, layout)):
+            return size
         raise CannotTell(
             f"{layout.starts}: nothing there says how large a segment is",
             hint="It is damaged: put it back from a copy.",

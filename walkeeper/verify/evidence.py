@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -22,25 +21,23 @@ from walkeeper.dcs.claim import Claim, read_claim, unknown
 from walkeeper.errors import BadRecord, CannotTell, DcsError, Refused, WalkeeperError
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.postgres.data_directory import read_control_file
-from walkeeper.store.base import SMALL, Store
+from walkeeper.store.base import Store
 
 DCS_SECONDS: Final = 5.0
 """Seconds for one call to the DCS."""
-MAX_JSON_BYTES: Final = 64 * 1024
-"""Bytes of the largest small object, such as those below start/."""
 _AT_ONCE: Final = 8
 _SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """One archive. ``start`` is None where the store does not state it; ``histories`` are those that can be read."""
+    """One archive. ``starts`` are those that the store states, in order; ``histories`` are those that can be read."""
 
     store: Store
     layout: Layout
     size: SegmentSize
     claim: Claim
-    start: Segment | None
+    starts: Sequence[Segment]
     inventory: Inventory
     runs: Mapping[tuple[int, str], list[Run]]
     archived: Archived
@@ -49,6 +46,11 @@ class Evidence:
     others: Mapping[int, Inventory]
     """Archives of other system identifiers below the same prefix."""
     strange: Names
+
+    @property
+    def start(self) -> Segment | None:
+        """The newest that is stated."""
+        return self.starts[-1] if self.starts else None
 
     @property
     def begins(self) -> Segment | None:
@@ -129,7 +131,7 @@ def gather(
         layout=layout,
         size=size,
         claim=claim,
-        start=found.start(size),
+        starts=found.stated_starts(size),
         inventory=found,
         runs=found.runs(size),
         archived=replace(found.archived(size), histories=frozenset(histories)),
@@ -203,12 +205,8 @@ def _which(config: Config, claim: Claim, listing: Listing, wanted: int | None, p
 def _segment_size(store: Store, layout: Layout, claim: Claim, starts: list[str]) -> SegmentSize:
     if claim.record is not None:
         return claim.record.size
-    for name in starts:
-        body = store.get(f"{layout.starts}{name}.json", SMALL) or b""
-        try:
-            return SegmentSize(int(json.loads(body if len(body) <= MAX_JSON_BYTES else b"")["segment_size"]))
-        except (ValueError, TypeError, KeyError, RecursionError, WalkeeperError):
-            continue
+    if size := contents.stated_size(store, layout, starts):
+        return size
     raise CannotTell(
         f"{store.url}/{layout.root}: it does not state its start, and there is no record that does",
         hint="An archive begins with an object below start/, which the first takeover writes and restore-wal needs. With the "

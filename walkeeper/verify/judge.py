@@ -13,7 +13,7 @@ from walkeeper.core.coverage import Coverage, Hole, Range, Stretch, intersect, m
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.verify.evidence import Evidence
-from walkeeper.verify.target import Target
+from walkeeper.verify.target import Target, begins_with
 
 MOST: Final = 1000
 """Findings of one kind that are told one by one; of the others only how many there are."""
@@ -72,6 +72,19 @@ def _about_the_start(evidence: Evidence, target: Target) -> Iterator[Finding]:
             "Without it restore-wal cannot prove that a file is absent. Restart the agent of the leader: a takeover states it.",
         )
     asked, size = target.asked, evidence.size
+    begun = begins_with(evidence, target.history)
+    for start in evidence.starts:
+        if begun is not None and start.number > begun:
+            yield Finding(
+                Severity.UNSURE,
+                "start_in_doubt",
+                f"{start}: the archive states to begin there, above a hole with more WAL below it; it was looked at from "
+                f"{target.history.segment(begun, size)} on",
+                "If the archive is being shortened, delete all segments below that start. If nobody shortens it, that object was "
+                "planted: move it away, and look at who may write there.",
+                first=start.name,
+                key=evidence.layout.start(start),
+            )
     if asked is None:
         return
     if not target.history.contains(asked):
@@ -121,10 +134,10 @@ def _about_histories(evidence: Evidence, target: Target, found: Coverage) -> Ite
 
 
 def _about_holes(evidence: Evidence, target: Target, found: Coverage, in_flight: int) -> Iterator[Finding]:
-    begins = evidence.begins
+    begins = begins_with(evidence, target.history) or 0
     told: dict[str, int] = {}
     for hole in found.holes:
-        finding = _hole(evidence, hole, begins.number if begins else 0)
+        finding = _hole(evidence, hole, begins)
         if not target.by_record and hole.stretch.first >= found.end - in_flight and not hole.recorded:
             finding = _on_its_way(evidence, hole)
         told[finding.kind] = told.get(finding.kind, 0) + 1

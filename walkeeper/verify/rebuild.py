@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 
 from walkeeper.config import Config
-from walkeeper.core.coverage import reach
+from walkeeper.core.coverage import begins, reach
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import MAX_GAPS, Gap, Record
 from walkeeper.dcs.base import RecordStore
@@ -73,8 +73,7 @@ def rebuilt(evidence: Evidence, timeline: int | None = None, leaders: int | None
     It is said of the oldest timeline of which it is true: that of the last segment. A history alone, of a promotion that
     archived nothing, must not keep a server of the timeline before it from taking over.
     """
-    first = evidence.start
-    if first is None:
+    if evidence.start is None:
         raise CannotTell(
             "the archive does not state its start, so that nobody can say from where on it has everything",
             hint="Start the agent of Patroni's leader: it begins again where that server is.",
@@ -84,13 +83,15 @@ def rebuilt(evidence: Evidence, timeline: int | None = None, leaders: int | None
             f"{evidence.inventory.empty.first[0]}: the object is empty, so that the listing does not say what is stored",
             hint="walkeeper verify names all of them. Move them away first.",
         )
-    known = [each for each in (*evidence.histories, first.timeline) if leaders is None or each <= leaders]
-    wanted = timeline or max(known, default=first.timeline)
+    known = [each for each in (*evidence.histories, evidence.start.timeline) if leaders is None or each <= leaders]
+    wanted = timeline or max(known, default=evidence.start.timeline)
     history = evidence.history(wanted)
     if history is None:
         raise CannotTell(
             f"timeline {wanted}: the store has no history of it", hint="walkeeper list says which are there."
         )
+    number = begins((start.number for start in evidence.starts), evidence.archived, history, evidence.size)
+    first = next(start for start in evidence.starts if start.number == number)
     end = reach(evidence.archived, history, evidence.size, first.number)
     gaps = [
         Gap(its_timeline, str(Lsn(begin * evidence.size)), str(Lsn(stop * evidence.size)))

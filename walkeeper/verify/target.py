@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from walkeeper.core.coverage import last_stored
+from walkeeper.core.coverage import begins, last_stored
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import BackupFile, Segment, parse_wal_name
@@ -52,15 +52,21 @@ def choose(evidence: Evidence, asked_from: str | None, timeline: int | None) -> 
     if history is None:
         unknown, history = wanted, evidence.history(_newest(evidence)) or History(1)
     asked = None if asked_from is None else parse_start(asked_from, history, evidence.size)
-    begins = evidence.begins
-    if asked is None and begins is None:
+    number = begins_with(evidence, history)
+    if asked is None and number is None:
         raise CannotTell("the archive does not state its start", hint="Name a segment with --from.")
-    first = asked.number if asked else begins.number if begins else 0
+    first = asked.number if asked else number or 0
     if record is not None and record.timeline == history.timeline:
         end, by_record = record.position // evidence.size, True
     else:
         end, by_record = last_stored(evidence.archived, history, evidence.size) or first, False
     return Target(history, first, max(first, end), by_record, asked, unknown)
+
+
+def begins_with(evidence: Evidence, history: History) -> int | None:
+    """The number of the segment that the archive of that chain begins with: as the store states it, else as the record does."""
+    stated = begins((start.number for start in evidence.starts), evidence.archived, history, evidence.size)
+    return evidence.begins.number if stated is None and evidence.begins is not None else stated
 
 
 def parse_start(text: str, history: History, size: SegmentSize) -> Segment:
@@ -97,5 +103,5 @@ def _named_by_label(path: Path) -> str:
 
 
 def _newest(evidence: Evidence) -> int:
-    begins = evidence.begins
-    return max([*evidence.histories, begins.timeline if begins else 1])
+    first = evidence.begins
+    return max([*evidence.histories, first.timeline if first else 1])

@@ -19,6 +19,7 @@ from walkeeper.agent.archiver.comparing import (
     look,
 )
 from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.agent.archiver.recorded_gaps import LONGEST
 from walkeeper.archive.write import Archive
 from walkeeper.core.beliefs import must_compare, must_compare_own, nothing_archived
 from walkeeper.core.history import History
@@ -302,26 +303,36 @@ def _by_store(archive: Archive, local: LocalWal) -> Belief:
     server = local.now()
     chain = server.history
     stored = look(archive, server, None, None, own=True)
-    rebuilt = archive.contents.frontier(chain) if stored.first is not None else None
-    if stored.first is None or rebuilt is None:
+    extent = archive.contents.extent(chain) if stored.first is not None else None
+    if extent is None:
         first = chain.segment_at(server.lsn, archive.size)
         events.info("archive_begins", store=archive.store.url, at=first)
         belief = Belief(first.start, first, start_is_stated=False)
         belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, None)
         return belief
+    first, rebuilt = extent
     server = local.now()  # after the listing
-    if rebuilt > max(server.lsn, stored.first.start):
+    if rebuilt > server.lsn:
         raise beyond(f"{archive.store.url}: what is stored up to {rebuilt}", server)
     gaps = tuple(archive.contents.gaps())
-    belief = Belief(rebuilt, stored.first, gaps, len(gaps))
+    rebuilt = min([rebuilt, *(found.start for gap in gaps if (found := _not_lost(gap, archive, local)) is not None)])
+    belief = Belief(rebuilt, first, gaps, len(gaps))
     belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, None)
     _compare_rebuilt(belief, archive, local)
     belief.compared += compare_own(archive, stored, local)[0]
     events.warning(
         "record_rebuilt",
         frontier=rebuilt,
-        start=stored.first,
+        start=first,
         compared=", ".join(belief.compared) or "nothing",
         hint="There was no record to rely on; the store told where to go on.",
     )
     return belief
+
+
+def _not_lost(gap: Gap, archive: Archive, local: LocalWal) -> Segment | None:
+    """The first segment of a recorded gap that this server has and the store lacks: whoever recorded that, it is archived now."""
+    chain, size = local.server.history, archive.size
+    begin, end = Lsn.parse(gap.start) // size, min(Lsn.parse(gap.end), local.server.lsn) // size
+    here = (chain.segment(number, size) for number in range(begin, min(end, begin + LONGEST)))
+    return next((segment for segment in here if local.has(segment) and not archive.contents.has(segment)), None)

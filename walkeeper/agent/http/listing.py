@@ -88,6 +88,7 @@ class StoreListing:
             history = contents.history(timeline)
             if history is not None:
                 histories[timeline] = history
-        start = found.start(record.size) or Segment.parse(record.start, record.size)
+        branch = histories.get(record.timeline, History(record.timeline))
+        start = found.begins(branch, record.size) or Segment.parse(record.start, record.size)
         gaps = tuple(found.recorded_gaps(record.size))
         return Listing(stored, histories, gaps, start.start, record.position, found.whole)
