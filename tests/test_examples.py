@@ -280,21 +280,29 @@ def test_the_role_of_the_example_is_enough(machine: Machine) -> None:
 def test_the_policies_allow_what_the_store_does_and_no_more() -> None:
     calls = set(re.findall(r"client\.(\w+)\(", (ROOT / "walkeeper" / "store" / "s3" / "driver.py").read_text()))
     needed = {
-        "put_object": "s3:PutObject", "get_object": "s3:GetObject", "head_object": "s3:GetObject",
+        "get_bucket_versioning": "s3:GetBucketVersioning",
+        "get_object_lock_configuration": "s3:GetBucketObjectLockConfiguration", "put_object": "s3:PutObject", "get_object": "s3:GetObject", "head_object": "s3:GetObject",
         "list_objects_v2": "s3:ListBucket", "delete_object": "s3:DeleteObject",
     }  # fmt: skip
     assert calls <= set(needed) | {"client"}
 
+    def statements_of(name: str) -> list[dict[str, Any]]:
+        return list(json.loads((EXAMPLES / "s3" / name).read_text())["Statement"])
+
     def allowed(name: str) -> dict[str, Any]:
-        statements = json.loads((EXAMPLES / "s3" / name).read_text())["Statement"]
+        statements = statements_of(name)
         assert all(statement["Effect"] == "Allow" for statement in statements)
         pairs = [(s["Action"] if isinstance(s["Action"], list) else [s["Action"]], s["Resource"]) for s in statements]
         return {action: resource for actions, resource in pairs for action in actions}
 
     agent = allowed("policy-agent.json")
-    assert set(agent) == {needed[call] for call in calls if call in needed}
+    doctor = {"s3:GetBucketVersioning", "s3:GetBucketObjectLockConfiguration"}
+    assert set(agent) == {needed[call] for call in calls if call in needed} - doctor
+    assert set(allowed("policy-doctor.json")) == doctor
     assert [resource.partition("/postgresql/")[2] for resource in agent["s3:DeleteObject"]] == ["probe/*", "*/tail/*"]
     assert set(allowed("policy-restore.json")) == {"s3:GetObject", "s3:ListBucket"}
+    (puts,) = (s for s in statements_of("policy-agent.json") if "s3:PutObject" in s["Action"])
+    assert puts["Condition"] == {"Null": {"s3:if-none-match": "false"}}  # nobody overwrites, whatever program he writes
 
 
 def test_no_lifecycle_rule_expires_wal() -> None:

@@ -598,8 +598,36 @@ def test_a_good_bucket_is_good_and_one_that_lacks_the_frontier_is_another(config
     facts = facts_of(config, store=gather._store(config, RECORD))
     states = {finding.rule.name: finding.state for finding in judge(facts) if finding.rule.area == "Store"}
     assert states.pop("store_is_the_same") == "error"  # the record says that segments are archived; here is none
+    assert states.pop("store_keeps_versions") == "unknown"  # this server has no such question
     assert set(states.values()) == {"ok"}
     assert s3.objects == {}
+
+
+RETENTION = "<Rule><DefaultRetention><Mode>COMPLIANCE</Mode><Days>30</Days></DefaultRetention></Rule>"
+
+
+@pytest.mark.parametrize(
+    ("versioning", "lock", "says"),
+    [
+        ("", "", "is gone"),
+        ("<Status>Suspended</Status>", "", "is gone"),
+        ("<Status>Enabled</Status>", "", "versions are kept"),
+        (
+            "<Status>Enabled</Status>",
+            f"<ObjectLockEnabled>Enabled</ObjectLockEnabled>{RETENTION}",
+            "for 30 days (COMPLIANCE)",
+        ),
+    ],
+)
+def test_whether_the_bucket_keeps_what_somebody_deletes(
+    config: Config, s3: ScriptedS3, versioning: str, lock: str, says: str
+) -> None:
+    s3.bucket_settings["versioning"] = f"<VersioningConfiguration>{versioning}</VersioningConfiguration>"
+    if lock:
+        s3.bucket_settings["object-lock"] = f"<ObjectLockConfiguration>{lock}</ObjectLockConfiguration>"
+    (finding,) = of(facts_of(config, store=gather._store(config, RECORD)), "store_keeps_versions")
+    assert finding.state == ("warning" if says == "is gone" else "ok")
+    assert says in finding.text
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def good(tmp_path: Path) -> Facts:
             restore_command=found(restore),
         ),
         members=(member("n1"), member("n2"), member("n3")),
-        store=StoreFacts(url="s3://our-wal", clock_ahead=0.5, before_frontier="000000010000000000000008"),
+        store=StoreFacts(url="s3://our-wal", clock_ahead=0.5, kept_versions="versions are kept", before_frontier="000000010000000000000008"),
         spool=SpoolFacts(path="/var/spool/walkeeper", exists=True, uid=UID, free=2 << 30),
         agent=AgentFacts(
             report={
@@ -318,6 +318,8 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("store_clock", with_part("store", clock_ahead=-1200.0), "error", "1200 s behind", "timedatectl"),
     ("store_clock", with_part("store", clock_ahead=100.0), "warning", "100 s ahead", "timedatectl"),
     ("store_clock", with_part("store", clock_ahead=Unknown("no Date")), "unknown", "no Date", ""),
+    ("store_keeps_versions", with_part("store", kept_versions=""), "warning", "is gone", "put-bucket-versioning --bucket our-wal"),
+    ("store_keeps_versions", with_part("store", kept_versions=Unknown("403 AccessDenied")), "unknown", "AccessDenied", ""),
     ("store_is_the_same", with_part("store", before_frontier=""), "error", "lacks the segment just below", "aws s3 ls"),
     ("leaders_timeline", with_server("n2", state={"timeline": 2}), "error", "on timeline 2, and the leader, n1, on 1", "reinit demo n2"),
     ("leaders_timeline", with_member("n1", server=Unknown("no answer")), "unknown", "no answer", ""),

@@ -58,6 +58,8 @@ class Exchange(BaseHTTPRequestHandler):
     def behave(self) -> None:
         """Do what a good server does."""
         body = self.whole_body()
+        if self.query.keys() & self.s3.bucket_settings.keys():
+            return self.answer(200, self.s3.bucket_settings[next(iter(self.query))].encode())
         if self.s3.accepted_key not in self.headers.get("Authorization", ""):
             return self.refuse(403, "InvalidAccessKeyId")
         if self.bucket != self.s3.bucket:
@@ -161,7 +163,7 @@ class Exchange(BaseHTTPRequestHandler):
         self._body = None
         url = urlsplit(self.path)
         self.bucket, _, self.key = unquote(url.path).lstrip("/").partition("/")
-        self.query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        self.query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
         self.operation = "LIST" if "list-type" in self.query else self.command  # type: ignore[assignment]
         fault = self.s3.note(self)
         if fault is None:
@@ -197,6 +199,8 @@ class ScriptedS3:
         self.bucket = "wal"
         self.accepted_key = "first-key"
         self.honours_condition = True
+        self.bucket_settings: dict[str, str] = {}
+        """What it answers for ``?versioning`` and the like, as XML."""
         self.page_size = 1000
         self.objects: dict[str, Stored] = {}
         self.requests: list[tuple[Operation, str]] = []

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -28,7 +28,8 @@ _INSIDE: Final = ("master.port", "master.port.grpc", "volume.port", "volume.port
 
 ALL_ACTIONS: Final = ("Admin", "Read", "Write", "List", "Tagging")
 LEAST_ACTIONS: Final = ("Read:wal", "Write:wal", "List:wal")
-"""As the policy in examples/s3 allows."""
+RESTORE_ACTIONS: Final = ("Read:wal", "List:wal")
+"""As the policies in examples/s3 allow."""
 
 
 def weed_program() -> Path | None:
@@ -52,6 +53,7 @@ class SeaweedFS:
         bucket: str = "wal",
         https: bool = False,
         actions: Sequence[str] = ALL_ACTIONS,
+        others: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         program = weed_program()
         if program is None:
@@ -62,6 +64,8 @@ class SeaweedFS:
         self.bucket = bucket
         self.actions = actions
         """What our credentials may do."""
+        self.others = dict(others or {})
+        """What further access keys may do, whose secret is ours."""
         self.region = "us-east-1"
         self.access_key = "walkeeper"
         self.secret_key = "a-secret-of-the-tests"
@@ -164,13 +168,12 @@ class SeaweedFS:
         # fmt: on
 
     def _start_gateway(self) -> Process:
-        identity = {
-            "name": "walkeeper",
-            "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
-            "actions": list(self.actions),
-        }
+        identities = [
+            {"name": key, "credentials": [{"accessKey": key, "secretKey": self.secret_key}], "actions": list(actions)}
+            for key, actions in {self.access_key: self.actions, **self.others}.items()
+        ]
         config = self.directory / "s3.json"
-        config.write_text(json.dumps({"identities": [identity]}))
+        config.write_text(json.dumps({"identities": identities}))
         # fmt: off
         return self._weed(
             "s3", f"-config={config}", "-ip.bind=127.0.0.1", f"-port={self._port}", f"-port.grpc={self._grpc_port}",

@@ -147,7 +147,7 @@ def begins(starts: Iterable[int], archived: Archived, history: History, size: Se
 
 def hidden(archived: Archived, history: History, size: SegmentSize, first: int, start: int) -> list[Stretch]:
     """What is missing of the chain below ``start``, and lies above something that is stored from ``first`` on."""
-    lowest = min((each.first for each in _within(archived.segments, chain(history, size, first, start))), default=start)
+    lowest = min((each.first for each in within(archived.segments, chain(history, size, first, start))), default=start)
     return _without(_without(chain(history, size, lowest, start), archived.segments), archived.gaps)
 
 

@@ -80,6 +80,8 @@ class StoreFacts:
     problem: WalkeeperError | None = None
     """What the probe raised; None: it can be written, read and listed, and does not overwrite."""
     clock_ahead: float | Unknown | None = None
+    kept_versions: str | Unknown | None = Unknown("the store was not asked")
+    """What keeps objects that somebody deletes; empty: nothing does. None where the store cannot have such a thing."""
     before_frontier: str | Unknown | None = None
     """The segment just below the frontier, if this store has it; empty if it lacks it; None if there is none yet."""
     gaps: tuple[str, ...] | Unknown = ()

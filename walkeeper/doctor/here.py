@@ -75,6 +75,7 @@ def look_at_store(config: Config, record: Record | Unknown | None) -> StoreFacts
         store.probe()
     except WalkeeperError as problem:
         return replace(unseen(facts, f"the store could not be probed: {problem}"), problem=problem)
+    facts = replace(facts, kept_versions=_kept_versions(config))
     if isinstance(record, Unknown):
         return unseen(facts, record.because)
     if record is None:
@@ -131,6 +132,13 @@ def _clock(config: Config) -> float | Unknown | None:
     try:
         return config.store.clock_ahead()
     except StoreUnavailable as problem:
+        return Unknown(str(problem))
+
+
+def _kept_versions(config: Config) -> str | Unknown | None:
+    try:
+        return config.store.kept_versions()
+    except WalkeeperError as problem:
         return Unknown(str(problem))
 
 

@@ -124,6 +124,11 @@ class StoreSettings(Protocol):
     def clock_ahead(self) -> float | None:
         """Seconds by which the store's clock is ahead of ours; None where it is ours. Raises StoreUnavailable."""
 
+    def kept_versions(self) -> str | None:
+        """What keeps objects that somebody deletes or overwrites, for people: empty for nothing; None where stores of this kind
+        have no such thing. Raises StoreDenied, StoreUnfit or StoreUnavailable.
+        """
+
     def listing_command(self) -> str:
         """What a person types to see what this node sees there."""
 

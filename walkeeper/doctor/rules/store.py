@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Final
 
@@ -77,6 +78,32 @@ def store_creates_only(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(text, fix, severity="warning")
     else:
         yield Good("it does not overwrite")
+
+
+@rule(
+    AREA,
+    "warning",
+    what="The store keeps what somebody deletes: versioning, and better object lock as well.",
+    why="Who gets hold of credentials that may delete, or of the console, deletes the archive. That cannot be proved afterwards, "
+    "nor undone.",
+    fix="Bucket versioning with a lifecycle rule for old versions; object lock is chosen when a bucket is made (examples/s3).",
+)
+def store_keeps_versions(facts: Facts) -> Iterator[Verdict]:
+    if isinstance(facts.store, Unknown):
+        yield NotKnown(facts.store.because)
+        return
+    kept = facts.store.kept_versions
+    if isinstance(kept, Unknown):
+        yield NotKnown(kept.because)
+    elif kept is None:
+        yield Good("a directory keeps none: snapshots of its file system do")
+    elif not kept:
+        bucket, endpoint = (getattr(facts.config.store, key, None) for key in ("bucket", "endpoint"))
+        words = ["aws", "s3api", "put-bucket-versioning", "--bucket", bucket or "BUCKET"]
+        words += ["--versioning-configuration", "Status=Enabled", *(["--endpoint-url", endpoint] if endpoint else [])]
+        yield Wrong("what is deleted from the bucket, or overwritten in it, is gone", (shlex.join(words),))
+    else:
+        yield Good(kept)
 
 
 @rule(

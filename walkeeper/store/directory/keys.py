@@ -38,6 +38,9 @@ class DirectorySettings(Section, frozen=True, kw_only=False):
     def clock_ahead(self) -> float | None:
         return None
 
+    def kept_versions(self) -> str | None:
+        return None
+
     def listing_command(self) -> str:
         path = shlex.quote(str(self.path))
         return f"ls -ld {path}; df {path}"

@@ -21,7 +21,7 @@ from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
 from urllib3.exceptions import HTTPError
 
-from walkeeper.errors import ConfigError, NotFound, StoreDenied, StoreError, StoreUnavailable
+from walkeeper.errors import ConfigError, NotFound, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
 from walkeeper.lib.clock import Clock, SystemClock
 from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, too_large
 from walkeeper.store.object_key import check_folder, check_key, check_list_prefix, check_metadata
@@ -159,6 +159,22 @@ class S3Store:
             "before it writes and is weaker: two writers at the same moment can overwrite each other.",
             needs_metadata=True,
         )
+
+    def kept_versions(self) -> str:
+        """As in StoreSettings: by the bucket's versioning and object lock. No archive needs the two rights for that."""
+        bucket, url = self._settings.bucket, self.url
+        versioning = self._call(url, lambda client: client.get_bucket_versioning(Bucket=bucket))
+        if versioning.get("Status") != "Enabled":
+            return ""
+        try:
+            found: Any = self._call(url, lambda client: client.get_object_lock_configuration(Bucket=bucket))
+        except (NotFound, StoreUnfit):  # what a bucket without one, and a server without any, answer
+            return "versions are kept"
+        kept = found.get("ObjectLockConfiguration", {}).get("Rule", {}).get("DefaultRetention", {})
+        if kept.get("Days") or kept.get("Years"):
+            time = f"{kept['Days']} days" if kept.get("Days") else f"{kept['Years']} years"
+            return f"versions are kept, and nobody deletes one for {time} ({kept.get('Mode')})"
+        return "versions are kept"
 
     def _name(self, key: str) -> str:
         """An object for people, who may look after several buckets."""

@@ -179,6 +179,11 @@ class S3Settings(Section, frozen=True):
 
         return ahead(self)
 
+    def kept_versions(self) -> str | None:
+        from walkeeper.store.s3.driver import S3Store  # noqa: PLC0415 - the SDK takes a quarter of a second of CPU
+
+        return S3Store(self).kept_versions()
+
     def listing_command(self) -> str:
         endpoint = f" --endpoint-url {shlex.quote(self.endpoint)}" if self.endpoint else ""
         return f"aws s3 ls{endpoint} {shlex.quote(f's3://{self.bucket}/{self.prefix}')}"
