@@ -182,6 +182,11 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     "set": ("  store: !!set {directory}", ":2: walkeeper.store: values of type"),
     "private tag": ("  store: {directory: !vault abc}", ":2: walkeeper.store.directory: values of type"),
     "alias of nothing": ("  store: *store", ":2: found undefined alias"),
+    "a password like an alias": ("  postgresql: {password: *hunter2}", ":2: found undefined alias"),
+    "a password like a tag": (
+        "  postgresql:\n    password: !hunter2 x",
+        ":3: walkeeper.postgresql.password: values of type '!...'",
+    ),
     "itself": ("  store: &s\n    s3: *s", "an alias that contains itself"),
     "tab": ("  store:\n\tdirectory: /x", ":3: found character '\\t'"),
     "unclosed": ("  store: {directory: /x", ": expected"),
@@ -232,6 +237,7 @@ def test_a_mistake_in_the_section_is_refused_with_file_line_and_path(write: Writ
     text = str(refusal(path))
     assert text.startswith(str(path))
     assert expected in text
+    assert "hunter2" not in text
 
 
 FILES: Mapping[str, tuple[bytes, str]] = {

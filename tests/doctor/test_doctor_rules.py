@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -395,6 +396,39 @@ def test_what_was_not_seen_is_never_good(good: Facts) -> None:
 )
 def test_the_exit_code_is_of_the_weightiest(good: Facts, change: Changed, code: int) -> None:
     assert exit_code(judge(change(good))) == code
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 1e300, -5, True, "ten", None])
+def test_p16_a_loop_wait_that_is_no_time_makes_no_traceback(good: Facts, value: object) -> None:
+    assert not isinstance(good.topology, Unknown)
+    facts = replace(good, topology=replace(good.topology, dynamic={"loop_wait": value}, slots=()))
+    fixes = [line for finding in judge(facts) for line in finding.fix if line.startswith("sleep")]
+    assert set(fixes) <= {"sleep 20", "sleep 2"}
+    text.render(facts, judge(facts), colour=False, verbose=True)
+
+
+def test_p16_what_others_name_does_nothing_where_a_fix_is_pasted(good: Facts) -> None:
+    """Names of members, addresses and roles come from the DCS and from other servers."""
+    evil = "x'\"; $(touch /tmp/owned) `id`\nrm -rf /\n"
+    lost = SlotState(physical=True, restart_lsn=None, active_pid=None, lost=True)
+    members = tuple(
+        member(
+            name,
+            host=evil,
+            leads=False,
+            here=False,
+            nofailover=tag,
+            server=server(role=evil, may_replicate=False, slot=lost),
+        )
+        for name, tag in ((evil, True), (f"{evil}2", False))
+    )
+    pasted = [line for finding in judge(replace(good, members=members)) for line in finding.fix]
+    assert len([line for line in pasted if "touch" in line]) > 3
+    for line in pasted:
+        assert line.isprintable()
+        words = [] if line.startswith("#") else shlex.split(line.partition("   #")[0])
+        for word in words:
+            assert "touch" not in word or "rm -rf" in word  # the name is one word, and nothing that a shell would do
 
 
 def test_p16_fix_says_who_would_get_patronis_rest_password_before_it_asks(

@@ -137,7 +137,12 @@ class Section:
             return [self._plain(item, (*keys, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return self._plain_mapping(node, keys)
-        raise self.places.error(keys, f"values of type {node.tag!r} are not accepted")
+        raise self._bad_tag(node, keys)
+
+    def _bad_tag(self, node: yaml.Node, keys: Keys) -> ConfigError:
+        """A tag of one's own may be a password that begins with an exclamation mark."""
+        named = node.tag if node.tag.startswith(_TAG) else "!..."
+        return self.places.error(keys, f"values of type {named!r} are not accepted", hint="Put text in quotes.")
 
     def _plain_mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
         own: dict[str, int] = {}
@@ -158,7 +163,7 @@ class Section:
 
     def _scalar_value(self, node: yaml.ScalarNode, keys: Keys) -> Any:
         if node.tag not in _SCALARS:
-            raise self.places.error(keys, f"values of type {node.tag!r} are not accepted")
+            raise self._bad_tag(node, keys)
         if node.tag == _TAG + "timestamp":
             return node.value
         try:
@@ -259,6 +264,9 @@ def _syntax_error(path: Path, error: yaml.MarkedYAMLError) -> ConfigError:
     mark = error.problem_mark or error.context_mark
     text = re.sub(r"\s+", " ", error.problem or error.context or "it is not YAML")
     hint = "YAML indents with spaces only." if "\\t" in text else ""
+    alias = "found undefined alias"
+    if text.startswith(alias):  # its name may be a password
+        text, hint = alias, "Put text that begins with * in quotes."
     return _error(path, mark.line + 1 if mark else None, "", ascii(text)[1:-1].replace("\\\\", "\\"), hint=hint)
 
 

@@ -387,7 +387,13 @@ def _loaded(path: Path) -> Config:
     try:
         with _environment_kept():
             return Config(str(path), validator=None)
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError, PatroniException) as problem:
+    except yaml.YAMLError as problem:  # its text may quote a password
+        mark = getattr(problem, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark is not None else ""
+        raise ConfigError(
+            f"{path}{where}: it is not YAML", hint="patroni --validate-config says more about it."
+        ) from None
+    except (OSError, ValueError, TypeError, AttributeError, PatroniException) as problem:
         text = " ".join(str(problem).split())[:300]
         raise ConfigError(f"{path}: {text}", hint="patroni --validate-config says more about it.") from None
 

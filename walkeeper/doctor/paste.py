@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from typing import Final
 
 from walkeeper.doctor.facts import Facts, Unknown
+
+_LONGEST_LOOP: Final = 3600
+"""Seconds of a ``loop_wait`` that are believed."""
 
 
 def patronictl(facts: Facts, *words: str) -> str:
@@ -39,17 +43,18 @@ def let_patroni_look(facts: Facts) -> str:
 def look_seconds(facts: Facts) -> int:
     """After which every Patroni has looked at everything."""
     found = facts.topology.dynamic.get("loop_wait") if not isinstance(facts.topology, Unknown) else None
-    return 2 * int(found if isinstance(found, int | float) else 10)
+    # Anybody can write anything there: .inf, for one.
+    return 2 * int(found if isinstance(found, int | float) and 1 <= found <= _LONGEST_LOOP else 10)
 
 
 def walkeeper(facts: Facts, *words: str) -> str:
     """A walkeeper command with this configuration."""
-    return f"{facts.program} {shlex.join([*words[:1], '-c', str(facts.config.source), *words[1:]])}"
+    return f"{shlex.quote(facts.program)} {shlex.join([*words[:1], '-c', str(facts.config.source), *words[1:]])}"
 
 
 def restore_command(facts: Facts) -> str:
     call = (
-        f"{facts.restore_program} -c {facts.config.source}"
+        shlex.join([facts.restore_program, "-c", str(facts.config.source)])
         if facts.restore_program
         else walkeeper(facts, "restore-wal")
     )

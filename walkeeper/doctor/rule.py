@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from walkeeper.doctor.facts import Facts
+from walkeeper.lib.terminal import printable
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
 State: TypeAlias = Literal["ok", "error", "warning", "info", "unknown"]
@@ -123,5 +124,5 @@ def _finding(rule: Rule, verdict: Verdict) -> Finding:
         case Wrong():
             return Finding(
                 rule=rule, state=verdict.severity or rule.severity, about=verdict.about, text=verdict.text,
-                fix=verdict.fix, change=verdict.change,
+                fix=tuple(map(printable, verdict.fix)), change=verdict.change,
             )  # fmt: skip

@@ -20,6 +20,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import PAGE_SIZE
 from walkeeper.errors import ConfigError, PostgresError
 from walkeeper.lib.clock import Clock
+from walkeeper.lib.durable import write_all
 from walkeeper.postgres.server import conninfo, require_auth
 
 WAL_SENDER_TIMEOUT: Final = "10s"
@@ -117,7 +118,7 @@ class Receiver:
     def start(self, last: Segment) -> None:
         """Begin to stream into the directory, from where its seed says, and end with ``last``. Raises PostgresError."""
         try:
-            _write_passfile(self._passfile, self._settings)
+            passfile = _passfile(self._passfile, self._settings)
         except OSError as error:
             raise PostgresError(
                 f"{self._passfile}: {error.strerror}",
@@ -125,7 +126,7 @@ class Receiver:
             ) from None
         arguments = [
             f"--directory={self._directory}", "--no-loop", "--no-sync", "--no-password", "--status-interval=1",
-            f"--dbname={self._conninfo()}",
+            f"--dbname={self._conninfo(passfile)}",
             f"--endpos={Lsn(last.end - 1)}",
         ]  # fmt: skip
         self._output = b""
@@ -143,9 +144,12 @@ class Receiver:
                 },
                 start_new_session=True,
                 cwd="/",
+                pass_fds=[passfile],
             )
         except OSError as error:
             raise PostgresError(f"pg_receivewal: cannot be started ({error.strerror})") from None
+        finally:
+            os.close(passfile)
         self._runs += 1
         assert self._child.stdout is not None  # noqa: S101 - it is a pipe
         os.set_blocking(self._child.stdout.fileno(), False)
@@ -211,9 +215,9 @@ class Receiver:
         self.stop()
         return "stopped: it did not come to an end"
 
-    def _conninfo(self) -> str:
+    def _conninfo(self, passfile: int) -> str:
         options = f"-c wal_sender_timeout={WAL_SENDER_TIMEOUT}"
-        return conninfo(self._settings, options=options, passfile=str(self._passfile), replication="true")
+        return conninfo(self._settings, options=options, passfile=f"/proc/self/fd/{passfile}", replication="true")
 
     def _read_output(self) -> None:
         assert self._child is not None  # noqa: S101 - callers looked
@@ -247,11 +251,19 @@ def _said(output: bytes, code: int) -> str:
     return f"rc {code}: {'; '.join(line for line in lines if line) or 'no output'}"
 
 
-def _write_passfile(path: Path, settings: PostgresqlSettings) -> None:
-    """The password for libpq, in a file that nobody else can read; it never stands in argv or the environment."""
+def _passfile(path: Path, settings: PostgresqlSettings) -> int:
+    """A descriptor of a file with the password for libpq, which never stands in argv or the environment.
+
+    The file loses its name at once: whatever ends us, nothing of it is left. A pipe will not do, as libpq wants a plain file.
+    """
     fields: Sequence[str] = ("*", "*", "*", settings.user, settings.password or "")
     line = ":".join(re.sub(r"([\\:])", r"\\\1", value) if value != "*" else value for value in fields)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
+    try:
+        path.unlink()
         os.fchmod(descriptor, 0o600)
-        file.write(line + "\n")
+        write_all(descriptor, f"{line}\n".encode())
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Final
 
@@ -207,8 +208,9 @@ def _drop_slot(facts: Facts, member: MemberFacts) -> str:
     """On that very member: each has a slot of its own. Whoever may replicate may do that."""
     own = facts.config.node.postgresql
     user = own.user if own else "replicator"
-    where = f"-h {member.host} -p {member.port} -U {user}" if member.host else f"-U {user}"
-    return f"psql {where} -d postgres -c \"SELECT pg_drop_replication_slot('{facts.config.hold_slot}')\""
+    where = ["-h", member.host, "-p", str(member.port)] if member.host else []
+    psql = shlex.join(["psql", *where, "-U", user, "-d", "postgres", "-c"])
+    return f"{psql} \"SELECT pg_drop_replication_slot('{facts.config.hold_slot}')\""
 
 
 @rule(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Final
 
@@ -53,7 +54,7 @@ def _rights(facts: Facts) -> tuple[str, ...]:
     group = f"/{config.group}" if config.group is not None else ""
     key = f"/{config.namespace}/{config.scope}{group}/walkeeper"
     return (f"# Patroni's DCS user needs to read and write {key}; with etcd, for instance:",
-            f"etcdctl role grant-permission PATRONIS_ROLE readwrite {key}")  # fmt: skip
+            f"etcdctl role grant-permission PATRONIS_ROLE readwrite {shlex.quote(key)}")  # fmt: skip
 
 
 @rule(

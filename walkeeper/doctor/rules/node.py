@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Final
 
@@ -61,10 +62,11 @@ def spool_private(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(f"{spool.path} is not a directory, or it is a link", (f"rm {spool.path}", make))
     elif spool.uid != uid:
         yield Wrong(
-            f"{spool.path} belongs to uid {spool.uid}, not to {uid}", (f"chown -R {uid} {spool.path}   # as root",)
+            f"{spool.path} belongs to uid {spool.uid}, not to {uid}",
+            (f"chown -R {uid} {shlex.quote(spool.path)}   # as root",),
         )
     elif spool.mode & 0o077:
-        yield Wrong(f"the mode of {spool.path} is {spool.mode:04o}", (f"chmod 0700 {spool.path}",))
+        yield Wrong(f"the mode of {spool.path} is {spool.mode:04o}", (f"chmod 0700 {shlex.quote(spool.path)}",))
     else:
         yield Good(f"{spool.path} is the agent's alone")
 

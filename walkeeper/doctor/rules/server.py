@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Final
 
@@ -77,7 +78,7 @@ def role_may_replicate(_: Facts, member: MemberFacts, server: ServerFacts) -> It
     name = server.role.replace('"', '""')
     yield Wrong(
         f"the role {server.role} lacks REPLICATION",
-        (f"psql -c 'ALTER ROLE \"{name}\" REPLICATION'   # as a superuser, on the leader",),
+        (shlex.join(["psql", "-c", f'ALTER ROLE "{name}" REPLICATION']) + "   # as a superuser, on the leader",),
         member.name,
     )
 
