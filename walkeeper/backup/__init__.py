@@ -1,0 +1,1 @@
+"""``walkeeper backup``: takes a base backup; ``walkeeper backups``: lists them."""
