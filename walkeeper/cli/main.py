@@ -133,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
         help="let the agent's next takeover pass that refusal, where bytes do not differ",
     )
     _add_archive_commands(command)
+    _add_backup_commands(command)
     gap = command("gap", "WAL that is lost, or may be: list it, or accept the loss.", _gap)
     gap.add_argument("what", choices=("list", "accept"), help="accept: no member is waited for any longer")
     gap.add_argument("start", metavar="FROM", nargs="?", help="where it begins: a position, or a segment's name")
@@ -164,6 +165,15 @@ def _add_archive_commands(command: Callable[..., argparse.ArgumentParser]) -> No
     kind.add_argument("--rebuild", action="store_true", help="write a lost record again from what the store has")
     fetch.add_argument("what", metavar="FIRST[..LAST]", help="a WAL file's name, or two segments' and all between them")
     fetch.add_argument("directory", metavar="DIRECTORY", help="it is made if it is not there")
+
+
+def _add_backup_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    backup = command("backup", "Take a base backup of this member's server into the store.", _backup)
+    backup.add_argument("--resume", metavar="ID", help="begin an attempt again, and send only what is not stored yet")
+    backup.add_argument("--max-rate", metavar="SIZE", type=_rate, help="a second, as the server sends it: 32kB to 1GB")
+    backup.add_argument(
+        "--checkpoint", choices=("fast", "spread"), default="fast", help="how the server makes it first (default: fast)"
+    )
 
 
 def _positive(text: str) -> int:
@@ -252,6 +262,20 @@ def _fetch(options: argparse.Namespace) -> int:
     return fetch_command.main(
         config, options.what, Path(options.directory), system_identifier=options.system_identifier
     )
+
+
+def _rate(text: str) -> int:
+    from walkeeper.backup.command import parse_rate  # noqa: PLC0415
+
+    return parse_rate(text)
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from walkeeper.backup import command  # noqa: PLC0415
+    from walkeeper.config import load  # noqa: PLC0415
+
+    request = command.Request(resume=options.resume, max_rate=options.max_rate, spread=options.checkpoint == "spread")
+    return command.main(load(config_path(options), os.environ), request)
 
 
 def _gap(options: argparse.Namespace) -> int:

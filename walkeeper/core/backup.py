@@ -79,6 +79,16 @@ class WalRange(msgspec.Struct, frozen=True):
     end: Position
 
 
+class _ManifestRange(msgspec.Struct):
+    timeline: Timeline = msgspec.field(name="Timeline")
+    start: Position = msgspec.field(name="Start-LSN")
+    end: Position = msgspec.field(name="End-LSN")
+
+
+class _ManifestEnd(msgspec.Struct):
+    ranges: list[_ManifestRange] = msgspec.field(name="WAL-Ranges")
+
+
 class Tablespace(msgspec.Struct, frozen=True):
     """``location`` is where it lay on the server; ``order`` names the list of its pieces."""
 
@@ -178,3 +188,14 @@ def _check(backup: Backup) -> None:
         raise BadBackup("the ranges of its WAL do not follow each other")
     if starts[0] > backup.start.position or ends[-1] < backup.stop.position:
         raise BadBackup("the ranges of its WAL do not reach from its start to its stop")
+
+
+def wal_ranges(manifest_end: bytes) -> tuple[WalRange, ...]:
+    """The WAL that the backup needs, oldest first, as PostgreSQL's manifest says it at its end. Raises BadBackup."""
+    _, key, rest = manifest_end.rpartition(b'"WAL-Ranges"')
+    try:
+        found = msgspec.json.decode(b"{" + key + rest, type=_ManifestEnd).ranges
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadBackup(f"the server's manifest: its ranges of WAL cannot be read: {error}") from None
+    in_order = sorted(found, key=lambda each: each.timeline)
+    return tuple(WalRange(each.timeline, each.start, each.end) for each in in_order)

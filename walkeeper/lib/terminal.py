@@ -21,12 +21,12 @@ class Progress:
     """For one thread, and a context: what it showed is gone when that is left."""
 
     def __init__(self) -> None:
-        self._shows = sys.stderr is not None and sys.stderr.isatty()
+        self.shows = sys.stderr is not None and sys.stderr.isatty()
         self._shown = False
         self._last = 0.0
 
     def show(self, text: str) -> None:
-        if not self._shows or time.monotonic() - self._last < _EVERY:
+        if not self.shows or time.monotonic() - self._last < _EVERY:
             return
         self._last, self._shown = time.monotonic(), True
         sys.stderr.write(f"\r{text[:_LINE].ljust(_LINE)}")

@@ -1,5 +1,4 @@
-"""The local PostgreSQL, and other members', over SQL: what state it is in, where its slot stands. Only this module
-imports psycopg.
+"""The local PostgreSQL, and other members', over SQL: what state it is in, where its slot stands.
 
 A role with LOGIN and REPLICATION is enough for everything here.
 """
@@ -79,6 +78,15 @@ def conninfo(settings: PostgresqlSettings, **more: str | int) -> str:
     return make_conninfo("", **parameters)
 
 
+def connect(settings: PostgresqlSettings, **more: str) -> psycopg.Connection[tuple[object, ...]]:
+    """A session, or with ``replication="true"`` a walsender. Raises psycopg.Error."""
+    if psycopg.pq.version() >= _KNOWS_REQUIRE_AUTH:
+        more["require_auth"] = require_auth(settings)
+    return psycopg.connect(
+        conninfo(settings, **more), password=settings.password, autocommit=True, prepare_threshold=None
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ServerState:
     """A server at one moment. ``lsn`` is how far its WAL is flushed (in recovery: received or replayed).
@@ -131,7 +139,7 @@ class Server:
         """The timeline that a server in recovery replays, by the replication protocol, on a connection of its own."""
 
         def identify(_: psycopg.Connection[tuple[object, ...]]) -> int:
-            link = self._connect(replication="true")
+            link = connect(self.settings, replication="true")
             with link:
                 answer = link.pgconn.exec_(b"IDENTIFY_SYSTEM")
                 return int(answer.get_value(0, 1) or 0)
@@ -193,18 +201,12 @@ class Server:
 
     def _connected(self) -> psycopg.Connection[tuple[object, ...]]:
         if self._connection is None or self._connection.closed:
-            self._connection = self._connect(
+            self._connection = connect(
+                self.settings,
                 options=f"-c statement_timeout={int(self._timeout * 1000)} -c timezone=UTC",
                 application_name=self._application,
             )
         return self._connection
-
-    def _connect(self, **more: str) -> psycopg.Connection[tuple[object, ...]]:
-        if psycopg.pq.version() >= _KNOWS_REQUIRE_AUTH:
-            more["require_auth"] = require_auth(self.settings)
-        return psycopg.connect(
-            conninfo(self.settings, **more), password=self.settings.password, autocommit=True, prepare_threshold=None
-        )
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -233,7 +235,7 @@ def hint_for(text: str) -> str:
     if "password authentication" in text:
         return "The password comes from patroni.yml (authentication.replication) or walkeeper.postgresql.password_file."
     if "max_wal_senders" in text:
-        return "Raise max_wal_senders: pg_receivewal needs one, as each replica does."
+        return "Raise max_wal_senders: pg_receivewal needs one, and so do each replica and each base backup."
     if "too many" in text or "remaining connection slots" in text:
         return "Raise max_connections, or end what holds them."
     return ""

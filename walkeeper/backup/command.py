@@ -1,0 +1,321 @@
+"""``walkeeper backup``: a base backup of this member's own server. Exit 0: it is stored; 1: it is not, or it is damaged."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from walkeeper import __version__
+from walkeeper.archive.backups import Backups
+from walkeeper.archive.contents import starts
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import Archives, open_archives
+from walkeeper.backup.pipeline import PATIENCE, Contents, Pipeline
+from walkeeper.config import Config, PostgresqlSettings
+from walkeeper.core.amounts import duration, rate, size
+from walkeeper.core.backup import Backup, BackupId, Place, Tablespace, Tombstone, wal_ranges
+from walkeeper.core.lsn import SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.errors import BadBackup, BadName, PostgresError, WalkeeperError, WrongCluster
+from walkeeper.lib import clock, events
+from walkeeper.lib.retry import with_retries
+from walkeeper.lib.terminal import Progress, complain, printable
+from walkeeper.lib.units import Size
+from walkeeper.postgres import base_backup
+from walkeeper.postgres.base_backup import Start, Stop, Walsender
+from walkeeper.postgres.server import Server, ServerState
+from walkeeper.store.base import SMALL
+
+STORED: Final = 0
+NOT_STORED: Final = 1
+INTERRUPTED: Final = 130
+_ANSWER: Final = 10.0
+"""Seconds for an answer over SQL."""
+_LOG_EVERY: Final = 30.0
+"""Seconds between two lines of progress in a log."""
+_OLDEST: Final = base_backup.OLDEST // 10000
+
+_FACTS: Final = """
+select json_build_object('now', clock_timestamp(), 'version', current_setting('server_version'),
+  'version_num', current_setting('server_version_num')::int, 'checksums', current_setting('data_checksums') = 'on',
+  'replicates', (select rolreplication or rolsuper from pg_roles where rolname = current_user))"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the command line asks for. ``max_rate`` in bytes a second; ``resume`` is the id of an attempt."""
+
+    resume: str | None = None
+    max_rate: int | None = None
+    spread: bool = False
+    patience: float = PATIENCE
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The server that is backed up. ``seen`` is its clock's, at ``monotonic`` of ours."""
+
+    state: ServerState
+    seen: datetime
+    monotonic: float
+    version: str
+    version_num: int
+    checksums: bool
+
+    def now(self) -> str:
+        """By the server's clock, in ISO 8601."""
+        return (self.seen + timedelta(seconds=time.monotonic() - self.monotonic)).isoformat(timespec="seconds")
+
+
+def main(config: Config, request: Request) -> int:
+    """Take it, and say what was stored."""
+    events.to_stderr()
+    attempt = _Attempt(config, request)
+    try:
+        return attempt.run()
+    except WalkeeperError as problem:
+        complain(str(problem), problem.hint)
+        attempt.say_resume()
+        return problem.exit_code
+    except KeyboardInterrupt:
+        attempt.say_resume()
+        return INTERRUPTED
+
+
+def parse_rate(text: str) -> int:
+    """``50MB`` to bytes a second. Raises ValueError."""
+    found = Size.parse(text)
+    if found // 1024 not in base_backup.RATES:
+        raise ValueError(text)
+    return int(found)
+
+
+class _Attempt:
+    """One run. ``pipeline`` is there while something is stored that ``backup.json`` does not name yet."""
+
+    def __init__(self, config: Config, request: Request) -> None:
+        self._config = config
+        self._request = request
+        self.id: BackupId | None = None
+        self.pipeline: Pipeline | None = None
+
+    def run(self) -> int:
+        archives = open_archives(self._config)
+        resumed = None if self._request.resume is None else BackupId.parse(self._request.resume)
+        settings = self._config.postgresql
+        source = _look(settings)
+        layout = archives.layout(source.state.system_identifier)
+        first = with_retries(lambda: _first(archives, layout, source.state.segment_size))
+        backups = archives.backups(source.state.system_identifier)
+        known = frozenset() if resumed is None else with_retries(lambda: _attempted(backups, resumed))
+        with Walsender(settings) as walsender, Progress() as progress:
+            found = walsender.identify()
+            if found.system_identifier != source.state.system_identifier:
+                raise WrongCluster(
+                    f"postgresql at {settings.host}:{settings.port}: it answers as system {source.state.system_identifier} "
+                    f"to SQL and as {found.system_identifier} to replication",
+                    hint="Name the server itself, not a proxy in front of several.",
+                )
+            id_ = resumed or _new_id(found.timeline)
+            progress.show("waiting for the checkpoint")
+            rate_kb = None if self._request.max_rate is None else self._request.max_rate // 1024
+            start = walsender.begin(base_backup.Request(f"walkeeper {id_}", self._request.spread, rate_kb))
+            began = source.now()
+            if start.lsn < first.start:
+                raise PostgresError(
+                    f"backup: it would begin at {start.lsn}, before the archive, which begins with {first}",
+                    hint="Nothing could be replayed from there. Run CHECKPOINT on the primary, wait until a replica has "
+                    "replayed it, and begin again.",
+                )
+            self.id = id_
+            events.info("backup_begins", backup=id_, start=start.lsn, timeline=start.timeline, bytes=start.estimate)
+            meter = _Meter(id_, start.estimate, progress)
+            self.pipeline = pipeline = Pipeline(
+                backups, id_, workers=self._config.upload_workers, known=known, patience=self._request.patience,
+                moved=meter.moved,
+            )  # fmt: skip
+            try:
+                stop = walsender.copy(pipeline)
+                stopped = source.now()
+                contents = pipeline.finish()
+                suffix = backups.codec.suffix
+                made = _described(self._config, source, id_, (start, began), (stop, stopped), contents, suffix)
+                committed = pipeline.patiently(lambda: backups.commit(made))
+            finally:
+                pipeline.close()
+            for warning in walsender.warnings:
+                events.warning("server_warns", backup=id_, text=warning)
+        self.pipeline = None
+        return _said(committed, made, contents, meter)
+
+    def say_resume(self) -> None:
+        """What is stored of it is not sent again."""
+        if self.pipeline is not None and self.pipeline.stored:
+            complain(
+                f"backup {self.id}: not finished",
+                f"walkeeper backup --resume {self.id} begins it again, and does not send again what is stored.",
+            )
+
+
+def _look(settings: PostgresqlSettings) -> _Source:
+    """Everything that can be refused before the server has made a checkpoint for it. Raises PostgresError."""
+    server = Server(settings, _ANSWER, application=base_backup.APPLICATION)
+    where = f"postgresql at {settings.host}:{settings.port}"
+    try:
+        state, facts, now = server.state(), server.survey(_FACTS), time.monotonic()
+    finally:
+        server.close()
+    if state.major < _OLDEST:
+        raise PostgresError(
+            f"{where}: base backups need PostgreSQL {_OLDEST}, and this is {facts['version']}",
+            hint="Go on taking them with pg_basebackup; the archive's WAL goes with any base backup.",
+        )
+    if not facts["replicates"]:
+        raise PostgresError(
+            f"{where}: role {settings.user!r} may not replicate",
+            hint=f"alter role {settings.user} replication; or set walkeeper.postgresql.user to one that may.",
+        )
+    return _Source(
+        state, datetime.fromisoformat(facts["now"]), now, facts["version"], facts["version_num"], facts["checksums"]
+    )
+
+
+def _first(archives: Archives, layout: Layout, segment_size: SegmentSize) -> Segment:
+    """Where this cluster's archive begins. Raises WrongCluster: without its WAL a backup would restore nothing."""
+    names = starts(archives.store, layout)
+    if not names:
+        raise WrongCluster(
+            f"{archives.store.url}/{layout.root}: no archive of this server's cluster begins there",
+            hint="Start the agent first: it begins the archive, and a backup is nothing without the WAL that follows. If there "
+            "is one already, the scope or the store's prefix is another one; walkeeper doctor looks.",
+        )
+    try:
+        body = archives.store.get(f"{layout.starts}{names[0]}.json", SMALL) or b"{}"
+        stated = json.loads(body)["segment_size"]
+        found = [Segment.parse(name, segment_size) for name in names]
+    except (ValueError, KeyError, TypeError, RecursionError, BadName):
+        stated, found = None, []
+    if stated != segment_size or not found:
+        raise WrongCluster(
+            f"{archives.store.url}/{layout.root}: its segments have {stated} bytes, this server's have {int(segment_size)}",
+            hint="pg_resetwal --wal-segsize begins another archive: initialise walkeeper again under another scope.",
+        )
+    return max(found, key=lambda each: each.number)
+
+
+def _attempted(backups: Backups, id_: BackupId) -> frozenset[str]:
+    """The pieces that the attempt has stored. Raises BadBackup for what is not an attempt any more, or never was."""
+    there = backups.read(id_)
+    if there is not None:
+        what = "is stored already" if isinstance(there, Backup) else "was given up, and what it had stored may be gone"
+        raise BadBackup(f"backup {id_}: it {what}", hint="Begin a new one, without --resume.")
+    found = frozenset(backups.pieces(id_))
+    if not found:
+        raise BadBackup(f"backup {id_}: nothing of it is stored", hint="walkeeper backups lists what there is.")
+    return found
+
+
+def _new_id(timeline: int) -> BackupId:
+    at = clock.timestamp().replace("-", "").replace(":", "")
+    return BackupId(at, timeline, secrets.token_hex(4))
+
+
+def _described(
+    config: Config,
+    source: _Source,
+    id_: BackupId,
+    start: tuple[Start, str],
+    stop: tuple[Stop, str],
+    contents: Contents,
+    suffix: str,
+) -> Backup:
+    (began, began_at), (ended, ended_at) = start, stop
+    orders = contents.orders
+    if missing := {each.oid for each in began.tablespaces} - set(orders) or {0} - set(orders):
+        raise BadBackup(f"backup {id_}: the server did not send tablespace {missing}", hint="Begin a new backup.")
+    return Backup(
+        id=str(id_),
+        system_identifier=str(source.state.system_identifier),
+        segment_size=int(source.state.segment_size),
+        version=source.version_num,
+        start=Place(began.timeline, str(began.lsn), began_at),
+        stop=Place(ended.timeline, str(ended.lsn), ended_at),
+        wal=wal_ranges(contents.manifest_end),
+        damage=tuple(text[:4096] for text in ended.damage),
+        checksums=source.checksums,
+        suffix=".zst.age" if suffix.endswith(".age") else ".zst",
+        index=contents.index,
+        manifest=contents.manifest,
+        order=orders[0],
+        tablespaces=tuple(Tablespace(each.oid, each.location, orders[each.oid]) for each in began.tablespaces),
+        files=contents.files,
+        bytes=contents.file_bytes,
+        pieces=contents.pieces,
+        packed_bytes=contents.packed_bytes,
+        member=config.node.name or socket.gethostname(),
+        walkeeper=__version__,
+    )
+
+
+class _Meter:
+    """Shows how far it is: on a terminal in place, else as a line of the log now and then."""
+
+    def __init__(self, id_: BackupId, estimate: int, progress: Progress) -> None:
+        self._id = id_
+        self._estimate = estimate
+        self._progress = progress
+        self._began = self._logged = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return max(time.monotonic() - self._began, 0.001)
+
+    def moved(self, came: int) -> None:
+        now = time.monotonic()
+        if not self._progress.shows and now - self._logged < _LOG_EVERY:
+            return
+        each_second = came / self.seconds
+        left = max(0, self._estimate - came) / max(each_second, 1)
+        self._progress.show(f"{size(came)} of about {size(self._estimate)}, {rate(each_second)}, {duration(left)} left")
+        if not self._progress.shows:
+            self._logged = now
+            events.info(
+                "backup_goes_on", backup=self._id, bytes=came, of=self._estimate, bytes_per_second=int(each_second),
+                seconds_left=int(left),
+            )  # fmt: skip
+
+
+def _said(committed: Backup | Tombstone, made: Backup, contents: Contents, meter: _Meter) -> int:
+    if isinstance(committed, Tombstone):
+        raise BadBackup(
+            f"backup {made.id}: it was given up while it was taken: {committed.why}", hint="Begin a new backup."
+        )
+    if committed != made:
+        events.warning("another_attempt_was_first", backup=made.id, member=committed.member)
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in _lines(committed, contents, meter)))
+    if committed.damage:
+        complain(
+            f"backup {made.id}: damaged: {committed.damage[0]}",
+            "It is stored and does not count. Repair the table (pg_amcheck, a replica's copy), and take another one.",
+        )
+        return NOT_STORED
+    return STORED
+
+
+def _lines(backup: Backup, contents: Contents, meter: _Meter) -> list[str]:
+    sent = "" if contents.sent_bytes == contents.packed_bytes else f", {size(contents.sent_bytes)} of them sent now"
+    return [
+        f"Backup    {backup.id}",
+        f"Files     {backup.files:,}, {size(backup.bytes)}",
+        f"Stored    {backup.pieces:,} pieces, {size(backup.packed_bytes)}{sent}",
+        f"Took      {duration(meter.seconds)}, {rate(backup.bytes / meter.seconds)}",
+        f"From      {backup.start.lsn} on timeline {backup.start.timeline}",
+        f"To        {backup.stop.lsn} on timeline {backup.stop.timeline}; WAL up to there makes it complete",
+        *(f"Damage    {text}" for text in backup.damage),
+    ]

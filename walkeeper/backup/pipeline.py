@@ -1,0 +1,246 @@
+"""From the server's tars to stored pieces: one thread reads and cuts, others sum, pack and store. Memory is bounded.
+
+There are two buffers more than threads: one is being filled, one lies ready. What cannot be stored is tried again for
+``patience`` seconds, while the server waits; then, or when waiting cannot help, the whole ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from walkeeper.archive.backups import Backups, Kind, Stored, order_of
+from walkeeper.backup.cutter import Cut, Cutter, buffer_bytes
+from walkeeper.core import backup_index
+from walkeeper.core.backup import PIECE, BackupId
+from walkeeper.core.backup_index import Piece
+from walkeeper.errors import BadBackup, StoreError
+from walkeeper.lib import events
+from walkeeper.lib.retry import Backoff
+
+PATIENCE: Final = 900.0
+"""Seconds that a store may be away before a backup ends."""
+_FIRST_WAIT: Final = 0.5
+_LONGEST_WAIT: Final = 15.0
+_AHEAD: Final = 2
+"""Buffers besides those that threads work on."""
+MANIFEST_END: Final = 1024 * 1024
+"""Bytes of the manifest's end that are kept: the ranges of WAL stand there."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What was stored. ``index`` and ``manifest`` are their SHA-256, ``orders`` those of the orders, by tablespace."""
+
+    index: str
+    manifest: str
+    orders: dict[int, str]
+    files: int
+    file_bytes: int
+    pieces: int
+    packed_bytes: int
+    sent_bytes: int
+    """Without those that were there already."""
+    manifest_end: bytes
+
+
+class Pipeline:
+    """A ``postgres.base_backup.Sink``. ``known`` are the pieces of an earlier attempt, by SHA-256.
+
+    ``begin``, ``feed``, ``manifest`` and ``finish`` are for one thread; they raise what a worker met: the store's errors,
+    CannotTell, or BadBackup. ``moved`` is told in that thread, after each portion, how many bytes have come.
+    """
+
+    def __init__(
+        self,
+        backups: Backups,
+        id_: BackupId,
+        *,
+        workers: int,
+        known: frozenset[str] = frozenset(),
+        patience: float = PATIENCE,
+        moved: Callable[[int], None] = lambda _: None,
+        piece: int = PIECE,
+    ) -> None:
+        self._backups = backups
+        self._id = id_
+        self._known = known
+        self._patience = patience
+        self._moved = moved
+        self._came = 0
+        self._changed = threading.Condition()
+        self._free = [bytearray(buffer_bytes(piece)) for _ in range(workers + _AHEAD - 1)]
+        self._cuts: deque[tuple[int, Cut]] = deque()
+        self._number = 0
+        self._failure: BaseException | None = None
+        self._closed = False
+        self._record = _Record(backups)
+        self._manifest = backups.codec.growing()
+        self._manifest_end = bytearray()
+        self._cutter = Cutter(self._emit, bytearray(buffer_bytes(piece)), piece)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"pieces-{number}", daemon=True) for number in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def begin(self, tablespace: int) -> None:
+        self._cutter.begin(tablespace)
+        self._record.begin(tablespace)
+
+    def feed(self, data: memoryview) -> None:
+        self._cutter.feed(data)
+        self._came += len(data)
+        self._moved(self._came)
+
+    def manifest(self, data: memoryview) -> None:
+        self._manifest.add(data)
+        self._manifest_end += data
+        del self._manifest_end[: -MANIFEST_END or None]
+
+    def finish(self) -> Contents:
+        """Everything is stored, and listed by the store with its size. Raises BadBackup if it is not."""
+        self._cutter.end()
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure is not None or self._record.stored == self._number)
+            self._raise()
+        record, manifest, put = self._record, self._manifest, self._put_document
+        body = record.index.body()
+        put("index", record.index.sha256, record.index.size, body)
+        put("manifest", manifest.sha256, manifest.size, manifest.body())
+        orders = {}
+        for tablespace, names in record.orders.items():
+            order = order_of(names, self._backups.codec.suffix)
+            orders[tablespace] = hashlib.sha256(order).hexdigest()
+            put("order", orders[tablespace], len(order), order)
+        self._prove_listed()
+        return Contents(
+            record.index.sha256, manifest.sha256, orders, self._cutter.files, self._cutter.bytes,
+            len(record.sizes), sum(record.sizes.values()), record.sent, bytes(self._manifest_end),
+        )  # fmt: skip
+
+    @property
+    def stored(self) -> int:
+        """How many pieces are."""
+        return self._record.stored
+
+    def close(self) -> None:
+        """No more work for the threads. What one of them is at may still get through; it harms nobody."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _emit(self, cut: Cut) -> bytearray:
+        with self._changed:
+            self._cuts.append((self._number, cut))
+            self._number += 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._failure is not None or self._free)
+            self._raise()
+            return self._free.pop()
+
+    def _raise(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        while (taken := self._next()) is not None:
+            number, cut = taken
+            try:
+                piece, stored = self._store(cut)
+            except BaseException as problem:  # noqa: BLE001 - carried over to the one who reads
+                with self._changed:
+                    self._failure = self._failure or problem
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self._record.add(number, piece, stored)
+                self._free.append(cut.buffer)
+                self._changed.notify_all()
+
+    def _next(self) -> tuple[int, Cut] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._failure is not None or self._cuts)
+            return None if self._closed or self._failure is not None else self._cuts.popleft()
+
+    def _store(self, cut: Cut) -> tuple[Piece, Stored]:
+        with memoryview(cut.buffer)[: cut.length] as plain:
+            sha256 = hashlib.sha256(plain).hexdigest()
+            stored = self._stored_before(sha256, cut.length)
+            if stored is None:
+                body = self._backups.codec.encode(plain)
+                stored = self.patiently(lambda: self._backups.put_packed_piece(self._id, sha256, cut.length, body))
+        return Piece(sha256, cut.length, stored.packed_size, cut.tablespace, cut.parts), stored
+
+    def _stored_before(self, sha256: str, size: int) -> Stored | None:
+        """By an earlier attempt, or by this one: pages of zeros are many."""
+        if (packed_size := self._record.sizes.get(bytes.fromhex(sha256))) is not None:
+            return Stored(sha256, packed_size, was_present=True)
+        if sha256 not in self._known:
+            return None
+        return self.patiently(lambda: self._backups.find_piece(self._id, sha256, size))
+
+    def _put_document(self, kind: Kind, sha256: str, size: int, body: bytes) -> None:
+        self.patiently(lambda: self._backups.put_packed_document(self._id, kind, sha256, size, body))
+
+    def _prove_listed(self) -> None:
+        listed = self.patiently(lambda: self._backups.pieces(self._id))
+        for digest, size in self._record.sizes.items():
+            if listed.get(digest.hex()) != size:
+                raise BadBackup(
+                    f"backup {self._id}: the store does not list piece {digest.hex()} with its {size} bytes",
+                    hint="Somebody deletes there, or the store loses objects. walkeeper backup --resume stores what is missing.",
+                )
+
+    def patiently(self, work: Callable[[], _T]) -> _T:
+        """``work()``, again and again while waiting can help and the time is not over."""
+        waits, until = Backoff(_FIRST_WAIT, _LONGEST_WAIT), time.monotonic() + self._patience
+        while True:
+            try:
+                return work()
+            except StoreError as problem:
+                wait = waits.failed()
+                if not problem.waiting_helps or time.monotonic() + wait > until:
+                    raise
+                events.failure("backup_waits", problem, backup=self._id, seconds=wait)
+            with self._changed:
+                if self._changed.wait_for(lambda: self._closed or self._failure is not None, wait):
+                    raise self._failure or _Closed
+
+
+class _Closed(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class _Record:
+    """What is stored, in the order of the tars, whichever thread was first. ``index`` is packed as it grows: of a million files
+    it would be 70 MB."""
+
+    def __init__(self, backups: Backups) -> None:
+        self.index = backups.codec.growing()
+        self.orders: dict[int, list[str]] = {}
+        self.sizes: dict[bytes, int] = {}
+        """As stored, by SHA-256."""
+        self.sent = 0
+        self.stored = 0
+        self._waiting: dict[int, Piece] = {}
+
+    def begin(self, tablespace: int) -> None:
+        self.orders.setdefault(tablespace, [])
+
+    def add(self, number: int, piece: Piece, stored: Stored) -> None:
+        """The pieces before it may still be missing."""
+        self.sizes[bytes.fromhex(piece.sha256)] = stored.packed_size
+        self.sent += 0 if stored.was_present else stored.packed_size
+        self._waiting[number] = piece
+        while (piece_ := self._waiting.pop(self.stored, None)) is not None:
+            self.index.add(backup_index.encode(piece_))
+            self.orders[piece_.tablespace].append(piece_.sha256)
+            self.stored += 1
