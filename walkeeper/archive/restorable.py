@@ -134,6 +134,8 @@ def _described(backup: Backup) -> dict[str, Any]:
         "stop_lsn": backup.stop.lsn,
         "start_at": backup.start.at,
         "stop_at": backup.stop.at,
+        "version": backup.version,
+        "files": backup.files,
         "bytes": backup.bytes,
         "packed_bytes": backup.packed_bytes,
         "member": backup.member,

@@ -174,6 +174,11 @@ def _add_backup_commands(command: Callable[..., argparse.ArgumentParser]) -> Non
     backup.add_argument(
         "--checkpoint", choices=("fast", "spread"), default="fast", help="how the server makes it first (default: fast)"
     )
+    backups = command("backups", "Which base backups there are, and what each restores.", _backups)
+    backups.add_argument("--json", action="store_true", help="for programs")
+    backups.add_argument(
+        "--system-identifier", metavar="N", type=_positive, help="another cluster's archive under this scope"
+    )
 
 
 def _positive(text: str) -> int:
@@ -276,6 +281,14 @@ def _backup(options: argparse.Namespace) -> int:
 
     request = command.Request(resume=options.resume, max_rate=options.max_rate, spread=options.checkpoint == "spread")
     return command.main(load(config_path(options), os.environ), request)
+
+
+def _backups(options: argparse.Namespace) -> int:
+    from walkeeper.backup import list_command  # noqa: PLC0415
+    from walkeeper.config import load  # noqa: PLC0415
+
+    config = load(config_path(options), os.environ)
+    return list_command.main(config, system_identifier=options.system_identifier, json=options.json)
 
 
 def _gap(options: argparse.Namespace) -> int:

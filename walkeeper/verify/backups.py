@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from walkeeper.archive.backups import Backups, document_suffix
-from walkeeper.archive.codec import Codec
 from walkeeper.archive.open import Archives
 from walkeeper.archive.restorable import Documents, Listed, Restorable, described, judged, read_documents
 from walkeeper.archive.times import NEAR, CommitTimes
@@ -73,7 +72,7 @@ def look(
         except (BadBackup, CannotTell) as problem:
             looked.broken[backup.id] = str(problem)
     looked.found = _judged(evidence, documents, looked.broken)
-    looked.last_commits = _last_commits(evidence, archives.codec, looked.found)
+    looked.last_commits = last_commits(archives, looked.found)
     return looked
 
 
@@ -187,13 +186,13 @@ def document(looked: Looked | None) -> dict[str, Any] | None:
     return {**found, "pieces_downloaded": looked.pieces, "bytes_downloaded": looked.bytes}
 
 
-def _last_commits(evidence: Evidence, codec: Codec, found: Restorable) -> list[Commit | None]:
+def last_commits(archives: Archives, found: Restorable) -> list[Commit | None]:
     """Of each window, as far as its last segments tell; what cannot be read is said of the WAL's own windows."""
+    layout, holdings = archives.layout(found.holdings.system_identifier), found.holdings
     commits: list[Commit | None] = []
     for window in found.windows.shown:
-        times = CommitTimes(
-            evidence.store, evidence.layout, codec, found.holdings.histories[window.timeline], evidence.size
-        )
+        history = holdings.histories[window.timeline]
+        times = CommitTimes(archives.store, layout, archives.codec, history, holdings.size)
         try:
             commits.append(times.last(window.start, window.end, NEAR) if len(commits) < TIMED else None)
         except (CannotTell, Refused, StoreError):

@@ -1,0 +1,100 @@
+"""``walkeeper backups``: each with its state and why, and what can be restored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.archives import ONE, SYSTEM, TWO, Built, Verifier
+from tests.fixtures.backed_up import put_backup
+from walkeeper.archive.backups import Backups
+from walkeeper.backup import list_command
+from walkeeper.core.backup import BackupId, Tombstone
+from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.lib import clock, retry
+
+IDS = [BackupId(f"202611{day}T020000Z", 2, "1a2b3c4d") for day in range(21, 28)]
+
+
+@pytest.fixture
+def built(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Built:
+    monkeypatch.setattr(retry, "_WAIT", 0.0)
+    monkeypatch.setattr(clock, "wall_seconds", lambda: 1795694400.0)  # 2026-11-26 12:00 UTC
+    built = Built(tmp_path)
+    Verifier(built, capsys, monkeypatch)  # makes its DCS the one that is found
+    built.put(ONE, 3, 4)
+    built.put_history(TWO)
+    built.put(TWO, *range(5, 9))
+    built.record(2, 9)
+    return built
+
+
+def backups_of(built: Built) -> Backups:
+    return Backups(built.store, built.archive.layout, built.codec)
+
+
+def listed(built: Built, capsys: pytest.CaptureFixture[str], **options: Any) -> tuple[int, str]:
+    capsys.readouterr()
+    code = list_command.main(built.config, **{"system_identifier": None, "json": False, **options})
+    said = capsys.readouterr()
+    assert said.err == "" or code == 2
+    return code, said.out + said.err
+
+
+def test_each_backup_is_listed_with_its_state_and_why(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    backups = backups_of(built)
+    start, stop = Lsn(6 * MIB + 40), Lsn(6 * MIB + 256)
+    put_backup(backups, IDS[0], start, stop, files=1234, bytes=5 * MIB)
+    put_backup(backups, IDS[1], start, stop, damage=('checksum verification failed in file "base/5/1", block 3',))
+    put_backup(backups, IDS[2], Lsn(8 * MIB + 40), Lsn(9 * MIB + 10))
+    backups.commit(Tombstone(id=str(IDS[3]), at="2026-11-25T00:00:00Z", why="never finished"))
+    for id_ in IDS[4:6]:
+        backups.put_piece(id_, "0" * 64, b"x")
+    built.store.create(built.archive.layout.backup_json(IDS[6]), b"{", {})
+    code, out = listed(built, capsys, json=True)
+    found = json.loads(out)
+    assert (code, found["exit_code"], found["system_identifier"]) == (0, 0, str(SYSTEM))
+    rows = {each["id"]: each for each in found["backups"]}
+    assert list(rows) == [str(id_) for id_ in IDS]
+    assert [each["state"] for each in rows.values()] == [
+        "complete", "damaged", "incomplete", "expired", "attempt", "attempt", "unreadable",
+    ]  # fmt: skip
+    assert rows[str(IDS[0])]["files"] == 1234
+    assert "block 3" in rows[str(IDS[1])]["why"]
+    assert [rows[str(id_)]["old"] for id_ in IDS[4:6]] == [True, False]
+    assert rows[str(IDS[4])]["pieces"] == 1
+    assert [(each["start_lsn"], each["end_lsn"], each["backups"]) for each in found["windows"]] == [
+        ("0/600100", "0/900000", [str(IDS[0])])
+    ]
+    code, out = listed(built, capsys)
+    assert code == 0, out
+    told = " ".join(out.split())
+    assert (
+        f"{IDS[0]} full, complete 2026-11-21 02:00:00 UTC, 0 s, from node1, PostgreSQL 15 5 MiB in 1,234 files; "
+        in told
+    )
+    assert f"{IDS[3]} expired never finished" in told
+    assert f"{IDS[4]} attempt 1 piece, 14 B stored it was begun more than a day ago; walkeeper backup --resume" in told
+    assert "Restore 0/600100 to 0/900000 on timeline 2 from 2026-11-21 02:00:00 UTC to " in told
+
+
+def test_an_archive_without_backups_says_what_takes_one(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out = listed(built, capsys)
+    assert code == 0
+    assert out.splitlines()[1:] == [
+        "Backups   none: walkeeper backup takes one", "", "Restore   nothing: no backup is complete"
+    ]  # fmt: skip
+
+
+def test_where_there_is_no_archive_nothing_is_told(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    assert listed(built, capsys, system_identifier=8)[0] == 2
+
+
+def test_what_is_damaged_in_names_is_printed_on_one_line(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    backups_of(built).commit(Tombstone(id=str(IDS[0]), at="", why="a\nb\x1b[0m"))
+    out = listed(built, capsys)[1]
+    assert "\x1b" not in out
+    assert "  a b?[0m" in out

@@ -1,0 +1,125 @@
+"""``walkeeper backups``: which there are, and what each restores. Exit 0, or 2 for cannot tell."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from walkeeper.archive.open import Archives, open_archives
+from walkeeper.archive.restorable import Restorable, described, look
+from walkeeper.config import Config
+from walkeeper.core.amounts import duration, size
+from walkeeper.core.backup import BackupId
+from walkeeper.lib import clock
+from walkeeper.lib.retry import with_retries
+from walkeeper.lib.terminal import Progress, printable, wrapped
+from walkeeper.verify.answer import FORMAT, SOUND, say
+from walkeeper.verify.backups import last_commits
+from walkeeper.verify.evidence import ask_the_dcs, locate
+from walkeeper.verify.windows import described_commit
+
+OLD: Final = timedelta(days=1)
+"""The age of an attempt that hardly runs any more."""
+
+
+def main(config: Config, *, system_identifier: int | None, json: bool) -> int:
+    """Print it; returns the exit code."""
+    return say(lambda: (_work(config, system_identifier, json=json), SOUND), json=json)
+
+
+def _work(config: Config, system_identifier: int | None, *, json: bool) -> str:
+    with Progress() as progress:
+        progress.show("listing the archive")
+        archives, claim = open_archives(config, to_read=True), ask_the_dcs(config)
+        layout, segment_size = with_retries(lambda: locate(config, archives.store, claim, system_identifier))
+        system, record = layout.system_identifier, claim.record
+        ours = record if record is not None and record.system_identifier == str(system) else None
+        found = with_retries(lambda: look(archives, system, segment_size, ours))
+        result = document(archives, found)
+    return json_module.dumps(result, indent=2) if json else "\n".join(map(printable, _lines(result)))
+
+
+def document(archives: Archives, found: Restorable) -> dict[str, Any]:
+    """What --json prints, and what people are shown is made from; docs/backups.md describes it."""
+    system = found.holdings.system_identifier
+    told = described(found)
+    for window, last in zip(told["windows"], last_commits(archives, found), strict=True):
+        window["last_commit"] = described_commit(last)
+    documents = found.documents
+    others = [
+        *(_attempt(archives, system, id_) for id_ in documents.attempts),
+        *({"id": each.id, "state": "expired", "why": each.why} for each in documents.tombstones),
+        *({"id": id_, "state": "unreadable", "why": why} for id_, why in documents.unreadable.items()),
+    ]
+    return {
+        "format": FORMAT,
+        "exit_code": SOUND,
+        "store": archives.store.url,
+        "archive": archives.layout(system).root.rstrip("/"),
+        "system_identifier": str(system),
+        **told,
+        "backups": sorted([*told["backups"], *others], key=lambda each: str(each["id"])),
+    }
+
+
+def _attempt(archives: Archives, system: int, id_: BackupId) -> dict[str, Any]:
+    pieces = with_retries(lambda: archives.backups(system).pieces(id_))
+    old = _age(id_) > OLD
+    why = "it was begun more than a day ago; walkeeper backup --resume goes on with it" if old else "it may be running"
+    return {
+        "id": str(id_), "state": "attempt", "why": why, "old": old, "pieces": len(pieces),
+        "packed_bytes": sum(pieces.values()),
+    }  # fmt: skip
+
+
+def _age(id_: BackupId) -> timedelta:
+    """By the clocks of who took it and of this host."""
+    try:
+        begun = datetime.strptime(id_.at, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return timedelta.max
+    return datetime.fromtimestamp(clock.wall_seconds(), UTC) - begun
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    yield f"Archive   {found['store']}/{found['archive']}"
+    if not found["backups"]:
+        yield "Backups   none: walkeeper backup takes one"
+    for each in found["backups"]:
+        yield ""
+        yield f"{each['id']}  {each['kind']}, {each['state']}" if "kind" in each else f"{each['id']}  {each['state']}"
+        yield from (f"  {line}" for line in _about(each))
+    yield ""
+    for window in found["windows"]:
+        yield from _window(window)
+    if not found["windows"]:
+        yield "Restore   nothing: no backup is complete"
+
+
+def _about(each: dict[str, Any]) -> Iterator[str]:
+    if "kind" in each:
+        began, ended = datetime.fromisoformat(each["start_at"]), datetime.fromisoformat(each["stop_at"])
+        took = duration((ended - began).total_seconds())
+        yield f"{_moment(each['start_at'])}, {took}, from {each['member']}, PostgreSQL {each['version'] // 10000}"
+        yield f"{size(each['bytes'])} in {each['files']:,} files; {size(each['packed_bytes'])} stored"
+        yield f"{each['start_lsn']} to {each['stop_lsn']} on timeline {each['timeline']}"
+    elif each["state"] == "attempt":
+        yield f"{each['pieces']:,} {'piece' if each['pieces'] == 1 else 'pieces'}, {size(each['packed_bytes'])} stored"
+    if each["why"]:
+        yield from wrapped("", each["why"], 96)
+
+
+def _moment(at: str) -> str:
+    return at[:19].replace("T", " ") + " UTC"
+
+
+def _window(window: dict[str, Any]) -> Iterator[str]:
+    dead = ", which the cluster has left" if window["dead"] else ""
+    yield f"Restore   {window['start_lsn']} to {window['end_lsn']} on timeline {window['timeline']}{dead}"
+    last = window["last_commit"]
+    until = (
+        f"before the last commit, {_moment(last['time'])}" if last else "the last commit, whose time is not known here"
+    )
+    yield f"          from {_moment(window['start_at'])} to {until}"
