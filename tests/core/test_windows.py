@@ -28,7 +28,7 @@ def backup(
     number: int, history: History, start: int, stop: int, parent: Backup | None = None, damage: tuple[str, ...] = ()
 ) -> Backup:
     """From quarter ``start`` to ``stop`` on that chain; the n-th is n minutes younger."""
-    begins = [0, *(switch.lsn // QUARTER for switch in history.switches), 4 * MOST * 2]
+    begins = [0, *(switch.lsn // QUARTER for switch in history.switches), 1 << 30]
     parts = [
         WalRange(timeline, str(Lsn(max(start, begin) * QUARTER)), str(Lsn(min(stop, end) * QUARTER)))
         for timeline, begin, end in zip(history.timelines, begins, begins[1:], strict=False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Final
 
 from walkeeper.archive.layout import Layout
@@ -28,9 +29,20 @@ class Expiry:
     """
 
     floors: tuple[Floor, ...] = ()
+    stored_at: Mapping[int, datetime] = field(default_factory=dict)
+    """When each floor was stored, by the store's own word, where it has one: a writer that slept has not used up its grace."""
     done: frozenset[int] = frozenset()
     numbers: frozenset[int] = frozenset()
     retained: tuple[Retained, ...] = ()
+
+    def standing(self, now: datetime) -> list[Floor]:
+        """Those whose grace is over, and below which not everything was deleted."""
+        found = []
+        for floor in self.floors:
+            begun = max(moment(floor.at), self.stored_at.get(floor.number, moment(floor.at)))
+            if floor.number not in self.done and begun + timedelta(seconds=floor.grace) <= now:
+                found.append(floor)
+        return found
 
     @property
     def newest(self) -> Floor | None:
@@ -39,20 +51,24 @@ class Expiry:
 
 def read_expiry(store: Store, layout: Layout) -> Expiry:
     """One small listing, and few documents. Raises BadFloor or the store's errors."""
-    floors: set[int] = set()
+    floors: dict[int, datetime | None] = {}
     words: dict[str, set[int]] = {"revoked": set(), "done": set()}
     retained: dict[BackupId, int] = {}
     for info in store.list(layout.floors):
         name = info.key.removeprefix(layout.floors)
         if match := _FLOOR.match(name):
-            (words[match[2]] if match[2] else floors).add(int(match[1]))
+            if match[2]:
+                words[match[2]].add(int(match[1]))
+            else:
+                floors[int(match[1])] = info.modified
         elif match := _RETAINED.match(name):
             id_ = BackupId.parse(match[1])
             retained[id_] = max(retained.get(id_, 0), int(match[2]))
-    standing = sorted(floors - words["revoked"])
+    standing = sorted(floors.keys() - words["revoked"])
     wanted = [number for number in standing if number == standing[-1] or number not in words["done"]]
     return Expiry(
         tuple(_floor(store, layout, number) for number in wanted),
+        {number: at for number, at in floors.items() if at is not None},
         frozenset(words["done"]),
         frozenset(floors),
         tuple(_retained(store, layout, id_, number) for id_, number in sorted(retained.items())),

@@ -1,0 +1,239 @@
+"""What may be given up: from what is there, what people want to keep, and what others need now, to a floor. Purely (P15).
+
+Nothing here knows an earlier floor: what is deleted in the end is what a recorded floor gives up, and this computation, made
+anew, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from walkeeper.core.backup import Backup, BackupId, WalRange
+from walkeeper.core.coverage import Range, merged, subtract
+from walkeeper.core.floor import EVERYTHING, Below, Pin, Retained, moment, segments
+from walkeeper.core.history import History
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
+from walkeeper.core.windows import Holdings, Windows, contains, look, stopped_at
+from walkeeper.errors import Unsafe
+
+FULLS: Final = 2
+"""Complete full backups on the record's chain that always stay: if one turns out to be damaged, there is another."""
+ATTEMPT: Final = timedelta(days=7)
+"""Age from which on an attempt that nobody pins will not become a backup."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """``keep``: every second of the last so long stays restorable. ``number``: so many full backups stay, whatever their age."""
+
+    keep: timedelta | None = None
+    number: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What others need. ``pins`` and ``retained`` may have ended. ``stored_at``: when ``backup.json`` was stored, by id."""
+
+    now: datetime
+    pins: Sequence[Pin] = ()
+    retained: Sequence[Retained] = ()
+    attempts: Sequence[BackupId] = ()
+    stored_at: Mapping[str, datetime] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """``first`` is the segment that the archive begins with, ``oldest`` the backup because of which it does.
+
+    ``backups`` are given up, attempts among them; ``retained`` stay with ``kept``, their own WAL below ``first``.
+    """
+
+    first: Segment
+    oldest: Backup
+    below: tuple[Below, ...]
+    kept: tuple[WalRange, ...]
+    backups: tuple[str, ...]
+    retained: tuple[str, ...]
+    pinned: tuple[str, ...]
+    remains: Windows
+
+    @property
+    def covered(self) -> dict[int, list[Range]]:
+        """Segment numbers, by timeline; those too that are kept."""
+        return {each.timeline: [Range(0, Lsn.parse(each.lsn) // self.first.size)] for each in self.below}
+
+    @property
+    def given_up(self) -> dict[int, list[Range]]:
+        kept = segments(self.kept, self.first.size)
+        return {timeline: subtract(ranges, kept.get(timeline, ())) for timeline, ranges in self.covered.items()}
+
+
+def plan(windows: Windows, holdings: Holdings, policy: Policy, needs: Needs) -> Plan:
+    """``windows`` and ``holdings`` as they are without any floor. Raises Unsafe, with what to do, where nothing may go."""
+    chain = [backup for window in windows.chains[holdings.kept.timeline] for backup in window.backups]
+    oldest = _oldest(chain, policy, needs)
+    by_id = {each.backup.id: each.backup for each in windows.judged}
+    wanted = _with_parents(chain[chain.index(oldest) :], by_id)
+    pins = [pin for pin in needs.pins if moment(pin.until) >= needs.now]
+    pinned = _with_parents([by_id[pin.backup] for pin in pins if pin.backup in by_id], by_id)
+    branches = [holdings.kept, *(_history(pin, holdings) for pin in pins)]
+    begins = [*(_begin(backup) for backup in (*wanted, *pinned)), *(pin.position for pin in pins)]
+    low = min(begins).floor(holdings.size)
+    below = tuple(_below(branches, low, holdings))
+    ends = {each.timeline: Lsn.parse(each.lsn) // holdings.size for each in below}
+    held = {each.backup for each in needs.retained if moment(each.until) > needs.now}
+    complete = {each.backup.id for each in windows.judged if each.counts}
+    stays = {backup.id for backup in (*wanted, *pinned)}
+    retained = [
+        backup
+        for backup in _with_parents([by_id[id_] for id_ in sorted(held & complete)], by_id)
+        if backup.id not in stays and _gone(backup, ends, holdings)
+    ]
+    kept = tuple(_islands(retained, holdings))
+    stays |= {backup.id for backup in retained}
+    gone = _gone_ids(windows, ends, holdings, stays)
+    attempts = [str(each) for each in needs.attempts if _is_over(each, needs.now, {pin.backup for pin in pins})]
+    found = Plan(
+        first=holdings.kept.segment_at(low, holdings.size),
+        oldest=oldest,
+        below=below,
+        kept=kept,
+        backups=(*gone, *attempts),
+        retained=tuple(backup.id for backup in retained),
+        pinned=tuple(pin.id for pin in pins),
+        remains=windows,
+    )
+    return replace(found, remains=_checked(found, windows, holdings, {*stays}))
+
+
+def _oldest(chain: Sequence[Backup], policy: Policy, needs: Needs) -> Backup:
+    """The backup from which on all stays: the newest that is old enough, and no newer than the fulls that are kept by number."""
+    fulls = [backup for backup in chain if backup.kind == "full"]
+    if policy.keep is None and policy.number is None:
+        raise Unsafe(
+            "retention: nothing says what is to be kept",
+            hint="Set backup.keep in the configuration, for instance to 14d, or call it with --keep-number.",
+        )
+    if len(fulls) < FULLS:
+        raise Unsafe(
+            f"retention: {len(fulls)} complete full {'backup is' if len(fulls) == 1 else 'backups are'} on the cluster's "
+            f"chain, and {FULLS} always stay",
+            hint="walkeeper verify says which backups do not count, and why. walkeeper backup takes a new one.",
+        )
+    by_number = fulls[-min(len(fulls), max(FULLS, policy.number or 0))]
+    if policy.keep is None:
+        return by_number
+    reached = [backup for backup in chain if _taken(backup, needs) <= needs.now - policy.keep]
+    return min(by_number, reached[-1] if reached else chain[0], key=chain.index)
+
+
+def _taken(backup: Backup, needs: Needs) -> datetime:
+    """When it was whole at the latest: a clock that is behind makes nothing older."""
+    stopped = stopped_at(backup)
+    known = [at for at in (stopped, needs.stored_at.get(backup.id)) if at is not None]
+    return max(known) if stopped is not None else datetime.max.replace(tzinfo=UTC)
+
+
+def _with_parents(backups: Iterable[Backup], by_id: Mapping[str, Backup]) -> list[Backup]:
+    found: dict[str, Backup] = {}
+    for backup in backups:
+        each: Backup | None = backup
+        while each is not None and each.id not in found:
+            found[each.id] = each
+            each = by_id.get(each.parent)
+    return list(found.values())
+
+
+def _begin(backup: Backup) -> Lsn:
+    return Lsn.parse(backup.wal[0].start)
+
+
+def _history(pin: Pin, holdings: Holdings) -> History:
+    history = holdings.histories.get(pin.timeline)
+    if history is None:
+        raise Unsafe(
+            f"pin {pin.id}: it is on timeline {pin.timeline}, of which the archive has no history",
+            hint="Wait for its end, or let it go if its restore is over: walkeeper pins",
+        )
+    return history
+
+
+def _below(branches: Sequence[History], low: Lsn, holdings: Holdings) -> Iterable[Below]:
+    """Of each timeline, what no recovery along a branch from ``low`` on can read. Of unknown ones, nothing."""
+    for timeline, history in sorted(holdings.histories.items()):
+        needed = any(_joins(history, branch, low) for branch in branches)
+        if needed and low:
+            yield Below(timeline, str(low))
+        elif not needed:
+            yield Below(timeline, EVERYTHING)
+
+
+def _joins(history: History, branch: History, low: Lsn) -> bool:
+    """Whether WAL of ``history``'s own timeline can follow what ``branch`` has at ``low``: it parts from it above that."""
+    if branch.includes(history.timeline):
+        ends = {switch.timeline: switch.lsn for switch in branch.switches}
+        return history.timeline == branch.timeline or ends[history.timeline] > low
+    parted = history.parts_from(branch)
+    return parted is None or parted > low
+
+
+def _gone(backup: Backup, ends: Mapping[int, int], holdings: Holdings) -> bool:
+    return _begin(backup) // holdings.size < ends.get(backup.wal[0].timeline, 0)
+
+
+def _gone_ids(windows: Windows, ends: Mapping[int, int], holdings: Holdings, stays: Collection[str]) -> list[str]:
+    """Those that begin below, and those that need one of them; the oldest first."""
+    found: list[str] = []
+    for each in windows.judged:
+        backup = each.backup
+        if backup.id in stays or int(backup.system_identifier) != holdings.system_identifier:
+            continue
+        if _gone(backup, ends, holdings) or backup.parent in found:
+            found.append(backup.id)
+    return found
+
+
+def _islands(backups: Iterable[Backup], holdings: Holdings) -> Iterable[WalRange]:
+    """Their WAL from start to stop: the files of their own timelines, and those that the chains have for the same bytes."""
+    size = holdings.size
+    files: dict[int, list[tuple[int, int]]] = {}
+    for backup in backups:
+        for timeline, ranges in segments(backup.wal, size).items():
+            files.setdefault(timeline, []).extend(ranges)
+            for history in holdings.histories.values():
+                if contains(history, backup):
+                    for first, end in ranges:
+                        for number in range(first, end):
+                            files.setdefault(history.timeline_of(number, size), []).append((number, number + 1))
+    for timeline, found in sorted(files.items()):
+        for first, end in merged(found):
+            yield WalRange(timeline, str(Lsn(first * size)), str(Lsn(end * size)))
+
+
+def _is_over(attempt: BackupId, now: datetime, pinned: Collection[str]) -> bool:
+    begun = datetime.strptime(attempt.at, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    return str(attempt) not in pinned and begun <= now - ATTEMPT
+
+
+def _checked(found: Plan, before: Windows, holdings: Holdings, stays: Collection[str]) -> Windows:
+    """What remains, once more by the code that judges restores. Raises Unsafe if something that stays would be lost."""
+    backups = [each.backup for each in before.judged if each.backup.id not in found.backups]
+    broken = {
+        each.backup.id: each.why for each in before.judged if each.verdict == "damaged" and not each.backup.damage
+    }
+    after = look(backups, replace(holdings, given_up=found.given_up), broken)
+    complete = {each.backup.id for each in before.judged if each.counts}
+    lost = (complete & set(stays)) - {backup.id for backup in after.complete}
+    first = found.oldest
+    ends = [window.end for window in before.chains[holdings.kept.timeline] if first in window.backups]
+    left = [window.end for window in after.chains[holdings.kept.timeline] if first in window.backups]
+    if lost or ends != left:
+        raise Unsafe(
+            f"retention: {min(lost, default=first.id)} could not be restored any longer",
+            hint="This is a mistake in walkeeper. Please report it; nothing was given up.",
+        )
+    return after
