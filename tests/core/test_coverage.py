@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from walkeeper.core.coverage import (
     Coverage,
     Range,
     Stretch,
+    begins,
     chain,
     coverage,
     intersect,
@@ -146,3 +148,14 @@ def test_a_million_segments_are_one_range() -> None:
     assert found.beyond == (Stretch(1, 900_000, 1_000_000),)
     assert reach(archived, History(1), SIZE, 5) == 1_000_000
     assert chain(History(1), SIZE)[0].end == FOREVER
+
+
+def test_a_start_counts_above_what_a_floor_gave_up_though_a_backup_is_kept_below_it() -> None:
+    island = Archived({1: [Range(2, 4), Range(10, 20)]}, {}, ())
+    assert begins([2, 10], island, History(1), SIZE) == 2
+    floor = replace(island, below={1: [Range(0, 10)]})
+    assert begins([2, 10], floor, History(1), SIZE) == 10
+    assert (
+        begins([2, 12], replace(floor, segments={1: [Range(2, 4), Range(10, 11), Range(13, 20)]}), History(1), SIZE)
+        == 2
+    )

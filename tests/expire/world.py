@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -101,6 +101,7 @@ class World:
         self.takers: list[Taker] = []
         self.restores: list[Restore] = []
         self.retained: dict[str, datetime] = {}
+        self.words: list[Retained] = []
         self.stale: list[Ran] = []
         self.policy = Policy(
             timedelta(hours=self.random.choice([6, 24])) if self.random.random() < 0.8 else None,
@@ -264,11 +265,15 @@ class World:
         if self.stale:
             found = self.stale.pop()
             if self.now - found.looked.now <= timedelta(hours=1):
-                self.watched(lambda: self.runner().apply(found))
+                self.watched(lambda: self.runner().apply(found), self.words_at(found))
 
-    def watched(self, run: Callable[[], object]) -> None:
+    def words_at(self, found: Ran) -> set[str]:
+        """Words that it did not know of: its floor goes over them, and stands for its grace, in which it can be revoked."""
+        return {each.backup for each in self.words if moment(each.at) >= found.looked.now}
+
+    def watched(self, run: Callable[[], object], unknown: Collection[str] = ()) -> None:
         """Whatever becomes of it, even killed: what is promised can be restored as before."""
-        promised, fulls, held = self.promised(), self.fulls(), self.held()
+        promised, fulls, held = self.promised(), self.fulls(), self.held() - {*unknown}
         try:
             run()
         except Unsafe:
@@ -291,6 +296,7 @@ class World:
             word = Retained(number=len(self.log), backup=id_, at=written(self.now), until=written(until))
             write_retained(self.store, self.layout, word)
             self.retained[id_] = until
+            self.words.append(word)
 
     def revoke(self) -> None:
         newest = read_expiry(self.store, self.layout).newest

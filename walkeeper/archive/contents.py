@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import count
 from typing import Final
 
 from walkeeper.archive.codec import AGAIN, STORED
+from walkeeper.archive.expiry import below_floors
 from walkeeper.archive.histories import stored_history
 from walkeeper.archive.layout import ACCEPTED, Layout, cluster_prefix, parse_gap_name
 from walkeeper.archive.stated import is_whole
@@ -104,10 +105,12 @@ class Inventory:
         """All of them, in order: a new one is stated where an archive is shortened."""
         return sorted(_parsed(self.starts, size), key=lambda first: first.number)
 
-    def begins(self, history: History, size: SegmentSize) -> Segment | None:
-        """The one from which ``history``'s chain counts: see ``walkeeper.core.coverage.begins``."""
+    def begins(
+        self, history: History, size: SegmentSize, below: Mapping[int, Sequence[Range]] | None = None
+    ) -> Segment | None:
+        """The one from which ``history``'s chain counts: see ``walkeeper.core.coverage.begins``; ``below`` as in Archived."""
         stated = {first.number: first for first in self.stated_starts(size)}
-        number = begins(stated, self.archived(size), history, size)
+        number = begins(stated, replace(self.archived(size), below=below or {}), history, size)
         return None if number is None else stated[number]
 
     def recorded_gaps(self, size: SegmentSize) -> list[Gap]:
@@ -240,7 +243,7 @@ class Contents:
         if self.start() is None:
             return None
         listed = self.listed(self._layout.wal, self._layout.gaps, self._layout.starts)
-        first = listed.begins(history, self._size)
+        first = listed.begins(history, self._size, below_floors(self._store, self._layout))
         if first is None:
             return None
         return first, Lsn(reach(listed.archived(self._size), history, self._size, first.number) * self._size)

@@ -12,8 +12,21 @@ from typing import Final
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.stated import FORMAT
 from walkeeper.core.backup import Backup, BackupId
-from walkeeper.core.floor import LONGEST_PIN, MAX_FLOOR_BYTES, Floor, Pin, Retained, decode, encode, moment, written
+from walkeeper.core.coverage import Range
+from walkeeper.core.floor import (
+    LONGEST_PIN,
+    MAX_FLOOR_BYTES,
+    Floor,
+    Pin,
+    Retained,
+    covered,
+    decode,
+    encode,
+    moment,
+    written,
+)
 from walkeeper.errors import BadFloor
+from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.store.base import AlreadyThere, Store
 
@@ -73,6 +86,15 @@ def read_expiry(store: Store, layout: Layout) -> Expiry:
         frozenset(floors),
         tuple(_retained(store, layout, id_, number) for id_, number in sorted(retained.items())),
     )
+
+
+def below_floors(store: Store, layout: Layout) -> dict[int, list[Range]]:
+    """Segment numbers below the recorded floors, by timeline; nothing where one of them cannot be relied on."""
+    try:
+        return covered(read_expiry(store, layout).floors)
+    except BadFloor as problem:
+        events.failure("floor_unreadable", problem)
+        return {}
 
 
 def read_pins(store: Store, layout: Layout) -> list[Pin]:

@@ -6,7 +6,7 @@ Segments are numbers in sorted, disjoint ranges, so that a million of them witho
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from walkeeper.core.history import History
@@ -49,11 +49,15 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """What an archive lists: complete segments and recorded gaps, by timeline, and the timelines whose history is there."""
+    """What an archive lists: complete segments and recorded gaps, by timeline, and the timelines whose history is there.
+
+    ``below``: what lies below a recorded floor, whether it is there still, or stays with a backup of its own.
+    """
 
     segments: Mapping[int, Sequence[Range]]
     gaps: Mapping[int, Sequence[Range]]
     histories: Collection[int]
+    below: Mapping[int, Sequence[Range]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +150,14 @@ def begins(starts: Iterable[int], archived: Archived, history: History, size: Se
 
 
 def hidden(archived: Archived, history: History, size: SegmentSize, first: int, start: int) -> list[Stretch]:
-    """What is missing of the chain below ``start``, and lies above something that is stored from ``first`` on."""
-    lowest = min((each.first for each in within(archived.segments, chain(history, size, first, start))), default=start)
-    return _without(_without(chain(history, size, lowest, start), archived.segments), archived.gaps)
+    """What is missing of the chain below ``start``, and lies above something that is stored from ``first`` on.
+
+    But for what a floor gave up: there a hole hides nothing.
+    """
+    files = _without(chain(history, size, first, start), archived.below)
+    lowest = min((each.first for each in within(archived.segments, files)), default=start)
+    rest = _without(chain(history, size, lowest, start), archived.below)
+    return _without(_without(rest, archived.segments), archived.gaps)
 
 
 def last_stored(archived: Archived, history: History, size: SegmentSize) -> int | None:

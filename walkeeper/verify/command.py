@@ -11,7 +11,7 @@ from walkeeper.archive.contents import Contents
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.amounts import size
-from walkeeper.core.coverage import Archived, Coverage, coverage, merged, subtract
+from walkeeper.core.coverage import Coverage, coverage, merged, subtract
 from walkeeper.core.names import Segment
 from walkeeper.lib.terminal import Progress
 from walkeeper.verify import backups, rebuild, tail, text, windows
@@ -113,7 +113,7 @@ def _covered(evidence: Evidence, target: Target) -> tuple[Evidence, Coverage]:
         timeline: merged([*evidence.archived.segments.get(timeline, ()), *present.get(timeline, ())])
         for timeline in {*evidence.archived.segments, *present}
     }
-    archived = Archived(segments, evidence.archived.gaps, evidence.archived.histories)
+    archived = replace(evidence.archived, segments=segments)
     return replace(evidence, archived=archived), coverage(
         archived, target.history, evidence.size, target.first, target.end
     )

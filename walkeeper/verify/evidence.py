@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from walkeeper.archive import contents
 from walkeeper.archive.contents import Inventory, Listing, Names, Run
+from walkeeper.archive.expiry import below_floors
 from walkeeper.archive.histories import stored_history
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import open_archives
@@ -134,7 +135,7 @@ def gather(
         starts=found.stated_starts(size),
         inventory=found,
         runs=found.runs(size),
-        archived=replace(found.archived(size), histories=frozenset(histories)),
+        archived=replace(found.archived(size), histories=frozenset(histories), below=below_floors(store, layout)),
         histories=histories,
         bad_histories=bad,
         others=listing.archives,

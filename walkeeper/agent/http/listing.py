@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass
 from typing import Final
 
+from walkeeper.archive.expiry import below_floors
 from walkeeper.archive.open import Archives
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
@@ -89,6 +90,7 @@ class StoreListing:
             if history is not None:
                 histories[timeline] = history
         branch = histories.get(record.timeline, History(record.timeline))
-        start = found.begins(branch, record.size) or Segment.parse(record.start, record.size)
+        below = below_floors(self._archives.store, layout)
+        start = found.begins(branch, record.size, below) or Segment.parse(record.start, record.size)
         gaps = tuple(found.recorded_gaps(record.size))
         return Listing(stored, histories, gaps, start.start, record.position, found.whole)
