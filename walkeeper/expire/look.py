@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -13,8 +13,8 @@ from walkeeper.archive.restorable import Restorable
 from walkeeper.archive.restorable import look as look_at_archive
 from walkeeper.core import windows
 from walkeeper.core.backup import BackupId, WalRange
-from walkeeper.core.coverage import Range, intersect, subtract
-from walkeeper.core.floor import Below, Floor, Pin, covered, given_up, segments, written
+from walkeeper.core.coverage import Range, intersect, merged, subtract
+from walkeeper.core.floor import Below, Floor, Pin, covered, given_up, written
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
@@ -141,19 +141,20 @@ def next_floor(looked: Looked, grace: timedelta, member: str) -> Floor | None:
         segment_size=int(first.size),
         start=first.name,
         below=tuple(Below(timeline, str(lsn)) for timeline, lsn in sorted(below.items())),
-        kept=tuple(_still(found.kept, recorded, first.size)),
+        kept=tuple(_kept(below, first.size, recorded, found.given_up)),
         backups=backups,
         member=member,
     )
 
 
-def _still(kept: tuple[WalRange, ...], recorded: Mapping[int, list[Range]], size: SegmentSize) -> list[WalRange]:
-    """What is kept, without what was given up before."""
-    return [
-        WalRange(timeline, str(Lsn(first * size)), str(Lsn(end * size)))
-        for timeline, ranges in segments(kept, size).items()
-        for first, end in subtract(ranges, recorded.get(timeline, ()))
-    ]
+def _kept(
+    below: Mapping[int, Lsn], size: SegmentSize, recorded: Mapping[int, list[Range]], planned: Mapping[int, list[Range]]
+) -> Iterator[WalRange]:
+    """All below that neither an earlier floor nor this plan gives up."""
+    for timeline, lsn in sorted(below.items()):
+        gone = merged([*recorded.get(timeline, ()), *planned.get(timeline, ())])
+        for first, end in subtract([Range(0, lsn // size)], gone):
+            yield WalRange(timeline, str(Lsn(first * size)), str(Lsn(end * size)))
 
 
 def _both(these: Mapping[int, list[Range]], those: Mapping[int, list[Range]]) -> dict[int, list[Range]]:
