@@ -42,7 +42,8 @@
     │   ├── WalMissing         WAL is suspected lost
     │   └── StandbyLags        a standby leader has not received it yet
     ├── SpoolError             the spool's disk or its rights; waiting can help
-    │   └── SpoolFull          it has to drain first
+    │   ├── SpoolFull          it has to drain first
+    │   └── SpoolShort         its disk is nearly full
     ├── AgentError             the agent: already running, not running, no answer
     ├── NotGapSafe             this node could lose WAL if it became the primary
     ├── CommandFails           PostgreSQL's archive_command
@@ -289,6 +290,12 @@ class SpoolFull(SpoolError):
     """Streaming pauses until the spool has drained; the hold slot keeps the WAL meanwhile."""
 
     reason = "spool_full"
+
+
+class SpoolShort(SpoolError):
+    """The spool's disk is nearly full: WAL is taken from pg_wal alone, and nothing is copied."""
+
+    reason = "spool_disk"
 
 
 class AgentError(WalkeeperError):

@@ -213,6 +213,15 @@ def wipe_spool(world: World, node: Node, fault: Fault) -> None:
     shutil.rmtree(node.directory / "spool" / "wal", ignore_errors=True)
 
 
+def disk_short(world: World, node: Node, fault: Fault) -> None:
+    """Something else fills the spool's disk."""
+
+    def short(is_short: bool) -> None:
+        node.disk_short = is_short
+
+    _for_a_while(world, fault, lambda: short(True), lambda: short(False))
+
+
 def damage_spool(world: World, node: Node, fault: Fault) -> None:
     """A file is cut short, or a partial has an odd size, as after a full disk."""
     for path in sorted((node.directory / "spool" / "wal").glob("0*"))[-1 - fault.steps % 2 :]:
@@ -350,6 +359,7 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "jump_slot": jump_slot,
     "reinit": reinit,
     "wipe_spool": wipe_spool,
+    "disk_short": disk_short,
     "damage_spool": damage_spool,
     "stale_spool": stale_spool,
     "twin_pieces": twin_pieces,
@@ -362,6 +372,7 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "edit_record": edit_record,
 }
 SELDOM: Final = {
+    "disk_short",
     "twin_pieces",
     "mute_member",
     "unknown_name",
@@ -410,7 +421,7 @@ def heal(world: World) -> None:
     world.lose_store_answers = 0
     for node in world.nodes:
         node.cut_off.clear()
-        node.mute = node.name_unknown = False
+        node.mute = node.name_unknown = node.disk_short = False
         node.patroni_up = True
         node.host_up = True
         if node.agent is not None:

@@ -280,6 +280,15 @@ class Invariants:
         if not (behind and branch.history.contains(segment) and self._is_stored(branch, segment.number)):
             self.violated(f"{segment} is removed from {process.node.name}'s spool before the record has passed it")
 
+    def spool_dropped(self, process: NodeProcess, segment: Segment, content: bytes) -> None:
+        """Of what may not be stored yet only what pg_wal of this server has and its slot keeps."""
+        node = process.node
+        if content.rstrip(b"\0") != node.pg_wal.content(segment.name):
+            self.violated(f"{segment} is dropped from {node.name}'s spool, and pg_wal has not the same")
+        kept = node.slot is not None and node.slot.restart_lsn < segment.end
+        if not kept and not self._is_stored(node.branch, segment.number):
+            self.violated(f"{segment} is dropped from {node.name}'s spool, and no slot keeps it")
+
     def acknowledged(self, node: Node, name: str, given: bytes) -> None:
         """PostgreSQL was told that the archive has a file: with the bytes that it had, then or since (it may be gone)."""
         file = parse_wal_name(name, SIZE)

@@ -21,6 +21,7 @@ import walkeeper.agent.archiver.lost_wal
 import walkeeper.agent.archiver.member_wal
 import walkeeper.agent.archiver.ownership
 import walkeeper.agent.archiver.spool
+import walkeeper.agent.archiver.streaming
 import walkeeper.archive.tail
 import walkeeper.archive.write
 import walkeeper.core.history
@@ -476,6 +477,11 @@ def write_the_record_without_comparing(patch: MonkeyPatch) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- the spool
+
+
+@mutation("disk_short", "store_down", "lose_slot", "jump_slot", "cut_store", first=34)
+def drop_from_a_full_disk_what_no_slot_keeps(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.agent.archiver.streaming, "keeps", lambda *_: True)
 
 
 @mutation(first=17)

@@ -60,6 +60,8 @@ class Node:
         self.slot: Slot | None = Slot(lsn)
         self.cut_off: set[str] = set()
         """What this node cannot reach: "dcs", "store" or "members"."""
+        self.disk_short = False
+        """The spool's disk is nearly full."""
         self.frozen_until = 0.0
         self.mute = False
         """Its server takes connections from other hosts, and says nothing."""

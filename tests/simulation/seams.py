@@ -476,6 +476,14 @@ class SpoolView(Spool):
         agent().world.invariants.spool_removed(agent(), receipt)
         super().remove(receipt)
 
+    def drop(self, segment: Segment, kept: Path) -> bool:
+        agent().step("spool.drop", segment)
+        content = (self.wal / segment.name).read_bytes() if (self.wal / segment.name).exists() else b""
+        dropped = super().drop(segment, kept)
+        if dropped:
+            agent().world.invariants.spool_dropped(agent(), segment, content)
+        return dropped
+
     def seed(self, history: Any, first: Segment) -> None:
         agent().step("spool.seed", first)
         super().seed(history, first)
@@ -509,7 +517,7 @@ def simulated() -> Iterator[None]:
         "ends_early": lambda *_: None,  # no segment here was made of a tail
         "check_complete": lambda *_: None,  # nor has one more than its first bytes
         "find_program": lambda *_: Path("/bin/true"),
-        "disk_of": lambda _: (1 << 40, 1 << 40),
+        "disk_of": lambda path: (0 if path.name == "wal" and agent().node.disk_short else 1 << 40, 1 << 40),
         "read_beginning": _read_beginning,
         "in_parallel": lambda work, things, _: [work(thing) for thing in things],
         "random": _Dice(),

@@ -56,6 +56,23 @@ def test_p13_names_that_lie_are_never_built_upon(kinds: tuple[str, ...]) -> None
         assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
 
 
+def test_p9_a_spool_whose_disk_runs_short_does_without_and_loses_nothing() -> None:
+    """What is dropped there is what pg_wal has and the slot keeps; archiving goes on meanwhile."""
+    kinds = (
+        "disk_short",
+        "disk_short",
+        "store_down",
+        "kill_agent",
+        "switchover",
+        "lose_slot",
+        "power_loss",
+        "dcs_down",
+    )
+    for seed in range(100):
+        outcome = play(Schedule(seed, kinds=kinds))
+        assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
+
+
 def first_violation(name: str, monkeypatch: pytest.MonkeyPatch) -> Schedule | None:
     """The first schedule that notices that bug."""
     bug = MUTATIONS[name]

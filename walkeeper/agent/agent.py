@@ -24,6 +24,7 @@ from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.about import About
 from walkeeper.core.desired import Desired, ServerView, View, desired, writes_without_leading
+from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import may_have
 from walkeeper.core.record import Record
@@ -128,6 +129,7 @@ class Agent:
     def _tell_archiver(self, archiver: Archiver, look: Look) -> None:
         ours = look.server is not None and self._is_its_cluster(look.server, archiver)
         archiver.observed.server_up = ours
+        archiver.observed.slot = look.slot if ours and isinstance(look.slot, SlotState) else None
         archiver.observed.lsn = look.server.lsn if look.server is not None and ours else archiver.observed.lsn
         if look.record_known and not archiver.ownership.still_ours(look.found):
             archiver.over.set()

@@ -37,10 +37,11 @@ class GoneMembers:
 
 @dataclass(slots=True)
 class Observed:
-    """Written by the observer, read by others. ``lsn`` is how far the server's WAL is flushed."""
+    """Written by the observer, read by others. ``lsn`` is how far the server's WAL is flushed; ``slot`` is the hold slot."""
 
     server_up: bool
     lsn: Lsn
+    slot: SlotState | None = None
     times: WalTimes = field(default_factory=WalTimes)
 
 

@@ -44,6 +44,14 @@ class SpoolKeys(Section, frozen=True):
     limit: Annotated[Size, Meta(description="Streaming pauses above this size, until uploads have caught up.")] = Size(
         1024**3
     )
+    reserve: Annotated[
+        Size,
+        Meta(
+            description="Free space that the spool leaves on its file system, but no more than a twentieth of that, and no less "
+            "than ten segments. Below it nothing is streamed: complete segments are taken from `pg_wal`, and what the hold slot "
+            "keeps there goes from the spool."
+        ),
+    ] = Size(16 * 1024**3)
 
 
 class GapKeys(Section, frozen=True):

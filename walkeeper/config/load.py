@@ -211,6 +211,7 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         upload_workers=keys.upload_workers,
         hold_slot=keys.hold_slot,
         spool_limit=int(keys.spool.limit),
+        spool_reserve=int(keys.spool.reserve),
         tail_interval=float(keys.tail.interval) or None,
         gap_patience=float(keys.gap.patience),
         restore_deadline=float(keys.restore.deadline),

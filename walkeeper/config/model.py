@@ -98,6 +98,8 @@ class Config:
     """Seconds; None is off."""
     restore_deadline: float
     """Seconds."""
+    spool_reserve: int = 16 * 1024**3
+    """Bytes."""
     gap_patience: float = 3600.0
     """Seconds."""
     restore_workers: int = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from walkeeper.core.hold_slot import SlotState
+from walkeeper.core.hold_slot import SlotState, keeps
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Gap, Record
@@ -61,5 +61,4 @@ def removable(
         return True
     if not suspected or receipt.segment.number < suspected[0][0]:
         return False
-    kept = slot is not None and slot.physical and not slot.lost and slot.restart_lsn is not None
-    return crowded or (kept and slot.restart_lsn <= receipt.segment.start)  # type: ignore[union-attr,operator]
+    return crowded or keeps(slot, receipt.segment.start)

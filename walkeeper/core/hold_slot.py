@@ -17,6 +17,17 @@ class SlotState:
     lost: bool
 
 
+def keeps(slot: SlotState | None, lsn: Lsn) -> bool:
+    """Whether that slot keeps, in pg_wal of its server, all WAL from there on."""
+    return (
+        slot is not None
+        and slot.physical
+        and not slot.lost
+        and slot.restart_lsn is not None
+        and slot.restart_lsn <= lsn
+    )
+
+
 def slot_target(frontier: Lsn, size: SegmentSize) -> Lsn:
     """Where the hold slot of an archive with that frontier belongs: one whole segment below it.
 

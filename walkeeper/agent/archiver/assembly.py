@@ -43,7 +43,7 @@ def assemble(
     else:
         passfile = config.spool_directory / "pgpass"
         receiver = Receiver(sources.program, sources.spool.wal, config.postgresql, passfile, sources.clock)
-        source = Streaming(sources, receiver, observed, problems, sources.clock)
+        source = Streaming(sources, receiver, config.spool_reserve, observed, problems)
     clock, archive = sources.clock, sources.archive
     frontier = Frontier(sources.history, ownership.record.position, archive.size)
     commit = Commit(ownership, frontier, source, server, config.hold_slot, observed, problems, clock)

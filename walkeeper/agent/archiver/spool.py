@@ -32,6 +32,8 @@ from walkeeper.postgres.wal_file import Memory, read_segment
 
 NAMED: Final = 4
 """Files put aside together that the log still names one by one."""
+_COMPARED: Final = 1024 * 1024
+"""Bytes that are compared at a time."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 HISTORIES: Final = (".history", ".history.tmp")
 """pg_receivewal's own, and what it is writing of one."""
@@ -106,6 +108,22 @@ class Spool:
         """Drop a segment that the store has, the record and the slot are past."""
         with _told(self.wal / receipt.segment.name):
             (self.wal / receipt.segment.name).unlink(missing_ok=True)
+
+    def drop(self, segment: Segment, kept: Path) -> bool:
+        """Drop a segment that may not be stored yet, if that file of pg_wal, which a slot keeps, has the very same bytes."""
+        path = self.wal / segment.name
+        with _told(path):
+            if not same_file(path, kept, segment.size):
+                return False
+            path.unlink()
+        return True
+
+    def drop_partials(self) -> None:
+        """Those that no receiver writes any more hold nothing that pg_wal lacks."""
+        with _told(self.wal):
+            for entry in list(self._entries()):
+                if entry.name.endswith(PARTIAL) and entry.is_file(follow_symlinks=False):
+                    Path(entry.path).unlink()
 
     def put_aside(self, name: str, why: str) -> None:
         """Move a file of the receiver's directory to quarantine. Logged: it never happens without a reason."""
@@ -238,6 +256,20 @@ class Spool:
             removed.append(oldest)
         if removed:
             events.warning("quarantine_full", removed=len(removed), first=removed[0], limit=self.limit // 4)
+
+
+def same_file(one: Path, other: Path, size: SegmentSize) -> bool:
+    """Whether both are there, whole and equal, and ``other`` has its name afterwards, too: PostgreSQL renames, then recycles."""
+    try:
+        with one.open("rb") as first, other.open("rb") as second:
+            if not os.fstat(first.fileno()).st_size == os.fstat(second.fileno()).st_size == size:
+                return False
+            while part := first.read(_COMPARED):
+                if part != second.read(_COMPARED):
+                    return False
+            return os.path.samestat(os.fstat(second.fileno()), other.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 from walkeeper.agent.archiver import lost_wal
-from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.archiver.from_pg_wal import FromPgWal
+from walkeeper.agent.archiver.spool import Spool, spool_error
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems
 from walkeeper.core import amounts
 from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
+from walkeeper.core.hold_slot import keeps
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
+from walkeeper.core.room import SPARE, is_short, spool_reserve
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import PostgresError, SpoolFull, WalkeeperError
+from walkeeper.errors import PostgresError, SpoolFull, SpoolShort, WalkeeperError
 from walkeeper.lib import events
-from walkeeper.lib.clock import Clock
 from walkeeper.lib.retry import Backoff
 from walkeeper.postgres.pg_receivewal import Ended, Receiver
 from walkeeper.postgres.server import hint_for
-from walkeeper.postgres.wal_file import Memory
+from walkeeper.postgres.wal_file import Memory, is_there
 
 SILENCE_LIMIT: Final = 30.0
 """Seconds in which pg_receivewal must deliver a segment that the server has completed."""
@@ -35,15 +39,19 @@ class Streaming:
     """A Source. The spool is a cache: what is lost there is streamed again."""
 
     def __init__(
-        self, sources: lost_wal.Sources, receiver: Receiver, observed: Observed, problems: Problems, clock: Clock
+        self, sources: lost_wal.Sources, receiver: Receiver, reserve: int, observed: Observed, problems: Problems
     ) -> None:
         self._sources = sources
+        self._reserve = reserve
+        self._short = False
+        """The spool does without its disk: what is complete is taken from pg_wal."""
+        self._from_pg_wal = FromPgWal(sources, observed)
         self._spool: Spool = sources.spool
         self._size = sources.archive.size
         self._receiver = receiver
         self._observed = observed
         self._problems = problems
-        self._clock = clock
+        self._clock = sources.clock
         self._restart = Backoff(0.2, 10)
         self._restart_at = 0.0
         self._receiving: Segment | None = None
@@ -58,17 +66,27 @@ class Streaming:
     def _history(self) -> History:
         return self._sources.history
 
-    def complete(self, frontier: Frontier) -> list[Segment]:  # noqa: ARG002 - what lies below it too, to be removed
+    def complete(self, frontier: Frontier) -> list[Segment]:
         """What lies below the frontier too, to be confirmed and removed."""
-        return [segment for segment in self._spool.complete(self._size) if self._history.contains(segment)]
+        found = {segment for segment in self._spool.complete(self._size) if self._history.contains(segment)}
+        if self._short:
+            found.update(self._from_pg_wal.complete(frontier))
+        return sorted(found, key=lambda segment: segment.number)
 
     def read(self, segment: Segment, memory: Memory) -> Plain:
-        return self._spool.read(segment, memory)
+        try:
+            return self._spool.read(segment, memory)
+        except FileNotFoundError:
+            if not self._short:
+                raise
+        return self._from_pg_wal.read(segment, memory)
 
-    def read_at(self, segment: Segment) -> int | None:  # noqa: ARG002
-        return None
+    def read_at(self, segment: Segment) -> int | None:
+        return self._from_pg_wal.read_at(segment)
 
     def put_aside(self, segment: Segment, problem: WalkeeperError) -> bool:
+        if self._short and not is_there(self._spool.wal / segment.name):
+            return False  # it is PostgreSQL's own
         events.failure("segment_of_no_use", problem)
         self._spool.put_aside(segment.name, problem.reason)
         self._comes_again = True
@@ -84,6 +102,9 @@ class Streaming:
         self._receiver.stop()
 
     def tend(self, frontier: Frontier, taken: set[Segment]) -> Segment | None:
+        free, reserve = self._look_at_disk(frontier)
+        if self._short:
+            return self._do_without(free, reserve, frontier, taken)
         missing = frontier.first_missing(taken)
         holed = self._comes_again or any(segment.number > missing.number for segment in taken)
         if self._receiver.running and holed:
@@ -116,6 +137,8 @@ class Streaming:
                 f"{self._spool.directory}: the limit of {amounts.size(limit)} is reached",
                 hint="The store or the DCS is slower than the WAL. The hold slot keeps it in pg_wal: watch that disk.",
             )
+        free, reserve = self._disk()
+        room = max(1, min(room, (free - reserve) // size))
         try:
             if self._receiving == first and lost_wal.is_lost(self._sources, first, self._observed.lsn):
                 return first
@@ -127,6 +150,48 @@ class Streaming:
         self._due_since = self._started_at = now
         events.info("receiver_started", first=first, frontier=frontier.lsn)
         return None
+
+    def _disk(self) -> tuple[int, int]:
+        """Free bytes of the spool's disk, and how many of them stay free."""
+        try:
+            free, total = lost_wal.disk_of(self._spool.wal)
+        except OSError as error:
+            raise spool_error(error, self._spool.wal) from None
+        return (free, spool_reserve(total, self._reserve, self._size)) if total else (sys.maxsize, 0)  # it does not say
+
+    def _look_at_disk(self, frontier: Frontier) -> tuple[int, int]:
+        free, reserve = self._disk()
+        waits = frontier.first_missing(()).end <= self._observed.lsn
+        self._short = is_short(free, reserve, self._spool.limit, self._size, before=self._short, waits=waits)
+        return free, reserve
+
+    def _do_without(self, free: int, reserve: int, frontier: Frontier, taken: set[Segment]) -> Segment | None:
+        """Nothing is streamed while the disk is short, and what this server's pg_wal keeps as well goes, the newest first.
+
+        Not stored yet, it is dropped here and not lost: the hold slot is at or below it.
+        """
+        if self._receiver.running:
+            self._receiver.stop()
+        if self._observed.server_up:
+            self._spool.drop_partials()
+        dropped = []
+        for segment in reversed(self._spool.complete(self._size)) if free < reserve else ():
+            kept = self._observed.server_up and keeps(self._observed.slot, Lsn(segment.end - 1))  # whole files
+            if kept and self._spool.drop(segment, self._sources.pg_wal / segment.name):
+                dropped.append(segment)
+            if self._disk()[0] >= reserve + SPARE * self._size:
+                break
+        if dropped:
+            events.warning("spool_dropped", segments=len(dropped), first=dropped[-1], last=dropped[0])
+        lost = self._from_pg_wal.tend(frontier, taken)
+        if lost is None:
+            raise SpoolShort(
+                f"{self._spool.directory}: {amounts.size(free)} are free on its disk, below the reserve of "
+                f"{amounts.size(reserve)}: nothing is streamed there",
+                hint="Make room on that disk, or put spool.directory on another one. Complete segments are archived from pg_wal "
+                "meanwhile, the open one is not; streaming goes on automatically.",
+            )
+        return lost
 
     def _receiver_ended(self, ended: Ended) -> None:
         if ended.well:
