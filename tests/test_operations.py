@@ -18,7 +18,6 @@ from tests.parts.processes import new_directory, wait_until
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
-from walkeeper.core.names import Segment
 from walkeeper.store.directory import DirectoryStore
 
 pytestmark = pytest.mark.postgres
@@ -96,27 +95,6 @@ def test_restarting_the_agent_under_load_loses_nothing(machine: Machine) -> None
         machine.wait_archived(1)
         assert unbroken(machine, machine.store)
         assert archive_of(machine, machine.store).contents.gaps() == []
-
-
-def test_an_archive_is_shortened_by_a_new_start_and_then_by_deleting(machine: Machine) -> None:
-    with machine.start():
-        machine.wait_owned()  # the archive begins where the server is then
-        machine.wait_archived(6)
-    stored = machine.stored()
-    archive = archive_of(machine, machine.store)
-    first = Segment.parse(stored[3], SIZE)
-    archive.state_start(first)
-    for name in stored[:3]:
-        machine.store.joinpath(archive.layout.file(Segment.parse(name, SIZE), ".zst")).unlink()
-    assert "Sound" in verified(machine)
-    machine.etcd.delete(f"/service/{machine.scope}/walkeeper")  # even without the record it is known where it begins
-    with machine.start():
-        machine.wait_archived(2)
-        record = machine.record
-        assert record is not None
-        assert record.start == first.name
-        assert archive.contents.gaps() == []
-        assert unbroken(machine, machine.store)
 
 
 def test_a_slot_that_was_limited_costs_a_recorded_gap_and_no_more(machine: Machine) -> None:

@@ -6,6 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.core.values import forked_pairs, histories
+from walkeeper.core.coverage import Range
 from walkeeper.core.end_of_archive import Around, RecordedGap, hole_at, lost_history
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
@@ -160,3 +161,10 @@ def test_p6_a_history_that_a_newer_one_comes_from_was_there() -> None:
 
 def test_the_last_record_of_an_empty_segment_is_not_known() -> None:
     assert last_whole(bytes(MIB), segment(1, 3)) is None
+
+
+def test_p6_below_the_floor_nothing_is_an_end() -> None:
+    found = hole_at(segment(1, 4), Around(given_up=[Range(0, 3), Range(4, 6)]))
+    assert found is not None
+    assert found.given_up
+    assert hole_at(segment(1, 3), Around(given_up=[Range(0, 3), Range(4, 6)])) is None

@@ -10,11 +10,14 @@ from typing import Final
 
 import pytest
 
+from tests.core.test_floor import a_floor
 from tests.core.values import history_text, paged_segment, plain_segment
 from tests.fixtures.restoring import SEGMENT, SYSTEM, Node, answering
 from tests.parts.processes import wait_until
 from tests.twins.memory_record import MemoryRecord
 from walkeeper.archive import tail
+from walkeeper.archive.expiry import write_floor
+from walkeeper.core.floor import Below
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.names import HistoryFile, Segment
@@ -341,3 +344,25 @@ def test_p6_without_an_agent_a_standby_is_told_too(alone: Holed, capfd: pytest.C
 def test_without_an_agent_the_end_is_the_end(alone: Holed) -> None:
     alone.server(RECOVERS)
     assert run_alone(alone, segment(7).name) == exits.ABSENT
+
+
+def test_p6_what_expire_gave_up_is_never_an_end_to_a_recovery_and_a_line_to_a_standby(
+    agent: Holed, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also where nothing is behind it any more: a recovery along a branch that was given up must not open its server."""
+    floor = a_floor(
+        system_identifier=str(SYSTEM), below=(Below(1, "0/800000"),), kept=(), start=segment(8).name, backups=()
+    )
+    write_floor(agent.store, agent.archive.layout, floor)
+    agent.server(RECOVERS)
+    assert agent.restore(segment(6).name) == exits.DELIVERED  # what is there still is delivered
+    assert agent.restore(segment(7).name) == exits.STOP_RECOVERY
+    said = capfd.readouterr().err
+    assert f"{segment(7)}: given up: it is below the floor" in said
+    assert "walkeeper expire --revoke" in said
+    assert agent.restore(segment(8).name) == exits.ABSENT
+    agent.server(FOLLOWS)
+    assert agent.restore(segment(7).name) == exits.ABSENT
+    wait_until(
+        lambda: agent.restore(segment(7).name) == exits.ABSENT and "given up" in capfd.readouterr().err, "its line"
+    )

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
+    from walkeeper.config import Config
+
 PLACES = ("/etc/walkeeper.yml", "/etc/patroni.yml", "/etc/patroni/patroni.yml", "/etc/patroni/config.yml")
 """Where the configuration is looked for when neither --config nor WALKEEPER_CONFIG names it."""
 
@@ -79,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     import argparse  # noqa: PLC0415
 
     from walkeeper import __version__  # noqa: PLC0415
+    from walkeeper.cli import expire as expire_arguments  # noqa: PLC0415
 
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
@@ -134,6 +137,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_archive_commands(command)
     _add_backup_commands(command)
+    expire_arguments.add(command, _config)
     gap = command("gap", "WAL that is lost, or may be: list it, or accept the loss.", _gap)
     gap.add_argument("what", choices=("list", "accept"), help="accept: no member is waited for any longer")
     gap.add_argument("start", metavar="FROM", nargs="?", help="where it begins: a position, or a segment's name")
@@ -203,6 +207,12 @@ def config_path(options: argparse.Namespace) -> Path:
         f"no configuration: none of {', '.join(PLACES)} is there",
         hint="Name the file with --config or WALKEEPER_CONFIG.",
     )
+
+
+def _config(options: argparse.Namespace) -> Config:
+    from walkeeper.config import load  # noqa: PLC0415
+
+    return load(config_path(options), os.environ)
 
 
 def _agent(options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, inspect
 
 from walkeeper.lib.section import Secret, Section, is_secret, metas
-from walkeeper.lib.units import Interval, Seconds, Size
+from walkeeper.lib.units import Age, Interval, Seconds, Size
 from walkeeper.store.open import StoreKeys
 
 Workers: TypeAlias = Annotated[int, Meta(ge=1, le=32)]
@@ -64,6 +64,18 @@ class GapKeys(Section, frozen=True):
             "goes on meanwhile; the hold slot does not move. `walkeeper gap accept` ends the wait."
         ),
     ] = Seconds(3600)
+
+
+class BackupKeys(Section, frozen=True):
+    """walkeeper's own base backups."""
+
+    keep: Annotated[
+        Age,
+        Meta(
+            description="How far back everything stays restorable, such as `14d`, or `off`. `walkeeper expire` gives up what is "
+            "older, and nothing is given up without it; two full backups stay whatever their age."
+        ),
+    ] = Age(0)
 
 
 class TailKeys(Section, frozen=True):
@@ -202,6 +214,7 @@ class Keys(Section, frozen=True):
     spool: SpoolKeys = SpoolKeys()
     tail: TailKeys = TailKeys()
     gap: GapKeys = GapKeys()
+    backup: BackupKeys = BackupKeys()
     postgresql: PostgresqlKeys = PostgresqlKeys()
     agent: AgentKeys = AgentKeys()
     restore: RestoreKeys = RestoreKeys()

@@ -214,6 +214,7 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         spool_reserve=int(keys.spool.reserve),
         tail_interval=float(keys.tail.interval) or None,
         gap_patience=float(keys.gap.patience),
+        backup_keep=float(keys.backup.keep) or None,
         restore_deadline=float(keys.restore.deadline),
         restore_workers=keys.restore.workers,
         restore_ahead=int(keys.restore.ahead),

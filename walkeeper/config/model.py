@@ -102,6 +102,8 @@ class Config:
     """Bytes."""
     gap_patience: float = 3600.0
     """Seconds."""
+    backup_keep: float | None = None
+    """Seconds; None is off."""
     restore_workers: int = 2
     restore_ahead: int = 256 * 1024 * 1024
     """Bytes."""

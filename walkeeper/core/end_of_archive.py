@@ -6,9 +6,10 @@ and nothing else does. So recovery along an abandoned branch ends where that bra
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from walkeeper.core.coverage import Range
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile, Segment
@@ -29,7 +30,7 @@ class Around:
 
     ``segments``: of its timeline, stored as a whole or in part. ``histories``: those that are stored, of newer timelines at
     least. ``frontier``: the record's timeline and position, where there is a record that can be read. ``tail``: the asked
-    segment's own, which was read after the record.
+    segment's own, which was read after the record. ``given_up``: numbers of its timeline below the floor.
     """
 
     segments: Collection[Segment] = ()
@@ -37,6 +38,7 @@ class Around:
     histories: Collection[History] = ()
     frontier: tuple[int, Lsn] | None = None
     tail: TailReach = NO_TAIL
+    given_up: Sequence[Range] = ()
 
 
 def merged(parts: Iterable[Around], tail: TailReach, frontier: tuple[int, Lsn] | None) -> Around:
@@ -48,19 +50,25 @@ def merged(parts: Iterable[Around], tail: TailReach, frontier: tuple[int, Lsn] |
         [history for part in found for history in part.histories],
         frontier,
         tail,
+        [each for part in found for each in part.given_up],
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """Why it is not the end, for people. ``recorded``: it was noted that this WAL no longer exists anywhere."""
+    """Why it is not the end, for people. ``recorded``: it was noted that this WAL no longer exists anywhere; ``given_up``: by
+    ``expire``.
+    """
 
     why: str
     recorded: bool = False
+    given_up: bool = False
 
 
 def hole_at(asked: Segment, around: Around) -> Hole | None:
     """None where the archive ends there."""
+    if any(each.first <= asked.number < each.end for each in around.given_up):
+        return Hole("it is below the floor that walkeeper expire has recorded", given_up=True)
     same = [gap for gap in around.gaps if gap.first.timeline == asked.timeline and gap.end > asked.start]
     for gap in same:
         if gap.first.number <= asked.number:

@@ -215,7 +215,10 @@ def _islands(backups: Iterable[Backup], holdings: Holdings) -> Iterable[WalRange
 
 
 def _is_over(attempt: BackupId, now: datetime, pinned: Collection[str]) -> bool:
-    begun = datetime.strptime(attempt.at, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    try:
+        begun = datetime.strptime(attempt.at, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return False  # not an id that walkeeper made
     return str(attempt) not in pinned and begun <= now - ATTEMPT
 
 

@@ -83,10 +83,11 @@ def _backup(
     tombstone = Tombstone(id=str(id_), at=written(looked.now), why="below the floor")
     if not isinstance(standing, Tombstone) and not isinstance(backups.commit(tombstone), Tombstone):
         return  # somebody committed it again: the next run meets it
-    folder = backups.layout.backup(id_)
+    folder, before = backups.layout.backup(id_), deleted.objects
     _all(store, (info for info in store.list(folder) if info.key != key), deleted, progress)
-    deleted.backups.append(str(id_))
-    events.info("backup_expired", backup=id_)
+    if deleted.objects > before or not isinstance(standing, Tombstone):
+        deleted.backups.append(str(id_))
+        events.info("backup_expired", backup=id_)
 
 
 def _wal(store: Store, layout: Layout, size: SegmentSize, ranges: Mapping[int, list[Range]]) -> Iterator[ObjectInfo]:

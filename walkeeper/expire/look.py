@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -125,7 +125,8 @@ def next_floor(looked: Looked, grace: timedelta, member: str) -> Floor | None:
     recorded = given_up(expiry.floors)
     said = {id_ for floor in expiry.floors for id_ in floor.backups}
     backups = tuple(id_ for id_ in found.backups if id_ not in said)
-    if not backups and not any(subtract(ranges, recorded.get(t, ())) for t, ranges in found.given_up.items()):
+    stored = _both(found.given_up, looked.archive.holdings.archived.segments)
+    if not backups and not any(subtract(ranges, recorded.get(timeline, ())) for timeline, ranges in stored.items()):
         return None
     below = {each.timeline: Lsn.parse(each.lsn) for each in found.below}
     first = found.first
@@ -157,7 +158,7 @@ def _kept(
             yield WalRange(timeline, str(Lsn(first * size)), str(Lsn(end * size)))
 
 
-def _both(these: Mapping[int, list[Range]], those: Mapping[int, list[Range]]) -> dict[int, list[Range]]:
+def _both(these: Mapping[int, Sequence[Range]], those: Mapping[int, Sequence[Range]]) -> dict[int, list[Range]]:
     return {timeline: intersect(ranges, those.get(timeline, ())) for timeline, ranges in these.items()}
 
 

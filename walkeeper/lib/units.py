@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 _NUMBER: Final = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]*)")
 
@@ -37,12 +37,16 @@ class Size(int):
 class Seconds(float):
     """A duration."""
 
+    longest: ClassVar[float] = LONGEST
+
     @classmethod
     def parse(cls, value: object) -> Self:
         """``5s``, ``500ms``, ``2min``, or a plain number of seconds, above 0. Raises ValueError."""
         number = _quantity(value, _SECONDS, "a duration such as 500ms, 5s, 2min, or a number of seconds")
-        if not 0 < number <= LONGEST:
-            raise ValueError("it must be above 0 and no more than a year")
+        if not 0 < number <= cls.longest:
+            raise ValueError(
+                f"it must be above 0 and no more than {'a year' if cls.longest == LONGEST else '100 years'}"
+            )
         return cls(number)
 
 
@@ -54,6 +58,12 @@ class Interval(Seconds):
         if value is False or (isinstance(value, str) and value.strip().lower() == "off"):
             return cls(0)
         return super().parse(value)
+
+
+class Age(Interval):
+    """How old something may get, or 0 for ``off``."""
+
+    longest = 100 * LONGEST
 
 
 def _quantity(value: object, units: dict[str, int] | dict[str, float], wanted: str) -> float:

@@ -13,11 +13,14 @@ from typing import Final
 
 from walkeeper.archive.codec import AGAIN, AGE, ZSTD
 from walkeeper.archive.contents import starts, stated_size
+from walkeeper.archive.expiry import read_expiry
 from walkeeper.archive.histories import stored_history, timelines
 from walkeeper.archive.layout import Layout, parse_gap_name
 from walkeeper.archive.read import Reader, wal_file
 from walkeeper.archive.tail_read import AssembledTail
+from walkeeper.core.coverage import Range
 from walkeeper.core.end_of_archive import Around, Hole, RecordedGap, hole_at, lost_history, merged
+from walkeeper.core.floor import given_up
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
@@ -32,6 +35,7 @@ from walkeeper.errors import (
     CannotTell,
     ConfigError,
     DcsError,
+    GivenUp,
     HoleInArchive,
     LostForGood,
     Refused,
@@ -113,7 +117,8 @@ class Ends:
             self._noted[key] = now
         try:
             asked = Segment.parse(name, self._size(layout))
-            found = hole_at(asked, Around(list(self._near(layout, asked)), self._gaps(layout, asked.size)))
+            near, gaps = list(self._near(layout, asked)), self._gaps(layout, asked.size)
+            found = hole_at(asked, Around(near, gaps, given_up=self._given_up(layout, asked)))
         except WalkeeperError:
             return None
         return None if found is None else _problem(asked, found, None)
@@ -127,6 +132,7 @@ class Ends:
         looks: list[Callable[[], Around]] = [
             lambda: Around(list(self._near(layout, asked)) or list(self._far(layout, asked))),
             lambda: Around(gaps=self._gaps(layout, asked.size)),
+            lambda: Around(given_up=self._given_up(layout, asked)),
             lambda: Around(histories=list(self._newer_histories(layout, asked))),
         ]
         found = hole_at(asked, merged(in_parallel(lambda look: look(), looks, len(looks)), tail, frontier))
@@ -192,6 +198,10 @@ class Ends:
             except BadName:
                 continue  # not ours
         return found
+
+    def _given_up(self, layout: Layout, asked: Segment) -> list[Range]:
+        """Of its timeline. Raises BadFloor, too: what nobody can read may have given it up."""
+        return given_up(read_expiry(self._source.store, layout).floors).get(asked.timeline, [])
 
     def _newer_histories(self, layout: Layout, asked: Segment) -> Iterator[History]:
         """Newest first, and none after one that says that the asked segment was there."""
@@ -290,6 +300,12 @@ def has_itself(data_directory: Path, name: str, system_identifier: int) -> bool:
 def _problem(asked: Segment, hole: Hole, last: Lsn | None) -> HoleInArchive:
     ends = f"the WAL before it ends at {asked.start}" if last is None else f"the last record before it begins at {last}"
     target = "the start of a record before that, which pg_waldump shows" if last is None else f"'{last}'"
+    if hole.given_up:
+        return GivenUp(
+            f"{asked}: given up: {hole.why}; {ends}",
+            hint="Restore a base backup that walkeeper backups shows as complete. While the floor's grace lasts, walkeeper "
+            "expire --revoke takes it back.",
+        )
     kind = LostForGood if hole.recorded else HoleInArchive
     cure = (
         "Restore a base backup that was taken behind it" if hole.recorded else "Put it back and start the server again"

@@ -1,0 +1,343 @@
+"""``walkeeper expire`` and ``walkeeper pins`` over a directory store: said, recorded, deleted, refused (P15)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.core.test_floor import a_pin
+from tests.core.values import control_file
+from tests.fixtures.archives import ONE, SYSTEM, Built
+from tests.fixtures.backed_up import put_backup
+from tests.twins.memory_record import MemoryRecord
+from walkeeper.archive.backups import Backups
+from walkeeper.archive.expiry import read_expiry, read_pins, write_pin
+from walkeeper.archive.open import open_archives
+from walkeeper.archive.restorable import look
+from walkeeper.core.backup import BackupId, Tombstone
+from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.core.record import Gap, Record
+from walkeeper.dcs.claim import unknown
+from walkeeper.errors import DcsError, StoreDenied
+from walkeeper.expire import command, words
+from walkeeper.store.base import ObjectInfo
+from walkeeper.store.directory import DirectoryStore
+from walkeeper.store.directory.keys import DirectorySettings
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+OLD, OLDER = BackupId("20261101T020000Z", 1, "00000001"), BackupId("20261102T020000Z", 1, "00000002")
+FIRST, SECOND = BackupId("20261113T020000Z", 1, "00000003"), BackupId("20261127T020000Z", 1, "00000004")
+
+
+class Site:
+    """Ten segments, four backups, this node's record and server; nobody waits for a clock."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.built = Built(directory)
+        data = directory / "data"
+        (data / "global").mkdir(parents=True)
+        (data / "global" / "pg_control").write_bytes(control_file(1, 0, system_identifier=SYSTEM))
+        node = replace(self.built.config.node, name="node1", data_dir=data)
+        self.config = replace(self.built.config, node=node, backup_keep=14 * 86400.0)
+        self.now = NOW
+        self.ahead = 0.0
+        self.store, self.layout = self.built.store, self.built.archive.layout
+        self.backups = Backups(self.store, self.layout, self.built.codec)
+        for number in range(3, 14):
+            self.store.create(self.built.key(1, number), b"w", {})
+        for id_, number in ((OLD, 3), (OLDER, 5), (FIRST, 7), (SECOND, 10)):
+            put_backup(self.backups, id_, Lsn(number * MIB + 40), Lsn(number * MIB + 256))
+        self.built.record(1, 14)
+        monkeypatch.setattr(command, "open_records", lambda _: MemoryRecord(self.built.dcs))
+        monkeypatch.setattr(words, "ask_the_dcs", lambda _: unknown(DcsError("away")))
+        monkeypatch.setattr("walkeeper.lib.clock.wall_seconds", lambda: datetime.timestamp(self.now))
+        monkeypatch.setattr(DirectorySettings, "clock_ahead", lambda _: self.ahead)
+        listed = DirectoryStore.list
+
+        def undated(store: DirectoryStore, prefix: str) -> Iterator[ObjectInfo]:
+            return (replace(info, modified=None) for info in listed(store, prefix))  # which would be today
+
+        monkeypatch.setattr(DirectoryStore, "list", undated)
+
+    def record(self, **changed: Any) -> None:
+        found = self.built.dcs.record
+        assert found is not None
+        self.built.dcs.put(
+            msgspec.structs.replace(msgspec.json.decode(found.document, type=Record), **changed).encode()
+        )
+
+    def keys(self, place: str) -> list[str]:
+        return [info.key.removeprefix(self.layout.root) for info in self.store.list(f"{self.layout.root}{place}")]
+
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    return Site(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def run(site: Site, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*, code: int = 0, **request: Any) -> dict[str, Any]:
+        capsys.readouterr()
+        found = command.main(site.config, command.Request(**{"json": True, **request}))
+        printed = json.loads(capsys.readouterr().out)
+        assert found == code, printed
+        return dict(printed)
+
+    return run
+
+
+def test_p15_without_apply_it_only_says_what_it_would_do(site: Site, run: Run) -> None:
+    before = site.keys("")
+    said = run()
+    assert said["next_floor"]["backups"] == [str(OLD), str(OLDER)]
+    assert (said["next_floor"]["start_lsn"], said["next_floor"]["segments"]) == ("0/700000", 4)
+    assert said["oldest"] == str(FIRST)
+    assert [(each["start_lsn"], each["end_lsn"]) for each in said["windows"]] == [("0/700100", "0/E00000")]
+    assert site.keys("") == before
+
+
+def test_p15_the_floor_is_recorded_and_only_a_later_run_deletes_below_it(site: Site, run: Run) -> None:
+    run(apply=True)
+    assert site.keys("expire/") == ["expire/00000001.json"]
+    assert len(site.keys("wal/")) == 11
+    site.now += timedelta(minutes=59)
+    assert run(apply=True)["deleted"]["objects"] == 0
+    site.now += timedelta(minutes=1)
+    said = run()
+    assert said["going"] == {"segments": 4, "backups": [str(OLD), str(OLDER)]}
+    assert len(site.keys("wal/")) == 11
+    deleted = run(apply=True)["deleted"]
+    assert deleted["backups"] == [str(OLD), str(OLDER)]
+    assert [key[-28:-4] for key in site.keys("wal/")] == [site.built.segment(1, n).name for n in range(7, 14)]
+    assert site.keys("start/")[-1] == "start/000000010000000000000007.json"
+    for id_ in (OLD, OLDER):
+        assert site.keys(f"backup/{id_}/") == [f"backup/{id_}/backup.json"]
+        assert isinstance(site.backups.read(id_), Tombstone)
+    assert site.keys("expire/") == ["expire/00000001.done.json", "expire/00000001.json"]
+    again = run(apply=True)
+    assert (again["next_floor"], again["deleted"]["objects"]) == (None, 0)
+
+
+def test_p15_killed_at_any_delete_the_next_run_goes_on(site: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    run(apply=True)
+    site.now += timedelta(hours=2)
+    original = DirectoryStore.delete
+    kills = 0
+    for survives in range(40):
+        left = [survives]
+
+        def delete(self: DirectoryStore, key: str, left: list[int] = left) -> None:
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            original(self, key)
+
+        monkeypatch.setattr(DirectoryStore, "delete", delete)
+        try:
+            command.main(site.config, command.Request(apply=True, json=True))
+        except Killed:
+            kills += 1
+            found = look(open_archives(site.config), SYSTEM, site.built.archive.size, None)
+            assert [each.id for each in found.windows.complete] == [str(FIRST), str(SECOND)]
+            continue
+        break
+    monkeypatch.setattr(DirectoryStore, "delete", original)
+    run(apply=True)
+    assert kills
+    assert len(site.keys("wal/")) == 7
+    assert isinstance(site.backups.read(OLD), Tombstone)
+    assert site.keys(f"backup/{OLD}/data") == []
+
+
+def test_p15_a_backup_that_somebody_commits_again_meanwhile_stays_below_the_floor(site: Site, run: Run) -> None:
+    run(apply=True)
+    site.now += timedelta(hours=2)
+    document = site.backups.read(OLD)
+    assert document is not None
+    original = Backups.commit
+
+    def commit(self: Backups, found: Any) -> Any:
+        if isinstance(found, Tombstone) and found.id == str(OLD):
+            original(self, document)  # another runner of the same id, at that very moment
+        return original(self, found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Backups, "commit", commit)
+        run(apply=True)
+    assert site.backups.read(OLD) == document
+    found = look(open_archives(site.config), SYSTEM, site.built.archive.size, None)
+    assert str(OLD) not in [each.id for each in found.windows.complete]
+
+
+def test_an_object_that_the_store_does_not_let_go_is_retained_and_no_error(
+    site: Site, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(apply=True)
+    site.now += timedelta(hours=2)
+    original = DirectoryStore.delete
+    locked = site.layout.backup_json(OLD)
+
+    def delete(self: DirectoryStore, key: str) -> None:
+        if key in {locked, site.built.key(1, 4)}:
+            raise StoreDenied(f"{key}: object lock")
+        original(self, key)
+
+    monkeypatch.setattr(DirectoryStore, "delete", delete)
+    deleted = run(apply=True)["deleted"]
+    assert sorted(deleted["retained"]) == sorted([locked, site.built.key(1, 4)])
+    assert deleted["backups"] == [str(OLDER)]
+    assert site.keys(f"backup/{OLD}/data") != []  # as long as it says that it is a backup, its pieces stay
+    monkeypatch.setattr(DirectoryStore, "delete", original)
+    assert run(apply=True)["deleted"]["backups"] == [str(OLD)]
+    assert site.keys("expire/")[0] == "expire/00000001.done.json"
+
+
+def test_p15_a_floor_can_be_revoked_until_its_grace_is_over(
+    site: Site, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(apply=True)
+    site.now += timedelta(minutes=30)
+    assert words.revoke(site.config) == 0
+    assert "Floor 1 is revoked" in capsys.readouterr().out
+    site.now += timedelta(hours=2)
+    said = run(apply=True)
+    assert (said["deleted"]["objects"], said["next_floor"]["number"]) == (0, 2)
+    site.now += timedelta(hours=1)
+    assert words.revoke(site.config) == 2
+    assert "the grace of floor 2 is over" in capsys.readouterr().err
+    assert len(site.keys("wal/")) == 11
+
+
+def test_p15_what_was_not_planned_today_is_not_deleted_whatever_a_floor_says(site: Site, run: Run) -> None:
+    run(apply=True)
+    site.config = replace(site.config, backup_keep=60 * 86400.0)
+    site.now += timedelta(hours=2)
+    assert run(apply=True)["deleted"]["objects"] == 0
+    assert len(site.keys("wal/")) == 11
+    assert "expire/00000001.done.json" not in site.keys("expire/")
+
+
+def test_p15_a_retained_backup_stays_below_the_start_with_its_own_wal(
+    site: Site, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words.retain(site.config, str(OLD), datetime(2027, 11, 28, tzinfo=UTC)) == 0
+    assert "stays until 2027-11-28T00:00:00Z" in capsys.readouterr().out
+    run(apply=True)
+    site.now += timedelta(hours=2)
+    run(apply=True)
+    assert [key[-28:-4] for key in site.keys("wal/")] == [
+        site.built.segment(1, number).name for number in (3, *range(7, 14))
+    ]
+    found = look(open_archives(site.config), SYSTEM, site.built.archive.size, None)
+    assert [each.id for each in found.windows.complete] == [str(OLD), str(FIRST), str(SECOND)]
+    extent = site.built.archive.contents.extent(ONE)
+    assert extent == (site.built.segment(1, 7), Lsn(14 * MIB))  # a rebuilt record begins above it
+    assert words.retain(site.config, str(OLD), words.LONG_AGO) == 0
+    assert run(apply=True)["next_floor"]["backups"] == [str(OLD)]
+    assert words.retain(site.config, str(OLD), words.FOREVER) == 2
+    assert "below the floor" in capsys.readouterr().err
+
+
+def test_p15_a_pin_holds_what_it_needs_and_people_can_let_it_go(
+    site: Site, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pin = a_pin(backup=str(OLD), timeline=1, lsn="0/300028", at="2026-11-28T11:00:00Z", until="2026-12-01T11:00:00Z")
+    write_pin(site.store, site.layout, pin)
+    assert run()["next_floor"] is None
+    assert words.pins(site.config, None, json=False) == 0
+    assert f"{pin.id}  restore {OLD}, from 0/300028 on timeline 1" in capsys.readouterr().out
+    assert words.pins(site.config, pin.id, json=False) == 0
+    assert read_pins(site.store, site.layout) == []
+    assert run()["next_floor"]["backups"] == [str(OLD), str(OLDER)]
+    assert words.pins(site.config, pin.id, json=False) == 2
+
+
+def test_p15_a_pin_that_comes_after_the_floor_still_holds(site: Site, run: Run) -> None:
+    run(apply=True)
+    site.now += timedelta(hours=2)
+    pin = a_pin(backup=str(OLDER), timeline=1, lsn="0/500028", at="2026-11-28T12:30:00Z", until="2026-12-01T11:00:00Z")
+    write_pin(site.store, site.layout, pin)
+    assert run(apply=True)["deleted"]["backups"] == [str(OLD)]
+    assert site.keys("wal/")[0].endswith(f"{site.built.segment(1, 5)}.zst")
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        (lambda site: site.record(owner="node2"), "node2 owns it"),
+        (lambda site: site.record(owner=""), "nobody owns it"),
+        (lambda site: setattr(site.built.dcs, "down", True), "record in the DCS"),
+        (lambda site: site.record(system_identifier="8"), "is of 8"),
+        (lambda site: setattr(site, "ahead", 301.0), "clock: the store's is 5 min"),
+        (lambda site: setattr(site, "ahead", -400.0), "behind this node's"),
+        (lambda site: site.record(suspected=(Gap(1, "0/E00000", "0/F00000"),)), "is suspected lost"),
+        (lambda site: site.store.create(f"{site.layout.backups}{OLD}x/".replace("00000001x", "0000000a") + "backup.json",
+                                        b"{}", {}), "cannot be used"),
+        (lambda site: site.store.create(site.layout.floor(7), b"{}", {}), "00000007.json: it cannot be used"),
+        (lambda site: site.store.create(site.layout.pin("01234567-0001"), b"{}", {}), "it cannot be used"),
+        (lambda site: site.record(timeline=2), "its history cannot be read"),
+    ],
+)  # fmt: skip
+def test_p15_what_could_break_a_promise_is_refused_with_a_reason(
+    site: Site, what: Callable[[Site], None], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = site.keys("")
+    what(site)
+    added = set(site.keys("")) - set(before)
+    assert command.main(site.config, command.Request(apply=True)) == 2
+    said = capsys.readouterr()
+    assert text in said.err
+    assert "HINT: " in said.err
+    assert set(site.keys("")) == {*before, *added}
+
+
+def test_p15_too_few_backups_and_no_setting_are_refused_with_exit_1(site: Site, run: Run) -> None:
+    site.config = replace(site.config, backup_keep=None)
+    assert "nothing says what is to be kept" in run(code=1, apply=True)["refused"]
+    assert run(number=3)["next_floor"]["backups"] == [str(OLD)]
+    site.config = replace(site.config, backup_keep=86400.0)
+    for id_ in (OLD, OLDER, FIRST):
+        site.store.delete(site.layout.backup_json(id_))
+    assert "1 complete full backup is" in run(code=1, apply=True)["refused"]
+    assert read_expiry(site.store, site.layout).floors == ()
+
+
+def test_it_is_said_in_words(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(site.config, command.Request())
+    said = capsys.readouterr().out
+    assert "Keeps     every second of the last 14 days, and 2 full backups at least" in said
+    assert "Gives up  WAL before 0/700000, 4 segments" in said
+    assert f"          backup {OLD}" in said
+    assert "Remains   0/700100 to 0/E00000 on timeline 1" in said
+    assert "Nothing was changed." in said
+    command.main(site.config, command.Request(apply=True))
+    assert "Recorded  floor 1: from 2026-11-28T13:00:00Z on --apply deletes below it" in capsys.readouterr().out
+
+
+def test_gaps_and_tails_below_go_and_those_above_stay(site: Site, run: Run) -> None:
+    for number in (4, 9):
+        site.store.delete(site.built.key(1, number))
+        site.built.archive.record_gap(site.built.segment(1, number), Lsn((number + 1) * MIB))
+        site.built.archive.accept_gap(site.built.segment(1, number), Lsn((number + 1) * MIB))
+        site.store.create(f"{site.layout.tail(site.built.segment(1, number).name)}00000000-00000100-a.zst", b"x", {})
+    site.config = replace(site.config, backup_keep=60.0)
+    run(apply=True)
+    site.now += timedelta(hours=2)
+    run(apply=True)
+    for place in ("gap/", "tail/"):
+        assert [key for key in site.keys(place) if site.built.segment(1, 4).name in key] == []
+        assert [key for key in site.keys(place) if site.built.segment(1, 9).name in key] != []

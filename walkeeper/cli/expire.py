@@ -1,0 +1,81 @@
+"""The command lines of ``walkeeper expire`` and ``walkeeper pins``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+TYPE_CHECKING = False  # as in main
+if TYPE_CHECKING:
+    import argparse
+    from datetime import datetime
+
+    from walkeeper.config import Config
+
+
+def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argparse.Namespace], Config]) -> None:
+    """``command`` makes a subcommand of a name, a text and what runs it; ``config`` loads the configuration."""
+
+    def run(options: argparse.Namespace) -> int:
+        from walkeeper.errors import ConfigError  # noqa: PLC0415
+        from walkeeper.expire import command as expire  # noqa: PLC0415
+        from walkeeper.expire import words  # noqa: PLC0415
+
+        if bool(options.retain) != (options.until is not None):
+            raise ConfigError("expire: --retain and --until belong together", hint="--retain ID --until 2027-11-28")
+        if options.retain:
+            return words.retain(config(options), options.retain, options.until)
+        if options.release:
+            return words.retain(config(options), options.release, words.LONG_AGO)
+        if options.revoke:
+            return words.revoke(config(options))
+        request = expire.Request(
+            apply=options.apply, number=options.keep_number, grace=options.grace, json=options.json
+        )
+        return expire.main(config(options), request)
+
+    def run_pins(options: argparse.Namespace) -> int:
+        from walkeeper.expire import words  # noqa: PLC0415
+
+        return words.pins(config(options), options.release, json=options.json)
+
+    expire = command("expire", "What of backups and WAL may go, and what remains; with --apply let it go.", run)
+    expire.add_argument(
+        "--apply", action="store_true", help="record the floor, and delete below those whose grace is over"
+    )
+    expire.add_argument(
+        "--keep-number", metavar="N", type=_number, help="so many full backups stay, whatever their age"
+    )
+    expire.add_argument(
+        "--grace", metavar="AGE", type=_grace, default="1h", help="before anything is deleted (default: 1h, the least)"
+    )
+    expire.add_argument("--json", action="store_true", help="for programs")
+    word = expire.add_mutually_exclusive_group()
+    word.add_argument("--retain", metavar="ID", help="this backup stays for longer, with its own WAL only: see --until")
+    word.add_argument("--release", metavar="ID", help="it stays no longer than others")
+    word.add_argument("--revoke", action="store_true", help="the newest floor, while its grace lasts")
+    expire.add_argument("--until", metavar="DATE", type=_until, help="a day in UTC, like 2027-11-28, or forever")
+    pins = command("pins", "Who restores or takes a backup at this moment, so that expire waits.", run_pins)
+    pins.add_argument("--release", metavar="ID", help="let it go: its restore is over, or given up")
+    pins.add_argument("--json", action="store_true", help="for programs")
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def _grace(text: str) -> float:
+    from walkeeper.core.floor import LEAST_GRACE  # noqa: PLC0415
+    from walkeeper.lib.units import Seconds  # noqa: PLC0415
+
+    found = Seconds.parse(text)
+    if found < LEAST_GRACE:
+        raise ValueError(text)
+    return found
+
+
+def _until(text: str) -> datetime:
+    from walkeeper.expire.words import parse_until  # noqa: PLC0415
+
+    return parse_until(text)

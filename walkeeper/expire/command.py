@@ -1,0 +1,236 @@
+"""``walkeeper expire``: says what may go and what remains; with ``--apply`` it records the floor, and deletes below older ones.
+
+Exit 0: said, or done; 1: refused, and why; 2: cannot tell.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from walkeeper.archive.open import open_archives
+from walkeeper.config import Config
+from walkeeper.core.amounts import duration, size
+from walkeeper.core.coverage import Range, intersect
+from walkeeper.core.floor import LEAST_GRACE, written
+from walkeeper.core.record import Record
+from walkeeper.core.retention import FULLS, Policy
+from walkeeper.dcs.claim import Claim, read_claim
+from walkeeper.errors import CannotTell, Unsafe
+from walkeeper.expire.delete import Deleted
+from walkeeper.expire.look import CLOCKS, Looked
+from walkeeper.expire.run import Ran, Runner
+from walkeeper.lib import clock
+from walkeeper.lib.terminal import Progress, printable, wrapped
+from walkeeper.postgres.data_directory import read_control_file
+from walkeeper.verify.answer import FORMAT, say
+from walkeeper.verify.evidence import open_records
+
+DONE: Final = 0
+REFUSED: Final = 1
+_WIDTH: Final = 96
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the command line asks for. ``grace`` in seconds."""
+
+    apply: bool = False
+    number: int | None = None
+    grace: float = LEAST_GRACE
+    json: bool = False
+
+
+def main(config: Config, request: Request) -> int:
+    """Print it; returns the exit code."""
+    return say(lambda: _work(config, request), json=request.json)
+
+
+def _work(config: Config, request: Request) -> tuple[str, int]:
+    policy = Policy(timedelta(seconds=config.backup_keep) if config.backup_keep is not None else None, request.number)
+    with Progress() as progress:
+        progress.show("looking at the archive")
+        record = owned_record(config)
+        now = store_time(config)
+        runner = Runner(
+            archives=open_archives(config),
+            size=record.size,
+            record=record,
+            policy=policy,
+            grace=timedelta(seconds=max(request.grace, LEAST_GRACE)),
+            member=config.name,
+        )
+        found = runner.consider(now)
+        if request.apply and found.looked.refused is None:
+            found = runner.apply(found, lambda so_far: _show(progress, so_far))
+    result = document(found, policy)
+    text = json_module.dumps(result, indent=2) if request.json else "\n".join(map(printable, _lines(result)))
+    return text, REFUSED if found.looked.refused is not None else DONE
+
+
+def owned_record(config: Config) -> Record:
+    """The record, which is this member's. Raises Unsafe where it is not, or CannotTell where the DCS does not say it."""
+    records = open_records(config)
+    try:
+        claim: Claim = read_claim(records)
+    finally:
+        records.close()
+    record = claim.record
+    if record is None:
+        raise CannotTell(
+            f"record in the DCS: {claim.why}", hint="Without it nobody knows what is needed: nothing was changed."
+        )
+    if record.owner != config.name:
+        raise Unsafe(
+            f"record in the DCS: {record.owner or 'nobody'} owns it, and this is {config.name}",
+            hint=f"Run it on {record.owner}."
+            if record.owner
+            else "Wait until the agent of Patroni's leader has taken over.",
+        )
+    here = read_control_file(config.data_dir).system_identifier
+    if str(here) != record.system_identifier:
+        raise Unsafe(
+            f"{config.data_dir}: system identifier {here}, the record is of {record.system_identifier}",
+            hint="This is another cluster's server, or another cluster's record. walkeeper doctor says more.",
+        )
+    return record
+
+
+def store_time(config: Config) -> datetime:
+    """By the store's clock. Raises Unsafe where this node's is another, or the store's errors."""
+    ahead = config.store.clock_ahead() or 0.0
+    if abs(ahead) > CLOCKS:
+        word = "ahead of" if ahead > 0 else "behind"
+        raise Unsafe(
+            f"clock: the store's is {duration(abs(ahead))} {word} this node's",
+            hint="What is old is told by the time: set the clock (chrony, systemd-timesyncd) first.",
+        )
+    return datetime.fromtimestamp(clock.wall_seconds() + ahead, UTC)
+
+
+def document(found: Ran, policy: Policy) -> dict[str, Any]:
+    """What --json prints, and what people are shown is made from; docs/retention.md describes it."""
+    looked, plan, floor = found.looked, found.looked.plan, found.floor
+    going, packed = looked.going, {each.id: each.packed_bytes for each in looked.archive.documents.backups}
+    return {
+        "format": FORMAT,
+        "exit_code": REFUSED if looked.refused else DONE,
+        "refused": str(looked.refused) if looked.refused else None,
+        "hint": looked.refused.hint if looked.refused else None,
+        "keep_seconds": policy.keep.total_seconds() if policy.keep else None,
+        "keep_number": max(policy.number or 0, FULLS),
+        "oldest": plan.oldest.id if plan else None,
+        "retained": list(plan.retained) if plan else [],
+        "pins": list(plan.pinned) if plan else [],
+        "next_floor": None
+        if floor is None
+        else {
+            "number": floor.number,
+            "recorded": found.deleted is not None,
+            "start": floor.start,
+            "start_lsn": str(floor.first.start),
+            "stands_from": written(floor.stands_from),
+            "segments": _stored(looked, floor.given_up),
+            "backups": list(floor.backups),
+            "backup_bytes": sum(packed.get(id_, 0) for id_ in floor.backups),
+        },
+        "waiting": [
+            {"number": each.number, "start": each.start, "stands_from": written(each.stands_from)}
+            for each in looked.archive.expiry.floors
+            if each.number not in looked.archive.expiry.done and each not in looked.archive.expiry.standing(looked.now)
+        ],
+        "going": {"segments": _stored(looked, going.wal), "backups": [*going.backups, *going.unfinished]},
+        "windows": [
+            {"timeline": each.timeline, "start_lsn": str(each.start), "start_at": each.backups[0].stop.at,
+             "end_lsn": str(each.end), "dead": each.dead}
+            for each in (plan.remains.shown if plan else looked.archive.windows.shown)
+        ],
+        "deleted": None if found.deleted is None else _deleted(found.deleted),
+    }  # fmt: skip
+
+
+def _deleted(deleted: Deleted) -> dict[str, Any]:
+    return {
+        "objects": deleted.objects,
+        "bytes": deleted.bytes,
+        "backups": deleted.backups,
+        "retained_objects": len(deleted.retained),
+        "retained": deleted.retained[:20],
+    }
+
+
+def _stored(looked: Looked, given_up: dict[int, list[Range]] | Any) -> int:
+    """Of those numbers, how many are in the store."""
+    segments = looked.archive.holdings.archived.segments
+    return sum(
+        each.length for timeline, ranges in given_up.items() for each in intersect(ranges, segments.get(timeline, ()))
+    )
+
+
+def _show(progress: Progress, so_far: Deleted) -> None:
+    progress.show(f"{so_far.objects:,} objects deleted, {size(so_far.bytes)}")
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    if found["refused"]:
+        yield from wrapped("Refused", found["refused"], _WIDTH)
+        yield from wrapped("", f"HINT: {found['hint']}", _WIDTH)
+        yield from wrapped("", "Nothing was changed.", _WIDTH)
+        return
+    age = f"every second of the last {duration(found['keep_seconds'])}, and " if found["keep_seconds"] else ""
+    yield from wrapped("Keeps", f"{age}{found['keep_number']} full backups at least", _WIDTH)
+    yield from wrapped("", f"all from {found['oldest']} on", _WIDTH)
+    for word, ids in (("retained for longer", found["retained"]), ("pinned", found["pins"])):
+        yield from (line for id_ in ids for line in wrapped("", f"{word}: {id_}", _WIDTH))
+    yield from _floors(found)
+    for window in found["windows"]:
+        dead = ", which the cluster has left" if window["dead"] else ""
+        yield from wrapped(
+            "Remains", f"{window['start_lsn']} to {window['end_lsn']} on timeline {window['timeline']}{dead}", _WIDTH
+        )
+        yield from wrapped("", f"from {window['start_at']} on", _WIDTH)
+    yield from _now(found)
+
+
+def _floors(found: dict[str, Any]) -> Iterator[str]:
+    for floor in found["waiting"]:
+        text = f"{floor['number']}, from {floor['start']} on, waits until {floor['stands_from']}"
+        yield from wrapped("Floor", text, _WIDTH)
+    floor = found["next_floor"]
+    if floor is None:
+        yield from wrapped("Gives up", "nothing that was not given up before", _WIDTH)
+        return
+    yield from wrapped("Gives up", f"WAL before {floor['start_lsn']}, {floor['segments']:,} segments", _WIDTH)
+    for id_ in floor["backups"]:
+        yield from wrapped("", f"backup {id_}", _WIDTH)
+    if floor["backups"]:
+        yield from wrapped("", f"{size(floor['backup_bytes'])} of base backups", _WIDTH)
+
+
+def _now(found: dict[str, Any]) -> Iterator[str]:
+    floor, going, deleted = found["next_floor"], found["going"], found["deleted"]
+    if deleted is not None:
+        if deleted["objects"]:
+            yield from wrapped("Deleted", f"{deleted['objects']:,} objects, {size(deleted['bytes'])}", _WIDTH)
+        if deleted["retained_objects"]:
+            text = (
+                f"{deleted['retained_objects']:,} objects, {deleted['retained'][0]} for one: an object lock, or no right to "
+                "delete; the next run tries again"
+            )
+            yield from wrapped("Retained", text, _WIDTH)
+        if floor is not None:
+            text = f"floor {floor['number']}: from {floor['stands_from']} on --apply deletes below it; --revoke ends it before"
+            yield from wrapped("Recorded", text, _WIDTH)
+        return
+    if going["segments"] or going["backups"]:
+        text = (
+            f"--apply deletes {going['segments']:,} segments and {len(going['backups'])} backups below an older floor"
+        )
+        yield from wrapped("Now", text, _WIDTH)
+    if floor is not None:
+        text = f"--apply records floor {floor['number']}, and deletes nothing of the above before its grace is over"
+        yield from wrapped("Now", text, _WIDTH)
+    yield from wrapped("", "Nothing was changed.", _WIDTH)

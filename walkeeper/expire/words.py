@@ -1,0 +1,108 @@
+"""What people say about single things: a backup stays for longer, a floor is revoked, a pin is let go; and the list of pins."""
+
+from __future__ import annotations
+
+import json as json_module
+from datetime import UTC, datetime
+from typing import Final
+
+from walkeeper.archive.expiry import let_go, note_floor, read_expiry, read_pins, write_retained
+from walkeeper.archive.open import Archives, open_archives
+from walkeeper.archive.restorable import look
+from walkeeper.config import Config
+from walkeeper.core.backup import BackupId
+from walkeeper.core.floor import Pin, Retained, moment, written
+from walkeeper.core.record import Record
+from walkeeper.errors import Unsafe
+from walkeeper.expire.command import DONE, owned_record, store_time
+from walkeeper.expire.look import REVOKED_BEFORE
+from walkeeper.lib.terminal import printable
+from walkeeper.verify.answer import say
+from walkeeper.verify.evidence import ask_the_dcs, locate
+
+FOREVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
+LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def retain(config: Config, backup: str, until: datetime) -> int:
+    """``until`` now or before withdraws an earlier word."""
+    return say(lambda: _retain(config, BackupId.parse(backup), until))
+
+
+def revoke(config: Config) -> int:
+    return say(lambda: _revoke(config))
+
+
+def pins(config: Config, release: str | None, *, json: bool) -> int:
+    """List them; or let one go, after which expire no longer waits for it."""
+    return say(lambda: _pins(config, release, json=json), json=json)
+
+
+def _retain(config: Config, id_: BackupId, until: datetime) -> tuple[str, int]:
+    record, now, archives = _open(config)
+    system = int(record.system_identifier)
+    found = look(archives, system, record.size, record)
+    judged = next((each for each in found.windows.judged if each.backup.id == str(id_)), None)
+    if until > now and (judged is None or not judged.counts):
+        raise Unsafe(
+            f"backup {id_}: {judged.why if judged else 'there is no such backup'}",
+            hint="A backup that a floor has given up comes back with walkeeper expire --revoke, while its grace lasts.",
+        )
+    earlier = [each.number for each in found.expiry.retained if each.backup == str(id_)]
+    word = Retained(
+        number=max(earlier, default=0) + 1, backup=str(id_), at=written(now), until=written(max(until, now))
+    )
+    if not write_retained(archives.store, archives.layout(system), word):
+        raise Unsafe(f"backup {id_}: somebody else has just said how long it stays", hint="Call it again.")
+    after = look(archives, system, record.size, record)
+    if until > now and str(id_) not in {backup.id for backup in after.windows.complete}:
+        raise Unsafe(
+            f"backup {id_}: a floor that was recorded at this moment has given it up", hint="walkeeper expire --revoke"
+        )
+    said = f"stays until {written(until)}, with its own WAL" if until > now else "stays no longer than others"
+    return f"Backup {id_} {said}.", DONE
+
+
+def _revoke(config: Config) -> tuple[str, int]:
+    record, now, archives = _open(config)
+    layout = archives.layout(int(record.system_identifier))
+    newest = read_expiry(archives.store, layout).newest
+    if newest is None or now > newest.stands_from - REVOKED_BEFORE:
+        which = "there is no floor" if newest is None else f"the grace of floor {newest.number} is over"
+        raise Unsafe(f"floor: {which}, so that there is nothing to revoke", hint="What is deleted does not come back.")
+    note_floor(archives.store, layout, newest.number, "revoked", written(now))
+    return f"Floor {newest.number} is revoked: nothing below it goes.", DONE
+
+
+def _pins(config: Config, release: str | None, *, json: bool) -> tuple[str, int]:
+    archives, claim = open_archives(config, to_read=True), ask_the_dcs(config)
+    layout, _ = locate(config, archives.store, claim, None)
+    found = read_pins(archives.store, layout)
+    if release is not None:
+        pin = next((each for each in found if each.id == release), None)
+        if pin is None:
+            raise Unsafe(f"pin {release}: there is none", hint="walkeeper pins lists them.")
+        let_go(archives.store, layout, pin)
+        return f"Pin {release} is gone: expire no longer waits for it.", DONE
+    now = store_time(config)
+    if json:
+        fields = ("id", "kind", "backup", "timeline", "lsn", "at", "until", "by")
+        listed = [{**{each: getattr(pin, each) for each in fields}, "over": moment(pin.until) < now} for pin in found]
+        return json_module.dumps(listed, indent=2), DONE
+    return "\n".join(printable(_line(pin, now)) for pin in found) or "Nothing is pinned.", DONE
+
+
+def _line(pin: Pin, now: datetime) -> str:
+    over = ", which is over" if moment(pin.until) < now else ""
+    return f"{pin.id}  {pin.kind} {pin.backup}, from {pin.lsn} on timeline {pin.timeline}, until {pin.until}{over}; {pin.by}"
+
+
+def _open(config: Config) -> tuple[Record, datetime, Archives]:
+    return owned_record(config), store_time(config), open_archives(config)
+
+
+def parse_until(text: str) -> datetime:
+    """A date in UTC, ``2027-11-28``, or ``forever``. Raises ValueError."""
+    if text == "forever":
+        return FOREVER
+    return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
