@@ -78,6 +78,7 @@ def test_every_lasting_problem_brings_an_alert() -> None:
         "config",
         "agent",
         "bad_name",
+        "cannot_restore",
         "bad_backup",
         "bad_floor",
         "unsafe",

@@ -16,6 +16,7 @@
     │   ├── BadBackup          a backup's id, its backup.json or its index cannot be relied on
     │   ├── BadFloor           a floor or a pin in the store cannot be relied on
     │   ├── Unsafe             expire would break a promise, or does not know enough to keep it
+    │   ├── CannotRestore      a restore that would not come to what was asked for; nothing was written
     │   ├── NoSuchGap          nothing that is lost begins there
     │   ├── BeyondServer       record or store know more of the timeline than the server
     │   ├── ArchiveMissing     the record speaks of an archive that the store does not have
@@ -146,6 +147,12 @@ class Unsafe(Refused):
     """What is kept, or what is needed by others, would be touched, or nobody can tell."""
 
     reason = "unsafe"
+
+
+class CannotRestore(Refused):
+    """What is asked for cannot be restored, or not into this directory."""
+
+    reason = "cannot_restore"
 
 
 class NoSuchGap(Refused):

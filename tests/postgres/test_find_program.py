@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from walkeeper.errors import ConfigError
-from walkeeper.postgres import pg_receivewal
+from walkeeper.postgres import programs
 from walkeeper.postgres.pg_receivewal import find_program
 
 Install = Callable[[str, str], Path]
@@ -18,7 +18,7 @@ Install = Callable[[str, str], Path]
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Puts one that says so into a folder: ``path`` is the search path, ``lib/N`` packages, all else a bin_dir."""
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
-    monkeypatch.setattr(pg_receivewal, "_PACKAGES", (f"{tmp_path}/lib/{{}}",))
+    monkeypatch.setattr(programs, "_PACKAGES", (f"{tmp_path}/lib/{{}}",))
 
     def put(folder: str, says: str) -> Path:
         path = tmp_path / folder / "pg_receivewal"

@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
     from walkeeper import __version__  # noqa: PLC0415
     from walkeeper.cli import expire as expire_arguments  # noqa: PLC0415
+    from walkeeper.cli import restore as restore_arguments  # noqa: PLC0415
 
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
@@ -138,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     _add_archive_commands(command)
     _add_backup_commands(command)
     expire_arguments.add(command, _config)
+    restore_arguments.add(command, _config)
     gap = command("gap", "WAL that is lost, or may be: list it, or accept the loss.", _gap)
     gap.add_argument("what", choices=("list", "accept"), help="accept: no member is waited for any longer")
     gap.add_argument("start", metavar="FROM", nargs="?", help="where it begins: a position, or a segment's name")

@@ -36,6 +36,15 @@ def fsync_dir(directory: Path) -> None:
         os.close(fd)
 
 
+def sync_file_system(fd: int) -> None:
+    """Make everything durable that was written on the file system of that file, ours or not: one call instead of one a file."""
+    import ctypes  # noqa: PLC0415 - seldom needed
+
+    if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 def publish_by_link(tmp: Path, dst: Path) -> None:
     """Give a synced file its final name, durably, unless that name is taken; ``tmp`` is gone in both cases.
 

@@ -21,6 +21,7 @@ from walkeeper.core.wal_page import PAGE_SIZE
 from walkeeper.errors import ConfigError, PostgresError
 from walkeeper.lib.clock import Clock
 from walkeeper.lib.durable import write_all
+from walkeeper.postgres import programs
 from walkeeper.postgres.server import conninfo, require_auth
 
 WAL_SENDER_TIMEOUT: Final = "10s"
@@ -35,8 +36,6 @@ ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGINT)
 if os.getppid() != int(sys.argv[1]): sys.exit(1)
 os.execv(sys.argv[2], sys.argv[2:])
 """
-_PACKAGES: Final = ("/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin")
-"""Where the programs of a major version are: Debian's, and PostgreSQL's own for Red Hat and its kin."""
 _PASSED_ON: Final = ("PATH", "HOME", "TZ", "LD_LIBRARY_PATH", "KRB5CCNAME")
 
 
@@ -45,16 +44,12 @@ def find_program(bin_dir: Path | None, server_major: int) -> Path:
 
     Looked at are ``bin_dir``, which may be left from before an upgrade, the search path, and where packages of that major are.
     """
-    folders = [
-        *([bin_dir] if bin_dir is not None else []),
-        *map(Path, os.get_exec_path()),
-        *(Path(folder.format(server_major)) for folder in _PACKAGES),
-    ]
+    folders = programs.folders(bin_dir, server_major)
     unfit = []
-    for folder in dict.fromkeys(folders):
+    for folder in folders:
         path = folder / "pg_receivewal"
         if os.access(path, os.X_OK):
-            major, said = _major(path)
+            major, said = programs.major_of(path)
             if major is not None and major >= server_major:
                 return path
             unfit.append(f"{path} {said}")
@@ -67,16 +62,6 @@ def find_program(bin_dir: Path | None, server_major: int) -> Path:
         f"pg_receivewal: not found in {':'.join(map(str, folders))}",
         hint="It comes with PostgreSQL's client programs; postgresql.bin_dir says where they are.",
     )
-
-
-def _major(path: Path) -> tuple[int | None, str]:
-    """The program's major version, None if it has none to say; and what is wrong with it if that is not the right one."""
-    try:
-        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError) as error:
-        return None, f"does not run ({error})"
-    version = re.search(r"\(PostgreSQL\) (\d+)", answer)
-    return (int(version[1]), f"is of {version[1]}") if version else (None, "says no version")
 
 
 @dataclass(frozen=True, slots=True)

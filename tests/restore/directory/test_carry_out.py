@@ -1,0 +1,320 @@
+"""The order in which a directory is written: killed between any two steps it does not start, and the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyrage
+import pytest
+
+from tests.backup.tars import Tree
+from tests.fixtures.made_backup import CONTROL, LAYOUT, SPACE, as_restored, expected, made, plan
+from tests.twins.memory_store import MemoryStore
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.expiry import read_pins
+from walkeeper.core.backup import Backup
+from walkeeper.errors import CannotRestore, CannotTell, Locked, StoreDenied
+from walkeeper.lib import durable
+from walkeeper.restore.directory import carry_out as module
+from walkeeper.restore.directory import fetch, state, tree
+from walkeeper.restore.directory.carry_out import Result, carry_out
+
+CHANGING = ("open", "mkdir", "unlink", "rmdir", "rename", "fchmod", "ftruncate", "pwrite", "write", "symlink", "fsync")
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Kernel:
+    """``os`` with a count of what changes something; before the ``at``-th such call the process is killed."""
+
+    def __init__(self, at: int = -1) -> None:
+        self.at = at
+        self.calls: list[str] = []
+        self._lock = threading.Lock()
+        self.dead = False
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        return self.counted(name, real) if name in CHANGING else real
+
+    def counted(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            with self._lock:
+                if self.dead or len(self.calls) == self.at:
+                    self.dead = True
+                    raise Killed
+                self.calls.append(f"{name} {arguments[0] if isinstance(arguments[0], str) else ''}".strip())
+            return real(*arguments, **more)
+
+        return call
+
+    def into(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for each in (tree, fetch, durable):
+            self._put(monkeypatch, each)
+        monkeypatch.setattr(durable, "sync_file_system", self.counted("syncfs", lambda _: None))
+
+    def _put(self, monkeypatch: pytest.MonkeyPatch, where: ModuleType) -> None:
+        monkeypatch.setattr(where, "os", self)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def backup(store: MemoryStore) -> Backup:
+    return made(store)
+
+
+def restore(backup: Backup, store: MemoryStore, directory: Path, **request: Any) -> Result:
+    return carry_out(plan(backup, store, directory, **request), "restore %f %p", lambda _: None)
+
+
+def is_whole(directory: Path) -> bool:
+    found = as_restored(directory)
+    return found.items() >= expected().items() and (directory / "data" / "recovery.signal").exists()
+
+
+def test_everything_comes_back_and_what_belongs_to_a_run_or_a_host_does_not(
+    store: MemoryStore, backup: Backup, tmp_path: Path
+) -> None:
+    result = restore(backup, store, tmp_path)
+    data = tmp_path / "data"
+    found = as_restored(tmp_path)
+    ours = {"recovery.signal": b"", "tablespace_map": f"{SPACE} {tmp_path}/space\n".encode()}
+    auto_conf = found.pop("postgresql.auto.conf")
+    assert found == expected() | ours
+    assert auto_conf is not None
+    assert b"# from alter system\n" in auto_conf
+    assert b"restore_command = 'restore %f %p'\nrecovery_target_timeline = '3'\n" in auto_conf
+    assert (data / "pg_tblspc" / str(SPACE)).readlink() == tmp_path / "space"
+    assert data.stat().st_mode & 0o7777 == 0o700
+    assert (data / "base/1/1234").stat().st_mode & 0o7777 == 0o600
+    assert result.fetched == backup.packed_bytes
+    (pin,) = read_pins(store, LAYOUT)
+    left = state.read(data)
+    assert left is not None
+    assert (pin.backup, left.pin, left.phase) == (backup.id, pin.id, "placing")
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["into nothing", "over another"])
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_p14_killed_before_any_step_it_does_not_start_and_the_same_command_goes_on(
+    store: MemoryStore, backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delta: bool, every: int
+) -> None:
+    whole = Kernel()
+    with monkeypatch.context() as patched:
+        whole.into(patched)
+        restore(backup, store, _fresh(tmp_path, "whole", delta), delta=delta)
+    count = len(whole.calls)
+    for step in [*range(0, count - 12, every), *range(count - 12, count)]:
+        directory = _fresh(tmp_path, str(step), delta)
+        before = _read(directory)
+        with monkeypatch.context() as patched:
+            Kernel(step).into(patched)
+            with pytest.raises(Killed):
+                restore(backup, store, directory, delta=delta)
+        left = _read(directory)
+        if "global/pg_control" in left:
+            assert left == before or is_whole(directory), step
+        restore(backup, store, directory, delta=delta)
+        assert is_whole(directory), step
+
+
+def test_p14_pg_control_comes_after_everything_else_is_durable(
+    store: MemoryStore, backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = Kernel()
+    kernel.into(monkeypatch)
+    restore(backup, store, _fresh(tmp_path, "d", over=True), delta=True)
+    calls = kernel.calls
+    away, synced = calls.index("unlink pg_control"), len(calls) - 1 - calls[::-1].index("syncfs")
+    assert calls[away + 1] == "fsync"
+    assert not any(call.startswith(("pwrite", "mkdir", "unlink")) for call in calls[:away] if "json" not in call)
+    assert [call for call in calls[synced:] if not call.startswith(("open", "fchmod", "unlink", "mkdir"))] == [
+        "syncfs", "write", "fsync", "rename pg_control.walkeeper", "fsync",
+    ]  # fmt: skip
+    assert any(call.startswith("rename recovery.signal") for call in calls[:synced])
+
+
+def _fresh(tmp_path: Path, name: str, over: bool) -> Path:
+    """``over``: with another server's directory in it."""
+    directory = tmp_path / name
+    directory.mkdir()
+    if over:
+        for path, content in {
+            "PG_VERSION": b"15\n", "global/pg_control": b"another's", "base/1/1234": b"x" * 30_000, "base/2/7": b"7",
+            "pg_wal/000000030000000000000002": b"wal", "standby.signal": b"", "backup_label.old": b"",
+        }.items():  # fmt: skip
+            file = directory / "data" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+    return directory
+
+
+def _read(directory: Path) -> Tree:
+    return as_restored(directory) if (directory / "data").exists() else {}
+
+
+def test_delta_fetches_only_what_differs(store: MemoryStore, backup: Backup, tmp_path: Path) -> None:
+    restore(backup, store, tmp_path)
+    data = tmp_path / "data"
+    (data / state.NAME).unlink()
+    large = data / "base/1/1234"
+    content = bytearray(large.read_bytes())
+    content[20_000] ^= 1
+    large.write_bytes(content)
+    store.calls.clear()
+    result = restore(backup, store, tmp_path, delta=True)
+    assert is_whole(tmp_path)
+    fetched = [key for what, key in store.calls if what == "get" and "/data/" in key]
+    assert len(fetched) == 3, (
+        fetched
+    )  # one of its four, and those that have pg_control and what was changed here on purpose
+    assert result.kept > backup.bytes / 2
+
+
+def test_p16_no_path_leads_through_a_link_and_a_file_with_other_names_is_left_to_them(
+    store: MemoryStore, backup: Backup, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "1").mkdir(parents=True)
+    for name in ("1234", "linked", "conf"):
+        (outside / "1" / name).write_bytes(b"precious")
+    data = tmp_path / "data"
+    (data / "global").mkdir(parents=True)
+    (data / "base").symlink_to(outside)
+    (data / "postgresql.conf").symlink_to(outside / "1" / "conf")
+    (data / "backup_label").hardlink_to(outside / "1" / "linked")
+    restore(backup, store, tmp_path, delta=True)
+    assert is_whole(tmp_path)
+    assert {path.name: path.read_bytes() for path in (outside / "1").iterdir()} == dict.fromkeys(
+        ("1234", "linked", "conf"), b"precious"
+    )
+
+
+def test_a_pg_wal_on_another_disk_stays_there_and_is_emptied(
+    store: MemoryStore, backup: Backup, tmp_path: Path
+) -> None:
+    wal = tmp_path / "wal"
+    (wal / "archive_status").mkdir(parents=True)
+    (wal / "000000030000000000000009").write_bytes(b"beyond the target")
+    (wal / "archive_status" / "x.ready").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "pg_wal").symlink_to(wal)
+    restore(backup, store, tmp_path, delta=True)
+    assert (tmp_path / "data" / "pg_wal").readlink() == wal
+    assert [path.name for path in wal.rglob("*")] == ["archive_status"]
+
+
+def test_what_other_versions_have_in_a_tablespace_stays(store: MemoryStore, backup: Backup, tmp_path: Path) -> None:
+    for name in ("PG_14_1/5/6", "PG_15_1/1/old"):
+        (tmp_path / "space" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "space" / name).touch()
+    restore(backup, store, tmp_path, delta=True)
+    assert is_whole(tmp_path)
+    assert (tmp_path / "space/PG_14_1/5/6").exists()
+    assert not (tmp_path / "space/PG_15_1/1/old").exists()
+
+
+def _pieces(store: MemoryStore) -> list[str]:
+    return sorted(key for key in store.objects if "/data/" in key)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "another's", "swapped"])
+def test_p14_a_piece_that_is_not_the_backups_is_named_with_its_files_and_nothing_starts(
+    store: MemoryStore, backup: Backup, tmp_path: Path, damage: str
+) -> None:
+    first, second = _pieces(store)[:2]
+    if damage == "missing":
+        del store.objects[first]
+    elif damage == "cut short":
+        store.objects[first] = (store.objects[first][0][:-1], {})
+    elif damage == "another's":
+        store.objects[first] = (Codec().encode(b"another cluster's"), {})
+    else:
+        store.objects[first], store.objects[second] = store.objects[second], store.objects[first]
+    with pytest.raises(CannotTell, match="; it has ") as told:
+        restore(backup, store, tmp_path)
+    assert "--backup" in told.value.hint
+    assert not (tmp_path / "data" / "global" / "pg_control").exists()
+
+
+def test_a_piece_that_arrives_damaged_once_is_asked_for_again(
+    store: MemoryStore, backup: Backup, tmp_path: Path
+) -> None:
+    (*_, key) = _pieces(store)
+    good = store.objects[key]
+    store.objects[key] = (good[0][:-1], {})
+
+    def heal(what: str, asked: str) -> None:
+        if asked == key and sum(call == ("get", key) for call in store.calls) == 2:
+            store.objects[key] = good
+
+    store.before = heal
+    restore(backup, store, tmp_path)
+    assert is_whole(tmp_path)
+
+
+def test_a_full_disk_says_so_and_the_same_command_goes_on(
+    store: MemoryStore, backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is a stand-in: the third write fails as on a full one."""
+    writes = 0
+
+    def full(fd: int, data: memoryview, offset: int) -> int:
+        nonlocal writes
+        writes += 1
+        if writes == 3:
+            raise OSError(28, "No space left on device")
+        return os.pwrite(fd, data, offset)
+
+    kernel = Kernel()
+    monkeypatch.setattr(kernel, "pwrite", full, raising=False)
+    monkeypatch.setattr(fetch, "os", kernel)
+    with pytest.raises(CannotRestore, match="No space left on device") as told:
+        restore(backup, store, tmp_path)
+    assert "the same command goes on" in told.value.hint
+    assert not (tmp_path / "data" / "global" / "pg_control").exists()
+    restore(backup, store, tmp_path)
+    assert is_whole(tmp_path)
+
+
+def test_two_at_once_into_one_directory_are_one_too_many(store: MemoryStore, backup: Backup, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with module._only_one(tmp_path / "data"), pytest.raises(CannotRestore, match="another restore"):
+        restore(backup, store, tmp_path)
+
+
+def test_without_the_right_to_pin_it_is_said_and_the_restore_goes_on(
+    store: MemoryStore, backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("walkeeper.lib.retry.ATTEMPTS", 1)
+
+    def deny(what: str, key: str) -> None:
+        if what == "create":
+            raise StoreDenied("pin/: access denied")
+
+    store.before = deny
+    assert "access denied" in restore(backup, store, tmp_path).pin_problem
+    assert is_whole(tmp_path)
+
+
+def test_an_encrypted_backup_needs_its_key(store: MemoryStore, tmp_path: Path) -> None:
+    identity = pyrage.x25519.Identity.generate()
+    (tmp_path / "key").write_text(str(identity))
+    sealed = Codec(recipients=(str(identity.to_public()),))
+    backup = made(store, sealed, suffix=".zst.age")
+    with pytest.raises(Locked):
+        carry_out(plan(backup, store, tmp_path, Codec()), "", lambda _: None)
+    carry_out(plan(backup, store, tmp_path, Codec(identity_file=tmp_path / "key")), "", lambda _: None)
+    assert is_whole(tmp_path)
+    assert (tmp_path / "data/global/pg_control").read_bytes() == CONTROL

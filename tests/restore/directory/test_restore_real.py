@@ -1,0 +1,266 @@
+"""Base backups of a real server, restored to every kind of target, into whatever lies there, and started as people are told to.
+
+All restores but the first go into one directory with --delta, over what the one before has left: a server that was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+import pytest
+
+from tests.fixtures.taken import Place
+from tests.parts.postgres import Postgres
+from tests.parts.processes import Host, new_directory, wait_until
+from walkeeper.config import load
+from walkeeper.core.backup import Backup
+from walkeeper.errors import CannotRestore, WalkeeperError
+from walkeeper.restore.directory import here, plan, state
+from walkeeper.restore.directory.model import Request
+
+pytestmark = pytest.mark.postgres
+
+BITES: Final = """
+include '/nowhere/else.conf'
+data_directory = '/nowhere'
+hba_file = '/nowhere/pg_hba.conf'
+listen_addresses = '192.0.2.1'
+ssl = on
+archive_mode = on
+archive_command = '/bin/false'
+synchronous_standby_names = '*'
+primary_conninfo = 'host=192.0.2.1'
+recovery_target_name = 'another'
+logging_collector = on
+log_directory = '/nowhere/log'
+"""
+"""What Patroni's postgresql.conf has, and what would keep a server from starting, or let it act, on another host."""
+
+
+class Life:
+    """One server's, archived: two backups, and a point between two commits."""
+
+    def __init__(self, server: Postgres) -> None:
+        self.server, self.place = server, Place(server)
+        self.space = new_directory("ts")
+        server.execute(f"CREATE TABLESPACE elsewhere LOCATION '{self.space}'")
+        server.execute("CREATE TABLE said (word text) TABLESPACE elsewhere")
+        with (server.data / "postgresql.conf").open("a") as conf:
+            conf.write(BITES)
+        server.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.say("a")
+        self.older = self.take()
+        self.say("b")
+        self.lsn = str(server.value("SELECT pg_current_wal_insert_lsn()"))
+        server.execute("SELECT pg_create_restore_point('here')")
+        self.time = str(server.value("SELECT clock_timestamp()"))
+        self.xid = self.say("c")
+        self.place.archive_wal()
+        self.newer = self.take()
+        self.say("d")
+        self.place.archive_wal()
+        self.fork()
+        self.say("e")
+        self.place.archive_wal()
+        server.stop()
+
+    def say(self, word: str) -> int:
+        """Returns the transaction's number."""
+        return int(self.server.value(f"INSERT INTO said VALUES ('{word}') RETURNING pg_current_xact_id()::text"))
+
+    def take(self) -> Backup:
+        assert self.place.take() == 0
+        return self.place.taken()
+
+    def fork(self) -> None:
+        """The server goes on on timeline 2."""
+        self.server.stop()
+        (self.server.data / "postgresql.auto.conf").write_text("")
+        self.server.configure({"restore_command": "/bin/false"})
+        (self.server.data / "recovery.signal").touch()
+        self.server.start()
+        wait_until(lambda: not self.server.value("SELECT pg_is_in_recovery()"), "the promotion")
+
+
+class Restored:
+    """A data directory that ``walkeeper restore`` writes, and the server that its printed command starts."""
+
+    def __init__(self, life: Life) -> None:
+        self.host = Host("restored", new_directory("h"))
+        self.data, self.space = self.host.directory / "data", self.host.directory / "space"
+        self.config = self.host.directory / "walkeeper.yml"
+        self.config.write_text(f"scope: demo\nwalkeeper:\n  store: {{directory: {life.place.store}}}\n")
+        self.env = {"PATH": f"{life.server.bin_dir}:{os.environ['PATH']}", "WALKEEPER_RUN_DIR": str(new_directory("r"))}
+        self.moves = f"--tablespace={life.space}={self.space}"
+
+    def command(self, *arguments: str) -> list[str]:
+        program = Path(sys.executable).with_name("walkeeper")
+        return [str(program), "restore", "-c", str(self.config), "--data-dir", str(self.data), self.moves, *arguments]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, check=False, timeout=120,
+            env=self.host.environment(self.env),
+        )  # fmt: skip
+
+    def restore(self, *arguments: str) -> dict[str, Any]:
+        told = self.run(*arguments, "--json")
+        assert told.returncode == 0, told.stdout + told.stderr
+        return dict(json.loads(told.stdout))
+
+    def start(self, document: dict[str, Any]) -> None:
+        """With the printed command."""
+        try:
+            self.host.run(["sh", "-c", document["start"]], env=self.env, timeout=60)
+        except subprocess.CalledProcessError as error:
+            error.add_note((self.data / "walkeeper.log").read_text()[-3000:])
+            raise
+
+    def value(self, sql: str) -> Any:
+        with psycopg.connect(host=str(self.data), port=5432, user="postgres", dbname="postgres") as connection:
+            row = connection.execute(sql.encode()).fetchone()
+        assert row is not None
+        return row[0]
+
+    def said(self, *, paused: bool) -> str:
+        """All words, once the recovery is where it should end."""
+        ended = "pg_get_wal_replay_pause_state() = 'paused'" if paused else "NOT pg_is_in_recovery()"
+        wait_until(lambda: self.value(f"SELECT {ended}"), "the end of the recovery", logs=[self.data / "walkeeper.log"])
+        return str(self.value("SELECT string_agg(word, '' ORDER BY word) FROM said"))
+
+
+@pytest.fixture(scope="module")
+def life() -> Iterator[Life]:
+    with Postgres(new_directory("p")) as server:
+        yield Life(server)
+
+
+@pytest.fixture(scope="module")
+def restored(life: Life) -> Iterator[Restored]:
+    found = Restored(life)
+    yield found
+    found.host.kill9()
+
+
+@pytest.fixture(autouse=True)
+def _kill(restored: Restored) -> Iterator[None]:
+    yield
+    restored.host.kill9()
+
+
+def test_p14_what_is_restored_is_what_postgresql_sent(life: Life, restored: Restored) -> None:
+    done = restored.restore("--delta", "--backup", life.older.id)
+    backups = life.place.backups
+    (restored.data / "backup_manifest").write_bytes(backups.read_document(life.older, "manifest", life.older.manifest))
+    changed = ("postgresql.auto.conf", "recovery.signal", "tablespace_map", state.NAME, "walkeeper.conf")
+    restored.host.run(
+        [life.server.bin_dir / "pg_verifybackup", "-n", *(f"--ignore={name}" for name in changed), restored.data]
+    )
+    assert done["outcome"] == "restored"
+    again = restored.restore("--delta", "--backup", life.older.id)
+    assert again["fetched_bytes"] + again["kept_bytes"] > life.older.bytes / 2
+    assert again["kept_bytes"] > life.older.bytes / 2  # PostgreSQL's own headers are known to the byte
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "backup"),
+    [
+        (["--to", "latest"], "abcde", "newer"),
+        pytest.param(["--to", "latest", "--timeline", "1"], "abcd", "newer", marks=pytest.mark.slow),
+        (["--to", "{time}"], "ab", "older"),
+        (["--to", "{lsn}"], "ab", "older"),
+        (["--to", "here", "--backup", "{older}"], "ab", "older"),
+        pytest.param(["--to", "{xid}", "--backup", "{older}"], "abc", "older", marks=pytest.mark.slow),
+        (["--to", "{xid}", "--exclusive", "--backup", "{older}", "--action", "promote"], "ab", "older"),
+        pytest.param(["--to", "immediate", "--backup", "{older}"], "a", "older", marks=pytest.mark.slow),
+    ],
+    ids=["latest", "dead branch", "time", "position", "name", "transaction", "before it", "immediate"],
+)
+def test_every_target_ends_where_a_person_means(
+    life: Life, restored: Restored, arguments: list[str], words: str, backup: str
+) -> None:
+    known = {"time": life.time, "lsn": life.lsn, "xid": life.xid, "older": life.older.id}
+    done = restored.restore("--delta", *(each.format(**known) for each in arguments))
+    assert done["backup"] == getattr(life, backup).id
+    restored.start(done)
+    paused = done["recovery"].get("recovery_target_action") == "pause"
+    assert restored.said(paused=paused) == words
+    assert restored.value("SHOW archive_mode") == "off"
+    if paused:
+        restored.value("SELECT 1 FROM pg_wal_replay_resume()")
+        assert restored.said(paused=False) == words
+
+
+@pytest.mark.slow
+def test_the_last_position_of_the_archive_can_be_named(life: Life, restored: Restored) -> None:
+    """No record begins there: PostgreSQL itself would not know where to stop."""
+    end = restored.restore("--dry-run", "--delta")["end"]
+    done = restored.restore("--delta", "--to", end)
+    restored.start(done)
+    assert restored.said(paused=True) == "abcde"
+
+
+@pytest.mark.slow
+def test_p14_killed_anywhere_postgresql_refuses_it_and_the_same_command_goes_on(life: Life) -> None:
+    fresh = Restored(life)
+    refused = 0
+    for number in range(60):
+        process = fresh.host.start(fresh.command("--to", life.time), env=fresh.env)
+        note = fresh.data / state.NAME
+        wait_until(lambda: note.exists() or not process.alive, "the first step", interval=0.001)  # noqa: B023
+        try:
+            process.wait(timeout=0.01 + 0.02 * number)
+        except TimeoutError:
+            process.send(signal.SIGKILL)
+            process.wait()
+        if (fresh.data / "global" / "pg_control").exists():
+            break
+        refused += 1
+    assert refused > 1
+    done = fresh.restore("--to", life.time)
+    assert done["backup"] == life.older.id
+    fresh.start(done)
+    assert fresh.said(paused=True) == "ab"
+    fresh.host.kill9()
+
+
+def test_what_cannot_end_well_is_refused_before_a_byte_is_written(life: Life) -> None:
+    fresh = Restored(life)
+    config = load(fresh.config, {})
+    for request, reason in [
+        (Request(to="0/100"), "before the stop of the oldest complete backup"),
+        (Request(to="F/0"), "beyond .*, up to where WAL is stored"),
+        (Request(to="2020-01-01 00:00Z"), "before the stop of the oldest complete backup"),
+        (Request(to="2100-01-01 00:00Z"), "no transaction ended after that"),
+        (Request(to="2026-02-31 00:00"), "not a target"),
+        (Request(to="latest", action="pause"), "--action pause"),
+        (Request(to="here", exclusive=True), "--exclusive"),
+        (Request(backup="20200101T000000Z-00000001-00000000"), "not in the archive"),
+        (Request(backup=life.newer.id, to=life.lsn), "everything from"),
+        (Request(timeline="9"), "knows no history"),
+        (Request(tablespaces=("7=/x",)), "no such tablespace"),
+        (Request(tablespaces=(f"{life.space}={fresh.data}/inside",)), "lies in another"),
+        (Request(system_identifier=7), "no archive of system identifier 7"),
+        (Request(scope="other"), "no archive"),
+    ]:
+        with pytest.raises(WalkeeperError, match=reason) as told:
+            plan.make(config, replace(request, directory=fresh.data))
+        assert told.value.hint
+    assert not fresh.data.exists()
+    request = Request(directory=fresh.data, tablespaces=(f"{life.space}={fresh.space}",))
+    here.check_place(plan.make(config, request))
+    fresh.data.mkdir()
+    (fresh.data / "something").touch()
+    for delta, reason in ((False, "not empty"), (True, "not a data directory")):
+        with pytest.raises(CannotRestore, match=reason):
+            here.check_place(plan.make(config, replace(request, delta=delta)))
+    assert [path.name for path in fresh.data.iterdir()] == ["something"]

@@ -1,0 +1,79 @@
+"""The settings of a restored server: a recovery that ends where it should, and a start that needs nothing of another host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from walkeeper.restore.directory.settings import (
+    auto_conf,
+    restore_command,
+    start_command,
+    start_conf,
+    tablespace_map,
+)
+
+CONTROL = """pg_control version number:            1300
+max_connections setting:              321
+max_worker_processes setting:         8
+max_prepared_xacts setting:           5
+"""
+
+
+def test_the_recovery_is_in_the_file_that_goes_before_all_others_and_only_once() -> None:
+    before = b"# alter system\nwork_mem = '4MB'\nRecovery_Target_Name 'old'\nprimary_conninfo=''\nssl = on\n"
+    once, aside = auto_conf(before, {"restore_command": "/bin/x 'y' %f", "recovery_target_lsn": "0/1"})
+    assert aside == ["ssl"]
+    text = once.decode()
+    assert "work_mem = '4MB'\n# set aside by walkeeper restore: ssl = on\n" in text
+    assert "restore_command = '/bin/x ''y'' %f'\nrecovery_target_lsn = '0/1'\n" in text
+    assert "old" not in text
+    assert "primary_conninfo" not in text
+    again, aside = auto_conf(once, {"recovery_target": "immediate"})
+    assert aside == []
+    assert b"recovery_target_lsn" not in again
+    assert again.count(b"recovery_target") == 1
+
+
+def test_what_belongs_to_another_host_is_left_out_wherever_it_is_included_from(tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "1.conf").write_text("jit = off\narchive_command 'cp %p /x'\n")
+    (tmp_path / "conf.d" / "not.txt").write_text("jit = on\n")
+    (tmp_path / "base.conf").write_text("shared_buffers = 1GB # large\nhba_file = '/etc/x'\ninclude 'base.conf'\n")
+    (tmp_path / "postgresql.conf").write_text(
+        "  # Patroni\ninclude 'base.conf'\ninclude_dir = 'conf.d'\ninclude_if_exists '/nowhere/x'\n"
+        "listen_addresses='10.0.0.1'\nsynchronous_standby_names = '*'\npg_stat_statements.max = 10\nlog_statement = all\n"
+        "\xff = 1\n",
+        encoding="latin-1",
+    )
+    lines = start_conf(tmp_path, CONTROL, tmp_path).decode("utf-8", "surrogateescape").splitlines()
+    settings = [line for line in lines if line and not line.startswith("#")]
+    assert "shared_buffers = 1GB # large" in settings
+    assert "jit = off" in settings
+    assert "pg_stat_statements.max = 10" in settings
+    assert "log_statement = all" in settings
+    assert "listen_addresses = ''" in settings
+    assert "max_connections = '321'" in settings
+    assert "max_prepared_transactions = '5'" in settings
+    assert f"data_directory = '{tmp_path}'" in settings
+    assert f"hba_file = '{tmp_path}/walkeeper_hba.conf'" in settings
+    assert not any(
+        word in line for line in settings for word in ("archive", "include", "10.0.0.1", "synchronous", "= on", "etc")
+    )
+
+
+def test_without_a_configuration_in_the_backup_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "pg_hba.conf").touch()
+    text = start_conf(tmp_path, "", tmp_path).decode()
+    assert "postgresql.conf: No such file" in text
+    assert f"hba_file = '{tmp_path}/pg_hba.conf'" in text
+
+
+def test_commands_survive_a_shell_and_postgresql() -> None:
+    told = restore_command("/opt/my tools/walkeeper-restore-wal", Path("/etc/100%.yml"), "it's")
+    assert told == "PATRONI_SCOPE='it'\"'\"'s' '/opt/my tools/walkeeper-restore-wal' -c /etc/100%%.yml %f %p"
+    command = start_command("/bin/pg_ctl", Path("/a b"))
+    assert (
+        command
+        == "/bin/pg_ctl -D '/a b' -o '-c config_file='\"'\"'/a b/walkeeper.conf'\"'\"'' -l '/a b/walkeeper.log' -t 86400 start"
+    )
+    assert tablespace_map({2: Path("/a\\b\nc"), 1: Path("/x")}) == b"1 /x\n2 /a\\\\b\\\nc\n"

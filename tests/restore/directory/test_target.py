@@ -1,0 +1,60 @@
+"""What people write after --to, and what PostgreSQL is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from walkeeper.errors import CannotRestore
+from walkeeper.restore.directory.target import parse, settings
+
+
+@pytest.fixture(autouse=True)
+def _in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("latest", {}),
+        ("immediate", {"recovery_target": "immediate"}),
+        ("16/b374d848", {"recovery_target_lsn": "16/B374D848", "recovery_target_inclusive": "off"}),
+        ("lsn:0/1", {"recovery_target_lsn": "0/1", "recovery_target_inclusive": "off"}),
+        ("4711", {"recovery_target_xid": "4711", "recovery_target_inclusive": "on"}),
+        ("before_release", {"recovery_target_name": "before_release"}),
+        ("name:2026-11-28", {"recovery_target_name": "2026-11-28"}),
+        ("name:latest", {"recovery_target_name": "latest"}),
+        ("2026-11-27 23:10", {"recovery_target_time": "2026-11-27 22:10:00+00", "recovery_target_inclusive": "on"}),
+        ("2026-07-27T23:10", {"recovery_target_time": "2026-07-27 21:10:00+00", "recovery_target_inclusive": "on"}),
+        ("2026-11-27 23:10Z", {"recovery_target_time": "2026-11-27 23:10:00+00", "recovery_target_inclusive": "on"}),
+        ("2026-11-27 23:10 UTC", {"recovery_target_time": "2026-11-27 23:10:00+00", "recovery_target_inclusive": "on"}),
+        (
+            "2026-11-27 23:10:05.25-03",
+            {"recovery_target_time": "2026-11-28 02:10:05.25+00", "recovery_target_inclusive": "on"},
+        ),
+    ],
+)
+def test_a_target_is_what_a_person_means(text: str, expected: dict[str, str]) -> None:
+    assert settings(parse(text), exclusive=False) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "2026-11-27", "2026-13-01 00:00", "23:10", "1/2/3", "123456789/0", "lsn:x", "xid:-1", "0", "2", "time:now",
+     "2026-11-27 24:61", "0001-01-01 00:00+23", "name:" + 64 * "x", "a\nb", "1e3", "-", "９９"],
+)  # fmt: skip
+def test_what_is_not_clearly_a_target_is_refused_with_all_that_can_be_written(text: str) -> None:
+    with pytest.raises(CannotRestore, match="--to") as told:
+        parse(text)
+    assert "restore point" in told.value.hint
+
+
+def test_exclusive_ends_just_before() -> None:
+    assert settings(parse("4711"), exclusive=True)["recovery_target_inclusive"] == "off"

@@ -1,0 +1,80 @@
+"""The command line of ``walkeeper restore``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+TYPE_CHECKING = False  # as in main
+if TYPE_CHECKING:
+    import argparse
+
+    from walkeeper.config import Config
+
+
+def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argparse.Namespace], Config]) -> None:
+    """``command`` makes a subcommand of a name, a text and what runs it; ``config`` loads the configuration."""
+
+    def run(options: argparse.Namespace) -> int:
+        from pathlib import Path  # noqa: PLC0415
+
+        from walkeeper.restore.directory import command as restore  # noqa: PLC0415
+        from walkeeper.restore.directory.model import Request  # noqa: PLC0415
+
+        request = Request(
+            to=options.to, timeline=options.timeline, directory=Path(options.data_dir) if options.data_dir else None,
+            delta=options.delta, tablespaces=tuple(options.tablespace), scope=options.scope, backup=options.backup,
+            system_identifier=options.system_identifier, action=options.action, exclusive=options.exclusive,
+        )  # fmt: skip
+        return restore.main(config(options), request, dry_run=options.dry_run, json=options.json)
+
+    restore = command(
+        "restore",
+        "A base backup from the archive, up to any point, into a data directory that starts.",
+        run,
+    )
+    restore.add_argument(
+        "--to",
+        metavar="TARGET",
+        default="latest",
+        help="latest (the default), immediate, a time like '2026-11-27 23:10' or with a zone, a position like 0/5000028, a "
+        "transaction's number, or the name of a restore point; time:, lsn:, xid: or name: before it says which",
+    )
+    restore.add_argument(
+        "--exclusive", action="store_true", help="end just before that time or transaction, and not just after"
+    )
+    restore.add_argument(
+        "--action",
+        choices=("pause", "promote", "shutdown"),
+        help="what the server does at the target (default: pause; with latest it becomes a primary)",
+    )
+    restore.add_argument(
+        "--timeline", metavar="N", type=_timeline, help="the one to follow, or latest (default: the record's)"
+    )
+    restore.add_argument("--data-dir", metavar="DIRECTORY", help="where to (default: postgresql.data_dir)")
+    restore.add_argument("--delta", action="store_true", help="write over what is there, and fetch only what differs")
+    restore.add_argument(
+        "--tablespace",
+        metavar="OLD=NEW",
+        action="append",
+        default=[],
+        help="where a tablespace goes; OLD is its OID, or where it lay (default: where it lay)",
+    )
+    restore.add_argument(
+        "--backup", metavar="ID", help="that backup (default: the newest complete one before the target)"
+    )
+    restore.add_argument("--from", dest="scope", metavar="SCOPE", help="another cluster's archive in the same store")
+    restore.add_argument(
+        "--system-identifier", metavar="N", type=_positive, help="another cluster's archive under this scope"
+    )
+    restore.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    restore.add_argument("--json", action="store_true", help="for programs")
+
+
+def _timeline(text: str) -> str:
+    return text if text == "latest" else str(_positive(text))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(text)
+    return int(text)

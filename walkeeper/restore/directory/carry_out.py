@@ -1,0 +1,202 @@
+"""A restore, in the one order in which nothing torn starts: ``global/pg_control`` away first, and back last of all.
+
+In between, whatever the moment of a kill or of a power loss: without that file PostgreSQL refuses the directory, and what the
+directory says of itself lets the same command go on. Before it comes back everything else is durable, the settings and the
+signal file too: a server that started without those would replay past its target.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from walkeeper.archive.expiry import new_pin, write_pin
+from walkeeper.core.backup_index import Part
+from walkeeper.errors import CannotRestore, StoreDenied, StoreError
+from walkeeper.lib import durable
+from walkeeper.lib.clock import timestamp
+from walkeeper.lib.retry import with_retries
+from walkeeper.postgres import programs
+from walkeeper.restore.directory import settings, state
+from walkeeper.restore.directory.fetch import PG_CONTROL, Fetch, is_placed
+from walkeeper.restore.directory.model import Plan
+from walkeeper.restore.directory.state import State
+from walkeeper.restore.directory.tree import Tree
+from walkeeper.store.base import AlreadyThere
+
+_SOCKET: Final = "/.s.PGSQL.5432"
+_LONGEST_SOCKET: Final = 107
+"""Bytes of a socket's path."""
+_LONGEST_AUTO_CONF: Final = 1024 * 1024
+
+
+@dataclass(slots=True)
+class Result:
+    """``aside``: settings of postgresql.auto.conf that were made comments. ``sockets``: where psql finds the server."""
+
+    fetched: int = 0
+    """Bytes, as stored."""
+    kept: int = 0
+    """Plain bytes that were there already."""
+    aside: tuple[str, ...] = ()
+    sockets: Path = Path()
+    pin_problem: str = ""
+
+
+def carry_out(plan: Plan, restore_command: str, moved: Callable[[int], None]) -> Result:
+    """Do it. ``moved`` is told how many plain bytes more are there. Raises CannotRestore, CannotTell or the store's errors."""
+    result = Result()
+    try:
+        _make_directories(plan)
+        with _only_one(plan.directory):
+            tree = Tree(plan.directory, plan.tablespaces)
+            try:
+                _restore(plan, tree, restore_command, result, moved)
+            finally:
+                tree.close()
+    except OSError as problem:
+        where = f": {problem.filename}" if problem.filename else ""
+        raise CannotRestore(
+            f"{plan.directory}{where}: {problem.strerror}",
+            hint="Nothing there starts as a database yet. When the disk can take it, the same command goes on.",
+        ) from None
+    return result
+
+
+def _restore(plan: Plan, tree: Tree, restore_command: str, result: Result, moved: Callable[[int], None]) -> None:
+    look_first = plan.resumed is not None or plan.request.delta
+    now = plan.resumed or _begin(plan, result)
+    _note(tree, now)
+    tree.remove(PG_CONTROL, durably=True)
+    _make_files(plan, tree)
+    fetch = Fetch(plan.backups, plan.backup, tree)
+    for each in fetch.pieces(plan.config.restore_workers, look_first=look_first):
+        moved(each.plain)
+        result.fetched += each.packed
+        result.kept += 0 if each.packed else each.plain
+    _settle(plan, tree, {"restore_command": restore_command, **now.recovery}, fetch.control, result)
+    _note(tree, msgspec.structs.replace(now, phase="placing"))
+    tree.sync()
+    tree.write_file(PG_CONTROL, fetch.control, _mode(plan.directory), durably=True)
+
+
+def _begin(plan: Plan, result: Result) -> State:
+    """With a pin in the store, so that expire keeps what is read. Without the right to write one the restore goes on."""
+    pin = ""
+    try:
+        ahead = plan.config.store.clock_ahead() or 0.0
+        wanted = new_pin(plan.backup, plan.timeline, f"{os.uname().nodename}:{plan.directory}", ahead)
+        with suppress(AlreadyThere):
+            with_retries(lambda: write_pin(plan.evidence.store, plan.evidence.layout, wanted))
+        pin = wanted.id
+    except (StoreDenied, StoreError) as problem:
+        result.pin_problem = str(problem)
+    return State(
+        asked=plan.asked,
+        backup=plan.backup.id,
+        timeline=plan.timeline,
+        recovery=plan.recovery,
+        pin=pin,
+        began=timestamp(),
+        inode=plan.directory.stat().st_ino,
+    )
+
+
+def _note(tree: Tree, now: State) -> None:
+    tree.write_file(state.NAME, state.encode(now), durably=True)
+
+
+def _make_directories(plan: Plan) -> None:
+    """The data directory and those of tablespaces, their names durable."""
+    for place in (plan.directory, *plan.tablespaces.values()):
+        missing = [each for each in (place, *place.parents) if not each.exists()]
+        if missing:
+            durable.make_directories(missing[-1].parent, place, mode=0o700)
+
+
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Two that write into one directory would take each other's files for their own."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotRestore(
+                f"{directory}: another restore is writing there",
+                hint="Wait for it, or end it; then the same command goes on.",
+            ) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def _make_files(plan: Plan, tree: Tree) -> None:
+    """First what the backup does not have goes, then everything that it has gets its name and size."""
+    named: set[int] = set()
+    top: set[str] = set()
+    for part in _parts(plan):
+        named.add(hash(part.path))
+        if part.path.startswith("pg_tblspc/") and part.path.count("/") == 2:
+            top.add(part.path)
+    named.add(hash(state.NAME))
+    tree.keep_only(lambda path: hash(path) in named, top)
+    for part in _parts(plan):
+        if part.offset == 0:
+            tree.make(part)
+    group = any(part.path == "PG_VERSION" and part.mode & 0o040 for part in _parts(plan))
+    for place in (plan.directory, *plan.tablespaces.values()):
+        place.chmod(0o750 if group else 0o700)
+
+
+def _parts(plan: Plan) -> Iterator[Part]:
+    """Of everything that is restored."""
+    for piece in with_retries(lambda: plan.backups.index(plan.backup)):
+        yield from filter(is_placed, piece.parts)
+
+
+def _settle(plan: Plan, tree: Tree, recovery: dict[str, str], control: bytes, result: Result) -> None:
+    """Tablespaces, settings, and the signal file."""
+    mode = _mode(plan.directory)
+    for oid, place in plan.tablespaces.items():
+        tree.link(f"pg_tblspc/{oid}", place)
+    if plan.tablespaces:
+        tree.write_file("tablespace_map", settings.tablespace_map(plan.tablespaces), mode)
+    auto_conf, aside = settings.auto_conf(tree.read_file(settings.AUTO_CONF, _LONGEST_AUTO_CONF) or b"", recovery)
+    tree.write_file(settings.AUTO_CONF, auto_conf, mode)
+    result.aside = tuple(aside)
+    result.sockets = _sockets(plan.directory)
+    if tree.read_file("pg_hba.conf", 1) is None:
+        tree.write_file(settings.HBA, settings.HBA_CONTENT, mode)
+    told = _control_data(plan, control)
+    tree.write_file(settings.START_CONF, settings.start_conf(plan.directory, told, result.sockets), mode)
+    tree.write_file("recovery.signal", b"", mode)
+
+
+def _control_data(plan: Plan, control: bytes) -> str:
+    """pg_controldata wants a data directory: a scratch one has what ours gets last of all."""
+    with tempfile.TemporaryDirectory(prefix="walkeeper-") as scratch:
+        folder = Path(scratch) / "global"
+        folder.mkdir()
+        (folder / "pg_control").write_bytes(control)
+        return programs.control_data(plan.folder, Path(scratch))
+
+
+def _sockets(directory: Path) -> Path:
+    """In the data directory, which is its owner's alone; where that path is too long for a socket, in /tmp."""
+    if len(os.fsencode(directory)) + len(_SOCKET) <= _LONGEST_SOCKET:
+        return directory
+    return Path(tempfile.mkdtemp(prefix="walkeeper-", dir="/tmp"))
+
+
+def _mode(directory: Path) -> int:
+    """Of files, as PostgreSQL takes it from its data directory's."""
+    return 0o640 if directory.stat().st_mode & 0o050 else 0o600

@@ -1,0 +1,201 @@
+"""``walkeeper restore``: from nothing but the store to a server that starts with one command.
+
+Exit codes: 0 it is there, or with --dry-run it can be; 1 it is refused or went wrong; 2 the configuration cannot be used.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import logging
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from walkeeper.config import Config
+from walkeeper.core import amounts
+from walkeeper.errors import CannotRestore
+from walkeeper.lib import events
+from walkeeper.lib.terminal import Progress, wrapped
+from walkeeper.restore.directory import here, settings
+from walkeeper.restore.directory import plan as planning
+from walkeeper.restore.directory.carry_out import Result, carry_out
+from walkeeper.restore.directory.model import Plan, Request
+from walkeeper.restore.directory.target import Latest
+
+FORMAT: Final = 1
+"""Of the document that --json prints."""
+_SCRIPT: Final = "walkeeper-restore-wal"
+_SAMPLES: Final = 3
+"""Pieces that --dry-run fetches, to say how long it would take."""
+
+
+def main(config: Config, request: Request, *, dry_run: bool, json: bool) -> int:
+    """Raises what ``plan.make`` and ``carry_out`` raise; returns 0."""
+    events.to_stderr(logging.WARNING)
+    if os.geteuid() == 0:
+        raise CannotRestore(
+            "restore: this is root, and PostgreSQL does not start on what root owns",
+            hint="Run it as PostgreSQL's user: sudo -u postgres walkeeper restore …",
+        )
+    script = restore_script()
+    plan = planning.make(config, request)
+    command = settings.restore_command(script, config.source, request.scope)
+    if plan.is_done:
+        _print(_there_already(plan), _document(plan, "restored"), json=json)
+        return 0
+    here.check_place(plan)
+    if dry_run:
+        seconds = _estimate(plan)
+        _print(_told(plan, seconds), _document(plan, "planned", seconds=round(seconds)), json=json)
+        return 0
+    if not json:
+        print("\n".join(_told(plan, None)), flush=True)  # noqa: T201 - it is for standard output
+    begun = time.monotonic()
+    with Progress() as progress:
+        result = carry_out(plan, command, _shown(progress, plan.backup.bytes))
+    seconds = time.monotonic() - begun
+    document = _document(plan, "restored", seconds=round(seconds), fetched_bytes=result.fetched, kept_bytes=result.kept)
+    _print(_ended(plan, result, seconds), document, json=json)
+    return 0
+
+
+def restore_script() -> str:
+    """Where the script is that PostgreSQL will run: beside this Python, else on the search path. Raises CannotRestore."""
+    beside = Path(sys.executable).with_name(_SCRIPT)
+    found = str(beside) if beside.exists() else shutil.which(_SCRIPT)
+    if not found:
+        raise CannotRestore(
+            f"{_SCRIPT}: it is neither beside {sys.executable} nor on the search path",
+            hint="PostgreSQL gets its WAL with it. Install walkeeper from its wheel.",
+        )
+    return str(Path(found).absolute())
+
+
+def _shown(progress: Progress, total: int) -> Callable[[int], None]:
+    """How much of it is there, how fast, how long it will take."""
+    begun, done = time.monotonic(), 0
+
+    def moved(count: int) -> None:
+        nonlocal done
+        done += count
+        seconds = max(0.001, time.monotonic() - begun)
+        rate = done / seconds
+        left = amounts.duration(max(0, total - done) / rate) if rate else "?"
+        part = min(1.0, done / total) if total else 1.0
+        bar = "#" * int(20 * part)
+        progress.show(f"[{bar:<20}] {part:4.0%} of {amounts.size(total)}, {amounts.rate(rate)}, {left} left")
+
+    return moved
+
+
+def _estimate(plan: Plan) -> float:
+    """Seconds, roughly: some pieces are fetched to see how fast they come, and the WAL is taken to come as fast."""
+    begun, packed = time.monotonic(), 0
+    pieces = sorted(plan.backups.index(plan.backup), key=lambda piece: -piece.packed_size)[:_SAMPLES]
+    for piece in pieces:
+        for _ in plan.backups.pour(plan.backup, piece):
+            pass
+        packed += piece.packed_size
+    rate = packed / max(0.001, time.monotonic() - begun)
+    return (plan.backup.packed_bytes / plan.config.restore_workers + plan.wal_bytes) / max(1.0, rate)
+
+
+def _told(plan: Plan, seconds: float | None) -> list[str]:
+    backup, spaces = plan.backup, plan.tablespaces.items()
+    upto = f", which is at {plan.end}" if plan.end is not None and not isinstance(plan.target, Latest) else ""
+    end = f", {plan.end}" if isinstance(plan.target, Latest) else ""
+    size = f"{amounts.size(backup.bytes)}, {amounts.size(backup.packed_bytes)} to fetch"
+    lines = [
+        *wrapped(
+            "Backup", f"{backup.id} of {backup.member}, PostgreSQL {backup.major}, stopped at {backup.stop.at}: {size}"
+        ),
+        *wrapped("Target", f"{plan.target.text}{upto}{end} on timeline {plan.timeline}"),
+        *wrapped("WAL", f"{plan.wal_segments:,} segments at most, some {amounts.size(plan.wal_bytes)} to fetch"),
+        *wrapped("Into", "; ".join([str(plan.directory), *(f"tablespace {oid}: {place}" for oid, place in spaces)])),
+    ]
+    if plan.resumed is not None:
+        lines += wrapped("Goes on", f"what was begun at {plan.resumed.began}")
+    if seconds is not None:
+        lines += wrapped(
+            "Takes", f"{amounts.duration(seconds)} roughly, and the time to replay the WAL. Nothing was written."
+        )
+    for note in plan.notes:
+        lines += wrapped("Note", note)
+    return lines
+
+
+def _ended(plan: Plan, result: Result, seconds: float) -> list[str]:
+    kept = f", {amounts.size(result.kept)} were there" if result.kept else ""
+    lines = [
+        "",
+        *wrapped(
+            "Restored",
+            f"in {amounts.duration(seconds)}: {amounts.size(result.fetched)} fetched{kept}. It is not started.",
+        ),
+    ]
+    if result.aside:
+        names = ", ".join(result.aside)
+        lines += wrapped(
+            "Aside", f"{settings.AUTO_CONF} set {names}: comments now, for you to put back when this is production."
+        )
+    if result.pin_problem:
+        lines += wrapped("No pin", f"expire does not know of this restore: {result.pin_problem}")
+    return [*lines, *_next_steps(plan)]
+
+
+def _there_already(plan: Plan) -> list[str]:
+    done = f"backup {plan.backup.id} is in {plan.directory} already, whole, by this command. Nothing was done."
+    return [*wrapped("Restored", done), *_next_steps(plan)]
+
+
+def _next_steps(plan: Plan) -> list[str]:
+    pg_ctl = str(plan.folder / "pg_ctl") if plan.folder else "pg_ctl"
+    lines = [
+        "",
+        "Start it, reachable through a socket only, not archiving:",
+        f"  {settings.start_command(pg_ctl, plan.directory)}",
+    ]
+    action = plan.recovery.get("recovery_target_action")
+    if action == "pause":
+        query = "select pg_wal_replay_resume()"
+        lines += [
+            "It replays up to the target and pauses there. Look at it; then end the recovery, or restore to another target:",
+            f"  psql -h {shlex.quote(str(plan.directory))} -c {shlex.quote(query)}",
+        ]
+    elif action == "shutdown":
+        lines.append("It replays up to the target and shuts down.")
+    else:
+        lines.append("It replays up to the target, and then is a primary on a new timeline.")
+    return [*lines, "Then hand it over, to Patroni for instance: docs/recovery.md says how."]
+
+
+def _document(plan: Plan, outcome: str, **more: Any) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "outcome": outcome,
+        "archive": plan.evidence.layout.root.rstrip("/"),
+        "backup": plan.backup.id,
+        "postgresql": plan.backup.major,
+        "timeline": plan.timeline,
+        "target": plan.request.to,
+        "end": None if plan.end is None else str(plan.end),
+        "bytes": plan.backup.bytes,
+        "packed_bytes": plan.backup.packed_bytes,
+        "wal_segments": plan.wal_segments,
+        "wal_bytes": plan.wal_bytes,
+        "directory": str(plan.directory),
+        "tablespaces": {str(oid): str(place) for oid, place in plan.tablespaces.items()},
+        "recovery": plan.recovery,
+        "start": settings.start_command(str(plan.folder / "pg_ctl") if plan.folder else "pg_ctl", plan.directory),
+        "notes": list(plan.notes),
+        **more,
+    }
+
+
+def _print(lines: list[str], document: dict[str, Any], *, json: bool) -> None:
+    print(json_module.dumps(document, indent=2) if json else "\n".join(lines))  # noqa: T201 - it is for standard output

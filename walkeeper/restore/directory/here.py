@@ -1,0 +1,191 @@
+"""What a restore needs of this host: directories, the room in them, the server's programs. Writes nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from walkeeper.config import Config
+from walkeeper.core.amounts import size as shown_size
+from walkeeper.core.backup import Backup
+from walkeeper.errors import CannotRestore
+from walkeeper.lib.retry import with_retries
+from walkeeper.postgres import programs as postgres_programs
+from walkeeper.postgres.data_directory import running_server
+from walkeeper.restore.directory import state
+from walkeeper.restore.directory.fetch import check_order
+from walkeeper.restore.directory.model import Plan, Request
+from walkeeper.restore.directory.state import Asked, State
+
+_SPARE: Final = 256 * 1024 * 1024
+"""Bytes that must be free besides: segments of WAL that the recovery asks for, and what it writes."""
+
+
+def check_place(plan: Plan) -> None:
+    """That the directories can take it: empty, ours, with room. Reads the index, and so proves that a key opens it.
+
+    Raises CannotRestore, CannotTell, Locked, BadBackup or the store's errors. Writes nothing.
+    """
+    places = {0: plan.directory, **plan.tablespaces}
+    for oid, place in places.items():
+        _check_directory(place, oid, plan)
+    needed = dict.fromkeys(places, 0)
+    for piece in with_retries(lambda: plan.backups.index(plan.backup)):
+        check_order(piece)
+        for part in piece.parts:
+            if part.kind == "f" and part.offset == 0:
+                needed[_of(part.path, places)] += part.size
+    _check_room(places, needed)
+
+
+def directory(config: Config, request: Request) -> Path:
+    directory = request.directory or config.node.data_dir
+    if directory is None:
+        raise CannotRestore(
+            "restore: no data directory", hint="Name one with --data-dir: the configuration has no postgresql.data_dir."
+        )
+    return directory.absolute()
+
+
+def before(directory: Path) -> State | None:
+    """What an earlier restore left there. Raises CannotRestore where a server runs in it."""
+    if not directory.is_dir():
+        return None
+    try:
+        server = running_server(directory)
+    except OSError:
+        server = None
+    if server is not None:
+        raise CannotRestore(f"{directory}: a server runs there, with pid {server.pid}", hint="Stop it first.")
+    return state.read(directory)
+
+
+def resumable(directory: Path, before: State | None, asked: Asked, *, delta: bool) -> State | None:
+    """What is gone on with. One that has ended is not: with --delta it is a directory like any other."""
+    if before is None:
+        return None
+    whole = (directory / "global" / "pg_control").exists()
+    if before.asked == asked and not (delta and whole and before.phase == "placing"):
+        return before
+    if delta:
+        return None
+    raise CannotRestore(
+        f"{directory}: backup {before.backup} is being restored there to {before.asked.to!r}, since {before.began}",
+        hint="The same command goes on with it. --delta makes it what is asked for now.",
+    )
+
+
+def tablespaces(backup: Backup, directory: Path, told: tuple[str, ...]) -> dict[int, Path]:
+    """Where each of the backup's goes. One that lay in the data directory stays there. Raises CannotRestore."""
+    moved = {}
+    for each in told:
+        old, equals, new = each.partition("=")
+        if not equals or not new.startswith("/"):
+            raise CannotRestore(
+                f"--tablespace {each}: not OLD=NEW with an absolute path", hint="OLD is its OID, or where it lay."
+            )
+        moved[old] = Path(new)
+    places = {}
+    for space in backup.tablespaces:
+        named = moved.pop(str(space.oid), None) or moved.pop(space.location, None)
+        if named is not None or space.location.startswith("/"):
+            places[space.oid] = named or Path(space.location)
+    if moved:
+        there = ", ".join(f"{space.oid} {space.location}" for space in backup.tablespaces) or "none"
+        raise CannotRestore(
+            f"--tablespace {next(iter(moved))}: backup {backup.id} has no such tablespace", hint=f"It has: {there}."
+        )
+    resolved = [os.path.realpath(place) for place in (directory, *places.values())]
+    for each in resolved:
+        if sum(os.path.commonpath([each, other]) == other for other in resolved) > 1:
+            raise CannotRestore(
+                f"{each}: it lies in another directory of this restore",
+                hint="Choose another place with --tablespace OLD=NEW.",
+            )
+    return places
+
+
+def programs(config: Config, backup: Backup) -> Path | None:
+    """Raises CannotRestore where only other versions are here: what was restored could not be started."""
+    folder, unfit = postgres_programs.server_folder(config.bin_dir, backup.major)
+    if folder is None and unfit:
+        raise CannotRestore(
+            f"backup {backup.id}: it is of PostgreSQL {backup.major}, and {', '.join(unfit)}",
+            hint=f"Install PostgreSQL {backup.major}, or set postgresql.bin_dir to where it is.",
+        )
+    return folder
+
+
+def _check_directory(place: Path, oid: int, plan: Plan) -> None:
+    option = "--data-dir" if oid == 0 else f"--tablespace {oid}=DIRECTORY"
+    try:
+        if not place.exists():
+            near = next(each for each in place.parents if each.exists())
+            if not os.access(near, os.W_OK | os.X_OK):
+                raise CannotRestore(
+                    f"{place}: it cannot be made: {near} may not be written", hint=f"Make it, or {option}."
+                )
+            return
+        found = place.stat()
+        if not place.is_dir():
+            raise CannotRestore(f"{place}: it is not a directory", hint=f"Choose another one with {option}.")
+        if found.st_uid != os.geteuid():
+            raise CannotRestore(
+                f"{place}: it belongs to uid {found.st_uid}, and this is uid {os.geteuid()}",
+                hint="Run walkeeper restore as PostgreSQL's user, who must own it.",
+            )
+        content = [each for each in place.iterdir() if each.name != "lost+found"]
+    except OSError as problem:
+        raise CannotRestore(f"{place}: {problem.strerror}", hint=f"Choose another one with {option}.") from None
+    if content and not plan.request.delta and plan.resumed is None:
+        raise CannotRestore(
+            f"{place}: it is not empty",
+            hint=f"Empty it, choose another one with {option}, or write over it with --delta.",
+        )
+    known = (place / "PG_VERSION").exists() or (place / state.NAME).exists()
+    if oid == 0 and content and not known:
+        raise CannotRestore(
+            f"{place}: it is not a data directory, and --delta removes what the backup does not have",
+            hint="Is it the right path? An empty directory needs no --delta.",
+        )
+
+
+def _of(path: str, places: dict[int, Path]) -> int:
+    """The tablespace that a path of the index is in, by OID; 0 for none."""
+    folder, _, rest = path.partition("/")
+    oid = rest.partition("/")[0]
+    return int(oid) if folder == "pg_tblspc" and oid.isdecimal() and int(oid) in places else 0
+
+
+def _check_room(places: dict[int, Path], needed: dict[int, int]) -> None:
+    """On each file system; what lies in the directories already is written over."""
+    total: dict[int, list[int]] = {}
+    shown: dict[int, Path] = {}
+    for oid, place in places.items():
+        near = next(each for each in (place, *place.parents) if each.exists())
+        device = near.stat().st_dev
+        sums = total.setdefault(device, [0 if oid else _SPARE, 0])
+        sums[0] += needed[oid]
+        sums[1] += _used(place) if place.exists() else 0
+        shown.setdefault(device, near)
+    for device, (bytes_, used) in total.items():
+        disk = os.statvfs(shown[device])
+        free = disk.f_bavail * disk.f_frsize + used
+        if bytes_ > free:
+            raise CannotRestore(
+                f"{shown[device]}: the backup needs {shown_size(bytes_)} there, and {shown_size(free)} are free",
+                hint="Make room, or choose another directory with --data-dir, or with --tablespace OLD=NEW.",
+            )
+
+
+def _used(place: Path) -> int:
+    """Bytes on the disk."""
+    found = 0
+    for folder, _, names in os.walk(place):
+        for name in names:
+            try:
+                found += os.lstat(f"{folder}/{name}").st_blocks * 512
+            except OSError:
+                continue
+    return found

@@ -1,0 +1,62 @@
+"""What a restore was asked for, and what was decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from walkeeper.archive.backups import Backups
+from walkeeper.config import Config
+from walkeeper.core.backup import Backup
+from walkeeper.core.lsn import Lsn
+from walkeeper.restore.directory.state import Asked, State
+from walkeeper.restore.directory.target import Action, Target
+from walkeeper.verify.evidence import Evidence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """As the command line has it. ``timeline`` is a number or ``latest``; ``scope`` is --from's."""
+
+    to: str = "latest"
+    timeline: str | None = None
+    directory: Path | None = None
+    delta: bool = False
+    tablespaces: tuple[str, ...] = ()
+    scope: str | None = None
+    backup: str | None = None
+    system_identifier: int | None = None
+    action: Action | None = None
+    exclusive: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """``end``: up to where WAL is replayed, where that is known; ``wal_segments`` are replayed at most.
+
+    ``folder``: the server's programs, if there are any. ``resumed``: what an earlier run of this command left.
+    """
+
+    config: Config
+    request: Request
+    evidence: Evidence
+    backups: Backups
+    backup: Backup
+    timeline: int
+    target: Target
+    end: Lsn | None
+    recovery: dict[str, str]
+    directory: Path
+    tablespaces: dict[int, Path]
+    asked: Asked
+    folder: Path | None
+    wal_segments: int
+    wal_bytes: int
+    resumed: State | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_done(self) -> bool:
+        """The directory is whole already, by an earlier run of this command."""
+        control = self.directory / "global" / "pg_control"
+        return self.resumed is not None and self.resumed.phase == "placing" and control.exists()

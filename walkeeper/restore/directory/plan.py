@@ -1,0 +1,286 @@
+"""What a restore would do, before anything is written: which backup, up to where. Refuses what cannot end well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from walkeeper.archive import restorable
+from walkeeper.archive.open import Archives, open_archives
+from walkeeper.archive.read import Reader
+from walkeeper.archive.restorable import Listed, Restorable
+from walkeeper.archive.times import CommitTimes
+from walkeeper.config import Config
+from walkeeper.core.backup import BackupId
+from walkeeper.core.commits import since_2000
+from walkeeper.core.coverage import chain, last_stored
+from walkeeper.core.history import History
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.wal_records import last_begin, read_record
+from walkeeper.core.windows import (
+    Choice,
+    Holdings,
+    NoChoice,
+    Window,
+    Windows,
+    choose,
+    consistent_at,
+)
+from walkeeper.errors import CannotRestore
+from walkeeper.lib.retry import with_retries
+from walkeeper.restore.directory import here, target
+from walkeeper.restore.directory.model import Plan, Request
+from walkeeper.restore.directory.state import Asked, State
+from walkeeper.restore.directory.target import Immediate, Latest, Target, ToLsn, ToTime
+from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
+
+_SHOWN: Final = 3
+_PREFETCHED: Final = 2
+"""Segments before a hole in which PostgreSQL's look-ahead may run into it: it has half a MiB in view, at most."""
+_PREFETCHES: Final = 15
+"""The first major version that looks ahead while it recovers."""
+
+
+def make(config: Config, request: Request) -> Plan:
+    """Raises CannotRestore, CannotTell, ConfigError, BadBackup, Locked or the store's errors. Writes nothing."""
+    wanted = target.parse(request.to)
+    _check_action(request, wanted)
+    directory = here.directory(config, request)
+    if request.scope is not None:
+        config = replace(config, scope=request.scope)
+    before = here.before(directory)
+    archives = open_archives(config, to_read=True)
+    system_identifier = request.system_identifier or (before.asked.system_identifier if before else None)
+    evidence = gather(config, archives.store, ask_the_dcs(config), system_identifier)
+    asked = _asked(config, request, evidence)
+    resumed = here.resumable(directory, before, asked, delta=request.delta)
+    can = _look(evidence, archives)
+    found = can.windows
+    timeline = _timeline(can.holdings, request.timeline)
+    chosen = _choose(found, request, resumed, timeline, wanted)
+    history = can.holdings.histories.get(timeline, History(timeline))
+    times = CommitTimes(archives.store, evidence.layout, archives.codec, history, evidence.size)
+    end = _end(wanted, chosen, times, exclusive=request.exclusive)
+    hole = _hole_behind(evidence, history, chosen.window)
+    if isinstance(wanted, Latest) and hole is not None:
+        raise CannotRestore(
+            f"--to latest: the archive is not whole: after {chosen.window.end} WAL is missing, and more is behind it",
+            hint=f"--to {chosen.window.end} restores up to there. walkeeper verify says what is missing.",
+        )
+    recovery = resumed.recovery if resumed else _recovery(
+        wanted, request, timeline, chosen, archives.reader(), evidence, history, end=end, hole=hole
+    )  # fmt: skip
+    upto = end or chosen.window.end
+    segments = max(0, -(-upto // evidence.size) - Lsn.parse(chosen.backup.wal[0].start) // evidence.size)
+    return Plan(
+        config=config,
+        request=request,
+        evidence=evidence,
+        backups=archives.backups(evidence.layout.system_identifier),
+        backup=chosen.backup,
+        timeline=timeline,
+        target=wanted,
+        end=end,
+        recovery=recovery,
+        directory=directory,
+        tablespaces=here.tablespaces(chosen.backup, directory, request.tablespaces),
+        asked=asked,
+        folder=here.programs(config, chosen.backup),
+        wal_segments=segments,
+        wal_bytes=segments * _usual_bytes(evidence),
+        resumed=resumed,
+        notes=tuple(_notes(wanted, request, found)),
+    )
+
+
+def _look(evidence: Evidence, archives: Archives) -> Restorable:
+    """What the archive can restore. Raises CannotRestore where it has no backup."""
+    backups = archives.backups(evidence.layout.system_identifier)
+    documents = with_retries(lambda: restorable.read_documents(backups))
+    if not documents.backups:
+        unreadable = "; ".join(documents.unreadable.values())
+        raise CannotRestore(
+            f"{evidence.store.url}/{evidence.layout.root}: there is no base backup in it",
+            hint=unreadable or "walkeeper backup takes one. For those that other tools take, see docs/recovery.md.",
+        )
+    listed = Listed(evidence.archived, evidence.histories, evidence.start)
+    record = evidence.claim.record
+    return restorable.judged(evidence.store, evidence.layout, evidence.size, documents, listed, record)
+
+
+def _check_action(request: Request, wanted: Target) -> None:
+    """Raises CannotRestore for options that the target leaves without a meaning."""
+    if isinstance(wanted, Latest) and request.action not in (None, "promote"):
+        raise CannotRestore(
+            f"--action {request.action}: a recovery to latest ends where the WAL ends, and the server is then a primary",
+            hint="Name a time or a position with --to.",
+        )
+    if request.exclusive and isinstance(wanted, Latest | Immediate | target.ToName):
+        raise CannotRestore(f"--exclusive: it says nothing of {wanted.text}", hint="It is for a time or a transaction.")
+
+
+def _timeline(holdings: Holdings, asked: str | None) -> int:
+    """By default the one that the cluster goes on with; ``latest`` is PostgreSQL's: the highest number."""
+    if asked is None:
+        return holdings.kept.timeline
+    return max(holdings.histories) if asked == "latest" else int(asked)
+
+
+def _choose(found: Windows, request: Request, resumed: State | None, timeline: int, wanted: Target) -> Choice:
+    position = wanted.lsn if isinstance(wanted, ToLsn) else None
+    named = resumed.backup if resumed else request.backup
+    if named is not None:
+        return _named(found, named, timeline, wanted)
+    at = wanted.at if isinstance(wanted, ToTime) else None
+    chosen = choose(found, position, timeline=timeline, at=at)
+    if isinstance(chosen, NoChoice):
+        raise CannotRestore(f"--to {request.to}: {chosen.why}", hint=_near(chosen.near, found))
+    return chosen
+
+
+def _named(found: Windows, named: str, timeline: int, wanted: Target) -> Choice:
+    """That backup, if it is complete on the timeline's chain, and the target is not before it. Raises BadBackup."""
+    BackupId.parse(named)
+    judged = next((each for each in found.judged if each.backup.id == named), None)
+    if judged is None:
+        raise CannotRestore(f"--backup {named}: it is not in the archive", hint="walkeeper backups lists what is.")
+    if not judged.counts:
+        raise CannotRestore(
+            f"--backup {named}: it is {judged.verdict}: {judged.why}",
+            hint="walkeeper backups lists those that are complete.",
+        )
+    for window in found.chains.get(timeline, ()):
+        if judged.backup in window.backups:
+            begin = consistent_at(judged.backup)
+            if isinstance(wanted, ToLsn) and not begin <= wanted.lsn <= window.end:
+                raise CannotRestore(
+                    f"--backup {named}: with it everything from {begin} to {window.end} can be restored, and not {wanted.lsn}",
+                    hint="Leave --backup out, and the newest one before the target is taken.",
+                )
+            return Choice(judged.backup, window)
+    raise CannotRestore(
+        f"--backup {named}: a recovery along timeline {timeline} cannot begin with it",
+        hint=f"It is of timeline {judged.backup.stop.timeline}: name one that comes from there with --timeline.",
+    )
+
+
+def _near(near: tuple[Window, ...], found: Windows) -> str:
+    told = [f"from {window.start} to {window.end} on timeline {window.timeline}" for window in near[:_SHOWN]]
+    if told:
+        return f"What can be restored near it: {'; '.join(told)}."
+    reasons = [f"{each.backup.id}: {each.why}" for each in found.judged[-_SHOWN:] if not each.counts]
+    return f"No backup is complete. {'; '.join(reasons)}" if reasons else "walkeeper backups lists what there is."
+
+
+def _end(wanted: Target, chosen: Choice, times: CommitTimes, *, exclusive: bool) -> Lsn | None:
+    """Where the recovery ends; None where only the recovery finds out. Raises CannotRestore for a time that it never gets to."""
+    begin = consistent_at(chosen.backup)
+    if isinstance(wanted, Immediate):
+        return begin
+    if isinstance(wanted, ToLsn):
+        return wanted.lsn
+    if isinstance(wanted, Latest):
+        return chosen.window.end
+    if not isinstance(wanted, ToTime):
+        return None
+    moment = since_2000(wanted.at) - (1 if exclusive else 0)
+    found = with_retries(lambda: times.position_of(moment, begin, chosen.window.end))
+    if found is not None:
+        return found
+    last = with_retries(lambda: times.last(begin, chosen.window.end))
+    when = f"the last one was at {last.when}" if last else "there is none"
+    raise CannotRestore(
+        f"--to {wanted.text}: no transaction ended after that up to {chosen.window.end}, where the WAL ends: {when}",
+        hint=f"PostgreSQL would not know where to stop. --to {chosen.window.end} restores all that there is.",
+    )
+
+
+def _hole_behind(evidence: Evidence, history: History, window: Window) -> int | None:
+    """The number of the segment in which the window breaks off, if the chain goes on behind it; else None."""
+    number = window.end // evidence.size
+    last = last_stored(evidence.archived, history, evidence.size)
+    if last is not None and last > number:
+        return number
+    for stretch in chain(history, evidence.size, number):
+        if any(gap.end > number for gap in evidence.archived.gaps.get(stretch.timeline, ()) if gap.first < stretch.end):
+            return number
+    return None
+
+
+def _recovery(
+    wanted: Target, request: Request, timeline: int, chosen: Choice, reader: Reader, evidence: Evidence, history: History,
+    *, end: Lsn | None, hole: int | None,
+) -> dict[str, str]:  # fmt: skip
+    """PostgreSQL's settings, without restore_command."""
+    found = target.settings(wanted, exclusive=request.exclusive)
+    if isinstance(wanted, ToLsn):
+        last = last_record(reader, evidence, history, wanted.lsn)
+        if last is not None and last >= Lsn.parse(chosen.backup.start.lsn):
+            found = {"recovery_target_lsn": str(last), "recovery_target_inclusive": "on"}
+    if found:
+        found["recovery_target_action"] = request.action or "pause"
+    found["recovery_target_timeline"] = str(timeline)
+    near = hole is not None and (end is None or end // evidence.size + _PREFETCHED >= hole)
+    if near and chosen.backup.major >= _PREFETCHES:
+        found["recovery_prefetch"] = "off"
+    return found
+
+
+def last_record(reader: Reader, evidence: Evidence, history: History, lsn: Lsn) -> Lsn | None:
+    """Where the last record begins that ends at ``lsn`` or before; None where that cannot be read.
+
+    PostgreSQL stops at a position only when it meets a record there: at the end of what is stored, or before a hole, there is
+    none. It stops *after* a record that it has replayed without looking further.
+    """
+    if lsn == 0:
+        return None
+    segment = history.segment_at(Lsn(lsn - 1), evidence.size)
+    plain = with_retries(lambda: reader.deliver(evidence.layout, segment.name))
+    if plain is None:
+        tail = with_retries(lambda: reader.tail(evidence.layout, segment.name))
+        plain = None if tail.assembled is None else tail.assembled.plain
+    if plain is None:
+        return None
+    begin = last_begin(plain, min(lsn - 1 - segment.start, len(plain) - 1))
+    while begin is not None:
+        record = read_record(plain, segment, begin)
+        if record is not None and segment.start + record.end <= lsn:
+            return Lsn(segment.start + begin)
+        begin = (
+            last_begin(plain, begin - 1) if begin > 0 and (record is None or record.end > lsn - segment.start) else None
+        )
+    return None
+
+
+def _usual_bytes(evidence: Evidence) -> int:
+    """Of a stored segment, on average."""
+    runs = [run for found in evidence.runs.values() for run in found]
+    count = sum(run.end - run.first for run in runs)
+    return sum(run.bytes for run in runs) // count if count else 0
+
+
+def _notes(wanted: Target, request: Request, found: Windows) -> Iterator[str]:
+    if (
+        not isinstance(wanted, Latest | Immediate | ToLsn | ToTime)
+        and request.backup is None
+        and len(found.complete) > 1
+    ):
+        yield (
+            f"Where {wanted.text} lies is not known beforehand: the newest backup is taken. If it lies before that, PostgreSQL "
+            "says at the end that the target was not reached: name an older backup with --backup."
+        )
+
+
+def _asked(config: Config, request: Request, evidence: Evidence) -> Asked:
+    return Asked(
+        to=request.to,
+        scope=config.scope,
+        group=config.group,
+        system_identifier=evidence.layout.system_identifier,
+        backup=request.backup,
+        timeline=request.timeline,
+        exclusive=request.exclusive,
+        action=request.action,
+        tablespaces=request.tablespaces,
+    )

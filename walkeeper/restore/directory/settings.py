@@ -1,0 +1,175 @@
+"""The settings of a restored server: those that tell PostgreSQL what to recover, and those that keep it to itself meanwhile.
+
+The first go into ``postgresql.auto.conf``, which a server reads however it is started: none overshoots the target. The second
+are a file of their own, ``walkeeper.conf``, for the start that the command prints: what the backup's files say, without what
+only held on the host where they come from. So nothing has to be taken back before the server goes into production.
+No I/O but reading the files that the backup's configuration includes.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+AUTO_CONF: Final = "postgresql.auto.conf"
+START_CONF: Final = "walkeeper.conf"
+START_LOG: Final = "walkeeper.log"
+_BEGIN: Final = "# --- walkeeper restore: what follows counts until this recovery has ended"
+_END: Final = "# --- walkeeper restore: end"
+_ASIDE: Final = "# set aside by walkeeper restore: "
+_LINE: Final = re.compile(r"\s*([A-Za-z_][\w$.]*)\s*(?:=\s*|\s+|\Z)(.*)", re.DOTALL)
+_QUOTED: Final = re.compile(r"'((?:[^'\\]|''|\\.)*)'")
+_LONGEST: Final = 1024 * 1024
+"""Bytes that are read of one file."""
+_DEEPEST: Final = 10
+"""Files that include each other, as in PostgreSQL."""
+
+_RECOVERY: Final = re.compile(
+    r"restore_command|recovery_.*|primary_conninfo|primary_slot_name|archive_cleanup_command|promote_trigger_file"
+)
+_OF_A_HOST: Final = re.compile(
+    r"data_directory|config_file|hba_file|ident_file|external_pid_file|listen_addresses|port|unix_socket_.*|bonjour.*|ssl.*|"
+    r"krb_.*|archive_.*|summarize_wal|synchronous_standby_names|synchronized_standby_slots|cluster_name|log(ging)?_(collector|"
+    r"directory|filename|destination)|syslog_.*|stats_temp_directory|lc_(messages|monetary|numeric|time)|max_slot_wal_keep_size|"
+    r"idle_replication_slot_timeout|include(_dir|_if_exists)?"
+)
+"""What holds on one host only, or acts on others: addresses, files by absolute path, archiving, waiting for standbys."""
+_FROM_CONTROL: Final = {
+    "max_connections": "max_connections setting",
+    "max_worker_processes": "max_worker_processes setting",
+    "max_wal_senders": "max_wal_senders setting",
+    "max_prepared_transactions": "max_prepared_xacts setting",
+    "max_locks_per_transaction": "max_locks_per_xact setting",
+}
+"""What a server that may be read while it recovers must have as the primary had it, as pg_controldata names it."""
+
+
+def auto_conf(original: bytes, recovery: Mapping[str, str]) -> tuple[bytes, list[str]]:
+    """The backup's ``postgresql.auto.conf`` with the recovery's settings at its end.
+
+    Returned as well: the names of settings that would keep the server from starting here, or let it act on others. They are
+    set aside as comments, since this file goes before every other.
+    """
+    lines, aside, within = [], [], False
+    for line in _text(original).splitlines():
+        if line in (_BEGIN, _END):
+            within = line == _BEGIN
+            continue
+        name = _name(line)
+        if within or (name and _RECOVERY.fullmatch(name)):
+            continue
+        if name and _OF_A_HOST.fullmatch(name):
+            aside.append(name)
+            lines.append(_ASIDE + line.strip())
+        else:
+            lines.append(line)
+    lines += [_BEGIN, *(f"{name} = {quoted(value)}" for name, value in recovery.items()), _END, ""]
+    return "\n".join(lines).encode("utf-8", "surrogateescape"), aside
+
+
+def start_conf(directory: Path, control_data: str, sockets: Path) -> bytes:
+    """``walkeeper.conf``. ``control_data`` is what pg_controldata says of the backup, in English; empty where it is not known."""
+    stated = dict(line.split(":", 1) for line in control_data.splitlines() if ":" in line)
+    ours = {
+        "data_directory": str(directory),
+        "hba_file": str(_hba_file(directory)),
+        "listen_addresses": "",
+        "port": "5432",
+        "unix_socket_directories": str(sockets),
+        "unix_socket_permissions": "0700",
+        "hot_standby": "on",
+        **{name: stated[label].strip() for name, label in _FROM_CONTROL.items() if label in stated},
+    }
+    if (directory / "pg_ident.conf").is_file():
+        ours["ident_file"] = str(directory / "pg_ident.conf")
+    lines = [
+        "# For the start that walkeeper restore has printed, and for nothing else: what the backup's postgresql.conf says,",
+        "# without addresses, files, archiving and standbys of the host that it comes from.",
+        *_flattened(directory / "postgresql.conf", 0),
+        "",
+        *(f"{name} = {quoted(value)}" for name, value in ours.items()),
+        "",
+    ]
+    return "\n".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _hba_file(directory: Path) -> Path:
+    """The backup's, or one that lets in who owns the server's process."""
+    return directory / ("pg_hba.conf" if (directory / "pg_hba.conf").is_file() else HBA)
+
+
+HBA: Final = "walkeeper_hba.conf"
+HBA_CONTENT: Final = b"local all all peer\n"
+
+
+def quoted(value: str) -> str:
+    """A value for postgresql.conf (``GUC_scanstr`` in ``guc-file.l``)."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "''").replace("\n", "\\n") + "'"
+
+
+def restore_command(program: str, config: Path, scope: str | None) -> str:
+    """PostgreSQL's, for a shell. ``program`` is walkeeper-restore-wal's path; ``scope``: another than the configuration's."""
+    words = [program, "-c", str(config)]
+    said = "" if scope is None else f"PATRONI_SCOPE={shlex.quote(scope)} "
+    return said + shlex.join(words).replace("%", "%%") + " %f %p"
+
+
+def start_command(pg_ctl: str, directory: Path) -> str:
+    """For people to paste."""
+    options = f"-c config_file={shlex.quote(str(directory / START_CONF))}"
+    log = str(directory / START_LOG)
+    return shlex.join([pg_ctl, "-D", str(directory), "-o", options, "-l", log, "-t", "86400", "start"])
+
+
+def tablespace_map(places: Mapping[int, Path]) -> bytes:
+    """For PostgreSQL, which makes the links again when it begins to recover (``read_tablespace_map`` in ``xlogrecovery.c``)."""
+    escaped = {oid: re.sub(r"([\\\n\r])", r"\\\1", str(place)) for oid, place in sorted(places.items())}
+    return "".join(f"{oid} {place}\n" for oid, place in escaped.items()).encode("utf-8", "surrogateescape")
+
+
+def _flattened(path: Path, depth: int) -> Iterator[str]:
+    """The settings of a file, and of those that it includes, but for what only holds on its host. What cannot be read is said."""
+    try:
+        with path.open("rb") as file:
+            text = _text(file.read(_LONGEST))
+    except OSError as problem:
+        yield f"# {path}: {problem.strerror}"
+        return
+    for line in text.splitlines():
+        name = _name(line)
+        if not name:
+            continue
+        if name.startswith("include"):
+            yield f"# {line.strip()}"
+            if depth < _DEEPEST and name in ("include", "include_if_exists", "include_dir"):
+                for inner in _included(path, name, line):
+                    yield from _flattened(inner, depth + 1)
+        elif not _OF_A_HOST.fullmatch(name) and not _RECOVERY.fullmatch(name):
+            yield line.strip()
+
+
+def _included(path: Path, name: str, line: str) -> list[Path]:
+    match = _LINE.match(line)
+    value = match[2].strip() if match else ""
+    in_quotes = _QUOTED.match(value)
+    named = in_quotes[1].replace("''", "'") if in_quotes else value.partition("#")[0].strip()
+    inner = path.parent / named
+    if name != "include_dir":
+        return [inner]
+    try:
+        return sorted(each for each in inner.iterdir() if each.name.endswith(".conf") and not each.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _name(line: str) -> str:
+    """The setting's, in lower case; empty for a comment or nothing."""
+    match = _LINE.match(line)
+    return match[1].lower() if match else ""
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "surrogateescape")

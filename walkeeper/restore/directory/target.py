@@ -1,0 +1,146 @@
+"""Up to where: what a person wrote after ``--to``, as a recovery target of PostgreSQL's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal, TypeAlias
+
+from walkeeper.core.lsn import Lsn
+from walkeeper.errors import BadName, CannotRestore
+
+Action: TypeAlias = Literal["pause", "promote", "shutdown"]
+
+_USAGE: Final = (
+    "It is latest, immediate, a time like '2026-11-27 23:10' (this host's time zone, or with one: 23:10+01), a position like "
+    "0/5000028, a transaction's number, or the name of a restore point."
+)
+_PREFIXED: Final = re.compile(r"(time|lsn|xid|name):(.+)", re.DOTALL)
+_NAME: Final = re.compile(r"[A-Za-z_].{0,62}", re.DOTALL)
+_LONGEST_NAME: Final = 63
+_HIGHEST_XID: Final = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """Everything that is stored."""
+
+    text: str = "everything that is archived"
+
+
+@dataclass(frozen=True, slots=True)
+class Immediate:
+    """Where the backup is consistent, and no further."""
+
+    text: str = "where the backup is consistent"
+
+
+@dataclass(frozen=True, slots=True)
+class ToLsn:
+    """Every record that ends there or before."""
+
+    lsn: Lsn
+
+    @property
+    def text(self) -> str:
+        return f"position {self.lsn}"
+
+
+@dataclass(frozen=True, slots=True)
+class ToTime:
+    """Every transaction that ended by then, with a zone."""
+
+    at: datetime
+
+    @property
+    def text(self) -> str:
+        return written(self.at)
+
+
+@dataclass(frozen=True, slots=True)
+class ToXid:
+    """That transaction's commit."""
+
+    xid: int
+
+    @property
+    def text(self) -> str:
+        return f"transaction {self.xid}"
+
+
+@dataclass(frozen=True, slots=True)
+class ToName:
+    """A restore point of ``pg_create_restore_point``."""
+
+    name: str
+
+    @property
+    def text(self) -> str:
+        return f"restore point {self.name!r}"
+
+
+Target: TypeAlias = Latest | Immediate | ToLsn | ToTime | ToXid | ToName
+
+
+def parse(text: str) -> Target:
+    """``time:…``, ``lsn:…``, ``xid:…`` and ``name:…`` say what it is; else its form does. Raises CannotRestore."""
+    prefixed = _PREFIXED.fullmatch(text)
+    kind, value = (prefixed[1], prefixed[2].strip()) if prefixed else ("", text.strip())
+    if not kind and value in ("latest", "immediate"):
+        return Latest() if value == "latest" else Immediate()
+    if kind == "lsn" or (not kind and re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", value)):
+        try:
+            return ToLsn(Lsn.parse(value))
+        except BadName:
+            raise _wrong(text) from None
+    if kind == "xid" or (not kind and value.isdecimal()):
+        if not value.isascii() or not value.isdecimal() or not 2 < int(value) <= _HIGHEST_XID:
+            raise _wrong(text)
+        return ToXid(int(value))
+    if kind == "time" or (not kind and re.match(r"[0-9]", value)):
+        return ToTime(_moment(text, value))
+    if kind == "name" or _NAME.fullmatch(value):
+        if len(value.encode()) > _LONGEST_NAME or not value.isprintable():
+            raise _wrong(text)
+        return ToName(value)
+    raise _wrong(text)
+
+
+def written(at: datetime) -> str:
+    """As PostgreSQL takes it: in UTC, to the microsecond."""
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f").rstrip("0").removesuffix(".") + "+00"
+
+
+def settings(target: Target, *, exclusive: bool) -> dict[str, str]:
+    """The one of PostgreSQL's settings that says it, and whether what is at the target belongs to it.
+
+    A position is where bytes end, as everywhere in walkeeper: PostgreSQL's own inclusive target would replay the record that
+    begins there, too.
+    """
+    inclusive = "off" if exclusive else "on"
+    if isinstance(target, Latest):
+        return {}
+    if isinstance(target, Immediate):
+        return {"recovery_target": "immediate"}
+    if isinstance(target, ToLsn):
+        return {"recovery_target_lsn": str(target.lsn), "recovery_target_inclusive": "off"}
+    if isinstance(target, ToTime):
+        return {"recovery_target_time": written(target.at), "recovery_target_inclusive": inclusive}
+    if isinstance(target, ToXid):
+        return {"recovery_target_xid": str(target.xid), "recovery_target_inclusive": inclusive}
+    return {"recovery_target_name": target.name}
+
+
+def _moment(text: str, value: str) -> datetime:
+    if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]", value):
+        raise _wrong(text)
+    try:
+        at = datetime.fromisoformat(re.sub(r"\s*(UTC|Z)\Z", "+00:00", value, flags=re.IGNORECASE))
+        return at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise _wrong(text) from None
+
+
+def _wrong(text: str) -> CannotRestore:
+    return CannotRestore(f"--to {text!r}: it is not a target", hint=_USAGE)
