@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,6 +13,7 @@ from walkeeper.archive.read import Reader
 from walkeeper.archive.tail import StoredPiece, stored_pieces
 from walkeeper.core.commits import Commit, commits, commits_back, crosses
 from walkeeper.core.history import History
+from walkeeper.core.landmarks import Find
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.tail import MAX_PIECE, Piece, longest_chain
@@ -84,6 +85,25 @@ class CommitTimes:
                 low = found.begin // self.size
         start = max(begin, Lsn(max(0, low - 1) * self.size))
         return next((each.begin for each in self._forward(start, end) if each.time > time), None)
+
+    def search(
+        self, begin: Lsn, end: Lsn, find: Find, looked: Callable[[Segment], None] = lambda _: None
+    ) -> Lsn | None:
+        """Where the record ends that ``find`` looks for, of those that end behind ``begin`` and at ``end`` or before.
+
+        Reads every segment in between, until it is found; ``looked`` is told of each.
+        """
+        before: tuple[Segment, Plain] | None = None
+        for number in range(begin // self.size, -(-end // self.size)):
+            segment = self.history.segment(number, self.size)
+            looked(segment)
+            plain = self._whole(segment)
+            found = None if before is None else find(before[1], before[0], plain)
+            if found is not None and begin < found <= end:
+                return found
+            before = segment, plain
+        found = None if before is None else find(before[1], before[0], b"")
+        return found if found is not None and begin < found <= end else None
 
     def _forward(self, begin: Lsn, end: Lsn) -> Iterator[Commit]:
         """Those that begin at ``begin`` or later and are whole at ``end``, in the order of the WAL."""

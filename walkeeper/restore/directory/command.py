@@ -43,7 +43,8 @@ def main(config: Config, request: Request, *, dry_run: bool, json: bool) -> int:
             hint="Run it as PostgreSQL's user: sudo -u postgres walkeeper restore …",
         )
     script = restore_script()
-    plan = planning.make(config, request)
+    with Progress() as progress:
+        plan = planning.make(config, request, progress.show)
     command = settings.restore_command(script, config.source, request.scope)
     if plan.is_done:
         _print(_there_already(plan), _document(plan, "restored"), json=json)
@@ -124,8 +125,6 @@ def _told(plan: Plan, seconds: float | None) -> list[str]:
         lines += wrapped(
             "Takes", f"{amounts.duration(seconds)} roughly, and the time to replay the WAL. Nothing was written."
         )
-    for note in plan.notes:
-        lines += wrapped("Note", note)
     return lines
 
 
@@ -192,7 +191,6 @@ def _document(plan: Plan, outcome: str, **more: Any) -> dict[str, Any]:
         "tablespaces": {str(oid): str(place) for oid, place in plan.tablespaces.items()},
         "recovery": plan.recovery,
         "start": settings.start_command(str(plan.folder / "pg_ctl") if plan.folder else "pg_ctl", plan.directory),
-        "notes": list(plan.notes),
         **more,
     }
 

@@ -53,7 +53,6 @@ class Plan:
     wal_segments: int
     wal_bytes: int
     resumed: State | None = None
-    notes: tuple[str, ...] = ()
 
     @property
     def is_done(self) -> bool:

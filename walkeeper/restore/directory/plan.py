@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -16,6 +16,7 @@ from walkeeper.core.backup import BackupId
 from walkeeper.core.commits import since_2000
 from walkeeper.core.coverage import chain, last_stored
 from walkeeper.core.history import History
+from walkeeper.core.landmarks import restore_point, transaction_end
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.wal_records import last_begin, read_record
 from walkeeper.core.windows import (
@@ -32,7 +33,7 @@ from walkeeper.lib.retry import with_retries
 from walkeeper.restore.directory import here, target
 from walkeeper.restore.directory.model import Plan, Request
 from walkeeper.restore.directory.state import Asked, State
-from walkeeper.restore.directory.target import Immediate, Latest, Target, ToLsn, ToTime
+from walkeeper.restore.directory.target import Immediate, Latest, Target, ToLsn, ToName, ToTime, ToXid
 from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
 
 _SHOWN: Final = 3
@@ -42,7 +43,7 @@ _PREFETCHES: Final = 15
 """The first major version that looks ahead while it recovers."""
 
 
-def make(config: Config, request: Request) -> Plan:
+def make(config: Config, request: Request, tell: Callable[[str], None] = lambda _: None) -> Plan:
     """Raises CannotRestore, CannotTell, ConfigError, BadBackup, Locked or the store's errors. Writes nothing."""
     wanted = target.parse(request.to)
     _check_action(request, wanted)
@@ -58,10 +59,12 @@ def make(config: Config, request: Request) -> Plan:
     can = _look(evidence, archives)
     found = can.windows
     timeline = _timeline(can.holdings, request.timeline)
-    chosen = _choose(found, request, resumed, timeline, wanted)
     history = can.holdings.histories.get(timeline, History(timeline))
     times = CommitTimes(archives.store, evidence.layout, archives.codec, history, evidence.size)
+    chosen = _choose(found, request, resumed, timeline, wanted)
     end = _end(wanted, chosen, times, exclusive=request.exclusive)
+    if isinstance(wanted, ToXid | ToName) and resumed is None and request.backup is None:
+        chosen, end = _searched(wanted, found.chains[timeline], times, tell)
     hole = _hole_behind(evidence, history, chosen.window)
     if isinstance(wanted, Latest) and hole is not None:
         raise CannotRestore(
@@ -90,7 +93,6 @@ def make(config: Config, request: Request) -> Plan:
         wal_segments=segments,
         wal_bytes=segments * _usual_bytes(evidence),
         resumed=resumed,
-        notes=tuple(_notes(wanted, request, found)),
     )
 
 
@@ -116,7 +118,7 @@ def _check_action(request: Request, wanted: Target) -> None:
             f"--action {request.action}: a recovery to latest ends where the WAL ends, and the server is then a primary",
             hint="Name a time or a position with --to.",
         )
-    if request.exclusive and isinstance(wanted, Latest | Immediate | target.ToName):
+    if request.exclusive and isinstance(wanted, Latest | Immediate | ToName):
         raise CannotRestore(f"--exclusive: it says nothing of {wanted.text}", hint="It is for a time or a transaction.")
 
 
@@ -196,6 +198,30 @@ def _end(wanted: Target, chosen: Choice, times: CommitTimes, *, exclusive: bool)
     )
 
 
+def _searched(
+    wanted: ToXid | ToName, windows: Sequence[Window], times: CommitTimes, tell: Callable[[str], None]
+) -> tuple[Choice, Lsn]:
+    """The newest backup that has it behind it: no listing says where a transaction or a restore point lies."""
+    find = transaction_end(wanted.xid) if isinstance(wanted, ToXid) else restore_point(wanted.name)
+    for window in reversed(windows):
+        end = window.end
+        for backup in reversed(window.backups):
+            begin = consistent_at(backup)
+            found = with_retries(
+                lambda begin=begin, end=end: times.search(  # type: ignore[misc]
+                    begin, end, find, lambda segment: tell(f"looking for {wanted.text} in {segment}")
+                )
+            )
+            if found is not None:
+                return Choice(backup, window), found
+            end = begin
+    oldest = windows[0].backups[0]
+    raise CannotRestore(
+        f"--to {wanted.text}: it is not in the archive after {consistent_at(oldest)}, the stop of the oldest complete backup",
+        hint="Is it another timeline's? --timeline says which one is followed.",
+    )
+
+
 def _hole_behind(evidence: Evidence, history: History, window: Window) -> int | None:
     """The number of the segment in which the window breaks off, if the chain goes on behind it; else None."""
     number = window.end // evidence.size
@@ -258,18 +284,6 @@ def _usual_bytes(evidence: Evidence) -> int:
     runs = [run for found in evidence.runs.values() for run in found]
     count = sum(run.end - run.first for run in runs)
     return sum(run.bytes for run in runs) // count if count else 0
-
-
-def _notes(wanted: Target, request: Request, found: Windows) -> Iterator[str]:
-    if (
-        not isinstance(wanted, Latest | Immediate | ToLsn | ToTime)
-        and request.backup is None
-        and len(found.complete) > 1
-    ):
-        yield (
-            f"Where {wanted.text} lies is not known beforehand: the newest backup is taken. If it lies before that, PostgreSQL "
-            "says at the end that the target was not reached: name an older backup with --backup."
-        )
 
 
 def _asked(config: Config, request: Request, evidence: Evidence) -> Asked:
