@@ -130,6 +130,13 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--verbose", action="store_true", help="what is good too, one line each")
     doctor.add_argument("--fix", action="store_true", help="fix what can be fixed safely, after showing it and asking")
     doctor.add_argument("--yes", action="store_true", help="with --fix: do not ask")
+    doctor.add_argument(
+        "--restore",
+        metavar="DIRECTORY",
+        nargs="?",
+        const="",
+        help="only: can this host restore the cluster, into that directory (default: postgresql.data_dir)",
+    )
     takeover = command("takeover", "The takeover that this node's agent refuses. Exit 0: none; 1: one.", _takeover)
     takeover.add_argument(
         "--accept",
@@ -323,10 +330,15 @@ def _seconds(text: str) -> float:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from walkeeper.config import load  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    config = _config(options)
+    if options.restore is not None:
+        from walkeeper.restore.directory import check  # noqa: PLC0415
+
+        return check.main(config, Path(options.restore) if options.restore else None, json=options.json)
     from walkeeper.doctor import run  # noqa: PLC0415
 
-    config = load(config_path(options), os.environ)
     return run.main(config, json=options.json, fix=options.fix, yes=options.yes, verbose=options.verbose)
 
 

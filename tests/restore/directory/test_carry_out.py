@@ -106,7 +106,7 @@ def test_everything_comes_back_and_what_belongs_to_a_run_or_a_host_does_not(
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["into nothing", "over another"])
-@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [19, pytest.param(1, marks=pytest.mark.slow)])
 def test_p14_killed_before_any_step_it_does_not_start_and_the_same_command_goes_on(
     store: MemoryStore, backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delta: bool, every: int
 ) -> None:

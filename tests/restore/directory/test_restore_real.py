@@ -24,7 +24,7 @@ from tests.parts.processes import Host, new_directory, wait_until
 from walkeeper.config import load
 from walkeeper.core.backup import Backup
 from walkeeper.errors import CannotRestore, WalkeeperError
-from walkeeper.restore.directory import here, plan, state
+from walkeeper.restore.directory import check, here, plan, state
 from walkeeper.restore.directory.model import Request
 
 pytestmark = pytest.mark.postgres
@@ -178,7 +178,7 @@ def test_p14_what_is_restored_is_what_postgresql_sent(life: Life, restored: Rest
         pytest.param(["--to", "latest", "--timeline", "1"], "abcd", "newer", marks=pytest.mark.slow),
         (["--to", "{time}"], "ab", "older"),
         (["--to", "{lsn}"], "ab", "older"),
-        (["--to", "here"], "ab", "older"),
+        pytest.param(["--to", "here"], "ab", "older", marks=pytest.mark.slow),
         pytest.param(["--to", "{xid}", "--backup", "{older}"], "abc", "older", marks=pytest.mark.slow),
         (["--to", "{xid}", "--exclusive", "--action", "promote"], "ab", "older"),
         pytest.param(["--to", "immediate", "--backup", "{older}"], "a", "older", marks=pytest.mark.slow),
@@ -266,3 +266,21 @@ def test_what_cannot_end_well_is_refused_before_a_byte_is_written(life: Life) ->
         with pytest.raises(CannotRestore, match=reason):
             here.check_place(plan.make(config, replace(request, delta=delta)))
     assert [path.name for path in fresh.data.iterdir()] == ["something"]
+
+
+def test_doctor_says_whether_this_host_can_restore(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = Restored(life)
+    config = replace(load(fresh.config, {}), bin_dir=life.server.bin_dir)
+    good = {each.name: each for each in check.look(config, fresh.data)}
+    assert {each.state for each in good.values()} == {"ok"}
+    assert list(good) == ["User", "Script", "Backup", "Programs", "Key", "Room"]
+    assert life.newer.id in good["Backup"].text
+    monkeypatch.setattr(here, "_SPARE", 1 << 60)
+    (room,) = [each for each in check.look(config, fresh.data) if each.state != "ok"]
+    assert (room.name, room.state) == ("Room", "error")
+    assert "are free" in room.text
+    life.place.store.rename(life.place.store.with_name("away"))
+    (unknown,) = [each for each in check.look(config, fresh.data) if each.state != "ok"]
+    life.place.store.with_name("away").rename(life.place.store)
+    assert (unknown.name, unknown.hint != "") == ("Backup", True)
+    assert not fresh.data.exists()

@@ -30,13 +30,18 @@ def check_place(plan: Plan) -> None:
     places = {0: plan.directory, **plan.tablespaces}
     for oid, place in places.items():
         _check_directory(place, oid, plan)
-    needed = dict.fromkeys(places, 0)
+    check_room(places, needed(plan, places))
+
+
+def needed(plan: Plan, places: dict[int, Path]) -> dict[int, int]:
+    """Bytes of the files in each, by the index, which is proved to open, and its pieces to be in order. Raises as above."""
+    found = dict.fromkeys(places, 0)
     for piece in with_retries(lambda: plan.backups.index(plan.backup)):
         check_order(piece)
         for part in piece.parts:
             if part.kind == "f" and part.offset == 0:
-                needed[_of(part.path, places)] += part.size
-    _check_room(places, needed)
+                found[_of(part.path, places)] += part.size
+    return found
 
 
 def directory(config: Config, request: Request) -> Path:
@@ -52,11 +57,7 @@ def before(directory: Path) -> State | None:
     """What an earlier restore left there. Raises CannotRestore where a server runs in it."""
     if not directory.is_dir():
         return None
-    try:
-        server = running_server(directory)
-    except OSError:
-        server = None
-    if server is not None:
+    if (server := running_server(directory)) is not None:
         raise CannotRestore(f"{directory}: a server runs there, with pid {server.pid}", hint="Stop it first.")
     return state.read(directory)
 
@@ -158,15 +159,15 @@ def _of(path: str, places: dict[int, Path]) -> int:
     return int(oid) if folder == "pg_tblspc" and oid.isdecimal() and int(oid) in places else 0
 
 
-def _check_room(places: dict[int, Path], needed: dict[int, int]) -> None:
-    """On each file system; what lies in the directories already is written over."""
+def check_room(places: dict[int, Path], sizes: dict[int, int]) -> None:
+    """On each file system; what lies in the directories already is written over. Raises CannotRestore."""
     total: dict[int, list[int]] = {}
     shown: dict[int, Path] = {}
     for oid, place in places.items():
         near = next(each for each in (place, *place.parents) if each.exists())
         device = near.stat().st_dev
         sums = total.setdefault(device, [0 if oid else _SPARE, 0])
-        sums[0] += needed[oid]
+        sums[0] += sizes[oid]
         sums[1] += _used(place) if place.exists() else 0
         shown.setdefault(device, near)
     for device, (bytes_, used) in total.items():
