@@ -239,12 +239,11 @@ def _callback(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from walkeeper.config import load  # noqa: PLC0415
     from walkeeper.status import command, watch  # noqa: PLC0415
 
     if options.watch:
-        return watch.main(load(config_path(options), os.environ), options.interval, json=options.json)
-    return command.main(load(config_path(options), os.environ), json=options.json)
+        return watch.main(_config(options), options.interval, json=options.json)
+    return command.main(_config(options), json=options.json)
 
 
 def _takeover(options: argparse.Namespace) -> int:
@@ -254,22 +253,20 @@ def _takeover(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from walkeeper.config import load  # noqa: PLC0415
     from walkeeper.verify import command  # noqa: PLC0415
 
     request = command.Request(
         begin=options.begin, timeline=options.timeline, system_identifier=options.system_identifier,
         deep=options.deep, rebuild=options.rebuild, json=options.json,
     )  # fmt: skip
-    return command.main(load(config_path(options), os.environ), request)
+    return command.main(_config(options), request)
 
 
 def _list(options: argparse.Namespace) -> int:
-    from walkeeper.config import load  # noqa: PLC0415
     from walkeeper.verify import list_command  # noqa: PLC0415
 
     return list_command.main(
-        load(config_path(options), os.environ),
+        _config(options),
         timeline=options.timeline,
         system_identifier=options.system_identifier,
         json=options.json,
@@ -279,10 +276,9 @@ def _list(options: argparse.Namespace) -> int:
 def _fetch(options: argparse.Namespace) -> int:
     from pathlib import Path  # noqa: PLC0415
 
-    from walkeeper.config import load  # noqa: PLC0415
     from walkeeper.verify import fetch_command  # noqa: PLC0415
 
-    config = load(config_path(options), os.environ)
+    config = _config(options)
     return fetch_command.main(
         config, options.what, Path(options.directory), system_identifier=options.system_identifier
     )
@@ -296,28 +292,25 @@ def _rate(text: str) -> int:
 
 def _backup(options: argparse.Namespace) -> int:
     from walkeeper.backup import command  # noqa: PLC0415
-    from walkeeper.config import load  # noqa: PLC0415
 
     request = command.Request(resume=options.resume, max_rate=options.max_rate, spread=options.checkpoint == "spread")
-    return command.main(load(config_path(options), os.environ), request)
+    return command.main(_config(options), request)
 
 
 def _backups(options: argparse.Namespace) -> int:
     from walkeeper.backup import list_command  # noqa: PLC0415
-    from walkeeper.config import load  # noqa: PLC0415
 
-    config = load(config_path(options), os.environ)
+    config = _config(options)
     return list_command.main(config, system_identifier=options.system_identifier, json=options.json)
 
 
 def _gap(options: argparse.Namespace) -> int:
-    from walkeeper.config import load  # noqa: PLC0415
     from walkeeper.errors import ConfigError  # noqa: PLC0415
     from walkeeper.gap import command  # noqa: PLC0415
 
     if options.what == "list" and options.start is not None:
         raise ConfigError("gap list: it takes no position", hint="It lists everything; FROM belongs to gap accept.")
-    config = load(config_path(options), os.environ)
+    config = _config(options)
     return command.main(config, accept=options.what == "accept", start=options.start, as_json=options.json)
 
 
