@@ -317,3 +317,11 @@ def test_p16_a_gap_whose_name_makes_no_sense_is_no_gap(world: World, name: str) 
     world.dcs.wipe()
     world.take_over("a", ONE, 9 * MIB)
     assert world.frontier == (1, 5, "a")
+
+
+def test_the_records_start_moves_with_the_floor_and_never_back_or_beyond_the_frontier(world: World) -> None:
+    owner = world.take_over("a", ONE, 3 * MIB)
+    for begins, expected in ((None, 3), (5, 5), (4, 5), (9, 5)):
+        owner.begins = None if begins is None else Segment(1, begins, SIZE)
+        owner.write(Lsn(9 * MIB + 40))
+        assert owner.record.start == Segment(1, expected, SIZE).name

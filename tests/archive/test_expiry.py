@@ -8,6 +8,8 @@ from tests.core.test_floor import ID, RETAINED, a_floor, a_pin
 from tests.core.values import a_backup
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.expiry import (
+    begins_since,
+    below_floors,
     let_go,
     new_pin,
     note_floor,
@@ -41,6 +43,17 @@ def test_the_newest_floor_that_was_not_revoked_counts_and_those_that_are_not_don
     assert [floor.number for floor in found.floors] == [2, 3, 4]
     assert found.newest == a_floor(number=4)
     assert (sorted(found.done), sorted(found.numbers)) == ([1, 4], [1, 2, 3, 4, 5])
+
+
+def test_the_archive_begins_with_a_floor_once_all_below_it_is_deleted(store: MemoryStore) -> None:
+    assert begins_since(store, LAYOUT) is None
+    write_floor(store, LAYOUT, a_floor())
+    assert begins_since(store, LAYOUT) is None
+    note_floor(store, LAYOUT, 1, "done", "2026-11-28T04:10:00Z")
+    assert begins_since(store, LAYOUT) == a_floor().first
+    store.create("demo/7/expire/00000002.json", b"{}", {})
+    assert begins_since(store, LAYOUT) is None
+    assert below_floors(store, LAYOUT) == {}
 
 
 def test_a_floors_number_is_taken_once(store: MemoryStore) -> None:

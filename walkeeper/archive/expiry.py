@@ -25,6 +25,7 @@ from walkeeper.core.floor import (
     moment,
     written,
 )
+from walkeeper.core.names import Segment
 from walkeeper.errors import BadFloor
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
@@ -95,6 +96,18 @@ def below_floors(store: Store, layout: Layout) -> dict[int, list[Range]]:
     except BadFloor as problem:
         events.failure("floor_unreadable", problem)
         return {}
+
+
+def begins_since(store: Store, layout: Layout) -> Segment | None:
+    """The segment that the archive begins with since all below a floor was deleted; None where nothing was. Raises the store's
+    errors.
+    """
+    try:
+        found = read_expiry(store, layout)
+    except BadFloor as problem:
+        events.failure("floor_unreadable", problem)
+        return None
+    return found.newest.first if found.newest is not None and found.newest.number in found.done else None
 
 
 def read_pins(store: Store, layout: Layout) -> list[Pin]:

@@ -171,6 +171,7 @@ class Archiver:
         for others in (self._offered, self.lost.found):
             while not others.empty():
                 moved = self._frontier.add(others.get()) or moved
+        self.ownership.begins = self.lost.begins
         while not self.lost.gaps.empty():
             gap = self.lost.gaps.get()
             self._commit.state_gap(gap.as_gap())  # before the frontier passes it

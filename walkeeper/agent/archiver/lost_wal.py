@@ -98,6 +98,11 @@ class LostWal:
         self._look_from = 0
         self._until = (0.0, "")
 
+    @property
+    def begins(self) -> Segment | None:
+        """Where the archive begins, once ``expire`` has deleted what was below; any thread may read it."""
+        return self._recorded.begins
+
     def suspect(self, first: Segment, server_lsn: Lsn) -> None:
         """From ``first`` on, up to where the local server can stream again."""
         number = first.number

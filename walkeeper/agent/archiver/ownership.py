@@ -14,6 +14,7 @@ from walkeeper.agent.archiver.comparing import AT_ONCE
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.archive.write import Archive
 from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
 from walkeeper.core.record import MAX_GAPS, MAX_SUSPECTED, Gap, Record
 from walkeeper.dcs.base import Leader, RecordStore, Versioned
 from walkeeper.dcs.claim import decoded
@@ -35,6 +36,8 @@ class Ownership:
         self.record = record
         self.below: tuple[int, str] | None = None
         """The number and SHA-256 of the last whole segment that the frontier has passed; None where that is not known."""
+        self.begins: Segment | None = None
+        """Where the archive begins since it was shortened; None where that is not known."""
         self.other_leader: str | None = None
         """The member that holds the leader key, where that is not this one. Nobody, or nobody who could be asked, is None."""
 
@@ -61,6 +64,7 @@ class Ownership:
         record = msgspec.structs.replace(
             self.record,
             lsn=str(position),
+            start=self._start(position),
             below_sha256=self._below_sha256(position),
             gaps=gaps[-MAX_GAPS:],
             gaps_total=self.record.gaps_total + len(new_gaps),
@@ -76,6 +80,12 @@ class Ownership:
             self._versioned = self._ours_or_fenced()
             self._versioned = self._records.write(record.encode(), self._versioned)
         self.record = record
+
+    def _start(self, lsn: Lsn) -> str:
+        """It moves with the floor, and never back."""
+        before, begins = Segment.parse(self.record.start, self.record.size), self.begins
+        moved = begins is not None and begins.size == before.size and before.number < begins.number < lsn // before.size
+        return begins.name if begins is not None and moved else before.name
 
     def _below_sha256(self, lsn: Lsn) -> str:
         number, size = lsn // self.record.size, self.record.size

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from walkeeper.agent.archiver.member_wal import Members
 from walkeeper.agent.problems import Problems
+from walkeeper.archive.expiry import begins_since
 from walkeeper.core.about import About
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
@@ -35,6 +36,8 @@ class RecordedGaps:
         self._problems = problems
         self._wanted = Suspicions(sources.history, sources.archive.size)
         self._look_at = 0.0
+        self.begins: Segment | None = None
+        """Where the archive begins, once ``expire`` has deleted what was below."""
 
     def look_soon(self) -> None:
         """One was recorded."""
@@ -46,6 +49,7 @@ class RecordedGaps:
         if now < self._look_at:
             return
         self._look_at = now + LOOK_SECONDS
+        self.begins = begins_since(self._sources.archive.store, self._sources.archive.layout)
         accepted = self._sources.archive.contents.accepted_gaps()
         found = [gap for gap in self._sources.archive.contents.open_gaps() if not covers(accepted, gap)]
         self._tell(found)
