@@ -68,8 +68,9 @@ class Taker:
     start: Lsn
     pin: Pin
     pieces: list[str] = field(default_factory=list)
-    index: str = ""
+    timeline: int = 1
     stop: Lsn | None = None
+    stop_timeline: int = 1
 
 
 @dataclass
@@ -169,7 +170,7 @@ class World:
         pin = self._pin("backup", str(id_), self.kept.timeline, start)
         if self.pins:
             write_pin(self.store, self.layout, pin)
-        self.takers.append(Taker(id_, number, start, pin))
+        self.takers.append(Taker(id_, number, start, pin, timeline=self.kept.timeline))
 
     def go_on_with_backup(self) -> None:
         if not self.takers:
@@ -182,6 +183,7 @@ class World:
             taker.pieces.append(sha256)
         elif taker.stop is None:
             taker.stop = self.runs[taker.number].stop = Lsn(max(self.frontier * MIB + 256, taker.start + 216))
+            taker.stop_timeline = self.kept.timeline
         else:
             self.takers.remove(taker)
             self.commit(taker, taker.number, taker.stop)
@@ -192,7 +194,8 @@ class World:
 
     def commit(self, taker: Taker, index_of: int, stop: Lsn) -> None:
         wal = self._ranges(taker.start, stop)
-        if wal is None:
+        still = self.kept.has(taker.timeline, taker.start) and self.kept.has(taker.stop_timeline, Lsn(stop - 1))
+        if wal is None or not still:
             return  # a failover took away what it read
         index = json.dumps([index_of, taker.pieces]).encode()
         document = a_backup(
@@ -341,8 +344,7 @@ class World:
             for timeline, begin, end in zip(self.kept.timelines, begins, ends, strict=True)
             if max(start, begin) < min(stop, end)
         ]
-        begun = [run for run in self.runs.values() if run.start == start]
-        return tuple(found) if found and begun and stop > start else None
+        return tuple(found) if found and stop > start else None
 
     # ------------------------------------------------------------------------------------------- what is promised
 
