@@ -102,6 +102,13 @@ def dashboard() -> dict[str, Any]:
               defaults=yes_no("yes", "no")),
         panel("timeseries", "Calls of archive_command that failed", (12, 48, 12, 6), "none",
               (of_scope("increase(walkeeper_archive_command_failed_calls[5m])"), "{{member}}")),
+        panel("timeseries", "Age of base backups, and how far back a restore gets", (0, 54, 8, 6), "s",
+              (of_scope("walkeeper_backup_age_seconds"), "{{scope}}: the newest"), (of_scope("walkeeper_window_seconds"), "{{scope}}: restores")),
+        panel("timeseries", "Base backups", (8, 54, 8, 6), "none", (of_scope("walkeeper_backups_complete"), "{{scope}}: complete"),
+              (of_scope("walkeeper_backups_damaged"), "{{scope}}: damaged"), (of_scope("walkeeper_backup_attempts"), "{{scope}}: attempts"),
+              (f'{of_scope("walkeeper_window_short")} > 0', "{{scope}}: less restores than is promised")),
+        panel("timeseries", "WAL that restores replay", (16, 54, 8, 6), "bytes",
+              (of_scope("walkeeper_window_end_lsn_bytes - walkeeper_window_start_lsn_bytes"), "{{scope}}")),
         panel("table", "What lasts", (12, 42, 12, 6), "none", (of_scope("walkeeper_trouble"), "{{member}}: {{what}} {{reason}}"),
               description="The status page of that node has the text and the hint."),
     ]  # fmt: skip

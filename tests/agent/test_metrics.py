@@ -15,16 +15,24 @@ from typing import Any, Final
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.agent.test_listing import Hands
+from tests.fixtures.backed_up import put_backup
 from tests.fixtures.worlds import config_of
-from tests.parts.processes import free_port
+from tests.parts.processes import free_port, wait_until
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
+from walkeeper.agent.backups import REFRESH_SECONDS, BackupsLook
 from walkeeper.agent.http import metrics
 from walkeeper.agent.http import server as web
 from walkeeper.agent.http.report import STALE_SECONDS, report
 from walkeeper.agent.observation import Observation
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.open import Archives
+from walkeeper.core.backup import BackupId
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Record
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres.server import ServerState
 
@@ -47,6 +55,10 @@ KNOWN: Final[dict[str, Any]] = {
         "archive_mode": "on", "archived_count": 5, "last_archived": None, "failed_count": 0, "last_failed": None, "fails": False,
     },
     "suspected": None,
+    "backups": {
+        "complete": 2, "damaged": 1, "attempts": 0, "newest": {"age_seconds": 60.0}, "short": False,
+        "window": {"start_lsn": "0/100", "end_lsn": "0/300", "seconds": 86400.0},
+    },
     "troubles": [],
     "members_behind": {"node2": 4096, "node3": None},
     "refused_total": {},
@@ -55,7 +67,7 @@ NOTHING_KNOWN: Final[dict[str, Any]] = {
     **KNOWN,
     "agent": {**KNOWN["agent"], "looked_seconds_ago": None, "archiving": False, "timeline": None, "stored_up_to": None, "spool_bytes": None},
     "server": None, "leader": None, "record_known": False, "record": None, "lag_bytes": None, "lag_seconds": None,
-    "gap_safe": None, "hold_slot": None, "archive_command": None,
+    "gap_safe": None, "hold_slot": None, "archive_command": None, "backups": None,
 }  # fmt: skip
 PROBLEM: Final = {"what": "dcs", "reason": "dcs_unavailable", "text": "etcd3: no answer", "hint": "", "since": ""}
 
@@ -156,3 +168,42 @@ def test_a_look_that_is_old_is_not_reported_as_the_present(tmp_path: Path) -> No
             known,
         ) * 3 + (True if known else None,)
         assert said["agent"]["looked_seconds_ago"] >= age
+
+
+def test_what_base_backups_restore_is_served_where_it_is_known() -> None:
+    text = metrics.Exposition(lambda: KNOWN).text("")[1].decode()
+    for line in (
+        "walkeeper_backups_complete 2.0", "walkeeper_backups_damaged 1.0", "walkeeper_backup_age_seconds 60.0",
+        "walkeeper_window_start_lsn_bytes 256.0", "walkeeper_window_end_lsn_bytes 768.0", "walkeeper_window_seconds 86400.0",
+        "walkeeper_window_short 0.0",
+    ):  # fmt: skip
+        assert line in text.splitlines()
+    none = (
+        metrics.Exposition(lambda: {**KNOWN, "backups": {**KNOWN["backups"], "newest": None, "window": None}})
+        .text("")[1]
+        .decode()
+    )
+    assert "walkeeper_window" not in none.replace("walkeeper_window_short", "")
+    assert "walkeeper_backup" not in metrics.Exposition(lambda: {**KNOWN, "backups": None}).text("")[1].decode()
+
+
+def test_the_agent_looks_at_base_backups_in_the_background_and_seldom() -> None:
+    store, clock = MemoryStore(), Hands()
+    archives = Archives(store, "demo", None, Codec())
+    put_backup(archives.backups(7), BackupId("20261128T020000Z", 1, "1a2b3c4d"), Lsn(6 * MIB + 40), Lsn(6 * MIB + 256))
+    record = Record(
+        system_identifier="7", segment_size=MIB, timeline=1, lsn=str(Lsn(9 * MIB)), start=Segment(1, 5, SegmentSize(MIB)).name,
+        owner="a", session="s",
+    )  # fmt: skip
+    look = BackupsLook(archives, None, clock)
+    assert look.summary(None) is None
+    wait_until(lambda: look.summary(record) is not None, "a look")
+    found = look.summary(record)
+    assert found is not None
+    assert found["complete"] == 1
+    calls = len(store.calls)
+    look.summary(record)
+    assert len(store.calls) == calls
+    store.down = True
+    clock.now += REFRESH_SECONDS
+    assert look.summary(record) is not None  # what was found before, while the store is away

@@ -10,7 +10,7 @@ from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.expiry import write_floor
 from walkeeper.archive.open import Archives
-from walkeeper.archive.restorable import look, read_documents
+from walkeeper.archive.restorable import claimed, look, read_documents
 from walkeeper.core.backup import BackupId, Place, Tombstone, WalRange
 from walkeeper.core.floor import Below
 from walkeeper.core.history import History, Switch
@@ -85,3 +85,39 @@ def test_an_archive_without_backups_has_none(archives: Archives) -> None:
     found = read_documents(archives.backups(7))
     assert (found.backups, found.attempts, found.tombstones, found.unreadable) == ((), (), (), {})
     assert look(archives, 7, SIZE, None).windows.shown == ()
+
+
+def test_the_records_word_tells_the_same_without_listing_the_wal(store: MemoryStore, archives: Archives) -> None:
+    id_ = BackupId("20261101T020000Z", 3, "1a2b3c4d")
+    archives.backups(7).commit(
+        a_backup(
+            id_,
+            start=Place(3, "0/200028", ""),
+            stop=Place(3, "0/200100", ""),
+            wal=(WalRange(3, "0/200028", "0/200100"),),
+        )
+    )
+    store.calls.clear()
+    found = claimed(archives, a_record("0/400180"))
+    assert [(str(each.start), str(each.end)) for each in found.windows.shown] == [("0/200100", "0/400180")]
+    assert not [key for method, key in store.calls if method == "list" and "/wal" in key]
+    assert look(archives, 7, SIZE, a_record("0/400180")).windows.shown == found.windows.shown
+    del store.objects[f"demo/7/wal/0000000300000000/{Segment(3, 3, SIZE)}.zst"]
+    archives.archive(7, SIZE).record_gap(Segment(3, 3, SIZE), Lsn(0x400000))
+    again = claimed(archives, a_record("0/400180"), found.documents)
+    assert [str(each.end) for each in again.windows.shown] == ["0/300000"]
+    gone = claimed(archives, a_record("0/200080"))
+    assert [each.waits for each in gone.windows.judged] == [True]
+
+
+def test_known_documents_are_not_read_again_and_an_attempt_is(store: MemoryStore, archives: Archives) -> None:
+    backups, id_ = archives.backups(7), BackupId("20261101T020000Z", 3, "1a2b3c4d")
+    store.create(f"demo/7/backup/{id_}/data/{'0' * 64}.zst", b"x", {})
+    attempt = read_documents(backups)
+    assert attempt.attempts == (id_,)
+    backups.commit(a_backup(id_))
+    found = read_documents(backups, attempt)
+    assert [each.id for each in found.backups] == [str(id_)]
+    store.calls.clear()
+    assert read_documents(backups, found) == found
+    assert [method for method, _ in store.calls] == ["folders"]

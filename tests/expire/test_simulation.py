@@ -170,10 +170,10 @@ def _too_young(monkeypatch: pytest.MonkeyPatch) -> None:
         (_across_a_gap, 4),
         (_index_of_another_run, 1),
         (_document_first, 0),
-        (_no_tombstone, 85),
+        (_no_tombstone, 115),
         (_pins_ignored, 0),
         (_retained_ignored, 14),
-        (_one_full_is_enough, 13),
+        (_one_full_is_enough, 38),
         (_too_young, 3),
     ],
 )

@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 
 from tests.core.values import plain_segment
+from tests.fixtures.backed_up import put_backup
+from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
 from walkeeper.config import Config, load
+from walkeeper.core.backup import BackupId
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
-from walkeeper.status import gather
+from walkeeper.status import attention, gather, rows
 from walkeeper.store.directory import DirectoryStore
 from walkeeper.store.directory.keys import DirectorySettings
 
@@ -86,3 +89,60 @@ def test_a_store_that_is_away_is_no_reason_to_call_a_replica_stuck(config: Confi
     row: dict[str, Any] = {"lsn": "0/900000", "receives": False, "behind_bytes": 9 * MIB, "next_wal": None}
     gather._look_for_next_wal(config, record(12 * MIB), [], [row])
     assert row["next_wal"] is None
+
+
+def test_status_tells_what_base_backups_restore_and_what_to_look_at(config: Config) -> None:
+    backups = Backups(archive_of(config).store, Layout("demo", None, 7), Codec())
+    unknown: list[dict[str, str]] = []
+    assert gather._backups(config, record(9 * MIB), unknown) is None
+    id_ = BackupId("20261128T020000Z", 1, "1a2b3c4d")
+    put_backup(backups, id_, Lsn(6 * MIB + 40), Lsn(6 * MIB + 256), at="2026-11-28T02:00:00+00:00")
+    found = gather._backups(config, record(9 * MIB), unknown)
+    assert found is not None
+    assert (found["complete"], found["newest"]["id"], found["short"]) == (1, str(id_), False)
+    assert (found["window"]["start_lsn"], found["window"]["end_lsn"]) == ("0/600100", "0/900000")
+    assert attention.about_backups(found) == []
+    assert unknown == []
+    assert gather._backups(config, record(6 * MIB), []) == {
+        **found,
+        "complete": 0,
+        "incomplete": 1,
+        "newest": None,
+        "window": None,
+    }
+
+
+BACKED: dict[str, Any] = {
+    "complete": 14, "damaged": 0, "incomplete": 0, "attempts": 0, "newest": {"id": "x", "stop_at": "", "age_seconds": 25200.0},
+    "window": {"timeline": 2, "start_lsn": "0/1A00190", "start_at": "", "end_lsn": "0/2000000", "seconds": 13.7 * 86400},
+    "keep_seconds": None, "short": False,
+}  # fmt: skip
+
+
+def test_backups_are_told_in_words() -> None:
+    assert rows.backups({"backups": None}) == []
+    assert rows.backups({"backups": BACKED})[0] == "14 complete, the newest 7 h old"
+    assert rows.backups({"backups": BACKED})[1].startswith("0/1A00190 to 0/2000000 can be restored, ")
+    others = {**BACKED, "damaged": 1, "attempts": 2, "newest": None, "window": None, "complete": 0}
+    assert rows.backups({"backups": others}) == ["0 complete; 1 damaged; 2 attempts"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "texts"),
+    [
+        ({}, []),
+        ({"damaged": 1}, ["1 base backup is damaged"]),
+        (
+            {"complete": 0, "incomplete": 2},
+            ["no base backup is complete: nothing can be restored with walkeeper alone"],
+        ),
+        ({"complete": 0, "attempts": 1}, []),
+        ({"short": True, "keep_seconds": 30 * 86400.0}, ["what can be restored goes"]),
+    ],
+)
+def test_what_of_backups_wants_a_look(changes: dict[str, Any], texts: list[str]) -> None:
+    found = attention.about_backups({**BACKED, **changes})
+    assert len(found) == len(texts)
+    for remark, text in zip(found, texts, strict=True):
+        assert remark["text"].startswith(text)
+        assert remark["hint"]

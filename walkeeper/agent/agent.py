@@ -14,6 +14,7 @@ from walkeeper.agent.archiver.member_wal import Candidate
 from walkeeper.agent.archiver.ownership import take_over
 from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.backups import BackupsLook
 from walkeeper.agent.observation import Look, Observation, Observed
 from walkeeper.agent.observer import Observer
 from walkeeper.agent.pace import Pace
@@ -58,6 +59,7 @@ class Agent:
         self.spool = Spool(config.spool_directory, config.spool_limit)
         self._clock = clock
         self.archives = open_archives(config, store)
+        self.backups = BackupsLook(self.archives, config.backup_keep, clock)
         self._committer_server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
         self._leftovers = Leftovers(self.spool)
         self._pace = Pace(config.agent.poll_interval, clock)

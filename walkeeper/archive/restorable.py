@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -15,8 +16,8 @@ from walkeeper.archive.open import Archives
 from walkeeper.archive.tail import stored_pieces
 from walkeeper.core import windows
 from walkeeper.core.backup import Backup, BackupId, Tombstone
-from walkeeper.core.coverage import Archived
-from walkeeper.core.floor import Floor, given_up, written
+from walkeeper.core.coverage import Archived, Range, chain, merged, subtract
+from walkeeper.core.floor import Floor, given_up, segments, written
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -68,6 +69,41 @@ def look(archives: Archives, system_identifier: int, size: SegmentSize, record: 
     found = Contents(store, layout, size).listed(layout.wal, layout.gaps, layout.starts)
     listed = Listed(found.archived(size), readable_histories(store, layout), found.start(size))
     return judged(store, layout, size, documents, listed, record)
+
+
+def claimed(archives: Archives, record: Record, known: Documents | None = None) -> Restorable:
+    """The same by the record's word, without listing the WAL: below its frontier all is stored but for gaps (P4).
+
+    For who looks often; verify holds the store to that word. Windows of other branches are left out. ``known``: what was read
+    before, and is not read again. Raises BadFloor, BadHistory, CannotTell or the store's errors.
+    """
+    system, size = int(record.system_identifier), record.size
+    layout, contents = archives.layout(system), archives.contents(system, size)
+    history, expiry = contents.history(record.timeline) or History(record.timeline), read_expiry(archives.store, layout)
+    start, opened = Segment.parse(record.start, size), history.segment_at(record.position, size)
+    lost = [
+        Range(Lsn.parse(gap.start) // size, Lsn.parse(gap.end) // size)
+        for gap in contents.open_gaps()
+        if history.has(gap.timeline, Lsn.parse(gap.start))
+    ]
+    kept = segments(expiry.newest.kept, size) if expiry.newest is not None else {}
+    stored: dict[int, list[Range]] = {timeline: [*ranges] for timeline, ranges in kept.items()}
+    for timeline, first, end in chain(history, size, start.number, opened.number):
+        stored.setdefault(timeline, []).extend(subtract([Range(first, end)], merged(lost)))
+    documents = read_documents(archives.backups(system), known)
+    found = Holdings(
+        archived=Archived({timeline: merged(ranges) for timeline, ranges in stored.items()}, {}, ()),
+        size=size,
+        system_identifier=system,
+        kept=history,
+        histories={history.timeline: history},
+        partly={opened: record.position},
+        given_up=given_up(expiry.floors),
+        start=start,
+    )
+    return Restorable(
+        documents=documents, expiry=expiry, holdings=found, windows=windows.look(documents.backups, found)
+    )
 
 
 def judged(
@@ -124,6 +160,50 @@ def described(found: Restorable) -> dict[str, Any]:
     }
 
 
+def summary(found: Restorable, now: float, keep: float | None) -> dict[str, Any] | None:
+    """The little that is looked at often; None where nobody has ever begun a backup. ``now``: the wall clock, ``keep``: seconds.
+
+    ``window`` is the last one of the kept chain. ``short``: it is younger than what is to be kept, although there are backups
+    that are old enough. Ages are by the servers' clocks, for people and alerts.
+    """
+    if found.documents == Documents():
+        return None
+    verdicts = Counter(each.verdict for each in found.windows.judged)
+    last = (found.windows.chains[found.windows.kept.timeline] or (None,))[-1]
+    ages = [_age(each.backup, now) or 0.0 for each in found.windows.judged]
+    seconds = None if last is None else _age(last.backups[0], now)
+    enough = seconds is not None and keep is not None and seconds >= keep
+    return {
+        "complete": verdicts["complete"],
+        "damaged": verdicts["damaged"] + len(found.documents.unreadable),
+        "incomplete": verdicts["incomplete"],
+        "attempts": len(found.documents.attempts),
+        "newest": None
+        if last is None
+        else {
+            "id": last.backups[-1].id,
+            "stop_at": last.backups[-1].stop.at,
+            "age_seconds": _age(last.backups[-1], now),
+        },
+        "window": None
+        if last is None
+        else {
+            "timeline": last.timeline,
+            "start_lsn": str(last.start),
+            "start_at": last.backups[0].stop.at,
+            "end_lsn": str(last.end),
+            "seconds": seconds,
+        },
+        "keep_seconds": keep,
+        "short": keep is not None and not enough and any(age >= keep for age in ages),
+    }
+
+
+def _age(backup: Backup, now: float) -> float | None:
+    at = windows.stopped_at(backup)
+    return None if at is None else max(0.0, now - at.timestamp())
+
+
 def _described(backup: Backup) -> dict[str, Any]:
     return {
         "id": backup.id,
@@ -148,10 +228,16 @@ def _floor(floor: Floor | None) -> dict[str, Any] | None:
     return {"number": floor.number, "start": floor.start, "at": floor.at, "stands_from": written(floor.stands_from)}
 
 
-def read_documents(backups: Backups) -> Documents:
-    """Of all ids, several at a time. Raises the store's errors."""
+def read_documents(backups: Backups, known: Documents | None = None) -> Documents:
+    """Of all ids, several at a time. ``known`` backups and tombstones are not read again. Raises the store's errors."""
+    before: dict[str, Backup | Tombstone] = {}
+    if known is not None:
+        before |= {each.id: each for each in known.backups}
+        before |= {each.id: each for each in known.tombstones}
 
     def read(id_: BackupId) -> tuple[BackupId, Backup | Tombstone | str | None]:
+        if str(id_) in before:
+            return id_, before[str(id_)]
         try:
             return id_, backups.read(id_)
         except BadBackup as problem:

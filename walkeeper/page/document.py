@@ -122,6 +122,7 @@ def _glance(facts: Facts, picture: Picture | None) -> Iterator[tuple[str, str, s
         waits = f"the oldest whole segment waits for {duration(late)}" if late else "no whole segment waits"
         yield "Not archived", size(report["lag_bytes"]), waits, "odd" if late > 60 else ""
     yield _gap_card(facts, picture)
+    yield from _backup_card(report.get("backups"))
     safe = report["gap_safe"]
     where = (
         f"hold slot at {slot['restart_lsn']}" if slot and slot["restart_lsn"] else "no hold slot" if not slot else ""
@@ -146,6 +147,20 @@ def _gap_card(facts: Facts, picture: Picture | None) -> tuple[str, str, str, str
         return "Gaps", str(picture.gaps), f"{count(picture.missing, 'segment')} gone from the store", "bad"
     looked = "and the store has the rest" if facts.listing and facts.listing.whole else "as the record says"
     return "Gaps", str(picture.gaps) if picture.gaps else "none", looked, "bad" if picture.gaps else ""
+
+
+def _backup_card(found: Any) -> Iterator[tuple[str, str, str, str]]:
+    """On the node that archives, where there are base backups of walkeeper's."""
+    if found is None:
+        return
+    newest, window = found["newest"], found["window"]
+    if newest is None or window is None:
+        yield "Base backups", "none complete", count(found["attempts"], "attempt"), "bad"
+        return
+    age = "" if newest["age_seconds"] is None else f", the newest {duration(newest['age_seconds'])} old"
+    back = "" if window["seconds"] is None else f"; {duration(window['seconds'])} back"
+    kind = "odd" if found["short"] or found["damaged"] else ""
+    yield "Base backups", f"{found['complete']} complete{age}", f"restore from {window['start_lsn']} on{back}", kind
 
 
 # --- problems ---------------------------------------------------------------------------------------------------------

@@ -30,9 +30,31 @@ def attention(status: dict[str, Any]) -> list[Remark]:
             )
             for gap in status["gaps"] or []
         ),
+        *about_backups(status.get("backups")),
         *_about_members(status),
         *_about_the_agent(status),
     ]
+
+
+def about_backups(found: dict[str, Any] | None) -> list[Remark]:
+    """Of a cluster that has base backups of walkeeper's."""
+    return [] if found is None else list(_about_backups(found))
+
+
+def _about_backups(found: dict[str, Any]) -> Iterator[Remark]:
+    if found["damaged"]:
+        number = "1 base backup is" if found["damaged"] == 1 else f"{found['damaged']} base backups are"
+        yield remark(
+            f"{number} damaged", "They never count. walkeeper backups says why; walkeeper backup takes another."
+        )
+    if not found["complete"] and found["damaged"] + found["incomplete"]:
+        yield remark("no base backup is complete: nothing can be restored with walkeeper alone", "walkeeper backup")
+    elif found["short"]:
+        yield remark(
+            f"what can be restored goes {duration((found['window'] or {}).get('seconds') or 0.0)} back, and backup.keep "
+            f"promises {duration(found['keep_seconds'])}",
+            "A gap, or damage, ends what older backups restore: walkeeper backups shows it. Only time brings it back.",
+        )
 
 
 def _about_the_owner(status: dict[str, Any]) -> Iterator[Remark]:

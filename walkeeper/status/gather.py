@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from walkeeper.archive.contents import Contents
 from walkeeper.archive.open import open_archives
+from walkeeper.archive.restorable import claimed, summary
 from walkeeper.config import Config
 from walkeeper.control import client, paths
 from walkeeper.core.history import History
@@ -21,6 +22,7 @@ from walkeeper.dcs.base import Member, RecordStore, Topology
 from walkeeper.dcs.claim import Known, decoded
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
+from walkeeper.lib.clock import wall_seconds
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.server import Server, ServerState
 from walkeeper.status.attention import Remark, attention, remark
@@ -47,8 +49,9 @@ def gather(config: Config) -> dict[str, Any]:
     found: list[Remark] = []
     record, topology = _from_the_dcs(config, unknown, found)
     members = topology.members if topology is not None else (_this_node(config),)
-    with ThreadPoolExecutor(len(members) + 2) as pool:
+    with ThreadPoolExecutor(len(members) + 3) as pool:
         gaps = pool.submit(_gaps, config, record, unknown)
+        backups = pool.submit(_backups, config, record, unknown)
         agent = pool.submit(_agent, config, unknown, found)
         looked = list(pool.map(lambda member: _member(config, member, unknown), members))
     judge = _Judge(config, topology, unknown)
@@ -72,6 +75,7 @@ def gather(config: Config) -> dict[str, Any]:
         "members": rows,
         "gone": _gone(agent.result(), topology),
         "gaps": gaps.result(),
+        "backups": backups.result(),
         "agent": agent.result(),
     }
     found += attention(status)
@@ -256,6 +260,19 @@ def _gaps(config: Config, record: Record | None, unknown: list[Remark]) -> list[
         {"timeline": gap.timeline, "start": gap.start, "end": gap.end, "accepted": covers(accepted, gap)}
         for gap in gaps
     ]
+
+
+def _backups(config: Config, record: Record | None, unknown: list[Remark]) -> dict[str, Any] | None:
+    """Walkeeper's own, by the record's word about the WAL; None where there are none, or nobody can tell."""
+    if record is None:
+        return None
+    try:
+        archives = open_archives(config, to_read=True)
+        found = _within(ANSWER_SECONDS, lambda: claimed(archives, record))
+    except WalkeeperError as problem:
+        unknown.append(remark(f"base backups: {problem}", problem.hint))
+        return None
+    return summary(found, wall_seconds(), config.backup_keep)
 
 
 def _contents(config: Config, record: Record) -> Contents:

@@ -51,6 +51,23 @@ def gaps(status: dict[str, Any]) -> str:
     return f"{len(found)}, {'all' if accepted == len(found) else accepted} accepted" if accepted else str(len(found))
 
 
+def backups(status: dict[str, Any]) -> list[str]:
+    """Walkeeper's own base backups, and what they restore; no line where there are none."""
+    found = status.get("backups")
+    if found is None:
+        return []
+    others = [f"{found[word]} {word}" for word in ("damaged", "incomplete") if found[word]]
+    if found["attempts"]:
+        others.append("1 attempt" if found["attempts"] == 1 else f"{found['attempts']} attempts")
+    newest, window = found["newest"], found["window"]
+    age = f", the newest {duration(newest['age_seconds'])} old" if newest and newest["age_seconds"] is not None else ""
+    lines = ["; ".join([f"{found['complete']} complete{age}", *others])]
+    if window is not None:
+        far = f", {duration(window['seconds'])} back" if window["seconds"] is not None else ""
+        lines.append(f"{window['start_lsn']} to {window['end_lsn']} can be restored{far}")
+    return lines
+
+
 def leader(status: dict[str, Any]) -> dict[str, Any] | None:
     return next((row for row in status["members"] if row["name"] == status["leader"]), None)
 

@@ -46,6 +46,11 @@ def lines(samples: Sequence[Sample], *, stamp: str, age: float, bars: bool) -> l
         *_words("WAL", rows.wal(status, _speed(samples, "wal"))),
         *_words("Uploads", _uploads(samples)),
         *_words("Gaps", rows.gaps(status)),
+        *(
+            line
+            for number, each in enumerate(rows.backups(status))
+            for line in _words("" if number else "Backups", each)
+        ),
         *([_bars(samples)] if bars and len(samples) > 2 else []),
         [],
         *(_styled(cells) for cells in rows.table(status, rows.NARROW, WIDTH)),

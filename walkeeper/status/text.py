@@ -18,6 +18,11 @@ def render(status: dict[str, Any]) -> str:
         *wrapped("Frontier", rows.frontier(status)),
         *wrapped("WAL", rows.wal(status)),
         *wrapped("Gaps", rows.gaps(status)),
+        *(
+            line
+            for number, each in enumerate(rows.backups(status))
+            for line in wrapped("" if number else "Backups", each)
+        ),
         "",
         *("  ".join(cells).rstrip() for cells in rows.table(status, rows.WIDE, WIDTH)),
         "",

@@ -57,6 +57,30 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
         "Calls of archive_command that failed, as pg_stat_archiver counts them.",
         lambda r: _of(r["archive_command"], "failed_count"),
     ),
+    (
+        "backups_complete",
+        "Base backups that restore; as the next ones, on the node that archives, once there was one.",
+        lambda r: _in(r, "complete"),
+    ),
+    ("backups_damaged", "Base backups that are damaged, and never count.", lambda r: _in(r, "damaged")),
+    ("backup_attempts", "Base backups that run, or that ended early.", lambda r: _in(r, "attempts")),
+    (
+        "backup_age_seconds",
+        "Since the newest complete base backup stopped, by its server's clock.",
+        lambda r: _in(r, "newest", "age_seconds"),
+    ),
+    (
+        "window_start_lsn_bytes",
+        "From which position on everything can be restored.",
+        lambda r: _lsn(_in(r, "window"), "start_lsn"),
+    ),
+    ("window_end_lsn_bytes", "Up to which position.", lambda r: _lsn(_in(r, "window"), "end_lsn")),
+    ("window_seconds", "How far back everything can be restored.", lambda r: _in(r, "window", "seconds")),
+    (
+        "window_short",
+        "1 where that is less than `backup.keep`, although there are backups that are old enough.",
+        lambda r: _in(r, "short"),
+    ),
     ("spool_bytes", "Bytes in the spool.", lambda r: r["agent"]["spool_bytes"]),
     ("spool_limit_bytes", "The spool's limit.", lambda r: r["agent"]["spool_limit"]),
     ("troubles", "How many things keep the agent from its work at this moment.", lambda r: len(r["troubles"])),
@@ -119,6 +143,14 @@ class Exposition:
 
 def _lsn(part: dict[str, Any] | None, key: str) -> int | None:
     return None if part is None or part[key] is None else int(Lsn.parse(part[key]))
+
+
+def _in(report: dict[str, Any], *path: str) -> Any:
+    """What the report says of base backups."""
+    found: Any = report.get("backups")
+    for name in path:
+        found = None if found is None else found[name]
+    return found
 
 
 def _of(part: dict[str, Any] | None, key: str) -> Any:

@@ -61,6 +61,7 @@ def report(agent: Agent) -> dict[str, Any]:
             "fails": observation.command.fails,
         },
         "suspected": _suspected(agent),
+        "backups": agent.backups.summary(agent.archiver.ownership.record) if agent.archiver is not None else None,
         "troubles": [_problem(problem, now) for problem in agent.problems.open()],
         "last_error": None if agent.problems.last is None else _problem(agent.problems.last, now),
         "refused_total": agent.problems.counts(),
