@@ -7,15 +7,20 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
+import botocore.session
 import pytest
 
 from tests.parts.postgres import Postgres
 from tests.parts.processes import die_with_parent, end_run, living, new_directory
 
 NOT_AS_ROOT: Final = ("postgres", "cluster")
+
+# What the SDK's files say of S3 is parsed once and not for each client, of which nearly every test of S3 makes one.
+botocore.session.create_loader = cache(botocore.session.create_loader)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -32,6 +32,7 @@ from walkeeper.errors import StoreDenied, StoreError, StoreUnavailable, StoreUnf
 from walkeeper.lib.units import Seconds
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 from walkeeper.store.s3.driver import S3Store
+from walkeeper.store.s3.keys import S3Settings
 
 KEY = "cluster/wal/000000010000000000000001.zst"
 BODY = bytes(range(256)) * 4096
@@ -375,9 +376,11 @@ def test_an_answer_whose_length_is_not_stated_is_unavailable(server: ScriptedS3,
 
 
 @pytest.fixture
-def hurried(server: ScriptedS3) -> S3Store:
-    """Four seconds for a call, and one and a half for each part of an answer."""
-    return S3Store(server.settings(connect_timeout=Seconds(1), read_timeout=Seconds(1.5)))
+def hurried(server: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> S3Store:
+    """Half a second for a call, and nothing for the bytes of an object; each part of an answer could take a minute."""
+    monkeypatch.setattr(S3Settings, "longest_call", 0.5)
+    monkeypatch.setattr("walkeeper.store.s3.connection.SLOWEST", 1024**3)
+    return S3Store(server.settings(read_timeout=Seconds(60)))
 
 
 @EACH_CALL
@@ -403,17 +406,20 @@ def test_a_refusal_that_drips_ends_with_the_total_time(server: ScriptedS3, hurri
         hurried.get(KEY)
 
 
-def test_a_connection_that_was_kept_is_held_to_the_total_time_too(server: ScriptedS3, hurried: S3Store) -> None:
-    assert hurried.get(KEY) is None
+def test_a_connection_that_was_kept_is_held_to_the_total_time_too(
+    server: ScriptedS3, hurried: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patient:
+        patient.setattr(S3Settings, "longest_call", 60.0)
+        assert hurried.get(KEY) is None
     server.next("GET", drip(b"HTTP/1.1 200 OK\r\nX-Slow: "))
     with pytest.raises(StoreUnavailable, match="no whole answer within"):
         hurried.get(KEY)
 
 
 def test_a_server_that_takes_an_object_too_slowly_ends_with_the_total_time(
-    server: ScriptedS3, hurried: S3Store, monkeypatch: pytest.MonkeyPatch
+    server: ScriptedS3, hurried: S3Store
 ) -> None:
-    monkeypatch.setattr("walkeeper.store.s3.connection.SLOWEST", 64 * 1024**2)
     server.next("PUT", swallow)
     with pytest.raises(StoreUnavailable, match="no whole answer within"):
         hurried.create(KEY, BODY * 32, METADATA)
@@ -423,17 +429,18 @@ def test_the_bytes_of_an_object_have_time_of_their_own(
     server: ScriptedS3, hurried: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes longer than a call without an object may."""
-    monkeypatch.setattr("walkeeper.store.s3.connection.SLOWEST", 1024)
+    monkeypatch.setattr(S3Settings, "longest_call", 2.0)
+    monkeypatch.setattr("walkeeper.store.s3.connection.SLOWEST", 256)
     monkeypatch.setattr("walkeeper.store.s3.driver.PIECE", 1024)
 
     def slowly(exchange: Exchange) -> None:
-        exchange.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 61440\r\n\r\n")
-        for _ in range(60):
+        exchange.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 25600\r\n\r\n")
+        for _ in range(25):
             time.sleep(0.1)
             exchange.wfile.write(bytes(1024))
 
     server.next("GET", slowly)
-    assert hurried.get(KEY) == bytes(61440)
+    assert hurried.get(KEY) == bytes(25600)
 
 
 # ----------------------------------------------------------------------------------------------- absent, or cannot tell
