@@ -231,6 +231,10 @@ class Cluster:
         else:
             self.etcd.rpc("/lease/revoke", {"ID": lease})
 
+    def expire_member(self, node: Node | str) -> None:
+        """Likewise the member key of a host that died."""
+        self.etcd.delete(f"/service/{self.scope}/members/{self.node(node).name}")
+
     def fail_over(self, timeout: float = 60) -> tuple[Node, Node]:
         """Kill the leader's host, let its lease run out, wait for the next leader. The old and the new one."""
         old = self.wait_leader()
