@@ -32,8 +32,9 @@ lint demo simulate bench venv:
 
 else
 
+# More workers than cores: most tests wait most of their time.
 test: lint
-	$(PYTHON) -m pytest -n 3 --dist loadfile -m "not slow" $(ARGS)
+	$(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -18,6 +18,7 @@ from tests.parts.postgres import Postgres
 from tests.parts.processes import die_with_parent, end_run, living, new_directory
 
 NOT_AS_ROOT: Final = ("postgres", "cluster")
+LONGEST_FIRST: Final = ("cluster", "postgres", "s3")
 
 # What the SDK's files say of S3 is parsed once and not for each client, of which nearly every test of S3 makes one.
 botocore.session.create_loader = cache(botocore.session.create_loader)
@@ -28,6 +29,20 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         die_with_parent()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long begin first, so that at the end no worker is left alone with one. Else the order stays as it is."""
+
+    def rank(item: pytest.Item) -> int:
+        marks = (number for number, mark in enumerate(LONGEST_FIRST) if item.get_closest_marker(mark))
+        return next(marks, len(LONGEST_FIRST))
+
+    ranks: dict[Path, int] = {}
+    for item in items:
+        ranks[item.path] = min(rank(item), ranks.get(item.path, rank(item)))
+    items.sort(key=lambda item: ranks[item.path])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,0 +1,47 @@
+"""Schedules of those faults alone that lie, or say nothing: none of them leads an agent to build on a name, or to take silence for a no."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.__main__ import explain
+from tests.simulation.schedule import Schedule, play
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("roll_back", "kill_agent", "wipe_record", "store_down"),
+        ("twin_segments", "kill_agent", "freeze_agent", "lose_store_answers"),
+        ("forget_numbers", "kill_patroni", "freeze_host", "power_loss", "switchover"),
+        ("swap_store", "kill_agent", "switchover", "cut_dcs"),
+        ("edit_record", "kill_agent", "switchover", "old_record"),
+    ],
+    ids=lambda kinds: kinds[0],
+)
+def test_p13_names_that_lie_are_never_built_upon(kinds: tuple[str, ...]) -> None:
+    """Volumes go back, numbers are taken twice, prefixes are exchanged, records are edited."""
+    for seed in range(100):
+        outcome = play(Schedule(seed, kinds=kinds))
+        assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
+
+
+SILENT = (
+    "lose_slot",
+    "lose_slot",
+    "jump_slot",
+    "mute_member",
+    "unknown_name",
+    "cut_members",
+    "kill_server",
+    "power_loss",
+)
+"""Where WAL is recycled that is not archived, and those who have it hang, are not found, restart, and come back."""
+
+
+def test_p4_silence_of_whatever_kind_is_never_a_no() -> None:
+    outcomes = []
+    for seed in range(100):
+        outcomes.append(play(Schedule(seed, kinds=SILENT)))
+        assert outcomes[-1].problem is None, f"{outcomes[-1].problem}\n{explain(outcomes[-1])}"
+    assert sum(outcome.gaps for outcome in outcomes) > 0  # and what is nowhere becomes one
