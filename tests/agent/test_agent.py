@@ -197,7 +197,10 @@ def test_a_frontier_waits_for_the_slowest_upload(alone: Alone) -> None:
         start = agent.frontier
         end = complete(alone.server, 5)
         wait_for(lambda: len(alone.stored()) >= 4)
-        assert agent.frontier // SIZE == start // SIZE  # the tail of the open segment may have moved it inside that
+        held = Segment.parse(Path(stuck[0]).stem, SIZE)  # two upload at once: it may be the second
+        assert (
+            start // SIZE <= agent.frontier // SIZE <= held.number
+        )  # the tail of the open segment may have moved it inside that
         alone.store.before = None
         agent.wait_frontier(end)
 
@@ -286,8 +289,12 @@ def test_a9_a_killed_pg_receivewal_is_started_again(alone: Alone) -> None:
         agent.wait_frontier(complete(alone.server, 2))
 
 
-def test_a_receiver_that_streams_again_is_no_problem_though_no_segment_completes(alone: Alone) -> None:
+def test_a_receiver_that_streams_again_is_no_problem_though_no_segment_completes(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a quiet server the next one may take hours: doctor and /health were red for as long."""
+    monkeypatch.setattr("walkeeper.agent.problems.GRACE_SECONDS", 1.0)
+    monkeypatch.setattr("walkeeper.agent.archiver.streaming.STEADY_SECONDS", 3.0)
     hba = alone.server.data / "pg_hba.conf"
     rules = hba.read_text()
     with alone.agent() as agent:

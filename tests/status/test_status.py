@@ -105,7 +105,7 @@ class World:
             found = gather.gather(load(node.config, {}))
         return Said(found, time.monotonic() - begun)
 
-    def wait(self, node: Node, code: int, what: str = "", seconds: float = 60) -> Said:
+    def wait(self, node: Node, code: int, what: str = "", seconds: float = 120) -> Said:
         """Until it exits with that code and has that to say."""
         last: list[Said] = []
 
