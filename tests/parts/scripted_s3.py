@@ -232,7 +232,7 @@ class ScriptedS3:
         return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def settings(self, **other: Any) -> S3Settings:
-        """How to reach it, with time-outs that suit a test."""
+        """How to reach it, with time-outs that a busy machine does not reach."""
         return replace(self.settings_of(self.port), **{"endpoint": self.endpoint, **other})
 
     @staticmethod
@@ -246,7 +246,7 @@ class ScriptedS3:
             access_key_id="first-key",
             secret_access_key="a-secret-of-the-tests",
             connect_timeout=Seconds(10),
-            read_timeout=Seconds(0.5),
+            read_timeout=Seconds(30),
         )
 
     def next(self, operation: Operation, *faults: Fault) -> None:
