@@ -34,6 +34,8 @@ CORE_MAY_USE = {
     "datetime",
     "enum",
     "functools",
+    "hashlib",
+    "hmac",
     "itertools",
     "msgspec",
     "re",
@@ -79,7 +81,7 @@ def test_the_core_does_no_io() -> None:
 
 
 def test_the_page_is_a_pure_function_of_its_facts() -> None:
-    known = CORE_MAY_USE | {"base64", "hashlib", "html", "itertools", "math"}
+    known = CORE_MAY_USE | {"base64", "html", "math"}
     for path in (PACKAGE / "page").glob("*.py"):
         for name in imports(path):
             ours = name.startswith(("walkeeper.core", "walkeeper.page"))
@@ -166,7 +168,7 @@ def test_only_the_archive_makes_receipts() -> None:
 
 def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
     """A probe deletes its own object, ``tail.drop`` what a receipt covers, a restore the pin that it wrote, and ``expire`` what
-    a recorded floor gives up (P15); ``limited`` passes that on. Nothing else deletes.
+    a recorded floor gives up (P15); ``limited`` and ``authentic`` pass that on. Nothing else deletes.
     """
     calls = {
         (place(path), node.func.id if isinstance(node.func, ast.Name) else f".{node.func.attr}")
@@ -181,6 +183,7 @@ def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
         "expire/delete.py",
         "store/probe.py",
         "store/limited.py",
+        "archive/authentic.py",
     }
     assert (
         "def drop(archive: Archive, key: str, cover: Receipt | TailReceipt)"

@@ -30,6 +30,7 @@
     │   └── TooLarge           an object has more bytes than anything of its kind
     ├── CannotTell             an object is there, or may be, and cannot be delivered
     │   ├── Locked             it is encrypted, and no key here opens it
+    │   ├── NotAuthentic       nobody with the key made it, or it is plain where all is encrypted
     │   └── HoleInArchive      it is not there, and more of its branch is behind it
     │       └── LostForGood    the same, and it is recorded as a gap
     │           └── GivenUp    the same, and it is below the floor
@@ -219,6 +220,12 @@ class TooLarge(StoreError):
 class CannotTell(WalkeeperError):
     waiting_helps = True
     reason = "cannot_tell"
+
+
+class NotAuthentic(CannotTell):
+    """An object that nobody with the key made: its name is taken, and it counts for nothing."""
+
+    reason = "not_authentic"
 
 
 class Locked(CannotTell):

@@ -359,6 +359,32 @@ def test_a_secret_from_the_environment_goes_before_its_file(write: Write) -> Non
     assert store.secret_access_key == "from-environment"
 
 
+def test_keys_for_authentication_are_read_in_order_and_do_not_show(write: Write) -> None:
+    files = [write("k" * 64 + "\n", "new"), write("o" * 32, "old")]
+    section = f'  authentication: {{key_files: [{files[0]}, {files[1]}], since: "00000002000000000000000A"}}\n'
+    config = load(write(PATRONI + DIRECTORY + section), {})
+    assert config.authentication_keys == ("k" * 64, "o" * 32)
+    assert config.authentic_since == "00000002000000000000000A"
+    assert "kkk" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "since", "expected"),
+    [
+        ("k" * 31, '"000000010000000000000000"', "holds 31 characters"),
+        ("k" * 64, "null", "walkeeper.authentication.since: missing"),
+        ("k" * 64, '"0000000100000000"', "is not the name of a segment"),
+        ("two\nlines", '"000000010000000000000000"', "does not hold one line"),
+        (None, '"000000010000000000000000"', "cannot be read"),
+    ],
+)
+def test_a_mistake_about_authentication_is_refused(write: Write, key: str | None, since: str, expected: str) -> None:
+    file = "/nowhere" if key is None else write(key, "key")
+    error = refusal(write(PATRONI + DIRECTORY + f"  authentication: {{key_files: [{file}], since: {since}}}\n"))
+    assert expected in str(error)
+    assert "kkk" not in str(error) + error.hint
+
+
 @pytest.mark.parametrize("content", [b"", b"\n", b"two\nlines\n", b"\xff\xfe", b"x" * 70_000])
 def test_a_secret_file_that_holds_no_secret_is_refused(write: Write, content: bytes) -> None:
     secret = write(content, "secret")

@@ -341,6 +341,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("spool_room", with_config(spool_limit=MIB), "warning", "less than two segments", "limit:"),
     ("receiver", with_facts(receiver_problem=ConfigError("pg_receivewal: not found", hint="Install it.")), "error", "not found", "# Install it."),
     ("encryption", with_config(encryption_recipients=("age1x",)), "warning", "no identity_file", "identity_file: "),
+    ("authentication", with_config(encryption_recipients=("age1x",)), "warning", "nothing shows who made them", "openssl rand -hex 32"),
     ("encryption", with_facts(codec_problem=ConfigError("encryption: pyrage is missing", hint="pip install")), "error", "pyrage", "# pip install"),
     ("agent_runs", with_facts(agent=Unknown("no agent is running"), agent_absent=True), "error", "no agent runs", "agent -c"),
     ("agent_runs", with_facts(agent=Unknown("it is stuck")), "unknown", "it is stuck", ""),
@@ -378,7 +379,11 @@ def test_what_was_not_seen_is_never_good(good: Facts) -> None:
         members=(replace(good.members[0], server=away),),
     )  # fmt: skip
     content = {finding.rule.name for finding in judge(facts) if finding.state == "ok"}
-    assert content == {"receiver", "encryption"}  # which were looked at: they are not among what is away
+    assert content == {
+        "receiver",
+        "encryption",
+        "authentication",
+    }  # which were looked at: they are not among what is away
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -206,7 +207,7 @@ def test_two_objects_of_one_name_are_compared(
     built = Built(tmp_path)
     whole(built)
     verify = Verifier(built, capsys, monkeypatch)
-    built.config = replaced(built, identity)
+    built.config = dataclasses.replace(replaced(built, identity), plain_before="F" * 24)
 
     def put_beside(number: int) -> None:
         plain = paged_segment(built.segment(2, number), SYSTEM, TWO)

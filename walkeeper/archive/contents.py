@@ -24,7 +24,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
-from walkeeper.errors import BadName, Refused
+from walkeeper.errors import BadName, NotAuthentic, Refused
 from walkeeper.store.base import SMALL, ObjectInfo, Store
 
 NAMED: Final = 100
@@ -221,8 +221,14 @@ class Contents:
 
     def has(self, segment: Segment) -> bool:
         """Whether the store has a whole object of that segment, under any suffix."""
-        found = (self._store.head(self._layout.file(segment, suffix)) for suffix in STORED)
-        return any(info is not None and is_whole(info) for info in found)
+        return any(self._has(self._layout.file(segment, suffix)) for suffix in STORED)
+
+    def _has(self, key: str) -> bool:
+        try:
+            info = self._store.head(key)
+        except NotAuthentic:
+            return False
+        return info is not None and is_whole(info)
 
     def segments(self, folder: str = "") -> Iterator[Segment]:
         """Every complete segment that the store lists, by timeline and number; or those in one folder of ``wal``."""

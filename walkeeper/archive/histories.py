@@ -33,10 +33,10 @@ def content(store: Store, layout: Layout, timeline: int) -> bytes | None:
     """Its text; None where it is not stored. Raises CannotTell for a damaged one, or the store's errors."""
     problem: CannotTell | None = None
     for key in keys(layout, timeline):
-        body = store.get(key, SMALL)
-        if body is None:
-            continue
         try:
+            body = store.get(key, SMALL)
+            if body is None:
+                continue
             check(key, body)
         except CannotTell as damaged:
             events.failure("stored_object_damaged", damaged, key=key)

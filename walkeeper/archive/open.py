@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from walkeeper.archive.authentic import AuthenticStore, believing
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec, open_codec
 from walkeeper.archive.contents import Contents
@@ -51,9 +52,10 @@ def open_archives(config: Config, store: Store | None = None, *, to_read: bool =
 
     Raises ConfigError or StoreUnfit; does not talk to the store yet.
     """
+    opened = open_store(config.store) if store is None else store
     codec = Codec(config.compression_level, config.encryption_recipients, config.identity_file)
     return Archives(
-        open_store(config.store) if store is None else store,
+        opened if isinstance(opened, AuthenticStore) else believing(opened, config),
         config.scope,
         config.group,
         codec if to_read else open_codec(config),

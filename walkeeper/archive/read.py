@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from walkeeper.archive import histories
 from walkeeper.archive.codec import AGAIN, SUFFIXES, Codec
@@ -17,12 +17,13 @@ from walkeeper.core.history import parse_history
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, Segment, WalFile, parse_wal_name
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
-from walkeeper.errors import CannotTell, Refused
+from walkeeper.errors import CannotTell, NotAuthentic, Refused
 from walkeeper.lib import events
 from walkeeper.store.base import MAX_OBJECT, SMALL, Body, Store
 
 _SMALLEST: Final = SegmentSize(MIB)
 _LARGEST: Final = SegmentSize(1024 * MIB)
+_T = TypeVar("_T")
 MAX_LABEL_BYTES: Final = 64 * 1024
 """Bytes of the largest ``.backup`` file that is read."""
 
@@ -53,6 +54,8 @@ class Reader:
         problem: CannotTell | Refused | None = None
         for suffix, body in self._bodies(layout, file):
             try:
+                if isinstance(body, NotAuthentic):
+                    raise body
                 return opened(layout, self._codec, file, suffix, body)
             except (CannotTell, Refused) as damaged:
                 # Another suffix may have a whole one.
@@ -66,14 +69,21 @@ class Reader:
                 self._proved.add(layout.root)
         return None
 
-    def _bodies(self, layout: Layout, file: WalFile) -> Iterator[tuple[str, Body]]:
+    def _bodies(self, layout: Layout, file: WalFile) -> Iterator[tuple[str, Body | NotAuthentic]]:
         """What there is of that file; what was stored again beside a damaged one last, as it is needed least."""
         asked = _together if self._far else map
         usual = suffixes(file)
         limit = SMALL if isinstance(file, HistoryFile) else MAX_OBJECT
         for round_ in (usual, [AGAIN + suffix for suffix in usual]):
-            answers = asked(lambda key: self.store.get(key, limit), [layout.file(file, suffix) for suffix in round_])
+            answers = asked(lambda key: self._got(key, limit), [layout.file(file, suffix) for suffix in round_])
             yield from ((suffix, body) for suffix, body in zip(round_, answers, strict=True) if body is not None)
+
+    def _got(self, key: str, limit: int = MAX_OBJECT) -> Body | NotAuthentic | None:
+        """What somebody planted under one suffix keeps nobody from the other."""
+        try:
+            return self.store.get(key, limit)
+        except NotAuthentic as problem:
+            return problem
 
     def tail(self, layout: Layout, name: str) -> Tail:
         """What the tail has of a segment that ``deliver`` has just said is absent.
@@ -87,8 +97,8 @@ class Reader:
         error of the same kinds. None proves nothing.
         """
         for suffix in sorted(suffixes(segment), key=lambda suffix: suffix != self._usual):
-            body = self.store.get(layout.file(segment, suffix))
-            if body is not None:
+            body = self._got(layout.file(segment, suffix))
+            if body is not None and not isinstance(body, NotAuthentic):
                 self._usual = suffix
                 return parts(layout, self._codec, segment, suffix, body)
         return None
@@ -193,13 +203,13 @@ def _check_sum(metadata: Mapping[str, str], sha256: str, file: WalFile) -> None:
         )
 
 
-def _together(ask: Callable[[str], Body | None], keys: Sequence[str]) -> list[Body | None]:
+def _together(ask: Callable[[str], _T], keys: Sequence[str]) -> list[_T]:
     """The answers in the order of the keys. The first problem, in that order, is raised."""
-    answers: dict[str, Body | Exception | None] = {}
+    answers: dict[str, tuple[_T] | Exception] = {}
 
     def put(key: str) -> None:
         try:
-            answers[key] = ask(key)
+            answers[key] = (ask(key),)
         except Exception as problem:  # noqa: BLE001 - carried over to who asked
             answers[key] = problem
 
@@ -212,7 +222,7 @@ def _together(ask: Callable[[str], Body | None], keys: Sequence[str]) -> list[Bo
     return [_raised(answers[key]) for key in keys]
 
 
-def _raised(answer: Body | Exception | None) -> Body | None:
+def _raised(answer: tuple[_T] | Exception) -> _T:
     if isinstance(answer, Exception):
         raise answer
-    return answer
+    return answer[0]

@@ -18,7 +18,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.tail import Piece, longest_chain
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header, check_part
-from walkeeper.errors import BadName, Conflict, StoreUnavailable
+from walkeeper.errors import BadName, Conflict, NotAuthentic, StoreUnavailable
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 
 
@@ -46,7 +46,10 @@ def put(archive: Archive, segment: Segment, piece: Piece, plain: bytes) -> TailR
     try:
         archive.store.create(key, body, stated(sha256, len(plain), body))
     except AlreadyThere:
-        info = archive.store.head(key)
+        try:
+            info = archive.store.head(key)
+        except NotAuthentic as planted:
+            raise Conflict(str(planted), hint="The agent begins a new piece.") from None
         if info is None:
             raise StoreUnavailable(
                 f"{key}: the store says that it exists, and then that it does not", hint="The agent tries again."
@@ -92,7 +95,10 @@ def parse_key(info: ObjectInfo) -> StoredPiece | None:
 def covers(archive: Archive, plain: Plain, pieces: list[StoredPiece]) -> bool:
     """Whether each of those pieces says the same as ``plain``, the segment's bytes from its start: then all are covered."""
     for stored in pieces:
-        info = archive.store.head(stored.key)
+        try:
+            info = archive.store.head(stored.key)
+        except NotAuthentic:
+            return False
         here = plain[stored.piece.begin : stored.piece.end]
         if info is None:
             continue
@@ -127,7 +133,10 @@ def drop(archive: Archive, key: str, cover: Receipt | TailReceipt) -> None:
 
 def confirm(archive: Archive, stored: StoredPiece, segment: Segment, plain: bytes) -> TailReceipt | None:
     """A receipt for a piece that an earlier run stored, where the store says that it has just those bytes."""
-    info = archive.store.head(stored.key)
+    try:
+        info = archive.store.head(stored.key)
+    except NotAuthentic:
+        return None
     sha256 = hashlib.sha256(plain).hexdigest()
     if info is None or not is_whole(info):
         return None

@@ -23,7 +23,7 @@ from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.tail import MAX_PIECE, NO_TAIL, Piece, TailReach, inner_fork, longest_chain
 from walkeeper.core.wal_page import SegmentHeader, check_header, check_part, first_difference
 from walkeeper.core.wal_records import goes_beyond
-from walkeeper.errors import BadName, BadSegment, CannotTell, WrongCluster
+from walkeeper.errors import BadName, BadSegment, CannotTell, NotAuthentic, WrongCluster
 from walkeeper.lib import events
 from walkeeper.store.base import Body, Store
 
@@ -142,7 +142,7 @@ class _Opener:
         while chosen := longest_chain(left):
             wanted = [piece for piece in chosen if piece not in plain]
             with ThreadPoolExecutor(_AT_ONCE) as pool:
-                bodies = list(pool.map(lambda piece: self._store.get(pieces[piece].key), wanted))
+                bodies = list(pool.map(lambda piece: self._got(pieces[piece].key), wanted))
             first: Segment | None = None
             for piece in chosen:
                 body = bodies[wanted.index(piece)] if piece in wanted else None
@@ -161,8 +161,16 @@ class _Opener:
                 return AssembledTail(first, owner, b"".join(plain[piece] for piece in chosen)[: first.size])
         return None
 
-    def _open(self, stored: StoredPiece, body: Body | None) -> bytes:
+    def _got(self, key: str) -> Body | NotAuthentic | None:
+        try:
+            return self._store.get(key)
+        except NotAuthentic as problem:
+            return problem
+
+    def _open(self, stored: StoredPiece, body: Body | NotAuthentic | None) -> bytes:
         """Its bytes. Raises CannotTell or BadSegment for a damaged one."""
+        if isinstance(body, NotAuthentic):
+            raise body
         if body is None:
             raise _Changed
         try:

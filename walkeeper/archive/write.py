@@ -22,7 +22,7 @@ from walkeeper.core.names import BackupFile, HistoryFile, PartialFile, Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
 from walkeeper.core.wal_records import check_complete
-from walkeeper.errors import BadSegment, CannotTell, Conflict, Locked, StoreUnavailable
+from walkeeper.errors import BadSegment, CannotTell, Conflict, Locked, NotAuthentic, StoreUnavailable
 from walkeeper.lib import clock, events
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import SMALL, AlreadyThere, Store
@@ -194,12 +194,12 @@ class Archive:
             try:
                 self.store.create(key, content, metadata)
             except AlreadyThere:
-                stored = self.store.get(key, SMALL)
-                if stored is None:
-                    raise _came_and_went(key) from None
-                if stored == content:
-                    return
                 try:
+                    stored = self.store.get(key, SMALL)
+                    if stored is None:
+                        raise _came_and_went(key) from None
+                    if stored == content:
+                        return
                     histories.check(key, stored)
                 except CannotTell as damaged:
                     events.failure("stored_object_damaged", damaged, key=key)
@@ -238,18 +238,21 @@ class Archive:
 
     def _look(self, key: str, suffix: str, size: int) -> _Whole | _Damaged | None:
         """At an object of so many plain bytes: by its metadata, and only where those are lost by its own."""
-        info = self.store.head(key)
+        try:
+            info = self.store.head(key)
+        except NotAuthentic as planted:
+            return _damaged(key, str(planted))
         if info is None:
             return None
         if not is_whole(info):
             return _damaged(key, f"{info.size} bytes, it was stored with {info.metadata.get('packed-size', 'some')}")
         if sha256 := stated_sha256(info, size):
             return _Whole(sha256, info.size)
-        body = self.store.get(key)
-        if body is None:
-            return None
         sha256_of_body = hashlib.sha256()
         try:
+            body = self.store.get(key)
+            if body is None:
+                return None
             for part in self.codec.parts(suffix, body, _LARGEST):
                 sha256_of_body.update(part)
             return _Whole(sha256_of_body.hexdigest(), info.size)

@@ -32,6 +32,33 @@ class EncryptionKeys(Section, frozen=True):
         str | None,
         Meta(description="The private key, as `age-keygen` writes it. Only where WAL is restored or verified."),
     ] = None
+    plain_before: Annotated[
+        str | None,
+        Meta(
+            description="The first segment that had to be encrypted, for an archive that was plain once. Where this section says "
+            "anything, a plain object is not believed; below that segment it is."
+        ),
+    ] = None
+
+
+class AuthenticationKeys(Section, frozen=True):
+    """Who made an object. Each gets a code that only holders of a key can make; without a right one it is not restored, and not
+    built upon. The keys belong on database hosts and restore hosts, and nowhere near the store."""
+
+    key_files: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Files with a key each, 32 characters or more (`openssl rand -hex 32`). New objects get codes of the "
+            "first; the others, older ones, are good for reading."
+        ),
+    ] = ()
+    since: Annotated[
+        str | None,
+        Meta(
+            description="The first segment whose objects must have a code: one that is still to come when the last host gets its "
+            "key. For a new archive `000000010000000000000000`."
+        ),
+    ] = None
 
 
 class SpoolKeys(Section, frozen=True):
@@ -201,6 +228,7 @@ class Keys(Section, frozen=True):
     ] = "streaming"
     compression_level: Annotated[Level, Meta(description="zstd's, 1 to 19.")] = 1
     encryption: EncryptionKeys = EncryptionKeys()
+    authentication: AuthenticationKeys = AuthenticationKeys()
     upload_workers: Annotated[
         Workers,
         Meta(

@@ -17,13 +17,16 @@ from typing import Any, Final
 import msgspec
 
 from walkeeper.config import overrides, patroni_yml, trust, yaml_file
-from walkeeper.config.keys import AgentKeys, EncryptionKeys, Keys, PostgresqlKeys, all_sections
+from walkeeper.config.keys import AgentKeys, AuthenticationKeys, EncryptionKeys, Keys, PostgresqlKeys, all_sections
 from walkeeper.config.model import AgentSettings, Config, Node, PostgresqlSettings
 from walkeeper.config.patroni_yml import LIBPQ_OPTIONS, Patroni
 from walkeeper.config.written import Written
 from walkeeper.errors import ConfigError
 from walkeeper.lib.section import Section, WrongValue, decode
 from walkeeper.store.base import StoreSettings
+
+_SHORTEST_KEY: Final = 32
+"""Characters of a key for authentication codes: 128 bits in hex."""
 
 
 def load(path: Path, environ: Mapping[str, str], *, for_agent: bool = False) -> Config:
@@ -208,6 +211,9 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
             ("encryption", "identity_file"),
             written.path(("encryption", "identity_file"), keys.encryption.identity_file),
         ),
+        plain_before=_segment(("encryption", "plain_before"), keys.encryption.plain_before, written),
+        authentication_keys=_authentication_keys(keys.authentication, written),
+        authentic_since=_segment(("authentication", "since"), keys.authentication.since, written),
         upload_workers=keys.upload_workers,
         hold_slot=keys.hold_slot,
         spool_limit=int(keys.spool.limit),
@@ -279,6 +285,32 @@ def _recipients(keys: EncryptionKeys, written: Written) -> tuple[str, ...]:
                 hint="age-keygen -y FILE prints it: age1 and 58 characters. A private key does not belong here.",
             )
     return keys.recipients
+
+
+def _authentication_keys(keys: AuthenticationKeys, written: Written) -> tuple[str, ...]:
+    at = ("authentication", "key_files")
+    found = tuple(written.read_secret(at, written.path(at, file)) for file in keys.key_files)
+    for file, key in zip(keys.key_files, found, strict=True):
+        if len(key) < _SHORTEST_KEY:
+            raise written.error(
+                at,
+                f"{file} holds {len(key)} characters, fewer than {_SHORTEST_KEY}",
+                hint="Make one with: openssl rand -hex 32",
+            )
+    if found and keys.since is None:
+        raise written.error(
+            ("authentication", "since"),
+            "missing",
+            hint="Say from which segment on objects must have a code: one that is still to come (walkeeper status shows the "
+            "frontier), or 000000010000000000000000 for a new archive.",
+        )
+    return found
+
+
+def _segment(keys: tuple[str, ...], name: str | None, written: Written) -> str:
+    if name is not None and not re.fullmatch(r"[0-9A-F]{24}", name):
+        raise written.error(keys, f"{name!r} is not the name of a segment", hint="Write all 24 digits, and in quotes.")
+    return name or ""
 
 
 def _postgresql(keys: PostgresqlKeys, patroni: Patroni, written: Written) -> PostgresqlSettings | None:

@@ -112,6 +112,12 @@ class Config:
     agent: AgentSettings
     node: Node
     archiver: ArchiverMode = "streaming"
+    authentication_keys: tuple[str, ...] = field(default=(), repr=False)
+    """The first is for new objects; none: objects carry no codes."""
+    authentic_since: str = ""
+    """The first segment whose objects must have a code; empty: all must."""
+    plain_before: str = ""
+    """The first segment that must be encrypted where anything is; empty: all must."""
     exposed: tuple[Exposure, ...] = ()
     """What others may read or write of what this was read from, and should not."""
 

@@ -63,11 +63,13 @@ class Written:
         if file is None:
             return value
         where = (*keys[:-1], f"{keys[-1]}_file")
-        return self._read_secret(where, file if isinstance(file, Path) else self.path(where, file))
+        path = file if isinstance(file, Path) else self.path(where, file)
+        return None if path is None else self.read_secret(where, path)
 
-    def _read_secret(self, keys: tuple[str, ...], path: Path | None) -> str | None:
+    def read_secret(self, keys: tuple[str, ...], path: Path | None) -> str:
+        """The one line that a file holds."""
         if path is None:
-            return None
+            raise self.error(keys, "missing")
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:

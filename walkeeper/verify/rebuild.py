@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 
+from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.coverage import begins, reach
 from walkeeper.core.lsn import Lsn
@@ -15,7 +16,6 @@ from walkeeper.dcs.base import RecordStore
 from walkeeper.dcs.claim import decoded
 from walkeeper.errors import CannotTell, CasConflict, Refused
 from walkeeper.lib.clock import timestamp
-from walkeeper.store.open import open_store
 from walkeeper.verify.answer import SOUND
 from walkeeper.verify.evidence import Evidence, gather, open_records
 
@@ -40,7 +40,7 @@ def rebuild(
     claim = decoded(before)
     if claim.record is not None:  # garbage is what this is for
         _refuse_readable(claim.record)
-    evidence = gather(config, open_store(config.store), claim, system_identifier)
+    evidence = gather(config, open_archives(config, to_read=True).store, claim, system_identifier)
     record = rebuilt(evidence, timeline, _leaders_timeline(records))
     try:
         records.write(record.encode(), before)

@@ -24,7 +24,7 @@ from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Record
 from walkeeper.core.tail import longest_chain
 from walkeeper.core.takeover import LocalServer, beyond
-from walkeeper.errors import BadHistory, NumberUsedTwice, OtherBytes
+from walkeeper.errors import BadHistory, NotAuthentic, NumberUsedTwice, OtherBytes
 from walkeeper.lib import events
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import Body, ObjectInfo
@@ -229,7 +229,7 @@ def _compare_pieces(archive: Archive, segment: Segment, pieces: Sequence[StoredP
     if plain is None:
         return []
     heads: Mapping[StoredPiece, ObjectInfo | None] = dict(
-        in_parallel(lambda each: (each, archive.store.head(each.key)), pieces, min(AT_ONCE, len(pieces)))
+        in_parallel(lambda each: (each, _head(archive, each.key)), pieces, min(AT_ONCE, len(pieces)))
     )
     stated = {each: info.metadata.get("sha256") for each, info in heads.items() if info is not None}
     told = {each: sha256 for each, sha256 in stated.items() if sha256}
@@ -237,6 +237,15 @@ def _compare_pieces(archive: Archive, segment: Segment, pieces: Sequence[StoredP
     if wrong:
         raise _other_bytes(f"{segment}, its tail {min(wrong, key=lambda each: each.piece).piece.name}")
     return [f"tail of {segment}"] if told else []
+
+
+def _head(archive: Archive, key: str) -> ObjectInfo | None:
+    """None for what somebody without the key planted, too: it says nothing."""
+    try:
+        return archive.store.head(key)
+    except NotAuthentic as problem:
+        events.failure("object_not_authentic", problem, key=key)
+        return None
 
 
 def _other_bytes(what: object) -> OtherBytes:

@@ -145,6 +145,27 @@ def encryption(facts: Facts) -> Iterator[Verdict]:
 
 
 @rule(
+    AREA,
+    "warning",
+    what="Where objects are encrypted, they carry authentication codes, too.",
+    why="The public key is enough to make an object that opens: whoever may create objects decides what is restored.",
+    fix="authentication.key_files and authentication.since on every host that archives or restores.",
+)
+def authentication(facts: Facts) -> Iterator[Verdict]:
+    config = facts.config
+    if config.authentication_keys:
+        yield Good("objects carry codes")
+    elif config.encryption_recipients:
+        section = "walkeeper.authentication" if config.source == config.patroni_config else "authentication"
+        since = "the name of a segment that is still to come on all hosts, in quotes"
+        lines = paste.yaml_lines(section, {"key_files": "[/etc/walkeeper/authentication-key]", "since": f"# {since}"})
+        fix = ("# make a key, for all hosts:", "openssl rand -hex 32", f"# in {config.source}:", *lines)
+        yield Wrong("objects are encrypted, and nothing shows who made them", fix)
+    else:
+        yield Good("nothing is encrypted, and objects carry no codes")
+
+
+@rule(
     AGENTS,
     "error",
     what="An agent runs on every node.",

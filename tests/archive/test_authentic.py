@@ -1,0 +1,241 @@
+"""Attacks of somebody who may create objects and has no key: nothing of his is restored, built upon, or in the way (P16)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from tests.core.values import history_text, paged_segment
+from tests.twins.memory_store import MemoryStore
+from walkeeper.archive import tail
+from walkeeper.archive.authentic import AuthenticStore, Trust
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.contents import Contents, starts, take
+from walkeeper.archive.histories import stored_history, timelines
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.read import Reader
+from walkeeper.archive.tail_read import assemble
+from walkeeper.archive.write import Archive
+from walkeeper.core.authentication import CODE, Demand
+from walkeeper.core.history import History, Switch
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.tail import Piece
+from walkeeper.errors import CannotTell, NotAuthentic, StoreUnfit
+from walkeeper.store.base import AlreadyThere
+
+SYSTEM = 7300000000000000001
+SIZE = SegmentSize(MIB)
+LAYOUT = Layout("demo", None, SYSTEM)
+KEY, OLD_KEY = b"k" * 64, b"o" * 64
+ONE = History(1)
+TWO = History(2, (Switch(1, Lsn(5 * MIB + 100)),))
+THREE = Segment(1, 3, SIZE)
+
+
+def plain(segment: Segment, letter: bytes = b"w", history: History = ONE) -> bytes:
+    return paged_segment(segment, SYSTEM, history).replace(b"w" * 100, letter * 100)
+
+
+class World:
+    """A store as it is, and as hosts with and without the key see it. All is encrypted; ``mallory`` has the public key alone."""
+
+    def __init__(self, directory: Path) -> None:
+        self.raw = MemoryStore()
+        identity = pyrage.x25519.Identity.generate()
+        file = directory / "identity"
+        file.write_text(f"{identity}\n")
+        self.codec = Codec(1, (str(identity.to_public()),), file)
+        self.store = AuthenticStore(self.raw, Trust((KEY,), encrypted=True))
+        self.archive = Archive(self.store, LAYOUT, SIZE, self.codec)
+        self.mallory = Archive(self.raw, LAYOUT, SIZE, Codec(1, self.codec.recipients))
+        self.in_clear = Archive(self.raw, LAYOUT, SIZE, Codec())
+
+    def reader(self, *, far: bool = False, trust: Trust | None = None) -> Reader:
+        store = self.store if trust is None else AuthenticStore(self.raw, trust)
+        return Reader(store, self.codec, far=far)
+
+    def begin(self) -> None:
+        self.archive.archive_segment(THREE, plain(THREE), ONE)
+        self.archive.state_start(THREE)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_p16_a_forged_plain_object_beside_the_true_one_is_not_what_a_restore_delivers(world: World, far: bool) -> None:
+    world.begin()
+    forged = plain(THREE, b"f")
+    key = LAYOUT.file(THREE, ".zst")
+    sha256 = hashlib.sha256(forged).hexdigest()
+    world.raw.create(key, Codec().encode(forged), {"format": "1", "sha256": sha256, "size": str(MIB)})
+    assert world.reader(far=far).deliver(LAYOUT, THREE.name) == plain(THREE)
+    pieces = world.reader(far=far).complete(LAYOUT, THREE)
+    assert pieces is not None
+    assert b"".join(pieces) == plain(THREE)
+    assert world.archive.find(THREE) is not None
+    assert world.archive.archive_segment(THREE, plain(THREE), ONE).was_present
+
+
+def test_p16_what_the_public_key_alone_can_make_is_not_restored(world: World) -> None:
+    world.begin()
+    four = Segment(1, 4, SIZE)
+    world.mallory.archive_segment(four, plain(four, b"f"), ONE)
+    with pytest.raises(NotAuthentic, match="no authentication code"):
+        world.reader().deliver(LAYOUT, four.name)
+    assert world.reader().complete(LAYOUT, four) is None
+    assert world.archive.find(four) is None
+    assert not world.archive.contents.has(four)
+
+
+@pytest.mark.parametrize("who", ["mallory", "in_clear"])
+def test_p16_a_planted_object_keeps_nobody_from_archiving(world: World, who: str) -> None:
+    world.begin()
+    four = Segment(1, 4, SIZE)
+    getattr(world, who).archive_segment(four, plain(four, b"f"), ONE)
+    receipt = world.archive.archive_segment(four, plain(four), ONE)
+    assert not receipt.was_present
+    assert world.archive.archive_segment(four, plain(four), ONE).was_present
+    assert world.reader().deliver(LAYOUT, four.name) == plain(four)
+
+
+def test_p16_planted_starts_gaps_and_histories_say_nothing(world: World) -> None:
+    world.begin()
+    world.mallory.state_start(Segment(1, 9, SIZE))
+    world.mallory.record_gap(Segment(1, 4, SIZE), Lsn(9 * MIB))
+    world.mallory.accept_gap(Segment(1, 4, SIZE), Lsn(9 * MIB))
+    world.mallory.archive_history(2, history_text(TWO))
+    contents = Contents(world.store, LAYOUT, SIZE)
+    assert contents.start() == THREE
+    assert starts(world.store, LAYOUT) == [THREE.name]
+    assert (contents.gaps(), contents.accepted_gaps(), timelines(world.store, LAYOUT)) == ([], [], [])
+    assert contents.frontier(ONE) == Lsn(4 * MIB)
+    everything = take(world.store, "demo", None).archives[SYSTEM]
+    assert (everything.starts, everything.gaps, everything.accepted, everything.histories) == ([THREE.name], [], [], [])
+    with pytest.raises(NotAuthentic):
+        stored_history(world.store, LAYOUT, 2)
+    true = History(2, (Switch(1, Lsn(7 * MIB)),))
+    world.archive.archive_history(2, history_text(true))
+    assert stored_history(world.store, LAYOUT, 2) == true
+    assert timelines(world.store, LAYOUT) == [2]
+
+
+def test_p16_a_planted_tail_is_not_believed(world: World) -> None:
+    world.begin()
+    four = Segment(1, 4, SIZE)
+    tail.put(world.archive, four, Piece(0, 8192, "true"), plain(four)[:8192])
+    tail.put(world.mallory, four, Piece(0, 16384, "forged"), plain(four, b"f")[:16384])
+    found = assemble(world.store, LAYOUT, world.codec, four.name)
+    assert found is not None
+    assert found.plain == plain(four)[:8192]
+    stored = list(tail.stored_pieces(world.store, LAYOUT, four.name))
+    assert [tail.confirm(world.archive, each, four, plain(four)[:8192]) is None for each in stored] == [False, True]
+    assert not tail.covers(world.archive, plain(four), stored)
+
+
+def test_p16_a_true_object_under_another_name_or_in_another_cluster_is_a_forgery(world: World) -> None:
+    world.begin()
+    body, metadata = world.raw.objects[LAYOUT.file(THREE, ".zst.age")]
+    four, other = Segment(1, 4, SIZE), Layout("demo", None, SYSTEM + 1)
+    world.raw.create(LAYOUT.file(four, ".zst.age"), body, metadata)
+    world.raw.create(other.file(THREE, ".zst.age"), body, metadata)
+    for layout, segment in ((LAYOUT, four), (other, THREE)):
+        with pytest.raises(NotAuthentic, match="not one of the keys"):
+            world.reader().deliver(layout, segment.name)
+    moved = Layout("renamed", 2, SYSTEM)
+    world.raw.create(moved.file(THREE, ".zst.age"), body, metadata)
+    assert world.reader().deliver(moved, THREE.name) == plain(THREE)  # an archive may move, as a whole
+
+
+def test_p16_changed_bytes_under_true_metadata_are_noticed(world: World) -> None:
+    world.begin()
+    world.archive.archive_history(2, history_text(TWO))
+    for key, (body, metadata) in list(world.raw.objects.items()):
+        for changed in (body[:-1] + bytes([body[-1] ^ 1]), body[:-1], body + b"x"):
+            world.raw.objects[key] = (changed, metadata)
+            with pytest.raises(NotAuthentic):
+                world.store.get(key)
+        world.raw.objects[key] = (body, metadata)
+    world.raw.objects[key] = (b"", metadata)
+    with pytest.raises(NotAuthentic, match="otherwise"):
+        world.store.head(key)
+
+
+def test_keys_can_be_changed(world: World) -> None:
+    world.begin()
+    changed = Trust((b"n" * 64, KEY), encrypted=True)
+    store = AuthenticStore(world.raw, changed)
+    four = Segment(1, 4, SIZE)
+    Archive(store, LAYOUT, SIZE, world.codec).archive_segment(four, plain(four), ONE)
+    for segment in (THREE, four):
+        assert Reader(store, world.codec).deliver(LAYOUT, segment.name) == plain(segment)
+    with pytest.raises(NotAuthentic):
+        world.reader().deliver(LAYOUT, four.name)
+
+
+def test_an_archive_from_before_there_was_a_key_or_encryption_goes_on(world: World) -> None:
+    world.in_clear.archive_segment(THREE, plain(THREE), ONE)
+    world.in_clear.state_start(THREE)
+    world.in_clear.archive_history(1 + 1, history_text(TWO))
+    later = "00000002000000000000000A"
+    trust = Trust((KEY,), encrypted=True, demand=Demand(since=later, plain_before=later))
+    store = AuthenticStore(world.raw, trust)
+    assert Reader(store, world.codec).deliver(LAYOUT, THREE.name) == plain(THREE)
+    assert Contents(store, LAYOUT, SIZE).start() == THREE
+    assert timelines(store, LAYOUT) == [2]
+    assert Archive(store, LAYOUT, SIZE, world.codec).archive_segment(THREE, plain(THREE), ONE).was_present
+    with pytest.raises(CannotTell, match="it is plain"):
+        world.reader().deliver(LAYOUT, THREE.name)
+    body, metadata = world.raw.objects[LAYOUT.file(THREE, ".zst")]
+    world.raw.objects[LAYOUT.file(THREE, ".zst")] = (body, {**metadata, CODE: "0" * 64})
+    with pytest.raises(NotAuthentic, match="not one of the keys"):  # where there is a code it must be right
+        Reader(store, world.codec).deliver(LAYOUT, THREE.name)
+
+
+def test_a_code_costs_no_request_and_covers_documents_too(world: World) -> None:
+    def calls(archive: Archive) -> Iterator[tuple[str, str]]:
+        before = len(world.raw.calls)
+        archive.archive_segment(THREE, plain(THREE), ONE)
+        archive.state_start(THREE)
+        archive.archive_history(2, history_text(TWO))
+        archive.accept_gap(THREE, Lsn(4 * MIB))
+        yield from world.raw.calls[before:]
+
+    with_codes = list(calls(world.archive))
+    assert all(CODE in metadata for _, metadata in world.raw.objects.values())
+    assert all(json.dumps(metadata).isascii() for _, metadata in world.raw.objects.values())
+    world.raw.objects.clear()
+    assert list(calls(world.mallory)) == with_codes
+
+
+def test_names_that_are_known_are_looked_at_once(world: World) -> None:
+    world.begin()
+    world.archive.archive_history(2, history_text(TWO))
+    for _ in range(3):
+        assert starts(world.store, LAYOUT) == [THREE.name]
+        assert timelines(world.store, LAYOUT) == [2]
+    assert len([key for call, key in world.raw.calls if call == "head" and "/wal/" not in key]) == 2
+
+
+def test_the_probe_finds_a_store_that_loses_codes(world: World) -> None:
+    world.store.probe()
+    assert world.raw.objects == {}
+    create = world.raw.create
+
+    def without(key: str, body: bytes, metadata: dict[str, str]) -> None:
+        if key in world.raw.objects:
+            raise AlreadyThere(key)
+        create(key, body, {name: value for name, value in metadata.items() if name != CODE})
+
+    world.raw.create = without  # type: ignore[assignment,method-assign]
+    with pytest.raises(StoreUnfit, match="loses the metadata"):
+        world.store.probe()
+    assert world.raw.objects == {}
