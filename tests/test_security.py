@@ -21,13 +21,16 @@ from tests.parts.etcd import Etcd, least_rights
 from tests.parts.postgres import Postgres
 from tests.parts.processes import CHECKOUT, new_directory, wait_until
 from tests.parts.seaweedfs import LEAST_ACTIONS, SeaweedFS
+from walkeeper.archive.codec import Codec
 from walkeeper.config import load
+from walkeeper.store.open import open_store
 
 pytestmark = [pytest.mark.postgres, pytest.mark.s3]
 SCOPE = "discreet"
 EXAMPLES = CHECKOUT / "examples"
 DATABASE, DCS, ROOT = "pg-5ecret-of-the-role", "dcs-5ecret-of-the-user", "dcs-5ecret-of-root"
 BUCKET = "s3-5ecret-of-the-bucket"
+CODES = "authentication-5ecret-of-the-hosts"
 
 
 class Discreet(Machine):
@@ -47,6 +50,9 @@ class Discreet(Machine):
             }
         }  # fmt: skip
         self.walkeeper["encryption"] = {"recipients": [str(identity.to_public())], "identity_file": str(key)}
+        self.walkeeper["authentication"] = {
+            "key_files": [str(self._secret("codes", CODES))], "since": "000000010000000000000000",
+        }  # fmt: skip
         self.walkeeper["postgresql"] = {"user": "walkeeper", "password_file": str(self._secret("pg", DATABASE))}
         self.walkeeper["agent"]["listen"] = f"127.0.0.1:{self.metrics_port}"
         self.patroni = {"etcd3": {"host": etcd.host, "username": "walkeeper", "password": DCS}}
@@ -54,7 +60,7 @@ class Discreet(Machine):
 
     @property
     def secrets(self) -> dict[str, str]:
-        return {"database": DATABASE, "DCS": DCS, "bucket": BUCKET, "age": self.identity}
+        return {"database": DATABASE, "DCS": DCS, "bucket": BUCKET, "age": self.identity, "codes": CODES}
 
     def _secret(self, name: str, value: str) -> Path:
         path = self.directory / name
@@ -165,6 +171,37 @@ def test_no_secret_shows_in_processes_logs_metrics_status_dcs_or_files(machine: 
     for place, text in places.items():
         for kind, secret in machine.secrets.items():
             assert secret not in text, f"the {kind} secret shows in {place}"
+
+
+def test_p16_what_somebody_plants_in_the_bucket_is_not_restored(machine: Discreet) -> None:
+    """With the agent's own credentials for the bucket, and without the key."""
+    first, second = machine.server.complete_segments(2)
+    wait_until(
+        lambda: any(second in line for line in machine.says("archived")), f"{second} archived", 30, logs=[machine.log]
+    )
+    store = open_store(load(machine.config, {}).store)
+    (key,) = (info.key for info in store.list("") if f"/{first}.zst.age" in info.key)
+    forged = (machine.server.pg_wal / second).read_bytes()
+    store.create(key.removesuffix(".age"), Codec().encode(forged), {"format": "1"})
+    found = store.get(key)
+    assert found is not None
+    planted = f"{first[:8]}000000FF00000001"
+    store.create(key.replace(f"{first[:16]}/{first}", f"{planted[:16]}/{planted}"), bytes(found), found.metadata)
+    restored = machine.server.pg_wal / "RECOVERYXLOG"
+
+    def restore(name: str) -> subprocess.CompletedProcess[str]:
+        words = ["-c", str(machine.config), "restore-wal", name, str(restored)]
+        return subprocess.run(
+            [sys.executable, "-m", "walkeeper", *words], env={**machine.host.environment(), **machine.environment()},
+            cwd=machine.server.data, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    assert restore(first).returncode == 0
+    assert restored.read_bytes() == (machine.server.pg_wal / first).read_bytes()
+    restored.unlink()
+    refused = restore(planted)
+    assert refused.returncode not in (0, 1)
+    assert not restored.exists()
 
 
 def test_no_secret_shows_in_what_it_says_when_it_is_refused(machine: Discreet) -> None:
