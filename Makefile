@@ -7,7 +7,8 @@
 # make kills   kills primaries, and counts the holes that they leave in archives               (ARGS=…)
 # make simulate plays thousands of schedules of simulated faults                               (ARGS=…)
 # make bench   what an archived and a restored segment cost                                    (ARGS=…)
-# make wheel   the installable file, in dist/
+# make wheel   the installable file, and what it runs with (SBOM), in dist/
+# make lock    the newest versions of all dependencies, with their hashes, into locks/
 # make clean   remove what the above have made
 #
 # As root, which PostgreSQL refuses, everything but wheel and clean runs as another user on a copy: see tools/as-user.
@@ -15,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: test lint demo crash matrix torture kills simulate bench venv wheel clean
+.PHONY: test lint demo crash matrix torture kills simulate bench venv wheel lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -75,6 +76,9 @@ endif
 
 wheel:
 	tools/make-wheel
+
+lock:
+	tools/lock
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

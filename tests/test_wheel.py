@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -100,3 +103,50 @@ def test_the_scripts_find_the_package_and_its_python_from_where_pip_put_them(
     done = run(installed / script, "-c", tmp_path / "none.yml", *arguments, cwd=tmp_path)
     assert done.returncode in (1, 2)
     assert f"{tmp_path}/none.yml" in done.stderr, done.stderr
+
+
+# --- what it is made and run with -------------------------------------------------------------------------------------
+
+LOCKS: Final = sorted((ROOT / "locks").glob("*.txt"))
+
+
+def locked(lock: Path) -> dict[str, str]:
+    return dict(re.findall(r"^([\w.-]+)==([^\s;\\]+)", lock.read_text(), re.MULTILINE))
+
+
+def test_every_package_is_locked_by_hash_and_no_place_is_named() -> None:
+    assert [lock.stem for lock in LOCKS] == ["build", "dev", "run"]
+    for lock in LOCKS:
+        text = lock.read_text()
+        assert "://" not in text
+        packages = re.split(r"\n(?=[\w])", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE))
+        assert len(packages) == len(locked(lock))
+        assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", package) for package in packages)
+
+
+def test_what_pyproject_asks_for_is_locked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    wanted = {
+        "build": project["build-system"]["requires"],
+        "run": [*project["project"]["dependencies"], *extras["encryption"], *extras["rich"]],
+        "dev": [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]],
+    }
+    for lock in LOCKS:
+        known = {name.lower().replace("_", "-").replace(".", "-") for name in locked(lock)}
+        names = {
+            re.split(r"[\[<>=; ]", each)[0].lower().replace("_", "-").replace(".", "-") for each in wanted[lock.stem]
+        }
+        assert names <= known, "make lock"
+
+
+def test_the_sbom_names_every_package_and_is_the_same_each_time(wheel: Path) -> None:
+    for _ in range(2):
+        done = run(sys.executable, ROOT / "tools" / "sbom", wheel, cwd=wheel.parent)
+        assert done.returncode == 0, done.stderr
+    (made,) = wheel.parent.glob("*.cdx.json")
+    found = json.loads(made.read_text())
+    assert {part["name"]: part["version"] for part in found["components"]} == locked(ROOT / "locks" / "run.txt")
+    assert found["metadata"]["component"]["hashes"][0]["content"] == hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert all(part["externalReferences"] for part in found["components"])
+    assert "://" not in made.read_text()
