@@ -24,7 +24,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.core.tail import Piece, longest_chain
 from walkeeper.core.windows import Holdings, Windows, all_histories
-from walkeeper.errors import BadBackup, BadName, CannotTell, Refused
+from walkeeper.errors import BadBackup, BadName, CannotTell, NotAuthentic, Refused
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import Store
 
@@ -240,7 +240,7 @@ def read_documents(backups: Backups, known: Documents | None = None) -> Document
             return id_, before[str(id_)]
         try:
             return id_, backups.read(id_)
-        except BadBackup as problem:
+        except (BadBackup, NotAuthentic) as problem:
             return id_, str(problem)
 
     ids = backups.ids()
