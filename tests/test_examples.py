@@ -208,7 +208,7 @@ def test_what_the_readme_says_to_merge_is_taken_and_is_refused_when_it_is_pasted
 def test_the_complete_example_names_every_key() -> None:
     text = (EXAMPLES / "patroni.yml").read_text()
     section = text[text.index("walkeeper:\n") : text.index("\nbootstrap:")]
-    known = {"store", "s3", "encryption", "spool", "postgresql", "agent", "restore", "gap"}
+    known = {"store", "s3", "encryption", "authentication", "spool", "postgresql", "agent", "restore", "gap"}
     from walkeeper.config.keys import all_keys  # noqa: PLC0415
 
     known |= {key.name for key in all_keys()}
