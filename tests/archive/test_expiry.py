@@ -13,6 +13,8 @@ from walkeeper.archive.expiry import (
     let_go,
     new_pin,
     note_floor,
+    pin_for_backup,
+    pinned,
     read_expiry,
     read_pins,
     renewed,
@@ -23,7 +25,9 @@ from walkeeper.archive.expiry import (
 from walkeeper.archive.layout import Layout
 from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import LONGEST_PIN, Retained, encode, moment
+from walkeeper.core.lsn import Lsn
 from walkeeper.errors import BadFloor
+from walkeeper.lib import events
 
 LAYOUT = Layout("demo", None, 7)
 
@@ -99,3 +103,30 @@ def test_a_pin_states_its_end_by_the_stores_clock_is_renewed_and_let_go(store: M
     assert read_pins(store, LAYOUT) == [after]
     assert after.id.endswith("-0002")
     assert moment(after.until) > moment(pin.until)
+
+
+def test_a_backup_is_pinned_while_it_runs_whatever_becomes_of_it(store: MemoryStore) -> None:
+    pin = pin_for_backup(BackupId.parse(ID), 3, Lsn(0x200028), "node1", 0.0)
+
+    def take() -> None:
+        with pinned(store, LAYOUT, pin):
+            assert read_pins(store, LAYOUT) == [pin]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        take()
+    assert read_pins(store, LAYOUT) == []
+
+
+def test_without_a_right_to_pin_it_is_done_all_the_same(store: MemoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+    events.to_stderr()
+    pin, done = pin_for_backup(BackupId.parse(ID), 3, Lsn(0x200028), "node1", 0.0), []
+    store.down = True
+    with pinned(store, LAYOUT, pin):
+        done.append(True)
+    assert done
+    assert "not_pinned" in capsys.readouterr().err
+    store.down = False
+    with pinned(store, LAYOUT, pin):
+        store.down = True
+    assert "pin_left" in capsys.readouterr().err

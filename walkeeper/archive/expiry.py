@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.stated import FORMAT
@@ -25,8 +26,9 @@ from walkeeper.core.floor import (
     moment,
     written,
 )
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.errors import BadFloor
+from walkeeper.errors import BadFloor, StoreError
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.store.base import AlreadyThere, Store
@@ -131,18 +133,42 @@ def write_pin(store: Store, layout: Layout, pin: Pin) -> None:
 
 def new_pin(backup: Backup, timeline: int, by: str, ahead: float, seconds: float = LONGEST_PIN) -> Pin:
     """For a restore of that backup along ``timeline``'s chain. ``ahead``: by how much the store's clock is before ours."""
+    return _pin("restore", backup.id, timeline, backup.wal[0].start, by, ahead, seconds)
+
+
+def pin_for_backup(id_: BackupId, timeline: int, start: Lsn, by: str, ahead: float) -> Pin:
+    """For a backup that has just begun: its WAL from there on is needed."""
+    return _pin("backup", str(id_), timeline, str(start), by, ahead, LONGEST_PIN)
+
+
+@contextmanager
+def pinned(store: Store, layout: Layout, pin: Pin) -> Iterator[None]:
+    """While something is done that needs it. Without a right to write one that is said, and it is done all the same."""
+    there = True
+    try:
+        write_pin(store, layout, pin)
+    except StoreError as problem:
+        there = False
+        events.warning(
+            "not_pinned", error=problem, hint="walkeeper expire does not know of it: do not let it run meanwhile."
+        )
+    try:
+        yield
+    finally:
+        if there:
+            try:
+                let_go(store, layout, pin)
+            except StoreError as problem:
+                events.info("pin_left", pin=pin.id, until=pin.until, error=problem)
+
+
+def _pin(
+    kind: Literal["restore", "backup"], backup: str, timeline: int, lsn: str, by: str, ahead: float, seconds: float
+) -> Pin:
     at = timestamp(ahead)
     until = written(moment(at) + timedelta(seconds=min(seconds, LONGEST_PIN)))
-    return Pin(
-        id=f"{secrets.token_hex(8)}-0001",
-        kind="restore",
-        backup=backup.id,
-        timeline=timeline,
-        lsn=backup.wal[0].start,
-        at=at,
-        until=until,
-        by=by,
-    )
+    id_ = f"{secrets.token_hex(8)}-0001"
+    return Pin(id=id_, kind=kind, backup=backup, timeline=timeline, lsn=lsn, at=at, until=until, by=by)
 
 
 def renewed(pin: Pin, ahead: float) -> Pin:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import socket
 import sys
@@ -14,15 +15,17 @@ from typing import Final
 from walkeeper import __version__
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.contents import starts
+from walkeeper.archive.expiry import pin_for_backup, pinned
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import Archives, open_archives
 from walkeeper.backup.pipeline import PATIENCE, Contents, Pipeline
 from walkeeper.config import Config, PostgresqlSettings
 from walkeeper.core.amounts import duration, rate, size
 from walkeeper.core.backup import Backup, BackupId, Place, Tablespace, Tombstone, wal_ranges
+from walkeeper.core.floor import Pin
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.errors import BadBackup, BadName, PostgresError, WalkeeperError, WrongCluster
+from walkeeper.errors import BadBackup, BadName, PostgresError, StoreError, WalkeeperError, WrongCluster
 from walkeeper.lib import clock, events
 from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import Progress, complain, printable
@@ -140,15 +143,16 @@ class _Attempt:
                 backups, id_, workers=self._config.upload_workers, known=known, patience=self._request.patience,
                 moved=meter.moved,
             )  # fmt: skip
-            try:
-                stop = walsender.copy(pipeline)
-                stopped = source.now()
-                contents = pipeline.finish()
-                suffix = backups.codec.suffix
-                made = _described(self._config, source, id_, (start, began), (stop, stopped), contents, suffix)
-                committed = pipeline.patiently(lambda: backups.commit(made))
-            finally:
-                pipeline.close()
+            with pinned(archives.store, layout, _pin(self._config, id_, start)):
+                try:
+                    stop = walsender.copy(pipeline)
+                    stopped = source.now()
+                    contents = pipeline.finish()
+                    suffix = backups.codec.suffix
+                    made = _described(self._config, source, id_, (start, began), (stop, stopped), contents, suffix)
+                    committed = pipeline.patiently(lambda: backups.commit(made))
+                finally:
+                    pipeline.close()
             for warning in walsender.warnings:
                 events.warning("server_warns", backup=id_, text=warning)
         self.pipeline = None
@@ -219,6 +223,16 @@ def _attempted(backups: Backups, id_: BackupId) -> frozenset[str]:
     if not found:
         raise BadBackup(f"backup {id_}: nothing of it is stored", hint="walkeeper backups lists what there is.")
     return found
+
+
+def _pin(config: Config, id_: BackupId, start: Start) -> Pin:
+    """So that expire keeps its WAL while it runs."""
+    try:
+        ahead = config.store.clock_ahead() or 0.0
+    except StoreError:
+        ahead = 0.0
+    by = f"{config.node.name or socket.gethostname()}, pid {os.getpid()}"
+    return pin_for_backup(id_, start.timeline, start.lsn, by, ahead)
 
 
 def _new_id(timeline: int) -> BackupId:
