@@ -167,8 +167,8 @@ def test_only_the_archive_makes_receipts() -> None:
 
 
 def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
-    """A probe deletes its own object, ``tail.drop`` what a receipt covers, a restore the pin that it wrote, and ``expire`` what
-    a recorded floor gives up (P15); ``limited`` and ``authentic`` pass that on. Nothing else deletes.
+    """A probe deletes its own object, ``tail.drop`` what a receipt covers, a restore the pin that it wrote, ``life`` its older
+    signs, and ``expire`` what a recorded floor gives up (P15); ``limited`` and ``authentic`` pass that on. Nothing else deletes.
     """
     calls = {
         (place(path), node.func.id if isinstance(node.func, ast.Name) else f".{node.func.attr}")
@@ -178,6 +178,7 @@ def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
     }
     assert {where for where, what in calls if what == "TailReceipt"} == {"archive/tail.py"}
     assert {where for where, what in calls if what == ".delete"} == {
+        "archive/life.py",
         "archive/tail.py",
         "archive/expiry.py",
         "expire/delete.py",

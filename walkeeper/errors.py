@@ -20,6 +20,7 @@
     │   ├── NoSuchGap          nothing that is lost begins there
     │   ├── BeyondServer       record or store know more of the timeline than the server
     │   ├── ArchiveMissing     the record speaks of an archive that the store does not have
+    │   ├── AnotherCluster     somebody else keeps the archive alive
     │   ├── StoreBehind        the store lacks what the record claims
     │   └── NothingToCompare   whose bytes the store has could not be shown
     ├── StoreError             the object store; waiting can help
@@ -49,6 +50,7 @@
     ├── AgentError             the agent: already running, not running, no answer
     ├── NotGapSafe             this node could lose WAL if it became the primary
     ├── CommandFails           PostgreSQL's archive_command
+    ├── Watching               a takeover waits until it is known that nobody else is alive
     ├── AtIt                   archive-push: the work goes on, ask again
     ├── NoLeadership           a server accepts writes without Patroni's leader key
     └── GapOpen                a recorded gap that nobody has accepted
@@ -172,6 +174,12 @@ class ArchiveMissing(Refused):
     """There is a record of an archive, and the store has no archive."""
 
     reason = "archive_missing"
+
+
+class AnotherCluster(Refused):
+    """Signs of life that are not this cluster's move in the archive."""
+
+    reason = "another_cluster"
 
 
 class StoreBehind(Refused):
@@ -328,6 +336,13 @@ class CommandFails(WalkeeperError):
 
     waiting_helps = True
     reason = "archive_command"
+
+
+class Watching(WalkeeperError):
+    """It is not known yet whether somebody else keeps the archive alive."""
+
+    waiting_helps = True
+    reason = "watching"
 
 
 class AtIt(WalkeeperError):

@@ -14,6 +14,7 @@ import pytest
 from tests.core.values import history_text, paged_segment
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.ownership import Ownership, take_over
 from walkeeper.agent.archiver.refusals import Refusals, situation
@@ -122,7 +123,7 @@ class World:
         server = LocalServer(system, SIZE, history, Lsn(lsn), in_recovery)
         known = {history.timeline: history_text(history)} if history.switches else {}
         wal = LocalWal(server, known if histories is None else histories, pg_wal)
-        return take_over(name, MemoryRecord(self.dcs), archive or self.archive, wal, accepted)
+        return take_over(name, MemoryRecord(self.dcs), archive or self.archive, wal, Watcher(SystemClock()), accepted)
 
     def owned(self, life: Life, *, number: int = 9, inside: int = 0, name: str = "a") -> Record:
         """An archive from 3 on, with everything below segment ``number`` and ``inside`` bytes of it, owned by ``name``."""

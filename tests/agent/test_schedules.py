@@ -18,6 +18,7 @@ from tests.core.values import history_text
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver import beliefs, comparing, ownership
+from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.ownership import Ownership, take_over
 from walkeeper.archive.codec import Codec
@@ -35,6 +36,7 @@ from walkeeper.core.tail import Piece, inner_fork
 from walkeeper.core.takeover import LocalServer
 from walkeeper.core.wal_page import Plain
 from walkeeper.errors import WalkeeperError
+from walkeeper.lib.clock import SystemClock
 from walkeeper.store.base import AlreadyThere, ObjectInfo
 
 SYSTEM = 7300000000000000001
@@ -162,7 +164,7 @@ class World:
             return
         histories = {node.history.timeline: history_text(node.history)} if node.history.switches else {}
         wal = LocalWal(LocalServer(SYSTEM, SIZE, node.history, Lsn(node.lsn)), histories)
-        node.owner = take_over(node.name, node.records, self.archive, wal)
+        node.owner = take_over(node.name, node.records, self.archive, wal, Watcher(SystemClock()))
         node.frontier = Frontier(node.history, node.owner.record.position, SIZE)
 
     def ship(self, node: Node) -> None:

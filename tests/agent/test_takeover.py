@@ -9,6 +9,7 @@ import pytest
 from tests.core.values import history_text, plain_segment
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.ownership import Ownership, take_over
 from walkeeper.archive.codec import Codec
@@ -31,6 +32,7 @@ from walkeeper.errors import (
     WrongCluster,
     WrongTimeline,
 )
+from walkeeper.lib.clock import SystemClock
 
 SYSTEM = 7300000000000000001
 SIZE = SegmentSize(MIB)
@@ -62,7 +64,7 @@ class World:
         self.dcs.set_leader(leader or name)
         histories = {history.timeline: history_text(history)} if history.switches else {}
         wal = LocalWal(LocalServer(system, SIZE, history, Lsn(lsn)), histories)
-        return take_over(name, self.records[name], self.archive, wal, accepted)
+        return take_over(name, self.records[name], self.archive, wal, Watcher(SystemClock()), accepted)
 
     def put(self, history: History, *numbers: int) -> None:
         for number in numbers:

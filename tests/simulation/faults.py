@@ -15,6 +15,7 @@ from tests.simulation.invariants import record_of
 from tests.simulation.nodes import Node, Slot
 from tests.simulation.wal import SIZE, Branch, readable, write_segment
 from walkeeper.core.beliefs import nothing_archived
+from walkeeper.core.life import RENEW_SECONDS, WATCH_SECONDS
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import PARTIAL, Segment
 from walkeeper.core.tail import Piece
@@ -332,6 +333,32 @@ def edit_record(world: World, node: Node, fault: Fault) -> None:
             leader.agent.kill()
 
 
+def another_lives(world: World, node: Node, fault: Fault) -> None:
+    """This cluster is a copy: another one keeps the archive alive, for minutes, and the copy's DCS is empty."""
+    if world.invariants.another_lives:
+        return
+    world.invariants.another_lives = True
+    until = world.loop.now + WATCH_SECONDS + 20
+
+    def renew(number: int) -> None:
+        if world.loop.now < until:
+            world.store.objects[world.layout.life("f" * 16, number)] = (b"{}", {})
+            world.after(RENEW_SECONDS, lambda: renew(number + 1))
+        else:
+            world.invariants.another_lives = False
+            begin_again()  # what was refused stays so until a person accepts it, or starts the agent again
+
+    def begin_again() -> None:
+        for each in world.nodes:
+            for process in each.processes():
+                process.kill()
+
+    renew(sum("/life/" in key for key in world.store.objects))
+    world.dcs.wipe()
+    world.invariants.dcs_changed_by_hand()
+    begin_again()
+
+
 KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "kill_agent": kill_agent,
     "freeze_agent": freeze_agent,
@@ -370,6 +397,7 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "forget_numbers": forget_numbers,
     "swap_store": swap_store,
     "edit_record": edit_record,
+    "another_lives": another_lives,
 }
 SELDOM: Final = {
     "disk_short",
@@ -381,6 +409,7 @@ SELDOM: Final = {
     "forget_numbers",
     "swap_store",
     "edit_record",
+    "another_lives",
 }
 """Only where a schedule names them: some take away what is else demanded."""
 

@@ -49,6 +49,8 @@ class Invariants:
         self.number_used_twice = False
         """A store that was away let two promotions choose one timeline number: then archiving may have to stop."""
         self.edited_to = 0
+        self.another_lives = False
+        """Whether another cluster keeps the archive alive, which nobody may then take over without a record."""
         """Where somebody put the record's frontier by hand."""
         self.gaps = 0
         self.takeovers = 0
@@ -112,6 +114,9 @@ class Invariants:
         if any(part in f"/{key}" for part in NEVER_DELETED):
             self.violated(f"{key} is deleted from the store")
         store, found = self._world.store.objects, self._piece(key)
+        folder, _, name = key.rpartition("/")
+        if "/life/" in key and not any(other > key for other in store if other.startswith(f"{folder}/")):
+            self.violated(f"{process.name} deletes the newest sign of life, {name}")
         if found is None or key not in store:
             return
         plain, piece = self._plain(key, found.suffix), found.piece
@@ -209,6 +214,10 @@ class Invariants:
             self.violated(f"the archive's start moved up, from {self._start} to {start}")
         self._start = self._start or start
         self._check_below(session.branch, start, record)
+
+    def taken_without_a_record(self, process: NodeProcess) -> None:
+        if self.another_lives:
+            self.violated(f"{process.name} took over without a record, an archive that another cluster keeps alive")
 
     def _begin_session(self, process: NodeProcess, record: Record) -> Session:
         self.takeovers += 1

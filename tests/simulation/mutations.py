@@ -22,6 +22,7 @@ import walkeeper.agent.archiver.member_wal
 import walkeeper.agent.archiver.ownership
 import walkeeper.agent.archiver.spool
 import walkeeper.agent.archiver.streaming
+import walkeeper.archive.life
 import walkeeper.archive.tail
 import walkeeper.archive.write
 import walkeeper.core.history
@@ -35,6 +36,7 @@ from walkeeper.agent.archiver.beliefs import Belief
 from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.from_pg_wal import FromPgWal
 from walkeeper.agent.archiver.leftovers import Leftovers
+from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.member_wal import Members
@@ -49,6 +51,7 @@ from walkeeper.archive.write import Archive, Packed
 from walkeeper.config.model import ArchiverMode
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
+from walkeeper.core.life import LifeWatch
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
@@ -429,6 +432,33 @@ def believe_a_record_in_an_empty_store(patch: MonkeyPatch) -> None:
 @mutation("edit_record", "kill_agent")
 def do_not_ask_for_the_segment_below_the_frontier(patch: MonkeyPatch) -> None:
     _do_not_go_back(patch)
+
+
+@mutation("another_lives", "kill_agent")
+def take_over_what_another_cluster_keeps_alive(patch: MonkeyPatch) -> None:
+    patch.setattr(Watcher, "alone", lambda *_: None)
+
+
+@mutation("another_lives", "kill_agent")
+def see_no_new_sign_of_life(patch: MonkeyPatch) -> None:
+    real = LifeWatch.note
+
+    def note(self: LifeWatch, now: float, newest: Any) -> None:
+        real(self, now, dict.fromkeys(newest, 1))
+
+    patch.setattr(LifeWatch, "note", note)
+
+
+@mutation("switchover", "power_loss", "kill_agent")
+def remove_the_newest_sign_of_life(patch: MonkeyPatch) -> None:
+    """So that whoever lists then finds nobody alive."""
+
+    def drop(store: Any, layout: Any, found: Any, token: str) -> None:
+        for sign in found:
+            if sign.token == token:
+                store.delete(layout.life(token, sign.number))
+
+    patch.setattr(walkeeper.archive.life, "drop_older", drop)
 
 
 # --------------------------------------------------------------------------------------------------------------- one owner

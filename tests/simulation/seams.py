@@ -47,6 +47,7 @@ from walkeeper.core.names import PARTIAL, Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import PAGE_SIZE, Plain
 from walkeeper.dcs.base import Leader, Topology, Versioned
+from walkeeper.dcs.claim import decoded
 from walkeeper.errors import BadName, PostgresError, StoreUnavailable
 from walkeeper.postgres.pg_receivewal import Ended, Written
 from walkeeper.postgres.server import CommandState, ServerState
@@ -206,6 +207,8 @@ class RecordView(MemoryRecord):
             return super().write(document, expected, guard)
         finally:
             if self.dcs.record is not before:
+                if decoded(expected).record is None:
+                    self._process.world.invariants.taken_without_a_record(self._process)
                 self._process.world.invariants.record_written(self._process, document)
                 self._process.step("record.write done")
 

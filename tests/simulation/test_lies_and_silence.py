@@ -16,6 +16,7 @@ from tests.simulation.schedule import Schedule, play
         ("forget_numbers", "kill_patroni", "freeze_host", "power_loss", "switchover"),
         ("swap_store", "kill_agent", "switchover", "cut_dcs"),
         ("edit_record", "kill_agent", "switchover", "old_record"),
+        ("another_lives", "kill_agent", "switchover", "store_down"),
     ],
     ids=lambda kinds: kinds[0],
 )

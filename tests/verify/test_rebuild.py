@@ -12,6 +12,7 @@ from tests.core.values import history_text
 from tests.fixtures.archives import FOUR, ONE, SIZE, SYSTEM, TWO, Built, Verifier
 from tests.status.test_status import WHOLE
 from tests.twins.memory_record import MemoryRecord
+from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.ownership import Ownership, take_over
 from walkeeper.core.history import History
@@ -20,6 +21,7 @@ from walkeeper.core.record import Gap, Record, decode_record
 from walkeeper.core.takeover import LocalServer
 from walkeeper.dcs.base import Leader, Member, Versioned
 from walkeeper.errors import WrongCluster
+from walkeeper.lib.clock import SystemClock
 from walkeeper.status import gather
 from walkeeper.status.attention import attention
 from walkeeper.verify import rebuild
@@ -44,7 +46,7 @@ def takes_over(built: Built, name: str, history: History, lsn: int) -> Ownership
     built.dcs.set_leader(name)
     histories = {history.timeline: history_text(history)} if history.switches else {}
     local = LocalServer(SYSTEM, SIZE, history, Lsn(lsn))
-    return take_over(name, MemoryRecord(built.dcs), built.archive, LocalWal(local, histories))
+    return take_over(name, MemoryRecord(built.dcs), built.archive, LocalWal(local, histories), Watcher(SystemClock()))
 
 
 def test_p11_a_lost_record_is_written_anew_and_the_next_takeover_accepts_it(built: Built, verify: Verifier) -> None:
@@ -168,7 +170,11 @@ def test_a_rebuilt_record_keeps_another_cluster_out(built: Built, verify: Verifi
     built.dcs.set_leader("a")
     with pytest.raises(WrongCluster):
         take_over(
-            "a", MemoryRecord(built.dcs), built.archive, LocalWal(LocalServer(SYSTEM + 1, SIZE, ONE, Lsn(9 * MIB)), {})
+            "a",
+            MemoryRecord(built.dcs),
+            built.archive,
+            LocalWal(LocalServer(SYSTEM + 1, SIZE, ONE, Lsn(9 * MIB)), {}),
+            Watcher(SystemClock()),
         )
 
 

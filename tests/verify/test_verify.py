@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from tests.fixtures.archives import FOUR, ONE, SYSTEM, THREE, TWO, Built, Verifier
 from tests.parts.seaweedfs import SeaweedFS
 from walkeeper.archive.contents import NAMED
+from walkeeper.archive.life import Sign, give
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.errors import StoreDenied, StoreUnavailable
@@ -182,6 +185,48 @@ def test_one_name_under_two_suffixes_is_told(built: Built, verify: Verifier) -> 
     said = verify()
     assert said.code == 0
     assert said.finding("duplicate")["first"] == "000000010000000000000004"
+
+
+OWN, OTHER = "0123456789abcdef", "fedcba9876543210"
+
+
+@pytest.mark.parametrize(("ages", "found"), [((0, 60), True), ((86_400, 86_400), True), ((0, 3600), False)])
+def test_another_cluster_that_lives_in_this_archive_is_an_alarm(
+    built: Built, verify: Verifier, ages: tuple[int, int], found: bool
+) -> None:
+    """Its last sign of life against the owner's, by the store's clock: not against ours."""
+    whole(built)
+    built.record(4, 11, life=OWN)
+    for token, age in zip((OWN, OTHER), ages, strict=True):
+        give(built.store, built.archive.layout, Sign(token, 7), "a")
+        built.age(age, f"life/{token}")
+    said = verify()
+    assert (said.code, "another_cluster" in said.kinds) == ((1, True) if found else (0, False))
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest", "owner", "found"),
+    [
+        (3600, 30, 10, True),
+        (3600, 3000, 10, False),  # it was stopped: what is stored does no harm
+        (20, 5, 10, False),  # a failover: the record follows
+        (3600, 30, None, False),  # an owner of 0.1.0, which gives no signs
+    ],
+)
+def test_a_timeline_above_the_records_that_grows_is_an_alarm(
+    built: Built, verify: Verifier, oldest: int, newest: int, owner: int | None, found: bool
+) -> None:
+    built.put(ONE, *range(3, 11))
+    built.record(1, 11, life=OWN)
+    built.put_history(TWO)
+    built.put(TWO, 5, 6)
+    built.age(oldest, "wal/0000000200000000")
+    os.utime(built.config.store.path / built.key(2, 6), (time.time() - newest,) * 2)  # type: ignore[attr-defined]
+    if owner is not None:
+        give(built.store, built.archive.layout, Sign(OWN, 7), "a")
+        built.age(owner, f"life/{OWN}")
+    said = verify()
+    assert (said.code, "another_timeline_grows" in said.kinds) == ((1, True) if found else (0, False))
 
 
 def test_objects_of_other_clusters_names_and_kinds_are_told_and_harmless(built: Built, verify: Verifier) -> None:

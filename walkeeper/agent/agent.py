@@ -8,6 +8,7 @@ from typing import Final
 from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.archiver.assembly import assemble, find_receiver
 from walkeeper.agent.archiver.leftovers import Leftovers
+from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import read_local_wal
 from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.member_wal import Candidate
@@ -69,6 +70,7 @@ class Agent:
         self._takeover_backoff = Backoff(0.2, 10)
         self._takeover_at = 0.0
         self.refusals = Refusals(clock, self.poke)
+        self._watcher = Watcher(clock)
         self._ending_since = 0.0
         """When an archiver was told to end that still runs; 0 where there is none."""
 
@@ -122,6 +124,8 @@ class Agent:
 
     def _look_and_act(self) -> None:
         look = self.observer.look()
+        if look.record is not None:
+            self._watcher.remember(look.record.life)
         if self.archiver is not None:
             self._tell_archiver(self.archiver, look)
         self._act(look)
@@ -164,6 +168,7 @@ class Agent:
             self._try_takeover(look.server, look.found)
         elif wanted is Desired.WATCH and look.leads(self.config.name) is False:
             self.refusals.over()
+            self._watcher.forget()
             self.problems.clear(About.TAKEOVER_FAILED)
         self._report_leadership(view)
 
@@ -208,7 +213,7 @@ class Agent:
         local = read_local_wal(pg_wal, server, self.observer.server_state)
         archive = self.archives.archive(server.system_identifier, server.segment_size)
         receiver = find_receiver(self.config, server.major)  # before the record is ours: without it nothing is archived
-        ownership = take_over(self.config.name, self.records, archive, local, self.refusals.accepted)
+        ownership = take_over(self.config.name, self.records, archive, local, self._watcher, self.refusals.accepted)
         sources = Sources(
             archive,
             local.server.history,

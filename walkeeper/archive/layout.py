@@ -47,6 +47,14 @@ class Layout:
     def starts(self) -> str:
         return f"{self.root}start/"
 
+    @property
+    def lives(self) -> str:
+        """Where the owners' signs of life lie."""
+        return f"{self.root}life/"
+
+    def life(self, token: str, number: int) -> str:
+        return f"{self.lives}{token}/{number:012}"
+
     def file(self, file: WalFile, suffix: str) -> str:
         """Segments, ``.partial`` and ``.backup`` files lie together, sixteen characters of the name a folder."""
         if isinstance(file, HistoryFile):

@@ -28,6 +28,8 @@ class About(StrEnum):
     ARCHIVER_TAIL = "archiver_tail"
     ARCHIVER_LOST_WAL = "archiver_lost_wal"
     ARCHIVER_WAL_MISSING = "archiver_wal_missing"
+    ARCHIVER_LIFE = "archiver_life"
+    ARCHIVER_ANOTHER_CLUSTER = "archiver_another_cluster"
     ARCHIVER_GAP = "archiver_gap"
 
     @property

@@ -13,7 +13,7 @@ from walkeeper.core.history import Switch
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.core.takeover import LocalServer
-from walkeeper.errors import ArchiveMissing, BeyondServer, NothingToCompare, StoreBehind
+from walkeeper.errors import AnotherCluster, ArchiveMissing, BeyondServer, NothingToCompare, StoreBehind
 
 PROMOTE: Final = (
     "Two servers, or two lives of one volume, wrote this timeline. Nothing was overwritten. Promote to a new timeline "
@@ -21,7 +21,9 @@ PROMOTE: Final = (
 )
 
 
-ACCEPTABLE: Final = frozenset(kind.reason for kind in (ArchiveMissing, StoreBehind, NothingToCompare, BeyondServer))
+ACCEPTABLE: Final = frozenset(
+    kind.reason for kind in (AnotherCluster, ArchiveMissing, BeyondServer, NothingToCompare, StoreBehind)
+)
 
 
 def nothing_archived(record: Record) -> bool:

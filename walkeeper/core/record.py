@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from walkeeper.core.life import TOKEN
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.errors import BadRecord, WalkeeperError
@@ -47,7 +48,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ``wal_at`` when the server's WAL last ended at or below the frontier, so that whatever waits is younger (both "" where
     that is not known, as in records of 0.1.0).
     ``below_sha256`` is that of the last whole segment below ``lsn``, ``history_sha256`` that of the history of ``timeline``; ""
-    where it is not stated (walkeeper 0.1.0 states neither).
+    where it is not stated (walkeeper 0.1.0 states neither). ``life`` is the token of its owners' signs of life in the
+    store, which stays the same from takeover to takeover; "" where walkeeper 0.1.0 wrote the record.
     """
 
     schema: int = SCHEMA
@@ -67,6 +69,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     wal_at: str = ""
     below_sha256: str = ""
     history_sha256: str = ""
+    life: str = ""
 
     @property
     def position(self) -> Lsn:
@@ -99,6 +102,7 @@ def decode_record(document: bytes) -> Record:
     if record.schema != SCHEMA:
         raise BadRecord(f"record in the DCS: schema {record.schema}, this version knows {SCHEMA}", hint=_REBUILD)
     sums = all(not each or _SHA256.match(each) for each in (record.below_sha256, record.history_sha256))
-    if not aligned or not sums or record.timeline < 1 or not _IDENTIFIER.match(record.system_identifier):
+    named = not record.life or TOKEN.match(record.life)
+    if not aligned or not sums or not named or record.timeline < 1 or not _IDENTIFIER.match(record.system_identifier):
         raise BadRecord("record in the DCS: its values cannot be right", hint=_REBUILD)
     return record

@@ -26,7 +26,7 @@ class AlreadyThere(Exception):
 class ObjectInfo:
     """An object as the store describes it. ``size`` in bytes as stored; ``metadata`` is empty where it was lost.
 
-    ``modified`` is the store's own word, in listings, and for people only: nothing decides by it.
+    ``modified`` is the store's own word, in listings, for people: nothing but ``verify`` compares two of them.
     """
 
     key: str
@@ -84,7 +84,7 @@ class Store(Protocol):
         """
 
     def delete(self, key: str) -> None:
-        """Remove an object; success when there is none. Only probes and superseded tails are ever deleted."""
+        """Remove an object; success when there is none. Only probes, superseded tails and old signs of life are ever deleted."""
 
     def probe(self) -> None:
         """Prove that the store can be written, read back and listed, and does not overwrite. Raises StoreUnfit if it does.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import IntEnum
 from itertools import combinations
 from typing import Final
 
 from walkeeper.archive.codec import STORED
 from walkeeper.core.coverage import Coverage, Hole, Range, Stretch, intersect, merged
+from walkeeper.core.life import RENEW_SECONDS, WATCH_SECONDS
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
+from walkeeper.core.record import Record
 from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.target import Target, begins_with
 
@@ -225,6 +228,7 @@ def _about_the_record(evidence: Evidence) -> Iterator[Finding]:
             ),
         )
         return
+    yield from _about_others(evidence, claim.record)
     newer = [timeline for timeline in evidence.histories if timeline > claim.record.timeline]
     if newer:
         yield Finding(
@@ -233,6 +237,30 @@ def _about_the_record(evidence: Evidence) -> Iterator[Finding]:
             f"the store has the history of timeline {max(newer)}, the record is on {claim.record.timeline}",
             "Normal right after a failover. If it stays so: does the agent of the leader run?",
         )
+
+
+def _about_others(evidence: Evidence, record: Record) -> Iterator[Finding]:
+    """Who else writes here, by the store's own clock alone: while the record's owner gave signs of life, others did, or wrote."""
+    own = evidence.inventory.signs.get(record.life)
+    if own is None or own.modified is None:
+        return
+    quiet = own.modified - timedelta(seconds=WATCH_SECONDS)
+    hint = (
+        "A copy of this cluster runs with its configuration, or there is a second leader. Stop that, or give it another prefix. "
+        "A restore names this cluster's timeline; 'latest' would follow the other one."
+    )
+    for token, sign in evidence.inventory.signs.items():
+        if token != record.life and sign.modified is not None and sign.modified > quiet:
+            key = f"{evidence.layout.life(token, sign.number)}"
+            text = f"{key}: another cluster's agent archives here, too; its last sign of life is of {sign.modified:%F %T} UTC"
+            yield Finding(Severity.DAMAGE, "another_cluster", text, hint, key=key)
+    for timeline in sorted(evidence.archived.segments):
+        times = [run for (number, _), runs in evidence.runs.items() for run in runs if number == timeline]
+        begun = min((run.oldest for run in times if run.oldest), default=own.modified)
+        grown = max((run.newest for run in times if run.newest), default=quiet)
+        if timeline > record.timeline and grown > quiet and own.modified - begun > timedelta(seconds=RENEW_SECONDS):
+            text = f"timeline {timeline} grows, while the record's owner is alive on timeline {record.timeline}"
+            yield Finding(Severity.DAMAGE, "another_timeline_grows", text, hint)
 
 
 def _about_the_rest(evidence: Evidence, found: Coverage) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ import threading
 from typing import Final
 
 from walkeeper.agent.archiver.commit import Commit
+from walkeeper.agent.archiver.life import Life
 from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.receipts import Receipts
@@ -50,6 +51,7 @@ class Archiver:
         commit: Commit,
         lost: LostWal,
         tail: Tail,
+        life: Life,
         observed: Observed,
         problems: Problems,
         clock: Clock,
@@ -59,6 +61,7 @@ class Archiver:
         self.lost = lost
         self.tail = tail
         self.observed = observed
+        self._life = life
         self._frontier = frontier
         self._source = source
         self._commit = commit
@@ -115,6 +118,7 @@ class Archiver:
             supervisor.start("commit", lambda: self._commit.run(self._stopping)),
             supervisor.start("lost", lambda: self.lost.run(self._stopping)),
             supervisor.start("tail", lambda: self.tail.run(self._frontier, self._stopping)),
+            supervisor.start("life", lambda: self._life.run(self._stopping, self.over)),
             *(
                 supervisor.start(f"upload-{number}", lambda: self.uploads.run(self._stopping))
                 for number in range(uploads)

@@ -7,6 +7,7 @@ from pathlib import Path
 from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.from_pg_wal import FromPgWal
+from walkeeper.agent.archiver.life import Life
 from walkeeper.agent.archiver.lost_wal import LostWal, Sources
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.source import Source
@@ -53,6 +54,7 @@ def assemble(
         uploads=Uploads(archive, source, frontier, problems, clock),
         commit=commit,
         lost=LostWal(sources, frontier, config.gap_patience, problems),
+        life=Life(archive, ownership.record.life, ownership.record.owner, problems, clock),
         tail=Tail(sources, receiver, ownership.record.session, config.tail_interval, problems),
         observed=observed,
         problems=problems,

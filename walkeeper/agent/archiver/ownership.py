@@ -11,6 +11,7 @@ import msgspec
 
 from walkeeper.agent.archiver.beliefs import Belief, believe
 from walkeeper.agent.archiver.comparing import AT_ONCE
+from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.archive.write import Archive
 from walkeeper.core.lsn import Lsn
@@ -109,19 +110,27 @@ class Ownership:
 
 
 def take_over(
-    me: str, records: RecordStore, archive: Archive, local: LocalWal, accepted: Collection[str] = ()
+    me: str,
+    records: RecordStore,
+    archive: Archive,
+    local: LocalWal,
+    watcher: Watcher,
+    accepted: Collection[str] = (),
 ) -> Ownership:
     """Steps 1 to 7 of the design's takeover. ``accepted``: reasons of refusals that a person lets pass.
 
     What takes long, the store, comes first, and the record is read again right before it is written: who still writes it keeps
-    nobody from taking it. Raises NotLeader, Refused, CasConflict (try from the top), StandbyLags, or an outage's error.
+    nobody from taking it. Raises NotLeader, Refused, CasConflict (try from the top), StandbyLags, Watching, or an outage's error.
     """
     before = records.read()
     _leader(me, records)  # who does not lead need not look any further
     previous = _readable(before)
+    if previous is None:
+        watcher.alone(archive, accepted)
     belief = believe(me, previous, archive, local, accepted)
     _store_histories(archive, local, belief)
-    record, written = _compare_and_set(me, records, before, belief, local)
+    token = (previous.life if previous is not None else "") or watcher.token()
+    record, written = _compare_and_set(me, records, before, belief, local, token)
     if not belief.start_is_stated:
         archive.state_start(
             belief.first
@@ -147,7 +156,7 @@ def _leader(me: str, records: RecordStore) -> Leader:
 
 
 def _compare_and_set(
-    me: str, records: RecordStore, before: Versioned | None, belief: Belief, local: LocalWal
+    me: str, records: RecordStore, before: Versioned | None, belief: Belief, local: LocalWal, life: str
 ) -> tuple[Record, Versioned]:
     session = uuid.uuid4().hex
     for _ in range(ATTEMPTS):
@@ -171,6 +180,7 @@ def _compare_and_set(
             wal_at=moved.wal_at if moved is not None and belief.lsn >= moved.position else "",
             below_sha256=belief.below_sha256,
             history_sha256=belief.history_sha256,
+            life=life,
         )
         try:
             return record, records.write(record.encode(), versioned, guard=leader)

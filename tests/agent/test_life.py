@@ -1,0 +1,268 @@
+"""Signs of life over a store in memory: who gives them, who notices others', and who has to watch before a takeover."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.core.values import plain_segment
+from tests.fixtures.worlds import RunningAgent, config_of, prepare, wait_for
+from tests.parts.postgres import Postgres
+from tests.twins.memory_record import MemoryDcs, MemoryRecord
+from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.agent import Agent
+from walkeeper.agent.archiver.life import Life, Watcher
+from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.agent.archiver.ownership import Ownership, take_over
+from walkeeper.agent.http.report import report
+from walkeeper.agent.problems import Problems
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.life import Sign, who
+from walkeeper.archive.write import Archive
+from walkeeper.core.about import About
+from walkeeper.core.history import History
+from walkeeper.core.life import RENEW_SECONDS, WATCH_SECONDS
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.record import decode_record
+from walkeeper.core.takeover import LocalServer
+from walkeeper.errors import AnotherCluster, StoreDenied, Watching
+from walkeeper.store.directory import DirectoryStore
+
+SYSTEM = 7300000000000000001
+SIZE = SegmentSize(MIB)
+ONE = History(1)
+OTHER = "0123456789abcdef"
+
+
+class Time:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class World:
+    """One store, and a DCS for each of two clusters that take it for theirs."""
+
+    def __init__(self) -> None:
+        self.time = Time()
+        self.store = MemoryStore()
+        self.archive = Archive(self.store, Layout("demo", None, SYSTEM), SIZE, Codec())
+        self.ours, self.theirs = MemoryDcs(), MemoryDcs()
+        self.watcher = Watcher(self.time)
+        self.problems = Problems(self.time)
+
+    def take_over(self, dcs: MemoryDcs, watcher: Watcher, accepted: set[str] | None = None) -> Ownership:
+        dcs.set_leader("a")
+        wal = LocalWal(LocalServer(SYSTEM, SIZE, ONE, Lsn(9 * MIB)), {})
+        return take_over("a", MemoryRecord(dcs), self.archive, wal, watcher, accepted or set())
+
+    def begin(self) -> Life:
+        """An archive with a living owner."""
+        ownership = self.take_over(self.theirs, Watcher(self.time))
+        for number in range(3, 9):
+            segment = ONE.segment(number, SIZE)
+            self.archive.archive_segment(segment, plain_segment(segment, SYSTEM), ONE)
+        return self.life(ownership.record.life)
+
+    def life(self, token: str) -> Life:
+        return Life(self.archive, token, "a", self.problems, self.time)
+
+    def numbers(self, token: str) -> list[int]:
+        start = self.archive.layout.life(token, 0)[:-12]
+        return [int(key.removeprefix(start)) for key in sorted(self.store.objects) if key.startswith(start)]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def renew(life: Life, world: World, times: int = 1) -> None:
+    """One turn of its thread after the other."""
+    for _ in range(times):
+        world.time.now += RENEW_SECONDS
+        over = _OneTurn()
+        life.run(over, threading.Event())
+
+
+class _OneTurn(threading.Event):
+    """Set after the first wait."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.set()
+        return True
+
+
+def test_p2_old_signs_of_life_go_and_the_two_newest_stay(world: World) -> None:
+    life = world.life(OTHER)
+    renew(life, world, 5)
+    assert world.numbers(OTHER) == [4, 5]
+    renew(world.life(OTHER), world)  # another owner of the same cluster goes on
+    assert world.numbers(OTHER) == [5, 6]
+    deleted = [key for call, key in world.store.calls if call == "delete"]
+    assert all(key.startswith(world.archive.layout.lives) for key in deleted)
+
+
+def test_a_sign_costs_one_list_one_put_and_one_delete(world: World) -> None:
+    life = world.life(OTHER)
+    renew(life, world, 3)
+    world.store.calls.clear()
+    renew(life, world)
+    assert [call for call, _ in world.store.calls] == ["list", "delete", "create"]
+
+
+def test_without_the_right_to_delete_signs_do_not_pile_up(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    def deny(call: str, key: str) -> None:
+        if call == "delete":
+            raise StoreDenied(f"{key}: denied")
+
+    world.store.before = deny
+    life = world.life(OTHER)
+    renew(life, world, 5)
+    assert world.numbers(OTHER) == [1, 2]
+    assert len([line for line in caplog.messages if line.startswith("life_not_renewed")]) == 1
+    assert not world.problems.open()  # it archives all the same
+    world.store.before = None
+    renew(life, world)
+    assert world.numbers(OTHER) == [2, 3]
+
+
+def test_a_store_that_is_away_is_said_and_signs_go_on_when_it_is_back(world: World) -> None:
+    life = world.life(OTHER)
+    world.store.down = True
+    renew(life, world, 2)
+    assert [problem.what for problem in world.problems.open()] == [About.ARCHIVER_LIFE]
+    world.store.down = False
+    renew(life, world)
+    assert (world.numbers(OTHER), world.problems.open()) == ([1], [])
+
+
+def test_a_staging_copy_is_refused_while_production_lives_and_until_a_person_says_so(world: World) -> None:
+    """The copy has production's configuration and disk; only its DCS is another one, and empty."""
+    production = world.begin()
+    renew(production, world)
+    with pytest.raises(Watching):
+        world.take_over(world.ours, world.watcher)
+    renew(production, world)
+    for _ in range(3):
+        with pytest.raises(AnotherCluster, match="a on host "):
+            world.take_over(world.ours, world.watcher)
+        world.time.now += WATCH_SECONDS  # production is down meanwhile: what is known stays known
+    assert world.ours.record is None
+    world.take_over(world.ours, world.watcher, {"another_cluster"})
+    assert world.ours.record is not None
+    assert decode_record(world.ours.record.document).life != decode_record(world.theirs.record.document).life
+
+
+def test_an_owner_raises_an_alarm_for_a_foreign_sign_that_moves_and_not_for_one_that_stands(world: World) -> None:
+    production, copy = world.begin(), world.life(OTHER)
+    renew(copy, world)
+    renew(production, world, 2)
+    assert not world.problems.open()
+    renew(copy, world)
+    renew(production, world)
+    assert [(problem.what, problem.reason) for problem in world.problems.open()] == [
+        (About.ARCHIVER_ANOTHER_CLUSTER, "another_cluster")
+    ]
+    renew(production, world, 3)
+    assert not world.problems.open()
+
+
+def test_a_record_that_was_removed_and_a_rebuilt_dcs_go_on_after_the_watch(world: World) -> None:
+    renew(world.begin(), world)
+    with pytest.raises(Watching):
+        world.take_over(world.ours, world.watcher)
+    world.time.now += WATCH_SECONDS
+    assert world.take_over(world.ours, world.watcher).record.position == 9 * MIB
+
+
+def test_an_agent_that_knows_its_record_from_before_does_not_watch(world: World) -> None:
+    life = world.begin()
+    renew(life, world)
+    assert world.theirs.record is not None
+    token = decode_record(world.theirs.record.document).life
+    world.watcher.remember(token)
+    renew(life, world)
+    world.theirs.wipe()
+    assert world.take_over(world.theirs, world.watcher).record.life == token
+
+
+@pytest.mark.parametrize("life", ["an older version's", "none: the archive is new", "none: another scope"])
+def test_where_nobody_ever_gave_a_sign_nothing_is_waited_for(world: World, life: str) -> None:
+    if life == "an older version's":
+        world.begin()
+    assert world.take_over(world.ours, world.watcher).record.life
+
+
+def test_who_has_a_record_does_not_watch_and_keeps_its_token(world: World) -> None:
+    renew(world.begin(), world)
+    renew(world.life(OTHER), world)
+    assert world.theirs.record is not None
+    before = decode_record(world.theirs.record.document).life
+    assert world.take_over(world.theirs, world.watcher).record.life == before
+
+
+def test_a_watch_that_was_broken_off_begins_again(world: World) -> None:
+    renew(world.begin(), world)
+    with pytest.raises(Watching):
+        world.take_over(world.ours, world.watcher)
+    world.watcher.forget()
+    world.time.now += WATCH_SECONDS
+    with pytest.raises(Watching):
+        world.take_over(world.ours, world.watcher)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"owner": "a\\nb", "host": 7, "at": "' + b"x" * 200 + b'"}'])
+def test_p16_what_a_sign_says_is_for_people_and_bounded(world: World, body: bytes) -> None:
+    sign = Sign(OTHER, 1)
+    world.store.objects[world.archive.layout.life(OTHER, 1)] = (body, {})
+    assert who(world.store, world.archive.layout, sign) == "? on host ?, at ?"
+
+
+def test_p16_a_flood_below_life_is_one_request(world: World) -> None:
+    for number in range(3000):
+        world.store.objects[f"{world.archive.layout.lives}{number:08}"] = (b"", {})
+    renew(world.life(OTHER), world)
+    assert world.numbers(OTHER) == [1]
+
+
+def reason(agent: Agent) -> str:
+    return next((each["reason"] for each in report(agent)["troubles"] if each["what"] == "takeover_failed"), "")
+
+
+@pytest.mark.postgres
+def test_two_agents_in_one_directory_and_a_person_who_says_so(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One server, two DCS, which is what production and its copy look like to each other; signs come ten times a second."""
+    monkeypatch.setattr("walkeeper.agent.archiver.life.RENEW_SECONDS", 0.1)
+    prepare(postgres)
+    (tmp_path / "store").mkdir()
+    clusters = []
+    for name in ("production", "staging"):
+        dcs = MemoryDcs()
+        dcs.set_leader("a")
+        (tmp_path / name).mkdir()
+        config = config_of(postgres, "a", tmp_path / name)
+        clusters.append(RunningAgent(config, DirectoryStore(tmp_path / "store"), dcs))
+    production, staging = clusters
+    with production:
+        wait_for(lambda: production.archiving)
+        wait_for(lambda: list(tmp_path.glob("store/demo/*/life/*/*")))
+        with staging:
+            wait_for(lambda: reason(staging.agent) == "another_cluster")
+            assert staging.dcs.record is None
+            assert not production.problems()
+            staging.agent.refusals.answer({"accept": True})
+            wait_for(lambda: staging.archiving)
+            wait_for(lambda: "archiver_another_cluster" in production.problems())

@@ -1,0 +1,132 @@
+"""The archive's signs of life: the owner gives them and looks for others'; who finds no record watches first."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Collection
+from typing import Final
+
+from walkeeper.agent.problems import Problems
+from walkeeper.archive import life
+from walkeeper.archive.life import Sign
+from walkeeper.archive.write import Archive
+from walkeeper.core.about import About
+from walkeeper.core.life import RENEW_SECONDS, LifeWatch
+from walkeeper.errors import AnotherCluster, StoreDenied, WalkeeperError, Watching
+from walkeeper.lib import events
+from walkeeper.lib.clock import Clock
+
+RETRY_SECONDS: Final = 10.0
+REMEMBERED: Final = 8
+"""Tokens of this node's own cluster that are remembered, the newest."""
+
+
+class Life:
+    """The owner's. A thread of its own: signs go on while the DCS is away, or the server."""
+
+    def __init__(self, archive: Archive, token: str, owner: str, problems: Problems, clock: Clock) -> None:
+        self._archive = archive
+        self._token = token
+        self._owner = owner
+        self._problems = problems
+        self._clock = clock
+        self._watch = LifeWatch()
+        self._number = 0
+        self._denied = False
+
+    def run(self, stopping: threading.Event, over: threading.Event) -> None:
+        """Until ``stopping``, or ``over``: the record is another's, or gone."""
+        while not stopping.is_set() and not over.is_set():
+            try:
+                self._renew()
+            except WalkeeperError as problem:
+                self._problems.report(About.ARCHIVER_LIFE, problem, grace=True)
+                stopping.wait(RETRY_SECONDS)
+                continue
+            self._problems.clear(About.ARCHIVER_LIFE)
+            stopping.wait(RENEW_SECONDS)
+
+    def _renew(self) -> None:
+        store, layout = self._archive.store, self._archive.layout
+        found = life.signs(store, layout)
+        self._look_for_others(life.newest(found))
+        own = [sign.number for sign in found if sign.token == self._token]
+        try:
+            life.drop_older(store, layout, found, self._token)
+        except StoreDenied as problem:
+            if not self._denied:
+                hint = (
+                    f"The credentials need the right to delete below {layout.lives} (s3:DeleteObject). Without it no new "
+                    "sign of life is given: a copy of this cluster with its configuration would not be noticed."
+                )
+                events.warning("life_not_renewed", error=problem, hint=hint)
+            self._denied = True
+            return
+        self._denied = False
+        self._number = max(self._number, *own, 0) + 1
+        life.give(store, layout, Sign(self._token, self._number), self._owner)
+
+    def _look_for_others(self, newest: dict[str, Sign]) -> None:
+        now, own = self._clock.monotonic(), {self._token}
+        self._watch.note(now, {token: sign.number for token, sign in newest.items()})
+        alive = [newest[token] for token in self._watch.alive(now, own) if token in newest]
+        if alive:
+            self._problems.report(About.ARCHIVER_ANOTHER_CLUSTER, _another(self._archive, alive[0]))
+        else:
+            self._problems.clear(About.ARCHIVER_ANOTHER_CLUSTER)
+
+
+class Watcher:
+    """Before a takeover without a record. For the observer's thread."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._own: list[str] = []
+        self._watch = LifeWatch()
+        self._root = ""
+
+    def remember(self, token: str) -> None:
+        """It is in the record of this node's own DCS: whoever renews it belongs to this cluster."""
+        if token and token not in self._own:
+            self._own = [*self._own, token][-REMEMBERED:]
+
+    def forget(self) -> None:
+        """This node does not want a takeover: the next watch begins at its beginning."""
+        self._watch = LifeWatch()
+
+    def token(self) -> str:
+        """For a record that is written where there was none: this cluster's, where it is known, else a new one."""
+        if not self._own:
+            self.remember(uuid.uuid4().hex[:16])
+        return self._own[-1]
+
+    def alone(self, archive: Archive, accepted: Collection[str]) -> None:
+        """Returns where nobody else keeps the archive alive. Raises AnotherCluster, Watching (call again), or store errors."""
+        if self._root != archive.layout.root:
+            self._root, self._watch = archive.layout.root, LifeWatch()
+        newest = life.newest(life.signs(archive.store, archive.layout))
+        now = self._clock.monotonic()
+        self._watch.note(now, {token: sign.number for token, sign in newest.items()})
+        moved = [newest.get(token, Sign(token, 0)) for token in self._watch.moved(self._own)]
+        if moved:
+            problem = _another(archive, moved[0])
+            if problem.reason not in accepted:
+                raise problem
+            events.warning("takeover_accepted", refusal=problem.reason, error=problem)
+        elif left := self._watch.left(now, self._own):
+            raise Watching(
+                f"{archive.store.url}/{archive.layout.root}: there is an archive and no record in the DCS; for {left:.0f} s more "
+                "it is watched whether somebody else archives there",
+                hint="Normal where the record was removed or the DCS was rebuilt. The takeover comes automatically.",
+            )
+
+
+def _another(archive: Archive, sign: Sign) -> AnotherCluster:
+    return AnotherCluster(
+        f"{archive.store.url}/{archive.layout.root}: another cluster's agent archives there, too: "
+        f"{life.who(archive.store, archive.layout, sign)}",
+        hint="One of the two is a copy that runs with the other's configuration: give the copy another prefix or scope. If it is "
+        "an agent of this very cluster that kept to an old DCS, restart that one. A leader that was refused and is to go on "
+        "with the archive: stop the other, then walkeeper takeover --accept.",
+    )
