@@ -301,7 +301,11 @@ def test_the_policies_allow_what_the_store_does_and_no_more() -> None:
     doctor = {"s3:GetBucketVersioning", "s3:GetBucketObjectLockConfiguration"}
     assert set(agent) == {needed[call] for call in calls if call in needed} - doctor
     assert set(allowed("policy-doctor.json")) == doctor
-    assert [resource.partition("/postgresql/")[2] for resource in agent["s3:DeleteObject"]] == ["probe/*", "*/tail/*", "*/life/*"]
+    assert [resource.partition("/postgresql/")[2] for resource in agent["s3:DeleteObject"]] == [
+        "probe/*",
+        "*/tail/*",
+        "*/life/*",
+    ]
     assert set(allowed("policy-restore.json")) == {"s3:GetObject", "s3:ListBucket"}
     (puts,) = (s for s in statements_of("policy-agent.json") if "s3:PutObject" in s["Action"])
     assert puts["Condition"] == {"Null": {"s3:if-none-match": "false"}}  # nobody overwrites, whatever program he writes
@@ -311,7 +315,11 @@ def test_no_lifecycle_rule_expires_wal() -> None:
     for rule in json.loads((EXAMPLES / "s3" / "lifecycle.json").read_text())["Rules"]:
         markers_only = rule.get("Expiration") == {"ExpiredObjectDeleteMarker": True}
         prefix = rule["Filter"]["Prefix"]
-        assert "Expiration" not in rule or prefix.endswith("/probe/") or (markers_only and prefix.endswith(("/tail/", "/life/")))
+        assert (
+            "Expiration" not in rule
+            or prefix.endswith("/probe/")
+            or (markers_only and prefix.endswith(("/tail/", "/life/")))
+        )
 
 
 def test_the_acls_name_the_record_and_write_nothing_else() -> None:

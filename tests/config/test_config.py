@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -485,28 +486,83 @@ def test_patronis_variables_go_before_its_file(write: Write) -> None:
 @pytest.mark.parametrize(
     ("listen", "expected"),
     [
-        ("10.0.0.1:5433", ("10.0.0.1", 5433)),
-        ("10.0.0.1", ("10.0.0.1", 5432)),
-        ("'*:5433'", ("127.0.0.1", 5433)),
-        ("0.0.0.0:5433", ("127.0.0.1", 5433)),
-        ("'[::]:5433'", ("::1", 5433)),
-        ("'[fd00::1]:5433'", ("fd00::1", 5433)),
-        ("10.0.0.1,127.0.0.1:5433", ("127.0.0.1", 5433)),
-        ("'10.0.0.1, localhost:5433'", ("localhost", 5433)),
-        ("10.0.0.1,10.0.0.2:5433", ("10.0.0.1", 5433)),
-        ("db.example.com:5433", ("db.example.com", 5433)),
+        ("10.0.0.1:5433", ("10.0.0.1", None, 5433)),
+        ("10.0.0.1", ("10.0.0.1", None, 5432)),
+        ("'*:5433'", ("localhost", "127.0.0.1", 5433)),
+        ("0.0.0.0:5433", ("localhost", "127.0.0.1", 5433)),
+        ("'[::]:5433'", ("::1", None, 5433)),
+        ("'[fd00::1]:5433'", ("fd00::1", None, 5433)),
+        ("10.0.0.1,127.0.0.1:5433", ("localhost", "127.0.0.1", 5433)),
+        ("'10.0.0.1, localhost:5433'", ("localhost", None, 5433)),
+        ("10.0.0.1,10.0.0.2:5433", ("10.0.0.1", None, 5433)),
+        ("db.example.com:5433", ("db.example.com", None, 5433)),
     ],
 )
-def test_the_local_server_is_reached_where_it_listens(write: Write, listen: str, expected: tuple[str, int]) -> None:
+def test_the_local_server_is_reached_where_it_listens_by_the_name_that_patroni_uses(
+    write: Write, listen: str, expected: tuple[str, str | None, int]
+) -> None:
+    """.pgpass and certificates know that name."""
     config = load(write(PATRONI.replace("10.0.0.1:5433", listen) + DIRECTORY), {})
-    assert (config.postgresql.host, config.postgresql.port) == expected
+    assert (config.postgresql.host, config.postgresql.hostaddr, config.postgresql.port) == expected
 
 
-def test_a_unix_socket_is_used_where_patroni_replicates_through_it(write: Write) -> None:
-    unix = "  use_unix_socket_repl: true\n  parameters: {unix_socket_directories: '@x, /run/pg, /tmp'}\n"
-    assert load(write(PATRONI + unix + DIRECTORY), {}).postgresql.host == "/run/pg"
-    nowhere = "  use_unix_socket_repl: true\n"
-    assert load(write(PATRONI + nowhere + DIRECTORY), {}).postgresql.host == "10.0.0.1"
+def test_a_host_of_our_own_section_is_taken_as_it_is(write: Write) -> None:
+    path = write(PATRONI.replace("10.0.0.1:5433", "'*'") + DIRECTORY + "  postgresql: {host: 127.0.0.1}\n")
+    assert (load(path, {}).postgresql.host, load(path, {}).postgresql.hostaddr) == ("127.0.0.1", None)
+
+
+REPL, WHERE = "  use_unix_socket_repl: true\n", "  parameters: {unix_socket_directories: '@x, /run/pg, /tmp'}\n"
+DYNAMIC_WHERE = {"parameters": {"unix_socket_directories": "/run/dynamic"}}
+
+
+@pytest.mark.parametrize(
+    ("file", "dynamic", "expected"),
+    [
+        (REPL + WHERE, None, "/run/pg"),
+        (REPL, None, ""),
+        (REPL + "  parameters: {unix_socket_directories: '@x'}\n", None, "10.0.0.1"),
+        (REPL, DYNAMIC_WHERE, "/run/dynamic"),
+        (REPL + WHERE, DYNAMIC_WHERE, "/run/pg"),
+        ("", {"use_unix_socket_repl": True} | DYNAMIC_WHERE, "/run/dynamic"),
+        ("", {"use_unix_socket_repl": True}, ""),
+        (WHERE, {"use_unix_socket_repl": True}, "/run/pg"),
+        ("  use_unix_socket_repl: false\n", {"use_unix_socket_repl": True}, "10.0.0.1"),
+        (WHERE, DYNAMIC_WHERE, "10.0.0.1"),
+        (REPL, [1], ""),
+        (REPL, {"parameters": 7}, ""),
+    ],
+)
+def test_a_unix_socket_is_used_where_patroni_replicates_through_it(
+    write: Write, tmp_path: Path, file: str, dynamic: object, expected: str
+) -> None:
+    """Both keys may stand in the dynamic configuration, of which Patroni keeps a copy beside the data."""
+    if dynamic is not None:
+        (tmp_path / "patroni.dynamic.json").write_text(json.dumps({"postgresql": dynamic}))
+    patroni = PATRONI.replace("data_dir: /var/lib/pg/data", f"data_dir: {tmp_path}")
+    assert str(tmp_path) in patroni
+    config = load(write(patroni + file + DIRECTORY), {})
+    assert (config.postgresql.host, config.postgresql.data_dir) == (expected, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"[" * 100_000, b'{"postgresql": []}'])
+def test_a_damaged_copy_of_the_dynamic_configuration_says_nothing(write: Write, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "patroni.dynamic.json").write_bytes(content)
+    patroni = PATRONI.replace("data_dir: /var/lib/pg/data", f"data_dir: {tmp_path}")
+    assert load(write(patroni + REPL + DIRECTORY), {}).postgresql.host == ""
+
+
+def test_the_pass_phrase_of_a_key_and_the_name_for_kerberos_are_patronis(write: Write) -> None:
+    phrase = PATRONI.replace("username: replicator, ", "username: replicator, sslkey: /k, sslpassword: open sesame, ")
+    config = load(write(phrase + "  krbsrvname: pg\n" + DIRECTORY), {})
+    assert (config.postgresql.sslpassword, dict(config.postgresql.options)["krbsrvname"]) == ("open sesame", "pg")
+    assert "sesame" not in repr(config)
+
+
+def test_an_old_file_without_authentication_is_read_as_patroni_reads_it(write: Write) -> None:
+    text = PATRONI.replace("  authentication:\n", "")
+    assert text != PATRONI
+    old = "\n".join(line.replace("    replication:", "  replication:") for line in text.splitlines()) + "\n"
+    assert load(write(old + DIRECTORY), {}).postgresql.user == "replicator"
 
 
 def test_another_user_does_not_get_the_replication_users_password(write: Write) -> None:

@@ -123,9 +123,9 @@ class PostgresqlKeys(Section, frozen=True):
     host: Annotated[
         str | None,
         Meta(
-            description="`localhost` or 127.0.0.1 if PostgreSQL listens there, else the first address of Patroni's "
-            "`listen`. A path is a directory with the Unix socket, and the default where Patroni has "
-            "`use_unix_socket_repl`."
+            description="As Patroni does it: `localhost` if PostgreSQL listens there (at 127.0.0.1), else the first address of "
+            "`listen`; with `use_unix_socket_repl` the Unix socket, where nothing names its directory the running server's. A "
+            "path is such a directory."
         ),
     ] = None
     port: Annotated[Port | None, Meta(description="The port in Patroni's `listen`, else 5432.")] = None

@@ -324,13 +324,16 @@ def _postgresql(keys: PostgresqlKeys, patroni: Patroni, written: Written) -> Pos
     options = dict(patroni.replication.options)
     options |= {name: value for name in LIBPQ_OPTIONS if (value := getattr(keys, name))}
     return PostgresqlSettings(
-        host=keys.host or patroni.host or "127.0.0.1",
+        host=keys.host or ("127.0.0.1" if patroni.host is None else patroni.host),
+        hostaddr=None if keys.host else patroni.hostaddr,
         port=keys.port or patroni.port,
         user=user,
         password=password,
         dbname=keys.dbname,
         options=tuple(options.items()),
         require_auth=keys.require_auth,
+        data_dir=patroni.data_dir,
+        sslpassword=patroni.replication.sslpassword,
     )
 
 

@@ -25,7 +25,9 @@ _TLS: Final = frozenset({"require", "verify-ca", "verify-full"})
 class PostgresqlSettings:
     """How to reach one server. ``host`` may be the directory of its Unix socket; ``options`` are libpq's, like sslmode.
 
-    ``require_auth`` is libpq's, too, which has it since version 16. None: no server gets the password in clear.
+    "" is a host, too: where the server in ``data_dir`` says that it has its socket. ``hostaddr`` spares looking ``host`` up. A
+    ``password`` of None is looked for where libpq looks: PGPASSWORD, PGPASSFILE, ~/.pgpass. ``require_auth`` is libpq's, too,
+    which has it since version 16. None: no server gets the password in clear.
     """
 
     host: str
@@ -35,6 +37,10 @@ class PostgresqlSettings:
     dbname: str
     options: tuple[tuple[str, str], ...]
     require_auth: str | None = None
+    hostaddr: str | None = None
+    data_dir: Path | None = None
+    sslpassword: str | None = field(default=None, repr=False)
+    """The pass phrase of the client's key."""
 
     def of_member(self, host: str, port: int) -> PostgresqlSettings:
         """The same at an address that the DCS says, where anybody may listen: the password is proved by SCRAM, or not at all.
@@ -45,7 +51,9 @@ class PostgresqlSettings:
         if self.password and options.get("sslmode") in _TLS and "sslcert" not in options:
             options.setdefault("channel_binding", "require")
         require_auth = self.require_auth or ONLY_SCRAM
-        return replace(self, host=host, port=port, options=tuple(options.items()), require_auth=require_auth)
+        return replace(
+            self, host=host, hostaddr=None, port=port, options=tuple(options.items()), require_auth=require_auth
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

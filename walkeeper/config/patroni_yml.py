@@ -5,10 +5,11 @@ Patroni takes its ``PATRONI_…`` variables out of the environment as soon as it
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from walkeeper.config import yaml_file
 from walkeeper.errors import ConfigError
@@ -27,7 +28,8 @@ LIBPQ_OPTIONS: Final = (
     "gssencmode",
     "channel_binding",
 )
-"""Of what Patroni's ``authentication`` may hold, all but the key's pass phrase, which would show in a command line."""
+"""Of what Patroni's ``authentication`` may hold, all but the secrets, which must not show in a command line."""
+MAX_DYNAMIC_BYTES: Final = 1024 * 1024
 
 _LOCAL: Final = ("*", "0.0.0.0", "127.0.0.1", "localhost")  # noqa: S104 - compared with, not bound to
 
@@ -38,6 +40,7 @@ class Credentials:
 
     user: str | None
     password: str | None = field(repr=False)
+    sslpassword: str | None = field(repr=False)
     options: tuple[tuple[str, str], ...]
 
 
@@ -53,7 +56,10 @@ class Patroni:
     data_dir: Path | None
     bin_dir: Path | None
     host: str | None
-    """Where the local server answers: an address, or the directory of its Unix socket."""
+    """Where the local server answers: a name or an address, or the directory of its Unix socket; "" is where that server says
+    that it has one."""
+    hostaddr: str | None
+    """The address that goes with a name; None: it is looked up."""
     port: int
     replication: Credentials
     superuser: Credentials
@@ -62,17 +68,20 @@ class Patroni:
 def take(root: yaml_file.Section, environ: Mapping[str, str]) -> Patroni:
     """Read the keys that concern us. Raises ConfigError; what other sections hold is not looked at."""
     postgresql = root.section("postgresql")
+    data_dir = _directory(root, "data_dir", _value(postgresql, "data_dir", environ, "PATRONI_POSTGRESQL_DATA_DIR"))
     listen = _value(postgresql, "listen", environ, "PATRONI_POSTGRESQL_LISTEN")
-    host, port = _address(root, listen) if listen else (None, DEFAULT_PORT)
+    host, hostaddr, port = _address(root, listen) if listen else (None, None, DEFAULT_PORT)
+    socket_directory = _socket_directory(postgresql, data_dir)
     return Patroni(
         file=root.places.file,
         scope=_value(root, "scope", environ, "PATRONI_SCOPE"),
         name=_value(root, "name", environ, "PATRONI_NAME"),
         namespace=(_value(root, "namespace", environ, "PATRONI_NAMESPACE") or DEFAULT_NAMESPACE).strip("/"),
         group=_group(root, environ),
-        data_dir=_directory(root, "data_dir", _value(postgresql, "data_dir", environ, "PATRONI_POSTGRESQL_DATA_DIR")),
+        data_dir=data_dir,
         bin_dir=_directory(root, "bin_dir", _value(postgresql, "bin_dir", environ, "PATRONI_POSTGRESQL_BIN_DIR")),
-        host=_socket_directory(postgresql) or host,
+        host=host if socket_directory is None else socket_directory,
+        hostaddr=hostaddr if socket_directory is None else None,
         port=port,
         replication=_credentials(postgresql, "replication", environ),
         superuser=_credentials(postgresql, "superuser", environ),
@@ -80,11 +89,10 @@ def take(root: yaml_file.Section, environ: Mapping[str, str]) -> Patroni:
 
 
 def holds_password(root: yaml_file.Section) -> bool:
-    """Whether the file itself says one, and not the environment."""
+    """Whether the file itself says one, or the pass phrase of a key, and not the environment."""
     postgresql = root.section("postgresql")
-    return any(
-        _credentials(postgresql, role, {}).password is not None for role in ("replication", "superuser", "rewind")
-    )
+    roles = [_credentials(postgresql, role, {}) for role in ("replication", "superuser", "rewind")]
+    return any(role.password is not None or role.sslpassword is not None for role in roles)
 
 
 def _value(section: yaml_file.Section | None, key: str, environ: Mapping[str, str], variable: str) -> str | None:
@@ -113,9 +121,12 @@ def _group(root: yaml_file.Section, environ: Mapping[str, str]) -> int | None:
     return int(value)
 
 
-def _address(root: yaml_file.Section, listen: str) -> tuple[str, int]:
-    """Where to connect to a server with that ``listen``: locally if it can be, as Patroni itself does, because that is
-    where ``pg_hba.conf`` is known to let the replication user in."""
+def _address(root: yaml_file.Section, listen: str) -> tuple[str, str | None, int]:
+    """Where to connect to a server with that ``listen``: name, address, port. Locally if it can be, as Patroni itself does.
+
+    Patroni says ``localhost`` then, and so do people's .pgpass and certificates; the address is the one that pg_hba.conf mostly
+    lets in, whatever the machine takes for ``localhost`` first.
+    """
     try:
         hosts, port = _split(listen)
     except ValueError:
@@ -125,8 +136,8 @@ def _address(root: yaml_file.Section, listen: str) -> tuple[str, int]:
         raise _bad_listen(root, listen)
     for name in names:
         if name.lower() in _LOCAL:
-            return ("localhost" if name.lower() == "localhost" else "127.0.0.1"), port
-    return ("::1" if names[0] == "::" else names[0]), port
+            return "localhost", None if name.lower() == "localhost" else "127.0.0.1", port
+    return ("::1" if names[0] == "::" else names[0]), None, port
 
 
 def _split(listen: str) -> tuple[str, int]:
@@ -146,21 +157,49 @@ def _bad_listen(root: yaml_file.Section, listen: str) -> ConfigError:
     return root.places.error(("postgresql", "listen"), f"{listen!r} is not HOST:PORT")
 
 
-def _socket_directory(postgresql: yaml_file.Section | None) -> str | None:
-    """Where Patroni itself replicates through a Unix socket, and says which."""
-    if postgresql is None or not postgresql.flag("use_unix_socket_repl"):
+def _socket_directory(postgresql: yaml_file.Section | None, data_dir: Path | None) -> str | None:
+    """Where Patroni itself replicates through a Unix socket; "" where nothing says in which directory, None where it does not.
+
+    Both keys may stand in the dynamic configuration instead. A list without an absolute path is none, as for Patroni.
+    """
+    if postgresql is None:
+        return None
+    dynamic = _dynamic(data_dir) if "use_unix_socket_repl" not in postgresql else {}
+    if not (postgresql.flag("use_unix_socket_repl") or dynamic.get("use_unix_socket_repl")):
         return None
     parameters = postgresql.section("parameters")
-    directories = (parameters.text("unix_socket_directories") if parameters else None) or ""
+    directories = parameters.text("unix_socket_directories") if parameters else None
+    if directories is None:
+        said = (dynamic or _dynamic(data_dir)).get("parameters")
+        directories = said.get("unix_socket_directories") if isinstance(said, dict) else None
+    if not isinstance(directories, str):
+        return ""
     return next((name.strip() for name in directories.split(",") if name.strip().startswith("/")), None)
 
 
+def _dynamic(data_dir: Path | None) -> dict[str, Any]:
+    """``postgresql`` of the dynamic configuration, of which Patroni keeps a copy beside the data; empty where there is none."""
+    if data_dir is None:
+        return {}
+    try:
+        with (data_dir / "patroni.dynamic.json").open("rb") as file:
+            found = json.loads(file.read(MAX_DYNAMIC_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    section = found.get("postgresql") if isinstance(found, dict) else None
+    return section if isinstance(section, dict) else {}
+
+
 def _credentials(postgresql: yaml_file.Section | None, role: str, environ: Mapping[str, str]) -> Credentials:
+    """Old files have the roles without ``authentication`` around them, which Patroni takes as well."""
     authentication = postgresql.section("authentication") if postgresql else None
-    section = authentication.section(role) if authentication else None
+    around = authentication or postgresql
+    section = around.section(role) if around is not None else None
 
     def value(key: str) -> str | None:
         return _value(section, key, environ, f"PATRONI_{role.upper()}_{key.upper()}")
 
-    options = tuple((key, found) for key in LIBPQ_OPTIONS if (found := value(key)))
-    return Credentials(value("username"), value("password"), options)
+    options = [(key, found) for key in LIBPQ_OPTIONS if (found := value(key))]
+    if postgresql is not None and (name := postgresql.text("krbsrvname")):
+        options.append(("krbsrvname", name))
+    return Credentials(value("username"), value("password"), value("sslpassword"), tuple(options))

@@ -35,9 +35,11 @@ callbacks, to `archive-push` and to `restore-wal`: its path is how the others fi
 
 From `patroni.yml`, or from the `PATRONI_…` variable that goes before it, walkeeper takes `scope`, `name`, `namespace`,
 `citus.group`, and under `postgresql` `data_dir`, `bin_dir`, `listen`, `use_unix_socket_repl` with
-`parameters.unix_socket_directories`, and `authentication.replication`. Patroni does not pass its `PATRONI_…` variables on to
-callbacks and to PostgreSQL: where something is said only there, an agent that a callback starts, and `restore-wal`, do not
-know it. Of all this `restore-wal` needs `scope` and `citus.group` only.
+`parameters.unix_socket_directories` (in the dynamic configuration, too), `krbsrvname`, and `authentication.replication` with
+all its keys. Where none of these has a password, libpq looks for one, for pg_receivewal as for SQL: `PGPASSWORD`, `PGPASSFILE`
+and `~/.pgpass` of the agent's user, where a line must be for the database `replication`, or for all. Patroni does not pass its
+`PATRONI_…` variables on to callbacks and to PostgreSQL: where something is said only there, an agent that a callback starts,
+and `restore-wal`, do not know it. Of all this `restore-wal` needs `scope` and `citus.group` only.
 
 - Sizes: `1GiB`, `512MB` (as in PostgreSQL, MB is 1024 kB), or a number of bytes. Durations: `5s`, `500ms`, `2min`, or a number
   of seconds. Paths are absolute.

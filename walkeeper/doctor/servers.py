@@ -11,8 +11,9 @@ from typing import Any, Final
 from walkeeper.config import Config
 from walkeeper.dcs.base import Member, Topology
 from walkeeper.doctor.facts import MemberFacts, ServerFacts, Unknown
-from walkeeper.errors import PostgresError, WalkeeperError
+from walkeeper.errors import ConfigError, PostgresError, WalkeeperError
 from walkeeper.lib import clock
+from walkeeper.postgres.pg_receivewal import find_program, why_refused
 from walkeeper.postgres.server import Server
 
 SERVER_SECONDS: Final = 5.0
@@ -85,11 +86,22 @@ def _ask(config: Config, member: Member, *, here: bool) -> ServerFacts | Unknown
         server = Server(endpoint, min(SERVER_SECONDS, config.agent.dcs_timeout))
         try:
             found = survey(server, config.hold_slot)
-            return found if here or found.agents else _second_look(server, found)
+            if here:
+                return replace(found, replication_refused=found.replication_refused or _trial(config, found))
+            return found if found.agents else _second_look(server, found)
         finally:
             server.close()
     except WalkeeperError as problem:
         return Unknown(str(problem))
+
+
+def _trial(config: Config, found: ServerFacts) -> str:
+    """pg_receivewal has a libpq of its own, and looks for passwords and keys by itself."""
+    try:
+        program = find_program(config.bin_dir, found.state.major)
+    except ConfigError:
+        return ""  # another rule's
+    return why_refused(program, config.postgresql, found.state.segment_size, clock.SystemClock())
 
 
 def _second_look(server: Server, found: ServerFacts) -> ServerFacts:

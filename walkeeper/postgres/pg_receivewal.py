@@ -9,13 +9,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from walkeeper.config import PostgresqlSettings
-from walkeeper.core.lsn import Lsn
+from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import PAGE_SIZE
 from walkeeper.errors import ConfigError, PostgresError
@@ -25,6 +26,7 @@ from walkeeper.postgres import programs
 from walkeeper.postgres.server import conninfo, require_auth
 
 WAL_SENDER_TIMEOUT: Final = "10s"
+TRIAL_SECONDS: Final = 20.0
 _MAX_OUTPUT: Final = 4096
 _STOP_TIMEOUT: Final = 5.0
 
@@ -37,6 +39,10 @@ if os.getppid() != int(sys.argv[1]): sys.exit(1)
 os.execv(sys.argv[2], sys.argv[2:])
 """
 _PASSED_ON: Final = ("PATH", "HOME", "TZ", "LD_LIBRARY_PATH", "KRB5CCNAME")
+"""Beside libpq's own, which begin with PG: what is good for SQL is good for pg_receivewal."""
+_PASSFILE: Final = "PGPASSFILE"
+_SERVICE_FILE: Final = "PGSERVICEFILE"
+_SERVICE: Final = "walkeeper"
 
 
 def find_program(bin_dir: Path | None, server_major: int) -> Path:
@@ -103,7 +109,7 @@ class Receiver:
     def start(self, last: Segment) -> None:
         """Begin to stream into the directory, from where its seed says, and end with ``last``. Raises PostgresError."""
         try:
-            passfile = _passfile(self._passfile, self._settings)
+            secrets = self._secrets()
         except OSError as error:
             raise PostgresError(
                 f"{self._passfile}: {error.strerror}",
@@ -111,7 +117,7 @@ class Receiver:
             ) from None
         arguments = [
             f"--directory={self._directory}", "--no-loop", "--no-sync", "--no-password", "--status-interval=1",
-            f"--dbname={self._conninfo(passfile)}",
+            f"--dbname={self._conninfo(secrets)}",
             f"--endpos={Lsn(last.end - 1)}",
         ]  # fmt: skip
         self._output = b""
@@ -121,20 +127,15 @@ class Receiver:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                # In the environment, where a libpq that is older than 16 takes no offence at it.
-                env={
-                    "LC_ALL": "C",
-                    "PGREQUIREAUTH": require_auth(self._settings),
-                    **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
-                },
+                env=self._environment(secrets),
                 start_new_session=True,
                 cwd="/",
-                pass_fds=[passfile],
+                pass_fds=[*secrets.values()],
             )
         except OSError as error:
             raise PostgresError(f"pg_receivewal: cannot be started ({error.strerror})") from None
         finally:
-            os.close(passfile)
+            _close(secrets)
         self._runs += 1
         assert self._child.stdout is not None  # noqa: S101 - it is a pipe
         os.set_blocking(self._child.stdout.fileno(), False)
@@ -200,9 +201,45 @@ class Receiver:
         self.stop()
         return "stopped: it did not come to an end"
 
-    def _conninfo(self, passfile: int) -> str:
-        options = f"-c wal_sender_timeout={WAL_SENDER_TIMEOUT}"
-        return conninfo(self._settings, options=options, passfile=f"/proc/self/fd/{passfile}", replication="true")
+    def _conninfo(self, secrets: Mapping[str, int]) -> str:
+        more = {"options": f"-c wal_sender_timeout={WAL_SENDER_TIMEOUT}", "replication": "true"}
+        if _PASSFILE in secrets:
+            more["passfile"] = f"/proc/self/fd/{secrets[_PASSFILE]}"
+        if _SERVICE_FILE in secrets:
+            more["service"] = _SERVICE
+        return conninfo(self._settings, **more)
+
+    def _environment(self, secrets: Mapping[str, int]) -> dict[str, str]:
+        taken = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("PG")}
+        # In the environment, where a libpq that is older than 16 takes no offence at it.
+        taken |= {"LC_ALL": "C", "PGREQUIREAUTH": require_auth(self._settings)}
+        if _PASSFILE in secrets:
+            taken.pop("PGPASSWORD", None)  # it would go before the file
+        if _SERVICE_FILE in secrets:
+            taken[_SERVICE_FILE] = f"/proc/self/fd/{secrets[_SERVICE_FILE]}"
+        return taken
+
+    def _secrets(self) -> dict[str, int]:
+        """Descriptors of files for libpq, by variable: so that no secret stands in argv or the environment. Raises OSError.
+
+        Where there is no password libpq looks for one itself; only a service file can bring it the pass phrase of a key.
+        """
+        texts, settings = {}, self._settings
+        if settings.password is not None:
+            fields = ("*", "*", "*", settings.user, settings.password)
+            texts[_PASSFILE] = ":".join(
+                re.sub(r"([\\:])", r"\\\1", value) if value != "*" else value for value in fields
+            )
+        if settings.sslpassword is not None:
+            texts[_SERVICE_FILE] = f"[{_SERVICE}]\nsslpassword={settings.sslpassword}"
+        opened: dict[str, int] = {}
+        try:
+            for name, text in texts.items():
+                opened[name] = _nameless(self._passfile, text)
+        except BaseException:
+            _close(opened)
+            raise
+        return opened
 
     def _read_output(self) -> None:
         assert self._child is not None  # noqa: S101 - callers looked
@@ -214,6 +251,17 @@ class Receiver:
         if self._child is not None and self._child.stdout is not None:
             self._child.stdout.close()
         self._child = None
+
+
+def why_refused(program: Path, settings: PostgresqlSettings, size: SegmentSize, clock: Clock) -> str:
+    """What one says that is started as the agent starts it, and that ends where it begins; "" where it may stream, or hangs."""
+    with tempfile.TemporaryDirectory(prefix="walkeeper-") as directory:
+        place = Path(directory, "wal")
+        place.mkdir()
+        receiver = Receiver(program, place, settings, Path(directory, "pgpass"), clock)
+        receiver.start(Segment(1, 0, size))
+        said = receiver.wait(TRIAL_SECONDS, lambda: False)
+    return said if said.startswith("rc ") and not said.startswith("rc 0:") else ""
 
 
 def _position(pid: int, target: Path) -> int | None:
@@ -236,18 +284,21 @@ def _said(output: bytes, code: int) -> str:
     return f"rc {code}: {'; '.join(line for line in lines if line) or 'no output'}"
 
 
-def _passfile(path: Path, settings: PostgresqlSettings) -> int:
-    """A descriptor of a file with the password for libpq, which never stands in argv or the environment.
+def _close(descriptors: Mapping[str, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)
 
-    The file loses its name at once: whatever ends us, nothing of it is left. A pipe will not do, as libpq wants a plain file.
+
+def _nameless(path: Path, text: str) -> int:
+    """A descriptor of a file with that text, which loses its name at once: whatever ends us, nothing of it is left.
+
+    A pipe will not do, as libpq wants a plain file.
     """
-    fields: Sequence[str] = ("*", "*", "*", settings.user, settings.password or "")
-    line = ":".join(re.sub(r"([\\:])", r"\\\1", value) if value != "*" else value for value in fields)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         path.unlink()
         os.fchmod(descriptor, 0o600)
-        write_all(descriptor, f"{line}\n".encode())
+        write_all(descriptor, f"{text}\n".encode())
     except BaseException:
         os.close(descriptor)
         raise

@@ -15,6 +15,7 @@ import os
 
 _PID = 0
 _STARTED = 2
+_SOCKETS = 4
 _STATUS = 7
 _LONGEST = 20
 """Digits of a number."""
@@ -25,16 +26,27 @@ def running(data_directory: str) -> tuple[int, str, str] | None:
 
     No two runs share pid and start. The state is empty before there is one.
     """
-    try:
-        with open(f"{data_directory}/postmaster.pid", "rb") as file:
-            lines = [line.strip() for line in file.read(8192).decode("ascii", "replace").split("\n")]
-    except OSError:
-        return None
+    lines = _lines(data_directory)
     if len(lines) <= _STARTED + 1 or not _is_number(lines[_PID]) or not _is_number(lines[_STARTED]):
         return None  # the third line is not ended yet, or a server in single-user mode, whose number is negative
     if not _is_postmaster_of(lines[_PID], data_directory):
         return None
     return int(lines[_PID]), lines[_STARTED], lines[_STATUS] if len(lines) > _STATUS else ""
+
+
+def socket_directory(data_directory: str) -> str:
+    """The first directory in which the server there has its Unix socket; "" where none runs, or it has none."""
+    lines = _lines(data_directory)
+    known = len(lines) > _SOCKETS + 1 and running(data_directory) is not None
+    return lines[_SOCKETS] if known else ""
+
+
+def _lines(data_directory: str) -> list[str]:
+    try:
+        with open(f"{data_directory}/postmaster.pid", "rb") as file:
+            return [line.strip() for line in file.read(8192).decode("utf-8", "replace").split("\n")]
+    except OSError:
+        return []
 
 
 def _is_number(text: str) -> bool:

@@ -19,12 +19,15 @@ from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.errors import PostgresError
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
+from walkeeper.postgres.postmaster_pid import socket_directory
 
 APPLICATION: Final = "walkeeper"
 AGENT_APPLICATION: Final = f"{APPLICATION} agent {__version__}"
 """What an agent calls its sessions: any role sees in pg_stat_activity, from any node, that one runs and which."""
 CONNECT_TIMEOUT: Final = 5
 """Seconds; libpq takes whole ones."""
+_NO_PHRASE: Final = "none is configured"
+"""For a key without one it changes nothing; for one that has one it keeps OpenSSL from asking on the terminal."""
 _KNOWS_REQUIRE_AUTH: Final = 160000
 """The version of libpq that has it."""
 
@@ -63,12 +66,17 @@ def require_auth(settings: PostgresqlSettings) -> str:
 
 
 def conninfo(settings: PostgresqlSettings, **more: str | int) -> str:
-    """A libpq connection string, without the password and without what not every libpq takes."""
+    """A libpq connection string, without secrets and without what not every libpq takes.
+
+    For ``replication`` its database is called so, as pg_receivewal does it: .pgpass is looked through for that name.
+    """
+    in_socket = not settings.host and settings.data_dir is not None
     parameters: dict[str, str | int | None] = {
-        "host": settings.host,
+        "host": (socket_directory(str(settings.data_dir)) if in_socket else settings.host) or None,
+        "hostaddr": settings.hostaddr,
         "port": settings.port,
         "user": settings.user,
-        "dbname": settings.dbname,
+        "dbname": "replication" if "replication" in more else settings.dbname,
         "connect_timeout": CONNECT_TIMEOUT,
         "tcp_user_timeout": 10000,
         "application_name": APPLICATION,
@@ -83,7 +91,11 @@ def connect(settings: PostgresqlSettings, **more: str) -> psycopg.Connection[tup
     if psycopg.pq.version() >= _KNOWS_REQUIRE_AUTH:
         more["require_auth"] = require_auth(settings)
     return psycopg.connect(
-        conninfo(settings, **more), password=settings.password, autocommit=True, prepare_threshold=None
+        conninfo(settings, **more),
+        password=settings.password,
+        sslpassword=settings.sslpassword or _NO_PHRASE,
+        autocommit=True,
+        prepare_threshold=None,
     )
 
 
@@ -215,7 +227,7 @@ class Server:
 
     @property
     def _name(self) -> str:
-        return f"postgresql at {self.settings.host}:{self.settings.port}"
+        return f"postgresql at {self.settings.host or 'its Unix socket'}:{self.settings.port}"
 
 
 def _one_line(error: psycopg.Error) -> str:
@@ -232,8 +244,13 @@ def hint_for(text: str) -> str:
             "the role's password again where password_encryption is scram-sha-256; or say in walkeeper.postgresql.require_auth "
             "(or channel_binding) what is allowed."
         )
-    if "password authentication" in text:
-        return "The password comes from patroni.yml (authentication.replication) or walkeeper.postgresql.password_file."
+    if "private key file" in text and any(word in text for word in ("decrypt", "password", "cancelled")):
+        return "The pass phrase of a client's key comes from patroni.yml: authentication.replication.sslpassword."
+    if "password authentication" in text or "no password supplied" in text:
+        return (
+            "The password comes from patroni.yml (authentication.replication), walkeeper.postgresql.password_file, or "
+            "the ~/.pgpass of the agent's user, where pg_receivewal needs a line for the database replication (or *)."
+        )
     if "max_wal_senders" in text:
         return "Raise max_wal_senders: pg_receivewal needs one, and so do each replica and each base backup."
     if "too many" in text or "remaining connection slots" in text:

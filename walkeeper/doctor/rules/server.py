@@ -30,10 +30,10 @@ def server_answers(facts: Facts) -> Iterator[Verdict]:
     for member in facts.members:
         if not isinstance(member.server, Unknown):
             yield Good("it answers", member.name)
-        elif "pg_hba.conf" in member.server.because:
+        elif fix := let_in(facts, member.server.because):
             yield Wrong(
                 f"it does not let walkeeper's role in: {member.server.because}",
-                pg_hba(facts, member.server.because),
+                fix,
                 member.name,
                 None if member.here else "warning",
             )
@@ -59,7 +59,7 @@ def replication_allowed(facts: Facts, member: MemberFacts, server: ServerFacts) 
         return
     senders = "max_wal_senders" in refused
     wanted = str(max(10, 2 * int(server.settings.get("max_wal_senders", "0"))))
-    fix = paste.set_parameter(facts, "max_wal_senders", wanted, restart=True) if senders else pg_hba(facts, refused)
+    fix = paste.set_parameter(facts, "max_wal_senders", wanted, restart=True) if senders else let_in(facts, refused)
     yield Wrong(f"it refuses a replication connection: {refused}", fix, member.name, None if member.here else "warning")
 
 
@@ -212,6 +212,21 @@ def synchronous_standby_names(facts: Facts, member: MemberFacts, server: ServerF
         yield Wrong(f"synchronous_standby_names is {found!r}: pg_receivewal never confirms a commit", fix, member.name)
     else:
         yield Good("synchronous_standby_names does not name walkeeper", member.name)
+
+
+def let_in(facts: Facts, refused: str) -> tuple[str, ...]:
+    """What the refusal asks for: a line in pg_hba, a password, the pass phrase of a key; empty where it says none of these."""
+    own = facts.config.node.postgresql
+    if "pg_hba.conf" in refused:
+        return pg_hba(facts, refused)
+    if "private key file" in refused:
+        return ("# the pass phrase of the key, in patroni.yml: postgresql.authentication.replication.sslpassword",)
+    if own is not None and re.search("no password supplied|password authentication", refused):
+        return (
+            "# the password: postgresql.authentication.replication.password in patroni.yml, or ~/.pgpass of the agent's user:",
+            f"# {own.host or 'localhost'}:{own.port}:*:{own.user}:PASSWORD",
+        )
+    return ()
 
 
 def pg_hba(facts: Facts, refused: str) -> tuple[str, ...]:
