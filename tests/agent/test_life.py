@@ -103,19 +103,19 @@ class _OneTurn(threading.Event):
         return True
 
 
-def test_p2_old_signs_of_life_go_and_the_two_newest_stay(world: World) -> None:
+def test_p2_old_signs_of_life_go_and_the_first_and_the_two_newest_stay(world: World) -> None:
     life = world.life(OTHER)
     renew(life, world, 5)
-    assert world.numbers(OTHER) == [4, 5]
+    assert world.numbers(OTHER) == [1, 4, 5]
     renew(world.life(OTHER), world)  # another owner of the same cluster goes on
-    assert world.numbers(OTHER) == [5, 6]
+    assert world.numbers(OTHER) == [1, 5, 6]
     deleted = [key for call, key in world.store.calls if call == "delete"]
     assert all(key.startswith(world.archive.layout.lives) for key in deleted)
 
 
 def test_a_sign_costs_one_list_one_put_and_one_delete(world: World) -> None:
     life = world.life(OTHER)
-    renew(life, world, 3)
+    renew(life, world, 4)
     world.store.calls.clear()
     renew(life, world)
     assert [call for call, _ in world.store.calls] == ["list", "delete", "create"]
@@ -129,12 +129,12 @@ def test_without_the_right_to_delete_signs_do_not_pile_up(world: World, caplog: 
     world.store.before = deny
     life = world.life(OTHER)
     renew(life, world, 5)
-    assert world.numbers(OTHER) == [1, 2]
+    assert world.numbers(OTHER) == [1, 2, 3]
     assert len([line for line in caplog.messages if line.startswith("life_not_renewed")]) == 1
     assert not world.problems.open()  # it archives all the same
     world.store.before = None
     renew(life, world)
-    assert world.numbers(OTHER) == [2, 3]
+    assert world.numbers(OTHER) == [1, 3, 4]
 
 
 def test_a_store_that_is_away_is_said_and_signs_go_on_when_it_is_back(world: World) -> None:

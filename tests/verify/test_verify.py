@@ -190,16 +190,26 @@ def test_one_name_under_two_suffixes_is_told(built: Built, verify: Verifier) -> 
 OWN, OTHER = "0123456789abcdef", "fedcba9876543210"
 
 
-@pytest.mark.parametrize(("ages", "found"), [((0, 60), True), ((86_400, 86_400), True), ((0, 3600), False)])
+@pytest.mark.parametrize(
+    ("first", "newest", "others", "found"),
+    [
+        (9000, 0, 60, True),
+        (86_500, 86_400, 86_400, True),
+        (9000, 0, 3600, False),
+        (50, 0, 60, False),  # of a record that was lost a minute ago
+        (50, 0, 20, True),
+    ],
+)
 def test_another_cluster_that_lives_in_this_archive_is_an_alarm(
-    built: Built, verify: Verifier, ages: tuple[int, int], found: bool
+    built: Built, verify: Verifier, first: int, newest: int, others: int, found: bool
 ) -> None:
-    """Its last sign of life against the owner's, by the store's clock: not against ours."""
+    """Seconds since: the owner's first and newest signs of life, and the other's newest; by the store's clock, and not ours."""
     whole(built)
     built.record(4, 11, life=OWN)
-    for token, age in zip((OWN, OTHER), ages, strict=True):
-        give(built.store, built.archive.layout, Sign(token, 7), "a")
-        built.age(age, f"life/{token}")
+    for sign, age in ((Sign(OTHER, 5), others), (Sign(OWN, 1), first), (Sign(OWN, 7), newest)):
+        give(built.store, built.archive.layout, sign, "a")
+        path = built.config.store.path / built.archive.layout.life(sign.token, sign.number)  # type: ignore[attr-defined]
+        os.utime(path, (time.time() - age,) * 2)
     said = verify()
     assert (said.code, "another_cluster" in said.kinds) == ((1, True) if found else (0, False))
 

@@ -70,7 +70,7 @@ class Agent:
         self._takeover_backoff = Backoff(0.2, 10)
         self._takeover_at = 0.0
         self.refusals = Refusals(clock, self.poke)
-        self._watcher = Watcher(clock)
+        self.watcher = Watcher(clock)
         self._ending_since = 0.0
         """When an archiver was told to end that still runs; 0 where there is none."""
 
@@ -125,7 +125,7 @@ class Agent:
     def _look_and_act(self) -> None:
         look = self.observer.look()
         if look.record is not None:
-            self._watcher.remember(look.record.life)
+            self.watcher.remember(look.record.life)
         if self.archiver is not None:
             self._tell_archiver(self.archiver, look)
         self._act(look)
@@ -146,7 +146,7 @@ class Agent:
         if state.system_identifier == int(archiver.ownership.record.system_identifier):
             return True
         hint = "The data directory under this agent is another cluster's by now. The archive is left as it is."
-        events.error("another_cluster", system_identifier=state.system_identifier, hint=hint)
+        events.error("data_directory_exchanged", system_identifier=state.system_identifier, hint=hint)
         archiver.over.set()
         return False
 
@@ -168,7 +168,7 @@ class Agent:
             self._try_takeover(look.server, look.found)
         elif wanted is Desired.WATCH and look.leads(self.config.name) is False:
             self.refusals.over()
-            self._watcher.forget()
+            self.watcher.forget()
             self.problems.clear(About.TAKEOVER_FAILED)
         self._report_leadership(view)
 
@@ -213,7 +213,7 @@ class Agent:
         local = read_local_wal(pg_wal, server, self.observer.server_state)
         archive = self.archives.archive(server.system_identifier, server.segment_size)
         receiver = find_receiver(self.config, server.major)  # before the record is ours: without it nothing is archived
-        ownership = take_over(self.config.name, self.records, archive, local, self._watcher, self.refusals.accepted)
+        ownership = take_over(self.config.name, self.records, archive, local, self.watcher, self.refusals.accepted)
         sources = Sources(
             archive,
             local.server.history,

@@ -18,7 +18,7 @@ from walkeeper.archive.codec import AGAIN, STORED
 from walkeeper.archive.expiry import below_floors
 from walkeeper.archive.histories import stored_history
 from walkeeper.archive.layout import ACCEPTED, Layout, cluster_prefix, parse_gap_name
-from walkeeper.archive.life import Sign, parse
+from walkeeper.archive.life import FIRST, Sign, parse
 from walkeeper.archive.stated import is_whole
 from walkeeper.core.coverage import Archived, Range, begins, merged, reach
 from walkeeper.core.history import History
@@ -92,6 +92,8 @@ class Inventory:
     tails: Names = field(default_factory=Names)
     signs: dict[str, Sign] = field(default_factory=dict)
     """The newest sign of life, by token."""
+    first_signs: dict[str, Sign] = field(default_factory=dict)
+    """The first one, by token, where it is still there."""
     strange: Names = field(default_factory=Names)
     empty: Names = field(default_factory=Names)
     """Keys of segments without a single byte."""
@@ -345,6 +347,8 @@ def _put(inventory: Inventory, rest: str, info: ObjectInfo) -> None:
     elif kind == "tail":
         inventory.tails.add(rest, info.size)
     elif kind == "life" and (sign := parse(rest.removeprefix("life/"), info)):
+        if sign.number == FIRST:
+            inventory.first_signs[sign.token] = sign
         inventory.signs[sign.token] = max(sign, inventory.signs.get(sign.token, sign), key=lambda each: each.number)
     elif kind not in {"expire", "pin"}:
         inventory.strange.add(info.key, info.size)

@@ -18,6 +18,8 @@ from walkeeper.store.base import SMALL, AlreadyThere, ObjectInfo, Store
 
 MOST: Final = 1000
 """Objects that one look takes at most: one request."""
+FIRST: Final = 1
+"""A token's first number."""
 _SIGN: Final = re.compile(r"([0-9a-f]{16})/([0-9]{12})\Z")
 _PRINTABLE: Final = re.compile(r"[\w.:+ -]{1,100}\Z", re.ASCII)
 
@@ -58,10 +60,14 @@ def give(store: Store, layout: Layout, sign: Sign, owner: str) -> None:
 
 
 def drop_older(store: Store, layout: Layout, found: Iterable[Sign], token: str) -> None:
-    """Remove that token's signs below the newest one in ``found``, which stays for whoever lists just then (P2)."""
+    """Remove that token's signs between its first, which says how old it is, and the newest one in ``found`` (P2).
+
+    That one stays for whoever lists just when the next is stored.
+    """
     own = sorted(sign.number for sign in found if sign.token == token)
     for number in own[:-1]:
-        store.delete(layout.life(token, number))
+        if number != FIRST:
+            store.delete(layout.life(token, number))
 
 
 def who(store: Store, layout: Layout, sign: Sign) -> str:

@@ -245,20 +245,22 @@ def _about_others(evidence: Evidence, record: Record) -> Iterator[Finding]:
     if own is None or own.modified is None:
         return
     quiet = own.modified - timedelta(seconds=WATCH_SECONDS)
+    begun = evidence.inventory.first_signs.get(record.life, own).modified or own.modified
+    alive = max(quiet, begun)  # before that a token that was lost with its record may have been this cluster's
     hint = (
         "A copy of this cluster runs with its configuration, or there is a second leader. Stop that, or give it another prefix. "
         "A restore names this cluster's timeline; 'latest' would follow the other one."
     )
     for token, sign in evidence.inventory.signs.items():
-        if token != record.life and sign.modified is not None and sign.modified > quiet:
+        if token != record.life and sign.modified is not None and sign.modified > alive:
             key = f"{evidence.layout.life(token, sign.number)}"
             text = f"{key}: another cluster's agent archives here, too; its last sign of life is of {sign.modified:%F %T} UTC"
             yield Finding(Severity.DAMAGE, "another_cluster", text, hint, key=key)
     for timeline in sorted(evidence.archived.segments):
         times = [run for (number, _), runs in evidence.runs.items() for run in runs if number == timeline]
-        begun = min((run.oldest for run in times if run.oldest), default=own.modified)
+        oldest = min((run.oldest for run in times if run.oldest), default=own.modified)
         grown = max((run.newest for run in times if run.newest), default=quiet)
-        if timeline > record.timeline and grown > quiet and own.modified - begun > timedelta(seconds=RENEW_SECONDS):
+        if timeline > record.timeline and grown > quiet and own.modified - oldest > timedelta(seconds=RENEW_SECONDS):
             text = f"timeline {timeline} grows, while the record's owner is alive on timeline {record.timeline}"
             yield Finding(Severity.DAMAGE, "another_timeline_grows", text, hint)
 

@@ -64,7 +64,7 @@ class Life:
             self._denied = True
             return
         self._denied = False
-        self._number = max(self._number, *own, 0) + 1
+        self._number = max(self._number + 1, *(number + 1 for number in own), life.FIRST)
         life.give(store, layout, Sign(self._token, self._number), self._owner)
 
     def _look_for_others(self, newest: dict[str, Sign]) -> None:
@@ -103,8 +103,9 @@ class Watcher:
 
     def alone(self, archive: Archive, accepted: Collection[str]) -> None:
         """Returns where nobody else keeps the archive alive. Raises AnotherCluster, Watching (call again), or store errors."""
-        if self._root != archive.layout.root:
-            self._root, self._watch = archive.layout.root, LifeWatch()
+        root = f"{archive.store.url}/{archive.layout.root}"
+        if self._root != root:
+            self._root, self._watch = root, LifeWatch()
         newest = life.newest(life.signs(archive.store, archive.layout))
         now = self._clock.monotonic()
         self._watch.note(now, {token: sign.number for token, sign in newest.items()})
