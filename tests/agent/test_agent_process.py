@@ -352,6 +352,47 @@ def test_detach_returns_when_a_daemon_works(machine: Machine) -> None:
     assert machine.says("agent_stopped code=0", log)
 
 
+def told(machine: Machine, *arguments: str) -> str:
+    """What ``walkeeper agent`` says with these; it must exit 0."""
+    command = [sys.executable, "-m", "walkeeper", "agent", "-c", machine.config, *arguments]
+    return machine.host.run(command, env=machine.environment())
+
+
+def test_without_a_service_manager_it_is_stopped_reloaded_and_started_again_by_its_own_command(
+    machine: Machine,
+) -> None:
+    assert "No agent runs" in told(machine, "--stop")
+    told(machine, "--detach")
+    first = machine.wait_ready()["agent"]["pid"]
+    machine.configure(poll_interval="300ms")
+    told(machine, "--reload")
+    machine.wait_says("reloaded changed=true", log=machine.spool / "agent.log")
+    told(machine, "--restart")
+    found = machine.report()
+    assert found is not None
+    assert found["agent"]["pid"] != first
+    machine.wait_archived()
+    machine.config.write_text("broken: [")
+    assert "has ended" in told(machine, "--stop")
+    assert machine.report() is None
+    assert not machine.host.pids()
+
+
+def test_an_agent_that_a_service_manager_runs_is_left_to_that(machine: Machine) -> None:
+    agent = machine.start()
+    machine.wait_ready()
+    command = [sys.executable, "-m", "walkeeper", "agent", "-c", str(machine.config), "--stop"]
+    done = subprocess.run(
+        command, env=machine.host.environment(machine.environment()), capture_output=True, text=True, timeout=30, check=False
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"pid {agent.pid} was not started by --detach" in done.stderr
+    assert "systemctl" in done.stderr
+    told(machine, "--reload")
+    machine.wait_says("reloaded")
+    assert agent.stop() == 0
+
+
 def test_detach_tells_why_it_cannot(machine: Machine) -> None:
     machine.spool.mkdir(mode=0o755)
     machine.spool.chmod(0o755)

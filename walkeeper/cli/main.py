@@ -110,7 +110,11 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     agent = command("agent", "The daemon: one on each node, as PostgreSQL's user.", _agent)
-    agent.add_argument("--detach", action="store_true", help="go to the background, where there is no service manager")
+    what = agent.add_mutually_exclusive_group()
+    what.add_argument("--detach", action="store_true", help="go to the background, where there is no service manager")
+    what.add_argument("--stop", action="store_true", help="end the one that --detach or a callback has started")
+    what.add_argument("--reload", action="store_true", help="let the one that runs read its configuration again")
+    what.add_argument("--restart", action="store_true", help="--stop, and --detach")
     agent.add_argument("--from-callback", action="store_true", help=argparse.SUPPRESS)
     callback = command("callback", "What Patroni runs; it pokes the agent, or starts one.", _callback)
     for name in ("action", "role", "scope"):
@@ -225,10 +229,16 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _agent(options: argparse.Namespace) -> int:
-    from walkeeper.agent.process import run  # noqa: PLC0415
+    from walkeeper.agent.process import orders, run  # noqa: PLC0415
     from walkeeper.config import load  # noqa: PLC0415
 
+    if options.stop:
+        return orders.stop(config_path(options))
     config = load(config_path(options), os.environ, for_agent=True)
+    if options.reload:
+        return orders.reload(config)
+    if options.restart:
+        return orders.restart(config)
     return run.main(config, detach=options.detach, from_callback=options.from_callback)
 
 

@@ -47,8 +47,7 @@ def main(config: Config, *, detach: bool = False, from_callback: bool = False) -
     """
     if from_callback and not config.agent.start_from_callback:
         return 0
-    if os.geteuid() == 0:
-        raise AgentError("agent: it does not run as root", hint="Run it as PostgreSQL's own user, as Patroni does.")
+    refuse_root()
     background.open_standard_descriptors()
     if detach:
         return background.start(lambda start: _keep_detached(config, start))
@@ -56,6 +55,12 @@ def main(config: Config, *, detach: bool = False, from_callback: bool = False) -
         process = partial(_Process, config, background=True, waits_for_spool=True)
         return restarts.keep_running(lambda: process().run(), SystemClock(), refused=_refused, in_parent=lambda: None)
     return _Process(config, background=False).run()
+
+
+def refuse_root() -> None:
+    """Raises AgentError."""
+    if os.geteuid() == 0:
+        raise AgentError("agent: it does not run as root", hint="Run it as PostgreSQL's own user, as Patroni does.")
 
 
 def _keep_detached(config: Config, start: background.Start) -> int:
@@ -184,6 +189,8 @@ class _Process:
             "takeover": agent.refusals.answer,
             "restore": restoring.answer,
             "push": pushing.answer,
+            "stop": self._stop_by_order,
+            "reload": self._reload_by_order,
         }
         control = ControlServer(socket, lock, verbs)
         control.open()
@@ -215,6 +222,19 @@ class _Process:
             return 1, None
         return 0, following if self._signalled in (None, signal.SIGHUP) else None
 
+    def _stop_by_order(self, _: dict[str, Any]) -> Mapping[str, Any]:
+        if not self._background:
+            raise AgentError(
+                f"agent: pid {os.getpid()} was not started by --detach or a callback",
+                hint="What started it ends it, and starts it again: systemctl restart walkeeper.",
+            )
+        self._on_signal(signal.SIGTERM, None)
+        return {}
+
+    def _reload_by_order(self, _: dict[str, Any]) -> Mapping[str, Any]:
+        self._on_signal(signal.SIGHUP, None)
+        return {}
+
     def _watch(self, agent: Agent) -> Agent | None:
         """Until the process must end: None. Or until there is a new configuration: the agent that goes by it."""
         fed_at = 0.0
@@ -223,6 +243,7 @@ class _Process:
                 self._signalled = None
                 self._notifier.reloading()
                 if (following := self._reloaded()) is not None:
+                    following.watcher = agent.watcher  # whose signs of life are this cluster's
                     return following
                 self._notifier.ready()
             elif self._signalled is not None:
