@@ -121,7 +121,15 @@ def test_a_slot_that_was_limited_costs_a_recorded_gap_and_no_more(machine: Machi
         assert len(archive_of(machine, machine.store).contents.gaps()) == 1
 
 
-def test_after_a_major_upgrade_a_new_archive_begins_when_the_record_is_removed(machine: Machine) -> None:
+def accept(machine: Machine) -> str:
+    """``walkeeper takeover --accept``: what it says."""
+    command = [sys.executable, "-m", "walkeeper", "takeover", "-c", machine.config, "--accept"]
+    return machine.host.run(command, env=machine.environment())
+
+
+def test_after_a_major_upgrade_a_new_archive_begins_when_a_person_says_so_and_the_old_one_goes_on_after_a_rollback(
+    machine: Machine,
+) -> None:
     with machine.start():
         machine.wait_archived(2)
     old = machine.stored()
@@ -133,8 +141,17 @@ def test_after_a_major_upgrade_a_new_archive_begins_when_the_record_is_removed(m
         with machine.start():
             machine.wait_says("takeover_failed reason=wrong_cluster")
             assert "HINT" in machine.wait_says("takeover_failed")
-            machine.etcd.delete(f"/service/{machine.scope}/walkeeper")
+            assert "wrong_cluster" in accept(machine)
             machine.wait_archived(2, 60)
             assert unbroken(machine, machine.store)
         machine.server = before
         assert machine.stored() == old
+        machine.configure()
+        machine.log.write_text("")
+        with machine.start():
+            machine.wait_says("takeover_failed reason=wrong_cluster")
+            assert "wrong_cluster" in accept(machine)
+            machine.wait_archived(2, 60)
+            assert unbroken(machine, machine.store)
+            assert archive_of(machine, machine.store).contents.gaps() == []
+            assert machine.stored()[: len(old)] == old

@@ -9,6 +9,7 @@
     │   ├── BadHistory         a timeline history that PostgreSQL cannot have written
     │   ├── BadRecord          the document in the DCS cannot be trusted
     │   ├── WrongCluster       the system identifier is another cluster's
+    │   ├── WrongSegmentSize   wal_segment_size is not the record's
     │   ├── WrongTimeline      this server is on an older timeline than the record
     │   ├── Conflict           the same name is stored with other bytes
     │   │   ├── OtherBytes     a takeover: the local server's are not the stored ones
@@ -116,6 +117,10 @@ class BadRecord(Refused):
 
 class WrongCluster(Refused):
     reason = "wrong_cluster"
+
+
+class WrongSegmentSize(Refused):
+    reason = "wrong_segment_size"
 
 
 class WrongTimeline(Refused):

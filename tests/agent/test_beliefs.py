@@ -42,6 +42,7 @@ from walkeeper.errors import (
     StoreBehind,
     WalkeeperError,
     WrongCluster,
+    WrongSegmentSize,
 )
 from walkeeper.lib.clock import SystemClock
 from walkeeper.store.base import Store
@@ -321,6 +322,19 @@ def test_p13_a_record_of_another_cluster_is_refused_on_every_timeline(world: Wor
     world.owned(Life(), number=9)
     world.put_record(timeline=timeline, system_identifier="7000000000000000001")
     world.refused(WrongCluster, "a", ONE, 12 * MIB)
+
+
+def test_an_upgraded_cluster_goes_on_beside_the_old_archive_and_back_when_a_person_says_so(world: World) -> None:
+    before = world.owned(Life(), number=9)
+    stored = dict(world.store.objects)
+    upgraded = Archive(world.store, Layout("demo", None, SYSTEM + 1), SIZE, Codec())
+    new = world.take_over("a", ONE, 20 * MIB + 5, archive=upgraded, system=SYSTEM + 1, accepted={"wrong_cluster"})
+    assert (new.record.system_identifier, new.record.position) == (str(SYSTEM + 1), 20 * MIB)
+    world.files("a", Life(), range(3, 12))
+    world.refused(WrongCluster, "a", ONE, 12 * MIB)
+    back = world.take_over("a", ONE, 12 * MIB, accepted={"wrong_cluster"})
+    assert (back.record.position, back.record.start) == (before.position, before.start)
+    assert {key: world.store.objects[key] for key in stored} == stored
 
 
 def test_p13_that_bytes_differ_cannot_be_accepted(world: World) -> None:
@@ -621,7 +635,7 @@ def test_a_person_lets_the_next_takeover_pass_one_refusal_only() -> None:
     assert kept.accepted == set()
 
 
-@pytest.mark.parametrize("problem", [OtherBytes("x"), NumberUsedTwice("x"), WrongCluster("x"), Refused("x")])
+@pytest.mark.parametrize("problem", [OtherBytes("x"), NumberUsedTwice("x"), WrongSegmentSize("x"), Refused("x")])
 def test_a_person_cannot_let_pass_that_bytes_differ(problem: Refused) -> None:
     kept = refusals()
     kept.refused(problem, "now")

@@ -137,7 +137,7 @@ def test_p5_another_cluster_does_not_take_over(world: World) -> None:
     world.take_over("a", ONE, 3 * MIB)
     with pytest.raises(WrongCluster) as caught:
         world.take_over("b", ONE, 3 * MIB, system=SYSTEM + 1)
-    assert "patronictl remove" in caught.value.hint
+    assert "takeover --accept" in caught.value.hint
 
 
 def test_p8_the_old_owner_is_fenced_by_the_new_ones_takeover(world: World) -> None:

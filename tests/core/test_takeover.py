@@ -9,7 +9,7 @@ from walkeeper.core.hold_slot import SlotState, slot_target, why_not_gap_safe
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import MAX_GAPS, MAX_RECORD_BYTES, SMALL, Gap, Record, decode_record
 from walkeeper.core.takeover import LocalServer, resume_at
-from walkeeper.errors import BadRecord, BeyondServer, StandbyLags, WrongCluster, WrongTimeline
+from walkeeper.errors import BadRecord, BeyondServer, StandbyLags, WrongCluster, WrongSegmentSize, WrongTimeline
 
 SIZE = SegmentSize(16 * MIB)
 ONE = History(1)
@@ -57,7 +57,7 @@ def test_another_cluster_never_takes_over() -> None:
 
 
 def test_another_segment_size_never_takes_over() -> None:
-    with pytest.raises(WrongCluster):
+    with pytest.raises(WrongSegmentSize):
         resume_at(RECORD, ONE, LocalServer(7300000000000000001, SegmentSize(MIB), ONE, Lsn(0)))
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from walkeeper.config import Config, load
@@ -259,8 +260,12 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("archive_settings", with_server(settings={"archive_mode": "on"}), "error", "there is no archive_command", "archive_command=/bin/true"),
     ("archive_command_works", with_server(settings={"archive_mode": "on", "archive_command": "x"}, archiving_failed="00000001000000000000000A"), "warning",
      "fails for 00000001000000000000000A", "archive_command=/bin/true"),
-    ("same_cluster", with_record(system_identifier="8"), "error", "system identifier is 7, the record's 8", "reinit demo n1"),
-    ("same_cluster", with_record(segment_size=MIB << 1, lsn="0/800000"), "error", "1048576 bytes, the record's 2097152", "reinit"),
+    ("same_cluster", with_record(system_identifier="8"), "error", "system identifier is 7, the record's 8", "takeover -c"),
+    ("same_cluster", with_server("n2", state={"system_identifier": 8}), "error", "system identifier is 8, the record's 7", "reinit demo n2"),
+    ("same_cluster", both(with_record(system_identifier="8"), with_server("n1", state={"system_identifier": 8})), "error",
+     "system identifier is 7, the record's 8", "reinit demo n2"),
+    ("same_cluster", both(with_record(system_identifier="8"), with_member("n1", leads=False)), "error", "system identifier is 7", "patronictl"),
+    ("same_cluster", with_record(segment_size=MIB << 1, lsn="0/800000"), "error", "1048576 bytes, the record's 2097152", "another prefix"),
     ("gap_safe", with_server("n2", slot=None), "error", "it has no hold slot", "patronictl"),
     ("gap_safe", with_server("n2", slot=slot(restart_lsn=Lsn(12 * MIB))), "warning", "after the frontier", "status"),
     ("gap_safe", with_server("n2", slot=slot(active_pid=42)), "error", "process 42 streams", "pg_terminate_backend(42)"),
@@ -352,6 +357,21 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("agent_configuration", with_part("store", url="s3://c"), "warning", "archives into s3://our-wal, and the file says s3://c", "# is that meant?"),
     ("agent_configuration", with_config(spool_limit=3 * MIB), "warning", "spool.limit 1 GiB, the file says 3 MiB", "kill -HUP 5"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("record", ["8", "9"])
+@pytest.mark.parametrize("leader", ["n1", "n2", None])
+def test_doctor_never_lets_a_leader_be_built_again(good: Facts, record: str, leader: str | None) -> None:
+    """Deployed anew under the same scope, upgraded, or half of it: what only the leader has would be gone."""
+    members = tuple(
+        replace(each, leads=each.name == leader, server=server(state={"system_identifier": 8 + number % 2}))
+        for number, each in enumerate(good.members)
+    )
+    assert isinstance(good.record, Record)
+    facts = replace(good, members=members, record=msgspec.structs.replace(good.record, system_identifier=record))
+    told = [finding for finding in judge(facts) if finding.rule.name == "same_cluster" and finding.state == "error"]
+    assert told
+    assert not [line for finding in told for line in finding.fix if f"reinit demo {leader}" in line]
 
 
 @pytest.mark.parametrize(("name", "change", "state", "says", "fix"), WRONG)

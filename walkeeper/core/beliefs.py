@@ -13,7 +13,7 @@ from walkeeper.core.history import Switch
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.core.takeover import LocalServer
-from walkeeper.errors import AnotherCluster, ArchiveMissing, BeyondServer, NothingToCompare, StoreBehind
+from walkeeper.errors import AnotherCluster, ArchiveMissing, BeyondServer, NothingToCompare, StoreBehind, WrongCluster
 
 PROMOTE: Final = (
     "Two servers, or two lives of one volume, wrote this timeline. Nothing was overwritten. Promote to a new timeline "
@@ -22,7 +22,7 @@ PROMOTE: Final = (
 
 
 ACCEPTABLE: Final = frozenset(
-    kind.reason for kind in (AnotherCluster, ArchiveMissing, BeyondServer, NothingToCompare, StoreBehind)
+    kind.reason for kind in (AnotherCluster, ArchiveMissing, BeyondServer, NothingToCompare, StoreBehind, WrongCluster)
 )
 
 

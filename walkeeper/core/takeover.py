@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.record import Record
-from walkeeper.errors import BeyondServer, StandbyLags, WrongCluster, WrongTimeline
+from walkeeper.errors import BeyondServer, StandbyLags, WrongCluster, WrongSegmentSize, WrongTimeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +24,19 @@ class LocalServer:
 
 
 def check_cluster(record: Record, local: LocalServer) -> None:
-    """That the record is of this server's cluster. Raises WrongCluster. It comes before everything else that is looked at."""
+    """That the record is of this server's cluster. It comes before everything else that is looked at.
+
+    Raises WrongCluster or WrongSegmentSize.
+    """
     if int(record.system_identifier) != local.system_identifier:
         raise WrongCluster(
             f"record in the DCS: of system identifier {record.system_identifier}, this server's is {local.system_identifier}",
-            hint="The cluster was initialised again under the same scope. If that was meant, remove the record "
-            "(patronictl remove does it, or delete its key) and restart the agent: the old archive stays as it is.",
+            hint="The cluster was initialised again under the same scope, or upgraded with pg_upgrade. If that was meant: "
+            "walkeeper takeover --accept begins an archive beside the old one, which stays as it is; then take a base backup. If "
+            "not, this server has another cluster's scope or data directory.",
         )
     if record.size != local.segment_size:
-        raise WrongCluster(
+        raise WrongSegmentSize(
             f"record in the DCS: segments of {record.segment_size} bytes, this server's have {local.segment_size}",
             hint="wal_segment_size was changed, which needs a new archive: give the store another prefix.",
         )

@@ -37,6 +37,7 @@ from walkeeper.errors import (
     OtherBytes,
     Refused,
     StoreBehind,
+    WrongCluster,
 )
 from walkeeper.lib import events
 
@@ -65,10 +66,15 @@ def believe(
 ) -> Belief:
     """What is true, as far as it can be shown. ``accepted``: reasons of refusals that a person lets pass.
 
-    Raises WrongCluster, WrongTimeline, a refusal of ``walkeeper.core.beliefs``, BeyondServer, StandbyLags, or an outage's error.
+    Raises WrongCluster, WrongSegmentSize, WrongTimeline, a refusal of ``walkeeper.core.beliefs``, BeyondServer, StandbyLags, or
+    an outage's error.
     """
     if record is not None:
-        check_cluster(record, local.server)
+        try:
+            check_cluster(record, local.server)
+        except WrongCluster as problem:
+            _accepted_or_raised(problem, accepted)
+            return _by_store(archive, local)
         try:
             return _by_record(me, record, archive, local, accepted)
         except BadRecord as problem:

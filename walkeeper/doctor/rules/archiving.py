@@ -87,7 +87,8 @@ def archive_command_works(facts: Facts, member: MemberFacts, server: ServerFacts
     "error",
     what="Every member is of the record's cluster: system identifier and segment size.",
     why="An archive is one cluster's. A member of another one would neither be archived nor restored from it.",
-    fix="Build the member again from the leader: patronictl reinit. After a new initdb: patronictl remove first.",
+    fix="Where the leader is of another one (a new initdb, pg_upgrade): walkeeper takeover --accept there begins an archive "
+    "beside the old one. Where only a replica is: patronictl reinit.",
 )
 @each.server
 def same_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
@@ -98,13 +99,30 @@ def same_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iter
         yield Good("there is no record yet that could disagree", member.name)
     elif str(server.state.system_identifier) != record.system_identifier:
         text = f"its system identifier is {server.state.system_identifier}, the record's {record.system_identifier}"
-        fix = paste.patronictl(facts, "reinit", facts.config.scope, member.name)
-        yield Wrong(text, (fix,), member.name)
+        yield Wrong(text, _another_cluster(facts, member, server), member.name)
     elif int(server.state.segment_size) != record.segment_size:
         text = f"its segments have {int(server.state.segment_size)} bytes, the record's {record.segment_size}"
-        yield Wrong(text, (paste.patronictl(facts, "reinit", facts.config.scope, member.name),), member.name)
+        fix = (f"# a new segment size needs a new archive: another prefix in {facts.config.source}, on every node",)
+        yield Wrong(text, fix, member.name)
     else:
         yield Good("it is of the record's cluster", member.name)
+
+
+def _another_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> tuple[str, ...]:
+    """Only a replica of the record's cluster's leader is built again: the leader has what nobody else has."""
+    leader = facts.leader
+    if leader is None or isinstance(leader.server, Unknown):
+        return (
+            "# which member has the database that is wanted? A leader must be there first:",
+            paste.patronictl(facts, "list"),
+        )
+    if leader.server.state.system_identifier == server.state.system_identifier:
+        return (
+            f"# if that is meant (a new initdb, pg_upgrade), on {leader.name}, which leads: an archive beside the old one",
+            paste.walkeeper(facts, "takeover", "--accept"),
+            "# then take a base backup; if not, this scope or data directory is another cluster's",
+        )
+    return (paste.patronictl(facts, "reinit", facts.config.scope, member.name),)
 
 
 @rule(
