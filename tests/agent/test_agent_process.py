@@ -366,7 +366,7 @@ def test_without_a_service_manager_it_is_stopped_reloaded_and_started_again_by_i
     first = machine.wait_ready()["agent"]["pid"]
     machine.configure(poll_interval="300ms")
     told(machine, "--reload")
-    machine.wait_says("reloaded changed=true", log=machine.spool / "agent.log")
+    machine.wait_says("reloaded changed=True", log=machine.spool / "agent.log")
     told(machine, "--restart")
     found = machine.report()
     assert found is not None
