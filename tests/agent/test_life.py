@@ -229,6 +229,15 @@ def test_p16_what_a_sign_says_is_for_people_and_bounded(world: World, body: byte
     assert who(world.store, world.archive.layout, sign) == "? on host ?, at ?"
 
 
+def test_a_store_that_does_not_say_who_it_was_does_not_keep_a_refusal_from_being_one(world: World) -> None:
+    def no_answer(call: str, key: str) -> None:
+        if call == "get":
+            raise StoreDenied(f"{key}: denied")
+
+    world.store.before = no_answer
+    assert who(world.store, world.archive.layout, Sign(OTHER, 1)) == "? on host ?, at ?"
+
+
 def test_p16_a_flood_below_life_is_one_request(world: World) -> None:
     for number in range(3000):
         world.store.objects[f"{world.archive.layout.lives}{number:08}"] = (b"", {})

@@ -13,6 +13,7 @@ from typing import Final
 
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.stated import FORMAT
+from walkeeper.errors import WalkeeperError
 from walkeeper.lib.clock import timestamp
 from walkeeper.store.base import SMALL, AlreadyThere, ObjectInfo, Store
 
@@ -71,10 +72,10 @@ def drop_older(store: Store, layout: Layout, found: Iterable[Sign], token: str) 
 
 
 def who(store: Store, layout: Layout, sign: Sign) -> str:
-    """Who gave it, for people: whatever is odd about it is left out."""
+    """Who gave it, for people: whatever is odd about it, or cannot be had, is left out."""
     try:
         said = json.loads(store.get(layout.life(sign.token, sign.number), SMALL) or b"{}")
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, WalkeeperError):
         said = None
     fields = said if isinstance(said, dict) else {}
     owner, host, at = (

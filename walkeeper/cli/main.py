@@ -235,10 +235,8 @@ def _agent(options: argparse.Namespace) -> int:
     if options.stop:
         return orders.stop(config_path(options))
     config = load(config_path(options), os.environ, for_agent=True)
-    if options.reload:
-        return orders.reload(config)
-    if options.restart:
-        return orders.restart(config)
+    if options.reload or options.restart:
+        return orders.reload(config) if options.reload else orders.restart(config)
     return run.main(config, detach=options.detach, from_callback=options.from_callback)
 
 
