@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import time
+from pathlib import Path
 
 from examples.demo.proof import (
     Expected,
     Outcome,
     Restore,
+    Restored,
+    configuration,
     first_segment,
-    ordinary_restore_command,
-    walkeeper_restore_command,
+    ordinary_server,
 )
 from examples.demo.stage import lose_disk
 from examples.demo.story import Story
+from tests.parts.postgres import Postgres
 
 
 class Ending:
@@ -31,10 +35,12 @@ class Ending:
         stored = {segment.name for segment in self.stage.archived()}
         self._weigh(expected)
         record = self.stage.record()
-        command = walkeeper_restore_command(self.stage, self.stage.directory / "restore")
+        config = configuration(self.stage, self.stage.directory / "restore")
         self._lose_everything()
-        ours = self._restore("walkeeper", command, expected)
-        ordinary = self._restore("ordinary", ordinary_restore_command(self.stage), expected)
+        ours = self._restore(self._fetched(config), expected)
+        server, command = ordinary_server(self.stage, self.story.backup, self.stage.directory / "restored-ordinary")
+        self.screen.say(f"The other one from its base backup, with restore_command = '{command}'")
+        ordinary = self._restore(server, expected)
         self._compare(expected, stored, ours, ordinary)
         self.story.check(record is not None and record.gaps_total == 0, "walkeeper knows of no gap either")
 
@@ -83,19 +89,31 @@ class Ending:
             self.stage.cluster.kill_host(node)
             lose_disk(node)
         self.stage.cluster.etcd.kill()
-        self.screen.say("All three nodes and etcd are killed, their disks are gone. Left: a base backup, two archives.")
+        self.screen.say(
+            "All three nodes and etcd are killed, their disks are gone. Left: two archives, a base backup for each."
+        )
 
-    def _restore(self, name: str, command: str, expected: Expected) -> Outcome:
+    def _fetched(self, config: Path) -> Restored:
+        """Walkeeper's base backup, in a data directory that can be started."""
         screen = self.screen
-        directory = self.stage.directory / f"restored-{name}"
-        screen.say(f"A new server: recovery_target_timeline = latest, and restore_command = '{command}'")
-        restore = Restore(self.stage, self.story.backup, directory, command, len(expected.chain()))
+        screen.say("From the store and a configuration of its own, which says where the store is:")
+        restored = Restored(self.stage, self.stage.directory / "restored-walkeeper", config)
+        screen.block(" ".join(restored.command))
+        begun = time.monotonic()
+        restored.fetch()
+        screen.say(f"{time.monotonic() - begun:.1f} s. It prints the command that starts the server:")
+        screen.block(restored.printed)
+        return restored
+
+    def _restore(self, server: Postgres, expected: Expected) -> Outcome:
+        screen = self.screen
+        restore = Restore(server, len(expected.chain()))
         try:
             with screen.showing(restore.figures):
                 outcome = restore.run(self.story.ledger, expected, lambda: screen.elapsed)
         finally:
             restore.close()
-            shutil.rmtree(directory)
+            shutil.rmtree(server.directory)
         end = expected.history.segment_at(outcome.ends_at, expected.first.size)
         screen.say(
             f"It opens after {outcome.seconds:.1f} s without an error, recovered to {outcome.ends_at} on timeline "

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.demo.stage import SEGMENT_SIZE, Stage, restore_wal_command
+import yaml
+
+from examples.demo.stage import SCOPE, SEGMENT_SIZE, Stage, walkeeper_command
 from tests.parts.ledger import Ledger
-from tests.parts.postgres import Postgres, restore_server
+from tests.parts.postgres import SUPERUSER, Postgres, restore_server
 from tests.parts.processes import wait_until
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
@@ -55,13 +59,11 @@ def first_segment(backup: Path) -> Segment:
 
 
 class Restore:
-    """One recovery, with everything it uses in ``directory``."""
+    """One recovery of a server that is not started yet."""
 
-    def __init__(self, stage: Stage, backup: Path, directory: Path, restore_command: str, files: int) -> None:
+    def __init__(self, server: Postgres, files: int) -> None:
         self._files = files
-        self.server: Postgres = restore_server(
-            backup, directory, restore_command, bin_dir=stage.cluster.bin_dir, settings={"archive_mode": "off"}
-        )
+        self.server = server
 
     def run(self, ledger: Ledger, expected: Expected, elapsed: Callable[[], float]) -> Outcome:
         """Recover to the end of the archive's latest timeline, and compare."""
@@ -95,14 +97,41 @@ class Restore:
         return Lsn.parse(newest.read_text().split("\n")[-2].split("\t")[1])
 
 
-def walkeeper_restore_command(stage: Stage, directory: Path) -> str:
-    """``restore-wal`` with a copy of a node's patroni.yml: the nodes are gone by then."""
+class Restored(Postgres):
+    """What ``walkeeper restore`` makes in ``directory``, started with the command that it prints."""
+
+    def __init__(self, stage: Stage, directory: Path, config: Path) -> None:
+        super().__init__(directory, stage.cluster.bin_dir)
+        self.command = [*walkeeper_command().split(), "restore", "-c", str(config), "--data-dir", str(self.data)]
+        self.printed = ""
+        self.log = self.data / "walkeeper.log"
+
+    def fetch(self) -> None:
+        path = f"{self.bin_dir}:{os.environ['PATH']}"
+        document = json.loads(self.host.run([*self.command, "--json"], env={"PATH": path}, timeout=RESTORE_SECONDS))
+        self.printed = document["start"]
+
+    def start(self, timeout: float = 30, *, wait: bool = True) -> None:
+        """Returns when it can be read."""
+        assert wait
+        self.host.run(["sh", "-c", self.printed], timeout=timeout)
+
+    def conninfo(self, user: str = SUPERUSER, *, dbname: str = "postgres", socket: bool = True, **more: str) -> str:
+        """Its socket is in the data directory."""
+        more |= {"host": str(self.data), "port": "5432"}
+        return super().conninfo(user, dbname=dbname, socket=socket, **more)
+
+
+def configuration(stage: Stage, directory: Path) -> Path:
+    """All that a restore needs to know: the nodes are gone by then."""
     directory.mkdir()
-    config = directory / "patroni.yml"
-    config.touch(mode=0o600)
-    config.write_text(stage.cluster.nodes[0].config.read_text())
-    return f"{restore_wal_command()} -c {config} %f %p"
+    config = directory / "walkeeper.yml"
+    config.write_text(yaml.safe_dump({"scope": SCOPE, "walkeeper": {"store": stage.shown.section}}))
+    return config
 
 
-def ordinary_restore_command(stage: Stage) -> str:
-    return f"cp {stage.ordinary}/%f %p"
+def ordinary_server(stage: Stage, backup: Path, directory: Path) -> tuple[Postgres, str]:
+    """A server on a copy of the base backup; and its restore_command."""
+    command = f"cp {stage.ordinary}/%f %p"
+    settings = {"archive_mode": "off"}
+    return restore_server(backup, directory, command, bin_dir=stage.cluster.bin_dir, settings=settings), command

@@ -200,7 +200,12 @@ class Stage:
 
     def shorter(self) -> dict[str, str]:
         """Paths and what stands for them on the screen."""
-        return {str(self.directory): "$DEMO", walkeeper_command(): "walkeeper", f"{CHECKOUT}/": ""}
+        return {
+            str(self.directory): "$DEMO",
+            walkeeper_command(): "walkeeper",
+            f"{self.cluster.bin_dir}/": "",
+            f"{CHECKOUT}/": "",
+        }
 
 
 def walkeeper_command() -> str:

@@ -23,6 +23,7 @@ from tests.parts.postgres import Postgres
 from tests.parts.processes import Host, new_directory, wait_until
 from walkeeper.config import load
 from walkeeper.core.backup import Backup
+from walkeeper.core.lsn import Lsn
 from walkeeper.errors import CannotRestore, WalkeeperError
 from walkeeper.restore.directory import check, here, plan, state
 from walkeeper.restore.directory.model import Request
@@ -235,7 +236,7 @@ def test_p14_killed_anywhere_postgresql_refuses_it_and_the_same_command_goes_on(
 
 def test_what_cannot_end_well_is_refused_before_a_byte_is_written(life: Life) -> None:
     fresh = Restored(life)
-    config = load(fresh.config, {})
+    config = replace(load(fresh.config, {}), bin_dir=life.server.bin_dir)
     for request, reason in [
         (Request(to="0/100"), "before the stop of the oldest complete backup"),
         (Request(to="F/0"), "beyond .*, up to where WAL is stored"),
@@ -284,3 +285,39 @@ def test_doctor_says_whether_this_host_can_restore(life: Life, monkeypatch: pyte
     life.place.store.with_name("away").rename(life.place.store)
     assert (unknown.name, unknown.hint != "") == ("Backup", True)
     assert not fresh.data.exists()
+
+
+def test_before_a_hole_everything_up_to_it_can_be_restored_and_nothing_behind_it(
+    life: Life, restored: Restored
+) -> None:
+    config = replace(load(restored.config, {}), bin_dir=life.server.bin_dir)
+    request = Request(directory=restored.data, tablespaces=(f"{life.space}={restored.space}",))
+    whole = plan.make(config, request)
+    assert whole.end is not None
+    number = Lsn.parse(life.newer.stop.lsn) // life.place.size + 1
+    (lost,) = (life.place.root / "wal").glob(f"*/00000001{number:016X}.zst")
+    away = lost.with_name("away")
+    lost.rename(away)
+    try:
+        with pytest.raises(CannotRestore, match="not whole") as told:
+            plan.make(config, request)
+        assert str(Lsn(number * life.place.size)) in told.value.hint
+        with pytest.raises(CannotRestore, match="beyond"):
+            plan.make(config, replace(request, to=str(whole.end)))
+        done = restored.restore("--delta", "--to", str(Lsn(number * life.place.size)))
+        assert done["recovery"]["recovery_prefetch"] == "off"
+        restored.start(done)
+        assert restored.said(paused=True) in ("abc", "abcd")
+    finally:
+        away.rename(lost)
+
+
+@pytest.mark.slow
+def test_another_clusters_archive_in_the_same_store(life: Life, restored: Restored) -> None:
+    restored.config.write_text(restored.config.read_text().replace("scope: demo", "scope: other"))
+    try:
+        done = restored.restore("--delta", "--from", "demo")
+        restored.start(done)
+        assert restored.said(paused=False) == "abcde"
+    finally:
+        restored.config.write_text(restored.config.read_text().replace("scope: other", "scope: demo"))

@@ -45,7 +45,7 @@ def test_what_belongs_to_another_host_is_left_out_wherever_it_is_included_from(t
         "\xff = 1\n",
         encoding="latin-1",
     )
-    lines = start_conf(tmp_path, CONTROL, tmp_path).decode("utf-8", "surrogateescape").splitlines()
+    lines = start_conf(tmp_path, CONTROL).decode("utf-8", "surrogateescape").splitlines()
     settings = [line for line in lines if line and not line.startswith("#")]
     assert "shared_buffers = 1GB # large" in settings
     assert "jit = off" in settings
@@ -63,7 +63,7 @@ def test_what_belongs_to_another_host_is_left_out_wherever_it_is_included_from(t
 
 def test_without_a_configuration_in_the_backup_there_is_one(tmp_path: Path) -> None:
     (tmp_path / "pg_hba.conf").touch()
-    text = start_conf(tmp_path, "", tmp_path).decode()
+    text = start_conf(tmp_path, "").decode()
     assert "postgresql.conf: No such file" in text
     assert f"hba_file = '{tmp_path}/pg_hba.conf'" in text
 

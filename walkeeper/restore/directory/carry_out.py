@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,22 +33,18 @@ from walkeeper.restore.directory.state import State
 from walkeeper.restore.directory.tree import Tree
 from walkeeper.store.base import AlreadyThere
 
-_SOCKET: Final = "/.s.PGSQL.5432"
-_LONGEST_SOCKET: Final = 107
-"""Bytes of a socket's path."""
 _LONGEST_AUTO_CONF: Final = 1024 * 1024
 
 
 @dataclass(slots=True)
 class Result:
-    """``aside``: settings of postgresql.auto.conf that were made comments. ``sockets``: where psql finds the server."""
+    """``aside``: settings of postgresql.auto.conf that were made comments."""
 
     fetched: int = 0
     """Bytes, as stored."""
     kept: int = 0
     """Plain bytes that were there already."""
     aside: tuple[str, ...] = ()
-    sockets: Path = Path()
     pin_problem: str = ""
 
 
@@ -173,11 +170,11 @@ def _settle(plan: Plan, tree: Tree, recovery: dict[str, str], control: bytes, re
     auto_conf, aside = settings.auto_conf(tree.read_file(settings.AUTO_CONF, _LONGEST_AUTO_CONF) or b"", recovery)
     tree.write_file(settings.AUTO_CONF, auto_conf, mode)
     result.aside = tuple(aside)
-    result.sockets = _sockets(plan.directory)
+    _make_sockets(plan.directory)
     if tree.read_file("pg_hba.conf", 1) is None:
         tree.write_file(settings.HBA, settings.HBA_CONTENT, mode)
     told = _control_data(plan, control)
-    tree.write_file(settings.START_CONF, settings.start_conf(plan.directory, told, result.sockets), mode)
+    tree.write_file(settings.START_CONF, settings.start_conf(plan.directory, told), mode)
     tree.write_file("recovery.signal", b"", mode)
 
 
@@ -190,11 +187,19 @@ def _control_data(plan: Plan, control: bytes) -> str:
         return programs.control_data(plan.folder, Path(scratch))
 
 
-def _sockets(directory: Path) -> Path:
-    """In the data directory, which is its owner's alone; where that path is too long for a socket, in /tmp."""
-    if len(os.fsencode(directory)) + len(_SOCKET) <= _LONGEST_SOCKET:
-        return directory
-    return Path(tempfile.mkdtemp(prefix="walkeeper-", dir="/tmp"))
+def _make_sockets(directory: Path) -> None:
+    """Where it is not the data directory: in /tmp others could have put something of that name there (P16)."""
+    place = settings.sockets(directory)
+    if place == directory:
+        return
+    with suppress(FileExistsError):
+        place.mkdir(0o700)
+    found = place.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise CannotRestore(
+            f"{place}: it is not a directory that is ours alone",
+            hint="Remove it: the server's socket is going to be in it.",
+        )
 
 
 def _mode(directory: Path) -> int:

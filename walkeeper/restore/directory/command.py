@@ -164,7 +164,7 @@ def _next_steps(plan: Plan) -> list[str]:
         query = "select pg_wal_replay_resume()"
         lines += [
             "It replays up to the target and pauses there. Look at it; then end the recovery, or restore to another target:",
-            f"  psql -h {shlex.quote(str(plan.directory))} -c {shlex.quote(query)}",
+            f"  psql -h {shlex.quote(str(settings.sockets(plan.directory)))} -c {shlex.quote(query)}",
         ]
     elif action == "shutdown":
         lines.append("It replays up to the target and shuts down.")
@@ -191,6 +191,7 @@ def _document(plan: Plan, outcome: str, **more: Any) -> dict[str, Any]:
         "tablespaces": {str(oid): str(place) for oid, place in plan.tablespaces.items()},
         "recovery": plan.recovery,
         "start": settings.start_command(str(plan.folder / "pg_ctl") if plan.folder else "pg_ctl", plan.directory),
+        "sockets": str(settings.sockets(plan.directory)),
         **more,
     }
 

@@ -8,8 +8,10 @@ No I/O but reading the files that the backup's configuration includes.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -24,6 +26,9 @@ _LINE: Final = re.compile(r"\s*([A-Za-z_][\w$.]*)\s*(?:=\s*|\s+|\Z)(.*)", re.DOT
 _QUOTED: Final = re.compile(r"'((?:[^'\\]|''|\\.)*)'")
 _LONGEST: Final = 1024 * 1024
 """Bytes that are read of one file."""
+_SOCKET: Final = "/.s.PGSQL.5432"
+_LONGEST_SOCKET: Final = 107
+"""Bytes of a socket's path."""
 _DEEPEST: Final = 10
 """Files that include each other, as in PostgreSQL."""
 
@@ -70,7 +75,7 @@ def auto_conf(original: bytes, recovery: Mapping[str, str]) -> tuple[bytes, list
     return "\n".join(lines).encode("utf-8", "surrogateescape"), aside
 
 
-def start_conf(directory: Path, control_data: str, sockets: Path) -> bytes:
+def start_conf(directory: Path, control_data: str) -> bytes:
     """``walkeeper.conf``. ``control_data`` is what pg_controldata says of the backup, in English; empty where it is not known."""
     stated = dict(line.split(":", 1) for line in control_data.splitlines() if ":" in line)
     ours = {
@@ -78,7 +83,7 @@ def start_conf(directory: Path, control_data: str, sockets: Path) -> bytes:
         "hba_file": str(_hba_file(directory)),
         "listen_addresses": "",
         "port": "5432",
-        "unix_socket_directories": str(sockets),
+        "unix_socket_directories": str(sockets(directory)),
         "unix_socket_permissions": "0700",
         "hot_standby": "on",
         **{name: stated[label].strip() for name, label in _FROM_CONTROL.items() if label in stated},
@@ -108,6 +113,14 @@ HBA_CONTENT: Final = b"local all all peer\n"
 def quoted(value: str) -> str:
     """A value for postgresql.conf (``GUC_scanstr`` in ``guc-file.l``)."""
     return "'" + value.replace("\\", "\\\\").replace("'", "''").replace("\n", "\\n") + "'"
+
+
+def sockets(directory: Path) -> Path:
+    """Where the server's socket is: in the data directory, which is its owner's alone; below /tmp if that path is too long."""
+    path = os.fsencode(directory)
+    if len(path) + len(_SOCKET) <= _LONGEST_SOCKET:
+        return directory
+    return Path(f"/tmp/walkeeper-{zlib.crc32(path):08x}")  # noqa: S108 - it counts only if it is ours alone
 
 
 def restore_command(program: str, config: Path, scope: str | None) -> str:
