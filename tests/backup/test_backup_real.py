@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.fixtures.taken import Place, run_shell, shell_lines
+from tests.fixtures.taken import Place, run_shell, shell_lines, verifier
 from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory, wait_until
 from walkeeper.backup import command
@@ -75,11 +75,11 @@ def at_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]]
 def by_hand(place: Place) -> Iterator[Postgres]:
     """Restored by the documented lines and started; its WAL comes by the documented script."""
     directory = new_directory("h")
-    restored = Postgres(directory / "pg")
+    restored = Postgres(directory / "pg", place.server.bin_dir)
     backup = place.taken()
     variables = {
         "A": place.root, "B": place.root / "backup" / backup.id, "D": restored.data, "R": directory / "wal-from-store",
-        "PATH": f"{restored.bin_dir}:{os.environ['PATH']}",
+        "PATH": f"{verifier(restored)}:{os.environ['PATH']}",
     }  # fmt: skip
     data, tablespace, verify, wal = shell_lines("backups.md", BY_HAND)
     run_shell(data, variables, directory)
