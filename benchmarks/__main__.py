@@ -1,6 +1,7 @@
 """``make bench``: what walkeeper costs, measured against doing without it.
 
-python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [tail] [tail-cost] [--store directory|s3] [--rounds N]
+python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [tail] [tail-cost] [backup]
+    [--store directory|s3] [--rounds N]
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import argparse
 import sys
 from typing import Final
 
-from benchmarks import outage, push, replay, switchover, tail, tail_cost, throughput
+from benchmarks import backup, outage, push, replay, switchover, tail, tail_cost, throughput
 from benchmarks.places import Kind
 from tests.parts.processes import end_run
 
-ALL: Final = ("switchover", "outage", "throughput", "replay", "push", "tail", "tail-cost")
+ALL: Final = ("switchover", "outage", "throughput", "replay", "push", "tail", "tail-cost", "backup")
 
 
 def main() -> int:
@@ -27,7 +28,9 @@ def main() -> int:
     parser.add_argument(
         "--segments", type=int, help="of 16 MiB each; default: 32 for throughput, 64 for replay and push"
     )
-    parser.add_argument("--scale", type=int, default=20, help="pgbench's, for replay and push; default: %(default)s")
+    parser.add_argument(
+        "--scale", type=int, default=20, help="pgbench's, for replay, push and backup; default: %(default)s"
+    )
     parser.add_argument("--only", default="", help="push: pgBackRest, and those with this pattern in their name")
     parser.add_argument(
         "--round-trip", type=float, default=0.0, metavar="MS", help="push: put the S3 server so many milliseconds away"
@@ -58,6 +61,8 @@ def main() -> int:
                         arguments.only,
                         arguments.round_trip / 1000,
                     )
+                case "backup":
+                    backup.run(arguments.rounds, arguments.scale)
                 case "tail":
                     tail.run(one_store, arguments.rounds)
                 case "tail-cost":

@@ -1,0 +1,212 @@
+"""What a full base backup takes: walkeeper's, pgBackRest's, and ``pg_basebackup | zstd -1``, side by side.
+
+One server, its files in the page cache, a directory as the store; two threads or processes each, zstd 1. CPU is that of the
+commands and of the server. A checkpoint comes before each run, everybody asks for a fast one, and nobody stores WAL.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks import pgbackrest, table
+from benchmarks.cost import Meter
+from benchmarks.material import LEVEL
+from tests.fixtures.taken import Place
+from tests.parts.postgres import SUPERUSER, Postgres
+from tests.parts.processes import new_directory
+from walkeeper.core.lsn import MIB
+
+THREADS: Final = 2
+RELATIONS: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """``wall`` and ``cpu`` in seconds, ``memory`` of the largest process in MiB, ``stored`` in bytes."""
+
+    wall: float
+    cpu: float
+    memory: float
+    stored: int
+
+
+def run(rounds: int, scale: int) -> None:
+    """Two kinds of data: pgbench's, and many small relations."""
+    for name, fill in (
+        (f"pgbench, scale {scale}", lambda server: _pgbench(server, scale)),
+        (f"{RELATIONS:,} relations", _relations),
+    ):
+        settings = {"max_wal_size": "8GB", "shared_buffers": "128MB", "max_locks_per_transaction": "256"}
+        with Postgres(new_directory("b") / "pg", segment_size_mb=16, settings=settings) as server:
+            fill(server)
+            server.execute("VACUUM FREEZE")
+            server.checkpoint()
+            _measure(name, server, rounds)
+
+
+def _measure(name: str, server: Postgres, rounds: int) -> None:
+    size = sum(int(str(row[0])) for row in server.execute("SELECT pg_database_size(oid) FROM pg_database"))
+    contenders: dict[str, _Plain | _Walkeeper | _PgBackRest] = {
+        "pg_basebackup, zstd": _Plain(server),
+        "walkeeper": _Walkeeper(server),
+    }
+    if pgbackrest.program():
+        contenders[f"pgBackRest {pgbackrest.version().split()[-1]}"] = _PgBackRest(server)
+    runs: dict[str, list[Run]] = {each: [] for each in contenders}
+    for number in range(rounds):
+        order = list(contenders)
+        for each in order[number % len(order) :] + order[: number % len(order)]:
+            runs[each].append(_one(server, contenders[each]))
+    last = list(contenders)[-1]
+    rows = []
+    for each, found in runs.items():
+        ratios = [
+            statistics.median(
+                getattr(own, what) / getattr(other, what) for own, other in zip(found, runs[last], strict=True)
+            )
+            for what in ("cpu", "wall", "stored")
+        ]
+        rows.append(
+            [
+                each,
+                table.median_and_worst([one.wall for one in found]),
+                table.median_and_worst([one.cpu for one in found]),
+                table.median([one.memory for one in found]),
+                table.median([one.stored / MIB for one in found]),
+                *(f"{ratio:.2f}" for ratio in ratios),
+            ]
+        )
+    header = ["backup", "wall, s", "CPU, s", "peak, MiB", "stored, MiB", "CPU ratio", "wall ratio", "stored ratio"]
+    table.show(f"{name}: {size / MIB:,.0f} MiB; ratios to {last}", header, rows)
+
+
+def _one(server: Postgres, contender: _Plain | _Walkeeper | _PgBackRest) -> Run:
+    contender.prepare()
+    server.checkpoint()
+    os.sync()
+    meter, begun = Meter([server.pid]), time.monotonic()
+    memory = contender.take()
+    wall = time.monotonic() - begun
+    cpu = meter.read()
+    stored = contender.stored()
+    contender.clear()
+    return Run(wall, cpu, memory, stored)
+
+
+def _wait(args: list[object], environment: dict[str, str] | None = None) -> float:
+    """Run it to its end; the peak of its memory in MiB. Raises RuntimeError."""
+    child = subprocess.Popen(
+        [str(arg) for arg in args], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert child.stderr is not None
+    said = child.stderr.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise RuntimeError(f"{args}: {said.decode()}")
+    return usage.ru_maxrss / 1024
+
+
+def _bytes_below(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+class _Plain:
+    """One tar through ``zstd -T2 -1`` into one file."""
+
+    def __init__(self, server: Postgres) -> None:
+        self._server = server
+        self._file = new_directory("p") / "base.tar.zst"
+
+    def prepare(self) -> None:
+        pass
+
+    def take(self) -> float:
+        line = (
+            f"'{self._server.bin_dir}/pg_basebackup' -d '{self._server.conninfo(socket=True)}' -D - -Ft -X none -c fast "
+            f"--no-sync | zstd -q -{LEVEL} -T{THREADS} > '{self._file}' && sync '{self._file}'"
+        )
+        return _wait(["bash", "-o", "pipefail", "-c", line])
+
+    def stored(self) -> int:
+        return self._file.stat().st_size
+
+    def clear(self) -> None:
+        self._file.unlink()
+
+
+class _Walkeeper:
+    def __init__(self, server: Postgres) -> None:
+        self._place = Place(server)
+
+    def prepare(self) -> None:
+        pass
+
+    def take(self) -> float:
+        return _wait([sys.executable, "-m", "walkeeper", "backup", "-c", self._place.file])
+
+    def stored(self) -> int:
+        return _bytes_below(self._place.root / "backup")
+
+    def clear(self) -> None:
+        shutil.rmtree(self._place.root / "backup")
+
+
+class _PgBackRest:
+    """With bundles, and without WAL: the archive is not looked at."""
+
+    def __init__(self, server: Postgres) -> None:
+        self._server = server
+        self._directory = new_directory("q")
+
+    def prepare(self) -> None:
+        directory, server = self._directory, self._server
+        settings = {
+            "repo1-path": directory / "repo", "repo1-bundle": "y", "repo1-retention-full": 1, "process-max": THREADS,
+            "compress-type": "zst", "compress-level": LEVEL, "start-fast": "y", "archive-check": "n",
+            "lock-path": directory / "lock", "log-path": directory / "log", "spool-path": directory / "spool",
+            "log-level-file": "off", "log-level-console": "off", "log-level-stderr": "error",
+        }  # fmt: skip
+        stanza = {
+            "pg1-path": server.data, "pg1-port": server.port, "pg1-socket-path": server.socket_dir, "pg1-user": SUPERUSER,
+        }  # fmt: skip
+        for name in ("repo", "lock", "log", "spool"):
+            (directory / name).mkdir(exist_ok=True)
+        text = ["[global]", *(f"{key}={value}" for key, value in settings.items())]
+        text += [f"[{pgbackrest.STANZA}]", *(f"{key}={value}" for key, value in stanza.items()), ""]
+        (directory / "pgbackrest.conf").write_text("\n".join(text))
+        self._run("stanza-create")
+
+    def take(self) -> float:
+        return self._run("backup", "--type=full")
+
+    def stored(self) -> int:
+        return _bytes_below(self._directory / "repo" / "backup")
+
+    def clear(self) -> None:
+        shutil.rmtree(self._directory / "repo")
+
+    def _run(self, *arguments: str) -> float:
+        config = f"--config={self._directory / 'pgbackrest.conf'}"
+        return _wait([pgbackrest.program(), config, f"--stanza={pgbackrest.STANZA}", *arguments])
+
+
+def _pgbench(server: Postgres, scale: int) -> None:
+    server.host.run([server.bin_dir / "pgbench", "-q", "-i", "-s", scale, server.conninfo(socket=True)], timeout=600)
+
+
+def _relations(server: Postgres) -> None:
+    """Each a table of a page, in 20 transactions."""
+    for begin in range(0, RELATIONS, RELATIONS // 20):
+        server.execute(
+            f"DO $$ BEGIN FOR n IN {begin}..{begin + RELATIONS // 20 - 1} LOOP "
+            "EXECUTE format('CREATE TABLE r%s AS SELECT %s AS n, md5(%L) AS m', n, n, n); END LOOP; END $$"
+        )
