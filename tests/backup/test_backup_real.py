@@ -190,10 +190,11 @@ def test_p5_a_server_of_another_cluster_and_one_without_an_archive_are_refused(
     assert "its segments have 16777216 bytes, this server's have 1048576" in capsys.readouterr().err
     start.unlink()
     moved.rename(start)
-    later = start.with_name("000000010000000100000000.json")
-    shutil.copy(start, later)
+    later = start.rename(start.with_name("000000010000000100000000.json"))
     assert place.take() == 1
     assert "before the archive, which begins with 000000010000000100000000" in capsys.readouterr().err
+    shutil.copy(later, start)  # what somebody states besides stops nothing
+    assert place.take() == 0
     later.unlink()
     assert "not finished" not in said
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
@@ -14,7 +13,7 @@ from typing import Final
 
 from walkeeper import __version__
 from walkeeper.archive.backups import Backups
-from walkeeper.archive.contents import starts
+from walkeeper.archive.contents import starts, stated_size
 from walkeeper.archive.expiry import pin_for_backup, pinned
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import Archives, open_archives
@@ -25,7 +24,7 @@ from walkeeper.core.backup import Backup, BackupId, Place, Tablespace, Tombstone
 from walkeeper.core.floor import Pin
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.errors import BadBackup, BadName, PostgresError, StoreError, WalkeeperError, WrongCluster
+from walkeeper.errors import BadBackup, CannotTell, PostgresError, StoreError, WalkeeperError, WrongCluster
 from walkeeper.lib import clock, events
 from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import Progress, complain, printable
@@ -33,7 +32,6 @@ from walkeeper.lib.units import Size
 from walkeeper.postgres import base_backup
 from walkeeper.postgres.base_backup import Start, Stop, Walsender
 from walkeeper.postgres.server import Server, ServerState
-from walkeeper.store.base import SMALL
 
 STORED: Final = 0
 NOT_STORED: Final = 1
@@ -191,26 +189,25 @@ def _look(settings: PostgresqlSettings) -> _Source:
 
 
 def _first(archives: Archives, layout: Layout, segment_size: SegmentSize) -> Segment:
-    """Where this cluster's archive begins. Raises WrongCluster: without its WAL a backup would restore nothing."""
+    """Where this cluster's archive began. Raises WrongCluster: without its WAL a backup would restore nothing."""
+    where = f"{archives.store.url}/{layout.root}"
     names = starts(archives.store, layout)
     if not names:
         raise WrongCluster(
-            f"{archives.store.url}/{layout.root}: no archive of this server's cluster begins there",
+            f"{where}: no archive of this server's cluster begins there",
             hint="Start the agent first: it begins the archive, and a backup is nothing without the WAL that follows. If there "
             "is one already, the scope or the store's prefix is another one; walkeeper doctor looks.",
         )
-    try:
-        body = archives.store.get(f"{layout.starts}{names[0]}.json", SMALL) or b"{}"
-        stated = json.loads(body)["segment_size"]
-        found = [Segment.parse(name, segment_size) for name in names]
-    except (ValueError, KeyError, TypeError, RecursionError, BadName):
-        stated, found = None, []
-    if stated != segment_size or not found:
+    stated = stated_size(archives.store, layout, names)
+    found = archives.contents(layout.system_identifier, segment_size).listed(layout.starts).stated_starts(segment_size)
+    if stated is None or (stated == segment_size and not found):
+        raise CannotTell(f"{where}: it does not state how large its segments are", hint="walkeeper verify says more.")
+    if stated != segment_size:
         raise WrongCluster(
-            f"{archives.store.url}/{layout.root}: its segments have {stated} bytes, this server's have {int(segment_size)}",
+            f"{where}: its segments have {int(stated)} bytes, this server's have {int(segment_size)}",
             hint="pg_resetwal --wal-segsize begins another archive: initialise walkeeper again under another scope.",
         )
-    return max(found, key=lambda each: each.number)
+    return found[0]
 
 
 def _attempted(backups: Backups, id_: BackupId) -> frozenset[str]:
