@@ -6,6 +6,7 @@
 # make torture breaks a real cluster at random, restores from its archive, and draws a report   (ARGS=…)
 # make kills   kills primaries, and counts the holes that they leave in archives               (ARGS=…)
 # make simulate plays thousands of schedules of simulated faults                               (ARGS=…)
+# make fuzz    makes up what others can write, and looks that nothing falls over it            (ARGS="--minutes 60")
 # make bench   what an archived and a restored segment cost                                    (ARGS=…)
 # make wheel   the installable file, and what it runs with (SBOM), in dist/
 # make lock    the newest versions of all dependencies, with their hashes, into locks/
@@ -16,7 +17,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: test lint demo crash matrix torture kills simulate bench venv wheel lock clean
+.PHONY: test lint demo crash matrix torture kills simulate fuzz bench venv wheel lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -28,7 +29,7 @@ ifeq ($(shell id -u),0)
 test crash matrix torture kills:
 	@exec tools/as-user --test-tools make $@ ARGS='$(subst ','\'',$(ARGS))'
 
-lint demo simulate bench venv:
+lint demo simulate fuzz bench venv:
 	@exec tools/as-user make $@ ARGS='$(subst ','\'',$(ARGS))'
 
 else
@@ -62,6 +63,9 @@ kills: $(READY)
 
 simulate: $(READY)
 	exec $(PYTHON) -m tests.simulation $(ARGS)
+
+fuzz: $(READY)
+	exec $(PYTHON) -m tests.fuzz $(ARGS)
 
 bench: $(READY)
 	exec $(PYTHON) -m benchmarks $(ARGS)
