@@ -232,3 +232,11 @@ def test_pages_of_another_segment_behind_the_last_own_one_are_refused() -> None:
 def test_pages_of_a_timeline_that_is_not_an_ancestor_are_refused() -> None:
     with pytest.raises(BadSegment, match="not an ancestor of 2"):
         check_every_page(WHOLE, SEGMENT, History(2))
+
+
+@pytest.mark.parametrize("size", [MIB - 1, MIB + 1, MIB + 8192, 8192, 40])
+def test_p16_pages_of_a_file_that_is_not_a_whole_segment_are_refused(size: int) -> None:
+    segment = Segment(1, 5, SegmentSize(MIB))
+    plain = (paged_segment(segment, 7, History(1)) + bytes(8192))[:size]
+    with pytest.raises(BadSegment, match="a whole segment has 1048576"):
+        check_pages(plain, segment)

@@ -75,9 +75,9 @@ def one_round(name: str, number: int, examples: int) -> bool:
     for died in uncaught():
         try:
             take()
-        except Exception:  # noqa: BLE001 - that is what is looked for
-            traceback.print_exc()
-            print(f"{name}: {repr(last)[:2000]}", file=sys.stderr)
+        except Exception as problem:  # noqa: BLE001 - that is what is looked for
+            traceback.print_tb(problem.__traceback__)
+            print(f"{name}: {repr(problem)[:1000]}\n{repr(last)[:2000]}", file=sys.stderr, flush=True)
             return False
         if died:
             print(f"{name}: a thread died of {died[0]}", file=sys.stderr)

@@ -131,6 +131,8 @@ def check_pages(plain: Plain, segment: Segment, history: History | None = None) 
     Zeros up to the end are fine: PostgreSQL fills a segment up with them where it leaves it early (a switch, a promotion).
     Timelines never go back from page to page, and are ancestors where ``history`` is known.
     """
+    if len(plain) != segment.size:
+        raise BadSegment(f"{segment}: {len(plain)} bytes, a whole segment has {segment.size}")
     first = SegmentHeader.parse(plain, segment.name)
     size = first.page_size
     if size < HEADER_SIZE or size & (size - 1) or segment.size % size:
