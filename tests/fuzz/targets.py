@@ -335,7 +335,7 @@ def web() -> int:
 
 
 def take_http(request: bytes) -> None:
-    with closing(socket.create_connection(("127.0.0.1", web()), timeout=10)) as client:
+    with closing(socket.create_connection(("127.0.0.1", web()), timeout=60)) as client:
         with suppress(OSError):
             client.sendall(request)
             client.shutdown(socket.SHUT_WR)
