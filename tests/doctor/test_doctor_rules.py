@@ -134,6 +134,12 @@ def good(tmp_path: Path) -> Facts:
     )  # fmt: skip
 
 
+BACKED: Final[dict[str, Any]] = {
+    "complete": 3, "damaged": 0, "newest": {"stop_at": "2026-11-28T02:00:00+00:00"}, "window": {"seconds": 86400.0},
+    "keep_seconds": 14 * 86400.0, "short": False,
+}  # fmt: skip
+
+
 def found(text: str) -> Command:
     return replace(parse(text), runs=True, same_config=True)
 
@@ -273,6 +279,10 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("gap_safe", with_facts(record=None), "unknown", "no record yet", ""),
     ("clocks", with_server("n2", clock_ahead=-90.0), "warning", "90 s behind", "timedatectl set-ntp true"),
     ("base_backup", with_facts(base_backup=Unknown("nobody knows")), "unknown", "nobody knows", ""),
+    ("base_backup", with_part("store", backups=Unknown("it is away")), "unknown", "it is away", ""),
+    ("base_backup", with_part("store", backups={**BACKED, "damaged": 1}), "warning", "1 of walkeeper's base backups are damaged", "walkeeper backups -c"),
+    ("base_backup", with_part("store", backups={**BACKED, "newest": None}), "warning", "none of walkeeper's base backups is complete", "walkeeper backup -c"),
+    ("base_backup", with_part("store", backups={**BACKED, "short": True}), "warning", "backup.keep says 14 days", "walkeeper backups -c"),
     ("patroni_version", with_member("n2", patroni_version="3.1.2"), "error", "3.1.2 is older than 3.2", "pip install"),
     ("patroni_version", with_member("n2", patroni_version=None), "unknown", "does not say", ""),
     ("slot_declared", with_dynamic(slots={}), "error", "does not declare the slot walkeeper", "--set slots.walkeeper.type=physical"),

@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.core.test_floor import a_pin
+from tests.core.test_floor import a_floor, a_pin
 from tests.core.values import control_file
 from tests.fixtures.archives import ONE, SYSTEM, Built
 from tests.fixtures.backed_up import put_backup
 from tests.twins.memory_record import MemoryRecord
 from walkeeper.archive.backups import Backups
-from walkeeper.archive.expiry import read_expiry, read_pins, write_pin
+from walkeeper.archive.expiry import read_expiry, read_pins, write_floor, write_pin
 from walkeeper.archive.open import open_archives
 from walkeeper.archive.restorable import look
 from walkeeper.core.backup import BackupId, Tombstone
@@ -290,6 +290,9 @@ def test_p15_a_pin_that_comes_after_the_floor_still_holds(site: Site, run: Run) 
         (lambda site: site.store.create(site.layout.floor(7), b"{}", {}), "00000007.json: it cannot be used"),
         (lambda site: site.store.create(site.layout.pin("01234567-0001"), b"{}", {}), "it cannot be used"),
         (lambda site: site.record(timeline=2), "its history cannot be read"),
+        (lambda site: site.record(timeline=2, start=site.built.segment(2, 3).name), "its history cannot be read"),
+        (lambda site: write_floor(site.store, site.layout, a_floor(system_identifier=str(SYSTEM), segment_size=2 * MIB)),
+         "segments of 2097152 bytes"),
     ],
 )  # fmt: skip
 def test_p15_what_could_break_a_promise_is_refused_with_a_reason(

@@ -24,7 +24,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.core.tail import Piece, longest_chain
 from walkeeper.core.windows import Holdings, Windows, all_histories
-from walkeeper.errors import BadBackup, BadName, CannotTell, NotAuthentic, Refused
+from walkeeper.errors import BadBackup, BadFloor, BadName, CannotTell, NotAuthentic, Refused
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import Store
 
@@ -117,6 +117,12 @@ def judged(
 ) -> Restorable:
     """The same for who has listed the archive. ``broken``: what was found against the objects of some backups, by id."""
     expiry, start = read_expiry(store, layout), listed.start
+    for floor in expiry.floors:
+        if floor.size != size:
+            raise BadFloor(
+                f"{layout.floor(floor.number)}: it is of segments of {floor.segment_size} bytes, and these have {size}",
+                hint="Look at who may write there.",
+            )
     others = {1, *([start.timeline] if start else []), *([record.timeline] if record else [])}
     known = all_histories(listed.histories, *others)
     found = Holdings(

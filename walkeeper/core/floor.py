@@ -26,6 +26,8 @@ LEAST_GRACE: Final = 3600
 """Seconds for which every floor stands before anything below it is deleted: who has just begun to restore is seen by then."""
 LONGEST_PIN: Final = 7 * 86400
 """Seconds from a pin's beginning to its end."""
+MAX_IDS: Final = 10_000
+"""Backups that one floor gives up; the next one has the others."""
 EVERYTHING: Final = "FFFFFFFF/FFFFFFFF"
 """The position of a timeline of which nothing is needed."""
 
@@ -55,7 +57,7 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
     start: Annotated[str, Meta(pattern=r"^[0-9A-F]{24}\Z")]
     below: Annotated[tuple[Below, ...], Meta(max_length=10_000)]
     kept: Annotated[tuple[WalRange, ...], Meta(max_length=10_000)] = ()
-    backups: Annotated[tuple[Text, ...], Meta(max_length=10_000)] = ()
+    backups: Annotated[tuple[Text, ...], Meta(max_length=MAX_IDS)] = ()
     member: Text
 
     @property

@@ -88,6 +88,8 @@ class StoreFacts:
     """Those that nobody has accepted."""
     accepted_gaps: tuple[str, ...] = ()
     suspected: tuple[str, ...] = ()
+    backups: Mapping[str, Any] | Unknown | None = None
+    """What walkeeper's base backups restore, as ``archive.restorable.summary`` says; None where there are none."""
     other_branch: str | Unknown = ""
     """Which timeline of this node's pg_wal is another one than the archive's of that number."""
     newer_branch: str | Unknown = ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from walkeeper.archive.open import open_archives
+from walkeeper.archive.restorable import claimed, summary
 from walkeeper.archive.write import Archive
 from walkeeper.config import Config
 from walkeeper.control import client, paths
@@ -23,6 +24,7 @@ from walkeeper.doctor.branch import newer_branch, other_branch
 from walkeeper.doctor.commands import Command, parse
 from walkeeper.doctor.facts import AgentFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
+from walkeeper.lib.clock import wall_seconds
 from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
 
@@ -89,7 +91,9 @@ def look_at_store(config: Config, record: Record | Unknown | None) -> StoreFacts
 def unseen(facts: StoreFacts, because: str) -> StoreFacts:
     """The same, with nothing known of the archive itself."""
     unknown = Unknown(because)
-    return replace(facts, before_frontier=unknown, gaps=unknown, other_branch=unknown, newer_branch=unknown)
+    return replace(
+        facts, before_frontier=unknown, gaps=unknown, backups=unknown, other_branch=unknown, newer_branch=unknown
+    )
 
 
 def _look_at_archive(config: Config, store: Store, record: Record, facts: StoreFacts) -> StoreFacts:
@@ -103,6 +107,7 @@ def _look_at_archive(config: Config, store: Store, record: Record, facts: StoreF
         gaps=tuple(text for is_accepted, text in gaps if not is_accepted),
         accepted_gaps=tuple(text for is_accepted, text in gaps if is_accepted),
         suspected=tuple(_told(gap) for gap in record.suspected),
+        backups=summary(claimed(archives, record), wall_seconds(), config.backup_keep),
         other_branch=other_branch(config.data_dir, archive, record),
         newer_branch=newer_branch(archive, record),
     )

@@ -14,7 +14,7 @@ from walkeeper.archive.restorable import look as look_at_archive
 from walkeeper.core import windows
 from walkeeper.core.backup import BackupId, WalRange
 from walkeeper.core.coverage import Range, intersect, merged, subtract
-from walkeeper.core.floor import Below, Floor, Pin, covered, given_up, written
+from walkeeper.core.floor import MAX_IDS, Below, Floor, Pin, covered, given_up, written
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
@@ -124,7 +124,7 @@ def next_floor(looked: Looked, grace: timedelta, member: str) -> Floor | None:
         return None
     recorded = given_up(expiry.floors)
     said = {id_ for floor in expiry.floors for id_ in floor.backups}
-    backups = tuple(id_ for id_ in found.backups if id_ not in said)
+    backups = tuple(id_ for id_ in found.backups if id_ not in said)[:MAX_IDS]
     stored = _both(found.given_up, looked.archive.holdings.archived.segments)
     if not backups and not any(subtract(ranges, recorded.get(timeline, ())) for timeline, ranges in stored.items()):
         return None
@@ -174,8 +174,7 @@ def _refuse(found: Restorable, record: Record) -> None:
         raise Unsafe(
             f"{why}", hint=f"What {id_} needs is not known. Use the newest walkeeper, or move that folder away."
         )
-    begun = Segment.parse(record.start, record.size).timeline
-    if record.timeline not in {1, begun} and not found.holdings.kept.switches:
+    if record.timeline != 1 and not found.holdings.kept.switches:
         raise Unsafe(
             f"timeline {record.timeline}, the record's: its history cannot be read in the store",
             hint="walkeeper verify says what is wrong with it.",

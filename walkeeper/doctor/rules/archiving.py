@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
+from walkeeper.core.amounts import duration
 from walkeeper.core.hold_slot import why_not_gap_safe
 from walkeeper.core.record import Record
 from walkeeper.doctor import paste
@@ -255,13 +256,32 @@ def clocks(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdi
 @rule(
     AREA,
     "info",
-    what="A base backup is known.",
-    why="An archive of WAL restores nothing without a base backup from before. PostgreSQL notes none where its own "
-    "archive_mode is off: then only whoever takes them knows.",
-    fix="Take one with the tool of your choice, and try a restore.",
+    what="A base backup is known, and walkeeper's own restore as far back as backup.keep says.",
+    why="An archive of WAL restores nothing without a base backup from before. Of other tools PostgreSQL notes none where its "
+    "own archive_mode is off: then only whoever takes them knows.",
+    fix="walkeeper backup takes one; then try a restore.",
 )
 def base_backup(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.base_backup, Unknown):
+    own = None if isinstance(facts.store, Unknown) else facts.store.backups
+    if isinstance(own, Unknown):
+        yield NotKnown(own.because)
+    elif own is not None:
+        yield from _own_backups(facts, own)
+    elif isinstance(facts.base_backup, Unknown):
         yield NotKnown(facts.base_backup.because)
     else:
         yield Good(facts.base_backup)
+
+
+def _own_backups(facts: Facts, found: Mapping[str, Any]) -> Iterator[Verdict]:
+    list_them, take = (f"walkeeper {word} -c {facts.config.source}" for word in ("backups", "backup"))
+    if found["damaged"]:
+        yield Wrong(f"{found['damaged']} of walkeeper's base backups are damaged", (list_them,), severity="warning")
+    if found["newest"] is None:
+        yield Wrong("none of walkeeper's base backups is complete", (list_them, take), severity="warning")
+    elif found["short"]:
+        back = duration(found["window"]["seconds"] or 0.0)
+        text = f"everything can be restored {back} back, and backup.keep says {duration(found['keep_seconds'])}"
+        yield Wrong(text, (list_them,), severity="warning")
+    elif not found["damaged"]:
+        yield Good(f"{found['complete']} of walkeeper's are complete, the newest of {found['newest']['stop_at']}")
