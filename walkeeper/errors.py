@@ -54,7 +54,9 @@
     ├── Watching               a takeover waits until it is known that nobody else is alive
     ├── AtIt                   archive-push: the work goes on, ask again
     ├── NoLeadership           a server accepts writes without Patroni's leader key
-    └── GapOpen                a recorded gap that nobody has accepted
+    ├── GapOpen                a recorded gap that nobody has accepted
+    ├── ObjectMissing          an object that was stored is no longer there
+    └── ObjectDamaged          the same, and it is not what was stored
 
 The text is one line, the object first, in lower case. What to do about it is in ``hint``. What only says something to the next
 line of code, and reaches nobody (``AlreadyThere``, ``DeadlineExceeded``, ``NoAnswer``), stays where it is raised.
@@ -368,3 +370,15 @@ class GapOpen(WalkeeperError):
     """WAL is lost for good, and nobody has said that this is known."""
 
     reason = "gap"
+
+
+class ObjectMissing(WalkeeperError):
+    """A segment that was stored is no longer in the store."""
+
+    reason = "object_missing"
+
+
+class ObjectDamaged(WalkeeperError):
+    """A stored segment is not what was stored."""
+
+    reason = "object_damaged"

@@ -128,6 +128,12 @@ def test_a_call_is_answered_when_the_archive_has_it_and_nothing_is_uploaded_twic
     for name in names:
         node.push(name)
     assert set(node.creates.values()) == {1}
+    # By hand, for what PostgreSQL has handed over, the store is looked at.
+    status = node.server.pg_wal / "archive_status"
+    (status / f"{names[0]}.ready").rename(status / f"{names[0]}.done")
+    node.store.delete(node.layout.file(Segment.parse(names[0], SIZE), ".zst"))
+    node.push_until_done(names[0])
+    assert fetch(node.store, node.layout, Codec(), names[0]) is not None
 
 
 def test_command_mode_needs_no_replication_connection_and_no_spool(make: Callable[[str], Node]) -> None:

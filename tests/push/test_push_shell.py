@@ -160,6 +160,10 @@ def one_of_too_many(call: Call) -> None:
     call.markers.forget_old(0)
 
 
+def asked_for_by_hand(call: Call) -> None:
+    (call.data.wal / "archive_status" / f"{call.segment.name}.ready").unlink()
+
+
 def a_new_run(call: Call) -> None:
     call.markers.follow("1-2")
 
@@ -168,7 +172,7 @@ def a_new_run(call: Call) -> None:
 @pytest.mark.parametrize(
     "happens",
     [changed, older_file, younger_by_a_nanosecond, older_by_a_nanosecond, a_link, gone, another_start, no_server,
-     a_dead_server, a_garbled_pid_file, a_wiped_run_directory, half_a_marker, the_other_half, one_of_too_many, a_new_run,
+     a_dead_server, a_garbled_pid_file, a_wiped_run_directory, half_a_marker, the_other_half, one_of_too_many, a_new_run, asked_for_by_hand,
      a_link_for_a_marker, a_link_for_the_other_half, a_link_on_the_way, a_link_at_the_top],
 )  # fmt: skip
 def test_p1_a_marker_counts_for_the_very_file_and_server_run_alone(

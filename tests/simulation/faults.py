@@ -359,6 +359,22 @@ def another_lives(world: World, node: Node, fault: Fault) -> None:
     begin_again()
 
 
+def delete_object(world: World, node: Node, fault: Fault) -> None:
+    """Somebody deletes a segment in the store, which the leader still has, and which no takeover needs."""
+    leader, record = world.leader, record_of(world)
+    if leader is None or not leader.primary or record is None:
+        return
+    last = record.position // SIZE - 2
+    first = Segment.parse(record.start, SIZE).number
+    there = sorted(s for s in leader.pg_wal.segments if first < s.number < last and leader.branch.history.contains(s))
+    stored = [segment for segment in there if world.layout.file(segment, ".zst") in world.store.objects]
+    if stored:
+        segment = stored[fault.steps % len(stored)]
+        leader.kept.add(segment)
+        del world.store.objects[world.layout.file(segment, ".zst")]
+        world.invariants.deleted_by_hand.add(world.layout.file(segment, ".zst"))
+
+
 KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "kill_agent": kill_agent,
     "freeze_agent": freeze_agent,
@@ -398,6 +414,7 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "swap_store": swap_store,
     "edit_record": edit_record,
     "another_lives": another_lives,
+    "delete_object": delete_object,
 }
 SELDOM: Final = {
     "disk_short",
@@ -410,6 +427,7 @@ SELDOM: Final = {
     "swap_store",
     "edit_record",
     "another_lives",
+    "delete_object",
 }
 """Only where a schedule names them: some take away what is else demanded."""
 

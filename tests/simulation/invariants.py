@@ -52,6 +52,8 @@ class Invariants:
         self.another_lives = False
         """Whether another cluster keeps the archive alive, which nobody may then take over without a record."""
         """Where somebody put the record's frontier by hand."""
+        self.deleted_by_hand: set[str] = set()
+        """Keys of segments that were stored: what was believed of them then was right."""
         self.gaps = 0
         self.takeovers = 0
         self.writes = 0
@@ -187,6 +189,8 @@ class Invariants:
             key = self._world.layout.file(segment, suffix)
             if key in self._world.store.objects:
                 return self._plain(key, suffix) == bytes(branch.plain(number))
+            if key in self.deleted_by_hand:
+                return True
         return False
 
     def _gaps(self) -> list[tuple[Segment, int]]:

@@ -32,6 +32,7 @@ from tests.simulation.wal import SIZE, readable
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archive_push import Pushing
 from walkeeper.agent.archiver.archiver import Archiver
+from walkeeper.agent.archiver.audit import Audit
 from walkeeper.agent.archiver.beliefs import Belief
 from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.from_pg_wal import FromPgWal
@@ -93,6 +94,14 @@ def mutation(
 
 def _receipt(segment: Any) -> Receipt:
     return Receipt(segment, "0" * 64, 0, was_present=False)
+
+
+# ------------------------------------------------------------------------------------------------------- what was stored once
+
+
+@mutation("delete_object", first=4)
+def believe_for_ever_that_what_was_stored_is_there(patch: MonkeyPatch) -> None:
+    patch.setattr(Audit, "look", lambda *_: None)
 
 
 # ----------------------------------------------------------------------------------------------------- PUT before everything

@@ -72,6 +72,8 @@ class Node:
         self.commands: list[Command] = []
         """What its PostgreSQL runs as archive_command: one at most, and what outlived a server that was killed."""
         self.pokes: Callable[[], None] = lambda: None
+        self.kept: set[Segment] = set()
+        """What its checkpoints leave, as by wal_keep_size."""
         self.push: Callable[[Mapping[str, Any]], object] | None = None
         """The agent's side of archive-push."""
         self.pg_wal.put(branch, lsn // SIZE - 1)
@@ -203,6 +205,8 @@ class Node:
         if self.primary:
             keep = min([keep, *(other.lsn for other in self.world.standbys_of(self))])
         for segment in sorted(self.pg_wal.segments):
+            if segment in self.kept:
+                continue
             if segment.end <= keep and not (self.primary and self.pg_wal.is_ready(segment.name)):
                 self.pg_wal.drop(segment)
                 self.world.invariants.recycled(self, segment)

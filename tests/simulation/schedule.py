@@ -17,6 +17,7 @@ from tests.simulation.wal import SIZE, readable
 from tests.simulation.world import World
 from walkeeper.config.model import ArchiverMode
 from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
 
 CATCH_UP: Final = 400.0
 """Simulated seconds after the faults in which the frontier must reach the end of the WAL."""
@@ -124,6 +125,10 @@ def _lacks(world: World) -> str:
         return f"{leader.name} leads on {leader.branch}, and {record.owner} owns the record on {record.timeline}"
     if record.position < leader.lsn // SIZE * SIZE:
         return f"the frontier is at {record.lsn}, and the leader's WAL ends at {Lsn(leader.lsn)}"
+    for key in world.invariants.deleted_by_hand - world.store.objects.keys():
+        segment = Segment.parse(key[-28:-4], SIZE)
+        if leader.has(segment) and leader.branch.history.contains(segment):
+            return f"{segment} was deleted from the store, and lies in {leader.name}'s pg_wal"
     if world.tails and record.position < readable(leader.lsn):
         return f"the tail ends at {record.lsn}, and the leader's WAL at {Lsn(leader.lsn)}"
     return ""

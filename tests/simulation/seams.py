@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 from unittest import mock
 
 import walkeeper.agent.agent
+import walkeeper.agent.archiver.audit
 import walkeeper.agent.archiver.spool
 import walkeeper.core.tail
 from tests.fixtures.worlds import config_of
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 SPOOL_LIMIT: Final = 4 * SIZE
 POLL: Final = 1.0
 TAIL_INTERVAL: Final = 0.5
+AUDIT_SECONDS: Final = 5.0
 MERGED_AT_ONCE: Final = 3
 """Pieces, so that a segment has enough of them for two levels."""
 
@@ -535,6 +537,7 @@ def simulated() -> Iterator[None]:
                         stack.enter_context(mock.patch.object(module, attribute, stands_in[attribute]))
         stack.enter_context(mock.patch.object(walkeeper.agent.archiver.spool, "_BOOT_ID", _Boot()))
         stack.enter_context(mock.patch.object(walkeeper.core.tail, "MERGED_AT_ONCE", MERGED_AT_ONCE))
+        stack.enter_context(mock.patch.object(walkeeper.agent.archiver.audit, "LOOK_SECONDS", AUDIT_SECONDS))
         stack.enter_context(mock.patch.object(LostWal, "suspect", _suspect))
         stack.enter_context(mock.patch.object(Supervisor, "report_death", _report_death))
         yield
@@ -554,6 +557,9 @@ class _Dice:
 
     def uniform(self, low: float, high: float) -> float:
         return here().loop.dice.uniform(low, high)
+
+    def randrange(self, start: int, stop: int) -> int:
+        return here().loop.dice.randrange(start, stop)
 
 
 class _Sessions:

@@ -45,6 +45,12 @@ def test_p9_a_spool_whose_disk_runs_short_does_without_and_loses_nothing() -> No
         assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
 
 
+def test_an_object_that_was_deleted_is_stored_again_where_the_leader_has_it() -> None:
+    for seed in range(25):
+        outcome = play(Schedule(seed, kinds=("delete_object", "kill_agent", "store_down", "switchover")))
+        assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
+
+
 def first_violation(name: str, monkeypatch: pytest.MonkeyPatch) -> Schedule | None:
     """The first schedule that notices that bug."""
     bug = MUTATIONS[name]

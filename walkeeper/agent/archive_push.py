@@ -150,11 +150,13 @@ class Pushing:
 
     def _push(self, place: Place) -> None:
         archiver = self._agent.archiver
-        if archiver is not None and self._was_compared(place, archiver):
-            return
         if archiver is None:
             self._check_leadership(place)
-        pushed = self._pusher.push(place, archiver.receipts.get if archiver is not None else lambda _: None)
+        asked_for = archiver if _is_ready(place) else None
+        if asked_for is not None and self._was_compared(place, asked_for):
+            return
+        # PostgreSQL asks for what is .ready: a receipt will do. For a person, who asks for anything else, the store is looked at.
+        pushed = self._pusher.push(place, asked_for.receipts.get if asked_for is not None else lambda _: None)
         if pushed.receipt is not None and archiver is not None and pushed.receipt.segment.size == archiver.size:
             archiver.offer(pushed.receipt, pushed.mtime_ns)
             if pushed.mtime_ns is not None:
@@ -313,6 +315,10 @@ class Pushing:
             return mtime_ns is not None and self._markers.lay(receipt, mtime_ns)
         except WalkeeperError:
             return False
+
+
+def _is_ready(place: Place) -> bool:
+    return (place.pg_wal / "archive_status" / f"{place.name}.ready").exists()
 
 
 def _was_primary(data_directory: Path) -> bool:

@@ -85,6 +85,10 @@ class Archive:
         stored = [self._same(found, packed.sha256, suffix) for suffix, found in looks if isinstance(found, Receipt)]
         return stored[0] if stored else self._create(packed)
 
+    def put_beside(self, packed: Packed) -> Receipt:
+        """As ``put``, where the object that has the name was read and is damaged, although it states nothing wrong."""
+        return self._create(packed, AGAIN + self.codec.suffix)
+
     def confirm_segment(
         self, segment: Segment, plain: Plain, history: History | None, known: Receipt | None = None
     ) -> Receipt:
@@ -99,11 +103,11 @@ class Archive:
         stored = [self._same(receipt, sha256, suffix) for suffix, receipt in self._stored(segment)]
         return stored[0] if stored else self._create(Packed(segment, sha256, self.codec.encode(plain)))
 
-    def _create(self, packed: Packed) -> Receipt:
-        """Under its own name; beside a damaged object that has it, which is not overwritten (P2)."""
+    def _create(self, packed: Packed, *suffixes: str) -> Receipt:
+        """Under its own name; beside a damaged object that has it, which is not overwritten (P2). ``suffixes``: other ones."""
         segment = packed.segment
         metadata = stated(packed.sha256, segment.size, packed.body)
-        for suffix in (self.codec.suffix, AGAIN + self.codec.suffix):
+        for suffix in suffixes or (self.codec.suffix, AGAIN + self.codec.suffix):
             key = self.layout.file(segment, suffix)
             try:
                 self.store.create(key, packed.body, metadata)

@@ -189,6 +189,13 @@ class AgentKeys(Section, frozen=True):
         Seconds, Meta(description="How long uploads under way may take when the agent is told to stop.")
     ] = Seconds(10)
     dcs_timeout: Annotated[Seconds, Meta(description="To wait for each answer of the DCS.")] = Seconds(5)
+    read_back: Annotated[
+        Interval,
+        Meta(
+            description="How often the agent that archives reads one stored segment through, any one, or `off`. At 10 min that "
+            "is some 20 GB a month, which a cloud charges for where they leave its region."
+        ),
+    ] = Interval(600)
 
 
 class RestoreKeys(Section, frozen=True):

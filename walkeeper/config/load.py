@@ -346,4 +346,5 @@ def _agent(keys: AgentKeys, written: Written) -> AgentSettings:
         log_level=logging.getLevelNamesMapping()[keys.log_level.upper()],
         stop_timeout=float(keys.stop_timeout),
         dcs_timeout=float(keys.dcs_timeout),
+        read_back=float(keys.read_back) or None,
     )

@@ -67,6 +67,8 @@ class AgentSettings:
     log_level: int
     stop_timeout: float
     dcs_timeout: float
+    read_back: float | None = 600.0
+    """Seconds; None is off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

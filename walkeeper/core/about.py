@@ -31,6 +31,7 @@ class About(StrEnum):
     ARCHIVER_LIFE = "archiver_life"
     ARCHIVER_ANOTHER_CLUSTER = "archiver_another_cluster"
     ARCHIVER_GAP = "archiver_gap"
+    ARCHIVER_AUDIT = "archiver_audit"
 
     @property
     def of_archiver(self) -> bool:

@@ -15,6 +15,7 @@ import queue
 import threading
 from typing import Final
 
+from walkeeper.agent.archiver.audit import Audit
 from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.life import Life
 from walkeeper.agent.archiver.lost_wal import LostWal
@@ -52,6 +53,7 @@ class Archiver:
         lost: LostWal,
         tail: Tail,
         life: Life,
+        audit: Audit,
         observed: Observed,
         problems: Problems,
         clock: Clock,
@@ -60,6 +62,7 @@ class Archiver:
         self.uploads = uploads
         self.lost = lost
         self.tail = tail
+        self._audit = audit
         self.observed = observed
         self._life = life
         self._frontier = frontier
@@ -119,6 +122,7 @@ class Archiver:
             supervisor.start("lost", lambda: self.lost.run(self._stopping)),
             supervisor.start("tail", lambda: self.tail.run(self._frontier, self._stopping)),
             supervisor.start("life", lambda: self._life.run(self._stopping, self.over)),
+            supervisor.start("audit", lambda: self._audit.run(self._stopping)),
             *(
                 supervisor.start(f"upload-{number}", lambda: self.uploads.run(self._stopping))
                 for number in range(uploads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from walkeeper.agent.archiver.archiver import Archiver
+from walkeeper.agent.archiver.audit import Audit
 from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.from_pg_wal import FromPgWal
 from walkeeper.agent.archiver.life import Life
@@ -18,6 +19,7 @@ from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems
 from walkeeper.config import Config
 from walkeeper.core.frontier import Frontier
+from walkeeper.core.names import Segment
 from walkeeper.errors import ConfigError
 from walkeeper.postgres.pg_receivewal import Receiver, find_program
 from walkeeper.postgres.server import Server
@@ -48,14 +50,17 @@ def assemble(
     clock, archive = sources.clock, sources.archive
     frontier = Frontier(sources.history, ownership.record.position, archive.size)
     commit = Commit(ownership, frontier, source, server, config.hold_slot, observed, problems, clock)
+    uploads = Uploads(archive, source, frontier, problems, clock)
+    first = Segment.parse(ownership.record.start, archive.size).number
     return Archiver(
         frontier=frontier,
         source=source,
-        uploads=Uploads(archive, source, frontier, problems, clock),
+        uploads=uploads,
         commit=commit,
         lost=LostWal(sources, frontier, config.gap_patience, problems),
         life=Life(archive, ownership.record.life, ownership.record.owner, problems, clock),
         tail=Tail(sources, receiver, ownership.record.session, config.tail_interval, problems),
+        audit=Audit(sources, frontier, first, uploads.receipts, config.agent.read_back, problems),
         observed=observed,
         problems=problems,
         clock=clock,

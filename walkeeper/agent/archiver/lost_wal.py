@@ -71,6 +71,20 @@ def is_lost(sources: Sources, wanted: Segment, server_lsn: Lsn) -> bool:
         return False
 
 
+def from_pg_wal(sources: Sources, wanted: Segment) -> Plain | None:
+    """None where it is not there. Raises PostgresError where that cannot be told."""
+    path = sources.pg_wal / wanted.name
+    try:
+        return read_segment(path, wanted)
+    except (FileNotFoundError, BadSegment):
+        return None
+    except OSError as error:
+        problem = unreadable(path, error)
+        if isinstance(problem, BadSegment):
+            return None
+        raise problem from None
+
+
 def disk_of(path: Path) -> tuple[int, int]:
     """Free bytes, for who is not root, and all bytes of the file system that it lies on."""
     found = os.statvfs(path)
@@ -170,26 +184,13 @@ class LostWal:
     def _take(self, wanted: Segment) -> bool:
         """Whether the store or pg_wal has it by now."""
         receipt = self._sources.archive.find(wanted)
-        plain = self._from_pg_wal(wanted) if receipt is None else None
+        plain = from_pg_wal(self._sources, wanted) if receipt is None else None
         if plain is not None:
             receipt = self._sources.archive.archive_segment(wanted, plain, self._sources.history)
         if receipt is not None:
             self._suspicions.settle(wanted.number, wanted.number + 1)
             self.found.put(receipt)
         return receipt is not None
-
-    def _from_pg_wal(self, wanted: Segment) -> Plain | None:
-        """None where it is not there. Raises PostgresError where that cannot be told."""
-        path = self._sources.pg_wal / wanted.name
-        try:
-            return read_segment(path, wanted)
-        except (FileNotFoundError, BadSegment):
-            return None
-        except OSError as error:
-            problem = unreadable(path, error)
-            if isinstance(problem, BadSegment):
-                return None
-            raise problem from None
 
     # --- what follows ---------------------------------------------------------------------------------------------
 

@@ -1,0 +1,219 @@
+"""What is stored already is looked at again: an object that was deleted, or that rotted, is told, and stored again if it can be."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.core.values import paged_segment
+from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.archiver.audit import AT_ONCE, Audit
+from walkeeper.agent.archiver.lost_wal import Sources
+from walkeeper.agent.archiver.receipts import Receipts
+from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.problems import Problems
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.read import Reader
+from walkeeper.archive.write import Archive
+from walkeeper.core.frontier import Frontier
+from walkeeper.core.history import History
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.wal_page import Plain
+from walkeeper.errors import ArchiveMissing
+
+SIZE = SegmentSize(MIB)
+SYSTEM = 7300000000000000001
+ONE = History(1)
+FIRST, END = 5, 9
+
+
+class Hands:
+    """A clock that is moved by hand."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def segment(number: int) -> Segment:
+    return Segment(1, number, SIZE)
+
+
+def plain_of(number: int) -> bytes:
+    return bytes(paged_segment(segment(number), SYSTEM, ONE))
+
+
+class Bench:
+    """An archive of segments 5 to 8, the last two of which the server still has."""
+
+    def __init__(self, directory: Path, read_back: float | None) -> None:
+        self.store = MemoryStore()
+        self.archive = Archive(self.store, Layout("demo", None, SYSTEM), SIZE, Codec())
+        self.archive.state_start(segment(FIRST))
+        self.pg_wal = directory / "pg_wal"
+        self.pg_wal.mkdir()
+        self.spool = Spool(directory / "spool", 1 << 30)
+        self.spool.open()
+        self.known = Receipts()
+        for number in range(FIRST, END):
+            self.known.add(self.archive.archive_segment(segment(number), plain_of(number), ONE), None)
+        for number in (END - 2, END - 1):
+            (self.pg_wal / segment(number).name).write_bytes(plain_of(number))
+        self.clock = Hands()
+        self.problems = Problems(self.clock)
+        sources = Sources(self.archive, ONE, self.pg_wal, self.spool, lambda _: (), None, self.clock, lambda: False)
+        self.audit = Audit(sources, Frontier(ONE, Lsn(END * MIB), SIZE), FIRST, self.known, read_back, self.problems)
+
+    def key(self, number: int, suffix: str = ".zst") -> str:
+        return self.archive.layout.file(segment(number), suffix)
+
+    def look(self) -> set[str]:
+        """The reasons of the problems that last."""
+        self.clock.now += 60
+        self.audit.look(threading.Event())
+        return {problem.reason for problem in self.problems.open()}
+
+    def restored(self, number: int) -> Plain | None:
+        return Reader(self.store, Codec()).deliver(self.archive.layout, segment(number).name)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path, None)
+
+
+@pytest.fixture
+def reading(tmp_path: Path) -> Bench:
+    return Bench(tmp_path, 60.0)
+
+
+def test_a_whole_archive_costs_one_listing_a_minute_and_nothing_is_said(bench: Bench) -> None:
+    bench.store.calls.clear()
+    assert bench.look() == set()
+    assert [method for method, _ in bench.store.calls] == ["list"]
+
+
+def test_an_object_that_somebody_deleted_is_stored_again_from_pg_wal(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.store.delete(bench.key(END - 1))
+    assert bench.look() == set()
+    assert bench.restored(END - 1) == plain_of(END - 1)
+    assert "object_missing" in caplog.text
+    assert "archived_again" in caplog.text
+    assert bench.problems.counts() == {"object_missing": 1}
+
+
+def test_it_is_stored_again_from_the_spool_too(bench: Bench) -> None:
+    bench.store.delete(bench.key(FIRST))
+    (bench.spool.wal / segment(FIRST).name).write_bytes(plain_of(FIRST))
+    assert bench.look() == set()
+    assert bench.restored(FIRST) == plain_of(FIRST)
+
+
+def test_p10_what_nobody_here_has_any_longer_stays_a_problem_until_somebody_puts_it_back(bench: Bench) -> None:
+    body = bench.store.objects[bench.key(FIRST)]
+    bench.store.delete(bench.key(FIRST))
+    bench.store.delete(bench.key(FIRST + 1))
+    assert bench.look() == {"object_missing"}
+    (problem,) = bench.problems.open()
+    assert bench.key(FIRST) in problem.text
+    assert "1 more" in problem.text
+    bench.store.objects[bench.key(FIRST)] = body
+    assert bench.look() == {"object_missing"}
+    assert bench.key(FIRST + 1) in bench.problems.open()[0].text
+    bench.archive.archive_segment(segment(FIRST + 1), plain_of(FIRST + 1), ONE)
+    assert bench.look() == set()
+
+
+def test_other_bytes_than_were_stored_do_not_take_its_place(bench: Bench) -> None:
+    bench.store.delete(bench.key(END - 1))
+    other = bytearray(plain_of(END - 1))
+    other[-1] ^= 1
+    (bench.pg_wal / segment(END - 1).name).write_bytes(other)
+    assert bench.look() == {"object_missing"}
+    (bench.pg_wal / segment(END - 1).name).write_bytes(plain_of(END - 2))  # PostgreSQL has used the file again
+    assert bench.look() == {"object_missing"}
+    assert bench.key(END - 1) not in bench.store.objects
+
+
+def test_a_damaged_object_is_read_told_and_stored_again_beside_it(
+    reading: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    body, metadata = reading.store.objects[reading.key(END - 1)]
+    reading.store.objects[reading.key(END - 1)] = (body[:-1] + bytes([body[-1] ^ 1]), metadata)
+    for _ in range(200):
+        assert reading.look() == set()
+        if reading.key(END - 1, ".again.zst") in reading.store.objects:
+            break
+    assert reading.restored(END - 1) == plain_of(END - 1)
+    assert "object_damaged" in caplog.text
+    assert reading.look() == set()
+
+
+def test_a_damaged_object_that_cannot_be_stored_again_is_read_again_first(reading: Bench) -> None:
+    body, metadata = reading.store.objects[reading.key(FIRST)]
+    reading.store.objects[reading.key(FIRST)] = (body[:-1] + bytes([body[-1] ^ 1]), metadata)
+    while not reading.look():
+        pass
+    assert reading.look() == {"object_damaged"}
+    reading.store.objects[reading.key(FIRST)] = (body, metadata)
+    assert reading.look() == set()
+
+
+def test_one_object_is_read_at_a_time(reading: Bench) -> None:
+    reading.store.calls.clear()
+    for _ in range(5):
+        reading.look()
+    assert [method for method, _ in reading.store.calls].count("get") == 5
+
+
+@pytest.mark.parametrize("why", ["a recorded gap", "a start that was moved up", "a late listing"])
+def test_what_is_not_there_for_a_reason_is_no_problem(bench: Bench, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if why == "a late listing":
+        kept = bench.store.list
+        monkeypatch.setattr(bench.store, "list", lambda prefix: (i for i in kept(prefix) if i.key != bench.key(FIRST)))
+    else:
+        bench.store.delete(bench.key(FIRST))
+    if why == "a recorded gap":
+        bench.archive.record_gap(segment(FIRST), segment(FIRST).end)
+    elif why == "a start that was moved up":
+        bench.archive.state_start(segment(FIRST + 1))
+    assert bench.look() == set()
+    bench.store.calls.clear()
+
+
+def test_in_a_store_without_the_archive_nothing_is_stored_again(bench: Bench) -> None:
+    """A disk that was unmounted: its directory is empty."""
+    bench.store.objects.clear()
+    with pytest.raises(ArchiveMissing):
+        bench.look()
+    assert not bench.store.objects
+
+
+def test_where_very_much_is_gone_a_look_is_bounded(bench: Bench) -> None:
+    for number in range(100, 400):
+        bench.store.objects[bench.key(number)] = bench.store.objects[bench.key(FIRST)]
+    sources = bench.audit._sources
+    audit = Audit(sources, Frontier(ONE, Lsn(400 * MIB), SIZE), FIRST, bench.known, None, bench.problems)
+    bench.store.calls.clear()
+    audit.look(threading.Event())
+    assert len([method for method, _ in bench.store.calls if method == "head"]) <= 4 * AT_ONCE
+    assert "15 more" in bench.problems.open()[0].text
+
+
+def test_each_folder_has_its_turn(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, None)
+    end = 3 * SIZE.per_log + 10
+    audit = Audit(bench.audit._sources, Frontier(ONE, Lsn(end * MIB), SIZE), FIRST, bench.known, None, bench.problems)
+    seen = {folder for _ in range(4) for folder in audit._folders(end)}
+    per_log = SIZE.per_log
+    assert seen == {(FIRST, per_log), (per_log, 2 * per_log), (2 * per_log, 3 * per_log), (3 * per_log, end)}
