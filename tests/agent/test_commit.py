@@ -25,12 +25,18 @@ from walkeeper.postgres.server import Server, ServerState
 class Rewound:
     """Says of which cluster and timeline it is, and notes where its slot is moved."""
 
-    def __init__(self, system: int, timeline: int) -> None:
-        self._state = ServerState(system, False, timeline, Lsn(20 * MIB), SIZE, 17, "replica")
+    def __init__(self, system: int, timeline: int, replays: int | None = None) -> None:
+        """``replays``: of a server in recovery, which shows ``timeline``."""
+        self._state = ServerState(system, replays is not None, timeline, Lsn(20 * MIB), SIZE, 17, "replica")
+        self._replays = replays
         self.moved: list[Lsn] = []
 
     def state(self) -> ServerState:
         return self._state
+
+    def replay_timeline(self) -> int:
+        assert self._replays is not None
+        return self._replays
 
     def slot(self, _name: str) -> SlotState:
         return SlotState(physical=True, restart_lsn=Lsn(3 * MIB), active_pid=None, lost=False)
@@ -77,6 +83,19 @@ def test_an_owner_moves_the_slot_only_of_the_server_that_its_record_is_of(
     commit = committing(tmp_path, server)
     assert commit._follow_with_slot() is not None
     assert server.moved == ([slot_target(commit.ownership.record.position, SIZE)] if moves else [])
+
+
+@pytest.mark.parametrize(
+    ("shows", "replays", "moves"),
+    [(1, 2, True), (2, 3, False), (2, 2, True)],
+    ids=["before its restartpoint", "that follows another one by now", "as it is"],
+)
+def test_a_standby_leaders_timeline_is_the_one_that_it_replays(
+    tmp_path: Path, shows: int, replays: int, moves: bool
+) -> None:
+    server = Rewound(SYSTEM, shows, replays)
+    committing(tmp_path, server)._follow_with_slot()
+    assert bool(server.moved) == moves
 
 
 def test_the_record_names_each_gap_that_its_position_has_passed(tmp_path: Path) -> None:

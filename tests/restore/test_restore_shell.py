@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -230,3 +231,33 @@ def test_a_name_of_the_run_directory_that_is_not_ours_to_make_is_not_made(agent:
         assert reply["delivered"] is True
         assert not agent.lock.is_symlink()
         assert link(agent) is None
+
+
+SERVER_OF_ITS_OWN = "import os, subprocess, sys; os.setsid(); subprocess.run(sys.argv[1:])"
+
+
+def test_the_orphan_of_a_killed_server_delivers_nothing_whatever_shells_lie_between(node: Node, tmp_path: Path) -> None:
+    """They live on, and wait for what they have started. The server may be back, and wait for another file."""
+    node.server(("recovery.signal", "postmaster.pid"))
+    asked, answer = threading.Event(), threading.Event()
+
+    def hold(method: str, _: str) -> None:
+        if method == "get":
+            asked.set()
+            answer.wait(20)
+
+    node.store.before = hold
+    node.configure(deadline="1min")
+    log = tmp_path / "log"
+    command = ["sh", str(SCRIPT), "-c", str(node.config), SEGMENT.name, "pg_wal/RECOVERYXLOG"]
+    with answering(node), log.open("w") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-c", SERVER_OF_ITS_OWN, *command],
+            cwd=node.data, env={**os.environ, "WALKEEPER_PYTHON": sys.executable}, stderr=output,
+        )  # fmt: skip
+        assert asked.wait(20)
+        server.kill()
+        server.wait()
+        answer.set()
+        wait_until(lambda: "is gone" in log.read_text(), "the orphan's end", 20, logs=[log])
+    assert "RECOVERYXLOG" not in node.files

@@ -216,7 +216,7 @@ def spool_before_the_record(patch: MonkeyPatch) -> None:
     patch.setattr(Archiver, "_put_in_order", put_in_order)
 
 
-@mutation()
+@mutation(first=2)
 def drop_leftovers_at_once(patch: MonkeyPatch) -> None:
     def deal_with(self: Leftovers, segment: Any, archive: Any, record: Any, history: Any) -> None:
         self._spool.remove(_receipt(segment))
@@ -231,7 +231,7 @@ def _piece_receipt(archive: Archive, segment: Segment, piece: Piece) -> TailRece
     return TailReceipt(segment, piece, "0" * 64, 0, archive.layout.piece(segment.name, piece, ".zst"))
 
 
-@mutation("lose_store_answers", "cut_store", "store_down", "kill_receiver", first=7)
+@mutation("lose_store_answers", "cut_store", "store_down", "kill_receiver", first=9)
 def claim_a_piece_that_was_received_and_not_stored(patch: MonkeyPatch) -> None:
     real = walkeeper.archive.tail.put
 
@@ -244,7 +244,7 @@ def claim_a_piece_that_was_received_and_not_stored(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.archive.tail, "put", put)
 
 
-@mutation("lose_store_answers", "cut_store", "store_down", first=41)
+@mutation("lose_store_answers", "cut_store", "store_down", first=99)
 def claim_beyond_a_hole_between_pieces(patch: MonkeyPatch) -> None:
     """A piece that could not be stored is left out, and the next one counts all the same."""
     real = Tail._ship
@@ -291,7 +291,7 @@ def drop_small_pieces_before_the_merged_one_is_stored(patch: MonkeyPatch) -> Non
     patch.setattr(Tail, "_merge", merge)
 
 
-@mutation("kill_receiver", first=1)
+@mutation("kill_receiver", first=5)
 def drop_pieces_when_the_segment_is_streamed_again(patch: MonkeyPatch) -> None:
     real = Tail._chain_for
 
@@ -309,7 +309,7 @@ def drop_what_a_dead_primary_had_beyond_the_fork(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.archive.tail, "covers", lambda *_: True)
 
 
-@mutation("switchover", "freeze_host", first=11)
+@mutation("switchover", "freeze_host", first=35)
 def count_the_pieces_of_another_timeline(patch: MonkeyPatch) -> None:
     """They have the same bytes up to the fork; a restore asks by the new timeline's name."""
     real = Tail._continue_earlier
@@ -355,7 +355,7 @@ def start_at_now(patch: MonkeyPatch) -> None:
     _resume(patch, lambda _record, _history, local: local.lsn)
 
 
-@mutation("jump_slot", "drop_slot", "kill_agent", "switchover", "store_down")
+@mutation("jump_slot", "drop_slot", "kill_agent", "switchover", "store_down", first=8)
 def start_at_the_slot(patch: MonkeyPatch) -> None:
     def at_slot(record: Record, _: History, __: LocalServer) -> int:
         slot = agent().node.slot
@@ -369,7 +369,7 @@ def resume_at_the_record_blindly(patch: MonkeyPatch) -> None:
     _resume(patch, lambda record, _history, _local: record.position)
 
 
-@mutation(first=40)
+@mutation(first=43)
 def forget_the_floor(patch: MonkeyPatch) -> None:
     def ceiling(record: Record, history: History, local: LocalServer) -> int:
         forks = local.history.parts_from(history)
@@ -415,7 +415,7 @@ def believe_names_after_a_volume_went_back(patch: MonkeyPatch) -> None:
     _compare_nothing(patch)
 
 
-@mutation("roll_back", "kill_agent", "wipe_record")
+@mutation("roll_back", "kill_agent", "wipe_record", first=4)
 def believe_a_frontier_beyond_the_server(patch: MonkeyPatch) -> None:
     beliefs = walkeeper.agent.archiver.beliefs
 
@@ -487,7 +487,7 @@ def skip_the_leader_read(patch: MonkeyPatch) -> None:
     )
 
 
-@mutation("kill_patroni", "power_loss", "freeze_host", first=336)
+@mutation("kill_patroni", "power_loss", "freeze_host", first=907)
 def skip_the_comparison_of_timelines(patch: MonkeyPatch) -> None:
     """T ≥ R.tli."""
 
@@ -531,7 +531,7 @@ def trust_a_stale_spool(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_seed", seed)
 
 
-@mutation(first=296)
+@mutation(first=390)
 def trust_the_spool_of_an_earlier_boot(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_check_boot", lambda _: None)
 
@@ -578,13 +578,13 @@ def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
 _SILENT: Final = ("lose_slot", "lose_slot", "jump_slot", "mute_member", "unknown_name", "cut_members", "kill_server")
 
 
-@mutation(*_SILENT, first=194)
+@mutation(*_SILENT, first=288)
 def take_silence_for_no(patch: MonkeyPatch) -> None:
     """A member that hung, restarted, or whose name was not known for a while, counted as one that has not got the WAL."""
     patch.setattr(walkeeper.agent.archiver.member_wal, "says_no", lambda _: True)
 
 
-@mutation(*_SILENT, first=164)
+@mutation(*_SILENT, first=184)
 def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     """And with it the slot, so that the member that had the WAL recycled it."""
 

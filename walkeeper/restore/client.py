@@ -22,6 +22,7 @@ if __name__ == "__main__":  # the script's own directory has modules of other na
 
 from walkeeper.control import client, paths, spawn
 from walkeeper.restore import exits
+from walkeeper.restore.asker import Asker
 from walkeeper.restore.exits import ABSENT, DELIVERED
 
 ANSWER_SECONDS = 2.0
@@ -44,7 +45,7 @@ def restore(config: str, name: str, destination: str, link: str = "") -> int | N
     while one is promoted, which waits for each answer. Otherwise the slow way tries until its deadline.
     """
     place = os.path.join(os.getcwd(), destination)
-    begun = monotonic()
+    begun, asker = monotonic(), Asker()
     try:
         socket, reply = _first_ask(config, name, place, link)
         while reply.get("wait") is True:
@@ -56,6 +57,8 @@ def restore(config: str, name: str, destination: str, link: str = "") -> int | N
             if "note" in reply:
                 _say(str(reply["note"]))
             return ABSENT
+        if asker.gone:
+            return _cannot_tell(name, place, {"error": f"{place}: PostgreSQL, which asked for it, is gone"})
         os.rename(str(reply["path"]), place)
     except (OSError, ValueError, KeyError, paths.RunDirectoryError, client.NoAnswer):
         return None
@@ -106,7 +109,8 @@ def _understood(reply: str) -> dict[str, object]:
 def _cannot_tell(name: str, place: str, reply: dict[str, object]) -> int:
     """Into PostgreSQL's log, on one line, and the exit that makes it wait."""
     code = exits.cannot_tell(_data_directory(place))
-    _say(f'restore_failed file={name} exit={code} error="{reply.get("error")}" HINT: {reply.get("hint")}')
+    hint = f" HINT: {reply['hint']}" if reply.get("hint") else ""
+    _say(f'restore_failed file={name} exit={code} error="{reply.get("error")}"{hint}')
     return code
 
 

@@ -31,6 +31,7 @@ from walkeeper.lib.clock import SystemClock
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.data_directory import read_control_file, running_server
 from walkeeper.restore import client, exits
+from walkeeper.restore.asker import Asker
 from walkeeper.restore.branch import for_server
 from walkeeper.restore.ends import DCS_SILENCE, Ends, has_itself
 from walkeeper.restore.exits import ABSENT, DELIVERED
@@ -44,7 +45,7 @@ _LONGEST_WAIT: Final = 5.0
 
 def main(config_path: Path, name: str, destination: str, environ: Mapping[str, str] = os.environ) -> int:
     """Deliver the WAL file ``name`` to ``destination``, PostgreSQL's ``%p``. Returns the exit code; never raises."""
-    asked_by = os.getppid()
+    asker = Asker()
     events.to_stderr()
     place = Path(destination).absolute() if destination.startswith("/") else Path.cwd() / destination
     data_directory = place.parent.parent  # not resolved: pg_wal may be a link to elsewhere
@@ -52,7 +53,7 @@ def main(config_path: Path, name: str, destination: str, environ: Mapping[str, s
         plain = restore(config_path, name, data_directory, environ)
         if plain is None:
             return ABSENT
-        _place(place, plain, asked_by)
+        _place(place, plain, asker)
     except BaseException as problem:  # noqa: BLE001 - whatever it was, PostgreSQL must not take it for the end of the WAL
         code = exits.cannot_tell(str(data_directory), ".")
         events.failure("restore_failed", problem, file=name, exit=code)
@@ -119,10 +120,10 @@ def _within(seconds: float, work: Callable[[], bytes | None], name: str, *, once
         wait = min(wait * 2, _LONGEST_WAIT)
 
 
-def _place(place: Path, plain: bytes, asked_by: int) -> None:
+def _place(place: Path, plain: bytes, asker: Asker) -> None:
     """Raises CannotTell. A server that was killed may be back by now and ask for another file under the same name."""
     try:
-        if not durable.place(place, plain, lambda: os.getppid() == asked_by):
+        if not durable.place(place, plain, lambda: not asker.gone):
             raise CannotTell(f"{place}: PostgreSQL, which asked for it, is gone")
     except OSError as error:
         raise CannotTell(

@@ -143,10 +143,12 @@ class Commit:
         """Whether the server follows another primary by now: its slot is Patroni's, and our record is not its frontier.
 
         That primary's timeline may be the older one: of a server that everybody took for dead, and that leads again.
-        A server changes its timeline with a restart only, which ends the connection: no time passes between look and move.
+        A server changes its timeline with a restart only, which ends the connection: no time passes between look and move. But
+        for a standby cluster's leader, which may show the timeline before a switch of its upstream until the next restartpoint.
         """
         state, cluster = self._server.state(), int(self.ownership.record.system_identifier)
-        return state.timeline != self._frontier.history.timeline or state.system_identifier != cluster
+        timeline = self._server.replay_timeline() if state.in_recovery else state.timeline
+        return timeline != self._frontier.history.timeline or state.system_identifier != cluster
 
     def _remove_recorded(self, pending: list[Receipt], slot: SlotState | None) -> list[Receipt]:
         """What stays pending."""
