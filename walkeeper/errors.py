@@ -55,6 +55,7 @@
     ├── AtIt                   archive-push: the work goes on, ask again
     ├── NoLeadership           a server accepts writes without Patroni's leader key
     ├── GapOpen                a recorded gap that nobody has accepted
+    ├── TakeoverRuns           a takeover that takes long
     ├── ObjectMissing          an object that was stored is no longer there
     └── ObjectDamaged          the same, and it is not what was stored
 
@@ -370,6 +371,19 @@ class GapOpen(WalkeeperError):
     """WAL is lost for good, and nobody has said that this is known."""
 
     reason = "gap"
+
+
+class TakeoverRuns(WalkeeperError):
+    """A takeover goes on. Nothing is archived meanwhile."""
+
+    waiting_helps = True
+    reason = "takeover_runs"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"takeover: it has compared the archive with this server for {seconds:.0f} s, and goes on",
+            hint="A large archive is listed once, thousands of objects a second. If it takes much longer, look at the store.",
+        )
 
 
 class ObjectMissing(WalkeeperError):

@@ -31,7 +31,16 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import may_have
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
-from walkeeper.errors import DcsUnavailable, NoLeadership, NotLeader, Refused, SpoolError, StandbyLags, WalkeeperError
+from walkeeper.errors import (
+    DcsUnavailable,
+    NoLeadership,
+    NotLeader,
+    Refused,
+    SpoolError,
+    StandbyLags,
+    TakeoverRuns,
+    WalkeeperError,
+)
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.lib.retry import Backoff
@@ -41,8 +50,25 @@ from walkeeper.store.base import Store
 
 STUCK_SECONDS: Final = 120.0
 """Seconds after which an archiver that was told to end never will: more than all time-outs of store, DCS and server together."""
+TAKEOVER_SECONDS: Final = 5.0
+"""Seconds for which a look waits for a takeover, which mostly takes less; after that it goes on beside the looks."""
+TOLD_AFTER: Final = 20.0
+"""Seconds after which a takeover that goes on is told."""
 LEFTOVER_SECONDS: Final = 5.0
 """Seconds for which one look may hand in what the spool has left."""
+
+
+class _Takeover:
+    """One that runs, in a thread of its own, or has ``ended``."""
+
+    def __init__(self, about: object, begun_at: float) -> None:
+        """``about``: the situation in which it was begun."""
+        self.about = about
+        self.begun_at = begun_at
+        self.ended = threading.Event()
+        self.thread: threading.Thread | None = None
+        self.archiver: Archiver | None = None
+        self.problem: WalkeeperError | None = None
 
 
 class Agent:
@@ -69,6 +95,7 @@ class Agent:
         self._observing: threading.Thread | None = None
         self._takeover_backoff = Backoff(0.2, 10)
         self._takeover_at = 0.0
+        self._takeover: _Takeover | None = None
         self.refusals = Refusals(clock, self.poke)
         self.watcher = Watcher(clock)
         self._ending_since = 0.0
@@ -93,6 +120,8 @@ class Agent:
         self._pace.poke()
         if self.archiver is None and self._observing is not None:
             self._observing.join(self.config.agent.stop_timeout)  # it may be about to start one
+        if self._takeover is not None and self._takeover.thread is not None:
+            self._takeover.thread.join(self.config.agent.stop_timeout)
         if self.archiver is not None:
             self.archiver.stop(self.config.agent.stop_timeout)
         self.observer.close()
@@ -153,6 +182,7 @@ class Agent:
     # --- acting -------------------------------------------------------------------------------------------------
 
     def _act(self, look: Look) -> None:
+        self._conclude_takeover()
         archiver = self.archiver
         view = View(
             server=None if look.server is None else ServerView(look.server.in_recovery, look.server.timeline),
@@ -188,29 +218,59 @@ class Agent:
         )
 
     def _try_takeover(self, server: ServerState, found: Versioned | None) -> None:
+        if self._takeover is not None:
+            return
         now = self._clock.monotonic()
         control = changed_at(self.config.data_dir / "global" / "pg_control")
         about = situation(found, server.system_identifier, server.timeline, control)
         if self.refusals.stands(about) or (now < self._takeover_at and not self.refusals.accepted):
             return
+        self._takeover = takeover = _Takeover(about, now)
+        takeover.thread = self.supervisor.start("takeover", lambda: self._run_takeover(takeover, server))
+        takeover.ended.wait(TAKEOVER_SECONDS)
+        self._conclude_takeover()
+
+    def _run_takeover(self, takeover: _Takeover, server: ServerState) -> None:
+        """Beside the looks: it may have to list the whole archive, and the watchdog waits for each look."""
         try:
-            self.archiver = self._take_over(server)
-        except NotLeader:
-            return
+            takeover.archiver = self._take_over(server)
         except WalkeeperError as problem:
+            takeover.problem = problem
+        finally:
+            takeover.ended.set()
+            self._pace.poke()
+
+    def _conclude_takeover(self) -> None:
+        takeover, now = self._takeover, self._clock.monotonic()
+        if takeover is None:
+            return
+        if not takeover.ended.is_set():
+            if now - takeover.begun_at > TOLD_AFTER:
+                self.problems.report(About.TAKEOVER_RUNS, TakeoverRuns(now - takeover.begun_at))
+            return
+        self._takeover = None
+        self.problems.clear(About.TAKEOVER_RUNS)
+        problem = takeover.problem
+        if isinstance(problem, NotLeader):
+            return
+        if problem is not None:
             self._takeover_at = now + self._takeover_backoff.failed()
             if isinstance(problem, Refused):
-                self.refusals.refused(problem, about)
+                self.refusals.refused(problem, takeover.about)
             self.problems.report(About.TAKEOVER_FAILED, problem, grace=isinstance(problem, StandbyLags))
             return
         self._takeover_backoff.succeeded()
         self.refusals.over()
         self.problems.clear(About.TAKEOVER_FAILED)
+        self.archiver = takeover.archiver
+        if self.archiver is not None and not self._stopping:
+            self.archiver.start(self.supervisor, self.config.upload_workers, self.config.uploads)
 
     def _take_over(self, server: ServerState) -> Archiver:
+        """Not started yet."""
         self._probe.ensure()
         pg_wal = self.config.data_dir / "pg_wal"
-        local = read_local_wal(pg_wal, server, self.observer.server_state)
+        local = read_local_wal(pg_wal, server, self._committer_server.state)
         archive = self.archives.archive(server.system_identifier, server.segment_size)
         receiver = find_receiver(self.config, server.major)  # before the record is ours: without it nothing is archived
         ownership = take_over(self.config.name, self.records, archive, local, self.watcher, self.refusals.accepted)
@@ -225,9 +285,7 @@ class Agent:
             lambda: self._stopping,
         )
         observed = Observed(server_up=True, lsn=server.lsn, times=self.observer.wal_times)
-        archiver = assemble(self.config, ownership, sources, self._committer_server, observed, self.problems)
-        archiver.start(self.supervisor, self.config.upload_workers, self.config.uploads)
-        return archiver
+        return assemble(self.config, ownership, sources, self._committer_server, observed, self.problems)
 
     def _report_leadership(self, view: View) -> None:
         if writes_without_leading(view):

@@ -86,10 +86,6 @@ class Observer:
         """Let go of the server."""
         self._server.close()
 
-    def server_state(self) -> ServerState:
-        """At this moment. Raises PostgresError."""
-        return self._server.state()
-
     def _look_at_server(self) -> ServerState | None:
         at, stamp = self._clock.monotonic(), timestamp()
         try:

@@ -15,6 +15,7 @@ class About(StrEnum):
     NOT_GAP_SAFE = "not_gap_safe"
     NO_LEADERSHIP = "no_leadership"
     TAKEOVER_FAILED = "takeover_failed"
+    TAKEOVER_RUNS = "takeover_runs"
     LEFTOVERS = "leftovers"
     STORE_PROBE = "store_probe"
     PUSH_REFUSED = "push_refused"

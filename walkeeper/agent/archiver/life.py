@@ -78,7 +78,7 @@ class Life:
 
 
 class Watcher:
-    """Before a takeover without a record. For the observer's thread."""
+    """Before a takeover without a record. For the thread of one takeover at a time, but that any may ``forget``."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -1,0 +1,112 @@
+"""A takeover that takes long goes on beside the looks: systemd's watchdog waits for each of them."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tests.fixtures.worlds import config_of
+from tests.parts.postgres import Postgres
+from tests.parts.processes import wait_until
+from tests.twins.memory_record import MemoryDcs, MemoryRecord
+from tests.twins.memory_store import MemoryStore
+from walkeeper.agent import agent as agents
+from walkeeper.agent.agent import Agent
+from walkeeper.agent.http.report import report
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.errors import StoreUnavailable
+from walkeeper.postgres.server import ServerState
+
+SERVER = ServerState(7, False, 1, Lsn(20 * MIB), SegmentSize(MIB), 17, "replica")
+
+
+class Hands:
+    """A clock that is moved by hand."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Slow(Agent):
+    """Its takeovers end when they are let, each in one way."""
+
+    def __init__(self, directory: Path, clock: Hands) -> None:
+        server = SimpleNamespace(data=directory, port=1, bin_dir=None)
+        super().__init__(
+            config_of(cast(Postgres, server), "a", directory), MemoryStore(), MemoryRecord(MemoryDcs()), clock
+        )
+        self.begun = 0
+        self.go_on = threading.Event()
+        self.ends_with: Any = None
+
+    def _take_over(self, server: ServerState) -> Any:
+        self.begun += 1
+        self.go_on.wait(20)
+        if isinstance(self.ends_with, Exception):
+            raise self.ends_with
+        return self.ends_with
+
+    def look(self) -> set[str]:
+        """The part of a look that takes over. What it complains of."""
+        self._conclude_takeover()
+        if self.archiver is None:
+            self._try_takeover(SERVER, None)
+        return {problem["what"] for problem in report(self)["troubles"]}
+
+    def let_it_end(self) -> None:
+        assert self._takeover is not None
+        assert self._takeover.thread is not None
+        self.go_on.set()
+        self._takeover.thread.join(20)
+
+
+@pytest.fixture
+def clock() -> Hands:
+    return Hands()
+
+
+@pytest.fixture
+def agent(tmp_path: Path, clock: Hands, monkeypatch: pytest.MonkeyPatch) -> Slow:
+    monkeypatch.setattr(agents, "TAKEOVER_SECONDS", 0.01)
+    return Slow(tmp_path, clock)
+
+
+def test_p9_looks_go_on_while_a_takeover_does_and_it_is_told(agent: Slow, clock: Hands) -> None:
+    assert agent.look() == set()
+    clock.now += 60
+    assert agent.look() == {"takeover_runs"}
+    assert agent.begun == 1
+    started: list[object] = []
+    agent.ends_with = SimpleNamespace(start=lambda *_: started.append(1), living=[])
+    agent.let_it_end()
+    agent._conclude_takeover()
+    assert agent.archiver is agent.ends_with
+    assert started == [1]
+    assert not agent.problems.open()
+
+
+def test_one_that_failed_is_told_and_tried_again(agent: Slow, clock: Hands) -> None:
+    agent.look()
+    agent.ends_with = StoreUnavailable("down")
+    agent.let_it_end()
+    assert agent.look() == {"takeover_failed"}
+    assert agent.begun == 1
+    clock.now += 60
+    agent.ends_with = SimpleNamespace(start=lambda *_: None)
+    agent._try_takeover(SERVER, None)
+    assert agent.begun == 2
+
+    def over() -> bool:
+        agent._conclude_takeover()
+        return agent.archiver is agent.ends_with
+
+    wait_until(over, "its end", 20)
