@@ -88,7 +88,7 @@ class Agent:
         self.archives = open_archives(config, store)
         self.backups = BackupsLook(self.archives, config.backup_keep, clock)
         self._committer_server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
-        self._leftovers = Leftovers(self.spool)
+        self._leftovers = Leftovers(self.spool, config.spool_reserve)
         self._pace = Pace(config.agent.poll_interval, clock)
         self._probe = Probe(store, self.problems)
         self._stopping = False
@@ -306,7 +306,8 @@ class Agent:
         try:
             until = self._clock.monotonic() + LEFTOVER_SECONDS
             while self._clock.monotonic() < until and not self._pace.poked:
-                if not self._leftovers.hand_in_one(archive, record):
+                copied = self._leftovers.copy_one_aside(record, self.config.data_dir / "pg_wal")
+                if not copied and not self._leftovers.hand_in_one(archive, record):
                     break
             self.problems.clear(About.LEFTOVERS)
         except WalkeeperError as problem:

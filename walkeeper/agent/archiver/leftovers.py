@@ -1,26 +1,69 @@
 """What a node that does not own the record still has in its spool: hand in what the archive lacks, drop what it has.
 
-This is how the spool of a returning old primary closes a gap that no other member could.
+This is how the spool of a returning old primary closes a gap that no other member could. So does its pg_wal: what is looked for
+and lies there is copied into the spool first, before PostgreSQL, which may be about to start, uses the files again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from walkeeper.agent.archiver.lost_wal import disk_of
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.archive.write import Archive
 from walkeeper.core.history import History
+from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Record
-from walkeeper.errors import Refused
+from walkeeper.core.room import is_short, spool_reserve
+from walkeeper.errors import BadName, Refused
 from walkeeper.lib import events
 
 
 class Leftovers:
     """Goes through the spool one segment a call. For one thread."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, reserve: int) -> None:
+        """``reserve``: as ``spool.reserve``, in bytes."""
         self._spool = spool
+        self._reserve = reserve
         self._stored: dict[Segment, Receipt] = {}
+        self._looked_at: set[Segment] = set()
+
+    def copy_one_aside(self, record: Record, pg_wal: Path) -> bool:
+        """Of WAL that is suspected lost, or is a recorded gap; False if there is nothing to copy, or no room. Raises SpoolError."""
+        gaps = [
+            (gap.timeline, Lsn.parse(gap.start) // record.size, Lsn.parse(gap.end) // record.size)
+            for gap in (*record.suspected, *record.gaps)
+        ]
+        if not gaps:
+            return False
+        for segment in sorted(_segments(pg_wal, record.size), key=lambda each: each.number):
+            wanted = any(
+                segment.timeline == timeline and first <= segment.number < end for timeline, first, end in gaps
+            )
+            if not wanted or segment in self._looked_at:
+                continue
+            if not self._has_room(record.size):
+                return False
+            self._looked_at.add(segment)
+            if segment not in self._spool.complete(record.size) and self._spool.copy_in(segment, pg_wal / segment.name):
+                events.info("copied_aside", segment=segment, why="it is looked for")
+                return True
+        return False
+
+    def _has_room(self, size: SegmentSize) -> bool:
+        try:
+            free, total = disk_of(self._spool.wal)
+        except OSError:
+            return False
+        short = is_short(
+            free, spool_reserve(total, self._reserve, size), self._spool.limit, size, before=False, waits=False
+        )
+        return not short and self._spool.used() + size <= self._spool.limit
 
     def hand_in_one(self, archive: Archive, record: Record) -> bool:
         """Deal with one segment; True if there was one to deal with. Raises the store's errors.
@@ -58,3 +101,13 @@ class Leftovers:
         if segment.end <= record.position:
             self._spool.remove(receipt)
             del self._stored[segment]
+
+
+def _segments(pg_wal: Path, size: SegmentSize) -> Iterator[Segment]:
+    """Whose names lie there; none where it cannot be read, as while the directory is being made again."""
+    paths: list[Path] = []
+    with suppress(OSError):
+        paths = list(pg_wal.iterdir())
+    for path in paths:
+        with suppress(BadName):
+            yield Segment.parse(path.name, size)

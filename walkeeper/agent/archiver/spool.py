@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -116,6 +117,23 @@ class Spool:
             if not same_file(path, kept, segment.size):
                 return False
             path.unlink()
+        return True
+
+    def copy_in(self, segment: Segment, kept: Path) -> bool:
+        """A copy of that file of pg_wal, unless PostgreSQL begins to use it again meanwhile."""
+        fresh = self.directory / f"{segment.name}.copy"
+        with _told(fresh):
+            try:
+                if kept.is_symlink() or not kept.is_file():
+                    return False
+                shutil.copyfile(kept, fresh)
+                if not same_file(fresh, kept, segment.size):
+                    return False
+                fresh.rename(self.wal / segment.name)
+            except FileNotFoundError:
+                return False
+            finally:
+                fresh.unlink(missing_ok=True)
         return True
 
     def drop_partials(self) -> None:
