@@ -34,7 +34,7 @@ class Leftovers:
         self._looked_at: set[Segment] = set()
 
     def copy_one_aside(self, record: Record, pg_wal: Path) -> bool:
-        """Of WAL that is suspected lost, or is a recorded gap; False if there is nothing to copy, or no room. Raises SpoolError."""
+        """WAL that is suspected lost, or a recorded gap; False if there is none to copy, or no room. Raises SpoolError."""
         gaps = [
             (gap.timeline, Lsn.parse(gap.start) // record.size, Lsn.parse(gap.end) // record.size)
             for gap in (*record.suspected, *record.gaps)
