@@ -263,6 +263,15 @@ def test_p4_a_member_that_is_down_is_waited_for_and_delivers_when_it_is_back(los
         assert agent.record.gaps_total == 0
 
 
+def test_p4_what_is_lost_is_handed_in_from_pg_wal_before_the_members_server_is_up(loss: Loss) -> None:
+    loss.standby.kill9()
+    with loss.pair.agent("a") as agent:
+        loss.wait_suspected(agent)
+        with loss.pair.agent("b"):
+            agent.wait_frontier(loss.end, 60)
+        assert agent.record.gaps_total == 0
+
+
 def test_a_gap_is_recorded_after_a_silent_member_was_waited_for(loss: Loss, asked: list[str]) -> None:
     loss.standby.kill9()
     with loss.pair.agent("a") as agent:
