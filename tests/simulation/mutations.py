@@ -144,7 +144,7 @@ def overwrite(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "_identify", identify)
 
 
-@mutation("freeze_host", "kill_patroni", "power_loss", first=199)
+@mutation("freeze_host", "kill_patroni", "power_loss", first=225)
 def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
     """Only a store that was away lets two promotions choose one number; that is put on here as well."""
     patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
@@ -216,7 +216,7 @@ def spool_before_the_record(patch: MonkeyPatch) -> None:
     patch.setattr(Archiver, "_put_in_order", put_in_order)
 
 
-@mutation(first=2)
+@mutation(first=4)
 def drop_leftovers_at_once(patch: MonkeyPatch) -> None:
     def deal_with(self: Leftovers, segment: Any, archive: Any, record: Any, history: Any) -> None:
         self._spool.remove(_receipt(segment))
@@ -304,12 +304,12 @@ def drop_pieces_when_the_segment_is_streamed_again(patch: MonkeyPatch) -> None:
     patch.setattr(Tail, "_chain_for", chain_for)
 
 
-@mutation("switchover", "kill_patroni", "freeze_host", first=87)
+@mutation("switchover", "kill_patroni", "freeze_host", first=91)
 def drop_what_a_dead_primary_had_beyond_the_fork(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.archive.tail, "covers", lambda *_: True)
 
 
-@mutation("switchover", "freeze_host", first=35)
+@mutation("switchover", "freeze_host", first=77)
 def count_the_pieces_of_another_timeline(patch: MonkeyPatch) -> None:
     """They have the same bytes up to the fork; a restore asks by the new timeline's name."""
     real = Tail._continue_earlier
@@ -364,7 +364,7 @@ def start_at_the_slot(patch: MonkeyPatch) -> None:
     _resume(patch, at_slot)
 
 
-@mutation(first=211)
+@mutation(first=555)
 def resume_at_the_record_blindly(patch: MonkeyPatch) -> None:
     _resume(patch, lambda record, _history, _local: record.position)
 
@@ -415,7 +415,7 @@ def believe_names_after_a_volume_went_back(patch: MonkeyPatch) -> None:
     _compare_nothing(patch)
 
 
-@mutation("roll_back", "kill_agent", "wipe_record", first=4)
+@mutation("roll_back", "kill_agent", "wipe_record", first=9)
 def believe_a_frontier_beyond_the_server(patch: MonkeyPatch) -> None:
     beliefs = walkeeper.agent.archiver.beliefs
 
@@ -433,7 +433,7 @@ def go_over_what_another_server_stored(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.beliefs, "compare_some", lambda *_: [])
 
 
-@mutation("swap_store", "swap_store", "kill_agent")
+@mutation("swap_store", "swap_store", "kill_agent", first=1)
 def believe_a_record_in_an_empty_store(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.beliefs, "nothing_archived", lambda _: True)
 
@@ -487,7 +487,7 @@ def skip_the_leader_read(patch: MonkeyPatch) -> None:
     )
 
 
-@mutation("kill_patroni", "power_loss", "freeze_host", first=907)
+@mutation("kill_patroni", "power_loss", "freeze_host", first=988)
 def skip_the_comparison_of_timelines(patch: MonkeyPatch) -> None:
     """T ≥ R.tli."""
 
@@ -518,7 +518,7 @@ def write_the_record_without_comparing(patch: MonkeyPatch) -> None:
 # ---------------------------------------------------------------------------------------------------------------- the spool
 
 
-@mutation("disk_short", "store_down", "lose_slot", "jump_slot", "cut_store", first=34)
+@mutation("disk_short", "store_down", "lose_slot", "jump_slot", "cut_store", first=47)
 def drop_from_a_full_disk_what_no_slot_keeps(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.streaming, "keeps", lambda *_: True)
 
