@@ -10,23 +10,27 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from tests.core.values import history_text, paged_segment
+from tests.core.values import a_backup, history_text, paged_segment
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive import tail
 from walkeeper.archive.authentic import AuthenticStore, Trust
+from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.contents import Contents, starts, take
+from walkeeper.archive.expiry import Expiry, read_expiry, read_pins
 from walkeeper.archive.histories import stored_history, timelines
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import Reader
+from walkeeper.archive.restorable import read_documents
 from walkeeper.archive.tail_read import assemble
 from walkeeper.archive.write import Archive
 from walkeeper.core.authentication import CODE, Demand
+from walkeeper.core.backup import BackupId
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.tail import Piece
-from walkeeper.errors import CannotTell, NotAuthentic, StoreUnfit
+from walkeeper.errors import BadFloor, CannotTell, NotAuthentic, StoreUnfit
 from walkeeper.store.base import AlreadyThere
 
 SYSTEM = 7300000000000000001
@@ -126,6 +130,25 @@ def test_p16_planted_starts_gaps_and_histories_say_nothing(world: World) -> None
     world.archive.archive_history(2, history_text(true))
     assert stored_history(world.store, LAYOUT, 2) == true
     assert timelines(world.store, LAYOUT) == [2]
+
+
+def test_p16_planted_floors_and_pins_are_in_nobodys_way(world: World) -> None:
+    world.begin()
+    for name in ("expire/00000001.json", "expire/00000002.revoked.json", "expire/x", "pin/0011223344556677-0001.json"):
+        world.raw.create(LAYOUT.root + name, b"{}", {"format": "1"})
+    with pytest.raises(BadFloor):
+        read_expiry(world.raw, LAYOUT)
+    assert read_expiry(world.store, LAYOUT) == Expiry()
+    assert read_pins(world.store, LAYOUT) == []
+
+
+def test_p16_a_planted_backup_json_is_not_a_backup_and_hides_none(world: World) -> None:
+    mine, planted = (BackupId.parse(f"20261128T020000Z-00000001-0a1b2c3{digit}") for digit in "de")
+    Backups(world.store, LAYOUT, world.codec).commit(a_backup(mine))
+    Backups(world.raw, LAYOUT, world.codec).commit(a_backup(planted))
+    found = read_documents(Backups(world.store, LAYOUT, world.codec))
+    assert [each.id for each in found.backups] == [str(mine)]
+    assert list(found.unreadable) == [str(planted)]
 
 
 def test_p16_a_planted_tail_is_not_believed(world: World) -> None:

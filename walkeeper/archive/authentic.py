@@ -1,8 +1,8 @@
 """A store that believes an object only if a holder of the key made it, and none that is plain where all are encrypted.
 
 Everything that is written through it carries a code (``walkeeper.core.authentication``), without a request more. What is read is
-checked in the same answer. Listings have no metadata: where a name alone says something (starts, gaps, histories), each listed
-object is looked at, once; segments are not, so that a listing says how many there are and not whose.
+checked in the same answer. Listings have no metadata: where a name alone says something (starts, gaps, histories, floors, pins),
+each listed object is looked at, once; segments are not, so that a listing says how many there are and not whose.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import MAX_OBJECT, Body, ObjectInfo, Store
 
 _ROOT: Final = re.compile(r"(?:[^/]+/){1,2}([0-9]{1,20})/(?=[a-z]+/)")
-_BY_NAME: Final = ("start/", "gap/", "history/")
+_BY_NAME: Final = ("start/", "gap/", "history/", "expire/", "pin/")
 _AT_ONCE: Final = 8
 _CHUNK: Final = 64
 """Names of a listing that are read before the first of them is given on."""
