@@ -128,6 +128,7 @@ def test_the_dashboard_is_made_from_its_program_and_shows_what_is_served() -> No
     assert written == made, "run: python -m examples.grafana > examples/grafana/walkeeper.json"
     assert len(ids) == len(set(ids))
     expressions = [target["expr"] for panel in made["panels"] for target in panel["targets"]]
+    assert [mark["titleFormat"] for mark in made["annotations"]["list"]] == ["{{member}} took over"]
     named = {name for expression in expressions for name in re.findall(r"\bwalkeeper_\w+", expression)}
     assert named <= known_metrics()
     assert known_metrics() - named <= {"walkeeper_server_lsn_bytes"}, "a metric that nobody would see"
@@ -137,8 +138,8 @@ def test_the_dashboard_is_made_from_its_program_and_shows_what_is_served() -> No
 def test_prometheus_understands_the_dashboards_expressions(short_path: Path) -> None:
     rules = [
         {"record": "x", "expr": target["expr"].replace("$scope", "demo")}
-        for panel in dashboard()["panels"]
-        for target in panel["targets"]
+        for shown in [*dashboard()["panels"], {"targets": dashboard()["annotations"]["list"]}]
+        for target in shown["targets"]
     ]
     file = short_path / "rules.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": f"g{n}", "rules": [rule]} for n, rule in enumerate(rules)]}))

@@ -14,6 +14,12 @@ INFO: Final = 'on (job, instance) group_left (scope, member) walkeeper_info{scop
 BEHIND: Final = 'max by (member) (walkeeper_member_behind_bytes and on (job, instance) walkeeper_info{scope=~"$scope"})'
 
 
+TAKEOVERS: Final = {
+    "name": "Takeovers", "datasource": SOURCE, "enable": True, "iconColor": "purple", "step": "60s", "titleFormat": "{{member}} took over",
+    "expr": f"(walkeeper_archiving == 1 unless walkeeper_archiving offset 1m == 1) * {INFO}",
+}  # fmt: skip
+
+
 def of_scope(expression: str) -> str:
     """With the labels that walkeeper_info has, and only those of the chosen clusters."""
     return f"({expression}) * {INFO}"
@@ -109,6 +115,15 @@ def dashboard() -> dict[str, Any]:
               (f'{of_scope("walkeeper_window_short")} > 0', "{{scope}}: less restores than is promised")),
         panel("timeseries", "WAL that restores replay", (16, 54, 8, 6), "bytes",
               (of_scope("walkeeper_window_end_lsn_bytes - walkeeper_window_start_lsn_bytes"), "{{scope}}")),
+        panel("timeseries", "Disk of pg_wal, free", (0, 60, 8, 8), "bytes", (of_scope("walkeeper_pg_wal_disk_free_bytes"), "{{member}}"),
+              (of_scope("walkeeper_pg_wal_disk_bytes"), "{{member}}: size")),
+        panel("timeseries", "Disk of pg_wal, growth", (8, 60, 8, 8), "Bps", (of_scope("walkeeper_pg_wal_disk_growth_bytes"), "{{member}}"),
+              description="By how much its free space has shrunk over the last minutes.", defaults={"min": None}),
+        panel("timeseries", "Disk of pg_wal, time left", (16, 60, 8, 8), "s", (of_scope("walkeeper_pg_wal_disk_seconds_left"), "{{member}}"),
+              description="If it goes on filling as in the last minutes.", defaults=limits((None, "red"), (6 * 3600, "green"))),
+        panel("stat", "Last commit that is archived", (0, 68, 8, 4), "dateTimeFromNow",
+              (f'1000 * max by (scope) ({of_scope("walkeeper_last_commit_timestamp_seconds")})', "{{scope}}"),
+              description="A restore can be told to stop at any time before it.", **last),
         panel("table", "What lasts", (12, 42, 12, 6), "none", (of_scope("walkeeper_trouble"), "{{member}}: {{what}} {{reason}}"),
               description="The status page of that node has the text and the hint."),
     ]  # fmt: skip
@@ -127,6 +142,7 @@ def dashboard() -> dict[str, Any]:
         "refresh": "30s",
         "time": {"from": "now-6h", "to": "now"},
         "templating": {"list": variables},
+        "annotations": {"list": [TAKEOVERS]},
         "panels": panels,
     }
 

@@ -47,6 +47,8 @@ KNOWN: Final[dict[str, Any]] = {
     "leader": "node1",
     "record_known": True,
     "record": {"owner": "node1", "timeline": 2, "frontier": "0/F0000000", "segment_size": 1 << 20, "gaps": 0},
+    "last_commit": {"time": "2026-11-28T08:10:23.059674Z", "lsn": "0/E0000000"},
+    "disk": {"free": 1000, "total": 5000, "growth": 10.0, "seconds_left": 100.0},
     "lag_bytes": 16,
     "lag_seconds": 0.0,
     "gap_safe": True,
@@ -67,7 +69,7 @@ NOTHING_KNOWN: Final[dict[str, Any]] = {
     **KNOWN,
     "agent": {**KNOWN["agent"], "looked_seconds_ago": None, "archiving": False, "timeline": None, "stored_up_to": None, "spool_bytes": None},
     "server": None, "leader": None, "record_known": False, "record": None, "lag_bytes": None, "lag_seconds": None,
-    "gap_safe": None, "hold_slot": None, "archive_command": None, "backups": None,
+    "gap_safe": None, "hold_slot": None, "archive_command": None, "backups": None, "last_commit": None, "disk": None,
 }  # fmt: skip
 PROBLEM: Final = {"what": "dcs", "reason": "dcs_unavailable", "text": "etcd3: no answer", "hint": "", "since": ""}
 
@@ -146,6 +148,8 @@ def test_what_is_not_known_is_left_out(served: Served) -> None:
         "lag_bytes",
         "lag_seconds",
         "gap_safe",
+        "last_commit_timestamp_seconds",
+        "pg_wal_disk_free_bytes",
         "gaps",
         "frontier_lsn_bytes",
         "server_lsn_bytes",

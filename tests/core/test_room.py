@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from walkeeper.core.lsn import MIB, SegmentSize
-from walkeeper.core.room import LEAST, SPARE, is_short, spool_reserve
+from walkeeper.core.room import LEAST, SPARE, TREND_LONGEST, Disk, Trend, is_short, spool_reserve
 
 SIZE = SegmentSize(16 * MIB)
 GIB = 1024 * MIB
@@ -35,3 +35,29 @@ def test_with_a_backlog_it_goes_on_only_where_a_full_spool_has_room() -> None:
     assert not is_short(spare, reserve, limit, SIZE, before=True, waits=False)
     assert is_short(spare, reserve, limit, SIZE, before=True, waits=True)
     assert not is_short(reserve + limit, reserve, limit, SIZE, before=True, waits=True)
+
+
+def test_how_fast_a_disk_fills_is_told_from_some_minutes() -> None:
+    trend = Trend()
+    found = [(second, trend.note(second, 10**9 - second * 1000)) for second in range(0, 4000, 2)]
+    assert [second for second, growth in found if growth is None] == list(range(0, 300, 2))
+    assert {round(growth) for _, growth in found if growth is not None} == {1000}
+    for second in range(4000, 4000 + int(TREND_LONGEST) + 60, 2):
+        growth = trend.note(second, 10**9 - 4_000_000)
+    assert growth == 0
+    assert Disk(500, 1000, 0.5).seconds_left == 1000
+    assert Disk(500, 1000, 0.0).seconds_left is None
+    assert Disk(500, 1000).seconds_left is None
+
+
+@pytest.mark.parametrize("growth", [None, 0.0, 40 * 1024.0, -3 * 1024.0])
+def test_a_disk_is_told_by_the_name_of_a_session(growth: float | None) -> None:
+    disk = Disk(123 << 30, 500 << 40, growth)
+    name = f"walkeeper agent 0.2.0.dev0 {disk.brief}"
+    assert len(name) <= 63
+    assert Disk.from_brief(name) == disk
+
+
+@pytest.mark.parametrize("name", ["walkeeper agent 0.2.0", "disk=", "disk=1/x", "disk=-1/2", f"disk={'9' * 40}/1"])
+def test_what_says_no_disk_is_not_one(name: str) -> None:
+    assert Disk.from_brief(name) is None

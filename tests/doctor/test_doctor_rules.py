@@ -17,6 +17,7 @@ from walkeeper.config import Config, load
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import Record
+from walkeeper.core.room import Disk
 from walkeeper.dcs.base import Leader, Member, Topology, Versioned
 from walkeeper.doctor import fix, gather, reference, text
 from walkeeper.doctor.commands import Command, parse
@@ -58,6 +59,7 @@ def server(**changes: Any) -> ServerFacts:
         role="replicator",
         may_replicate=True,
         agents=("1.0",),
+        disk=Disk(112 << 30, 500 << 30, 1e3),
         started_at="2026-11-23T08:00:00Z",
     )
     settings = {**facts.settings, **changes.pop("settings", {})}
@@ -353,6 +355,9 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("spool_private", with_part("spool", exists=False, creatable=False), "error", "cannot make it", "install -d -o 111"),
     ("spool_room", with_part("spool", free=1 << 20), "error", "not even two segments", "df "),
     ("spool_room", with_part("spool", free=100 << 20), "warning", "its limit is 1 GiB", "limit: 50MiB"),
+    ("disk_room", with_server("n2", disk=Disk(100 << 30, 500 << 30, 10e6)), "warning", "full in 2 h 58 min", "# on n2: df -h"),
+    ("disk_room", with_server("n2", disk=Disk(20 << 30, 500 << 30)), "warning", "20 GiB of 500 GiB are free", "df -h"),
+    ("disk_room", with_server("n2", disk=Disk(9 * MIB, 500 << 30)), "error", "9 MiB of 500 GiB", "df -h"),
     ("spool_room", with_config(spool_limit=MIB), "warning", "less than two segments", "limit:"),
     ("receiver", with_facts(receiver_problem=ConfigError("pg_receivewal: not found", hint="Install it.")), "error", "not found", "# Install it."),
     ("encryption", with_config(encryption_recipients=("age1x",)), "warning", "no identity_file", "identity_file: "),

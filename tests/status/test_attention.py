@@ -8,6 +8,7 @@ import pytest
 
 from tests.status.test_status import PROBLEM, REPLICA, REPORT, ROW, WHOLE
 from walkeeper.core.lsn import MIB
+from walkeeper.core.room import Disk
 from walkeeper.status import rows
 from walkeeper.status.attention import attention
 from walkeeper.status.text import render
@@ -54,6 +55,30 @@ def test_a_record_of_an_older_version_says_when_it_was_written_and_no_more() -> 
     late = {**ROW, "lag_seconds_at_most": None}
     assert texts(record=old, members=[late]) == ["the frontier has stood for 95 s, and 3 MiB wait for it"]
     assert "Frontier  2/4A000000 on timeline 2, moved by node1\n" in render({**WHOLE, "record": old})
+
+
+def disk(free: int, growth: float | None) -> dict[str, Any]:
+    return {**ROW, "disk": Disk(free, 500 << 30, growth).described()}
+
+
+def test_a_disk_that_is_full_within_hours_is_told_before_it_is() -> None:
+    """PostgreSQL stops on a full disk, and fails over to a member whose disk is as full."""
+    assert texts(members=[disk(20 << 30, 1 << 20), REPLICA]) == [
+        "the disk of pg_wal on node1 has 20 GiB free, and it is full in 5 h 41 min if this goes on"
+    ]
+    assert "Disk full" in hints(members=[disk(20 << 30, 1 << 20)])
+    assert texts(members=[disk(20 << 30, 500_000)]) == []
+    assert texts(members=[disk(20 << 30, None)]) == []
+    assert texts(members=[disk(20 << 30, -1e6)]) == []
+    assert texts(members=[disk(9 * MIB, None)]) == ["the disk of pg_wal on node1 has 9 MiB free"]
+
+
+def test_disks_and_the_last_commit_stand_in_the_text() -> None:
+    said = render({**WHOLE, "agent": REPORT, "members": [disk(20 << 30, 1 << 20), REPLICA]})
+    assert "Disks     node1 20 GiB of 500 GiB free, full in 5 h 41 min\n" in said
+    assert "Restore   to times before 2026-11-28 08:10:23.059674 UTC, the last commit\n" in said
+    assert "Restore" not in render(WHOLE)
+    assert "Disks" not in render(WHOLE)
 
 
 def test_one_fault_is_one_line_on_the_node_whose_agent_reports_it() -> None:

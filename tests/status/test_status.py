@@ -137,6 +137,7 @@ def test_i3_status_tells_what_is_known_and_what_is_not(world: World) -> None:
     said = world.wait(replica, 0)
     assert said.found["leader"] == said.found["record"]["owner"] == leader.name
     assert [row["gap_safe"] for row in said.found["members"]] == [True] * 3
+    assert all(0 < row["disk"]["free"] < row["disk"]["total"] for row in said.found["members"])
     assert [row["timeline"] for row in said.found["members"]] == [1] * 3
     assert all(row["hold_slot"] and row["lag_bytes"] < MIB for row in said.found["members"])
     assert said.found["gaps"] == []
@@ -145,6 +146,8 @@ def test_i3_status_tells_what_is_known_and_what_is_not(world: World) -> None:
     ] * 2
     assert all(row["behind_bytes"] < MIB for row in said.found["members"] if row["name"] != leader.name)
     assert said.found["record"]["moved_seconds_ago"] is not None
+    leader.execute("CREATE TABLE committed ()")
+    wait_until(lambda: bool(world.ask(replica).found["agent"]["last_commit"]), "the last commit, also on a replica")
     code, text = world.run(replica)
     assert code == 0
     assert text.endswith("\nAll well.\n")
@@ -311,7 +314,7 @@ REPORT: Final[dict[str, Any]] = {
     "agent": {
         "name": "node1", "pid": 4711, "version": "1", "archiving": True, "timeline": 2, "spool_bytes": 3 * MIB, "spool_limit": 1024 * MIB,
     },
-    "troubles": [], "last_error": None,
+    "troubles": [], "last_error": None, "last_commit": {"time": "2026-11-28T08:10:23.059674Z", "lsn": "2/49FFFF00"},
 }  # fmt: skip
 
 

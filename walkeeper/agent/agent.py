@@ -16,6 +16,7 @@ from walkeeper.agent.archiver.ownership import take_over
 from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.backups import BackupsLook
+from walkeeper.agent.last_commit import LastCommit
 from walkeeper.agent.observation import Look, Observation, Observed
 from walkeeper.agent.observer import Observer
 from walkeeper.agent.pace import Pace
@@ -81,6 +82,7 @@ class Agent:
         self.problems = Problems(clock)
         self.supervisor = Supervisor()
         self.observer = Observer(config, records, self.problems, clock)
+        self.last_commit = LastCommit(config.data_dir / "pg_wal")
         self.archiver: Archiver | None = None
         self.started_at = timestamp()
         self.spool = Spool(config.spool_directory, config.spool_limit)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Final
 
+from walkeeper.agent.archiver.lost_wal import disk_of
 from walkeeper.agent.observation import GoneMembers, Look, Observation
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.samples import Samples
@@ -15,6 +17,7 @@ from walkeeper.core.lag import WalTimes
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import Member, remember
 from walkeeper.core.record import Record
+from walkeeper.core.room import Disk, Trend
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
 from walkeeper.dcs.claim import decoded
 from walkeeper.errors import CommandFails, DcsError, NotGapSafe, PostgresError
@@ -23,6 +26,7 @@ from walkeeper.page.facts import Sample
 from walkeeper.postgres.server import AGENT_APPLICATION, CommandState, Server, ServerState
 
 TOPOLOGY_SECONDS: Final = 10.0
+DISK_TOLD_SECONDS: Final = 30.0
 
 
 class Observer:
@@ -42,6 +46,10 @@ class Observer:
         self._topology_at = 0.0
         self.wal_times = WalTimes()
         self.gone = GoneMembers()
+        self.disk: Disk | None = None
+        """Of pg_wal."""
+        self._trend = Trend()
+        self._disk_told_at = -math.inf
 
     @property
     def standby_cluster(self) -> bool:
@@ -70,6 +78,7 @@ class Observer:
             gap_unsafe=self._judge_slot(look),
             command=self._look_at_command(look.server),
         )
+        self._look_at_disk(look.server)
         self._take_sample()
 
     def lag_seconds(self) -> float | None:
@@ -200,6 +209,23 @@ class Observer:
         members = self.topology.members if self.topology is not None else ()
         tagged = any(member.name == self._config.name and member.nofailover for member in members)
         return tagged and look.server is not None and look.server.in_recovery
+
+    def _look_at_disk(self, server: ServerState | None) -> None:
+        """How long it lasts; and tell the other nodes, by the name of the session here."""
+        now = self._clock.monotonic()
+        try:
+            free, total = disk_of(self._config.data_dir / "pg_wal")
+            self.disk = Disk(free, total, self._trend.note(now, free))
+        except OSError:
+            self.disk = None
+            return
+        if server is None or now - self._disk_told_at < DISK_TOLD_SECONDS:
+            return
+        self._disk_told_at = now
+        try:
+            self._server.call_itself(f"{AGENT_APPLICATION} {self.disk.brief}")
+        except PostgresError as problem:
+            self._problems.report(About.POSTGRESQL, problem, grace=True)
 
     def _take_sample(self) -> None:
         """For the page's charts."""

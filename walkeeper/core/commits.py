@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from walkeeper.core.lsn import Lsn
+from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import PAGE_SIZE, Plain, without_zeros
-from walkeeper.core.wal_records import begins_in, last_begin, read_bytes
+from walkeeper.core.wal_records import Place, begins_in, last_begin, read_bytes
 
 _HEADER_SIZE: Final = 24
 _LENGTH: Final = struct.Struct("=I")
@@ -68,6 +68,15 @@ def since_2000(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a segment, from ``start`` on, where a page begins."""
+
+    timeline: int
+    start: Lsn
+    size: SegmentSize
+
+
 def commits(plain: Plain, segment: Segment, begin: Lsn | None = None, following: Plain = b"") -> Iterator[Commit]:
     """What begins in the segment, at ``begin`` or later, in the order of the WAL. ``plain`` is valid from there on.
 
@@ -81,12 +90,12 @@ def commits(plain: Plain, segment: Segment, begin: Lsn | None = None, following:
                 yield found
 
 
-def commits_back(plain: Plain, segment: Segment, end: Lsn | None = None, following: Plain = b"") -> Iterator[Commit]:
+def commits_back(plain: Plain, place: Place, end: Lsn | None = None, following: Plain = b"") -> Iterator[Commit]:
     """The same, the last one first, of those that are whole at ``end``, up to which ``plain`` is valid."""
-    limit = without_zeros(plain) if end is None else min(len(plain), max(0, end - segment.start))
+    limit = without_zeros(plain) if end is None else min(len(plain), max(0, end - place.start))
     for page in range((limit - 1) // PAGE_SIZE * PAGE_SIZE, -1, -PAGE_SIZE):
         for at in reversed(_candidates(plain, page)):
-            found = _commit(plain, segment, at, following) if at < limit else None
+            found = _commit(plain, place, at, following) if at < limit else None
             if found is not None and (end is None or found.end <= end):
                 yield found
 
@@ -104,19 +113,19 @@ def _candidates(plain: Plain, page: int) -> list[int]:
     return [at for at in begins_in(plain, page) if at > limit or plain[at + _MANAGER_AT] == _TRANSACTIONS]
 
 
-def _commit(plain: Plain, segment: Segment, at: int, following: Plain) -> Commit | None:
+def _commit(plain: Plain, place: Place, at: int, following: Plain) -> Commit | None:
     """None for a record of another kind, and for one that is not whole."""
-    found = read_bytes(plain, segment, at, _TRANSACTIONS)
-    if found is None and len(plain) == segment.size and following:
+    found = read_bytes(plain, place, at, _TRANSACTIONS)
+    if found is None and following:
         (length,) = _LENGTH.unpack_from(plain, at)
-        found = read_bytes(plain + following[: length + length // 128 + PAGE_SIZE], segment, at, _TRANSACTIONS)
+        found = read_bytes(plain + following[: length + length // 128 + PAGE_SIZE], place, at, _TRANSACTIONS)
     if found is None:
         return None
     body, end = found
     kind = body[_INFO_AT] & _KIND
     if kind not in _COMMITS | _ABORTS or (time := _time(body)) is None:
         return None
-    return Commit(Lsn(segment.start + at), Lsn(segment.start + end), time, kind in _ABORTS)
+    return Commit(Lsn(place.start + at), Lsn(place.start + end), time, kind in _ABORTS)
 
 
 def _time(body: bytes) -> int | None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from walkeeper.core.history import History
-from walkeeper.core.lsn import Lsn
+from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import (
     MAGIC,
@@ -95,12 +95,23 @@ def read_record(data: Plain, segment: Segment, begin: int) -> WalRecord | None:
     return WalRecord(begin, segment.size if switch else end, Lsn(previous), switch)
 
 
-def read_bytes(data: Plain, segment: Segment, begin: int, manager: int | None = None) -> tuple[bytes, int] | None:
+class Place(Protocol):
+    """Where bytes of WAL lie: a segment, or a part of one that begins with a page."""
+
+    @property
+    def timeline(self) -> int: ...
+    @property
+    def start(self) -> Lsn: ...
+    @property
+    def size(self) -> SegmentSize: ...
+
+
+def read_bytes(data: Plain, place: Place, begin: int, manager: int | None = None) -> tuple[bytes, int] | None:
     """As ``read_record``: its bytes without the headers of pages, and where it ends; None if it is of another manager than that.
 
     ``data`` may go on in the next segment.
     """
-    if begin + 4 > len(data) or begin % 8 or not _page_is_true(data, segment, begin):
+    if begin + 4 > len(data) or begin % 8 or not _page_is_true(data, place, begin):
         return None
     (length,) = _LENGTH.unpack_from(data, begin)
     if length < _RECORD.size or begin % PAGE_SIZE < _SHORT_SIZE:
@@ -113,9 +124,9 @@ def read_bytes(data: Plain, segment: Segment, begin: int, manager: int | None = 
         at, left = at + len(part), left - len(part)
         if not left:
             break
-        if at % PAGE_SIZE or not _continues(data, segment, at, left):
+        if at % PAGE_SIZE or not _continues(data, place, at, left):
             return None
-        at += _SHORT_SIZE if at % segment.size else _LONG_SIZE
+        at += _SHORT_SIZE if (place.start + at) % place.size else _LONG_SIZE
     body = b"".join(parts)
     *_, its_manager, checksum = _RECORD.unpack_from(body)
     if manager not in {None, its_manager}:
@@ -257,19 +268,20 @@ def _next(end: int) -> int:
     return end + _SHORT_SIZE if end % PAGE_SIZE == 0 else end
 
 
-def _page_is_true(data: Plain, segment: Segment, offset: int) -> bool:
+def _page_is_true(data: Plain, place: Place, offset: int) -> bool:
     """Whether the page that this offset is in has the header that it should have."""
     page = offset - offset % PAGE_SIZE
     if page + _PAGE.size > len(data):
         return False
     magic, info, timeline, address, _ = _PAGE.unpack_from(data, page)
-    long = bool(info & _LONG) == (page % segment.size == 0)
-    return may_be_magic(magic) and long and address == segment.start + page and 0 < timeline <= segment.timeline
+    right = place.start + page
+    long = bool(info & _LONG) == (right % place.size == 0)
+    return may_be_magic(magic) and long and address == right and 0 < timeline <= place.timeline
 
 
-def _continues(data: Plain, segment: Segment, page: int, left: int) -> bool:
+def _continues(data: Plain, place: Place, page: int, left: int) -> bool:
     """Whether that page goes on with a record of which so many bytes are left."""
-    if not _page_is_true(data, segment, page):
+    if not _page_is_true(data, place, page):
         return False
     _, info, _, _, remaining = _PAGE.unpack_from(data, page)
     return bool(info & _CONTINUED) and remaining == left

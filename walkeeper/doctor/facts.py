@@ -9,6 +9,7 @@ from typing import Any
 from walkeeper.config import Config
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.record import Record
+from walkeeper.core.room import Disk
 from walkeeper.dcs.base import Topology
 from walkeeper.doctor.commands import Command
 from walkeeper.errors import WalkeeperError
@@ -37,6 +38,8 @@ class ServerFacts:
     """Why a replication connection was refused; empty where one was made."""
     agents: tuple[str, ...] = ()
     """The versions of the agents that have sessions there: an agent connects to its own node's server alone."""
+    disk: Disk | None = None
+    """Of pg_wal, as its agent says; None where no agent does."""
     started_at: str = ""
     """UTC, as walkeeper writes times."""
     clock_ahead: float = 0.0

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from walkeeper.config import Config
+from walkeeper.core.room import Disk
 from walkeeper.dcs.base import Member, Topology
 from walkeeper.doctor.facts import MemberFacts, ServerFacts, Unknown
 from walkeeper.errors import ConfigError, PostgresError, WalkeeperError
@@ -131,6 +132,7 @@ def survey(server: Server, hold_slot: str) -> ServerFacts:
         may_replicate=answer["may_replicate"],
         replication_refused=refused,
         agents=_versions(answer),
+        disk=next(filter(None, map(Disk.from_brief, answer["agents"])), None),
         started_at=answer["started_at"],
         clock_ahead=_outside(float(answer["now"]), before, after),
         archiving_failed=answer["archiving_failed"] or "",
@@ -138,7 +140,7 @@ def survey(server: Server, hold_slot: str) -> ServerFacts:
 
 
 def _versions(answer: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(sorted(name.rpartition(" ")[2] for name in answer["agents"]))
+    return tuple(sorted({name.split(" ")[2] for name in answer["agents"]}))
 
 
 def _outside(moment: float, before: float, after: float) -> float:

@@ -22,8 +22,11 @@ from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.postmaster_pid import socket_directory
 
 APPLICATION: Final = "walkeeper"
-AGENT_APPLICATION: Final = f"{APPLICATION} agent {__version__}"
-"""What an agent calls its sessions: any role sees in pg_stat_activity, from any node, that one runs and which."""
+AGENT: Final = f"{APPLICATION} agent "
+AGENT_APPLICATION: Final = f"{AGENT}{__version__}"
+"""What an agent calls its sessions: any role sees in pg_stat_activity, from any node, that one runs and which. Behind it one of
+them says how much room pg_wal has, which no role can ask a server for.
+"""
 CONNECT_TIMEOUT: Final = 5
 """Seconds; libpq takes whole ones."""
 _NO_PHRASE: Final = "none is configured"
@@ -185,6 +188,18 @@ class Server:
     def survey(self, query: str, *parameters: object) -> Any:
         """The one value of a query that returns one row: a JSON document, decoded."""
         return self._one(query, parameters)[0]
+
+    def call_itself(self, name: str) -> None:
+        """From now on this session's name, which any role sees in pg_stat_activity; 63 characters of it."""
+        self._application = name
+        self._one("select set_config('application_name', %s, false)", (name,))
+
+    def agents(self) -> list[str]:
+        """What the agents call themselves that have sessions there: the server's own one has two."""
+        rows = self._one(
+            "select array(select application_name from pg_stat_activity where application_name like %s)", (f"{AGENT}%",)
+        )
+        return list(rows[0]) if isinstance(rows[0], list) else []
 
     def close(self) -> None:
         """Drop the connection. The server is not asked."""

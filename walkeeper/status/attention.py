@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
 
 from walkeeper.core.amounts import duration, size
+from walkeeper.core.room import DISK_SECONDS, LEAST
 
 STANDSTILL: Final = 30.0
 """Seconds without a move of the frontier while complete segments wait for it, from which on a person should look."""
@@ -111,6 +112,7 @@ def _about_members(status: dict[str, Any]) -> Iterator[Remark]:
         if row["gap_safe"] is False:
             yield remark(f"{row['name']} is not gap-safe: {row['why']}", row["hint"] or "")
         yield from _stuck(row, scope)
+        yield from _disk_short(row, status)
     slot = status["hold_slot"]
     if not slot["declared"] and status["members"] and status["paused"] is not None:
         yield remark(
@@ -130,6 +132,22 @@ def _stuck(row: dict[str, Any], scope: str) -> Iterator[Remark]:
         yield remark(
             f"{row['name']} is {size(row['behind_bytes'])} behind the leader and does not stream: {why}",
             f"If its leader no longer has that WAL either, build it again: patronictl reinit {scope} {row['name']}",
+        )
+
+
+def _disk_short(row: dict[str, Any], status: dict[str, Any]) -> Iterator[Remark]:
+    """A database that stops is worse than a gap."""
+    disk = row.get("disk")
+    if disk is None:
+        return
+    left = disk["seconds_left"]
+    least = LEAST * (status["record"]["segment_size"] if status["record"] is not None else 0)
+    if disk["free"] < least or (left is not None and left < DISK_SECONDS):
+        when = "" if left is None else f", and it is full in {duration(left)} if this goes on"
+        yield remark(
+            f"the disk of pg_wal on {row['name']} has {size(disk['free'])} free{when}",
+            "Make room there, and look at what keeps WAL: what is not archived, and other replication slots. docs/operations.md, "
+            "Disk full, says what to do in which order.",
         )
 
 

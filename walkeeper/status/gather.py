@@ -17,6 +17,7 @@ from walkeeper.core.history import History
 from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record
+from walkeeper.core.room import Disk
 from walkeeper.core.suspicion import covers
 from walkeeper.dcs.base import Member, RecordStore, Topology
 from walkeeper.dcs.claim import Known, decoded
@@ -167,6 +168,7 @@ def _member(config: Config, member: Member, unknown: list[Remark]) -> _Looked:
         "name": member.name, "role": member.role, "state": member.state, "timeline": None, "lsn": None, "in_recovery": None,
         "receives": None, "behind_bytes": None, "next_wal": None, "lag_bytes": None, "lag_seconds_at_most": None,
         "hold_slot": None, "held": not member.nofailover, "gap_safe": None, "why": None, "hint": None,
+        "disk": None,
     }  # fmt: skip
     if not member.host or not member.port:
         unknown.append(remark(f"{member.name}: its address is not known"))
@@ -178,6 +180,7 @@ def _member(config: Config, member: Member, unknown: list[Remark]) -> _Looked:
             state = server.state()
             slot = server.slot(config.hold_slot)
             receives = server.receives() if state.in_recovery else None
+            disk = next(filter(None, map(Disk.from_brief, server.agents())), None)
         finally:
             server.close()
     except WalkeeperError as problem:
@@ -185,6 +188,7 @@ def _member(config: Config, member: Member, unknown: list[Remark]) -> _Looked:
         return row, None, None
     timeline = member.timeline if state.in_recovery and member.timeline is not None else state.timeline
     row |= {"timeline": timeline, "lsn": str(state.lsn), "in_recovery": state.in_recovery, "receives": receives}
+    row["disk"] = None if disk is None else disk.described()
     row["held"] = row["held"] or not state.in_recovery
     if receives is not None and member.state == "running":
         row["state"] = "streaming" if receives else "not streaming"

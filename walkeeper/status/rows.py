@@ -11,6 +11,8 @@ WIDE: Final = ("MEMBER", "ROLE", "STATE", "TL", "WAL UP TO", "BEHIND", "NOT ARCH
 NARROW: Final = ("MEMBER", "ROLE", "TL", "WAL UP TO", "BEHIND", "WAITS", "HOLD SLOT", "SAFE")
 VERDICTS: Final = ("All well.", "Something needs a look.", "Not everything is known.")
 """By exit code."""
+SOME_TIME: Final = 30 * 24 * 3600.0
+"""Seconds beyond which it is not said when a disk is full."""
 LAST_ERROR: Final = 3600.0
 """Seconds after which an error that is over is no longer shown."""
 _CUT: Final = {"MEMBER": 8, "ROLE": 7}
@@ -66,6 +68,28 @@ def backups(status: dict[str, Any]) -> list[str]:
         far = f", {duration(window['seconds'])} back" if window["seconds"] is not None else ""
         lines.append(f"{window['start_lsn']} to {window['end_lsn']} can be restored{far}")
     return lines
+
+
+def commit(status: dict[str, Any]) -> str:
+    """Which times ``recovery_target_time`` may name, "" where that is not known; ``walkeeper verify`` says where they begin."""
+    found = (status["agent"] or {}).get("last_commit")
+    return "" if found is None else f"to times before {moment(found['time'])} UTC, the last commit"
+
+
+def moment(time: str) -> str:
+    return time.rstrip("Z").replace("T", " ")
+
+
+def disks(status: dict[str, Any]) -> str:
+    """Of pg_wal on each member, as its agent says; "" where none does."""
+    return "; ".join(f"{row['name']} {disk(row['disk'])}" for row in status["members"] if row.get("disk"))
+
+
+def disk(found: dict[str, Any]) -> str:
+    """Free bytes, and how long they last where they shrink."""
+    left = found["seconds_left"]
+    lasts = f", full in {duration(left)}" if left is not None and left < SOME_TIME else ""
+    return f"{size(found['free'])} of {size(found['total'])} free{lasts}"
 
 
 def leader(status: dict[str, Any]) -> dict[str, Any] | None:

@@ -45,12 +45,14 @@ def lines(samples: Sequence[Sample], *, stamp: str, age: float, bars: bool) -> l
         *_words("Frontier", rows.frontier(status, _speed(samples, "frontier"))),
         *_words("WAL", rows.wal(status, _speed(samples, "wal"))),
         *_words("Uploads", _uploads(samples)),
+        *(_words("Restore", commit) if (commit := rows.commit(status)) else []),
         *_words("Gaps", rows.gaps(status)),
         *(
             line
             for number, each in enumerate(rows.backups(status))
             for line in _words("" if number else "Backups", each)
         ),
+        *(_words("Disks", disks) if (disks := rows.disks(status)) else []),
         *([_bars(samples)] if bars and len(samples) > 2 else []),
         [],
         *(_styled(cells) for cells in rows.table(status, rows.NARROW, WIDTH)),

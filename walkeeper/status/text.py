@@ -17,12 +17,14 @@ def render(status: dict[str, Any]) -> str:
         f"Archive   {rows.archive(status)}",
         *wrapped("Frontier", rows.frontier(status)),
         *wrapped("WAL", rows.wal(status)),
+        *(wrapped("Restore", commit) if (commit := rows.commit(status)) else []),
         *wrapped("Gaps", rows.gaps(status)),
         *(
             line
             for number, each in enumerate(rows.backups(status))
             for line in wrapped("" if number else "Backups", each)
         ),
+        *(wrapped("Disks", disks) if (disks := rows.disks(status)) else []),
         "",
         *("  ".join(cells).rstrip() for cells in rows.table(status, rows.WIDE, WIDTH)),
         "",

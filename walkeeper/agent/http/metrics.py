@@ -6,6 +6,7 @@ docs/metrics.md is made from the tables here: ``python -m walkeeper.agent.http.m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -34,11 +35,28 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
         "How far this node's archiver has stored; the frontier follows it.",
         lambda r: _lsn(r["agent"], "stored_up_to"),
     ),
+    (
+        "last_commit_timestamp_seconds",
+        "When the last commit was made that is archived: a restore may stop at any time before it. On nodes that know it.",
+        lambda r: None if r["last_commit"] is None else _unix(r["last_commit"]["time"]),
+    ),
     ("lag_bytes", "The local server's WAL that is not below the frontier.", lambda r: r["lag_bytes"]),
     (
         "lag_seconds",
         "How long the oldest WAL that is not below the frontier has waited; without the tail, the oldest complete segment.",
         lambda r: r["lag_seconds"],
+    ),
+    ("pg_wal_disk_bytes", "The size of pg_wal's file system.", lambda r: _of(r["disk"], "total")),
+    ("pg_wal_disk_free_bytes", "What is free there, for who is not root.", lambda r: _of(r["disk"], "free")),
+    (
+        "pg_wal_disk_growth_bytes",
+        "By how many bytes a second that has shrunk in the last minutes; below 0 where it has grown.",
+        lambda r: _of(r["disk"], "growth"),
+    ),
+    (
+        "pg_wal_disk_seconds_left",
+        "Until it is full, if it goes on like that; left out where it does not shrink.",
+        lambda r: _of(r["disk"], "seconds_left"),
     ),
     ("gap_safe", "1 while this node holds everything that is not archived.", lambda r: r["gap_safe"]),
     ("gaps", "Recorded gaps in the archive.", lambda r: _of(r["record"], "gaps")),
@@ -151,6 +169,10 @@ def _in(report: dict[str, Any], *path: str) -> Any:
     for name in path:
         found = None if found is None else found[name]
     return found
+
+
+def _unix(time: str) -> float:
+    return datetime.fromisoformat(time).timestamp()
 
 
 def _of(part: dict[str, Any] | None, key: str) -> Any:

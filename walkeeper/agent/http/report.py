@@ -44,8 +44,10 @@ def report(agent: Agent) -> dict[str, Any]:
             "segment_size": record.segment_size,
             "gaps": record.gaps_total,
         },
+        "last_commit": _last_commit(agent, observation),
         "lag_bytes": max(0, server.lsn - record.position) if server is not None and record is not None else None,
         "lag_seconds": agent.observer.lag_seconds() if server is not None and record is not None else None,
+        "disk": None if agent.observer.disk is None else agent.observer.disk.described(),
         "gap_safe": None if observation.gap_unsafe is None else observation.gap_unsafe == "",
         "hold_slot": None
         if slot is None
@@ -92,6 +94,12 @@ def _agent(agent: Agent, age: float | None) -> dict[str, Any]:
         "spool_bytes": agent.spool_used(),
         "spool_limit": agent.config.spool_limit,
     }
+
+
+def _last_commit(agent: Agent, observation: Observation) -> dict[str, str] | None:
+    record, server = observation.record, observation.server
+    found = agent.last_commit.below(record, server.lsn) if record is not None and server is not None else None
+    return None if found is None else {"time": found.when, "lsn": str(found.begin)}
 
 
 def _suspected(agent: Agent) -> dict[str, Any] | None:

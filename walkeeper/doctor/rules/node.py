@@ -7,9 +7,10 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from walkeeper.core.amounts import size
+from walkeeper.core.amounts import duration, size
+from walkeeper.core.room import DISK_SECONDS, LEAST, SHARE
 from walkeeper.doctor import paste
-from walkeeper.doctor.facts import Facts, Unknown
+from walkeeper.doctor.facts import Facts, MemberFacts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 
 AREA: Final = "Node"
@@ -189,6 +190,38 @@ def agent_runs(facts: Facts) -> Iterator[Verdict]:
             yield Good("an agent has a session there", member.name)
         else:
             yield Wrong("no agent runs", (*elsewhere, *fix), member.name)
+
+
+@rule(
+    AGENTS,
+    "warning",
+    what="The disk of pg_wal has room on every member.",
+    why="PostgreSQL stops on a full disk, and what is not archived is kept there: an outage of the store fills it.",
+    fix="df on the disk of pg_wal; docs/operations.md, Disk full.",
+)
+def disk_room(facts: Facts) -> Iterator[Verdict]:
+    for member in facts.members:
+        server = member.server
+        if isinstance(server, Unknown):
+            yield NotKnown(server.because, member.name)
+            continue
+        disk = server.disk
+        if disk is None:
+            continue  # no agent is there, or one of an older version: other rules say so
+        left = disk.seconds_left
+        text = f"{size(disk.free)} of {size(disk.total)} are free" + (f", full in {duration(left)}" if left else "")
+        least = max(disk.total // SHARE, LEAST * server.state.segment_size)
+        if disk.free < LEAST * server.state.segment_size:
+            yield Wrong(text, _room_fix(facts, member), member.name, severity="error")
+        elif disk.free < least or (left is not None and left < DISK_SECONDS):
+            yield Wrong(text, _room_fix(facts, member), member.name)
+        else:
+            yield Good(text, member.name)
+
+
+def _room_fix(facts: Facts, member: MemberFacts) -> tuple[str, ...]:
+    path = facts.config.node.data_dir or "DATA_DIRECTORY"
+    return (f"df -h {path}/pg_wal" if member.here else f"# on {member.name}: df -h {path}/pg_wal",)
 
 
 @rule(
