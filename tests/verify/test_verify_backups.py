@@ -149,3 +149,12 @@ def test_an_index_that_no_key_here_opens_is_not_taken_for_damage(built: Built, v
     said = verify()
     assert (said.code, said.kinds) == (2, ["backup_unread"])
     assert states(said.document) == ["complete"] * 3
+
+
+def test_a_floor_that_cannot_be_read_hides_no_gap(built: Built, verify: Verifier) -> None:
+    built.store.create(built.archive.layout.floor(1), b"{}", {})
+    said = verify()
+    assert (said.code, said.kinds) == (2, ["floor_unread"])
+    built.replace(built.key(2, 6), None)
+    said = verify()
+    assert (said.code, said.kinds) == (1, ["gap", "floor_unread"])

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from walkeeper.archive.open import open_archives
+from walkeeper.archive.open import Archives, open_archives
 from walkeeper.archive.restorable import claimed, summary
 from walkeeper.archive.write import Archive
 from walkeeper.config import Config
@@ -23,7 +23,7 @@ from walkeeper.dcs.patroni import settings
 from walkeeper.doctor.branch import newer_branch, other_branch
 from walkeeper.doctor.commands import Command, parse
 from walkeeper.doctor.facts import AgentFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
-from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
+from walkeeper.errors import AgentError, BadFloor, StoreUnavailable, WalkeeperError
 from walkeeper.lib.clock import wall_seconds
 from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
@@ -107,10 +107,17 @@ def _look_at_archive(config: Config, store: Store, record: Record, facts: StoreF
         gaps=tuple(text for is_accepted, text in gaps if not is_accepted),
         accepted_gaps=tuple(text for is_accepted, text in gaps if is_accepted),
         suspected=tuple(_told(gap) for gap in record.suspected),
-        backups=summary(claimed(archives, record), wall_seconds(), config.backup_keep),
+        backups=_backups(config, archives, record),
         other_branch=other_branch(config.data_dir, archive, record),
         newer_branch=newer_branch(archive, record),
     )
+
+
+def _backups(config: Config, archives: Archives, record: Record) -> Mapping[str, Any] | Unknown | None:
+    try:
+        return summary(claimed(archives, record), wall_seconds(), config.backup_keep)
+    except BadFloor as problem:
+        return Unknown(str(problem))
 
 
 def _told(gap: Gap) -> str:

@@ -19,7 +19,7 @@ from walkeeper.core.commits import Commit
 from walkeeper.core.coverage import Range, chain, subtract
 from walkeeper.core.history import History
 from walkeeper.core.windows import Judged
-from walkeeper.errors import BadBackup, CannotTell, Locked, Refused, StoreError
+from walkeeper.errors import BadBackup, BadFloor, CannotTell, Locked, Refused, StoreError
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import with_retries
 from walkeeper.verify.evidence import Evidence
@@ -52,6 +52,18 @@ def without(evidence: Evidence, history: History, damaged: Iterable[Range]) -> E
 
 
 def look(
+    evidence: Evidence, archives: Archives, *, deep: bool, workers: int, progress: Callable[[str], None]
+) -> tuple[Looked | None, list[Finding]]:
+    """None where nobody has ever begun one, or a floor cannot be read; and what there is to say. Raises the store's errors."""
+    try:
+        looked = _look(evidence, archives, deep=deep, workers=workers, progress=progress)
+    except BadFloor as problem:
+        text = f"what base backups restore is not known: {problem}"
+        return None, [Finding(Severity.UNSURE, "floor_unread", text, problem.hint, count=1)]
+    return looked, list(_about(looked))
+
+
+def _look(
     evidence: Evidence, archives: Archives, *, deep: bool, workers: int, progress: Callable[[str], None]
 ) -> Looked | None:
     """None where nobody has ever begun one. Raises BadFloor or the store's errors."""
@@ -136,7 +148,7 @@ def _downloaded(
         progress(f"backup {backup.id}: {number:,} of {len(names):,} pieces")
 
 
-def about(looked: Looked | None) -> Iterator[Finding]:
+def _about(looked: Looked | None) -> Iterator[Finding]:
     """What there is to say of them, the oldest first."""
     if looked is None:
         return

@@ -74,13 +74,15 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
             evidence = backups.without(evidence, target.history, merged(deep.broken))
         end = windows.end_of(evidence, target, opened)
         described, untimed = windows.windows(evidence, target, found, end, archives.codec)
-        backed = backups.look(evidence, archives, deep=request.deep, workers=_workers(config), progress=progress.show)
+        backed, about_them = backups.look(
+            evidence, archives, deep=request.deep, workers=_workers(config), progress=progress.show
+        )
     findings = judge(evidence, target, found, in_flight=config.uploads)
     findings += [
         *tail.about(opened),
         *(deep.findings if deep else []),
         *([] if deep else untimed),
-        *backups.about(backed),
+        *about_them,
     ]
     findings.sort(key=lambda finding: finding.severity)
     result = text.document(evidence, target, found, opened, deep, described, findings)
