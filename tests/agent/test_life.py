@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from walkeeper.archive.life import Sign, who
 from walkeeper.archive.write import Archive
 from walkeeper.core.about import About
 from walkeeper.core.history import History
-from walkeeper.core.life import RENEW_SECONDS, WATCH_SECONDS
+from walkeeper.core.life import RENEW_SECONDS, WATCH_SECONDS, LifeWatch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import decode_record
 from walkeeper.core.takeover import LocalServer
@@ -218,6 +219,22 @@ def test_a_watch_that_was_broken_off_begins_again(world: World) -> None:
         world.take_over(world.ours, world.watcher)
     world.watcher.forget()
     world.time.now += WATCH_SECONDS
+    with pytest.raises(Watching):
+        world.take_over(world.ours, world.watcher)
+
+
+def test_a_watch_that_is_broken_off_in_between_is_not_one_that_saw_nobody(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Takeovers run beside the looks, which forget the watch where another member leads."""
+    real = LifeWatch.note
+
+    def note(self: LifeWatch, now: float, newest: Mapping[str, int]) -> None:
+        real(self, now, newest)
+        world.watcher.forget()
+
+    renew(world.begin(), world)
+    monkeypatch.setattr(LifeWatch, "note", note)
     with pytest.raises(Watching):
         world.take_over(world.ours, world.watcher)
 

@@ -106,16 +106,17 @@ class Watcher:
         root = f"{archive.store.url}/{archive.layout.root}"
         if self._root != root:
             self._root, self._watch = root, LifeWatch()
+        watch = self._watch  # the observer may forget it meanwhile, and a new one has seen nobody
         newest = life.newest(life.signs(archive.store, archive.layout))
         now = self._clock.monotonic()
-        self._watch.note(now, {token: sign.number for token, sign in newest.items()})
-        moved = [newest.get(token, Sign(token, 0)) for token in self._watch.moved(self._own)]
+        watch.note(now, {token: sign.number for token, sign in newest.items()})
+        moved = [newest.get(token, Sign(token, 0)) for token in watch.moved(self._own)]
         if moved:
             problem = _another(archive, moved[0])
             if problem.reason not in accepted:
                 raise problem
             events.warning("takeover_accepted", refusal=problem.reason, error=problem)
-        elif left := self._watch.left(now, self._own):
+        elif left := watch.left(now, self._own):
             raise Watching(
                 f"{archive.store.url}/{archive.layout.root}: there is an archive and no record in the DCS; for {left:.0f} s more "
                 "it is watched whether somebody else archives there",
