@@ -19,6 +19,7 @@ from walkeeper.agent.agent import Agent
 from walkeeper.agent.http import listing as module
 from walkeeper.agent.http.listing import StoreListing
 from walkeeper.agent.http.page_facts import facts
+from walkeeper.agent.members_look import MembersLook
 from walkeeper.agent.observation import Observation
 from walkeeper.agent.samples import HOURS, Samples
 from walkeeper.archive.codec import Codec
@@ -177,7 +178,7 @@ def test_the_page_is_made_from_what_the_agent_saw_and_asks_nobody(tmp_path: Path
     store = both()
     agent = agent_of(tmp_path, store)
     store_listing = StoreListing(Archives(store, "demo", None, Codec()), SystemClock())
-    assert "not everything is known" in render(facts(agent, store_listing))
+    assert "not everything is known" in render(facts(agent, store_listing, MembersLook(agent.config, SystemClock())))
     state = ServerState(7, False, 2, Lsn(8 * MIB + 100), SIZE, 15, "replica")
     agent.observer.observation = Observation(
         time.monotonic(), state, record=RECORD, record_known=True, leader="a", leader_known=True, gap_unsafe=""
@@ -191,14 +192,14 @@ def test_the_page_is_made_from_what_the_agent_saw_and_asks_nobody(tmp_path: Path
     agent.records = None  # type: ignore[assignment]  # whoever asks it now fails
     agent.observer._server = None  # type: ignore[assignment]
     store.down = True
-    found = facts(agent, store_listing)
+    found = facts(agent, store_listing, MembersLook(agent.config, SystemClock()))
     assert [(row.name, row.behind, row.leads) for row in found.members or ()] == [("a", 0, True), ("b", 100, False)]
     assert found.paused
     text = render(found)
     assert "TL 2" in text
     assert "1 gap" in text
     agent.observer.observation = replace(agent.observation, at=time.monotonic() - 60)
-    assert "not everything is known" in render(facts(agent, store_listing))
+    assert "not everything is known" in render(facts(agent, store_listing, MembersLook(agent.config, SystemClock())))
 
 
 def test_the_last_hours_are_a_ring() -> None:

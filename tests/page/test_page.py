@@ -16,7 +16,7 @@ from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.page import charts, look, timelines, words
 from walkeeper.page.charts import Chart, Line
-from walkeeper.page.document import RATE_SECONDS, _rates, render, verdict
+from walkeeper.page.document import RATE_SECONDS, _rates, render, takeovers, verdict
 from walkeeper.page.facts import Facts, Row, Sample
 from walkeeper.page.picture import picture_of, window
 
@@ -272,6 +272,40 @@ def chart(points: list[tuple[float, float | None]], **changes: Any) -> Chart:
     return Chart(
         "c", "Chart", (Line("", "one", points),), amounts.size, binary=True, now=pages.NOW, period=10.0, **changes
     )
+
+
+def test_a_takeover_is_marked_in_every_chart() -> None:
+    shown = render(pages.well())
+    assert shown.count('class="event"') == 3 * 2  # three charts, wide and narrow
+    assert "node2 took over, 2 h 29 min ago." in shown
+    again = [
+        Sample(float(at), None, None, None, None, owner)
+        for at, owner in enumerate([None, "a", "a", None, "a", "b", "a"])
+    ]
+    assert takeovers(again) == ((5.0, "b took over"), (6.0, "a took over"))
+
+
+def test_the_times_of_commits_stand_under_the_positions_where_they_fit() -> None:
+    facts = pages.well()
+    picture = picture_of(facts)
+    assert picture is not None
+    for width, shown in ((926, 5), (330, 3)):
+        drawn = timelines.svg(picture, "t", width)
+        assert len(re.findall(r">11-\d\d \d\d:\d\d</text>", drawn)) == shown
+        assert ">11-23 08:51<" in drawn
+    said = timelines.description(picture)
+    assert "The commit at 0/A000028 was made at 2026-11-19 22:14:03.118342 UTC." in said
+    without = replace(facts, listing=None, report={**facts.report, "last_commit": None})
+    assert "times are of commits" not in render(without)
+    assert "walkeeper verify has the times" in render(without)
+
+
+def test_members_show_whether_they_are_gap_safe_and_how_long_their_disks_last() -> None:
+    text = Reader(render(pages.well())).text
+    assert "yes 19 GiB; full in 4 h 43 min" in " ".join(text.split())
+    disk = {**pages.DISK.described(), "seconds_left": None}
+    assert "of 500 GiB; full in" not in render(replace(pages.well(), report=pages.report(disk=disk)))
+    assert "unknown" in render(replace(pages.well(), report=pages.report(disk=None)))
 
 
 def test_a_peak_is_drawn_however_short_and_what_is_not_known_breaks_the_line() -> None:

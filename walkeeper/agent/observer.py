@@ -234,5 +234,12 @@ class Observer:
             return
         lag = max(0, server.lsn - record.position) if server is not None and record is not None else None
         self.samples.add(
-            Sample(now, server.lsn if server else None, record.position if record else None, lag, self.lag_seconds())
+            Sample(
+                now,
+                server.lsn if server else None,
+                record.position if record else None,
+                lag,
+                self.lag_seconds(),
+                record.owner if record else None,
+            )
         )

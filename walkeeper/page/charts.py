@@ -12,6 +12,9 @@ from walkeeper.page.words import esc
 Point: TypeAlias = tuple[float, float | None]
 """Seconds, monotonic, and a value; None breaks the line."""
 
+Mark: TypeAlias = tuple[float, str]
+"""Seconds, monotonic, and what happened then."""
+
 _LEFT: Final = 78
 _RIGHT: Final = 12
 _TOP: Final = 12
@@ -42,6 +45,7 @@ class Chart:
     now: float
     period: float
     """Between two samples."""
+    marks: tuple[Mark, ...] = ()
 
 
 def svg(chart: Chart, width: int, copy: str) -> str:
@@ -60,11 +64,21 @@ def svg(chart: Chart, width: int, copy: str) -> str:
         return round(_TOP + _PLOT - value / top * _PLOT, 1)
 
     drawn = [_grid(chart, width, step, top, y), _hours(width, span, x, chart.now)]
+    drawn += [_mark(mark, width, x(mark[0])) for mark in chart.marks]
     drawn += [f'<path class="line {line.kind}" d="{_path(line.points, span, chart, x, y)}"/>' for line in chart.lines]
     return (
         f'<svg role="img" aria-labelledby="{name}-t {name}-d" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}"><title id="{name}-t">{esc(chart.title)}</title>'
         f'<desc id="{name}-d">{esc(summary(chart))}</desc>{"".join(drawn)}</svg>'
+    )
+
+
+def _mark(mark: Mark, width: int, at: float) -> str:
+    """A line with its words on the side that has more room."""
+    anchor, place = ("end", at - 5) if at > (_LEFT + width) / 2 else ("start", at + 5)
+    return (
+        f'<path class="event" d="M{at} {_TOP}V{_TOP + _PLOT}"/>'
+        f'<text class="tick" x="{place}" y="{_TOP + 10}" text-anchor="{anchor}">{esc(mark[1])}</text>'
     )
 
 
@@ -82,6 +96,7 @@ def summary(chart: Chart) -> str:
         present = "not known" if last is None else chart.unit(last)
         prefix = f"{line.name}: now" if line.name else "Now"
         said.append(f"{prefix} {present}, at most {chart.unit(most)}{when}.")
+    said += [f"{what}, {duration(chart.now - at)} ago." for at, what in chart.marks]
     return " ".join(said)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from walkeeper.core.amounts import duration, rate, size
+from walkeeper.core.room import DISK_SECONDS, SHARE
 from walkeeper.page import charts, timelines
 from walkeeper.page.charts import Chart, Line, Point
 from walkeeper.page.facts import Facts, Sample
@@ -25,6 +26,9 @@ STALE_SECONDS: Final = 30.0
 
 OVER_SECONDS: Final = 3600.0
 """Seconds after which a problem that is over is no longer shown."""
+
+SOME_TIME: Final = 30 * 24 * 3600.0
+"""Seconds beyond which it is not said when a disk is full."""
 
 _SIGN: Final = {"well": "✓", "bad": "!", "unknown": "?"}
 
@@ -96,11 +100,12 @@ def _live(name: str, body: str) -> str:
 
 
 def _cards(facts: Facts, picture: Picture | None) -> str:
-    items = "".join(
+    items = [
         f"<div><dt>{esc(name)}</dt><dd{_class(kind)}>{esc(value)}<small>{esc(more)}</small></dd></div>"
         for name, value, more, kind in _glance(facts, picture)
-    )
-    return _live("glance", f'<dl class="facts">{items}</dl>')
+    ]
+    rows = "facts" if len(items) % 3 else "facts three"  # so that no row has a single one
+    return _live("glance", f'<dl class="{rows}">{"".join(items)}</dl>')
 
 
 def _class(kind: str) -> str:
@@ -138,6 +143,30 @@ def _glance(facts: Facts, picture: Picture | None) -> Iterator[tuple[str, str, s
     used = agent["spool_bytes"]
     full = used is not None and used >= 0.9 * agent["spool_limit"]
     yield "Spool", "unknown" if used is None else size(used), f"of {size(agent['spool_limit'])}", "odd" if full else ""
+    yield _disk_card(report.get("disk"))
+    commit = report.get("last_commit")
+    yield (
+        "Can be restored",
+        "unknown" if commit is None else "to times before",
+        "walkeeper verify has the times" if commit is None else f"{moment(commit['time'])}, the last archived commit",
+        "odd" if commit is None else "",
+    )
+
+
+def _disk_card(disk: Any) -> tuple[str, str, str, str]:
+    if disk is None:
+        return "Disk of pg_wal", "unknown", "", "odd"
+    return "Disk of pg_wal", f"{size(disk['free'])} free", f"of {size(disk['total'])}{_lasts(disk)}", _disk_kind(disk)
+
+
+def _lasts(disk: Any) -> str:
+    left = disk["seconds_left"]
+    return f"; full in {duration(left)}" if left is not None and left < SOME_TIME else ""
+
+
+def _disk_kind(disk: Any) -> str:
+    left = disk["seconds_left"]
+    return "bad" if left is not None and left < DISK_SECONDS else "odd" if disk["free"] < disk["total"] / SHARE else ""
 
 
 def _gap_card(facts: Facts, picture: Picture | None) -> tuple[str, str, str, str]:
@@ -201,10 +230,11 @@ def _archive(facts: Facts, picture: Picture | None) -> str:
     where = f'<p class="soft">{esc(facts.report["agent"]["store"])}</p>'
     if picture is None:
         return _live("archive", f"{where}<p>Without the record it is not known what belongs to the archive.</p>")
-    figures = [_figure(picture, "all", "Everything")]
+    times = "; times are of commits there, in UTC" if picture.times else ""
+    figures = [_figure(picture, "all", f"Everything{times}")]
     near = window(picture, WINDOW)
     if near is not None:
-        figures.insert(0, _figure(near, "near", f"The newest {WINDOW} segments"))
+        figures.insert(0, _figure(near, "near", f"The newest {WINDOW} segments{times}"))
     notice = f'<p class="odd">{esc(facts.listing_says)}</p>' if facts.listing_says else ""
     kinds = [
         ("stored", "stored"),
@@ -240,21 +270,34 @@ def _members(facts: Facts) -> str:
     rows = "".join(
         f'<tr><th scope="row">{esc(row.name)}</th><td>{"leader" if row.leads else esc(row.role)}</td>'
         f"<td>{esc(row.state)}</td><td>{_or_unknown(row.timeline)}</td>"
-        f'<td class="less">{_or_unknown(row.lsn)}</td><td>{_behind(row.behind, leads=row.leads)}</td></tr>'
+        f'<td class="less">{_or_unknown(row.lsn)}</td><td>{_behind(row.behind, leads=row.leads)}</td>'
+        f"<td{_class('bad' if row.safe is False else '')}>{_YES_NO[row.safe]}</td>"
+        f"<td>{_room(row.disk)}</td></tr>"
         for row in facts.members
     )
     return (
         '<div class="scroll members" tabindex="0" role="region" aria-label="Members">'
         + _live(
             "member",
-            "<table><caption>As Patroni's keys say. Whether another node is gap-safe, its own page or "
-            "<code>walkeeper status</code> tells.</caption><thead><tr>"
+            "<table><caption>As Patroni's keys and the members' own servers say.</caption><thead><tr>"
             '<th scope="col">Member</th><th scope="col">Role</th><th scope="col">State</th><th scope="col">Timeline</th>'
-            '<th scope="col" class="less">WAL up to</th><th scope="col">Behind</th></tr></thead>'
+            '<th scope="col" class="less">WAL up to</th><th scope="col">Behind</th>'
+            '<th scope="col">Gap-safe</th><th scope="col">Disk of pg_wal, free</th></tr></thead>'
             f"<tbody>{rows}</tbody></table>",
         )
         + "</div>"
     )
+
+
+_YES_NO: Final = {True: "yes", False: "no", None: "?"}
+
+
+def _room(disk: Any) -> str:
+    if disk is None:
+        return "?"
+    kind = _disk_kind(disk)
+    text = esc(f"{size(disk['free'])}{_lasts(disk)}")
+    return f'<span class="{kind}">{text}</span>' if kind else text
 
 
 def _or_unknown(value: object | None) -> str:
@@ -271,11 +314,12 @@ def _behind(lag: int | None, *, leads: bool) -> str:
 def _lag(facts: Facts) -> str:
     volume = _points(facts.samples, lambda sample: sample.lag_bytes)
     waiting = _points(facts.samples, lambda sample: sample.lag_seconds)
+    marks = takeovers(facts.samples)
     found = (
         Chart("lag-bytes", "WAL that is not archived", (Line("", "one", volume),), size,
-              binary=True, now=facts.now, period=SAMPLE_SECONDS),
+              binary=True, now=facts.now, period=SAMPLE_SECONDS, marks=marks),
         Chart("lag-seconds", "How long the oldest whole segment has waited", (Line("", "one", waiting),),
-              duration, binary=False, now=facts.now, period=SAMPLE_SECONDS),
+              duration, binary=False, now=facts.now, period=SAMPLE_SECONDS, marks=marks),
     )  # fmt: skip
     return _live("lags", "".join(map(_drawn, found)))
 
@@ -286,10 +330,21 @@ def _throughput(facts: Facts) -> str:
         Line("Frontier moved", "two", _rates(facts.samples, lambda sample: sample.archived)),
     )
     chart = Chart(
-        "rates", "Bytes of WAL a second", lines, rate, binary=True, now=facts.now, period=SAMPLE_SECONDS
+        "rates", "Bytes of WAL a second", lines, rate, binary=True, now=facts.now, period=SAMPLE_SECONDS,
+        marks=takeovers(facts.samples),
     )  # fmt: skip
     kinds = [("one", "WAL written by this node's server"), ("two", "WAL that the frontier passed")]
     return _live("rates", _drawn(chart) + timelines.key(kinds))
+
+
+def takeovers(samples: Iterable[Sample]) -> tuple[charts.Mark, ...]:
+    """When another member began to own the record."""
+    owner, found = None, []
+    for sample in samples:
+        if sample.owner and owner and sample.owner != owner:
+            found.append((sample.at, f"{sample.owner} took over"))
+        owner = sample.owner or owner
+    return tuple(found)
 
 
 def _drawn(chart: Chart) -> str:

@@ -23,6 +23,8 @@ class Sample:
     """The record's frontier."""
     lag_bytes: int | None
     lag_seconds: float | None
+    owner: str | None = None
+    """Of the record: when another one comes, it has taken over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Listing:
     frontier: Lsn
     """The record's when the listing began: above it, absence means nothing."""
     whole: bool
+    times: tuple[tuple[Lsn, str], ...] = ()
+    """Commits here and there in the archive: where, and when, in UTC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,10 @@ class Row:
     lsn: Lsn | None
     behind: int | None
     leads: bool
+    safe: bool | None = None
+    """Gap-safe; None where that is not known, or nothing depends on it."""
+    disk: Mapping[str, Any] | None = None
+    """Of its pg_wal, as ``core.room.Disk`` describes it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,15 @@ header,main,footer{max-width:1000px;margin:0 auto;padding:0 20px}
 header{padding-top:20px}
 h1{font-size:1.35rem;margin:0}
 h2{font-size:1.05rem;margin:0 0 .6rem}
-p{margin:.3rem 0}
+p{margin:.3rem 0;overflow-wrap:anywhere}
 .soft{color:var(--soft)}
 .verdict{display:inline-block;margin:.5rem 0 0;padding:.15rem .7rem;border-radius:1rem;border:2px solid;font-weight:600}
 .verdict.well{color:var(--good)}.verdict.bad{color:var(--bad)}.verdict.unknown{color:var(--odd)}
 section{background:var(--card);border:1px solid var(--edge);border-radius:8px;padding:16px;margin:16px 0}
-.facts{display:grid;grid-template-columns:repeat(3,1fr);gap:12px 20px;margin:0}
-@media(max-width:600px){.facts{grid-template-columns:repeat(2,1fr)}}
+.facts{display:grid;grid-template-columns:repeat(4,1fr);gap:12px 20px;margin:0}
+.facts.three{grid-template-columns:repeat(3,1fr)}
+@media(max-width:820px){.facts,.facts.three{grid-template-columns:repeat(2,1fr)}
+.facts div:last-child:nth-child(odd){grid-column:span 2}}
 .facts dt{color:var(--soft);font-size:.85rem}
 .facts dd{margin:0;font-size:1.15rem;font-weight:600;overflow-wrap:anywhere}
 .facts dd small{display:block;font-size:.85rem;font-weight:400;color:var(--soft)}
@@ -55,6 +57,7 @@ svg .tick,svg .axis{fill:var(--soft)}svg .lane-name{font-weight:600}
 .fork{stroke:var(--soft);stroke-width:2;fill:none}.fork-dot{fill:var(--card);stroke:var(--soft);stroke-width:2}
 .mark{stroke:var(--ink);stroke-width:1.5;fill:none}.mark.frontier{stroke-width:2.5;stroke:var(--good)}
 .mark.hold{stroke-dasharray:6 4}.mark.written{stroke-dasharray:1.5 3}
+.event{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:2 3;fill:none}
 .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
 .line.one{stroke:var(--one)}.line.two{stroke:var(--two);stroke-dasharray:7 5}
 .key{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;margin:.5rem 0 0;font-size:.9rem}

@@ -39,6 +39,8 @@ class Picture:
     written: Lsn | None
     """How far this node's WAL reaches, where it is on the frontier's timeline."""
     hold_slot: Lsn | None
+    times: tuple[tuple[Lsn, str], ...] = ()
+    """Of commits here and there, and of the last one, in order of position."""
 
     @property
     def tail(self) -> tuple[Lsn, Lsn] | None:
@@ -97,7 +99,7 @@ def picture_of(facts: Facts) -> Picture | None:
     start = min([claim.start, *(lane.begins for lane in lanes)])
     end = max(lane.ends for lane in lanes)
     hold = Lsn.parse(restart) if restart else None
-    return Picture(claim.size, tuple(lanes), start, end, claim.timeline, claim.frontier, written, hold)
+    return Picture(claim.size, tuple(lanes), start, end, claim.timeline, claim.frontier, written, hold, _times(facts))
 
 
 def window(picture: Picture, segments: int) -> Picture | None:
@@ -108,8 +110,17 @@ def window(picture: Picture, segments: int) -> Picture | None:
     start = max(picture.start, Lsn(picture.end - width).floor(picture.size))
     lanes = tuple(lane for lane in picture.lanes if lane.ends > start)
     return Picture(
-        picture.size, lanes, start, picture.end, picture.timeline, picture.frontier, picture.written, picture.hold_slot
-    )
+        picture.size, lanes, start, picture.end, picture.timeline, picture.frontier, picture.written, picture.hold_slot,
+        picture.times,
+    )  # fmt: skip
+
+
+def _times(facts: Facts) -> tuple[tuple[Lsn, str], ...]:
+    known = dict(facts.listing.times) if facts.listing else {}
+    last = facts.report.get("last_commit")
+    if last is not None:
+        known[Lsn.parse(last["lsn"])] = last["time"]
+    return tuple(sorted(known.items()))
 
 
 _Parts = dict[int, tuple[Range, ...]]

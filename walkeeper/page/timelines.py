@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from walkeeper.core.amounts import size
 from walkeeper.core.coverage import Range
 from walkeeper.core.lsn import Lsn
 from walkeeper.page.picture import Lane, Picture
-from walkeeper.page.words import count, esc
+from walkeeper.page.words import count, esc, moment
 
 MAX_LANES: Final = 12
 """The newest ones are drawn."""
@@ -41,17 +41,18 @@ class _Drawing:
         self.marks = _marks(picture)
         self.top = _LABEL * len(self.marks) + 8
         self.bottom = self.top + _LANE * len(self.lanes)
+        self.times = list(self._times())
         self.row = {lane.timeline: self.top + _LANE * number + _LANE // 2 for number, lane in enumerate(self.lanes)}
 
     def svg(self) -> str:
-        height = self.bottom + 26
+        height = self.bottom + 26 + (_LABEL if self.times else 0)
         hidden = len(self.picture.lanes) - len(self.lanes)
         words = description(self.picture) + (f" {hidden} older timelines are not drawn." if hidden else "")
         return (
             f'<svg role="img" aria-labelledby="{self.name}-t {self.name}-d" viewBox="0 0 {self.width} {height}" '
             f'width="{self.width}" height="{height}">'
             f'<title id="{self.name}-t">Timelines of the archive</title><desc id="{self.name}-d">{esc(words)}</desc>'
-            f"{self._patterns()}{self._axis()}{''.join(map(self._fork, self.lanes))}"
+            f"{self._patterns()}{self._axis()}{''.join(self.times)}{''.join(map(self._fork, self.lanes))}"
             f"{''.join(map(self._lane, self.lanes))}{self._marks()}</svg>"
         )
 
@@ -81,6 +82,21 @@ class _Drawing:
                 f'<text class="tick" x="{at}" y="{self.bottom + 18}" text-anchor="{anchor}">{lsn}</text>'
             )
         return "".join(drawn)
+
+    def _times(self) -> Iterator[str]:
+        """Under the positions, from the right to the left, as many as fit."""
+        free = self.width - 2.0
+        for lsn, time in reversed(self.picture.times):
+            words = time[5:16].replace("T", " ")
+            half = len(words) * _CHARACTER / 2
+            at = min(self.x(lsn), self.width - 2 - half)
+            if lsn >= self.picture.start and at + half <= free and at - half >= 0:
+                free = at - half - _CHARACTER
+                y = self.bottom + 18 + _LABEL
+                yield (
+                    f'<path class="grid" d="M{self.x(lsn)} {self.bottom}v5"/>'
+                    f'<text class="tick" x="{round(at, 1)}" y="{y}" text-anchor="middle">{esc(words)}</text>'
+                )
 
     def _fork(self, lane: Lane) -> str:
         if lane.parent is None or lane.begins < self.picture.start:
@@ -151,6 +167,7 @@ def description(picture: Picture) -> str:
     ]
     if picture.tail is not None:
         said.append(f"{_tail(picture)} of the open segment are stored as its tail.")
+    said.extend(f"The commit at {lsn} was made at {moment(time)}." for lsn, time in picture.times)
     if picture.hold_slot is not None:
         said.append(f"This node's hold slot is at {picture.hold_slot}.")
     said.extend(

@@ -6,12 +6,17 @@ Between two listings the frontier tells what came since: it moves over receipts 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from walkeeper.archive.expiry import below_floors
+from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import Archives
+from walkeeper.archive.times import CommitTimes
 from walkeeper.core.history import History
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.errors import WalkeeperError
@@ -25,6 +30,8 @@ SOON_SECONDS: Final = 60.0
 MAX_OBJECTS: Final = 500_000
 """Where one listing stops: 500 requests to S3, and 8 TB of WAL in segments of 16 MiB."""
 MAX_HISTORIES: Final = 200
+TIMES: Final = 4
+"""Places of the archive whose time is looked for, an object each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,4 +100,28 @@ class StoreListing:
         below = below_floors(self._archives.store, layout)
         start = found.begins(branch, record.size, below) or Segment.parse(record.start, record.size)
         gaps = tuple(found.recorded_gaps(record.size))
-        return Listing(stored, histories, gaps, start.start, record.position, found.whole)
+        return Listing(
+            stored,
+            histories,
+            gaps,
+            start.start,
+            record.position,
+            found.whole,
+            self._times(layout, record, histories, start),
+        )
+
+    def _times(
+        self, layout: Layout, record: Record, histories: Mapping[int, History], start: Segment
+    ) -> tuple[tuple[Lsn, str], ...]:
+        """Of the first commit here and there: an object each, mostly. What cannot be read is left out."""
+        history = History(1) if record.timeline == 1 else histories.get(record.timeline)
+        if history is None or record.position <= start.start:
+            return ()
+        times = CommitTimes(self._archives.store, layout, self._archives.codec, history, record.size)
+        end, found = record.position.floor(record.size), []
+        for number in range(TIMES):
+            begin = Lsn(start.start + (end - start.start) * number // TIMES).floor(record.size)
+            with suppress(WalkeeperError):
+                commit = times.first(begin, end, near=1)
+                found += [(commit.begin, commit.when)] if commit is not None else []
+        return tuple(dict.fromkeys(found))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.http.listing import StoreListing
 from walkeeper.agent.http.report import STALE_SECONDS, report
+from walkeeper.agent.members_look import MembersLook, Seen
 from walkeeper.agent.observation import Observation
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
@@ -16,7 +18,7 @@ from walkeeper.lib.clock import timestamp
 from walkeeper.page.facts import Claim, Facts, Listing, Row
 
 
-def facts(agent: Agent, store_listing: StoreListing) -> Facts:
+def facts(agent: Agent, store_listing: StoreListing, members_look: MembersLook) -> Facts:
     now = time.monotonic()
     fresh = bool(agent.observation.at) and now - agent.observation.at <= STALE_SECONDS
     observation = agent.observation if fresh else Observation()
@@ -30,7 +32,9 @@ def facts(agent: Agent, store_listing: StoreListing) -> Facts:
         at=timestamp(),
         report=report(agent),
         paused=topology.paused if topology else None,
-        members=_rows(topology, observation.leader) if topology else None,
+        members=_rows(topology, observation.leader, members_look.look(topology.members, observation.record))
+        if topology
+        else None,
         claim=_claim(observation.record),
         listing=listing,
         listing_says=says,
@@ -47,10 +51,11 @@ def _claim(record: Record | None) -> Claim | None:
     return Claim(record.size, record.timeline, record.position, start, record.gaps)
 
 
-def _rows(topology: Topology, leader: str | None) -> tuple[Row, ...]:
+def _rows(topology: Topology, leader: str | None, seen: Mapping[str, Seen]) -> tuple[Row, ...]:
     if leader is None and topology.leader is not None:
         leader = topology.leader.name
     behind = topology.behind(leader)
+    nothing = Seen(None, None)
     return tuple(
         Row(
             member.name,
@@ -60,6 +65,8 @@ def _rows(topology: Topology, leader: str | None) -> tuple[Row, ...]:
             None if member.lsn is None else Lsn(member.lsn),
             behind.get(member.name, 0),
             member.name == leader,
+            seen.get(member.name, nothing).safe,
+            disk.described() if (disk := seen.get(member.name, nothing).disk) else None,
         )
         for member in sorted(topology.members, key=lambda member: member.name)
     )

@@ -20,6 +20,7 @@ from walkeeper.agent.http.listing import StoreListing
 from walkeeper.agent.http.page_facts import facts
 from walkeeper.agent.http.report import report
 from walkeeper.agent.http.server import Pages, serve
+from walkeeper.agent.members_look import MembersLook
 from walkeeper.agent.process import background, restarts
 from walkeeper.agent.process.notify import Notifier
 from walkeeper.config import Config, load
@@ -197,7 +198,8 @@ class _Process:
         events.info("agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url)
         listen = config.agent.listen
         store_listing = StoreListing(agent.archives, self._clock)
-        pages = Pages(lambda: report(agent), lambda: render(facts(agent, store_listing)))
+        members_look = MembersLook(agent.config, self._clock)
+        pages = Pages(lambda: report(agent), lambda: render(facts(agent, store_listing, members_look)))
         end_web = serve(*listen, pages) if listen is not None else lambda: None
         agent.start()
         agent.supervisor.start("control", control.run)
