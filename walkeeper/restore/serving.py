@@ -29,6 +29,7 @@ from walkeeper.restore.abandoned import Abandoned
 from walkeeper.restore.branch import for_server
 from walkeeper.restore.cache import READY, sweep_links
 from walkeeper.restore.ends import Ends, has_itself
+from walkeeper.restore.pins import Pins
 from walkeeper.restore.prefetch import Prefetcher
 from walkeeper.restore.recovery import Recovery
 from walkeeper.store.base import Store
@@ -62,6 +63,7 @@ class Restoring:
         self._fetches: dict[tuple[str, str, bool], _Fetch] = {}
         self._ends = Ends(self._source, connect, clock, config.restore_deadline)
         self._notes: dict[tuple[str, str], HoleInArchive] = {}
+        self._pins = Pins(store, clock, config.store.clock_ahead)
         self._retry_at = 0.0
         sweep_links(run_directory)
 
@@ -93,6 +95,7 @@ class Restoring:
         layout = self._archives.layout(read_control_file(data_directory).system_identifier)
         server = running_server(data_directory)
         recovers = exits.in_archive_recovery(str(data_directory))
+        self._pins.look(layout, data_directory, recovers=recovers)
         asks_once = not exits.will_ask_again(str(data_directory))
         link = self._link(request.get("ready"))
         recovery = None if server is None else self.prefetcher.recovery(server, layout, link)

@@ -20,8 +20,9 @@ from walkeeper.archive.expiry import read_pins
 from walkeeper.core.backup import Backup
 from walkeeper.errors import CannotRestore, CannotTell, Locked, StoreDenied
 from walkeeper.lib import durable
+from walkeeper.restore import state
 from walkeeper.restore.directory import carry_out as module
-from walkeeper.restore.directory import fetch, state, tree
+from walkeeper.restore.directory import fetch, tree
 from walkeeper.restore.directory.carry_out import Result, carry_out
 
 CHANGING = ("open", "mkdir", "unlink", "rmdir", "rename", "fchmod", "ftruncate", "pwrite", "write", "symlink", "fsync")

@@ -52,7 +52,7 @@ def wait_archived(cluster: Cluster, timeline: int, lsn: Lsn) -> None:
         return found is not None and found.timeline >= timeline and found.position >= lsn
 
     agents = [node.directory / "data.walkeeper" / "agent.log" for node in cluster.nodes]
-    wait_until(archived, f"timeline {timeline} or a later one is archived to {lsn}", 60, logs=agents)
+    wait_until(archived, f"timeline {timeline} or a later one is archived to {lsn}", 300, logs=agents)
 
 
 def run(node: Node, *command: str, answers: str = "") -> str:

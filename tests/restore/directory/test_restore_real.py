@@ -25,7 +25,8 @@ from walkeeper.config import load
 from walkeeper.core.backup import Backup
 from walkeeper.core.lsn import Lsn
 from walkeeper.errors import CannotRestore, WalkeeperError
-from walkeeper.restore.directory import check, here, plan, state
+from walkeeper.restore import state
+from walkeeper.restore.directory import check, here, plan
 from walkeeper.restore.directory.model import Request
 
 pytestmark = pytest.mark.postgres

@@ -26,11 +26,12 @@ from walkeeper.lib import durable
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.retry import with_retries
 from walkeeper.postgres import programs
-from walkeeper.restore.directory import settings, state
+from walkeeper.restore import state
+from walkeeper.restore.directory import settings
 from walkeeper.restore.directory.fetch import PG_CONTROL, Fetch, is_placed
 from walkeeper.restore.directory.model import Plan
-from walkeeper.restore.directory.state import State
 from walkeeper.restore.directory.tree import Tree
+from walkeeper.restore.state import State
 from walkeeper.store.base import AlreadyThere
 
 _LONGEST_AUTO_CONF: Final = 1024 * 1024

@@ -22,7 +22,8 @@ from walkeeper.errors import BadBackup, CannotTell, Locked, StoreError
 from walkeeper.lib import events
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import Backoff
-from walkeeper.restore.directory import settings, state
+from walkeeper.restore import state
+from walkeeper.restore.directory import settings
 from walkeeper.restore.directory.tree import PG_WAL, Tree
 
 PG_CONTROL: Final = "global/pg_control"

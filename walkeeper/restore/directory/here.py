@@ -13,10 +13,10 @@ from walkeeper.errors import CannotRestore
 from walkeeper.lib.retry import with_retries
 from walkeeper.postgres import programs as postgres_programs
 from walkeeper.postgres.data_directory import running_server
-from walkeeper.restore.directory import state
+from walkeeper.restore import state
 from walkeeper.restore.directory.fetch import check_order
 from walkeeper.restore.directory.model import Plan, Request
-from walkeeper.restore.directory.state import Asked, State
+from walkeeper.restore.state import Asked, State
 
 _SPARE: Final = 256 * 1024 * 1024
 """Bytes that must be free besides: segments of WAL that the recovery asks for, and what it writes."""

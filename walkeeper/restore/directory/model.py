@@ -9,8 +9,8 @@ from walkeeper.archive.backups import Backups
 from walkeeper.config import Config
 from walkeeper.core.backup import Backup
 from walkeeper.core.lsn import Lsn
-from walkeeper.restore.directory.state import Asked, State
 from walkeeper.restore.directory.target import Action, Target
+from walkeeper.restore.state import Asked, State
 from walkeeper.verify.evidence import Evidence
 
 

@@ -32,8 +32,8 @@ from walkeeper.errors import CannotRestore
 from walkeeper.lib.retry import with_retries
 from walkeeper.restore.directory import here, target
 from walkeeper.restore.directory.model import Plan, Request
-from walkeeper.restore.directory.state import Asked, State
 from walkeeper.restore.directory.target import Immediate, Latest, Target, ToLsn, ToName, ToTime, ToXid
+from walkeeper.restore.state import Asked, State
 from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
 
 _SHOWN: Final = 3
