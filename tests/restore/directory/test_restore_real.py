@@ -292,7 +292,7 @@ def test_before_a_hole_everything_up_to_it_can_be_restored_and_nothing_behind_it
     life: Life, restored: Restored
 ) -> None:
     config = replace(load(restored.config, {}), bin_dir=life.server.bin_dir)
-    request = Request(directory=restored.data, tablespaces=(f"{life.space}={restored.space}",))
+    request = Request(directory=restored.data, tablespaces=(f"{life.space}={restored.space}",), delta=True)
     whole = plan.make(config, request)
     assert whole.end is not None
     number = Lsn.parse(life.newer.stop.lsn) // life.place.size + 1
