@@ -377,3 +377,17 @@ def test_text_and_pictures_have_the_contrast_that_wcag_asks_for(block: int) -> N
             assert contrast(colour[text], colour[ground]) >= 4.5, (text, ground)
     for drawn in ("stored", "aside", "gap", "open", "one", "two"):
         assert contrast(colour[drawn], colour["card"]) >= 3.0, drawn
+
+
+def test_base_backups_are_a_card_where_there_are_any() -> None:
+    facts = pages.well()
+    assert "Base backups" not in render(facts)
+    backups = {
+        "complete": 14, "damaged": 0, "attempts": 1, "newest": {"age_seconds": 25200.0}, "short": False,
+        "window": {"start_lsn": "0/1A00190", "seconds": 86400.0 * 14},
+    }  # fmt: skip
+    shown = render(replace(facts, report={**facts.report, "backups": backups}))
+    assert "14 complete, the newest 7 h old" in shown
+    assert "restore from 0/1A00190 on; 14 days back" in shown
+    none = {**backups, "newest": None, "window": None}
+    assert "none complete" in render(replace(facts, report={**facts.report, "backups": none}))
