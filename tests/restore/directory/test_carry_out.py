@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import pyrage
 import pytest
 
@@ -24,6 +25,7 @@ from walkeeper.restore import state
 from walkeeper.restore.directory import carry_out as module
 from walkeeper.restore.directory import fetch, tree
 from walkeeper.restore.directory.carry_out import Result, carry_out
+from walkeeper.restore.directory.plan import check_kind
 
 CHANGING = ("open", "mkdir", "unlink", "rmdir", "rename", "fchmod", "ftruncate", "pwrite", "write", "symlink", "fsync")
 
@@ -307,6 +309,12 @@ def test_without_the_right_to_pin_it_is_said_and_the_restore_goes_on(
     store.before = deny
     assert "access denied" in restore(backup, store, tmp_path).pin_problem
     assert is_whole(tmp_path)
+
+
+def test_an_incremental_backup_of_a_newer_version_is_refused(backup: Backup) -> None:
+    check_kind(backup)
+    with pytest.raises(CannotRestore, match="full backups only"):
+        check_kind(msgspec.structs.replace(backup, kind="incremental", parent=backup.id))
 
 
 def test_an_encrypted_backup_needs_its_key(store: MemoryStore, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from walkeeper.archive.read import Reader
 from walkeeper.archive.restorable import Listed, Restorable
 from walkeeper.archive.times import CommitTimes
 from walkeeper.config import Config
-from walkeeper.core.backup import BackupId
+from walkeeper.core.backup import Backup, BackupId
 from walkeeper.core.commits import since_2000
 from walkeeper.core.coverage import chain, last_stored
 from walkeeper.core.history import History
@@ -62,9 +62,11 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
     history = can.holdings.histories.get(timeline, History(timeline))
     times = CommitTimes(archives.store, evidence.layout, archives.codec, history, evidence.size)
     chosen = _choose(found, request, resumed, timeline, wanted)
+    check_kind(chosen.backup)
     end = _end(wanted, chosen, times, exclusive=request.exclusive)
     if isinstance(wanted, ToXid | ToName) and resumed is None and request.backup is None:
         chosen, end = _searched(wanted, found.chains[timeline], times, tell)
+        check_kind(chosen.backup)
     hole = _hole_behind(evidence, history, chosen.window)
     if isinstance(wanted, Latest) and hole is not None:
         raise CannotRestore(
@@ -120,6 +122,15 @@ def _check_action(request: Request, wanted: Target) -> None:
         )
     if request.exclusive and isinstance(wanted, Latest | Immediate | ToName):
         raise CannotRestore(f"--exclusive: it says nothing of {wanted.text}", hint="It is for a time or a transaction.")
+
+
+def check_kind(backup: Backup) -> None:
+    """Raises CannotRestore for one of a newer walkeeper, whose files are not all whole."""
+    if backup.kind != "full":
+        raise CannotRestore(
+            f"backup {backup.id}: it is {backup.kind}, and this version restores full backups only",
+            hint=f"Use walkeeper {backup.walkeeper}, which took it, or name a full one with --backup.",
+        )
 
 
 def _timeline(holdings: Holdings, asked: str | None) -> int:
