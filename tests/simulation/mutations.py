@@ -99,7 +99,7 @@ def _receipt(segment: Any) -> Receipt:
 # ------------------------------------------------------------------------------------------------------- what was stored once
 
 
-@mutation("delete_object", first=4)
+@mutation("delete_object", first=6)
 def believe_for_ever_that_what_was_stored_is_there(patch: MonkeyPatch) -> None:
     patch.setattr(Audit, "look", lambda *_: None)
 
@@ -118,7 +118,7 @@ def acknowledge_before_the_store_has_it(patch: MonkeyPatch) -> None:
     patch.setattr(Uploads, "_ship", ship)
 
 
-@mutation(first=12)
+@mutation(first=14)
 def take_no_answer_for_a_yes(patch: MonkeyPatch) -> None:
     real = Archive.put
 
@@ -144,7 +144,7 @@ def overwrite(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "_identify", identify)
 
 
-@mutation("freeze_host", "kill_patroni", "power_loss", first=225)
+@mutation("freeze_host", "kill_patroni", "power_loss", first=356)
 def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
     """Only a store that was away lets two promotions choose one number; that is put on here as well."""
     patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
@@ -216,7 +216,7 @@ def spool_before_the_record(patch: MonkeyPatch) -> None:
     patch.setattr(Archiver, "_put_in_order", put_in_order)
 
 
-@mutation(first=4)
+@mutation(first=6)
 def drop_leftovers_at_once(patch: MonkeyPatch) -> None:
     def deal_with(self: Leftovers, segment: Any, archive: Any, record: Any, history: Any) -> None:
         self._spool.remove(_receipt(segment))
@@ -231,7 +231,7 @@ def _piece_receipt(archive: Archive, segment: Segment, piece: Piece) -> TailRece
     return TailReceipt(segment, piece, "0" * 64, 0, archive.layout.piece(segment.name, piece, ".zst"))
 
 
-@mutation("lose_store_answers", "cut_store", "store_down", "kill_receiver", first=9)
+@mutation("lose_store_answers", "cut_store", "store_down", "kill_receiver", first=13)
 def claim_a_piece_that_was_received_and_not_stored(patch: MonkeyPatch) -> None:
     real = walkeeper.archive.tail.put
 
@@ -309,7 +309,7 @@ def drop_what_a_dead_primary_had_beyond_the_fork(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.archive.tail, "covers", lambda *_: True)
 
 
-@mutation("switchover", "freeze_host", first=77)
+@mutation("switchover", "freeze_host", first=83)
 def count_the_pieces_of_another_timeline(patch: MonkeyPatch) -> None:
     """They have the same bytes up to the fork; a restore asks by the new timeline's name."""
     real = Tail._continue_earlier
@@ -355,7 +355,7 @@ def start_at_now(patch: MonkeyPatch) -> None:
     _resume(patch, lambda _record, _history, local: local.lsn)
 
 
-@mutation("jump_slot", "drop_slot", "kill_agent", "switchover", "store_down", first=8)
+@mutation("jump_slot", "drop_slot", "kill_agent", "switchover", "store_down", first=40)
 def start_at_the_slot(patch: MonkeyPatch) -> None:
     def at_slot(record: Record, _: History, __: LocalServer) -> int:
         slot = agent().node.slot
@@ -364,7 +364,7 @@ def start_at_the_slot(patch: MonkeyPatch) -> None:
     _resume(patch, at_slot)
 
 
-@mutation(first=555)
+@mutation(first=780)
 def resume_at_the_record_blindly(patch: MonkeyPatch) -> None:
     _resume(patch, lambda record, _history, _local: record.position)
 
@@ -379,7 +379,7 @@ def forget_the_floor(patch: MonkeyPatch) -> None:
     _resume(patch, ceiling)
 
 
-@mutation("kill_agent", "lose_store_answers", "store_down", "freeze_agent", first=51)
+@mutation("kill_agent", "lose_store_answers", "store_down", "freeze_agent", first=72)
 def skip_holes_in_the_store(patch: MonkeyPatch) -> None:
     def skip(belief: Belief, archive: Archive, local: LocalWal) -> None:
         stored = [s.end for s in archive.contents.segments() if local.server.history.contains(s)]
@@ -389,12 +389,14 @@ def skip_holes_in_the_store(patch: MonkeyPatch) -> None:
     _do_not_go_back(patch)
 
 
-@mutation("wipe_record", "garbage_record", "store_down", "kill_agent", "kill_receiver", first=15)
+@mutation("wipe_record", "garbage_record", "store_down", "kill_agent", "kill_receiver", first=6)
 def rebuild_from_the_newest_segment(patch: MonkeyPatch) -> None:
-    def rebuild(self: Contents, history: History) -> Lsn | None:
-        return max((s.end for s in self.segments() if history.contains(s)), default=None)
+    def rebuild(self: Contents, history: History) -> tuple[Segment, Lsn] | None:
+        first = self.start()
+        end = max((s.end for s in self.segments() if history.contains(s)), default=None)
+        return None if first is None or end is None else (first, end)
 
-    patch.setattr(Contents, "frontier", rebuild)
+    patch.setattr(Contents, "extent", rebuild)
 
 
 @mutation(first=44)
