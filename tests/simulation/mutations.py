@@ -399,7 +399,7 @@ def rebuild_from_the_newest_segment(patch: MonkeyPatch) -> None:
     patch.setattr(Contents, "extent", rebuild)
 
 
-@mutation(first=44)
+@mutation(first=54)
 def take_a_boundary_segment_for_the_old_timelines(patch: MonkeyPatch) -> None:
     def timeline_of(self: History, number: int, size: int) -> int:
         ends = {switch.timeline: switch.lsn for switch in self.switches}
@@ -417,7 +417,7 @@ def believe_names_after_a_volume_went_back(patch: MonkeyPatch) -> None:
     _compare_nothing(patch)
 
 
-@mutation("roll_back", "kill_agent", "wipe_record", first=9)
+@mutation("roll_back", "kill_agent", "wipe_record", first=10)
 def believe_a_frontier_beyond_the_server(patch: MonkeyPatch) -> None:
     beliefs = walkeeper.agent.archiver.beliefs
 
@@ -450,7 +450,7 @@ def take_over_what_another_cluster_keeps_alive(patch: MonkeyPatch) -> None:
     patch.setattr(Watcher, "alone", lambda *_: None)
 
 
-@mutation("another_lives", "kill_agent")
+@mutation("another_lives", "kill_agent", first=2)
 def see_no_new_sign_of_life(patch: MonkeyPatch) -> None:
     real = LifeWatch.note
 
@@ -506,7 +506,7 @@ def skip_the_comparison_of_timelines(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.beliefs, "common_end", common)
 
 
-@mutation()
+@mutation(first=2)
 def write_the_record_without_comparing(patch: MonkeyPatch) -> None:
     def write(self: Ownership, lsn: Lsn, *_: object, **__: object) -> None:
         record = msgspec.structs.replace(self.record, lsn=str(max(lsn, self.record.position)))
@@ -520,7 +520,7 @@ def write_the_record_without_comparing(patch: MonkeyPatch) -> None:
 # ---------------------------------------------------------------------------------------------------------------- the spool
 
 
-@mutation("disk_short", "store_down", "lose_slot", "jump_slot", "cut_store", first=47)
+@mutation("disk_short", "store_down", "lose_slot", "jump_slot", "cut_store", first=65)
 def drop_from_a_full_disk_what_no_slot_keeps(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.streaming, "keeps", lambda *_: True)
 
@@ -533,7 +533,7 @@ def trust_a_stale_spool(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_seed", seed)
 
 
-@mutation(first=390)
+@mutation(first=432)
 def trust_the_spool_of_an_earlier_boot(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_check_boot", lambda _: None)
 
@@ -559,7 +559,7 @@ def call_it_a_gap_too_early(patch: MonkeyPatch) -> None:
     patch.setattr(Suspicions, "_why", lambda *_, **__: Why.PROVED)
 
 
-@mutation(first=103)
+@mutation(first=448)
 def call_it_a_gap_without_a_look_into_the_store(patch: MonkeyPatch) -> None:
     patch.setattr(LostWal, "_take", lambda *_: False)
 
