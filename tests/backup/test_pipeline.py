@@ -182,7 +182,7 @@ def test_p9_no_more_is_in_memory_than_there_are_buffers() -> None:
         reader = threading.Thread(target=reads, daemon=True)
         reader.start()
         assert holds.wait(60)
-        full = 4, 0, 2  # pieces cut, buffers free, pieces that no thread has taken yet
+        full = 3 + 3, 0, 3  # pieces cut, buffers free, pieces that no thread has taken yet
         wait_until(lambda: (made._number, len(made._free), len(made._cuts)) == full, "all buffers in use", 60)
         assert ended == []
         letting.set()

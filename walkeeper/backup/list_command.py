@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -14,7 +15,7 @@ from walkeeper.core.amounts import duration, size
 from walkeeper.core.backup import BackupId
 from walkeeper.lib import clock
 from walkeeper.lib.retry import with_retries
-from walkeeper.lib.terminal import Progress, printable, wrapped
+from walkeeper.lib.terminal import WIDTH, Progress, printable
 from walkeeper.verify.answer import FORMAT, SOUND, say
 from walkeeper.verify.backups import last_commits
 from walkeeper.verify.evidence import ask_the_dcs, locate
@@ -108,7 +109,7 @@ def _about(each: dict[str, Any]) -> Iterator[str]:
     elif each["state"] == "attempt":
         yield f"{each['pieces']:,} {'piece' if each['pieces'] == 1 else 'pieces'}, {size(each['packed_bytes'])} stored"
     if each["why"]:
-        yield from wrapped("", each["why"], 96)
+        yield from textwrap.wrap(each["why"], WIDTH - 2, break_on_hyphens=False, break_long_words=False)
 
 
 def _moment(at: str) -> str:

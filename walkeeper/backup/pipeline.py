@@ -1,7 +1,8 @@
 """From the server's tars to stored pieces: one thread reads and cuts, others sum, pack and store. Memory is bounded.
 
-There are two buffers more than threads: one is being filled, one lies ready. What cannot be stored is tried again for
-``patience`` seconds, while the server waits; then, or when waiting cannot help, the whole ends.
+``workers`` pack at a time, and one thread more waits for the store with what it has packed. There is one buffer for each that
+packs, and the one that is being filled. What cannot be stored is tried again for ``patience`` seconds, while
+the server waits; then, or when waiting cannot help, the whole ends.
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ PATIENCE: Final = 900.0
 """Seconds that a store may be away before a backup ends."""
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 15.0
-_AHEAD: Final = 2
-"""Buffers besides those that threads work on."""
 MANIFEST_END: Final = 1024 * 1024
 """Bytes of the manifest's end that are kept: the ranges of WAL stand there."""
 
@@ -76,7 +75,8 @@ class Pipeline:
         self._moved = moved
         self._came = 0
         self._changed = threading.Condition()
-        self._free = [bytearray(buffer_bytes(piece)) for _ in range(workers + _AHEAD - 1)]
+        self._free = [bytearray(buffer_bytes(piece)) for _ in range(workers)]
+        self._packing = threading.Semaphore(workers)
         self._cuts: deque[tuple[int, Cut]] = deque()
         self._number = 0
         self._failure: BaseException | None = None
@@ -86,7 +86,7 @@ class Pipeline:
         self._manifest_end = bytearray()
         self._cutter = Cutter(self._emit, bytearray(buffer_bytes(piece)), piece)
         self._threads = [
-            threading.Thread(target=self._work, name=f"pieces-{number}", daemon=True) for number in range(workers)
+            threading.Thread(target=self._work, name=f"pieces-{number}", daemon=True) for number in range(workers + 1)
         ]
         for thread in self._threads:
             thread.start()
@@ -154,15 +154,14 @@ class Pipeline:
         while (taken := self._next()) is not None:
             number, cut = taken
             try:
-                piece, stored = self._store(cut)
+                stored = self._store(cut)
             except BaseException as problem:  # noqa: BLE001 - carried over to the one who reads
                 with self._changed:
                     self._failure = self._failure or problem
                     self._changed.notify_all()
                 return
             with self._changed:
-                self._record.add(number, piece, stored)
-                self._free.append(cut.buffer)
+                self._record.add(number, cut, stored)
                 self._changed.notify_all()
 
     def _next(self) -> tuple[int, Cut] | None:
@@ -170,14 +169,18 @@ class Pipeline:
             self._changed.wait_for(lambda: self._closed or self._failure is not None or self._cuts)
             return None if self._closed or self._failure is not None else self._cuts.popleft()
 
-    def _store(self, cut: Cut) -> tuple[Piece, Stored]:
-        with memoryview(cut.buffer)[: cut.length] as plain:
+    def _store(self, cut: Cut) -> Stored:
+        """The buffer is free again as soon as its bytes are packed."""
+        with self._packing, memoryview(cut.buffer)[: cut.length] as plain:
             sha256 = hashlib.sha256(plain).hexdigest()
             stored = self._stored_before(sha256, cut.length)
-            if stored is None:
-                body = self._backups.codec.encode(plain)
-                stored = self.patiently(lambda: self._backups.put_packed_piece(self._id, sha256, cut.length, body))
-        return Piece(sha256, cut.length, stored.packed_size, cut.tablespace, cut.parts), stored
+            body = b"" if stored is not None else self._backups.codec.encode(plain)
+        with self._changed:
+            self._free.append(cut.buffer)
+            self._changed.notify_all()
+        if stored is not None:
+            return stored
+        return self.patiently(lambda: self._backups.put_packed_piece(self._id, sha256, cut.length, body))
 
     def _stored_before(self, sha256: str, size: int) -> Stored | None:
         """By an earlier attempt, or by this one: pages of zeros are many."""
@@ -235,9 +238,10 @@ class _Record:
     def begin(self, tablespace: int) -> None:
         self.orders.setdefault(tablespace, [])
 
-    def add(self, number: int, piece: Piece, stored: Stored) -> None:
+    def add(self, number: int, cut: Cut, stored: Stored) -> None:
         """The pieces before it may still be missing."""
-        self.sizes[bytes.fromhex(piece.sha256)] = stored.packed_size
+        piece = Piece(stored.sha256, cut.length, stored.packed_size, cut.tablespace, cut.parts)
+        self.sizes[bytes.fromhex(stored.sha256)] = stored.packed_size
         self.sent += 0 if stored.was_present else stored.packed_size
         self._waiting[number] = piece
         while (piece_ := self._waiting.pop(self.stored, None)) is not None:
