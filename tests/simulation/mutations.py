@@ -586,7 +586,7 @@ def take_silence_for_no(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.member_wal, "says_no", lambda _: True)
 
 
-@mutation(*_SILENT, first=184)
+@mutation(*_SILENT, first=196)
 def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     """And with it the slot, so that the member that had the WAL recycled it."""
 
@@ -596,7 +596,7 @@ def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     patch.setattr(Frontier, "suspect", suspect)
 
 
-@mutation(*_SILENT, first=194)
+@mutation(*_SILENT, first=196)
 def empty_the_spool_behind_a_suspicion_before_it_is_stored(patch: MonkeyPatch) -> None:
     real = Archiver._hand_out
 
@@ -609,7 +609,7 @@ def empty_the_spool_behind_a_suspicion_before_it_is_stored(patch: MonkeyPatch) -
     patch.setattr(Archiver, "_hand_out", hand_out)
 
 
-@mutation(archiver="command")
+@mutation(archiver="command", first=1)
 def say_yes_before_the_store_has_it(patch: MonkeyPatch) -> None:
     real = Pushing.answer
 
@@ -667,7 +667,7 @@ def forget_that_a_segment_comes_again(patch: MonkeyPatch) -> None:
     patch.setattr(Streaming, "_start_receiver", start_receiver)
 
 
-@mutation("switchover", "switchover", "cut_store", "freeze_receiver", first=65)
+@mutation("switchover", "switchover", "cut_store", "freeze_receiver", first=74)
 def let_the_spool_be_full_of_what_a_seed_puts_aside(patch: MonkeyPatch) -> None:
     """The partials of boundary segments, or another branch's segments, filled the spool, and only a seed removes them."""
     real = Streaming._start_receiver
@@ -689,7 +689,7 @@ def move_the_slot_of_a_server_that_left(patch: MonkeyPatch) -> None:
     patch.setattr(Commit, "_left_timeline", lambda _: False)
 
 
-@mutation("freeze_host", first=3894)
+@mutation("freeze_host", first=4532)
 def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     """A standby that was promoted before it had reached its parent's beginning could not archive."""
 
@@ -701,7 +701,7 @@ def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.core.history, "_as_it_came_to_be", refuse)
 
 
-@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=338)
+@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=431)
 def take_unknown_members_for_none(patch: MonkeyPatch) -> None:
     """An agent that began while the DCS was away did not know the members, and called their WAL a gap. At once, as it was
     then: by now it has mostly learnt of them before a no counts."""
