@@ -26,6 +26,7 @@ REPLICATOR_PASSWORD: Final = "replicator-secret"
 
 SMALL: Final[Mapping[str, str]] = {
     "fsync": "off",
+    "dynamic_shared_memory_type": "mmap",  # in the data directory, and gone with it: a server that was killed removes nothing
     "shared_buffers": "16MB",
     "max_connections": "30",
     "max_wal_senders": "10",
