@@ -18,7 +18,6 @@ import walkeeper.agent.archiver.commit
 import walkeeper.agent.archiver.comparing
 import walkeeper.agent.archiver.leftovers
 import walkeeper.agent.archiver.lost_wal
-import walkeeper.agent.archiver.member_wal
 import walkeeper.agent.archiver.ownership
 import walkeeper.agent.archiver.spool
 import walkeeper.agent.archiver.streaming
@@ -578,12 +577,6 @@ def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
 
 
 _SILENT: Final = ("lose_slot", "lose_slot", "jump_slot", "mute_member", "unknown_name", "cut_members", "kill_server")
-
-
-@mutation(*_SILENT, first=288)
-def take_silence_for_no(patch: MonkeyPatch) -> None:
-    """A member that hung, restarted, or whose name was not known for a while, counted as one that has not got the WAL."""
-    patch.setattr(walkeeper.agent.archiver.member_wal, "says_no", lambda _: True)
 
 
 @mutation(*_SILENT, first=196)
