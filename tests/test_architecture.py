@@ -218,6 +218,16 @@ def test_every_promise_has_a_test_that_is_named_after_it() -> None:
         assert f"def {name}(" in tests, f"docs/internals/promises.md names {name}, which is not a test"
 
 
+def test_what_decodes_a_type_is_made_when_its_module_is_imported() -> None:
+    """Msgspec looks into a type when it meets it first, and crashes the process if two threads do so at once."""
+    for path in modules():
+        if place(path) == "config/load.py":  # before there are threads
+            continue
+        text = path.read_text()
+        assert not re.search(r"msgspec\.(json\.)?(decode|convert)\(", text), place(path)
+        assert not re.search(r"^ +.*msgspec\.json\.Decoder\(", text, re.MULTILINE), place(path)
+
+
 def test_no_file_is_longer_than_a_person_reads_in_one_sitting() -> None:
     assert [place(path) for path in modules() if len(path.read_text().splitlines()) > 450] == []
 

@@ -149,6 +149,10 @@ class Tombstone(msgspec.Struct, frozen=True, kw_only=True, tag="tombstone", tag_
     why: Text
 
 
+_DECODER: Final[msgspec.json.Decoder[Backup | Tombstone]] = msgspec.json.Decoder(Backup | Tombstone)
+_MANIFEST_END: Final = msgspec.json.Decoder(_ManifestEnd)
+
+
 def encode(found: Backup | Tombstone) -> bytes:
     """The document of ``backup.json``; the same value is the same bytes."""
     return msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
@@ -159,7 +163,7 @@ def decode(document: bytes, id_: BackupId) -> Backup | Tombstone:
     try:
         if len(document) > MAX_BACKUP_BYTES:
             raise BadBackup(f"{len(document)} bytes, limit {MAX_BACKUP_BYTES}")
-        found: Backup | Tombstone = msgspec.json.decode(document, type=Backup | Tombstone)
+        found = _DECODER.decode(document)
         if isinstance(found, Backup):
             _check(found)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, WalkeeperError) as error:
@@ -194,7 +198,7 @@ def wal_ranges(manifest_end: bytes) -> tuple[WalRange, ...]:
     """The WAL that the backup needs, oldest first, as PostgreSQL's manifest says it at its end. Raises BadBackup."""
     _, key, rest = manifest_end.rpartition(b'"WAL-Ranges"')
     try:
-        found = msgspec.json.decode(b"{" + key + rest, type=_ManifestEnd).ranges
+        found = _MANIFEST_END.decode(b"{" + key + rest).ranges
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadBackup(f"the server's manifest: its ranges of WAL cannot be read: {error}") from None
     in_order = sorted(found, key=lambda each: each.timeline)

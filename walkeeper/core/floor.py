@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -122,6 +122,12 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 _Mark = TypeVar("_Mark", Floor, Retained, Pin)
 
 
+_FLOOR: Final = msgspec.json.Decoder(Floor)
+_RETAINED: Final = msgspec.json.Decoder(Retained)
+_PIN: Final = msgspec.json.Decoder(Pin)
+_DECODERS: Final[Mapping[type, msgspec.json.Decoder[Any]]] = {Floor: _FLOOR, Retained: _RETAINED, Pin: _PIN}
+
+
 def encode(mark: Floor | Retained | Pin) -> bytes:
     return msgspec.json.format(msgspec.json.encode(mark), indent=2) + b"\n"
 
@@ -131,7 +137,7 @@ def decode(kind: type[_Mark], document: bytes, key: str) -> _Mark:
     try:
         if len(document) > MAX_FLOOR_BYTES:
             raise BadFloor(f"{len(document)} bytes, limit {MAX_FLOOR_BYTES}")
-        mark = msgspec.json.decode(document, type=kind)
+        mark: _Mark = _DECODERS[kind].decode(document)
         _check(mark)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, WalkeeperError) as error:
         raise BadFloor(f"{key}: it cannot be used: {error}", hint=_LOOK) from None

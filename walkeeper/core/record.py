@@ -89,12 +89,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return document
 
 
+_DECODER: Final = msgspec.json.Decoder(Record)
+
+
 def decode_record(document: bytes) -> Record:
     """The DCS's value to a record. Raises BadRecord for everything that this version cannot rely on."""
     if len(document) > MAX_RECORD_BYTES:
         raise BadRecord(f"record in the DCS: {len(document)} bytes, limit {MAX_RECORD_BYTES}", hint=_REBUILD)
     try:
-        record = msgspec.json.decode(document, type=Record)
+        record = _DECODER.decode(document)
         aligned = record.position % _ALIGNMENT == 0 and record.size > 0
         Segment.parse(record.start, record.size)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, WalkeeperError) as error:

@@ -48,6 +48,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     phase: Literal["writing", "placing"] = "writing"
 
 
+_DECODER: Final = msgspec.json.Decoder(State)
+
+
 def encode(state: State) -> bytes:
     return msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n"
 
@@ -63,7 +66,7 @@ def read(directory: Path) -> State | None:
         raise CannotRestore(f"{path}: {problem.strerror}", hint="It says how far a restore has come.") from None
     try:
         with open(fd, "rb") as file:
-            found = msgspec.json.decode(file.read(LIMIT), type=State)
+            found = _DECODER.decode(file.read(LIMIT))
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
         raise CannotRestore(
             f"{path}: it cannot be used: {problem}",
