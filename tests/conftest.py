@@ -18,7 +18,7 @@ from tests.parts.postgres import Postgres
 from tests.parts.processes import die_with_parent, end_run, living, new_directory
 
 NOT_AS_ROOT: Final = ("postgres", "cluster")
-LONGEST_FIRST: Final = ("cluster", "postgres", "s3")
+LONGEST_FIRST: Final = ("cluster", "simulation", "postgres", "s3")
 
 # What the SDK's files say of S3 is parsed once and not for each client, of which nearly every test of S3 makes one.
 botocore.session.create_loader = cache(botocore.session.create_loader)

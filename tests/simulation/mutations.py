@@ -676,12 +676,6 @@ def let_the_spool_be_full_of_what_a_seed_puts_aside(patch: MonkeyPatch) -> None:
     patch.setattr(Streaming, "_start_receiver", start_receiver)
 
 
-@mutation("kill_patroni", "freeze_host", first=258)
-def move_the_slot_of_a_server_that_left(patch: MonkeyPatch) -> None:
-    """A stale owner moved the slot that a rewind had made again, by its own old record."""
-    patch.setattr(Commit, "_left_timeline", lambda _: False)
-
-
 @mutation("freeze_host", first=4532)
 def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     """A standby that was promoted before it had reached its parent's beginning could not archive."""

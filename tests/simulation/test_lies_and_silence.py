@@ -7,6 +7,8 @@ import pytest
 from tests.simulation.__main__ import explain
 from tests.simulation.schedule import Schedule, play
 
+pytestmark = pytest.mark.simulation
+
 
 @pytest.mark.parametrize(
     "kinds",
