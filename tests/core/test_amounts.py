@@ -19,6 +19,11 @@ def test_sizes_are_for_people(count: float, text: str) -> None:
     assert amounts.size(count) == text
 
 
+def test_times_are_told_to_the_second() -> None:
+    assert amounts.to_the_second("2026-11-27T02:04:11.123456+00:00") == "2026-11-27T02:04:11+00:00"
+    assert amounts.to_the_second("2026-11-27T02:04:11+00:00") == "2026-11-27T02:04:11+00:00"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

@@ -84,7 +84,7 @@ def test_the_member_need_not_be_named_in_the_file(tmp_path: Path, etcd: Etcd) ->
         (None, "not found"),
         ("", ""),
         ("[1, 2]", ""),
-        ("a: [", "while parsing"),
+        ("a: [", "it is not YAML"),
         ("etcd3: {host: '127.0.0.1:1'}", "it has no scope"),
         ("scope: x", "it names no DCS that can be used here"),
         ("{scope: x, etcd9: {}}", "it names no DCS that can be used here"),

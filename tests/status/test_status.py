@@ -134,6 +134,10 @@ def test_i3_status_tells_what_is_known_and_what_is_not(world: World) -> None:
     leader = cluster.wait_leader()
     replica, other = cluster.replicas()
 
+    world.wait(replica, 0)
+    wait_until(
+        lambda: all(row["disk"] for row in world.ask(replica).found["members"]), "what each says of its disk", 120
+    )
     said = world.wait(replica, 0)
     assert said.found["leader"] == said.found["record"]["owner"] == leader.name
     assert [row["gap_safe"] for row in said.found["members"]] == [True] * 3

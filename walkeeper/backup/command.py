@@ -70,8 +70,8 @@ class _Source:
     checksums: bool
 
     def now(self) -> str:
-        """By the server's clock, in ISO 8601."""
-        return (self.seen + timedelta(seconds=time.monotonic() - self.monotonic)).isoformat(timespec="seconds")
+        """By the server's clock, in ISO 8601, to the microsecond: a stop that is stated too early would be chosen for a time before it."""
+        return (self.seen + timedelta(seconds=time.monotonic() - self.monotonic)).isoformat(timespec="microseconds")
 
 
 def main(config: Config, request: Request) -> int:

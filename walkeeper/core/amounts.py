@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
@@ -19,6 +20,11 @@ def size(count: float) -> str:
 def rate(count: float) -> str:
     """Bytes a second."""
     return f"{size(count)}/s"
+
+
+def to_the_second(moment: str) -> str:
+    """A time in ISO 8601, without a fraction of a second."""
+    return re.sub(r"\.[0-9]+", "", moment)
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
-from walkeeper.core.amounts import duration, size
+from walkeeper.core.amounts import duration, size, to_the_second
 from walkeeper.core.coverage import Range, intersect
 from walkeeper.core.floor import LEAST_GRACE, written
 from walkeeper.core.record import Record
@@ -191,7 +191,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield from wrapped(
             "Remains", f"{window['start_lsn']} to {window['end_lsn']} on timeline {window['timeline']}{dead}", _WIDTH
         )
-        yield from wrapped("", f"from {window['start_at']} on", _WIDTH)
+        yield from wrapped("", f"from {to_the_second(window['start_at'])} on", _WIDTH)
     yield from _now(found)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.times import NEAR, CommitTimes
+from walkeeper.core.amounts import to_the_second
 from walkeeper.core.commits import Commit
 from walkeeper.core.coverage import Coverage
 from walkeeper.core.lsn import Lsn
@@ -84,7 +85,7 @@ def backup_lines(found: dict[str, Any] | None, indent: int) -> Iterator[str]:
     """The same for walkeeper's own base backups, where there are any."""
     if found is None:
         return
-    newest = f", the newest of {found['newest']['stop_at']}" if found["newest"] else ""
+    newest = f", the newest of {to_the_second(found['newest']['stop_at'])}" if found["newest"] else ""
     yield f"{'Backups'.ljust(indent)}{found['complete']} of {len(found['backups'])} are complete{newest}"
     word = "Restore"
     for window in found["windows"][:_SHOWN]:

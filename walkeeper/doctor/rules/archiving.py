@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from walkeeper.core.amounts import duration
+from walkeeper.core.amounts import duration, to_the_second
 from walkeeper.core.hold_slot import why_not_gap_safe
 from walkeeper.core.record import Record
 from walkeeper.doctor import paste
@@ -284,4 +284,5 @@ def _own_backups(facts: Facts, found: Mapping[str, Any]) -> Iterator[Verdict]:
         text = f"everything can be restored {back} back, and backup.keep says {duration(found['keep_seconds'])}"
         yield Wrong(text, (list_them,), severity="warning")
     elif not found["damaged"]:
-        yield Good(f"{found['complete']} of walkeeper's are complete, the newest of {found['newest']['stop_at']}")
+        newest = to_the_second(found["newest"]["stop_at"])
+        yield Good(f"{found['complete']} of walkeeper's are complete, the newest of {newest}")
