@@ -70,7 +70,7 @@ class _Source:
     checksums: bool
 
     def now(self) -> str:
-        """By the server's clock, in ISO 8601. To the microsecond: a stop that is stated too early is chosen for a time before it."""
+        """By the server's clock, to the microsecond: a stop that is stated too early is chosen for a time before it."""
         return (self.seen + timedelta(seconds=time.monotonic() - self.monotonic)).isoformat(timespec="microseconds")
 
 
