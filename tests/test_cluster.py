@@ -194,9 +194,11 @@ def test_p6_a_branch_that_the_cluster_gave_up_leads_no_member_astray(archived: A
     diverged, third = cluster.replicas()
     cluster.patch_config({"pause": True})
     wait_until(lambda: all((node.rest("patroni") or {}).get("pause") for node in cluster.nodes), "the pause", 20)
+    diverged.patroni.pause()  # one that looks while a server is being promoted takes it for a standby, and never rewinds it
     diverged.execute("SELECT pg_promote()")
     histories = archived.archive(archived.wait_owner(leader)).layout.root + "history"
     wait_until((archived.store / histories / "00000002.history").exists, "the other branch's history", 30)
+    diverged.patroni.resume()
     for _ in range(2):
         archived.wait_frontier(archived.finish_segment(leader))
     cluster.patch_config({"pause": None})

@@ -24,6 +24,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.postgres.data_directory import Byte, read_control_file
 from walkeeper.restore import exits
+from walkeeper.restore.abandoned import Abandoned
 from walkeeper.restore.branch import for_server
 from walkeeper.store.directory import DirectoryStore
 
@@ -78,6 +79,25 @@ def test_when_all_start_again_nobody_is_told(member: Member) -> None:
     member.dcs.set_leader(None)
     member.state("starting")
     assert not member.told()
+
+
+def test_a_dcs_that_is_silent_for_a_while_is_asked_again_while_the_server_starts(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told of the branch, it would not come back."""
+    asked: list[History] = []
+
+    def hides(self: Abandoned, history: History, data_directory: Path) -> bool:
+        member.dcs.down = len(asked) < 2
+        asked.append(history)
+        return real(self, history, data_directory)
+
+    real = Abandoned.hides
+    monkeypatch.setattr(Abandoned, "hides", hides)
+    member.write_control(control_file(1, Lsn(FORK - 1000)))
+    member.state("starting")
+    assert not member.told()
+    assert len(asked) == 3
 
 
 def test_the_leader_itself_is_not_told_while_it_starts_as_a_standby(member: Member) -> None:
@@ -145,9 +165,10 @@ def test_one_that_starts_while_another_than_the_records_owner_leads_is_told(memb
     ],
 )
 def test_a_standby_that_has_wal_from_beyond_the_fork_is_not_told_while_it_starts(
-    member: Member, control: bytes, told: bool
+    member: Member, control: bytes, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no DCS, and so without knowing what the cluster has abandoned: PostgreSQL would no longer start."""
+    monkeypatch.setattr("walkeeper.restore.serving.PATIENCE", 0.0)
     member.dcs.down = True
     member.write_control(control)
     member.state("starting")

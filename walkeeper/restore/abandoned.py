@@ -17,14 +17,16 @@ from walkeeper.core.branches import is_abandoned
 from walkeeper.core.history import History
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology
-from walkeeper.dcs.claim import read_claim
-from walkeeper.errors import ConfigError, DcsError
+from walkeeper.dcs.claim import Known, read_claim
+from walkeeper.errors import ConfigError
 from walkeeper.lib import events
 from walkeeper.postgres.data_directory import is_starting, read_control_file
 from walkeeper.store.base import Store
 
-DCS_SECONDS: Final = 1.0
-"""Seconds for one call to the DCS: PostgreSQL waits, perhaps in a promotion."""
+DCS_SECONDS: Final = 0.8
+"""Seconds for one call to the DCS: PostgreSQL waits, perhaps in a promotion, and who asks for it waits for two of them."""
+PATIENCE: Final = 10.0
+"""Seconds that a DCS that says nothing is asked again while the server starts: nobody promotes it then."""
 
 
 class Abandoned:
@@ -39,7 +41,7 @@ class Abandoned:
     def hides(self, history: History, data_directory: Path) -> bool:
         """Whether that server is to go on as if that timeline did not exist. Where that is not sure it is not.
 
-        Raises the store's errors.
+        Raises DcsError where the DCS says nothing, or the store's errors.
         """
         control = read_control_file(data_directory)
         is_standby = (data_directory / "standby.signal").exists()
@@ -47,14 +49,15 @@ class Abandoned:
             return False
         try:
             records = self._records = self._records or self._connect()
-            record = read_claim(records).record
-            if record is None or int(record.system_identifier) != control.system_identifier:
-                return False
-            if record.timeline >= history.timeline or not self._only_follows(
-                data_directory, record, records.topology()
-            ):
-                return False
-        except (ConfigError, DcsError):
+        except ConfigError:
+            return False
+        claim = read_claim(records)
+        if claim.known is Known.UNKNOWN and claim.problem is not None:
+            raise claim.problem
+        record = claim.record
+        if record is None or int(record.system_identifier) != control.system_identifier:
+            return False
+        if record.timeline >= history.timeline or not self._only_follows(data_directory, record, records.topology()):
             return False
         archives = open_archives(self._config, self._store, to_read=True)
         contents = archives.contents(control.system_identifier, record.size)

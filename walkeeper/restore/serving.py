@@ -20,12 +20,12 @@ from walkeeper.core.history import parse_history
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.wal_page import SegmentHeader
 from walkeeper.dcs.base import RecordStore
-from walkeeper.errors import CannotTell, HoleInArchive, StoreError, WalkeeperError
+from walkeeper.errors import CannotTell, DcsError, HoleInArchive, StoreError, WalkeeperError
 from walkeeper.lib import durable, events
 from walkeeper.lib.clock import Clock
-from walkeeper.postgres.data_directory import Server, read_control_file, running_server
+from walkeeper.postgres.data_directory import Server, is_starting, read_control_file, running_server
 from walkeeper.restore import exits
-from walkeeper.restore.abandoned import Abandoned
+from walkeeper.restore.abandoned import PATIENCE, Abandoned
 from walkeeper.restore.branch import for_server
 from walkeeper.restore.cache import READY, sweep_links
 from walkeeper.restore.ends import Ends, has_itself
@@ -108,7 +108,13 @@ class Restoring:
                 return self._hole(fetch.hole, name, request.get("waited"))
             # Compared with the local copy only now: while the fetch went on, that may have been written further.
             plain = _for(server, name, fetch, data_directory)
-            if plain is None or self._is_abandoned(server, name, plain, data_directory):
+            try:
+                if plain is not None and self._is_abandoned(server, name, plain, data_directory):
+                    plain = None
+            except DcsError:
+                if self._may_wait(data_directory, request.get("waited")):
+                    return {"delivered": False, "wait": True}
+            if plain is None:
                 return self._absent(layout, name) if follower else {"delivered": False}
             path = durable.lay_ready(place, plain, pid)
         except TimeoutError:
@@ -205,6 +211,13 @@ class Restoring:
         if server is None or not isinstance(file, HistoryFile):
             return False
         return self._abandoned.hides(parse_history(file.timeline, plain), data_directory)
+
+    def _may_wait(self, data_directory: Path, waited: object) -> bool:
+        """For a DCS that says nothing: told of a timeline that the cluster left, a server that starts does not come back."""
+        if not is_starting(data_directory) or not isinstance(waited, float) or waited >= PATIENCE:
+            return False
+        self._clock.sleep(PAUSE)
+        return True
 
     def _no_answer_yet(self, name: str, waited: object, *, asks_once: bool) -> Mapping[str, Any]:
         if not asks_once:
