@@ -15,6 +15,7 @@ from tests.fixtures.restoring import PLAIN, SEGMENT, SYSTEM, Node, answering, re
 from tests.parts.binaries import all_postgres
 from tests.parts.postgres import Postgres, restore_server
 from tests.parts.processes import new_directory, wait_until
+from tests.twins.memory_record import MemoryRecord
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
@@ -22,8 +23,9 @@ from walkeeper.core.history import History, Switch, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
+from walkeeper.errors import CannotTell
 from walkeeper.postgres.data_directory import Byte, read_control_file
-from walkeeper.restore import exits
+from walkeeper.restore import command, exits
 from walkeeper.restore.abandoned import Abandoned
 from walkeeper.restore.branch import for_server
 from walkeeper.store.directory import DirectoryStore
@@ -98,6 +100,25 @@ def test_a_dcs_that_is_silent_for_a_while_is_asked_again_while_the_server_starts
     member.state("starting")
     assert not member.told()
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize(("status", "down", "told"), [
+    ("starting", False, False), ("standby", False, False), ("starting", True, None), ("standby", True, True),
+])  # fmt: skip
+def test_nor_is_it_told_where_no_agent_answers_in_time(
+    member: Member, monkeypatch: pytest.MonkeyPatch, status: str, down: bool, told: bool | None
+) -> None:
+    """None: it cannot be told, and a server that starts goes on with the timeline that it is on."""
+    monkeypatch.setattr(command, "open_store", lambda _: member.store)
+    monkeypatch.setattr(command, "_records", lambda _: MemoryRecord(member.dcs))
+    member.dcs.down = down
+    member.write_control(control_file(1, Lsn(FORK - 1000)))
+    member.state(status)
+    try:
+        found: bool | None = command.restore(member.config, "00000002.history", member.data, {}) is not None
+    except CannotTell:
+        found = None
+    assert found is told
 
 
 def test_the_leader_itself_is_not_told_while_it_starts_as_a_standby(member: Member) -> None:

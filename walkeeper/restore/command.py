@@ -22,19 +22,23 @@ from typing import Final
 
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import open_archives
-from walkeeper.archive.read import Reader
+from walkeeper.archive.read import Reader, wal_file
 from walkeeper.config import Config, load
+from walkeeper.core.history import parse_history
+from walkeeper.core.names import HistoryFile
 from walkeeper.dcs.base import RecordStore
-from walkeeper.errors import CannotTell, HoleInArchive, WalkeeperError
+from walkeeper.errors import CannotTell, DcsError, HoleInArchive, WalkeeperError
 from walkeeper.lib import durable, events
 from walkeeper.lib.clock import SystemClock
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
-from walkeeper.postgres.data_directory import read_control_file, running_server
+from walkeeper.postgres.data_directory import is_starting, read_control_file, running_server
 from walkeeper.restore import client, exits
+from walkeeper.restore.abandoned import Abandoned
 from walkeeper.restore.asker import Asker
 from walkeeper.restore.branch import for_server
 from walkeeper.restore.ends import DCS_SILENCE, Ends, has_itself
 from walkeeper.restore.exits import ABSENT, DELIVERED
+from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
 
 STANDBY_SILENCE: Final = 3.0
@@ -69,15 +73,36 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
     archives = open_archives(config, open_store(settings), to_read=True)
     layout, source = archives.layout(read_control_file(data_directory).system_identifier), archives.reader()
     ends = Ends(source, lambda: _records(config), SystemClock(), config.restore_deadline)
-    return _within(
-        config.restore_deadline, lambda: _delivered(source, ends, layout, name, data_directory), name, once=once
-    )
+
+    def work() -> bytes | None:
+        plain = _delivered(source, ends, layout, name, data_directory)
+        return (
+            None if plain is not None and _is_abandoned(config, archives.store, name, plain, data_directory) else plain
+        )
+
+    return _within(config.restore_deadline, work, name, once=once)
 
 
 def _records(config: Config) -> RecordStore:
     from walkeeper.dcs.patroni import connect  # noqa: PLC0415 - seldom needed, and heavy
 
     return connect(config.patroni_config, config.node.name, DCS_SILENCE)
+
+
+def _is_abandoned(config: Config, store: Store, name: str, plain: bytes, data_directory: Path) -> bool:
+    """As where an agent answers. Raises CannotTell for a server that starts while the DCS says nothing: PostgreSQL then goes on
+    with the timeline that it is on, and asks again.
+    """
+    file = wal_file(name)
+    if not isinstance(file, HistoryFile) or running_server(data_directory) is None:
+        return False
+    abandoned = Abandoned(config, store, lambda: _records(config))
+    try:
+        return abandoned.hides(parse_history(file.timeline, plain), data_directory)
+    except DcsError as problem:
+        if is_starting(data_directory):
+            raise CannotTell(f"{name}: whether the cluster left that timeline: {problem}", hint=problem.hint) from None
+        return False
 
 
 def _delivered(source: Reader, ends: Ends, layout: Layout, name: str, data_directory: Path) -> bytes | None:
