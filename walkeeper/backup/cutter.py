@@ -3,7 +3,7 @@
 A piece is a run of a tar's bytes, so that all pieces of a tar, one behind the other, are that tar. A file above ``piece`` bytes
 has pieces of its own, cut at multiples of that many bytes of the *file*; smaller ones share a piece, which ends where a checksum
 of a path says so, or when it is full: one file more or less moves only the pieces next to it. The last piece of a tar has the
-two zero blocks that end it. Headers are written anew, without times, owners and their names: the same files are the same
+two zero blocks that end it. Headers are written without times, owners and their names: the same files are the same
 pieces on the next attempt.
 """
 

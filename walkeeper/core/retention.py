@@ -1,7 +1,7 @@
 """What may be given up: from what is there, what people want to keep, and what others need now, to a floor. Purely (P15).
 
 Nothing here knows an earlier floor: what is deleted in the end is what a recorded floor gives up, and this computation, made
-anew, too.
+again, too.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ PG_CONTROL: Final = "global/pg_control"
 _OF_A_RUN: Final = frozenset(
     {"standby.signal", "recovery.signal", "postmaster.pid", "postmaster.opts", "tablespace_map"}
 )
-"""Of a replica's role, of a run that is over, and what is written anew."""
+"""Of a replica's role, of a run that is over, and what the restore writes itself."""
 _OF_A_RESTORE: Final = frozenset({state.NAME, settings.START_CONF, settings.START_LOG, settings.HBA})
 """A backup may have them of one before it."""
 PATIENCE: Final = 900.0
