@@ -418,8 +418,12 @@ def test_p10_an_inability_shows_in_the_log_the_metrics_and_the_report(
             alone.server.stop()
         what = {"store": "archiver_store"}.get(part, part)
         wait_for(lambda: what in agent.problems(), 30)
-        lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-        assert any(line.startswith(f"{what} ") for line in lines)
+        wait_for(
+            lambda: any(
+                record.levelno == logging.ERROR and record.getMessage().startswith(f"{what} ")
+                for record in tuple(caplog.records)
+            )
+        )
         families = {
             sample.name: sample
             for metric in Collector(lambda: report(agent.agent)).collect()

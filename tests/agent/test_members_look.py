@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -28,11 +29,13 @@ class Server:
     """By its port: a good one, one whose slot is ahead, one that does not answer."""
 
     asked: list[int] = []  # noqa: RUF012 - a test empties it
+    answer = threading.Event()
 
     def __init__(self, settings: Any, timeout: float) -> None:
         self.port = settings.port
 
     def state(self) -> ServerState:
+        self.answer.wait(30)
         self.asked.append(self.port)
         if self.port == 3:
             raise PostgresError("no answer")
@@ -58,11 +61,13 @@ def member(name: str, port: int | None, *, nofailover: bool = False) -> Member:
 def test_each_is_asked_and_who_does_not_answer_is_left_out(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(members_look, "Server", Server)
     Server.asked.clear()
+    Server.answer.clear()
     server: Any = type("S", (), {"bin_dir": tmp_path, "data": tmp_path, "port": 1})
     clock = Hands()
     look = MembersLook(config_of(server, "a", tmp_path), clock)
     members = (member("a", 1), member("b", 2), member("c", 3), member("d", None), member("e", 2, nofailover=True))
     assert look.look(members, RECORD) == {}
+    Server.answer.set()
     wait_for(lambda: bool(look.look(members, RECORD)))
     assert look.look(members, RECORD) == {"a": Seen(True, DISK), "b": Seen(False, None), "e": Seen(None, None)}
     assert sorted(Server.asked) == [1, 2, 2, 3]  # once
