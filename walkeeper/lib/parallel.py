@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from queue import SimpleQueue
-from typing import TypeVar
+from queue import Empty, SimpleQueue
+from typing import Final, TypeVar
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+_WAKE_SECONDS: Final = 0.5
+"""A signal that comes just before the main thread begins to wait is only seen when that wait ends."""
 
 
 def in_parallel(work: Callable[[_T], _R], things: Iterable[_T], workers: int) -> Iterator[_R]:
@@ -38,7 +41,10 @@ def in_parallel(work: Callable[[_T], _R], things: Iterable[_T], workers: int) ->
         threading.Thread(target=run, name=f"parallel-{number}", daemon=True).start()
     try:
         while workers:
-            result = results.get()
+            try:
+                result = results.get(timeout=_WAKE_SECONDS)
+            except Empty:
+                continue
             if result is None:
                 workers -= 1
             elif isinstance(result, tuple):
