@@ -14,6 +14,7 @@ from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.receipts import Receipts
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.problems import Problems
+from walkeeper.archive.authentic import AuthenticStore, Trust
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import Reader
@@ -54,9 +55,10 @@ def plain_of(number: int) -> bytes:
 class Bench:
     """An archive of segments 5 to 8, the last two of which the server still has."""
 
-    def __init__(self, directory: Path, read_back: float | None) -> None:
+    def __init__(self, directory: Path, read_back: float | None, *keys: bytes) -> None:
         self.store = MemoryStore()
-        self.archive = Archive(self.store, Layout("demo", None, SYSTEM), SIZE, Codec())
+        self.believed = AuthenticStore(self.store, Trust(keys))
+        self.archive = Archive(self.believed, Layout("demo", None, SYSTEM), SIZE, Codec())
         self.archive.state_start(segment(FIRST))
         self.pg_wal = directory / "pg_wal"
         self.pg_wal.mkdir()
@@ -82,7 +84,7 @@ class Bench:
         return {problem.reason for problem in self.problems.open()}
 
     def restored(self, number: int) -> Plain | None:
-        return Reader(self.store, Codec()).deliver(self.archive.layout, segment(number).name)
+        return Reader(self.believed, Codec()).deliver(self.archive.layout, segment(number).name)
 
 
 @pytest.fixture
@@ -93,6 +95,11 @@ def bench(tmp_path: Path) -> Bench:
 @pytest.fixture
 def reading(tmp_path: Path) -> Bench:
     return Bench(tmp_path, 60.0)
+
+
+@pytest.fixture
+def authenticated(tmp_path: Path) -> Bench:
+    return Bench(tmp_path, 60.0, b"k" * 64)
 
 
 def test_a_whole_archive_costs_one_listing_a_minute_and_nothing_is_said(bench: Bench) -> None:
@@ -145,9 +152,11 @@ def test_other_bytes_than_were_stored_do_not_take_its_place(bench: Bench) -> Non
     assert bench.key(END - 1) not in bench.store.objects
 
 
+@pytest.mark.parametrize("kind", ["reading", "authenticated"])
 def test_a_damaged_object_is_read_told_and_stored_again_beside_it(
-    reading: Bench, caplog: pytest.LogCaptureFixture
+    kind: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
+    reading: Bench = request.getfixturevalue(kind)
     body, metadata = reading.store.objects[reading.key(END - 1)]
     reading.store.objects[reading.key(END - 1)] = (body[:-1] + bytes([body[-1] ^ 1]), metadata)
     for _ in range(200):
@@ -167,6 +176,20 @@ def test_a_damaged_object_that_cannot_be_stored_again_is_read_again_first(readin
     assert reading.look() == {"object_damaged"}
     reading.store.objects[reading.key(FIRST)] = (body, metadata)
     assert reading.look() == set()
+
+
+def test_p16_a_forged_object_is_a_problem_that_lasts_until_the_true_one_is_back(authenticated: Bench) -> None:
+    """With the bytes of another server, and sums of its own that agree with them."""
+    true = authenticated.store.objects[authenticated.key(FIRST)]
+    authenticated.store.delete(authenticated.key(FIRST))
+    forger = Archive(authenticated.store, authenticated.archive.layout, SIZE, Codec())
+    forger.archive_segment(segment(FIRST), plain_of(FIRST).replace(b"w", b"f"), ONE)
+    while not authenticated.look():
+        pass
+    assert authenticated.look() == {"object_damaged"}
+    assert "no authentication code" in authenticated.problems.open()[0].text
+    authenticated.store.objects[authenticated.key(FIRST)] = true
+    assert authenticated.look() == set()
 
 
 def test_one_object_is_read_at_a_time(reading: Bench) -> None:

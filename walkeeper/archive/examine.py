@@ -12,7 +12,7 @@ from walkeeper.core.coverage import Archived, Stretch, chain, coverage, merged, 
 from walkeeper.core.floor import given_up
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
-from walkeeper.errors import ArchiveMissing, CannotTell, Locked, ObjectDamaged, ObjectMissing, Refused
+from walkeeper.errors import ArchiveMissing, CannotTell, Locked, NotAuthentic, ObjectDamaged, ObjectMissing, Refused
 from walkeeper.store.base import Body
 
 
@@ -59,7 +59,11 @@ def problem_with(archive: Archive, segment: Segment) -> ObjectDamaged | ObjectMi
     problem: ObjectDamaged | None = None
     for suffix in sorted(STORED, key=lambda each: each != archive.codec.suffix):
         key = archive.layout.file(segment, suffix)
-        body = archive.store.get(key)
+        try:
+            body = archive.store.get(key)
+        except NotAuthentic as forged:
+            problem = problem or ObjectDamaged(str(forged))
+            continue
         if body is None:
             continue
         why = _damage(archive, segment, suffix, body)
