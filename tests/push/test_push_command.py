@@ -58,6 +58,15 @@ def fetched(data: DataDirectory, name: str) -> bytes | None:
     return fetch(DirectoryStore(data.store), Layout("demo", None, SYSTEM), Codec(), name)
 
 
+def rot(data: DataDirectory, name: str) -> None:
+    """One byte of that object, in place: its metadata stay."""
+    (path,) = data.store.rglob(name)
+    path.chmod(0o600)
+    body = bytearray(path.read_bytes())
+    body[-1] ^= 1
+    path.write_bytes(body)
+
+
 @pytest.mark.parametrize("absolute", [False, True], ids=["as PostgreSQL calls", "as Patroni calls"])
 def test_p1_exit_0_means_that_the_archive_has_it(data: DataDirectory, push: Push, absolute: bool) -> None:
     data.segment()
@@ -76,6 +85,24 @@ def test_p2_p3_other_bytes_of_that_name_are_refused_and_both_stay(data: DataDire
     assert "HINT: " in said
     assert said.count("\n") == 1
     assert fetched(data, SEGMENT) == first
+
+
+def test_p1_by_hand_a_damaged_object_that_states_nothing_wrong_is_no_reason_to_say_that_it_is_stored(
+    data: DataDirectory, push: Push
+) -> None:
+    plain = (data.wal / data.segment().name).read_bytes()
+    assert push(f"pg_wal/{SEGMENT}")[0] == 0
+    rot(data, f"{SEGMENT}.zst")
+    assert push(f"pg_wal/{SEGMENT}")[0] == 0  # PostgreSQL, which must not wait for a read
+    assert data.objects() == [f"{SEGMENT}.zst"]
+    (data.wal / "archive_status" / f"{SEGMENT}.ready").unlink()
+    for _ in range(2):
+        assert push(f"pg_wal/{SEGMENT}")[0] == 0
+        assert fetched(data, SEGMENT) == plain
+    assert data.objects() == [f"{SEGMENT}.again.zst", f"{SEGMENT}.zst"]
+    rot(data, f"{SEGMENT}.again.zst")
+    code, said = push(f"pg_wal/{SEGMENT}")
+    assert (code, "HINT: Move both away" in said) == (1, True)
 
 
 def test_p3_what_a_server_received_of_a_timeline_that_it_left_blocks_no_archiver(

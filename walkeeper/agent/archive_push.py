@@ -152,7 +152,7 @@ class Pushing:
         archiver = self._agent.archiver
         if archiver is None:
             self._check_leadership(place)
-        asked_for = archiver if _is_ready(place) else None
+        asked_for = archiver if place.is_ready else None
         if asked_for is not None and self._was_compared(place, asked_for):
             return
         # PostgreSQL asks for what is .ready: a receipt will do. For a person, who asks for anything else, the store is looked at.
@@ -315,10 +315,6 @@ class Pushing:
             return mtime_ns is not None and self._markers.lay(receipt, mtime_ns)
         except WalkeeperError:
             return False
-
-
-def _is_ready(place: Place) -> bool:
-    return (place.pg_wal / "archive_status" / f"{place.name}.ready").exists()
 
 
 def _was_primary(data_directory: Path) -> bool:

@@ -119,7 +119,7 @@ class Archive:
                     return self._same(stored, packed.sha256, suffix)
                 continue
             return Receipt(segment, packed.sha256, len(packed.body), was_present=False)
-        raise _damaged_twice(self.layout.file(segment, self.codec.suffix))
+        raise damaged_twice(self.layout.file(segment, self.codec.suffix))
 
     def _same(self, stored: Receipt, sha256: str, suffix: str) -> Receipt:
         if stored.sha256 != sha256:
@@ -166,7 +166,7 @@ class Archive:
                     continue
                 return found.sha256 == sha256
             return True
-        raise _damaged_twice(self.layout.file(file, more + self.codec.suffix))
+        raise damaged_twice(self.layout.file(file, more + self.codec.suffix))
 
     def find(self, segment: Segment) -> Receipt | None:
         """A receipt for a segment that is in the store already, whatever its suffix; None if it provably is not.
@@ -215,7 +215,7 @@ class Archive:
                     "the leader's timeline came from it, archive under another prefix, and take a base backup.",
                 ) from None
             return
-        raise _damaged_twice(self.layout.file(HistoryFile(timeline), ""))
+        raise damaged_twice(self.layout.file(HistoryFile(timeline), ""))
 
     def state_start(self, first: Segment) -> None:
         """Say once and for all where the archive begins."""
@@ -286,7 +286,7 @@ def _came_and_went(key: str) -> StoreUnavailable:
     )
 
 
-def _damaged_twice(key: str) -> CannotTell:
+def damaged_twice(key: str) -> CannotTell:
     return CannotTell(
         f"{key}: it is damaged in the store, and so is what was stored again beside it",
         hint=f"Move both away (the other one has {AGAIN} in its name). The file is then stored again.",

@@ -31,6 +31,11 @@ class Place:
         return self.data_directory / PG_WAL
 
     @property
+    def is_ready(self) -> bool:
+        """Whether PostgreSQL is about to hand it over; whoever asks for another file is a person, or Patroni."""
+        return (self.pg_wal / "archive_status" / f"{self.name}.ready").exists()
+
+    @property
     def file(self) -> WalFile:
         """What kind of file it is, its number counted in the smallest segments."""
         return parse_wal_name(self.name, _SMALLEST)

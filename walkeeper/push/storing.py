@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from walkeeper.archive.examine import problem_with
 from walkeeper.archive.open import Archives
 from walkeeper.archive.read import MAX_LABEL_BYTES
 from walkeeper.archive.tail_read import assemble
-from walkeeper.archive.write import Archive
+from walkeeper.archive.write import Archive, damaged_twice
 from walkeeper.core.branches import left_at
 from walkeeper.core.history import MAX_HISTORY_BYTES, History, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
@@ -79,6 +80,8 @@ class Pusher:
         history = _local_history(place, segment.timeline)
         try:
             receipt = archive.confirm_segment(segment, content.plain, history, known(segment))
+            if receipt.was_present and not place.is_ready and problem_with(archive, segment) is not None:
+                receipt = _store_beside(archive, segment, content.plain, history)
         except Conflict:
             fork = left_at(followed(place.data_directory), segment)
             if fork is None:
@@ -110,6 +113,14 @@ class Pusher:
         if not in_tail:
             archive.keep_file(PartialFile(segment), plain)
         events.info("padded_segment", file=segment, end=end, kept="in the tail" if in_tail else "as a .partial")
+
+
+def _store_beside(archive: Archive, segment: Segment, plain: Plain, history: History | None) -> Receipt:
+    """Who asks for it by hand doubts the store, which has been read: what is there states nothing wrong, and is damaged."""
+    receipt = archive.put_beside(archive.pack(segment, plain, history))
+    if problem_with(archive, segment) is not None:
+        raise damaged_twice(archive.layout.file(segment, archive.codec.suffix))
+    return receipt
 
 
 def _system_identifier(place: Place) -> int:
