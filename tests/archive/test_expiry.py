@@ -8,6 +8,7 @@ from tests.core.test_floor import ID, RETAINED, a_floor, a_pin
 from tests.core.values import a_backup
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.expiry import (
+    Expiry,
     begins_since,
     below_floors,
     let_go,
@@ -77,7 +78,9 @@ def test_the_newest_word_about_a_backup_counts(store: MemoryStore) -> None:
 def test_nothing_is_read_into_what_lies_there(store: MemoryStore) -> None:
     store.create("demo/7/expire/notes.txt", b"x", {})
     store.create("demo/7/expire/00000001.later.json", b"x", {})
-    assert read_expiry(store, LAYOUT).floors == ()
+    store.create("demo/7/expire/retain-20261128T020000Z-00000001.json", b"x", {})
+    store.create("demo/7/expire/retain-20261128T020000Z-00000000-1a2b3c4d-00000001.json", b"x", {})
+    assert read_expiry(store, LAYOUT) == Expiry()
     store.create("demo/7/expire/00000002.json", encode(a_floor(number=1)), {})
     with pytest.raises(BadFloor, match=r"expire/00000002\.json: it says that it is floor 1"):
         read_expiry(store, LAYOUT)

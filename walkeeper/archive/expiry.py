@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -28,7 +28,7 @@ from walkeeper.core.floor import (
 )
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.errors import BadFloor, StoreError
+from walkeeper.errors import BadBackup, BadFloor, StoreError
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.store.base import AlreadyThere, Store
@@ -78,8 +78,9 @@ def read_expiry(store: Store, layout: Layout) -> Expiry:
             else:
                 floors[int(match[1])] = info.modified
         elif match := _RETAINED.match(name):
-            id_ = BackupId.parse(match[1])
-            retained[id_] = max(retained.get(id_, 0), int(match[2]))
+            with suppress(BadBackup):  # of nothing that walkeeper could have written
+                id_ = BackupId.parse(match[1])
+                retained[id_] = max(retained.get(id_, 0), int(match[2]))
     standing = sorted(floors.keys() - words["revoked"])
     wanted = [number for number in standing if number == standing[-1] or number not in words["done"]]
     return Expiry(
