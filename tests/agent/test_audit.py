@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.core.test_floor import a_floor
 from tests.core.values import paged_segment
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver.audit import AT_ONCE, Audit
@@ -16,9 +17,11 @@ from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.problems import Problems
 from walkeeper.archive.authentic import AuthenticStore, Trust
 from walkeeper.archive.codec import Codec
+from walkeeper.archive.expiry import write_floor
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import Reader
 from walkeeper.archive.write import Archive
+from walkeeper.core.floor import Below
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
@@ -71,8 +74,10 @@ class Bench:
             (self.pg_wal / segment(number).name).write_bytes(plain_of(number))
         self.clock = Hands()
         self.problems = Problems(self.clock)
+        self.first = FIRST
         sources = Sources(self.archive, ONE, self.pg_wal, self.spool, lambda _: (), None, self.clock, lambda: False)
-        self.audit = Audit(sources, Frontier(ONE, Lsn(END * MIB), SIZE), FIRST, self.known, read_back, self.problems)
+        frontier = Frontier(ONE, Lsn(END * MIB), SIZE)
+        self.audit = Audit(sources, frontier, lambda: self.first, self.known, read_back, self.problems)
 
     def key(self, number: int, suffix: str = ".zst") -> str:
         return self.archive.layout.file(segment(number), suffix)
@@ -199,19 +204,61 @@ def test_one_object_is_read_at_a_time(reading: Bench) -> None:
     assert [method for method, _ in reading.store.calls].count("get") == 5
 
 
-@pytest.mark.parametrize("why", ["a recorded gap", "a start that was moved up", "a late listing"])
-def test_what_is_not_there_for_a_reason_is_no_problem(bench: Bench, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if why == "a late listing":
-        kept = bench.store.list
-        monkeypatch.setattr(bench.store, "list", lambda prefix: (i for i in kept(prefix) if i.key != bench.key(FIRST)))
-    else:
-        bench.store.delete(bench.key(FIRST))
+def test_what_only_the_listing_lacks_is_no_problem(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = bench.store.list
+    monkeypatch.setattr(bench.store, "list", lambda prefix: (i for i in kept(prefix) if i.key != bench.key(FIRST)))
+    assert bench.look() == set()
+
+
+def give_up(bench: Bench, why: str) -> None:
+    """What was the first segment."""
     if why == "a recorded gap":
         bench.archive.record_gap(segment(FIRST), segment(FIRST).end)
     elif why == "a start that was moved up":
         bench.archive.state_start(segment(FIRST + 1))
+    elif why == "a floor":
+        below = (Below(1, str(segment(FIRST).end)),)
+        floor = a_floor(system_identifier=str(SYSTEM), start=segment(FIRST + 1).name, below=below, kept=())
+        assert write_floor(bench.believed, bench.archive.layout, floor)
+    else:
+        bench.first = FIRST + 1
+
+
+REASONS = ["a recorded gap", "a start that was moved up", "a floor", "the record's start"]
+
+
+@pytest.mark.parametrize("why", REASONS)
+def test_what_is_not_there_for_a_reason_is_no_problem(bench: Bench, why: str) -> None:
+    bench.store.delete(bench.key(FIRST))
+    give_up(bench, why)
     assert bench.look() == set()
-    bench.store.calls.clear()
+
+
+@pytest.mark.parametrize("why", REASONS)
+def test_the_problem_ends_when_what_is_missing_is_given_up(bench: Bench, why: str) -> None:
+    bench.store.delete(bench.key(FIRST))
+    assert bench.look() == {"object_missing"}
+    give_up(bench, why)
+    assert bench.look() == set()
+
+
+def test_p16_a_start_that_somebody_planted_hides_nothing_that_is_missing(bench: Bench) -> None:
+    bench.archive.state_start(segment(END - 1))
+    bench.store.delete(bench.key(FIRST + 1))
+    assert bench.look() == {"object_missing"}
+
+
+def test_nothing_is_read_below_the_start_that_expire_moves(reading: Bench) -> None:
+    body, metadata = reading.store.objects[reading.key(FIRST)]
+    reading.store.objects[reading.key(FIRST)] = (body[:-1] + bytes([body[-1] ^ 1]), metadata)
+    while not reading.look():
+        pass
+    reading.first = END - 1
+    reading.store.calls.clear()
+    assert reading.look() == set()
+    for _ in range(20):
+        reading.look()
+    assert {key for method, key in reading.store.calls if method == "get"} == {reading.key(END - 1)}
 
 
 def test_in_a_store_without_the_archive_nothing_is_stored_again(bench: Bench) -> None:
@@ -226,7 +273,7 @@ def test_where_very_much_is_gone_a_look_is_bounded(bench: Bench) -> None:
     for number in range(100, 400):
         bench.store.objects[bench.key(number)] = bench.store.objects[bench.key(FIRST)]
     sources = bench.audit._sources
-    audit = Audit(sources, Frontier(ONE, Lsn(400 * MIB), SIZE), FIRST, bench.known, None, bench.problems)
+    audit = Audit(sources, Frontier(ONE, Lsn(400 * MIB), SIZE), lambda: FIRST, bench.known, None, bench.problems)
     bench.store.calls.clear()
     audit.look(threading.Event())
     assert len([method for method, _ in bench.store.calls if method == "head"]) <= 4 * AT_ONCE
@@ -236,7 +283,9 @@ def test_where_very_much_is_gone_a_look_is_bounded(bench: Bench) -> None:
 def test_each_folder_has_its_turn(tmp_path: Path) -> None:
     bench = Bench(tmp_path, None)
     end = 3 * SIZE.per_log + 10
-    audit = Audit(bench.audit._sources, Frontier(ONE, Lsn(end * MIB), SIZE), FIRST, bench.known, None, bench.problems)
-    seen = {folder for _ in range(4) for folder in audit._folders(end)}
+    audit = Audit(
+        bench.audit._sources, Frontier(ONE, Lsn(end * MIB), SIZE), lambda: FIRST, bench.known, None, bench.problems
+    )
+    seen = {folder for _ in range(4) for folder in audit._folders(FIRST, end)}
     per_log = SIZE.per_log
     assert seen == {(FIRST, per_log), (per_log, 2 * per_log), (2 * per_log, 3 * per_log), (3 * per_log, end)}

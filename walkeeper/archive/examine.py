@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 
 from walkeeper.archive.codec import STORED
 from walkeeper.archive.expiry import read_expiry
 from walkeeper.archive.read import opened
 from walkeeper.archive.write import Archive
-from walkeeper.core.coverage import Archived, Stretch, chain, coverage, merged, subtract
-from walkeeper.core.floor import given_up
+from walkeeper.core.coverage import FOREVER, Range, Stretch, chain, coverage, within, without
+from walkeeper.core.floor import covered, given_up
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
-from walkeeper.errors import ArchiveMissing, CannotTell, Locked, NotAuthentic, ObjectDamaged, ObjectMissing, Refused
+from walkeeper.errors import (
+    ArchiveMissing,
+    BadName,
+    CannotTell,
+    Locked,
+    NotAuthentic,
+    ObjectDamaged,
+    ObjectMissing,
+    Refused,
+)
 from walkeeper.store.base import Body
 
 
@@ -27,31 +37,42 @@ def lacking(archive: Archive, history: History, first: int, end: int) -> list[St
         for stretch in chain(history, size, first, end)
         for number in {*range(stretch.first, stretch.end, size.per_log), stretch.end - 1}
     }
-    found = _holes(archive.contents.listed(*sorted(folders)).archived(size), history, archive, first, end)
-    if not found:
-        return []
+    holes = coverage(archive.contents.listed(*sorted(folders)).archived(size), history, size, first, end).holes
+    return expected(archive, history, [hole.stretch for hole in holes]) if holes else []
+
+
+def expected(archive: Archive, history: History, files: Iterable[Stretch]) -> list[Stretch]:
+    """What of those files of the chain, in order, the store should have: it is no recorded gap, no floor gave it up, and the
+    archive begins below. Raises as ``lacking``.
+    """
+    size, layout = archive.size, archive.layout
     stated = archive.contents.listed(layout.starts, layout.gaps)
-    start = stated.start(size)
-    if start is None:
+    starts = [start.number for start in stated.stated_starts(size)]
+    if not starts:
         raise ArchiveMissing(
             f"{archive.store.url}/{layout.root}: the archive is no longer there",
             hint="Was the disk unmounted, or the bucket emptied? Nothing is stored again by itself: put it back from a copy, "
             "or begin a new archive: restart the agent, and then run walkeeper takeover --accept.",
         )
-    gaps, floors = stated.archived(size).gaps, given_up(read_expiry(archive.store, layout).floors)
-    known = {
-        timeline: merged([*gaps.get(timeline, ()), *floors.get(timeline, ()), (0, start.number)])
-        for timeline in {stretch.timeline for stretch in found}
-    }
-    return [
-        Stretch(stretch.timeline, *left)
-        for stretch in found
-        for left in subtract(merged([(stretch.first, stretch.end)]), known[stretch.timeline])
-    ]
+    floors = read_expiry(archive.store, layout).floors
+    left = without(without(files, stated.archived(size).gaps), given_up(floors))
+    begin = starts[-1]
+    if left and left[0].first < begin:  # it may be anybody's word: see ``begins`` in core.coverage
+        below = without(chain(history, size, starts[0], begin), covered(floors))
+        begin = next(_stored_numbers(archive, below), begin)
+    return within({timeline: [Range(begin, FOREVER)] for timeline in history.timelines}, left)
 
 
-def _holes(archived: Archived, history: History, archive: Archive, first: int, end: int) -> list[Stretch]:
-    return [hole.stretch for hole in coverage(archived, history, archive.size, first, end).holes]
+def _stored_numbers(archive: Archive, files: list[Stretch]) -> Iterator[int]:
+    """The first of those files of the chain that is stored in each folder, the lowest first."""
+    for folder in archive.store.folders(archive.layout.wal):
+        try:
+            first = Segment.parse(f"{folder}00000000", archive.size)
+        except BadName:
+            continue  # not ours
+        if within({first.timeline: [Range(first.number, first.number + archive.size.per_log)]}, files):
+            listed = archive.contents.listed(f"{archive.layout.wal}{folder}/").archived(archive.size)
+            yield from (found.first for found in within(listed.segments, files)[:1])
 
 
 def problem_with(archive: Archive, segment: Segment) -> ObjectDamaged | ObjectMissing | None:

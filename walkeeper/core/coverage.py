@@ -154,10 +154,10 @@ def hidden(archived: Archived, history: History, size: SegmentSize, first: int, 
 
     But for what a floor gave up: there a hole hides nothing.
     """
-    files = _without(chain(history, size, first, start), archived.below)
+    files = without(chain(history, size, first, start), archived.below)
     lowest = min((each.first for each in within(archived.segments, files)), default=start)
-    rest = _without(chain(history, size, lowest, start), archived.below)
-    return _without(_without(rest, archived.segments), archived.gaps)
+    rest = without(chain(history, size, lowest, start), archived.below)
+    return without(without(rest, archived.segments), archived.gaps)
 
 
 def last_stored(archived: Archived, history: History, size: SegmentSize) -> int | None:
@@ -170,8 +170,8 @@ def coverage(archived: Archived, history: History, size: SegmentSize, first: int
     """Look at the chain from segment ``first`` up to ``end``."""
     files = chain(history, size, first, end)
     stored = within(archived.segments, files)
-    holes = [Hole(hole, recorded=False) for hole in _without(_without(files, archived.segments), archived.gaps)]
-    holes += [Hole(hole, recorded=True) for hole in within(archived.gaps, _without(files, archived.segments))]
+    holes = [Hole(hole, recorded=False) for hole in without(without(files, archived.segments), archived.gaps)]
+    holes += [Hole(hole, recorded=True) for hole in within(archived.gaps, without(files, archived.segments))]
     everything = [Stretch(timeline, *found) for timeline in archived.segments for found in archived.segments[timeline]]
     whole_chain: dict[int, list[Range]] = {
         stretch.timeline: [Range(stretch.first, stretch.end)] for stretch in chain(history, size)
@@ -186,7 +186,7 @@ def coverage(archived: Archived, history: History, size: SegmentSize, first: int
         closed=tuple(within(archived.gaps, stored)),
         before=tuple(within(archived.segments, chain(history, size, 0, first))),
         beyond=tuple(within(archived.segments, chain(history, size, end))),
-        orphans=tuple(sorted(_without(everything, whole_chain))),
+        orphans=tuple(sorted(without(everything, whole_chain))),
         missing_histories=tuple(
             subtract(
                 merged([(begun + 1, history.timeline + 1)]), merged((there, there + 1) for there in archived.histories)
@@ -204,7 +204,8 @@ def within(ranges: Mapping[int, Sequence[Range]], stretches: Iterable[Stretch]) 
     ]
 
 
-def _without(stretches: Iterable[Stretch], ranges: Mapping[int, Sequence[Range]]) -> list[Stretch]:
+def without(stretches: Iterable[Stretch], ranges: Mapping[int, Sequence[Range]]) -> list[Stretch]:
+    """What of the stretches is not in their timelines' ranges."""
     return [
         Stretch(timeline, *found)
         for timeline, first, end in stretches

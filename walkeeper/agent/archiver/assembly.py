@@ -51,7 +51,10 @@ def assemble(
     frontier = Frontier(sources.history, ownership.record.position, archive.size)
     commit = Commit(ownership, frontier, source, server, config.hold_slot, observed, problems, clock)
     uploads = Uploads(archive, source, frontier, problems, clock)
-    first = Segment.parse(ownership.record.start, archive.size).number
+
+    def first() -> int:
+        return Segment.parse(ownership.record.start, archive.size).number
+
     return Archiver(
         frontier=frontier,
         source=source,

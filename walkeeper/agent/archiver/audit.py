@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from walkeeper.agent.archiver.lost_wal import Sources, from_pg_wal
 from walkeeper.agent.archiver.receipts import Receipts
 from walkeeper.agent.problems import Problems
-from walkeeper.archive.examine import lacking, problem_with
+from walkeeper.archive.examine import expected, lacking, problem_with
 from walkeeper.core.about import About
+from walkeeper.core.coverage import Stretch
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import Plain
@@ -39,12 +41,14 @@ class Audit:
         self,
         sources: Sources,
         frontier: Frontier,
-        first: int,
+        first: Callable[[], int],
         known: Receipts,
         read_back: float | None,
         problems: Problems,
     ) -> None:
-        """``first`` is the number of the archive's first segment; ``read_back`` in seconds, None is never."""
+        """``first`` tells the number of the archive's first segment, which ``expire`` moves; ``read_back`` in seconds, None is
+        never.
+        """
         self._sources = sources
         self._frontier = frontier
         self._first = first
@@ -65,15 +69,13 @@ class Audit:
 
     def look(self, stopping: threading.Event) -> None:
         """Once. Raises the store's errors, ArchiveMissing, or BadFloor."""
-        end = self._frontier.next_segment.number
-        for segment in [segment for segment, problem in self._bad.items() if isinstance(problem, ObjectMissing)]:
-            if self._sources.archive.find(segment) is not None:
-                del self._bad[segment]
-        for first, last in self._folders(end):
+        begin, end = self._first(), self._frontier.next_segment.number
+        self._forget(begin)
+        for first, last in self._folders(begin, end):
             self._list(first, last)
-        if self._read_back is not None and self._sources.clock.monotonic() >= self._read_at and end > self._first:
+        if self._read_back is not None and self._sources.clock.monotonic() >= self._read_at and end > begin:
             self._read_at = self._sources.clock.monotonic() + self._read_back
-            self._read(end)
+            self._read(begin, end)
         if self._bad:
             self._tell()
         for segment, problem in list(self._bad.items()):
@@ -84,17 +86,28 @@ class Audit:
         else:
             self._problems.clear(About.ARCHIVER_AUDIT)
 
-    def _folders(self, end: int) -> list[tuple[int, int]]:
+    def _forget(self, begin: int) -> None:
+        """What is there again, and what is no longer expected: it was given up, or is a recorded gap."""
+        archive = self._sources.archive
+        self._bad = {segment: problem for segment, problem in self._bad.items() if segment.number >= begin}
+        gone = sorted(segment for segment, problem in self._bad.items() if isinstance(problem, ObjectMissing))
+        if not gone:
+            return
+        files = [Stretch(each.timeline, each.number, each.number + 1) for each in gone]
+        wanted = set(expected(archive, self._frontier.history, files))
+        for segment, file in zip(gone, files, strict=True):
+            if file not in wanted or archive.find(segment) is not None:
+                del self._bad[segment]
+
+    def _folders(self, begin: int, end: int) -> list[tuple[int, int]]:
         """First and end of the newest folder's numbers, and of another's."""
-        if end <= self._first:
+        if end <= begin:
             return []
         per_log = self._frontier.size.per_log
-        oldest, newest = self._first // per_log, (end - 1) // per_log
-        turn = random.randrange(oldest, newest + 1) if self._turn is None else self._turn  # noqa: S311 - no secret
+        oldest, newest = begin // per_log, (end - 1) // per_log
+        turn = random.randrange(oldest, newest + 1) if self._turn is None else max(oldest, self._turn)  # noqa: S311 - no secret
         self._turn = turn + 1 if oldest <= turn < newest else oldest
-        return [
-            (max(self._first, number * per_log), min(end, (number + 1) * per_log)) for number in sorted({newest, turn})
-        ]
+        return [(max(begin, number * per_log), min(end, (number + 1) * per_log)) for number in sorted({newest, turn})]
 
     def _list(self, first: int, end: int) -> None:
         archive = self._sources.archive
@@ -105,8 +118,8 @@ class Audit:
                     key = archive.layout.file(segment, archive.codec.suffix)
                     self._bad[segment] = ObjectMissing(f"{key}: it is no longer in the store")
 
-    def _read(self, end: int) -> None:
-        number = random.randrange(self._first, end)  # noqa: S311 - no secret
+    def _read(self, begin: int, end: int) -> None:
+        number = random.randrange(begin, end)  # noqa: S311 - no secret
         damaged = [segment for segment, problem in self._bad.items() if isinstance(problem, ObjectDamaged)]
         segment = damaged[0] if damaged else self._frontier.history.segment(number, self._frontier.size)
         problem = problem_with(self._sources.archive, segment)
