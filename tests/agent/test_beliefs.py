@@ -609,7 +609,7 @@ def test_a_refusal_stands_until_record_or_server_change(world: World) -> None:
     kept = refusals()
     now = situation(world.dcs.record, SYSTEM, 1, 17)
     assert not kept.stands(now)
-    kept.refused(NothingToCompare("x"), now)
+    kept.refused(NothingToCompare("x"), now, kept.accepted)
     assert kept.stands(now)
     world.put_record(lsn=str(Lsn(10 * MIB)))
     assert kept.stands(situation(world.dcs.record, SYSTEM, 1, 17))  # a stale owner writes on
@@ -626,19 +626,19 @@ def test_a_person_lets_the_next_takeover_pass_one_refusal_only() -> None:
     with pytest.raises(AgentError, match="none was refused"):
         kept.answer({"accept": True})
     assert kept.answer({}) == {}
-    kept.refused(NothingToCompare("x", hint="y"), "now")
+    kept.refused(NothingToCompare("x", hint="y"), "now", kept.accepted)
     assert kept.answer({}) == {"reason": "nothing_to_compare", "text": "x", "hint": "y"}
     assert kept.accepted == set()
     kept.answer({"accept": True})
     assert (set(kept.accepted), kept.stands("now"), poked) == ({"nothing_to_compare"}, False, [1])
-    kept.refused(StoreBehind("z"), "now")
+    kept.refused(StoreBehind("z"), "now", kept.accepted)
     assert kept.accepted == set()
 
 
 @pytest.mark.parametrize("problem", [OtherBytes("x"), NumberUsedTwice("x"), WrongSegmentSize("x"), Refused("x")])
 def test_a_person_cannot_let_pass_that_bytes_differ(problem: Refused) -> None:
     kept = refusals()
-    kept.refused(problem, "now")
+    kept.refused(problem, "now", kept.accepted)
     with pytest.raises(AgentError, match="cannot be accepted"):
         kept.answer({"accept": True})
     assert kept.accepted == set()

@@ -18,7 +18,7 @@ from walkeeper.agent import agent as agents
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.http.report import report
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
-from walkeeper.errors import StoreUnavailable
+from walkeeper.errors import NothingToCompare, StoreBehind, StoreUnavailable
 from walkeeper.postgres.server import ServerState
 
 SERVER = ServerState(7, False, 1, Lsn(20 * MIB), SegmentSize(MIB), 17, "replica")
@@ -47,9 +47,11 @@ class Slow(Agent):
         self.begun = 0
         self.go_on = threading.Event()
         self.ends_with: Any = None
+        self.accepted: frozenset[str] = frozenset()
 
-    def _take_over(self, server: ServerState) -> Any:
+    def _take_over(self, server: ServerState, accepted: frozenset[str]) -> Any:
         self.begun += 1
+        self.accepted = accepted
         self.go_on.wait(20)
         if isinstance(self.ends_with, Exception):
             raise self.ends_with
@@ -110,3 +112,21 @@ def test_one_that_failed_is_told_and_tried_again(agent: Slow, clock: Hands) -> N
         return agent.archiver is agent.ends_with
 
     wait_until(over, "its end", 20)
+
+
+def test_what_a_person_accepts_while_a_takeover_runs_is_for_the_next(agent: Slow, clock: Hands) -> None:
+    refusal = NothingToCompare("x")
+    agent.refusals.refused(refusal, None, frozenset())
+    clock.now += 60  # it is tried again
+    agent.look()
+    assert agent.begun == 1
+    agent.refusals.answer({"accept": True})
+    agent.ends_with = refusal
+    agent.let_it_end()
+    agent.go_on.clear()
+    agent.look()
+    assert (agent.begun, agent.accepted) == (2, frozenset({"nothing_to_compare"}))
+    agent.ends_with = StoreBehind("y")
+    agent.let_it_end()
+    agent._conclude_takeover()
+    assert agent.refusals.accepted == frozenset()

@@ -62,9 +62,10 @@ LEFTOVER_SECONDS: Final = 5.0
 class _Takeover:
     """One that runs, in a thread of its own, or has ``ended``."""
 
-    def __init__(self, about: object, begun_at: float) -> None:
-        """``about``: the situation in which it was begun."""
+    def __init__(self, about: object, accepted: frozenset[str], begun_at: float) -> None:
+        """``about``: the situation in which it was begun. ``accepted``: reasons of refusals that it passes."""
         self.about = about
+        self.accepted = accepted
         self.begun_at = begun_at
         self.ended = threading.Event()
         self.thread: threading.Thread | None = None
@@ -227,7 +228,7 @@ class Agent:
         about = situation(found, server.system_identifier, server.timeline, control)
         if self.refusals.stands(about) or (now < self._takeover_at and not self.refusals.accepted):
             return
-        self._takeover = takeover = _Takeover(about, now)
+        self._takeover = takeover = _Takeover(about, self.refusals.accepted, now)
         takeover.thread = self.supervisor.start("takeover", lambda: self._run_takeover(takeover, server))
         takeover.ended.wait(TAKEOVER_SECONDS)
         self._conclude_takeover()
@@ -235,7 +236,7 @@ class Agent:
     def _run_takeover(self, takeover: _Takeover, server: ServerState) -> None:
         """Beside the looks: it may have to list the whole archive, and the watchdog waits for each look."""
         try:
-            takeover.archiver = self._take_over(server)
+            takeover.archiver = self._take_over(server, takeover.accepted)
         except WalkeeperError as problem:
             takeover.problem = problem
         finally:
@@ -258,7 +259,7 @@ class Agent:
         if problem is not None:
             self._takeover_at = now + self._takeover_backoff.failed()
             if isinstance(problem, Refused):
-                self.refusals.refused(problem, takeover.about)
+                self.refusals.refused(problem, takeover.about, takeover.accepted)
             self.problems.report(About.TAKEOVER_FAILED, problem, grace=isinstance(problem, StandbyLags))
             return
         self._takeover_backoff.succeeded()
@@ -268,14 +269,14 @@ class Agent:
         if self.archiver is not None and not self._stopping:
             self.archiver.start(self.supervisor, self.config.upload_workers, self.config.uploads)
 
-    def _take_over(self, server: ServerState) -> Archiver:
+    def _take_over(self, server: ServerState, accepted: frozenset[str]) -> Archiver:
         """Not started yet."""
         self._probe.ensure()
         pg_wal = self.config.data_dir / "pg_wal"
         local = read_local_wal(pg_wal, server, self._committer_server.state)
         archive = self.archives.archive(server.system_identifier, server.segment_size)
         receiver = find_receiver(self.config, server.major)  # before the record is ours: without it nothing is archived
-        ownership = take_over(self.config.name, self.records, archive, local, self.watcher, self.refusals.accepted)
+        ownership = take_over(self.config.name, self.records, archive, local, self.watcher, accepted)
         sources = Sources(
             archive,
             local.server.history,

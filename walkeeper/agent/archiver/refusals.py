@@ -41,11 +41,12 @@ class Refusals:
         with self._lock:
             return self._problem is not None and situation == self._situation and self._clock.monotonic() < self._until
 
-    def refused(self, problem: Refused, situation: object) -> None:
+    def refused(self, problem: Refused, situation: object, accepted: frozenset[str]) -> None:
+        """``accepted``: what that takeover passed. A person's word that came while it ran is for the next."""
         with self._lock:
             self._problem, self._situation = problem, situation
-            self._until = self._clock.monotonic() + LOOK_AGAIN
-            self._accepted = frozenset()
+            self._accepted = (self._accepted - accepted) & {problem.reason}
+            self._until = 0.0 if self._accepted else self._clock.monotonic() + LOOK_AGAIN
 
     def over(self) -> None:
         """A takeover came through, or this node does not want one any longer."""
