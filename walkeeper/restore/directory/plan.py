@@ -27,6 +27,7 @@ from walkeeper.core.windows import (
     Windows,
     choose,
     consistent_at,
+    stopped_at,
 )
 from walkeeper.errors import CannotRestore
 from walkeeper.lib.retry import with_retries
@@ -37,6 +38,7 @@ from walkeeper.restore.state import Asked, State
 from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
 
 _SHOWN: Final = 3
+_LEAVE_OUT: Final = "Leave --backup out, and the newest one before the target is taken."
 _PREFETCHED: Final = 2
 """Segments before a hole in which PostgreSQL's look-ahead may run into it: it has half a MiB in view, at most."""
 _PREFETCHES: Final = 15
@@ -169,7 +171,13 @@ def _named(found: Windows, named: str, timeline: int, wanted: Target) -> Choice:
             if isinstance(wanted, ToLsn) and not begin <= wanted.lsn <= window.end:
                 raise CannotRestore(
                     f"--backup {named}: with it everything from {begin} to {window.end} can be restored, and not {wanted.lsn}",
-                    hint="Leave --backup out, and the newest one before the target is taken.",
+                    hint=_LEAVE_OUT,
+                )
+            stopped = stopped_at(judged.backup)
+            if isinstance(wanted, ToTime) and (stopped is None or stopped > wanted.at):
+                raise CannotRestore(
+                    f"--backup {named}: it stopped at {judged.backup.stop.at or 'an unknown time'}, not before {wanted.text}",
+                    hint=_LEAVE_OUT,
                 )
             return Choice(judged.backup, window)
     raise CannotRestore(
