@@ -306,6 +306,7 @@ def test_the_policies_allow_what_the_store_does_and_no_more() -> None:
         "probe/*",
         "*/tail/*",
         "*/life/*",
+        "*/pin/*",
     ]
     assert set(allowed("policy-restore.json")) == {"s3:GetObject", "s3:ListBucket"}
     (puts,) = (s for s in statements_of("policy-agent.json") if "s3:PutObject" in s["Action"])

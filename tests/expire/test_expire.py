@@ -266,6 +266,25 @@ def test_p15_a_pin_holds_what_it_needs_and_people_can_let_it_go(
     assert words.pins(site.config, pin.id, json=False) == 2
 
 
+def test_p15_a_pin_that_has_ended_holds_nothing_and_goes_a_week_later(site: Site, run: Run) -> None:
+    """As one whose process was killed: an attempt at a backup, and a restore of one that a floor has given up."""
+    killed = BackupId("20261119T020000Z", 1, "0000000a")
+    site.backups.put_packed_piece(killed, "0" * 64, 5, b"piece")
+    until = "2026-11-28T11:59:59Z"
+    for token, id_, at in ((1, killed, "2026-11-21T11:59:59Z"), (2, OLD, "2026-11-27T11:00:00Z")):
+        pin = a_pin(id=f"0000000{token}-0001", backup=str(id_), timeline=1, lsn="0/300028", at=at, until=until)
+        write_pin(site.store, site.layout, pin)
+    run(apply=True)
+    site.now += timedelta(hours=2)
+    assert run(apply=True)["deleted"]["backups"] == [str(OLD), str(OLDER), str(killed)]
+    assert site.keys("expire/") == ["expire/00000001.done.json", "expire/00000001.json"]
+    assert site.keys(f"backup/{killed}/") == [f"backup/{killed}/backup.json"]
+    assert len(site.keys("pin/")) == 2
+    site.now += timedelta(days=7)
+    run(apply=True)
+    assert site.keys("pin/") == []
+
+
 def test_p15_a_pin_that_comes_after_the_floor_still_holds(site: Site, run: Run) -> None:
     run(apply=True)
     site.now += timedelta(hours=2)

@@ -38,6 +38,7 @@ def one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
         return map(work, things)
 
     monkeypatch.setattr(walkeeper.core.retention, "ATTEMPT", timedelta(hours=12))
+    monkeypatch.setattr(walkeeper.expire.look, "_LEFT", timedelta(hours=3))
     for module in (walkeeper.archive.restorable, walkeeper.expire.delete):
         monkeypatch.setattr(module, "in_parallel", in_turn)
         monkeypatch.setattr(module, "with_retries", lambda work: work(), raising=False)
@@ -137,6 +138,11 @@ def _pins_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walkeeper.expire.look, "read_pins", lambda *_: [])
 
 
+def _pins_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before their end."""
+    monkeypatch.setattr(walkeeper.expire.look, "_LEFT", timedelta(hours=-3))
+
+
 def _retained_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     original = walkeeper.core.retention.plan
     monkeypatch.setattr(
@@ -172,6 +178,7 @@ def _too_young(monkeypatch: pytest.MonkeyPatch) -> None:
         (_document_first, 0),
         (_no_tombstone, 115),
         (_pins_ignored, 0),
+        (_pins_taken_away, 0),
         (_retained_ignored, 14),
         (_one_full_is_enough, 38),
         (_too_young, 3),

@@ -109,6 +109,7 @@ class World:
             self.random.choice([1, 2]),
         )
         self.kill_after: int | None = None
+        self.expires = False
         self.log: list[str] = []
         self.pins = self.random.random() < 0.7
         self.store.objects[self.layout.start(Segment(1, 2, SIZE))] = (b'{"segment_size": 1048576}', {})
@@ -277,12 +278,13 @@ class World:
     def watched(self, run: Callable[[], object], unknown: Collection[str] = ()) -> None:
         """Whatever becomes of it, even killed: what is promised can be restored as before."""
         promised, fulls, held = self.promised(), self.fulls(), self.held() - {*unknown}
+        self.expires = True
         try:
             run()
         except Unsafe:
             return
         finally:
-            self.kill_after = None
+            self.kill_after, self.expires = None, False
             if lost := promised - self.promised():
                 raise Broken(f"{Lsn(min(lost) * MIB)} could be restored, and is promised, and is lost")
             if len(self.fulls()) < min(2, len(fulls)):
@@ -353,11 +355,15 @@ class World:
             self.kill_after -= 1
             if self.kill_after < 0:
                 raise StoreUnavailable("killed", hint="A test did.")
-        if method == "delete" and not key.startswith(self.layout.pins):
+        if method == "delete" and (self.expires or not key.startswith(self.layout.pins)):
             self._check_delete(key)
 
     def _check_delete(self, key: str) -> None:
         """Only below a floor that was recorded, has stood for its grace, and was not revoked; nothing that is pinned."""
+        if key.startswith(self.layout.pins):
+            if moment(decode_floor(Pin, self.store.objects[key][0], key).until) >= self.now:
+                raise Broken(f"{key} was deleted, and has not ended")
+            return
         floors = self._floors()
         pinned = [restore for restore in self.restores if moment(restore.pin.until) >= self.now]
         if key.startswith(self.layout.wal):

@@ -7,6 +7,8 @@ In this order, so that a kill at any point leaves nothing that looks whole and i
 3. of each backup its ``backup.json``, from when on it is an attempt; of each attempt nothing yet;
 4. a tombstone in that one place: whoever still takes that backup can no longer commit it, and it stays;
 5. the pieces.
+
+Pins that ended long ago go, too: nobody else takes away those of a process that was killed.
 """
 
 from __future__ import annotations
@@ -51,6 +53,8 @@ def delete(
 ) -> Deleted:
     """Below the floors whose grace is over. Raises the store's errors; what was deleted by then stays deleted."""
     deleted, going, layout = Deleted(), looked.going, archive.layout
+    for pin in looked.left:
+        _gone(archive.store, layout.pin(pin.id))
     if going.first is None:
         return deleted
     if any(going.wal.values()):

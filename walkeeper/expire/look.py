@@ -14,7 +14,7 @@ from walkeeper.archive.restorable import look as look_at_archive
 from walkeeper.core import windows
 from walkeeper.core.backup import BackupId, WalRange
 from walkeeper.core.coverage import Range, intersect, merged, subtract
-from walkeeper.core.floor import MAX_IDS, Below, Floor, Pin, covered, given_up, written
+from walkeeper.core.floor import LONGEST_PIN, MAX_IDS, Below, Floor, Pin, covered, given_up, moment, written
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
@@ -25,15 +25,18 @@ CLOCKS: Final = 300.0
 """Seconds by which this node's clock and the store's may differ."""
 REVOKED_BEFORE: Final = timedelta(seconds=60)
 """Before its grace is over, for a floor to be revoked: somebody may delete below it right then."""
+_LEFT: Final = timedelta(seconds=LONGEST_PIN)
+"""After its end, for a pin to be taken away: until then whoever wrote it may come back and renew it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looked:
-    """``plan`` is today's, by no floor; ``refused`` says why there is none."""
+    """``plan`` is today's, by no floor; ``refused`` says why there is none. ``pins`` count; ``left`` are over for long."""
 
     archive: Restorable
     now: datetime
     pins: tuple[Pin, ...]
+    left: tuple[Pin, ...]
     plan: Plan | None
     refused: Unsafe | None = None
 
@@ -92,7 +95,9 @@ def look(
     """
     found = look_at_archive(archives, system_identifier, size, record)
     _refuse(found, record)
-    pins = tuple(read_pins(archives.store, archives.layout(system_identifier)))
+    every = read_pins(archives.store, archives.layout(system_identifier))
+    pins = tuple(pin for pin in every if moment(pin.until) >= now)
+    left = tuple(pin for pin in every if moment(pin.until) < now - _LEFT)
     bare = replace(found.holdings, given_up={})
     judged = windows.look(found.documents.backups, bare)
     standing = {backup.id for backup in found.windows.complete}
@@ -112,9 +117,9 @@ def look(
         stored_at=stored_at,
     )
     try:
-        return Looked(archive=found, now=now, pins=pins, plan=plan(judged, bare, policy, needs))
+        return Looked(archive=found, now=now, pins=pins, left=left, plan=plan(judged, bare, policy, needs))
     except Unsafe as refused:
-        return Looked(archive=found, now=now, pins=pins, plan=None, refused=refused)
+        return Looked(archive=found, now=now, pins=pins, left=left, plan=None, refused=refused)
 
 
 def next_floor(looked: Looked, grace: timedelta, member: str) -> Floor | None:
