@@ -27,7 +27,7 @@ from walkeeper.archive.layout import Layout
 from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import LONGEST_PIN, Retained, encode, moment
 from walkeeper.core.lsn import Lsn
-from walkeeper.errors import BadFloor
+from walkeeper.errors import BadFloor, StoreUnavailable
 from walkeeper.lib import events
 
 LAYOUT = Layout("demo", None, 7)
@@ -106,6 +106,34 @@ def test_a_pin_states_its_end_by_the_stores_clock_is_renewed_and_let_go(store: M
     assert read_pins(store, LAYOUT) == [after]
     assert after.id.endswith("-0002")
     assert moment(after.until) > moment(pin.until)
+
+
+@pytest.mark.parametrize("at", ["get", "list"])
+def test_p15_a_pin_that_is_renewed_while_pins_are_read_is_seen(store: MemoryStore, at: str) -> None:
+    pin = new_pin(a_backup(BackupId.parse(ID)), 3, "host1", 0.0)
+    write_pin(store, LAYOUT, pin)
+    after = renewed(pin, 60.0)
+
+    def renew(what: str, _: str) -> None:
+        if what == at:
+            store.before = store.after = None
+            write_pin(store, LAYOUT, after)
+            let_go(store, LAYOUT, pin)
+
+    store.before, store.after = (renew, None) if at == "get" else (None, renew)
+    assert read_pins(store, LAYOUT) == [after]
+
+
+def test_pins_that_never_stand_still_are_not_taken_for_what_is_there(store: MemoryStore) -> None:
+    pins = [new_pin(a_backup(BackupId.parse(ID)), 3, "host1", 0.0) for _ in range(99)]
+
+    def another(what: str, key: str) -> None:
+        if what == "list":
+            write_pin(store, LAYOUT, pins.pop())
+
+    store.after = another
+    with pytest.raises(StoreUnavailable, match="no two listings are the same"):
+        read_pins(store, LAYOUT)
 
 
 def test_a_backup_is_pinned_while_it_runs_whatever_becomes_of_it(store: MemoryStore) -> None:

@@ -266,6 +266,24 @@ def test_p15_a_pin_holds_what_it_needs_and_people_can_let_it_go(
     assert words.pins(site.config, pin.id, json=False) == 2
 
 
+def test_p15_a_backup_that_is_stored_while_the_wal_is_listed_holds(
+    site: Site, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began long ago, so that its own WAL lies below everything else that stays."""
+    late = BackupId("20261114T020000Z", 1, "0000000a")
+    pin = a_pin(backup=str(late), timeline=1, lsn="0/500028", at="2026-11-28T11:00:00Z", until="2026-12-01T11:00:00Z")
+    write_pin(site.store, site.layout, pin)
+    original = Backups.ids
+
+    def ids(self: Backups) -> list[BackupId]:
+        found = original(self)
+        site.store.delete(site.layout.pin(pin.id))  # it is stored, and done, right after this listing
+        return found
+
+    monkeypatch.setattr(Backups, "ids", ids)
+    assert run(apply=True)["next_floor"]["start_lsn"] == "0/500000"
+
+
 def test_p15_a_pin_that_has_ended_holds_nothing_and_goes_a_week_later(site: Site, run: Run) -> None:
     """As one whose process was killed: an attempt at a backup, and a restore of one that a floor has given up."""
     killed = BackupId("20261119T020000Z", 1, "0000000a")

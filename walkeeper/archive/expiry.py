@@ -28,13 +28,15 @@ from walkeeper.core.floor import (
 )
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.errors import BadBackup, BadFloor, StoreError
+from walkeeper.errors import BadBackup, BadFloor, StoreError, StoreUnavailable
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.store.base import AlreadyThere, Store
 
 _FLOOR: Final = re.compile(r"([0-9]{8})(?:\.(revoked|done))?\.json\Z")
 _RETAINED: Final = re.compile(r"retain-([0-9A-Za-z-]+)-([0-9]{8})\.json\Z")
+_LISTINGS: Final = 10
+"""How often pins are listed, at most, until two listings are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +116,30 @@ def begins_since(store: Store, layout: Layout) -> Segment | None:
 
 
 def read_pins(store: Store, layout: Layout) -> list[Pin]:
-    """All that are there, those too that have ended. Raises BadFloor or the store's errors."""
-    found = []
-    for info in store.list(layout.pins):
-        body = store.get(info.key, MAX_FLOOR_BYTES)
-        if body is None:
-            continue  # it has just been let go
-        pin = decode(Pin, body, info.key)
-        if layout.pin(pin.id) != info.key:
-            raise BadFloor(f"{info.key}: it says that it is {pin.id}", hint="Look at who may write there.")
-        found.append(pin)
-    return found
+    """All that are there, those too that have ended. Raises BadFloor or the store's errors.
+
+    Listed again after that: one that was renewed meanwhile is gone under its old name, and was not listed under its new one.
+    """
+    after = [info.key for info in store.list(layout.pins)]
+    for _ in range(_LISTINGS):
+        keys, found = after, [_pin_at(store, layout, key) for key in after]
+        after = [info.key for info in store.list(layout.pins)]
+        if after == keys:
+            return [pin for pin in found if pin is not None]
+    raise StoreUnavailable(
+        f"{layout.pins}: no two listings are the same", hint="Pins come and go there. Try again later."
+    )
+
+
+def _pin_at(store: Store, layout: Layout, key: str) -> Pin | None:
+    """None for one that has just been let go."""
+    body = store.get(key, MAX_FLOOR_BYTES)
+    if body is None:
+        return None
+    pin = decode(Pin, body, key)
+    if layout.pin(pin.id) != key:
+        raise BadFloor(f"{key}: it says that it is {pin.id}", hint="Look at who may write there.")
+    return pin
 
 
 def write_pin(store: Store, layout: Layout, pin: Pin) -> None:

@@ -92,10 +92,12 @@ def look(
 ) -> Looked:
     """``now`` is the store's. ``record`` was read before. Raises Unsafe for what nobody could look at, BadFloor, or the store's
     errors.
+
+    Pins are read first: a backup that is stored and let go while the WAL is listed is seen in one of the two.
     """
+    every = read_pins(archives.store, archives.layout(system_identifier))
     found = look_at_archive(archives, system_identifier, size, record)
     _refuse(found, record)
-    every = read_pins(archives.store, archives.layout(system_identifier))
     pins = tuple(pin for pin in every if moment(pin.until) >= now)
     left = tuple(pin for pin in every if moment(pin.until) < now - _LEFT)
     bare = replace(found.holdings, given_up={})
