@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,8 +45,13 @@ Make = Callable[..., Plan]
 
 
 @pytest.fixture
-def make(built: Built, tmp_path: Path) -> Make:
-    return lambda **request: plan.make(built.config, Request(directory=tmp_path / "new", **request))
+def make(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    def make(tell: Callable[[str], None] = lambda _: None, **request: Any) -> Plan:
+        return plan.make(built.config, Request(directory=tmp_path / "new", **request), tell)
+
+    monkeypatch.setattr(plan, "_PAUSE", 0)
+    monkeypatch.setattr(plan, "_ON_ITS_WAY", 0)
+    return make
 
 
 def test_a_named_backup_that_stopped_after_the_time_is_refused(built: Built, make: Make) -> None:
@@ -56,3 +62,43 @@ def test_a_named_backup_that_stopped_after_the_time_is_refused(built: Built, mak
     backed_up(built, undated := BackupId("20261128T020000Z", 1, "00000003"), 8, at="today")
     with pytest.raises(CannotRestore, match="it stopped at today"):
         make(to="2026-11-29 12:00Z", backup=str(undated))
+
+
+def lost(built: Built, number: int) -> str:
+    built.store.delete(key := built.key(1, number))
+    return key
+
+
+@pytest.mark.parametrize("record", [8, 4, None], ids=["at the frontier", "behind it", "no record"])
+def test_latest_waits_for_what_is_being_uploaded(
+    built: Built, make: Make, monkeypatch: pytest.MonkeyPatch, record: int | None
+) -> None:
+    """Uploads run side by side: the segment at the frontier is often the last of some that follow each other."""
+    built.dcs.down = record is None
+    built.record(1, record or 10)
+    key = lost(built, 8)
+    monkeypatch.setattr(plan, "_ON_ITS_WAY", 60)
+    assert make(lambda _: built.store.create(key, b"w", {}), to="latest").end == Lsn(8 * MIB)
+
+
+@pytest.mark.parametrize(("frontier", "hole", "waits"), [(8, 8, 0), (9, 8, 60), (10, 7, 60), (8, 7, 60)])
+def test_latest_is_refused_where_what_is_missing_does_not_come(
+    built: Built, make: Make, monkeypatch: pytest.MonkeyPatch, frontier: int, hole: int, waits: int
+) -> None:
+    """And what the frontier has passed is not waited for."""
+    monkeypatch.setattr(plan, "_ON_ITS_WAY", waits)
+    built.record(1, frontier)
+    lost(built, hole)
+    asked: list[str] = []
+    with pytest.raises(CannotRestore, match=f"after {Lsn(hole * MIB)} WAL is missing"):
+        make(asked.append, to="latest")
+    assert asked == []
+
+
+def test_latest_is_refused_at_a_recorded_gap(built: Built, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_ON_ITS_WAY", 60)
+    built.record(1, 8)
+    lost(built, 8)
+    built.archive.record_gap(built.segment(1, 8), Lsn(9 * MIB))
+    with pytest.raises(CannotRestore, match="after 0/800000 WAL is missing"):
+        make(to="latest")

@@ -289,8 +289,9 @@ def test_doctor_says_whether_this_host_can_restore(life: Life, monkeypatch: pyte
 
 
 def test_before_a_hole_everything_up_to_it_can_be_restored_and_nothing_behind_it(
-    life: Life, restored: Restored
+    life: Life, restored: Restored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(plan, "_ON_ITS_WAY", 0)
     config = replace(load(restored.config, {}), bin_dir=life.server.bin_dir)
     request = Request(directory=restored.data, tablespaces=(f"{life.space}={restored.space}",), delta=True)
     whole = plan.make(config, request)

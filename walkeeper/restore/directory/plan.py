@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from walkeeper.archive import restorable
+from walkeeper.archive.contents import Contents
 from walkeeper.archive.open import Archives, open_archives
 from walkeeper.archive.read import Reader
 from walkeeper.archive.restorable import Listed, Restorable
@@ -14,10 +16,11 @@ from walkeeper.archive.times import CommitTimes
 from walkeeper.config import Config
 from walkeeper.core.backup import Backup, BackupId
 from walkeeper.core.commits import since_2000
-from walkeeper.core.coverage import chain, last_stored
+from walkeeper.core.coverage import chain, last_stored, within, without
 from walkeeper.core.history import History
 from walkeeper.core.landmarks import restore_point, transaction_end
 from walkeeper.core.lsn import Lsn
+from walkeeper.core.names import Segment
 from walkeeper.core.wal_records import last_begin, read_record
 from walkeeper.core.windows import (
     Choice,
@@ -41,6 +44,10 @@ _SHOWN: Final = 3
 _LEAVE_OUT: Final = "Leave --backup out, and the newest one before the target is taken."
 _PREFETCHED: Final = 2
 """Segments before a hole in which PostgreSQL's look-ahead may run into it: it has half a MiB in view, at most."""
+_ON_ITS_WAY: Final = 20.0
+"""Seconds in which a segment comes that is being uploaded."""
+_PAUSE: Final = 1.0
+"""Seconds between two looks at it."""
 _PREFETCHES: Final = 15
 """The first major version that looks ahead while it recovers."""
 
@@ -71,10 +78,13 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
         check_kind(chosen.backup)
     hole = _hole_behind(evidence, history, chosen.window)
     if isinstance(wanted, Latest) and hole is not None:
-        raise CannotRestore(
-            f"--to latest: the archive is not whole: after {chosen.window.end} WAL is missing, and more is behind it",
-            hint=f"--to {chosen.window.end} restores up to there. walkeeper verify says what is missing.",
-        )
+        hole = _still_missing(evidence, history, hole, config.uploads, tell)
+        if hole is not None:
+            at = max(chosen.window.end, Lsn(hole * evidence.size))
+            raise CannotRestore(
+                f"--to latest: the archive is not whole: after {at} WAL is missing, and more is behind it",
+                hint=f"--to {at} restores up to there. walkeeper verify says what is missing.",
+            )
     recovery = resumed.recovery if resumed else _recovery(
         wanted, request, timeline, chosen, archives.reader(), evidence, history, end=end, hole=hole
     )  # fmt: skip
@@ -250,6 +260,27 @@ def _hole_behind(evidence: Evidence, history: History, window: Window) -> int | 
     for stretch in chain(history, evidence.size, number):
         if any(gap.end > number for gap in evidence.archived.gaps.get(stretch.timeline, ()) if gap.first < stretch.end):
             return number
+    return None
+
+
+def _still_missing(
+    evidence: Evidence, history: History, hole: int, uploads: int, tell: Callable[[str], None]
+) -> int | None:
+    """The first that does not come soon; None where all come. What is uploaded right now lies at the frontier or behind it, or,
+    where that is not known, among the newest."""
+    record, last = evidence.claim.record, last_stored(evidence.archived, history, evidence.size) or 0
+    known = record is not None and record.timeline == history.timeline
+    newest = record.position // evidence.size if record is not None and known else last - uploads
+    missing = without(chain(history, evidence.size, hole, last), evidence.archived.segments)
+    if hole < newest or not missing or missing[0].first > hole or within(evidence.archived.gaps, missing):
+        return hole
+    contents, until = Contents(evidence.store, evidence.layout, evidence.size), time.monotonic() + _ON_ITS_WAY
+    for segment in (Segment(each.timeline, n, evidence.size) for each in missing for n in range(each.first, each.end)):
+        while not with_retries(lambda segment=segment: contents.has(segment)):  # type: ignore[misc]
+            if time.monotonic() >= until:
+                return segment.number
+            tell(f"waiting for {segment}, which may be on its way")
+            time.sleep(_PAUSE)
     return None
 
 
