@@ -165,6 +165,27 @@ def test_a_staging_copy_is_refused_while_production_lives_and_until_a_person_say
     assert decode_record(world.ours.record.document).life != decode_record(world.theirs.record.document).life
 
 
+def test_a_clone_never_archives_where_it_came_from_though_nobody_lives_there(world: World, tmp_path: Path) -> None:
+    (tmp_path / "pg_wal").mkdir()
+    wal = LocalWal(LocalServer(SYSTEM, SIZE, ONE, Lsn(9 * MIB)), {}, tmp_path / "pg_wal")
+    world.ours.set_leader("a")
+
+    def take(accepted: set[str]) -> Ownership:
+        return take_over("a", MemoryRecord(world.ours), world.archive, wal, world.watcher, accepted)
+
+    mark, place = tmp_path / "walkeeper_clone_of", f"{world.store.url}/{world.archive.layout.root}"
+    mark.write_text(place)
+    with pytest.raises(AnotherCluster, match="never archives there"):
+        take(set())
+    assert not world.store.objects
+    mark.write_text(f"{place}else/")
+    take(set())
+    world.ours = MemoryDcs()
+    world.ours.set_leader("a")
+    mark.write_text(place)
+    take({AnotherCluster.reason})
+
+
 def test_an_owner_raises_an_alarm_for_a_foreign_sign_that_moves_and_not_for_one_that_stands(world: World) -> None:
     production, copy = world.begin(), world.life(OTHER)
     renew(copy, world)

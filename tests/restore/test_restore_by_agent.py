@@ -34,6 +34,22 @@ def test_what_is_there_is_delivered_whole(agent: Node) -> None:
     assert agent.files == ["RECOVERYXLOG"]
 
 
+def test_p6_who_restores_another_clusters_archive_is_not_answered_from_this_one(
+    agent: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the restore_command of ``walkeeper restore --from`` says it; somebody else is asked then."""
+    begun: list[str] = []
+    monkeypatch.setattr("walkeeper.restore.host_start.start", lambda _, socket, __: begun.append(socket))
+    for name in (SEGMENT.name, "000000010000000000000006"):
+        monkeypatch.setenv("PATRONI_SCOPE", "demo")
+        assert agent.restore(name) in (exits.DELIVERED, exits.ABSENT)
+        assert not begun
+        monkeypatch.setenv("PATRONI_SCOPE", "other")
+        assert agent.restore(name) is None
+        assert len(begun) == 1
+        begun.clear()
+
+
 def test_p6_what_is_proved_absent_is_absent(agent: Node) -> None:
     for name in ("000000010000000000000006", "00000002.history", "00000001.history"):
         assert agent.restore(name) == exits.ABSENT

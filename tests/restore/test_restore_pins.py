@@ -27,13 +27,13 @@ def store() -> MemoryStore:
     return MemoryStore()
 
 
-def restored(directory: Path, store: MemoryStore) -> str:
+def restored(directory: Path, store: MemoryStore, use: str = "server") -> str:
     """A directory with a restore's note, and its pin, which is new. The pin's id."""
     pin = new_pin(a_backup(BackupId("20261128T020000Z", 3, "1a2b3c4d")), 3, "host", 0.0)
     write_pin(store, LAYOUT, pin)
     asked = Asked(
         to="latest", scope="demo", group=None, system_identifier=7, backup=None, timeline=None, exclusive=False,
-        action=None, tablespaces=(),
+        action=None, tablespaces=(), use=use,
     )  # fmt: skip
     note = State(
         asked=asked, backup=pin.backup, timeline=3, recovery={}, pin=pin.id, began=pin.at,
@@ -60,6 +60,14 @@ def test_a_pin_of_a_recovery_is_renewed_once_a_day(store: MemoryStore, tmp_path:
     (after,) = read_pins(store, LAYOUT)
     assert noted(tmp_path) == after.id != first
     assert moment(after.until) - moment(before.until) >= timedelta(days=1)
+
+
+def test_a_replicas_runs_out_by_itself(store: MemoryStore, tmp_path: Path) -> None:
+    restored(tmp_path, store, "replica")
+    before = read_pins(store, LAYOUT)
+    for recovers in (False, True):
+        Pins(store, SystemClock(), lambda: 2 * DAY).tend(LAYOUT, tmp_path, recovers)
+    assert read_pins(store, LAYOUT) == before
 
 
 def test_after_the_recovery_it_goes(store: MemoryStore, tmp_path: Path) -> None:

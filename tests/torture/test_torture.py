@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from xml.etree import ElementTree as ET
@@ -50,8 +52,15 @@ def test_the_check_notices_a_segment_that_is_missing(rig: Rig) -> None:
     lost = chain_of(backup, history, record.position, record.size)[-2]
     assert isinstance(rig.place, DirectoryPlace)
     stored = rig.place.root / archive.layout.file(lost, ".zst")
+    agents = [pid for node in rig.cluster.nodes for pid in rig.processes(node, "agent")]
+    for pid in agents:
+        os.kill(pid, signal.SIGSTOP)  # or the owner notices, and stores it again
     hidden = stored.rename(stored.with_name(".hidden"))
-    verdict = check.restore(rig, backup, record, deadline=5)
-    hidden.rename(stored)
+    try:
+        verdict = check.restore(rig, backup, record, deadline=5)
+    finally:
+        hidden.rename(stored)
+        for pid in agents:
+            os.kill(pid, signal.SIGCONT)
     assert not verdict.sound
     assert verdict.missing or "the restore failed" in verdict.why  # a server that asks for it is told so, and stops

@@ -22,8 +22,9 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
 
         request = Request(
             to=options.to, timeline=options.timeline, directory=Path(options.data_dir) if options.data_dir else None,
-            delta=options.delta, tablespaces=tuple(options.tablespace), scope=options.scope, backup=options.backup,
-            system_identifier=options.system_identifier, action=options.action, exclusive=options.exclusive,
+            delta=options.delta or options.use == "replica", tablespaces=tuple(options.tablespace), scope=options.scope,
+            backup=options.backup, system_identifier=options.system_identifier, action=options.action,
+            exclusive=options.exclusive, use=options.use,
         )  # fmt: skip
         return restore.main(config(options), request, dry_run=options.dry_run, json=options.json)
 
@@ -50,6 +51,14 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
     restore.add_argument(
         "--timeline", metavar="N", type=_timeline, help="the one to follow, or latest (default: the record's)"
     )
+    use = restore.add_mutually_exclusive_group()
+    use.add_argument(
+        "--replica", dest="use", action="store_const", const="replica", help="for Patroni's create_replica_methods"
+    )
+    use.add_argument(
+        "--bootstrap", dest="use", action="store_const", const="bootstrap", help="for Patroni's bootstrap.method"
+    )
+    restore.set_defaults(use="server")
     restore.add_argument("--data-dir", metavar="DIRECTORY", help="where to (default: postgresql.data_dir)")
     restore.add_argument("--delta", action="store_true", help="write over what is there, and fetch only what differs")
     restore.add_argument(

@@ -60,6 +60,15 @@ def is_stopping(data_directory: Path) -> bool:
     return _status(data_directory) == "stopping"
 
 
+def clone_of(data_directory: Path) -> str:
+    """The archive that a restore made this cluster a clone of, or empty: it came from there, and never archives there."""
+    try:
+        with (data_directory / CLONE_OF).open("rb") as file:
+            return file.read(_LONGEST_URL).decode("utf-8", "replace").strip()
+    except FileNotFoundError:
+        return ""
+
+
 def changed_at(path: Path) -> int | None:
     """When a file was written last, in nanoseconds: to be held against itself only. None where there is none."""
     try:
@@ -99,6 +108,9 @@ def read_histories(pg_wal: Path, own: int | None = None) -> dict[int, bytes]:
     return found
 
 
+CLONE_OF: Final = "walkeeper_clone_of"
+"""A file with the store's URL and the archive's place in it. Base backups and pg_rewind bring it to replicas, too."""
+_LONGEST_URL: Final = 4096
 _HISTORY: Final = re.compile(r"([0-9A-F]{8})\.history\Z")
 _IDENTITY: Final = struct.Struct("=QI")
 _VERSIONS: Final = range(1300, 10_000)

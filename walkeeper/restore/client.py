@@ -67,9 +67,8 @@ def restore(config: str, name: str, destination: str, link: str = "") -> int | N
 
 def _ask(socket: str, name: str, place: str, link: str, waited: float) -> dict[str, object]:
     """One request and its reply. Raises NoAnswer, or ValueError for one that is not understood."""
-    texts = ", ".join(
-        f'"{key}": {quoted(text)}' for key, text in (("file", name), ("destination", place), ("ready", link))
-    )
+    said = ("file", name), ("destination", place), ("ready", link), ("scope", os.environ.get("PATRONI_SCOPE", ""))
+    texts = ", ".join(f'"{key}": {quoted(text)}' for key, text in said)
     request = f'{{"verb": "restore", {texts}, "pid": {os.getpid()}, "waited": {waited}}}'
     return _understood(client.exchange(socket, request.encode("ascii"), ANSWER_SECONDS).decode())
 
@@ -80,7 +79,9 @@ def _first_ask(config: str, name: str, place: str, link: str) -> tuple[str, dict
     host = paths.restore_socket_path(agent, os.environ)
     for socket in (agent, host):
         try:
-            return socket, _ask(socket, name, place, link, 0.0)
+            reply = _ask(socket, name, place, link, 0.0)
+            if reply.get("elsewhere") is not True:
+                return socket, reply
         except client.NoAnswer as nobody:
             if nobody.listening:
                 raise

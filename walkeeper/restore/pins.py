@@ -57,6 +57,7 @@ class Pins:
                 found is None
                 or not found.pin
                 or found.phase == "writing"
+                or found.asked.use == "replica"  # a standby is in recovery for ever: its pin runs out by itself
                 or found.asked.system_identifier != layout.system_identifier
             ):
                 return

@@ -82,14 +82,17 @@ class Restoring:
 
     def answer(self, request: dict[str, Any]) -> Mapping[str, Any]:
         """``file``, ``destination`` (absolute), the client's ``pid``, for how many seconds it has ``waited``, and perhaps
-        ``ready``, the link that the shell looks for.
+        ``ready``, the link that the shell looks for, and the ``scope`` that its environment says.
 
-        The reply has ``delivered`` and, if so, ``path``; or ``wait``, when it is to ask again at once. Raises CannotTell,
+        The reply has ``delivered`` and, if so, ``path``; or ``wait``, when it is to ask again at once; or ``elsewhere``, where
+        another cluster's archive is meant, which ``walkeeper restore --from`` leads to. Raises CannotTell,
         BadName or the store's errors, which become the reply; ``final`` if asking again is of no use.
         """
         name, destination, pid = request.get("file"), request.get("destination"), request.get("pid")
         if not isinstance(name, str) or not isinstance(destination, str) or not isinstance(pid, int):
             raise CannotTell("restore: the request is not understood")
+        if request.get("scope") not in (None, "", self._config.scope):
+            return {"elsewhere": True}
         place = Path(destination)
         data_directory = place.parent.parent
         layout = self._archives.layout(read_control_file(data_directory).system_identifier)

@@ -29,6 +29,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     exclusive: bool
     action: str | None
     tablespaces: tuple[str, ...]
+    use: str = "server"
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ from walkeeper.archive.expiry import read_pins
 from walkeeper.core.backup import Backup
 from walkeeper.errors import CannotRestore, CannotTell, Locked, StoreDenied
 from walkeeper.lib import durable
+from walkeeper.postgres.data_directory import clone_of
 from walkeeper.restore import state
 from walkeeper.restore.directory import carry_out as module
 from walkeeper.restore.directory import fetch, tree
@@ -106,6 +108,28 @@ def test_everything_comes_back_and_what_belongs_to_a_run_or_a_host_does_not(
     left = state.read(data)
     assert left is not None
     assert (pin.backup, left.pin, left.phase) == (backup.id, pin.id, "placing")
+
+
+def test_a_replica_is_a_standby_with_the_settings_that_its_leader_has(
+    store: MemoryStore, backup: Backup, tmp_path: Path
+) -> None:
+    """Whoever starts it: without Patroni, too, it would not become a primary."""
+    result = restore(backup, store, tmp_path, use="replica", delta=True)
+    there = {path.name for path in (tmp_path / "data").iterdir()}
+    assert "standby.signal" in there
+    assert there.isdisjoint({"recovery.signal", "walkeeper.conf", "walkeeper_hba.conf", "walkeeper_clone_of"})
+    auto_conf = (tmp_path / "data" / "postgresql.auto.conf").read_text()
+    assert not result.aside
+    assert "# set aside" not in auto_conf
+    assert "restore_command = 'restore %f %p'\n" in auto_conf
+
+
+def test_a_clone_says_whose_it_is(store: MemoryStore, backup: Backup, tmp_path: Path) -> None:
+    made = replace(plan(backup, store, tmp_path, use="bootstrap"), clone_of="file:///a/store/demo/7/")
+    carry_out(made, "restore %f %p", lambda _: None)
+    assert clone_of(tmp_path / "data") == "file:///a/store/demo/7/"
+    assert (tmp_path / "data" / "recovery.signal").exists()
+    assert not (tmp_path / "data" / "walkeeper.conf").exists()
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["into nothing", "over another"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -255,6 +256,10 @@ def test_what_cannot_end_well_is_refused_before_a_byte_is_written(life: Life) ->
         (Request(tablespaces=(f"{life.space}={fresh.data}/inside",)), "lies in another"),
         (Request(system_identifier=7), "no archive of system identifier 7"),
         (Request(scope="other"), "no archive"),
+        (Request(use="replica"), "where the archive ends is not known"),
+        (Request(use="replica", to="immediate"), "has everything"),
+        (Request(use="replica", scope="other"), "has everything"),
+        (Request(use="bootstrap", action="pause", to="immediate"), "Patroni waits"),
     ]:
         with pytest.raises(WalkeeperError, match=reason) as told:
             plan.make(config, replace(request, directory=fresh.data))
@@ -262,12 +267,25 @@ def test_what_cannot_end_well_is_refused_before_a_byte_is_written(life: Life) ->
     assert not fresh.data.exists()
     request = Request(directory=fresh.data, tablespaces=(f"{life.space}={fresh.space}",))
     here.check_place(plan.make(config, request))
+    elsewhere = replace(config, scope="mine", node=replace(config.node, data_dir=of_another_cluster(fresh.data.parent)))
+    assert plan.make(elsewhere, replace(request, scope="demo")).clone_of.endswith(f"/{life.place.root.name}/")
+    assert not plan.make(config, replace(request, scope="demo")).clone_of
+    bootstrap = plan.make(config, replace(request, to=life.lsn, use="bootstrap"))
+    assert bootstrap.recovery["recovery_target_action"] == "promote"
     fresh.data.mkdir()
     (fresh.data / "something").touch()
     for delta, reason in ((False, "not empty"), (True, "not a data directory")):
         with pytest.raises(CannotRestore, match=reason):
             here.check_place(plan.make(config, replace(request, delta=delta)))
     assert [path.name for path in fresh.data.iterdir()] == ["something"]
+
+
+def of_another_cluster(directory: Path) -> Path:
+    """A member's data directory, as far as it is looked at."""
+    data = directory / "member"
+    (data / "global").mkdir(parents=True)
+    (data / "global" / "pg_control").write_bytes(struct.pack("=QI", 4711, 1300) + bytes(8000))
+    return data
 
 
 def test_doctor_says_whether_this_host_can_restore(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Collection
 from typing import Final
 
+from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.problems import Problems
 from walkeeper.archive import life
 from walkeeper.archive.life import Sign
@@ -122,6 +123,21 @@ class Watcher:
                 "it is watched whether somebody else archives there",
                 hint="Normal where the record was removed or the DCS was rebuilt. The takeover comes automatically.",
             )
+
+
+def check_no_clone(archive: Archive, local: LocalWal, accepted: Collection[str]) -> None:
+    """Raises AnotherCluster where the local server was restored from this archive as another cluster's, whatever lives there."""
+    place = f"{archive.store.url}/{archive.layout.root}"
+    if local.clone_of() != place:
+        return
+    problem = AnotherCluster(
+        f"{place}: this cluster was restored from there as another one (walkeeper restore --from), and never archives there",
+        hint="Its configuration is the other cluster's: give it another scope or prefix. If it takes that cluster's place for "
+        "good, stop the other, then walkeeper takeover --accept.",
+    )
+    if problem.reason not in accepted:
+        raise problem
+    events.warning("takeover_accepted", refusal=problem.reason, error=problem)
 
 
 def _another(archive: Archive, sign: Sign) -> AnotherCluster:

@@ -12,7 +12,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.takeover import LocalServer
 from walkeeper.errors import BadSegment, ConfigError, PostgresError
-from walkeeper.postgres.data_directory import read_histories
+from walkeeper.postgres.data_directory import clone_of, read_histories
 from walkeeper.postgres.server import ServerState
 from walkeeper.postgres.wal_file import is_there, read_segment
 
@@ -28,6 +28,13 @@ class LocalWal:
     histories: dict[int, bytes]
     pg_wal: Path | None = None
     ask: Callable[[], ServerState] | None = None
+
+    def clone_of(self) -> str:
+        """The archive that this server was restored from as another cluster's; empty for none. Raises PostgresError."""
+        try:
+            return "" if self.pg_wal is None else clone_of(self.pg_wal.parent)
+        except OSError as problem:
+            raise PostgresError(f"{problem.filename}: {problem.strerror}") from None
 
     def now(self) -> LocalServer:
         """The same server, with as much WAL as it has by now. Raises PostgresError, also if it is another one by now."""

@@ -11,7 +11,7 @@ import msgspec
 
 from walkeeper.agent.archiver.beliefs import Belief, believe
 from walkeeper.agent.archiver.comparing import AT_ONCE
-from walkeeper.agent.archiver.life import Watcher
+from walkeeper.agent.archiver.life import Watcher, check_no_clone
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.archive.write import Archive
 from walkeeper.core.lsn import Lsn
@@ -126,6 +126,7 @@ def take_over(
     _leader(me, records)  # who does not lead need not look any further
     previous = _readable(before)
     if previous is None:
+        check_no_clone(archive, local, accepted)
         watcher.alone(archive, accepted)
     belief = believe(me, previous, archive, local, accepted)
     _store_histories(archive, local, belief)

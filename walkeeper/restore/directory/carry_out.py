@@ -26,6 +26,7 @@ from walkeeper.lib import durable
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.retry import with_retries
 from walkeeper.postgres import programs
+from walkeeper.postgres.data_directory import CLONE_OF
 from walkeeper.restore import state
 from walkeeper.restore.directory import settings
 from walkeeper.restore.directory.fetch import PG_CONTROL, Fetch, is_placed
@@ -168,15 +169,25 @@ def _settle(plan: Plan, tree: Tree, recovery: dict[str, str], control: bytes, re
         tree.link(f"pg_tblspc/{oid}", place)
     if plan.tablespaces:
         tree.write_file("tablespace_map", settings.tablespace_map(plan.tablespaces), mode)
-    auto_conf, aside = settings.auto_conf(tree.read_file(settings.AUTO_CONF, _LONGEST_AUTO_CONF) or b"", recovery)
+    replica = plan.request.use == "replica"
+    original = tree.read_file(settings.AUTO_CONF, _LONGEST_AUTO_CONF) or b""
+    auto_conf, aside = settings.auto_conf(original, recovery, keep=replica)
     tree.write_file(settings.AUTO_CONF, auto_conf, mode)
     result.aside = tuple(aside)
+    if plan.clone_of:
+        tree.write_file(CLONE_OF, plan.clone_of.encode(), mode)
+    if plan.request.use == "server":
+        _write_start(plan, tree, control, mode)
+    tree.write_file("standby.signal" if replica else "recovery.signal", b"", mode)
+
+
+def _write_start(plan: Plan, tree: Tree, control: bytes, mode: int) -> None:
+    """What the start that is printed needs. Patroni has its own."""
     _make_sockets(plan.directory)
     if tree.read_file("pg_hba.conf", 1) is None:
         tree.write_file(settings.HBA, settings.HBA_CONTENT, mode)
     told = _control_data(plan, control)
     tree.write_file(settings.START_CONF, settings.start_conf(plan.directory, told), mode)
-    tree.write_file("recovery.signal", b"", mode)
 
 
 def _control_data(plan: Plan, control: bytes) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from walkeeper.config import Config
 from walkeeper.core import amounts
+from walkeeper.core.backup import Backup
 from walkeeper.errors import CannotRestore
 from walkeeper.lib import events
 from walkeeper.lib.terminal import Progress, wrapped
@@ -32,11 +33,13 @@ FORMAT: Final = 1
 _SCRIPT: Final = "walkeeper-restore-wal"
 _SAMPLES: Final = 3
 """Pieces that --dry-run fetches, to say how long it would take."""
+_LOG_EVERY: Final = 30.0
+"""Seconds between two lines of progress where no terminal shows it."""
 
 
 def main(config: Config, request: Request, *, dry_run: bool, json: bool) -> int:
     """Raises what ``plan.make`` and ``carry_out`` raise; returns 0."""
-    events.to_stderr(logging.WARNING)
+    events.to_stderr(logging.WARNING if request.use == "server" else logging.INFO)
     if os.geteuid() == 0:
         raise CannotRestore(
             "restore: this is root, and PostgreSQL does not start on what root owns",
@@ -58,7 +61,7 @@ def main(config: Config, request: Request, *, dry_run: bool, json: bool) -> int:
         print("\n".join(_told(plan, None)), flush=True)  # noqa: T201 - it is for standard output
     begun = time.monotonic()
     with Progress() as progress:
-        result = carry_out(plan, command, _shown(progress, plan.backup.bytes))
+        result = carry_out(plan, command, _shown(progress, plan.backup))
     seconds = time.monotonic() - begun
     document = _document(plan, "restored", seconds=round(seconds), fetched_bytes=result.fetched, kept_bytes=result.kept)
     _print(_ended(plan, result, seconds), document, json=json)
@@ -77,19 +80,26 @@ def restore_script() -> str:
     return str(Path(found).absolute())
 
 
-def _shown(progress: Progress, total: int) -> Callable[[int], None]:
-    """How much of it is there, how fast, how long it will take."""
-    begun, done = time.monotonic(), 0
+def _shown(progress: Progress, backup: Backup) -> Callable[[int], None]:
+    """How much of it is there, how fast, how long it will take: on a terminal in place, else as a line now and then."""
+    begun, done, total = time.monotonic(), 0, backup.bytes
+    logged = begun
 
     def moved(count: int) -> None:
-        nonlocal done
+        nonlocal done, logged
         done += count
-        seconds = max(0.001, time.monotonic() - begun)
+        now = time.monotonic()
+        seconds = max(0.001, now - begun)
         rate = done / seconds
         left = amounts.duration(max(0, total - done) / rate) if rate else "?"
         part = min(1.0, done / total) if total else 1.0
         bar = "#" * int(20 * part)
         progress.show(f"[{bar:<20}] {part:4.0%} of {amounts.size(total)}, {amounts.rate(rate)}, {left} left")
+        if not progress.shows and now - logged >= _LOG_EVERY:
+            logged = now
+            events.info(
+                "restore_goes_on", backup=backup.id, bytes=done, of=total, bytes_per_second=int(rate), left=left
+            )
 
     return moved
 
@@ -152,6 +162,8 @@ def _there_already(plan: Plan) -> list[str]:
 
 
 def _next_steps(plan: Plan) -> list[str]:
+    if plan.request.use != "server":
+        return ["Patroni starts it."]
     pg_ctl = str(plan.folder / "pg_ctl") if plan.folder else "pg_ctl"
     lines = [
         "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from walkeeper.archive.backups import Backups
 from walkeeper.config import Config
@@ -12,6 +13,9 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.restore.directory.target import Action, Target
 from walkeeper.restore.state import Asked, State
 from walkeeper.verify.evidence import Evidence
+
+Use: TypeAlias = Literal["server", "replica", "bootstrap"]
+"""Who starts what is restored: a person; or Patroni, as a replica of its cluster or as a cluster's first leader."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,7 @@ class Request:
     system_identifier: int | None = None
     action: Action | None = None
     exclusive: bool = False
+    use: Use = "server"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,8 @@ class Plan:
     wal_segments: int
     wal_bytes: int
     resumed: State | None = None
+    clone_of: str = ""
+    """The archive, where it is another cluster's: this server never archives there."""
 
     @property
     def is_done(self) -> bool:

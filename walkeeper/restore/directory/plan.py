@@ -32,7 +32,8 @@ from walkeeper.core.windows import (
     consistent_at,
     stopped_at,
 )
-from walkeeper.errors import CannotRestore
+from walkeeper.dcs.claim import Claim, unknown
+from walkeeper.errors import CannotRestore, DcsError
 from walkeeper.lib.retry import with_retries
 from walkeeper.restore.directory import here, target
 from walkeeper.restore.directory.model import Plan, Request
@@ -57,12 +58,15 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
     wanted = target.parse(request.to)
     _check_action(request, wanted)
     directory = here.directory(config, request)
-    if request.scope is not None:
-        config = replace(config, scope=request.scope)
+    claim, is_clone = None, request.scope not in (None, config.scope)
+    if request.scope is not None and is_clone:
+        # What this host has, a record or a data directory, is of its own cluster.
+        config = replace(config, scope=request.scope, node=replace(config.node, data_dir=None))
+        claim = unknown(DcsError(f"{request.scope}: the record of another cluster is not asked for"))
     before = here.before(directory)
     archives = open_archives(config, to_read=True)
     system_identifier = request.system_identifier or (before.asked.system_identifier if before else None)
-    evidence = gather(config, archives.store, ask_the_dcs(config), system_identifier)
+    evidence = gather(config, archives.store, claim or ask_the_dcs(config), system_identifier)
     asked = _asked(config, request, evidence)
     resumed = here.resumable(directory, before, asked, delta=request.delta)
     can = _look(evidence, archives)
@@ -76,6 +80,8 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
     if isinstance(wanted, ToXid | ToName) and resumed is None and request.backup is None:
         chosen, end = _searched(wanted, found.chains[timeline], times, tell)
         check_kind(chosen.backup)
+    if request.use == "replica":
+        _check_reach(evidence.claim, chosen.window)
     hole = _hole_behind(evidence, history, chosen.window)
     if isinstance(wanted, Latest) and hole is not None:
         hole = _still_missing(evidence, history, hole, config.uploads, tell)
@@ -107,6 +113,7 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
         wal_segments=segments,
         wal_bytes=segments * _usual_bytes(evidence),
         resumed=resumed,
+        clone_of=f"{archives.store.url}/{evidence.layout.root}" if is_clone else "",
     )
 
 
@@ -126,7 +133,18 @@ def _look(evidence: Evidence, archives: Archives) -> Restorable:
 
 
 def _check_action(request: Request, wanted: Target) -> None:
-    """Raises CannotRestore for options that the target leaves without a meaning."""
+    """Raises CannotRestore for options that the target, or who starts the server, leaves without a meaning."""
+    chosen = (request.scope, request.timeline, request.backup, request.action)
+    if request.use == "replica" and (not isinstance(wanted, Latest) or request.exclusive or any(chosen)):
+        raise CannotRestore(
+            "--replica: a replica has everything that is archived of its own cluster",
+            hint="Leave out --to, --from, --timeline, --backup, --action and --exclusive. --bootstrap makes another cluster.",
+        )
+    if request.use == "bootstrap" and request.action not in (None, "promote"):
+        raise CannotRestore(
+            f"--action {request.action}: Patroni waits until the first leader of a cluster is promoted",
+            hint="Leave it out with --bootstrap.",
+        )
     if isinstance(wanted, Latest) and request.action not in (None, "promote"):
         raise CannotRestore(
             f"--action {request.action}: a recovery to latest ends where the WAL ends, and the server is then a primary",
@@ -150,6 +168,20 @@ def _timeline(holdings: Holdings, asked: str | None) -> int:
     if asked is None:
         return holdings.kept.timeline
     return max(holdings.histories) if asked == "latest" else int(asked)
+
+
+def _check_reach(claim: Claim, window: Window) -> None:
+    """A replica goes on where the archive ends: the leader keeps what is not archived, and nothing else. Raises CannotRestore."""
+    if claim.record is None:
+        raise CannotRestore(
+            f"--replica: where the archive ends is not known: {claim.why}",
+            hint="Patroni takes its next method, which should be basebackup.",
+        )
+    if window.end < claim.record.position.floor(claim.record.size):
+        raise CannotRestore(
+            f"--replica: a recovery from the newest backup ends at {window.end}, and the archive at {claim.record.position}",
+            hint="Patroni takes its next method. walkeeper verify says what is missing; walkeeper backup takes a new one.",
+        )
 
 
 def _choose(found: Windows, request: Request, resumed: State | None, timeline: int, wanted: Target) -> Choice:
@@ -295,7 +327,7 @@ def _recovery(
         if last is not None and last >= Lsn.parse(chosen.backup.start.lsn):
             found = {"recovery_target_lsn": str(last), "recovery_target_inclusive": "on"}
     if found:
-        found["recovery_target_action"] = request.action or "pause"
+        found["recovery_target_action"] = request.action or ("promote" if request.use == "bootstrap" else "pause")
     found["recovery_target_timeline"] = str(timeline)
     near = hole is not None and (end is None or end // evidence.size + _PREFETCHED >= hole)
     if near and chosen.backup.major >= _PREFETCHES:
@@ -347,4 +379,5 @@ def _asked(config: Config, request: Request, evidence: Evidence) -> Asked:
         exclusive=request.exclusive,
         action=request.action,
         tablespaces=request.tablespaces,
+        use=request.use,
     )

@@ -52,11 +52,11 @@ _FROM_CONTROL: Final = {
 """What a server that may be read while it recovers must have as the primary had it, as pg_controldata names it."""
 
 
-def auto_conf(original: bytes, recovery: Mapping[str, str]) -> tuple[bytes, list[str]]:
+def auto_conf(original: bytes, recovery: Mapping[str, str], *, keep: bool = False) -> tuple[bytes, list[str]]:
     """The backup's ``postgresql.auto.conf`` with the recovery's settings at its end.
 
     Returned as well: the names of settings that would keep the server from starting here, or let it act on others. They are
-    set aside as comments, since this file goes before every other.
+    set aside as comments, since this file goes before every other. ``keep``: not for a replica, which has what its leader has.
     """
     lines, aside, within = [], [], False
     for line in _text(original).splitlines():
@@ -66,7 +66,7 @@ def auto_conf(original: bytes, recovery: Mapping[str, str]) -> tuple[bytes, list
         name = _name(line)
         if within or (name and _RECOVERY.fullmatch(name)):
             continue
-        if name and _OF_A_HOST.fullmatch(name):
+        if name and not keep and _OF_A_HOST.fullmatch(name):
             aside.append(name)
             lines.append(_ASIDE + line.strip())
         else:

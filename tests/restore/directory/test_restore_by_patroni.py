@@ -1,0 +1,139 @@
+"""Patroni itself calls ``walkeeper restore``: for a replica of its cluster, and for a cluster from another one's archive."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.parts.cluster import Cluster, Node, callbacks
+from tests.parts.processes import wait_until
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.record import decode_record
+
+pytestmark = pytest.mark.cluster
+CALLBACK = Path(__file__).parents[3] / "walkeeper" / "control" / "callback.py"
+WALKEEPER = str(Path(sys.executable).parent / "walkeeper")
+REPLICAS = {
+    "create_replica_methods": ["walkeeper", "basebackup"],
+    "walkeeper": {
+        "command": f"{WALKEEPER} restore --replica -c {{config}}",
+        "keep_data": True,
+        "no_params": True,
+        "no_leader": True,
+    },
+}
+
+
+def made(directory: Path, store: Path, extra: Mapping[str, Any], nodes: int, scope: str = "demo") -> Cluster:
+    cluster = Cluster(
+        directory,
+        nodes=nodes,
+        scope=scope,
+        walkeeper_config={"store": {"directory": str(store)}, "agent": {"listen": "127.0.0.1:{metrics_port}"}},
+        callbacks=callbacks(f"{{python}} -I -S {CALLBACK} {{config}}"),
+        restore_command="{python} -m walkeeper -c {config} restore-wal %f %p",
+        extra=extra,
+    )
+    for node in cluster.nodes:
+        node.env["WALKEEPER_RUN_DIR"] = str(node.directory)
+    return cluster
+
+
+@pytest.fixture
+def store(short_path: Path) -> Path:
+    (short_path / "store").mkdir()
+    return short_path / "store"
+
+
+@pytest.fixture
+def cluster(short_path: Path, store: Path) -> Iterator[Cluster]:
+    with made(short_path / "cluster", store, {"postgresql": REPLICAS}, 2) as cluster:
+        yield cluster
+
+
+def wait_archived(cluster: Cluster, lsn: Lsn) -> None:
+    key = f"/service/{cluster.scope}/walkeeper"
+
+    def archived() -> bool:
+        document = cluster.etcd.get(key)
+        return document is not None and decode_record(document).position >= lsn
+
+    agents = [node.directory / "data.walkeeper" / "agent.log" for node in cluster.nodes]
+    wait_until(archived, f"{cluster.scope} is archived to {lsn}", 300, logs=agents)
+
+
+def run(node: Node, *command: str) -> str:
+    said = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False,
+        env={**node.host.environment(), **node.env},
+    )  # fmt: skip
+    assert said.returncode == 0, said.stdout + said.stderr
+    return said.stdout
+
+
+def end_of(leader: Node) -> Lsn:
+    return Lsn.parse(str(leader.value("SELECT pg_current_wal_lsn()::text")))
+
+
+def words(node: Node) -> list[str]:
+    with node.connect() as connection:
+        return [word for (word,) in connection.execute("SELECT word FROM said ORDER BY word")]
+
+
+def test_a_replica_and_another_cluster_come_from_the_store(cluster: Cluster, store: Path, short_path: Path) -> None:
+    leader = cluster.wait_ready()
+    other = next(node for node in cluster.nodes if node is not leader)
+    assert "replica has been created using basebackup" in other.log.read_text()  # there was no backup yet
+    assert "Error creating replica using method walkeeper" in other.log.read_text()
+    leader.execute("CREATE TABLE said (word text)")
+    leader.execute("INSERT INTO said VALUES ('in the backup')")
+    wait_archived(cluster, Lsn(0))
+    run(leader, WALKEEPER, "backup", "-c", str(leader.config))
+    leader.execute("INSERT INTO said VALUES ('after it')")
+    moment = str(leader.value("SELECT clock_timestamp()"))
+    leader.execute("INSERT INTO said VALUES ('later')")
+    wait_archived(cluster, end_of(leader))
+
+    other.patroni.stop(signal.SIGTERM, 60)
+    other.host.kill9()
+    shutil.rmtree(other.data)
+    sent = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender' AND query LIKE 'BASE_BACKUP%'"
+    assert leader.value(sent) == 0
+    other.start()
+    cluster.wait_ready(2)
+    assert "replica has been created using walkeeper" in other.log.read_text()
+    assert not (other.data / "recovery.signal").exists()
+    wait_until(lambda: words(other) == ["after it", "in the backup", "later"], "its rows")
+    said = run(leader, WALKEEPER, "pins", "-c", str(leader.config), "--json")
+    assert [pin["kind"] for pin in json.loads(said)] == ["restore"]
+
+    bootstrap = {
+        "method": "walkeeper",
+        "walkeeper": {
+            "command": f"{WALKEEPER} restore --bootstrap --from demo --to '{moment}' -c {{config}}",
+            "keep_existing_recovery_conf": True,
+            "no_params": True,
+        },
+    }
+    with made(short_path / "copy", store, {"bootstrap": bootstrap}, 1, "copy") as copy:
+        new = copy.wait_leader()
+        assert words(new) == ["after it", "in the backup"]
+        new.execute("INSERT INTO said VALUES ('in the copy')")
+        wait_archived(copy, end_of(new))
+        run(new, WALKEEPER, "verify", "-c", str(new.config))
+        assert (new.data / "walkeeper_clone_of").read_text().endswith(f"/demo/{system_identifier(leader)}/")
+        assert {each.name for each in store.iterdir()} >= {"demo", "copy"}
+    run(leader, WALKEEPER, "verify", "--deep", "-c", str(leader.config))
+    assert words(leader) == ["after it", "in the backup", "later"]
+
+
+def system_identifier(node: Node) -> str:
+    return str(node.value("SELECT system_identifier FROM pg_control_system()"))
