@@ -19,7 +19,8 @@ from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.ownership import Ownership, take_over
 from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.archive import tail
-from walkeeper.archive.codec import Codec
+from walkeeper.archive.authentic import AuthenticStore, Trust
+from walkeeper.archive.codec import AGAIN, Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
 from walkeeper.core.history import History, Switch
@@ -445,6 +446,73 @@ def test_p16_a_gap_that_somebody_recorded_is_not_gone_over_where_the_server_has_
     world.files("a", life, range(5, 12) if here else [5, 6, 9, 10])
     world.take_over("a", ONE, 12 * MIB)
     assert world.frontier == (1, 8 if here else 9, "a")
+
+
+class Keyed(World):
+    """Hosts have a key; ``plants`` is somebody who has none and may create objects."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.in_the_open = self.archive
+        self.archive = self.archive_in(AuthenticStore(self.store, Trust((b"k" * 64,))))
+
+    def plants(self, life: Life, *numbers: int) -> None:
+        for number in numbers:
+            segment, codec = life.segment(number), self.in_the_open.codec
+            for suffix in (codec.suffix, AGAIN + codec.suffix):
+                self.store.create(self.archive.layout.file(segment, suffix), b"planted", {})
+
+
+@pytest.fixture
+def keyed(tmp_path: Path) -> Keyed:
+    return Keyed(tmp_path)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_p16_no_takeover_passes_a_segment_of_which_somebody_planted_the_name(keyed: Keyed, lost: bool) -> None:
+    life = Life()
+    keyed.owned(life, number=9)
+    keyed.stores(life, 9, 11, 12)
+    keyed.plants(life, 10)
+    if lost:
+        keyed.dcs.wipe()
+    keyed.files("a", life, range(5, 14))
+    keyed.take_over("a", ONE, 14 * MIB)
+    assert keyed.frontier == (1, 10, "a")
+
+
+def test_a_damaged_object_is_not_gone_over_where_there_is_no_key(world: World) -> None:
+    life = Life()
+    world.owned(life, number=9)
+    world.stores(life, 9, 10, 11)
+    key = world.archive.layout.file(life.segment(10), ".zst")
+    body, metadata = world.store.objects[key]
+    world.store.objects[key] = (body[:-1], metadata)
+    world.files("a", life, range(5, 13))
+    world.take_over("a", ONE, 13 * MIB)
+    assert world.frontier == (1, 10, "a")
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_p16_planted_names_beyond_the_servers_wal_stop_no_takeover(keyed: Keyed, lost: bool) -> None:
+    keyed.owned(Life(), number=5)
+    keyed.stores(Life(TWO), 5, 6)
+    keyed.plants(Life(TWO), *range(7, 40))
+    forged = Life(TWO).segment(41)
+    for number in range(70):
+        piece = Piece(number * 8192, (number + 1) * 8192, "forged")
+        keyed.store.create(keyed.archive.layout.piece(forged.name, piece, ".zst"), b"planted", {})
+        keyed.store.create(keyed.archive.layout.piece("00000002x", piece, ".zst"), b"planted", {})
+    if lost:
+        keyed.dcs.wipe()
+    keyed.files("b", Life(TWO), range(3, 9))
+    keyed.take_over("b", TWO, 9 * MIB)
+    assert keyed.frontier == (2, 7, "b")
+    true = History(3, (*TWO.switches, Switch(2, Lsn(8 * MIB))))
+    keyed.plants(Life(true), 8, 200)
+    keyed.files("c", Life(TWO), [6, 7])
+    keyed.take_over("c", true, 8 * MIB + 8192)
+    assert keyed.frontier == (3, 7, "c")
 
 
 @pytest.mark.parametrize("recycled", [False, True])

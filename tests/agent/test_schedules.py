@@ -21,6 +21,7 @@ from walkeeper.agent.archiver import beliefs, comparing, ownership
 from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.ownership import Ownership, take_over
+from walkeeper.archive import contents
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.tail import parse_key
@@ -49,7 +50,7 @@ STEPS = 60
 @pytest.fixture(autouse=True)
 def _one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """A seed decides everything, and no thread."""
-    for module in (comparing, ownership):
+    for module in (comparing, ownership, contents):
         monkeypatch.setattr(module, "in_parallel", lambda work, things, _: [work(thing) for thing in things])
 
 

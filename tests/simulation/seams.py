@@ -508,7 +508,7 @@ class _Boot:
 # ---------------------------------------------------------------------------------------------------------------- all of it
 
 
-_OURS = {"walkeeper.lib.retry", "walkeeper.push.storing", "walkeeper.archive.write"}
+_OURS = {"walkeeper.lib.retry", "walkeeper.push.storing", "walkeeper.archive.write", "walkeeper.archive.contents"}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import count
+from itertools import count, islice
 from typing import Final
 
 from walkeeper.archive.codec import AGAIN, STORED
@@ -26,8 +26,11 @@ from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
 from walkeeper.errors import BadName, NotAuthentic, Refused
+from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import SMALL, ObjectInfo, Store
 
+AT_ONCE: Final = 8
+"""Segments that are looked at at the same time."""
 NAMED: Final = 100
 """Names of one kind that are kept; the others are counted."""
 
@@ -234,6 +237,13 @@ class Contents:
         except NotAuthentic:
             return False
         return info is not None and is_whole(info)
+
+    def looks(self, segments: Iterable[Segment]) -> Iterator[tuple[Segment, bool]]:
+        """Each with what ``has`` says, in order. Some at a time, as they are drawn."""
+        left = iter(segments)
+        while some := list(islice(left, AT_ONCE)):
+            found = dict(in_parallel(lambda each: (each, self.has(each)), some, len(some)))
+            yield from ((segment, found[segment]) for segment in some)
 
     def segments(self, folder: str = "") -> Iterator[Segment]:
         """Every complete segment that the store lists, by timeline and number; or those in one folder of ``wal``."""

@@ -1,6 +1,6 @@
 """What a takeover believes: the record, the store and the local server are held against each other, and nothing is changed.
 
-Few requests, most of them at the same time: neither the number of timelines nor that of segments makes it longer.
+Few requests, most of them at the same time: neither the number of timelines nor of segments below the record makes it longer.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import takewhile
+from operator import itemgetter
 
 from walkeeper.agent.archiver.comparing import (
     Stored,
@@ -204,8 +206,8 @@ def _compare_last(belief: Belief, record: Record, stored: Stored, local: LocalWa
 def _go_back(belief: Belief, record: Record, archive: Archive, local: LocalWal, accepted: Collection[str]) -> None:
     """To what the store has, if the local server still has what lies between."""
     chain, size = local.server.history, archive.size
-    rebuilt = archive.contents.frontier(chain)
-    has = min(belief.lsn, rebuilt if rebuilt is not None else belief.first.start)
+    extent = archive.contents.extent(chain)
+    has = min(belief.lsn, belief.first.start if extent is None else _really(*extent, archive, local))
     between = (chain.segment(number, size) for number in range(has // size, belief.lsn // size))
     lost = next((segment for segment in between if not local.has(segment)), None)
     if lost is not None:
@@ -262,7 +264,8 @@ def _compare_own(
 def _go_over_stored(belief: Belief, archive: Archive, local: LocalWal) -> None:
     """Over what the store has already: uploads that were not recorded, or a record older than the store.
 
-    A folder of names a request, not a segment. Two of them are compared: two servers' WAL never comes together again.
+    A folder of names a request, and then a look at each: a name alone may be planted, or have a damaged object. Two of them are
+    compared: two servers' WAL never comes together again.
     """
     chain, size = local.server.history, archive.size
     run: list[Segment] = []
@@ -275,6 +278,7 @@ def _go_over_stored(belief: Belief, archive: Archive, local: LocalWal) -> None:
         if segment not in listed[folder]:
             break
         run.append(segment)
+    run = [segment for segment, _ in takewhile(itemgetter(1), archive.contents.looks(run))]
     if not run:
         return
     server = local.now()  # after the listing
@@ -316,8 +320,9 @@ def _by_store(archive: Archive, local: LocalWal) -> Belief:
         belief = Belief(first.start, first, start_is_stated=False)
         belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, None)
         return belief
-    first, rebuilt = extent
+    first = extent[0]
     server = local.now()  # after the listing
+    rebuilt = _really(*extent, archive, local)
     if rebuilt > server.lsn:
         raise beyond(f"{archive.store.url}: what is stored up to {rebuilt}", server)
     gaps = tuple(archive.contents.gaps())
@@ -334,6 +339,23 @@ def _by_store(archive: Archive, local: LocalWal) -> Belief:
         hint="There was no record to rely on; the store told where to go on.",
     )
     return belief
+
+
+def _really(first: Segment, listed: Lsn, archive: Archive, local: LocalWal) -> Lsn:
+    """``listed``, or the start of the first segment below it whose name alone is in the store.
+
+    Looked at are those that can still be stored, or cannot be this server's: at most what pg_wal has, and what was planted.
+    """
+    chain, size, gaps = local.server.history, archive.size, archive.contents.gaps()
+    doubted: list[Segment] = []
+    for number in range(listed // size - 1, first.number - 1, -1):
+        segment = chain.segment(number, size)
+        if segment.end <= local.server.lsn and not local.has(segment):
+            break
+        if not covers(gaps, Gap(segment.timeline, str(segment.start), str(segment.end))):
+            doubted.append(segment)
+    lacking = (segment.start for segment, there in archive.contents.looks(reversed(doubted)) if not there)
+    return next(lacking, listed)
 
 
 def _not_lost(gap: Gap, archive: Archive, local: LocalWal) -> Segment | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from walkeeper.agent.archiver.local_wal import LocalWal
@@ -18,13 +19,13 @@ from walkeeper.archive.tail import StoredPiece, parse_key, stored_pieces
 from walkeeper.archive.write import Archive
 from walkeeper.core.beliefs import PROMOTE, expected_switches
 from walkeeper.core.history import Switch, written_switches
-from walkeeper.core.lsn import Lsn
+from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Record
 from walkeeper.core.tail import longest_chain
 from walkeeper.core.takeover import LocalServer, beyond
-from walkeeper.errors import BadHistory, NotAuthentic, NumberUsedTwice, OtherBytes
+from walkeeper.errors import BadHistory, BadName, NotAuthentic, NumberUsedTwice, OtherBytes
 from walkeeper.lib import events
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import Body, ObjectInfo
@@ -167,12 +168,18 @@ def compare_whole(stored: Receipt | None, local: LocalWal, lsn: Lsn) -> list[str
 
 
 def compare_some(archive: Archive, segments: Sequence[Segment], local: LocalWal, lsn: Lsn) -> list[str]:
-    """The first and the last of those stored segments that the local server still has: two lives never come together again."""
+    """The first and the last that the store has of those that the local server still has: two lives never come together again."""
     here = [segment for segment in segments if segment.end <= lsn and local.has(segment)]
+    ends = [_first_there(archive, here), _first_there(archive, here[::-1])]
     compared: list[str] = []
-    for segment in dict.fromkeys(here[:1] + here[-1:]):
+    for segment in dict.fromkeys(filter(None, ends)):
         compared += compare_whole(archive.find(segment), local, lsn)
     return compared
+
+
+def _first_there(archive: Archive, segments: Sequence[Segment]) -> Segment | None:
+    """Whose name is not all that the store has of it."""
+    return next((segment for segment, there in archive.contents.looks(segments) if there), None)
 
 
 def compare_own(archive: Archive, stored: Stored, local: LocalWal) -> tuple[list[str], bool]:
@@ -186,15 +193,34 @@ def compare_own(archive: Archive, stored: Stored, local: LocalWal) -> tuple[list
     server = local.now()  # after the listing
     timeline, size = server.history.timeline, archive.size
     whole = [segment for segment in stored.own if segment.timeline == timeline and server.history.contains(segment)]
-    pieces = [(Segment.parse(each.segment, size), each) for each in stored.own_tail]
-    ends = [segment.end for segment in whole] + [Lsn(segment.start + each.piece.end) for segment, each in pieces]
+    pieces = sorted(_with_segments(stored.own_tail, size), key=lambda one: (one[0].number, one[1].piece), reverse=True)
+    last = list(islice(_there(archive, pieces), PIECES))
+    highest = _first_there(archive, whole[::-1])
+    ends = [highest.end] if highest is not None else []
+    ends += [Lsn(segment.start + each.piece.end) for segment, each in last]
     if max(ends, default=Lsn(0)) > server.lsn:
         raise beyond(f"{archive.store.url}: what is stored of timeline {timeline}, up to {max(ends)},", server)
     compared = compare_some(archive, whole, local, server.lsn)
-    last = sorted(pieces, key=lambda one: (one[0].number, one[1].piece))[-PIECES:]
     for segment in sorted({segment for segment, _ in last}):
         compared += _compare_pieces(archive, segment, [each for one, each in last if one == segment], local)
-    return compared, True
+    return compared, bool(ends)
+
+
+def _with_segments(pieces: Iterable[StoredPiece], size: SegmentSize) -> Iterator[tuple[Segment, StoredPiece]]:
+    for each in pieces:
+        try:
+            yield Segment.parse(each.segment, size), each
+        except BadName:
+            continue  # no segment of this archive has such a folder
+
+
+def _there(archive: Archive, pieces: Sequence[tuple[Segment, StoredPiece]]) -> Iterator[tuple[Segment, StoredPiece]]:
+    """Those of which not only the name is there, in order."""
+    left = iter(pieces)
+    while some := list(islice(left, AT_ONCE)):
+        keys = [each.key for _, each in some]
+        heads = dict(in_parallel(lambda key: (key, _head(archive, key)), keys, len(keys)))
+        yield from (one for one in some if heads[one[1].key] is not None)
 
 
 def compare_tail(
