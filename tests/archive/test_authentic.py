@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pyrage
 import pytest
 
 from tests.core.values import a_backup, history_text, paged_segment
+from tests.fixtures.worlds import config_of
+from tests.parts.postgres import Postgres
+from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.agent import Agent
 from walkeeper.archive import tail
 from walkeeper.archive.authentic import AuthenticStore, Trust
 from walkeeper.archive.backups import Backups
@@ -30,7 +36,10 @@ from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.tail import Piece
+from walkeeper.doctor import here
 from walkeeper.errors import BadFloor, CannotTell, NotAuthentic, StoreUnfit
+from walkeeper.lib.clock import SystemClock
+from walkeeper.postgres.server import ServerState
 from walkeeper.store.base import AlreadyThere
 
 SYSTEM = 7300000000000000001
@@ -262,3 +271,17 @@ def test_the_probe_finds_a_store_that_loses_codes(world: World) -> None:
     with pytest.raises(StoreUnfit, match="loses the metadata"):
         world.store.probe()
     assert world.raw.objects == {}
+
+
+def test_agent_and_doctor_probe_the_store_as_they_use_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Losing(MemoryStore):
+        def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+            super().create(key, body, {name: value for name, value in metadata.items() if name != CODE})
+
+    server = cast(Postgres, SimpleNamespace(data=tmp_path, port=1, bin_dir=None))
+    config = config_of(server, "a", tmp_path, authentication_keys=("k" * 64,))
+    agent = Agent(config, Losing(), MemoryRecord(MemoryDcs()), SystemClock())
+    with pytest.raises(StoreUnfit, match="loses the metadata"):
+        agent._take_over(cast(ServerState, None), frozenset())
+    monkeypatch.setattr(here, "open_store", lambda _: Losing())
+    assert isinstance(here.look_at_store(config, None).problem, StoreUnfit)

@@ -93,7 +93,7 @@ class Agent:
         self._committer_server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
         self._leftovers = Leftovers(self.spool, config.spool_reserve)
         self._pace = Pace(config.agent.poll_interval, clock)
-        self._probe = Probe(store, self.problems)
+        self._probe = Probe(self.archives.store, self.problems)
         self._stopping = False
         self._observing: threading.Thread | None = None
         self._takeover_backoff = Backoff(0.2, 10)

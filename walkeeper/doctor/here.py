@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from walkeeper.archive.authentic import believing
 from walkeeper.archive.open import Archives, open_archives
 from walkeeper.archive.restorable import claimed, summary
 from walkeeper.archive.write import Archive
@@ -71,7 +72,7 @@ def _looked_up(text: str, config: Config) -> Command:
 
 def look_at_store(config: Config, record: Record | Unknown | None) -> StoreFacts:
     """Writes one object under ``probe/``, and removes it if it may. Raises ConfigError or StoreUnfit if it cannot be opened."""
-    store = open_store(config.store)
+    store = believing(open_store(config.store), config)
     facts = StoreFacts(url=store.url, clock_ahead=_clock(config))
     try:
         store.probe()
