@@ -349,7 +349,7 @@ def _do_not_go_back(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.beliefs, "_hole", lambda *_: None)
 
 
-@mutation()
+@mutation(first=2)
 def start_at_now(patch: MonkeyPatch) -> None:
     _resume(patch, lambda _record, _history, local: local.lsn)
 
@@ -388,7 +388,7 @@ def skip_holes_in_the_store(patch: MonkeyPatch) -> None:
     _do_not_go_back(patch)
 
 
-@mutation("wipe_record", "garbage_record", "store_down", "kill_agent", "kill_receiver", first=6)
+@mutation("wipe_record", "garbage_record", "store_down", "kill_agent", "kill_receiver", first=47)
 def rebuild_from_the_newest_segment(patch: MonkeyPatch) -> None:
     def rebuild(self: Contents, history: History) -> tuple[Segment, Lsn] | None:
         first = self.start()
@@ -474,7 +474,7 @@ def remove_the_newest_sign_of_life(patch: MonkeyPatch) -> None:
 # --------------------------------------------------------------------------------------------------------------- one owner
 
 
-@mutation("kill_patroni", "kill_agent", "kill_agent")
+@mutation("kill_patroni", "kill_agent", "kill_agent", first=8)
 def skip_the_leader_read(patch: MonkeyPatch) -> None:
     real_leader, real_write = RecordView.leader, RecordView.write
 
@@ -488,7 +488,7 @@ def skip_the_leader_read(patch: MonkeyPatch) -> None:
     )
 
 
-@mutation("kill_patroni", "power_loss", "freeze_host", first=988)
+@mutation("kill_patroni", "power_loss", "freeze_host", first=2)
 def skip_the_comparison_of_timelines(patch: MonkeyPatch) -> None:
     """T ≥ R.tli."""
 
