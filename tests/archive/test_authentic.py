@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import msgspec
 import pyrage
 import pytest
 
+from tests.core.test_floor import RETAINED, a_floor
 from tests.core.values import a_backup, history_text, paged_segment
 from tests.fixtures.worlds import config_of
 from tests.parts.postgres import Postgres
@@ -23,7 +25,7 @@ from walkeeper.archive.authentic import AuthenticStore, Trust
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.contents import Contents, starts, take
-from walkeeper.archive.expiry import Expiry, read_expiry, read_pins
+from walkeeper.archive.expiry import Expiry, note_floor, read_expiry, read_pins, write_floor, write_retained
 from walkeeper.archive.histories import stored_history, timelines
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import Reader
@@ -32,6 +34,7 @@ from walkeeper.archive.tail_read import assemble
 from walkeeper.archive.write import Archive
 from walkeeper.core.authentication import CODE, Demand
 from walkeeper.core.backup import BackupId
+from walkeeper.core.floor import Floor
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -149,6 +152,41 @@ def test_p16_planted_floors_and_pins_are_in_nobodys_way(world: World) -> None:
         read_expiry(world.raw, LAYOUT)
     assert read_expiry(world.store, LAYOUT) == Expiry()
     assert read_pins(world.store, LAYOUT) == []
+
+
+def test_p16_a_number_that_a_planted_floor_has_is_passed(world: World) -> None:
+    """So is that of a floor from before there was a key."""
+
+    def floor(number: int) -> Floor:
+        return a_floor(number=number, system_identifier=str(SYSTEM))
+
+    for number in (1, 2):
+        write_floor(world.raw, LAYOUT, floor(number))
+    write_retained(world.raw, LAYOUT, RETAINED)
+    for _ in range(2):  # the second time there is one that counts
+        assert write_floor(world.store, LAYOUT, floor(1)) == floor(3)
+    word = msgspec.structs.replace(RETAINED, number=RETAINED.number + 1)
+    assert write_retained(world.store, LAYOUT, RETAINED) == word
+    found = read_expiry(world.store, LAYOUT)
+    assert (found.floors, found.retained) == ((floor(3),), (word,))
+    note_floor(world.raw, LAYOUT, 3, "revoked", RETAINED.at)
+    with pytest.raises(NotAuthentic, match="no authentication code"):
+        note_floor(world.store, LAYOUT, 3, "revoked", RETAINED.at)
+
+
+def test_p16_over_a_planted_start_or_gap_nothing_counts_as_said(world: World) -> None:
+    four, end = Segment(1, 4, SIZE), Lsn(9 * MIB)
+    world.begin()
+    world.archive.state_start(THREE)  # again: that is success
+    says: list[Callable[[Archive], None]] = [
+        lambda archive: archive.state_start(four),
+        lambda archive: archive.record_gap(four, end),
+        lambda archive: archive.accept_gap(four, end),
+    ]
+    for say in says:
+        say(world.mallory)
+        with pytest.raises(NotAuthentic, match="no authentication code"):
+            say(world.archive)
 
 
 def test_p16_a_planted_backup_json_is_not_a_backup_and_hides_none(world: World) -> None:

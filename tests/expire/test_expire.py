@@ -25,7 +25,7 @@ from walkeeper.core.backup import BackupId, Tombstone
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Gap, Record
 from walkeeper.dcs.claim import unknown
-from walkeeper.errors import DcsError, StoreDenied
+from walkeeper.errors import DcsError, NotAuthentic, StoreDenied
 from walkeeper.expire import command, words
 from walkeeper.store.base import ObjectInfo
 from walkeeper.store.directory import DirectoryStore
@@ -204,6 +204,19 @@ def test_an_object_that_the_store_does_not_let_go_is_retained_and_no_error(
     monkeypatch.setattr(DirectoryStore, "delete", original)
     assert run(apply=True)["deleted"]["backups"] == [str(OLD)]
     assert site.keys("expire/")[0] == "expire/00000001.done.json"
+
+
+def test_what_is_planted_where_a_floor_is_noted_as_done_ends_no_run(
+    site: Site, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planted(*_: object) -> None:
+        raise NotAuthentic("expire/00000001.done.json: it has no authentication code")
+
+    monkeypatch.setattr("walkeeper.expire.delete.note_floor", planted)
+    run(apply=True)
+    site.now += timedelta(hours=2)
+    assert run(apply=True)["deleted"]["backups"] == [str(OLD), str(OLDER)]
+    assert run(apply=True)["deleted"]["objects"] == 0
 
 
 def test_p15_a_floor_can_be_revoked_until_its_grace_is_over(

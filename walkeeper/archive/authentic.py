@@ -152,8 +152,8 @@ class AuthenticStore:
         if CODE not in metadata:
             raise NotAuthentic(
                 f"{key}: it has no authentication code",
-                hint="Somebody without the key stored it, or a copy left its metadata behind. authentication.since says from "
-                "which segment on there must be one.",
+                hint="If somebody without the key stored it, move it away. Or a copy left its metadata behind; "
+                "authentication.since says from which segment on there must be one.",
             )
         if not is_authentic(self._trust.keys, int(found[1]), name, metadata):
             raise NotAuthentic(

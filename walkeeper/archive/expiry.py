@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
+
+import msgspec
 
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.stated import FORMAT
@@ -28,15 +30,18 @@ from walkeeper.core.floor import (
 )
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.errors import BadBackup, BadFloor, StoreError, StoreUnavailable
+from walkeeper.errors import BadBackup, BadFloor, NotAuthentic, StoreError, StoreUnavailable
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.store.base import AlreadyThere, Store
 
+_PASSED: Final = 1000
+"""Numbers that are passed at most: others can write into the store."""
 _FLOOR: Final = re.compile(r"([0-9]{8})(?:\.(revoked|done))?\.json\Z")
 _RETAINED: Final = re.compile(r"retain-([0-9A-Za-z-]+)-([0-9]{8})\.json\Z")
 _LISTINGS: Final = 10
 """How often pins are listed, at most, until two listings are the same."""
+_Mark = TypeVar("_Mark", Floor, Retained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,19 +206,22 @@ def let_go(store: Store, layout: Layout, pin: Pin) -> None:
     store.delete(layout.pin(pin.id))
 
 
-def write_floor(store: Store, layout: Layout, floor: Floor) -> bool:
-    """False where somebody else took that number first. Raises the store's errors."""
-    return _create(store, layout.floor(floor.number), encode(floor))
+def write_floor(store: Store, layout: Layout, floor: Floor) -> Floor | None:
+    """As it is recorded: the number is a later one where what has it is not authentic, such as a floor from before there was a
+    key. None where somebody else took the number first. Raises the store's errors.
+    """
+    return _numbered(store, floor, layout.floor)
 
 
 def note_floor(store: Store, layout: Layout, number: int, word: str, at: str) -> None:
-    """That it is ``revoked``, or ``done``."""
+    """That it is ``revoked``, or ``done``. Raises NotAuthentic where that could not be said, or the store's errors."""
     _create(store, layout.floor_is(number, word), f'{{"at": "{at}"}}\n'.encode())
 
 
-def write_retained(store: Store, layout: Layout, retained: Retained) -> bool:
+def write_retained(store: Store, layout: Layout, retained: Retained) -> Retained | None:
     """As ``write_floor``."""
-    return _create(store, layout.retained(BackupId.parse(retained.backup), retained.number), encode(retained))
+    id_ = BackupId.parse(retained.backup)
+    return _numbered(store, retained, lambda number: layout.retained(id_, number))
 
 
 def _floor(store: Store, layout: Layout, number: int) -> Floor:
@@ -233,6 +241,17 @@ def _retained(store: Store, layout: Layout, id_: BackupId, number: int) -> Retai
     if retained.backup != str(id_) or retained.number != number:
         raise BadFloor(f"{key}: it speaks of {retained.backup}", hint="Look at who may write there.")
     return retained
+
+
+def _numbered(store: Store, mark: _Mark, key_of: Callable[[int], str]) -> _Mark | None:
+    first = mark.number
+    while True:
+        try:
+            return mark if _create(store, key_of(mark.number), encode(mark)) else None
+        except NotAuthentic:
+            if mark.number - first == _PASSED:
+                raise
+            mark = msgspec.structs.replace(mark, number=mark.number + 1)
 
 
 def _create(store: Store, key: str, document: bytes) -> bool:

@@ -269,7 +269,7 @@ class Archive:
         try:
             self.store.create(key, json.dumps(content).encode() + b"\n", {"format": FORMAT})
         except AlreadyThere:
-            return
+            self.store.head(key)  # raises NotAuthentic: what somebody without the key planted there says nothing
 
 
 def _damaged(key: str, why: str) -> _Damaged:

@@ -26,7 +26,7 @@ from walkeeper.core.coverage import Range
 from walkeeper.core.floor import written
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.errors import BadName, StoreDenied
+from walkeeper.errors import BadName, NotAuthentic, StoreDenied
 from walkeeper.expire.look import Looked
 from walkeeper.lib import events
 from walkeeper.lib.parallel import in_parallel
@@ -69,7 +69,10 @@ def delete(
         _backup(backups, BackupId.parse(id_), looked, deleted, progress)
     if not deleted.retained:
         for number in going.floors:
-            note_floor(archive.store, layout, number, "done", written(looked.now))
+            try:
+                note_floor(archive.store, layout, number, "done", written(looked.now))
+            except NotAuthentic as planted:  # the next run looks there again, and finds nothing
+                events.failure("object_not_authentic", planted)
     return deleted
 
 

@@ -50,9 +50,12 @@ class Runner:
         """What was considered before. Raises Unsafe where somebody else does the same at this moment, or as above."""
         archive = self.archives.archive(self.system_identifier, self.size)
         deleted = delete(archive, self.archives.backups(self.system_identifier), found.looked, progress)
-        if found.floor is not None and not write_floor(archive.store, archive.layout, found.floor):
+        if found.floor is None:
+            return Ran(found.looked, None, deleted)
+        floor = write_floor(archive.store, archive.layout, found.floor)
+        if floor is None:
             raise Unsafe(
                 f"floor {found.floor.number}: somebody else has just recorded it",
                 hint="Only the member that owns the record runs expire. Look at who else does, and call it again.",
             )
-        return Ran(found.looked, found.floor, deleted)
+        return Ran(found.looked, floor, deleted)

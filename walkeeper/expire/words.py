@@ -52,7 +52,7 @@ def _retain(config: Config, id_: BackupId, until: datetime) -> tuple[str, int]:
     word = Retained(
         number=max(earlier, default=0) + 1, backup=str(id_), at=written(now), until=written(max(until, now))
     )
-    if not write_retained(archives.store, archives.layout(system), word):
+    if write_retained(archives.store, archives.layout(system), word) is None:
         raise Unsafe(f"backup {id_}: somebody else has just said how long it stays", hint="Call it again.")
     after = look(archives, system, record.size, record)
     if until > now and str(id_) not in {backup.id for backup in after.windows.complete}:
