@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from tests.core.values import paged_segment
+from tests.fixtures.worlds import config_of
+from tests.parts.postgres import Postgres
+from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.agent import Agent
 from walkeeper.agent.archiver import leftovers
 from walkeeper.agent.archiver.leftovers import Leftovers
 from walkeeper.agent.archiver.spool import Spool
@@ -18,6 +24,8 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record
+from walkeeper.errors import SpoolError
+from walkeeper.lib.clock import SystemClock
 
 SIZE = SegmentSize(MIB)
 SYSTEM = 7300000000000000001
@@ -112,3 +120,56 @@ def test_p9_no_more_is_copied_than_there_is_room(tmp_path: Path, why: str, monke
 
 def test_a_pg_wal_that_cannot_be_read_holds_nothing_up(member: Member) -> None:
     assert not member.leftovers.copy_one_aside(record(suspected=(gap(5, 9),)), member.pg_wal / "nowhere")
+
+
+def test_what_could_not_be_copied_is_tried_again_after_the_others(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_in, fails = member.spool.copy_in, {segment(5), segment(6)}
+
+    def failing(wanted: Segment, kept: Path) -> bool:
+        if wanted in fails:
+            raise SpoolError(f"{kept}: Input/output error")
+        return copy_in(wanted, kept)
+
+    monkeypatch.setattr(member.spool, "copy_in", failing)
+    looked_for = record(suspected=(gap(5, 9),))
+    for _ in range(3):
+        with pytest.raises(SpoolError):
+            member.look(looked_for)
+    assert member.spool.complete(SIZE) == [segment(7), segment(8)]
+    fails.clear()
+    assert member.look(looked_for) == [5, 6, 7, 8]
+
+
+def test_one_that_postgresql_still_writes_is_copied_once_it_is_whole(member: Member) -> None:
+    path = member.pg_wal / segment(5).name
+    path.write_bytes(plain_of(5)[: MIB // 2])
+    assert member.look(record(suspected=(gap(5, 6),))) == []
+    path.write_bytes(plain_of(5))
+    assert member.look(record(suspected=(gap(5, 6),))) == [5]
+
+
+def test_what_cannot_be_copied_keeps_nothing_in_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = SimpleNamespace(data=tmp_path, port=1, bin_dir=None)
+    member = Member(tmp_path)
+    agent = Agent(
+        config_of(cast(Postgres, server), "a", tmp_path), member.store, MemoryRecord(MemoryDcs()), SystemClock()
+    )
+    agent.spool.open()
+    (agent.spool.wal / segment(6).name).write_bytes(plain_of(6))
+
+    def failing(*_: object) -> bool:
+        raise SpoolError("x")
+
+    monkeypatch.setattr(agent.spool, "copy_in", failing)
+    agent._hand_in_leftovers(None, record(suspected=(gap(5, 8),)))
+    assert [each.number for each in member.archive.contents.segments()] == [6]
+    assert [problem.reason for problem in agent.problems.open()] == ["spool"]
+
+
+def test_a_copy_that_was_not_finished_is_removed_at_the_next_start(member: Member) -> None:
+    left = member.spool.directory / f"{segment(5).name}.copy"
+    left.write_bytes(b"x")
+    member.spool.open()
+    assert not left.exists()

@@ -306,12 +306,18 @@ class Agent:
         if self.archiver is not None or record is None or (server is not None and not server.in_recovery):
             return
         archive = self.archives.archive(int(record.system_identifier), record.size)
+        until = self._clock.monotonic() + LEFTOVER_SECONDS
+
+        def has_time() -> bool:
+            return self._clock.monotonic() < until and not self._pace.poked
+
         try:
-            until = self._clock.monotonic() + LEFTOVER_SECONDS
-            while self._clock.monotonic() < until and not self._pace.poked:
-                copied = self._leftovers.copy_one_aside(record, self.config.data_dir / "pg_wal")
-                if not copied and not self._leftovers.hand_in_one(archive, record):
-                    break
+            try:
+                while has_time() and self._leftovers.copy_one_aside(record, self.config.data_dir / "pg_wal"):
+                    pass
+            finally:  # what cannot be copied keeps nothing in the spool
+                while has_time() and self._leftovers.hand_in_one(archive, record):
+                    pass
             self.problems.clear(About.LEFTOVERS)
         except WalkeeperError as problem:
             self.problems.report(About.LEFTOVERS, problem)

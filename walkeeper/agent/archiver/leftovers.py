@@ -6,6 +6,7 @@ and lies there is copied into the spool first, before PostgreSQL, which may be a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +32,8 @@ class Leftovers:
         self._spool = spool
         self._reserve = reserve
         self._stored: dict[Segment, Receipt] = {}
-        self._looked_at: set[Segment] = set()
+        self._copied: set[Segment] = set()
+        self._tries: Counter[Segment] = Counter()
 
     def copy_one_aside(self, record: Record, pg_wal: Path) -> bool:
         """WAL that is suspected lost, or a recorded gap; False if there is none to copy, or no room. Raises SpoolError."""
@@ -41,16 +43,19 @@ class Leftovers:
         ]
         if not gaps:
             return False
-        for segment in sorted(_segments(pg_wal, record.size), key=lambda each: each.number):
-            wanted = any(
-                segment.timeline == timeline and first <= segment.number < end for timeline, first, end in gaps
-            )
-            if not wanted or segment in self._looked_at:
-                continue
+        there = {*self._copied, *self._spool.complete(record.size)}
+        wanted = [
+            segment
+            for segment in _segments(pg_wal, record.size)
+            if segment not in there
+            and any(segment.timeline == timeline and first <= segment.number < end for timeline, first, end in gaps)
+        ]
+        for segment in sorted(wanted, key=lambda each: (self._tries[each], each.number)):
             if not self._has_room(record.size):
                 return False
-            self._looked_at.add(segment)
-            if segment not in self._spool.complete(record.size) and self._spool.copy_in(segment, pg_wal / segment.name):
+            self._tries[segment] += 1  # one that cannot be read keeps no other from its turn
+            if self._spool.copy_in(segment, pg_wal / segment.name):
+                self._copied.add(segment)
                 events.info("copied_aside", segment=segment, why="it is looked for")
                 return True
         return False

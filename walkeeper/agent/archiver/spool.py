@@ -36,6 +36,8 @@ NAMED: Final = 4
 _COMPARED: Final = 1024 * 1024
 """Bytes that are compared at a time."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+COPY: Final = ".copy"
+"""How the name of a file ends that is being copied from pg_wal."""
 HISTORIES: Final = (".history", ".history.tmp")
 """pg_receivewal's own, and what it is writing of one."""
 
@@ -61,6 +63,8 @@ class Spool:
                 hint="The spool must be writable by this user; walkeeper.spool.directory says where it is.",
             ) from None
         with _told(self.directory):
+            for unfinished in self.directory.glob(f"*{COPY}"):
+                unfinished.unlink()
             self._check_boot()
 
     def _make(self) -> None:
@@ -121,10 +125,11 @@ class Spool:
 
     def copy_in(self, segment: Segment, kept: Path) -> bool:
         """A copy of that file of pg_wal, unless PostgreSQL begins to use it again meanwhile."""
-        fresh = self.directory / f"{segment.name}.copy"
+        fresh = self.directory / f"{segment.name}{COPY}"
         with _told(fresh):
             try:
-                if kept.is_symlink() or not kept.is_file():
+                found = kept.lstat()
+                if not stat.S_ISREG(found.st_mode) or found.st_size != segment.size:
                     return False
                 shutil.copyfile(kept, fresh)
                 if not same_file(fresh, kept, segment.size):
