@@ -27,14 +27,27 @@ def test_the_reserve_is_for_disks_of_every_size(total: int, wanted: int, reserve
 
 def test_with_a_backlog_it_goes_on_only_where_a_full_spool_has_room() -> None:
     """Else it would fill up, be emptied and streamed again, over and over."""
-    reserve, limit = 5 * GIB, GIB
-    assert is_short(reserve + SIZE - 1, reserve, limit, SIZE, before=False, waits=True)
-    assert not is_short(reserve + SIZE, reserve, limit, SIZE, before=False, waits=True)
+    total, reserve, limit = 100 * GIB, 5 * GIB, GIB
     spare = reserve + SPARE * SIZE
-    assert is_short(spare - 1, reserve, limit, SIZE, before=True, waits=False)
-    assert not is_short(spare, reserve, limit, SIZE, before=True, waits=False)
-    assert is_short(spare, reserve, limit, SIZE, before=True, waits=True)
-    assert not is_short(reserve + limit, reserve, limit, SIZE, before=True, waits=True)
+
+    def short(free: int, *, before: bool, waits: bool) -> bool:
+        return is_short(free, total, reserve, limit, SIZE, before=before, waits=waits)
+
+    assert short(reserve + SIZE - 1, before=False, waits=True)
+    assert not short(reserve + SIZE, before=False, waits=True)
+    assert short(spare - 1, before=True, waits=False)
+    assert not short(spare, before=True, waits=False)
+    assert short(spare, before=True, waits=True)
+    assert not short(reserve + limit, before=True, waits=True)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("total", [40 * MIB, 64 * MIB, 100 * MIB, GIB])
+def test_a_small_disk_of_its_own_is_used_again_once_it_is_nearly_empty(total: int, waits: bool) -> None:
+    reserve, pages = spool_reserve(total, 16 * GIB, SIZE), 64 * 1024
+    for before in (False, True):
+        assert not is_short(total - pages, total, reserve, 2 * GIB, SIZE, before=before, waits=waits)
+        assert is_short(reserve, total, reserve, 2 * GIB, SIZE, before=before, waits=waits)
 
 
 def test_how_fast_a_disk_fills_is_told_from_some_minutes() -> None:

@@ -32,15 +32,16 @@ def spool_reserve(total: int, wanted: int, size: SegmentSize) -> int:
     return min(total // 2, max(LEAST * size, min(total // SHARE, wanted)))
 
 
-def is_short(free: int, reserve: int, limit: int, size: SegmentSize, *, before: bool, waits: bool) -> bool:
+def is_short(free: int, total: int, reserve: int, limit: int, size: SegmentSize, *, before: bool, waits: bool) -> bool:
     """Whether the spool has to do without its disk. ``before``: it already does; ``waits``: complete segments are not stored.
 
     With a backlog it goes on only where there is room for a full spool of ``limit`` bytes: else it would fill up, be emptied and
-    be streamed again, over and over. All in bytes.
+    be streamed again, over and over. Of a file system too small for that, half is enough. All in bytes.
     """
     if not before:
         return free < reserve + size
-    return free < reserve + (max(limit, SPARE * size) if waits else SPARE * size)
+    spare = max(limit, SPARE * size) if waits else SPARE * size
+    return free < reserve + max(size, min(spare, (total - reserve) // 2))
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,9 +65,8 @@ class Leftovers:
             free, total = disk_of(self._spool.wal)
         except OSError:
             return False
-        short = is_short(
-            free, spool_reserve(total, self._reserve, size), self._spool.limit, size, before=False, waits=False
-        )
+        reserve = spool_reserve(total, self._reserve, size)
+        short = is_short(free, total, reserve, self._spool.limit, size, before=False, waits=False)
         return not short and self._spool.used() + size <= self._spool.limit
 
     def hand_in_one(self, archive: Archive, record: Record) -> bool:

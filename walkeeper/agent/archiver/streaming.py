@@ -137,7 +137,7 @@ class Streaming:
                 f"{self._spool.directory}: the limit of {amounts.size(limit)} is reached",
                 hint="The store or the DCS is slower than the WAL. The hold slot keeps it in pg_wal: watch that disk.",
             )
-        free, reserve = self._disk()
+        free, _, reserve = self._disk()
         room = max(1, min(room, (free - reserve) // size))
         try:
             if self._receiving == first and lost_wal.is_lost(self._sources, first, self._observed.lsn):
@@ -151,18 +151,20 @@ class Streaming:
         events.info("receiver_started", first=first, frontier=frontier.lsn)
         return None
 
-    def _disk(self) -> tuple[int, int]:
-        """Free bytes of the spool's disk, and how many of them stay free."""
+    def _disk(self) -> tuple[int, int, int]:
+        """Free bytes of the spool's disk, all bytes, and how many stay free."""
         try:
             free, total = lost_wal.disk_of(self._spool.wal)
         except OSError as error:
             raise spool_error(error, self._spool.wal) from None
-        return (free, spool_reserve(total, self._reserve, self._size)) if total else (sys.maxsize, 0)  # it does not say
+        if not total:  # it does not say
+            return sys.maxsize, sys.maxsize, 0
+        return free, total, spool_reserve(total, self._reserve, self._size)
 
     def _look_at_disk(self, frontier: Frontier) -> tuple[int, int]:
-        free, reserve = self._disk()
+        free, total, reserve = self._disk()
         waits = frontier.first_missing(()).end <= self._observed.lsn
-        self._short = is_short(free, reserve, self._spool.limit, self._size, before=self._short, waits=waits)
+        self._short = is_short(free, total, reserve, self._spool.limit, self._size, before=self._short, waits=waits)
         return free, reserve
 
     def _do_without(self, free: int, reserve: int, frontier: Frontier, taken: set[Segment]) -> Segment | None:
