@@ -122,7 +122,7 @@ def test_a_sign_costs_one_list_one_put_and_one_delete(world: World) -> None:
     assert [call for call, _ in world.store.calls] == ["list", "delete", "create"]
 
 
-def test_without_the_right_to_delete_signs_do_not_pile_up(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_p10_without_the_right_to_delete_signs_do_not_pile_up_and_it_is_a_problem(world: World) -> None:
     def deny(call: str, key: str) -> None:
         if call == "delete":
             raise StoreDenied(f"{key}: denied")
@@ -131,11 +131,12 @@ def test_without_the_right_to_delete_signs_do_not_pile_up(world: World, caplog: 
     life = world.life(OTHER)
     renew(life, world, 5)
     assert world.numbers(OTHER) == [1, 2, 3]
-    assert len([line for line in caplog.messages if line.startswith("life_not_renewed")]) == 1
-    assert not world.problems.open()  # it archives all the same
+    (problem,) = world.problems.open()
+    assert (problem.what, problem.reason) == (About.ARCHIVER_LIFE, "store_denied")
+    assert "s3:DeleteObject" in problem.hint
     world.store.before = None
     renew(life, world)
-    assert world.numbers(OTHER) == [1, 3, 4]
+    assert (world.numbers(OTHER), world.problems.open()) == ([1, 3, 4], [])
 
 
 def test_a_store_that_is_away_is_said_and_signs_go_on_when_it_is_back(world: World) -> None:

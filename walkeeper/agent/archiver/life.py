@@ -34,7 +34,6 @@ class Life:
         self._clock = clock
         self._watch = LifeWatch()
         self._number = 0
-        self._denied = False
 
     def run(self, stopping: threading.Event, over: threading.Event) -> None:
         """Until ``stopping``, or ``over``: the record is another's, or gone."""
@@ -55,16 +54,12 @@ class Life:
         own = [sign.number for sign in found if sign.token == self._token]
         try:
             life.drop_older(store, layout, found, self._token)
-        except StoreDenied as problem:
-            if not self._denied:
-                hint = (
-                    f"The credentials need the right to delete below {layout.lives} (s3:DeleteObject). Without it no new "
-                    "sign of life is given: a copy of this cluster with its configuration would not be noticed."
-                )
-                events.warning("life_not_renewed", error=problem, hint=hint)
-            self._denied = True
-            return
-        self._denied = False
+        except StoreDenied as problem:  # they would pile up
+            raise StoreDenied(
+                f"{problem}: no new sign of life is given",
+                hint=f"The credentials need the right to delete below {layout.lives} (s3:DeleteObject). Until then a copy of "
+                "this cluster with its configuration is not noticed.",
+            ) from None
         self._number = max(self._number + 1, *(number + 1 for number in own), life.FIRST)
         life.give(store, layout, Sign(self._token, self._number), self._owner)
 
