@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -130,3 +132,30 @@ def test_what_a_person_accepts_while_a_takeover_runs_is_for_the_next(agent: Slow
     agent.let_it_end()
     agent._conclude_takeover()
     assert agent.refusals.accepted == frozenset()
+
+
+def replaced_at_each_look(patch: pytest.MonkeyPatch, name: str, *values: object) -> None:
+    """As if another thread did so, with that attribute of the agent."""
+    looks = itertools.cycle(values)
+    patch.setattr(Slow, name, property(lambda _: next(looks)), raising=False)
+
+
+@pytest.mark.parametrize("gone_first", [False, True])
+def test_a_report_is_made_while_the_archiver_ends(
+    agent: Slow, monkeypatch: pytest.MonkeyPatch, gone_first: bool
+) -> None:
+    archiver = MagicMock(spec_set=["history", "stored_up_to", "uploads", "tail", "lost", "ownership"])
+    archiver.lost.missing = None
+    archiver.uploads.in_flight = set()
+    monkeypatch.setattr(agent.backups, "summary", lambda _: None)
+    replaced_at_each_look(monkeypatch, "archiver", *((None, archiver) if gone_first else (archiver, None)))
+    assert report(agent)["suspected"] is None
+
+
+def test_an_agent_stops_while_its_observer_ends_what_runs(agent: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    archiver, takeover = MagicMock(), MagicMock()
+    replaced_at_each_look(monkeypatch, "archiver", None, archiver)
+    replaced_at_each_look(monkeypatch, "_takeover", takeover, None)
+    agent.stop()
+    takeover.thread.join.assert_called_once()
+    archiver.stop.assert_called_once()

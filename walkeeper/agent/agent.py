@@ -123,10 +123,12 @@ class Agent:
         self._pace.poke()
         if self.archiver is None and self._observing is not None:
             self._observing.join(self.config.agent.stop_timeout)  # it may be about to start one
-        if self._takeover is not None and self._takeover.thread is not None:
-            self._takeover.thread.join(self.config.agent.stop_timeout)
-        if self.archiver is not None:
-            self.archiver.stop(self.config.agent.stop_timeout)
+        takeover = self._takeover  # read once: the observer may still conclude it, or end the archiver
+        if takeover is not None and takeover.thread is not None:
+            takeover.thread.join(self.config.agent.stop_timeout)
+        archiver = self.archiver
+        if archiver is not None:
+            archiver.stop(self.config.agent.stop_timeout)
         self.observer.close()
         self._committer_server.close()
         self.records.close()

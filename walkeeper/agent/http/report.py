@@ -17,11 +17,15 @@ STALE_SECONDS: Final = 30.0
 
 
 def report(agent: Agent) -> dict[str, Any]:
-    """A JSON document; positions as PostgreSQL writes them, sizes in bytes, times in seconds, unknown as null."""
+    """A JSON document; positions as PostgreSQL writes them, sizes in bytes, times in seconds, unknown as null.
+
+    What other threads replace is read once.
+    """
     now = time.monotonic()
     age = now - agent.observation.at if agent.observation.at else None
     observation = agent.observation if age is not None and age <= STALE_SECONDS else Observation()
     server, record, slot = observation.server, observation.record, observation.slot
+    archiver, disk, topology, last = agent.archiver, agent.observer.disk, agent.topology, agent.problems.last
     return {
         "agent": _agent(agent, age),
         "server": None
@@ -47,7 +51,7 @@ def report(agent: Agent) -> dict[str, Any]:
         "last_commit": _last_commit(agent, observation),
         "lag_bytes": max(0, server.lsn - record.position) if server is not None and record is not None else None,
         "lag_seconds": agent.observer.lag_seconds() if server is not None and record is not None else None,
-        "disk": None if agent.observer.disk is None else agent.observer.disk.described(),
+        "disk": None if disk is None else disk.described(),
         "gap_safe": None if observation.gap_unsafe is None else observation.gap_unsafe == "",
         "hold_slot": None
         if slot is None
@@ -63,11 +67,11 @@ def report(agent: Agent) -> dict[str, Any]:
             "fails": observation.command.fails,
         },
         "suspected": _suspected(agent),
-        "backups": agent.backups.summary(agent.archiver.ownership.record) if agent.archiver is not None else None,
+        "backups": None if archiver is None else agent.backups.summary(archiver.ownership.record),
         "troubles": [_problem(problem, now) for problem in agent.problems.open()],
-        "last_error": None if agent.problems.last is None else _problem(agent.problems.last, now),
+        "last_error": None if last is None else _problem(last, now),
         "refused_total": agent.problems.counts(),
-        "members_behind": {} if agent.topology is None else agent.topology.behind(observation.leader),
+        "members_behind": {} if topology is None else topology.behind(observation.leader),
         "members_gone": [{"name": name, "last_seen": seen} for name, seen in agent.observer.gone.names().items()],
     }
 
@@ -104,7 +108,8 @@ def _last_commit(agent: Agent, observation: Observation) -> dict[str, str] | Non
 
 def _suspected(agent: Agent) -> dict[str, Any] | None:
     """What is suspected lost; None where this node does not archive, or nothing is."""
-    missing = agent.archiver.lost.missing if agent.archiver is not None else None
+    archiver = agent.archiver
+    missing = archiver.lost.missing if archiver is not None else None
     if missing is None:
         return None
     return {
