@@ -19,6 +19,11 @@ def test_sizes_are_for_people(count: float, text: str) -> None:
     assert amounts.size(count) == text
 
 
+def test_one_is_not_told_as_many() -> None:
+    found = [amounts.counted(count, "segment") for count in (0, 1, 2, 1204)]
+    assert found == ["0 segments", "1 segment", "2 segments", "1,204 segments"]
+
+
 def test_times_are_told_to_the_second() -> None:
     assert amounts.to_the_second("2026-11-27T02:04:11.123456+00:00") == "2026-11-27T02:04:11+00:00"
     assert amounts.to_the_second("2026-11-27T02:04:11+00:00") == "2026-11-27T02:04:11+00:00"

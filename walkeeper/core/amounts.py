@@ -1,4 +1,4 @@
-"""Sizes and durations as people read them: the same amount reads the same in every message, table and picture."""
+"""Sizes, numbers and durations as people read them: the same amount reads the same in every message, table and picture."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def size(count: float) -> str:
 def rate(count: float) -> str:
     """Bytes a second."""
     return f"{size(count)}/s"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 segment``, ``1,204 segments``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def to_the_second(moment: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
-from walkeeper.core.amounts import duration, size, to_the_second
+from walkeeper.core.amounts import counted, duration, size, to_the_second
 from walkeeper.core.coverage import Range, intersect
 from walkeeper.core.floor import LEAST_GRACE, written
 from walkeeper.core.record import Record
@@ -203,7 +203,7 @@ def _floors(found: dict[str, Any]) -> Iterator[str]:
     if floor is None:
         yield from wrapped("Gives up", "nothing that was not given up before", _WIDTH)
         return
-    yield from wrapped("Gives up", f"WAL before {floor['start_lsn']}, {floor['segments']:,} segments", _WIDTH)
+    yield from wrapped("Gives up", f"WAL before {floor['start_lsn']}, {counted(floor['segments'], 'segment')}", _WIDTH)
     for id_ in floor["backups"]:
         yield from wrapped("", f"backup {id_}", _WIDTH)
     if floor["backups"]:
@@ -214,11 +214,11 @@ def _now(found: dict[str, Any]) -> Iterator[str]:
     floor, going, deleted = found["next_floor"], found["going"], found["deleted"]
     if deleted is not None:
         if deleted["objects"]:
-            yield from wrapped("Deleted", f"{deleted['objects']:,} objects, {size(deleted['bytes'])}", _WIDTH)
+            yield from wrapped("Deleted", f"{counted(deleted['objects'], 'object')}, {size(deleted['bytes'])}", _WIDTH)
         if deleted["retained_objects"]:
             text = (
-                f"{deleted['retained_objects']:,} objects, {deleted['retained'][0]} for one: an object lock, or no right to "
-                "delete; the next run tries again"
+                f"{counted(deleted['retained_objects'], 'object')}, {deleted['retained'][0]} for one: an object lock, or no "
+                "right to delete; the next run tries again"
             )
             yield from wrapped("Retained", text, _WIDTH)
         if floor is not None:
@@ -227,7 +227,8 @@ def _now(found: dict[str, Any]) -> Iterator[str]:
         return
     if going["segments"] or going["backups"]:
         text = (
-            f"--apply deletes {going['segments']:,} segments and {len(going['backups'])} backups below an older floor"
+            f"--apply deletes {counted(going['segments'], 'segment')} and {counted(len(going['backups']), 'backup')} "
+            "below an older floor"
         )
         yield from wrapped("Now", text, _WIDTH)
     if floor is not None:

@@ -10,6 +10,7 @@ from itertools import combinations
 from typing import Final
 
 from walkeeper.archive.codec import STORED
+from walkeeper.core.amounts import counted
 from walkeeper.core.coverage import Coverage, Hole, Range, Stretch, intersect, merged
 from walkeeper.core.life import RENEW_SECONDS, WATCH_SECONDS
 from walkeeper.core.lsn import Lsn
@@ -305,7 +306,7 @@ def _told(kind: str, stretches: Iterable[Stretch], text: str, hint: str, evidenc
         count = sum(part.length for part in parts)
         first, last = _ends(Stretch(timeline, parts[0].first, parts[-1].end), evidence)
         named = first if count == 1 else f"{first} to {last}"
-        yield Finding(Severity.NOTE, kind, f"{named}: {_counted(count)} {text}", hint, first, last, count)
+        yield Finding(Severity.NOTE, kind, f"{named}: {counted(count, 'segment')} {text}", hint, first, last, count)
 
 
 def _ends(stretch: Stretch, evidence: Evidence) -> tuple[str, str]:
@@ -315,11 +316,7 @@ def _ends(stretch: Stretch, evidence: Evidence) -> tuple[str, str]:
 
 def _names(stretch: Stretch, evidence: Evidence) -> str:
     first, last = _ends(stretch, evidence)
-    return first if stretch.length == 1 else f"{first} to {last}, {_counted(stretch.length)}"
-
-
-def _counted(count: int) -> str:
-    return "1 segment" if count == 1 else f"{count:,} segments"
+    return first if stretch.length == 1 else f"{first} to {last}, {counted(stretch.length, 'segment')}"
 
 
 def _where(stretch: Stretch, evidence: Evidence) -> str:

@@ -11,7 +11,7 @@ from walkeeper.archive.contents import Names, Run
 from walkeeper.archive.open import open_archives
 from walkeeper.archive.tail import longest_stored
 from walkeeper.config import Config
-from walkeeper.core.amounts import size
+from walkeeper.core.amounts import counted, size
 from walkeeper.core.coverage import coverage, intersect, last_stored
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
@@ -168,7 +168,8 @@ def _timeline_lines(timeline: dict[str, Any]) -> Iterator[str]:
         yield f"  {each['first']}..{each['last']}"
         when = _when(each["oldest"], each["newest"])
         encrypted = ", encrypted" if each["encrypted"] else ""
-        yield f"    {_counted(each['segments'])}, {size(each['bytes'])}{encrypted}, {each['start_lsn']} to {each['end_lsn']}"
+        stored = f"{counted(each['segments'], 'segment')}, {size(each['bytes'])}{encrypted}"
+        yield f"    {stored}, {each['start_lsn']} to {each['end_lsn']}"
         if when:
             yield f"    {when}"
     if len(ranges) > _SHOWN:
@@ -177,7 +178,7 @@ def _timeline_lines(timeline: dict[str, Any]) -> Iterator[str]:
         yield "  no segments"
     for gap in timeline["gaps"][:_SHOWN]:
         closed = ", closed since" if gap["closed"] else ""
-        yield f"  recorded gap: {gap['start_lsn']} to {gap['end_lsn']}, {_counted(gap['segments'])}{closed}"
+        yield f"  recorded gap: {gap['start_lsn']} to {gap['end_lsn']}, {counted(gap['segments'], 'segment')}{closed}"
     if len(timeline["gaps"]) > _SHOWN:
         yield f"  and {len(timeline['gaps']) - _SHOWN} more recorded gaps: --json has them"
 
@@ -206,7 +207,3 @@ def _when(oldest: str | None, newest: str | None) -> str:
         return ""
     first, last = oldest[:19].replace("T", " "), newest[:19].replace("T", " ")
     return f"stored {first} UTC" if first == last else f"stored {first} to {last} UTC"
-
-
-def _counted(count: int) -> str:
-    return "1 segment" if count == 1 else f"{count:,} segments"

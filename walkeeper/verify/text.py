@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any, Final
 
-from walkeeper.core.amounts import size
+from walkeeper.core.amounts import counted, size
 from walkeeper.core.coverage import Coverage
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
@@ -112,11 +112,11 @@ def _head(found: dict[str, Any]) -> Iterator[str]:
     )
     word = "timelines" if len(found["timelines"]) > 1 else "timeline"
     yield from _wrapped("Chain", f"{word} {timelines}, from {found['start']} up to {up_to}")
-    counted = found["segments"]
-    yield from _wrapped("Segments", f"{counted['stored']:,} of {counted['expected']:,} are stored")
+    segments = found["segments"]
+    yield from _wrapped("Segments", f"{segments['stored']:,} of {segments['expected']:,} are stored")
     if found["tail"] is not None:
         tail = found["tail"]
-        pieces = "1 piece" if tail["pieces"] == 1 else f"{tail['pieces']:,} pieces"
+        pieces = counted(tail["pieces"], "piece")
         yield from _wrapped("Tail", f"{tail['segment']} up to {tail['end_lsn']}, {pieces}")
     if found["deep"] is not None:
         deep = found["deep"]

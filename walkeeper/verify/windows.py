@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.times import NEAR, CommitTimes
-from walkeeper.core.amounts import to_the_second
+from walkeeper.core.amounts import counted, to_the_second
 from walkeeper.core.commits import Commit
 from walkeeper.core.coverage import Coverage
 from walkeeper.core.lsn import Lsn
@@ -69,7 +69,7 @@ def windows(
 def lines(described: list[dict[str, Any]], indent: int, word: str = "Restore") -> Iterator[str]:
     """Within each window to every point. ``word`` stands before the first."""
     for window in described[:_SHOWN]:
-        count = "1 segment" if window["segments"] == 1 else f"{window['segments']:,} segments"
+        count = counted(window["segments"], "segment")
         yield f"{word.ljust(indent)}{window['start_lsn']} to {window['end_lsn']}, {count}"
         word = ""
         first, last = window["first_commit"], window["last_commit"]

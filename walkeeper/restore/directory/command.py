@@ -121,11 +121,11 @@ def _told(plan: Plan, seconds: float | None) -> list[str]:
     upto = f", which is at {plan.end}" if plan.end is not None and not isinstance(plan.target, Latest) else ""
     end = f", {plan.end}" if isinstance(plan.target, Latest) else ""
     size = f"{amounts.size(backup.bytes)}, {amounts.size(backup.packed_bytes)} to fetch"
-    stopped = amounts.to_the_second(backup.stop.at)
+    stopped, wal = amounts.to_the_second(backup.stop.at), amounts.counted(plan.wal_segments, "segment")
     lines = [
         *wrapped("Backup", f"{backup.id} of {backup.member}, PostgreSQL {backup.major}, stopped at {stopped}: {size}"),
         *wrapped("Target", f"{plan.target.text}{upto}{end} on timeline {plan.timeline}"),
-        *wrapped("WAL", f"{plan.wal_segments:,} segments at most, some {amounts.size(plan.wal_bytes)} to fetch"),
+        *wrapped("WAL", f"{wal} at most, some {amounts.size(plan.wal_bytes)} to fetch"),
         *wrapped("Into", "; ".join([str(plan.directory), *(f"tablespace {oid}: {place}" for oid, place in spaces)])),
     ]
     if plan.resumed is not None:
