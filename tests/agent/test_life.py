@@ -19,9 +19,10 @@ from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.ownership import Ownership, take_over
 from walkeeper.agent.http.report import report
 from walkeeper.agent.problems import Problems
+from walkeeper.archive.authentic import AuthenticStore, Trust
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.life import Sign, who
+from walkeeper.archive.life import Sign, give, who
 from walkeeper.archive.write import Archive
 from walkeeper.core.about import About
 from walkeeper.core.history import History
@@ -29,7 +30,7 @@ from walkeeper.core.life import RENEW_SECONDS, WATCH_SECONDS, LifeWatch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import decode_record
 from walkeeper.core.takeover import LocalServer
-from walkeeper.errors import AnotherCluster, StoreDenied, Watching
+from walkeeper.errors import AnotherCluster, CannotTell, NotAuthentic, StoreDenied, Watching
 from walkeeper.store.directory import DirectoryStore
 
 SYSTEM = 7300000000000000001
@@ -277,11 +278,73 @@ def test_a_store_that_does_not_say_who_it_was_does_not_keep_a_refusal_from_being
     assert who(world.store, world.archive.layout, Sign(OTHER, 1)) == "? on host ?, at ?"
 
 
-def test_p16_a_flood_below_life_is_one_request(world: World) -> None:
+def test_p16_a_flood_below_life_hides_nobody_and_ends(world: World) -> None:
     for number in range(3000):
         world.store.objects[f"{world.archive.layout.lives}{number:08}"] = (b"", {})
+    life, copy = world.life(OTHER), world.life("f" * 16)
+    for each in (life, copy, life, copy, life):
+        renew(each, world)
+    assert [problem.what for problem in world.problems.open()] == [About.ARCHIVER_ANOTHER_CLUSTER]
+    for number in range(3000, 10_001):
+        world.store.objects[f"{world.archive.layout.lives}{number:08}"] = (b"", {})
+    renew(life, world, 2)
+    assert About.ARCHIVER_LIFE in [problem.what for problem in world.problems.open()]
+    with pytest.raises(CannotTell, match="more than 10000 objects"):
+        world.take_over(world.ours, world.watcher)
+
+
+def test_p16_a_planted_high_number_is_passed_and_goes(world: World) -> None:
+    life = world.life(OTHER)
+    for planted in (10**12 - 1, 10**13):
+        world.store.objects[world.archive.layout.life(OTHER, planted)] = (b"", {})
+        renew(life, world)
+        assert sorted(world.numbers(OTHER))[-2:] == [planted, planted + 1]
+        renew(life, world, 2)
+        assert sorted(world.numbers(OTHER)) == [planted + 2, planted + 3]
+
+
+class Keyed(World):
+    """Hosts have a key; ``plants`` is somebody who has none and may create objects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.archive = Archive(
+            AuthenticStore(self.store, Trust((b"k" * 64,))), self.archive.layout, SIZE, self.archive.codec
+        )
+
+    def plants(self, token: str, number: int) -> None:
+        self.store.objects[self.archive.layout.life(token, number)] = (b"{}", {})
+
+
+def test_p16_planted_signs_move_nobody_and_true_ones_do() -> None:
+    world = Keyed()
+    production = world.begin()
+    renew(production, world)
+    with pytest.raises(Watching):
+        world.take_over(world.ours, world.watcher)
+    for number in range(1, 4):
+        world.plants(OTHER, number)
+        world.time.now += WATCH_SECONDS / 3
+        if number < 3:
+            with pytest.raises(Watching):
+                world.take_over(world.ours, world.watcher)
+    assert world.take_over(world.ours, world.watcher).record.life
+    renew(production, world)
+    world.plants(OTHER, 4)
+    renew(production, world)
+    assert not world.problems.open()
     renew(world.life(OTHER), world)
-    assert world.numbers(OTHER) == [1]
+    renew(production, world)
+    assert [problem.what for problem in world.problems.open()] == [About.ARCHIVER_ANOTHER_CLUSTER]
+
+
+def test_p16_a_planted_name_is_no_sign_that_was_given() -> None:
+    world = Keyed()
+    world.plants(OTHER, 1)
+    with pytest.raises(NotAuthentic):
+        give(world.archive.store, world.archive.layout, Sign(OTHER, 1), "a")
+    for _ in range(2):  # again: an answer that was lost
+        give(world.archive.store, world.archive.layout, Sign(OTHER, 2), "a")
 
 
 def reason(agent: Agent) -> str:

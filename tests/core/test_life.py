@@ -34,6 +34,14 @@ def test_a_new_sign_is_a_movement_and_a_lost_one_is_none() -> None:
     assert watch.moved(OWN) == ["c"]
 
 
+def test_what_others_would_have_moved_is_known_before_it_is_noted() -> None:
+    watch = LifeWatch()
+    assert watch.news({"a": 1, "b": 7}, OWN) == []  # the first look is where the watch begins
+    watch.note(0, {"a": 1, "b": 7})
+    assert watch.news({"a": 2, "b": 7}, OWN) == []
+    assert watch.news({"a": 2, "b": 8, "c": 0}, OWN) == ["b", "c"]
+
+
 def test_ones_own_signs_say_nothing() -> None:
     watch = LifeWatch()
     watch.note(0, {"a": 1})

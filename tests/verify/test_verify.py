@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.fixtures.archives import FOUR, ONE, SYSTEM, THREE, TWO, Built, Verifi
 from tests.parts.seaweedfs import SeaweedFS
 from walkeeper.archive.contents import NAMED
 from walkeeper.archive.life import Sign, give
+from walkeeper.archive.open import open_archives
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.errors import StoreDenied, StoreUnavailable
@@ -212,6 +214,20 @@ def test_another_cluster_that_lives_in_this_archive_is_an_alarm(
         os.utime(path, (time.time() - age,) * 2)
     said = verify()
     assert (said.code, "another_cluster" in said.kinds) == ((1, True) if found else (0, False))
+
+
+def test_p16_a_planted_sign_of_another_cluster_is_no_alarm(built: Built, verify: Verifier) -> None:
+    whole(built)
+    built.record(4, 11, life=OWN)
+    built.config = replace(built.config, authentication_keys=("k" * 64,), authentic_since="000000FF00000000000000FF")
+    keyed, layout = open_archives(built.config).store, built.archive.layout
+    give(keyed, layout, Sign(OWN, 1), "a")
+    built.age(9000, f"life/{OWN}")
+    give(keyed, layout, Sign(OWN, 7), "a")
+    give(built.store, layout, Sign(OTHER, 5), "planted")
+    assert verify().code == 0
+    give(keyed, layout, Sign(OTHER, 6), "b")
+    assert "another_cluster" in verify().kinds
 
 
 @pytest.mark.parametrize(

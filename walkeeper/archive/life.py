@@ -13,15 +13,16 @@ from typing import Final
 
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.stated import FORMAT
-from walkeeper.errors import WalkeeperError
+from walkeeper.errors import CannotTell, NotAuthentic, WalkeeperError
+from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.store.base import SMALL, AlreadyThere, ObjectInfo, Store
 
-MOST: Final = 1000
-"""Objects that one look takes at most: one request."""
+MOST: Final = 10_000
+"""Objects that one look takes at most: ten requests."""
 FIRST: Final = 1
 """A token's first number."""
-_SIGN: Final = re.compile(r"([0-9a-f]{16})/([0-9]{12})\Z")
+_SIGN: Final = re.compile(r"([0-9a-f]{16})/([0-9]{12}|[1-9][0-9]{12,})\Z")
 _PRINTABLE: Final = re.compile(r"[\w.:+ -]{1,100}\Z", re.ASCII)
 
 
@@ -35,9 +36,25 @@ class Sign:
 
 
 def signs(store: Store, layout: Layout) -> list[Sign]:
-    """What the store lists, in order."""
-    found = (parse(info.key.removeprefix(layout.lives), info) for info in islice(store.list(layout.lives), MOST))
+    """What the store lists, in order; a name alone says nothing of who gave it. Raises CannotTell, or the store's errors."""
+    listed = list(islice(store.list(layout.lives), MOST + 1))
+    if len(listed) > MOST:
+        raise CannotTell(
+            f"{store.url}/{layout.lives}: more than {MOST} objects, so that nobody can tell who lives in this archive",
+            hint="An agent keeps three there. Look at who may write there, and move the others away.",
+        )
+    found = (parse(info.key.removeprefix(layout.lives), info) for info in listed)
     return [sign for sign in found if sign is not None]
+
+
+def is_planted(store: Store, layout: Layout, sign: Sign) -> bool:
+    """Whether somebody without the key gave it, where there is one. Raises the store's errors."""
+    try:
+        store.head(layout.life(sign.token, sign.number))
+    except NotAuthentic as planted:
+        events.failure("object_not_authentic", planted)
+        return True
+    return False
 
 
 def parse(name: str, info: ObjectInfo) -> Sign | None:
@@ -52,12 +69,12 @@ def newest(found: Iterable[Sign]) -> dict[str, Sign]:
 
 
 def give(store: Store, layout: Layout, sign: Sign, owner: str) -> None:
-    """Store one. That it is there already is one as well."""
+    """Store one. That it is there already is one as well. Raises NotAuthentic where it is planted, or the store's errors."""
     said = {"owner": owner, "host": socket.gethostname(), "at": timestamp()}
     try:
         store.create(layout.life(sign.token, sign.number), json.dumps(said).encode() + b"\n", {"format": FORMAT})
     except AlreadyThere:
-        return
+        store.head(layout.life(sign.token, sign.number))
 
 
 def drop_older(store: Store, layout: Layout, found: Iterable[Sign], token: str) -> None:

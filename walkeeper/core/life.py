@@ -41,6 +41,15 @@ class LifeWatch:
                 self._signs[token] = _Sign(number, now, moved=self._begun)
         self._begun = True
 
+    def news(self, newest: Mapping[str, int], own: Collection[str]) -> list[str]:
+        """Others' tokens that have moved, if that is believed."""
+        known = {token: sign.number for token, sign in self._signs.items()}
+        return [
+            token
+            for token, number in newest.items()
+            if self._begun and token not in own and number > known.get(token, -1)
+        ]
+
     def moved(self, own: Collection[str]) -> list[str]:
         """Others' tokens that have moved since the watch began."""
         return [token for token, sign in self._signs.items() if sign.moved and token not in own]

@@ -11,6 +11,7 @@ from walkeeper.archive.contents import Inventory, Listing, Names, Run
 from walkeeper.archive.expiry import below_floors
 from walkeeper.archive.histories import stored_history
 from walkeeper.archive.layout import Layout
+from walkeeper.archive.life import is_planted
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.coverage import Archived
@@ -127,6 +128,7 @@ def gather(
     claim = _of_this_cluster(claim, chosen)
     size = _segment_size(store, layout, claim, found.starts)
     histories, bad = _histories(store, layout, found)
+    found.signs = {token: sign for token, sign in found.signs.items() if not is_planted(store, layout, sign)}
     return Evidence(
         store=store,
         layout=layout,

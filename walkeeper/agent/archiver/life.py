@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from walkeeper.agent.archiver.local_wal import LocalWal
@@ -65,7 +65,7 @@ class Life:
 
     def _look_for_others(self, newest: dict[str, Sign]) -> None:
         now, own = self._clock.monotonic(), {self._token}
-        self._watch.note(now, {token: sign.number for token, sign in newest.items()})
+        _note(self._watch, now, self._archive, newest, own)
         alive = [newest[token] for token in self._watch.alive(now, own) if token in newest]
         if alive:
             self._problems.report(About.ARCHIVER_ANOTHER_CLUSTER, _another(self._archive, alive[0]))
@@ -105,7 +105,7 @@ class Watcher:
         watch = self._watch  # the observer may forget it meanwhile, and a new one has seen nobody
         newest = life.newest(life.signs(archive.store, archive.layout))
         now = self._clock.monotonic()
-        watch.note(now, {token: sign.number for token, sign in newest.items()})
+        _note(watch, now, archive, newest, self._own)
         moved = [newest.get(token, Sign(token, 0)) for token in watch.moved(self._own)]
         if moved:
             problem = _another(archive, moved[0])
@@ -118,6 +118,15 @@ class Watcher:
                 "it is watched whether somebody else archives there",
                 hint="Normal where the record was removed or the DCS was rebuilt. The takeover comes automatically.",
             )
+
+
+def _note(watch: LifeWatch, now: float, archive: Archive, newest: Mapping[str, Sign], own: Collection[str]) -> None:
+    """A movement, unless its sign is planted: one request for each."""
+    numbers = {token: sign.number for token, sign in newest.items()}
+    for token in watch.news(numbers, own):
+        if life.is_planted(archive.store, archive.layout, newest[token]):
+            del numbers[token]
+    watch.note(now, numbers)
 
 
 def check_no_clone(archive: Archive, local: LocalWal, accepted: Collection[str]) -> None:
