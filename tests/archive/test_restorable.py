@@ -104,7 +104,9 @@ def test_the_records_word_tells_the_same_without_listing_the_wal(store: MemorySt
     assert look(archives, 7, SIZE, a_record("0/400180")).windows.shown == found.windows.shown
     del store.objects[f"demo/7/wal/0000000300000000/{Segment(3, 3, SIZE)}.zst"]
     archives.archive(7, SIZE).record_gap(Segment(3, 3, SIZE), Lsn(0x400000))
-    again = claimed(archives, a_record("0/400180"), found.documents)
+    store.calls.clear()
+    again = claimed(archives, a_record("0/400180"), found)
+    assert not [key for method, key in store.calls if method == "get" and "/backup/" in key]
     assert [str(each.end) for each in again.windows.shown] == ["0/300000"]
     gone = claimed(archives, a_record("0/200080"))
     assert [each.waits for each in gone.windows.judged] == [True]
@@ -121,3 +123,19 @@ def test_known_documents_are_not_read_again_and_an_attempt_is(store: MemoryStore
     store.calls.clear()
     assert read_documents(backups, found) == found
     assert [method for method, _ in store.calls] == ["folders"]
+
+
+def test_a_backup_that_expired_since_the_last_look_is_one_no_longer(store: MemoryStore, archives: Archives) -> None:
+    id_, layout = BackupId("20261101T020000Z", 3, "1a2b3c4d"), archives.layout(7)
+    place, end = "0/200028", "0/200100"
+    archives.backups(7).commit(
+        a_backup(id_, start=Place(3, place, ""), stop=Place(3, end, ""), wal=(WalRange(3, place, end),))
+    )
+    first = claimed(archives, a_record("0/400180"))
+    assert [each.counts for each in first.windows.judged] == [True]
+    write_floor(store, layout, a_floor(below=(Below(3, "0/300000"),), kept=(), backups=(str(id_),)))
+    second = claimed(archives, a_record("0/400180"), first)
+    store.delete(layout.backup_json(id_))
+    archives.backups(7).commit(Tombstone(id=str(id_), at="2026-11-28T04:00:00Z", why="below the floor"))
+    third = claimed(archives, a_record("0/400180"), second)
+    assert (third.windows.judged, [each.id for each in third.documents.tombstones]) == ((), [str(id_)])

@@ -47,9 +47,8 @@ class BackupsLook:
         return summary(found, wall_seconds(), self._keep)
 
     def _look(self, record: Record) -> None:
-        before = self._found.documents if self._found is not None else None
         try:
-            self._found = claimed(self._archives, record, before)
+            self._found = claimed(self._archives, record, self._found)
         except WalkeeperError as problem:
             events.warning("backups_unknown", error=problem, hint=problem.hint)
             self._due_at = self._clock.monotonic() + SOON_SECONDS

@@ -71,11 +71,12 @@ def look(archives: Archives, system_identifier: int, size: SegmentSize, record: 
     return judged(store, layout, size, documents, listed, record)
 
 
-def claimed(archives: Archives, record: Record, known: Documents | None = None) -> Restorable:
+def claimed(archives: Archives, record: Record, before: Restorable | None = None) -> Restorable:
     """The same by the record's word, without listing the WAL: below its frontier all is stored but for gaps (P4).
 
-    For who looks often; verify holds the store to that word. Windows of other branches are left out. ``known``: what was read
-    before, and is not read again. Raises BadFloor, BadHistory, CannotTell or the store's errors.
+    For who looks often; verify holds the store to that word. Windows of other branches are left out. ``before``: an earlier look,
+    of which what was complete, and tombstones, are not read again; any of the others may have got one. Raises BadFloor,
+    BadHistory, CannotTell or the store's errors.
     """
     system, size = int(record.system_identifier), record.size
     layout, contents = archives.layout(system), archives.contents(system, size)
@@ -90,6 +91,9 @@ def claimed(archives: Archives, record: Record, known: Documents | None = None) 
     stored: dict[int, list[Range]] = {timeline: [*ranges] for timeline, ranges in kept.items()}
     for timeline, first, end in chain(history, size, start.number, opened.number):
         stored.setdefault(timeline, []).extend(subtract([Range(first, end)], merged(lost)))
+    known = Documents()
+    if before is not None:
+        known = Documents(backups=tuple(before.windows.complete), tombstones=before.documents.tombstones)
     documents = read_documents(archives.backups(system), known)
     found = Holdings(
         archived=Archived({timeline: merged(ranges) for timeline, ranges in stored.items()}, {}, ()),
