@@ -56,7 +56,14 @@ def test_the_archive_begins_with_a_floor_once_all_below_it_is_deleted(store: Mem
     assert begins_since(store, LAYOUT) is None
     note_floor(store, LAYOUT, 1, "done", "2026-11-28T04:10:00Z")
     assert begins_since(store, LAYOUT) == a_floor().first
-    store.create("demo/7/expire/00000002.json", b"{}", {})
+    write_floor(store, LAYOUT, a_floor(number=2, start="000000030000000000000007"))
+    assert begins_since(store, LAYOUT) == a_floor().first  # the next one, in its grace
+    note_floor(store, LAYOUT, 2, "revoked", "2026-11-28T04:20:00Z")
+    note_floor(store, LAYOUT, 2, "done", "2026-11-28T04:30:00Z")
+    assert begins_since(store, LAYOUT) == a_floor().first
+    note_floor(store, LAYOUT, 4, "done", "2026-11-28T04:40:00Z")  # of which there is no floor
+    assert begins_since(store, LAYOUT) == a_floor().first
+    store.create("demo/7/expire/00000003.json", b"{}", {})
     assert begins_since(store, LAYOUT) is None
     assert below_floors(store, LAYOUT) == {}
 

@@ -48,7 +48,8 @@ _Mark = TypeVar("_Mark", Floor, Retained)
 class Expiry:
     """``floors`` are those that count, the oldest first: not revoked, and not done before the newest one that counts.
 
-    ``numbers`` are all that were ever used. ``retained`` has the newest word about each backup, by id.
+    ``numbers`` are all that were ever used; ``done`` and not revoked are those below which everything was deleted. ``retained``
+    has the newest word about each backup, by id.
     """
 
     floors: tuple[Floor, ...] = ()
@@ -93,7 +94,7 @@ def read_expiry(store: Store, layout: Layout) -> Expiry:
     return Expiry(
         tuple(_floor(store, layout, number) for number in wanted),
         {number: at for number, at in floors.items() if at is not None},
-        frozenset(words["done"]),
+        frozenset(words["done"] & {*standing}),
         frozenset(floors),
         tuple(_retained(store, layout, id_, number) for id_, number in sorted(retained.items())),
     )
@@ -111,13 +112,15 @@ def below_floors(store: Store, layout: Layout) -> dict[int, list[Range]]:
 def begins_since(store: Store, layout: Layout) -> Segment | None:
     """The segment that the archive begins with since all below a floor was deleted; None where nothing was. Raises the store's
     errors.
+
+    A newer floor that waits is no reason to forget it: each daily run records one.
     """
     try:
-        found = read_expiry(store, layout)
+        done = read_expiry(store, layout).done
+        return _floor(store, layout, max(done)).first if done else None
     except BadFloor as problem:
         events.failure("floor_unreadable", problem)
         return None
-    return found.newest.first if found.newest is not None and found.newest.number in found.done else None
 
 
 def read_pins(store: Store, layout: Layout) -> list[Pin]:
