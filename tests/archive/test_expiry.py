@@ -109,7 +109,7 @@ def test_a_pin_states_its_end_by_the_stores_clock_is_renewed_and_let_go(store: M
     write_pin(store, LAYOUT, pin)
     after = renewed(pin, 60.0)
     write_pin(store, LAYOUT, after)
-    let_go(store, LAYOUT, pin)
+    let_go(store, LAYOUT, pin.id)
     assert read_pins(store, LAYOUT) == [after]
     assert after.id.endswith("-0002")
     assert moment(after.until) > moment(pin.until)
@@ -125,7 +125,7 @@ def test_p15_a_pin_that_is_renewed_while_pins_are_read_is_seen(store: MemoryStor
         if what == at:
             store.before = store.after = None
             write_pin(store, LAYOUT, after)
-            let_go(store, LAYOUT, pin)
+            let_go(store, LAYOUT, pin.id)
 
     store.before, store.after = (renew, None) if at == "get" else (None, renew)
     assert read_pins(store, LAYOUT) == [after]

@@ -188,7 +188,7 @@ class World:
         else:
             self.takers.remove(taker)
             self.commit(taker, taker.number, taker.stop)
-            let_go(self.store, self.layout, taker.pin)
+            let_go(self.store, self.layout, taker.pin.id)
 
     def put_piece(self, taker: Taker, sha256: str, plain: bytes) -> None:
         self.backups.put_piece(taker.id, sha256, plain)
@@ -252,7 +252,7 @@ class World:
         restore.wal = restore.wal[2:]
         if not restore.wal:
             self.restores.remove(restore)
-            let_go(self.store, self.layout, restore.pin)
+            let_go(self.store, self.layout, restore.pin.id)
 
     def expire(self) -> None:
         def run() -> None:

@@ -70,6 +70,23 @@ def test_a_replicas_runs_out_by_itself(store: MemoryStore, tmp_path: Path) -> No
     assert read_pins(store, LAYOUT) == before
 
 
+def test_one_that_was_renewed_and_not_noted_before_a_kill_is_noted(store: MemoryStore, tmp_path: Path) -> None:
+    restored(tmp_path, store)
+    pins = Pins(store, SystemClock(), lambda: 2 * DAY)
+    store.after = killed
+    with pytest.raises(KeyboardInterrupt):
+        pins.tend(LAYOUT, tmp_path, True)
+    store.after = None
+    pins.tend(LAYOUT, tmp_path, True)
+    (after,) = read_pins(store, LAYOUT)
+    assert noted(tmp_path) == after.id
+
+
+def killed(what: str, _: str) -> None:
+    if what == "create":
+        raise KeyboardInterrupt
+
+
 def test_after_the_recovery_it_goes(store: MemoryStore, tmp_path: Path) -> None:
     restored(tmp_path, store)
     Pins(store, SystemClock(), lambda: 0.0).tend(LAYOUT, tmp_path, False)

@@ -181,7 +181,7 @@ def pinned(store: Store, layout: Layout, pin: Pin) -> Iterator[None]:
     finally:
         if there:
             try:
-                let_go(store, layout, pin)
+                let_go(store, layout, pin.id)
             except StoreError as problem:
                 events.info("pin_left", pin=pin.id, until=pin.until, error=problem)
 
@@ -204,9 +204,9 @@ def renewed(pin: Pin, ahead: float) -> Pin:
     return Pin(**{name: changed.get(name, getattr(pin, name)) for name in pin.__struct_fields__})
 
 
-def let_go(store: Store, layout: Layout, pin: Pin) -> None:
-    """The restore is over, or has renewed it."""
-    store.delete(layout.pin(pin.id))
+def let_go(store: Store, layout: Layout, pin: str) -> None:
+    """By its id: the restore is over, or has renewed it."""
+    store.delete(layout.pin(pin))
 
 
 def write_floor(store: Store, layout: Layout, floor: Floor) -> Floor | None:

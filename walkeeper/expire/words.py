@@ -82,7 +82,7 @@ def _pins(config: Config, release: str | None, *, json: bool) -> tuple[str, int]
         pin = next((each for each in found if each.id == release), None)
         if pin is None:
             raise Unsafe(f"pin {release}: there is none", hint="walkeeper pins lists them.")
-        let_go(archives.store, layout, pin)
+        let_go(archives.store, layout, pin.id)
         return f"Pin {release} is gone: expire no longer waits for it.", DONE
     now = store_time(config)
     if json:

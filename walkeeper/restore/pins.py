@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -67,14 +68,15 @@ class Pins:
                 return
             pin = decode(Pin, body, key)
             if not recovers:
-                let_go(self._store, layout, pin)
+                let_go(self._store, layout, pin.id)
                 self._note(data_directory, found, "")
             elif moment(pin.until) - moment(timestamp(self._ahead() or 0.0)) <= _LEFT:
                 newer = renewed(pin, self._ahead() or 0.0)
-                write_pin(self._store, layout, newer)
+                with suppress(AlreadyThere):  # written before a kill, and not noted
+                    write_pin(self._store, layout, newer)
                 self._note(data_directory, found, newer.id)
-                let_go(self._store, layout, pin)
-        except (WalkeeperError, OSError, AlreadyThere) as problem:
+                let_go(self._store, layout, pin.id)
+        except (WalkeeperError, OSError) as problem:
             events.failure("pin_not_renewed", problem, data_directory=data_directory)
 
     def _note(self, data_directory: Path, found: state.State, pin: str) -> None:

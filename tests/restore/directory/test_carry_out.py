@@ -335,6 +335,33 @@ def test_without_the_right_to_pin_it_is_said_and_the_restore_goes_on(
     assert is_whole(tmp_path)
 
 
+@pytest.mark.parametrize("before", ["there", "over and gone", "never written"])
+def test_p15_whoever_goes_on_pins_it_anew(
+    store: MemoryStore, backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    monkeypatch.setattr("walkeeper.lib.retry.ATTEMPTS", 1)
+
+    def deny(what: str, _: str) -> None:
+        if what == "create":
+            raise StoreDenied("pin/: access denied")
+
+    store.before = deny if before == "never written" else None
+    with monkeypatch.context() as patched:
+        Kernel(40).into(patched)
+        with pytest.raises(Killed):
+            restore(backup, store, tmp_path)
+    store.before = None
+    earlier = read_pins(store, LAYOUT)
+    if before == "over and gone":
+        store.delete(LAYOUT.pin(earlier[0].id))
+    restore(backup, store, tmp_path)
+    (pin,) = read_pins(store, LAYOUT)
+    left = state.read(tmp_path / "data")
+    assert left is not None
+    assert left.pin == pin.id
+    assert pin not in earlier
+
+
 def test_an_incremental_backup_of_a_newer_version_is_refused(backup: Backup) -> None:
     check_kind(backup)
     with pytest.raises(CannotRestore, match="full backups only"):

@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.archives import Built
+from tests.core.test_floor import a_floor
+from tests.fixtures.archives import SYSTEM, Built
 from tests.fixtures.backed_up import put_backup
 from tests.twins.memory_record import MemoryRecord
 from walkeeper.archive.backups import Backups
+from walkeeper.archive.expiry import write_floor
+from walkeeper.archive.times import CommitTimes
 from walkeeper.core.backup import Backup, BackupId
+from walkeeper.core.floor import Below
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.errors import CannotRestore
 from walkeeper.restore.directory import here, plan
@@ -102,3 +106,20 @@ def test_latest_is_refused_at_a_recorded_gap(built: Built, make: Make, monkeypat
     built.archive.record_gap(built.segment(1, 8), Lsn(9 * MIB))
     with pytest.raises(CannotRestore, match="after 0/800000 WAL is missing"):
         make(to="latest")
+
+
+def test_p15_a_floor_that_is_recorded_while_a_transaction_is_looked_for_counts(
+    built: Built, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search may take hours, and only after it the restore is pinned."""
+    floor = a_floor(
+        system_identifier=str(SYSTEM), start=built.segment(1, 6).name, below=(Below(1, "0/600000"),), kept=()
+    )
+
+    def search(_: CommitTimes, begin: Lsn, *__: object) -> Lsn | None:
+        write_floor(built.store, built.archive.layout, floor)
+        return Lsn(5 * MIB) if begin < 5 * MIB else None
+
+    monkeypatch.setattr(CommitTimes, "search", search)
+    with pytest.raises(CannotRestore, match=f"{FIRST}: it is incomplete: its WAL was given up"):
+        make(to="xid:4711")

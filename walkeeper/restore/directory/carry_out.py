@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from walkeeper.archive.expiry import new_pin, write_pin
+from walkeeper.archive.expiry import let_go, new_pin, write_pin
 from walkeeper.core.backup_index import Part
 from walkeeper.errors import CannotRestore, StoreDenied, StoreError
 from walkeeper.lib import durable
@@ -72,8 +72,11 @@ def carry_out(plan: Plan, restore_command: str, moved: Callable[[int], None]) ->
 
 def _restore(plan: Plan, tree: Tree, restore_command: str, result: Result, moved: Callable[[int], None]) -> None:
     look_first = plan.resumed is not None or plan.request.delta
-    now = plan.resumed or _begin(plan, result)
+    now = _begin(plan, result)
     _note(tree, now)
+    if plan.resumed is not None and plan.resumed.pin not in {"", now.pin}:
+        with suppress(StoreError):  # it ends by itself
+            let_go(plan.evidence.store, plan.evidence.layout, plan.resumed.pin)
     tree.remove(PG_CONTROL, durably=True)
     _make_files(plan, tree)
     fetch = Fetch(plan.backups, plan.backup, tree)
@@ -88,8 +91,11 @@ def _restore(plan: Plan, tree: Tree, restore_command: str, result: Result, moved
 
 
 def _begin(plan: Plan, result: Result) -> State:
-    """With a pin in the store, so that expire keeps what is read. Without the right to write one the restore goes on."""
-    pin = ""
+    """With a new pin in the store, so that expire keeps what is read. Without the right to write one the restore goes on.
+
+    An earlier run's pin may have ended since, and whoever goes on may need as long again.
+    """
+    pin = plan.resumed.pin if plan.resumed is not None else ""
     try:
         ahead = plan.config.store.clock_ahead() or 0.0
         wanted = new_pin(plan.backup, plan.timeline, f"{os.uname().nodename}:{plan.directory}", ahead)
@@ -98,6 +104,8 @@ def _begin(plan: Plan, result: Result) -> State:
         pin = wanted.id
     except (StoreDenied, StoreError) as problem:
         result.pin_problem = str(problem)
+    if plan.resumed is not None:
+        return msgspec.structs.replace(plan.resumed, pin=pin)
     return State(
         asked=plan.asked,
         backup=plan.backup.id,

@@ -80,6 +80,8 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
     if isinstance(wanted, ToXid | ToName) and resumed is None and request.backup is None:
         chosen, end = _searched(wanted, found.chains[timeline], times, tell)
         check_kind(chosen.backup)
+        # That may have taken hours, and nothing pins the backup yet: a floor that was recorded meanwhile counts.
+        chosen = _named(_look(evidence, archives).windows, chosen.backup.id, timeline, wanted)
     if request.use == "replica":
         _check_reach(evidence.claim, chosen.window)
     hole = _hole_behind(evidence, history, chosen.window)
