@@ -216,6 +216,15 @@ def test_what_a_worker_meets_comes_out_where_the_reader_waits() -> None:
         run(MemoryStore(before=broken))
 
 
+def test_so_does_what_a_worker_meets_once_a_piece_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(backup_index, "encode", no_memory)
+    with pytest.raises(MemoryError):
+        run(MemoryStore())
+
+
 def test_an_index_of_many_files_stays_small_and_the_end_of_a_manifest_too() -> None:
     store = MemoryStore()
     with pipeline(store) as made:

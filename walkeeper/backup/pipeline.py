@@ -155,14 +155,14 @@ class Pipeline:
             number, cut = taken
             try:
                 stored = self._store(cut)
+                with self._changed:
+                    self._record.add(number, cut, stored)
+                    self._changed.notify_all()
             except BaseException as problem:  # noqa: BLE001 - carried over to the one who reads
                 with self._changed:
                     self._failure = self._failure or problem
                     self._changed.notify_all()
                 return
-            with self._changed:
-                self._record.add(number, cut, stored)
-                self._changed.notify_all()
 
     def _next(self) -> tuple[int, Cut] | None:
         with self._changed:
