@@ -20,7 +20,7 @@ from tests.twins.memory_record import MemoryRecord
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.expiry import read_expiry, read_pins, write_floor, write_pin
 from walkeeper.archive.open import open_archives
-from walkeeper.archive.restorable import look
+from walkeeper.archive.restorable import described, look
 from walkeeper.core.backup import BackupId, Tombstone
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Gap, Record
@@ -48,6 +48,7 @@ class Site:
         self.config = replace(self.built.config, node=node, backup_keep=14 * 86400.0)
         self.now = NOW
         self.ahead = 0.0
+        self.stored: dict[str, datetime] = {}
         self.store, self.layout = self.built.store, self.built.archive.layout
         self.backups = Backups(self.store, self.layout, self.built.codec)
         for number in range(3, 14):
@@ -61,10 +62,10 @@ class Site:
         monkeypatch.setattr(DirectorySettings, "clock_ahead", lambda _: self.ahead)
         listed = DirectoryStore.list
 
-        def undated(store: DirectoryStore, prefix: str) -> Iterator[ObjectInfo]:
-            return (replace(info, modified=None) for info in listed(store, prefix))  # which would be today
+        def dated(store: DirectoryStore, prefix: str) -> Iterator[ObjectInfo]:
+            return (replace(info, modified=self.stored.get(info.key)) for info in listed(store, prefix))  # not today
 
-        monkeypatch.setattr(DirectoryStore, "list", undated)
+        monkeypatch.setattr(DirectoryStore, "list", dated)
 
     def record(self, **changed: Any) -> None:
         found = self.built.dcs.record
@@ -233,6 +234,18 @@ def test_p15_a_floor_can_be_revoked_until_its_grace_is_over(
     assert words.revoke(site.config) == 2
     assert "the grace of floor 2 is over" in capsys.readouterr().err
     assert len(site.keys("wal/")) == 11
+
+
+def test_p15_a_floors_grace_begins_when_the_store_has_it(site: Site, run: Run) -> None:
+    """It says when its run began: the deleting below an older one, before it is recorded, can take an hour."""
+    run(apply=True)
+    site.stored[site.layout.floor(1)] = NOW + timedelta(minutes=50)
+    site.now += timedelta(minutes=70)
+    assert [each["stands_from"] for each in run()["waiting"]] == ["2026-11-28T13:50:00Z"]
+    found = described(look(open_archives(site.config), SYSTEM, site.built.archive.size, None))
+    assert found["floor"]["stands_from"] == "2026-11-28T13:50:00Z"
+    assert run(apply=True)["deleted"]["objects"] == 0
+    assert words.revoke(site.config) == 0
 
 
 def test_p15_what_was_not_planned_today_is_not_deleted_whatever_a_floor_says(site: Site, run: Run) -> None:

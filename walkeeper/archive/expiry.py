@@ -61,12 +61,12 @@ class Expiry:
 
     def standing(self, now: datetime) -> list[Floor]:
         """Those whose grace is over, and below which not everything was deleted."""
-        found = []
-        for floor in self.floors:
-            begun = max(moment(floor.at), self.stored_at.get(floor.number, moment(floor.at)))
-            if floor.number not in self.done and begun + timedelta(seconds=floor.grace) <= now:
-                found.append(floor)
-        return found
+        return [floor for floor in self.floors if floor.number not in self.done and self.stands_from(floor) <= now]
+
+    def stands_from(self, floor: Floor) -> datetime:
+        """When its grace is over."""
+        begun = max(moment(floor.at), self.stored_at.get(floor.number, moment(floor.at)))
+        return begun + timedelta(seconds=floor.grace)
 
     @property
     def newest(self) -> Floor | None:

@@ -17,7 +17,7 @@ from walkeeper.archive.tail import stored_pieces
 from walkeeper.core import windows
 from walkeeper.core.backup import Backup, BackupId, Tombstone
 from walkeeper.core.coverage import Archived, Range, chain, merged, subtract
-from walkeeper.core.floor import Floor, given_up, segments, written
+from walkeeper.core.floor import given_up, segments, written
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -166,7 +166,7 @@ def described(found: Restorable) -> dict[str, Any]:
             }
             for window in found.windows.shown
         ],
-        "floor": _floor(found.expiry.newest),
+        "floor": _floor(found.expiry),
     }
 
 
@@ -232,10 +232,12 @@ def _described(backup: Backup) -> dict[str, Any]:
     }
 
 
-def _floor(floor: Floor | None) -> dict[str, Any] | None:
+def _floor(expiry: Expiry) -> dict[str, Any] | None:
+    floor = expiry.newest
     if floor is None:
         return None
-    return {"number": floor.number, "start": floor.start, "at": floor.at, "stands_from": written(floor.stands_from)}
+    stands_from = written(expiry.stands_from(floor))
+    return {"number": floor.number, "start": floor.start, "at": floor.at, "stands_from": stands_from}
 
 
 def read_documents(backups: Backups, known: Documents | None = None) -> Documents:

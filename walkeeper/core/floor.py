@@ -71,7 +71,7 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stands_from(self) -> datetime:
-        """When its grace is over."""
+        """When its grace is over at the earliest: it counts from when the store got it (``Expiry.stands_from``)."""
         return moment(self.at) + timedelta(seconds=self.grace)
 
     @property

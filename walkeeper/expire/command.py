@@ -114,6 +114,7 @@ def store_time(config: Config) -> datetime:
 def document(found: Ran, policy: Policy) -> dict[str, Any]:
     """What --json prints, and what people are shown is made from; docs/retention.md describes it."""
     looked, plan, floor = found.looked, found.looked.plan, found.floor
+    expiry = looked.archive.expiry
     going, packed = looked.going, {each.id: each.packed_bytes for each in looked.archive.documents.backups}
     return {
         "format": FORMAT,
@@ -138,9 +139,9 @@ def document(found: Ran, policy: Policy) -> dict[str, Any]:
             "backup_bytes": sum(packed.get(id_, 0) for id_ in floor.backups),
         },
         "waiting": [
-            {"number": each.number, "start": each.start, "stands_from": written(each.stands_from)}
-            for each in looked.archive.expiry.floors
-            if each.number not in looked.archive.expiry.done and each not in looked.archive.expiry.standing(looked.now)
+            {"number": each.number, "start": each.start, "stands_from": written(expiry.stands_from(each))}
+            for each in expiry.floors
+            if each.number not in expiry.done and each not in expiry.standing(looked.now)
         ],
         "going": {"segments": _stored(looked, going.wal), "backups": [*going.backups, *going.unfinished]},
         "windows": [

@@ -66,8 +66,9 @@ def _retain(config: Config, id_: BackupId, until: datetime) -> tuple[str, int]:
 def _revoke(config: Config) -> tuple[str, int]:
     record, now, archives = _open(config)
     layout = archives.layout(int(record.system_identifier))
-    newest = read_expiry(archives.store, layout).newest
-    if newest is None or now > newest.stands_from - REVOKED_BEFORE:
+    expiry = read_expiry(archives.store, layout)
+    newest = expiry.newest
+    if newest is None or now > expiry.stands_from(newest) - REVOKED_BEFORE:
         which = "there is no floor" if newest is None else f"the grace of floor {newest.number} is over"
         raise Unsafe(f"floor: {which}, so that there is nothing to revoke", hint="What is deleted does not come back.")
     note_floor(archives.store, layout, newest.number, "revoked", written(now))

@@ -68,6 +68,12 @@ def test_a_named_backup_that_stopped_after_the_time_is_refused(built: Built, mak
         make(to="2026-11-29 12:00Z", backup=str(undated))
 
 
+def test_exclusive_is_for_a_time_or_a_transaction(make: Make) -> None:
+    for to in ("latest", "immediate", "name:here", "0/700000"):
+        with pytest.raises(CannotRestore, match="--exclusive: it says nothing of"):
+            make(to=to, exclusive=True)
+
+
 def lost(built: Built, number: int) -> str:
     built.store.delete(key := built.key(1, number))
     return key

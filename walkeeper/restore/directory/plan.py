@@ -152,7 +152,7 @@ def _check_action(request: Request, wanted: Target) -> None:
             f"--action {request.action}: a recovery to latest ends where the WAL ends, and the server is then a primary",
             hint="Name a time or a position with --to.",
         )
-    if request.exclusive and isinstance(wanted, Latest | Immediate | ToName):
+    if request.exclusive and isinstance(wanted, Latest | Immediate | ToName | ToLsn):
         raise CannotRestore(f"--exclusive: it says nothing of {wanted.text}", hint="It is for a time or a transaction.")
 
 
