@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from tests.fixtures.archives import FOUR, ONE, THREE, TWO, Built, Verifier
 from tests.fixtures.backed_up import put_backup
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
-from walkeeper.core.backup import BackupId, Tombstone
+from walkeeper.core.backup import Backup, BackupId, Tombstone
+from walkeeper.core.backup_index import Part, Piece
 from walkeeper.core.lsn import MIB, Lsn
 
 OLD = BackupId("20261127T020000Z", 1, "1a2b3c4d")
@@ -61,6 +63,35 @@ def test_complete_backups_and_their_windows_are_told(verify: Verifier) -> None:
     text = verify(json=False).out
     assert "Backups   2 of 2 are complete, the newest of 2026-11-28T02:00:00+00:00" in text
     assert "Restore   0/400100 to 0/B00000 on timeline 4" in text
+
+
+def test_p9_of_an_index_no_more_than_its_pieces_is_kept(
+    built: Built, verify: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster of a million files has some thousand pieces."""
+    kept = most = 0
+
+    class Files(tuple[Part, ...]):
+        __slots__ = ()
+
+        def __del__(self) -> None:
+            nonlocal kept
+            kept -= 1
+
+    def index(self: Backups, backup: Backup) -> Iterator[Piece]:
+        nonlocal kept, most
+        for piece in original(self, backup):
+            kept += 1
+            most = max(most, kept)
+            yield Piece(piece.sha256, piece.size, piece.packed_size, piece.tablespace, Files(piece.parts))
+
+    original = Backups.index
+    monkeypatch.setattr(Backups, "index", index)
+    put_backup(
+        backups(built), BackupId("20261128T030000Z", 4, "1a2b3c4d"), Lsn(9 * MIB + 40), Lsn(9 * MIB + 256), pieces=9
+    )
+    assert verify(deep=True).code == 0
+    assert most <= 2
 
 
 def test_without_any_backup_nothing_is_said_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str],

@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from walkeeper.archive.backups import Backups, document_suffix
 from walkeeper.archive.open import Archives
 from walkeeper.archive.restorable import Documents, Listed, Restorable, described, judged, read_documents
 from walkeeper.archive.times import NEAR, CommitTimes
 from walkeeper.core.backup import Backup, BackupId
-from walkeeper.core.backup_index import Piece
 from walkeeper.core.commits import Commit
 from walkeeper.core.coverage import Range, chain, subtract
 from walkeeper.core.history import History
@@ -26,6 +25,8 @@ from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.judge import Finding, Severity
 from walkeeper.verify.windows import TIMED, described_commit
 
+_Pieces: TypeAlias = Mapping[str, tuple[int, int]]
+"""By SHA-256, the bytes of each, plain and as stored: without the files in them, which may be a million."""
 _OTHER: Final = "Restore from another one; walkeeper backup takes a new one now."
 
 
@@ -75,7 +76,7 @@ def _look(
     for backup in looked.found.windows.complete:
         progress(f"backup {backup.id}")
         try:
-            pieces = list(backups.index(backup))
+            pieces = {piece.sha256: (piece.size, piece.packed_size) for piece in backups.index(backup)}
             _listed(backups, backup, pieces)
             if deep:
                 _downloaded(backups, backup, pieces, workers, looked, progress)
@@ -93,11 +94,11 @@ def _judged(evidence: Evidence, documents: Documents, broken: dict[str, str]) ->
     return judged(evidence.store, evidence.layout, evidence.size, documents, listed, evidence.claim.record, broken)
 
 
-def _listed(backups: Backups, backup: Backup, pieces: list[Piece]) -> None:
+def _listed(backups: Backups, backup: Backup, pieces: _Pieces) -> None:
     """By one LIST. Raises CannotTell for what is missing, or has another size."""
     layout, id_ = backups.layout, BackupId.parse(backup.id)
     sizes = {info.key: info.size for info in backups.store.list(layout.backup(id_))}
-    wanted = {layout.backup_piece(id_, piece.sha256, backup.suffix): piece.packed_size for piece in pieces}
+    wanted = {layout.backup_piece(id_, sha256, backup.suffix): packed for sha256, (_, packed) in pieces.items()}
     wrong = [key for key, size in wanted.items() if sizes.get(key) != size]
     orders = {backup.order, *(each.order for each in backup.tablespaces)}
     documents = [("manifest", backup.manifest), *(("order", order) for order in sorted(orders))]
@@ -117,13 +118,12 @@ def _listed(backups: Backups, backup: Backup, pieces: list[Piece]) -> None:
 def _downloaded(
     backups: Backups,
     backup: Backup,
-    pieces: list[Piece],
+    pieces: _Pieces,
     workers: int,
     looked: Looked,
     progress: Callable[[str], None],
 ) -> None:
     """Each piece once, and what describes them. Raises CannotTell for the first that is damaged."""
-    names = {piece.sha256: piece.size for piece in pieces}
 
     def one(sha256: str) -> int:
         key = backups.layout.backup_piece(BackupId.parse(backup.id), sha256, backup.suffix)
@@ -135,17 +135,17 @@ def _downloaded(
             raise CannotTell(
                 f"{key}: {str(problem).removeprefix(f'{key}: ').removeprefix('stored object: ')}"
             ) from None
-        if len(plain) != names[sha256]:
-            raise CannotTell(f"{key}: {len(plain)} bytes, its index says {names[sha256]}")
+        if len(plain) != pieces[sha256][0]:
+            raise CannotTell(f"{key}: {len(plain)} bytes, its index says {pieces[sha256][0]}")
         return len(plain)
 
     backups.read_document(backup, "manifest", backup.manifest)
     for order in {backup.order, *(each.order for each in backup.tablespaces)}:
         backups.read_document(backup, "order", order)
-    for number, size in enumerate(in_parallel(one, names, workers), start=1):
+    for number, size in enumerate(in_parallel(one, pieces, workers), start=1):
         looked.pieces += 1
         looked.bytes += size
-        progress(f"backup {backup.id}: {number:,} of {len(names):,} pieces")
+        progress(f"backup {backup.id}: {number:,} of {len(pieces):,} pieces")
 
 
 def _about(looked: Looked | None) -> Iterator[Finding]:
