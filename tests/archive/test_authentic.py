@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pyrage
@@ -21,7 +21,7 @@ from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
 from walkeeper.archive import tail
-from walkeeper.archive.authentic import AuthenticStore, Trust
+from walkeeper.archive.authentic import AuthenticStore, Trust, believing
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.contents import Contents, starts, take
@@ -268,6 +268,24 @@ def test_an_archive_from_before_there_was_a_key_or_encryption_goes_on(world: Wor
     world.raw.objects[LAYOUT.file(THREE, ".zst")] = (body, {**metadata, CODE: "0" * 64})
     with pytest.raises(NotAuthentic, match="not one of the keys"):  # where there is a code it must be right
         Reader(store, world.codec).deliver(LAYOUT, THREE.name)
+
+
+@pytest.mark.parametrize(
+    ("encryption", "believed"),
+    [
+        ({"identity_file": Path("/identity")}, True),  # it was encrypted once
+        ({"encryption_recipients": ("age1…",)}, False),
+        ({"plain_before": "000000010000000000000003"}, False),
+        ({"plain_before": "000000010000000000000004"}, True),
+    ],
+)
+def test_a_plain_object_is_believed_where_new_ones_are_plain(
+    world: World, tmp_path: Path, encryption: dict[str, Any], believed: bool
+) -> None:
+    world.in_clear.archive_segment(THREE, plain(THREE), ONE)
+    server = cast(Postgres, SimpleNamespace(data=tmp_path, port=1, bin_dir=None))
+    store = believing(world.raw, config_of(server, "a", tmp_path, **encryption))
+    assert Contents(store, LAYOUT, SIZE).has(THREE) is believed
 
 
 def test_a_code_costs_no_request_and_covers_documents_too(world: World) -> None:

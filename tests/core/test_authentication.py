@@ -81,6 +81,8 @@ def test_a_code_is_demanded_of_all_that_was_made_since(name: str, demanded: bool
         ("wal/0000000200000005/000000020000000500000009.zst", False),
         ("tail/00000002000000050000000A/00000000-00001000-o.zst", True),
         ("backup/20261128T020000Z-2-0a0b0c0d/data/ab.zst", True),
+        ("backup/20261128T020000Z-00000002-0a0b0c0d/data/ab.zst", False),
+        ("backup/20261128T020000Z-00000003-0a0b0c0d/data/ab.zst", True),
         ("wal/0000000200000005/00000002000000050000000A.zst.age", False),
         ("history/00000003.history", False),  # histories are plain in every archive
         ("backup/20261128T020000Z-2-0a0b0c0d/backup.json", False),
@@ -88,3 +90,8 @@ def test_a_code_is_demanded_of_all_that_was_made_since(name: str, demanded: bool
 )
 def test_where_all_is_encrypted_nothing_plain_is_believed_above_that_segment(name: str, demanded: bool) -> None:
     assert Demand(plain_before=SINCE).encryption(name) is demanded
+    assert Demand().encryption(name) is name.endswith(".zst")
+
+
+def test_a_backup_needs_a_code_of_whatever_timeline_it_is() -> None:
+    assert Demand(since=SINCE, plain_before=SINCE).code("backup/20261128T020000Z-00000001-0a0b0c0d/backup.json")

@@ -45,7 +45,8 @@ class Trust:
     @classmethod
     def of(cls, config: Config) -> Trust:
         keys = tuple(key.encode() for key in config.authentication_keys)
-        encrypted = bool(config.encryption_recipients or config.identity_file)
+        # An identity alone is of an archive that was encrypted once: what is new in it is plain.
+        encrypted = bool(config.encryption_recipients or config.plain_before)
         return cls(keys, encrypted, Demand(config.authentic_since, config.plain_before))
 
 

@@ -26,7 +26,11 @@ class EncryptionKeys(Section, frozen=True):
     """Encryption with [age](https://age-encryption.org). Needs `pip install walkeeper[encryption]`."""
 
     recipients: Annotated[
-        tuple[str, ...], Meta(description="Public keys (`age1…`) that new objects are encrypted to.")
+        tuple[str, ...],
+        Meta(
+            description="Public keys (`age1…`) that new objects are encrypted to. Where there are any, a plain object is not "
+            "believed: name them on hosts that only restore, too."
+        ),
     ] = ()
     identity_file: Annotated[
         str | None,
@@ -35,8 +39,8 @@ class EncryptionKeys(Section, frozen=True):
     plain_before: Annotated[
         str | None,
         Meta(
-            description="The first segment that had to be encrypted, for an archive that was plain once. Where this section says "
-            "anything, a plain object is not believed; below that segment it is."
+            description="The first segment that had to be encrypted, for an archive that was plain once: below it plain objects "
+            "are believed, and base backups of timelines up to that one."
         ),
     ] = None
 
@@ -56,7 +60,7 @@ class AuthenticationKeys(Section, frozen=True):
         str | None,
         Meta(
             description="The first segment whose objects must have a code: one that is still to come when the last host gets its "
-            "key. For a new archive `000000010000000000000000`."
+            "key, and of the newest timeline. For a new archive `000000010000000000000000`."
         ),
     ] = None
 

@@ -20,6 +20,7 @@ COVERED: Final = ("format", "sha256", "size", "packed-sha256", "packed-size")
 _VERSION: Final = "walkeeper object 1"
 _NAMES_A_SEGMENT: Final = re.compile(r"(?:wal/[0-9A-F]{16}|tail|gap|start)/([0-9A-F]{24})(?![0-9A-F])")
 _NAMES_A_TIMELINE: Final = re.compile(r"history/([0-9A-F]{8})\.history")
+_OF_A_BACKUP: Final = re.compile(r"backup/[0-9]{8}T[0-9]{6}Z-([0-9A-F]{8})-")
 
 
 def code_of(key: bytes, system_identifier: int, name: str, stated: Mapping[str, str]) -> str:
@@ -44,8 +45,8 @@ def sums_of(body: bytes, stated: Mapping[str, str]) -> dict[str, str]:
 class Demand:
     """From where on something is demanded of objects: names of segments, in which both timeline and position count.
 
-    Below ``since`` an object needs no code, and below ``plain_before`` it may be plain although the archive is encrypted. Empty:
-    no object may.
+    Below ``since`` an object needs no code, and below ``plain_before`` it may be plain although the archive is encrypted; so may
+    base backups up to that timeline, which need a code always. Empty: no object may.
     """
 
     since: str = ""
@@ -57,8 +58,11 @@ class Demand:
 
     def encryption(self, name: str) -> bool:
         """Whether that object must be encrypted."""
-        holds_wal = name.startswith(("wal/", "tail/", "backup/")) and name.endswith(".zst")
-        return holds_wal and not _below(name, self.plain_before)
+        if not name.endswith(".zst"):
+            return False
+        if backup := _OF_A_BACKUP.match(name):  # its name has no position, and is no proof of age either
+            return backup[1] > self.plain_before[:8]
+        return name.startswith(("wal/", "tail/", "backup/")) and not _below(name, self.plain_before)
 
 
 def _below(name: str, first: str) -> bool:
