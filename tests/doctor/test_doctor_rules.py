@@ -254,6 +254,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("replication_allowed", with_server(replication_refused=HBA), "error", "no pg_hba.conf entry", "- host replication replicator 10.0.0.1/32 scram-sha-256"),
     ("replication_allowed", with_server("n2", replication_refused=HBA), "warning", "no pg_hba.conf entry", "reload demo"),
     ("replication_allowed", with_server(replication_refused=SENDERS), "error", "exceeds max_wal_senders", "--pg max_wal_senders=20"),
+    ("replication_allowed", with_server(replication_refused=Unknown("no room")), "unknown", "no room", ""),
     ("role_may_replicate", with_server(may_replicate=False), "error", "replicator lacks REPLICATION", 'ALTER ROLE "replicator" REPLICATION'),
     ("server_version", with_server(state={"major": 12}), "error", "12 is too old", "Upgrade"),
     ("server_version", with_server(state={"major": 20}), "warning", "20 is newer", ""),

@@ -34,7 +34,7 @@ class ServerFacts:
     role: str
     may_replicate: bool
     """The role is a superuser or has REPLICATION."""
-    replication_refused: str = ""
+    replication_refused: str | Unknown = ""
     """Why a replication connection was refused; empty where one was made."""
     agents: tuple[str, ...] = ()
     """The versions of the agents that have sessions there: an agent connects to its own node's server alone."""

@@ -96,13 +96,16 @@ def _ask(config: Config, member: Member, *, here: bool) -> ServerFacts | Unknown
         return Unknown(str(problem))
 
 
-def _trial(config: Config, found: ServerFacts) -> str:
+def _trial(config: Config, found: ServerFacts) -> str | Unknown:
     """pg_receivewal has a libpq of its own, and looks for passwords and keys by itself."""
     try:
         program = find_program(config.bin_dir, found.state.major)
     except ConfigError:
         return ""  # another rule's
-    return why_refused(program, config.postgresql, found.state.segment_size, clock.SystemClock())
+    try:
+        return why_refused(program, config.postgresql, found.state.segment_size, clock.SystemClock())
+    except PostgresError as problem:
+        return Unknown(str(problem))
 
 
 def _second_look(server: Server, found: ServerFacts) -> ServerFacts:

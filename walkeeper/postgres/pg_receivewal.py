@@ -115,13 +115,13 @@ class Receiver:
                 f"{self._passfile}: {error.strerror}",
                 hint="The spool's disk is full, or failed, or its rights were changed.",
             ) from None
-        arguments = [
-            f"--directory={self._directory}", "--no-loop", "--no-sync", "--no-password", "--status-interval=1",
-            f"--dbname={self._conninfo(secrets)}",
-            f"--endpos={Lsn(last.end - 1)}",
-        ]  # fmt: skip
         self._output = b""
         try:
+            arguments = [
+                f"--directory={self._directory}", "--no-loop", "--no-sync", "--no-password", "--status-interval=1",
+                f"--dbname={self._conninfo(secrets)}",
+                f"--endpos={Lsn(last.end - 1)}",
+            ]  # fmt: skip
             self._child = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), str(self._program), *arguments],
                 stdin=subprocess.DEVNULL,
@@ -254,13 +254,19 @@ class Receiver:
 
 
 def why_refused(program: Path, settings: PostgresqlSettings, size: SegmentSize, clock: Clock) -> str:
-    """What one says that is started as the agent starts it, and that ends where it begins; "" where it may stream, or hangs."""
-    with tempfile.TemporaryDirectory(prefix="walkeeper-") as directory:
-        place = Path(directory, "wal")
-        place.mkdir()
-        receiver = Receiver(program, place, settings, Path(directory, "pgpass"), clock)
-        receiver.start(Segment(1, 0, size))
-        said = receiver.wait(TRIAL_SECONDS, lambda: False)
+    """What one says that is started as the agent starts it, and that ends where it begins; "" where it may stream, or hangs.
+
+    Raises PostgresError where none can be started.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="walkeeper-") as directory:
+            place = Path(directory, "wal")
+            place.mkdir()
+            receiver = Receiver(program, place, settings, Path(directory, "pgpass"), clock)
+            receiver.start(Segment(1, 0, size))
+            said = receiver.wait(TRIAL_SECONDS, lambda: False)
+    except OSError as error:
+        raise PostgresError(f"pg_receivewal: no directory to try it in ({error.strerror})") from None
     return said if said.startswith("rc ") and not said.startswith("rc 0:") else ""
 
 

@@ -71,11 +71,16 @@ def require_auth(settings: PostgresqlSettings) -> str:
 def conninfo(settings: PostgresqlSettings, **more: str | int) -> str:
     """A libpq connection string, without secrets and without what not every libpq takes.
 
-    For ``replication`` its database is called so, as pg_receivewal does it: .pgpass is looked through for that name.
+    For ``replication`` its database is called so, as pg_receivewal does it: .pgpass is looked through for that name. Raises
+    PostgresError where the running server says where its socket is, and none runs: libpq's own directory may be another's.
     """
-    in_socket = not settings.host and settings.data_dir is not None
+    host = settings.host
+    if not host and settings.data_dir is not None:
+        host = socket_directory(str(settings.data_dir))
+        if not host:
+            raise PostgresError(f"{settings.data_dir}: no server with a Unix socket runs there")
     parameters: dict[str, str | int | None] = {
-        "host": (socket_directory(str(settings.data_dir)) if in_socket else settings.host) or None,
+        "host": host or None,
         "hostaddr": settings.hostaddr,
         "port": settings.port,
         "user": settings.user,
@@ -90,7 +95,7 @@ def conninfo(settings: PostgresqlSettings, **more: str | int) -> str:
 
 
 def connect(settings: PostgresqlSettings, **more: str) -> psycopg.Connection[tuple[object, ...]]:
-    """A session, or with ``replication="true"`` a walsender. Raises psycopg.Error."""
+    """A session, or with ``replication="true"`` a walsender. Raises psycopg.Error, or PostgresError as ``conninfo``."""
     if psycopg.pq.version() >= _KNOWS_REQUIRE_AUTH:
         more["require_auth"] = require_auth(settings)
     return psycopg.connect(

@@ -54,6 +54,9 @@ def server_answers(facts: Facts) -> Iterator[Verdict]:
 @each.server
 def replication_allowed(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     refused = server.replication_refused
+    if isinstance(refused, Unknown):
+        yield NotKnown(refused.because, member.name)
+        return
     if not refused:
         yield Good("it lets walkeeper stream", member.name)
         return
