@@ -59,7 +59,7 @@ KNOWN: Final[dict[str, Any]] = {
     "suspected": None,
     "backups": {
         "complete": 2, "damaged": 1, "attempts": 0, "newest": {"age_seconds": 60.0}, "short": False,
-        "window": {"start_lsn": "0/100", "end_lsn": "0/300", "seconds": 86400.0},
+        "window": {"start_lsn": "0/100", "end_lsn": "0/300", "seconds": 86400.0}, "proved": {"age_seconds": 3600.0},
     },
     "troubles": [],
     "members_behind": {"node2": 4096, "node3": None},
@@ -177,7 +177,7 @@ def test_a_look_that_is_old_is_not_reported_as_the_present(tmp_path: Path) -> No
 def test_what_base_backups_restore_is_served_where_it_is_known() -> None:
     text = metrics.Exposition(lambda: KNOWN).text("")[1].decode()
     for line in (
-        "walkeeper_backups_complete 2.0", "walkeeper_backups_damaged 1.0", "walkeeper_backup_age_seconds 60.0",
+        "walkeeper_backups_complete 2.0", "walkeeper_backups_damaged 1.0", "walkeeper_backup_age_seconds 60.0", "walkeeper_backup_proved_age_seconds 3600.0",
         "walkeeper_window_start_lsn_bytes 256.0", "walkeeper_window_end_lsn_bytes 768.0", "walkeeper_window_seconds 86400.0",
         "walkeeper_window_short 0.0",
     ):  # fmt: skip

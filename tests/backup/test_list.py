@@ -78,6 +78,7 @@ def test_each_backup_is_listed_with_its_state_and_why(built: Built, capsys: pyte
     )
     assert f"{IDS[3]} expired never finished" in told
     assert f"{IDS[4]} attempt 1 piece, 14 B stored it was begun more than a day ago; walkeeper backup --resume" in told
+    assert told.endswith("Proved never: walkeeper verify --restore does a real restore")
     assert "Restore 0/600100 to 0/900000 on timeline 2 from 2026-11-21 02:00:00 UTC to " in told
 
 

@@ -39,7 +39,7 @@ from walkeeper.archive.tail import stored_pieces
 from walkeeper.archive.write import Archive
 from walkeeper.config import load
 from walkeeper.control.server import AgentLock, ControlServer
-from walkeeper.core import backup, backup_index, commits, floor, wal_records
+from walkeeper.core import backup, backup_index, commits, floor, proof, wal_records
 from walkeeper.core.history import History, Switch, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -360,6 +360,9 @@ _pin: Final = {
     "id": "0011223344556677-0001", "kind": "restore", "backup": ID, "timeline": 1, "lsn": "0/500000", "at": "2026-11-28T02:00:00Z",
     "until": "2026-11-29T02:00:00Z", "by": "a",
 }  # fmt: skip
+_proof: Final = {
+    "backup": ID, "at": "2026-11-28T02:00:00Z", "timeline": 1, "lsn": "0/500000", "last_commit": "", "checks": ["x"], "by": "a",
+}  # fmt: skip
 _backup: Final = json.loads(backup.encode(a_backup(backup.BackupId.parse(ID))))
 _lines: Final = [
     b'{"verb": "status"}', b'{"verb": "push", "path": "pg_wal/000000010000000000000005", "cwd": "/", "file": "00000002.history"}',
@@ -394,6 +397,7 @@ TARGETS: Final[dict[str, Target]] = {
     ),
     "floor": Target(documents(_floor), lambda data: floor.decode(floor.Floor, data, "key")),
     "pin": Target(documents(_pin), lambda data: floor.decode(floor.Pin, data, "key")),
+    "proof": Target(documents(_proof), lambda data: proof.decode(data, "key")),
     "patroni.yml": Target(damaged(YAML) | _yaml_words, take_yaml),
     "socket": Target(damaged(*_lines) | documents({"verb": "push", "path": "pg_wal/x", "cwd": "/"}), take_line),
     "HTTP": Target(damaged(*_requests) | st.binary(max_size=300), take_http),

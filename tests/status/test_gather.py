@@ -115,7 +115,7 @@ def test_status_tells_what_base_backups_restore_and_what_to_look_at(config: Conf
 BACKED: dict[str, Any] = {
     "complete": 14, "damaged": 0, "incomplete": 0, "attempts": 0, "newest": {"id": "x", "stop_at": "", "age_seconds": 25200.0},
     "window": {"timeline": 2, "start_lsn": "0/1A00190", "start_at": "", "end_lsn": "0/2000000", "seconds": 13.7 * 86400},
-    "keep_seconds": None, "short": False,
+    "keep_seconds": None, "short": False, "proved": None,
 }  # fmt: skip
 
 
@@ -123,6 +123,9 @@ def test_backups_are_told_in_words() -> None:
     assert rows.backups({"backups": None}) == []
     assert rows.backups({"backups": BACKED})[0] == "14 complete, the newest 7 h old"
     assert rows.backups({"backups": BACKED})[1].startswith("0/1A00190 to 0/2000000 can be restored, ")
+    assert rows.backups({"backups": BACKED})[2] == "last proved by a real restore: never"
+    proved = {**BACKED, "proved": {"age_seconds": 2 * 86400.0}}
+    assert rows.backups({"backups": proved})[2] == "last proved by a real restore: 2 days ago"
     others = {**BACKED, "damaged": 1, "attempts": 2, "newest": None, "window": None, "complete": 0}
     assert rows.backups({"backups": others}) == ["0 complete; 1 damaged; 2 attempts"]
 

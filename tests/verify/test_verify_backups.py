@@ -11,9 +11,11 @@ from tests.fixtures.archives import FOUR, ONE, THREE, TWO, Built, Verifier
 from tests.fixtures.backed_up import put_backup
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
+from walkeeper.archive.proofs import write_proof
 from walkeeper.core.backup import Backup, BackupId, Tombstone
 from walkeeper.core.backup_index import Part, Piece
 from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.core.proof import Proof
 
 OLD = BackupId("20261127T020000Z", 1, "1a2b3c4d")
 NEW = BackupId("20261128T020000Z", 4, "1a2b3c4d")
@@ -50,7 +52,7 @@ def states(found: dict) -> list[str]:  # type: ignore[type-arg]
     return [each["state"] for each in found["backups"]["backups"]]
 
 
-def test_complete_backups_and_their_windows_are_told(verify: Verifier) -> None:
+def test_complete_backups_and_their_windows_are_told(built: Built, verify: Verifier) -> None:
     for deep in (False, True):
         said = verify(deep=deep)
         assert (said.code, said.kinds) == (0, [])
@@ -63,6 +65,13 @@ def test_complete_backups_and_their_windows_are_told(verify: Verifier) -> None:
     text = verify(json=False).out
     assert "Backups   2 of 2 are complete, the newest of 2026-11-28T02:00:00+00:00" in text
     assert "Restore   0/400100 to 0/B00000 on timeline 4" in text
+    assert "Proved    never: walkeeper verify --restore does a real restore" in text
+    proof = Proof(backup=str(NEW), at="2026-11-28T10:15:00Z", timeline=4, lsn="0/A00028")
+    write_proof(built.store, built.archive.layout, proof)
+    said = verify()
+    assert (said.notes, said.document["backups"]["proved"]["at"]) == (set(), proof.at)
+    text = verify(json=False).out
+    assert f"Proved    2026-11-28 10:15:00 UTC: {NEW}\n          restored up to 0/A00028 on timeline 4" in text
 
 
 def test_p9_of_an_index_no_more_than_its_pieces_is_kept(

@@ -360,7 +360,7 @@ def _put(inventory: Inventory, rest: str, info: ObjectInfo) -> None:
         if sign.number == FIRST:
             inventory.first_signs[sign.token] = sign
         inventory.signs[sign.token] = max(sign, inventory.signs.get(sign.token, sign), key=lambda each: each.number)
-    elif kind not in {"expire", "pin"}:
+    elif kind not in {"expire", "pin", "proof"}:
         inventory.strange.add(info.key, info.size)
 
 

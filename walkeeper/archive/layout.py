@@ -117,6 +117,15 @@ class Layout:
         return f"{self.pins}{id_}.json"
 
     @property
+    def proofs(self) -> str:
+        """Restores that were tried out, and worked."""
+        return f"{self.root}proof/"
+
+    def proof(self, at: str, id_: BackupId) -> str:
+        """Of that backup; ``at`` as in ``core.proof``. Sorted as text they are in the order of time."""
+        return f"{self.proofs}{at.replace('-', '').replace(':', '')}-{id_}.json"
+
+    @property
     def tails(self) -> str:
         return f"{self.root}tail/"
 

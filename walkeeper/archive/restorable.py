@@ -13,14 +13,16 @@ from walkeeper.archive.expiry import Expiry, read_expiry
 from walkeeper.archive.histories import stored_history, timelines
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import Archives
+from walkeeper.archive.proofs import newest_proof
 from walkeeper.archive.tail import stored_pieces
-from walkeeper.core import windows
+from walkeeper.core import proof, windows
 from walkeeper.core.backup import Backup, BackupId, Tombstone
 from walkeeper.core.coverage import Archived, Range, chain, merged, subtract
 from walkeeper.core.floor import given_up, segments, written
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
+from walkeeper.core.proof import Proof
 from walkeeper.core.record import Record
 from walkeeper.core.tail import Piece, longest_chain
 from walkeeper.core.windows import Holdings, Windows, all_histories
@@ -51,12 +53,13 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restorable:
-    """``windows`` has every backup with its verdict."""
+    """``windows`` has every backup with its verdict; ``proved`` is the last restore that was tried out, and worked."""
 
     documents: Documents
     expiry: Expiry
     holdings: Holdings
     windows: Windows
+    proved: Proof | None
 
 
 def look(archives: Archives, system_identifier: int, size: SegmentSize, record: Record | None) -> Restorable:
@@ -106,7 +109,11 @@ def claimed(archives: Archives, record: Record, before: Restorable | None = None
         start=start,
     )
     return Restorable(
-        documents=documents, expiry=expiry, holdings=found, windows=windows.look(documents.backups, found)
+        documents=documents,
+        expiry=expiry,
+        holdings=found,
+        windows=windows.look(documents.backups, found),
+        proved=newest_proof(archives.store, layout),
     )
 
 
@@ -140,7 +147,11 @@ def judged(
         start=start,
     )
     return Restorable(
-        documents=documents, expiry=expiry, holdings=found, windows=windows.look(documents.backups, found, broken)
+        documents=documents,
+        expiry=expiry,
+        holdings=found,
+        windows=windows.look(documents.backups, found, broken),
+        proved=newest_proof(store, layout),
     )
 
 
@@ -167,6 +178,7 @@ def described(found: Restorable) -> dict[str, Any]:
             for window in found.windows.shown
         ],
         "floor": _floor(found.expiry),
+        "proved": None if found.proved is None else _proved(found.proved),
     }
 
 
@@ -204,6 +216,9 @@ def summary(found: Restorable, now: float, keep: float | None) -> dict[str, Any]
             "end_lsn": str(last.end),
             "seconds": seconds,
         },
+        "proved": None
+        if found.proved is None
+        else {**_proved(found.proved), "age_seconds": proof.age(found.proved, now)},
         "keep_seconds": keep,
         "short": keep is not None and not enough and any(age >= keep for age in ages),
     }
@@ -229,6 +244,18 @@ def _described(backup: Backup) -> dict[str, Any]:
         "bytes": backup.bytes,
         "packed_bytes": backup.packed_bytes,
         "member": backup.member,
+    }
+
+
+def _proved(found: Proof) -> dict[str, Any]:
+    return {
+        "backup": found.backup,
+        "at": found.at,
+        "timeline": found.timeline,
+        "lsn": found.lsn,
+        "last_commit": found.last_commit or None,
+        "checks": list(found.checks),
+        "by": found.by,
     }
 
 

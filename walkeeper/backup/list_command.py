@@ -19,7 +19,7 @@ from walkeeper.lib.terminal import WIDTH, Progress, printable
 from walkeeper.verify.answer import FORMAT, SOUND, say
 from walkeeper.verify.backups import last_commits
 from walkeeper.verify.evidence import ask_the_dcs, locate
-from walkeeper.verify.windows import described_commit
+from walkeeper.verify.windows import described_commit, proved_lines
 
 OLD: Final = timedelta(days=1)
 """The age of an attempt that hardly runs any more."""
@@ -97,6 +97,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield from _window(window)
     if not found["windows"]:
         yield "Restore   nothing: no backup is complete"
+    yield from proved_lines(found, len("Restore   "))
 
 
 def _about(each: dict[str, Any]) -> Iterator[str]:

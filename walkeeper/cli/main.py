@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     import argparse  # noqa: PLC0415
 
     from walkeeper import __version__  # noqa: PLC0415
+    from walkeeper.cli import archive as archive_arguments  # noqa: PLC0415
     from walkeeper.cli import expire as expire_arguments  # noqa: PLC0415
     from walkeeper.cli import restore as restore_arguments  # noqa: PLC0415
 
@@ -147,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let the agent's next takeover pass that refusal, where bytes do not differ",
     )
-    _add_archive_commands(command)
+    archive_arguments.add(command, _config)
     _add_backup_commands(command)
     expire_arguments.add(command, _config)
     restore_arguments.add(command, _config)
@@ -156,32 +157,6 @@ def parser() -> argparse.ArgumentParser:
     gap.add_argument("start", metavar="FROM", nargs="?", help="where it begins: a position, or a segment's name")
     gap.add_argument("--json", action="store_true", help="for programs")
     return top
-
-
-def _add_archive_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """What looks at the archive without an agent, and may look at one of another system identifier."""
-    verify = command("verify", "Is the archive whole? Exit 0: sound; 1: a gap or damage; 2: cannot tell.", _verify)
-    listed = command("list", "What is in the archive.", _list)
-    fetch = command("fetch", "Get WAL files out of the archive into a directory.", _fetch)
-    for each in (verify, listed):
-        each.add_argument("--timeline", metavar="N", type=_positive, help="another timeline than the record's")
-        each.add_argument("--json", action="store_true", help="for programs")
-    for each in (verify, listed, fetch):
-        each.add_argument(
-            "--system-identifier", metavar="N", type=_positive, help="another cluster's archive under this scope"
-        )
-    verify.add_argument(
-        "--from",
-        dest="begin",
-        metavar="START",
-        help="begin there and not at the archive's start: a segment, a position, a .backup file, a backup_label, or the "
-        "directory of a base backup",
-    )
-    kind = verify.add_mutually_exclusive_group()
-    kind.add_argument("--deep", action="store_true", help="download all objects too: checksums and every page's header")
-    kind.add_argument("--rebuild", action="store_true", help="write a lost record again from what the store has")
-    fetch.add_argument("what", metavar="FIRST[..LAST]", help="a WAL file's name, or two segments' and all between them")
-    fetch.add_argument("directory", metavar="DIRECTORY", help="it is made if it is not there")
 
 
 def _add_backup_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -258,38 +233,6 @@ def _takeover(options: argparse.Namespace) -> int:
     from walkeeper.control import takeover  # noqa: PLC0415
 
     return takeover.main(config_path(options), accept=options.accept)
-
-
-def _verify(options: argparse.Namespace) -> int:
-    from walkeeper.verify import command  # noqa: PLC0415
-
-    request = command.Request(
-        begin=options.begin, timeline=options.timeline, system_identifier=options.system_identifier,
-        deep=options.deep, rebuild=options.rebuild, json=options.json,
-    )  # fmt: skip
-    return command.main(_config(options), request)
-
-
-def _list(options: argparse.Namespace) -> int:
-    from walkeeper.verify import list_command  # noqa: PLC0415
-
-    return list_command.main(
-        _config(options),
-        timeline=options.timeline,
-        system_identifier=options.system_identifier,
-        json=options.json,
-    )
-
-
-def _fetch(options: argparse.Namespace) -> int:
-    from pathlib import Path  # noqa: PLC0415
-
-    from walkeeper.verify import fetch_command  # noqa: PLC0415
-
-    config = _config(options)
-    return fetch_command.main(
-        config, options.what, Path(options.directory), system_identifier=options.system_identifier
-    )
 
 
 def _rate(text: str) -> int:

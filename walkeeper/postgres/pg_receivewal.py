@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGINT
 from typing import Final
 
 from walkeeper.config import PostgresqlSettings
@@ -20,6 +20,7 @@ from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import PAGE_SIZE
 from walkeeper.errors import ConfigError, PostgresError
+from walkeeper.lib.child import bound
 from walkeeper.lib.clock import Clock
 from walkeeper.lib.durable import write_all
 from walkeeper.postgres import programs
@@ -30,14 +31,6 @@ TRIAL_SECONDS: Final = 20.0
 _MAX_OUTPUT: Final = 4096
 _STOP_TIMEOUT: Final = 5.0
 
-# Ends the child with SIGINT when the thread that started it ends, also by kill -9 of the agent. The last check closes
-# the moment between fork and prctl.
-_LAUNCH: Final = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGINT)
-if os.getppid() != int(sys.argv[1]): sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 _PASSED_ON: Final = ("PATH", "HOME", "TZ", "LD_LIBRARY_PATH", "KRB5CCNAME")
 """Beside libpq's own, which begin with PG: what is good for SQL is good for pg_receivewal."""
 _PASSFILE: Final = "PGPASSFILE"
@@ -123,7 +116,7 @@ class Receiver:
                 f"--endpos={Lsn(last.end - 1)}",
             ]  # fmt: skip
             self._child = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), str(self._program), *arguments],
+                bound([self._program, *arguments], SIGINT),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

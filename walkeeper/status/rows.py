@@ -67,6 +67,9 @@ def backups(status: dict[str, Any]) -> list[str]:
     if window is not None:
         far = f", {duration(window['seconds'])} back" if window["seconds"] is not None else ""
         lines.append(f"{window['start_lsn']} to {window['end_lsn']} can be restored{far}")
+        proved = found["proved"]
+        ago = "never" if proved is None else f"{duration(proved['age_seconds'])} ago"
+        lines.append(f"last proved by a real restore: {ago}")
     return lines
 
 

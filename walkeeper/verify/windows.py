@@ -98,6 +98,18 @@ def backup_lines(found: dict[str, Any] | None, indent: int) -> Iterator[str]:
         yield f"{' ' * indent}and {len(found['windows']) - _SHOWN} more"
     if not found["windows"]:
         yield f"{word.ljust(indent)}nothing"
+    yield from proved_lines(found, indent)
+
+
+def proved_lines(found: dict[str, Any], indent: int) -> Iterator[str]:
+    """When a restore was last tried out, and worked."""
+    proved = found["proved"]
+    if proved is not None:
+        at = proved["at"][:19].replace("T", " ")
+        yield f"{'Proved'.ljust(indent)}{at} UTC: {proved['backup']}"
+        yield f"{' ' * indent}restored up to {proved['lsn']} on timeline {proved['timeline']}"
+    elif found["complete"]:
+        yield f"{'Proved'.ljust(indent)}never: walkeeper verify --restore does a real restore"
 
 
 def described_commit(commit: Commit | None) -> dict[str, str] | None:

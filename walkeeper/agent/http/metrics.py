@@ -88,6 +88,11 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
         lambda r: _in(r, "newest", "age_seconds"),
     ),
     (
+        "backup_proved_age_seconds",
+        "Since `walkeeper verify --restore` last restored one for real, and all was well.",
+        lambda r: _in(r, "proved", "age_seconds"),
+    ),
+    (
         "window_start_lsn_bytes",
         "From which position on everything can be restored.",
         lambda r: _lsn(_in(r, "window"), "start_lsn"),

@@ -33,6 +33,8 @@ _OF_A_RUN: Final = frozenset(
 """Of a replica's role, of a run that is over, and what the restore writes itself."""
 _OF_A_RESTORE: Final = frozenset({state.NAME, settings.START_CONF, settings.START_LOG, settings.HBA})
 """A backup may have them of one before it."""
+OURS: Final = _OF_A_RUN | _OF_A_RESTORE
+"""What of a restored directory is not the backup's, beside ``postgresql.auto.conf`` with its settings."""
 PATIENCE: Final = 900.0
 """Seconds that a store may be away before a restore ends; the same command goes on with it."""
 _FIRST_WAIT: Final = 0.5

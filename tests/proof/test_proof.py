@@ -1,0 +1,191 @@
+"""The scratch directory, the programs' answers, and what a proof leaves in the store; without a server."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tests.fixtures.made_backup import ID, LAYOUT, config, made, plan
+from tests.twins.memory_store import MemoryStore
+from walkeeper.archive.proofs import newest_proof, write_proof
+from walkeeper.core import proof as core_proof
+from walkeeper.core.floor import moment
+from walkeeper.core.lsn import MIB, SegmentSize
+from walkeeper.core.proof import Proof
+from walkeeper.errors import BadBackup, CannotRestore, CannotTell, StoreDenied
+from walkeeper.lib import retry
+from walkeeper.postgres.scratch import ScratchServer
+from walkeeper.proof import command, place
+
+PROOF = Proof(backup=str(ID), at="2026-11-28T10:15:00Z", timeline=3, lsn="0/5000028", by="here")
+
+
+def scratch_server(directory: Path, **programs: str) -> ScratchServer:
+    """With those programs, each a line of shell behind what says its version."""
+    for name, line in programs.items():
+        path = directory / name
+        path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "{name} (PostgreSQL) 15.4" && exit\n{line}\n')
+        path.chmod(0o755)
+    return ScratchServer(directory, 15, directory, directory / "conf", directory, directory, SegmentSize(MIB))
+
+
+@pytest.mark.parametrize(
+    ("line", "state", "text"),
+    [
+        ("exit 0", "ok", ""),
+        ("echo 'heap table \"t\", block 0: broken'; exit 2", "damage", 'heap table "t", block 0: broken'),
+        ("echo 'connection refused' >&2; exit 1", "unsure", "connection refused"),
+        ("seq 1 9; exit 2", "damage", "1 / 2 / 3 / 4 / 5 / and 4 lines more"),
+    ],
+)
+def test_what_pg_amcheck_finds_is_damage_and_that_it_cannot_look_is_not(
+    tmp_path: Path, line: str, state: str, text: str
+) -> None:
+    found = command._relations(scratch_server(tmp_path, pg_amcheck=line), "postgres")
+    assert (found.state, found.text) == (state, text)
+
+
+def test_a_program_of_another_version_or_none_is_not_missed(tmp_path: Path) -> None:
+    assert command._relations(scratch_server(tmp_path), "postgres").state == "absent"
+    server = scratch_server(tmp_path, pg_amcheck="exit 2")
+    (tmp_path / "pg_amcheck").write_text("#!/bin/sh\necho 'pg_amcheck (PostgreSQL) 14.1'\n")
+    assert command._relations(server, "postgres").state == "absent"
+    assert command._relations(scratch_server(tmp_path, pg_amcheck="exit 2"), None).state == "absent"
+
+
+def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
+    said = "echo 'LOG:  hello'; echo 'FATAL:  could not find X'; exit 1"
+    with scratch_server(tmp_path, postgres=said) as server:
+        assert server._child is not None
+        server._child.wait()
+        with pytest.raises(CannotTell, match="ended: FATAL:  could not find X"):
+            server.ask("select 1", ["postgres"])
+
+
+def test_its_server_ends_with_what_goes_wrong_meanwhile(tmp_path: Path) -> None:
+    server = scratch_server(tmp_path, postgres="exec sleep 1000")
+    with pytest.raises(KeyboardInterrupt), server:
+        raise KeyboardInterrupt
+    assert server._child is not None
+    assert server._child.returncode == -signal.SIGQUIT
+
+
+@pytest.mark.parametrize("pages", ["ok", "damage"])
+def test_pages_are_looked_at_where_they_have_checksums(tmp_path: Path, pages: str) -> None:
+    store = MemoryStore()
+    server = scratch_server(tmp_path, pg_checksums="exit 0" if pages == "ok" else "echo bad; exit 1")
+    assert command._pages(plan(made(store, checksums=True), store, tmp_path), server).state == pages
+    other = MemoryStore()
+    assert command._pages(plan(made(other, checksums=False), other, tmp_path), server).state == "absent"
+
+
+def test_the_scratch_directory_is_emptied_before_and_gone_after(tmp_path: Path) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    (below / "other").touch()
+    with place.scratch(config(tmp_path), below) as room:
+        found = room.place
+        (found / "data" / "base").mkdir(parents=True)
+        (found / "data" / "link").symlink_to(below / "other")
+        with pytest.raises(CannotRestore, match="another verify --restore"), place.scratch(config(tmp_path), below):
+            pass
+        assert (found / "data" / "base").exists()
+    assert [path.name for path in below.iterdir()] == ["other"]
+    left = below / found.name
+    (left / "data").mkdir(parents=True)
+    left.chmod(0o700)
+    with place.scratch(config(tmp_path), below):
+        assert not (left / "data").exists()
+    assert not left.exists()
+
+
+def test_what_others_may_write_and_a_place_that_is_not_there_are_refused(tmp_path: Path) -> None:
+    left = tmp_path / "walkeeper-verify-demo"
+    left.mkdir()
+    left.chmod(0o755)  # whatever the umask is
+    (left / "kept").touch()
+    for below, reason in ((tmp_path, "ours alone"), (tmp_path / "nowhere", "No such file")):
+        with pytest.raises(CannotRestore, match=reason) as told, place.scratch(config(tmp_path), below):
+            pass
+        assert "walkeeper verify --restore DIRECTORY" in told.value.hint
+    assert (left / "kept").exists()
+    left.rename(tmp_path / "another")
+    left.symlink_to(tmp_path / "another")
+    with pytest.raises(CannotRestore), place.scratch(config(tmp_path), tmp_path):
+        pass
+    assert (tmp_path / "another" / "kept").exists()
+
+
+def test_a_disk_that_runs_full_meanwhile_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.check_room(tmp_path)
+    monkeypatch.setattr(place, "_SHARE", 1)
+    monkeypatch.setattr(place, "_MOST", 1 << 62)
+    with pytest.raises(CannotTell, match="nearly full"):
+        place.check_room(tmp_path)
+
+
+def test_the_newest_proof_that_can_be_used_counts() -> None:
+    store = MemoryStore()
+    assert newest_proof(store, LAYOUT) is None
+    write_proof(store, LAYOUT, PROOF)
+    write_proof(store, LAYOUT, PROOF)
+    older = Proof(**{**_fields(PROOF), "at": "2026-11-27T23:59:59Z"})
+    write_proof(store, LAYOUT, older)
+    assert newest_proof(store, LAYOUT) == PROOF
+    store.create(LAYOUT.proof("2026-11-29T00:00:00Z", ID), b"{", {})
+    assert newest_proof(store, LAYOUT) == PROOF
+    assert [core_proof.age(PROOF, moment(PROOF.at).timestamp() + seconds) for seconds in (60, -60)] == [60.0, 0.0]
+
+
+def _fields(proof: Proof) -> dict[str, Any]:
+    return {name: getattr(proof, name) for name in proof.__struct_fields__}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [b"", b"{}", b"x" * 70_000, core_proof.encode(PROOF).replace(b"2026-11-28T", b"2026-13-28T"),
+     core_proof.encode(PROOF).replace(b'"schema": 1', b'"schema": 2'),
+     core_proof.encode(PROOF).replace(str(ID).encode(), b"../../x")],
+)  # fmt: skip
+def test_p16_a_document_that_says_nothing_of_use_is_refused(document: bytes) -> None:
+    with pytest.raises(BadBackup, match="key: "):
+        core_proof.decode(document, "key")
+
+
+def test_without_a_right_to_write_it_is_told_and_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(retry, "_WAIT", 0.0)
+    store = MemoryStore()
+    found = command.Found(plan(made(store), store, tmp_path))
+    found.reached = {"lsn": "0/5000028", "last_commit": None, "databases": 1}
+    found.seconds = {"restore": 1, "replay": 2}
+    monkeypatch.setattr(store, "create", _denied)
+    command._remember(found)
+    assert not found.remembered
+    assert newest_proof(store, LAYOUT) is None
+    monkeypatch.undo()
+    command._remember(found)
+    proof = newest_proof(store, LAYOUT)
+    assert proof is not None
+    assert (proof.backup, proof.lsn, proof.last_commit) == (str(ID), "0/5000028", "")
+    told = "\n".join(command._lines(found))
+    assert "up to 0/5000028 on timeline 3" in told
+    assert told.endswith("gone again.")
+    found.plan = cast(
+        Any, SimpleNamespace(**{**_of(found.plan), "evidence": SimpleNamespace(store=store, layout=LAYOUT)})
+    )
+    json.dumps({**command._document(found)})
+
+
+def _of(found: Any) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in ("backup", "request", "timeline")}
+
+
+def _denied(*_: object) -> None:
+    raise StoreDenied("proof/: access denied")

@@ -1,0 +1,145 @@
+"""``walkeeper verify --restore`` on a real server's archive: what is proved, what is remembered, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.bare_host import BareHost
+from tests.fixtures.taken import Place
+from tests.parts.postgres import Postgres
+from tests.parts.processes import Process, new_directory, wait_until
+from walkeeper.archive.expiry import read_pins
+from walkeeper.archive.open import open_archives
+from walkeeper.archive.proofs import newest_proof
+from walkeeper.postgres.data_directory import running_server
+
+pytestmark = pytest.mark.postgres
+
+
+class Prover:
+    """Runs the command on another host than the server's: three lines of configuration, and an empty directory."""
+
+    def __init__(self, server: Postgres) -> None:
+        self.place = Place(server)
+        space = new_directory("ts")
+        server.execute(f"CREATE TABLESPACE elsewhere LOCATION '{space}'")
+        server.execute("CREATE TABLE said (word text) TABLESPACE elsewhere; CREATE INDEX ON said (word)")
+        server.execute("INSERT INTO said SELECT n::text FROM generate_series(1, 10000) n")
+        assert self.place.take() == 0
+        server.execute("INSERT INTO said VALUES ('after')")
+        self.end = str(server.value("SELECT pg_current_wal_insert_lsn()"))
+        self.place.archive_wal()
+        self.there = BareHost(self.place)
+        self.below = self.there.directory / "room"
+        self.below.mkdir()
+
+    def run(self, *arguments: str) -> tuple[int, dict[str, Any], str]:
+        said = self.there.run("verify", "--restore", str(self.below), "--json", *arguments)
+        return said.returncode, json.loads(said.stdout), said.stdout + said.stderr
+
+    def start(self) -> Process:
+        return self.there.begin("verify", "--restore", str(self.below))
+
+    def nothing_stays(self) -> bool:
+        store = open_archives(self.place.config).store
+        return not list(self.below.iterdir()) and not read_pins(store, self.place.layout)
+
+
+@pytest.fixture(scope="module")
+def prover() -> Iterator[Prover]:
+    server = Postgres(new_directory("p"))
+    server.init()
+    server.host.run([server.bin_dir / "pg_checksums", "--enable", "--no-sync", "-D", server.data])
+    with server:
+        found = Prover(server)
+        yield found
+        found.there.host.kill9()
+
+
+def test_p14_a_backup_is_restored_started_checked_remembered_and_removed(prover: Prover) -> None:
+    code, found, said = prover.run()
+    assert code == 0, said
+    backup = prover.place.taken()
+    assert (found["verdict"], found["backup"], found["databases"]) == ("sound", backup.id, 2)
+    assert found["last_commit"] is not None
+    states = {each["name"]: each["state"] for each in found["checks"]}
+    assert set(states) == {"pg_verifybackup", "pg_amcheck", "pg_checksums"}
+    assert set(states.values()) <= {"ok", "absent"}
+    assert prover.nothing_stays()
+    proof = newest_proof(open_archives(prover.place.config).store, prover.place.layout)
+    assert proof is not None
+    assert (proof.backup, proof.lsn, proof.timeline) == (backup.id, found["lsn"], 1)
+    assert proof.checks == tuple(name for name, state in states.items() if state == "ok")
+    listed = prover.there.run("backups").stdout
+    assert f"Proved    {proof.at[:10]} " in listed
+
+
+@pytest.mark.slow
+def test_killed_or_interrupted_its_server_ends_and_the_next_one_clears_up(prover: Prover) -> None:
+    place = prover.below / "walkeeper-verify-demo"
+
+    def until_the_server_runs(process: Process) -> int:
+        def pid() -> int:
+            assert process.alive, process.log.read_text()
+            server = running_server(place / "data")
+            return 0 if server is None else server.pid
+
+        wait_until(pid, "the restored server")
+        return pid()
+
+    killed = prover.start()
+    server = until_the_server_runs(killed)
+    killed.send(signal.SIGKILL)
+    killed.wait()
+    wait_until(lambda: not Path(f"/proc/{server}").exists(), "the end of its server")
+    assert place.exists()
+    told = prover.start()
+    server = until_the_server_runs(told)
+    told.send(signal.SIGTERM)
+    assert told.wait() == 130
+    assert not Path(f"/proc/{server}").exists()
+    assert prover.nothing_stays()
+
+
+def test_a_piece_that_is_lost_is_damage_and_nothing_is_remembered(prover: Prover) -> None:
+    before = list((prover.place.root / "proof").glob("*"))
+    backup = prover.place.taken()
+    piece = max((prover.place.root / "backup" / backup.id / "data").iterdir(), key=lambda path: path.stat().st_size)
+    away = piece.rename(prover.place.directory / "away")
+    try:
+        code, found, said = prover.run("--to", "immediate")
+    finally:
+        away.rename(piece)
+    assert (code, found["verdict"], found["remembered"]) == (1, "damaged", False), said
+    assert piece.name in found["checks"][0]["text"]
+    assert list((prover.place.root / "proof").glob("*")) == before
+    assert prover.nothing_stays()
+
+
+@pytest.mark.slow
+def test_a_table_that_is_broken_inside_is_found_and_every_target_can_be_tried() -> None:
+    """Without data checksums PostgreSQL backs it up without a word."""
+    with Postgres(new_directory("p")) as server:
+        found = Prover(server)
+        code, told, said = found.run("--to", found.end)
+        assert (code, told["lsn"]) == (0, found.end), said
+        path = server.data / server.value("SELECT pg_relation_filepath('said')")
+        server.stop()
+        with path.open("r+b") as file:
+            file.seek(8192 - 64)
+            file.write(b"\xff" * 64)
+        server.start()
+        assert found.place.take() == 0
+        found.place.archive_wal()
+        code, told, said = found.run("--to", "immediate")
+        assert (code, told["verdict"]) == (1, "damaged"), said
+        (damage,) = [each for each in told["checks"] if each["state"] == "damage"]
+        assert damage["name"] == "pg_amcheck"
+        assert found.nothing_stays()
+        found.there.host.kill9()

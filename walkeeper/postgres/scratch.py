@@ -1,0 +1,191 @@
+"""A server of our own on a data directory that nobody else needs: reached through a socket only, reaching nobody, soon over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM
+from types import TracebackType
+from typing import Any, Final, Self
+
+from walkeeper.config import PostgresqlSettings
+from walkeeper.core.lsn import MIB, SegmentSize
+from walkeeper.errors import CannotTell, PostgresError
+from walkeeper.lib.child import bound
+from walkeeper.postgres import programs
+from walkeeper.postgres.server import Server
+
+_QUICKLY: Final = 10.0
+"""Seconds for an immediate shutdown."""
+_TAIL: Final = 65536
+"""Bytes at the end of a log that are looked at."""
+_CONNECT: Final = 60.0
+"""Seconds for an answer: it may be replaying, on a slow disk."""
+_DATABASE: Final = "template1"
+"""The one that is always there."""
+_SETTINGS: Final = {
+    "listen_addresses": "",
+    "port": "5432",
+    "unix_socket_permissions": "0700",
+    "hot_standby": "on",
+    "archive_mode": "off",
+    "max_logical_replication_workers": "0",
+    "shared_preload_libraries": "",
+    "session_preload_libraries": "",
+    "local_preload_libraries": "",
+    "autovacuum": "off",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "128MB",
+    "huge_pages": "off",
+    "logging_collector": "off",
+    "log_destination": "stderr",
+    "lc_messages": "C",
+}
+"""No addresses, no archiving, no subscriptions, no libraries that act by themselves; small, and in no need to last."""
+_EVENT_TRIGGERS_CAN_BE_OFF: Final = 17
+
+
+class ScratchServer:
+    """Ends with this context, however that is left, and with this process. ``home`` is a directory that is ours alone, for what
+    it needs besides its data directory. Not for a data directory that is going to be used.
+    """
+
+    def __init__(
+        self, folder: Path, major: int, data: Path, config_file: Path, sockets: Path, home: Path, size: SegmentSize
+    ) -> None:
+        self.folder = folder
+        self.sockets = sockets
+        self._major = major
+        self._data = data
+        self._home = home
+        self._log = home / "server.log"
+        self._hba = home / "hba.conf"
+        self._config_file = config_file
+        self._wal_kept = max(1024, 4 * size // MIB)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._server: Server | None = None
+
+    def __enter__(self) -> Self:
+        """Start it. Raises CannotTell."""
+        self._hba.write_text("local all all trust\n")  # only we get to the socket
+        settings = {
+            **_SETTINGS,
+            "config_file": str(self._config_file),
+            "hba_file": str(self._hba),
+            "max_wal_size": f"{self._wal_kept}MB",
+            "unix_socket_directories": str(self.sockets),
+            **({"event_triggers": "off"} if self._major >= _EVENT_TRIGGERS_CAN_BE_OFF else {}),
+        }
+        command: list[str | Path] = [self.folder / "postgres", "-D", self._data]
+        command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with self._log.open("wb") as log:
+            try:
+                self._child = subprocess.Popen(
+                    bound(command, SIGQUIT), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                )
+            except OSError as error:
+                raise CannotTell(f"{command[0]}: cannot be started ({error.strerror})") from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.close()
+        if self._child is None:
+            return
+        for signal in (SIGQUIT, SIGKILL):
+            if self._child.poll() is None:
+                self._child.send_signal(signal)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._child.wait(_QUICKLY)
+
+    def shut_down(self) -> None:
+        """As a database that is whole, however long its last checkpoint takes. Raises CannotTell."""
+        assert self._child is not None  # noqa: S101 - it was started
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self._child.send_signal(SIGINT)
+        if _waited(self._child) != 0:
+            raise self._ended()
+
+    def ask(self, query: str, users: Iterable[str]) -> Any | None:
+        """The one value of a query, as the first of those roles that there is; None while it takes no connections yet.
+
+        Raises CannotTell where it has ended, or knows none of them.
+        """
+        assert self._child is not None  # noqa: S101 - it was started
+        if self._child.poll() is not None:
+            raise self._ended()
+        tried = []
+        for user in dict.fromkeys(users):
+            server = self._server or self._as(user)
+            try:
+                found = server.survey(query)
+            except PostgresError as problem:
+                server.close()
+                self._server = None
+                if not re.search(r'role "[^"]*" (does not exist|is not permitted)', str(problem)):
+                    return None
+                tried.append(user)
+            else:
+                self._server = server
+                return found
+        raise CannotTell(
+            f"the restored server: it has no role {' and none '.join(tried)} that may connect",
+            hint="Set walkeeper.postgresql.user to a role that it has.",
+        )
+
+    def run(self, name: str, arguments: Iterable[str | Path]) -> tuple[int, str]:
+        """One of PostgreSQL's programs to its end: its exit code, and the last of what it said."""
+        path = self._home / f"{name}.log"
+        with path.open("wb") as log:
+            child = subprocess.Popen(
+                bound([self.folder / name, *arguments], SIGTERM), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, "LC_ALL": "C"},
+            )  # fmt: skip
+            try:
+                code = _waited(child)
+            finally:
+                child.kill()
+                child.wait()
+        return code, _end_of(path)
+
+    def has(self, name: str) -> bool:
+        """Whether that program is here, of the server's version, and runs."""
+        path = self.folder / name
+        return os.access(path, os.X_OK) and programs.major_of(path)[0] == self._major
+
+    def _as(self, user: str) -> Server:
+        settings = PostgresqlSettings(
+            host=str(self.sockets), port=5432, user=user, password="", dbname=_DATABASE, options=()
+        )
+        return Server(settings, _CONNECT)
+
+    def _ended(self) -> CannotTell:
+        """What its log says last of why."""
+        lines = _end_of(self._log).splitlines()
+        said = [line for line in lines if re.search(r"FATAL:|PANIC:|restore_failed|hole_in_archive", line)]
+        return CannotTell(
+            f"the restored server ended: {' / '.join(said[-2:] or lines[-2:] or ['it said nothing'])}",
+            hint="walkeeper verify --deep looks at every object that it reads. Where this host lacks something: another host.",
+        )
+
+
+def _waited(child: subprocess.Popen[bytes]) -> int:
+    """For its exit code; in short waits, so that a signal of ours is noticed whenever it comes."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(0.5)
+
+
+def _end_of(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        return file.read().decode("utf-8", "replace")

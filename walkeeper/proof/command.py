@@ -1,0 +1,355 @@
+"""``walkeeper verify --restore``: the newest complete backup and its WAL, restored for real, started and looked at.
+
+Exit codes are verify's: 0 it restores, 1 it is damaged, 2 cannot tell.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import logging
+import os
+import pwd
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from walkeeper.archive.expiry import let_go, read_pins
+from walkeeper.archive.proofs import write_proof
+from walkeeper.config import Config
+from walkeeper.core import amounts
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.proof import Proof
+from walkeeper.errors import BadBackup, CannotRestore, CannotTell, Locked, StoreError, WalkeeperError
+from walkeeper.lib import events
+from walkeeper.lib.clock import timestamp
+from walkeeper.lib.retry import with_retries
+from walkeeper.lib.terminal import Progress, printable, wrapped
+from walkeeper.postgres.scratch import ScratchServer
+from walkeeper.proof.place import Scratch, check_room, scratch
+from walkeeper.restore import state
+from walkeeper.restore.directory import here, settings
+from walkeeper.restore.directory import plan as planning
+from walkeeper.restore.directory.carry_out import carry_out
+from walkeeper.restore.directory.command import restore_script
+from walkeeper.restore.directory.fetch import OURS
+from walkeeper.restore.directory.model import Plan
+from walkeeper.restore.directory.model import Request as RestoreRequest
+from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, FORMAT, SOUND, VERDICT, say
+
+_LOOKS: Final = 0.2
+"""Seconds between two looks at the server."""
+_REACHED: Final = """
+select json_build_object(
+    'recovers', pg_is_in_recovery(),
+    'lsn', pg_last_wal_replay_lsn(),
+    'last_commit', to_char(pg_last_xact_replay_timestamp(), 'YYYY-MM-DD HH24:MI:SS.US'),
+    'databases', (select count(*) from pg_database where datallowconn),
+    'superuser', (select rolname from pg_roles where rolsuper and rolcanlogin order by oid limit 1))"""
+_CORRUPT: Final = 2
+"""pg_amcheck's exit for what it has found; 1 says that it could not look."""
+_SAID: Final = 5
+"""Lines of what a program says that are shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """As the command line has it. ``below``: where the scratch directory is made."""
+
+    below: Path | None = None
+    to: str = "latest"
+    timeline: int | None = None
+    system_identifier: int | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """``absent``: it cannot be done here, or with this backup, and is not missed; ``unsure``: it should have been possible."""
+
+    name: str
+    state: Literal["ok", "damage", "unsure", "absent"]
+    text: str = ""
+
+
+@dataclass(slots=True)
+class Found:
+    """Seconds by what they were spent on."""
+
+    plan: Plan
+    fetched: int = 0
+    reached: dict[str, Any] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    seconds: dict[str, int] = field(default_factory=dict)
+    remembered: bool = False
+
+    @property
+    def code(self) -> int:
+        states = {each.state for each in self.checks}
+        return DAMAGED if "damage" in states else CANNOT_TELL if "unsure" in states else SOUND
+
+
+def main(config: Config, request: Request) -> int:
+    """Print what was found; returns the exit code. An interrupt ends the server and removes what was written, too."""
+    events.to_stderr(logging.WARNING)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    return say(lambda: _work(config, request), json=request.json)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _work(config: Config, request: Request) -> tuple[str, int]:
+    if os.geteuid() == 0:
+        raise CannotRestore(
+            "verify --restore: this is root, and PostgreSQL does not start as root",
+            hint="Run it as PostgreSQL's user: sudo -u postgres walkeeper verify --restore",
+        )
+    script = restore_script()
+    with scratch(config, request.below) as room, Progress() as progress:
+        found = Found(_planned(config, request, room, progress))
+        try:
+            _prove(found, settings.restore_command(script, config.source, None), room.place, progress)
+        finally:
+            _unpin(found.plan, room.left)
+    if found.code == SOUND:
+        _remember(found)
+    text = json_module.dumps(_document(found), indent=2) if request.json else "\n".join(map(printable, _lines(found)))
+    return text, found.code
+
+
+def _planned(config: Config, request: Request, room: Scratch, progress: Progress) -> Plan:
+    """Raises what ``plan.make`` and ``here.check_place`` raise: nothing is written by then."""
+    asked = RestoreRequest(
+        to=request.to,
+        timeline=None if request.timeline is None else str(request.timeline),
+        directory=room.data,
+        system_identifier=request.system_identifier,
+        action=None if request.to.strip() == "latest" else "promote",
+    )
+    plan = planning.make(config, asked, progress.show)
+    plan = replace(plan, tablespaces={oid: room.place / f"tablespace-{oid}" for oid in plan.tablespaces})
+    if plan.folder is None:
+        raise CannotTell(
+            f"no server of PostgreSQL {plan.backup.major} is here",
+            hint="Install it, or set postgresql.bin_dir to where it is.",
+        )
+    try:
+        here.check_place(plan)
+    except CannotRestore as problem:
+        raise CannotRestore(
+            str(problem), hint="Make room, or name another place: walkeeper verify --restore DIRECTORY"
+        ) from None
+    return plan
+
+
+def _prove(found: Found, command: str, place: Path, progress: Progress) -> None:
+    """One step after the other; what is behind one that found damage is not done. Raises CannotTell or the store's errors."""
+    plan = found.plan
+    begun, done = time.monotonic(), 0
+
+    def moved(count: int) -> None:
+        nonlocal done
+        done += count
+        check_room(place)
+        progress.show(f"restoring {plan.backup.id}: {amounts.size(done)} of {amounts.size(plan.backup.bytes)}")
+
+    try:
+        found.fetched = carry_out(plan, command, moved).fetched
+    except (Locked, StoreError):
+        raise
+    except (BadBackup, CannotTell) as problem:
+        check_room(place)
+        found.checks.append(Check("restore", "damage", str(problem)))
+        return
+    begun = _took(found, "restore", begun)
+    folder = plan.folder
+    assert folder is not None  # noqa: S101 - it was looked at
+    server = ScratchServer(
+        folder, plan.backup.major, plan.directory, plan.directory / settings.START_CONF,
+        settings.sockets(plan.directory), place, plan.evidence.size,
+    )  # fmt: skip
+    progress.show("pg_verifybackup")
+    found.checks.append(_as_sent(plan, server, place))
+    if found.code == DAMAGED:
+        return
+    begun = _took(found, "pg_verifybackup", begun)
+    with server:
+        found.reached = _recovered(plan, server, place, progress)
+        begun = _took(found, "replay", begun)
+        progress.show("pg_amcheck")
+        found.checks.append(_relations(server, found.reached["superuser"]))
+        begun = _took(found, "pg_amcheck", begun)
+        server.shut_down()
+    progress.show("pg_checksums")
+    found.checks.append(_pages(plan, server))
+    _took(found, "pg_checksums", begun)
+
+
+def _took(found: Found, what: str, begun: float) -> float:
+    now = time.monotonic()
+    found.seconds[what] = round(now - begun)
+    return now
+
+
+def _recovered(plan: Plan, server: ScratchServer, place: Path, progress: Progress) -> dict[str, Any]:
+    """Once it is a primary: how far it came. Raises CannotTell."""
+    own = plan.config.node.postgresql
+    users = [*([own.user] if own is not None else []), pwd.getpwuid(os.geteuid()).pw_name, "postgres"]
+    while True:
+        check_room(place)
+        answer = server.ask(_REACHED, users)
+        if answer is not None:
+            if not answer["recovers"]:
+                return dict(answer)
+            progress.show(f"replaying WAL: at {answer['lsn']}" + (f" of {plan.end}" if plan.end is not None else ""))
+        time.sleep(_LOOKS)
+
+
+def _as_sent(plan: Plan, server: ScratchServer, place: Path) -> Check:
+    """Each file is what the server sent, by PostgreSQL's own manifest."""
+    name = "pg_verifybackup"
+    if not server.has(name):
+        return Check(name, "absent", "not installed")
+    manifest = place / "backup_manifest"
+    plain = with_retries(lambda: plan.backups.read_document(plan.backup, "manifest", plan.backup.manifest))
+    manifest.write_bytes(plain)
+    ignored = [f"--ignore={each}" for each in (settings.AUTO_CONF, *sorted(OURS))]
+    code, said = server.run(
+        name, ["--no-parse-wal", "--quiet", f"--manifest-path={manifest}", *ignored, plan.directory]
+    )
+    return Check(name, "ok") if code == 0 else Check(name, "damage", _shown(said))
+
+
+def _relations(server: ScratchServer, superuser: str | None) -> Check:
+    """Tables and B-tree indexes of all databases."""
+    name = "pg_amcheck"
+    if not server.has(name):
+        return Check(name, "absent", "not installed")
+    if superuser is None:
+        return Check(name, "absent", "no superuser may connect")
+    workers = max(1, os.cpu_count() or 1)
+    code, said = server.run(
+        name,
+        [
+            "--all", "--install-missing", "--no-password", f"--host={server.sockets}", "--port=5432",
+            f"--username={superuser}", f"--jobs={workers}",
+        ],
+    )  # fmt: skip
+    if code == 0:
+        return Check(name, "ok")
+    return Check(name, "damage" if code == _CORRUPT else "unsure", _shown(said))
+
+
+def _pages(plan: Plan, server: ScratchServer) -> Check:
+    """Every page's checksum, of a server that was shut down."""
+    name = "pg_checksums"
+    if not plan.backup.checksums:
+        return Check(name, "absent", "the cluster has no data checksums")
+    if not server.has(name):
+        return Check(name, "absent", "not installed")
+    code, said = server.run(name, ["--check", "-D", plan.directory])
+    return Check(name, "ok") if code == 0 else Check(name, "damage", _shown(said))
+
+
+def _shown(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return " / ".join(lines[:_SAID]) + (f" / and {len(lines) - _SAID} lines more" if len(lines) > _SAID else "")
+
+
+def _unpin(plan: Plan, left: str) -> None:
+    """What expire keeps for this restore, and kept for one that was killed, is kept no longer. restore-wal renews pins: then
+    they have another number.
+    """
+    with suppress(WalkeeperError):
+        ours = state.read(plan.directory)
+        tokens = {each.partition("-")[0] for each in (left, ours.pin if ours is not None else "") if each}
+        for pin in read_pins(plan.evidence.store, plan.evidence.layout) if tokens else ():
+            if pin.id.partition("-")[0] in tokens:
+                let_go(plan.evidence.store, plan.evidence.layout, pin)
+    if (sockets := settings.sockets(plan.directory)) != plan.directory:
+        shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _remember(found: Found) -> None:
+    """In the store, beside the backups. Without a right to write there it is only said."""
+    plan, reached = found.plan, found.reached
+    proof = Proof(
+        backup=plan.backup.id,
+        at=timestamp(plan.config.store.clock_ahead() or 0.0),
+        timeline=plan.timeline,
+        lsn=str(Lsn.parse(reached["lsn"])),
+        last_commit=_commit(reached),
+        checks=tuple(each.name for each in found.checks if each.state == "ok"),
+        by=os.uname().nodename,
+    )
+    try:
+        with_retries(lambda: write_proof(plan.evidence.store, plan.evidence.layout, proof))
+        found.remembered = True
+    except StoreError as problem:
+        events.warning("proof_not_stored", error=problem, hint="walkeeper backups and status will not know of it.")
+
+
+def _commit(reached: dict[str, Any]) -> str:
+    return f"{reached['last_commit']} UTC" if reached.get("last_commit") else ""
+
+
+def _document(found: Found) -> dict[str, Any]:
+    plan, reached = found.plan, found.reached
+    return {
+        "format": FORMAT,
+        "verdict": VERDICT[found.code],
+        "exit_code": found.code,
+        "store": plan.evidence.store.url,
+        "archive": plan.evidence.layout.root.rstrip("/"),
+        "backup": plan.backup.id,
+        "stop_at": plan.backup.stop.at,
+        "bytes": plan.backup.bytes,
+        "fetched_bytes": found.fetched,
+        "target": plan.request.to,
+        "timeline": plan.timeline,
+        "lsn": reached.get("lsn"),
+        "last_commit": _commit(reached) or None,
+        "databases": reached.get("databases"),
+        "checks": [{"name": each.name, "state": each.state, "text": each.text or None} for each in found.checks],
+        "seconds": found.seconds,
+        "remembered": found.remembered,
+    }
+
+
+def _lines(found: Found) -> Iterator[str]:
+    plan, reached = found.plan, found.reached
+    stopped = amounts.to_the_second(plan.backup.stop.at)
+    yield from wrapped(
+        "Backup", f"{plan.backup.id} of {plan.backup.member}, PostgreSQL {plan.backup.major}, of {stopped}"
+    )
+    if "restore" in found.seconds:
+        took = amounts.duration(found.seconds["restore"])
+        yield from wrapped(
+            "Restored", f"in {took}: {amounts.size(plan.backup.bytes)}, {amounts.size(found.fetched)} fetched"
+        )
+    if reached:
+        commit = f", the last commit at {_commit(reached)}" if _commit(reached) else ""
+        yield from wrapped(
+            "Replayed",
+            f"in {amounts.duration(found.seconds['replay'])}, up to {reached['lsn']} on timeline {plan.timeline}{commit}",
+        )
+        good = [each.name for each in found.checks if each.state == "ok"]
+        count = "1 database" if reached["databases"] == 1 else f"{reached['databases']} databases"
+        yield from wrapped("Checked", ", ".join([f"it starts, with {count}", *good]))
+    for each in found.checks:
+        if each.state != "ok":
+            word = {"absent": "Without", "damage": "DAMAGE", "unsure": "UNSURE"}[each.state]
+            yield from wrapped(word, f"{each.name}: {each.text}")
+    yield ""
+    yield (
+        "Proved: the backup and its WAL restore. Everything that was written for it is gone again.",
+        "Damaged: see above. Restore from another backup; walkeeper backup takes a new one now.",
+        "Cannot tell: it was restored and started, and not everything could be looked at.",
+    )[found.code]

@@ -1,0 +1,126 @@
+"""The directory of one proof: made, ours alone, and gone again, also after an interrupt or a kill -9 of the one before."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from walkeeper.config import Config
+from walkeeper.errors import CannotRestore, CannotTell
+from walkeeper.lib import events
+from walkeeper.postgres.data_directory import running_server
+from walkeeper.restore import state
+
+DEFAULT: Final = Path("/var/tmp")  # noqa: S108 - what is made there counts only if it is ours alone
+"""Where there is room that nobody's database needs, mostly; /tmp is memory on many hosts."""
+_DATA: Final = "data"
+_SHARE: Final = 20
+_MOST: Final = 4 * 1024**3
+_TRIES: Final = 5
+"""Of removing: what restore-wal prefetches may just be coming."""
+
+
+class Scratch(NamedTuple):
+    """``left``: the pin of one that was killed here before it could clean up, or ""."""
+
+    place: Path
+    left: str
+
+    @property
+    def data(self) -> Path:
+        return self.place / _DATA
+
+
+@contextmanager
+def scratch(config: Config, below: Path | None) -> Iterator[Scratch]:
+    """An empty directory, which is gone when this is left. What another one left there is cleared away first.
+
+    Raises CannotRestore.
+    """
+    below = (below or DEFAULT).absolute()
+    group = "" if config.group is None else f"-{config.group}"
+    place = below / re.sub(r"[^\w.-]", "_", f"walkeeper-verify-{config.scope}{group}")
+    try:
+        place.mkdir(0o700, exist_ok=True)
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as problem:
+        raise CannotRestore(
+            f"{place}: {problem.strerror}",
+            hint="It is made for the restore. Name a directory that may be written: walkeeper verify --restore DIRECTORY",
+        ) from None
+    try:
+        _claim(place, fd)
+        try:
+            left = _pin(place / _DATA)
+            _remove(place, but_it=True)
+            yield Scratch(place, left)
+        finally:
+            _remove(place, but_it=False)
+    finally:
+        os.close(fd)
+
+
+def check_room(place: Path) -> None:
+    """While something is written there: that others do not run out of room. Raises CannotTell."""
+    disk = os.statvfs(place)
+    free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    if free < min(total // _SHARE, _MOST):
+        raise CannotTell(
+            f"{place}: its disk is nearly full",
+            hint="Make room, or name another one: walkeeper verify --restore DIRECTORY",
+        )
+
+
+def _claim(place: Path, fd: int) -> None:
+    """Raises CannotRestore for what somebody else has put there, for another proof's, and where a server runs."""
+    found = os.fstat(fd)
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise CannotRestore(
+            f"{place}: it is not a directory that is ours alone",
+            hint="Remove it, or name another place: walkeeper verify --restore DIRECTORY",
+        )
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        of_another = not os.path.samestat(place.lstat(), found)  # the one before has just removed it
+    except (BlockingIOError, FileNotFoundError):
+        of_another = True
+    if of_another:
+        raise CannotRestore(f"{place}: another verify --restore is at it", hint="Wait for it, or end it.")
+    if (server := running_server(place / _DATA)) is not None:
+        raise CannotRestore(f"{place / _DATA}: a server runs there, with pid {server.pid}", hint="Stop it first.")
+
+
+def _pin(data: Path) -> str:
+    try:
+        found = state.read(data)
+    except CannotRestore:
+        return ""
+    return "" if found is None else found.pin
+
+
+def _remove(place: Path, *, but_it: bool) -> None:
+    for number in range(_TRIES):
+        try:
+            for each in place.iterdir():
+                if each.is_dir() and not each.is_symlink():
+                    shutil.rmtree(each)
+                else:
+                    each.unlink()
+            if not but_it:
+                place.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as problem:
+            if number == _TRIES - 1:
+                events.warning("not_removed", directory=place, error=problem, hint="Remove it by hand.")
+            time.sleep(0.2)
+        else:
+            return
