@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
+import pyrage
 import pytest
 from msgspec.structs import replace
 
 from tests.core.values import paged_segment
+from tests.fixtures.bare_host import BareHost
+from tests.fixtures.taken import Place
+from tests.parts.postgres import Postgres
+from tests.parts.processes import new_directory, wait_until
 from tests.parts.seaweedfs import LEAST_ACTIONS, RESTORE_ACTIONS, SeaweedFS
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
@@ -52,6 +59,42 @@ def test_an_agent_archives_and_a_restore_host_reads_that_and_changes_nothing(buc
     with pytest.raises(StoreDenied):
         store.delete(LAYOUT.file(SEGMENT, ".zst"))
     assert [info.key for info in archive.store.list("")] == before
+
+
+@pytest.mark.postgres
+def test_a_cluster_is_backed_up_with_an_agents_rights_and_restored_with_a_restore_hosts_and_a_key(
+    bucket: SeaweedFS,
+) -> None:
+    def section(key: str) -> dict[str, Any]:
+        return {
+            "s3": {
+                "bucket": bucket.bucket, "prefix": "postgresql", "endpoint": bucket.endpoint, "region": bucket.region,
+                "path_style": True, "access_key_id": key, "secret_access_key": bucket.secret_key,
+            }
+        }  # fmt: skip
+
+    rows = "SELECT (count(*), sum(hashtext(m)))::text FROM t"
+    identity = pyrage.x25519.Identity.generate()
+    file = new_directory("k") / "age-key"
+    file.touch(mode=0o600)
+    file.write_text(f"{identity}\n")
+    with Postgres(new_directory("p")) as server:
+        place = Place(server, section(bucket.access_key), encryption={"recipients": [str(identity.to_public())]})
+        server.execute("CREATE TABLE t AS SELECT md5(g::text) AS m FROM generate_series(1, 20000) g")
+        assert place.take() == 0
+        assert place.taken().suffix == ".zst.age"
+        server.execute("INSERT INTO t SELECT 'after the backup'")
+        place.archive_wal()
+        place.store_section = section("restore")
+        there = BareHost(place, encryption={"identity_file": str(file)})
+        said = there.run("restore", "--data-dir", str(there.data), "--json")
+        assert said.returncode == 0, said.stdout + said.stderr
+        try:
+            there.start(json.loads(said.stdout))
+            wait_until(lambda: not there.value("SELECT pg_is_in_recovery()"), "the end of the recovery")
+            assert there.value(rows) == server.value(rows)
+        finally:
+            there.host.kill9()
 
 
 def test_who_has_rights_elsewhere_reads_nothing_here(bucket: SeaweedFS) -> None:
