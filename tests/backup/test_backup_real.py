@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import pyrage
 import pytest
 
 from tests.fixtures.taken import Place, run_shell, shell_lines, verifier
@@ -72,14 +73,15 @@ def at_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]]
 
 
 @contextmanager
-def by_hand(place: Place) -> Iterator[Postgres]:
-    """Restored by the documented lines and started; its WAL comes by the documented script."""
+def by_hand(place: Place, key: Path | None = None) -> Iterator[Postgres]:
+    """Restored by the documented lines and started; its WAL comes by the documented script. ``key``: age's, if it is encrypted."""
     directory = new_directory("h")
     restored = Postgres(directory / "pg", place.server.bin_dir)
     backup = place.taken()
     variables = {
         "A": place.root, "B": place.root / "backup" / backup.id, "D": restored.data, "R": directory / "wal-from-store",
-        "PATH": f"{verifier(restored)}:{os.environ['PATH']}",
+        "PATH": f"{verifier(restored)}:{os.environ['PATH']}", "C": "cat" if key is None else f"age -d -i {key}",
+        "E": "" if key is None else ".age",
     }  # fmt: skip
     data, tablespace, verify, wal = shell_lines("backups.md", BY_HAND)
     run_shell(data, variables, directory)
@@ -118,6 +120,28 @@ def test_p12_a_backup_restores_by_the_documented_shell_lines(
         ):
             assert restored.execute(query) == primary.execute(query)
         assert restored.value("SELECT count(*) FROM w") == 0  # unlogged
+
+
+@pytest.mark.skipif(shutil.which("age") is None, reason="age is not installed")
+def test_p12_an_encrypted_one_does_with_age(place: Place, primary: Postgres) -> None:
+    """Its WAL is plain where it was stored before."""
+    identity = pyrage.x25519.Identity.generate()
+    key = place.directory / "age-key"
+    key.touch(mode=0o600)
+    key.write_text(f"{identity}\n")
+    primary.execute("INSERT INTO u SELECT -2")
+    place.archive_wal()
+    place.configure(primary, encryption={"recipients": [str(identity.to_public())]})
+    try:
+        assert place.take() == 0
+        primary.execute("INSERT INTO u SELECT -3")
+        place.archive_wal()
+    finally:
+        place.configure(primary)
+    assert place.taken().suffix == ".zst.age"
+    with by_hand(place, key) as restored:
+        for query in ("SELECT count(*), sum(n), sum(hashtext(m)) FROM t", "SELECT count(*), sum(n) FROM u"):
+            assert restored.execute(query) == primary.execute(query)
 
 
 def test_what_backup_json_says_is_what_the_server_says(place: Place, primary: Postgres) -> None:
