@@ -53,6 +53,7 @@ def test_what_belongs_to_another_host_is_left_out_wherever_it_is_included_from(t
     assert "log_statement = all" in settings
     assert "listen_addresses = ''" in settings
     assert "max_connections = '321'" in settings
+    assert "max_logical_replication_workers = '0'" in settings  # else subscriptions take what the real server needs
     assert "max_prepared_transactions = '5'" in settings
     assert f"data_directory = '{tmp_path}'" in settings
     assert f"hba_file = '{tmp_path}/walkeeper_hba.conf'" in settings

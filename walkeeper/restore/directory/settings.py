@@ -39,7 +39,7 @@ _OF_A_HOST: Final = re.compile(
     r"data_directory|config_file|hba_file|ident_file|external_pid_file|listen_addresses|port|unix_socket_.*|bonjour.*|ssl.*|"
     r"krb_.*|archive_.*|summarize_wal|synchronous_standby_names|synchronized_standby_slots|cluster_name|log(ging)?_(collector|"
     r"directory|filename|destination)|syslog_.*|stats_temp_directory|lc_(messages|monetary|numeric|time)|max_slot_wal_keep_size|"
-    r"idle_replication_slot_timeout|include(_dir|_if_exists)?"
+    r"idle_replication_slot_timeout|max_logical_replication_workers|include(_dir|_if_exists)?"
 )
 """What holds on one host only, or acts on others: addresses, files by absolute path, archiving, waiting for standbys."""
 _FROM_CONTROL: Final = {
@@ -85,6 +85,7 @@ def start_conf(directory: Path, control_data: str) -> bytes:
         "port": "5432",
         "unix_socket_directories": str(sockets(directory)),
         "unix_socket_permissions": "0700",
+        "max_logical_replication_workers": "0",
         "hot_standby": "on",
         **{name: stated[label].strip() for name, label in _FROM_CONTROL.items() if label in stated},
     }
