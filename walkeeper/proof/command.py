@@ -272,7 +272,7 @@ def _unpin(plan: Plan, left: str) -> None:
         tokens = {each.partition("-")[0] for each in (left, ours.pin if ours is not None else "") if each}
         for pin in read_pins(plan.evidence.store, plan.evidence.layout) if tokens else ():
             if pin.id.partition("-")[0] in tokens:
-                let_go(plan.evidence.store, plan.evidence.layout, pin)
+                let_go(plan.evidence.store, plan.evidence.layout, pin.id)
     if (sockets := settings.sockets(plan.directory)) != plan.directory:
         shutil.rmtree(sockets, ignore_errors=True)
 
