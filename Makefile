@@ -72,9 +72,10 @@ bench: $(READY)
 
 venv: $(READY)
 
-$(READY): pyproject.toml tools/make-venv
-	tools/make-venv $(VENV)
-	@touch $@
+# The tool knows whether there is anything to do.
+.PHONY: $(READY)
+$(READY):
+	@tools/make-venv $(VENV)
 
 endif
 
