@@ -308,9 +308,13 @@ def test_the_policies_allow_what_the_store_does_and_no_more() -> None:
         "*/life/*",
         "*/pin/*",
     ]
-    assert set(allowed("policy-restore.json")) == {"s3:GetObject", "s3:ListBucket"}
-    (puts,) = (s for s in statements_of("policy-agent.json") if "s3:PutObject" in s["Action"])
-    assert puts["Condition"] == {"Null": {"s3:if-none-match": "false"}}  # nobody overwrites, whatever program he writes
+    restore = allowed("policy-restore.json")
+    assert set(restore) == {"s3:GetObject", "s3:ListBucket", "s3:PutObject", "s3:DeleteObject"}
+    puts = [resource.partition("/postgresql/")[2] for resource in restore["s3:PutObject"]]
+    assert (puts, restore["s3:DeleteObject"].partition("/postgresql/")[2]) == (["*/pin/*", "*/proof/*"], "*/pin/*")
+    for name in ("policy-agent.json", "policy-restore.json"):  # nobody overwrites, whatever program he writes
+        (put,) = (s for s in statements_of(name) if "s3:PutObject" in s["Action"])
+        assert put["Condition"] == {"Null": {"s3:if-none-match": "false"}}
 
 
 def test_no_lifecycle_rule_expires_wal() -> None:
