@@ -6,7 +6,9 @@ and of any values, and plain noise.
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import socket
 import tempfile
 import threading
@@ -310,6 +312,7 @@ def take_yaml(data: bytes) -> None:
 def control() -> ControlServer:
     """One that nobody can reach, for what it makes of a line."""
     directory = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     lock = AgentLock(directory / "lock")
     return ControlServer(directory / "socket", lock, {"status": lambda _: {}, "push": _push})
 
