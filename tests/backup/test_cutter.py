@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.backup.tars import Tree, by_index, cut, joined, tar_of, unpacked
-from walkeeper.backup.cutter import BLOCK, Cutter, buffer_bytes
+from walkeeper.backup.cutter import Cutter, buffer_bytes
 from walkeeper.core.backup import MAX_PIECE, PIECE
+from walkeeper.core.tar_header import BLOCK
 from walkeeper.errors import BadBackup
 
 SMALL = 8 * BLOCK

@@ -116,7 +116,7 @@ def test_a_second_attempt_does_not_send_what_is_stored() -> None:
 
 
 def test_a_store_that_is_away_is_waited_for_and_a_lost_answer_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("walkeeper.backup.pipeline._FIRST_WAIT", 0.001)
+    monkeypatch.setattr("walkeeper.lib.retry._FIRST_WAIT", 0.001)
     fails = {"create": 20, "list": 2}
     lost = {"create": 10}
 
@@ -140,7 +140,7 @@ def test_a_store_that_is_away_is_waited_for_and_a_lost_answer_changes_nothing(mo
 def test_p14_a_store_that_stays_away_ends_it_and_nothing_is_committed(
     monkeypatch: pytest.MonkeyPatch, problem: type[StoreUnavailable], patience: float
 ) -> None:
-    monkeypatch.setattr("walkeeper.backup.pipeline._FIRST_WAIT", 0.001)
+    monkeypatch.setattr("walkeeper.lib.retry._FIRST_WAIT", 0.001)
     left = threading.Semaphore(3)
 
     def before(what: str, key: str) -> None:
@@ -191,7 +191,7 @@ def test_p9_no_more_is_in_memory_than_there_are_buffers() -> None:
 
 
 def test_whoever_stops_waiting_leaves_no_thread_that_tries_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("walkeeper.backup.pipeline._FIRST_WAIT", 30.0)
+    monkeypatch.setattr("walkeeper.lib.retry._FIRST_WAIT", 30.0)
     tried = threading.Event()
 
     def before(what: str, key: str) -> None:

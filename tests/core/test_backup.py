@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import msgspec
 import pytest
 
@@ -18,6 +20,8 @@ PIECE = Piece("0" * 64, 4096, 100, 0, (Part("base/5/1259", "f", 0o600, 2048, 0, 
 def test_an_id_is_text_that_sorts_by_its_beginning() -> None:
     assert str(ID) == "20261128T020000Z-00000003-1a2b3c4d"
     assert BackupId.parse(str(ID)) == ID
+    assert ID.begun == datetime(2026, 11, 28, 2, tzinfo=UTC)
+    assert BackupId.parse("20261399T020000Z-00000003-1a2b3c4d").begun is None
     later = BackupId("20261129T020000Z", 2, "00000000")
     assert sorted([later, ID]) == [ID, later]
     assert str(ID) < str(later)

@@ -16,18 +16,15 @@ from typing import Final, Literal
 
 from walkeeper.core.backup import PIECE
 from walkeeper.core.backup_index import Part, is_inside
+from walkeeper.core.tar_header import BLOCK, summed
 from walkeeper.errors import BadBackup
 
-BLOCK: Final = 512
-"""Bytes of a header; contents are filled up to a multiple of it."""
 _END: Final = bytes(2 * BLOCK)
 SPARE: Final = 8 * BLOCK
 """Bytes that a piece may have more than a file in it: a header, padding, the end of the tar."""
 _SHARE: Final = 2
 """A piece that small files share has ``piece / _SHARE`` bytes on average: with more it is full more often, and moves the next."""
 _ZEROS: Final = bytes(BLOCK)
-_UNSUMMED: Final = 8 * 0x20
-"""A header's checksum counts its own eight bytes as spaces."""
 
 
 @dataclass(slots=True)
@@ -198,7 +195,7 @@ def _parse(header: bytes) -> _Member:
     prefix = header[345:500].rstrip(b"\0")
     raw = (prefix + b"/" if prefix else b"") + name
     try:
-        if int(header[148:156].rstrip(b"\0 "), 8) != sum(header[:148]) + sum(header[156:]) + _UNSUMMED:
+        if int(header[148:156].rstrip(b"\0 "), 8) != summed(header[:148], header[156:]):
             raise _strange(raw, "its header's checksum is wrong")
         kind = _KINDS[header[156:157]]
         mode = int(header[100:108].rstrip(b"\0 "), 8) & 0o7777
@@ -230,7 +227,7 @@ def _anonymous(header: bytes) -> bytes:
     new[108:124] = b"0000000\0" * 2
     new[136:148] = b"00000000000\0"
     new[265:329] = bytes(64)
-    new[148:156] = b"%06o\0 " % (sum(new[:148]) + sum(new[156:]) + _UNSUMMED)
+    new[148:156] = b"%06o\0 " % summed(new[:148], new[156:])
     return bytes(new)
 
 

@@ -77,11 +77,7 @@ def _attempt(archives: Archives, system: int, id_: BackupId) -> dict[str, Any]:
 
 def _age(id_: BackupId) -> timedelta:
     """By the clocks of who took it and of this host."""
-    try:
-        begun = datetime.strptime(id_.at, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    except ValueError:
-        return timedelta.max
-    return datetime.fromtimestamp(clock.wall_seconds(), UTC) - begun
+    return timedelta.max if id_.begun is None else datetime.fromtimestamp(clock.wall_seconds(), UTC) - id_.begun
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,12 +21,10 @@ from walkeeper.core.backup import PIECE, BackupId
 from walkeeper.core.backup_index import Piece
 from walkeeper.errors import BadBackup, StoreError
 from walkeeper.lib import events
-from walkeeper.lib.retry import Backoff
+from walkeeper.lib.retry import patiently
 
 PATIENCE: Final = 900.0
 """Seconds that a store may be away before a backup ends."""
-_FIRST_WAIT: Final = 0.5
-_LONGEST_WAIT: Final = 15.0
 MANIFEST_END: Final = 1024 * 1024
 """Bytes of the manifest's end that are kept: the ranges of WAL stand there."""
 
@@ -203,19 +200,14 @@ class Pipeline:
                 )
 
     def patiently(self, work: Callable[[], _T]) -> _T:
-        """``work()``, again and again while waiting can help and the time is not over."""
-        waits, until = Backoff(_FIRST_WAIT, _LONGEST_WAIT), time.monotonic() + self._patience
-        while True:
-            try:
-                return work()
-            except StoreError as problem:
-                wait = waits.failed()
-                if not problem.waiting_helps or time.monotonic() + wait > until:
-                    raise
-                events.failure("backup_waits", problem, backup=self._id, seconds=wait)
-            with self._changed:
-                if self._changed.wait_for(lambda: self._closed or self._failure is not None, wait):
-                    raise self._failure or _Closed
+        """As ``retry.patiently``; it ends as soon as nobody waits for it any more."""
+        return patiently(work, self._patience, self._wait)
+
+    def _wait(self, problem: StoreError, seconds: float) -> None:
+        events.failure("backup_waits", problem, backup=self._id, seconds=seconds)
+        with self._changed:
+            if self._changed.wait_for(lambda: self._closed or self._failure is not None, seconds):
+                raise self._failure or _Closed
 
 
 class _Closed(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
@@ -54,6 +55,14 @@ class BackupId:
                 hint="It looks like 20261128T020000Z-00000003-1a2b3c4d; walkeeper backups lists them.",
             )
         return cls(match[1], int(match[2], 16), match[3])
+
+    @property
+    def begun(self) -> datetime | None:
+        """None where that is not a moment: not an id that walkeeper made."""
+        try:
+            return datetime.strptime(self.at, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        except ValueError:
+            return None
 
     def __str__(self) -> str:
         return f"{self.at}-{self.timeline:08X}-{self.token}"

@@ -215,11 +215,7 @@ def _islands(backups: Iterable[Backup], holdings: Holdings) -> Iterable[WalRange
 
 
 def _is_over(attempt: BackupId, now: datetime, pinned: Collection[str]) -> bool:
-    try:
-        begun = datetime.strptime(attempt.at, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    except ValueError:
-        return False  # not an id that walkeeper made
-    return str(attempt) not in pinned and begun <= now - ATTEMPT
+    return attempt.begun is not None and attempt.begun <= now - ATTEMPT and str(attempt) not in pinned
 
 
 def _checked(found: Plan, before: Windows, holdings: Holdings, stays: Collection[str]) -> Windows:

@@ -26,7 +26,12 @@ def header(path: str, kind: str, mode: int, size: int) -> bytes:
     before = name.encode().ljust(100, b"\0") + b"%07o " % mode + b"0000000\0" * 2 + length + b"00000000000\0"
     kinds = b"5" if kind == "d" else b"0"
     after = kinds + bytes(100) + b"ustar\0" + b"00" + bytes(64) + b"0000000 " * 2 + bytes(167)
-    return before + b"%06o\0 " % (sum(before) + sum(after) + _UNSUMMED) + after
+    return before + b"%06o\0 " % summed(before, after) + after
+
+
+def summed(before: bytes | bytearray, after: bytes | bytearray) -> int:
+    """The checksum of a header with that before and behind its own eight bytes."""
+    return sum(before) + sum(after) + _UNSUMMED
 
 
 def around(piece: Piece) -> Iterator[tuple[bytes, Part | None]]:

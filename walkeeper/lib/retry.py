@@ -14,6 +14,9 @@ ATTEMPTS: Final = 3
 _WAIT: Final = 1.0
 """Seconds before the second attempt, and twice as many before the third."""
 _JITTER: Final = 0.25
+_FIRST_WAIT: Final = 0.5
+_LONGEST_WAIT: Final = 15.0
+"""Seconds between two attempts of what goes on for long."""
 
 _T = TypeVar("_T")
 
@@ -47,3 +50,16 @@ def with_retries(work: Callable[[], _T]) -> _T:
                 raise
             time.sleep(_WAIT * attempt)
     return work()
+
+
+def patiently(work: Callable[[], _T], patience: float, wait: Callable[[StoreError, float], object]) -> _T:
+    """``work()``, again and again while waiting can help and ``patience`` seconds are not over. ``wait`` is told why."""
+    waits, until = Backoff(_FIRST_WAIT, _LONGEST_WAIT), time.monotonic() + patience
+    while True:
+        try:
+            return work()
+        except StoreError as problem:
+            seconds = waits.failed()
+            if not problem.waiting_helps or time.monotonic() + seconds > until:
+                raise
+            wait(problem, seconds)

@@ -21,7 +21,7 @@ from walkeeper.core.tar_header import around
 from walkeeper.errors import BadBackup, CannotTell, Locked, StoreError
 from walkeeper.lib import events
 from walkeeper.lib.parallel import in_parallel
-from walkeeper.lib.retry import Backoff
+from walkeeper.lib.retry import patiently
 from walkeeper.restore import state
 from walkeeper.restore.directory import settings
 from walkeeper.restore.directory.tree import PG_WAL, Tree
@@ -37,8 +37,6 @@ OURS: Final = _OF_A_RUN | _OF_A_RESTORE
 """What of a restored directory is not the backup's, beside ``postgresql.auto.conf`` with its settings."""
 PATIENCE: Final = 900.0
 """Seconds that a store may be away before a restore ends; the same command goes on with it."""
-_FIRST_WAIT: Final = 0.5
-_LONGEST_WAIT: Final = 15.0
 _READ: Final = 1024 * 1024
 _NAMED: Final = 3
 """Files that are named of those in a damaged piece."""
@@ -82,26 +80,25 @@ class Fetch:
 
     def _patiently(self, piece: Piece) -> None:
         """One that arrives damaged is asked for once more; a store that is away, until the patience is over."""
-        waits, until, damaged = Backoff(_FIRST_WAIT, _LONGEST_WAIT), time.monotonic() + self._patience, False
-        while True:
+
+        def wait(problem: StoreError, seconds: float) -> None:
+            events.failure("restore_waits", problem, piece=piece.sha256, seconds=seconds)
+            time.sleep(seconds)
+
+        for last in (False, True):
             try:
-                return self._pour(piece)
-            except StoreError as problem:
-                wait = waits.failed()
-                if not problem.waiting_helps or time.monotonic() + wait > until:
-                    raise
-                events.failure("restore_waits", problem, piece=piece.sha256, seconds=wait)
-                time.sleep(wait)
+                patiently(lambda: self._pour(piece), self._patience, wait)
             except Locked:
                 raise
             except CannotTell as problem:
-                if damaged:
+                if last:
                     raise CannotTell(
                         f"{problem}; it has {_files(piece)}",
                         hint="This backup is damaged: restore another one with --backup; walkeeper backups lists them. What was "
                         "written does not start as a database.",
                     ) from None
-                damaged = True
+            else:
+                return
 
     def _pour(self, piece: Piece) -> None:
         parts = (part for part in piece.parts if part.length)
