@@ -9,6 +9,7 @@ import pyrage
 import pytest
 
 from tests.core.values import a_backup
+from tests.fixtures.backed_up import put_document, put_piece
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.backups import Backups, order_of
 from walkeeper.archive.codec import Codec
@@ -36,8 +37,8 @@ def backups(store: MemoryStore) -> Backups:
 
 
 def test_a_piece_is_stored_once_under_the_name_of_its_bytes(store: MemoryStore, backups: Backups) -> None:
-    first = backups.put_piece(ID, SHA256, PLAIN)
-    again = backups.put_piece(ID, SHA256, PLAIN)
+    first = put_piece(backups, ID, SHA256, PLAIN)
+    again = put_piece(backups, ID, SHA256, PLAIN)
     assert (first.was_present, again.was_present) == (False, True)
     assert first.packed_size == again.packed_size == len(store.objects[f"{FOLDER}data/{SHA256}.zst"][0])
     assert backups.pieces(ID) == {SHA256: first.packed_size}
@@ -45,12 +46,12 @@ def test_a_piece_is_stored_once_under_the_name_of_its_bytes(store: MemoryStore, 
 
 
 def test_p13_a_piece_that_is_shorter_than_it_was_stored_does_not_count(store: MemoryStore, backups: Backups) -> None:
-    backups.put_piece(ID, SHA256, PLAIN)
+    put_piece(backups, ID, SHA256, PLAIN)
     key = f"{FOLDER}data/{SHA256}.zst"
     body, metadata = store.objects[key]
     store.objects[key] = (body[:-1], metadata)
     with pytest.raises(CannotTell, match=key):
-        backups.put_piece(ID, SHA256, PLAIN)
+        put_piece(backups, ID, SHA256, PLAIN)
     with pytest.raises(CannotTell):
         backups.read_piece(a_backup(ID), SHA256)
     store.objects[key] = (Codec().encode(b"another's"), metadata)
@@ -74,7 +75,7 @@ def test_whoever_comes_first_decides_between_backup_and_tombstone(store: MemoryS
 
 def test_all_ids_are_listed_without_their_pieces_and_nothing_strange(store: MemoryStore, backups: Backups) -> None:
     other = BackupId("20261127T020000Z", 2, "00000000")
-    backups.put_piece(ID, SHA256, PLAIN)
+    put_piece(backups, ID, SHA256, PLAIN)
     backups.commit(a_backup(other))
     store.create("demo/7/backup/readme.txt", b"", {})
     store.create("demo/7/backup/readme/x", b"", {})
@@ -84,7 +85,7 @@ def test_all_ids_are_listed_without_their_pieces_and_nothing_strange(store: Memo
 
 def test_an_index_is_given_out_only_after_it_was_proved(store: MemoryStore, backups: Backups) -> None:
     piece = Piece(SHA256, len(PLAIN), 10, 0, (Part("PG_VERSION", "f", 0o600, 3, 0, 512, 3),))
-    stored = backups.put_document(ID, "index", backup_index.encode(piece) * 2)
+    stored = put_document(backups, ID, "index", backup_index.encode(piece) * 2)
     backup = a_backup(ID, index=stored.sha256)
     assert list(backups.index(backup)) == [piece, piece]
     key = f"{FOLDER}index-{stored.sha256}.zst"
@@ -94,10 +95,10 @@ def test_an_index_is_given_out_only_after_it_was_proved(store: MemoryStore, back
 
 
 def test_p12_an_order_is_text_that_a_shell_can_read(store: MemoryStore, backups: Backups) -> None:
-    stored = backups.put_document(ID, "order", order_of([SHA256, SHA256], ".zst"))
+    stored = put_document(backups, ID, "order", order_of([SHA256, SHA256], ".zst"))
     order = store.objects[f"{FOLDER}order-{stored.sha256}"][0]
     assert order.decode().splitlines() == [f"{SHA256}.zst"] * 2
-    backups.put_piece(ID, SHA256, PLAIN)
+    put_piece(backups, ID, SHA256, PLAIN)
     packed = store.objects[f"{FOLDER}data/{SHA256}.zst"][0]
     told = subprocess.run(["zstd", "-dc"], input=packed * 2, capture_output=True, check=True)
     assert told.stdout == PLAIN * 2  # as xargs cat gives them to zstd
@@ -106,7 +107,7 @@ def test_p12_an_order_is_text_that_a_shell_can_read(store: MemoryStore, backups:
 def test_encrypted_pieces_and_documents_come_back_and_are_not_in_the_clear(store: MemoryStore) -> None:
     identity = pyrage.x25519.Identity.generate()
     backups = Backups(store, LAYOUT, Codec(recipients=(str(identity.to_public()),)))
-    backups.put_piece(ID, SHA256, PLAIN)
-    stored = backups.put_document(ID, "manifest", PLAIN)
+    put_piece(backups, ID, SHA256, PLAIN)
+    stored = put_document(backups, ID, "manifest", PLAIN)
     assert {f"{FOLDER}data/{SHA256}.zst.age", f"{FOLDER}manifest-{stored.sha256}.zst.age"} == set(store.objects)
     assert not any(b"some bytes" in body for body, _ in store.objects.values())

@@ -15,6 +15,7 @@ from functools import cache
 from random import Random
 
 from tests.core.values import a_backup, history_text
+from tests.fixtures.backed_up import put_document, put_piece
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
@@ -191,7 +192,7 @@ class World:
             let_go(self.store, self.layout, taker.pin.id)
 
     def put_piece(self, taker: Taker, sha256: str, plain: bytes) -> None:
-        self.backups.put_piece(taker.id, sha256, plain)
+        put_piece(self.backups, taker.id, sha256, plain)
 
     def commit(self, taker: Taker, index_of: int, stop: Lsn) -> None:
         wal = self._ranges(taker.start, stop)
@@ -205,7 +206,7 @@ class World:
             start=Place(wal[0].timeline, str(taker.start), self.now.isoformat()),
             stop=Place(wal[-1].timeline, str(stop), self.now.isoformat()),
             wal=wal,
-            index=self.backups.put_document(taker.id, "index", index).sha256,
+            index=put_document(self.backups, taker.id, "index", index).sha256,
         )
         if self.backups.commit(document) == document:
             self.committed[document.id] = document

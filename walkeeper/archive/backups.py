@@ -18,7 +18,6 @@ from walkeeper.archive.stated import is_whole, stated, stated_sha256
 from walkeeper.core import backup_index
 from walkeeper.core.backup import MAX_BACKUP_BYTES, MAX_PIECE, Backup, BackupId, Tombstone, decode, encode
 from walkeeper.core.backup_index import Piece
-from walkeeper.core.wal_page import Plain
 from walkeeper.errors import BadBackup, CannotTell, StoreUnavailable
 from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, Store
 
@@ -83,25 +82,16 @@ class Backups:
                 found[match[1]] = info.size
         return found
 
-    def put_piece(self, id_: BackupId, sha256: str, plain: Plain | memoryview) -> Stored:
-        """Store a piece whose SHA-256 was taken before. One that is there already counts if it is whole by what it states."""
-        return self.put_packed_piece(id_, sha256, len(plain), self.codec.encode(plain))
-
     def put_packed_piece(self, id_: BackupId, sha256: str, size: int, body: bytes) -> Stored:
-        """The half of ``put_piece`` that needs the store; ``size`` is that of the plain bytes."""
+        """``sha256`` and ``size`` are those of the plain bytes. One that is there counts if it is whole by what it states."""
         return self._put(self.layout.backup_piece(id_, sha256, self.codec.suffix), sha256, size, body)
 
     def find_piece(self, id_: BackupId, sha256: str, size: int) -> Stored | None:
         """A piece that an earlier attempt has stored, if it is whole by what it states; None if it is not there."""
         return self._find(self.layout.backup_piece(id_, sha256, self.codec.suffix), sha256, size)
 
-    def put_document(self, id_: BackupId, kind: Kind, plain: bytes) -> Stored:
-        """Store an index, an order or a manifest under the name of its own bytes."""
-        body = self.codec.encode(plain) if document_suffix(kind, self.codec.suffix) else plain
-        return self.put_packed_document(id_, kind, hashlib.sha256(plain).hexdigest(), len(plain), body)
-
     def put_packed_document(self, id_: BackupId, kind: Kind, sha256: str, size: int, body: bytes) -> Stored:
-        """The same where it was packed before, as it grew; ``sha256`` and ``size`` are those of the plain bytes."""
+        """Store an index, an order or a manifest, packed as ``document_suffix`` says, under the name of its own plain bytes."""
         key = self.layout.backup_document(id_, kind, sha256, document_suffix(kind, self.codec.suffix))
         return self._put(key, sha256, size, body)
 
