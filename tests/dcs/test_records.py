@@ -32,7 +32,7 @@ from tests.twins.other_sides import (
     ZooKeeperSide,
     patroni_file,
 )
-from walkeeper.dcs.base import Leader, Member, RecordStore, Versioned
+from walkeeper.dcs.base import BACKUP_JOB, RECORD, Leader, Member, RecordStore, Versioned
 from walkeeper.dcs.generic import Generic
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import CasConflict, DcsUnavailable
@@ -48,7 +48,7 @@ _scopes = (f"suite{number}" for number in itertools.count(1))
 class Backend:
     """One DCS with one cluster in it. ``open`` makes one more record store of that cluster."""
 
-    def __init__(self, name: str, other_side: OtherSide, open_store: Callable[[str], RecordStore]) -> None:
+    def __init__(self, name: str, other_side: OtherSide, open_store: Callable[[str, str], RecordStore]) -> None:
         self.name = name
         self.set = other_side.set
         self._open = open_store
@@ -58,8 +58,8 @@ class Backend:
     def guards(self) -> bool:
         return self.name in {"memory", "etcd3"}
 
-    def open(self, member: str = "node1") -> RecordStore:
-        store = self._open(member)
+    def open(self, member: str = "node1", key: str = RECORD) -> RecordStore:
+        store = self._open(member, key)
         self._opened.append(store)
         return store
 
@@ -122,7 +122,7 @@ def raft(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any]]:
 def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     scope = next(_scopes)
     if request.param.startswith("generic"):
-        monkeypatch.setattr("walkeeper.dcs.patroni._backend", lambda dcs, _timeout: Generic(dcs))
+        monkeypatch.setattr("walkeeper.dcs.patroni._backend", lambda dcs, key, _: Generic(dcs, key))
     made = _backend(request, request.param, scope, tmp_path)
     yield made
     made.close()
@@ -133,7 +133,7 @@ def _backend(request: pytest.FixtureRequest, name: str, scope: str, directory: P
     side: OtherSide
     if kind == "memory":
         dcs = MemoryDcs()
-        return Backend(name, MemorySide(dcs), lambda _: MemoryRecord(dcs))
+        return Backend(name, MemorySide(dcs), lambda *_: MemoryRecord(dcs))
     if kind == "zookeeper":
         server, client = request.getfixturevalue("zookeeper")
         section: dict[str, Any] = {"zookeeper": {"hosts": [server.host]}}
@@ -150,7 +150,7 @@ def _backend(request: pytest.FixtureRequest, name: str, scope: str, directory: P
         section = {kind: {"host": etcd.host}}
         side = Etcd3Side(etcd, scope) if kind == "etcd3" else Etcd2Side(etcd, scope)
     file = patroni_file(directory, scope, section)
-    return Backend(name, side, lambda member: connect(file, member, timeout=10))
+    return Backend(name, side, lambda member, key: connect(file, member, 10, key))
 
 
 @pytest.fixture
@@ -187,6 +187,20 @@ def test_what_was_written_is_read_with_the_version_that_the_write_returned(store
     assert written.document == DOCUMENT
     assert json.loads(found.document) == json.loads(DOCUMENT)
     assert found.version == written.version
+
+
+@but("memory")  # it has one key
+def test_another_key_is_another_document(backend: Backend, store: RecordStore) -> None:
+    job = backend.open(key=BACKUP_JOB)
+    written = job.write(OTHER, None)
+    reads(store, None)
+    first = store.write(DOCUMENT, None)
+    with pytest.raises(CasConflict):
+        job.write(DOCUMENT, first)
+    job.write(DOCUMENT, written)
+    reads(backend.open(key=BACKUP_JOB), DOCUMENT)
+    assert json.loads(getattr(store.read(), "document", b"")) == json.loads(DOCUMENT)
+    assert store.topology().slots == ()
 
 
 def test_a_record_is_replaced_by_whoever_names_its_version(store: RecordStore) -> None:

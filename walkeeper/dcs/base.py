@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+RECORD: Final = "walkeeper"
+BACKUP_JOB: Final = "walkeeper-backup"
+"""The keys that are walkeeper's, beside Patroni's own of the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
 class Versioned:
-    """The record's document as it stands in the DCS. ``version`` is opaque and changes with every write."""
+    """A document as it stands in the DCS. ``version`` is opaque and changes with every write."""
 
     document: bytes
     version: str
@@ -73,7 +77,9 @@ class Topology:
 
 
 class RecordStore(Protocol):
-    """Reads are linearizable. Each method returns or raises DcsUnavailable within a deadline of its own; none retries."""
+    """One key's: the record's, or the backup job's, which is no other to a DCS. Reads are linearizable. Each method returns or
+    raises DcsUnavailable within a deadline of its own; none retries.
+    """
 
     def read(self) -> Versioned | None:
         """The record; None only when the DCS says that there is none."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from walkeeper.dcs.base import Leader, Versioned
 from walkeeper.errors import CasConflict
-
-KEY: Final = "walkeeper"
 
 
 class Consul:
     """The leader is not guarded here: Consul's transactions could, which nobody has tried yet."""
 
-    def __init__(self, dcs: Any) -> None:
+    def __init__(self, dcs: Any, key: str) -> None:
         self._client = dcs._client  # noqa: SLF001 - Patroni offers no compare-and-set on a key of one's own
-        self._record = dcs.client_path(KEY)
+        self._record = dcs.client_path(key)
         self._leader = dcs.leader_path
 
     def read(self) -> Versioned | None:

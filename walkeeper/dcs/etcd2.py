@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import etcd
 
 from walkeeper.dcs.base import Leader, Versioned
 from walkeeper.errors import CasConflict
 
-KEY: Final = "walkeeper"
-
 
 class Etcd2:
     """``timeout`` in seconds, for one request. The leader cannot be guarded: a write compares one key only."""
 
-    def __init__(self, dcs: Any, timeout: float) -> None:
+    def __init__(self, dcs: Any, key: str, timeout: float) -> None:
         self._client = dcs._client  # noqa: SLF001 - Patroni's own helpers take version 0 for "no condition"
-        self._record = dcs.client_path(KEY)
+        self._record = dcs.client_path(key)
         self._leader = dcs.leader_path
         self._timeout = timeout
 

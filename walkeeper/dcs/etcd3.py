@@ -8,7 +8,6 @@ from typing import Any, Final
 from walkeeper.dcs.base import Leader, Versioned
 from walkeeper.errors import CasConflict
 
-KEY: Final = "walkeeper"
 _TOKEN_TOO_OLD: Final = frozenset({"AuthOldRevision", "InvalidAuthToken"})
 
 
@@ -19,9 +18,9 @@ class Etcd3:
     leadership: Patroni renews the lease of the key, and a new leader creates it again.
     """
 
-    def __init__(self, dcs: Any) -> None:
+    def __init__(self, dcs: Any, key: str) -> None:
         self._client = dcs._client  # noqa: SLF001 - Patroni offers no compare-and-set on a key of one's own
-        self._record = _encode(dcs.client_path(KEY))
+        self._record = _encode(dcs.client_path(key))
         self._leader = _encode(dcs.leader_path)
 
     def read(self) -> Versioned | None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 from walkeeper.dcs.base import Leader, Versioned
 from walkeeper.errors import CasConflict, DcsUnavailable
-
-KEY: Final = "walkeeper"
 
 
 class Generic:
@@ -23,8 +21,9 @@ class Generic:
     A first write over a key that is there is refused as far as Patroni's code can refuse it: by Kubernetes, and here.
     """
 
-    def __init__(self, dcs: Any) -> None:
+    def __init__(self, dcs: Any, key: str) -> None:
         self._dcs = dcs
+        self._key = key
 
     def read(self) -> Versioned | None:
         return _versioned(self._config())
@@ -60,12 +59,12 @@ class Generic:
     def _put(self, document: str, version: Any) -> bool:
         if version is None and hasattr(self._dcs, "patch_or_create_config"):
             # Kubernetes: Patroni would patch an object that it already sees, whatever its version.
-            return bool(self._dcs.patch_or_create_config({KEY: document}, None, patch=False, retry=False))
+            return bool(self._dcs.patch_or_create_config({self._key: document}, None, patch=False, retry=False))
         return bool(self._dcs.set_config_value(document, version))
 
     @contextmanager
     def _own_key(self) -> Iterator[None]:
-        self._dcs._CONFIG = KEY  # noqa: SLF001 - hides the class's own, for this object only
+        self._dcs._CONFIG = self._key  # noqa: SLF001 - hides the class's own, for this object only
         try:
             yield
         finally:

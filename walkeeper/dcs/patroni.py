@@ -30,7 +30,7 @@ from patroni.request import PatroniRequest
 from patroni.utils import parse_bool
 from urllib3.exceptions import HTTPError
 
-from walkeeper.dcs.base import Leader, Member, RecordStore, Topology, Versioned
+from walkeeper.dcs.base import RECORD, Leader, Member, RecordStore, Topology, Versioned
 from walkeeper.errors import ConfigError, DcsError, DcsUnavailable, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
@@ -79,8 +79,8 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-def connect(patroni_config: Path, name: str | None = None, timeout: float = TIMEOUT) -> RecordStore:
-    """The record of the cluster that this Patroni configuration is of.
+def connect(patroni_config: Path, name: str | None = None, timeout: float = TIMEOUT, key: str = RECORD) -> RecordStore:
+    """The record, or what else stands under a ``key`` of ours, of the cluster that this Patroni configuration is of.
 
     Nothing is asked of the network yet: the first call does that, and each one again until the DCS is there.
     ``name`` is the member's, where the file does not say it; ``timeout`` is in seconds and for each call.
@@ -107,19 +107,20 @@ def connect(patroni_config: Path, name: str | None = None, timeout: float = TIME
     # holds nothing that ends with it.
     ttl = max(_SHORTEST_SESSION, math.ceil(2 * timeout))
     config |= {"patronictl": True, "retry_timeout": retry_timeout, "loop_wait": loop_wait, "ttl": ttl}
-    return PatroniRecord(kind, config, timeout)
+    return PatroniRecord(kind, config, timeout, key)
 
 
 class _Connection:
     """One of Patroni's DCS objects, built at the first call that can, and the thread on which all its calls run."""
 
-    def __init__(self, kind: str, config: dict[str, Any], timeout: float) -> None:
+    def __init__(self, kind: str, config: dict[str, Any], timeout: float, key: str) -> None:
         self.deadline = Deadline(kind)
         self.dcs: Any = None
         self.closed = False
         self._kind = kind
         self._config = config
         self._timeout = timeout
+        self._key = key
         self._backend: Backend | None = None
 
     def backend(self) -> Backend:
@@ -131,7 +132,7 @@ class _Connection:
                 dcs = get_dcs(deepcopy(self._config))
             finally:
                 urllib3.util.connection.create_connection = _CREATE_CONNECTION
-            self._backend, self.dcs = _backend(dcs, self._timeout), dcs
+            self._backend, self.dcs = _backend(dcs, self._key, self._timeout), dcs
         if self.closed:
             self._backend.close()  # it came up when nobody was waiting
         return self._backend
@@ -154,12 +155,13 @@ class PatroniRecord:
     A write that is left so may still get through, as after every DcsUnavailable, and only if nobody wrote since.
     """
 
-    def __init__(self, kind: str, config: dict[str, Any], timeout: float) -> None:
+    def __init__(self, kind: str, config: dict[str, Any], timeout: float, key: str) -> None:
         self._kind = kind
         self._config = config
         self._timeout = timeout
+        self._key = key
         self._lock = threading.Lock()
-        self._connection = _Connection(kind, config, timeout)
+        self._connection = _Connection(kind, config, timeout, key)
         self._stuck_since: float | None = None
         self._abandoned: list[_Connection] = []
 
@@ -197,7 +199,7 @@ class PatroniRecord:
             if now - self._stuck_since >= ABANDON_SECONDS and len(self._abandoned) < MAX_ABANDONED:
                 self._connection.deadline.close()  # its thread ends when the call returns, if ever
                 self._abandoned.append(self._connection)
-                self._connection = _Connection(self._kind, self._config, self._timeout)
+                self._connection = _Connection(self._kind, self._config, self._timeout, self._key)
                 self._stuck_since = None
                 events.warning(
                     "dcs_call_left", dcs=self._kind, hint="A call to the DCS hangs. A new connection is made."
@@ -231,33 +233,33 @@ class PatroniRecord:
         )
 
 
-def _backend(dcs: Any, timeout: float) -> Backend:
+def _backend(dcs: Any, key: str, timeout: float) -> Backend:
     """The way to compare and set a key in this DCS. Each module needs its own DCS's client library."""
     request_timeout = timeout * 0.9
     kinds = {kind.__name__ for kind in type(dcs).__mro__}
     if "Etcd3" in kinds:
         from walkeeper.dcs.etcd3 import Etcd3  # noqa: PLC0415
 
-        return Etcd3(dcs)
+        return Etcd3(dcs, key)
     if "Etcd" in kinds:
         from walkeeper.dcs.etcd2 import Etcd2  # noqa: PLC0415
 
-        return Etcd2(dcs, request_timeout)
+        return Etcd2(dcs, key, request_timeout)
     if "ZooKeeper" in kinds:
         from walkeeper.dcs.zookeeper import ZooKeeper  # noqa: PLC0415
 
-        return ZooKeeper(dcs, request_timeout)
+        return ZooKeeper(dcs, key, request_timeout)
     if "Consul" in kinds:
         from walkeeper.dcs.consul import Consul  # noqa: PLC0415
 
-        return Consul(dcs)
+        return Consul(dcs, key)
     if "Raft" in kinds:
         from walkeeper.dcs.raft import Raft  # noqa: PLC0415
 
-        return Raft(dcs)
+        return Raft(dcs, key)
     from walkeeper.dcs.generic import Generic  # noqa: PLC0415
 
-    return Generic(dcs)
+    return Generic(dcs, key)
 
 
 @functools.cache

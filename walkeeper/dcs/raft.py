@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from walkeeper.dcs.base import Leader, Versioned
 from walkeeper.errors import CasConflict, DcsUnavailable
-
-KEY: Final = "walkeeper"
 
 
 class Raft:
@@ -15,10 +13,10 @@ class Raft:
     of our own to a key that says nothing: without that it can be any time old.
     """
 
-    def __init__(self, dcs: Any) -> None:
+    def __init__(self, dcs: Any, key: str) -> None:
         self._store = dcs._sync_obj  # noqa: SLF001 - Patroni offers no create-only on a key of one's own
-        self._record = dcs.client_path(KEY)
-        self._catching_up = dcs.client_path(f"{KEY}-read")
+        self._record = dcs.client_path(key)
+        self._catching_up = dcs.client_path(f"{key}-read")
         self._leader = dcs.leader_path
 
     def read(self) -> Versioned | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from kazoo.exceptions import BadVersionError, NodeExistsError, NoNodeError
 
 from walkeeper.dcs.base import Leader, Versioned
 from walkeeper.errors import CasConflict
-
-KEY: Final = "walkeeper"
 
 
 class ZooKeeper:
@@ -19,9 +17,9 @@ class ZooKeeper:
     the version alone would take the new one for the old one; the czxid names the creation.
     """
 
-    def __init__(self, dcs: Any, timeout: float) -> None:
+    def __init__(self, dcs: Any, key: str, timeout: float) -> None:
         self._client = dcs._client  # noqa: SLF001 - Patroni's own helpers take version 0 for "no condition"
-        self._record = dcs.client_path(KEY)
+        self._record = dcs.client_path(key)
         self._leader = dcs.leader_path
         self._timeout = timeout
 
