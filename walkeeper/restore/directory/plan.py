@@ -323,6 +323,8 @@ def _recovery(
     *, end: Lsn | None, hole: int | None,
 ) -> dict[str, str]:  # fmt: skip
     """PostgreSQL's settings, without restore_command."""
+    if request.use == "replica":
+        return {}  # it follows whoever leads, on each timeline that is to come
     found = target.settings(wanted, exclusive=request.exclusive)
     if isinstance(wanted, ToLsn):
         last = last_record(reader, evidence, history, wanted.lsn)
