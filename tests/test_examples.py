@@ -81,6 +81,7 @@ def test_every_lasting_problem_brings_an_alert() -> None:
         "cannot_restore",
         "bad_backup",
         "bad_floor",
+        "bad_job",
         "unsafe",
         "given_up",
         "fenced",
@@ -210,7 +211,7 @@ def test_what_the_readme_says_to_merge_is_taken_and_is_refused_when_it_is_pasted
 def test_the_complete_example_names_every_key() -> None:
     text = (EXAMPLES / "patroni.yml").read_text()
     section = text[text.index("walkeeper:\n") : text.index("\nbootstrap:")]
-    known = {"store", "s3", "encryption", "authentication", "spool", "postgresql", "agent", "restore", "gap"}
+    known = {"store", "s3", "encryption", "authentication", "spool", "postgresql", "agent", "restore", "gap", "backup"}
     from walkeeper.config.keys import all_keys  # noqa: PLC0415
 
     known |= {key.name for key in all_keys()}
@@ -328,16 +329,18 @@ def test_no_lifecycle_rule_expires_wal() -> None:
         )
 
 
-def test_the_acls_name_the_record_and_write_nothing_else() -> None:
+def test_the_acls_name_the_record_and_the_backup_job_and_write_nothing_else() -> None:
     etcd = (EXAMPLES / "dcs" / "etcd-role.sh").read_text()
     assert re.findall(r"grant-permission walkeeper (.+)", etcd) == [
         "--prefix=true read /service/demo/",
         "readwrite /service/demo/walkeeper",
+        "readwrite /service/demo/walkeeper-backup",
     ]
     consul = (EXAMPLES / "dcs" / "consul-policy.hcl").read_text()
     assert re.findall(r'^(\w+) "([^"]+)" \{\n  policy = "(\w+)"', consul, re.MULTILINE) == [
         ("key_prefix", "service/demo/", "read"),
         ("key", "service/demo/walkeeper", "write"),
+        ("key", "service/demo/walkeeper-backup", "write"),
     ]
 
 

@@ -16,6 +16,7 @@
     │   │   └── NumberUsedTwice a takeover: the stored history is another server's
     │   ├── BadBackup          a backup's id, its backup.json or its index cannot be relied on
     │   ├── BadFloor           a floor or a pin in the store cannot be relied on
+    │   ├── BadJob             the backup job in the DCS cannot be relied on
     │   ├── Unsafe             expire would break a promise, or does not know enough to keep it
     │   ├── CannotRestore      a restore that would not come to what was asked for; nothing was written
     │   ├── NoSuchGap          nothing that is lost begins there
@@ -56,6 +57,7 @@
     ├── NoLeadership           a server accepts writes without Patroni's leader key
     ├── GapOpen                a recorded gap that nobody has accepted
     ├── TakeoverRuns           a takeover that takes long
+    ├── BackupFails            the cluster's backup job did not come to its end
     ├── ObjectMissing          an object that was stored is no longer there
     └── ObjectDamaged          the same, and it is not what was stored
 
@@ -152,6 +154,10 @@ class BadBackup(Refused):
 
 class BadFloor(Refused):
     reason = "bad_floor"
+
+
+class BadJob(Refused):
+    reason = "bad_job"
 
 
 class Unsafe(Refused):
@@ -384,6 +390,12 @@ class TakeoverRuns(WalkeeperError):
             f"takeover: it has compared the archive with this server for {seconds:.0f} s, and goes on",
             hint="A large archive is listed once, thousands of objects a second. If it takes much longer, look at the store.",
         )
+
+
+class BackupFails(WalkeeperError):
+    """The cluster's backup job did not come to its end."""
+
+    reason = "backup_fails"
 
 
 class ObjectMissing(WalkeeperError):

@@ -1,8 +1,12 @@
 # For the cluster "demo": consul acl policy create -name walkeeper -rules @consul-policy.hcl
-# Everything of the cluster may be read, one key written. No session is needed. Not tried against a Consul server with ACLs.
+# Everything of the cluster may be read, two keys written: the record, and the backup job (only with backup.schedule). No session
+# is needed. Not tried against a Consul server with ACLs.
 key_prefix "service/demo/" {
   policy = "read"
 }
 key "service/demo/walkeeper" {
+  policy = "write"
+}
+key "service/demo/walkeeper-backup" {
   policy = "write"
 }

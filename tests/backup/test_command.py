@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from walkeeper.backup.command import _LOG_EVERY, _Meter, parse_rate
+from walkeeper.backup.command import _LOG_EVERY, _Meter
 from walkeeper.cli.main import parser
 from walkeeper.core.backup import BackupId, WalRange, wal_ranges
 from walkeeper.core.lsn import MIB
@@ -63,7 +63,7 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             parser().parse_args(["backup", "--max-rate", wrong])
         assert "--max-rate" in capsys.readouterr().err
-    assert parse_rate("32kB") == 32 * 1024
+    assert parser().parse_args(["backup", "--max-rate", "32kB"]).max_rate == 32 * 1024
 
 
 def test_what_is_asked_of_the_server() -> None:

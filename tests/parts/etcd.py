@@ -38,9 +38,9 @@ def least_rights(scope: str) -> dict[str, Right]:
     """What examples/dcs/etcd-role.sh grants walkeeper, for that cluster."""
     script = (CHECKOUT / "examples" / "dcs" / "etcd-role.sh").read_text()
     found = re.findall(
-        r"grant-permission walkeeper (?:--prefix=true )?(read|readwrite) /service/demo/(\w*)$", script, re.MULTILINE
+        r"grant-permission walkeeper (?:--prefix=true )?(read|readwrite) /service/demo/([\w-]*)$", script, re.MULTILINE
     )
-    assert len(found) == script.count("grant-permission") == 2
+    assert len(found) == script.count("grant-permission") == 3
     return {f"/service/{scope}/{key}": "READ" if right == "read" else "READWRITE" for right, key in found}
 
 

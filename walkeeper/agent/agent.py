@@ -15,6 +15,7 @@ from walkeeper.agent.archiver.member_wal import Candidate
 from walkeeper.agent.archiver.ownership import take_over
 from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.backup_job import BackupJob, Cluster
 from walkeeper.agent.backups import BackupsLook
 from walkeeper.agent.last_commit import LastCommit
 from walkeeper.agent.observation import Look, Observation, Observed
@@ -26,6 +27,7 @@ from walkeeper.agent.threads import Supervisor
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.about import About
+from walkeeper.core.backup_job import MOST_BEHIND, Bidder
 from walkeeper.core.desired import Desired, ServerView, View, desired, writes_without_leading
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
@@ -76,7 +78,10 @@ class _Takeover:
 class Agent:
     """One per node. ``run`` works until ``stop`` is called from a signal, or until a thread dies."""
 
-    def __init__(self, config: Config, store: Store, records: RecordStore, clock: Clock) -> None:
+    def __init__(
+        self, config: Config, store: Store, records: RecordStore, clock: Clock, jobs: RecordStore | None = None
+    ) -> None:
+        """``jobs``: the backup job's key in the DCS, where the cluster takes backups by itself."""
         self.config = config
         self.store = store
         self.records = records
@@ -90,6 +95,8 @@ class Agent:
         self._clock = clock
         self.archives = open_archives(config, store)
         self.backups = BackupsLook(self.archives, config.backup_keep, clock)
+        self.job = None if jobs is None else BackupJob(config, jobs, self._cluster, self.problems, clock)
+        self._job_thread: threading.Thread | None = None
         self._committer_server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
         self._leftovers = Leftovers(self.spool, config.spool_reserve)
         self._pace = Pace(config.agent.poll_interval, clock)
@@ -111,6 +118,8 @@ class Agent:
         self.spool.open()
         self._observing = self.supervisor.start("observe", self._observe)
         self.supervisor.start("probe", self._probe.try_it)
+        if self.job is not None:
+            self._job_thread = self.supervisor.start("backup-job", self.job.work)
 
     def poke(self) -> None:
         """Look now, and often for a while. Safe from every thread; never blocks."""
@@ -121,6 +130,8 @@ class Agent:
         """End within ``agent.stop_timeout``: the receiver is stopped, uploads are finished or left to the next start."""
         self._stopping = True
         self._pace.poke()
+        if self.job is not None:
+            self.job.stop()
         if self.archiver is None and self._observing is not None:
             self._observing.join(self.config.agent.stop_timeout)  # it may be about to start one
         takeover = self._takeover  # read once: the observer may still conclude it, or end the archiver
@@ -129,6 +140,8 @@ class Agent:
         archiver = self.archiver
         if archiver is not None:
             archiver.stop(self.config.agent.stop_timeout)
+        if self._job_thread is not None:
+            self._job_thread.join(self.config.agent.stop_timeout)
         self.observer.close()
         self._committer_server.close()
         self.records.close()
@@ -291,6 +304,18 @@ class Agent:
         )
         observed = Observed(server_up=True, lsn=server.lsn, times=self.observer.wal_times)
         return assemble(self.config, ownership, sources, self._committer_server, observed, self.problems)
+
+    def _cluster(self) -> Cluster:
+        """For the backup job. Safe from its thread."""
+        look, topology, archiver, name = self.observation, self.topology, self.archiver, self.config.name
+        owned = None if archiver is None or archiver.over.is_set() else archiver.ownership.record
+        if look.server is None or topology is None:
+            return Cluster(owned, None)
+        state = next((member.replication_state for member in topology.members if member.name == name), None)
+        behind = topology.behind(look.leader).get(name)
+        follows = look.server.in_recovery and state in (None, "streaming") and behind is not None
+        near = behind is not None and behind <= MOST_BEHIND
+        return Cluster(owned, Bidder(name=name, leads=look.leader == name, replica=follows and near))
 
     def _report_leadership(self, view: View) -> None:
         if writes_without_leading(view):

@@ -28,7 +28,6 @@ from walkeeper.errors import BadBackup, CannotTell, PostgresError, StoreError, W
 from walkeeper.lib import clock, events
 from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import Progress, complain, printable
-from walkeeper.lib.units import Size
 from walkeeper.postgres import base_backup
 from walkeeper.postgres.base_backup import Start, Stop, Walsender
 from walkeeper.postgres.server import Server, ServerState
@@ -50,9 +49,12 @@ select json_build_object('now', clock_timestamp(), 'version', current_setting('s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the command line asks for. ``max_rate`` in bytes a second; ``resume`` is the id of an attempt."""
+    """What the command line asks for. ``max_rate`` in bytes a second; ``resume`` is the id of an attempt, and so is ``job``, the
+    cluster's own, which may have to be begun, or be over.
+    """
 
     resume: str | None = None
+    job: str | None = None
     max_rate: int | None = None
     spread: bool = False
     patience: float = PATIENCE
@@ -89,14 +91,6 @@ def main(config: Config, request: Request) -> int:
         return INTERRUPTED
 
 
-def parse_rate(text: str) -> int:
-    """``50MB`` to bytes a second. Raises ValueError."""
-    found = Size.parse(text)
-    if found // 1024 not in base_backup.RATES:
-        raise ValueError(text)
-    return int(found)
-
-
 class _Attempt:
     """One run. ``pipeline`` is there while something is stored that ``backup.json`` does not name yet."""
 
@@ -108,13 +102,22 @@ class _Attempt:
 
     def run(self) -> int:
         archives = open_archives(self._config)
-        resumed = None if self._request.resume is None else BackupId.parse(self._request.resume)
+        named = self._request.resume or self._request.job
+        resumed = None if named is None else BackupId.parse(named)
         settings = self._config.postgresql
         source = _look(settings)
         layout = archives.layout(source.state.system_identifier)
         first = with_retries(lambda: _first(archives, layout, source.state.segment_size))
         backups = archives.backups(source.state.system_identifier)
-        known = frozenset() if resumed is None else with_retries(lambda: _attempted(backups, resumed))
+        if (
+            resumed is not None
+            and self._request.job
+            and isinstance(with_retries(lambda: backups.read(resumed)), Backup)
+        ):
+            events.info("backup_is_stored", backup=resumed)
+            return STORED
+        may_be_new = self._request.job is not None
+        known = frozenset() if resumed is None else with_retries(lambda: _attempted(backups, resumed, new=may_be_new))
         with Walsender(settings) as walsender, Progress() as progress:
             found = walsender.identify()
             if found.system_identifier != source.state.system_identifier:
@@ -125,7 +128,8 @@ class _Attempt:
                 )
             id_ = resumed or _new_id(found.timeline)
             progress.show("waiting for the checkpoint")
-            rate_kb = None if self._request.max_rate is None else self._request.max_rate // 1024
+            most = self._request.max_rate or self._config.backup_rate
+            rate_kb = None if most is None else most // 1024
             start = walsender.begin(base_backup.Request(f"walkeeper {id_}", self._request.spread, rate_kb))
             began = source.now()
             if start.lsn < first.start:
@@ -210,14 +214,14 @@ def _first(archives: Archives, layout: Layout, segment_size: SegmentSize) -> Seg
     return found[0]
 
 
-def _attempted(backups: Backups, id_: BackupId) -> frozenset[str]:
-    """The pieces that the attempt has stored. Raises BadBackup for what is not an attempt any more, or never was."""
+def _attempted(backups: Backups, id_: BackupId, *, new: bool) -> frozenset[str]:
+    """The pieces that the attempt has stored. Raises BadBackup for what is not one any more, or, if not ``new``, never was."""
     there = backups.read(id_)
     if there is not None:
         what = "is stored already" if isinstance(there, Backup) else "was given up, and what it had stored may be gone"
         raise BadBackup(f"backup {id_}: it {what}", hint="Begin a new one, without --resume.")
     found = frozenset(backups.pieces(id_))
-    if not found:
+    if not found and not new:
         raise BadBackup(f"backup {id_}: nothing of it is stored", hint="walkeeper backups lists what there is.")
     return found
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from walkeeper.cli.values import positive
+
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
     import argparse
@@ -35,11 +37,11 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         "fetch", "Get WAL files out of the archive into a directory.", lambda options: _fetch(options, config)
     )
     for each in (verify, listed):
-        each.add_argument("--timeline", metavar="N", type=_positive, help="another timeline than the record's")
+        each.add_argument("--timeline", metavar="N", type=positive, help="another timeline than the record's")
         each.add_argument("--json", action="store_true", help="for programs")
     for each in (verify, listed, fetch):
         each.add_argument(
-            "--system-identifier", metavar="N", type=_positive, help="another cluster's archive under this scope"
+            "--system-identifier", metavar="N", type=positive, help="another cluster's archive under this scope"
         )
     verify.add_argument(
         "--from",
@@ -104,9 +106,3 @@ def _refuse(option: str, hint: str) -> None:
     from walkeeper.errors import ConfigError  # noqa: PLC0415
 
     raise ConfigError(f"verify {option}: not with these other options", hint=hint)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(text)
-    return int(text)

@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
     from walkeeper import __version__  # noqa: PLC0415
     from walkeeper.cli import archive as archive_arguments  # noqa: PLC0415
+    from walkeeper.cli import backup as backup_arguments  # noqa: PLC0415
     from walkeeper.cli import expire as expire_arguments  # noqa: PLC0415
     from walkeeper.cli import restore as restore_arguments  # noqa: PLC0415
 
@@ -149,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
         help="let the agent's next takeover pass that refusal, where bytes do not differ",
     )
     archive_arguments.add(command, _config)
-    _add_backup_commands(command)
+    backup_arguments.add(command, _config)
     expire_arguments.add(command, _config)
     restore_arguments.add(command, _config)
     gap = command("gap", "WAL that is lost, or may be: list it, or accept the loss.", _gap)
@@ -157,26 +158,6 @@ def parser() -> argparse.ArgumentParser:
     gap.add_argument("start", metavar="FROM", nargs="?", help="where it begins: a position, or a segment's name")
     gap.add_argument("--json", action="store_true", help="for programs")
     return top
-
-
-def _add_backup_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
-    backup = command("backup", "Take a base backup of this member's server into the store.", _backup)
-    backup.add_argument("--resume", metavar="ID", help="begin an attempt again, and send only what is not stored yet")
-    backup.add_argument("--max-rate", metavar="SIZE", type=_rate, help="a second, as the server sends it: 32kB to 1GB")
-    backup.add_argument(
-        "--checkpoint", choices=("fast", "spread"), default="fast", help="how the server makes it first (default: fast)"
-    )
-    backups = command("backups", "Which base backups there are, and what each restores.", _backups)
-    backups.add_argument("--json", action="store_true", help="for programs")
-    backups.add_argument(
-        "--system-identifier", metavar="N", type=_positive, help="another cluster's archive under this scope"
-    )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(text)
-    return int(text)
 
 
 def config_path(options: argparse.Namespace) -> Path:
@@ -233,26 +214,6 @@ def _takeover(options: argparse.Namespace) -> int:
     from walkeeper.control import takeover  # noqa: PLC0415
 
     return takeover.main(config_path(options), accept=options.accept)
-
-
-def _rate(text: str) -> int:
-    from walkeeper.backup.command import parse_rate  # noqa: PLC0415
-
-    return parse_rate(text)
-
-
-def _backup(options: argparse.Namespace) -> int:
-    from walkeeper.backup import command  # noqa: PLC0415
-
-    request = command.Request(resume=options.resume, max_rate=options.max_rate, spread=options.checkpoint == "spread")
-    return command.main(_config(options), request)
-
-
-def _backups(options: argparse.Namespace) -> int:
-    from walkeeper.backup import list_command  # noqa: PLC0415
-
-    config = _config(options)
-    return list_command.main(config, system_identifier=options.system_identifier, json=options.json)
 
 
 def _gap(options: argparse.Namespace) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from walkeeper.cli.values import positive
+
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
     import argparse
@@ -73,17 +75,11 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
     )
     restore.add_argument("--from", dest="scope", metavar="SCOPE", help="another cluster's archive in the same store")
     restore.add_argument(
-        "--system-identifier", metavar="N", type=_positive, help="another cluster's archive under this scope"
+        "--system-identifier", metavar="N", type=positive, help="another cluster's archive under this scope"
     )
     restore.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
     restore.add_argument("--json", action="store_true", help="for programs")
 
 
 def _timeline(text: str) -> str:
-    return text if text == "latest" else str(_positive(text))
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(text)
-    return int(text)
+    return text if text == "latest" else str(positive(text))

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, inspect
 
+from walkeeper.lib.schedule import Schedule
 from walkeeper.lib.section import Secret, Section, is_secret, metas
-from walkeeper.lib.units import Age, Interval, Seconds, Size
+from walkeeper.lib.units import Age, Interval, Rate, Seconds, Size
 from walkeeper.store.open import StoreKeys
 
 Workers: TypeAlias = Annotated[int, Meta(ge=1, le=32)]
@@ -98,8 +99,34 @@ class GapKeys(Section, frozen=True):
 
 
 class BackupKeys(Section, frozen=True):
-    """walkeeper's own base backups."""
+    """walkeeper's own base backups. Schedule and source are the same on all nodes: who archives goes by its own."""
 
+    schedule: Annotated[
+        Schedule,
+        Meta(
+            description="When the cluster takes one by itself: a time of day (`02:00`), an interval (`12h`), a line as cron has "
+            "it (`0 2 * * 0`), or `off`. By the clock and time zone of the node that archives; a missed one is made up once."
+        ),
+    ] = Schedule("off")
+    source: Annotated[
+        Literal["replica", "leader"],
+        Meta(
+            description="Whose server it is taken from. `replica`: one that streams, and the leader where none begins within a "
+            "minute."
+        ),
+    ] = "replica"
+    max_rate: Annotated[
+        Rate,
+        Meta(description="How much of it the server sends in a second at most: 32kB to 1GB, or `off`."),
+    ] = Rate(0)
+
+    expire: Annotated[
+        str | bool,
+        Meta(
+            description="Whether `walkeeper expire --apply` follows each such backup: `on`, or the path of another "
+            "configuration, whose credentials may delete; or `off`."
+        ),
+    ] = False
     keep: Annotated[
         Age,
         Meta(

@@ -221,6 +221,10 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         tail_interval=float(keys.tail.interval) or None,
         gap_patience=float(keys.gap.patience),
         backup_keep=float(keys.backup.keep) or None,
+        backup_schedule=keys.backup.schedule or None,
+        backup_source=keys.backup.source,
+        backup_expire=_expire(keys.backup.expire, written, path),
+        backup_rate=int(keys.backup.max_rate) or None,
         restore_deadline=float(keys.restore.deadline),
         restore_workers=keys.restore.workers,
         restore_ahead=int(keys.restore.ahead),
@@ -234,6 +238,14 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         ),
         archiver=keys.archiver,
     )
+
+
+def _expire(value: str | bool, written: Written, own: Path) -> Path | None:
+    """The configuration that ``walkeeper expire`` is to have."""
+    word = value.lower() if isinstance(value, str) else ("on" if value else "off")
+    if word in ("on", "off"):
+        return own if word == "on" else None
+    return written.path(("backup", "expire"), str(value))
 
 
 def _scope(patroni: Patroni, root: yaml_file.Section) -> str:

@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias, TypeVar
 
 from walkeeper.config.trust import Exposure
 from walkeeper.errors import ConfigError
+from walkeeper.lib.schedule import Schedule
 from walkeeper.store.base import StoreSettings
 
 _T = TypeVar("_T")
@@ -114,6 +115,13 @@ class Config:
     """Seconds."""
     backup_keep: float | None = None
     """Seconds; None is off."""
+    backup_schedule: Schedule | None = None
+    """None is off."""
+    backup_source: Literal["replica", "leader"] = "replica"
+    backup_expire: Path | None = None
+    """The configuration for ``walkeeper expire`` after a scheduled backup; None: it is not run."""
+    backup_rate: int | None = None
+    """Bytes a second; None is as fast as it can."""
     restore_workers: int = 2
     restore_ahead: int = 256 * 1024 * 1024
     """Bytes."""

@@ -20,6 +20,7 @@ class About(StrEnum):
     STORE_PROBE = "store_probe"
     PUSH_REFUSED = "push_refused"
     PUSH_STORE = "push_store"
+    BACKUP_JOB = "backup_job"
     ARCHIVER_STORE = "archiver_store"
     ARCHIVER_REFUSED = "archiver_refused"
     ARCHIVER_SPOOL = "archiver_spool"

@@ -30,6 +30,11 @@ def wall_seconds() -> float:
     return time.time()
 
 
+def now_utc() -> datetime:
+    """The wall clock, for what goes by days and hours."""
+    return datetime.now(UTC)
+
+
 def timestamp(later: float = 0.0) -> str:
     """The wall clock in UTC, to the second, for people; so many seconds from now."""
-    return (datetime.now(UTC) + timedelta(seconds=later)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (now_utc() + timedelta(seconds=later)).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -34,6 +34,23 @@ class Size(int):
         return cls(number)
 
 
+class Rate(int):
+    """Bytes a second that a server can be asked to send at most (``MAX_RATE`` of BASE_BACKUP), or 0 for ``off``."""
+
+    lowest: ClassVar[int] = 32 * 1024
+    highest: ClassVar[int] = 1024**3
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """``50MB``, or a plain number of bytes. Raises ValueError."""
+        if value is False or (isinstance(value, str) and value.strip().lower() == "off"):
+            return cls(0)
+        number = _quantity(value, _BYTES, "a size such as 50MB, or off")
+        if not cls.lowest <= number <= cls.highest:
+            raise ValueError("it must be from 32kB to 1GB")
+        return cls(number)
+
+
 class Seconds(float):
     """A duration."""
 

@@ -55,9 +55,9 @@ def gaps(status: dict[str, Any]) -> str:
 
 def backups(status: dict[str, Any]) -> list[str]:
     """Walkeeper's own base backups, and what they restore; no line where there are none."""
-    found = status.get("backups")
+    found, job = status.get("backups"), _job((status.get("agent") or {}).get("backup_job"))
     if found is None:
-        return []
+        return job
     others = [f"{found[word]} {word}" for word in ("damaged", "incomplete") if found[word]]
     if found["attempts"]:
         others.append("1 attempt" if found["attempts"] == 1 else f"{found['attempts']} attempts")
@@ -70,7 +70,18 @@ def backups(status: dict[str, Any]) -> list[str]:
         proved = found["proved"]
         ago = "never" if proved is None else f"{duration(proved['age_seconds'])} ago"
         lines.append(f"last proved by a real restore: {ago}")
-    return lines
+    return lines + job
+
+
+def _job(job: dict[str, Any] | None) -> list[str]:
+    """The scheduled one that is to be taken, or is being taken; what failed is among the problems."""
+    if job is None or job["state"] not in ("wanted", "running"):
+        return []
+    again = f", attempt {job['attempt']}" if job["attempt"] > 1 else ""
+    if job["state"] == "wanted":
+        return [f"one is due since {moment(job['due'])} UTC, and waits for a member"]
+    far = f", {size(job['bytes'])} of about {size(job['of'])}" if job["of"] else ""
+    return [f"one is being taken on {job['node']}{far}{again}"]
 
 
 def commit(status: dict[str, Any]) -> str:

@@ -15,8 +15,11 @@ import pytest
 
 from tests.parts.cluster import Cluster, Node, callbacks
 from tests.parts.processes import wait_until
+from walkeeper.core import backup_job
+from walkeeper.core.backup_job import Job
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import decode_record
+from walkeeper.dcs.base import BACKUP_JOB
 
 pytestmark = pytest.mark.cluster
 CALLBACK = Path(__file__).parents[3] / "walkeeper" / "control" / "callback.py"
@@ -32,12 +35,23 @@ REPLICAS = {
 }
 
 
-def made(directory: Path, store: Path, extra: Mapping[str, Any], nodes: int, scope: str = "demo") -> Cluster:
+def made(
+    directory: Path,
+    store: Path,
+    extra: Mapping[str, Any],
+    nodes: int,
+    scope: str = "demo",
+    backup: Mapping[str, Any] | None = None,
+) -> Cluster:
     cluster = Cluster(
         directory,
         nodes=nodes,
         scope=scope,
-        walkeeper_config={"store": {"directory": str(store)}, "agent": {"listen": "127.0.0.1:{metrics_port}"}},
+        walkeeper_config={
+            "store": {"directory": str(store)},
+            "agent": {"listen": "127.0.0.1:{metrics_port}"},
+            "backup": {"schedule": "24h", **(backup or {})} if nodes > 1 else {},
+        },
         callbacks=callbacks(f"{{python}} -I -S {CALLBACK} {{config}}"),
         restore_command="{python} -m walkeeper -c {config} restore-wal %f %p",
         extra=extra,
@@ -70,6 +84,18 @@ def wait_archived(cluster: Cluster, lsn: Lsn) -> None:
     wait_until(archived, f"{cluster.scope} is archived to {lsn}", 300, logs=agents)
 
 
+def wait_job(cluster: Cluster, *states: str) -> Job:
+    """The cluster's backup job, when it is in one of them."""
+
+    def job() -> Job | None:
+        document = cluster.etcd.get(f"/service/{cluster.scope}/{BACKUP_JOB}")
+        found = backup_job.decode(document) if document else None
+        return found if found is not None and found.state in states else None
+
+    agents = [node.directory / "data.walkeeper" / "agent.log" for node in cluster.nodes]
+    return wait_until(job, f"the cluster's backup to be {states}", 300, logs=agents)
+
+
 def run(node: Node, *command: str) -> str:
     said = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=False,
@@ -94,10 +120,15 @@ def test_a_replica_and_another_cluster_come_from_the_store(cluster: Cluster, sto
     assert "replica has been created using basebackup" in other.log.read_text()  # there was no backup yet
     assert "Error creating replica using method walkeeper" in other.log.read_text()
     leader.execute("CREATE TABLE said (word text)")
-    leader.execute("INSERT INTO said VALUES ('in the backup')")
-    wait_archived(cluster, Lsn(0))
-    run(leader, WALKEEPER, "backup", "-c", str(leader.config))
-    leader.execute("INSERT INTO said VALUES ('after it')")
+    leader.execute("INSERT INTO said VALUES ('first')")
+    job = wait_job(cluster, "done", "failed")
+    assert (job.state, job.node, job.attempt, job.why) == (
+        "done",
+        other.name,
+        1,
+        "",
+    )  # a replica, though the leader could
+    leader.execute("INSERT INTO said VALUES ('second')")
     moment = str(leader.value("SELECT clock_timestamp()"))
     leader.execute("INSERT INTO said VALUES ('later')")
     wait_archived(cluster, end_of(leader))
@@ -111,7 +142,7 @@ def test_a_replica_and_another_cluster_come_from_the_store(cluster: Cluster, sto
     cluster.wait_ready(2)
     assert "replica has been created using walkeeper" in other.log.read_text()
     assert not (other.data / "recovery.signal").exists()
-    wait_until(lambda: words(other) == ["after it", "in the backup", "later"], "its rows")
+    wait_until(lambda: words(other) == ["first", "later", "second"], "its rows")
     said = run(leader, WALKEEPER, "pins", "-c", str(leader.config), "--json")
     assert [pin["kind"] for pin in json.loads(said)] == ["restore"]
 
@@ -125,14 +156,31 @@ def test_a_replica_and_another_cluster_come_from_the_store(cluster: Cluster, sto
     }
     with made(short_path / "copy", store, {"bootstrap": bootstrap}, 1, "copy") as copy:
         new = copy.wait_leader()
-        assert words(new) == ["after it", "in the backup"]
+        assert words(new) == ["first", "second"]
         new.execute("INSERT INTO said VALUES ('in the copy')")
         wait_archived(copy, end_of(new))
         run(new, WALKEEPER, "verify", "-c", str(new.config))
         assert (new.data / "walkeeper_clone_of").read_text().endswith(f"/demo/{system_identifier(leader)}/")
         assert {each.name for each in store.iterdir()} >= {"demo", "copy"}
     run(leader, WALKEEPER, "verify", "--deep", "-c", str(leader.config))
-    assert words(leader) == ["after it", "in the backup", "later"]
+    assert words(leader) == ["first", "later", "second"]
+
+
+@pytest.mark.slow
+def test_the_leader_goes_on_where_a_replica_died_with_the_backup(short_path: Path, store: Path) -> None:
+    slow = {"max_rate": "768kB"}
+    with made(short_path / "cluster", store, {}, 2, backup=slow) as cluster:
+        leader = cluster.wait_ready()
+        begun = wait_job(cluster, "running")
+        assert begun.node != leader.name
+        pieces = store / "demo" / system_identifier(leader) / "backup" / begun.backup / "data"
+        wait_until(lambda: pieces.exists() and any(pieces.iterdir()), "a piece", 120)
+        cluster.kill_host(begun.node)
+        job = wait_job(cluster, "done", "failed")
+        assert (job.state, job.node, job.attempt, job.backup) == ("done", leader.name, 2, begun.backup)
+        run(leader, WALKEEPER, "verify", "--deep", "-c", str(leader.config))
+        listed = json.loads(run(leader, WALKEEPER, "backups", "--json", "-c", str(leader.config)))
+        assert [each["state"] for each in listed["backups"]] == ["complete"]
 
 
 def system_identifier(node: Node) -> str:

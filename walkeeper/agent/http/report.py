@@ -68,6 +68,7 @@ def report(agent: Agent) -> dict[str, Any]:
         },
         "suspected": _suspected(agent),
         "backups": None if archiver is None else agent.backups.summary(archiver.ownership.record),
+        "backup_job": _job(agent),
         "troubles": [_problem(problem, now) for problem in agent.problems.open()],
         "last_error": None if last is None else _problem(last, now),
         "refused_total": agent.problems.counts(),
@@ -104,6 +105,15 @@ def _last_commit(agent: Agent, observation: Observation) -> dict[str, str] | Non
     record, server = observation.record, observation.server
     found = agent.last_commit.below(record, server.lsn) if record is not None and server is not None else None
     return None if found is None else {"time": found.when, "lsn": str(found.begin)}
+
+
+def _job(agent: Agent) -> dict[str, Any] | None:
+    """The cluster's, as this agent saw it last; None where backups have no schedule, or none was due yet."""
+    job = None if agent.job is None else agent.job.seen
+    if job is None:
+        return None
+    facts = ("backup", "due", "state", "node", "attempt", "bytes", "of", "why")
+    return {fact: getattr(job, fact) for fact in facts}
 
 
 def _suspected(agent: Agent) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from walkeeper.agent.process.notify import Notifier
 from walkeeper.config import Config, load
 from walkeeper.control import paths
 from walkeeper.control.server import AgentLock, ControlServer
+from walkeeper.dcs.base import BACKUP_JOB
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, ConfigError, SpoolError, WalkeeperError
 from walkeeper.lib import events
@@ -143,7 +144,10 @@ class _Process:
 
     def _build(self, config: Config) -> Agent:
         records = connect(config.patroni_config, config.name, timeout=config.agent.dcs_timeout)
-        return Agent(config, open_store(config.store), records, self._clock)
+        jobs = None
+        if config.backup_schedule:
+            jobs = connect(config.patroni_config, config.name, timeout=config.agent.dcs_timeout, key=BACKUP_JOB)
+        return Agent(config, open_store(config.store), records, self._clock, jobs)
 
     def _lock_spool(self, config: Config, *, wait: bool) -> AgentLock:
         """A second lock: two configurations may name one spool."""

@@ -1,0 +1,55 @@
+"""The command lines of ``walkeeper backup`` and ``walkeeper backups``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from walkeeper.cli.values import positive
+
+TYPE_CHECKING = False  # as in main
+if TYPE_CHECKING:
+    import argparse
+
+    from walkeeper.config import Config
+
+
+def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argparse.Namespace], Config]) -> None:
+    """``command`` makes a subcommand of a name, a text and what runs it; ``config`` loads the configuration."""
+    import argparse  # noqa: PLC0415
+
+    def take(options: argparse.Namespace) -> int:
+        from walkeeper.backup import command as backup  # noqa: PLC0415
+
+        request = backup.Request(
+            resume=options.resume, job=options.job, max_rate=options.max_rate, spread=options.checkpoint == "spread"
+        )
+        return backup.main(config(options), request)
+
+    def list_them(options: argparse.Namespace) -> int:
+        from walkeeper.backup import list_command  # noqa: PLC0415
+
+        return list_command.main(config(options), system_identifier=options.system_identifier, json=options.json)
+
+    backup = command("backup", "Take a base backup of this member's server into the store.", take)
+    backup.add_argument("--resume", metavar="ID", help="begin an attempt again, and send only what is not stored yet")
+    backup.add_argument("--job", metavar="ID", help=argparse.SUPPRESS)
+    backup.add_argument(
+        "--max-rate",
+        metavar="SIZE",
+        type=_rate,
+        help="a second, as the server sends it: 32kB to 1GB (default: backup.max_rate)",
+    )
+    backup.add_argument(
+        "--checkpoint", choices=("fast", "spread"), default="fast", help="how the server makes it first (default: fast)"
+    )
+    backups = command("backups", "Which base backups there are, and what each restores.", list_them)
+    backups.add_argument("--json", action="store_true", help="for programs")
+    backups.add_argument(
+        "--system-identifier", metavar="N", type=positive, help="another cluster's archive under this scope"
+    )
+
+
+def _rate(text: str) -> int:
+    from walkeeper.lib.units import Rate  # noqa: PLC0415
+
+    return Rate.parse(text)

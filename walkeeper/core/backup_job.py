@@ -1,0 +1,159 @@
+"""The cluster's backup job: one document in the DCS by which the members agree on who takes the next base backup. No I/O.
+
+The record's owner makes one for each moment of the schedule. Members bid for it by compare-and-set, and who has it beats. That
+two of them run after all, because one was taken for dead, is harmless: pieces are named by their content, and one document
+makes a backup.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
+
+from walkeeper.core.backup import BackupId
+from walkeeper.core.floor import Moment, moment
+from walkeeper.errors import BadJob, WalkeeperError
+
+SCHEMA: Final = 1
+LIMIT: Final = 16 * 1024
+"""Bytes of the largest document."""
+BEAT_SECONDS: Final = 10.0
+"""Seconds between two beats."""
+SILENCE_SECONDS: Final = 30.0
+"""Seconds without a beat, of the clock of who watches, after which another member goes on with it."""
+LEADER_WAITS: Final = 60.0
+"""Seconds for which the leader leaves it to replicas, and who failed with it to others."""
+MAX_ATTEMPTS: Final = 5
+MOST_BEHIND: Final = 64 * 1024 * 1024
+"""Bytes that a replica may be behind and still bid."""
+_AHEAD: Final = timedelta(hours=1)
+"""A job that is due later than that was made by a clock that was wrong."""
+
+From: TypeAlias = Literal["replica", "leader"]
+"""Who is to take it."""
+
+_Line = Annotated[str, Meta(max_length=1000)]
+_Count = Annotated[int, Meta(ge=0, le=2**62)]
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """``due``: the moment of the schedule that it is for. ``node`` runs it, or ran it last. ``at`` is by the writer's clock.
+
+    ``bytes`` of some ``of`` have come, plain. ``expired``: ``walkeeper expire`` ran after it.
+    """
+
+    schema: int = SCHEMA
+    system_identifier: Annotated[str, Meta(pattern=r"^[0-9]{1,20}\Z")]
+    due: Moment
+    backup: Annotated[str, Meta(max_length=64)]
+    state: Literal["wanted", "running", "done", "failed"] = "wanted"
+    node: Annotated[str, Meta(max_length=256)] = ""
+    attempt: Annotated[int, Meta(ge=0, le=99)] = 0
+    beat: _Count = 0
+    bytes: _Count = 0
+    of: _Count = 0
+    at: Moment
+    why: _Line = ""
+    expired: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("done", "failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bidder:
+    """A member, as it sees itself. ``replica``: it streams, and is not far behind."""
+
+    name: str
+    leads: bool
+    replica: bool
+
+
+_DECODER: Final = msgspec.json.Decoder(Job)
+
+
+def encode(job: Job) -> bytes:
+    return msgspec.json.encode(job)
+
+
+def decode(document: bytes) -> Job:
+    """Raises BadJob for everything that this version cannot rely on."""
+    try:
+        if len(document) > LIMIT:
+            raise BadJob(f"{len(document)} bytes, limit {LIMIT}")
+        job = _DECODER.decode(document)
+        if job.schema != SCHEMA:
+            raise BadJob(f"schema {job.schema}, this version knows {SCHEMA}")
+        BackupId.parse(job.backup)
+        moment(job.due), moment(job.at)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, WalkeeperError) as problem:
+        raise BadJob(
+            f"backup job in the DCS: {problem}",
+            hint="The agent that archives writes a new one when the schedule says so. Is another version of walkeeper running?",
+        ) from None
+    return job
+
+
+def is_due(job: Job | None, system_identifier: int, due: datetime, now: datetime) -> bool:
+    """Whether the owner makes one for ``due``, the schedule's newest moment. One that runs is not overtaken."""
+    if job is None or int(job.system_identifier) != system_identifier:
+        return True
+    if not job.is_over and moment(job.due) <= now + _AHEAD:
+        return False
+    return moment(job.due) < due or moment(job.due) > now + _AHEAD
+
+
+def may_claim(job: Job, me: Bidder, stood: float, prefer: From) -> bool:
+    """Whether that member bids for it. ``stood``: seconds for which it saw the document unchanged, by its own clock."""
+    if job.is_over or not (me.leads or me.replica):
+        return False
+    if job.state == "running":
+        stood -= 0.0 if job.node == me.name else SILENCE_SECONDS  # it is nobody's here: this agent was started anew
+    if prefer == "leader":
+        return me.leads and stood >= 0
+    waits = LEADER_WAITS * (me.leads + (job.state == "wanted" and job.node == me.name))
+    return stood >= waits
+
+
+def claimed(job: Job, name: str, at: str) -> Job:
+    """By a member that bids. One that was begun too often is not begun again."""
+    if job.attempt >= MAX_ATTEMPTS:
+        why = job.why or f"{job.node} no longer says anything of it"
+        return replace(job, state="failed", at=at, beat=job.beat + 1, why=why)
+    return replace(job, state="running", node=name, attempt=job.attempt + 1, beat=job.beat + 1, at=at)
+
+
+def beaten(job: Job, come: int, of: int) -> Job:
+    return replace(job, beat=job.beat + 1, bytes=come, of=of)
+
+
+def ended(job: Job, at: str, why: str) -> Job:
+    """By who had it; ``why`` is empty where the backup is stored. After a failure another attempt is wanted."""
+    if not why:
+        return replace(job, state="done", at=at, beat=job.beat + 1, why="")
+    state: Literal["failed", "wanted"] = "failed" if job.attempt >= MAX_ATTEMPTS else "wanted"
+    return replace(job, state=state, at=at, beat=job.beat + 1, why=why[:1000])
+
+
+class Stands:
+    """For how long a document has not changed, as one member saw it. ``version`` is the DCS's."""
+
+    def __init__(self) -> None:
+        self._version: str | None = None
+        self._since = 0.0
+
+    def note(self, version: str, now: float) -> float:
+        """Seconds, by a monotonic clock."""
+        if version != self._version:
+            self._version, self._since = version, now
+        return now - self._since
+
+    def forget(self) -> None:
+        """It could not be asked for: it may have changed meanwhile, and changed back it never does."""
+        self._version = None
