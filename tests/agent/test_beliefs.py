@@ -493,6 +493,16 @@ def test_a_damaged_object_is_not_gone_over_where_there_is_no_key(world: World) -
     assert world.frontier == (1, 10, "a")
 
 
+def test_p16_a_record_that_somebody_edited_goes_back_below_what_is_planted(keyed: Keyed) -> None:
+    keyed.owned(Life(), number=9)
+    keyed.stores(Life(), 9, 11)
+    keyed.plants(Life(), 10)
+    keyed.put_record(lsn=str(Lsn(12 * MIB)), below_sha256="")
+    keyed.files("a", Life(), range(8, 14))
+    keyed.take_over("a", ONE, 14 * MIB)
+    assert keyed.frontier == (1, 10, "a")
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_p16_planted_names_beyond_the_servers_wal_stop_no_takeover(keyed: Keyed, lost: bool) -> None:
     keyed.owned(Life(), number=5)

@@ -175,18 +175,14 @@ def _hole(below: Segment, first: Segment, record: Record, archive: Archive, loca
 
     For a record without the sum of what its owner stored last: somebody put the frontier there, and uploads go side by side.
     """
-    chain, hole = local.server.history, None
-    listed: dict[str, set[Segment]] = {}
+    chain, here = local.server.history, list[Segment]()
     for number in range(below.number, first.number - 1, -1):
         segment = chain.segment(number, below.size)
         if not local.has(segment):
             break
-        folder = segment.name[:16]
-        if folder not in listed:
-            listed[folder] = set(archive.contents.segments(f"{folder}/"))
-        if segment not in listed[folder] and not _lies_in_a_gap(segment, record, archive):
-            hole = segment
-    return hole
+        here.append(segment)
+    lacking = (segment for segment, there in archive.contents.looks(reversed(here)) if not there)
+    return next((segment for segment in lacking if not _lies_in_a_gap(segment, record, archive)), None)
 
 
 def _compare_last(belief: Belief, record: Record, stored: Stored, local: LocalWal, server: LocalServer) -> None:
