@@ -449,7 +449,7 @@ def take_over_what_another_cluster_keeps_alive(patch: MonkeyPatch) -> None:
     patch.setattr(Watcher, "alone", lambda *_: None)
 
 
-@mutation("another_lives", "kill_agent", first=2)
+@mutation("another_lives", "kill_agent", first=4)
 def see_no_new_sign_of_life(patch: MonkeyPatch) -> None:
     real = LifeWatch.note
 
@@ -558,7 +558,7 @@ def call_it_a_gap_too_early(patch: MonkeyPatch) -> None:
     patch.setattr(Suspicions, "_why", lambda *_, **__: Why.PROVED)
 
 
-@mutation(first=448)
+@mutation("jump_slot", "freeze_host", "power_loss", "cut_members", first=42)
 def call_it_a_gap_without_a_look_into_the_store(patch: MonkeyPatch) -> None:
     patch.setattr(LostWal, "_take", lambda *_: False)
 
