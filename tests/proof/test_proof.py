@@ -75,6 +75,14 @@ def test_its_server_ends_with_what_goes_wrong_meanwhile(tmp_path: Path) -> None:
     assert server._child.returncode == -signal.SIGQUIT
 
 
+def test_no_timeout_of_a_role_and_nothing_of_our_own_environment_keeps_a_program_from_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGDATABASE", "another")
+    code, said = scratch_server(tmp_path, tool="env | grep ^PG").run("tool", [])
+    assert (code, said) == (0, "PGOPTIONS=-c statement_timeout=0 -c lock_timeout=0\n")
+
+
 @pytest.mark.parametrize("pages", ["ok", "damage"])
 def test_pages_are_looked_at_where_they_have_checksums(tmp_path: Path, pages: str) -> None:
     store = MemoryStore()

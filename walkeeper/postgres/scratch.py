@@ -42,6 +42,9 @@ _SETTINGS: Final = {
     "full_page_writes": "off",
     "shared_buffers": "128MB",
     "huge_pages": "off",
+    "wal_keep_size": "0",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
     "logging_collector": "off",
     "log_destination": "stderr",
     "lc_messages": "C",
@@ -66,7 +69,7 @@ class ScratchServer:
         self._log = home / "server.log"
         self._hba = home / "hba.conf"
         self._config_file = config_file
-        self._wal_kept = max(1024, 4 * size // MIB)
+        self._segment = size // MIB
         self._child: subprocess.Popen[bytes] | None = None
         self._server: Server | None = None
 
@@ -77,7 +80,8 @@ class ScratchServer:
             **_SETTINGS,
             "config_file": str(self._config_file),
             "hba_file": str(self._hba),
-            "max_wal_size": f"{self._wal_kept}MB",
+            "min_wal_size": f"{2 * self._segment}MB",
+            "max_wal_size": f"{max(1024, 4 * self._segment)}MB",
             "unix_socket_directories": str(self.sockets),
             **({"event_triggers": "off"} if self._major >= _EVENT_TRIGGERS_CAN_BE_OFF else {}),
         }
@@ -145,10 +149,11 @@ class ScratchServer:
     def run(self, name: str, arguments: Iterable[str | Path]) -> tuple[int, str]:
         """One of PostgreSQL's programs to its end: its exit code, and the last of what it said."""
         path = self._home / f"{name}.log"
+        ours = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
         with path.open("wb") as log:
             child = subprocess.Popen(
                 bound([self.folder / name, *arguments], SIGTERM), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**os.environ, "LC_ALL": "C"},
+                env={**ours, "LC_ALL": "C", "PGOPTIONS": "-c statement_timeout=0 -c lock_timeout=0"},
             )  # fmt: skip
             try:
                 code = _waited(child)
