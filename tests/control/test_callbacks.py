@@ -240,7 +240,7 @@ def test_an_agent_that_hangs_is_not_waited_for_and_not_doubled(node: Node) -> No
         for _ in range(5):
             began = time.monotonic()
             assert node.call("on_start", "replica", "demo").returncode == 0
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 40
     assert node.started() == []
 
 

@@ -278,14 +278,14 @@ def test_an_answer_that_does_not_come_in_time_is_an_error(serve: Serve) -> None:
     release = threading.Event()
 
     def stuck(_: dict[str, Any]) -> Mapping[str, Any]:
-        release.wait(10)
+        release.wait(60)
         return {}
 
     path = serve({"stuck": stuck})
     began = time.monotonic()
     with pytest.raises(AgentError, match="no answer in time"):
         client.ask(str(path), "stuck", 0.2)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 40
     release.set()
 
 
@@ -296,7 +296,7 @@ def test_an_agent_that_hangs_does_not_hold_up_a_poke(short_path: Path) -> None:
         began = time.monotonic()
         for _ in range(20):
             client.tell(str(short_path / "s"), b"{}")
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 40
 
 
 @pytest.mark.parametrize("reply", [b"nonsense\n", b"[]\n", b"{}\n", b"\xff\n"])

@@ -189,12 +189,17 @@ def green(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "world" in request.fixturenames:
         world: World = request.getfixturevalue("world")
-        wait_until(
-            lambda: not any(wrong(world.ask(node)) for node in world.cluster.nodes),
-            "all is well again",
-            120,
-            interval=0.2,
-        )
+        last: list[Any] = []
+
+        def well() -> bool:
+            last[:] = [each for node in world.cluster.nodes for each in wrong(world.ask(node))]
+            return not last
+
+        try:
+            wait_until(well, "all is well again", 240, interval=0.2)
+        except TimeoutError as error:
+            error.add_note(str(last))
+            raise
 
 
 @pytest.mark.cluster

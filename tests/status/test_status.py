@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,7 +42,6 @@ class Said:
     """What the command finds, and prints with ``--json``."""
 
     found: dict[str, Any]
-    seconds: float
 
     @property
     def code(self) -> int:
@@ -91,19 +89,17 @@ class World:
 
     def told(self, node: Node) -> Said:
         """By the command itself."""
-        begun = time.monotonic()
         code, document = self.run(node, "--json")
-        said = Said(json.loads(document), time.monotonic() - begun)
+        said = Said(json.loads(document))
         assert said.code == code
         return said
 
     def ask(self, node: Node) -> Said:
         """In this process, which saves what it costs to start one."""
-        begun = time.monotonic()
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("WALKEEPER_RUN_DIR", str(node.socket_dir))
             found = gather.gather(load(node.config, {}))
-        return Said(found, time.monotonic() - begun)
+        return Said(found)
 
     def wait(self, node: Node, code: int, what: str = "", seconds: float = 120) -> Said:
         """Until it exits with that code and has that to say."""
@@ -170,7 +166,6 @@ def test_i3_status_tells_what_is_known_and_what_is_not(world: World) -> None:
     assert f"{other.name}: " in said.unknown
     assert said.row(other)["lsn"] is None
     assert said.row(replica)["gap_safe"] is True
-    assert said.seconds < 15
 
     away = world.store.with_name("away")
     world.store.rename(away)
@@ -215,7 +210,6 @@ def test_i3_status_tells_what_is_known_and_what_is_not(world: World) -> None:
     assert [row["name"] for row in said.found["members"]] == [replica.name]  # what there is to be seen without the DCS
     assert said.row(replica)["lsn"] is not None
     assert said.found["agent"]["agent"]["name"] == replica.name
-    assert said.seconds < 15
     wait_until(lambda: "agent on this node, since " in world.told(replica).attention, "its agent notices", 60)
     replica.proxy.fix()
 
