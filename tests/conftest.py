@@ -24,6 +24,12 @@ LONGEST_FIRST: Final = ("cluster", "simulation", "postgres", "s3")
 botocore.session.create_loader = cache(botocore.session.create_loader)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Of tests/crash, whose tests are as long as one says."""
+    parser.addoption("--backups", type=int, default=3, help="base backups that are taken while things are killed")
+    parser.addoption("--seed", type=int, default=1, help="which kills come, and when")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's & does so, and every child would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
