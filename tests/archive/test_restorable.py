@@ -81,6 +81,11 @@ def test_a_damaged_history_hides_its_timeline_and_nothing_else(store: MemoryStor
     assert sorted(look(archives, 7, SIZE, None).holdings.histories) == [1, 3]
 
 
+def test_what_a_restore_and_expire_look_at_has_no_part_in_proofs(store: MemoryStore, archives: Archives) -> None:
+    look(archives, 7, SIZE, None)
+    assert not [key for _, key in store.calls if key.startswith(archives.layout(7).proofs)]
+
+
 def test_an_archive_without_backups_has_none(archives: Archives) -> None:
     found = read_documents(archives.backups(7))
     assert (found.backups, found.attempts, found.tombstones, found.unreadable) == ((), (), (), {})

@@ -11,9 +11,11 @@ import pytest
 from tests.fixtures.archives import ONE, SYSTEM, TWO, Built, Verifier
 from tests.fixtures.backed_up import put_backup, put_piece
 from walkeeper.archive.backups import Backups
+from walkeeper.archive.proofs import write_proof
 from walkeeper.backup import list_command
 from walkeeper.core.backup import BackupId, Tombstone
 from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.core.proof import Proof
 from walkeeper.lib import clock, retry
 
 IDS = [BackupId(f"202611{day}T020000Z", 2, "1a2b3c4d") for day in range(21, 28)]
@@ -80,6 +82,9 @@ def test_each_backup_is_listed_with_its_state_and_why(built: Built, capsys: pyte
     assert f"{IDS[4]} attempt 1 piece, 14 B stored it was begun more than a day ago; walkeeper backup --resume" in told
     assert told.endswith("Proved never: walkeeper verify --restore does a real restore")
     assert "Restore 0/600100 to 0/900000 on timeline 2 from 2026-11-21 02:00:00 UTC to " in told
+    proof = Proof(backup=str(IDS[0]), at="2026-11-25T10:15:00Z", timeline=2, lsn="0/800028")
+    write_proof(built.store, built.archive.layout, proof)
+    assert json.loads(listed(built, capsys, json=True)[1])["proved"]["at"] == proof.at
 
 
 def test_an_archive_without_backups_says_what_takes_one(built: Built, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,6 +146,7 @@ def test_the_newest_proof_that_can_be_used_counts() -> None:
     write_proof(store, LAYOUT, older)
     assert newest_proof(store, LAYOUT) == PROOF
     store.create(LAYOUT.proof("2026-11-29T00:00:00Z", ID), b"{", {})
+    store.create(LAYOUT.proof("2026-11-30T00:00:00Z", ID), b"x" * (core_proof.MAX_PROOF_BYTES + 1), {})
     assert newest_proof(store, LAYOUT) == PROOF
     assert [core_proof.age(PROOF, moment(PROOF.at).timestamp() + seconds) for seconds in (60, -60)] == [60.0, 0.0]
 

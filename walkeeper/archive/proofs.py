@@ -8,7 +8,7 @@ from walkeeper.archive.layout import Layout
 from walkeeper.archive.stated import FORMAT
 from walkeeper.core.backup import BackupId
 from walkeeper.core.proof import MAX_PROOF_BYTES, Proof, decode, encode
-from walkeeper.errors import BadBackup, NotAuthentic
+from walkeeper.errors import BadBackup, NotAuthentic, TooLarge
 from walkeeper.lib import events
 from walkeeper.store.base import AlreadyThere, Store
 
@@ -31,6 +31,6 @@ def newest_proof(store: Store, layout: Layout) -> Proof | None:
             body = store.get(key, MAX_PROOF_BYTES)
             if body is not None:
                 return decode(body, key)
-        except (BadBackup, NotAuthentic) as problem:
+        except (BadBackup, NotAuthentic, TooLarge) as problem:
             events.failure("proof_unreadable", problem)
     return None

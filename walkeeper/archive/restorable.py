@@ -53,13 +53,16 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restorable:
-    """``windows`` has every backup with its verdict; ``proved`` is the last restore that was tried out, and worked."""
+    """``windows`` has every backup with its verdict; ``proved`` is the last restore that was tried out, and worked.
+
+    That one is for who tells it to people, and asks ``newest_proof``; ``claimed`` has it. No restore and no expire reads it.
+    """
 
     documents: Documents
     expiry: Expiry
     holdings: Holdings
     windows: Windows
-    proved: Proof | None
+    proved: Proof | None = None
 
 
 def look(archives: Archives, system_identifier: int, size: SegmentSize, record: Record | None) -> Restorable:
@@ -151,7 +154,6 @@ def judged(
         expiry=expiry,
         holdings=found,
         windows=windows.look(documents.backups, found, broken),
-        proved=newest_proof(store, layout),
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json as json_module
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from walkeeper.archive.open import Archives, open_archives
+from walkeeper.archive.proofs import newest_proof
 from walkeeper.archive.restorable import Restorable, described, look
 from walkeeper.config import Config
 from walkeeper.core.amounts import duration, size
@@ -38,7 +40,8 @@ def _work(config: Config, system_identifier: int | None, *, json: bool) -> str:
         system, record = layout.system_identifier, claim.record
         ours = record if record is not None and record.system_identifier == str(system) else None
         found = with_retries(lambda: look(archives, system, segment_size, ours))
-        result = document(archives, found)
+        proved = with_retries(lambda: newest_proof(archives.store, layout))
+        result = document(archives, replace(found, proved=proved))
     return json_module.dumps(result, indent=2) if json else "\n".join(map(printable, _lines(result)))
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from walkeeper.archive.backups import Backups, document_suffix
 from walkeeper.archive.open import Archives
+from walkeeper.archive.proofs import newest_proof
 from walkeeper.archive.restorable import Documents, Listed, Restorable, described, judged, read_documents
 from walkeeper.archive.times import NEAR, CommitTimes
 from walkeeper.core.backup import Backup, BackupId
@@ -84,7 +85,8 @@ def _look(
             looked.unread[backup.id] = str(problem)
         except (BadBackup, CannotTell) as problem:
             looked.broken[backup.id] = str(problem)
-    looked.found = _judged(evidence, documents, looked.broken)
+    proved = newest_proof(evidence.store, evidence.layout)
+    looked.found = replace(_judged(evidence, documents, looked.broken), proved=proved)
     looked.last_commits = last_commits(archives, looked.found)
     return looked
 
