@@ -18,7 +18,7 @@ from walkeeper.core.floor import moment
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.proof import Proof
 from walkeeper.errors import BadBackup, CannotRestore, CannotTell, StoreDenied
-from walkeeper.lib import retry
+from walkeeper.lib import events, retry
 from walkeeper.postgres.scratch import ScratchServer
 from walkeeper.proof import command, place
 
@@ -73,6 +73,17 @@ def test_its_server_ends_with_what_goes_wrong_meanwhile(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert server._child is not None
     assert server._child.returncode == -signal.SIGQUIT
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``nohup`` begins it."""
+    handlers: dict[int, Any] = {signal.SIGHUP: signal.SIG_IGN, signal.SIGTERM: signal.SIG_DFL}
+    monkeypatch.setattr(signal, "getsignal", handlers.__getitem__)
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(command, "_work", lambda *_: ("", 0))
+    monkeypatch.setattr(events, "to_stderr", lambda *_: None)
+    assert command.main(config(tmp_path), command.Request()) == 0
+    assert handlers == {signal.SIGHUP: signal.SIG_IGN, signal.SIGTERM: command._interrupt}
 
 
 def test_no_timeout_of_a_role_and_nothing_of_our_own_environment_keeps_a_program_from_its_work(

@@ -97,7 +97,8 @@ def main(config: Config, request: Request) -> int:
     """Print what was found; returns the exit code. An interrupt ends the server and removes what was written, too."""
     events.to_stderr(logging.WARNING)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _interrupt)
     return say(lambda: _work(config, request), json=request.json)
 
 
