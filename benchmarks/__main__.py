@@ -1,6 +1,6 @@
 """``make bench``: what walkeeper costs, measured against doing without it.
 
-python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [tail] [tail-cost] [backup]
+python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [tail] [tail-cost] [backup] [restore]
     [--store directory|s3] [--rounds N]
 """
 
@@ -10,11 +10,11 @@ import argparse
 import sys
 from typing import Final
 
-from benchmarks import backup, outage, push, replay, switchover, tail, tail_cost, throughput
+from benchmarks import backup, outage, push, replay, restore, switchover, tail, tail_cost, throughput
 from benchmarks.places import Kind
 from tests.parts.processes import end_run
 
-ALL: Final = ("switchover", "outage", "throughput", "replay", "push", "tail", "tail-cost", "backup")
+ALL: Final = ("switchover", "outage", "throughput", "replay", "push", "tail", "tail-cost", "backup", "restore")
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
         "--segments", type=int, help="of 16 MiB each; default: 32 for throughput, 64 for replay and push"
     )
     parser.add_argument(
-        "--scale", type=int, default=20, help="pgbench's, for replay, push and backup; default: %(default)s"
+        "--scale", type=int, default=20, help="pgbench's, for replay, push, backup and restore; default: %(default)s"
     )
     parser.add_argument("--only", default="", help="push: pgBackRest, and those with this pattern in their name")
     parser.add_argument(
@@ -63,6 +63,8 @@ def main() -> int:
                     )
                 case "backup":
                     backup.run(arguments.rounds, arguments.scale)
+                case "restore":
+                    restore.run(arguments.rounds, arguments.scale)
                 case "tail":
                     tail.run(one_store, arguments.rounds)
                 case "tail-cost":

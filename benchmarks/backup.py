@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,7 +40,12 @@ class Run:
 
 
 def run(rounds: int, scale: int) -> None:
-    """Two kinds of data: pgbench's, and many small relations."""
+    for name, server in servers(scale):
+        _measure(name, server, rounds)
+
+
+def servers(scale: int) -> Iterator[tuple[str, Postgres]]:
+    """One after the other, with two kinds of data: pgbench's, and many small relations."""
     for name, fill in (
         (f"pgbench, scale {scale}", lambda server: _pgbench(server, scale)),
         (f"{RELATIONS:,} relations", _relations),
@@ -49,22 +55,35 @@ def run(rounds: int, scale: int) -> None:
             fill(server)
             server.execute("VACUUM FREEZE")
             server.checkpoint()
-            _measure(name, server, rounds)
+            yield name, server
+
+
+def mib_of(server: Postgres) -> float:
+    return sum(int(str(row[0])) for row in server.execute("SELECT pg_database_size(oid) FROM pg_database")) / MIB
+
+
+def contenders_for(server: Postgres) -> dict[str, Plain | Walkeeper | PgBackRest]:
+    """By name; the last one is what the others are held against."""
+    contenders: dict[str, Plain | Walkeeper | PgBackRest] = {
+        "pg_basebackup, zstd": Plain(server),
+        "walkeeper": Walkeeper(server),
+    }
+    if pgbackrest.program():
+        contenders[f"pgBackRest {pgbackrest.version().split()[-1]}"] = PgBackRest(server)
+    return contenders
+
+
+def in_turns(names: list[str], rounds: int) -> Iterator[str]:
+    """Each is the first in turn."""
+    for number in range(rounds):
+        yield from names[number % len(names) :] + names[: number % len(names)]
 
 
 def _measure(name: str, server: Postgres, rounds: int) -> None:
-    size = sum(int(str(row[0])) for row in server.execute("SELECT pg_database_size(oid) FROM pg_database"))
-    contenders: dict[str, _Plain | _Walkeeper | _PgBackRest] = {
-        "pg_basebackup, zstd": _Plain(server),
-        "walkeeper": _Walkeeper(server),
-    }
-    if pgbackrest.program():
-        contenders[f"pgBackRest {pgbackrest.version().split()[-1]}"] = _PgBackRest(server)
+    contenders = contenders_for(server)
     runs: dict[str, list[Run]] = {each: [] for each in contenders}
-    for number in range(rounds):
-        order = list(contenders)
-        for each in order[number % len(order) :] + order[: number % len(order)]:
-            runs[each].append(_one(server, contenders[each]))
+    for each in in_turns(list(contenders), rounds):
+        runs[each].append(_one(server, contenders[each]))
     last = list(contenders)[-1]
     rows = []
     for each, found in runs.items():
@@ -85,10 +104,10 @@ def _measure(name: str, server: Postgres, rounds: int) -> None:
             ]
         )
     header = ["backup", "wall, s", "CPU, s", "peak, MiB", "stored, MiB", "CPU ratio", "wall ratio", "stored ratio"]
-    table.show(f"{name}: {size / MIB:,.0f} MiB; ratios to {last}", header, rows)
+    table.show(f"{name}: {mib_of(server):,.0f} MiB; ratios to {last}", header, rows)
 
 
-def _one(server: Postgres, contender: _Plain | _Walkeeper | _PgBackRest) -> Run:
+def _one(server: Postgres, contender: Plain | Walkeeper | PgBackRest) -> Run:
     contender.prepare()
     server.checkpoint()
     os.sync()
@@ -101,26 +120,39 @@ def _one(server: Postgres, contender: _Plain | _Walkeeper | _PgBackRest) -> Run:
     return Run(wall, cpu, memory, stored)
 
 
+_LAUNCH: Final = """
+import os, sys
+child = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(child, 0)
+os.write(int(sys.argv[1]), str(usage.ru_maxrss).encode())
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""A child's peak begins with its parent's, and ours is larger than most."""
+
+
 def _wait(args: list[object], environment: dict[str, str] | None = None) -> float:
     """Run it to its end; the peak of its memory in MiB. Raises RuntimeError."""
-    child = subprocess.Popen(
-        [str(arg) for arg in args], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    assert child.stderr is not None
-    said = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise RuntimeError(f"{args}: {said.decode()}")
-    return usage.ru_maxrss / 1024
+    reader, writer = os.pipe()
+    command = [sys.executable, "-I", "-S", "-c", _LAUNCH, writer, *args]
+    with open(reader, encoding="ascii") as peak:
+        child = subprocess.run(
+            [str(arg) for arg in command], env=environment, pass_fds=[writer], stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+        os.close(writer)
+        if child.returncode:
+            raise RuntimeError(f"{args}: {child.stderr.decode()}")
+        return int(peak.read()) / 1024
 
 
 def _bytes_below(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-class _Plain:
-    """One tar through ``zstd -T2 -1`` into one file."""
+class Plain:
+    """One tar through ``zstd -T2 -1`` into one file. It knows no restore by difference."""
+
+    deltas = False
 
     def __init__(self, server: Postgres) -> None:
         self._server = server
@@ -136,6 +168,14 @@ class _Plain:
         )
         return _wait(["bash", "-o", "pipefail", "-c", line])
 
+    def make_restorable(self) -> None:
+        pass
+
+    def restore(self, into: Path, *, delta: bool) -> float:
+        assert not delta
+        line = f"zstd -qdc '{self._file}' | tar -x -C '{into}' && sync -f '{into}'"
+        return _wait(["bash", "-o", "pipefail", "-c", line])
+
     def stored(self) -> int:
         return self._file.stat().st_size
 
@@ -143,7 +183,9 @@ class _Plain:
         self._file.unlink()
 
 
-class _Walkeeper:
+class Walkeeper:
+    deltas = True
+
     def __init__(self, server: Postgres) -> None:
         self._place = Place(server)
 
@@ -153,6 +195,15 @@ class _Walkeeper:
     def take(self) -> float:
         return _wait([sys.executable, "-m", "walkeeper", "backup", "-c", self._place.file])
 
+    def make_restorable(self) -> None:
+        """Its WAL must be stored, although none is restored here."""
+        self._place.archive_wal()
+
+    def restore(self, into: Path, *, delta: bool) -> float:
+        path = f"{self._place.server.bin_dir}:{os.environ['PATH']}"
+        command = [sys.executable, "-m", "walkeeper", "restore", "-c", self._place.file, "--data-dir", into]
+        return _wait([*command, *(["--delta"] if delta else [])], {**os.environ, "PATH": path})
+
     def stored(self) -> int:
         return _bytes_below(self._place.root / "backup")
 
@@ -160,8 +211,10 @@ class _Walkeeper:
         shutil.rmtree(self._place.root / "backup")
 
 
-class _PgBackRest:
+class PgBackRest:
     """With bundles, and without WAL: the archive is not looked at."""
+
+    deltas = True
 
     def __init__(self, server: Postgres) -> None:
         self._server = server
@@ -187,6 +240,12 @@ class _PgBackRest:
 
     def take(self) -> float:
         return self._run("backup", "--type=full")
+
+    def make_restorable(self) -> None:
+        pass
+
+    def restore(self, into: Path, *, delta: bool) -> float:
+        return self._run("restore", f"--pg1-path={into}", *(["--delta"] if delta else []))
 
     def stored(self) -> int:
         return _bytes_below(self._directory / "repo" / "backup")
