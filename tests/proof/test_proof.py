@@ -17,9 +17,10 @@ from walkeeper.core import proof as core_proof
 from walkeeper.core.floor import moment
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.proof import Proof
-from walkeeper.errors import BadBackup, CannotRestore, CannotTell, StoreDenied
+from walkeeper.errors import BadBackup, CannotRestore, CannotTell, PostgresError, StoreDenied
 from walkeeper.lib import events, retry
 from walkeeper.postgres.scratch import ScratchServer
+from walkeeper.postgres.server import Server
 from walkeeper.proof import command, place
 
 PROOF = Proof(backup=str(ID), at="2026-11-28T10:15:00Z", timeline=3, lsn="0/5000028", by="here")
@@ -65,6 +66,59 @@ def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
         server._child.wait()
         with pytest.raises(CannotTell, match="ended: FATAL:  could not find X"):
             server.ask("select 1", ["postgres"])
+
+
+CLOSED = 'FATAL: database "template1" is not currently accepting connections'
+FULL = 'FATAL: too many connections for role "me"'
+
+
+@pytest.mark.parametrize(
+    ("refusals", "asked"),
+    [
+        ({("me", "template1"): CLOSED}, "me postgres"),
+        ({("me", "template1"): CLOSED, ("me", "postgres"): FULL}, "postgres template1"),
+        ({("me", "template1"): 'FATAL: could not open file "global/1": No such file or directory'}, "me postgres"),
+        ({("me", "template1"): "FATAL: the database system is starting up"}, None),
+        ({("me", "template1"): "FATAL: the database system is not yet accepting connections DETAIL: Consistent"}, None),
+        ({("me", "template1"): 'socket "s" failed: No such file or directory Is the server running locally'}, None),
+        ({("me", "template1"): "canceling statement due to conflict with recovery"}, None),
+    ],
+)
+def test_a_role_or_a_database_that_is_refused_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: dict[tuple[str, str], str], asked: str | None
+) -> None:
+    monkeypatch.setattr(Server, "survey", _refusing(refusals))
+    with scratch_server(tmp_path, postgres="exec sleep 1000") as server:
+        assert server.ask("select 1", ["me", "postgres"]) == asked
+
+
+def test_a_server_that_refuses_everybody_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = {("me", "template1"): CLOSED, ("me", "postgres"): FULL}
+    monkeypatch.setattr(Server, "survey", _refusing(refusals))
+    with scratch_server(tmp_path, postgres="exec sleep 1000") as server, pytest.raises(CannotTell) as told:
+        server.ask("select 1", ["me", "me"])
+    assert str(told.value).endswith(f"{CLOSED[7:]} / {FULL[7:]}")
+
+
+def test_a_session_that_replay_has_ended_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals: dict[tuple[str, str], str] = {}
+    monkeypatch.setattr(Server, "survey", _refusing(refusals))
+    with scratch_server(tmp_path, postgres="exec sleep 1000") as server:
+        assert server.ask("select 1", ["me"]) == "me template1"
+        refusals["me", "template1"] = "terminating connection due to conflict with recovery"
+        assert server.ask("select 1", ["me"]) is None
+        refusals.clear()
+        assert server.ask("select 1", ["me"]) == "me template1"
+
+
+def _refusing(refusals: dict[tuple[str, str], str]) -> Any:
+    def survey(server: Server, *_: object) -> str:
+        who = (server.settings.user, server.settings.dbname)
+        if who in refusals:
+            raise PostgresError(f"postgresql at s:5432: connection failed: {refusals[who]}")
+        return " ".join(who)
+
+    return survey
 
 
 def test_its_server_ends_with_what_goes_wrong_meanwhile(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import subprocess
@@ -25,8 +26,13 @@ _TAIL: Final = 65536
 """Bytes at the end of a log that are looked at."""
 _CONNECT: Final = 60.0
 """Seconds for an answer: it may be replaying, on a slow disk."""
-_DATABASE: Final = "template1"
-"""The one that is always there."""
+_DATABASES: Final = ("template1", "postgres")
+"""Those that are there mostly, and may be closed."""
+_NOT_YET: Final = re.compile(
+    "the database system is "  # SQLSTATE 57P03; psycopg gives none for a connection that was refused
+    "|Is the server running"  # libpq, without a socket
+    "|timeout expired|no answer within|canceling statement due to "
+)
 _SETTINGS: Final = {
     "listen_addresses": "",
     "port": "5432",
@@ -120,30 +126,37 @@ class ScratchServer:
             raise self._ended()
 
     def ask(self, query: str, users: Iterable[str]) -> Any | None:
-        """The one value of a query, as the first of those roles that there is; None while it takes no connections yet.
+        """The one value of a query, as the first of those roles, in the first database, that it lets in; None where it does not
+        answer yet.
 
-        Raises CannotTell where it has ended, or knows none of them.
+        Raises CannotTell where it has ended, or refuses them all.
         """
         assert self._child is not None  # noqa: S101 - it was started
         if self._child.poll() is not None:
             raise self._ended()
-        tried = []
-        for user in dict.fromkeys(users):
-            server = self._server or self._as(user)
+        if self._server is not None:
+            try:
+                return self._server.survey(query)
+            except PostgresError:  # replay may end a session
+                self._server.close()
+                self._server = None
+                return None
+        refusals = []
+        for user, database in itertools.product(dict.fromkeys(users), _DATABASES):
+            server = self._as(user, database)
             try:
                 found = server.survey(query)
             except PostgresError as problem:
                 server.close()
-                self._server = None
-                if not re.search(r'role "[^"]*" (does not exist|is not permitted)', str(problem)):
+                if _NOT_YET.search(str(problem)):
                     return None
-                tried.append(user)
+                refusals.append(str(problem).rpartition("FATAL: ")[2])
             else:
                 self._server = server
                 return found
         raise CannotTell(
-            f"the restored server: it has no role {' and none '.join(tried)} that may connect",
-            hint="Set walkeeper.postgresql.user to a role that it has.",
+            f"the restored server: it lets nobody in: {' / '.join(dict.fromkeys(refusals))}",
+            hint="Set walkeeper.postgresql.user to a role that may connect to the database template1 or postgres.",
         )
 
     def run(self, name: str, arguments: Iterable[str | Path]) -> tuple[int, str]:
@@ -167,9 +180,9 @@ class ScratchServer:
         path = self.folder / name
         return os.access(path, os.X_OK) and programs.major_of(path)[0] == self._major
 
-    def _as(self, user: str) -> Server:
+    def _as(self, user: str, database: str) -> Server:
         settings = PostgresqlSettings(
-            host=str(self.sockets), port=5432, user=user, password="", dbname=_DATABASE, options=()
+            host=str(self.sockets), port=5432, user=user, password="", dbname=database, options=()
         )
         return Server(settings, _CONNECT)
 
