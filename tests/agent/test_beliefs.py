@@ -5,7 +5,7 @@ First what is refused, each with a name; then what looks like it, is legitimate,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ import pytest
 from tests.core.values import history_text, paged_segment
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.archiver import beliefs
 from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.ownership import Ownership, take_over
@@ -26,7 +27,8 @@ from walkeeper.archive.write import Archive
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.record import Record, decode_record
+from walkeeper.core.record import Gap, Record, decode_record
+from walkeeper.core.suspicion import covers
 from walkeeper.core.tail import Piece
 from walkeeper.core.takeover import LocalServer
 from walkeeper.errors import (
@@ -446,6 +448,24 @@ def test_p16_a_gap_that_somebody_recorded_is_not_gone_over_where_the_server_has_
     world.files("a", life, range(5, 12) if here else [5, 6, 9, 10])
     world.take_over("a", ONE, 12 * MIB)
     assert world.frontier == (1, 8 if here else 9, "a")
+
+
+def test_p16_a_gap_that_somebody_recorded_without_an_end_is_refused_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life, asked = Life(), list[Gap]()
+
+    def counted(gaps: Iterable[Gap], gap: Gap) -> bool:
+        asked.append(gap)
+        assert len(asked) < 100
+        return covers(gaps, gap)
+
+    monkeypatch.setattr(beliefs, "covers", counted)
+    world.owned(life, number=9)
+    world.store.create(f"{world.archive.layout.gaps}{life.segment(9)}-FFFFFFFFFFFFFFFF.json", b"{}", {})
+    world.dcs.wipe()
+    world.files("a", life, range(5, 12))
+    world.refused(BeyondServer, "a", ONE, 12 * MIB)
 
 
 class Keyed(World):

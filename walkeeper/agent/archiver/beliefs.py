@@ -1,6 +1,7 @@
 """What a takeover believes: the record, the store and the local server are held against each other, and nothing is changed.
 
-Few requests, most of them at the same time: neither the number of timelines nor of segments below the record makes it longer.
+Few requests, most of them at the same time. Neither the number of timelines makes it longer, nor that of segments, but for
+those that pg_wal still has below a frontier that the store told or somebody put there: a look at each, some at a time.
 """
 
 from __future__ import annotations
@@ -340,11 +341,12 @@ def _by_store(archive: Archive, local: LocalWal) -> Belief:
 def _really(first: Segment, listed: Lsn, archive: Archive, local: LocalWal) -> Lsn:
     """``listed``, or the start of the first segment below it whose name alone is in the store.
 
-    Looked at are those that can still be stored, or cannot be this server's: at most what pg_wal has, and what was planted.
+    Looked at are those that can still be stored, as pg_wal has them, and the one in which this server's WAL ends. Whatever is
+    listed above that is believed: names and gaps beyond the server can be planted, without end.
     """
     chain, size, gaps = local.server.history, archive.size, archive.contents.gaps()
     doubted: list[Segment] = []
-    for number in range(listed // size - 1, first.number - 1, -1):
+    for number in range(min(listed, local.server.lsn + size) // size - 1, first.number - 1, -1):
         segment = chain.segment(number, size)
         if segment.end <= local.server.lsn and not local.has(segment):
             break
