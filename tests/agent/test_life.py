@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -333,6 +334,32 @@ def test_p16_planted_signs_move_nobody_and_true_ones_do() -> None:
     world.plants(OTHER, 4)
     renew(production, world)
     assert not world.problems.open()
+    renew(world.life(OTHER), world)
+    renew(production, world)
+    assert [problem.what for problem in world.problems.open()] == [About.ARCHIVER_ANOTHER_CLUSTER]
+
+
+def test_p16_many_planted_signs_do_not_make_the_owners_late_and_are_asked_for_once() -> None:
+    """Each costs a request, and those of one look together more than a watcher waits for."""
+    world, given, asked = Keyed(), list[float](), list[str]()
+    tokens = [f"{number:016x}" for number in range(1, 301)]
+    production = world.begin()
+    renew(production, world)
+
+    def slow(call: str, key: str) -> None:
+        if call == "head":
+            asked.append(key)
+            world.time.now += 1.0
+        elif call == "create":
+            given.append(world.time.now)
+
+    world.store.before = slow
+    for token in tokens:
+        world.plants(token, 1)
+    renew(production, world, 12)
+    assert max(late - early for early, late in pairwise(given)) < WATCH_SECONDS
+    assert sorted(asked) == [world.archive.layout.life(token, 1) for token in tokens]
+    world.store.before = None
     renew(world.life(OTHER), world)
     renew(production, world)
     assert [problem.what for problem in world.problems.open()] == [About.ARCHIVER_ANOTHER_CLUSTER]

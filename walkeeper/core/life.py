@@ -32,14 +32,20 @@ class LifeWatch:
     def __init__(self) -> None:
         self._begun = False
         self._signs: dict[str, _Sign] = {}
+        self._planted: dict[str, int] = {}
 
     def note(self, now: float, newest: Mapping[str, int]) -> None:
         """A token that was not there at the first listing is a movement, too."""
         for token, number in newest.items():
             known = self._signs.get(token)
-            if known is None or number > known.number:
+            if (known is None or number > known.number) and number != self._planted.get(token):
                 self._signs[token] = _Sign(number, now, moved=self._begun)
+        self._planted = {token: number for token, number in self._planted.items() if token in newest}
         self._begun = True
+
+    def disbelieve(self, token: str, number: int) -> None:
+        """That sign is planted: it is no news again, and no movement."""
+        self._planted[token] = number
 
     def news(self, newest: Mapping[str, int], own: Collection[str]) -> list[str]:
         """Others' tokens that have moved, if that is believed."""
@@ -47,7 +53,7 @@ class LifeWatch:
         return [
             token
             for token, number in newest.items()
-            if self._begun and token not in own and number > known.get(token, -1)
+            if self._begun and token not in own and number > known.get(token, -1) and number != self._planted.get(token)
         ]
 
     def moved(self, own: Collection[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import uuid
 from collections.abc import Collection, Mapping
@@ -19,6 +20,8 @@ from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 
 RETRY_SECONDS: Final = 10.0
+LOOK_SECONDS: Final = 30.0
+"""For who gives signs, too: after so many of one look what is left waits for the next, so that one's own sign is in time."""
 REMEMBERED: Final = 8
 """Tokens of this node's own cluster that are remembered, the newest."""
 
@@ -50,7 +53,6 @@ class Life:
     def _renew(self) -> None:
         store, layout = self._archive.store, self._archive.layout
         found = life.signs(store, layout)
-        self._look_for_others(life.newest(found))
         own = [sign.number for sign in found if sign.token == self._token]
         try:
             life.drop_older(store, layout, found, self._token)
@@ -62,10 +64,11 @@ class Life:
             ) from None
         self._number = max(self._number + 1, *(number + 1 for number in own), life.FIRST)
         life.give(store, layout, Sign(self._token, self._number), self._owner)
+        self._look_for_others(life.newest(found))
 
     def _look_for_others(self, newest: dict[str, Sign]) -> None:
         now, own = self._clock.monotonic(), {self._token}
-        _note(self._watch, now, self._archive, newest, own)
+        _note(self._watch, self._clock, self._archive, newest, own, now + LOOK_SECONDS)
         alive = [newest[token] for token in self._watch.alive(now, own) if token in newest]
         if alive:
             self._problems.report(About.ARCHIVER_ANOTHER_CLUSTER, _another(self._archive, alive[0]))
@@ -105,7 +108,7 @@ class Watcher:
         watch = self._watch  # the observer may forget it meanwhile, and a new one has seen nobody
         newest = life.newest(life.signs(archive.store, archive.layout))
         now = self._clock.monotonic()
-        _note(watch, now, archive, newest, self._own)
+        _note(watch, self._clock, archive, newest, self._own)
         moved = [newest.get(token, Sign(token, 0)) for token in watch.moved(self._own)]
         if moved:
             problem = _another(archive, moved[0])
@@ -120,12 +123,21 @@ class Watcher:
             )
 
 
-def _note(watch: LifeWatch, now: float, archive: Archive, newest: Mapping[str, Sign], own: Collection[str]) -> None:
-    """A movement, unless its sign is planted: one request for each."""
-    numbers = {token: sign.number for token, sign in newest.items()}
+def _note(
+    watch: LifeWatch,
+    clock: Clock,
+    archive: Archive,
+    newest: Mapping[str, Sign],
+    own: Collection[str],
+    until: float = math.inf,
+) -> None:
+    """A movement, unless its sign is planted: one request for each, and none again. What is not asked by ``until`` stays news."""
+    now, numbers = clock.monotonic(), {token: sign.number for token, sign in newest.items()}
     for token in watch.news(numbers, own):
-        if life.is_planted(archive.store, archive.layout, newest[token]):
+        if clock.monotonic() >= until:
             del numbers[token]
+        elif life.is_planted(archive.store, archive.layout, newest[token]):
+            watch.disbelieve(token, numbers[token])
     watch.note(now, numbers)
 
 
