@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,16 +13,26 @@ import pytest
 
 from tests.fixtures.made_backup import ID, LAYOUT, config, made, plan
 from tests.twins.memory_store import MemoryStore
+from walkeeper.archive.open import open_archives
 from walkeeper.archive.proofs import newest_proof, write_proof
 from walkeeper.core import proof as core_proof
 from walkeeper.core.floor import moment
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.proof import Proof
-from walkeeper.errors import BadBackup, CannotRestore, CannotTell, PostgresError, StoreDenied
+from walkeeper.errors import (
+    BadBackup,
+    CannotRestore,
+    CannotTell,
+    PostgresError,
+    StoreDenied,
+    StoreError,
+    StoreUnavailable,
+)
 from walkeeper.lib import events, retry
 from walkeeper.postgres.scratch import ScratchServer
 from walkeeper.postgres.server import Server
 from walkeeper.proof import command, place
+from walkeeper.restore.state import NAME, State, encode
 
 PROOF = Proof(backup=str(ID), at="2026-11-28T10:15:00Z", timeline=3, lsn="0/5000028", by="here")
 
@@ -161,8 +172,7 @@ def test_the_scratch_directory_is_emptied_before_and_gone_after(tmp_path: Path) 
     below = tmp_path / "below"
     below.mkdir()
     (below / "other").touch()
-    with place.scratch(config(tmp_path), below) as room:
-        found = room.place
+    with place.scratch(config(tmp_path), below) as found:
         (found / "data" / "base").mkdir(parents=True)
         (found / "data" / "link").symlink_to(below / "other")
         with pytest.raises(CannotRestore, match="another verify --restore"), place.scratch(config(tmp_path), below):
@@ -175,6 +185,49 @@ def test_the_scratch_directory_is_emptied_before_and_gone_after(tmp_path: Path) 
     with place.scratch(config(tmp_path), below):
         assert not (left / "data").exists()
     assert not left.exists()
+
+
+@pytest.mark.parametrize("renewed", ["0123456789abcdef-0001", "0123456789abcdef-0002"])
+def test_the_pin_of_one_that_was_killed_goes_whatever_comes_of_the_next(tmp_path: Path, renewed: str) -> None:
+    here = config(tmp_path)
+    store = open_archives(here).store
+    for name in (renewed, "fedcba9876543210-0001"):
+        store.create(LAYOUT.pin(name), b"{}", {})
+    _killed(tmp_path)
+    with pytest.raises(StoreUnavailable), place.scratch(here, tmp_path):
+        raise StoreUnavailable("while it is planned")
+    assert [each.key for each in store.list(LAYOUT.pins)] == [LAYOUT.pin("fedcba9876543210-0001")]
+
+
+@pytest.mark.parametrize(
+    ("problem", "goes_on"), [(StoreUnavailable("it is away"), False), (StoreDenied("pin/: access denied"), True)]
+)
+def test_what_a_killed_one_left_stays_while_nobody_can_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: StoreError, *, goes_on: bool
+) -> None:
+    def away(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(retry, "_WAIT", 0.0)
+    monkeypatch.setattr(place, "open_archives", lambda *_, **__: SimpleNamespace(store=SimpleNamespace(list=away)))
+    left = _killed(tmp_path)
+    with nullcontext() if goes_on else pytest.raises(StoreUnavailable), place.scratch(config(tmp_path), tmp_path):
+        pass
+    assert left.exists() != goes_on
+
+
+def _killed(below: Path) -> Path:
+    """A restore's state, as a killed one leaves it."""
+    data = below / "walkeeper-verify-demo" / "data"
+    data.mkdir(parents=True)
+    data.parent.chmod(0o700)
+    asked = plan(made(MemoryStore()), MemoryStore(), below).asked
+    left = State(
+        asked=asked, backup=str(ID), timeline=3, recovery={}, pin="0123456789abcdef-0001", began="",
+        inode=data.stat().st_ino,
+    )  # fmt: skip
+    (data / NAME).write_bytes(encode(left))
+    return data / NAME
 
 
 def test_what_others_may_write_and_a_place_that_is_not_there_are_refused(tmp_path: Path) -> None:

@@ -9,29 +9,25 @@ import json as json_module
 import logging
 import os
 import pwd
-import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from walkeeper.archive.expiry import let_go, read_pins
 from walkeeper.archive.proofs import write_proof
 from walkeeper.config import Config
 from walkeeper.core import amounts
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.proof import Proof
-from walkeeper.errors import BadBackup, CannotRestore, CannotTell, Locked, StoreError, WalkeeperError
+from walkeeper.errors import BadBackup, CannotRestore, CannotTell, Locked, StoreError
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import Progress, printable, wrapped
 from walkeeper.postgres.scratch import ScratchServer
-from walkeeper.proof.place import Scratch, check_room, scratch
-from walkeeper.restore import state
+from walkeeper.proof.place import DATA, check_room, scratch
 from walkeeper.restore.directory import here, settings
 from walkeeper.restore.directory import plan as planning
 from walkeeper.restore.directory.carry_out import carry_out
@@ -113,29 +109,26 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
             hint="Run it as PostgreSQL's user: sudo -u postgres walkeeper verify --restore",
         )
     script = restore_script()
-    with scratch(config, request.below) as room, Progress() as progress:
-        found = Found(_planned(config, request, room, progress))
-        try:
-            _prove(found, settings.restore_command(script, config.source, None), room.place, progress)
-        finally:
-            _unpin(found.plan, room.left)
+    with scratch(config, request.below) as place, Progress() as progress:
+        found = Found(_planned(config, request, place, progress))
+        _prove(found, settings.restore_command(script, config.source, None), place, progress)
     if found.code == SOUND:
         _remember(found)
     text = json_module.dumps(_document(found), indent=2) if request.json else "\n".join(map(printable, _lines(found)))
     return text, found.code
 
 
-def _planned(config: Config, request: Request, room: Scratch, progress: Progress) -> Plan:
+def _planned(config: Config, request: Request, place: Path, progress: Progress) -> Plan:
     """Raises what ``plan.make`` and ``here.check_place`` raise: nothing is written by then."""
     asked = RestoreRequest(
         to=request.to,
         timeline=None if request.timeline is None else str(request.timeline),
-        directory=room.data,
+        directory=place / DATA,
         system_identifier=request.system_identifier,
         action=None if request.to.strip() == "latest" else "promote",
     )
     plan = planning.make(config, asked, progress.show)
-    plan = replace(plan, tablespaces={oid: room.place / f"tablespace-{oid}" for oid in plan.tablespaces})
+    plan = replace(plan, tablespaces={oid: place / f"tablespace-{oid}" for oid in plan.tablespaces})
     if plan.folder is None:
         raise CannotTell(
             f"no server of PostgreSQL {plan.backup.major} is here",
@@ -262,20 +255,6 @@ def _pages(plan: Plan, server: ScratchServer) -> Check:
 def _shown(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return " / ".join(lines[:_SAID]) + (f" / and {len(lines) - _SAID} lines more" if len(lines) > _SAID else "")
-
-
-def _unpin(plan: Plan, left: str) -> None:
-    """What expire keeps for this restore, and kept for one that was killed, is kept no longer. restore-wal renews pins: then
-    they have another number.
-    """
-    with suppress(WalkeeperError):
-        ours = state.read(plan.directory)
-        tokens = {each.partition("-")[0] for each in (left, ours.pin if ours is not None else "") if each}
-        for pin in read_pins(plan.evidence.store, plan.evidence.layout) if tokens else ():
-            if pin.id.partition("-")[0] in tokens:
-                let_go(plan.evidence.store, plan.evidence.layout, pin.id)
-    if (sockets := settings.sockets(plan.directory)) != plan.directory:
-        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def _remember(found: Found) -> None:

@@ -9,41 +9,37 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
-from walkeeper.errors import CannotRestore, CannotTell
+from walkeeper.errors import CannotRestore, CannotTell, StoreDenied, WalkeeperError
 from walkeeper.lib import events
+from walkeeper.lib.retry import with_retries
 from walkeeper.postgres.data_directory import running_server
 from walkeeper.restore import state
+from walkeeper.restore.directory import settings
 
 DEFAULT: Final = Path("/var/tmp")  # noqa: S108 - what is made there counts only if it is ours alone
 """Where there is room that nobody's database needs, mostly; /tmp is memory on many hosts."""
-_DATA: Final = "data"
+DATA: Final = "data"
+"""The data directory's name in it."""
 _SHARE: Final = 20
 _MOST: Final = 4 * 1024**3
 _TRIES: Final = 5
 """Of removing: what restore-wal prefetches may just be coming."""
 
 
-class Scratch(NamedTuple):
-    """``left``: the pin of one that was killed here before it could clean up, or ""."""
-
-    place: Path
-    left: str
-
-    @property
-    def data(self) -> Path:
-        return self.place / _DATA
-
-
 @contextmanager
-def scratch(config: Config, below: Path | None) -> Iterator[Scratch]:
-    """An empty directory, which is gone when this is left. What another one left there is cleared away first.
+def scratch(config: Config, below: Path | None) -> Iterator[Path]:
+    """An empty directory, for the data directory and what else is written; it is gone when this is left. What another one left
+    there is cleared away first, with its pin.
 
-    Raises CannotRestore.
+    Raises CannotRestore, ConfigError or the store's errors.
     """
     below = (below or DEFAULT).absolute()
     group = "" if config.group is None else f"-{config.group}"
@@ -58,11 +54,13 @@ def scratch(config: Config, below: Path | None) -> Iterator[Scratch]:
         ) from None
     try:
         _claim(place, fd)
+        _unpin(config, place / DATA)  # or all stays as it is, for the next
         try:
-            left = _pin(place / _DATA)
             _remove(place, but_it=True)
-            yield Scratch(place, left)
+            yield place
         finally:
+            with suppress(WalkeeperError):  # it ends by itself
+                _unpin(config, place / DATA)
             _remove(place, but_it=False)
     finally:
         os.close(fd)
@@ -94,16 +92,29 @@ def _claim(place: Path, fd: int) -> None:
         of_another = True
     if of_another:
         raise CannotRestore(f"{place}: another verify --restore is at it", hint="Wait for it, or end it.")
-    if (server := running_server(place / _DATA)) is not None:
-        raise CannotRestore(f"{place / _DATA}: a server runs there, with pid {server.pid}", hint="Stop it first.")
+    if (server := running_server(place / DATA)) is not None:
+        raise CannotRestore(f"{place / DATA}: a server runs there, with pid {server.pid}", hint="Stop it first.")
 
 
-def _pin(data: Path) -> str:
+def _unpin(config: Config, data: Path) -> None:
+    """What expire keeps for the restore there is kept no longer. restore-wal renews pins: then they have another number.
+
+    Raises ConfigError or the store's errors; not where there is no right to do it.
+    """
+    if (sockets := settings.sockets(data)) != data:
+        shutil.rmtree(sockets, ignore_errors=True)
     try:
         found = state.read(data)
     except CannotRestore:
-        return ""
-    return "" if found is None else found.pin
+        return
+    if found is None or not found.pin:
+        return
+    store = open_archives(config, to_read=True).store
+    pins = Layout(found.asked.scope, found.asked.group, found.asked.system_identifier).pins
+    ours = f"{pins}{found.pin.partition('-')[0]}-"
+    with suppress(StoreDenied):
+        for key in with_retries(lambda: [each.key for each in store.list(pins) if each.key.startswith(ours)]):
+            with_retries(partial(store.delete, key))
 
 
 def _remove(place: Path, *, but_it: bool) -> None:
