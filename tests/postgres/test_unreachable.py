@@ -31,8 +31,9 @@ def test_p16_while_the_server_is_down_no_other_servers_socket_is_asked(tmp_path:
     receiver = Receiver(Path("/bin/true"), tmp_path, settings, tmp_path / "pgpass", SystemClock())
     server = Server(settings, 20)
     for ask in (lambda: conninfo(settings), server.state, lambda: receiver.start(Segment(1, 0, SIZE))):
-        with pytest.raises(PostgresError, match="no server with a Unix socket runs there"):
+        with pytest.raises(PostgresError, match="no server with a Unix socket runs there") as told:
             ask()
+        assert "walkeeper.postgresql.host" in told.value.hint
     server.close()
     assert "host" not in conninfo(PostgresqlSettings("", 5432, "replicator", None, "postgres", ()))
 

@@ -27,34 +27,39 @@ def running(data_directory: str) -> tuple[int, str, str] | None:
     No two runs share pid and start. The state is empty before there is one.
     """
     lines = _lines(data_directory)
-    if len(lines) <= _STARTED + 1 or not _is_number(lines[_PID]) or not _is_number(lines[_STARTED]):
-        return None  # the third line is not ended yet, or a server in single-user mode, whose number is negative
-    if not _is_postmaster_of(lines[_PID], data_directory):
+    if not lines or not _works_in(lines[_PID], data_directory):
         return None
     return int(lines[_PID]), lines[_STARTED], lines[_STATUS] if len(lines) > _STATUS else ""
 
 
 def socket_directory(data_directory: str) -> str:
-    """The first directory in which the server there has its Unix socket; "" where none runs, or it has none."""
+    """The first directory in which the server there has its Unix socket; "" where none runs, or it has none.
+
+    A process that /proc does not show may be a server in another container, or another user's: the file is believed.
+    """
     lines = _lines(data_directory)
-    known = len(lines) > _SOCKETS + 1 and running(data_directory) is not None
+    known = len(lines) > _SOCKETS + 1 and _works_in(lines[_PID], data_directory) is not False
     return lines[_SOCKETS] if known else ""
 
 
 def _lines(data_directory: str) -> list[str]:
+    """Empty where the third is not ended yet, or for a server in single-user mode, whose number is negative."""
     try:
         with open(f"{data_directory}/postmaster.pid", "rb") as file:
-            return [line.strip() for line in file.read(8192).decode("utf-8", "replace").split("\n")]
+            lines = [line.strip() for line in file.read(8192).decode("utf-8", "replace").split("\n")]
     except OSError:
         return []
+    whole = len(lines) > _STARTED + 1 and _is_number(lines[_PID]) and _is_number(lines[_STARTED])
+    return lines if whole else []
 
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= _LONGEST
 
 
-def _is_postmaster_of(pid: str, data_directory: str) -> bool:
+def _works_in(pid: str, data_directory: str) -> bool | None:
+    """None where that cannot be seen."""
     try:
         return os.path.samestat(os.stat(f"/proc/{pid}/cwd"), os.stat(data_directory))
     except OSError:
-        return False
+        return None

@@ -78,7 +78,10 @@ def conninfo(settings: PostgresqlSettings, **more: str | int) -> str:
     if not host and settings.data_dir is not None:
         host = socket_directory(str(settings.data_dir))
         if not host:
-            raise PostgresError(f"{settings.data_dir}: no server with a Unix socket runs there")
+            raise PostgresError(
+                f"{settings.data_dir}: no server with a Unix socket runs there",
+                hint="If one runs, say in walkeeper.postgresql.host where it listens: an address, or its socket's directory.",
+            )
     parameters: dict[str, str | int | None] = {
         "host": host or None,
         "hostaddr": settings.hostaddr,
