@@ -84,7 +84,10 @@ class Store(Protocol):
         """
 
     def delete(self, key: str) -> None:
-        """Remove an object; success when there is none. Only probes, superseded tails and old signs of life are ever deleted."""
+        """Remove an object; success when there is none.
+
+        Deleted are probes, superseded tails, old signs of life, pins, and by ``expire`` what it has given up.
+        """
 
     def probe(self) -> None:
         """Prove that the store can be written, read back and listed, and does not overwrite. Raises StoreUnfit if it does.
