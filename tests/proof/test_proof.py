@@ -51,7 +51,9 @@ def scratch_server(directory: Path, **programs: str) -> ScratchServer:
     [
         ("exit 0", "ok", ""),
         ("echo 'heap table \"t\", block 0: broken'; exit 2", "damage", 'heap table "t", block 0: broken'),
-        ("echo 'connection refused' >&2; exit 1", "unsure", "connection refused"),
+        ("echo 'connection refused' >&2; exit 1", "unsure", "it ended with exit code 1: connection refused"),
+        ("kill -9 $$", "unsure", "it was ended by signal 9"),
+        ("echo 'WARNING: another libc' >&2; echo t; echo ' torn'; exit 2", "damage", "t / torn"),
         ("seq 1 9; exit 2", "damage", "1 / 2 / 3 / 4 / 5 / and 4 lines more"),
     ],
 )
@@ -60,6 +62,45 @@ def test_what_pg_amcheck_finds_is_damage_and_that_it_cannot_look_is_not(
 ) -> None:
     found = command._relations(scratch_server(tmp_path, pg_amcheck=line), "postgres")
     assert (found.state, found.text) == (state, text)
+
+
+LACKS = (
+    'btree index "a.public.i":\n    ERROR:  could not access file "$libdir/citext": No such file or directory\n',
+    'btree index "a.public.j":\n    ERROR:  could not load library "x.so": x.so: no symbol\n    HINT:  look\n',
+)
+TORN = 'heap table "a.public.t", block 0, offset 1:\n    data begins beyond the tuple\n'
+
+
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [
+        ("".join(LACKS), "unsure"),
+        (LACKS[0] * 1000, "unsure"),
+        (TORN + "".join(LACKS) * 1000, "damage"),
+        ("".join(LACKS) + TORN, "damage"),
+        (TORN, "damage"),
+        ("", "damage"),
+    ],
+)
+def test_an_extension_that_this_host_lacks_is_no_damage(tmp_path: Path, said: str, state: str) -> None:
+    (tmp_path / "said").write_text(said)
+    server = scratch_server(tmp_path, pg_amcheck=f"cat {tmp_path}/said; exit 2")
+    assert command._relations(server, "postgres").state == state
+
+
+@pytest.mark.parametrize("line", ["kill -9 $$", "exit 137"])
+def test_a_program_that_was_killed_has_found_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    store = MemoryStore()
+    wanted = plan(made(store, checksums=True), store, tmp_path)
+    monkeypatch.setattr(command, "with_retries", lambda _: b"{}")  # PostgreSQL's manifest
+    server = scratch_server(tmp_path, pg_checksums=line, pg_verifybackup=line)
+    assert command._pages(wanted, server).state == "unsure"
+    assert command._as_sent(wanted, server, tmp_path).state == "unsure"
+    scratch_server(tmp_path, pg_verifybackup="echo 'checksum mismatch' >&2; exit 1")
+    found = command._as_sent(wanted, server, tmp_path)
+    assert (found.state, found.text) == ("damage", "checksum mismatch")
 
 
 def test_a_program_of_another_version_or_none_is_not_missed(tmp_path: Path) -> None:
@@ -155,8 +196,11 @@ def test_no_timeout_of_a_role_and_nothing_of_our_own_environment_keeps_a_program
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGDATABASE", "another")
-    code, said = scratch_server(tmp_path, tool="env | grep ^PG").run("tool", [])
-    assert (code, said) == (0, "PGOPTIONS=-c statement_timeout=0 -c lock_timeout=0\n")
+    ran = scratch_server(tmp_path, tool="env | grep ^PG").run("tool", [])
+    assert (ran.code, ran.out.read_text()) == (
+        0,
+        "PGOPTIONS=-c statement_timeout=0 -c lock_timeout=0 -c lc_messages=C\n",
+    )
 
 
 @pytest.mark.parametrize("pages", ["ok", "damage"])

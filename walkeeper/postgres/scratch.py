@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from walkeeper.config import PostgresqlSettings
 from walkeeper.core.lsn import MIB, SegmentSize
@@ -57,6 +57,14 @@ _SETTINGS: Final = {
 }
 """No addresses, no archiving, no subscriptions, no libraries that act by themselves; small, and in no need to last."""
 _EVENT_TRIGGERS_CAN_BE_OFF: Final = 17
+
+
+class Run(NamedTuple):
+    """How a program ended, as Popen has it, and the files with what it said."""
+
+    code: int
+    out: Path
+    err: Path
 
 
 class ScratchServer:
@@ -159,21 +167,21 @@ class ScratchServer:
             hint="Set walkeeper.postgresql.user to a role that may connect to the database template1 or postgres.",
         )
 
-    def run(self, name: str, arguments: Iterable[str | Path]) -> tuple[int, str]:
-        """One of PostgreSQL's programs to its end: its exit code, and the last of what it said."""
-        path = self._home / f"{name}.log"
+    def run(self, name: str, arguments: Iterable[str | Path]) -> Run:
+        """One of PostgreSQL's programs to its end."""
+        out, err = self._home / f"{name}.out", self._home / f"{name}.err"
         ours = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
-        with path.open("wb") as log:
+        with out.open("wb") as stdout, err.open("wb") as stderr:
             child = subprocess.Popen(
-                bound([self.folder / name, *arguments], SIGTERM), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**ours, "LC_ALL": "C", "PGOPTIONS": "-c statement_timeout=0 -c lock_timeout=0"},
+                bound([self.folder / name, *arguments], SIGTERM), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+                env={**ours, "LC_ALL": "C", "PGOPTIONS": "-c statement_timeout=0 -c lock_timeout=0 -c lc_messages=C"},
             )  # fmt: skip
             try:
                 code = _waited(child)
             finally:
                 child.kill()
                 child.wait()
-        return code, _end_of(path)
+        return Run(code, out, err)
 
     def has(self, name: str) -> bool:
         """Whether that program is here, of the server's version, and runs."""

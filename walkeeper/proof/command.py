@@ -9,10 +9,12 @@ import json as json_module
 import logging
 import os
 import pwd
+import re
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -46,8 +48,10 @@ select json_build_object(
     'last_commit', to_char(pg_last_xact_replay_timestamp(), 'YYYY-MM-DD HH24:MI:SS.US'),
     'databases', (select count(*) from pg_database where datallowconn),
     'superuser', (select rolname from pg_roles where rolsuper and rolcanlogin order by oid limit 1))"""
-_CORRUPT: Final = 2
-"""pg_amcheck's exit for what it has found; 1 says that it could not look."""
+_DAMAGE: Final = {"pg_verifybackup": 1, "pg_amcheck": 2, "pg_checksums": 1}
+"""The exit code for what was found. pg_amcheck's 1 says that it could not look; a signal's is negative."""
+_LACKING: Final = re.compile("ERROR:  (could not (access file|load library|find function)|incompatible library) ")
+"""The server's words where an extension's library is not on this host, or another one."""
 _SAID: Final = 5
 """Lines of what a program says that are shown."""
 
@@ -215,10 +219,8 @@ def _as_sent(plan: Plan, server: ScratchServer, place: Path) -> Check:
     plain = with_retries(lambda: plan.backups.read_document(plan.backup, "manifest", plan.backup.manifest))
     manifest.write_bytes(plain)
     ignored = [f"--ignore={each}" for each in (settings.AUTO_CONF, *sorted(OURS))]
-    code, said = server.run(
-        name, ["--no-parse-wal", "--quiet", f"--manifest-path={manifest}", *ignored, plan.directory]
-    )
-    return Check(name, "ok") if code == 0 else Check(name, "damage", _shown(said))
+    ran = server.run(name, ["--no-parse-wal", "--quiet", f"--manifest-path={manifest}", *ignored, plan.directory])
+    return _judged(name, ran.code, ran.err)
 
 
 def _relations(server: ScratchServer, superuser: str | None) -> Check:
@@ -229,16 +231,30 @@ def _relations(server: ScratchServer, superuser: str | None) -> Check:
     if superuser is None:
         return Check(name, "absent", "no superuser may connect")
     workers = max(1, os.cpu_count() or 1)
-    code, said = server.run(
+    ran = server.run(
         name,
         [
             "--all", "--install-missing", "--no-password", f"--host={server.sockets}", "--port=5432",
             f"--username={superuser}", f"--jobs={workers}",
         ],
     )  # fmt: skip
-    if code == 0:
-        return Check(name, "ok")
-    return Check(name, "damage" if code == _CORRUPT else "unsure", _shown(said))
+    if ran.code == _DAMAGE[name] and _only_lacks(ran.out):
+        return Check(name, "unsure", f"this host lacks an extension of the cluster: {_shown(ran.out)}")
+    return _judged(name, ran.code, ran.out, ran.err)
+
+
+def _only_lacks(out: Path) -> bool:
+    """Whether pg_amcheck reports nothing but libraries that the server did not get. It names a relation, and below it, indented,
+    what is wrong with it.
+    """
+    named = lacks = 0
+    with out.open(errors="replace") as lines:
+        for line in lines:
+            if not line[0].isspace():
+                named += 1
+            elif _LACKING.search(line):
+                lacks += 1
+    return 0 < named == lacks
 
 
 def _pages(plan: Plan, server: ScratchServer) -> Check:
@@ -248,13 +264,27 @@ def _pages(plan: Plan, server: ScratchServer) -> Check:
         return Check(name, "absent", "the cluster has no data checksums")
     if not server.has(name):
         return Check(name, "absent", "not installed")
-    code, said = server.run(name, ["--check", "-D", plan.directory])
-    return Check(name, "ok") if code == 0 else Check(name, "damage", _shown(said))
+    ran = server.run(name, ["--check", "-D", plan.directory])
+    return _judged(name, ran.code, ran.err, ran.out)
 
 
-def _shown(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return " / ".join(lines[:_SAID]) + (f" / and {len(lines) - _SAID} lines more" if len(lines) > _SAID else "")
+def _judged(name: str, code: int, *files: Path) -> Check:
+    """``files``: what it said; the first that is not empty is shown."""
+    if code == 0:
+        return Check(name, "ok")
+    said = next(filter(None, map(_shown, files)), "")
+    if code == _DAMAGE[name]:
+        return Check(name, "damage", said)
+    how = f"it was ended by signal {-code}" if code < 0 else f"it ended with exit code {code}"
+    return Check(name, "unsure", f"{how}: {said}" if said else how)
+
+
+def _shown(path: Path) -> str:
+    """Its first lines, and how many more there are."""
+    with path.open(errors="replace") as file:
+        lines = (line.strip() for line in file if not line.isspace())
+        first, more = list(islice(lines, _SAID)), sum(1 for _ in lines)
+    return " / ".join(first) + (f" / and {more} lines more" if more else "")
 
 
 def _remember(found: Found) -> None:
