@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import botocore.session
+import hypothesis
 import pytest
 
 from tests.parts.postgres import Postgres
@@ -20,6 +21,9 @@ from tests.parts.processes import die_with_parent, end_run, living, new_director
 NOT_AS_ROOT: Final = ("postgres", "cluster")
 LONGEST_FIRST: Final = ("cluster", "simulation", "postgres", "s3")
 
+# Beside other load any example may take long.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 # What the SDK's files say of S3 is parsed once and not for each client, of which nearly every test of S3 makes one.
 botocore.session.create_loader = cache(botocore.session.create_loader)
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 import sys
 import time
+from typing import cast
 
 import pytest
 
-from walkeeper.backup.command import _LOG_EVERY, _Meter
+from tests.core.values import a_backup
+from walkeeper.backup.command import _LOG_EVERY, _Attempt, _Meter
+from walkeeper.backup.command import Request as Asked
 from walkeeper.cli.main import parser
+from walkeeper.config import Config
 from walkeeper.core.backup import BackupId, WalRange, wal_ranges
+from walkeeper.core.backup_job import DAMAGED
 from walkeeper.core.lsn import MIB
 from walkeeper.errors import BadBackup
 from walkeeper.lib import events
@@ -103,3 +108,12 @@ def test_the_wal_that_is_needed_stands_at_the_manifests_end_newest_first() -> No
     for broken in (b"", b'{"WAL-Ranges": []', end[:-20], end.replace(b"0/3000100", b"../etc")):
         with pytest.raises(BadBackup, match="the server's manifest"):
             wal_ranges(broken)
+
+
+def test_p14_a_damaged_one_is_never_told_as_stored(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where an attempt before has stored it."""
+    damaged = a_backup(ID, damage=("checksum verification failed in file base/1/2",))
+    for asked, code in ((Asked(), 1), (Asked(resume=str(ID)), 1), (Asked(job=str(ID)), DAMAGED)):
+        assert _Attempt(cast(Config, None), asked)._verdict(damaged) == code
+        assert "damaged: checksum verification failed in file base/1/2" in capsys.readouterr().err
+        assert _Attempt(cast(Config, None), asked)._verdict(a_backup(ID)) == 0

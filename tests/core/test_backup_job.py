@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from walkeeper.core.backup_job import (
+    FIRST_PAUSE,
     LEADER_WAITS,
     LIMIT,
     MAX_ATTEMPTS,
@@ -22,6 +23,7 @@ from walkeeper.core.backup_job import (
     decode,
     encode,
     ended,
+    given_back,
     is_due,
     may_claim,
 )
@@ -65,9 +67,13 @@ def test_one_job_for_each_moment_of_the_schedule(job: Job | None, due: bool) -> 
         (JOB, FAR_BEHIND, "replica", None),
         (JOB, REPLICA, "leader", None),
         (JOB, LEADER, "leader", 0),
-        (replace(JOB, node="b", attempt=1), REPLICA, "replica", LEADER_WAITS),  # it has just failed here
-        (replace(JOB, node="a", attempt=1), REPLICA, "replica", 0),
-        (replace(JOB, node="a", attempt=1), LEADER, "replica", 2 * LEADER_WAITS),
+        (replace(JOB, node="b", attempt=1), REPLICA, "replica", FIRST_PAUSE + LEADER_WAITS),  # it has just failed here
+        (replace(JOB, node="a", attempt=1), REPLICA, "replica", FIRST_PAUSE),
+        (replace(JOB, node="a", attempt=1), LEADER, "replica", FIRST_PAUSE + 2 * LEADER_WAITS),
+        (replace(JOB, node="c", attempt=2), LEADER, "replica", 2 * FIRST_PAUSE),  # it may be a failure of replicas only
+        (replace(JOB, node="c", attempt=2), REPLICA, "replica", 2 * FIRST_PAUSE + LEADER_WAITS),
+        (replace(JOB, node="a", attempt=3), REPLICA, "replica", 4 * FIRST_PAUSE + LEADER_WAITS),
+        (replace(JOB, node="a", attempt=3), LEADER, "leader", 4 * FIRST_PAUSE),
         (replace(JOB, state="running", node="x"), REPLICA, "replica", SILENCE_SECONDS),
         (replace(JOB, state="running", node="x"), LEADER, "replica", SILENCE_SECONDS + LEADER_WAITS),
         (replace(JOB, state="running", node="b"), REPLICA, "replica", 0),  # this agent was started anew
@@ -92,6 +98,9 @@ def test_an_attempt_that_fails_is_followed_by_another_until_there_were_enough() 
         job = ended(beaten(job, 5, 10), written(NOW), "no room")
         assert job.state == ("failed" if attempt == MAX_ATTEMPTS else "wanted")
         assert (job.why, job.node) == ("no room", "b")
+    assert ended(claimed(JOB, "b", written(NOW)), written(NOW), "damaged", for_good=True).state == "failed"
+    back = given_back(claimed(JOB, "b", written(NOW)), written(NOW))
+    assert (back.state, back.attempt) == ("wanted", 0)
     lost = claimed(replace(job, state="running", why=""), "c", written(NOW))
     assert (lost.state, lost.why) == ("failed", "b no longer says anything of it")
     assert ended(claimed(JOB, "b", written(NOW)), written(NOW), "").state == "done"

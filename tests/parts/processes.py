@@ -34,6 +34,11 @@ RUN: Final = f"{os.getpid()}-{secrets.token_hex(3)}"
 """Begins the mark of every host of this run."""
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
+ON_A_SHARED_DISK: Final = (
+    "import sys, walkeeper.core.room as room; room.DISK_SECONDS = 0.0; "
+    "from walkeeper.cli.main import main; sys.exit(main())"
+)
+"""For ``python -c``: walkeeper, to which a disk that other tests fill at this moment is nothing to warn of."""
 LONGEST_BASE: Final = 60
 """A Unix socket's path has 107 bytes; what is left of them must hold everything below the run's directory."""
 

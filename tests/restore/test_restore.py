@@ -160,9 +160,10 @@ class DataDirectory:
 
 
 @pytest.fixture
-def data(tmp_path: Path, archive: Archived) -> DataDirectory:
-    archive.configure(restore={"deadline": "300ms"})
-    return DataDirectory(tmp_path, archive)
+def data(tmp_path: Path, archive: Archived) -> Iterator[DataDirectory]:
+    archive.configure(restore={"deadline": "60s"})
+    yield DataDirectory(tmp_path, archive)
+    archive.configure()
 
 
 def test_delivered_is_0_and_whole(data: DataDirectory) -> None:
@@ -208,9 +209,8 @@ def test_p6_what_cannot_be_told_is_neither_0_nor_1(
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     data = DataDirectory(tmp_path, archive, signals)
+    archive.configure(restore={"deadline": "300ms"})
     with broken(archive, fault):
-        if archive.config.exists():
-            archive.config.write_text(archive.config.read_text().replace("deadline: 1s", "deadline: 300ms"))
         assert data.ask(data.name) == expected
     assert data.left() == []
     said = capfd.readouterr().err

@@ -19,7 +19,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.parts.cluster import HOLD_SLOT, Cluster, Node, callbacks
-from tests.parts.processes import CHECKOUT, new_directory, wait_until
+from tests.parts.processes import CHECKOUT, ON_A_SHARED_DISK, new_directory, wait_until
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
@@ -81,7 +81,7 @@ class World:
     def run(self, node: Node, *arguments: str) -> tuple[int, str]:
         """Exit code and standard output; there must be no other."""
         done = subprocess.run(
-            [sys.executable, "-m", "walkeeper", "-c", str(node.config), "status", *arguments],
+            [sys.executable, "-c", ON_A_SHARED_DISK, "-c", str(node.config), "status", *arguments],
             env=node.host.environment(node.env), cwd="/", capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.stderr == ""
@@ -98,6 +98,7 @@ class World:
         """In this process, which saves what it costs to start one."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("WALKEEPER_RUN_DIR", str(node.socket_dir))
+            patch.setattr("walkeeper.status.attention.DISK_SECONDS", 0.0)  # other tests fill it
             found = gather.gather(load(node.config, {}))
         return Said(found)
 

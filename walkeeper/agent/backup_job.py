@@ -29,7 +29,7 @@ from walkeeper.control import spawn
 from walkeeper.core import backup_job
 from walkeeper.core.about import About
 from walkeeper.core.backup import BackupId
-from walkeeper.core.backup_job import BEAT_SECONDS, Bidder, Job, Stands
+from walkeeper.core.backup_job import BEAT_SECONDS, DAMAGED, Bidder, Job, Stands
 from walkeeper.core.floor import moment, written
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Versioned
@@ -43,6 +43,8 @@ _NICE: Final = 10
 _LINES: Final = 20
 """Of what the process said last: a failure's reason is among them."""
 _STOP_SECONDS: Final = 10.0
+SILENT_SECONDS: Final = 300.0
+"""Seconds without an answer about this key after which that is a problem of its own."""
 _PROGRESS: Final = re.compile(r"\bbackup_goes_on .*\bbytes=(\d+) of=(\d+)")
 
 
@@ -124,7 +126,10 @@ class BackupJob:
         self._child: Child | None = None
         self._mine: Job | None = None
         """What this member runs, as it was written last."""
-        self._expires: Child | None = None
+        self._expires: tuple[str, Child] | None = None
+        """After which backup."""
+        self._expire_failed = ""
+        self._heard_at = clock.monotonic()
         self._ended = threading.Event()
         self.seen: Job | None = None
         """As it was read last."""
@@ -144,6 +149,7 @@ class BackupJob:
         """One look at the job, and what follows from it."""
         try:
             found = self._records.read()
+            self._heard_at = self._clock.monotonic()
             job = self._decoded(found)
             stood = self._stands.note("" if found is None else found.version, self._clock.monotonic())
             cluster = self._cluster()
@@ -155,12 +161,14 @@ class BackupJob:
                 if backup_job.may_claim(job, cluster.me, stood, self._config.backup_source):
                     self._claim(found, job, cluster.me.name)
                 elif cluster.record is not None:
-                    self._tell(job)
                     self._expire(found, job)
+            self._tell(job if cluster.record is not None else None)
         except CasConflict:
             self._stands.forget()  # somebody else was first; the next step sees what they wrote
-        except DcsUnavailable:
-            self._stands.forget()  # the looks tell of it; a backup that runs goes on
+        except DcsUnavailable as problem:
+            self._stands.forget()  # a backup that runs goes on
+            if self._clock.monotonic() - self._heard_at > SILENT_SECONDS:
+                self._problems.report(About.BACKUP_JOB, problem)
         except DcsError as problem:
             self._problems.report(About.BACKUP_JOB, problem)
 
@@ -199,7 +207,11 @@ class BackupJob:
 
     def _go_on(self, found: Versioned | None, job: Job | None, mine: Job) -> None:
         """Beat, or say how it ended. Who finds that it is another's by now lets go of it."""
-        if job is None or (job.node, job.attempt, job.backup) != (mine.node, mine.attempt, mine.backup) or job.is_over:
+        same = job is not None and (job.node, job.attempt, job.backup) == (mine.node, mine.attempt, mine.backup)
+        if job is not None and same and job.state != "running":  # as it was written, though the answer was lost
+            self._let_go()
+            return
+        if job is None or not same:
             events.warning("backup_job_lost", backup=mine.backup, now_of=job and job.node)
             self._let_go()
             return
@@ -209,34 +221,50 @@ class BackupJob:
             self._write(self._mine, found)
             return
         why = "" if code == 0 else "it could not be started" if self._child is None else self._child.why()
-        self._write(backup_job.ended(job, timestamp(), why), found)
+        self._write(backup_job.ended(job, timestamp(), why, for_good=code == DAMAGED), found)
         events.info("backup_job_ended", backup=mine.backup, attempt=mine.attempt, error=why or None)
         self._child, self._mine = None, None
 
     def _expire(self, found: Versioned | None, job: Job) -> None:
         """After each backup, by who owns the record, as all that is given up."""
         config = self._config.backup_expire
+        if self._expires is not None and self._expires[0] != job.backup:
+            self._expires[1].stop()  # of a backup before, when this member owned the record, too
+            self._expires = None
         if job.state != "done" or job.expired or config is None:
             return
         if self._expires is None:
-            with suppress(OSError):
-                self._expires = self._run(config, "expire", "--apply")
+            try:
+                self._expires = job.backup, self._run(config, "expire", "--apply")
+            except OSError as problem:
+                self._expire_failed = f"it could not be started: {problem.strerror}"
             return
-        code = self._expires.poll()
+        code = self._expires[1].poll()
         if code is None:
             return
-        if code != 0:
-            events.warning("expire_refused", error=self._expires.why())
+        self._expire_failed = self._expires[1].why() if code != 0 else ""
         self._expires = None
         self._write(replace(job, expired=True, beat=job.beat + 1), found)
 
-    def _tell(self, job: Job) -> None:
-        if job.state == "failed":
+    def _tell(self, job: Job | None) -> None:
+        """What lasts, on the member that owns the record; on others, None, it is over."""
+        if job is None:
+            self._expire_failed = ""
+            self._problems.clear(About.BACKUP_JOB)
+        elif job.state == "failed":
             self._problems.report(
                 About.BACKUP_JOB,
                 BackupFails(
                     f"backup {job.backup}, due {job.due}: {job.attempt} attempts, the last on {job.node}: {job.why}",
                     hint="walkeeper backup takes one now. The cluster tries again when the schedule says so.",
+                ),
+            )
+        elif self._expire_failed:
+            self._problems.report(
+                About.BACKUP_JOB,
+                BackupFails(
+                    f"expire after backup {job.backup}: {self._expire_failed}",
+                    hint=f"walkeeper expire -c {self._config.backup_expire} says more. It is run again after the next backup.",
                 ),
             )
         else:
@@ -251,14 +279,14 @@ class BackupJob:
         mine = self._mine
         self._let_go()
         if self._expires is not None:
-            self._expires.stop()
+            self._expires[1].stop()
         if mine is None:
             return
         with suppress(DcsError):
             found = self._records.read()
             job = self._decoded(found)
             if job is not None and (job.node, job.attempt, job.state) == (mine.node, mine.attempt, "running"):
-                self._write(backup_job.ended(job, timestamp(), "the agent was stopped"), found)
+                self._write(backup_job.given_back(job, timestamp()), found)
 
     def _let_go(self) -> None:
         if self._child is not None:

@@ -21,6 +21,7 @@ from walkeeper.backup.pipeline import PATIENCE, Contents, Pipeline
 from walkeeper.config import Config, PostgresqlSettings
 from walkeeper.core.amounts import duration, rate, size
 from walkeeper.core.backup import Backup, BackupId, Place, Tablespace, Tombstone, wal_ranges
+from walkeeper.core.backup_job import DAMAGED
 from walkeeper.core.floor import Pin
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import Segment
@@ -109,14 +110,11 @@ class _Attempt:
         layout = archives.layout(source.state.system_identifier)
         first = with_retries(lambda: _first(archives, layout, source.state.segment_size))
         backups = archives.backups(source.state.system_identifier)
-        if (
-            resumed is not None
-            and self._request.job
-            and isinstance(with_retries(lambda: backups.read(resumed)), Backup)
-        ):
-            events.info("backup_is_stored", backup=resumed)
-            return STORED
         may_be_new = self._request.job is not None
+        there = with_retries(lambda: backups.read(resumed)) if resumed is not None and may_be_new else None
+        if isinstance(there, Backup):
+            events.info("backup_is_stored", backup=resumed)
+            return self._verdict(there)
         known = frozenset() if resumed is None else with_retries(lambda: _attempted(backups, resumed, new=may_be_new))
         with Walsender(settings) as walsender, Progress() as progress:
             found = walsender.identify()
@@ -158,7 +156,24 @@ class _Attempt:
             for warning in walsender.warnings:
                 events.warning("server_warns", backup=id_, text=warning)
         self.pipeline = None
-        return _said(committed, made, contents, meter)
+        if isinstance(committed, Tombstone):
+            raise BadBackup(
+                f"backup {made.id}: it was given up while it was taken: {committed.why}", hint="Begin a new backup."
+            )
+        if committed != made:
+            events.warning("another_attempt_was_first", backup=made.id, member=committed.member)
+        sys.stdout.write("".join(f"{printable(line)}\n" for line in _lines(committed, contents, meter)))
+        return self._verdict(committed)
+
+    def _verdict(self, backup: Backup) -> int:
+        """Of one that is stored."""
+        if not backup.damage:
+            return STORED
+        complain(
+            f"backup {backup.id}: damaged: {backup.damage[0]}",
+            "It is stored and does not count. Repair the table (pg_amcheck, a replica's copy), and take another one.",
+        )
+        return NOT_STORED if self._request.job is None else DAMAGED
 
     def say_resume(self) -> None:
         """What is stored of it is not sent again."""
@@ -304,23 +319,6 @@ class _Meter:
                 "backup_goes_on", backup=self._id, bytes=came, of=self._estimate, bytes_per_second=int(each_second),
                 seconds_left=int(left),
             )  # fmt: skip
-
-
-def _said(committed: Backup | Tombstone, made: Backup, contents: Contents, meter: _Meter) -> int:
-    if isinstance(committed, Tombstone):
-        raise BadBackup(
-            f"backup {made.id}: it was given up while it was taken: {committed.why}", hint="Begin a new backup."
-        )
-    if committed != made:
-        events.warning("another_attempt_was_first", backup=made.id, member=committed.member)
-    sys.stdout.write("".join(f"{printable(line)}\n" for line in _lines(committed, contents, meter)))
-    if committed.damage:
-        complain(
-            f"backup {made.id}: damaged: {committed.damage[0]}",
-            "It is stored and does not count. Repair the table (pg_amcheck, a replica's copy), and take another one.",
-        )
-        return NOT_STORED
-    return STORED
 
 
 def _lines(backup: Backup, contents: Contents, meter: _Meter) -> list[str]:

@@ -28,11 +28,19 @@ SILENCE_SECONDS: Final = 30.0
 """Seconds without a beat, of the clock of who watches, after which another member goes on with it."""
 LEADER_WAITS: Final = 60.0
 """Seconds for which the leader leaves it to replicas, and who failed with it to others."""
-MAX_ATTEMPTS: Final = 5
+FIRST_PAUSE: Final = 60.0
+"""Seconds after a failure, and twice as many after each further one: what was the matter may pass."""
+MAX_ATTEMPTS: Final = 8
+"""In some two hours."""
+_LEADERS_TURN: Final = 2
+"""Failures after which the leader goes first: they may be of a kind that only replicas have."""
 MOST_BEHIND: Final = 64 * 1024 * 1024
 """Bytes that a replica may be behind and still bid."""
 _AHEAD: Final = timedelta(hours=1)
 """A job that is due later than that was made by a clock that was wrong."""
+
+DAMAGED: Final = 3
+"""Exit of ``walkeeper backup --job``: it is stored, and of no use under any id; elsewhere that is 1."""
 
 From: TypeAlias = Literal["replica", "leader"]
 """Who is to take it."""
@@ -115,10 +123,13 @@ def may_claim(job: Job, me: Bidder, stood: float, prefer: From) -> bool:
         return False
     if job.state == "running":
         stood -= 0.0 if job.node == me.name else SILENCE_SECONDS  # it is nobody's here: this agent was started anew
+    elif job.attempt:
+        stood -= FIRST_PAUSE * 2 ** (job.attempt - 1)
     if prefer == "leader":
         return me.leads and stood >= 0
-    waits = LEADER_WAITS * (me.leads + (job.state == "wanted" and job.node == me.name))
-    return stood >= waits
+    second = me.leads != (job.state == "wanted" and job.attempt >= _LEADERS_TURN)
+    failed = job.state == "wanted" and job.attempt > 0 and job.node == me.name
+    return stood >= LEADER_WAITS * (second + failed)
 
 
 def claimed(job: Job, name: str, at: str) -> Job:
@@ -133,12 +144,17 @@ def beaten(job: Job, come: int, of: int) -> Job:
     return replace(job, beat=job.beat + 1, bytes=come, of=of)
 
 
-def ended(job: Job, at: str, why: str) -> Job:
-    """By who had it; ``why`` is empty where the backup is stored. After a failure another attempt is wanted."""
+def ended(job: Job, at: str, why: str, *, for_good: bool = False) -> Job:
+    """By who had it; ``why`` is empty where the backup is stored. Else another attempt is wanted, but not after ``for_good``."""
     if not why:
         return replace(job, state="done", at=at, beat=job.beat + 1, why="")
-    state: Literal["failed", "wanted"] = "failed" if job.attempt >= MAX_ATTEMPTS else "wanted"
+    state: Literal["failed", "wanted"] = "failed" if for_good or job.attempt >= MAX_ATTEMPTS else "wanted"
     return replace(job, state=state, at=at, beat=job.beat + 1, why=why[:1000])
+
+
+def given_back(job: Job, at: str) -> Job:
+    """By an agent that is stopped: that is no attempt."""
+    return replace(job, state="wanted", attempt=job.attempt - 1, at=at, beat=job.beat + 1)
 
 
 class Stands:

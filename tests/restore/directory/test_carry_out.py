@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,8 +26,8 @@ from walkeeper.lib import durable
 from walkeeper.postgres.data_directory import clone_of
 from walkeeper.restore import state
 from walkeeper.restore.directory import carry_out as module
-from walkeeper.restore.directory import fetch, tree
-from walkeeper.restore.directory.carry_out import Result, carry_out
+from walkeeper.restore.directory import fetch, here, tree
+from walkeeper.restore.directory.carry_out import Result, _mark_clone, carry_out
 from walkeeper.restore.directory.plan import check_kind
 
 CHANGING = ("open", "mkdir", "unlink", "rmdir", "rename", "fchmod", "ftruncate", "pwrite", "write", "symlink", "fsync")
@@ -130,6 +131,32 @@ def test_a_clone_says_whose_it_is(store: MemoryStore, backup: Backup, tmp_path: 
     assert clone_of(tmp_path / "data") == "file:///a/store/demo/7/"
     assert (tmp_path / "data" / "recovery.signal").exists()
     assert not (tmp_path / "data" / "walkeeper.conf").exists()
+
+
+def test_a_clone_that_took_the_archive_over_is_restored_as_what_it_is(
+    store: MemoryStore, backup: Backup, tmp_path: Path
+) -> None:
+    """Its base backups have the mark."""
+    for mark, stays in ((f"{store.url}/{LAYOUT.root}", False), ("file:///another/demo/7/", True)):
+        restore(backup, store, tmp_path)
+        (tmp_path / "data" / "walkeeper_clone_of").write_text(mark)
+        written = tree.Tree(tmp_path / "data", {})
+        _mark_clone(plan(backup, store, tmp_path), written, 0o600)
+        written.close()
+        assert (tmp_path / "data" / "walkeeper_clone_of").exists() is stays
+        shutil.rmtree(tmp_path / "data")
+
+
+def test_a_replica_writes_over_no_tablespace_of_somebody_else(
+    store: MemoryStore, backup: Backup, tmp_path: Path
+) -> None:
+    (tmp_path / "space" / "PG_15_202209061").mkdir(parents=True)
+    with pytest.raises(CannotRestore, match="not the tablespace of what lies in"):
+        here.check_place(plan(backup, store, tmp_path, use="replica", delta=True))
+    (tmp_path / "data" / "pg_tblspc").mkdir(parents=True)
+    (tmp_path / "data" / "PG_VERSION").touch()
+    (tmp_path / "data" / "pg_tblspc" / str(SPACE)).symlink_to(tmp_path / "space")
+    here.check_place(plan(backup, store, tmp_path, use="replica", delta=True))
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["into nothing", "over another"])

@@ -26,7 +26,7 @@ from walkeeper.lib import durable
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.retry import with_retries
 from walkeeper.postgres import programs
-from walkeeper.postgres.data_directory import CLONE_OF
+from walkeeper.postgres.data_directory import CLONE_OF, clone_of
 from walkeeper.restore import state
 from walkeeper.restore.directory import settings
 from walkeeper.restore.directory.fetch import PG_CONTROL, Fetch, is_placed
@@ -182,11 +182,17 @@ def _settle(plan: Plan, tree: Tree, recovery: dict[str, str], control: bytes, re
     auto_conf, aside = settings.auto_conf(original, recovery, keep=replica)
     tree.write_file(settings.AUTO_CONF, auto_conf, mode)
     result.aside = tuple(aside)
-    if plan.clone_of:
-        tree.write_file(CLONE_OF, plan.clone_of.encode(), mode)
+    _mark_clone(plan, tree, mode)
     if plan.request.use == "server":
         _write_start(plan, tree, control, mode)
     tree.write_file("standby.signal" if replica else "recovery.signal", b"", mode)
+
+
+def _mark_clone(plan: Plan, tree: Tree, mode: int) -> None:
+    if plan.clone_of:
+        tree.write_file(CLONE_OF, plan.clone_of.encode(), mode)
+    elif clone_of(plan.directory) == f"{plan.evidence.store.url}/{plan.evidence.layout.root}":
+        tree.remove(CLONE_OF)  # the backup is of a clone that took this archive over: it is this cluster by now
 
 
 def _write_start(plan: Plan, tree: Tree, control: bytes, mode: int) -> None:

@@ -144,6 +144,13 @@ def _check_directory(place: Path, oid: int, plan: Plan) -> None:
             f"{place}: it is not empty",
             hint=f"Empty it, choose another one with {option}, or write over it with --delta.",
         )
+    if oid and content and plan.request.use == "replica" and plan.resumed is None:
+        link = plan.directory / "pg_tblspc" / str(oid)
+        if os.path.realpath(link) != os.path.realpath(place):
+            raise CannotRestore(
+                f"{place}: it is not empty, and not the tablespace of what lies in {plan.directory}",
+                hint="Is it another server's? A replica writes over its own directories only. Patroni takes its next method.",
+            )
     known = (place / "PG_VERSION").exists() or (place / state.NAME).exists()
     if oid == 0 and content and not known:
         raise CannotRestore(
