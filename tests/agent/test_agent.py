@@ -378,9 +378,9 @@ def test_c1_a_damaged_spool_file_is_put_aside_and_streamed_again(alone: Alone) -
         alone.store.down = False
         wait_for(lambda: agent.archiving)
         alone.store.down = True
-        end = complete(alone.server, 3)
-        wait_for(lambda: len(agent.agent.spool.complete(SIZE)) >= 3)
-        victim = agent.agent.spool.complete(SIZE)[2]  # the two uploads hold the first two
+        end = complete(alone.server, 6)
+        wait_for(lambda: len(agent.agent.spool.complete(SIZE)) >= 6)
+        victim = agent.agent.spool.complete(SIZE)[5]  # two workers have read four at most
         (alone.spool / "wal" / victim.name).write_bytes(b"\0" * MIB)
         alone.store.down = False
         agent.wait_frontier(end)
