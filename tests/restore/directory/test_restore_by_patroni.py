@@ -21,7 +21,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import decode_record
 from walkeeper.dcs.base import BACKUP_JOB
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 CALLBACK = Path(__file__).parents[3] / "walkeeper" / "control" / "callback.py"
 WALKEEPER = str(Path(sys.executable).parent / "walkeeper")
 REPLICAS = {
@@ -161,7 +161,6 @@ def test_a_replica_and_another_cluster_come_from_the_store(cluster: Cluster, sto
     assert words(leader) == ["first", "later", "second"]
 
 
-@pytest.mark.slow
 def test_the_leader_goes_on_where_a_replica_died_with_the_backup(short_path: Path, store: Path) -> None:
     slow = {"max_rate": "768kB"}
     with made(short_path / "cluster", store, {}, 2, backup=slow) as cluster:
