@@ -332,6 +332,19 @@ def test_a_command_that_fails_says_why_on_one_line(child: Child) -> None:
     assert "Traceback" not in child.why()
 
 
+def test_a_command_that_was_killed_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel that ran out of memory, for instance, in the middle of its progress."""
+    (tmp_path / "walkeeper").mkdir()
+    (tmp_path / "walkeeper" / "__init__.py").touch()
+    (tmp_path / "walkeeper" / "__main__.py").write_text(
+        "import os, sys\nprint('backup_begins', file=sys.stderr, flush=True)\nos.kill(os.getpid(), 9)\n"
+    )
+    monkeypatch.setattr("walkeeper.control.spawn.environment", lambda: {"PYTHONPATH": str(tmp_path)})
+    child = Child(tmp_path / "patroni.yml", "backup")
+    wait_until(lambda: child.poll() is not None, "its end", 60)
+    assert child.why() == "it was ended by signal 9; the last that it said: backup_begins"
+
+
 def test_a_command_that_runs_is_ended_as_by_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "walkeeper").mkdir()
     (tmp_path / "walkeeper" / "__init__.py").touch()

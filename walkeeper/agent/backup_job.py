@@ -81,7 +81,9 @@ class Child:
     def why(self) -> str:
         """What it said of its failure, on one line."""
         said = [line for line in self._said if line.startswith(("walkeeper: ", "HINT: "))] or list(self._said)[-2:]
-        return " ".join(line.removeprefix("walkeeper: ") for line in said) or "it said nothing"
+        text = " ".join(line.removeprefix("walkeeper: ") for line in said) or "it said nothing"
+        code = self._process.returncode or 0
+        return text if code >= 0 else f"it was ended by signal {-code}; the last that it said: {text}"
 
     def stop(self) -> None:
         """As ^C would, and SIGKILL if that does not help within seconds."""

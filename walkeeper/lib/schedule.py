@@ -10,9 +10,7 @@ from walkeeper.lib.units import Interval
 
 _TIME_OF_DAY: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])\Z")
 _LEAST: Final = 60.0
-_WANTED: Final = (
-    "expected a time of day in quotes, such as '02:00', an interval such as 12h, a line as cron has it, or off"
-)
+_WANTED: Final = "expected a time of day such as 02:00, an interval such as 12h, a line as cron has it, or off"
 
 
 class Schedule(str):

@@ -30,8 +30,6 @@ BEFORE_IT_BEGINS: Final = 3600.0
 """Seconds that the server may say nothing before its first answer: it makes a checkpoint first, a slow one if asked for."""
 SILENCE: Final = 300.0
 """Seconds that it may say nothing after that."""
-RATES: Final = range(32, 1024 * 1024 + 1)
-"""kB a second that MAX_RATE takes."""
 _WARNINGS: Final = 100
 """Warnings that are kept."""
 _CORRUPTED: Final = "XX001"
