@@ -311,7 +311,15 @@ class Process:
         self._child.send_signal(number)
 
     def pause(self) -> None:
+        """Returns when all its threads stand still: some run on for a moment after the signal, and may answer."""
         self.send(signal.SIGSTOP)
+        wait_until(self._stands_still, f"{self.args[0]} stands still", 10)
+
+    def _stands_still(self) -> bool:
+        with contextlib.suppress(OSError):  # a thread that ends meanwhile
+            tasks = Path(f"/proc/{self.pid}/task").iterdir()
+            return all(task.joinpath("stat").read_text().rpartition(")")[2].split()[0] in "TtZX" for task in tasks)
+        return not self.alive
 
     def resume(self) -> None:
         self.send(signal.SIGCONT)
