@@ -1,6 +1,6 @@
 # For the cluster "demo": consul acl policy create -name walkeeper -rules @consul-policy.hcl
 # Everything of the cluster may be read, two keys written: the record, and the backup job (only with backup.schedule). No session
-# is needed. Not tried against a Consul server with ACLs.
+# is needed (tried, with Consul 1.8.7).
 key_prefix "service/demo/" {
   policy = "read"
 }

@@ -18,6 +18,8 @@ from typing import Any, Final
 import pytest
 import urllib3.util.connection
 
+from tests.parts.consul import HOW as CONSUL_HOW
+from tests.parts.consul import ConsulServer, consul_program, least_rights, patronis_rights
 from tests.parts.etcd import HOW as ETCD_HOW
 from tests.parts.etcd import Etcd, etcd_program
 from tests.parts.processes import free_port, wait_until
@@ -25,7 +27,7 @@ from tests.parts.proxy import Proxy
 from tests.parts.zookeeper import HOW as ZOOKEEPER_HOW
 from tests.parts.zookeeper import ZooKeeperServer, zookeeper_found
 from walkeeper.dcs import patroni
-from walkeeper.dcs.base import RecordStore, Versioned
+from walkeeper.dcs.base import BACKUP_JOB, RECORD, RecordStore, Versioned
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import CasConflict, DcsError, DcsUnavailable
 
@@ -36,18 +38,19 @@ SLACK: Final = 20.0
 """Seconds: how late a call may be on a busy machine."""
 
 needs_etcd = pytest.mark.skipif(etcd_program() is None, reason=ETCD_HOW)
+needs_consul = pytest.mark.skipif(consul_program() is None, reason=CONSUL_HOW)
 needs_zookeeper = pytest.mark.skipif(not zookeeper_found(), reason=ZOOKEEPER_HOW)
 _scopes = (f"faults{number}" for number in itertools.count(1))
 
 
 @contextlib.contextmanager
 def opened(
-    directory: Path, section: dict[str, Any], scope: str = "", timeout: float = TIMEOUT
+    directory: Path, section: dict[str, Any], scope: str = "", timeout: float = TIMEOUT, key: str = RECORD
 ) -> Iterator[RecordStore]:
     scope = scope or next(_scopes)
     path = directory / f"{scope}.yml"
     path.write_text(json.dumps({"scope": scope, "name": "node1", **section}))
-    with contextlib.closing(connect(path, timeout=timeout)) as store:
+    with contextlib.closing(connect(path, timeout=timeout, key=key)) as store:
         yield store
 
 
@@ -377,6 +380,75 @@ def test_a_store_whose_zookeeper_is_down_at_the_start_fails_in_time_and_works_wh
             server.start()
             assert comes_back(store, 40) is None
             assert takes_writes_again(store, DOCUMENT)
+
+
+# -------------------------------------------------------------------------------------------------------------- Consul
+
+
+@pytest.fixture(scope="module")
+def consul() -> Iterator[ConsulServer]:
+    with ConsulServer() as server:
+        yield server
+
+
+@needs_consul
+def test_a_store_survives_a_frozen_and_a_restarted_consul(tmp_path: Path, consul: ConsulServer) -> None:
+    scope = next(_scopes)
+    section = {"consul": {"host": consul.host, "token": consul.token(scope, least_rights(scope))}}
+    with opened(tmp_path, section, scope, timeout=2) as store:
+        first = store.write(DOCUMENT, None)
+        consul.freeze()
+        try:
+            fails_in_time(store.read, 2)
+            fails_in_time(store.topology, 2)
+        finally:
+            consul.thaw()
+        assert comes_back(store) == first
+        consul.stop()
+        try:
+            fails_in_time(store.read, 2)
+            fails_in_time(lambda: store.write(OTHER, first), 2)
+        finally:
+            consul.start()
+        assert comes_back(store) == first
+        assert takes_writes_again(store, OTHER)
+
+
+@needs_consul
+def test_the_policy_for_consul_is_enough_and_writes_nothing_else(tmp_path: Path, consul: ConsulServer) -> None:
+    token = consul.token("example", least_rights("example"))
+    consul.put("service/example/config", b"{}")
+    section = {"consul": {"host": consul.host, "token": token}}
+    for key in (RECORD, BACKUP_JOB):
+        with opened(tmp_path, section, "example", timeout=5, key=key) as store:
+            store.write(OTHER, store.write(DOCUMENT, None))
+            assert store.topology().leader is None
+    for key in ("config", "leader", "walkeeper-other"):
+        with opened(tmp_path, section, "example", timeout=5, key=key) as store:
+            found = store.read()
+            with pytest.raises(DcsError, match=r"^consul: not allowed: "):
+                store.write(DOCUMENT, found)
+    assert consul.get("service/example/config") == b"{}"
+
+
+@needs_consul
+@pytest.mark.parametrize("right", ["none", "another cluster's", "no such token"])
+def test_a_consul_that_does_not_let_us_read_has_not_said_that_there_is_no_record(
+    tmp_path: Path, consul: ConsulServer, right: str
+) -> None:
+    scope = next(_scopes)
+    consul.put(f"service/{scope}/walkeeper", DOCUMENT)
+    token = {
+        "none": "",
+        "another cluster's": consul.token(scope, patronis_rights("other")),
+        "no such token": "2c1a6d4e-0000-4000-8000-000000000000",
+    }[right]
+    with opened(tmp_path, {"consul": {"host": consul.host, "token": token}}, scope, timeout=5) as store:
+        for call in (store.read, store.leader, store.topology, lambda: store.write(DOCUMENT, None)):
+            with pytest.raises(DcsError, match=r"^consul: not allowed: ") as caught:
+                call()
+            assert not isinstance(caught.value, DcsUnavailable)
+            assert caught.value.hint
 
 
 class Hanging:

@@ -206,6 +206,11 @@ def test_a_server_that_was_unpacked_is_found_and_not_fetched_again(
     (bin_dir / "postgres").chmod(0o755)
     found = subprocess.run([tool, "19"], capture_output=True, text=True, check=True)
     assert found.stdout == f"{bin_dir}\n"
+    consul = tmp_path / "consul" / "root" / "usr" / "bin" / "consul"
+    consul.parent.mkdir(parents=True)
+    consul.touch(mode=0o755)
+    found = subprocess.run([tool, "consul"], capture_output=True, text=True, check=True)
+    assert found.stdout == f"{consul.parent}\n"
     assert list(_unpacked()) == [bin_dir]
     unknown = subprocess.run([tool, "12"], capture_output=True, text=True, check=False)
     assert (unknown.returncode, "HINT: Say 13," in unknown.stderr) == (1, True)

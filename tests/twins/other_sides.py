@@ -11,8 +11,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Protocol
 
+from tests.parts.consul import ConsulServer
 from tests.parts.etcd import Etcd
-from tests.twins.fake_consul import FakeConsul
 from tests.twins.memory_record import MemoryDcs
 from walkeeper.dcs.base import Member
 
@@ -84,11 +84,14 @@ class ZooKeeperSide:
 
 
 class ConsulSide:
-    def __init__(self, consul: FakeConsul, scope: str) -> None:
+    def __init__(self, consul: ConsulServer, scope: str) -> None:
         self._consul, self._prefix = consul, f"service/{scope}/"
 
     def set(self, key: str, value: bytes | None) -> None:
-        assert self._consul.put(self._prefix + key, value)
+        if value is None:
+            self._consul.delete(self._prefix + key)
+        else:
+            self._consul.put(self._prefix + key, value)
 
 
 class RaftSide:

@@ -13,7 +13,8 @@ BACKUP_JOB: Final = "walkeeper-backup"
 
 @dataclass(frozen=True, slots=True)
 class Versioned:
-    """A document as it stands in the DCS. ``version`` is opaque and changes with every write."""
+    """A document as it stands in the DCS. ``version`` is opaque and changes with every write of another document; but for
+    Consul also with one of the same."""
 
     document: bytes
     version: str

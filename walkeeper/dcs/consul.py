@@ -1,4 +1,5 @@
-"""The record in Consul, through the client that Patroni built. A version is the key's ModifyIndex."""
+"""The record in Consul, through the client that Patroni built. A version is the key's ModifyIndex, which a write of the same
+document again leaves as it is."""
 
 from __future__ import annotations
 
