@@ -329,18 +329,20 @@ def test_no_lifecycle_rule_expires_wal() -> None:
         )
 
 
-def test_the_acls_name_the_record_and_the_backup_job_and_write_nothing_else() -> None:
+def test_the_acls_name_the_three_keys_and_write_nothing_else() -> None:
     etcd = (EXAMPLES / "dcs" / "etcd-role.sh").read_text()
     assert re.findall(r"grant-permission walkeeper (.+)", etcd) == [
         "--prefix=true read /service/demo/",
         "readwrite /service/demo/walkeeper",
         "readwrite /service/demo/walkeeper-backup",
+        "readwrite /service/demo/walkeeper-remembered",
     ]
     consul = (EXAMPLES / "dcs" / "consul-policy.hcl").read_text()
     assert re.findall(r'^(\w+) "([^"]+)" \{\n  policy = "(\w+)"', consul, re.MULTILINE) == [
         ("key_prefix", "service/demo/", "read"),
         ("key", "service/demo/walkeeper", "write"),
         ("key", "service/demo/walkeeper-backup", "write"),
+        ("key", "service/demo/walkeeper-remembered", "write"),
     ]
 
 
@@ -366,10 +368,16 @@ def test_the_role_in_etcd_is_enough_and_writes_nothing_else(machine: Machine) ->
         report = machine.report()
         return bool(report and report["record"] and Lsn.parse(report["record"]["frontier"]) >= end)
 
+    def remembers() -> bool:
+        asked = [control, "get", "/service/demo/walkeeper-remembered"]
+        said = machine.host.run(asked, env={**environment, "ETCDCTL_USER": "walkeeper:secret"})
+        return str(machine.server.system_identifier) in said
+
     with machine.start():
         wait_until(lambda: (machine.report() or {}).get("record"), "a record", 30, logs=[machine.log])
         end = Segment.parse(machine.server.complete_segments(3)[-1], SIZE).end
         wait_until(lambda: frontier_passed(end), "the frontier", 30, logs=[machine.log])
+        wait_until(remembers, "what is remembered beside the record", 30, logs=[machine.log])
     for key in ("leader", "walkeeper2", "config"):
         with pytest.raises(subprocess.CalledProcessError) as refused:
             machine.host.run(

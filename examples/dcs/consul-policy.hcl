@@ -1,6 +1,6 @@
 # For the cluster "demo": consul acl policy create -name walkeeper -rules @consul-policy.hcl
-# Everything of the cluster may be read, two keys written: the record, and the backup job (only with backup.schedule). No session
-# is needed (tried, with Consul 1.8.7).
+# Everything of the cluster may be read, three keys written: the record, what is remembered beside it, and the backup job (only with
+# backup.schedule). No session is needed (tried, with Consul 1.8.7).
 key_prefix "service/demo/" {
   policy = "read"
 }
@@ -8,5 +8,8 @@ key "service/demo/walkeeper" {
   policy = "write"
 }
 key "service/demo/walkeeper-backup" {
+  policy = "write"
+}
+key "service/demo/walkeeper-remembered" {
   policy = "write"
 }

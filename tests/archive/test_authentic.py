@@ -335,9 +335,10 @@ def test_agent_and_doctor_probe_the_store_as_they_use_it(tmp_path: Path, monkeyp
             super().create(key, body, {name: value for name, value in metadata.items() if name != CODE})
 
     server = cast(Postgres, SimpleNamespace(data=tmp_path, port=1, bin_dir=None))
+    (tmp_path / "pg_wal").mkdir()
     config = config_of(server, "a", tmp_path, authentication_keys=("k" * 64,))
     agent = Agent(config, Losing(), MemoryRecord(MemoryDcs()), SystemClock())
     with pytest.raises(StoreUnfit, match="loses the metadata"):
-        agent._take_over(cast(ServerState, None), frozenset())
+        agent._take_over(ServerState(SYSTEM, False, 1, Lsn(0), SIZE, 15, "replica"), frozenset())
     monkeypatch.setattr(here, "open_store", lambda _: Losing())
     assert isinstance(here.look_at_store(config, None).problem, StoreUnfit)

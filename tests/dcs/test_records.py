@@ -132,7 +132,7 @@ def _backend(request: pytest.FixtureRequest, name: str, scope: str, directory: P
     side: OtherSide
     if kind == "memory":
         dcs = MemoryDcs()
-        return Backend(name, MemorySide(dcs), lambda *_: MemoryRecord(dcs))
+        return Backend(name, MemorySide(dcs), lambda _, key: MemoryRecord(dcs, key))
     if kind == "zookeeper":
         server, client = request.getfixturevalue("zookeeper")
         section: dict[str, Any] = {"zookeeper": {"hosts": [server.host]}}
@@ -189,7 +189,6 @@ def test_what_was_written_is_read_with_the_version_that_the_write_returned(store
     assert found.version == written.version
 
 
-@but("memory")  # it has one key
 def test_another_key_is_another_document(backend: Backend, store: RecordStore) -> None:
     job = backend.open(key=BACKUP_JOB)
     written = job.write(OTHER, None)

@@ -110,7 +110,7 @@ def test_nor_is_it_told_where_no_agent_answers_in_time(
 ) -> None:
     """None: it cannot be told, and a server that starts goes on with the timeline that it is on."""
     monkeypatch.setattr(command, "open_store", lambda _: member.store)
-    monkeypatch.setattr(command, "_records", lambda _: MemoryRecord(member.dcs))
+    monkeypatch.setattr(command, "_records", lambda _, key="walkeeper": MemoryRecord(member.dcs, key))
     member.dcs.down = down
     member.write_control(control_file(1, Lsn(FORK - 1000)))
     member.state(status)

@@ -23,6 +23,7 @@ from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Record
 from walkeeper.core.tail import Piece
+from walkeeper.dcs.base import RECORD
 from walkeeper.errors import StoreUnavailable
 from walkeeper.restore import command, exits
 from walkeeper.store.base import Store
@@ -315,7 +316,7 @@ def alone(node: Holed, monkeypatch: pytest.MonkeyPatch) -> Holed:
 
     node.configure(deadline="2s")
     monkeypatch.setattr(command, "open_store", opened)
-    monkeypatch.setattr(command, "_records", lambda _: MemoryRecord(node.dcs))
+    monkeypatch.setattr(command, "_records", lambda _, key=RECORD: MemoryRecord(node.dcs, key))
     return node
 
 

@@ -83,7 +83,7 @@ class Bare:
         socket = Path(paths.socket_path(self.archive.config, self.environment()))
         config = load(self.archive.config, {})
         restoring = Restoring(
-            config, open_store(config.store), self.run, SystemClock(), lambda: MemoryRecord(MemoryDcs())
+            config, open_store(config.store), self.run, SystemClock(), lambda _: MemoryRecord(MemoryDcs())
         )
         with AgentLock(Path(paths.lock_path(str(socket)))) as lock:
             with listening(ControlServer(socket, lock, {"restore": restoring.answer})):

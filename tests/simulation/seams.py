@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 from unittest import mock
@@ -47,7 +48,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import PARTIAL, Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import PAGE_SIZE, Plain
-from walkeeper.dcs.base import Leader, Topology, Versioned
+from walkeeper.dcs.base import RECORD, REMEMBERED, Leader, Topology, Versioned
 from walkeeper.dcs.claim import decoded
 from walkeeper.errors import BadName, PostgresError, StoreUnavailable
 from walkeeper.postgres.pg_receivewal import Ended, Written
@@ -97,7 +98,8 @@ def start_agent(world: World, node: Node) -> None:
     def main() -> None:
         process.step("starts")
         clock = Clock(world.loop)
-        running = Agent(_config_of(node), StoreView(world, process), RecordView(process), clock)
+        store, remembered = StoreView(world, process), RecordView(process, REMEMBERED)
+        running = Agent(_config_of(node), store, RecordView(process), clock, None, remembered)
         node.pokes = running.poke
         running.start()
         if world.archiver == "command":
@@ -171,10 +173,10 @@ class _Nothing(list[tuple[str, str]]):
 
 
 class RecordView(MemoryRecord):
-    """The one record, as one agent reaches it."""
+    """The one record, or what is remembered beside it, as one agent reaches it."""
 
-    def __init__(self, process: AgentProcess) -> None:
-        super().__init__(process.world.dcs, guards=process.world.guards)
+    def __init__(self, process: AgentProcess, key: str = RECORD) -> None:
+        super().__init__(process.world.dcs, key, guards=process.world.guards)
         self._process = process
 
     def _check(self) -> None:
@@ -187,9 +189,9 @@ class RecordView(MemoryRecord):
         super()._check()
 
     def read(self) -> Versioned | None:
-        self._process.step("record.read")
+        self._process.step(f"{self.key}.read")
         found = super().read()
-        self._process.step("record.read done")
+        self._process.step(f"{self.key}.read done")
         return found
 
     def leader(self) -> Leader | None:
@@ -203,16 +205,17 @@ class RecordView(MemoryRecord):
         return super().topology()
 
     def write(self, document: bytes, expected: Versioned | None, guard: Leader | None = None) -> Versioned:
-        self._process.step("record.write", document.decode() if self._process.loop.trace is not None else "")
-        before = self.dcs.record
+        self._process.step(f"{self.key}.write", document.decode() if self._process.loop.trace is not None else "")
+        before = self.dcs.documents.get(self.key)
         try:
             return super().write(document, expected, guard)
         finally:
-            if self.dcs.record is not before:
-                if decoded(expected).record is None:
-                    self._process.world.invariants.taken_without_a_record(self._process)
-                self._process.world.invariants.record_written(self._process, document)
-                self._process.step("record.write done")
+            if self.dcs.documents.get(self.key) is not before:
+                if self.key == RECORD:
+                    if decoded(expected).record is None:
+                        self._process.world.invariants.taken_without_a_record(self._process)
+                    self._process.world.invariants.record_written(self._process, document)
+                self._process.step(f"{self.key}.write done")
 
 
 # -------------------------------------------------------------------------------------------------------------- the server
@@ -508,6 +511,7 @@ class _Boot:
 # ---------------------------------------------------------------------------------------------------------------- all of it
 
 
+_BEGUN: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _OURS = {"walkeeper.lib.retry", "walkeeper.push.storing", "walkeeper.archive.write", "walkeeper.archive.contents"}
 
 
@@ -531,6 +535,7 @@ def simulated() -> Iterator[None]:
         "random": _Dice(),
         "uuid": _Sessions(),
         "TICK": 0.5,
+        "now_utc": lambda: _BEGUN + timedelta(seconds=agent().loop.now),
     }
     with ExitStack() as stack:
         for name, module in sorted(sys.modules.items()):

@@ -21,7 +21,8 @@ from walkeeper.archive.write import Archive
 from walkeeper.config.model import ArchiverMode
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile
-from walkeeper.dcs.base import Member
+from walkeeper.core.remembered import decode
+from walkeeper.dcs.base import REMEMBERED, Member
 
 NAMES: Final = "abc"
 FIRST_LSN: Final = 3 * SIZE
@@ -155,10 +156,14 @@ class World:
         ]
 
     def archive_knows(self, node: Node, timeline: int) -> bool:
-        """restore_command's answer to a promotion: what it cannot tell is a no."""
-        if self.store_down or self.forgetful or "store" in node.cut_off:
+        """restore_command's answer to a promotion, from the store or the DCS: what it cannot tell is a no."""
+        if self.forgetful:
             return False
-        return self.layout.file(HistoryFile(timeline), "") in self.store.objects
+        store_answers = not self.store_down and "store" not in node.cut_off
+        if store_answers and self.layout.file(HistoryFile(timeline), "") in self.store.objects:
+            return True
+        found = None if self.dcs.down or "dcs" in node.cut_off else self.dcs.documents.get(REMEMBERED)
+        return found is not None and decode(found.document).text(timeline) is not None
 
     def reach_what_is_stored(self) -> None:
         """Clients write until the leader has what a stale spool had of the future, and handed in."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from walkeeper.dcs.base import Leader, Member, Topology, Versioned
+from walkeeper.dcs.base import RECORD, Leader, Member, Topology, Versioned
 from walkeeper.errors import CasConflict, DcsUnavailable
 
 
@@ -22,7 +22,8 @@ class MemoryDcs:
     paused: bool = False
     slots: tuple[str, ...] = ()
     members: tuple[Member, ...] = ()
-    record: Versioned | None = None
+    documents: dict[str, Versioned] = field(default_factory=dict)
+    """By key."""
     _leader: Leader | None = None
     _revision: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -30,6 +31,10 @@ class MemoryDcs:
     def next_revision(self) -> str:
         self._revision += 1
         return str(self._revision)
+
+    @property
+    def record(self) -> Versioned | None:
+        return self.documents.get(RECORD)
 
     @property
     def leader(self) -> Leader | None:
@@ -48,27 +53,28 @@ class MemoryDcs:
             for member in members
         )
 
-    def put(self, document: bytes) -> Versioned:
+    def put(self, document: bytes, key: str = RECORD) -> Versioned:
         """Write the record past every condition, garbage as well."""
         with self.lock:
-            self.record = Versioned(document, self.next_revision())
-            return self.record
+            self.documents[key] = written = Versioned(document, self.next_revision())
+            return written
 
-    def wipe(self) -> None:
+    def wipe(self, key: str = RECORD) -> None:
         """What ``patronictl remove`` does to the record."""
         with self.lock:
-            self.record = None
+            self.documents.pop(key, None)
 
 
 class MemoryRecord:
-    """A RecordStore over a MemoryDcs.
+    """A RecordStore over one key of a MemoryDcs.
 
     ``cut_off`` is an outage for this node alone, ``read_only`` refuses its writes, and ``lose_answers`` is the number
     of next writes that take effect and whose answer is lost. ``guards`` False is a DCS that cannot guard a write.
     """
 
-    def __init__(self, dcs: MemoryDcs | None = None, *, guards: bool = True) -> None:
+    def __init__(self, dcs: MemoryDcs | None = None, key: str = RECORD, *, guards: bool = True) -> None:
         self.dcs = dcs or MemoryDcs()
+        self.key = key
         self.guards = guards
         self.cut_off = False
         self.read_only = False
@@ -80,7 +86,7 @@ class MemoryRecord:
     def read(self) -> Versioned | None:
         self._check()
         self.reads += 1
-        return self.dcs.record
+        return self.dcs.documents.get(self.key)
 
     def leader(self) -> Leader | None:
         self._check()
@@ -93,12 +99,12 @@ class MemoryRecord:
         if self.read_only:
             raise DcsUnavailable("memory: writes are refused", hint="A test did this.")
         with self.dcs.lock:
-            current = self.dcs.record
+            current = self.dcs.documents.get(self.key)
             if (current and current.version) != (expected and expected.version):
                 raise CasConflict("record in the DCS: somebody else wrote it first")
             if self.guards and guard is not None and not self._holds(guard):
                 raise CasConflict(f"leader key in the DCS: {guard.name} no longer holds it")
-            written = self.dcs.record = Versioned(document, self.dcs.next_revision())
+            written = self.dcs.documents[self.key] = Versioned(document, self.dcs.next_revision())
         self.writes.append(document)
         if self.lose_answers:
             self.lose_answers -= 1

@@ -32,7 +32,8 @@ class MemorySide:
             self._dcs.set_leader(value.decode() if value else None)
         elif key == "walkeeper":
             self._dcs.wipe()
-            self._dcs.record = None if value is None else self._dcs.put(value)
+            if value is not None:
+                self._dcs.put(value)
         elif key == "config":
             found = json.loads(value or b"{}")
             self._dcs.standby_cluster = bool(found.get("standby_cluster", {}).get("host"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Final
 
 from walkeeper.agent.archiver.archiver import Archiver
@@ -23,6 +24,7 @@ from walkeeper.agent.observer import Observer
 from walkeeper.agent.pace import Pace
 from walkeeper.agent.probe import Probe
 from walkeeper.agent.problems import Problems
+from walkeeper.agent.remembering import Remembering
 from walkeeper.agent.threads import Supervisor
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
@@ -33,8 +35,9 @@ from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import may_have
 from walkeeper.core.record import Record
-from walkeeper.dcs.base import RecordStore, Topology, Versioned
+from walkeeper.dcs.base import REMEMBERED, RecordStore, Topology, Versioned
 from walkeeper.errors import (
+    ConfigError,
     DcsUnavailable,
     NoLeadership,
     NotLeader,
@@ -79,21 +82,30 @@ class Agent:
     """One per node. ``run`` works until ``stop`` is called from a signal, or until a thread dies."""
 
     def __init__(
-        self, config: Config, store: Store, records: RecordStore, clock: Clock, jobs: RecordStore | None = None
+        self,
+        config: Config,
+        store: Store,
+        records: RecordStore,
+        clock: Clock,
+        jobs: RecordStore | None = None,
+        remembered: RecordStore | None = None,
     ) -> None:
-        """``jobs``: the backup job's key in the DCS, where the cluster takes backups by itself."""
+        """``jobs``: the backup job's key in the DCS, where the cluster takes backups by itself; ``remembered``: that of what is
+        remembered beside the record.
+        """
         self.config = config
         self.store = store
         self.records = records
         self.problems = Problems(clock)
         self.supervisor = Supervisor()
-        self.observer = Observer(config, records, self.problems, clock)
+        self.archives = open_archives(config, store)
+        self.remembering = Remembering(config.name, remembered, self.archives, self.problems, clock)
+        self.observer = Observer(config, records, self.problems, clock, self.remembering.members)
         self.last_commit = LastCommit(config.data_dir / "pg_wal")
         self.archiver: Archiver | None = None
         self.started_at = timestamp()
         self.spool = Spool(config.spool_directory, config.spool_limit)
         self._clock = clock
-        self.archives = open_archives(config, store)
         self.backups = BackupsLook(self.archives, config.backup_keep, clock)
         self.job = None if jobs is None else BackupJob(config, jobs, self._cluster, self.problems, clock)
         self._job_thread: threading.Thread | None = None
@@ -145,6 +157,14 @@ class Agent:
         self.observer.close()
         self._committer_server.close()
         self.records.close()
+        self.remembering.close()
+
+    def connected(self, key: str) -> RecordStore:
+        """The way to the record, or to what is remembered beside it. Raises ConfigError."""
+        records = self.remembering.records if key == REMEMBERED else self.records
+        if records is None:
+            raise ConfigError(f"{key}: this agent has no way to that key in the DCS")
+        return records
 
     @property
     def observation(self) -> Observation:
@@ -176,6 +196,7 @@ class Agent:
         if self.archiver is not None:
             self._tell_archiver(self.archiver, look)
         self._act(look)
+        self._remember(look)
         self.observer.conclude(look)
         self._hand_in_leftovers(look.server, look.record)
 
@@ -187,6 +208,15 @@ class Agent:
         if look.record_known and not archiver.ownership.still_ours(look.found):
             archiver.over.set()
         archiver.ownership.other_leader = look.leader if look.leader != self.config.name else None
+
+    def _remember(self, look: Look) -> None:
+        """By the owner, where the DCS has just answered."""
+        archiver, topology = self.archiver, self.topology
+        if archiver is not None and not archiver.over.is_set() and look.record_known and topology is not None:
+            there = {member.name for member in topology.members}
+            self.remembering.tend(archiver.ownership.record, self.observer.members, there)
+        elif look.leads(self.config.name) is False:
+            self.problems.clear(About.REMEMBERED)
 
     def _is_its_cluster(self, state: ServerState, archiver: Archiver) -> bool:
         """Before anything is written or moved by what that server says: a directory can be exchanged in a pause."""
@@ -286,9 +316,11 @@ class Agent:
 
     def _take_over(self, server: ServerState, accepted: frozenset[str]) -> Archiver:
         """Not started yet."""
-        self._probe.ensure()
         pg_wal = self.config.data_dir / "pg_wal"
         local = read_local_wal(pg_wal, server, self._committer_server.state)
+        older = self.remembering.before_takeover(local)
+        local = replace(local, histories={**older, **local.histories})
+        self._probe.ensure()
         archive = self.archives.archive(server.system_identifier, server.segment_size)
         receiver = find_receiver(self.config, server.major)  # before the record is ours: without it nothing is archived
         ownership = take_over(self.config.name, self.records, archive, local, self.watcher, accepted)
@@ -352,7 +384,8 @@ class Agent:
     def _other_members(self, frontier: Lsn) -> list[Candidate]:
         """Those that may have WAL from there on."""
         own, topology = self.config.postgresql, self.observer.topology
-        if topology is None or not any(member.name == self.config.name for member in topology.members):
+        there = topology is not None and any(member.name == self.config.name for member in topology.members)
+        if not there or not self.observer.recalled:
             # Without our own key the others' may be lacking as well: Patroni writes them again into a DCS that was emptied.
             raise DcsUnavailable(
                 "members in the DCS: not known yet",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -32,14 +33,25 @@ DISK_TOLD_SECONDS: Final = 30.0
 class Observer:
     """For one thread, but that any may read ``observation``, ``topology``, ``samples`` and ``lag_seconds``."""
 
-    def __init__(self, config: Config, records: RecordStore, problems: Problems, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: Config,
+        records: RecordStore,
+        problems: Problems,
+        clock: Clock,
+        recall: Callable[[], dict[str, Member]] = dict,
+    ) -> None:
+        """``recall`` tells the members that were seen before this process began; it raises DcsUnavailable."""
         self.observation = Observation()
         self.topology: Topology | None = None
         self.members: dict[str, Member] = {}
         """Those that are, or were lately; replaced as a whole."""
+        self.recalled = False
+        """Whether ``members`` has those from before this process began."""
         self.samples = Samples()
         self._config = config
         self._records = records
+        self._recall = recall
         self._problems = problems
         self._clock = clock
         self._server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
@@ -141,6 +153,8 @@ class Observer:
         self._topology_at = now + TOPOLOGY_SECONDS
         try:
             self.topology = self._records.topology()
+            if not self.recalled:
+                self.members, self.recalled = self._recall(), True
         except DcsError as problem:
             self._problems.report(About.DCS, problem)
             return

@@ -49,6 +49,54 @@ class Trust:
         encrypted = bool(config.encryption_recipients or config.plain_before)
         return cls(keys, encrypted, Demand(config.authentic_since, config.plain_before))
 
+    def coded(self, key: str, body: bytes, metadata: Mapping[str, str]) -> Mapping[str, str]:
+        """The metadata of an object that is to be stored under ``key``, with a code where there are keys."""
+        found = _ROOT.match(key)
+        if found is None or not self.keys:
+            return metadata
+        metadata = sums_of(body, metadata)
+        return {**metadata, CODE: code_of(self.keys[0], int(found[1]), key[found.end() :], metadata)}
+
+    def check_body(self, key: str, body: Body) -> None:
+        """As ``check``, of bytes that are here. Raises NotAuthentic."""
+        if self.check(key, len(body), body.metadata):
+            sha256 = hashlib.sha256(body).hexdigest()
+            if not hmac.compare_digest(sha256, body.metadata["packed-sha256"]):
+                raise NotAuthentic(
+                    f"{key}: its content is not what its authentication code says", hint="The object was changed."
+                )
+
+    def check(self, key: str, size: int, metadata: Mapping[str, str]) -> bool:
+        """Whether there is a code, and it is right. Raises NotAuthentic."""
+        found = _ROOT.match(key)
+        if found is None:
+            return False
+        name, demand = key[found.end() :], self.demand
+        if self.encrypted and demand.encryption(name):
+            raise NotAuthentic(
+                f"{key}: it is plain, and this archive is encrypted",
+                hint="If the archive was plain once, encryption.plain_before says up to which segment. If it never was, somebody "
+                "planted that object: look at who may write there, and move it away.",
+            )
+        if not self.keys:
+            return False
+        if CODE not in metadata and not demand.code(name):
+            return False
+        if CODE not in metadata:
+            raise NotAuthentic(
+                f"{key}: it has no authentication code",
+                hint="If somebody without the key stored it, move it away. Or a copy left its metadata behind; "
+                "authentication.since says from which segment on there must be one.",
+            )
+        if not is_authentic(self.keys, int(found[1]), name, metadata):
+            raise NotAuthentic(
+                f"{key}: its authentication code is not one of the keys here",
+                hint="Somebody without the key stored it, or authentication.key_files lacks the key of that time.",
+            )
+        if metadata.get("packed-size") != str(size):
+            raise NotAuthentic(f"{key}: {size} bytes, its authentication code says otherwise", hint="It was changed.")
+        return True
+
 
 class AuthenticStore:
     """Safe for several threads if the store is. NotAuthentic: the name is taken, and what has it counts for nothing."""
@@ -64,29 +112,20 @@ class AuthenticStore:
         return self._store.url
 
     def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
-        found = _ROOT.match(key)
-        if found is not None and self._trust.keys:
-            metadata = sums_of(body, metadata)
-            code = code_of(self._trust.keys[0], int(found[1]), key[found.end() :], metadata)
-            metadata = {**metadata, CODE: code}
-        self._store.create(key, body, metadata)
+        self._store.create(key, body, self._trust.coded(key, body, metadata))
 
     def head(self, key: str) -> ObjectInfo | None:
         """Raises NotAuthentic, too."""
         info = self._store.head(key)
         if info is not None:
-            self._check(key, info.size, info.metadata)
+            self._trust.check(key, info.size, info.metadata)
         return info
 
     def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
         """Raises NotAuthentic, too."""
         body = self._store.get(key, limit)
-        if body is not None and self._check(key, len(body), body.metadata):
-            sha256 = hashlib.sha256(body).hexdigest()
-            if not hmac.compare_digest(sha256, body.metadata["packed-sha256"]):
-                raise NotAuthentic(
-                    f"{key}: its content is not what its authentication code says", hint="The object was changed."
-                )
+        if body is not None:
+            self._trust.check_body(key, body)
         return body
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -133,37 +172,6 @@ class AuthenticStore:
             if len(self._known) < _REMEMBERED:
                 self._known.add(key)
         return key, True
-
-    def _check(self, key: str, size: int, metadata: Mapping[str, str]) -> bool:
-        """Whether there is a code, and it is right. Raises NotAuthentic."""
-        found = _ROOT.match(key)
-        if found is None:
-            return False
-        name, demand = key[found.end() :], self._trust.demand
-        if self._trust.encrypted and demand.encryption(name):
-            raise NotAuthentic(
-                f"{key}: it is plain, and this archive is encrypted",
-                hint="If the archive was plain once, encryption.plain_before says up to which segment. If it never was, somebody "
-                "planted that object: look at who may write there, and move it away.",
-            )
-        if not self._trust.keys:
-            return False
-        if CODE not in metadata and not demand.code(name):
-            return False
-        if CODE not in metadata:
-            raise NotAuthentic(
-                f"{key}: it has no authentication code",
-                hint="If somebody without the key stored it, move it away. Or a copy left its metadata behind; "
-                "authentication.since says from which segment on there must be one.",
-            )
-        if not is_authentic(self._trust.keys, int(found[1]), name, metadata):
-            raise NotAuthentic(
-                f"{key}: its authentication code is not one of the keys here",
-                hint="Somebody without the key stored it, or authentication.key_files lacks the key of that time.",
-            )
-        if metadata.get("packed-size") != str(size):
-            raise NotAuthentic(f"{key}: {size} bytes, its authentication code says otherwise", hint="It was changed.")
-        return True
 
 
 def _says_by_name(key: str) -> bool:

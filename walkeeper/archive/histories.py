@@ -1,15 +1,18 @@
-"""Histories as they are stored: checked against their checksum each time they are read."""
+"""Histories as they are stored: checked against their checksum each time they are read. So are those that the DCS remembers."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
+from walkeeper.archive.authentic import Trust
 from walkeeper.archive.codec import AGAIN
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.stated import agrees
+from walkeeper.archive.stated import FORMAT, agrees
 from walkeeper.core.history import MAX_HISTORY_BYTES, History, parse_history
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import HistoryFile, parse_wal_name
+from walkeeper.core.remembered import Text
 from walkeeper.errors import BadName, CannotTell
 from walkeeper.lib import events
 from walkeeper.store.base import SMALL, Body, Store
@@ -46,6 +49,27 @@ def content(store: Store, layout: Layout, timeline: int) -> bytes | None:
     if problem is not None:
         raise problem
     return None
+
+
+def metadata(text: bytes) -> dict[str, str]:
+    return {"format": FORMAT, "sha256": hashlib.sha256(text).hexdigest()}
+
+
+def remembered(layout: Layout, trust: Trust, timeline: int, text: bytes) -> Text:
+    """For the DCS, with what its object in the store states, so that the same checks hold for both."""
+    key = layout.file(HistoryFile(timeline), "")
+    return Text(timeline, text, dict(trust.coded(key, text, metadata(text))))
+
+
+def recalled(layout: Layout, trust: Trust, remembered: Text) -> bytes:
+    """The text in it. Raises CannotTell, NotAuthentic or BadHistory: it is exactly what was written, or nothing."""
+    key = f"{layout.file(HistoryFile(remembered.timeline), '')}, remembered in the DCS"
+    body = Body.of(remembered.text, remembered.stated)
+    if "sha256" not in body.metadata or not agrees(body.metadata, body):
+        raise CannotTell(f"{key}: its content is not what its checksum says")
+    trust.check_body(layout.file(HistoryFile(remembered.timeline), ""), body)
+    parse_history(remembered.timeline, body)
+    return body
 
 
 def stored_history(store: Store, layout: Layout, timeline: int) -> History | None:

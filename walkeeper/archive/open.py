@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from walkeeper.archive.authentic import AuthenticStore, believing
+from walkeeper.archive.authentic import AuthenticStore, Trust, believing
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec, open_codec
 from walkeeper.archive.contents import Contents
@@ -26,6 +26,7 @@ class Archives:
     group: int | None
     codec: Codec
     far: bool = False
+    trust: Trust = field(default_factory=Trust)
 
     def layout(self, system_identifier: int) -> Layout:
         return Layout(self.scope, self.group, system_identifier)
@@ -60,4 +61,5 @@ def open_archives(config: Config, store: Store | None = None, *, to_read: bool =
         config.group,
         codec if to_read else open_codec(config),
         far=config.store.remote,
+        trust=Trust.of(config),
     )

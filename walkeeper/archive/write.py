@@ -193,7 +193,7 @@ class Archive:
     def archive_history(self, timeline: int, content: bytes) -> None:
         """Store a timeline's history, before any segment of it. Other content there: Conflict, the number was used twice."""
         parse_history(timeline, content)
-        metadata = {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest()}
+        metadata = histories.metadata(content)
         for key in histories.keys(self.layout, timeline):
             try:
                 self.store.create(key, content, metadata)

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 RECORD: Final = "walkeeper"
 BACKUP_JOB: Final = "walkeeper-backup"
+REMEMBERED: Final = "walkeeper-remembered"
 """The keys that are walkeeper's, beside Patroni's own of the cluster."""
 
 
@@ -78,7 +79,7 @@ class Topology:
 
 
 class RecordStore(Protocol):
-    """One key's: the record's, or the backup job's, which is no other to a DCS. Reads are linearizable. Each method returns or
+    """One key's: the record's, or another one of ours, which is no other to a DCS. Reads are linearizable. Each method returns or
     raises DcsUnavailable within a deadline of its own; none retries.
     """
 

@@ -15,7 +15,6 @@ from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.branches import is_abandoned
 from walkeeper.core.history import History
-from walkeeper.core.record import Record
 from walkeeper.dcs.base import RecordStore, Topology
 from walkeeper.dcs.claim import Known, read_claim
 from walkeeper.errors import ConfigError
@@ -57,7 +56,9 @@ class Abandoned:
         record = claim.record
         if record is None or int(record.system_identifier) != control.system_identifier:
             return False
-        if record.timeline >= history.timeline or not self._only_follows(data_directory, record, records.topology()):
+        if record.timeline >= history.timeline:
+            return False
+        if not only_follows(data_directory, self._config.node.name, record.owner, records.topology()):
             return False
         archives = open_archives(self._config, self._store, to_read=True)
         contents = archives.contents(control.system_identifier, record.size)
@@ -71,12 +72,13 @@ class Abandoned:
         )
         return True
 
-    def _only_follows(self, data_directory: Path, record: Record, topology: Topology) -> bool:
-        """Who the record is of leads, or nobody does, and this server is not being promoted.
 
-        Patroni promotes a standby that is up, and that has the leader key by then; people do it in a pause.
-        """
-        leader = topology.leader.name if topology.leader is not None else None
-        if is_starting(data_directory):
-            return leader in (None, record.owner)
-        return leader == record.owner != self._config.node.name and not topology.paused
+def only_follows(data_directory: Path, me: str | None, owner: str, topology: Topology) -> bool:
+    """Who the record is of leads, or nobody does, and this server is not being promoted.
+
+    Patroni promotes a standby that is up, and that has the leader key by then; people do it in a pause.
+    """
+    leader = topology.leader.name if topology.leader is not None else None
+    if is_starting(data_directory):
+        return leader in (None, owner)
+    return leader == owner != me and not topology.paused

@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ from walkeeper.archive.read import Reader, wal_file
 from walkeeper.config import Config, load
 from walkeeper.core.history import parse_history
 from walkeeper.core.names import HistoryFile
-from walkeeper.dcs.base import RecordStore
+from walkeeper.dcs.base import RECORD, RecordStore
 from walkeeper.errors import CannotTell, DcsError, HoleInArchive, WalkeeperError
 from walkeeper.lib import durable, events
 from walkeeper.lib.clock import SystemClock
@@ -38,6 +39,7 @@ from walkeeper.restore.asker import Asker
 from walkeeper.restore.branch import for_server
 from walkeeper.restore.ends import DCS_SILENCE, Ends, has_itself
 from walkeeper.restore.exits import ABSENT, DELIVERED
+from walkeeper.restore.numbers import Numbers
 from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
 
@@ -73,20 +75,26 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
     archives = open_archives(config, open_store(settings), to_read=True)
     layout, source = archives.layout(read_control_file(data_directory).system_identifier), archives.reader()
     ends = Ends(source, lambda: _records(config), SystemClock(), config.restore_deadline)
+    numbers = Numbers(config.node.name, archives, partial(_records, config), DCS_SILENCE)
 
     def work() -> bytes | None:
         plain = _delivered(source, ends, layout, name, data_directory)
-        return (
-            None if plain is not None and _is_abandoned(config, archives.store, name, plain, data_directory) else plain
-        )
+        if plain is None:
+            return numbers.text(name, data_directory)
+        return None if _is_abandoned(config, archives.store, name, plain, data_directory) else plain
 
-    return _within(config.restore_deadline, work, name, once=once)
+    try:
+        return _within(config.restore_deadline, work, name, once=once)
+    except WalkeeperError:
+        if (used := numbers.text(name, data_directory)) is None:
+            raise
+        return used
 
 
-def _records(config: Config) -> RecordStore:
+def _records(config: Config, key: str = RECORD) -> RecordStore:
     from walkeeper.dcs.patroni import connect  # noqa: PLC0415 - seldom needed, and heavy
 
-    return connect(config.patroni_config, config.node.name, DCS_SILENCE)
+    return connect(config.patroni_config, config.node.name, DCS_SILENCE, key)
 
 
 def _is_abandoned(config: Config, store: Store, name: str, plain: bytes, data_directory: Path) -> bool:

@@ -55,10 +55,10 @@ def _serve(config_path: Path, socket: Path, lock: AgentLock) -> int:
     if load(config_path, os.environ) != config:
         raise ConfigError(f"{config_path}: it is being changed", hint="The next call starts it again.")
 
-    def connect_records() -> RecordStore:
+    def connect_records(key: str) -> RecordStore:
         from walkeeper.dcs.patroni import connect  # noqa: PLC0415 - seldom needed, and heavy
 
-        return connect(config.patroni_config, config.node.name, DCS_SECONDS)
+        return connect(config.patroni_config, config.node.name, DCS_SECONDS, key)
 
     restoring = Restoring(config, open_store(config.store), socket.parent, SystemClock(), connect_records)
     died = threading.Event()

@@ -19,7 +19,7 @@ from walkeeper.config import Config
 from walkeeper.core.history import parse_history
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.wal_page import SegmentHeader
-from walkeeper.dcs.base import RecordStore
+from walkeeper.dcs.base import RECORD, RecordStore
 from walkeeper.errors import CannotTell, DcsError, HoleInArchive, StoreError, WalkeeperError
 from walkeeper.lib import durable, events
 from walkeeper.lib.clock import Clock
@@ -29,6 +29,7 @@ from walkeeper.restore.abandoned import PATIENCE, Abandoned
 from walkeeper.restore.branch import for_server
 from walkeeper.restore.cache import READY, sweep_links
 from walkeeper.restore.ends import Ends, has_itself
+from walkeeper.restore.numbers import Numbers
 from walkeeper.restore.pins import Pins
 from walkeeper.restore.prefetch import Prefetcher
 from walkeeper.restore.recovery import Recovery
@@ -48,11 +49,11 @@ class Restoring:
     """Answers requests, and has what will be asked next fetched ahead. Safe for several threads."""
 
     def __init__(
-        self, config: Config, store: Store, run_directory: Path, clock: Clock, connect: Callable[[], RecordStore]
+        self, config: Config, store: Store, run_directory: Path, clock: Clock, connect: Callable[[str], RecordStore]
     ) -> None:
-        """``connect`` gives the way to the cluster's record, or raises ConfigError: it is called when it is needed."""
+        """``connect`` gives the way to one of the cluster's keys, or raises ConfigError: it is called when it is needed."""
         self._config = config
-        self._abandoned = Abandoned(config, store, connect)
+        self._abandoned = Abandoned(config, store, lambda: connect(RECORD))
         self._run_directory = run_directory
         self._clock = clock
         self._archives = open_archives(config, store, to_read=True)
@@ -61,7 +62,8 @@ class Restoring:
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._fetches: dict[tuple[str, str, bool], _Fetch] = {}
-        self._ends = Ends(self._source, connect, clock, config.restore_deadline)
+        self._ends = Ends(self._source, lambda: connect(RECORD), clock, config.restore_deadline)
+        self._numbers = Numbers(config.node.name, self._archives, connect)
         self._notes: dict[tuple[str, str], HoleInArchive] = {}
         self._pins = Pins(store, clock, config.store.clock_ahead)
         self._retry_at = 0.0
@@ -106,7 +108,12 @@ class Restoring:
             if recovery is not None and (path := self.prefetcher.take(recovery, name, place, pid, SILENCE)):
                 return {"delivered": True, "path": str(path)}
             follower = not recovers and exits.is_standby(str(data_directory))
-            fetch = self._fetch(layout, name, recovery, asks_once=asks_once, recovers=recovers, follower=follower)
+            try:
+                fetch = self._fetch(layout, name, recovery, asks_once=asks_once, recovers=recovers, follower=follower)
+            except (TimeoutError, WalkeeperError):
+                if (used := self._numbers.text(name, data_directory)) is None:
+                    raise
+                return {"delivered": True, "path": str(durable.lay_ready(place, used, pid))}
             if fetch.hole is not None and not has_itself(data_directory, name, layout.system_identifier):
                 return self._hole(fetch.hole, name, request.get("waited"))
             # Compared with the local copy only now: while the fetch went on, that may have been written further.
@@ -117,6 +124,8 @@ class Restoring:
             except DcsError:
                 if self._may_wait(data_directory, request.get("waited")):
                     return {"delivered": False, "wait": True}
+            if fetch.absent:
+                plain = self._numbers.text(name, data_directory)
             if plain is None:
                 return self._absent(layout, name) if follower else {"delivered": False}
             path = durable.lay_ready(place, plain, pid)

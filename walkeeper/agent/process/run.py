@@ -26,7 +26,7 @@ from walkeeper.agent.process.notify import Notifier
 from walkeeper.config import Config, load
 from walkeeper.control import paths
 from walkeeper.control.server import AgentLock, ControlServer
-from walkeeper.dcs.base import BACKUP_JOB
+from walkeeper.dcs.base import BACKUP_JOB, RECORD, REMEMBERED
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, ConfigError, SpoolError, WalkeeperError
 from walkeeper.lib import events
@@ -143,11 +143,10 @@ class _Process:
         os._exit(code)
 
     def _build(self, config: Config) -> Agent:
-        records = connect(config.patroni_config, config.name, timeout=config.agent.dcs_timeout)
-        jobs = None
-        if config.backup_schedule:
-            jobs = connect(config.patroni_config, config.name, timeout=config.agent.dcs_timeout, key=BACKUP_JOB)
-        return Agent(config, open_store(config.store), records, self._clock, jobs)
+        keys = {RECORD, REMEMBERED, *([BACKUP_JOB] if config.backup_schedule else [])}
+        ways = {key: connect(config.patroni_config, config.name, config.agent.dcs_timeout, key) for key in keys}
+        store, jobs = open_store(config.store), ways.get(BACKUP_JOB)
+        return Agent(config, store, ways[RECORD], self._clock, jobs, ways[REMEMBERED])
 
     def _lock_spool(self, config: Config, *, wait: bool) -> AgentLock:
         """A second lock: two configurations may name one spool."""
@@ -186,7 +185,7 @@ class _Process:
 
         threading.excepthook = died
         config = self._version.config
-        restoring = Restoring(config, agent.store, socket.parent, self._clock, lambda: agent.records)
+        restoring = Restoring(config, agent.store, socket.parent, self._clock, agent.connected)
         pushing = Pushing(agent, socket.parent, self._clock)
         verbs = {
             "status": answer,

@@ -1,0 +1,162 @@
+"""What the cluster remembers in the DCS beside the record (``core.remembered``): recalled by an agent that starts, written by the
+leader's. Nothing waits for it: where it cannot be read or written, that is told, and everything else goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+from msgspec.structs import replace
+
+from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.agent.problems import Problems
+from walkeeper.archive import histories
+from walkeeper.archive.open import Archives
+from walkeeper.core.about import About
+from walkeeper.core.members import Member
+from walkeeper.core.record import Record
+from walkeeper.core.remembered import Remembered, Text, decode, encode, recalled, seen, without_moments
+from walkeeper.dcs.base import REMEMBERED, RecordStore, Versioned
+from walkeeper.errors import BadRecord, CannotTell, CasConflict, DcsError, DcsUnavailable, Refused
+from walkeeper.lib import events
+from walkeeper.lib.clock import Clock, now_utc
+
+WRITTEN_SECONDS: Final = 60.0
+"""Seconds between two writes of one owner: members may come and go all the time."""
+AGAIN_SECONDS: Final = 10.0
+"""Seconds to the next try after one that wrote nothing."""
+ATTEMPTS: Final = 3
+
+
+class Remembering:
+    """``records`` is the document's key; None: nothing is remembered. For the takeover's thread, and after it the observer's."""
+
+    def __init__(
+        self, name: str, records: RecordStore | None, archives: Archives, problems: Problems, clock: Clock
+    ) -> None:
+        self._name = name
+        self.records = records
+        self._archives = archives
+        self._problems = problems
+        self._clock = clock
+        self._texts: dict[int, Text] = {}
+        """Of the server's timeline and its ancestors, as its last takeover had them."""
+        self._written: object = None
+        self._next = 0.0
+
+    def close(self) -> None:
+        if self.records is not None:
+            self.records.close()
+
+    def members(self) -> dict[str, Member]:
+        """Those that the last owner's agent saw. Raises DcsUnavailable; who may not read the document knows of none."""
+        try:
+            found = None if self.records is None else _decoded(self.records.read())
+        except DcsUnavailable:
+            raise
+        except DcsError as problem:
+            self._problems.report(About.REMEMBERED, _named(problem))
+            return {}
+        return {} if found is None else recalled(found.members, self._clock.monotonic(), now_utc())
+
+    def before_takeover(self, local: LocalWal) -> dict[int, bytes]:
+        """Note that this server's timeline is used, before the store is asked for anything: it may be away, and the next server
+        that is promoted must not take the same number. Returns older ones that this server lacks: the store should have them.
+        """
+        layout, trust = self._archives.layout(local.server.system_identifier), self._archives.trust
+        self._texts = {
+            timeline: histories.remembered(layout, trust, timeline, text)
+            for timeline, text in _own_texts(local).items()
+        }
+
+        def noted(before: Remembered) -> Remembered:
+            return before.with_texts({each: text for each, text in self._texts.items() if before.text(each) is None})
+
+        try:
+            found, _ = self._change(layout.system_identifier, noted, replaces=False)
+        except DcsError as problem:
+            self._problems.report(About.REMEMBERED, _named(problem), grace=True)
+            return {}
+        older = {}
+        for text in found.texts:
+            if text.timeline < local.server.history.timeline and text.timeline not in local.histories:
+                try:
+                    older[text.timeline] = histories.recalled(layout, trust, text)
+                except (CannotTell, Refused) as problem:
+                    events.failure("remembered_history_damaged", problem)
+        return older
+
+    def tend(self, record: Record, members: Mapping[str, Member], there: Collection[str]) -> None:
+        """At each look of the owner's: the document says what there is, by now. ``there``: the members whose keys are."""
+        now = self._clock.monotonic()
+        saw = seen(members.values(), there, now, now_utc())
+        about = record.session, without_moments(saw)
+        if self.records is None or about == self._written or now < self._next:
+            return
+        self._next = now + AGAIN_SECONDS
+        texts = {
+            timeline: text
+            if timeline < record.timeline or hashlib.sha256(text.text).hexdigest() == record.history_sha256
+            else None  # the store has other words for it
+            for timeline, text in self._texts.items()
+        }
+        try:
+            _, done = self._change(
+                int(record.system_identifier), lambda before: replace(before.with_texts(texts), members=saw)
+            )
+        except DcsError as problem:
+            self._problems.report(About.REMEMBERED, _named(problem), grace=True)
+            return
+        self._problems.clear(About.REMEMBERED)
+        if done:
+            self._written, self._next = about, now + WRITTEN_SECONDS
+
+    def _change(
+        self, system_identifier: int, change: Callable[[Remembered], Remembered], *, replaces: bool = True
+    ) -> tuple[Remembered, bool]:
+        """What is remembered now, and whether it is as changed: only the leader writes. ``replaces``: another cluster's, too.
+
+        Raises DcsError.
+        """
+        for _ in range(ATTEMPTS):
+            found = self.records.read() if self.records is not None else None
+            known, own = _decoded(found), Remembered(system_identifier=str(system_identifier))
+            before = known if known is not None and known.system_identifier == own.system_identifier else own
+            after = change(before)
+            if after == before:
+                return before, True
+            leader = self.records.leader() if self.records is not None else None
+            if self.records is None or leader is None or leader.name != self._name:
+                return before, False
+            if known is not None and before is own and not replaces:
+                return before, False
+            try:
+                self.records.write(encode(after), found, guard=leader)
+            except CasConflict:
+                continue
+            return after, True
+        return before, False
+
+
+def _decoded(found: Versioned | None) -> Remembered | None:
+    if found is None:
+        return None
+    try:
+        return decode(found.document)
+    except BadRecord as problem:
+        events.failure("remembered_unreadable", problem)
+        return None
+
+
+def _named(problem: DcsError) -> DcsError:
+    return type(problem)(f"{REMEMBERED} in the DCS: {problem}", hint=problem.hint)
+
+
+def _own_texts(local: LocalWal) -> dict[int, bytes]:
+    """Of the server's timeline, and of its ancestors those that it begins with, word for word, as PostgreSQL copied them."""
+    own = local.server.history
+    text = local.histories.get(own.timeline, b"")
+    found = {timeline: local.histories.get(timeline, b"") for timeline in own.timelines if timeline > 1}
+    return {timeline: each for timeline, each in found.items() if each and text.startswith(each)}
