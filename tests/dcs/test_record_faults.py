@@ -418,16 +418,19 @@ def test_a_store_survives_a_frozen_and_a_restarted_consul(tmp_path: Path, consul
 def test_the_policy_for_consul_is_enough_and_writes_nothing_else(tmp_path: Path, consul: ConsulServer) -> None:
     token = consul.token("example", least_rights("example"))
     consul.put("service/example/config", b"{}")
+    consul.put("service/example/leader", b"node1")
     section = {"consul": {"host": consul.host, "token": token}}
     for key in (RECORD, BACKUP_JOB):
         with opened(tmp_path, section, "example", timeout=5, key=key) as store:
-            store.write(OTHER, store.write(DOCUMENT, None))
-            assert store.topology().leader is None
+            leader = store.leader()
+            store.write(OTHER, store.write(DOCUMENT, None, leader), leader)
+            assert store.topology().leader == leader
     for key in ("config", "leader", "walkeeper-other"):
         with opened(tmp_path, section, "example", timeout=5, key=key) as store:
             found = store.read()
-            with pytest.raises(DcsError, match=r"^consul: not allowed: "):
-                store.write(DOCUMENT, found)
+            for guard in (None, leader):
+                with pytest.raises(DcsError, match=r"^consul: not allowed: "):
+                    store.write(DOCUMENT, found, guard)
     assert consul.get("service/example/config") == b"{}"
 
 

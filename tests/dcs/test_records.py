@@ -57,7 +57,7 @@ class Backend:
 
     @property
     def guards(self) -> bool:
-        return self.name in {"memory", "etcd3"}
+        return self.name in {"memory", "etcd3", "consul"}
 
     def open(self, member: str = "node1", key: str = RECORD) -> RecordStore:
         store = self._open(member, key)
@@ -418,8 +418,9 @@ def test_the_leader_may_write_under_its_own_guard(backend: Backend, store: Recor
 
 def test_a_write_under_the_guard_of_a_member_that_does_not_lead_is_refused(backend: Backend) -> None:
     store = backend.open()
+    backend.set("leader", b"node1")
+    guard = leads(store, "node1")
     backend.set("leader", b"node2")
-    guard = Leader("node1", leads(store, "node2").epoch)
     _refused_where_it_can_be_guarded(backend, store, guard)
 
 
