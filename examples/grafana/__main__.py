@@ -66,7 +66,7 @@ def dashboard() -> dict[str, Any]:
         panel("stat", "Archives", (0, 0, 4, 4), "none", (f'{of_scope("walkeeper_archiving")} == 1', "{{scope}}: {{member}}"),
               description="The node whose agent owns the record.", textMode="name", **last),
         panel("stat", "Behind", (4, 0, 4, 4), "s", (f'max by (scope) ({of_scope("walkeeper_lag_seconds")})', "{{scope}}"),
-              description="How long the oldest complete segment has waited for the frontier.", defaults=late, **last),
+              description="How long the oldest WAL has waited for the frontier.", defaults=late, **last),
         panel("stat", "Not archived", (8, 0, 4, 4), "bytes", (f'max by (scope) ({of_scope("walkeeper_lag_bytes")})', "{{scope}}"),
               (f'max by (scope) ({of_scope("walkeeper_suspected_bytes")}) > 0', "{{scope}}: suspected lost"),
               description="It lies in pg_wal on every node.", **last),

@@ -108,7 +108,7 @@ def test_every_setting_of_s3_is_taken(write: Write) -> None:
 """
     expected = S3Settings(
         bucket="our.wal", prefix="a/b", endpoint="https://s3.example.com:9000", region="eu", path_style=True,
-        access_key_id="id", secret_access_key="s3cret/+=", ca_file=Path("/ca.pem"), connect_timeout=Seconds(0.5),
+        access_key_id="id", secret_access_key_file=secret, secret_access_key="s3cret/+=", ca_file=Path("/ca.pem"), connect_timeout=Seconds(0.5),
         read_timeout=Seconds(120), overwrite_guard="head",
     )  # fmt: skip
     config = load(write(text), {})

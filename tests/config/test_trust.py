@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from walkeeper.agent.process import run
-from walkeeper.config import load, trust
-from walkeeper.config.trust import Us
+from walkeeper.config import load
 from walkeeper.errors import ConfigError
-from walkeeper.lib import events
+from walkeeper.lib import events, trust
+from walkeeper.lib.trust import Us
 
 US = Us(uid=26, gid=26)
 CONFIG = "scope: demo\nwalkeeper:\n  store: {directory: /mnt/wal}\n"

@@ -227,6 +227,17 @@ def test_a_socket_that_a_crash_left_is_replaced(short_path: Path, serve: Serve) 
     assert client.ask(str(serve()), "echo", 5)["ok"] is True
 
 
+def test_who_finds_no_agent_is_told_what_the_last_one_said_that_a_callback_started(short_path: Path) -> None:
+    path = str(short_path / "a.sock")
+    with pytest.raises(AgentError) as nobody:
+        client.ask(path, "echo", 5)
+    assert nobody.value.hint == "Start the agent: walkeeper agent, or its systemd unit."
+    Path(paths.start_log_path(path)).write_text("walkeeper: WALKEEPER_X: no such setting\nHINT: Did you mean Y?\n")
+    with pytest.raises(AgentError) as said:
+        client.ask(path, "echo", 5)
+    assert said.value.hint.endswith("started said: walkeeper: WALKEEPER_X: no such setting HINT: Did you mean Y?")
+
+
 def test_without_the_lock_no_socket_is_replaced(short_path: Path) -> None:
     lock = AgentLock(short_path / "a.lock")
     lock.release()

@@ -196,6 +196,36 @@ def test_credentials_that_were_rotated_are_picked_up_without_a_restart(server: S
     assert set(server.objects) == {"before", "after"}
 
 
+def test_a_secret_that_was_changed_in_its_file_is_picked_up_without_a_restart(
+    server: ScriptedS3, tmp_path: Path
+) -> None:
+    clock, path = HandClock(), tmp_path / "secret"
+    path.write_text("the old one\n")
+    settings = replace(
+        from_file(server, path), credentials_file=None, access_key_id="key", secret_access_key_file=path,
+        secret_access_key="the old one",
+    )  # fmt: skip
+    store = S3Store(settings, clock)
+    server.accepted_key = "another"
+    with pytest.raises(StoreDenied):
+        store.create("before", b"", {})
+    for unusable in (lambda: path.write_text("two\nlines\n"), path.unlink):
+        unusable()
+        assert settings.with_secret_again() == settings
+    path.write_text("the new one\n")
+    server.accepted_key = "key"
+    clock.now += CREDENTIALS_AGE
+    store.create("after", b"", {})
+    assert store._settings.secret_access_key == "the new one"
+
+
+def test_a_refused_head_is_said_with_the_reason_that_get_gives(server: ScriptedS3) -> None:
+    server.accepted_key = "another"
+    with pytest.raises(StoreDenied, match="InvalidAccessKeyId"):
+        S3Store(server.settings()).head(KEY)
+    assert [operation for operation, _ in server.requests] == ["HEAD", "GET"]
+
+
 def test_while_it_is_denied_credentials_are_not_read_at_every_call(server: ScriptedS3, tmp_path: Path) -> None:
     clock, path = HandClock(), tmp_path / "credentials"
     write_credentials(path, "first-key")

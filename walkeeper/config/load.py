@@ -16,12 +16,13 @@ from typing import Any, Final
 
 import msgspec
 
-from walkeeper.config import overrides, patroni_yml, trust, yaml_file
+from walkeeper.config import overrides, patroni_yml, yaml_file
 from walkeeper.config.keys import AgentKeys, AuthenticationKeys, EncryptionKeys, Keys, PostgresqlKeys, all_sections
 from walkeeper.config.model import AgentSettings, Config, Node, PostgresqlSettings
 from walkeeper.config.patroni_yml import LIBPQ_OPTIONS, Patroni
 from walkeeper.config.written import Written
 from walkeeper.errors import ConfigError
+from walkeeper.lib import trust
 from walkeeper.lib.section import Section, WrongValue, decode
 from walkeeper.store.base import StoreSettings
 

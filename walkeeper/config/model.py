@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, TypeVar
 
-from walkeeper.config.trust import Exposure
 from walkeeper.errors import ConfigError
 from walkeeper.lib.schedule import Schedule
+from walkeeper.lib.trust import Exposure
 from walkeeper.store.base import StoreSettings
 
 _T = TypeVar("_T")

@@ -8,19 +8,16 @@ import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
-from walkeeper.config import trust
-from walkeeper.config.trust import Exposure
 from walkeeper.config.yaml_file import Places
 from walkeeper.errors import ConfigError, WrongSetting
+from walkeeper.lib import trust
 from walkeeper.lib.section import Section, is_secret, is_secret_file
+from walkeeper.lib.trust import Exposure
 from walkeeper.store.base import StoreSettings
 from walkeeper.store.open import StoreKeys
-
-MAX_SECRET_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +67,12 @@ class Written:
         """The one line that a file holds."""
         if path is None:
             raise self.error(keys, "missing")
+        us = trust.Us.here()
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                self._trusted(keys, path, os.fstat(descriptor))
-                data = os.read(descriptor, MAX_SECRET_BYTES + 1)
-            finally:
-                os.close(descriptor)
-            text = data.decode().rstrip("\r\n")
-        except OSError as error:
-            raise self.error(keys, f"{path} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise self.error(keys, f"{path} is not text") from None
-        if not text or len(data) > MAX_SECRET_BYTES or not text.isprintable():
-            raise self.error(keys, f"{path} does not hold one line with a secret")
+            text, status = trust.read_secret(path, us)
+        except trust.UnusableSecret as problem:
+            raise self.error(keys, str(problem), hint=problem.hint) from None
+        self.exposed.extend(trust.exposures(path, status, us, secret=True))
         return text
 
     def secret_file(self, keys: tuple[str, ...], path: Path | None) -> Path | None:
@@ -131,7 +120,7 @@ class Written:
         return checked
 
     def _with_secrets(self, at: tuple[str, ...], settings: StoreSettings) -> StoreSettings:
-        """With each secret in place of the file that holds it."""
+        """With each secret, also where a file holds it: that is read again when the store refuses the secret."""
         if not isinstance(settings, Section):
             return settings
         changes: dict[str, object] = {}
@@ -139,8 +128,6 @@ class Written:
             if is_secret(each.type):
                 file = getattr(settings, f"{each.name}_file", None)
                 changes[each.name] = self.secret((*at, each.name), getattr(settings, each.name), file)
-                if file is not None:
-                    changes[f"{each.name}_file"] = None
             elif is_secret_file(each.type):
                 self.secret_file((*at, each.name), getattr(settings, each.name))
         return msgspec.structs.replace(settings, **changes)

@@ -16,8 +16,8 @@ from typing import Any, Final, TypeAlias
 
 import yaml
 
-from walkeeper.config import trust
 from walkeeper.errors import ConfigError
+from walkeeper.lib import trust
 
 MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_LINE_BYTES: Final = 64 * 1024

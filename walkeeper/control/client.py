@@ -15,6 +15,9 @@ from time import monotonic, sleep
 MAX_REPLY = 1024 * 1024
 """Bytes of the longest reply."""
 
+_LONGEST_START = 1000
+"""Bytes of what an agent says that does not start."""
+
 _QUEUE_PAUSE = 0.02
 _UCRED = 12
 """Bytes: pid, uid, gid of ``struct ucred`` (unix(7))."""
@@ -43,7 +46,7 @@ def ask(socket_path: str, verb: str, timeout: float, **facts: object) -> dict[st
         hint = (
             "The agent is stuck: its log says more."
             if error.listening
-            else "Start the agent: walkeeper agent, or its systemd unit."
+            else "Start the agent: walkeeper agent, or its systemd unit." + _last_start(socket_path)
         )
         raise AgentError(str(error), hint=hint) from None
     except ValueError:
@@ -52,6 +55,18 @@ def ask(socket_path: str, verb: str, timeout: float, **facts: object) -> dict[st
         answer = reply if isinstance(reply, dict) else {}
         raise AgentError(str(answer.get("error", "the answer is not understood")), hint=str(answer.get("hint", "")))
     return reply
+
+
+def _last_start(socket_path: str) -> str:
+    """What the last agent that a callback started said before it ended, if that was anything: nobody else shows it."""
+    from walkeeper.control.paths import start_log_path  # noqa: PLC0415 - callbacks do without
+
+    try:
+        with open(start_log_path(socket_path), "rb") as log:
+            said = " ".join(log.read(_LONGEST_START).decode("utf-8", "replace").split())
+    except OSError:
+        return ""
+    return f" The last one that a callback started said: {said}" if said else ""
 
 
 def exchange(socket_path: str, request: bytes, timeout: float) -> bytes:

@@ -124,7 +124,7 @@ def _glance(facts: Facts, picture: Picture | None) -> Iterator[tuple[str, str, s
         yield "Not archived", "unknown", "", "odd"
     else:
         late = report["lag_seconds"] or 0
-        waits = f"the oldest whole segment waits for {duration(late)}" if late else "no whole segment waits"
+        waits = f"the oldest of it waits for {duration(late)}" if late else ""
         yield "Not archived", size(report["lag_bytes"]), waits, "odd" if late > 60 else ""
     yield _gap_card(facts, picture)
     yield from _backup_card(report.get("backups"))
@@ -318,7 +318,7 @@ def _lag(facts: Facts) -> str:
     found = (
         Chart("lag-bytes", "WAL that is not archived", (Line("", "one", volume),), size,
               binary=True, now=facts.now, period=SAMPLE_SECONDS, marks=marks),
-        Chart("lag-seconds", "How long the oldest whole segment has waited", (Line("", "one", waiting),),
+        Chart("lag-seconds", "How long the oldest of it has waited", (Line("", "one", waiting),),
               duration, binary=False, now=facts.now, period=SAMPLE_SECONDS, marks=marks),
     )  # fmt: skip
     return _live("lags", "".join(map(_drawn, found)))

@@ -104,7 +104,7 @@ def _limit_fix(facts: Facts, limit: int) -> tuple[str, ...]:
     return (
         f"# in {facts.config.source}; or give the spool a larger disk:",
         *paste.yaml_lines(section, {"limit": f"{max(1, limit >> 20)}MiB"}),
-        "# and then: systemctl reload walkeeper, or kill -HUP the agent",
+        f"{paste.walkeeper(facts, 'agent', '--reload')}   # or systemctl reload walkeeper",
     )
 
 
@@ -283,7 +283,7 @@ def agent_troubles(facts: Facts) -> Iterator[Verdict]:
     AGENTS,
     "warning",
     what="This node's agent works with the configuration as it is now.",
-    why="An agent reads its configuration at its start and at SIGHUP.",
+    why="An agent reads its configuration at its start and when it is told to.",
     fix="systemctl reload walkeeper",
 )
 def agent_configuration(facts: Facts) -> Iterator[Verdict]:
@@ -294,7 +294,7 @@ def agent_configuration(facts: Facts) -> Iterator[Verdict]:
         yield NotKnown(facts.store.because)
         return
     own, url = facts.agent.report["agent"], facts.store.url
-    reload = f"kill -HUP {own['pid']}   # or systemctl reload walkeeper"
+    reload = f"{paste.walkeeper(facts, 'agent', '--reload')}   # or systemctl reload walkeeper"
     if url and own["store"] != url:
         move = (
             f"# is that meant? The archive stays in {own['store']}. To move it: stop the agents of all nodes, copy",

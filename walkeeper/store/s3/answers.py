@@ -24,7 +24,8 @@ _EXPIRED: Final = "The credentials have run out: renew them. An agent reads them
 
 _DENIED: Final = {
     "AccessDenied": _RIGHTS,
-    "SignatureDoesNotMatch": "The secret access key is wrong, or a proxy changes the request.",
+    "SignatureDoesNotMatch": "The secret access key is wrong, or a proxy changes the request. An agent reads it again without "
+    "a restart.",
     "InvalidAccessKeyId": "There is no such access key: correct the credentials. An agent reads them again without a restart.",
     "RequestTimeTooSkewed": _CLOCK,
     "RequestExpired": _CLOCK,

@@ -115,6 +115,10 @@ class S3Store:
         except NotFound:
             self._confirm_absent(key)
             return None
+        except StoreDenied:
+            with contextlib.suppress(NotFound, StoreUnavailable):
+                self._first_byte(key)  # HEAD's refusal has no body, and GET's says why
+            raise
         return ObjectInfo(key, self._size(key, answer), dict(answer.get("Metadata", {})))
 
     def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
@@ -197,12 +201,7 @@ class S3Store:
     def _confirm_absent(self, key: str) -> None:
         """That the object is missing, and not the bucket. HEAD answers 404 to both, and without a body."""
         try:
-            self._call(
-                self._name(key),
-                lambda client: client.get_object(Bucket=self._settings.bucket, Key=self._base + key, Range="bytes=0-0")[
-                    "Body"
-                ].close(),
-            )
+            self._first_byte(key)
         except NotFound as error:
             if error.proved:
                 return
@@ -210,6 +209,14 @@ class S3Store:
         raise StoreUnavailable(
             f"{self._name(key)}: not there for HEAD and there for GET",
             hint="Normal for a moment while it is written. If it stays so, look at what lies between here and the store.",
+        )
+
+    def _first_byte(self, key: str) -> None:
+        self._call(
+            self._name(key),
+            lambda client: client.get_object(Bucket=self._settings.bucket, Key=self._base + key, Range="bytes=0-0")[
+                "Body"
+            ].close(),
         )
 
     def _read(self, client: S3Client, key: str, limit: int) -> Body:
@@ -327,6 +334,8 @@ class S3Store:
             now = self._clock.monotonic()
             if self._client is None or (self._denied and now - self._built_at >= CREDENTIALS_AGE):
                 self._built_at = now
+                if self._denied:
+                    self._settings = self._settings.with_secret_again()
                 self._client = _build(self._settings)
                 self._denied = False
             return self._client

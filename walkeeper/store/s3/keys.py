@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from msgspec import Meta
 
 from walkeeper.errors import WrongSetting
 from walkeeper.lib.section import Secret, SecretFile, Section
+from walkeeper.lib.trust import UnusableSecret, Us, read_secret
 from walkeeper.lib.units import Seconds
 from walkeeper.store.object_key import MAX_KEY, is_part
 
@@ -173,6 +175,14 @@ class S3Settings(Section, frozen=True):
             connect_timeout=Seconds(min(self.connect_timeout, seconds)),
             read_timeout=Seconds(min(self.read_timeout, seconds)),
         )
+
+    def with_secret_again(self) -> Self:
+        """The same, with the secret that its file holds now; where that cannot be used, the one that it held."""
+        if self.secret_access_key_file is not None:
+            with contextlib.suppress(UnusableSecret):
+                secret, _ = read_secret(self.secret_access_key_file, Us.here())
+                return msgspec.structs.replace(self, secret_access_key=secret)
+        return self
 
     def clock_ahead(self) -> float | None:
         from walkeeper.store.s3.clock import ahead  # noqa: PLC0415 - ssl and http are for the doctor only

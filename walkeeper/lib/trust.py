@@ -12,6 +12,9 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+MAX_SECRET_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +77,32 @@ def exposures(path: Path, status: os.stat_result, us: Us, *, secret: bool) -> It
                 f"uid {above.st_uid}, mode {stat.S_IMODE(above.st_mode):04o}",
                 f"Let only root or uid {us.uid} write {directory}.",
             )
+
+
+class UnusableSecret(ValueError):
+    """A file that is not there, that others may change, or that holds no secret; with what ends that."""
+
+    def __init__(self, text: str, *, hint: str = "") -> None:
+        super().__init__(text)
+        self.hint = hint
+
+
+def read_secret(path: Path, us: Us) -> tuple[str, os.stat_result]:
+    """The one line that a file holds, and what the file is. Raises UnusableSecret."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if refused := refusal(path, status, us):
+                raise UnusableSecret(f"{path}: {refused.text}", hint=refused.hint)
+            data = os.read(descriptor, MAX_SECRET_BYTES + 1)
+        finally:
+            os.close(descriptor)
+        text = data.decode().rstrip("\r\n")
+    except OSError as error:
+        raise UnusableSecret(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UnusableSecret(f"{path} is not text") from None
+    if not text or len(data) > MAX_SECRET_BYTES or not text.isprintable():
+        raise UnusableSecret(f"{path} does not hold one line with a secret")
+    return text, status
