@@ -13,6 +13,7 @@ import pytest
 
 from tests.fixtures.made_backup import ID, LAYOUT, config, made, plan
 from tests.twins.memory_store import MemoryStore
+from walkeeper.archive import proofs
 from walkeeper.archive.open import open_archives
 from walkeeper.archive.proofs import newest_proof, write_proof
 from walkeeper.core import proof as core_proof
@@ -118,6 +119,27 @@ def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
         server._child.wait()
         with pytest.raises(CannotTell, match="ended: FATAL:  could not find X"):
             server.ask("select 1", ["postgres"])
+
+
+def test_a_server_that_crashed_does_not_start_again_and_says_by_what(tmp_path: Path) -> None:
+    said = "echo \"$*\"; echo 'LOG:  server process (PID 7) was terminated by signal 11'; exit 1"
+    with scratch_server(tmp_path, postgres=said) as server:
+        assert server._child is not None
+        server._child.wait()
+        with pytest.raises(CannotTell, match="terminated by signal 11"):
+            server.ask("select 1", ["postgres"])
+    assert "-c restart_after_crash=off" in (tmp_path / "server.log").read_text()
+
+
+def test_how_far_it_has_replayed_stands_in_its_log(tmp_path: Path) -> None:
+    at = "LOG:  redo in progress, elapsed time: 1{}.00 s, current LSN: 0/500{}28"
+    said = "".join(f"echo '{at.format(number, number)}'; " for number in (1, 2))
+    with scratch_server(tmp_path, postgres=f"{said}exit 1") as server:
+        assert server._child is not None
+        server._child.wait()
+        assert server.replayed == "0/500228"
+    with scratch_server(tmp_path, postgres="exit 1") as server:
+        assert server.replayed == ""
 
 
 CLOSED = 'FATAL: database "template1" is not currently accepting connections'
@@ -308,9 +330,23 @@ def test_the_newest_proof_that_can_be_used_counts() -> None:
     write_proof(store, LAYOUT, older)
     assert newest_proof(store, LAYOUT) == PROOF
     store.create(LAYOUT.proof("2026-11-29T00:00:00Z", ID), b"{", {})
-    store.create(LAYOUT.proof("2026-11-30T00:00:00Z", ID), b"x" * (core_proof.MAX_PROOF_BYTES + 1), {})
+    store.create(LAYOUT.proof("2026-11-29T00:00:01Z", ID), b"x" * (core_proof.MAX_PROOF_BYTES + 1), {})
     assert newest_proof(store, LAYOUT) == PROOF
     assert [core_proof.age(PROOF, moment(PROOF.at).timestamp() + seconds) for seconds in (60, -60)] == [60.0, 0.0]
+
+
+def test_p16_no_name_that_is_planted_hides_a_proof_and_none_is_newer_than_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    monkeypatch.setattr(proofs, "now_utc", lambda: moment("2026-11-29T12:00:00Z"))
+    write_proof(store, LAYOUT, PROOF)
+    for number in range(30):
+        store.create(f"{LAYOUT.proofs}z{number}.json", b"{", {})
+        store.create(LAYOUT.proof(f"2027-01-01T00:00:{number:02}Z", ID), core_proof.encode(PROOF), {})
+        future = Proof(**{**_fields(PROOF), "at": f"2028-01-01T00:00:{number:02}Z"})
+        store.create(LAYOUT.proof(future.at, ID), core_proof.encode(future), {})
+    for number in range(10):
+        store.create(LAYOUT.proof(f"2026-11-29T00:00:{number:02}Z", ID), core_proof.encode(future), {})
+    assert newest_proof(store, LAYOUT) == PROOF
 
 
 def _fields(proof: Proof) -> dict[str, Any]:

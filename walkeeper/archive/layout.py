@@ -121,7 +121,7 @@ class Layout:
         """Restores that were tried out, and worked."""
         return f"{self.root}proof/"
 
-    def proof(self, at: str, id_: BackupId) -> str:
+    def proof(self, at: str, id_: BackupId | str = "") -> str:
         """Of that backup; ``at`` as in ``core.proof``. Sorted as text they are in the order of time."""
         return f"{self.proofs}{at.replace('-', '').replace(':', '')}-{id_}.json"
 

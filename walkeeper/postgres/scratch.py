@@ -37,7 +37,8 @@ _SETTINGS: Final = {
     "listen_addresses": "",
     "port": "5432",
     "unix_socket_permissions": "0700",
-    "hot_standby": "on",
+    "hot_standby": "off",
+    "restart_after_crash": "off",
     "archive_mode": "off",
     "max_logical_replication_workers": "0",
     "shared_preload_libraries": "",
@@ -47,15 +48,23 @@ _SETTINGS: Final = {
     "fsync": "off",
     "full_page_writes": "off",
     "shared_buffers": "128MB",
+    "min_dynamic_shared_memory": "0",
     "huge_pages": "off",
     "wal_keep_size": "0",
     "statement_timeout": "0",
     "lock_timeout": "0",
     "logging_collector": "off",
     "log_destination": "stderr",
+    "log_min_messages": "warning",
     "lc_messages": "C",
 }
-"""No addresses, no archiving, no subscriptions, no libraries that act by themselves; small, and in no need to last."""
+"""No addresses, no archiving, no subscriptions, no libraries that act by themselves; small, and in no need to last.
+
+As it lets nobody in while it recovers, it needs none of the settings that the WAL says the primary has raised. After a crash it is
+over, and not waited for.
+"""
+_REDO: Final = re.compile(r"redo in progress, elapsed time: .*, current LSN: ([0-9A-F/]+)")
+_WHY: Final = re.compile("FATAL:|PANIC:|HINT:|terminated by signal|restore_failed|hole_in_archive")
 _EVENT_TRIGGERS_CAN_BE_OFF: Final = 17
 
 
@@ -167,6 +176,12 @@ class ScratchServer:
             hint="Set walkeeper.postgresql.user to a role that may connect to the database template1 or postgres.",
         )
 
+    @property
+    def replayed(self) -> str:
+        """Up to which position, by what its log says now and then; empty where it says nothing of it."""
+        said = _REDO.findall(_end_of(self._log))
+        return said[-1] if said else ""
+
     def run(self, name: str, arguments: Iterable[str | Path]) -> Run:
         """One of PostgreSQL's programs to its end."""
         out, err = self._home / f"{name}.out", self._home / f"{name}.err"
@@ -197,9 +212,9 @@ class ScratchServer:
     def _ended(self) -> CannotTell:
         """What its log says last of why."""
         lines = _end_of(self._log).splitlines()
-        said = [line for line in lines if re.search(r"FATAL:|PANIC:|restore_failed|hole_in_archive", line)]
+        said = [line for line in lines if _WHY.search(line)]
         return CannotTell(
-            f"the restored server ended: {' / '.join(said[-2:] or lines[-2:] or ['it said nothing'])}",
+            f"the restored server ended: {' / '.join(said[-3:] or lines[-2:] or ['it said nothing'])}",
             hint="walkeeper verify --deep looks at every object that it reads. Where this host lacks something: another host.",
         )
 

@@ -203,10 +203,10 @@ def _recovered(plan: Plan, server: ScratchServer, place: Path, progress: Progres
     while True:
         check_room(place)
         answer = server.ask(_REACHED, users)
-        if answer is not None:
-            if not answer["recovers"]:
-                return dict(answer)
-            progress.show(f"replaying WAL: at {answer['lsn']}" + (f" of {plan.end}" if plan.end is not None else ""))
+        if answer is not None and not answer["recovers"]:
+            return dict(answer)
+        if at := server.replayed:
+            progress.show(f"replaying WAL: at {at}" + (f" of {plan.end}" if plan.end is not None else ""))
         time.sleep(_LOOKS)
 
 
