@@ -9,10 +9,11 @@ from pathlib import Path
 from signal import Signals
 from typing import Final
 
-# The last check closes the moment between fork and prctl.
+# The last check closes the moment between fork and prctl. A shell's & has SIGINT ignored, and every child would inherit that.
 _LAUNCH: Final = """
-import ctypes, os, sys
+import ctypes, os, signal, sys
 ctypes.CDLL(None, use_errno=True).prctl(1, int(sys.argv[2]))
+signal.signal(int(sys.argv[2]), signal.SIG_DFL)
 if os.getppid() != int(sys.argv[1]): sys.exit(1)
 os.execv(sys.argv[3], sys.argv[3:])
 """
