@@ -329,12 +329,13 @@ def test_no_lifecycle_rule_expires_wal() -> None:
         )
 
 
-def test_the_acls_name_the_three_keys_and_write_nothing_else() -> None:
+def test_the_acls_name_the_four_keys_and_write_nothing_else() -> None:
     etcd = (EXAMPLES / "dcs" / "etcd-role.sh").read_text()
     assert re.findall(r"grant-permission walkeeper (.+)", etcd) == [
         "--prefix=true read /service/demo/",
         "readwrite /service/demo/walkeeper",
         "readwrite /service/demo/walkeeper-backup",
+        "readwrite /service/demo/walkeeper-proof",
         "readwrite /service/demo/walkeeper-remembered",
     ]
     consul = (EXAMPLES / "dcs" / "consul-policy.hcl").read_text()
@@ -342,6 +343,7 @@ def test_the_acls_name_the_three_keys_and_write_nothing_else() -> None:
         ("key_prefix", "service/demo/", "read"),
         ("key", "service/demo/walkeeper", "write"),
         ("key", "service/demo/walkeeper-backup", "write"),
+        ("key", "service/demo/walkeeper-proof", "write"),
         ("key", "service/demo/walkeeper-remembered", "write"),
     ]
 

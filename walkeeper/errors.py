@@ -58,6 +58,7 @@
     ├── GapOpen                a recorded gap that nobody has accepted
     ├── TakeoverRuns           a takeover that takes long
     ├── BackupFails            the cluster's backup job did not come to its end
+    ├── ProofFails             the cluster's backups were not proved by a restore
     ├── ObjectMissing          an object that was stored is no longer there
     └── ObjectDamaged          the same, and it is not what was stored
 
@@ -396,6 +397,12 @@ class BackupFails(WalkeeperError):
     """The cluster's backup job did not come to its end."""
 
     reason = "backup_fails"
+
+
+class ProofFails(WalkeeperError):
+    """The cluster's proof of its backups, by a real restore, did not come to a good end."""
+
+    reason = "proof_fails"
 
 
 class ObjectMissing(WalkeeperError):

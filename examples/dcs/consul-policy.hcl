@@ -1,6 +1,6 @@
 # For the cluster "demo": consul acl policy create -name walkeeper -rules @consul-policy.hcl
-# Everything of the cluster may be read, three keys written: the record, what is remembered beside it, and the backup job (only with
-# backup.schedule). No session is needed (tried, with Consul 1.8.7).
+# Everything of the cluster may be read, four keys written: the record, what is remembered beside it, and the jobs (only with
+# backup.schedule, and with backup.verify_schedule). No session is needed (tried, with Consul 1.8.7).
 key_prefix "service/demo/" {
   policy = "read"
 }
@@ -8,6 +8,9 @@ key "service/demo/walkeeper" {
   policy = "write"
 }
 key "service/demo/walkeeper-backup" {
+  policy = "write"
+}
+key "service/demo/walkeeper-proof" {
   policy = "write"
 }
 key "service/demo/walkeeper-remembered" {

@@ -1,110 +1,26 @@
-"""The backup job on three members over a DCS in memory: what runs, and who runs it, is played."""
+"""The jobs of the cluster on three members over a DCS in memory: what runs, and who runs it, is played."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
-from dataclasses import replace as changed
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from tests.agent.test_life import Time
 from tests.parts.processes import wait_until
-from tests.twins.memory_record import MemoryDcs, MemoryRecord
-from walkeeper.agent.backup_job import SILENT_SECONDS, BackupJob, Child, Cluster
-from walkeeper.agent.problems import Problems
-from walkeeper.config import load
+from tests.simulation.jobs import NEWEST, RECORD, STEP, Broken, Played, Three, World
+from walkeeper.agent.backup_job import ALARM_SECONDS, SILENT_SECONDS, BackupJob, Cluster, proofs
+from walkeeper.agent.child import Child
+from walkeeper.core import backup_job
 from walkeeper.core.about import About
-from walkeeper.core.backup_job import LEADER_WAITS, MAX_ATTEMPTS, Bidder, Job, decode, encode
-from walkeeper.core.lsn import MIB
-from walkeeper.core.record import Record
-from walkeeper.lib.schedule import Schedule
-
-STEP = 10.0
-RECORD = Record(
-    system_identifier="7", segment_size=MIB, timeline=1, lsn="0/3000000", start="000000010000000000000003", owner="a",
-    session="s", updated_at="2026-11-28T00:00:00Z",
-)  # fmt: skip
+from walkeeper.core.backup_job import FIRST_PAUSE, LEADER_WAITS, MAX_ATTEMPTS, WAITS_SECONDS, Bidder, encode
 
 
-class Played:
-    """A command that runs until it is told how it ends."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.arguments = arguments
-        self.code: int | None = None
-        self.stopped = False
-        self.come, self.of = 0, 100
-
-    def poll(self) -> int | None:
-        self.come += 10
-        return self.code
-
-    def why(self) -> str:
-        return "the server was shut down. HINT: start it"
-
-    def stop(self) -> None:
-        self.stopped = True
-
-
-class Member:
-    def __init__(self, cluster: Three, name: str) -> None:
-        self.name = name
-        self.records = MemoryRecord(cluster.dcs)
-        self.problems = Problems(cluster.time)
-        self.started: list[Played] = []
-        self.facts = Cluster(None, Bidder(name=name, leads=False, replica=True))
-        self._cluster = cluster
-        self.alive = True
-        self.start()
-
-    def start(self) -> None:
-        self.job = BackupJob(
-            self._cluster.config, self.records, lambda: self.facts, self.problems, self._cluster.time, self._run
-        )
-
-    def _run(self, _: Path, *arguments: str) -> Child:
-        self.started.append(Played(*arguments))
-        return self.started[-1]  # type: ignore[return-value]
-
-    @property
-    def running(self) -> Played | None:
-        return self.started[-1] if self.started and self.started[-1].code is None else None
-
-
-class Three:
-    """``a`` leads and owns the record."""
-
-    def __init__(self, directory: Path) -> None:
-        file = directory / "patroni.yml"
-        file.write_text(f"scope: demo\nname: a\nwalkeeper: {{store: {{directory: {directory}}}}}\n")
-        self.config = changed(
-            load(file, {}), backup_schedule=Schedule.parse("12h"), backup_expire=Path("/etc/expire.yml")
-        )
-        self.time = Time()
-        self.dcs = MemoryDcs()
-        self.members = [Member(self, name) for name in "abc"]
-        self.a, self.b, self.c = self.members
-        self.lead(self.a)
-
-    def lead(self, leader: Member) -> None:
-        for each in self.members:
-            me = Bidder(name=each.name, leads=each is leader, replica=each is not leader)
-            each.facts = Cluster(RECORD if each is leader else None, me)
-
-    def pass_time(self, seconds: float = STEP) -> None:
-        for _ in range(int(seconds / STEP)):
-            self.time.now += STEP
-            for member in self.members:
-                if member.alive:
-                    member.job.step()
-
-    @property
-    def job(self) -> Job:
-        assert self.dcs.record is not None
-        return decode(self.dcs.record.document)
+def _forgets(job: BackupJob) -> None:
+    """Deliberately: what runs is not ended."""
+    job._child, job._mine = None, None
 
 
 @pytest.fixture
@@ -273,46 +189,148 @@ def test_an_agent_that_is_stopped_gives_it_back_and_one_that_was_killed_goes_on_
     assert (three.job.node, three.job.attempt, len(three.c.started)) == ("c", 2, 2)
 
 
+def test_p9_what_runs_on_a_member_in_an_alarm_that_lasts_is_ended_and_another_goes_on(three: Three) -> None:
+    three.pass_time()
+    (backup,) = three.b.started
+    three.b.alarm = "the disk of pg_wal fills"
+    three.pass_time(ALARM_SECONDS - STEP)
+    three.b.alarm = ""  # a moment's matter
+    three.pass_time(2 * STEP)
+    assert backup.lives
+    three.b.alarm = "it is 2 GiB behind the leader"
+    three.pass_time(ALARM_SECONDS + 2 * STEP)
+    assert backup.stopped
+    assert (three.job.state, three.job.node) == ("wanted", "b")
+    three.b.started.clear()
+    assert three.job.why == "it was ended for that host's sake: it is 2 GiB behind the leader"
+    three.pass_time(FIRST_PAUSE)
+    assert (three.job.state, three.job.node, three.job.attempt) == ("running", "c", 2)
+    assert not three.b.started
+
+
+def test_what_was_ended_while_the_dcs_was_away_says_why_when_it_is_back(three: Three) -> None:
+    three.pass_time()
+    three.b.alarm = "it is 2 GiB behind the leader"
+    three.pass_time(ALARM_SECONDS)
+    three.b.records.read_only = True
+    three.pass_time()
+    assert three.b.started[0].stopped
+    three.b.started[0].code = 130
+    three.b.records.read_only = False
+    three.pass_time()
+    assert three.job.why == "it was ended for that host's sake: it is 2 GiB behind the leader"
+
+
+def test_p10_one_that_nobody_takes_is_a_problem_after_an_hour(three: Three) -> None:
+    for member in three.members:
+        member.alarm = "the disk of pg_wal fills"
+    three.pass_time(WAITS_SECONDS)
+    assert not three.a.problems.open()
+    three.pass_time(3 * STEP)
+    (problem,) = three.a.problems.open()
+    assert "no member takes it" in problem.text
+    assert "It waits for a replica or the leader" in problem.hint
+    three.c.alarm = ""
+    three.pass_time(2 * STEP)
+    assert not three.a.problems.open()
+    assert three.job.node == "c"
+
+
+def test_a_proof_runs_on_a_replica_and_never_on_the_leader_of_others(tmp_path: Path) -> None:
+    three = Three(tmp_path, proofs)
+    three.pass_time()
+    (proof,) = three.b.started
+    assert proof.arguments == ("verify", "--restore", str(tmp_path), "--job", NEWEST)
+    for member in (three.b, three.c):
+        member.facts = Cluster(None, Bidder(name=member.name, leads=False, replica=False))
+    proof.code = 2
+    three.pass_time(2 * 3600)
+    assert not three.a.started
+    (problem,) = three.a.problems.open()
+    assert (problem.what, problem.reason) == (About.PROOF_JOB, "proof_fails")
+    assert "the last attempt, on b: the server was shut down" in problem.text
+    three.a.facts = Cluster(RECORD, Bidder(name="a", leads=True, replica=False, alone=True))
+    three.pass_time(3 * LEADER_WAITS)
+    assert len(three.a.started) == 1
+
+
+def test_a_backup_that_is_proved_wrong_is_told_at_once(tmp_path: Path) -> None:
+    three = Three(tmp_path, proofs)
+    three.pass_time()
+    three.b.started[0].code = 1
+    three.pass_time(2 * STEP)
+    assert (three.job.state, three.job.attempt) == ("failed", 1)
+    (problem,) = three.a.problems.open()
+    assert problem.what == About.PROOF_JOB
+    assert "walkeeper verify --restore does it now" in problem.hint
+
+
+def test_there_is_no_proof_before_there_is_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    three = Three(tmp_path, proofs)
+    monkeypatch.setattr("tests.simulation.jobs.NEWEST", "")
+    three.pass_time(600)
+    assert three.dcs.record is None
+
+
+def test_what_a_killed_proof_has_left_is_removed_where_it_is_found(tmp_path: Path) -> None:
+    three = Three(tmp_path, proofs)
+    left = three.b.job.kind.left
+    assert left is not None
+    assert left.name == "walkeeper-verify-demo"
+    three.pass_time()
+    three.b.started[0].code = -9
+    left.mkdir()
+    three.b.job._run = Cleared(left)  # type: ignore[assignment]
+    three.pass_time()
+    assert not left.exists()
+    assert (three.job.state, three.job.attempt) == ("wanted", 1)
+
+
+class Cleared(Played):
+    """What ``--clear`` runs; it ends at once."""
+
+    def __init__(self, left: Path) -> None:
+        super().__init__()
+        self._left = left
+        self.code = 0
+
+    def __call__(self, _: Path, *arguments: str) -> Cleared:
+        assert arguments == ("verify", "--restore", str(self._left.parent), "--clear")
+        self._left.rmdir()
+        return self
+
+
 def test_p16_garbage_in_its_place_is_written_over_by_who_owns_the_record(three: Three) -> None:
     three.dcs.put(b"[" * 5000)
     three.pass_time()
     assert three.job.state in ("wanted", "running")
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_whatever_dies_and_whoever_leads_each_backup_comes_to_an_end(three: Three, seed: int) -> None:
-    dice = random.Random(seed)
-    for _ in range(150):
-        match dice.randrange(12):
-            case 0:
-                three.lead(dice.choice(three.members))
-            case 1:
-                dice.choice(three.members).alive = False
-            case 2:
-                dice.choice(three.members).start()  # its agent was killed, and starts anew
-            case 3:
-                three.dcs.down = not three.dcs.down
-            case 4:
-                dice.choice(three.members).records.lose_answers = 1
-            case 5 | 6:
-                for member in three.members:
-                    if member.running is not None:
-                        member.running.code = dice.choice((0, 1))
-            case _:
-                for member in three.members:
-                    member.alive = True
-        three.pass_time(dice.choice((STEP, 4 * STEP)))
-    three.dcs.down = False
-    for member in three.members:
-        member.alive = True
-    three.lead(three.a)
-    for _ in range(1500):
-        three.pass_time()
-        for member in three.members:
-            if member.running is not None:
-                member.running.code = 0
-    assert three.job.is_over
-    assert three.job.attempt <= MAX_ATTEMPTS
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_dies_and_whoever_leads_each_job_comes_to_an_end_and_nothing_runs_for_nobody(
+    tmp_path: Path, seed: int
+) -> None:
+    World(tmp_path, seed).play()
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "bug", "noticed"),
+    [
+        (BackupJob, "_let_go", _forgets, "runs"),
+        (backup_job, "may_claim", lambda job, me, *_: not job.is_over and (me.leads or me.replica), "may not|runs"),
+    ],
+)
+def test_a_deliberate_bug_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str, bug: Any, noticed: str
+) -> None:
+    monkeypatch.setattr(place, name, bug)
+    with pytest.raises(Broken, match=noticed):
+        _play(tmp_path, range(30))
+
+
+def _play(directory: Path, seeds: range) -> None:
+    for seed in seeds:
+        World(directory, seed).play()
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -17,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.agent.test_listing import Hands
 from tests.fixtures.backed_up import put_backup
+from tests.fixtures.made_backup import config as made_config
 from tests.fixtures.worlds import config_of
 from tests.parts.processes import free_port, wait_until
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
@@ -29,11 +32,14 @@ from walkeeper.agent.http.report import STALE_SECONDS, report
 from walkeeper.agent.observation import Observation
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.open import Archives
+from walkeeper.archive.restorable import claimed, summary
 from walkeeper.core.backup import BackupId
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
+from walkeeper.core.proof import Proof
 from walkeeper.core.record import Record
 from walkeeper.lib.clock import SystemClock
+from walkeeper.lib.schedule import Schedule
 from walkeeper.postgres.server import ServerState
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -59,6 +65,7 @@ KNOWN: Final[dict[str, Any]] = {
     "suspected": None,
     "backups": {
         "complete": 2, "damaged": 1, "attempts": 0, "newest": {"age_seconds": 60.0}, "short": False,
+        "overdue": False, "proof_overdue": True,
         "window": {"start_lsn": "0/100", "end_lsn": "0/300", "seconds": 86400.0}, "proved": {"age_seconds": 3600.0},
     },
     "troubles": [],
@@ -179,7 +186,7 @@ def test_what_base_backups_restore_is_served_where_it_is_known() -> None:
     for line in (
         "walkeeper_backups_complete 2.0", "walkeeper_backups_damaged 1.0", "walkeeper_backup_age_seconds 60.0", "walkeeper_backup_proved_age_seconds 3600.0",
         "walkeeper_window_start_lsn_bytes 256.0", "walkeeper_window_end_lsn_bytes 768.0", "walkeeper_window_seconds 86400.0",
-        "walkeeper_window_short 0.0",
+        "walkeeper_window_short 0.0", "walkeeper_backup_overdue 0.0", "walkeeper_proof_overdue 1.0",
     ):  # fmt: skip
         assert line in text.splitlines()
     none = (
@@ -191,20 +198,32 @@ def test_what_base_backups_restore_is_served_where_it_is_known() -> None:
     assert "walkeeper_backup" not in metrics.Exposition(lambda: {**KNOWN, "backups": None}).text("")[1].decode()
 
 
-def test_the_agent_looks_at_base_backups_in_the_background_and_seldom() -> None:
+def test_the_agent_looks_at_base_backups_in_the_background_and_seldom(tmp_path: Path) -> None:
     store, clock = MemoryStore(), Hands()
+    daily = Schedule.parse("1d")
+    settings = replace(made_config(tmp_path), backup_schedule=daily, backup_verify_schedule=daily)
     archives = Archives(store, "demo", None, Codec())
     put_backup(archives.backups(7), BackupId("20261128T020000Z", 1, "1a2b3c4d"), Lsn(6 * MIB + 40), Lsn(6 * MIB + 256))
     record = Record(
         system_identifier="7", segment_size=MIB, timeline=1, lsn=str(Lsn(9 * MIB)), start=Segment(1, 5, SegmentSize(MIB)).name,
         owner="a", session="s",
     )  # fmt: skip
-    look = BackupsLook(archives, None, clock)
+    look = BackupsLook(archives, settings, clock)
     assert look.summary(None) is None
     wait_until(lambda: look.summary(record) is not None, "a look")
     found = look.summary(record)
     assert found is not None
     assert found["complete"] == 1
+    assert (found["overdue"], found["proof_overdue"]) == (False, False)
+    later = datetime(2026, 12, 5, tzinfo=UTC).timestamp()
+    looked = claimed(archives, record)
+    told = summary(looked, later, settings)
+    assert told is not None
+    assert (told["overdue"], told["proof_overdue"]) == (True, True)
+    proof = Proof(backup="20261128T020000Z-00000001-1a2b3c4d", at="2026-12-04T00:00:00Z", timeline=1, lsn="0/600100")
+    told = summary(replace(looked, proved=proof), later, settings)
+    assert told is not None
+    assert (told["overdue"], told["proof_overdue"]) == (True, False)
     calls = len(store.calls)
     look.summary(record)
     assert len(store.calls) == calls

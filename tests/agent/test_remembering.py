@@ -107,7 +107,7 @@ def test_p13_a_leaders_timeline_is_noted_before_the_store_is_asked_for_anything(
     (tmp_path / "pg_wal" / "00000002.history").write_bytes(history_text(TWO))
     store = MemoryStore()
     store.down = True
-    agent = Agent(world.config, store, MemoryRecord(world.dcs), SystemClock(), None, world.records["b"])
+    agent = Agent(world.config, store, MemoryRecord(world.dcs), SystemClock(), {}, world.records["b"])
     with pytest.raises(StoreUnavailable):
         agent._take_over(ServerState(SYSTEM, False, 2, Lsn(9 * MIB), SIZE, 15, "replica"), frozenset())
     assert world.texts == {2: history_text(TWO)}
@@ -226,7 +226,7 @@ def test_p4_a_member_that_died_before_an_agent_began_is_known_to_it(world: World
 
 
 def test_p4_who_may_have_wal_is_not_known_before_the_dcs_has_told_who_was_seen(world: World) -> None:
-    agent = Agent(world.config, MemoryStore(), MemoryRecord(world.dcs), SystemClock(), None, world.records["b"])
+    agent = Agent(world.config, MemoryStore(), MemoryRecord(world.dcs), SystemClock(), {}, world.records["b"])
     world.of().tend(record(TWO), MEMBERS, "b")
     world.records["b"].cut_off = True
     world.dcs.set_members("b", "c")

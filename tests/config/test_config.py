@@ -204,6 +204,14 @@ REFUSED: Mapping[str, tuple[str, str]] = {
         "  store: {directory: /pg/data/wal}",
         ":2: walkeeper.store.directory: /pg/data/wal",
     ),
+    "proofs in the data directory": (
+        "  store: {directory: /x}\n  backup: {verify_directory: /pg/data/scratch}",
+        ":3: walkeeper.backup.verify_directory: /pg/data/scratch lies in the data directory /pg/data",
+    ),
+    "a schedule of proofs that is none": (
+        "  store: {directory: /x}\n  backup: {verify_schedule: 0 0 30 2 *}",
+        ":3: walkeeper.backup.verify_schedule: ",
+    ),
     "bucket": ("  store: {s3: {bucket: a/b}}", ":2: walkeeper.store.s3.bucket: 'a/b' is not the name of a bucket"),
     "bucket with dots": ("  store: {s3: {bucket: a..b}}", ":2: walkeeper.store.s3.bucket: 'a..b' is not the name"),
     "prefix": ("  store: {s3: {bucket: abc, prefix: a/../b}}", ":2: walkeeper.store.s3.prefix: 'a/../b' cannot be"),

@@ -14,10 +14,13 @@ from walkeeper.core.backup_job import (
     LIMIT,
     MAX_ATTEMPTS,
     SILENCE_SECONDS,
+    TOO_FAR_BEHIND,
+    WAITS_SECONDS,
     Bidder,
     From,
     Job,
     Stands,
+    alarm,
     beaten,
     claimed,
     decode,
@@ -26,8 +29,11 @@ from walkeeper.core.backup_job import (
     given_back,
     is_due,
     may_claim,
+    nobody_bids,
 )
 from walkeeper.core.floor import written
+from walkeeper.core.lsn import MIB, SegmentSize
+from walkeeper.core.room import Disk
 from walkeeper.errors import BadJob
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -80,6 +86,10 @@ def test_one_job_for_each_moment_of_the_schedule(job: Job | None, due: bool) -> 
         (replace(JOB, state="running", node="x"), LEADER, "leader", SILENCE_SECONDS),
         (replace(JOB, state="done", node="x"), REPLICA, "replica", None),
         (replace(JOB, state="failed", node="x"), REPLICA, "replica", None),
+        (JOB, REPLICA, "spare", 0),
+        (JOB, LEADER, "spare", None),
+        (replace(JOB, node="c", attempt=5), LEADER, "spare", None),
+        (JOB, Bidder(name="a", leads=True, replica=False, alone=True), "spare", LEADER_WAITS),
     ],
 )
 def test_who_bids_and_when(job: Job, me: Bidder, prefer: From, after: float | None) -> None:
@@ -88,6 +98,30 @@ def test_who_bids_and_when(job: Job, me: Bidder, prefer: From, after: float | No
     else:
         assert may_claim(job, me, after, prefer)
         assert after == 0 or not may_claim(job, me, after - 0.1, prefer)
+
+
+@pytest.mark.parametrize(
+    ("disk", "behind", "why"),
+    [
+        (None, None, ""),
+        (Disk(500 << 30, 900 << 30, 1e6), TOO_FAR_BEHIND, ""),
+        (Disk(2 << 30, 900 << 30, 0.0), 0, ""),  # nearly full, and it stays so
+        (Disk(9 * MIB, 900 << 30, None), 0, "the disk of pg_wal has 9 MiB free"),
+        (Disk(1 << 30, 900 << 30, (1 << 30) / 600), 0, "the disk of pg_wal fills, and would be full in 10 min"),
+        (Disk(1 << 30, 900 << 30, -1e6), 0, ""),
+        (None, TOO_FAR_BEHIND + 1, "it is 1 GiB behind the leader"),
+    ],
+)
+def test_p9_a_member_in_need_has_nothing_else_to_do(disk: Disk | None, behind: int | None, why: str) -> None:
+    assert alarm(disk, SegmentSize(MIB), behind) == why
+
+
+def test_one_that_waits_is_waited_for_an_hour_and_its_pause() -> None:
+    assert not nobody_bids(JOB, WAITS_SECONDS)
+    assert nobody_bids(JOB, WAITS_SECONDS + 1)
+    assert not nobody_bids(replace(JOB, attempt=3), WAITS_SECONDS + 4 * FIRST_PAUSE)
+    assert nobody_bids(replace(JOB, attempt=3), WAITS_SECONDS + 4 * FIRST_PAUSE + 1)
+    assert not nobody_bids(replace(JOB, state="running"), 1e9)
 
 
 def test_an_attempt_that_fails_is_followed_by_another_until_there_were_enough() -> None:

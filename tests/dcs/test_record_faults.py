@@ -27,7 +27,7 @@ from tests.parts.proxy import Proxy
 from tests.parts.zookeeper import HOW as ZOOKEEPER_HOW
 from tests.parts.zookeeper import ZooKeeperServer, zookeeper_found
 from walkeeper.dcs import patroni
-from walkeeper.dcs.base import BACKUP_JOB, RECORD, REMEMBERED, RecordStore, Versioned
+from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RECORD, REMEMBERED, RecordStore, Versioned
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import CasConflict, DcsError, DcsUnavailable
 
@@ -420,7 +420,7 @@ def test_the_policy_for_consul_is_enough_and_writes_nothing_else(tmp_path: Path,
     consul.put("service/example/config", b"{}")
     consul.put("service/example/leader", b"node1")
     section = {"consul": {"host": consul.host, "token": token}}
-    for key in (RECORD, BACKUP_JOB, REMEMBERED):
+    for key in (RECORD, BACKUP_JOB, PROOF_JOB, REMEMBERED):
         with opened(tmp_path, section, "example", timeout=5, key=key) as store:
             leader = store.leader()
             store.write(OTHER, store.write(DOCUMENT, None, leader), leader)

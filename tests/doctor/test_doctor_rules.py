@@ -34,6 +34,7 @@ from walkeeper.doctor.facts import (
 from walkeeper.doctor.rule import RULES, Finding, exit_code, judge
 from walkeeper.doctor.rules import wiring
 from walkeeper.errors import ConfigError, DcsUnavailable, StoreDenied, StoreUnavailable, StoreUnfit
+from walkeeper.lib.schedule import Schedule
 from walkeeper.postgres.server import ServerState
 
 ROOT: Final = Path(__file__).parents[2]
@@ -137,8 +138,8 @@ def good(tmp_path: Path) -> Facts:
 
 
 BACKED: Final[dict[str, Any]] = {
-    "complete": 3, "damaged": 0, "newest": {"stop_at": "2026-11-28T02:00:00+00:00"}, "window": {"seconds": 86400.0},
-    "keep_seconds": 14 * 86400.0, "short": False,
+    "complete": 3, "damaged": 0, "newest": {"stop_at": "2026-11-28T02:00:00+00:00", "age_seconds": 3 * 86400.0, "bytes": 5 << 30}, "window": {"seconds": 86400.0},
+    "keep_seconds": 14 * 86400.0, "short": False, "overdue": False, "proof_overdue": False, "proved": {"age_seconds": 3600.0},
 }  # fmt: skip
 
 
@@ -246,6 +247,14 @@ SENDERS: Final = "FATAL: number of requested standby connections exceeds max_wal
 FOREIGN: Final = parse("/usr/local/bin/tell-somebody")
 OWN: Final = "/opt/walkeeper/bin/walkeeper restore-wal -c /etc/x.yml %f %p"
 
+SCHEDULED: Final = with_config(
+    backup_schedule=Schedule.parse("02:00"), backup_verify_schedule=Schedule.parse("0 4 * * 0")
+)
+FAILED: Final = {"state": "failed", "node": "n2", "why": "no room"}
+ON_A_REPLICA: Final = both(
+    SCHEDULED, with_part("store", backups=BACKED), with_member("n1", here=False), with_member("n2", here=True)
+)
+
 # Rule, what is changed, state, a piece of the text, a piece of the fix.
 WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("server_answers", with_member("n1", server=Unknown("connection refused")), "error", "does not answer: connection refused", "patronictl"),
@@ -286,6 +295,29 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("base_backup", with_part("store", backups={**BACKED, "damaged": 1}), "warning", "1 of walkeeper's base backups are damaged", "walkeeper backups -c"),
     ("base_backup", with_part("store", backups={**BACKED, "newest": None}), "warning", "none of walkeeper's base backups is complete", "walkeeper backup -c"),
     ("base_backup", with_part("store", backups={**BACKED, "short": True}), "warning", "backup.keep says 14 days", "walkeeper backups -c"),
+    ("schedules", SCHEDULED, "warning", "backups at no time and not 02:00, proofs at no time and not 0 4 * * 0", "agent -c"),
+    ("schedules", both(SCHEDULED, with_facts(agent=Unknown("nobody answers"))), "unknown", "nobody answers", ""),
+    ("backup_member", both(SCHEDULED, *(with_server(name, agents=()) for name in ("n1", "n2", "n3"))), "warning",
+     "no member can run a backup: no agent runs on n1, no agent runs on n2", "source: leader"),
+    ("backup_member", both(SCHEDULED, with_config(backup_source="leader"), with_server(state={"major": 14})), "warning", "n1 has PostgreSQL 14", ""),
+    ("backup_member", both(SCHEDULED, with_server(settings={"full_page_writes": "off"})), "warning", "refuses the backup of a replica", "full_page_writes=on"),
+    ("proof_member", both(SCHEDULED, with_server("n2", agents=()), with_server("n3", agents=())), "warning", "no member can run a proof", "verify --restore"),
+    ("proof_member", both(SCHEDULED, with_member("n2", server=Unknown("x")), with_server("n3", agents=())), "unknown", "may run a proof", ""),
+    ("backup_in_time", SCHEDULED, "warning", "none is complete yet", "walkeeper backup -c"),
+    ("backup_in_time", both(SCHEDULED, with_part("store", backups=Unknown("it is away"))), "unknown", "it is away", ""),
+    ("backup_in_time", both(SCHEDULED, with_part("store", backups={**BACKED, "overdue": True})), "warning", "the newest is 3 days old, and the schedule is 02:00", "status"),
+    ("backup_in_time", both(SCHEDULED, with_part("store", backups=BACKED), with_report(backup_job=FAILED)), "warning", "failed on n2: no room", "status"),
+    ("restore_proved", with_part("store", backups={**BACKED, "proved": None}), "info", "was ever proved", "verify -c"),
+    ("restore_proved", with_part("store", backups={**BACKED, "proved": None, "proof_overdue": True}), "warning", "was ever proved", "verify"),
+    ("restore_proved", with_part("store", backups=Unknown("it is away")), "unknown", "it is away", ""),
+    ("restore_proved", both(SCHEDULED, with_part("store", backups={**BACKED, "proof_overdue": True})), "warning", "and the schedule is 0 4 * * 0", "--restore /var/tmp"),
+    ("restore_proved", both(SCHEDULED, with_part("store", backups=BACKED), with_report(proof_job=FAILED)), "warning", "scheduled proof failed on n2: no room", "status"),
+    ("restore_proved", both(ON_A_REPLICA, with_facts(verify_room=1 << 30)), "info", "/var/tmp has 1 GiB free, and a proof needs 5 GiB", "another disk"),
+    ("restore_proved", both(ON_A_REPLICA, with_facts(verify_room=Unknown("there is no such directory"))), "warning", "no such directory", "mkdir"),
+    ("retention", with_config(backup_expire=Path("/etc/x.yml")), "warning", "/etc/x.yml has no backup.keep", "keep: 14d"),
+    ("retention", both(with_config(backup_expire=Path("/etc/x.yml")), with_facts(expire_keep=Unknown("may not be read"))), "unknown", "may not be read", ""),
+    ("retention", both(with_config(backup_keep=86400.0), with_facts(backup_every=7 * 86400.0)), "warning", "a backup is due each 7 days only", "keep: 21d"),
+    ("retention", both(with_config(backup_expire=Path("/x")), with_facts(expire_keep=86400.0, backup_every=2 * 86400.0)), "warning", "each 2 days only", "keep"),
     ("patroni_version", with_member("n2", patroni_version="3.1.2"), "error", "3.1.2 is older than 3.2", "pip install"),
     ("patroni_version", with_member("n2", patroni_version=None), "unknown", "does not say", ""),
     ("slot_declared", with_dynamic(slots={}), "error", "does not declare the slot walkeeper", "--set slots.walkeeper.type=physical"),
@@ -412,8 +444,9 @@ def test_what_was_not_seen_is_never_good(good: Facts) -> None:
     facts = replace(
         good, topology=away, record=away, patroni=away, store=away, spool=away, agent=away, compare_and_set=away,
         dcs_problem=DcsUnavailable("etcd3: away"), servers_uid=away, base_backup=away,
-        members=(replace(good.members[0], server=away),),
+        members=(replace(good.members[0], server=away),), expire_keep=away,
     )  # fmt: skip
+    facts = both(SCHEDULED, with_config(backup_expire=Path("/etc/expire.yml")))(facts)
     content = {finding.rule.name for finding in judge(facts) if finding.state == "ok"}
     assert content == {
         "receiver",

@@ -54,6 +54,26 @@ def test_intervals_count_from_the_last_one_that_was_made_use_of() -> None:
     assert parsed.newest(now, now + timedelta(hours=5)) == now  # a clock that was wrong
 
 
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("schedule", "before", "upcoming", "two"),
+    [
+        ("02:00", None, "2026-11-29 01:00", ("2026-11-27 01:00", "2026-11-28 01:00")),
+        ("0 2 * * 0", None, "2026-11-29 01:00", ("2026-11-15 01:00", "2026-11-22 01:00")),
+        ("13:00", None, "2026-11-29 12:00", ("2026-11-27 12:00", "2026-11-28 12:00")),
+        ("12h", None, "2026-11-28 12:00", ("2026-11-27 12:00", "2026-11-28 00:00")),
+        ("12h", "2026-11-28 05:00", "2026-11-28 17:00", ("2026-11-27 12:00", "2026-11-28 00:00")),
+        ("12h", "2026-11-26 05:00", "2026-11-28 17:00", ("2026-11-27 12:00", "2026-11-28 00:00")),
+    ],
+)
+def test_what_is_next_and_what_the_last_two_were(
+    schedule: str, before: str | None, upcoming: str, two: tuple[str, str]
+) -> None:
+    parsed, now = Schedule.parse(schedule), at("2026-11-28 12:00")
+    assert parsed.next(now, None if before is None else at(before)) == at(upcoming)
+    assert parsed.last_two(now) == (at(two[0]), at(two[1]))
+
+
 def test_off_is_off() -> None:
     for text in ("off", "OFF", False):
         assert not Schedule.parse(text)

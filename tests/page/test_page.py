@@ -389,5 +389,33 @@ def test_base_backups_are_a_card_where_there_are_any() -> None:
     shown = render(replace(facts, report={**facts.report, "backups": backups}))
     assert "14 complete, the newest 7 h old" in shown
     assert "restore from 0/1A00190 on; 14 days back" in shown
+    assert "Scheduled" not in shown
+    schedule = {"schedule": "02:00", "next": "2026-11-29T01:00:00Z"}
+    job = {
+        "state": "running",
+        "node": "n2",
+        "attempt": 2,
+        "bytes": 5 << 30,
+        "of": 9 << 30,
+        "why": "no room",
+        "due": "",
+        "at": "",
+    }
+    jobs = {
+        "backup_schedule": schedule,
+        "proof_schedule": schedule,
+        "backup_job": job,
+        "proof_job": {**job, "state": "failed"},
+    }
+    proved = {**backups, "proved": {"age_seconds": 2 * 86400.0}, "overdue": True, "proof_overdue": False}
+    shown = render(replace(facts, report={**facts.report, **jobs, "backups": proved}))
+    assert (
+        '<dd class="odd">runs on n2, 5 GiB of about 9 GiB, attempt 2<small>the last attempt failed: no room</small>'
+        in shown
+    )
+    assert (
+        '<dd class="bad">next due 2026-11-29 01:00:00 UTC<small>last proven restore: 2 days ago; the last attempt'
+        in shown
+    )
     none = {**backups, "newest": None, "window": None}
     assert "none complete" in render(replace(facts, report={**facts.report, "backups": none}))

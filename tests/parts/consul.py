@@ -32,7 +32,7 @@ def consul_program() -> Path | None:
 def least_rights(scope: str) -> str:
     """The rules of examples/dcs/consul-policy.hcl, for that cluster."""
     rules = (CHECKOUT / "examples" / "dcs" / "consul-policy.hcl").read_text()
-    assert rules.count('"service/demo/') == 4
+    assert rules.count('"service/demo/') == 5
     return rules.replace('"service/demo/', f'"service/{scope}/')
 
 

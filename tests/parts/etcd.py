@@ -40,7 +40,7 @@ def least_rights(scope: str) -> dict[str, Right]:
     found = re.findall(
         r"grant-permission walkeeper (?:--prefix=true )?(read|readwrite) /service/demo/([\w-]*)$", script, re.MULTILINE
     )
-    assert len(found) == script.count("grant-permission") == 4
+    assert len(found) == script.count("grant-permission") == 5
     return {f"/service/{scope}/{key}": "READ" if right == "read" else "READWRITE" for right, key in found}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +34,7 @@ from walkeeper.errors import (
 from walkeeper.lib import events, retry
 from walkeeper.postgres.scratch import ScratchServer
 from walkeeper.postgres.server import Server
-from walkeeper.proof import command, place
+from walkeeper.proof import command, modest, place
 from walkeeper.restore.state import NAME, State, encode
 
 PROOF = Proof(backup=str(ID), at="2026-11-28T10:15:00Z", timeline=3, lsn="0/5000028", by="here")
@@ -140,6 +142,63 @@ def test_how_far_it_has_replayed_stands_in_its_log(tmp_path: Path) -> None:
         assert server.replayed == "0/500228"
     with scratch_server(tmp_path, postgres="exit 1") as server:
         assert server.replayed == ""
+
+
+def test_a_job_of_the_clusters_is_last_in_line_and_no_faster_than_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    now = 100.0
+    monkeypatch.setattr(modest, "time", SimpleNamespace(monotonic=lambda: now, sleep=slept.append))
+    store = MemoryStore()
+    backup = plan(made(store), store, tmp_path).backup
+    pace = modest.Pace(backup, 1000)
+    pace.moved(5000)
+    now = 104.0
+    pace.moved(6000)
+    now = 200.0
+    pace.moved(6000)
+    assert slept == [5.0, 2.0, 0.0]
+    slept.clear()
+    modest.Pace(backup, None).moved(10**12)
+    assert slept == []
+    said = (
+        "import os\nfrom walkeeper.proof import modest\nmodest.be()\n"
+        "print(os.getpriority(os.PRIO_PROCESS, 0), open('/proc/self/oom_score_adj').read(), end='')\n"
+        "import shutil, subprocess\n"
+        "print(subprocess.run(['ionice'], capture_output=True, text=True).stdout if shutil.which('ionice') else 'idle', end='')"
+    )
+    ran = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout.split() == ["19", "1000", "idle"]
+
+
+@pytest.mark.parametrize(("job", "said"), [(True, True), (False, False)])
+def test_what_a_job_finds_is_said_where_the_agent_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, job: bool, said: bool
+) -> None:
+    store = MemoryStore()
+    wanted = plan(made(store), store, tmp_path)
+
+    def prove(found: command.Found, *_: object) -> None:
+        found.checks.append(command.Check("pg_amcheck", "damage", "torn"))
+
+    monkeypatch.setattr(modest, "be", lambda: None)
+    monkeypatch.setattr(command, "_planned", lambda *_: wanted)
+    monkeypatch.setattr(command, "_prove", prove)
+    here = config(tmp_path)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr(command, "scratch", lambda *_: nullcontext(tmp_path))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(events, "to_stderr", lambda *_: None)
+    assert command.main(here, command.Request(job=job)) == 1
+    assert (f"walkeeper: backup {ID}: pg_amcheck: torn" in capsys.readouterr().err) == said
+
+
+def test_what_a_killed_one_left_is_removed_by_itself(tmp_path: Path) -> None:
+    place.clear(config(tmp_path), tmp_path)
+    left = _killed(tmp_path)
+    place.clear(config(tmp_path), tmp_path)
+    assert not left.parent.parent.exists()
 
 
 CLOSED = 'FATAL: database "template1" is not currently accepting connections'

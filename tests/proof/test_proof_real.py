@@ -32,7 +32,10 @@ class Prover:
         server.execute("CREATE TABLE said (word text) TABLESPACE elsewhere; CREATE INDEX ON said (word)")
         server.execute("INSERT INTO said SELECT n::text FROM generate_series(1, 10000) n")
         assert self.place.take() == 0
-        server.execute("ALTER SYSTEM SET max_connections = 321")  # which the backup's own files and control file do not have
+        server.execute(
+            "ALTER SYSTEM SET max_connections = 321"
+        )  # which the backup's own files and control file do not have
+        self.place.archive_wal()
         server.restart()
         server.execute("INSERT INTO said VALUES ('after')")
         self.end = str(server.value("SELECT pg_current_wal_insert_lsn()"))

@@ -99,7 +99,7 @@ def start_agent(world: World, node: Node) -> None:
         process.step("starts")
         clock = Clock(world.loop)
         store, remembered = StoreView(world, process), RecordView(process, REMEMBERED)
-        running = Agent(_config_of(node), store, RecordView(process), clock, None, remembered)
+        running = Agent(_config_of(node), store, RecordView(process), clock, {}, remembered)
         node.pokes = running.poke
         running.start()
         if world.archiver == "command":

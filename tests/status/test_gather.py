@@ -115,7 +115,7 @@ def test_status_tells_what_base_backups_restore_and_what_to_look_at(config: Conf
 BACKED: dict[str, Any] = {
     "complete": 14, "damaged": 0, "incomplete": 0, "attempts": 0, "newest": {"id": "x", "stop_at": "", "age_seconds": 25200.0},
     "window": {"timeline": 2, "start_lsn": "0/1A00190", "start_at": "", "end_lsn": "0/2000000", "seconds": 13.7 * 86400},
-    "keep_seconds": None, "short": False, "proved": None,
+    "keep_seconds": None, "short": False, "proved": None, "overdue": None, "proof_overdue": None,
 }  # fmt: skip
 
 
@@ -130,6 +130,35 @@ def test_backups_are_told_in_words() -> None:
     assert rows.backups({"backups": others}) == ["0 complete; 1 damaged; 2 attempts"]
 
 
+JOB: dict[str, Any] = {
+    "backup": "x", "due": "2026-11-28T02:00:00Z", "state": "running", "node": "n2", "attempt": 1, "bytes": 0, "of": 0,
+    "at": "2026-11-28T02:10:00Z", "why": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (None, "next due 2026-11-29 02:00:00 UTC"),
+        ({}, "runs on n2"),
+        ({"bytes": 5 << 30, "of": 9 << 30, "attempt": 2}, "runs on n2, 5 GiB of about 9 GiB, attempt 2"),
+        ({"state": "wanted", "node": "", "attempt": 0}, "due since 2026-11-28 02:00:00 UTC, waits for a member"),
+        (
+            {"state": "wanted", "why": "no room"},
+            "due since 2026-11-28 02:00:00 UTC, waits for a member; the last attempt failed: no room",
+        ),
+        ({"state": "done"}, "next due 2026-11-29 02:00:00 UTC; the last was done on n2, 2026-11-28 02:10:00 UTC"),
+        ({"state": "failed", "why": "no room"}, "next due 2026-11-29 02:00:00 UTC; the last attempt failed: no room"),
+    ],
+)
+@pytest.mark.parametrize("word", ["backup", "proof"])
+def test_a_job_is_told_in_words(changes: dict[str, Any] | None, text: str, word: str) -> None:
+    job = None if changes is None else {**JOB, **changes}
+    agent = {f"{word}_job": job, f"{word}_schedule": {"schedule": "02:00", "next": "2026-11-29T02:00:00Z"}}
+    assert rows.backups({"backups": None, "agent": agent}) == [f"scheduled {word} (02:00): {text}"]
+    assert rows.backups({"backups": BACKED, "agent": agent})[3:] == [f"scheduled {word} (02:00): {text}"]
+
+
 @pytest.mark.parametrize(
     ("changes", "texts"),
     [
@@ -140,6 +169,12 @@ def test_backups_are_told_in_words() -> None:
             ["no base backup is complete: nothing can be restored with walkeeper alone"],
         ),
         ({"complete": 0, "attempts": 1}, []),
+        ({"overdue": True}, ["the newest base backup is 7 h old, and backup.schedule was due twice since"]),
+        ({"proof_overdue": True}, ["backups were never proved, and backup.verify_schedule was due twice since"]),
+        (
+            {"proof_overdue": True, "proved": {"age_seconds": 9 * 86400.0}},
+            ["the last proof is 9 days old, and backup.verify_schedule was due twice since"],
+        ),
         ({"short": True, "keep_seconds": 30 * 86400.0}, ["what can be restored goes"]),
     ],
 )

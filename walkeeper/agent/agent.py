@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 from walkeeper.agent.archiver.archiver import Archiver
@@ -16,7 +19,7 @@ from walkeeper.agent.archiver.member_wal import Candidate
 from walkeeper.agent.archiver.ownership import take_over
 from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.agent.archiver.spool import Spool
-from walkeeper.agent.backup_job import BackupJob, Cluster
+from walkeeper.agent.backup_job import BackupJob, Cluster, backups, proofs
 from walkeeper.agent.backups import BackupsLook
 from walkeeper.agent.last_commit import LastCommit
 from walkeeper.agent.observation import Look, Observation, Observed
@@ -29,13 +32,13 @@ from walkeeper.agent.threads import Supervisor
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.about import About
-from walkeeper.core.backup_job import MOST_BEHIND, Bidder
+from walkeeper.core.backup_job import MOST_BEHIND, Bidder, alarm
 from walkeeper.core.desired import Desired, ServerView, View, desired, writes_without_leading
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import may_have
 from walkeeper.core.record import Record
-from walkeeper.dcs.base import REMEMBERED, RecordStore, Topology, Versioned
+from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, REMEMBERED, RecordStore, Topology, Versioned
 from walkeeper.errors import (
     ConfigError,
     DcsUnavailable,
@@ -54,6 +57,7 @@ from walkeeper.postgres.data_directory import changed_at
 from walkeeper.postgres.server import AGENT_APPLICATION, Server, ServerState
 from walkeeper.store.base import Store
 
+_NO_JOBS: Final[Mapping[str, RecordStore]] = MappingProxyType({})
 STUCK_SECONDS: Final = 120.0
 """Seconds after which an archiver that was told to end never will: more than all time-outs of store, DCS and server together."""
 TAKEOVER_SECONDS: Final = 5.0
@@ -87,11 +91,11 @@ class Agent:
         store: Store,
         records: RecordStore,
         clock: Clock,
-        jobs: RecordStore | None = None,
+        jobs: Mapping[str, RecordStore] = _NO_JOBS,
         remembered: RecordStore | None = None,
     ) -> None:
-        """``jobs``: the backup job's key in the DCS, where the cluster takes backups by itself; ``remembered``: that of what is
-        remembered beside the record.
+        """``jobs``: their keys in the DCS, by name, where the cluster takes or proves backups by itself; ``remembered``: the
+        key of what is remembered beside the record.
         """
         self.config = config
         self.store = store
@@ -106,9 +110,13 @@ class Agent:
         self.started_at = timestamp()
         self.spool = Spool(config.spool_directory, config.spool_limit)
         self._clock = clock
-        self.backups = BackupsLook(self.archives, config.backup_keep, clock)
-        self.job = None if jobs is None else BackupJob(config, jobs, self._cluster, self.problems, clock)
-        self._job_thread: threading.Thread | None = None
+        self.backups = BackupsLook(self.archives, config, clock)
+        self.jobs = {
+            key: BackupJob(of(config), config, jobs[key], partial(self._cluster, key), self.problems, clock)
+            for key, of in ((BACKUP_JOB, backups), (PROOF_JOB, proofs))
+            if key in jobs
+        }
+        self._job_threads: list[threading.Thread] = []
         self._committer_server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
         self._leftovers = Leftovers(self.spool, config.spool_reserve)
         self._pace = Pace(config.agent.poll_interval, clock)
@@ -130,8 +138,8 @@ class Agent:
         self.spool.open()
         self._observing = self.supervisor.start("observe", self._observe)
         self.supervisor.start("probe", self._probe.try_it)
-        if self.job is not None:
-            self._job_thread = self.supervisor.start("backup-job", self.job.work)
+        for job in self.jobs.values():
+            self._job_threads.append(self.supervisor.start(f"{job.kind.word}-job", job.work))
 
     def poke(self) -> None:
         """Look now, and often for a while. Safe from every thread; never blocks."""
@@ -142,8 +150,8 @@ class Agent:
         """End within ``agent.stop_timeout``: the receiver is stopped, uploads are finished or left to the next start."""
         self._stopping = True
         self._pace.poke()
-        if self.job is not None:
-            self.job.stop()
+        for job in self.jobs.values():
+            job.stop()
         if self.archiver is None and self._observing is not None:
             self._observing.join(self.config.agent.stop_timeout)  # it may be about to start one
         takeover = self._takeover  # read once: the observer may still conclude it, or end the archiver
@@ -152,8 +160,8 @@ class Agent:
         archiver = self.archiver
         if archiver is not None:
             archiver.stop(self.config.agent.stop_timeout)
-        if self._job_thread is not None:
-            self._job_thread.join(self.config.agent.stop_timeout)
+        for thread in self._job_threads:
+            thread.join(self.config.agent.stop_timeout)
         self.observer.close()
         self._committer_server.close()
         self.records.close()
@@ -337,17 +345,26 @@ class Agent:
         observed = Observed(server_up=True, lsn=server.lsn, times=self.observer.wal_times)
         return assemble(self.config, ownership, sources, self._committer_server, observed, self.problems)
 
-    def _cluster(self) -> Cluster:
-        """For the backup job. Safe from its thread."""
+    def _cluster(self, key: str) -> Cluster:
+        """For one of the jobs. Safe from its thread."""
         look, topology, archiver, name = self.observation, self.topology, self.archiver, self.config.name
         owned = None if archiver is None or archiver.over.is_set() else archiver.ownership.record
-        if look.server is None or topology is None:
-            return Cluster(owned, None)
+        newest = self._newest(owned) if key == PROOF_JOB else ""
+        backup = self.jobs[BACKUP_JOB].seen if BACKUP_JOB in self.jobs else None
+        waits = key == PROOF_JOB and backup is not None and backup.state == "running"  # one after the other
+        if look.server is None or topology is None or waits:
+            return Cluster(owned, None, newest=newest)
         state = next((member.replication_state for member in topology.members if member.name == name), None)
         behind = topology.behind(look.leader).get(name)
         follows = look.server.in_recovery and state in (None, "streaming") and behind is not None
         near = behind is not None and behind <= MOST_BEHIND
-        return Cluster(owned, Bidder(name=name, leads=look.leader == name, replica=follows and near))
+        alone = all(member.name == name for member in topology.members)
+        me = Bidder(name=name, leads=look.leader == name, replica=follows and near, alone=alone)
+        return Cluster(owned, me, alarm(self.observer.disk, look.server.segment_size, behind), newest)
+
+    def _newest(self, record: Record | None) -> str:
+        newest = (self.backups.summary(record) or {}).get("newest")
+        return "" if newest is None else str(newest["id"])
 
     def _report_leadership(self, view: View) -> None:
         if writes_without_leading(view):

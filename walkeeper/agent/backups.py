@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from walkeeper.archive.open import Archives
 from walkeeper.archive.restorable import Restorable, claimed, summary
+from walkeeper.config import Config
 from walkeeper.core.record import Record
 from walkeeper.errors import WalkeeperError
 from walkeeper.lib import events
@@ -23,9 +24,9 @@ SOON_SECONDS: Final = 30.0
 class BackupsLook:
     """Safe for several threads."""
 
-    def __init__(self, archives: Archives, keep: float | None, clock: Clock) -> None:
+    def __init__(self, archives: Archives, config: Config, clock: Clock) -> None:
         self._archives = archives
-        self._keep = keep
+        self._config = config
         self._clock = clock
         self._lock = threading.Lock()
         self._looking: threading.Thread | None = None
@@ -44,7 +45,7 @@ class BackupsLook:
                 self._looking.start()
         if found is None or found.holdings.system_identifier != int(record.system_identifier):
             return None
-        return summary(found, wall_seconds(), self._keep)
+        return summary(found, wall_seconds(), self._config)
 
     def _look(self, record: Record) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from walkeeper.archive.backups import Backups
@@ -15,10 +16,11 @@ from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import Archives
 from walkeeper.archive.proofs import newest_proof
 from walkeeper.archive.tail import stored_pieces
+from walkeeper.config import Config
 from walkeeper.core import proof, windows
 from walkeeper.core.backup import Backup, BackupId, Tombstone
 from walkeeper.core.coverage import Archived, Range, chain, merged, subtract
-from walkeeper.core.floor import given_up, segments, written
+from walkeeper.core.floor import given_up, moment, segments, written
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -28,6 +30,7 @@ from walkeeper.core.tail import Piece, longest_chain
 from walkeeper.core.windows import Holdings, Windows, all_histories
 from walkeeper.errors import BadBackup, BadFloor, BadName, CannotTell, NotAuthentic, Refused
 from walkeeper.lib.parallel import in_parallel
+from walkeeper.lib.schedule import Schedule
 from walkeeper.store.base import Store
 
 _AT_ONCE: Final = 8
@@ -184,17 +187,19 @@ def described(found: Restorable) -> dict[str, Any]:
     }
 
 
-def summary(found: Restorable, now: float, keep: float | None) -> dict[str, Any] | None:
-    """The little that is looked at often; None where nobody has ever begun a backup. ``now``: the wall clock, ``keep``: seconds.
+def summary(found: Restorable, now: float, config: Config) -> dict[str, Any] | None:
+    """The little that is looked at often; None where nobody has ever begun a backup. ``now``: the wall clock.
 
     ``window`` is the last one of the kept chain. ``short``: it is younger than what is to be kept, although there are backups
-    that are old enough. Ages are by the servers' clocks, for people and alerts.
+    that are old enough. ``overdue``: two moments of the schedule have passed since the newest backup; ``proof_overdue``: since
+    the last proof, or without one since the window's oldest backup. Ages are by the servers' clocks, for people and alerts.
     """
     if found.documents == Documents():
         return None
     verdicts = Counter(each.verdict for each in found.windows.judged)
     last = (found.windows.chains[found.windows.kept.timeline] or (None,))[-1]
     ages = [_age(each.backup, now) or 0.0 for each in found.windows.judged]
+    keep = config.backup_keep
     seconds = None if last is None else _age(last.backups[0], now)
     enough = seconds is not None and keep is not None and seconds >= keep
     return {
@@ -208,6 +213,7 @@ def summary(found: Restorable, now: float, keep: float | None) -> dict[str, Any]
             "id": last.backups[-1].id,
             "stop_at": last.backups[-1].stop.at,
             "age_seconds": _age(last.backups[-1], now),
+            "bytes": last.backups[-1].bytes,
         },
         "window": None
         if last is None
@@ -221,9 +227,21 @@ def summary(found: Restorable, now: float, keep: float | None) -> dict[str, Any]
         "proved": None
         if found.proved is None
         else {**_proved(found.proved), "age_seconds": proof.age(found.proved, now)},
+        "overdue": None if last is None else _missed(config.backup_schedule, windows.stopped_at(last.backups[-1]), now),
+        "proof_overdue": None
+        if last is None
+        else _missed(
+            config.backup_verify_schedule,
+            moment(found.proved.at) if found.proved is not None else windows.stopped_at(last.backups[0]),
+            now,
+        ),
         "keep_seconds": keep,
         "short": keep is not None and not enough and any(age >= keep for age in ages),
     }
+
+
+def _missed(schedule: Schedule | None, last: datetime | None, now: float) -> bool | None:
+    return None if schedule is None or last is None else schedule.missed(last, datetime.fromtimestamp(now, UTC))
 
 
 def _age(backup: Backup, now: float) -> float | None:

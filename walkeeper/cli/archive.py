@@ -31,6 +31,8 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
             json=options.json,
         )
 
+    import argparse  # noqa: PLC0415
+
     verify = command("verify", "Is the archive whole? Exit 0: sound; 1: a gap or damage; 2: cannot tell.", look)
     listed = command("list", "What is in the archive.", show)
     fetch = command(
@@ -61,6 +63,8 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         help="only: restore the newest complete backup, into a directory of its own below that one (default: /var/tmp), start "
         "it, check it, remove it again, and remember that it went well",
     )
+    verify.add_argument("--job", metavar="ID", help=argparse.SUPPRESS)
+    verify.add_argument("--clear", action="store_true", help=argparse.SUPPRESS)
     verify.add_argument("--to", metavar="TARGET", help="with --restore: up to where, as walkeeper restore has it")
     fetch.add_argument("what", metavar="FIRST[..LAST]", help="a WAL file's name, or two segments' and all between them")
     fetch.add_argument("directory", metavar="DIRECTORY", help="it is made if it is not there")
@@ -88,6 +92,7 @@ def _prove(options: argparse.Namespace, config: Callable[[argparse.Namespace], C
     request = command.Request(
         below=Path(options.restore) if options.restore else None, to=options.to or "latest",
         timeline=options.timeline, system_identifier=options.system_identifier, json=options.json,
+        job=options.job is not None, clear=options.clear,
     )  # fmt: skip
     return command.main(config(options), request)
 

@@ -134,6 +134,19 @@ class BackupKeys(Section, frozen=True):
             "older, and nothing is given up without it; two full backups stay whatever their age."
         ),
     ] = Age(0)
+    verify_schedule: Annotated[
+        Schedule,
+        Meta(
+            description="When the cluster proves by itself that the newest backup restores, by `walkeeper verify --restore` on a "
+            "replica; written as `schedule` is, or `off`."
+        ),
+    ] = Schedule("off")
+    verify_directory: Annotated[
+        str,
+        Meta(
+            description="Where it restores to, into a directory of its own below this one: with room for the whole cluster."
+        ),
+    ] = "/var/tmp"  # noqa: S108 - what is made there counts only if it is ours alone
 
 
 class TailKeys(Section, frozen=True):

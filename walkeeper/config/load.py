@@ -225,6 +225,8 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         backup_schedule=keys.backup.schedule or None,
         backup_source=keys.backup.source,
         backup_expire=_expire(keys.backup.expire, written, path),
+        backup_verify_schedule=keys.backup.verify_schedule or None,
+        backup_verify_directory=_scratch(keys.backup.verify_directory, patroni, written),
         backup_rate=int(keys.backup.max_rate) or None,
         restore_deadline=float(keys.restore.deadline),
         restore_workers=keys.restore.workers,
@@ -247,6 +249,14 @@ def _expire(value: str | bool, written: Written, own: Path) -> Path | None:
     if word in ("on", "off"):
         return own if word == "on" else None
     return written.path(("backup", "expire"), str(value))
+
+
+def _scratch(value: str, patroni: Patroni, written: Written) -> Path:
+    """Not where PostgreSQL's own files are: Patroni and pg_rewind remove what is there."""
+    path = Path(written.path(("backup", "verify_directory"), value) or value)
+    if patroni.data_dir is not None and _inside(os.path.realpath(path), os.path.realpath(patroni.data_dir)):
+        raise written.error(("backup", "verify_directory"), f"{path} lies in the data directory {patroni.data_dir}")
+    return path
 
 
 def _scope(patroni: Patroni, root: yaml_file.Section) -> str:

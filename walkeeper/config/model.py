@@ -120,6 +120,9 @@ class Config:
     backup_source: Literal["replica", "leader"] = "replica"
     backup_expire: Path | None = None
     """The configuration for ``walkeeper expire`` after a scheduled backup; None: it is not run."""
+    backup_verify_schedule: Schedule | None = None
+    """None is off."""
+    backup_verify_directory: Path = Path("/var/tmp")  # noqa: S108 - as in keys
     backup_rate: int | None = None
     """Bytes a second; None is as fast as it can."""
     restore_workers: int = 2

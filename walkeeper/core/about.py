@@ -21,6 +21,7 @@ class About(StrEnum):
     PUSH_REFUSED = "push_refused"
     PUSH_STORE = "push_store"
     BACKUP_JOB = "backup_job"
+    PROOF_JOB = "proof_job"
     REMEMBERED = "remembered"
     ARCHIVER_STORE = "archiver_store"
     ARCHIVER_REFUSED = "archiver_refused"

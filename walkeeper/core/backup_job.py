@@ -1,4 +1,5 @@
-"""The cluster's backup job: one document in the DCS by which the members agree on who takes the next base backup. No I/O.
+"""The cluster's jobs, each one document in the DCS: by it the members agree on who takes the next base backup, or proves by a
+restore that backups restore. No I/O.
 
 The record's owner makes one for each moment of the schedule. Members bid for it by compare-and-set, and who has it beats. That
 two of them run after all, because one was taken for dead, is harmless: pieces are named by their content, and one document
@@ -15,8 +16,11 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
+from walkeeper.core import amounts
 from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import Moment, moment
+from walkeeper.core.lsn import SegmentSize
+from walkeeper.core.room import LEAST, Disk
 from walkeeper.errors import BadJob, WalkeeperError
 
 SCHEMA: Final = 1
@@ -32,6 +36,8 @@ FIRST_PAUSE: Final = 60.0
 """Seconds after a failure, and twice as many after each further one: what was the matter may pass."""
 MAX_ATTEMPTS: Final = 8
 """In some two hours."""
+WAITS_SECONDS: Final = 3600.0
+"""Seconds that one waits for a member before that is a problem."""
 _LEADERS_TURN: Final = 2
 """Failures after which the leader goes first: they may be of a kind that only replicas have."""
 MOST_BEHIND: Final = 64 * 1024 * 1024
@@ -41,9 +47,13 @@ _AHEAD: Final = timedelta(hours=1)
 
 DAMAGED: Final = 3
 """Exit of ``walkeeper backup --job``: it is stored, and of no use under any id; elsewhere that is 1."""
+TOO_FAR_BEHIND: Final = 1024 * 1024 * 1024
+"""Bytes that a replica may fall behind before what it runs for the cluster is ended there."""
+DISK_SECONDS: Final = 1800.0
+"""Seconds until the disk of pg_wal is full, if it goes on like that, with which nothing is run there."""
 
-From: TypeAlias = Literal["replica", "leader"]
-"""Who is to take it."""
+From: TypeAlias = Literal["replica", "leader", "spare"]
+"""Who is to take it. ``spare``: a replica, or the leader where there is no other member."""
 
 _Line = Annotated[str, Meta(max_length=1000)]
 _Count = Annotated[int, Meta(ge=0, le=2**62)]
@@ -52,6 +62,7 @@ _Count = Annotated[int, Meta(ge=0, le=2**62)]
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """``due``: the moment of the schedule that it is for. ``node`` runs it, or ran it last. ``at`` is by the writer's clock.
 
+    ``backup``: the one that is taken, or for a proof the newest that was complete.
     ``bytes`` of some ``of`` have come, plain. ``expired``: ``walkeeper expire`` ran after it.
     """
 
@@ -76,11 +87,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bidder:
-    """A member, as it sees itself. ``replica``: it streams, and is not far behind."""
+    """A member, as it sees itself. ``replica``: it streams, and is not far behind. ``alone``: there is no other member."""
 
     name: str
     leads: bool
     replica: bool
+    alone: bool = False
 
 
 _DECODER: Final = msgspec.json.Decoder(Job)
@@ -117,19 +129,44 @@ def is_due(job: Job | None, system_identifier: int, due: datetime, now: datetime
     return moment(job.due) < due or moment(job.due) > now + _AHEAD
 
 
+def alarm(disk: Disk | None, size: SegmentSize, behind: int | None) -> str:
+    """Why a member should have nothing to do but replicate, for people; empty where nothing says so. ``disk``: of its pg_wal.
+
+    A disk that is nearly full, and stays so, is no alarm: a backup writes nothing to it.
+    """
+    if disk is not None and disk.free < LEAST * size:
+        return f"the disk of pg_wal has {amounts.size(disk.free)} free"
+    if disk is not None and disk.seconds_left is not None and disk.seconds_left < DISK_SECONDS:
+        return f"the disk of pg_wal fills, and would be full in {amounts.duration(disk.seconds_left)}"
+    if behind is not None and behind > TOO_FAR_BEHIND:
+        return f"it is {amounts.size(behind)} behind the leader"
+    return ""
+
+
 def may_claim(job: Job, me: Bidder, stood: float, prefer: From) -> bool:
     """Whether that member bids for it. ``stood``: seconds for which it saw the document unchanged, by its own clock."""
     if job.is_over or not (me.leads or me.replica):
         return False
+    if prefer == "spare" and me.leads and not me.alone:
+        return False
     if job.state == "running":
         stood -= 0.0 if job.node == me.name else SILENCE_SECONDS  # it is nobody's here: this agent was started anew
-    elif job.attempt:
-        stood -= FIRST_PAUSE * 2 ** (job.attempt - 1)
+    else:
+        stood -= _pause(job)
     if prefer == "leader":
         return me.leads and stood >= 0
     second = me.leads != (job.state == "wanted" and job.attempt >= _LEADERS_TURN)
     failed = job.state == "wanted" and job.attempt > 0 and job.node == me.name
     return stood >= LEADER_WAITS * (second + failed)
+
+
+def nobody_bids(job: Job, stood: float) -> bool:
+    """Whether it waits for longer than that can be chance; ``stood`` as above."""
+    return job.state == "wanted" and stood - _pause(job) > WAITS_SECONDS
+
+
+def _pause(job: Job) -> float:
+    return FIRST_PAUSE * 2 ** (job.attempt - 1) if job.attempt else 0.0
 
 
 def claimed(job: Job, name: str, at: str) -> Job:

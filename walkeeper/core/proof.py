@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
@@ -52,6 +53,11 @@ def decode(document: bytes, key: str) -> Proof:
     if proof.schema != SCHEMA:
         raise BadBackup(f"{key}: schema {proof.schema}, this version knows {SCHEMA}")
     return proof
+
+
+def scratch_name(scope: str, group: int | None) -> str:
+    """Of the directory for one proof."""
+    return re.sub(r"[^\w.-]", "_", f"walkeeper-verify-{scope}{'' if group is None else f'-{group}'}")
 
 
 def age(proof: Proof, now: float) -> float:

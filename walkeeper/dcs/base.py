@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 RECORD: Final = "walkeeper"
 BACKUP_JOB: Final = "walkeeper-backup"
+PROOF_JOB: Final = "walkeeper-proof"
 REMEMBERED: Final = "walkeeper-remembered"
 """The keys that are walkeeper's, beside Patroni's own of the cluster."""
 

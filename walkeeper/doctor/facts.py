@@ -156,6 +156,12 @@ class Facts:
     receiver_problem: WalkeeperError | None = None
     """pg_receivewal cannot be used."""
     codec_problem: WalkeeperError | None = None
+    expire_keep: float | Unknown | None = None
+    """``backup.keep`` of the configuration that ``backup.expire`` names, in seconds; None: it has none, or nothing is named."""
+    backup_every: float | None = None
+    """Seconds between the newest two moments of ``backup.schedule``; None where there is none."""
+    verify_room: int | Unknown = 0
+    """Bytes that this user can still write in ``backup.verify_directory``."""
     base_backup: str | Unknown = field(default_factory=lambda: Unknown("nobody looked"))
     """The newest backup that pg_wal has a label of."""
 

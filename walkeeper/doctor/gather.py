@@ -70,6 +70,9 @@ def gather(config: Config) -> Facts:
             receiver_problem=_receiver_problem(config, looked_at),
             codec_problem=codec,
             base_backup=backup,
+            expire_keep=_looked_at("the configuration for expire", FILE_SECONDS, lambda: here.expire_keep(config)),
+            backup_every=here.backup_every(config),
+            verify_room=_looked_at("backup.verify_directory", FILE_SECONDS, lambda: here.verify_room(config)),
         )
 
 

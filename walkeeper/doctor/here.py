@@ -14,7 +14,7 @@ from walkeeper.archive.authentic import believing
 from walkeeper.archive.open import Archives, open_archives
 from walkeeper.archive.restorable import claimed, summary
 from walkeeper.archive.write import Archive
-from walkeeper.config import Config
+from walkeeper.config import Config, load
 from walkeeper.control import client, paths
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Gap, Record
@@ -24,8 +24,8 @@ from walkeeper.dcs.patroni import settings
 from walkeeper.doctor.branch import newer_branch, other_branch
 from walkeeper.doctor.commands import Command, parse
 from walkeeper.doctor.facts import AgentFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
-from walkeeper.errors import AgentError, BadFloor, StoreUnavailable, WalkeeperError
-from walkeeper.lib.clock import wall_seconds
+from walkeeper.errors import AgentError, BadFloor, ConfigError, StoreUnavailable, WalkeeperError
+from walkeeper.lib.clock import now_utc, wall_seconds
 from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
 
@@ -116,7 +116,7 @@ def _look_at_archive(config: Config, store: Store, record: Record, facts: StoreF
 
 def _backups(config: Config, archives: Archives, record: Record) -> Mapping[str, Any] | Unknown | None:
     try:
-        return summary(claimed(archives, record), wall_seconds(), config.backup_keep)
+        return summary(claimed(archives, record), wall_seconds(), config)
     except BadFloor as problem:
         return Unknown(str(problem))
 
@@ -204,6 +204,34 @@ def newest_backup_label(config: Config) -> str | Unknown:
 
 
 # --- the agent ------------------------------------------------------------------------------------------------------
+
+
+def expire_keep(config: Config) -> float | Unknown | None:
+    """What the configuration says that ``backup.expire`` names."""
+    named = config.backup_expire
+    if named is None or named == config.source:
+        return None if named is None else config.backup_keep
+    try:
+        return load(named, os.environ).backup_keep
+    except ConfigError as problem:
+        return Unknown(str(problem))
+
+
+def backup_every(config: Config) -> float | None:
+    """Seconds."""
+    if not config.backup_schedule:
+        return None
+    older, newer = config.backup_schedule.last_two(now_utc())
+    return (newer - older).total_seconds()
+
+
+def verify_room(config: Config) -> int | Unknown:
+    """Raises OSError."""
+    directory = config.backup_verify_directory
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return Unknown("it may not be written" if directory.is_dir() else "there is no such directory")
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
 
 
 def look_at_agent(config: Config, *, as_its_user: bool) -> tuple[AgentFacts | Unknown, bool]:

@@ -74,7 +74,7 @@ class Finding:
     change: Mapping[str, Any] | None = field(default=None)
 
 
-AREAS: Final = ("PostgreSQL", "Patroni", "Archiving", "DCS", "Store", "Node", "Agents")
+AREAS: Final = ("PostgreSQL", "Patroni", "Archiving", "Backups", "DCS", "Store", "Node", "Agents")
 """In the report's order."""
 RULES: Final[list[Rule]] = []
 

@@ -26,6 +26,7 @@ _SETTINGS: Final = (
     "archive_command",
     "archive_library",
     "archive_mode",
+    "full_page_writes",
     "idle_replication_slot_timeout",
     "max_replication_slots",
     "max_slot_wal_keep_size",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final, Self
 
@@ -44,10 +45,39 @@ class Schedule(str):
             if before is None or before > now:
                 return now
             return before + timedelta(seconds=(now - before).total_seconds() // every * every)
-        from cronsim import CronSim  # noqa: PLC0415 - for those who have such a schedule
+        return next(_moments(cron, now, back=True))
 
-        local = now.astimezone().replace(tzinfo=None) + timedelta(microseconds=1)
-        return next(CronSim(cron, local, reverse=True)).astimezone(UTC)
+    def next(self, now: datetime, before: datetime | None) -> datetime:
+        """The first moment after ``now``, with the same ``before``."""
+        if not (cron := _cron(self)):
+            return self.newest(now, before) + timedelta(seconds=_interval(self) if before is not None else 0)
+        return next(_moments(cron, now, back=False))
+
+    def missed(self, last: datetime, now: datetime) -> bool:
+        """Whether its newest two moments have passed since what was done last."""
+        return last < self.last_two(now)[0]
+
+    def described(self, now: datetime, before: datetime | None) -> dict[str, str]:
+        """For documents."""
+        return {"schedule": str(self), "next": self.next(now, before).strftime("%Y-%m-%dT%H:%M:%SZ")}
+
+    def last_two(self, now: datetime) -> tuple[datetime, datetime]:
+        """The newest two moments, the older first. Of an interval: as if one began now."""
+        if not (cron := _cron(self)):
+            every = timedelta(seconds=_interval(self))
+            return now - 2 * every, now - every
+        moments = _moments(cron, now, back=True)
+        newer = next(moments)
+        return next(moments), newer
+
+
+def _moments(cron: str, now: datetime, *, back: bool) -> Iterator[datetime]:
+    """At or before ``now``, or after it, by this host's clock."""
+    from cronsim import CronSim  # noqa: PLC0415 - for those who have such a schedule
+
+    local = now.astimezone().replace(tzinfo=None) + timedelta(microseconds=1 if back else 0)
+    for found in CronSim(cron, local, reverse=back):
+        yield found.astimezone(UTC)
 
 
 def _cron(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
+from walkeeper.core import job_words
 from walkeeper.core.amounts import duration, rate, size
 from walkeeper.core.room import DISK_SECONDS, SHARE
 from walkeeper.page import charts, timelines
@@ -128,6 +129,7 @@ def _glance(facts: Facts, picture: Picture | None) -> Iterator[tuple[str, str, s
         yield "Not archived", size(report["lag_bytes"]), waits, "odd" if late > 60 else ""
     yield _gap_card(facts, picture)
     yield from _backup_card(report.get("backups"))
+    yield from _job_cards(report)
     safe = report["gap_safe"]
     where = (
         f"hold slot at {slot['restart_lsn']}" if slot and slot["restart_lsn"] else "no hold slot" if not slot else ""
@@ -190,6 +192,22 @@ def _backup_card(found: Any) -> Iterator[tuple[str, str, str, str]]:
     back = "" if window["seconds"] is None else f"; {duration(window['seconds'])} back"
     kind = "odd" if found["short"] or found["damaged"] else ""
     yield "Base backups", f"{found['complete']} complete{age}", f"restore from {window['start_lsn']} on{back}", kind
+
+
+def _job_cards(report: Any) -> Iterator[tuple[str, str, str, str]]:
+    """What the cluster does by itself; and when a restore was proved last, on the node that archives."""
+    backups = report.get("backups") or {}
+    for word, name in (("backup", "Scheduled backup"), ("proof", "Scheduled proof")):
+        job, schedule = report.get(f"{word}_job"), report.get(f"{word}_schedule")
+        if schedule is None:
+            continue
+        more = job_words.last(job) or f"schedule: {schedule['schedule']}"
+        proved = backups.get("proved") if word == "proof" else None
+        if proved is not None:
+            more = f"last proven restore: {duration(proved['age_seconds'])} ago; {more}"
+        overdue = backups.get("overdue" if word == "backup" else "proof_overdue")
+        failed = job is not None and job["state"] == "failed"
+        yield name, job_words.now(job, schedule), more, "bad" if failed else "odd" if overdue else ""
 
 
 # --- problems ---------------------------------------------------------------------------------------------------------

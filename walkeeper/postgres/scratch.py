@@ -60,8 +60,8 @@ _SETTINGS: Final = {
 }
 """No addresses, no archiving, no subscriptions, no libraries that act by themselves; small, and in no need to last.
 
-As it lets nobody in while it recovers, it needs none of the settings that the WAL says the primary has raised. After a crash it is
-over, and not waited for.
+As it lets nobody in while it recovers, it needs none of the settings that the WAL says were raised. After a crash it is over, and
+not waited for.
 """
 _REDO: Final = re.compile(r"redo in progress, elapsed time: .*, current LSN: ([0-9A-F/]+)")
 _WHY: Final = re.compile("FATAL:|PANIC:|HINT:|terminated by signal|restore_failed|hole_in_archive")

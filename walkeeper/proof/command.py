@@ -27,9 +27,10 @@ from walkeeper.errors import BadBackup, CannotRestore, CannotTell, Locked, Store
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.retry import with_retries
-from walkeeper.lib.terminal import Progress, printable, wrapped
+from walkeeper.lib.terminal import Progress, complain, printable, wrapped
 from walkeeper.postgres.scratch import ScratchServer
-from walkeeper.proof.place import DATA, check_room, scratch
+from walkeeper.proof import modest
+from walkeeper.proof.place import DATA, DEFAULT, check_room, clear, scratch
 from walkeeper.restore.directory import here, settings
 from walkeeper.restore.directory import plan as planning
 from walkeeper.restore.directory.carry_out import carry_out
@@ -52,19 +53,30 @@ _DAMAGE: Final = {"pg_verifybackup": 1, "pg_amcheck": 2, "pg_checksums": 1}
 """The exit code for what was found. pg_amcheck's 1 says that it could not look; a signal's is negative."""
 _LACKING: Final = re.compile("ERROR:  (could not (access file|load library|find function)|incompatible library) ")
 """The server's words where an extension's library is not on this host, or another one."""
+_LAST: Final = (
+    "Proved: the backup and its WAL restore. Everything that was written for it is gone again.",
+    "Damaged: see above. Restore from another backup; walkeeper backup takes a new one now.",
+    "Cannot tell: it was restored and started, and not everything could be looked at.",
+)
+"""By exit code."""
 _SAID: Final = 5
 """Lines of what a program says that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """As the command line has it. ``below``: where the scratch directory is made."""
+    """As the command line has it. ``below``: where the scratch directory is made.
+
+    ``job``: the cluster's own, on a member whose server has better things to do. ``clear``: only remove what a killed one left.
+    """
 
     below: Path | None = None
     to: str = "latest"
     timeline: int | None = None
     system_identifier: int | None = None
     json: bool = False
+    job: bool = False
+    clear: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +107,9 @@ class Found:
 
 def main(config: Config, request: Request) -> int:
     """Print what was found; returns the exit code. An interrupt ends the server and removes what was written, too."""
-    events.to_stderr(logging.WARNING)
+    events.to_stderr(logging.INFO if request.job else logging.WARNING)
+    if request.job or request.clear:
+        modest.be()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _interrupt)
@@ -112,12 +126,20 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
             "verify --restore: this is root, and PostgreSQL does not start as root",
             hint="Run it as PostgreSQL's user: sudo -u postgres walkeeper verify --restore",
         )
+    if request.clear:
+        clear(config, request.below or DEFAULT)
+        return "", SOUND
     script = restore_script()
     with scratch(config, request.below) as place, Progress() as progress:
         found = Found(_planned(config, request, place, progress))
-        _prove(found, settings.restore_command(script, config.source, None), place, progress)
+        pace = modest.Pace(found.plan.backup, config.backup_rate) if request.job else None
+        _prove(found, settings.restore_command(script, config.source, None), place, progress, pace)
     if found.code == SOUND:
         _remember(found)
+    elif request.job:
+        for each in found.checks:
+            if each.state in ("damage", "unsure"):
+                complain(f"backup {found.plan.backup.id}: {each.name}: {each.text}", _LAST[found.code])
     text = json_module.dumps(_document(found), indent=2) if request.json else "\n".join(map(printable, _lines(found)))
     return text, found.code
 
@@ -147,7 +169,7 @@ def _planned(config: Config, request: Request, place: Path, progress: Progress) 
     return plan
 
 
-def _prove(found: Found, command: str, place: Path, progress: Progress) -> None:
+def _prove(found: Found, command: str, place: Path, progress: Progress, pace: modest.Pace | None) -> None:
     """One step after the other; what is behind one that found damage is not done. Raises CannotTell or the store's errors."""
     plan = found.plan
     begun, done = time.monotonic(), 0
@@ -156,6 +178,8 @@ def _prove(found: Found, command: str, place: Path, progress: Progress) -> None:
         nonlocal done
         done += count
         check_room(place)
+        if pace is not None:
+            pace.moved(done)
         progress.show(f"restoring {plan.backup.id}: {amounts.size(done)} of {amounts.size(plan.backup.bytes)}")
 
     try:
@@ -182,7 +206,8 @@ def _prove(found: Found, command: str, place: Path, progress: Progress) -> None:
         found.reached = _recovered(plan, server, place, progress)
         begun = _took(found, "replay", begun)
         progress.show("pg_amcheck")
-        found.checks.append(_relations(server, found.reached["superuser"]))
+        workers = 1 if pace is not None else max(1, os.cpu_count() or 1)
+        found.checks.append(_relations(server, found.reached["superuser"], workers))
         begun = _took(found, "pg_amcheck", begun)
         server.shut_down()
     progress.show("pg_checksums")
@@ -223,14 +248,13 @@ def _as_sent(plan: Plan, server: ScratchServer, place: Path) -> Check:
     return _judged(name, ran.code, ran.err)
 
 
-def _relations(server: ScratchServer, superuser: str | None) -> Check:
+def _relations(server: ScratchServer, superuser: str | None, workers: int = 1) -> Check:
     """Tables and B-tree indexes of all databases."""
     name = "pg_amcheck"
     if not server.has(name):
         return Check(name, "absent", "not installed")
     if superuser is None:
         return Check(name, "absent", "no superuser may connect")
-    workers = max(1, os.cpu_count() or 1)
     ran = server.run(
         name,
         [
@@ -358,8 +382,4 @@ def _lines(found: Found) -> Iterator[str]:
             word = {"absent": "Without", "damage": "DAMAGE", "unsure": "UNSURE"}[each.state]
             yield from wrapped(word, f"{each.name}: {each.text}")
     yield ""
-    yield (
-        "Proved: the backup and its WAL restore. Everything that was written for it is gone again.",
-        "Damaged: see above. Restore from another backup; walkeeper backup takes a new one now.",
-        "Cannot tell: it was restored and started, and not everything could be looked at.",
-    )[found.code]
+    yield _LAST[found.code]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 import stat
 import time
@@ -17,6 +16,7 @@ from typing import Final
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
+from walkeeper.core.proof import scratch_name
 from walkeeper.errors import CannotRestore, CannotTell, StoreDenied, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.retry import with_retries
@@ -42,8 +42,7 @@ def scratch(config: Config, below: Path | None) -> Iterator[Path]:
     Raises CannotRestore, ConfigError or the store's errors.
     """
     below = (below or DEFAULT).absolute()
-    group = "" if config.group is None else f"-{config.group}"
-    place = below / re.sub(r"[^\w.-]", "_", f"walkeeper-verify-{config.scope}{group}")
+    place = below / scratch_name(config.scope, config.group)
     try:
         place.mkdir(0o700, exist_ok=True)
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -64,6 +63,13 @@ def scratch(config: Config, below: Path | None) -> Iterator[Path]:
             _remove(place, but_it=False)
     finally:
         os.close(fd)
+
+
+def clear(config: Config, below: Path) -> None:
+    """Remove what one that was killed has left there. Raises as ``scratch`` does."""
+    if (below.absolute() / scratch_name(config.scope, config.group)).is_dir():
+        with scratch(config, below):
+            pass
 
 
 def check_room(place: Path) -> None:

@@ -57,6 +57,24 @@ def _about_backups(found: dict[str, Any]) -> Iterator[Remark]:
             "A gap, or damage, ends what older backups restore: walkeeper backups shows it. Only time brings it back.",
         )
 
+    if found["overdue"]:
+        age = duration((found["newest"] or {}).get("age_seconds") or 0.0)
+        yield remark(
+            f"the newest base backup is {age} old, and backup.schedule was due twice since",
+            "walkeeper status on the node that archives says what the last one failed of; walkeeper backup takes one now.",
+        )
+    if found["proof_overdue"]:
+        proved = found["proved"]
+        last = (
+            "backups were never proved"
+            if proved is None
+            else f"the last proof is {duration(proved['age_seconds'])} old"
+        )
+        yield remark(
+            f"{last}, and backup.verify_schedule was due twice since",
+            "walkeeper status on the node that archives says what it failed of; walkeeper verify --restore does it now.",
+        )
+
 
 def _about_the_owner(status: dict[str, Any]) -> Iterator[Remark]:
     record, leader = status["record"], status["leader"]

@@ -276,7 +276,7 @@ def _backups(config: Config, record: Record | None, unknown: list[Remark]) -> di
     except WalkeeperError as problem:
         unknown.append(remark(f"base backups: {problem}", problem.hint))
         return None
-    return summary(found, wall_seconds(), config.backup_keep)
+    return summary(found, wall_seconds(), config)
 
 
 def _contents(config: Config, record: Record) -> Contents:

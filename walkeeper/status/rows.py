@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from walkeeper.core import job_words
 from walkeeper.core.amounts import duration, size
 
 WIDE: Final = ("MEMBER", "ROLE", "STATE", "TL", "WAL UP TO", "BEHIND", "NOT ARCHIVED", "HOLD SLOT", "GAP-SAFE")
@@ -55,9 +56,9 @@ def gaps(status: dict[str, Any]) -> str:
 
 def backups(status: dict[str, Any]) -> list[str]:
     """Walkeeper's own base backups, and what they restore; no line where there are none."""
-    found, job = status.get("backups"), _job((status.get("agent") or {}).get("backup_job"))
+    found, jobs = status.get("backups"), _jobs(status.get("agent") or {})
     if found is None:
-        return job
+        return jobs
     others = [f"{found[word]} {word}" for word in ("damaged", "incomplete") if found[word]]
     if found["attempts"]:
         others.append("1 attempt" if found["attempts"] == 1 else f"{found['attempts']} attempts")
@@ -70,18 +71,18 @@ def backups(status: dict[str, Any]) -> list[str]:
         proved = found["proved"]
         ago = "never" if proved is None else f"{duration(proved['age_seconds'])} ago"
         lines.append(f"last proved by a real restore: {ago}")
-    return lines + job
+    return lines + jobs
 
 
-def _job(job: dict[str, Any] | None) -> list[str]:
-    """The scheduled one that is to be taken, or is being taken; what failed is among the problems."""
-    if job is None or job["state"] not in ("wanted", "running"):
-        return []
-    again = f", attempt {job['attempt']}" if job["attempt"] > 1 else ""
-    if job["state"] == "wanted":
-        return [f"one is due since {moment(job['due'])} UTC, and waits for a member"]
-    far = f", {size(job['bytes'])} of about {size(job['of'])}" if job["of"] else ""
-    return [f"one is being taken on {job['node']}{far}{again}"]
+def _jobs(agent: dict[str, Any]) -> list[str]:
+    """Those that the cluster does by itself, as this node's agent knows them."""
+    lines = []
+    for word, name in (("backup", "scheduled backup"), ("proof", "scheduled proof")):
+        job, schedule = agent.get(f"{word}_job"), agent.get(f"{word}_schedule")
+        if schedule is not None:
+            said = filter(None, (job_words.now(job, schedule), job_words.last(job)))
+            lines.append(f"{name} ({schedule['schedule']}): {'; '.join(said)}")
+    return lines
 
 
 def commit(status: dict[str, Any]) -> str:

@@ -93,6 +93,16 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
         lambda r: _in(r, "proved", "age_seconds"),
     ),
     (
+        "backup_overdue",
+        "1 where the newest two moments of `backup.schedule` have passed since the newest complete base backup.",
+        lambda r: _in(r, "overdue"),
+    ),
+    (
+        "proof_overdue",
+        "1 where those of `backup.verify_schedule` have passed since the last proof, or without one since the oldest backup.",
+        lambda r: _in(r, "proof_overdue"),
+    ),
+    (
         "window_start_lsn_bytes",
         "From which position on everything can be restored.",
         lambda r: _lsn(_in(r, "window"), "start_lsn"),

@@ -10,7 +10,10 @@ from walkeeper import __version__
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.observation import Observation
 from walkeeper.agent.problems import Problem
+from walkeeper.core.floor import moment
 from walkeeper.core.lsn import Lsn
+from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB
+from walkeeper.lib.clock import now_utc
 
 STALE_SECONDS: Final = 30.0
 """Seconds after which an observation is no longer reported as the present."""
@@ -68,7 +71,8 @@ def report(agent: Agent) -> dict[str, Any]:
         },
         "suspected": _suspected(agent),
         "backups": None if archiver is None else agent.backups.summary(archiver.ownership.record),
-        "backup_job": _job(agent),
+        **_job(agent, BACKUP_JOB, "backup"),
+        **_job(agent, PROOF_JOB, "proof"),
         "troubles": [_problem(problem, now) for problem in agent.problems.open()],
         "last_error": None if last is None else _problem(last, now),
         "refused_total": agent.problems.counts(),
@@ -107,13 +111,17 @@ def _last_commit(agent: Agent, observation: Observation) -> dict[str, str] | Non
     return None if found is None else {"time": found.when, "lsn": str(found.begin)}
 
 
-def _job(agent: Agent) -> dict[str, Any] | None:
-    """The cluster's, as this agent saw it last; None where backups have no schedule, or none was due yet."""
-    job = None if agent.job is None else agent.job.seen
-    if job is None:
-        return None
-    facts = ("backup", "due", "state", "node", "attempt", "bytes", "of", "why")
-    return {fact: getattr(job, fact) for fact in facts}
+def _job(agent: Agent, key: str, word: str) -> dict[str, Any]:
+    """The cluster's, as this agent saw it last, and its schedule; None where there is no schedule, or none was due yet."""
+    known = agent.jobs.get(key)
+    job = None if known is None else known.seen
+    facts = ("backup", "due", "state", "node", "attempt", "bytes", "of", "at", "why")
+    return {
+        f"{word}_job": None if job is None else {fact: getattr(job, fact) for fact in facts},
+        f"{word}_schedule": None
+        if known is None
+        else known.kind.schedule.described(now_utc(), None if job is None else moment(job.due)),
+    }
 
 
 def _suspected(agent: Agent) -> dict[str, Any] | None:

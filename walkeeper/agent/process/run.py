@@ -26,7 +26,7 @@ from walkeeper.agent.process.notify import Notifier
 from walkeeper.config import Config, load
 from walkeeper.control import paths
 from walkeeper.control.server import AgentLock, ControlServer
-from walkeeper.dcs.base import BACKUP_JOB, RECORD, REMEMBERED
+from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RECORD, REMEMBERED
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, ConfigError, SpoolError, WalkeeperError
 from walkeeper.lib import events
@@ -143,10 +143,14 @@ class _Process:
         os._exit(code)
 
     def _build(self, config: Config) -> Agent:
-        keys = {RECORD, REMEMBERED, *([BACKUP_JOB] if config.backup_schedule else [])}
-        ways = {key: connect(config.patroni_config, config.name, config.agent.dcs_timeout, key) for key in keys}
-        store, jobs = open_store(config.store), ways.get(BACKUP_JOB)
-        return Agent(config, store, ways[RECORD], self._clock, jobs, ways[REMEMBERED])
+        scheduled = {BACKUP_JOB: config.backup_schedule, PROOF_JOB: config.backup_verify_schedule}
+        jobs = {key for key, schedule in scheduled.items() if schedule}
+        ways = {
+            key: connect(config.patroni_config, config.name, config.agent.dcs_timeout, key)
+            for key in (RECORD, REMEMBERED, *jobs)
+        }
+        store = open_store(config.store)
+        return Agent(config, store, ways[RECORD], self._clock, {key: ways[key] for key in jobs}, ways[REMEMBERED])
 
     def _lock_spool(self, config: Config, *, wait: bool) -> AgentLock:
         """A second lock: two configurations may name one spool."""

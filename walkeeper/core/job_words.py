@@ -1,0 +1,35 @@
+"""A job of the cluster's in words, for status and the page; both have it as the agent reports it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from walkeeper.core.amounts import size
+
+_LONGEST: Final = 300
+"""Characters of a reason."""
+
+
+def now(job: Mapping[str, Any] | None, schedule: Mapping[str, Any]) -> str:
+    """What it does at this moment, or when it is due."""
+    if job is None or job["state"] in ("done", "failed"):
+        return f"next due {_moment(schedule['next'])}"
+    if job["state"] == "wanted":
+        return f"due since {_moment(job['due'])}, waits for a member"
+    far = f", {size(job['bytes'])} of about {size(job['of'])}" if job["of"] else ""
+    again = f", attempt {job['attempt']}" if job["attempt"] > 1 else ""
+    return f"runs on {job['node']}{far}{again}"
+
+
+def last(job: Mapping[str, Any] | None) -> str:
+    """How the last attempt ended; empty where none has."""
+    if job is None or not job["node"]:
+        return ""
+    if job["state"] == "done":
+        return f"the last was done on {job['node']}, {_moment(job['at'])}"
+    return f"the last attempt failed: {job['why'][:_LONGEST]}" if job["why"] else ""
+
+
+def _moment(stamp: str) -> str:
+    return stamp.replace("T", " ").replace("Z", " UTC")
