@@ -69,6 +69,16 @@ def test_without_a_configuration_in_the_backup_there_is_one(tmp_path: Path) -> N
     assert f"hba_file = '{tmp_path}/pg_hba.conf'" in text
 
 
+def test_large_segments_have_the_room_without_which_postgresql_does_not_start(tmp_path: Path) -> None:
+    """Debian keeps postgresql.conf in /etc: what initdb set for the size of segments is not in the backup."""
+    (tmp_path / "postgresql.conf").write_text("min_wal_size = 9GB\n")
+    text = start_conf(tmp_path, f"{CONTROL}Bytes per WAL segment:                {1 << 30}\n").decode()
+    assert text.index("min_wal_size = '2048MB'") < text.index("min_wal_size = 9GB"), "the backup's own word counts"
+    assert "max_wal_size = '2048MB'" in text
+    small = start_conf(tmp_path, f"{CONTROL}Bytes per WAL segment:                {1 << 24}\n").decode()
+    assert "'32MB'" not in small
+
+
 def test_commands_survive_a_shell_and_postgresql() -> None:
     told = restore_command("/opt/my tools/walkeeper-restore-wal", Path("/etc/100%.yml"), "it's")
     assert told == "PATRONI_SCOPE='it'\"'\"'s' '/opt/my tools/walkeeper-restore-wal' -c /etc/100%%.yml %f %p"

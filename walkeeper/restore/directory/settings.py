@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from walkeeper.core.lsn import MIB
+
 AUTO_CONF: Final = "postgresql.auto.conf"
 START_CONF: Final = "walkeeper.conf"
 START_LOG: Final = "walkeeper.log"
@@ -94,12 +96,21 @@ def start_conf(directory: Path, control_data: str) -> bytes:
     lines = [
         "# For the start that walkeeper restore has printed, and for nothing else: what the backup's postgresql.conf says,",
         "# without addresses, files, archiving and standbys of the host that it comes from.",
+        *_room_for_wal(stated.get("Bytes per WAL segment", "")),
         *_flattened(directory / "postgresql.conf", 0),
         "",
         *(f"{name} = {quoted(value)}" for name, value in ours.items()),
         "",
     ]
     return "\n".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _room_for_wal(segment: str) -> list[str]:
+    """With segments above 40 MiB PostgreSQL does not start with its own defaults, and initdb sets these in a postgresql.conf
+    that a backup need not have. What it has counts, as it comes later."""
+    twice = 2 * int(segment) // MIB if segment.strip().isdecimal() else 0
+    least = {"min_wal_size": 80, "max_wal_size": 1024}
+    return [f"{name} = '{twice}MB'" for name, default in least.items() if twice > default]
 
 
 def _hba_file(directory: Path) -> Path:
