@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from walkeeper.core.lsn import MIB, SegmentSize
-from walkeeper.core.room import LEAST, SPARE, TREND_LONGEST, Disk, Trend, is_short, spool_reserve
+from walkeeper.core.room import LEAST, SPARE, TREND_SHORTEST, Disk, Trend, is_short, spool_reserve
 
 SIZE = SegmentSize(16 * MIB)
 GIB = 1024 * MIB
@@ -55,9 +55,9 @@ def test_how_fast_a_disk_fills_is_told_from_some_minutes() -> None:
     found = [(second, trend.note(second, 10**9 - second * 1000)) for second in range(0, 4000, 2)]
     assert [second for second, growth in found if growth is None] == list(range(0, 300, 2))
     assert {round(growth) for _, growth in found if growth is not None} == {1000}
-    for second in range(4000, 4000 + int(TREND_LONGEST) + 60, 2):
+    for second in range(4000, 4000 + int(TREND_SHORTEST) + 60, 2):
         growth = trend.note(second, 10**9 - 4_000_000)
-    assert growth == 0
+    assert growth == 0, "a burst that is over, as of a bulk load, fills no disk"
     assert Disk(500, 1000, 0.5).seconds_left == 1000
     assert Disk(500, 1000, 0.0).seconds_left is None
     assert Disk(500, 1000).seconds_left is None

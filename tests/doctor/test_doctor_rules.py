@@ -678,3 +678,9 @@ def test_one_fault_of_this_nodes_agent_is_one_error(good: Facts) -> None:
     facts = both(with_record(trouble="store: denied"), with_report(troubles=[problem, unsafe]))(good)
     facts = with_server(slot=None)(facts)
     assert [each.rule.name for each in judge(facts) if each.state == "error"] == ["gap_safe", "agent_troubles"]
+
+
+def test_a_store_that_keeps_several_from_their_work_is_one_problem_of_the_agent(good: Facts) -> None:
+    troubles = [{"reason": "store_denied", "since": "t", "text": f"{what}: 403", "hint": "Look."} for what in "ab"]
+    found = [each for each in judge(with_report(troubles=troubles)(good)) if each.rule.name == "agent_troubles"]
+    assert [each.text for each in found] == ["since t: a: 403"]

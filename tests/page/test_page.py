@@ -139,7 +139,7 @@ def test_a_problem_that_is_over_says_since_when_without_a_hint_and_goes_after_an
         last = {**pages.PROBLEM, "over_seconds_ago": over}
         return Reader(render(replace(pages.well(), report=pages.report(last_error=last)))).text
 
-    assert "Nothing. The last one is over since 4 min 10 s: s3://our-wal" in shown(250.0)
+    assert "Nothing. The last one is over for 4 min 10 s: s3://our-wal" in shown(250.0)
     assert pages.PROBLEM["hint"] not in shown(250.0)
     assert "s3://our-wal/demo" not in shown(3601.0)
     assert "s3://our-wal/demo" not in shown(None)

@@ -11,6 +11,7 @@ from walkeeper.core.lsn import MIB
 from walkeeper.core.room import Disk
 from walkeeper.status import rows
 from walkeeper.status.attention import attention
+from walkeeper.status.gather import with_own_disk
 from walkeeper.status.text import render
 
 
@@ -73,6 +74,19 @@ def test_a_disk_that_is_full_within_hours_is_told_before_it_is() -> None:
     assert texts(members=[disk(9 * MIB, None)]) == ["the disk of pg_wal on node1 has 9 MiB free"]
 
 
+def test_a_server_that_a_full_disk_has_stopped_is_said_with_its_disk() -> None:
+    """It answers nobody, so that its agent alone knows the disk: of other nodes nothing is known."""
+    rows = [{**ROW, "state": "crashed", "disk": None}, {**REPLICA, "disk": None}]
+    full = Disk(0, 500 << 30).described()
+    with_own_disk(rows, "node1", {**REPORT, "disk": full})
+    assert [row["disk"] for row in rows] == [full, None]
+    assert texts(members=rows) == [
+        "node1's PostgreSQL does not run: Patroni says crashed", "the disk of pg_wal on node1 has 0 B free",
+    ]  # fmt: skip
+    with_own_disk(rows, "node1", None)
+    assert rows[0]["disk"] == full
+
+
 def test_disks_and_the_last_commit_stand_in_the_text() -> None:
     said = render({**WHOLE, "agent": REPORT, "members": [disk(20 << 30, 1 << 20), REPLICA]})
     assert "Disks     node1 20 GiB of 500 GiB free, full in 5 h 41 min\n" in said
@@ -92,6 +106,36 @@ def test_one_fault_is_one_line_on_the_node_whose_agent_reports_it() -> None:
     assert only == {"text": "node1, which archives: PUT: 403", "hint": "walkeeper status on node1 says what to do."}
 
 
+def test_a_store_that_is_away_is_said_once_whatever_it_keeps_from_its_work() -> None:
+    """The record has the text of a moment ago, and uploads, signs of life and looks all fail of it."""
+    away = [{**PROBLEM, "what": what, "text": f"{what}: no answer"} for what in ("archiver_store", "archiver_life")]
+    stood = record(trouble="archiver_store: no answ", moved_seconds_ago=91.0, age_seconds=19.0)
+    found = attention({**WHOLE, "record": stood, "agent": {**REPORT, "troubles": away}})
+    assert [each["text"] for each in found] == [
+        "the frontier has stood for 91 s, and 3 MiB wait for it, because of what node1 reports",
+        "agent on this node, since 2026-11-28T07:00:00Z: archiver_store: no answer",
+    ]
+    assert [bool(each["hint"]) for each in found] == [False, True]
+
+
+def test_a_gap_is_one_line_also_where_the_agent_reports_it() -> None:
+    gap = {"timeline": 1, "start": "0/1800000", "end": "0/9000000", "accepted": False}
+    lost = {**PROBLEM, "reason": "gap", "text": "gap 0/1800000 to 0/9000000 of timeline 1: this WAL is lost"}
+    (only,) = attention({**WHOLE, "gaps": [gap], "agent": {**REPORT, "troubles": [lost]}})
+    assert only["text"] == "gap on timeline 1: 0/1800000 to 0/9000000"
+    assert only["hint"].endswith("walkeeper gap accept 0/1800000")
+    assert attention({**WHOLE, "gaps": [{**gap, "accepted": True}]}) == [], "it is shown, and nothing is to be done"
+
+
+def test_a_hint_that_came_already_is_not_repeated() -> None:
+    """Of three disks that are short, and of all that could not be asked of one store."""
+    short = [{**disk(9 * MIB, None), "name": name} for name in ("node1", "node2")]
+    unknown = [{"text": what, "hint": "Is the store up?"} for what in ("gaps", "base backups")]
+    status = {**WHOLE, "members": short, "unknown": unknown}
+    said = render({**status, "attention": attention(status)})
+    assert said.count("HINT: Make room there") == said.count("HINT: Is the store up?") == 1
+
+
 def test_what_was_not_tried_again_since_is_not_told_as_the_present() -> None:
     agent = {**REPORT, "troubles": [{**PROBLEM, "seen_seconds_ago": 50.0}]}
     assert texts(agent=agent) == ["agent on this node, since 2026-11-28T07:00:00Z, last met 50 s ago: PUT: 403"]
@@ -102,7 +146,7 @@ def test_an_error_that_is_over_says_since_when_and_goes_after_an_hour() -> None:
         last = {**PROBLEM, "over_seconds_ago": over}
         return render({**WHOLE, "agent": {**REPORT, "last_error": last}})
 
-    assert "Last      error of this node's agent, over since 5 min: PUT: 403" in shown(300.0)
+    assert "Last      error of this node's agent, over for 5 min: PUT: 403" in shown(300.0)
     assert "s3:PutObject" not in shown(300.0)  # there is nothing to be done
     assert "403" not in shown(rows.LAST_ERROR + 1)
 

@@ -89,7 +89,7 @@ def test_problems_and_the_last_error_are_shown() -> None:
         age=7,
     )
     assert "Look at   the store is away\n          HINT: look at it" in text
-    assert "Last      error of this node's agent, over since 4 min 10 s: store: refused" in text
+    assert "Last      error of this node's agent, over for 4 min 10 s: store: refused" in text
     assert "seen 7 s ago" in text.splitlines()[0]
 
 

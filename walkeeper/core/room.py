@@ -84,10 +84,13 @@ class Trend:
         self._seen: deque[tuple[float, int]] = deque()
 
     def note(self, now: float, free: int) -> float | None:
-        """The free bytes at a monotonic moment; by how many a second they have shrunk in the last minutes."""
+        """The free bytes at a monotonic moment; by how many a second they have shrunk in the last minutes.
+
+        What has shrunk in the shortest time alone counts where that is less: a burst that is over does not go on.
+        """
         if not self._seen or now - self._seen[-1][0] >= TREND_STEP:
             self._seen.append((now, free))
         while now - self._seen[0][0] > TREND_LONGEST:
             self._seen.popleft()
-        since, before = self._seen[0]
-        return (before - free) / (now - since) if now - since >= TREND_SHORTEST else None
+        old = [(since, before) for since, before in self._seen if now - since >= TREND_SHORTEST]
+        return min(((before - free) / (now - since) for since, before in (*old[:1], *old[-1:])), default=None)

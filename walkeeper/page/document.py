@@ -228,7 +228,7 @@ def _over(report: Any) -> str:
     over = (last or {}).get("over_seconds_ago")
     if over is None or over > OVER_SECONDS:
         return ""
-    return f' <span class="soft">The last one is over since {esc(duration(over))}: {esc(last["text"])}</span>'
+    return f' <span class="soft">The last one is over for {esc(duration(over))}: {esc(last["text"])}</span>'
 
 
 def _problem(problem: Any) -> str:

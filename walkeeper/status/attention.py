@@ -11,6 +11,9 @@ from walkeeper.core.room import DISK_SECONDS, LEAST
 STANDSTILL: Final = 30.0
 """Seconds without a move of the frontier while complete segments wait for it, from which on a person should look."""
 
+_ENDED: Final = ("crashed", "start failed")
+"""Of a server, in Patroni's words, when nobody has stopped it."""
+
 Remark: TypeAlias = dict[str, str]
 """``text`` and ``hint``, which may be empty."""
 
@@ -27,9 +30,11 @@ def attention(status: dict[str, Any]) -> list[Remark]:
         *(
             remark(
                 f"gap on timeline {gap['timeline']}: {gap['start']} to {gap['end']}",
-                "Take a base backup now: no restore from an earlier one gets past the gap.",
+                "Take a base backup now: no restore from an earlier one gets past the gap. Then say that it is known: "
+                f"walkeeper gap accept {gap['start']}",
             )
             for gap in status["gaps"] or []
+            if not gap["accepted"]
         ),
         *about_backups(status.get("backups")),
         *_about_members(status),
@@ -82,8 +87,8 @@ def _about_the_owner(status: dict[str, Any]) -> Iterator[Remark]:
         yield remark("Patroni has no leader", "patronictl list shows what its members do.")
     if record is None:
         return
-    own = [problem["text"] for problem in _problems(status["agent"])] if record["owner"] == status["node"] else []
-    if record["trouble"] and not any(text.startswith(record["trouble"]) for text in own):
+    own = record["owner"] == status["node"] and _problems(status["agent"])  # newer, and all of them
+    if record["trouble"] and not own:
         hint = f"walkeeper status on {record['owner']} says what to do." if record["owner"] != status["node"] else ""
         yield remark(f"{record['owner']}, which archives: {record['trouble']}", hint)
     if leader is not None and record["owner"] != leader:
@@ -107,9 +112,10 @@ def _standstill(record: dict[str, Any] | None, members: list[dict[str, Any]]) ->
     if waiting < record["segment_size"] or min(stood or 0, stood if waited is None else waited) < STANDSTILL:  # fmt: skip
         return
     owner = record["owner"] or "the leader"
+    because = f", because of what {owner} reports" if record["trouble"] else ""
     yield remark(
-        f"the frontier has stood for {duration(stood)}, and {size(waiting)} wait for it",
-        f"Look at the agent on {owner}: does it run, and what does its log say?",
+        f"the frontier has stood for {duration(stood)}, and {size(waiting)} wait for it{because}",
+        "" if because else f"Look at the agent on {owner}: does it run, and what does its log say?",
     )
 
 
@@ -129,6 +135,11 @@ def _about_members(status: dict[str, Any]) -> Iterator[Remark]:
     for row in status["members"]:
         if row["gap_safe"] is False:
             yield remark(f"{row['name']} is not gap-safe: {row['why']}", row["hint"] or "")
+        if row["state"] in _ENDED:
+            yield remark(
+                f"{row['name']}'s PostgreSQL does not run: Patroni says {row['state']}",
+                "Patroni starts it again; its log says why it ended. If its disk is full: docs/operations.md, Disk full.",
+            )
         yield from _stuck(row, scope)
         yield from _disk_short(row, status)
     slot = status["hold_slot"]
@@ -176,9 +187,14 @@ def _problems(agent: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 def _about_the_agent(status: dict[str, Any]) -> Iterator[Remark]:
     told = {f"{row['name']}: {row['why']}" for row in status["members"] if row["gap_safe"] is False}
-    for problem in _problems(status["agent"]):
+    if status["gaps"]:
+        told |= {problem["text"] for problem in _problems(status["agent"]) if problem["reason"] == "gap"}
+    causes = [(problem["reason"], problem.get("hint")) for problem in _problems(status["agent"])]
+    for at, problem in enumerate(_problems(status["agent"])):
         if problem["text"] in told:
-            continue  # the member's own row says it
+            continue  # a member's row, or the gap's own line, says it
+        if problem.get("hint") and causes[at] in causes[:at]:
+            continue  # a store that is away keeps several from their work
         tried = problem.get("seen_seconds_ago")
         ago = f", last met {duration(tried)} ago" if tried is not None and tried >= STANDSTILL else ""
         yield remark(f"agent on this node, since {problem['since']}{ago}: {problem['text']}", problem.get("hint", ""))

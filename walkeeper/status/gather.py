@@ -64,6 +64,7 @@ def gather(config: Config) -> dict[str, Any]:
         rows = [judge.row(*each, record) for each in looked]
     leader = topology.leader.name if topology is not None and topology.leader is not None else None
     _compare_with_leader(rows, leader)
+    with_own_disk(rows, config.node.name, agent.result())
     _look_for_next_wal(config, record, gaps.result() or [], rows)
     status: dict[str, Any] = {
         "scope": config.scope,
@@ -229,6 +230,13 @@ def _compare_with_leader(rows: list[dict[str, Any]], leader: str | None) -> None
     for row in rows:
         if reach is not None and row["lsn"] is not None and row["name"] != leader:
             row["behind_bytes"] = max(0, reach - Lsn.parse(row["lsn"]))
+
+
+def with_own_disk(rows: list[dict[str, Any]], name: str | None, agent: dict[str, Any] | None) -> None:
+    """As this node's agent measures it: a server that a full disk has stopped does not say it."""
+    for row in rows:
+        if row["name"] == name and agent is not None:
+            row["disk"] = agent.get("disk") or row["disk"]
 
 
 def _gone(agent: dict[str, Any] | None, topology: Topology | None) -> list[dict[str, str]]:

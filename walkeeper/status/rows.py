@@ -117,14 +117,20 @@ def spool(agent: dict[str, Any]) -> str:
 
 
 def remarks(status: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Word, text and hint of what a person should look at, of what is not known, and of an error that is over."""
+    """Word, text and hint of what a person should look at, of what is not known, and of an error that is over.
+
+    A hint that came already is not repeated.
+    """
+    said: set[str] = set()
     for word, found in (("Look at", status["attention"]), ("Unknown", status["unknown"])):
-        yield from ((word, each["text"], each["hint"]) for each in found)
+        for each in found:
+            yield word, each["text"], "" if each["hint"] in said else each["hint"]
+            said.add(each["hint"])
     agent = status["agent"]
     last = (agent or {}).get("last_error")
     over = (last or {}).get("over_seconds_ago")
     if agent is not None and last is not None and over is not None and over <= LAST_ERROR and not agent["troubles"]:
-        yield "Last", f"error of this node's agent, over since {duration(over)}: {last['text']}", ""
+        yield "Last", f"error of this node's agent, over for {duration(over)}: {last['text']}", ""
 
 
 def table(status: dict[str, Any], columns: Sequence[str], width: int) -> list[list[str]]:

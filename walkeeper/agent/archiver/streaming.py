@@ -187,9 +187,9 @@ class Streaming:
             events.warning("spool_dropped", segments=len(dropped), first=dropped[-1], last=dropped[0])
         lost = self._from_pg_wal.tend(frontier, taken)
         if lost is None:
+            short = f"below the reserve of {amounts.size(reserve)}" if free < reserve else "too little for the backlog"
             raise SpoolShort(
-                f"{self._spool.directory}: {amounts.size(free)} are free on its disk, below the reserve of "
-                f"{amounts.size(reserve)}: nothing is streamed there",
+                f"{self._spool.directory}: {amounts.size(free)} are free on its disk, {short}: nothing is streamed there",
                 hint="Make room on that disk, or put spool.directory on another one. Complete segments are archived from pg_wal "
                 "meanwhile, the open one is not; streaming goes on automatically.",
             )

@@ -272,7 +272,10 @@ def agent_troubles(facts: Facts) -> Iterator[Verdict]:
         yield NotKnown(facts.agent.because)
         return
     problems = [each for each in facts.agent.report["troubles"] if each.get("what") not in ELSEWHERE]
-    for problem in problems:
+    causes = [(each.get("reason"), each["hint"]) for each in problems]
+    for at, problem in enumerate(problems):
+        if problem["hint"] and causes[at] in causes[:at]:
+            continue  # a store that is away keeps several from their work
         hint = problem["hint"] or "the agent's log says more"
         yield Wrong(f"since {problem['since']}: {problem['text']}", (f"# {hint}",))
     if not problems:
