@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,23 @@ def test_a_proof_runs_on_a_replica_and_never_on_the_leader_of_others(tmp_path: P
     three.a.facts = Cluster(RECORD, Bidder(name="a", leads=True, replica=False, alone=True))
     three.pass_time(3 * LEADER_WAITS)
     assert len(three.a.started) == 1
+
+
+def test_a_proof_that_waits_for_a_backup_is_not_one_that_nobody_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three = Three(tmp_path, proofs)
+    waits = {"waits": True}
+    for member in three.members:
+        monkeypatch.setattr(member.job, "_cluster", lambda member=member: changed(member._facts(), **waits))
+    three.pass_time(2 * WAITS_SECONDS)
+    assert three.job.state == "wanted"
+    assert not three.b.started
+    assert not three.a.problems.open()
+    waits["waits"] = False
+    three.pass_time()
+    assert not three.a.problems.open()
+    assert len(three.b.started) == 1
 
 
 def test_a_backup_that_is_proved_wrong_is_told_at_once(tmp_path: Path) -> None:

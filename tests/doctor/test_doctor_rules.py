@@ -314,6 +314,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("restore_proved", both(SCHEDULED, with_part("store", backups=BACKED), with_report(proof_job=FAILED)), "warning", "scheduled proof failed on n2: no room", "status"),
     ("restore_proved", both(ON_A_REPLICA, with_facts(verify_room=1 << 30)), "info", "/var/tmp has 1 GiB free, and a proof needs 5 GiB", "another disk"),
     ("restore_proved", both(ON_A_REPLICA, with_facts(verify_room=Unknown("there is no such directory"))), "warning", "no such directory", "mkdir"),
+    ("restore_proved", both(SCHEDULED, with_config(encryption_recipients=("age1x",))), "warning", "no key here opens", "identity_file"),
     ("retention", with_config(backup_expire=Path("/etc/x.yml")), "warning", "/etc/x.yml has no backup.keep", "keep: 14d"),
     ("retention", both(with_config(backup_expire=Path("/etc/x.yml")), with_facts(expire_keep=Unknown("may not be read"))), "unknown", "may not be read", ""),
     ("retention", both(with_config(backup_keep=86400.0), with_facts(backup_every=7 * 86400.0)), "warning", "a backup is due each 7 days only", "keep: 21d"),

@@ -352,15 +352,15 @@ class Agent:
         newest = self._newest(owned) if key == PROOF_JOB else ""
         backup = self.jobs[BACKUP_JOB].seen if BACKUP_JOB in self.jobs else None
         waits = key == PROOF_JOB and backup is not None and backup.state == "running"  # one after the other
-        if look.server is None or topology is None or waits:
-            return Cluster(owned, None, newest=newest)
+        if look.server is None or topology is None:
+            return Cluster(owned, None, newest=newest, waits=waits)
         state = next((member.replication_state for member in topology.members if member.name == name), None)
         behind = topology.behind(look.leader).get(name)
         follows = look.server.in_recovery and state in (None, "streaming") and behind is not None
         near = behind is not None and behind <= MOST_BEHIND
         alone = all(member.name == name for member in topology.members)
         me = Bidder(name=name, leads=look.leader == name, replica=follows and near, alone=alone)
-        return Cluster(owned, me, alarm(self.observer.disk, look.server.segment_size, behind), newest)
+        return Cluster(owned, me, alarm(self.observer.disk, look.server.segment_size, behind), newest, waits)
 
     def _newest(self, record: Record | None) -> str:
         newest = (self.backups.summary(record) or {}).get("newest")

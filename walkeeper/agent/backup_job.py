@@ -95,12 +95,14 @@ class Cluster:
     """What the agent's looks say. ``record``: where this member owns it; ``me`` is None where the server is not known.
 
     ``alarm``: why nothing should run here. ``newest``: the id of the newest complete backup, empty for none that is known.
+    ``waits``: for the other job, which runs: nobody begins this one, and no time counts against it.
     """
 
     record: Record | None
     me: Bidder | None
     alarm: str = ""
     newest: str = ""
+    waits: bool = False
 
 
 class BackupJob:
@@ -156,8 +158,10 @@ class BackupJob:
             found = self._records.read()
             self._heard_at = self._clock.monotonic()
             job = self._decoded(found)
-            stood = self._stands.note("" if found is None else found.version, self._clock.monotonic())
             cluster = self._cluster()
+            if cluster.waits:
+                self._stands.forget()
+            stood = self._stands.note("" if found is None else found.version, self._clock.monotonic())
             if self._mine is not None:
                 self._go_on(found, job, self._mine, self._lasting(cluster.alarm))
             elif cluster.record is not None and (due := self._due(job, cluster)) is not None:
@@ -205,7 +209,7 @@ class BackupJob:
     def _bidder(self, job: Job, cluster: Cluster, stood: float) -> Bidder | None:
         """This member, if it bids."""
         me = cluster.me
-        if me is None or cluster.alarm or not backup_job.may_claim(job, me, stood, self.kind.source):
+        if me is None or cluster.waits or cluster.alarm or not backup_job.may_claim(job, me, stood, self.kind.source):
             return None
         return me
 

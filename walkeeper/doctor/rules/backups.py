@@ -137,6 +137,12 @@ def restore_proved(facts: Facts) -> Iterator[Verdict]:
     if schedule:
         yield from _job(facts, "proof")
         yield from _room(facts, found)
+    if schedule and facts.config.encryption_recipients and facts.config.identity_file is None:
+        fix = "# walkeeper.encryption.identity_file on a replica, or verify --restore by a timer where the key is"
+        yield Wrong(
+            "the archive is encrypted, and no key here opens what a proof has to read", (fix,), facts.config.name
+        )
+        return
     if isinstance(found, Unknown):
         yield NotKnown(found.because)
     elif found is None or found["newest"] is None:
