@@ -40,6 +40,8 @@ class ServerFacts:
     """The versions of the agents that have sessions there: an agent connects to its own node's server alone."""
     disk: Disk | None = None
     """Of pg_wal, as its agent says; None where no agent does."""
+    receives: bool = True
+    """A standby streams from another server."""
     started_at: str = ""
     """UTC, as walkeeper writes times."""
     clock_ahead: float = 0.0

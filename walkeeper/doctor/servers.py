@@ -43,6 +43,7 @@ select jsonb_build_object(
   'may_replicate', (select rolreplication or rolsuper from pg_roles where rolname = current_user),
   'agents', (select coalesce(jsonb_agg(distinct application_name), '[]')
                from pg_stat_activity where application_name like 'walkeeper agent %%'),
+  'receives', exists (select from pg_stat_wal_receiver),
   'started_at', to_char(pg_postmaster_start_time() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
   'now', extract(epoch from clock_timestamp())::float8,
   'archiving_failed', (select case when last_failed_time > coalesce(last_archived_time, '-infinity')
@@ -137,6 +138,7 @@ def survey(server: Server, hold_slot: str) -> ServerFacts:
         replication_refused=refused,
         agents=_versions(answer),
         disk=next(filter(None, map(Disk.from_brief, answer["agents"])), None),
+        receives=answer["receives"],
         started_at=answer["started_at"],
         clock_ahead=_outside(float(answer["now"]), before, after),
         archiving_failed=answer["archiving_failed"] or "",

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from walkeeper.core.amounts import duration, to_the_second
+from walkeeper.core.amounts import duration, size, to_the_second
 from walkeeper.core.hold_slot import why_not_gap_safe
 from walkeeper.core.record import Record
 from walkeeper.doctor import paste
@@ -144,6 +144,30 @@ def leaders_timeline(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
     else:
         text = f"it is on timeline {server.state.timeline}, and the leader, {leader.name}, on {leader.server.state.timeline}"
         yield Wrong(text, (paste.patronictl(facts, "reinit", facts.config.scope, member.name),), member.name)
+
+
+@rule(
+    AREA,
+    "warning",
+    what="Every standby streams, or lacks less than a segment of the leader's WAL.",
+    why="It is what a failover needs. It catches up from the archive; where that lacks what it needs, it waits for ever.",
+    fix="walkeeper status says whether the archive brings it on; otherwise patronictl reinit",
+)
+@each.server
+def standby_follows(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    leader = facts.leader
+    if leader is None or isinstance(leader.server, Unknown):
+        yield NotKnown("the leader was not seen", member.name)
+        return
+    behind = leader.server.state.lsn - server.state.lsn
+    if member is leader or server.receives or behind < server.state.segment_size:
+        yield Good("it leads, streams, or has nearly all", member.name)
+    else:
+        fix = (
+            f"{paste.walkeeper(facts, 'status')}   # if it says that {member.name} waits for WAL that is not there:",
+            paste.patronictl(facts, "reinit", facts.config.scope, member.name),
+        )
+        yield Wrong(f"it does not stream, and is {size(behind)} behind {leader.name}, which leads", fix, member.name)
 
 
 @rule(
