@@ -22,7 +22,7 @@ from walkeeper.core.commits import commits, commits_back, crosses
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import PAGE_SIZE, check_part
-from walkeeper.core.wal_records import WalRecord, ends_early, goes_beyond, last_begin, records
+from walkeeper.core.wal_records import WalRecord, ends_early, ends_of, goes_beyond, last_begin, records
 
 pytestmark = pytest.mark.postgres
 SIZE = SegmentSize(MIB)
@@ -144,6 +144,26 @@ def test_the_records_are_those_that_pg_waldump_lists(major: int) -> None:
         assert [record.is_switch for record in found] == [kind.startswith("XLOG SWITCH") for *_, kind in listed]
         for one, following in pairwise(found):
             assert one.next == following.begin
+
+
+@pytest.mark.parametrize("major", ALL)
+def test_p13_each_segment_says_which_record_the_one_before_it_ended_with(major: int) -> None:
+    found = wal(major)
+    complete = sorted(found.segments)[:-1]  # the last one is written on
+    ends = {segment: ends_of(found.segments[segment], segment) for segment in complete}
+    known = [(ends[one].last, ends[following].before) for one, following in pairwise(complete)]
+    assert len([1 for pair in known if None not in pair]) >= len(complete) // 2  # long records fill whole segments
+    assert all(last == before for last, before in known if None not in (last, before))
+    assert all(found.begins[each][0][1] == ends[each].before for each in complete if ends[each].before is not None)
+    parted = [
+        (one, following)
+        for one, following in pairwise(sorted(ends))
+        if following in found.diverged and one in found.diverged and found.diverged[one] != found.segments[one]
+    ]
+    assert parted
+    others = [(ends[one].last, ends_of(found.diverged[following], following).before) for one, following in parted]
+    assert [1 for pair in others if None not in pair]
+    assert not [1 for last, before in others if last == before is not None]
 
 
 @pytest.mark.parametrize("major", ALL)

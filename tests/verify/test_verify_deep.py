@@ -10,10 +10,12 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from tests.core.values import PAGE, long_header, paged_segment
+from tests.core.values import PAGE, commit_record, long_header, paged_segment, wal_of
 from tests.fixtures.archives import ONE, SYSTEM, TWO, Built, Verifier, replaced
 from walkeeper.archive.codec import Codec
-from walkeeper.core.lsn import MIB
+from walkeeper.core.history import History, Switch
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.errors import StoreUnavailable
 from walkeeper.lib import retry
 from walkeeper.lib.parallel import in_parallel
@@ -51,6 +53,48 @@ def test_a_whole_archive_is_sound_also_inside(built: Built, verify: Verifier) ->
     assert said.document["deep"]["segments"] == 5
     assert said.document["deep"]["bytes"] > 0
     assert verify(deep=True, json=False).out.endswith("Sound: each object is what it says.\n")
+
+
+def life(length: int) -> dict[Segment, bytes]:
+    """Segments 3, 4 and 5 as one server wrote them, in records that are so long."""
+    blank = [bytes(len(commit_record(0, more=length)))] * (4 * MIB // length)
+    _, places = wal_of(ONE, SegmentSize(MIB), SYSTEM, 3, blank)
+    follow = [Lsn(0x2FFF28), *(begin for begin, _ in places)]
+    linked = [commit_record(each, more=length, previous=follow[each]) for each in range(len(blank))]
+    segments, _ = wal_of(ONE, SegmentSize(MIB), SYSTEM, 3, linked)
+    return {segment: plain for segment, plain in segments.items() if segment.number < 6}
+
+
+def test_p13_a_splice_of_two_lives_is_not_called_sound(built: Built, verify: Verifier) -> None:
+    """Names, sums, headers and pages are all right: only the records say that the second one's do not follow the first one's."""
+    first, other = life(60_000), life(50_000)
+    for segment, plain in first.items():
+        built.archive.archive_segment(segment, plain, ONE)
+    built.record(1, 6)
+    assert verify(deep=True).code == 0
+    built.store.delete(built.key(1, 5))
+    last = built.segment(1, 5)
+    built.archive.archive_segment(last, other[last], ONE)
+    assert verify().code == 0
+    said = verify(deep=True)
+    assert said.code == 1
+    assert said.kinds == ["splice"]
+    assert said.finding("splice")["first"] == built.segment(1, 5).name
+    assert [window["last"][-1] for window in said.document["windows"]] == ["4"]
+
+
+def test_p13_a_history_that_its_descendant_contradicts_is_damage(built: Built, verify: Verifier) -> None:
+    whole(built)
+    built.put_history(History(3, (*TWO.switches, Switch(2, Lsn(8 * MIB)))))
+    built.put(History(3, (*TWO.switches, Switch(2, Lsn(8 * MIB)))), 8)
+    built.record(3, 9)
+    assert verify().code == 0
+    key = built.archive.layout.file(HistoryFile(2), "")
+    built.store.delete(key)
+    built.put_history(History(2, (Switch(1, Lsn(TWO.switches[0].lsn + 8)),)))
+    said = verify()
+    assert (said.code, said.kinds[0]) == (1, "history_differs")
+    assert said.finding("history_differs")["key"] == key
 
 
 def page_damage(body: bytes) -> bytes:

@@ -34,6 +34,8 @@ _PAGE: Final = struct.Struct("=HHIQI")
 _KNOWN: Final = frozenset(struct.pack("=H", magic) for magic in MAGIC)
 _CONTINUED: Final = 0x0001
 _LONG: Final = 0x0002
+_OVERWRITES: Final = 0x0008
+"""The page begins with a record in place of one that a crash cut off, and which nothing follows."""
 _SHORT_SIZE: Final = 24
 _LONG_SIZE: Final = 40
 
@@ -193,6 +195,30 @@ def last_whole(plain: Plain, segment: Segment) -> Lsn | None:
     if begin is not None and ((end := _end_by_length(plain, begin)) is None or end > segment.size):
         begin = last_begin(plain, begin - 1)
     return None if begin is None else Lsn(segment.start + begin)
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Where the last record of a segment begins, and where the one ``before`` its first record does, as that one says.
+
+    None where that is not known. The next segment of the same WAL has this one's ``last`` for its ``before``.
+    """
+
+    before: Lsn | None = None
+    last: Lsn | None = None
+
+
+def ends_of(plain: Plain, segment: Segment) -> Ends:
+    """Of a whole segment; nothing of one whose records cannot be read."""
+    used, size = without_zeros(plain), segment.size
+    first, last = _first_begin(plain), last_begin(plain, used - 1) if used else None
+    record = None if first is None else read_record(plain, segment, first)
+    if record is None or first is None or last is None:
+        return Ends()
+    reaches = (_end_by_length(plain, last) or 0) > size or read_record(plain, segment, last) is not None
+    _, info, _, _, _ = _PAGE.unpack_from(plain, first - first % PAGE_SIZE)
+    begun = info & _OVERWRITES or not record.previous  # the very first record of a server follows nothing
+    return Ends(None if begun else record.previous, Lsn(segment.start + last) if reaches else None)
 
 
 def goes_beyond(tail: Plain, local: Plain, segment: Segment) -> bool:

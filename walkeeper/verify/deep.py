@@ -11,8 +11,10 @@ from typing import Final, NamedTuple
 from walkeeper.archive.codec import STORED, Codec
 from walkeeper.core.coverage import Coverage, Range, intersect, merged, subtract
 from walkeeper.core.history import History
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import SegmentHeader, check_header, check_pages
+from walkeeper.core.wal_records import Ends, ends_of
 from walkeeper.errors import CannotTell, Locked, Refused, StoreError
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import with_retries
@@ -49,6 +51,7 @@ class Look(NamedTuple):
     unsummed: bool = False
     beside: bool = False
     """The damaged one lies beside a whole one."""
+    ends: Ends = Ends()
 
 
 @dataclass(slots=True)
@@ -72,7 +75,7 @@ def look(
 ) -> Deep:
     """Memory: ``workers`` times a packed and a plain segment. What is damaged is told, and the rest looked at nevertheless."""
     deep = Deep(total=sum(stretch.length for stretch in found.stored))
-    locked, in_a_row = "", 0
+    locked, in_a_row, seams = "", 0, _Seams()
 
     def one(item: Item) -> Look:
         return look_at(evidence, item, history, codec)._replace(number=item.segment.number)
@@ -86,6 +89,10 @@ def look(
         if looked.problem and not looked.beside:
             deep.damaged += 1
             deep.broken.append(Range(looked.number, looked.number + 1))
+        for number in seams.torn(looked.number, looked.ends):
+            deep.broken.append(Range(number, number + 1))
+            if len(deep.findings) < MOST:
+                deep.findings.append(_splice(history.segment(number, evidence.size)))
         locked = locked or (f"{looked.key}: {looked.locked}" if looked.locked else "")
         if (looked.problem or looked.unread) and len(deep.findings) < MOST:
             deep.findings.append(_finding(looked))
@@ -98,9 +105,27 @@ def look(
     return deep
 
 
+class _Seams:
+    """Whether the WAL goes on from segment to segment; they come nearly in order, and only what lacks its neighbour is kept."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, Lsn] = {}
+        self._before: dict[int, Lsn] = {}
+
+    def torn(self, number: int, ends: Ends) -> Iterator[int]:
+        """Those whose first record follows another one than that of the segment before."""
+        for each, known, others in ((number, ends.before, self._last), (number + 1, ends.last, self._before)):
+            if known is None:
+                continue
+            if (other := others.pop(each, None)) is None:
+                (self._before if others is self._last else self._last)[each] = known
+            elif other != known:
+                yield each
+
+
 def look_at(evidence: Evidence, item: Item, history: History, codec: Codec) -> Look:
     """One segment under all its suffixes: damaged if none of them is whole, or if two are and differ."""
-    taken, sums, unsummed = 0, set(), False
+    taken, sums, unsummed, ends = 0, set(), False, Ends()
     key, problem = "", None
     for suffix in item.suffixes:
         key = evidence.layout.file(item.segment, suffix)
@@ -110,6 +135,7 @@ def look_at(evidence: Evidence, item: Item, history: History, codec: Codec) -> L
             plain = codec.decode(suffix, body, item.segment.size)
             sum_ = hashlib.sha256(plain).hexdigest()
             unsummed |= _check(body.metadata.get("sha256"), sum_, plain, item.segment, evidence, history)
+            ends = ends_of(plain, item.segment)
         except StoreError as unread:
             return Look(key, taken, unread=str(unread))
         except Locked as locked:
@@ -120,10 +146,10 @@ def look_at(evidence: Evidence, item: Item, history: History, codec: Codec) -> L
         sums.add(sum_)
         del plain, body  # before the next one comes
     if problem is not None:
-        return problem if not sums else problem._replace(bytes=taken, beside=True)
+        return problem if not sums else problem._replace(bytes=taken, beside=True, ends=ends)
     if len(sums) > 1:
         return Look(key, taken, problem="it holds other bytes than the object of the same name with the other suffix")
-    return Look(key, taken, unsummed=unsummed)
+    return Look(key, taken, unsummed=unsummed, ends=ends)
 
 
 def _got(evidence: Evidence, key: str) -> Body:
@@ -177,6 +203,17 @@ def _finding(looked: Look) -> Finding:
         return Finding(Severity.DAMAGE, "object_damaged", text, _DAMAGED, count=1, key=looked.key)
     return Finding(
         Severity.UNSURE, "object_unread", f"{looked.key}: {looked.unread}", "Look again.", count=1, key=looked.key
+    )
+
+
+def _splice(segment: Segment) -> Finding:
+    return Finding(
+        Severity.DAMAGE,
+        "splice",
+        f"{segment}: its WAL does not go on from the segment before: its first record follows another one",
+        "Two servers wrote here, or two lives of one volume. A restore ends before it. Take a base backup now, and find out what "
+        "was stored from where (docs/operations.md, conflict).",
+        first=segment.name,
     )
 
 

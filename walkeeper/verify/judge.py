@@ -127,6 +127,17 @@ def _about_histories(evidence: Evidence, target: Target, found: Coverage) -> Ite
             "PostgreSQL cannot find its way past it. Put back the file as pg_wal of a member has it.",
             key=f"{evidence.layout.root}history/{timeline:08X}.history",
         )
+    chain = target.history
+    for index, timeline in enumerate(chain.timelines):
+        stored = evidence.histories.get(timeline)
+        if stored is not None and stored.switches != chain.switches[:index]:
+            yield Finding(
+                Severity.DAMAGE,
+                "history_differs",
+                f"{timeline:08X}.history: timeline {chain.timeline}, which came from it, says otherwise where it began",
+                "The number was used twice, by two servers. A restore along the newer timeline goes by the newer history.",
+                key=f"{evidence.layout.root}history/{timeline:08X}.history",
+            )
     for first, end in found.missing_histories:
         missing = [
             timeline for timeline in range(first, min(end, first + MOST)) if timeline not in evidence.bad_histories
