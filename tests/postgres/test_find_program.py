@@ -54,6 +54,14 @@ def test_one_that_is_older_or_does_not_run_is_passed_over(install: Install, tmp_
     assert find_program(tmp_path / "nowhere", 16) == package
 
 
+def test_no_more_is_read_of_what_one_says_than_a_version_takes(install: Install, tmp_path: Path) -> None:
+    install("path", "while :; do echo never a version; done")
+    endless = install("bin", f"{version('16.4')}; while :; do echo and more; done")
+    assert find_program(tmp_path / "bin", 16) == endless
+    with pytest.raises(ConfigError, match="says no version"):
+        find_program(tmp_path / "path", 16)
+
+
 def test_where_only_older_ones_are_the_error_names_them_and_the_servers_version(
     install: Install, tmp_path: Path
 ) -> None:
