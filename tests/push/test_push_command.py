@@ -58,6 +58,17 @@ def fetched(data: DataDirectory, name: str) -> bytes | None:
     return fetch(DirectoryStore(data.store), Layout("demo", None, SYSTEM), Codec(), name)
 
 
+def test_p13_a_clone_stores_nothing_where_it_came_from(data: DataDirectory, push: Push) -> None:
+    data.segment()
+    (data.path / "walkeeper_clone_of").write_text(f"file://{data.store}/demo/{SYSTEM}/\n")
+    code, said = push(f"pg_wal/{SEGMENT}")
+    assert (code, said.count("\n")) == (1, 1)
+    assert "was restored from there as another one" in said
+    assert data.objects() == []
+    (data.path / "walkeeper_clone_of").write_text(f"file://{data.store}/elsewhere/{SYSTEM}/\n")
+    assert push(f"pg_wal/{SEGMENT}") == (0, "")
+
+
 def rot(data: DataDirectory, name: str) -> None:
     """One byte of that object, in place: its metadata stay."""
     (path,) = data.store.rglob(name)

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from walkeeper.archive.open import open_archives
+from walkeeper.archive.open import Archives, open_archives
 from walkeeper.config import load
-from walkeeper.errors import StoreUnavailable
+from walkeeper.errors import AnotherCluster, PostgresError, StoreUnavailable
 from walkeeper.lib import events
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
-from walkeeper.postgres.data_directory import is_stopping
+from walkeeper.postgres.data_directory import clone_of, is_stopping
 from walkeeper.push.client import working_directory
 from walkeeper.push.place import Place, parse_path
-from walkeeper.push.storing import Pusher
+from walkeeper.push.storing import Pusher, system_identifier
 
 STORE_SECONDS: Final = 60.0
 """Seconds for the store; PostgreSQL keeps the file and asks again."""
@@ -39,4 +39,20 @@ def main(config: Path, path: str, environ: Mapping[str, str] = os.environ) -> in
 
 
 def _push(config_path: Path, place: Place, environ: Mapping[str, str]) -> None:
-    Pusher(open_archives(load(config_path, environ))).push(place)
+    archives = open_archives(load(config_path, environ))
+    _check_no_clone(archives, place)
+    Pusher(archives).push(place)
+
+
+def _check_no_clone(archives: Archives, place: Place) -> None:
+    """As a takeover. Who has taken the archive's cluster's place by a person's word has an agent that knows."""
+    try:
+        origin = clone_of(place.data_directory)
+    except OSError as error:
+        raise PostgresError(f"{error.filename}: {error.strerror}") from None
+    if origin and origin == f"{archives.store.url}/{archives.layout(system_identifier(place)).root}":
+        raise AnotherCluster(
+            f"{origin}: this cluster was restored from there as another one (walkeeper restore --from), and never archives there",
+            hint="Its configuration is the other cluster's: give it another scope or prefix. If it takes that cluster's place, "
+            "start its agent.",
+        )

@@ -53,26 +53,26 @@ class Pusher:
 
     def push(self, place: Place, known: Known = lambda _: None) -> Pushed:
         """Returns when the archive provably has that file with these bytes (P1). Raises Refused or the store's errors."""
-        system_identifier = _system_identifier(place)
+        system = system_identifier(place)
         file = place.file
         if isinstance(file, Segment):
-            return self._push_segment(place, system_identifier, known)
+            return self._push_segment(place, system, known)
         size = SegmentSize(MIB) if isinstance(file, HistoryFile) else file.segment.size
-        archive = self._archives.archive(system_identifier, size)
+        archive = self._archives.archive(system, size)
         if isinstance(file, HistoryFile):
             archive.archive_history(file.timeline, bytes(_read(place, MAX_HISTORY_BYTES).plain))
         elif isinstance(file, PartialFile):
             plain = _read(place, MAX_BYTES).plain
-            _check_partial(place, plain, system_identifier)
+            _check_partial(place, plain, system)
             archive.keep_file(file, plain)
         else:
             archive.archive_file(file, _read(place, MAX_LABEL_BYTES).plain)
         return Pushed()
 
-    def _push_segment(self, place: Place, system_identifier: int, known: Known) -> Pushed:
+    def _push_segment(self, place: Place, system: int, known: Known) -> Pushed:
         content = _read(place, MAX_BYTES)
         segment = _segment_of(place.name, content.plain)
-        archive = self._archives.archive(system_identifier, segment.size)
+        archive = self._archives.archive(system, segment.size)
         end = ends_early(content.plain, segment)
         if end is not None:
             self._keep_padded(archive, segment, content.plain, end)
@@ -123,7 +123,8 @@ def _store_beside(archive: Archive, segment: Segment, plain: Plain, history: His
     return receipt
 
 
-def _system_identifier(place: Place) -> int:
+def system_identifier(place: Place) -> int:
+    """Of the server whose file that is. Raises BadName."""
     try:
         return read_control_file(place.data_directory).system_identifier
     except CannotTell as problem:
