@@ -57,6 +57,7 @@
     ├── NoLeadership           a server accepts writes without Patroni's leader key
     ├── GapOpen                a recorded gap that nobody has accepted
     ├── TakeoverRuns           a takeover that takes long
+    ├── TwoAgents              of one member, which take the record from each other
     ├── BackupFails            the cluster's backup job did not come to its end
     ├── ProofFails             the cluster's backups were not proved by a restore
     ├── ObjectMissing          an object that was stored is no longer there
@@ -391,6 +392,13 @@ class TakeoverRuns(WalkeeperError):
             f"takeover: it has compared the archive with this server for {seconds:.0f} s, and goes on",
             hint="A large archive is listed once, thousands of objects a second. If it takes much longer, look at the store.",
         )
+
+
+class TwoAgents(WalkeeperError):
+    """Another agent of the same member's name owns the record, and this one had it before."""
+
+    waiting_helps = True
+    reason = "two_agents"
 
 
 class BackupFails(WalkeeperError):

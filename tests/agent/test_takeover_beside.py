@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from tests.fixtures.worlds import config_of
+from tests.fixtures.worlds import RunningAgent, config_of, prepare, wait_for
 from tests.parts.postgres import Postgres
 from tests.parts.processes import wait_until
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
@@ -19,9 +19,14 @@ from tests.twins.memory_store import MemoryStore
 from walkeeper.agent import agent as agents
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.http.report import report
+from walkeeper.agent.rival import LEFT_SECONDS
+from walkeeper.core.about import About
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.record import Record
+from walkeeper.dcs.base import Versioned
 from walkeeper.errors import NothingToCompare, StoreBehind, StoreUnavailable
 from walkeeper.postgres.server import ServerState
+from walkeeper.store.directory import DirectoryStore
 
 SERVER = ServerState(7, False, 1, Lsn(20 * MIB), SegmentSize(MIB), 17, "replica")
 
@@ -159,3 +164,59 @@ def test_an_agent_stops_while_its_observer_ends_what_runs(agent: Slow, monkeypat
     agent.stop()
     takeover.thread.join.assert_called_once()
     archiver.stop.assert_called_once()
+
+
+def test_p10_two_agents_of_one_member_are_named_and_do_not_fence_each_other_all_the_time(
+    agent: Slow, clock: Hands
+) -> None:
+    def owned(session: str, owner: str = "a") -> Versioned:
+        record = Record(
+            system_identifier="7", segment_size=MIB, timeline=1, lsn="0/1400000", start="000000010000000000000001",
+            owner=owner, session=session,
+        )  # fmt: skip
+        return Versioned(record.encode(), session)
+
+    def fenced(found: Versioned) -> int:
+        """How many takeovers follow at once, after this agent lost the record."""
+        before = agent.begun
+        agent._rival.lost("ours")
+        agent._try_takeover(SERVER, found)
+        return agent.begun - before
+
+    def ends() -> None:
+        agent.ends_with = StoreUnavailable("down")
+        if agent._takeover is not None:
+            agent.let_it_end()
+            agent._conclude_takeover()
+        clock.now += LEFT_SECONDS
+
+    assert fenced(owned("theirs")) == 1  # a DCS that was put back to an older state, perhaps
+    ends()
+    assert fenced(owned("theirs")) == 0
+    assert About.TWO_AGENTS in [problem.what for problem in agent.problems.open()]
+    agent._try_takeover(SERVER, owned("theirs"))
+    assert agent.begun == 1
+    clock.now += LEFT_SECONDS
+    agent._try_takeover(SERVER, owned("theirs"))
+    assert agent.begun == 2
+    ends()
+    assert fenced(owned("theirs", "b")) == 1  # a failover
+
+
+@pytest.mark.postgres
+def test_p10_a_second_agent_of_a_real_member_is_named(postgres: Postgres, tmp_path: Path) -> None:
+    prepare(postgres)
+    dcs = MemoryDcs()
+    dcs.set_leader("a")
+    (tmp_path / "store").mkdir()
+    both = []
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        config = config_of(postgres, "a", tmp_path / place)
+        both.append(RunningAgent(config, DirectoryStore(tmp_path / "store"), dcs))
+    one, two = both
+    with one:
+        wait_for(lambda: one.archiving)
+        with two:
+            wait_for(lambda: "two_agents" in one.problems() | two.problems())
+            wait_for(lambda: one.archiving != two.archiving)

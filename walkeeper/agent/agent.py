@@ -28,6 +28,7 @@ from walkeeper.agent.pace import Pace
 from walkeeper.agent.probe import Probe
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.remembering import Remembering
+from walkeeper.agent.rival import LEFT_SECONDS, Rival
 from walkeeper.agent.threads import Supervisor
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
@@ -128,6 +129,7 @@ class Agent:
         self._takeover: _Takeover | None = None
         self.refusals = Refusals(clock, self.poke)
         self.watcher = Watcher(clock)
+        self._rival = Rival(config.name, self.problems, clock)
         self._ending_since = 0.0
         """When an archiver was told to end that still runs; 0 where there is none."""
 
@@ -240,6 +242,7 @@ class Agent:
     def _act(self, look: Look) -> None:
         self._conclude_takeover()
         archiver = self.archiver
+        self._rival.is_gone(leads=look.leads(self.config.name))
         view = View(
             server=None if look.server is None else ServerView(look.server.in_recovery, look.server.timeline),
             leads=look.leads(self.config.name),
@@ -266,6 +269,8 @@ class Agent:
                 self.supervisor.report_stuck(archiver.living)
             return
         self.archiver, self._ending_since = None, 0.0
+        if view.fenced:
+            self._rival.lost(archiver.ownership.record.session)
         self._pace.be_alert()
         events.info(
             "archiver_stopped",
@@ -278,6 +283,8 @@ class Agent:
             return
         now = self._clock.monotonic()
         control = changed_at(self.config.data_dir / "global" / "pg_control")
+        if self._rival.has(found):
+            self._takeover_at = now + LEFT_SECONDS
         about = situation(found, server.system_identifier, server.timeline, control)
         if self.refusals.stands(about) or (now < self._takeover_at and not self.refusals.accepted):
             return

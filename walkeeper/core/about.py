@@ -16,6 +16,7 @@ class About(StrEnum):
     NO_LEADERSHIP = "no_leadership"
     TAKEOVER_FAILED = "takeover_failed"
     TAKEOVER_RUNS = "takeover_runs"
+    TWO_AGENTS = "two_agents"
     LEFTOVERS = "leftovers"
     STORE_PROBE = "store_probe"
     PUSH_REFUSED = "push_refused"
