@@ -16,6 +16,7 @@ from walkeeper.core.life import RENEW_SECONDS, WATCH_SECONDS
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
+from walkeeper.errors import DcsError
 from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.target import Target, begins_with
 
@@ -230,9 +231,10 @@ def stored_so(evidence: Evidence, timeline: int, suffix: str) -> list[Range]:
 def _about_the_record(evidence: Evidence) -> Iterator[Finding]:
     claim = evidence.claim
     if claim.record is None:
+        silent = isinstance(claim.problem, DcsError)  # one that is configured: what was archived last may be missing
         yield Finding(
-            Severity.NOTE,
-            "no_record",
+            Severity.UNSURE if silent else Severity.NOTE,
+            "dcs_silent" if silent else "no_record",
             f"the frontier is not known: {claim.why}",
             "It is looked at up to the last segment that is stored. "
             + (
