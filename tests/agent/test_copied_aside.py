@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from tests.core.values import paged_segment
+from tests.core.values import PAGE, paged_segment
 from tests.fixtures.worlds import config_of
 from tests.parts.postgres import Postgres
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
@@ -108,6 +108,17 @@ def test_a_file_that_postgresql_has_begun_to_use_again_is_not_handed_in(member: 
     (member.pg_wal / segment(7).name).symlink_to(member.pg_wal / segment(8).name)
     assert member.look(record(suspected=(gap(5, 9),))) == [8]
     assert member.look(record(suspected=(gap(5, 9),))) == [8]
+
+
+def test_p13_a_file_of_the_spool_is_not_dropped_because_its_name_is_stored(member: Member) -> None:
+    """Other bytes have the name: what lies here may be the only copy of this server's WAL."""
+    other = bytearray(plain_of(5))
+    other[3 * PAGE + 100] ^= 1
+    member.archive.archive_segment(segment(5), bytes(other), ONE)
+    (member.spool.wal / segment(5).name).write_bytes(plain_of(5))
+    member.look(record(at=9))
+    (kept,) = member.spool.quarantine.iterdir()
+    assert kept.read_bytes() == plain_of(5)
 
 
 @pytest.mark.parametrize("why", ["the spool's limit", "the disk"])
