@@ -92,6 +92,16 @@ def test_every_fault_has_tests_that_there_are_or_a_reason() -> None:
             assert f"def {test}(" in tests, f"{name} names {test}, which is not a test"
 
 
+def test_every_case_of_what_was_believed_has_tests_and_deliberate_bugs_that_there_are() -> None:
+    text = (ROOT / "docs" / "internals" / "beliefs.md").read_text()
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    rows = re.findall(r"^\| (\d+) \| [^|]+ \| [^|]+ \| [^|]+ \| (.*) \|$", text, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 41))
+    assert all("`test_" in cell for _, cell in rows)
+    for name in re.findall(r"`(test_\w+|[a-z]+_[a-z]+_[a-z_]+)`", text):
+        assert f"def {name}(" in tests, name
+
+
 def test_the_track_record_names_tests_and_deliberate_bugs_that_there_are() -> None:
     text = (ROOT / "docs" / "internals" / "track_record.md").read_text()
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
