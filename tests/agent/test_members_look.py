@@ -26,7 +26,7 @@ DISK = Disk(100 << 20, 900 << 20, 2048.0)
 
 
 class Server:
-    """By its port: a good one, one whose slot is ahead, one that does not answer."""
+    """By its port: a good one, one whose slot is ahead, one that does not answer, another cluster's."""
 
     asked: list[int] = []  # noqa: RUF012 - a test empties it
     answer = threading.Event()
@@ -39,7 +39,7 @@ class Server:
         self.asked.append(self.port)
         if self.port == 3:
             raise PostgresError("no answer")
-        return ServerState(7, self.port != 1, 1, Lsn(6 * MIB), SegmentSize(MIB), 15, "replica")
+        return ServerState(8 if self.port == 4 else 7, self.port != 1, 1, Lsn(6 * MIB), SegmentSize(MIB), 15, "replica")
 
     def slot(self, name: str) -> SlotState:
         return SlotState(True, Lsn((8 if self.port == 2 else 4) * MIB), None, False)
@@ -65,12 +65,24 @@ def test_each_is_asked_and_who_does_not_answer_is_left_out(tmp_path: Any, monkey
     server: Any = type("S", (), {"bin_dir": tmp_path, "data": tmp_path, "port": 1})
     clock = Hands()
     look = MembersLook(config_of(server, "a", tmp_path), clock)
-    members = (member("a", 1), member("b", 2), member("c", 3), member("d", None), member("e", 2, nofailover=True))
+    members = (
+        member("a", 1),
+        member("b", 2),
+        member("c", 3),
+        member("d", None),
+        member("e", 2, nofailover=True),
+        member("f", 4),
+    )
     assert look.look(members, RECORD) == {}
     Server.answer.set()
     wait_for(lambda: bool(look.look(members, RECORD)))
-    assert look.look(members, RECORD) == {"a": Seen(True, DISK), "b": Seen(False, None), "e": Seen(None, None)}
-    assert sorted(Server.asked) == [1, 2, 2, 3]  # once
+    assert look.look(members, RECORD) == {
+        "a": Seen(True, DISK),
+        "b": Seen(False, None),
+        "e": Seen(None, None),
+        "f": Seen(None, None),
+    }
+    assert sorted(Server.asked) == [1, 2, 2, 3, 4]  # once
     clock.now += REFRESH_SECONDS
     look.look(members, None)
     wait_for(lambda: look.look(members, None).get("a") == Seen(None, DISK))  # what is gap-safe depends on the record

@@ -374,6 +374,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("store_keeps_versions", with_part("store", kept_versions=Unknown("403 AccessDenied")), "unknown", "AccessDenied", ""),
     ("store_is_the_same", with_part("store", before_frontier=""), "error", "lacks the segment just below", "aws s3 ls"),
     ("leaders_timeline", with_server("n2", state={"timeline": 2}), "error", "on timeline 2, and the leader, n1, on 1", "reinit demo n2"),
+    ("gap_safe", with_server("n2", slot=None, state={"system_identifier": 8}), "unknown", "the record is another cluster's", ""),
     ("standby_follows", with_server("n2", receives=False, state={"lsn": Lsn(6 * MIB)}), "warning", "3 MiB behind n1", "reinit demo n2"),
     ("standby_follows", with_member("n1", server=Unknown("no answer")), "unknown", "no answer", ""),
     ("leaders_timeline", with_member("n1", server=Unknown("no answer")), "unknown", "no answer", ""),

@@ -74,6 +74,7 @@ class MembersLook:
                 server.close()
         except WalkeeperError:
             return None
-        matters = record is not None and not (member.nofailover and state.in_recovery)
-        safe = why_not_gap_safe(slot, record.position, record.size) == "" if record is not None and matters else None
+        matters = not (member.nofailover and state.in_recovery)
+        ours = record is not None and str(state.system_identifier) == record.system_identifier
+        safe = why_not_gap_safe(slot, record.position, record.size) == "" if record and ours and matters else None
         return Seen(safe, next(filter(None, map(Disk.from_brief, agents)), None))

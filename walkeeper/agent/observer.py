@@ -205,7 +205,8 @@ class Observer:
         slot, record = look.slot, look.record
         if isinstance(slot, PostgresError) or record is None:
             return None
-        if self._never_promoted(look):
+        other = look.server is not None and str(look.server.system_identifier) != record.system_identifier
+        if other or self._never_promoted(look):  # another cluster's positions say nothing of this one's
             self._problems.clear(About.NOT_GAP_SAFE)
             return None
         why = why_not_gap_safe(slot, record.position, record.size)

@@ -231,6 +231,8 @@ def gap_safe(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator
         yield NotKnown(record.because, member.name)
     elif record is None:
         yield NotKnown("there is no record yet", member.name)
+    elif str(server.state.system_identifier) != record.system_identifier:
+        yield NotKnown("the record is another cluster's", member.name)
     elif not (why := why_not_gap_safe(slot, record.position, record.size)):
         yield Good("it is gap-safe", member.name)
     elif slot is not None and slot.active_pid is not None:

@@ -122,10 +122,10 @@ def frontier_moves(facts: Facts) -> Iterator[Verdict]:
 
 
 def _told_by_agent(facts: Facts, record: Record) -> bool:
-    """The owner's agent is this node's, and a finding of its own says the same in full."""
+    """The owner's agent is this node's, and reports all of its problems: the record has one of them, of some seconds ago."""
     if isinstance(facts.agent, Unknown) or record.owner != facts.config.node.name:
         return False
-    return any(problem["text"].startswith(record.trouble) for problem in facts.agent.report["troubles"])
+    return bool(facts.agent.report["troubles"])
 
 
 def _hint(hint: str, command: str) -> tuple[str, ...]:
