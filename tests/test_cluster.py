@@ -33,11 +33,16 @@ class Archived:
         self.cluster = cluster
         self.store = store
 
+    @property
+    def size(self) -> SegmentSize:
+        return SegmentSize(self.cluster.segment_size_mb * MIB)
+
     def archive(self, record: Record) -> Archive:
-        return Archive(DirectoryStore(self.store), Layout("demo", None, int(record.system_identifier)), SIZE, Codec())
+        layout = Layout(self.cluster.scope, None, int(record.system_identifier))
+        return Archive(DirectoryStore(self.store), layout, self.size, Codec())
 
     def record(self) -> Record | None:
-        document = self.cluster.etcd.get("/service/demo/walkeeper")
+        document = self.cluster.dcs.get(f"/service/{self.cluster.scope}/walkeeper")
         return decode_record(document) if document else None
 
     def wait_owner(self, node: Node) -> Record:
@@ -62,7 +67,7 @@ class Archived:
     def finish_segment(self, leader: Node) -> Lsn:
         """Where the segment ends that is open now; it is completed."""
         leader.execute("select pg_logical_emit_message(true, 'test', 'last')")
-        return Lsn(Lsn.parse(leader.value("select pg_switch_wal()::text")).floor(SIZE) + SIZE)
+        return Lsn(Lsn.parse(leader.value("select pg_switch_wal()::text")).floor(self.size) + self.size)
 
     def status(self, node: Node) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "walkeeper", "--config", str(node.config), "status"]
@@ -109,9 +114,11 @@ def archived(short_path: Path, mode: str) -> Iterator[Archived]:
 def restored_rows(archived: Archived, backup: Path, ledger: Ledger, wanted: set[int], directory: Path) -> list[int]:
     """Restore from the backup and the archive alone; the wanted rows that are missing."""
     config = directory / "restore.yml"
-    config.write_text(f"scope: demo\nwalkeeper:\n  store:\n    directory: {archived.store}\n")
+    scope = archived.cluster.scope
+    config.write_text(f"scope: {scope}\nwalkeeper:\n  store:\n    directory: {archived.store}\n")
     command = f"{sys.executable} -m walkeeper -c {config} restore-wal %f %p"
-    server = restore_server(backup, directory / "restored", command, bin_dir=archived.cluster.bin_dir)
+    twice = {name: f"{max(80, 2 * archived.cluster.segment_size_mb)}MB" for name in ("min_wal_size", "max_wal_size")}
+    server = restore_server(backup, directory / "restored", command, bin_dir=archived.cluster.bin_dir, settings=twice)
     try:
         server.start(60)
         wait_until(lambda: not server.value("select pg_is_in_recovery()"), "the restore is over", 60, logs=[server.log])

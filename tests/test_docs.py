@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.matrix.versions import MAJORS, TRIED
+from tests.matrix.versions import MAJORS, PATRONIS, SEGMENTS, TRIED
 from walkeeper.cli import reference
 from walkeeper.core.wal_page import MAGIC
 
@@ -27,6 +27,28 @@ def test_the_table_of_versions_is_what_the_matrix_tries() -> None:
     assert [int(major) for major, *cells in rows if cells == ["tried"] * len(TRIED)] == list(MAJORS)
     assert all(not any(cells) for major, *cells in rows if int(major) not in MAJORS)
     assert {int(major) for major, *_ in rows} == set(MAGIC.values())
+
+
+def test_what_else_was_tried_names_each_cell_and_what_it_tries() -> None:
+    text = (ROOT / "docs" / "limits.md").read_text()
+    rows = re.findall(r"^\| (.+) \| (.+) \| (20\d\d-\d\d-\d\d|`make test`) \| `(test_\w+)` \|$", text, re.MULTILINE)
+    sources = {path: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    cells = {
+        name
+        for path, source in sources.items()
+        if path.parent.name == "matrix"
+        for name in re.findall(r"^def (test_\w+)", source, re.MULTILINE)
+    }
+    named = {name: (when, which) for _, which, when, name in rows}
+    assert {name for name, (when, _) in named.items() if when != "`make test`"} == cells - {"test_p4_" + MAJORS_CELL}
+    assert [name for name in named if not any(f"def {name}(" in source for source in sources.values())] == []
+    which = {what: which for what, which, *_ in rows}
+    assert re.findall(r"\d\.\d", which["Patroni"]) == list(PATRONIS)
+    assert [int(size) for size in re.findall(r"\d+", which["Segments"])] == list(SEGMENTS)
+
+
+MAJORS_CELL = "each_major_version_loses_no_row_over_a_kill_and_a_switchover"
+"""It has a table of its own."""
 
 
 def anchors(document: Path) -> set[str]:

@@ -9,3 +9,9 @@ MAJORS: Final = (13, 15, 16, 17, 18, 19)
 
 TRIED: Final = ("kill -9 under load", "switchover", "tail", "restore", "verify --deep")
 """What a cell does."""
+
+PATRONIS: Final = ("3.2", "3.3", "4.0", "4.1")
+"""Of each the newest that pip finds."""
+
+SEGMENTS: Final = (1, 16, 64)
+"""Sizes in MiB."""

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import psycopg
 
 from tests.parts.binaries import major_of, postgres_bin
-from tests.parts.etcd import Etcd, least_rights
+from tests.parts.dcs import PATRONI, ROOT_PASSWORD, WALKEEPER, Dcs, Etcd3
+from tests.parts.etcd import Etcd
 from tests.parts.node import REWINDER, REWINDER_PASSWORD, Node
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, SMALL, SUPERUSER, SUPERUSER_PASSWORD, restore_server
 from tests.parts.processes import tail, wait_until
 from tests.parts.proxy import Proxy
 
 HOLD_SLOT: Final = "walkeeper"
-PATRONI: Final = {"username": "patroni", "password": "patronis"}
-WALKEEPER: Final = {"username": "walkeeper", "password": "walkeepers"}
-ROOT_PASSWORD: Final = "roots"
-"""In etcd, where it is guarded."""
 CALLBACKS: Final = ("on_start", "on_stop", "on_restart", "on_role_change", "on_reload")
 
-__all__ = ["CALLBACKS", "HOLD_SLOT", "Cluster", "Node", "restore_server"]
+__all__ = [
+    "CALLBACKS",
+    "HOLD_SLOT",
+    "PATRONI",
+    "REPLICATOR",
+    "ROOT_PASSWORD",
+    "SUPERUSER",
+    "WALKEEPER",
+    "Cluster",
+    "Node",
+    "restore_server",
+]
 
 
 class Cluster:
-    """``nodes`` Patroni nodes over one etcd in ``directory``. The context manager starts it and waits until all are ready.
+    """``nodes`` Patroni nodes over one DCS in ``directory``. The context manager starts it and waits until all are ready.
 
     In ``walkeeper_config`` (the ``walkeeper:`` section), ``callbacks`` (event to command), ``restore_command``,
     ``settings`` and ``extra`` (merged over the whole patroni.yml) each string is a template, see Node.fill.
-    ``hold_slot`` None declares no permanent slot. ``proxied`` puts a Proxy between each node and etcd. ``guarded``: etcd asks
-    for passwords; Patroni's user has all that is the cluster's, WALKEEPER the rights of examples/dcs/etcd-role.sh.
+    ``hold_slot`` None declares no permanent slot. ``proxied`` puts a Proxy between each node and etcd. ``guarded``: see Etcd3.
+    ``tags`` are those of some nodes. ``libpq`` is what tests need to connect as some user, over what is usual.
+    ``python`` runs Patroni and walkeeper, where it is another than the tests'.
     """
 
     def __init__(
@@ -48,15 +57,18 @@ class Cluster:
         walkeeper_config: Mapping[str, Any] | None = None,
         callbacks: Mapping[str, str] | None = None,
         restore_command: str | None = None,
-        synchronous: bool = False,
+        synchronous: bool | str = False,
         settings: Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
         hold_slot: str | None = HOLD_SLOT,
-        dcs: Literal["etcd3"] = "etcd3",
+        dcs: Dcs | None = None,
         proxied: bool = False,
         guarded: bool = False,
         scope: str = "demo",
         env: Mapping[str, str] | None = None,
+        tags: Mapping[str, Mapping[str, Any]] | None = None,
+        libpq: Mapping[str, Mapping[str, str]] | None = None,
+        python: Path | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory.resolve()
@@ -71,24 +83,27 @@ class Cluster:
         self.settings = dict(settings or {})
         self.extra = dict(extra or {})
         self.hold_slot = hold_slot
-        self.dcs = dcs
         self.proxied = proxied
-        self.guarded = guarded
         self.scope = scope
         self.etcd = Etcd()
+        self.dcs = dcs or Etcd3(self.etcd, scope, guarded=guarded)
+        self.tags = dict(tags or {})
+        self.libpq = dict(libpq or {})
+        self.python = python or Path(sys.executable)
         self.nodes = [self._make_node(f"node{number}") for number in range(1, nodes + 1)]
         for node in self.nodes:
             node.env.update(env or {})
 
     def _make_node(self, name: str) -> Node:
         proxy = Proxy(self.etcd.port) if self.proxied else None
-        return Node(name, self.directory / name, self.bin_dir, proxy, self.configuration)
+        node = Node(name, self.directory / name, self.bin_dir, proxy, self.configuration)
+        node.libpq, node.python = self.libpq, self.python
+        return node
 
     # ---------------------------------------------------------------------------------------------------- configuration
 
     def configuration(self, node: Node) -> dict[str, Any]:
         """The node's patroni.yml."""
-        etcd_port = node.proxy.port if node.proxy else self.etcd.port
         postgresql: dict[str, Any] = {
             "listen": f"127.0.0.1:{node.port}",
             "connect_address": f"127.0.0.1:{node.port}",
@@ -117,11 +132,7 @@ class Cluster:
             "scope": self.scope,
             "name": node.name,
             "restapi": {"listen": f"127.0.0.1:{node.rest_port}", "connect_address": f"127.0.0.1:{node.rest_port}"},
-            self.dcs: {
-                "host": f"127.0.0.1:{etcd_port}",
-                "use_proxies": self.proxied,
-                **(PATRONI if self.guarded else {}),
-            },
+            **self.dcs.section(node),
             "bootstrap": {
                 "dcs": self._dynamic(),
                 "initdb": [
@@ -135,6 +146,8 @@ class Cluster:
             },
             "postgresql": postgresql,
         }
+        if node.name in self.tags:
+            whole["tags"] = self.tags[node.name]
         if self.walkeeper_config is not None:
             whole["walkeeper"] = self.walkeeper_config
         filled = node.fill(merged(whole, self.extra))
@@ -175,12 +188,8 @@ class Cluster:
     # -------------------------------------------------------------------------------------------------- life and death
 
     def start(self, timeout: float = 90) -> None:
-        """Start etcd and all nodes, and wait until every one of them is ready."""
-        self.etcd.start()
-        if self.guarded:
-            self.etcd.require_password(ROOT_PASSWORD)
-            self.etcd.add_user(PATRONI["username"], PATRONI["password"], {f"/service/{self.scope}/": "READWRITE"})
-            self.etcd.add_user(WALKEEPER["username"], WALKEEPER["password"], least_rights(self.scope))
+        """Start the DCS and all nodes, and wait until every one of them is ready."""
+        self.dcs.start()
         for node in self.nodes:
             node.start()
         self.wait_ready(timeout=timeout)
@@ -189,7 +198,7 @@ class Cluster:
         """Kill everything."""
         for node in self.nodes:
             node.close()
-        self.etcd.__exit__(None, None, None)
+        self.dcs.close()
 
     def __enter__(self) -> Self:
         try:
@@ -222,18 +231,11 @@ class Cluster:
 
     def expire_leader(self) -> None:
         """Let the leader's lease run out now, as the DCS does ttl seconds after a host died."""
-        key = self._leader_key()
-        if key is None:
-            return
-        lease = key.get("lease", "0")
-        if lease == "0":
-            self.etcd.delete(self._leader_path)
-        else:
-            self.etcd.rpc("/lease/revoke", {"ID": lease})
+        self.dcs.expire(self._key("leader"))
 
     def expire_member(self, node: Node | str) -> None:
         """Likewise the member key of a host that died."""
-        self.etcd.delete(f"/service/{self.scope}/members/{self.node(node).name}")
+        self.dcs.expire(self._key(f"members/{self.node(node).name}"))
 
     def fail_over(self, timeout: float = 60) -> tuple[Node, Node]:
         """Kill the leader's host, let its lease run out, wait for the next leader. The old and the new one."""
@@ -272,18 +274,11 @@ class Cluster:
 
     def leader(self) -> Node | None:
         """Who holds the leader key in the DCS."""
-        key = self._leader_key()
-        return self.node(base64.b64decode(key["value"]).decode()) if key else None
+        value = self.dcs.get(self._key("leader"))
+        return self.node(value.decode()) if value else None
 
-    @property
-    def _leader_path(self) -> str:
-        return f"/service/{self.scope}/leader"
-
-    def _leader_key(self) -> dict[str, Any] | None:
-        """The leader key as etcd has it: ``value`` (base64), ``lease`` and revisions; None when there is no leader."""
-        path = base64.b64encode(self._leader_path.encode()).decode()
-        kvs: list[dict[str, Any]] = self.etcd.rpc("/kv/range", {"key": path}).get("kvs", [])
-        return kvs[0] if kvs else None
+    def _key(self, name: str) -> str:
+        return f"/service/{self.scope}/{name}"
 
     def replicas(self) -> list[Node]:
         """The other nodes whose Patroni runs; the synchronous standby, to which alone one can switch over, comes first."""
@@ -293,7 +288,7 @@ class Cluster:
 
     def synchronous_standby(self) -> Node | None:
         """The one that Patroni's sync key names first."""
-        key = self.etcd.get(f"/service/{self.scope}/sync")
+        key = self.dcs.get(self._key("sync"))
         names = (json.loads(key).get("sync_standby") or "") if key else ""
         return self.node(names.split(",")[0]) if names else None
 
@@ -326,7 +321,8 @@ class Cluster:
                 and member.get("timeline") == timeline
                 and self.node(member["name"]).running
             ]
-            streams = len(good) + 1 >= wanted and self._streaming() + 1 >= wanted
+            cascading = sum("replicatefrom" in tags for tags in self.tags.values())
+            streams = len(good) + 1 >= wanted and self._streaming() + 1 + cascading >= wanted
             return streams and (not self.synchronous or wanted == 1 or self.synchronous_standby() is not None)
 
         self.wait_leader(timeout)
@@ -349,17 +345,16 @@ class Cluster:
 
     def conninfo(self, **more: str | int) -> str:
         """To whichever node can be written to."""
-        return psycopg.conninfo.make_conninfo(
-            "",
-            host=",".join("127.0.0.1" for _ in self.nodes),
-            port=",".join(str(node.port) for node in self.nodes),
-            user=SUPERUSER,
-            password=SUPERUSER_PASSWORD,
-            dbname="postgres",
-            connect_timeout=2,
-            target_session_attrs="read-write",
-            **more,
-        )
+        facts: dict[str, Any] = {
+            "host": ",".join("127.0.0.1" for _ in self.nodes),
+            "port": ",".join(str(node.port) for node in self.nodes),
+            "user": SUPERUSER,
+            "password": SUPERUSER_PASSWORD,
+            "dbname": "postgres",
+            "connect_timeout": 2,
+            "target_session_attrs": "read-write",
+        }
+        return psycopg.conninfo.make_conninfo("", **{**facts, **self.libpq.get(SUPERUSER, {}), **more})
 
     def _any_rest(self, path: str, body: object = None, *, method: str | None = None) -> Any:
         """The answer of the first node that gives one."""

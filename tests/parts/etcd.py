@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import signal
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -48,14 +49,24 @@ class Etcd:
     """An etcd that keeps its port and its data over ``stop`` and ``start``. As a context manager it is started, and killed.
 
     ``start=False``: the context manager leaves it down. ``v2`` switches the old API on. Both see different keys.
+    ``tls``: a directory with ca.crt, and with server.crt, client.crt and their keys of that authority, which etcd demands then.
     """
 
-    def __init__(self, *, v2: bool = False, start: bool = True, name: str = "etcd") -> None:
+    def __init__(self, *, v2: bool = False, start: bool = True, name: str = "etcd", tls: Path | None = None) -> None:
         program = etcd_program()
         if program is None:
             raise FileNotFoundError(HOW)
         self._program = program
         self._v2 = v2
+        self._tls = tls
+        self._context: ssl.SSLContext | None = None
+        self.client: dict[str, str] = {}
+        """What a client's section of patroni.yml says, besides where etcd is."""
+        if tls is not None:
+            self._context = ssl.create_default_context(cafile=tls / "ca.crt")
+            self._context.load_cert_chain(tls / "client.crt", tls / "client.key")
+            files = {"cacert": "ca.crt", "cert": "client.crt", "key": "client.key"}
+            self.client = {"protocol": "https", **{name: str(tls / file) for name, file in files.items()}}
         self._start = start
         self.directory = new_directory(name)
         self.port = free_port()
@@ -67,7 +78,7 @@ class Etcd:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def host(self) -> str:
@@ -98,6 +109,9 @@ class Etcd:
             "--logger", "zap", "--log-level", "error",
         ]
         # fmt: on
+        if self._tls is not None:
+            options += ["--client-cert-auth", "--trusted-ca-file", self._tls / "ca.crt"]
+            options += ["--cert-file", self._tls / "server.crt", "--key-file", self._tls / "server.key"]
         self._process = self._host.start([*options, *(["--enable-v2"] if self._v2 else [])])
         wait_until(self._settled, "etcd", 30, logs=[self._process.log])
 
@@ -145,7 +159,7 @@ class Etcd:
     def _call(self, method: str, fields: dict[str, Any], token: str) -> dict[str, Any]:
         headers = {"Authorization": token} if token else {}
         request = urllib.request.Request(f"{self.url}/v3{method}", json.dumps(fields).encode(), headers)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=30, context=self._context) as answer:
             found: dict[str, Any] = json.load(answer)
         return found
 
@@ -200,7 +214,7 @@ class Etcd:
         return version.get("etcdcluster", "")[:1].isdecimal() and health.get("health") in {"true", True}
 
     def _ask(self, path: str) -> dict[str, Any]:
-        with urllib.request.urlopen(self.url + path, timeout=2) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=2, context=self._context) as answer:
             found: dict[str, Any] = json.load(answer)
         return found
 

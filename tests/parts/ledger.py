@@ -91,6 +91,10 @@ class Ledger:
         writers, ballast = 2, 256 * 1024
         return cls(conninfo, writers=writers, ballast=ballast, pause=writers * ballast / (mib_per_second * 1024 * 1024))
 
+    def move(self, conninfo: str) -> None:
+        """Between ``stop`` and ``start``: to a cluster that goes on with the same database."""
+        self._conninfo = conninfo
+
     def start(self) -> None:
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
             connection.execute(_CREATE)

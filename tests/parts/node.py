@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -47,6 +48,11 @@ class Node:
         self.host = Host(name, self.directory)
         self.env: dict[str, str] = {}
         """More environment for the next start; it reaches PostgreSQL, the callbacks and what they start."""
+        self.python = Path(sys.executable)
+        self.libpq: Mapping[str, Mapping[str, str]] = {}
+        """By user, over what conninfo says."""
+        self.rest_tls: ssl.SSLContext | None = None
+        """Where the REST API wants HTTPS."""
         self._configuration = configuration
         self._patroni: Process | None = None
 
@@ -77,7 +83,7 @@ class Node:
             "name": self.name,
             "directory": self.directory,
             "data": self.data,
-            "python": sys.executable,
+            "python": self.python,
             "metrics_port": self.metrics_port,
         }
         for name, fact in facts.items():
@@ -89,15 +95,16 @@ class Node:
         self.config.touch(mode=0o600)
         self.config.write_text(yaml.safe_dump(self._configuration(self), sort_keys=False))
         self._patroni = self.host.start(
-            [sys.executable, "-m", "patroni", self.config], log=self.log, env={"LC_ALL": "C", **self.env}
+            [self.python, "-m", "patroni", self.config], log=self.log, env={"LC_ALL": "C", **self.env}
         )
 
     def rest(self, path: str, body: object = None, *, method: str | None = None, timeout: float = 30) -> Any:
         """Patroni's REST API: its JSON (or text), whatever the status. None when nobody answers."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.rest_port}/{path}", data, method=method)
+        scheme = "https" if self.rest_tls else "http"
+        request = urllib.request.Request(f"{scheme}://127.0.0.1:{self.rest_port}/{path}", data, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:
+            with urllib.request.urlopen(request, timeout=timeout, context=self.rest_tls) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as refusal:
             with refusal:
@@ -111,7 +118,9 @@ class Node:
 
     def conninfo(self, user: str = SUPERUSER, *, dbname: str = "postgres", **more: str | int) -> str:
         known = {SUPERUSER: SUPERUSER_PASSWORD, REPLICATOR: REPLICATOR_PASSWORD, REWINDER: REWINDER_PASSWORD}.get(user)
-        facts = {"host": "127.0.0.1", "port": self.port, "user": user, "password": known, "dbname": dbname, **more}
+        facts: dict[str, str | int | None] = {"host": "127.0.0.1", "port": self.port, "user": user}
+        facts |= {"password": known, "dbname": dbname}
+        facts |= {**self.libpq.get(user, {}), **more}
         return psycopg.conninfo.make_conninfo("", **{"connect_timeout": 5, **facts})
 
     def connect(self, user: str = SUPERUSER) -> psycopg.Connection[tuple[Any, ...]]:
