@@ -4,6 +4,7 @@
 # make crash   kills and fails each system call that matters; what is too long for make test    (ARGS=…)
 # make matrix  a kill, a switchover and a restore on each PostgreSQL, Patroni, DCS and kind of cluster; fetches what is not here (ARGS=…)
 # make torture breaks a real cluster at random, restores from its archive, and draws a report   (ARGS=…)
+# make incidents breaks a real cluster in eight ways, and notes what status, doctor and page say of it, and when (ARGS=…)
 # make kills   kills primaries, and counts the holes that they leave in archives               (ARGS=…)
 # make simulate plays thousands of schedules of simulated faults                               (ARGS=…)
 # make fuzz    makes up what others can write, and looks that nothing falls over it            (ARGS="--minutes 60")
@@ -17,7 +18,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: test lint demo crash matrix torture kills simulate fuzz bench venv wheel lock clean
+.PHONY: test lint demo crash matrix torture incidents kills simulate fuzz bench venv wheel lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -28,6 +29,9 @@ ifeq ($(shell id -u),0)
 
 test crash matrix torture kills:
 	@exec tools/as-user --test-tools make $@ ARGS='$(subst ','\'',$(ARGS))'
+
+incidents:
+	@exec tools/with-small-disks 300 tools/as-user --test-tools make $@ ARGS='$(subst ','\'',$(ARGS))'
 
 lint demo simulate fuzz bench venv:
 	@exec tools/as-user make $@ ARGS='$(subst ','\'',$(ARGS))'
@@ -57,6 +61,9 @@ matrix: $(READY)
 
 torture: $(READY)
 	exec $(PYTHON) -m tests.torture $(ARGS)
+
+incidents: $(READY)
+	exec $(PYTHON) -m tests.incidents $(ARGS)
 
 kills: $(READY)
 	exec $(PYTHON) -m benchmarks.torture $(ARGS)

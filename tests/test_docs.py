@@ -124,10 +124,13 @@ def test_every_case_of_what_was_believed_has_tests_and_deliberate_bugs_that_ther
         assert f"def {name}(" in tests, name
 
 
-def test_the_track_record_names_tests_and_deliberate_bugs_that_there_are() -> None:
-    text = (ROOT / "docs" / "internals" / "track_record.md").read_text()
+@pytest.mark.parametrize(
+    ("document", "names"), [("track_record.md", r"`(?:test_\w+|[a-z]+_[a-z_]+)`"), ("incidents.md", r"`test_\w+`")]
+)
+def test_the_records_name_tests_and_deliberate_bugs_that_there_are(document: str, names: str) -> None:
+    text = (ROOT / "docs" / "internals" / document).read_text()
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
-    for name in re.findall(r"`(?:test_\w+|[a-z]+_[a-z_]+)`", text):
+    for name in re.findall(names, text):
         assert f"def {name.strip('`')}(" in tests, name
 
 

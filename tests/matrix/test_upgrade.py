@@ -132,7 +132,7 @@ def upgrade(cluster: Cluster, leader: Node) -> None:
     password.write_text(SUPERUSER_PASSWORD)
     leader.host.run(
         [new / "initdb", "-D", data, "-U", SUPERUSER, "-A", "scram-sha-256", "--pwfile", password, "-E", "UTF8", "--locale=C",
-         "--data-checksums", f"--wal-segsize={SIZE // MIB}", "--no-sync"],
+         "--data-checksums", f"--wal-segsize={cluster.segment_size_mb}", "--no-sync"],
         timeout=120,
     )  # fmt: skip
     password.unlink()
