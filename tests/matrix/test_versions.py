@@ -38,6 +38,6 @@ def test_p4_each_version_of_patroni_loses_no_row_over_a_kill_and_a_switchover(sh
 
 @pytest.mark.parametrize("size", SEGMENTS)
 def test_p4_each_size_of_segments_loses_no_row_over_a_kill_and_a_switchover(short_path: Path, size: int) -> None:
-    it = archived(short_path, segment_size_mb=size)
+    it = archived(short_path, nodes=2 if size == max(SEGMENTS) else 3, segment_size_mb=size)  # 8 GB of disk for each
     with it.cluster:
         outlives(it, short_path, whole=True)

@@ -13,5 +13,5 @@ TRIED: Final = ("kill -9 under load", "switchover", "tail", "restore", "verify -
 PATRONIS: Final = ("3.2", "3.3", "4.0", "4.1")
 """Of each the newest that pip finds."""
 
-SEGMENTS: Final = (1, 16, 64)
+SEGMENTS: Final = (1, 16, 64, 1024)
 """Sizes in MiB."""
