@@ -127,6 +127,13 @@ def test_a_gap_is_one_line_also_where_the_agent_reports_it() -> None:
     assert attention({**WHOLE, "gaps": [{**gap, "accepted": True}]}) == [], "it is shown, and nothing is to be done"
 
 
+def test_what_is_suspected_lost_has_a_line_of_its_own() -> None:
+    """On every node: the record has it, and the owner's agent says who is waited for."""
+    lost = [{"timeline": 3, "start": "0/3C000000", "end": "0/3F000000"}]
+    assert "Missing   0/3C000000 to 0/3F000000 of timeline 3\n" in render({**WHOLE, "record": record(suspected=lost)})
+    assert "Missing" not in render(WHOLE)
+
+
 def test_a_hint_that_came_already_is_not_repeated() -> None:
     """Of three disks that are short, and of all that could not be asked of one store."""
     short = [{**disk(9 * MIB, None), "name": name} for name in ("node1", "node2")]

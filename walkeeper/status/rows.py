@@ -111,6 +111,12 @@ def leader(status: dict[str, Any]) -> dict[str, Any] | None:
     return next((row for row in status["members"] if row["name"] == status["leader"]), None)
 
 
+def missing(status: dict[str, Any]) -> str:
+    """What is suspected lost, as the record has it: a gap, if nobody brings it."""
+    found = (status["record"] or {}).get("suspected") or []
+    return ", ".join(f"{each['start']} to {each['end']} of timeline {each['timeline']}" for each in found)
+
+
 def spool(agent: dict[str, Any]) -> str:
     used = "?" if agent["spool_bytes"] is None else size(agent["spool_bytes"])
     return f"spool {used} of {size(agent['spool_limit'])}"

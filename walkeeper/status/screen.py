@@ -47,6 +47,7 @@ def lines(samples: Sequence[Sample], *, stamp: str, age: float, bars: bool) -> l
         *_words("Uploads", _uploads(samples)),
         *(_words("Restore", commit) if (commit := rows.commit(status)) else []),
         *_words("Gaps", rows.gaps(status)),
+        *(_words("Missing", missing) if (missing := rows.missing(status)) else []),
         *(
             line
             for number, each in enumerate(rows.backups(status))

@@ -19,6 +19,7 @@ def render(status: dict[str, Any]) -> str:
         *wrapped("WAL", rows.wal(status)),
         *(wrapped("Restore", commit) if (commit := rows.commit(status)) else []),
         *wrapped("Gaps", rows.gaps(status)),
+        *(wrapped("Missing", missing) if (missing := rows.missing(status)) else []),
         *(
             line
             for number, each in enumerate(rows.backups(status))
