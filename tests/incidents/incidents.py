@@ -239,7 +239,7 @@ def recover_from_gap(night: Night) -> None:
     night.look_everywhere("gap")
     night.type(leader, "walkeeper gap accept -c /etc/patroni.yml")
     night.type(leader, "walkeeper backup -c /etc/patroni.yml")
-    night.wait_well(240)
+    night.wait_well(480)  # what has filled a disk is said for five minutes more
 
 
 @incident
