@@ -218,8 +218,11 @@ def test_in_a_backlog_an_answer_marks_what_comes_next_and_nothing_that_is_not_st
     monkeypatch.setattr(archive_push, "_ready", lambda _: [])  # nobody else looks ahead
     monkeypatch.setattr(wal_file, "TICK_NS", 0)
     node = make("command")
-    names = node.server.complete_segments(5)
-    node.refused.add(names[3])
+    names = node.server.complete_segments(1)
+    first = Segment.parse(names[0], SIZE)
+    node.refused.add(Segment(first.timeline, first.number + 3, SIZE).name)  # before it can be stored
+    names += node.server.complete_segments(4)
+    assert names[3] in node.refused
     node.agent.wait_frontier(Segment.parse(names[2], SIZE).end)
 
     def marked() -> bool:
