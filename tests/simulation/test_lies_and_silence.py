@@ -24,7 +24,7 @@ pytestmark = pytest.mark.simulation
 )
 def test_p13_names_that_lie_are_never_built_upon(kinds: tuple[str, ...]) -> None:
     """Volumes go back, numbers are taken twice, prefixes are exchanged, records are edited."""
-    for seed in range(60):
+    for seed in range(25):
         outcome = play(Schedule(seed, kinds=kinds))
         assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
 

@@ -13,7 +13,7 @@ from walkeeper.config.model import ArchiverMode
 
 pytestmark = pytest.mark.simulation
 
-SCHEDULES = {"streaming": 200, "command": 100}
+SCHEDULES = {"streaming": 80, "command": 50}
 
 
 @pytest.mark.parametrize("archiver", ["streaming", "command"])
@@ -39,13 +39,13 @@ def test_p9_a_spool_whose_disk_runs_short_does_without_and_loses_nothing() -> No
         "power_loss",
         "dcs_down",
     )
-    for seed in range(100):
+    for seed in range(40):
         outcome = play(Schedule(seed, kinds=kinds))
         assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
 
 
 def test_an_object_that_was_deleted_is_stored_again_where_the_leader_has_it() -> None:
-    for seed in range(25):
+    for seed in range(10):
         outcome = play(Schedule(seed, kinds=("delete_object", "kill_agent", "store_down", "switchover")))
         assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
 
