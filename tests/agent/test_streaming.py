@@ -182,7 +182,7 @@ def test_archiving_goes_on_without_the_disk_and_streams_again_when_there_is_room
             wait_for(lambda: names[-1] in {segment.name for segment in spool.complete(SIZE)})
             free[0] = 5 * MIB
             wait_for(lambda: spool.used() == 0)
-            assert "archiver_spool" in agent.problems()
+            wait_for(lambda: "archiver_spool" in agent.problems())
             names += server.complete_segments(3)
             store.down = False
             agent.wait_frontier(Segment.parse(names[-1], SIZE).end)

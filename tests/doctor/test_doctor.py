@@ -524,10 +524,9 @@ def test_a_spool_that_others_can_read_or_that_has_no_room(world: World) -> None:
     node.config.write_text(yaml.safe_dump(whole))
     world.wait(node, "agent_configuration", "warning")
     assert "for the spool, and its limit is" in world.fix(node, "spool_room", None, "warning")["text"]
-    world.paste(node, world.wait(node, "agent_configuration", "warning"))
-    world.wait(node, "agent_configuration", "ok")
+    world.wait(node, "agent_configuration", "ok")  # that fix has told the agent
     node.config.write_text(original)
-    world.paste(node, world.wait(node, "agent_configuration", "warning"))
+    world.fix(node, "agent_configuration", None, "warning")
 
 
 # -------------------------------------------------------------------------------------------- parts that need no cluster
