@@ -114,7 +114,7 @@ class World:
             return next((each for each in last if each["state"] == state and about in (None, each["member"])), None)
 
         try:
-            return wait_until(so, f"{rule} {state}", seconds, interval=0.2, logs=self.cluster.logs())
+            return wait_until(so, f"{rule} {state}", seconds, interval=1, logs=self.cluster.logs())
         except TimeoutError as error:
             error.add_note(json.dumps(last, indent=1))
             raise
