@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Any, Final
 
 import pytest
 import urllib3.util.connection
@@ -16,6 +17,8 @@ from tests.parts.etcd import HOW as ETCD_HOW
 from tests.parts.etcd import Etcd, etcd_program
 from tests.parts.processes import free_port
 from tests.twins.other_sides import patroni_file
+from walkeeper.dcs.base import Leader
+from walkeeper.dcs.consul import Consul
 from walkeeper.dcs.patroni import PatroniRecord, connect
 from walkeeper.errors import ConfigError
 
@@ -109,3 +112,21 @@ def test_nothing_is_asked_of_the_network_before_the_first_call(tmp_path: Path) -
     store = connect(file)
     assert isinstance(store, PatroniRecord)
     store.close()
+
+
+@pytest.mark.parametrize(("dc", "asked"), [("far", {"dc": "far"}), (None, {})])
+def test_consuls_transaction_goes_to_the_datacenter_that_patroni_is_told(dc: str | None, asked: dict[str, str]) -> None:
+    """A stand-in: two datacenters cannot be had here. The client's own calls ask for ``dc`` by themselves, and this is not one."""
+    found: list[dict[str, str]] = []
+
+    def put(callback: Callable[[Any], Any], path: str, *, params: dict[str, str], data: str) -> Any:
+        assert (path, len(json.loads(data))) == ("/v1/txn", 2)
+        found.append(params)
+        return callback(SimpleNamespace(code=200, body=""))
+
+    stored = {"Value": b"{}", "ModifyIndex": 8}
+    kv = SimpleNamespace(get=lambda *_, **__: (8, stored))
+    client = SimpleNamespace(dc=dc, kv=kv, http=SimpleNamespace(put=put))
+    records = Consul(SimpleNamespace(_client=client, client_path=str, leader_path="leader"), "record")
+    assert records.write(b"{}", None, Leader("a", "7")).version == "8"
+    assert found == [asked]

@@ -56,8 +56,9 @@ class Consul:
             {"KV": {"Verb": "cas", "Key": self._record, "Value": value, "Index": index}},
             {"KV": {"Verb": "check-index", "Key": self._leader, "Index": int(guard.epoch)}},
         ]
+        elsewhere = {"dc": self._client.dc} if self._client.dc else {}  # as the client's own calls ask
         code, body = self._client.http.put(
-            lambda answer: (answer.code, answer.body), "/v1/txn", data=json.dumps(operations)
+            lambda answer: (answer.code, answer.body), "/v1/txn", params=elsewhere, data=json.dumps(operations)
         )
         if code == HTTPStatus.OK:
             return
