@@ -10,10 +10,10 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from tests.core.values import PAGE, commit_record, long_header, paged_segment, wal_of
+from tests.core.values import PAGE, commit_record, history_text, long_header, paged_segment, wal_of
 from tests.fixtures.archives import ONE, SYSTEM, TWO, Built, Verifier, replaced
 from walkeeper.archive.codec import Codec
-from walkeeper.core.history import History, Switch
+from walkeeper.core.history import History, Switch, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.errors import StoreUnavailable
@@ -95,6 +95,20 @@ def test_p13_a_history_that_its_descendant_contradicts_is_damage(built: Built, v
     said = verify()
     assert (said.code, said.kinds[0]) == (1, "history_differs")
     assert said.finding("history_differs")["key"] == key
+
+
+def test_a_timeline_that_was_left_before_it_began_is_no_damage(built: Built, verify: Verifier) -> None:
+    """A standby that has learnt of timeline 2 is promoted to 3 before it got there: PostgreSQL writes falling positions."""
+    built.put(ONE, 3)
+    built.put_history(TWO)
+    built.archive.archive_history(
+        3, history_text(TWO) + f"2\t{Lsn(4 * MIB + 80)}\tno recovery target specified\n".encode()
+    )
+    three = parse_history(3, history_text(History(3, (*TWO.switches, Switch(2, Lsn(4 * MIB + 80))))))
+    built.put(three, 4, 5)
+    built.record(3, 6)
+    said = verify()
+    assert (said.code, said.kinds) == (0, [])
 
 
 def page_damage(body: bytes) -> bytes:

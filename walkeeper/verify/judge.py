@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import IntEnum
 from itertools import combinations
@@ -12,6 +12,7 @@ from typing import Final
 from walkeeper.archive.codec import STORED
 from walkeeper.core.amounts import counted
 from walkeeper.core.coverage import Coverage, Hole, Range, Stretch, intersect, merged
+from walkeeper.core.history import History, Switch
 from walkeeper.core.life import RENEW_SECONDS, WATCH_SECONDS
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
@@ -111,6 +112,14 @@ def _about_the_start(evidence: Evidence, target: Target) -> Iterator[Finding]:
         )
 
 
+def _until_left(ancestor: History, chain: History, index: int) -> tuple[Switch, ...]:
+    """The switches of the chain's timeline at ``index``, as far as the chain follows it: who left it earlier lowers them."""
+    if index == len(chain.switches):
+        return ancestor.switches
+    left = chain.switches[index].lsn
+    return tuple(replace(switch, lsn=min(switch.lsn, left)) for switch in ancestor.switches)
+
+
 def _about_histories(evidence: Evidence, target: Target, found: Coverage) -> Iterator[Finding]:
     if target.unknown_timeline is not None:
         yield Finding(
@@ -131,7 +140,7 @@ def _about_histories(evidence: Evidence, target: Target, found: Coverage) -> Ite
     chain = target.history
     for index, timeline in enumerate(chain.timelines):
         stored = evidence.histories.get(timeline)
-        if stored is not None and stored.switches != chain.switches[:index]:
+        if stored is not None and _until_left(stored, chain, index) != chain.switches[:index]:
             yield Finding(
                 Severity.DAMAGE,
                 "history_differs",
