@@ -214,7 +214,7 @@ class BackupJob:
         return me
 
     def _lasting(self, alarm: str) -> str:
-        """One that is no passing thing."""
+        """An alarm that does not pass by itself; "" for none."""
         now = self._clock.monotonic()
         if not alarm or self._alarmed_at is None:
             self._alarmed_at = now if alarm else None

@@ -112,7 +112,7 @@ def _last_commit(agent: Agent, observation: Observation) -> dict[str, str] | Non
 
 
 def _job(agent: Agent, key: str, word: str) -> dict[str, Any]:
-    """The cluster's, as this agent saw it last, and its schedule; None where there is no schedule, or none was due yet."""
+    """The cluster's job as this agent saw it last, with its schedule; None without a schedule, and before the first is due."""
     known = agent.jobs.get(key)
     job = None if known is None else known.seen
     facts = ("backup", "due", "state", "node", "attempt", "bytes", "of", "at", "why")
