@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from msgspec.structs import replace
 
 from tests.parts.processes import wait_until
 from tests.simulation.jobs import NEWEST, RECORD, STEP, Broken, Played, Three, World
-from walkeeper.agent.backup_job import ALARM_SECONDS, SILENT_SECONDS, BackupJob, Cluster, proofs
+from walkeeper.agent.backup_job import ALARM_SECONDS, SILENT_SECONDS, BackupJob, Cluster, Kind, backups, proofs
 from walkeeper.agent.child import Child
+from walkeeper.config import Config
 from walkeeper.core import backup_job
 from walkeeper.core.about import About
 from walkeeper.core.backup_job import FIRST_PAUSE, LEADER_WAITS, MAX_ATTEMPTS, WAITS_SECONDS, Bidder, encode
@@ -275,12 +277,33 @@ def test_a_proof_that_waits_for_a_backup_is_not_one_that_nobody_takes(
 def test_a_backup_that_is_proved_wrong_is_told_at_once(tmp_path: Path) -> None:
     three = Three(tmp_path, proofs)
     three.pass_time()
-    three.b.started[0].code = 1
+    three.b.started[0].code = 3
     three.pass_time(2 * STEP)
     assert (three.job.state, three.job.attempt) == ("failed", 1)
     (problem,) = three.a.problems.open()
     assert problem.what == About.PROOF_JOB
     assert "walkeeper verify --restore does it now" in problem.hint
+
+
+@pytest.mark.parametrize("kind", [backups, proofs])
+def test_a_command_that_could_not_be_started_or_that_python_ended_has_found_no_damage(
+    tmp_path: Path, kind: Callable[[Config], Kind]
+) -> None:
+    three = Three(tmp_path, kind)
+    started = three.b.job._run
+
+    def cannot(*_: object) -> Child:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    three.b.job._run = cannot
+    three.pass_time(2 * STEP)
+    assert (three.job.state, three.job.why) == ("wanted", "it could not be started")
+    three.b.job._run = started
+    three.pass_time(FIRST_PAUSE)
+    assert (three.job.state, three.job.node, three.job.attempt) == ("running", "c", 2)
+    three.c.started[0].code = 1
+    three.pass_time()
+    assert three.job.state == "wanted"
 
 
 def test_there_is_no_proof_before_there_is_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from tests.twins.memory_store import MemoryStore
 from walkeeper.archive import proofs
 from walkeeper.archive.open import open_archives
 from walkeeper.archive.proofs import newest_proof, write_proof
+from walkeeper.core import backup_job
 from walkeeper.core import proof as core_proof
 from walkeeper.core.floor import moment
 from walkeeper.core.lsn import MIB, SegmentSize
@@ -190,7 +191,7 @@ def test_what_a_job_finds_is_said_where_the_agent_reads_it(
     monkeypatch.setattr(command, "scratch", lambda *_: nullcontext(tmp_path))
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(events, "to_stderr", lambda *_: None)
-    assert command.main(here, command.Request(job=job)) == 1
+    assert command.main(here, command.Request(job=job)) == (backup_job.DAMAGED if job else 1)
     assert (f"walkeeper: backup {ID}: pg_amcheck: torn" in capsys.readouterr().err) == said
 
 

@@ -38,13 +38,11 @@ SILENT_SECONDS: Final = 300.0
 """Seconds without an answer about this key after which that is a problem of its own."""
 ALARM_SECONDS: Final = 60.0
 """Seconds for which an alarm must last before what runs is ended for it."""
-_PROVED_WRONG: Final = 1
-"""Exit of ``walkeeper verify --restore``: the backup, or its WAL, is damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """What the cluster does by itself. ``word`` begins lines of the log; ``damaged``: the exit code that no attempt changes.
+    """What the cluster does by itself. ``word`` begins lines of the log.
 
     ``left``: a directory that is there where one was killed, and what ``clear`` removes.
     """
@@ -55,7 +53,6 @@ class Kind:
     schedule: Schedule
     source: From
     command: Callable[[Job], tuple[str, ...]]
-    damaged: int
     by_hand: str
     left: Path | None = None
     clear: tuple[str, ...] = ()
@@ -69,7 +66,6 @@ def backups(config: Config) -> Kind:
         schedule=config.backup_schedule or Schedule("off"),
         source=config.backup_source,
         command=lambda job: ("backup", "--job", job.backup),
-        damaged=DAMAGED,
         by_hand="walkeeper backup takes one now.",
     )
 
@@ -83,7 +79,6 @@ def proofs(config: Config) -> Kind:
         schedule=config.backup_verify_schedule or Schedule("off"),
         source="spare",
         command=lambda job: ("verify", "--restore", str(below), "--job", job.backup),
-        damaged=_PROVED_WRONG,
         by_hand="walkeeper verify --restore does it now, on any host.",
         left=below / scratch_name(config.scope, config.group),
         clear=("verify", "--restore", str(below), "--clear"),
@@ -255,7 +250,7 @@ class BackupJob:
         why = "" if code == 0 else "it could not be started" if self._child is None else self._child.why()
         if self._ended_for and why:
             why = f"it was ended for that host's sake: {self._ended_for}"
-        self._write(backup_job.ended(job, timestamp(), why, for_good=code == self.kind.damaged), found)
+        self._write(backup_job.ended(job, timestamp(), why, for_good=code == DAMAGED), found)
         events.info(f"{self.kind.word}_job_ended", backup=mine.backup, attempt=mine.attempt, error=why or None)
         self._let_go()
 

@@ -46,7 +46,7 @@ _AHEAD: Final = timedelta(hours=1)
 """A job that is due later than that was made by a clock that was wrong."""
 
 DAMAGED: Final = 3
-"""Exit of ``walkeeper backup --job``: it is stored, and of no use under any id; elsewhere that is 1."""
+"""Exit of a job's command: the backup is of no use, which no attempt changes. By hand that is 1, with which Python ends, too."""
 TOO_FAR_BEHIND: Final = 1024 * 1024 * 1024
 """Bytes that a replica may fall behind before what it runs for the cluster is ended there."""
 DISK_SECONDS: Final = 1800.0

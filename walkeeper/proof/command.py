@@ -1,6 +1,6 @@
 """``walkeeper verify --restore``: the newest complete backup and its WAL, restored for real, started and looked at.
 
-Exit codes are verify's: 0 it restores, 1 it is damaged, 2 cannot tell.
+Exit codes are verify's: 0 it restores, 1 it is damaged, 2 cannot tell. A job's is ``backup_job.DAMAGED`` instead of 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 
 from walkeeper.archive.proofs import write_proof
 from walkeeper.config import Config
-from walkeeper.core import amounts
+from walkeeper.core import amounts, backup_job
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.proof import Proof
 from walkeeper.errors import BadBackup, CannotRestore, CannotTell, Locked, StoreError
@@ -113,7 +113,8 @@ def main(config: Config, request: Request) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _interrupt)
-    return say(lambda: _work(config, request), json=request.json)
+    code = say(lambda: _work(config, request), json=request.json)
+    return backup_job.DAMAGED if request.job and code == DAMAGED else code
 
 
 def _interrupt(*_: object) -> None:
