@@ -313,6 +313,22 @@ def test_there_is_no_proof_before_there_is_a_backup(tmp_path: Path, monkeypatch:
     assert three.dcs.record is None
 
 
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_it_is_known_whether_a_proof_writes_to_the_disk_of_pg_wal(tmp_path: Path, elsewhere: bool) -> None:
+    three = Three(tmp_path, proofs)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "pg_wal").symlink_to("/proc" if elsewhere else tmp_path)
+    three.pass_time()
+    assert three.b.job.fills_pg_wal_disk is not elsewhere
+    three.b.started[0].code = 2
+    three.pass_time()
+    assert not three.b.job.fills_pg_wal_disk
+    backup = Three(tmp_path)
+    backup.pass_time()
+    assert backup.b.started
+    assert not backup.b.job.fills_pg_wal_disk
+
+
 def test_what_a_killed_proof_has_left_is_removed_where_it_is_found(tmp_path: Path) -> None:
     three = Three(tmp_path, proofs)
     left = three.b.job.kind.left

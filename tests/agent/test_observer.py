@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Final, cast
 
 import pytest
 import yaml
 
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
+from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.agent import Agent
 from walkeeper.agent.observer import Observer
 from walkeeper.agent.problems import Problems
 from walkeeper.config import load
+from walkeeper.core.backup_job import alarm
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import Record
-from walkeeper.lib.clock import SystemClock
+from walkeeper.dcs.base import PROOF_JOB
+from walkeeper.lib.clock import Clock, SystemClock
 from walkeeper.postgres.server import ServerState
 
 RECORD: Final = Record(
@@ -51,6 +56,35 @@ def test_p4_the_owner_of_the_record_is_known_by_the_first_look_though_its_key_ha
     observer = observer_of(short_path)
     assert observer.look().record == RECORD
     assert "a" in observer.members
+
+
+def test_p9_a_proof_on_the_disk_of_pg_wal_does_not_end_itself_by_what_it_writes(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How fast PostgreSQL's WAL fills that disk is not known then; that it is nearly full still is."""
+    config, dcs, now, free = observer_of(short_path)._config, MemoryDcs(), 0.0, 100 << 30
+    clock = cast(Clock, SimpleNamespace(monotonic=lambda: now))
+    agent = Agent(config, MemoryStore(), MemoryRecord(dcs), clock, {PROOF_JOB: MemoryRecord(dcs)})
+    observer, job = agent.observer, agent.jobs[PROOF_JOB]
+    job.fills_pg_wal_disk = True
+    monkeypatch.setattr("walkeeper.agent.observer.disk_of", lambda _: (free, 200 << 30))
+
+    def why(seconds: int) -> str:
+        nonlocal now, free
+        for _ in range(seconds // 2):
+            now += 2
+            free -= 100 * MIB
+            observer._look_at_disk(None)
+        return alarm(observer.disk, SegmentSize(MIB), 0)
+
+    assert why(900) == ""
+    assert observer.disk is not None
+    assert observer.disk.seconds_left is None
+    free = MIB
+    assert "the disk of pg_wal has" in why(2)
+    free, job.fills_pg_wal_disk = 100 << 30, False
+    assert why(290) == "", "what it wrote and removed is no trend either"
+    assert "the disk of pg_wal fills" in why(60)
 
 
 @pytest.mark.parametrize(("identifier", "safe"), [(7300000000000000001, False), (7300000000000000002, None)])

@@ -381,6 +381,18 @@ def test_a_disk_that_runs_full_meanwhile_ends_it(tmp_path: Path, monkeypatch: py
         place.check_room(tmp_path)
 
 
+def test_a_disk_that_runs_full_while_a_program_looks_ends_that(tmp_path: Path) -> None:
+    """Others write there, too: what was restored goes, and they have its room."""
+
+    def runs_full() -> None:
+        raise CannotTell("its disk is nearly full")
+
+    server = scratch_server(tmp_path, pg_amcheck="exec sleep 1000")
+    server._meanwhile = runs_full
+    with pytest.raises(CannotTell, match="nearly full"):
+        command._relations(server, "postgres")
+
+
 def test_the_newest_proof_that_can_be_used_counts() -> None:
     store = MemoryStore()
     assert newest_proof(store, LAYOUT) is None

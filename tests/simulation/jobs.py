@@ -128,7 +128,10 @@ class Three:
 
     def __init__(self, directory: Path, kind: Callable[[Config], Kind] = backups, schedule: str = "12h") -> None:
         file = directory / "patroni.yml"
-        file.write_text(f"scope: demo\nname: a\nwalkeeper: {{store: {{directory: {directory}}}}}\n")
+        file.write_text(
+            f"scope: demo\nname: a\npostgresql: {{data_dir: {directory}/data}}\n"
+            f"walkeeper: {{store: {{directory: {directory}}}}}\n"
+        )
         every = Schedule.parse(schedule)
         self.config = changed(
             load(file, {}), backup_schedule=every, backup_expire=Path("/etc/expire.yml"),

@@ -105,7 +105,10 @@ class Agent:
         self.supervisor = Supervisor()
         self.archives = open_archives(config, store)
         self.remembering = Remembering(config.name, remembered, self.archives, self.problems, clock)
-        self.observer = Observer(config, records, self.problems, clock, self.remembering.members)
+        self.observer = Observer(
+            config, records, self.problems, clock, self.remembering.members,
+            lambda: any(job.fills_pg_wal_disk for job in self.jobs.values()),
+        )  # fmt: skip
         self.last_commit = LastCommit(config.data_dir / "pg_wal")
         self.archiver: Archiver | None = None
         self.started_at = timestamp()

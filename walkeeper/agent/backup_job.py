@@ -134,6 +134,8 @@ class BackupJob:
         self._ended = threading.Event()
         self.seen: Job | None = None
         """As it was read last."""
+        self.fills_pg_wal_disk = False
+        """Whether what runs here writes to the disk of pg_wal."""
 
     def work(self) -> None:
         self._clear()
@@ -224,6 +226,7 @@ class BackupJob:
         word = self.kind.word
         events.info(f"{word}_job_claimed", backup=job.backup, attempt=claimed.attempt, before=job.node or None)
         self._mine, self._alarmed_at, self._ended_for = claimed, None, ""
+        self.fills_pg_wal_disk = self._is_on_pg_wal_disk()
         try:
             self._child = self._run(self._config.source, *self.kind.command(job))
         except OSError as problem:
@@ -326,6 +329,15 @@ class BackupJob:
         self._child, self._mine = None, None
         if not self._ended.is_set():
             self._clear()
+        self.fills_pg_wal_disk = False
+
+    def _is_on_pg_wal_disk(self) -> bool:
+        """In this thread: another one's directory may be a mount that hangs."""
+        try:
+            below = self.kind.left and self.kind.left.parent.stat().st_dev
+            return below == (self._config.data_dir / "pg_wal").stat().st_dev
+        except OSError:
+            return False
 
     def _clear(self) -> None:
         """What one that was killed has left on this host."""

@@ -40,8 +40,11 @@ class Observer:
         problems: Problems,
         clock: Clock,
         recall: Callable[[], dict[str, Member]] = dict,
+        fills_disk: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``recall`` tells the members that were seen before this process began; it raises DcsUnavailable."""
+        """``recall`` tells the members that were seen before this process began; it raises DcsUnavailable. ``fills_disk``:
+        whether a job of the cluster's writes to the disk of pg_wal here.
+        """
         self.observation = Observation()
         self.topology: Topology | None = None
         self.members: dict[str, Member] = {}
@@ -52,6 +55,7 @@ class Observer:
         self._config = config
         self._records = records
         self._recall = recall
+        self._fills_disk = fills_disk
         self._problems = problems
         self._clock = clock
         self._server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
@@ -230,10 +234,14 @@ class Observer:
         now = self._clock.monotonic()
         try:
             free, total = disk_of(self._config.data_dir / "pg_wal")
-            self.disk = Disk(free, total, self._trend.note(now, free))
         except OSError:
             self.disk = None
             return
+        if self._fills_disk():  # a proof leaves nothing there: how it fills the disk says nothing of PostgreSQL's WAL
+            self._trend, growth = Trend(), None
+        else:
+            growth = self._trend.note(now, free)
+        self.disk = Disk(free, total, growth)
         if server is None or now - self._disk_told_at < DISK_TOLD_SECONDS:
             return
         self._disk_told_at = now

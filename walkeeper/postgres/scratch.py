@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM
 from types import TracebackType
@@ -78,12 +78,14 @@ class Run(NamedTuple):
 
 class ScratchServer:
     """Ends with this context, however that is left, and with this process. ``home`` is a directory that is ours alone, for what
-    it needs besides its data directory. Not for a data directory that is going to be used.
+    it needs besides its data directory. ``meanwhile`` is called again and again while a program or the shutdown is waited for;
+    what it raises ends that. Not for a data directory that is going to be used.
     """
 
     def __init__(
-        self, folder: Path, major: int, data: Path, config_file: Path, sockets: Path, home: Path, size: SegmentSize
-    ) -> None:
+        self, folder: Path, major: int, data: Path, config_file: Path, sockets: Path, home: Path, size: SegmentSize,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.sockets = sockets
         self._major = major
@@ -93,6 +95,7 @@ class ScratchServer:
         self._hba = home / "hba.conf"
         self._config_file = config_file
         self._segment = size // MIB
+        self._meanwhile = meanwhile
         self._child: subprocess.Popen[bytes] | None = None
         self._server: Server | None = None
 
@@ -139,7 +142,7 @@ class ScratchServer:
             self._server.close()
             self._server = None
         self._child.send_signal(SIGINT)
-        if _waited(self._child) != 0:
+        if self._waited(self._child) != 0:
             raise self._ended()
 
     def ask(self, query: str, users: Iterable[str]) -> Any | None:
@@ -192,7 +195,7 @@ class ScratchServer:
                 env={**ours, "LC_ALL": "C", "PGOPTIONS": "-c statement_timeout=0 -c lock_timeout=0 -c lc_messages=C"},
             )  # fmt: skip
             try:
-                code = _waited(child)
+                code = self._waited(child)
             finally:
                 child.kill()
                 child.wait()
@@ -209,6 +212,13 @@ class ScratchServer:
         )
         return Server(settings, _CONNECT)
 
+    def _waited(self, child: subprocess.Popen[bytes]) -> int:
+        """For its exit code; in short waits, so that a signal of ours is noticed whenever it comes."""
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return child.wait(0.5)
+            self._meanwhile()
+
     def _ended(self) -> CannotTell:
         """What its log says last of why."""
         lines = _end_of(self._log).splitlines()
@@ -217,13 +227,6 @@ class ScratchServer:
             f"the restored server ended: {' / '.join(said[-3:] or lines[-2:] or ['it said nothing'])}",
             hint="walkeeper verify --deep looks at every object that it reads. Where this host lacks something: another host.",
         )
-
-
-def _waited(child: subprocess.Popen[bytes]) -> int:
-    """For its exit code; in short waits, so that a signal of ours is noticed whenever it comes."""
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return child.wait(0.5)
 
 
 def _end_of(path: Path) -> str:

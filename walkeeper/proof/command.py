@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -196,7 +197,7 @@ def _prove(found: Found, command: str, place: Path, progress: Progress, pace: mo
     assert folder is not None  # noqa: S101 - it was looked at
     server = ScratchServer(
         folder, plan.backup.major, plan.directory, plan.directory / settings.START_CONF,
-        settings.sockets(plan.directory), place, plan.evidence.size,
+        settings.sockets(plan.directory), place, plan.evidence.size, meanwhile=partial(check_room, place),
     )  # fmt: skip
     progress.show("pg_verifybackup")
     found.checks.append(_as_sent(plan, server, place))
