@@ -257,6 +257,29 @@ def test_a_proof_runs_on_a_replica_and_never_on_the_leader_of_others(tmp_path: P
     assert len(three.a.started) == 1
 
 
+def test_p10_a_proof_whose_member_died_and_that_nobody_else_may_run_is_a_problem_after_an_hour(tmp_path: Path) -> None:
+    three = Three(tmp_path, proofs)
+    three.c.facts = Cluster(None, Bidder(name="c", leads=False, replica=False))
+    three.pass_time(2 * WAITS_SECONDS)
+    assert three.job.state == "running"
+    assert not three.a.problems.open()  # it beats, however long it takes
+    assert not three.a.job.silent
+    three.b.alive = False
+    three.pass_time(60)
+    assert three.a.job.silent
+    three.pass_time(WAITS_SECONDS - 60)
+    assert not three.a.problems.open()
+    three.pass_time(3 * STEP)
+    (problem,) = three.a.problems.open()
+    assert (problem.what, three.job.state) == (About.PROOF_JOB, "running")
+    assert "b, which ran it, no longer says anything of it, and no member goes on with it" in problem.text
+    assert "It waits for a replica" in problem.hint
+    three.lead(three.a)
+    three.pass_time(2 * STEP)
+    assert not three.a.problems.open()
+    assert three.job.node == "c"
+
+
 def test_a_proof_that_waits_for_a_backup_is_not_one_that_nobody_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,7 +121,11 @@ def test_one_that_waits_is_waited_for_an_hour_and_its_pause() -> None:
     assert nobody_bids(JOB, WAITS_SECONDS + 1)
     assert not nobody_bids(replace(JOB, attempt=3), WAITS_SECONDS + 4 * FIRST_PAUSE)
     assert nobody_bids(replace(JOB, attempt=3), WAITS_SECONDS + 4 * FIRST_PAUSE + 1)
-    assert not nobody_bids(replace(JOB, state="running"), 1e9)
+    running = replace(JOB, state="running", node="x", attempt=3)
+    assert not nobody_bids(running, WAITS_SECONDS)
+    assert nobody_bids(running, WAITS_SECONDS + 1)
+    assert not nobody_bids(replace(running, state="done"), 1e9)
+    assert not nobody_bids(replace(running, state="failed"), 1e9)
 
 
 def test_an_attempt_that_fails_is_followed_by_another_until_there_were_enough() -> None:

@@ -141,6 +141,7 @@ JOB: dict[str, Any] = {
     [
         (None, "next due 2026-11-29 02:00:00 UTC"),
         ({}, "runs on n2"),
+        ({"silent": True}, "began on n2, which no longer says anything of it"),
         ({"bytes": 5 << 30, "of": 9 << 30, "attempt": 2}, "runs on n2, 5 GiB of about 9 GiB, attempt 2"),
         ({"state": "wanted", "node": "", "attempt": 0}, "due since 2026-11-28 02:00:00 UTC, waits for a member"),
         (

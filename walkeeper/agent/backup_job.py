@@ -24,7 +24,7 @@ from walkeeper.config import Config
 from walkeeper.core import backup_job
 from walkeeper.core.about import About
 from walkeeper.core.backup import BackupId
-from walkeeper.core.backup_job import BEAT_SECONDS, DAMAGED, Bidder, From, Job, Stands
+from walkeeper.core.backup_job import BEAT_SECONDS, DAMAGED, SILENCE_SECONDS, Bidder, From, Job, Stands
 from walkeeper.core.floor import moment, written
 from walkeeper.core.proof import scratch_name
 from walkeeper.core.record import Record
@@ -134,6 +134,8 @@ class BackupJob:
         self._ended = threading.Event()
         self.seen: Job | None = None
         """As it was read last."""
+        self.silent = False
+        """Whether who runs it has said nothing for so long that another may go on."""
         self.fills_pg_wal_disk = False
         """Whether what runs here writes to the disk of pg_wal."""
 
@@ -159,6 +161,7 @@ class BackupJob:
             if cluster.waits:
                 self._stands.forget()
             stood = self._stands.note("" if found is None else found.version, self._clock.monotonic())
+            self.silent = self._mine is None and stood > SILENCE_SECONDS
             if self._mine is not None:
                 self._go_on(found, job, self._mine, self._lasting(cluster.alarm))
             elif cluster.record is not None and (due := self._due(job, cluster)) is not None:
@@ -289,9 +292,11 @@ class BackupJob:
             problem = kind.fails(f"{what}: {job.attempt} attempts, the last on {job.node}: {job.why}", hint=again)
         elif backup_job.nobody_bids(job, stood):
             who = {"leader": "the leader", "replica": "a replica or the leader", "spare": "a replica"}[kind.source]
-            last = f"; the last attempt, on {job.node}: {job.why}" if job.why else ""
+            last = "no member takes it" + (f"; the last attempt, on {job.node}: {job.why}" if job.why else "")
+            if job.state == "running":
+                last = f"{job.node}, which ran it, no longer says anything of it, and no member goes on with it"
             problem = kind.fails(
-                f"{what}: no member takes it{last}",
+                f"{what}: {last}",
                 hint=f"It waits for {who}, with an agent that has this schedule: one that streams, is not far behind, and has "
                 f"room on the disk of pg_wal. {kind.by_hand}",
             )

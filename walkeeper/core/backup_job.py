@@ -161,8 +161,9 @@ def may_claim(job: Job, me: Bidder, stood: float, prefer: From) -> bool:
 
 
 def nobody_bids(job: Job, stood: float) -> bool:
-    """Whether it waits for longer than that can be chance; ``stood`` as above."""
-    return job.state == "wanted" and stood - _pause(job) > WAITS_SECONDS
+    """Whether it waits for longer than that can be chance, to begin or to go on elsewhere; ``stood`` as above."""
+    pause = _pause(job) if job.state == "wanted" else 0.0
+    return not job.is_over and stood - pause > WAITS_SECONDS
 
 
 def _pause(job: Job) -> float:

@@ -17,6 +17,8 @@ def now(job: Mapping[str, Any] | None, schedule: Mapping[str, Any]) -> str:
         return f"next due {_moment(schedule['next'])}"
     if job["state"] == "wanted":
         return f"due since {_moment(job['due'])}, waits for a member"
+    if job.get("silent"):  # not of an older agent
+        return f"began on {job['node']}, which no longer says anything of it"
     far = f", {size(job['bytes'])} of about {size(job['of'])}" if job["of"] else ""
     again = f", attempt {job['attempt']}" if job["attempt"] > 1 else ""
     return f"runs on {job['node']}{far}{again}"

@@ -117,7 +117,9 @@ def _job(agent: Agent, key: str, word: str) -> dict[str, Any]:
     job = None if known is None else known.seen
     facts = ("backup", "due", "state", "node", "attempt", "bytes", "of", "at", "why")
     return {
-        f"{word}_job": None if job is None else {fact: getattr(job, fact) for fact in facts},
+        f"{word}_job": None
+        if known is None or job is None
+        else {**{fact: getattr(job, fact) for fact in facts}, "silent": known.silent},
         f"{word}_schedule": None
         if known is None
         else known.kind.schedule.described(now_utc(), None if job is None else moment(job.due)),
