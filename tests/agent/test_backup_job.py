@@ -5,20 +5,29 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from dataclasses import replace as changed
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 
+from tests.agent.test_observer import observer_of
 from tests.parts.processes import wait_until
 from tests.simulation.jobs import NEWEST, RECORD, STEP, Broken, Played, Three, World
+from tests.twins.memory_record import MemoryDcs, MemoryRecord
+from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.agent import Agent
 from walkeeper.agent.backup_job import ALARM_SECONDS, SILENT_SECONDS, BackupJob, Cluster, Kind, backups, proofs
 from walkeeper.agent.child import Child
 from walkeeper.config import Config
 from walkeeper.core import backup_job
 from walkeeper.core.about import About
 from walkeeper.core.backup_job import FIRST_PAUSE, LEADER_WAITS, MAX_ATTEMPTS, WAITS_SECONDS, Bidder, encode
+from walkeeper.core.floor import moment, written
+from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB
+from walkeeper.lib.clock import SystemClock
 
 
 def _forgets(job: BackupJob) -> None:
@@ -125,6 +134,37 @@ def test_p10_what_fails_on_each_is_a_problem_with_a_name_until_the_next_one_is_d
     three.dcs.put(encode(replace(three.job, due="2026-11-01T00:00:00Z")))
     three.pass_time(2 * STEP)
     assert not three.b.problems.open()
+
+
+@pytest.mark.parametrize(("kind", "reason"), [(backups, "backup_fails"), (proofs, "proof_fails")])
+def test_what_is_done_by_hand_after_a_failure_ends_the_problem(
+    tmp_path: Path, kind: Callable[[Config], Kind], reason: str
+) -> None:
+    three = Three(tmp_path, kind)
+    three.pass_time()
+    three.b.started[0].code = 3
+    three.pass_time(2 * STEP)
+    assert [problem.reason for problem in three.a.problems.open()] == [reason]
+    older = written(moment(three.job.at) - timedelta(minutes=1))
+    three.a.facts = changed(three.a.facts, done=(three.job.backup, older))
+    three.pass_time()
+    assert three.a.problems.open()
+    three.a.facts = changed(three.a.facts, done=(three.job.backup, written(moment(older) + timedelta(minutes=2))))
+    three.pass_time()
+    assert not three.a.problems.open()
+    assert three.job.state == "failed"
+
+
+def test_the_agent_tells_its_jobs_what_the_store_has(short_path: Path) -> None:
+    dcs, clock = MemoryDcs(), SystemClock()
+    keys = {key: MemoryRecord(dcs) for key in (BACKUP_JOB, PROOF_JOB)}
+    agent = Agent(observer_of(short_path)._config, MemoryStore(), MemoryRecord(dcs), clock, keys)
+    assert agent._cluster(PROOF_JOB) == Cluster(None, None)
+    at = "2026-11-28T02:00:00Z"
+    found = {"newest": {"id": "b", "stop_at": at}, "proved": {"backup": "a", "at": at}}
+    agent.backups = cast(Any, SimpleNamespace(summary=lambda _: found))
+    assert agent._cluster(BACKUP_JOB) == Cluster(None, None, newest="b", done=("b", at))
+    assert agent._cluster(PROOF_JOB) == Cluster(None, None, newest="b", done=("a", at))
 
 
 def test_p10_a_damaged_one_is_not_tried_again_and_nothing_expires_after_it(three: Three) -> None:

@@ -28,6 +28,7 @@ from walkeeper.core.backup_job import (
     ended,
     given_back,
     is_due,
+    made_good,
     may_claim,
     nobody_bids,
 )
@@ -126,6 +127,23 @@ def test_one_that_waits_is_waited_for_an_hour_and_its_pause() -> None:
     assert nobody_bids(running, WAITS_SECONDS + 1)
     assert not nobody_bids(replace(running, state="done"), 1e9)
     assert not nobody_bids(replace(running, state="failed"), 1e9)
+
+
+@pytest.mark.parametrize(
+    ("done", "good"),
+    [
+        (None, False),
+        ((JOB.backup, written(NOW + timedelta(minutes=1))), True),
+        ((JOB.backup, (NOW + timedelta(minutes=1)).isoformat(timespec="microseconds")), True),
+        (("20261128T090000Z-00000003-00000000", written(NOW + timedelta(minutes=1))), True),
+        ((JOB.backup, written(NOW)), False),
+        ((JOB.backup, written(NOW - timedelta(days=1))), False),  # it has rotted since
+        (("20261127T020000Z-00000003-00000000", written(NOW + timedelta(minutes=1))), False),  # of an older one
+        ((JOB.backup, "yesterday"), False),
+    ],
+)
+def test_what_was_done_by_hand_after_a_failure_makes_it_good(done: tuple[str, str] | None, good: bool) -> None:
+    assert made_good(JOB.backup, written(NOW), done) is good
 
 
 def test_an_attempt_that_fails_is_followed_by_another_until_there_were_enough() -> None:

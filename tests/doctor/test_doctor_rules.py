@@ -138,8 +138,9 @@ def good(tmp_path: Path) -> Facts:
 
 
 BACKED: Final[dict[str, Any]] = {
-    "complete": 3, "damaged": 0, "newest": {"stop_at": "2026-11-28T02:00:00+00:00", "age_seconds": 3 * 86400.0, "bytes": 5 << 30}, "window": {"seconds": 86400.0},
-    "keep_seconds": 14 * 86400.0, "short": False, "overdue": False, "proof_overdue": False, "proved": {"age_seconds": 3600.0},
+    "complete": 3, "damaged": 0, "newest": {"id": "20261128T020000Z-00000003-1a2b3c4d", "stop_at": "2026-11-28T02:00:00+00:00", "age_seconds": 3 * 86400.0, "bytes": 5 << 30}, "window": {"seconds": 86400.0},
+    "keep_seconds": 14 * 86400.0, "short": False, "overdue": False, "proof_overdue": False,
+    "proved": {"backup": "20261128T020000Z-00000003-1a2b3c4d", "at": "2026-11-28T04:00:00Z", "age_seconds": 3600.0},
 }  # fmt: skip
 
 
@@ -250,7 +251,9 @@ OWN: Final = "/opt/walkeeper/bin/walkeeper restore-wal -c /etc/x.yml %f %p"
 SCHEDULED: Final = with_config(
     backup_schedule=Schedule.parse("02:00"), backup_verify_schedule=Schedule.parse("0 4 * * 0")
 )
-FAILED: Final = {"state": "failed", "node": "n2", "why": "no room"}
+FAILED: Final = {
+    "state": "failed", "node": "n2", "why": "no room", "backup": "20261128T020000Z-00000003-1a2b3c4d", "at": "2026-11-28T04:10:00Z",
+}  # fmt: skip
 ON_A_REPLICA: Final = both(
     SCHEDULED, with_part("store", backups=BACKED), with_member("n1", here=False), with_member("n2", here=True)
 )
@@ -436,6 +439,16 @@ def test_each_rule_names_what_is_wrong_and_how_to_mend_it(
     assert says in findings[0].text
     assert fix in "\n".join(findings[0].fix)
     assert bool(findings[0].fix) == (state != "unknown")
+
+
+def test_a_job_that_failed_is_no_warning_once_the_same_was_done_by_hand(good: Facts) -> None:
+    after = "2026-11-28T04:10:01Z"
+    newest = {**BACKED["newest"], "stop_at": after}
+    by_hand = {**BACKED, "newest": newest, "proved": {**BACKED["proved"], "at": after}}
+    jobs = with_report(backup_job=FAILED, proof_job=FAILED)
+    findings = judge(both(SCHEDULED, with_part("store", backups=by_hand), jobs)(good))
+    for rule in ("backup_in_time", "restore_proved"):
+        assert {finding.state for finding in of(findings, rule)} <= {"ok", "info"}
 
 
 def test_every_rule_can_find_something_wrong() -> None:

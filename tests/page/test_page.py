@@ -399,7 +399,8 @@ def test_base_backups_are_a_card_where_there_are_any() -> None:
         "of": 9 << 30,
         "why": "no room",
         "due": "",
-        "at": "",
+        "backup": "20261128T020000Z-00000003-1a2b3c4d",
+        "at": "2026-11-28T04:00:00Z",
     }
     jobs = {
         "backup_schedule": schedule,
@@ -407,7 +408,8 @@ def test_base_backups_are_a_card_where_there_are_any() -> None:
         "backup_job": job,
         "proof_job": {**job, "state": "failed"},
     }
-    proved = {**backups, "proved": {"age_seconds": 2 * 86400.0}, "overdue": True, "proof_overdue": False}
+    proof = {"backup": "20261127T020000Z-00000003-00000000", "at": "2026-11-28T04:10:00Z", "age_seconds": 2 * 86400.0}
+    proved = {**backups, "proved": proof, "overdue": True, "proof_overdue": False}
     shown = render(replace(facts, report={**facts.report, **jobs, "backups": proved}))
     assert (
         '<dd class="odd">runs on n2, 5 GiB of about 9 GiB, attempt 2<small>the last attempt failed: no room</small>'
@@ -417,5 +419,8 @@ def test_base_backups_are_a_card_where_there_are_any() -> None:
         '<dd class="bad">next due 2026-11-29 01:00:00 UTC<small>last proven restore: 2 days ago; the last attempt'
         in shown
     )
+    by_hand = {**proved, "proved": {**proof, "backup": job["backup"]}}
+    shown = render(replace(facts, report={**facts.report, **jobs, "backups": by_hand}))
+    assert '<dd class="bad">next due' not in shown
     none = {**backups, "newest": None, "window": None}
     assert "none complete" in render(replace(facts, report={**facts.report, "backups": none}))

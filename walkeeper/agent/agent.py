@@ -32,8 +32,9 @@ from walkeeper.agent.rival import LEFT_SECONDS, Rival
 from walkeeper.agent.threads import Supervisor
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
+from walkeeper.core import backup_job
 from walkeeper.core.about import About
-from walkeeper.core.backup_job import MOST_BEHIND, Bidder, alarm
+from walkeeper.core.backup_job import MOST_BEHIND, Bidder
 from walkeeper.core.desired import Desired, ServerView, View, desired, writes_without_leading
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
@@ -359,22 +360,21 @@ class Agent:
         """For one of the jobs. Safe from its thread."""
         look, topology, archiver, name = self.observation, self.topology, self.archiver, self.config.name
         owned = None if archiver is None or archiver.over.is_set() else archiver.ownership.record
-        newest = self._newest(owned) if key == PROOF_JOB else ""
+        summary = self.backups.summary(owned)
+        newest, done = backup_job.newest(summary, "backup"), backup_job.newest(summary, self.jobs[key].kind.word)
+        known = Cluster(owned, None, newest="" if newest is None else newest[0], done=done)
         backup = self.jobs[BACKUP_JOB].seen if BACKUP_JOB in self.jobs else None
-        waits = key == PROOF_JOB and backup is not None and backup.state == "running"  # one after the other
+        if key == PROOF_JOB and backup is not None and backup.state == "running":  # one after the other
+            known = replace(known, waits=True)
         if look.server is None or topology is None:
-            return Cluster(owned, None, newest=newest, waits=waits)
+            return known
         state = next((member.replication_state for member in topology.members if member.name == name), None)
         behind = topology.behind(look.leader).get(name)
         follows = look.server.in_recovery and state in (None, "streaming") and behind is not None
         near = behind is not None and behind <= MOST_BEHIND
         alone = all(member.name == name for member in topology.members)
         me = Bidder(name=name, leads=look.leader == name, replica=follows and near, alone=alone)
-        return Cluster(owned, me, alarm(self.observer.disk, look.server.segment_size, behind), newest, waits)
-
-    def _newest(self, record: Record | None) -> str:
-        newest = (self.backups.summary(record) or {}).get("newest")
-        return "" if newest is None else str(newest["id"])
+        return replace(known, me=me, alarm=backup_job.alarm(self.observer.disk, look.server.segment_size, behind))
 
     def _report_leadership(self, view: View) -> None:
         if writes_without_leading(view):

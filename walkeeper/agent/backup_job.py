@@ -24,7 +24,7 @@ from walkeeper.config import Config
 from walkeeper.core import backup_job
 from walkeeper.core.about import About
 from walkeeper.core.backup import BackupId
-from walkeeper.core.backup_job import BEAT_SECONDS, DAMAGED, SILENCE_SECONDS, Bidder, From, Job, Stands
+from walkeeper.core.backup_job import BEAT_SECONDS, DAMAGED, SILENCE_SECONDS, Bidder, Done, From, Job, Stands
 from walkeeper.core.floor import moment, written
 from walkeeper.core.proof import scratch_name
 from walkeeper.core.record import Record
@@ -90,7 +90,8 @@ class Cluster:
     """What the agent's looks say. ``record``: where this member owns it; ``me`` is None where the server is not known.
 
     ``alarm``: why nothing should run here. ``newest``: the id of the newest complete backup, empty for none that is known.
-    ``waits``: for the other job, which runs: nobody begins this one, and no time counts against it.
+    ``waits``: for the other job, which runs: nobody begins this one, and no time counts against it. ``done``: the newest of what
+    this job is for, by whomever.
     """
 
     record: Record | None
@@ -98,6 +99,7 @@ class Cluster:
     alarm: str = ""
     newest: str = ""
     waits: bool = False
+    done: Done | None = None
 
 
 class BackupJob:
@@ -170,7 +172,7 @@ class BackupJob:
                 self._claim(found, job, me.name)
             elif job is not None and cluster.record is not None:
                 self._expire(found, job)
-            self._tell(job if cluster.record is not None else None, stood)
+            self._tell(job if cluster.record is not None else None, stood, cluster.done)
         except CasConflict:
             self._stands.forget()  # somebody else was first; the next step sees what they wrote
         except DcsUnavailable as problem:
@@ -281,7 +283,7 @@ class BackupJob:
         self._expires = None
         self._write(replace(job, expired=True, beat=job.beat + 1), found)
 
-    def _tell(self, job: Job | None, stood: float) -> None:
+    def _tell(self, job: Job | None, stood: float, done: Done | None) -> None:
         """What lasts, on the member that owns the record; on others, None, it is over."""
         kind, what = self.kind, "" if job is None else f"{self.kind.word} of {job.backup}, due {job.due}"
         again = f"{kind.by_hand} The cluster tries again when the schedule says so."
@@ -289,7 +291,8 @@ class BackupJob:
         if job is None:
             self._expire_failed = ""
         elif job.state == "failed":
-            problem = kind.fails(f"{what}: {job.attempt} attempts, the last on {job.node}: {job.why}", hint=again)
+            if not backup_job.made_good(job.backup, job.at, done):
+                problem = kind.fails(f"{what}: {job.attempt} attempts, the last on {job.node}: {job.why}", hint=again)
         elif backup_job.nobody_bids(job, stood):
             who = {"leader": "the leader", "replica": "a replica or the leader", "spare": "a replica"}[kind.source]
             last = "no member takes it" + (f"; the last attempt, on {job.node}: {job.why}" if job.why else "")

@@ -8,9 +8,10 @@ makes a backup.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -21,7 +22,7 @@ from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import Moment, moment
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.room import LEAST, Disk
-from walkeeper.errors import BadJob, WalkeeperError
+from walkeeper.errors import BadFloor, BadJob, WalkeeperError
 
 SCHEMA: Final = 1
 LIMIT: Final = 16 * 1024
@@ -54,6 +55,9 @@ DISK_SECONDS: Final = 1800.0
 
 From: TypeAlias = Literal["replica", "leader", "spare"]
 """Who is to take it. ``spare``: a replica, or the leader where there is no other member."""
+
+Done: TypeAlias = tuple[str, str]
+"""A backup's id, and when it or its proof was finished."""
 
 _Line = Annotated[str, Meta(max_length=1000)]
 _Count = Annotated[int, Meta(ge=0, le=2**62)]
@@ -141,6 +145,25 @@ def alarm(disk: Disk | None, size: SegmentSize, behind: int | None) -> str:
     if behind is not None and behind > TOO_FAR_BEHIND:
         return f"it is {amounts.size(behind)} behind the leader"
     return ""
+
+
+def newest(summary: Mapping[str, Any] | None, word: str) -> Done | None:
+    """Of what ``restorable.summary`` says: the newest complete backup, or where ``word`` is "proof" the last of those."""
+    found = (summary or {}).get("proved" if word == "proof" else "newest")
+    if found is None:
+        return None
+    return (found["backup"], found["at"]) if word == "proof" else (found["id"], found["stop_at"])
+
+
+def made_good(backup: str, at: str, done: Done | None) -> bool:
+    """Whether after a failure at that moment the same was done by hand, with that backup or a newer one.
+
+    Clocks of two hosts say so, for people; an older backup never does.
+    """
+    try:
+        return done is not None and done[0] >= backup and moment(done[1]) > moment(at)
+    except BadFloor:
+        return False
 
 
 def may_claim(job: Job, me: Bidder, stood: float, prefer: From) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from walkeeper.core import backup_job
 from walkeeper.core.amounts import size
 
 _LONGEST: Final = 300
@@ -31,6 +32,13 @@ def last(job: Mapping[str, Any] | None) -> str:
     if job["state"] == "done":
         return f"the last was done on {job['node']}, {_moment(job['at'])}"
     return f"the last attempt failed: {job['why'][:_LONGEST]}" if job["why"] else ""
+
+
+def failed(job: Mapping[str, Any] | None, backups: Mapping[str, Any] | None, word: str) -> bool:
+    """For good, and nothing by hand has made up for it; ``backups`` as ``restorable.summary`` has them, None for not known."""
+    if job is None or job["state"] != "failed":
+        return False
+    return not backup_job.made_good(job["backup"], job["at"], backup_job.newest(backups, word))
 
 
 def _moment(stamp: str) -> str:

@@ -206,7 +206,7 @@ def _job_cards(report: Any) -> Iterator[tuple[str, str, str, str]]:
         if proved is not None:
             more = f"last proven restore: {duration(proved['age_seconds'])} ago; {more}"
         overdue = backups.get("overdue" if word == "backup" else "proof_overdue")
-        failed = job is not None and job["state"] == "failed"
+        failed = job_words.failed(job, backups, word)
         yield name, job_words.now(job, schedule), more, "bad" if failed else "odd" if overdue else ""
 
 

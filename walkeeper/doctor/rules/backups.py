@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from walkeeper.core import job_words
 from walkeeper.core.amounts import duration, size
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import AgentFacts, Facts, MemberFacts, Unknown
@@ -112,7 +113,7 @@ def backup_in_time(facts: Facts) -> Iterator[Verdict]:
     if not schedule:
         yield Good("none is scheduled")
         return
-    yield from _job(facts, "backup")
+    yield from _job(facts, "backup", found)
     if isinstance(found, Unknown):
         yield NotKnown(found.because)
     elif found is None or found["newest"] is None:
@@ -135,7 +136,7 @@ def restore_proved(facts: Facts) -> Iterator[Verdict]:
     schedule, found = facts.config.backup_verify_schedule, _backups(facts)
     by_hand = (paste.walkeeper(facts, "verify", "--restore", str(facts.config.backup_verify_directory)),)
     if schedule:
-        yield from _job(facts, "proof")
+        yield from _job(facts, "proof", found)
         yield from _room(facts, found)
     if schedule and facts.config.encryption_recipients and facts.config.identity_file is None:
         fix = "# walkeeper.encryption.identity_file on a replica, or verify --restore by a timer where the key is"
@@ -175,9 +176,9 @@ def _room(facts: Facts, found: Mapping[str, Any] | Unknown | None) -> Iterator[V
         yield Wrong(text, ("# walkeeper.backup.verify_directory: another disk",), this.name, "info")
 
 
-def _job(facts: Facts, word: str) -> Iterator[Verdict]:
+def _job(facts: Facts, word: str, found: Mapping[str, Any] | Unknown | None) -> Iterator[Verdict]:
     job = facts.agent.report.get(f"{word}_job") if isinstance(facts.agent, AgentFacts) else None
-    if job is not None and job["state"] == "failed":
+    if job is not None and job_words.failed(job, None if isinstance(found, Unknown) else found, word):
         yield Wrong(
             f"the last scheduled {word} failed on {job['node']}: {job['why']}", (paste.walkeeper(facts, "status"),)
         )
