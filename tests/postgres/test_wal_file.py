@@ -71,3 +71,37 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     monkeypatch.setattr("walkeeper.postgres.wal_file.os.fstat", fstat)
     with pytest.raises(BadSegment, match="changed while it was read"):
         read_wal_file(path, MIB, memory)
+
+
+@pytest.mark.parametrize("memory", [None, Memory()], ids=["fresh", "used again"])
+@pytest.mark.parametrize("written", [False, True])
+def test_a_segment_that_is_recycled_while_it_is_read_is_gone(
+    path: Path, memory: Memory | None, monkeypatch: pytest.MonkeyPatch, *, written: bool
+) -> None:
+    """PostgreSQL renames it, and only then writes into it. Pages tell old bytes from new by their headers alone."""
+    real = os.open
+
+    def recycle(name: Path, flags: int) -> int:
+        opened = real(name, flags)
+        renamed = path.rename(path.with_name("000000010000000000000009"))
+        if written:
+            renamed.write_bytes(b"later" + renamed.read_bytes()[5:])
+        return opened
+
+    monkeypatch.setattr("walkeeper.postgres.wal_file.os.open", recycle)
+    with pytest.raises(FileNotFoundError):
+        read_wal_file(path, MIB, memory)
+
+
+def test_a_file_whose_name_leads_to_another_one_has_changed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fstat
+
+    def fstat(descriptor: int) -> os.stat_result:
+        other = path.with_suffix(".other")
+        other.write_bytes(path.read_bytes())
+        other.rename(path)
+        return real(descriptor)
+
+    monkeypatch.setattr("walkeeper.postgres.wal_file.os.fstat", fstat)
+    with pytest.raises(BadSegment, match="changed while it was read"):
+        read_segment(path, SEGMENT)

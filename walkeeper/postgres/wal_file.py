@@ -51,8 +51,8 @@ class WalBytes:
 
 
 def read_wal_file(path: Path, limit: int = MAX_BYTES, memory: Memory | None = None) -> WalBytes:
-    """A file of pg_wal. Raises BadSegment for what is not a plain file, is too large or changes meanwhile, FileNotFoundError, or
-    PostgresError.
+    """A file of pg_wal. Raises BadSegment for what is not a plain file, is too large or changes meanwhile, FileNotFoundError for
+    what is not there or loses its name meanwhile, or PostgresError.
 
     With ``memory`` the content is there, until something else is read into it.
     """
@@ -78,7 +78,7 @@ def is_there(path: Path) -> bool:
 
 
 def read_segment(path: Path, segment: Segment, memory: Memory | None = None) -> Plain:
-    """A whole segment from any directory; ``memory`` as in ``read_wal_file``. Raises BadSegment, or OSError."""
+    """A whole segment from any directory; ``memory`` as in ``read_wal_file``. Raises BadSegment, or OSError, as that does."""
     plain = _read_whole(path, segment.size, memory).plain
     if len(plain) != segment.size:
         raise BadSegment(f"{path}: {len(plain)} bytes, a whole segment has {segment.size}")
@@ -103,9 +103,11 @@ def _read_whole(path: Path, limit: int, memory: Memory | None) -> WalBytes:
                 plain = memory.of(before.st_size)
                 size = file.readinto(plain)
         after = os.fstat(descriptor)
+        there = path.lstat()  # PostgreSQL renames a file before it writes other WAL into it
     finally:
         os.close(descriptor)
-    if size != before.st_size or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+    same = os.path.samestat(there, after) and (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    if size != before.st_size or not same:
         raise BadSegment(f"{path}: it changed while it was read", hint="Something else writes to it.")
     # The clock that the stamps come from, read after the file was. Where another one makes them, the worst is a second look.
     settled = time.clock_gettime_ns(time.CLOCK_REALTIME) - before.st_mtime_ns > TICK_NS
