@@ -11,6 +11,7 @@ import pytest
 from backports import zstd
 
 from tests.core.values import plain_segment
+from tests.parts.scripted_s3 import ScriptedS3
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.contents import Contents
@@ -20,7 +21,9 @@ from walkeeper.archive.write import Archive
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, Segment, parse_wal_name
-from walkeeper.errors import CannotTell, Conflict, Locked, TooLarge
+from walkeeper.errors import CannotTell, Conflict, Locked, NotAuthentic, StoreDenied, TooLarge, WalkeeperError
+from walkeeper.store.base import Body
+from walkeeper.store.s3.driver import S3Store
 
 SYSTEM = 7300000000000000001
 SIZE = SegmentSize(MIB)
@@ -138,6 +141,37 @@ def test_p3_other_bytes_do_not_take_the_name_of_a_damaged_one_that_was_moved_awa
             archiving(SEGMENT, OTHER, ONE)
         assert archiving(SEGMENT, PLAIN, ONE).was_present
     assert list(store.objects) == [AGAIN]
+
+
+def test_a_segment_costs_a_put_and_a_get_of_each_other_name_that_it_may_have() -> None:
+    """Nothing else is asked; a HEAD that finds nothing would be two requests."""
+    with ScriptedS3() as server:
+        archive = Archive(S3Store(server.settings()), LAYOUT, SIZE, Codec())
+        assert not archive.archive_segment(SEGMENT, PLAIN, ONE).was_present
+        others = [LAYOUT.file(SEGMENT, suffix) for suffix in (".again.zst", ".again.zst.age", ".zst.age")]
+        assert sorted(server.requests) == sorted([("PUT", KEY), *(("GET", key) for key in others)])
+        server.objects[others[0]] = server.objects.pop(KEY)
+        server.requests.clear()
+        assert archive.archive_segment(SEGMENT, PLAIN, ONE).was_present
+        assert sorted(server.requests) == sorted([("HEAD", others[0]), *(("GET", key) for key in others)])
+
+
+@pytest.mark.parametrize("refusal", [StoreDenied("it is in the deep archive"), NotAuthentic("somebody planted it")])
+def test_p3_a_name_that_can_only_be_looked_at_is_looked_at(
+    store: MemoryStore, archive: Archive, refusal: WalkeeperError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.archive_segment(SEGMENT, OTHER, ONE)
+    store.objects[AGAIN] = store.objects.pop(KEY)
+    get = store.get
+
+    def refuse(key: str, limit: int) -> Body | None:
+        if key == AGAIN:
+            raise refusal
+        return get(key, limit)
+
+    monkeypatch.setattr(store, "get", refuse)
+    with pytest.raises(Conflict):
+        archive.archive_segment(SEGMENT, PLAIN, ONE)
 
 
 def test_p2_when_both_are_damaged_nothing_is_called_stored(store: MemoryStore, archive: Archive) -> None:
