@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Mapping
 from itertools import pairwise
@@ -183,10 +184,35 @@ def test_a_clone_never_archives_where_it_came_from_though_nobody_lives_there(wor
     assert not world.store.objects
     mark.write_text(f"{place}else/")
     take(set())
+    assert mark.exists()
     world.ours = MemoryDcs()
     world.ours.set_leader("a")
     mark.write_text(place)
     take({AnotherCluster.reason})
+    assert not mark.exists()
+    take(set())
+    mark.write_text(place)  # a replica that was made before
+    take(set())
+    assert not mark.exists()
+    world.ours = MemoryDcs()
+    world.ours.set_leader("a")
+    take(set())
+
+
+def test_a_mark_that_cannot_be_removed_stops_no_takeover(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "pg_wal").mkdir()
+    (tmp_path / "walkeeper_clone_of").write_text(f"{world.store.url}/{world.archive.layout.root}")
+    wal = LocalWal(LocalServer(SYSTEM, SIZE, ONE, Lsn(9 * MIB)), {}, tmp_path / "pg_wal")
+
+    def refuse(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    world.ours.set_leader("a")
+    take_over("a", MemoryRecord(world.ours), world.archive, wal, world.watcher, {AnotherCluster.reason})
+    assert "clone_mark_stays" in caplog.text
 
 
 def test_an_owner_raises_an_alarm_for_a_foreign_sign_that_moves_and_not_for_one_that_stands(world: World) -> None:

@@ -45,7 +45,7 @@ def _push(config_path: Path, place: Place, environ: Mapping[str, str]) -> None:
 
 
 def _check_no_clone(archives: Archives, place: Place) -> None:
-    """As a takeover. Who has taken the archive's cluster's place by a person's word has an agent that knows."""
+    """As a takeover, which removes the mark where a person's word has let it take that cluster's place."""
     try:
         origin = clone_of(place.data_directory)
     except OSError as error:

@@ -141,9 +141,18 @@ def _note(
     watch.note(now, numbers)
 
 
+def no_longer_a_clone(archive: Archive, local: LocalWal) -> None:
+    """Once the record is this cluster's: whoever owns it is not refused by what a restore has marked, by archive-push neither."""
+    local.forget_clone(_place(archive))
+
+
+def _place(archive: Archive) -> str:
+    return f"{archive.store.url}/{archive.layout.root}"
+
+
 def check_no_clone(archive: Archive, local: LocalWal, accepted: Collection[str]) -> None:
     """Raises AnotherCluster where the local server was restored from this archive as another cluster's, whatever lives there."""
-    place = f"{archive.store.url}/{archive.layout.root}"
+    place = _place(archive)
     if local.clone_of() != place:
         return
     problem = AnotherCluster(

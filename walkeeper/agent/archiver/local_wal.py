@@ -12,7 +12,9 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.takeover import LocalServer
 from walkeeper.errors import BadSegment, ConfigError, PostgresError
-from walkeeper.postgres.data_directory import clone_of, read_histories
+from walkeeper.lib import events
+from walkeeper.lib.durable import fsync_dir
+from walkeeper.postgres.data_directory import CLONE_OF, clone_of, read_histories
 from walkeeper.postgres.server import ServerState
 from walkeeper.postgres.wal_file import is_there, read_segment
 
@@ -35,6 +37,18 @@ class LocalWal:
             return "" if self.pg_wal is None else clone_of(self.pg_wal.parent)
         except OSError as problem:
             raise PostgresError(f"{problem.filename}: {problem.strerror}") from None
+
+    def forget_clone(self, archive: str) -> None:
+        """That it came from there. Only said where that fails: what is refused then is archive-push without an agent."""
+        if self.pg_wal is None:
+            return
+        mark = self.pg_wal.parent / CLONE_OF
+        try:
+            if clone_of(mark.parent) == archive:
+                mark.unlink()
+                fsync_dir(mark.parent)
+        except OSError as problem:
+            events.warning("clone_mark_stays", file=mark, error=problem.strerror, hint="Remove it by hand.")
 
     def now(self) -> LocalServer:
         """The same server, with as much WAL as it has by now. Raises PostgresError, also if it is another one by now."""

@@ -11,7 +11,7 @@ import msgspec
 
 from walkeeper.agent.archiver.beliefs import Belief, believe
 from walkeeper.agent.archiver.comparing import AT_ONCE
-from walkeeper.agent.archiver.life import Watcher, check_no_clone
+from walkeeper.agent.archiver.life import Watcher, check_no_clone, no_longer_a_clone
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.archive.write import Archive
 from walkeeper.core.lsn import Lsn
@@ -132,6 +132,7 @@ def take_over(
     _store_histories(archive, local, belief)
     token = (previous.life if previous is not None else "") or watcher.token()
     record, written = _compare_and_set(me, records, before, belief, local, token)
+    no_longer_a_clone(archive, local)
     if not belief.start_is_stated:
         archive.state_start(
             belief.first
