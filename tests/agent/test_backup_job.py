@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace as changed
 from datetime import timedelta
@@ -153,6 +154,26 @@ def test_what_is_done_by_hand_after_a_failure_ends_the_problem(
     three.pass_time()
     assert not three.a.problems.open()
     assert three.job.state == "failed"
+
+
+def test_each_end_of_a_job_is_told_once_to_every_member(three: Three) -> None:
+    told: Counter[str] = Counter()
+    for member in three.members:
+        member.job._over = lambda name=member.name: told.update([name])  # type: ignore[misc]
+    three.pass_time(60)
+    assert not told
+    three.b.started[0].code = 0
+    three.pass_time(60)
+    assert told == {"a": 1, "b": 1, "c": 1}
+    three.a.started[0].code = 0
+    three.pass_time(60)
+    assert told == {"a": 2, "b": 2, "c": 2}  # expire has run
+    three.dcs.put(encode(replace(three.job, due="2026-11-01T00:00:00Z")))
+    three.pass_time(60)
+    assert three.job.state == "running"
+    three.b.started[1].code = 3
+    three.pass_time(60)
+    assert told == {"a": 3, "b": 3, "c": 3}
 
 
 def test_the_agent_tells_its_jobs_what_the_store_has(short_path: Path) -> None:

@@ -117,7 +117,15 @@ class Agent:
         self._clock = clock
         self.backups = BackupsLook(self.archives, config, clock)
         self.jobs = {
-            key: BackupJob(of(config), config, jobs[key], partial(self._cluster, key), self.problems, clock)
+            key: BackupJob(
+                of(config),
+                config,
+                jobs[key],
+                partial(self._cluster, key),
+                self.problems,
+                clock,
+                over=self._look_at_backups,
+            )
             for key, of in ((BACKUP_JOB, backups), (PROOF_JOB, proofs))
             if key in jobs
         }
@@ -356,10 +364,20 @@ class Agent:
         observed = Observed(server_up=True, lsn=server.lsn, times=self.observer.wal_times)
         return assemble(self.config, ownership, sources, self._committer_server, observed, self.problems)
 
+    @property
+    def _owned(self) -> Record | None:
+        """The record, where this member owns it."""
+        archiver = self.archiver
+        return None if archiver is None or archiver.over.is_set() else archiver.ownership.record
+
+    def _look_at_backups(self) -> None:
+        """At once, and beside this thread."""
+        self.backups.refresh()
+        self.backups.summary(self._owned)
+
     def _cluster(self, key: str) -> Cluster:
         """For one of the jobs. Safe from its thread."""
-        look, topology, archiver, name = self.observation, self.topology, self.archiver, self.config.name
-        owned = None if archiver is None or archiver.over.is_set() else archiver.ownership.record
+        look, topology, owned, name = self.observation, self.topology, self._owned, self.config.name
         summary = self.backups.summary(owned)
         newest, done = backup_job.newest(summary, "backup"), backup_job.newest(summary, self.jobs[key].kind.word)
         known = Cluster(owned, None, newest="" if newest is None else newest[0], done=done)

@@ -114,7 +114,9 @@ class BackupJob:
         problems: Problems,
         clock: Clock,
         run: Callable[..., Child] = Child,
+        over: Callable[[], None] = lambda: None,
     ) -> None:
+        """``over`` is called where a job, on whichever member, has come to its end, and when expire has after it."""
         self.kind = kind
         self._config = config
         self._records = records
@@ -122,6 +124,9 @@ class BackupJob:
         self._problems = problems
         self._clock = clock
         self._run = run
+        self._over = over
+        self._known_over: tuple[object, ...] | None = None
+        """The end that was told."""
         self._stands = Stands()
         self._child: Child | None = None
         self._mine: Job | None = None
@@ -173,6 +178,7 @@ class BackupJob:
             elif job is not None and cluster.record is not None:
                 self._expire(found, job)
             self._tell(job if cluster.record is not None else None, stood, cluster.done)
+            self._tell_over()
         except CasConflict:
             self._stands.forget()  # somebody else was first; the next step sees what they wrote
         except DcsUnavailable as problem:
@@ -312,6 +318,14 @@ class BackupJob:
             self._problems.clear(kind.about)
         else:
             self._problems.report(kind.about, problem)
+
+    def _tell_over(self) -> None:
+        job = self.seen
+        over = (*_run_of(job), job.expired) if job is not None and job.is_over else None
+        if over != self._known_over:
+            self._known_over = over
+            if over is not None:
+                self._over()
 
     def _write(self, job: Job, expected: Versioned | None) -> None:
         self._records.write(backup_job.encode(job), expected)
