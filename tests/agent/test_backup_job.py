@@ -339,6 +339,9 @@ def test_p10_a_proof_whose_member_died_and_that_nobody_else_may_run_is_a_problem
     three.pass_time(2 * STEP)
     assert not three.a.problems.open()
     assert three.job.node == "c"
+    three.c.started[0].code = 0
+    three.pass_time(300)
+    assert (three.job.state, three.a.job.silent) == ("done", False)
 
 
 def test_a_proof_that_waits_for_a_backup_is_not_one_that_nobody_takes(

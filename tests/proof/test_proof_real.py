@@ -17,6 +17,7 @@ from tests.parts.processes import Process, new_directory, wait_until
 from walkeeper.archive.expiry import read_pins
 from walkeeper.archive.open import open_archives
 from walkeeper.archive.proofs import newest_proof
+from walkeeper.core import backup_job
 from walkeeper.postgres.data_directory import running_server
 
 pytestmark = pytest.mark.postgres
@@ -118,10 +119,10 @@ def test_a_piece_that_is_lost_is_damage_and_nothing_is_remembered(prover: Prover
     piece = max((prover.place.root / "backup" / backup.id / "data").iterdir(), key=lambda path: path.stat().st_size)
     away = piece.rename(prover.place.directory / "away")
     try:
-        code, found, said = prover.run("--to", "immediate")
+        code, found, said = prover.run("--to", "immediate", "--job", backup.id)
     finally:
         away.rename(piece)
-    assert (code, found["verdict"], found["remembered"]) == (1, "damaged", False), said
+    assert (code, found["verdict"], found["remembered"]) == (backup_job.DAMAGED, "damaged", False), said
     assert piece.name in found["checks"][0]["text"]
     assert list((prover.place.root / "proof").glob("*")) == before
     assert prover.nothing_stays()

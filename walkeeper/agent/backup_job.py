@@ -168,7 +168,8 @@ class BackupJob:
             if cluster.waits:
                 self._stands.forget()
             stood = self._stands.note("" if found is None else found.version, self._clock.monotonic())
-            self.silent = self._mine is None and stood > SILENCE_SECONDS
+            runs = self._mine is None and job is not None and job.state == "running"
+            self.silent = runs and stood > SILENCE_SECONDS
             if self._mine is not None:
                 self._go_on(found, job, self._mine, self._lasting(cluster.alarm))
             elif cluster.record is not None and (due := self._due(job, cluster)) is not None:
