@@ -214,7 +214,7 @@ def test_the_complete_example_names_every_key() -> None:
     known = {"store", "s3", "encryption", "authentication", "spool", "postgresql", "agent", "restore", "gap", "backup"}
     from walkeeper.config.keys import all_keys  # noqa: PLC0415
 
-    known |= {key.name for key in all_keys()}
+    known |= {"gcs", "azure"} | {key.name for key in all_keys()}
     written = set(re.findall(r"^ +(?:# )?([a-z_0-9]+):", section, re.MULTILINE))
     assert written <= known, "a key that there is not"
 
@@ -316,6 +316,15 @@ def test_the_policies_allow_what_the_store_does_and_no_more() -> None:
     for name in ("policy-agent.json", "policy-restore.json"):  # nobody overwrites, whatever program he writes
         (put,) = (s for s in statements_of(name) if "s3:PutObject" in s["Action"])
         assert put["Condition"] == {"Null": {"s3:if-none-match": "false"}}
+
+
+def test_the_roles_of_the_clouds_neither_overwrite_nor_delete_but_for_expire() -> None:
+    gcs = {name: yaml.safe_load((EXAMPLES / "gcs" / f"role-{name}.yaml").read_text()) for name in ("agent", "delete")}
+    azure = {name: json.loads((EXAMPLES / "azure" / f"role-{name}.json").read_text()) for name in ("agent", "delete")}
+    may = {name: {each.rpartition(".")[2] for each in role["includedPermissions"]} for name, role in gcs.items()}
+    assert may == {"agent": {"create", "get", "list"}, "delete": {"delete"}}
+    may = {name: {each.partition("/blobs/")[2] for each in role["DataActions"]} for name, role in azure.items()}
+    assert may == {"agent": {"read", "add/action"}, "delete": {"delete"}}
 
 
 def test_no_lifecycle_rule_expires_wal() -> None:

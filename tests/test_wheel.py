@@ -129,7 +129,7 @@ def test_what_pyproject_asks_for_is_locked() -> None:
     extras = project["project"]["optional-dependencies"]
     wanted = {
         "build": project["build-system"]["requires"],
-        "run": [*project["project"]["dependencies"], *extras["encryption"], *extras["rich"]],
+        "run": [*project["project"]["dependencies"], *extras["encryption"], *extras["rich"], *extras["clouds"]],
         "dev": [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]],
     }
     for lock in LOCKS:

@@ -27,7 +27,7 @@
     │   └── NothingToCompare   whose bytes the store has could not be shown
     ├── StoreError             the object store; waiting can help
     │   ├── StoreUnavailable   no answer, a server error, a time-out
-    │   │   └── NotFound       an S3 server's 404, and what it is about
+    │   │   └── NotFound       a server's 404, and what it is about
     │   ├── StoreDenied        credentials or rights; waits slowly
     │   ├── StoreUnfit         it cannot keep what walkeeper promises; waiting does not help
     │   └── TooLarge           an object has more bytes than anything of its kind

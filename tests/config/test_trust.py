@@ -149,14 +149,16 @@ SECTIONS = {
     "encryption.identity_file": "  encryption: {{identity_file: {file}}}\n",
     "store.s3.secret_access_key_file": "      access_key_id: id\n      secret_access_key_file: {file}\n",
     "store.s3.credentials_file": "      credentials_file: {file}\n",
+    "store.gcs.service_account_file": "      service_account_file: {file}\n",
+    "store.azure.sas_token_file": "      account: ours\n      container: wal\n      sas_token_file: {file}\n",
 }
 
 
 @pytest.mark.parametrize("key", SECTIONS)
 def test_a_secret_in_a_file_of_its_own_is_held_to_the_same_rule(write: Write, key: str) -> None:
-    store = (
-        "  store:\n    s3:\n      bucket: wal\n" if key.startswith("store.s3") else "  store: {directory: /mnt/wal}\n"
-    )
+    kind = key.split(".")[1] if key.startswith("store.") else ""
+    bucket = "" if kind == "azure" else "      bucket: wal\n"
+    store = f"  store:\n    {kind}:\n{bucket}" if kind else "  store: {directory: /mnt/wal}\n"
     secret = write("secret", "hunter2\n", 0o600)
     path = write("patroni.yml", f"scope: demo\nwalkeeper:\n{store}{SECTIONS[key].format(file=secret)}", 0o600)
     assert load(path, {}).exposed == ()

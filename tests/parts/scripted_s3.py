@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -54,13 +54,14 @@ class Exchange(BaseHTTPRequestHandler):
     key: str
     query: dict[str, str]
     _body: bytes | None
+    metadata_header = "x-amz-meta-"
 
     def behave(self) -> None:
         """Do what a good server does."""
         body = self.whole_body()
         if self.query.keys() & self.s3.bucket_settings.keys():
             return self.answer(200, self.s3.bucket_settings[next(iter(self.query))].encode())
-        if self.s3.accepted_key not in self.headers.get("Authorization", ""):
+        if not self.is_let_in():
             return self.refuse(403, "InvalidAccessKeyId")
         if self.bucket != self.s3.bucket:
             return self.refuse(404, "NoSuchBucket")
@@ -77,6 +78,9 @@ class Exchange(BaseHTTPRequestHandler):
             return self.refuse(404, "NoSuchKey")
         return self.describe(stored)
 
+    def is_let_in(self) -> bool:
+        return self.s3.accepted_key in self.headers.get("Authorization", "")
+
     def whole_body(self) -> bytes:
         """The request's body, read to its end once."""
         if self._body is None:
@@ -85,8 +89,8 @@ class Exchange(BaseHTTPRequestHandler):
 
     def commit(self) -> Stored:
         """Store the object, whatever is there."""
-        names = [name for name in self.headers if name.lower().startswith("x-amz-meta-")]
-        metadata = {name.lower().removeprefix("x-amz-meta-"): self.headers[name] for name in names}
+        names = [name for name in self.headers if name.lower().startswith(self.metadata_header)]
+        metadata = {name.lower().removeprefix(self.metadata_header): self.headers[name] for name in names}
         stored = Stored(self.whole_body(), metadata)
         with self.s3.lock:
             self.s3.objects[self.key] = stored
@@ -97,7 +101,7 @@ class Exchange(BaseHTTPRequestHandler):
         content = stored.body if body is None else body
         headers = {
             "ETag": f'"{stored.etag}"',
-            **{f"x-amz-meta-{name}": value for name, value in stored.metadata.items()},
+            **{f"{self.metadata_header}{name}": value for name, value in stored.metadata.items()},
         }
         if self.headers.get("Range") == "bytes=0-0" and content:
             return self.answer(206, content[:1], {**headers, "Content-Range": f"bytes 0-0/{len(content)}"})
@@ -162,14 +166,18 @@ class Exchange(BaseHTTPRequestHandler):
         self.s3 = self.server.s3
         self._body = None
         url = urlsplit(self.path)
-        self.bucket, _, self.key = unquote(url.path).lstrip("/").partition("/")
         self.query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
-        self.operation = "LIST" if "list-type" in self.query else self.command  # type: ignore[assignment]
+        self.understand(unquote(url.path).lstrip("/"))
         fault = self.s3.note(self)
         if fault is None:
             self.behave()
         else:
             fault(self)
+
+    def understand(self, path: str) -> None:
+        """What is asked for: bucket, key, operation."""
+        self.bucket, _, self.key = path.partition("/")
+        self.operation = "LIST" if "list-type" in self.query else self.command  # type: ignore[assignment]
 
     do_GET = do_HEAD = do_PUT = do_DELETE = _serve  # noqa: N815 - the names http.server looks for
 
@@ -195,6 +203,8 @@ class _Server(ThreadingHTTPServer):
 class ScriptedS3:
     """As a context manager it listens on 127.0.0.1 until the end. ``requests`` lists operation and key of all it got."""
 
+    exchange: ClassVar[type[Exchange]] = Exchange
+
     def __init__(self, *, certificate: tuple[Path, Path] | None = None) -> None:
         self.bucket = "wal"
         self.accepted_key = "first-key"
@@ -211,7 +221,7 @@ class ScriptedS3:
         self.closing = threading.Event()
         self._next: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._always: dict[str, Fault] = {}
-        self._server = _Server(("127.0.0.1", 0), Exchange)
+        self._server = _Server(("127.0.0.1", 0), self.exchange)
         self._server.s3 = self
         self._scheme = "http"
         if certificate is not None:

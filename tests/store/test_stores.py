@@ -1,4 +1,4 @@
-"""What every store promises (walkeeper/store/base.py), held against memory, a directory and a real S3 server."""
+"""What every store promises (walkeeper/store/base.py), held against memory, a directory, a real S3 server, and servers that speak as clouds do."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ import pytest
 from msgspec.structs import replace
 
 from tests.parts.processes import wait_until
+from tests.parts.scripted_clouds import ScriptedAzure, ScriptedGcs
 from tests.parts.seaweedfs import SeaweedFS
 from tests.twins.memory_store import MemoryStore
 from walkeeper.errors import BadName, ConfigError, Refused, StoreDenied, StoreUnavailable, StoreUnfit, TooLarge
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
+from walkeeper.store.clouds.keys import CloudSettings
 from walkeeper.store.directory import DirectoryStore
 from walkeeper.store.directory.keys import DirectorySettings
 from walkeeper.store.limited import Limited
@@ -38,7 +40,24 @@ def seaweedfs() -> Iterator[SeaweedFS]:
         yield server
 
 
-@pytest.fixture(params=["memory", "directory", "directory within limits", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.fixture(scope="module")
+def clouds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], CloudSettings]]:
+    """Of a cloud's name: how a scripted server is reached that speaks so."""
+    with ScriptedGcs() as gcs, ScriptedAzure() as azure:
+        account = tmp_path_factory.mktemp("account") / "key.json"
+        yield lambda name: (gcs if name == "gcs" else azure).cloud(account)
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        "directory",
+        "directory within limits",
+        pytest.param("s3", marks=pytest.mark.s3),
+        "gcs",
+        "azure",
+    ]
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "memory":
         return MemoryStore()
@@ -46,8 +65,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         return DirectoryStore(tmp_path)
     if request.param == "directory within limits":
         return DirectorySettings(tmp_path).open()
+    prefix = f"test/{next(_prefixes)}-{secrets.token_hex(4)}"
+    if request.param in ("gcs", "azure"):
+        cloud: Callable[[str], CloudSettings] = request.getfixturevalue("clouds")
+        return replace(cloud(request.param), prefix=prefix).open()
     server: SeaweedFS = request.getfixturevalue("seaweedfs")
-    return S3Store(server.settings(prefix=f"test/{next(_prefixes)}-{secrets.token_hex(4)}"))
+    return S3Store(server.settings(prefix=prefix))
 
 
 def keys(store: Store, prefix: str) -> list[str]:

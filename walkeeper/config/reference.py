@@ -65,7 +65,8 @@ def reference() -> str:
         parts.append(f"## `{title}`\n" if title else "## Top level\n")
         parts.append(f"{inspect.cleandoc(section.__doc__ or '')}\n")
         parts.append("| key | default | | variable |\n| --- | --- | --- | --- |")
-        parts.append("\n".join(_row(key) for key in keys_of(section, path)) + "\n")
+        keys = sorted(keys_of(section, path), key=lambda key: not key.required)
+        parts.append("\n".join(map(_row, keys)) + "\n")
     return "\n".join(parts)
 
 

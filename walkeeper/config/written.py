@@ -104,7 +104,7 @@ class Written:
             raise self.error(
                 ("store",),
                 "missing",
-                hint="Say where WAL goes in the section walkeeper: of this file: store.directory, or store.s3.bucket.",
+                hint="Say where WAL goes in the section walkeeper: of this file: store.directory, or store.s3, gcs, azure.",
             )
         if len(given) > 1:
             raise self.error(("store",), f"both {' and '.join(given)}", hint="Keep one: an archive has one store.")

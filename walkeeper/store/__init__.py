@@ -1,1 +1,1 @@
-"""Where archived objects live for good: a directory, or S3 and compatibles, behind one small interface."""
+"""Where archived objects live for good: a directory, S3, Google's or Azure's clouds, behind one interface."""

@@ -52,7 +52,7 @@ class Store(Protocol):
 
     Every method may block for the store's own time-outs and raises StoreUnavailable, StoreDenied or StoreUnfit
     (walkeeper.errors). A call ends within a total time, however slowly an answer drips: a fixed one, and what the bytes that
-    did come take at SLOWEST. All may be called from several threads. None retries: the caller has the one loop for that.
+    went or came take at SLOWEST. All may be called from several threads. None retries: the caller has the one loop for that.
     """
 
     @property

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from walkeeper.lib.section import Section
 from walkeeper.store.base import Store, StoreSettings
+from walkeeper.store.clouds.keys import AzureSettings, GcsSettings
 from walkeeper.store.directory.keys import DirectorySettings
 from walkeeper.store.s3.keys import S3Settings
 
@@ -18,6 +19,8 @@ class StoreKeys(Section, frozen=True):
 
     directory: Annotated[Path | None, Meta(description="A directory that every node mounts.")] = None
     s3: S3Settings | None = None
+    gcs: GcsSettings | None = None
+    azure: AzureSettings | None = None
 
     def given(self) -> dict[str, StoreSettings]:
         """What is configured, under the names of the keys. A directory has one setting and is written as that."""

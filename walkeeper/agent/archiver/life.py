@@ -59,8 +59,8 @@ class Life:
         except StoreDenied as problem:  # they would pile up
             raise StoreDenied(
                 f"{problem}: no new sign of life is given",
-                hint=f"The credentials need the right to delete below {layout.lives} (s3:DeleteObject). Until then a copy of "
-                "this cluster with its configuration is not noticed.",
+                hint=f"The credentials need the right to delete below {layout.lives} (s3:DeleteObject, or as in examples/gcs and "
+                "examples/azure). Until then a copy of this cluster with its configuration is not noticed.",
             ) from None
         self._number = max(self._number + 1, *(number + 1 for number in own), life.FIRST)
         life.give(store, layout, Sign(self._token, self._number), self._owner)

@@ -39,7 +39,8 @@ def store_answers(facts: Facts) -> Iterator[Verdict]:
     "error",
     what="This node's credentials may create, read and list objects.",
     why="Every node must be able to archive when it is promoted, and to read when it restores. Deleting is not needed.",
-    fix="s3:PutObject and s3:GetObject on the prefix, s3:ListBucket on the bucket; or the directory's owner and mode.",
+    fix="s3:PutObject and s3:GetObject on the prefix, s3:ListBucket on the bucket; the role in examples/gcs or examples/azure; "
+    "or the directory's owner and mode.",
 )
 def store_allows(facts: Facts) -> Iterator[Verdict]:
     store = facts.store
@@ -59,7 +60,7 @@ def store_allows(facts: Facts) -> Iterator[Verdict]:
     what="The store creates objects and never replaces one.",
     why="Two servers that write the same name must not destroy each other's WAL. Probed by writing one object under "
     "probe/ twice.",
-    fix="A store that honours If-None-Match; or overwrite_guard: head, which is weaker.",
+    fix="A store that honours If-None-Match; or, with S3, overwrite_guard: head, which is weaker.",
 )
 def store_creates_only(facts: Facts) -> Iterator[Verdict]:
     store = facts.store
@@ -86,7 +87,7 @@ def store_creates_only(facts: Facts) -> Iterator[Verdict]:
     what="The store keeps what somebody deletes: versioning, and better object lock as well.",
     why="Who gets hold of credentials that may delete, or of the console, deletes the archive. That cannot be proved afterwards, "
     "nor undone.",
-    fix="Bucket versioning with a lifecycle rule for old versions; object lock is chosen when a bucket is made (examples/s3).",
+    fix="Bucket versioning with a lifecycle rule for old versions; object lock is chosen when a bucket is made (examples).",
 )
 def store_keeps_versions(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.store, Unknown):
@@ -110,7 +111,7 @@ def store_keeps_versions(facts: Facts) -> Iterator[Verdict]:
     AREA,
     "error",
     what="This node's clock agrees with the store's.",
-    why="S3 refuses every request that is 15 minutes off; then nothing is archived and nothing restored.",
+    why="S3 and Azure refuse every request that is 15 minutes off; then nothing is archived and nothing restored.",
     fix="Run chrony or another NTP client.",
 )
 def store_clock(facts: Facts) -> Iterator[Verdict]:

@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -17,16 +16,14 @@ from walkeeper.errors import WrongSetting
 from walkeeper.lib.section import Secret, SecretFile, Section
 from walkeeper.lib.trust import UnusableSecret, Us, read_secret
 from walkeeper.lib.units import Seconds
-from walkeeper.store.object_key import MAX_KEY, is_part
+from walkeeper.store.address import in_clear, one_endpoint, one_prefix
+from walkeeper.store.object_key import MAX_KEY
 
 if TYPE_CHECKING:
     from walkeeper.store.base import Store
 
 OverwriteGuard: TypeAlias = Literal["conditional", "head"]
 """``conditional``: PUT with ``If-None-Match: *``. ``head``: look first, for stores that ignore the condition."""
-
-MAX_PREFIX: Final = 1000 - MAX_KEY
-"""Characters, with a slash at the end."""
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_/:.-]{1,2048}")
@@ -158,16 +155,10 @@ class S3Settings(Section, frozen=True):
                 f"from {self.storage_class} nothing can be read without hours of waiting",
                 hint="Use STANDARD_IA or GLACIER_IR; a lifecycle rule of the bucket must not move objects there either.",
             )
-        return msgspec.structs.replace(self, prefix=_prefix(self.prefix), endpoint=_endpoint(self.endpoint))
+        return msgspec.structs.replace(self, prefix=one_prefix(self.prefix), endpoint=one_endpoint(self.endpoint))
 
     def doubts(self) -> Iterator[WrongSetting]:
-        url = urlsplit(self.endpoint or "")
-        if url.scheme == "http" and not _is_here(url.hostname or ""):
-            yield WrongSetting(
-                "endpoint",
-                "WAL goes over the network in clear, and whoever is on the way can read and change it",
-                hint="Use https://, with ca_file where the server's certificate is from an authority of your own.",
-            )
+        yield from in_clear(self.endpoint)
 
     def with_timeout(self, seconds: float) -> Self:
         return msgspec.structs.replace(
@@ -185,9 +176,10 @@ class S3Settings(Section, frozen=True):
         return self
 
     def clock_ahead(self) -> float | None:
-        from walkeeper.store.s3.clock import ahead  # noqa: PLC0415 - ssl and http are for the doctor only
+        from walkeeper.store.clock import ahead  # noqa: PLC0415 - ssl and http are for the doctor only
 
-        return ahead(self)
+        endpoint = self.endpoint or f"https://s3.{self.region or 'us-east-1'}.amazonaws.com"
+        return ahead(endpoint, self.ca_file, self.connect_timeout)
 
     def kept_versions(self) -> str | None:
         from walkeeper.store.s3.driver import S3Store  # noqa: PLC0415 - the SDK takes a quarter of a second of CPU
@@ -202,10 +194,6 @@ class S3Settings(Section, frozen=True):
         from walkeeper.store.s3.driver import S3Store  # noqa: PLC0415 - the SDK takes a quarter of a second of CPU
 
         return S3Store(self)
-
-
-def _is_here(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def what_to_write(bucket: str) -> str:
@@ -230,30 +218,3 @@ def _say(bucket: str, prefix: str, **others: str | None) -> str:
     settings = {"bucket": bucket, "prefix": prefix.strip("/"), **others}
     written = ", ".join(f"{key}: {value}" for key, value in settings.items() if value)
     return f"Write {written}." if bucket else "Name the bucket: the name and nothing else."
-
-
-def _prefix(prefix: str) -> str:
-    """Without slashes at its ends or doubled ones: stores differ in what they make of ``a//b``."""
-    parts = [part for part in prefix.split("/") if part]
-    if not all(is_part(part) for part in parts):
-        raise WrongSetting(
-            "prefix",
-            f"{prefix[:MAX_KEY]!r} cannot be part of a key",
-            hint="Use letters, digits, dashes and slashes; no part may start with a dot.",
-        )
-    if sum(len(part) + 1 for part in parts) > MAX_PREFIX:
-        raise WrongSetting("prefix", f"longer than {MAX_PREFIX - 1} characters")
-    return "/".join(parts)
-
-
-def _endpoint(endpoint: str | None) -> str | None:
-    if endpoint is None:
-        return None
-    try:
-        url = urlsplit(endpoint)
-        fits = url.scheme in ("http", "https") and url.hostname and (url.port or 1)
-    except ValueError:
-        fits = False
-    if not fits or "@" in endpoint or url.query or url.fragment or not endpoint.isprintable() or " " in endpoint:
-        raise WrongSetting("endpoint", "expected http(s)://HOST[:PORT] and nothing else")
-    return endpoint.rstrip("/")

@@ -1,25 +1,22 @@
-"""What time it is at an S3 server: from the Date of any answer, also of a refusal."""
+"""What time it is at a store that speaks HTTP: from the Date of any answer, also of a refusal."""
 
 from __future__ import annotations
 
 import http.client
 import ssl
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import urlparse
 
 from walkeeper.errors import StoreUnavailable
 from walkeeper.lib import clock
 
-if TYPE_CHECKING:
-    from walkeeper.store.s3.keys import S3Settings
 
-
-def ahead(settings: S3Settings) -> float:
+def ahead(endpoint: str, ca_file: Path | None, timeout: float) -> float:
     """Seconds, negative where it is behind ours. Raises StoreUnavailable."""
-    url = urlparse(settings.endpoint or f"https://s3.{settings.region or 'us-east-1'}.amazonaws.com")
-    host, timeout = url.hostname or "", settings.connect_timeout
-    authority = None if settings.ca_file is None else str(settings.ca_file)
+    url = urlparse(endpoint)
+    host = url.hostname or ""
+    authority = None if ca_file is None else str(ca_file)
     try:
         connection = (
             http.client.HTTPSConnection(

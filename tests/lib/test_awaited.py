@@ -1,0 +1,83 @@
+"""Calls of a library that awaits: each ends in time, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from walkeeper.lib.awaited import Awaited, Limit, Overdue
+
+
+def test_a_call_returns_and_raises_what_its_function_does() -> None:
+    calls = Awaited("test")
+
+    async def fails(_: Limit) -> None:
+        raise TimeoutError("its own")
+
+    async def works(_: Limit) -> str:
+        await asyncio.sleep(0)
+        return "done"
+
+    assert calls.call(works, 60) == "done"
+    with pytest.raises(TimeoutError, match="its own"):
+        calls.call(fails, 60)
+    calls.end()
+
+
+def test_a_call_that_is_over_its_time_is_cancelled_beside_others_that_go_on() -> None:
+    calls, cancelled, beside = Awaited("test"), threading.Event(), threading.Event()
+
+    async def hangs(_: Limit) -> None:
+        try:
+            await asyncio.sleep(600)
+        finally:
+            cancelled.set()
+
+    async def waits(_: Limit) -> str:
+        await asyncio.to_thread(beside.wait)
+        return "went on"
+
+    said: list[str] = []
+    other = threading.Thread(target=lambda: said.append(calls.call(waits, 600)))
+    other.start()
+    with pytest.raises(Overdue):
+        calls.call(hangs, 0.05)
+    assert cancelled.is_set()
+    beside.set()
+    other.join()
+    assert said == ["went on"]
+    calls.end()
+
+
+def test_a_call_has_the_time_that_it_earns() -> None:
+    calls = Awaited("test")
+
+    async def earns(limit: Limit) -> str:
+        limit.extend(600)
+        await asyncio.sleep(0.3)
+        return "done"
+
+    assert calls.call(earns, 0.2) == "done"
+    calls.end()
+
+
+def test_a_process_ends_beside_a_call_that_hangs() -> None:
+    text = """
+import asyncio, threading
+from walkeeper.lib.awaited import Awaited
+calls, begun = Awaited("test"), threading.Event()
+async def hangs(_):
+    begun.set()
+    try:
+        await asyncio.sleep(600)
+    finally:
+        print("cancelled", flush=True)
+threading.Thread(target=lambda: calls.call(hangs, 600), daemon=True).start()
+begun.wait()
+"""
+    ended = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "cancelled")

@@ -1,0 +1,678 @@
+"""What the stores of Google and Azure make of servers that refuse, stall, cut and lie, and how they get in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from tests.parts.processes import free_port
+from tests.parts.scripted_clouds import CLOUDS, ScriptedAzure, ScriptedCloud, ScriptedGcs
+from tests.parts.scripted_s3 import (
+    Exchange,
+    Stored,
+    commit_then_answer,
+    commit_then_reset,
+    cut_answer,
+    deaf,
+    drip,
+    page,
+    refuse,
+    reset_at,
+    say_yes,
+    swallow,
+)
+from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit, TooLarge, WrongSetting
+from walkeeper.lib.units import Seconds
+from walkeeper.store.base import SLOWEST, AlreadyThere, ObjectInfo, Store
+from walkeeper.store.clouds.answers import read, store_error
+from walkeeper.store.clouds.driver import CREDENTIALS_AGE, CloudStore
+from walkeeper.store.clouds.keys import AzureSettings, GcsSettings
+
+KEY = "cluster/wal/000000010000000000000001.zst"
+BODY = bytes(range(256)) * 4096
+METADATA = {"sha256": "0f" * 32, "packed-size": "16777216"}
+DATED = "Last-Modified: Sat, 28 Nov 2026 12:00:00 GMT\r\nETag: x\r\n"
+
+TOKEN = "Generic GCS error: Error performing token request: Error performing GET http://metadata/token"
+
+Call = Callable[[Store], object]
+
+CALLS: dict[str, tuple[Any, Call]] = {
+    "create": ("PUT", lambda store: store.create(KEY, BODY, METADATA)),
+    "head": ("HEAD", lambda store: store.head(KEY)),
+    "get": ("GET", lambda store: store.get(KEY)),
+    "list": ("LIST", lambda store: list(store.list(""))),
+    "folders": ("LIST", lambda store: list(store.folders(""))),
+    "delete": ("DELETE", lambda store: store.delete(KEY)),
+}
+EACH_CALL = pytest.mark.parametrize(("operation", "call"), CALLS.values(), ids=CALLS.keys())
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("AZURE_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(params=CLOUDS)
+def server(request: pytest.FixtureRequest) -> Iterator[ScriptedCloud]:
+    with CLOUDS[request.param]() as server:
+        yield server
+
+
+@pytest.fixture
+def azure() -> Iterator[ScriptedAzure]:
+    with ScriptedAzure() as server:
+        yield server
+
+
+@pytest.fixture
+def gcs() -> Iterator[ScriptedGcs]:
+    with ScriptedGcs() as server:
+        yield server
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Path:
+    return tmp_path / "account.json"
+
+
+@pytest.fixture
+def store(server: ScriptedCloud, account: Path) -> CloudStore:
+    return CloudStore(server.cloud(account))
+
+
+@pytest.fixture
+def hurried(gcs: ScriptedGcs, account: Path, monkeypatch: pytest.MonkeyPatch) -> CloudStore:
+    """A fifth of a second for a call, and nothing for the bytes of an object."""
+    monkeypatch.setattr("walkeeper.store.clouds.driver.SLOWEST", 1024**3)
+    return CloudStore(gcs.cloud(account, timeout=Seconds(0.2)))
+
+
+class HandClock:
+    """Stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+# ---------------------------------------------------------------------------------------------------------- the request
+
+
+def test_a_segment_is_one_conditional_put_whose_bytes_google_confirms(gcs: ScriptedGcs, account: Path) -> None:
+    CloudStore(gcs.cloud(account)).create(KEY, BODY, METADATA)
+    assert gcs.requests == [("PUT", KEY)]
+    assert gcs.headers[0]["x-goog-if-generation-match"] == "0"
+    assert gcs.objects[KEY] == Stored(BODY, METADATA)
+
+
+def test_azure_confirms_size_and_metadata_under_names_that_it_can_have(azure: ScriptedAzure, account: Path) -> None:
+    CloudStore(azure.cloud(account)).create(KEY, BODY, METADATA)
+    assert azure.requests == [("PUT", KEY), ("HEAD", KEY)]
+    assert azure.headers[0]["if-none-match"] == "*"
+    assert azure.objects[KEY].metadata == {"sha256": "0f" * 32, "packed_size": "16777216"}
+
+
+def test_an_absent_object_is_asked_for_twice(server: ScriptedCloud, store: CloudStore) -> None:
+    assert store.head("not/there") is None
+    assert store.get("not/there") is None
+    assert server.requests == [("HEAD", "not/there"), ("GET", "not/there"), ("GET", "not/there")]
+
+
+# ---------------------------------------------------------------------------------------------------- outages, refusals
+
+OUTAGES = [
+    (500, "InternalError"),
+    (502, "BadGateway"),
+    (503, "ServerBusy"),
+    (504, "GatewayTimeout"),
+    (429, "TooManyRequests"),
+    (408, "RequestTimeout"),
+    (400, "Md5Mismatch"),
+    (409, "OperationAborted"),
+    (409, "ContainerBeingDeleted"),
+    (404, "NoSuchBucket"),
+]
+
+
+@EACH_CALL
+def test_a_server_in_trouble_is_unavailable_after_one_try(
+    server: ScriptedCloud, store: CloudStore, operation: Any, call: Call
+) -> None:
+    for status, code in OUTAGES:
+        server.requests.clear()
+        server.always(operation, refuse(status, code))
+        server.always("GET", refuse(status, code))
+        with pytest.raises(StoreUnavailable, match=str(status)) as caught:
+            call(store)
+        assert caught.value.hint
+        assert [asked for asked, _ in server.requests].count(operation) == 1, code
+
+
+@EACH_CALL
+def test_what_somebody_must_fix_is_denied_with_a_hint(
+    server: ScriptedCloud, store: CloudStore, operation: Any, call: Call
+) -> None:
+    for status, code in [(403, "AccessDenied"), (401, "AuthenticationRequired"), (403, "AuthenticationFailed")]:
+        server.always(operation, refuse(status, code))
+        with pytest.raises(StoreDenied) as caught:
+            call(store)
+        assert "restart" in caught.value.hint
+
+
+@EACH_CALL
+def test_a_page_that_is_not_the_stores_is_never_an_absence(
+    server: ScriptedCloud, store: CloudStore, operation: Any, call: Call
+) -> None:
+    for status in (404, 400, 502):
+        server.always(operation, page(status))
+        server.always("GET", page(status))
+        with pytest.raises(StoreUnavailable):
+            call(store)
+
+
+@EACH_CALL
+def test_a_refused_connection_and_a_name_that_nobody_has_are_unavailable(
+    server: ScriptedCloud, account: Path, operation: Any, call: Call
+) -> None:
+    for endpoint in (f"http://127.0.0.1:{free_port()}", "http://no-such-host.invalid"):
+        with pytest.raises(StoreUnavailable) as caught:
+            call(CloudStore(server.cloud(account, endpoint=endpoint)))
+        assert "endpoint" in caught.value.hint
+
+
+@EACH_CALL
+def test_a_deaf_server_is_unavailable_when_the_time_is_over(
+    gcs: ScriptedGcs, hurried: CloudStore, operation: Any, call: Call
+) -> None:
+    gcs.always(operation, deaf)
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        call(hurried)
+
+
+@EACH_CALL
+def test_an_answer_that_drips_ends_with_the_total_time(
+    gcs: ScriptedGcs, hurried: CloudStore, operation: Any, call: Call
+) -> None:
+    gcs.next(operation, drip(b"HTTP/1.1 200 OK\r\nX-Slow: "))
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        call(hurried)
+
+
+@pytest.mark.parametrize("operation", ["GET", "LIST"])
+def test_a_body_that_drips_ends_with_the_total_time(gcs: ScriptedGcs, hurried: CloudStore, operation: Any) -> None:
+    gcs.next(operation, drip(f"HTTP/1.1 200 OK\r\n{DATED}Content-Length: 1000000000\r\n\r\n".encode()))
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        CALLS[operation.lower()][1](hurried)
+
+
+def test_a_server_that_takes_an_object_too_slowly_ends_with_the_total_time(
+    gcs: ScriptedGcs, hurried: CloudStore
+) -> None:
+    gcs.next("PUT", swallow)
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        hurried.create(KEY, BODY * 32, METADATA)
+
+
+def test_the_bytes_of_an_object_have_time_of_their_own(
+    gcs: ScriptedGcs, account: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earned: list[float] = []
+
+    class Noted:
+        def extend(self, seconds: float) -> None:
+            earned.append(seconds)
+
+    def call(request: Callable[[Noted], Any], seconds: float) -> Any:
+        async def within() -> Any:
+            return await request(Noted())
+
+        earned.append(seconds)
+        return asyncio.run(within())
+
+    store = CloudStore(gcs.cloud(account))
+    monkeypatch.setattr("walkeeper.store.clouds.driver._calls", SimpleNamespace(call=call))
+    store.create(KEY, BODY, METADATA)
+    assert store.get(KEY) == BODY
+    assert sum(earned) == 2 * (60 + len(BODY) / SLOWEST)
+
+
+@pytest.mark.parametrize("count", [0, len(BODY) // 2, len(BODY)])
+def test_a_reset_while_sending_leaves_no_object_and_the_next_try_stores_it(
+    server: ScriptedCloud, store: CloudStore, count: int
+) -> None:
+    server.next("PUT", reset_at(count))
+    with pytest.raises(StoreUnavailable):
+        store.create(KEY, BODY, METADATA)
+    assert KEY not in server.objects
+    store.create(KEY, BODY, METADATA)
+    assert server.objects[KEY].body == BODY
+
+
+# ----------------------------------------------------------------------------------------------- there, or cannot tell
+
+
+def test_an_object_whose_answer_was_lost_is_already_there_at_the_next_try(
+    server: ScriptedCloud, store: CloudStore
+) -> None:
+    server.next("PUT", commit_then_reset)
+    with pytest.raises(StoreUnavailable):
+        store.create(KEY, BODY, METADATA)
+    with pytest.raises(AlreadyThere):
+        store.create(KEY, BODY, METADATA)
+    assert store.head(KEY) == ObjectInfo(KEY, len(BODY), METADATA)
+
+
+def test_a_refusal_to_overwrite_is_already_there_only_if_the_object_is(
+    server: ScriptedCloud, store: CloudStore
+) -> None:
+    """As of a token that may create and not write: the right is looked at before the condition."""
+    server.always("PUT", refuse(403, "UnauthorizedBlobOverwrite"))
+    with pytest.raises(StoreDenied):
+        store.create(KEY, BODY, METADATA)
+    server.objects[KEY] = Stored(b"the first", {})
+    with pytest.raises(AlreadyThere):
+        store.create(KEY, BODY, METADATA)
+    server.always("HEAD", refuse(503, "ServerBusy"))
+    with pytest.raises(StoreDenied):
+        store.create(KEY, BODY, METADATA)
+
+
+def test_a_conflict_of_another_kind_does_not_say_that_the_object_is_there(azure: ScriptedAzure, account: Path) -> None:
+    azure.next("PUT", refuse(409, "BlobImmutableDueToPolicy"))
+    with pytest.raises(StoreUnavailable, match="BlobImmutableDueToPolicy"):
+        CloudStore(azure.cloud(account)).create(KEY, BODY, METADATA)
+
+
+def test_a_missing_bucket_is_not_an_absent_object(server: ScriptedCloud, account: Path) -> None:
+    server.bucket = "another"
+    store = CloudStore(server.cloud(account))
+    for _, call in CALLS.values():
+        with pytest.raises(StoreUnavailable) as caught:
+            call(store)
+    assert "Create the bucket" in caught.value.hint
+
+
+def test_an_object_that_comes_between_two_looks_is_not_absent(server: ScriptedCloud, store: CloudStore) -> None:
+    server.objects[KEY] = Stored(BODY)
+    server.next("HEAD", refuse(404, "NoSuchKey"))
+    with pytest.raises(StoreUnavailable, match="not there for HEAD"):
+        store.head(KEY)
+    assert store.head(KEY) is not None
+
+
+def test_an_absence_that_cannot_be_confirmed_is_unavailable(server: ScriptedCloud, store: CloudStore) -> None:
+    server.next("GET", refuse(503, "SlowDown"), refuse(403, "AccessDenied"))
+    with pytest.raises(StoreUnavailable):
+        store.head(KEY)
+    with pytest.raises(StoreDenied):
+        store.head(KEY)
+
+
+# ----------------------------------------------------------------------------------------------------------------- lies
+
+
+def test_a_yes_without_an_object_is_not_durable(server: ScriptedCloud, store: CloudStore) -> None:
+    server.next("PUT", say_yes)
+    with pytest.raises(StoreUnavailable, match="not durable"):
+        store.create(KEY, BODY, METADATA)
+
+
+@pytest.mark.parametrize("kept", [Stored(BODY[:-1], METADATA), Stored(BODY, {"sha256": "other"})])
+def test_a_yes_with_something_else_stored_is_not_durable(
+    server: ScriptedCloud, store: CloudStore, kept: Stored
+) -> None:
+    def keep_something_else(exchange: Exchange) -> None:
+        exchange.s3.objects[exchange.key] = kept
+        say_yes(exchange)
+
+    server.next("PUT", keep_something_else)
+    with pytest.raises(StoreUnavailable, match="not durable"):
+        store.create(KEY, BODY, METADATA)
+
+
+def test_another_etag_is_fine_if_the_object_is_there(gcs: ScriptedGcs, account: Path) -> None:
+    gcs.next("PUT", commit_then_answer(200, ETag='"of-a-key-of-the-customer"'))
+    CloudStore(gcs.cloud(account)).create(KEY, BODY, METADATA)
+    assert gcs.requests == [("PUT", KEY), ("HEAD", KEY)]
+
+
+@pytest.mark.parametrize("count", [0, 1, len(BODY) // 2, len(BODY) - 1])
+def test_a_body_that_is_cut_short_is_never_delivered(server: ScriptedCloud, store: CloudStore, count: int) -> None:
+    server.objects[KEY] = Stored(BODY)
+
+    def cut(exchange: Exchange) -> None:
+        exchange.wfile.write(f"HTTP/1.1 200 OK\r\n{DATED}Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY[:count])
+        exchange.close_connection = True
+
+    server.next("GET", cut, cut_answer(count))
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            store.get(KEY)
+    assert store.get(KEY) == BODY
+
+
+@pytest.mark.parametrize(
+    "length", ["Content-Length: 1073741825", "Transfer-Encoding: chunked\r\nContent-Length: 9", ""]
+)
+def test_a_body_is_not_read_beyond_the_limit_or_what_it_stated(
+    server: ScriptedCloud, store: CloudStore, length: str
+) -> None:
+    sent = [0]
+
+    def endless(exchange: Exchange) -> None:
+        exchange.close_connection = True
+        exchange.wfile.write(f"HTTP/1.1 200 OK\r\n{DATED}{length}\r\n\r\n".replace("\r\n\r\n\r\n", "\r\n\r\n").encode())
+        with contextlib.suppress(OSError):
+            while not exchange.s3.closing.is_set():
+                exchange.wfile.write(b"10000\r\n" + bytes(65536) + b"\r\n")
+                sent[0] += 65536
+
+    server.next("GET", endless)
+    with pytest.raises(TooLarge if length.endswith("825") else StoreError):
+        store.get(KEY, 1024**3)
+    assert sent[0] < 100 * 1024**2
+
+
+# ----------------------------------------------------------------------------------------------------------------- LIST
+
+
+def test_many_pages_are_one_listing(server: ScriptedCloud, store: CloudStore) -> None:
+    server.page_size = 7
+    expected = [f"k/{number:04d}" for number in range(100)]
+    server.objects.update((key, Stored(b"x")) for key in expected)
+    assert [info.key for info in store.list("")] == expected
+    assert len(server.requests) == 15
+
+
+def test_names_that_only_begin_alike_are_left_out(server: ScriptedCloud, store: CloudStore) -> None:
+    server.objects.update(
+        (key, Stored(b"x")) for key in ("tail/00000001A", "tail/00000001B/x", "tail/00000002", "tails")
+    )
+    assert [info.key for info in store.list("tail/00000001")] == ["tail/00000001A", "tail/00000001B/x"]
+
+
+def test_a_listing_out_of_order_is_an_error_and_not_a_hole(server: ScriptedCloud, store: CloudStore) -> None:
+    server.next("LIST", lambda exchange: exchange.listing(["a/1", "a-b"]))
+    with pytest.raises(StoreUnavailable, match="out of order") as caught:
+        list(store.list(""))
+    assert "hierarchical" in caught.value.hint
+
+
+def test_a_listing_that_fails_half_way_is_an_error_and_not_an_end(
+    server: ScriptedCloud, store: CloudStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("walkeeper.store.clouds.driver.PAGE", 1)
+    server.next("LIST", lambda exchange: exchange.listing(["a"], token="1"), refuse(503, "SlowDown"))
+    listing = store.list("")
+    assert next(listing).key == "a"
+    with pytest.raises(StoreUnavailable):
+        next(listing)
+
+
+def test_an_answer_that_is_no_listing_is_unavailable(server: ScriptedCloud, store: CloudStore) -> None:
+    server.always("LIST", page(200, "<html>log in to the wireless network"))
+    for call in (store.list, store.folders):
+        with pytest.raises(StoreUnavailable):
+            list(call(""))
+
+
+# ------------------------------------------------------------------------------------------------------------ the probe
+
+
+def test_the_probe_passes_on_a_good_server_and_leaves_nothing(server: ScriptedCloud, store: CloudStore) -> None:
+    store.probe()
+    assert server.objects == {}
+
+
+def test_the_probe_finds_a_store_that_overwrites(server: ScriptedCloud, store: CloudStore) -> None:
+    server.honours_condition = False
+    with pytest.raises(StoreUnfit, match="overwrites"):
+        store.probe()
+    assert server.objects == {}
+
+
+def test_the_probe_is_content_with_credentials_that_may_not_delete(server: ScriptedCloud, store: CloudStore) -> None:
+    server.always("DELETE", refuse(403, "AccessDenied"))
+    store.probe()
+    assert [key.partition("/")[0] for key in server.objects] == ["probe"]
+
+
+# ---------------------------------------------------------------------------------------------------------- credentials
+
+
+@pytest.fixture(scope="module")
+def private_key(tmp_path_factory: pytest.TempPathFactory) -> str:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl program here to make a key with")
+    path = tmp_path_factory.mktemp("key") / "key.pem"
+    command = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    return path.read_text()
+
+
+def write_account(path: Path, email: str, private_key: str) -> None:
+    path.write_text(
+        json.dumps(
+            {"type": "service_account", "client_email": email, "private_key": private_key, "private_key_id": "1"}
+        )
+    )
+    path.chmod(0o600)
+
+
+def test_a_service_account_that_was_changed_in_its_file_is_picked_up_without_a_restart(
+    gcs: ScriptedGcs, account: Path, private_key: str
+) -> None:
+    clock = HandClock()
+    write_account(account, "first-key", private_key)
+    store = CloudStore(gcs.cloud(account), clock)
+    store.create("before", b"", {})
+    gcs.accepted_key = "second-key"
+    clock.now += CREDENTIALS_AGE
+    with pytest.raises(StoreDenied):
+        store.create("during", b"", {})
+    write_account(account, "second-key", private_key)
+    clock.now += CREDENTIALS_AGE
+    store.create("after", b"", {})
+    assert set(gcs.objects) == {"before", "after"}
+
+
+def test_googles_own_variable_names_the_account_too(
+    gcs: ScriptedGcs, account: Path, private_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_account(account, "first-key", private_key)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account))
+    store = CloudStore(gcs.cloud(account, service_account_file=None))
+    assert store.head(KEY) is None
+    assert gcs.headers[0]["authorization"].startswith("Bearer ey")
+
+
+@pytest.mark.parametrize("content", [None, "", "no JSON", '{"type": "external_account"}'])
+def test_an_account_that_cannot_be_used_is_denied_until_it_can(
+    gcs: ScriptedGcs, tmp_path: Path, private_key: str, content: str | None
+) -> None:
+    clock, path = HandClock(), tmp_path / "account.json"
+    if content is not None:
+        path.write_text(content)
+    store = CloudStore(replace(gcs.cloud(tmp_path / "other"), service_account_file=path), clock)
+    with pytest.raises(StoreDenied) as caught:
+        store.head(KEY)
+    assert "credentials" in caught.value.hint
+    assert "\n" not in str(caught.value)
+    write_account(path, "first-key", private_key)
+    clock.now += CREDENTIALS_AGE
+    assert store.head(KEY) is None
+
+
+def test_a_token_that_was_changed_in_its_file_is_picked_up_and_goes_before_the_environment(
+    azure: ScriptedAzure, account: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0")
+    clock, path = HandClock(), tmp_path / "token"
+    path.write_text("?sv=2021-08-06&sig=second-key\n")
+    path.chmod(0o600)
+    settings = azure.cloud(account, account_key=None, sas_token_file=path, sas_token="?sv=2021-08-06&sig=old-key")
+    store = CloudStore(settings, clock)
+    with pytest.raises(StoreDenied) as caught:
+        store.get(KEY)
+    assert "old-key" not in str(caught.value) + caught.value.hint + repr(store._settings)
+    azure.accepted_key = "second-key"
+    clock.now += CREDENTIALS_AGE
+    assert store.head(KEY) is None
+    assert store.head(KEY) is None
+    assert all("authorization" not in headers for headers in azure.headers)
+
+
+def test_a_connection_string_says_account_key_and_address(azure: ScriptedAzure) -> None:
+    written = f"DefaultEndpointsProtocol=https;AccountName=walaccount;AccountKey=c2VjcmV0==;BlobEndpoint={azure.endpoint}/walaccount"
+    settings = AzureSettings(container="wal", connection_string=written).checked()
+    assert settings.checked() == settings
+    assert (settings.account, settings.key, settings.address) == (
+        "walaccount",
+        "c2VjcmV0==",
+        f"{azure.endpoint}/walaccount",
+    )
+    CloudStore(replace(settings, connection_string=written.replace("=c2VjcmV0==", "=c2VjcmV0"))).create(
+        KEY, BODY, METADATA
+    )
+    assert azure.headers[0]["authorization"].startswith("SharedKey walaccount:")
+    assert "c2Vj" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f'{TOKEN} in 2s - HTTP error: error sending request\n\nDebug source:\n message: "No route to host"',
+        f"{TOKEN} in 1ms - Server returned non-2xx status code: 404 Not Found: no service account",
+        "Generic MicrosoftAzure error: Error reading federated token file\n\nDebug source:\nx",
+    ],
+)
+def test_credentials_that_cannot_be_had_are_denied_and_never_an_absence(said: str) -> None:
+    problem = store_error("gs://wal/a", read(said), rights="")
+    assert isinstance(problem, StoreDenied)
+    assert "No credentials" in problem.hint
+
+
+def test_a_signature_in_a_url_is_not_told() -> None:
+    said = (
+        "Generic error: Error performing GET https://a/b?sv=1&sig=SECRET in 1s - HTTP error: https://a/b?sig=SECRET\n"
+    )
+    assert "SECRET" not in str(read(said))
+
+
+# ------------------------------------------------------------------------------------------------------------------ TLS
+
+
+def test_a_certificate_is_trusted_only_when_it_is_of_a_known_authority(
+    tmp_path: Path, private_key: str, account: Path
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    key.write_text(private_key)
+    command = ["openssl", "req", "-x509", "-key", str(key), "-subj", "/CN=walkeeper test", "-days", "2"]
+    extensions = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run([*command, *extensions, "-out", str(certificate)], check=True, capture_output=True)
+    for kind in CLOUDS.values():
+        with kind(certificate=(certificate, key)) as server:
+            with pytest.raises(StoreDenied) as caught:
+                CloudStore(server.cloud(account)).head(KEY)
+            assert "ca_file" in caught.value.hint
+            assert server.requests == []
+            assert CloudStore(server.cloud(account, ca_file=certificate)).head(KEY) is None
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_ca_file_that_cannot_be_used_is_denied(
+    server: ScriptedCloud, account: Path, tmp_path: Path, content: str | None
+) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(StoreDenied) as caught:
+        CloudStore(server.cloud(account, ca_file=path)).head(KEY)
+    assert "ca_file" in caught.value.hint
+
+
+# ------------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "write"),
+    [
+        (GcsSettings(bucket="gs://our-wal/a"), "bucket", "Write bucket: our-wal, prefix: a."),
+        (GcsSettings(bucket="Our Wal"), "bucket", "It is the name"),
+        (GcsSettings(bucket="our-wal", prefix="a/../b"), "prefix", "Use letters"),
+        (GcsSettings(bucket="our-wal", endpoint="storage"), "endpoint", ""),
+        (
+            AzureSettings(container="https://ours.blob.core.windows.net/wal/a"),
+            "container",
+            "Write account: ours, container: wal, prefix: a.",
+        ),
+        (AzureSettings(container="az://wal/a", account="ours"), "container", "Write container: wal, prefix: a."),
+        (AzureSettings(container="wal"), "account", "An account has"),
+        (AzureSettings(container="wal", account="Ours"), "account", "An account has"),
+        (AzureSettings(container="wal", account="ours", account_key="a", sas_token="b"), "account_key", "Keep one"),
+        (AzureSettings(container="wal", connection_string="AccountName=ours"), "connection_string", ""),
+    ],
+)
+def test_what_cannot_work_is_refused_with_what_to_write(
+    settings: GcsSettings | AzureSettings, key: str, write: str
+) -> None:
+    with pytest.raises(WrongSetting) as caught:
+        settings.checked()
+    assert caught.value.key == key
+    assert caught.value.hint.startswith(write)
+
+
+def test_urls_and_commands_are_those_of_the_clouds_own_tools() -> None:
+    gcs = GcsSettings(bucket="our-wal", prefix="/a//b/").checked()
+    azure = AzureSettings(container="wal", account="ours", prefix="a").checked()
+    assert (CloudStore(gcs).url, CloudStore(azure).url) == ("gs://our-wal/a/b", "azure://ours/wal/a")
+    assert gcs.listing_command() == "gcloud storage ls gs://our-wal/a/b"
+    assert azure.listing_command().startswith(
+        "az storage blob list --account-name ours --container-name wal --prefix a "
+    )
+    for settings, says in (
+        (gcs, "gcloud storage buckets describe"),
+        (azure, "az storage account blob-service-properties"),
+    ):
+        with pytest.raises(StoreUnfit, match=says):
+            settings.kept_versions()
+    assert (gcs.address, azure.address) == ("https://storage.googleapis.com", "https://ours.blob.core.windows.net")
+
+
+def test_the_clock_of_the_server_is_told(server: ScriptedCloud, account: Path) -> None:
+    ahead = server.cloud(account).clock_ahead()
+    assert ahead is not None
+    assert abs(ahead) < 60
+
+
+def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.delitem(sys.modules, "walkeeper.store.clouds.driver")
+    with pytest.raises(ConfigError, match="obstore is not installed") as caught:
+        GcsSettings(bucket="our-wal").open()
+    assert "walkeeper[clouds]" in caught.value.hint
+
+
+def test_only_who_opens_such_a_store_loads_the_library() -> None:
+    looks = "import sys, walkeeper.config.load, walkeeper.store.open; print('obstore' in sys.modules, 'asyncio' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", looks], check=True, capture_output=True, text=True).stdout
+    assert said.split() == ["False", "False"]

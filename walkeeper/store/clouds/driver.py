@@ -1,0 +1,276 @@
+"""A store in a bucket of Google's or in a container of Azure's, spoken to with obstore."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+import obstore
+import obstore.store
+from obstore.exceptions import BaseError
+
+from walkeeper.errors import NotFound, StoreDenied, StoreError, StoreUnavailable
+from walkeeper.lib.awaited import Awaited, Limit, Overdue
+from walkeeper.lib.clock import Clock, SystemClock
+from walkeeper.store.base import MAX_OBJECT, SLOWEST, AlreadyThere, Body, ObjectInfo, too_large
+from walkeeper.store.clouds.answers import read, store_error, there
+from walkeeper.store.object_key import check_folder, check_key, check_list_prefix, check_metadata
+from walkeeper.store.probe import prove
+
+if TYPE_CHECKING:
+    from obstore import ListStream, ObjectMeta
+    from obstore.store import AzureStore, GCSStore
+
+    from walkeeper.store.clouds.keys import CloudSettings
+
+CREDENTIALS_AGE: Final = 5.0
+"""Seconds: how soon after reading the credentials they may be read again, when the store denies."""
+PIECE: Final = 1024 * 1024
+"""Bytes that are read at a time: what comes in the end is counted by them."""
+PAGE: Final = 1000
+"""Names that a listing brings at a time."""
+
+_WAY: Final = "Look at what lies between here and the store, and at the store itself."
+_OURS_TO_LIMIT: Final = timedelta(days=1)
+
+_Client: TypeAlias = "GCSStore | AzureStore"
+_T = TypeVar("_T")
+
+_calls: Final = Awaited("clouds")
+
+
+class CloudStore:
+    """One client for all threads, made at the first call and again when credentials were refused.
+
+    What ``settings`` leave out is obstore's to find: environment, files of Google's tools, the machine's or the pod's identity.
+    """
+
+    def __init__(self, settings: CloudSettings, clock: Clock | None = None) -> None:
+        """Raises ConfigError; asks nobody anything yet."""
+        self._settings = settings.checked()
+        self._base = f"{self._settings.prefix}/" if self._settings.prefix else ""
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._client: _Client | None = None
+        self._built_at = 0.0
+        self._denied = False
+
+    @property
+    def url(self) -> str:
+        return f"{self._settings.place}/{self._base}".rstrip("/")
+
+    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+        check_key(key)
+        check_metadata(metadata)
+        attributes = {self._settings.metadata_name(name): value for name, value in metadata.items()}
+        try:
+            answer = self._call(
+                self._name(key),
+                lambda client, _: obstore.put_async(
+                    client, self._base + key, body, mode="create", attributes=attributes, use_multipart=False
+                ),
+                len(body),
+            )
+        except StoreDenied:
+            # Rights or tokens that let nobody overwrite: the refusal comes before the condition is looked at.
+            with contextlib.suppress(StoreError):
+                if self.head(key) is not None:
+                    raise AlreadyThere(key) from None
+            raise
+        if not self._settings.tells_md5 or (answer["e_tag"] or "").strip('"') != _md5(body):
+            self._confirm(key, len(body), metadata)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        check_key(key)
+        try:
+            answer = self._call(
+                self._name(key),
+                lambda client, _: obstore.get_async(client, self._base + key, options={"head": True}),
+            )
+        except NotFound:
+            self._confirm_absent(key)
+            return None
+        except StoreDenied:
+            with contextlib.suppress(NotFound, StoreUnavailable):
+                self._first_byte(key)  # HEAD's refusal has no body, and GET's says why
+            raise
+        return ObjectInfo(key, answer.meta["size"], self._metadata(answer.attributes))
+
+    def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
+        check_key(key)
+        try:
+            return self._call(self._name(key), lambda client, time: self._read(client, time, key, limit))
+        except NotFound as error:
+            if error.proved:
+                return None
+            raise
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        check_list_prefix(prefix)
+        name = self._name(prefix)
+        found = self._call(name, lambda client, _: _ready(obstore.list(client, self._folder(prefix), chunk_size=PAGE)))
+        last = ""
+        while page := self._call(name, lambda _, __: _next(found)):
+            for entry in page:
+                key = entry["path"].removeprefix(self._base)
+                if key < last:
+                    raise StoreUnavailable(
+                        f"{self.url}: its listing is out of order",
+                        hint="A storage account with a hierarchical namespace lists so: use one without.",
+                    )
+                if key.startswith(prefix) and key != last:
+                    yield ObjectInfo(key, entry["size"], {}, entry["last_modified"])
+                last = key
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        check_folder(prefix)
+        found = self._call(
+            self._name(prefix), lambda client, _: obstore.list_with_delimiter_async(client, self._folder(prefix))
+        )
+        start = len(self._base + prefix)
+        for name in sorted(f"{each.removesuffix('/')[start:]}/" for each in found["common_prefixes"]):
+            yield name[:-1]
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        try:
+            self._call(self._name(key), lambda client, _: obstore.delete_async(client, self._base + key))
+        except NotFound as error:
+            if not error.proved:
+                raise
+
+    def probe(self) -> None:
+        prove(
+            self, overwrites_hint="The store does not honour the condition of a PUT: use another.", needs_metadata=True
+        )
+
+    def _name(self, key: str) -> str:
+        """An object for people, who may look after several buckets."""
+        return f"{self._settings.place}/{self._base}{key}"
+
+    def _folder(self, prefix: str) -> str | None:
+        """Where to list: the library takes whole folders only, and what else is in it is left out here."""
+        return (self._base + prefix).rpartition("/")[0] or None
+
+    def _metadata(self, attributes: Mapping[Any, str]) -> dict[str, str]:
+        """Ours: in lower case, as only the store's own (Content-Type and such) are not."""
+        return {self._settings.metadata_name(name): value for name, value in attributes.items() if name == name.lower()}
+
+    def _confirm(self, key: str, size: int, metadata: Mapping[str, str]) -> None:
+        info = self.head(key)
+        if info is None or info.size != size or dict(info.metadata) != dict(metadata):
+            raise StoreUnavailable(
+                f"{self._name(key)}: not durable: the store confirmed it and describes something else", hint=_WAY
+            )
+
+    def _confirm_absent(self, key: str) -> None:
+        """That the object is missing, and not the bucket. HEAD answers 404 to both, and without a body."""
+        try:
+            self._first_byte(key)
+        except NotFound as error:
+            if error.proved:
+                return
+            raise
+        raise StoreUnavailable(
+            f"{self._name(key)}: not there for HEAD and there for GET",
+            hint="Normal for a moment while it is written. If it stays so, look at what lies between here and the store.",
+        )
+
+    def _first_byte(self, key: str) -> None:
+        self._call(
+            self._name(key),
+            lambda client, _: obstore.get_async(client, self._base + key, options={"range": (0, 1)}),
+        )
+
+    async def _read(self, client: _Client, time: Limit, key: str, limit: int) -> Body:
+        answer = await obstore.get_async(client, self._base + key)
+        size = answer.meta["size"]
+        if size > limit:
+            raise too_large(self._name(key), size, limit)
+        pieces, length = [], 0
+        async for piece in answer.stream(min_chunk_size=PIECE):
+            time.extend(len(piece) / SLOWEST)
+            pieces.append(piece)
+            length += len(piece)
+            if length > size:
+                break
+        if length != size:
+            raise StoreUnavailable(f"{self._name(key)}: {length} bytes came of {size}", hint=_WAY)
+        return Body.of(b"".join(pieces), self._metadata(answer.attributes))
+
+    def _call(self, what: str, request: Callable[[_Client, Limit], Awaitable[_T]], size: int = 0) -> _T:
+        """Run one request that sends ``size`` bytes; what goes wrong becomes one of walkeeper's errors, or AlreadyThere."""
+        client = self._translated(what, self._connected)
+        seconds = self._settings.timeout + size / SLOWEST
+        try:
+            return self._translated(what, lambda: _calls.call(lambda time: request(client, time), seconds))
+        except Overdue:
+            raise StoreUnavailable(
+                f"{what}: no whole answer within {seconds:.0f} s",
+                hint="The store, or what lies between, sends too slowly: look at the network, or raise timeout.",
+            ) from None
+
+    def _translated(self, what: str, work: Callable[[], _T]) -> _T:
+        try:
+            return work()
+        except (BaseError, OSError, ValueError) as error:
+            answer = read(str(error))
+            if there(answer):
+                raise AlreadyThere(what) from None
+            problem = store_error(what, answer, rights=self._settings.rights)
+            self._denied = self._denied or isinstance(problem, StoreDenied)
+            raise problem from None  # its text may hold a token
+
+    def _connected(self) -> _Client:
+        """The client; a new one, with credentials read again, after a denial, at most every CREDENTIALS_AGE seconds."""
+        with self._lock:
+            now = self._clock.monotonic()
+            if self._client is None or (self._denied and now - self._built_at >= CREDENTIALS_AGE):
+                self._built_at = now
+                if self._denied:
+                    self._settings = self._settings.with_secret_again()
+                self._client = _build(self._settings)
+                self._denied = False
+            return self._client
+
+
+def _build(settings: CloudSettings) -> _Client:
+    """Raises the library's errors, or StoreDenied where no credentials or certificates can be made of what is there."""
+    options: dict[str, Any] = {
+        "allow_http": (settings.endpoint or "").startswith("http:"),
+        "connect_timeout": timedelta(seconds=settings.connect_timeout),
+        "timeout": _OURS_TO_LIMIT,
+    }
+    try:
+        if settings.ca_file is not None:
+            options["root_certificate"] = settings.ca_file.read_bytes()
+        client: _Client = getattr(obstore.store, settings.library)(
+            config=settings.for_the_library,
+            client_options=options,
+            retry_config={"max_retries": 0, "retry_timeout": _OURS_TO_LIMIT},
+        )
+    except (BaseError, OSError, ValueError) as error:
+        raise StoreDenied(
+            f"{settings.place}: {read(str(error))}",
+            hint="Look at the file or the variable with the credentials, and at ca_file. An agent reads them again by itself.",
+        ) from None
+    return client
+
+
+async def _ready(value: _T) -> _T:
+    return value
+
+
+async def _next(found: ListStream[Sequence[ObjectMeta]]) -> Sequence[ObjectMeta]:
+    """The next page of the listing, empty at its end."""
+    async for page in found:
+        return page
+    return ()
+
+
+def _md5(body: bytes) -> str:
+    return hashlib.md5(body, usedforsecurity=False).hexdigest()
