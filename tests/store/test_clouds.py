@@ -428,6 +428,16 @@ def test_a_listing_that_fails_half_way_is_an_error_and_not_an_end(
         next(listing)
 
 
+@pytest.mark.parametrize("odd", ["a//b", "a/../b"])
+def test_a_name_that_the_library_cannot_read_is_an_error_that_names_it(
+    server: ScriptedCloud, store: CloudStore, odd: str
+) -> None:
+    server.objects = {odd: Stored(b""), "b": Stored(b"")}
+    with pytest.raises(StoreUnavailable, match=odd) as caught:
+        list(store.list(""))
+    assert "move it away" in caught.value.hint
+
+
 def test_an_answer_that_is_no_listing_is_unavailable(server: ScriptedCloud, store: CloudStore) -> None:
     server.always("LIST", page(200, "<html>log in to the wireless network"))
     for call in (store.list, store.folders):

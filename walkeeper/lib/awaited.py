@@ -58,6 +58,8 @@ class Awaited:
                 lambda _: loop.call_soon_threadsafe(loop.stop)
             )
             thread.join(LAST_WORDS)
+            if not thread.is_alive():
+                loop.close()
 
 
 async def _cancel_others() -> None:

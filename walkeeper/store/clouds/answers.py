@@ -18,6 +18,7 @@ MAX_MESSAGE: Final = 300
 _LATER: Final = "The store failed or is busy: its own log says more. Nothing has to be changed here."
 _WAY: Final = "Is the store up, and endpoint its address? Look at the way to it: name service, firewall, proxy."
 _CLOCK: Final = "This machine's clock and the store's differ too much: look at NTP."
+_ODD_NAME: Final = "Another program's object lies there, under a name that obstore cannot read: move it away."
 _CREDENTIALS: Final = (
     "No credentials could be had: look at the key file or the token, or at the identity of this machine or pod. "
     "An agent reads them again without a restart."
@@ -94,6 +95,8 @@ def store_error(what: str, answer: Answer, *, rights: str) -> StoreError:
         return StoreDenied(text, hint=_TRUST)
     if answer.token and answer.status < 500 and answer.status != 429:
         return StoreDenied(text, hint=_CREDENTIALS)
+    if "invalid path" in answer.message and answer.status == 0:
+        return StoreUnavailable(text, hint=_ODD_NAME)
     if answer.status == 0:
         return StoreUnavailable(text, hint=_WAY)
     if answer.code in _DENIED:
