@@ -2,7 +2,7 @@
 # make lint    ruff and mypy only
 # make demo    a three-node cluster that loses its leader, and its archive that loses nothing   (ARGS="--keep")
 # make crash   kills and fails each system call that matters; what is too long for make test    (ARGS=…)
-# make matrix  a kill, a switchover and a restore on each PostgreSQL, Patroni, DCS and kind of cluster; fetches what is not here (ARGS=…)
+# make matrix  a kill, a switchover and a restore on each PostgreSQL, Patroni, DCS and kind of cluster, and Azure's emulator; fetches what is not here (ARGS=…)
 # make torture breaks a real cluster at random, restores from its archive, and draws a report   (ARGS=…)
 # make incidents breaks a real cluster in eight ways, and notes what status, doctor and page say of it, and when (ARGS=…)
 # make kills   kills primaries, and counts the holes that they leave in archives               (ARGS=…)
@@ -53,11 +53,13 @@ demo: $(READY)
 crash: $(READY)
 	$(PYTHON) -m pytest -m "slow and not matrix" --timeout 1200 $(ARGS)
 
-# One cell each, and whatever else runs on each major.
+# One cell each, and whatever else runs on each major. Without npm what needs Azurite is skipped.
 matrix: $(READY)
+	-tools/azurite
 	for server in $$($(PYTHON) -m tests.matrix); do tools/postgres-from-debian $$server; done
 	$(PYTHON) -m pytest -n 2 --timeout 900 tests/matrix tests/postgres tests/restore/test_restore_abandoned.py \
-	    tests/agent/test_tail.py::test_what_pg_receivewal_has_written_is_known_to_the_byte $(ARGS)
+	    tests/agent/test_tail.py::test_what_pg_receivewal_has_written_is_known_to_the_byte \
+	    tests/store/test_stores.py tests/agent/test_clouds.py $(ARGS)
 
 torture: $(READY)
 	exec $(PYTHON) -m tests.torture $(ARGS)

@@ -14,13 +14,15 @@ from urllib.parse import unquote
 import pytest
 from msgspec.structs import replace
 
+from tests.parts.azurite import HOW as NO_AZURITE
+from tests.parts.azurite import Azurite, azurite_program
+from tests.parts.fake_gcs import FakeGcs
 from tests.parts.processes import wait_until
-from tests.parts.scripted_clouds import ScriptedAzure, ScriptedGcs
+from tests.parts.scripted_clouds import ScriptedAzure
 from tests.parts.seaweedfs import SeaweedFS
 from tests.twins.memory_store import MemoryStore
 from walkeeper.errors import BadName, ConfigError, Refused, StoreDenied, StoreUnavailable, StoreUnfit, TooLarge
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
-from walkeeper.store.clouds.keys import CloudSettings
 from walkeeper.store.directory import DirectoryStore
 from walkeeper.store.directory.keys import DirectorySettings
 from walkeeper.store.limited import Limited
@@ -41,11 +43,23 @@ def seaweedfs() -> Iterator[SeaweedFS]:
 
 
 @pytest.fixture(scope="module")
-def clouds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], CloudSettings]]:
-    """Of a cloud's name: how a scripted server is reached that speaks so."""
-    with ScriptedGcs() as gcs, ScriptedAzure() as azure:
-        account = tmp_path_factory.mktemp("account") / "key.json"
-        yield lambda name: (gcs if name == "gcs" else azure).cloud(account)
+def azure() -> Iterator[ScriptedAzure]:
+    with ScriptedAzure() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def fake_gcs() -> Iterator[FakeGcs]:
+    with FakeGcs() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def azurite() -> Iterator[Azurite]:
+    if azurite_program() is None:
+        pytest.skip(NO_AZURITE)
+    with Azurite() as server:
+        yield server
 
 
 @pytest.fixture(
@@ -54,8 +68,9 @@ def clouds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
         "directory",
         "directory within limits",
         pytest.param("s3", marks=pytest.mark.s3),
-        "gcs",
         "azure",
+        "fake-gcs",
+        pytest.param("azurite", marks=pytest.mark.slow),
     ]
 )
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
@@ -66,9 +81,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "directory within limits":
         return DirectorySettings(tmp_path).open()
     prefix = f"test/{next(_prefixes)}-{secrets.token_hex(4)}"
-    if request.param in ("gcs", "azure"):
-        cloud: Callable[[str], CloudSettings] = request.getfixturevalue("clouds")
-        return replace(cloud(request.param), prefix=prefix).open()
+    if request.param == "azure":
+        scripted: ScriptedAzure = request.getfixturevalue("azure")
+        return scripted.cloud(tmp_path, prefix=prefix).open()
+    if request.param in ("fake-gcs", "azurite"):
+        emulator: FakeGcs | Azurite = request.getfixturevalue(request.param.replace("-", "_"))
+        return emulator.settings(prefix).open()
     server: SeaweedFS = request.getfixturevalue("seaweedfs")
     return S3Store(server.settings(prefix=prefix))
 

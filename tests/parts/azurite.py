@@ -1,0 +1,93 @@
+"""Microsoft's emulator of Azure's stores, on 127.0.0.1: Azurite, which tools/azurite installs with npm."""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import hashlib
+import hmac
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from tests.parts.binaries import cache_folder
+from tests.parts.processes import Host, Process, free_port, new_directory, wait_until
+from walkeeper.store.clouds.keys import AzureSettings
+
+HOW: Final = "Azurite: not here; tools/azurite installs it"
+ACCOUNT: Final = "devstoreaccount1"
+KEY: Final = base64.b64encode(b"a key of the tests, known to all").decode()
+
+
+def azurite_program() -> Path | None:
+    """Its script, for Node.js; None where one of the two is not here."""
+    script = cache_folder() / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+    return script if script.exists() and shutil.which("node") else None
+
+
+class Azurite:
+    """With a container ``wal``. Data and port stay the same over ``stop`` and ``start``. As a context manager: started, then killed."""
+
+    def __init__(self) -> None:
+        program = azurite_program()
+        if program is None:
+            raise FileNotFoundError(HOW)
+        self._program = program
+        self.directory = new_directory("azurite")
+        self._host = Host("azurite", self.directory)
+        self._port = free_port()
+        self._process: Process | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._port}/{ACCOUNT}"
+
+    def settings(self, prefix: str = "") -> AzureSettings:
+        return AzureSettings(account=ACCOUNT, container="wal", prefix=prefix, endpoint=self.endpoint, account_key=KEY)
+
+    def start(self) -> None:
+        # fmt: off
+        self._process = self._host.start([
+            "node", self._program, "--silent", "--disableTelemetry", "--location", self.directory / "data",
+            "--blobHost", "127.0.0.1", "--blobPort", str(self._port),
+        ], env={"AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"})
+        # fmt: on
+        wait_until(self._has_container, "Azurite", 60, logs=[self._process.log])
+
+    def stop(self) -> None:
+        """Connections are refused, until ``start``. By SIGTERM: for some seconds it has the names of objects in memory alone."""
+        assert self._process is not None
+        self._process.stop()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._host.kill9()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _has_container(self) -> bool:
+        """https://learn.microsoft.com/en-us/rest/api/storageservices/authorize-with-shared-key"""
+        headers = {"x-ms-date": email.utils.formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+        told = "".join(f"{name}:{value}\n" for name, value in headers.items())
+        signed = f"PUT{12 * chr(10)}{told}/{ACCOUNT}/{ACCOUNT}/wal\nrestype:container"
+        mac = hmac.new(base64.b64decode(KEY), signed.encode(), hashlib.sha256)
+        headers["Authorization"] = f"SharedKey {ACCOUNT}:{base64.b64encode(mac.digest()).decode()}"
+        request = urllib.request.Request(f"{self.endpoint}/wal?restype=container", method="PUT", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return True
+        except urllib.error.HTTPError as error:
+            return error.code == 409
+        except OSError:
+            return False
