@@ -168,7 +168,8 @@ def test_the_leader_goes_on_where_a_replica_died_with_the_backup(short_path: Pat
         begun = wait_job(cluster, "running")
         assert begun.node != leader.name
         pieces = store / "demo" / system_identifier(leader) / "backup" / begun.backup / "data"
-        wait_until(lambda: pieces.exists() and any(pieces.iterdir()), "a piece", 120)
+        agents = [node.directory / "data.walkeeper" / "agent.log" for node in cluster.nodes]
+        wait_until(lambda: pieces.exists() and any(pieces.iterdir()), "a piece", 120, logs=agents)
         cluster.kill_host(begun.node)
         job = wait_job(cluster, "done", "failed")
         assert (job.state, job.node, job.attempt, job.backup) == ("done", leader.name, 2, begun.backup)
