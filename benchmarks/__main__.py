@@ -1,6 +1,6 @@
 """``make bench``: what walkeeper costs, measured against doing without it.
 
-python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [tail] [tail-cost] [backup] [restore]
+python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [tail] [tail-cost] [backup] [restore] [scale]
     [--store directory|s3] [--rounds N]
 """
 
@@ -10,11 +10,11 @@ import argparse
 import sys
 from typing import Final
 
-from benchmarks import backup, outage, push, replay, restore, switchover, tail, tail_cost, throughput
+from benchmarks import backup, outage, push, replay, restore, scale, switchover, tail, tail_cost, throughput
 from benchmarks.places import Kind
 from tests.parts.processes import end_run
 
-ALL: Final = ("switchover", "outage", "throughput", "replay", "push", "tail", "tail-cost", "backup", "restore")
+ALL: Final = ("switchover", "outage", "throughput", "replay", "push", "tail", "tail-cost", "backup", "restore", "scale")
 
 
 def main() -> int:
@@ -26,7 +26,9 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument(
-        "--segments", type=int, help="of 16 MiB each; default: 32 for throughput, 64 for replay and push"
+        "--segments",
+        type=int,
+        help="of 16 MiB each; default: 32 for throughput, 64 for replay and push; scale: a million",
     )
     parser.add_argument(
         "--scale", type=int, default=20, help="pgbench's, for replay, push, backup and restore; default: %(default)s"
@@ -65,6 +67,8 @@ def main() -> int:
                     backup.run(arguments.rounds, arguments.scale)
                 case "restore":
                     restore.run(arguments.rounds, arguments.scale)
+                case "scale":
+                    scale.run(arguments.segments or 1_000_000)
                 case "tail":
                     tail.run(one_store, arguments.rounds)
                 case "tail-cost":

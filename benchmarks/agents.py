@@ -64,9 +64,9 @@ class Agent:
         self._etcd.put(f"/service/{SCOPE}/members/a", json.dumps(member))
         self._etcd.put(f"/service/{SCOPE}/leader", "a")
 
-    def wait_owned(self) -> None:
+    def wait_owned(self, longest: float = LONGEST) -> None:
         """Until it has written the record, since it was started."""
-        wait_until(lambda: self._record() != self._before, "the record", LONGEST, interval=0.01, logs=[self._log])
+        wait_until(lambda: self._record() != self._before, "the record", longest, interval=0.01, logs=[self._log])
 
     def _record(self) -> object:
         return self._etcd.get(f"/service/{SCOPE}/walkeeper")

@@ -64,7 +64,8 @@ def children(pid: int | str = "self") -> set[int]:
     found: set[int] = set()
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            found |= {int(child) for child in (task / "children").read_text().split()}
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+                found |= {int(child) for child in (task / "children").read_text().split()}
     return found
 
 

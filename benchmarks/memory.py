@@ -7,8 +7,11 @@ import re
 from pathlib import Path
 from typing import Final
 
+from benchmarks.cost import children
+
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _FIELD: Final = re.compile(r"^(Rss|Pss):\s+(\d+) kB", re.MULTILINE)
+_PEAK: Final = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
 
 
 class Memory:
@@ -25,16 +28,17 @@ class Memory:
         self.pss.append(int(found["Pss"]) / 1024)
 
 
+def peak_mib(pid: int) -> float:
+    """The most that a process has had so far, resident; 0.0 for one that is over."""
+    found = _PEAK.search(Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024 if found else 0.0
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process, of its children, and of those that it has reaped."""
     total = 0.0
-    for task in (pid, *_children(pid)):
+    for task in (pid, *children(pid)):
         # After the command's name, which may contain anything: utime, stime, cutime and cstime are fields 14 to 17.
         fields = Path(f"/proc/{task}/stat").read_text().rpartition(")")[2].split()
         total += sum(int(value) for value in fields[11:15]) / _TICKS
     return total
-
-
-def _children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
