@@ -276,6 +276,16 @@ def test_p6_a_standby_goes_on_asking_and_its_log_has_one_line(agent: Holed, capf
         assert not told()
 
 
+def test_the_end_of_an_archive_is_found_without_listing_what_is_before_it(agent: Holed) -> None:
+    agent.server(RECOVERS)
+    for folder in range(5):
+        agent.put(4096 * folder + 17)
+    wal = agent.archive.layout.wal
+    assert agent.restore(segment(4096 * 4 + 18).name) == exits.ABSENT
+    listed = {key.removeprefix(wal) for method, key in agent.store.calls if method == "list" and key.startswith(wal)}
+    assert listed == {"0000000100000004/", "0000000100000005/"}
+
+
 def test_a_standby_at_the_archives_end_costs_one_look_a_minute_and_no_record(agent: Holed) -> None:
     agent.server(FOLLOWS)
     agent.record(20 * MIB)

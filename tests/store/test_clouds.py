@@ -410,6 +410,12 @@ def test_names_that_only_begin_alike_are_left_out(server: ScriptedCloud, store: 
     assert [info.key for info in store.list("tail/00000001")] == ["tail/00000001A", "tail/00000001B/x"]
 
 
+def test_what_comes_after_a_prefix_is_not_listed(server: ScriptedCloud, store: CloudStore) -> None:
+    server.objects.update((f"tail/{number:08}", Stored(b"x")) for number in range(5000))
+    assert [info.key for info in store.list("tail/0000001")] == [f"tail/{number:08}" for number in range(10, 20)]
+    assert len(server.requests) < 5
+
+
 def test_a_listing_out_of_order_is_an_error_and_not_a_hole(server: ScriptedCloud, store: CloudStore) -> None:
     server.next("LIST", lambda exchange: exchange.listing(["a/1", "a-b"]))
     with pytest.raises(StoreUnavailable, match="out of order") as caught:

@@ -122,7 +122,10 @@ class CloudStore:
                         f"{self.url}: its listing is out of order",
                         hint="A storage account with a hierarchical namespace lists so: use one without.",
                     )
-                if key.startswith(prefix) and key != last:
+                if not key.startswith(prefix):
+                    if key > prefix:
+                        return
+                elif key != last:
                     yield ObjectInfo(key, entry["size"], {}, entry["last_modified"])
                 last = key
 
