@@ -96,6 +96,17 @@ def wait_job(cluster: Cluster, *states: str) -> Job:
     return wait_until(job, f"the cluster's backup to be {states}", 300, logs=agents)
 
 
+def begin_anew(cluster: Cluster, leader: Node) -> None:
+    """A job whose backup begins in the archive: a replica that was made before the archive began has its last checkpoint before that."""
+    (replica,) = cluster.replicas()
+    wait_archived(cluster, end_of(leader))
+    leader.execute("CHECKPOINT")
+    end = end_of(leader)
+    wait_until(lambda: replica.value(f"SELECT pg_last_wal_replay_lsn() >= '{end}'"), "the replica's replay", 60)
+    replica.execute("CHECKPOINT")
+    cluster.etcd.delete(f"/service/{cluster.scope}/{BACKUP_JOB}")
+
+
 def run(node: Node, *command: str) -> str:
     said = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=False,
@@ -165,6 +176,7 @@ def test_the_leader_goes_on_where_a_replica_died_with_the_backup(short_path: Pat
     slow = {"max_rate": "768kB"}
     with made(short_path / "cluster", store, {}, 2, backup=slow) as cluster:
         leader = cluster.wait_ready()
+        begin_anew(cluster, leader)
         begun = wait_job(cluster, "running")
         assert begun.node != leader.name
         pieces = store / "demo" / system_identifier(leader) / "backup" / begun.backup / "data"
