@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from tests.parts.processes import free_port
+from tests.parts.processes import CHECKOUT, free_port
 from tests.parts.scripted_clouds import CLOUDS, ScriptedAzure, ScriptedCloud, ScriptedGcs
 from tests.parts.scripted_s3 import (
     Exchange,
@@ -38,7 +39,7 @@ from walkeeper.lib.units import Seconds
 from walkeeper.store.base import SLOWEST, AlreadyThere, ObjectInfo, Store
 from walkeeper.store.clouds.answers import read, store_error
 from walkeeper.store.clouds.driver import CREDENTIALS_AGE, CloudStore
-from walkeeper.store.clouds.keys import AzureSettings, GcsSettings
+from walkeeper.store.clouds.keys import LIBRARY, AzureSettings, GcsSettings
 
 KEY = "cluster/wal/000000010000000000000001.zst"
 BODY = bytes(range(256)) * 4096
@@ -533,6 +534,7 @@ def test_an_account_that_cannot_be_used_is_denied_until_it_can(
         store.head(KEY)
     assert "credentials" in caught.value.hint
     assert "\n" not in str(caught.value)
+    assert "Generic" not in str(caught.value)
     write_account(path, "first-key", private_key)
     clock.now += CREDENTIALS_AGE
     assert store.head(KEY) is None
@@ -685,7 +687,9 @@ def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.delitem(sys.modules, "walkeeper.store.clouds.driver")
     with pytest.raises(ConfigError, match="obstore is not installed") as caught:
         GcsSettings(bucket="our-wal").open()
-    assert "walkeeper[clouds]" in caught.value.hint
+    assert f"{sys.executable} -m pip install '{LIBRARY}'" in caught.value.hint
+    extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["clouds"] == [LIBRARY]
 
 
 def test_only_who_opens_such_a_store_loads_the_library() -> None:

@@ -46,6 +46,7 @@ _IN_BULK: Final = re.compile(r"Bulk delete request failed for key .*: (.*) \(cod
 _TOKEN: Final = re.compile("token request|federated token")
 _CODE: Final = re.compile(r"<Code>(\w{1,100})</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]*)")
+_KIND: Final = re.compile(r"^Generic \w+ error: ")
 _BELOW: Final = re.compile(r'(?:message|error): "([^"]*)"')
 _QUERY: Final = re.compile(r"(https?://[^\s?]*)\?\S*")
 
@@ -79,7 +80,9 @@ def read(text: str) -> Answer:
         told = message[1] if message else re.sub(r"<[^>]*>", " ", body)
         return Answer(int(refused[1]), named[1] if named else "", _line(told), token)
     why = _BELOW.search(below)
-    reason = _line(said.rpartition(" - ")[2]) + (f" ({_line(why[1])})" if why else "")
+    reason = _line(_KIND.sub("", said.rpartition(" - ")[2]))
+    if why and why[1] not in reason:
+        reason += f" ({_line(why[1])})"
     return Answer(0, "", reason, token, untrusted="InvalidCertificate" in below)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Self
@@ -21,6 +22,9 @@ from walkeeper.store.object_key import MAX_KEY
 
 if TYPE_CHECKING:
     from walkeeper.store.base import Store
+
+LIBRARY: Final = "obstore>=0.12,<0.13"
+"""What the extra ``clouds`` installs."""
 
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _ACCOUNT: Final = re.compile(r"[a-z0-9]{3,24}")
@@ -101,7 +105,7 @@ class CloudSettings(Section, frozen=True, kw_only=True):
                 raise
             raise ConfigError(
                 f"{self.place}: the package obstore is not installed",
-                hint="Install walkeeper with the extra `clouds`: pip install 'walkeeper[clouds]'.",
+                hint=f"Install it, the extra `clouds`: {sys.executable} -m pip install '{LIBRARY}'",
             ) from None
         return CloudStore(self)
 
