@@ -8,15 +8,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
+from urllib.parse import urlsplit
 
 from benchmarks.slow_s3 import SlowS3
+from tests.parts.azurite import Azurite
+from tests.parts.fake_gcs import FakeGcs
 from tests.parts.processes import new_directory
 from tests.parts.seaweedfs import LEAST_ACTIONS, SeaweedFS
+from walkeeper.store.base import Store
 from walkeeper.store.directory import DirectoryStore
-from walkeeper.store.s3.driver import S3Store
 
-Kind = Literal["directory", "s3"]
-AnyStore = DirectoryStore | S3Store
+Kind = Literal["directory", "s3", "gcs", "azure"]
 
 _serial = itertools.count(1)
 
@@ -30,7 +32,7 @@ class Place(Protocol):
     def section(self) -> dict[str, Any]:
         """``walkeeper.store`` of the configuration."""
 
-    def store(self) -> AnyStore:
+    def store(self) -> Store:
         """As we look into it ourselves, without the delay."""
 
     def away(self) -> None:
@@ -96,34 +98,21 @@ class DirectoryPlace:
 
 
 class BucketPlace:
-    """A prefix of its own in a bucket of SeaweedFS; the delay is made by a proxy in front of it."""
+    """A prefix of its own in a bucket of SeaweedFS or of an emulator; the delay is made by a proxy in front of it."""
 
-    kind: Kind = "s3"
-
-    def __init__(self, server: SeaweedFS, proxy: SlowS3 | None) -> None:
+    def __init__(self, kind: Kind, server: SeaweedFS | FakeGcs | Azurite, proxy: SlowS3 | None) -> None:
+        self.kind = kind
         self.put_delay = proxy.put_delay if proxy else 0.0
         self._server = server
         self._proxy = proxy
         self._prefix = f"run{next(_serial)}"
         self._frozen = False
-        self._endpoint = proxy.endpoint if proxy else server.endpoint
 
     def section(self) -> dict[str, Any]:
-        settings = self._server.settings(prefix=self._prefix)
-        return {
-            "s3": {
-                "bucket": settings.bucket,
-                "prefix": settings.prefix,
-                "endpoint": self._endpoint,
-                "region": settings.region,
-                "path_style": True,
-                "access_key_id": settings.access_key_id,
-                "secret_access_key": settings.secret_access_key,
-            }
-        }
+        return self._server.section(self._prefix, self._proxy.endpoint if self._proxy else "")
 
-    def store(self) -> S3Store:
-        return S3Store(self._server.settings(prefix=self._prefix))
+    def store(self) -> Store:
+        return self._server.settings(prefix=self._prefix).open()
 
     def away(self) -> None:
         self._server.stop()
@@ -165,14 +154,21 @@ class Places:
         return self._make()
 
     def __enter__(self) -> Self:
-        if self.kind == "s3":
-            server = self._open.enter_context(SeaweedFS(actions=LEAST_ACTIONS))
-            port = int(server.endpoint.rpartition(":")[2])
+        if self.kind != "directory":
+            server = _server(self.kind)
+            self._open.enter_context(server)
+            port = urlsplit(server.endpoint).port or 0
             proxy = self._open.enter_context(SlowS3(port, self._put_delay)) if self._put_delay else None
-            self._make = lambda: BucketPlace(server, proxy)
+            self._make = lambda: BucketPlace(self.kind, server, proxy)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self._open.close()
+
+
+def _server(kind: Kind) -> SeaweedFS | FakeGcs | Azurite:
+    if kind == "s3":
+        return SeaweedFS(actions=LEAST_ACTIONS)
+    return FakeGcs() if kind == "gcs" else Azurite()

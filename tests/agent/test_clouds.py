@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -13,21 +12,13 @@ from tests.fixtures.agents import Machine
 from tests.fixtures.bare_host import BareHost
 from tests.fixtures.taken import Place
 from tests.fixtures.worlds import prepare
-from tests.parts.azurite import ACCOUNT, HOW, KEY, Azurite, azurite_program
+from tests.parts.azurite import HOW, Azurite, azurite_program
 from tests.parts.etcd import Etcd
 from tests.parts.fake_gcs import FakeGcs
 from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory, wait_until
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
-
-
-def section(emulator: FakeGcs | Azurite) -> dict[str, Any]:
-    """As the configuration says how to reach it."""
-    where = {"prefix": "postgresql", "endpoint": emulator.endpoint}
-    if isinstance(emulator, FakeGcs):
-        return {"gcs": {**where, "bucket": "wal", "service_account_file": str(emulator.account)}}
-    return {"azure": {**where, "account": ACCOUNT, "container": "wal", "account_key": KEY}}
 
 
 @pytest.fixture(params=["fake-gcs", "azurite"])
@@ -47,7 +38,7 @@ def machine(emulator: FakeGcs | Azurite) -> Iterator[Machine]:
     with Etcd() as etcd, Postgres(new_directory("m") / "pg", auth="scram-sha-256") as server:
         prepare(server)
         machine = Machine("demo", server, etcd)
-        machine.walkeeper["store"] = section(emulator)
+        machine.walkeeper["store"] = emulator.section("postgresql")
         machine.configure()
         try:
             yield machine
@@ -81,7 +72,7 @@ def test_nothing_is_lost_where_the_emulator_goes_away_and_comes_back(
 def test_a_backup_in_it_is_restored_with_what_was_written_since(emulator: FakeGcs | Azurite) -> None:
     rows = "SELECT (count(*), sum(hashtext(m)))::text FROM t"
     with Postgres(new_directory("p")) as server:
-        place = Place(server, section(emulator))
+        place = Place(server, emulator.section("postgresql"))
         server.execute("CREATE TABLE t AS SELECT md5(g::text) AS m FROM generate_series(1, 20000) g")
         assert place.take() == 0
         server.execute("INSERT INTO t SELECT 'after the backup'")

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from tests.parts.binaries import cache_folder
 from tests.parts.processes import Host, Process, free_port, new_directory, wait_until
@@ -48,7 +48,15 @@ class Azurite:
     def settings(self, prefix: str = "") -> AzureSettings:
         return AzureSettings(account=ACCOUNT, container="wal", prefix=prefix, endpoint=self.endpoint, account_key=KEY)
 
+    def section(self, prefix: str, through: str = "") -> dict[str, Any]:
+        """As a configuration says how to reach it, by a proxy with that endpoint or without one."""
+        where = {"account": ACCOUNT, "container": "wal", "prefix": prefix, "account_key": KEY}
+        return {"azure": {**where, "endpoint": f"{through}/{ACCOUNT}" if through else self.endpoint}}
+
     def start(self) -> None:
+        """Start what does not run, and wait until it answers."""
+        if self._process is not None and self._process.alive:
+            return
         # fmt: off
         self._process = self._host.start([
             "node", self._program, "--silent", "--disableTelemetry", "--location", self.directory / "data",
@@ -61,6 +69,15 @@ class Azurite:
         """Connections are refused, until ``start``. By SIGTERM: for some seconds it has the names of objects in memory alone."""
         assert self._process is not None
         self._process.stop()
+
+    def freeze(self) -> None:
+        """SIGSTOP: it accepts connections and answers nothing, until ``thaw``."""
+        assert self._process is not None
+        self._process.pause()
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.resume()
 
     def __enter__(self) -> Self:
         try:

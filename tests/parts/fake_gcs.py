@@ -70,7 +70,15 @@ class FakeGcs:
     def settings(self, prefix: str = "") -> GcsSettings:
         return GcsSettings(bucket="wal", prefix=prefix, endpoint=self.endpoint, service_account_file=self.account)
 
+    def section(self, prefix: str, through: str = "") -> dict[str, Any]:
+        """As a configuration says how to reach it, by a proxy with that endpoint or without one."""
+        where = {"bucket": "wal", "prefix": prefix, "service_account_file": str(self.account)}
+        return {"gcs": {**where, "endpoint": through or self.endpoint}}
+
     def start(self) -> None:
+        """Start what does not run, and wait until it answers."""
+        if self._process is not None and self._process.alive:
+            return
         (self.directory / "data").mkdir(exist_ok=True)
         # fmt: off
         self._process = self._host.start([
@@ -83,6 +91,15 @@ class FakeGcs:
     def stop(self) -> None:
         """By SIGKILL; whoever calls has its connection closed, until ``start``."""
         self._host.kill9()
+
+    def freeze(self) -> None:
+        """SIGSTOP: it accepts connections and answers nothing, until ``thaw``."""
+        assert self._process is not None
+        self._process.pause()
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.resume()
 
     def __enter__(self) -> Self:
         try:

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from tests.parts.processes import Host, Process, free_port, new_directory, tail, wait_until
 from walkeeper.errors import StoreError
@@ -98,6 +98,20 @@ class SeaweedFS:
             connect_timeout=Seconds(connect_timeout),
             read_timeout=Seconds(read_timeout),
         )
+
+    def section(self, prefix: str, through: str = "") -> dict[str, Any]:
+        """The same as a configuration says it, by a proxy with that endpoint or without one."""
+        return {
+            "s3": {
+                "bucket": self.bucket,
+                "prefix": prefix,
+                "endpoint": through or self.endpoint,
+                "region": self.region,
+                "path_style": True,
+                "access_key_id": self.access_key,
+                "secret_access_key": self.secret_key,
+            }
+        }
 
     def start(self) -> None:
         """Start what does not run, and wait until objects can be written."""

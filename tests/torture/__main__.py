@@ -1,6 +1,6 @@
 """Torture a real cluster, and prove after each round that its archive gives everything back:
 
-make torture [ARGS="--minutes 60 --seed N --store directory|s3 --report FILE"]
+make torture [ARGS="--minutes 60 --seed N --store directory|s3|gcs|azure --report FILE"]
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make torture ARGS=…", description=(__doc__ or "").partition(",")[0])
     parser.add_argument("--minutes", type=float, default=10, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=None, help="of the faults; printed")
-    parser.add_argument("--store", choices=("directory", "s3"), default="directory", help="default: %(default)s")
+    parser.add_argument(
+        "--store", choices=("directory", "s3", "gcs", "azure"), default="directory", help="default: %(default)s"
+    )
     parser.add_argument(
         "--archiver", choices=("streaming", "command"), default="streaming", help="default: %(default)s"
     )

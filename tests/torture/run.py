@@ -10,16 +10,16 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from benchmarks.places import Places
+from benchmarks.places import Kind, Places
 from tests.torture import check, report
 from tests.torture.faults import EVERYWHERE, FAULTS, clash
 from tests.torture.rig import Diary, Rig, base_backup
 from walkeeper.config.model import ArchiverMode
 
 NEAR: Final = 0.001
-"""Seconds that each PUT takes longer while S3 is well: with any delay there is the proxy that makes it slow, or refuse."""
+"""Seconds that each PUT takes longer while a bucket is well: with any delay there is the proxy that makes it slow, or refuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Options:
 
     seed: int
     seconds: float
-    store: Literal["directory", "s3"]
+    store: Kind
     rate: float
     round_seconds: float
     faults: tuple[str, ...]
@@ -52,7 +52,7 @@ def torture(options: Options) -> bool:
     diary.tell("note", f"seed {options.seed}")
     try:
         with (
-            Places(options.store, NEAR if options.store == "s3" else 0.0) as places,
+            Places(options.store, 0.0 if options.store == "directory" else NEAR) as places,
             Rig(places.new(), diary, rate=options.rate, archiver=options.archiver) as rig,
         ):
             try:
