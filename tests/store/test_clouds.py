@@ -303,6 +303,13 @@ def test_a_conflict_of_another_kind_does_not_say_that_the_object_is_there(azure:
         CloudStore(azure.cloud(account)).create(KEY, BODY, METADATA)
 
 
+def test_only_a_create_can_be_told_that_the_object_is_there(server: ScriptedCloud, store: CloudStore) -> None:
+    for name, (operation, call) in CALLS.items():
+        server.always(operation, refuse(412, "PreconditionFailed"))
+        with pytest.raises(AlreadyThere if name == "create" else StoreUnavailable):
+            call(store)
+
+
 def test_a_missing_bucket_is_not_an_absent_object(server: ScriptedCloud, account: Path) -> None:
     server.bucket = "another"
     store = CloudStore(server.cloud(account))
@@ -557,6 +564,22 @@ def test_a_token_that_was_changed_in_its_file_is_picked_up_and_goes_before_the_e
     assert store.head(KEY) is None
     assert store.head(KEY) is None
     assert all("authorization" not in headers for headers in azure.headers)
+
+
+def test_a_key_that_cannot_be_used_is_denied_until_its_file_holds_another(
+    azure: ScriptedAzure, account: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "key"
+    path.write_text("no base64")
+    path.chmod(0o600)
+    settings = azure.cloud(account, account_key_file=path, account_key="no base64")
+    store = CloudStore(settings)
+    for _ in range(2):
+        with pytest.raises(StoreDenied) as caught:
+            store.head(KEY)
+    assert "credentials" in caught.value.hint
+    path.write_text("c2VjcmV0")
+    assert store.head(KEY) is None
 
 
 def test_a_connection_string_says_account_key_and_address(azure: ScriptedAzure) -> None:

@@ -73,7 +73,7 @@ class CloudStore:
                 lambda client, _: obstore.put_async(
                     client, self._base + key, body, mode="create", attributes=attributes, use_multipart=False
                 ),
-                len(body),
+                creates=len(body),
             )
         except StoreDenied:
             # Rights or tokens that let nobody overwrite: the refusal comes before the condition is looked at.
@@ -205,28 +205,26 @@ class CloudStore:
             raise StoreUnavailable(f"{self._name(key)}: {length} bytes came of {size}", hint=_WAY)
         return Body.of(b"".join(pieces), self._metadata(answer.attributes))
 
-    def _call(self, what: str, request: Callable[[_Client, Limit], Awaitable[_T]], size: int = 0) -> _T:
-        """Run one request that sends ``size`` bytes; what goes wrong becomes one of walkeeper's errors, or AlreadyThere."""
-        client = self._translated(what, self._connected)
-        seconds = self._settings.timeout + size / SLOWEST
+    def _call(self, what: str, request: Callable[[_Client, Limit], Awaitable[_T]], *, creates: int | None = None) -> _T:
+        """Run one request, perhaps one that creates an object of so many bytes, and may raise AlreadyThere then. All else that
+        can go wrong becomes one of walkeeper's errors.
+        """
+        client = self._connected()
+        seconds = self._settings.timeout + (creates or 0) / SLOWEST
         try:
-            return self._translated(what, lambda: _calls.call(lambda time: request(client, time), seconds))
+            return _calls.call(lambda time: request(client, time), seconds)
+        except (BaseError, OSError, ValueError) as error:
+            answer = read(str(error))
+            if creates is not None and there(answer):
+                raise AlreadyThere(what) from None
+            problem = store_error(what, answer, rights=self._settings.rights)
+            self._denied = self._denied or isinstance(problem, StoreDenied)
+            raise problem from None  # its text may hold a token
         except Overdue:
             raise StoreUnavailable(
                 f"{what}: no whole answer within {seconds:.0f} s",
                 hint="The store, or what lies between, sends too slowly: look at the network, or raise timeout.",
             ) from None
-
-    def _translated(self, what: str, work: Callable[[], _T]) -> _T:
-        try:
-            return work()
-        except (BaseError, OSError, ValueError) as error:
-            answer = read(str(error))
-            if there(answer):
-                raise AlreadyThere(what) from None
-            problem = store_error(what, answer, rights=self._settings.rights)
-            self._denied = self._denied or isinstance(problem, StoreDenied)
-            raise problem from None  # its text may hold a token
 
     def _connected(self) -> _Client:
         """The client; a new one, with credentials read again, after a denial, at most every CREDENTIALS_AGE seconds."""
@@ -236,6 +234,7 @@ class CloudStore:
                 self._built_at = now
                 if self._denied:
                     self._settings = self._settings.with_secret_again()
+                self._denied = True  # also where nothing can be made of what the file holds now
                 self._client = _build(self._settings)
                 self._denied = False
             return self._client
