@@ -451,6 +451,15 @@ def test_the_bytes_of_an_object_have_time_of_their_own(
 # ----------------------------------------------------------------------------------------------- absent, or cannot tell
 
 
+@EACH_CALL
+def test_only_a_create_can_be_told_that_the_object_is_there(
+    server: ScriptedS3, store: S3Store, operation: Any, call: Call
+) -> None:
+    server.always(operation, refuse(412, "PreconditionFailed"))
+    with pytest.raises(AlreadyThere if operation == "PUT" else StoreUnavailable):
+        call(store)
+
+
 def test_a_missing_bucket_is_not_an_absent_object(server: ScriptedS3) -> None:
     store = S3Store(server.settings(bucket="another"))
     for call in (store.head, store.get):

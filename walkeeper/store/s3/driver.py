@@ -314,7 +314,7 @@ class S3Store:
             str(answer.get("Error", {}).get("Message", "")),
             headers.get("retry-after", ""),
         )
-        if refusal.status == 412:
+        if refusal.status == 412 and error.operation_name == "PutObject":
             return AlreadyThere(what)
         problem = store_error(what, refusal)
         self._denied = self._denied or isinstance(problem, StoreDenied)
