@@ -53,16 +53,51 @@ def test_a_call_that_is_over_its_time_is_cancelled_beside_others_that_go_on() ->
     calls.end()
 
 
-def test_a_call_has_the_time_that_it_earns() -> None:
+def test_a_call_has_the_time_that_it_earns_and_never_more_than_at_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls = Awaited("test")
 
-    async def earns(limit: Limit) -> str:
-        limit.extend(600)
-        await asyncio.sleep(0.3)
+    async def earns(limit: Limit, stall: float) -> str:
+        loop, began, passed = asyncio.get_running_loop(), asyncio.get_running_loop().time(), 0.0
+        monkeypatch.setattr(loop, "time", lambda: began + passed)
+        for _ in range(4):
+            passed += 50
+            limit.extend(600)
+            await asyncio.sleep(0)
+        passed += stall
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         return "done"
 
-    assert calls.call(earns, 0.2) == "done"
+    assert calls.call(lambda limit: earns(limit, 50), 60) == "done"
+    with pytest.raises(Overdue):
+        calls.call(lambda limit: earns(limit, 70), 60)
     calls.end()
+
+
+def test_what_runs_at_the_end_and_what_comes_after_it_is_overdue() -> None:
+    calls, begun = Awaited("test"), threading.Event()
+
+    async def hangs(_: Limit) -> None:
+        begun.set()
+        await asyncio.sleep(600)
+
+    said: list[type[BaseException]] = []
+
+    def call() -> None:
+        try:
+            calls.call(hangs, 600)
+        except BaseException as error:  # noqa: BLE001 - the test is about which one
+            said.append(type(error))
+
+    running = threading.Thread(target=call)
+    running.start()
+    begun.wait()
+    calls.end()
+    running.join()
+    call()
+    assert said == [Overdue, Overdue]
 
 
 def test_a_process_ends_beside_a_call_that_hangs() -> None:

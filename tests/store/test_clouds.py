@@ -10,10 +10,10 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from msgspec.structs import replace
@@ -36,7 +36,7 @@ from tests.parts.scripted_s3 import (
 )
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit, TooLarge, WrongSetting
 from walkeeper.lib.units import Seconds
-from walkeeper.store.base import SLOWEST, AlreadyThere, ObjectInfo, Store
+from walkeeper.store.base import SLOWEST, AlreadyThere, Body, ObjectInfo, Store
 from walkeeper.store.clouds.answers import read, store_error
 from walkeeper.store.clouds.driver import CREDENTIALS_AGE, CloudStore
 from walkeeper.store.clouds.keys import LIBRARY, AzureSettings, GcsSettings
@@ -233,6 +233,20 @@ def test_a_server_that_takes_an_object_too_slowly_ends_with_the_total_time(
         hurried.create(KEY, BODY * 32, METADATA)
 
 
+def test_a_body_that_stalls_does_not_have_the_time_that_its_first_bytes_earned(
+    gcs: ScriptedGcs, account: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("walkeeper.store.clouds.driver.SLOWEST", 1024)
+
+    def stall(exchange: Exchange) -> None:
+        exchange.wfile.write(f"HTTP/1.1 200 OK\r\n{DATED}Content-Length: 9999999\r\n\r\n".encode() + BODY * 3)
+        deaf(exchange)
+
+    gcs.next("GET", stall)
+    with pytest.raises(StoreUnavailable, match="no whole answer within"):
+        CloudStore(gcs.cloud(account, timeout=Seconds(0.5))).get(KEY)
+
+
 def test_the_bytes_of_an_object_have_time_of_their_own(
     gcs: ScriptedGcs, account: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,10 +311,20 @@ def test_a_refusal_to_overwrite_is_already_there_only_if_the_object_is(
         store.create(KEY, BODY, METADATA)
 
 
-def test_a_conflict_of_another_kind_does_not_say_that_the_object_is_there(azure: ScriptedAzure, account: Path) -> None:
-    azure.next("PUT", refuse(409, "BlobImmutableDueToPolicy"))
-    with pytest.raises(StoreUnavailable, match="BlobImmutableDueToPolicy"):
-        CloudStore(azure.cloud(account)).create(KEY, BODY, METADATA)
+@pytest.mark.parametrize(("status", "code"), [(409, "SnapshotsPresent"), (412, "LeaseIdMissing"), (412, "")])
+def test_a_conflict_of_another_kind_does_not_say_that_the_object_is_there(
+    server: ScriptedCloud, store: CloudStore, status: int, code: str
+) -> None:
+    server.next("PUT", refuse(status, code))
+    with pytest.raises(StoreUnavailable, match=f"{status} {code}"):
+        store.create(KEY, BODY, METADATA)
+
+
+def test_a_condition_that_was_not_met_says_that_the_object_is_there(server: ScriptedCloud, store: CloudStore) -> None:
+    for status, code in [(409, "BlobAlreadyExists"), (412, "ConditionNotMet"), (412, "PreconditionFailed")]:
+        server.next("PUT", refuse(status, code))
+        with pytest.raises(AlreadyThere):
+            store.create(KEY, BODY, METADATA)
 
 
 def test_only_a_create_can_be_told_that_the_object_is_there(server: ScriptedCloud, store: CloudStore) -> None:
@@ -400,6 +424,34 @@ def test_a_body_is_not_read_beyond_the_limit_or_what_it_stated(
     assert sent[0] < 100 * 1024**2
 
 
+def test_an_object_is_never_held_more_than_twice(
+    server: ScriptedCloud, store: CloudStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [0]
+
+    class Piece(bytes):
+        def __del__(self) -> None:
+            kept[0] -= 1
+
+    async def stream(**_: object) -> AsyncIterator[bytes]:
+        for _number in range(8):
+            kept[0] += 1
+            yield Piece(b"piece")
+
+    async def get(*_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(meta={"size": 40}, attributes={}, stream=stream)
+
+    class Copied(Body):
+        @classmethod
+        def of(cls, data: bytes, metadata: Mapping[str, str]) -> Self:
+            assert kept[0] <= 1
+            return super().of(data, metadata)
+
+    monkeypatch.setattr("obstore.get_async", get)
+    monkeypatch.setattr("walkeeper.store.clouds.driver.Body", Copied)
+    assert store.get(KEY) == b"piece" * 8
+
+
 # ----------------------------------------------------------------------------------------------------------------- LIST
 
 
@@ -457,6 +509,20 @@ def test_an_answer_that_is_no_listing_is_unavailable(server: ScriptedCloud, stor
     for call in (store.list, store.folders):
         with pytest.raises(StoreUnavailable):
             list(call(""))
+
+
+def test_an_answer_at_which_the_library_panics_is_unavailable(azure: ScriptedAzure, account: Path) -> None:
+    """One request was in the batch, and the answer is to the sixth."""
+    said = "--b\r\nContent-Type: application/http\r\nContent-ID: 5\r\n\r\nHTTP/1.1 404 Gone\r\n\r\n\r\n--b--\r\n"
+
+    def answer(exchange: Exchange) -> None:
+        exchange.answer(202, said.encode(), {"Content-Type": "multipart/mixed; boundary=b"})
+
+    store = CloudStore(azure.cloud(account))
+    azure.next("DELETE", answer)
+    with pytest.raises(StoreUnavailable, match="panicked"):
+        store.delete(KEY)
+    store.delete(KEY)
 
 
 # ------------------------------------------------------------------------------------------------------------ the probe

@@ -9,6 +9,7 @@ import asyncio
 import atexit
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError
 from typing import Final, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -25,7 +26,9 @@ class Limit(Protocol):
     """Of a call that runs."""
 
     def extend(self, seconds: float) -> None:
-        """More is to come than was known at the beginning."""
+        """More is to come than was known at the beginning. What is left is never more than there was then: a call whose bytes
+        came fast, and which then stalls, does not wait for what they have earned.
+        """
 
 
 class Awaited:
@@ -34,24 +37,35 @@ class Awaited:
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.Lock()
+        self._ended = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     def call(self, function: Callable[[Limit], Awaitable[T]], seconds: float) -> T:
-        """What ``function`` returns, or raises, when it is awaited. Raises Overdue after ``seconds``, which it may extend."""
-        return asyncio.run_coroutine_threadsafe(_within(function, seconds), self._running()).result()
+        """What ``function`` returns, or raises, when it is awaited. Raises Overdue after ``seconds``, which it may extend, and
+        where the end of the process comes first.
+        """
+        with self._lock:
+            if self._ended:
+                raise Overdue
+            future = asyncio.run_coroutine_threadsafe(_within(function, seconds), self._running())
+        try:
+            return future.result()
+        except CancelledError:
+            raise Overdue from None
 
     def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name=f"loop-{self._name}", daemon=True)
-                self._thread.start()
-                atexit.register(self.end)
-            return self._loop
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name=f"loop-{self._name}", daemon=True)
+            self._thread.start()
+            atexit.register(self.end)
+        return self._loop
 
     def end(self) -> None:
         """Cancel what runs: a library's own threads must not come back into an interpreter that is taken down."""
+        with self._lock:
+            self._ended = True
         loop, thread = self._loop, self._thread
         if loop is not None and thread is not None and thread.is_alive():
             asyncio.run_coroutine_threadsafe(_cancel_others(), loop).add_done_callback(
@@ -70,20 +84,21 @@ async def _cancel_others() -> None:
 
 
 class _Limit:
-    def __init__(self, timeout: asyncio.Timeout) -> None:
+    def __init__(self, timeout: asyncio.Timeout, most: float) -> None:
         self._timeout = timeout
+        self._most = most
 
     def extend(self, seconds: float) -> None:
         until = self._timeout.when()
         if until is not None and not self._timeout.expired():
-            self._timeout.reschedule(until + seconds)
+            self._timeout.reschedule(min(until + seconds, asyncio.get_running_loop().time() + self._most))
 
 
 async def _within(function: Callable[[Limit], Awaitable[T]], seconds: float) -> T:
     timeout = asyncio.timeout(seconds)
     try:
         async with timeout:
-            return await function(_Limit(timeout))
+            return await function(_Limit(timeout, seconds))
     except TimeoutError:
         if timeout.expired():
             raise Overdue from None

@@ -28,6 +28,7 @@ _TRUST: Final = (
 )
 
 ABSENT: Final = frozenset({"NoSuchKey", "BlobNotFound"})
+_THERE: Final = frozenset({(412, "PreconditionFailed"), (412, "ConditionNotMet"), (409, "BlobAlreadyExists")})
 _NO_BUCKET: Final = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled"})
 _DENIED: Final = {
     "SignatureDoesNotMatch": "The key is wrong, or a proxy changes the request. An agent reads it again without a restart.",
@@ -87,8 +88,8 @@ def read(text: str) -> Answer:
 
 
 def there(answer: Answer) -> bool:
-    """Whether the refusal of a conditional PUT says that the object is there. Azure's 409 means many things."""
-    return answer.status == 412 or (answer.status == 409 and answer.code == "BlobAlreadyExists")
+    """Whether the refusal of a conditional PUT says that the object is there. Both statuses mean other things too."""
+    return (answer.status, answer.code) in _THERE
 
 
 def store_error(what: str, answer: Answer, *, rights: str) -> StoreError:

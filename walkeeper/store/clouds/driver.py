@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
@@ -103,7 +104,7 @@ class CloudStore:
     def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
         check_key(key)
         try:
-            return self._call(self._name(key), lambda client, time: self._read(client, time, key, limit))
+            return self._call(self._name(key), lambda client, time_left: self._read(client, time_left, key, limit))
         except NotFound as error:
             if error.proved:
                 return None
@@ -189,21 +190,23 @@ class CloudStore:
             lambda client, _: obstore.get_async(client, self._base + key, options={"range": (0, 1)}),
         )
 
-    async def _read(self, client: _Client, time: Limit, key: str, limit: int) -> Body:
+    async def _read(self, client: _Client, time_left: Limit, key: str, limit: int) -> Body:
         answer = await obstore.get_async(client, self._base + key)
         size = answer.meta["size"]
         if size > limit:
             raise too_large(self._name(key), size, limit)
         pieces, length = [], 0
         async for piece in answer.stream(min_chunk_size=PIECE):
-            time.extend(len(piece) / SLOWEST)
+            time_left.extend(len(piece) / SLOWEST)
             pieces.append(piece)
             length += len(piece)
             if length > size:
                 break
         if length != size:
             raise StoreUnavailable(f"{self._name(key)}: {length} bytes came of {size}", hint=_WAY)
-        return Body.of(b"".join(pieces), self._metadata(answer.attributes))
+        body = b"".join(pieces)
+        pieces.clear()  # before the next copy: a segment may have a GiB
+        return Body.of(body, self._metadata(answer.attributes))
 
     def _call(self, what: str, request: Callable[[_Client, Limit], Awaitable[_T]], *, creates: int | None = None) -> _T:
         """Run one request, perhaps one that creates an object of so many bytes, and may raise AlreadyThere then. All else that
@@ -211,8 +214,9 @@ class CloudStore:
         """
         client = self._connected()
         seconds = self._settings.timeout + (creates or 0) / SLOWEST
+        began = time.monotonic()
         try:
-            return _calls.call(lambda time: request(client, time), seconds)
+            return _calls.call(lambda time_left: request(client, time_left), seconds)
         except (BaseError, OSError, ValueError) as error:
             answer = read(str(error))
             if creates is not None and there(answer):
@@ -222,9 +226,14 @@ class CloudStore:
             raise problem from None  # its text may hold a token
         except Overdue:
             raise StoreUnavailable(
-                f"{what}: no whole answer within {seconds:.0f} s",
+                f"{what}: no whole answer within {time.monotonic() - began:.0f} s",
                 hint="The store, or what lies between, sends too slowly: look at the network, or raise timeout.",
             ) from None
+        except Exception as error:
+            # The class of a panic in the library lies in no module. It has happened at answers that no store gives.
+            if type(error).__module__ != "pyo3_async_runtimes":
+                raise
+            raise StoreUnavailable(f"{what}: obstore failed: {error}", hint=_WAY) from None
 
     def _connected(self) -> _Client:
         """The client; a new one, with credentials read again, after a denial, at most every CREDENTIALS_AGE seconds."""
