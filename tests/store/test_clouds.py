@@ -282,6 +282,39 @@ def test_a_reset_while_sending_leaves_no_object_and_the_next_try_stores_it(
     assert server.objects[KEY].body == BODY
 
 
+@pytest.mark.parametrize(("status", "code"), [(400, "AccountRequiresHttps"), (409, "BlobArchived")])
+def test_what_a_person_can_change_is_not_said_to_pass(
+    server: ScriptedCloud, store: CloudStore, status: int, code: str
+) -> None:
+    server.next("GET", refuse(status, code), refuse(503, "ServerBusy"))
+    for hint in ("settings", "Nothing has to be changed"):
+        with pytest.raises(StoreUnavailable) as caught:
+            store.get(KEY)
+        assert hint in caught.value.hint
+
+
+def test_what_a_policy_keeps_is_denied(azure: ScriptedAzure, account: Path) -> None:
+    """As for ``expire``, which leaves it."""
+    reason = "This operation is not permitted as the blob is immutable due to a policy."
+
+    def retain(exchange: Exchange) -> None:
+        said = (
+            f"--b\r\nContent-Type: application/http\r\nContent-ID: 0\r\n\r\nHTTP/1.1 409 {reason}\r\n\r\n\r\n--b--\r\n"
+        )
+        exchange.answer(202, said.encode(), {"Content-Type": "multipart/mixed; boundary=b"})
+
+    store = CloudStore(azure.cloud(account))
+    azure.next("DELETE", retain)
+    with pytest.raises(StoreDenied, match="immutable"):
+        store.delete(KEY)
+    azure.always("PUT", refuse(409, "BlobImmutableDueToPolicy"))
+    with pytest.raises(StoreDenied):
+        store.create(KEY, BODY, METADATA)
+    azure.objects[KEY] = Stored(b"the first", {})
+    with pytest.raises(AlreadyThere):
+        store.create(KEY, BODY, METADATA)
+
+
 # ----------------------------------------------------------------------------------------------- there, or cannot tell
 
 
@@ -476,11 +509,31 @@ def test_what_comes_after_a_prefix_is_not_listed(server: ScriptedCloud, store: C
     assert len(server.requests) < 5
 
 
+@pytest.mark.parametrize("prefix", ["", "cluster"])
+def test_what_marks_an_empty_folder_is_left_out_where_it_shows(
+    server: ScriptedCloud, account: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    monkeypatch.setattr("walkeeper.store.clouds.driver.PAGE", 1)
+    before = f"{prefix}/" if prefix else ""
+    names = ["", "a-x", "a/", "a/b", "life/", "life/1"]
+    server.objects.update(
+        (before + name, Stored(b"" if name.endswith("/") else b"x")) for name in names if before + name
+    )
+    store = CloudStore(server.cloud(account, prefix=prefix))
+    assert [info.key for info in store.list("")] == ["a-x", "a/b", "life", "life/1"]
+    assert [info.key for info in store.list("a/")] == ["a/b"]
+    assert [info.key for info in store.list("life/")] == ["life/1"]
+    assert list(store.folders("")) == ["a", "life"]
+
+
 def test_a_listing_out_of_order_is_an_error_and_not_a_hole(server: ScriptedCloud, store: CloudStore) -> None:
+    server.objects["a"] = Stored(b"x")
     server.next("LIST", lambda exchange: exchange.listing(["a/1", "a-b"]))
-    with pytest.raises(StoreUnavailable, match="out of order") as caught:
-        list(store.list(""))
-    assert "hierarchical" in caught.value.hint
+    server.next("LIST", lambda exchange: exchange.listing(["a-b", "a"]))
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="out of order") as caught:
+            list(store.list(""))
+        assert "hierarchical" in caught.value.hint
 
 
 def test_a_listing_that_fails_half_way_is_an_error_and_not_an_end(
@@ -667,7 +720,6 @@ def test_a_connection_string_says_account_key_and_address(azure: ScriptedAzure) 
 @pytest.mark.parametrize(
     "said",
     [
-        f'{TOKEN} in 2s - HTTP error: error sending request\n\nDebug source:\n message: "No route to host"',
         f"{TOKEN} in 1ms - Server returned non-2xx status code: 404 Not Found: no service account",
         "Generic MicrosoftAzure error: Error reading federated token file\n\nDebug source:\nx",
     ],
@@ -675,6 +727,20 @@ def test_a_connection_string_says_account_key_and_address(azure: ScriptedAzure) 
 def test_credentials_that_cannot_be_had_are_denied_and_never_an_absence(said: str) -> None:
     problem = store_error("gs://wal/a", read(said), rights="")
     assert isinstance(problem, StoreDenied)
+    assert "No credentials" in problem.hint
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f'{TOKEN} in 2s - HTTP error: error sending request\n\nDebug source:\n message: "No route to host"',
+        f"{TOKEN} in 1ms - Server returned non-2xx status code: 429 Too Many Requests: wait",
+        f"{TOKEN} in 1ms - Server returned non-2xx status code: 503 Service Unavailable: wait",
+    ],
+)
+def test_a_server_of_credentials_that_could_not_be_asked_has_denied_nothing(said: str) -> None:
+    problem = store_error("gs://wal/a", read(said), rights="")
+    assert isinstance(problem, StoreUnavailable)
     assert "No credentials" in problem.hint
 
 

@@ -51,7 +51,8 @@ def _expect_object(store: Store, key: str, metadata: dict[str, str] | None) -> N
         raise StoreUnfit(f"{store.url}: it describes an object wrongly", hint="HEAD must return the size as stored.")
     if metadata is not None and dict(info.metadata) != metadata:
         raise StoreUnfit(
-            f"{store.url}: it loses the metadata of objects", hint="Does a proxy remove x-amz-meta headers?"
+            f"{store.url}: it loses the metadata of objects",
+            hint="Does a proxy remove headers such as x-amz-meta, x-goog-meta or x-ms-meta?",
         )
 
 

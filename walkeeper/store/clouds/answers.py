@@ -16,6 +16,9 @@ from walkeeper.errors import NotFound, StoreDenied, StoreError, StoreUnavailable
 MAX_MESSAGE: Final = 300
 
 _LATER: Final = "The store failed or is busy: its own log says more. Nothing has to be changed here."
+_SETTINGS: Final = (
+    "The request was refused: look at the settings of the account, of the bucket or container, and of the object."
+)
 _WAY: Final = "Is the store up, and endpoint its address? Look at the way to it: name service, firewall, proxy."
 _CLOCK: Final = "This machine's clock and the store's differ too much: look at NTP."
 _ODD_NAME: Final = "Another program's object lies there, under a name that obstore cannot read: move it away."
@@ -37,6 +40,7 @@ _DENIED: Final = {
     "InvalidAuthenticationInfo": "The key or the token has no valid form. An agent reads it again without a restart.",
     "ExpiredToken": "The credentials have run out: renew them. An agent reads them again without a restart.",
     "RequestTimeTooSkewed": _CLOCK,
+    "BlobImmutableDueToPolicy": "A policy of the container keeps what is there: its owner knows until when.",
     "AccountIsDisabled": "The storage account or the project is disabled: that is for its owner.",
     "UserProjectAccountProblem": "The storage account or the project is disabled: that is for its owner.",
     "UserProjectMissing": "The bucket lets those who ask pay, which obstore does not know: use a bucket whose owner pays.",
@@ -44,7 +48,13 @@ _DENIED: Final = {
 
 _REFUSED: Final = re.compile(r"status code: (\d{3})[^:\n]*:?(.*)", re.DOTALL)
 _IN_BULK: Final = re.compile(r"Bulk delete request failed for key .*: (.*) \(code: (\w+)\)", re.DOTALL)
-_TOKEN: Final = re.compile("token request|federated token")
+_BULK_CODES: Final = {
+    "specified blob does not exist": "BlobNotFound",
+    "immutable due to a policy": "BlobImmutableDueToPolicy",
+}
+"""Told by the message, as the text leaves the code out."""
+_ASKED_FOR_ONE: Final = "token request"
+_IDENTITY_FILE: Final = "federated token file"
 _CODE: Final = re.compile(r"<Code>(\w{1,100})</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]*)")
 _KIND: Final = re.compile(r"^Generic \w+ error: ")
@@ -70,9 +80,9 @@ class Answer:
 def read(text: str) -> Answer:
     """Takes nothing out of a URL's query: a SAS token lies there."""
     said, _, below = text.partition("Debug source:")
-    token = _TOKEN.search(said.partition("status code")[0]) is not None
+    token = _ASKED_FOR_ONE in said.partition("status code")[0]
     if bulk := _IN_BULK.search(said):
-        code = "BlobNotFound" if "specified blob does not exist" in bulk[1] else ""
+        code = next((code for words, code in _BULK_CODES.items() if words in bulk[1]), "")
         status = int(bulk[2]) if bulk[2].isdigit() else 0
         return Answer(status, code, _line(bulk[1]))
     if refused := _REFUSED.search(said):
@@ -97,8 +107,11 @@ def store_error(what: str, answer: Answer, *, rights: str) -> StoreError:
     text = f"{what}: {answer}"
     if answer.untrusted:
         return StoreDenied(text, hint=_TRUST)
-    if answer.token and answer.status < 500 and answer.status != 429:
+    if _IDENTITY_FILE in answer.message:
         return StoreDenied(text, hint=_CREDENTIALS)
+    if answer.token:
+        not_asked = answer.status == 0 or _is_busy(answer)
+        return (StoreUnavailable if not_asked else StoreDenied)(text, hint=_CREDENTIALS)
     if "invalid path" in answer.message and answer.status == 0:
         return StoreUnavailable(text, hint=_ODD_NAME)
     if answer.status == 0:
@@ -115,7 +128,11 @@ def store_error(what: str, answer: Answer, *, rights: str) -> StoreError:
         )
     if answer.status == 404:
         return NotFound(text, proved=answer.code in ABSENT, hint="Is endpoint the address of such a store?")
-    return StoreUnavailable(text, hint=_LATER)
+    return StoreUnavailable(text, hint=_LATER if _is_busy(answer) else _SETTINGS)
+
+
+def _is_busy(answer: Answer) -> bool:
+    return answer.status >= 500 or answer.status in (408, 429) or answer.code == "OperationAborted"
 
 
 def _line(text: str) -> str:

@@ -112,16 +112,23 @@ class CloudStore:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         check_list_prefix(prefix)
-        name = self._name(prefix)
-        found = self._call(name, lambda client, _: _ready(obstore.list(client, self._folder(prefix), chunk_size=PAGE)))
+        name, folder = self._name(prefix), self._folder(prefix)
+        found = self._call(name, lambda client, _: _ready(obstore.list(client, folder, chunk_size=PAGE)))
         last = ""
         while page := self._call(name, lambda _, __: _next(found)):
             for entry in page:
                 key = entry["path"].removeprefix(self._base)
+                # What marks an empty folder has a slash at its end, which the library takes off.
+                if entry["path"] == folder:
+                    continue
+                if key < last <= f"{key}/" and entry["size"] == 0:
+                    last = f"{key}/"
+                    continue
                 if key < last:
                     raise StoreUnavailable(
-                        f"{self.url}: its listing is out of order",
-                        hint="A storage account with a hierarchical namespace lists so: use one without.",
+                        f"{self.url}: its listing is out of order at {key}",
+                        hint="A storage account with a hierarchical namespace lists so: use one without. So does an object whose "
+                        "name ends with a slash: move it away.",
                     )
                 if not key.startswith(prefix):
                     if key > prefix:
