@@ -130,6 +130,8 @@ def test_the_spool_never_loses_a_byte_that_the_record_has_not_passed(
         (12, SlotState(True, Lsn(12 * MIB), None, lost=False), False, True),
         (12, SlotState(True, Lsn(12 * MIB + 1), None, lost=False), False, False),
         (12, SlotState(True, Lsn(7 * MIB), None, lost=True), False, False),
+        (12, SlotState(True, Lsn(7 * MIB), None, lost=False, unreserved=True), False, False),
+        (12, SlotState(True, Lsn(7 * MIB), 4711, lost=False), False, False),
         (12, SlotState(False, Lsn(7 * MIB), None, lost=False), False, False),
         (12, None, False, False),
         (12, None, True, True),
@@ -164,6 +166,7 @@ def test_a_primary_that_does_not_lead_is_told_of_only_when_that_is_known(
         (SlotState(True, Lsn(1), 4711, lost=False), True, "stream from this slot"),
         (SlotState(True, Lsn(1), None, lost=False), True, "when the frontier has passed"),
         (SlotState(True, Lsn(1), None, lost=True), True, "SELECT pg_drop_replication_slot('walkeeper')"),
+        (SlotState(True, Lsn(1), None, lost=False, unreserved=True), True, "Raise max_slot_wal_keep_size"),
         (SlotState(False, Lsn(1), None, lost=False), True, "pg_drop_replication_slot"),
     ],
 )

@@ -171,9 +171,11 @@ def test_the_desired_state_follows_from_what_is_seen(
 
 
 def slot(
-    restart_lsn: str | None = "0/4000028", *, physical: bool = True, pid: int | None = None, lost: bool = False
+    restart_lsn: str | None = "0/4000028", *, physical: bool = True, pid: int | None = None, **given_up: bool
 ) -> SlotState:
-    return SlotState(physical, None if restart_lsn is None else Lsn.parse(restart_lsn), pid, lost)
+    return SlotState(
+        physical, None if restart_lsn is None else Lsn.parse(restart_lsn), pid, **{"lost": False, **given_up}
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,6 +192,7 @@ def test_the_hold_slot_keeps_one_whole_segment_below_the_frontier(frontier: str,
     [
         (slot(), ""), (slot("0/3000000"), ""), (slot("0/4FFFFFF"), ""), (slot("0/5000000"), "begins at"), (None, "no hold slot"),
         (slot(None), "reserves no WAL"), (slot(physical=False), "logical"), (slot(pid=17), "process 17"), (slot(lost=True), "invalidated"),
+        (slot(unreserved=True), "about to invalidate"),
     ],
 )  # fmt: skip
 def test_a_node_is_gap_safe_when_its_slot_keeps_all_that_is_not_archived(state: SlotState | None, why: str) -> None:

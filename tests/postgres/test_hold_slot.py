@@ -10,7 +10,8 @@ from tests.fixtures.worlds import HOLD_SLOT, prepare
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, Postgres
 from tests.parts.processes import wait_until
 from walkeeper.config import PostgresqlSettings
-from walkeeper.core.hold_slot import how_to_make_safe
+from walkeeper.core.hold_slot import how_to_make_safe, keeps
+from walkeeper.core.lsn import Lsn
 from walkeeper.postgres.server import Server
 
 pytestmark = pytest.mark.postgres
@@ -25,12 +26,19 @@ def test_a_slot_that_was_invalidated_is_dropped_as_the_hint_says_by_the_role_tha
     settings = PostgresqlSettings("127.0.0.1", postgres.port, REPLICATOR, REPLICATOR_PASSWORD, "postgres", ())
     server = Server(settings, 10)
 
+    def about_to_be() -> bool:
+        postgres.complete_segments(2)
+        found = server.slot(HOLD_SLOT)
+        assert found is not None
+        return found.unreserved and not keeps(found, Lsn.parse(postgres.lsn()))
+
     def invalidated() -> bool:
         postgres.complete_segments(4)
         postgres.checkpoint()
         found = server.slot(HOLD_SLOT)
         return found is not None and found.lost
 
+    wait_until(about_to_be, "a slot that PostgreSQL no longer keeps", 60)
     wait_until(invalidated, "a lost slot", 60)
     hint = how_to_make_safe(server.slot(HOLD_SLOT), HOLD_SLOT, declared=True)
     statement = re.search(r"SELECT [^:]+", hint)

@@ -9,20 +9,25 @@ from walkeeper.core.lsn import Lsn, SegmentSize
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
-    """A replication slot. ``restart_lsn`` is None where it reserves nothing; ``lost`` when PostgreSQL gave it up."""
+    """A replication slot. ``restart_lsn`` is None where it reserves nothing; ``lost`` when PostgreSQL gave it up, and
+    ``unreserved`` when it is about to: the next checkpoint may remove what the slot stands at.
+    """
 
     physical: bool
     restart_lsn: Lsn | None
     active_pid: int | None
     lost: bool
+    unreserved: bool = False
 
 
 def keeps(slot: SlotState | None, lsn: Lsn) -> bool:
-    """Whether that slot keeps, in pg_wal of its server, all WAL from there on."""
+    """Whether that slot keeps, in pg_wal of its server, all WAL from there on. Not one that somebody streams from."""
     return (
         slot is not None
         and slot.physical
         and not slot.lost
+        and not slot.unreserved
+        and slot.active_pid is None
         and slot.restart_lsn is not None
         and slot.restart_lsn <= lsn
     )
@@ -47,6 +52,8 @@ def why_not_gap_safe(slot: SlotState | None, frontier: Lsn, size: SegmentSize) -
         return "its hold slot is a logical one"
     if slot.lost:
         return "PostgreSQL has invalidated its hold slot (max_slot_wal_keep_size)"
+    if slot.unreserved:
+        return "PostgreSQL is about to invalidate its hold slot, at the next checkpoint (max_slot_wal_keep_size)"
     if slot.restart_lsn is None:
         return "its hold slot reserves no WAL"
     if slot.active_pid is not None:
@@ -72,6 +79,8 @@ def how_to_make_safe(slot: SlotState | None, name: str, *, declared: bool) -> st
             f"Drop it on that node, SELECT pg_drop_replication_slot('{name}'): Patroni makes it again, and the node is gap-safe "
             "when the frontier has passed that position."
         )
+    if slot.unreserved:
+        return "Raise max_slot_wal_keep_size, and look why the frontier stands still."
     if slot.active_pid is not None:
         return "Nothing may stream from this slot: stop that process, or give walkeeper.hold_slot another name."
     return (

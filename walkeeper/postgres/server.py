@@ -175,7 +175,9 @@ class Server:
         if row is None:
             return None
         restart = None if row[1] is None else Lsn.parse(str(row[1]))
-        return SlotState(row[0] == "physical", restart, None if row[2] is None else int(str(row[2])), row[3] == "lost")
+        return SlotState(
+            row[0] == "physical", restart, None if row[2] is None else int(str(row[2])), row[3] == "lost", row[3] == "unreserved"
+        )  # fmt: skip
 
     def receives(self) -> bool:
         """Whether a standby streams from another server now. Any role may see that, and no more of it."""
