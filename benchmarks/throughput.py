@@ -176,12 +176,12 @@ def _watch(agent: Process, seconds: float) -> Memory:
 
 
 def _agent_alone(cluster: Cluster, node: Node, chain: Sequence[Segment], found: Found) -> None:
-    """The real agent from the frontier to the end of the chain, receiving included, counted from the receiver's start."""
+    """The real agent from the frontier to the end of the chain, receiving included where it does, from the takeover on."""
     started_at = time.time()
     agent = _start_agent(node)
     began = wait_until(
-        lambda: wiring.first_event(wiring.agent_events(node), "receiver_started", started_at),
-        "the receiver",
+        lambda: wiring.first_event(wiring.agent_events(node), "takeover", started_at),
+        "the takeover",
         LONGEST,
         interval=0.005,
         logs=[wiring.agent_log(node)],

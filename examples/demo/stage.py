@@ -236,8 +236,8 @@ def agent_log_path(node: Node) -> Path:
     return node.data.with_name("data.walkeeper") / "agent.log"
 
 
-def event(node: Node, word: str, *, after: str = "") -> tuple[str, dict[str, str]] | None:
-    """The newest line of the node's agent that begins with this word, and its facts.
+def event(node: Node, *words: str, after: str = "") -> tuple[str, dict[str, str]] | None:
+    """The newest line of the node's agent that begins with one of these words, and its facts.
 
     With ``after`` the first such line since the newest one that begins with that word.
     """
@@ -248,7 +248,7 @@ def event(node: Node, word: str, *, after: str = "") -> tuple[str, dict[str, str
         marks = [number for number, fields in enumerate(lines) if fields[3] == after]
         lines = lines[marks[-1] :][::-1] if marks else []
     for fields in reversed(lines):
-        if fields[3] == word:
+        if fields[3] in words:
             return " ".join(fields), dict(field.split("=", 1) for field in fields[4:] if "=" in field)
     return None
 

@@ -242,22 +242,21 @@ class Story:
 
     def _compare_start(self, death: Death, heir: Node, history: History, start: Lsn) -> None:
         """The new archiver must begin with the first segment that the store lacks, and leave none behind."""
-        _, receiver = wait_until(
-            lambda: event(heir, "receiver_started", after="takeover"), "the new receiver", WAIT_SECONDS
-        )
+        sources = ("backlog_from_pg_wal", "receiver_started")
+        _, begun = wait_until(lambda: event(heir, *sources, after="takeover"), "the new archiver", WAIT_SECONDS)
         first = history.segment_at(start, death.record.size)
         _, sent = wait_until(lambda: event(heir, "archived", after="takeover"), "the first upload", WAIT_SECONDS)
         stored = self.stage.archived()
         behind = [history.segment(number, first.size) for number in range(death.first_number, first.number)]
         whole = all(segment in stored for segment in behind)
-        lacked = receiver["first"] == first.name and "was_present" not in sent
+        lacked = begun["first"] == first.name and "was_present" not in sent
         fork = history.switches[-1].lsn
-        text = f"It goes on with {receiver['first']}: the store has all before it, and lacked this one."
+        text = f"It goes on with {begun['first']}: the store has all before it, and lacked this one."
         ahead = (start - death.record.position) // first.size
         if ahead > 0:
             text += f" ({ahead} that were on their way to the store when their sender died had still arrived.)"
         self.screen.also(
-            text if whole and lacked else f"WRONG: it goes on with {receiver['first']}.", _mood(whole and lacked)
+            text if whole and lacked else f"WRONG: it goes on with {begun['first']}.", _mood(whole and lacked)
         )
         self.screen.also(
             f"A receiver that starts at now would have started at {fork}, {(fork - start) // first.size} segments later."

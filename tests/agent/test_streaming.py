@@ -1,7 +1,8 @@
-"""The spool whose disk runs short: it does without, and loses nothing. With a real server at the end."""
+"""What is not streamed: a backlog, and all while the spool's disk is short. Nothing is lost. With a real server at the end."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,7 +17,7 @@ from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver import lost_wal
 from walkeeper.agent.archiver.spool import Spool
-from walkeeper.agent.archiver.streaming import Streaming
+from walkeeper.agent.archiver.streaming import SILENCE_LIMIT, Streaming
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems
 from walkeeper.core.frontier import Frontier
@@ -24,8 +25,9 @@ from walkeeper.core.history import History
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.errors import BadSegment, SpoolShort
-from walkeeper.lib.clock import SystemClock
+from walkeeper.core.receipt import Receipt
+from walkeeper.errors import BadSegment, PostgresError, SpoolError, SpoolFull, SpoolShort
+from walkeeper.postgres.pg_receivewal import Ended
 
 SIZE = SegmentSize(MIB)
 SYSTEM = 7
@@ -34,6 +36,8 @@ RESERVE, LIMIT, TOTAL = 10 * MIB, 8 * MIB, 1000 * MIB
 
 class Receiver:
     running = False
+    ended: Ended | None = None
+    """How it ends at once, whenever it is started."""
 
     def start(self, last: Segment) -> None:
         self.running, self.last = True, last
@@ -41,7 +45,21 @@ class Receiver:
     def stop(self) -> None:
         self.running = False
 
-    def poll(self) -> None: ...
+    def poll(self) -> Ended | None:
+        self.running = self.ended is None
+        return self.ended
+
+
+class Hands:
+    """A clock that is moved by hand."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 class World:
@@ -58,12 +76,12 @@ class World:
         self.others = 0
         """Bytes that something else has on the disk."""
         archive = SimpleNamespace(size=SIZE)
+        self.clock = Hands()
+        self.problems = Problems(self.clock)
         sources = SimpleNamespace(
-            archive=archive, history=History(1), pg_wal=self.pg_wal, spool=self.spool, clock=SystemClock()
+            archive=archive, history=History(1), pg_wal=self.pg_wal, spool=self.spool, clock=self.clock
         )
-        self.source = Streaming(
-            cast("Any", sources), cast("Any", self.receiver), 0, self.observed, Problems(SystemClock())
-        )
+        self.source = Streaming(cast("Any", sources), cast("Any", self.receiver), 0, self.observed, self.problems)
         for number in range(3, 9):
             plain = plain_segment(Segment(1, number, SIZE), SYSTEM)
             for place in (self.pg_wal, self.spool.wal):
@@ -82,11 +100,194 @@ class World:
     def spooled(self) -> list[int]:
         return [segment.number for segment in self.spool.complete(SIZE)]
 
+    @property
+    def waiting(self) -> list[int]:
+        """What is to be uploaded, or is."""
+        return [segment.number for segment in self.source.complete(self.frontier)]
+
+    @property
+    def open(self) -> list[str]:
+        return [problem.what for problem in self.problems.open()]
+
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Nothing counts as a backlog."""
     monkeypatch.setattr("walkeeper.agent.archiver.streaming.spool_reserve", lambda *_: RESERVE)
+    monkeypatch.setattr("walkeeper.agent.archiver.streaming.BEHIND", sys.maxsize)
     return World(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def backlog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The spool has nothing yet."""
+    world = World(tmp_path, monkeypatch)
+    for segment in world.spool.complete(SIZE):
+        (world.spool.wal / segment.name).unlink()
+    return world
+
+
+def memory() -> Any:
+    return cast("Any", SimpleNamespace(of=bytearray))
+
+
+def store(world: World, *numbers: int) -> None:
+    for number in numbers:
+        world.frontier.add(Receipt(Segment(1, number, SIZE), "", 1, was_present=False))
+
+
+def test_a_backlog_is_taken_from_pg_wal_and_streaming_begins_when_it_is_stored(backlog: World) -> None:
+    assert backlog.tend() == ""
+    assert backlog.waiting == [3, 4, 5, 6, 7, 8]
+    first = Segment(1, 3, SIZE)
+    assert backlog.source.read(first, memory()) == plain_segment(first, SYSTEM)
+    store(backlog, 3, 4, 5, 6, 7)
+    assert backlog.tend() == ""
+    assert not backlog.receiver.running
+    store(backlog, 8)
+    assert backlog.tend() == ""
+    assert backlog.receiver.running
+    assert [path.name for path in backlog.spool.wal.iterdir()] == [Segment(1, 9, SIZE).name + ".partial"]
+
+
+def test_what_the_spool_has_is_no_backlog_and_one_that_pg_receivewal_is_behind_with_is_not_taken_from_it(
+    backlog: World,
+) -> None:
+    """It may have delivered more than was looked at; where it hangs, that is to be noticed."""
+    backlog.observed.lsn = Lsn(5 * MIB)
+    assert backlog.tend() == ""
+    assert backlog.receiver.running
+    backlog.observed.lsn = Lsn(9 * MIB)
+    assert backlog.tend() == ""
+    assert backlog.receiver.running
+    (backlog.spool.wal / Segment(1, 3, SIZE).name).write_bytes(b"x" * MIB)
+    assert backlog.waiting == [3]
+    backlog.receiver.ended = Ended(True, "")  # it got as far as there was room
+    assert backlog.tend() == ""
+    assert backlog.tend() == ""
+    assert backlog.waiting == [3, 4, 5, 6, 7, 8]
+    assert backlog.source.read(Segment(1, 3, SIZE), memory()) == b"x" * MIB  # nothing is read twice
+
+
+def test_a_full_spool_is_no_reason_to_wait_and_streaming_begins_when_it_is_empty(backlog: World) -> None:
+    """The record is where it was, so that the spool keeps what is stored."""
+    for number in range(3, 9):
+        (backlog.spool.wal / Segment(1, number, SIZE).name).write_bytes(b"x" * MIB)
+    backlog.spool.limit = 6 * MIB
+    backlog.observed.lsn = Lsn(13 * MIB)
+    for number in range(9, 13):
+        (backlog.pg_wal / Segment(1, number, SIZE).name).write_bytes(b"x" * MIB)
+    assert backlog.tend() == ""
+    assert backlog.waiting == [*range(3, 13)]
+    store(backlog, *range(3, 13))
+    assert backlog.tend() == ""
+    assert not backlog.receiver.running
+    for segment in backlog.spool.complete(SIZE):
+        (backlog.spool.wal / segment.name).unlink()
+    assert backlog.tend() == ""
+    assert backlog.receiver.running
+
+
+def test_p4_a_backlog_that_the_hold_slot_does_not_keep_is_streamed(backlog: World) -> None:
+    """PostgreSQL may recycle it at any time: the spool has to copy it."""
+    kept = backlog.observed.slot
+    for slot in (None, SlotState(True, Lsn(2 * MIB), None, True), SlotState(True, Lsn(4 * MIB), None, False)):
+        assert backlog.tend() == ""
+        assert not backlog.receiver.running
+        backlog.observed.slot = slot
+        assert backlog.tend() == ""
+        assert backlog.receiver.running
+        assert backlog.waiting == []
+        backlog.source.stop()
+        assert backlog.tend() == ""
+        assert backlog.receiver.running  # nor does it begin so
+        backlog.source.stop()
+        backlog.observed.slot = kept
+        backlog.clock.now += 60
+
+
+def test_a_standby_clusters_leader_streams_its_backlog(backlog: World) -> None:
+    backlog.observed.in_recovery = True
+    assert backlog.tend() == ""
+    assert backlog.receiver.running
+
+
+def test_while_the_server_is_down_no_backlog_begins_and_one_goes_on(backlog: World) -> None:
+    backlog.observed.server_up, backlog.observed.slot = False, None
+    slot = SlotState(True, Lsn(3 * MIB), None, False)
+    assert backlog.tend() == ""
+    assert backlog.waiting == []
+    backlog.observed.server_up, backlog.observed.slot = True, slot
+    assert backlog.tend() == ""
+    backlog.observed.server_up, backlog.observed.slot = False, None
+    assert backlog.tend() == ""
+    assert backlog.waiting == [3, 4, 5, 6, 7, 8]
+
+
+def test_of_a_backlog_what_pg_wal_lacks_is_said_to_be_lost_and_what_goes_meanwhile_is_gone(backlog: World) -> None:
+    assert backlog.tend() == ""
+    (backlog.pg_wal / Segment(1, 4, SIZE).name).unlink()
+    taken = set(backlog.source.complete(backlog.frontier))
+    assert backlog.source.tend(backlog.frontier, taken) == Segment(1, 4, SIZE)
+    with pytest.raises(FileNotFoundError):
+        backlog.source.read(Segment(1, 4, SIZE), memory())
+    assert not backlog.source.put_aside(Segment(1, 5, SIZE), BadSegment("damaged"))
+    assert (backlog.pg_wal / Segment(1, 5, SIZE).name).exists()
+
+
+def test_a_backlog_that_pg_wal_does_not_begin_with_is_asked_for_by_streaming(backlog: World) -> None:
+    (backlog.pg_wal / Segment(1, 3, SIZE).name).unlink()
+    assert backlog.tend() == ""
+    assert backlog.receiver.running
+
+
+def test_where_pg_wal_cannot_be_read_streaming_is_asked(backlog: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(path: Path) -> bool:
+        raise PostgresError(f"{path}: Permission denied")
+
+    assert backlog.tend() == ""
+    with monkeypatch.context() as patch:
+        patch.setattr("walkeeper.agent.archiver.from_pg_wal.is_there", unreadable)
+        assert backlog.waiting == []
+        assert backlog.tend() == ""
+        assert backlog.receiver.running
+
+
+def test_a_segment_that_cannot_be_put_aside_is_tried_again_and_ends_no_thread(
+    backlog: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SpoolError("quarantine: No space left on device")
+
+    monkeypatch.setattr(Spool, "_put_all_aside", full)
+    assert not backlog.source.put_aside(Segment(1, 5, SIZE), BadSegment("damaged"))
+    assert backlog.open == ["archiver_spool"]
+
+
+def test_a_pg_receivewal_that_brings_nothing_is_said_though_a_backlog_goes_on_without_it(backlog: World) -> None:
+    stored = Lsn(3 * MIB)
+    for _ in range(3):
+        backlog.frontier = Frontier(History(1), stored, SIZE)
+        backlog.observed.lsn = Lsn(stored + 100)
+        assert backlog.tend() == ""
+        assert backlog.receiver.running
+        backlog.observed.lsn = Lsn(stored + 5 * MIB)
+        for segment in range(stored // MIB, stored // MIB + 5):
+            (backlog.pg_wal / Segment(1, segment, SIZE).name).write_bytes(b"x" * MIB)
+        for _ in range(3):
+            backlog.clock.now += SILENCE_LIMIT / 2 + 1
+            assert backlog.tend() == ""
+        assert not backlog.receiver.running
+        assert len(backlog.waiting) == 5  # without it
+        stored = Lsn(stored + 5 * MIB)
+    assert backlog.open == ["archiver_receiver"]
+
+
+def test_a_spool_that_is_full_is_said_and_streaming_waits(world: World) -> None:
+    world.spool.limit = 4 * MIB
+    with pytest.raises(SpoolFull, match="the limit of 4 MiB is reached"):
+        world.tend()
+    assert not world.receiver.running
 
 
 def test_what_pg_wal_has_goes_from_the_spool_newest_first_and_is_archived_from_there(world: World) -> None:
@@ -102,7 +303,7 @@ def test_what_pg_wal_has_goes_from_the_spool_newest_first_and_is_archived_from_t
     assert [segment.number for segment in world.source.complete(world.frontier)] == [3, 4, 5, 6, 7, 8]
     for number in (3, 8):
         segment = Segment(1, number, SIZE)
-        assert world.source.read(segment, cast("Any", SimpleNamespace(of=bytearray))) == plain_segment(segment, SYSTEM)
+        assert world.source.read(segment, memory()) == plain_segment(segment, SYSTEM)
     assert list(world.spool.wal.glob("*.partial")) == []
 
 
@@ -168,6 +369,7 @@ def test_archiving_goes_on_without_the_disk_and_streams_again_when_there_is_room
 ) -> None:
     """The store is away, the spool fills what is left, and is emptied; all is archived from pg_wal."""
     directory = new_directory("d")
+    monkeypatch.setattr("walkeeper.agent.archiver.streaming.BEHIND", sys.maxsize)
     free = [1000 * MIB]
     monkeypatch.setattr(lost_wal, "disk_of", lambda path: (free[0] if path.name == "wal" else 1000 * MIB, 1000 * MIB))
     with Postgres(directory / "pg", settings={"max_wal_size": "32MB"}) as server:

@@ -43,6 +43,10 @@ class Files:
 
     def __init__(self, lying: dict[int, int]) -> None:
         self.lying = lying
+        self.elsewhere: dict[int, int] = {}
+        """What is taken instead of what was put aside."""
+        self.late: set[int] = set()
+        """What is gone when it is read for the first time, and back right after."""
         self.aside: list[int] = []
         self.reads: list[int] = []
 
@@ -55,7 +59,8 @@ class Files:
 
     def read(self, segment: Segment, memory: Memory) -> Plain:
         self.reads.append(segment.number)
-        if segment.number not in self.lying:
+        if segment.number not in self.lying or segment.number in self.late:
+            self.late.discard(segment.number)
             raise FileNotFoundError
         return plain_segment(segment, self.lying[segment.number])
 
@@ -64,6 +69,7 @@ class Files:
     def put_aside(self, segment: Segment, problem: WalkeeperError) -> bool:
         self.aside.append(segment.number)
         del self.lying[segment.number]
+        self.lying.update({segment.number: self.elsewhere[segment.number]} if segment.number in self.elsewhere else {})
         return True
 
     def remove(self, receipt: Receipt) -> None: ...
@@ -143,3 +149,17 @@ def test_a_refused_segment_that_goes_away_takes_its_problem_with_it() -> None:
     del world.files.lying[5]
     world.clock.now += SLOW_RETRY
     world.until(lambda: world.open == [])
+
+
+def test_what_was_put_aside_and_lies_elsewhere_as_well_is_taken_from_there() -> None:
+    """In the spool it was damaged, and pg_wal has it: the source names it all the while."""
+    world = World({1: FOREIGN, 5: SYSTEM})
+    world.files.elsewhere[1] = SYSTEM
+    world.until(lambda: sorted(world.stored) == [1, 5])
+    assert world.files.aside == [1]
+
+
+def test_what_was_gone_for_a_moment_is_uploaded_when_it_is_there_again() -> None:
+    world = World({5: SYSTEM, 6: SYSTEM})
+    world.files.late.add(5)
+    world.until(lambda: sorted(world.stored) == [5, 6])

@@ -243,7 +243,7 @@ def claim_a_piece_that_was_received_and_not_stored(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.archive.tail, "put", put)
 
 
-@mutation("lose_store_answers", "cut_store", "store_down", first=99)
+@mutation("lose_store_answers", "cut_store", "store_down", first=453)
 def claim_beyond_a_hole_between_pieces(patch: MonkeyPatch) -> None:
     """A piece that could not be stored is left out, and the next one counts all the same."""
     real = Tail._ship
@@ -363,7 +363,7 @@ def start_at_the_slot(patch: MonkeyPatch) -> None:
     _resume(patch, at_slot)
 
 
-@mutation(first=780)
+@mutation(first=65)
 def resume_at_the_record_blindly(patch: MonkeyPatch) -> None:
     _resume(patch, lambda record, _history, _local: record.position)
 
@@ -488,7 +488,7 @@ def skip_the_leader_read(patch: MonkeyPatch) -> None:
     )
 
 
-@mutation("kill_patroni", "power_loss", "freeze_host", first=2)
+@mutation("kill_patroni", "power_loss", "freeze_host", first=67)
 def skip_the_comparison_of_timelines(patch: MonkeyPatch) -> None:
     """T ≥ R.tli."""
 
@@ -532,7 +532,7 @@ def trust_a_stale_spool(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_seed", seed)
 
 
-@mutation(first=432)
+@mutation(first=586)
 def trust_the_spool_of_an_earlier_boot(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_check_boot", lambda _: None)
 
@@ -551,7 +551,7 @@ def lay_no_seed(patch: MonkeyPatch) -> None:
 # --------------------------------------------------------------------------------------------------------------------- gaps
 
 
-@mutation(first=98)
+@mutation(first=142)
 def call_it_a_gap_too_early(patch: MonkeyPatch) -> None:
     patch.setattr(Members, "fetch", lambda *_: iter(()))
     patch.setattr(Suspicions, "silent", lambda *_: [])
@@ -563,12 +563,12 @@ def call_it_a_gap_without_a_look_into_the_store(patch: MonkeyPatch) -> None:
     patch.setattr(LostWal, "_take", lambda *_: False)
 
 
-@mutation(first=98)
+@mutation(first=142)
 def pass_a_gap_without_a_word(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "record_gap", lambda *_: None)
 
 
-@mutation(first=98)
+@mutation(first=142)
 def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.lost_wal, "is_lost", lambda *_: False)
 
@@ -579,7 +579,7 @@ def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
 _SILENT: Final = ("lose_slot", "lose_slot", "jump_slot", "mute_member", "unknown_name", "cut_members", "kill_server")
 
 
-@mutation(*_SILENT, first=196)
+@mutation(*_SILENT, first=76)
 def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     """And with it the slot, so that the member that had the WAL recycled it."""
 
@@ -589,7 +589,7 @@ def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     patch.setattr(Frontier, "suspect", suspect)
 
 
-@mutation(*_SILENT, first=196)
+@mutation(*_SILENT, first=76)
 def empty_the_spool_behind_a_suspicion_before_it_is_stored(patch: MonkeyPatch) -> None:
     real = Archiver._hand_out
 
@@ -649,7 +649,7 @@ def say_yes_to_other_bytes_under_that_name(patch: MonkeyPatch) -> None:
 # -------------------------------------------------------------------------------------------------------- these were found
 
 
-@mutation("damage_spool", "wipe_spool", "kill_receiver", first=522)
+@mutation("damage_spool", "wipe_spool", "kill_receiver", first=438)
 def forget_that_a_segment_comes_again(patch: MonkeyPatch) -> None:
     """A segment that was put aside while it waited for its upload, and came again before the next look, was never uploaded."""
     real = Streaming._start_receiver
@@ -658,9 +658,16 @@ def forget_that_a_segment_comes_again(patch: MonkeyPatch) -> None:
         return real(self, frontier, set(taken))
 
     patch.setattr(Streaming, "_start_receiver", start_receiver)
+    patch.setattr(Uploads, "_drop", Uploads._no_longer_refused)
 
 
-@mutation("switchover", "switchover", "cut_store", "freeze_receiver", first=74)
+@mutation("damage_spool", "damage_spool", "store_down", "cut_store", first=40)
+def forget_that_pg_wal_has_what_was_put_aside(patch: MonkeyPatch) -> None:
+    """A segment of a backlog that was damaged in the spool was never uploaded: it was named all the while."""
+    patch.setattr(Uploads, "_drop", Uploads._no_longer_refused)
+
+
+@mutation("switchover", "switchover", "cut_store", "freeze_receiver", first=103)
 def let_the_spool_be_full_of_what_a_seed_puts_aside(patch: MonkeyPatch) -> None:
     """The partials of boundary segments, or another branch's segments, filled the spool, and only a seed removes them."""
     real = Streaming._start_receiver
@@ -676,7 +683,7 @@ def let_the_spool_be_full_of_what_a_seed_puts_aside(patch: MonkeyPatch) -> None:
     patch.setattr(Streaming, "_start_receiver", start_receiver)
 
 
-@mutation("freeze_host", first=4532)
+@mutation("freeze_host", first=5720)
 def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     """A standby that was promoted before it had reached its parent's beginning could not archive."""
 
@@ -688,7 +695,7 @@ def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.core.history, "_as_it_came_to_be", refuse)
 
 
-@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=431)
+@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=450)
 def take_unknown_members_for_none(patch: MonkeyPatch) -> None:
     """An agent that began while the DCS was away did not know the members, and called their WAL a gap. At once, as it was
     then: by now it has mostly learnt of them before a no counts."""

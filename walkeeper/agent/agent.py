@@ -226,7 +226,8 @@ class Agent:
         ours = look.server is not None and self._is_its_cluster(look.server, archiver)
         archiver.observed.server_up = ours
         archiver.observed.slot = look.slot if ours and isinstance(look.slot, SlotState) else None
-        archiver.observed.lsn = look.server.lsn if look.server is not None and ours else archiver.observed.lsn
+        if look.server is not None and ours:
+            archiver.observed.lsn, archiver.observed.in_recovery = look.server.lsn, look.server.in_recovery
         if look.record_known and not archiver.ownership.still_ours(look.found):
             archiver.over.set()
         archiver.ownership.other_leader = look.leader if look.leader != self.config.name else None
@@ -361,7 +362,7 @@ class Agent:
             self._clock,
             lambda: self._stopping,
         )
-        observed = Observed(server_up=True, lsn=server.lsn, times=self.observer.wal_times)
+        observed = Observed(True, server.lsn, None, self.observer.wal_times, server.in_recovery)
         return assemble(self.config, ownership, sources, self._committer_server, observed, self.problems)
 
     @property

@@ -43,6 +43,7 @@ class Observed:
     lsn: Lsn
     slot: SlotState | None = None
     times: WalTimes = field(default_factory=WalTimes)
+    in_recovery: bool = False
 
 
 @dataclass(frozen=True, slots=True)

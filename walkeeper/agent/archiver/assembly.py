@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from walkeeper.agent.archiver.archiver import Archiver
@@ -20,7 +21,7 @@ from walkeeper.agent.problems import Problems
 from walkeeper.config import Config
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import Segment
-from walkeeper.errors import ConfigError
+from walkeeper.errors import ConfigError, PostgresError
 from walkeeper.postgres.pg_receivewal import Receiver, find_program
 from walkeeper.postgres.server import Server
 
@@ -46,6 +47,8 @@ def assemble(
     else:
         passfile = config.spool_directory / "pgpass"
         receiver = Receiver(sources.program, sources.spool.wal, config.postgresql, passfile, sources.clock)
+        with suppress(PostgresError):  # the next look asks again
+            observed.slot = server.slot(config.hold_slot)
         source = Streaming(sources, receiver, config.spool_reserve, observed, problems)
     clock, archive = sources.clock, sources.archive
     frontier = Frontier(sources.history, ownership.record.position, archive.size)

@@ -148,12 +148,12 @@ class Spool:
                 if entry.name.endswith(PARTIAL) and entry.is_file(follow_symlinks=False):
                     Path(entry.path).unlink()
 
-    def put_aside(self, name: str, why: str) -> None:
-        """Move a file of the receiver's directory to quarantine. Logged: it never happens without a reason."""
-        self._put_all_aside([(name, why)])
+    def put_aside(self, name: str, why: str) -> bool:
+        """Move a file of the receiver's directory to quarantine; whether there was one. Logged: never without a reason."""
+        return self._put_all_aside([(name, why)]) > 0
 
-    def _put_all_aside(self, files: Sequence[tuple[str, str]]) -> None:
-        """Each with its reason; where they are many, one line says it of all."""
+    def _put_all_aside(self, files: Sequence[tuple[str, str]]) -> int:
+        """Each with its reason; where they are many, one line says it of all. How many were there."""
         with _told(self.quarantine):
             moved = [(name, why) for name, why in files if self._move_aside(name)]
             for name, why in moved if len(moved) <= NAMED else ():
@@ -165,6 +165,7 @@ class Spool:
                 )
             if moved:
                 self._bound_quarantine()
+            return len(moved)
 
     def _move_aside(self, name: str) -> bool:
         target = self.quarantine / name

@@ -1,8 +1,14 @@
-"""``archiver: streaming``: pg_receivewal delivers into the spool, from the first segment that is missing."""
+"""``archiver: streaming``: pg_receivewal delivers into the spool, from the first segment that is missing.
+
+Of a backlog each segment lies whole in pg_wal, where it costs no copy. So it is taken from there as long as the hold slot keeps
+it, and pg_receivewal begins when all is stored. The same goes for a spool whose disk runs short.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
+from contextlib import suppress
 from typing import Final
 
 from walkeeper.agent.archiver import lost_wal
@@ -20,12 +26,12 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.room import SPARE, is_short, spool_reserve
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import PostgresError, SpoolFull, SpoolShort, WalkeeperError
+from walkeeper.errors import PostgresError, SpoolError, SpoolFull, SpoolShort, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.retry import Backoff
 from walkeeper.postgres.pg_receivewal import Ended, Receiver
 from walkeeper.postgres.server import hint_for
-from walkeeper.postgres.wal_file import Memory, is_there
+from walkeeper.postgres.wal_file import Memory
 
 SILENCE_LIMIT: Final = 30.0
 """Seconds in which pg_receivewal must deliver a segment that the server has completed."""
@@ -33,6 +39,8 @@ STEADY_SECONDS: Final = 15.0
 """Seconds for which pg_receivewal must have run to be taken for streaming: longer than a connection may take to fail."""
 LOW_WATER: Final = 0.5
 """The part of its limit to which a full spool drains before pg_receivewal goes on."""
+BEHIND: Final = 4
+"""Segments that the server has completed and the spool lacks, from which on they are a backlog."""
 
 
 class Streaming:
@@ -46,6 +54,8 @@ class Streaming:
         self._short = False
         """The spool does without its disk: what is complete is taken from pg_wal."""
         self._from_pg_wal = FromPgWal(sources, observed)
+        self._behind = False
+        """A backlog is taken from pg_wal; pg_receivewal does not run."""
         self._spool: Spool = sources.spool
         self._size = sources.archive.size
         self._receiver = receiver
@@ -69,15 +79,20 @@ class Streaming:
     def complete(self, frontier: Frontier) -> list[Segment]:
         """What lies below the frontier too, to be confirmed and removed."""
         found = {segment for segment in self._spool.complete(self._size) if self._history.contains(segment)}
-        if self._short:
-            found.update(self._from_pg_wal.complete(frontier))
+        if self._short or self._behind:
+            try:
+                found.update(self._from_pg_wal.complete(frontier))
+            except PostgresError:
+                if self._short:
+                    raise
+                self._behind = False  # streaming can be asked instead
         return sorted(found, key=lambda segment: segment.number)
 
     def read(self, segment: Segment, memory: Memory) -> Plain:
         try:
             return self._spool.read(segment, memory)
         except FileNotFoundError:
-            if not self._short:
+            if not self._short and not self._behind:
                 raise
         return self._from_pg_wal.read(segment, memory)
 
@@ -85,10 +100,13 @@ class Streaming:
         return self._from_pg_wal.read_at(segment)
 
     def put_aside(self, segment: Segment, problem: WalkeeperError) -> bool:
-        if self._short and not is_there(self._spool.wal / segment.name):
-            return False  # it is PostgreSQL's own
+        try:
+            if not self._spool.put_aside(segment.name, problem.reason):
+                return False  # it is PostgreSQL's own
+        except SpoolError as error:
+            self._problems.report(About.ARCHIVER_SPOOL, error)
+            return False
         events.failure("segment_of_no_use", problem)
-        self._spool.put_aside(segment.name, problem.reason)
         self._comes_again = True
         return True
 
@@ -105,6 +123,8 @@ class Streaming:
         free, reserve = self._look_at_disk(frontier)
         if self._short:
             return self._do_without(free, reserve, frontier, taken)
+        if not self._receiver.running and self._is_behind(frontier, taken):
+            return self._from_pg_wal.tend(frontier, taken)
         missing = frontier.first_missing(taken)
         holed = self._comes_again or any(segment.number > missing.number for segment in taken)
         if self._receiver.running and holed:
@@ -147,9 +167,28 @@ class Streaming:
         except PostgresError as problem:
             self._failed(problem)
             return None
-        self._due_since = self._started_at = now
+        self._due, self._due_since, self._started_at = first, now, now
         events.info("receiver_started", first=first, frontier=frontier.lsn)
         return None
+
+    def _is_behind(self, frontier: Frontier, taken: Collection[Segment]) -> bool:
+        """Whether a backlog is taken from pg_wal: until nothing complete waits there or in the spool, or until the slot is lost.
+
+        Begins only where pg_wal has what comes next: what it lacks is streaming's to ask for.
+        """
+        observed = self._observed
+        if not observed.server_up:
+            return self._behind  # nobody knows better
+        first = frontier.first_missing(set(self._spool.complete(self._size)))
+        kept = not observed.in_recovery and keeps(observed.slot, Lsn(first.end - 1))  # whole files
+        if self._behind:
+            self._behind = kept and bool(taken)
+        elif kept and observed.lsn - first.start >= BEHIND * self._size:
+            with suppress(PostgresError):
+                self._behind = first in self._from_pg_wal.complete(frontier)
+            if self._behind:
+                events.info("backlog_from_pg_wal", first=first, frontier=frontier.lsn, server=observed.lsn)
+        return self._behind
 
     def _disk(self) -> tuple[int, int, int]:
         """Free bytes of the spool's disk, all bytes, and how many stay free."""

@@ -45,6 +45,8 @@ class Uploads:
         self._buffers = Buffers(1)
         self._todo: queue.SimpleQueue[Segment] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
+        self._dropped: queue.SimpleQueue[Segment] = queue.SimpleQueue()
+        """Given up without a receipt: what still waits, or waits again, is handed out anew."""
         self._failing: set[Segment] = set()
         self._refused: set[Segment] = set()
         self._later: list[tuple[float, Segment]] = []
@@ -57,6 +59,8 @@ class Uploads:
 
     def hand_out(self, waiting: Collection[Segment]) -> None:
         """Each of the segments that lie there, once; and again what was refused, when its time has come."""
+        while not self._dropped.empty():
+            self.taken.discard(self._dropped.get())
         self.taken.intersection_update(waiting)
         now = self._clock.monotonic()
         with self._lock:
@@ -107,12 +111,12 @@ class Uploads:
             try:
                 receipt = self._store(segment)
             except FileNotFoundError:
-                self._no_longer_refused(segment)
+                self._drop(segment)
                 return  # removed under our hands: the source notices the hole
             except WalkeeperError as problem:
                 retry = retry_after(problem, below=segment.end <= self._frontier.lsn)
                 if retry.damaged and self._source.put_aside(segment, problem):
-                    self._no_longer_refused(segment)
+                    self._drop(segment)
                     return
                 self._failing.add(segment)
                 self._problems.report(retry.about, problem)
@@ -126,6 +130,10 @@ class Uploads:
                 self._problems.clear(About.ARCHIVER_STORE)  # whoever gets through shows that the store answers
                 self._no_longer_refused(segment)
                 return
+
+    def _drop(self, segment: Segment) -> None:
+        self._no_longer_refused(segment)
+        self._dropped.put(segment)
 
     def _try_later(self, segment: Segment, *, refused: bool) -> None:
         with self._lock:
