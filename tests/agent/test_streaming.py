@@ -224,6 +224,57 @@ def test_while_the_server_is_down_no_backlog_begins_and_one_goes_on(backlog: Wor
     assert backlog.waiting == [3, 4, 5, 6, 7, 8]
 
 
+def test_a_slot_that_could_not_be_asked_for_neither_ends_a_backlog_nor_begins_one(backlog: World) -> None:
+    slot = backlog.observed.slot
+    backlog.observed.slot = PostgresError("canceling statement due to statement timeout")
+    assert backlog.tend() == ""
+    assert backlog.receiver.running
+    backlog.source.stop()
+    backlog.observed.slot = slot
+    backlog.clock.now += 60
+    assert backlog.tend() == ""
+    backlog.observed.slot = PostgresError("canceling statement due to statement timeout")
+    assert backlog.tend() == ""
+    assert not backlog.receiver.running
+    assert backlog.waiting == [3, 4, 5, 6, 7, 8]
+
+
+def test_a_spool_that_is_larger_than_one_look_keeps_no_backlog_from_pg_wal(
+    backlog: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("walkeeper.agent.archiver.from_pg_wal.AHEAD", 1)
+    for number in (3, 4):
+        (backlog.spool.wal / Segment(1, number, SIZE).name).write_bytes(b"x" * MIB)
+    assert backlog.tend() == ""
+    assert not backlog.receiver.running
+    store(backlog, 3, 4)
+    assert backlog.waiting == [3, 4, 5]
+
+
+def test_an_old_file_that_cannot_be_removed_does_not_keep_streaming_from_beginning(backlog: World) -> None:
+    assert backlog.tend() == ""
+    (backlog.spool.wal / Segment(1, 2, SIZE).name).write_bytes(b"x" * MIB)
+    store(backlog, 3, 4, 5, 6, 7, 8)
+    assert backlog.waiting == [2]
+    assert backlog.tend() == ""
+    assert backlog.receiver.running
+
+
+def test_a_pg_receivewal_that_got_as_far_as_it_should_works(world: World) -> None:
+    """It may always end between two looks."""
+    world.receiver.ended = Ended(False, "connection refused")
+    for _ in range(4):
+        assert world.tend() == ""
+        world.clock.now += 20
+    assert world.open == ["archiver_receiver"]
+    world.receiver.ended = Ended(True, "")
+    while not world.receiver.running:
+        assert world.tend() == ""
+        world.clock.now += 20
+    assert world.tend() == ""
+    assert world.open == []
+
+
 def test_of_a_backlog_what_pg_wal_lacks_is_said_to_be_lost_and_what_goes_meanwhile_is_gone(backlog: World) -> None:
     assert backlog.tend() == ""
     (backlog.pg_wal / Segment(1, 4, SIZE).name).unlink()

@@ -36,7 +36,6 @@ from walkeeper.core import backup_job
 from walkeeper.core.about import About
 from walkeeper.core.backup_job import MOST_BEHIND, Bidder
 from walkeeper.core.desired import Desired, ServerView, View, desired, writes_without_leading
-from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import may_have
 from walkeeper.core.record import Record
@@ -46,6 +45,7 @@ from walkeeper.errors import (
     DcsUnavailable,
     NoLeadership,
     NotLeader,
+    PostgresError,
     Refused,
     SpoolError,
     StandbyLags,
@@ -225,7 +225,7 @@ class Agent:
     def _tell_archiver(self, archiver: Archiver, look: Look) -> None:
         ours = look.server is not None and self._is_its_cluster(look.server, archiver)
         archiver.observed.server_up = ours
-        archiver.observed.slot = look.slot if ours and isinstance(look.slot, SlotState) else None
+        archiver.observed.slot = look.slot if ours else PostgresError("the server is down")
         if look.server is not None and ours:
             archiver.observed.lsn, archiver.observed.in_recovery = look.server.lsn, look.server.in_recovery
         if look.record_known and not archiver.ownership.still_ours(look.found):

@@ -37,11 +37,13 @@ class GoneMembers:
 
 @dataclass(slots=True)
 class Observed:
-    """Written by the observer, read by others. ``lsn`` is how far the server's WAL is flushed; ``slot`` is the hold slot."""
+    """Written by the observer, read by others. ``lsn`` is how far the server's WAL is flushed; ``slot`` is the hold slot, an
+    error where it could not be asked for.
+    """
 
     server_up: bool
     lsn: Lsn
-    slot: SlotState | None = None
+    slot: SlotState | PostgresError | None = None
     times: WalTimes = field(default_factory=WalTimes)
     in_recovery: bool = False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from walkeeper.agent.archiver.archiver import Archiver
@@ -47,8 +46,10 @@ def assemble(
     else:
         passfile = config.spool_directory / "pgpass"
         receiver = Receiver(sources.program, sources.spool.wal, config.postgresql, passfile, sources.clock)
-        with suppress(PostgresError):  # the next look asks again
+        try:
             observed.slot = server.slot(config.hold_slot)
+        except PostgresError as problem:
+            observed.slot = problem  # the next look asks again
         source = Streaming(sources, receiver, config.spool_reserve, observed, problems)
     clock, archive = sources.clock, sources.archive
     frontier = Frontier(sources.history, ownership.record.position, archive.size)

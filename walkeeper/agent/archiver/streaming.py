@@ -31,7 +31,7 @@ from walkeeper.lib import events
 from walkeeper.lib.retry import Backoff
 from walkeeper.postgres.pg_receivewal import Ended, Receiver
 from walkeeper.postgres.server import hint_for
-from walkeeper.postgres.wal_file import Memory
+from walkeeper.postgres.wal_file import Memory, is_there
 
 SILENCE_LIMIT: Final = 30.0
 """Seconds in which pg_receivewal must deliver a segment that the server has completed."""
@@ -172,23 +172,30 @@ class Streaming:
         return None
 
     def _is_behind(self, frontier: Frontier, taken: Collection[Segment]) -> bool:
-        """Whether a backlog is taken from pg_wal: until nothing complete waits there or in the spool, or until the slot is lost.
+        """Whether a backlog is taken from pg_wal: until nothing complete waits, there or in the spool, or the slot is lost.
 
         Begins only where pg_wal has what comes next: what it lacks is streaming's to ask for.
         """
-        observed = self._observed
-        if not observed.server_up:
+        observed, first = self._observed, frontier.first_missing(set(self._spool.complete(self._size)))
+        kept = self._keeps(first)
+        if kept is None or not observed.server_up:
             return self._behind  # nobody knows better
-        first = frontier.first_missing(set(self._spool.complete(self._size)))
-        kept = not observed.in_recovery and keeps(observed.slot, Lsn(first.end - 1))  # whole files
+        kept = kept and not observed.in_recovery
         if self._behind:
-            self._behind = kept and bool(taken)
+            stored = frontier.first_missing(())
+            self._behind = kept and (any(segment.number >= stored.number for segment in taken) or self.crowded())
         elif kept and observed.lsn - first.start >= BEHIND * self._size:
             with suppress(PostgresError):
-                self._behind = first in self._from_pg_wal.complete(frontier)
+                waiting = self._from_pg_wal.complete(frontier)
+                self._behind = bool(waiting) and is_there(self._sources.pg_wal / first.name)
             if self._behind:
                 events.info("backlog_from_pg_wal", first=first, frontier=frontier.lsn, server=observed.lsn)
         return self._behind
+
+    def _keeps(self, segment: Segment) -> bool | None:
+        """Whether the hold slot keeps it in pg_wal: all of it, as whole files are kept. None where that could not be asked."""
+        slot = self._observed.slot
+        return None if isinstance(slot, PostgresError) else keeps(slot, Lsn(segment.end - 1))
 
     def _disk(self) -> tuple[int, int, int]:
         """Free bytes of the spool's disk, all bytes, and how many stay free."""
@@ -217,7 +224,7 @@ class Streaming:
             self._spool.drop_partials()
         dropped = []
         for segment in reversed(self._spool.complete(self._size)) if free < reserve else ():
-            kept = self._observed.server_up and keeps(self._observed.slot, Lsn(segment.end - 1))  # whole files
+            kept = self._observed.server_up and self._keeps(segment)
             if kept and self._spool.drop(segment, self._sources.pg_wal / segment.name):
                 dropped.append(segment)
             if self._disk()[0] >= reserve + SPARE * self._size:
@@ -235,8 +242,9 @@ class Streaming:
         return lost
 
     def _receiver_ended(self, ended: Ended) -> None:
-        if ended.well:
-            return  # it received what there was room for
+        if ended.well:  # it received what there was room for
+            self._works()
+            return
         events.info("receiver_ended", said=ended.said)
         self._failed(PostgresError(f"pg_receivewal: {ended.said}", hint=hint_for(ended.said)))
 
@@ -244,13 +252,16 @@ class Streaming:
         self._restart_at = self._clock.monotonic() + self._restart.failed()
         self._problems.report(About.ARCHIVER_RECEIVER, problem, grace=True)
 
+    def _works(self) -> None:
+        self._restart.succeeded()
+        self._problems.clear(About.ARCHIVER_RECEIVER)
+
     def _watch_progress(self, due: Segment) -> None:
         """A segment that the server has completed must arrive. An idle server is not a reason for alarm."""
         now = self._clock.monotonic()
         if due != self._due or self._observed.lsn < due.end:
             if due != self._due or now - self._started_at > STEADY_SECONDS:  # a quiet server completes none for hours
-                self._restart.succeeded()
-                self._problems.clear(About.ARCHIVER_RECEIVER)
+                self._works()
             self._due, self._due_since = due, now
             return
         if now - self._due_since > SILENCE_LIMIT and self._observed.server_up:
