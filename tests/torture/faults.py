@@ -113,6 +113,7 @@ def promote_by_hand(rig: Rig, node: Node) -> Iterator[None]:
     """In a pause: two primaries until Patroni has its say again."""
     rig.paused(True)
     if rig.leader() is not node:
+        rig.promoted.add(node.name)
         with contextlib.suppress(psycopg.Error):
             node.execute("select pg_promote(false)")
     yield

@@ -109,6 +109,8 @@ class Rig:
         self.ledger = Ledger(
             self.cluster.conninfo(), writers=WRITERS, ballast=ROW_BYTES, pause=WRITERS * ROW_BYTES / (rate * MIB)
         )
+        self.promoted: set[str] = set()
+        """Who was promoted by hand beside a leader, at any time."""
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._open = contextlib.ExitStack()
@@ -221,10 +223,22 @@ class Rig:
         return self.cluster.wait_ready(3, timeout)
 
     def _diverged(self) -> list[Node]:
-        """Whom neither Patroni nor PostgreSQL bring back, because they go by the number (docs/limits.md): as doctor tells it."""
+        """Whom neither Patroni nor PostgreSQL bring back, because they go by the number (docs/limits.md): as doctor tells it.
+
+        Of a server that does not even come up nobody can tell it, but who has promoted it.
+        """
         self.cluster.wait_leader()
         self.wait_caught_up()
-        return [node for node in self.cluster.nodes if self._told_diverged(node)]
+        return [node for node in self.cluster.nodes if self._told_diverged(node) or self._known_diverged(node)]
+
+    def _known_diverged(self, node: Node) -> bool:
+        if node.name not in self.promoted:
+            return False
+        try:
+            node.value("select 1")
+        except psycopg.Error:
+            return True
+        return False
 
     def _told_diverged(self, node: Node) -> bool:
         done = subprocess.run(
