@@ -46,7 +46,7 @@ class Uploads:
         self._todo: queue.SimpleQueue[Segment] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
         self._dropped: queue.SimpleQueue[Segment] = queue.SimpleQueue()
-        """Given up without a receipt: what still waits, or waits again, is handed out anew."""
+        """Given up without a receipt: what still waits, or waits again, is handed out again."""
         self._failing: set[Segment] = set()
         self._refused: set[Segment] = set()
         self._later: list[tuple[float, Segment]] = []
