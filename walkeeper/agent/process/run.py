@@ -29,7 +29,7 @@ from walkeeper.control.server import AgentLock, ControlServer
 from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RECORD, REMEMBERED
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, ConfigError, SpoolError, WalkeeperError
-from walkeeper.lib import events
+from walkeeper.lib import events, heap
 from walkeeper.lib.clock import SystemClock, timestamp
 from walkeeper.page.document import render
 from walkeeper.restore.serving import Restoring
@@ -50,6 +50,7 @@ def main(config: Config, *, detach: bool = False, from_callback: bool = False) -
     if from_callback and not config.agent.start_from_callback:
         return 0
     refuse_root()
+    heap.return_large_blocks()
     background.open_standard_descriptors()
     if detach:
         return background.start(lambda start: _keep_detached(config, start))
