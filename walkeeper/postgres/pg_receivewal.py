@@ -94,6 +94,8 @@ class Receiver:
         self._child: subprocess.Popen[bytes] | None = None
         self._output = b""
         self._runs = 0
+        self._filled: tuple[int, str] | None = None
+        """The file, and the run that writes it, whose zeros are known to be over."""
 
     @property
     def running(self) -> bool:
@@ -144,7 +146,8 @@ class Receiver:
             return None
         try:
             # In this order: up to PostgreSQL 15 the zeros are written through the same descriptor, page by page, and
-            # when the file has its size, that position is one page before the end or at it. Neither is believed.
+            # when the file has its size, that position is one page before the end or at it. The end is never believed, and
+            # the other one only after another has been seen in that file: then it is WAL that is written.
             whole = partial.stat().st_size == size
             offset = _position(child.pid, partial.parent.resolve() / partial.name)
         except (FileNotFoundError, ProcessLookupError):
@@ -154,7 +157,11 @@ class Receiver:
                 f"pg_receivewal: its descriptors cannot be read ({error.filename}: {error.strerror})",
                 hint="/proc must show a user his own processes; without it there is no tail. tail.interval can be off.",
             ) from None
-        if not whole or offset is None or offset in {size - PAGE_SIZE, size} or self._runs != run:
+        if not whole or offset in {None, size} or self._runs != run:
+            return None
+        if offset != size - PAGE_SIZE:
+            self._filled = (run, partial.name)
+        elif self._filled != (run, partial.name):
             return None
         return Written(run, offset)
 
