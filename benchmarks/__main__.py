@@ -1,6 +1,6 @@
 """``make bench``: what walkeeper costs, measured against doing without it.
 
-python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [tail] [tail-cost] [backup] [restore] [scale]
+python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [tail] [tail-cost] [receivers] [backup] [restore] [scale]
     [--store directory|s3] [--rounds N]
 """
 
@@ -10,11 +10,23 @@ import argparse
 import sys
 from typing import Final
 
-from benchmarks import backup, outage, push, replay, restore, scale, switchover, tail, tail_cost, throughput
+from benchmarks import backup, outage, push, receivers, replay, restore, scale, switchover, tail, tail_cost, throughput
 from benchmarks.places import Kind
 from tests.parts.processes import end_run
 
-ALL: Final = ("switchover", "outage", "throughput", "replay", "push", "tail", "tail-cost", "backup", "restore", "scale")
+ALL: Final = (
+    "switchover",
+    "outage",
+    "throughput",
+    "replay",
+    "push",
+    "tail",
+    "tail-cost",
+    "receivers",
+    "backup",
+    "restore",
+    "scale",
+)
 
 
 def main() -> int:
@@ -73,6 +85,8 @@ def main() -> int:
                     tail.run(one_store, arguments.rounds)
                 case "tail-cost":
                     tail_cost.run(one_store, arguments.rounds)
+                case "receivers":
+                    receivers.run(arguments.rounds)
                 case "replay":
                     replay.run(stores, arguments.rounds, arguments.segments or 64, arguments.scale)
     finally:

@@ -14,7 +14,7 @@ from benchmarks.material import SCOPE, as_installed, write_config
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD
 from tests.parts.processes import Host, Process, wait_until
-from walkeeper.config.model import ArchiverMode
+from tests.parts.ways import Way, keys_of
 from walkeeper.control import client, paths
 from walkeeper.errors import AgentError
 
@@ -35,14 +35,14 @@ class Agent:
         etcd: Etcd,
         data: Path,
         port: int,
-        archiver: ArchiverMode = "streaming",
+        way: Way = "streaming",
     ) -> None:
         self.directory = directory
         self.config = directory / "patroni.yml"
         self.environment = as_installed(directory)
         self._section = {
             "store": dict(store),
-            "archiver": archiver,
+            **keys_of(way),
             "spool": {"directory": str(directory / "spool")},
             "agent": {"listen": "off"},
         }

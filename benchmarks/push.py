@@ -41,7 +41,7 @@ from benchmarks.places import Kind
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import Postgres
 from tests.parts.processes import Host, new_directory
-from walkeeper.config.model import ArchiverMode
+from tests.parts.ways import Way
 from walkeeper.core.lsn import MIB
 from walkeeper.core.names import Segment
 
@@ -174,7 +174,7 @@ def _bare(name: str, place: StorePlace, command: str, server: Postgres) -> Conte
 
 
 def _with_agent(
-    name: str, place: StorePlace, command: str, archiver: ArchiverMode, server: Postgres, stack: ExitStack
+    name: str, place: StorePlace, command: str, archiver: Way, server: Postgres, stack: ExitStack
 ) -> Contender:
     """It owns the record before there is any of the WAL, and is stopped while that is written.
 

@@ -1,10 +1,11 @@
-"""The tail on a real server with a real pg_receivewal: what is stored of the open segment, and what the record claims."""
+"""The tail on a real server, by each receiver: what is stored of the open segment, and what the record claims."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -19,6 +20,7 @@ from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
 from walkeeper.config import PostgresqlSettings
+from walkeeper.config.model import ReceiverKind
 from walkeeper.core.hold_slot import slot_target
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -35,11 +37,12 @@ INTERVAL = 0.2
 class Alone:
     """One server that leads, with a table, and its agent."""
 
-    def __init__(self, server: Postgres, directory: Path) -> None:
+    def __init__(self, server: Postgres, directory: Path, receiver: ReceiverKind = "pg_receivewal") -> None:
         prepare(server)
         server.execute("CREATE TABLE t (n int)")
         self.server = server
         self.directory = directory
+        self.receiver = receiver
         self.store = MemoryStore()
         self.dcs = MemoryDcs(slots=(HOLD_SLOT,))
         self.dcs.set_leader("a")
@@ -47,7 +50,8 @@ class Alone:
         self.archive = Archive(self.store, self.layout, SIZE, Codec())
 
     def agent(self, interval: float | None = INTERVAL) -> RunningAgent:
-        return RunningAgent(config_of(self.server, "a", self.directory, tail_interval=interval), self.store, self.dcs)
+        config = config_of(self.server, "a", self.directory, tail_interval=interval, receiver=self.receiver)
+        return RunningAgent(config, self.store, self.dcs)
 
     def insert(self) -> Lsn:
         """One row. Where its commit ends."""
@@ -70,9 +74,9 @@ class Alone:
         return Lsn.parse(self.server.restart_lsn(HOLD_SLOT) or "0/0")
 
 
-@pytest.fixture
-def alone(postgres: Postgres, tmp_path: Path) -> Alone:
-    return Alone(postgres, tmp_path)
+@pytest.fixture(params=get_args(ReceiverKind))
+def alone(request: pytest.FixtureRequest, postgres: Postgres, tmp_path: Path) -> Alone:
+    return Alone(postgres, tmp_path, request.param)
 
 
 def test_p4_the_frontier_follows_the_tail_to_the_byte_and_the_slot_stays_a_segment_below(alone: Alone) -> None:

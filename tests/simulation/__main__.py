@@ -1,6 +1,6 @@
 """Run schedules, or play one again:
 
-make simulate [ARGS="--schedules N --from SEED --jobs N --kinds KIND+KIND --archiver command"]
+make simulate [ARGS="--schedules N --from SEED --jobs N --kinds KIND+KIND --archiver command|builtin"]
 make simulate ARGS="--play 1234:0,3"
 """
 
@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 
+from tests.parts.ways import WAYS
 from tests.simulation.faults import KINDS
 from tests.simulation.schedule import Outcome, Schedule, play, shrink
 
@@ -25,7 +26,7 @@ def main() -> int:
     parser.add_argument("--from", dest="first", type=int, default=0, help="the first seed (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
     parser.add_argument("--kinds", help=f"of faults, joined by +; default: all ({', '.join(KINDS)})")
-    parser.add_argument("--archiver", choices=("streaming", "command"), default="streaming")
+    parser.add_argument("--archiver", choices=WAYS, default="streaming")
     parser.add_argument("--play", type=Schedule.parse, help="one schedule, every step of it told")
     arguments = parser.parse_args()
     logging.disable()

@@ -159,6 +159,7 @@ def old_record(world: World, node: Node, fault: Fault) -> None:
     def put_back() -> None:
         world.dcs.put(document)
         world.invariants.dcs_changed_by_hand()
+        world.put_back = True
 
     world.after(fault.seconds, put_back)
 

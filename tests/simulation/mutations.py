@@ -26,6 +26,7 @@ import walkeeper.archive.tail
 import walkeeper.archive.write
 import walkeeper.core.history
 import walkeeper.core.suspicion
+from tests.parts.ways import Way
 from tests.simulation.seams import ReceiverView, RecordView, agent
 from tests.simulation.wal import SIZE, readable
 from walkeeper.agent.agent import Agent
@@ -48,7 +49,6 @@ from walkeeper.agent.archiver.uploads import Uploads
 from walkeeper.archive.contents import Contents
 from walkeeper.archive.tail import StoredPiece
 from walkeeper.archive.write import Archive, Packed
-from walkeeper.config.model import ArchiverMode
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.life import LifeWatch
@@ -76,14 +76,14 @@ class Mutation:
     put_in: Callable[[MonkeyPatch], None]
     kinds: tuple[str, ...]
     first: int
-    archiver: ArchiverMode
+    archiver: Way
 
 
 MUTATIONS: Final[dict[str, Mutation]] = {}
 
 
 def mutation(
-    *kinds: str, first: int = 0, archiver: ArchiverMode = "streaming"
+    *kinds: str, first: int = 0, archiver: Way = "streaming"
 ) -> Callable[[Callable[[MonkeyPatch], None]], None]:
     def note(put_in: Callable[[MonkeyPatch], None]) -> None:
         MUTATIONS[put_in.__name__] = Mutation(put_in, kinds, first, archiver)
@@ -248,9 +248,9 @@ def claim_beyond_a_hole_between_pieces(patch: MonkeyPatch) -> None:
     """A piece that could not be stored is left out, and the next one counts all the same."""
     real = Tail._ship
 
-    def ship(self: Tail, chain: Any, partial: Any, begin: int, end: int) -> TailReceipt | None:
+    def ship(self: Tail, chain: Any, begin: int, end: int) -> TailReceipt | None:
         try:
-            return real(self, chain, partial, begin, end)
+            return real(self, chain, begin, end)
         except StoreUnavailable:
             chain.add(_piece_receipt(self._archive, chain.segment, Piece(begin, end, chain.owner)), 0)
             raise
@@ -281,11 +281,11 @@ def claim_what_the_server_has_and_not_what_was_written(patch: MonkeyPatch) -> No
 def drop_small_pieces_before_the_merged_one_is_stored(patch: MonkeyPatch) -> None:
     real = Tail._merge
 
-    def merge(self: Tail, chain: Any, partial: Any) -> None:
+    def merge(self: Tail, chain: Any) -> None:
         if count := due_for_merge(chain.levels):
             for receipt in chain.stored[-count:]:
                 self._archive.store.delete(receipt.key)
-        real(self, chain, partial)
+        real(self, chain)
 
     patch.setattr(Tail, "_merge", merge)
 
@@ -313,12 +313,12 @@ def count_the_pieces_of_another_timeline(patch: MonkeyPatch) -> None:
     """They have the same bytes up to the fork; a restore asks by the new timeline's name."""
     real = Tail._continue_earlier
 
-    def continue_earlier(self: Tail, chain: Any, partial: Any, end: int) -> bool:
+    def continue_earlier(self: Tail, chain: Any, end: int) -> bool:
         others = self._others.get(chain.segment.number, [])
         self._others[chain.segment.number] = [
             dataclasses.replace(stored, segment=chain.segment.name) for stored in others
         ]
-        return real(self, chain, partial, end)
+        return real(self, chain, end)
 
     patch.setattr(Tail, "_continue_earlier", continue_earlier)
 

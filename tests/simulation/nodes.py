@@ -72,6 +72,8 @@ class Node:
         self.commands: list[Command] = []
         """What its PostgreSQL runs as archive_command: one at most, and what outlived a server that was killed."""
         self.pokes: Callable[[], None] = lambda: None
+        self.refusals: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {}
+        """What ``walkeeper takeover`` asks its agent."""
         self.kept: set[Segment] = set()
         """What its checkpoints leave, as by wal_keep_size."""
         self.push: Callable[[Mapping[str, Any]], object] | None = None

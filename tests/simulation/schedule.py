@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from tests.parts.ways import WAYS, Way
 from tests.simulation import faults
 from tests.simulation.faults import Fault
 from tests.simulation.invariants import record_of
 from tests.simulation.seams import simulated
 from tests.simulation.wal import SIZE, readable
 from tests.simulation.world import World
-from walkeeper.config.model import ArchiverMode
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 
@@ -31,7 +31,7 @@ class Schedule:
     seed: int
     kept: tuple[int, ...] | None = None
     kinds: tuple[str, ...] = ()
-    archiver: ArchiverMode = "streaming"
+    archiver: Way = "streaming"
 
     @property
     def faults(self) -> dict[int, Fault]:
@@ -41,7 +41,7 @@ class Schedule:
     @property
     def tails(self) -> bool:
         """Whether its agents ship the tail: every second seed's do, where there is one."""
-        return self.seed % 2 == 1 and self.archiver == "streaming"
+        return self.seed % 2 == 1 and self.archiver != "command"
 
     def __str__(self) -> str:
         kinds = f"@{'+'.join(self.kinds)}" if self.kinds else ""
@@ -50,9 +50,9 @@ class Schedule:
 
     @classmethod
     def parse(cls, text: str) -> Schedule:
-        """``1234``, ``1234:0,3``, ``1234@kill_agent+switchover:0,3``, or ``command/1234…``. Raises ValueError."""
-        archiver: ArchiverMode = "command" if text.startswith("command/") else "streaming"
-        drawn, colon, kept = text.removeprefix("command/").partition(":")
+        """``1234``, ``1234:0,3``, ``1234@kill_agent+switchover:0,3``, ``command/1234…`` or ``builtin/…``. Raises ValueError."""
+        archiver: Way = next((way for way in WAYS if text.startswith(f"{way}/")), "streaming")
+        drawn, colon, kept = text.removeprefix(f"{archiver}/").partition(":")
         seed, _, kinds = drawn.partition("@")
         numbers = tuple(int(number) for number in kept.split(",") if number) if colon else None
         return cls(int(seed), numbers, tuple(kind for kind in kinds.split("+") if kind), archiver)
@@ -106,6 +106,7 @@ def _run(world: World, schedule: Schedule) -> None:
     while (lacks := _lacks(world)) and world.loop.now < deadline:
         world.loop.run_until(world.loop.now + 5)
         world.reach_what_is_stored()
+        world.accept_what_was_put_back()
         if "older timeline" in lacks:
             faults.switchover(world, world.nodes[0], Fault(0, "switchover", True, 0, 0, 0))
     if lacks and not world.invariants.number_used_twice:

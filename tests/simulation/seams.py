@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
 from unittest import mock
 
 import walkeeper.agent.agent
@@ -22,6 +22,7 @@ import walkeeper.agent.archiver.spool
 import walkeeper.core.tail
 from tests.fixtures.worlds import config_of
 from tests.parts.postgres import Postgres
+from tests.parts.ways import keys_of
 from tests.simulation import threads
 from tests.simulation.invariants import GAP_PATIENCE
 from tests.simulation.threads import Clock, Killed, Process, here
@@ -51,6 +52,7 @@ from walkeeper.core.wal_page import PAGE_SIZE, Plain
 from walkeeper.dcs.base import RECORD, REMEMBERED, Leader, Topology, Versioned
 from walkeeper.dcs.claim import decoded
 from walkeeper.errors import BadName, PostgresError, StoreUnavailable
+from walkeeper.postgres.base_backup import Identity
 from walkeeper.postgres.pg_receivewal import Ended, Written
 from walkeeper.postgres.server import CommandState, ServerState
 from walkeeper.postgres.wal_file import Memory
@@ -100,7 +102,7 @@ def start_agent(world: World, node: Node) -> None:
         clock = Clock(world.loop)
         store, remembered = StoreView(world, process), RecordView(process, REMEMBERED)
         running = Agent(_config_of(node), store, RecordView(process), clock, {}, remembered)
-        node.pokes = running.poke
+        node.pokes, node.refusals = running.poke, running.refusals.answer
         running.start()
         if world.archiver == "command":
             node.push = Pushing(running, node.directory / "run", clock).answer
@@ -115,7 +117,7 @@ def _config_of(node: Node) -> Config:
     config = config_of(cast("Postgres", node), node.name, node.directory, spool_limit=SPOOL_LIMIT)
     return replace(
         config,
-        archiver=node.world.archiver,
+        **keys_of(node.world.archiver),  # type: ignore[arg-type]
         tail_interval=TAIL_INTERVAL if node.world.tails else None,
         gap_patience=GAP_PATIENCE,
         agent=replace(config.agent, poll_interval=POLL),
@@ -289,6 +291,7 @@ class ReceiverView:
         self._clock = clock
         self._child: PgReceivewal | None = None
         self._runs = 0
+        self._filled: tuple[int, str] | None = None
 
     @property
     def running(self) -> bool:
@@ -299,7 +302,11 @@ class ReceiverView:
         agent().step("receiver.written", partial.name)
         child, run = self._child, self._runs
         found = None if child is None else child.position_in(partial)
-        if found in {None, size - PAGE_SIZE, size}:
+        if found in {None, size}:
+            return None
+        if found != size - PAGE_SIZE:
+            self._filled = (run, partial.name)
+        elif self._filled != (run, partial.name):
             return None
         agent().step("receiver.written done", found)
         return Written(run, found) if found is not None and self._runs == run else None
@@ -468,6 +475,78 @@ class PgReceivewal(Process):
         return newest.timeline, newest.number + 1
 
 
+# -------------------------------------------------------------------------------------------------- receiver: builtin's stream
+
+
+class WalStreamView:
+    """walkeeper.postgres.wal_stream.WalStream: a walsender of the node's own server."""
+
+    def __init__(self, settings: PostgresqlSettings) -> None:
+        self.server_lsn = Lsn(0)
+        self.heard = False
+        self._server = agent().world.by_port[settings.port]
+        self._connected_to = self._server.server_started
+        self._history = self._server.branch.history
+        self._next = 0
+
+    def __enter__(self) -> Self:
+        agent().step("stream.connect")
+        if self._server.frozen:
+            agent().loop.wait(2)
+        self._connected_to = self._server.server_started
+        self._history = self._server.branch.history
+        self._check()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def _check(self) -> None:
+        server = self._server
+        if (
+            not server.answers
+            or server.server_started != self._connected_to
+            or server.branch.history is not self._history
+        ):
+            raise PostgresError("the server: it closed the connection")
+
+    def identify(self) -> Identity:
+        agent().step("stream.identify")
+        self._check()
+        return Identity(SYSTEM, self._server.branch.timeline, 150000)
+
+    def start(self, lsn: Lsn, timeline: int) -> None:
+        agent().step("stream.start", lsn)
+        self._check()
+        if timeline != self._server.branch.timeline or lsn > self._server.lsn:
+            raise PostgresError("the server: requested starting point is not in this server's history")
+        self._next = int(lsn)
+
+    def receive(self, seconds: float, take: Callable[[Lsn, memoryview], None]) -> None:
+        """Some of what the server has flushed; from the open segment, or from files that are still there."""
+        agent().step("stream.receive", Lsn(self._next))
+        server, loop = self._server, agent().loop
+        if server.frozen:
+            loop.wait(seconds)
+            return
+        self._check()
+        number, end = self._next // SIZE, readable(server.lsn)
+        segment = server.branch.segment(number)
+        if segment.end <= server.lsn and not server.has(segment):
+            raise PostgresError(f"the server: requested WAL segment {segment} has already been removed")
+        end = min(end, int(segment.end), self._next + loop.dice.choice([8, 8192, SIZE]))
+        if end > self._next:
+            take(
+                Lsn(self._next), memoryview(server.branch.written_out(number))[self._next % SIZE : end - segment.start]
+            )
+            self._next = end
+        else:
+            loop.wait(seconds)
+        self.heard = True
+        self.server_lsn = max(Lsn(server.lsn), Lsn(self._next))
+        agent().step("stream.receive done", Lsn(self._next))
+
+
 # --------------------------------------------------------------------------------------------------------------- the spool
 
 
@@ -523,6 +602,7 @@ def simulated() -> Iterator[None]:
         "queue": threads.Queues(),
         "Server": ServerView,
         "Receiver": ReceiverView,
+        "WalStream": WalStreamView,
         "Spool": SpoolView,
         "read_segment": read_segment,
         "read_wal_file": read_wal_file,

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import pytest
 
+from tests.parts.ways import WAYS, Way
 from tests.simulation.__main__ import explain
 from tests.simulation.schedule import Schedule, play
-from walkeeper.config.model import ArchiverMode
 
 pytestmark = pytest.mark.simulation
 
-SCHEDULES = {"streaming": 80, "command": 50}
+SCHEDULES = {"streaming": 80, "builtin": 40, "command": 50}
 
 
-@pytest.mark.parametrize("archiver", ["streaming", "command"])
-def test_every_invariant_holds_after_every_step_of_every_schedule(archiver: ArchiverMode) -> None:
+@pytest.mark.parametrize("archiver", WAYS)
+def test_every_invariant_holds_after_every_step_of_every_schedule(archiver: Way) -> None:
     outcomes = []
     for seed in range(SCHEDULES[archiver]):
         outcomes.append(play(Schedule(seed, archiver=archiver)))

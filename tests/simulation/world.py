@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tests.parts.ways import Way
 from tests.simulation.handing_over import hand_over
 from tests.simulation.invariants import Invariants
 from tests.simulation.nodes import CHECKPOINT, TTL, Node
@@ -18,11 +19,11 @@ from tests.twins.memory_record import MemoryDcs
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
-from walkeeper.config.model import ArchiverMode
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile
 from walkeeper.core.remembered import decode
 from walkeeper.dcs.base import REMEMBERED, Member
+from walkeeper.errors import NothingToCompare
 
 NAMES: Final = "abc"
 FIRST_LSN: Final = 3 * SIZE
@@ -33,7 +34,7 @@ class World:
     """One cluster from its bootstrap on. ``directory`` is empty, and on a quick file system at best."""
 
     def __init__(
-        self, dice: random.Random, directory: Path, *, archiver: ArchiverMode = "streaming", tails: bool = False,
+        self, dice: random.Random, directory: Path, *, archiver: Way = "streaming", tails: bool = False,
         trace: bool = False,
     ) -> None:  # fmt: skip
         self.loop = Loop(dice, trace=trace)
@@ -54,6 +55,8 @@ class World:
         """An empty store that the agents are shown instead: another prefix, a directory that is not mounted."""
         self.forgetful = False
         """Whether promotions choose their number without the archive: restore_command does not read it."""
+        self.put_back = False
+        """Whether somebody put an older record back: it is for him to say that the leader archived what came since."""
         self.store_down = False
         self.lose_store_answers = 0
         self.leader: Node | None = None
@@ -173,6 +176,14 @@ class World:
         ahead = (leader.branch.segment(leader.lsn // SIZE + n) for n in range(5))
         if any(self.layout.file(segment, ".zst") in self.store.objects for segment in ahead):
             leader.write(SIZE)
+
+    def accept_what_was_put_back(self) -> None:
+        """``walkeeper takeover --accept``, by whoever put the record back, where the leader has nothing left to show for itself."""
+        leader = self.leader
+        if not self.put_back or leader is None or leader.agent is None or leader.agent.dead:
+            return
+        if leader.refusals({}).get("reason") == NothingToCompare.reason:
+            leader.refusals({"accept": True})
 
     def new_branch(self, timeline: int, parent: Branch, lsn: int) -> Branch:
         if any(branch.timeline == timeline for branch in self.branches):

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from tests.parts.processes import end_run
+from tests.parts.ways import WAYS
 from tests.torture.run import Options, torture
 
 
@@ -23,9 +24,7 @@ def main() -> int:
     parser.add_argument(
         "--store", choices=("directory", "s3", "gcs", "azure"), default="directory", help="default: %(default)s"
     )
-    parser.add_argument(
-        "--archiver", choices=("streaming", "command"), default="streaming", help="default: %(default)s"
-    )
+    parser.add_argument("--archiver", choices=WAYS, default="streaming", help="default: %(default)s")
     parser.add_argument("--rate", type=float, default=0.7, help="load in MiB of WAL a second (default: %(default)s)")
     parser.add_argument(
         "--round", type=float, default=60, help="seconds of faults between two checks (default: %(default)s)"

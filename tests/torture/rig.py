@@ -22,7 +22,7 @@ from tests.parts.cluster import WALKEEPER, Cluster, callbacks
 from tests.parts.ledger import Ledger
 from tests.parts.node import Node
 from tests.parts.processes import CHECKOUT, describe, new_directory, wait_until
-from walkeeper.config.model import ArchiverMode
+from tests.parts.ways import Way, keys_of
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Record, decode_record
 from walkeeper.errors import BadRecord
@@ -84,11 +84,11 @@ class Diary:
 class Rig:
     """A context manager: started and under load inside, gone after."""
 
-    def __init__(self, place: Place, diary: Diary, *, rate: float, archiver: ArchiverMode = "streaming") -> None:
-        """``archiver``: walkeeper's; with ``command`` PostgreSQL's archive_command is walkeeper's script."""
+    def __init__(self, place: Place, diary: Diary, *, rate: float, archiver: Way = "streaming") -> None:
+        """With ``command`` PostgreSQL's archive_command is walkeeper's script."""
         self.section = {
             "store": place.section(),
-            "archiver": archiver,
+            **keys_of(archiver),
             "spool": {"limit": "16MB"},
             "agent": {"listen": "127.0.0.1:{metrics_port}", "log_file": "{directory}/agent.log"},
         }

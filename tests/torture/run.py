@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.places import Kind, Places
+from tests.parts.ways import Way
 from tests.torture import check, report
 from tests.torture.faults import EVERYWHERE, FAULTS, clash
 from tests.torture.rig import Diary, Rig, base_backup
-from walkeeper.config.model import ArchiverMode
 
 NEAR: Final = 0.001
 """Seconds that each PUT takes longer while a bucket is well: with any delay there is the proxy that makes it slow, or refuse."""
@@ -33,7 +33,7 @@ class Options:
     round_seconds: float
     faults: tuple[str, ...]
     report: Path | None
-    archiver: ArchiverMode = "streaming"
+    archiver: Way = "streaming"
 
 
 @dataclass(slots=True)

@@ -277,6 +277,13 @@ class Keys(Section, frozen=True):
             "`command`: pg_wal, for PostgreSQL's archive_command alone, without a replication connection."
         ),
     ] = "streaming"
+    receiver: Annotated[
+        Literal["pg_receivewal", "builtin"],
+        Meta(
+            description="What streams. `pg_receivewal`: PostgreSQL's program, into the spool. `builtin`: the agent itself, which "
+            "keeps the open segment in memory and takes complete ones from pg_wal, for less CPU and without a spool."
+        ),
+    ] = "pg_receivewal"
     compression_level: Annotated[Level, Meta(description="zstd's, 1 to 19.")] = 1
     encryption: EncryptionKeys = EncryptionKeys()
     authentication: AuthenticationKeys = AuthenticationKeys()

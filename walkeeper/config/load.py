@@ -198,6 +198,8 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         raise written.error(
             ("hold_slot",), f"Patroni uses that slot for the member {patroni.name}", hint="Choose another."
         )
+    if keys.receiver == "builtin" and keys.archiver == "command":
+        raise written.error(("receiver",), "archiver: command receives nothing", hint="Leave one of the two out.")
     return Config(
         source=path,
         patroni_config=patroni.file,
@@ -240,6 +242,7 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
             postgresql=_postgresql(keys.postgresql, patroni, written),
         ),
         archiver=keys.archiver,
+        receiver=keys.receiver,
     )
 
 

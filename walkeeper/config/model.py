@@ -14,6 +14,7 @@ from walkeeper.store.base import StoreSettings
 _T = TypeVar("_T")
 
 ArchiverMode: TypeAlias = Literal["streaming", "command"]
+ReceiverKind: TypeAlias = Literal["pg_receivewal", "builtin"]
 """Where WAL comes from: pg_receivewal, or what PostgreSQL hands to archive_command."""
 
 NOT_IN_CLEAR: Final = "!password"
@@ -133,6 +134,8 @@ class Config:
     agent: AgentSettings
     node: Node
     archiver: ArchiverMode = "streaming"
+    receiver: ReceiverKind = "pg_receivewal"
+    """With ``archiver: streaming``."""
     authentication_keys: tuple[str, ...] = field(default=(), repr=False)
     """The first is for new objects; none: objects carry no codes."""
     authentic_since: str = ""
@@ -141,6 +144,11 @@ class Config:
     """The first segment that must be encrypted where anything is; empty: all must."""
     exposed: tuple[Exposure, ...] = ()
     """What others may read or write of what this was read from, and should not."""
+
+    @property
+    def spools(self) -> bool:
+        """Whether WAL that streams in is kept in the spool until it is stored."""
+        return self.archiver == "streaming" and self.receiver == "pg_receivewal"
 
     @property
     def uploads(self) -> int:

@@ -100,6 +100,8 @@ def _ask(config: Config, member: Member, *, here: bool) -> ServerFacts | Unknown
 
 def _trial(config: Config, found: ServerFacts) -> str | Unknown:
     """pg_receivewal has a libpq of its own, and looks for passwords and keys by itself."""
+    if config.receiver == "builtin":
+        return ""  # it streams as ``survey`` has connected
     try:
         program = find_program(config.bin_dir, found.state.major)
     except ConfigError:

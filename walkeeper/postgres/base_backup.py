@@ -108,7 +108,7 @@ class Walsender:
 
     def __enter__(self) -> Self:
         try:
-            self._link = connect(self.settings, replication="true", application_name=APPLICATION)
+            self._link = self._connect()
         except psycopg.Error as error:
             raise self._problem(str(error)) from None
         self._pg.notice_handler = self._noticed
@@ -167,6 +167,9 @@ class Walsender:
         damage = (*self.warnings[: _WARNINGS - 1], _message(ended))
         self.warnings.clear()
         return Stop(int(_text(place, 0, 1)), Lsn.parse(_text(place, 0, 0)), damage)
+
+    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
+        return connect(self.settings, replication="true", application_name=APPLICATION)
 
     def _messages(self) -> Iterator[memoryview]:
         pg, wait = self._pg, self._wait

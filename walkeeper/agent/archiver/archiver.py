@@ -21,6 +21,7 @@ from walkeeper.agent.archiver.life import Life
 from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.receipts import Receipts
+from walkeeper.agent.archiver.receiving import Receiving
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.archiver.tail import Tail
 from walkeeper.agent.archiver.uploads import Uploads
@@ -51,6 +52,7 @@ class Archiver:
         uploads: Uploads,
         commit: Commit,
         lost: LostWal,
+        receiving: Receiving | None,
         tail: Tail,
         life: Life,
         audit: Audit,
@@ -62,6 +64,7 @@ class Archiver:
         self.uploads = uploads
         self.lost = lost
         self.tail = tail
+        self._receiving = receiving
         self._audit = audit
         self.observed = observed
         self._life = life
@@ -123,11 +126,16 @@ class Archiver:
             supervisor.start("tail", lambda: self.tail.run(self._frontier, self._stopping)),
             supervisor.start("life", lambda: self._life.run(self._stopping, self.over)),
             supervisor.start("audit", lambda: self._audit.run(self._stopping)),
+            *self._start_receiving(supervisor),
             *(
                 supervisor.start(f"upload-{number}", lambda: self.uploads.run(self._stopping))
                 for number in range(uploads)
             ),
         ]
+
+    def _start_receiving(self, supervisor: Supervisor) -> list[threading.Thread]:
+        receiving = self._receiving
+        return [] if receiving is None else [supervisor.start("receive", lambda: receiving.run(self._stopping))]
 
     def stop(self, timeout: float) -> None:
         """End: pg_receivewal is stopped, uploads finish or are left for the next start; at most ``timeout`` seconds.

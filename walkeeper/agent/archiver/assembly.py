@@ -10,7 +10,9 @@ from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.from_pg_wal import FromPgWal
 from walkeeper.agent.archiver.life import Life
 from walkeeper.agent.archiver.lost_wal import LostWal, Sources
+from walkeeper.agent.archiver.open_segment import OpenSegment, PartialFile
 from walkeeper.agent.archiver.ownership import Ownership
+from walkeeper.agent.archiver.receiving import Receiving
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.archiver.streaming import Streaming
 from walkeeper.agent.archiver.tail import Tail
@@ -26,11 +28,11 @@ from walkeeper.postgres.server import Server
 
 
 def find_receiver(config: Config, major: int) -> Path | None:
-    """pg_receivewal; where nothing streams it is only for WAL that was lost, and may be missing. Raises ConfigError."""
+    """pg_receivewal; where it does not stream it is only for WAL that was lost, and may be missing. Raises ConfigError."""
     try:
         return find_program(config.bin_dir, major)
     except ConfigError:
-        if config.archiver == "streaming":
+        if config.spools:
             raise
         return None
 
@@ -39,20 +41,25 @@ def assemble(
     config: Config, ownership: Ownership, sources: Sources, server: Server, observed: Observed, problems: Problems
 ) -> Archiver:
     """An archiver that is not started. ``server`` is for its own use."""
-    receiver: Receiver | None = None
+    clock, archive = sources.clock, sources.archive
+    frontier = Frontier(sources.history, ownership.record.position, archive.size)
+    receiving: Receiving | None = None
+    opened: OpenSegment | None = None
     source: Source
-    if config.archiver == "command" or sources.program is None:
+    if config.receiver == "builtin" and not (observed.in_recovery and sources.program):
+        opened = receiving = Receiving(sources, frontier, config.postgresql, observed, problems)
+        source = FromPgWal(sources, observed, receiving.flushed)
+    elif config.archiver == "command" or sources.program is None:
         source = FromPgWal(sources, observed)
     else:
         passfile = config.spool_directory / "pgpass"
-        receiver = Receiver(sources.program, sources.spool.wal, config.postgresql, passfile, sources.clock)
+        receiver = Receiver(sources.program, sources.spool.wal, config.postgresql, passfile, clock)
+        opened = PartialFile(receiver, sources.spool.wal)
         try:
             observed.slot = server.slot(config.hold_slot)
         except PostgresError as problem:
             observed.slot = problem  # the next look asks again
         source = Streaming(sources, receiver, config.spool_reserve, observed, problems)
-    clock, archive = sources.clock, sources.archive
-    frontier = Frontier(sources.history, ownership.record.position, archive.size)
     commit = Commit(ownership, frontier, source, server, config.hold_slot, observed, problems, clock)
     uploads = Uploads(archive, source, frontier, problems, clock)
 
@@ -66,7 +73,8 @@ def assemble(
         commit=commit,
         lost=LostWal(sources, frontier, config.gap_patience, problems),
         life=Life(archive, ownership.record.life, ownership.record.owner, problems, clock),
-        tail=Tail(sources, receiver, ownership.record.session, config.tail_interval, problems),
+        receiving=receiving,
+        tail=Tail(sources, opened, ownership.record.session, config.tail_interval, problems),
         audit=Audit(sources, frontier, first, uploads.receipts, config.agent.read_back, problems),
         observed=observed,
         problems=problems,

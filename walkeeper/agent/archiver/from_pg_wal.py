@@ -1,4 +1,4 @@
-"""``archiver: command``: segments are taken from pg_wal as PostgreSQL completes them, without a replication connection.
+"""Segments are taken from pg_wal as PostgreSQL completes them: with ``archiver: command``, and with ``receiver: builtin``.
 
 Not only what is ``.ready``: from the frontier on, whatever the chain has. On a promoted server most of that is ``.done``,
 because a standby marks so what it received, and the dead primary may not have archived it.
@@ -6,13 +6,14 @@ because a standby marks so what it received, and the dead primary may not have a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
 from walkeeper.agent.archiver import lost_wal
 from walkeeper.agent.observation import Observed
 from walkeeper.core.frontier import Frontier
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain
@@ -27,8 +28,12 @@ AHEAD: Final = 256
 class FromPgWal:
     """A Source. Nothing is copied before it is uploaded, and nothing is removed: pg_wal is PostgreSQL's."""
 
-    def __init__(self, sources: lost_wal.Sources, observed: Observed) -> None:
+    def __init__(
+        self, sources: lost_wal.Sources, observed: Observed, flushed: Callable[[], Lsn | None] = lambda: None
+    ) -> None:
+        """``flushed``: how far the server says, to whoever streams from it now, that its WAL is flushed."""
         self._sources = sources
+        self._flushed = flushed
         self._pg_wal: Path = sources.pg_wal
         self._observed = observed
         self._read_at: dict[Segment, int | None] = {}
@@ -71,9 +76,10 @@ class FromPgWal:
         """The chain from the first that is not stored up to where the server is: a file beyond that is an old one, to be used
         again."""
         number = frontier.first_missing(()).number
+        flushed = max(self._observed.lsn, self._flushed() or Lsn(0))
         for ahead in range(number, number + AHEAD):
             segment = frontier.history.segment(ahead, frontier.size)
-            if segment.end > self._observed.lsn and not self._marked(segment):
+            if segment.end > flushed and not self._marked(segment):
                 return
             yield segment
 

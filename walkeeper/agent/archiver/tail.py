@@ -1,4 +1,4 @@
-"""Ships the tail: what pg_receivewal has written of the open segment goes to the store piece by piece, in a thread of its own.
+"""Ships the tail: what was received of the open segment goes to the store piece by piece, in a thread of its own.
 
 Only where the frontier is: behind a segment that is not stored yet a tail would help nobody, and while segments fill faster
 than ``interval`` they are stored soon enough themselves. The receipts go to the archiver, which moves the frontier.
@@ -12,27 +12,26 @@ import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from walkeeper.agent.archiver.lost_wal import Sources
+from walkeeper.agent.archiver.open_segment import OpenSegment
 from walkeeper.agent.problems import Problems
 from walkeeper.archive import tail
 from walkeeper.archive.tail import StoredPiece
 from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
-from walkeeper.core.names import PARTIAL, Segment
+from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.tail import MAX_PIECE, Piece, due_for_merge, inner_fork, longest_chain
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import BadName, BadSegment, SpoolError, StoreDenied, WalkeeperError
+from walkeeper.errors import BadName, BadSegment, StoreDenied, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.retry import Backoff
-from walkeeper.postgres.pg_receivewal import Receiver
 from walkeeper.postgres.wal_file import read_segment
 
 TICK: Final = 0.1
-"""Seconds between two looks at how far pg_receivewal is."""
+"""Seconds between two looks at how far the receiver is."""
 DROPS: Final = 4
 """Covered pieces that are removed at each look, at most."""
 LOOK_BACK: Final = 2
@@ -41,7 +40,7 @@ LOOK_BACK: Final = 2
 
 @dataclass(slots=True)
 class Chain:
-    """The pieces of the open segment so far, as one run of pg_receivewal wrote it, or an earlier one with the same bytes."""
+    """The pieces of the open segment so far, as one run of the receiver got it, or an earlier one with the same bytes."""
 
     segment: Segment
     run: int
@@ -63,13 +62,13 @@ class Tail:
     """The tail of one ownership. ``run`` is a thread's; ``stored`` and ``advance`` are for the thread that has the frontier."""
 
     def __init__(
-        self, sources: Sources, receiver: Receiver | None, session: str, interval: float | None, problems: Problems
+        self, sources: Sources, opened: OpenSegment | None, session: str, interval: float | None, problems: Problems
     ) -> None:
         self.uploaded = 0
         self.uploaded_bytes = 0
         self._archive = sources.archive
         self._sources = sources
-        self._receiver = receiver
+        self._open = opened
         self._session = session
         self._interval = interval
         self._problems = problems
@@ -119,10 +118,9 @@ class Tail:
     # --- shipping -------------------------------------------------------------------------------------------------
 
     def _look(self, segment: Segment) -> None:
-        if self._interval is None or self._receiver is None:
+        if self._interval is None or self._open is None:
             return
-        partial = self._sources.spool.wal / (segment.name + PARTIAL)
-        written = self._receiver.written(partial, segment.size)
+        written = self._open.written(segment)
         if written is None:
             return
         chain = self._chain_for(segment, written.run)
@@ -130,12 +128,12 @@ class Tail:
             return
         while chain.end < written.offset:
             end = min(written.offset, chain.end + MAX_PIECE)
-            receipt = self._ship(chain, partial, chain.end, end)
+            receipt = self._ship(chain, chain.end, end)
             if receipt is None:
                 return
             chain.add(receipt, 0)
             self._receipts.put(receipt)
-            self._merge(chain, partial)
+            self._merge(chain)
 
     def _chain_for(self, segment: Segment, run: int) -> Chain:
         chain = self._chain
@@ -164,13 +162,13 @@ class Tail:
         came, self._marked, self._marked_at = position - self._marked, position, now
         return segment.end - position > came * interval / passed
 
-    def _ship(self, chain: Chain, partial: Path, begin: int, end: int) -> TailReceipt | None:
+    def _ship(self, chain: Chain, begin: int, end: int) -> TailReceipt | None:
         """One piece; None where it can no longer be read, because the segment is complete or streamed again."""
-        if begin == 0 and not chain.stored and self._continue_earlier(chain, partial, end):
+        if begin == 0 and not chain.stored and self._continue_earlier(chain, end):
             begin = chain.end
             if begin == end:
                 return None
-        plain = self._read(chain, partial, begin, end)
+        plain = self._read(chain, begin, end)
         if plain is None:
             return None
         piece = Piece(begin, end, chain.owner)
@@ -181,22 +179,10 @@ class Tail:
         self.uploaded_bytes += receipt.stored_bytes
         return receipt
 
-    def _read(self, chain: Chain, partial: Path, begin: int, end: int) -> bytes | None:
-        """Those bytes, if the run that wrote them still writes this file after they were read."""
-        try:
-            with partial.open("rb") as file:
-                file.seek(begin)
-                plain = file.read(end - begin)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise SpoolError(f"{partial}: {error.strerror}", hint="The agent tries again.") from None
-        written = self._receiver.written(partial, chain.segment.size) if self._receiver is not None else None
-        if written is None or written.run != chain.run or written.offset < end or len(plain) != end - begin:
-            return None
-        return plain
+    def _read(self, chain: Chain, begin: int, end: int) -> bytes | None:
+        return None if self._open is None else self._open.read(chain.segment, chain.run, begin, end)
 
-    def _continue_earlier(self, chain: Chain, partial: Path, end: int) -> bool:
+    def _continue_earlier(self, chain: Chain, end: int) -> bool:
         """Take over the longest chain that is stored of this segment and has the bytes that were received now."""
         others = self._others.get(chain.segment.number, [])
         by_piece = {
@@ -207,7 +193,7 @@ class Tail:
         owners = sorted({piece.owner for piece in by_piece})
         chains = [longest_chain([piece for piece in by_piece if piece.owner == owner]) for owner in owners]
         best = max(chains, key=lambda pieces: pieces[-1].end if pieces else 0, default=[])
-        plain = self._read(chain, partial, 0, best[-1].end) if best else None
+        plain = self._read(chain, 0, best[-1].end) if best else None
         if plain is None:
             return False
         receipts = []
@@ -227,11 +213,11 @@ class Tail:
         events.info("tail_continued", segment=chain.segment, pieces=len(receipts), end=chain.stored[-1].end)
         return True
 
-    def _merge(self, chain: Chain, partial: Path) -> None:
+    def _merge(self, chain: Chain) -> None:
         """Many small pieces become one; only then they are removed."""
         while count := due_for_merge(chain.levels):
             begin, end = chain.stored[-count].piece.begin, chain.end
-            merged = self._ship(chain, partial, begin, end) if end - begin <= MAX_PIECE else None
+            merged = self._ship(chain, begin, end) if end - begin <= MAX_PIECE else None
             if merged is None:
                 return
             level = chain.levels[-1] + 1

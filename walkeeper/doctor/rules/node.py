@@ -112,14 +112,16 @@ def _limit_fix(facts: Facts, limit: int) -> tuple[str, ...]:
     AREA,
     "error",
     what="pg_receivewal is there, and at least of the server's version.",
-    why="It is what streams the WAL.",
+    why="It is what streams the WAL, and what fetches from other members what a promoted node no longer has. With "
+    "`receiver: builtin` or `archiver: command` it is a warning, as nothing but the second is lost without it.",
     fix="Install the server's client programs, or set postgresql.bin_dir.",
 )
 def receiver(facts: Facts) -> Iterator[Verdict]:
-    if facts.receiver_problem is None:
+    problem = facts.receiver_problem
+    if problem is None:
         yield Good("pg_receivewal can be used")
     else:
-        yield Wrong(str(facts.receiver_problem), (f"# {facts.receiver_problem.hint}",))
+        yield Wrong(str(problem), (f"# {problem.hint}",), severity=None if facts.config.spools else "warning")
 
 
 @rule(

@@ -47,7 +47,7 @@ def server_answers(facts: Facts) -> Iterator[Verdict]:
     AREA,
     "error",
     what="Every member's PostgreSQL accepts a replication connection of walkeeper's role.",
-    why="pg_receivewal streams over one: without it nothing is archived. From other members WAL is fetched that a promoted "
+    why="WAL is streamed over one: without it nothing is archived. From other members WAL is fetched that a promoted "
     "node no longer has.",
     fix="Lines for pg_hba (in Patroni: postgresql.pg_hba) with the database `replication`; or room in max_wal_senders.",
 )
@@ -125,15 +125,15 @@ def wal_level(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterato
 @rule(
     AREA,
     "error",
-    what="max_wal_senders has room for the replicas, for pg_receivewal and for a base backup.",
-    why="pg_receivewal is one more sender, beside one for each replica. Where they are used up nothing is archived until "
+    what="max_wal_senders has room for the replicas, for the archiver's stream and for a base backup.",
+    why="That stream is one more sender, beside one for each replica. Where they are used up nothing is archived until "
     "one ends. A base backup takes two.",
     fix="patronictl edit-config --pg max_wal_senders=10, and a restart.",
 )
 @each.server
 def max_wal_senders(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     found = int(server.settings["max_wal_senders"])
-    needed = len(facts.members)  # a replica for each other member, and pg_receivewal
+    needed = len(facts.members)  # a replica for each other member, and the archiver
     fix = paste.set_parameter(facts, "max_wal_senders", str(max(10, needed + 4)), restart=True)
     if found < needed:
         yield Wrong(f"max_wal_senders is {found}, and {needed} are needed", fix, member.name)
@@ -202,7 +202,7 @@ def idle_replication_slot_timeout(facts: Facts, member: MemberFacts, server: Ser
     AREA,
     "error",
     what="synchronous_standby_names does not name walkeeper.",
-    why="pg_receivewal reports no flush position, so that PostgreSQL never takes it for the synchronous standby: where it is "
+    why="Its receiver reports no flush position, so that PostgreSQL never takes it for the synchronous standby: where it is "
     "the only one that is named, every commit waits for ever. `*` is harmless: it picks among the standbys.",
     fix="Leave the parameter to Patroni (synchronous_mode), or name standbys in it.",
 )
@@ -212,7 +212,7 @@ def synchronous_standby_names(facts: Facts, member: MemberFacts, server: ServerF
     names = {name.strip('"').lower() for name in re.findall(r'"[^"]*"|[^\s,()]+', found)}
     if APPLICATION in names:
         fix = paste.set_parameter(facts, "synchronous_standby_names", "null")
-        yield Wrong(f"synchronous_standby_names is {found!r}: pg_receivewal never confirms a commit", fix, member.name)
+        yield Wrong(f"synchronous_standby_names is {found!r}: walkeeper never confirms a commit", fix, member.name)
     else:
         yield Good("synchronous_standby_names does not name walkeeper", member.name)
 

@@ -1,0 +1,13 @@
+"""How WAL gets to the archiver, in one word."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias, get_args
+
+Way: TypeAlias = Literal["streaming", "builtin", "command"]
+WAYS: Final[tuple[Way, ...]] = get_args(Way)
+
+
+def keys_of(way: Way) -> dict[str, str]:
+    """The keys of walkeeper's configuration that choose it."""
+    return {"receiver": "builtin"} if way == "builtin" else {"archiver": way}
