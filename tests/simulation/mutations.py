@@ -42,6 +42,7 @@ from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.member_wal import Members
 from walkeeper.agent.archiver.ownership import Ownership
+from walkeeper.agent.archiver.receiving import Receiving
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.archiver.streaming import Streaming
 from walkeeper.agent.archiver.tail import Tail
@@ -274,6 +275,23 @@ def claim_what_the_server_has_and_not_what_was_written(patch: MonkeyPatch) -> No
         return found and Written(found.run, max(found.offset, min(ahead, SIZE - 1)))
 
     patch.setattr(ReceiverView, "written", written)
+    patch.setattr(walkeeper.archive.tail, "check_part", lambda *_: None)
+
+
+@mutation("kill_server", "store_down", archiver="builtin", first=1)
+def claim_what_the_server_has_and_not_what_was_received(patch: MonkeyPatch) -> None:
+    real = Receiving.written
+
+    def written(self: Receiving, segment: Segment) -> Written | None:
+        found = real(self, segment)
+        ahead = readable(agent().node.lsn) - segment.start
+        return found and Written(found.run, max(found.offset, min(ahead, SIZE - 1)))
+
+    def read(self: Receiving, segment: Segment, run: int, begin: int, end: int) -> bytes | None:
+        return bytes(self._begun[begin:end]).ljust(end - begin, b"\0")
+
+    patch.setattr(Receiving, "written", written)
+    patch.setattr(Receiving, "read", read)
     patch.setattr(walkeeper.archive.tail, "check_part", lambda *_: None)
 
 

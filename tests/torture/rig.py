@@ -27,6 +27,8 @@ from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Record, decode_record
 from walkeeper.errors import BadRecord
 
+CAUGHT_UP_LOOK: Final = 80.0
+"""Seconds after which it is asked anew who leads, and how far that one is."""
 SEGMENT_MB: Final = 4
 WRITERS: Final = 2
 ROW_BYTES: Final = 16 * 1024
@@ -254,8 +256,15 @@ class Rig:
         )
 
     def wait_caught_up(self, timeout: float = 240) -> Record:
-        """Until the frontier has passed everything that was written so far."""
-        return wiring.wait_archived(self.cluster, self.cluster.wait_leader(timeout), timeout)
+        """Until the frontier has passed everything that was written so far, by whoever leads: that may change meanwhile."""
+        until = time.monotonic() + timeout
+        while True:
+            left = until - time.monotonic()
+            try:
+                return wiring.wait_archived(self.cluster, self.cluster.wait_leader(left), min(left, CAUGHT_UP_LOOK))
+            except TimeoutError:
+                if time.monotonic() > until:
+                    raise
 
     def paused(self, value: bool) -> None:
         self.cluster.patch_config({"pause": True if value else None})
