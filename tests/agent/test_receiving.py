@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,11 +14,14 @@ from typing import Any, cast
 import psycopg
 import pytest
 
+from tests.core.values import plain_segment
 from tests.fixtures.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
 from tests.parts.postgres import Postgres
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.archiver.from_pg_wal import WithoutSpool
 from walkeeper.agent.archiver.receiving import FAR, NEAR, Receiving
+from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems
 from walkeeper.archive.codec import Codec
@@ -28,9 +32,11 @@ from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
+from walkeeper.core.receipt import Receipt
 from walkeeper.errors import PostgresError
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres import wal_stream
+from walkeeper.postgres.wal_file import Memory
 from walkeeper.postgres.wal_stream import WalStream
 
 SIZE = SegmentSize(MIB)
@@ -70,7 +76,9 @@ def receiving(lsn: int = 3 * MIB + 100, stored: int = 3 * MIB) -> Receiving:
     archive = SimpleNamespace(size=SIZE, layout=SimpleNamespace(system_identifier=SYSTEM))
     sources = cast("Any", SimpleNamespace(archive=archive, history=history, clock=clock))
     observed = Observed(True, Lsn(lsn))
-    return Receiving(sources, Frontier(history, Lsn(stored), SIZE), cast("Any", None), observed, Problems(clock))
+    return Receiving(
+        sources, Frontier(history, Lsn(stored), SIZE), cast("Any", None), observed, Problems(clock), keep=True
+    )
 
 
 def follow(receiving: Receiving, stream: Stream) -> str:
@@ -95,7 +103,7 @@ def test_what_has_come_of_the_open_segment_can_be_read_and_an_earlier_one_is_gon
     assert one.read(third, written.run, 50, 1001) is None
     assert one.read(third, written.run + 1, 50, 1000) is None
     assert one.flushed() == 3 * MIB + 1000
-    one._end()
+    one._end(broken=True)
     assert one.written(third) is None
     assert one.flushed() is None
     assert follow(one, Stream((3 * MIB, content + b"next"))) == "gone"
@@ -127,10 +135,9 @@ def test_it_streams_only_near_the_end_of_what_a_primary_writes() -> None:
     assert not behind._within(NEAR)
     assert behind._within(FAR)
     assert not receiving(stored=2 * MIB - 1)._within(FAR)  # of the timeline before
-    for attribute, value in (("server_up", False), ("in_recovery", True)):
-        one = receiving()
-        setattr(one._observed, attribute, value)
-        assert not one._within(NEAR)
+    one = receiving()
+    one._observed.in_recovery = True
+    assert not one._within(NEAR)
 
 
 def test_it_begins_where_the_server_is_and_never_before_what_is_wanted() -> None:
@@ -138,6 +145,111 @@ def test_it_begins_where_the_server_is_and_never_before_what_is_wanted() -> None
         stream = Stream()
         follow(receiving(lsn, stored), stream)
         assert stream.begun == (begins, 2)
+
+
+class Ends:
+    """Says no so many times, and then that it is over."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def wait(self, _: float) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+    def is_set(self) -> bool:
+        return self.left < 0
+
+
+def run(receiving: Receiving, monkeypatch: pytest.MonkeyPatch, stream: Any, looks: int = 20) -> int:
+    """So many looks. How often it connected."""
+    connected = []
+
+    @contextmanager
+    def connect(_: object) -> Iterator[Any]:
+        connected.append(True)
+        yield stream() if callable(stream) else stream
+
+    monkeypatch.setattr("walkeeper.agent.archiver.receiving.WalStream", connect)
+    receiving.run(cast("Any", Ends(looks)))
+    return len(connected)
+
+
+def test_an_archive_that_is_far_behind_what_the_server_says_now_is_not_streamed_to_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last look at the server is older than what the stream said before it was ended for that."""
+    one = receiving()
+
+    def says_far() -> Stream:
+        stream = Stream((3 * MIB, b"x"))
+
+        def receive(_: float, __: Any) -> None:
+            stream.server_lsn, stream.heard = Lsn((4 + FAR) * MIB), True
+
+        monkeypatch.setattr(stream, "receive", receive)
+        return stream
+
+    assert run(one, monkeypatch, says_far) == 1
+    assert one.flushed() == (4 + FAR) * MIB
+    assert not one._problems.open()
+
+
+def test_a_server_that_could_not_be_asked_once_ends_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = receiving()
+    stream = Stream((3 * MIB, b"a"), (3 * MIB + 1, b"b"))
+    real = stream.receive
+
+    def receive(seconds: float, take: Any) -> None:
+        one._observed.server_up = False
+        real(seconds, take)
+
+    monkeypatch.setattr(stream, "receive", receive)
+    assert run(one, monkeypatch, stream) == 1  # not again while it cannot be asked
+    assert stream.parts == []
+
+
+def test_memory_that_is_short_is_a_problem_and_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = receiving()
+    monkeypatch.setattr("walkeeper.agent.problems.GRACE_SECONDS", 0.0)
+
+    def short() -> Stream:
+        raise MemoryError
+
+    assert run(one, monkeypatch, short) > 1
+    (problem,) = one._problems.open()
+    assert "memory" in problem.text
+    one._observed.server_up = False
+    assert run(one, monkeypatch, short) == 0
+    assert not one._problems.open()  # nothing is tried
+
+
+def test_where_nobody_wants_the_open_segment_only_the_position_is_kept() -> None:
+    one = receiving()
+    one._keep = False
+    follow(one, Stream((3 * MIB, bytes(MIB)), (4 * MIB, b"x")))
+    assert one.written(Segment(2, 4, SIZE)) is None
+    assert one.flushed() == 4 * MIB + 1
+
+
+def test_what_was_left_in_the_spool_is_stored_too_and_then_removed(tmp_path: Path) -> None:
+    """pg_wal no longer has it, as the hold slot was lost before the configuration was changed."""
+    spool, pg_wal = Spool(tmp_path / "spool", 8 * MIB), tmp_path / "pg_wal"
+    spool.open()
+    pg_wal.mkdir()
+    history, observed = History(1), Observed(True, Lsn(6 * MIB))
+    third, fourth, other = Segment(1, 3, SIZE), Segment(1, 4, SIZE), Segment(2, 3, SIZE)
+    for place, segment in ((spool.wal, third), (spool.wal, other), (pg_wal, fourth)):
+        (place / segment.name).write_bytes(plain_segment(segment, SYSTEM))
+    (spool.wal / f"{Segment(1, 5, SIZE)}.partial").touch()
+    sources = cast("Any", SimpleNamespace(history=history, pg_wal=pg_wal, spool=spool))
+    source, frontier = WithoutSpool(sources, observed), Frontier(history, Lsn(3 * MIB), SIZE)
+    assert source.complete(frontier) == [third, fourth]
+    assert source.read(third, Memory()) == plain_segment(third, SYSTEM)
+    assert source.tend(frontier, set(source.complete(frontier))) == Segment(1, 5, SIZE)
+    source.remove(Receipt(third, "0" * 64, 1, was_present=False))
+    assert source.complete(frontier) == [fourth]
+    assert [path.name for path in spool.wal.iterdir()] == [other.name]
 
 
 # ------------------------------------------------------------------------------------------------------ with a real server

@@ -78,7 +78,7 @@ class Pushing:
         config = agent.config
         self._agent = agent
         self._clock = clock
-        self._streams = config.archiver == "streaming"
+        self._spools = config.spools
         self._pusher = Pusher(agent.archives)
         self._place = Place(config.data_dir, "")
         self._markers = Markers(run_directory, config.source)
@@ -206,7 +206,7 @@ class Pushing:
         receipt = archiver.receipts.get(segment)
         if receipt is None and segment.end > archiver.stored_up_to:
             archiver.look()
-            receipt = archiver.receipts.get(segment, COMING if self._streams else TAKEN_UP)
+            receipt = archiver.receipts.get(segment, COMING if self._spools else TAKEN_UP)
         while receipt is None and archiver.has_in_hand(segment):
             receipt = archiver.receipts.get(segment, COMING)
         return receipt
@@ -255,7 +255,7 @@ class Pushing:
 
         A call that asks costs several times what one costs that finds a marker, and no call holds the uploads up.
         """
-        if self._streams or not isinstance(place.file, Segment):
+        if self._spools or not isinstance(place.file, Segment):
             return
         first = Segment.parse(place.name, archiver.size).number + 1
         for number in range(first, first + TOGETHER):

@@ -14,8 +14,8 @@ from walkeeper.store.base import StoreSettings
 _T = TypeVar("_T")
 
 ArchiverMode: TypeAlias = Literal["streaming", "command"]
-ReceiverKind: TypeAlias = Literal["pg_receivewal", "builtin"]
 """Where WAL comes from: pg_receivewal, or what PostgreSQL hands to archive_command."""
+ReceiverKind: TypeAlias = Literal["pg_receivewal", "builtin"]
 
 NOT_IN_CLEAR: Final = "!password"
 ONLY_SCRAM: Final = "!password,!md5"

@@ -24,7 +24,7 @@ _NAME: Final = re.compile(r"([0-9A-F]{8})-([0-9A-F]{8})-([0-9a-z]{1,40})\Z", re.
 class Piece:
     """The bytes of one segment from offset ``begin`` up to ``end``, as ``owner`` received them.
 
-    An owner is one run of pg_receivewal: its pieces begin at offset 0 and continue each other.
+    An owner is one run of a receiver: its pieces begin at offset 0 and continue each other.
     """
 
     begin: int

@@ -74,7 +74,9 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How far the ``run``-th pg_receivewal has written a file: its write() of the last byte has returned."""
+    """How far the ``run``-th pg_receivewal has written a file, its write() of the last byte has returned; or what the ``run``-th
+    stream of the agent's own receiver has brought of it.
+    """
 
     run: int
     offset: int

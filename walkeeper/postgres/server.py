@@ -277,7 +277,7 @@ def hint_for(text: str) -> str:
             "the ~/.pgpass of the agent's user, where pg_receivewal needs a line for the database replication (or *)."
         )
     if "max_wal_senders" in text:
-        return "Raise max_wal_senders: pg_receivewal needs one, and so do each replica and each base backup."
+        return "Raise max_wal_senders: the archiver needs one, and so do each replica and each base backup."
     if "too many" in text or "remaining connection slots" in text:
         return "Raise max_connections, or end what holds them."
     return ""

@@ -17,11 +17,13 @@ import psycopg
 from psycopg import pq
 
 from walkeeper.core.lsn import Lsn
+from walkeeper.errors import PostgresError
 from walkeeper.lib.clock import wall_seconds
 from walkeeper.postgres.base_backup import SILENCE, Walsender
 from walkeeper.postgres.pg_receivewal import WAL_SENDER_TIMEOUT
-from walkeeper.postgres.server import connect
+from walkeeper.postgres.server import connect, hint_for
 
+AUTOMATICALLY: Final = "The stream is begun again automatically."
 STATUS_SECONDS: Final = 1.0
 """Seconds between two reports of what was received."""
 MUTE_SECONDS: Final = 15.0
@@ -79,7 +81,7 @@ class WalStream(Walsender):
         if taken:
             self._heard_at = now
         elif now - self._heard_at > MUTE_SECONDS:
-            raise self._problem("it says nothing any more", hint="Look at the server and at the way to it.")
+            raise self._problem("it says nothing any more")
         if now - self._told_at >= STATUS_SECONDS:
             self._tell()
 
@@ -123,6 +125,12 @@ class WalStream(Walsender):
         result = self._pg.get_result()
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
             return self._refused(result)
-        return self._problem(
-            "it ended the stream", hint="It is shutting down, or was promoted. Begun again automatically."
-        )
+        return self._problem("it ended the stream")
+
+    def _wait(self, until: float) -> None:
+        super(WalStream, self)._wait(min(until, time.monotonic() + MUTE_SECONDS))
+
+    def _problem(self, text: str, *, hint: str = "") -> PostgresError:
+        said = " ".join(text.split())
+        where = f"{self.settings.host}:{self.settings.port}"
+        return PostgresError(f"postgresql at {where}: {said}", hint=hint or hint_for(said) or AUTOMATICALLY)

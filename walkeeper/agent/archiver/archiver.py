@@ -138,7 +138,7 @@ class Archiver:
         return [] if receiving is None else [supervisor.start("receive", lambda: receiving.run(self._stopping))]
 
     def stop(self, timeout: float) -> None:
-        """End: pg_receivewal is stopped, uploads finish or are left for the next start; at most ``timeout`` seconds.
+        """End: what receives is stopped, uploads finish or are left for the next start; at most ``timeout`` seconds.
 
         A thread that is still inside the store then ends automatically; ``ended`` tells.
         """

@@ -7,7 +7,7 @@ from pathlib import Path
 from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.archiver.audit import Audit
 from walkeeper.agent.archiver.commit import Commit
-from walkeeper.agent.archiver.from_pg_wal import FromPgWal
+from walkeeper.agent.archiver.from_pg_wal import WithoutSpool
 from walkeeper.agent.archiver.life import Life
 from walkeeper.agent.archiver.lost_wal import LostWal, Sources
 from walkeeper.agent.archiver.open_segment import OpenSegment, PartialFile
@@ -47,10 +47,11 @@ def assemble(
     opened: OpenSegment | None = None
     source: Source
     if config.receiver == "builtin" and not (observed.in_recovery and sources.program):
-        opened = receiving = Receiving(sources, frontier, config.postgresql, observed, problems)
-        source = FromPgWal(sources, observed, receiving.flushed)
+        keep = config.tail_interval is not None
+        opened = receiving = Receiving(sources, frontier, config.postgresql, observed, problems, keep=keep)
+        source = WithoutSpool(sources, observed, receiving.flushed)
     elif config.archiver == "command" or sources.program is None:
-        source = FromPgWal(sources, observed)
+        source = WithoutSpool(sources, observed)
     else:
         passfile = config.spool_directory / "pgpass"
         receiver = Receiver(sources.program, sources.spool.wal, config.postgresql, passfile, clock)

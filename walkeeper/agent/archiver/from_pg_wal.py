@@ -86,3 +86,26 @@ class FromPgWal:
     def _marked(self, segment: Segment) -> bool:
         """PostgreSQL marks a segment when it is complete and flushed: sooner than the observer sees it."""
         return is_there(self._pg_wal / "archive_status" / f"{segment.name}.ready")
+
+
+class WithoutSpool(FromPgWal):
+    """As a source by itself. What pg_receivewal has left in the spool, before the configuration was changed, is stored, too."""
+
+    _begun = False
+
+    def complete(self, frontier: Frontier) -> list[Segment]:
+        history = frontier.history
+        if not self._begun:
+            self._sources.spool.drop_partials()
+            self._begun = True
+        left = [segment for segment in self._sources.spool.complete(frontier.size) if history.contains(segment)]
+        return sorted({*super().complete(frontier), *left}, key=lambda segment: segment.number)
+
+    def read(self, segment: Segment, memory: Memory) -> Plain:
+        try:
+            return super().read(segment, memory)
+        except FileNotFoundError:
+            return self._sources.spool.read(segment, memory)
+
+    def remove(self, receipt: Receipt) -> None:
+        self._sources.spool.remove(receipt)

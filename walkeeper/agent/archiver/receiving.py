@@ -1,6 +1,6 @@
 """``receiver: builtin``: the server's stream, of which only the open segment is kept, in memory.
 
-A complete segment lies in pg_wal, where the hold slot keeps it, and is taken from there. So there is no spool, and a stream that
+A complete segment lies in pg_wal, where the hold slot keeps it, and is taken from there. So nothing is spooled, and a stream that
 ends costs nothing: it begins again with the segment that the server is in.
 """
 
@@ -21,7 +21,7 @@ from walkeeper.errors import PostgresError
 from walkeeper.lib import events
 from walkeeper.lib.retry import Backoff
 from walkeeper.postgres.pg_receivewal import Written
-from walkeeper.postgres.wal_stream import WalStream
+from walkeeper.postgres.wal_stream import AUTOMATICALLY, WalStream
 
 TICK: Final = 0.1
 """Seconds between two looks at whether to stream, and the longest wait for WAL."""
@@ -37,8 +37,17 @@ class Receiving:
     """An OpenSegment. ``run`` is a thread's, all else is safe from every one."""
 
     def __init__(
-        self, sources: Sources, frontier: Frontier, settings: PostgresqlSettings, observed: Observed, problems: Problems
+        self,
+        sources: Sources,
+        frontier: Frontier,
+        settings: PostgresqlSettings,
+        observed: Observed,
+        problems: Problems,
+        *,
+        keep: bool,
     ) -> None:
+        """``keep``: whether anybody wants the open segment; else only the server's position is."""
+        self._keep = keep
         self._sources = sources
         self._frontier = frontier
         self._settings = settings
@@ -47,13 +56,14 @@ class Receiving:
         self._clock = sources.clock
         self._lock = threading.Lock()
         self._segment: Segment | None = None
+        self._received = Lsn(0)
         self._begun = bytearray()
         """What has come of it, from its start on."""
         self._run = 0
         self._flushed: Lsn | None = None
 
     def flushed(self) -> Lsn | None:
-        """How far the server says that its WAL is flushed; None while it does not stream."""
+        """How far the server said that its WAL is flushed; None where it does not stream, or the stream broke off."""
         return self._flushed
 
     def written(self, segment: Segment) -> Written | None:
@@ -70,24 +80,31 @@ class Receiving:
         """Until ``stopping``."""
         backoff = Backoff(0.2, 10)
         while not stopping.wait(TICK):
-            if not self._within(NEAR):
+            if not self._observed.server_up or not self._within(NEAR):
+                self._problems.clear(About.ARCHIVER_RECEIVER)  # nothing is tried
                 continue
-            begun_at = self._clock.monotonic()
+            begun_at, problem = self._clock.monotonic(), None
             try:
                 with WalStream(self._settings) as stream:
                     self._follow(stream, stopping)
-            except PostgresError as problem:
-                if self._clock.monotonic() - begun_at > STEADY_SECONDS:
-                    backoff.succeeded()
+            except PostgresError as error:
+                problem = error
+            except MemoryError:
+                problem = PostgresError(
+                    "postgresql: not enough memory to receive the open segment",
+                    hint="Give the agent more memory: a segment more than it has, or set tail.interval to off.",
+                )
+            self._end(broken=problem is not None)
+            if self._clock.monotonic() - begun_at > STEADY_SECONDS:
+                backoff.succeeded()
+            if problem is not None:
                 self._problems.report(About.ARCHIVER_RECEIVER, problem, grace=True)
                 stopping.wait(backoff.failed())
-            finally:
-                self._end()
 
     def _within(self, segments: int) -> bool:
         """Whether the archive is so near behind a server that writes this timeline."""
         observed, wanted = self._observed, self._frontier.next_segment
-        if observed.in_recovery or not observed.server_up or wanted.timeline != self._sources.history.timeline:
+        if observed.in_recovery or wanted.timeline != self._sources.history.timeline:
             return False
         return max(observed.lsn, self._flushed or Lsn(0)) - wanted.start < segments * wanted.size
 
@@ -104,7 +121,7 @@ class Receiving:
         stream.start(first.start, history.timeline)
         with self._lock:
             self._run += 1
-            self._segment = first
+            self._segment, self._received = first, first.start
         events.info("receiver_started", first=first, frontier=self._frontier.lsn)
         while not stopping.is_set() and self._within(FAR):
             stream.receive(TICK, self._take)
@@ -116,16 +133,20 @@ class Receiving:
         with self._lock:
             while data:
                 segment = self._segment
-                if segment is None or lsn != segment.start + len(self._begun):
-                    raise PostgresError(f"the server sent WAL of {lsn} out of order", hint="Begun again automatically.")
+                if segment is None or lsn != self._received:
+                    raise PostgresError(f"the server sent WAL of {lsn} out of order", hint=AUTOMATICALLY)
                 part = data[: segment.end - lsn]
-                self._begun += part
-                lsn, data = Lsn(lsn + len(part)), data[len(part) :]
+                if self._keep:
+                    self._begun += part
+                self._received = lsn = Lsn(lsn + len(part))
+                data = data[len(part) :]
                 if lsn == segment.end:
                     self._segment = self._sources.history.segment(segment.number + 1, segment.size)
                     self._begun = bytearray()
 
-    def _end(self) -> None:
-        self._flushed = None
+    def _end(self, *, broken: bool) -> None:
+        """One that ended because the archive is far behind leaves what the server said last: as true as an older look at it."""
+        if broken:
+            self._flushed = None
         with self._lock:
             self._segment, self._begun = None, bytearray()

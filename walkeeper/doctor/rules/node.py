@@ -89,7 +89,11 @@ def spool_room(facts: Facts) -> Iterator[Verdict]:
     room, limit = spool.free + spool.used, facts.config.spool_limit
     fix = _limit_fix(facts, max(2 * segment, room // 2))
     if room < 2 * segment:
-        yield Wrong(f"{size(room)} for the spool: not even two segments fit", (f"df {spool.path}",))
+        yield Wrong(
+            f"{size(room)} for the spool: not even two segments fit",
+            (f"df {spool.path}",),
+            severity=None if facts.config.spools else "warning",
+        )
     elif limit < 2 * segment:
         yield Wrong(f"spool.limit is {size(limit)}: less than two segments", fix, severity="warning")
     elif room < limit:
