@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,9 +17,13 @@ from tests.fixtures.worlds import HOLD_SLOT, prepare
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory, wait_until
+from walkeeper.agent.archiver import audit
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
+from walkeeper.config import load
+from walkeeper.doctor import gather, rules
+from walkeeper.doctor.rule import Finding, judge
 from walkeeper.store.directory import DirectoryStore
 
 pytestmark = pytest.mark.postgres
@@ -71,6 +77,7 @@ def verified(machine: Machine) -> str:
 
 def test_moving_the_archive_to_another_store_loses_nothing(machine: Machine) -> None:
     with machine.start():
+        machine.wait_owned()
         machine.wait_archived(3)
     machine.server.complete_segments(3)  # nobody archives; the hold slot keeps them
     target = machine.directory / "other"
@@ -79,6 +86,7 @@ def test_moving_the_archive_to_another_store_loses_nothing(machine: Machine) -> 
     machine.configure()
     before = machine.stored()
     with machine.start():
+        machine.wait_owned()
         machine.wait_archived(2)
         assert machine.stored() == before, "the old one is left as it was"
         assert unbroken(machine, target)
@@ -100,6 +108,7 @@ def test_restarting_the_agent_under_load_loses_nothing(machine: Machine) -> None
 def test_a_slot_that_was_limited_costs_a_recorded_gap_and_no_more(machine: Machine) -> None:
     server = machine.server
     with machine.start():
+        machine.wait_owned()
         machine.wait_archived(2)
     server.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '2MB'")
     server.execute("SELECT pg_reload_conf()")
@@ -119,18 +128,66 @@ def test_a_slot_that_was_limited_costs_a_recorded_gap_and_no_more(machine: Machi
         machine.wait_says("gap timeline=1", 60)
         machine.wait_archived(2, 60)
         assert len(archive_of(machine, machine.store).contents.gaps()) == 1
+        (finding,) = no_gaps(machine)
+        report = wait_until(
+            lambda: [
+                each for each in (machine.report() or {"troubles": []})["troubles"] if "gap accept" in each["hint"]
+            ],
+            "the agent's word",
+        )
+        typed = typed_of(report[0]["hint"], "gap accept")
+        assert typed[-1] == finding.fix[-1].split()[-1], "doctor and the agent name the same one"
+        assert "accepted" in machine.host.run([*walkeeper(machine), *typed], env=machine.environment())
+        assert no_gaps(machine) == []
+
+
+def no_gaps(machine: Machine) -> list[Finding]:
+    """What doctor says of them."""
+    assert rules.store  # imported, and so registered
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WALKEEPER_RUN_DIR", str(machine.run_directory))
+        findings = judge(gather.gather(load(machine.config, {})))
+    return [each for each in findings if each.rule.name == "no_gaps" and each.state != "ok"]
+
+
+def walkeeper(machine: Machine) -> list[str]:
+    return [sys.executable, "-m", "walkeeper", "-c", str(machine.config)]
+
+
+def typed_of(hint: str, command: str) -> list[str]:
+    """The words after the program's name, as a hint prints them."""
+    found = re.search(rf"walkeeper ({command}[^ ,.;]*(?: [^ ,.;]+)?)", hint)
+    assert found, hint
+    return found[1].split()
+
+
+def test_an_object_that_somebody_deleted_is_handed_in_as_the_hint_says(machine: Machine) -> None:
+    with machine.start():
+        machine.wait_owned()
+        machine.wait_archived(2)
+        lost = machine.stored()[-1]
+        (path,) = machine.store.rglob(f"{lost}.zst")
+        path.unlink()
+        program, file = typed_of(audit._HINT, "archive-push")
+        typed = [*walkeeper(machine), program, file.replace("SEGMENT", lost)]
+        there = shlex.join(["cd", str(machine.server.data)])
+        machine.host.run(["sh", "-c", f"{there} && {shlex.join(typed)}"], env=machine.environment())
+        assert lost in machine.stored()
+        assert "Sound" in verified(machine)
 
 
 def accept(machine: Machine) -> str:
-    """``walkeeper takeover --accept``: what it says."""
-    command = [sys.executable, "-m", "walkeeper", "takeover", "-c", machine.config, "--accept"]
-    return machine.host.run(command, env=machine.environment())
+    """What the command says that the hint names."""
+    typed = typed_of(machine.wait_says("takeover_failed reason=wrong_cluster"), "takeover")
+    assert typed == ["takeover", "--accept"]
+    return machine.host.run([*walkeeper(machine), *typed], env=machine.environment())
 
 
 def test_after_a_major_upgrade_a_new_archive_begins_when_a_person_says_so_and_the_old_one_goes_on_after_a_rollback(
     machine: Machine,
 ) -> None:
     with machine.start():
+        machine.wait_owned()
         machine.wait_archived(2)
     old = machine.stored()
     with Postgres(new_directory("o") / "upgraded", auth="scram-sha-256") as upgraded:

@@ -159,8 +159,9 @@ def test_p14_a_piece_that_the_store_does_not_list_is_missed() -> None:
             store.objects.pop(next(key for key in store.objects if "/data/" in key), None)
 
     store = MemoryStore(before=before)
-    with pytest.raises(BadBackup, match="does not list piece"):
+    with pytest.raises(BadBackup, match="does not list piece") as told:
         run(store)
+    assert told.value.hint.endswith(f"walkeeper backup --resume {ID}")
 
 
 def test_p9_no_more_is_in_memory_than_there_are_buffers() -> None:

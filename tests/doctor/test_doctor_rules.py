@@ -16,7 +16,7 @@ import pytest
 from walkeeper.config import Config, load
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
-from walkeeper.core.record import Record
+from walkeeper.core.record import Gap, Record
 from walkeeper.core.room import Disk
 from walkeeper.dcs.base import Leader, Member, Topology, Versioned
 from walkeeper.doctor import fix, gather, reference, text
@@ -36,6 +36,8 @@ from walkeeper.doctor.rules import wiring
 from walkeeper.errors import ConfigError, DcsUnavailable, StoreDenied, StoreUnavailable, StoreUnfit
 from walkeeper.lib.schedule import Schedule
 from walkeeper.postgres.server import ServerState
+from walkeeper.store.directory.keys import DirectorySettings
+from walkeeper.store.s3.keys import S3Settings
 
 ROOT: Final = Path(__file__).parents[2]
 UID: Final = 111
@@ -94,9 +96,9 @@ def config_of(directory: Path, **more: Any) -> Config:
     return load(path, {})
 
 
-@pytest.fixture
-def good(tmp_path: Path) -> Facts:
-    config = config_of(tmp_path)
+def good_facts(directory: Path) -> Facts:
+    """A cluster without a fault, as a node sees it whose configuration lies in that directory."""
+    config = config_of(directory)
     callback = f"/opt/walkeeper/bin/walkeeper callback -c {config.source}"
     restore = f"/opt/walkeeper/bin/walkeeper restore-wal -c {config.source} %f %p"
     return Facts(
@@ -135,6 +137,11 @@ def good(tmp_path: Path) -> Facts:
         ),
         base_backup="the newest ended yesterday",
     )  # fmt: skip
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Facts:
+    return good_facts(tmp_path)
 
 
 BACKED: Final[dict[str, Any]] = {
@@ -263,12 +270,14 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("server_answers", with_member("n1", server=Unknown("connection refused")), "error", "does not answer: connection refused", "patronictl"),
     ("server_answers", with_member("n2", server=Unknown("connection refused")), "unknown", "because connection refused", ""),
     ("server_answers", with_member("n2", server=Unknown(HBA.replace("replication connection from ", ""))), "warning", "no pg_hba.conf entry", "- host postgres replicator 10.0.0.1/32 scram-sha-256"),
+    ("server_answers", with_member("n1", server=Unknown("fe_sendauth: no password supplied")), "error", "no password supplied", ":PASSWORD"),
+    ("server_answers", with_member("n1", server=Unknown('could not load private key file "/k"')), "error", "private key file", "replication.sslpassword"),
     ("replication_allowed", with_server(replication_refused=HBA), "error", "no pg_hba.conf entry", "- host replication replicator 10.0.0.1/32 scram-sha-256"),
     ("replication_allowed", with_server("n2", replication_refused=HBA), "warning", "no pg_hba.conf entry", "reload demo"),
     ("replication_allowed", with_server(replication_refused=SENDERS), "error", "exceeds max_wal_senders", "--pg max_wal_senders=20"),
     ("replication_allowed", with_server(replication_refused=Unknown("no room")), "unknown", "no room", ""),
     ("role_may_replicate", with_server(may_replicate=False), "error", "replicator lacks REPLICATION", 'ALTER ROLE "replicator" REPLICATION'),
-    ("server_version", with_server(state={"major": 12}), "error", "12 is too old", "Upgrade"),
+    ("server_version", with_server(state={"major": 12}), "error", "12 is too old", "upgrade"),
     ("server_version", with_server(state={"major": 20}), "warning", "20 is newer", ""),
     ("wal_level", with_server(state={"wal_level": "minimal"}), "error", "wal_level is minimal", "--pg wal_level=replica"),
     ("max_wal_senders", with_server(settings={"max_wal_senders": "2"}), "error", "is 2, and 3 are needed", "--pg max_wal_senders=10"),
@@ -276,8 +285,18 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("max_replication_slots", with_server(settings={"max_replication_slots": "2"}), "error", "is 2, and 3", "--pg max_replication_slots=10"),
     ("max_slot_wal_keep_size", with_server(settings={"max_slot_wal_keep_size": "1GB"}), "warning", "is 1GB", "max_slot_wal_keep_size=-1"),
     ("idle_replication_slot_timeout", with_server(settings={"idle_replication_slot_timeout": "1d"}), "error", "is 1d", "idle_replication_slot_timeout=0"),
-    ("synchronous_standby_names", with_server(settings={"synchronous_standby_names": 'ANY 1 (n2, "walkeeper")'}), "error", "never confirms", "synchronous_standby_names=null"),
+    ("synchronous_standby_names", both(with_server(settings={"synchronous_standby_names": 'ANY 1 (n2, "walkeeper")'}), with_dynamic(postgresql={"parameters": {"synchronous_standby_names": 'ANY 1 (n2, "walkeeper")'}})), "error",
+     "never confirms", "synchronous_standby_names=null"),
     ("archive_settings", with_server(settings={"archive_mode": "always", "archive_command": "cp %p /a/%f"}), "warning", "archives again", "archive_mode=on"),
+    ("max_slot_wal_keep_size", both(with_server(settings={"max_slot_wal_keep_size": "1GB"}), with_part("patroni", local={"postgresql": {"parameters": {"max_slot_wal_keep_size": "1GB"}}})),
+     "warning", "is 1GB", "    max_slot_wal_keep_size: -1"),
+    ("max_slot_wal_keep_size", both(with_server(settings={"max_slot_wal_keep_size": "1GB"}), with_dynamic(postgresql={"parameters": {"max_slot_wal_keep_size": -1}})),
+     "warning", "is 1GB", "ALTER SYSTEM RESET max_slot_wal_keep_size"),
+    ("synchronous_standby_names", both(with_server(settings={"synchronous_standby_names": "walkeeper"}), with_part("patroni", local={"postgresql": {"parameters": {"synchronous_standby_names": "walkeeper"}}})),
+     "error", "never confirms", "# take synchronous_standby_names out of postgresql.parameters in"),
+    ("archive_settings", with_config(archiver="command"), "error", "walkeeper.archiver is command, and archive_mode is off", "--pg archive_mode=on"),
+    ("archive_settings", both(with_server(settings={"archive_mode": "on", "archive_command": "cp %p /srv/wal/%f"}), with_config(store=DirectorySettings(Path("/srv/wal")))),
+     "error", "writes into walkeeper's own store", "archive_command=/bin/true"),
     ("archive_settings", with_server(settings={"archive_mode": "on"}), "error", "there is no archive_command", "archive_command=/bin/true"),
     ("archive_command_works", with_server(settings={"archive_mode": "on", "archive_command": "x"}, archiving_failed="00000001000000000000000A"), "warning",
      "fails for 00000001000000000000000A", "archive_command=/bin/true"),
@@ -291,6 +310,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("gap_safe", with_server("n2", slot=slot(restart_lsn=Lsn(12 * MIB))), "warning", "after the frontier", "status"),
     ("gap_safe", with_server("n2", slot=slot(active_pid=42)), "error", "process 42 streams", "pg_terminate_backend(42)"),
     ("gap_safe", with_server("n2", slot=slot(lost=True)), "error", "invalidated its hold slot", "psql -h 10.0.0.1 -p 5432 -U replicator -d postgres -c \"SELECT pg_drop_replication_slot('walkeeper')\""),
+    ("gap_safe", with_server("n2", slot=slot(unreserved=True), settings={"max_slot_wal_keep_size": "1GB"}), "error", "about to invalidate its hold slot", "--pg max_slot_wal_keep_size=-1"),
     ("gap_safe", with_facts(record=None), "unknown", "no record yet", ""),
     ("clocks", with_server("n2", clock_ahead=-90.0), "warning", "90 s behind", "timedatectl set-ntp true"),
     ("base_backup", with_facts(base_backup=Unknown("nobody knows")), "unknown", "nobody knows", ""),
@@ -316,7 +336,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("restore_proved", both(SCHEDULED, with_part("store", backups={**BACKED, "proof_overdue": True})), "warning", "and the schedule is 0 4 * * 0", "--restore /var/tmp"),
     ("restore_proved", both(SCHEDULED, with_part("store", backups=BACKED), with_report(proof_job=FAILED)), "warning", "scheduled proof failed on n2: no room", "status"),
     ("restore_proved", both(ON_A_REPLICA, with_facts(verify_room=1 << 30)), "info", "/var/tmp has 1 GiB free, and a proof needs 5 GiB", "another disk"),
-    ("restore_proved", both(ON_A_REPLICA, with_facts(verify_room=Unknown("there is no such directory"))), "warning", "no such directory", "mkdir"),
+    ("restore_proved", both(ON_A_REPLICA, with_facts(verify_room=Unknown("there is no such directory"))), "warning", "no such directory", "install -d -m 0700"),
     ("restore_proved", both(SCHEDULED, with_config(encryption_recipients=("age1x",))), "warning", "no key here opens", "identity_file"),
     ("retention", with_config(backup_expire=Path("/etc/x.yml")), "warning", "/etc/x.yml has no backup.keep", "keep: 14d"),
     ("retention", both(with_config(backup_expire=Path("/etc/x.yml")), with_facts(expire_keep=Unknown("may not be read"))), "unknown", "may not be read", ""),
@@ -370,6 +390,8 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("store_allows", with_part("store", problem=StoreUnavailable("s3://our-wal: refused")), "unknown", "s3://our-wal: refused", ""),
     ("store_creates_only", with_part("store", problem=StoreUnfit("s3://our-wal: it overwrites", hint="Set head.")), "error", "it overwrites", "# Set head."),
     ("store_creates_only", with_part("store", problem=StoreDenied("s3://our-wal: denied")), "unknown", "denied", ""),
+    ("store_creates_only", with_config(store=S3Settings(bucket="our-wal", region="r", overwrite_guard="head")), "warning",
+     "overwrite_guard is head", "      overwrite_guard: conditional"),
     ("store_clock", with_part("store", clock_ahead=-1200.0), "error", "1200 s behind", "timedatectl"),
     ("store_clock", with_part("store", clock_ahead=100.0), "warning", "100 s ahead", "timedatectl"),
     ("store_clock", with_part("store", clock_ahead=Unknown("no Date")), "unknown", "no Date", ""),
@@ -386,8 +408,8 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("one_branch", with_part("store", other_branch=Unknown("denied")), "unknown", "denied", ""),
     ("newest_timeline", with_part("store", newer_branch="2"), "warning", "has timeline 2, which the cluster has abandoned: it goes on with 1", "switchover demo"),
     ("newest_timeline", with_part("store", newer_branch=Unknown("denied")), "unknown", "denied", ""),
-    ("no_gaps", with_part("store", gaps=("on timeline 1: 0/1 to 0/2",)), "error", "gap on timeline 1: 0/1 to 0/2", "base backup"),
-    ("no_gaps", with_part("store", suspected=("on timeline 1: 0/1 to 0/2",)), "error", "suspected lost on timeline 1: 0/1 to 0/2", "gap accept"),
+    ("no_gaps", with_part("store", gaps=(Gap(1, "0/1", "0/2"),)), "error", "gap on timeline 1: 0/1 to 0/2", "accept 0/1"),
+    ("no_gaps", with_part("store", suspected=(Gap(1, "0/1", "0/2"),)), "error", "suspected lost on timeline 1: 0/1 to 0/2", "accept 0/1"),
     ("right_user", with_facts(uid=0), "unknown", "this is uid 0", ""),
     ("spool_private", with_part("spool", uid=0), "error", "belongs to uid 0, not to 111", "chown -R 111 /var/spool/walkeeper"),
     ("spool_private", with_part("spool", mode=0o755), "error", "0755", "chmod 0700 /var/spool/walkeeper"),

@@ -345,7 +345,7 @@ def test_an_agent_of_another_version_is_no_traceback(short_path: Path, monkeypat
     assert found["agent"] is None
     (only,) = found["attention"]
     assert only["text"] == "agent on this node: it is of another version of walkeeper, and was not started again since"
-    assert only["hint"].startswith("systemctl restart walkeeper")
+    assert only["hint"] == "walkeeper agent --restart, or systemctl restart walkeeper."
 
 
 def test_a_terminal_that_has_not_every_letter_is_no_traceback(short_path: Path) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING or sys.version_info < (3, 14):
 else:
     from compression import zstd
 
+LIBRARY: Final = "pyrage>=1.2"
+"""The extra `encryption`."""
 ZSTD: Final = ".zst"
 AGE: Final = ".age"
 PART: Final = 128 * 1024
@@ -174,6 +176,7 @@ def _pyrage() -> Any:
         import pyrage  # noqa: PLC0415 - optional
     except ImportError:
         raise ConfigError(
-            "encryption: the pyrage package is not installed", hint="pip install 'walkeeper[encryption]'"
+            "encryption: the pyrage package is not installed",
+            hint=f"Install it, the extra `encryption`: {sys.executable} -m pip install '{LIBRARY}'",
         ) from None
     return pyrage

@@ -198,9 +198,10 @@ def _look(settings: PostgresqlSettings) -> _Source:
             hint="Go on taking them with pg_basebackup; the archive's WAL goes with any base backup.",
         )
     if not facts["replicates"]:
+        quoted = '"{}"'.format(settings.user.replace('"', '""'))
         raise PostgresError(
             f"{where}: role {settings.user!r} may not replicate",
-            hint=f"alter role {settings.user} replication; or set walkeeper.postgresql.user to one that may.",
+            hint=f"As a superuser: ALTER ROLE {quoted} REPLICATION; or set walkeeper.postgresql.user to one that may.",
         )
     return _Source(
         state, datetime.fromisoformat(facts["now"]), now, facts["version"], facts["version_num"], facts["checksums"]

@@ -196,7 +196,8 @@ class Pipeline:
             if listed.get(digest.hex()) != size:
                 raise BadBackup(
                     f"backup {self._id}: the store does not list piece {digest.hex()} with its {size} bytes",
-                    hint="Somebody deletes there, or the store loses objects. walkeeper backup --resume stores what is missing.",
+                    hint="Somebody deletes there, or the store loses objects. This stores what is missing: walkeeper backup "
+                    f"--resume {self._id}",
                 )
 
     def patiently(self, work: Callable[[], _T]) -> _T:

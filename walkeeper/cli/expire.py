@@ -21,7 +21,7 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         from walkeeper.expire import words  # noqa: PLC0415
 
         if bool(options.retain) != (options.until is not None):
-            raise ConfigError("expire: --retain and --until belong together", hint="--retain ID --until 2027-11-28")
+            raise ConfigError("expire: --retain and --until belong together", hint="--retain ID --until DATE")
         if options.retain:
             return words.retain(config(options), options.retain, options.until)
         if options.release:

@@ -24,7 +24,7 @@ SlotName: TypeAlias = Annotated[str, Meta(pattern="^[a-z0-9_]{1,63}\\Z")]
 
 
 class EncryptionKeys(Section, frozen=True):
-    """Encryption with [age](https://age-encryption.org). Needs `pip install walkeeper[encryption]`."""
+    """Encryption with [age](https://age-encryption.org). Needs the package pyrage, the extra `encryption`."""
 
     recipients: Annotated[
         tuple[str, ...],

@@ -157,7 +157,7 @@ def _history(pin: Pin, holdings: Holdings) -> History:
     if history is None:
         raise Unsafe(
             f"pin {pin.id}: it is on timeline {pin.timeline}, of which the archive has no history",
-            hint="Wait for its end, or let it go if its restore is over: walkeeper pins",
+            hint=f"Wait for its end, or let it go if its restore is over: walkeeper pins --release {pin.id}",
         )
     return history
 

@@ -12,6 +12,7 @@ import functools
 import logging
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -99,7 +100,7 @@ def connect(patroni_config: Path, name: str | None = None, timeout: float = TIME
         raise ConfigError(
             f"{patroni_config}: it names no DCS that can be used here",
             hint="Its section (etcd3, etcd, consul, zookeeper, kubernetes…) must be there, and so must the Python "
-            "packages: pip install 'patroni[etcd3]', for instance.",
+            f"packages: {sys.executable} -m pip install 'patroni[etcd3]', for instance.",
         )
     # Patroni spends up to retry_timeout on one call: it should fail before the deadline does.
     retry_timeout, loop_wait = max(1.0, timeout * 0.9), max(1, int(timeout / 2))

@@ -8,7 +8,7 @@ from typing import Any
 
 from walkeeper.config import Config
 from walkeeper.core.hold_slot import SlotState
-from walkeeper.core.record import Record
+from walkeeper.core.record import Gap, Record
 from walkeeper.core.room import Disk
 from walkeeper.dcs.base import Topology
 from walkeeper.doctor.commands import Command
@@ -89,10 +89,10 @@ class StoreFacts:
     """What keeps objects that somebody deletes; empty: nothing does. None where the store cannot have such a thing."""
     before_frontier: str | Unknown | None = None
     """The segment just below the frontier, if this store has it; empty if it lacks it; None if there is none yet."""
-    gaps: tuple[str, ...] | Unknown = ()
+    gaps: tuple[Gap, ...] | Unknown = ()
     """Those that nobody has accepted."""
-    accepted_gaps: tuple[str, ...] = ()
-    suspected: tuple[str, ...] = ()
+    accepted_gaps: tuple[Gap, ...] = ()
+    suspected: tuple[Gap, ...] = ()
     backups: Mapping[str, Any] | Unknown | None = None
     """What walkeeper's base backups restore, as ``archive.restorable.summary`` says; None where there are none."""
     other_branch: str | Unknown = ""
@@ -131,7 +131,7 @@ class Facts:
 
     config: Config
     program: str
-    """How walkeeper is called here, for what is to be pasted."""
+    """How walkeeper is called here, in a shell's words, for what is to be pasted."""
     restore_program: str = ""
     """The shell script that is the same as ``walkeeper restore-wal`` and quicker; empty where it is not installed."""
     version: str

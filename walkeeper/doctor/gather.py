@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -77,11 +78,12 @@ def gather(config: Config) -> Facts:
 
 
 def program() -> str:
-    """How walkeeper is called here: as Patroni and PostgreSQL will call it, so by its whole path."""
+    """How walkeeper is called here, for a shell: as Patroni and PostgreSQL will call it, so by its whole path."""
     beside = Path(sys.executable).with_name("walkeeper")
     if beside.exists():
-        return str(beside)
-    return shutil.which("walkeeper") or f"{sys.executable} -m walkeeper"
+        return shlex.quote(str(beside))
+    found = shutil.which("walkeeper")
+    return shlex.quote(found) if found else f"{shlex.quote(sys.executable)} -m walkeeper"
 
 
 def restore_program() -> str:

@@ -17,7 +17,7 @@ from walkeeper.archive.write import Archive
 from walkeeper.config import Config, load
 from walkeeper.control import client, paths
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.record import Gap, Record
+from walkeeper.core.record import Record
 from walkeeper.core.suspicion import covers
 from walkeeper.dcs.base import Topology
 from walkeeper.dcs.patroni import settings
@@ -101,13 +101,13 @@ def _look_at_archive(config: Config, store: Store, record: Record, facts: StoreF
     archives = open_archives(config, store, to_read=True)
     archive = archives.archive(int(record.system_identifier), record.size)
     accepted = archive.contents.accepted_gaps()
-    gaps = [(covers(accepted, gap), _told(gap)) for gap in archive.contents.open_gaps()]
+    gaps = [(covers(accepted, gap), gap) for gap in archive.contents.open_gaps()]
     return replace(
         facts,
         before_frontier=_before_frontier(archive, record),
-        gaps=tuple(text for is_accepted, text in gaps if not is_accepted),
-        accepted_gaps=tuple(text for is_accepted, text in gaps if is_accepted),
-        suspected=tuple(_told(gap) for gap in record.suspected),
+        gaps=tuple(gap for is_accepted, gap in gaps if not is_accepted),
+        accepted_gaps=tuple(gap for is_accepted, gap in gaps if is_accepted),
+        suspected=record.suspected,
         backups=_backups(config, archives, record),
         other_branch=other_branch(config.data_dir, archive, record),
         newer_branch=newer_branch(archive, record),
@@ -119,10 +119,6 @@ def _backups(config: Config, archives: Archives, record: Record) -> Mapping[str,
         return summary(claimed(archives, record), wall_seconds(), config)
     except BadFloor as problem:
         return Unknown(str(problem))
-
-
-def _told(gap: Gap) -> str:
-    return f"on timeline {gap.timeline}: {gap.start} to {gap.end}"
 
 
 def _before_frontier(archive: Archive, record: Record) -> str | None:

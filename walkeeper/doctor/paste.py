@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from walkeeper.doctor.facts import Facts, Unknown
 
 _LONGEST_LOOP: Final = 3600
 """Seconds of a ``loop_wait`` that are believed."""
+_NEVER_LOCAL: Final = frozenset({"wal_level", "max_wal_senders", "max_replication_slots"})
+"""Parameters that Patroni takes from the dynamic configuration alone; for others patroni.yml goes before it."""
+_PLAIN: Final = re.compile(r"(-\d|\w|/|\.)[\w/.%@+,~= -]*")
+"""Text that YAML reads as it is, without quotes."""
 
 
 def patronictl(facts: Facts, *words: str) -> str:
@@ -28,11 +35,41 @@ def reload(facts: Facts, *members: str) -> str:
 
 
 def set_parameter(facts: Facts, name: str, value: str, *, restart: bool = False) -> tuple[str, ...]:
-    """Set a PostgreSQL parameter cluster-wide; ``null`` takes it out."""
-    change = patronictl(facts, "edit-config", "--force", "--pg", f"{name}={value}")
+    """Set a PostgreSQL parameter, cluster-wide if nothing goes before that; ``null`` takes it out."""
+    change = _change(facts, name, value)
     if not restart:
-        return (change,)
-    return change, let_patroni_look(facts), patronictl(facts, "restart", facts.config.scope, "--pending")
+        return change
+    return *change, let_patroni_look(facts), patronictl(facts, "restart", facts.config.scope, "--pending")
+
+
+def _change(facts: Facts, name: str, value: str) -> tuple[str, ...]:
+    path = facts.config.patroni_config
+    local = {} if isinstance(facts.patroni, Unknown) else _parameters(facts.patroni.local)
+    if name in local and name not in _NEVER_LOCAL:
+        if value == "null":
+            return f"# take {name} out of postgresql.parameters in {path}, and then:", reload(facts)
+        lines = yaml_lines("postgresql.parameters", {name: scalar(value)})
+        return f"# in {path}, and of each node that has it there:", *lines, reload(facts)
+    if not isinstance(facts.topology, Unknown) and _says(_parameters(facts.topology.dynamic).get(name), value):
+        return (
+            f"# the dynamic configuration says so already. If it stays: take {name} out of postgresql.parameters",
+            "# in that node's patroni.yml, and reload Patroni; or, where ALTER SYSTEM has set it, there, as a superuser:",
+            shlex.join(["psql", "-c", f"ALTER SYSTEM RESET {name}", "-c", "SELECT pg_reload_conf()"]),
+        )
+    return (patronictl(facts, "edit-config", "--force", "--pg", f"{name}={scalar(value)}"),)
+
+
+def _says(found: object, value: str) -> bool:
+    """YAML reads a bare ``on`` as true; who is not mentioned is ``null``."""
+    if found is None:
+        return value == "null"
+    return str(found).lower() in (value, {"on": "true", "off": "false"}.get(value))
+
+
+def _parameters(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    section = tree.get("postgresql")
+    found = section.get("parameters") if isinstance(section, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def let_patroni_look(facts: Facts) -> str:
@@ -49,7 +86,7 @@ def look_seconds(facts: Facts) -> int:
 
 def walkeeper(facts: Facts, *words: str) -> str:
     """A walkeeper command with this configuration."""
-    return f"{shlex.quote(facts.program)} {shlex.join([*words[:1], '-c', str(facts.config.source), *words[1:]])}"
+    return f"{facts.program} {shlex.join([*words[:1], '-c', str(facts.config.source), *words[1:]])}"
 
 
 def restore_command(facts: Facts) -> str:
@@ -59,6 +96,16 @@ def restore_command(facts: Facts) -> str:
         else walkeeper(facts, "restore-wal")
     )
     return f"{call} %f %p"
+
+
+def scalar(text: str) -> str:
+    """As YAML reads it, in a file and in patronictl's ``--set``."""
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def key(facts: Facts, path: str) -> str:
+    """A key of walkeeper's where its configuration has it: below ``walkeeper`` in patroni.yml, else at the top."""
+    return f"walkeeper.{path}" if facts.config.source == facts.config.patroni_config else path
 
 
 def yaml_lines(path: str, lines: dict[str, str]) -> tuple[str, ...]:

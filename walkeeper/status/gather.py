@@ -347,7 +347,7 @@ def _agent(config: Config, unknown: list[Remark], found: list[Remark]) -> dict[s
         found.append(
             remark(
                 "agent on this node: it is of another version of walkeeper, and was not started again since",
-                "systemctl restart walkeeper, or end the agent and start it again.",
+                "walkeeper agent --restart, or systemctl restart walkeeper.",
             )
         )
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,22 @@ def test_latest_is_refused_where_what_is_missing_does_not_come(
     with pytest.raises(CannotRestore, match=f"after {Lsn(hole * MIB)} WAL is missing"):
         make(asked.append, to="latest")
     assert asked == []
+
+
+def test_to_the_position_that_the_hint_names_can_be_restored(
+    built: Built, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before what is missing, and where no transaction ended after a time."""
+    lost(built, 8)
+    monkeypatch.setattr(CommitTimes, "position_of", lambda *_: None)
+    monkeypatch.setattr(CommitTimes, "last", lambda *_: None)
+    monkeypatch.setattr(plan, "last_record", lambda *_: None)  # these segments cannot be read
+    for to in ("latest", "2026-11-29 12:00Z"):
+        with pytest.raises(CannotRestore) as told:
+            make(to=to)
+        named = re.search(r"--to (\S+) restores", told.value.hint)
+        assert named
+        assert make(to=named[1]).end == Lsn(8 * MIB)
 
 
 def test_latest_is_refused_at_a_recorded_gap(built: Built, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,8 +29,8 @@ LOOK_SECONDS: Final = 60.0
 AT_ONCE: Final = 16
 """Segments that one look asks for by name, and stores again."""
 _HINT: Final = (
-    "Put it back from a copy of the store, or hand it in where a member's pg_wal still has it: walkeeper archive-push. Otherwise "
-    "take a base backup. walkeeper verify lists all that is missing."
+    "Put it back from a copy of the store, or hand it in where a member's pg_wal still has it, in its data directory: walkeeper "
+    "archive-push pg_wal/SEGMENT. Otherwise take a base backup. walkeeper verify lists all that is missing."
 )
 
 

@@ -251,6 +251,6 @@ class LostWal:
             WalMissing(
                 f"WAL {lost[0]}{more}: neither this server nor the store has it; {waits}",
                 hint="Start the members that are waited for, and their agents: the WAL is taken from them automatically. "
-                "If it is lost for good, run: walkeeper gap accept",
+                f"If it is lost for good, run: walkeeper gap accept {lost[0].first.start}",
             ),
         )

@@ -236,11 +236,15 @@ def gap_safe(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator
     elif not (why := why_not_gap_safe(slot, record.position, record.size)):
         yield Good("it is gap-safe", member.name)
     elif slot is not None and slot.active_pid is not None:
-        fix = f'psql -c "SELECT pg_terminate_backend({slot.active_pid})"   # and let it not come back'
-        yield Wrong(f"it is not gap-safe: {why}", (fix,), member.name)
+        end = shlex.join(["psql", *_where(member), "-c", f"SELECT pg_terminate_backend({slot.active_pid})"])
+        yield Wrong(f"it is not gap-safe: {why}", (f"{end}   # as a superuser; and let it not come back",), member.name)
     elif slot is not None and (slot.lost or not slot.physical):
         fixes = (_drop_slot(facts, member), f"# Patroni makes it again within {paste.look_seconds(facts)} s")
         yield Wrong(f"it is not gap-safe: {why}", fixes, member.name)
+    elif slot is not None and slot.unreserved:
+        yield Wrong(
+            f"it is not gap-safe: {why}", paste.set_parameter(facts, "max_slot_wal_keep_size", "-1"), member.name
+        )
     elif slot is not None and slot.restart_lsn is not None:
         fix = f"{paste.walkeeper(facts, 'status')}   # it becomes safe when the frontier has passed that position"
         yield Wrong(f"it is not gap-safe: {why}", (fix,), member.name, "warning")
@@ -253,9 +257,12 @@ def _drop_slot(facts: Facts, member: MemberFacts) -> str:
     """On that very member: each has a slot of its own. Whoever may replicate may do that."""
     own = facts.config.node.postgresql
     user = own.user if own else "replicator"
-    where = ["-h", member.host, "-p", str(member.port)] if member.host else []
-    psql = shlex.join(["psql", *where, "-U", user, "-d", "postgres", "-c"])
+    psql = shlex.join(["psql", *_where(member), "-U", user, "-d", "postgres", "-c"])
     return f"{psql} \"SELECT pg_drop_replication_slot('{facts.config.hold_slot}')\""
+
+
+def _where(member: MemberFacts) -> list[str]:
+    return ["-h", member.host, "-p", str(member.port)] if member.host else []
 
 
 @rule(
@@ -300,7 +307,7 @@ def base_backup(facts: Facts) -> Iterator[Verdict]:
 
 
 def _own_backups(facts: Facts, found: Mapping[str, Any]) -> Iterator[Verdict]:
-    list_them, take = (f"walkeeper {word} -c {facts.config.source}" for word in ("backups", "backup"))
+    list_them, take = (paste.walkeeper(facts, word) for word in ("backups", "backup"))
     if found["damaged"]:
         yield Wrong(f"{found['damaged']} of walkeeper's base backups are damaged", (list_them,), severity="warning")
     if found["newest"] is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -170,7 +171,11 @@ def _room(facts: Facts, found: Mapping[str, Any] | Unknown | None) -> Iterator[V
         return
     assert found is not None  # noqa: S101 - it has a newest one
     if isinstance(room, Unknown):
-        yield Wrong(f"{where}: {room.because}", (f"mkdir -m 700 {where}   # as PostgreSQL's user",), this.name)
+        yield Wrong(
+            f"{where}: {room.because}",
+            (f"install -d -m 0700 {shlex.quote(str(where))}   # as PostgreSQL's user",),
+            this.name,
+        )
     elif room < found["newest"]["bytes"]:
         text = f"{where} has {size(room)} free, and a proof needs {size(found['newest']['bytes'])}"
         yield Wrong(text, ("# walkeeper.backup.verify_directory: another disk",), this.name, "info")
@@ -199,17 +204,26 @@ def retention(facts: Facts) -> Iterator[Verdict]:
         return
     if config.backup_expire is not None and keep is None:
         text = f"backup.expire is on, and {config.backup_expire} has no backup.keep"
-        yield Wrong(text, (f"# in {config.backup_expire}", *paste.yaml_lines("walkeeper.backup", {"keep": "14d"})))
+        yield Wrong(text, _keep(facts, "14d"))
         return
     keeps = config.backup_keep if config.backup_expire is None or isinstance(keep, Unknown) else keep
     every = facts.backup_every
     if keeps is not None and every is not None and keeps < every:
         text = f"backup.keep is {duration(keeps)}, and a backup is due each {duration(every)} only"
-        yield Wrong(text, paste.yaml_lines("walkeeper.backup", {"keep": f"{max(1, round(3 * every / 86400))}d"}))
+        yield Wrong(text, _keep(facts, f"{max(1, round(3 * every / 86400))}d"))
     elif config.backup_expire is None:
         yield Good("nothing is given up by itself")
     else:
         yield Good(f"everything stays restorable for {duration(keeps or 0.0)}")
+
+
+def _keep(facts: Facts, keep: str) -> tuple[str, ...]:
+    """Where ``walkeeper expire`` reads it."""
+    config = facts.config
+    file = config.backup_expire or config.source
+    section = "walkeeper.backup" if file == config.patroni_config else "backup"
+    told = f"# in {file}, which walkeeper expire goes by; in patroni.yml it stands below walkeeper:"
+    return told, *paste.yaml_lines(section, {"keep": keep})
 
 
 def _backups(facts: Facts) -> Mapping[str, Any] | Unknown | None:

@@ -37,7 +37,7 @@ def dcs_answers(facts: Facts) -> Iterator[Verdict]:
     what="The record's key can be written by compare-and-set.",
     why="That is what fences a stale primary. doctor tries to create the record although it is there: a DCS that does what "
     "it should refuses, and nothing changes.",
-    fix="Give Patroni's DCS user the right to write all keys of the cluster, `walkeeper` among them.",
+    fix="Give Patroni's DCS user the right to write all keys of the cluster, those that begin with `walkeeper` among them.",
 )
 def compare_and_set(facts: Facts) -> Iterator[Verdict]:
     found = facts.compare_and_set
@@ -53,8 +53,8 @@ def _rights(facts: Facts) -> tuple[str, ...]:
     config = facts.config
     group = f"/{config.group}" if config.group is not None else ""
     key = f"/{config.namespace}/{config.scope}{group}/walkeeper"
-    return (f"# Patroni's DCS user needs to read and write {key}; with etcd, for instance:",
-            f"etcdctl role grant-permission PATRONIS_ROLE readwrite {shlex.quote(key)}")  # fmt: skip
+    return (f"# Patroni's DCS user needs to read and write {key} and what begins so; with etcd, as its root:",
+            f"etcdctl role grant-permission --prefix PATRONIS_ROLE readwrite {shlex.quote(key)}")  # fmt: skip
 
 
 @rule(

@@ -51,23 +51,24 @@ def spool_private(facts: Facts) -> Iterator[Verdict]:
         yield NotKnown(spool.because)
         return
     uid = facts.uid if isinstance(facts.servers_uid, Unknown) else facts.servers_uid
-    make = f"install -d -o '#{uid}' -m 0700 {spool.path}   # as root"
+    path = shlex.quote(spool.path)
+    make = f"install -d -o {uid} -m 0700 {path}   # as root"
     if not spool.exists and spool.creatable:
         yield Good(f"{spool.path} is made at the agent's first start")
     elif not spool.exists:
         yield Wrong(
             f"{spool.path} is not there, and this user cannot make it",
-            (f"install -d -o {uid} -m 0700 {spool.path}   # as root",),
+            (make,),
         )
     elif not spool.plain:
-        yield Wrong(f"{spool.path} is not a directory, or it is a link", (f"rm {spool.path}", make))
+        yield Wrong(f"{spool.path} is not a directory, or it is a link", (f"rm {path}", make))
     elif spool.uid != uid:
         yield Wrong(
             f"{spool.path} belongs to uid {spool.uid}, not to {uid}",
-            (f"chown -R {uid} {shlex.quote(spool.path)}   # as root",),
+            (f"chown -R {uid} {path}   # as root",),
         )
     elif spool.mode & 0o077:
-        yield Wrong(f"the mode of {spool.path} is {spool.mode:04o}", (f"chmod 0700 {shlex.quote(spool.path)}",))
+        yield Wrong(f"the mode of {spool.path} is {spool.mode:04o}", (f"chmod 0700 {path}",))
     else:
         yield Good(f"{spool.path} is the agent's alone")
 
@@ -91,7 +92,7 @@ def spool_room(facts: Facts) -> Iterator[Verdict]:
     if room < 2 * segment:
         yield Wrong(
             f"{size(room)} for the spool: not even two segments fit",
-            (f"df {spool.path}",),
+            (f"df {shlex.quote(spool.path)}   # a larger disk, or another spool.directory",),
             severity=None if facts.config.spools else "warning",
         )
     elif limit < 2 * segment:
@@ -104,10 +105,9 @@ def spool_room(facts: Facts) -> Iterator[Verdict]:
 
 
 def _limit_fix(facts: Facts, limit: int) -> tuple[str, ...]:
-    section = "walkeeper.spool" if facts.config.source == facts.config.patroni_config else "spool"
     return (
         f"# in {facts.config.source}; or give the spool a larger disk:",
-        *paste.yaml_lines(section, {"limit": f"{max(1, limit >> 20)}MiB"}),
+        *paste.yaml_lines(paste.key(facts, "spool"), {"limit": f"{max(1, limit >> 20)}MiB"}),
         f"{paste.walkeeper(facts, 'agent', '--reload')}   # or systemctl reload walkeeper",
     )
 
@@ -142,8 +142,9 @@ def encryption(facts: Facts) -> Iterator[Verdict]:
         hint = facts.codec_problem.hint or f"look at the encryption section in {config.source}"
         yield Wrong(str(facts.codec_problem), (f"# {hint}",))
     elif config.encryption_recipients and config.identity_file is None:
-        section = "walkeeper.encryption" if config.source == config.patroni_config else "encryption"
-        fix = (f"# in {config.source}:", *paste.yaml_lines(section, {"identity_file": "/etc/walkeeper/age-key"}))
+        section = paste.key(facts, "encryption")
+        lines = paste.yaml_lines(section, {"identity_file": "/etc/walkeeper/age-key"})
+        fix = (f"# the private key of these recipients; in {config.source}:", *lines)
         yield Wrong(
             "new objects are encrypted, and this node has no identity_file to read them", fix, severity="warning"
         )
@@ -163,10 +164,15 @@ def authentication(facts: Facts) -> Iterator[Verdict]:
     if config.authentication_keys:
         yield Good("objects carry codes")
     elif config.encryption_recipients:
-        section = "walkeeper.authentication" if config.source == config.patroni_config else "authentication"
-        since = "the name of a segment that is still to come on all hosts, in quotes"
-        lines = paste.yaml_lines(section, {"key_files": "[/etc/walkeeper/authentication-key]", "since": f"# {since}"})
-        fix = ("# make a key, for all hosts:", "openssl rand -hex 32", f"# in {config.source}:", *lines)
+        file = "/etc/walkeeper/authentication-key"
+        uid = facts.uid if isinstance(facts.servers_uid, Unknown) else facts.servers_uid
+        fix = (
+            "# one key, the same file on all hosts; as root:",
+            f"openssl rand -hex 32 | install -o {uid} -m 0600 /dev/stdin {file}",
+            f"# in {config.source}; since: a segment that is still to come on all hosts",
+            "# (docs/operations.md, Authentication of objects):",
+            *paste.yaml_lines(paste.key(facts, "authentication"), {"key_files": f"[{file}]", "since": '"SEGMENT"'}),
+        )
         yield Wrong("objects are encrypted, and nothing shows who made them", fix)
     else:
         yield Good("nothing is encrypted, and objects carry no codes")
@@ -235,7 +241,7 @@ def _room_fix(facts: Facts, member: MemberFacts) -> tuple[str, ...]:
     "warning",
     what="All agents are of this version.",
     why="After an upgrade an agent goes on with the old program until it is started again.",
-    fix="systemctl restart walkeeper",
+    fix="walkeeper agent --restart, or systemctl restart walkeeper",
 )
 def agent_version(facts: Facts) -> Iterator[Verdict]:
     for member in facts.members:
@@ -247,7 +253,7 @@ def agent_version(facts: Facts) -> Iterator[Verdict]:
             yield NotKnown(because, member.name)
         elif found - {facts.version}:
             text = f"its agent is walkeeper {', '.join(sorted(found))}, and this is {facts.version}"
-            fix = (f"# on {member.name}:", "systemctl restart walkeeper   # or end the agent and start it again")
+            fix = (f"# on {member.name}:", _restart(facts))
             if any(_newer(each, facts.version) for each in found):
                 fix = (
                     f"# on this node, which is behind: install walkeeper {max(found, key=_numbers)}, and then:",
@@ -256,6 +262,11 @@ def agent_version(facts: Facts) -> Iterator[Verdict]:
             yield Wrong(text, fix, member.name)
         else:
             yield Good(f"walkeeper {facts.version}", member.name)
+
+
+def _restart(facts: Facts) -> str:
+    own, unit = paste.walkeeper(facts, "agent", "--restart"), "systemctl restart walkeeper"
+    return f"{own}   # or {unit}" if facts.config.agent.start_from_callback else f"{unit}   # or {own}"
 
 
 def _newer(version: str, than: str) -> bool:

@@ -98,10 +98,10 @@ def role_may_replicate(_: Facts, member: MemberFacts, server: ServerFacts) -> It
 def server_version(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     major = server.state.major
     if major < OLDEST:
-        yield Wrong(f"PostgreSQL {major} is too old", ("Upgrade PostgreSQL to 13 or newer.",), member.name)
+        yield Wrong(f"PostgreSQL {major} is too old", ("# upgrade PostgreSQL to 13 or newer",), member.name)
     elif major > NEWEST:
         text = f"PostgreSQL {major} is newer than this walkeeper"
-        yield Wrong(text, ("Look for a newer walkeeper.",), member.name, "warning")
+        yield Wrong(text, ("# is there a newer walkeeper?",), member.name, "warning")
     else:
         yield Good(f"PostgreSQL {major}", member.name)
 

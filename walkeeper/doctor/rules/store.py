@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
+from walkeeper.core.record import Gap
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
@@ -73,7 +74,7 @@ def store_creates_only(facts: Facts) -> Iterator[Verdict]:
     elif getattr(facts.config.store, "overwrite_guard", "conditional") == "head":
         fix = (
             f"# in {facts.config.source}, with a store that honours If-None-Match:",
-            *paste.yaml_lines("walkeeper.store.s3", {"overwrite_guard": "conditional"}),
+            *paste.yaml_lines(paste.key(facts, "store.s3"), {"overwrite_guard": "conditional"}),
         )
         text = "overwrite_guard is head: two writers at the same moment could overwrite each other"
         yield Wrong(text, fix, severity="warning")
@@ -170,17 +171,31 @@ def no_gaps(facts: Facts) -> Iterator[Verdict]:
     if isinstance(gaps, Unknown):
         yield NotKnown(gaps.because)
         return
-    accept = f"walkeeper gap accept -c {facts.config.source}"
     for gap in facts.store.suspected:
-        yield Wrong(f"WAL is suspected lost {gap}", ("# start the members that may have it, or:", accept))
-    for gap in gaps:
-        yield Wrong(
-            f"gap {gap}", ("# take a base backup with your tool, then a gap before it does not matter; then:", accept)
+        fix = (
+            "# start the members that may have it, and their agents; or, if it is lost for good:",
+            _accept(facts, gap),
         )
+        yield Wrong(f"WAL is suspected lost {_told(gap)}", fix)
+    for gap in gaps:
+        fix = (
+            f"{paste.walkeeper(facts, 'backup')}   # or with your own tool: a gap before it does not matter",
+            _accept(facts, gap),
+        )
+        yield Wrong(f"gap {_told(gap)}", fix)
     for gap in facts.store.accepted_gaps:
-        yield Good(f"gap {gap}: accepted by a person")
+        yield Good(f"gap {_told(gap)}: accepted by a person")
     if not gaps and not facts.store.suspected and not facts.store.accepted_gaps:
         yield Good("no gap is recorded")
+
+
+def _told(gap: Gap) -> str:
+    return f"on timeline {gap.timeline}: {gap.start} to {gap.end}"
+
+
+def _accept(facts: Facts, gap: Gap) -> str:
+    """By where it begins: there may be others."""
+    return paste.walkeeper(facts, "gap", "accept", gap.start)
 
 
 def _fix(facts: Facts, problem: WalkeeperError) -> tuple[str, ...]:

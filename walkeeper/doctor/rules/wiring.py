@@ -64,10 +64,12 @@ def _callbacks_fix(facts: Facts, patroni: PatroniFacts) -> tuple[str, ...]:
     if isinstance(local, dict) and local.get("callbacks"):
         return (
             f"# in {facts.config.patroni_config}:",
-            *paste.yaml_lines("postgresql.callbacks", dict.fromkeys(EVENTS_TO_WIRE, command)),
+            *paste.yaml_lines("postgresql.callbacks", dict.fromkeys(EVENTS_TO_WIRE, paste.scalar(command))),
             paste.reload(facts),
         )
-    sets = [word for event in EVENTS_TO_WIRE for word in ("--set", f"postgresql.callbacks.{event}={command}")]
+    sets = [
+        word for event in EVENTS_TO_WIRE for word in ("--set", f"postgresql.callbacks.{event}={paste.scalar(command)}")
+    ]
     return (_EVERYWHERE, paste.patronictl(facts, "edit-config", "--force", *sets))
 
 
@@ -174,10 +176,10 @@ def _restore_fix(facts: Facts) -> tuple[str, ...]:
     if not isinstance(facts.patroni, Unknown) and _locally(facts.patroni.local, "recovery_conf"):
         return (
             f"# in {facts.config.patroni_config}:",
-            *paste.yaml_lines("postgresql.recovery_conf", {"restore_command": command}),
+            *paste.yaml_lines("postgresql.recovery_conf", {"restore_command": paste.scalar(command)}),
             paste.reload(facts),
         )
-    setting = f"postgresql.recovery_conf.restore_command={command}"
+    setting = f"postgresql.recovery_conf.restore_command={paste.scalar(command)}"
     return (_EVERYWHERE, paste.patronictl(facts, "edit-config", "--force", "--set", setting))
 
 
