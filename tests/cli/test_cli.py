@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -328,3 +329,25 @@ def test_a_callback_through_the_command_line_loads_no_argparse_and_no_json(confi
     code_line, modules = done.stdout.splitlines()
     assert code_line == "2"
     assert {"argparse", "json", "logging", "yaml"} & set(modules.split()) == set()
+
+
+def test_the_help_shows_percents_as_postgresql_takes_them() -> None:
+    texts = [cli.parser().format_help(), *(each.format_help() for each in subcommands(cli.parser()).values())]
+    assert any("archive_command: walkeeper archive-push %p" in text for text in texts)
+    assert [text for text in texts if "%%" in text] == []
+
+
+def subcommands(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    (found,) = [each for each in top._actions if isinstance(each, argparse._SubParsersAction)]
+    return dict(found.choices)
+
+
+def test_restore_wal_by_hand_names_fetch(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is PostgreSQL's, and runs in a data directory."""
+    config.write_text(f"scope: demo\nwalkeeper: {{store: {{directory: {tmp_path}}}, restore: {{deadline: 1s}}}}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WALKEEPER_RUN_DIR", str(tmp_path))
+    assert cli.main(["restore-wal", "-c", str(config), f"{1:08X}{1:016X}", "here"]) != 0
+    assert "By hand: walkeeper fetch FILE DIRECTORY" in capfd.readouterr().err

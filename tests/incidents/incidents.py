@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -172,8 +173,9 @@ def stuck_member(night: Night) -> str:
     lost.start()
     night.begin()
     night.wait_told(leader, rf"{lost.name} is .* behind the leader and does not stream", ("status",), timeout=240)
-    night.fix(f"patronictl reinit demo {lost.name}")
-    night.type(lost, f"patronictl -c /etc/patroni.yml reinit demo {lost.name} --force")
+    command = printed(night, leader, rf"patronictl reinit demo {lost.name}")
+    night.fix(command)
+    night.type(lost, f"{command.replace('patronictl', 'patronictl -c /etc/patroni.yml')} --force")
     cluster.wait_ready(3, 180)
     back()
     night.wait_well(400)
@@ -237,9 +239,18 @@ def recover_from_gap(night: Night) -> None:
     leader = night.cluster.wait_leader()
     night.wait_told(leader, _LOST, ("status",), timeout=240)
     night.look_everywhere("gap")
-    night.type(leader, "walkeeper gap accept -c /etc/patroni.yml")
+    night.type(leader, f"{printed(night, leader, r'walkeeper gap accept [0-9A-F/]+')} -c /etc/patroni.yml")
     night.type(leader, "walkeeper backup -c /etc/patroni.yml")
     night.wait_well(480)  # what has filled a disk is said for five minutes more
+
+
+def printed(night: Night, node: Node, pattern: str) -> str:
+    """What status says to type, as it stands there."""
+
+    def found() -> list[str]:
+        return re.findall(pattern, " ".join(night.look(node, "status").split()))
+
+    return str(wait_until(found, pattern, 120)[0])
 
 
 @incident
