@@ -96,6 +96,16 @@ def test_what_would_mislead_pg_receivewal_goes_to_quarantine(
     assert names(spool.quarantine) == [path.name]
 
 
+def test_what_another_cluster_left_under_names_that_come_again_goes_to_quarantine(spool: Spool) -> None:
+    """Initialised again, or upgraded: a takeover that was accepted would wait for these for ever."""
+    ours, theirs, unread = (put(spool, 1, number) for number in (3, 4, 5))
+    theirs.write_bytes(plain_segment(Segment(1, 4, SIZE), SYSTEM + 1))
+    unread.write_bytes(bytes(MIB))
+    spool.put_strangers_aside(SIZE, SYSTEM)
+    assert names(spool.wal) == [ours.name, unread.name]
+    assert names(spool.quarantine) == [theirs.name]
+
+
 def test_a_partial_of_odd_size_is_put_aside_and_the_seed_made_anew(spool: Spool) -> None:
     """What a full disk leaves; pg_receivewal would refuse it for ever."""
     put(spool, 1, 3, 12345, ".partial")

@@ -75,7 +75,7 @@ class World:
         self.frontier = Frontier(History(1), Lsn(3 * MIB), SIZE)
         self.others = 0
         """Bytes that something else has on the disk."""
-        archive = SimpleNamespace(size=SIZE)
+        archive = SimpleNamespace(size=SIZE, layout=SimpleNamespace(system_identifier=SYSTEM))
         self.clock = Hands()
         self.problems = Problems(self.clock)
         sources = SimpleNamespace(
@@ -400,6 +400,14 @@ def test_what_pg_wal_may_not_have_tomorrow_stays(world: World, why: str) -> None
     world.others = TOTAL
     assert world.tend()
     assert 8 in world.spooled
+
+
+def test_what_another_cluster_left_is_not_handed_out_and_comes_again(world: World) -> None:
+    left = Segment(1, 3, SIZE)
+    (world.spool.wal / left.name).write_bytes(plain_segment(left, SYSTEM + 1))
+    assert world.waiting == [4, 5, 6, 7, 8]
+    assert world.tend() == ""
+    assert (world.spool.wal / f"{left.name}.partial").exists()
 
 
 def test_a_damaged_segment_of_pg_wal_is_not_put_aside(world: World) -> None:

@@ -26,8 +26,8 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import PARTIAL, Segment
 from walkeeper.core.receipt import Receipt
-from walkeeper.core.wal_page import PAGE_SIZE, Plain
-from walkeeper.errors import BadName, ConfigError, SpoolError
+from walkeeper.core.wal_page import HEADER_SIZE, PAGE_SIZE, Plain, SegmentHeader
+from walkeeper.errors import BadName, BadSegment, ConfigError, SpoolError
 from walkeeper.lib import events
 from walkeeper.postgres.wal_file import Memory, read_segment
 
@@ -147,6 +147,23 @@ class Spool:
             for entry in list(self._entries()):
                 if entry.name.endswith(PARTIAL) and entry.is_file(follow_symlinks=False):
                     Path(entry.path).unlink()
+
+    def put_strangers_aside(self, size: SegmentSize, system_identifier: int) -> None:
+        """Segments of another cluster, whose names come again: the cluster was initialised again, or upgraded."""
+        with _told(self.wal):
+            whose = {segment.name: self._whose(segment) for segment in self.complete(size)}
+        ours = (None, system_identifier)
+        self._put_all_aside(
+            [(name, f"of system identifier {found}") for name, found in whose.items() if found not in ours]
+        )
+
+    def _whose(self, segment: Segment) -> int | None:
+        """The system identifier in a file; None where it says none, which is found out when it is read."""
+        try:
+            with (self.wal / segment.name).open("rb") as file:
+                return SegmentHeader.parse(file.read(HEADER_SIZE), segment.name).system_identifier
+        except (FileNotFoundError, BadSegment):
+            return None
 
     def put_aside(self, name: str, why: str) -> bool:
         """Move a file of the receiver's directory to quarantine; whether there was one. Logged: never without a reason."""

@@ -68,6 +68,7 @@ class Streaming:
         self._full = False
         self._comes_again = False
         """Something was put aside since pg_receivewal was started. Set by uploads."""
+        self._strangers_gone = False
         self._due: Segment | None = None
         self._due_since = 0.0
         self._started_at = 0.0
@@ -78,6 +79,9 @@ class Streaming:
 
     def complete(self, frontier: Frontier) -> list[Segment]:
         """What lies below the frontier too, to be confirmed and removed."""
+        if not self._strangers_gone:  # before one is handed out: no people could help
+            self._spool.put_strangers_aside(self._size, self._sources.archive.layout.system_identifier)
+            self._strangers_gone = True
         found = {segment for segment in self._spool.complete(self._size) if self._history.contains(segment)}
         if self._short or self._behind:
             try:
