@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from walkeeper.store.base import AlreadyThere
 from walkeeper.store.s3.driver import CREDENTIALS_AGE, S3Store
 from walkeeper.store.s3.keys import S3Settings
 
+CUSTOMER_KEY = base64.b64encode(bytes(range(32))).decode()
 KEY = "cluster/wal/000000010000000000000001.zst"
 BODY = bytes(range(256)) * 4096
 METADATA = {"sha256": "0f" * 32, "size": "16777216"}
@@ -162,6 +164,47 @@ def test_encryption_and_storage_class_go_with_each_put(server: ScriptedS3, guard
     assert (sent["x-amz-server-side-encryption"], sent["x-amz-storage-class"]) == ("AES256", "STANDARD_IA")
 
 
+def test_a_key_of_ones_own_goes_with_all_that_writes_or_reads_an_object_and_with_nothing_else(
+    server: ScriptedS3,
+) -> None:
+    store = S3Store(server.settings(sse_customer_key=CUSTOMER_KEY))
+    store.create(KEY, BODY, METADATA)
+    store.head(KEY)
+    assert store.get(KEY) is not None
+    list(store.list("a/"))
+    store.delete(KEY)
+    header = "x-amz-server-side-encryption-customer-key"
+    sent = {
+        (operation, headers.get(header))
+        for (operation, _), headers in zip(server.requests, server.headers, strict=True)
+    }
+    assert sent == {
+        ("PUT", CUSTOMER_KEY), ("HEAD", CUSTOMER_KEY), ("GET", CUSTOMER_KEY), ("LIST", None), ("DELETE", None),
+    }  # fmt: skip
+
+
+def test_an_object_that_another_key_opens_is_denied_with_a_hint(server: ScriptedS3) -> None:
+    store = S3Store(server.settings(sse_customer_key=CUSTOMER_KEY))
+    for answer in (refuse(400, "InvalidRequest"), refuse(403, "AccessDenied")):
+        server.always("GET", answer)
+        with pytest.raises(StoreDenied) as caught:
+            store.get(KEY)
+        assert "sse" in caught.value.hint
+
+
+def test_who_asks_pays_for_each_request_where_that_is_configured(server: ScriptedS3, store: S3Store) -> None:
+    for paying in (S3Store(server.settings(request_payer=True)), store):
+        server.headers.clear()
+        paying.create(KEY, BODY, METADATA)
+        paying.head(KEY)
+        paying.get(KEY)
+        list(paying.list("a/"))
+        paying.delete(KEY)
+        assert {headers.get("x-amz-request-payer") for headers in server.headers} == {
+            None if paying is store else "requester"
+        }
+
+
 def test_nothing_of_that_is_sent_where_nothing_is_configured(server: ScriptedS3, store: S3Store) -> None:
     store.create(KEY, BODY, METADATA)
     assert not [name for name in server.headers[0] if "encryption" in name or "storage-class" in name]
@@ -171,6 +214,30 @@ def test_an_object_whose_etag_is_not_its_md5_because_it_is_encrypted_is_looked_a
     server.next("PUT", commit_then_answer(200, ETag='"of-the-cipher-text"'))
     S3Store(server.settings(sse="aws:kms")).create(KEY, BODY, METADATA)
     assert server.requests == [("PUT", KEY), ("HEAD", KEY)]
+
+
+# ------------------------------------------------------------------------------------------------------------- the way there
+
+
+def test_a_proxy_of_the_environment_is_used_but_for_what_is_named(
+    server: ScriptedS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server stands for the proxy: nothing else knows that name."""
+    monkeypatch.setenv("HTTP_PROXY", server.endpoint)
+    monkeypatch.setenv("NO_PROXY", "other.invalid")
+    settings = server.settings(endpoint="http://store.invalid", path_style=True)
+    S3Store(settings).create(KEY, BODY, METADATA)
+    assert server.objects[KEY].body == BODY
+    monkeypatch.setenv("NO_PROXY", "store.invalid")
+    with pytest.raises(StoreUnavailable, match=r"store\.invalid"):
+        S3Store(settings).get(KEY)
+
+
+def test_an_endpoint_may_have_an_address_of_ipv6() -> None:
+    settings = replace(ScriptedS3.settings_of(1), endpoint="http://[::1]:9000").checked()
+    assert settings.endpoint == "http://[::1]:9000"
+    with pytest.raises(StoreUnavailable, match=r"::1"):
+        S3Store(replace(settings, endpoint="http://[::1]:9")).get(KEY)
 
 
 # ---------------------------------------------------------------------------------------------------------- credentials
@@ -413,6 +480,9 @@ def test_a_bucket_copied_from_another_tool_is_told_what_to_write(copied: str, wr
         ({"sse": "AES256", "kms_key_id": "alias/wal"}, "kms_key_id"),
         ({"kms_key_id": "a key"}, "kms_key_id"),
         ({"storage_class": "cold"}, "storage_class"),
+        ({"sse_customer_key": "c2hvcnQ="}, "sse_customer_key"),
+        ({"sse_customer_key": "no base64"}, "sse_customer_key"),
+        ({"sse_customer_key": CUSTOMER_KEY, "sse": "AES256"}, "sse_customer_key"),
         ({"storage_class": "DEEP_ARCHIVE"}, "storage_class"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import secrets
 import threading
@@ -68,6 +69,7 @@ def azurite() -> Iterator[Azurite]:
         "directory",
         "directory within limits",
         pytest.param("s3", marks=pytest.mark.s3),
+        pytest.param("s3 with a key of ours", marks=pytest.mark.s3),
         "azure",
         "fake-gcs",
         pytest.param("azurite", marks=pytest.mark.slow),
@@ -88,7 +90,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         emulator: FakeGcs | Azurite = request.getfixturevalue(request.param.replace("-", "_"))
         return emulator.settings(prefix).open()
     server: SeaweedFS = request.getfixturevalue("seaweedfs")
-    return S3Store(server.settings(prefix=prefix))
+    key = base64.b64encode(secrets.token_bytes(32)).decode() if "key" in request.param else None
+    return S3Store(replace(server.settings(prefix=prefix), sse_customer_key=key))
 
 
 def keys(store: Store, prefix: str) -> list[str]:

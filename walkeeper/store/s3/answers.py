@@ -17,13 +17,19 @@ _REGION: Final = "The bucket is in another region, or behind another address: se
 _RIGHTS: Final = (
     "The credentials need s3:PutObject, s3:GetObject and s3:ListBucket. An agent reads them again without a restart. A bucket "
     "whose policy demands an encryption header needs sse, and for a KMS key kms_key_id, with kms:GenerateDataKey and kms:Decrypt "
-    "for it."
+    "for it. What was stored with another sse_customer_key is denied, too."
+)
+_KEY: Final = (
+    "If it is about encryption: an object that was stored with sse_customer_key is read with that key and no other, and one that "
+    "was stored without it is read without it."
 )
 _CLOCK: Final = "This machine's clock and the server's differ too much: look at NTP."
 _EXPIRED: Final = "The credentials have run out: renew them. An agent reads them again without a restart."
 
 _DENIED: Final = {
     "AccessDenied": _RIGHTS,
+    "InvalidRequest": _KEY,
+    "InvalidArgument": _KEY,
     "SignatureDoesNotMatch": "The secret access key is wrong, or a proxy changes the request. An agent reads it again without "
     "a restart.",
     "InvalidAccessKeyId": "There is no such access key: correct the credentials. An agent reads them again without a restart.",

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -99,7 +100,6 @@ class S3Store:
                 ContentMD5=base64.b64encode(md5.digest()).decode("ascii"),
                 Metadata=metadata,
                 **guard,
-                **self._settings.put_options,
             ),
         )
         # An encrypting bucket's ETag is not the MD5; then, as with a store that lies, only a look can tell.
@@ -378,6 +378,7 @@ def _build(settings: S3Settings) -> S3Client:
     )
     # The client follows a redirect to the region that the answer names. Where none is named it would ask for it with a
     # HEAD of the bucket, follow that one's redirect in the same way, and so on without an end.
+    client.meta.events.register("provide-client-params.s3", partial(_with_options, settings))  # type: ignore[arg-type] # as below
     client.meta.events.register("before-call.s3.HeadBucket", _no_region)  # type: ignore[arg-type] # it may return an answer
     return bound(client)
 
@@ -398,6 +399,10 @@ def _timestamp(value: str) -> datetime:
     except (TypeError, ValueError):
         parsed = parse_timestamp(value)
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def _with_options(settings: S3Settings, params: dict[str, Any], model: Any, **_: object) -> dict[str, Any]:
+    return params | settings.options(model.name)
 
 
 def _no_region(**_: object) -> tuple[object, dict[str, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import re
 import shlex
@@ -28,6 +29,9 @@ OverwriteGuard: TypeAlias = Literal["conditional", "head"]
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_/:.-]{1,2048}")
 _CLASS: Final = re.compile(r"[A-Z][A-Z0-9_-]{0,63}")
+_KEY_BYTES: Final = 32
+_OF_BYTES: Final = frozenset({"PutObject", "GetObject", "HeadObject"})
+_OF_OBJECTS: Final = _OF_BYTES | {"ListObjectsV2", "DeleteObject"}
 _AWAY: Final = ("GLACIER", "DEEP_ARCHIVE")
 
 _AMAZON: Final = re.compile(
@@ -99,15 +103,34 @@ class S3Settings(Section, frozen=True):
         ),
     ] = None
 
-    @property
-    def put_options(self) -> dict[str, Any]:
-        """What goes with each PUT beside the object, under boto3's names."""
-        options = {
-            "ServerSideEncryption": self.sse or (self.kms_key_id and "aws:kms"),
-            "SSEKMSKeyId": self.kms_key_id,
-            "StorageClass": self.storage_class,
-        }
+    def options(self, operation: str) -> dict[str, Any]:
+        """What goes with each request of boto3's ``operation`` beside what it is about, under boto3's names."""
+        options: dict[str, Any] = {}
+        if operation in _OF_OBJECTS:
+            options["RequestPayer"] = "requester" if self.request_payer else None
+        if operation == "PutObject":
+            options["ServerSideEncryption"] = self.sse or (self.kms_key_id and "aws:kms")
+            options["SSEKMSKeyId"] = self.kms_key_id
+            options["StorageClass"] = self.storage_class
+        if operation in _OF_BYTES and self.sse_customer_key is not None:
+            options["SSECustomerAlgorithm"] = "AES256"
+            options["SSECustomerKey"] = _customer_key(self.sse_customer_key)
         return {name: value for name, value in options.items() if value}
+
+    sse_customer_key_file: Annotated[
+        Path | None,
+        Meta(
+            description="A file with a key of your own, 32 bytes as base64 (`openssl rand -base64 32`), which goes with each "
+            "request that writes or reads an object (SSE-C). For an archive that begins with it: an object cannot be read with "
+            "another key, or none. Whoever loses it loses the archive."
+        ),
+    ] = None
+    sse_customer_key: Annotated[Secret | None, Meta(description="The key itself; the same rule as for the secret.")] = (
+        None
+    )
+    request_payer: Annotated[
+        bool, Meta(description="Whether these credentials' account pays for requests to a bucket of somebody else's.")
+    ] = False
 
     @property
     def longest_call(self) -> float:
@@ -142,6 +165,12 @@ class S3Settings(Section, frozen=True):
                 "kms_key_id",
                 f"{self.kms_key_id[:MAX_KEY]!r} is not a key",
                 hint="A key is an ARN, an id or alias/NAME.",
+            )
+        if self.sse_customer_key is not None and (self.sse or self.kms_key_id):
+            raise WrongSetting("sse_customer_key", "sse or kms_key_id is there too", hint="Keep one of the two.")
+        if self.sse_customer_key is not None and len(_customer_key(self.sse_customer_key)) != _KEY_BYTES:
+            raise WrongSetting(
+                "sse_customer_key", "it is not 32 bytes as base64", hint="Make one: openssl rand -base64 32."
             )
         if self.storage_class is not None and not _CLASS.fullmatch(self.storage_class):
             raise WrongSetting(
@@ -194,6 +223,14 @@ class S3Settings(Section, frozen=True):
         from walkeeper.store.s3.driver import S3Store  # noqa: PLC0415 - the SDK takes a quarter of a second of CPU
 
         return S3Store(self)
+
+
+def _customer_key(text: str) -> bytes:
+    """Empty where it is not base64."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        return b""
 
 
 def what_to_write(bucket: str) -> str:
