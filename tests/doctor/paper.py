@@ -81,7 +81,8 @@ class Paper:
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
-        self._waiting: dict[str, str] = {}
+        parameters = settings(facts.config.patroni_config, self._topology.dynamic)[1]["postgresql"]["parameters"]
+        self._waiting = {name: _shown(value) for name, value in parameters.items() if name in AT_A_START}
 
     def type(self, fix: Sequence[str]) -> None:
         """Raises NotOnPaper."""

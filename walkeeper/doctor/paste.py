@@ -36,10 +36,13 @@ def reload(facts: Facts, *members: str) -> str:
 
 def set_parameter(facts: Facts, name: str, value: str, *, restart: bool = False) -> tuple[str, ...]:
     """Set a PostgreSQL parameter, cluster-wide if nothing goes before that; ``null`` takes it out."""
-    change = _change(facts, name, value)
+    change, start = _change(facts, name, value), patronictl(facts, "restart", facts.config.scope, "--pending")
     if not restart:
         return change
-    return *change, let_patroni_look(facts), patronictl(facts, "restart", facts.config.scope, "--pending")
+    waits = name in _NEVER_LOCAL or any(member.pending_restart for member in facts.members)
+    if waits and _said_already(facts, name, value):
+        return "# the dynamic configuration says so already, and waits for a restart:", start
+    return *change, let_patroni_look(facts), start
 
 
 def _change(facts: Facts, name: str, value: str) -> tuple[str, ...]:
@@ -50,7 +53,7 @@ def _change(facts: Facts, name: str, value: str) -> tuple[str, ...]:
             return f"# take {name} out of postgresql.parameters in {path}, and then:", reload(facts)
         lines = yaml_lines("postgresql.parameters", {name: scalar(value)})
         return f"# in {path}, and of each node that has it there:", *lines, reload(facts)
-    if not isinstance(facts.topology, Unknown) and _says(_parameters(facts.topology.dynamic).get(name), value):
+    if _said_already(facts, name, value):
         return (
             f"# the dynamic configuration says so already. If it stays: take {name} out of postgresql.parameters",
             "# in that node's patroni.yml, and reload Patroni; or, where ALTER SYSTEM has set it, there, as a superuser:",
@@ -59,8 +62,11 @@ def _change(facts: Facts, name: str, value: str) -> tuple[str, ...]:
     return (patronictl(facts, "edit-config", "--force", "--pg", f"{name}={scalar(value)}"),)
 
 
-def _says(found: object, value: str) -> bool:
-    """YAML reads a bare ``on`` as true; who is not mentioned is ``null``."""
+def _said_already(facts: Facts, name: str, value: str) -> bool:
+    """In the dynamic configuration. YAML reads a bare ``on`` as true; what is not mentioned is ``null``."""
+    if isinstance(facts.topology, Unknown):
+        return False
+    found = _parameters(facts.topology.dynamic).get(name)
     if found is None:
         return value == "null"
     return str(found).lower() in (value, {"on": "true", "off": "false"}.get(value))

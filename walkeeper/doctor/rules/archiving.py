@@ -39,10 +39,9 @@ def archive_settings(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
     name = member.name
     if by_command and not (mode in ("on", "always") and ours):
         push = f"{paste.walkeeper(facts, 'archive-push')} %p"
-        fix = (
-            *paste.set_parameter(facts, "archive_mode", "on"),
-            *paste.set_parameter(facts, "archive_command", push, restart=True),
-        )
+        command = () if ours else paste.set_parameter(facts, "archive_command", push)
+        started = mode in ("on", "always")
+        fix = (*command, *(() if started else paste.set_parameter(facts, "archive_mode", "on", restart=True)))
         yield Wrong(f"walkeeper.archiver is command, and archive_mode is {mode}, archive_command {text!r}", fix, name)
     elif mode == "always" and text and not ours:
         fix = paste.set_parameter(facts, "archive_mode", "on", restart=True)
