@@ -58,6 +58,7 @@ matrix: $(READY)
 	-tools/azurite
 	for server in $$($(PYTHON) -m tests.matrix); do tools/postgres-from-debian $$server; done
 	$(PYTHON) -m pytest -n 2 --timeout 900 tests/matrix tests/postgres tests/restore/test_restore_abandoned.py \
+	    tests/restore/directory/test_incremental_real.py \
 	    tests/agent/test_tail.py::test_what_pg_receivewal_has_written_is_known_to_the_byte \
 	    tests/store/test_stores.py tests/agent/test_clouds.py $(ARGS)
 

@@ -15,7 +15,7 @@ from walkeeper.core.coverage import Archived, merged
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.windows import Choice, Holdings, NoChoice, Window, all_histories, choose, look, stopped_at
+from walkeeper.core.windows import Choice, Holdings, Judged, NoChoice, Window, all_histories, choose, look, stopped_at
 
 SIZE = SegmentSize(MIB)
 QUARTER = MIB // 4
@@ -106,7 +106,10 @@ class World:
         parent = next((other for other in self.backups if other.id == each.parent), None)
         return (
             not each.damage
-            and (each.kind == "full" or (parent is not None and self.counts(parent)))
+            and (
+                each.kind == "full"
+                or (parent is not None and self.counts(parent) and parent.start.position <= each.start.position)
+            )
             and any(self.reached(each, history) for history in self.histories.values())
         )
 
@@ -290,9 +293,16 @@ def test_p14_an_incremental_counts_with_its_parent_only() -> None:
     full, good = backup(0, ONE, 9, 18), numbers(1, 2, 9)
     child = backup(1, ONE, 20, 24, full)
     assert [each.verdict for each in look([child, full], holdings(good)).judged] == ["complete", "complete"]
-    assert why(child, holdings(good)) == ("incomplete", f"it needs {full.id}, which is not there")
-    _, lacking = look([child, full], holdings(good - {(1, 3)})).judged
-    assert lacking.why == f"it needs {full.id}, which is incomplete: 000000010000000000000003 is missing in the store"
+    assert why(child, holdings(good)) == ("damaged", f"it builds on {full.id}, which is not there")
+    lacks = f"it builds on {full.id}, which is incomplete: 000000010000000000000003 is missing in the store"
+    assert look([child, full], holdings(good - {(1, 3)})).judged[1] == Judged(child, "incomplete", lacks)
+    broken = look([child, full], holdings(good), {full.id: "a piece is not there"})
+    assert [each.verdict for each in broken.judged] == ["damaged", "damaged"]
+    assert broken.judged[1].why == f"it builds on {full.id}, which is damaged: a piece is not there"
+    earlier = backup(1, ONE, 8, 24, full)
+    assert look([earlier, full], holdings(good)).judged[1].why == f"its parent {full.id} is not older"
+    other = a_backup(BackupId.parse(child.id), kind="incremental", parent=full.id, start=child.start, version=170005)
+    assert look([other, full], holdings(good)).judged[1].why.endswith("is of another cluster or version")
 
 
 def test_a_kept_island_below_the_floor_is_a_window_of_its_own() -> None:

@@ -265,6 +265,11 @@ ON_A_REPLICA: Final = both(
     SCHEDULED, with_part("store", backups=BACKED), with_member("n1", here=False), with_member("n2", here=True)
 )
 
+INCREMENTAL: Final = both(
+    with_config(backup_full_every=7 * 86400.0),
+    *(with_server(name, state={"major": 17}, settings={"summarize_wal": "off"}) for name in ("n1", "n2", "n3")),
+)
+
 # Rule, what is changed, state, a piece of the text, a piece of the fix.
 WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("server_answers", with_member("n1", server=Unknown("connection refused")), "error", "does not answer: connection refused", "patronictl"),
@@ -327,6 +332,10 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
      "no member can run a backup: no agent runs on n1, no agent runs on n2", "source: leader"),
     ("backup_member", both(SCHEDULED, with_config(backup_source="leader"), with_server(state={"major": 14})), "warning", "n1 has PostgreSQL 14", ""),
     ("backup_member", both(SCHEDULED, with_server(settings={"full_page_writes": "off"})), "warning", "refuses the backup of a replica", "full_page_writes=on"),
+    ("incrementals", INCREMENTAL, "warning", "summarize_wal is off: each backup is full", "summarize_wal=on"),
+    ("incrementals", with_config(backup_full_every=7 * 86400.0), "warning", "PostgreSQL 15 has no incremental backups", "full_every"),
+    ("incrementals", both(with_config(backup_full_every=7 * 86400.0), *(with_member(name, server=Unknown("it is away")) for name in ("n1", "n2", "n3"))), "unknown", "it is away", ""),
+    ("incrementals", both(INCREMENTAL, with_config(encryption_recipients=("age1x",))), "warning", "no key here opens", "identity_file"),
     ("proof_member", both(SCHEDULED, with_server("n2", agents=()), with_server("n3", agents=())), "warning", "no member can run a proof", "verify --restore"),
     ("proof_member", both(SCHEDULED, with_member("n2", server=Unknown("x")), with_server("n3", agents=())), "unknown", "may run a proof", ""),
     ("backup_in_time", SCHEDULED, "warning", "none is complete yet", "walkeeper backup -c"),
@@ -344,6 +353,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("retention", with_config(backup_expire=Path("/etc/x.yml")), "warning", "/etc/x.yml has no backup.keep", "keep: 14d"),
     ("retention", both(with_config(backup_expire=Path("/etc/x.yml")), with_facts(expire_keep=Unknown("may not be read"))), "unknown", "may not be read", ""),
     ("retention", both(with_config(backup_keep=86400.0), with_facts(backup_every=7 * 86400.0)), "warning", "a backup is due each 7 days only", "keep: 21d"),
+    ("retention", both(with_config(backup_keep=86400.0, backup_full_every=7 * 86400.0), with_facts(backup_every=3600.0)), "warning", "a full backup is due each 7 days", "keep: 21d"),
     ("retention", both(with_config(backup_expire=Path("/x")), with_facts(expire_keep=86400.0, backup_every=2 * 86400.0)), "warning", "each 2 days only", "keep"),
     ("patroni_version", with_member("n2", patroni_version="3.1.2"), "error", "3.1.2 is older than 3.2", "pip install"),
     ("patroni_version", with_member("n2", patroni_version=None), "unknown", "does not say", ""),
@@ -488,7 +498,7 @@ def test_what_was_not_seen_is_never_good(good: Facts) -> None:
         dcs_problem=DcsUnavailable("etcd3: away"), servers_uid=away, base_backup=away,
         members=(replace(good.members[0], server=away),), expire_keep=away,
     )  # fmt: skip
-    facts = both(SCHEDULED, with_config(backup_expire=Path("/etc/expire.yml")))(facts)
+    facts = both(SCHEDULED, with_config(backup_expire=Path("/etc/expire.yml"), backup_full_every=86400.0))(facts)
     content = {finding.rule.name for finding in judge(facts) if finding.state == "ok"}
     assert content == {
         "receiver",

@@ -21,7 +21,7 @@ from walkeeper.archive.backups import Backups
 from walkeeper.archive.expiry import read_expiry, read_pins, write_floor, write_pin
 from walkeeper.archive.open import open_archives
 from walkeeper.archive.restorable import described, look
-from walkeeper.core.backup import BackupId, Tombstone
+from walkeeper.core.backup import Backup, BackupId, Tombstone
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Gap, Record
 from walkeeper.dcs.claim import unknown
@@ -119,7 +119,7 @@ def test_p15_the_floor_is_recorded_and_only_a_later_run_deletes_below_it(site: S
     assert said["going"] == {"segments": 4, "backups": [str(OLD), str(OLDER)]}
     assert len(site.keys("wal/")) == 11
     deleted = run(apply=True)["deleted"]
-    assert deleted["backups"] == [str(OLD), str(OLDER)]
+    assert deleted["backups"] == [str(OLDER), str(OLD)]
     assert [key[-28:-4] for key in site.keys("wal/")] == [site.built.segment(1, n).name for n in range(7, 14)]
     assert site.keys("start/")[-1] == "start/000000010000000000000007.json"
     for id_ in (OLD, OLDER):
@@ -216,7 +216,7 @@ def test_what_is_planted_where_a_floor_is_noted_as_done_ends_no_run(
     monkeypatch.setattr("walkeeper.expire.delete.note_floor", planted)
     run(apply=True)
     site.now += timedelta(hours=2)
-    assert run(apply=True)["deleted"]["backups"] == [str(OLD), str(OLDER)]
+    assert run(apply=True)["deleted"]["backups"] == [str(OLDER), str(OLD)]
     assert run(apply=True)["deleted"]["objects"] == 0
 
 
@@ -320,7 +320,7 @@ def test_p15_a_pin_that_has_ended_holds_nothing_and_goes_a_week_later(site: Site
         write_pin(site.store, site.layout, pin)
     run(apply=True)
     site.now += timedelta(hours=2)
-    assert run(apply=True)["deleted"]["backups"] == [str(OLD), str(OLDER), str(killed)]
+    assert run(apply=True)["deleted"]["backups"] == [str(OLDER), str(OLD), str(killed)]
     assert site.keys("expire/") == ["expire/00000001.done.json", "expire/00000001.json"]
     assert site.keys(f"backup/{killed}/") == [f"backup/{killed}/backup.json"]
     assert len(site.keys("pin/")) == 2
@@ -407,3 +407,32 @@ def test_gaps_and_tails_below_go_and_those_above_stay(site: Site, run: Run) -> N
     for place in ("gap/", "tail/"):
         assert [key for key in site.keys(place) if site.built.segment(1, 4).name in key] == []
         assert [key for key in site.keys(place) if site.built.segment(1, 9).name in key] != []
+
+
+def test_p15_an_incremental_goes_before_what_it_builds_on_or_both_stay(
+    site: Site, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between the two leaves a full backup, and not an incremental without one."""
+    child, grandchild = BackupId("20261103T020000Z", 1, "00000005"), BackupId("20261104T020000Z", 1, "00000006")
+    for id_, parent, number in ((child, OLDER, 5), (grandchild, child, 6)):
+        put_backup(
+            site.backups, id_, Lsn(number * MIB + 300), Lsn(number * MIB + 400), kind="incremental", parent=str(parent)
+        )
+    assert run(apply=True)["next_floor"]["backups"] == [str(OLD), str(OLDER), str(child), str(grandchild)]
+    site.now += timedelta(hours=2)
+    locked, original = site.layout.backup_json(grandchild), DirectoryStore.delete
+
+    def delete(self: DirectoryStore, key: str) -> None:
+        if key == locked:
+            raise StoreDenied(f"{key}: object lock")
+        original(self, key)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DirectoryStore, "delete", delete)
+        assert run(apply=True)["deleted"]["backups"] == [str(OLD)]
+    assert {each.id for each in there(site)} >= {str(OLDER), str(child), str(grandchild)}
+    assert run(apply=True)["deleted"]["backups"] == [str(grandchild), str(child), str(OLDER)]
+
+
+def there(site: Site) -> list[Backup]:
+    return [each for id_ in site.backups.ids() if isinstance(each := site.backups.read(id_), Backup)]

@@ -72,6 +72,8 @@ class Taker:
     timeline: int = 1
     stop: Lsn | None = None
     stop_timeline: int = 1
+    parent: str = ""
+    parent_pin: Pin | None = None
 
 
 @dataclass
@@ -172,7 +174,23 @@ class World:
         pin = self._pin("backup", str(id_), self.kept.timeline, start)
         if self.pins:
             write_pin(self.store, self.layout, pin)
-        self.takers.append(Taker(id_, number, start, pin, timeline=self.kept.timeline))
+        taker = Taker(id_, number, start, pin, timeline=self.kept.timeline)
+        self.takers.append(taker)
+        if self.pins and self.random.random() < 0.5:
+            self._build_on(taker)
+
+    def _build_on(self, taker: Taker) -> None:
+        """An incremental, where there is what it can build on."""
+        found = self.look().windows
+        older = [
+            each for window in found.chains[found.kept.timeline] for each in window.backups if each.id < str(taker.id)
+        ]
+        if not older or older[-1].start.position > taker.start:
+            return
+        parent = older[-1]
+        taker.parent = parent.id
+        taker.parent_pin = self._pin("backup", parent.id, parent.wal[0].timeline, Lsn.parse(parent.wal[0].start))
+        write_pin(self.store, self.layout, taker.parent_pin)
 
     def go_on_with_backup(self) -> None:
         if not self.takers:
@@ -189,7 +207,9 @@ class World:
         else:
             self.takers.remove(taker)
             self.commit(taker, taker.number, taker.stop)
-            let_go(self.store, self.layout, taker.pin.id)
+            for pin in (taker.pin, taker.parent_pin):
+                if pin is not None:
+                    let_go(self.store, self.layout, pin.id)
 
     def put_piece(self, taker: Taker, sha256: str, plain: bytes) -> None:
         put_piece(self.backups, taker.id, sha256, plain)
@@ -206,6 +226,8 @@ class World:
             start=Place(wal[0].timeline, str(taker.start), self.now.isoformat()),
             stop=Place(wal[-1].timeline, str(stop), self.now.isoformat()),
             wal=wal,
+            kind="incremental" if taker.parent else "full",
+            parent=taker.parent,
             index=put_document(self.backups, taker.id, "index", index).sha256,
         )
         if self.backups.commit(document) == document:
@@ -246,7 +268,8 @@ class World:
         if moment(restore.pin.until) < self.now:
             self.restores.remove(restore)  # it took longer than it said
             return
-        self._check_pieces(restore.backup)
+        for backup in self._chain(restore.backup):
+            self._check_pieces(backup)
         for file in restore.wal[:2]:
             if file not in self.files():
                 raise Broken(f"a restore that is pinned needs {Segment(*file, SIZE)}, and it is gone")
@@ -377,8 +400,10 @@ class World:
             id_ = key.removeprefix(self.layout.backups).partition("/")[0]
             if not any(id_ in floor.backups for floor in floors):
                 raise Broken(f"{key} was deleted, and no floor gives that backup up")
-            if any(restore.backup.id == id_ for restore in pinned):
+            if any(each.id == id_ for restore in pinned for each in self._chain(restore.backup)):
                 raise Broken(f"{key} was deleted, and a pinned restore needs it")
+            if any(each.parent == id_ for each in self._documents()):
+                raise Broken(f"{key} was deleted, and a backup that is there builds on it")
 
     def _floors(self) -> list[Floor]:
         return [floor for floor in self._recorded() if floor.stands_from <= self.now]
@@ -408,7 +433,7 @@ class World:
         return young & self._reaches(self._documents(), self.usable())
 
     def fulls(self) -> list[Backup]:
-        return self._whole(self._documents(), self.usable())
+        return [each for each in self._whole(self._documents(), self.usable()) if each.kind == "full"]
 
     def held(self) -> set[str]:
         whole = {backup.id for backup in self._whole(self._documents(), self.usable(), all_=True)}
@@ -419,7 +444,8 @@ class World:
         documents, files = self._documents(), self.files()
         whole = {each.id for each in self._whole(documents, files, all_=True)}
         for backup in self.look().windows.complete:
-            self._check_pieces(backup)
+            for each in self._chain(backup):
+                self._check_pieces(each)
             if not self._is_consistent(backup):
                 raise Broken(f"{backup.id} is called complete, and its bytes are not those of its WAL")
             if backup.id not in whole:
@@ -434,6 +460,13 @@ class World:
                     found.append(document)
                 elif not isinstance(document, Tombstone):
                     raise Broken(f"{key}: {document}")
+        return found
+
+    def _chain(self, backup: Backup) -> list[Backup]:
+        """It, and what it builds on, whether that is there or not."""
+        found = [backup]
+        while found[-1].parent:
+            found.append(self.committed[found[-1].parent])
         return found
 
     def _check_pieces(self, backup: Backup) -> None:
@@ -462,10 +495,12 @@ class World:
     def _whole(self, documents: list[Backup], files: set[tuple[int, int]], *, all_: bool = False) -> list[Backup]:
         """On the kept chain, or on any."""
         histories = self.histories.values() if all_ else [self.kept]
+        there = {each.id for each in documents}
         return [
             backup
             for backup in documents
-            if any(
+            if there.issuperset(each.id for each in self._chain(backup))
+            and any(
                 files.issuperset(self._needs(backup, history, -(-Lsn.parse(backup.wal[-1].end) // MIB)))
                 for history in histories
                 if all(history.has(part.timeline, Lsn.parse(part.start)) for part in backup.wal)

@@ -153,7 +153,7 @@ def test_a_job_of_the_clusters_is_last_in_line_and_no_faster_than_was_said(
     monkeypatch.setattr(modest, "time", SimpleNamespace(monotonic=lambda: now, sleep=slept.append))
     store = MemoryStore()
     backup = plan(made(store), store, tmp_path).backup
-    pace = modest.Pace(backup, 1000)
+    pace = modest.Pace(backup.id, backup.bytes, 1000)
     pace.moved(5000)
     now = 104.0
     pace.moved(6000)
@@ -161,7 +161,7 @@ def test_a_job_of_the_clusters_is_last_in_line_and_no_faster_than_was_said(
     pace.moved(6000)
     assert slept == [5.0, 2.0, 0.0]
     slept.clear()
-    modest.Pace(backup, None).moved(10**12)
+    modest.Pace(backup.id, backup.bytes, None).moved(10**12)
     assert slept == []
     said = (
         "import os\nfrom walkeeper.proof import modest\nmodest.be()\n"
@@ -463,7 +463,7 @@ def test_without_a_right_to_write_it_is_told_and_not_remembered(
 
 
 def _of(found: Any) -> dict[str, Any]:
-    return {name: getattr(found, name) for name in ("backup", "request", "timeline")}
+    return {name: getattr(found, name) for name in ("backup", "bytes", "request", "timeline")}
 
 
 def _denied(*_: object) -> None:

@@ -22,6 +22,7 @@ from walkeeper.core.backup import Backup, BackupId, Tombstone
 from walkeeper.core.coverage import Archived, Range, chain, merged, subtract
 from walkeeper.core.floor import given_up, moment, segments, written
 from walkeeper.core.history import History
+from walkeeper.core.incremental import chain_of
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.proof import Proof
@@ -192,13 +193,15 @@ def summary(found: Restorable, now: float, config: Config) -> dict[str, Any] | N
 
     ``window`` is the last one of the kept chain. ``short``: it is younger than what is to be kept, although there are backups
     that are old enough. ``overdue``: two moments of the schedule have passed since the newest backup; ``proof_overdue``: since
-    the last proof, or without one since the window's oldest backup. Ages are by the servers' clocks, for people and alerts.
+    the last proof, or without one since the window's oldest backup. ``bytes`` of an incremental
+    are its full one's. Ages are by the servers' clocks, for people and alerts.
     """
     if found.documents == Documents():
         return None
     verdicts = Counter(each.verdict for each in found.windows.judged)
     last = (found.windows.chains[found.windows.kept.timeline] or (None,))[-1]
     ages = [_age(each.backup, now) or 0.0 for each in found.windows.judged]
+    by_id = {backup.id: backup for backup in found.windows.complete}
     keep = config.backup_keep
     seconds = None if last is None else _age(last.backups[0], now)
     enough = seconds is not None and keep is not None and seconds >= keep
@@ -213,7 +216,7 @@ def summary(found: Restorable, now: float, config: Config) -> dict[str, Any] | N
             "id": last.backups[-1].id,
             "stop_at": last.backups[-1].stop.at,
             "age_seconds": _age(last.backups[-1], now),
-            "bytes": last.backups[-1].bytes,
+            "bytes": max(each.bytes for each in chain_of(last.backups[-1], by_id)),
         },
         "window": None
         if last is None

@@ -7,9 +7,12 @@ import secrets
 import socket
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
+
+import msgspec
 
 from walkeeper import __version__
 from walkeeper.archive.backups import Backups
@@ -17,13 +20,15 @@ from walkeeper.archive.contents import starts, stated_size
 from walkeeper.archive.expiry import pin_for_backup, pinned
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import Archives, open_archives
+from walkeeper.backup.parent import Parent, begin_incremental, lacking, newest_chain
 from walkeeper.backup.pipeline import PATIENCE, Contents, Pipeline
 from walkeeper.config import Config, PostgresqlSettings
 from walkeeper.core.amounts import duration, rate, size
 from walkeeper.core.backup import Backup, BackupId, Place, Tablespace, Tombstone, wal_ranges
 from walkeeper.core.backup_job import DAMAGED
 from walkeeper.core.floor import Pin
-from walkeeper.core.lsn import SegmentSize
+from walkeeper.core.incremental import BLOCK, is_full_due, unfit
+from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.errors import BadBackup, CannotTell, PostgresError, StoreError, WalkeeperError, WrongCluster
 from walkeeper.lib import clock, events
@@ -45,15 +50,20 @@ _OLDEST: Final = base_backup.OLDEST // 10000
 _FACTS: Final = """
 select json_build_object('now', clock_timestamp(), 'version', current_setting('server_version'),
   'version_num', current_setting('server_version_num')::int, 'checksums', current_setting('data_checksums') = 'on',
+  'blocks', current_setting('block_size')::int,
+  'tablespaces', (select coalesce(json_agg(oid::bigint), '[]') from pg_tablespace
+                  where spcname not in ('pg_default', 'pg_global')),
   'replicates', (select rolreplication or rolsuper from pg_roles where rolname = current_user))"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What the command line asks for. ``max_rate`` in bytes a second; ``resume`` is the id of an attempt, and so is ``job``, the
-    cluster's own, which may have to be begun, or be over.
+    cluster's own, which may have to be begun, or be over. ``incremental``: if it can be; the cluster's own go by
+    ``backup.full_every``.
     """
 
+    incremental: bool = False
     resume: str | None = None
     job: str | None = None
     max_rate: int | None = None
@@ -71,6 +81,9 @@ class _Source:
     version: str
     version_num: int
     checksums: bool
+    blocks: int
+    """Bytes of one."""
+    tablespaces: tuple[int, ...]
 
     def now(self) -> str:
         """By the server's clock, to the microsecond: a stop that is stated too early is chosen for a time before it."""
@@ -100,6 +113,8 @@ class _Attempt:
         self._request = request
         self.id: BackupId | None = None
         self.pipeline: Pipeline | None = None
+        self._why_full = ""
+        """Where it was to be incremental."""
 
     def run(self) -> int:
         archives = open_archives(self._config)
@@ -116,19 +131,24 @@ class _Attempt:
             events.info("backup_is_stored", backup=resumed)
             return self._verdict(there)
         known = frozenset() if resumed is None else with_retries(lambda: _attempted(backups, resumed, new=may_be_new))
-        with Walsender(settings) as walsender, Progress() as progress:
-            found = walsender.identify()
-            if found.system_identifier != source.state.system_identifier:
-                raise WrongCluster(
-                    f"postgresql at {settings.host}:{settings.port}: it answers as system {source.state.system_identifier} "
-                    f"to SQL and as {found.system_identifier} to replication",
-                    hint="Name the server itself, not a proxy in front of several.",
-                )
-            id_ = resumed or _new_id(found.timeline)
+        with ExitStack() as opened, Progress() as progress:
+            walsender, timeline = _connected(settings, source, opened)
+            id_ = resumed or _new_id(timeline)
             progress.show("waiting for the checkpoint")
             most = self._request.max_rate or self._config.backup_rate
             rate_kb = None if most is None else most // 1024
-            start = walsender.begin(base_backup.Request(f"walkeeper {id_}", self._request.spread, rate_kb))
+            wanted = base_backup.Request(f"walkeeper {id_}", self._request.spread, rate_kb)
+            start, parent = None, self._parent(id_, archives, backups, source, opened)
+            if parent is not None:
+                try:
+                    start = begin_incremental(self._config, walsender, wanted, parent, source.state)
+                except PostgresError as problem:
+                    self._full(str(problem))
+                    walsender.abandon()
+                    walsender, _ = _connected(settings, source, opened)
+            builds_on = "" if start is None or parent is None else parent.id
+            parent = None  # its manifest may be large
+            start = start or walsender.begin(wanted)
             began = source.now()
             if start.lsn < first.start:
                 raise PostgresError(
@@ -141,15 +161,17 @@ class _Attempt:
             meter = _Meter(id_, start.estimate, progress)
             self.pipeline = pipeline = Pipeline(
                 backups, id_, workers=self._config.upload_workers, known=known, patience=self._request.patience,
-                moved=meter.moved,
+                moved=meter.moved, incremental=bool(builds_on),
             )  # fmt: skip
-            with pinned(archives.store, layout, _pin(self._config, id_, start)):
+            with pinned(archives.store, layout, _pin(self._config, id_, start.timeline, start.lsn)):
                 try:
                     stop = walsender.copy(pipeline)
                     stopped = source.now()
                     contents = pipeline.finish()
                     suffix = backups.codec.suffix
                     made = _described(self._config, source, id_, (start, began), (stop, stopped), contents, suffix)
+                    if builds_on:
+                        made = msgspec.structs.replace(made, kind="incremental", parent=builds_on)
                     committed = pipeline.patiently(lambda: backups.commit(made))
                 finally:
                     pipeline.close()
@@ -162,8 +184,39 @@ class _Attempt:
             )
         if committed != made:
             events.warning("another_attempt_was_first", backup=made.id, member=committed.member)
-        sys.stdout.write("".join(f"{printable(line)}\n" for line in _lines(committed, contents, meter)))
+        sys.stdout.write("".join(f"{printable(line)}\n" for line in _lines(committed, contents, meter, self._why_full)))
         return self._verdict(committed)
+
+    def _parent(
+        self, id_: BackupId, archives: Archives, backups: Backups, source: _Source, opened: ExitStack
+    ) -> Parent | None:
+        """For an incremental, until ``opened`` is left; None for a full backup."""
+        full_every = self._config.backup_full_every if self._request.job is not None else None
+        if not self._request.incremental and full_every is None:
+            return None
+        try:
+            chain = with_retries(lambda: newest_chain(self._config, archives, source.state, id_))
+            why = unfit(chain, source.version_num, checksums=source.checksums, tablespaces=source.tablespaces)
+            if source.blocks != BLOCK:
+                why = f"the server's blocks have {source.blocks} bytes"
+            if not why and full_every is not None and is_full_due(chain[0], full_every, clock.now_utc()):
+                why = f"{chain[0].id} is full, and as old as backup.full_every"
+            why = why or with_retries(lambda: lacking(backups, chain))
+            if not why:
+                found = chain[-1]
+                manifest = with_retries(lambda: backups.read_document(found, "manifest", found.manifest))
+                begin = found.wal[0]
+                pin = _pin(self._config, BackupId.parse(found.id), begin.timeline, Lsn.parse(begin.start))
+                opened.enter_context(pinned(archives.store, backups.layout, pin))
+                return Parent(found.id, manifest)
+        except WalkeeperError as problem:  # a full one needs nothing of that
+            why = str(problem)
+        self._full(why)
+        return None
+
+    def _full(self, why: str) -> None:
+        self._why_full = why
+        events.info("backup_is_full", why=why)
 
     def _verdict(self, backup: Backup) -> int:
         """Of one that is stored."""
@@ -178,10 +231,24 @@ class _Attempt:
     def say_resume(self) -> None:
         """What is stored of it is not sent again."""
         if self.pipeline is not None and self.pipeline.stored:
+            kind = "--incremental " if self._request.incremental else ""
             complain(
                 f"backup {self.id}: not finished",
-                f"walkeeper backup --resume {self.id} begins it again, and does not send again what is stored.",
+                f"walkeeper backup {kind}--resume {self.id} begins it again, and does not send again what is stored.",
             )
+
+
+def _connected(settings: PostgresqlSettings, source: _Source, opened: ExitStack) -> tuple[Walsender, int]:
+    """To the server that was looked at, and the timeline that it is on. Raises PostgresError or WrongCluster."""
+    walsender = opened.enter_context(Walsender(settings))
+    found = walsender.identify()
+    if found.system_identifier != source.state.system_identifier:
+        raise WrongCluster(
+            f"postgresql at {settings.host}:{settings.port}: it answers as system {source.state.system_identifier} "
+            f"to SQL and as {found.system_identifier} to replication",
+            hint="Name the server itself, not a proxy in front of several.",
+        )
+    return walsender, found.timeline
 
 
 def _look(settings: PostgresqlSettings) -> _Source:
@@ -204,8 +271,9 @@ def _look(settings: PostgresqlSettings) -> _Source:
             hint=f"As a superuser: ALTER ROLE {quoted} REPLICATION; or set walkeeper.postgresql.user to one that may.",
         )
     return _Source(
-        state, datetime.fromisoformat(facts["now"]), now, facts["version"], facts["version_num"], facts["checksums"]
-    )
+        state, datetime.fromisoformat(facts["now"]), now, facts["version"], facts["version_num"], facts["checksums"],
+        facts["blocks"], tuple(facts["tablespaces"]),
+    )  # fmt: skip
 
 
 def _first(archives: Archives, layout: Layout, segment_size: SegmentSize) -> Segment:
@@ -242,14 +310,14 @@ def _attempted(backups: Backups, id_: BackupId, *, new: bool) -> frozenset[str]:
     return found
 
 
-def _pin(config: Config, id_: BackupId, start: Start) -> Pin:
-    """So that expire keeps its WAL while it runs."""
+def _pin(config: Config, id_: BackupId, timeline: int, start: Lsn) -> Pin:
+    """So that expire keeps it, and its WAL, while it is needed."""
     try:
         ahead = config.store.clock_ahead() or 0.0
     except StoreError:
         ahead = 0.0
     by = f"{config.node.name or socket.gethostname()}, pid {os.getpid()}"
-    return pin_for_backup(id_, start.timeline, start.lsn, by, ahead)
+    return pin_for_backup(id_, timeline, start, by, ahead)
 
 
 def _new_id(timeline: int) -> BackupId:
@@ -322,10 +390,12 @@ class _Meter:
             )  # fmt: skip
 
 
-def _lines(backup: Backup, contents: Contents, meter: _Meter) -> list[str]:
+def _lines(backup: Backup, contents: Contents, meter: _Meter, why_full: str) -> list[str]:
     sent = "" if contents.sent_bytes == contents.packed_bytes else f", {size(contents.sent_bytes)} of them sent now"
     return [
         f"Backup    {backup.id}",
+        *([f"Builds on {backup.parent}"] if backup.parent else []),
+        *([f"Full      not incremental: {why_full}"] if why_full else []),
         f"Files     {backup.files:,}, {size(backup.bytes)}",
         f"Stored    {backup.pieces:,} pieces, {size(backup.packed_bytes)}{sent}",
         f"Took      {duration(meter.seconds)}, {rate(backup.bytes / meter.seconds)}",

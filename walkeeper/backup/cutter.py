@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 from walkeeper.core.backup import PIECE
 from walkeeper.core.backup_index import Part, is_inside
+from walkeeper.core.incremental import changed_path, read_changes
 from walkeeper.core.tar_header import BLOCK, summed
 from walkeeper.errors import BadBackup
 
@@ -50,13 +51,16 @@ class _Member:
 class Cutter:
     """``emit`` takes a piece away, and returns the buffer for the next one, of ``buffer_bytes(piece)`` or more.
 
-    Call ``begin`` for each tar, ``feed`` its bytes in whatever portions they come, and ``end`` after the last one. Raises
-    BadBackup for a tar that PostgreSQL does not send.
+    Call ``begin`` for each tar, ``feed`` its bytes in whatever portions they come, and ``end`` after the last one.
+    ``incremental``: there may be files of changed blocks. Raises BadBackup for a tar that PostgreSQL does not send.
     """
 
-    def __init__(self, emit: Callable[[Cut], bytearray], first: bytearray, piece: int = PIECE) -> None:
+    def __init__(
+        self, emit: Callable[[Cut], bytearray], first: bytearray, piece: int = PIECE, *, incremental: bool = False
+    ) -> None:
         self._emit = emit
         self._piece = piece
+        self._incremental = incremental
         self._buffer, self._at = first, 0
         self._parts: list[Part] = []
         self._full = False
@@ -156,7 +160,14 @@ class Cutter:
             return
         path = f"pg_tblspc/{self._tablespace}/{member.path}" if self._tablespace else member.path
         offset, at = self._begin
-        self._parts.append(Part(path, member.kind, member.mode, member.size, offset, at, self._at - at))
+        length = self._at - at
+        restored = 0
+        if self._incremental and not offset and changed_path(path):
+            changes = read_changes(memoryview(self._buffer)[at : self._at], member.size)
+            if changes is None:
+                raise _strange(path.encode(), "it is not a file of changed blocks")
+            restored = changes.size
+        self._parts.append(Part(path, member.kind, member.mode, member.size, offset, at, length, restored))
 
     def _append(self, data: bytes) -> None:
         self._buffer[self._at : self._at + len(data)] = data

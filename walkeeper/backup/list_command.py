@@ -106,6 +106,8 @@ def _about(each: dict[str, Any]) -> Iterator[str]:
         yield f"{_moment(each['start_at'])}, {took}, from {each['member']}, PostgreSQL {each['version'] // 10000}"
         yield f"{size(each['bytes'])} in {each['files']:,} files; {size(each['packed_bytes'])} stored"
         yield f"{each['start_lsn']} to {each['stop_lsn']} on timeline {each['timeline']}"
+        if each["parent"]:
+            yield f"builds on {each['parent']}"
     elif each["state"] == "attempt":
         yield f"{each['pieces']:,} {'piece' if each['pieces'] == 1 else 'pieces'}, {size(each['packed_bytes'])} stored"
     if each["why"]:

@@ -64,6 +64,7 @@ class Pipeline:
         patience: float = PATIENCE,
         moved: Callable[[int], None] = lambda _: None,
         piece: int = PIECE,
+        incremental: bool = False,
     ) -> None:
         self._backups = backups
         self._id = id_
@@ -81,7 +82,7 @@ class Pipeline:
         self._record = _Record(backups)
         self._manifest = backups.codec.growing()
         self._manifest_end = bytearray()
-        self._cutter = Cutter(self._emit, bytearray(buffer_bytes(piece)), piece)
+        self._cutter = Cutter(self._emit, bytearray(buffer_bytes(piece)), piece, incremental=incremental)
         self._threads = [
             threading.Thread(target=self._work, name=f"pieces-{number}", daemon=True) for number in range(workers + 1)
         ]

@@ -21,7 +21,11 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         from walkeeper.backup import command as backup  # noqa: PLC0415
 
         request = backup.Request(
-            resume=options.resume, job=options.job, max_rate=options.max_rate, spread=options.checkpoint == "spread"
+            incremental=options.incremental,
+            resume=options.resume,
+            job=options.job,
+            max_rate=options.max_rate,
+            spread=options.checkpoint == "spread",
         )
         return backup.main(config(options), request)
 
@@ -31,6 +35,11 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         return list_command.main(config(options), system_identifier=options.system_identifier, json=options.json)
 
     backup = command("backup", "Take a base backup of this member's server into the store.", take)
+    backup.add_argument(
+        "--incremental",
+        action="store_true",
+        help="only what has changed since the newest complete one (PostgreSQL 17 and newer); a full one where that cannot be",
+    )
     backup.add_argument("--resume", metavar="ID", help="begin an attempt again, and send only what is not stored yet")
     backup.add_argument("--job", metavar="ID", help=argparse.SUPPRESS)
     backup.add_argument(

@@ -108,6 +108,13 @@ class BackupKeys(Section, frozen=True):
             "it (`0 2 * * 0`), or `off`. By the clock and time zone of the node that archives; a missed one is made up once."
         ),
     ] = Schedule("off")
+    full_every: Annotated[
+        Age,
+        Meta(
+            description="How old a full backup gets, such as `7d`, before the schedule takes the next one; those between are "
+            "incremental (PostgreSQL 17 and newer, with `summarize_wal`). `off`: each is full."
+        ),
+    ] = Age(0)
     source: Annotated[
         Literal["replica", "leader"],
         Meta(

@@ -225,6 +225,7 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         gap_patience=float(keys.gap.patience),
         backup_keep=float(keys.backup.keep) or None,
         backup_schedule=keys.backup.schedule or None,
+        backup_full_every=float(keys.backup.full_every) or None,
         backup_source=keys.backup.source,
         backup_expire=_expire(keys.backup.expire, written, path),
         backup_verify_schedule=keys.backup.verify_schedule or None,

@@ -118,6 +118,8 @@ class Config:
     """Seconds; None is off."""
     backup_schedule: Schedule | None = None
     """None is off."""
+    backup_full_every: float | None = None
+    """Seconds from a full backup of the schedule to the next one, with incrementals between; None: each is full."""
     backup_source: Literal["replica", "leader"] = "replica"
     backup_expire: Path | None = None
     """The configuration for ``walkeeper expire`` after a scheduled backup; None: it is not run."""

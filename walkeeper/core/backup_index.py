@@ -26,6 +26,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
     ``path`` is below the data directory, with slashes; what is in a tablespace begins with ``pg_tblspc/OID/``. ``size`` is that
     of the whole file. An empty file has one part without a byte. No links: a restore makes those of tablespaces.
+    ``restored``: in the first part of a file of changed blocks, the size of the file that a restore makes of it.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     offset: Count = 0
     at: Count = 0
     length: Count = 0
+    restored: Count = 0
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):

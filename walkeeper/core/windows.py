@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 from walkeeper.core.backup import Backup
 from walkeeper.core.coverage import Archived, Range, chain, merged, subtract, within
 from walkeeper.core.history import History
+from walkeeper.core.incremental import mismatch
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 
@@ -255,9 +256,13 @@ def _judge(
         return Judged(backup, "damaged", "; ".join([*backup.damage, *([broken] if broken else [])]))
     if backup.kind == "incremental":
         parent = older.get(backup.parent)
-        if parent is None or not parent.counts:
-            why = f"which is {parent.verdict}: {parent.why}" if parent else "which is not there"
-            return Judged(backup, "incomplete", f"it needs {backup.parent or 'a parent'}, {why}")
+        if parent is None:
+            return Judged(backup, "damaged", f"it builds on {backup.parent or 'a backup'}, which is not there")
+        if why := mismatch(parent.backup, backup):
+            return Judged(backup, "damaged", why)
+        if not parent.counts:
+            why = f"it builds on {backup.parent}, which is {parent.verdict}: {parent.why}"
+            return Judged(backup, parent.verdict, why, parent.waits)
     ours = [each for each in chains if contains(each.history, backup)]
     if any(each.completes(backup) for each in ours):
         return Judged(backup, "complete")

@@ -32,6 +32,7 @@ _SETTINGS: Final = (
     "max_slot_wal_keep_size",
     "max_wal_senders",
     "restore_command",
+    "summarize_wal",
     "synchronous_standby_names",
 )
 

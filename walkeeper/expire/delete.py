@@ -4,7 +4,8 @@ In this order, so that a kill at any point leaves nothing that looks whole and i
 
 1. the archive states its new start, so that what is absent below it stays provable;
 2. WAL, tails and recorded gaps below;
-3. of each backup its ``backup.json``, from when on it is an attempt; of each attempt nothing yet;
+3. of each backup its ``backup.json``, from when on it is an attempt; of each attempt nothing yet. Incrementals go before what
+   they build on;
 4. a tombstone in that one place: whoever still takes that backup can no longer commit it, and it stays;
 5. the pieces.
 
@@ -65,8 +66,12 @@ def delete(
             _gaps(archive.store, layout, archive.size, going.below),
         ):
             _all(archive.store, found, deleted, progress)
-    for id_ in (*going.backups, *going.unfinished):
-        _backup(backups, BackupId.parse(id_), looked, deleted, progress)
+    stands = {each.id: each.parent for each in looked.archive.documents.backups}
+    for id_ in (*reversed(going.backups), *going.unfinished):
+        if id_ in stands.values():
+            continue  # an incremental that builds on it was retained
+        if _backup(backups, BackupId.parse(id_), looked, deleted, progress):
+            stands.pop(id_, None)
     if not deleted.retained:
         for number in going.floors:
             try:
@@ -78,23 +83,25 @@ def delete(
 
 def _backup(
     backups: Backups, id_: BackupId, looked: Looked, deleted: Deleted, progress: Callable[[Deleted], None]
-) -> None:
+) -> bool:
+    """Whether it is no longer a backup."""
     store, key = backups.store, backups.layout.backup_json(id_)
     standing = backups.read(id_)
     if isinstance(standing, Backup):
         if str(id_) not in looked.going.backups:
-            return  # an attempt that was completed meanwhile
+            return False  # an attempt that was completed meanwhile
         if not _gone(store, key):
             deleted.retained.append(key)
-            return
+            return False
     tombstone = Tombstone(id=str(id_), at=written(looked.now), why="below the floor")
     if not isinstance(standing, Tombstone) and not isinstance(backups.commit(tombstone), Tombstone):
-        return  # somebody committed it again: the next run meets it
+        return False  # somebody committed it again: the next run meets it
     folder, before = backups.layout.backup(id_), deleted.objects
     _all(store, (info for info in store.list(folder) if info.key != key), deleted, progress)
     if deleted.objects > before or not isinstance(standing, Tombstone):
         deleted.backups.append(str(id_))
         events.info("backup_expired", backup=id_)
+    return True
 
 
 def _wal(store: Store, layout: Layout, size: SegmentSize, ranges: Mapping[int, list[Range]]) -> Iterator[ObjectInfo]:

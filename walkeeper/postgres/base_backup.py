@@ -11,6 +11,7 @@ import re
 import select
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -30,6 +31,8 @@ BEFORE_IT_BEGINS: Final = 3600.0
 """Seconds that the server may say nothing before its first answer: it makes a checkpoint first, a slow one if asked for."""
 SILENCE: Final = 300.0
 """Seconds that it may say nothing after that."""
+_PORTION: Final = 1024 * 1024
+"""Bytes of a manifest that are handed over at once."""
 _WARNINGS: Final = 100
 """Warnings that are kept."""
 _CORRUPTED: Final = "XX001"
@@ -76,11 +79,15 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``max_rate`` in kB a second. ``spread``: the checkpoint before it takes its time, as the server's own do."""
+    """``max_rate`` in kB a second. ``spread``: the checkpoint before it takes its time, as the server's own do.
+
+    ``incremental``: only what has changed since the backup whose manifest was uploaded.
+    """
 
     label: str
     spread: bool = False
     max_rate: int | None = None
+    incremental: bool = False
 
 
 class Sink(Protocol):
@@ -98,7 +105,7 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class Walsender:
-    """One replication connection. All raise PostgresError; for one thread, in this order: identify, begin, copy."""
+    """One replication connection. All raise PostgresError; for one thread, in this order: identify, upload, begin, copy."""
 
     settings: PostgresqlSettings
     silence: float = SILENCE
@@ -122,6 +129,7 @@ class Walsender:
         if self._link is not None:
             self._pg.notice_handler = None
             self._link.close()
+            self._link = None
 
     def identify(self) -> Identity:
         self._send(b"IDENTIFY_SYSTEM")
@@ -130,10 +138,25 @@ class Walsender:
         self._done()
         return found
 
-    def begin(self, request: Request) -> Start:
-        """Returns when the server has made its checkpoint and is about to send."""
+    def upload(self, manifest: bytes) -> None:
+        """PostgreSQL's own manifest of the backup on which the next one builds (``UPLOAD_MANIFEST``)."""
+        self._send(b"UPLOAD_MANIFEST")
+        self._expect(pq.ExecStatus.COPY_IN, SILENCE)
+        try:
+            for at in range(0, len(manifest), _PORTION):
+                self._pg.put_copy_data(manifest[at : at + _PORTION])
+                self._flush()
+            self._pg.put_copy_end()
+            self._flush()
+        except psycopg.Error as error:
+            raise self._problem(str(error)) from None
+        self._expect(pq.ExecStatus.COMMAND_OK, SILENCE)
+        self._done()
+
+    def begin(self, request: Request, seconds: float = BEFORE_IT_BEGINS) -> Start:
+        """Returns when the server has made its checkpoint and is about to send, within so many seconds."""
         self._send(_command(request))
-        place = self._rows(BEFORE_IT_BEGINS)
+        place = self._rows(seconds)
         spaces = self._rows(SILENCE)
         self._expect(pq.ExecStatus.COPY_OUT, SILENCE)
         sent = [row for row in range(spaces.ntuples) if spaces.get_value(row, 0) is not None]
@@ -185,13 +208,22 @@ class Walsender:
             else:
                 return
 
+    def abandon(self) -> None:
+        """End what it is at, as far as it still listens, and the connection."""
+        with suppress(psycopg.Error):
+            self._pg.get_cancel().cancel()
+        self.__exit__(None, None, None)
+
     def _send(self, command: bytes) -> None:
         try:
             self._pg.send_query(command)
-            while self._pg.flush():
-                self._wait(time.monotonic() + SILENCE)
+            self._flush()
         except psycopg.Error as error:
             raise self._problem(str(error)) from None
+
+    def _flush(self) -> None:
+        while self._pg.flush():
+            self._wait(time.monotonic() + SILENCE, select.POLLIN | select.POLLOUT)
 
     def _rows(self, seconds: float) -> pq.abc.PGresult:
         return self._expect(pq.ExecStatus.TUPLES_OK, seconds)
@@ -220,10 +252,10 @@ class Walsender:
             if self._pg.get_result() is None:
                 return
 
-    def _wait(self, until: float) -> None:
+    def _wait(self, until: float, events: int = select.POLLIN) -> None:
         """Until something came, and take it in."""
         poll = select.poll()
-        poll.register(self._pg.socket, select.POLLIN)
+        poll.register(self._pg.socket, events)
         left = until - time.monotonic()
         if left <= 0 or not poll.poll(left * 1000):
             raise self._problem("it says nothing any more", hint="Look at the server and at the way to it.")
@@ -283,6 +315,8 @@ def _command(request: Request) -> bytes:
         "MANIFEST 'yes'",
         "MANIFEST_CHECKSUMS 'CRC32C'",
     ]
+    if request.incremental:
+        options.append("INCREMENTAL")
     if request.max_rate is not None:
         options.append(f"MAX_RATE {request.max_rate}")
     return f"BASE_BACKUP ({', '.join(options)})".encode()

@@ -195,6 +195,11 @@ class Server:
         """Move a physical slot forward to ``lsn``."""
         self._one("select pg_replication_slot_advance(%s, %s::pg_lsn)", (name, str(lsn)))
 
+    def checkpoint(self) -> Lsn:
+        """Make one, which superusers and members of pg_checkpoint may (PostgreSQL 15), and say where WAL ends after it."""
+        self._run(lambda connection: connection.execute(b"checkpoint"))
+        return self.state().lsn
+
     def survey(self, query: str, *parameters: object) -> Any:
         """The one value of a query that returns one row: a JSON document, decoded."""
         return self._one(query, parameters)[0]

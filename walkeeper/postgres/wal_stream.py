@@ -127,8 +127,8 @@ class WalStream(Walsender):
             return self._refused(result)
         return self._problem("it ended the stream")
 
-    def _wait(self, until: float) -> None:
-        super(WalStream, self)._wait(min(until, time.monotonic() + MUTE_SECONDS))
+    def _wait(self, until: float, events: int = select.POLLIN) -> None:
+        super(WalStream, self)._wait(min(until, time.monotonic() + MUTE_SECONDS), events)
 
     def _problem(self, text: str, *, hint: str = "") -> PostgresError:
         said = " ".join(text.split())

@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 from walkeeper.archive.proofs import write_proof
 from walkeeper.config import Config
 from walkeeper.core import amounts, backup_job
+from walkeeper.core.incremental import manifest_of_whole
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.proof import Proof
 from walkeeper.errors import BadBackup, CannotRestore, CannotTell, Locked, StoreError
@@ -34,7 +35,7 @@ from walkeeper.proof import modest
 from walkeeper.proof.place import DATA, DEFAULT, check_room, clear, scratch
 from walkeeper.restore.directory import here, settings
 from walkeeper.restore.directory import plan as planning
-from walkeeper.restore.directory.carry_out import carry_out
+from walkeeper.restore.directory.carry_out import BACKUP_LABEL, carry_out
 from walkeeper.restore.directory.command import restore_script
 from walkeeper.restore.directory.fetch import OURS
 from walkeeper.restore.directory.model import Plan
@@ -134,7 +135,7 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
     script = restore_script()
     with scratch(config, request.below) as place, Progress() as progress:
         found = Found(_planned(config, request, place, progress))
-        pace = modest.Pace(found.plan.backup, config.backup_rate) if request.job else None
+        pace = modest.Pace(found.plan.backup.id, found.plan.bytes, config.backup_rate) if request.job else None
         _prove(found, settings.restore_command(script, config.source, None), place, progress, pace)
     if found.code == SOUND:
         _remember(found)
@@ -182,7 +183,7 @@ def _prove(found: Found, command: str, place: Path, progress: Progress, pace: mo
         check_room(place)
         if pace is not None:
             pace.moved(done)
-        progress.show(f"restoring {plan.backup.id}: {amounts.size(done)} of {amounts.size(plan.backup.bytes)}")
+        progress.show(f"restoring {plan.backup.id}: {amounts.size(done)} of {amounts.size(plan.bytes)}")
 
     try:
         found.fetched = carry_out(plan, command, moved).fetched
@@ -244,8 +245,13 @@ def _as_sent(plan: Plan, server: ScratchServer, place: Path) -> Check:
         return Check(name, "absent", "not installed")
     manifest = place / "backup_manifest"
     plain = with_retries(lambda: plan.backups.read_document(plan.backup, "manifest", plan.backup.manifest))
+    ours = [settings.AUTO_CONF, *sorted(OURS)]
+    if len(plan.chain) > 1:
+        parts = (part for piece in with_retries(lambda: plan.backups.index(plan.backup)) for part in piece.parts)
+        plain = manifest_of_whole(plain, {part.path: part.restored for part in parts if part.offset == 0})
+        ours.append(BACKUP_LABEL)
     manifest.write_bytes(plain)
-    ignored = [f"--ignore={each}" for each in (settings.AUTO_CONF, *sorted(OURS))]
+    ignored = [f"--ignore={each}" for each in ours]
     ran = server.run(name, ["--no-parse-wal", "--quiet", f"--manifest-path={manifest}", *ignored, plan.directory])
     return _judged(name, ran.code, ran.err)
 
@@ -346,7 +352,7 @@ def _document(found: Found) -> dict[str, Any]:
         "archive": plan.evidence.layout.root.rstrip("/"),
         "backup": plan.backup.id,
         "stop_at": plan.backup.stop.at,
-        "bytes": plan.backup.bytes,
+        "bytes": plan.bytes,
         "fetched_bytes": found.fetched,
         "target": plan.request.to,
         "timeline": plan.timeline,
@@ -367,9 +373,7 @@ def _lines(found: Found) -> Iterator[str]:
     )
     if "restore" in found.seconds:
         took = amounts.duration(found.seconds["restore"])
-        yield from wrapped(
-            "Restored", f"in {took}: {amounts.size(plan.backup.bytes)}, {amounts.size(found.fetched)} fetched"
-        )
+        yield from wrapped("Restored", f"in {took}: {amounts.size(plan.bytes)}, {amounts.size(found.fetched)} fetched")
     if reached:
         commit = f", the last commit at {_commit(reached)}" if _commit(reached) else ""
         yield from wrapped(

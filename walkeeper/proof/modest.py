@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from walkeeper.core.backup import Backup
 from walkeeper.lib import events
 
 _NICE: Final = 19
@@ -38,11 +37,12 @@ def be() -> None:
 class Pace:
     """Of what is restored: at most ``rate`` bytes a second, where that is limited, and a line of the log now and then."""
 
-    def __init__(self, backup: Backup, rate: int | None) -> None:
+    def __init__(self, backup: str, total: int, rate: int | None) -> None:
         self._backup = backup
+        self._total = total
         self._rate = rate
         self._began = self._logged = time.monotonic()
-        events.info("proof_begins", backup=backup.id, bytes=backup.bytes)
+        events.info("proof_begins", backup=backup, bytes=total)
 
     def moved(self, done: int) -> None:
         """That many bytes by now. Waits."""
@@ -51,4 +51,4 @@ class Pace:
             time.sleep(max(0.0, done / self._rate - (now - self._began)))
         if now - self._logged >= _LOG_EVERY:
             self._logged = now
-            events.info("proof_goes_on", backup=self._backup.id, bytes=done, of=self._backup.bytes)
+            events.info("proof_goes_on", backup=self._backup, bytes=done, of=self._total)

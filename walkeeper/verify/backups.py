@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from walkeeper.archive.backups import Backups, document_suffix
@@ -15,9 +16,11 @@ from walkeeper.archive.proofs import newest_proof
 from walkeeper.archive.restorable import Documents, Listed, Restorable, described, judged, read_documents
 from walkeeper.archive.times import NEAR, CommitTimes
 from walkeeper.core.backup import Backup, BackupId
+from walkeeper.core.backup_index import Part
 from walkeeper.core.commits import Commit
 from walkeeper.core.coverage import Range, chain, subtract
 from walkeeper.core.history import History
+from walkeeper.core.incremental import layers_of
 from walkeeper.core.windows import Judged
 from walkeeper.errors import BadBackup, BadFloor, CannotTell, Locked, Refused, StoreError
 from walkeeper.lib.parallel import in_parallel
@@ -74,11 +77,14 @@ def _look(
     if documents == Documents():
         return None
     looked = Looked(_judged(evidence, documents, {}))
-    for backup in looked.found.windows.complete:
+    by_id = {backup.id: backup for backup in looked.found.windows.complete}
+    for backup in by_id.values():
         progress(f"backup {backup.id}")
         try:
             pieces = {piece.sha256: (piece.size, piece.packed_size) for piece in backups.index(backup)}
             _listed(backups, backup, pieces)
+            if backup.parent:
+                layers_of((by_id[backup.parent], backup), partial(_parts, backups))
             if deep:
                 _downloaded(backups, backup, pieces, workers, looked, progress)
         except (Locked, StoreError) as problem:
@@ -89,6 +95,10 @@ def _look(
     looked.found = replace(_judged(evidence, documents, looked.broken), proved=proved)
     looked.last_commits = last_commits(archives, looked.found)
     return looked
+
+
+def _parts(backups: Backups, backup: Backup) -> Iterator[Part]:
+    return (part for piece in backups.index(backup) for part in piece.parts)
 
 
 def _judged(evidence: Evidence, documents: Documents, broken: dict[str, str]) -> Restorable:

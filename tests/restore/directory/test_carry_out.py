@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import msgspec
 import pyrage
 import pytest
 
@@ -28,7 +27,6 @@ from walkeeper.restore import state
 from walkeeper.restore.directory import carry_out as module
 from walkeeper.restore.directory import fetch, here, tree
 from walkeeper.restore.directory.carry_out import Result, _mark_clone, carry_out
-from walkeeper.restore.directory.plan import check_kind
 
 CHANGING = ("open", "mkdir", "unlink", "rmdir", "rename", "fchmod", "ftruncate", "pwrite", "write", "symlink", "fsync")
 
@@ -387,12 +385,6 @@ def test_p15_whoever_goes_on_pins_it_anew(
     assert left is not None
     assert left.pin == pin.id
     assert pin not in earlier
-
-
-def test_an_incremental_backup_of_a_newer_version_is_refused(backup: Backup) -> None:
-    check_kind(backup)
-    with pytest.raises(CannotRestore, match="full backups only"):
-        check_kind(msgspec.structs.replace(backup, kind="incremental", parent=backup.id))
 
 
 def test_an_encrypted_backup_needs_its_key(store: MemoryStore, tmp_path: Path) -> None:

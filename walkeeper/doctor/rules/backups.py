@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from walkeeper.core import job_words
+from walkeeper.core import incremental, job_words
 from walkeeper.core.amounts import duration, size
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import AgentFacts, Facts, MemberFacts, Unknown
@@ -66,6 +66,41 @@ def backup_member(facts: Facts) -> Iterator[Verdict]:
     else:
         may = [each for each in facts.members if each.leads or not from_leader]
         yield _someone("backup", may, "# walkeeper agent on every member, or walkeeper.backup.source: leader")
+
+
+@rule(
+    AREA,
+    "warning",
+    what="Where backup.full_every asks for incremental backups, they can be taken.",
+    why="Without that each backup is full. It takes PostgreSQL 17 with summarize_wal, and the manifest of the backup before: in "
+    "an encrypted archive that takes the key.",
+    fix="summarize_wal = on, which needs no restart; or no backup.full_every",
+)
+def incrementals(facts: Facts) -> Iterator[Verdict]:
+    config = facts.config
+    if not config.backup_full_every:
+        yield Good("none are asked for")
+        return
+    if config.encryption_recipients and config.identity_file is None:
+        fix = "# walkeeper.encryption.identity_file, or no walkeeper.backup.full_every"
+        yield Wrong(
+            "the archive is encrypted, and no key here opens what an incremental builds on", (fix,), config.name
+        )
+        return
+    for each in facts.members:
+        if isinstance(each.server, Unknown):
+            yield NotKnown(each.server.because, each.name)
+        elif each.server.state.major < incremental.OLDEST:
+            text = f"PostgreSQL {each.server.state.major} has no incremental backups: each is full"
+            yield Wrong(text, ("# no walkeeper.backup.full_every",), each.name)
+        elif _setting(each, "summarize_wal") == "off":
+            yield Wrong(
+                "summarize_wal is off: each backup is full",
+                paste.set_parameter(facts, "summarize_wal", "on"),
+                each.name,
+            )
+        else:
+            yield Good("summarize_wal is on", each.name)
 
 
 @rule(
@@ -207,9 +242,10 @@ def retention(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(text, _keep(facts, "14d"))
         return
     keeps = config.backup_keep if config.backup_expire is None or isinstance(keep, Unknown) else keep
-    every = facts.backup_every
+    every = config.backup_full_every or facts.backup_every
     if keeps is not None and every is not None and keeps < every:
-        text = f"backup.keep is {duration(keeps)}, and a backup is due each {duration(every)} only"
+        what = "full backup" if config.backup_full_every else "backup"
+        text = f"backup.keep is {duration(keeps)}, and a {what} is due each {duration(every)} only"
         yield Wrong(text, _keep(facts, f"{max(1, round(3 * every / 86400))}d"))
     elif config.backup_expire is None:
         yield Good("nothing is given up by itself")

@@ -14,13 +14,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from walkeeper.archive.expiry import let_go, new_pin, write_pin
+from walkeeper.core.backup import Backup
 from walkeeper.core.backup_index import Part
+from walkeeper.core.incremental import Layers, layers_of, without_increment
 from walkeeper.errors import CannotRestore, StoreDenied, StoreError
 from walkeeper.lib import durable
 from walkeeper.lib.clock import timestamp
@@ -35,7 +38,9 @@ from walkeeper.restore.directory.tree import Tree
 from walkeeper.restore.state import State
 from walkeeper.store.base import AlreadyThere
 
+BACKUP_LABEL: Final = "backup_label"
 _LONGEST_AUTO_CONF: Final = 1024 * 1024
+_LONGEST_LABEL: Final = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -78,12 +83,11 @@ def _restore(plan: Plan, tree: Tree, restore_command: str, result: Result, moved
         with suppress(StoreError):  # it ends by itself
             let_go(plan.evidence.store, plan.evidence.layout, plan.resumed.pin)
     tree.remove(PG_CONTROL, durably=True)
-    _make_files(plan, tree)
-    fetch = Fetch(plan.backups, plan.backup, tree)
+    fetch = Fetch(plan.backups, _make_files(plan, tree), tree)
     for each in fetch.pieces(plan.config.restore_workers, look_first=look_first):
         moved(each.plain)
         result.fetched += each.packed
-        result.kept += 0 if each.packed else each.plain
+        result.kept += each.kept
     _settle(plan, tree, {"restore_command": restore_command, **now.recovery}, fetch.control, result)
     _note(tree, msgspec.structs.replace(now, phase="placing"))
     tree.sync()
@@ -146,33 +150,34 @@ def _only_one(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _make_files(plan: Plan, tree: Tree) -> None:
-    """First what the backup does not have goes, then everything that it has gets its name and size."""
-    named: set[int] = set()
-    top: set[str] = set()
-    for part in _parts(plan):
-        named.add(hash(part.path))
-        if part.path.startswith("pg_tblspc/") and part.path.count("/") == 2:
-            top.add(part.path)
-    named.add(hash(state.NAME))
-    tree.keep_only(lambda path: hash(path) in named, top)
-    for part in _parts(plan):
-        if part.offset == 0:
-            tree.make(part)
-    group = any(part.path == "PG_VERSION" and part.mode & 0o040 for part in _parts(plan))
+def _make_files(plan: Plan, tree: Tree) -> Layers:
+    """First what the backup does not have goes, then everything that it has gets its name, and the size that it begins with."""
+    layers = layers_of(plan.chain, partial(_parts, plan))
+    layers.name(state.NAME)
+    spaces = (part.path for part in _parts(plan, plan.backup) if part.path.startswith("pg_tblspc/"))
+    tree.keep_only(layers.names, {path for path in spaces if path.count("/") == 2})
+    for number, backup in reversed(list(enumerate(plan.chain))):
+        for part in _parts(plan, backup):
+            if part.offset == 0 and layers.takes(number, part) and layers.changes(number, part) is None:
+                tree.make(part)
+    group = any(part.path == "PG_VERSION" and part.mode & 0o040 for part in _parts(plan, plan.backup))
     for place in (plan.directory, *plan.tablespaces.values()):
         place.chmod(0o750 if group else 0o700)
+    return layers
 
 
-def _parts(plan: Plan) -> Iterator[Part]:
+def _parts(plan: Plan, backup: Backup) -> Iterator[Part]:
     """Of everything that is restored."""
-    for piece in with_retries(lambda: plan.backups.index(plan.backup)):
+    for piece in with_retries(lambda: plan.backups.index(backup)):
         yield from filter(is_placed, piece.parts)
 
 
 def _settle(plan: Plan, tree: Tree, recovery: dict[str, str], control: bytes, result: Result) -> None:
-    """Tablespaces, settings, and the signal file."""
+    """Tablespaces, what a chain says of itself, settings, and the signal file."""
     mode = _mode(plan.directory)
+    if len(plan.chain) > 1:
+        label = tree.read_file(BACKUP_LABEL, _LONGEST_LABEL) or b""
+        tree.write_file(BACKUP_LABEL, without_increment(label), mode)
     for oid, place in plan.tablespaces.items():
         tree.link(f"pg_tblspc/{oid}", place)
     if plan.tablespaces:

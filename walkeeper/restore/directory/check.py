@@ -106,7 +106,7 @@ def _backup(config: Config, found: list[Plan]) -> str:
     age = "" if stopped is None else f", {amounts.duration(max(0.0, wall_seconds() - stopped.timestamp()))} old"
     where = f"{plan.evidence.store.url}/{plan.evidence.layout.root}"
     return (
-        f"{where} has {plan.backup.id}{age}, {amounts.size(plan.backup.bytes)}; with it "
+        f"{where} has {plan.backup.id}{age}, {amounts.size(plan.bytes)}; with it "
         f"everything up to {plan.end} on timeline {plan.timeline} can be restored"
     )
 
@@ -122,7 +122,8 @@ def _programs(plan: Plan) -> str:
 
 def _key(config: Config, plan: Plan) -> str:
     """The index of the backup, and the last whole segment of the WAL: each may have been encrypted for another key."""
-    with_retries(lambda: next(iter(plan.backups.index(plan.backup)), None))
+    for backup in plan.chain:
+        with_retries(lambda backup=backup: next(iter(plan.backups.index(backup)), None))  # type: ignore[misc]
     size, history = plan.evidence.size, plan.evidence.history(plan.timeline)
     if plan.end is not None and history is not None and plan.end >= size:
         name = history.segment(plan.end // size - 1, size).name

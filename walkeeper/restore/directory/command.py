@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from walkeeper.config import Config
 from walkeeper.core import amounts
-from walkeeper.core.backup import Backup
 from walkeeper.errors import CannotRestore
 from walkeeper.lib import events
 from walkeeper.lib.terminal import Progress, wrapped
@@ -61,7 +60,7 @@ def main(config: Config, request: Request, *, dry_run: bool, json: bool) -> int:
         print("\n".join(_told(plan, None)), flush=True)  # noqa: T201 - it is for standard output
     begun = time.monotonic()
     with Progress() as progress:
-        result = carry_out(plan, command, _shown(progress, plan.backup))
+        result = carry_out(plan, command, _shown(progress, plan))
     seconds = time.monotonic() - begun
     document = _document(plan, "restored", seconds=round(seconds), fetched_bytes=result.fetched, kept_bytes=result.kept)
     _print(_ended(plan, result, seconds), document, json=json)
@@ -80,9 +79,9 @@ def restore_script() -> str:
     return str(Path(found).absolute())
 
 
-def _shown(progress: Progress, backup: Backup) -> Callable[[int], None]:
+def _shown(progress: Progress, plan: Plan) -> Callable[[int], None]:
     """How much of it is there, how fast, how long it will take: on a terminal in place, else as a line now and then."""
-    begun, done, total = time.monotonic(), 0, backup.bytes
+    begun, done, total = time.monotonic(), 0, plan.bytes
     logged = begun
 
     def moved(count: int) -> None:
@@ -98,7 +97,7 @@ def _shown(progress: Progress, backup: Backup) -> Callable[[int], None]:
         if not progress.shows and now - logged >= _LOG_EVERY:
             logged = now
             events.info(
-                "restore_goes_on", backup=backup.id, bytes=done, of=total, bytes_per_second=int(rate), left=left
+                "restore_goes_on", backup=plan.backup.id, bytes=done, of=total, bytes_per_second=int(rate), left=left
             )
 
     return moved
@@ -107,23 +106,28 @@ def _shown(progress: Progress, backup: Backup) -> Callable[[int], None]:
 def _estimate(plan: Plan) -> float:
     """Seconds, roughly: some pieces are fetched to see how fast they come, and the WAL is taken to come as fast."""
     begun, packed = time.monotonic(), 0
-    pieces = sorted(plan.backups.index(plan.backup), key=lambda piece: -piece.packed_size)[:_SAMPLES]
+    pieces = sorted(plan.backups.index(plan.chain[0]), key=lambda piece: -piece.packed_size)[:_SAMPLES]
     for piece in pieces:
-        for _ in plan.backups.pour(plan.backup, piece):
+        for _ in plan.backups.pour(plan.chain[0], piece):
             pass
         packed += piece.packed_size
     rate = packed / max(0.001, time.monotonic() - begun)
-    return (plan.backup.packed_bytes / plan.config.restore_workers + plan.wal_bytes) / max(1.0, rate)
+    return (plan.packed_bytes / plan.config.restore_workers + plan.wal_bytes) / max(1.0, rate)
 
 
 def _told(plan: Plan, seconds: float | None) -> list[str]:
     backup, spaces = plan.backup, plan.tablespaces.items()
     upto = f", which is at {plan.end}" if plan.end is not None and not isinstance(plan.target, Latest) else ""
     end = f", {plan.end}" if isinstance(plan.target, Latest) else ""
-    size = f"{amounts.size(backup.bytes)}, {amounts.size(backup.packed_bytes)} to fetch"
+    size = f"{amounts.size(plan.bytes)}, {amounts.size(plan.packed_bytes)} to fetch"
     stopped, wal = amounts.to_the_second(backup.stop.at), amounts.counted(plan.wal_segments, "segment")
     lines = [
         *wrapped("Backup", f"{backup.id} of {backup.member}, PostgreSQL {backup.major}, stopped at {stopped}: {size}"),
+        *(
+            wrapped("Chain", f"it and {amounts.counted(len(plan.chain) - 1, 'backup')} that it builds on")
+            if len(plan.chain) > 1
+            else ()
+        ),
         *wrapped("Target", f"{plan.target.text}{upto}{end} on timeline {plan.timeline}"),
         *wrapped("WAL", f"{wal} at most, some {amounts.size(plan.wal_bytes)} to fetch"),
         *wrapped("Into", "; ".join([str(plan.directory), *(f"tablespace {oid}: {place}" for oid, place in spaces)])),
@@ -194,8 +198,9 @@ def _document(plan: Plan, outcome: str, **more: Any) -> dict[str, Any]:
         "timeline": plan.timeline,
         "target": plan.request.to,
         "end": None if plan.end is None else str(plan.end),
-        "bytes": plan.backup.bytes,
-        "packed_bytes": plan.backup.packed_bytes,
+        "chain": [each.id for each in plan.chain],
+        "bytes": plan.bytes,
+        "packed_bytes": plan.packed_bytes,
         "wal_segments": plan.wal_segments,
         "wal_bytes": plan.wal_bytes,
         "directory": str(plan.directory),

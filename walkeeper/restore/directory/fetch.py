@@ -10,13 +10,14 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Final, NamedTuple
 
 from walkeeper.archive.backups import Backups
 from walkeeper.core.backup import Backup
 from walkeeper.core.backup_index import Part, Piece
+from walkeeper.core.incremental import BLOCK, Changes, Layers, read_changes
 from walkeeper.core.tar_header import around
 from walkeeper.errors import BadBackup, CannotTell, Locked, StoreError
 from walkeeper.lib import events
@@ -43,22 +44,33 @@ _NAMED: Final = 3
 
 
 class Moved(NamedTuple):
-    """One piece: its plain bytes, and what was downloaded for it; nothing where the files had them already."""
+    """One piece: its plain bytes, what was downloaded for it, and what of the plain ones the files had already. Neither where a
+    later backup has all of it."""
 
     plain: int
     packed: int
+    kept: int
 
 
 class Fetch:
-    """One backup's."""
+    """Those of a chain, one backup after the other: what the next one changes is whole by then.
 
-    def __init__(self, backups: Backups, backup: Backup, tree: Tree, patience: float = PATIENCE) -> None:
+    A piece with changed blocks is written when it is proved, and once: a wrong number would spoil a file that is whole.
+    """
+
+    def __init__(self, backups: Backups, layers: Layers, tree: Tree, patience: float = PATIENCE) -> None:
         self._backups = backups
-        self._backup = backup
+        self._layers = layers
         self._tree = tree
         self._patience = patience
+        self._number = 0
+        """The backup that is fetched, in the chain."""
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
+        self._changes: dict[str, Changes] = {}
+        """Of files of changed blocks in several pieces, as the first one has told."""
+        self._told = threading.Condition()
+        self._failed = False
         self.control = b""
         """What becomes pg_control, last of all."""
 
@@ -69,14 +81,37 @@ class Fetch:
         """
 
         def one(piece: Piece) -> Moved:
+            if not any(map(self._takes, piece.parts)):
+                return Moved(piece.size, 0, 0)
             if look_first and self._is_there(piece):
-                return Moved(piece.size, 0)
-            self._patiently(piece)
-            return Moved(piece.size, piece.packed_size)
+                return Moved(piece.size, 0, piece.size)
+            try:
+                self._patiently(piece)
+            except BaseException:
+                with self._told:
+                    self._failed = True
+                    self._told.notify_all()
+                raise
+            return Moved(piece.size, piece.packed_size, 0)
 
-        yield from in_parallel(one, self._backups.index(self._backup), workers)
+        for number in range(len(self._layers.chain)):
+            self._number = number
+            yield from in_parallel(one, self._backups.index(self._backup), workers)
+            self._changes.clear()
         if not self.control:
             raise BadBackup(f"backup {self._backup.id}: it has no {PG_CONTROL}", hint="Use another one.")
+
+    @property
+    def _backup(self) -> Backup:
+        return self._layers.chain[self._number]
+
+    def _takes(self, part: Part) -> bool:
+        if part.path == PG_CONTROL:
+            return self._number == len(self._layers.chain) - 1
+        return is_placed(part) and self._layers.takes(self._number, part)
+
+    def _changed(self, part: Part) -> str | None:
+        return self._layers.changes(self._number, part)
 
     def _patiently(self, piece: Piece) -> None:
         """One that arrives damaged is asked for once more; a store that is away, until the patience is over."""
@@ -104,9 +139,12 @@ class Fetch:
         parts = (part for part in piece.parts if part.length)
         part, at = next(parts, None), 0
         control = bytearray()
+        chunks: Iterable[bytes] = self._backups.pour(self._backup, piece)
+        if any(self._changed(each) and self._takes(each) for each in piece.parts):
+            chunks = (self._backups.read_piece(self._backup, piece.sha256),)
         with ExitStack() as opened:
             write = self._writer(part, opened, control)
-            for chunk in self._backups.pour(self._backup, piece):
+            for chunk in chunks:
                 view, end = memoryview(chunk), at + len(chunk)
                 while part is not None and part.at < end:
                     begin = max(part.at, at)
@@ -122,20 +160,48 @@ class Fetch:
             self.control = bytes(control)
 
     def _writer(self, part: Part | None, opened: ExitStack, control: bytearray) -> Callable[[memoryview, int], object]:
-        if part is not None and part.path == PG_CONTROL:
-            return lambda data, _: control.extend(data)
-        if part is None or not is_placed(part):
+        if part is None or not self._takes(part):
             return lambda _, __: None
-        fd = opened.enter_context(self._tree.to_write(part.path))
-        if part.length == part.size:
-            return lambda data, offset: _write_at(fd, data, offset)
-        lock = self._lock_of(part.path)
+        if part.path == PG_CONTROL:
+            return lambda data, _: control.extend(data)
+        path = self._changed(part)
+        fd = opened.enter_context(self._tree.to_write(path or part.path))
 
-        def alone(data: memoryview, offset: int) -> None:
-            with lock:
-                _write_at(fd, data, offset)
+        alone: AbstractContextManager[object] = (
+            nullcontext() if part.length == part.size else self._lock_of(path or part.path)
+        )
 
-        return alone
+        def write(data: memoryview, offset: int) -> None:
+            changes = None if path is None else self._changes_of(part, data, fd)
+            with alone:
+                if changes is None:
+                    _write_at(fd, data, offset)
+                else:
+                    _write_blocks(fd, changes, data, offset)
+
+        return write
+
+    def _changes_of(self, part: Part, data: memoryview, fd: int) -> Changes:
+        """With the first part of a file of changed blocks, the file gets its size; what is before the others is waited for."""
+        if part.offset:
+            with self._told:
+                self._told.wait_for(lambda: self._failed or part.path in self._changes)
+                if self._failed:
+                    raise CannotTell(f"{part.path}: the restore has failed")
+                return self._changes[part.path]
+        changes = read_changes(data, part.size)
+        if changes is None or changes.size != part.restored:
+            raise BadBackup(
+                f"backup {self._backup.id}: {part.path}: it has no changed blocks, or not those of its index",
+                hint="The backup is damaged: use another one.",
+            )
+        os.ftruncate(fd, changes.kept)
+        os.ftruncate(fd, changes.size)
+        if part.length < part.size:
+            with self._told:
+                self._changes[part.path] = changes
+                self._told.notify_all()
+        return changes
 
     def _lock_of(self, path: str) -> threading.Lock:
         """Threads that write one file side by side burn a processor each while they wait for the kernel's lock."""
@@ -148,7 +214,7 @@ class Fetch:
         for before, part in around(piece):
             found.update(before)
             if part is not None and part.length:
-                if not is_placed(part):
+                if not is_placed(part) or not self._takes(part) or self._changed(part):
                     return False
                 with self._tree.to_read(part.path) as fd:
                     if not _sum(fd, part, found.update):
@@ -188,6 +254,18 @@ def _write_at(fd: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(fd, data, offset)
         data, offset = data[written:], offset + written
+
+
+def _write_blocks(fd: int, changes: Changes, data: memoryview, offset: int) -> None:
+    """``data`` lies at ``offset`` of the file of changed blocks. Blocks that follow each other are written at once."""
+    at, blocks = max(0, changes.begin - offset), changes.blocks
+    number = (offset + at - changes.begin) // BLOCK
+    while at < len(data):
+        count = 1
+        while at + count * BLOCK < len(data) and blocks[number + count] == blocks[number] + count:
+            count += 1
+        _write_at(fd, data[at : at + count * BLOCK], blocks[number] * BLOCK)
+        at, number = at + count * BLOCK, number + count
 
 
 def _files(piece: Piece) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from walkeeper.config import Config
 from walkeeper.core.amounts import size as shown_size
 from walkeeper.core.backup import Backup
+from walkeeper.core.backup_index import Part
+from walkeeper.core.incremental import layers_of
 from walkeeper.errors import CannotRestore
 from walkeeper.lib.retry import with_retries
 from walkeeper.postgres import programs as postgres_programs
@@ -34,13 +37,19 @@ def check_place(plan: Plan) -> None:
 
 
 def needed(plan: Plan, places: dict[int, Path]) -> dict[int, int]:
-    """Bytes of the files in each, by the index, which is proved to open, and its pieces to be in order. Raises as above."""
+    """Bytes of the files in each, by the index of each backup, which is proved to open, its pieces to be in order, and all that a
+    chain builds on to be there. Raises as above."""
     found = dict.fromkeys(places, 0)
-    for piece in with_retries(lambda: plan.backups.index(plan.backup)):
-        check_order(piece)
-        for part in piece.parts:
-            if part.kind == "f" and part.offset == 0:
-                found[_of(part.path, places)] += part.size
+
+    def parts(backup: Backup) -> Iterator[Part]:
+        for piece in with_retries(lambda: plan.backups.index(backup)):
+            check_order(piece)
+            yield from piece.parts
+            for part in piece.parts if backup is plan.backup else ():
+                if part.kind == "f" and part.offset == 0:
+                    found[_of(part.path, places)] += part.restored or part.size
+
+    layers_of(plan.chain, parts)
     return found
 
 

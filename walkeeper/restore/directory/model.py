@@ -39,6 +39,7 @@ class Request:
 class Plan:
     """``end``: up to where WAL is replayed, where that is known; ``wal_segments`` are replayed at most.
 
+    ``chain``: the backup and what it builds on, the oldest first; of a full one that is itself.
     ``folder``: the server's programs, if there are any. ``resumed``: what an earlier run of this command left.
     """
 
@@ -46,7 +47,7 @@ class Plan:
     request: Request
     evidence: Evidence
     backups: Backups
-    backup: Backup
+    chain: tuple[Backup, ...]
     timeline: int
     target: Target
     end: Lsn | None
@@ -60,6 +61,21 @@ class Plan:
     resumed: State | None = None
     clone_of: str = ""
     """The archive, where it is another cluster's: this server never archives there."""
+
+    @property
+    def backup(self) -> Backup:
+        """The one that is restored."""
+        return self.chain[-1]
+
+    @property
+    def bytes(self) -> int:
+        """Plain bytes of all pieces' files."""
+        return sum(each.bytes for each in self.chain)
+
+    @property
+    def packed_bytes(self) -> int:
+        """As stored; what later backups have whole is not fetched where it fills a piece."""
+        return sum(each.packed_bytes for each in self.chain)
 
     @property
     def is_done(self) -> bool:

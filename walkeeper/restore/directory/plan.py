@@ -14,10 +14,11 @@ from walkeeper.archive.read import Reader
 from walkeeper.archive.restorable import Listed, Restorable
 from walkeeper.archive.times import CommitTimes
 from walkeeper.config import Config
-from walkeeper.core.backup import Backup, BackupId
+from walkeeper.core.backup import BackupId
 from walkeeper.core.commits import since_2000
 from walkeeper.core.coverage import chain, last_stored, within, without
 from walkeeper.core.history import History
+from walkeeper.core.incremental import chain_of
 from walkeeper.core.landmarks import restore_point, transaction_end
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
@@ -75,11 +76,9 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
     history = can.holdings.histories.get(timeline, History(timeline))
     times = CommitTimes(archives.store, evidence.layout, archives.codec, history, evidence.size)
     chosen = _choose(found, request, resumed, timeline, wanted)
-    check_kind(chosen.backup)
     end = _end(wanted, chosen, times, exclusive=request.exclusive)
     if isinstance(wanted, ToXid | ToName) and resumed is None and request.backup is None:
         chosen, end = _searched(wanted, found.chains[timeline], times, tell)
-        check_kind(chosen.backup)
         # That may have taken hours, and nothing pins the backup yet: a floor that was recorded meanwhile counts.
         chosen = _named(_look(evidence, archives).windows, chosen.backup.id, timeline, wanted)
     if request.use == "replica":
@@ -103,7 +102,7 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
         request=request,
         evidence=evidence,
         backups=archives.backups(evidence.layout.system_identifier),
-        backup=chosen.backup,
+        chain=chain_of(chosen.backup, {each.id: each for each in found.complete}),
         timeline=timeline,
         target=wanted,
         end=end,
@@ -154,15 +153,6 @@ def _check_action(request: Request, wanted: Target) -> None:
         )
     if request.exclusive and isinstance(wanted, Latest | Immediate | ToName | ToLsn):
         raise CannotRestore(f"--exclusive: it says nothing of {wanted.text}", hint="It is for a time or a transaction.")
-
-
-def check_kind(backup: Backup) -> None:
-    """Raises CannotRestore for one of a newer walkeeper, whose files are not all whole."""
-    if backup.kind != "full":
-        raise CannotRestore(
-            f"backup {backup.id}: it is {backup.kind}, and this version restores full backups only",
-            hint=f"Use walkeeper {backup.walkeeper}, which took it, or name a full one with --backup.",
-        )
 
 
 def _timeline(holdings: Holdings, asked: str | None) -> int:

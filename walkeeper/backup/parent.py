@@ -1,0 +1,102 @@
+"""What an incremental builds on: the newest complete backup, and a server that has what it needs for one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from walkeeper.archive import restorable
+from walkeeper.archive.backups import Backups
+from walkeeper.archive.open import Archives
+from walkeeper.config import Config
+from walkeeper.core.backup import Backup, BackupId
+from walkeeper.core.incremental import chain_of
+from walkeeper.errors import CannotTell, WalkeeperError
+from walkeeper.lib import events
+from walkeeper.postgres import base_backup
+from walkeeper.postgres.base_backup import Request, Start, Walsender
+from walkeeper.postgres.server import Server, ServerState
+from walkeeper.verify.evidence import ask_the_dcs, open_records
+
+BEGINS: Final = 300.0
+"""Seconds in which an incremental begins, or a full one does instead: the server may wait for summaries of WAL without an end."""
+_CHECKPOINT: Final = 120.0
+"""Seconds for one on the leader."""
+_REPLAYED: Final = 30.0
+"""Seconds until a standby has replayed it."""
+_LOOK: Final = 0.2
+"""Seconds between two looks at that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """``manifest`` is PostgreSQL's own of the backup with that id, proved."""
+
+    id: str
+    manifest: bytes
+
+
+def newest_chain(config: Config, archives: Archives, server: ServerState, before: BackupId) -> tuple[Backup, ...]:
+    """Of the newest complete backup on the cluster's branch whose id is before that one; empty where there is none.
+
+    By the record, where there is one. Raises BadFloor, BadHistory, CannotTell or the store's errors.
+    """
+    system, record = server.system_identifier, ask_the_dcs(config).record
+    if record is not None and record.system_identifier == str(system):
+        found = restorable.claimed(archives, record).windows
+    else:
+        found = restorable.look(archives, system, server.segment_size, None).windows
+    there = [each for window in found.chains[found.kept.timeline] for each in window.backups if each.id < str(before)]
+    return chain_of(there[-1], {each.id: each for each in found.complete}) if there else ()
+
+
+def lacking(backups: Backups, chain: Sequence[Backup]) -> str:
+    """Which of them the store lacks pieces of, as far as counting tells, in words; empty where it has them."""
+    for backup in chain:
+        listed = backups.pieces(BackupId.parse(backup.id))
+        if len(listed) < backup.pieces or sum(listed.values()) < backup.packed_bytes:
+            return f"the store lacks pieces of {backup.id}: walkeeper verify says which"
+    return ""
+
+
+def begin_incremental(
+    config: Config, walsender: Walsender, request: Request, parent: Parent, server: ServerState
+) -> Start:
+    """Raises PostgresError: the server has not what it needs for one."""
+    if server.in_recovery:
+        _checkpoint_on_leader(config)
+    walsender.upload(parent.manifest)
+    return walsender.begin(replace(request, incremental=True), BEGINS)
+
+
+def _checkpoint_on_leader(config: Config) -> None:
+    """A standby's backup begins with the leader's last checkpoint, which must be newer than the parent's end: in a quiet cluster
+    there is none. Without the right to make one it is tried all the same.
+    """
+    standby = Server(config.postgresql, _REPLAYED, base_backup.APPLICATION)
+    leader: Server | None = None
+    try:
+        records = open_records(config)
+        try:
+            topology = records.topology()
+        finally:
+            records.close()
+        leads = None if topology.leader is None else topology.leader.name
+        found = next((each for each in topology.members if each.name == leads), None)
+        if found is None or not found.host or not found.port:
+            raise CannotTell("leader: the DCS does not say where it is")
+        leader = Server(config.postgresql.of_member(found.host, found.port), _CHECKPOINT, base_backup.APPLICATION)
+        end, until = leader.checkpoint(), time.monotonic() + _REPLAYED
+        while not standby.survey("select to_json(pg_last_wal_replay_lsn() >= %s::pg_lsn)", str(end)):
+            if time.monotonic() > until:
+                raise CannotTell(f"leader: its checkpoint at {end} was not replayed within {_REPLAYED:.0f} s")
+            time.sleep(_LOOK)
+    except (WalkeeperError, ImportError) as problem:
+        hint = "A quiet cluster's backups from a standby are full then. grant pg_checkpoint to that role."
+        events.warning("no_checkpoint_on_leader", error=problem, hint=hint)
+    finally:
+        standby.close()
+        if leader is not None:
+            leader.close()
