@@ -32,7 +32,7 @@ from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
-from walkeeper.errors import PostgresError
+from walkeeper.errors import BadSegment, PostgresError
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres import wal_stream
 from walkeeper.postgres.wal_file import Memory
@@ -237,18 +237,24 @@ def test_what_was_left_in_the_spool_is_stored_too_and_then_removed(tmp_path: Pat
     spool.open()
     pg_wal.mkdir()
     history, observed = History(1), Observed(True, Lsn(6 * MIB))
-    third, fourth, other = Segment(1, 3, SIZE), Segment(1, 4, SIZE), Segment(2, 3, SIZE)
+    third, fourth, other, strange = (Segment(1, 3, SIZE), Segment(1, 4, SIZE), Segment(2, 3, SIZE), Segment(1, 2, SIZE))
     for place, segment in ((spool.wal, third), (spool.wal, other), (pg_wal, fourth)):
         (place / segment.name).write_bytes(plain_segment(segment, SYSTEM))
+    (spool.wal / strange.name).write_bytes(plain_segment(strange, SYSTEM + 1))
     (spool.wal / f"{Segment(1, 5, SIZE)}.partial").touch()
-    sources = cast("Any", SimpleNamespace(history=history, pg_wal=pg_wal, spool=spool))
+    archive = SimpleNamespace(layout=SimpleNamespace(system_identifier=SYSTEM))
+    sources = cast("Any", SimpleNamespace(archive=archive, history=history, pg_wal=pg_wal, spool=spool))
     source, frontier = WithoutSpool(sources, observed), Frontier(history, Lsn(3 * MIB), SIZE)
     assert source.complete(frontier) == [third, fourth]
     assert source.read(third, Memory()) == plain_segment(third, SYSTEM)
     assert source.tend(frontier, set(source.complete(frontier))) == Segment(1, 5, SIZE)
+    assert not source.put_aside(fourth, BadSegment("pg_wal is PostgreSQL's"))
     source.remove(Receipt(third, "0" * 64, 1, was_present=False))
     assert source.complete(frontier) == [fourth]
     assert [path.name for path in spool.wal.iterdir()] == [other.name]
+    (spool.wal / third.name).write_bytes(b"damaged")
+    assert source.put_aside(third, BadSegment("damaged"))
+    assert not source.put_aside(third, BadSegment("damaged"))
 
 
 # ------------------------------------------------------------------------------------------------------ with a real server

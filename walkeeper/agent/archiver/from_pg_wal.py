@@ -97,6 +97,7 @@ class WithoutSpool(FromPgWal):
         history = frontier.history
         if not self._begun:
             self._sources.spool.drop_partials()
+            self._sources.spool.put_strangers_aside(frontier.size, self._sources.archive.layout.system_identifier)
             self._begun = True
         left = [segment for segment in self._sources.spool.complete(frontier.size) if history.contains(segment)]
         return sorted({*super().complete(frontier), *left}, key=lambda segment: segment.number)
@@ -106,6 +107,12 @@ class WithoutSpool(FromPgWal):
             return super().read(segment, memory)
         except FileNotFoundError:
             return self._sources.spool.read(segment, memory)
+
+    def put_aside(self, segment: Segment, problem: WalkeeperError) -> bool:
+        """Out of the spool, where it was read there."""
+        if is_there(self._pg_wal / segment.name):
+            return False
+        return self._sources.spool.put_aside(segment.name, problem.reason)
 
     def remove(self, receipt: Receipt) -> None:
         self._sources.spool.remove(receipt)
