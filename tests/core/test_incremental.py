@@ -22,6 +22,7 @@ from walkeeper.core.incremental import (
     chain_of,
     changed_path,
     is_full_due,
+    is_map,
     layers_of,
     manifest_of_whole,
     read_changes,
@@ -104,15 +105,17 @@ def test_the_manifest_of_a_restored_chain_has_whole_files_with_their_sizes_and_a
     manifest = (
         '{ "PostgreSQL-Backup-Manifest-Version": 2,\n"Files": [\n'
         f'{{ "Path": "PG_VERSION", "Size": 3, {more},\n'
-        f'{{ "Path": "base/1/INCREMENTAL.7", "Size": 12, {more}\n'
+        f'{{ "Path": "base/1/INCREMENTAL.7", "Size": 12, {more},\n'
+        f'{{ "Path": "base/1/INCREMENTAL.7_vm", "Size": 12, {more}\n'
         '],\n"Manifest-Checksum": "00"}\n'
     )
     whole = (
         '{ "PostgreSQL-Backup-Manifest-Version": 2,\n"Files": [\n'
         f'{{ "Path": "PG_VERSION", "Size": 3, {more},\n'
-        '{ "Path": "base/1/7", "Size": 81920, "Last-Modified": "2026-11-28 02:00:00 GMT" }\n],\n'
+        '{ "Path": "base/1/7", "Size": 81920, "Last-Modified": "2026-11-28 02:00:00 GMT" },\n'
+        '{ "Path": "base/1/7_vm", "Size": 0, "Last-Modified": "2026-11-28 02:00:00 GMT" }\n],\n'
     ).encode()
-    found = manifest_of_whole(manifest.encode(), {"base/1/INCREMENTAL.7": 81920})
+    found = manifest_of_whole(manifest.encode(), {"base/1/INCREMENTAL.7": 81920, "base/1/INCREMENTAL.7_vm": 8192})
     assert found == whole + b'"Manifest-Checksum": "%b"}\n' % hashlib.sha256(whole).hexdigest().encode()
 
 
@@ -180,6 +183,39 @@ def test_of_each_file_the_newest_whole_copy_is_taken_and_the_changes_behind_it()
     taken = [[found.takes(number, part) for part in tree] for number, tree in enumerate((full, first, second))]
     assert taken == [[True, False, False], [True, True, False], [True, True, True, True]]
     assert [found.names(path) for path in ("base/1/1", "base/1/3", "base/1/INCREMENTAL.1")] == [True, False, False]
+
+
+def test_p14_a_visibility_map_is_taken_only_from_a_newest_backup_that_has_it_whole() -> None:
+    """PostgreSQL's changed blocks of one lack some: rows that are gone would be seen."""
+    trees = [
+        parts("base/1/1_vm", "base/1/2_vm", "base/1/3", "base/1/4_vm"),
+        parts("base/1/2_vm", "base/1/INCREMENTAL.1_vm", "base/1/INCREMENTAL.3", "base/1/INCREMENTAL.4_vm"),
+        parts("base/1/INCREMENTAL.1_vm", "base/1/INCREMENTAL.2_vm", "base/1/INCREMENTAL.3", "base/1/4_vm"),
+    ]
+    found = layers(*trees)
+    taken = [part.path for number, tree in enumerate(trees) for part in tree if found.takes(number, part)]
+    assert taken == ["base/1/3", "base/1/INCREMENTAL.3", "base/1/INCREMENTAL.3", "base/1/4_vm"]
+    made = [found.made(number, part) for number, tree in enumerate(trees) for part in tree]
+    assert [(part.path, part.size) for part in made if part is not None] == [
+        ("base/1/3", 1), ("base/1/1_vm", 0), ("base/1/2_vm", 0), ("base/1/4_vm", 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "map_"),
+    [
+        ("base/5/16384_vm", True),
+        ("base/5/16384_vm.1", True),
+        ("global/1262_vm", True),
+        ("pg_tblspc/16385/PG_18_202506291/5/9_vm", True),
+        ("base/5/16384", False),
+        ("base/5/16384_fsm", False),
+        ("base/5/16384_vmx", False),
+        ("16384_vm", False),
+    ],
+)
+def test_visibility_maps_are_known_by_their_names(path: str, map_: bool) -> None:
+    assert is_map(path) == map_
 
 
 @pytest.mark.parametrize(

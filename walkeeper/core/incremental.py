@@ -31,6 +31,7 @@ OLDEST: Final = 17
 """The major version of PostgreSQL from which on it takes incrementals."""
 
 _WHERE: Final = re.compile(r"(base/[^/]+|global|pg_tblspc/[^/]+/[^/]+/[^/]+)/INCREMENTAL\.([^/]+)")
+_MAP: Final = re.compile(r".*/[0-9]+_vm(\.[0-9]+)?")
 _MAGIC: Final = 0xD3AE1F0D
 _HEADER: Final = struct.Struct("=III")
 """In the byte order of the server, which is that of whoever can use its files. Behind it are the numbers of the blocks."""
@@ -59,6 +60,14 @@ def changed_path(path: str) -> str | None:
     return None if match is None else f"{match[1]}/{match[2]}"
 
 
+def is_map(path: str) -> bool:
+    """Whether a file is part of a visibility map. Changed blocks of one are not to be believed: PostgreSQL 17 and 18 clear bits
+    without a word in the WAL that its summarizer understands, so that blocks are missing. A restore makes such a map empty, which
+    says of each page that rows in it may be dead; VACUUM fills it again.
+    """
+    return _MAP.fullmatch(path) is not None
+
+
 def read_changes(content: memoryview, size: int) -> Changes | None:
     """From the beginning of a file of changed blocks that has ``size`` bytes; None where that is not one."""
     if len(content) >= _HEADER.size:
@@ -84,7 +93,7 @@ def manifest_of_whole(manifest: bytes, sizes: Mapping[str, int]) -> bytes:
         match = _MANIFEST_LINE.match(line)
         changed = None if match is None else changed_path(match[1].decode())
         if match is not None and changed is not None:
-            size = sizes[match[1].decode()]
+            size = 0 if is_map(changed) else sizes[match[1].decode()]
             line = b'{ "Path": "%b", "Size": %d, %b }%b\n' % (changed.encode(), size, match[2], match[3])  # noqa: PLW2901
         lines.append(line)
     whole = b"".join(lines)
@@ -186,10 +195,21 @@ class Layers:
             )
 
     def takes(self, number: int, part: Part) -> bool:
-        """Whether a restore takes that part of the backup with that number in the chain."""
+        """Whether a restore takes that part of the backup with that number in the chain. Maps: the newest's, if it is whole."""
         path, whole = self._target(number, part)
         base = self._whole.get(path)
+        if base != len(self.chain) - 1 and is_map(self.changes(number, part) or part.path):
+            return False
         return base is not None and (number == base if whole else number > base)
+
+    def made(self, number: int, part: Part) -> Part | None:
+        """The directory, or the file, that a restore makes before there is content, if it makes one for that part."""
+        changed = self.changes(number, part)
+        if part.offset:
+            return None
+        if changed is None:
+            return part if self.takes(number, part) else None
+        return Part(changed, part.kind, part.mode) if number == len(self.chain) - 1 and is_map(changed) else None
 
     def changes(self, number: int, part: Part) -> str | None:
         """The path of the file that it changes, if it is of a file of changed blocks."""

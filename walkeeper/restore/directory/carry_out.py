@@ -158,8 +158,8 @@ def _make_files(plan: Plan, tree: Tree) -> Layers:
     tree.keep_only(layers.names, {path for path in spaces if path.count("/") == 2})
     for number, backup in reversed(list(enumerate(plan.chain))):
         for part in _parts(plan, backup):
-            if part.offset == 0 and layers.takes(number, part) and layers.changes(number, part) is None:
-                tree.make(part)
+            if (made := layers.made(number, part)) is not None:
+                tree.make(made)
     group = any(part.path == "PG_VERSION" and part.mode & 0o040 for part in _parts(plan, plan.backup))
     for place in (plan.directory, *plan.tablespaces.values()):
         place.chmod(0o750 if group else 0o700)

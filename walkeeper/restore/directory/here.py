@@ -11,7 +11,7 @@ from walkeeper.config import Config
 from walkeeper.core.amounts import size as shown_size
 from walkeeper.core.backup import Backup
 from walkeeper.core.backup_index import Part
-from walkeeper.core.incremental import layers_of
+from walkeeper.core.incremental import changed_path, is_map, layers_of
 from walkeeper.errors import CannotRestore
 from walkeeper.lib.retry import with_retries
 from walkeeper.postgres import programs as postgres_programs
@@ -47,7 +47,8 @@ def needed(plan: Plan, places: dict[int, Path]) -> dict[int, int]:
             yield from piece.parts
             for part in piece.parts if backup is plan.backup else ():
                 if part.kind == "f" and part.offset == 0:
-                    found[_of(part.path, places)] += part.restored or part.size
+                    changed = changed_path(part.path)
+                    found[_of(part.path, places)] += 0 if changed and is_map(changed) else part.restored or part.size
 
     layers_of(plan.chain, parts)
     return found
