@@ -48,7 +48,7 @@ def test_a_full_disk_keeps_doctor_from_trying_and_is_no_refusal(
     with pytest.raises(PostgresError, match="No space left on device"):
         why_refused(Path("/bin/true"), LOCALHOST, SIZE, SystemClock())
     monkeypatch.setattr(servers, "find_program", lambda *_: Path("/bin/true"))
-    config: Any = SimpleNamespace(bin_dir=None, postgresql=LOCALHOST)
+    config: Any = SimpleNamespace(bin_dir=None, receiver="pg_receivewal", postgresql=LOCALHOST)
     found: Any = SimpleNamespace(state=SimpleNamespace(major=17, segment_size=SIZE))
     said = servers._trial(cast(Config, config), cast(ServerFacts, found))
     assert isinstance(said, Unknown)
