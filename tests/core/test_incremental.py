@@ -48,10 +48,21 @@ def changes(plain: bytes, size: int | None = None) -> Changes | None:
         (content(0), 0, 0, [], 12),
         (content(3, 0, 2), 3, 3, [0, 2], BLOCK),
         (content(3, 1, 6), 3, 7, [1, 6], BLOCK),
+        (content(131_073), 131_072, 131_072, [], 12),
+        (content(200_000, 131_071), 131_072, 131_072, [131_071], BLOCK),
         (content(0, *range(2046)), 0, 2046, [*range(2046)], 2 * BLOCK),
         (content(0, *range(2045)), 0, 2045, [*range(2045)], BLOCK),
     ],
-    ids=["nothing changed", "emptied", "changed", "grown beyond what was kept", "a header of two blocks", "of one"],
+    ids=[
+        "nothing changed",
+        "emptied",
+        "changed",
+        "grown beyond what was kept",
+        "cut beyond the file",
+        "cut beyond the file and changed",
+        "a header of two blocks",
+        "of one",
+    ],
 )
 def test_a_file_of_changed_blocks_says_its_length_and_where_they_belong(
     plain: bytes, kept: int, size: int, blocks: list[int], begin: int
@@ -65,7 +76,7 @@ def test_a_file_of_changed_blocks_says_its_length_and_where_they_belong(
     "found",
     [
         changes(b""), changes(content(1)[:11]), changes(content(1, magic=1)), changes(content(1, 0) + b"x"),
-        changes(content(1, 0)[:-1]), changes(content(0, 1, 2)[:16], 3 * BLOCK),
+        changes(content(1, 131_072)), changes(content(1, 0xFFFFFFFF)), changes(content(1, 0)[:-1]), changes(content(0, 1, 2)[:16], 3 * BLOCK),
     ],
 )  # fmt: skip
 def test_what_is_not_one_is_none(found: Changes | None) -> None:

@@ -27,7 +27,7 @@ from walkeeper.core.amounts import duration, rate, size
 from walkeeper.core.backup import Backup, BackupId, Place, Tablespace, Tombstone, wal_ranges
 from walkeeper.core.backup_job import DAMAGED
 from walkeeper.core.floor import Pin
-from walkeeper.core.incremental import BLOCK, is_full_due, unfit
+from walkeeper.core.incremental import BLOCK, SEGMENT, is_full_due, unfit
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.errors import BadBackup, CannotTell, PostgresError, StoreError, WalkeeperError, WrongCluster
@@ -50,7 +50,7 @@ _OLDEST: Final = base_backup.OLDEST // 10000
 _FACTS: Final = """
 select json_build_object('now', clock_timestamp(), 'version', current_setting('server_version'),
   'version_num', current_setting('server_version_num')::int, 'checksums', current_setting('data_checksums') = 'on',
-  'blocks', current_setting('block_size')::int,
+  'blocks', current_setting('block_size')::int, 'files', pg_size_bytes(current_setting('segment_size')),
   'tablespaces', (select coalesce(json_agg(oid::bigint), '[]') from pg_tablespace
                   where spcname not in ('pg_default', 'pg_global')),
   'replicates', (select rolreplication or rolsuper from pg_roles where rolname = current_user))"""
@@ -83,6 +83,8 @@ class _Source:
     checksums: bool
     blocks: int
     """Bytes of one."""
+    files: int
+    """Bytes of the largest of a relation."""
     tablespaces: tuple[int, ...]
 
     def now(self) -> str:
@@ -199,6 +201,8 @@ class _Attempt:
             why = unfit(chain, source.version_num, checksums=source.checksums, tablespaces=source.tablespaces)
             if source.blocks != BLOCK:
                 why = f"the server's blocks have {source.blocks} bytes"
+            if source.files != SEGMENT:
+                why = f"the server's files have {size(source.files)} at most"
             if not why and full_every is not None and is_full_due(chain[0], full_every, clock.now_utc()):
                 why = f"{chain[0].id} is full, and as old as backup.full_every"
             why = why or with_retries(lambda: lacking(backups, chain))
@@ -272,7 +276,7 @@ def _look(settings: PostgresqlSettings) -> _Source:
         )
     return _Source(
         state, datetime.fromisoformat(facts["now"]), now, facts["version"], facts["version_num"], facts["checksums"],
-        facts["blocks"], tuple(facts["tablespaces"]),
+        facts["blocks"], facts["files"], tuple(facts["tablespaces"]),
     )  # fmt: skip
 
 

@@ -24,6 +24,8 @@ from walkeeper.errors import BadBackup
 
 BLOCK: Final = 8192
 """Bytes of a block. Servers that were built with another size get full backups."""
+SEGMENT: Final = 1024**3
+"""Bytes of a relation's largest file; what is larger has several. Of another size: as with blocks."""
 MOST: Final = 7
 """Backups in a chain, the full one among them: each costs a restore time, and may be the damaged one."""
 _EARLIER: Final = 3600.0
@@ -69,14 +71,19 @@ def is_map(path: str) -> bool:
 
 
 def read_changes(content: memoryview, size: int) -> Changes | None:
-    """From the beginning of a file of changed blocks that has ``size`` bytes; None where that is not one."""
+    """From the beginning of a file of changed blocks that has ``size`` bytes; None where that is not one.
+
+    Of a relation that was cut, PostgreSQL may state more than a file can have: the segments that follow count, too.
+    """
     if len(content) >= _HEADER.size:
         magic, count, kept = _HEADER.unpack_from(content)
         end = _HEADER.size + 4 * count
         begin = end + (-end % BLOCK if count else 0)
         if magic == _MAGIC and size == begin + count * BLOCK and len(content) >= end:
             blocks = array("I", bytes(content[_HEADER.size : end]))
-            return Changes(kept * BLOCK, max(kept, max(blocks, default=-1) + 1) * BLOCK, blocks, begin)
+            kept, length = min(kept, SEGMENT // BLOCK), max(blocks, default=-1) + 1
+            if length <= SEGMENT // BLOCK:
+                return Changes(kept * BLOCK, max(kept, length) * BLOCK, blocks, begin)
     return None
 
 
