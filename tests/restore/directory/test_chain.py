@@ -16,8 +16,9 @@ from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
 from walkeeper.core import backup_index
 from walkeeper.core.backup import Backup, BackupId
+from walkeeper.core.incremental import Changes
 from walkeeper.errors import BadBackup, CannotTell
-from walkeeper.restore.directory import here
+from walkeeper.restore.directory import fetch, here
 from walkeeper.restore.directory.carry_out import Result, carry_out
 from walkeeper.restore.directory.model import Plan
 
@@ -152,6 +153,59 @@ def test_p14_changes_of_what_no_parent_has_are_refused_before_the_first_write(
     with pytest.raises(BadBackup, match="1 of its files of changed blocks change what its parents do not have"):
         here.check_place(planned((chain[0], chain[2]), store, tmp_path))
     assert not (tmp_path / "data").exists()
+
+
+def _parts_of_100(backups: Backups, backup: Backup) -> list[backup_index.Part]:
+    found = [part for piece in backups.index(backup) for part in piece.parts if part.path == "base/1/INCREMENTAL.100"]
+    assert len(found) == 4
+    return found
+
+
+@pytest.mark.parametrize(
+    "wanted", [[0, 2, 1, 3], [1, 0, 2, 3], [1, 2, 3], [0, 1, 2], [0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 1, 2, 3]]
+)
+def test_p16_changed_blocks_whose_parts_do_not_follow_each_other_are_refused_before_the_first_write(
+    chain: tuple[Backup, ...], store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: list[int]
+) -> None:
+    """A restore would wait without an end for the first one."""
+    index, changed = Backups.index, chain[-1]
+    found = _parts_of_100(Backups(store, LAYOUT, Codec()), changed)
+
+    def otherwise(backups: Backups, backup: Backup) -> Any:
+        for piece in index(backups, backup):
+            parts = tuple(part for part in piece.parts if part not in found)
+            yield backup_index.Piece(piece.sha256, piece.size, piece.packed_size, piece.tablespace, parts)
+            if backup is changed and found[0] in piece.parts:
+                for each in wanted:
+                    yield backup_index.Piece(piece.sha256, 2 * PIECE, 1, 0, (found[each],))
+
+    monkeypatch.setattr(Backups, "index", otherwise)
+    with pytest.raises(BadBackup, match=r"the parts of 'base/1/INCREMENTAL\.100' do not follow each other"):
+        here.check_place(planned(chain, store, tmp_path))
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_a_file_of_changed_blocks_says_is_kept_no_longer_than_it_is_written(
+    chain: tuple[Backup, ...], store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    made: list[fetch.Told] = []
+    told: list[str] = []
+
+    class Watched(fetch.Told):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+        def tell(self, part: backup_index.Part, changes: Changes) -> None:
+            super().tell(part, changes)
+            told.append(part.path)
+
+    monkeypatch.setattr(fetch, "Told", Watched)
+    what = planned(chain, store, tmp_path)
+    carry_out(replace(what, config=replace(what.config, restore_workers=workers)), "restore %f %p", lambda _: None)
+    assert ("base/1/INCREMENTAL.100" in told, [len(each) for each in made]) == (True, [0])
+    assert is_whole(tmp_path)
 
 
 def test_p16_an_index_that_says_another_size_than_the_blocks_is_refused(

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from walkeeper.archive.backups import Backups
 from walkeeper.core.backup import Backup
 from walkeeper.core.backup_index import Part, Piece
-from walkeeper.core.incremental import BLOCK, Changes, Layers, read_changes
+from walkeeper.core.incremental import BLOCK, Changes, Layers, changed_path, read_changes
 from walkeeper.core.tar_header import around
 from walkeeper.errors import BadBackup, CannotTell, Locked, StoreError
 from walkeeper.lib import events
@@ -67,10 +67,7 @@ class Fetch:
         """The backup that is fetched, in the chain."""
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
-        self._changes: dict[str, Changes] = {}
-        """Of files of changed blocks in several pieces, as the first one has told."""
-        self._told = threading.Condition()
-        self._failed = False
+        self._told = Told()
         self.control = b""
         """What becomes pg_control, last of all."""
 
@@ -88,16 +85,13 @@ class Fetch:
             try:
                 self._patiently(piece)
             except BaseException:
-                with self._told:
-                    self._failed = True
-                    self._told.notify_all()
+                self._told.fail()
                 raise
             return Moved(piece.size, piece.packed_size, 0)
 
         for number in range(len(self._layers.chain)):
             self._number = number
             yield from in_parallel(one, self._backups.index(self._backup), workers)
-            self._changes.clear()
         if not self.control:
             raise BadBackup(f"backup {self._backup.id}: it has no {PG_CONTROL}", hint="Use another one.")
 
@@ -178,17 +172,14 @@ class Fetch:
                     _write_at(fd, data, offset)
                 else:
                     _write_blocks(fd, changes, data, offset)
+                    self._told.written(part)
 
         return write
 
     def _changes_of(self, part: Part, data: memoryview, fd: int) -> Changes:
         """With the first part of a file of changed blocks, the file gets its size; what is before the others is waited for."""
         if part.offset:
-            with self._told:
-                self._told.wait_for(lambda: self._failed or part.path in self._changes)
-                if self._failed:
-                    raise CannotTell(f"{part.path}: the restore has failed")
-                return self._changes[part.path]
+            return self._told.wait(part)
         changes = read_changes(data, part.size)
         if changes is None or changes.size != part.restored:
             raise BadBackup(
@@ -197,10 +188,7 @@ class Fetch:
             )
         os.ftruncate(fd, changes.kept)
         os.ftruncate(fd, changes.size)
-        if part.length < part.size:
-            with self._told:
-                self._changes[part.path] = changes
-                self._told.notify_all()
+        self._told.tell(part, changes)
         return changes
 
     def _lock_of(self, path: str) -> threading.Lock:
@@ -222,6 +210,50 @@ class Fetch:
         return found.hexdigest() == piece.sha256
 
 
+class Told:
+    """What the first part of each file of changed blocks in several pieces says, for those who write the others.
+
+    It is kept until the last one is written: the numbers of all blocks of a large cluster are gigabytes. A part is written once,
+    and at once.
+    """
+
+    def __init__(self) -> None:
+        self._changes: dict[str, Changes] = {}
+        self._left: dict[str, int] = {}
+        """Bytes of each that are not written."""
+        self._condition = threading.Condition()
+        self._failed = False
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def tell(self, part: Part, changes: Changes) -> None:
+        if part.length < part.size:
+            with self._condition:
+                self._changes[part.path], self._left[part.path] = changes, part.size
+                self._condition.notify_all()
+
+    def wait(self, part: Part) -> Changes:
+        """Raises CannotTell where nobody will tell any more."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._failed or part.path in self._changes)
+            if self._failed:
+                raise CannotTell(f"{part.path}: the restore has failed")
+            return self._changes[part.path]
+
+    def written(self, part: Part) -> None:
+        with self._condition:
+            if part.path in self._changes:
+                self._left[part.path] -= part.length
+                if not self._left[part.path]:
+                    del self._changes[part.path], self._left[part.path]
+
+    def fail(self) -> None:
+        with self._condition:
+            self._failed = True
+            self._condition.notify_all()
+
+
 def is_placed(part: Part) -> bool:
     """Whether it gets its place from the backup: not pg_control, which comes last, and no WAL, which comes from the archive."""
     if part.path == PG_CONTROL or part.path in _OF_A_RUN or part.path in _OF_A_RESTORE:
@@ -229,13 +261,37 @@ def is_placed(part: Part) -> bool:
     return part.kind == "d" or not part.path.startswith(f"{PG_WAL}/")
 
 
-def check_order(piece: Piece) -> None:
-    """That a piece's parts follow each other. Raises BadBackup."""
-    end = 0
-    for part in piece.parts:
-        if part.at < end:
-            raise BadBackup(f"the index: {part.path!r} lies within what is before it", hint="The backup is damaged.")
-        end = part.at + part.length
+def in_order(pieces: Iterable[Piece], *, incremental: bool) -> Iterator[Piece]:
+    """The same pieces, if the parts of each follow each other, and those of a file of changed blocks, too: from its first byte to
+    its last, once. Whoever writes one waits for the first one. Raises BadBackup.
+    """
+    expected: tuple[str, int, int] | None = None
+    several: set[str] = set()
+    for piece in pieces:
+        end = 0
+        for part in piece.parts:
+            if part.at < end:
+                raise BadBackup(
+                    f"the index: {part.path!r} lies within what is before it", hint="The backup is damaged."
+                )
+            end = part.at + part.length
+            if not incremental or changed_path(part.path) is None:
+                continue
+            if (part.path, part.offset, part.size) != (expected or (part.path, 0, part.size)) or (
+                part.path in several and not part.offset
+            ):
+                raise _torn(expected[0] if expected else part.path)
+            reached = part.offset + part.length
+            expected = (part.path, reached, part.size) if reached < part.size else None
+            if expected is not None:
+                several.add(part.path)
+        yield piece
+    if expected is not None:
+        raise _torn(expected[0])
+
+
+def _torn(path: str) -> BadBackup:
+    return BadBackup(f"the index: the parts of {path!r} do not follow each other", hint="The backup is damaged.")
 
 
 def _sum(fd: int, part: Part, update: Callable[[bytes], object]) -> bool:

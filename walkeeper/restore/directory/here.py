@@ -17,7 +17,7 @@ from walkeeper.lib.retry import with_retries
 from walkeeper.postgres import programs as postgres_programs
 from walkeeper.postgres.data_directory import running_server
 from walkeeper.restore import state
-from walkeeper.restore.directory.fetch import check_order
+from walkeeper.restore.directory.fetch import in_order
 from walkeeper.restore.directory.model import Plan, Request
 from walkeeper.restore.state import Asked, State
 
@@ -42,8 +42,8 @@ def needed(plan: Plan, places: dict[int, Path]) -> dict[int, int]:
     found = dict.fromkeys(places, 0)
 
     def parts(backup: Backup) -> Iterator[Part]:
-        for piece in with_retries(lambda: plan.backups.index(backup)):
-            check_order(piece)
+        incremental = backup.kind == "incremental"
+        for piece in in_order(with_retries(lambda: plan.backups.index(backup)), incremental=incremental):
             yield from piece.parts
             for part in piece.parts if backup is plan.backup else ():
                 if part.kind == "f" and part.offset == 0:
