@@ -38,17 +38,28 @@ def check_place(plan: Plan) -> None:
 
 def needed(plan: Plan, places: dict[int, Path]) -> dict[int, int]:
     """Bytes of the files in each, by the index of each backup, which is proved to open, its pieces to be in order, and all that a
-    chain builds on to be there. Raises as above."""
+    chain builds on to be there. A file counts with what it has at most: an older backup's is written before it is cut. Raises as
+    above."""
     found = dict.fromkeys(places, 0)
+    largest: dict[int, int] = {}
+    """By path, of those that an older backup has, too."""
+
+    def count(part: Part, changed: str | None, *, newest: bool) -> None:
+        path = hash(changed or part.path)
+        before = 0 if newest else largest.pop(path, None)
+        if before is not None and not (changed and is_map(changed)):
+            size = max(before, part.restored if changed else part.size)
+            found[_of(part.path, places)] += size - before
+            if changed:
+                largest[path] = size
 
     def parts(backup: Backup) -> Iterator[Part]:
         incremental = backup.kind == "incremental"
         for piece in in_order(with_retries(lambda: plan.backups.index(backup)), incremental=incremental):
             yield from piece.parts
-            for part in piece.parts if backup is plan.backup else ():
+            for part in piece.parts:
                 if part.kind == "f" and part.offset == 0:
-                    changed = changed_path(part.path)
-                    found[_of(part.path, places)] += 0 if changed and is_map(changed) else part.restored or part.size
+                    count(part, changed_path(part.path) if incremental else None, newest=backup is plan.backup)
 
     layers_of(plan.chain, parts)
     return found
