@@ -27,8 +27,8 @@ from walkeeper.archive.layout import Layout
 from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import LONGEST_PIN, Retained, encode, moment
 from walkeeper.core.lsn import Lsn
-from walkeeper.errors import BadFloor, StoreUnavailable
-from walkeeper.lib import events
+from walkeeper.errors import BadFloor, StoreError, StoreUnavailable
+from walkeeper.lib import events, retry
 
 LAYOUT = Layout("demo", None, 7)
 
@@ -156,8 +156,11 @@ def test_a_backup_is_pinned_while_it_runs_whatever_becomes_of_it(store: MemorySt
     assert read_pins(store, LAYOUT) == []
 
 
-def test_without_a_right_to_pin_it_is_done_all_the_same(store: MemoryStore, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_right_to_pin_it_is_done_all_the_same(
+    store: MemoryStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     events.to_stderr()
+    monkeypatch.setattr(retry, "_WAIT", 0.0)
     pin, done = pin_for_backup(BackupId.parse(ID), 3, Lsn(0x200028), "node1", 0.0), []
     store.down = True
     with pinned(store, LAYOUT, pin):
@@ -168,3 +171,21 @@ def test_without_a_right_to_pin_it_is_done_all_the_same(store: MemoryStore, caps
     with pinned(store, LAYOUT, pin):
         store.down = True
     assert "pin_left" in capsys.readouterr().err
+
+
+def test_what_must_be_pinned_is_not_done_without_and_a_failure_that_passes_is_none(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "_WAIT", 0.0)
+    pin = pin_for_backup(BackupId.parse(ID), 3, Lsn(0x200028), "node1", 0.0)
+    store.down = True
+    with pytest.raises(StoreError), pinned(store, LAYOUT, pin, must=True):
+        pytest.fail("done without a pin")
+
+    def lost(what: str, asked: str) -> None:
+        store.after = None
+        raise StoreUnavailable("the answer was lost")
+
+    store.down, store.after = False, lost
+    with pinned(store, LAYOUT, pin, must=True):
+        assert read_pins(store, LAYOUT) == [pin]

@@ -146,6 +146,7 @@ def test_what_an_incremental_can_build_on_and_why_not() -> None:
         ("", chain, 180000, {}),
         ("PostgreSQL 16 has no incremental backups, 17 has", chain, 160004, {}),
         ("there is no complete backup to build on", (), 180004, {}),
+        ("summarize_wal is off", (), 180004, {"summarizes": False}),
         (f"{chain[-1].id} is of PostgreSQL 18", chain, 190000, {}),
         (f"data checksums were turned off since {chain[-1].id}", chain, 180004, {"checksums": False}),
         (f"there are other tablespaces than in {chain[-1].id}", chain, 180004, {"tablespaces": [16385]}),
@@ -153,7 +154,7 @@ def test_what_an_incremental_can_build_on_and_why_not() -> None:
         ("", a_chain(MOST - 1), 180004, {}),
         (f"the chain of {a_chain(MOST)[-1].id} has {MOST} backups", a_chain(MOST), 180004, {}),
     ):
-        told: dict[str, Any] = {"checksums": True, "tablespaces": (), **more}
+        told: dict[str, Any] = {"checksums": True, "tablespaces": (), "summarizes": True, **more}
         assert unfit(found, version, **told) == why
 
 

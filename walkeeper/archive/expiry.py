@@ -33,6 +33,7 @@ from walkeeper.core.names import Segment
 from walkeeper.errors import BadBackup, BadFloor, NotAuthentic, StoreError, StoreUnavailable
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
+from walkeeper.lib.retry import with_retries
 from walkeeper.store.base import AlreadyThere, Store
 
 _PASSED: Final = 1000
@@ -166,12 +167,16 @@ def pin_for_backup(id_: BackupId, timeline: int, start: Lsn, by: str, ahead: flo
 
 
 @contextmanager
-def pinned(store: Store, layout: Layout, pin: Pin) -> Iterator[None]:
-    """While something is done that needs it. Without a right to write one that is said, and it is done all the same."""
+def pinned(store: Store, layout: Layout, pin: Pin, *, must: bool = False) -> Iterator[None]:
+    """While something is done that needs it. Without a right to write one that is said, and it is done all the same; or, with
+    ``must``, it raises the store's error."""
     there = True
     try:
-        write_pin(store, layout, pin)
+        with suppress(AlreadyThere):  # by a first attempt, whose answer was lost
+            with_retries(lambda: write_pin(store, layout, pin))
     except StoreError as problem:
+        if must:
+            raise
         there = False
         events.warning(
             "not_pinned", error=problem, hint="walkeeper expire does not know of it: do not let it run meanwhile."

@@ -51,6 +51,7 @@ _FACTS: Final = """
 select json_build_object('now', clock_timestamp(), 'version', current_setting('server_version'),
   'version_num', current_setting('server_version_num')::int, 'checksums', current_setting('data_checksums') = 'on',
   'blocks', current_setting('block_size')::int, 'files', pg_size_bytes(current_setting('segment_size')),
+  'summarizes', coalesce(current_setting('summarize_wal', true) = 'on', false),
   'tablespaces', (select coalesce(json_agg(oid::bigint), '[]') from pg_tablespace
                   where spcname not in ('pg_default', 'pg_global')),
   'replicates', (select rolreplication or rolsuper from pg_roles where rolname = current_user))"""
@@ -86,6 +87,8 @@ class _Source:
     files: int
     """Bytes of the largest of a relation."""
     tablespaces: tuple[int, ...]
+    summarizes: bool
+    """WAL, for incrementals."""
 
     def now(self) -> str:
         """By the server's clock, to the microsecond: a stop that is stated too early is chosen for a time before it."""
@@ -198,7 +201,10 @@ class _Attempt:
             return None
         try:
             chain = with_retries(lambda: newest_chain(self._config, archives, source.state, id_))
-            why = unfit(chain, source.version_num, checksums=source.checksums, tablespaces=source.tablespaces)
+            why = unfit(
+                chain, source.version_num, checksums=source.checksums, tablespaces=source.tablespaces,
+                summarizes=source.summarizes,
+            )  # fmt: skip
             if source.blocks != BLOCK:
                 why = f"the server's blocks have {source.blocks} bytes"
             if source.files != SEGMENT:
@@ -211,7 +217,7 @@ class _Attempt:
                 manifest = with_retries(lambda: backups.read_document(found, "manifest", found.manifest))
                 begin = found.wal[0]
                 pin = _pin(self._config, BackupId.parse(found.id), begin.timeline, Lsn.parse(begin.start))
-                opened.enter_context(pinned(archives.store, backups.layout, pin))
+                opened.enter_context(pinned(archives.store, backups.layout, pin, must=True))
                 return Parent(found.id, manifest)
         except WalkeeperError as problem:  # a full one needs nothing of that
             why = str(problem)
@@ -276,7 +282,7 @@ def _look(settings: PostgresqlSettings) -> _Source:
         )
     return _Source(
         state, datetime.fromisoformat(facts["now"]), now, facts["version"], facts["version_num"], facts["checksums"],
-        facts["blocks"], facts["files"], tuple(facts["tablespaces"]),
+        facts["blocks"], facts["files"], tuple(facts["tablespaces"]), facts["summarizes"],
     )  # fmt: skip
 
 

@@ -13,15 +13,16 @@ from walkeeper.archive.open import Archives
 from walkeeper.config import Config
 from walkeeper.core.backup import Backup, BackupId
 from walkeeper.core.incremental import chain_of
-from walkeeper.errors import CannotTell, WalkeeperError
+from walkeeper.errors import CannotTell, PostgresError, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.postgres import base_backup
-from walkeeper.postgres.base_backup import Request, Start, Walsender
+from walkeeper.postgres.base_backup import BEFORE_IT_BEGINS, Request, Start, Walsender
 from walkeeper.postgres.server import Server, ServerState
 from walkeeper.verify.evidence import ask_the_dcs, open_records
 
 BEGINS: Final = 300.0
-"""Seconds in which an incremental begins, or a full one does instead: the server may wait for summaries of WAL without an end."""
+"""Seconds in which an incremental begins, or a full one does instead: the server may wait for summaries of WAL without an end.
+A checkpoint that takes its time gets more."""
 _CHECKPOINT: Final = 120.0
 """Seconds for one on the leader."""
 _REPLAYED: Final = 30.0
@@ -68,7 +69,13 @@ def begin_incremental(
     if server.in_recovery:
         _checkpoint_on_leader(config)
     walsender.upload(parent.manifest)
-    return walsender.begin(replace(request, incremental=True), BEGINS)
+    seconds, asked = BEFORE_IT_BEGINS if request.spread else BEGINS, time.monotonic()
+    try:
+        return walsender.begin(replace(request, incremental=True), seconds)
+    except PostgresError:
+        if time.monotonic() - asked < seconds:
+            raise
+        raise PostgresError(f"the server did not begin within {seconds:.0f} s") from None
 
 
 def _checkpoint_on_leader(config: Config) -> None:
@@ -95,6 +102,8 @@ def _checkpoint_on_leader(config: Config) -> None:
             time.sleep(_LOOK)
     except (WalkeeperError, ImportError) as problem:
         hint = "A quiet cluster's backups from a standby are full then. grant pg_checkpoint to that role."
+        if "pg_checkpoint" not in str(problem):
+            hint = getattr(problem, "hint", "")
         events.warning("no_checkpoint_on_leader", error=problem, hint=hint)
     finally:
         standby.close()

@@ -107,11 +107,15 @@ def manifest_of_whole(manifest: bytes, sizes: Mapping[str, int]) -> bytes:
     return whole + b'"Manifest-Checksum": "%b"}\n' % hashlib.sha256(whole).hexdigest().encode()
 
 
-def unfit(chain: Sequence[Backup], version: int, *, checksums: bool, tablespaces: Collection[int]) -> str:
+def unfit(
+    chain: Sequence[Backup], version: int, *, checksums: bool, tablespaces: Collection[int], summarizes: bool
+) -> str:
     """Why an incremental of a server with that ``server_version_num`` and those tablespaces cannot build on the last one of
     ``chain``, in words; empty where it can."""
     if version // 10000 < OLDEST:
         return f"PostgreSQL {version // 10000} has no incremental backups, {OLDEST} has"
+    if not summarizes:
+        return "summarize_wal is off"
     if not chain:
         return "there is no complete backup to build on"
     parent = chain[-1]

@@ -282,7 +282,7 @@ def test_what_cannot_be_incremental_is_full_and_says_why(changed: Changed, capsy
         capsys.readouterr()
         assert place.take(incremental=True) == 0
         assert place.taken().kind == "full"
-        assert "Full      not incremental: postgresql at" in capsys.readouterr().out
+        assert "Full      not incremental: summarize_wal is off" in capsys.readouterr().out
     finally:
         server.execute("ALTER SYSTEM RESET summarize_wal")
         server.execute("SELECT pg_reload_conf()")

@@ -1,0 +1,82 @@
+"""How an incremental begins: how long it is waited for, and what is said of the leader's checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from walkeeper.backup import parent
+from walkeeper.backup.parent import Parent, begin_incremental
+from walkeeper.config import Config
+from walkeeper.errors import PostgresError
+from walkeeper.lib import events
+from walkeeper.postgres.base_backup import BEFORE_IT_BEGINS, Request, Walsender
+from walkeeper.postgres.server import ServerState
+
+
+@dataclass
+class Silent:
+    """A walsender that never begins, or refuses."""
+
+    given: list[float] = field(default_factory=list)
+
+    def upload(self, manifest: bytes) -> None:
+        pass
+
+    def begin(self, request: Request, seconds: float) -> None:
+        assert request.incremental
+        self.given.append(seconds)
+        raise PostgresError("it says nothing any more")
+
+
+def begin(walsender: Silent, *, spread: bool = False, standby: bool = False) -> None:
+    server, config = SimpleNamespace(in_recovery=standby), SimpleNamespace(postgresql=None)
+    begin_incremental(
+        cast(Config, config),
+        cast(Walsender, walsender),
+        Request("x", spread),
+        Parent("p", b"{}"),
+        cast(ServerState, server),
+    )
+
+
+def test_a_checkpoint_that_takes_its_time_gets_it() -> None:
+    walsender = Silent()
+    for spread in (False, True):
+        with pytest.raises(PostgresError, match="it says nothing any more"):
+            begin(walsender, spread=spread)
+    assert walsender.given == [parent.BEGINS, BEFORE_IT_BEGINS]
+
+
+def test_a_server_that_does_not_begin_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parent, "BEGINS", 0.0)
+    with pytest.raises(PostgresError, match="the server did not begin within 0 s"):
+        begin(Silent())
+
+
+@pytest.mark.parametrize(
+    ("refused", "told"),
+    [
+        (
+            'permission denied to execute CHECKPOINT command DETAIL: Only roles with privileges of the "pg_checkpoint" role',
+            True,
+        ),
+        ("connection refused", False),
+    ],
+)
+def test_the_right_to_make_a_checkpoint_is_asked_for_only_where_it_is_lacking(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refused: str, told: bool
+) -> None:
+    def records(_: Any) -> None:
+        raise PostgresError(refused)
+
+    events.to_stderr()
+    monkeypatch.setattr(parent, "Server", lambda *_: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(parent, "open_records", records)
+    with pytest.raises(PostgresError, match="nothing any more"):
+        begin(Silent(), standby=True)
+    said = capsys.readouterr().err
+    assert ("no_checkpoint_on_leader" in said, "grant pg_checkpoint" in said) == (True, told)
