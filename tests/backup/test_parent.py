@@ -8,8 +8,12 @@ from typing import Any, cast
 
 import pytest
 
+from tests.fixtures.made_backup import LAYOUT, made
+from tests.twins.memory_store import MemoryStore
+from walkeeper.archive.backups import Backups
+from walkeeper.archive.codec import Codec
 from walkeeper.backup import parent
-from walkeeper.backup.parent import Parent, begin_incremental
+from walkeeper.backup.parent import Parent, begin_incremental, lacking
 from walkeeper.config import Config
 from walkeeper.errors import PostgresError
 from walkeeper.lib import events
@@ -80,3 +84,13 @@ def test_the_right_to_make_a_checkpoint_is_asked_for_only_where_it_is_lacking(
         begin(Silent(), standby=True)
     said = capsys.readouterr().err
     assert ("no_checkpoint_on_leader" in said, "grant pg_checkpoint" in said) == (True, told)
+
+
+def test_a_parents_pieces_are_counted_as_they_were_stored() -> None:
+    """Encryption may have been turned on since."""
+    store = MemoryStore()
+    backup = made(store)
+    backups = Backups(store, LAYOUT, cast(Codec, SimpleNamespace(suffix=".zst.age")))
+    assert lacking(backups, [backup]) == ""
+    del store.objects[next(key for key in store.objects if "/data/" in key)]
+    assert lacking(backups, [backup]) == f"the store lacks pieces of {backup.id}: walkeeper verify says which"

@@ -294,6 +294,8 @@ def test_p14_an_incremental_counts_with_its_parent_only() -> None:
     child = backup(1, ONE, 20, 24, full)
     assert [each.verdict for each in look([child, full], holdings(good)).judged] == ["complete", "complete"]
     assert why(child, holdings(good)) == ("damaged", f"it builds on {full.id}, which is not there")
+    told = {full.id: "its backup.json is not JSON"}
+    assert why(child, holdings(good), told) == ("damaged", f"it builds on {full.id}, which is damaged: {told[full.id]}")
     lacks = f"it builds on {full.id}, which is incomplete: 000000010000000000000003 is missing in the store"
     assert look([child, full], holdings(good - {(1, 3)})).judged[1] == Judged(child, "incomplete", lacks)
     broken = look([child, full], holdings(good), {full.id: "a piece is not there"})

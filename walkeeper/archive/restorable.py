@@ -157,7 +157,7 @@ def judged(
         documents=documents,
         expiry=expiry,
         holdings=found,
-        windows=windows.look(documents.backups, found, broken),
+        windows=windows.look(documents.backups, found, {**documents.unreadable, **(broken or {})}),
     )
 
 

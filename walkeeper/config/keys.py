@@ -112,7 +112,7 @@ class BackupKeys(Section, frozen=True):
         Age,
         Meta(
             description="How old a full backup gets, such as `7d`, before the schedule takes the next one; those between are "
-            "incremental (PostgreSQL 17 and newer, with `summarize_wal`). `off`: each is full."
+            "incremental, six at most (PostgreSQL 17 and newer, with `summarize_wal`). `off`: each is full."
         ),
     ] = Age(0)
     source: Annotated[

@@ -135,13 +135,13 @@ def contains(history: History, backup: Backup) -> bool:
 
 
 def look(backups: Iterable[Backup], holdings: Holdings, broken: Mapping[str, str] | None = None) -> Windows:
-    """Judge each backup. ``broken``: what was found against the objects of some, by id."""
+    """Judge each backup. ``broken``: what was found against some, or what makes them unreadable, by id."""
     chains = {timeline: _Chain(history, holdings) for timeline, history in holdings.histories.items()}
     kept = chains.setdefault(holdings.kept.timeline, _Chain(holdings.kept, holdings))
     order = [kept, *(chains[timeline] for timeline in sorted(chains, reverse=True) if chains[timeline] is not kept)]
     judged: dict[str, Judged] = {}
     for backup in sorted(backups, key=lambda backup: backup.id):
-        judged[backup.id] = _judge(backup, holdings, order, judged, (broken or {}).get(backup.id, ""))
+        judged[backup.id] = _judge(backup, holdings, order, judged, broken or {})
     complete = [each.backup for each in judged.values() if each.counts]
     windows = {each.history.timeline: each.windows(complete) for each in order}
     shown = list(windows[kept.history.timeline])
@@ -246,8 +246,9 @@ class _Chain:
 
 
 def _judge(
-    backup: Backup, holdings: Holdings, chains: Sequence[_Chain], older: Mapping[str, Judged], broken: str
+    backup: Backup, holdings: Holdings, chains: Sequence[_Chain], older: Mapping[str, Judged], found: Mapping[str, str]
 ) -> Judged:
+    broken = found.get(backup.id, "")
     if int(backup.system_identifier) != holdings.system_identifier:
         return Judged(backup, "damaged", f"it is of another cluster, system identifier {backup.system_identifier}")
     if backup.size != holdings.size:
@@ -257,7 +258,8 @@ def _judge(
     if backup.kind == "incremental":
         parent = older.get(backup.parent)
         if parent is None:
-            return Judged(backup, "damaged", f"it builds on {backup.parent or 'a backup'}, which is not there")
+            what = f"is damaged: {found[backup.parent]}" if backup.parent in found else "is not there"
+            return Judged(backup, "damaged", f"it builds on {backup.parent or 'a backup'}, which {what}")
         if why := mismatch(parent.backup, backup):
             return Judged(backup, "damaged", why)
         if not parent.counts:

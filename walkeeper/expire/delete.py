@@ -69,7 +69,7 @@ def delete(
     stands = {each.id: each.parent for each in looked.archive.documents.backups}
     for id_ in (*reversed(going.backups), *going.unfinished):
         if id_ in stands.values():
-            continue  # an incremental that builds on it was retained
+            continue  # an incremental that builds on it is still there
         if _backup(backups, BackupId.parse(id_), looked, deleted, progress):
             stands.pop(id_, None)
     if not deleted.retained:

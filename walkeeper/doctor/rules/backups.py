@@ -242,7 +242,9 @@ def retention(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(text, _keep(facts, "14d"))
         return
     keeps = config.backup_keep if config.backup_expire is None or isinstance(keep, Unknown) else keep
-    every = config.backup_full_every or facts.backup_every
+    every = facts.backup_every
+    if every is not None and config.backup_full_every:  # a chain that has its length ends earlier
+        every = max(every, min(config.backup_full_every, incremental.MOST * every))
     if keeps is not None and every is not None and keeps < every:
         what = "full backup" if config.backup_full_every else "backup"
         text = f"backup.keep is {duration(keeps)}, and a {what} is due each {duration(every)} only"
