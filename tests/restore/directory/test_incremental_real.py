@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Final
@@ -50,6 +50,9 @@ def bin_dirs() -> Iterator[object]:
 
 
 def take(place: Place, kind: str) -> Backup:
+    """After the second in which the last one began: it counts as older by its id alone."""
+    begun = None if place.last is None else place.last.begun
+    wait_until(lambda: begun is None or datetime.now(UTC) >= begun + timedelta(seconds=1), "the next second")
     assert place.take(incremental=kind == "incremental") == 0
     backup = place.taken()
     assert backup.kind == kind
