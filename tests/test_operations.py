@@ -89,7 +89,7 @@ def test_moving_the_archive_to_another_store_loses_nothing(machine: Machine) -> 
         machine.wait_owned()
         machine.wait_archived(2)
         assert machine.stored() == before, "the old one is left as it was"
-        assert unbroken(machine, target)
+        wait_until(lambda: unbroken(machine, target), "the record to say what is stored", 30)
         assert archive_of(machine, target).contents.gaps() == []
         assert "Sound" in verified(machine)
 
@@ -101,7 +101,7 @@ def test_restarting_the_agent_under_load_loses_nothing(machine: Machine) -> None
         machine.server.complete_segments(2)
     with machine.start():
         machine.wait_archived(1)
-        assert unbroken(machine, machine.store)
+        wait_until(lambda: unbroken(machine, machine.store), "the record to say what is stored", 30)
         assert archive_of(machine, machine.store).contents.gaps() == []
 
 
@@ -200,7 +200,7 @@ def test_after_a_major_upgrade_a_new_archive_begins_when_a_person_says_so_and_th
             assert "HINT" in machine.wait_says("takeover_failed")
             assert "wrong_cluster" in accept(machine)
             machine.wait_archived(2, 60)
-            assert unbroken(machine, machine.store)
+            wait_until(lambda: unbroken(machine, machine.store), "the record to say what is stored", 30)
         machine.server = before
         assert machine.stored() == old
         machine.configure()
@@ -209,6 +209,6 @@ def test_after_a_major_upgrade_a_new_archive_begins_when_a_person_says_so_and_th
             machine.wait_says("takeover_failed reason=wrong_cluster")
             assert "wrong_cluster" in accept(machine)
             machine.wait_archived(2, 60)
-            assert unbroken(machine, machine.store)
+            wait_until(lambda: unbroken(machine, machine.store), "the record to say what is stored", 30)
             assert archive_of(machine, machine.store).contents.gaps() == []
             assert machine.stored()[: len(old)] == old

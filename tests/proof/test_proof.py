@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from tests.fixtures.made_backup import ID, LAYOUT, config, made, plan
+from tests.parts.processes import wait_until
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive import proofs
 from walkeeper.archive.open import open_archives
@@ -256,8 +257,9 @@ def _refusing(refusals: dict[tuple[str, str], str]) -> Any:
 
 
 def test_its_server_ends_with_what_goes_wrong_meanwhile(tmp_path: Path) -> None:
-    server = scratch_server(tmp_path, postgres="exec sleep 1000")
-    with pytest.raises(KeyboardInterrupt), server:
+    server = scratch_server(tmp_path, postgres="echo up; exec sleep 1000")
+    with pytest.raises(KeyboardInterrupt), server:  # noqa: PT012 - before it is up the signal may be ignored, as nohup begins it
+        wait_until(lambda: "up" in server._log.read_text(), "its program", 30)
         raise KeyboardInterrupt
     assert server._child is not None
     assert server._child.returncode == -signal.SIGQUIT
