@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -74,7 +73,7 @@ class Alone:
         return Lsn.parse(self.server.restart_lsn(HOLD_SLOT) or "0/0")
 
 
-@pytest.fixture(params=get_args(ReceiverKind))
+@pytest.fixture(params=["pg_receivewal", pytest.param("builtin", marks=pytest.mark.slow)])
 def alone(request: pytest.FixtureRequest, postgres: Postgres, tmp_path: Path) -> Alone:
     return Alone(postgres, tmp_path, request.param)
 

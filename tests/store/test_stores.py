@@ -69,7 +69,7 @@ def azurite() -> Iterator[Azurite]:
         "directory",
         "directory within limits",
         pytest.param("s3", marks=pytest.mark.s3),
-        pytest.param("s3 with a key of ours", marks=pytest.mark.s3),
+        pytest.param("s3 with a key of ours", marks=[pytest.mark.s3, pytest.mark.slow]),
         "azure",
         "fake-gcs",
         pytest.param("azurite", marks=pytest.mark.slow),
