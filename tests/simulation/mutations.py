@@ -144,7 +144,7 @@ def overwrite(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "_identify", identify)
 
 
-@mutation("freeze_host", "kill_patroni", "power_loss", first=356)
+@mutation("freeze_host", "kill_patroni", "power_loss", first=405)
 def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
     """Only a store that was away lets two promotions choose one number; that is put on here as well."""
     patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
@@ -244,7 +244,7 @@ def claim_a_piece_that_was_received_and_not_stored(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.archive.tail, "put", put)
 
 
-@mutation("lose_store_answers", "cut_store", "store_down", first=453)
+@mutation("lose_store_answers", "cut_store", "store_down", first=631)
 def claim_beyond_a_hole_between_pieces(patch: MonkeyPatch) -> None:
     """A piece that could not be stored is left out, and the next one counts all the same."""
     real = Tail._ship
@@ -381,7 +381,7 @@ def start_at_the_slot(patch: MonkeyPatch) -> None:
     _resume(patch, at_slot)
 
 
-@mutation(first=65)
+@mutation(first=221)
 def resume_at_the_record_blindly(patch: MonkeyPatch) -> None:
     _resume(patch, lambda record, _history, _local: record.position)
 
@@ -537,7 +537,7 @@ def write_the_record_without_comparing(patch: MonkeyPatch) -> None:
 # ---------------------------------------------------------------------------------------------------------------- the spool
 
 
-@mutation("disk_short", "store_down", "lose_slot", "jump_slot", "cut_store", first=65)
+@mutation("disk_short", "store_down", "lose_slot", "jump_slot", "cut_store", first=164)
 def drop_from_a_full_disk_what_no_slot_keeps(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.streaming, "keeps", lambda *_: True)
 
@@ -550,7 +550,7 @@ def trust_a_stale_spool(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_seed", seed)
 
 
-@mutation(first=586)
+@mutation(first=678)
 def trust_the_spool_of_an_earlier_boot(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_check_boot", lambda _: None)
 
@@ -569,19 +569,19 @@ def lay_no_seed(patch: MonkeyPatch) -> None:
 # --------------------------------------------------------------------------------------------------------------------- gaps
 
 
-@mutation(first=142)
+@mutation(first=212)
 def call_it_a_gap_too_early(patch: MonkeyPatch) -> None:
     patch.setattr(Members, "fetch", lambda *_: iter(()))
     patch.setattr(Suspicions, "silent", lambda *_: [])
     patch.setattr(Suspicions, "_why", lambda *_, **__: Why.PROVED)
 
 
-@mutation("jump_slot", "freeze_host", "power_loss", "cut_members", first=42)
+@mutation("jump_slot", "freeze_host", "power_loss", "cut_members", first=142)
 def call_it_a_gap_without_a_look_into_the_store(patch: MonkeyPatch) -> None:
     patch.setattr(LostWal, "_take", lambda *_: False)
 
 
-@mutation(first=142)
+@mutation(first=212)
 def pass_a_gap_without_a_word(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "record_gap", lambda *_: None)
 
@@ -652,7 +652,7 @@ def count_what_is_handed_over_and_not_what_is_stored(patch: MonkeyPatch) -> None
     patch.setattr(Pushing, "_push", push)
 
 
-@mutation("kill_patroni", "freeze_host", "power_loss", archiver="command", first=26)
+@mutation("kill_patroni", "freeze_host", "power_loss", archiver="command", first=424)
 def say_yes_to_other_bytes_under_that_name(patch: MonkeyPatch) -> None:
     """As far as two servers get that were promoted under one number."""
     patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
@@ -667,7 +667,7 @@ def say_yes_to_other_bytes_under_that_name(patch: MonkeyPatch) -> None:
 # -------------------------------------------------------------------------------------------------------- these were found
 
 
-@mutation("damage_spool", "wipe_spool", "kill_receiver", first=438)
+@mutation("damage_spool", "wipe_spool", "kill_receiver", first=519)
 def forget_that_a_segment_comes_again(patch: MonkeyPatch) -> None:
     """A segment that was put aside while it waited for its upload, and came again before the next look, was never uploaded."""
     real = Streaming._start_receiver
@@ -685,7 +685,7 @@ def forget_that_pg_wal_has_what_was_put_aside(patch: MonkeyPatch) -> None:
     patch.setattr(Uploads, "_drop", Uploads._no_longer_refused)
 
 
-@mutation("switchover", "switchover", "cut_store", "freeze_receiver", first=103)
+@mutation("switchover", "switchover", "cut_store", "freeze_receiver", first=149)
 def let_the_spool_be_full_of_what_a_seed_puts_aside(patch: MonkeyPatch) -> None:
     """The partials of boundary segments, or another branch's segments, filled the spool, and only a seed removes them."""
     real = Streaming._start_receiver
@@ -713,7 +713,7 @@ def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.core.history, "_as_it_came_to_be", refuse)
 
 
-@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=450)
+@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=829)
 def take_unknown_members_for_none(patch: MonkeyPatch) -> None:
     """An agent that began while the DCS was away did not know the members, and called their WAL a gap. At once, as it was
     then: by now it has mostly learnt of them before a no counts."""
