@@ -288,7 +288,7 @@ class Keys(Section, frozen=True):
         Literal["pg_receivewal", "builtin"],
         Meta(
             description="What streams. `pg_receivewal`: PostgreSQL's program, into the spool. `builtin`: the agent itself, which "
-            "keeps the open segment in memory and takes complete ones from pg_wal, for less CPU and without a spool."
+            "keeps the open segment in memory and takes complete ones from pg_wal, without a spool."
         ),
     ] = "pg_receivewal"
     compression_level: Annotated[Level, Meta(description="zstd's, 1 to 19.")] = 1
