@@ -145,7 +145,7 @@ def test_what_an_incremental_can_build_on_and_why_not() -> None:
     for why, found, version, more in (
         ("", chain, 180000, {}),
         ("PostgreSQL 16 has no incremental backups, 17 has", chain, 160004, {}),
-        ("there is no complete backup to build on", (), 180004, {}),
+        ("the cluster's branch has no complete backup", (), 180004, {}),
         ("summarize_wal is off", (), 180004, {"summarizes": False}),
         (f"{chain[-1].id} is of PostgreSQL 18", chain, 190000, {}),
         (f"data checksums were turned off since {chain[-1].id}", chain, 180004, {"checksums": False}),

@@ -117,7 +117,7 @@ def unfit(
     if not summarizes:
         return "summarize_wal is off"
     if not chain:
-        return "there is no complete backup to build on"
+        return "the cluster's branch has no complete backup"
     parent = chain[-1]
     if len(chain) >= MOST:
         return f"the chain of {parent.id} has {len(chain)} backups"

@@ -84,7 +84,7 @@ def delete(
 def _backup(
     backups: Backups, id_: BackupId, looked: Looked, deleted: Deleted, progress: Callable[[Deleted], None]
 ) -> bool:
-    """Whether it is no longer a backup."""
+    """Whether a tombstone stands where its ``backup.json`` was."""
     store, key = backups.store, backups.layout.backup_json(id_)
     standing = backups.read(id_)
     if isinstance(standing, Backup):
