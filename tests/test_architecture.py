@@ -18,7 +18,7 @@ DOORS = {
     "boto3": {"store/s3/driver.py"},
     "botocore": {"store/s3/driver.py", "store/s3/connection.py"},
     "obstore": {"store/clouds/driver.py"},
-    "psycopg": {"postgres/server.py", "postgres/base_backup.py", "postgres/wal_stream.py"},
+    "psycopg": {"postgres/server.py", "postgres/walsender.py", "postgres/base_backup.py", "postgres/wal_stream.py"},
     "patroni": {"dcs/patroni.py"},
     "yaml": {"config/yaml_file.py", "dcs/patroni.py"},  # the second only names the error that Patroni lets out
     "pyrage": {"archive/codec.py"},

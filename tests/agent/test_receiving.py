@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -292,7 +293,7 @@ def alone(postgres: Postgres, tmp_path: Path) -> Alone:
 @pytest.mark.postgres
 def test_p7_a_stream_that_ends_whenever_it_does_costs_nothing(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its walsender ended, stopped, and killed with the whole server, all under load; no file is ever in the spool."""
-    monkeypatch.setattr(wal_stream, "MUTE_SECONDS", 3.0)
+    monkeypatch.setattr("walkeeper.agent.archiver.receiving.WalStream", partial(WalStream, silence=3.0))
     with alone.agent() as agent:
         agent.wait_frontier(alone.write())
         for harm in ("terminate", "stop", "crash"):
@@ -375,9 +376,8 @@ def test_what_is_received_is_what_the_files_have_to_the_byte(alone: Alone) -> No
 
 @pytest.mark.postgres
 def test_a_server_that_says_nothing_any_more_is_noticed(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wal_stream, "MUTE_SECONDS", 1.0)
     monkeypatch.setattr(wal_stream, "STATUS_SECONDS", 0.05)
-    with WalStream(alone.config.postgresql) as stream:
+    with WalStream(alone.config.postgresql, silence=1.0) as stream:
         stream.start(Lsn.parse(alone.server.lsn()).floor(SIZE), 1)
         begun = time.monotonic()
         while time.monotonic() - begun < 3:  # an idle server answers what each report asks for

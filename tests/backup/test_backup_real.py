@@ -240,7 +240,7 @@ def test_a_role_that_may_not_replicate_is_told_so(
     finally:
         place.configure(primary)
     settings = place.config.postgresql
-    sender = base_backup.Walsender(type(settings)(settings.host, settings.port, "reader", None, "postgres", ()))
+    sender = base_backup.BackupStream(type(settings)(settings.host, settings.port, "reader", None, "postgres", ()))
     with pytest.raises(PostgresError) as caught, sender:
         pass
     assert "attribute REPLICATION" in caught.value.hint
@@ -381,7 +381,7 @@ def test_a_server_that_says_nothing_any_more_is_not_waited_for_for_ever(place: P
             pass
 
     try:
-        with base_backup.Walsender(place.config.postgresql, silence=0.5) as sender:
+        with base_backup.BackupStream(place.config.postgresql, silence=0.5) as sender:
             sender.begin(base_backup.Request("silent"))
             with pytest.raises(PostgresError, match="it says nothing any more"):
                 sender.copy(Sink())

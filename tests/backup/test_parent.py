@@ -17,7 +17,7 @@ from walkeeper.backup.parent import Parent, begin_incremental, lacking
 from walkeeper.config import Config
 from walkeeper.errors import PostgresError
 from walkeeper.lib import events
-from walkeeper.postgres.base_backup import BEFORE_IT_BEGINS, Request, Walsender
+from walkeeper.postgres.base_backup import BEFORE_IT_BEGINS, BackupStream, Request
 from walkeeper.postgres.server import ServerState
 
 
@@ -40,7 +40,7 @@ def begin(walsender: Silent, *, spread: bool = False, standby: bool = False) -> 
     server, config = SimpleNamespace(in_recovery=standby), SimpleNamespace(postgresql=None)
     begin_incremental(
         cast(Config, config),
-        cast(Walsender, walsender),
+        cast(BackupStream, walsender),
         Request("x", spread),
         Parent("p", b"{}"),
         cast(ServerState, server),

@@ -52,10 +52,10 @@ from walkeeper.core.wal_page import PAGE_SIZE, Plain
 from walkeeper.dcs.base import RECORD, REMEMBERED, Leader, Topology, Versioned
 from walkeeper.dcs.claim import decoded
 from walkeeper.errors import BadName, PostgresError, StoreUnavailable
-from walkeeper.postgres.base_backup import Identity
 from walkeeper.postgres.pg_receivewal import Ended, Written
 from walkeeper.postgres.server import CommandState, ServerState
 from walkeeper.postgres.wal_file import Memory
+from walkeeper.postgres.walsender import Identity
 
 if TYPE_CHECKING:
     from tests.simulation.nodes import Node

@@ -35,7 +35,7 @@ from walkeeper.lib import clock, events
 from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import Progress, complain, printable
 from walkeeper.postgres import base_backup
-from walkeeper.postgres.base_backup import Start, Stop, Walsender
+from walkeeper.postgres.base_backup import BackupStream, Start, Stop
 from walkeeper.postgres.server import Server, ServerState
 
 STORED: Final = 0
@@ -248,9 +248,9 @@ class _Attempt:
             )
 
 
-def _connected(settings: PostgresqlSettings, source: _Source, opened: ExitStack) -> tuple[Walsender, int]:
+def _connected(settings: PostgresqlSettings, source: _Source, opened: ExitStack) -> tuple[BackupStream, int]:
     """To the server that was looked at, and the timeline that it is on. Raises PostgresError or WrongCluster."""
-    walsender = opened.enter_context(Walsender(settings))
+    walsender = opened.enter_context(BackupStream(settings))
     found = walsender.identify()
     if found.system_identifier != source.state.system_identifier:
         raise WrongCluster(

@@ -16,7 +16,7 @@ from walkeeper.core.incremental import chain_of
 from walkeeper.errors import CannotTell, PostgresError, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.postgres import base_backup
-from walkeeper.postgres.base_backup import BEFORE_IT_BEGINS, Request, Start, Walsender
+from walkeeper.postgres.base_backup import BEFORE_IT_BEGINS, BackupStream, Request, Start
 from walkeeper.postgres.server import Server, ServerState
 from walkeeper.verify.evidence import ask_the_dcs, open_records
 
@@ -63,7 +63,7 @@ def lacking(backups: Backups, chain: Sequence[Backup]) -> str:
 
 
 def begin_incremental(
-    config: Config, walsender: Walsender, request: Request, parent: Parent, server: ServerState
+    config: Config, walsender: BackupStream, request: Request, parent: Parent, server: ServerState
 ) -> Start:
     """Raises PostgresError: the server has not what it needs for one."""
     if server.in_recovery:

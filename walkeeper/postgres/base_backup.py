@@ -8,33 +8,26 @@ packed meanwhile: here only ``poll`` waits.
 from __future__ import annotations
 
 import re
-import select
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Final, Protocol, Self
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 import psycopg
 from psycopg import pq
 
-from walkeeper.config import PostgresqlSettings
 from walkeeper.core.lsn import Lsn
-from walkeeper.errors import PostgresError
-from walkeeper.postgres.server import connect, hint_for
+from walkeeper.postgres.server import hint_for
+from walkeeper.postgres.walsender import WARNINGS, Walsender, message_of, text_of
 
 APPLICATION: Final = "walkeeper backup"
 OLDEST: Final = 150000
 """The oldest server, as ``server_version_num``: older ones send a COPY stream for each archive."""
 BEFORE_IT_BEGINS: Final = 3600.0
 """Seconds that the server may say nothing before its first answer: it makes a checkpoint first, a slow one if asked for."""
-SILENCE: Final = 300.0
-"""Seconds that it may say nothing after that."""
 _PORTION: Final = 1024 * 1024
 """Bytes of a manifest that are handed over at once."""
-_WARNINGS: Final = 100
-"""Warnings that are kept."""
 _CORRUPTED: Final = "XX001"
 _ARCHIVE: Final = re.compile(rb"([1-9][0-9]{0,9})\.tar\Z")
 _BASE: Final = b"base.tar"
@@ -46,16 +39,6 @@ class SentTablespace:
 
     oid: int
     location: str
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """``timeline`` is the one that the server writes or replays."""
-
-    system_identifier: int
-    timeline: int
-    version: int
-    """``server_version_num``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,44 +87,15 @@ class Sink(Protocol):
 
 
 @dataclass(slots=True)
-class Walsender:
-    """One replication connection. All raise PostgresError; for one thread, in this order: identify, upload, begin, copy."""
+class BackupStream(Walsender):
+    """One connection. All raise PostgresError; for one thread, in this order: identify, upload, begin, copy."""
 
-    settings: PostgresqlSettings
-    silence: float = SILENCE
-    warnings: list[str] = field(default_factory=list)
-    """What the server said besides, as far as it was not made part of an error or of the damage."""
-    _link: psycopg.Connection[tuple[object, ...]] | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self._link = self._connect()
-        except psycopg.Error as error:
-            raise self._problem(str(error)) from None
-        self._pg.notice_handler = self._noticed
-        self._pg.nonblocking = 1
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        """Closing it ends the server's part of it, too."""
-        if self._link is not None:
-            self._pg.notice_handler = None
-            self._link.close()
-            self._link = None
-
-    def identify(self) -> Identity:
-        self._send(b"IDENTIFY_SYSTEM")
-        answer = self._rows(SILENCE)
-        found = Identity(int(_text(answer, 0, 0)), int(_text(answer, 0, 1)), self._pg.server_version)
-        self._done()
-        return found
+    parameters = {"application_name": APPLICATION}  # noqa: RUF012 - as in the class that it is made of
 
     def upload(self, manifest: bytes) -> None:
         """PostgreSQL's own manifest of the backup on which the next one builds (``UPLOAD_MANIFEST``)."""
         self._send(b"UPLOAD_MANIFEST")
-        self._expect(pq.ExecStatus.COPY_IN, SILENCE)
+        self._expect(pq.ExecStatus.COPY_IN, self.silence)
         try:
             for at in range(0, len(manifest), _PORTION):
                 self._pg.put_copy_data(manifest[at : at + _PORTION])
@@ -150,20 +104,20 @@ class Walsender:
             self._flush()
         except psycopg.Error as error:
             raise self._problem(str(error)) from None
-        self._expect(pq.ExecStatus.COMMAND_OK, SILENCE)
+        self._expect(pq.ExecStatus.COMMAND_OK, self.silence)
         self._done()
 
     def begin(self, request: Request, seconds: float = BEFORE_IT_BEGINS) -> Start:
         """Returns when the server has made its checkpoint and is about to send, within so many seconds."""
         self._send(_command(request))
         place = self._rows(seconds)
-        spaces = self._rows(SILENCE)
-        self._expect(pq.ExecStatus.COPY_OUT, SILENCE)
+        spaces = self._rows(self.silence)
+        self._expect(pq.ExecStatus.COPY_OUT, self.silence)
         sent = [row for row in range(spaces.ntuples) if spaces.get_value(row, 0) is not None]
         return Start(
-            int(_text(place, 0, 1)),
-            Lsn.parse(_text(place, 0, 0)),
-            tuple(SentTablespace(int(_text(spaces, row, 0)), self._location(spaces, row)) for row in sent),
+            int(text_of(place, 0, 1)),
+            Lsn.parse(text_of(place, 0, 0)),
+            tuple(SentTablespace(int(text_of(spaces, row, 0)), self._location(spaces, row)) for row in sent),
             sum(int(spaces.get_value(row, 2) or 0) * 1024 for row in range(spaces.ntuples)),
         )
 
@@ -184,15 +138,12 @@ class Walsender:
         place = self._rows(self.silence)
         ended = self._result(self.silence)
         if ended.status == pq.ExecStatus.COMMAND_OK:
-            return Stop(int(_text(place, 0, 1)), Lsn.parse(_text(place, 0, 0)), ())
+            return Stop(int(text_of(place, 0, 1)), Lsn.parse(text_of(place, 0, 0)), ())
         if ended.error_field(pq.DiagnosticField.SQLSTATE) != _CORRUPTED.encode():
             raise self._refused(ended)
-        damage = (*self.warnings[: _WARNINGS - 1], _message(ended))
+        damage = (*self.warnings[: WARNINGS - 1], message_of(ended))
         self.warnings.clear()
-        return Stop(int(_text(place, 0, 1)), Lsn.parse(_text(place, 0, 0)), damage)
-
-    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
-        return connect(self.settings, replication="true", application_name=APPLICATION)
+        return Stop(int(text_of(place, 0, 1)), Lsn.parse(text_of(place, 0, 0)), damage)
 
     def _messages(self) -> Iterator[memoryview]:
         pg, wait = self._pg, self._wait
@@ -214,61 +165,6 @@ class Walsender:
             self._pg.get_cancel().cancel()
         self.__exit__(None, None, None)
 
-    def _send(self, command: bytes) -> None:
-        try:
-            self._pg.send_query(command)
-            self._flush()
-        except psycopg.Error as error:
-            raise self._problem(str(error)) from None
-
-    def _flush(self) -> None:
-        while self._pg.flush():
-            self._wait(time.monotonic() + SILENCE, select.POLLIN | select.POLLOUT)
-
-    def _rows(self, seconds: float) -> pq.abc.PGresult:
-        return self._expect(pq.ExecStatus.TUPLES_OK, seconds)
-
-    def _expect(self, status: pq.ExecStatus, seconds: float) -> pq.abc.PGresult:
-        result = self._result(seconds)
-        if result.status != status:
-            raise self._refused(result)
-        return result
-
-    def _result(self, seconds: float) -> pq.abc.PGresult:
-        until = time.monotonic() + seconds
-        while self._pg.is_busy():
-            self._wait(until)
-        result = self._pg.get_result()
-        if result is None:
-            raise self._problem("it ended the command without saying how")
-        return result
-
-    def _done(self) -> None:
-        """Up to where the next command may be sent."""
-        until = time.monotonic() + SILENCE
-        while True:
-            while self._pg.is_busy():
-                self._wait(until)
-            if self._pg.get_result() is None:
-                return
-
-    def _wait(self, until: float, events: int = select.POLLIN) -> None:
-        """Until something came, and take it in."""
-        poll = select.poll()
-        poll.register(self._pg.socket, events)
-        left = until - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            raise self._problem("it says nothing any more", hint="Look at the server and at the way to it.")
-        try:
-            self._pg.consume_input()
-        except psycopg.Error as error:
-            raise self._problem(str(error)) from None
-
-    def _noticed(self, result: pq.abc.PGresult) -> None:
-        severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
-        if severity == b"WARNING" and len(self.warnings) < _WARNINGS:
-            self.warnings.append(_message(result))
-
     def _archive(self, name: bytes) -> int:
         if name == _BASE:
             return 0
@@ -283,26 +179,12 @@ class Walsender:
             return raw.decode()
         except UnicodeDecodeError:
             raise self._problem(
-                f"tablespace {_text(spaces, row, 0)}: its location {raw!r} is not UTF-8",
+                f"tablespace {text_of(spaces, row, 0)}: its location {raw!r} is not UTF-8",
                 hint="Move the tablespace to a directory whose name is.",
             ) from None
 
-    def _refused(self, result: pq.abc.PGresult) -> PostgresError:
-        if result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) is None:
-            return self._problem(f"it answered with {pq.ExecStatus(result.status).name}")
-        return self._problem(_message(result))
-
-    def _problem(self, text: str, *, hint: str = "") -> PostgresError:
-        said = " ".join(text.split())
-        return PostgresError(
-            f"postgresql at {self.settings.host}:{self.settings.port}: {said}", hint=hint or _hint(said)
-        )
-
-    @property
-    def _pg(self) -> pq.abc.PGconn:
-        if self._link is None:
-            raise RuntimeError("not connected")
-        return self._link.pgconn
+    def _hint(self, said: str) -> str:
+        return _hint(said)
 
 
 def _command(request: Request) -> bytes:
@@ -320,17 +202,6 @@ def _command(request: Request) -> bytes:
     if request.max_rate is not None:
         options.append(f"MAX_RATE {request.max_rate}")
     return f"BASE_BACKUP ({', '.join(options)})".encode()
-
-
-def _text(result: pq.abc.PGresult, row: int, column: int) -> str:
-    return (result.get_value(row, column) or b"").decode("utf-8", "replace")
-
-
-def _message(result: pq.abc.PGresult) -> str:
-    """The primary message, with the detail behind it."""
-    fields = (pq.DiagnosticField.MESSAGE_PRIMARY, pq.DiagnosticField.MESSAGE_DETAIL)
-    said = [found.decode("utf-8", "replace") for each in fields if (found := result.error_field(each)) is not None]
-    return " ".join(" ".join(said).split())
 
 
 def _hint(text: str) -> str:

@@ -17,11 +17,9 @@ import psycopg
 from psycopg import pq
 
 from walkeeper.core.lsn import Lsn
-from walkeeper.errors import PostgresError
 from walkeeper.lib.clock import wall_seconds
-from walkeeper.postgres.base_backup import SILENCE, Walsender
 from walkeeper.postgres.pg_receivewal import WAL_SENDER_TIMEOUT
-from walkeeper.postgres.server import connect, hint_for
+from walkeeper.postgres.walsender import Walsender
 
 AUTOMATICALLY: Final = "The stream is begun again automatically."
 STATUS_SECONDS: Final = 1.0
@@ -44,6 +42,7 @@ _YEAR_2000: Final = 946684800
 class WalStream(Walsender):
     """One connection. All raise PostgresError; for one thread, in this order: identify, start, receive again and again."""
 
+    silence: float = MUTE_SECONDS
     server_lsn: Lsn = _NOWHERE
     """How far the server said that its WAL is flushed, or sent."""
     received: Lsn = _NOWHERE
@@ -52,10 +51,12 @@ class WalStream(Walsender):
     _heard_at: float = 0.0
     _told_at: float = 0.0
 
+    parameters = {"options": f"-c wal_sender_timeout={WAL_SENDER_TIMEOUT}"}  # noqa: RUF012 - as in the class that it is made of
+
     def start(self, lsn: Lsn, timeline: int) -> None:
         """Begin at that position of that timeline."""
         self._send(f"START_REPLICATION PHYSICAL {lsn} TIMELINE {timeline}".encode())
-        self._expect(pq.ExecStatus.COPY_BOTH, SILENCE)
+        self._expect(pq.ExecStatus.COPY_BOTH, self.silence)
         self.received, self._heard_at = lsn, time.monotonic()
         self._tell()
 
@@ -80,13 +81,10 @@ class WalStream(Walsender):
         now = time.monotonic()
         if taken:
             self._heard_at = now
-        elif now - self._heard_at > MUTE_SECONDS:
+        elif now - self._heard_at > self.silence:
             raise self._problem("it says nothing any more")
         if now - self._told_at >= STATUS_SECONDS:
             self._tell()
-
-    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
-        return connect(self.settings, replication="true", options=f"-c wal_sender_timeout={WAL_SENDER_TIMEOUT}")
 
     def _take(self, message: memoryview, take: Callable[[Lsn, memoryview], None]) -> None:
         self.heard = True
@@ -127,10 +125,5 @@ class WalStream(Walsender):
             return self._refused(result)
         return self._problem("it ended the stream")
 
-    def _wait(self, until: float, events: int = select.POLLIN) -> None:
-        super(WalStream, self)._wait(min(until, time.monotonic() + MUTE_SECONDS), events)
-
-    def _problem(self, text: str, *, hint: str = "") -> PostgresError:
-        said = " ".join(text.split())
-        where = f"{self.settings.host}:{self.settings.port}"
-        return PostgresError(f"postgresql at {where}: {said}", hint=hint or hint_for(said) or AUTOMATICALLY)
+    def _hint(self, said: str) -> str:
+        return super(WalStream, self)._hint(said) or AUTOMATICALLY
