@@ -12,6 +12,7 @@ from tests.parts.processes import wait_until
 from walkeeper.config import PostgresqlSettings
 from walkeeper.core.hold_slot import how_to_make_safe, keeps
 from walkeeper.core.lsn import Lsn
+from walkeeper.errors import PostgresError
 from walkeeper.postgres.server import Server
 
 pytestmark = pytest.mark.postgres
@@ -46,4 +47,19 @@ def test_a_slot_that_was_invalidated_is_dropped_as_the_hint_says_by_the_role_tha
     with postgres.connect(REPLICATOR) as connection:
         connection.execute(statement[0].encode())
     assert server.slot(HOLD_SLOT) is None  # so that Patroni can make it again
+    server.close()
+
+
+def test_a_role_that_lost_its_right_is_told_what_it_needs(postgres: Postgres) -> None:
+    """A server of any version: each words it in its own way."""
+    prepare(postgres)
+    server = Server(PostgresqlSettings("127.0.0.1", postgres.port, REPLICATOR, REPLICATOR_PASSWORD, "postgres", ()), 10)
+    lsn = Lsn.parse(postgres.lsn())
+    postgres.execute(f"ALTER ROLE {REPLICATOR} NOREPLICATION")
+    for ask in (lambda: server.advance_slot(HOLD_SLOT, lsn), server.replay_timeline):
+        with pytest.raises(PostgresError) as caught:
+            ask()
+        assert "attribute REPLICATION" in caught.value.hint
+    postgres.execute(f"ALTER ROLE {REPLICATOR} REPLICATION")
+    server.advance_slot(HOLD_SLOT, lsn)
     server.close()

@@ -206,8 +206,6 @@ def _command(request: Request) -> bytes:
 
 def _hint(text: str) -> str:
     """What to do about it, from the server's own words."""
-    if "REPLICATION" in text or "replication role" in text:
-        return "The role needs the attribute REPLICATION: alter role … replication; or set walkeeper.postgresql.user."
     if "full_page_writes" in text:
         return "Set full_page_writes = on on the primary, run CHECKPOINT there, and begin again; or take it from the primary."
     if "promoted" in text:

@@ -281,6 +281,8 @@ def hint_for(text: str) -> str:
             "The password comes from patroni.yml (authentication.replication), walkeeper.postgresql.password_file, or "
             "the ~/.pgpass of the agent's user, where pg_receivewal needs a line for the database replication (or *)."
         )
+    if "REPLICATION" in text or "replication role" in text:
+        return "The role needs the attribute REPLICATION: alter role … replication; or set walkeeper.postgresql.user."
     if "max_wal_senders" in text:
         return "Raise max_wal_senders: the archiver needs one, and so do each replica and each base backup."
     if "too many" in text or "remaining connection slots" in text:
