@@ -6,6 +6,7 @@ import ast
 import graphlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ DOORS = {
     "obstore": {"store/clouds/driver.py"},
     "psycopg": {"postgres/server.py", "postgres/walsender.py", "postgres/base_backup.py", "postgres/wal_stream.py"},
     "patroni": {"dcs/patroni.py"},
-    "yaml": {"config/yaml_file.py", "dcs/patroni.py"},  # the second only names the error that Patroni lets out
+    "yaml": {"config/yaml_file.py", "dcs/patroni.py"},  # the second for Patroni: its errors, and a faster import
     "pyrage": {"archive/codec.py"},
     "prometheus_client": {"agent/http/metrics.py"},
     "rich": {"status/watch.py"},
@@ -49,12 +50,18 @@ CORE_MAY_USE = {
 EVERYBODYS = {"errors", "__init__"}
 
 
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+@cache
+def modules() -> tuple[Path, ...]:
+    return tuple(sorted(PACKAGE.rglob("*.py")))
 
 
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+@cache
+def imports(path: Path) -> tuple[str, ...]:
+    return tuple(_imports(ast.parse(path.read_text())))
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -107,6 +114,7 @@ def room(path: Path) -> str:
     return path.stem if directory == "." else directory
 
 
+@cache
 def imported(path: Path, *, for_types: bool = True) -> set[Path]:
     """The modules of walkeeper that a module imports, each as its file; without what only the type checker imports, if told."""
     tree = ast.parse(path.read_text())

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 import urllib3.util.connection
+import yaml
 
 from tests.parts.etcd import HOW as ETCD_HOW
 from tests.parts.etcd import Etcd, etcd_program
@@ -32,6 +33,11 @@ def etcd() -> Iterator[Etcd]:
         pytest.skip(ETCD_HOW)
     with Etcd(v2=True) as server:
         yield server
+
+
+def test_yaml_is_left_as_it_was() -> None:
+    assert yaml.safe_load.__module__ == "yaml"
+    assert yaml.safe_load.__name__ == "safe_load"
 
 
 def test_urllib3_is_left_as_it_was(etcd: Etcd, tmp_path: Path) -> None:
