@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -330,14 +332,14 @@ class Key:
         return (*self.section, self.name)
 
 
+@cache
 def all_sections(
     section: type[Section] = Keys, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], type[Section]]]:
+) -> tuple[tuple[tuple[str, ...], type[Section]], ...]:
     """Each section with its path, a section before those inside it."""
-    yield path, section
-    for field in msgspec.structs.fields(section):
-        if inner := _inner(field.type):
-            yield from all_sections(inner, (*path, field.name))
+    fields = [(field.name, _inner(field.type)) for field in msgspec.structs.fields(section)]
+    below = [all_sections(inner, (*path, name)) for name, inner in fields if inner]
+    return ((path, section), *chain.from_iterable(below))
 
 
 def keys_of(section: type[Section], path: tuple[str, ...]) -> Iterator[Key]:
@@ -347,7 +349,9 @@ def keys_of(section: type[Section], path: tuple[str, ...]) -> Iterator[Key]:
             yield _key(field, path)
 
 
+@cache
 def all_keys() -> tuple[Key, ...]:
+    """Made from the types of all of them, which costs as much as all else that reading a configuration does."""
     return tuple(key for path, section in all_sections() for key in keys_of(section, path))
 
 

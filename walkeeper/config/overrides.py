@@ -33,10 +33,10 @@ def variable(key: Key) -> str:
 
 def apply(tree: dict[str, Any], environ: Mapping[str, str], section: tuple[str, ...], places: Places) -> None:
     """Put what the environment says into ``tree``. An empty variable counts as not set. Raises ConfigError."""
-    keys = {variable(key): key for key in all_keys()}
-    for name, text in sorted(environ.items()):
-        if not name.startswith(PREFIX) or name in NOT_KEYS or name.startswith(_TESTS):
-            continue
+    ours = {name: text for name, text in environ.items() if name.startswith(PREFIX) and name not in NOT_KEYS}
+    named = sorted((name, text) for name, text in ours.items() if not name.startswith(_TESTS))
+    keys = {variable(key): key for key in all_keys()} if named else {}
+    for name, text in named:
         if key := keys.get(name):
             if text:
                 _set(tree, key, _read(name, key, text))
