@@ -95,7 +95,7 @@ class Node:
         self.config.touch(mode=0o600)
         self.config.write_text(yaml.safe_dump(self._configuration(self), sort_keys=False))
         self._patroni = self.host.start(
-            [self.python, "-m", "patroni", self.config], log=self.log, env={"LC_ALL": "C", **self.env}
+            [self.python, "-m", "tests.parts.patroni", self.config], log=self.log, env={"LC_ALL": "C", **self.env}
         )
 
     def rest(self, path: str, body: object = None, *, method: str | None = None, timeout: float = 30) -> Any:

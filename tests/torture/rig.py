@@ -175,7 +175,7 @@ class Rig:
             kinds = {
                 "agent": "walkeeper" in command and " agent" in command,
                 "receiver": "/pg_receivewal" in command and "-c" not in command.split(),
-                "patroni": "-m patroni" in command,
+                "patroni": "-m tests.parts.patroni" in command,
                 "postmaster": "/postgres -D" in command,
             }
             if kinds[part]:
