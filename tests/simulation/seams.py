@@ -9,12 +9,11 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
-from unittest import mock
 
 import walkeeper.agent.agent
 import walkeeper.agent.archiver.audit
@@ -591,7 +590,13 @@ class _Boot:
 
 
 _BEGUN: Final = datetime(2026, 1, 1, tzinfo=UTC)
-_OURS = {"walkeeper.lib.retry", "walkeeper.push.storing", "walkeeper.archive.write", "walkeeper.archive.contents"}
+_OURS = {
+    "walkeeper.lib.retry",
+    "walkeeper.push.storing",
+    "walkeeper.archive.write",
+    "walkeeper.archive.contents",
+    "walkeeper.archive.tail_read",
+}
 
 
 @contextmanager
@@ -612,23 +617,56 @@ def simulated() -> Iterator[None]:
         "disk_of": lambda path: (0 if path.name == "wal" and agent().node.disk_short else 1 << 40, 1 << 40),
         "read_beginning": _read_beginning,
         "in_parallel": lambda work, things, _: [work(thing) for thing in things],
+        "ThreadPoolExecutor": _Pool,
         "random": _Dice(),
         "uuid": _Sessions(),
         "TICK": 0.5,
         "now_utc": lambda: _BEGUN + timedelta(seconds=agent().loop.now),
     }
-    with ExitStack() as stack:
-        for name, module in sorted(sys.modules.items()):
-            if name.startswith("walkeeper.agent.") or name in _OURS:
-                for attribute in stands_in.keys() & vars(module).keys():
-                    if (name, attribute) != ("walkeeper.agent.archiver.spool", "Spool"):
-                        stack.enter_context(mock.patch.object(module, attribute, stands_in[attribute]))
-        stack.enter_context(mock.patch.object(walkeeper.agent.archiver.spool, "_BOOT_ID", _Boot()))
-        stack.enter_context(mock.patch.object(walkeeper.core.tail, "MERGED_AT_ONCE", MERGED_AT_ONCE))
-        stack.enter_context(mock.patch.object(walkeeper.agent.archiver.audit, "LOOK_SECONDS", AUDIT_SECONDS))
-        stack.enter_context(mock.patch.object(LostWal, "suspect", _suspect))
-        stack.enter_context(mock.patch.object(Supervisor, "report_death", _report_death))
+    replaced: list[tuple[Any, str, object]] = [
+        (sys.modules[name], attribute, stands_in[attribute]) for name, attribute in _seams(frozenset(stands_in))
+    ]
+    replaced += [
+        (walkeeper.agent.archiver.spool, "_BOOT_ID", _Boot()),
+        (walkeeper.core.tail, "MERGED_AT_ONCE", MERGED_AT_ONCE),
+        (walkeeper.agent.archiver.audit, "LOOK_SECONDS", AUDIT_SECONDS),
+        (LostWal, "suspect", _suspect),
+        (Supervisor, "report_death", _report_death),
+    ]
+    theirs = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in replaced]
+    try:
+        for owner, attribute, ours in replaced:
+            setattr(owner, attribute, ours)
         yield
+    finally:
+        for owner, attribute, original in reversed(theirs):
+            setattr(owner, attribute, original)
+
+
+def _seams(names: frozenset[str]) -> list[tuple[str, str]]:
+    """Module and attribute of each of these names that an agent uses."""
+    return [
+        (name, attribute)
+        for name, module in sys.modules.items()
+        if name.startswith("walkeeper.agent.") or name in _OURS
+        for attribute in names & vars(module).keys()
+        if (name, attribute) != ("walkeeper.agent.archiver.spool", "Spool")
+    ]
+
+
+class _Pool:
+    """What stands in for a ThreadPoolExecutor."""
+
+    def __init__(self, _: int) -> None:
+        """One thing after the other."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    map = staticmethod(map)
 
 
 def _read_beginning(path: Path, segment: Segment, size: int) -> bytes | None:

@@ -48,6 +48,7 @@ class Process:
         self.freeze_in: tuple[int, float] | None = None
         self.children: list[Process] = []
         self.tasks: list[Task] = []
+        loop.processes.append(self)
 
     def run(self, work: Callable[[], object]) -> Task:
         """A new thread of this process, which begins now."""
@@ -105,6 +106,7 @@ class Loop:
         self.hub = getcurrent()
         self.dice = dice
         self.now = 0.0
+        self.processes: list[Process] = []
         self.doomed: list[Process] = []
         self.trace: list[str] | None = [] if trace else None
         self.problem: AssertionError | None = None
@@ -157,11 +159,14 @@ class Loop:
         self.now = end
 
     def finish(self) -> None:
-        """Kill everything that is left, so that no greenlet outlives the run."""
-        for _, _, task, _ in self._due:
-            if not task.process.dead:
-                task.process.kill()
+        """Kill everything that is left, so that no greenlet outlives the run, and let go of the world: dead ones do, some of them."""
+        for process in self.processes:
+            process.kill()
         self._bury()
+        for process in self.processes:
+            for task in process.tasks:
+                del task.process
+        self._due.clear()
 
     def _bury(self) -> None:
         while self.doomed:
