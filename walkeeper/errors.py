@@ -50,7 +50,10 @@
     │   ├── SpoolFull          it has to drain first
     │   └── SpoolShort         its disk is nearly full
     ├── AgentError             the agent: already running, not running, no answer
+    ├── CommitsWait            with durability: store, what is committed is not acknowledged
+    ├── Degraded               with durability: store, commits go on without the store
     ├── NotGapSafe             this node could lose WAL if it became the primary
+    ├── PromotionVetoed        what commits were acknowledged for would be lost by this promotion
     ├── CommandFails           PostgreSQL's archive_command
     ├── Watching               a takeover waits until it is known that nobody else is alive
     ├── AtIt                   archive-push: the work goes on, ask again
@@ -313,6 +316,20 @@ class WalMissing(PostgresError):
     reason = "wal_missing"
 
 
+class CommitsWait(WalkeeperError):
+    """With ``durability: store``, what is committed is not acknowledged."""
+
+    waiting_helps = True
+    reason = "commits_wait"
+
+
+class Degraded(WalkeeperError):
+    """Commits go on without the store, as ``degrade_after`` says."""
+
+    waiting_helps = True
+    reason = "degraded"
+
+
 class StandbyLags(PostgresError):
     """A standby leader that has not received yet what the archive has. It will."""
 
@@ -345,6 +362,12 @@ class NotGapSafe(WalkeeperError):
 
     waiting_helps = True
     reason = "not_gap_safe"
+
+
+class PromotionVetoed(WalkeeperError):
+    """This standby lacks what the store has, and was acknowledged."""
+
+    reason = "promotion_vetoed"
 
 
 class CommandFails(WalkeeperError):

@@ -20,6 +20,7 @@ from tests.parts.postgres import Postgres
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver.from_pg_wal import WithoutSpool
+from walkeeper.agent.archiver.received import Received
 from walkeeper.agent.archiver.receiving import FAR, NEAR, Receiving
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.observation import Observed
@@ -76,8 +77,9 @@ def receiving(lsn: int = 3 * MIB + 100, stored: int = 3 * MIB) -> Receiving:
     archive = SimpleNamespace(size=SIZE, layout=SimpleNamespace(system_identifier=SYSTEM))
     sources = cast("Any", SimpleNamespace(archive=archive, history=history, clock=clock))
     observed = Observed(True, Lsn(lsn))
+    received = Received(history, keep=True, hand_out=False)
     return Receiving(
-        sources, Frontier(history, Lsn(stored), SIZE), cast("Any", None), observed, Problems(clock), keep=True
+        sources, Frontier(history, Lsn(stored), SIZE), cast("Any", None), observed, Problems(clock), received
     )
 
 
@@ -90,35 +92,35 @@ def follow(receiving: Receiving, stream: Stream) -> str:
 
 def test_what_has_come_of_the_open_segment_can_be_read_and_an_earlier_one_is_gone() -> None:
     one, third, fourth = receiving(), Segment(2, 3, SIZE), Segment(2, 4, SIZE)
-    assert one.written(third) is None
+    assert one._received.written(third) is None
     content = bytes(range(256)) * (MIB // 256)
     parts = [(3 * MIB, content[:100]), (3 * MIB + 100, content[100:1000])]
     stream = Stream(*parts)
     assert follow(one, stream) == "gone"
     assert stream.begun == (3 * MIB, 2)
-    written = one.written(third)
+    written = one._received.written(third)
     assert written is not None
     assert written.offset == 1000
-    assert one.read(third, written.run, 50, 1000) == content[50:1000]
-    assert one.read(third, written.run, 50, 1001) is None
-    assert one.read(third, written.run + 1, 50, 1000) is None
+    assert one._received.read(third, written.run, 50, 1000) == content[50:1000]
+    assert one._received.read(third, written.run, 50, 1001) is None
+    assert one._received.read(third, written.run + 1, 50, 1000) is None
     assert one.flushed() == 3 * MIB + 1000
     one._end(broken=True)
-    assert one.written(third) is None
+    assert one._received.written(third) is None
     assert one.flushed() is None
     assert follow(one, Stream((3 * MIB, content + b"next"))) == "gone"
-    assert one.written(third) is None
-    again = one.written(fourth)
+    assert one._received.written(third) is None
+    again = one._received.written(fourth)
     assert again is not None
     assert (again.offset, again.run > written.run) == (4, True)
-    assert one.read(fourth, again.run, 0, 4) == b"next"
+    assert one._received.read(fourth, again.run, 0, 4) == b"next"
 
 
 @pytest.mark.parametrize("at", [3 * MIB - 8, 3 * MIB + 8, 4 * MIB])
 def test_wal_out_of_order_is_no_wal(at: int) -> None:
     one = receiving()
     assert "out of order" in follow(one, Stream((at, b"x")))
-    assert one.written(Segment(2, 3, SIZE)) is None
+    assert one._received.written(Segment(2, 3, SIZE)) is None
 
 
 @pytest.mark.parametrize("other", [{"system": 8}, {"timeline": 3}])
@@ -226,9 +228,9 @@ def test_memory_that_is_short_is_a_problem_and_no_end(monkeypatch: pytest.Monkey
 
 def test_where_nobody_wants_the_open_segment_only_the_position_is_kept() -> None:
     one = receiving()
-    one._keep = False
+    one._received._keep = False
     follow(one, Stream((3 * MIB, bytes(MIB)), (4 * MIB, b"x")))
-    assert one.written(Segment(2, 4, SIZE)) is None
+    assert one._received.written(Segment(2, 4, SIZE)) is None
     assert one.flushed() == 4 * MIB + 1
 
 

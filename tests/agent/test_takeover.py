@@ -12,12 +12,16 @@ from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.ownership import Ownership, take_over
+from walkeeper.agent.problems import Problems
+from walkeeper.agent.rival import Rival
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout, parse_gap_name
 from walkeeper.archive.write import Archive
+from walkeeper.config.model import Durability
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
+from walkeeper.core.promotion import closed
 from walkeeper.core.record import Gap, decode_record
 from walkeeper.core.takeover import LocalServer
 from walkeeper.errors import (
@@ -27,6 +31,7 @@ from walkeeper.errors import (
     Conflict,
     DcsUnavailable,
     Fenced,
+    HeldBack,
     NotLeader,
     StoreUnavailable,
     WrongCluster,
@@ -60,11 +65,12 @@ class World:
         leader: str | None = None,
         system: int = SYSTEM,
         accepted: Collection[str] = (),
+        durability: Durability = "local",
     ) -> Ownership:
         self.dcs.set_leader(leader or name)
         histories = {history.timeline: history_text(history)} if history.switches else {}
         wal = LocalWal(LocalServer(system, SIZE, history, Lsn(lsn)), histories)
-        return take_over(name, self.records[name], self.archive, wal, Watcher(SystemClock()), accepted)
+        return take_over(name, self.records[name], self.archive, wal, Watcher(SystemClock()), accepted, durability)
 
     def put(self, history: History, *numbers: int) -> None:
         for number in numbers:
@@ -147,6 +153,42 @@ def test_p8_the_old_owner_is_fenced_by_the_new_ones_takeover(world: World) -> No
     with pytest.raises(Fenced):
         old.write(Lsn(8 * MIB))
     assert world.dcs.record == before
+
+
+def test_an_owner_whose_session_was_ended_is_fenced_and_its_next_takeover_says_what_commits_wait_for(
+    world: World,
+) -> None:
+    owner = world.take_over("a", ONE, 3 * MIB, durability="store")
+    assert (owner.record.durability, owner.record.closed_by) == ("store", "")
+    ended = closed(owner.record, "b", "f" * 32)
+    world.dcs.put(ended.encode())
+    with pytest.raises(Fenced):
+        owner.write(Lsn(4 * MIB))
+    problems = Problems(SystemClock())
+    rival = Rival("a", problems, SystemClock())
+    for _ in range(3):
+        rival.lost(owner.record.session)
+        assert not rival.has(world.dcs.record)
+    assert problems.open() == []  # it is not another agent of its own name that has ended it
+    again = world.take_over("a", ONE, 3 * MIB)
+    assert (again.record.durability, again.record.closed_by) == ("", "")
+
+
+@pytest.mark.parametrize("reads_lag", [False, True])
+def test_p8_an_owner_confirms_its_record_by_what_cannot_be_old(world: World, reads_lag: bool) -> None:
+    """What Patroni remembers of Kubernetes may be: there it is written again."""
+    owner, records = world.take_over("a", ONE, 3 * MIB, durability="store"), world.records["a"]
+    records.reads_lag = reads_lag
+    before = len(records.writes)
+    owner.confirm()
+    assert len(records.writes) - before == reads_lag
+    owner.other_leader = "b"
+    with pytest.raises(HeldBack):
+        owner.confirm()
+    owner.other_leader = None
+    world.dcs.put(closed(owner.record, "b", "f" * 32).encode())
+    with pytest.raises(Fenced):
+        owner.confirm()
 
 
 def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(world: World) -> None:

@@ -113,6 +113,15 @@ def test_the_frontier_may_lie_in_a_segment_whose_tail_is_stored() -> None:
     assert hole_at(segment(1, 7), Around(frontier=inside)) is None
 
 
+def test_a_segment_that_is_whole_by_its_pieces_is_neither_a_hole_nor_an_end() -> None:
+    """With durability: store they go to its end, and the next one's begin before the whole segment is stored."""
+    behind = [segment(1, 6)]
+    assert hole_at(segment(1, 5), Around(behind, tail=TailReach(SIZE, SIZE, whole=True))) is None
+    assert hole_at(segment(1, 5), Around(behind, tail=TailReach(SIZE, SIZE))) is not None  # two servers' pieces differ
+    lost = Around(behind, [RecordedGap(segment(1, 5), Lsn(6 * MIB))], tail=TailReach(SIZE, SIZE, whole=True))
+    assert hole_at(segment(1, 5), lost) is None
+
+
 def test_p6_a_tail_that_was_stored_further_than_it_can_be_read_does_not_end_there() -> None:
     short = TailReach(4000, 9000, "tail/x")
     found = hole_at(segment(1, 5), Around(tail=short))

@@ -5,7 +5,8 @@ from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.receipt import Receipt
+from walkeeper.core.receipt import Receipt, TailReceipt
+from walkeeper.core.tail import Piece
 
 SIZE = SegmentSize(MIB)
 HISTORY = History(2, (Switch(1, Lsn(5 * MIB + 100)),))
@@ -65,3 +66,15 @@ def test_the_first_missing_segment_is_none_that_is_present_stored_or_lost() -> N
     frontier.add(receipt(6))
     assert frontier.first_missing(()) == HISTORY.segment(2, SIZE)
     assert frontier.first_missing({HISTORY.segment(2, SIZE), HISTORY.segment(3, SIZE)}) == HISTORY.segment(7, SIZE)
+
+
+def test_pieces_up_to_the_end_of_a_segment_do_not_claim_the_whole_object() -> None:
+    """A takeover begins with the segment of the frontier: below it all are there under their own names."""
+    frontier = Frontier(HISTORY, Lsn(6 * MIB), SIZE)
+    segment = Segment(2, 6, SIZE)
+    assert frontier.add_tail(TailReceipt(segment, Piece(0, 1000, "me"), "", 0, ""))
+    assert not frontier.add_tail(TailReceipt(segment, Piece(1000, SIZE, "me"), "", 0, ""))
+    assert frontier.lsn == 6 * MIB + 1000
+    assert frontier.next_segment == segment
+    assert frontier.add(receipt(6))
+    assert frontier.lsn == 7 * MIB

@@ -136,7 +136,7 @@ def worlds(draw: st.DrawFn) -> World:
         trees,
         trees[draw(st.sampled_from(sorted(trees)))],
         set(files) - missing,
-        {file: draw(st.integers(1, 3)) for file in sorted(missing) if draw(st.booleans())},
+        {file: draw(st.integers(1, 4)) for file in sorted(missing) if draw(st.booleans())},
         draw(st.sets(st.sampled_from(files), max_size=4)),
         backups,
     )

@@ -18,7 +18,7 @@ from tests.parts.etcd import HOW as ETCD_HOW
 from tests.parts.etcd import Etcd, etcd_program
 from tests.parts.processes import free_port
 from tests.twins.other_sides import patroni_file
-from walkeeper.dcs.base import Leader
+from walkeeper.dcs.base import RECORD, Leader
 from walkeeper.dcs.consul import Consul
 from walkeeper.dcs.patroni import PatroniRecord, connect
 from walkeeper.errors import ConfigError
@@ -136,3 +136,9 @@ def test_consuls_transaction_goes_to_the_datacenter_that_patroni_is_told(dc: str
     records = Consul(SimpleNamespace(_client=client, client_path=str, leader_path="leader"), "record")
     assert records.write(b"{}", None, Leader("a", "7")).version == "8"
     assert found == [asked]
+
+
+def test_what_patroni_remembers_of_kubernetes_may_be_old_and_what_the_others_answer_is_not() -> None:
+    kinds = ("etcd", "etcd3", "consul", "zookeeper", "exhibitor", "raft", "kubernetes", "what comes next")
+    lag = {kind for kind in kinds if PatroniRecord(kind, {}, 1.0, RECORD).reads_lag}
+    assert lag == {"kubernetes", "what comes next"}

@@ -22,7 +22,7 @@ from walkeeper.core.commits import commits, commits_back, crosses
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import PAGE_SIZE, check_part
-from walkeeper.core.wal_records import WalRecord, ends_early, ends_of, goes_beyond, last_begin, records
+from walkeeper.core.wal_records import WalRecord, ends_early, ends_of, goes_beyond, last_begin, read_record, records
 
 pytestmark = pytest.mark.postgres
 SIZE = SegmentSize(MIB)
@@ -224,6 +224,7 @@ def test_a_tail_goes_beyond_a_copy_only_if_it_has_more_whole_records(major: int)
     dice = random.Random(major)
     seen = wal(major).segments
     told: set[bool] = set()
+    go_on = 0
     for (before, old), (segment, plain) in pairwise(list(seen.items())[:7]):
         check_part(plain[: len(plain.rstrip(b"\0"))], 0, segment)
         assert before.number + 1 == segment.number
@@ -243,7 +244,14 @@ def test_a_tail_goes_beyond_a_copy_only_if_it_has_more_whole_records(major: int)
             assert goes_beyond(plain[: tail.at], b"", segment) == bool(tail.records) or not tail.records
             assert goes_beyond(plain[: tail.at], old, segment)
             assert not goes_beyond(plain[: tail.at], plain, segment)
+        last = last_begin(plain, SIZE - 1)
+        if last is not None and read_record(plain, segment, last) is None and plain[-8:] != bytes(8):
+            go_on += 1  # in the next segment: whoever lacks a part of that record lacks this segment
+            for at in [*(cut.at for cut in own), last, *range(last - last % PAGE_SIZE + PAGE_SIZE, SIZE, PAGE_SIZE)]:
+                for rest in (b"", bytes(SIZE), old):
+                    assert goes_beyond(plain, plain[:at] + rest[at:], segment), (segment, at)
     assert told == {True, False}
+    assert go_on
 
 
 @pytest.mark.parametrize("major", OLDEST)

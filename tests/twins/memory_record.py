@@ -79,6 +79,7 @@ class MemoryRecord:
         self.cut_off = False
         self.read_only = False
         self.lose_answers = 0
+        self.reads_lag = False
         self.reads = 0
         self.writes: list[bytes] = []
         """Every document that was written through this view, in order."""

@@ -351,7 +351,9 @@ class Agent:
         self._probe.ensure()
         archive = self.archives.archive(server.system_identifier, server.segment_size)
         receiver = find_receiver(self.config, server.major)  # before the record is ours: without it nothing is archived
-        ownership = take_over(self.config.name, self.records, archive, local, self.watcher, accepted)
+        ownership = take_over(
+            self.config.name, self.records, archive, local, self.watcher, accepted, self.config.durability
+        )
         sources = Sources(
             archive,
             local.server.history,

@@ -39,6 +39,8 @@ class Rival:
         record, fenced, self._fenced = decoded(found).record, self._fenced, ""
         if not fenced or record is None or record.owner != self._name or record.session == fenced:
             return False
+        if record.closed_by:
+            return False  # by who is to be promoted, which leaves the owner's name in it
         before, self._robbed_at = self._robbed_at, self._clock.monotonic()
         if self._robbed_at - before > 3 * LEFT_SECONDS:
             return False

@@ -343,7 +343,7 @@ def _partly(
         except BadName:
             continue  # of another segment size
         chain = longest_chain(those)
-        if chain and chain[-1].end < size:
+        if chain and chain[-1].end <= size:
             found[segment] = max(found.get(segment, segment.start), Lsn(segment.start + chain[-1].end))
     if record is not None and record.timeline in histories:
         opened = histories[record.timeline].segment_at(record.position, size)

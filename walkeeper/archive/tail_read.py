@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -75,15 +76,18 @@ def read_tail(store: Store, layout: Layout, codec: Codec, name: str) -> Tail:
     Call it when the complete segment has just been found absent; that there is no tail is then proved, too. Raises CannotTell
     or the store's errors.
     """
+    chains, reach = read_chains(store, layout, codec, name)
+    believed = _believed(store, layout, chains)
+    whole = believed is not None and len(believed.plain) == believed.segment.size
+    return Tail(believed, replace(reach, whole=whole))
+
+
+def read_chains(store: Store, layout: Layout, codec: Codec, name: str) -> tuple[list[AssembledTail], TailReach]:
+    """The longest provable chain of each owner, nowhere cut off, and how far they go. Raises as ``read_tail``."""
     for _ in range(_ATTEMPTS):
         listed = list(stored_pieces(store, layout, name))
-        if not listed:
-            return Tail()
-        try:
-            chains, reach = _chains(store, layout, codec, name, listed)
-        except _Changed:
-            continue
-        return Tail(_believed(store, layout, chains), reach)
+        with suppress(_Changed):
+            return _chains(store, layout, codec, name, listed)
     raise CannotTell(f"{name}: its tail is being replaced", hint="The complete segment is about to be in the store.")
 
 

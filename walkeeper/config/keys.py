@@ -293,6 +293,20 @@ class Keys(Section, frozen=True):
             "keeps the open segment in memory and takes complete ones from pg_wal, without a spool."
         ),
     ] = "pg_receivewal"
+    durability: Annotated[
+        Literal["local", "store"],
+        Meta(
+            description="What a commit waits for. `local`: nothing of walkeeper's. `store`: its WAL is in the store; the agent "
+            "streams by itself, as a synchronous standby that `synchronous_standby_names` has to name. See docs/durability.md."
+        ),
+    ] = "local"
+    degrade_after: Annotated[
+        Interval,
+        Meta(
+            description="With `durability: store`: how long a commit waits for a store that takes nothing before commits go on "
+            "without it, loudly, until it has caught up. `off`: for as long as it takes."
+        ),
+    ] = Interval(0)
     compression_level: Annotated[Level, Meta(description="zstd's, 1 to 19.")] = 1
     encryption: EncryptionKeys = EncryptionKeys()
     authentication: AuthenticationKeys = AuthenticationKeys()

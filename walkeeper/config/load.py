@@ -200,6 +200,12 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         )
     if keys.receiver == "builtin" and keys.archiver == "command":
         raise written.error(("receiver",), "archiver: command receives nothing", hint="Leave one of the two out.")
+    if keys.durability == "store" and keys.archiver == "command":
+        raise written.error(("durability",), "archiver: command receives nothing", hint="Leave one of the two out.")
+    if keys.degrade_after and keys.durability == "local":
+        raise written.error(
+            ("degrade_after",), "only with durability: store does a commit wait", hint="Leave it out, or set that."
+        )
     return Config(
         source=path,
         patroni_config=patroni.file,
@@ -243,7 +249,9 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
             postgresql=_postgresql(keys.postgresql, patroni, written),
         ),
         archiver=keys.archiver,
-        receiver=keys.receiver,
+        receiver="builtin" if keys.durability == "store" else keys.receiver,
+        durability=keys.durability,
+        degrade_after=float(keys.degrade_after) or None,
     )
 
 

@@ -16,6 +16,7 @@ _T = TypeVar("_T")
 ArchiverMode: TypeAlias = Literal["streaming", "command"]
 """Where WAL comes from: pg_receivewal, or what PostgreSQL hands to archive_command."""
 ReceiverKind: TypeAlias = Literal["pg_receivewal", "builtin"]
+Durability: TypeAlias = Literal["local", "store"]
 
 NOT_IN_CLEAR: Final = "!password"
 ONLY_SCRAM: Final = "!password,!md5"
@@ -138,6 +139,10 @@ class Config:
     archiver: ArchiverMode = "streaming"
     receiver: ReceiverKind = "pg_receivewal"
     """With ``archiver: streaming``."""
+    durability: Durability = "local"
+    """``store``: a commit waits until its WAL is in the store."""
+    degrade_after: float | None = None
+    """Seconds; None: commits wait for as long as it takes."""
     authentication_keys: tuple[str, ...] = field(default=(), repr=False)
     """The first is for new objects; none: objects carry no codes."""
     authentic_since: str = ""

@@ -28,6 +28,8 @@ class About(StrEnum):
     ARCHIVER_REFUSED = "archiver_refused"
     ARCHIVER_SPOOL = "archiver_spool"
     ARCHIVER_RECEIVER = "archiver_receiver"
+    ARCHIVER_COMMITS = "archiver_commits"
+    ARCHIVER_DEGRADED = "archiver_degraded"
     ARCHIVER_RECORD = "archiver_record"
     ARCHIVER_SLOT = "archiver_slot"
     ARCHIVER_TAIL = "archiver_tail"

@@ -69,6 +69,8 @@ def hole_at(asked: Segment, around: Around) -> Hole | None:
     """None where the archive ends there."""
     if any(each.first <= asked.number < each.end for each in around.given_up):
         return Hole("it is below the floor that walkeeper expire has recorded", given_up=True)
+    if around.tail.whole:
+        return None  # with durability: store pieces go to its end
     same = [gap for gap in around.gaps if gap.first.timeline == asked.timeline and gap.end > asked.start]
     for gap in same:
         if gap.first.number <= asked.number:

@@ -57,6 +57,15 @@ class Frontier:
                 return segment
             number += 1
 
+    def unbroken(self) -> Lsn:
+        """Up to where everything is stored that this timeline's own commits need: what is lost below its fork is not, nor what
+        is recorded as lost. The lower one of two true answers where WAL from the fork on is suspected lost.
+        """
+        begun = max((switch.lsn for switch in self.history.switches), default=Lsn(0)) // self.size
+        if any(end > begun for _, end in self.suspected):
+            return self.lsn
+        return max(self.lsn, self.first_missing(()).start)
+
     def add(self, receipt: Receipt) -> bool:
         """Take a receipt in; True when the frontier moved. One for another branch, or from below, changes nothing."""
         segment = receipt.segment
@@ -76,8 +85,8 @@ class Frontier:
         if segment != self.next_segment or piece.begin > self._tails.get(piece.owner, 0):
             return False
         self._tails[piece.owner] = max(piece.end, self._tails.get(piece.owner, 0))
-        moved = receipt.end > self._tail_end
-        self._tail_end = max(self._tail_end, receipt.end)
+        moved = self._tail_end < receipt.end < segment.end  # at its end it would claim that the whole object is there
+        self._tail_end = receipt.end if moved else self._tail_end
         return moved
 
     def suspect(self, first: int, end: int) -> None:

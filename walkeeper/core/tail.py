@@ -48,12 +48,13 @@ class Piece:
 class TailReach:
     """How far a tail goes, in bytes of its segment: as its pieces hold together, and as their names say that they should.
 
-    ``ignored``: the key of one that could not be used.
+    ``ignored``: the key of one that could not be used. ``whole``: they have all of the segment, and nothing contradicts them.
     """
 
     reached: int = 0
     listed: int = 0
     ignored: str = ""
+    whole: bool = False
 
 
 NO_TAIL: Final = TailReach()

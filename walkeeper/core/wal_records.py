@@ -197,6 +197,30 @@ def last_whole(plain: Plain, segment: Segment) -> Lsn | None:
     return None if begin is None else Lsn(segment.start + begin)
 
 
+def last_end(data: Plain, segment: Segment) -> Lsn | None:
+    """Where the last record ends that ends in ``data``, told by pages and lengths alone; None if none does.
+
+    ``data`` is a segment's from its start on, as far as it is there; zeros behind it do not matter. ``can_be_read`` comes before.
+    """
+    used = without_zeros(data)
+    begin = last_begin(data, used - 1) if used else None
+    while begin is not None:
+        end = _end_by_length(data, begin)
+        if end is not None and end <= len(data):
+            return Lsn(segment.start + end)
+        begin = last_begin(data, begin - 1)
+    if used < _PAGE.size:
+        return None
+    _, info, _, _, left = _PAGE.unpack_from(data)  # what is left of a record from the segment before
+    end = _end_of(_LONG_SIZE, left) if info & _CONTINUED else len(data) + 1
+    return Lsn(segment.start + end) if end <= len(data) else None
+
+
+def can_be_read(plain: Plain, segment: Segment) -> bool:
+    """Whether pages and records have the form that is known here. ``plain`` is a beginning of the segment."""
+    return SegmentHeader.parse(plain, segment.name).page_size == PAGE_SIZE and _can_be_read(plain, segment)
+
+
 @dataclass(frozen=True, slots=True)
 class Ends:
     """Where the last record of a segment begins, and where the one ``before`` its first record does, as that one says.
@@ -238,9 +262,12 @@ def goes_beyond(tail: Plain, local: Plain, segment: Segment) -> bool:
     if more is not None and more.end <= differ:
         begin = more.next
         more = read_record(tail, segment, begin)
-    if more is None:
-        return False
     theirs = read_record(local, segment, begin)
+    if more is None:
+        # The last record goes on in the next segment. What was received of it ends with a page, as above.
+        goes_on = len(tail) == segment.size and (_end_by_length(tail, begin) or 0) > segment.size
+        page = (differ // PAGE_SIZE + 1) * PAGE_SIZE
+        return goes_on and theirs is None and not _page_is_true(local, segment, page)
     if theirs is None:
         return True
     # A whole record that follows none of those before it is a recycled segment's. Of the first one here that is not known:
@@ -336,6 +363,11 @@ def _end_by_length(data: Plain, begin: int) -> int | None:
     (left,) = _LENGTH.unpack_from(data, begin)
     if left < _RECORD.size:
         return None
+    return _end_of(begin, left)
+
+
+def _end_of(begin: int, left: int) -> int:
+    """Where so many bytes of a record end that begin, or go on, at that offset."""
     here = min(left, PAGE_SIZE - begin % PAGE_SIZE)
     pages, rest = divmod(left - here, PAGE_SIZE - _SHORT_SIZE)
     end = begin + here + pages * PAGE_SIZE

@@ -218,11 +218,15 @@ class _Chain:
     def stored_to(self, position: Lsn) -> Lsn:
         """Up to where all WAL from the segment of ``position`` on is stored; the tail of the last one included."""
         number = position // self._holdings.size
-        number = next((run.end for run in self.runs if run.first <= number < run.end), number)
-        segment = self.history.segment(number, self._holdings.size)
-        if _holds(self._holdings.given_up, segment):
-            return segment.start
-        return max(segment.start, self._holdings.partly.get(segment, segment.start))
+        while True:
+            number = next((run.end for run in self.runs if run.first <= number < run.end), number)
+            segment = self.history.segment(number, self._holdings.size)
+            if _holds(self._holdings.given_up, segment):
+                return segment.start
+            reached = max(segment.start, self._holdings.partly.get(segment, segment.start))
+            if reached < segment.end:
+                return reached
+            number += 1  # all of it is there, in pieces
 
     def reach(self, backup: Backup) -> Lsn:
         return self.stored_to(Lsn.parse(backup.wal[0].start))

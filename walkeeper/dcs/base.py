@@ -80,9 +80,13 @@ class Topology:
 
 
 class RecordStore(Protocol):
-    """One key's: the record's, or another one of ours, which is no other to a DCS. Reads are linearizable. Each method returns or
-    raises DcsUnavailable within a deadline of its own; none retries.
+    """One key's: the record's, or another one of ours, which is no other to a DCS. Reads are linearizable, but where
+    ``reads_lag``. Each method returns or raises DcsUnavailable within a deadline of its own; none retries.
     """
+
+    @property
+    def reads_lag(self) -> bool:
+        """Whether ``read`` may say what was true a while ago, as what Patroni remembers of Kubernetes does. No write does."""
 
     def read(self) -> Versioned | None:
         """The record; None only when the DCS says that there is none."""

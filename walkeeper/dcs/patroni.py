@@ -76,6 +76,9 @@ _CHECK_CREDENTIALS: Final = (
 _CHECK_DCS: Final = "Check that the DCS is up and has a quorum, and the way to it from this node."
 
 
+_LINEARIZABLE: Final = frozenset({"etcd", "etcd3", "consul", "zookeeper", "exhibitor", "raft"})
+
+
 class Backend(Protocol):
     """A RecordStore's part that differs from DCS to DCS. It may hang and may raise whatever its library raises."""
 
@@ -190,6 +193,10 @@ class PatroniRecord:
             return _topology(connection.dcs.get_cluster(), leader)
 
         return self._call(look)
+
+    @property
+    def reads_lag(self) -> bool:
+        return self._kind not in _LINEARIZABLE
 
     def close(self) -> None:
         for connection in (self._connection, *self._abandoned):

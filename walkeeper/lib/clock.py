@@ -25,6 +25,11 @@ class SystemClock:
         time.sleep(seconds)
 
 
+def since_boot() -> float:
+    """Monotonic seconds that go on while the machine sleeps: for what others rely on that it has ended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def wall_seconds() -> float:
     """The wall clock, in seconds since 1970: to compare clocks, and for ages that people read."""
     return time.time()

@@ -62,6 +62,13 @@ select current_setting('archive_mode'), archived_count, last_archived_wal, faile
        coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false)
   from pg_stat_archiver"""
 
+# Another role's session shows what it waits for to members of pg_read_all_stats alone.
+_COMMITS: Final = """
+select case when pg_has_role('pg_read_all_stats', 'usage')
+            then (select count(*) from pg_stat_activity where wait_event = 'SyncRep') end,
+       current_setting('synchronous_standby_names'),
+       exists (select from pg_stat_activity where application_name = %s)"""
+
 
 def require_auth(settings: PostgresqlSettings) -> str:
     """What libpq 16 and newer call that; older ones refuse a connection string with it."""
@@ -138,6 +145,17 @@ class CommandState:
     fails: bool
 
 
+@dataclass(frozen=True, slots=True)
+class CommitsState:
+    """``waiting``: how many sessions wait for a synchronous standby; None where this role cannot see it of all. ``connected``:
+    whether the standby that was asked for is.
+    """
+
+    waiting: int | None
+    standby_names: str
+    connected: bool
+
+
 class Server:
     """One server. Every call returns or raises PostgresError within ``timeout`` seconds, also when the server hangs.
 
@@ -190,6 +208,11 @@ class Server:
             str(row[0]), int(str(row[1])), None if row[2] is None else str(row[2]),
             int(str(row[3])), None if row[4] is None else str(row[4]), bool(row[5]),
         )  # fmt: skip
+
+    def commits(self, standby: str) -> CommitsState:
+        """``standby``: who acknowledges."""
+        waiting, names, there = self._one(_COMMITS, (standby,))
+        return CommitsState(None if waiting is None else int(str(waiting)), str(names), bool(there))
 
     def advance_slot(self, name: str, lsn: Lsn) -> None:
         """Move a physical slot forward to ``lsn``."""

@@ -1,7 +1,7 @@
 """WAL as a server sends it: START_REPLICATION without a slot, on psycopg's low level (``protocol.sgml``, "START_REPLICATION").
 
-No flush position is ever reported: PostgreSQL never takes this for a synchronous standby, and a server that shuts down waits
-for what is received, not for what is stored.
+No flush position is reported but an Acknowledgement: without one PostgreSQL never takes this for a synchronous standby, and a
+server that shuts down waits for what is received, not for what is stored (``SyncRepReleaseWaiters``, ``WalSndDone``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import psycopg
 from psycopg import pq
 
 from walkeeper.core.lsn import Lsn
+from walkeeper.core.synchronous import NOTHING, Acknowledgement
 from walkeeper.lib.clock import wall_seconds
 from walkeeper.postgres.pg_receivewal import WAL_SENDER_TIMEOUT
 from walkeeper.postgres.walsender import Walsender
@@ -48,6 +49,9 @@ class WalStream(Walsender):
     received: Lsn = _NOWHERE
     heard: bool = False
     """Whether anything has come since ``start``."""
+    wake: int = -1
+    """A descriptor that ends the wait of ``receive`` and ``idle`` when it can be read; -1: none."""
+    _acknowledged: Acknowledgement = NOTHING
     _heard_at: float = 0.0
     _told_at: float = 0.0
 
@@ -83,7 +87,25 @@ class WalStream(Walsender):
             self._heard_at = now
         elif now - self._heard_at > self.silence:
             raise self._problem("it says nothing any more")
-        if now - self._told_at >= STATUS_SECONDS:
+        self._tell_now_and_then()
+
+    def idle(self, seconds: float) -> None:
+        """As ``receive``, but nothing is taken: the server waits, and is told that we live."""
+        poll = select.poll()
+        if self.wake >= 0:
+            poll.register(self.wake, select.POLLIN)
+        poll.poll(seconds * 1000)
+        self._heard_at = time.monotonic()
+        self._tell_now_and_then()
+
+    def acknowledge(self, what: Acknowledgement) -> None:
+        """Say so, where it is not what was said last: what it names is durable, or, as NOTHING, that nothing is promised."""
+        if what != self._acknowledged:
+            self._acknowledged = what
+            self._tell(answer=False)
+
+    def _tell_now_and_then(self) -> None:
+        if time.monotonic() - self._told_at >= STATUS_SECONDS:
             self._tell()
 
     def _take(self, message: memoryview, take: Callable[[Lsn, memoryview], None]) -> None:
@@ -103,11 +125,13 @@ class WalStream(Walsender):
         else:
             raise self._problem(f"it sent a message of {len(message)} bytes that is not understood, {kind!r}")
 
-    def _tell(self) -> None:
-        self._told_at = time.monotonic()
+    def _tell(self, *, answer: bool = True) -> None:
+        """Written, flushed and applied are one: nothing between received and durable is worth a commit's wait."""
+        self._told_at = time.monotonic() if answer else self._told_at
         stamp = int((wall_seconds() - _YEAR_2000) * 1_000_000)
+        durable = self._acknowledged.lsn
         try:
-            self._pg.put_copy_data(_STATUS.pack(b"r", self.received, 0, 0, stamp, 1))
+            self._pg.put_copy_data(_STATUS.pack(b"r", durable or self.received, durable, durable, stamp, answer))
             self._pg.flush()  # what does not go now goes with the next call
         except psycopg.Error as error:
             raise self._problem(str(error)) from None
@@ -115,6 +139,8 @@ class WalStream(Walsender):
     def _wait_briefly(self, seconds: float) -> None:
         poll = select.poll()
         poll.register(self._pg.socket, select.POLLIN)
+        if self.wake >= 0:
+            poll.register(self.wake, select.POLLIN)
         if poll.poll(seconds * 1000):
             self._pg.consume_input()
 

@@ -43,6 +43,8 @@ class Walsender:
     silence: float = SILENCE
     warnings: list[str] = field(default_factory=list)
     """What the server said besides, as far as it was not made part of an error or of the damage."""
+    application: str = ""
+    """Its ``application_name``; "" is that of every connection."""
     _link: psycopg.Connection[tuple[object, ...]] | None = None
 
     parameters: ClassVar[Mapping[str, str]] = {}
@@ -50,7 +52,8 @@ class Walsender:
 
     def __enter__(self) -> Self:
         try:
-            self._link = connect(self.settings, replication="true", **self.parameters)
+            named = {"application_name": self.application} if self.application else {}
+            self._link = connect(self.settings, replication="true", **self.parameters, **named)
         except psycopg.Error as error:
             raise self._problem(str(error)) from None
         self._pg.notice_handler = self._noticed

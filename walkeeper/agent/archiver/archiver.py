@@ -23,6 +23,7 @@ from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.receipts import Receipts
 from walkeeper.agent.archiver.receiving import Receiving
 from walkeeper.agent.archiver.source import Source
+from walkeeper.agent.archiver.synchronous import AT_ONCE, Synchronous
 from walkeeper.agent.archiver.tail import Tail
 from walkeeper.agent.archiver.uploads import Uploads
 from walkeeper.agent.observation import Observed
@@ -77,6 +78,11 @@ class Archiver:
         self._stopping = threading.Event()
         self._look_now = threading.Event()
         self._threads: list[threading.Thread] = []
+
+    @property
+    def synchronous(self) -> Synchronous | None:
+        """Where commits wait for the store."""
+        return None if self._receiving is None else self._receiving.synchronous
 
     @property
     def ownership(self) -> Ownership:
@@ -135,7 +141,14 @@ class Archiver:
 
     def _start_receiving(self, supervisor: Supervisor) -> list[threading.Thread]:
         receiving = self._receiving
-        return [] if receiving is None else [supervisor.start("receive", lambda: receiving.run(self._stopping))]
+        if receiving is None:
+            return []
+        threads = [supervisor.start("receive", lambda: receiving.run(self._stopping))]
+        if (synchronous := receiving.synchronous) is not None:
+            threads += [
+                supervisor.start(f"ship-{number}", lambda: synchronous.run(self._stopping)) for number in range(AT_ONCE)
+            ]
+        return threads
 
     def stop(self, timeout: float) -> None:
         """End: what receives is stopped, uploads finish or are left for the next start; at most ``timeout`` seconds.
@@ -194,6 +207,8 @@ class Archiver:
             self._frontier.add_gap(gap.first, gap.end_lsn)
         if self.tail.advance(self._frontier) or moved:
             self._commit.changed.set()
+        if self.synchronous is not None:
+            self.synchronous.archived = self._frontier.unbroken()
 
     def _hand_out(self) -> Segment | None:
         """Each complete segment once. Returns a segment that the local server no longer has, else None."""

@@ -8,13 +8,16 @@ from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.archiver.audit import Audit
 from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.from_pg_wal import WithoutSpool
+from walkeeper.agent.archiver.lease import Lease
 from walkeeper.agent.archiver.life import Life
 from walkeeper.agent.archiver.lost_wal import LostWal, Sources
 from walkeeper.agent.archiver.open_segment import OpenSegment, PartialFile
 from walkeeper.agent.archiver.ownership import Ownership
+from walkeeper.agent.archiver.received import Received
 from walkeeper.agent.archiver.receiving import Receiving
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.archiver.streaming import Streaming
+from walkeeper.agent.archiver.synchronous import Synchronous
 from walkeeper.agent.archiver.tail import Tail
 from walkeeper.agent.archiver.uploads import Uploads
 from walkeeper.agent.observation import Observed
@@ -22,6 +25,7 @@ from walkeeper.agent.problems import Problems
 from walkeeper.config import Config
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import Segment
+from walkeeper.core.synchronous import standby_name
 from walkeeper.errors import ConfigError, PostgresError
 from walkeeper.postgres.pg_receivewal import Receiver, find_program
 from walkeeper.postgres.server import Server
@@ -43,25 +47,38 @@ def assemble(
     """An archiver that is not started. ``server`` is for its own use."""
     clock, archive = sources.clock, sources.archive
     frontier = Frontier(sources.history, ownership.record.position, archive.size)
-    receiving: Receiving | None = None
+    received: Received | None = None
+    receiver: Receiver | None = None
     opened: OpenSegment | None = None
-    source: Source
+    shipped = False
     if config.receiver == "builtin" and not (observed.in_recovery and sources.program):
-        keep = config.tail_interval is not None
-        opened = receiving = Receiving(sources, frontier, config.postgresql, observed, problems, keep=keep)
-        source = WithoutSpool(sources, observed, receiving.flushed)
-    elif config.archiver == "command" or sources.program is None:
-        source = WithoutSpool(sources, observed)
-    else:
-        passfile = config.spool_directory / "pgpass"
-        receiver = Receiver(sources.program, sources.spool.wal, config.postgresql, passfile, clock)
+        shipped = config.durability == "store"
+        opened = received = Received(sources.history, keep=config.tail_interval is not None, hand_out=shipped)
+    elif config.archiver != "command" and sources.program is not None:
+        receiver = Receiver(
+            sources.program, sources.spool.wal, config.postgresql, config.spool_directory / "pgpass", clock
+        )
         opened = PartialFile(receiver, sources.spool.wal)
+    tail = Tail(sources, opened, ownership.record.session, config.tail_interval, problems, shipped=shipped)
+    receiving: Receiving | None = None
+    lease = Lease() if shipped else None
+    source: Source
+    if received is not None:
+        synchronous: Synchronous | None = None
+        if lease is not None:
+            name = standby_name(archive.layout.system_identifier)
+            synchronous = Synchronous(received, tail, lease, name, config.degrade_after, problems, clock)
+        receiving = Receiving(sources, frontier, config.postgresql, observed, problems, received, synchronous)
+        source = WithoutSpool(sources, observed, receiving.flushed)
+    elif receiver is not None:
         try:
             observed.slot = server.slot(config.hold_slot)
         except PostgresError as problem:
             observed.slot = problem  # the next look asks again
         source = Streaming(sources, receiver, config.spool_reserve, observed, problems)
-    commit = Commit(ownership, frontier, source, server, config.hold_slot, observed, problems, clock)
+    else:
+        source = WithoutSpool(sources, observed)
+    commit = Commit(ownership, frontier, source, server, config.hold_slot, observed, problems, clock, lease)
     uploads = Uploads(archive, source, frontier, problems, clock)
 
     def first() -> int:
@@ -75,7 +92,7 @@ def assemble(
         lost=LostWal(sources, frontier, config.gap_patience, problems),
         life=Life(archive, ownership.record.life, ownership.record.owner, problems, clock),
         receiving=receiving,
-        tail=Tail(sources, opened, ownership.record.session, config.tail_interval, problems),
+        tail=tail,
         audit=Audit(sources, frontier, first, uploads.receipts, config.agent.read_back, problems),
         observed=observed,
         problems=problems,

@@ -7,6 +7,7 @@ import queue
 import threading
 from typing import Final
 
+from walkeeper.agent.archiver.lease import Lease
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.observation import Observed
@@ -21,12 +22,14 @@ from walkeeper.core.record import MAX_SUSPECTED, Gap
 from walkeeper.core.suspicion import stretches
 from walkeeper.errors import DcsError, Fenced, PostgresError, SpoolError
 from walkeeper.lib import events
-from walkeeper.lib.clock import Clock
+from walkeeper.lib.clock import Clock, since_boot
 from walkeeper.lib.retry import Backoff
 from walkeeper.postgres.server import Server
 
 RECORD_INTERVAL: Final = 0.2
 """Seconds from one write of the record to the next: a backlog's segments are stored faster than a DCS should be written."""
+SHIPPED_INTERVAL: Final = 1.0
+"""As many, where pieces of the tail are stored all the time."""
 PROBLEM_SECONDS: Final = 10.0
 """Seconds from one change of the record's problem to the next."""
 
@@ -44,7 +47,10 @@ class Commit:
         observed: Observed,
         problems: Problems,
         clock: Clock,
+        lease: Lease | None = None,
     ) -> None:
+        """``lease``: to be kept up, where something is acknowledged by it."""
+        self._lease = lease
         self.ownership = ownership
         self.over = threading.Event()
         self.changed = threading.Event()
@@ -73,7 +79,7 @@ class Commit:
 
     def run(self, stopping: threading.Event) -> None:
         """Until ``stopping``, or until another owner wrote the record."""
-        backoff = Backoff(1, 10)
+        backoff = Backoff(1, 10 if self._lease is None else 2)
         pending: list[Receipt] = []
         gaps: list[Gap] = []
         while not stopping.is_set():
@@ -84,9 +90,13 @@ class Commit:
                 pending.append(self._stored.get())
             while not self._gaps.empty():
                 gaps.append(self._gaps.get())
+            asked_at = since_boot()
             try:
-                self._write_record(frontier, gaps)
+                confirmed = self._write_record(frontier, gaps)
                 gaps.clear()
+                if self._lease is not None and not confirmed and self._lease.is_due():
+                    self.ownership.confirm()
+                    confirmed = True
             except Fenced as problem:
                 events.failure("fenced", problem, owner=self.ownership.record.owner, frontier=self.ownership.record.lsn)
                 self.over.set()
@@ -97,11 +107,14 @@ class Commit:
                 continue
             backoff.succeeded()
             self._problems.clear(About.ARCHIVER_RECORD)
+            if self._lease is not None and confirmed:
+                self._lease.confirmed(asked_at)
             slot = self._follow_with_slot()
             pending = self._remove_recorded(pending, slot)
-            stopping.wait(RECORD_INTERVAL)
+            stopping.wait(RECORD_INTERVAL if self._lease is None else SHIPPED_INTERVAL)
 
-    def _write_record(self, frontier: Lsn, gaps: list[Gap]) -> None:
+    def _write_record(self, frontier: Lsn, gaps: list[Gap]) -> bool:
+        """Whether it had to be written."""
         problem = self._problem()
         # After the position: a sum that is newer than that is not stated, and both are written again.
         self.ownership.below = self._frontier.below
@@ -109,10 +122,12 @@ class Commit:
         suspected = tuple(lost.as_gap() for lost in stretches(history, size, self._frontier.suspected))[:MAX_SUSPECTED]
         ended = self._observed.times.ended_at_or_below(frontier)
         unsaid = ended.until - self._said_at if ended is not None else 0.0
-        if record_is_due(self.ownership.record, frontier, gaps, suspected, problem, unsaid):
-            wal_at = ended.stamp if ended is not None else ""
-            self.ownership.write(frontier, tuple(gaps), problem, suspected, wal_at)
-            self._said_at = ended.until if ended is not None else self._said_at
+        if not record_is_due(self.ownership.record, frontier, gaps, suspected, problem, unsaid):
+            return False
+        wal_at = ended.stamp if ended is not None else ""
+        self.ownership.write(frontier, tuple(gaps), problem, suspected, wal_at)
+        self._said_at = ended.until if ended is not None else self._said_at
+        return True
 
     def _problem(self) -> str:
         """For the record, where it changes at most every few seconds."""

@@ -14,6 +14,7 @@ from walkeeper.agent.archiver.comparing import AT_ONCE
 from walkeeper.agent.archiver.life import Watcher, check_no_clone, no_longer_a_clone
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.archive.write import Archive
+from walkeeper.config.model import Durability
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import MAX_GAPS, MAX_SUSPECTED, Gap, Record
@@ -54,11 +55,7 @@ class Ownership:
 
         After a time-out our own write may have got through: a conflict is looked into before it is believed.
         """
-        if self.other_leader is not None:
-            raise HeldBack(
-                f"record in the DCS: it waits, because {self.other_leader} holds Patroni's leader key",
-                hint="That member takes the archive over. If it does not, its agent's log says why.",
-            )
+        self._check_leader()
         gaps = (*self.record.gaps, *new_gaps)
         position = max(lsn, self.record.position)
         now = timestamp()
@@ -81,6 +78,21 @@ class Ownership:
             self._versioned = self._ours_or_fenced()
             self._versioned = self._records.write(record.encode(), self._versioned)
         self.record = record
+
+    def confirm(self) -> None:
+        """That the record is still ours, by reading it, or by writing it again where a read may be old. Raises as ``write``."""
+        self._check_leader()
+        if self._records.reads_lag:
+            self.write(self.record.position, (), self.record.trouble, self.record.suspected)
+        else:
+            self._ours_or_fenced()
+
+    def _check_leader(self) -> None:
+        if self.other_leader is not None:
+            raise HeldBack(
+                f"record in the DCS: it waits, because {self.other_leader} holds Patroni's leader key",
+                hint="That member takes the archive over. If it does not, its agent's log says why.",
+            )
 
     def _start(self, lsn: Lsn) -> str:
         """It moves with the floor, and never back."""
@@ -116,8 +128,10 @@ def take_over(
     local: LocalWal,
     watcher: Watcher,
     accepted: Collection[str] = (),
+    durability: Durability = "local",
 ) -> Ownership:
-    """Steps 1 to 7 of the design's takeover. ``accepted``: reasons of refusals that a person lets pass.
+    """Steps 1 to 7 of the design's takeover. ``accepted``: reasons of refusals that a person lets pass; ``durability``: what
+    commits will wait for.
 
     What takes long, the store, comes first, and the record is read again right before it is written: who still writes it keeps
     nobody from taking it. Raises NotLeader, Refused, CasConflict (try from the top), StandbyLags, Watching, or an outage's error.
@@ -131,7 +145,7 @@ def take_over(
     belief = believe(me, previous, archive, local, accepted)
     _store_histories(archive, local, belief)
     token = (previous.life if previous is not None else "") or watcher.token()
-    record, written = _compare_and_set(me, records, before, belief, local, token)
+    record, written = _compare_and_set(me, records, before, belief, local, token, durability)
     no_longer_a_clone(archive, local)
     if not belief.start_is_stated:
         archive.state_start(
@@ -158,7 +172,13 @@ def _leader(me: str, records: RecordStore) -> Leader:
 
 
 def _compare_and_set(
-    me: str, records: RecordStore, before: Versioned | None, belief: Belief, local: LocalWal, life: str
+    me: str,
+    records: RecordStore,
+    before: Versioned | None,
+    belief: Belief,
+    local: LocalWal,
+    life: str,
+    durability: Durability,
 ) -> tuple[Record, Versioned]:
     session = uuid.uuid4().hex
     for _ in range(ATTEMPTS):
@@ -183,6 +203,7 @@ def _compare_and_set(
             below_sha256=belief.below_sha256,
             history_sha256=belief.history_sha256,
             life=life,
+            durability="store" if durability == "store" else "",
         )
         try:
             return record, records.write(record.encode(), versioned, guard=leader)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.open_segment import OpenSegment
+from walkeeper.agent.archiver.received import Part
 from walkeeper.agent.problems import Problems
 from walkeeper.archive import tail
 from walkeeper.archive.tail import StoredPiece
@@ -27,6 +29,7 @@ from walkeeper.core.tail import MAX_PIECE, Piece, due_for_merge, inner_fork, lon
 from walkeeper.core.wal_page import Plain
 from walkeeper.errors import BadName, BadSegment, StoreDenied, WalkeeperError
 from walkeeper.lib import events
+from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import Backoff
 from walkeeper.postgres.wal_file import read_segment
 
@@ -34,6 +37,12 @@ TICK: Final = 0.1
 """Seconds between two looks at how far the receiver is."""
 DROPS: Final = 4
 """Covered pieces that are removed at each look, at most."""
+SHIPPED_DROPS: Final = 64
+"""As many, where pieces are shipped as WAL comes."""
+AT_ONCE: Final = 8
+"""Of them at the same time."""
+LAST: Final = 64
+"""Segments that are remembered as stored."""
 LOOK_BACK: Final = 2
 """Segments before the start of which a dead owner may have left covered pieces."""
 
@@ -62,8 +71,16 @@ class Tail:
     """The tail of one ownership. ``run`` is a thread's; ``stored`` and ``advance`` are for the thread that has the frontier."""
 
     def __init__(
-        self, sources: Sources, opened: OpenSegment | None, session: str, interval: float | None, problems: Problems
+        self,
+        sources: Sources,
+        opened: OpenSegment | None,
+        session: str,
+        interval: float | None,
+        problems: Problems,
+        *,
+        shipped: bool = False,
     ) -> None:
+        """``shipped``: pieces are stored by ``ship``, as others call it, and none by the clock."""
         self.uploaded = 0
         self.uploaded_bytes = 0
         self._archive = sources.archive
@@ -74,10 +91,20 @@ class Tail:
         self._problems = problems
         self._clock = sources.clock
         self._receipts: queue.SimpleQueue[TailReceipt] = queue.SimpleQueue()
-        self._whole: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
+        self._whole: queue.SimpleQueue[tuple[Receipt, bool]] = queue.SimpleQueue()
+        """Segments that are stored as a whole, and whether it was this archiver that has stored them."""
+        self._early: dict[int, list[TailReceipt]] = {}
+        """Of segments that the frontier has not come to, by their numbers."""
+        self._by_ship = shipped
+        self._shipped: queue.SimpleQueue[tuple[int, TailReceipt]] = queue.SimpleQueue()
+        self._flying: Counter[int] = Counter()
+        """How many pieces of a segment, by its number, are on their way."""
+        self._lock = threading.Lock()
         self._chain: Chain | None = None
         self._own: dict[int, set[str]] = {}
         """The key of each piece that may be stored, by its segment's number."""
+        self._stored_whole: dict[int, Receipt] = {}
+        """Of the last segments that are: a piece of theirs may still come."""
         self._others: dict[int, list[StoredPiece]] = {}
         self._covered: deque[tuple[str, Receipt | TailReceipt]] = deque()
         self._may_remove = True
@@ -88,14 +115,41 @@ class Tail:
 
     def stored(self, receipt: Receipt) -> None:
         """A segment is stored as a whole: its pieces have become superfluous."""
-        self._whole.put(receipt)
+        self._whole.put((receipt, True))
 
     def advance(self, frontier: Frontier) -> bool:
         """Move the frontier by what was stored; True if it did move."""
-        moved = False
+        moved, number = False, frontier.next_segment.number
+        for early in sorted(each for each in self._early if each <= number):  # first what came first
+            for receipt in self._early.pop(early):
+                moved = frontier.add_tail(receipt) or moved
         while not self._receipts.empty():
-            moved = frontier.add_tail(self._receipts.get()) or moved
+            receipt = self._receipts.get()
+            if receipt.segment.number > number:
+                self._early.setdefault(receipt.segment.number, []).append(receipt)
+            else:
+                moved = frontier.add_tail(receipt) or moved
         return moved
+
+    def ship(self, part: Part) -> TailReceipt:
+        """Store it as a piece. Safe from every thread. Raises as ``archive.tail.put``."""
+        number = part.segment.number
+        piece = Piece(part.begin, part.end, self._owner(part.run))
+        with self._lock:
+            self._flying[number] += 1
+            self._own.setdefault(number, set()).add(self._key(part.segment, piece))
+        try:
+            return tail.put(self._archive, part.segment, piece, part.plain)
+        finally:
+            with self._lock:
+                self._flying[number] -= 1
+                if not self._flying[number]:
+                    del self._flying[number]
+
+    def shipped(self, run: int, receipts: Iterable[TailReceipt]) -> None:
+        """They are stored, in the order of the WAL and without a hole. Safe from every thread, for one at a time."""
+        for receipt in receipts:
+            self._shipped.put((run, receipt))
 
     def run(self, frontier: Frontier, stopping: threading.Event) -> None:
         """Until ``stopping``."""
@@ -118,6 +172,9 @@ class Tail:
     # --- shipping -------------------------------------------------------------------------------------------------
 
     def _look(self, segment: Segment) -> None:
+        if self._by_ship:
+            self._collect()
+            return
         if self._interval is None or self._open is None:
             return
         written = self._open.written(segment)
@@ -147,8 +204,24 @@ class Tail:
                 *tail.stored_pieces(self._archive.store, self._archive.layout, segment.name),
             ]
             self._marked, self._marked_at = segment.start, self._clock.monotonic()
-        self._chain = Chain(segment, run, f"{self._session[:12]}{run:04x}")
+        self._chain = Chain(segment, run, self._owner(run))
         return self._chain
+
+    def _owner(self, run: int) -> str:
+        return f"{self._session[:12]}{run:04x}"
+
+    def _collect(self) -> None:
+        """What was shipped: the frontier may have it, and small pieces become one."""
+        while not self._shipped.empty():
+            run, receipt = self._shipped.get()
+            chain = self._chain
+            if chain is None or (chain.segment, chain.run, chain.end) != (receipt.segment, run, receipt.piece.begin):
+                chain = self._chain = Chain(receipt.segment, run, receipt.piece.owner)
+            chain.add(receipt, 0)
+            self.uploaded += 1
+            self.uploaded_bytes += receipt.stored_bytes
+            self._receipts.put(receipt)
+            self._merge(chain)
 
     def _due(self, chain: Chain, offset: int, interval: float) -> bool:
         """New bytes, an interval after the last ones, in a segment that will not be complete within the next."""
@@ -172,12 +245,15 @@ class Tail:
         if plain is None:
             return None
         piece = Piece(begin, end, chain.owner)
-        key = self._archive.layout.piece(chain.segment.name, piece, self._archive.codec.suffix)
-        self._own.setdefault(chain.segment.number, set()).add(key)
+        with self._lock:
+            self._own.setdefault(chain.segment.number, set()).add(self._key(chain.segment, piece))
         receipt = tail.put(self._archive, chain.segment, piece, plain)
         self.uploaded += 1
         self.uploaded_bytes += receipt.stored_bytes
         return receipt
+
+    def _key(self, segment: Segment, piece: Piece) -> str:
+        return self._archive.layout.piece(segment.name, piece, self._archive.codec.suffix)
 
     def _read(self, chain: Chain, begin: int, end: int) -> bytes | None:
         return None if self._open is None else self._open.read(chain.segment, chain.run, begin, end)
@@ -203,7 +279,8 @@ class Tail:
                 return False
             receipts.append(receipt)
         chain.owner = best[0].owner
-        self._own.setdefault(chain.segment.number, set()).update(receipt.key for receipt in receipts)
+        with self._lock:
+            self._own.setdefault(chain.segment.number, set()).update(receipt.key for receipt in receipts)
         self._others[chain.segment.number] = [
             stored for stored in others if by_piece.get(stored.piece) is not stored or stored.piece not in best
         ]
@@ -237,17 +314,30 @@ class Tail:
         for number in sorted(self._others):
             receipt = self._archive.find(self._sources.history.segment(number, start.size))
             if receipt is not None:
-                self._whole.put(receipt)
+                self._whole.put((receipt, False))
 
     def _clear_up(self) -> None:
         while not self._whole.empty():
-            receipt = self._whole.get()
-            number = receipt.segment.number
-            self._covered.extend((key, receipt) for key in sorted(self._own.pop(number, ())))
+            receipt, ours = self._whole.get()
+            if ours:
+                self._stored_whole[receipt.segment.number] = receipt
+            if len(self._stored_whole) > LAST:
+                del self._stored_whole[min(self._stored_whole)]
             self._covered.extend((key, receipt) for key in self._covered_of_others(receipt))
-        for _ in range(min(DROPS, len(self._covered))):
-            self._drop(*self._covered[0])
-            self._covered.popleft()
+        with self._lock:
+            whole = [number for number in self._own.keys() & self._stored_whole.keys() if not self._flying[number]]
+            for number in sorted(whole):
+                receipt = self._stored_whole[number]
+                self._covered.extend((key, receipt) for key in sorted(self._own.pop(number)))
+        self._remove(SHIPPED_DROPS if self._by_ship else DROPS)
+
+    def _remove(self, count: int) -> None:
+        covered = [self._covered.popleft() for _ in range(min(count, len(self._covered)))]
+        try:
+            deque(in_parallel(lambda each: self._drop(*each), covered, min(AT_ONCE, len(covered))), maxlen=0)
+        except WalkeeperError:
+            self._covered.extendleft(reversed(covered))
+            raise
 
     def _covered_of_others(self, receipt: Receipt) -> list[str]:
         """Chains that say nothing but what the stored segment says: compared byte for byte, and dropped as a whole.
@@ -281,7 +371,8 @@ class Tail:
             return
         try:
             tail.drop(self._archive, key, cover)
-            self._own.get(cover.segment.number, set()).discard(key)
+            with self._lock:
+                self._own.get(cover.segment.number, set()).discard(key)
         except StoreDenied as problem:
             self._may_remove = False
             events.warning(
