@@ -149,6 +149,23 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let the agent's next takeover pass that refusal, where bytes do not differ",
     )
+    promote = command(
+        "pre-promote",
+        "Patroni's pre_promote, with durability: store. Exit 0: what was acknowledged is here; else it is not promoted.",
+        _pre_promote,
+    )
+    promote.add_argument(
+        "--lose",
+        action="store_true",
+        help="let this member's next promotion, within 15 minutes, lose what was acknowledged and cannot be had",
+    )
+    promote.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="without progress, before the promotion is vetoed (default: 60)",
+    )
     archive_arguments.add(command, _config)
     backup_arguments.add(command, _config)
     expire_arguments.add(command, _config)
@@ -214,6 +231,12 @@ def _takeover(options: argparse.Namespace) -> int:
     from walkeeper.control import takeover  # noqa: PLC0415
 
     return takeover.main(config_path(options), accept=options.accept)
+
+
+def _pre_promote(options: argparse.Namespace) -> int:
+    from walkeeper.promote import command  # noqa: PLC0415
+
+    return command.main(_config(options), lose=options.lose, stalled=options.timeout)
 
 
 def _gap(options: argparse.Namespace) -> int:

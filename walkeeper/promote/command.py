@@ -1,0 +1,86 @@
+"""``walkeeper pre-promote``: Patroni's ``postgresql.pre_promote``. Exit 0 lets the promotion go on, anything else vetoes it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from walkeeper.archive.open import open_archives
+from walkeeper.config import Config
+from walkeeper.dcs.patroni import connect
+from walkeeper.errors import NotLeader, WalkeeperError
+from walkeeper.lib import events
+from walkeeper.lib.clock import SystemClock
+from walkeeper.postgres.server import Server, ServerState
+from walkeeper.promote.before import Before, Candidate
+from walkeeper.promote.lose import GOOD_FOR, Word
+from walkeeper.promote.standby import Standby
+from walkeeper.promote.stored import Stored
+
+GOES_ON: Final = 0
+VETOED: Final = 1
+
+
+def main(config: Config, *, lose: bool, stalled: float) -> int:
+    """``stalled``: seconds without progress after which the promotion is vetoed."""
+    word = Word(config.spool_directory)
+    if lose:
+        word.give()
+        print(  # noqa: T201
+            f"For {GOOD_FOR / 60:g} minutes the next promotion of {config.name} may lose commits that were acknowledged and "
+            "cannot be had.\n"
+            "Patroni tries again by itself when a ttl is over since the veto. Where it does not (a pause, or more lag than "
+            f"maximum_lag_on_failover): patronictl -c {config.patroni_config} failover {config.scope} "
+            f"--candidate {config.name} --force"
+        )
+        return GOES_ON
+    events.to_stderr()
+    return run(config, word, stalled)
+
+
+def run(config: Config, word: Word, stalled: float) -> int:
+    """A person's word lets everything pass but a promotion without the leader key."""
+    try:
+        why = _before(config, stalled)
+    except WalkeeperError as problem:
+        if not isinstance(problem, NotLeader) and word.take():
+            events.error(
+                "pre_promote_with_loss",
+                error=problem,
+                hint="It was said that this loss is accepted. Commits that were acknowledged may be missing. Take a base backup.",
+            )
+            return GOES_ON
+        events.failure("pre_promote_vetoed", problem)
+        if not isinstance(problem, NotLeader):
+            events.info(
+                "pre_promote_again",
+                hint="Patroni asks again after a ttl, if no other member can be promoted. walkeeper pre-promote --lose on this "
+                "member lets the next promotion lose what cannot be had.",
+            )
+        return VETOED
+    word.take()  # it was for this promotion, which does not need it
+    events.info("pre_promote_passes", why=why)
+    return GOES_ON
+
+
+def _before(config: Config, stalled: float) -> str:
+    records = connect(config.patroni_config, config.name, timeout=config.agent.dcs_timeout)
+    server = Server(config.postgresql, config.agent.dcs_timeout)
+
+    def stored(state: ServerState) -> Stored:
+        return Stored(open_archives(config, to_read=True), state.system_identifier, state.segment_size)
+
+    try:
+        return Before(
+            Candidate(
+                config.name,
+                records,
+                Standby(server, config.data_dir),
+                stored,
+                SystemClock(),
+                config.durability,
+                stalled,
+            )
+        ).run()
+    finally:
+        server.close()
+        records.close()
