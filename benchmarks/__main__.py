@@ -1,7 +1,7 @@
 """``make bench``: what walkeeper costs, measured against doing without it.
 
-python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [tail] [tail-cost] [receivers] [backup] [restore] [scale]
-    [--store directory|s3] [--rounds N]
+python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [tail] [tail-cost] [receivers] [durability]
+    [backup] [restore] [scale] [--store directory|s3] [--rounds N]
 """
 
 from __future__ import annotations
@@ -10,7 +10,20 @@ import argparse
 import sys
 from typing import Final
 
-from benchmarks import backup, outage, push, receivers, replay, restore, scale, switchover, tail, tail_cost, throughput
+from benchmarks import (
+    backup,
+    durability,
+    outage,
+    push,
+    receivers,
+    replay,
+    restore,
+    scale,
+    switchover,
+    tail,
+    tail_cost,
+    throughput,
+)
 from benchmarks.places import Kind
 from tests.parts.processes import end_run
 
@@ -23,6 +36,7 @@ ALL: Final = (
     "tail",
     "tail-cost",
     "receivers",
+    "durability",
     "backup",
     "restore",
     "scale",
@@ -87,6 +101,8 @@ def main() -> int:
                     tail_cost.run(one_store, arguments.rounds)
                 case "receivers":
                     receivers.run(arguments.rounds)
+                case "durability":
+                    durability.run(arguments.rounds)
                 case "replay":
                     replay.run(stores, arguments.rounds, arguments.segments or 64, arguments.scale)
     finally:

@@ -17,7 +17,7 @@ from benchmarks.places import DirectoryPlace
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory, wait_until
-from tests.parts.ways import WAYS, Way
+from tests.parts.ways import Way
 from walkeeper.core.lsn import MIB, Lsn
 
 SEGMENT_MB: Final = 16
@@ -25,6 +25,7 @@ WATCHED: Final = 20.0
 """Seconds of load for each way."""
 RATES: Final = (0.01, 0.25, 1.0, 3.0)
 """Segments a second."""
+WAYS: Final[tuple[Way, ...]] = ("streaming", "builtin", "command")
 _STEP: Final = 0.1
 _WRITE: Final = """
 SELECT pg_logical_emit_message(true, 'bench', (SELECT string_agg(md5(random()::text), '') FROM generate_series(1, %s)))"""

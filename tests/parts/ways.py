@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias, get_args
 
-Way: TypeAlias = Literal["streaming", "builtin", "command"]
+Way: TypeAlias = Literal["streaming", "builtin", "durable", "command"]
 WAYS: Final[tuple[Way, ...]] = get_args(Way)
 
 
 def keys_of(way: Way) -> dict[str, str]:
     """The keys of walkeeper's configuration that choose it."""
+    if way == "durable":
+        return {"receiver": "builtin", "durability": "store"}
     return {"receiver": "builtin"} if way == "builtin" else {"archiver": way}

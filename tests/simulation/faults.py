@@ -99,6 +99,12 @@ def kill_patroni(world: World, node: Node, fault: Fault) -> None:
     world.after(fault.seconds, back)
 
 
+def ungoverned(world: World, node: Node, fault: Fault) -> None:
+    """A primary and its agent live on, without Patroni and cut off from the DCS: nobody tells them that another leads."""
+    kill_patroni(world, node, fault)
+    _for_a_while(world, fault, lambda: node.cut_off.add("dcs"), lambda: node.cut_off.discard("dcs"))
+
+
 def callbacks(world: World, node: Node, fault: Fault) -> None:
     for _ in range(fault.steps % 5):
         node.poke()
@@ -385,6 +391,7 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "power_loss": power_loss,
     "freeze_host": freeze_host,
     "kill_patroni": kill_patroni,
+    "ungoverned": ungoverned,
     "callbacks": callbacks,
     "cut_dcs": _cut("dcs"),
     "cut_dcs_writes": _cut("dcs writes"),
@@ -418,6 +425,7 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "delete_object": delete_object,
 }
 SELDOM: Final = {
+    "ungoverned",
     "disk_short",
     "twin_pieces",
     "mute_member",
@@ -437,6 +445,25 @@ OFTEN: Final = (
     *("power_loss", "freeze_host", "kill_patroni", "switchover", "switchover"),
 )
 """Most of what can go wrong needs a promotion."""
+
+
+DURABLE: Final = (
+    *("kill_agent", "freeze_agent", "kill_server", "power_loss", "freeze_host", "kill_patroni", "callbacks"),
+    *("cut_dcs", "cut_dcs_writes", "cut_store", "cut_members", "lose_record_answer", "dcs_down", "store_down"),
+    *("lose_store_answers", "wipe_record", "switchover", "lose_slot", "drop_slot", "reinit", "mute_member"),
+    *(
+        "freeze_agent",
+        "freeze_host",
+        "kill_patroni",
+        "ungoverned",
+        "ungoverned",
+        "ungoverned",
+        "power_loss",
+        "switchover",
+        "cut_members",
+    ),
+)
+"""What may happen where commits wait for the store: none of it takes away what is stored, or puts a disk back."""
 
 
 def draw(dice: random.Random, kinds: tuple[str, ...] = ()) -> list[Fault]:

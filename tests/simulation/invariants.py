@@ -67,6 +67,8 @@ class Invariants:
         """Where somebody put the record's frontier by hand."""
         self.deleted_by_hand: set[str] = set()
         """Keys of segments that were stored: what was believed of them then was right."""
+        self.acknowledged_up_to: dict[int, Lsn] = {}
+        """Of each branch, by its serial number: what its server was told to be durable."""
         self.gaps = 0
         self.takeovers = 0
         self.writes = 0
@@ -219,7 +221,9 @@ class Invariants:
         record = decode_record(document)
         self.writes += 1
         session = self._sessions.get(record.session)
-        if session is None:
+        if session is None and record.closed_by:
+            session = self._closed(process, record)
+        elif session is None:
             session = self._begin_session(process, record)
         elif record.position < session.lsn:
             self.violated(f"the frontier moved back within one ownership, to {record.lsn}")
@@ -231,6 +235,55 @@ class Invariants:
             self.violated(f"the archive's start moved up, from {self._start} to {start}")
         self._start = self._start or start
         self._check_below(session.branch, start, record)
+
+    def _closed(self, process: NodeProcess, record: Record) -> Session:
+        """Before a promotion: all is as it was, and its owner may write no more."""
+        before = next(found for name, found in self._sessions.items() if name[:12] == record.session[:12])
+        if record.closed_by != process.node.name:
+            self.violated(f"{process.node.name} ended the owner's session in the name of {record.closed_by}")
+        ended = self._sessions[record.session] = Session(before.serial, before.branch, before.lsn)
+        return ended
+
+    def commits_acknowledged(self, node: Node, branch: Branch, lsn: Lsn) -> None:
+        """That they are in the store, in one unbroken run of their timeline; and on every timeline that came from it."""
+        if self.number_used_twice:
+            return
+        start = max(branch.begun, self._start.start if self._start is not None else 0)
+        if lsn > (stored := self.stored_run(branch, start)):
+            self.violated(f"{node.name} acknowledges {lsn} of {branch}, and the store has it up to {stored}")
+        self.acknowledged_up_to[branch.serial] = max(lsn, self.acknowledged_up_to.get(branch.serial, Lsn(0)))
+        leader = self._world.leader
+        if (
+            leader is not None
+            and leader.primary
+            and leader.branch is not branch
+            and leader.branch.parts_from(branch) < lsn
+        ):
+            self.violated(
+                f"{node.name} acknowledges {lsn} of {branch}, and {leader.name} leads on {leader.branch} by now"
+            )
+        self._has_what_was_acknowledged(branch, "acknowledges")
+
+    def branched(self, branch: Branch) -> None:
+        """A promotion has all that was acknowledged before it, on whatever branch."""
+        if not self.number_used_twice:
+            self._has_what_was_acknowledged(branch, "begins")
+
+    def _has_what_was_acknowledged(self, branch: Branch, does: str) -> None:
+        for other in self._world.branches:
+            had = self.acknowledged_up_to.get(other.serial, 0)
+            if other is not branch and branch.parts_from(other) < had:
+                self.violated(f"{branch} {does} without what was acknowledged up to {Lsn(had)} of {other}")
+
+    def stored_run(self, branch: Branch, start: int) -> Lsn:
+        """As ``stored_up_to``, over segments, too, that are whole by their pieces alone."""
+        reached = self.stored_up_to(branch, start)
+        while reached % SIZE == 0 and self._tail_end(branch, reached // SIZE - 1) == SIZE:
+            onward = self.stored_up_to(branch, reached)
+            if onward == reached:
+                break
+            reached = onward
+        return reached
 
     def taken_without_a_record(self, process: NodeProcess) -> None:
         if self.another_lives:

@@ -16,6 +16,7 @@ from pytest import MonkeyPatch  # noqa: PT013 - a type
 import walkeeper.agent.archiver.beliefs
 import walkeeper.agent.archiver.commit
 import walkeeper.agent.archiver.comparing
+import walkeeper.agent.archiver.lease
 import walkeeper.agent.archiver.leftovers
 import walkeeper.agent.archiver.lost_wal
 import walkeeper.agent.archiver.ownership
@@ -26,6 +27,7 @@ import walkeeper.archive.tail
 import walkeeper.archive.write
 import walkeeper.core.history
 import walkeeper.core.suspicion
+import walkeeper.promote.before
 from tests.parts.ways import Way
 from tests.simulation.seams import ReceiverView, RecordView, agent
 from tests.simulation.wal import SIZE, readable
@@ -36,13 +38,14 @@ from walkeeper.agent.archiver.audit import Audit
 from walkeeper.agent.archiver.beliefs import Belief
 from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.from_pg_wal import FromPgWal
+from walkeeper.agent.archiver.lease import Lease
 from walkeeper.agent.archiver.leftovers import Leftovers
 from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.member_wal import Members
 from walkeeper.agent.archiver.ownership import Ownership
-from walkeeper.agent.archiver.receiving import Receiving
+from walkeeper.agent.archiver.received import Received
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.archiver.streaming import Streaming
 from walkeeper.agent.archiver.tail import Tail
@@ -58,11 +61,14 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.record import Record
 from walkeeper.core.suspicion import Suspicions, Why
+from walkeeper.core.synchronous import Acknowledgement, Promise, StoredRun
 from walkeeper.core.tail import Piece, due_for_merge
 from walkeeper.core.takeover import LocalServer, common_end, resume_at
 from walkeeper.dcs.base import Leader
+from walkeeper.dcs.claim import decoded
 from walkeeper.errors import BadHistory, Conflict, SpoolFull, StoreUnavailable, WrongTimeline
 from walkeeper.postgres.pg_receivewal import Written
+from walkeeper.promote.before import Before
 from walkeeper.push.place import Place
 from walkeeper.store.base import AlreadyThere
 
@@ -280,18 +286,18 @@ def claim_what_the_server_has_and_not_what_was_written(patch: MonkeyPatch) -> No
 
 @mutation("kill_server", "store_down", archiver="builtin", first=1)
 def claim_what_the_server_has_and_not_what_was_received(patch: MonkeyPatch) -> None:
-    real = Receiving.written
+    real = Received.written
 
-    def written(self: Receiving, segment: Segment) -> Written | None:
+    def written(self: Received, segment: Segment) -> Written | None:
         found = real(self, segment)
         ahead = readable(agent().node.lsn) - segment.start
         return found and Written(found.run, max(found.offset, min(ahead, SIZE - 1)))
 
-    def read(self: Receiving, segment: Segment, run: int, begin: int, end: int) -> bytes | None:
-        return bytes(self._begun[begin:end]).ljust(end - begin, b"\0")
+    def read(self: Received, segment: Segment, run: int, begin: int, end: int) -> bytes | None:
+        return bytes(self._begun.get(segment, b"")[begin:end]).ljust(end - begin, b"\0")
 
-    patch.setattr(Receiving, "written", written)
-    patch.setattr(Receiving, "read", read)
+    patch.setattr(Received, "written", written)
+    patch.setattr(Received, "read", read)
     patch.setattr(walkeeper.archive.tail, "check_part", lambda *_: None)
 
 
@@ -724,3 +730,58 @@ def take_unknown_members_for_none(patch: MonkeyPatch) -> None:
         return real(self, frontier) if self.topology is not None else []
 
     patch.setattr(Agent, "_other_members", other_members)
+
+
+# ----------------------------------------------------------------------------------------------- what commits are told (P8)
+
+
+@mutation(archiver="durable")
+def tell_commits_what_was_received(patch: MonkeyPatch) -> None:
+    real = Promise.give
+
+    def give(self: Promise, now: float, stored: Lsn, received: Lsn, *, leased: bool) -> Acknowledgement:
+        return real(self, now, received, received, leased=leased)
+
+    patch.setattr(Promise, "give", give)
+
+
+@mutation(archiver="durable")
+def tell_commits_the_last_answer_and_not_the_run_without_a_hole(patch: MonkeyPatch) -> None:
+    real = StoredRun.add
+
+    def add(self: StoredRun, serial: int, receipt: TailReceipt) -> list[TailReceipt]:
+        in_order = real(self, serial, receipt)
+        self.end = max(self.end, receipt.end)
+        return in_order
+
+    patch.setattr(StoredRun, "add", add)
+
+
+@mutation("store_down", "cut_store", "lose_store_answers", "kill_agent", "switchover", archiver="durable")
+def tell_commits_of_a_stream_whose_beginning_is_not_stored(patch: MonkeyPatch) -> None:
+    patch.setattr(Frontier, "unbroken", lambda _: Lsn(1 << 60))
+
+
+@mutation("ungoverned", archiver="durable")
+def tell_commits_without_a_lease(patch: MonkeyPatch) -> None:
+    patch.setattr(Lease, "holds", lambda _: True)
+    patch.setattr(Ownership, "confirm", lambda _: None)
+
+
+@mutation("ungoverned", archiver="durable")
+def promote_without_waiting_for_the_lease(patch: MonkeyPatch) -> None:
+    """Of a lease that is longer than Patroni's leader key lasts: else it has ended by then."""
+    patch.setattr(walkeeper.agent.archiver.lease, "LEASE", 15.0)
+    patch.setattr(walkeeper.promote.before, "LEASE_OVER", 0.0)
+
+
+@mutation("kill_patroni", archiver="durable")
+def promote_without_ending_the_session(patch: MonkeyPatch) -> None:
+    """Where the owner does not look who leads, either."""
+    patch.setattr(Before, "_close", lambda self, _: decoded(self._me.records.read()).record)
+    patch.setattr(Ownership, "_check_leader", lambda _: None)
+
+
+@mutation("kill_patroni", "power_loss", "switchover", archiver="durable")
+def promote_without_replaying_what_is_stored(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.promote.before.Replaying, "run", lambda _: "whatever it has")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.simulation.handing_over import Command
+from tests.simulation.promoting import Promoting, pre_promote
 from tests.simulation.threads import Process
 from tests.simulation.wal import SIZE, SYSTEM, Branch, PgWal, write_segment
 from walkeeper.core.lsn import Lsn
@@ -68,6 +69,9 @@ class Node:
         self.name_unknown = False
         """Other hosts do not find it by its name."""
         self.agent: Process | None = None
+        self.promoting: Promoting | None = None
+        self.waits_until = 0.0
+        """Its Patroni takes no part in the race for the leader key before that."""
         self.receivers: list[Process] = []
         self.commands: list[Command] = []
         """What its PostgreSQL runs as archive_command: one at most, and what outlived a server that was killed."""
@@ -141,6 +145,22 @@ class Node:
                 self.pg_wal.put_histories(branch)
             behind = upstream.lsn - self.lsn
             self._extend(branch, self.lsn + int(behind * self.dice.choice([0.3, 0.9, 1, 1])))
+
+    def restore(self) -> None:
+        """What restore_command brings, of the newest timeline that this server can follow."""
+        world = self.world
+        if world.store_down or "store" in self.cut_off:
+            return
+        for branch in sorted(world.branches, key=lambda branch: -branch.timeline):
+            there = branch.parent is None or world.layout.file(HistoryFile(branch.timeline), "") in world.store.objects
+            if there and (branch is self.branch or self.branch.parts_from(branch) >= self.lsn):
+                end = world.invariants.stored_run(branch, self.lsn // SIZE * SIZE)
+                if end > self.lsn:
+                    self.note("restores", f"{branch} up to {Lsn(end)}")
+                    if branch is not self.branch:
+                        self.pg_wal.put_histories(branch)
+                    self._extend(branch, end)
+                return
 
     def rebuild(self, upstream: Node, how: str) -> None:
         """pg_rewind or a base backup: its slot is made again, at the redo pointer, and its older WAL is gone."""
@@ -232,15 +252,37 @@ class Node:
         leader = world.leader
         if leader is self:
             world.leader_seen = now
-            if not self.primary:
+            if not self.primary and world.archiver != "durable":
                 self.promote()
+            elif not self.primary:
+                self._pre_promote()
         elif leader is not None:
+            self._stop_promoting()
             if self.primary:
                 self.demote()
-        elif world.healthiest(self):
+        elif world.healthiest(self) and now >= self.waits_until:
             self.note("takes the leader key")
             world.set_leader(self)
             self.poke()
+
+    def _pre_promote(self) -> None:
+        """The script runs while it keeps the leader key; a veto gives that back, and it stays out of the race for a while."""
+        promoting = self.promoting
+        if promoting is None or promoting.dead:
+            self.promoting = pre_promote(self)
+        elif promoting.passes is not None:
+            self._stop_promoting()
+            if promoting.passes:
+                self.promote()
+            else:
+                self.note("gives the leader key back")
+                self.waits_until = self.world.loop.now + TTL
+                self.world.set_leader(None)
+
+    def _stop_promoting(self) -> None:
+        if self.promoting is not None:
+            self.promoting.kill()
+            self.promoting = None
 
     def follow_slot(self, leader: Node) -> None:
         """Patroni copies the position of the leader's slot, and makes a slot where there is none."""
@@ -260,7 +302,8 @@ class Node:
     # -------------------------------------------------------------------------------------------------------- the machine
 
     def processes(self) -> list[Process]:
-        found = (self.agent, *self.receivers, *self.commands)
+        promoting = self.promoting.process if self.promoting is not None else None
+        found = (self.agent, promoting, *self.receivers, *self.commands)
         return [process for process in found if process is not None and not process.dead]
 
     def freeze(self, seconds: float) -> None:

@@ -35,13 +35,14 @@ class Schedule:
 
     @property
     def faults(self) -> dict[int, Fault]:
-        drawn = faults.draw(random.Random(f"{self.seed}/faults"), self.kinds)
+        kinds = self.kinds or (faults.DURABLE if self.archiver == "durable" else ())
+        drawn = faults.draw(random.Random(f"{self.seed}/faults"), kinds)
         return {n: fault for n, fault in enumerate(drawn) if self.kept is None or n in self.kept}
 
     @property
     def tails(self) -> bool:
         """Whether its agents ship the tail: every second seed's do, where there is one."""
-        return self.seed % 2 == 1 and self.archiver != "command"
+        return self.archiver == "durable" or (self.seed % 2 == 1 and self.archiver != "command")
 
     def __str__(self) -> str:
         kinds = f"@{'+'.join(self.kinds)}" if self.kinds else ""

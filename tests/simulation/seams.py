@@ -47,12 +47,13 @@ from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import PARTIAL, Segment
 from walkeeper.core.receipt import Receipt
+from walkeeper.core.synchronous import Acknowledgement
 from walkeeper.core.wal_page import PAGE_SIZE, Plain
 from walkeeper.dcs.base import RECORD, REMEMBERED, Leader, Topology, Versioned
 from walkeeper.dcs.claim import decoded
 from walkeeper.errors import BadName, PostgresError, StoreUnavailable
 from walkeeper.postgres.pg_receivewal import Ended, Written
-from walkeeper.postgres.server import CommandState, ServerState
+from walkeeper.postgres.server import CommandState, CommitsState, ServerState
 from walkeeper.postgres.wal_file import Memory
 from walkeeper.postgres.walsender import Identity
 
@@ -100,7 +101,7 @@ def start_agent(world: World, node: Node) -> None:
         process.step("starts")
         clock = Clock(world.loop)
         store, remembered = StoreView(world, process), RecordView(process, REMEMBERED)
-        running = Agent(_config_of(node), store, RecordView(process), clock, {}, remembered)
+        running = Agent(config_for(node), store, RecordView(process), clock, {}, remembered)
         node.pokes, node.refusals = running.poke, running.refusals.answer
         running.start()
         if world.archiver == "command":
@@ -112,7 +113,7 @@ def start_agent(world: World, node: Node) -> None:
     process.run(main)
 
 
-def _config_of(node: Node) -> Config:
+def config_for(node: Node) -> Config:
     config = config_of(cast("Postgres", node), node.name, node.directory, spool_limit=SPOOL_LIMIT)
     return replace(
         config,
@@ -174,9 +175,9 @@ class _Nothing(list[tuple[str, str]]):
 
 
 class RecordView(MemoryRecord):
-    """The one record, or what is remembered beside it, as one agent reaches it."""
+    """The one record, or what is remembered beside it, as one process reaches it."""
 
-    def __init__(self, process: AgentProcess, key: str = RECORD) -> None:
+    def __init__(self, process: NodeProcess, key: str = RECORD) -> None:
         super().__init__(process.world.dcs, key, guards=process.world.guards)
         self._process = process
 
@@ -267,6 +268,10 @@ class ServerView:
 
     def call_itself(self, name: str) -> None:
         """Nobody reads it here."""
+
+    def commits(self, standby: str) -> CommitsState:
+        self._ask("commits")
+        return CommitsState(None, standby, connected=True)
 
     def archive_command(self) -> CommandState:
         self._ask("archive_command")
@@ -480,12 +485,13 @@ class PgReceivewal(Process):
 class WalStreamView:
     """walkeeper.postgres.wal_stream.WalStream: a walsender of the node's own server."""
 
-    def __init__(self, settings: PostgresqlSettings) -> None:
+    def __init__(self, settings: PostgresqlSettings, application: str = "", wake: int = -1) -> None:
+        self._given = Lsn(0)
         self.server_lsn = Lsn(0)
         self.heard = False
         self._server = agent().world.by_port[settings.port]
         self._connected_to = self._server.server_started
-        self._history = self._server.branch.history
+        self._branch = self._server.branch
         self._next = 0
 
     def __enter__(self) -> Self:
@@ -493,7 +499,7 @@ class WalStreamView:
         if self._server.frozen:
             agent().loop.wait(2)
         self._connected_to = self._server.server_started
-        self._history = self._server.branch.history
+        self._branch = self._server.branch
         self._check()
         return self
 
@@ -502,11 +508,7 @@ class WalStreamView:
 
     def _check(self) -> None:
         server = self._server
-        if (
-            not server.answers
-            or server.server_started != self._connected_to
-            or server.branch.history is not self._history
-        ):
+        if not server.answers or server.server_started != self._connected_to or server.branch is not self._branch:
             raise PostgresError("the server: it closed the connection")
 
     def identify(self) -> Identity:
@@ -544,6 +546,18 @@ class WalStreamView:
         self.heard = True
         self.server_lsn = max(Lsn(server.lsn), Lsn(self._next))
         agent().step("stream.receive done", Lsn(self._next))
+
+    def idle(self, seconds: float) -> None:
+        agent().loop.wait(seconds)
+
+    def acknowledge(self, what: Acknowledgement) -> None:
+        """What it says is believed, however late it comes: if the server still runs, and this connection lasts."""
+        if what.lsn <= self._given:
+            return
+        agent().step("stream.acknowledge", what.lsn)
+        self._check()
+        self._given = what.lsn
+        agent().world.invariants.commits_acknowledged(agent().node, self._branch, what.lsn)
 
 
 # --------------------------------------------------------------------------------------------------------------- the spool
@@ -596,6 +610,7 @@ _OURS = {
     "walkeeper.archive.write",
     "walkeeper.archive.contents",
     "walkeeper.archive.tail_read",
+    "walkeeper.promote.before",
 }
 
 
@@ -621,6 +636,8 @@ def simulated() -> Iterator[None]:
         "random": _Dice(),
         "uuid": _Sessions(),
         "TICK": 0.5,
+        "since_boot": lambda: agent().loop.now,
+        "Wake": _NoWake,
         "now_utc": lambda: _BEGUN + timedelta(seconds=agent().loop.now),
     }
     replaced: list[tuple[Any, str, object]] = [
@@ -678,6 +695,18 @@ def _read_beginning(path: Path, segment: Segment, size: int) -> bytes | None:
     return node.branch.written_out(segment.number)[:size]
 
 
+class _NoWake:
+    """walkeeper.lib.wake.Wake: threads here look often enough."""
+
+    fd = -1
+
+    def set(self) -> None: ...
+
+    def clear(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class _Dice:
     """What stands in for the module ``random``."""
 
@@ -694,7 +723,9 @@ class _Sessions:
     hex = ""
 
     def uuid4(self) -> _Sessions:
-        world = agent().world
+        process = here()
+        assert isinstance(process, NodeProcess)
+        world = process.world
         world.sessions += 1
         drawn = _Sessions()
         drawn.hex = hashlib.md5(b"%d" % world.sessions, usedforsecurity=False).hexdigest()

@@ -191,6 +191,7 @@ class World:
             self.loop.note("world", "TIMELINE NUMBER USED TWICE:", timeline)
         branch = Branch(len(self.branches), timeline, parent, lsn)
         self.branches.append(branch)
+        self.invariants.branched(branch)
         return branch
 
     def second_life(self, branch: Branch, lsn: int) -> Branch:

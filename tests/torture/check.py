@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +47,11 @@ class Verdict:
         )
 
 
-def restore(rig: Rig, backup: Path, record: Record, deadline: float = 60) -> Verdict:
-    """The record as it stood before: what it promised then must be in what the archive gives now.
+def restore(
+    rig: Rig, backup: Path, record: Record, deadline: float = 60, acknowledged: Collection[int] | None = None
+) -> Verdict:
+    """The record as it stood before: what it promised then must be in what the archive gives now. ``acknowledged``: the rows that
+    must be, wherever the record stands.
 
     ``deadline``: seconds for which the store is asked again about what it lacks.
     """
@@ -70,7 +74,8 @@ def restore(rig: Rig, backup: Path, record: Record, deadline: float = 60) -> Ver
         wait_until(
             lambda: not server.value("select pg_is_in_recovery()"), "the end of recovery", 240, logs=[server.log]
         )
-        wanted = rig.ledger.covered(history, _kept_from(archive, record))
+        covered = rig.ledger.covered(history, _kept_from(archive, record))
+        wanted = covered if acknowledged is None else acknowledged
         with server.connect() as connection:
             missing = rig.ledger.compare(connection, wanted)
         diverged = _abandoned(rig, missing)

@@ -91,6 +91,17 @@ def stop_host(rig: Rig, node: Node) -> Iterator[None]:
     rig.cluster.resume(node)
 
 
+@fault(2, 8)
+def kill_everything(rig: Rig, _: Node) -> Iterator[None]:
+    """All members at once, as if everything burnt: what they had on their disks does not count, until they start again."""
+    for node in rig.cluster.nodes:
+        rig.cluster.kill_host(node)
+    yield
+    for node in rig.cluster.nodes:
+        if not node.running:
+            node.start()
+
+
 @fault(3, 8)
 def switchover(rig: Rig, node: Node) -> Iterator[None]:
     leader = rig.leader()
@@ -222,6 +233,7 @@ EXCLUSIVE: Final = (
 )
 """Of each set one at a time: they use one switch."""
 EVERYWHERE: Final = {
+    "kill_everything",
     "dcs_stopped",
     "dcs_hangs",
     "dcs_slow",
@@ -232,6 +244,14 @@ EVERYWHERE: Final = {
     "store_denies",
     "store_slow",
 }
+
+
+DURABLE: Final = (
+    *(f"{what}_{part}" for what in ("kill", "stop") for part in ("agent", "patroni", "postmaster")),
+    *("kill_host", "stop_host", "switchover", "reinit", "dcs_stopped", "dcs_hangs", "dcs_slow", "cut_from_dcs"),
+    *("store_away", "store_hangs", "store_denies", "store_slow", "kill_everything", "kill_everything"),
+)
+"""Where commits wait for the store: nothing that writes past Patroni, or puts a record back."""
 
 
 def clash(name: str, open_faults: set[str]) -> bool:

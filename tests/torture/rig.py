@@ -25,6 +25,7 @@ from tests.parts.processes import CHECKOUT, describe, new_directory, wait_until
 from tests.parts.ways import Way, keys_of
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Record, decode_record
+from walkeeper.core.synchronous import standby_name
 from walkeeper.errors import BadRecord
 
 CAUGHT_UP_LOOK: Final = 80.0
@@ -34,6 +35,7 @@ WRITERS: Final = 2
 ROW_BYTES: Final = 16 * 1024
 CONFIG: Final = "{directory}/walkeeper.yml"
 """Walkeeper's own: its user in etcd may write one key (examples/dcs/etcd-role.sh)."""
+PRE_PROMOTE: Final = "{python} -m walkeeper -c " + CONFIG + " pre-promote --timeout 20"
 CALLBACK, RESTORE, PUSH = (
     command.replace("{config}", CONFIG) for command in (wiring.CALLBACK, wiring.RESTORE, wiring.ARCHIVE_PUSH)
 )
@@ -98,6 +100,10 @@ class Rig:
         postgresql: dict[str, Any] = {"pg_ctl_timeout": 30, "remove_data_directory_on_rewind_failure": True}
         if archiver == "command":
             postgresql["parameters"] = {"archive_command": PUSH}
+        self.durable = archiver == "durable"
+        """Whether commits wait for the store: then every row that was acknowledged has to be in it."""
+        if self.durable:
+            postgresql["pre_promote"] = PRE_PROMOTE
         self.place = place
         self.diary = diary
         self.cluster = Cluster(
@@ -124,6 +130,8 @@ class Rig:
                 self._write_config(node)
             self.cluster.start(timeout=120)
             wait_until(self.record, "the record", 60, logs=[wiring.agent_log(node) for node in self.cluster.nodes])
+            if self.durable:
+                self._wait_for_the_store()
             stack.enter_context(self.ledger)
             self._watcher.start()
             self._open = stack.pop_all()
@@ -136,6 +144,16 @@ class Rig:
         self._ended.set()
         self._watcher.join(timeout=20)
         self._open.close()
+
+    def _wait_for_the_store(self) -> None:
+        """From here on every commit does."""
+        leader = self.cluster.wait_leader()
+        name = standby_name(int(leader.value("select system_identifier from pg_control_system()")))
+        self.cluster.patch_config({"postgresql": {"parameters": {"synchronous_standby_names": name}}})
+        wait_until(
+            lambda: leader.value("select count(*) from pg_stat_replication where sync_state = 'sync'"),
+            "an agent that acknowledges", 60, logs=[wiring.agent_log(leader)],
+        )  # fmt: skip
 
     def config(self, node: Node) -> Path:
         """Walkeeper's configuration on that node."""

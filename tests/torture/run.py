@@ -15,7 +15,7 @@ from typing import Final
 from benchmarks.places import Kind, Places
 from tests.parts.ways import Way
 from tests.torture import check, report
-from tests.torture.faults import EVERYWHERE, FAULTS, clash
+from tests.torture.faults import DURABLE, EVERYWHERE, FAULTS, clash
 from tests.torture.rig import Diary, Rig, base_backup
 
 NEAR: Final = 0.001
@@ -124,7 +124,7 @@ def _round(rig: Rig, dice: random.Random, seconds: float, only: tuple[str, ...],
             if due[0] <= time.monotonic():
                 _end(rig, due[1], due[2])
                 running.remove(due)
-        name = dice.choice(only or tuple(FAULTS))
+        name = dice.choice(only or (DURABLE if rig.durable else tuple(FAULTS)))
         node = dice.choice(rig.cluster.nodes)
         if dice.random() < 0.5:
             node = rig.leader() or node
@@ -157,6 +157,7 @@ def _end(rig: Rig, name: str, stack: ExitStack) -> None:
 def _check(rig: Rig, backup: Path, tally: Tally, known: set[str]) -> None:
     """What the frontier says now must be there now. Beyond a gap there is no restore from this backup: who may have that WAL
     is asked when the cluster is whole again."""
+    acknowledged = frozenset(row.id for row in rig.ledger.rows()) if rig.durable else None  # before the record is read
     record = rig.record()
     if record is None:
         rig.diary.tell("note", "there is no record just now")
@@ -164,7 +165,7 @@ def _check(rig: Rig, backup: Path, tally: Tally, known: set[str]) -> None:
     if gaps := check.new_gaps(rig, known):
         rig.diary.tell("note", f"not restored from this backup: gap {', '.join(gaps)}")
         return
-    verdict = check.restore(rig, backup, record)
+    verdict = check.restore(rig, backup, record, acknowledged=acknowledged)
     tally.restores += 1
     tally.rows += verdict.rows
     rig.diary.tell("check" if verdict.sound else "violation", f"restored: {verdict}")
