@@ -79,6 +79,7 @@ def test_every_lasting_problem_brings_an_alert() -> None:
         "agent",
         "bad_name",
         "cannot_restore",
+        "promotion_vetoed",
         "bad_backup",
         "bad_floor",
         "bad_job",

@@ -127,6 +127,13 @@ def dashboard() -> dict[str, Any]:
         panel("stat", "Last commit that is archived", (0, 68, 8, 4), "dateTimeFromNow",
               (f'1000 * max by (scope) ({of_scope("walkeeper_last_commit_timestamp_seconds")})', "{{scope}}"),
               description="A restore can be told to stop at any time before it.", **last),
+        panel("timeseries", "How long commits wait for the store", (8, 68, 8, 8), "s", (of_scope("walkeeper_commits_wait_seconds"), "{{member}}"),
+              (f'{of_scope("walkeeper_durability_degraded")} > 0', "{{member}}: they go on without it"),
+              description="With durability: store.", defaults=limits((None, "green"), (1, "orange"), (60, "red"))),
+        panel("timeseries", "Commits that wait, and how fast they are acknowledged", (16, 68, 8, 8), "none",
+              (of_scope("walkeeper_commits_waiting"), "{{member}}: wait now"),
+              (f"clamp_min(deriv(walkeeper_acknowledged_lsn_bytes[5m]), 0) * {INFO}", "{{member}}: bytes a second"),
+              description="With durability: store. How many wait is known where the agent's role has pg_read_all_stats."),
         panel("table", "What lasts", (12, 42, 12, 6), "none", (of_scope("walkeeper_trouble"), "{{member}}: {{what}} {{reason}}"),
               description="The status page of that node has the text and the hint."),
     ]  # fmt: skip

@@ -28,7 +28,7 @@ from walkeeper.agent.agent import Agent
 from walkeeper.agent.backups import REFRESH_SECONDS, BackupsLook
 from walkeeper.agent.http import metrics
 from walkeeper.agent.http import server as web
-from walkeeper.agent.http.report import STALE_SECONDS, report
+from walkeeper.agent.http.report import STALE_SECONDS, durability, report
 from walkeeper.agent.observation import Observation
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.open import Archives
@@ -40,7 +40,7 @@ from walkeeper.core.proof import Proof
 from walkeeper.core.record import Record
 from walkeeper.lib.clock import SystemClock
 from walkeeper.lib.schedule import Schedule
-from walkeeper.postgres.server import ServerState
+from walkeeper.postgres.server import CommitsState, ServerState
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "metrics.md"
 KNOWN: Final[dict[str, Any]] = {
@@ -53,6 +53,9 @@ KNOWN: Final[dict[str, Any]] = {
     "leader": "node1",
     "record_known": True,
     "record": {"owner": "node1", "timeline": 2, "frontier": "0/F0000000", "segment_size": 1 << 20, "gaps": 0},
+    "durability": {
+        "state": "store", "acknowledged": "1/0", "waited_seconds": 0.02, "waiting_commits": 3, "standby_name": "walkeeper_00000007", "waited_for": True,
+    },
     "last_commit": {"time": "2026-11-28T08:10:23.059674Z", "lsn": "0/E0000000"},
     "disk": {"free": 1000, "total": 5000, "growth": 10.0, "seconds_left": 100.0},
     "lag_bytes": 16,
@@ -77,6 +80,7 @@ NOTHING_KNOWN: Final[dict[str, Any]] = {
     "agent": {**KNOWN["agent"], "looked_seconds_ago": None, "archiving": False, "timeline": None, "stored_up_to": None, "spool_bytes": None},
     "server": None, "leader": None, "record_known": False, "record": None, "lag_bytes": None, "lag_seconds": None,
     "gap_safe": None, "hold_slot": None, "archive_command": None, "backups": None, "last_commit": None, "disk": None,
+    "durability": {"state": None, "acknowledged": None, "waited_seconds": None, "waiting_commits": None, "standby_name": None, "waited_for": None},
 }  # fmt: skip
 PROBLEM: Final = {"what": "dcs", "reason": "dcs_unavailable", "text": "etcd3: no answer", "hint": "", "since": ""}
 
@@ -161,8 +165,49 @@ def test_what_is_not_known_is_left_out(served: Served) -> None:
         "frontier_lsn_bytes",
         "server_lsn_bytes",
         "spool_bytes",
+        "commits_wait_seconds",
+        "commits_waiting",
+        "acknowledged_lsn_bytes",
+        "durability_degraded",
     ):
         assert f"walkeeper_{name}" not in found
+
+
+@pytest.mark.parametrize(
+    ("durability", "lines"),
+    [
+        (None, []),
+        (
+            KNOWN["durability"],
+            [
+                "walkeeper_commits_wait_seconds 0.02",
+                "walkeeper_commits_waiting 3.0",
+                "walkeeper_acknowledged_lsn_bytes 4.294967296e+09",
+                "walkeeper_durability_degraded 0.0",
+            ],
+        ),
+        (
+            {**KNOWN["durability"], "state": "degraded", "waited_seconds": 40.0, "waiting_commits": None},
+            [
+                "walkeeper_commits_wait_seconds 0.0",
+                "walkeeper_acknowledged_lsn_bytes 4.294967296e+09",
+                "walkeeper_durability_degraded 1.0",
+            ],
+        ),
+        (
+            {**KNOWN["durability"], "state": "waiting", "acknowledged": None, "waited_seconds": 40.0},
+            [
+                "walkeeper_commits_wait_seconds 40.0",
+                "walkeeper_commits_waiting 3.0",
+                "walkeeper_durability_degraded 0.0",
+            ],
+        ),
+    ],
+)
+def test_how_commits_fare_that_wait_for_the_store(durability: dict[str, Any] | None, lines: list[str]) -> None:
+    text = metrics.Exposition(lambda: {**KNOWN, "durability": durability}).text("")[1].decode()
+    named = [line for line in text.splitlines() if re.match(r"walkeeper_(commits_|acknowledged|durability)", line)]
+    assert named == lines
 
 
 def test_a_look_that_is_old_is_not_reported_as_the_present(tmp_path: Path) -> None:
@@ -179,6 +224,48 @@ def test_a_look_that_is_old_is_not_reported_as_the_present(tmp_path: Path) -> No
             known,
         ) * 3 + (True if known else None,)
         assert said["agent"]["looked_seconds_ago"] >= age
+
+
+STREAMS: Final = {"streams": True, "stands": False, "degraded": False, "acknowledged": Lsn(MIB), "waited": lambda: 0.02}
+
+
+@pytest.mark.parametrize(
+    ("streaming", "state", "acknowledged", "waited"),
+    [
+        (STREAMS, "store", "0/100000", 0.02),
+        ({**STREAMS, "stands": True, "waited": lambda: 40.0}, "waiting", "0/100000", 40.0),
+        ({**STREAMS, "stands": True, "acknowledged": Lsn(0), "waited": lambda: 40.0}, "waiting", None, 40.0),
+        ({**STREAMS, "degraded": True, "waited": lambda: 40.0}, "degraded", "0/100000", 40.0),
+        (
+            {**STREAMS, "degraded": True, "stands": True, "waited": lambda: 40.0},
+            "waiting",
+            "0/100000",
+            40.0,
+        ),  # no lease
+        ({**STREAMS, "acknowledged": Lsn(0)}, "none", None, 0.02),
+        ({**STREAMS, "streams": False}, "none", None, None),
+        (None, None, None, None),  # another node archives
+    ],
+)
+def test_the_report_says_what_commits_wait_for(
+    tmp_path: Path, streaming: dict[str, Any] | None, state: str | None, acknowledged: str | None, waited: float | None
+) -> None:
+    here: Any = SimpleNamespace(bin_dir=tmp_path, data=tmp_path / "data", port=1)
+    config = config_of(here, "a", tmp_path, receiver="builtin", durability="store")
+    synchronous = None if streaming is None else SimpleNamespace(synchronous=SimpleNamespace(**streaming))
+    agent: Any = SimpleNamespace(config=config, archiver=synchronous)
+    server = ServerState(7, False, 1, Lsn(MIB), SegmentSize(MIB), 15, "replica")
+    for commits, waiting, named in (
+        (None, None, None),  # could not be asked
+        (CommitsState(None, "walkeeper_00000007", connected=True), None, True),
+        (CommitsState(0, "", connected=False), 0, False),
+    ):
+        assert durability(agent, Observation(server=server, commits=commits)) == {
+            "state": state, "acknowledged": acknowledged, "waited_seconds": waited, "waiting_commits": waiting,
+            "standby_name": "walkeeper_00000007", "waited_for": named,
+        }  # fmt: skip
+    agent.config = replace(config, durability="local")
+    assert durability(agent, Observation()) is None
 
 
 def test_what_base_backups_restore_is_served_where_it_is_known() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import pytest
 import yaml
@@ -21,8 +21,9 @@ from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import PROOF_JOB
+from walkeeper.errors import PostgresError
 from walkeeper.lib.clock import Clock, SystemClock
-from walkeeper.postgres.server import ServerState
+from walkeeper.postgres.server import CommitsState, ServerState
 
 RECORD: Final = Record(
     system_identifier="7300000000000000001", segment_size=MIB, timeline=1, lsn="0/500000", start="000000010000000000000003", owner="a",
@@ -85,6 +86,31 @@ def test_p9_a_proof_on_the_disk_of_pg_wal_does_not_end_itself_by_what_it_writes(
     free, job.fills_pg_wal_disk = 100 << 30, False
     assert why(290) == "", "what it wrote and removed is no trend either"
     assert "the disk of pg_wal fills" in why(60)
+
+
+@pytest.mark.parametrize(
+    ("durability", "in_recovery", "asked"), [("store", False, True), ("store", True, False), ("local", False, False)]
+)
+def test_a_primary_is_asked_how_many_commits_wait_where_they_wait_for_the_store(
+    short_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    durability: Literal["local", "store"],
+    in_recovery: bool,
+    asked: bool,
+) -> None:
+    observer = observer_of(short_path)
+    observer._config = replace(observer._config, durability=durability)
+    server = ServerState(1, in_recovery, 1, Lsn(9 * MIB), SegmentSize(MIB), 15, "replica")
+    state = CommitsState(3, "walkeeper_00000001", connected=True)
+    monkeypatch.setattr(observer._server, "commits", {"walkeeper_00000001": state}.__getitem__)
+    assert observer._look_at_commits(server) == (state if asked else None)
+    assert observer._look_at_commits(None) is None
+
+    def fails(_: str) -> CommitsState:
+        raise PostgresError("no answer")
+
+    monkeypatch.setattr(observer._server, "commits", fails)
+    assert observer._look_at_commits(server) is None
 
 
 @pytest.mark.parametrize(("identifier", "safe"), [(7300000000000000001, False), (7300000000000000002, None)])

@@ -270,6 +270,20 @@ INCREMENTAL: Final = both(
     *(with_server(name, state={"major": 17}, settings={"summarize_wal": "off"}) for name in ("n1", "n2", "n3")),
 )
 
+STORE: Final = with_config(durability="store")
+ACKNOWLEDGES: Final = "walkeeper_00000007"
+
+
+def promoting(text: str, **changes: Any) -> Changed:
+    return both(STORE, with_part("patroni", pre_promote=replace(found(text), **changes)))
+
+
+def names(setting: str) -> Changed:
+    """With ``durability: store``; as the dynamic configuration has it, too."""
+    parameters = {"synchronous_standby_names": setting}
+    return both(STORE, with_server(settings=parameters), with_dynamic(postgresql={"parameters": parameters}))
+
+
 # Rule, what is changed, state, a piece of the text, a piece of the fix.
 WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("server_answers", with_member("n1", server=Unknown("connection refused")), "error", "does not answer: connection refused", "patronictl"),
@@ -295,6 +309,21 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("idle_replication_slot_timeout", with_server(settings={"idle_replication_slot_timeout": "1d"}), "error", "is 1d", "idle_replication_slot_timeout=0"),
     ("synchronous_standby_names", both(with_server(settings={"synchronous_standby_names": 'ANY 1 (n2, "walkeeper")'}), with_dynamic(postgresql={"parameters": {"synchronous_standby_names": 'ANY 1 (n2, "walkeeper")'}})), "error",
      "never confirms", "synchronous_standby_names=null"),
+    ("synchronous_standby_names", both(names(ACKNOWLEDGES), with_config(durability="local")), "error", "never confirms", "synchronous_standby_names=null"),
+    ("synchronous_standby_names", names("walkeeper"), "error", "never confirms", f"synchronous_standby_names={ACKNOWLEDGES}"),
+    ("synchronous_standby_names", STORE, "warning", f"do not wait for {ACKNOWLEDGES}", f"edit-config --force --pg synchronous_standby_names={ACKNOWLEDGES}"),
+    ("synchronous_standby_names", names(f"ANY 1 (n2, {ACKNOWLEDGES})"), "warning", "do not wait", f"={ACKNOWLEDGES}"),
+    ("synchronous_commit", both(STORE, with_server(settings={"synchronous_commit": "local"})), "warning", "synchronous_commit is local", "--pg synchronous_commit=on"),
+    ("one_acknowledges", with_server(acknowledging=(ACKNOWLEDGES, ACKNOWLEDGES)), "error", f"2 walsenders are called {ACKNOWLEDGES}", "pg_stat_replication"),
+    ("pre_promote", STORE, "error", "pre_promote is not set", "'postgresql.pre_promote=/opt/walkeeper/bin/walkeeper pre-promote -c"),
+    ("pre_promote", both(STORE, with_part("patroni", local={"postgresql": {"pre_promote": "/bin/true"}}, pre_promote=found("/bin/true"))), "error", "is not walkeeper's: '/bin/true'", "  pre_promote: "),
+    ("pre_promote", promoting("walkeeper pre-promote --lose -c /etc/x.yml"), "error", "has --lose", "edit-config"),
+    ("pre_promote", promoting("walkeeper pre-promote -c /etc/x.yml", runs=False), "error", "cannot be run", "edit-config"),
+    ("synchronous_mode", both(STORE, with_dynamic(synchronous_mode=True)), "error", "synchronous_mode is true", "--set synchronous_mode=false"),
+    ("synchronous_mode", both(with_record(durability="store"), with_dynamic(synchronous_mode="quorum")), "error", "synchronous_mode is quorum", "--set synchronous_mode=false"),
+    ("maximum_lag_on_failover", STORE, "warning", "is 1 MiB", "maximum_lag_on_failover=1073741824"),
+    ("restore_command", both(STORE, with_server("n2", settings={"restore_command": ""})), "error", "has no restore_command", "recovery_conf.restore_command="),
+    ("restore_command", both(STORE, with_server("n2", settings={"restore_command": "cp /a/%f %p"})), "error", "is not walkeeper's", "recovery_conf.restore_command="),
     ("archive_settings", with_server(settings={"archive_mode": "always", "archive_command": "cp %p /a/%f"}), "warning", "archives again", "archive_mode=on"),
     ("max_slot_wal_keep_size", both(with_server(settings={"max_slot_wal_keep_size": "1GB"}), with_part("patroni", local={"postgresql": {"parameters": {"max_slot_wal_keep_size": "1GB"}}})),
      "warning", "is 1GB", "    max_slot_wal_keep_size: -1"),
@@ -437,6 +466,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("spool_room", with_config(spool_limit=MIB), "warning", "less than two segments", "limit:"),
     ("receiver", with_facts(receiver_problem=ConfigError("pg_receivewal: not found", hint="Install it.")), "error", "not found", "# Install it."),
     ("encryption", with_config(encryption_recipients=("age1x",)), "warning", "no identity_file", "identity_file: "),
+    ("encryption", both(STORE, with_config(encryption_recipients=("age1x",))), "error", "no identity_file", "identity_file: "),
     ("authentication", with_config(encryption_recipients=("age1x",)), "warning", "nothing shows who made them", "openssl rand -hex 32"),
     ("encryption", with_facts(codec_problem=ConfigError("encryption: pyrage is missing", hint="pip install")), "error", "pyrage", "# pip install"),
     ("agent_runs", with_facts(agent=Unknown("no agent is running"), agent_absent=True), "error", "no agent runs", "agent -c"),
@@ -499,7 +529,7 @@ def test_what_was_not_seen_is_never_good(good: Facts) -> None:
         dcs_problem=DcsUnavailable("etcd3: away"), servers_uid=away, base_backup=away,
         members=(replace(good.members[0], server=away),), expire_keep=away,
     )  # fmt: skip
-    facts = both(SCHEDULED, with_config(backup_expire=Path("/etc/expire.yml"), backup_full_every=86400.0))(facts)
+    facts = both(SCHEDULED, with_config(backup_expire=Path("/etc/expire.yml"), backup_full_every=86400.0), STORE)(facts)
     content = {finding.rule.name for finding in judge(facts) if finding.state == "ok"}
     assert content == {
         "receiver",
@@ -723,6 +753,29 @@ def test_a_star_picks_no_receiver(good: Facts) -> None:
     """It reports no flush position, without which nothing is the synchronous standby."""
     facts = with_server(settings={"synchronous_standby_names": "*"})(good)
     assert {each.state for each in of(judge(facts), "synchronous_standby_names")} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "waits"),
+    [
+        (ACKNOWLEDGES, True), (f'"{ACKNOWLEDGES}"', True), (f"{ACKNOWLEDGES}, n2", True), (f"n2, {ACKNOWLEDGES}", False),
+        (f"FIRST 2 (n2, {ACKNOWLEDGES}, n3)", True), (f"2 (n2, n3, {ACKNOWLEDGES})", False),
+        (f"any 2 ({ACKNOWLEDGES}, n2)", True), (f"ANY 1 ({ACKNOWLEDGES}, n2)", False), ("walkeeper_00000008", False), ("*", False),
+    ],
+)  # fmt: skip
+def test_commits_wait_for_the_store_where_none_goes_without_it(good: Facts, setting: str, waits: bool) -> None:
+    """https://www.postgresql.org/docs/current/runtime-config-replication.html: synchronous_standby_names."""
+    [verdict] = [each for each in of(judge(names(setting)(good)), "synchronous_standby_names") if each.about == "n1"]
+    assert verdict.state == ("ok" if waits else "warning")
+
+
+def test_with_durability_store_a_cluster_can_be_good(good: Facts) -> None:
+    ours = promoting(f"/opt/walkeeper/bin/walkeeper pre-promote --config {good.config.source}")
+    facts = both(names(ACKNOWLEDGES), ours, with_part("patroni"))(good)
+    assert isinstance(facts.topology, Topology)
+    dynamic = {**facts.topology.dynamic, "maximum_lag_on_failover": 1 << 30, "synchronous_mode": False}
+    facts = replace(facts, topology=replace(facts.topology, dynamic=dynamic))
+    assert [each for each in judge(facts) if each.state != "ok"] == []
 
 
 def test_one_fault_of_this_nodes_agent_is_one_error(good: Facts) -> None:

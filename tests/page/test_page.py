@@ -379,6 +379,23 @@ def test_text_and_pictures_have_the_contrast_that_wcag_asks_for(block: int) -> N
         assert contrast(colour[drawn], colour["card"]) >= 3.0, drawn
 
 
+def test_commits_are_a_card_where_they_wait_for_the_store() -> None:
+    facts = pages.well()
+    assert "<dt>Commits</dt>" not in render(facts)
+    durability = {
+        "state": "waiting", "acknowledged": "0/93540D18", "waited_seconds": 34.0, "waiting_commits": 12,
+        "standby_name": "walkeeper_00000007", "waited_for": True,
+    }  # fmt: skip
+    shown = render(replace(facts, report=pages.report(durability=durability)))
+    assert (
+        '<dt>Commits</dt><dd class="bad">wait: nothing was acknowledged for 34 s<small>acknowledged up to 0/93540D18; 12 wait now'
+        in shown
+    )
+    of_record = {**pages.report()["record"], "durability": "store", "owner": "<b>"}
+    shown = render(replace(facts, report=pages.report(durability={**durability, "state": None}, record=of_record)))
+    assert "<dt>Commits</dt><dd>return when the store has them<small>as &lt;b&gt; acknowledges" in shown
+
+
 def test_base_backups_are_a_card_where_there_are_any() -> None:
     facts = pages.well()
     assert "Base backups" not in render(facts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -56,6 +56,13 @@ def test_a_record_of_an_older_version_says_when_it_was_written_and_no_more() -> 
     late = {**ROW, "lag_seconds_at_most": None}
     assert texts(record=old, members=[late]) == ["the frontier has stood for 95 s, and 3 MiB wait for it"]
     assert "Frontier  2/4A000000 on timeline 2, moved by node1\n" in render({**WHOLE, "record": old})
+
+
+def test_a_session_that_was_ended_and_a_promotion_that_does_not_come_is_said() -> None:
+    assert texts(record=record(closed_by="node2"), leader="node2") == [
+        "node2 has ended the session of node1, to be promoted, and has not taken over"
+    ]
+    assert "Patroni's log on node2" in hints(record=record(closed_by="node2"))
 
 
 def disk(free: int, growth: float | None) -> dict[str, Any]:
@@ -183,6 +190,59 @@ def test_a_member_that_is_never_promoted_is_not_held_to_being_gap_safe() -> None
     tagged = {**REPLICA, "held": False, "gap_safe": None, "hold_slot": None}
     assert texts(members=[ROW, tagged]) == []
     assert "  none        -\n" in render({**WHOLE, "members": [ROW, tagged]})
+
+
+COMMITS: Final[dict[str, Any]] = {
+    "state": "store", "acknowledged": "2/4A1F9D88", "waited_seconds": 0.0, "waiting_commits": 3, "standby_name": "walkeeper_00000007",
+    "waited_for": True,
+}  # fmt: skip
+
+
+def test_what_commits_wait_for_is_a_line_where_that_is_the_store() -> None:
+    def shown(durability: dict[str, Any] | None, of_record: str) -> str:
+        agent = {**REPORT, "durability": durability}
+        return render({**WHOLE, "record": record(durability=of_record, owner="node2"), "agent": agent})
+
+    assert "Commits" not in shown(None, "local")
+    assert "Commits   return when the store has them; acknowledged up to 2/4A1F9D88; 3 wait now\n" in shown(
+        COMMITS, "store"
+    )
+    elsewhere = {
+        **COMMITS,
+        "state": None,
+        "acknowledged": None,
+        "waited_seconds": None,
+        "waiting_commits": None,
+        "waited_for": None,
+    }
+    for durability in (elsewhere, None):
+        assert "Commits   return when the store has them; walkeeper status on node2 says how they fare\n" in shown(
+            durability, "store"
+        )
+
+
+def test_commits_that_nobody_acknowledges_are_told_on_every_node() -> None:
+    """Too little WAL comes then for the frontier to stand, and the dead agent says nothing."""
+    commits = {"waited_for": True, "waiting": 12, "acknowledged": False, "standby_name": "walkeeper_00000007"}
+    of_store = record(durability="store", owner="node1")
+    members = [{**ROW, "commits": commits}, {**REPLICA, "commits": None}]
+    assert texts(members=members) == ["commits on node1 wait, and no agent streams from it to acknowledge them"]
+    assert "walkeeper status on node1" in hints(members=members)
+    assert "Commits   return when the store has them; 12 wait now; walkeeper status on node1" in render(
+        {**WHOLE, "record": of_store, "members": members}
+    )
+    for fine in ({**commits, "acknowledged": True}, {**commits, "waited_for": False}):
+        assert texts(members=[{**ROW, "commits": fine}]) == []
+
+
+def test_commits_that_do_not_wait_although_the_configuration_says_so_are_told() -> None:
+    commits = {"waited_for": False, "waiting": None, "acknowledged": True, "standby_name": "walkeeper_00000007"}
+    members = [{**ROW, "commits": commits}]
+    assert texts(members=members, record=record(durability="store")) == [
+        "commits on node1 do not wait for the store: synchronous_standby_names does not demand walkeeper_00000007"
+    ]
+    assert "walkeeper doctor" in hints(members=members, record=record(durability="store"))
+    assert texts(members=members, record=record(durability="local")) == []
 
 
 def test_members_whose_keys_have_expired_are_missed() -> None:

@@ -300,8 +300,8 @@ WHOLE: Final[dict[str, Any]] = {
     "hold_slot": {"name": HOLD_SLOT, "declared": True},
     "record": {
         "system_identifier": "7", "segment_size": MIB, "timeline": 2, "frontier": "2/4A000000",
-        "start": "000000010000000000000003", "owner": "node1", "gaps_total": 0, "suspected": [], "trouble": None, "age_seconds": 1.0,
-        "moved_seconds_ago": 5.0,
+        "start": "000000010000000000000003", "owner": "node1", "closed_by": None, "gaps_total": 0, "suspected": [], "trouble": None, "age_seconds": 1.0,
+        "moved_seconds_ago": 5.0, "durability": "local",
     },
     "members": [ROW], "gone": [], "gaps": [], "agent": None, "attention": [], "unknown": [], "exit_code": 0,
 }  # fmt: skip

@@ -12,7 +12,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import Versioned
 from walkeeper.errors import PostgresError
-from walkeeper.postgres.server import CommandState, ServerState
+from walkeeper.postgres.server import CommandState, CommitsState, ServerState
 
 GONE_SECONDS: Final = 24 * 3600.0
 """Seconds for which a member is remembered whose key has gone from the DCS: it died, or was removed on purpose."""
@@ -78,3 +78,5 @@ class Observation:
     leader_known: bool = False
     gap_unsafe: str | None = None
     command: CommandState | None = None
+    commits: CommitsState | None = None
+    """Asked with ``durability: store``, on a primary."""

@@ -19,12 +19,13 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import Member, remember
 from walkeeper.core.record import Record
 from walkeeper.core.room import Disk, Trend
+from walkeeper.core.synchronous import standby_name
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
 from walkeeper.dcs.claim import decoded
 from walkeeper.errors import CommandFails, DcsError, NotGapSafe, PostgresError
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.page.facts import Sample
-from walkeeper.postgres.server import AGENT_APPLICATION, CommandState, Server, ServerState
+from walkeeper.postgres.server import AGENT_APPLICATION, CommandState, CommitsState, Server, ServerState
 
 TOPOLOGY_SECONDS: Final = 10.0
 DISK_TOLD_SECONDS: Final = 30.0
@@ -93,6 +94,7 @@ class Observer:
             leader_known=look.leader_known,
             gap_unsafe=self._judge_slot(look),
             command=self._look_at_command(look.server),
+            commits=self._look_at_commits(look.server),
         )
         self._look_at_disk(look.server)
         self._take_sample()
@@ -203,6 +205,16 @@ class Observer:
         else:
             self._problems.clear(About.ARCHIVE_COMMAND)
         return command
+
+    def _look_at_commits(self, server: ServerState | None) -> CommitsState | None:
+        """Of a server whose commits are to wait for the store."""
+        if self._config.durability != "store" or server is None or server.in_recovery:
+            return None
+        try:
+            return self._server.commits(standby_name(server.system_identifier))
+        except PostgresError as problem:
+            self._problems.report(About.POSTGRESQL, problem, grace=True)
+            return None
 
     def _judge_slot(self, look: Look) -> str | None:
         """Why this node is not gap-safe; "" if it is, None if that cannot be told, or if nothing depends on it."""

@@ -7,8 +7,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-Job: TypeAlias = Literal["callback", "restore-wal", "archive-push"]
-_JOBS: Final[tuple[Job, ...]] = ("callback", "restore-wal", "archive-push")
+Job: TypeAlias = Literal["callback", "restore-wal", "archive-push", "pre-promote"]
+_JOBS: Final[tuple[Job, ...]] = ("callback", "restore-wal", "archive-push", "pre-promote")
 _CALLBACK_MODULES: Final = ("walkeeper.control.callback", "walkeeper.callback")
 """The second is the name of walkeeper 0.1."""
 _EVENTS: Final = frozenset({"on_start", "on_stop", "on_restart", "on_role_change", "on_reload"})

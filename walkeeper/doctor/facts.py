@@ -40,6 +40,8 @@ class ServerFacts:
     """The versions of the agents that have sessions there: an agent connects to its own node's server alone."""
     disk: Disk | None = None
     """Of pg_wal, as its agent says; None where no agent does."""
+    acknowledging: tuple[str, ...] = ()
+    """The ``application_name`` of each walsender whose word on flushed WAL commits may wait for, by its beginning."""
     receives: bool = True
     """A standby streams from another server."""
     started_at: str = ""
@@ -75,6 +77,7 @@ class PatroniFacts:
     callbacks: Mapping[str, Command]
     """By event; only those that are configured."""
     restore_command: Command | None
+    pre_promote: Command | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +169,12 @@ class Facts:
     """Bytes that this user can still write in ``backup.verify_directory``."""
     base_backup: str | Unknown = field(default_factory=lambda: Unknown("nobody looked"))
     """The newest backup that pg_wal has a label of."""
+
+    @property
+    def waits_for_store(self) -> bool:
+        """Whether commits wait for the store, by this node's configuration or by the record."""
+        recorded = isinstance(self.record, Record) and self.record.durability == "store"
+        return recorded or self.config.durability == "store"
 
     @property
     def this(self) -> MemberFacts | None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from walkeeper.config import Config
 from walkeeper.core.room import Disk
+from walkeeper.core.synchronous import PREFIX
 from walkeeper.dcs.base import Member, Topology
 from walkeeper.doctor.facts import MemberFacts, ServerFacts, Unknown
 from walkeeper.errors import ConfigError, PostgresError, WalkeeperError
@@ -33,6 +34,7 @@ _SETTINGS: Final = (
     "max_wal_senders",
     "restore_command",
     "summarize_wal",
+    "synchronous_commit",
     "synchronous_standby_names",
 )
 
@@ -44,6 +46,8 @@ select jsonb_build_object(
   'may_replicate', (select rolreplication or rolsuper from pg_roles where rolname = current_user),
   'agents', (select coalesce(jsonb_agg(distinct application_name), '[]')
                from pg_stat_activity where application_name like 'walkeeper agent %%'),
+  'acknowledging', (select coalesce(jsonb_agg(application_name), '[]')
+                      from pg_stat_replication where starts_with(application_name, %s)),
   'receives', exists (select from pg_stat_wal_receiver),
   'started_at', to_char(pg_postmaster_start_time() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
   'now', extract(epoch from clock_timestamp())::float8,
@@ -115,7 +119,7 @@ def _trial(config: Config, found: ServerFacts) -> str | Unknown:
 
 def _second_look(server: Server, found: ServerFacts) -> ServerFacts:
     time.sleep(SECOND_LOOK)
-    answer = server.survey(_SURVEY, list(_SETTINGS))
+    answer = server.survey(_SURVEY, list(_SETTINGS), PREFIX)
     return replace(found, agents=_versions(answer))
 
 
@@ -124,7 +128,7 @@ def survey(server: Server, hold_slot: str) -> ServerFacts:
     state = server.state()
     slot = server.slot(hold_slot)
     before = clock.wall_seconds()
-    answer: Mapping[str, Any] = server.survey(_SURVEY, list(_SETTINGS))
+    answer: Mapping[str, Any] = server.survey(_SURVEY, list(_SETTINGS), PREFIX)
     after = clock.wall_seconds()
     settings = {name: value for name, value in answer["settings"].items() if value is not None}
     refused = ""
@@ -141,6 +145,7 @@ def survey(server: Server, hold_slot: str) -> ServerFacts:
         replication_refused=refused,
         agents=_versions(answer),
         disk=next(filter(None, map(Disk.from_brief, answer["agents"])), None),
+        acknowledging=tuple(sorted(answer["acknowledging"])),
         receives=answer["receives"],
         started_at=answer["started_at"],
         clock_ahead=_outside(float(answer["now"]), before, after),

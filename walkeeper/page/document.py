@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from walkeeper.core import job_words
+from walkeeper.core import commit_words, job_words
 from walkeeper.core.amounts import duration, rate, size
 from walkeeper.core.room import DISK_SECONDS, SHARE
 from walkeeper.page import charts, timelines
@@ -127,6 +127,7 @@ def _glance(facts: Facts, picture: Picture | None) -> Iterator[tuple[str, str, s
         late = report["lag_seconds"] or 0
         waits = f"the oldest of it waits for {duration(late)}" if late else ""
         yield "Not archived", size(report["lag_bytes"]), waits, "odd" if late > 60 else ""
+    yield from _commit_card(report)
     yield _gap_card(facts, picture)
     yield from _backup_card(report.get("backups"))
     yield from _job_cards(report)
@@ -153,6 +154,15 @@ def _glance(facts: Facts, picture: Picture | None) -> Iterator[tuple[str, str, s
         "walkeeper verify has the times" if commit is None else f"{moment(commit['time'])}, the last archived commit",
         "odd" if commit is None else "",
     )
+
+
+def _commit_card(report: Any) -> Iterator[tuple[str, str, str, str]]:
+    """Where commits wait for the store, by this agent's or the record's word."""
+    found = report.get("durability") or {}
+    if found.get("state") is not None:
+        yield "Commits", commit_words.now(found), commit_words.more(found), commit_words.kind(found)
+    elif (report["record"] or {}).get("durability") == "store":
+        yield "Commits", "return when the store has them", f"as {report['record']['owner']} acknowledges", ""
 
 
 def _disk_card(disk: Any) -> tuple[str, str, str, str]:

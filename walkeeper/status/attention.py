@@ -91,7 +91,12 @@ def _about_the_owner(status: dict[str, Any]) -> Iterator[Remark]:
     if record["trouble"] and not own:
         hint = f"walkeeper status on {record['owner']} says what to do." if record["owner"] != status["node"] else ""
         yield remark(f"{record['owner']}, which archives: {record['trouble']}", hint)
-    if leader is not None and record["owner"] != leader:
+    if record["closed_by"]:
+        yield remark(
+            f"{record['closed_by']} has ended the session of {record['owner']}, to be promoted, and has not taken over",
+            f"Normal for seconds. If it stays so, Patroni's log on {record['closed_by']} says what pre_promote waits for.",
+        )
+    elif leader is not None and record["owner"] != leader:
         owns = f"{record['owner']} still owns the record" if record["owner"] else "nobody owns the record yet"
         yield remark(
             f"Patroni's leader is {leader}, and {owns}",
@@ -141,6 +146,7 @@ def _about_members(status: dict[str, Any]) -> Iterator[Remark]:
                 "Patroni starts it again; its log says why it ended. If its disk is full: docs/operations.md, Disk full.",
             )
         yield from _stuck(row, scope)
+        yield from _about_commits(row, status)
         yield from _disk_short(row, status)
     slot = status["hold_slot"]
     if not slot["declared"] and status["members"] and status["paused"] is not None:
@@ -161,6 +167,25 @@ def _stuck(row: dict[str, Any], scope: str) -> Iterator[Remark]:
         yield remark(
             f"{row['name']} is {size(row['behind_bytes'])} behind the leader and does not stream: {why}",
             f"If its leader no longer has that WAL either, build it again: patronictl reinit {scope} {row['name']}",
+        )
+
+
+def _about_commits(row: dict[str, Any], status: dict[str, Any]) -> Iterator[Remark]:
+    """Where they are to wait for the store, by the server's own word: its agent may be dead, and then says nothing."""
+    commits, name = row.get("commits"), row["name"]
+    if commits is None:
+        return
+    if commits["waited_for"] and not commits["acknowledged"]:
+        yield remark(
+            f"commits on {name} wait, and no agent streams from it to acknowledge them",
+            f"Normal for seconds after a failover or a start of the agent. If it stays so, walkeeper status on {name} says "
+            "whether the agent runs, and why it does not stream.",
+        )
+    wanted = status["record"] is not None and status["record"]["durability"] == "store"
+    if wanted and not commits["waited_for"] and name == status["leader"]:
+        yield remark(
+            f"commits on {name} do not wait for the store: synchronous_standby_names does not demand {commits['standby_name']}",
+            "durability: store promises it only then. walkeeper doctor prints the line to paste.",
         )
 
 

@@ -19,13 +19,14 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record
 from walkeeper.core.room import Disk
 from walkeeper.core.suspicion import covers
+from walkeeper.core.synchronous import always_asks, standby_name
 from walkeeper.dcs.base import Member, RecordStore, Topology
 from walkeeper.dcs.claim import Known, decoded
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
 from walkeeper.lib.clock import wall_seconds
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
-from walkeeper.postgres.server import Server, ServerState
+from walkeeper.postgres.server import CommitsState, Server, ServerState
 from walkeeper.status.attention import Remark, attention, remark
 from walkeeper.store.open import open_store
 
@@ -131,7 +132,9 @@ def _described(record: Record | None) -> dict[str, Any] | None:
         "frontier": record.lsn,
         "start": record.start,
         "owner": record.owner,
+        "closed_by": record.closed_by or None,
         "gaps_total": record.gaps_total,
+        "durability": record.durability or "local",
         "suspected": [{"timeline": gap.timeline, "start": gap.start, "end": gap.end} for gap in record.suspected],
         "trouble": record.trouble or None,
         "age_seconds": _age(record.updated_at),
@@ -169,7 +172,7 @@ def _member(config: Config, member: Member, unknown: list[Remark]) -> _Looked:
         "name": member.name, "role": member.role, "state": member.state, "timeline": None, "lsn": None, "in_recovery": None,
         "receives": None, "behind_bytes": None, "next_wal": None, "lag_bytes": None, "lag_seconds_at_most": None,
         "hold_slot": None, "held": not member.nofailover, "gap_safe": None, "why": None, "hint": None,
-        "disk": None,
+        "disk": None, "commits": None,
     }  # fmt: skip
     if not member.host or not member.port:
         unknown.append(remark(f"{member.name}: its address is not known"))
@@ -181,6 +184,7 @@ def _member(config: Config, member: Member, unknown: list[Remark]) -> _Looked:
             state = server.state()
             slot = server.slot(config.hold_slot)
             receives = server.receives() if state.in_recovery else None
+            commits = None if state.in_recovery else server.commits(standby_name(state.system_identifier))
             disk = next(filter(None, map(Disk.from_brief, server.agents())), None)
         finally:
             server.close()
@@ -190,11 +194,23 @@ def _member(config: Config, member: Member, unknown: list[Remark]) -> _Looked:
     timeline = member.timeline if state.in_recovery and member.timeline is not None else state.timeline
     row |= {"timeline": timeline, "lsn": str(state.lsn), "in_recovery": state.in_recovery, "receives": receives}
     row["disk"] = None if disk is None else disk.described()
+    row["commits"] = None if commits is None else _commits(commits, standby_name(state.system_identifier))
     row["held"] = row["held"] or not state.in_recovery
     if receives is not None and member.state == "running":
         row["state"] = "streaming" if receives else "not streaming"
     row["hold_slot"] = None if slot is None or slot.restart_lsn is None else str(slot.restart_lsn)
     return row, state, slot
+
+
+def _commits(found: CommitsState, standby: str) -> dict[str, Any]:
+    """Of a primary: whether its commits wait for the store, how many do now, and whether an agent streams to acknowledge them."""
+    waited_for = always_asks(found.standby_names, standby)
+    return {
+        "waited_for": waited_for,
+        "waiting": found.waiting if waited_for else None,
+        "acknowledged": found.connected,
+        "standby_name": standby,
+    }
 
 
 class _Judge:

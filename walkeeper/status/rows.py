@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from walkeeper.core import job_words
+from walkeeper.core import commit_words, job_words
 from walkeeper.core.amounts import duration, size
 
 WIDE: Final = ("MEMBER", "ROLE", "STATE", "TL", "WAL UP TO", "BEHIND", "NOT ARCHIVED", "HOLD SLOT", "GAP-SAFE")
@@ -43,6 +43,18 @@ def wal(status: dict[str, Any], speed: str = "") -> str:
     waits = "" if row["lag_bytes"] is None else f"; {_waits(row)} not archived"
     late = row["lag_seconds_at_most"]
     return f"{row['lsn']} on {row['name']}{speed}{waits}" + (f", for at most {duration(late)}" if late else "")
+
+
+def durability(status: dict[str, Any]) -> str:
+    """What they wait for, where that is the store; as this node's agent says, where it archives."""
+    record, told = status["record"], (status["agent"] or {}).get("durability") or {}
+    if told.get("state") is not None:
+        return f"{commit_words.now(told)}; {commit_words.more(told)}"
+    if (record or {}).get("durability") != "store":
+        return ""
+    waiting = ((leader(status) or {}).get("commits") or {}).get("waiting")
+    number = "" if waiting is None else f"; {waiting} wait now"
+    return f"return when the store has them{number}; walkeeper status on {record['owner'] or 'the leader'} says how they fare"
 
 
 def gaps(status: dict[str, Any]) -> str:

@@ -45,6 +45,7 @@ def lines(samples: Sequence[Sample], *, stamp: str, age: float, bars: bool) -> l
         *_words("Frontier", rows.frontier(status, _speed(samples, "frontier"))),
         *_words("WAL", rows.wal(status, _speed(samples, "wal"))),
         *_words("Uploads", _uploads(samples)),
+        *(_words("Commits", waits) if (waits := rows.durability(status)) else []),
         *(_words("Restore", commit) if (commit := rows.commit(status)) else []),
         *_words("Gaps", rows.gaps(status)),
         *(_words("Missing", missing) if (missing := rows.missing(status)) else []),

@@ -17,6 +17,7 @@ def render(status: dict[str, Any]) -> str:
         f"Archive   {rows.archive(status)}",
         *wrapped("Frontier", rows.frontier(status)),
         *wrapped("WAL", rows.wal(status)),
+        *(wrapped("Commits", waits) if (waits := rows.durability(status)) else []),
         *(wrapped("Restore", commit) if (commit := rows.commit(status)) else []),
         *wrapped("Gaps", rows.gaps(status)),
         *(wrapped("Missing", missing) if (missing := rows.missing(status)) else []),

@@ -114,6 +114,26 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
         "1 where that is less than `backup.keep`, although there are backups that are old enough.",
         lambda r: _in(r, "short"),
     ),
+    (
+        "commits_wait_seconds",
+        "With `durability: store`, on the node that streams: how long the oldest WAL that commits wait for has waited.",
+        lambda r: 0 if _of(r["durability"], "state") == "degraded" else _of(r["durability"], "waited_seconds"),
+    ),
+    (
+        "commits_waiting",
+        "Sessions whose commit waits for it; left out where the agent's role may not see that (`pg_read_all_stats`).",
+        lambda r: _of(r["durability"], "waiting_commits"),
+    ),
+    (
+        "acknowledged_lsn_bytes",
+        "Up to where commits return, because the store has it (or as `degrade_after` says); left out where nothing streams.",
+        lambda r: _lsn(r["durability"], "acknowledged"),
+    ),
+    (
+        "durability_degraded",
+        "1 while commits go on without the store.",
+        lambda r: None if _of(r["durability"], "state") is None else r["durability"]["state"] == "degraded",
+    ),
     ("spool_bytes", "Bytes in the spool.", lambda r: r["agent"]["spool_bytes"]),
     ("spool_limit_bytes", "The spool's limit.", lambda r: r["agent"]["spool_limit"]),
     ("troubles", "How many things keep the agent from its work at this moment.", lambda r: len(r["troubles"])),

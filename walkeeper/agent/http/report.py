@@ -12,6 +12,7 @@ from walkeeper.agent.observation import Observation
 from walkeeper.agent.problems import Problem
 from walkeeper.core.floor import moment
 from walkeeper.core.lsn import Lsn
+from walkeeper.core.synchronous import always_asks, standby_name
 from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB
 from walkeeper.lib.clock import now_utc
 
@@ -50,7 +51,9 @@ def report(agent: Agent) -> dict[str, Any]:
             "frontier": record.lsn,
             "segment_size": record.segment_size,
             "gaps": record.gaps_total,
+            "durability": record.durability or "local",
         },
+        "durability": durability(agent, observation),
         "last_commit": _last_commit(agent, observation),
         "lag_bytes": max(0, server.lsn - record.position) if server is not None and record is not None else None,
         "lag_seconds": agent.observer.lag_seconds() if server is not None and record is not None else None,
@@ -102,6 +105,32 @@ def _agent(agent: Agent, age: float | None) -> dict[str, Any]:
         "tail_bytes": archiver.tail.uploaded_bytes if archiver is not None else 0,
         "spool_bytes": agent.spool_used(),
         "spool_limit": agent.config.spool_limit,
+    }
+
+
+def durability(agent: Agent, observation: Observation) -> dict[str, Any] | None:
+    """What commits wait for with ``durability: store``; None without it. On nodes that do not archive only the record says it."""
+    if agent.config.durability != "store":
+        return None
+    archiver = agent.archiver
+    state, acknowledged, waited = None if archiver is None else "none", None, None
+    if archiver is not None and (synchronous := archiver.synchronous) is not None and synchronous.streams:
+        acknowledged, waited = synchronous.acknowledged or None, synchronous.waited()
+        if synchronous.stands:
+            state = "waiting"
+        elif synchronous.degraded:
+            state = "degraded"
+        elif acknowledged is not None:
+            state = "store"
+    server, commits = observation.server, observation.commits
+    name = None if server is None else standby_name(server.system_identifier)
+    return {
+        "state": state,
+        "acknowledged": _text(acknowledged),
+        "waited_seconds": waited,
+        "waiting_commits": None if commits is None else commits.waiting,
+        "standby_name": name,
+        "waited_for": None if name is None or commits is None else always_asks(commits.standby_names, name),
     }
 
 

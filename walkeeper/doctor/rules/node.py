@@ -145,9 +145,8 @@ def encryption(facts: Facts) -> Iterator[Verdict]:
         section = paste.key(facts, "encryption")
         lines = paste.yaml_lines(section, {"identity_file": "/etc/walkeeper/age-key"})
         fix = (f"# the private key of these recipients; in {config.source}:", *lines)
-        yield Wrong(
-            "new objects are encrypted, and this node has no identity_file to read them", fix, severity="warning"
-        )
+        text = "new objects are encrypted, and this node has no identity_file to read them"
+        yield Wrong(text, fix, severity=None if facts.waits_for_store else "warning")
     else:
         yield Good("encrypted" if config.encryption_recipients else "nothing is encrypted")
 

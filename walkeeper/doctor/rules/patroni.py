@@ -6,12 +6,18 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+from walkeeper.core.amounts import size
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 
 AREA: Final = "Patroni"
 OLDEST: Final = (3, 2)
+LAG: Final = 1024 * 1024
+"""Bytes: Patroni's default of maximum_lag_on_failover."""
+ENOUGH: Final = 1024 * LAG
+NOBODY: Final = "commits do not wait for the store"
+_OFF: Final = ("false", "off", "no", "0", "none")
 _SLOT_KEYS: Final = ("permanent_replication_slots", "permanent_slots", "slots")
 """In Patroni's order: the first one that says anything counts."""
 
@@ -185,3 +191,47 @@ def not_paused(facts: Facts) -> Iterator[Verdict]:
         yield Wrong("Patroni is paused", (paste.patronictl(facts, "resume", facts.config.scope),))
     else:
         yield Good("Patroni is not paused")
+
+
+@rule(
+    AREA,
+    "error",
+    what="With `durability: store`, synchronous_mode is off.",
+    why="With it Patroni writes synchronous_standby_names itself, with members only: no commit waits for the store. The store is "
+    "the synchronous standby here; pre_promote replays it before a promotion.",
+    fix="patronictl edit-config --set synchronous_mode=false",
+)
+def synchronous_mode(facts: Facts) -> Iterator[Verdict]:
+    if not facts.waits_for_store:
+        yield Good(NOBODY)
+    elif isinstance(facts.topology, Unknown):
+        yield NotKnown(facts.topology.because)
+    elif (found := str(facts.topology.dynamic.get("synchronous_mode", "off")).lower()) in _OFF:
+        yield Good("synchronous_mode is off")
+    else:
+        fix = (paste.edit_config(facts, synchronous_mode="false"),)
+        yield Wrong(f"synchronous_mode is {found}: Patroni leaves the store out of synchronous_standby_names", fix)
+
+
+@rule(
+    AREA,
+    "warning",
+    what="With `durability: store`, maximum_lag_on_failover is more than its default of 1 MiB.",
+    why="A replica that lags more is not promoted by Patroni, though the store has the rest and pre_promote replays it. With "
+    "asynchronous replication a busy cluster would stay without a leader until the replica has fetched it by itself.",
+    fix="patronictl edit-config --set maximum_lag_on_failover=1073741824",
+)
+def maximum_lag_on_failover(facts: Facts) -> Iterator[Verdict]:
+    if not facts.waits_for_store:
+        yield Good(NOBODY)
+        return
+    if isinstance(facts.topology, Unknown):
+        yield NotKnown(facts.topology.because)
+        return
+    said = str(facts.topology.dynamic.get("maximum_lag_on_failover", LAG))
+    found = int(said) if re.fullmatch(r"\d{1,18}", said) else LAG
+    if found > LAG:
+        yield Good(f"maximum_lag_on_failover is {size(found)}")
+    else:
+        fix = (paste.edit_config(facts, maximum_lag_on_failover=str(ENOUGH)),)
+        yield Wrong(f"maximum_lag_on_failover is {size(found)}: a replica that lags more is not promoted", fix)

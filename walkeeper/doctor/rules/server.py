@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
+from walkeeper.core.synchronous import always_asks, named, standby_name
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
@@ -201,20 +202,65 @@ def idle_replication_slot_timeout(facts: Facts, member: MemberFacts, server: Ser
 @rule(
     AREA,
     "error",
-    what="synchronous_standby_names does not name walkeeper.",
-    why="Its receiver reports no flush position, so that PostgreSQL never takes it for the synchronous standby: where it is "
-    "the only one that is named, every commit waits for ever. `*` is harmless: it picks among the standbys.",
-    fix="Leave the parameter to Patroni (synchronous_mode), or name standbys in it.",
+    what="synchronous_standby_names names walkeeper's receiver where commits wait for the store, and nowhere else.",
+    why="With `durability: store` and without that name no commit waits for the store (a warning). Elsewhere the receiver "
+    "reports no flush position, so that PostgreSQL never takes it for the synchronous standby: where it is the only one that "
+    "is named, every commit waits for ever. `*` picks among the standbys.",
+    fix="With `durability: store`: patronictl edit-config --pg synchronous_standby_names=walkeeper_… (doctor prints the name). "
+    "Else leave the parameter to Patroni (synchronous_mode), or name standbys in it.",
 )
 @each.server
 def synchronous_standby_names(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     found = server.settings.get("synchronous_standby_names", "")
-    names = {name.strip('"').lower() for name in re.findall(r'"[^"]*"|[^\s,()]+', found)}
-    if APPLICATION in names:
-        fix = paste.set_parameter(facts, "synchronous_standby_names", "null")
+    own = standby_name(server.state.system_identifier)
+    names = named(found)
+    if APPLICATION in names or (own in names and not facts.waits_for_store):
+        fix = paste.set_parameter(facts, "synchronous_standby_names", own if facts.waits_for_store else "null")
         yield Wrong(f"synchronous_standby_names is {found!r}: walkeeper never confirms a commit", fix, member.name)
+    elif facts.waits_for_store and member.leads and not always_asks(found, own):
+        fix = paste.set_parameter(facts, "synchronous_standby_names", own)
+        text = f"synchronous_standby_names is {found!r}: commits do not wait for {own}, which is the store"
+        yield Wrong(text, fix, member.name, "warning")
+    elif own in names:
+        yield Good("commits wait for the store", member.name)
     else:
         yield Good("synchronous_standby_names does not name walkeeper", member.name)
+
+
+@rule(
+    AREA,
+    "warning",
+    what="With `durability: store`, synchronous_commit is neither `off` nor `local`.",
+    why="Commits with these do not wait for any standby, nor for the store. A session may choose them for what may be lost.",
+    fix="patronictl edit-config --pg synchronous_commit=on",
+)
+@each.server
+def synchronous_commit(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    found = server.settings.get("synchronous_commit", "on")
+    if facts.waits_for_store and member.leads and found in ("off", "local"):
+        fix = paste.set_parameter(facts, "synchronous_commit", "on")
+        yield Wrong(f"synchronous_commit is {found}: commits do not wait for the store", fix, member.name)
+    else:
+        yield Good(f"synchronous_commit is {found}", member.name)
+
+
+@rule(
+    AREA,
+    "error",
+    what="At most one walsender has the application_name of walkeeper's receiver.",
+    why="Commits believe it. Whoever may replicate can connect with that name, and acknowledge what is stored nowhere.",
+    fix="SELECT pg_terminate_backend(…) for those that are not the agent's, and another password for the role.",
+)
+@each.server
+def one_acknowledges(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    own = standby_name(server.state.system_identifier)
+    found = sum(name == own for name in server.acknowledging)
+    if found < 2:
+        yield Good("no second walsender could acknowledge commits", member.name)
+        return
+    look = shlex.join(["psql", "-c", "SELECT * FROM pg_stat_replication"])
+    fix = (f"{look}   # as a superuser, on {member.name}: whose are they?",)
+    yield Wrong(f"{found} walsenders are called {own}: each of them can acknowledge commits", fix, member.name)
 
 
 def let_in(facts: Facts, refused: str) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def callbacks(facts: Facts) -> Iterator[Verdict]:
         told = f" ({foreign!r} is not walkeeper's, by its name)" if foreign else ""
         yield Wrong(f"not wired: {', '.join(missing)}{told}", fix, severity=severity)
     wired = {event: found[event] for event in EVENTS if event not in missing}
-    broken = {event: text for event, command in wired.items() if (text := _broken(facts, command))}
+    broken = {event: text for event, command in wired.items() if (text := _cannot_run(facts, command))}
     for text in sorted(set(broken.values())):
         events = ", ".join(event for event, each in broken.items() if each == text)
         yield Wrong(f"{events}: {text}", fix, severity=severity)
@@ -49,7 +49,7 @@ def callbacks(facts: Facts) -> Iterator[Verdict]:
         yield Good(f"{', '.join(EVENTS)} are walkeeper's")
 
 
-def _broken(facts: Facts, command: Command) -> str:
+def _cannot_run(facts: Facts, command: Command) -> str:
     """Why this command of walkeeper's cannot do its work on this node; empty if nothing was found."""
     if command.runs is False:
         return f"{command.program} cannot be run"
@@ -116,7 +116,7 @@ def _seconds(stamp: str) -> float:
     what="Every member's restore_command is walkeeper's.",
     why="A standby then finds what its primary no longer has, and PostgreSQL looks into the archive before it chooses a "
     "timeline number, so that no two promotions choose the same. Other tools' commands take an unreachable store for the "
-    "end of the WAL.",
+    "end of the WAL. With `durability: store` it is an error: what was acknowledged may lie in the store alone.",
     fix="patronictl edit-config --set postgresql.recovery_conf.restore_command='walkeeper-restore-wal … %f %p'",
 )
 def restore_command(facts: Facts) -> Iterator[Verdict]:
@@ -126,10 +126,11 @@ def restore_command(facts: Facts) -> Iterator[Verdict]:
             yield NotKnown(text.because, member.name)
             continue
         command = parse(text)
+        severity: Severity | None = "error" if facts.waits_for_store else None
         if not text:
-            yield Wrong("it has no restore_command", _restore_fix(facts), member.name)
+            yield Wrong("it has no restore_command", _restore_fix(facts), member.name, severity)
         elif command.job != "restore-wal":
-            yield Wrong(f"its restore_command is not walkeeper's: {text!r}", _restore_fix(facts), member.name)
+            yield Wrong(f"its restore_command is not walkeeper's: {text!r}", _restore_fix(facts), member.name, severity)
         elif "%f" not in text or "%p" not in text:
             yield Wrong(f"its restore_command lacks %f or %p: {text!r}", _restore_fix(facts), member.name, "error")
         else:
@@ -165,7 +166,7 @@ def restore_command_runs(facts: Facts) -> Iterator[Verdict]:
     command = facts.patroni.restore_command
     if command is None or command.job != "restore-wal":
         yield Good("it is not walkeeper's, so that there is nothing to be tried")
-    elif problem := _broken(facts, command):
+    elif problem := _cannot_run(facts, command):
         yield Wrong(f"restore_command: {problem}", _restore_fix(facts))
     else:
         yield Good("restore_command can be run")
@@ -181,6 +182,50 @@ def _restore_fix(facts: Facts) -> tuple[str, ...]:
         )
     setting = f"postgresql.recovery_conf.restore_command={paste.scalar(command)}"
     return (_EVERYWHERE, paste.patronictl(facts, "edit-config", "--force", "--set", setting))
+
+
+@rule(
+    AREA,
+    "error",
+    what="With `durability: store`, Patroni's pre_promote is walkeeper's, and can run.",
+    why="What a commit was acknowledged for may lie in the store alone. Without pre_promote a standby is promoted that lacks it, "
+    "and an old primary that its Patroni no longer stops goes on to acknowledge.",
+    fix="patronictl edit-config --set postgresql.pre_promote='walkeeper pre-promote …'",
+)
+def pre_promote(facts: Facts) -> Iterator[Verdict]:
+    if not facts.waits_for_store:
+        yield Good("commits do not wait for the store")
+    elif isinstance(facts.patroni, Unknown):
+        yield NotKnown(facts.patroni.because)
+    elif problem := _not_ours(facts, facts.patroni.pre_promote):
+        yield Wrong(problem, _pre_promote_fix(facts, facts.patroni))
+    else:
+        yield Good("pre_promote is walkeeper's")
+
+
+def _not_ours(facts: Facts, command: Command | None) -> str:
+    if command is None:
+        return "postgresql.pre_promote is not set"
+    if command.job != "pre-promote":
+        return f"postgresql.pre_promote is not walkeeper's: {command.text!r}"
+    if "--lose" in command.text:
+        return "postgresql.pre_promote has --lose, which accepts every loss beforehand and looks at nothing"
+    problem = _cannot_run(facts, command)
+    return f"postgresql.pre_promote: {problem}" if problem else ""
+
+
+def _pre_promote_fix(facts: Facts, patroni: PatroniFacts) -> tuple[str, ...]:
+    command = paste.scalar(paste.walkeeper(facts, "pre-promote"))
+    if _locally(patroni.local, "pre_promote"):
+        return (
+            f"# in {facts.config.patroni_config}:",
+            *paste.yaml_lines("postgresql", {"pre_promote": command}),
+            paste.reload(facts),
+        )
+    return (
+        _EVERYWHERE,
+        paste.patronictl(facts, "edit-config", "--force", "--set", f"postgresql.pre_promote={command}"),
+    )
 
 
 def _locally(local: Any, key: str) -> bool:
