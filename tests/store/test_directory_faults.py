@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -116,6 +117,60 @@ def test_an_empty_directory_in_the_root_s_place_is_an_unmounted_disk(
     root.rmdir()
     root.with_name("away").rename(root)
     assert store.get(KEY) == BODY
+
+
+@pytest.mark.parametrize("met", ["create", "head", "get"])
+@pytest.mark.parametrize("name", ["create", "head", "get", "list", "delete"])
+def test_p13_another_archive_in_the_root_s_place_is_an_outage(
+    root: Path, store: DirectoryStore, met: str, name: str
+) -> None:
+    """Another file system was mounted there: what is stored there would be missing where it belongs."""
+    DirectoryStore(root).create("other/8/start/1.json", b"{}", {})
+    other = root.rename(root.with_name("other"))
+    root.mkdir()
+    if met != "create":
+        DirectoryStore(root).create("cluster/7/start/1.json", b"{}", {})
+    if met == "create":
+        store.create("cluster/7/start/1.json", b"{}", {})
+    elif met == "head":
+        store.head("cluster/7/start/1.json")
+    else:
+        store.get("cluster/7/start/1.json")
+    root.rename(root.with_name("away"))
+    other.rename(root)
+    with pytest.raises(StoreUnavailable) as caught:
+        CALLS[name](store)
+    assert "another file system" in caught.value.hint
+    assert files(root) == ["other/8/start/1.json"]
+    root.rename(other)
+    root.with_name("away").rename(root)
+    store.create(KEY, BODY, METADATA)
+    assert store.get(KEY) == BODY
+
+
+def test_a_store_that_is_mounted_again_or_moved_to_another_disk_is_the_same(root: Path, store: DirectoryStore) -> None:
+    store.create(KEY, BODY, METADATA)
+    shutil.copytree(root, root.with_name("copy"))
+    root.rename(root.with_name("away"))
+    root.with_name("copy").rename(root)
+    store.create("cluster/7/start/1.json", b"{}", {})
+    assert store.get(KEY) == BODY
+
+
+def test_p13_what_was_stored_while_the_root_was_exchanged_is_not_called_stored(
+    root: Path, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.create(KEY, BODY, METADATA)
+    prepare = store._prepare
+
+    def exchange_and_prepare(directory: Path) -> None:
+        root.rename(root.with_name("away"))
+        root.mkdir()
+        prepare(directory)
+
+    monkeypatch.setattr(store, "_prepare", exchange_and_prepare)
+    with pytest.raises(StoreUnavailable):
+        store.create("cluster/7/start/1.json", b"{}", {})
 
 
 def test_a_root_that_is_a_mount_point_is_warned_about(

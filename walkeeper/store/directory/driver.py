@@ -35,6 +35,8 @@ _TEMPORARY: Final = ".tmp-"
 _ATTRIBUTE: Final = "user.walkeeper."
 _PREPARED_KEPT: Final = 64
 """How many directories a process remembers to have prepared; tails have one for each segment."""
+_MET_KEPT: Final = 64
+"""How many objects a process remembers to have met, to know its store by."""
 
 _NO_ATTRIBUTES: Final = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM})
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV})
@@ -61,6 +63,7 @@ class DirectoryStore:
         self._root = root
         self._identity: tuple[int, int] | None = None
         self._prepared: OrderedDict[Path, None] = OrderedDict()
+        self._met: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -80,6 +83,8 @@ class DirectoryStore:
         except OSError as error:
             self._forget(path.parent)
             raise _problem(path, error) from error
+        self._check_root()  # what was exchanged meanwhile has it now, and not the store
+        self._meet(key)
 
     def head(self, key: str) -> ObjectInfo | None:
         check_key(key)
@@ -91,12 +96,14 @@ class DirectoryStore:
             # Who linked it may have died before the fsync, and the caller takes "it is there" for durable.
             durable.make_directories(self._root, path.parent, mode=self._directory_mode())
             durable.fsync_dir(path.parent)
-            return ObjectInfo(key, status.st_size, _read_attributes(path))
+            info = ObjectInfo(key, status.st_size, _read_attributes(path))
         except (FileNotFoundError, NotADirectoryError):
             self._check_root()
             return None
         except OSError as error:
             raise _problem(path, error) from error
+        self._meet(key)
+        return info
 
     def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
         check_key(key)
@@ -110,17 +117,21 @@ class DirectoryStore:
         except OSError as error:
             raise _problem(path, error) from error
         try:
-            return _read_whole(path, fd, limit)
+            body = _read_whole(path, fd, limit)
         except OSError as error:
             raise _problem(path, error) from error
         finally:
             os.close(fd)
+        if body is not None:
+            self._meet(key)
+        return body
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         check_list_prefix(prefix)
         self._check_root()
         folder, _, start = prefix.rpartition("/")
         yield from self._walk(folder, start)
+        self._check_root()
 
     def folders(self, prefix: str) -> Iterator[str]:
         check_folder(prefix)
@@ -133,6 +144,8 @@ class DirectoryStore:
         self._check_root()
         try:
             path.unlink()
+            with self._lock:
+                self._met.pop(key, None)
             durable.fsync_dir(path.parent)
         except (FileNotFoundError, NotADirectoryError):
             return
@@ -150,15 +163,17 @@ class DirectoryStore:
         prove(self, overwrites_hint="Do not use this file system: its link() replaces files.", needs_metadata=False)
 
     def _check_root(self) -> None:
-        """That the store itself is there. Raises StoreUnavailable or StoreDenied."""
+        """That the store itself is there, and the one of before. Raises StoreUnavailable or StoreDenied."""
         try:
             status = self._root.stat()
             if not stat.S_ISDIR(status.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))  # noqa: TRY301 - same hint as the rest
             identity = (status.st_dev, status.st_ino)
-            if self._identity not in (None, identity) and not any(self._root.iterdir()):
+            if identity != self._identity and not self._is_known():
                 raise StoreUnavailable(
-                    f"{self._root}: an empty directory now, and not the one of before", hint="Was it unmounted?"
+                    f"{self._root}: another directory than before, without what was stored there",
+                    hint="Was it unmounted, or is another file system mounted there? If this is the store from now on: restart "
+                    "the agent, which then looks at it as at a new one.",
                 )
             self._identity = identity
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -169,6 +184,21 @@ class DirectoryStore:
             ) from error
         except OSError as error:
             raise _problem(self._root, error) from error
+
+    def _is_known(self) -> bool:
+        """Whether this may be the same store under a new identity: mounted again, or moved to another disk."""
+        with self._lock:
+            met = list(self._met)
+        if met:
+            return any((self._root / key).exists() for key in met)
+        return self._identity is None or any(self._root.iterdir())
+
+    def _meet(self, key: str) -> None:
+        with self._lock:
+            self._met[key] = None
+            self._met.move_to_end(key)
+            while len(self._met) > _MET_KEPT:
+                self._met.popitem(last=False)
 
     def _group_reads(self) -> bool:
         return bool(self._root.stat().st_mode & stat.S_IRGRP)
