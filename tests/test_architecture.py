@@ -177,7 +177,8 @@ def test_only_the_archive_makes_receipts() -> None:
 
 def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
     """A probe deletes its own object, ``tail.drop`` what a receipt covers, a restore the pin that it wrote, ``life`` its older
-    signs, and ``expire`` what a recorded floor gives up (P15); ``limited`` and ``authentic`` pass that on. Nothing else deletes.
+    signs, and ``expire`` what a recorded floor gives up (P15); ``limited``, ``guarded`` and ``authentic`` pass that on. Nothing else
+    deletes.
     """
     calls = {
         (place(path), node.func.id if isinstance(node.func, ast.Name) else f".{node.func.attr}")
@@ -193,6 +194,7 @@ def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
         "expire/delete.py",
         "store/probe.py",
         "store/limited.py",
+        "store/guarded.py",
         "archive/authentic.py",
     }
     assert (

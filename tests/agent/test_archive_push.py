@@ -27,7 +27,16 @@ from walkeeper.core.history import History, Switch, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
-from walkeeper.errors import AtIt, BadName, Conflict, NoLeadership, StoreUnavailable, WrongCluster
+from walkeeper.errors import (
+    ArchiveMissing,
+    AtIt,
+    BadName,
+    Conflict,
+    NoLeadership,
+    PostgresError,
+    StoreUnavailable,
+    WrongCluster,
+)
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres import wal_file
 from walkeeper.push.place import Place
@@ -110,6 +119,33 @@ def make(make_postgres: Callable[..., Postgres], short_path: Path) -> Iterator[C
         node.agent.__exit__(None, None, None)
     for thread in threads:
         thread.join(20)
+
+
+def test_p13_what_a_server_that_was_started_again_hands_over_waits_until_it_was_compared(
+    make: Callable[[str], Node],
+) -> None:
+    """Its volume may have gone back. Here the DCS is away, and then the takeover is refused."""
+    node = make("command")
+    for name in node.server.complete_segments(2):
+        node.push_until_done(name)
+    node.agent.wait_frontier(Segment.parse(name, SIZE).end)
+    node.dcs.down = True
+    node.server.kill9()
+    node.server.start()
+    name = node.server.switch_wal()
+    wait_for(lambda: not node.agent.archiving)
+    with pytest.raises(PostgresError, match="started again"):
+        node.push_until_done(name)
+    elsewhere, node.store.objects = node.store.objects, {}
+    node.dcs.down = False
+    wait_for(lambda: node.agent.agent.refusals.problem)
+    with pytest.raises(ArchiveMissing):
+        node.push_until_done(name)
+    assert node.creates[name] == 0
+    node.store.objects = elsewhere
+    node.agent.agent.poke()
+    wait_for(lambda: node.agent.archiving, 90)
+    node.push_until_done(name)
 
 
 @pytest.mark.parametrize("mode", MODES)

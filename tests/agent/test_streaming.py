@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -172,7 +173,7 @@ def test_what_the_spool_has_is_no_backlog_and_one_that_pg_receivewal_is_behind_w
 def test_a_full_spool_is_no_reason_to_wait_and_streaming_begins_when_it_is_empty(backlog: World) -> None:
     """The record is where it was, so that the spool keeps what is stored."""
     for number in range(3, 9):
-        (backlog.spool.wal / Segment(1, number, SIZE).name).write_bytes(b"x" * MIB)
+        shutil.copy(backlog.pg_wal / Segment(1, number, SIZE).name, backlog.spool.wal)
     backlog.spool.limit = 6 * MIB
     backlog.observed.lsn = Lsn(13 * MIB)
     for number in range(9, 13):
@@ -244,7 +245,7 @@ def test_a_spool_that_is_larger_than_one_look_keeps_no_backlog_from_pg_wal(
 ) -> None:
     monkeypatch.setattr("walkeeper.agent.archiver.from_pg_wal.AHEAD", 1)
     for number in (3, 4):
-        (backlog.spool.wal / Segment(1, number, SIZE).name).write_bytes(b"x" * MIB)
+        shutil.copy(backlog.pg_wal / Segment(1, number, SIZE).name, backlog.spool.wal)
     assert backlog.tend() == ""
     assert not backlog.receiver.running
     store(backlog, 3, 4)
@@ -379,6 +380,7 @@ def test_it_stays_so_while_a_backlog_would_fill_it_again_and_goes_on_by_itself(w
 )
 def test_what_pg_wal_may_not_have_tomorrow_stays(world: World, why: str) -> None:
     """Whatever the disk: it is the only copy."""
+    assert 8 in world.waiting
     kept = world.pg_wal / Segment(1, 8, SIZE).name
     if why == "no slot":
         world.observed.slot = None
@@ -408,6 +410,23 @@ def test_what_another_cluster_left_is_not_handed_out_and_comes_again(world: Worl
     assert world.waiting == [4, 5, 6, 7, 8]
     assert world.tend() == ""
     assert (world.spool.wal / f"{left.name}.partial").exists()
+
+
+def test_p13_what_the_server_wrote_before_its_volume_went_back_is_not_handed_out(world: World) -> None:
+    """The spool lies elsewhere: its segments 6 and 7 are of the life before, 8 is beyond what the server has written again."""
+    world.observed.lsn = Lsn(8 * MIB + 100)
+    for number in (6, 7):
+        place = world.pg_wal / Segment(1, number, SIZE).name
+        place.write_bytes(place.read_bytes()[:-1] + b"n")
+    assert world.waiting == [3, 4, 5]
+    assert world.spooled == [3, 4, 5]
+
+
+def test_what_pg_wal_no_longer_has_is_handed_out_from_the_spool(world: World) -> None:
+    """It may be the only copy, and there is nothing to compare it with."""
+    for number in (3, 4, 8):
+        (world.pg_wal / Segment(1, number, SIZE).name).unlink()
+    assert world.waiting == [3, 4, 5, 6, 7, 8]
 
 
 def test_a_damaged_segment_of_pg_wal_is_not_put_aside(world: World) -> None:

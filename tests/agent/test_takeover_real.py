@@ -101,6 +101,29 @@ def test_p13_a_volume_that_went_back_is_never_spliced_into_its_archive(
     assert {key for key in cluster.store.objects if "/wal/" in key} == {key for key in stored if "/wal/" in key}
 
 
+def test_p13_a_volume_that_went_back_under_a_running_agent_is_never_spliced_into_its_archive(cluster: Cluster) -> None:
+    """PostgreSQL crashes, and is started again on a snapshot, as Patroni does; its agent owns the record all the time."""
+    server = cluster.server
+    server.execute("CREATE TABLE life (row int)")
+    server.stop()
+    shutil.copytree(server.data, cluster.directory / "snapshot")
+    server.start()
+    with cluster.agent("a", tail_interval=0.2) as agent:
+        for first in (1, 1001, 2001):
+            agent.wait_frontier(insert(server, first, first + 999))
+        server.kill9()
+        shutil.rmtree(server.data)
+        shutil.copytree(cluster.directory / "snapshot", server.data)
+        stored = {key for key in cluster.store.objects if "/wal/" in key}
+        frontier = agent.record.lsn
+        server.start()
+        for first in range(10_001, 16_001, 1000):
+            insert(server, first, first + 999)
+        wait_for(lambda: refusal(agent) == "other_bytes")
+        assert agent.record.lsn == frontier
+    assert {key for key in cluster.store.objects if "/wal/" in key} == stored
+
+
 def test_p13_two_promotions_under_one_number_at_one_position_are_not_one_timeline(cluster: Cluster) -> None:
     server = cluster.server
     server.execute("CREATE TABLE life (row int)")

@@ -83,6 +83,8 @@ def test_a_server_runs_where_a_process_of_that_number_works_in_the_data_director
     assert (running_server(data) is not None) == runs
     assert run_of(data) == (f"{os.getpid()}-1700000000" if runs else None)
     assert is_out_of_recovery(data) == (case == "live")
+    began = runs or case in {"of a server that crashed", "another program has its number", "process 0"}
+    assert bool(postmaster_pid.last_run(str(data))) == began
     for signal in ("standby.signal", "recovery.signal"):
         (data / signal).touch()
         assert not is_out_of_recovery(data)

@@ -279,7 +279,7 @@ def unknown_name(world: World, node: Node, fault: Fault) -> None:
     _for_a_while(world, fault, lambda: unknown(True), lambda: unknown(False))
 
 
-def roll_back(world: World, node: Node, fault: Fault) -> None:
+def roll_back(world: World, node: Node, fault: Fault, *, alone: bool = False) -> None:
     """The leader's volume goes back to a snapshot: the same timeline, and less of it."""
     leader = world.leader
     if leader is None or not leader.primary or not leader.answers or not leader.host_up:
@@ -288,7 +288,12 @@ def roll_back(world: World, node: Node, fault: Fault) -> None:
     lowest = max([leader.branch.begun + 100, min(there, default=leader.lsn)])
     lsn = leader.lsn - int(world.loop.dice.random() * 4 * SIZE)
     if lowest < lsn < leader.lsn:
-        leader.go_back(lsn)
+        leader.go_back(lsn, alone=alone)
+
+
+def roll_back_under_the_agent(world: World, node: Node, fault: Fault) -> None:
+    """PostgreSQL alone crashed meanwhile; its agent runs on."""
+    roll_back(world, node, fault, alone=True)
 
 
 def twin_segments(world: World, node: Node, fault: Fault) -> None:
@@ -417,6 +422,7 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "mute_member": mute_member,
     "unknown_name": unknown_name,
     "roll_back": roll_back,
+    "roll_back_under_the_agent": roll_back_under_the_agent,
     "twin_segments": twin_segments,
     "forget_numbers": forget_numbers,
     "swap_store": swap_store,
@@ -431,6 +437,7 @@ SELDOM: Final = {
     "mute_member",
     "unknown_name",
     "roll_back",
+    "roll_back_under_the_agent",
     "twin_segments",
     "forget_numbers",
     "swap_store",

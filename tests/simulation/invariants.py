@@ -295,6 +295,11 @@ class Invariants:
         branch = node.branch
         if branch.timeline != record.timeline:  # promoted again since it looked
             branch = next((b for b, _ in branch.ancestry() if b.timeline == record.timeline), branch)
+        start = Segment.parse(record.start, SIZE).start
+        while branch.lived is not None and self.stored_up_to(branch, start) < record.position:
+            branch = (
+                branch.lived
+            )  # its volume went back while it compared: true of the life before, and the last that it writes
         if branch.timeline != record.timeline or record.owner != node.name:
             self.violated(f"{node.name} wrote a record of timeline {record.timeline} for {record.owner}")
         if record.timeline < self._highest_timeline:

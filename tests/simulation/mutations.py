@@ -44,6 +44,7 @@ from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.member_wal import Members
+from walkeeper.agent.archiver.one_run import OneRun
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.received import Received
 from walkeeper.agent.archiver.spool import Spool
@@ -438,6 +439,12 @@ def take_a_boundary_segment_for_the_old_timelines(patch: MonkeyPatch) -> None:
 def believe_names_after_a_volume_went_back(patch: MonkeyPatch) -> None:
     """Its server wrote on past the record, and the store has every name."""
     _compare_nothing(patch)
+
+
+@mutation("roll_back_under_the_agent")
+def go_on_with_whatever_the_server_was_started_on(patch: MonkeyPatch) -> None:
+    """Its volume went back while it was down, and the agent that owned the record ran on."""
+    patch.setattr(OneRun, "over", property(lambda _: False))
 
 
 @mutation("roll_back", "kill_agent", "wipe_record", first=10)

@@ -179,20 +179,25 @@ class Node:
     def restart(self) -> None:
         self.server_started += 1
         self.server_up = True
+        (self.directory / "postmaster.pid").write_text(f"1\n{self.directory}\n{self.server_started}\n{self.port}\n")
 
     def crash(self) -> None:
         """The postmaster is killed; its WAL is on disk."""
         self.server_up = False
         self.server_started += 1
 
-    def go_back(self, lsn: int) -> None:
-        """The volume is put back to a snapshot, the spool with it; everything on the machine starts again, and writes on."""
+    def go_back(self, lsn: int, *, alone: bool = False) -> None:
+        """The volume is put back to a snapshot, the spool with it; everything on the machine starts again, and writes on.
+
+        ``alone``: only its server does, and the agent finds itself beside another life of it.
+        """
         self.note("goes back", f"to {Lsn(lsn)}")
-        for process in self.processes():
+        for process in () if alone else self.processes():
             process.kill()
         for segment in [segment for segment in self.pg_wal.segments if segment.end > lsn]:
             self.pg_wal.drop(segment)
-        shutil.rmtree(self.directory / "spool" / "wal", ignore_errors=True)
+        if not alone:
+            shutil.rmtree(self.directory / "spool" / "wal", ignore_errors=True)
         self.branch, self.lsn, self.redo = self.world.second_life(self.branch, lsn), lsn, min(self.redo, lsn)
         if self.slot is not None:
             self.slot.restart_lsn = min(self.slot.restart_lsn, lsn)

@@ -93,6 +93,11 @@ class Branch:
         self._plain: dict[int, Plain] = {}
         self._sha256: dict[int, str] = {}
 
+    @property
+    def lived(self) -> Branch | None:
+        """The branch of which this one is a second life."""
+        return None if self._lived is None else self._lived[0]
+
     def __repr__(self) -> str:
         return f"branch {self.serial} (timeline {self.history.timeline} from {Lsn(self.begun)})"
 

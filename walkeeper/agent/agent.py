@@ -16,6 +16,7 @@ from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import read_local_wal
 from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.member_wal import Candidate
+from walkeeper.agent.archiver.one_run import OneRun
 from walkeeper.agent.archiver.ownership import take_over
 from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.agent.archiver.spool import Spool
@@ -35,7 +36,7 @@ from walkeeper.config import Config
 from walkeeper.core import backup_job
 from walkeeper.core.about import About
 from walkeeper.core.backup_job import MOST_BEHIND, Bidder
-from walkeeper.core.desired import Desired, ServerView, View, desired, writes_without_leading
+from walkeeper.core.desired import Desired, ServerView, View, desired, why_stop, writes_without_leading
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import may_have
 from walkeeper.core.record import Record
@@ -262,6 +263,7 @@ class Agent:
             standby_cluster=self.observer.standby_cluster,
             archiving_timeline=archiver.history.timeline if archiver is not None else None,
             fenced=archiver is not None and archiver.over.is_set(),
+            restarted=archiver is not None and archiver.run.over,
         )
         wanted = desired(view)
         if wanted is Desired.STOP and archiver is not None:
@@ -285,11 +287,7 @@ class Agent:
         if view.fenced:
             self._rival.lost(archiver.ownership.record.session)
         self._pace.be_alert()
-        events.info(
-            "archiver_stopped",
-            why="fenced" if view.fenced else "the server is in recovery or on another timeline",
-            stored_up_to=archiver.stored_up_to,
-        )
+        events.info("archiver_stopped", why=why_stop(view), stored_up_to=archiver.stored_up_to)
 
     def _try_takeover(self, server: ServerState, found: Versioned | None) -> None:
         if self._takeover is not None:
@@ -344,12 +342,13 @@ class Agent:
 
     def _take_over(self, server: ServerState, accepted: frozenset[str]) -> Archiver:
         """Not started yet."""
+        run = OneRun(self.config.data_dir, self.poke)  # before anything is compared
         pg_wal = self.config.data_dir / "pg_wal"
         local = read_local_wal(pg_wal, server, self._committer_server.state)
         older = self.remembering.before_takeover(local)
         local = replace(local, histories={**older, **local.histories})
         self._probe.ensure()
-        archive = self.archives.archive(server.system_identifier, server.segment_size)
+        archive = run.bound(self.archives.archive(server.system_identifier, server.segment_size))
         receiver = find_receiver(self.config, server.major)  # before the record is ours: without it nothing is archived
         ownership = take_over(
             self.config.name, self.records, archive, local, self.watcher, accepted, self.config.durability
@@ -365,7 +364,7 @@ class Agent:
             lambda: self._stopping,
         )
         observed = Observed(True, server.lsn, None, self.observer.wal_times, server.in_recovery)
-        return assemble(self.config, ownership, sources, self._committer_server, observed, self.problems)
+        return assemble(self.config, ownership, sources, self._committer_server, observed, self.problems, run)
 
     @property
     def _owned(self) -> Record | None:

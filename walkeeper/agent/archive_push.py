@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archiver.archiver import Archiver
+from walkeeper.agent.archiver.one_run import OneRun
 from walkeeper.agent.markers import Markers
 from walkeeper.core.about import About
 from walkeeper.core.branches import is_for_the_archive
@@ -88,6 +89,8 @@ class Pushing:
         self._later: dict[str, float] = {}
         self._reported: dict[About, str] = {}
         self._stopping = threading.Event()
+        self._run: OneRun | None = None
+        """That of the last archiver."""
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -152,6 +155,10 @@ class Pushing:
         archiver = self._agent.archiver
         if archiver is None:
             self._check_leadership(place)
+            self._check_takeover(place)
+        else:
+            self._run = archiver.run
+            self._run.check()
         asked_for = archiver if place.is_ready else None
         if asked_for is not None and self._was_compared(place, asked_for):
             return
@@ -183,6 +190,15 @@ class Pushing:
                 f"{place.name}: {does}, and Patroni's leader is {leader.name}: it is not archived",
                 hint="Two primaries, or a promotion by hand. Ask patronictl list. PostgreSQL keeps the file.",
             )
+
+    def _check_takeover(self, place: Place) -> None:
+        """For a primary: raises what its takeover was refused for, or PostgresError where none came since it was started."""
+        if not is_out_of_recovery(place.data_directory):
+            return
+        if (problem := self._agent.refusals.problem) is not None:
+            raise problem
+        if self._run is not None:
+            self._run.check()
 
     def _was_compared(self, place: Place, archiver: Archiver) -> bool:
         """Whether it is the very file whose bytes the receipt is for, as its modification time proves."""

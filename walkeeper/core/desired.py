@@ -32,23 +32,33 @@ class View:
     standby_cluster: bool
     archiving_timeline: int | None
     fenced: bool
+    restarted: bool = False
+    """The server was started again since the takeover."""
 
 
 def desired(view: View) -> Desired:
     """The decision.
 
     An owner goes on while its server is down (the spool still has WAL), while the DCS is away, in a Patroni pause and
-    with Patroni gone: ownership ends by fencing, by a demotion that is seen, or by a new timeline, which wants a new takeover.
+    with Patroni gone: ownership ends by fencing, by a demotion that is seen, or by what wants a new takeover: a new timeline, or
+    a new start of the server, whose volume may have gone back.
     """
     if view.archiving_timeline is None:
         return Desired.TAKE_OVER if _is_source(view) and view.leads else Desired.WATCH
-    if view.fenced:
+    if view.fenced or view.restarted:
         return Desired.STOP
     if view.server is None:
         return Desired.GO_ON
     if view.server.in_recovery and not view.standby_cluster:
         return Desired.STOP
     return Desired.GO_ON if view.server.timeline == view.archiving_timeline else Desired.STOP
+
+
+def why_stop(view: View) -> str:
+    """For people."""
+    if view.fenced:
+        return "fenced"
+    return "the server was started again" if view.restarted else "the server is in recovery or on another timeline"
 
 
 def _is_source(view: View) -> bool:

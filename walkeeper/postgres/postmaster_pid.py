@@ -32,6 +32,15 @@ def running(data_directory: str) -> tuple[int, str, str] | None:
     return int(lines[_PID]), lines[_STARTED], lines[_STATUS] if len(lines) > _STATUS else ""
 
 
+def last_run(data_directory: str) -> str:
+    """Pid and second of the start of the server that began last there, whether it still runs or crashed; "" after a clean end.
+
+    A postmaster writes them before it recovers, so before anybody can connect. No two runs share both.
+    """
+    lines = _lines(data_directory)
+    return f"{lines[_PID]}-{lines[_STARTED]}" if lines else ""
+
+
 def socket_directory(data_directory: str) -> str:
     """The first directory in which the server there has its Unix socket; "" where none runs, or it has none.
 

@@ -19,6 +19,7 @@ from walkeeper.agent.archiver.audit import Audit
 from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.life import Life
 from walkeeper.agent.archiver.lost_wal import LostWal
+from walkeeper.agent.archiver.one_run import OneRun
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.receipts import Receipts
 from walkeeper.agent.archiver.receiving import Receiving
@@ -60,8 +61,10 @@ class Archiver:
         observed: Observed,
         problems: Problems,
         clock: Clock,
+        run: OneRun,
     ) -> None:
-        """All of these belong to it alone."""
+        """All of these belong to it alone. ``run`` is what it was taken over for."""
+        self.run = run
         self.uploads = uploads
         self.lost = lost
         self.tail = tail
@@ -176,6 +179,10 @@ class Archiver:
     def _stream(self) -> None:
         try:
             while not self._stopping.is_set():
+                if self.run.over:  # the observer ends this archiver
+                    self._source.stop()
+                    self._stopping.wait(TICK)
+                    continue
                 self._put_in_order()
                 try:
                     lost = self._hand_out()

@@ -11,6 +11,7 @@ from walkeeper.agent.archiver.from_pg_wal import WithoutSpool
 from walkeeper.agent.archiver.lease import Lease
 from walkeeper.agent.archiver.life import Life
 from walkeeper.agent.archiver.lost_wal import LostWal, Sources
+from walkeeper.agent.archiver.one_run import OneRun
 from walkeeper.agent.archiver.open_segment import OpenSegment, PartialFile
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.received import Received
@@ -42,9 +43,15 @@ def find_receiver(config: Config, major: int) -> Path | None:
 
 
 def assemble(
-    config: Config, ownership: Ownership, sources: Sources, server: Server, observed: Observed, problems: Problems
+    config: Config,
+    ownership: Ownership,
+    sources: Sources,
+    server: Server,
+    observed: Observed,
+    problems: Problems,
+    run: OneRun,
 ) -> Archiver:
-    """An archiver that is not started. ``server`` is for its own use."""
+    """An archiver that is not started. ``server`` is for its own use; ``run`` is the run of it that was compared."""
     clock, archive = sources.clock, sources.archive
     frontier = Frontier(sources.history, ownership.record.position, archive.size)
     received: Received | None = None
@@ -97,4 +104,5 @@ def assemble(
         observed=observed,
         problems=problems,
         clock=clock,
+        run=run,
     )

@@ -54,6 +54,12 @@ class Refusals:
             self._problem, self._accepted = None, frozenset()
 
     @property
+    def problem(self) -> Refused | None:
+        """The refusal that is open."""
+        with self._lock:
+            return self._problem
+
+    @property
     def accepted(self) -> frozenset[str]:
         """Reasons that the next takeover passes."""
         with self._lock:
@@ -61,12 +67,10 @@ class Refusals:
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """For ``walkeeper takeover``: the refusal that is open, which the next takeover passes if ``accept`` says so."""
+        problem = self.problem
         if request.get("accept") is True:
-            problem: Refused | None = self._accept()
+            problem = self._accept()
             self._poke()
-        else:
-            with self._lock:
-                problem = self._problem
         return {} if problem is None else {"reason": problem.reason, "text": str(problem), "hint": problem.hint}
 
     def _accept(self) -> Refused:

@@ -6,6 +6,7 @@ it, and pg_receivewal begins when all is stored. The same goes for a spool whose
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Collection
 from contextlib import suppress
@@ -26,7 +27,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.room import SPARE, is_short, spool_reserve
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import PostgresError, SpoolError, SpoolFull, SpoolShort, WalkeeperError
+from walkeeper.errors import BadSegment, PostgresError, SpoolError, SpoolFull, SpoolShort, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.retry import Backoff
 from walkeeper.postgres.pg_receivewal import Ended, Receiver
@@ -81,6 +82,7 @@ class Streaming:
         """What lies below the frontier too, to be confirmed and removed."""
         if not self._strangers_gone:  # before one is handed out: no people could help
             self._spool.put_strangers_aside(self._size, self._sources.archive.layout.system_identifier)
+            self._put_other_lives_aside()
             self._strangers_gone = True
         found = {segment for segment in self._spool.complete(self._size) if self._history.contains(segment)}
         if self._short or self._behind:
@@ -91,6 +93,22 @@ class Streaming:
                     raise
                 self._behind = False  # streaming can be asked instead
         return sorted(found, key=lambda segment: segment.number)
+
+    def _put_other_lives_aside(self) -> None:
+        """What the server wrote before its volume went back to a snapshot: the spool may lie elsewhere. Two lives never come
+        together again, so the newest segment of which both have the same vouches for those before it.
+        """
+        for segment in sorted(self._spool.complete(self._size), key=lambda each: each.number, reverse=True):
+            if not self._history.contains(segment):
+                continue
+            if segment.end <= self._observed.lsn:
+                own = _sha256(lost_wal.from_pg_wal(self._sources, segment))
+                with suppress(FileNotFoundError, BadSegment):
+                    if own is not None and own == _sha256(self._spool.read(segment)):
+                        return
+                if own is None:
+                    continue  # recycled: there is nothing to compare with
+            self._spool.put_aside(segment.name, "the server has written this timeline again, and other bytes")
 
     def read(self, segment: Segment, memory: Memory) -> Plain:
         try:
@@ -277,3 +295,7 @@ class Streaming:
                     hint="pg_receivewal was started again automatically.",
                 )
             )
+
+
+def _sha256(plain: Plain | None) -> bytes | None:
+    return None if plain is None else hashlib.sha256(plain).digest()
