@@ -65,6 +65,7 @@ class DirectoryPlace:
         self.root = self._above / "archive"
         self.root.mkdir()
         self._modes: dict[Path, int] = {}
+        self._other: Path | None = None
 
     def section(self) -> dict[str, Any]:
         return {"directory": str(self.root)}
@@ -85,7 +86,16 @@ class DirectoryPlace:
     def slow(self, put_delay: float) -> None:
         raise RuntimeError(f"{put_delay:g} s: a directory is slow in the agents, from their start on")
 
+    def exchange(self, other: Path) -> None:
+        """That directory lies in its place, as when another file system is mounted there."""
+        self.away()
+        other.rename(self.root)
+        self._other = other
+
     def back(self) -> None:
+        if self._other is not None:
+            self.root.rename(self._other)
+            self._other = None
         if self._away.exists():
             self._away.rename(self.root)
         while self._modes:

@@ -142,6 +142,11 @@ def spool_wal(node: Node) -> Path:
     return node.data.with_name(f"{node.data.name}.walkeeper") / "wal"
 
 
+def spool_fetch(node: Node) -> Path:
+    """Where what another member delivers arrives."""
+    return spool_wal(node).with_name("fetch")
+
+
 def agent_log(node: Node) -> Path:
     return node.directory / "agent.log"
 

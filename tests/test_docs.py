@@ -98,7 +98,7 @@ def test_a_decision_has_a_title_a_date_and_few_words_and_the_newest_is_last() ->
     assert dates == sorted(dates)
 
 
-FAULTS = {"A": 19, "B": 12, "C": 19, "D": 12, "E": 21, "F": 15, "G": 18, "H": 9, "I": 6, "J": 12}
+FAULTS = {"A": 19, "B": 12, "C": 19, "D": 12, "E": 22, "F": 15, "G": 19, "H": 10, "I": 6, "J": 12}
 """How many there are of each group."""
 
 
@@ -118,7 +118,7 @@ def test_every_case_of_what_was_believed_has_tests_and_deliberate_bugs_that_ther
     text = (ROOT / "docs" / "internals" / "beliefs.md").read_text()
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     rows = re.findall(r"^\| (\d+) \| [^|]+ \| [^|]+ \| [^|]+ \| (.*) \|$", text, re.MULTILINE)
-    assert [int(number) for number, _ in rows] == list(range(1, 41))
+    assert [int(number) for number, _ in rows] == list(range(1, 44))
     assert all("`test_" in cell for _, cell in rows)
     for name in re.findall(r"`(test_\w+|[a-z]+_[a-z]+_[a-z_]+)`", text):
         assert f"def {name}(" in tests, name

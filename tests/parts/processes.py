@@ -105,6 +105,15 @@ def describe(pid: int) -> str:
     return f"{pid} ({command})"
 
 
+def stands_still(pid: int) -> bool:
+    """Whether all its threads are stopped, or it is gone."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return all(task.joinpath("stat").read_text().rpartition(")")[2].split()[0] in "TtZX" for task in tasks)
+    except OSError:  # a thread that ends meanwhile, or all of it
+        return not Path(f"/proc/{pid}").exists()
+
+
 def _signal(pids: Iterable[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
@@ -313,13 +322,7 @@ class Process:
     def pause(self) -> None:
         """Returns when all its threads stand still: some run on for a moment after the signal, and may answer."""
         self.send(signal.SIGSTOP)
-        wait_until(self._stands_still, f"{self.args[0]} stands still", 10)
-
-    def _stands_still(self) -> bool:
-        with contextlib.suppress(OSError):  # a thread that ends meanwhile
-            tasks = Path(f"/proc/{self.pid}/task").iterdir()
-            return all(task.joinpath("stat").read_text().rpartition(")")[2].split()[0] in "TtZX" for task in tasks)
-        return not self.alive
+        wait_until(lambda: stands_still(self.pid), f"{self.args[0]} stands still", 10)
 
     def resume(self) -> None:
         self.send(signal.SIGCONT)

@@ -2,56 +2,93 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import psycopg
 import yaml
 
 from benchmarks import wiring
-from tests.parts.ledger import of_twins
-from tests.parts.postgres import restore_server
+from benchmarks.restored import chain_of
+from tests.parts.ledger import Acknowledged, of_twins
+from tests.parts.node import Node
+from tests.parts.postgres import Postgres, restore_server
 from tests.parts.processes import CHECKOUT, new_directory, tail, wait_until
-from tests.torture.rig import Rig
+from tests.torture.rig import Rig, SecondLife
 from walkeeper.archive.write import Archive
-from walkeeper.core.lsn import Lsn
+from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.record import Record
+from walkeeper.core.record import Gap, Record
+
+FIRST_WITH_PREFETCH: Final = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``missing``: ids of rows that had to be there; ``diverged``: how many rows only a member had that was promoted beside the leader;
-    ``why`` is set where the restore itself failed."""
+    """``missing``: ids of rows that had to be there; ``spliced``: those of a second life that are there; ``diverged``: how many rows
+    only a member had that was promoted beside the leader; ``why`` is set where the restore itself failed."""
 
     record: Record
     rows: int
     missing: list[int]
     why: str = ""
     diverged: int = 0
+    spliced: list[int] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
-        return not self.missing and not self.why
+        return not (self.missing or self.spliced or self.why)
 
     def __str__(self) -> str:
         lost = f"{len(self.missing)} are missing" if self.missing else "all are there"
+        lost += f"; {len(self.spliced)} are of a second life" if self.spliced else ""
         diverged = f"; {self.diverged} more went to a twin, and the leader has none of them" if self.diverged else ""
         return (
             self.why or f"{self.rows} rows below {self.record.lsn} of timeline {self.record.timeline}: {lost}{diverged}"
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """How a recovery ended that comes to a hole, with more WAL behind it. ``asked``: the first file that is not there."""
+
+    asked: str
+    opened: bool
+    log: str
+
+    @property
+    def objection(self) -> str:
+        """ "" if it stopped before the hole, and said which one it is, and how to end there on purpose."""
+        if self.opened:
+            return f"it opened for writes at a hole: {self.asked} is not there, and more is behind it"
+        if f"restore_failed file={self.asked} exit=255" not in self.log or self.target is None:
+            return f"it stopped without a line that names the hole at {self.asked}: {self.log[-2000:]}"
+        return ""
+
+    @property
+    def target(self) -> Lsn | None:
+        """The last position that can be restored, by that line."""
+        said = re.search(r"the last record before it begins at ([0-9A-F]+/[0-9A-F]+)", self.log)
+        return Lsn.parse(said[1]) if said else None
+
+
 def restore(
-    rig: Rig, backup: Path, record: Record, deadline: float = 60, acknowledged: Collection[int] | None = None
+    rig: Rig,
+    backup: Path,
+    record: Record,
+    deadline: float = 60,
+    target: Lsn | None = None,
+    acknowledged: Collection[int] | None = None,
 ) -> Verdict:
-    """The record as it stood before: what it promised then must be in what the archive gives now. ``acknowledged``: the rows that
-    must be, wherever the record stands.
+    """The record as it stood before: what it promised then must be in what the archive gives now, up to ``target``.
+    ``acknowledged``: the rows that must be, wherever the record stands.
 
     ``deadline``: seconds for which the store is asked again about what it lacks.
     """
@@ -59,32 +96,67 @@ def restore(
     history = archive.contents.history(record.timeline)
     if history is None:
         return Verdict(record, 0, [], f"timeline {record.timeline} of the record has no history in the archive")
+    with _server(rig, backup, record, deadline, target) as server:
+        try:
+            server.start(240)
+            wait_until(
+                lambda: not server.value("select pg_is_in_recovery()"), "the end of recovery", 240, logs=[server.log]
+            )
+            upto = _kept_from(archive, record)
+            second = of_second_lives(rig.ledger.rows(), rig.second_lives)
+            covered = rig.ledger.covered(history, upto if target is None else min(target, upto))
+            wanted = (covered if acknowledged is None else set(acknowledged)) - second
+            with server.connect() as connection:
+                missing = rig.ledger.compare(connection, wanted)
+                spliced = sorted(second - set(rig.ledger.compare(connection, second)))
+            diverged = _abandoned(rig, missing)
+            left = sorted(set(missing) - diverged)
+            return Verdict(record, len(wanted) - len(diverged), left, diverged=len(diverged), spliced=spliced)
+        except (TimeoutError, psycopg.OperationalError):  # it accepts connections before it stops at what is missing
+            return Verdict(record, 0, [], f"the restore failed: {tail(server.log, 12)}")
+
+
+def cross(rig: Rig, backup: Path, record: Record, asked: Segment, target: Lsn | None = None) -> Crossing:
+    """A recovery from before the hole that begins with ``asked``, to the end or to a target behind it."""
+    with _server(rig, backup, record, 5, target) as server:
+        server.start(wait=False)
+
+        def opened() -> bool:
+            with contextlib.suppress(psycopg.Error):
+                return not server.value("select pg_is_in_recovery()")
+            return False
+
+        wait_until(lambda: not server.running or opened(), "the end of recovery", 240, logs=[server.log])
+        return Crossing(asked.name, server.running and opened(), server.log.read_text("utf-8", "replace"))
+
+
+@contextlib.contextmanager
+def _server(rig: Rig, backup: Path, record: Record, deadline: float, target: Lsn | None) -> Iterator[Postgres]:
+    """Not started yet; gone afterwards."""
     directory = new_directory("r")
     config = directory / "restore.yml"
     config.touch(mode=0o600)  # it may hold a secret
     section = {"store": rig.place.section(), "restore": {"deadline": f"{deadline:g}s"}}
     config.write_text(yaml.safe_dump({"scope": "demo", "walkeeper": section}))
     command = f"{sys.executable} -m walkeeper -c {config} restore-wal %f %p"
+    settings = {"recovery_target_timeline": str(record.timeline)}
+    if target is not None:
+        settings |= {"recovery_target_lsn": str(target), "recovery_target_action": "promote"}
+        settings |= {"recovery_prefetch": "off"} if rig.cluster.major >= FIRST_WITH_PREFETCH else {}
     server = restore_server(
-        backup, directory / "pg", command, bin_dir=rig.cluster.bin_dir,
-        settings={"recovery_target_timeline": str(record.timeline)}, env={"PYTHONPATH": str(CHECKOUT)},
+        backup, directory / "pg", command, bin_dir=rig.cluster.bin_dir, settings=settings,
+        env={"PYTHONPATH": str(CHECKOUT)},
     )  # fmt: skip
     try:
-        server.start(240)
-        wait_until(
-            lambda: not server.value("select pg_is_in_recovery()"), "the end of recovery", 240, logs=[server.log]
-        )
-        covered = rig.ledger.covered(history, _kept_from(archive, record))
-        wanted = covered if acknowledged is None else acknowledged
-        with server.connect() as connection:
-            missing = rig.ledger.compare(connection, wanted)
-        diverged = _abandoned(rig, missing)
-        return Verdict(record, len(wanted) - len(diverged), sorted(set(missing) - diverged), diverged=len(diverged))
-    except (TimeoutError, psycopg.OperationalError):  # it accepts connections before it stops at what is missing
-        return Verdict(record, 0, [], f"the restore failed: {tail(server.log, 12)}")
+        yield server
     finally:
         server.close()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def of_second_lives(rows: Iterable[Acknowledged], lives: Collection[SecondLife]) -> set[int]:
+    """The ids that a server acknowledged after its volume had gone back: they may be nowhere in the archive."""
+    return {row.id for row in rows if any(life.has(row) for life in lives)}
 
 
 def _abandoned(rig: Rig, missing: list[int]) -> set[int]:
@@ -122,20 +194,40 @@ def verify(rig: Rig) -> str:
     return f"verify exits with {done.returncode}: {done.stdout} {done.stderr}"
 
 
-def new_gaps(rig: Rig, known: set[str]) -> list[str]:
+def chain(rig: Rig, backup: Path, record: Record) -> list[Segment]:
+    """Each segment that a restore of that backup needs up to the record's frontier; none where that timeline has no history."""
+    history = wiring.archive_of(rig.cluster, rig.place).contents.history(record.timeline)
+    return [] if history is None else chain_of(backup, history, record.position, record.size)
+
+
+def open_gaps(rig: Rig, known: Collection[Gap] = ()) -> list[Gap]:
     """Gaps that the archive states and that are not closed, but for those that were known."""
     archive = wiring.archive_of(rig.cluster, rig.place)
-    found = [f"{gap.timeline}:{gap.start}-{gap.end}" for gap in archive.contents.open_gaps()]
-    return [gap for gap in found if gap not in known]
+    return [gap for gap in archive.contents.open_gaps() if gap not in known]
 
 
-def who_has(rig: Rig, gap: str) -> list[str]:
-    """The nodes whose pg_wal still has a segment that was called lost: there must be none."""
-    match = re.fullmatch(r"(\d+):(\S+?)-(\S+)", gap)
-    record = rig.record()
-    assert match is not None
-    assert record is not None
-    size = record.size
-    numbers = range(Lsn.parse(match[2]) // size, Lsn.parse(match[3]) // size)
-    names = {Segment(int(match[1]), number, size).name for number in numbers}
-    return [node.name for node in rig.cluster.nodes if names & set(node.segments())]
+def looked_for(rig: Rig, record: Record) -> bool:
+    """Whether the archive lacks WAL that is neither known to be lost nor stored yet: a restore to the end stops there."""
+    contents = wiring.archive_of(rig.cluster, rig.place).contents
+    history = contents.history(record.timeline)
+    gone = {segment for gap in contents.open_gaps() for segment in segments_of(gap, record.size)}
+    wanted = [segment for segment in rig.held if history is None or history.contains(segment)]
+    return bool(record.suspected) or any(segment not in gone and not contents.has(segment) for segment in wanted)
+
+
+def segments_of(gap: Gap, size: SegmentSize) -> list[Segment]:
+    numbers = range(Lsn.parse(gap.start) // size, Lsn.parse(gap.end) // size)
+    return [Segment(gap.timeline, number, size) for number in numbers]
+
+
+def on_the_way(gaps: Iterable[Gap], chain: Collection[Segment], size: SegmentSize) -> list[Segment]:
+    """What a restore along that chain needs and does not find, in order: a gap of an abandoned branch is in nobody's way."""
+    return sorted({segment for gap in gaps for segment in segments_of(gap, size)} & set(chain))
+
+
+def who_has(gap: Gap, size: SegmentSize, nodes: Iterable[Node], held: Mapping[Segment, str]) -> list[str]:
+    """Who still has a segment that was called lost, or had it all the time: there must be nobody."""
+    lost = segments_of(gap, size)
+    names = {segment.name for segment in lost}
+    there = {node.name for node in nodes if names & set(node.segments())}
+    return sorted(there | {held[segment] for segment in lost if held.get(segment)})

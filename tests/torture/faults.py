@@ -30,13 +30,13 @@ def fault(shortest: float, longest: float) -> Callable[[Callable[[Rig, Node], It
     return note
 
 
-def _signal(pids: list[int], number: int) -> None:
+def send(pids: list[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
-def _processes(rig: Rig, node: Node, part: str) -> list[int]:
+def processes_of(rig: Rig, node: Node, part: str) -> list[int]:
     """Raises RuntimeError where there is none: that would be no fault."""
     if not (pids := rig.processes(node, part)):
         raise RuntimeError(f"{node.name} has no {part} now")
@@ -46,9 +46,9 @@ def _processes(rig: Rig, node: Node, part: str) -> list[int]:
 def _kill(part: str) -> None:
     @fault(2, 6)
     def kill(rig: Rig, node: Node) -> Iterator[None]:
-        pids = _processes(rig, node, part)
+        pids = processes_of(rig, node, part)
         alone = part == "agent" and len(rig.diary.entries) % 2  # its parent starts it again
-        _signal(pids[-1:] if alone else pids, signal.SIGKILL)
+        send(pids[-1:] if alone else pids, signal.SIGKILL)
         yield
         if part == "patroni" and not node.running:
             node.start()
@@ -61,10 +61,10 @@ def _kill(part: str) -> None:
 def _stop(part: str) -> None:
     @fault(5, TTL + 10)
     def stop(rig: Rig, node: Node) -> Iterator[None]:
-        pids = _processes(rig, node, part)
-        _signal(pids, signal.SIGSTOP)
+        pids = processes_of(rig, node, part)
+        send(pids, signal.SIGSTOP)
         yield
-        _signal(pids, signal.SIGCONT)
+        send(pids, signal.SIGCONT)
 
     FAULTS[f"stop_{part}"] = FAULTS.pop("stop")
 
@@ -229,9 +229,30 @@ def _limit(rig: Rig, node: Node, size: int) -> None:
 
 EXCLUSIVE: Final = (
     {"dcs_stopped", "dcs_hangs", "record_wiped", "record_put_back", "promote_by_hand"},
-    {"store_away", "store_hangs", "store_denies", "store_slow"},
+    {
+        "store_away",
+        "store_hangs",
+        "store_denies",
+        "store_slow",
+        "store_exchanged",
+        "frozen_while_it_delivers",
+        "lost_for_good",
+    },
+    {"store_exchanged", "record_wiped", "record_put_back"},
 )
-"""Of each set one at a time: they use one switch."""
+"""Of each set one at a time: they use one switch. A cluster without a record begins an archive wherever its store is."""
+STAGED: Final = {"leader_put_back", "frozen_while_it_delivers", "lost_for_good"}
+"""Each needs who leads, who follows and who has what to stay as it arranges them: none of MOVING may come meanwhile."""
+MOVING: Final = {
+    *(f"{what}_{part}" for what in ("kill", "stop") for part in ("patroni", "postmaster", "host")),
+    "switchover",
+    "reinit",
+    "promote_by_hand",
+    "dcs_stopped",
+    "dcs_hangs",
+    "cut_from_dcs",
+    "volume_put_back",
+}
 EVERYWHERE: Final = {
     "kill_everything",
     "dcs_stopped",
@@ -243,6 +264,8 @@ EVERYWHERE: Final = {
     "store_hangs",
     "store_denies",
     "store_slow",
+    "store_exchanged",
+    *STAGED,
 }
 
 
@@ -255,4 +278,5 @@ DURABLE: Final = (
 
 
 def clash(name: str, open_faults: set[str]) -> bool:
-    return name in open_faults or any(name in names and names & open_faults for names in EXCLUSIVE)
+    staged = (name in STAGED and open_faults & (MOVING | STAGED)) or (name in MOVING and open_faults & STAGED)
+    return name in open_faults or bool(staged) or any(name in names and names & open_faults for names in EXCLUSIVE)

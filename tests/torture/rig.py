@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,13 +23,14 @@ import psycopg
 import yaml
 
 from benchmarks import wiring
-from benchmarks.places import Place
+from benchmarks.places import DirectoryPlace, Place
 from tests.parts.cluster import WALKEEPER, Cluster, callbacks
-from tests.parts.ledger import Ledger
+from tests.parts.ledger import Acknowledged, Ledger
 from tests.parts.node import Node
 from tests.parts.processes import CHECKOUT, describe, new_directory, wait_until
 from tests.parts.ways import Way, keys_of
 from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.core.names import Segment
 from walkeeper.core.record import Record, decode_record
 from walkeeper.core.synchronous import standby_name
 from walkeeper.errors import BadRecord
@@ -61,6 +68,18 @@ class Sample:
     leader: str | None
     lsn: int | None
     record: Record | None
+
+
+@dataclass(slots=True)
+class SecondLife:
+    """What the server at ``port`` wrote after its volume had gone back, in monotonic seconds: it is nobody's, and no archive's."""
+
+    port: int
+    since: float
+    until: float = math.inf
+
+    def has(self, row: Acknowledged) -> bool:
+        return row.port == self.port and self.since <= row.at < self.until
 
 
 @dataclass(slots=True)
@@ -119,6 +138,9 @@ class Rig:
         )
         self.promoted: set[str] = set()
         """Who was promoted by hand beside a leader, at any time."""
+        self.second_lives: list[SecondLife] = []
+        self.held: dict[Segment, str] = {}
+        """What its leader's pg_wal lacks and is not archived, and who has it: it may never be called lost. Nobody is ""."""
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._open = contextlib.ExitStack()
@@ -199,6 +221,20 @@ class Rig:
             if kinds[part]:
                 found.append(pid)
         return found
+
+    def problems(self, node: Node) -> str:
+        """What its agent says is wrong; for the diary."""
+        url = f"http://127.0.0.1:{node.metrics_port}/health"
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                with urllib.request.urlopen(url, timeout=3) as answer:
+                    found = json.load(answer)
+            except urllib.error.HTTPError as bad:
+                with bad:
+                    found = json.load(bad)
+            said = ", ".join(f"{each['what']} ({each['reason']})" for each in found["troubles"])
+            return f"its agent says: {said or 'all is well'}"
+        return "its agent does not answer"
 
     def _watch(self) -> None:
         while not self._ended.wait(_SAMPLE):
@@ -283,6 +319,24 @@ class Rig:
             except TimeoutError:
                 if time.monotonic() > until:
                     raise
+
+    @contextlib.contextmanager
+    def hidden(self, segment: Segment) -> Iterator[None]:
+        """Its object is not in the archive, and no agent runs that would notice, and store it again."""
+        assert isinstance(self.place, DirectoryPlace)
+        archive = wiring.archive_of(self.cluster, self.place)
+        stored = self.place.root / archive.layout.file(segment, ".zst")
+        agents = [pid for node in self.cluster.nodes for pid in self.processes(node, "agent")]
+        for pid in agents:
+            os.kill(pid, signal.SIGSTOP)
+        aside = stored.rename(stored.with_name(".hidden"))
+        try:
+            yield
+        finally:
+            aside.rename(stored)
+            for pid in agents:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def paused(self, value: bool) -> None:
         self.cluster.patch_config({"pause": True if value else None})

@@ -12,14 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.places import Kind, Places
+import psycopg
+
+from benchmarks.places import DirectoryPlace, Kind, Places
 from tests.parts.ways import Way
 from tests.torture import check, report
-from tests.torture.faults import DURABLE, EVERYWHERE, FAULTS, clash
+from tests.torture.beliefs import FAULTS
+from tests.torture.faults import DURABLE, EVERYWHERE, clash
 from tests.torture.rig import Diary, Rig, base_backup
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Gap, Record
 
 NEAR: Final = 0.001
 """Seconds that each PUT takes longer while a bucket is well: with any delay there is the proxy that makes it slow, or refuse."""
+BACKUP_SEGMENTS: Final = 3
+"""In so many a base backup is consistent: a hole among them would end it, and not a restore."""
+UNDONE: Final = (OSError, RuntimeError, psycopg.Error)
+"""What a fault may raise that could not be done, or not be ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +43,15 @@ class Options:
     faults: tuple[str, ...]
     report: Path | None
     archiver: Way = "streaming"
+    holes: bool = True
+    """Whether each round ends with an object that is hidden, and restores that come to it."""
 
 
 @dataclass(slots=True)
 class Tally:
     faults: Counter[str]
     restores: int = 0
+    crossings: int = 0
     rows: int = 0
     gaps: int = 0
     timelines: int = 0
@@ -93,7 +105,7 @@ def _keep(rig: Rig, report: Path | None) -> None:
 def rounds(rig: Rig, options: Options, tally: Tally) -> None:
     dice = random.Random(options.seed)
     until = time.monotonic() + options.seconds
-    known: set[str] = set()
+    known: list[Gap] = []
     backup = base_backup(rig)
     while time.monotonic() < until:
         _round(rig, dice, min(options.round_seconds, max(5.0, until - time.monotonic())), options.faults, tally)
@@ -103,15 +115,15 @@ def rounds(rig: Rig, options: Options, tally: Tally) -> None:
         tally.timelines = record.timeline
         if objections := check.verify(rig):
             rig.diary.tell("violation", objections)
-        gaps = check.new_gaps(rig, known)
+        gaps = check.open_gaps(rig, known)
         for gap in gaps:
-            holders = check.who_has(rig, gap)
-            kind = "violation" if holders else "note"
-            rig.diary.tell(kind, f"gap {gap}; {', '.join(holders) or 'nobody'} has it in pg_wal")
+            holders = check.who_has(gap, record.size, rig.cluster.nodes, rig.held)
+            text = f"gap {gap.timeline}:{gap.start}-{gap.end}; {', '.join(holders) or 'nobody'} has it in pg_wal"
+            rig.diary.tell("violation" if holders else "note", text)
         tally.gaps += len(gaps)
-        known.update(gaps)
-        if not gaps:
-            _check(rig, backup, tally, known)
+        if _check(rig, backup, tally, known) and options.holes:
+            _hide_and_cross(rig, backup, tally, dice)
+        known += gaps
         backup = base_backup(rig)
 
 
@@ -137,7 +149,7 @@ def _round(rig: Rig, dice: random.Random, seconds: float, only: tuple[str, ...],
             rig.diary.tell("fault", f"{name}{where}{leads} for {lasts:.0f} s", rig.diary.now + lasts)
             try:
                 stack.enter_context(fault(rig, node))
-            except (OSError, RuntimeError) as problem:
+            except UNDONE as problem:
                 rig.diary.tell("note", f"{name} could not be done: {problem}")
             else:
                 tally.faults[name] += 1
@@ -150,25 +162,59 @@ def _round(rig: Rig, dice: random.Random, seconds: float, only: tuple[str, ...],
 def _end(rig: Rig, name: str, stack: ExitStack) -> None:
     try:
         stack.close()
-    except (OSError, RuntimeError) as problem:
+    except UNDONE as problem:
         rig.diary.tell("note", f"{name} did not end cleanly: {problem}")
 
 
-def _check(rig: Rig, backup: Path, tally: Tally, known: set[str]) -> None:
-    """What the frontier says now must be there now. Beyond a gap there is no restore from this backup: who may have that WAL
-    is asked when the cluster is whole again."""
+def _check(rig: Rig, backup: Path, tally: Tally, known: list[Gap]) -> bool:
+    """What the frontier says now must be there now, and a restore must not come over a gap. Whether it was restored.
+
+    Who may have that WAL is asked when the cluster is whole again.
+    """
     acknowledged = frozenset(row.id for row in rig.ledger.rows()) if rig.durable else None  # before the record is read
     record = rig.record()
     if record is None:
         rig.diary.tell("note", "there is no record just now")
-        return
-    if gaps := check.new_gaps(rig, known):
-        rig.diary.tell("note", f"not restored from this backup: gap {', '.join(gaps)}")
-        return
+        return False
+    if check.looked_for(rig, record):
+        rig.diary.tell("note", "not restored: WAL is looked for, or is about to be called lost")
+        return False
+    chain = check.chain(rig, backup, record)
+    if holes := check.on_the_way(check.open_gaps(rig, known), chain, record.size):
+        _cross(rig, backup, record, holes[0], tally)
+        return False
     verdict = check.restore(rig, backup, record, acknowledged=acknowledged)
     tally.restores += 1
     tally.rows += verdict.rows
     rig.diary.tell("check" if verdict.sound else "violation", f"restored: {verdict}")
+    return verdict.sound
+
+
+def _cross(rig: Rig, backup: Path, record: Record, asked: Segment, tally: Tally) -> None:
+    """To the end, and to a point behind the hole: both stop before it. Then to where the line says that one can end."""
+    for target in (None, record.position):
+        crossing = check.cross(rig, backup, record, asked, target)
+        tally.crossings += 1
+        goal = "the end" if target is None else str(target)
+        text = crossing.objection or f"stopped at {asked}; it can be ended at {crossing.target}"
+        rig.diary.tell("violation" if crossing.objection else "check", f"on the way to {goal}: {text}")
+    if crossing.target is not None:
+        verdict = check.restore(rig, backup, record, 5, crossing.target)
+        tally.restores += 1
+        tally.rows += verdict.rows
+        rig.diary.tell("check" if verdict.sound else "violation", f"restored up to {crossing.target}: {verdict}")
+
+
+def _hide_and_cross(rig: Rig, backup: Path, tally: Tally, dice: random.Random) -> None:
+    """A hole that nobody recorded: an object is not there for a while, and no agent runs that would store it again."""
+    record = rig.record()
+    if record is None or not isinstance(rig.place, DirectoryPlace):
+        return
+    inside = check.chain(rig, backup, record)[BACKUP_SEGMENTS:-1]
+    if inside:
+        asked = dice.choice(inside)
+        with rig.hidden(asked):
+            _cross(rig, backup, record, asked, tally)
 
 
 def facts(diary: Diary, tally: Tally) -> list[tuple[str, object]]:
@@ -179,6 +225,7 @@ def facts(diary: Diary, tally: Tally) -> list[tuple[str, object]]:
         ),
         ("timelines", tally.timelines),
         ("restores from a base backup and the archive alone", tally.restores),
+        ("restores that came to a hole and had to stop there", tally.crossings),
         ("acknowledged rows checked", tally.rows),
         ("gaps recorded, of WAL that was nowhere", tally.gaps),
         ("violated promises", len(diary.violations)),
