@@ -333,7 +333,7 @@ def drop_what_a_dead_primary_had_beyond_the_fork(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.archive.tail, "covers", lambda *_: True)
 
 
-@mutation("switchover", "freeze_host", first=83)
+@mutation("switchover", "freeze_host", first=217)
 def count_the_pieces_of_another_timeline(patch: MonkeyPatch) -> None:
     """They have the same bytes up to the fork; a restore asks by the new timeline's name."""
     real = Tail._continue_earlier
@@ -447,7 +447,7 @@ def go_on_with_whatever_the_server_was_started_on(patch: MonkeyPatch) -> None:
     patch.setattr(OneRun, "over", property(lambda _: False))
 
 
-@mutation("roll_back", "kill_agent", "wipe_record", first=10)
+@mutation("roll_back", "kill_agent", "wipe_record", first=20)
 def believe_a_frontier_beyond_the_server(patch: MonkeyPatch) -> None:
     beliefs = walkeeper.agent.archiver.beliefs
 
@@ -505,7 +505,7 @@ def remove_the_newest_sign_of_life(patch: MonkeyPatch) -> None:
 # --------------------------------------------------------------------------------------------------------------- one owner
 
 
-@mutation("kill_patroni", "kill_agent", "kill_agent", first=8)
+@mutation("kill_patroni", "kill_agent", "kill_agent", first=65)
 def skip_the_leader_read(patch: MonkeyPatch) -> None:
     real_leader, real_write = RecordView.leader, RecordView.write
 
