@@ -18,7 +18,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: test lint demo crash matrix torture incidents kills simulate fuzz bench venv wheel lock clean
+.PHONY: test tests lint style types demo crash matrix torture incidents kills simulate fuzz bench venv wheel lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -27,24 +27,32 @@ ARGS ?=
 
 ifeq ($(shell id -u),0)
 
-test crash matrix torture kills:
+test tests crash matrix torture kills:
 	@exec tools/as-user --test-tools make $@ ARGS='$(subst ','\'',$(ARGS))'
 
 incidents:
 	@exec tools/with-small-disks 300 tools/as-user --test-tools make $@ ARGS='$(subst ','\'',$(ARGS))'
 
-lint demo simulate fuzz bench venv:
+lint style types demo simulate fuzz bench venv:
 	@exec tools/as-user make $@ ARGS='$(subst ','\'',$(ARGS))'
 
 else
 
+# mypy, which takes half a minute of one core, beside the tests; both are run to their end.
+test: style
+	$(MAKE) --no-print-directory --keep-going --jobs 2 types tests
+
 # More workers than cores: most tests wait most of their time.
-test: lint
+tests: $(READY)
 	$(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
-lint: $(READY)
+lint: style types
+
+style: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+types: $(READY)
 	$(VENV)/bin/mypy
 
 demo: $(READY)
