@@ -102,7 +102,7 @@ def test_what_runs_at_the_end_and_what_comes_after_it_is_overdue() -> None:
 
 def test_a_process_ends_beside_a_call_that_hangs() -> None:
     text = """
-import asyncio, threading
+import asyncio, os, threading
 from walkeeper.lib.awaited import Awaited
 calls, begun = Awaited("test"), threading.Event()
 async def hangs(_):
@@ -110,7 +110,7 @@ async def hangs(_):
     try:
         await asyncio.sleep(600)
     finally:
-        print("cancelled", flush=True)
+        os.write(1, b"cancelled")  # without the lock of sys.stdout, over which a process that ends would abort
 threading.Thread(target=lambda: calls.call(hangs, 600), daemon=True).start()
 begun.wait()
 """
