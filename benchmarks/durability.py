@@ -26,6 +26,7 @@ DELAYS: Final = (1, 5, 20, 50)
 CLIENTS: Final = (1, 8, 32, 64)
 SECONDS: Final = 6
 LONGEST: Final = 60.0
+STANDBY: Final = "beside"
 _INSERT: Final = "INSERT INTO bench (payload) VALUES (repeat('x', 100));\n"
 _SYNCHRONOUS: Final = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync' AND application_name = '{}'"
 
@@ -49,12 +50,14 @@ def run(rounds: int) -> None:
         server.replication_role()
         server.physical_slot(HOLD_SLOT)
         server.execute("CREATE TABLE bench (id bigserial, payload text)")
+        place = stack.enter_context(Places("s3", DELAYS[0] / 1000)).new()
         for _ in range(rounds):
             _measure(server, "its own disk", found, None)
             with _standby(server):
                 _measure(server, "a standby on this machine", found, None)
-            for delay in DELAYS:
-                with Places("s3", delay / 1000) as places, _store(server, etcd, places.new()) as agent:
+            with _store(server, etcd, place) as agent:
+                for delay in DELAYS:
+                    place.slow(delay / 1000)
                     _measure(server, f"the store, {delay} ms", found, lambda: cpu_seconds(agent.pid))
     _show(found)
 
@@ -62,16 +65,17 @@ def run(rounds: int) -> None:
 @contextmanager
 def _standby(server: Postgres) -> Iterator[None]:
     """Another server, which has everything on its disk before a commit returns."""
-    with Postgres(new_directory("r") / "pg", settings={"fsync": "on"}) as other:
-        other.stop()
-        server.base_backup(other.data)
-        password = f"user={REPLICATOR} password={REPLICATOR_PASSWORD} application_name=bench"
-        conninfo = f"host=127.0.0.1 port={server.port} {password}"
+    other = Postgres(new_directory("r") / "pg", settings=server.settings)
+    try:
+        server.base_backup(other.data, wal="stream")
+        password = f"user={REPLICATOR} password={REPLICATOR_PASSWORD} application_name={STANDBY}"
+        other.configure({"primary_conninfo": f"host=127.0.0.1 port={server.port} {password}"})
         (other.data / "standby.signal").touch()
-        other.configure({"primary_conninfo": conninfo})
         other.start()
-        with _waiting_for(server, "bench"):
+        with _waiting_for(server, STANDBY):
             yield
+    finally:
+        other.close()
 
 
 @contextmanager
