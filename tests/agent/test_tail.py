@@ -64,9 +64,8 @@ class Alone:
         """Every stored piece, opened."""
         found = {}
         for stored in tail.stored_pieces(self.store, self.layout):
-            body = self.store.get(stored.key)
-            assert body is not None
-            found[stored.key] = Codec().decode(stored.suffix, body, SIZE)
+            if (body := self.store.get(stored.key)) is not None:  # else it was removed since
+                found[stored.key] = Codec().decode(stored.suffix, body, SIZE)
         return found
 
     def slot(self) -> Lsn:

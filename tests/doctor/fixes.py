@@ -43,6 +43,7 @@ FIXES: Final[tuple[tuple[str, str, By], ...]] = (
     ("synchronous_standby_names", "", PAPER),
     ("pre_promote", "", PAPER),
     ("synchronous_mode", "", PAPER),
+    ("check_timeline", "", PAPER),
     ("maximum_lag_on_failover", "", PAPER),
     ("synchronous_commit", "", PAPER),
     ("one_acknowledges", "psql", SHOWS),

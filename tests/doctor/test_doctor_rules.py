@@ -321,6 +321,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("pre_promote", promoting("walkeeper pre-promote -c /etc/x.yml", runs=False), "error", "cannot be run", "edit-config"),
     ("synchronous_mode", both(STORE, with_dynamic(synchronous_mode=True)), "error", "synchronous_mode is true", "--set synchronous_mode=false"),
     ("synchronous_mode", both(with_record(durability="store"), with_dynamic(synchronous_mode="quorum")), "error", "synchronous_mode is quorum", "--set synchronous_mode=false"),
+    ("check_timeline", STORE, "error", "check_timeline is off", "--set check_timeline=true"),
     ("maximum_lag_on_failover", STORE, "warning", "is 1 MiB", "maximum_lag_on_failover=1073741824"),
     ("restore_command", both(STORE, with_server("n2", settings={"restore_command": ""})), "error", "has no restore_command", "recovery_conf.restore_command="),
     ("restore_command", both(STORE, with_server("n2", settings={"restore_command": "cp /a/%f %p"})), "error", "is not walkeeper's", "recovery_conf.restore_command="),
@@ -773,7 +774,7 @@ def test_with_durability_store_a_cluster_can_be_good(good: Facts) -> None:
     ours = promoting(f"/opt/walkeeper/bin/walkeeper pre-promote --config {good.config.source}")
     facts = both(names(ACKNOWLEDGES), ours, with_part("patroni"))(good)
     assert isinstance(facts.topology, Topology)
-    dynamic = {**facts.topology.dynamic, "maximum_lag_on_failover": 1 << 30, "synchronous_mode": False}
+    dynamic = {**facts.topology.dynamic, "maximum_lag_on_failover": 1 << 30, "check_timeline": True}
     facts = replace(facts, topology=replace(facts.topology, dynamic=dynamic))
     assert [each for each in judge(facts) if each.state != "ok"] == []
 

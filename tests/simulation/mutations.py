@@ -151,7 +151,7 @@ def overwrite(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "_identify", identify)
 
 
-@mutation("freeze_host", "kill_patroni", "power_loss", first=405)
+@mutation("freeze_host", "kill_patroni", "power_loss", first=501)
 def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
     """Only a store that was away lets two promotions choose one number; that is put on here as well."""
     patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
@@ -388,7 +388,7 @@ def start_at_the_slot(patch: MonkeyPatch) -> None:
     _resume(patch, at_slot)
 
 
-@mutation(first=221)
+@mutation(first=590)
 def resume_at_the_record_blindly(patch: MonkeyPatch) -> None:
     _resume(patch, lambda record, _history, _local: record.position)
 
@@ -775,10 +775,10 @@ def tell_commits_without_a_lease(patch: MonkeyPatch) -> None:
     patch.setattr(Ownership, "confirm", lambda _: None)
 
 
-@mutation("ungoverned", archiver="durable")
+@mutation("ungoverned", archiver="durable", first=36)
 def promote_without_waiting_for_the_lease(patch: MonkeyPatch) -> None:
     """Of a lease that is longer than Patroni's leader key lasts: else it has ended by then."""
-    patch.setattr(walkeeper.agent.archiver.lease, "LEASE", 15.0)
+    patch.setattr(walkeeper.agent.archiver.lease, "LEASE", 25.0)
     patch.setattr(walkeeper.promote.before, "LEASE_OVER", 0.0)
 
 

@@ -257,6 +257,8 @@ class Node:
         leader = world.leader
         if leader is self:
             world.leader_seen = now
+            if self.primary:
+                world.cluster_timeline = self.branch.timeline
             if not self.primary and world.archiver != "durable":
                 self.promote()
             elif not self.primary:

@@ -108,6 +108,7 @@ def _run(world: World, schedule: Schedule) -> None:
         world.loop.run_until(world.loop.now + 5)
         world.reach_what_is_stored()
         world.accept_what_was_put_back()
+        world.somebody_chooses = "no leader" in lacks and world.loop.now > deadline - CATCH_UP / 2
         if "older timeline" in lacks:
             faults.switchover(world, world.nodes[0], Fault(0, "switchover", True, 0, 0, 0))
     if lacks and not world.invariants.number_used_twice:

@@ -22,7 +22,8 @@ def test_every_invariant_holds_after_every_step_of_every_schedule(archiver: Way)
     for seed in range(SCHEDULES[archiver]):
         outcomes.append(play(Schedule(seed, archiver=archiver)))
         assert outcomes[-1].problem is None, f"{outcomes[-1].problem}\n{explain(outcomes[-1])}"
-    assert sum(outcome.branches > 2 for outcome in outcomes) > len(outcomes) / 20  # the schedules do get somewhere
+    some = 1 if archiver == "durable" else 2  # a promotion waits for the lease there
+    assert sum(outcome.branches > some for outcome in outcomes) > len(outcomes) / 20  # the schedules do get somewhere
     if archiver == "streaming":
         assert sum(outcome.gaps for outcome in outcomes) > 0
 

@@ -59,6 +59,11 @@ class World:
         """Whether somebody put an older record back: it is for him to say that the leader archived what came since."""
         self.store_down = False
         self.lose_store_answers = 0
+        self.cluster_timeline = 1
+        """As Patroni's key ``history`` says it."""
+        self.somebody_chooses = False
+        """Whether a person picks who is to lead, by ``patronictl failover``: Patroni would ask the one with the most WAL again and
+        again, which is vetoed on an older timeline, and nobody else."""
         self.leader: Node | None = None
         self.leader_seen = 0.0
         self.branches = [Branch(0, 1)]
@@ -151,6 +156,10 @@ class World:
     def healthiest(self, node: Node) -> bool:
         """Patroni's choice among the members that it can ask; a primary that still runs needs no promotion."""
         asked = [n for n in self.nodes if n.answers and n.patroni_up and node.reaches(n) and n is not node]
+        if self.archiver == "durable" and node.branch.timeline < self.cluster_timeline:
+            return False  # check_timeline
+        if self.somebody_chooses:
+            asked = [n for n in asked if n.branch.timeline >= self.cluster_timeline]
         return node.answers and (node.primary or all(node.lsn >= n.lsn for n in asked))
 
     def standbys_of(self, primary: Node) -> list[Node]:

@@ -171,7 +171,8 @@ class Rig:
         """From here on every commit does."""
         leader = self.cluster.wait_leader()
         name = standby_name(int(leader.value("select system_identifier from pg_control_system()")))
-        self.cluster.patch_config({"postgresql": {"parameters": {"synchronous_standby_names": name}}})
+        parameters = {"synchronous_standby_names": name}
+        self.cluster.patch_config({"check_timeline": True, "postgresql": {"parameters": parameters}})
         wait_until(
             lambda: leader.value("select count(*) from pg_stat_replication where sync_state = 'sync'"),
             "an agent that acknowledges", 60, logs=[wiring.agent_log(leader)],

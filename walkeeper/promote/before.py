@@ -238,7 +238,8 @@ class Replaying:
             raise PromotionVetoed(
                 f"this standby is on timeline {mine.timeline}, which left timeline {its.timeline} at "
                 f"{mine.parts_from(its)}, and commits were acknowledged up to {self._wanted}",
-                hint="Patroni rewinds or rebuilds it once another member leads.",
+                hint=f"patronictl failover to a member on timeline {its.timeline}: while this one has more WAL, Patroni takes no "
+                "other by itself. It is rewound or rebuilt once that one leads.",
             )
         if replay.paused:
             raise PromotionVetoed(

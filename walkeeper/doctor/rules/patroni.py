@@ -215,6 +215,29 @@ def synchronous_mode(facts: Facts) -> Iterator[Verdict]:
 
 @rule(
     AREA,
+    "error",
+    what="With `durability: store`, check_timeline is on.",
+    why="Patroni that was away finds its server still running as a primary, and takes the leader key again if nobody has it: "
+    "without a promotion, so without pre_promote, although another member has led since, on a newer timeline. Its agent "
+    "refuses that timeline, so commits wait, and the others follow it and lose theirs.",
+    fix="patronictl edit-config --set check_timeline=true",
+)
+def check_timeline(facts: Facts) -> Iterator[Verdict]:
+    if not facts.waits_for_store:
+        yield Good(NOBODY)
+    elif isinstance(facts.topology, Unknown):
+        yield NotKnown(facts.topology.because)
+    elif (found := str(facts.topology.dynamic.get("check_timeline", "off")).lower()) not in _OFF:
+        yield Good(f"check_timeline is {found}")
+    else:
+        fix = (paste.edit_config(facts, check_timeline="true"),)
+        yield Wrong(
+            "check_timeline is off: an old primary can lead again without having what was acknowledged since", fix
+        )
+
+
+@rule(
+    AREA,
     "warning",
     what="With `durability: store`, maximum_lag_on_failover is more than its default of 1 MiB.",
     why="A replica that lags more is not promoted by Patroni, though the store has the rest and pre_promote replays it. With "
