@@ -19,6 +19,7 @@ from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent import archive_push
 from walkeeper.agent.archive_push import Pushing
+from walkeeper.agent.archiver import refusals
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import fetch
@@ -122,9 +123,10 @@ def make(make_postgres: Callable[..., Postgres], short_path: Path) -> Iterator[C
 
 
 def test_p13_what_a_server_that_was_started_again_hands_over_waits_until_it_was_compared(
-    make: Callable[[str], Node],
+    make: Callable[[str], Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its volume may have gone back. Here the DCS is away, and then the takeover is refused."""
+    monkeypatch.setattr(refusals, "LOOK_AGAIN", 5.0)
     node = make("command")
     for name in node.server.complete_segments(2):
         node.push_until_done(name)
