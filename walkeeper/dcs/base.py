@@ -80,7 +80,7 @@ class Topology:
 
 
 class RecordStore(Protocol):
-    """One key's: the record's, or another one of ours, which is no other to a DCS. Reads are linearizable, but where
+    """One key's: the record's, or another one of ours: to a DCS they are alike. Reads are linearizable, unless
     ``reads_lag``. Each method returns or raises DcsUnavailable within a deadline of its own; none retries.
     """
 

@@ -62,7 +62,7 @@ class Standby:
 
     def stop_receiving(self, pid: int) -> None:
         """End its walreceiver, so that PostgreSQL asks restore_command: while it takes one that hears nothing for connected, it
-        does not. PostgreSQL starts another one when the archive has no more.
+        does not. PostgreSQL starts another one at the end of the archive.
         """
         postmaster = running_server(self._data_directory)
         if postmaster is None or _parent(pid) != postmaster.pid:

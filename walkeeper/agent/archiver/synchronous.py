@@ -114,9 +114,8 @@ class Synchronous:
             end = stored.end if self.archived >= stored.start else Lsn(0)
         if broken is not None:
             raise PostgresError(f"stream: {broken}", hint=broken.hint)
-        leased = (
-            self._lease.holds()
-        )  # only after that was read: who ends our session looks at the store after the lease
+        # Only after that was read: who ends our session looks at the store when the lease is over.
+        leased = self._lease.holds()
         now = self._clock.monotonic()
         given = self._promise.give(now, end, self._received.lsn, leased=leased)
         self._waits_to_be_stored, self._waits_to_be_said = self._promise.waited(now), self._promise.stands(now)
