@@ -1,6 +1,7 @@
 """Torture a real cluster, and prove after each round that its archive gives everything back:
 
 make torture [ARGS="--minutes 60 --seed N --store directory|s3|gcs|azure --report FILE"]
+make torture ARGS="--archiver durable --burns 50 --members 2 --writers 32"
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from tests.parts.processes import end_run
 from tests.parts.ways import WAYS
+from tests.torture.rig import MEMBERS, WRITERS
 from tests.torture.run import Options, torture
 
 
@@ -30,6 +32,14 @@ def main() -> int:
         "--round", type=float, default=60, help="seconds of faults between two checks (default: %(default)s)"
     )
     parser.add_argument("--faults", default="", help="names joined by commas; default: all")
+    parser.add_argument(
+        "--burns",
+        type=int,
+        default=0,
+        help="instead: kill all members at once so often, each time restored while all are dead",
+    )
+    parser.add_argument("--members", type=int, default=MEMBERS, help="default: %(default)s")
+    parser.add_argument("--writers", type=int, default=WRITERS, help="default: %(default)s")
     parser.add_argument("--report", type=Path, help="default: walkeeper-torture-SEED.html in the temporary directory")
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
@@ -37,7 +47,7 @@ def main() -> int:
         seed, arguments.minutes * 60, arguments.store, arguments.rate, arguments.round,
         tuple(filter(None, arguments.faults.split(","))),
         arguments.report or Path(tempfile.gettempdir()) / f"walkeeper-torture-{seed}.html",
-        arguments.archiver,
+        arguments.archiver, burns=arguments.burns, members=arguments.members, writers=arguments.writers,
     )  # fmt: skip
     try:
         return int(not torture(options))

@@ -38,7 +38,10 @@ from walkeeper.errors import BadRecord
 CAUGHT_UP_LOOK: Final = 80.0
 """Seconds after which it is asked anew who leads, and how far that one is."""
 SEGMENT_MB: Final = 4
+MEMBERS: Final = 3
 WRITERS: Final = 2
+OTHERS: Final = 30
+"""Connections that are not a writer's."""
 ROW_BYTES: Final = 16 * 1024
 CONFIG: Final = "{directory}/walkeeper.yml"
 """Walkeeper's own: its user in etcd may write one key (examples/dcs/etcd-role.sh)."""
@@ -107,7 +110,16 @@ class Diary:
 class Rig:
     """A context manager: started and under load inside, gone after."""
 
-    def __init__(self, place: Place, diary: Diary, *, rate: float, archiver: Way = "streaming") -> None:
+    def __init__(
+        self,
+        place: Place,
+        diary: Diary,
+        *,
+        rate: float,
+        archiver: Way = "streaming",
+        members: int = MEMBERS,
+        writers: int = WRITERS,
+    ) -> None:
         """With ``command`` PostgreSQL's archive_command is walkeeper's script."""
         self.section = {
             "store": place.section(),
@@ -126,15 +138,15 @@ class Rig:
         self.place = place
         self.diary = diary
         self.cluster = Cluster(
-            new_directory("c"), 3, segment_size_mb=SEGMENT_MB, proxied=True, guarded=True,
+            new_directory("c"), members, segment_size_mb=SEGMENT_MB, proxied=True, guarded=True,
             callbacks=callbacks(CALLBACK), restore_command=RESTORE,
-            settings={"archive_mode": "on"} if archiver == "command" else None,
+            settings={"max_connections": f"{OTHERS + writers}"} | ({"archive_mode": "on"} if archiver == "command" else {}),
             extra={"postgresql": postgresql},
         )  # fmt: skip
         for node in self.cluster.nodes:
             node.env["WALKEEPER_RUN_DIR"] = str(node.directory)
         self.ledger = Ledger(
-            self.cluster.conninfo(), writers=WRITERS, ballast=ROW_BYTES, pause=WRITERS * ROW_BYTES / (rate * MIB)
+            self.cluster.conninfo(), writers=writers, ballast=ROW_BYTES, pause=writers * ROW_BYTES / (rate * MIB)
         )
         self.promoted: set[str] = set()
         """Who was promoted by hand beside a leader, at any time."""
@@ -273,11 +285,11 @@ class Rig:
             elif not self.processes(node, "agent"):
                 self.start_agent(node)
         with contextlib.suppress(TimeoutError):
-            return self.cluster.wait_ready(3, timeout / 4)
+            return self.cluster.wait_ready(len(self.cluster.nodes), timeout / 4)
         for node in self._diverged():
             self.diary.tell("note", f"{node.name} was promoted beside the leader, and does not come back: built again")
             node.rest("reinitialize", {"force": True}, timeout=20)
-        return self.cluster.wait_ready(3, timeout)
+        return self.cluster.wait_ready(len(self.cluster.nodes), timeout)
 
     def _diverged(self) -> list[Node]:
         """Whom neither Patroni nor PostgreSQL bring back, because they go by the number (docs/limits.md): as doctor tells it.

@@ -19,7 +19,7 @@ from tests.parts.ways import Way
 from tests.torture import check, report
 from tests.torture.beliefs import FAULTS
 from tests.torture.faults import DURABLE, EVERYWHERE, clash
-from tests.torture.rig import Diary, Rig, base_backup
+from tests.torture.rig import MEMBERS, WRITERS, Diary, Rig, base_backup
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record
 
@@ -27,6 +27,7 @@ NEAR: Final = 0.001
 """Seconds that each PUT takes longer while a bucket is well: with any delay there is the proxy that makes it slow, or refuse."""
 BACKUP_SEGMENTS: Final = 3
 """In so many a base backup is consistent: a hole among them would end it, and not a restore."""
+BURNS_OF_ONE_BACKUP: Final = 10
 UNDONE: Final = (OSError, RuntimeError, psycopg.Error)
 """What a fault may raise that could not be done, or not be ended."""
 
@@ -45,6 +46,10 @@ class Options:
     archiver: Way = "streaming"
     holes: bool = True
     """Whether each round ends with an object that is hidden, and restores that come to it."""
+    burns: int = 0
+    """Instead of rounds: how often all members die at once, and are restored before any of them starts again."""
+    members: int = MEMBERS
+    writers: int = WRITERS
 
 
 @dataclass(slots=True)
@@ -65,10 +70,17 @@ def torture(options: Options) -> bool:
     try:
         with (
             Places(options.store, 0.0 if options.store == "directory" else NEAR) as places,
-            Rig(places.new(), diary, rate=options.rate, archiver=options.archiver) as rig,
+            Rig(
+                places.new(),
+                diary,
+                rate=options.rate,
+                archiver=options.archiver,
+                members=options.members,
+                writers=options.writers,
+            ) as rig,
         ):
             try:
-                rounds(rig, options, tally)
+                (burns if options.burns else rounds)(rig, options, tally)
             except BaseException:
                 _keep(rig, options.report)
                 raise
@@ -125,6 +137,25 @@ def rounds(rig: Rig, options: Options, tally: Tally) -> None:
             _hide_and_cross(rig, backup, tally, dice)
         known += gaps
         backup = base_backup(rig)
+
+
+def burns(rig: Rig, options: Options, tally: Tally) -> None:
+    """All members die at once, and their disks do not count: what the store alone gives back is compared while all are dead."""
+    dice = random.Random(options.seed)
+    for number in range(options.burns):
+        if number % BURNS_OF_ONE_BACKUP == 0:
+            rig.settle()
+            backup = base_backup(rig)
+        rig.ledger.wait_for(dice.randrange(20, 200), 120)
+        time.sleep(dice.uniform(0, 0.5))
+        for node in rig.cluster.nodes:
+            rig.cluster.kill_host(node)
+        tally.faults["burn_everything"] += 1
+        if not _check(rig, backup, tally, []):
+            rig.diary.tell("violation", "it burnt, and was not restored")
+        for node in rig.cluster.nodes:
+            node.start()
+    tally.timelines = rig.wait_caught_up().timeline
 
 
 def _round(rig: Rig, dice: random.Random, seconds: float, only: tuple[str, ...], tally: Tally) -> None:
