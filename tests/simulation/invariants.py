@@ -432,6 +432,8 @@ class Invariants:
             segment = Segment(first.timeline, number, SIZE)
             if node.has(segment):
                 self.violated(f"{segment} is called a gap, and lies in {node.name}'s pg_wal")
+            if self._tail_end(node.branch, number) == SIZE and node.branch.segment(number) == segment:
+                self.violated(f"{segment} is called a gap, and its pieces are all of it")
             others = [other for other in world.nodes if other is not node]
             key = world.layout.file(segment, ".zst")
             waited = world.loop.now - self._first_looked.get((node.name, key), world.loop.now)

@@ -17,6 +17,8 @@ from walkeeper.agent.archiver.member_wal import Candidate, Members
 from walkeeper.agent.archiver.recorded_gaps import RecordedGaps
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.problems import Problems
+from walkeeper.archive.tail import stored_pieces
+from walkeeper.archive.tail_read import read_tail
 from walkeeper.archive.write import Archive
 from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
@@ -26,7 +28,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.suspicion import Lost, Suspicions, Why, below_reserve
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import BadSegment, PostgresError, WalkeeperError, WalMissing
+from walkeeper.errors import BadSegment, CannotTell, PostgresError, WalkeeperError, WalMissing
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.postgres.wal_file import is_there, read_segment, unreadable
@@ -110,6 +112,10 @@ class LostWal:
         self._members = Members(sources)
         self._recorded = RecordedGaps(sources, self._members, problems)
         self._look_from = 0
+        self._in_pieces: set[str] = set()
+        """Of which segments the store has pieces, as of the last look."""
+        self._unread: set[int] = set()
+        """Numbers of those whose pieces could not be read."""
         self._until = (0.0, "")
 
     @property
@@ -175,6 +181,7 @@ class LostWal:
         segments = list(self._suspicions.segments())
         behind = [segment for segment in segments if segment.number >= self._look_from]
         missed = 0
+        self._list_pieces()
         for segment in (*behind, *segments[: len(segments) - len(behind)]):
             if stopped() or missed >= MISSES:
                 return
@@ -184,13 +191,34 @@ class LostWal:
     def _take(self, wanted: Segment) -> bool:
         """Whether the store or pg_wal has it by now."""
         receipt = self._sources.archive.find(wanted)
-        plain = from_pg_wal(self._sources, wanted) if receipt is None else None
+        plain = None
+        if receipt is None:
+            plain = from_pg_wal(self._sources, wanted) or self._from_pieces(wanted)
         if plain is not None:
             receipt = self._sources.archive.archive_segment(wanted, plain, self._sources.history)
         if receipt is not None:
             self._suspicions.settle(wanted.number, wanted.number + 1)
             self.found.put(receipt)
         return receipt is not None
+
+    def _list_pieces(self) -> None:
+        archive = self._sources.archive
+        self._in_pieces = {stored.segment for stored in stored_pieces(archive.store, archive.layout)}
+
+    def _from_pieces(self, wanted: Segment) -> Plain | None:
+        """Where they are all of it: with ``durability: store`` the last one ends where the segment does. Restores read them."""
+        if wanted.name not in self._in_pieces:
+            return None
+        archive = self._sources.archive
+        try:
+            found = read_tail(archive.store, archive.layout, archive.codec, wanted.name)
+        except CannotTell as problem:
+            if wanted.number not in self._unread:
+                events.failure("lost_wal_unread", problem, segment=wanted)
+            self._unread.add(wanted.number)
+            return None
+        self._unread.discard(wanted.number)
+        return found.assembled.plain if found.reach.whole and found.assembled is not None else None
 
     # --- what follows ---------------------------------------------------------------------------------------------
 
@@ -203,7 +231,12 @@ class LostWal:
             self._patience,
             short_of_disk=self._short_of_disk(),
         )
+        if found:
+            self._list_pieces()
         for lost, why in found:
+            unread = not self._unread.isdisjoint(range(lost.first.number, lost.end))
+            if why is Why.PROVED and unread and sources.clock.monotonic() - self._until[0] < self._patience:
+                continue  # the store may have it
             segments = [
                 sources.history.segment(number, lost.first.size) for number in range(lost.first.number, lost.end)
             ]

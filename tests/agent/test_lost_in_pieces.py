@@ -1,0 +1,96 @@
+"""WAL that the server has recycled, and that the store has in pieces: what restores can read is not lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pyrage
+import pytest
+
+from tests.core.values import plain_segment
+from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.archiver.lost_wal import LostWal, Sources
+from walkeeper.agent.problems import Problems
+from walkeeper.archive import tail
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.write import Archive
+from walkeeper.core.frontier import Frontier
+from walkeeper.core.history import History
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.suspicion import SETTLE_SECONDS
+from walkeeper.core.tail import Piece
+
+SIZE = SegmentSize(MIB)
+SYSTEM = 7
+ONE = History(1)
+LOST = ONE.segment(3, SIZE)
+PATIENCE = 3600.0
+
+
+class Node:
+    """A server that has segment 3 no longer, alone, and writes segment 5."""
+
+    def __init__(self, directory: Path, codec: Codec) -> None:
+        self.now = 0.0
+        self.store = MemoryStore()
+        self.layout = Layout("demo", None, SYSTEM)
+        self.archive = Archive(self.store, self.layout, SIZE, codec)
+        clock = cast("Any", SimpleNamespace(monotonic=lambda: self.now))
+        nobody = cast("Any", SimpleNamespace())
+        sources = Sources(self.archive, ONE, directory, nobody, lambda _: (), None, clock, lambda: False)
+        self.problems = Problems(clock)
+        self.lost = LostWal(sources, Frontier(ONE, LOST.start, SIZE), PATIENCE, self.problems)
+        self.lost.suspect(LOST, Lsn(LOST.end + 1))
+
+    def pieces(self, *ends: int) -> None:
+        plain, begin = plain_segment(LOST, SYSTEM), 0
+        for end in ends:
+            tail.put(self.archive, LOST, Piece(begin, end, "0123456789ab0001"), plain[begin:end])
+            begin = end
+
+    def looks(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        self.lost._take_in()
+        self.lost._look(lambda: False)
+
+    @property
+    def found(self) -> Segment | None:
+        return None if self.lost.found.empty() else self.lost.found.get().segment
+
+    @property
+    def gaps(self) -> int:
+        return self.lost.gaps.qsize()
+
+
+def test_p7_a_segment_that_is_whole_in_pieces_is_stored_as_a_whole_and_is_no_gap(tmp_path: Path) -> None:
+    node = Node(tmp_path, Codec())
+    node.pieces(8192, 300_000, SIZE)
+    node.looks()
+    node.looks(SETTLE_SECONDS + 1)
+    assert (node.found, node.gaps) == (LOST, 0)
+    assert node.archive.find(LOST) is not None
+
+
+@pytest.mark.parametrize("ends", [(8192, SIZE - 8192), ()])
+def test_pieces_that_are_not_all_of_it_do_not_stand_for_it(tmp_path: Path, ends: tuple[int, ...]) -> None:
+    node = Node(tmp_path, Codec())
+    node.pieces(*ends)
+    node.looks()
+    node.looks(SETTLE_SECONDS + 1)
+    assert (node.found, node.gaps) == (None, 1)
+
+
+def test_p9_pieces_that_this_node_cannot_open_are_waited_for_and_no_longer_than_that(tmp_path: Path) -> None:
+    """Restores may have the key."""
+    key = str(pyrage.x25519.Identity.generate().to_public())
+    node = Node(tmp_path, Codec(recipients=(key,)))
+    node.pieces(8192, SIZE)
+    node.looks()
+    node.looks(PATIENCE - 1)
+    assert (node.found, node.gaps) == (None, 0)
+    node.looks(2)
+    assert (node.found, node.gaps) == (None, 1)
