@@ -10,6 +10,7 @@ import pytest
 
 from tests.agent.test_beliefs import SIZE, SYSTEM, TWO, Life, World
 from walkeeper.agent.archiver.commit import Commit
+from walkeeper.agent.archiver.lease import Lease
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems
@@ -18,7 +19,7 @@ from walkeeper.core.hold_slot import SlotState, slot_target
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Gap
 from walkeeper.core.suspicion import Lost
-from walkeeper.lib.clock import SystemClock
+from walkeeper.lib.clock import SystemClock, since_boot
 from walkeeper.postgres.server import Server, ServerState
 
 
@@ -71,6 +72,23 @@ def committing(tmp_path: Path, server: Rewound) -> Commit:
     )  # fmt: skip
 
 
+def test_an_owner_that_acknowledges_nothing_more_says_so_in_the_record_once(tmp_path: Path) -> None:
+    commit = committing(tmp_path, Rewound(SYSTEM, 2))
+    commit._lease = lease = Lease()
+    lease.confirmed(since_boot())
+    lease.ended.set()
+    lease.confirmed(since_boot() + 1)
+    assert not lease.holds()
+    owner, frontier = commit.ownership, commit._frontier.lsn
+    assert owner.record.closed_by == ""
+    assert commit._write_record(frontier, [])
+    assert owner.record.closed_by == owner.record.owner == "a"
+    assert owner.still_ours(owner._records.read())
+    assert not commit._write_record(frontier, [])
+    owner.write(Lsn(frontier + 8))
+    assert owner.record.closed_by == "a"
+
+
 @pytest.mark.parametrize(
     ("system", "timeline", "moves"),
     [(SYSTEM, 2, True), (SYSTEM, 1, False), (SYSTEM, 3, False), (SYSTEM + 1, 2, False)],
@@ -113,7 +131,7 @@ def test_the_record_names_each_gap_that_its_position_has_passed(tmp_path: Path) 
     written: list[tuple[Lsn, int]] = []
     real = commit.ownership.write
 
-    def write(lsn: Lsn, gaps: tuple[Gap, ...] = (), *more: object) -> None:
+    def write(lsn: Lsn, gaps: tuple[Gap, ...] = (), *more: object, **_: object) -> None:
         written.append((lsn, len(gaps)))
         real(lsn, gaps)
 

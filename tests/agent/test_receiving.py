@@ -53,7 +53,7 @@ class Stream:
     def __init__(self, *parts: tuple[int, bytes], timeline: int = 2, system: int = SYSTEM) -> None:
         self.identity = SimpleNamespace(system_identifier=system, timeline=timeline)
         self.parts = list(parts)
-        self.server_lsn, self.heard = Lsn(0), False
+        self.server_lsn, self.heard, self.ended = Lsn(0), False, False
         self.begun: tuple[Lsn, int] | None = None
 
     def identify(self) -> Any:

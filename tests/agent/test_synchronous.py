@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -161,6 +163,34 @@ def test_p9_a_server_that_shuts_down_does_not_wait_for_the_store(
         postgres.stop("fast", timeout=20)  # it raises where that takes longer
         with pytest.raises(psycopg.Error):
             commit.result(30)
+
+
+def test_p8_a_server_that_was_shut_down_has_its_session_ended_and_another_start_begins_another(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    with Committing(postgres, tmp_path) as one:
+        one.commit().result(30)
+        session = one.running.record.session
+        postgres.stop("fast")
+        wait_for(lambda: one.running.record.closed_by == "a")
+        assert one.running.record.session == session
+        postgres.start()
+        one.commit().result(30)
+        assert (one.running.record.closed_by, one.running.record.session == session) == ("", False)
+
+
+def test_p9_a_stream_that_a_stray_signal_ended_begins_again_and_the_session_goes_on(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    """A walsender takes SIGUSR2 for the server's shutdown, and ends in the same way."""
+    with Committing(postgres, tmp_path) as one:
+        one.commit().result(30)
+        walsenders = "SELECT max(pid) FROM pg_stat_replication"
+        pid = int(str(postgres.value(walsenders)))
+        os.kill(pid, signal.SIGUSR2)
+        wait_for(lambda: postgres.value(walsenders) not in (pid, None))
+        one.commit().result(30)
+        assert one.running.record.closed_by == ""
 
 
 def test_p8_who_is_fenced_acknowledges_nothing_more(

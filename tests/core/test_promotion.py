@@ -10,7 +10,7 @@ from tests.core.test_takeover import RECORD
 from tests.core.values import PAGE, forked_pairs, message_record, wal_of
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
-from walkeeper.core.promotion import Standing, believed, closed, shared, standing
+from walkeeper.core.promotion import Standing, believed, closed, ended, shared, standing
 from walkeeper.core.wal_records import can_be_read, last_end
 
 SIZE = SegmentSize(MIB)
@@ -27,6 +27,13 @@ def test_a_closed_record_is_anothers_and_says_still_whose_pieces_count() -> None
     assert msgspec.structs.replace(once, session=record.session, closed_by="") == record
     twice = closed(once, "c", "2" * 32)
     assert (twice.session, twice.closed_by) == (OWN + "2" * 20, "c")
+
+
+def test_a_session_has_ended_where_its_owner_says_so_and_not_where_another_does() -> None:
+    assert ended(msgspec.structs.replace(RECORD, closed_by=RECORD.owner))
+    assert not ended(RECORD)
+    assert not ended(closed(RECORD, "another", "1" * 32))
+    assert not ended(msgspec.structs.replace(RECORD, owner=""))  # nobody's, as verify --rebuild writes it
 
 
 def test_the_longest_chain_counts_where_all_agree() -> None:

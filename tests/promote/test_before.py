@@ -348,6 +348,34 @@ def test_a_record_that_is_ours_is_left_and_the_lease_waited_for(world: World) ->
     assert world.now == record
 
 
+@pytest.mark.parametrize("owner", ["a", "b"])
+def test_an_owner_that_ended_its_own_session_is_not_waited_for(world: World, owner: str) -> None:
+    """It acknowledges nothing more; what it did is in the store. By compare-and-set, so that no newer record says otherwise."""
+    record = world.record(owner=owner, closed_by=owner)
+    world.pieces(FIRST, 9000)
+    world.standby.comes = [world.last(FIRST * MIB + 9000)]
+    world.run()
+    assert world.time.now == 1000
+    assert world.now.closed_by == "b"
+    assert (world.now.session != record.session, world.now.session[:12]) == (True, OWN)
+
+
+def test_an_owner_that_has_taken_over_again_meanwhile_is_waited_for(world: World) -> None:
+    ended = world.record(closed_by="a")
+    read = world.records.read
+
+    def goes_on() -> Versioned | None:
+        found = read()
+        if world.now == ended:
+            world.record(session="e" * 32)
+        return found
+
+    world.records.read = goes_on  # type: ignore[method-assign]
+    world.run()
+    assert world.time.now >= 1000 + LEASE_OVER
+    assert world.now.session[:12] == "e" * 12
+
+
 def test_another_clusters_record_is_a_veto(world: World) -> None:
     world.record(system_identifier="7")
     with pytest.raises(WrongCluster):

@@ -183,12 +183,33 @@ def switchover(world: World, node: Node, fault: Fault) -> None:
         return
     new = standbys[fault.steps % len(standbys)]
     new.receive(old)
+    if world.archiver == "durable":
+        _shut_down_first(world, old, new, fault.seconds)
+        return
     if new.lsn != old.lsn or new.branch is not old.branch:
         return
     old.demote()
     world.set_leader(new)
     new.poke()
     old.poke()
+
+
+def _shut_down_first(world: World, old: Node, new: Node, seconds: float) -> None:
+    """Patroni gives the leader key away once pg_control says that the server is shut down; its walsenders may still send. What the
+    other lacks is in the store.
+    """
+    old.shut_down()
+
+    def handed_over() -> None:
+        if not old.ending:
+            return  # it crashed
+        old.demote()
+        if world.leader is old and not world.dcs.down:
+            world.set_leader(new)
+            new.poke()
+        old.poke()
+
+    world.after(seconds / 5, handed_over)
 
 
 def lose_slot(world: World, node: Node, fault: Fault) -> None:

@@ -49,6 +49,7 @@ from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.received import Received
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.archiver.streaming import Streaming
+from walkeeper.agent.archiver.synchronous import Synchronous
 from walkeeper.agent.archiver.tail import Tail
 from walkeeper.agent.archiver.uploads import Uploads
 from walkeeper.archive.contents import Contents
@@ -62,7 +63,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.record import Record
 from walkeeper.core.suspicion import Suspicions, Why
-from walkeeper.core.synchronous import Acknowledgement, Promise, StoredRun
+from walkeeper.core.synchronous import LEASE_OVER, Acknowledgement, Promise, StoredRun
 from walkeeper.core.tail import Piece, due_for_merge
 from walkeeper.core.takeover import LocalServer, common_end, resume_at
 from walkeeper.dcs.base import Leader
@@ -782,10 +783,28 @@ def promote_without_waiting_for_the_lease(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.promote.before, "LEASE_OVER", 0.0)
 
 
+@mutation("ungoverned", archiver="durable", first=51)
+def say_that_the_session_has_ended_and_acknowledge_on(patch: MonkeyPatch) -> None:
+    """As where its end were told before the last acknowledgement. Of a lease as long as above."""
+    patch.setattr(walkeeper.agent.archiver.lease, "LEASE", 25.0)
+    lease: Any = walkeeper.agent.archiver.lease
+    begin = Synchronous.begin
+
+    def begins(self: Synchronous, start: Lsn) -> None:
+        begin(self, start)
+        self.end()
+
+    def goes_on(self: Lease) -> bool:
+        return bool(lease.since_boot() - self._asked_at < lease.LEASE)
+
+    patch.setattr(Synchronous, "begin", begins)
+    patch.setattr(Lease, "holds", goes_on)
+
+
 @mutation("kill_patroni", archiver="durable")
 def promote_without_ending_the_session(patch: MonkeyPatch) -> None:
     """Where the owner does not look who leads, either."""
-    patch.setattr(Before, "_close", lambda self, _: decoded(self._me.records.read()).record)
+    patch.setattr(Before, "_close", lambda self, _: (decoded(self._me.records.read()).record, LEASE_OVER))
     patch.setattr(Ownership, "_check_leader", lambda _: None)
 
 

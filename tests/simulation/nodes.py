@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 TTL: Final = 10.0
 RETRY_TIMEOUT: Final = 5.0
 CHECKPOINT: Final = 4.0
+SHUT_DOWN, IN_RECOVERY, IN_PRODUCTION = 1, 5, 6
+"""``DBState`` of pg_control."""
 
 
 @dataclass(slots=True)
@@ -52,6 +54,8 @@ class Node:
         self.redo = lsn
         self.primary = False
         self.server_up = True
+        self.ending = False
+        """It is shutting down, and its walsenders still send."""
         self.server_started = 0
         """How often: connections do not outlive a start."""
         self.host_up = True
@@ -83,9 +87,12 @@ class Node:
         self.push: Callable[[Mapping[str, Any]], object] | None = None
         """The agent's side of archive-push."""
         self.pg_wal.put(branch, lsn // SIZE - 1)
-        control = self.directory / "global" / "pg_control"
-        control.parent.mkdir()
-        control.write_bytes(struct.pack("=QI", SYSTEM, 1300))
+        (self.directory / "global").mkdir()
+        self._write_control(IN_PRODUCTION)
+
+    def _write_control(self, state: int) -> None:
+        content = struct.pack("=QI4xi128x", SYSTEM, 1300, state)
+        (self.directory / "global" / "pg_control").write_bytes(content)
 
     @property
     def data(self) -> Path:
@@ -177,13 +184,15 @@ class Node:
         self.restart()
 
     def restart(self) -> None:
+        if self.ending:
+            self._write_control(IN_PRODUCTION if self.primary else IN_RECOVERY)
         self.server_started += 1
-        self.server_up = True
+        self.server_up, self.ending = True, False
         (self.directory / "postmaster.pid").write_text(f"1\n{self.directory}\n{self.server_started}\n{self.port}\n")
 
     def crash(self) -> None:
         """The postmaster is killed; its WAL is on disk."""
-        self.server_up = False
+        self.server_up = self.ending = False
         self.server_started += 1
 
     def go_back(self, lsn: int, *, alone: bool = False) -> None:
@@ -203,6 +212,12 @@ class Node:
             self.slot.restart_lsn = min(self.slot.restart_lsn, lsn)
         self.restart()
         self.write(100)
+
+    def shut_down(self) -> None:
+        """A fast shutdown: no session is left, and its walsenders end when all was received."""
+        self.note("shuts down", f"at {Lsn(self.lsn)}")
+        self.server_up, self.ending = False, True
+        self._write_control(SHUT_DOWN)
 
     def demote(self) -> None:
         """A fast shutdown, after which it starts as a standby. pg_receivewal gets everything before (unless it hangs)."""
@@ -251,6 +266,8 @@ class Node:
                 self.demote()
             return
         self.dcs_seen = now
+        if self.ending:
+            return
         if not self.server_up:
             self.restart()
             return

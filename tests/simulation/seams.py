@@ -488,7 +488,7 @@ class WalStreamView:
     def __init__(self, settings: PostgresqlSettings, application: str = "", wake: int = -1) -> None:
         self._given = Lsn(0)
         self.server_lsn = Lsn(0)
-        self.heard = False
+        self.heard = self.ended = False
         self._server = agent().world.by_port[settings.port]
         self._connected_to = self._server.server_started
         self._branch = self._server.branch
@@ -508,7 +508,8 @@ class WalStreamView:
 
     def _check(self) -> None:
         server = self._server
-        if not server.answers or server.server_started != self._connected_to or server.branch is not self._branch:
+        there = server.answers or (server.ending and self._next and server.host_up and not server.frozen)
+        if not there or server.server_started != self._connected_to or server.branch is not self._branch:
             raise PostgresError("the server: it closed the connection")
 
     def identify(self) -> Identity:
@@ -541,6 +542,9 @@ class WalStreamView:
                 Lsn(self._next), memoryview(server.branch.written_out(number))[self._next % SIZE : end - segment.start]
             )
             self._next = end
+        elif server.ending:
+            self.ended = True
+            raise PostgresError("the server: it ended the stream")
         else:
             loop.wait(seconds)
         self.heard = True

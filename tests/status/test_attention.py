@@ -59,6 +59,7 @@ def test_a_record_of_an_older_version_says_when_it_was_written_and_no_more() -> 
 
 
 def test_a_session_that_was_ended_and_a_promotion_that_does_not_come_is_said() -> None:
+    assert texts(record=record(closed_by=record()["owner"])) == []  # its server was shut down
     assert texts(record=record(closed_by="node2"), leader="node2") == [
         "node2 has ended the session of node1, to be promoted, and has not taken over"
     ]

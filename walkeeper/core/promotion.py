@@ -26,6 +26,11 @@ def closed(record: Record, me: str, token: str) -> Record:
     return msgspec.structs.replace(record, session=f"{record.session[:_NAMED]}{token}"[:32], closed_by=me)
 
 
+def ended(record: Record) -> bool:
+    """Whether its owner has ended its own session: it acknowledges nothing more, and all that it did is in the store."""
+    return bool(record.closed_by) and record.closed_by == record.owner
+
+
 def may_be_read(document: bytes) -> bool:
     """Of a record that this version cannot read: whether another one may, which then goes on as its owner."""
     try:

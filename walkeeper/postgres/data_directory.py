@@ -149,6 +149,11 @@ class ControlFile:
     wrote: bool = False
     primary: bool = False
 
+    @property
+    def shut_down(self) -> bool:
+        """Whether it was last a primary, and has ended as it should. PostgreSQL says so when no session is left."""
+        return self.primary and not self.wrote
+
 
 def read_control_file(data_directory: Path) -> ControlFile:
     """Raises CannotTell where there is none, or none of PostgreSQL 13 or newer."""

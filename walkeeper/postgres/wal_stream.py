@@ -49,6 +49,8 @@ class WalStream(Walsender):
     received: Lsn = _NOWHERE
     heard: bool = False
     """Whether anything has come since ``start``."""
+    ended: bool = False
+    """Whether the server ended it by a word, as it does when it shuts down (``WalSndDone``)."""
     wake: int = -1
     """A descriptor that ends the wait of ``receive`` and ``idle`` when it can be read; -1: none."""
     _acknowledged: Acknowledgement = NOTHING
@@ -149,6 +151,7 @@ class WalStream(Walsender):
         result = self._pg.get_result()
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
             return self._refused(result)
+        self.ended = result is not None and result.status == pq.ExecStatus.COMMAND_OK
         return self._problem("it ended the stream")
 
     def _hint(self, said: str) -> str:

@@ -1,7 +1,7 @@
 """Before a promotion (design: "durability: store"): end the owner's session, wait for its lease, replay what the store has.
 
 In this order. What the owner acknowledged until its lease was over was stored before, so that it is found; what it stores later
-it no longer acknowledges.
+it no longer acknowledges. An owner whose server was shut down ends its session itself, and no lease is waited for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from walkeeper.config.model import Durability
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.promotion import Standing, closed, may_be_read, shared, standing
+from walkeeper.core.promotion import Standing, closed, ended, may_be_read, shared, standing
 from walkeeper.core.record import Record
 from walkeeper.core.synchronous import LEASE_OVER
 from walkeeper.core.takeover import LocalServer, check_cluster
@@ -83,11 +83,11 @@ class Before:
         if not server.in_recovery:
             return "this server is a primary already"
         while True:
-            record = self._close(server)
-            events.info(
-                "pre_promote_lease", seconds=LEASE_OVER, why="so long its owner may go on to acknowledge commits"
-            )
-            self._clock.sleep(LEASE_OVER)
+            record, lease = self._close(server)
+            goes_on = "so long its owner may go on to acknowledge commits"
+            said = "its owner's server was shut down, and it acknowledges nothing more"
+            events.info("pre_promote_lease", seconds=lease, why=goes_on if lease else said)
+            self._clock.sleep(lease)
             why = Replaying(self._me, self._me.open_stored(server), record).run()
             if self._still_ended(record):
                 return why
@@ -119,8 +119,9 @@ class Before:
                     raise
                 self._clock.sleep(_AGAIN)
 
-    def _close(self, server: ServerState) -> Record | None:
-        """The record with its owner's session ended; as it is where it is this member's; None where there is none.
+    def _close(self, server: ServerState) -> tuple[Record | None, float]:
+        """The record with its owner's session ended; as it is where it is this member's; None where there is none. And how many
+        seconds its owner may go on to acknowledge.
 
         Raises NotLeader, WrongCluster, BadRecord, or an outage's error.
         """
@@ -154,19 +155,19 @@ class Before:
             raise claim.problem
         return claim.record, versioned, leader
 
-    def _try_to_close(self, server: ServerState) -> Record | None:
+    def _try_to_close(self, server: ServerState) -> tuple[Record | None, float]:
         me = self._me.name
         record, versioned, leader = self._read()
         if record is None:
             events.warning("pre_promote_without_record", why=decoded(versioned).why)
-            return None
+            return None, LEASE_OVER
         check_cluster(record, LocalServer(server.system_identifier, server.segment_size, History(1), server.lsn))
-        if me in (record.owner, record.closed_by):
-            return record
-        ended = closed(record, me, uuid.uuid4().hex)
-        self._me.records.write(ended.encode(), versioned, guard=leader)
+        if me in (record.owner, record.closed_by) and not ended(record):
+            return record, LEASE_OVER
+        ours = closed(record, me, uuid.uuid4().hex)
+        self._me.records.write(ours.encode(), versioned, guard=leader)
         events.info("record_closed", owner=record.owner, frontier=record.lsn, timeline=record.timeline)
-        return ended
+        return ours, 0.0 if ended(record) else LEASE_OVER  # it was just written over: no newer one says otherwise
 
 
 class Replaying:

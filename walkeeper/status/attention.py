@@ -91,7 +91,7 @@ def _about_the_owner(status: dict[str, Any]) -> Iterator[Remark]:
     if record["trouble"] and not own:
         hint = f"walkeeper status on {record['owner']} says what to do." if record["owner"] != status["node"] else ""
         yield remark(f"{record['owner']}, which archives: {record['trouble']}", hint)
-    if record["closed_by"]:
+    if record["closed_by"] not in (None, record["owner"]):
         yield remark(
             f"{record['closed_by']} has ended the session of {record['owner']}, to be promoted, and has not taken over",
             f"Normal for seconds. If it stays so, Patroni's log on {record['closed_by']} says what pre_promote waits for.",

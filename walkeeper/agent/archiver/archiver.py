@@ -159,6 +159,8 @@ class Archiver:
         A thread that is still inside the store then ends automatically; ``ended`` tells.
         """
         self._stopping.set()
+        if self.synchronous is not None:
+            self.synchronous.end()
         for waiting in (self._commit.changed, self._look_now, self.lost.wake):
             waiting.set()
         until = self._clock.monotonic() + timeout

@@ -111,7 +111,13 @@ class Commit:
                 self._lease.confirmed(asked_at)
             slot = self._follow_with_slot()
             pending = self._remove_recorded(pending, slot)
-            stopping.wait(RECORD_INTERVAL if self._lease is None else SHIPPED_INTERVAL)
+            self._pause(stopping)
+
+    def _pause(self, stopping: threading.Event) -> None:
+        if self._lease is None or self._lease.ended.is_set():
+            stopping.wait(RECORD_INTERVAL)
+        else:
+            self._lease.ended.wait(SHIPPED_INTERVAL)  # whoever is to be promoted reads it soon
 
     def _write_record(self, frontier: Lsn, gaps: list[Gap]) -> bool:
         """Whether it had to be written."""
@@ -122,10 +128,12 @@ class Commit:
         suspected = tuple(lost.as_gap() for lost in stretches(history, size, self._frontier.suspected))[:MAX_SUSPECTED]
         ended = self._observed.times.ended_at_or_below(frontier)
         unsaid = ended.until - self._said_at if ended is not None else 0.0
-        if not record_is_due(self.ownership.record, frontier, gaps, suspected, problem, unsaid):
+        over = self._lease is not None and self._lease.ended.is_set()
+        due = record_is_due(self.ownership.record, frontier, gaps, suspected, problem, unsaid)
+        if not due and not (over and not self.ownership.record.closed_by):
             return False
         wal_at = ended.stamp if ended is not None else ""
-        self.ownership.write(frontier, tuple(gaps), problem, suspected, wal_at)
+        self.ownership.write(frontier, tuple(gaps), problem, suspected, wal_at, ended=over)
         self._said_at = ended.until if ended is not None else self._said_at
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 from walkeeper.core.synchronous import LEASE, RENEWED
 from walkeeper.lib.clock import since_boot
@@ -13,13 +14,15 @@ class Lease:
 
     def __init__(self) -> None:
         self._asked_at = -math.inf
+        self.ended = threading.Event()
+        """Set where nothing more is acknowledged by it, whatever is confirmed."""
 
     def confirmed(self, asked_at: float) -> None:
         """The record is ours, by an answer to what was asked at that moment of ``since_boot``."""
         self._asked_at = max(self._asked_at, asked_at)
 
     def holds(self) -> bool:
-        return since_boot() - self._asked_at < LEASE
+        return not self.ended.is_set() and since_boot() - self._asked_at < LEASE
 
     def is_due(self) -> bool:
         """Whether it is time to confirm it again."""

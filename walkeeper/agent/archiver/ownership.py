@@ -50,9 +50,12 @@ class Ownership:
         problem: str = "",
         suspected: tuple[Gap, ...] = (),
         wal_at: str = "",
+        *,
+        ended: bool = False,
     ) -> None:
         """Move the record by compare-and-set. Raises Fenced when another owner wrote it, HeldBack, or another DcsError.
 
+        ``ended``: nothing more is acknowledged by us; everything that was is in the store.
         After a time-out our own write may have got through: a conflict is looked into before it is believed.
         """
         self._check_leader()
@@ -71,6 +74,7 @@ class Ownership:
             updated_at=now,
             moved_at=now if lsn > self.record.position else self.record.moved_at,
             wal_at=wal_at or self.record.wal_at,
+            closed_by=self.record.owner if ended else self.record.closed_by,
         )
         try:
             self._versioned = self._records.write(record.encode(), self._versioned)

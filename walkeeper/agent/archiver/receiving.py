@@ -8,6 +8,7 @@ what of it the store has.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import Final
 
 from walkeeper.agent.archiver.lost_wal import Sources
@@ -19,9 +20,10 @@ from walkeeper.config import PostgresqlSettings
 from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.lsn import Lsn
-from walkeeper.errors import PostgresError
+from walkeeper.errors import CannotTell, PostgresError
 from walkeeper.lib import events
 from walkeeper.lib.retry import Backoff
+from walkeeper.postgres.data_directory import read_control_file
 from walkeeper.postgres.wal_stream import WalStream
 
 TICK: Final = 0.1
@@ -75,12 +77,14 @@ class Receiving:
             if not self._observed.server_up or not self._within(NEAR):
                 self._problems.clear(About.ARCHIVER_RECEIVER)  # nothing is tried
                 continue
-            begun_at, problem = self._clock.monotonic(), None
+            begun_at, stream, problem = self._clock.monotonic(), None, None
             try:
                 with self._stream() as stream:
                     self._follow(stream, stopping)
             except PostgresError as error:
                 problem = error
+                if stream is not None and stream.ended:
+                    self._end_session()
             except MemoryError:
                 problem = PostgresError(
                     "postgresql: not enough memory to receive the open segment",
@@ -136,6 +140,14 @@ class Receiving:
                 stream.acknowledge(synchronous.give())
                 if synchronous.caught_up():
                     return
+
+    def _end_session(self) -> None:
+        """Where this run of the server is over: the next one needs another ownership, which has its own lease. By pg_control: a
+        stray signal ends a stream in the same way, and commits would wait for ever.
+        """
+        with suppress(CannotTell):
+            if self.synchronous is not None and read_control_file(self._sources.pg_wal.parent).shut_down:
+                self.synchronous.end()
 
     def _end(self, *, broken: bool) -> None:
         """One that ended because the archive is far behind leaves what the server said last: as true as an older look at it."""

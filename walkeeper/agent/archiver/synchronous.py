@@ -124,6 +124,10 @@ class Synchronous:
         self._tell(leased=leased)
         return given
 
+    def end(self) -> None:
+        """In this ownership nothing more is acknowledged. The record says so soon, and nobody has to wait for the lease."""
+        self._lease.ended.set()
+
     def caught_up(self) -> bool:
         """Whether all is stored that was skipped, so that a new run of the stream keeps what comes."""
         return self._received.skips and self.archived >= self._received.open_from
