@@ -42,6 +42,9 @@ from walkeeper.agent.archive_push import Pushing
 from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.threads import Supervisor
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.tail_read import Tail, read_tail
 from walkeeper.config import Config, PostgresqlSettings
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
@@ -56,6 +59,7 @@ from walkeeper.postgres.pg_receivewal import Ended, Written
 from walkeeper.postgres.server import CommandState, CommitsState, ServerState
 from walkeeper.postgres.wal_file import Memory
 from walkeeper.postgres.walsender import Identity
+from walkeeper.store.base import Store
 
 if TYPE_CHECKING:
     from tests.simulation.nodes import Node
@@ -635,6 +639,7 @@ def simulated() -> Iterator[None]:
         "find_program": lambda *_: Path("/bin/true"),
         "disk_of": lambda path: (0 if path.name == "wal" and agent().node.disk_short else 1 << 40, 1 << 40),
         "read_beginning": _read_beginning,
+        "read_tail": _read_tail,
         "in_parallel": lambda work, things, _: [work(thing) for thing in things],
         "ThreadPoolExecutor": _Pool,
         "random": _Dice(),
@@ -664,6 +669,10 @@ def simulated() -> Iterator[None]:
             setattr(owner, attribute, original)
 
 
+_THEIR_OWN: Final = {("walkeeper.agent.archiver.spool", "Spool"), ("walkeeper.archive.tail_read", "read_tail")}
+"""Where they are made."""
+
+
 def _seams(names: frozenset[str]) -> list[tuple[str, str]]:
     """Module and attribute of each of these names that an agent uses."""
     return [
@@ -671,7 +680,7 @@ def _seams(names: frozenset[str]) -> list[tuple[str, str]]:
         for name, module in sys.modules.items()
         if name.startswith("walkeeper.agent.") or name in _OURS
         for attribute in names & vars(module).keys()
-        if (name, attribute) != ("walkeeper.agent.archiver.spool", "Spool")
+        if (name, attribute) not in _THEIR_OWN
     ]
 
 
@@ -697,6 +706,16 @@ def _read_beginning(path: Path, segment: Segment, size: int) -> bytes | None:
     if not path.exists() and (segment != opened or size > node.lsn - segment.start):
         return None
     return node.branch.written_out(segment.number)[:size]
+
+
+def _read_tail(store: Store, layout: Layout, codec: Codec, name: str) -> Tail:
+    """walkeeper.archive.tail_read.read_tail; of a whole segment, as of all here, only the beginning is kept."""
+    found = read_tail(store, layout, codec, name)
+    if not found.reach.whole or found.assembled is None:
+        return found
+    whole, number = found.assembled, found.assembled.segment.number
+    kept = (branch.plain(number) for branch in agent().world.branches if branch.written_out(number) == whole.plain)
+    return found._replace(assembled=replace(whole, plain=next(kept)))
 
 
 class _NoWake:
