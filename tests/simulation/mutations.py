@@ -666,7 +666,7 @@ def count_what_is_handed_over_and_not_what_is_stored(patch: MonkeyPatch) -> None
     patch.setattr(Pushing, "_push", push)
 
 
-@mutation("kill_patroni", "freeze_host", "power_loss", archiver="command", first=424)
+@mutation("kill_patroni", "freeze_host", "power_loss", archiver="command", first=26)
 def say_yes_to_other_bytes_under_that_name(patch: MonkeyPatch) -> None:
     """As far as two servers get that were promoted under one number."""
     patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
