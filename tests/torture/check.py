@@ -139,7 +139,7 @@ def _server(rig: Rig, backup: Path, record: Record, deadline: float, target: Lsn
     section = {"store": rig.place.section(), "restore": {"deadline": f"{deadline:g}s"}}
     config.write_text(yaml.safe_dump({"scope": "demo", "walkeeper": section}))
     command = f"{sys.executable} -m walkeeper -c {config} restore-wal %f %p"
-    settings = {"recovery_target_timeline": str(record.timeline)}
+    settings = rig.connections | {"recovery_target_timeline": str(record.timeline)}
     if target is not None:
         settings |= {"recovery_target_lsn": str(target), "recovery_target_action": "promote"}
         settings |= {"recovery_prefetch": "off"} if rig.cluster.major >= FIRST_WITH_PREFETCH else {}

@@ -40,7 +40,7 @@ CAUGHT_UP_LOOK: Final = 80.0
 SEGMENT_MB: Final = 4
 MEMBERS: Final = 3
 WRITERS: Final = 2
-OTHERS: Final = 30
+OTHERS: Final = 28
 """Connections that are not a writer's."""
 ROW_BYTES: Final = 16 * 1024
 CONFIG: Final = "{directory}/walkeeper.yml"
@@ -135,12 +135,14 @@ class Rig:
         """Whether commits wait for the store: then every row that was acknowledged has to be in it."""
         if self.durable:
             postgresql["pre_promote"] = PRE_PROMOTE
+        self.connections = {"max_connections": f"{OTHERS + writers}"}
+        """A setting that a restored server must have, too."""
         self.place = place
         self.diary = diary
         self.cluster = Cluster(
             new_directory("c"), members, segment_size_mb=SEGMENT_MB, proxied=True, guarded=True,
             callbacks=callbacks(CALLBACK), restore_command=RESTORE,
-            settings={"max_connections": f"{OTHERS + writers}"} | ({"archive_mode": "on"} if archiver == "command" else {}),
+            settings=self.connections | ({"archive_mode": "on"} if archiver == "command" else {}),
             extra={"postgresql": postgresql},
         )  # fmt: skip
         for node in self.cluster.nodes:
