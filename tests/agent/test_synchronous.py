@@ -132,6 +132,21 @@ def test_a_commit_returns_when_the_store_has_it_and_not_before(postgres: Postgre
             assert commit.result(30) < one.stored()
 
 
+def test_a_session_that_says_so_changes_a_role_while_all_others_wait(postgres: Postgres, tmp_path: Path) -> None:
+    """docs/operations.md"""
+    with Committing(postgres, tmp_path) as one:
+        one.held.open.clear()
+        commit = one.commit()
+        wait_for(lambda: one.waiters() == 1)
+        with psycopg.connect(postgres.conninfo(), autocommit=True) as session:
+            session.execute("SET synchronous_commit TO local")
+            session.execute("ALTER ROLE CURRENT_USER CONNECTION LIMIT 100")
+        assert not commit.done()
+        one.held.open.set()
+        end = commit.result(30)
+        assert one.stored() > end
+
+
 def test_a_long_load_over_segment_ends_is_acknowledged_and_leaves_few_objects(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,7 +149,8 @@ class Synchronous:
             About.ARCHIVER_COMMITS,
             CommitsWait(
                 f"commits wait: nothing was acknowledged for {self._waits_to_be_said:.0f} s, {why}",
-                hint="The other problems say why. With degrade_after they would go on without the store.",
+                hint="The other problems say why. With degrade_after they would go on without the store. A session with "
+                "synchronous_commit = local does not wait.",
             ),
         )
 
