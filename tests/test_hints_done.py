@@ -96,7 +96,8 @@ AS_PRINTED: Final = "test_to_the_position_that_the_hint_names_can_be_restored"
 DONE: Final[tuple[tuple[str, str | Person], ...]] = (
     # A piece of the hint (the first that is found counts), and the test.
     ("Did you mean", CORRECTED),
-    ("chmod 600 the file, or set", CORRECTED),
+    ("chmod 600 the file, or", CORRECTED),
+    ("Write the value.", CORRECTED),
     ("Write the value, or set", CORRECTED),
     ("openssl rand", CORRECTED),
     ("age-keygen", CORRECTED),

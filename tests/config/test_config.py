@@ -719,3 +719,69 @@ def test_a_section_whose_name_is_misspelt_is_not_passed_over(tmp_path: Path) -> 
         load(path, {})
     assert str(raised.value) == f"{path}:3: walkeper: no section of Patroni's"
     assert raised.value.hint == "Did you mean walkeeper?"
+
+
+# ----------------------------------------------------------------------------------------------------- several stores
+
+STORES = """\
+scope: demo
+name: a
+postgresql: {data_dir: /nowhere/data, authentication: {replication: {username: r}}}
+walkeeper:
+  stores:
+    - directory: /mnt/a
+    - name: far
+      s3:
+        bucket: our-wal
+        region: eu
+"""
+
+
+def test_several_stores_have_an_archive_each(write: Write) -> None:
+    config = load(write(STORES), {})
+    assert (config.stores, config.durable_in) == (("main", "far"), 2)
+    assert config.store == DirectorySettings(Path("/mnt/a"))
+    assert config.key("walkeeper") == "walkeeper", "as it was when there was one store"
+    far = config.of_store("far")
+    assert (far.stores, far.key("walkeeper"), far.key("walkeeper-remembered")) == (
+        ("far", "main"),
+        "walkeeper-far",
+        "walkeeper-remembered-far",
+    )
+    assert far.spool_directory == config.spool_directory / "store-far"
+    assert far.of_store("main").store == config.store
+    with pytest.raises(ConfigError) as caught:
+        config.of_store("near")
+    assert "There are main, far" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("name: far", "name: main", 7, "stores[1].name: main is the name of another one"),
+        ("bucket:", "bukket:", 9, "stores[1].s3.bukket: unknown key"),
+        ("name: far", "naem: far", 7, "stores[1].naem: unknown key"),
+        ("name: far", "directory: /mnt/b", 7, "stores[1]: both directory and s3"),
+        ("name: far", "name: Far", 7, "stores[1].name: "),
+        (
+            "region: eu",
+            "secret_access_key: $X",
+            10,
+            "stores[1].s3.secret_access_key: a variable that nothing has expanded",
+        ),
+        ("region: eu", "secret_access_key: abc", 10, "stores[1].s3.secret_access_key: a secret in a file of mode 0644"),
+        ("  stores:", "  durable_in: 3\n  stores:", 5, "durable_in: more than there are stores, 2"),
+        ("  stores:", "  store: {directory: /mnt/x}\n  stores:", 6, "stores: there is store, too"),
+        ("/mnt/a", "/nowhere/data/wal", 6, "stores[0].directory: /nowhere/data/wal lies in the data directory"),
+        (
+            "s3:\n        bucket: our-wal\n        region: eu",
+            "directory: /mnt/a",
+            7,
+            "stores[1]: the same place as that of main",
+        ),
+    ],
+)
+def test_what_is_wrong_with_one_of_several_stores_is_said_with_its_line(
+    write: Write, old: str, new: str, line: int, says: str
+) -> None:
+    assert f":{line}: walkeeper.{says}" in str(refusal(write(STORES.replace(old, new))))

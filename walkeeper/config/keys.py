@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, inspect
 
+from walkeeper.config.model import MAIN
 from walkeeper.lib.schedule import Schedule
 from walkeeper.lib.section import Secret, Section, is_secret, metas
 from walkeeper.lib.units import Age, Interval, Rate, Seconds, Size
@@ -22,7 +23,15 @@ from walkeeper.store.open import StoreKeys
 Workers: TypeAlias = Annotated[int, Meta(ge=1, le=32)]
 Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
 Level: TypeAlias = Annotated[int, Meta(ge=1, le=19)]
+Copies: TypeAlias = Annotated[int, Meta(ge=1)]
+StoreName: TypeAlias = Annotated[str, Meta(pattern="^[a-z][a-z0-9-]{0,30}\\Z")]
 SlotName: TypeAlias = Annotated[str, Meta(pattern="^[a-z0-9_]{1,63}\\Z")]
+
+
+class NamedStoreKeys(StoreKeys, frozen=True):
+    """One of several stores."""
+
+    name: Annotated[StoreName, Meta(description="`main` is the one that an archive with a single store has.")] = MAIN
 
 
 class EncryptionKeys(Section, frozen=True):
@@ -279,6 +288,20 @@ class Keys(Section, frozen=True):
     """The keys of the section itself."""
 
     store: StoreKeys = StoreKeys()
+    stores: Annotated[
+        tuple[NamedStoreKeys, ...],
+        Meta(
+            description="Instead of `store`: several, each with the keys of `store` and a `name` (`main`, if it has none), and "
+            "each with an archive of its own. See docs/stores.md."
+        ),
+    ] = ()
+    durable_in: Annotated[
+        Copies | None,
+        Meta(
+            description="With `stores`: how many of them must have WAL before the hold slot lets go of it. All of them, if it is "
+            "not said.",
+        ),
+    ] = None
     archiver: Annotated[
         Literal["streaming", "command"],
         Meta(
@@ -331,11 +354,12 @@ class Keys(Section, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key. ``section`` and ``name`` say where it stands; ``kind`` how text from the environment is read."""
+    """One key. ``section`` and ``name`` say where it stands; ``kind`` how text from the environment is read,
+    which has none for ``sections``."""
 
     section: tuple[str, ...]
     name: str
-    kind: Literal["text", "integer", "flag", "list"]
+    kind: Literal["text", "integer", "flag", "list", "sections"]
     default: object
     required: bool
     secret: bool
@@ -371,13 +395,13 @@ def all_keys() -> tuple[Key, ...]:
 
 def _key(field: msgspec.structs.FieldInfo, path: tuple[str, ...]) -> Key:
     kinds = [inner for inner in _alternatives(inspect.type_info(field.type)) if not isinstance(inner, inspect.NoneType)]
-    kind: Literal["text", "integer", "flag", "list"] = "text"
+    kind: Literal["text", "integer", "flag", "list", "sections"] = "text"
     if isinstance(kinds[0], inspect.IntType):
         kind = "integer"
     elif isinstance(kinds[0], inspect.BoolType) and len(kinds) == 1:
         kind = "flag"
     elif isinstance(kinds[0], inspect.VarTupleType):
-        kind = "list"
+        kind = "sections" if isinstance(kinds[0].item_type, inspect.StructType) else "list"
     description = next((meta.description for meta in metas(field.type) if meta.description), "")
     return Key(path, field.name, kind, field.default, field.required, is_secret(field.type), description)
 

@@ -12,19 +12,29 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from walkeeper.config import overrides, patroni_yml, yaml_file
-from walkeeper.config.keys import AgentKeys, AuthenticationKeys, EncryptionKeys, Keys, PostgresqlKeys, all_sections
-from walkeeper.config.model import AgentSettings, Config, Node, PostgresqlSettings
+from walkeeper.config.keys import (
+    AgentKeys,
+    AuthenticationKeys,
+    EncryptionKeys,
+    Keys,
+    NamedStoreKeys,
+    PostgresqlKeys,
+    all_sections,
+)
+from walkeeper.config.model import MAIN, AgentSettings, Config, NamedStore, Node, PostgresqlSettings
 from walkeeper.config.patroni_yml import LIBPQ_OPTIONS, Patroni
 from walkeeper.config.written import Written
 from walkeeper.errors import ConfigError
 from walkeeper.lib import trust
 from walkeeper.lib.section import Section, WrongValue, decode
 from walkeeper.store.base import StoreSettings
+
+Keypath: TypeAlias = tuple[str | int, ...]
 
 _SHORTEST_KEY: Final = 32
 """Characters of a key for authentication codes: 128 bits in hex."""
@@ -119,19 +129,23 @@ def _without_nulls(tree: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_names(tree: dict[str, Any], written: Written) -> None:
-    for path, section in all_sections():
+def _check_names(tree: dict[str, Any], written: Written, kind: type[Section] = Keys, at: Keypath = ()) -> None:
+    for path, section in all_sections(kind):
         part: Any = tree
         for name in path:
             part = part.get(name) if isinstance(part, dict) else None
         known = section.__struct_fields__
         for key in part if isinstance(part, dict) else ():
             if key not in known:
-                raise _unknown_key((*path, key), section, written)
+                raise _unknown_key((*at, *path, key), section, written)
+    stores = tree.get("stores") if kind is Keys else None
+    for index, store in enumerate(stores if isinstance(stores, list) else ()):
+        if isinstance(store, dict):
+            _check_names(store, written, NamedStoreKeys, ("stores", index))
 
 
-def _unknown_key(path: tuple[str, ...], section: type[Section], written: Written) -> ConfigError:
-    near = difflib.get_close_matches(path[-1], section.__struct_fields__, n=2)
+def _unknown_key(path: Keypath, section: type[Section], written: Written) -> ConfigError:
+    near = difflib.get_close_matches(str(path[-1]), section.__struct_fields__, n=2)
     wanted = near or sorted(section.__struct_fields__)
     hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(wanted)}."
     return written.error(path, "unknown key", hint=hint)
@@ -149,10 +163,11 @@ def _check_unexpanded(value: Any, path: tuple[str | int, ...], written: Written)
     secret = path[-1] in ("secret_access_key", "session_token", "password")
     match = _VARIABLE.fullmatch(value) if secret else _VARIABLE.search(value)
     if match:
+        variable = overrides.PREFIX + "_".join(map(str, path)).upper()
         raise written.error(
             path,
             "a variable that nothing has expanded" if secret else f"{match[0]} is a variable that nothing has expanded",
-            hint=f"Write the value, or set {overrides.PREFIX}{'_'.join(str(part) for part in path).upper()} instead.",
+            hint="Write the value." if path[0] == "stores" else f"Write the value, or set {variable} instead.",
         )
 
 
@@ -187,10 +202,12 @@ def _type_error(error: msgspec.ValidationError, written: Written) -> ConfigError
 
 
 def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: yaml_file.Section) -> Config:
-    store = written.store(keys.store)
+    store, *others = _stores(keys, written)
     spool = written.path(("spool", "directory"), keys.spool.directory)
     ready = written.path(("restore", "directory"), keys.restore.directory)
-    _check_places(store, spool, patroni, written)
+    _check_spool(spool, patroni, written)
+    for index, each in enumerate((store, *others)):
+        _check_store(("stores", index) if keys.stores else ("store",), each.settings, patroni, written)
     _check_ready(ready, patroni, written)
     if keys.spool.limit < 1024 * 1024:
         raise written.error(("spool", "limit"), "less than 1MiB, which no segment fits into")
@@ -213,7 +230,10 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         namespace=patroni.namespace,
         group=patroni.group,
         bin_dir=written.path(("postgresql", "bin_dir"), keys.postgresql.bin_dir) or patroni.bin_dir,
-        store=store,
+        store=store.settings,
+        store_name=store.name,
+        others=tuple(others),
+        durable_in=keys.durable_in or 1 + len(others),
         compression_level=keys.compression_level,
         encryption_recipients=_recipients(keys.encryption, written),
         identity_file=written.secret_file(
@@ -255,6 +275,27 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
     )
 
 
+def _stores(keys: Keys, written: Written) -> list[NamedStore]:
+    """At least one, the first first."""
+    if not keys.stores:
+        stores = [NamedStore(MAIN, written.store(("store",), keys.store))]
+    elif keys.store.given():
+        raise written.error(("stores",), "there is store, too", hint="Move it into the list.")
+    else:
+        stores = [
+            NamedStore(each.name, written.store(("stores", index), each)) for index, each in enumerate(keys.stores)
+        ]
+    for index, store in enumerate(stores):
+        for before in stores[:index]:
+            if before.name == store.name:
+                raise written.error(("stores", index, "name"), f"{store.name} is the name of another one, too")
+            if before.settings.listing_command() == store.settings.listing_command():
+                raise written.error(("stores", index), f"the same place as that of {before.name}")
+    if (keys.durable_in or 1) > len(stores):
+        raise written.error(("durable_in",), f"more than there are stores, {len(stores)}")
+    return stores
+
+
 def _expire(value: str | bool, written: Written, own: Path) -> Path | None:
     """The configuration that ``walkeeper expire`` is to have."""
     word = value.lower() if isinstance(value, str) else ("on" if value else "off")
@@ -283,20 +324,24 @@ def _scope(patroni: Patroni, root: yaml_file.Section) -> str:
     return scope
 
 
-def _check_places(store: StoreSettings, spool: Path | None, patroni: Patroni, written: Written) -> None:
-    """Neither spool nor store inside the data directory, which pg_rewind and a rebuild replace."""
-    if patroni.data_dir is None:
+def _check_spool(spool: Path | None, patroni: Patroni, written: Written) -> None:
+    """Not inside the data directory, which pg_rewind and a rebuild replace."""
+    if patroni.data_dir is None or spool is None:
         return
     data_dir = os.path.realpath(patroni.data_dir)
-    if spool and (_inside(os.path.realpath(spool), data_dir) or _inside(data_dir, os.path.realpath(spool))):
+    if _inside(os.path.realpath(spool), data_dir) or _inside(data_dir, os.path.realpath(spool)):
         raise written.error(
             ("spool", "directory"),
             f"{spool} and the data directory {patroni.data_dir} lie in each other",
             hint="Patroni and pg_rewind remove what is in the data directory; put the spool beside it.",
         )
+
+
+def _check_store(at: Keypath, store: StoreSettings, patroni: Patroni, written: Written) -> None:
+    """Nor a store."""
     directory = store.local_directory
-    if directory and _inside(os.path.realpath(directory), data_dir):
-        raise written.error(("store", "directory"), f"{directory} lies in the data directory {patroni.data_dir}")
+    if directory and patroni.data_dir and _inside(os.path.realpath(directory), os.path.realpath(patroni.data_dir)):
+        raise written.error((*at, "directory"), f"{directory} lies in the data directory {patroni.data_dir}")
 
 
 def _check_ready(ready: Path | None, patroni: Patroni, written: Written) -> None:

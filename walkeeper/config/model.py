@@ -18,6 +18,9 @@ ArchiverMode: TypeAlias = Literal["streaming", "command"]
 ReceiverKind: TypeAlias = Literal["pg_receivewal", "builtin"]
 Durability: TypeAlias = Literal["local", "store"]
 
+MAIN: Final = "main"
+"""The name of an archive's store where there is one, or of the first of several."""
+
 NOT_IN_CLEAR: Final = "!password"
 ONLY_SCRAM: Final = "!password,!md5"
 """Of ``require_auth``: what a server may not ask for. It may ask for nothing, as with ``trust`` or a certificate."""
@@ -84,9 +87,20 @@ class Node:
     postgresql: PostgresqlSettings | None
 
 
+@dataclass(frozen=True, slots=True)
+class NamedStore:
+    """One of several."""
+
+    name: str
+    settings: StoreSettings
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything resolved. The properties raise ConfigError where this node's configuration does not say it."""
+    """Everything resolved. The properties raise ConfigError where this node's configuration does not say it.
+
+    It is of one store, the first of several; ``of_store`` makes that of another one.
+    """
 
     source: Path
     """The file that was loaded, absolute: what names the agent's socket."""
@@ -149,8 +163,49 @@ class Config:
     """The first segment whose objects must have a code; empty: all must."""
     plain_before: str = ""
     """The first segment that must be encrypted where anything is; empty: all must."""
+    store_name: str = MAIN
+    others: tuple[NamedStore, ...] = ()
+    """The stores beside this one."""
+    durable_in: int = 1
+    """How many of the stores must have WAL before the hold slot lets go of it."""
     exposed: tuple[Exposure, ...] = ()
     """What others may read or write of what this was read from, and should not."""
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """The names of all, this one first."""
+        return (self.store_name, *(other.name for other in self.others))
+
+    def of_store(self, name: str) -> Config:
+        """The configuration of the archive in that store: with a record and a spool of its own, and without what the cluster
+        does once. Raises ConfigError where there is none of that name.
+        """
+        if name == self.store_name:
+            return self
+        there = {other.name: other.settings for other in self.others}
+        if name not in there:
+            raise ConfigError(f"store {name}: there is none of that name", hint=f"There are {', '.join(self.stores)}.")
+        spool = self.node.spool_directory or (self.spool_directory if self.node.data_dir else None)
+        return replace(
+            self,
+            store=there.pop(name),
+            store_name=name,
+            others=(
+                NamedStore(self.store_name, self.store),
+                *(NamedStore(*other) for other in there.items()),
+            ),
+            node=replace(self.node, spool_directory=spool and spool / f"store-{name}"),
+            archiver="streaming",
+            receiver="builtin",
+            durability="local",
+            degrade_after=None,
+            backup_schedule=None,
+            backup_verify_schedule=None,
+        )
+
+    def key(self, name: str) -> str:
+        """That key of walkeeper's in the DCS, for this store."""
+        return name if self.store_name == MAIN else f"{name}-{self.store_name}"
 
     @property
     def spools(self) -> bool:

@@ -35,7 +35,7 @@ def apply(tree: dict[str, Any], environ: Mapping[str, str], section: tuple[str, 
     """Put what the environment says into ``tree``. An empty variable counts as not set. Raises ConfigError."""
     ours = {name: text for name, text in environ.items() if name.startswith(PREFIX) and name not in NOT_KEYS}
     named = sorted((name, text) for name, text in ours.items() if not name.startswith(_TESTS))
-    keys = {variable(key): key for key in all_keys()} if named else {}
+    keys = {variable(key): key for key in all_keys() if key.kind != "sections"} if named else {}
     for name, text in named:
         if key := keys.get(name):
             if text:

@@ -71,7 +71,8 @@ def reference() -> str:
 
 
 def _row(key: Key) -> str:
-    return f"| `{key.name}` | {_default(key)} | {key.description} | `{variable(key)}` |"
+    named = f"`{variable(key)}`" if key.kind != "sections" else ""
+    return f"| `{key.name}` | {_default(key)} | {key.description} | {named} |"
 
 
 def _default(key: Key) -> str:

@@ -35,7 +35,7 @@ class Written:
     def error(self, keys: tuple[str | int, ...], text: str, *, hint: str = "") -> ConfigError:
         return self.places.error((*self.section, *keys), text, hint=hint)
 
-    def path(self, keys: tuple[str, ...], value: str | None) -> Path | None:
+    def path(self, keys: tuple[str | int, ...], value: str | None) -> Path | None:
         """An absolute path, or None. Commands and the agent run in different directories."""
         if value is None:
             return None
@@ -43,7 +43,7 @@ class Written:
             raise self.error(keys, f"{value!r} is not an absolute path", hint="Write the whole path, from / on.")
         return Path(value)
 
-    def secret(self, keys: tuple[str, ...], value: str | None, file: Path | str | None = None) -> str | None:
+    def secret(self, keys: tuple[str | int, ...], value: str | None, file: Path | str | None = None) -> str | None:
         """A secret out of the environment, out of ``file`` (under the same key with ``_file``), or as written."""
         if value is not None and self.places.from_environment((*self.section, *keys)):
             return value
@@ -51,11 +51,12 @@ class Written:
             raise self.error(keys, f"{keys[-1]}_file is there too", hint="Keep the file and drop the secret.")
         mode = stat.S_IMODE(self.status.st_mode)
         if value is not None and mode & (stat.S_IRWXG | stat.S_IRWXO):
-            variable = "WALKEEPER_" + "_".join(keys).upper()
+            variable = "WALKEEPER_" + "_".join(map(str, keys)).upper()
+            instead = f"write {keys[-1]}_file" if keys[0] == "stores" else f"set {variable}"
             raise self.error(
                 keys,
                 f"a secret in a file of mode {mode:04o}",
-                hint=f"chmod 600 the file, or set {variable} instead.",
+                hint=f"chmod 600 the file, or {instead} instead.",
             )
         if file is None:
             return value
@@ -63,7 +64,7 @@ class Written:
         path = file if isinstance(file, Path) else self.path(where, file)
         return None if path is None else self.read_secret(where, path)
 
-    def read_secret(self, keys: tuple[str, ...], path: Path | None) -> str:
+    def read_secret(self, keys: tuple[str | int, ...], path: Path | None) -> str:
         """The one line that a file holds."""
         if path is None:
             raise self.error(keys, "missing")
@@ -75,14 +76,14 @@ class Written:
         self.exposed.extend(trust.exposures(path, status, us, secret=True))
         return text
 
-    def secret_file(self, keys: tuple[str, ...], path: Path | None) -> Path | None:
+    def secret_file(self, keys: tuple[str | int, ...], path: Path | None) -> Path | None:
         """A file with a secret that somebody else reads, later. That it is there is theirs to find out."""
         if path is not None:
             with contextlib.suppress(OSError):
                 self._trusted(keys, path, path.stat())
         return path
 
-    def _trusted(self, keys: tuple[str, ...], path: Path, status: os.stat_result) -> None:
+    def _trusted(self, keys: tuple[str | int, ...], path: Path, status: os.stat_result) -> None:
         us = trust.Us.here()
         if refused := trust.refusal(path, status, us):
             raise self.error(keys, f"{path}: {refused.text}", hint=refused.hint)
@@ -98,18 +99,18 @@ class Written:
             raise self.error(keys, "expected HOST:PORT, or off")
         return host, int(port)
 
-    def store(self, keys: StoreKeys) -> StoreSettings:
+    def store(self, place: tuple[str | int, ...], keys: StoreKeys) -> StoreSettings:
         given = keys.given()
         if not given:
             raise self.error(
-                ("store",),
+                place,
                 "missing",
                 hint="Say where WAL goes in the section walkeeper: of this file: store.directory, or store.s3, gcs, azure.",
             )
         if len(given) > 1:
-            raise self.error(("store",), f"both {' and '.join(given)}", hint="Keep one: an archive has one store.")
+            raise self.error(place, f"both {' and '.join(given)}", hint="Keep one: an archive has one store.")
         ((name, settings),) = given.items()
-        at = ("store", name)
+        at = (*place, name)
         try:
             checked = self._with_secrets(at, settings).checked()
         except WrongSetting as problem:
@@ -119,7 +120,7 @@ class Written:
             self.exposed.append(Exposure(str(self.error((*at, doubt.key), doubt.text)), doubt.hint))
         return checked
 
-    def _with_secrets(self, at: tuple[str, ...], settings: StoreSettings) -> StoreSettings:
+    def _with_secrets(self, at: tuple[str | int, ...], settings: StoreSettings) -> StoreSettings:
         """With each secret, also where a file holds it: that is read again when the store refuses the secret."""
         if not isinstance(settings, Section):
             return settings

@@ -24,7 +24,7 @@ class StoreKeys(Section, frozen=True):
 
     def given(self) -> dict[str, StoreSettings]:
         """What is configured, under the names of the keys. A directory has one setting and is written as that."""
-        found = {name: getattr(self, name) for name in self.__struct_fields__}
+        found = {name: getattr(self, name) for name in StoreKeys.__struct_fields__}
         return {
             name: DirectorySettings(value) if isinstance(value, Path) else value
             for name, value in found.items()
