@@ -11,6 +11,7 @@ import pytest
 from tests.agent.test_beliefs import SIZE, SYSTEM, TWO, Life, World
 from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.lease import Lease
+from walkeeper.agent.archiver.holding import Holding, HoldSlot
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems
@@ -67,7 +68,8 @@ def committing(tmp_path: Path, server: Rewound) -> Commit:
     world.owned(life, number=9)
     owner = world.take_over("a", TWO, 10 * MIB)
     return Commit(
-        owner, Frontier(TWO, owner.record.position, SIZE), cast(Source, None), cast(Server, server), "walkeeper",
+        owner, Frontier(TWO, owner.record.position, SIZE), cast(Source, None), cast(Server, server),
+        HoldSlot("walkeeper", "main", Holding(["main"], 1), tmp_path),
         Observed(server_up=True, lsn=Lsn(20 * MIB)), Problems(clock), clock,
     )  # fmt: skip
 

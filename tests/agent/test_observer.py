@@ -13,6 +13,7 @@ import yaml
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
+from walkeeper.agent.archiver.holding import Holding
 from walkeeper.agent.observer import Observer
 from walkeeper.agent.problems import Problems
 from walkeeper.config import load
@@ -49,7 +50,8 @@ def observer_of(short_path: Path) -> Observer:
     )  # fmt: skip
     dcs, clock = MemoryDcs(), SystemClock()
     dcs.put(RECORD.encode())
-    return Observer(load(file, {}), MemoryRecord(dcs), Problems(clock), clock)
+    config = load(file, {})
+    return Observer(config, MemoryRecord(dcs), Problems(clock), clock, Holding(config.stores, config.durable_in))
 
 
 def test_p4_the_owner_of_the_record_is_known_by_the_first_look_though_its_key_has_expired(short_path: Path) -> None:

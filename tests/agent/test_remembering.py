@@ -16,6 +16,7 @@ from tests.parts.postgres import Postgres
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
+from walkeeper.agent.archiver.holding import Holding
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.observer import Observer
 from walkeeper.agent.problems import GRACE_SECONDS, Problems
@@ -218,7 +219,9 @@ def test_p4_a_member_that_died_before_an_agent_began_is_known_to_it(world: World
     recalled = world.of("c").members()
     assert recalled["a"].host == "10.0.0.1"
     assert recalled.keys() == {"a", "b"}
-    observer = Observer(world.config, MemoryRecord(world.dcs), world.problems, world.clock, world.of("c").members)
+    observer = Observer(
+        world.config, MemoryRecord(world.dcs), world.problems, world.clock, Holding(["main"], 1), world.of("c").members
+    )
     world.dcs.set_members("c")
     observer.look()
     assert observer.recalled

@@ -207,7 +207,7 @@ def slot_before_the_record(patch: MonkeyPatch) -> None:
 
     def write_record(self: Commit, frontier: Lsn, gaps: Any) -> None:
         if self._observed.server_up:
-            self._server.advance_slot(self._hold_slot, self._frontier.lsn)
+            self._server.advance_slot(self._hold_slot.name, self._frontier.lsn)
         real(self, frontier, gaps)
 
     patch.setattr(Commit, "_write_record", write_record)

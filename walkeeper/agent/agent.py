@@ -11,11 +11,12 @@ from typing import Final
 
 from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.archiver.assembly import assemble, find_receiver
+from walkeeper.agent.archiver.beliefs import check_other_record
+from walkeeper.agent.archiver.holding import HoldSlot
 from walkeeper.agent.archiver.leftovers import Leftovers
 from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import read_local_wal
 from walkeeper.agent.archiver.lost_wal import Sources
-from walkeeper.agent.archiver.member_wal import Candidate
 from walkeeper.agent.archiver.one_run import OneRun
 from walkeeper.agent.archiver.ownership import take_over
 from walkeeper.agent.archiver.refusals import Refusals, situation
@@ -30,6 +31,7 @@ from walkeeper.agent.probe import Probe
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.remembering import Remembering
 from walkeeper.agent.rival import LEFT_SECONDS, Rival
+from walkeeper.agent.shared import Shared
 from walkeeper.agent.threads import Supervisor
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
@@ -37,13 +39,10 @@ from walkeeper.core import backup_job
 from walkeeper.core.about import About
 from walkeeper.core.backup_job import MOST_BEHIND, Bidder
 from walkeeper.core.desired import Desired, ServerView, View, desired, why_stop, writes_without_leading
-from walkeeper.core.lsn import Lsn
-from walkeeper.core.members import may_have
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, REMEMBERED, RecordStore, Topology, Versioned
 from walkeeper.errors import (
     ConfigError,
-    DcsUnavailable,
     NoLeadership,
     NotLeader,
     PostgresError,
@@ -96,19 +95,24 @@ class Agent:
         clock: Clock,
         jobs: Mapping[str, RecordStore] = _NO_JOBS,
         remembered: RecordStore | None = None,
+        shared: Shared | None = None,
     ) -> None:
         """``jobs``: their keys in the DCS, by name, where the cluster takes or proves backups by itself; ``remembered``: the
-        key of what is remembered beside the record.
+        key of what is remembered beside the record; ``shared``: what the agents of several stores have in common.
         """
         self.config = config
         self.store = store
         self.records = records
+        self.beside: tuple[Agent, ...] = ()
+        """Those of the other stores, in the same process."""
+        self.shared = shared or Shared(config)
         self.problems = Problems(clock)
-        self.supervisor = Supervisor()
+        self.supervisor = Supervisor(self.shared.ended, self.shared.label(config))
         self.archives = open_archives(config, store)
+        self.shared.stores[config.store_name] = self.archives.reader()
         self.remembering = Remembering(config.name, remembered, self.archives, self.problems, clock)
         self.observer = Observer(
-            config, records, self.problems, clock, self.remembering.members,
+            config, records, self.problems, clock, self.shared.holding, self.remembering.members,
             lambda: any(job.fills_pg_wal_disk for job in self.jobs.values()),
         )  # fmt: skip
         self.last_commit = LastCommit(config.data_dir / "pg_wal")
@@ -350,21 +354,34 @@ class Agent:
         self._probe.ensure()
         archive = run.bound(self.archives.archive(server.system_identifier, server.segment_size))
         receiver = find_receiver(self.config, server.major)  # before the record is ours: without it nothing is archived
+        for store, record in self.shared.holding.others(self.config.store_name).items():
+            if record is not None:
+                check_other_record(self.config.name, store, record, local, accepted)
+        stores = self.shared.other_stores(self.config)
         ownership = take_over(
-            self.config.name, self.records, archive, local, self.watcher, accepted, self.config.durability
+            self.config.name,
+            self.records,
+            archive,
+            local,
+            self.watcher,
+            accepted,
+            self.config.durability,
+            [store.reader.store.url for store in stores],
         )
         sources = Sources(
             archive,
             local.server.history,
             pg_wal,
             self.spool,
-            self._other_members,
+            self.observer.other_members,
             receiver,
             self._clock,
             lambda: self._stopping,
+            stores,
         )
         observed = Observed(True, server.lsn, None, self.observer.wal_times, server.in_recovery)
-        return assemble(self.config, ownership, sources, self._committer_server, observed, self.problems, run)
+        slot = HoldSlot(self.config.hold_slot, self.config.store_name, self.shared.holding, pg_wal)
+        return assemble(self.config, ownership, sources, self._committer_server, slot, observed, self.problems, run)
 
     @property
     def _owned(self) -> Record | None:
@@ -427,22 +444,3 @@ class Agent:
             self.problems.clear(About.LEFTOVERS)
         except WalkeeperError as problem:
             self.problems.report(About.LEFTOVERS, problem)
-
-    def _other_members(self, frontier: Lsn) -> list[Candidate]:
-        """Those that may have WAL from there on."""
-        own, topology = self.config.postgresql, self.observer.topology
-        there = topology is not None and any(member.name == self.config.name for member in topology.members)
-        if not there or not self.observer.recalled:
-            # Without our own key the others' may be lacking as well: Patroni writes them again into a DCS that was emptied.
-            raise DcsUnavailable(
-                "members in the DCS: not known yet",
-                hint="A member may have the WAL that is looked for. The agent asks the DCS again.",
-            )
-        return [
-            Candidate(
-                member.name,
-                own.of_member(member.host, member.port) if member.host and member.port else None,
-            )
-            for member in may_have(self.observer.members, frontier)
-            if member.name != self.config.name
-        ]

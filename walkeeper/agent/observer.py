@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from walkeeper.agent.archiver.holding import Holding
 from walkeeper.agent.archiver.lost_wal import disk_of
+from walkeeper.agent.archiver.member_wal import Candidate
 from walkeeper.agent.observation import GoneMembers, Look, Observation
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.samples import Samples
@@ -16,13 +18,13 @@ from walkeeper.core.about import About
 from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
 from walkeeper.core.lag import WalTimes
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.members import Member, remember
+from walkeeper.core.members import Member, may_have, remember
 from walkeeper.core.record import Record
 from walkeeper.core.room import Disk, Trend
 from walkeeper.core.synchronous import standby_name
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
 from walkeeper.dcs.claim import decoded
-from walkeeper.errors import CommandFails, DcsError, NotGapSafe, PostgresError
+from walkeeper.errors import CommandFails, DcsError, DcsUnavailable, NotGapSafe, PostgresError
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.page.facts import Sample
 from walkeeper.postgres.server import AGENT_APPLICATION, CommandState, CommitsState, Server, ServerState
@@ -40,11 +42,12 @@ class Observer:
         records: RecordStore,
         problems: Problems,
         clock: Clock,
+        holding: Holding,
         recall: Callable[[], dict[str, Member]] = dict,
         fills_disk: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``recall`` tells the members that were seen before this process began; it raises DcsUnavailable. ``fills_disk``:
-        whether a job of the cluster's writes to the disk of pg_wal here.
+        """``holding`` is told what the record says. ``recall`` tells the members that were seen before this process began; it
+        raises DcsUnavailable. ``fills_disk``: whether a job of the cluster's writes to the disk of pg_wal here.
         """
         self.observation = Observation()
         self.topology: Topology | None = None
@@ -55,6 +58,7 @@ class Observer:
         self.samples = Samples()
         self._config = config
         self._records = records
+        self._holding = holding
         self._recall = recall
         self._fills_disk = fills_disk
         self._problems = problems
@@ -79,6 +83,8 @@ class Observer:
         found, record_known = self._look_at_record()
         leader, leader_known = self._look_at_leader()
         record = self._decode(found)
+        if record_known and (found is None or record is not None):
+            self._holding.note(self._config.store_name, record)
         self._look_at_topology(record or self.observation.record)
         return Look(server, slot, found, record_known, record, leader, leader_known)
 
@@ -108,6 +114,25 @@ class Observer:
             return None
         oldest = record.position + (1 if self._config.tail_interval is not None else record.segment_size)
         return self.wal_times.waiting(self._clock.monotonic(), oldest)
+
+    def other_members(self, frontier: Lsn) -> list[Candidate]:
+        """Those that may have WAL from there on."""
+        own, topology = self._config.postgresql, self.topology
+        there = topology is not None and any(member.name == self._config.name for member in topology.members)
+        if not there or not self.recalled:
+            # Without our own key the others' may be lacking as well: Patroni writes them again into a DCS that was emptied.
+            raise DcsUnavailable(
+                "members in the DCS: not known yet",
+                hint="A member may have the WAL that is looked for. The agent asks the DCS again.",
+            )
+        return [
+            Candidate(
+                member.name,
+                own.of_member(member.host, member.port) if member.host and member.port else None,
+            )
+            for member in may_have(self.members, frontier)
+            if member.name != self._config.name
+        ]
 
     def close(self) -> None:
         """Let go of the server."""
@@ -219,13 +244,16 @@ class Observer:
     def _judge_slot(self, look: Look) -> str | None:
         """Why this node is not gap-safe; "" if it is, None if that cannot be told, or if nothing depends on it."""
         slot, record = look.slot, look.record
-        if isinstance(slot, PostgresError) or record is None:
+        if isinstance(slot, PostgresError) or record is None or self._config.store_name != self._holding.first:
             return None
         other = look.server is not None and str(look.server.system_identifier) != record.system_identifier
         if other or self._never_promoted(look):  # another cluster's positions say nothing of this one's
             self._problems.clear(About.NOT_GAP_SAFE)
             return None
-        why = why_not_gap_safe(slot, record.position, record.size)
+        frontier = self._holding.position(self._config.store_name, record.position)
+        if frontier is None:
+            return None
+        why = why_not_gap_safe(slot, frontier, record.size)
         if why:
             name = self._config.hold_slot
             declared = self.topology is None or name in self.topology.slots

@@ -13,8 +13,10 @@ from walkeeper.lib import events
 class Supervisor:
     """Starts threads and notices when one dies. ``ended`` is set when the process must end, for either reason."""
 
-    def __init__(self) -> None:
-        self.ended = threading.Event()
+    def __init__(self, ended: threading.Event | None = None, store: str = "") -> None:
+        """``ended`` may be another's, too. ``store`` stands in all lines that its threads log, and before their names."""
+        self.ended = ended or threading.Event()
+        self._store = store
         self.lost: str | None = None
         """The thread that died, if one did."""
         self._threads: list[threading.Thread] = []
@@ -22,7 +24,8 @@ class Supervisor:
 
     def start(self, name: str, work: Callable[[], None]) -> threading.Thread:
         """Run ``work`` in a thread of its own. It ends by returning; an exception ends the process."""
-        thread = threading.Thread(target=self._guard, args=(name, work), name=name, daemon=True)
+        named = f"{self._store}-{name}" if self._store else name
+        thread = threading.Thread(target=self._guard, args=(named, work), name=named, daemon=True)
         thread.start()
         with self._lock:
             self._threads = [thread, *(other for other in self._threads if other.is_alive())]
@@ -59,6 +62,8 @@ class Supervisor:
         self.ended.set()
 
     def _guard(self, name: str, work: Callable[[], None]) -> None:
+        if self._store:
+            events.always_say(store=self._store)
         try:
             work()
         except BaseException as problem:  # noqa: BLE001 - whatever it is, the process must not go on without this thread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from walkeeper.core.lsn import Lsn, SegmentSize
@@ -39,6 +40,11 @@ def slot_target(frontier: Lsn, size: SegmentSize) -> Lsn:
     So the server keeps the last whole segment that is stored, with which the next takeover compares the store (promise P13).
     """
     return Lsn(max(0, frontier.floor(size) - size))
+
+
+def followed(frontiers: Sequence[Lsn], durable_in: int) -> Lsn:
+    """Of several stores' frontiers the one that so many have reached; the last, where there are fewer."""
+    return sorted(frontiers, reverse=True)[min(durable_in, len(frontiers)) - 1]
 
 
 def why_not_gap_safe(slot: SlotState | None, frontier: Lsn, size: SegmentSize) -> str:

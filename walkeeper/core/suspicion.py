@@ -122,9 +122,11 @@ class Suspicions:
             self._refused_at.clear()
 
     def refuse(self, member: str, number: int, now: float) -> None:
-        """That member has said no to that segment, for good: what was removed does not come back."""
-        self._refused.setdefault(member, Runs()).add(number, number + 1)
-        self._refused_at[member] = now
+        """That member, or that store, has said no to that segment; the first time counts."""
+        refused = self._refused.setdefault(member, Runs())
+        if number not in refused:
+            refused.add(number, number + 1)
+            self._refused_at[member] = now
 
     def segments(self) -> Iterator[Segment]:
         """What is lost, in order. Safe while it changes."""

@@ -8,6 +8,7 @@ from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.archiver.audit import Audit
 from walkeeper.agent.archiver.commit import Commit
 from walkeeper.agent.archiver.from_pg_wal import WithoutSpool
+from walkeeper.agent.archiver.holding import HoldSlot
 from walkeeper.agent.archiver.lease import Lease
 from walkeeper.agent.archiver.life import Life
 from walkeeper.agent.archiver.lost_wal import LostWal, Sources
@@ -47,6 +48,7 @@ def assemble(
     ownership: Ownership,
     sources: Sources,
     server: Server,
+    slot: HoldSlot,
     observed: Observed,
     problems: Problems,
     run: OneRun,
@@ -79,13 +81,13 @@ def assemble(
         source = WithoutSpool(sources, observed, receiving.flushed)
     elif receiver is not None:
         try:
-            observed.slot = server.slot(config.hold_slot)
+            observed.slot = server.slot(slot.name)
         except PostgresError as problem:
             observed.slot = problem  # the next look asks again
         source = Streaming(sources, receiver, config.spool_reserve, observed, problems)
     else:
         source = WithoutSpool(sources, observed)
-    commit = Commit(ownership, frontier, source, server, config.hold_slot, observed, problems, clock, lease)
+    commit = Commit(ownership, frontier, source, server, slot, observed, problems, clock, lease)
     uploads = Uploads(archive, source, frontier, problems, clock)
 
     def first() -> int:

@@ -24,7 +24,7 @@ from walkeeper.agent.archiver.comparing import (
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.recorded_gaps import LONGEST
 from walkeeper.archive.write import Archive
-from walkeeper.core.beliefs import must_compare, must_compare_own, nothing_archived
+from walkeeper.core.beliefs import PROMOTE, must_compare, must_compare_own, nothing_archived
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
@@ -35,6 +35,7 @@ from walkeeper.errors import (
     ArchiveMissing,
     BadHistory,
     BadRecord,
+    BeyondServer,
     CannotTell,
     NothingToCompare,
     OtherBytes,
@@ -87,6 +88,34 @@ def believe(
                 raise
             _accepted_or_raised(problem, accepted)
     return _by_store(archive, local)
+
+
+def check_other_record(me: str, store: str, record: Record, local: LocalWal, accepted: Collection[str]) -> None:
+    """The record of another store of this cluster: two servers, or two lives of one, never archive one timeline in two stores.
+
+    Raises WrongTimeline, BeyondServer, StandbyLags, OtherBytes or NothingToCompare.
+    """
+    server = local.now()  # after the record was read
+    chain = server.history
+    if int(record.system_identifier) != server.system_identifier or record.size != server.segment_size:
+        return  # the takeover of that store's archive says so
+    if record.timeline <= chain.timeline and not chain.includes(record.timeline):
+        return  # of a branch that ended
+    history = chain
+    if record.timeline < chain.timeline:
+        history = History(record.timeline, chain.switches[: chain.timelines.index(record.timeline)])
+    try:
+        end = common_end(record, history, server)
+    except BeyondServer as problem:
+        _accepted_or_raised(problem, accepted)
+        return
+    whole = record.position.floor(record.size)
+    below = _below(chain, whole, Segment.parse(record.start, record.size)) if whole <= end else None
+    sha256 = local.sha256(below, server.lsn) if below is not None and record.below_sha256 else None
+    if below is not None and sha256 not in {None, record.below_sha256}:
+        raise OtherBytes(f"{below}: the store {store} has other bytes than this server", hint=PROMOTE)
+    if sha256 is None and must_compare(record, me, server):
+        _not_compared_with(record, f"record of the store {store}", accepted)
 
 
 def _accepted_or_raised(problem: Refused, accepted: Collection[str]) -> None:
@@ -289,18 +318,21 @@ def _go_over_stored(belief: Belief, archive: Archive, local: LocalWal) -> None:
 
 def _not_compared(record: Record, me: str, server: LocalServer, accepted: Collection[str]) -> None:
     if must_compare(record, me, server):
-        problem = NothingToCompare(
-            f"record in the DCS: {record.owner} wrote it on this very timeline {record.timeline}, and nothing shows that this "
-            "server is the one",
-            hint="A leader does not change without a new timeline. If this member was renamed, or has that one's volume: "
-            "walkeeper takeover --accept. If not, promote to a new timeline (patronictl switchover).",
-        )
-        _accepted_or_raised(problem, accepted)
+        _not_compared_with(record, "record in the DCS", accepted)
     events.warning(
         "takeover_not_compared",
         frontier=record.lsn,
         hint="This server no longer has what the store has last, so that nobody could look whether both have the same.",
     )
+
+
+def _not_compared_with(record: Record, what: str, accepted: Collection[str]) -> None:
+    problem = NothingToCompare(
+        f"{what}: {record.owner} wrote it on this very timeline {record.timeline}, and nothing shows that this server is the one",
+        hint="A leader does not change without a new timeline. If this member was renamed, or has that one's volume: "
+        "walkeeper takeover --accept. If not, promote to a new timeline (patronictl switchover).",
+    )
+    _accepted_or_raised(problem, accepted)
 
 
 # --- without a record -------------------------------------------------------------------------------------------------

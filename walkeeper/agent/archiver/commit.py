@@ -7,6 +7,7 @@ import queue
 import threading
 from typing import Final
 
+from walkeeper.agent.archiver.holding import HoldSlot
 from walkeeper.agent.archiver.lease import Lease
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.source import Source
@@ -43,7 +44,7 @@ class Commit:
         frontier: Frontier,
         source: Source,
         server: Server,
-        hold_slot: str,
+        hold_slot: HoldSlot,
         observed: Observed,
         problems: Problems,
         clock: Clock,
@@ -149,14 +150,17 @@ class Commit:
 
     def _follow_with_slot(self) -> SlotState | None:
         """Bring the hold slot after the record. How it was before; None where that is not known, or there is none."""
+        record, held = self.ownership.record, self._hold_slot
+        held.holding.note(held.store, record)
         if not self._observed.server_up:
             return None
-        target = slot_target(self.ownership.record.position, self._frontier.size)
+        position = held.follows(record.position, self._frontier.size)
         slot: SlotState | None = None
         try:
-            slot = self._server.slot(self._hold_slot)
-            if slot_may_move(slot, target) and not self._left_timeline():
-                self._server.advance_slot(self._hold_slot, target)
+            slot = self._server.slot(held.name)
+            target = None if position is None else slot_target(position, self._frontier.size)
+            if target is not None and slot_may_move(slot, target) and not self._left_timeline():
+                self._server.advance_slot(held.name, target)
             self._problems.clear(About.ARCHIVER_SLOT)
         except PostgresError as problem:
             self._problems.report(About.ARCHIVER_SLOT, problem, grace=True)

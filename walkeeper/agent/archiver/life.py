@@ -150,10 +150,14 @@ def _place(archive: Archive) -> str:
     return f"{archive.store.url}/{archive.layout.root}"
 
 
-def check_no_clone(archive: Archive, local: LocalWal, accepted: Collection[str]) -> None:
-    """Raises AnotherCluster where the local server was restored from this archive as another cluster's, whatever lives there."""
-    place = _place(archive)
-    if local.clone_of() != place:
+def check_no_clone(
+    archive: Archive, local: LocalWal, accepted: Collection[str], other_stores: Collection[str] = ()
+) -> None:
+    """Raises AnotherCluster where the local server was restored from this archive as another cluster's, whatever lives there, or
+    from that in another store of the same configuration.
+    """
+    place = local.clone_of()
+    if place not in {_place(archive), *(f"{url}/{archive.layout.root}" for url in other_stores)}:
         return
     problem = AnotherCluster(
         f"{place}: this cluster was restored from there as another one (walkeeper restore --from), and never archives there",

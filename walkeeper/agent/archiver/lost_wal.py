@@ -1,4 +1,5 @@
-"""WAL that the local server has recycled: looked for in the store, in pg_wal and at the other members, in a thread of its own.
+"""WAL that the local server has recycled: looked for in the store, in pg_wal, in other stores and at the other members, in a
+thread of its own.
 
 Until it is found, or is a gap by the rules of ``core.suspicion``, the frontier stays before it; uploads go on behind it.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from walkeeper.agent.archiver.elsewhere import OtherStore, OtherStores
 from walkeeper.agent.archiver.member_wal import Candidate, Members
 from walkeeper.agent.archiver.recorded_gaps import RecordedGaps
 from walkeeper.agent.archiver.spool import Spool
@@ -23,7 +25,7 @@ from walkeeper.archive.write import Archive
 from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
-from walkeeper.core.lsn import Lsn
+from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.suspicion import Lost, Suspicions, Why, below_reserve
@@ -54,6 +56,8 @@ class Sources:
     """pg_receivewal; without it no member can be asked."""
     clock: Clock
     cancelled: Callable[[], bool]
+    stores: tuple[OtherStore, ...] = ()
+    """The cluster's others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,14 @@ def disk_of(path: Path) -> tuple[int, int]:
     return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
 
+def short_of_disk(pg_wal: Path, size: SegmentSize) -> bool:
+    """Whether the disk of pg_wal runs short; a disk that cannot be asked does not."""
+    try:
+        return below_reserve(*disk_of(pg_wal), size)
+    except OSError:
+        return False
+
+
 class LostWal:
     """``suspect`` and what is in the queues are for the thread that has the frontier; ``run`` is a thread's."""
 
@@ -110,7 +122,8 @@ class LostWal:
         self._suspicions = Suspicions(sources.history, frontier.size)
         self._new: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         self._members = Members(sources)
-        self._recorded = RecordedGaps(sources, self._members, problems)
+        self._stores = OtherStores(sources.stores, sources.archive, sources.history)
+        self._recorded = RecordedGaps(sources, self._members, self._stores, problems)
         self._look_from = 0
         self._in_pieces: set[str] = set()
         """Of which segments the store has pieces, as of the last look."""
@@ -162,6 +175,7 @@ class LostWal:
 
     def _look(self, stopped: Callable[[], bool]) -> None:
         """One round: here, at each member that may have it, and then what follows from that. Raises the store's errors."""
+        self._stores.look()
         members = self._members.that_may_have(self._frontier.lsn)
         self._tell(members)
         self._look_here(stopped)
@@ -177,7 +191,7 @@ class LostWal:
     # --- looking for it -------------------------------------------------------------------------------------------
 
     def _look_here(self, stopped: Callable[[], bool]) -> None:
-        """In the store, where a returning member's agent puts it, and in pg_wal."""
+        """In the store, where a returning member's agent puts it, in pg_wal, and in the other stores."""
         segments = list(self._suspicions.segments())
         behind = [segment for segment in segments if segment.number >= self._look_from]
         missed = 0
@@ -189,13 +203,15 @@ class LostWal:
             self._look_from = segment.number + 1
 
     def _take(self, wanted: Segment) -> bool:
-        """Whether the store or pg_wal has it by now."""
+        """Whether the store has it by now, or gets it from pg_wal or from another store."""
         receipt = self._sources.archive.find(wanted)
         plain = None
         if receipt is None:
             plain = from_pg_wal(self._sources, wanted) or self._from_pieces(wanted)
         if plain is not None:
             receipt = self._sources.archive.archive_segment(wanted, plain, self._sources.history)
+        if receipt is None:
+            receipt = self._stores.take(wanted, self._suspicions, self._sources.clock.monotonic())
         if receipt is not None:
             self._suspicions.settle(wanted.number, wanted.number + 1)
             self.found.put(receipt)
@@ -226,10 +242,10 @@ class LostWal:
         sources = self._sources
         found = self._suspicions.gaps(
             sources.clock.monotonic(),
-            None if members is None else [member.name for member in members],
+            None if members is None else self._waited_for(members),
             sources.archive.contents.accepted_gaps(),
             self._patience,
-            short_of_disk=self._short_of_disk(),
+            short_of_disk=short_of_disk(sources.pg_wal, self._frontier.size),
         )
         if found:
             self._list_pieces()
@@ -243,13 +259,12 @@ class LostWal:
             came = [segment for segment in segments if not stopped() and self._take(segment)]
             if came or stopped():
                 return  # somebody has just handed it in: the next look judges what is left
+            if why in (Why.WAITED, Why.DISK) and any(map(self._stores.promise, segments)):
+                continue  # it is not lost, however long that store is away
             self._record(lost, why)
 
-    def _short_of_disk(self) -> bool:
-        try:
-            return below_reserve(*disk_of(self._sources.pg_wal), self._frontier.size)
-        except OSError:
-            return False
+    def _waited_for(self, members: Sequence[Candidate] | None) -> list[str]:
+        return [*self._stores.names, *(member.name for member in members or ())]
 
     def _record(self, lost: Lost, why: Why) -> None:
         """In the store; then the frontier may pass it."""
@@ -274,7 +289,7 @@ class LostWal:
             return
         if since != self._until[0]:
             self._until = since, timestamp(since + self._patience - self._sources.clock.monotonic())
-        silent = self._suspicions.silent([member.name for member in members or ()])
+        silent = self._suspicions.silent(self._waited_for(members))
         self.missing = Missing(lost, tuple(silent), self._until[1])
         names = ", ".join(silent) if members is not None else "the DCS to tell the members"
         waits = f"waiting for {names} until {self._until[1]}" if silent or members is None else "nobody is left to ask"

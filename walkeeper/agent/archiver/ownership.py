@@ -133,9 +133,10 @@ def take_over(
     watcher: Watcher,
     accepted: Collection[str] = (),
     durability: Durability = "local",
+    other_stores: Collection[str] = (),
 ) -> Ownership:
     """Steps 1 to 7 of the design's takeover. ``accepted``: reasons of refusals that a person lets pass; ``durability``: what
-    commits will wait for.
+    commits will wait for; ``other_stores``: the urls of the cluster's others.
 
     What takes long, the store, comes first, and the record is read again right before it is written: who still writes it keeps
     nobody from taking it. Raises NotLeader, Refused, CasConflict (try from the top), StandbyLags, Watching, or an outage's error.
@@ -144,7 +145,7 @@ def take_over(
     _leader(me, records)  # who does not lead need not look any further
     previous = _readable(before)
     if previous is None:
-        check_no_clone(archive, local, accepted)
+        check_no_clone(archive, local, accepted, other_stores)
         watcher.alone(archive, accepted)
     belief = believe(me, previous, archive, local, accepted)
     _store_histories(archive, local, belief)

@@ -1,10 +1,12 @@
-"""Gaps that are recorded: a problem until a person accepts them, and closed by a member that comes back with the WAL."""
+"""Gaps that are recorded: a problem until a person accepts them, and closed by a member or a store that comes with the WAL."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from walkeeper.agent.archiver.elsewhere import OtherStores
 from walkeeper.agent.archiver.member_wal import Members
 from walkeeper.agent.problems import Problems
 from walkeeper.archive.expiry import begins_since
@@ -30,9 +32,10 @@ LONGEST: Final = 65536
 class RecordedGaps:
     """Those that are not closed. For one thread."""
 
-    def __init__(self, sources: Sources, members: Members, problems: Problems) -> None:
+    def __init__(self, sources: Sources, members: Members, stores: OtherStores, problems: Problems) -> None:
         self._sources = sources
         self._members = members
+        self._stores = stores
         self._problems = problems
         self._wanted = Suspicions(sources.history, sources.archive.size)
         self._look_at = 0.0
@@ -66,7 +69,13 @@ class RecordedGaps:
                 self._wanted.suspect(number, number + 1, now)
 
     def _close(self, gaps: Sequence[Gap], stopped: Callable[[], bool]) -> None:
-        """Each member that may have some of it says no once, or delivers."""
+        """Each store is asked, and each member that may have some of it says no once, or delivers."""
+        self._stores.look()
+        for segment in islice(self._wanted.segments(), ASKED):
+            if not stopped() and self._stores.take(segment, self._wanted, self._sources.clock.monotonic()) is not None:
+                self._wanted.settle(segment.number, segment.number + 1)
+                events.info("gap_filled", segment=segment)
+                self._look_at = 0.0
         for member in self._members.that_may_have(min(Lsn.parse(gap.start) for gap in gaps)) or ():
             for receipt in self._members.fetch(member, self._wanted, stopped, ASKED):
                 events.info("gap_filled", segment=receipt.segment, member=member.name)

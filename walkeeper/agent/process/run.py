@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from walkeeper import __version__
 from walkeeper.agent.agent import Agent
+from walkeeper.agent.agents import Agents
 from walkeeper.agent.archive_push import Pushing
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.http.listing import StoreListing
@@ -23,6 +24,7 @@ from walkeeper.agent.http.server import Pages, serve
 from walkeeper.agent.members_look import MembersLook
 from walkeeper.agent.process import background, restarts
 from walkeeper.agent.process.notify import Notifier
+from walkeeper.agent.shared import Shared
 from walkeeper.config import Config, load
 from walkeeper.control import paths
 from walkeeper.control.server import AgentLock, ControlServer
@@ -133,25 +135,30 @@ class _Process:
             self._spool_lock = self._lock_spool(self._version.config, wait=self._waits_for_spool)
             self._open_log(self._version.config)
             _say_what_is_exposed(self._version.config)
-            agent: Agent | None = self._build(self._version.config)
+            agents: Agents | None = self._build(self._version.config)
             code = 0
-            while agent is not None:
-                code, agent = self._serve(agent, socket, lock)
+            while agents is not None:
+                code, agents = self._serve(agents, socket, lock)
         events.info("agent_stopped", code=code)
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
         # Threads that hang inside a library must not hold up the end.
         os._exit(code)
 
-    def _build(self, config: Config) -> Agent:
+    def _build(self, config: Config) -> Agents:
+        shared = Shared(config)
+        return Agents(*(self._agent_of(config.of_store(name), shared) for name in config.stores))
+
+    def _agent_of(self, config: Config, shared: Shared) -> Agent:
         scheduled = {BACKUP_JOB: config.backup_schedule, PROOF_JOB: config.backup_verify_schedule}
         jobs = {key for key, schedule in scheduled.items() if schedule}
         ways = {
-            key: connect(config.patroni_config, config.name, config.agent.dcs_timeout, key)
+            key: connect(config.patroni_config, config.name, config.agent.dcs_timeout, config.key(key))
             for key in (RECORD, REMEMBERED, *jobs)
         }
+        own_jobs = {key: ways[key] for key in jobs}
         store = open_store(config.store)
-        return Agent(config, store, ways[RECORD], self._clock, {key: ways[key] for key in jobs}, ways[REMEMBERED])
+        return Agent(config, store, ways[RECORD], self._clock, own_jobs, ways[REMEMBERED], shared)
 
     def _lock_spool(self, config: Config, *, wait: bool) -> AgentLock:
         """A second lock: two configurations may name one spool."""
@@ -170,8 +177,9 @@ class _Process:
                     logged_at = now
                 self._clock.sleep(SPOOL_RETRY_SECONDS)
 
-    def _serve(self, agent: Agent, socket: Path, lock: AgentLock) -> tuple[int, Agent | None]:
-        """Work until a signal or a death. The exit code, and the agent of a new configuration to go on with."""
+    def _serve(self, agents: Agents, socket: Path, lock: AgentLock) -> tuple[int, Agents | None]:
+        """Work until a signal or a death. The exit code, and the agents of a new configuration to go on with."""
+        agent = agents.first
 
         def answer(_: dict[str, Any]) -> Mapping[str, Any]:
             return {**report(agent), "last_callback": self._callback}
@@ -180,7 +188,7 @@ class _Process:
             action = str(request.get("action"))[:40]
             events.info("poked", action=action, role=str(request.get("role"))[:40])
             self._callback = {"action": action, "at": timestamp()}
-            agent.poke()
+            agents.poke()
             return {}
 
         def died(facts: threading.ExceptHookArgs) -> None:
@@ -195,7 +203,7 @@ class _Process:
         verbs = {
             "status": answer,
             "poke": poke,
-            "takeover": agent.refusals.answer,
+            "takeover": lambda request: agents.of_store(request.get("store")).refusals.answer(request),
             "restore": restoring.answer,
             "push": pushing.answer,
             "stop": self._stop_by_order,
@@ -204,20 +212,22 @@ class _Process:
         control = ControlServer(socket, lock, verbs)
         control.open()
         events.info("agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url)
+        for other in agent.beside:
+            events.info("store_beside", name=other.config.store_name, store=other.store.url)
         listen = config.agent.listen
         store_listing = StoreListing(agent.archives, self._clock)
         members_look = MembersLook(agent.config, self._clock)
         pages = Pages(lambda: report(agent), lambda: render(facts(agent, store_listing, members_look)))
         end_web = serve(*listen, pages) if listen is not None else lambda: None
-        agent.start()
+        agents.start()
         agent.supervisor.start("control", control.run)
         restoring.start(agent.supervisor.start)
         agent.supervisor.start("ready", pushing.run)
         self._notifier.ready()
         self._started()
-        following: Agent | None = None
+        following: Agents | None = None
         try:
-            following = self._watch(agent)
+            following = self._watch(agents)
         finally:
             if following is None:
                 self._notifier.stopping()
@@ -225,10 +235,10 @@ class _Process:
             restoring.stop()
             pushing.stop()
             end_web()
-            agent.stop()
+            agents.stop()
         if following is not None:
-            self._wait_for_the_end_of(agent)
-        if agent.supervisor.lost is not None:
+            self._wait_for_the_end_of(agents)
+        if agents.lost is not None:
             return 1, None
         return 0, following if self._signalled in (None, signal.SIGHUP) else None
 
@@ -245,28 +255,28 @@ class _Process:
         self._on_signal(signal.SIGHUP, None)
         return {}
 
-    def _watch(self, agent: Agent) -> Agent | None:
-        """Until the process must end: None. Or until there is a new configuration: the agent that goes by it."""
+    def _watch(self, agents: Agents) -> Agents | None:
+        """Until the process must end: None. Or until there is a new configuration: the agents that go by it."""
         fed_at = 0.0
-        while not agent.supervisor.ended.wait(WAKE_SECONDS):
+        while not agents.ended.wait(WAKE_SECONDS):
             if self._signalled == signal.SIGHUP:
                 self._signalled = None
                 self._notifier.reloading()
                 if (following := self._reloaded()) is not None:
-                    following.watcher = agent.watcher  # whose signs of life are this cluster's
+                    following.know_as(agents)
                     return following
                 self._notifier.ready()
             elif self._signalled is not None:
                 return None
             now = self._clock.monotonic()
             period = self._notifier.watchdog_seconds
-            if period is not None and now - fed_at > period / 3 and now - agent.observation.at < STUCK_SECONDS:
+            if period is not None and now - fed_at > period / 3 and now - agents.looked_at < STUCK_SECONDS:
                 self._notifier.alive()
                 fed_at = now
         return None
 
-    def _reloaded(self) -> Agent | None:
-        """The agent of a new configuration. None: it is the same, or it cannot be used, which is reported."""
+    def _reloaded(self) -> Agents | None:
+        """The agents of a new configuration. None: it is the same, or it cannot be used, which is reported."""
         present = self._version
         try:
             version = _read(load(present.config.source, os.environ, for_agent=True))
@@ -275,7 +285,7 @@ class _Process:
             if version == present:
                 events.info("reloaded", changed=False)
                 return None
-            agent = self._build(version.config)
+            agents = self._build(version.config)
             if version.config.spool_directory != present.config.spool_directory:
                 spool_lock, self._spool_lock = self._spool_lock, self._lock_spool(version.config, wait=False)
                 spool_lock.release()
@@ -284,19 +294,19 @@ class _Process:
             return None
         events.info("reloaded", changed=True)
         self._version = version
-        return agent
+        return agents
 
-    def _wait_for_the_end_of(self, agent: Agent) -> None:
+    def _wait_for_the_end_of(self, agents: Agents) -> None:
         """Two must not work on one spool. A thread may hang in the store for as long as the store's time-outs say."""
         until = self._clock.monotonic() + STUCK_SECONDS
-        while agent.supervisor.working and not agent.supervisor.ended.is_set():
+        while agents.working and not agents.ended.is_set():
             if self._signalled in (signal.SIGTERM, signal.SIGINT):
                 return
             if self._clock.monotonic() > until:
-                agent.supervisor.report_stuck()
+                agents.report_stuck()
                 return
             self._notifier.alive()
-            agent.stop()
+            agents.stop()
             self._clock.sleep(WAKE_SECONDS)
 
     def _on_signal(self, number: int, _frame: object) -> None:

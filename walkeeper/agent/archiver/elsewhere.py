@@ -1,0 +1,75 @@
+"""The cluster's other stores: each has an archive of its own, and may have WAL that this one lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from walkeeper.archive.read import Reader
+from walkeeper.archive.write import Archive
+from walkeeper.core.history import History
+from walkeeper.core.names import Segment
+from walkeeper.core.receipt import Receipt
+from walkeeper.core.suspicion import Suspicions
+from walkeeper.errors import WalkeeperError
+from walkeeper.lib import events
+
+
+@dataclass(frozen=True, slots=True)
+class OtherStore:
+    """One of them. ``promises`` tells whether its record says that its archive has that segment of a chain."""
+
+    name: str
+    reader: Reader
+    promises: Callable[[Segment, History], bool]
+
+    @property
+    def called(self) -> str:
+        """As who is waited for, beside members."""
+        return f"the store {self.name}"
+
+
+class OtherStores:
+    """Asks them for one archive's chain. For one thread."""
+
+    def __init__(self, stores: Sequence[OtherStore], archive: Archive, history: History) -> None:
+        self.names = [store.called for store in stores]
+        self._stores = stores
+        self._archive = archive
+        self._history = history
+        self._away: set[str] = set()
+        self._said: dict[str, str] = {}
+
+    def look(self) -> None:
+        """Ask all of them again; one that fails is asked no more until the next look."""
+        self._away.clear()
+
+    def promise(self, wanted: Segment) -> bool:
+        """Whether the record of one of them says that it has that segment."""
+        return any(store.promises(wanted, self._history) for store in self._stores)
+
+    def take(self, wanted: Segment, suspicions: Suspicions, now: float) -> Receipt | None:
+        """From the first that has it; who has not is noted in ``suspicions``. Raises the errors of the archive that takes it."""
+        for store in self._stores:
+            if store.name in self._away:
+                continue
+            try:
+                plain = store.reader.deliver(self._archive.layout, wanted.name)
+                packed = None if plain is None else self._archive.pack(wanted, plain, self._history)
+            except WalkeeperError as problem:
+                self._away.add(store.name)
+                self._tell(store, wanted, problem)
+                continue
+            if packed is None:
+                suspicions.refuse(store.called, wanted.number, now)
+                continue
+            receipt = self._archive.put(packed)
+            events.info("fetched_from_store", segment=wanted, from_store=store.name)
+            return receipt
+        return None
+
+    def _tell(self, store: OtherStore, wanted: Segment, problem: WalkeeperError) -> None:
+        """One that fails in the same way for an hour is told of once."""
+        if str(problem) != self._said.get(store.name):
+            self._said[store.name] = str(problem)
+            events.failure("not_fetched_from_store", problem, segment=wanted, from_store=store.name)

@@ -1,0 +1,85 @@
+"""The hold slot is one, whatever the number of stores: it follows what enough of their records say."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from walkeeper.agent.archiver.lost_wal import short_of_disk
+from walkeeper.core.history import History
+from walkeeper.core.hold_slot import followed
+from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.record import Record
+from walkeeper.errors import DcsUnavailable
+
+
+class Holding:
+    """What each store's record said last, to this process. Safe for several threads."""
+
+    def __init__(self, stores: Sequence[str], durable_in: int) -> None:
+        """``stores``: their names, the first first; ``durable_in``: how many of them must have WAL that is let go of."""
+        self.first = stores[0]
+        self._stores = tuple(stores)
+        self._durable_in = durable_in
+        self._records: dict[str, Record | None] = {}
+        """None: the DCS said that there is none."""
+        self._lock = threading.Lock()
+
+    @property
+    def shared(self) -> bool:
+        """Whether there is more than one store."""
+        return len(self._stores) > 1
+
+    def note(self, store: str, record: Record | None) -> None:
+        """As it was read or written."""
+        with self._lock:
+            self._records[store] = record
+
+    def promises(self, store: str, wanted: Segment, history: History) -> bool:
+        """Whether that store's record says that its archive has that segment of a chain."""
+        with self._lock:
+            record = self._records.get(store)
+        if record is None or not history.includes(record.timeline):
+            return False
+        return wanted.end <= record.position and wanted.number >= Segment.parse(record.start, record.size).number
+
+    def others(self, store: str) -> dict[str, Record | None]:
+        """The records of the other stores. Raises DcsUnavailable where one is not known yet."""
+        with self._lock:
+            known = dict(self._records)
+        unknown = [other for other in self._stores if other != store and other not in known]
+        if unknown:
+            raise DcsUnavailable(
+                f"record in the DCS: that of the store {unknown[0]} is not known yet",
+                hint="walkeeper looks again.",
+            )
+        return {other: known[other] for other in self._stores if other != store}
+
+    def position(self, store: str, own: Lsn, *, crowded: bool = False) -> Lsn | None:
+        """Where the frontier is that the slot follows, for the archiver of ``store``, whose own is ``own``; None where one of
+        the records is not known. A store without a record does not count: its archive has not begun. ``crowded``: pg_wal's disk
+        runs short, so that one store must be enough.
+        """
+        try:
+            records = self.others(store).values()
+        except DcsUnavailable:
+            return None
+        positions = [own, *(record.position for record in records if record is not None)]
+        return followed(positions, 1 if crowded else self._durable_in)
+
+
+@dataclass(frozen=True, slots=True)
+class HoldSlot:
+    """The slot as the archiver of ``store`` moves it."""
+
+    name: str
+    store: str
+    holding: Holding
+    pg_wal: Path
+
+    def follows(self, own: Lsn, size: SegmentSize) -> Lsn | None:
+        """As ``Holding.position``."""
+        return self.holding.position(self.store, own, crowded=self.holding.shared and short_of_disk(self.pg_wal, size))

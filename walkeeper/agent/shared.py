@@ -1,0 +1,33 @@
+"""What the agents of a cluster's several stores have in common, in one process: one for each store, and one hold slot."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+
+from walkeeper.agent.archiver.elsewhere import OtherStore
+from walkeeper.agent.archiver.holding import Holding
+from walkeeper.archive.read import Reader
+from walkeeper.config import Config
+
+
+class Shared:
+    """Made for the first; each of them enters its store."""
+
+    def __init__(self, config: Config) -> None:
+        self.ended = threading.Event()
+        """When the process must end."""
+        self.holding = Holding(config.stores, config.durable_in)
+        self.stores: dict[str, Reader] = {}
+
+    def label(self, config: Config) -> str:
+        """What stands in the log of that agent's: nothing for the first."""
+        return "" if config.store_name == self.holding.first else config.store_name
+
+    def other_stores(self, config: Config) -> tuple[OtherStore, ...]:
+        """Those beside that configuration's."""
+        return tuple(
+            OtherStore(name, reader, partial(self.holding.promises, name))
+            for name, reader in self.stores.items()
+            if name != config.store_name
+        )
