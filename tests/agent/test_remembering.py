@@ -235,11 +235,11 @@ def test_p4_who_may_have_wal_is_not_known_before_the_dcs_has_told_who_was_seen(w
     world.dcs.set_members("b", "c")
     agent.observer.look()
     with pytest.raises(DcsUnavailable):
-        agent._other_members(Lsn(0))
+        agent.observer.other_members(Lsn(0))
     world.records["b"].cut_off = False
     agent.observer._topology_at = 0.0
     agent.observer.look()
-    assert sorted(candidate.name for candidate in agent._other_members(Lsn(0))) == ["a", "c"]
+    assert sorted(candidate.name for candidate in agent.observer.other_members(Lsn(0))) == ["a", "c"]
 
 
 def test_who_may_not_read_it_knows_of_nobody_and_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

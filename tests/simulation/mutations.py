@@ -31,7 +31,6 @@ import walkeeper.promote.before
 from tests.parts.ways import Way
 from tests.simulation.seams import ReceiverView, RecordView, agent
 from tests.simulation.wal import SIZE, readable
-from walkeeper.agent.agent import Agent
 from walkeeper.agent.archive_push import Pushing
 from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.archiver.audit import Audit
@@ -52,6 +51,7 @@ from walkeeper.agent.archiver.streaming import Streaming
 from walkeeper.agent.archiver.synchronous import Synchronous
 from walkeeper.agent.archiver.tail import Tail
 from walkeeper.agent.archiver.uploads import Uploads
+from walkeeper.agent.observer import Observer
 from walkeeper.archive.contents import Contents
 from walkeeper.archive.tail import StoredPiece
 from walkeeper.archive.write import Archive, Packed
@@ -732,12 +732,12 @@ def take_unknown_members_for_none(patch: MonkeyPatch) -> None:
     """An agent that began while the DCS was away did not know the members, and called their WAL a gap. At once, as it was
     then: by now it has mostly learnt of them before a no counts."""
     patch.setattr(walkeeper.core.suspicion, "SETTLE_SECONDS", 0.0)
-    real = Agent._other_members
+    real = Observer.other_members
 
-    def other_members(self: Agent, frontier: Lsn) -> Any:
+    def other_members(self: Observer, frontier: Lsn) -> Any:
         return real(self, frontier) if self.topology is not None else []
 
-    patch.setattr(Agent, "_other_members", other_members)
+    patch.setattr(Observer, "other_members", other_members)
 
 
 # ----------------------------------------------------------------------------------------------- what commits are told (P8)

@@ -29,6 +29,7 @@ from walkeeper.store.directory.keys import DirectorySettings
 from walkeeper.store.limited import Limited
 from walkeeper.store.s3.driver import S3Store
 from walkeeper.store.s3.keys import S3Settings
+from walkeeper.store.several import Several
 
 MIB = 1024 * 1024
 SEGMENT = "cluster/7000000000000000001/wal/0000000100000000/000000010000000000000001.zst"
@@ -68,6 +69,7 @@ def azurite() -> Iterator[Azurite]:
         "memory",
         "directory",
         "directory within limits",
+        "several",
         pytest.param("s3", marks=pytest.mark.s3),
         pytest.param("s3 with a key of ours", marks=[pytest.mark.s3, pytest.mark.slow]),
         "azure",
@@ -82,6 +84,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         return DirectoryStore(tmp_path)
     if request.param == "directory within limits":
         return DirectorySettings(tmp_path).open()
+    if request.param == "several":
+        return Several([MemoryStore(), DirectoryStore(tmp_path)])
     prefix = f"test/{next(_prefixes)}-{secrets.token_hex(4)}"
     if request.param == "azure":
         scripted: ScriptedAzure = request.getfixturevalue("azure")

@@ -40,9 +40,8 @@ from walkeeper.core.about import About
 from walkeeper.core.backup_job import MOST_BEHIND, Bidder
 from walkeeper.core.desired import Desired, ServerView, View, desired, why_stop, writes_without_leading
 from walkeeper.core.record import Record
-from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, REMEMBERED, RecordStore, Topology, Versioned
+from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RecordStore, Topology, Versioned
 from walkeeper.errors import (
-    ConfigError,
     NoLeadership,
     NotLeader,
     PostgresError,
@@ -185,13 +184,6 @@ class Agent:
         self._committer_server.close()
         self.records.close()
         self.remembering.close()
-
-    def connected(self, key: str) -> RecordStore:
-        """The way to the record, or to what is remembered beside it. Raises ConfigError."""
-        records = self.remembering.records if key == REMEMBERED else self.records
-        if records is None:
-            raise ConfigError(f"{key}: this agent has no way to that key in the DCS")
-        return records
 
     @property
     def observation(self) -> Observation:

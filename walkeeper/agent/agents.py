@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 
 from walkeeper.agent.agent import Agent
-from walkeeper.errors import AgentError
+from walkeeper.dcs.base import RECORD, REMEMBERED, RecordStore
+from walkeeper.dcs.furthest import read_together
+from walkeeper.errors import AgentError, ConfigError
+from walkeeper.store.base import Store
 
 
 class Agents:
@@ -47,6 +50,20 @@ class Agents:
         watchers = {agent.config.store_name: agent.watcher for agent in before._all}
         for agent in self._all:
             agent.watcher = watchers.get(agent.config.store_name, agent.watcher)
+
+    def connected(self, key: str) -> RecordStore:
+        """The way to the records, read as one, or to what is remembered beside the first's. Raises ConfigError."""
+        if key == RECORD:
+            return read_together([agent.records for agent in self._all])
+        records = self.first.remembering.records
+        if key != REMEMBERED or records is None:
+            raise ConfigError(f"{key}: this agent has no way to that key in the DCS")
+        return records
+
+    @property
+    def stores(self) -> list[Store]:
+        """As they are open."""
+        return [agent.store for agent in self._all]
 
     @property
     def ended(self) -> threading.Event:

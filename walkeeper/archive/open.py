@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from walkeeper.archive.authentic import AuthenticStore, Trust, believing
@@ -15,6 +16,7 @@ from walkeeper.config import Config
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
+from walkeeper.store.several import Several
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,21 @@ def open_archives(config: Config, store: Store | None = None, *, to_read: bool =
     opened = open_store(config.store) if store is None else store
     codec = Codec(config.compression_level, config.encryption_recipients, config.identity_file)
     return Archives(
-        opened if isinstance(opened, AuthenticStore) else believing(opened, config),
+        opened if isinstance(opened, AuthenticStore | Several) else believing(opened, config),
         config.scope,
         config.group,
         codec if to_read else open_codec(config),
-        far=config.store.remote,
+        far=config.store.remote
+        or (isinstance(opened, Several) and any(each.settings.remote for each in config.others)),
         trust=Trust.of(config),
     )
+
+
+def open_all(config: Config, opened: Sequence[Store] = (), *, timeout: float | None = None) -> Store:
+    """The cluster's stores, to be read as one. ``opened``: as they were opened before; ``timeout``: in seconds, as in
+    ``StoreSettings.with_timeout``. Raises as ``open_archives``.
+    """
+    settings = (config.store, *(other.settings for other in config.others))
+    if not opened:
+        opened = [open_store(each if timeout is None else each.with_timeout(timeout)) for each in settings]
+    return opened[0] if len(opened) == 1 else Several([believing(store, config) for store in opened])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
 from walkeeper.archive import histories
@@ -17,9 +17,10 @@ from walkeeper.core.history import parse_history
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, Segment, WalFile, parse_wal_name
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
-from walkeeper.errors import CannotTell, NotAuthentic, Refused
+from walkeeper.errors import CannotTell, NotAuthentic, Refused, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.store.base import MAX_OBJECT, SMALL, Body, Store
+from walkeeper.store.several import Several
 
 _SMALLEST: Final = SegmentSize(MIB)
 _LARGEST: Final = SegmentSize(1024 * MIB)
@@ -62,12 +63,21 @@ class Reader:
                 events.failure("stored_object_damaged", damaged, key=layout.file(file, suffix))
                 problem = problem or damaged
         if problem is not None:
-            raise problem
+            return self._from_another(layout, name, problem)
         if layout.root not in self._proved:
             prove_archive(self.store, layout, name)
             if self._far:
                 self._proved.add(layout.root)
         return None
+
+    def _from_another(self, layout: Layout, name: str, problem: CannotTell | Refused) -> bytes:
+        """Where several stores are read as one, and what the first has of that file is damaged. Raises ``problem``."""
+        for store in self.store.stores if isinstance(self.store, Several) else ():
+            with suppress(WalkeeperError):
+                plain = Reader(store, self._codec, far=self._far).deliver(layout, name)
+                if plain is not None:
+                    return plain
+        raise problem
 
     def _bodies(self, layout: Layout, file: WalFile) -> Iterator[tuple[str, Body | NotAuthentic]]:
         """What there is of that file; what was stored again beside a damaged one last, as it is needed least."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.open import open_archives
+from walkeeper.archive.open import open_all, open_archives
 from walkeeper.archive.read import Reader, wal_file
 from walkeeper.config import Config, load
 from walkeeper.core.history import parse_history
@@ -37,11 +37,11 @@ from walkeeper.restore import client, exits
 from walkeeper.restore.abandoned import Abandoned
 from walkeeper.restore.asker import Asker
 from walkeeper.restore.branch import for_server
+from walkeeper.restore.connecting import connect_all
 from walkeeper.restore.ends import DCS_SILENCE, Ends, has_itself
 from walkeeper.restore.exits import ABSENT, DELIVERED
 from walkeeper.restore.numbers import Numbers
 from walkeeper.store.base import Store
-from walkeeper.store.open import open_store
 
 STANDBY_SILENCE: Final = 3.0
 """Seconds that a store may say nothing while a standby, perhaps one that is being promoted, waits."""
@@ -71,8 +71,7 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
     """The whole file, checked; None if it is proved absent. Raises for everything else."""
     config = load(config_path, environ)
     once = exits.will_ask_again(str(data_directory))
-    settings = config.store.with_timeout(STANDBY_SILENCE) if once else config.store
-    archives = open_archives(config, open_store(settings), to_read=True)
+    archives = open_archives(config, open_all(config, timeout=STANDBY_SILENCE if once else None), to_read=True)
     layout, source = archives.layout(read_control_file(data_directory).system_identifier), archives.reader()
     ends = Ends(source, lambda: _records(config), SystemClock(), config.restore_deadline)
     numbers = Numbers(config.node.name, archives, partial(_records, config), DCS_SILENCE)
@@ -92,9 +91,7 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
 
 
 def _records(config: Config, key: str = RECORD) -> RecordStore:
-    from walkeeper.dcs.patroni import connect  # noqa: PLC0415 - seldom needed, and heavy
-
-    return connect(config.patroni_config, config.node.name, DCS_SILENCE, key)
+    return connect_all(config, key, DCS_SILENCE)
 
 
 def _is_abandoned(config: Config, store: Store, name: str, plain: bytes, data_directory: Path) -> bool:

@@ -45,10 +45,11 @@ def main(config_path: Path) -> int:
 
 def _serve(config_path: Path, socket: Path, lock: AgentLock) -> int:
     # Imported under the lock: of several that are started at once, one takes its time.
+    from walkeeper.archive.open import open_all  # noqa: PLC0415
     from walkeeper.config import load  # noqa: PLC0415
     from walkeeper.restore.abandoned import DCS_SECONDS  # noqa: PLC0415
+    from walkeeper.restore.connecting import connect_all  # noqa: PLC0415
     from walkeeper.restore.serving import Restoring  # noqa: PLC0415
-    from walkeeper.store.open import open_store  # noqa: PLC0415
 
     config = load(config_path, os.environ)
     before = _files(config)
@@ -56,11 +57,9 @@ def _serve(config_path: Path, socket: Path, lock: AgentLock) -> int:
         raise ConfigError(f"{config_path}: it is being changed", hint="The next call starts it again.")
 
     def connect_records(key: str) -> RecordStore:
-        from walkeeper.dcs.patroni import connect  # noqa: PLC0415 - seldom needed, and heavy
+        return connect_all(config, key, DCS_SECONDS)
 
-        return connect(config.patroni_config, config.node.name, DCS_SECONDS, key)
-
-    restoring = Restoring(config, open_store(config.store), socket.parent, SystemClock(), connect_records)
+    restoring = Restoring(config, open_all(config), socket.parent, SystemClock(), connect_records)
     died = threading.Event()
 
     def answer(request: dict[str, Any]) -> Mapping[str, Any]:

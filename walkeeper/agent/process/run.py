@@ -25,6 +25,7 @@ from walkeeper.agent.members_look import MembersLook
 from walkeeper.agent.process import background, restarts
 from walkeeper.agent.process.notify import Notifier
 from walkeeper.agent.shared import Shared
+from walkeeper.archive.open import open_all
 from walkeeper.config import Config, load
 from walkeeper.control import paths
 from walkeeper.control.server import AgentLock, ControlServer
@@ -198,7 +199,8 @@ class _Process:
 
         threading.excepthook = died
         config = self._version.config
-        restoring = Restoring(config, agent.store, socket.parent, self._clock, agent.connected)
+        stores = open_all(config, agents.stores)
+        restoring = Restoring(config, stores, socket.parent, self._clock, agents.connected)
         pushing = Pushing(agent, socket.parent, self._clock)
         verbs = {
             "status": answer,
