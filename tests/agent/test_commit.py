@@ -69,7 +69,7 @@ def committing(tmp_path: Path, server: Rewound) -> Commit:
     owner = world.take_over("a", TWO, 10 * MIB)
     return Commit(
         owner, Frontier(TWO, owner.record.position, SIZE), cast(Source, None), cast(Server, server),
-        HoldSlot("walkeeper", "main", Holding(["main"], 1), tmp_path),
+        HoldSlot("walkeeper", "main", Holding(["main"], 1, clock), tmp_path),
         Observed(server_up=True, lsn=Lsn(20 * MIB)), Problems(clock), clock,
     )  # fmt: skip
 

@@ -51,7 +51,7 @@ def observer_of(short_path: Path) -> Observer:
     dcs, clock = MemoryDcs(), SystemClock()
     dcs.put(RECORD.encode())
     config = load(file, {})
-    return Observer(config, MemoryRecord(dcs), Problems(clock), clock, Holding(config.stores, config.durable_in))
+    return Observer(config, MemoryRecord(dcs), Problems(clock), clock, Holding(config.stores, config.durable_in, clock))
 
 
 def test_p4_the_owner_of_the_record_is_known_by_the_first_look_though_its_key_has_expired(short_path: Path) -> None:

@@ -220,7 +220,12 @@ def test_p4_a_member_that_died_before_an_agent_began_is_known_to_it(world: World
     assert recalled["a"].host == "10.0.0.1"
     assert recalled.keys() == {"a", "b"}
     observer = Observer(
-        world.config, MemoryRecord(world.dcs), world.problems, world.clock, Holding(["main"], 1), world.of("c").members
+        world.config,
+        MemoryRecord(world.dcs),
+        world.problems,
+        world.clock,
+        Holding(["main"], 1, world.clock),
+        world.of("c").members,
     )
     world.dcs.set_members("c")
     observer.look()

@@ -139,6 +139,16 @@ def store_down(world: World, node: Node, fault: Fault) -> None:
     _for_a_while(world, fault, lambda: down(True), lambda: down(False))
 
 
+def far_down(world: World, node: Node, fault: Fault) -> None:
+    """The second store."""
+
+    def down(value: bool) -> None:
+        if world.beside is not None:
+            world.beside.store_down = value
+
+    _for_a_while(world, fault, lambda: down(True), lambda: down(False))
+
+
 def lose_store_answers(world: World, node: Node, fault: Fault) -> None:
     world.lose_store_answers += 1 + fault.steps % 4
 
@@ -426,6 +436,8 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "lose_record_answer": lose_record_answer,
     "dcs_down": dcs_down,
     "store_down": store_down,
+    "far_down": far_down,
+    "cut_far": _cut("far store"),
     "lose_store_answers": lose_store_answers,
     "wipe_record": wipe_record,
     "garbage_record": garbage_record,
@@ -452,6 +464,8 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "delete_object": delete_object,
 }
 SELDOM: Final = {
+    "far_down",
+    "cut_far",
     "ungoverned",
     "disk_short",
     "twin_pieces",
@@ -494,6 +508,33 @@ DURABLE: Final = (
 """What may happen where commits wait for the store: none of it takes away what is stored, or puts a disk back."""
 
 
+SEVERAL: Final = (
+    *("kill_agent", "freeze_agent", "kill_receiver", "kill_server", "power_loss", "freeze_host", "kill_patroni"),
+    *(
+        "callbacks",
+        "cut_dcs",
+        "cut_dcs_writes",
+        "cut_store",
+        "cut_far",
+        "cut_members",
+        "lose_record_answer",
+        "dcs_down",
+    ),
+    *(
+        "store_down",
+        "store_down",
+        "far_down",
+        "far_down",
+        "lose_store_answers",
+        "switchover",
+        "switchover",
+        "power_loss",
+    ),
+    *("lose_slot", "drop_slot", "jump_slot", "reinit", "wipe_spool", "damage_spool", "roll_back", "kill_agent"),
+)
+"""What may happen to a cluster with two stores."""
+
+
 def draw(dice: random.Random, kinds: tuple[str, ...] = ()) -> list[Fault]:
     """The faults of one schedule, in their order; of those ``kinds`` only, if there are any."""
     kinds = kinds or (*(kind for kind in KINDS if kind not in SELDOM), *OFTEN)
@@ -516,6 +557,8 @@ def heal(world: World) -> None:
     world.loop.note("world", "HEALED", "")
     world.dcs.down = False
     world.store_down = False
+    if world.beside is not None:
+        world.beside.store_down = False
     if world.elsewhere is not None:
         world.elsewhere = None
         for each in world.nodes:

@@ -21,9 +21,11 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile, Segment, parse_wal_name
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Record, decode_record
+from walkeeper.dcs.base import RECORD
 from walkeeper.store.base import ObjectInfo
 
 if TYPE_CHECKING:
+    from tests.simulation.beside import Beside
     from tests.simulation.nodes import Node
     from tests.simulation.seams import NodeProcess
     from tests.simulation.threads import Process
@@ -58,7 +60,9 @@ class Session:
 class Invariants:
     """Told of every step that takes effect."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World | Beside) -> None:
+        self.other: Invariants | None = None
+        """Of the cluster's other store."""
         self.number_used_twice = False
         """A store that was away let two promotions choose one timeline number: then archiving may have to stop."""
         self.edited_to = 0
@@ -441,8 +445,16 @@ class Invariants:
             if not proved and waited < GAP_PATIENCE - 15:
                 self.violated(f"{segment} is called a gap, and not every member has said no to it")
                 return
+            if self.other is not None and self.other.promises(segment):
+                self.violated(f"{segment} is called a gap, and the record of the other store says that it has it")
             if self._stored_at.get(key, 1e9) < self._looked.get((node.name, key), 1e9):
                 self.violated(f"{segment} is called a gap, and was in the store when {node.name} looked")
+
+    def promises(self, segment: Segment) -> bool:
+        """Whether it is stored, and the last record said so."""
+        stored = any(self._world.layout.file(segment, suffix) in self._world.store.objects for suffix in SUFFIXES)
+        last = max(self._sessions.values(), key=lambda session: session.serial, default=None)
+        return stored and last is not None and last.branch.history.contains(segment) and segment.end <= last.lsn
 
     # ---------------------------------------------------------------------------------------------------------- the agents
 
@@ -451,11 +463,12 @@ class Invariants:
         self.violated(f"{process.name}: thread {name} died: {type(problem).__name__}: {problem}\n{where}")
 
 
-def record_of(world: World) -> Record | None:
+def record_of(world: World, key: str = RECORD) -> Record | None:
     """The record as it stands; None where there is none that can be read."""
-    if world.dcs.record is None:
+    found = world.dcs.documents.get(key)
+    if found is None:
         return None
     try:
-        return decode_record(world.dcs.record.document)
+        return decode_record(found.document)
     except (msgspec.MsgspecError, ValueError, Exception):  # noqa: BLE001
         return None

@@ -155,13 +155,14 @@ class Node:
 
     def restore(self) -> None:
         """What restore_command brings, of the newest timeline that this server can follow."""
-        world = self.world
-        if world.store_down or "store" in self.cut_off:
+        stores = self.world.stores_that_answer(self)
+        if not stores:
             return
-        for branch in sorted(world.branches, key=lambda branch: -branch.timeline):
-            there = branch.parent is None or world.layout.file(HistoryFile(branch.timeline), "") in world.store.objects
+        for branch in sorted(self.world.branches, key=lambda branch: -branch.timeline):
+            history = self.world.layout.file(HistoryFile(branch.timeline), "")
+            there = branch.parent is None or any(history in world.store.objects for world in stores)
             if there and (branch is self.branch or self.branch.parts_from(branch) >= self.lsn):
-                end = world.invariants.stored_run(branch, self.lsn // SIZE * SIZE)
+                end = max(world.invariants.stored_run(branch, self.lsn // SIZE * SIZE) for world in stores)
                 if end > self.lsn:
                     self.note("restores", f"{branch} up to {Lsn(end)}")
                     if branch is not self.branch:

@@ -18,6 +18,7 @@ from tests.simulation.wal import SIZE, readable
 from tests.simulation.world import World
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
+from walkeeper.core.record import Record
 
 CATCH_UP: Final = 400.0
 """Simulated seconds after the faults in which the frontier must reach the end of the WAL."""
@@ -35,7 +36,7 @@ class Schedule:
 
     @property
     def faults(self) -> dict[int, Fault]:
-        kinds = self.kinds or (faults.DURABLE if self.archiver == "durable" else ())
+        kinds = self.kinds or {"durable": faults.DURABLE, "several": faults.SEVERAL}.get(self.archiver, ())
         drawn = faults.draw(random.Random(f"{self.seed}/faults"), kinds)
         return {n: fault for n, fault in enumerate(drawn) if self.kept is None or n in self.kept}
 
@@ -87,6 +88,8 @@ def play(schedule: Schedule, *, trace: bool = False) -> Outcome:
                 problem = str(violation)
             world.loop.finish()
             world.invariants.forget()
+            if world.beside is not None:
+                world.beside.invariants.forget()
     finally:
         shutil.rmtree(directory)
     told = world.invariants
@@ -117,7 +120,13 @@ def _run(world: World, schedule: Schedule) -> None:
 
 def _lacks(world: World) -> str:
     """What keeps the archive from being whole; "" when it is."""
-    leader, record = world.leader, record_of(world)
+    if world.beside is not None and (lacks := _record_lacks(world, record_of(world, world.beside.key))):
+        return f"in the second store {lacks}"
+    return _record_lacks(world, record_of(world)) or _store_lacks(world)
+
+
+def _record_lacks(world: World, record: Record | None) -> str:
+    leader = world.leader
     if leader is None or not leader.primary:
         return "there is no leader"
     if record is None:
@@ -128,12 +137,17 @@ def _lacks(world: World) -> str:
         return f"{leader.name} leads on {leader.branch}, and {record.owner} owns the record on {record.timeline}"
     if record.position < leader.lsn // SIZE * SIZE:
         return f"the frontier is at {record.lsn}, and the leader's WAL ends at {Lsn(leader.lsn)}"
-    for key in world.invariants.deleted_by_hand - world.store.objects.keys():
-        segment = Segment.parse(key[-28:-4], SIZE)
-        if leader.has(segment) and leader.branch.history.contains(segment):
-            return f"{segment} was deleted from the store, and lies in {leader.name}'s pg_wal"
     if world.tails and record.position < readable(leader.lsn):
         return f"the tail ends at {record.lsn}, and the leader's WAL at {Lsn(leader.lsn)}"
+    return ""
+
+
+def _store_lacks(world: World) -> str:
+    leader = world.leader
+    for key in world.invariants.deleted_by_hand - world.store.objects.keys():
+        segment = Segment.parse(key[-28:-4], SIZE)
+        if leader is not None and leader.has(segment) and leader.branch.history.contains(segment):
+            return f"{segment} was deleted from the store, and lies in {leader.name}'s pg_wal"
     return ""
 
 

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
 import walkeeper.agent.agent
 import walkeeper.agent.archiver.audit
 import walkeeper.agent.archiver.spool
+import walkeeper.archive.read
 import walkeeper.core.tail
 from tests.fixtures.worlds import config_of
 from tests.parts.postgres import Postgres
@@ -35,6 +36,7 @@ from tests.simulation.wal import (
     write_history,
     write_segment,
 )
+from tests.simulation.wal import Plain as SegmentPlain
 from tests.twins.memory_record import MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
@@ -46,6 +48,7 @@ from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.tail_read import Tail, read_tail
 from walkeeper.config import Config, PostgresqlSettings
+from walkeeper.config.model import NamedStore
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import PARTIAL, Segment
@@ -60,8 +63,10 @@ from walkeeper.postgres.server import CommandState, CommitsState, ServerState
 from walkeeper.postgres.wal_file import Memory
 from walkeeper.postgres.walsender import Identity
 from walkeeper.store.base import Store
+from walkeeper.store.directory.keys import DirectorySettings
 
 if TYPE_CHECKING:
+    from tests.simulation.beside import Beside
     from tests.simulation.nodes import Node
     from tests.simulation.world import World
 
@@ -105,9 +110,12 @@ def start_agent(world: World, node: Node) -> None:
         process.step("starts")
         clock = Clock(world.loop)
         store, remembered = StoreView(world, process), RecordView(process, REMEMBERED)
-        running = Agent(config_for(node), store, RecordView(process), clock, {}, remembered)
-        node.pokes, node.refusals = running.poke, running.refusals.answer
-        running.start()
+        config = config_for(node)
+        running = Agent(config, store, RecordView(process), clock, {}, remembered)
+        beside = [_agent_beside(world.beside, process, running, config)] if world.beside is not None else []
+        node.pokes, node.refusals = _all_of([each.poke for each in (running, *beside)]), running.refusals.answer
+        for each in (running, *beside):
+            each.start()
         if world.archiver == "command":
             node.push = Pushing(running, node.directory / "run", clock).answer
         running.supervisor.ended.wait()
@@ -117,6 +125,21 @@ def start_agent(world: World, node: Node) -> None:
     process.run(main)
 
 
+def _agent_beside(beside: Beside, process: AgentProcess, first: Agent, config: Config) -> Agent:
+    records = RecordView(process, f"{RECORD}-far", beside)
+    remembered = RecordView(process, f"{REMEMBERED}-far")
+    store = StoreView(beside, process)
+    return Agent(config.of_store("far"), store, records, Clock(process.loop), {}, remembered, first.shared)
+
+
+def _all_of(works: list[Callable[[], None]]) -> Callable[[], None]:
+    def all_of() -> None:
+        for work in works:
+            work()
+
+    return all_of
+
+
 def config_for(node: Node) -> Config:
     config = config_of(cast("Postgres", node), node.name, node.directory, spool_limit=SPOOL_LIMIT)
     return replace(
@@ -124,6 +147,8 @@ def config_for(node: Node) -> Config:
         **keys_of(node.world.archiver),  # type: ignore[arg-type]
         tail_interval=TAIL_INTERVAL if node.world.tails else None,
         gap_patience=GAP_PATIENCE,
+        others=() if node.world.beside is None else (NamedStore("far", DirectorySettings(node.directory / "far")),),
+        durable_in=1 if node.world.beside is None else 2,
         agent=replace(config.agent, poll_interval=POLL),
         node=replace(config.node, spool_directory=node.directory / "spool"),
     )
@@ -135,7 +160,7 @@ def config_for(node: Node) -> Config:
 class StoreView(MemoryStore):
     """The one store, as one agent reaches it; without an agent as we look into it ourselves."""
 
-    def __init__(self, world: World, process: NodeProcess | None) -> None:
+    def __init__(self, world: World | Beside, process: NodeProcess | None) -> None:
         super().__init__(before=self._before, after=self._after)
         self._world = world
         self._process = process
@@ -150,7 +175,8 @@ class StoreView(MemoryStore):
         world = self._world
         if method == "head":
             world.invariants.looked(self._process.node, key)
-        if world.store_down or "store" in self._process.node.cut_off:
+        cut = "store" if world is self._process.world else "far store"
+        if world.store_down or cut in self._process.node.cut_off:
             world.loop.wait(world.loop.dice.choice([0, 5]))
             raise StoreUnavailable(f"{key}: no answer")
         if method == "delete":
@@ -181,9 +207,11 @@ class _Nothing(list[tuple[str, str]]):
 class RecordView(MemoryRecord):
     """The one record, or what is remembered beside it, as one process reaches it."""
 
-    def __init__(self, process: NodeProcess, key: str = RECORD) -> None:
+    def __init__(self, process: NodeProcess, key: str = RECORD, world: World | Beside | None = None) -> None:
+        """``world``: whose record it is, where that is not the first store's."""
         super().__init__(process.world.dcs, key, guards=process.world.guards)
         self._process = process
+        self._world = process.world if key == RECORD else world
 
     def _check(self) -> None:
         node = self._process.node
@@ -217,10 +245,10 @@ class RecordView(MemoryRecord):
             return super().write(document, expected, guard)
         finally:
             if self.dcs.documents.get(self.key) is not before:
-                if self.key == RECORD:
+                if self._world is not None:
                     if decoded(expected).record is None:
-                        self._process.world.invariants.taken_without_a_record(self._process)
-                    self._process.world.invariants.record_written(self._process, document)
+                        self._world.invariants.taken_without_a_record(self._process)
+                    self._world.invariants.record_written(self._process, document)
                 self._process.step(f"{self.key}.write done")
 
 
@@ -267,7 +295,10 @@ class ServerView:
         if node.slot is None or node.slot.lost or lsn < node.slot.restart_lsn:
             raise PostgresError("the slot cannot be advanced")
         node.slot.restart_lsn = min(int(lsn), node.lsn)
-        agent().world.invariants.slot_advanced(agent(), lsn)
+        world = agent().world
+        world.invariants.slot_advanced(agent(), lsn)
+        if world.beside is not None and world.beside.key in world.dcs.documents:
+            world.beside.invariants.slot_advanced(agent(), lsn)
         agent().step("server.advance_slot done", lsn)
 
     def call_itself(self, name: str) -> None:
@@ -428,7 +459,8 @@ class PgReceivewal(Process):
         return "rc 0"
 
     def _removed(self, segment: Segment) -> str:
-        self._host.world.invariants.refused(self._host, self._server, segment)
+        for invariants in self._host.world.all_invariants:
+            invariants.refused(self._host, self._server, segment)
         return f"rc 1: requested WAL segment {segment} has already been removed"
 
     def _write(self, partial: Path, branch: Branch, number: int) -> None:
@@ -584,7 +616,8 @@ class SpoolView(Spool):
 
     def remove(self, receipt: Receipt) -> None:
         agent().step("spool.remove", receipt.segment)
-        agent().world.invariants.spool_removed(agent(), receipt)
+        if self.directory.name == "spool":
+            agent().world.invariants.spool_removed(agent(), receipt)
         super().remove(receipt)
 
     def drop(self, segment: Segment, kept: Path) -> bool:
@@ -657,6 +690,11 @@ def simulated() -> Iterator[None]:
         (walkeeper.core.tail, "MERGED_AT_ONCE", MERGED_AT_ONCE),
         (walkeeper.agent.archiver.audit, "LOOK_SECONDS", AUDIT_SECONDS),
         (LostWal, "suspect", _suspect),
+        (
+            walkeeper.archive.read,
+            "_segment_bytes",
+            lambda codec, suffix, body, _: SegmentPlain(codec.decode(suffix, body, SIZE)),
+        ),
         (Supervisor, "report_death", _report_death),
     ]
     theirs = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in replaced]

@@ -13,7 +13,7 @@ from tests.simulation.schedule import Schedule, play
 
 pytestmark = pytest.mark.simulation
 
-SCHEDULES = {"streaming": 80, "builtin": 25, "durable": 30, "command": 50}
+SCHEDULES = {"streaming": 80, "builtin": 25, "durable": 30, "command": 50, "several": 25}
 
 
 @pytest.mark.parametrize("archiver", WAYS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.parts.ways import Way
+from tests.simulation.beside import Beside
 from tests.simulation.handing_over import hand_over
 from tests.simulation.invariants import Invariants
 from tests.simulation.nodes import CHECKPOINT, TTL, Node
@@ -69,6 +70,10 @@ class World:
         self.branches = [Branch(0, 1)]
         self.nature = Process(self.loop, "world")
         self.invariants = Invariants(self)
+        self.beside = Beside(self) if archiver == "several" else None
+        """The second store."""
+        if self.beside is not None:
+            self.invariants.other, self.beside.invariants.other = self.beside.invariants, self.invariants
         self.nodes = [Node(self, name, 5001 + i, self.branches[0], FIRST_LSN) for i, name in enumerate(NAMES)]
         self.by_port = {node.port: node for node in self.nodes}
         self.busy = True
@@ -171,11 +176,25 @@ class World:
         """restore_command's answer to a promotion, from the store or the DCS: what it cannot tell is a no."""
         if self.forgetful:
             return False
-        store_answers = not self.store_down and "store" not in node.cut_off
-        if store_answers and self.layout.file(HistoryFile(timeline), "") in self.store.objects:
+        key = self.layout.file(HistoryFile(timeline), "")
+        if any(key in world.store.objects for world in self.stores_that_answer(node)):
             return True
         found = None if self.dcs.down or "dcs" in node.cut_off else self.dcs.documents.get(REMEMBERED)
         return found is not None and decode(found.document).text(timeline) is not None
+
+    @property
+    def all_invariants(self) -> list[Invariants]:
+        """Of each store."""
+        return [self.invariants] if self.beside is None else [self.invariants, self.beside.invariants]
+
+    def stores_that_answer(self, node: Node) -> list[World | Beside]:
+        """To that node."""
+        found: list[World | Beside] = []
+        if not self.store_down and "store" not in node.cut_off:
+            found.append(self)
+        if self.beside is not None and not self.beside.store_down and "far store" not in node.cut_off:
+            found.append(self.beside)
+        return found
 
     def reach_what_is_stored(self) -> None:
         """Clients write until the leader has what a stale spool had of the future, and handed in."""

@@ -104,7 +104,7 @@ class Agent:
         self.records = records
         self.beside: tuple[Agent, ...] = ()
         """Those of the other stores, in the same process."""
-        self.shared = shared or Shared(config)
+        self.shared = shared or Shared(config, clock)
         self.problems = Problems(clock)
         self.supervisor = Supervisor(self.shared.ended, self.shared.label(config))
         self.archives = open_archives(config, store)

@@ -9,15 +9,16 @@ from walkeeper.agent.archiver.elsewhere import OtherStore
 from walkeeper.agent.archiver.holding import Holding
 from walkeeper.archive.read import Reader
 from walkeeper.config import Config
+from walkeeper.lib.clock import Clock
 
 
 class Shared:
     """Made for the first; each of them enters its store."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, clock: Clock) -> None:
         self.ended = threading.Event()
         """When the process must end."""
-        self.holding = Holding(config.stores, config.durable_in)
+        self.holding = Holding(config.stores, config.durable_in, clock)
         self.stores: dict[str, Reader] = {}
 
     def label(self, config: Config) -> str:

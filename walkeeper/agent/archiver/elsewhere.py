@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from walkeeper.archive.read import Reader
 from walkeeper.archive.write import Archive
@@ -11,8 +12,11 @@ from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.suspicion import Suspicions
-from walkeeper.errors import WalkeeperError
+from walkeeper.errors import StoreError, WalkeeperError
 from walkeeper.lib import events
+
+TOLD: Final = 64
+"""Problems that are remembered as told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class OtherStores:
         self._archive = archive
         self._history = history
         self._away: set[str] = set()
-        self._said: dict[str, str] = {}
+        self._said: set[str] = set()
 
     def look(self) -> None:
         """Ask all of them again; one that fails is asked no more until the next look."""
@@ -57,7 +61,8 @@ class OtherStores:
                 plain = store.reader.deliver(self._archive.layout, wanted.name)
                 packed = None if plain is None else self._archive.pack(wanted, plain, self._history)
             except WalkeeperError as problem:
-                self._away.add(store.name)
+                if isinstance(problem, StoreError):
+                    self._away.add(store.name)
                 self._tell(store, wanted, problem)
                 continue
             if packed is None:
@@ -69,7 +74,10 @@ class OtherStores:
         return None
 
     def _tell(self, store: OtherStore, wanted: Segment, problem: WalkeeperError) -> None:
-        """One that fails in the same way for an hour is told of once."""
-        if str(problem) != self._said.get(store.name):
-            self._said[store.name] = str(problem)
-            events.failure("not_fetched_from_store", problem, segment=wanted, from_store=store.name)
+        """What fails in the same way for an hour is told of once."""
+        if str(problem) in self._said:
+            return
+        if len(self._said) >= TOLD:
+            self._said.clear()
+        self._said.add(str(problem))
+        events.failure("not_fetched_from_store", problem, segment=wanted, from_store=store.name)

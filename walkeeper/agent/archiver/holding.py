@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from walkeeper.agent.archiver.lost_wal import short_of_disk
 from walkeeper.core.history import History
@@ -14,18 +15,24 @@ from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.errors import DcsUnavailable
+from walkeeper.lib.clock import Clock
+
+BEGIN_SECONDS: Final = 600.0
+"""Seconds for which the hold slot waits for a store that has no record: its archive is about to begin, or cannot."""
 
 
 class Holding:
     """What each store's record said last, to this process. Safe for several threads."""
 
-    def __init__(self, stores: Sequence[str], durable_in: int) -> None:
+    def __init__(self, stores: Sequence[str], durable_in: int, clock: Clock) -> None:
         """``stores``: their names, the first first; ``durable_in``: how many of them must have WAL that is let go of."""
         self.first = stores[0]
+        self._clock = clock
         self._stores = tuple(stores)
         self._durable_in = durable_in
         self._records: dict[str, Record | None] = {}
         """None: the DCS said that there is none."""
+        self._absent_since: dict[str, float] = {}
         self._lock = threading.Lock()
 
     @property
@@ -37,6 +44,10 @@ class Holding:
         """As it was read or written."""
         with self._lock:
             self._records[store] = record
+            if record is not None:
+                self._absent_since.pop(store, None)
+            else:
+                self._absent_since.setdefault(store, self._clock.monotonic())
 
     def promises(self, store: str, wanted: Segment, history: History) -> bool:
         """Whether that store's record says that its archive has that segment of a chain."""
@@ -60,15 +71,25 @@ class Holding:
 
     def position(self, store: str, own: Lsn, *, crowded: bool = False) -> Lsn | None:
         """Where the frontier is that the slot follows, for the archiver of ``store``, whose own is ``own``; None where one of
-        the records is not known. A store without a record does not count: its archive has not begun. ``crowded``: pg_wal's disk
+        the records is not known. A store whose archive does not begin is waited for, but not for ever. ``crowded``: pg_wal's disk
         runs short, so that one store must be enough.
         """
         try:
-            records = self.others(store).values()
+            others = self.others(store)
         except DcsUnavailable:
             return None
-        positions = [own, *(record.position for record in records if record is not None)]
+        positions = [own]
+        for other, record in others.items():
+            if record is not None:
+                positions.append(record.position)
+            elif self._is_waited_for(other):
+                positions.append(Lsn(0))
         return followed(positions, 1 if crowded else self._durable_in)
+
+    def _is_waited_for(self, store: str) -> bool:
+        with self._lock:
+            since = self._absent_since.get(store)
+        return since is not None and self._clock.monotonic() - since < BEGIN_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

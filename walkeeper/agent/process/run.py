@@ -147,7 +147,7 @@ class _Process:
         os._exit(code)
 
     def _build(self, config: Config) -> Agents:
-        shared = Shared(config)
+        shared = Shared(config, self._clock)
         return Agents(*(self._agent_of(config.of_store(name), shared) for name in config.stores))
 
     def _agent_of(self, config: Config, shared: Shared) -> Agent:
