@@ -530,7 +530,7 @@ SEVERAL: Final = (
         "switchover",
         "power_loss",
     ),
-    *("lose_slot", "drop_slot", "jump_slot", "reinit", "wipe_spool", "damage_spool", "roll_back", "kill_agent"),
+    *("lose_slot", "drop_slot", "jump_slot", "reinit", "wipe_spool", "damage_spool", "kill_agent"),
 )
 """What may happen to a cluster with two stores."""
 

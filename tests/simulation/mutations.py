@@ -16,6 +16,7 @@ from pytest import MonkeyPatch  # noqa: PT013 - a type
 import walkeeper.agent.archiver.beliefs
 import walkeeper.agent.archiver.commit
 import walkeeper.agent.archiver.comparing
+import walkeeper.agent.archiver.holding
 import walkeeper.agent.archiver.lease
 import walkeeper.agent.archiver.leftovers
 import walkeeper.agent.archiver.lost_wal
@@ -36,6 +37,7 @@ from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.archiver.audit import Audit
 from walkeeper.agent.archiver.beliefs import Belief
 from walkeeper.agent.archiver.commit import Commit
+from walkeeper.agent.archiver.elsewhere import OtherStores
 from walkeeper.agent.archiver.from_pg_wal import FromPgWal
 from walkeeper.agent.archiver.lease import Lease
 from walkeeper.agent.archiver.leftovers import Leftovers
@@ -811,3 +813,26 @@ def promote_without_ending_the_session(patch: MonkeyPatch) -> None:
 @mutation("kill_patroni", "power_loss", "switchover", archiver="durable")
 def promote_without_replaying_what_is_stored(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.promote.before.Replaying, "run", lambda _: "whatever it has")
+
+
+# ------------------------------------------------------------------------------------------------------------ several stores
+
+
+@mutation("far_down", "store_down", "kill_agent", archiver="several")
+def follow_the_furthest_of_two_stores(patch: MonkeyPatch) -> None:
+    """What only one of them has is recycled, and ``durable_in`` said two."""
+    patch.setattr(walkeeper.agent.archiver.holding, "followed", lambda frontiers, _: max(frontiers))
+
+
+@mutation("far_down", "store_down", "lose_slot", archiver="several")
+def take_a_store_that_is_away_for_one_that_has_nothing(patch: MonkeyPatch) -> None:
+    real = OtherStores.take
+
+    def take(self: OtherStores, wanted: Segment, suspicions: Any, now: float) -> Receipt | None:
+        found = real(self, wanted, suspicions, now)
+        for store in self._stores:
+            if found is None and store.name in self._away:
+                suspicions.refuse(store.called, wanted.number, now)
+        return found
+
+    patch.setattr(OtherStores, "take", take)

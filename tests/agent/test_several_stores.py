@@ -1,0 +1,277 @@
+"""A cluster with several stores: one hold slot, and WAL that one of them lacks and another has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.agent.test_beliefs import ALL, FORK, ONE, SIZE, SYSTEM, TWO, Life, World
+from tests.twins.memory_record import MemoryDcs, MemoryRecord
+from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.archiver.beliefs import check_other_record
+from walkeeper.agent.archiver.elsewhere import OtherStore, OtherStores
+from walkeeper.agent.archiver.holding import BEGIN_SECONDS, Holding
+from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.read import Reader
+from walkeeper.archive.write import Archive
+from walkeeper.core.history import History
+from walkeeper.core.hold_slot import followed
+from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.core.record import Record
+from walkeeper.core.suspicion import Suspicions
+from walkeeper.core.takeover import LocalServer
+from walkeeper.dcs.furthest import Furthest
+from walkeeper.errors import BeyondServer, CasConflict, DcsUnavailable, NothingToCompare, OtherBytes, WrongTimeline
+from walkeeper.lib import events
+from walkeeper.lib.clock import SystemClock
+
+
+class Clock(SystemClock):
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def record(position: int, *, timeline: int = 1, owner: str = "a", start: int = 3, below: str = "") -> Record:
+    return Record(
+        system_identifier=str(SYSTEM),
+        segment_size=int(SIZE),
+        timeline=timeline,
+        lsn=str(Lsn(position)),
+        start=History(1).segment(start, SIZE).name,
+        owner=owner,
+        session="s",
+        gaps=(),
+        gaps_total=0,
+        updated_at="2026-01-01T00:00:00Z",
+        moved_at="2026-01-01T00:00:00Z",
+        below_sha256=below,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ the hold slot
+
+
+@pytest.mark.parametrize(
+    ("frontiers", "durable_in", "position"),
+    [((7,), 1, 7), ((7, 5), 1, 7), ((7, 5), 2, 5), ((5, 7, 6), 2, 6), ((5, 7, 6), 3, 5), ((7,), 2, 7)],
+)
+def test_the_slot_follows_what_so_many_stores_have(frontiers: tuple[int, ...], durable_in: int, position: int) -> None:
+    assert followed([Lsn(each) for each in frontiers], durable_in) == position
+
+
+def holding(durable_in: int) -> tuple[Holding, Clock]:
+    clock = Clock()
+    return Holding(["main", "far"], durable_in, clock), clock
+
+
+def test_p1_the_slot_does_not_move_before_the_other_record_is_known() -> None:
+    held, _ = holding(2)
+    assert held.position("main", Lsn(9 * MIB)) is None
+    with pytest.raises(DcsUnavailable) as caught:
+        held.others("main")
+    assert caught.value.hint
+    held.note("far", record(7 * MIB))
+    assert held.position("main", Lsn(9 * MIB)) == 7 * MIB
+    assert held.position("main", Lsn(9 * MIB), crowded=True) == 9 * MIB, "P9: the disk is not filled for a second copy"
+
+
+def test_with_durable_in_1_the_furthest_is_followed() -> None:
+    held, _ = holding(1)
+    held.note("far", record(7 * MIB))
+    assert held.position("main", Lsn(5 * MIB)) == 7 * MIB
+    held.note("far", None)
+    assert held.position("main", Lsn(5 * MIB)) == 5 * MIB
+
+
+def test_a_store_whose_archive_does_not_begin_is_waited_for_and_not_for_ever() -> None:
+    held, clock = holding(2)
+    held.note("far", None)
+    assert held.position("main", Lsn(9 * MIB)) == 0
+    clock.now += BEGIN_SECONDS
+    held.note("far", None)
+    assert held.position("main", Lsn(9 * MIB)) == 9 * MIB
+    held.note("far", record(8 * MIB))
+    assert held.position("main", Lsn(9 * MIB)) == 8 * MIB
+
+
+def test_what_a_record_promises_is_on_its_chain_and_not_below_its_start() -> None:
+    held, _ = holding(1)
+    assert not held.promises("far", ONE.segment(4, SIZE), ONE)
+    held.note("far", record(7 * MIB))
+    promised = [number for number in range(1, 9) if held.promises("far", ONE.segment(number, SIZE), ONE)]
+    assert promised == [3, 4, 5, 6]
+    assert held.promises("far", TWO.segment(4, SIZE), TWO)
+    held.note("far", record(7 * MIB, timeline=3))
+    assert not held.promises("far", TWO.segment(4, SIZE), TWO)
+
+
+# ------------------------------------------------------------------------------------------- WAL that another store has
+
+
+class Two:
+    """The archive of one store, which lacks everything, and another one's, which has segments 3 to 6."""
+
+    def __init__(self) -> None:
+        layout = Layout("demo", None, SYSTEM)
+        self.other, self.life = MemoryStore(), Life()
+        self.archive = Archive(MemoryStore(), layout, SIZE, Codec())
+        their = Archive(self.other, layout, SIZE, Codec())
+        for number in range(3, 7):
+            segment = self.life.segment(number)
+            their.archive_segment(segment, self.life.plain(segment), ONE)
+        their.state_start(self.life.segment(3))
+        store = OtherStore("far", Reader(self.other, Codec()), lambda segment, _: segment.number < 7)
+        self.stores = OtherStores([store], self.archive, ONE)
+        self.suspicions = Suspicions(ONE, SIZE)
+        self.suspicions.suspect(3, 9, 0.0)
+
+    def take(self, number: int) -> bool:
+        return self.stores.take(self.life.segment(number), self.suspicions, 1.0) is not None
+
+
+def test_p4_what_another_store_has_is_taken_from_there_and_what_it_lacks_it_has_said_no_to() -> None:
+    two = Two()
+    assert two.stores.names == ["the store far"]
+    assert two.take(4)
+    assert two.archive.find(two.life.segment(4)) is not None
+    assert not two.take(8)
+    silent = [segment.number for segment in two.suspicions.wanted_from("the store far")]
+    assert silent == [3, 4, 5, 6, 7], "8 was said no to"
+    assert two.stores.promise(two.life.segment(6))
+    assert not two.stores.promise(two.life.segment(7))
+
+
+def test_p4_a_store_that_is_away_has_said_nothing_and_is_asked_once_in_a_look(caplog: pytest.LogCaptureFixture) -> None:
+    two = Two()
+    two.other.down = True
+    assert not two.take(4)
+    two.other.down = False
+    assert not two.take(5), "not again in this look"
+    assert [segment.number for segment in two.suspicions.wanted_from("the store far")] == [3, 4, 5, 6, 7, 8]
+    two.stores.look()
+    assert two.take(4)
+    assert caplog.text.count("not_fetched_from_store") == 1
+
+
+def test_p13_a_damaged_object_of_another_store_is_not_taken_and_keeps_nobody_from_the_next(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    two = Two()
+    key = two.archive.layout.file(two.life.segment(4), ".zst")
+    body, metadata = two.other.objects[key]
+    two.other.objects[key] = (body[:-9] + b"x" * 9, metadata)
+    for _ in range(3):
+        two.stores.look()
+        assert not two.take(4)
+    assert two.take(5)
+    assert two.archive.find(two.life.segment(4)) is None
+    assert 4 in {segment.number for segment in two.suspicions.wanted_from("the store far")}, "it has not said no"
+    assert caplog.text.count("not_fetched_from_store") == 1
+
+
+def test_p4_a_no_that_is_said_again_counts_from_the_first_time() -> None:
+    suspicions = Suspicions(ONE, SIZE)
+    suspicions.suspect(3, 4, 0.0)
+    for now in range(1, 30, 5):
+        suspicions.refuse("the store far", 3, float(now))
+    assert suspicions.gaps(12.0, ["the store far"], (), 3600, short_of_disk=False)
+
+
+# -------------------------------------------------------------------------------------- a takeover, and the other's record
+
+
+def local(world: World, history: History, lsn: int) -> LocalWal:
+    return LocalWal(LocalServer(SYSTEM, SIZE, history, Lsn(lsn)), {}, world.directory / "a")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def sha256_of(world: World, life: Life, number: int) -> str:
+    world.stores(life, number)
+    found = world.archive.find(life.segment(number))
+    assert found is not None
+    return found.sha256
+
+
+def test_p13_two_servers_do_not_archive_one_timeline_in_a_store_each(world: World) -> None:
+    """The first was promoted while one store was away, the second while the other was."""
+    life = Life(TWO)
+    world.files("a", life, ALL)
+    theirs = record(9 * MIB, timeline=2, owner="b")
+    with pytest.raises(NothingToCompare) as caught:
+        check_other_record("a", "far", theirs, local(world, TWO, 20 * MIB), ())
+    assert "record of the store far" in str(caught.value)
+    check_other_record("a", "far", theirs, local(world, TWO, 20 * MIB), {"nothing_to_compare"})
+    other = sha256_of(world, Life(TWO, b"n", FORK), 8)
+    with pytest.raises(OtherBytes):
+        check_other_record(
+            "a", "far", record(9 * MIB, timeline=2, owner="b", below=other), local(world, TWO, 20 * MIB), ()
+        )
+
+
+def test_p13_a_volume_that_went_back_is_noticed_by_the_other_stores_record_too(world: World) -> None:
+    life = Life()
+    world.files("a", life, range(3, 7))
+    with pytest.raises(BeyondServer):
+        check_other_record("a", "far", record(9 * MIB), local(world, ONE, 7 * MIB), ())
+    check_other_record("a", "far", record(9 * MIB), local(world, ONE, 7 * MIB), {"beyond_server"})
+    other = sha256_of(world, Life(letter=b"n", until=5 * MIB), 5)
+    with pytest.raises(OtherBytes):
+        check_other_record("a", "far", record(6 * MIB, below=other), local(world, ONE, 7 * MIB), ())
+
+
+def test_what_is_legitimate_goes_on(world: World) -> None:
+    life = Life(TWO)
+    world.files("a", life, ALL)
+    same = sha256_of(world, life, 8)
+    for theirs in (
+        record(9 * MIB, timeline=2, below=same),
+        record(9 * MIB, timeline=2, owner="b", below=same),  # renamed
+        record(9 * MIB, owner="b"),  # promoted since: it lies beyond the fork
+        record(4 * MIB, owner="b"),  # it was away
+    ):
+        check_other_record("a", "far", theirs, local(world, TWO, 20 * MIB), ())
+    branch = History(3, TWO.switches[:1])
+    check_other_record("a", "far", record(9 * MIB, timeline=2, owner="b"), local(world, branch, 20 * MIB), ())
+
+
+def test_a_server_on_an_older_timeline_than_the_other_record_does_not_take_over(world: World) -> None:
+    with pytest.raises(WrongTimeline):
+        check_other_record("a", "far", record(9 * MIB, timeline=2), local(world, ONE, 20 * MIB), ())
+
+
+# ------------------------------------------------------------------------------------------------------- told and asked
+
+
+def test_the_furthest_of_several_records_counts_and_one_that_cannot_be_read_may_be_that() -> None:
+    dcs = MemoryDcs()
+    main, far = MemoryRecord(dcs, "walkeeper"), MemoryRecord(dcs, "walkeeper-far")
+    both = Furthest([main, far])
+    assert both.read() is None
+    dcs.put(record(9 * MIB).encode(), "walkeeper")
+    dcs.put(record(5 * MIB, timeline=2).encode(), "walkeeper-far")
+    assert both.read() == dcs.documents["walkeeper-far"]
+    dcs.put(b"{}", "walkeeper")
+    assert both.read() == dcs.documents["walkeeper"], "whoever decodes it says so"
+    with pytest.raises(CasConflict):
+        both.write(b"{}", None)
+    far.cut_off = True
+    with pytest.raises(DcsUnavailable):
+        both.read()
+
+
+def test_what_a_store_has_to_do_with_is_in_each_line_of_its_threads() -> None:
+    events.always_say(store="far")
+    try:
+        assert events.line("takeover", {"owner": "a"}) == "takeover store=far owner=a"
+    finally:
+        events.always_say()
+    assert events.line("takeover", {"owner": "a"}) == "takeover owner=a"
