@@ -21,7 +21,7 @@ from tests.parts.ledger import Acknowledged, of_twins
 from tests.parts.node import Node
 from tests.parts.postgres import Postgres, restore_server
 from tests.parts.processes import CHECKOUT, new_directory, tail, wait_until
-from tests.torture.rig import Rig, SecondLife
+from tests.torture.rig import Far, Rig, SecondLife
 from walkeeper.archive.write import Archive
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -80,7 +80,7 @@ class Crossing:
 
 
 def restore(
-    rig: Rig,
+    rig: Rig | Far,
     backup: Path,
     record: Record,
     deadline: float = 60,
@@ -116,7 +116,7 @@ def restore(
             return Verdict(record, 0, [], f"the restore failed: {tail(server.log, 12)}")
 
 
-def cross(rig: Rig, backup: Path, record: Record, asked: Segment, target: Lsn | None = None) -> Crossing:
+def cross(rig: Rig | Far, backup: Path, record: Record, asked: Segment, target: Lsn | None = None) -> Crossing:
     """A recovery from before the hole that begins with ``asked``, to the end or to a target behind it."""
     with _server(rig, backup, record, 5, target) as server:
         server.start(wait=False)
@@ -131,7 +131,7 @@ def cross(rig: Rig, backup: Path, record: Record, asked: Segment, target: Lsn | 
 
 
 @contextlib.contextmanager
-def _server(rig: Rig, backup: Path, record: Record, deadline: float, target: Lsn | None) -> Iterator[Postgres]:
+def _server(rig: Rig | Far, backup: Path, record: Record, deadline: float, target: Lsn | None) -> Iterator[Postgres]:
     """Not started yet; gone afterwards."""
     directory = new_directory("r")
     config = directory / "restore.yml"
@@ -159,7 +159,7 @@ def of_second_lives(rows: Iterable[Acknowledged], lives: Collection[SecondLife])
     return {row.id for row in rows if any(life.has(row) for life in lives)}
 
 
-def _abandoned(rig: Rig, missing: list[int]) -> set[int]:
+def _abandoned(rig: Rig | Far, missing: list[int]) -> set[int]:
     """Rows of the one of two members, promoted independently with the same number (docs/limits.md), that the cluster did not choose:
     its leader lacks them as well."""
     suspects = of_twins(rig.ledger.rows()) & set(missing)
@@ -194,19 +194,19 @@ def verify(rig: Rig) -> str:
     return f"verify exits with {done.returncode}: {done.stdout} {done.stderr}"
 
 
-def chain(rig: Rig, backup: Path, record: Record) -> list[Segment]:
+def chain(rig: Rig | Far, backup: Path, record: Record) -> list[Segment]:
     """Each segment that a restore of that backup needs up to the record's frontier; none where that timeline has no history."""
     history = wiring.archive_of(rig.cluster, rig.place).contents.history(record.timeline)
     return [] if history is None else chain_of(backup, history, record.position, record.size)
 
 
-def open_gaps(rig: Rig, known: Collection[Gap] = ()) -> list[Gap]:
+def open_gaps(rig: Rig | Far, known: Collection[Gap] = ()) -> list[Gap]:
     """Gaps that the archive states and that are not closed, but for those that were known."""
     archive = wiring.archive_of(rig.cluster, rig.place)
     return [gap for gap in archive.contents.open_gaps() if gap not in known]
 
 
-def looked_for(rig: Rig, record: Record) -> bool:
+def looked_for(rig: Rig | Far, record: Record) -> bool:
     """Whether the archive lacks WAL that is neither known to be lost nor stored yet: a restore to the end stops there."""
     contents = wiring.archive_of(rig.cluster, rig.place).contents
     history = contents.history(record.timeline)

@@ -12,6 +12,7 @@ from typing import Final
 
 import psycopg
 
+from benchmarks.places import Place
 from tests.parts.node import Node
 from tests.torture.rig import RECORD, SEGMENT_MB, Rig
 from walkeeper.core.lsn import MIB
@@ -213,6 +214,26 @@ def store_slow(rig: Rig, _: Node) -> Iterator[None]:
     rig.place.back()
 
 
+@fault(5, 25)
+def far_away(rig: Rig, _: Node) -> Iterator[None]:
+    _far(rig).away()
+    yield
+    _far(rig).back()
+
+
+@fault(5, 25)
+def far_denies(rig: Rig, _: Node) -> Iterator[None]:
+    _far(rig).deny()
+    yield
+    _far(rig).back()
+
+
+def _far(rig: Rig) -> Place:
+    if rig.far is None:
+        raise RuntimeError("there is one store")
+    return rig.far.place
+
+
 @fault(5, 15)
 def spool_disk_full(rig: Rig, node: Node) -> Iterator[None]:
     """No mount without root: files larger than half a segment cannot be written by the agent and pg_receivewal."""
@@ -239,6 +260,7 @@ EXCLUSIVE: Final = (
         "lost_for_good",
     },
     {"store_exchanged", "record_wiped", "record_put_back"},
+    {"far_away", "far_denies"},
 )
 """Of each set one at a time: they use one switch. A cluster without a record begins an archive wherever its store is."""
 STAGED: Final = {"leader_put_back", "frozen_while_it_delivers", "lost_for_good"}
@@ -265,6 +287,8 @@ EVERYWHERE: Final = {
     "store_denies",
     "store_slow",
     "store_exchanged",
+    "far_away",
+    "far_denies",
     *STAGED,
 }
 
@@ -275,6 +299,23 @@ DURABLE: Final = (
     *("store_away", "store_hangs", "store_denies", "store_slow", "kill_everything", "kill_everything"),
 )
 """Where commits wait for the store: nothing that writes past Patroni, or puts a record back."""
+
+
+SEVERAL: Final = (
+    *(f"{what}_{part}" for what in ("kill", "stop") for part in ("agent", "receiver", "patroni", "postmaster", "host")),
+    *(
+        "switchover",
+        "reinit",
+        "kill_everything",
+        "dcs_stopped",
+        "dcs_hangs",
+        "dcs_slow",
+        "cut_from_dcs",
+        "record_wiped",
+    ),
+    *("store_away", "store_away", "store_hangs", "store_denies", "far_away", "far_away", "far_denies"),
+)
+"""Where there are two stores."""
 
 
 def clash(name: str, open_faults: set[str]) -> bool:

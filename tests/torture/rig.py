@@ -121,8 +121,12 @@ class Rig:
         writers: int = WRITERS,
     ) -> None:
         """With ``command`` PostgreSQL's archive_command is walkeeper's script."""
+        self, place: Place, diary: Diary, *, rate: float, archiver: Way = "streaming", far: Place | None = None
+    ) -> None:
+        """With ``command`` PostgreSQL's archive_command is walkeeper's script. ``far``: a second store."""
+        stores = [place.section(), *([{"name": "far", **far.section()}] if far is not None else [])]
         self.section = {
-            "store": place.section(),
+            **({"store": place.section()} if far is None else {"stores": stores}),
             **keys_of(archiver),
             "spool": {"limit": "16MB"},
             "agent": {"listen": "127.0.0.1:{metrics_port}", "log_file": "{directory}/agent.log"},
@@ -138,9 +142,11 @@ class Rig:
         self.connections = {"max_connections": f"{OTHERS + writers}"}
         """A setting that a restored server must have, too."""
         self.place = place
+        self.far = None if far is None else Far(self, far)
         self.diary = diary
         self.cluster = Cluster(
             new_directory("c"), members, segment_size_mb=SEGMENT_MB, proxied=True, guarded=True,
+            new_directory("c"), 3, segment_size_mb=SEGMENT_MB, proxied=True, guarded=far is None,
             callbacks=callbacks(CALLBACK), restore_command=RESTORE,
             settings=self.connections | ({"archive_mode": "on"} if archiver == "command" else {}),
             extra={"postgresql": postgresql},
@@ -199,7 +205,8 @@ class Rig:
     def _write_config(self, node: Node) -> None:
         """With walkeeper's rights in etcd, and its own copy of Patroni's configuration."""
         patroni = self.cluster.configuration(node)
-        patroni["etcd3"] |= WALKEEPER
+        if self.far is None:  # the example grants the keys of one store
+            patroni["etcd3"] |= WALKEEPER
         copy = node.directory / "patroni-for-walkeeper.yml"
         whole = {"patroni_config": str(copy), **node.fill(self.section)}
         for path, content in ((copy, patroni), (self.config(node), whole)):
@@ -208,10 +215,10 @@ class Rig:
 
     # ---------------------------------------------------------------------------------------------------------- looking
 
-    def record(self) -> Record | None:
+    def record(self, key: str = RECORD) -> Record | None:
         """The record; None while there is none, or etcd does not answer."""
         try:
-            document = self.cluster.etcd.get(RECORD)
+            document = self.cluster.etcd.get(key)
             return None if document is None else decode_record(document)
         except (OSError, ValueError, BadRecord):
             return None
@@ -330,10 +337,19 @@ class Rig:
         while True:
             left = until - time.monotonic()
             try:
-                return wiring.wait_archived(self.cluster, self.cluster.wait_leader(left), min(left, CAUGHT_UP_LOOK))
+                record = wiring.wait_archived(self.cluster, self.cluster.wait_leader(left), min(left, CAUGHT_UP_LOOK))
+                if self.far is not None:
+                    self.far.wait_for(record, min(left, CAUGHT_UP_LOOK))
             except TimeoutError:
                 if time.monotonic() > until:
                     raise
+            else:
+                return record
+
+    @property
+    def stores(self) -> list[Rig | Far]:
+        """The cluster, looked at from each of its stores."""
+        return [self] if self.far is None else [self, self.far]
 
     @contextlib.contextmanager
     def hidden(self, segment: Segment) -> Iterator[None]:
@@ -365,6 +381,30 @@ class Rig:
                     [{key: m.get(key) for key in ("name", "role", "state", "timeline")} for m in answer["members"]]
                 )
         return "nobody answers"
+
+
+class Far:
+    """The same cluster, looked at from its second store."""
+
+    def __init__(self, rig: Rig, place: Place) -> None:
+        self._rig = rig
+        self.place = place
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rig, name)
+
+    def record(self) -> Record | None:
+        return self._rig.record(f"{RECORD}-far")
+
+    def wait_for(self, record: Record, timeout: float) -> None:
+        """Until it has what the first store's record says."""
+
+        def there() -> bool:
+            own = self.record()
+            return own is not None and own.timeline == record.timeline and own.position >= record.position
+
+        logs = [wiring.agent_log(node) for node in self._rig.cluster.nodes]
+        wait_until(there, f"{record.lsn} in the second store", timeout, logs=logs)
 
 
 def base_backup(rig: Rig) -> Path:

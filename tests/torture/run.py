@@ -20,6 +20,8 @@ from tests.torture import check, report
 from tests.torture.beliefs import FAULTS
 from tests.torture.faults import DURABLE, EVERYWHERE, clash
 from tests.torture.rig import MEMBERS, WRITERS, Diary, Rig, base_backup
+from tests.torture.faults import DURABLE, EVERYWHERE, SEVERAL, clash
+from tests.torture.rig import Diary, Far, Rig, base_backup
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record
 
@@ -77,6 +79,7 @@ def torture(options: Options) -> bool:
                 archiver=options.archiver,
                 members=options.members,
                 writers=options.writers,
+                far=places.new() if options.archiver == "several" else None,
             ) as rig,
         ):
             try:
@@ -127,7 +130,7 @@ def rounds(rig: Rig, options: Options, tally: Tally) -> None:
         tally.timelines = record.timeline
         if objections := check.verify(rig):
             rig.diary.tell("violation", objections)
-        gaps = check.open_gaps(rig, known)
+        gaps = [gap for store in rig.stores for gap in check.open_gaps(store, known)]
         for gap in gaps:
             holders = check.who_has(gap, record.size, rig.cluster.nodes, rig.held)
             text = f"gap {gap.timeline}:{gap.start}-{gap.end}; {', '.join(holders) or 'nobody'} has it in pg_wal"
@@ -167,7 +170,7 @@ def _round(rig: Rig, dice: random.Random, seconds: float, only: tuple[str, ...],
             if due[0] <= time.monotonic():
                 _end(rig, due[1], due[2])
                 running.remove(due)
-        name = dice.choice(only or (DURABLE if rig.durable else tuple(FAULTS)))
+        name = dice.choice(only or _faults(rig))
         node = dice.choice(rig.cluster.nodes)
         if dice.random() < 0.5:
             node = rig.leader() or node
@@ -190,6 +193,12 @@ def _round(rig: Rig, dice: random.Random, seconds: float, only: tuple[str, ...],
         _end(rig, name, stack)
 
 
+def _faults(rig: Rig) -> tuple[str, ...]:
+    if rig.durable:
+        return DURABLE
+    return SEVERAL if rig.far is not None else tuple(name for name in FAULTS if not name.startswith("far_"))
+
+
 def _end(rig: Rig, name: str, stack: ExitStack) -> None:
     try:
         stack.close()
@@ -198,6 +207,12 @@ def _end(rig: Rig, name: str, stack: ExitStack) -> None:
 
 
 def _check(rig: Rig, backup: Path, tally: Tally, known: list[Gap]) -> bool:
+    """Each store by itself. Whether all were restored from."""
+    sound = [_check_store(store, backup, tally, known) for store in rig.stores]
+    return all(sound)
+
+
+def _check_store(rig: Rig | Far, backup: Path, tally: Tally, known: list[Gap]) -> bool:
     """What the frontier says now must be there now, and a restore must not come over a gap. Whether it was restored.
 
     Who may have that WAL is asked when the cluster is whole again.
@@ -221,7 +236,7 @@ def _check(rig: Rig, backup: Path, tally: Tally, known: list[Gap]) -> bool:
     return verdict.sound
 
 
-def _cross(rig: Rig, backup: Path, record: Record, asked: Segment, tally: Tally) -> None:
+def _cross(rig: Rig | Far, backup: Path, record: Record, asked: Segment, tally: Tally) -> None:
     """To the end, and to a point behind the hole: both stop before it. Then to where the line says that one can end."""
     for target in (None, record.position):
         crossing = check.cross(rig, backup, record, asked, target)
