@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.agent.test_beliefs import ALL, FORK, ONE, SIZE, SYSTEM, TWO, Life, World
+from tests.agent.test_observer import observer_of
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.agent import Agent
 from walkeeper.agent.archiver.beliefs import check_other_record
 from walkeeper.agent.archiver.elsewhere import OtherStore, OtherStores
 from walkeeper.agent.archiver.holding import BEGIN_SECONDS, Holding
 from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.agent.shared import Shared
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import Reader
 from walkeeper.archive.write import Archive
+from walkeeper.config.model import NamedStore
+from walkeeper.core.backup_job import Job, claimed
 from walkeeper.core.history import History
 from walkeeper.core.hold_slot import followed
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Record
 from walkeeper.core.suspicion import Suspicions
 from walkeeper.core.takeover import LocalServer
+from walkeeper.dcs.base import BACKUP_JOB
 from walkeeper.dcs.furthest import Furthest
 from walkeeper.errors import BeyondServer, CasConflict, DcsUnavailable, NothingToCompare, OtherBytes, WrongTimeline
 from walkeeper.lib import events
 from walkeeper.lib.clock import SystemClock
+from walkeeper.lib.schedule import Schedule
+from walkeeper.store.directory.keys import DirectorySettings
 
 
 class Clock(SystemClock):
@@ -275,3 +284,39 @@ def test_what_a_store_has_to_do_with_is_in_each_line_of_its_threads() -> None:
     finally:
         events.always_say()
     assert events.line("takeover", {"owner": "a"}) == "takeover owner=a"
+
+
+# ---------------------------------------------------------------------------------------------------------- base backups
+
+
+def test_each_store_has_scheduled_backups_of_its_own_one_after_the_other(short_path: Path) -> None:
+    clock, dcs = SystemClock(), MemoryDcs()
+    config = replace(
+        observer_of(short_path)._config,
+        backup_schedule=Schedule("02:00"),
+        backup_verify_schedule=Schedule("04:00"),
+        others=(NamedStore("far", DirectorySettings(short_path / "far")),),
+    )
+    shared = Shared(config, clock)
+    main, far = (
+        Agent(
+            each,
+            MemoryStore(),
+            MemoryRecord(dcs),
+            clock,
+            {BACKUP_JOB: MemoryRecord(dcs, each.key(BACKUP_JOB))},
+            None,
+            shared,
+        )
+        for each in (config, config.of_store("far"))
+    )
+    assert far.config.backup_verify_schedule is None, "the first is proved"
+    job = Job(system_identifier=str(SYSTEM), due="2026-11-29T02:00:00Z", backup="B", at="2026-11-29T02:00:00Z")
+    assert main.jobs[BACKUP_JOB].kind.command(job) == ("backup", "--job", "B")
+    assert far.jobs[BACKUP_JOB].kind.command(job) == ("backup", "--job", "B", "--store", "far")
+    assert not far._cluster(BACKUP_JOB).waits
+    main.jobs[BACKUP_JOB].seen = claimed(job, "a", "2026-11-29T02:00:00Z")
+    assert far._cluster(BACKUP_JOB).waits
+    assert not main._cluster(BACKUP_JOB).waits
+    main.jobs[BACKUP_JOB].silent = True  # its member is gone
+    assert not far._cluster(BACKUP_JOB).waits

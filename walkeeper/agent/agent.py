@@ -133,6 +133,8 @@ class Agent:
             for key, of in ((BACKUP_JOB, backups), (PROOF_JOB, proofs))
             if key in jobs
         }
+        if BACKUP_JOB in self.jobs:
+            self.shared.backup_jobs[config.store_name] = self.jobs[BACKUP_JOB]
         self._job_threads: list[threading.Thread] = []
         self._committer_server = Server(config.postgresql, config.agent.dcs_timeout, AGENT_APPLICATION)
         self._leftovers = Leftovers(self.spool, config.spool_reserve)
@@ -393,7 +395,8 @@ class Agent:
         newest, done = backup_job.newest(summary, "backup"), backup_job.newest(summary, self.jobs[key].kind.word)
         known = Cluster(owned, None, newest="" if newest is None else newest[0], done=done)
         backup = self.jobs[BACKUP_JOB].seen if BACKUP_JOB in self.jobs else None
-        if key == PROOF_JOB and backup is not None and backup.state == "running":  # one after the other
+        runs = key == PROOF_JOB and backup is not None and backup.state == "running"
+        if runs or (key == BACKUP_JOB and self.shared.backup_runs_before(self.config)):  # one after the other
             known = replace(known, waits=True)
         if look.server is None or topology is None:
             return known

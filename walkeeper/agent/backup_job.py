@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from walkeeper.agent.child import Child
 from walkeeper.agent.problems import Problems
 from walkeeper.config import Config
+from walkeeper.config.model import MAIN
 from walkeeper.core import backup_job
 from walkeeper.core.about import About
 from walkeeper.core.backup import BackupId
@@ -65,9 +66,14 @@ def backups(config: Config) -> Kind:
         fails=BackupFails,
         schedule=config.backup_schedule or Schedule("off"),
         source=config.backup_source,
-        command=lambda job: ("backup", "--job", job.backup),
+        command=lambda job: ("backup", "--job", job.backup, *in_store(config)),
         by_hand="walkeeper backup takes one now.",
     )
+
+
+def in_store(config: Config) -> tuple[str, ...]:
+    """The option that names its store to a command of walkeeper's."""
+    return () if config.store_name == MAIN else ("--store", config.store_name)
 
 
 def proofs(config: Config) -> Kind:
@@ -279,7 +285,7 @@ class BackupJob:
             return
         if self._expires is None:
             try:
-                self._expires = job.backup, self._run(config, "expire", "--apply")
+                self._expires = job.backup, self._run(config, "expire", "--apply", *in_store(self._config))
             except OSError as problem:
                 self._expire_failed = f"it could not be started: {problem.strerror}"
             return

@@ -177,8 +177,8 @@ class Config:
         return (self.store_name, *(other.name for other in self.others))
 
     def of_store(self, name: str) -> Config:
-        """The configuration of the archive in that store: with a record and a spool of its own, and without what the cluster
-        does once. Raises ConfigError where there is none of that name.
+        """The configuration of the archive in that store: with a record, a spool and backups of its own; what PostgreSQL waits
+        for, and what is proved, is the first's. Raises ConfigError where there is none of that name.
         """
         if name == self.store_name:
             return self
@@ -199,7 +199,6 @@ class Config:
             receiver="builtin",
             durability="local",
             degrade_after=None,
-            backup_schedule=None,
             backup_verify_schedule=None,
         )
 
