@@ -42,6 +42,7 @@ from walkeeper.core.desired import Desired, ServerView, View, desired, why_stop,
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RecordStore, Topology, Versioned
 from walkeeper.errors import (
+    DcsUnavailable,
     NoLeadership,
     NotLeader,
     PostgresError,
@@ -329,7 +330,9 @@ class Agent:
             self._takeover_at = now + self._takeover_backoff.failed()
             if isinstance(problem, Refused):
                 self.refusals.refused(problem, takeover.about, takeover.accepted)
-            self.problems.report(About.TAKEOVER_FAILED, problem, grace=isinstance(problem, StandbyLags))
+            self.problems.report(
+                About.TAKEOVER_FAILED, problem, grace=isinstance(problem, StandbyLags | DcsUnavailable)
+            )
             return
         self._takeover_backoff.succeeded()
         self.refusals.over()
