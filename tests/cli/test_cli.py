@@ -126,6 +126,45 @@ def test_verify_list_and_fetch_get_what_was_asked_for(config: Path, monkeypatch:
     assert len(seen) == 5
 
 
+def test_one_of_several_stores_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "patroni.yml"
+    config.write_text("scope: demo\nwalkeeper: {stores: [{directory: /mnt/a}, {name: far, directory: /mnt/b}]}\n")
+    seen: list[tuple[str, ...]] = []
+
+    def main(config: Config, *_: Any, **__: Any) -> int:
+        seen.append(config.stores)
+        return 0
+
+    verbs: list[tuple[Any, ...]] = []
+
+    def ask(_: str, *asked: Any, **facts: Any) -> dict[str, object]:
+        verbs.append((*asked, facts))
+        return {}
+
+    named = ["-c", str(config)]
+    commands = {
+        "verify.command": ["verify"], "verify.list_command": ["list"], "verify.fetch_command": ["fetch", "x", "y"],
+        "proof.command": ["verify", "--restore"], "gap.command": ["gap", "list"], "backup.command": ["backup"],
+        "backup.list_command": ["backups"], "restore.directory.command": ["restore"], "expire.command": ["expire"],
+        "restore.directory.check": ["doctor", "--restore"],
+    }  # fmt: skip
+    for module, words in commands.items():
+        monkeypatch.setattr(f"walkeeper.{module}.main", main)
+        assert cli.main([*words, *named]) == 0
+        assert cli.main([*words, *named, "--store", "far"]) == 0
+        assert seen == [("main", "far"), ("far",)], words
+        seen.clear()
+    assert cli.main(["verify", *named, "--store", "near"]) == 2
+    assert "HINT: There are main, far." in capsys.readouterr().err
+    assert cli.main(["doctor", *named, "--store", "far"]) == 2
+    monkeypatch.setattr("walkeeper.control.client.ask", ask)
+    assert cli.main(["takeover", *named]) == 0
+    assert cli.main(["takeover", *named, "--accept", "--store", "far"]) == 0
+    assert verbs == [("takeover", 10.0, {"accept": False}), ("takeover-far", 10.0, {"accept": True})]
+
+
 def test_gap_gets_what_was_asked_for(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[bool, str | None, bool]] = []
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.core.values import plain_segment
+from tests.fixtures.archives import Built
+from tests.fixtures.two_stores import FAR, TwoStores, is_away, two
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
@@ -20,6 +22,8 @@ from walkeeper.core.record import Gap, Record
 from walkeeper.errors import Refused
 from walkeeper.gap import command
 from walkeeper.store.directory import DirectoryStore
+
+__all__ = ["two"]
 
 SIZE = SegmentSize(MIB)
 SUSPECTED = Gap(1, "0/800000", "0/A00000")
@@ -124,3 +128,28 @@ def test_without_a_record_it_cannot_tell(site: Site, capsys: pytest.CaptureFixtu
     told = capsys.readouterr()
     assert "record in the DCS: there is none" in told.err
     assert "HINT: " in told.err
+
+
+def test_of_several_stores_all_are_listed_and_the_first_is_accepted_in(
+    two: TwoStores, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "connect", lambda *arguments: MemoryRecord(two.dcs, arguments[-1]))
+    lost = Built.segment(1, 7)
+    for built in (two.main, two.far):
+        built.archive.record_gap(lost, lost.end)
+    assert command.main(two.config, accept=True) == 0
+    capsys.readouterr()
+    assert command.main(two.config, accept=False) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "Store main: accepted   timeline 1: 0/700000 to 0/800000",
+        "Store far: recorded   timeline 1: 0/700000 to 0/800000",
+    ]
+    assert command.main(two.config, accept=False, as_json=True) == 1
+    assert [(row["store"], row["state"]) for row in json.loads(capsys.readouterr().out)] == [
+        ("main", "accepted"),
+        (FAR, "recorded"),
+    ]
+    assert command.main(two.config.of_only(FAR), accept=True) == 0
+    is_away(two.main)
+    assert command.main(two.config, accept=False) == 2, "what cannot be asked is said, and the other one all the same"
+    assert "walkeeper: store main: " in capsys.readouterr().err

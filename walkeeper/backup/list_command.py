@@ -18,7 +18,7 @@ from walkeeper.core.backup import BackupId
 from walkeeper.lib import clock
 from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import WIDTH, Progress, printable
-from walkeeper.verify.answer import FORMAT, SOUND, say
+from walkeeper.verify.answer import FORMAT, SOUND, say_of_each
 from walkeeper.verify.backups import last_commits
 from walkeeper.verify.evidence import ask_the_dcs, locate
 from walkeeper.verify.windows import described_commit, proved_lines
@@ -29,7 +29,7 @@ OLD: Final = timedelta(days=1)
 
 def main(config: Config, *, system_identifier: int | None, json: bool) -> int:
     """Print it; returns the exit code."""
-    return say(lambda: (_work(config, system_identifier, json=json), SOUND), json=json)
+    return say_of_each(config, lambda each: (_work(each, system_identifier, json=json), SOUND), json=json)
 
 
 def _work(config: Config, system_identifier: int | None, *, json: bool) -> str:

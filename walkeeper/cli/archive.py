@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from walkeeper.cli.values import positive
+from walkeeper.cli.values import add_store, positive
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         each.add_argument(
             "--system-identifier", metavar="N", type=positive, help="another cluster's archive under this scope"
         )
+    add_store(verify, "all; --restore: the first")
+    add_store(listed, "all")
+    add_store(fetch, "the first")
     verify.add_argument(
         "--from",
         dest="begin",

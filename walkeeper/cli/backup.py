@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from walkeeper.cli.values import positive
+from walkeeper.cli.values import add_store, positive
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -51,11 +51,13 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
     backup.add_argument(
         "--checkpoint", choices=("fast", "spread"), default="fast", help="how the server makes it first (default: fast)"
     )
+    add_store(backup, "the first")
     backups = command("backups", "Which base backups there are, and what each restores.", list_them)
     backups.add_argument("--json", action="store_true", help="for programs")
     backups.add_argument(
         "--system-identifier", metavar="N", type=positive, help="another cluster's archive under this scope"
     )
+    add_store(backups, "all")
 
 
 def _rate(text: str) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from walkeeper.cli.values import add_store
+
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
     import argparse
@@ -54,9 +56,11 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
     word.add_argument("--release", metavar="ID", help="it stays no longer than others")
     word.add_argument("--revoke", action="store_true", help="the newest floor, while its grace lasts")
     expire.add_argument("--until", metavar="DATE", type=_until, help="a day in UTC, like 2027-11-28, or forever")
+    add_store(expire, "the first")
     pins = command("pins", "Who restores or takes a backup at this moment, so that expire waits.", run_pins)
     pins.add_argument("--release", metavar="ID", help="let it go: its restore is over, or given up")
     pins.add_argument("--json", action="store_true", help="for programs")
+    add_store(pins, "the first")
 
 
 def _number(text: str) -> int:

@@ -85,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     from walkeeper.cli import backup as backup_arguments  # noqa: PLC0415
     from walkeeper.cli import expire as expire_arguments  # noqa: PLC0415
     from walkeeper.cli import restore as restore_arguments  # noqa: PLC0415
+    from walkeeper.cli.values import add_store  # noqa: PLC0415
 
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
@@ -143,12 +144,14 @@ def parser() -> argparse.ArgumentParser:
         const="",
         help="only: can this host restore the cluster, into that directory (default: postgresql.data_dir)",
     )
+    add_store(doctor, "all; only with --restore, the first that can")
     takeover = command("takeover", "The takeover that this node's agent refuses. Exit 0: none; 1: one.", _takeover)
     takeover.add_argument(
         "--accept",
         action="store_true",
         help="let the agent's next takeover pass that refusal, where bytes do not differ",
     )
+    add_store(takeover, "the first")
     promote = command(
         "pre-promote",
         "Patroni's pre_promote, with durability: store. Exit 0: what was acknowledged is here; else it is not promoted.",
@@ -174,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
     gap.add_argument("what", choices=("list", "accept"), help="accept: no member is waited for any longer")
     gap.add_argument("start", metavar="FROM", nargs="?", help="where it begins: a position, or a segment's name")
     gap.add_argument("--json", action="store_true", help="for programs")
+    add_store(gap, "list: all; accept: the first")
     return top
 
 
@@ -198,7 +202,9 @@ def config_path(options: argparse.Namespace) -> Path:
 def _config(options: argparse.Namespace) -> Config:
     from walkeeper.config import load  # noqa: PLC0415
 
-    return load(config_path(options), os.environ)
+    config = load(config_path(options), os.environ)
+    store: str | None = getattr(options, "store", None)
+    return config if store is None else config.of_only(store)
 
 
 def _agent(options: argparse.Namespace) -> int:
@@ -230,7 +236,8 @@ def _status(options: argparse.Namespace) -> int:
 def _takeover(options: argparse.Namespace) -> int:
     from walkeeper.control import takeover  # noqa: PLC0415
 
-    return takeover.main(config_path(options), accept=options.accept)
+    store = None if options.store is None else _config(options).store_name
+    return takeover.main(config_path(options), accept=options.accept, store=store)
 
 
 def _pre_promote(options: argparse.Namespace) -> int:
@@ -266,7 +273,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
         return check.main(config, Path(options.restore) if options.restore else None, json=options.json)
     from walkeeper.doctor import run  # noqa: PLC0415
+    from walkeeper.errors import ConfigError  # noqa: PLC0415
 
+    if options.store is not None:
+        raise ConfigError("doctor --store: it belongs to --restore", hint="Without both, doctor looks at all stores.")
     return run.main(config, json=options.json, fix=options.fix, yes=options.yes, verbose=options.verbose)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from walkeeper.cli.values import positive
+from walkeeper.cli.values import add_store, positive
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
     restore.add_argument(
         "--system-identifier", metavar="N", type=positive, help="another cluster's archive under this scope"
     )
+    add_store(restore, "the first that can restore the target")
     restore.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
     restore.add_argument("--json", action="store_true", help="for programs")
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False  # as in main
+if TYPE_CHECKING:
+    import argparse
+
 
 def positive(text: str) -> int:
     """A whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(text)
     return int(text)
+
+
+def add_store(command: argparse.ArgumentParser, default: str) -> None:
+    """``--store``, which ``main`` looks at where it loads the configuration."""
+    command.add_argument("--store", metavar="NAME", help=f"of several stores, that one (default: {default})")

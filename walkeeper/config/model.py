@@ -202,6 +202,15 @@ class Config:
             backup_verify_schedule=None,
         )
 
+    @property
+    def of_each_store(self) -> tuple[Config, ...]:
+        """``of_store`` of all, this one first."""
+        return tuple(map(self.of_store, self.stores))
+
+    def of_only(self, name: str) -> Config:
+        """``of_store``, as if there were no other."""
+        return replace(self.of_store(name), others=())
+
     def key(self, name: str) -> str:
         """That key of walkeeper's in the DCS, for this store."""
         return name if self.store_name == MAIN else f"{name}-{self.store_name}"

@@ -16,7 +16,7 @@ from walkeeper import __version__
 from walkeeper.archive.codec import open_codec
 from walkeeper.config import Config
 from walkeeper.core.record import Record
-from walkeeper.dcs.base import RecordStore, Topology, Versioned
+from walkeeper.dcs.base import RECORD, RecordStore, Topology, Versioned
 from walkeeper.dcs.claim import decoded
 from walkeeper.dcs.patroni import connect
 from walkeeper.doctor import here
@@ -101,7 +101,9 @@ _Dcs = tuple[WalkeeperError | None, Topology | Unknown, Versioned | Unknown | No
 def _look_at_dcs(config: Config) -> _Dcs:
     """What went wrong, the topology, the record as it is written, and what came of the compare-and-set."""
     try:
-        records = connect(config.patroni_config, config.node.name, min(DCS_SECONDS, config.agent.dcs_timeout))
+        records = connect(
+            config.patroni_config, config.node.name, min(DCS_SECONDS, config.agent.dcs_timeout), config.key(RECORD)
+        )
     except WalkeeperError as problem:
         return _no_dcs(problem)
     try:
@@ -121,7 +123,9 @@ def _read_again(config: Config) -> Record | None:
 
 def _read(config: Config) -> Versioned | Unknown | None:
     try:
-        records = connect(config.patroni_config, config.node.name, min(DCS_SECONDS, config.agent.dcs_timeout))
+        records = connect(
+            config.patroni_config, config.node.name, min(DCS_SECONDS, config.agent.dcs_timeout), config.key(RECORD)
+        )
         try:
             return records.read()
         finally:

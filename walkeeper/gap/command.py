@@ -7,7 +7,7 @@ fence it.
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -18,10 +18,11 @@ from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
 from walkeeper.core.suspicion import covers
-from walkeeper.dcs.base import RecordStore
+from walkeeper.dcs.base import RECORD, RecordStore
 from walkeeper.dcs.claim import Known, decoded
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import BadName, CannotTell, NoSuchGap, WalkeeperError
+from walkeeper.lib.terminal import complain
 
 NONE: Final = 0
 OPEN: Final = 1
@@ -42,25 +43,42 @@ class Lost:
 
 
 def main(config: Config, *, accept: bool, start: str | None = None, as_json: bool = False) -> int:
-    """Exit 0: nothing is lost but what was accepted; 1: something is; 2: cannot tell."""
+    """Exit 0: nothing is lost but what was accepted; 1: something is; 2: cannot tell. Of several stores all are listed, and
+    what is accepted is of the first.
+    """
+    if accept:
+        return _asked(config, lambda archive, found: _accept(archive, _chosen(found, start, archive.size)))
+    rows: list[dict[str, Any]] = []
+
+    def show(of: Config, found: list[Lost]) -> int:
+        if as_json:
+            rows.extend(({"store": of.store_name} if config.others else {}) | asdict(lost) for lost in found)
+        else:
+            print(f"{f'Store {of.store_name}: ' if config.others else ''}{_text(found)}")  # noqa: T201
+        return OPEN if any(lost.state != "accepted" for lost in found) else NONE
+
+    codes = [_asked(each, lambda _, found, each=each: show(each, found)) for each in config.of_each_store]  # type: ignore[misc]
+    if as_json and min(codes) < UNKNOWN:
+        print(json.dumps(rows))  # noqa: T201
+    return OPEN if OPEN in codes else max(codes)
+
+
+def _asked(config: Config, work: Callable[[Archive, list[Lost]], int]) -> int:
+    """``work`` on what is lost; UNKNOWN where that cannot be learnt."""
     try:
         archive, suspected = _open(config)
         found = _lost(archive, suspected)
     except WalkeeperError as problem:
-        print(f"walkeeper: {problem}", file=sys.stderr)  # noqa: T201
-        if problem.hint:
-            print(f"HINT: {problem.hint}", file=sys.stderr)  # noqa: T201
+        complain(f"store {config.store_name}: {problem}" if config.others else str(problem), problem.hint)
         return UNKNOWN
-    if accept:
-        _accept(archive, _chosen(found, start, archive.size))
-        return NONE
-    print(json.dumps([asdict(lost) for lost in found]) if as_json else _text(found))  # noqa: T201
-    return OPEN if any(lost.state != "accepted" for lost in found) else NONE
+    return work(archive, found)
 
 
 def _open(config: Config) -> tuple[Archive, tuple[Gap, ...]]:
     """The archive, and what its owner suspects to be lost."""
-    records: RecordStore = connect(config.patroni_config, config.node.name, timeout=config.agent.dcs_timeout)
+    records: RecordStore = connect(
+        config.patroni_config, config.node.name, config.agent.dcs_timeout, config.key(RECORD)
+    )
     try:
         claim = decoded(records.read())
     finally:
@@ -114,13 +132,14 @@ def _position(start: str, size: SegmentSize) -> tuple[Lsn, int | None]:
         return segment.start, segment.timeline
 
 
-def _accept(archive: Archive, lost: Lost) -> None:
+def _accept(archive: Archive, lost: Lost) -> int:
     first = Segment.at(lost.timeline, Lsn.parse(lost.start), archive.size)
     archive.accept_gap(first, Lsn.parse(lost.end))
     what = (
         "the owner records it as a gap within seconds" if lost.state == "suspected" else "status and doctor are content"
     )
     print(f"accepted: {lost}; {what}.\nTake a base backup, if none was taken since.")  # noqa: T201
+    return NONE
 
 
 def _text(found: list[Lost]) -> str:

@@ -6,6 +6,7 @@ from typing import Final
 
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
+from walkeeper.dcs.base import RECORD
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import NotLeader, WalkeeperError
 from walkeeper.lib import events
@@ -63,7 +64,7 @@ def run(config: Config, word: Word, stalled: float) -> int:
 
 
 def _before(config: Config, stalled: float) -> str:
-    records = connect(config.patroni_config, config.name, timeout=config.agent.dcs_timeout)
+    records = connect(config.patroni_config, config.name, config.agent.dcs_timeout, config.key(RECORD))
     server = Server(config.postgresql, config.agent.dcs_timeout)
 
     def stored(state: ServerState) -> Stored:

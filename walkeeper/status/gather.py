@@ -20,7 +20,7 @@ from walkeeper.core.record import Record
 from walkeeper.core.room import Disk
 from walkeeper.core.suspicion import covers
 from walkeeper.core.synchronous import always_asks, standby_name
-from walkeeper.dcs.base import Member, RecordStore, Topology
+from walkeeper.dcs.base import RECORD, Member, RecordStore, Topology
 from walkeeper.dcs.claim import Known, decoded
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
@@ -93,7 +93,10 @@ def gather(config: Config) -> dict[str, Any]:
 def _from_the_dcs(config: Config, unknown: list[Remark], found: list[Remark]) -> tuple[Record | None, Topology | None]:
     try:
         records = connect(
-            config.patroni_config, config.node.name, timeout=min(ANSWER_SECONDS, config.agent.dcs_timeout)
+            config.patroni_config,
+            config.node.name,
+            min(ANSWER_SECONDS, config.agent.dcs_timeout),
+            config.key(RECORD),
         )
     except WalkeeperError as problem:
         unknown.append(remark(f"record and members: {problem}", problem.hint))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from walkeeper.errors import WalkeeperError
 from walkeeper.lib.section import Section
 from walkeeper.store.base import Store, StoreSettings
 from walkeeper.store.clouds.keys import AzureSettings, GcsSettings
@@ -35,3 +36,11 @@ class StoreKeys(Section, frozen=True):
 def open_store(settings: StoreSettings) -> Store:
     """Raises ConfigError or StoreUnfit; does not talk to the store yet. Only now what the store needs is imported."""
     return settings.open()
+
+
+def url_of(settings: StoreSettings) -> str | None:
+    """For people; None where it cannot be opened, which whoever asks it for something says."""
+    try:
+        return open_store(settings).url
+    except WalkeeperError:
+        return None

@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
+from walkeeper.config import Config
 from walkeeper.errors import WalkeeperError
-from walkeeper.lib.terminal import complain
+from walkeeper.lib.terminal import complain, printable
+from walkeeper.store.open import url_of
 
 SOUND: Final = 0
 DAMAGED: Final = 1
@@ -18,27 +20,56 @@ VERDICT: Final = ("sound", "damaged", "cannot tell")
 """By exit code, in documents."""
 FORMAT: Final = 1
 """Of the documents that --json prints."""
+NEXT: Final = "\n\n"
+"""Between two stores."""
 
 
 def say(work: Callable[[], tuple[str, int]], *, json: bool = False) -> int:
     """Print what ``work`` returns; its code, or 2 for whatever it raises: a traceback would exit with 1."""
-    try:
-        found, code = work()
-    except WalkeeperError as problem:
-        return _cannot_tell(str(problem), problem.hint, json=json)
-    except Exception as problem:  # noqa: BLE001 - see above
-        hint = "This is a mistake in walkeeper or in a library it uses. Please report it."
-        return _cannot_tell(f"{type(problem).__name__}: {problem}", hint, json=json)
-    _write(found)
+    found, code = _done(work, json=json)
+    if found:
+        _write(found)
     return code
 
 
-def _cannot_tell(problem: str, hint: str, *, json: bool) -> int:
+def say_of_each(config: Config, work: Callable[[Config], tuple[str, int]], *, json: bool = False) -> int:
+    """``say`` of every store; where there are several each under a heading, or one document of all. The worst code: damage that
+    was found counts, whatever else cannot be told.
+    """
+    if not config.others:
+        return say(lambda: work(config), json=json)
+    codes: list[int] = []
+    documents: list[dict[str, Any]] = []
+    for each in config.of_each_store:
+        name, url = each.store_name, url_of(each.store)
+        if not json:
+            _write(f"{'' if not codes else NEXT}Store {name}: {printable(url or 'it cannot be opened')}\n")
+        found, code = _done(lambda each=each: work(each), about=f"store {name}: ", json=json)  # type: ignore[misc]
+        codes.append(code)
+        if json:
+            documents.append({"name": name, "store": url, **json_module.loads(found)})
+        elif found:
+            _write(found)
+    worst = DAMAGED if DAMAGED in codes else max(codes)
     if json:
-        document: dict[str, Any] = {"format": FORMAT, "verdict": VERDICT[CANNOT_TELL], "exit_code": CANNOT_TELL}
-        _write(json_module.dumps({**document, "problem": problem, "hint": hint or None}, indent=2))
-    complain(problem, hint)
-    return CANNOT_TELL
+        _write(_document(worst, stores=documents))
+    return worst
+
+
+def _done(work: Callable[[], tuple[str, int]], *, about: str = "", json: bool) -> tuple[str, int]:
+    try:
+        return work()
+    except WalkeeperError as problem:
+        text, hint = f"{about}{problem}", problem.hint
+    except Exception as problem:  # noqa: BLE001 - a traceback would exit with 1
+        text = f"{about}{type(problem).__name__}: {problem}"
+        hint = "This is a mistake in walkeeper or in a library it uses. Please report it."
+    complain(text, hint)
+    return _document(CANNOT_TELL, problem=text, hint=hint or None) if json else "", CANNOT_TELL
+
+
+def _document(code: int, **more: Any) -> str:
+    return json_module.dumps({"format": FORMAT, "verdict": VERDICT[code], "exit_code": code, **more}, indent=2)
 
 
 def _write(found: str) -> None:

@@ -16,7 +16,7 @@ from walkeeper.core.names import Segment
 from walkeeper.lib.terminal import Progress
 from walkeeper.verify import backups, rebuild, tail, text, windows
 from walkeeper.verify import deep as deep_look
-from walkeeper.verify.answer import say
+from walkeeper.verify.answer import say_of_each
 from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
 from walkeeper.verify.judge import judge
 from walkeeper.verify.target import Target, choose
@@ -38,8 +38,8 @@ class Request:
 
 
 def main(config: Config, request: Request) -> int:
-    """Print what was found; returns the exit code, and 2 for whatever goes wrong."""
-    return say(lambda: _work(config, request), json=request.json)
+    """Print what was found; returns the exit code, and 2 for whatever goes wrong. Of every store, where there are several."""
+    return say_of_each(config, lambda each: _work(each, request), json=request.json and not request.rebuild)
 
 
 def _work(config: Config, request: Request) -> tuple[str, int]:

@@ -18,7 +18,7 @@ from walkeeper.core.coverage import Archived
 from walkeeper.core.history import History
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.dcs.base import RecordStore
+from walkeeper.dcs.base import RECORD, RecordStore
 from walkeeper.dcs.claim import Claim, read_claim, unknown
 from walkeeper.errors import BadRecord, CannotTell, DcsError, Refused, WalkeeperError
 from walkeeper.lib.parallel import in_parallel
@@ -107,7 +107,9 @@ def open_records(config: Config) -> RecordStore:
     """Raises ConfigError where no DCS is configured."""
     from walkeeper.dcs.patroni import connect  # noqa: PLC0415 - Patroni takes 400 ms
 
-    return connect(config.patroni_config, config.node.name, timeout=min(DCS_SECONDS, config.agent.dcs_timeout))
+    return connect(
+        config.patroni_config, config.node.name, min(DCS_SECONDS, config.agent.dcs_timeout), config.key(RECORD)
+    )
 
 
 def gather(

@@ -18,7 +18,7 @@ from walkeeper.core.names import Segment
 from walkeeper.errors import CannotTell
 from walkeeper.lib.terminal import Progress, printable
 from walkeeper.verify import windows
-from walkeeper.verify.answer import FORMAT, SOUND, say
+from walkeeper.verify.answer import FORMAT, SOUND, say_of_each
 from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
 from walkeeper.verify.tail import look
 from walkeeper.verify.target import choose
@@ -29,7 +29,7 @@ _SHOWN: Final = 20
 
 def main(config: Config, *, timeline: int | None, system_identifier: int | None, json: bool) -> int:
     """Print it; returns the exit code."""
-    return say(lambda: (_work(config, timeline, system_identifier, json=json), SOUND), json=json)
+    return say_of_each(config, lambda each: (_work(each, timeline, system_identifier, json=json), SOUND), json=json)
 
 
 def _work(config: Config, timeline: int | None, system_identifier: int | None, *, json: bool) -> str:
