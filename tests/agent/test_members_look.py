@@ -73,10 +73,10 @@ def test_each_is_asked_and_who_does_not_answer_is_left_out(tmp_path: Any, monkey
         member("e", 2, nofailover=True),
         member("f", 4),
     )
-    assert look.look(members, RECORD) == {}
+    assert look.look(members, RECORD, RECORD.position) == {}
     Server.answer.set()
-    wait_for(lambda: bool(look.look(members, RECORD)))
-    assert look.look(members, RECORD) == {
+    wait_for(lambda: bool(look.look(members, RECORD, RECORD.position)))
+    assert look.look(members, RECORD, RECORD.position) == {
         "a": Seen(True, DISK),
         "b": Seen(False, None),
         "e": Seen(None, None),
@@ -84,8 +84,10 @@ def test_each_is_asked_and_who_does_not_answer_is_left_out(tmp_path: Any, monkey
     }
     assert sorted(Server.asked) == [1, 2, 2, 3, 4]  # once
     clock.now += REFRESH_SECONDS
-    look.look(members, None)
-    wait_for(lambda: look.look(members, None).get("a") == Seen(None, DISK))  # what is gap-safe depends on the record
+    look.look(members, None, None)
+    wait_for(
+        lambda: look.look(members, None, None).get("a") == Seen(None, DISK)
+    )  # what is gap-safe depends on the record
     clock.now += FORGOTTEN_SECONDS
     monkeypatch.setattr(Server, "state", lambda self: (_ for _ in ()).throw(PostgresError("away")))
-    assert look.look(members, RECORD) == {}
+    assert look.look(members, RECORD, RECORD.position) == {}

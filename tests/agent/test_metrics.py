@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import urllib.error
@@ -33,14 +34,18 @@ from walkeeper.agent.observation import Observation
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.open import Archives
 from walkeeper.archive.restorable import claimed, summary
+from walkeeper.config.model import NamedStore
+from walkeeper.core.about import About
 from walkeeper.core.backup import BackupId
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.proof import Proof
 from walkeeper.core.record import Record
+from walkeeper.errors import DcsUnavailable
 from walkeeper.lib.clock import SystemClock
 from walkeeper.lib.schedule import Schedule
 from walkeeper.postgres.server import CommitsState, ServerState
+from walkeeper.store.directory.keys import DirectorySettings
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "metrics.md"
 KNOWN: Final[dict[str, Any]] = {
@@ -74,6 +79,7 @@ KNOWN: Final[dict[str, Any]] = {
     "troubles": [],
     "members_behind": {"node2": 4096, "node3": None},
     "refused_total": {},
+    "stores": [],
 }  # fmt: skip
 NOTHING_KNOWN: Final[dict[str, Any]] = {
     **KNOWN,
@@ -171,6 +177,78 @@ def test_what_is_not_known_is_left_out(served: Served) -> None:
         "durability_degraded",
     ):
         assert f"walkeeper_{name}" not in found
+
+
+FAR: Final[dict[str, Any]] = {
+    "name": "far", "url": "s3://far", "archiving": True, "stored_up_to": "0/E0000000", "record_known": True,
+    "record": {**KNOWN["record"], "frontier": "0/D0000000"}, "lag_bytes": 4096, "lag_seconds": 70.0, "suspected": None,
+    "troubles": [{**PROBLEM, "what": "archiver_store", "reason": "store_unavailable"}],
+}  # fmt: skip
+
+
+def test_what_is_known_of_every_store_has_its_name() -> None:
+    def lines(**changes: Any) -> list[str]:
+        text = metrics.Exposition(lambda: {**KNOWN, **changes}).text("")[1].decode()
+        return [line for line in text.splitlines() if line[0] != "#"]
+
+    unknown = {
+        **FAR,
+        "name": "new",
+        "record_known": False,
+        "record": None,
+        "lag_bytes": None,
+        "lag_seconds": None,
+        "troubles": [],
+    }
+    with_stores = lines(stores=[FAR, unknown])
+    assert sorted(set(with_stores) - set(lines())) == [
+        'walkeeper_frontier_lsn_bytes{store="far"} 3.489660928e+09',
+        'walkeeper_frontier_timeline{store="far"} 2.0',
+        'walkeeper_gaps{store="far"} 0.0',
+        'walkeeper_lag_bytes{store="far"} 4096.0',
+        'walkeeper_lag_seconds{store="far"} 70.0',
+        'walkeeper_record_known{store="far"} 1.0',
+        'walkeeper_record_known{store="new"} 0.0',
+        'walkeeper_suspected_bytes{store="far"} 0.0',
+        'walkeeper_suspected_bytes{store="new"} 0.0',
+        'walkeeper_troubles{store="far"} 1.0',
+        'walkeeper_troubles{store="new"} 0.0',
+        'walkeeper_trouble{reason="store_unavailable",store="far",what="archiver_store"} 1.0',
+    ]
+    assert set(lines()) <= set(with_stores), "of the first nothing changes"
+
+
+def test_health_names_the_store_of_a_problem(served: Served) -> None:
+    served.report["stores"] = [FAR]
+    code, text = served.get("/health")
+    assert code == 503
+    assert [(problem["store"], problem["reason"]) for problem in json.loads(text)["troubles"]] == [
+        ("far", "store_unavailable")
+    ]
+
+
+def test_the_report_has_the_agents_of_the_other_stores(tmp_path: Path) -> None:
+    server: Any = SimpleNamespace(bin_dir=tmp_path, data=tmp_path / "data", port=1)
+    clock = SystemClock()
+    stores = (NamedStore("far", DirectorySettings(tmp_path / "far")),)
+    config = replace(config_of(server, "a", tmp_path), others=stores)
+    first, far = (Agent(each, MemoryStore(), MemoryRecord(MemoryDcs()), clock) for each in config.of_each_store)
+    assert report(first)["stores"] == []
+    first.beside = (far,)
+    far.problems.report(About.DCS, DcsUnavailable("etcd3: no answer"))
+    state = ServerState(7, False, 1, Lsn(3 * MIB), SegmentSize(MIB), 15, "replica")
+    record = Record(
+        system_identifier="7", segment_size=MIB, timeline=1, lsn="0/100000", start="x", owner="a", session="s"
+    )
+    far.observer.observation = Observation(time.monotonic(), state, record=record, record_known=True)
+    (said,) = report(first)["stores"]
+    assert (said["name"], said["archiving"], said["record"]["frontier"], said["lag_bytes"], said["stored_up_to"]) == (
+        "far", False, "0/100000", 2 * MIB, None,
+    )  # fmt: skip
+    assert [problem["text"] for problem in said["troubles"]] == ["etcd3: no answer"]
+    assert said.keys() == FAR.keys()
+    far.observer.observation = replace(far.observer.observation, at=time.monotonic() - STALE_SECONDS - 1)
+    assert report(first)["stores"][0]["record"] is None, "too old to be the present"
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,10 @@ def test_one_of_several_stores_is_named(
     monkeypatch.setattr("walkeeper.control.client.ask", ask)
     assert cli.main(["takeover", *named]) == 0
     assert cli.main(["takeover", *named, "--accept", "--store", "far"]) == 0
-    assert verbs == [("takeover", 10.0, {"accept": False}), ("takeover-far", 10.0, {"accept": True})]
+    assert verbs == [
+        ("takeover", 10.0, {"accept": False, "store": None}),
+        ("takeover", 10.0, {"accept": True, "store": "far"}),
+    ]
 
 
 def test_gap_gets_what_was_asked_for(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

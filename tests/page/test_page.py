@@ -441,3 +441,26 @@ def test_base_backups_are_a_card_where_there_are_any() -> None:
     assert '<dd class="bad">next due' not in shown
     none = {**backups, "newest": None, "window": None}
     assert "none complete" in render(replace(facts, report={**facts.report, "backups": none}))
+
+
+def test_the_other_stores_have_a_row_each_and_what_keeps_them_from_their_work() -> None:
+    record = {**pages.report()["record"], "frontier": "0/90000000", "owner": "<b>"}
+    store = {
+        "name": "far", "url": "s3://far/<i>", "archiving": True, "stored_up_to": "0/90000000", "record_known": True,
+        "record": record, "lag_bytes": 2 << 20, "lag_seconds": 90.0, "suspected": None, "troubles": [pages.PROBLEM],
+    }  # fmt: skip
+    new = {**store, "name": "new", "record": None, "lag_bytes": None, "lag_seconds": None, "troubles": []}
+    facts = replace(pages.well(), report=pages.report(stores=[store, new]))
+    reader = Reader(render(facts))
+    for said in (
+        "far",
+        "s3://far/<i>",
+        "0/90000000",
+        "2 MiB, for 90 s",
+        "<b>",
+        "no answer within 30 s",
+        "1 thing to look at",
+    ):
+        assert said in reader.text, said
+    assert len(reader.all("table")) == len(reader.all("caption"))
+    assert "The other stores" not in render(pages.well())

@@ -10,6 +10,7 @@ from typing import Final
 
 from walkeeper.config import Config
 from walkeeper.core.hold_slot import why_not_gap_safe
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record
 from walkeeper.core.room import Disk
 from walkeeper.dcs.base import Member
@@ -43,25 +44,27 @@ class MembersLook:
         self._at: float | None = None
         self._seen: Mapping[str, Seen] = {}
 
-    def look(self, members: tuple[Member, ...], record: Record | None) -> Mapping[str, Seen]:
-        """What was seen last. Never waits; begins another look where one is due."""
+    def look(self, members: tuple[Member, ...], record: Record | None, held: Lsn | None) -> Mapping[str, Seen]:
+        """What was seen last. Never waits; begins another look where one is due. ``held``: the frontier that the slot follows."""
         now = self._clock.monotonic()
         with self._lock:
             running = self._thread is not None and self._thread.is_alive()
             if not running and (self._at is None or now - self._at >= REFRESH_SECONDS):
                 self._thread = threading.Thread(
-                    target=self._look, args=(members, record), name="page-members", daemon=True
+                    target=self._look, args=(members, record, held), name="page-members", daemon=True
                 )
                 self._thread.start()
         return self._seen if self._at is not None and now - self._at < FORGOTTEN_SECONDS else {}
 
-    def _look(self, members: tuple[Member, ...], record: Record | None) -> None:
+    def _look(self, members: tuple[Member, ...], record: Record | None, held: Lsn | None) -> None:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = dict(zip([m.name for m in members], pool.map(lambda m: self._ask(m, record), members), strict=True))
+            found = dict(
+                zip([m.name for m in members], pool.map(lambda m: self._ask(m, record, held), members), strict=True)
+            )
         self._seen = {name: seen for name, seen in found.items() if seen is not None}
         self._at = self._clock.monotonic()
 
-    def _ask(self, member: Member, record: Record | None) -> Seen | None:
+    def _ask(self, member: Member, record: Record | None, held: Lsn | None) -> Seen | None:
         if not member.host or not member.port:
             return None
         own = member.name == self._config.name
@@ -76,5 +79,5 @@ class MembersLook:
             return None
         matters = not (member.nofailover and state.in_recovery)
         ours = record is not None and str(state.system_identifier) == record.system_identifier
-        safe = why_not_gap_safe(slot, record.position, record.size) == "" if record and ours and matters else None
+        safe = why_not_gap_safe(slot, held, record.size) == "" if record and held and ours and matters else None
         return Seen(safe, next(filter(None, map(Disk.from_brief, agents)), None))

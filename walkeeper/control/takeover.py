@@ -12,12 +12,11 @@ SECONDS: Final = 10.0
 
 
 def main(config: Path, *, accept: bool, store: str | None = None) -> int:
-    """0: nothing is refused, or it was accepted; 1: something is refused. ``store``: another one than the first of several.
+    """0: nothing is refused, or it was accepted; 1: something is refused. ``store``: None is the first of several.
 
     Raises AgentError.
     """
-    verb = "takeover" if store is None else f"takeover-{store}"
-    reply = client.ask(paths.socket_path(config, os.environ), verb, SECONDS, accept=accept)
+    reply = client.ask(paths.socket_path(config, os.environ), "takeover", SECONDS, accept=accept, store=store)
     reason, text, hint = (str(reply.get(key) or "") for key in ("reason", "text", "hint"))
     if not reason:
         _say("No takeover is refused on this node.")

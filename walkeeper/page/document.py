@@ -43,6 +43,7 @@ def render(facts: Facts) -> str:
         ("cards", "At a glance", _cards(facts, picture)),
         ("problems", "What keeps it from its work", _problems(facts.report)),
         ("timelines", "The archive", _archive(facts, picture)),
+        *([("stores", "The other stores", _stores(facts.report["stores"]))] if facts.report["stores"] else []),
         ("members", "Members", _members(facts)),
         ("lag", "Lag", _lag(facts)),
         ("throughput", "Throughput", _throughput(facts)),
@@ -74,8 +75,9 @@ def verdict(facts: Facts, picture: Picture | None) -> tuple[str, str]:
         bad.append(f"WAL is lost: {count(picture.gaps, 'gap')}")
     if picture is not None and picture.missing:
         bad.append(f"{count(picture.missing, 'segment')} gone from the store")
-    if report["troubles"]:
-        bad.append(f"{count(len(report['troubles']), 'thing')} to look at")
+    beside = [problem for store in report["stores"] for problem in store["troubles"]]
+    if report["troubles"] or beside:
+        bad.append(f"{count(len(report['troubles']) + len(beside), 'thing')} to look at")
     elif report["gap_safe"] is False:
         bad.append("this node is not gap-safe")
     if bad:
@@ -287,6 +289,40 @@ def _figure(picture: Picture, name: str, caption: str) -> str:
         f'<div class="wide">{timelines.svg(picture, f"{name}-w", WIDE)}</div>'
         f'<div class="narrow">{timelines.svg(picture, f"{name}-n", NARROW)}</div></figure>'
     )
+
+
+def _stores(stores: Any) -> str:
+    """Each has an archive of its own."""
+    rows = "".join(
+        f'<tr><th scope="row">{esc(store["name"])}</th><td>{esc(store["url"])}</td>'
+        f"<td>{_or_unknown((store['record'] or {}).get('frontier'))}</td><td>{_not_archived(store)}</td>"
+        f"<td>{_or_unknown((store['record'] or {}).get('owner'))}</td></tr>"
+        for store in stores
+    )
+    problems = "".join(
+        f"<h3>{esc(store['name'])}</h3>{''.join(map(_problem, store['troubles']))}"
+        for store in stores
+        if store["troubles"]
+    )
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Stores">'
+        + _live(
+            "store",
+            "<table><caption>Each has an archive and a record of its own.</caption><thead><tr>"
+            '<th scope="col">Store</th><th scope="col">Where</th><th scope="col">Frontier</th>'
+            f'<th scope="col">Not archived</th><th scope="col">Moved by</th></tr></thead><tbody>{rows}</tbody></table>'
+            + problems,
+        )
+        + "</div>"
+    )
+
+
+def _not_archived(store: Any) -> str:
+    if store["lag_bytes"] is None:
+        return "?"
+    late = store["lag_seconds"] or 0
+    text = esc(size(store["lag_bytes"]) + (f", for {duration(late)}" if late else ""))
+    return f'<span class="odd">{text}</span>' if late > 60 else text
 
 
 # --- the members ------------------------------------------------------------------------------------------------------

@@ -138,6 +138,10 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
     ("spool_limit_bytes", "The spool's limit.", lambda r: r["agent"]["spool_limit"]),
     ("troubles", "How many things keep the agent from its work at this moment.", lambda r: len(r["troubles"])),
 )
+_OF_EACH_STORE: Final = frozenset(
+    ["record_known", "frontier_lsn_bytes", "frontier_timeline", "lag_bytes", "lag_seconds", "gaps", "suspected_bytes", "troubles"]
+)  # fmt: skip
+"""Of those, what is known of every store; the first, which may be the only one, has no label."""
 _COUNTERS: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
     ("uploaded_segments", "Segments stored since the takeover.", lambda r: r["agent"]["uploaded_segments"]),
     ("uploaded_bytes", "Bytes stored since the takeover, packed.", lambda r: r["agent"]["uploaded_bytes"]),
@@ -156,29 +160,36 @@ class Collector:
 
     def collect(self) -> Iterator[Metric]:
         report = self._report()
+        beside = [({"store": store["name"]}, store) for store in report["stores"]]
         for name, text, read in _GAUGES:
-            value = read(report)
-            if value is not None:
-                yield GaugeMetricFamily(f"walkeeper_{name}", text, value=float(value))
+            family = GaugeMetricFamily(f"walkeeper_{name}", text)
+            for labels, part in (({}, report), *(beside if name in _OF_EACH_STORE else ())):
+                value = read(part)
+                if value is not None:
+                    family.add_sample(family.name, labels, float(value))
+            if family.samples:
+                yield family
         for name, text, read in _COUNTERS:
             yield CounterMetricFamily(f"walkeeper_{name}", text, value=float(read(report)))
         refused = CounterMetricFamily(f"walkeeper_{_REFUSED[0]}", _REFUSED[1], labels=["reason"])
         for reason, count in sorted(report["refused_total"].items()):
             refused.add_metric([reason], count)
         yield refused
-        lasting = GaugeMetricFamily(f"walkeeper_{_PROBLEM[0]}", _PROBLEM[1], labels=["what", "reason"])
-        for problem in report["troubles"]:
-            lasting.add_metric([problem["what"], problem["reason"]], 1)
+        lasting = GaugeMetricFamily(f"walkeeper_{_PROBLEM[0]}", _PROBLEM[1])
+        for labels, part in (({}, report), *beside):
+            for problem in part["troubles"]:
+                about = {"what": problem["what"], "reason": problem["reason"]}
+                lasting.add_sample(lasting.name, {**about, **labels}, 1)
         yield lasting
         behind = GaugeMetricFamily(f"walkeeper_{_BEHIND[0]}", _BEHIND[1], labels=["member"])
         for member, lacks in sorted(report["members_behind"].items()):
             if lacks is not None:
                 behind.add_metric([member], lacks)
         yield behind
-        about = GaugeMetricFamily(f"walkeeper_{_INFO[0]}", _INFO[1], labels=["version", "scope", "member", "archiver"])
+        info = GaugeMetricFamily(f"walkeeper_{_INFO[0]}", _INFO[1], labels=["version", "scope", "member", "archiver"])
         agent = report["agent"]
-        about.add_metric([agent["version"], agent["scope"], agent["name"], agent["archiver"]], 1)
-        yield about
+        info.add_metric([agent["version"], agent["scope"], agent["name"], agent["archiver"]], 1)
+        yield info
 
 
 class Exposition:
@@ -227,6 +238,9 @@ bytes from the beginning of WAL, as `pg_wal_lsn_diff(lsn, '0/0')` gives them.
 `/ready` answers 200 while the agent looks at everything and PostgreSQL and the DCS answer it, and 503 with the reasons as JSON
 otherwise. `/` is the status page.
 
+What has a label `store` is there for every store of a cluster that has several ([stores.md](stores.md)): without the label for
+the first, or the only one.
+
 | name | kind | labels | |
 | --- | --- | --- | --- |
 """
@@ -240,11 +254,13 @@ _TAIL: Final = """
 
 def reference() -> str:
     """The document."""
-    rows = [(f"walkeeper_{name}", "gauge", "", text) for name, text, _ in _GAUGES]
+    rows = [
+        (f"walkeeper_{name}", "gauge", "`store`" if name in _OF_EACH_STORE else "", text) for name, text, _ in _GAUGES
+    ]
     rows += [(f"walkeeper_{name}_total", "counter", "", text) for name, text, _ in _COUNTERS]
     rows += [
         (f"walkeeper_{_REFUSED[0]}_total", "counter", "`reason`", _REFUSED[1]),
-        (f"walkeeper_{_PROBLEM[0]}", "gauge", "`what`, `reason`", _PROBLEM[1]),
+        (f"walkeeper_{_PROBLEM[0]}", "gauge", "`what`, `reason`, `store`", _PROBLEM[1]),
         (f"walkeeper_{_BEHIND[0]}", "gauge", "`member`", _BEHIND[1]),
         (f"walkeeper_{_INFO[0]}", "gauge", "`version`, `scope`, `member`, `archiver`", _INFO[1]),
     ]

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.http.listing import StoreListing
-from walkeeper.agent.http.report import STALE_SECONDS, report
+from walkeeper.agent.http.report import present, report
 from walkeeper.agent.members_look import MembersLook, Seen
-from walkeeper.agent.observation import Observation
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
@@ -20,19 +19,19 @@ from walkeeper.page.facts import Claim, Facts, Listing, Row
 
 def facts(agent: Agent, store_listing: StoreListing, members_look: MembersLook) -> Facts:
     now = time.monotonic()
-    fresh = bool(agent.observation.at) and now - agent.observation.at <= STALE_SECONDS
-    observation = agent.observation if fresh else Observation()
+    observation = present(agent, now)
     listing: Listing | None = None
     says = ""
     if observation.record is not None:
         listing, says = store_listing.look(observation.record)
-    topology = agent.topology
+    topology, record = agent.topology, observation.record
+    held = None if record is None else agent.shared.holding.position(agent.config.store_name, record.position)
     archiver = agent.archiver
     return Facts(
         at=timestamp(),
         report=report(agent),
         paused=topology.paused if topology else None,
-        members=_rows(topology, observation.leader, members_look.look(topology.members, observation.record))
+        members=_rows(topology, observation.leader, members_look.look(topology.members, record, held))
         if topology
         else None,
         claim=_claim(observation.record),

@@ -12,6 +12,7 @@ from walkeeper.agent.observation import Observation
 from walkeeper.agent.problems import Problem
 from walkeeper.core.floor import moment
 from walkeeper.core.lsn import Lsn
+from walkeeper.core.record import Record
 from walkeeper.core.synchronous import always_asks, standby_name
 from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB
 from walkeeper.lib.clock import now_utc
@@ -27,8 +28,8 @@ def report(agent: Agent) -> dict[str, Any]:
     """
     now = time.monotonic()
     age = now - agent.observation.at if agent.observation.at else None
-    observation = agent.observation if age is not None and age <= STALE_SECONDS else Observation()
-    server, record, slot = observation.server, observation.record, observation.slot
+    observation = present(agent, now)
+    server, slot = observation.server, observation.slot
     archiver, disk, topology, last = agent.archiver, agent.observer.disk, agent.topology, agent.problems.last
     return {
         "agent": _agent(agent, age),
@@ -43,20 +44,10 @@ def report(agent: Agent) -> dict[str, Any]:
         },
         "leader": observation.leader if observation.leader_known else None,
         "record_known": observation.record_known,
-        "record": None
-        if record is None
-        else {
-            "owner": record.owner,
-            "timeline": record.timeline,
-            "frontier": record.lsn,
-            "segment_size": record.segment_size,
-            "gaps": record.gaps_total,
-            "durability": record.durability or "local",
-        },
+        "record": _record(observation.record),
         "durability": durability(agent, observation),
         "last_commit": _last_commit(agent, observation),
-        "lag_bytes": max(0, server.lsn - record.position) if server is not None and record is not None else None,
-        "lag_seconds": agent.observer.lag_seconds() if server is not None and record is not None else None,
+        **_lag(agent, observation),
         "disk": None if disk is None else disk.described(),
         "gap_safe": None if observation.gap_unsafe is None else observation.gap_unsafe == "",
         "hold_slot": None
@@ -81,7 +72,50 @@ def report(agent: Agent) -> dict[str, Any]:
         "refused_total": agent.problems.counts(),
         "members_behind": {} if topology is None else topology.behind(observation.leader),
         "members_gone": [{"name": name, "last_seen": seen} for name, seen in agent.observer.gone.names().items()],
+        "stores": [_store(each, now) for each in agent.beside],
     }
+
+
+def present(agent: Agent, now: float) -> Observation:
+    """What the agent saw last; nothing, where that is too long ago. ``now``: of the monotonic clock."""
+    seen = agent.observation
+    return seen if seen.at and now - seen.at <= STALE_SECONDS else Observation()
+
+
+def _store(agent: Agent, now: float) -> dict[str, Any]:
+    """Of another one of several stores; each key that the whole report has too means the same there."""
+    observation, archiver = present(agent, now), agent.archiver
+    return {
+        "name": agent.config.store_name,
+        "url": agent.store.url,
+        "archiving": archiver is not None,
+        "stored_up_to": _text(archiver.stored_up_to) if archiver is not None else None,
+        "record_known": observation.record_known,
+        "record": _record(observation.record),
+        **_lag(agent, observation),
+        "suspected": _suspected(agent),
+        "troubles": [_problem(problem, now) for problem in agent.problems.open()],
+    }
+
+
+def _record(record: Record | None) -> dict[str, Any] | None:
+    if record is None:
+        return None
+    return {
+        "owner": record.owner,
+        "timeline": record.timeline,
+        "frontier": record.lsn,
+        "segment_size": record.segment_size,
+        "gaps": record.gaps_total,
+        "durability": record.durability or "local",
+    }
+
+
+def _lag(agent: Agent, observation: Observation) -> dict[str, float | None]:
+    server, record = observation.server, observation.record
+    if server is None or record is None:
+        return {"lag_bytes": None, "lag_seconds": None}
+    return {"lag_bytes": max(0, server.lsn - record.position), "lag_seconds": agent.observer.lag_seconds()}
 
 
 def _agent(agent: Agent, age: float | None) -> dict[str, Any]:

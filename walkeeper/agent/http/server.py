@@ -57,7 +57,7 @@ class Pages:
         if path == "/metrics":
             return HTTPStatus.OK, *self._metrics.text(accept)
         if path == "/health":
-            return _verdict({"troubles": self._report()["troubles"]})
+            return _verdict({"troubles": _all_problems(self._report())})
         if path == "/ready":
             return _verdict({"not_ready": why_not_ready(self._report())})
         return HTTPStatus.NOT_FOUND, _TEXT, f"There are {', '.join(_PATHS)}.\n".encode()
@@ -72,6 +72,12 @@ class Pages:
 def _verdict(document: dict[str, list[Any]]) -> tuple[HTTPStatus, str, bytes]:
     bad = any(document.values())
     return HTTPStatus.SERVICE_UNAVAILABLE if bad else HTTPStatus.OK, _JSON, json.dumps(document).encode() + b"\n"
+
+
+def _all_problems(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those with one of the other stores name it."""
+    beside = [{"store": store["name"], **problem} for store in report["stores"] for problem in store["troubles"]]
+    return [*report["troubles"], *beside]
 
 
 def why_not_ready(report: dict[str, Any]) -> list[str]:
