@@ -303,7 +303,7 @@ WHOLE: Final[dict[str, Any]] = {
         "start": "000000010000000000000003", "owner": "node1", "closed_by": None, "gaps_total": 0, "suspected": [], "trouble": None, "age_seconds": 1.0,
         "moved_seconds_ago": 5.0, "durability": "local",
     },
-    "members": [ROW], "gone": [], "gaps": [], "agent": None, "attention": [], "unknown": [], "exit_code": 0,
+    "members": [ROW], "gone": [], "store_name": "main", "stores": [], "gaps": [], "agent": None, "attention": [], "unknown": [], "exit_code": 0,
 }  # fmt: skip
 PROBLEM: Final = {
     "what": "archiver_store", "reason": "store_denied", "text": "PUT: 403", "hint": "The credentials need s3:PutObject.",
@@ -332,7 +332,7 @@ def test_a_store_that_cannot_even_be_opened_still_gives_a_partial_answer(
         raise ConfigError("store.s3: no credentials")
 
     monkeypatch.setenv("WALKEEPER_RUN_DIR", str(short_path))
-    monkeypatch.setattr(gather, "open_store", broken)
+    monkeypatch.setattr("walkeeper.store.open.open_store", broken)
     found = gather.gather(load(unreachable(short_path), {}))
     assert (found["store"], found["exit_code"]) == (None, 2)
     assert "Archive   unknown" in render(found)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
 from walkeeper.core.amounts import duration, size
@@ -11,6 +12,8 @@ from walkeeper.core.room import DISK_SECONDS, LEAST
 STANDSTILL: Final = 30.0
 """Seconds without a move of the frontier while complete segments wait for it, from which on a person should look."""
 
+_FOR_A_STORE: Final = re.compile(r"\bwalkeeper (gap accept|takeover|verify|backups?|expire)\b")
+"""Commands that hints name, and that are to be told which store they are for."""
 _ENDED: Final = ("crashed", "start failed")
 """Of a server, in Patroni's words, when nobody has stopped it."""
 
@@ -27,19 +30,44 @@ def attention(status: dict[str, Any]) -> list[Remark]:
     return [
         *_about_the_owner(status),
         *_standstill(status["record"], status["members"]),
-        *(
-            remark(
+        *_about_gaps(status["gaps"]),
+        *about_backups(status.get("backups")),
+        *_about_members(status),
+        *_about_the_agent(status),
+        *_about_other_stores(status),
+    ]
+
+
+def about_store(name: str, found: Iterable[Remark]) -> Iterator[Remark]:
+    """What is said of another store than the first, with its name; a command that a hint prints has it as well."""
+    for each in found:
+        yield remark(f"store {name}: {each['text']}", _FOR_A_STORE.sub(rf"\g<0> --store {name}", each["hint"]))
+
+
+def _about_other_stores(status: dict[str, Any]) -> Iterator[Remark]:
+    """Each has an archive and a record of its own. What the agents of all report is said once."""
+    reported = {each["name"]: each["troubles"] for each in (status["agent"] or {}).get("stores", ())}
+    told = {problem["text"] for problem in _problems(status["agent"])}
+    for store in status["stores"]:
+        problems = [problem for problem in reported.get(store["name"], ()) if problem["text"] not in told]
+        its = {**status, **store, "agent": {"troubles": problems}, "paused": None}
+        found = (
+            *_about_the_owner(its),
+            *_standstill(store["record"], [store]),
+            *_about_gaps(store["gaps"]),
+            *_about_the_agent(its),
+        )
+        yield from about_store(store["name"], found)
+
+
+def _about_gaps(gaps: list[dict[str, Any]] | None) -> Iterator[Remark]:
+    for gap in gaps or []:
+        if not gap["accepted"]:
+            yield remark(
                 f"gap on timeline {gap['timeline']}: {gap['start']} to {gap['end']}",
                 "Take a base backup now: no restore from an earlier one gets past the gap. Then say that it is known: "
                 f"walkeeper gap accept {gap['start']}",
             )
-            for gap in status["gaps"] or []
-            if not gap["accepted"]
-        ),
-        *about_backups(status.get("backups")),
-        *_about_members(status),
-        *_about_the_agent(status),
-    ]
 
 
 def about_backups(found: dict[str, Any] | None) -> list[Remark]:

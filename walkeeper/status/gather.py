@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypeVar
@@ -14,7 +14,7 @@ from walkeeper.archive.restorable import claimed, summary
 from walkeeper.config import Config
 from walkeeper.control import client, paths
 from walkeeper.core.history import History
-from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
+from walkeeper.core.hold_slot import SlotState, followed, how_to_make_safe, why_not_gap_safe
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record
 from walkeeper.core.room import Disk
@@ -27,8 +27,8 @@ from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
 from walkeeper.lib.clock import wall_seconds
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.server import CommitsState, Server, ServerState
-from walkeeper.status.attention import Remark, attention, remark
-from walkeeper.store.open import open_store
+from walkeeper.status.attention import Remark, about_store, attention, remark
+from walkeeper.store.open import url_of
 
 WELL: Final = 0
 LOOK: Final = 1
@@ -50,18 +50,23 @@ def gather(config: Config) -> dict[str, Any]:
     unknown: list[Remark] = []
     found: list[Remark] = []
     record, topology = _from_the_dcs(config, unknown, found)
+    others = config.of_each_store[1:]
+    records = [_record_of(each, topology, unknown, found) for each in others]
     members = topology.members if topology is not None else (_this_node(config),)
-    with ThreadPoolExecutor(len(members) + 3) as pool:
+    with ThreadPoolExecutor(len(members) + len(others) + 3) as pool:
         gaps = pool.submit(_gaps, config, record, unknown)
+        gaps_there = [pool.submit(_gaps_of, *each, unknown) for each in zip(others, records, strict=True)]
         backups = pool.submit(_backups, config, record, unknown)
         agent = pool.submit(_agent, config, unknown, found)
         looked = list(pool.map(lambda member: _member(config, member, unknown), members))
-    judge = _Judge(config, topology, unknown)
+    judge = _Judge(config, topology, records, unknown)
     rows = [judge.row(*each, record) for each in looked]
     if any(row["gap_safe"] is False for row in rows):
-        # The record was read before the slots, which follow it: they may only seem to be ahead.
+        # The records were read before the slots, which follow them: they may only seem to be ahead.
         record = _from_the_dcs(config, [], [])[0] or record
-        judge = _Judge(config, topology, [])
+        again = (_record_of(each, topology, [], []) or its for each, its in zip(others, records, strict=True))
+        records = list(again)
+        judge = _Judge(config, topology, records, [])
         rows = [judge.row(*each, record) for each in looked]
     leader = topology.leader.name if topology is not None and topology.leader is not None else None
     _compare_with_leader(rows, leader)
@@ -70,7 +75,8 @@ def gather(config: Config) -> dict[str, Any]:
     status: dict[str, Any] = {
         "scope": config.scope,
         "node": config.node.name,
-        "store": _store_url(config),
+        "store_name": config.store_name,
+        "store": url_of(config.store),
         "record": _described(record),
         "leader": leader,
         "paused": topology.paused if topology is not None else None,
@@ -80,6 +86,10 @@ def gather(config: Config) -> dict[str, Any]:
         "gaps": gaps.result(),
         "backups": backups.result(),
         "agent": agent.result(),
+        "stores": [
+            _store(each, its, there.result(), next((row for row in rows if row["name"] == leader), None))
+            for each, its, there in zip(others, records, gaps_there, strict=True)
+        ],
     }
     found += attention(status)
     status |= {"attention": found, "unknown": sorted(unknown, key=lambda each: each["text"])}
@@ -123,6 +133,18 @@ def _record(records: RecordStore, found: list[Remark]) -> Record | None:
     elif claim.problem is not None:
         found.append(remark(f"the record cannot be read: {claim.why}", claim.problem.hint))
     return claim.record
+
+
+def _record_of(config: Config, topology: Topology | None, unknown: list[Remark], found: list[Remark]) -> Record | None:
+    """That of another store, where the DCS has answered."""
+    if topology is None:
+        return None
+    doubts: list[Remark] = []
+    lacks: list[Remark] = []
+    record, _ = _from_the_dcs(config, doubts, lacks)
+    unknown += about_store(config.store_name, doubts)
+    found += about_store(config.store_name, lacks)
+    return record
 
 
 def _described(record: Record | None) -> dict[str, Any] | None:
@@ -219,10 +241,15 @@ def _commits(found: CommitsState, standby: str) -> dict[str, Any]:
 class _Judge:
     """What follows from the record for a member."""
 
-    def __init__(self, config: Config, topology: Topology | None, unknown: list[Remark]) -> None:
+    def __init__(
+        self, config: Config, topology: Topology | None, others: Sequence[Record | None], unknown: list[Remark]
+    ) -> None:
+        """``others``: the records of the other stores, which the hold slot follows as well."""
         self._slot = config.hold_slot
         self._declared = topology is None or config.hold_slot in topology.slots
         self._unknown = unknown
+        self._others = [record.position for record in others if record is not None]
+        self._durable_in = config.durable_in
 
     def row(
         self, row: dict[str, Any], state: ServerState | None, slot: SlotState | None, record: Record | None
@@ -237,7 +264,8 @@ class _Judge:
         late = _age(record.wal_at) if lag else 0.0
         judged = {**row, "lag_bytes": lag, "lag_seconds_at_most": late}
         if row["held"]:
-            why = why_not_gap_safe(slot, record.position, record.size)
+            held = followed([record.position, *self._others], self._durable_in)
+            why = why_not_gap_safe(slot, held, record.size)
             hint = how_to_make_safe(slot, self._slot, declared=self._declared) if why else None
             judged |= {"gap_safe": why == "", "why": why or None, "hint": hint}
         return judged
@@ -269,11 +297,30 @@ def _gone(agent: dict[str, Any] | None, topology: Topology | None) -> list[dict[
 # --- the store, the agent -------------------------------------------------------------------------------------------
 
 
-def _store_url(config: Config) -> str | None:
-    try:
-        return open_store(config.store).url
-    except WalkeeperError:
-        return None  # whoever asks it for the gaps says why
+def _store(
+    config: Config, record: Record | None, gaps: list[dict[str, str | int]] | None, leader: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Another store; ``leader``: the row of the member that leads."""
+    lag = late = None
+    if record is not None and leader is not None and leader["lsn"] is not None:
+        lag = max(0, Lsn.parse(leader["lsn"]) - record.position)
+        late = _age(record.wal_at) if lag else 0.0
+    return {
+        "name": config.store_name,
+        "url": url_of(config.store),
+        "record": _described(record),
+        "gaps": gaps,
+        "lag_bytes": lag,
+        "lag_seconds_at_most": late,
+    }
+
+
+def _gaps_of(config: Config, record: Record | None, unknown: list[Remark]) -> list[dict[str, str | int]] | None:
+    """As ``_gaps``, of another store."""
+    doubts: list[Remark] = []
+    found = _gaps(config, record, doubts)
+    unknown += about_store(config.store_name, doubts)
+    return found
 
 
 def _gaps(config: Config, record: Record | None, unknown: list[Remark]) -> list[dict[str, str | int]] | None:

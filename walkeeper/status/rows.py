@@ -23,7 +23,8 @@ _USUAL: Final = ("running", "streaming")
 
 def archive(status: dict[str, Any]) -> str:
     begins = f", from {status['record']['start']} on" if status["record"] is not None else ""
-    return f"{status['store'] or 'unknown'}{begins}"
+    name = f"{status['store_name']}, " if status["stores"] else ""
+    return f"{name}{status['store'] or 'unknown'}{begins}"
 
 
 def frontier(status: dict[str, Any], speed: str = "") -> str:
@@ -101,6 +102,22 @@ def commit(status: dict[str, Any]) -> str:
     """Which times ``recovery_target_time`` may name, "" where that is not known; ``walkeeper verify`` says where they begin."""
     found = (status["agent"] or {}).get("last_commit")
     return "" if found is None else f"to times before {moment(found['time'])} UTC, the last commit"
+
+
+def stores(status: dict[str, Any]) -> list[str]:
+    """The others, where there are several."""
+    return [_store(each) for each in status["stores"]]
+
+
+def _store(store: dict[str, Any]) -> str:
+    waits, late = ("?" if store["lag_bytes"] is None else size(store["lag_bytes"])), store["lag_seconds_at_most"]
+    parts = [
+        f"frontier {frontier(store)}",
+        f"{waits} not archived" + (f", for at most {duration(late)}" if late else ""),
+        f"gaps: {gaps(store)}",
+        *([f"missing: {lacks}"] if (lacks := missing(store)) else []),
+    ]
+    return f"{store['name']}, {store['url'] or 'unknown'}: {'; '.join(parts)}"
 
 
 def moment(time: str) -> str:

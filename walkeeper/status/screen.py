@@ -54,6 +54,7 @@ def lines(samples: Sequence[Sample], *, stamp: str, age: float, bars: bool) -> l
             for number, each in enumerate(rows.backups(status))
             for line in _words("" if number else "Backups", each)
         ),
+        *(line for each in rows.stores(status) for line in _words("Store", each)),
         *(_words("Disks", disks) if (disks := rows.disks(status)) else []),
         *([_bars(samples)] if bars and len(samples) > 2 else []),
         [],

@@ -26,6 +26,7 @@ def render(status: dict[str, Any]) -> str:
             for number, each in enumerate(rows.backups(status))
             for line in wrapped("" if number else "Backups", each)
         ),
+        *(line for each in rows.stores(status) for line in wrapped("Store", each)),
         *(wrapped("Disks", disks) if (disks := rows.disks(status)) else []),
         "",
         *("  ".join(cells).rstrip() for cells in rows.table(status, rows.WIDE, WIDTH)),
