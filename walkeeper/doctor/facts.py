@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from walkeeper.config import Config
-from walkeeper.core.hold_slot import SlotState
+from walkeeper.core.hold_slot import SlotState, followed
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.room import Disk
 from walkeeper.dcs.base import Topology
@@ -169,6 +170,17 @@ class Facts:
     """Bytes that this user can still write in ``backup.verify_directory``."""
     base_backup: str | Unknown = field(default_factory=lambda: Unknown("nobody looked"))
     """The newest backup that pg_wal has a label of."""
+    other_stores: tuple[Facts, ...] = ()
+    """The same with the configuration, the store and the record of each of the others, where the cluster has several."""
+    for_store: tuple[str, ...] = ()
+    """Words for a command that is to be for this store: none, where it is the first."""
+
+    @property
+    def held(self) -> Lsn | None:
+        """The frontier that the hold slot follows: of several stores', the one that enough of them have reached."""
+        records = [each.record for each in (self, *self.other_stores)]
+        positions = [record.position for record in records if isinstance(record, Record)]
+        return followed(positions, self.config.durable_in) if positions else None
 
     @property
     def waits_for_store(self) -> bool:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
@@ -20,7 +21,7 @@ from walkeeper.dcs.base import RECORD, RecordStore, Topology, Versioned
 from walkeeper.dcs.claim import decoded
 from walkeeper.dcs.patroni import connect
 from walkeeper.doctor import here
-from walkeeper.doctor.facts import Facts, MemberFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
+from walkeeper.doctor.facts import AgentFacts, Facts, MemberFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
 from walkeeper.doctor.servers import look_at_members
 from walkeeper.errors import CasConflict, ConfigError, StoreUnavailable, WalkeeperError
 from walkeeper.lib import clock
@@ -38,10 +39,12 @@ def gather(config: Config) -> Facts:
     """Reads only, but for the store's probe: one object under ``probe/``, which is removed again."""
     problem, topology, found, cas = _look_at_dcs(config)
     record, record_problem = _decoded(found)
+    others = [_OtherStore(each, problem) for each in config.of_each_store[1:]]
     servers_uid = _looked_at("the data directory", FILE_SECONDS, lambda: here.owner_of_data(config))
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(3 + len(others)) as pool:
         members = pool.submit(look_at_members, config, topology)
         store = pool.submit(_store, config, record)
+        stores = [pool.submit(_store, each.config, each.record) for each in others]
         files = pool.submit(_files, config, topology)
         patroni, spool, backup = files.result()
         agent, absent = here.look_at_agent(config, as_its_user=servers_uid == os.geteuid())
@@ -49,7 +52,7 @@ def gather(config: Config) -> Facts:
         looked_at = members.result()
         if isinstance(record, Record):
             record = _read_again(config) or record  # slots follow the record, and were looked at after it
-        return Facts(
+        facts = Facts(
             config=config,
             program=program(),
             restore_program=restore_program(),
@@ -74,6 +77,36 @@ def gather(config: Config) -> Facts:
             expire_keep=_looked_at("the configuration for expire", FILE_SECONDS, lambda: here.expire_keep(config)),
             backup_every=here.backup_every(config),
             verify_room=_looked_at("backup.verify_directory", FILE_SECONDS, lambda: here.verify_room(config)),
+        )
+        beside = (each.facts(facts, its.result()) for each, its in zip(others, stores, strict=True))
+        return replace(facts, other_stores=tuple(beside))
+
+
+class _OtherStore:
+    """One of several, beside the first."""
+
+    def __init__(self, config: Config, problem: WalkeeperError | None) -> None:
+        """``problem``: why the DCS cannot be asked, where that is known."""
+        self.config = config
+        _, _, found, self._cas = _no_dcs(problem) if problem is not None else _look_at_dcs(config)
+        self.record, self._record_problem = _decoded(found)
+
+    def facts(self, first: Facts, store: StoreFacts | Unknown) -> Facts:
+        record = _read_again(self.config) or self.record if isinstance(self.record, Record) else self.record
+        name, agent = self.config.store_name, first.agent
+        if not isinstance(agent, Unknown):
+            reported = {each["name"]: each["troubles"] for each in agent.report.get("stores", ())}
+            agent = AgentFacts(report={**agent.report, "troubles": reported.get(name, [])})
+        return replace(
+            first,
+            config=self.config,
+            store=store,
+            record=record,
+            record_problem=self._record_problem,
+            record_age=_age(record),
+            compare_and_set=self._cas,
+            agent=agent,
+            for_store=("--store", name),
         )
 
 

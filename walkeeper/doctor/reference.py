@@ -25,6 +25,9 @@ changes nothing without `--fix`; the store's probe writes one object under `prob
 What cannot be looked at is said (`unknown`, "not known, because …") and never counted as good. A node's files, its rights on the
 store and its view of the DCS can only be seen on that node: run doctor on each.
 
+Of a cluster that has several stores ([stores.md](stores.md)) the rules below *Store* and those of the record are asked of each,
+and what they find of another one than the first begins with its name.
+
 `--fix` fixes what is marked so below, through Patroni's REST API, after showing it and asking; `--yes` answers for scripts.
 `--json` prints `scope`, `node`, `version`, `exit_code` and `findings`;
 each has `rule`, `area`, `state` (`ok`, `error`, `warning`,

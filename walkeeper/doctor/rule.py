@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
 from walkeeper.doctor.facts import Facts
@@ -60,6 +60,8 @@ class Rule:
     """Whether --fix can fix it."""
     safe_in_pause: bool = False
     """Whether --fix may do so while Patroni is paused."""
+    of_each_store: bool = False
+    """Whether it is asked of every store of a cluster that has several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,15 @@ RULES: Final[list[Rule]] = []
 
 
 def rule(
-    area: str, severity: Severity, *, what: str, why: str, fix: str, fixable: bool = False, safe_in_pause: bool = False
+    area: str,
+    severity: Severity,
+    *,
+    what: str,
+    why: str,
+    fix: str,
+    fixable: bool = False,
+    safe_in_pause: bool = False,
+    of_each_store: bool = False,
 ) -> Callable[[Look], Look]:
     """Register a function as the rule of its own name."""
 
@@ -88,7 +98,7 @@ def rule(
         RULES.append(
             Rule(
                 name=look.__name__, area=area, severity=severity, what=what, why=why, fix=fix, look=look,
-                fixable=fixable, safe_in_pause=safe_in_pause,
+                fixable=fixable, safe_in_pause=safe_in_pause, of_each_store=of_each_store,
             )
         )  # fmt: skip
         return look
@@ -98,7 +108,15 @@ def rule(
 
 def judge(facts: Facts) -> list[Finding]:
     """Every rule on these facts, area by area."""
-    return [_finding(each, verdict) for each in ordered() for verdict in each.look(facts)]
+    return [finding for each in ordered() for finding in _findings(each, facts)]
+
+
+def _findings(rule: Rule, facts: Facts) -> Iterator[Finding]:
+    yield from (_finding(rule, verdict) for verdict in rule.look(facts))
+    for other in facts.other_stores if rule.of_each_store else ():
+        for verdict in rule.look(other):
+            found = _finding(rule, verdict)
+            yield replace(found, text=f"store {other.config.store_name}: {found.text}")
 
 
 def ordered() -> list[Rule]:

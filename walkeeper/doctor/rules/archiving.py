@@ -232,7 +232,7 @@ def gap_safe(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator
         yield NotKnown("there is no record yet", member.name)
     elif str(server.state.system_identifier) != record.system_identifier:
         yield NotKnown("the record is another cluster's", member.name)
-    elif not (why := why_not_gap_safe(slot, record.position, record.size)):
+    elif not (why := why_not_gap_safe(slot, facts.held or record.position, record.size)):
         yield Good("it is gap-safe", member.name)
     elif slot is not None and slot.active_pid is not None:
         end = shlex.join(["psql", *_where(member), "-c", f"SELECT pg_terminate_backend({slot.active_pid})"])

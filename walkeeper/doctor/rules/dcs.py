@@ -38,6 +38,7 @@ def dcs_answers(facts: Facts) -> Iterator[Verdict]:
     why="That is what fences a stale primary. doctor tries to create the record although it is there: a DCS that does what "
     "it should refuses, and nothing changes.",
     fix="Give Patroni's DCS user the right to write all keys of the cluster, those that begin with `walkeeper` among them.",
+    of_each_store=True,
 )
 def compare_and_set(facts: Facts) -> Iterator[Verdict]:
     found = facts.compare_and_set
@@ -64,6 +65,7 @@ def _rights(facts: Facts) -> tuple[str, ...]:
     why="Without a record nothing is archived. An owner that is not the leader means that the new leader's agent could not "
     "take over; the problem that it reports keeps the archive from going on.",
     fix="Look at the agent on the leader: it must run there.",
+    of_each_store=True,
 )
 def record_owned(facts: Facts) -> Iterator[Verdict]:
     record, topology = facts.record, facts.topology
@@ -98,6 +100,7 @@ def record_owned(facts: Facts) -> Iterator[Verdict]:
     what="The frontier moves, or nothing waits for it.",
     why="Complete segments that wait longer than seconds mean that the owner's agent is dead, stuck, or cannot store.",
     fix="Look at the owner's agent and its log.",
+    of_each_store=True,
 )
 def frontier_moves(facts: Facts) -> Iterator[Verdict]:
     record = facts.record

@@ -24,6 +24,7 @@ SKEW_ERROR: Final = 600.0
     what="The store answers from this node.",
     why="What is not in the store is only on the nodes' disks: pg_wal grows until the store is back.",
     fix="Look at the endpoint, the name service, the mount, the network.",
+    of_each_store=True,
 )
 def store_answers(facts: Facts) -> Iterator[Verdict]:
     store = facts.store
@@ -42,6 +43,7 @@ def store_answers(facts: Facts) -> Iterator[Verdict]:
     why="Every node must be able to archive when it is promoted, and to read when it restores. Deleting is not needed.",
     fix="s3:PutObject and s3:GetObject on the prefix, s3:ListBucket on the bucket; the role in examples/gcs or examples/azure; "
     "or the directory's owner and mode.",
+    of_each_store=True,
 )
 def store_allows(facts: Facts) -> Iterator[Verdict]:
     store = facts.store
@@ -62,6 +64,7 @@ def store_allows(facts: Facts) -> Iterator[Verdict]:
     why="Two servers that write the same name must not destroy each other's WAL. Probed by writing one object under "
     "probe/ twice.",
     fix="A store that honours If-None-Match; or, with S3, overwrite_guard: head, which is weaker.",
+    of_each_store=True,
 )
 def store_creates_only(facts: Facts) -> Iterator[Verdict]:
     store = facts.store
@@ -74,7 +77,11 @@ def store_creates_only(facts: Facts) -> Iterator[Verdict]:
     elif getattr(facts.config.store, "overwrite_guard", "conditional") == "head":
         fix = (
             f"# in {facts.config.source}, with a store that honours If-None-Match:",
-            *paste.yaml_lines(paste.key(facts, "store.s3"), {"overwrite_guard": "conditional"}),
+            *(
+                (f"overwrite_guard: conditional   # under s3 of the store {facts.config.store_name}",)
+                if facts.config.others
+                else paste.yaml_lines(paste.key(facts, "store.s3"), {"overwrite_guard": "conditional"})
+            ),
         )
         text = "overwrite_guard is head: two writers at the same moment could overwrite each other"
         yield Wrong(text, fix, severity="warning")
@@ -89,6 +96,7 @@ def store_creates_only(facts: Facts) -> Iterator[Verdict]:
     why="Who gets hold of credentials that may delete, or of the console, deletes the archive. That cannot be proved afterwards, "
     "nor undone.",
     fix="Bucket versioning with a lifecycle rule for old versions; object lock is chosen when a bucket is made (examples).",
+    of_each_store=True,
 )
 def store_keeps_versions(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.store, Unknown):
@@ -114,6 +122,7 @@ def store_keeps_versions(facts: Facts) -> Iterator[Verdict]:
     what="This node's clock agrees with the store's.",
     why="S3 and Azure refuse every request that is 15 minutes off; then nothing is archived and nothing restored.",
     fix="Run chrony or another NTP client.",
+    of_each_store=True,
 )
 def store_clock(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.store, Unknown):
@@ -139,6 +148,7 @@ def store_clock(facts: Facts) -> Iterator[Verdict]:
     why="Another bucket, another prefix or a disk that is not mounted on this node would begin a second archive at the next "
     "failover, and restore nothing.",
     fix="The same store section on every node; the same mount.",
+    of_each_store=True,
 )
 def store_is_the_same(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.store, Unknown):
@@ -162,6 +172,7 @@ def store_is_the_same(facts: Facts) -> Iterator[Verdict]:
     what="There is no gap in the archive.",
     why="WAL in a gap no longer exists anywhere: no recovery gets past it. A base backup from after it makes a new beginning.",
     fix="Take a base backup now; then `walkeeper gap accept` says that the gap is known.",
+    of_each_store=True,
 )
 def no_gaps(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.store, Unknown):
@@ -179,7 +190,7 @@ def no_gaps(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(f"WAL is suspected lost {_told(gap)}", fix)
     for gap in gaps:
         fix = (
-            f"{paste.walkeeper(facts, 'backup')}   # or with your own tool: a gap before it does not matter",
+            f"{paste.walkeeper(facts, 'backup', *facts.for_store)}   # or with your own tool: a gap before it does not matter",
             _accept(facts, gap),
         )
         yield Wrong(f"gap {_told(gap)}", fix)
@@ -195,7 +206,7 @@ def _told(gap: Gap) -> str:
 
 def _accept(facts: Facts, gap: Gap) -> str:
     """By where it begins: there may be others."""
-    return paste.walkeeper(facts, "gap", "accept", gap.start)
+    return paste.walkeeper(facts, "gap", "accept", *facts.for_store, gap.start)
 
 
 def _fix(facts: Facts, problem: WalkeeperError) -> tuple[str, ...]:
