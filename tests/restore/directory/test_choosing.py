@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.core.test_floor import a_floor
-from tests.fixtures.archives import SYSTEM, Built
+from tests.fixtures.archives import ONE, SYSTEM, Built
 from tests.fixtures.backed_up import put_backup
+from tests.fixtures.two_stores import FAR, TwoStores, is_away, two
 from tests.twins.memory_record import MemoryRecord
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.expiry import write_floor
@@ -19,10 +20,13 @@ from walkeeper.archive.times import CommitTimes
 from walkeeper.core.backup import Backup, BackupId
 from walkeeper.core.floor import Below
 from walkeeper.core.lsn import MIB, Lsn
-from walkeeper.errors import CannotRestore
+from walkeeper.errors import CannotRestore, CannotTell
+from walkeeper.lib import retry
 from walkeeper.restore.directory import here, plan
 from walkeeper.restore.directory.model import Plan, Request
 from walkeeper.verify import evidence
+
+__all__ = ["two"]
 
 FIRST, SECOND = BackupId("20261126T020000Z", 1, "00000001"), BackupId("20261127T020000Z", 1, "00000002")
 
@@ -146,3 +150,49 @@ def test_p15_a_floor_that_is_recorded_while_a_transaction_is_looked_for_counts(
     monkeypatch.setattr(CommitTimes, "search", search)
     with pytest.raises(CannotRestore, match=f"{FIRST}: it is incomplete: its WAL was given up"):
         make(to="xid:4711")
+
+
+# ----------------------------------------------------------------------------------------------------- several stores
+
+
+@pytest.fixture
+def stores(two: TwoStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
+    """A plan of any of two stores, which have a backup each."""
+    for built, id_ in ((two.main, FIRST), (two.far, SECOND)):
+        backed_up(built, id_, 4)
+    monkeypatch.setattr(here, "programs", lambda *_: None)
+    monkeypatch.setattr(retry, "_WAIT", 0.0)
+    monkeypatch.setattr(plan, "_ON_ITS_WAY", 0)
+    return lambda **request: plan.make_of_any(two.config, Request(directory=tmp_path / "new", **request))
+
+
+def test_the_first_store_that_can_restore_the_target_does(two: TwoStores, stores: Make) -> None:
+    assert (stores().config.store_name, stores().backup.id) == ("main", str(FIRST))
+    lost(two.main, 5)
+    assert stores(to="0/500000").config.store_name == "main"
+    assert stores(to="0/580000").config.store_name == FAR, "main has a hole there"
+    assert stores(to="immediate", backup=str(SECOND)).config.store_name == FAR
+    is_away(two.main)
+    assert stores(to="immediate").config.store_name == FAR
+
+
+def test_latest_is_of_the_store_that_goes_furthest(two: TwoStores, stores: Make) -> None:
+    """One that was away has less: the first would end before what is archived."""
+    two.far.put(ONE, 6, 7)
+    two.far.record(1, 8)
+    record = two.far.dcs.record
+    assert record is not None
+    two.dcs.put(record.document, "walkeeper-far")
+    assert (stores().config.store_name, stores().end) == (FAR, Lsn(8 * MIB))
+    assert stores(to="0/500000").config.store_name == "main"
+
+
+def test_where_none_can_it_is_said_what_each_said(two: TwoStores, stores: Make) -> None:
+    with pytest.raises(CannotRestore) as told:
+        stores(to="0/900000")
+    assert re.search("store main: .*; store far: ", str(told.value))
+    is_away(two.far)
+    with pytest.raises(CannotTell, match=r"store main: --to 0/900000: .*; store far: "):
+        stores(to="0/900000")
+    with pytest.raises(CannotRestore, match=r"^--exclusive: it says nothing of"):
+        stores(exclusive=True)

@@ -83,7 +83,7 @@ def look(config: Config, directory: Path | None) -> Iterator[Check]:
         return
     plan = found[0]
     yield _checked("Programs", lambda: _programs(plan))
-    yield _checked("Key", lambda: _key(config, plan))
+    yield _checked("Key", lambda: _key(plan))
     if directory is not None:
         yield _checked("Room", lambda: _room(plan, directory))
 
@@ -100,7 +100,7 @@ def _checked(name: str, work: Callable[[], str]) -> Check:
 
 def _backup(config: Config, found: list[Plan]) -> str:
     """Store, archive, backups and WAL, as a restore to latest looks at them; and the server's programs."""
-    plan = planning.make(config, Request(directory=Path.cwd()))
+    plan = planning.make_of_any(config, Request(directory=Path.cwd()))
     found.append(plan)
     stopped = stopped_at(plan.backup)
     age = "" if stopped is None else f", {amounts.duration(max(0.0, wall_seconds() - stopped.timestamp()))} old"
@@ -120,14 +120,14 @@ def _programs(plan: Plan) -> str:
     return f"{plan.folder}, PostgreSQL {plan.backup.major}"
 
 
-def _key(config: Config, plan: Plan) -> str:
+def _key(plan: Plan) -> str:
     """The index of the backup, and the last whole segment of the WAL: each may have been encrypted for another key."""
     for backup in plan.chain:
         with_retries(lambda backup=backup: next(iter(plan.backups.index(backup)), None))  # type: ignore[misc]
     size, history = plan.evidence.size, plan.evidence.history(plan.timeline)
     if plan.end is not None and history is not None and plan.end >= size:
         name = history.segment(plan.end // size - 1, size).name
-        with_retries(lambda: open_archives(config, to_read=True).reader().deliver(plan.evidence.layout, name))
+        with_retries(lambda: open_archives(plan.config, to_read=True).reader().deliver(plan.evidence.layout, name))
     return "backup and WAL are encrypted, and open" if plan.backup.suffix.endswith(".age") else "not encrypted"
 
 

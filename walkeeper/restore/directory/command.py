@@ -37,7 +37,7 @@ _LOG_EVERY: Final = 30.0
 
 
 def main(config: Config, request: Request, *, dry_run: bool, json: bool) -> int:
-    """Raises what ``plan.make`` and ``carry_out`` raise; returns 0."""
+    """Raises what ``plan.make_of_any`` and ``carry_out`` raise; returns 0."""
     events.to_stderr(logging.WARNING if request.use == "server" else logging.INFO)
     if os.geteuid() == 0:
         raise CannotRestore(
@@ -46,7 +46,7 @@ def main(config: Config, request: Request, *, dry_run: bool, json: bool) -> int:
         )
     script = restore_script()
     with Progress() as progress:
-        plan = planning.make(config, request, progress.show)
+        plan = planning.make_of_any(config, request, progress.show)
     command = settings.restore_command(script, config.source, request.scope)
     if plan.is_done:
         _print(_there_already(plan), _document(plan, "restored"), json=json)
@@ -122,6 +122,7 @@ def _told(plan: Plan, seconds: float | None) -> list[str]:
     size = f"{amounts.size(plan.bytes)}, {amounts.size(plan.packed_bytes)} to fetch"
     stopped, wal = amounts.to_the_second(backup.stop.at), amounts.counted(plan.wal_segments, "segment")
     lines = [
+        *(wrapped("Store", f"{plan.config.store_name}, {plan.evidence.store.url}") if plan.config.others else ()),
         *wrapped("Backup", f"{backup.id} of {backup.member}, PostgreSQL {backup.major}, stopped at {stopped}: {size}"),
         *(
             wrapped("Chain", f"it and {amounts.counted(len(plan.chain) - 1, 'backup')} that it builds on")
@@ -192,6 +193,7 @@ def _document(plan: Plan, outcome: str, **more: Any) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "outcome": outcome,
+        **({"store": plan.config.store_name} if plan.config.others else {}),
         "archive": plan.evidence.layout.root.rstrip("/"),
         "backup": plan.backup.id,
         "postgresql": plan.backup.major,

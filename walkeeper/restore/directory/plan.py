@@ -34,7 +34,8 @@ from walkeeper.core.windows import (
     stopped_at,
 )
 from walkeeper.dcs.claim import Claim, unknown
-from walkeeper.errors import CannotRestore, DcsError
+from walkeeper.errors import CannotRestore, CannotTell, DcsError, StoreError, WalkeeperError
+from walkeeper.lib import events
 from walkeeper.lib.retry import with_retries
 from walkeeper.restore.directory import here, target
 from walkeeper.restore.directory.model import Plan, Request
@@ -52,6 +53,40 @@ _PAUSE: Final = 1.0
 """Seconds between two looks at it."""
 _PREFETCHES: Final = 15
 """The first major version that looks ahead while it recovers."""
+
+
+def make_of_any(config: Config, request: Request, tell: Callable[[str], None] = lambda _: None) -> Plan:
+    """``make`` of the first store that can be asked and can restore the target; to latest, of the one that goes furthest, the
+    first where they are alike. Raises what ``make`` raises; where none of several can, what each has said.
+    """
+    if not config.others:
+        return make(config, request, tell)
+    plans: list[Plan] = []
+    passed: dict[str, WalkeeperError] = {}
+    wanted = target.parse(request.to)
+    _check_action(request, wanted)
+    for each in config.of_each_store:
+        try:
+            plans.append(make(each, request, tell))
+        except (CannotRestore, CannotTell, StoreError) as problem:
+            passed[each.store_name] = problem
+        if plans and not isinstance(wanted, Latest):
+            break
+    if not plans:
+        raise _none_can(passed)
+    for name, why in passed.items():
+        if isinstance(why, CannotRestore):
+            events.info("store_passed_over", name=name, error=why)
+        else:
+            events.warning("store_passed_over", name=name, error=why, hint=why.hint)
+    return max(plans, key=lambda plan: (plan.timeline, plan.end or Lsn(0)))
+
+
+def _none_can(passed: dict[str, WalkeeperError]) -> WalkeeperError:
+    """Where not every store could be asked, that is not the same as that none can."""
+    kind = CannotRestore if all(isinstance(each, CannotRestore) for each in passed.values()) else CannotTell
+    hints = dict.fromkeys(each.hint for each in passed.values() if each.hint)
+    return kind("; ".join(f"store {name}: {each}" for name, each in passed.items()), hint=" ".join(hints))
 
 
 def make(config: Config, request: Request, tell: Callable[[str], None] = lambda _: None) -> Plan:
