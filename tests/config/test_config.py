@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
@@ -759,6 +761,7 @@ def test_several_stores_have_an_archive_each(write: Write) -> None:
     ("old", "new", "line", "says"),
     [
         ("name: far", "name: main", 7, "stores[1].name: main is the name of another one"),
+        ("name: far", "name: remembered-far", 7, "stores[1].name: remembered-far is what another key of walkeeper's"),
         ("bucket:", "bukket:", 9, "stores[1].s3.bukket: unknown key"),
         ("name: far", "naem: far", 7, "stores[1].naem: unknown key"),
         ("name: far", "directory: /mnt/b", 7, "stores[1]: both directory and s3"),
@@ -785,3 +788,14 @@ def test_what_is_wrong_with_one_of_several_stores_is_said_with_its_line(
     write: Write, old: str, new: str, line: int, says: str
 ) -> None:
     assert f":{line}: walkeeper.{says}" in str(refusal(write(STORES.replace(old, new))))
+
+
+def test_what_the_documentation_has_to_paste_is_a_configuration(write: Write) -> None:
+    """And after the move the archive is still the one that it was."""
+    both, moved = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "stores.md").read_text(), re.DOTALL)
+    head = STORES.partition("walkeeper:")[0]
+    config = load(write(head + both), {})
+    assert (config.stores, config.durable_in) == (("main", "far"), 2)
+    last = load(write(head + textwrap.dedent(moved)), {})
+    far = config.of_store("far")
+    assert (last.stores, last.store, last.key("walkeeper")) == (("far",), far.store, far.key("walkeeper"))

@@ -36,6 +36,8 @@ from walkeeper.store.base import StoreSettings
 
 Keypath: TypeAlias = tuple[str | int, ...]
 
+_OTHER_KEYS: Final = ("backup", "proof", "remembered")
+"""The record of a store has its name after ``walkeeper-``, as other keys in the DCS have these."""
 _SHORTEST_KEY: Final = 32
 """Characters of a key for authentication codes: 128 bits in hex."""
 
@@ -286,6 +288,10 @@ def _stores(keys: Keys, written: Written) -> list[NamedStore]:
             NamedStore(each.name, written.store(("stores", index), each)) for index, each in enumerate(keys.stores)
         ]
     for index, store in enumerate(stores):
+        if store.name.partition("-")[0] in _OTHER_KEYS:
+            raise written.error(
+                ("stores", index, "name"), f"{store.name} is what another key of walkeeper's in the DCS has"
+            )
         for before in stores[:index]:
             if before.name == store.name:
                 raise written.error(("stores", index, "name"), f"{store.name} is the name of another one, too")
