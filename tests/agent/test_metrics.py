@@ -235,7 +235,7 @@ def test_the_report_has_the_agents_of_the_other_stores(tmp_path: Path) -> None:
     first, far = (Agent(each, MemoryStore(), MemoryRecord(MemoryDcs()), clock) for each in config.of_each_store)
     assert report(first)["stores"] == []
     first.beside = (far,)
-    far.problems.report(About.DCS, DcsUnavailable("etcd3: no answer"))
+    far.problems.report(About.DCS, DcsUnavailable("etcd3: no answer", hint="walkeeper takeover"))
     state = ServerState(7, False, 1, Lsn(3 * MIB), SegmentSize(MIB), 15, "replica")
     record = Record(
         system_identifier="7", segment_size=MIB, timeline=1, lsn="0/100000", start="x", owner="a", session="s"
@@ -245,7 +245,8 @@ def test_the_report_has_the_agents_of_the_other_stores(tmp_path: Path) -> None:
     assert (said["name"], said["archiving"], said["record"]["frontier"], said["lag_bytes"], said["stored_up_to"]) == (
         "far", False, "0/100000", 2 * MIB, None,
     )  # fmt: skip
-    assert [problem["text"] for problem in said["troubles"]] == ["etcd3: no answer"]
+    (problem,) = said["troubles"]
+    assert (problem["text"], problem["hint"]) == ("etcd3: no answer", "walkeeper takeover --store far")
     assert said.keys() == FAR.keys()
     far.observer.observation = replace(far.observer.observation, at=time.monotonic() - STALE_SECONDS - 1)
     assert report(first)["stores"][0]["record"] is None, "too old to be the present"

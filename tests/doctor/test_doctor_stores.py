@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from tests.doctor.paper import understood
 from tests.doctor.test_doctor_rules import good_facts, of, slot, with_server
 from tests.fixtures.archives import Built
 from tests.fixtures.two_stores import FAR, TwoStores, is_away, two
@@ -54,7 +56,9 @@ def test_a_finding_names_its_store_and_so_does_what_is_pasted(good: Facts) -> No
     assert (fine.state, wrong.state, wrong.text) == ("ok", "error", "store far: gap on timeline 1: 0/1 to 0/2")
     assert "backup -c" in wrong.fix[0]
     assert "--store far" in wrong.fix[0]
-    assert wrong.fix[1].endswith("--store far 0/1")
+    for line in wrong.fix:
+        understood(shlex.split(line, comments=True))
+    assert wrong.fix[1].endswith("--store far accept 0/1")
     denied = of_far(good, store=StoreFacts(url="s3://far", problem=StoreDenied("403", hint="Let it in.")))
     assert [(each.state, each.text) for each in of(judge(denied), "store_allows")] == [
         ("ok", "it lets this node create, read and list"),

@@ -17,7 +17,7 @@ from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Record
 from walkeeper.postgres.server import ServerState
 from walkeeper.status import gather
-from walkeeper.status.attention import about_store, attention, remark
+from walkeeper.status.attention import attention
 from walkeeper.status.screen import Sample, lines, plain
 from walkeeper.status.text import render
 
@@ -44,7 +44,7 @@ def test_each_other_store_is_looked_at(two: TwoStores, monkeypatch: pytest.Monke
     assert (far["record"]["frontier"], far["lag_bytes"]) == ("0/600000", None)
     assert "store far: gap on timeline 1: 0/700000 to 0/800000" in [each["text"] for each in found["attention"]]
     (hint,) = [each["hint"] for each in found["attention"] if "gap" in each["text"]]
-    assert hint.endswith("walkeeper gap accept --store far 0/700000")
+    assert hint.endswith("walkeeper gap --store far accept 0/700000")
 
 
 def test_a_store_that_is_away_or_has_no_record_is_said_with_its_name(
@@ -99,16 +99,6 @@ def test_what_the_agents_of_all_stores_report_is_said_once() -> None:
     found = attention({**WHOLE, "agent": agent, "stores": [STORE]})
     assert [each["text"].partition("Z: ")[2] for each in found] == ["etcd3: no answer", "it lacks it"]
     assert found[1]["hint"] == "Then: walkeeper takeover --store far --accept."
-
-
-def test_a_command_in_a_hint_is_told_the_store() -> None:
-    (said,) = about_store(
-        FAR, [remark("x", "walkeeper backups shows it; walkeeper backup takes one; walkeeper status")]
-    )
-    assert (
-        said["hint"]
-        == "walkeeper backups --store far shows it; walkeeper backup --store far takes one; walkeeper status"
-    )
 
 
 @pytest.mark.parametrize(("durable_in", "safe"), [(1, True), (2, False)])

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
 from walkeeper.core.amounts import duration, size
 from walkeeper.core.room import DISK_SECONDS, LEAST
+from walkeeper.core.store_words import for_store
 
 STANDSTILL: Final = 30.0
 """Seconds without a move of the frontier while complete segments wait for it, from which on a person should look."""
 
-_FOR_A_STORE: Final = re.compile(r"\bwalkeeper (gap accept|takeover|verify|backups?|expire)\b")
-"""Commands that hints name, and that are to be told which store they are for."""
 _ENDED: Final = ("crashed", "start failed")
 """Of a server, in Patroni's words, when nobody has stopped it."""
 
@@ -41,7 +39,7 @@ def attention(status: dict[str, Any]) -> list[Remark]:
 def about_store(name: str, found: Iterable[Remark]) -> Iterator[Remark]:
     """What is said of another store than the first, with its name; a command that a hint prints has it as well."""
     for each in found:
-        yield remark(f"store {name}: {each['text']}", _FOR_A_STORE.sub(rf"\g<0> --store {name}", each["hint"]))
+        yield remark(f"store {name}: {each['text']}", for_store(each["hint"], name))
 
 
 def _about_other_stores(status: dict[str, Any]) -> Iterator[Remark]:

@@ -13,6 +13,7 @@ from walkeeper.agent.problems import Problem
 from walkeeper.core.floor import moment
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record
+from walkeeper.core.store_words import for_store
 from walkeeper.core.synchronous import always_asks, standby_name
 from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB
 from walkeeper.lib.clock import now_utc
@@ -84,9 +85,10 @@ def present(agent: Agent, now: float) -> Observation:
 
 def _store(agent: Agent, now: float) -> dict[str, Any]:
     """Of another one of several stores; each key that the whole report has too means the same there."""
-    observation, archiver = present(agent, now), agent.archiver
+    name, observation, archiver = agent.config.store_name, present(agent, now), agent.archiver
+    troubles = [_problem(problem, now) for problem in agent.problems.open()]
     return {
-        "name": agent.config.store_name,
+        "name": name,
         "url": agent.store.url,
         "archiving": archiver is not None,
         "stored_up_to": _text(archiver.stored_up_to) if archiver is not None else None,
@@ -94,7 +96,7 @@ def _store(agent: Agent, now: float) -> dict[str, Any]:
         "record": _record(observation.record),
         **_lag(agent, observation),
         "suspected": _suspected(agent),
-        "troubles": [_problem(problem, now) for problem in agent.problems.open()],
+        "troubles": [{**each, "hint": for_store(str(each["hint"]), name)} for each in troubles],
     }
 
 

@@ -206,7 +206,7 @@ def _told(gap: Gap) -> str:
 
 def _accept(facts: Facts, gap: Gap) -> str:
     """By where it begins: there may be others."""
-    return paste.walkeeper(facts, "gap", "accept", *facts.for_store, gap.start)
+    return paste.walkeeper(facts, "gap", *facts.for_store, "accept", gap.start)
 
 
 def _fix(facts: Facts, problem: WalkeeperError) -> tuple[str, ...]:
