@@ -16,4 +16,4 @@ key "service/demo/walkeeper-proof" {
 key "service/demo/walkeeper-remembered" {
   policy = "write"
 }
-# For a second store called far (docs/stores.md), the same for walkeeper-far and walkeeper-remembered-far.
+# For a second store called far (docs/stores.md), the same for walkeeper-far, walkeeper-backup-far and walkeeper-remembered-far.

@@ -11,6 +11,6 @@ etcdctl role grant-permission walkeeper readwrite /service/demo/walkeeper
 etcdctl role grant-permission walkeeper readwrite /service/demo/walkeeper-backup
 etcdctl role grant-permission walkeeper readwrite /service/demo/walkeeper-proof
 etcdctl role grant-permission walkeeper readwrite /service/demo/walkeeper-remembered
-# For a second store called far (docs/stores.md), the same two for walkeeper-far and walkeeper-remembered-far.
+# For a second store called far (docs/stores.md), the same for walkeeper-far, walkeeper-backup-far and walkeeper-remembered-far.
 printf "%s\n" "$WALKEEPER_ETCD_PASSWORD" | etcdctl user add walkeeper --interactive=false
 etcdctl user grant-role walkeeper walkeeper

@@ -182,6 +182,7 @@ def test_what_is_not_known_is_left_out(served: Served) -> None:
 FAR: Final[dict[str, Any]] = {
     "name": "far", "url": "s3://far", "archiving": True, "stored_up_to": "0/E0000000", "record_known": True,
     "record": {**KNOWN["record"], "frontier": "0/D0000000"}, "lag_bytes": 4096, "lag_seconds": 70.0, "suspected": None,
+    "backups": {**KNOWN["backups"], "proved": None, "proof_overdue": False},
     "troubles": [{**PROBLEM, "what": "archiver_store", "reason": "store_unavailable"}],
 }  # fmt: skip
 
@@ -195,13 +196,26 @@ def test_what_is_known_of_every_store_has_its_name() -> None:
         **FAR,
         "name": "new",
         "record_known": False,
+        "backups": None,
         "record": None,
         "lag_bytes": None,
         "lag_seconds": None,
         "troubles": [],
     }
     with_stores = lines(stores=[FAR, unknown])
-    assert sorted(set(with_stores) - set(lines())) == [
+    more = sorted(set(with_stores) - set(lines()))
+    assert [line for line in more if re.match("walkeeper_(backup|window)", line)] == [
+        'walkeeper_backup_age_seconds{store="far"} 60.0',
+        'walkeeper_backup_attempts{store="far"} 0.0',
+        'walkeeper_backup_overdue{store="far"} 0.0',
+        'walkeeper_backups_complete{store="far"} 2.0',
+        'walkeeper_backups_damaged{store="far"} 1.0',
+        'walkeeper_window_end_lsn_bytes{store="far"} 768.0',
+        'walkeeper_window_seconds{store="far"} 86400.0',
+        'walkeeper_window_short{store="far"} 0.0',
+        'walkeeper_window_start_lsn_bytes{store="far"} 256.0',
+    ]
+    assert [line for line in more if not re.match("walkeeper_(backup|window)", line)] == [
         'walkeeper_frontier_lsn_bytes{store="far"} 3.489660928e+09',
         'walkeeper_frontier_timeline{store="far"} 2.0',
         'walkeeper_gaps{store="far"} 0.0',

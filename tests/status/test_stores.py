@@ -24,7 +24,7 @@ from walkeeper.status.text import render
 __all__ = ["two"]
 
 STORE: Final[dict[str, Any]] = {
-    "name": FAR, "url": "s3://far", "record": {**WHOLE["record"], "frontier": "2/49000000"}, "gaps": [],
+    "name": FAR, "url": "s3://far", "record": {**WHOLE["record"], "frontier": "2/49000000"}, "gaps": [], "backups": None,
     "lag_bytes": 20 * MIB, "lag_seconds_at_most": 8.0,
 }  # fmt: skip
 
@@ -90,6 +90,15 @@ def test_what_is_wrong_with_one_is_said_with_its_name() -> None:
         "store far: the frontier has stood for 90 s, and 20 MiB wait for it, because of what node2 reports",
     ]
     assert attention({**WHOLE, "stores": [STORE]}) == []
+    backups = {
+        "complete": 1, "damaged": 0, "incomplete": 1, "attempts": 0, "newest": {"age_seconds": 90_000.0}, "window": None,
+        "short": False, "overdue": True, "proof_overdue": False, "proved": None,
+    }  # fmt: skip
+    old = {**WHOLE, "stores": [{**STORE, "backups": backups}]}
+    assert "gaps: none; backups: 1 complete, the newest 25 h old; 1 incomplete" in " ".join(render(old).split())
+    (said,) = attention(old)
+    assert said["text"] == "store far: the newest base backup is 25 h old, and backup.schedule was due twice since"
+    assert said["hint"].endswith("walkeeper backup --store far takes one now.")
 
 
 def test_what_the_agents_of_all_stores_report_is_said_once() -> None:

@@ -53,6 +53,7 @@ def _about_other_stores(status: dict[str, Any]) -> Iterator[Remark]:
             *_about_the_owner(its),
             *_standstill(store["record"], [store]),
             *_about_gaps(store["gaps"]),
+            *about_backups(store["backups"]),
             *_about_the_agent(its),
         )
         yield from about_store(store["name"], found)

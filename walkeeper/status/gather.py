@@ -55,7 +55,7 @@ def gather(config: Config) -> dict[str, Any]:
     members = topology.members if topology is not None else (_this_node(config),)
     with ThreadPoolExecutor(len(members) + len(others) + 3) as pool:
         gaps = pool.submit(_gaps, config, record, unknown)
-        gaps_there = [pool.submit(_gaps_of, *each, unknown) for each in zip(others, records, strict=True)]
+        there = [pool.submit(_archive_of, *each, unknown) for each in zip(others, records, strict=True)]
         backups = pool.submit(_backups, config, record, unknown)
         agent = pool.submit(_agent, config, unknown, found)
         looked = list(pool.map(lambda member: _member(config, member, unknown), members))
@@ -87,8 +87,8 @@ def gather(config: Config) -> dict[str, Any]:
         "backups": backups.result(),
         "agent": agent.result(),
         "stores": [
-            _store(each, its, there.result(), next((row for row in rows if row["name"] == leader), None))
-            for each, its, there in zip(others, records, gaps_there, strict=True)
+            _store(each, its, found.result(), next((row for row in rows if row["name"] == leader), None))
+            for each, its, found in zip(others, records, there, strict=True)
         ],
     }
     found += attention(status)
@@ -298,9 +298,9 @@ def _gone(agent: dict[str, Any] | None, topology: Topology | None) -> list[dict[
 
 
 def _store(
-    config: Config, record: Record | None, gaps: list[dict[str, str | int]] | None, leader: dict[str, Any] | None
+    config: Config, record: Record | None, found: dict[str, Any], leader: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Another store; ``leader``: the row of the member that leads."""
+    """Another store. ``found``: what is in it; ``leader``: the row of the member that leads."""
     lag = late = None
     if record is not None and leader is not None and leader["lsn"] is not None:
         lag = max(0, Lsn.parse(leader["lsn"]) - record.position)
@@ -309,16 +309,16 @@ def _store(
         "name": config.store_name,
         "url": url_of(config.store),
         "record": _described(record),
-        "gaps": gaps,
+        **found,
         "lag_bytes": lag,
         "lag_seconds_at_most": late,
     }
 
 
-def _gaps_of(config: Config, record: Record | None, unknown: list[Remark]) -> list[dict[str, str | int]] | None:
-    """As ``_gaps``, of another store."""
+def _archive_of(config: Config, record: Record | None, unknown: list[Remark]) -> dict[str, Any]:
+    """Gaps and base backups in another store."""
     doubts: list[Remark] = []
-    found = _gaps(config, record, doubts)
+    found = {"gaps": _gaps(config, record, doubts), "backups": _backups(config, record, doubts)}
     unknown += about_store(config.store_name, doubts)
     return found
 

@@ -115,6 +115,7 @@ def _store(store: dict[str, Any]) -> str:
         f"frontier {frontier(store)}",
         f"{waits} not archived" + (f", for at most {duration(late)}" if late else ""),
         f"gaps: {gaps(store)}",
+        *(f"backups: {each}" for each in backups(store)[:1]),
         *([f"missing: {lacks}"] if (lacks := missing(store)) else []),
     ]
     return f"{store['name']}, {store['url'] or 'unknown'}: {'; '.join(parts)}"

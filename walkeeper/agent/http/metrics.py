@@ -139,7 +139,9 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
     ("troubles", "How many things keep the agent from its work at this moment.", lambda r: len(r["troubles"])),
 )
 _OF_EACH_STORE: Final = frozenset(
-    ["record_known", "frontier_lsn_bytes", "frontier_timeline", "lag_bytes", "lag_seconds", "gaps", "suspected_bytes", "troubles"]
+    ["record_known", "frontier_lsn_bytes", "frontier_timeline", "lag_bytes", "lag_seconds", "gaps", "suspected_bytes", "troubles",
+     "backups_complete", "backups_damaged", "backup_attempts", "backup_age_seconds", "backup_overdue", "window_start_lsn_bytes",
+     "window_end_lsn_bytes", "window_seconds", "window_short"]
 )  # fmt: skip
 """Of those, what is known of every store; the first, which may be the only one, has no label."""
 _COUNTERS: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (

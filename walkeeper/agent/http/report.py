@@ -31,7 +31,7 @@ def report(agent: Agent) -> dict[str, Any]:
     age = now - agent.observation.at if agent.observation.at else None
     observation = present(agent, now)
     server, slot = observation.server, observation.slot
-    archiver, disk, topology, last = agent.archiver, agent.observer.disk, agent.topology, agent.problems.last
+    disk, topology, last = agent.observer.disk, agent.topology, agent.problems.last
     return {
         "agent": _agent(agent, age),
         "server": None
@@ -65,7 +65,7 @@ def report(agent: Agent) -> dict[str, Any]:
             "fails": observation.command.fails,
         },
         "suspected": _suspected(agent),
-        "backups": None if archiver is None else agent.backups.summary(archiver.ownership.record),
+        "backups": _backups(agent),
         **_job(agent, BACKUP_JOB, "backup"),
         **_job(agent, PROOF_JOB, "proof"),
         "troubles": [_problem(problem, now) for problem in agent.problems.open()],
@@ -96,8 +96,14 @@ def _store(agent: Agent, now: float) -> dict[str, Any]:
         "record": _record(observation.record),
         **_lag(agent, observation),
         "suspected": _suspected(agent),
+        "backups": _backups(agent),
         "troubles": [{**each, "hint": for_store(str(each["hint"]), name)} for each in troubles],
     }
+
+
+def _backups(agent: Agent) -> dict[str, Any] | None:
+    archiver = agent.archiver
+    return None if archiver is None else agent.backups.summary(archiver.ownership.record)
 
 
 def _record(record: Record | None) -> dict[str, Any] | None:
