@@ -177,7 +177,7 @@ def test_only_the_archive_makes_receipts() -> None:
 
 def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
     """A probe deletes its own object, ``tail.drop`` what a receipt covers, a restore the pin that it wrote, ``life`` its older
-    signs, and ``expire`` what a recorded floor gives up (P15); ``limited``, ``guarded`` and ``authentic`` pass that on. Nothing else
+    signs, and ``expire`` what a recorded floor gives up (P15); ``limited``, ``guarded``, ``several`` and ``authentic`` pass that on. Nothing else
     deletes.
     """
     calls = {
@@ -196,6 +196,7 @@ def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
         "store/limited.py",
         "store/guarded.py",
         "archive/authentic.py",
+        "store/several.py",
     }
     assert (
         "def drop(archive: Archive, key: str, cover: Receipt | TailReceipt)"

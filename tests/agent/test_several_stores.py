@@ -312,7 +312,7 @@ def test_each_store_has_scheduled_backups_of_its_own_one_after_the_other(short_p
     )
     assert far.config.backup_verify_schedule is None, "the first is proved"
     job = Job(system_identifier=str(SYSTEM), due="2026-11-29T02:00:00Z", backup="B", at="2026-11-29T02:00:00Z")
-    assert main.jobs[BACKUP_JOB].kind.command(job) == ("backup", "--job", "B")
+    assert main.jobs[BACKUP_JOB].kind.command(job) == ("backup", "--job", "B", "--store", "main")
     assert far.jobs[BACKUP_JOB].kind.command(job) == ("backup", "--job", "B", "--store", "far")
     assert not far._cluster(BACKUP_JOB).waits
     main.jobs[BACKUP_JOB].seen = claimed(job, "a", "2026-11-29T02:00:00Z")

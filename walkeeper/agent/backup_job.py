@@ -21,7 +21,6 @@ from msgspec.structs import replace
 from walkeeper.agent.child import Child
 from walkeeper.agent.problems import Problems
 from walkeeper.config import Config
-from walkeeper.config.model import MAIN
 from walkeeper.core import backup_job
 from walkeeper.core.about import About
 from walkeeper.core.backup import BackupId
@@ -72,8 +71,8 @@ def backups(config: Config) -> Kind:
 
 
 def in_store(config: Config) -> tuple[str, ...]:
-    """The option that names its store to a command of walkeeper's."""
-    return () if config.store_name == MAIN else ("--store", config.store_name)
+    """The option that names its store to a command of walkeeper's, where there are others."""
+    return ("--store", config.store_name) if config.others else ()
 
 
 def proofs(config: Config) -> Kind:
