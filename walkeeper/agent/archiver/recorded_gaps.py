@@ -69,9 +69,11 @@ class RecordedGaps:
                 self._wanted.suspect(number, number + 1, now)
 
     def _close(self, gaps: Sequence[Gap], stopped: Callable[[], bool]) -> None:
-        """Each store is asked, and each member that may have some of it says no once, or delivers."""
+        """Each store, and each member that may have some of it, says no once, or delivers."""
         self._stores.look()
-        for segment in islice(self._wanted.segments(), ASKED):
+        for segment in sorted(
+            {each for name in self._stores.names for each in islice(self._wanted.wanted_from(name), ASKED)}
+        ):
             if not stopped() and self._stores.take(segment, self._wanted, self._sources.clock.monotonic()) is not None:
                 self._wanted.settle(segment.number, segment.number + 1)
                 events.info("gap_filled", segment=segment)
