@@ -10,8 +10,8 @@ import pytest
 
 from tests.agent.test_beliefs import SIZE, SYSTEM, TWO, Life, World
 from walkeeper.agent.archiver.commit import Commit
-from walkeeper.agent.archiver.lease import Lease
 from walkeeper.agent.archiver.holding import Holding, HoldSlot
+from walkeeper.agent.archiver.lease import Lease
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+from dataclasses import replace as replaced
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.agent.test_beliefs import ALL, FORK, ONE, SIZE, SYSTEM, TWO, Life, World
 from tests.agent.test_observer import observer_of
+from tests.core.values import history_text
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
@@ -26,7 +29,7 @@ from walkeeper.core.backup_job import Job, claimed
 from walkeeper.core.history import History
 from walkeeper.core.hold_slot import followed
 from walkeeper.core.lsn import MIB, Lsn
-from walkeeper.core.record import Record
+from walkeeper.core.record import Gap, Record
 from walkeeper.core.suspicion import Suspicions
 from walkeeper.core.takeover import LocalServer
 from walkeeper.dcs.base import BACKUP_JOB
@@ -80,43 +83,72 @@ def holding(durable_in: int) -> tuple[Holding, Clock]:
 
 def test_p1_the_slot_does_not_move_before_the_other_record_is_known() -> None:
     held, _ = holding(2)
-    assert held.position("main", Lsn(9 * MIB)) is None
+    assert held.position("main", record(9 * MIB)) is None
     with pytest.raises(DcsUnavailable) as caught:
         held.others("main")
     assert caught.value.hint
     held.note("far", record(7 * MIB))
-    assert held.position("main", Lsn(9 * MIB)) == 7 * MIB
-    assert held.position("main", Lsn(9 * MIB), crowded=True) == 9 * MIB, "P9: the disk is not filled for a second copy"
+    assert held.position("main", record(9 * MIB)) == 7 * MIB
+    assert held.position("main", record(9 * MIB), crowded=True) == 9 * MIB, (
+        "P9: the disk is not filled for a second copy"
+    )
 
 
 def test_with_durable_in_1_the_furthest_is_followed() -> None:
     held, _ = holding(1)
     held.note("far", record(7 * MIB))
-    assert held.position("main", Lsn(5 * MIB)) == 7 * MIB
+    assert held.position("main", record(5 * MIB)) == 7 * MIB
     held.note("far", None)
-    assert held.position("main", Lsn(5 * MIB)) == 5 * MIB
+    assert held.position("main", record(5 * MIB)) == 5 * MIB
 
 
 def test_a_store_whose_archive_does_not_begin_is_waited_for_and_not_for_ever() -> None:
     held, clock = holding(2)
     held.note("far", None)
-    assert held.position("main", Lsn(9 * MIB)) == 0
+    assert held.position("main", record(9 * MIB)) == 0
     clock.now += BEGIN_SECONDS
-    held.note("far", None)
-    assert held.position("main", Lsn(9 * MIB)) == 9 * MIB
+    assert held.position("main", record(9 * MIB)) == 9 * MIB
     held.note("far", record(8 * MIB))
-    assert held.position("main", Lsn(9 * MIB)) == 8 * MIB
+    assert held.position("main", record(9 * MIB)) == 8 * MIB
 
 
 def test_what_a_record_promises_is_on_its_chain_and_not_below_its_start() -> None:
     held, _ = holding(1)
-    assert not held.promises("far", ONE.segment(4, SIZE), ONE)
+    assert not held.promises("far", SYSTEM, ONE.segment(4, SIZE), ONE)
     held.note("far", record(7 * MIB))
-    promised = [number for number in range(1, 9) if held.promises("far", ONE.segment(number, SIZE), ONE)]
+    promised = [number for number in range(1, 9) if held.promises("far", SYSTEM, ONE.segment(number, SIZE), ONE)]
     assert promised == [3, 4, 5, 6]
-    assert held.promises("far", TWO.segment(4, SIZE), TWO)
+    assert held.promises("far", SYSTEM, TWO.segment(4, SIZE), TWO)
+    assert not held.promises("far", SYSTEM, TWO.segment(6, SIZE), TWO), "behind the fork it has another one"
+    assert not held.promises("far", SYSTEM + 1, ONE.segment(4, SIZE), ONE)
+    held.note("far", replace(record(7 * MIB), gaps=(Gap(1, str(Lsn(4 * MIB)), str(Lsn(5 * MIB))),)))
+    assert [n for n in range(1, 9) if held.promises("far", SYSTEM, ONE.segment(n, SIZE), ONE)] == [3, 5, 6]
     held.note("far", record(7 * MIB, timeline=3))
-    assert not held.promises("far", TWO.segment(4, SIZE), TWO)
+    assert not held.promises("far", SYSTEM, TWO.segment(4, SIZE), TWO)
+
+
+@pytest.mark.parametrize("durable_in", [1, 2])
+def test_p1_what_another_store_has_of_a_branch_that_ended_lets_go_of_nothing_behind_the_fork(durable_in: int) -> None:
+    """It was far ahead of the standby that was promoted, and has been away since."""
+    held, _ = holding(durable_in)
+    held.note("far", record(60 * MIB))
+    own, crowded = record(9 * MIB, timeline=2), durable_in == 2
+    assert held.position("main", own, TWO, crowded=crowded) == 9 * MIB
+    assert held.position("main", own, TWO) == (9 * MIB if durable_in == 1 else FORK)
+    held.note("far", record(60 * MIB, timeline=3))
+    assert held.position("main", own, TWO) == (9 * MIB if durable_in == 1 else 0)
+
+
+def test_p5_the_record_of_another_cluster_moves_nothing() -> None:
+    """After pg_upgrade, until somebody accepts the takeover in that store, too."""
+    held, clock = holding(1)
+    held.note("far", replace(record(60 * MIB), system_identifier="7"))
+    assert held.position("main", record(9 * MIB), ONE) == 9 * MIB
+    held, clock = holding(2)
+    held.note("far", replace(record(60 * MIB), system_identifier="7"))
+    assert held.position("main", record(9 * MIB), ONE) == 0
+    clock.now += BEGIN_SECONDS
+    assert held.position("main", record(9 * MIB), ONE) == 9 * MIB
 
 
 # ------------------------------------------------------------------------------------------- WAL that another store has
@@ -178,6 +210,8 @@ def test_p13_a_damaged_object_of_another_store_is_not_taken_and_keeps_nobody_fro
         two.stores.look()
         assert not two.take(4)
     assert two.take(5)
+    assert two.stores.promise(two.life.segment(5))
+    assert not two.stores.promise(two.life.segment(4)), "so that somebody hears of it"
     assert two.archive.find(two.life.segment(4)) is None
     assert 4 in {segment.number for segment in two.suspicions.wanted_from("the store far")}, "it has not said no"
     assert caplog.text.count("not_fetched_from_store") == 1
@@ -237,6 +271,22 @@ def test_p13_a_volume_that_went_back_is_noticed_by_the_other_stores_record_too(w
         check_other_record("a", "far", record(6 * MIB, below=other), local(world, ONE, 7 * MIB), ())
 
 
+def test_p13_two_servers_that_took_one_number_at_one_position_are_told_apart_by_their_histories(world: World) -> None:
+    """Before either has archived a whole segment of it."""
+    life = Life(TWO)
+    world.files("a", life, ALL)
+    server = LocalServer(SYSTEM, SIZE, TWO, Lsn(6 * MIB))
+    wal = LocalWal(server, {2: history_text(TWO)}, world.directory / "a")
+    below = sha256_of(world, life, 4)
+    theirs = record(FORK, timeline=2, owner="b", below=below)
+    with pytest.raises(NothingToCompare):
+        check_other_record("a", "far", theirs, wal, ())
+    with pytest.raises(OtherBytes):
+        check_other_record("a", "far", replace(theirs, owner="a", history_sha256="0" * 64), wal, ())
+    same = hashlib.sha256(history_text(TWO)).hexdigest()
+    check_other_record("a", "far", replace(theirs, owner="a", history_sha256=same), wal, ())
+
+
 def test_what_is_legitimate_goes_on(world: World) -> None:
     life = Life(TWO)
     world.files("a", life, ALL)
@@ -291,7 +341,7 @@ def test_what_a_store_has_to_do_with_is_in_each_line_of_its_threads() -> None:
 
 def test_each_store_has_scheduled_backups_of_its_own_one_after_the_other(short_path: Path) -> None:
     clock, dcs = SystemClock(), MemoryDcs()
-    config = replace(
+    config = replaced(
         observer_of(short_path)._config,
         backup_schedule=Schedule("02:00"),
         backup_verify_schedule=Schedule("04:00"),

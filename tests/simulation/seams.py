@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Self, cast
+from typing import IO, TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 import walkeeper.agent.agent
 import walkeeper.agent.archiver.audit
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from tests.simulation.nodes import Node
     from tests.simulation.world import World
 
+T = TypeVar("T")
 SPOOL_LIMIT: Final = 4 * SIZE
 POLL: Final = 1.0
 TAIL_INTERVAL: Final = 0.5
@@ -678,6 +679,7 @@ def simulated() -> Iterator[None]:
         "random": _Dice(),
         "uuid": _Sessions(),
         "TICK": 0.5,
+        "Deadline": _NoDeadline,
         "since_boot": lambda: agent().loop.now,
         "Wake": _NoWake,
         "now_utc": lambda: _BEGUN + timedelta(seconds=agent().loop.now),
@@ -754,6 +756,15 @@ def _read_tail(store: Store, layout: Layout, codec: Codec, name: str) -> Tail:
     whole, number = found.assembled, found.assembled.segment.number
     kept = (branch.plain(number) for branch in agent().world.branches if branch.written_out(number) == whole.plain)
     return found._replace(assembled=replace(whole, plain=next(kept)))
+
+
+class _NoDeadline:
+    """walkeeper.lib.deadline.Deadline: no store hangs here for longer than it says."""
+
+    def __init__(self, _: str) -> None: ...
+
+    def call(self, function: Callable[[], T], _: float) -> T:
+        return function()
 
 
 class _NoWake:

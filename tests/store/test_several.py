@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.twins.memory_store import MemoryStore
-from walkeeper.errors import StoreUnavailable
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.archive.read import Reader
+from walkeeper.archive.write import Archive
+from walkeeper.core.lsn import SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.errors import CannotTell, StoreUnavailable
 from walkeeper.store.several import Several
 
 
@@ -73,3 +79,14 @@ def test_a_pin_is_put_into_each_that_can_take_it() -> None:
     near.down = far.down = True
     with pytest.raises(StoreUnavailable):
         both.create("pin/2", b"x", {})
+
+
+def test_p6_absent_is_proved_only_where_each_archive_has_begun() -> None:
+    """The far one lies on a disk that is not mounted, say, and the near one was away."""
+    near, far, both = two()
+    layout, asked = Layout("demo", None, 7), Segment(2, 9, SegmentSize(1 << 20))
+    Archive(near, layout, asked.size, Codec()).state_start(asked)
+    with pytest.raises(CannotTell):
+        Reader(both, Codec()).deliver(layout, asked.name)
+    Archive(far, layout, asked.size, Codec()).state_start(asked)
+    assert Reader(both, Codec()).deliver(layout, asked.name) is None

@@ -119,9 +119,7 @@ class Rig:
         archiver: Way = "streaming",
         members: int = MEMBERS,
         writers: int = WRITERS,
-    ) -> None:
-        """With ``command`` PostgreSQL's archive_command is walkeeper's script."""
-        self, place: Place, diary: Diary, *, rate: float, archiver: Way = "streaming", far: Place | None = None
+        far: Place | None = None,
     ) -> None:
         """With ``command`` PostgreSQL's archive_command is walkeeper's script. ``far``: a second store."""
         stores = [place.section(), *([{"name": "far", **far.section()}] if far is not None else [])]
@@ -145,8 +143,7 @@ class Rig:
         self.far = None if far is None else Far(self, far)
         self.diary = diary
         self.cluster = Cluster(
-            new_directory("c"), members, segment_size_mb=SEGMENT_MB, proxied=True, guarded=True,
-            new_directory("c"), 3, segment_size_mb=SEGMENT_MB, proxied=True, guarded=far is None,
+            new_directory("c"), members, segment_size_mb=SEGMENT_MB, proxied=True, guarded=far is None,
             callbacks=callbacks(CALLBACK), restore_command=RESTORE,
             settings=self.connections | ({"archive_mode": "on"} if archiver == "command" else {}),
             extra={"postgresql": postgresql},

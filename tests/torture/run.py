@@ -18,10 +18,8 @@ from benchmarks.places import DirectoryPlace, Kind, Places
 from tests.parts.ways import Way
 from tests.torture import check, report
 from tests.torture.beliefs import FAULTS
-from tests.torture.faults import DURABLE, EVERYWHERE, clash
-from tests.torture.rig import MEMBERS, WRITERS, Diary, Rig, base_backup
 from tests.torture.faults import DURABLE, EVERYWHERE, SEVERAL, clash
-from tests.torture.rig import Diary, Far, Rig, base_backup
+from tests.torture.rig import MEMBERS, WRITERS, Diary, Far, Rig, base_backup
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record
 

@@ -354,7 +354,7 @@ class Agent:
         for store, record in self.shared.holding.others(self.config.store_name).items():
             if record is not None:
                 check_other_record(self.config.name, store, record, local, accepted)
-        stores = self.shared.other_stores(self.config)
+        stores = self.shared.other_stores(self.config, server.system_identifier)
         ownership = take_over(
             self.config.name,
             self.records,

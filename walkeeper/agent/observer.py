@@ -83,7 +83,7 @@ class Observer:
         found, record_known = self._look_at_record()
         leader, leader_known = self._look_at_leader()
         record = self._decode(found)
-        if record_known and (found is None or record is not None):
+        if record_known:  # one that cannot be read is as good as none
             self._holding.note(self._config.store_name, record)
         self._look_at_topology(record or self.observation.record)
         return Look(server, slot, found, record_known, record, leader, leader_known)
@@ -250,7 +250,7 @@ class Observer:
         if other or self._never_promoted(look):  # another cluster's positions say nothing of this one's
             self._problems.clear(About.NOT_GAP_SAFE)
             return None
-        frontier = self._holding.position(self._config.store_name, record.position)
+        frontier = self._holding.position(self._config.store_name, record)
         if frontier is None:
             return None
         why = why_not_gap_safe(slot, frontier, record.size)

@@ -28,18 +28,18 @@ class Shared:
         return "" if config.store_name == self.holding.first else config.store_name
 
     def backup_runs_before(self, config: Config) -> bool:
-        """Whether a backup into a store before that one runs, somewhere in the cluster."""
+        """Whether a backup into a store before that one runs somewhere in the cluster, or is about to."""
         for store, job in self.backup_jobs.items():  # in their order
             if store == config.store_name:
                 break
-            if job.seen is not None and job.seen.state == "running" and not job.silent:
+            if job.seen is not None and job.seen.state in ("wanted", "running") and not job.silent:
                 return True
         return False
 
-    def other_stores(self, config: Config) -> tuple[OtherStore, ...]:
-        """Those beside that configuration's."""
+    def other_stores(self, config: Config, system_identifier: int) -> tuple[OtherStore, ...]:
+        """Those beside that configuration's, for a server of that cluster."""
         return tuple(
-            OtherStore(name, reader, partial(self.holding.promises, name))
+            OtherStore(name, reader, partial(self.holding.promises, name, system_identifier))
             for name, reader in self.stores.items()
             if name != config.store_name
         )

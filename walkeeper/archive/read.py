@@ -65,7 +65,8 @@ class Reader:
         if problem is not None:
             return self._from_another(layout, name, problem)
         if layout.root not in self._proved:
-            prove_archive(self.store, layout, name)
+            for store in self.store.stores if isinstance(self.store, Several) else (self.store,):
+                prove_archive(store, layout, name)
             if self._far:
                 self._proved.add(layout.root)
         return None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.record import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,20 @@ def slot_target(frontier: Lsn, size: SegmentSize) -> Lsn:
 def followed(frontiers: Sequence[Lsn], durable_in: int) -> Lsn:
     """Of several stores' frontiers the one that so many have reached; the last, where there are fewer."""
     return sorted(frontiers, reverse=True)[min(durable_in, len(frontiers)) - 1]
+
+
+def reached(own: Record, other: Record, history: History | None = None) -> Lsn | None:
+    """How much of the chain of ``own`` the archive has that another store's record speaks of; None where that is another
+    cluster's. Without ``history``, that chain, it is not known where the timelines before it ended: good for people.
+    """
+    if (other.system_identifier, other.segment_size) != (own.system_identifier, own.segment_size):
+        return None
+    if other.timeline == own.timeline:
+        return other.position
+    if history is None:
+        return min(other.position, own.position)
+    ended = next((switch.lsn for switch in history.switches if switch.timeline == other.timeline), Lsn(0))
+    return min(other.position, ended)
 
 
 def why_not_gap_safe(slot: SlotState | None, frontier: Lsn, size: SegmentSize) -> str:

@@ -21,7 +21,14 @@ class Furthest:
         return any(records.reads_lag for records in self._records)
 
     def read(self) -> Versioned | None:
+        """Of the cluster that the first one is of, where there is that."""
         found = [each for each in (records.read() for records in self._records) if each is not None]
+        first = decoded(found[0]).record if found else None
+        if first is not None:
+            others = [(each, decoded(each).record) for each in found]
+            found = [
+                each for each, record in others if record is None or record.system_identifier == first.system_identifier
+            ]
         return max(found, key=_position, default=None)
 
     def leader(self) -> Leader | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from walkeeper.config import Config
-from walkeeper.core.hold_slot import SlotState, followed
+from walkeeper.core.hold_slot import SlotState, followed, reached
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.room import Disk
@@ -178,9 +178,12 @@ class Facts:
     @property
     def held(self) -> Lsn | None:
         """The frontier that the hold slot follows: of several stores', the one that enough of them have reached."""
-        records = [each.record for each in (self, *self.other_stores)]
-        positions = [record.position for record in records if isinstance(record, Record)]
-        return followed(positions, self.config.durable_in) if positions else None
+        own = self.record
+        if not isinstance(own, Record):
+            return None
+        records = [each.record for each in self.other_stores if isinstance(each.record, Record)]
+        others = [found for record in records if (found := reached(own, record)) is not None]
+        return followed([own.position, *others], self.config.durable_in)
 
     @property
     def waits_for_store(self) -> bool:

@@ -14,7 +14,7 @@ from walkeeper.archive.restorable import claimed, summary
 from walkeeper.config import Config
 from walkeeper.control import client, paths
 from walkeeper.core.history import History
-from walkeeper.core.hold_slot import SlotState, followed, how_to_make_safe, why_not_gap_safe
+from walkeeper.core.hold_slot import SlotState, followed, how_to_make_safe, reached, why_not_gap_safe
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record
 from walkeeper.core.room import Disk
@@ -248,7 +248,7 @@ class _Judge:
         self._slot = config.hold_slot
         self._declared = topology is None or config.hold_slot in topology.slots
         self._unknown = unknown
-        self._others = [record.position for record in others if record is not None]
+        self._others = [record for record in others if record is not None]
         self._durable_in = config.durable_in
 
     def row(
@@ -264,7 +264,8 @@ class _Judge:
         late = _age(record.wal_at) if lag else 0.0
         judged = {**row, "lag_bytes": lag, "lag_seconds_at_most": late}
         if row["held"]:
-            held = followed([record.position, *self._others], self._durable_in)
+            others = [found for other in self._others if (found := reached(record, other)) is not None]
+            held = followed([record.position, *others], self._durable_in)
             why = why_not_gap_safe(slot, held, record.size)
             hint = how_to_make_safe(slot, self._slot, declared=self._declared) if why else None
             judged |= {"gap_safe": why == "", "why": why or None, "hint": hint}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -88,7 +89,7 @@ class Several:
 
     def _order(self) -> Iterable[int]:
         late = time.monotonic() - LAST_SECONDS
-        return sorted(range(len(self.stores)), key=lambda number: self._failed_at.get(number, 0.0) > late)
+        return sorted(range(len(self.stores)), key=lambda number: self._failed_at.get(number, -math.inf) > late)
 
     def _in_each(self, do: Callable[[Store], None]) -> None:
         """Raises the first problem where not one of them does it."""

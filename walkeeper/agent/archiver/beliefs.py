@@ -114,7 +114,11 @@ def check_other_record(me: str, store: str, record: Record, local: LocalWal, acc
     sha256 = local.sha256(below, server.lsn) if below is not None and record.below_sha256 else None
     if below is not None and sha256 not in {None, record.below_sha256}:
         raise OtherBytes(f"{below}: the store {store} has other bytes than this server", hint=PROMOTE)
-    if sha256 is None and must_compare(record, me, server):
+    text = local.histories.get(record.timeline)
+    if text is not None and record.history_sha256 not in {"", hashlib.sha256(text).hexdigest()}:
+        raise OtherBytes(f"history of timeline {record.timeline}: the store {store} has another one", hint=PROMOTE)
+    of_it = sha256 is not None and below is not None and below.timeline == record.timeline
+    if not of_it and must_compare(record, me, server):
         _not_compared_with(record, f"record of the store {store}", accepted)
 
 

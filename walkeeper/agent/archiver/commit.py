@@ -154,7 +154,7 @@ class Commit:
         held.holding.note(held.store, record)
         if not self._observed.server_up:
             return None
-        position = held.follows(record.position, self._frontier.size)
+        position = held.follows(record, self._frontier.history)
         slot: SlotState | None = None
         try:
             slot = self._server.slot(held.name)

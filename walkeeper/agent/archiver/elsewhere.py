@@ -12,9 +12,14 @@ from walkeeper.core.history import History
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.suspicion import Suspicions
-from walkeeper.errors import StoreError, WalkeeperError
+from walkeeper.errors import StoreError, StoreUnavailable, WalkeeperError
 from walkeeper.lib import events
+from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 
+PATIENCE: Final = 10.0
+"""Seconds that another store has for an answer,"""
+SLOWEST: Final = 2 * 1024 * 1024
+"""and bytes of a segment that it has to deliver in each second more."""
 TOLD: Final = 64
 """Problems that are remembered as told."""
 
@@ -43,14 +48,19 @@ class OtherStores:
         self._history = history
         self._away: set[str] = set()
         self._said: set[str] = set()
+        self._broken: set[tuple[str, Segment]] = set()
+        """What a store has said that it lacks, or has given damaged."""
+        self._deadlines = {store.name: Deadline(store.called) for store in stores}
 
     def look(self) -> None:
         """Ask all of them again; one that fails is asked no more until the next look."""
         self._away.clear()
 
     def promise(self, wanted: Segment) -> bool:
-        """Whether the record of one of them says that it has that segment."""
-        return any(store.promises(wanted, self._history) for store in self._stores)
+        """Whether the record of one of them says that it has that segment, and nothing that it said or gave is against it."""
+        return any(
+            store.promises(wanted, self._history) and (store.name, wanted) not in self._broken for store in self._stores
+        )
 
     def take(self, wanted: Segment, suspicions: Suspicions, now: float) -> Receipt | None:
         """From the first that has it; who has not is noted in ``suspicions``. Raises the errors of the archive that takes it."""
@@ -58,20 +68,34 @@ class OtherStores:
             if store.name in self._away:
                 continue
             try:
-                plain = store.reader.deliver(self._archive.layout, wanted.name)
+                plain = self._delivered(store, wanted)
                 packed = None if plain is None else self._archive.pack(wanted, plain, self._history)
             except WalkeeperError as problem:
                 if isinstance(problem, StoreError):
                     self._away.add(store.name)
+                else:
+                    self._broken.add((store.name, wanted))
                 self._tell(store, wanted, problem)
                 continue
             if packed is None:
+                self._broken.add((store.name, wanted))
                 suspicions.refuse(store.called, wanted.number, now)
                 continue
+            self._broken.discard((store.name, wanted))
             receipt = self._archive.put(packed)
             events.info("fetched_from_store", segment=wanted, from_store=store.name)
             return receipt
         return None
+
+    def _delivered(self, store: OtherStore, wanted: Segment) -> bytes | None:
+        """However long that store hangs: the end of this archiver waits for who calls this. Raises StoreUnavailable, then."""
+        seconds = PATIENCE + wanted.size / SLOWEST
+        try:
+            return self._deadlines[store.name].call(
+                lambda: store.reader.deliver(self._archive.layout, wanted.name), seconds
+            )
+        except DeadlineExceeded:
+            raise StoreUnavailable(f"{store.called}: it did not deliver {wanted} within {seconds:.0f} s") from None
 
     def _tell(self, store: OtherStore, wanted: Segment, problem: WalkeeperError) -> None:
         """What fails in the same way for an hour is told of once."""

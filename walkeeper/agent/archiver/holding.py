@@ -10,10 +10,11 @@ from typing import Final
 
 from walkeeper.agent.archiver.lost_wal import short_of_disk
 from walkeeper.core.history import History
-from walkeeper.core.hold_slot import followed
-from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.hold_slot import followed, reached
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
+from walkeeper.core.suspicion import Lost, covers
 from walkeeper.errors import DcsUnavailable
 from walkeeper.lib.clock import Clock
 
@@ -44,16 +45,17 @@ class Holding:
         """As it was read or written."""
         with self._lock:
             self._records[store] = record
-            if record is not None:
-                self._absent_since.pop(store, None)
-            else:
-                self._absent_since.setdefault(store, self._clock.monotonic())
 
-    def promises(self, store: str, wanted: Segment, history: History) -> bool:
-        """Whether that store's record says that its archive has that segment of a chain."""
+    def promises(self, store: str, system_identifier: int, wanted: Segment, history: History) -> bool:
+        """Whether that store's record says that its archive has that segment of a chain of that cluster's."""
         with self._lock:
             record = self._records.get(store)
         if record is None or not history.includes(record.timeline):
+            return False
+        if (record.system_identifier, record.segment_size) != (str(system_identifier), wanted.size):
+            return False
+        chain = History(record.timeline, history.switches[: history.timelines.index(record.timeline)])
+        if not chain.contains(wanted) or covers(record.gaps, Lost(wanted, wanted.number + 1).as_gap()):
             return False
         return wanted.end <= record.position and wanted.number >= Segment.parse(record.start, record.size).number
 
@@ -69,27 +71,33 @@ class Holding:
             )
         return {other: known[other] for other in self._stores if other != store}
 
-    def position(self, store: str, own: Lsn, *, crowded: bool = False) -> Lsn | None:
-        """Where the frontier is that the slot follows, for the archiver of ``store``, whose own is ``own``; None where one of
-        the records is not known. A store whose archive does not begin is waited for, but not for ever. ``crowded``: pg_wal's disk
-        runs short, so that one store must be enough.
+    def position(self, store: str, own: Record, history: History | None = None, *, crowded: bool = False) -> Lsn | None:
+        """Where the frontier is that the slot follows, for the archive of ``store``, whose record is ``own``; None where one of
+        the others is not known. ``history``: as in ``reached``. An archive that has not begun, or is another cluster's, is waited
+        for, but not for ever. ``crowded``: pg_wal's disk runs short, so that one store must be enough.
         """
         try:
             others = self.others(store)
         except DcsUnavailable:
             return None
-        positions = [own]
+        positions = [own.position]
         for other, record in others.items():
-            if record is not None:
-                positions.append(record.position)
+            position = None if record is None else reached(own, record, history)
+            if position is not None:
+                self._begun(other)
+                positions.append(position)
             elif self._is_waited_for(other):
                 positions.append(Lsn(0))
         return followed(positions, 1 if crowded else self._durable_in)
 
+    def _begun(self, store: str) -> None:
+        with self._lock:
+            self._absent_since.pop(store, None)
+
     def _is_waited_for(self, store: str) -> bool:
         with self._lock:
-            since = self._absent_since.get(store)
-        return since is not None and self._clock.monotonic() - since < BEGIN_SECONDS
+            since = self._absent_since.setdefault(store, self._clock.monotonic())
+        return self._clock.monotonic() - since < BEGIN_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,7 @@ class HoldSlot:
     holding: Holding
     pg_wal: Path
 
-    def follows(self, own: Lsn, size: SegmentSize) -> Lsn | None:
+    def follows(self, own: Record, history: History) -> Lsn | None:
         """As ``Holding.position``."""
-        return self.holding.position(self.store, own, crowded=self.holding.shared and short_of_disk(self.pg_wal, size))
+        crowded = self.holding.shared and short_of_disk(self.pg_wal, own.size)
+        return self.holding.position(self.store, own, history, crowded=crowded)

@@ -34,7 +34,7 @@ from walkeeper.core.windows import (
     stopped_at,
 )
 from walkeeper.dcs.claim import Claim, unknown
-from walkeeper.errors import CannotRestore, CannotTell, DcsError, StoreError, WalkeeperError
+from walkeeper.errors import CannotRestore, CannotTell, DcsError, Refused, StoreError, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.retry import with_retries
 from walkeeper.restore.directory import here, target
@@ -68,7 +68,7 @@ def make_of_any(config: Config, request: Request, tell: Callable[[str], None] = 
     for each in config.of_each_store:
         try:
             plans.append(make(each, request, tell))
-        except (CannotRestore, CannotTell, StoreError) as problem:
+        except (Refused, CannotTell, StoreError) as problem:
             passed[each.store_name] = problem
         if plans and not isinstance(wanted, Latest):
             break
@@ -83,7 +83,10 @@ def make_of_any(config: Config, request: Request, tell: Callable[[str], None] = 
 
 
 def _none_can(passed: dict[str, WalkeeperError]) -> WalkeeperError:
-    """Where not every store could be asked, that is not the same as that none can."""
+    """Where not every store could be asked, that is not the same as that none can; what all say alike is of the request."""
+    first = next(iter(passed.values()))
+    if all(str(each) == str(first) for each in passed.values()):
+        return first
     kind = CannotRestore if all(isinstance(each, CannotRestore) for each in passed.values()) else CannotTell
     hints = dict.fromkeys(each.hint for each in passed.values() if each.hint)
     return kind("; ".join(f"store {name}: {each}" for name, each in passed.items()), hint=" ".join(hints))
