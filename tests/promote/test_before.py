@@ -42,6 +42,7 @@ from walkeeper.errors import (
 from walkeeper.postgres.server import ServerState
 from walkeeper.promote import before, command
 from walkeeper.promote.before import Before, Candidate
+from walkeeper.promote.command import waited_for
 from walkeeper.promote.lose import Word
 from walkeeper.promote.standby import Replay
 from walkeeper.promote.stored import Stored
@@ -700,3 +701,21 @@ def test_p16_a_word_that_others_could_have_written_does_not_count(
         patch.setattr("walkeeper.promote.lose.os.geteuid", lambda: 4711)
         with pytest.raises(ConfigError, match="another user"):
             word.give()
+
+
+def test_of_several_stores_each_that_commits_wait_for_is_asked(tmp_path: Path) -> None:
+    """The leader may name them in another order, and acknowledge by what is the second one here."""
+    path = tmp_path / "patroni.yml"
+    stores = "{stores: [{directory: /mnt/a}, {name: far, directory: /mnt/b}]}"
+    path.write_text(f"scope: demo\nname: a\npostgresql: {{data_dir: {tmp_path}/data}}\nwalkeeper: {stores}\n")
+    config = load(path, {})
+
+    def asked(*waiting: str) -> list[str]:
+        return [
+            each.store_name for each in waited_for(config, lambda one: "store" if one.store_name in waiting else "")
+        ]
+
+    assert asked() == ["main"]
+    assert asked("far") == ["far"]
+    assert asked("far", "main") == ["main", "far"]
+    assert waited_for(config.of_only("far"), lambda _: "") == (config.of_only("far"),)

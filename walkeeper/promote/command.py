@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.dcs.base import RECORD
+from walkeeper.dcs.claim import read_claim
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import NotLeader, WalkeeperError
 from walkeeper.lib import events
@@ -63,7 +65,30 @@ def run(config: Config, word: Word, stalled: float) -> int:
     return GOES_ON
 
 
+def waited_for(config: Config, says: Callable[[Config], str]) -> tuple[Config, ...]:
+    """Of several stores those that commits wait for, as their records say: another member may name them in another order. Where
+    none does, the first.
+    """
+    if not config.others:
+        return (config,)
+    return tuple(each for each in config.of_each_store if says(each) == "store") or (config,)
+
+
+def _says(config: Config) -> str:
+    """What its record says of commits; "" where that is not known."""
+    records = connect(config.patroni_config, config.name, config.agent.dcs_timeout, config.key(RECORD))
+    try:
+        record = read_claim(records).record
+    finally:
+        records.close()
+    return "" if record is None else record.durability
+
+
 def _before(config: Config, stalled: float) -> str:
+    return "; ".join([_before_in(each, stalled) for each in waited_for(config, _says)])
+
+
+def _before_in(config: Config, stalled: float) -> str:
     records = connect(config.patroni_config, config.name, config.agent.dcs_timeout, config.key(RECORD))
     server = Server(config.postgresql, config.agent.dcs_timeout)
 

@@ -83,10 +83,7 @@ def make_of_any(config: Config, request: Request, tell: Callable[[str], None] = 
 
 
 def _none_can(passed: dict[str, WalkeeperError]) -> WalkeeperError:
-    """Where not every store could be asked, that is not the same as that none can; what all say alike is of the request."""
-    first = next(iter(passed.values()))
-    if all(str(each) == str(first) for each in passed.values()):
-        return first
+    """Where not every store could be asked, that is not the same as that none can."""
     kind = CannotRestore if all(isinstance(each, CannotRestore) for each in passed.values()) else CannotTell
     hints = dict.fromkeys(each.hint for each in passed.values() if each.hint)
     return kind("; ".join(f"store {name}: {each}" for name, each in passed.items()), hint=" ".join(hints))
