@@ -553,7 +553,7 @@ def write_the_record_without_comparing(patch: MonkeyPatch) -> None:
 # ---------------------------------------------------------------------------------------------------------------- the spool
 
 
-@mutation("disk_short", "store_down", "lose_slot", "jump_slot", "cut_store", first=164)
+@mutation("disk_short", "store_down", "lose_slot", "jump_slot", "cut_store", first=236)
 def drop_from_a_full_disk_what_no_slot_keeps(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.streaming, "keeps", lambda *_: True)
 
@@ -566,7 +566,7 @@ def trust_a_stale_spool(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_seed", seed)
 
 
-@mutation(first=678)
+@mutation(first=762)
 def trust_the_spool_of_an_earlier_boot(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_check_boot", lambda _: None)
 
@@ -623,7 +623,7 @@ def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     patch.setattr(Frontier, "suspect", suspect)
 
 
-@mutation(*_SILENT, first=76)
+@mutation(*_SILENT, first=88)
 def empty_the_spool_behind_a_suspicion_before_it_is_stored(patch: MonkeyPatch) -> None:
     real = Archiver._hand_out
 
@@ -683,7 +683,7 @@ def say_yes_to_other_bytes_under_that_name(patch: MonkeyPatch) -> None:
 # -------------------------------------------------------------------------------------------------------- these were found
 
 
-@mutation("damage_spool", "wipe_spool", "kill_receiver", first=519)
+@mutation("damage_spool", "wipe_spool", "kill_receiver", first=569)
 def forget_that_a_segment_comes_again(patch: MonkeyPatch) -> None:
     """A segment that was put aside while it waited for its upload, and came again before the next look, was never uploaded."""
     real = Streaming._start_receiver
@@ -729,7 +729,7 @@ def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.core.history, "_as_it_came_to_be", refuse)
 
 
-@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=976)
+@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=1010)
 def take_unknown_members_for_none(patch: MonkeyPatch) -> None:
     """An agent that began while the DCS was away did not know the members, and called their WAL a gap. At once, as it was
     then: by now it has mostly learnt of them before a no counts."""
@@ -772,7 +772,7 @@ def tell_commits_of_a_stream_whose_beginning_is_not_stored(patch: MonkeyPatch) -
     patch.setattr(Frontier, "unbroken", lambda _: Lsn(1 << 60))
 
 
-@mutation("ungoverned", archiver="durable")
+@mutation("ungoverned", first=22, archiver="durable")
 def tell_commits_without_a_lease(patch: MonkeyPatch) -> None:
     patch.setattr(Lease, "holds", lambda _: True)
     patch.setattr(Ownership, "confirm", lambda _: None)
