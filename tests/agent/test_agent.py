@@ -171,9 +171,9 @@ def test_a_backlog_does_not_write_the_record_for_each_segment(alone: Alone, monk
     written: list[float] = []
     write = Ownership.write
 
-    def note(ownership: Ownership, *what: Any) -> None:
+    def note(ownership: Ownership, *what: Any, **more: Any) -> None:
         written.append(time.monotonic())
-        write(ownership, *what)
+        write(ownership, *what, **more)
 
     monkeypatch.setattr(Ownership, "write", note)
     with alone.agent() as agent:

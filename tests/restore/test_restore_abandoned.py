@@ -109,7 +109,7 @@ def test_nor_is_it_told_where_no_agent_answers_in_time(
     member: Member, monkeypatch: pytest.MonkeyPatch, status: str, down: bool, told: bool | None
 ) -> None:
     """None: it cannot be told, and a server that starts goes on with the timeline that it is on."""
-    monkeypatch.setattr(command, "open_store", lambda _: member.store)
+    monkeypatch.setattr(command, "open_all", lambda *_, **__: member.store)
     monkeypatch.setattr(command, "_records", lambda _, key="walkeeper": MemoryRecord(member.dcs, key))
     member.dcs.down = down
     member.write_control(control_file(1, Lsn(FORK - 1000)))

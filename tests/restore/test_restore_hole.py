@@ -26,7 +26,6 @@ from walkeeper.core.tail import Piece
 from walkeeper.dcs.base import RECORD
 from walkeeper.errors import StoreUnavailable
 from walkeeper.restore import command, exits
-from walkeeper.store.base import Store
 
 RECOVERS: Final = ("recovery.signal", "postmaster.pid")
 FOLLOWS: Final = ("standby.signal", "postmaster.pid")
@@ -321,11 +320,8 @@ def test_p6_what_cannot_be_looked_at_is_no_end(agent: Holed) -> None:
 def alone(node: Holed, monkeypatch: pytest.MonkeyPatch) -> Holed:
     """restore-wal does it by itself, on that store and DCS."""
 
-    def opened(_: object) -> Store:
-        return node.store
-
     node.configure(deadline="2s")
-    monkeypatch.setattr(command, "open_store", opened)
+    monkeypatch.setattr(command, "open_all", lambda *_, **__: node.store)
     monkeypatch.setattr(command, "_records", lambda _, key=RECORD: MemoryRecord(node.dcs, key))
     return node
 

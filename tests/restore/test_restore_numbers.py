@@ -157,7 +157,7 @@ def test_a_dcs_that_says_nothing_leaves_the_answer_as_it_is(promoted: Promoted) 
 
 
 def test_without_an_agent_the_command_asks_the_dcs_itself(promoted: Promoted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "open_store", lambda _: promoted.store)
+    monkeypatch.setattr(command, "open_all", lambda *_, **__: promoted.store)
     monkeypatch.setattr(command, "_records", lambda _, key="walkeeper": MemoryRecord(promoted.dcs, key))
     assert restore(promoted.config, NAME, promoted.data, {}) == TEXT
     with pytest.raises(StoreError):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 from collections.abc import Mapping
+from contextvars import ContextVar
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from walkeeper.errors import WalkeeperError
@@ -16,13 +17,13 @@ MAX_VALUE: Final = 2000
 LOG_FILE_BYTES: Final = 10 * 1024 * 1024
 LOG_FILES_KEPT: Final = 3
 
-_always: Final = threading.local()
+_always: ContextVar[Mapping[str, object]] = ContextVar("facts", default=MappingProxyType({}))
 _log: Final = logging.getLogger("walkeeper")
 
 
 def always_say(**facts: object) -> None:
     """In each line of this thread, after its word."""
-    _always.facts = facts
+    _always.set(facts)
 
 
 def info(word: str, **facts: object) -> None:
@@ -47,7 +48,7 @@ def failure(word: str, problem: BaseException, **facts: object) -> None:
 
 def line(word: str, facts: Mapping[str, object], hint: str = "") -> str:
     """``word key=value … HINT: …`` on one line, whatever the values contain."""
-    facts = {**getattr(_always, "facts", {}), **facts}
+    facts = {**_always.get(), **facts}
     parts = [word, *(f"{key}={_value(value)}" for key, value in facts.items() if value is not None)]
     if hint:
         parts.append(f"HINT: {_value_text(hint)}")
