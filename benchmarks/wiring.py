@@ -112,8 +112,7 @@ def record_of(cluster: Cluster) -> Record | None:
 
 def archive_of(cluster: Cluster, place: Place) -> Archive:
     """What the agents of that cluster write, to look at."""
-    record = record_of(cluster)
-    assert record is not None
+    record = wait_until(lambda: record_of(cluster), "the record", 60)  # somebody may just have wiped it
     layout = Layout(cluster.scope, None, int(record.system_identifier))
     return Archive(place.store(), layout, record.size, Codec())
 
