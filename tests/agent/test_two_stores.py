@@ -174,3 +174,15 @@ def test_p7_one_that_was_emptied_stops_alone_and_says_so(two: Two) -> None:
         assert not [key for key in two.stores["far"].objects if not key.startswith("probe/")]
         far.refusals.answer({"accept": True})
         two.reaches("far", two.write())
+
+
+def test_p11_a_record_that_cannot_be_read_stops_the_archive_of_no_other_store(two: Two) -> None:
+    """And that other store is away, so that nobody writes a new one."""
+    with two.agents(durable_in=1):
+        two.begin()
+    two.dcs.put(b"garbage", f"{RECORD}-far")
+    two.stores["far"].down = True
+    with two.agents(durable_in=1):
+        end = two.write(6)
+        two.reaches("main", end)
+        wait_for(lambda: two.slot >= end - 2 * SIZE)

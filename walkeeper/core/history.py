@@ -39,6 +39,10 @@ class History:
     def includes(self, timeline: int) -> bool:
         return timeline in self.timelines
 
+    def up_to(self, timeline: int) -> History:
+        """The history of that one of its timelines."""
+        return History(timeline, self.switches[: self.timelines.index(timeline)])
+
     def timeline_of(self, number: int, size: SegmentSize) -> int:
         """Whose file holds segment ``number`` in this chain: the newest timeline that had begun before its end."""
         end = (number + 1) * size

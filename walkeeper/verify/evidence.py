@@ -66,7 +66,7 @@ class Evidence:
             return self.histories[timeline]
         for descendant in self.histories.values():
             if descendant.includes(timeline):
-                return History(timeline, descendant.switches[: descendant.timelines.index(timeline)])
+                return descendant.up_to(timeline)
         begins = self.begins
         return History(timeline) if timeline == 1 or (begins and begins.timeline == timeline) else None
 

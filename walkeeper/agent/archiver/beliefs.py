@@ -101,9 +101,7 @@ def check_other_record(me: str, store: str, record: Record, local: LocalWal, acc
         return  # the takeover of that store's archive says so
     if record.timeline <= chain.timeline and not chain.includes(record.timeline):
         return  # of a branch that ended
-    history = chain
-    if record.timeline < chain.timeline:
-        history = History(record.timeline, chain.switches[: chain.timelines.index(record.timeline)])
+    history = chain.up_to(record.timeline) if chain.includes(record.timeline) else chain
     try:
         end = common_end(record, history, server)
     except BeyondServer as problem:
@@ -176,7 +174,7 @@ def _record_history(record: Record, archive: Archive, local: LocalWal) -> Histor
         return chain
     ancestor: History | None = None
     if chain.includes(record.timeline):
-        ancestor = History(record.timeline, chain.switches[: chain.timelines.index(record.timeline)])
+        ancestor = chain.up_to(record.timeline)
         if known is not None and record.history_sha256 == hashlib.sha256(known).hexdigest():
             return ancestor
     try:

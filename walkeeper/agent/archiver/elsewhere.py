@@ -17,9 +17,9 @@ from walkeeper.lib import events
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 
 PATIENCE: Final = 10.0
-"""Seconds that another store has for an answer,"""
+"""Seconds that another store has for an answer, beside those for the bytes of a segment."""
 SLOWEST: Final = 2 * 1024 * 1024
-"""and bytes of a segment that it has to deliver in each second more."""
+"""Bytes of it in a second that the store has to deliver."""
 TOLD: Final = 64
 """Problems that are remembered as told."""
 
@@ -53,7 +53,7 @@ class OtherStores:
         self._deadlines = {store.name: Deadline(store.called) for store in stores}
 
     def look(self) -> None:
-        """Ask all of them again; one that fails is asked no more until the next look."""
+        """Ask all of them again; one that fails is left alone until the next look."""
         self._away.clear()
 
     def promise(self, wanted: Segment) -> bool:

@@ -54,8 +54,9 @@ class Holding:
             return False
         if (record.system_identifier, record.segment_size) != (str(system_identifier), wanted.size):
             return False
-        chain = History(record.timeline, history.switches[: history.timelines.index(record.timeline)])
-        if not chain.contains(wanted) or covers(record.gaps, Lost(wanted, wanted.number + 1).as_gap()):
+        if not history.up_to(record.timeline).contains(wanted) or covers(
+            record.gaps, Lost(wanted, wanted.number + 1).as_gap()
+        ):
             return False
         return wanted.end <= record.position and wanted.number >= Segment.parse(record.start, record.size).number
 

@@ -287,12 +287,12 @@ class LostWal:
         since = self._suspicions.since()
         if since is None:
             return
+        if since != self._until[0]:
+            self._until = since, timestamp(since + self._patience - self._sources.clock.monotonic())
         if all(map(self._stores.promise, self._suspicions.segments())):  # it is on its way
             self.missing = None
             self._problems.clear(About.ARCHIVER_WAL_MISSING)
             return
-        if since != self._until[0]:
-            self._until = since, timestamp(since + self._patience - self._sources.clock.monotonic())
         silent = self._suspicions.silent(self._waited_for(members))
         self.missing = Missing(lost, tuple(silent), self._until[1])
         names = ", ".join(silent) if members is not None else "the DCS to tell the members"
