@@ -304,6 +304,7 @@ def test_the_policies_allow_what_the_store_does_and_no_more() -> None:
     doctor = {"s3:GetBucketVersioning", "s3:GetBucketObjectLockConfiguration"}
     assert set(agent) == {needed[call] for call in calls if call in needed} - doctor
     assert set(allowed("policy-doctor.json")) == doctor
+    assert allowed("policy-lock.json") == {"s3:PutObjectRetention": "arn:aws:s3:::our-wal/postgresql/*"}
     assert [resource.partition("/postgresql/")[2] for resource in agent["s3:DeleteObject"]] == [
         "probe/*",
         "*/tail/*",

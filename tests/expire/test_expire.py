@@ -24,12 +24,14 @@ from walkeeper.archive.restorable import described, look
 from walkeeper.core.backup import Backup, BackupId, Tombstone
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Gap, Record
+from walkeeper.core.retention import Policy
 from walkeeper.dcs.claim import unknown
 from walkeeper.errors import DcsError, NotAuthentic, StoreDenied
 from walkeeper.expire import command, words
 from walkeeper.store.base import ObjectInfo
 from walkeeper.store.directory import DirectoryStore
 from walkeeper.store.directory.keys import DirectorySettings
+from walkeeper.store.s3.keys import S3Settings
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 OLD, OLDER = BackupId("20261101T020000Z", 1, "00000001"), BackupId("20261102T020000Z", 1, "00000002")
@@ -380,6 +382,20 @@ def test_p15_too_few_backups_and_no_setting_are_refused_with_exit_1(site: Site, 
         site.store.delete(site.layout.backup_json(id_))
     assert "1 complete full backup is" in run(code=1, apply=True)["refused"]
     assert read_expiry(site.store, site.layout).floors == ()
+
+
+@pytest.mark.parametrize(
+    ("keep", "number", "kept"), [(14.0, None, 30.0), (60.0, None, 60.0), (None, 3, 30.0), (None, None, None)]
+)
+def test_what_the_store_does_not_let_go_is_not_given_up(
+    site: Site, keep: float | None, number: int | None, kept: float | None
+) -> None:
+    config = replace(
+        site.config,
+        backup_keep=keep and keep * 86400.0,
+        store=S3Settings(bucket="wal", object_lock_days=30),
+    )
+    assert command.policy_of(config, number) == Policy(timedelta(days=kept) if kept else None, number)
 
 
 def test_it_is_said_in_words(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

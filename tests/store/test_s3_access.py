@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ import pytest
 from msgspec.structs import replace
 
 from tests.parts.scripted_s3 import Exchange, ScriptedS3, Stored, commit_then_answer, refuse
+from walkeeper.archive.layout import Layout
+from walkeeper.core.backup import BackupId
+from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.tail import Piece
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit, WrongSetting
 from walkeeper.lib.clock import Clock
 from walkeeper.store.base import AlreadyThere
@@ -205,9 +211,48 @@ def test_who_asks_pays_for_each_request_where_that_is_configured(server: Scripte
         }
 
 
+def test_a_lock_goes_with_what_stays_and_with_nothing_that_walkeeper_deletes_in_its_daily_work(
+    server: ScriptedS3,
+) -> None:
+    store = S3Store(server.settings(prefix="ours", object_lock_days=30, object_lock_mode="COMPLIANCE"))
+    layout = Layout("demo", 3, 7300000000000000001)
+    size = SegmentSize(1 << 20)
+    id_ = BackupId("20261129T020000Z", 1, "00000001")
+    stay = [
+        layout.file(Segment(1, 3, size), ".zst"), layout.file(HistoryFile(2), ""), layout.start(Segment(1, 3, size)),
+        layout.gap(Segment(1, 3, size), Lsn(4 << 20)), layout.backup_json(id_), layout.backup_piece(id_, "0f" * 32, ".zst"),
+        layout.backup_document(id_, "index", "0f" * 32, ".zst"), layout.floor(1), layout.retained(id_, 1),
+        layout.proof("2026-11-29T02:00:00Z", id_),
+    ]  # fmt: skip
+    go = [
+        layout.piece(Segment(1, 3, size).name, Piece(0, 256, "0f" * 32), ".zst"), layout.life("0f" * 8, 1), layout.pin("x"),
+        "probe/0f",
+    ]  # fmt: skip
+    for key in (*stay, *go):
+        store.create(key, b"x", {})
+    locked = {
+        name.removeprefix("ours/"): headers
+        for (_, name), headers in zip(server.requests, server.headers, strict=True)
+        if "x-amz-object-lock-mode" in headers
+    }
+    assert set(locked) == set(stay)
+    assert {headers["x-amz-object-lock-mode"] for headers in locked.values()} == {"COMPLIANCE"}
+    until = datetime.fromisoformat(locked[stay[0]]["x-amz-object-lock-retain-until-date"])
+    assert timedelta(days=29, hours=23) < until - datetime.now(UTC) <= timedelta(days=30)
+
+
+def test_a_lock_that_the_bucket_does_not_have_is_refused_with_a_hint(server: ScriptedS3) -> None:
+    store = S3Store(server.settings(object_lock_days=30))
+    server.always("PUT", refuse(400, "InvalidRequest"))
+    with pytest.raises(StoreDenied) as caught:
+        store.create(KEY, BODY, METADATA)
+    assert "object_lock_days" in caught.value.hint
+
+
 def test_nothing_of_that_is_sent_where_nothing_is_configured(server: ScriptedS3, store: S3Store) -> None:
     store.create(KEY, BODY, METADATA)
-    assert not [name for name in server.headers[0] if "encryption" in name or "storage-class" in name]
+    odd = ("encryption", "storage-class", "object-lock")
+    assert not [name for name in server.headers[0] if any(word in name for word in odd)]
 
 
 def test_an_object_whose_etag_is_not_its_md5_because_it_is_encrypted_is_looked_at(server: ScriptedS3) -> None:

@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import boto3
 import pyrage
 import pytest
+from botocore.exceptions import ClientError
 from msgspec.structs import replace
 
 from tests.core.values import paged_segment
@@ -16,6 +18,7 @@ from tests.fixtures.taken import Place
 from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory, wait_until
 from tests.parts.seaweedfs import LEAST_ACTIONS, RESTORE_ACTIONS, SeaweedFS
+from walkeeper.archive import life
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import Reader
@@ -105,3 +108,33 @@ def test_who_has_rights_elsewhere_reads_nothing_here(bucket: SeaweedFS) -> None:
         list(store.list(""))
     with pytest.raises(StoreDenied):
         store.create("demo/x", b"x", {})
+
+
+def test_what_is_locked_is_kept_though_it_is_deleted_and_what_walkeeper_deletes_is_not_locked() -> None:
+    with SeaweedFS() as server:
+        settings = replace(server.settings(), bucket="locked", object_lock_days=2)
+        client = boto3.client(
+            "s3", endpoint_url=server.endpoint, region_name=server.region,
+            aws_access_key_id=server.access_key, aws_secret_access_key=server.secret_key,
+        )  # fmt: skip
+        client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+        store = S3Store(settings)
+        store.probe()
+        plain = paged_segment(SEGMENT, LAYOUT.system_identifier, History(1))
+        archive = Archive(store, LAYOUT, SIZE, Codec())
+        archive.archive_segment(SEGMENT, plain, History(1))
+        life.give(store, LAYOUT, life.Sign("0f" * 8, 1), "n1")
+        key, sign = LAYOUT.file(SEGMENT, ".zst"), LAYOUT.life("0f" * 8, 1)
+        for name in (key, sign):
+            store.delete(name)
+            assert store.head(name) is None
+        versions = client.list_object_versions(Bucket="locked")["Versions"]
+        kept = {version["Key"]: version["VersionId"] for version in versions}
+        with pytest.raises(ClientError, match="AccessDenied"):
+            client.delete_object(Bucket="locked", Key=key, VersionId=kept[key])
+        client.delete_object(Bucket="locked", Key=sign, VersionId=kept[sign])
+        archive.archive_segment(SEGMENT, plain, History(1))  # as if it had never been there
+        assert Reader(store, Codec()).deliver(LAYOUT, SEGMENT.name) == plain
+        with pytest.raises(StoreDenied) as caught:
+            S3Store(replace(settings, bucket=server.bucket)).create(key, b"x", {})
+        assert "made with object lock" in caught.value.hint

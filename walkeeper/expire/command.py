@@ -50,7 +50,7 @@ def main(config: Config, request: Request) -> int:
 
 
 def _work(config: Config, request: Request) -> tuple[str, int]:
-    policy = Policy(timedelta(seconds=config.backup_keep) if config.backup_keep is not None else None, request.number)
+    policy = policy_of(config, request.number)
     with Progress() as progress:
         progress.show("looking at the archive")
         record = owned_record(config)
@@ -69,6 +69,14 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
     result = document(found, policy)
     text = json_module.dumps(result, indent=2) if request.json else "\n".join(map(printable, _lines(result)))
     return text, REFUSED if found.looked.refused is not None else DONE
+
+
+def policy_of(config: Config, number: int | None) -> Policy:
+    """By the configuration, and ``number`` of full backups. What the store does not let go is not given up."""
+    if config.backup_keep is None and number is None:
+        return Policy()
+    keep = max(config.backup_keep or 0.0, config.store.locked_seconds)
+    return Policy(timedelta(seconds=keep) if keep else None, number)
 
 
 def owned_record(config: Config) -> Record:

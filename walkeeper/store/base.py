@@ -115,6 +115,10 @@ class StoreSettings(Protocol):
     def local_directory(self) -> Path | None:
         """Where its objects are files on this host, or None."""
 
+    @property
+    def locked_seconds(self) -> float:
+        """How long nobody can delete what is stored, as asked for with each object."""
+
     def checked(self) -> Self:
         """The same in one form, with every rule held against it. Raises WrongSetting."""
 

@@ -15,6 +15,7 @@ MAX_PART: Final = 200
 MAX_METADATA: Final = 2000
 """Characters of all names and values. S3 has 2 KB."""
 
+_PASSING: Final = re.compile(r"probe/|(?:[^/]+/)+?[0-9]+/(?:tail|life|pin)/", re.ASCII)
 _PART: Final = re.compile(r"[!-.0-~]+\Z", re.ASCII)
 _METADATA_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z", re.ASCII)
 _METADATA_VALUE: Final = re.compile(r"[!-~]([ -~]*[!-~])?\Z", re.ASCII)
@@ -47,6 +48,11 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
             raise Refused(f"metadata {name!r}: stores do not keep such a name or value")
     if sum(len(name) + len(value) for name, value in metadata.items()) > MAX_METADATA:
         raise Refused(f"metadata: more than {MAX_METADATA} characters")
+
+
+def is_passing(key: str) -> bool:
+    """Whether an archive deletes it in its daily work: probes, pieces of tails, signs of life and pins."""
+    return _PASSING.match(key) is not None
 
 
 def is_part(part: str) -> bool:

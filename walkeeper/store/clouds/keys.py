@@ -94,6 +94,10 @@ class CloudSettings(Section, frozen=True, kw_only=True):
         """The same, with the secrets that their files hold now."""
         return self
 
+    @property
+    def locked_seconds(self) -> float:
+        return 0.0
+
     def checked(self) -> Self:
         return msgspec.structs.replace(self, prefix=one_prefix(self.prefix), endpoint=one_endpoint(self.endpoint))
 

@@ -26,6 +26,10 @@ class DirectorySettings(Section, frozen=True, kw_only=False):
     def local_directory(self) -> Path | None:
         return self.path
 
+    @property
+    def locked_seconds(self) -> float:
+        return 0.0
+
     def checked(self) -> Self:
         return self
 

@@ -17,11 +17,12 @@ _REGION: Final = "The bucket is in another region, or behind another address: se
 _RIGHTS: Final = (
     "The credentials need s3:PutObject, s3:GetObject and s3:ListBucket. An agent reads them again without a restart. A bucket "
     "whose policy demands an encryption header needs sse, and for a KMS key kms_key_id, with kms:GenerateDataKey and kms:Decrypt "
-    "for it. What was stored with another sse_customer_key is denied, too."
+    "for it. object_lock_days needs s3:PutObjectRetention. What was stored with another sse_customer_key is denied, too."
 )
 _KEY: Final = (
     "If it is about encryption: an object that was stored with sse_customer_key is read with that key and no other, and one that "
-    "was stored without it is read without it."
+    "was stored without it is read without it. If it is about a lock: object_lock_days is for a bucket that was made with object "
+    "lock."
 )
 _CLOCK: Final = "This machine's clock and the server's differ too much: look at NTP."
 _EXPIRED: Final = "The credentials have run out: renew them. An agent reads them again without a restart."

@@ -402,7 +402,8 @@ def _timestamp(value: str) -> datetime:
 
 
 def _with_options(settings: S3Settings, params: dict[str, Any], model: Any, **_: object) -> dict[str, Any]:
-    return params | settings.options(model.name)
+    below = f"{settings.prefix}/" if settings.prefix else ""
+    return params | settings.options(model.name, str(params.get("Key", "")).removeprefix(below))
 
 
 def _no_region(**_: object) -> tuple[object, dict[str, object]]:

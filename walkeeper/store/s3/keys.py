@@ -7,6 +7,7 @@ import contextlib
 import re
 import shlex
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
 
@@ -14,11 +15,12 @@ import msgspec
 from msgspec import Meta
 
 from walkeeper.errors import WrongSetting
+from walkeeper.lib.clock import now_utc
 from walkeeper.lib.section import Secret, SecretFile, Section
 from walkeeper.lib.trust import UnusableSecret, Us, read_secret
 from walkeeper.lib.units import Seconds
 from walkeeper.store.address import in_clear, one_endpoint, one_prefix
-from walkeeper.store.object_key import MAX_KEY
+from walkeeper.store.object_key import MAX_KEY, is_passing
 
 if TYPE_CHECKING:
     from walkeeper.store.base import Store
@@ -103,8 +105,24 @@ class S3Settings(Section, frozen=True):
         ),
     ] = None
 
-    def options(self, operation: str) -> dict[str, Any]:
-        """What goes with each request of boto3's ``operation`` beside what it is about, under boto3's names."""
+    object_lock_days: Annotated[
+        Annotated[int, Meta(ge=1, le=36500)] | None,
+        Meta(
+            description="Object lock: for so many days nobody deletes what is stored, but the pieces of tails, signs of life, "
+            "pins and probes that walkeeper deletes itself. For a bucket that was made with object lock; the credentials need "
+            "s3:PutObjectRetention. `walkeeper expire` gives up nothing earlier, whatever `backup.keep` says.",
+        ),
+    ] = None
+    object_lock_mode: Annotated[
+        Literal["COMPLIANCE", "GOVERNANCE"],
+        Meta(
+            description="`GOVERNANCE`: who has s3:BypassGovernanceRetention may delete it nevertheless. `COMPLIANCE`: nobody, "
+            "not even the account's owner."
+        ),
+    ] = "GOVERNANCE"
+
+    def options(self, operation: str, key: str) -> dict[str, Any]:
+        """What goes with a request of boto3's ``operation`` on that key beside what it is about, under boto3's names."""
         options: dict[str, Any] = {}
         if operation in _OF_OBJECTS:
             options["RequestPayer"] = "requester" if self.request_payer else None
@@ -112,6 +130,9 @@ class S3Settings(Section, frozen=True):
             options["ServerSideEncryption"] = self.sse or (self.kms_key_id and "aws:kms")
             options["SSEKMSKeyId"] = self.kms_key_id
             options["StorageClass"] = self.storage_class
+        if operation == "PutObject" and self.object_lock_days is not None and not is_passing(key):
+            options["ObjectLockMode"] = self.object_lock_mode
+            options["ObjectLockRetainUntilDate"] = now_utc() + timedelta(days=self.object_lock_days)
         if operation in _OF_BYTES and self.sse_customer_key is not None:
             options["SSECustomerAlgorithm"] = "AES256"
             options["SSECustomerKey"] = _customer_key(self.sse_customer_key)
@@ -144,6 +165,10 @@ class S3Settings(Section, frozen=True):
     @property
     def local_directory(self) -> Path | None:
         return None
+
+    @property
+    def locked_seconds(self) -> float:
+        return (self.object_lock_days or 0) * 86400.0
 
     def checked(self) -> Self:
         if not _BUCKET.fullmatch(self.bucket) or ".." in self.bucket:
