@@ -20,6 +20,8 @@ from tests.parts.processes import tail, wait_until
 from tests.parts.proxy import Proxy
 
 HOLD_SLOT: Final = "walkeeper"
+ON_A_FULL_DISK: Final = {"spool": {"reserve": "16MiB"}}
+"""It streams there, however full this machine's disk is."""
 CALLBACKS: Final = ("on_start", "on_stop", "on_restart", "on_role_change", "on_reload")
 
 __all__ = [
@@ -149,7 +151,7 @@ class Cluster:
         if node.name in self.tags:
             whole["tags"] = self.tags[node.name]
         if self.walkeeper_config is not None:
-            whole["walkeeper"] = self.walkeeper_config
+            whole["walkeeper"] = merged(ON_A_FULL_DISK, self.walkeeper_config)
         filled = node.fill(merged(whole, self.extra))
         assert isinstance(filled, dict)
         return filled
