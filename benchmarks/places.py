@@ -35,6 +35,9 @@ class Place(Protocol):
     def store(self) -> Store:
         """As we look into it ourselves, without the delay."""
 
+    def beside(self) -> Place:
+        """Another one of its kind, empty."""
+
     def away(self) -> None:
         """Make it unreachable."""
 
@@ -72,6 +75,9 @@ class DirectoryPlace:
 
     def store(self) -> DirectoryStore:
         return DirectoryStore(self.root)
+
+    def beside(self) -> DirectoryPlace:
+        return DirectoryPlace(self.put_delay)
 
     def away(self) -> None:
         self.root.rename(self._away)
@@ -123,6 +129,9 @@ class BucketPlace:
 
     def store(self) -> Store:
         return self._server.settings(prefix=self._prefix).open()
+
+    def beside(self) -> BucketPlace:
+        return BucketPlace(self.kind, self._server, self._proxy)
 
     def away(self) -> None:
         self._server.stop()

@@ -16,6 +16,11 @@ from tests.parts.processes import end_run
 from tests.parts.ways import WAYS
 from tests.torture.rig import MEMBERS, WRITERS
 from tests.torture.run import Options, torture
+from walkeeper.lib.units import Interval
+
+
+def _seconds(text: str) -> float:
+    return float(Interval.parse(text))
 
 
 def main() -> int:
@@ -40,6 +45,13 @@ def main() -> int:
     )
     parser.add_argument("--members", type=int, default=MEMBERS, help="default: %(default)s")
     parser.add_argument("--writers", type=int, default=WRITERS, help="default: %(default)s")
+    parser.add_argument(
+        "--backups-each",
+        type=_seconds,
+        default=0.0,
+        metavar="TIME",
+        help="the cluster takes its own base backups, each 2min for instance (one at least), and restores are made from them",
+    )
     parser.add_argument("--report", type=Path, help="default: walkeeper-torture-SEED.html in the temporary directory")
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
@@ -48,6 +60,7 @@ def main() -> int:
         tuple(filter(None, arguments.faults.split(","))),
         arguments.report or Path(tempfile.gettempdir()) / f"walkeeper-torture-{seed}.html",
         arguments.archiver, burns=arguments.burns, members=arguments.members, writers=arguments.writers,
+        backups_each=arguments.backups_each,
     )  # fmt: skip
     try:
         return int(not torture(options))

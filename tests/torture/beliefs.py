@@ -15,13 +15,15 @@ from typing import Final
 import psycopg
 
 from benchmarks import wiring
-from benchmarks.places import DirectoryPlace
+from benchmarks.places import DirectoryPlace, Place
 from tests.parts.node import Node
 from tests.parts.processes import new_directory, stands_still, wait_until
 from tests.torture.faults import FAULTS, fault, processes_of, send
 from tests.torture.rig import Rig, SecondLife
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
+from walkeeper.errors import StoreError
+from walkeeper.store.base import Store
 
 __all__ = ["FAULTS"]
 
@@ -185,6 +187,44 @@ def store_exchanged(rig: Rig, _: Node) -> Iterator[None]:
     rig.place.back()
     if found := sorted(strays(other, before)):
         rig.diary.tell("violation", f"stored in a directory that is not the archive: {', '.join(found)}")
+
+
+@fault(8, 30)
+def prefix_swapped(rig: Rig, node: Node) -> Iterator[None]:
+    """Somebody changes where the store is, in the configuration of all agents or of one, and tells them: a slip of the pen, a place
+    that is empty, or another cluster's. Then it is put right. Nothing may be stored in the wrong place.
+    """
+    kind = len(rig.diary.entries) % 6
+    other = rig.place.beside()
+    if kind % 3 == 0 and isinstance(other, DirectoryPlace):
+        other.root.rmdir()
+    elif kind % 3 == 2:
+        _copy_as_anothers(rig.place.store(), other.store())
+    before = _keys(other)
+    nodes = rig.cluster.nodes if kind < 3 else [node]
+    what = ("one that is not there", "an empty one", "another cluster's")[kind % 3]
+    rig.diary.tell("note", f"the store of {', '.join(each.name for each in nodes)} is {what} now")
+    rig.reconfigure(nodes, {"store": other.section()})
+    yield
+    rig.diary.tell("note", f"{nodes[0].name}: {rig.problems(nodes[0])}")
+    rig.reconfigure(rig.cluster.nodes)
+    if found := sorted(_keys(other) - before):
+        rig.diary.tell("violation", f"stored in a place that is not the archive's: {', '.join(found)}")
+
+
+def _keys(place: Place) -> set[str]:
+    try:
+        return {info.key for info in place.store().list("")}
+    except StoreError:
+        return set()  # it is not there, and was not made
+
+
+def _copy_as_anothers(archive: Store, other: Store) -> None:
+    """All but the WAL, under another cluster's system identifier."""
+    for info in archive.list(""):
+        scope, system, *rest = info.key.split("/")
+        if rest and rest[0] not in {"wal", "tail", "backup"} and (body := archive.get(info.key)) is not None:
+            other.create("/".join([scope, f"{system}1", *rest]), body, body.metadata)
 
 
 def strays(root: Path, before: set[str]) -> set[str]:

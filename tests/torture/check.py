@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,7 +12,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 import yaml
@@ -20,7 +22,8 @@ from benchmarks.restored import chain_of
 from tests.parts.ledger import Acknowledged, of_twins
 from tests.parts.node import Node
 from tests.parts.postgres import Postgres, restore_server
-from tests.parts.processes import CHECKOUT, new_directory, tail, wait_until
+from tests.parts.processes import CHECKOUT, Host, host, new_directory, tail, wait_until
+from tests.torture.backups import has_left
 from tests.torture.rig import Far, Rig, SecondLife
 from walkeeper.archive.write import Archive
 from walkeeper.core.lsn import Lsn, SegmentSize
@@ -81,7 +84,7 @@ class Crossing:
 
 def restore(
     rig: Rig | Far,
-    backup: Path,
+    backup: Path | None,
     record: Record,
     deadline: float = 60,
     target: Lsn | None = None,
@@ -90,13 +93,21 @@ def restore(
     """The record as it stood before: what it promised then must be in what the archive gives now, up to ``target``.
     ``acknowledged``: the rows that must be, wherever the record stands.
 
-    ``deadline``: seconds for which the store is asked again about what it lacks.
+    ``deadline``: seconds for which the store is asked again about what it lacks. ``backup`` None: by ``walkeeper restore``, from the
+    newest that walkeeper has.
     """
     archive = wiring.archive_of(rig.cluster, rig.place)
     history = archive.contents.history(record.timeline)
     if history is None:
         return Verdict(record, 0, [], f"timeline {record.timeline} of the record has no history in the archive")
-    with _server(rig, backup, record, deadline, target) as server:
+    with contextlib.ExitStack() as opened:
+        try:
+            server = opened.enter_context(
+                _restored(rig, record, deadline) if backup is None else _server(rig, backup, record, deadline, target)
+            )
+        except subprocess.CalledProcessError as problem:
+            why = f"frontier {record.lsn} of timeline {record.timeline}: walkeeper restore exits with {problem.returncode}"
+            return Verdict(record, 0, [], f"{why}: {problem.stderr}")
         try:
             server.start(240)
             wait_until(
@@ -134,10 +145,7 @@ def cross(rig: Rig | Far, backup: Path, record: Record, asked: Segment, target: 
 def _server(rig: Rig | Far, backup: Path, record: Record, deadline: float, target: Lsn | None) -> Iterator[Postgres]:
     """Not started yet; gone afterwards."""
     directory = new_directory("r")
-    config = directory / "restore.yml"
-    config.touch(mode=0o600)  # it may hold a secret
-    section = {"store": rig.place.section(), "restore": {"deadline": f"{deadline:g}s"}}
-    config.write_text(yaml.safe_dump({"scope": "demo", "walkeeper": section}))
+    config = _config(rig, directory, deadline)
     command = f"{sys.executable} -m walkeeper -c {config} restore-wal %f %p"
     settings = rig.connections | {"recovery_target_timeline": str(record.timeline)}
     if target is not None:
@@ -152,6 +160,93 @@ def _server(rig: Rig | Far, backup: Path, record: Record, deadline: float, targe
     finally:
         server.close()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _restored(rig: Rig | Far, record: Record, deadline: float) -> Iterator[Postgres]:
+    """By ``walkeeper restore``, which writes the recovery's settings, too. Raises CalledProcessError.
+
+    Where WAL behind the frontier is there, and some before it not yet, it restores nothing by itself to the end, and names the
+    position up to which it would: that is asked for then.
+    """
+    directory = new_directory("r")
+    config = _config(rig, directory, deadline)
+    server = Postgres(directory / "pg", rig.cluster.bin_dir, settings=rig.connections)
+    what = ("restore", "--data-dir", server.data, "--timeline", record.timeline)
+    try:
+        try:
+            walkeeper(server.host, config, *what, bin_dir=rig.cluster.bin_dir)
+        except subprocess.CalledProcessError as refusal:
+            if (upto := whole_up_to(str(refusal.stderr))) is None or upto < record.position:
+                raise
+            rig.diary.tell(
+                "note", f"walkeeper restore: the archive is whole up to {upto}; the frontier is {record.lsn}"
+            )
+            walkeeper(server.host, config, *what, "--to", upto, "--action", "promote", bin_dir=rig.cluster.bin_dir)
+        server.configure({})
+        yield server
+    finally:
+        server.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def whole_up_to(refusal: str) -> Lsn | None:
+    """What the hint of ``--to latest`` says can be restored."""
+    said = re.search(r"^HINT: --to ([0-9A-F]+/[0-9A-F]+) restores up to there", refusal, re.MULTILINE)
+    return Lsn.parse(said[1]) if said else None
+
+
+def walkeeper(machine: Host, config: Path, *arguments: object, bin_dir: Path) -> str:
+    """What it prints. Raises CalledProcessError."""
+    env = {"PATH": f"{bin_dir}:{os.environ['PATH']}"}
+    return machine.run([sys.executable, "-m", "walkeeper", "-c", config, *arguments], env=env, timeout=240)
+
+
+def _config(rig: Rig | Far, directory: Path, deadline: float = 60) -> Path:
+    """Of somebody who knows the store, and nothing of the cluster."""
+    config = directory / "restore.yml"
+    config.touch(mode=0o600)  # it may hold a secret
+    section = {"store": rig.place.section(), "restore": {"deadline": f"{deadline:g}s"}}
+    config.write_text(yaml.safe_dump({"scope": "demo", "walkeeper": section}))
+    return config
+
+
+def backups(rig: Rig | Far) -> dict[str, dict[str, Any]]:
+    """All that ``walkeeper backups`` tells of each, by id."""
+    directory = new_directory("r")
+    with host("backups", directory) as machine:
+        said = walkeeper(machine, _config(rig, directory), "backups", "--json", bin_dir=rig.cluster.bin_dir)
+    shutil.rmtree(directory)
+    return {each["id"]: each for each in json.loads(said)["backups"]}
+
+
+def newest(rig: Rig | Far, record: Record) -> list[Segment] | None:
+    """What a restore of the newest complete backup of that record's branch needs, up to the frontier; None where there is none."""
+    history = wiring.archive_of(rig.cluster, rig.place).contents.history(record.timeline)
+    found = [
+        each
+        for each in backups(rig).values()
+        if history is not None
+        and each["state"] == "complete"
+        and not has_left(history, each)
+        and Lsn.parse(each["stop_lsn"]) <= record.position
+    ]
+    if history is None or not found:
+        return None
+    first = Lsn.parse(max(found, key=lambda each: Lsn.parse(each["stop_lsn"]))["start_lsn"]) // record.size
+    return [history.segment(number, record.size) for number in range(first, record.position // record.size)]
+
+
+def excuse(rig: Rig, record: Record, backup: Mapping[str, Any]) -> str:
+    """Why a backup that is stored cannot be complete, whatever is tried; "" for no reason that would do."""
+    contents = wiring.archive_of(rig.cluster, rig.place).contents
+    history = contents.history(record.timeline)
+    if history is None or has_left(history, backup):
+        return f"timeline {record.timeline} left its branch before its stop at {backup['stop_lsn']}"
+    numbers = range(Lsn.parse(backup["start_lsn"]) // record.size, Lsn.parse(backup["stop_lsn"]) // record.size + 1)
+    needed = [history.segment(number, record.size) for number in numbers]
+    lost = on_the_way(contents.open_gaps(), needed, record.size)
+    return f"a gap in its WAL: {lost[0]} is nowhere" if lost else ""
 
 
 def of_second_lives(rows: Iterable[Acknowledged], lives: Collection[SecondLife]) -> set[int]:

@@ -103,6 +103,24 @@ def kill_everything(rig: Rig, _: Node) -> Iterator[None]:
             node.start()
 
 
+@fault(3, TTL)
+def kill_backup_member(rig: Rig, _: Node) -> Iterator[None]:
+    """Who takes the cluster's base backup now: its host, its agent with all that it runs, or the backup alone."""
+    job = rig.job()
+    if job is None or job.state != "running":
+        raise RuntimeError("no backup is taken now")
+    node, kind = rig.cluster.node(job.node), len(rig.diary.entries) % 3
+    if kind == 0:
+        rig.cluster.kill_host(node)
+    else:
+        send(processes_of(rig, node, "agent" if kind == 1 else "backup"), signal.SIGKILL)
+    yield
+    if not node.running:
+        node.start()
+    elif not rig.processes(node, "agent"):
+        rig.start_agent(node)
+
+
 @fault(3, 8)
 def switchover(rig: Rig, node: Node) -> Iterator[None]:
     leader = rig.leader()
@@ -256,10 +274,11 @@ EXCLUSIVE: Final = (
         "store_denies",
         "store_slow",
         "store_exchanged",
+        "prefix_swapped",
         "frozen_while_it_delivers",
         "lost_for_good",
     },
-    {"store_exchanged", "record_wiped", "record_put_back"},
+    {"store_exchanged", "prefix_swapped", "record_wiped", "record_put_back"},
     {"far_away", "far_denies"},
 )
 """Of each set one at a time: they use one switch. A cluster without a record begins an archive wherever its store is."""
@@ -267,6 +286,7 @@ STAGED: Final = {"leader_put_back", "frozen_while_it_delivers", "lost_for_good"}
 """Each needs who leads, who follows and who has what to stay as it arranges them: none of MOVING may come meanwhile."""
 MOVING: Final = {
     *(f"{what}_{part}" for what in ("kill", "stop") for part in ("patroni", "postmaster", "host")),
+    "kill_backup_member",
     "switchover",
     "reinit",
     "promote_by_hand",
@@ -277,6 +297,7 @@ MOVING: Final = {
 }
 EVERYWHERE: Final = {
     "kill_everything",
+    "kill_backup_member",
     "dcs_stopped",
     "dcs_hangs",
     "dcs_slow",
@@ -287,6 +308,7 @@ EVERYWHERE: Final = {
     "store_denies",
     "store_slow",
     "store_exchanged",
+    "prefix_swapped",
     "far_away",
     "far_denies",
     *STAGED,

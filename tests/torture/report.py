@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Final
 
-from tests.torture.rig import Diary, Sample
+from tests.torture.rig import Diary, Entry, Sample
 
 WIDTH: Final = 1200
 LEFT: Final = 150
@@ -41,9 +41,13 @@ def picture(diary: Diary) -> str:
     end = max([diary.now, *(entry.until or entry.at for entry in diary.entries)])
     scale = (WIDTH - LEFT - 10) / end
     faults = [entry for entry in diary.entries if entry.kind == "fault"]
+    backups = [entry for entry in diary.entries if entry.kind == "backup"]
     names = sorted({entry.text.split()[0] for entry in faults})
     top = 20
     parts = [_lane(top, "leader"), *_leaders(diary.samples, top, scale)]
+    if backups:
+        top += LANE
+        parts += [_lane(top, "base backup"), *_backups(backups, top, scale)]
     for number, name in enumerate(names, start=1):
         y = top + number * LANE
         parts.append(_lane(y, name))
@@ -78,6 +82,15 @@ def _leaders(samples: list[Sample], y: float, scale: float) -> list[str]:
             f"<title>{one.leader or 'nobody'}</title></rect>"
         )
     return parts
+
+
+def _backups(entries: list[Entry], y: float, scale: float) -> list[str]:
+    """Each attempt: green where it ended well."""
+    return [
+        f'<rect x="{LEFT + entry.at * scale:.1f}" y="{y - 9}" width="{max(2.0, ((entry.until or entry.at) - entry.at) * scale):.1f}" '
+        f'height="10" fill="{"#38a169" if entry.text.endswith(": done") else "#c53030"}"><title>{html.escape(entry.text)}</title></rect>'
+        for entry in entries
+    ]
 
 
 def _checks(diary: Diary, chart: float, scale: float) -> list[str]:

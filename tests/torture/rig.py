@@ -13,10 +13,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 import psycopg
@@ -29,11 +29,19 @@ from tests.parts.ledger import Acknowledged, Ledger
 from tests.parts.node import Node
 from tests.parts.processes import CHECKOUT, describe, new_directory, wait_until
 from tests.parts.ways import Way, keys_of
+from tests.torture.backups import KEEP, RATE, STILL, Jobs, Pieces
+from walkeeper.archive.backups import Backups
+from walkeeper.archive.codec import Codec
+from walkeeper.archive.layout import Layout
+from walkeeper.core import backup_job
+from walkeeper.core.backup import BackupId
+from walkeeper.core.backup_job import Job
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record, decode_record
 from walkeeper.core.synchronous import standby_name
-from walkeeper.errors import BadRecord
+from walkeeper.errors import BadJob, BadRecord, WalkeeperError
+from walkeeper.postgres.base_backup import APPLICATION
 
 CAUGHT_UP_LOOK: Final = 80.0
 """Seconds after which it is asked anew who leads, and how far that one is."""
@@ -51,11 +59,15 @@ CALLBACK, RESTORE, PUSH = (
 )
 RECORD: Final = "/service/demo/walkeeper"
 _SAMPLE: Final = 1.0
+_LOOK: Final = "select case when pg_is_in_recovery() then null else pg_current_wal_lsn()::text end"
+_READING: Final = f"""
+select pid, extract(epoch from clock_timestamp())::float8, backup_streamed from pg_stat_progress_basebackup
+join pg_stat_activity using (pid) where application_name = '{APPLICATION}' and backup_streamed > 0"""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of the diary. ``at`` and ``until`` in seconds after the start; ``kind``: fault, check, note or violation."""
+    """A line of the diary. ``at`` and ``until`` in seconds after the start; ``kind``: fault, backup, check, note or violation."""
 
     at: float
     kind: str
@@ -97,8 +109,9 @@ class Diary:
     def now(self) -> float:
         return time.monotonic() - self.begun
 
-    def tell(self, kind: str, text: str, until: float | None = None) -> None:
-        entry = Entry(self.now, kind, text, until)
+    def tell(self, kind: str, text: str, until: float | None = None, *, since: float | None = None) -> None:
+        """``since``: when it began, if that is over."""
+        entry = Entry(self.now if since is None else since, kind, text, until)
         self.entries.append(entry)
         print(f"{entry.at:8.1f} s  {kind:<9} {text}", flush=True)
 
@@ -120,8 +133,12 @@ class Rig:
         members: int = MEMBERS,
         writers: int = WRITERS,
         far: Place | None = None,
+        backups_each: float = 0.0,
     ) -> None:
-        """With ``command`` PostgreSQL's archive_command is walkeeper's script. ``far``: a second store."""
+        """With ``command`` PostgreSQL's archive_command is walkeeper's script. ``far``: a second store.
+
+        ``backups_each``: seconds between two base backups, which the agents then take.
+        """
         stores = [place.section(), *([{"name": "far", **far.section()}] if far is not None else [])]
         self.section = {
             **({"store": place.section()} if far is None else {"stores": stores}),
@@ -129,6 +146,14 @@ class Rig:
             "spool": {"limit": "16MB"},
             "agent": {"listen": "127.0.0.1:{metrics_port}", "log_file": "{directory}/agent.log"},
         }
+        self.jobs = Jobs(backups_each) if backups_each else None
+        if backups_each:
+            self.section["backup"] = {
+                "schedule": f"{backups_each:g}s",
+                "max_rate": RATE,
+                "keep": KEEP,
+                "expire": True,
+            }
         # A pg_rewind whose source goes away leaves a data directory that nothing but a new one fixes.
         postgresql: dict[str, Any] = {"pg_ctl_timeout": 30, "remove_data_directory_on_rewind_failure": True}
         if archiver == "command":
@@ -171,6 +196,8 @@ class Rig:
             wait_until(self.record, "the record", 60, logs=[wiring.agent_log(node) for node in self.cluster.nodes])
             if self.durable:
                 self._wait_for_the_store()
+            if self.jobs is not None:
+                self._fill()
             stack.enter_context(self.ledger)
             self._watcher.start()
             self._open = stack.pop_all()
@@ -195,20 +222,38 @@ class Rig:
             "an agent that acknowledges", 60, logs=[wiring.agent_log(leader)],
         )  # fmt: skip
 
+    def _fill(self) -> None:
+        """So that a base backup takes its time, and has what nobody changes."""
+        self.cluster.wait_leader().execute(
+            "create table still as select number, "
+            "(select string_agg(md5(number || ' ' || part), '') from generate_series(1, 32) as part) as text "
+            f"from generate_series(1, {STILL // 1100}) as number"
+        )
+
     def config(self, node: Node) -> Path:
         """Walkeeper's configuration on that node."""
         return Path(node.fill(CONFIG))
 
-    def _write_config(self, node: Node) -> None:
+    def reconfigure(self, nodes: Iterable[Node], changes: Mapping[str, Any] | None = None) -> None:
+        """What the section says, with such changes, on those nodes, and a SIGHUP to their agents."""
+        for node in nodes:
+            self._write_config(node, changes or {})
+            for pid in self.processes(node, "agent")[-1:]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGHUP)
+
+    def _write_config(self, node: Node, changes: Mapping[str, Any] = MappingProxyType({})) -> None:
         """With walkeeper's rights in etcd, and its own copy of Patroni's configuration."""
         patroni = self.cluster.configuration(node)
         if self.far is None:  # the example grants the keys of one store
             patroni["etcd3"] |= WALKEEPER
         copy = node.directory / "patroni-for-walkeeper.yml"
-        whole = {"patroni_config": str(copy), **node.fill(self.section)}
+        whole = {"patroni_config": str(copy), **node.fill({**self.section, **changes})}
         for path, content in ((copy, patroni), (self.config(node), whole)):
-            path.touch(mode=0o600)
-            path.write_text(yaml.safe_dump(content))
+            new = path.with_suffix(".new")
+            new.touch(mode=0o600)
+            new.write_text(yaml.safe_dump(content))
+            new.replace(path)
 
     # ---------------------------------------------------------------------------------------------------------- looking
 
@@ -220,6 +265,18 @@ class Rig:
         except (OSError, ValueError, BadRecord):
             return None
 
+    def job(self) -> Job | None:
+        """The cluster's base backup; None while there is none, or etcd does not answer."""
+        try:
+            document = self.cluster.etcd.get(f"{RECORD}-backup")
+            return None if document is None else backup_job.decode(document)
+        except (OSError, ValueError, BadJob):
+            return None
+
+    def backups(self, system_identifier: int) -> Backups:
+        """As they lie in the store."""
+        return Backups(self.place.store(), Layout(self.cluster.scope, None, system_identifier), Codec())
+
     def leader(self) -> Node | None:
         try:
             return self.cluster.leader()
@@ -227,12 +284,13 @@ class Rig:
             return None
 
     def processes(self, node: Node, part: str) -> list[int]:
-        """Its processes of one kind: ``agent``, ``receiver``, ``patroni`` or ``postmaster``."""
+        """Its processes of one kind: ``agent``, ``backup``, ``receiver``, ``patroni`` or ``postmaster``."""
         found = []
         for pid in sorted(node.host.pids()):
             command = describe(pid)
             kinds = {
                 "agent": "walkeeper" in command and " agent" in command,
+                "backup": "walkeeper" in command and " backup --job " in command,
                 "receiver": "/pg_receivewal" in command and "-c" not in command.split(),
                 "patroni": "-m tests.parts.patroni" in command,
                 "postmaster": "/postgres -D" in command,
@@ -266,11 +324,24 @@ class Rig:
                         leader.conninfo(connect_timeout=2, options="-c statement_timeout=1000"), autocommit=True
                     ) as connection,
                 ):
-                    row = connection.execute(
-                        "select case when pg_is_in_recovery() then null else pg_current_wal_lsn()::text end"
-                    ).fetchone()
+                    row = connection.execute(_LOOK).fetchone()
                     lsn = int(Lsn.parse(row[0])) if row and row[0] else None
+                    if self.jobs is not None:
+                        for pid, seconds, sent in connection.execute(_READING):
+                            self.jobs.read(leader.name, pid, seconds, sent)
+            self._look_at_the_job()
             self.diary.samples.append(Sample(self.diary.now, leader.name if leader else None, lsn, record))
+
+    def _look_at_the_job(self) -> None:
+        if self.jobs is None or (job := self.job()) is None:
+            return
+        if (run := self.jobs.note(self.diary.now, job, self._pieces)) is not None:
+            self.diary.tell("backup", str(run), run.until, since=run.at)
+
+    def _pieces(self, job: Job) -> Pieces | None:
+        with contextlib.suppress(OSError, WalkeeperError):
+            return self.backups(int(job.system_identifier)).pieces(BackupId.parse(job.backup))
+        return None
 
     # ----------------------------------------------------------------------------------------------------------- fixing
 

@@ -9,26 +9,35 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import psycopg
 
 from benchmarks.places import DirectoryPlace, Kind, Places
+from tests.parts.processes import wait_until
 from tests.parts.ways import Way
 from tests.torture import check, report
+from tests.torture.backups import RATE, Jobs, allowed, patience
 from tests.torture.beliefs import FAULTS
 from tests.torture.faults import DURABLE, EVERYWHERE, SEVERAL, clash
 from tests.torture.rig import MEMBERS, WRITERS, Diary, Far, Rig, base_backup
+from walkeeper.core.backup import Backup, BackupId
+from walkeeper.core.backup_job import Job
+from walkeeper.core.floor import moment
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record
+from walkeeper.errors import StoreError
 
 NEAR: Final = 0.001
 """Seconds that each PUT takes longer while a bucket is well: with any delay there is the proxy that makes it slow, or refuse."""
 BACKUP_SEGMENTS: Final = 3
 """In so many a base backup is consistent: a hole among them would end it, and not a restore."""
 BURNS_OF_ONE_BACKUP: Final = 10
-UNDONE: Final = (OSError, RuntimeError, psycopg.Error)
+AT_BACKUPS: Final = 6
+"""How often the fault about it is among the others, for the dice, while a base backup is taken."""
+UNDONE: Final = (StoreError, OSError, RuntimeError, psycopg.Error)
 """What a fault may raise that could not be done, or not be ended."""
 
 
@@ -50,16 +59,21 @@ class Options:
     """Instead of rounds: how often all members die at once, and are restored before any of them starts again."""
     members: int = MEMBERS
     writers: int = WRITERS
+    backups_each: float = 0.0
+    """Seconds between two base backups of the cluster's own; 0 for none."""
 
 
 @dataclass(slots=True)
 class Tally:
     faults: Counter[str]
     restores: int = 0
+    by_walkeeper: int = 0
+    """Of those: by ``walkeeper restore``, from its own backup."""
     crossings: int = 0
     rows: int = 0
     gaps: int = 0
     timelines: int = 0
+    jobs: Jobs | None = None
 
 
 def torture(options: Options) -> bool:
@@ -78,8 +92,10 @@ def torture(options: Options) -> bool:
                 members=options.members,
                 writers=options.writers,
                 far=places.new() if options.archiver == "several" else None,
+                backups_each=options.backups_each,
             ) as rig,
         ):
+            tally.jobs = rig.jobs
             try:
                 (burns if options.burns else rounds)(rig, options, tally)
             except BaseException:
@@ -122,7 +138,7 @@ def rounds(rig: Rig, options: Options, tally: Tally) -> None:
     backup = base_backup(rig)
     while time.monotonic() < until:
         _round(rig, dice, min(options.round_seconds, max(5.0, until - time.monotonic())), options.faults, tally)
-        _check(rig, backup, tally, known)
+        _check(rig, None if rig.jobs is not None else backup, tally, known)
         rig.settle()
         record = rig.wait_caught_up()
         tally.timelines = record.timeline
@@ -134,6 +150,9 @@ def rounds(rig: Rig, options: Options, tally: Tally) -> None:
             text = f"gap {gap.timeline}:{gap.start}-{gap.end}; {', '.join(holders) or 'nobody'} has it in pg_wal"
             rig.diary.tell("violation" if holders else "note", text)
         tally.gaps += len(gaps)
+        if rig.jobs is not None:
+            _check_backups(rig, rig.jobs)
+            _check(rig, None, tally, known)
         if _check(rig, backup, tally, known) and options.holes:
             _hide_and_cross(rig, backup, tally, dice)
         known += gaps
@@ -169,15 +188,15 @@ def _round(rig: Rig, dice: random.Random, seconds: float, only: tuple[str, ...],
                 _end(rig, due[1], due[2])
                 running.remove(due)
         name = dice.choice(only or _faults(rig))
-        node = dice.choice(rig.cluster.nodes)
+        node, leader = dice.choice(rig.cluster.nodes), rig.leader()
         if dice.random() < 0.5:
-            node = rig.leader() or node
+            node = leader or node
         fault, shortest, longest = FAULTS[name]
         lasts = dice.uniform(shortest, longest)
         if len(running) < 3 and not clash(name, {one[1] for one in running}):
             stack = ExitStack()
             where = "" if name in EVERYWHERE else f" on {node.name}"
-            leads = " (leads)" if where and rig.leader() is node else ""
+            leads = " (leads)" if where and leader is node else ""
             rig.diary.tell("fault", f"{name}{where}{leads} for {lasts:.0f} s", rig.diary.now + lasts)
             try:
                 stack.enter_context(fault(rig, node))
@@ -192,9 +211,12 @@ def _round(rig: Rig, dice: random.Random, seconds: float, only: tuple[str, ...],
 
 
 def _faults(rig: Rig) -> tuple[str, ...]:
+    more = ("kill_backup_member",) * AT_BACKUPS if rig.jobs is not None and rig.jobs.one_runs else ()
     if rig.durable:
-        return DURABLE
-    return SEVERAL if rig.far is not None else tuple(name for name in FAULTS if not name.startswith("far_"))
+        return DURABLE + more
+    elsewhere = ("far_", "kill_backup_member")
+    usual = SEVERAL if rig.far is not None else tuple(name for name in FAULTS if not name.startswith(elsewhere))
+    return usual + more
 
 
 def _end(rig: Rig, name: str, stack: ExitStack) -> None:
@@ -204,13 +226,61 @@ def _end(rig: Rig, name: str, stack: ExitStack) -> None:
         rig.diary.tell("note", f"{name} did not end cleanly: {problem}")
 
 
-def _check(rig: Rig, backup: Path, tally: Tally, known: list[Gap]) -> bool:
-    """Each store by itself. Whether all were restored from."""
+def _check_backups(rig: Rig, jobs: Jobs) -> None:
+    """What ``backups`` says has to be true. All faults have ended."""
+
+    def objection(text: str) -> None:
+        rig.diary.tell("violation", text)
+
+    before, now = rig.job(), datetime.now(UTC)
+
+    def over() -> Job | None:
+        job = rig.job()
+        return (
+            job if job is not None and job.is_over and moment(job.due) > now - timedelta(seconds=jobs.every) else None
+        )
+
+    try:
+        job = wait_until(over, "the backup that is due", patience(before), interval=1)
+    except TimeoutError:
+        objection(f"the backup that was due is not taken: {rig.job()}; before: {before}")
+        return
+    if job.state == "done" and job.attempt > allowed(before, job):
+        objection(
+            f"backup {job.backup}: attempt {job.attempt}, where {allowed(before, job)} should do; before: {before}"
+        )
+    wait_until(lambda: jobs.knows(job), "a look at it", 30)
+    for text in jobs.given_up:
+        objection(text)
+    jobs.given_up.clear()
+    record = rig.wait_caught_up()
+    listed = check.backups(rig)
+    for id_ in sorted(jobs.done - jobs.complete - jobs.excused):
+        found = listed.get(id_, {"state": "not there", "why": None})
+        if found["state"] == "complete":
+            there = rig.backups(int(record.system_identifier))
+            backup = BackupId.parse(id_)
+            document = there.read(backup)
+            assert isinstance(document, Backup)
+            jobs.count(id_, there.pieces(backup), {piece.sha256 for piece in there.index(document)})
+        elif found["state"] == "incomplete" and (why := check.excuse(rig, record, found)):
+            jobs.excused.add(id_)
+            rig.diary.tell("note", f"backup {id_}: {why}")
+        else:
+            objection(f"backup {id_}: its job is done, and it is {found['state']}: {found['why']}")
+    for reading in jobs.too_fast(RATE):
+        objection(f"{reading.node} leads, and sent {reading.bytes} bytes of a backup in {reading.seconds:.1f} s")
+    good = sum(id_ in jobs.complete for id_ in jobs.made)
+    rig.diary.tell("check", f"{good} of {len(jobs.made)} backups are complete; the last took attempt {job.attempt}")
+
+
+def _check(rig: Rig, backup: Path | None, tally: Tally, known: list[Gap]) -> bool:
+    """Each store by itself. Whether all were restored from. ``backup`` None: walkeeper's newest."""
     sound = [_check_store(store, backup, tally, known) for store in rig.stores]
     return all(sound)
 
 
-def _check_store(rig: Rig | Far, backup: Path, tally: Tally, known: list[Gap]) -> bool:
+def _check_store(rig: Rig | Far, backup: Path | None, tally: Tally, known: list[Gap]) -> bool:
     """What the frontier says now must be there now, and a restore must not come over a gap. Whether it was restored.
 
     Who may have that WAL is asked when the cluster is whole again.
@@ -223,14 +293,20 @@ def _check_store(rig: Rig | Far, backup: Path, tally: Tally, known: list[Gap]) -
     if check.looked_for(rig, record):
         rig.diary.tell("note", "not restored: WAL is looked for, or is about to be called lost")
         return False
-    chain = check.chain(rig, backup, record)
-    if holes := check.on_the_way(check.open_gaps(rig, known), chain, record.size):
+    if backup is None:
+        chain = check.newest(rig, record)
+        if chain is None or check.on_the_way(check.open_gaps(rig), chain, record.size):
+            rig.diary.tell("note", "not restored by walkeeper: no complete backup yet, or a gap behind it")
+            return False
+    elif holes := check.on_the_way(check.open_gaps(rig, known), check.chain(rig, backup, record), record.size):
         _cross(rig, backup, record, holes[0], tally)
         return False
     verdict = check.restore(rig, backup, record, acknowledged=acknowledged)
     tally.restores += 1
+    tally.by_walkeeper += backup is None
     tally.rows += verdict.rows
-    rig.diary.tell("check" if verdict.sound else "violation", f"restored: {verdict}")
+    how = "by walkeeper restore" if backup is None else "from a base backup"
+    rig.diary.tell("check" if verdict.sound else "violation", f"restored {how}: {verdict}")
     return verdict.sound
 
 
@@ -269,9 +345,11 @@ def facts(diary: Diary, tally: Tally) -> list[tuple[str, object]]:
         ),
         ("timelines", tally.timelines),
         ("restores from a base backup and the archive alone", tally.restores),
+        ("of them by walkeeper restore, from its own backup", tally.by_walkeeper),
         ("restores that came to a hole and had to stop there", tally.crossings),
         ("acknowledged rows checked", tally.rows),
         ("gaps recorded, of WAL that was nowhere", tally.gaps),
+        *(tally.jobs.facts(RATE) if tally.jobs is not None else ()),
         ("violated promises", len(diary.violations)),
         ("seconds", round(diary.now)),
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from benchmarks import wiring
 from benchmarks.places import DirectoryPlace
 from tests.parts.processes import wait_until
 from tests.torture import check
-from tests.torture.faults import send
 from tests.torture.rig import Diary, Rig, base_backup
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -20,9 +18,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 def reload(rig: Rig, section: dict[str, Any]) -> None:
     """That configuration on every node, and a SIGHUP to its agent."""
     rig.section = section
-    for node in rig.cluster.nodes:
-        rig._write_config(node)
-        send(rig.processes(node, "agent")[-1:], signal.SIGHUP)
+    rig.reconfigure(rig.cluster.nodes)
 
 
 def logged(rig: Rig, word: str) -> list[str]:
