@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Self
 import psycopg
 
 from tests.parts.binaries import major_of, postgres_bin
-from tests.parts.processes import Host, Process, free_port, host, new_directory, wait_until
+from tests.parts.processes import Host, Process, copy_tree, free_port, host, new_directory, wait_until
 from walkeeper.core.wal_records import crc32c
 
 SUPERUSER: Final = "postgres"
@@ -84,7 +84,7 @@ class Postgres:
 
     def init(self) -> None:
         """A cluster of its own, pg_hba.conf and the settings; the server is not started."""
-        shutil.copytree(_new_cluster(self.bin_dir, self.segment_size_mb), self.data, symlinks=True)
+        copy_tree(_new_cluster(self.bin_dir, self.segment_size_mb), self.data)
         _renew_identifier(self.data)
         lines = [f"{kind} all all {where} {self.auth}" for kind, where in (("local", ""), ("host", "127.0.0.1/32"))]
         lines += [
@@ -326,7 +326,7 @@ def restore_server(
 ) -> Postgres:
     """A server on a copy of a base backup that will recover with that command. It is not started yet."""
     server = Postgres(directory, bin_dir, settings=settings, env=env)
-    shutil.copytree(backup, server.data, symlinks=True)
+    copy_tree(backup, server.data)
     server.data.chmod(0o700)
     (server.data / "postgresql.auto.conf").write_text("")
     (server.data / "pg_hba.conf").write_text("local all all trust\nhost all all 127.0.0.1/32 trust\n")
