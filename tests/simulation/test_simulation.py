@@ -10,6 +10,7 @@ import pytest
 from tests.parts.ways import WAYS, Way
 from tests.simulation.__main__ import explain
 from tests.simulation.schedule import Schedule, play
+from tests.simulation.wal import SIZE, Branch
 
 pytestmark = pytest.mark.simulation
 
@@ -60,3 +61,13 @@ def test_a_seed_decides_everything() -> None:
 
     assert steps(7) == steps(7)
     assert steps(7) != steps(8)
+
+
+def test_what_is_promoted_from_a_second_life_has_what_both_lives_share() -> None:
+    first = Branch(0, 1)
+    second = Branch(1, 1, lived=(first, 5 * SIZE))
+    promoted = Branch(2, 2, second, 8 * SIZE)
+    assert promoted.plain(4) == first.plain(4)
+    assert promoted.plain(5) == second.plain(5) != first.plain(5)
+    assert promoted.parts_from(first) == 5 * SIZE
+    assert promoted.parts_from(second) == 8 * SIZE

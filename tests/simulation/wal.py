@@ -107,15 +107,9 @@ class Branch:
 
     def ancestry(self) -> list[tuple[Branch, int]]:
         """The branches from the first to this one, each with its end (the next one's beginning)."""
-        if self._lived is not None:
-            before, until = self._lived
-            line = before.ancestry()
-            return [*line[:-1], (line[-1][0], until), (self, 1 << 62)]
-        line = [(self, 1 << 62)]
-        while line[0][0].parent is not None:
-            branch = line[0][0]
-            line.insert(0, (line[0][0].parent, min(branch.begun, line[0][1])))
-        return line
+        before, until = self._lived or (self.parent, self.begun)
+        line = [] if before is None else before.ancestry()
+        return [*((branch, min(end, until)) for branch, end in line), (self, 1 << 62)]
 
     def parts_from(self, other: Branch) -> int:
         """The position up to which both have the same WAL; a branch is the same as itself for ever."""

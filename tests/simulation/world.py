@@ -224,7 +224,8 @@ class World:
 
     def second_life(self, branch: Branch, lsn: int) -> Branch:
         """The same timeline again, from that position on."""
-        self.invariants.number_used_twice = True
+        for invariants in self.all_invariants:
+            invariants.number_used_twice = True
         parent = branch.parent
         life = Branch(len(self.branches), branch.timeline, parent, branch.begun, lived=(branch, lsn))
         self.branches.append(life)
