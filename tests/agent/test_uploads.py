@@ -18,7 +18,7 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import WalkeeperError
+from walkeeper.errors import StoreDenied, WalkeeperError
 from walkeeper.postgres.wal_file import Memory
 
 SIZE = SegmentSize(MIB)
@@ -88,9 +88,19 @@ class World:
         self.files = Files(lying)
         self.frontier = Frontier(History(1), Lsn(5 * MIB), SIZE)
         self.problems = Problems(self.clock)
-        archive = Archive(MemoryStore(), Layout("demo", None, SYSTEM), SIZE, Codec())
+        self.store = MemoryStore(before=self._deny)
+        self.denied: set[int] = set()
+        """Segments that the store does not take."""
+        self.denials: list[int] = []
+        archive = Archive(self.store, Layout("demo", None, SYSTEM), SIZE, Codec())
         self.uploads = Uploads(archive, self.files, self.frontier, self.problems, self.clock)
         self.stored: list[int] = []
+
+    def _deny(self, call: str, key: str) -> None:
+        for number in self.denied:
+            if call == "create" and Segment(1, number, SIZE).name in key:
+                self.denials.append(number)
+                raise StoreDenied(f"{key}: denied")
 
     def look(self) -> None:
         self.uploads.hand_out(self.files.complete(self.frontier))
@@ -140,6 +150,29 @@ def test_what_was_refused_is_tried_again_in_its_time_and_its_problem_ends() -> N
     world.clock.now += SLOW_RETRY
     world.until(lambda: world.stored == [6, 5])
     assert world.open == []
+
+
+def test_what_a_store_denied_for_a_moment_goes_when_it_takes_another() -> None:
+    world = World({5: SYSTEM})
+    world.denied = {5}
+    world.until(lambda: world.open == ["archiver_store"])
+    world.denied = set()
+    world.files.lying[6] = SYSTEM
+    world.until(lambda: world.stored == [6, 5])
+    assert world.clock.now == 0.0
+    assert world.open == []
+
+
+def test_what_a_store_goes_on_denying_is_tried_before_its_minute_once() -> None:
+    world = World({5: SYSTEM, 6: SYSTEM})
+    world.denied = {5}
+    world.until(lambda: world.stored == [6] and world.denials == [5, 5])
+    world.files.lying |= {7: SYSTEM, 8: SYSTEM}
+    world.until(lambda: world.stored == [6, 7, 8])
+    world.until(lambda: not world.uploads.in_flight)
+    assert world.denials == [5, 5]
+    world.clock.now += SLOW_RETRY
+    world.until(lambda: world.denials == [5, 5, 5])
 
 
 def test_a_refused_segment_that_goes_away_takes_its_problem_with_it() -> None:

@@ -49,6 +49,8 @@ class Uploads:
         """Given up without a receipt: what still waits, or waits again, is handed out again."""
         self._failing: set[Segment] = set()
         self._refused: set[Segment] = set()
+        self._hurried: set[Segment] = set()
+        """What the store denied, and is tried before its time since it has taken another."""
         self._later: list[tuple[float, Segment]] = []
         """What is tried again, and from when on: it holds no thread until then."""
         self._lock = threading.Lock()
@@ -129,6 +131,7 @@ class Uploads:
                 self._stored(receipt, begun)
                 self._problems.clear(About.ARCHIVER_STORE)  # whoever gets through shows that the store answers
                 self._no_longer_refused(segment)
+                self._try_what_was_denied()
                 return
 
     def _drop(self, segment: Segment) -> None:
@@ -141,8 +144,19 @@ class Uploads:
             if refused:
                 self._refused.add(segment)
 
+    def _try_what_was_denied(self) -> None:
+        """The store has taken a segment: what it denied before need not wait its minute. Each once: it may
+        be this one object that is denied.
+        """
+        now = self._clock.monotonic()
+        with self._lock:
+            due = {segment for _, segment in self._later} - self._refused - self._hurried
+            self._later = [(now if segment in due else at, segment) for at, segment in self._later]
+            self._hurried |= due
+
     def _no_longer_refused(self, segment: Segment) -> None:
         with self._lock:
+            self._hurried.discard(segment)
             if segment not in self._refused:
                 return
             self._refused.discard(segment)
