@@ -53,7 +53,7 @@ def test_a_replica_takes_it_and_the_owner_expires_after_it(three: Three) -> None
     three.pass_time(3 * STEP)
     assert three.job.state == "done"
     (expire,) = three.a.started
-    assert (expire.arguments, three.job.expired) == (("expire", "--apply"), False)
+    assert (expire.arguments, three.job.expired) == (("expire", "--apply", "--job", three.job.backup), False)
     expire.code = 0
     three.pass_time(600)
     assert three.job.expired

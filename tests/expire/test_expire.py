@@ -384,6 +384,29 @@ def test_p15_too_few_backups_and_no_setting_are_refused_with_exit_1(site: Site, 
     assert read_expiry(site.store, site.layout).floors == ()
 
 
+def test_the_cluster_s_own_run_is_quiet_about_a_young_archive_and_says_each_other_refusal(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = command.Request(apply=True, job=str(SECOND))
+    gone = {}
+    for id_ in (OLD, OLDER, FIRST):
+        key = site.layout.backup_json(id_)
+        gone[key] = site.store.get(key) or b""
+        site.store.delete(key)
+    assert command.main(site.config, own) == 0
+    assert capsys.readouterr().err == ""
+    for key, body in gone.items():
+        site.store.create(key, body, {})
+    assert command.main(site.config, own) == 0  # a floor is recorded: from now on too few are too few
+    for key in gone:
+        site.store.delete(key)
+    assert command.main(site.config, own) == 1
+    assert "walkeeper: retention: 1 complete full backup is on the cluster's chain" in capsys.readouterr().err
+    site.config = replace(site.config, backup_keep=None)
+    assert command.main(site.config, own) == 1
+    assert "nothing says what is to be kept" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("keep", "number", "kept"), [(14.0, None, 30.0), (60.0, None, 60.0), (None, 3, 30.0), (None, None, None)]
 )

@@ -284,7 +284,10 @@ class BackupJob:
             return
         if self._expires is None:
             try:
-                self._expires = job.backup, self._run(config, "expire", "--apply", *in_store(self._config))
+                self._expires = (
+                    job.backup,
+                    self._run(config, "expire", "--apply", "--job", job.backup, *in_store(self._config)),
+                )
             except OSError as problem:
                 self._expire_failed = f"it could not be started: {problem.strerror}"
             return

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argparse.Namespace], Config]) -> None:
     """``command`` makes a subcommand of a name, a text and what runs it; ``config`` loads the configuration."""
+    import argparse  # noqa: PLC0415
 
     def run(options: argparse.Namespace) -> int:
         from walkeeper.errors import ConfigError  # noqa: PLC0415
@@ -31,7 +32,7 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         if options.revoke:
             return words.revoke(config(options))
         request = expire.Request(
-            apply=options.apply, number=options.keep_number, grace=options.grace, json=options.json
+            apply=options.apply, number=options.keep_number, grace=options.grace, json=options.json, job=options.job
         )
         return expire.main(config(options), request)
 
@@ -50,6 +51,7 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
     expire.add_argument(
         "--grace", metavar="AGE", type=_grace, default="1h", help="before anything is deleted (default: 1h, the least)"
     )
+    expire.add_argument("--job", metavar="ID", help=argparse.SUPPRESS)
     expire.add_argument("--json", action="store_true", help="for programs")
     word = expire.add_mutually_exclusive_group()
     word.add_argument("--retain", metavar="ID", help="this backup stays for longer, with its own WAL only: see --until")

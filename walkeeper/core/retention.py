@@ -74,7 +74,7 @@ class Plan:
 
 def plan(windows: Windows, holdings: Holdings, policy: Policy, needs: Needs) -> Plan:
     """``windows`` and ``holdings`` as they are without any floor. Raises Unsafe, with what to do, where nothing may go."""
-    chain = [backup for window in windows.chains[holdings.kept.timeline] for backup in window.backups]
+    chain = _chain(windows, holdings)
     oldest = _oldest(chain, policy, needs)
     by_id = {each.backup.id: each.backup for each in windows.judged}
     wanted = _with_parents(chain[chain.index(oldest) :], by_id)
@@ -110,9 +110,22 @@ def plan(windows: Windows, holdings: Holdings, policy: Policy, needs: Needs) -> 
     return replace(found, remains=_checked(found, windows, holdings, {*stays}))
 
 
+def too_few(windows: Windows, holdings: Holdings) -> bool:
+    """Whether nothing may go because there are not enough backups."""
+    return len(_fulls(_chain(windows, holdings))) < FULLS
+
+
+def _chain(windows: Windows, holdings: Holdings) -> list[Backup]:
+    return [backup for window in windows.chains[holdings.kept.timeline] for backup in window.backups]
+
+
+def _fulls(chain: Iterable[Backup]) -> list[Backup]:
+    return [backup for backup in chain if backup.kind == "full"]
+
+
 def _oldest(chain: Sequence[Backup], policy: Policy, needs: Needs) -> Backup:
     """The backup from which on all stays: the newest that is old enough, and no newer than the fulls that are kept by number."""
-    fulls = [backup for backup in chain if backup.kind == "full"]
+    fulls = _fulls(chain)
     if policy.keep is None and policy.number is None:
         raise Unsafe(
             "retention: nothing says what is to be kept",

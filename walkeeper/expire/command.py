@@ -17,14 +17,14 @@ from walkeeper.core.amounts import counted, duration, size, to_the_second
 from walkeeper.core.coverage import Range, intersect
 from walkeeper.core.floor import LEAST_GRACE, written
 from walkeeper.core.record import Record
-from walkeeper.core.retention import FULLS, Policy
+from walkeeper.core.retention import FULLS, Policy, too_few
 from walkeeper.dcs.claim import Claim, read_claim
 from walkeeper.errors import CannotTell, Unsafe
 from walkeeper.expire.delete import Deleted
 from walkeeper.expire.look import CLOCKS, Looked
 from walkeeper.expire.run import Ran, Runner
 from walkeeper.lib import clock
-from walkeeper.lib.terminal import Progress, printable, wrapped
+from walkeeper.lib.terminal import Progress, complain, printable, wrapped
 from walkeeper.postgres.data_directory import read_control_file
 from walkeeper.verify.answer import FORMAT, say
 from walkeeper.verify.evidence import open_records
@@ -36,12 +36,13 @@ _WIDTH: Final = 96
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the command line asks for. ``grace`` in seconds."""
+    """What the command line asks for. ``grace`` in seconds. ``job``: it is the cluster's own run, after that backup."""
 
     apply: bool = False
     number: int | None = None
     grace: float = LEAST_GRACE
     json: bool = False
+    job: str | None = None
 
 
 def main(config: Config, request: Request) -> int:
@@ -68,7 +69,14 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
             found = runner.apply(found, lambda so_far: _show(progress, so_far))
     result = document(found, policy)
     text = json_module.dumps(result, indent=2) if request.json else "\n".join(map(printable, _lines(result)))
-    return text, REFUSED if found.looked.refused is not None else DONE
+    refused, archive = found.looked.refused, found.looked.archive
+    if refused is None:
+        return text, DONE
+    if request.job is not None:
+        if policy != Policy() and not archive.expiry.floors and too_few(archive.windows, archive.holdings):
+            return text, DONE  # a young archive: the cluster's first backups are no reason for an alarm
+        complain(str(refused), refused.hint)
+    return text, REFUSED
 
 
 def policy_of(config: Config, number: int | None) -> Policy:
