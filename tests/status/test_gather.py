@@ -122,6 +122,11 @@ BACKED: dict[str, Any] = {
 def test_backups_are_told_in_words() -> None:
     assert rows.backups({"backups": None}) == []
     assert rows.backups({"backups": BACKED})[0] == "14 complete, the newest 7 h old"
+    chained = {**BACKED, "newest": {**BACKED["newest"], "full_age_seconds": 3 * 86400.0}}
+    assert (
+        rows.backups({"backups": chained})[0]
+        == "14 complete, the newest 7 h old (incremental, of a full one 3 days old)"
+    )
     assert rows.backups({"backups": BACKED})[1].startswith("0/1A00190 to 0/2000000 can be restored, ")
     assert rows.backups({"backups": BACKED})[2] == "last proved by a real restore: never"
     proved = {**BACKED, "proved": {"age_seconds": 2 * 86400.0}}

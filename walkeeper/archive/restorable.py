@@ -205,6 +205,7 @@ def summary(found: Restorable, now: float, config: Config) -> dict[str, Any] | N
     keep = config.backup_keep
     seconds = None if last is None else _age(last.backups[0], now)
     enough = seconds is not None and keep is not None and seconds >= keep
+    chain = chain_of(last.backups[-1], by_id) if last is not None else ()
     return {
         "complete": verdicts["complete"],
         "damaged": verdicts["damaged"] + len(found.documents.unreadable),
@@ -216,7 +217,8 @@ def summary(found: Restorable, now: float, config: Config) -> dict[str, Any] | N
             "id": last.backups[-1].id,
             "stop_at": last.backups[-1].stop.at,
             "age_seconds": _age(last.backups[-1], now),
-            "bytes": max(each.bytes for each in chain_of(last.backups[-1], by_id)),
+            "full_age_seconds": _age(chain[0], now) if len(chain) > 1 else None,
+            "bytes": max(each.bytes for each in chain),
         },
         "window": None
         if last is None

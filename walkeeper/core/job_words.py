@@ -1,4 +1,4 @@
-"""A job of the cluster's in words, for status and the page; both have it as the agent reports it. Pure."""
+"""Base backups, and the cluster's jobs, in words: for status and the page, which have what the agent reports. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from walkeeper.core import backup_job
-from walkeeper.core.amounts import size
+from walkeeper.core.amounts import duration, size
 
 _LONGEST: Final = 300
 """Characters of a reason."""
@@ -32,6 +32,16 @@ def last(job: Mapping[str, Any] | None) -> str:
     if job["state"] == "done":
         return f"the last was done on {job['node']}, {_moment(job['at'])}"
     return f"the last attempt failed: {job['why'][:_LONGEST]}" if job["why"] else ""
+
+
+def backups(found: Mapping[str, Any]) -> str:
+    """How many there are, and how old, as ``restorable.summary`` has them."""
+    newest = found["newest"]
+    if newest is None or newest["age_seconds"] is None:
+        return f"{found['complete']} complete"
+    full = newest.get("full_age_seconds")  # not of an older agent
+    words = "" if full is None else f" (incremental, of a full one {duration(full)} old)"
+    return f"{found['complete']} complete, the newest {duration(newest['age_seconds'])} old{words}"
 
 
 def failed(job: Mapping[str, Any] | None, backups: Mapping[str, Any] | None, word: str) -> bool:

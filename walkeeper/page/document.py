@@ -196,14 +196,13 @@ def _backup_card(found: Any) -> Iterator[tuple[str, str, str, str]]:
     """On the node that archives, where there are base backups of walkeeper's."""
     if found is None:
         return
-    newest, window = found["newest"], found["window"]
-    if newest is None or window is None:
+    window = found["window"]
+    if found["newest"] is None or window is None:
         yield "Base backups", "none complete", count(found["attempts"], "attempt"), "bad"
         return
-    age = "" if newest["age_seconds"] is None else f", the newest {duration(newest['age_seconds'])} old"
     back = "" if window["seconds"] is None else f"; {duration(window['seconds'])} back"
     kind = "odd" if found["short"] or found["damaged"] else ""
-    yield "Base backups", f"{found['complete']} complete{age}", f"restore from {window['start_lsn']} on{back}", kind
+    yield "Base backups", job_words.backups(found), f"restore from {window['start_lsn']} on{back}", kind
 
 
 def _job_cards(report: Any) -> Iterator[tuple[str, str, str, str]]:

@@ -75,9 +75,8 @@ def backups(status: dict[str, Any]) -> list[str]:
     others = [f"{found[word]} {word}" for word in ("damaged", "incomplete") if found[word]]
     if found["attempts"]:
         others.append("1 attempt" if found["attempts"] == 1 else f"{found['attempts']} attempts")
-    newest, window = found["newest"], found["window"]
-    age = f", the newest {duration(newest['age_seconds'])} old" if newest and newest["age_seconds"] is not None else ""
-    lines = ["; ".join([f"{found['complete']} complete{age}", *others])]
+    window = found["window"]
+    lines = ["; ".join([job_words.backups(found), *others])]
     if window is not None:
         far = f", {duration(window['seconds'])} back" if window["seconds"] is not None else ""
         lines.append(f"{window['start_lsn']} to {window['end_lsn']} can be restored{far}")
