@@ -361,6 +361,7 @@ class Rig:
                 node.start()
             elif not self.processes(node, "agent"):
                 self.start_agent(node)
+        wait_until(self._no_longer_paused, "the end of a pause", 60)
         with contextlib.suppress(TimeoutError):
             return self.cluster.wait_ready(len(self.cluster.nodes), timeout / 4)
         for node in self._diverged():
@@ -439,6 +440,13 @@ class Rig:
 
     def paused(self, value: bool) -> None:
         self.cluster.patch_config({"pause": True if value else None})
+
+    def _no_longer_paused(self) -> bool:
+        """A fault that ends while nobody answers leaves a pause behind."""
+        with contextlib.suppress(OSError, RuntimeError):
+            self.paused(False)
+            return True
+        return False
 
     def members(self) -> str:
         """For the diary."""
