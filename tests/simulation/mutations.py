@@ -254,7 +254,7 @@ def claim_a_piece_that_was_received_and_not_stored(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.archive.tail, "put", put)
 
 
-@mutation("lose_store_answers", "cut_store", "store_down", first=631)
+@mutation("lose_store_answers", "cut_store", "store_down", first=211)
 def claim_beyond_a_hole_between_pieces(patch: MonkeyPatch) -> None:
     """A piece that could not be stored is left out, and the next one counts all the same."""
     real = Tail._ship
@@ -426,7 +426,7 @@ def rebuild_from_the_newest_segment(patch: MonkeyPatch) -> None:
     patch.setattr(Contents, "extent", rebuild)
 
 
-@mutation(first=54)
+@mutation(first=90)
 def take_a_boundary_segment_for_the_old_timelines(patch: MonkeyPatch) -> None:
     def timeline_of(self: History, number: int, size: int) -> int:
         ends = {switch.timeline: switch.lsn for switch in self.switches}
@@ -613,7 +613,7 @@ def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
 _SILENT: Final = ("lose_slot", "lose_slot", "jump_slot", "mute_member", "unknown_name", "cut_members", "kill_server")
 
 
-@mutation(*_SILENT, first=76)
+@mutation(*_SILENT, first=47)
 def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     """And with it the slot, so that the member that had the WAL recycled it."""
 
@@ -656,7 +656,7 @@ def archive_only_what_is_ready(patch: MonkeyPatch) -> None:
     patch.setattr(FromPgWal, "complete", lambda self, at: [one for one in real(self, at) if self._marked(one)])
 
 
-@mutation("store_down", "cut_store", "kill_agent", archiver="command")
+@mutation("store_down", "cut_store", "kill_agent", archiver="command", first=11)
 def count_what_is_handed_over_and_not_what_is_stored(patch: MonkeyPatch) -> None:
     real = Pushing._push
 
@@ -695,7 +695,7 @@ def forget_that_a_segment_comes_again(patch: MonkeyPatch) -> None:
     patch.setattr(Uploads, "_drop", Uploads._no_longer_refused)
 
 
-@mutation("damage_spool", "damage_spool", "store_down", "cut_store", first=40)
+@mutation("damage_spool", "damage_spool", "store_down", "cut_store", first=62)
 def forget_that_pg_wal_has_what_was_put_aside(patch: MonkeyPatch) -> None:
     """A segment of a backlog that was damaged in the spool was never uploaded: it was named all the while."""
     patch.setattr(Uploads, "_drop", Uploads._no_longer_refused)
