@@ -16,7 +16,7 @@ import hypothesis
 import pytest
 
 from tests.parts.postgres import Postgres
-from tests.parts.processes import die_with_parent, end_run, living, new_directory
+from tests.parts.processes import die_with_parent, end_run, keep_in_memory, living, new_directory, remove_directories
 
 NOT_AS_ROOT: Final = ("postgres", "cluster")
 LONGEST_FIRST: Final = ("cluster", "simulation", "postgres", "s3")
@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         die_with_parent()
+    keep_in_memory()
 
 
 @pytest.hookimpl(trylast=True)
@@ -66,9 +67,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Generator[None, None, None]:
-    """After the last test, and the last fixture's end, nothing that carries this run's mark may be alive."""
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    """After a file's last test its directories go. After the very last one nothing that carries this run's mark may be alive."""
     yield
+    if nextitem is None or nextitem.path != item.path:
+        remove_directories()
     if nextitem is None and (left := living()):
         pytest.fail(f"processes left by this run's tests: {'; '.join(left)}", pytrace=False)
 

@@ -212,10 +212,10 @@ def test_p13_the_data_directory_of_another_cluster_under_a_running_agent_changes
             agent.wait_frontier(Segment.parse(server.complete_segments(2)[-1], SIZE).end)
             server.stop()
             frontier, stored = agent.record.lsn, set(cluster.store.objects)
-            server.data.rename(cluster.directory / "before")
+            before = server.data.rename(server.data.with_name("before"))
             shutil.copytree(other.data, server.data)
             for name in ("postgresql.conf", "postgresql.auto.conf"):
-                shutil.copy(cluster.directory / "before" / name, server.data / name)
+                shutil.copy(before / name, server.data / name)
             server.start()
             slot = server.restart_lsn(HOLD_SLOT)
             wait_for(lambda: refusal(agent) == "wrong_cluster")

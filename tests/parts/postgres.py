@@ -286,7 +286,7 @@ class Postgres:
 @cache
 def _new_cluster(bin_dir: Path, segment_size_mb: int) -> Path:
     """What initdb makes, once for all of this run's servers: a copy costs a tenth of its time."""
-    directory = new_directory("initdb")
+    directory = new_directory("initdb", kept=True)
     password_file = directory / "password"
     password_file.write_text(SUPERUSER_PASSWORD)
     made = directory / "data"

@@ -42,9 +42,14 @@ ON_A_SHARED_DISK: Final = (
 LONGEST_BASE: Final = 60
 """A Unix socket's path has 107 bytes; what is left of them must hold everything below the run's directory."""
 
+IN_MEMORY: Final = Path("/dev/shm")
+MEMORY_NEEDED: Final = 8 << 30
+"""Bytes: several times what the directories of four workers take together."""
+
 _T = TypeVar("_T")
 _serial = itertools.count(1)
 _ports: dict[int, socket.socket] = {}
+_directories: list[Path] = []
 
 
 # ---------------------------------------------------------------------------------------------------- looking at /proc
@@ -229,11 +234,13 @@ class _Run:
     def __init__(self) -> None:
         self._directory: Path | None = None
         self._guard: subprocess.Popen[bytes] | None = None
+        self.base: Path | None = None
+        """Where that directory is made; None for where temporary files go."""
 
     @property
     def directory(self) -> Path:
         if self._directory is None:
-            base = Path(tempfile.gettempdir()).resolve()
+            base = self.base or Path(tempfile.gettempdir()).resolve()
             base = base if len(str(base)) <= LONGEST_BASE else Path("/tmp")
             self._directory = Path(tempfile.mkdtemp(prefix=f"wk-{RUN}-", dir=base))
             command = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), RUN, str(self._directory)]
@@ -269,11 +276,38 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(parent_death_signal, int(signal.SIGKILL), 0, 0, 0)
 
 
-def new_directory(name: str) -> Path:
-    """A private directory of this run with a path that is short enough for Unix sockets; it goes when the run ends."""
+def keep_in_memory() -> None:
+    """Have this run's directories in memory, where there is room for them. For tests, whose servers come and go.
+
+    Before ext4 takes an inode it looks whether that was freed within the last minutes, at one after the other: with a thousand
+    files of each server that ended, this took more CPU than the servers did.
+    """
+    try:
+        disk = os.statvfs(IN_MEMORY)
+        available = int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) << 10
+    except OSError:
+        return
+    room = min(disk.f_bavail * disk.f_frsize, available)
+    if room >= MEMORY_NEEDED and not disk.f_flag & os.ST_NOEXEC and os.access(IN_MEMORY, os.W_OK | os.X_OK):
+        _run.base = IN_MEMORY
+
+
+def new_directory(name: str, *, kept: bool = False) -> Path:
+    """A private directory of this run with a path that is short enough for Unix sockets; it goes when the run ends.
+
+    Unless it is ``kept`` for all its tests, it may go sooner, by ``remove_directories``.
+    """
     directory = _run.directory / f"{name}-{next(_serial)}"  # without the dash the 31st "s" is the first "s3"
     directory.mkdir(mode=0o700)
+    if not kept:
+        _directories.append(directory)
     return directory
+
+
+def remove_directories() -> None:
+    """All that were made until now: nobody needs them any more."""
+    while _directories:
+        shutil.rmtree(_directories.pop(), ignore_errors=True)
 
 
 def copy_tree(source: Path, target: Path) -> None:

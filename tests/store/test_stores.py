@@ -38,7 +38,7 @@ METADATA = {"format": "1", "sha256": "0f" * 32, "size": "16777216"}
 _prefixes = itertools.count()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def seaweedfs() -> Iterator[SeaweedFS]:
     with SeaweedFS() as server:
         yield server
