@@ -308,10 +308,10 @@ def drip(exchange: Exchange) -> None:
 def test_an_answer_that_only_drips_in_does_not_outlast_the_deadline(data: DataDirectory) -> None:
     with ScriptedS3() as server:
         server.always("GET", drip)
-        s3_configuration(data, server, "3s")
+        s3_configuration(data, server, "8s")  # a busy machine takes some until it asks
         begun = time.monotonic()
         assert data.ask(data.name) == 255
-        assert 3 <= time.monotonic() - begun < 30
+        assert 8 <= time.monotonic() - begun < 35
         assert [operation for operation, _ in server.requests] == ["GET", "GET"]  # with and without encryption
     assert data.left() == []
 
