@@ -179,11 +179,13 @@ def world() -> Iterator[World]:
 
 
 def wrong(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What weighs: all but remarks, and but what was not known and is not an error either way."""
+    """What weighs: no remarks, not what is unknown and no error either way, and not how full this machine's disk is."""
     return [
         each
         for each in findings
-        if each["state"] not in GREEN and not (each["state"] == "unknown" and each["severity"] != "error")
+        if each["state"] not in GREEN
+        and not (each["state"] == "unknown" and each["severity"] != "error")
+        and each["rule"] != "disk_room"
     ]
 
 
