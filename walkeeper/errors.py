@@ -107,6 +107,8 @@ class WrongSetting(ConfigError):
 
 class Refused(WalkeeperError):
     reason = "refused"
+    second_life_of = 0
+    """The timeline of which the archive and the local server have different WAL, where that is what it was refused for."""
 
 
 class BadName(Refused):

@@ -233,6 +233,7 @@ def test_p3_other_bytes_in_the_store_are_a_loud_conflict_and_are_never_acknowled
 
     wait_for(refused)
     assert "push_refused" in node.agent.problems()
+    assert following.uploads.conflict == ahead
     assert ahead.name not in node.markers()
     assert node.agent.frontier <= ahead.start
 

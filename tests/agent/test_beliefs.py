@@ -28,6 +28,7 @@ from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record, decode_record
+from walkeeper.core.second_life import SecondLife
 from walkeeper.core.suspicion import covers
 from walkeeper.core.tail import Piece
 from walkeeper.core.takeover import LocalServer
@@ -120,6 +121,7 @@ class World:
         histories: dict[int, bytes] | None = None,
         archive: Archive | None = None,
         system: int = SYSTEM,
+        second_lives: Collection[SecondLife] = (),
     ) -> Ownership:
         self.dcs.set_leader(name)
         pg_wal = self.directory / name
@@ -127,7 +129,10 @@ class World:
         server = LocalServer(system, SIZE, history, Lsn(lsn), in_recovery)
         known = {history.timeline: history_text(history)} if history.switches else {}
         wal = LocalWal(server, known if histories is None else histories, pg_wal)
-        return take_over(name, MemoryRecord(self.dcs), archive or self.archive, wal, Watcher(SystemClock()), accepted)
+        return take_over(
+            name, MemoryRecord(self.dcs), archive or self.archive, wal, Watcher(SystemClock()), accepted,
+            second_lives=second_lives,
+        )  # fmt: skip
 
     def owned(self, life: Life, *, number: int = 9, inside: int = 0, name: str = "a") -> Record:
         """An archive from 3 on, with everything below segment ``number`` and ``inside`` bytes of it, owned by ``name``."""

@@ -15,7 +15,7 @@ from tests.core.values import history_text
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
-from walkeeper.agent.archiver.beliefs import check_other_record
+from walkeeper.agent.archiver.beliefs import check_record
 from walkeeper.agent.archiver.elsewhere import OtherStore, OtherStores
 from walkeeper.agent.archiver.holding import BEGIN_SECONDS, Holding
 from walkeeper.agent.archiver.local_wal import LocalWal
@@ -250,25 +250,23 @@ def test_p13_two_servers_do_not_archive_one_timeline_in_a_store_each(world: Worl
     world.files("a", life, ALL)
     theirs = record(9 * MIB, timeline=2, owner="b")
     with pytest.raises(NothingToCompare) as caught:
-        check_other_record("a", "far", theirs, local(world, TWO, 20 * MIB), ())
+        check_record("a", "far", theirs, local(world, TWO, 20 * MIB), ())
     assert "record of the store far" in str(caught.value)
-    check_other_record("a", "far", theirs, local(world, TWO, 20 * MIB), {"nothing_to_compare"})
+    check_record("a", "far", theirs, local(world, TWO, 20 * MIB), {"nothing_to_compare"})
     other = sha256_of(world, Life(TWO, b"n", FORK), 8)
     with pytest.raises(OtherBytes):
-        check_other_record(
-            "a", "far", record(9 * MIB, timeline=2, owner="b", below=other), local(world, TWO, 20 * MIB), ()
-        )
+        check_record("a", "far", record(9 * MIB, timeline=2, owner="b", below=other), local(world, TWO, 20 * MIB), ())
 
 
 def test_p13_a_volume_that_went_back_is_noticed_by_the_other_stores_record_too(world: World) -> None:
     life = Life()
     world.files("a", life, range(3, 7))
     with pytest.raises(BeyondServer):
-        check_other_record("a", "far", record(9 * MIB), local(world, ONE, 7 * MIB), ())
-    check_other_record("a", "far", record(9 * MIB), local(world, ONE, 7 * MIB), {"beyond_server"})
+        check_record("a", "far", record(9 * MIB), local(world, ONE, 7 * MIB), ())
+    check_record("a", "far", record(9 * MIB), local(world, ONE, 7 * MIB), {"beyond_server"})
     other = sha256_of(world, Life(letter=b"n", until=5 * MIB), 5)
     with pytest.raises(OtherBytes):
-        check_other_record("a", "far", record(6 * MIB, below=other), local(world, ONE, 7 * MIB), ())
+        check_record("a", "far", record(6 * MIB, below=other), local(world, ONE, 7 * MIB), ())
 
 
 def test_p13_two_servers_that_took_one_number_at_one_position_are_told_apart_by_their_histories(world: World) -> None:
@@ -280,11 +278,11 @@ def test_p13_two_servers_that_took_one_number_at_one_position_are_told_apart_by_
     below = sha256_of(world, life, 4)
     theirs = record(FORK, timeline=2, owner="b", below=below)
     with pytest.raises(NothingToCompare):
-        check_other_record("a", "far", theirs, wal, ())
+        check_record("a", "far", theirs, wal, ())
     with pytest.raises(OtherBytes):
-        check_other_record("a", "far", replace(theirs, owner="a", history_sha256="0" * 64), wal, ())
+        check_record("a", "far", replace(theirs, owner="a", history_sha256="0" * 64), wal, ())
     same = hashlib.sha256(history_text(TWO)).hexdigest()
-    check_other_record("a", "far", replace(theirs, owner="a", history_sha256=same), wal, ())
+    check_record("a", "far", replace(theirs, owner="a", history_sha256=same), wal, ())
 
 
 def test_what_is_legitimate_goes_on(world: World) -> None:
@@ -297,14 +295,14 @@ def test_what_is_legitimate_goes_on(world: World) -> None:
         record(9 * MIB, owner="b"),  # promoted since: it lies beyond the fork
         record(4 * MIB, owner="b"),  # it was away
     ):
-        check_other_record("a", "far", theirs, local(world, TWO, 20 * MIB), ())
+        check_record("a", "far", theirs, local(world, TWO, 20 * MIB), ())
     branch = History(3, TWO.switches[:1])
-    check_other_record("a", "far", record(9 * MIB, timeline=2, owner="b"), local(world, branch, 20 * MIB), ())
+    check_record("a", "far", record(9 * MIB, timeline=2, owner="b"), local(world, branch, 20 * MIB), ())
 
 
 def test_a_server_on_an_older_timeline_than_the_other_record_does_not_take_over(world: World) -> None:
     with pytest.raises(WrongTimeline):
-        check_other_record("a", "far", record(9 * MIB, timeline=2), local(world, ONE, 20 * MIB), ())
+        check_record("a", "far", record(9 * MIB, timeline=2), local(world, ONE, 20 * MIB), ())
 
 
 # ------------------------------------------------------------------------------------------------------- told and asked

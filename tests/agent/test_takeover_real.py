@@ -37,7 +37,7 @@ class Cluster:
     def agent(self, name: str, server: Postgres | None = None, **changes: object) -> RunningAgent:
         self.dcs.set_leader(name)
         config = config_of(server or self.server, name, self.directory, **changes)
-        return RunningAgent(config, self.store, self.dcs)
+        return RunningAgent(config, self.store, self.dcs, remembers=True)
 
     def standby(self, backup: Path, name: str) -> Postgres:
         conninfo = f"host=127.0.0.1 port={self.server.port} user={REPLICATOR} password={REPLICATOR_PASSWORD}"
@@ -122,6 +122,52 @@ def test_p13_a_volume_that_went_back_under_a_running_agent_is_never_spliced_into
         wait_for(lambda: refusal(agent) == "other_bytes")
         assert agent.record.lsn == frontier
     assert {key for key in cluster.store.objects if "/wal/" in key} == stored
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_p13_a_member_that_was_built_from_a_volume_that_went_back_is_not_promoted_into_its_archive(
+    cluster: Cluster, seen: bool
+) -> None:
+    """It has no WAL from before the frontier; what shows whose it has is what the leader's agent saw, or nothing."""
+    server = cluster.server
+    server.execute("CREATE TABLE life (row int)")
+    with cluster.agent("a") as agent:
+        wait_for(lambda: agent.archiving)
+        agent.wait_frontier(insert(server, 1, 1000))
+    server.stop()
+    shutil.copytree(server.data, cluster.directory / "snapshot")
+    server.start()
+    with cluster.agent("a") as agent:
+        wait_for(lambda: agent.archiving)
+        agent.wait_frontier(insert(server, 1001, 2000))
+        agent.wait_frontier(insert(server, 2001, 3000))
+    frontier = agent.frontier
+    server.stop()
+    shutil.rmtree(server.data)
+    shutil.copytree(cluster.directory / "snapshot", server.data)
+    server.start()
+    if seen:
+        with cluster.agent("a") as agent:
+            wait_for(lambda: refusal(agent) == "beyond_server")
+    for first in range(10_001, 15_000, 1000):
+        assert insert(server, first, first + 999)
+    record = cluster.dcs.record
+    standby = cluster.standby(server.base_backup(cluster.directory / "backup", wal="fetch"), "b")
+    try:
+        oldest = min(path.name for path in standby.pg_wal.glob("0" * 7 + "1*"))
+        assert Segment.parse(oldest, SIZE).start >= frontier
+        server.stop()
+        standby.promote()
+        wait_for(lambda: not standby.value("SELECT pg_is_in_recovery()"))
+        with cluster.agent("b", standby) as agent:
+            if seen:
+                wait_for(lambda: refusal(agent) == "nothing_to_compare")
+                assert cluster.dcs.record == record
+                agent.agent.refusals.answer({"accept": True})
+            wait_for(lambda: agent.archiving)
+            assert (agent.record.timeline, agent.record.owner) == (2, "b")
+    finally:
+        standby.close()
 
 
 def test_p13_two_promotions_under_one_number_at_one_position_are_not_one_timeline(cluster: Cluster) -> None:

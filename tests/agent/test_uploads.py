@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from tests.core.values import plain_segment
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver.uploads import SLOW_RETRY, Uploads
@@ -92,8 +94,8 @@ class World:
         self.denied: set[int] = set()
         """Segments that the store does not take."""
         self.denials: list[int] = []
-        archive = Archive(self.store, Layout("demo", None, SYSTEM), SIZE, Codec())
-        self.uploads = Uploads(archive, self.files, self.frontier, self.problems, self.clock)
+        self.archive = Archive(self.store, Layout("demo", None, SYSTEM), SIZE, Codec())
+        self.uploads = Uploads(self.archive, self.files, self.frontier, self.problems, self.clock)
         self.stored: list[int] = []
 
     def _deny(self, call: str, key: str) -> None:
@@ -140,6 +142,18 @@ def test_j14_what_is_refused_below_the_frontier_is_put_aside() -> None:
     world.until(lambda: world.stored == [5])
     assert world.files.aside == [1, 2]
     assert world.open == []
+
+
+@pytest.mark.parametrize("number", [2, 7])
+def test_p13_that_the_store_has_other_bytes_beyond_the_frontier_is_kept_in_mind(number: int) -> None:
+    """Below, that is what somebody left."""
+    world = World({number: SYSTEM, 5: SYSTEM})
+    segment = Segment(1, number, SIZE)
+    other = bytearray(plain_segment(segment, SYSTEM))
+    other[-1] ^= 1
+    world.archive.archive_segment(segment, bytes(other), History(1))
+    world.until(lambda: world.stored == [5] and (world.open != [] or world.files.aside != []))
+    assert world.uploads.conflict == (segment if number == 7 else None)
 
 
 def test_what_was_refused_is_tried_again_in_its_time_and_its_problem_ends() -> None:

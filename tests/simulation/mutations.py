@@ -254,7 +254,7 @@ def claim_a_piece_that_was_received_and_not_stored(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.archive.tail, "put", put)
 
 
-@mutation("lose_store_answers", "cut_store", "store_down", first=211)
+@mutation("lose_store_answers", "cut_store", "store_down", first=661)
 def claim_beyond_a_hole_between_pieces(patch: MonkeyPatch) -> None:
     """A piece that could not be stored is left out, and the next one counts all the same."""
     real = Tail._ship
@@ -336,7 +336,7 @@ def drop_what_a_dead_primary_had_beyond_the_fork(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.archive.tail, "covers", lambda *_: True)
 
 
-@mutation("switchover", "freeze_host", first=217)
+@mutation("switchover", "freeze_host", first=301)
 def count_the_pieces_of_another_timeline(patch: MonkeyPatch) -> None:
     """They have the same bytes up to the fork; a restore asks by the new timeline's name."""
     real = Tail._continue_earlier
@@ -391,7 +391,7 @@ def start_at_the_slot(patch: MonkeyPatch) -> None:
     _resume(patch, at_slot)
 
 
-@mutation(first=590)
+@mutation(first=741)
 def resume_at_the_record_blindly(patch: MonkeyPatch) -> None:
     _resume(patch, lambda record, _history, _local: record.position)
 
@@ -450,7 +450,7 @@ def go_on_with_whatever_the_server_was_started_on(patch: MonkeyPatch) -> None:
     patch.setattr(OneRun, "over", property(lambda _: False))
 
 
-@mutation("roll_back", "kill_agent", "wipe_record", first=20)
+@mutation("roll_back", "kill_agent", "wipe_record", first=38)
 def believe_a_frontier_beyond_the_server(patch: MonkeyPatch) -> None:
     beliefs = walkeeper.agent.archiver.beliefs
 
@@ -461,6 +461,12 @@ def believe_a_frontier_beyond_the_server(patch: MonkeyPatch) -> None:
     patch.setattr(
         beliefs, "resume_at", lambda record, history, local: common(record, history, local).floor(local.segment_size)
     )
+
+
+@mutation("roll_back", "roll_back", "switchover", first=102)
+def forget_who_was_refused(patch: MonkeyPatch) -> None:
+    """A member that was built from a volume that went back has nothing left that would show it, when it is promoted."""
+    patch.setattr(walkeeper.agent.archiver.beliefs, "_hold_against", lambda *_: None)
 
 
 @mutation("twin_segments", "kill_agent")
@@ -537,6 +543,7 @@ def skip_the_comparison_of_timelines(patch: MonkeyPatch) -> None:
 
     patch.setattr(walkeeper.agent.archiver.beliefs, "resume_at", resume)
     patch.setattr(walkeeper.agent.archiver.beliefs, "common_end", common)
+    patch.setattr(walkeeper.agent.archiver.ownership, "check_record", lambda *_: None)
 
 
 @mutation(first=2)
@@ -566,7 +573,7 @@ def trust_a_stale_spool(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_seed", seed)
 
 
-@mutation(first=762)
+@mutation(first=824)
 def trust_the_spool_of_an_earlier_boot(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_check_boot", lambda _: None)
 
@@ -585,24 +592,24 @@ def lay_no_seed(patch: MonkeyPatch) -> None:
 # --------------------------------------------------------------------------------------------------------------------- gaps
 
 
-@mutation(first=212)
+@mutation(first=237)
 def call_it_a_gap_too_early(patch: MonkeyPatch) -> None:
     patch.setattr(Members, "fetch", lambda *_: iter(()))
     patch.setattr(Suspicions, "silent", lambda *_: [])
     patch.setattr(Suspicions, "_why", lambda *_, **__: Why.PROVED)
 
 
-@mutation("jump_slot", "freeze_host", "power_loss", "cut_members", first=142)
+@mutation("jump_slot", "freeze_host", "power_loss", "cut_members", first=172)
 def call_it_a_gap_without_a_look_into_the_store(patch: MonkeyPatch) -> None:
     patch.setattr(LostWal, "_take", lambda *_: False)
 
 
-@mutation(first=212)
+@mutation(first=237)
 def pass_a_gap_without_a_word(patch: MonkeyPatch) -> None:
     patch.setattr(Archive, "record_gap", lambda *_: None)
 
 
-@mutation(first=142)
+@mutation(first=173)
 def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.lost_wal, "is_lost", lambda *_: False)
 
@@ -613,7 +620,7 @@ def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
 _SILENT: Final = ("lose_slot", "lose_slot", "jump_slot", "mute_member", "unknown_name", "cut_members", "kill_server")
 
 
-@mutation(*_SILENT, first=47)
+@mutation(*_SILENT, first=88)
 def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     """And with it the slot, so that the member that had the WAL recycled it."""
 
@@ -656,7 +663,7 @@ def archive_only_what_is_ready(patch: MonkeyPatch) -> None:
     patch.setattr(FromPgWal, "complete", lambda self, at: [one for one in real(self, at) if self._marked(one)])
 
 
-@mutation("store_down", "cut_store", "kill_agent", archiver="command", first=11)
+@mutation("store_down", "cut_store", "kill_agent", archiver="command", first=10)
 def count_what_is_handed_over_and_not_what_is_stored(patch: MonkeyPatch) -> None:
     real = Pushing._push
 
@@ -683,7 +690,7 @@ def say_yes_to_other_bytes_under_that_name(patch: MonkeyPatch) -> None:
 # -------------------------------------------------------------------------------------------------------- these were found
 
 
-@mutation("damage_spool", "wipe_spool", "kill_receiver", first=569)
+@mutation("damage_spool", "wipe_spool", "kill_receiver", first=706)
 def forget_that_a_segment_comes_again(patch: MonkeyPatch) -> None:
     """A segment that was put aside while it waited for its upload, and came again before the next look, was never uploaded."""
     real = Streaming._start_receiver
@@ -701,7 +708,7 @@ def forget_that_pg_wal_has_what_was_put_aside(patch: MonkeyPatch) -> None:
     patch.setattr(Uploads, "_drop", Uploads._no_longer_refused)
 
 
-@mutation("switchover", "switchover", "cut_store", "freeze_receiver", first=149)
+@mutation("switchover", "switchover", "cut_store", "freeze_receiver", first=213)
 def let_the_spool_be_full_of_what_a_seed_puts_aside(patch: MonkeyPatch) -> None:
     """The partials of boundary segments, or another branch's segments, filled the spool, and only a seed removes them."""
     real = Streaming._start_receiver
@@ -717,7 +724,7 @@ def let_the_spool_be_full_of_what_a_seed_puts_aside(patch: MonkeyPatch) -> None:
     patch.setattr(Streaming, "_start_receiver", start_receiver)
 
 
-@mutation("freeze_host", first=5720)
+@mutation("freeze_host", first=5850)
 def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     """A standby that was promoted before it had reached its parent's beginning could not archive."""
 
@@ -729,7 +736,7 @@ def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.core.history, "_as_it_came_to_be", refuse)
 
 
-@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=1010)
+@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=214)
 def take_unknown_members_for_none(patch: MonkeyPatch) -> None:
     """An agent that began while the DCS was away did not know the members, and called their WAL a gap. At once, as it was
     then: by now it has mostly learnt of them before a no counts."""
@@ -772,7 +779,7 @@ def tell_commits_of_a_stream_whose_beginning_is_not_stored(patch: MonkeyPatch) -
     patch.setattr(Frontier, "unbroken", lambda _: Lsn(1 << 60))
 
 
-@mutation("ungoverned", first=22, archiver="durable")
+@mutation("ungoverned", first=40, archiver="durable")
 def tell_commits_without_a_lease(patch: MonkeyPatch) -> None:
     patch.setattr(Lease, "holds", lambda _: True)
     patch.setattr(Ownership, "confirm", lambda _: None)
@@ -785,7 +792,7 @@ def promote_without_waiting_for_the_lease(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.promote.before, "LEASE_OVER", 0.0)
 
 
-@mutation("ungoverned", archiver="durable", first=51)
+@mutation("ungoverned", archiver="durable", first=78)
 def say_that_the_session_has_ended_and_acknowledge_on(patch: MonkeyPatch) -> None:
     """As where its end were told before the last acknowledgement. Of a lease as long as above."""
     patch.setattr(walkeeper.agent.archiver.lease, "LEASE", 25.0)
@@ -824,7 +831,7 @@ def follow_the_furthest_of_two_stores(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.holding, "followed", lambda frontiers, _: max(frontiers))
 
 
-@mutation("far_down", "store_down", "lose_slot", archiver="several")
+@mutation("far_down", "store_down", "lose_slot", archiver="several", first=244)
 def take_a_store_that_is_away_for_one_that_has_nothing(patch: MonkeyPatch) -> None:
     real = OtherStores.take
 

@@ -30,6 +30,12 @@ def test_p13_names_that_lie_are_never_built_upon(kinds: tuple[str, ...]) -> None
         assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
 
 
+def test_p13_what_was_built_from_a_volume_that_went_back_and_promoted_is_never_spliced() -> None:
+    for seed in (102, 178, 186, 190):  # they did before refusals were remembered
+        outcome = play(Schedule(seed, kinds=("roll_back", "roll_back", "switchover")))
+        assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
+
+
 SILENT = (
     "lose_slot",
     "lose_slot",

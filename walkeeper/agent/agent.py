@@ -11,14 +11,14 @@ from typing import Final
 
 from walkeeper.agent.archiver.archiver import Archiver
 from walkeeper.agent.archiver.assembly import assemble, find_receiver
-from walkeeper.agent.archiver.beliefs import check_other_record
+from walkeeper.agent.archiver.beliefs import check_record
 from walkeeper.agent.archiver.holding import HoldSlot
 from walkeeper.agent.archiver.leftovers import Leftovers
 from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import read_local_wal
 from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.one_run import OneRun
-from walkeeper.agent.archiver.ownership import take_over
+from walkeeper.agent.archiver.ownership import check_alone, take_over
 from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.backup_job import BackupJob, Cluster, backups, proofs
@@ -237,7 +237,8 @@ class Agent:
         archiver, topology = self.archiver, self.topology
         if archiver is not None and not archiver.over.is_set() and look.record_known and topology is not None:
             there = {member.name for member in topology.members}
-            self.remembering.tend(archiver.ownership.record, self.observer.members, there)
+            own, at = archiver.ownership, archiver.observed.lsn if archiver.uploads.conflict is not None else None
+            self.remembering.tend(own.record, self.observer.members, there, own.settled, at)
         elif look.leads(self.config.name) is False:
             self.problems.clear(About.REMEMBERED)
 
@@ -348,34 +349,23 @@ class Agent:
         local = read_local_wal(pg_wal, server, self._committer_server.state)
         older = self.remembering.before_takeover(local)
         local = replace(local, histories={**older, **local.histories})
-        self._probe.ensure()
         archive = run.bound(self.archives.archive(server.system_identifier, server.segment_size))
         receiver = find_receiver(self.config, server.major)  # before the record is ours: without it nothing is archived
-        for store, record in self.shared.holding.others(self.config.store_name).items():
-            if record is not None:
-                check_other_record(self.config.name, store, record, local, accepted)
         stores = self.shared.other_stores(self.config, server.system_identifier)
-        ownership = take_over(
-            self.config.name,
-            self.records,
-            archive,
-            local,
-            self.watcher,
-            accepted,
-            self.config.durability,
-            [store.reader.store.url for store in stores],
-        )
+        with self.remembering.second_lives(archive, local) as second_lives:
+            check_alone(self.config.name, self.records, local, accepted)
+            for store, record in self.shared.holding.others(self.config.store_name).items():
+                if record is not None:
+                    check_record(self.config.name, store, record, local, accepted)
+            self._probe.ensure()
+            ownership = take_over(
+                self.config.name, self.records, archive, local, self.watcher, accepted, self.config.durability,
+                [store.reader.store.url for store in stores], second_lives,
+            )  # fmt: skip
         sources = Sources(
-            archive,
-            local.server.history,
-            pg_wal,
-            self.spool,
-            self.observer.other_members,
-            receiver,
-            self._clock,
-            lambda: self._stopping,
-            stores,
-        )
+            archive, local.server.history, pg_wal, self.spool, self.observer.other_members, receiver, self._clock,
+            lambda: self._stopping, stores,
+        )  # fmt: skip
         observed = Observed(True, server.lsn, None, self.observer.wal_times, server.in_recovery)
         slot = HoldSlot(self.config.hold_slot, self.config.store_name, self.shared.holding, pg_wal)
         return assemble(self.config, ownership, sources, self._committer_server, slot, observed, self.problems, run)

@@ -28,6 +28,7 @@ from walkeeper.errors import (
     AtIt,
     BadName,
     CannotTell,
+    Conflict,
     DcsError,
     NoLeadership,
     Refused,
@@ -163,7 +164,12 @@ class Pushing:
         if asked_for is not None and self._was_compared(place, asked_for):
             return
         # PostgreSQL asks for what is .ready: a receipt will do. For a person, who asks for anything else, the store is looked at.
-        pushed = self._pusher.push(place, asked_for.receipts.get if asked_for is not None else lambda _: None)
+        try:
+            pushed = self._pusher.push(place, asked_for.receipts.get if asked_for is not None else lambda _: None)
+        except Conflict:
+            if archiver is not None and isinstance(place.file, Segment):
+                archiver.uploads.met(Segment.parse(place.name, archiver.size))
+            raise
         if pushed.receipt is not None and archiver is not None and pushed.receipt.segment.size == archiver.size:
             archiver.offer(pushed.receipt, pushed.mtime_ns)
             if pushed.mtime_ns is not None:

@@ -1,25 +1,32 @@
 """What the cluster remembers in the DCS beside the record (``core.remembered``): recalled by an agent that starts, written by the
-leader's. Nothing waits for it: where it cannot be read or written, that is told, and everything else goes on.
+leader's. Nothing waits for it: where it cannot be read or written, that is told, and everything else goes on. But for second
+lives: a takeover has to know of them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 from msgspec.structs import replace
 
+from walkeeper.agent.archiver.comparing import shared_up_to
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.problems import Problems
 from walkeeper.archive import histories
 from walkeeper.archive.open import Archives
+from walkeeper.archive.write import Archive
 from walkeeper.core.about import About
+from walkeeper.core.floor import written
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import Member
 from walkeeper.core.record import Record
-from walkeeper.core.remembered import Remembered, Text, decode, encode, recalled, seen, without_moments
+from walkeeper.core.remembered import LONGEST_NAME, Remembered, Text, decode, encode, recalled, seen, without_moments
+from walkeeper.core.second_life import SecondLife
 from walkeeper.dcs.base import REMEMBERED, RecordStore, Versioned
-from walkeeper.errors import BadRecord, CannotTell, CasConflict, DcsError, DcsUnavailable, Refused
+from walkeeper.errors import BadRecord, CannotTell, CasConflict, DcsError, DcsUnavailable, Refused, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, now_utc
 
@@ -43,8 +50,11 @@ class Remembering:
         self._clock = clock
         self._texts: dict[int, Text] = {}
         """Of the server's timeline and its ancestors, as its last takeover had them."""
+        self._noted: SecondLife | None = None
+        """The second life that this server was found to be of, with what it shares."""
         self._written: object = None
         self._next = 0.0
+        self._conflicts = False
 
     def close(self) -> None:
         if self.records is not None:
@@ -52,14 +62,55 @@ class Remembering:
 
     def members(self) -> dict[str, Member]:
         """Those that the last owner's agent saw. Raises DcsUnavailable; who may not read the document knows of none."""
+        found = self._read()
+        return {} if found is None else recalled(found.members, self._clock.monotonic(), now_utc())
+
+    def _read(self) -> Remembered | None:
         try:
-            found = None if self.records is None else _decoded(self.records.read())
+            return None if self.records is None else _decoded(self.records.read())
         except DcsUnavailable:
             raise
         except DcsError as problem:
             self._problems.report(About.REMEMBERED, _named(problem))
-            return {}
-        return {} if found is None else recalled(found.members, self._clock.monotonic(), now_utc())
+            return None
+
+    @contextmanager
+    def second_lives(self, archive: Archive, local: LocalWal) -> Iterator[tuple[SecondLife, ...]]:
+        """For a takeover by that server, which must not be of any of them. Where it is refused as yet another one, that is noted,
+        at each refusal: the next server that is promoted may have come from this one. Raises DcsUnavailable.
+        """
+        found, system = self._read(), local.server.system_identifier
+        known = found.second_lives if found is not None and found.system_identifier == str(system) else ()
+        try:
+            yield known
+        except Refused as problem:
+            if problem.second_life_of:
+                self._note(problem.second_life_of, archive, local, known)
+            raise
+
+    def _note(self, timeline: int, archive: Archive, local: LocalWal, known: Collection[SecondLife]) -> None:
+        life = self._life(timeline, Lsn(0), local.server.lsn)
+        noted = self._noted
+        if noted is None or noted.timeline != timeline or noted.seen_at > local.server.lsn:
+            if not any(each.timeline == timeline for each in known):
+                self._write_life(local.server.system_identifier, life)  # the store may be away, for long
+            try:
+                life = replace(life, shared=str(shared_up_to(archive, local)))
+            except WalkeeperError as problem:
+                events.failure("second_life_not_compared", problem)
+            self._noted = noted = life if life.shared_up_to else None
+        self._write_life(local.server.system_identifier, noted or life)
+
+    def _life(self, timeline: int, shared: Lsn, seen: Lsn) -> SecondLife:
+        return SecondLife(timeline, str(shared), str(seen), self._name[:LONGEST_NAME], written(now_utc()))
+
+    def _write_life(self, system_identifier: int, life: SecondLife) -> None:
+        try:
+            self._change(system_identifier, lambda before: before.with_life(life))
+        except DcsError as problem:
+            self._problems.report(About.REMEMBERED, _named(problem), grace=True)
+        else:
+            self._problems.clear(About.REMEMBERED)
 
     def before_takeover(self, local: LocalWal) -> dict[int, bytes]:
         """Note that this server's timeline is used, before the store is asked for anything: it may be away, and the next server
@@ -88,11 +139,24 @@ class Remembering:
                     events.failure("remembered_history_damaged", problem)
         return older
 
-    def tend(self, record: Record, members: Mapping[str, Member], there: Collection[str]) -> None:
-        """At each look of the owner's: the document says what there is, by now. ``there``: the members whose keys are."""
+    def tend(
+        self,
+        record: Record,
+        members: Mapping[str, Member],
+        there: Collection[str],
+        settled: Collection[SecondLife] = (),
+        conflict_at: Lsn | None = None,
+    ) -> None:
+        """At each look of the owner's: the document says what there is, by now. ``there``: the members whose keys are;
+        ``settled``: second lives of which the owner was shown not to be; ``conflict_at``: how far its WAL is, where the store has
+        other bytes of what it archives: then it is of one itself.
+        """
         now = self._clock.monotonic()
         saw = seen(members.values(), there, now, now_utc())
-        about = record.session, without_moments(saw)
+        about = record.session, without_moments(saw), conflict_at is not None
+        if conflict_at is not None and not self._conflicts:
+            self._next = now
+        self._conflicts = conflict_at is not None
         if self.records is None or about == self._written or now < self._next:
             return
         self._next = now + AGAIN_SECONDS
@@ -102,10 +166,15 @@ class Remembering:
             else None  # the store has other words for it
             for timeline, text in self._texts.items()
         }
+
+        def by_now(before: Remembered) -> Remembered:
+            after = replace(before.with_texts(texts), members=saw).without_lives(settled)
+            if conflict_at is None:
+                return after
+            return after.with_life(self._life(record.timeline, record.position.floor(record.size), conflict_at))
+
         try:
-            _, done = self._change(
-                int(record.system_identifier), lambda before: replace(before.with_texts(texts), members=saw)
-            )
+            _, done = self._change(int(record.system_identifier), by_now)
         except DcsError as problem:
             self._problems.report(About.REMEMBERED, _named(problem), grace=True)
             return

@@ -1,12 +1,13 @@
 """What the cluster remembers beside the record, in a second document in the DCS: the texts of histories, for when the store is
-away, and the members, whose keys expire. No I/O.
+away, the members, whose keys expire, and servers that had other WAL than the archive. No I/O.
 
-It is written at a takeover and when members come or go: the record, which is written each second, must stay small.
+It is written at takeovers, refused ones too, and when members come or go: the record, which is written each second, must stay
+small.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Final
 
@@ -17,6 +18,7 @@ from msgspec.structs import replace
 from walkeeper.core.floor import Moment, moment, written
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import MOST, SETTLED_SECONDS, Member
+from walkeeper.core.second_life import MOST_LIVES, SecondLife, both
 from walkeeper.errors import BadRecord, WalkeeperError
 
 SCHEMA: Final = 1
@@ -24,7 +26,7 @@ LIMIT: Final = 128 * 1024
 """Bytes of the largest document that is read."""
 TEXT_BYTES: Final = 32 * 1024
 """Bytes that all texts take in the document, the newest ones: that of 200 timelines takes 12,000, in base64."""
-_LONGEST_NAME: Final = 256
+LONGEST_NAME: Final = 256
 """Characters of a name or an address that is remembered."""
 
 _Word = Annotated[str, Meta(max_length=256)]
@@ -43,7 +45,7 @@ class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
     """A member. ``gone_at``: when its key was there last, "" where it is there; ``horizon``: as of ``core.members.Member``."""
 
     name: _Word
-    host: Annotated[str, Meta(max_length=_LONGEST_NAME)] | None = None
+    host: Annotated[str, Meta(max_length=LONGEST_NAME)] | None = None
     port: int | None = None
     gone_at: Moment | None = None
     horizon: _Word = ""
@@ -56,6 +58,8 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     system_identifier: Annotated[str, Meta(pattern=r"^[0-9]{1,20}\Z")]
     texts: Annotated[tuple[Text, ...], Meta(max_length=1024)] = ()
     members: Annotated[tuple[Seen, ...], Meta(max_length=MOST)] = ()
+    second_lives: Annotated[tuple[SecondLife, ...], Meta(max_length=MOST_LIVES)] = ()
+    """One for each timeline, the newest first."""
 
     def text(self, timeline: int) -> Text | None:
         return next((text for text in self.texts if text.timeline == timeline), None)
@@ -70,6 +74,17 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
                 break
             kept.append(text)
         return replace(self, texts=tuple(kept))
+
+    def with_life(self, seen: SecondLife) -> Remembered:
+        """And that one, which may be the one that is known of its timeline, or yet another."""
+        known = {life.timeline: life for life in self.second_lives}
+        before = known.get(seen.timeline)
+        known[seen.timeline] = seen if before is None else both(before, seen)
+        newest = sorted(known.values(), key=lambda life: -life.timeline)
+        return replace(self, second_lives=tuple(newest[:MOST_LIVES]))
+
+    def without_lives(self, settled: Collection[SecondLife]) -> Remembered:
+        return replace(self, second_lives=tuple(life for life in self.second_lives if life not in settled))
 
 
 _DECODER: Final = msgspec.json.Decoder(Remembered)
@@ -89,6 +104,8 @@ def decode(document: bytes) -> Remembered:
             raise BadRecord(f"schema {found.schema}, this version knows {SCHEMA}")
         for each in found.members:
             _ = each.gone_at and moment(each.gone_at), each.horizon and Lsn.parse(each.horizon)
+        for life in found.second_lives:
+            _ = life.shared_up_to, life.seen_at, moment(life.at)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, WalkeeperError) as problem:
         raise BadRecord(f"remembered in the DCS: {problem}", hint=_HINT) from None
     return found
@@ -106,7 +123,7 @@ def seen(members: Iterable[Member], there: Iterable[str], now: float, at: dateti
             "" if member.horizon is None else str(member.horizon),
         )
         for member in sorted(members, key=lambda each: each.name)
-        if max(len(member.name), len(member.host or "")) <= _LONGEST_NAME
+        if max(len(member.name), len(member.host or "")) <= LONGEST_NAME
     )[:MOST]
 
 

@@ -75,9 +75,11 @@ def beyond(what: str, local: LocalServer) -> BeyondServer | StandbyLags:
     text = f"{what} lies beyond this server's WAL, which ends at {local.lsn} on timeline {local.history.timeline}"
     if local.in_recovery:
         return StandbyLags(text, hint="This standby leader lags: walkeeper waits until it has received as much.")
-    return BeyondServer(
+    problem = BeyondServer(
         text,
         hint="The volume went back to an earlier state, or two servers wrote this timeline. Promote to a new timeline "
         "(patronictl switchover) before more is written, and take a base backup. If only the record is wrong: walkeeper "
         "takeover --accept.",
     )
+    problem.second_life_of = local.history.timeline
+    return problem

@@ -20,6 +20,7 @@ from walkeeper.agent.archiver.comparing import (
     compare_tail,
     compare_whole,
     look,
+    other_bytes,
 )
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.recorded_gaps import LONGEST
@@ -29,6 +30,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record
+from walkeeper.core.second_life import Compared, SecondLife, in_question, is_shown
 from walkeeper.core.suspicion import covers
 from walkeeper.core.takeover import LocalServer, beyond, check_cluster, common_end, resume_at
 from walkeeper.errors import (
@@ -62,36 +64,78 @@ class Belief:
     below_sha256: str = ""
     history_sha256: str = ""
     lacking: dict[int, bytes] = field(default_factory=dict)
-    compared: list[str] = field(default_factory=list)
+    compared: list[Compared] = field(default_factory=list)
+    settled: list[SecondLife] = field(default_factory=list)
+    """Second lives of the server's timeline that it was shown, or said by a person, not to be."""
 
 
 def believe(
-    me: str, record: Record | None, archive: Archive, local: LocalWal, accepted: Collection[str] = ()
+    me: str,
+    record: Record | None,
+    archive: Archive,
+    local: LocalWal,
+    accepted: Collection[str] = (),
+    second_lives: Collection[SecondLife] = (),
 ) -> Belief:
-    """What is true, as far as it can be shown. ``accepted``: reasons of refusals that a person lets pass.
+    """What is true, as far as it can be shown. ``accepted``: reasons of refusals that a person lets pass. ``second_lives``: of
+    which the server may be; it has to show that it is not.
 
     Raises WrongCluster, WrongSegmentSize, WrongTimeline, a refusal of ``walkeeper.core.beliefs``, BeyondServer, StandbyLags, or
     an outage's error.
     """
+    belief, by = _believed(me, record, archive, local, accepted)
+    for life in second_lives:
+        _hold_against(belief, life, by, local, accepted)
+    return belief
+
+
+def _believed(
+    me: str, record: Record | None, archive: Archive, local: LocalWal, accepted: Collection[str]
+) -> tuple[Belief, Record | None]:
+    """And by which record."""
     if record is not None:
         try:
             check_cluster(record, local.server)
         except WrongCluster as problem:
             _accepted_or_raised(problem, accepted)
-            return _by_store(archive, local)
+            return _by_store(archive, local), None
         try:
-            return _by_record(me, record, archive, local, accepted)
+            return _by_record(me, record, archive, local, accepted), record
         except BadRecord as problem:
             events.failure("record_not_believed", problem)
         except Refused as problem:
             if problem.reason not in {"archive_missing", "beyond_server"}:
                 raise
             _accepted_or_raised(problem, accepted)
-    return _by_store(archive, local)
+    return _by_store(archive, local), None
 
 
-def check_other_record(me: str, store: str, record: Record, local: LocalWal, accepted: Collection[str]) -> None:
-    """The record of another store of this cluster: two servers, or two lives of one, never archive one timeline in two stores.
+def _hold_against(
+    belief: Belief, life: SecondLife, record: Record | None, local: LocalWal, accepted: Collection[str]
+) -> None:
+    """Where the archive goes on, and where the server's own WAL does: what lies between, store and members have of whichever."""
+    server, recorded = local.server, None if record is None else record.timeline
+    ends = (in_question(life, recorded, server.history, lsn, belief.first.size) for lsn in (belief.lsn, local.begins()))
+    until = next((end for end in ends if end is not None and end > belief.first.start), None)
+    if until is None:
+        return
+    if not is_shown(life, until, belief.compared):
+        since = f"above {life.shared}" if life.shared_up_to else "from somewhere on"
+        problem = NothingToCompare(
+            f"timeline {life.timeline}: at {life.at} {life.member}'s server had other WAL of it than the archive, {since}, and "
+            f"nothing shows whose this server has up to {until}",
+            hint="If it was built from that one, promote a member that was not (patronictl switchover). Where there is none: "
+            "walkeeper takeover --accept, and then take a base backup: no older one is sure to restore past that position.",
+        )
+        # A person who has let a frontier pass that lies beyond the server has said it of that server.
+        _accepted_or_raised(problem, {*accepted, problem.reason} if BeyondServer.reason in accepted else accepted)
+    if life.timeline == server.history.timeline:
+        belief.settled.append(life)
+
+
+def check_record(me: str, store: str, record: Record, local: LocalWal, accepted: Collection[str]) -> None:
+    """By the word of a record alone. That of this archive (``store`` is empty), whose store may be away; or of another store of
+    this cluster: two servers, or two lives of one, never archive one timeline in two stores.
 
     Raises WrongTimeline, BeyondServer, StandbyLags, OtherBytes or NothingToCompare.
     """
@@ -111,7 +155,9 @@ def check_other_record(me: str, store: str, record: Record, local: LocalWal, acc
     below = _below(chain, whole, Segment.parse(record.start, record.size)) if whole <= end else None
     sha256 = local.sha256(below, server.lsn) if below is not None and record.below_sha256 else None
     if below is not None and sha256 not in {None, record.below_sha256}:
-        raise OtherBytes(f"{below}: the store {store} has other bytes than this server", hint=PROMOTE)
+        raise other_bytes(below, below.timeline, store)
+    if not store:
+        return  # the rest is for the takeover, which sees what is stored
     text = local.histories.get(record.timeline)
     if text is not None and record.history_sha256 not in {"", hashlib.sha256(text).hexdigest()}:
         raise OtherBytes(f"history of timeline {record.timeline}: the store {store} has another one", hint=PROMOTE)
@@ -366,7 +412,7 @@ def _by_store(archive: Archive, local: LocalWal) -> Belief:
         "record_rebuilt",
         frontier=rebuilt,
         start=first,
-        compared=", ".join(belief.compared) or "nothing",
+        compared=", ".join(map(str, belief.compared)) or "nothing",
         hint="There was no record to rely on; the store told where to go on.",
     )
     return belief

@@ -9,6 +9,7 @@ that chain.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +24,7 @@ from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Record
+from walkeeper.core.second_life import Compared
 from walkeeper.core.tail import longest_chain
 from walkeeper.core.takeover import LocalServer, beyond
 from walkeeper.errors import BadHistory, BadName, NotAuthentic, NumberUsedTwice, OtherBytes
@@ -157,24 +159,42 @@ def _lacking(local: LocalWal, stored: frozenset[int]) -> dict[int, bytes]:
 # --- segments ---------------------------------------------------------------------------------------------------------
 
 
-def compare_whole(stored: Receipt | None, local: LocalWal, lsn: Lsn) -> list[str]:
-    """One stored segment; its name if both have the same, nothing if there is nothing to compare. Raises OtherBytes."""
+def compare_whole(stored: Receipt | None, local: LocalWal, lsn: Lsn) -> list[Compared]:
+    """One stored segment, if both have the same; nothing if there is nothing to compare. Raises OtherBytes."""
     sha256 = None if stored is None else local.sha256(stored.segment, lsn)
     if stored is None or sha256 is None:
         return []
     if sha256 != stored.sha256:
-        raise _other_bytes(stored.segment)
-    return [stored.segment.name]
+        raise other_bytes(stored.segment, stored.segment.timeline)
+    return [Compared(stored.segment.name, stored.segment.timeline, stored.segment.end)]
 
 
-def compare_some(archive: Archive, segments: Sequence[Segment], local: LocalWal, lsn: Lsn) -> list[str]:
+def compare_some(archive: Archive, segments: Sequence[Segment], local: LocalWal, lsn: Lsn) -> list[Compared]:
     """The first and the last that the store has of those that the local server still has: two lives never come together again."""
     here = [segment for segment in segments if segment.end <= lsn and local.has(segment)]
     ends = [_first_there(archive, here), _first_there(archive, here[::-1])]
-    compared: list[str] = []
+    compared: list[Compared] = []
     for segment in dict.fromkeys(filter(None, ends)):
         compared += compare_whole(archive.find(segment), local, lsn)
     return compared
+
+
+def shared_up_to(archive: Archive, local: LocalWal) -> Lsn:
+    """The end of the last whole segment of which both have the same; 0 where nothing shows it. Two lives never come together
+    again: so it takes a look at the store for each time that what the server has can be halved.
+    """
+    server, first = local.now(), archive.contents.start()
+    if first is None:
+        return Lsn(0)
+    chain, size = server.history, archive.size
+    lowest, end = max(local.begins() // size, first.number), server.lsn // size
+
+    def differs(number: int) -> bool:
+        stored = archive.find(chain.segment(number, size))
+        return stored is None or stored.sha256 != local.sha256(stored.segment, server.lsn)
+
+    parts = lowest + bisect_left(range(lowest, end), True, key=differs)
+    return Lsn(parts * size) if parts > lowest or lowest == first.number else Lsn(0)
 
 
 def _first_there(archive: Archive, segments: Sequence[Segment]) -> Segment | None:
@@ -182,7 +202,7 @@ def _first_there(archive: Archive, segments: Sequence[Segment]) -> Segment | Non
     return next((segment for segment, there in archive.contents.looks(segments) if there), None)
 
 
-def compare_own(archive: Archive, stored: Stored, local: LocalWal) -> tuple[list[str], bool]:
+def compare_own(archive: Archive, stored: Stored, local: LocalWal) -> tuple[list[Compared], bool]:
     """What is stored of the server's own timeline, before it writes there itself; and whether there is anything at all.
 
     Two servers that were promoted at one position under one number write the same history. Raises OtherBytes, BeyondServer or
@@ -202,7 +222,7 @@ def compare_own(archive: Archive, stored: Stored, local: LocalWal) -> tuple[list
         raise beyond(f"{archive.store.url}: what is stored of timeline {timeline}, up to {max(ends)},", server)
     compared = compare_some(archive, whole, local, server.lsn)
     for segment in sorted({segment for segment, _ in last}):
-        compared += _compare_pieces(archive, segment, [each for one, each in last if one == segment], local)
+        compared += _compare_pieces(archive, segment, [each for one, each in last if one == segment], local, timeline)
     return compared, bool(ends)
 
 
@@ -225,7 +245,7 @@ def _there(archive: Archive, pieces: Sequence[tuple[Segment, StoredPiece]]) -> I
 
 def compare_tail(
     archive: Archive, record: Record, stored: Stored, opened: Segment, end: Lsn, local: LocalWal
-) -> list[str]:
+) -> list[Compared]:
     """The pieces on which the record's frontier rests, up to ``end``. Raises OtherBytes.
 
     Others, of a server that was cut off, may lie beside them: one chain that goes as far as the record says must have our bytes.
@@ -241,7 +261,7 @@ def compare_tail(
             continue
         usable = [each for each in by_owner[owner] if each.piece in chain and opened.start + each.piece.end <= end]
         try:
-            if compared := _compare_pieces(archive, segment, usable, local):
+            if compared := _compare_pieces(archive, segment, usable, local, opened.timeline):
                 return compared
         except OtherBytes as found:
             problem = found
@@ -250,7 +270,10 @@ def compare_tail(
     return []
 
 
-def _compare_pieces(archive: Archive, segment: Segment, pieces: Sequence[StoredPiece], local: LocalWal) -> list[str]:
+def _compare_pieces(
+    archive: Archive, segment: Segment, pieces: Sequence[StoredPiece], local: LocalWal, timeline: int
+) -> list[Compared]:
+    """``timeline``: under which they are stored."""
     plain = local.beginning(segment, max((each.piece.end for each in pieces), default=0)) if pieces else None
     if plain is None:
         return []
@@ -261,8 +284,9 @@ def _compare_pieces(archive: Archive, segment: Segment, pieces: Sequence[StoredP
     told = {each: sha256 for each, sha256 in stated.items() if sha256}
     wrong = [each for each, sha256 in told.items() if sha256 != _sha256(plain[each.piece.begin : each.piece.end])]
     if wrong:
-        raise _other_bytes(f"{segment}, its tail {min(wrong, key=lambda each: each.piece).piece.name}")
-    return [f"tail of {segment}"] if told else []
+        raise other_bytes(f"{segment}, its tail {min(wrong, key=lambda each: each.piece).piece.name}", timeline)
+    end = max((each.piece.end for each in told), default=0)
+    return [Compared(f"tail of {segment}", timeline, Lsn(segment.start + end))] if told else []
 
 
 def _head(archive: Archive, key: str) -> ObjectInfo | None:
@@ -274,8 +298,12 @@ def _head(archive: Archive, key: str) -> ObjectInfo | None:
         return None
 
 
-def _other_bytes(what: object) -> OtherBytes:
-    return OtherBytes(f"{what}: the store has other bytes than this server", hint=PROMOTE)
+def other_bytes(what: object, timeline: int, store: str = "") -> OtherBytes:
+    """``store``: the name of another one."""
+    where = f"the store {store}" if store else "the store"
+    problem = OtherBytes(f"{what}: {where} has other bytes than this server", hint=PROMOTE)
+    problem.second_life_of = timeline
+    return problem
 
 
 def _sha256(content: bytes) -> str:

@@ -76,6 +76,14 @@ class LocalWal:
         """Raises PostgresError where that cannot be told."""
         return self.pg_wal is not None and is_there(self.pg_wal / segment.name)
 
+    def begins(self) -> Lsn:
+        """From where on the server has all whole segments of its WAL. Raises PostgresError where that cannot be told."""
+        chain, size = self.server.history, self.server.segment_size
+        number = self.server.lsn // size
+        while number > 0 and self.has(chain.segment(number - 1, size)):
+            number -= 1
+        return Lsn(number * size)
+
     def _read(self, segment: Segment) -> bytes | bytearray | None:
         if self.pg_wal is None:
             return None

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from walkeeper.agent.archiver.beliefs import Belief, believe
+from walkeeper.agent.archiver.beliefs import Belief, believe, check_record
 from walkeeper.agent.archiver.comparing import AT_ONCE
 from walkeeper.agent.archiver.life import Watcher, check_no_clone, no_longer_a_clone
 from walkeeper.agent.archiver.local_wal import LocalWal
@@ -18,6 +18,7 @@ from walkeeper.config.model import Durability
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import MAX_GAPS, MAX_SUSPECTED, Gap, Record
+from walkeeper.core.second_life import SecondLife
 from walkeeper.dcs.base import Leader, RecordStore, Versioned
 from walkeeper.dcs.claim import decoded
 from walkeeper.errors import CasConflict, Conflict, Fenced, HeldBack, NotLeader
@@ -32,10 +33,14 @@ ATTEMPTS: Final = 10
 class Ownership:
     """The record while it is ours. Used by one thread at a time."""
 
-    def __init__(self, records: RecordStore, record: Record, versioned: Versioned) -> None:
+    def __init__(
+        self, records: RecordStore, record: Record, versioned: Versioned, settled: Collection[SecondLife] = ()
+    ) -> None:
+        """``settled``: second lives of this timeline that need not be remembered any longer."""
         self._records = records
         self._versioned = versioned
         self.record = record
+        self.settled = settled
         self.below: tuple[int, str] | None = None
         """The number and SHA-256 of the last whole segment that the frontier has passed; None where that is not known."""
         self.begins: Segment | None = None
@@ -125,6 +130,14 @@ class Ownership:
         return found
 
 
+def check_alone(me: str, records: RecordStore, local: LocalWal, accepted: Collection[str]) -> None:
+    """What the record says without the store, which may be away. Raises NotLeader, or as ``check_record``."""
+    record = _readable(records.read(), quiet=True)
+    _leader(me, records)
+    if record is not None:
+        check_record(me, "", record, local, accepted)
+
+
 def take_over(
     me: str,
     records: RecordStore,
@@ -134,9 +147,10 @@ def take_over(
     accepted: Collection[str] = (),
     durability: Durability = "local",
     other_stores: Collection[str] = (),
+    second_lives: Collection[SecondLife] = (),
 ) -> Ownership:
     """Steps 1 to 7 of the design's takeover. ``accepted``: reasons of refusals that a person lets pass; ``durability``: what
-    commits will wait for; ``other_stores``: the urls of the cluster's others.
+    commits will wait for; ``other_stores``: the urls of the cluster's others; ``second_lives``: what the server must not be of.
 
     What takes long, the store, comes first, and the record is read again right before it is written: who still writes it keeps
     nobody from taking it. Raises NotLeader, Refused, CasConflict (try from the top), StandbyLags, Watching, or an outage's error.
@@ -147,7 +161,7 @@ def take_over(
     if previous is None:
         check_no_clone(archive, local, accepted, other_stores)
         watcher.alone(archive, accepted)
-    belief = believe(me, previous, archive, local, accepted)
+    belief = believe(me, previous, archive, local, accepted, second_lives)
     _store_histories(archive, local, belief)
     token = (previous.life if previous is not None else "") or watcher.token()
     record, written = _compare_and_set(me, records, before, belief, local, token, durability)
@@ -161,12 +175,12 @@ def take_over(
         owner=me,
         timeline=record.timeline,
         frontier=record.lsn,
-        compared=", ".join(belief.compared) or "nothing",
+        compared=", ".join(map(str, belief.compared)) or "nothing",
         previous_owner=previous.owner if previous else None,
         previous_timeline=previous.timeline if previous else None,
         previous_frontier=previous.lsn if previous else None,
     )
-    return Ownership(records, record, written)
+    return Ownership(records, record, written, belief.settled)
 
 
 def _leader(me: str, records: RecordStore) -> Leader:

@@ -17,7 +17,7 @@ from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.refusals import retry_after
-from walkeeper.errors import Refused, StoreUnavailable, WalkeeperError
+from walkeeper.errors import Conflict, Refused, StoreUnavailable, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.lib.retry import Backoff
@@ -37,6 +37,8 @@ class Uploads:
         self.count = 0
         self.bytes = 0
         """Stored by now, packed."""
+        self.conflict: Segment | None = None
+        """The last one, beyond the frontier, of which the store has other bytes."""
         self._archive = archive
         self._source = source
         self._frontier = frontier
@@ -92,6 +94,11 @@ class Uploads:
         """Whether it is being stored, or will be next, and has not failed. Safe from every thread."""
         return segment in self.taken and segment not in self._failing
 
+    def met(self, conflict: Segment) -> None:
+        """The store has other bytes of it. What lies below the frontier is what somebody left here. Safe from every thread."""
+        if conflict.end > self._frontier.lsn and self._frontier.history.contains(conflict):
+            self.conflict = conflict
+
     def run(self, stopping: threading.Event) -> None:
         """Until ``stopping``."""
         while not stopping.is_set():
@@ -116,6 +123,8 @@ class Uploads:
                 self._drop(segment)
                 return  # removed under our hands: the source notices the hole
             except WalkeeperError as problem:
+                if isinstance(problem, Conflict):
+                    self.met(segment)
                 retry = retry_after(problem, below=segment.end <= self._frontier.lsn)
                 if retry.damaged and self._source.put_aside(segment, problem):
                     self._drop(segment)

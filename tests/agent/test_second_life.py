@@ -1,0 +1,360 @@
+"""A refusal that outlives who refused (promise P13): a volume went back, a member was built from it, and that one is promoted.
+
+It has nothing left that would show whose WAL it has. Over a store and a DCS in memory, with files of WAL to compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import pytest
+
+from tests.agent.test_beliefs import ONE, SIZE, SYSTEM, Life, World
+from tests.core.values import history_text
+from tests.fixtures.worlds import config_of
+from tests.parts.postgres import Postgres
+from tests.twins.memory_record import MemoryRecord
+from walkeeper.agent.agent import Agent
+from walkeeper.agent.archiver.beliefs import check_record
+from walkeeper.agent.archiver.comparing import shared_up_to
+from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.agent.problems import Problems
+from walkeeper.agent.remembering import AGAIN_SECONDS, WRITTEN_SECONDS, Remembering
+from walkeeper.archive.open import open_archives
+from walkeeper.core.history import History, Switch
+from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.core.remembered import decode, encode
+from walkeeper.core.second_life import SecondLife
+from walkeeper.core.takeover import LocalServer
+from walkeeper.dcs.base import REMEMBERED
+from walkeeper.errors import BeyondServer, NothingToCompare, OtherBytes, StandbyLags, StoreUnavailable
+from walkeeper.lib.clock import SystemClock
+from walkeeper.postgres.server import ServerState
+
+LATE = History(2, (Switch(1, Lsn(12 * MIB + 8192)),))
+"""Promoted from the second life, long behind where it parts from the first."""
+BACK = 7 * MIB + 8192
+SECOND = Life(letter=b"n", until=BACK)
+SEEN = 12 * MIB
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Cluster(World):
+    """And what each member's agent has of the other document in the DCS."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.clock = cast(SystemClock, Clock())
+        self.problems = Problems(self.clock)
+        server = cast(Postgres, type("Server", (), {"data": directory / "data", "port": 1, "bin_dir": None}))
+        self.config = config_of(server, "a", directory)
+        self.remembered = {name: MemoryRecord(self.dcs, REMEMBERED) for name in "abc"}
+        self.remembering = {name: self.remembering_of(name) for name in "abc"}
+
+    def remembering_of(self, name: str) -> Remembering:
+        archives = open_archives(self.config, self.store)
+        return Remembering(name, self.remembered[name], archives, self.problems, self.clock)
+
+    def local(self, name: str, history: History, lsn: int, *, in_recovery: bool = False) -> LocalWal:
+        (self.directory / name).mkdir(exist_ok=True)
+        known = {history.timeline: history_text(history)} if history.switches else {}
+        return LocalWal(LocalServer(SYSTEM, SIZE, history, Lsn(lsn), in_recovery), known, self.directory / name)
+
+    def takes_over(self, name: str, history: History, lsn: int, *, accepted: Collection[str] = ()) -> None:
+        """As the agent does it, and has its first look then."""
+        self.dcs.set_leader(name)
+        remembering = self.remembering[name]
+        with remembering.second_lives(self.archive, self.local(name, history, lsn)) as lives:
+            owned = self.take_over(name, history, lsn, accepted=accepted, second_lives=lives)
+        remembering.tend(owned.record, {}, (), owned.settled)
+
+    @property
+    def lives(self) -> list[tuple[int, int, int, str]]:
+        found = self.dcs.documents.get(REMEMBERED)
+        known: tuple[SecondLife, ...] = () if found is None else decode(found.document).second_lives
+        return [(each.timeline, each.shared_up_to // MIB, each.seen_at // MIB, each.member) for each in known]
+
+    def refuses(self, kind: type[Exception], name: str, history: History, lsn: int, **more: Collection[str]) -> str:
+        record = self.dcs.record
+        with pytest.raises(kind) as caught:
+            self.takes_over(name, history, lsn, **more)
+        assert self.dcs.record == record
+        return str(caught.value)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path)
+
+
+def went_back(cluster: Cluster, number: int = 9) -> None:
+    """The leader's volume, below the frontier; its server has written on past it, and its agent has refused."""
+    cluster.owned(Life(), number=number)
+    cluster.files("a", SECOND, range(3, 12))
+    cluster.refuses(OtherBytes, "a", ONE, SEEN)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_p13_what_was_built_from_a_second_life_is_not_spliced_onto_the_first(cluster: Cluster) -> None:
+    went_back(cluster)
+    assert cluster.lives == [(1, 7, 12, "a")]
+    cluster.files("b", Life(LATE, b"n", BACK), [10, 11, 12])
+    told = cluster.refuses(NothingToCompare, "b", LATE, 13 * MIB)
+    (at,) = (life.at for life in decode(cluster.dcs.documents[REMEMBERED].document).second_lives)
+    assert told == (
+        f"timeline 1: at {at} a's server had other WAL of it than the archive, above 0/700000, and nothing shows whose this server "
+        "has up to 0/900000"
+    )
+    assert cluster.lives == [(1, 7, 12, "a")]
+
+
+def test_a_person_lets_it_pass_and_is_not_asked_again(cluster: Cluster) -> None:
+    went_back(cluster)
+    cluster.files("b", Life(LATE, b"n", BACK), [12])
+    cluster.takes_over("b", LATE, 13 * MIB, accepted={"nothing_to_compare"})
+    assert cluster.frontier == (2, 9, "b")
+    cluster.stores(Life(LATE, b"n", BACK), *range(9, 13))
+    cluster.takes_over("b", LATE, 13 * MIB)
+    assert cluster.frontier == (2, 13, "b")
+
+
+def test_p13_who_has_other_bytes_is_refused_for_that(cluster: Cluster) -> None:
+    went_back(cluster)
+    cluster.files("b", Life(LATE, b"n", BACK), range(8, 13))
+    cluster.refuses(OtherBytes, "b", LATE, 13 * MIB)
+
+
+def test_p13_segments_that_both_lives_share_do_not_show_that_a_server_is_of_the_first(cluster: Cluster) -> None:
+    went_back(cluster)
+    cluster.stores(Life(), 9, 10)
+    cluster.files("b", Life(LATE, b"n", BACK), [3, 4, 12])
+    cluster.refuses(NothingToCompare, "b", LATE, 13 * MIB)
+
+
+def test_p13_what_a_first_life_stored_and_did_not_record_is_not_gone_over(cluster: Cluster) -> None:
+    """The second has the same frontier, and meets the other's segments when it stores its own."""
+    cluster.owned(Life(), number=7)
+    cluster.files("a", SECOND, range(3, 12))
+    cluster.takes_over("a", ONE, 12 * MIB)
+    cluster.stores(Life(), 7, 8)  # the last words of the first
+    cluster.remembering["a"].tend(cluster.record, {}, (), (), Lsn(12 * MIB))
+    assert cluster.lives == [(1, 7, 12, "a")]
+    cluster.files("b", Life(LATE, b"n", BACK), [12])
+    cluster.refuses(NothingToCompare, "b", LATE, 13 * MIB)
+
+
+def test_p13_a_server_is_held_against_it_without_a_record_too(cluster: Cluster) -> None:
+    went_back(cluster)
+    cluster.dcs.wipe()
+    cluster.files("b", Life(LATE, b"n", BACK), [12])
+    cluster.refuses(NothingToCompare, "b", LATE, 13 * MIB)
+
+
+def test_p13_a_member_of_the_second_life_that_is_promoted_after_one_of_the_first_is_refused(cluster: Cluster) -> None:
+    went_back(cluster)
+    first = History(2, (Switch(1, Lsn(9 * MIB + 8192)),))
+    cluster.files("b", Life(first), range(8, 12))
+    cluster.takes_over("b", first, 12 * MIB)
+    three = History(3, (Switch(1, Lsn(13 * MIB)),))
+    cluster.files("c", Life(three, b"n", BACK), [13])
+    cluster.refuses(NothingToCompare, "c", three, 14 * MIB)
+
+
+# --- what goes on without a person ------------------------------------------------------------------------------------
+
+
+def test_a_member_of_the_first_life_shows_it_and_goes_on(cluster: Cluster) -> None:
+    went_back(cluster)
+    first = History(2, (Switch(1, Lsn(9 * MIB + 8192)),))
+    cluster.files("b", Life(first), range(8, 12))
+    cluster.takes_over("b", first, 12 * MIB)
+    assert cluster.frontier == (2, 9, "b")
+    cluster.files("c", Life(first), [11])
+    for path in (cluster.directory / "b").iterdir():
+        path.unlink()  # recycled, each of them
+    cluster.takes_over("b", first, 12 * MIB)  # its agent was started again
+    cluster.takes_over("c", History(3, (*first.switches, Switch(2, Lsn(13 * MIB)))), 13 * MIB)
+    assert cluster.frontier == (3, 9, "c")
+
+
+def test_a_fork_below_where_the_lives_part_needs_nothing(cluster: Cluster) -> None:
+    """A restore in place goes there."""
+    went_back(cluster)
+    below = History(2, (Switch(1, Lsn(7 * MIB + 100)),))
+    cluster.files("b", Life(below), [7])
+    cluster.takes_over("b", below, 8 * MIB)
+    assert cluster.frontier == (2, 7, "b")
+
+
+def test_a_volume_that_went_back_within_the_open_segment_shares_all_that_is_whole(cluster: Cluster) -> None:
+    cluster.owned(Life(), number=9, inside=40_960)
+    cluster.files("a", Life(letter=b"n", until=9 * MIB + 8192), range(3, 9), written=9 * MIB + 81_920)
+    cluster.refuses(OtherBytes, "a", ONE, 9 * MIB + 81_920)
+    assert cluster.lives == [(1, 9, 9, "a")]
+    late = History(2, (Switch(1, Lsn(10 * MIB + 100)),))
+    early = History(2, (Switch(1, Lsn(9 * MIB + 100)),))
+    cluster.files("b", Life(late, b"n", 9 * MIB + 8192), [10])
+    cluster.refuses(NothingToCompare, "b", late, 11 * MIB)  # who would bring segment 9 has the first
+    cluster.files("c", Life(early), [9, 10])
+    cluster.takes_over("c", early, 11 * MIB)
+    assert cluster.frontier == (2, 9, "c")
+
+
+def test_what_a_server_shows_on_its_timeline_is_forgotten(cluster: Cluster) -> None:
+    """The volume went back, and forward again."""
+    went_back(cluster)
+    cluster.files("a", Life(), range(3, 12))
+    cluster.takes_over("a", ONE, 12 * MIB)
+    assert cluster.lives == []
+
+
+def test_a_record_that_somebody_edited_is_put_right_by_a_person_as_before(cluster: Cluster) -> None:
+    cluster.owned(Life(), number=9)
+    cluster.put_record(lsn="0/2000000", below_sha256="")
+    cluster.files("a", Life(), range(3, 12))
+    cluster.refuses(BeyondServer, "a", ONE, 12 * MIB)
+    assert cluster.lives == [(1, 9, 12, "a")]
+    cluster.takes_over("a", ONE, 12 * MIB, accepted={"beyond_server"})
+    assert cluster.frontier == (1, 9, "a")
+
+
+def test_a_standby_leader_that_lags_is_no_second_life(cluster: Cluster) -> None:
+    cluster.owned(Life(), number=9)
+    cluster.files("b", Life(), range(3, 7))
+    cluster.dcs.set_leader("b")
+    with (
+        pytest.raises(StandbyLags),
+        cluster.remembering["b"].second_lives(
+            cluster.archive, cluster.local("b", ONE, 7 * MIB, in_recovery=True)
+        ) as lives,
+    ):
+        cluster.take_over("b", ONE, 7 * MIB, in_recovery=True, second_lives=lives)
+    assert cluster.lives == []
+
+
+def test_an_object_that_somebody_replaced_is_no_second_life(cluster: Cluster) -> None:
+    cluster.owned(Life(), number=9)
+    cluster.put_record(below_sha256="0" * 64)
+    cluster.refuses(OtherBytes, "a", ONE, 12 * MIB)
+    assert cluster.lives == []
+
+
+def test_an_archive_in_which_nothing_is_yet_begins_again(cluster: Cluster) -> None:
+    cluster.take_over("a", ONE, 9 * MIB)
+    cluster.refuses(BeyondServer, "a", ONE, 7 * MIB)
+    cluster.files("b", Life(LATE), range(9, 13))
+    cluster.takes_over("b", LATE, 13 * MIB)
+    assert cluster.frontier == (2, 9, "b")
+
+
+# --- how it is noted --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("back", [3 * MIB + 8192, 7 * MIB, 8 * MIB + 8192, 20 * MIB])
+def test_what_two_lives_share_is_found_by_a_few_looks(cluster: Cluster, back: int) -> None:
+    cluster.owned(Life(), number=12)
+    cluster.files("a", Life(letter=b"n", until=back), range(3, 20))
+    cluster.store.calls.clear()
+    assert shared_up_to(cluster.archive, cluster.local("a", ONE, 20 * MIB)) == min(back // MIB, 12) * MIB
+    assert (
+        len({key.rpartition("/")[2][:24] for call, key in cluster.store.calls if call == "head"}) <= 5
+    )  # of 17 segments
+
+
+def test_nothing_shows_what_is_shared_where_the_server_begins_later(cluster: Cluster) -> None:
+    cluster.owned(Life(), number=12)
+    cluster.files("a", Life(letter=b"n", until=BACK), range(10, 20))
+    assert shared_up_to(cluster.archive, cluster.local("a", ONE, 20 * MIB)) == 0
+
+
+def test_p13_it_is_noted_while_the_store_is_away_and_what_is_shared_as_soon_as_that_answers(cluster: Cluster) -> None:
+    cluster.owned(Life(), number=9)
+    cluster.files("a", SECOND, range(3, 8))
+    cluster.store.down = True
+    agent = Agent(
+        cluster.config, cluster.store, MemoryRecord(cluster.dcs), SystemClock(), remembered=cluster.remembered["a"]
+    )
+    (cluster.directory / "data").mkdir()
+    (cluster.directory / "a").rename(cluster.directory / "data" / "pg_wal")
+    agent._committer_server.state = lambda: state  # type: ignore[method-assign]
+    state = ServerState(SYSTEM, False, 1, Lsn(8 * MIB), SIZE, 15, "replica")
+    cluster.dcs.set_leader("a")
+    for down, shared in ((True, 0), (False, 7), (True, 7)):
+        cluster.store.down = down
+        with pytest.raises(BeyondServer):
+            agent._take_over(state, frozenset())
+        assert cluster.lives == [(1, shared, 8, "a")]
+    cluster.store.down = True
+    with pytest.raises(StoreUnavailable):
+        agent._take_over(replace(state, lsn=Lsn(12 * MIB)), frozenset())  # by now the record alone does not show it
+    assert cluster.lives == [(1, 7, 8, "a")]
+
+
+def test_p13_a_dcs_that_cannot_be_written_is_written_while_the_refusal_stands(cluster: Cluster) -> None:
+    cluster.remembered["a"].read_only = True
+    went_back(cluster)
+    assert cluster.lives == []
+    cluster.remembered["a"].read_only = False
+    cluster.refuses(OtherBytes, "a", ONE, SEEN)
+    assert cluster.lives == [(1, 7, 12, "a")]
+    cluster.dcs.wipe(REMEMBERED)
+    cluster.refuses(OtherBytes, "a", ONE, SEEN)
+    assert cluster.lives == [(1, 7, 12, "a")]
+
+
+def test_only_the_leader_notes_it(cluster: Cluster) -> None:
+    cluster.owned(Life(), number=9)
+    cluster.files("a", SECOND, range(3, 12))
+    cluster.dcs.set_leader("b")
+    with (
+        pytest.raises(OtherBytes),
+        cluster.remembering["a"].second_lives(cluster.archive, cluster.local("a", ONE, SEEN)),
+    ):
+        check_record("a", "", cluster.record, cluster.local("a", ONE, SEEN), ())
+    assert cluster.lives == []
+
+
+def test_p13_the_record_of_another_store_shows_it_while_the_own_one_is_away(cluster: Cluster) -> None:
+    """Each archive has a note of its own: its takeovers are held against that."""
+    cluster.owned(Life(), number=9)
+    cluster.files("a", SECOND, range(3, 12))
+    cluster.dcs.set_leader("a")
+    cluster.store.down = True
+    wal = cluster.local("a", ONE, SEEN)
+    with pytest.raises(OtherBytes), cluster.remembering["a"].second_lives(cluster.archive, wal):
+        check_record("a", "far", cluster.record, wal, ())
+    assert cluster.lives == [(1, 0, 12, "a")]
+
+
+def test_a_conflict_is_noted_at_once_and_once(cluster: Cluster) -> None:
+    record = cluster.owned(Life(), number=9)
+    remembering, writes = cluster.remembering["a"], cluster.remembered["a"].writes
+    remembering.tend(record, {}, ())
+    before = len(writes)
+    for _ in range(3):
+        remembering.tend(record, {}, (), (), Lsn(12 * MIB))
+    assert cluster.lives == [(1, 9, 12, "a")]
+    assert len(writes) == before + 1
+    cluster.clock.now += AGAIN_SECONDS + WRITTEN_SECONDS  # type: ignore[attr-defined]
+    remembering.tend(record, {}, ())
+    assert cluster.lives == [(1, 9, 12, "a")]
+
+
+def test_of_another_cluster_nothing_is_believed(cluster: Cluster) -> None:
+    went_back(cluster)
+    found = decode(cluster.dcs.documents[REMEMBERED].document)
+    cluster.dcs.put(encode(msgspec.structs.replace(found, system_identifier="1")), REMEMBERED)
+    with cluster.remembering["b"].second_lives(cluster.archive, cluster.local("b", LATE, 13 * MIB)) as lives:
+        assert lives == ()
