@@ -272,6 +272,7 @@ def stale_spool(world: World, node: Node, fault: Fault) -> None:
     """Files from some other time: a segment of the future, a partial of an older timeline."""
     directory = node.directory / "spool" / "wal"
     if directory.exists():
+        world.put_back = True  # the store comes to have more than the server: that looks as if its volume had gone back
         future = Segment(node.branch.timeline, node.lsn // SIZE + 3, SIZE)
         write_segment(directory / future.name, node.branch.plain(future.number))
         write_segment(directory / (Segment(1, node.lsn // SIZE, SIZE).name + PARTIAL), b"old")

@@ -57,7 +57,9 @@ class World:
         self.forgetful = False
         """Whether promotions choose their number without the archive: restore_command does not read it."""
         self.put_back = False
-        """Whether somebody put an older record back: it is for him to say that the leader archived what came since."""
+        """Whether somebody put an older record back, or files of another time into a spool: it is for him to say that the leader
+        archived what came since.
+        """
         self.store_down = False
         self.lose_store_answers = 0
         self.cluster_timeline = 1
@@ -206,7 +208,8 @@ class World:
             leader.write(SIZE)
 
     def accept_what_was_put_back(self) -> None:
-        """``walkeeper takeover --accept``, by whoever put the record back, where the leader has nothing left to show for itself."""
+        """``walkeeper takeover --accept``, by whoever put the record back, or files into a spool, where the leader has nothing left to
+        show for itself."""
         leader = self.leader
         if not self.put_back or leader is None or leader.agent is None or leader.agent.dead:
             return
