@@ -27,6 +27,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.errors import StoreDenied
+from walkeeper.store.object_key import is_passing
 from walkeeper.store.s3.driver import S3Store
 
 LAYOUT = Layout("demo", None, 7300000000000000001)
@@ -110,31 +111,49 @@ def test_who_has_rights_elsewhere_reads_nothing_here(bucket: SeaweedFS) -> None:
         store.create("demo/x", b"x", {})
 
 
-def test_what_is_locked_is_kept_though_it_is_deleted_and_what_walkeeper_deletes_is_not_locked() -> None:
-    with SeaweedFS() as server:
-        settings = replace(server.settings(), bucket="locked", object_lock_days=2)
+@pytest.mark.postgres
+def test_what_is_locked_is_restored_though_somebody_deleted_all_that_he_could() -> None:
+    """As examples/s3 says it: without the marks of what was deleted everything is there again."""
+    with SeaweedFS() as bucket, Postgres(new_directory("p")) as server:
         client = boto3.client(
-            "s3", endpoint_url=server.endpoint, region_name=server.region,
-            aws_access_key_id=server.access_key, aws_secret_access_key=server.secret_key,
+            "s3", endpoint_url=bucket.endpoint, region_name=bucket.region,
+            aws_access_key_id=bucket.access_key, aws_secret_access_key=bucket.secret_key,
         )  # fmt: skip
         client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
-        store = S3Store(settings)
+        section = bucket.section("postgresql")
+        section["s3"] |= {"bucket": "locked", "object_lock_days": 2, "object_lock_mode": "COMPLIANCE"}
+        place = Place(server, section)
+        server.execute("CREATE TABLE t AS SELECT md5(g::text) AS m FROM generate_series(1, 20000) g")
+        assert place.take() == 0
+        place.archive_wal()
+        store = place.archive.store
         store.probe()
-        plain = paged_segment(SEGMENT, LAYOUT.system_identifier, History(1))
-        archive = Archive(store, LAYOUT, SIZE, Codec())
-        archive.archive_segment(SEGMENT, plain, History(1))
-        life.give(store, LAYOUT, life.Sign("0f" * 8, 1), "n1")
-        key, sign = LAYOUT.file(SEGMENT, ".zst"), LAYOUT.life("0f" * 8, 1)
-        for name in (key, sign):
-            store.delete(name)
-            assert store.head(name) is None
-        versions = client.list_object_versions(Bucket="locked")["Versions"]
-        kept = {version["Key"]: version["VersionId"] for version in versions}
-        with pytest.raises(ClientError, match="AccessDenied"):
-            client.delete_object(Bucket="locked", Key=key, VersionId=kept[key])
-        client.delete_object(Bucket="locked", Key=sign, VersionId=kept[sign])
-        archive.archive_segment(SEGMENT, plain, History(1))  # as if it had never been there
-        assert Reader(store, Codec()).deliver(LAYOUT, SEGMENT.name) == plain
+        life.give(store, place.layout, life.Sign("0f" * 8, 1), "n1")
+
+        kept = set()
+        for version in client.list_object_versions(Bucket="locked")["Versions"]:
+            named = {"Bucket": "locked", "Key": version["Key"]}
+            client.delete_object(**named)
+            try:
+                client.delete_object(**named, VersionId=version["VersionId"])
+            except ClientError:
+                kept.add(version["Key"].removeprefix("postgresql/"))
+        assert list(store.list("")) == []
+        assert kept
+        assert not any(is_passing(key) for key in kept)
+        for mark in client.list_object_versions(Bucket="locked")["DeleteMarkers"]:
+            client.delete_object(Bucket="locked", Key=mark["Key"], VersionId=mark["VersionId"])
+
+        there = BareHost(place)
+        said = there.run("restore", "--data-dir", str(there.data), "--json")
+        assert said.returncode == 0, said.stdout + said.stderr
+        try:
+            there.start(json.loads(said.stdout))
+            wait_until(lambda: not there.value("SELECT pg_is_in_recovery()"), "the end of the recovery")
+            assert there.value("SELECT count(*) FROM t") == 20000
+        finally:
+            there.host.kill9()
+
         with pytest.raises(StoreDenied) as caught:
-            S3Store(replace(settings, bucket=server.bucket)).create(key, b"x", {})
+            S3Store(replace(bucket.settings(), object_lock_days=2)).create("demo/x", b"x", {})
         assert "made with object lock" in caught.value.hint
