@@ -246,6 +246,13 @@ def far_denies(rig: Rig, _: Node) -> Iterator[None]:
     _far(rig).back()
 
 
+@fault(30, 90)
+def far_slow(rig: Rig, _: Node) -> Iterator[None]:
+    _far(rig).slow(1.5)
+    yield
+    _far(rig).back()
+
+
 def _far(rig: Rig) -> Place:
     if rig.far is None:
         raise RuntimeError("there is one store")
@@ -279,7 +286,7 @@ EXCLUSIVE: Final = (
         "lost_for_good",
     },
     {"store_exchanged", "prefix_swapped", "record_wiped", "record_put_back"},
-    {"far_away", "far_denies"},
+    {"far_away", "far_denies", "far_slow"},
 )
 """Of each set one at a time: they use one switch. A cluster without a record begins an archive wherever its store is."""
 STAGED: Final = {"leader_put_back", "frozen_while_it_delivers", "lost_for_good"}
@@ -311,6 +318,7 @@ EVERYWHERE: Final = {
     "prefix_swapped",
     "far_away",
     "far_denies",
+    "far_slow",
     *STAGED,
 }
 
@@ -335,7 +343,17 @@ SEVERAL: Final = (
         "cut_from_dcs",
         "record_wiped",
     ),
-    *("store_away", "store_away", "store_hangs", "store_denies", "far_away", "far_away", "far_denies"),
+    *(
+        "store_away",
+        "store_away",
+        "store_hangs",
+        "store_denies",
+        "store_slow",
+        "far_away",
+        "far_away",
+        "far_denies",
+        "far_slow",
+    ),
 )
 """Where there are two stores."""
 
