@@ -205,6 +205,16 @@ def test_p13_what_was_stored_and_not_recorded_is_compared_before_it_is_gone_over
     world.refused(OtherBytes, "a", ONE, 12 * MIB)
 
 
+def test_p13_what_a_first_life_stored_between_two_segments_of_a_second_is_not_gone_over(world: World) -> None:
+    """Uploads go side by side: the first had stored 10, but neither 9 nor 11."""
+    second = Life(letter=b"n", until=9 * MIB + 8192)
+    world.owned(Life(), number=9)
+    world.stores(Life(), 10)
+    world.stores(second, 9, 11)
+    world.files("a", second, range(3, 12))
+    world.refused(OtherBytes, "a", ONE, 12 * MIB)
+
+
 def test_p13_a_rebuilt_frontier_beyond_the_server_is_refused(world: World) -> None:
     """The record is lost as well: the store alone says that the volume went back."""
     life = Life()

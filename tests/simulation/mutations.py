@@ -181,7 +181,7 @@ def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
 def _compare_nothing(patch: MonkeyPatch) -> None:
     beliefs = walkeeper.agent.archiver.beliefs
     patch.setattr(beliefs, "compare_whole", lambda *_: [])
-    patch.setattr(beliefs, "compare_some", lambda *_: [])
+    patch.setattr(beliefs, "compare_all", lambda *_: [])
     patch.setattr(beliefs, "compare_own", lambda *_: ([], False))
     patch.setattr(walkeeper.agent.archiver.comparing, "_compare_history", lambda *_: None)
 
@@ -471,7 +471,7 @@ def forget_who_was_refused(patch: MonkeyPatch) -> None:
 
 @mutation("twin_segments", "kill_agent")
 def go_over_what_another_server_stored(patch: MonkeyPatch) -> None:
-    patch.setattr(walkeeper.agent.archiver.beliefs, "compare_some", lambda *_: [])
+    patch.setattr(walkeeper.agent.archiver.beliefs, "compare_all", lambda *_: [])
 
 
 @mutation("swap_store", "swap_store", "kill_agent", first=1)

@@ -1,7 +1,8 @@
 """What a takeover believes: the record, the store and the local server are held against each other, and nothing is changed.
 
 Few requests, most of them at the same time. Neither the number of timelines makes it longer, nor that of segments, but for
-those that pg_wal still has below a frontier that the store told or somebody put there: a look at each, some at a time.
+those that pg_wal still has below a frontier that the store told or somebody put there, or above the recorded one: a look at each,
+some at a time.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from operator import itemgetter
 
 from walkeeper.agent.archiver.comparing import (
     Stored,
+    compare_all,
     compare_histories,
     compare_own,
-    compare_some,
     compare_tail,
     compare_whole,
     look,
@@ -338,8 +339,8 @@ def _compare_own(
 def _go_over_stored(belief: Belief, archive: Archive, local: LocalWal) -> None:
     """Over what the store has already: uploads that were not recorded, or a record older than the store.
 
-    A folder of names a request, and then a look at each: a name alone may be planted, or have a damaged object. Two of them are
-    compared: two servers' WAL never comes together again.
+    A folder of names a request, and then a look at each: a name alone may be planted, or have a damaged object. All that is here
+    is compared.
     """
     chain, size = local.server.history, archive.size
     run: list[Segment] = []
@@ -358,7 +359,7 @@ def _go_over_stored(belief: Belief, archive: Archive, local: LocalWal) -> None:
     server = local.now()  # after the listing
     if run[-1].end > server.lsn:
         raise beyond(f"{archive.store.url}: what is stored up to {run[-1].end}", server)
-    belief.compared += compare_some(archive, run, local, server.lsn)
+    belief.compared += compare_all(archive, run, local, server.lsn)
     last = archive.find(run[-1])
     if last is not None:
         belief.lsn, belief.below_sha256 = last.segment.end, last.sha256

@@ -179,6 +179,13 @@ def compare_some(archive: Archive, segments: Sequence[Segment], local: LocalWal,
     return compared
 
 
+def compare_all(archive: Archive, segments: Sequence[Segment], local: LocalWal, lsn: Lsn) -> list[Compared]:
+    """Each that both have: uploads go side by side, so that one of another life may lie between two of this one."""
+    here = [segment for segment in segments if segment.end <= lsn and local.has(segment)]
+    found = dict(in_parallel(lambda each: (each, archive.find(each)), here, min(AT_ONCE, len(here))))
+    return [compared for segment in here for compared in compare_whole(found[segment], local, lsn)]
+
+
 def shared_up_to(archive: Archive, local: LocalWal) -> Lsn:
     """The end of the last whole segment of which both have the same; 0 where nothing shows it. Two lives never come together
     again: so it takes a look at the store for each time that what the server has can be halved.
