@@ -23,8 +23,9 @@
     │   ├── BeyondServer       record or store know more of the timeline than the server
     │   ├── ArchiveMissing     the record speaks of an archive that the store does not have
     │   ├── AnotherCluster     somebody else keeps the archive alive
-    │   ├── StoreBehind        the store lacks what the record claims
-    │   └── NothingToCompare   whose bytes the store has could not be shown
+    │   ├── StoreBehind        the store lacks what the record claims, and the server does not have it any longer
+    │   ├── NothingToCompare   whose bytes the store has could not be shown
+    │   └── OfSecondLife       a server had other WAL, and nothing shows that this one does not come from it
     ├── StoreError             the object store; waiting can help
     │   ├── StoreUnavailable   no answer, a server error, a time-out
     │   │   └── NotFound       a server's 404, and what it is about
@@ -192,8 +193,6 @@ class BeyondServer(Refused):
 
 
 class ArchiveMissing(Refused):
-    """There is a record of an archive, and the store has no archive."""
-
     reason = "archive_missing"
 
 
@@ -204,15 +203,15 @@ class AnotherCluster(Refused):
 
 
 class StoreBehind(Refused):
-    """The store lacks what the record claims, and the local server does not have it any longer."""
-
     reason = "store_behind"
 
 
 class NothingToCompare(Refused):
-    """Whose bytes the store has could not be shown, where it has to be."""
-
     reason = "nothing_to_compare"
+
+
+class OfSecondLife(Refused):
+    reason = "second_life"
 
 
 class StoreError(WalkeeperError):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.test_lost_wal import Pair
-from tests.core.values import history_text
+from tests.core.values import history_text, paged_segment
 from tests.fixtures.pushing import SCRIPT
 from tests.fixtures.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
 from tests.parts.postgres import Postgres
@@ -236,6 +236,25 @@ def test_p3_other_bytes_in_the_store_are_a_loud_conflict_and_are_never_acknowled
     assert following.uploads.conflict == ahead
     assert ahead.name not in node.markers()
     assert node.agent.frontier <= ahead.start
+
+
+def test_other_bytes_of_a_file_that_is_not_this_servers_say_nothing_of_it(make: Callable[[str], Node]) -> None:
+    node = make("command")
+    following = node.agent.agent.archiver
+    assert following is not None
+    far = following.history.segment(200, SIZE)
+    node.store.create(
+        node.layout.file(far, ".zst"), Codec().encode(b"\0" * SIZE), {"sha256": "0" * 64, "size": str(int(SIZE))}
+    )
+    elsewhere = node.run / "elsewhere"
+    (elsewhere / "pg_wal").mkdir(parents=True)
+    (elsewhere / "global").symlink_to(node.server.data / "global")
+    for data, met in ((elsewhere, None), (node.server.data, far)):
+        (data / "pg_wal" / far.name).write_bytes(paged_segment(far, node.server.system_identifier, following.history))
+        with pytest.raises(Conflict):
+            node.pushing.answer({"path": f"pg_wal/{far.name}", "cwd": str(data)})
+        assert following.uploads.conflict == met
+        (data / "pg_wal" / far.name).unlink()
 
 
 @pytest.mark.parametrize("mode", MODES)

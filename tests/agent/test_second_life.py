@@ -6,7 +6,6 @@ It has nothing left that would show whose WAL it has. Over a store and a DCS in 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -18,20 +17,32 @@ from tests.core.values import history_text
 from tests.fixtures.worlds import config_of
 from tests.parts.postgres import Postgres
 from tests.twins.memory_record import MemoryRecord
+from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archiver.beliefs import check_record
 from walkeeper.agent.archiver.comparing import shared_up_to
 from walkeeper.agent.archiver.local_wal import LocalWal
-from walkeeper.agent.problems import Problems
+from walkeeper.agent.archiver.refusals import Refusals
+from walkeeper.agent.problems import GRACE_SECONDS, Problems
 from walkeeper.agent.remembering import AGAIN_SECONDS, WRITTEN_SECONDS, Remembering
-from walkeeper.archive.open import open_archives
+from walkeeper.core.about import About
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.remembered import decode, encode
 from walkeeper.core.second_life import SecondLife
 from walkeeper.core.takeover import LocalServer
 from walkeeper.dcs.base import REMEMBERED
-from walkeeper.errors import BeyondServer, NothingToCompare, OtherBytes, StandbyLags, StoreUnavailable
+from walkeeper.errors import (
+    BeyondServer,
+    CasConflict,
+    NothingToCompare,
+    NumberUsedTwice,
+    OfSecondLife,
+    OtherBytes,
+    Refused,
+    StandbyLags,
+    StoreUnavailable,
+)
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres.server import ServerState
 
@@ -56,14 +67,26 @@ class Cluster(World):
         super().__init__(directory)
         self.clock = cast(SystemClock, Clock())
         self.problems = Problems(self.clock)
-        server = cast(Postgres, type("Server", (), {"data": directory / "data", "port": 1, "bin_dir": None}))
-        self.config = config_of(server, "a", directory)
         self.remembered = {name: MemoryRecord(self.dcs, REMEMBERED) for name in "abc"}
-        self.remembering = {name: self.remembering_of(name) for name in "abc"}
+        self.agents = {name: self.agent_of(name, self.store) for name in "abc"}
 
-    def remembering_of(self, name: str) -> Remembering:
-        archives = open_archives(self.config, self.store)
-        return Remembering(name, self.remembered[name], archives, self.problems, self.clock)
+    def agent_of(self, name: str, store: MemoryStore) -> Agent:
+        """Not started. Its server's pg_wal is what ``files`` makes for that name."""
+        data = self.directory / "nodes" / name
+        data.mkdir(parents=True, exist_ok=True)
+        if not (data / "pg_wal").is_symlink():
+            (data / "pg_wal").symlink_to(self.directory / name)
+        server = cast(Postgres, type("Server", (), {"data": data, "port": 1, "bin_dir": None}))
+        agent = Agent(
+            config_of(server, name, self.directory), store, MemoryRecord(self.dcs), self.clock,
+            remembered=self.remembered[name],
+        )  # fmt: skip
+        agent.problems = agent.remembering._problems = self.problems
+        return agent
+
+    @property
+    def remembering(self) -> dict[str, Remembering]:
+        return {name: agent.remembering for name, agent in self.agents.items()}
 
     def local(self, name: str, history: History, lsn: int, *, in_recovery: bool = False) -> LocalWal:
         (self.directory / name).mkdir(exist_ok=True)
@@ -71,12 +94,38 @@ class Cluster(World):
         return LocalWal(LocalServer(SYSTEM, SIZE, history, Lsn(lsn), in_recovery), known, self.directory / name)
 
     def takes_over(self, name: str, history: History, lsn: int, *, accepted: Collection[str] = ()) -> None:
-        """As the agent does it, and has its first look then."""
+        """The agent itself, which has its first look then."""
         self.dcs.set_leader(name)
-        remembering = self.remembering[name]
-        with remembering.second_lives(self.archive, self.local(name, history, lsn)) as lives:
-            owned = self.take_over(name, history, lsn, accepted=accepted, second_lives=lives)
-        remembering.tend(owned.record, {}, (), owned.settled)
+        agent, pg_wal = self.agents[name], self.directory / name
+        pg_wal.mkdir(exist_ok=True)
+        if history.switches:
+            (pg_wal / f"{history.timeline:08X}.history").write_bytes(history_text(history))
+        state = ServerState(SYSTEM, False, history.timeline, Lsn(lsn), SIZE, 15, "replica")
+        agent._committer_server.state = lambda: state  # type: ignore[method-assign]
+        owned = agent._take_over(state, frozenset(accepted)).ownership
+        self.clock.now += WRITTEN_SECONDS + 1  # type: ignore[attr-defined]
+        agent.remembering.tend(owned.record, {}, (), owned.lives)
+
+    def moves(self, *names: str) -> None:
+        """Their configuration says another prefix: nothing is there."""
+        self.store = MemoryStore()
+        self.archive = self.archive_in(self.store)
+        self.agents |= {name: self.agent_of(name, self.store) for name in names}
+
+    def asks_until_it_comes_through(self, name: str, history: History, lsn: int) -> list[str]:
+        """A person accepts each refusal that can be: their reasons, in order."""
+        refusals, met = Refusals(SystemClock(), lambda: None), list[str]()
+        while len(met) < 4:
+            accepted = refusals.accepted
+            try:
+                self.takes_over(name, history, lsn, accepted=accepted)
+            except Refused as problem:
+                met.append(problem.reason)
+                refusals.refused(problem, "the same", accepted)
+                refusals.answer({"accept": True})
+            else:
+                break
+        return met
 
     @property
     def lives(self) -> list[tuple[int, int, int, str]]:
@@ -111,7 +160,7 @@ def test_p13_what_was_built_from_a_second_life_is_not_spliced_onto_the_first(clu
     went_back(cluster)
     assert cluster.lives == [(1, 7, 12, "a")]
     cluster.files("b", Life(LATE, b"n", BACK), [10, 11, 12])
-    told = cluster.refuses(NothingToCompare, "b", LATE, 13 * MIB)
+    told = cluster.refuses(OfSecondLife, "b", LATE, 13 * MIB)
     (at,) = (life.at for life in decode(cluster.dcs.documents[REMEMBERED].document).second_lives)
     assert told == (
         f"timeline 1: at {at} a's server had other WAL of it than the archive, above 0/700000, and nothing shows whose this server "
@@ -123,7 +172,7 @@ def test_p13_what_was_built_from_a_second_life_is_not_spliced_onto_the_first(clu
 def test_a_person_lets_it_pass_and_is_not_asked_again(cluster: Cluster) -> None:
     went_back(cluster)
     cluster.files("b", Life(LATE, b"n", BACK), [12])
-    cluster.takes_over("b", LATE, 13 * MIB, accepted={"nothing_to_compare"})
+    cluster.takes_over("b", LATE, 13 * MIB, accepted={"second_life"})
     assert cluster.frontier == (2, 9, "b")
     cluster.stores(Life(LATE, b"n", BACK), *range(9, 13))
     cluster.takes_over("b", LATE, 13 * MIB)
@@ -140,7 +189,7 @@ def test_p13_segments_that_both_lives_share_do_not_show_that_a_server_is_of_the_
     went_back(cluster)
     cluster.stores(Life(), 9, 10)
     cluster.files("b", Life(LATE, b"n", BACK), [3, 4, 12])
-    cluster.refuses(NothingToCompare, "b", LATE, 13 * MIB)
+    cluster.refuses(OfSecondLife, "b", LATE, 13 * MIB)
 
 
 def test_p13_what_a_first_life_stored_and_did_not_record_is_not_gone_over(cluster: Cluster) -> None:
@@ -149,17 +198,17 @@ def test_p13_what_a_first_life_stored_and_did_not_record_is_not_gone_over(cluste
     cluster.files("a", SECOND, range(3, 12))
     cluster.takes_over("a", ONE, 12 * MIB)
     cluster.stores(Life(), 7, 8)  # the last words of the first
-    cluster.remembering["a"].tend(cluster.record, {}, (), (), Lsn(12 * MIB))
+    cluster.remembering["a"].tend(cluster.record, {}, (), {}, Lsn(12 * MIB))
     assert cluster.lives == [(1, 7, 12, "a")]
     cluster.files("b", Life(LATE, b"n", BACK), [12])
-    cluster.refuses(NothingToCompare, "b", LATE, 13 * MIB)
+    cluster.refuses(OfSecondLife, "b", LATE, 13 * MIB)
 
 
 def test_p13_a_server_is_held_against_it_without_a_record_too(cluster: Cluster) -> None:
     went_back(cluster)
     cluster.dcs.wipe()
     cluster.files("b", Life(LATE, b"n", BACK), [12])
-    cluster.refuses(NothingToCompare, "b", LATE, 13 * MIB)
+    cluster.refuses(OfSecondLife, "b", LATE, 13 * MIB)
 
 
 def test_p13_a_member_of_the_second_life_that_is_promoted_after_one_of_the_first_is_refused(cluster: Cluster) -> None:
@@ -169,7 +218,7 @@ def test_p13_a_member_of_the_second_life_that_is_promoted_after_one_of_the_first
     cluster.takes_over("b", first, 12 * MIB)
     three = History(3, (Switch(1, Lsn(13 * MIB)),))
     cluster.files("c", Life(three, b"n", BACK), [13])
-    cluster.refuses(NothingToCompare, "c", three, 14 * MIB)
+    cluster.refuses(OfSecondLife, "c", three, 14 * MIB)
 
 
 # --- what goes on without a person ------------------------------------------------------------------------------------
@@ -206,18 +255,137 @@ def test_a_volume_that_went_back_within_the_open_segment_shares_all_that_is_whol
     late = History(2, (Switch(1, Lsn(10 * MIB + 100)),))
     early = History(2, (Switch(1, Lsn(9 * MIB + 100)),))
     cluster.files("b", Life(late, b"n", 9 * MIB + 8192), [10])
-    cluster.refuses(NothingToCompare, "b", late, 11 * MIB)  # who would bring segment 9 has the first
+    cluster.refuses(OfSecondLife, "b", late, 11 * MIB)  # who would bring segment 9 has the first
     cluster.files("c", Life(early), [9, 10])
     cluster.takes_over("c", early, 11 * MIB)
     assert cluster.frontier == (2, 9, "c")
 
 
-def test_what_a_server_shows_on_its_timeline_is_forgotten(cluster: Cluster) -> None:
-    """The volume went back, and forward again."""
+@pytest.mark.parametrize("store", ["the same", "another"])
+def test_p13_a_volume_that_goes_forward_again_does_not_speak_for_what_was_built_from_it(
+    cluster: Cluster, store: str
+) -> None:
+    """But in an archive that begins anew nothing is of the first life."""
     went_back(cluster)
     cluster.files("a", Life(), range(3, 12))
-    cluster.takes_over("a", ONE, 12 * MIB)
+    if store == "another":
+        cluster.moves("a", "b")
+    cluster.takes_over("a", ONE, 12 * MIB, accepted={"archive_missing"})
+    assert cluster.lives == ([(1, 7, 12, "a")] if store == "the same" else [])
+    cluster.files("b", Life(LATE, b"n", BACK), [12])
+    if store == "the same":
+        cluster.refuses(OfSecondLife, "b", LATE, 13 * MIB)
+    else:
+        cluster.takes_over("b", LATE, 13 * MIB)
+
+
+def passed(cluster: Cluster) -> list[int]:
+    return [life.passed for life in decode(cluster.dcs.documents[REMEMBERED].document).second_lives]
+
+
+@pytest.mark.parametrize("document", [None, b"{damaged"])
+def test_who_has_a_timeline_that_was_taken_over_since_needs_no_record_for_it(
+    cluster: Cluster, document: bytes | None
+) -> None:
+    went_back(cluster)
+    first = History(2, (Switch(1, Lsn(9 * MIB + 8192)),))
+    cluster.files("b", Life(first), range(8, 12))
+    cluster.takes_over("b", first, 12 * MIB)
+    assert passed(cluster) == [2]
+    late = History(3, (*first.switches, Switch(2, Lsn(15 * MIB + 8192))))
+    cluster.stores(Life(late), *range(9, 18))
+    for path in (cluster.directory / "b").iterdir():
+        path.unlink()
+    cluster.files("b", Life(late), range(17, 19))
+    cluster.takes_over("b", late, 19 * MIB)
+    assert passed(cluster) == [3]
+    if document is None:
+        cluster.dcs.wipe()
+    else:
+        cluster.dcs.put(document)
+    cluster.takes_over("b", late, 19 * MIB)
+    assert cluster.frontier == (3, 18, "b")
+    cluster.dcs.wipe()
+    other = History(4, (Switch(1, Lsn(17 * MIB)),))
+    cluster.files("c", Life(other, b"n", BACK), [18])
+    cluster.refuses(OfSecondLife, "c", other, 19 * MIB)
+
+
+def test_an_old_note_ends_where_the_archive_was_shortened_past_it(cluster: Cluster) -> None:
+    went_back(cluster)
+    first = History(2, (Switch(1, Lsn(9 * MIB + 8192)),))
+    cluster.files("b", Life(first), range(8, 16))
+    cluster.takes_over("b", first, 16 * MIB)
+    cluster.stores(Life(first), *range(9, 14))
+    cluster.takes_over("b", first, 16 * MIB)
+    assert cluster.frontier == (2, 14, "b")
+    cluster.put_record(start=Life(first).segment(12).name)
+    cluster.takes_over("b", first, 16 * MIB)
     assert cluster.lives == []
+
+
+# --- other refusals ---------------------------------------------------------------------------------------------------
+
+
+def test_another_prefix_is_the_way_out(cluster: Cluster) -> None:
+    """It is said to be that: the record alone does not refuse it as a second life."""
+    went_back(cluster)
+    cluster.moves("a")
+    assert cluster.asks_until_it_comes_through("a", ONE, SEEN) == ["archive_missing"]
+    assert (cluster.frontier, cluster.lives) == ((1, 12, "a"), [])
+
+
+def test_what_was_promoted_from_a_second_life_goes_on_under_another_prefix(cluster: Cluster) -> None:
+    went_back(cluster)
+    cluster.files("b", Life(LATE, b"n", BACK), range(8, 13))
+    cluster.refuses(OtherBytes, "b", LATE, 13 * MIB)
+    cluster.moves("b")
+    assert cluster.asks_until_it_comes_through("b", LATE, 13 * MIB) == ["archive_missing"]
+
+
+def test_a_number_that_was_used_twice_is_named_and_no_second_life(cluster: Cluster) -> None:
+    theirs = History(2, (Switch(1, Lsn(5 * MIB + 8192)),))
+    cluster.owned(Life(), number=5)
+    cluster.files("b", Life(theirs), range(3, 9))
+    cluster.takes_over("b", theirs, 9 * MIB)
+    cluster.stores(Life(theirs), 5, 6, 7)
+    cluster.takes_over("b", theirs, 9 * MIB)
+    ours = History(2, (Switch(1, Lsn(6 * MIB + 8192)),))
+    cluster.files("c", Life(ours, b"n", 6 * MIB), range(3, 12))
+    cluster.refuses(NumberUsedTwice, "c", ours, 12 * MIB)
+    assert cluster.lives == []
+
+
+def test_a_record_whose_sum_is_another_segments_is_named_and_no_second_life(cluster: Cluster) -> None:
+    cluster.owned(Life(), number=9)
+    cluster.files("a", Life(), range(3, 12))
+    cluster.put_record(lsn=str(Lsn(7 * MIB)))
+    assert "than the record's owner stored" in cluster.refuses(OtherBytes, "a", ONE, SEEN)
+    assert cluster.lives == []
+
+
+def test_two_refusals_are_accepted_one_after_the_other(cluster: Cluster) -> None:
+    went_back(cluster)
+    cluster.files("b", Life(LATE), [11, 12])
+    for key in [key for key in cluster.store.objects if Life().segment(8).name in key]:
+        del cluster.store.objects[key]
+    assert cluster.asks_until_it_comes_through("b", LATE, 13 * MIB) == ["store_behind", "second_life"]
+
+
+@pytest.mark.parametrize("accepted", ["nothing_to_compare", "beyond_server"])
+def test_p13_another_acceptance_does_not_pass_a_second_life(cluster: Cluster, accepted: str) -> None:
+    went_back(cluster)
+    cluster.files("b", Life(LATE, b"n", BACK), [12])
+    cluster.refuses(OfSecondLife, "b", LATE, 13 * MIB, accepted={accepted})
+    cluster.files("c", SECOND, [11])
+    cluster.refuses(NothingToCompare, "c", ONE, 12 * MIB)
+    cluster.refuses(OfSecondLife, "c", ONE, 12 * MIB, accepted={"nothing_to_compare"})
+    assert cluster.lives == [(1, 7, 12, "a")]
+    cluster.takes_over("c", ONE, 12 * MIB, accepted={"nothing_to_compare", "second_life"})
+    assert cluster.lives == []
+
+
+# --- what goes on without a person, again -----------------------------------------------------------------------------
 
 
 def test_a_record_that_somebody_edited_is_put_right_by_a_person_as_before(cluster: Cluster) -> None:
@@ -282,23 +450,11 @@ def test_nothing_shows_what_is_shared_where_the_server_begins_later(cluster: Clu
 def test_p13_it_is_noted_while_the_store_is_away_and_what_is_shared_as_soon_as_that_answers(cluster: Cluster) -> None:
     cluster.owned(Life(), number=9)
     cluster.files("a", SECOND, range(3, 8))
-    cluster.store.down = True
-    agent = Agent(
-        cluster.config, cluster.store, MemoryRecord(cluster.dcs), SystemClock(), remembered=cluster.remembered["a"]
-    )
-    (cluster.directory / "data").mkdir()
-    (cluster.directory / "a").rename(cluster.directory / "data" / "pg_wal")
-    agent._committer_server.state = lambda: state  # type: ignore[method-assign]
-    state = ServerState(SYSTEM, False, 1, Lsn(8 * MIB), SIZE, 15, "replica")
-    cluster.dcs.set_leader("a")
-    for down, shared in ((True, 0), (False, 7), (True, 7)):
+    for down, kind, shared in ((True, StoreUnavailable, 0), (False, BeyondServer, 7), (True, BeyondServer, 7)):
         cluster.store.down = down
-        with pytest.raises(BeyondServer):
-            agent._take_over(state, frozenset())
+        cluster.refuses(kind, "a", ONE, 8 * MIB)
         assert cluster.lives == [(1, shared, 8, "a")]
-    cluster.store.down = True
-    with pytest.raises(StoreUnavailable):
-        agent._take_over(replace(state, lsn=Lsn(12 * MIB)), frozenset())  # by now the record alone does not show it
+    cluster.refuses(StoreUnavailable, "a", ONE, 12 * MIB)  # by now the record alone does not show it
     assert cluster.lives == [(1, 7, 8, "a")]
 
 
@@ -312,6 +468,26 @@ def test_p13_a_dcs_that_cannot_be_written_is_written_while_the_refusal_stands(cl
     cluster.dcs.wipe(REMEMBERED)
     cluster.refuses(OtherBytes, "a", ONE, SEEN)
     assert cluster.lives == [(1, 7, 12, "a")]
+
+
+def test_p13_what_could_not_be_noted_is_told_and_noted_at_a_later_look(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lose(*_: object, **__: object) -> None:
+        raise CasConflict("x")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.remembered["a"], "write", lose)
+        went_back(cluster)
+        cluster.clock.now += GRACE_SECONDS  # type: ignore[attr-defined]
+        cluster.remembering["a"].note_again()
+    assert ([each.what for each in cluster.problems.open()], cluster.lives) == ([About.REMEMBERED], [])
+    cluster.remembering["a"].note_again()
+    assert (cluster.problems.open(), cluster.lives) == ([], [(1, 7, 12, "a")])
+    cluster.dcs.wipe(REMEMBERED)
+    cluster.remembering["a"].note_again()
+    assert cluster.lives == []  # that was done
+    assert caplog.text.count("second_life_noted") == 1
 
 
 def test_only_the_leader_notes_it(cluster: Cluster) -> None:
@@ -344,7 +520,7 @@ def test_a_conflict_is_noted_at_once_and_once(cluster: Cluster) -> None:
     remembering.tend(record, {}, ())
     before = len(writes)
     for _ in range(3):
-        remembering.tend(record, {}, (), (), Lsn(12 * MIB))
+        remembering.tend(record, {}, (), {}, Lsn(12 * MIB))
     assert cluster.lives == [(1, 9, 12, "a")]
     assert len(writes) == before + 1
     cluster.clock.now += AGAIN_SECONDS + WRITTEN_SECONDS  # type: ignore[attr-defined]

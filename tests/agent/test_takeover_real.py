@@ -161,7 +161,7 @@ def test_p13_a_member_that_was_built_from_a_volume_that_went_back_is_not_promote
         wait_for(lambda: not standby.value("SELECT pg_is_in_recovery()"))
         with cluster.agent("b", standby) as agent:
             if seen:
-                wait_for(lambda: refusal(agent) == "nothing_to_compare")
+                wait_for(lambda: refusal(agent) == "second_life")
                 assert cluster.dcs.record == record
                 agent.agent.refusals.answer({"accept": True})
             wait_for(lambda: agent.archiving)

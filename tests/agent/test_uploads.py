@@ -156,6 +156,21 @@ def test_p13_that_the_store_has_other_bytes_beyond_the_frontier_is_kept_in_mind(
     assert world.uploads.conflict == (segment if number == 7 else None)
 
 
+def test_a_conflict_is_over_when_the_segment_is_stored_after_all() -> None:
+    world = World({7: SYSTEM, 5: SYSTEM})
+    segment = Segment(1, 7, SIZE)
+    other = bytearray(plain_segment(segment, SYSTEM))
+    other[-1] ^= 1
+    world.archive.archive_segment(segment, bytes(other), History(1))
+    world.until(lambda: world.stored == [5] and world.open != [])
+    assert world.uploads.conflict == segment
+    for key in [key for key in world.store.objects if segment.name in key]:
+        del world.store.objects[key]
+    world.clock.now += SLOW_RETRY + 1
+    world.until(lambda: 7 in world.stored)
+    assert world.uploads.conflict is None
+
+
 def test_what_was_refused_is_tried_again_in_its_time_and_its_problem_ends() -> None:
     world = World({5: FOREIGN, 6: SYSTEM})
     world.until(lambda: world.stored == [6])

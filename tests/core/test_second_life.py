@@ -65,16 +65,37 @@ def test_only_a_match_behind_where_they_part_shows_it(timeline: int, end: int, s
     assert not is_shown(life(), Lsn(12 * MIB), [])
 
 
+def test_whoever_has_a_timeline_that_has_passed_is_not_asked_either() -> None:
+    passed = replace(life(), passed=2)
+    assert asked(TWO, 14, recorded=None, of=passed) is None
+    assert asked(THREE, 20, recorded=1, of=passed) is None
+    assert asked(OTHER_THREE, 12, recorded=None, of=passed) == 12
+    assert asked(ONE, 12, recorded=None, of=passed) == 12
+
+
 def test_a_life_that_is_seen_again_shares_what_it_did() -> None:
-    known = life(7, 8 * MIB)
+    known = replace(life(7, 8 * MIB), passed=3)
     assert both(known, life(7, 9 * MIB)) == known
     assert both(known, life(0, 9 * MIB)) == known  # the store was away
     assert both(life(0, 8 * MIB), life(7, 9 * MIB)) == life(7, 8 * MIB)
-    assert both(known, life(9, 10 * MIB)) == known
 
 
-def test_one_that_went_back_once_more_may_share_less() -> None:
-    known = life(7, 8 * MIB)
-    assert both(known, life(5, 6 * MIB)) == life(5, 6 * MIB)
-    assert both(known, life(0, 6 * MIB)) == life(0, 6 * MIB)
-    assert both(known, replace(life(5, 9 * MIB), member="b")) == replace(life(5, 8 * MIB), member="b")
+@pytest.mark.parametrize(
+    ("shared", "seen", "stands"),
+    [
+        (5, 6, (5, 8)),  # the volume went back once more
+        (0, 6, (0, 8)),  # while the store was away
+        (5, 9, (5, 9)),
+        (9, 10, (7, 10)),
+    ],
+)
+def test_two_lives_share_the_less_and_only_what_lies_behind_both_shows_anything(
+    shared: int, seen: int, stands: tuple[int, int]
+) -> None:
+    known, other = replace(life(7, 8 * MIB), passed=3), replace(life(shared, seen * MIB), at="2026-11-30T10:00:00Z")
+    assert both(known, other) == replace(life(stands[0], stands[1] * MIB), at=other.at, passed=3)
+
+
+def test_another_members_life_is_another_one_where_nobody_can_tell() -> None:
+    known, other = life(7, 8 * MIB), replace(life(0, 9 * MIB), member="b")
+    assert both(known, other) == other

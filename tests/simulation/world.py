@@ -24,7 +24,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile
 from walkeeper.core.remembered import decode
 from walkeeper.dcs.base import REMEMBERED, Member
-from walkeeper.errors import NothingToCompare
+from walkeeper.errors import NothingToCompare, OfSecondLife
 
 NAMES: Final = "abc"
 FIRST_LSN: Final = 3 * SIZE
@@ -213,7 +213,7 @@ class World:
         leader = self.leader
         if not self.put_back or leader is None or leader.agent is None or leader.agent.dead:
             return
-        if leader.refusals({}).get("reason") == NothingToCompare.reason:
+        if leader.refusals({}).get("reason") in {NothingToCompare.reason, OfSecondLife.reason}:
             leader.refusals({"accept": True})
 
     def new_branch(self, timeline: int, parent: Branch, lsn: int) -> Branch:

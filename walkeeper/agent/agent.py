@@ -238,9 +238,11 @@ class Agent:
         if archiver is not None and not archiver.over.is_set() and look.record_known and topology is not None:
             there = {member.name for member in topology.members}
             own, at = archiver.ownership, archiver.observed.lsn if archiver.uploads.conflict is not None else None
-            self.remembering.tend(own.record, self.observer.members, there, own.settled, at)
+            self.remembering.tend(own.record, self.observer.members, there, own.lives, at)
         elif look.leads(self.config.name) is False:
-            self.problems.clear(About.REMEMBERED)
+            self.remembering.follow()
+        elif look.record_known and self._takeover is None:
+            self.remembering.note_again()
 
     def _is_its_cluster(self, state: ServerState, archiver: Archiver) -> bool:
         """Before anything is written or moved by what that server says: a directory can be exchanged in a pause."""
@@ -352,8 +354,8 @@ class Agent:
         archive = run.bound(self.archives.archive(server.system_identifier, server.segment_size))
         receiver = find_receiver(self.config, server.major)  # before the record is ours: without it nothing is archived
         stores = self.shared.other_stores(self.config, server.system_identifier)
-        with self.remembering.second_lives(archive, local) as second_lives:
-            check_alone(self.config.name, self.records, local, accepted)
+        alone = partial(check_alone, self.config.name, self.records, local, accepted)
+        with self.remembering.second_lives(archive, local, alone) as second_lives:
             for store, record in self.shared.holding.others(self.config.store_name).items():
                 if record is not None:
                     check_record(self.config.name, store, record, local, accepted)

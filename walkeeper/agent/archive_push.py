@@ -167,7 +167,7 @@ class Pushing:
         try:
             pushed = self._pusher.push(place, asked_for.receipts.get if asked_for is not None else lambda _: None)
         except Conflict:
-            if archiver is not None and isinstance(place.file, Segment):
+            if archiver is not None and isinstance(place.file, Segment) and self._is_own(place):
                 archiver.uploads.met(Segment.parse(place.name, archiver.size))
             raise
         if pushed.receipt is not None and archiver is not None and pushed.receipt.segment.size == archiver.size:
@@ -216,10 +216,16 @@ class Pushing:
         mtime_ns = archiver.receipts.mtime_of(segment)
         try:
             found = place.path.lstat()
-            ours = place.pg_wal.samefile(self._place.pg_wal)
         except OSError:
             return False
-        return ours and stat.S_ISREG(found.st_mode) and found.st_mtime_ns == mtime_ns
+        return self._is_own(place) and stat.S_ISREG(found.st_mode) and found.st_mtime_ns == mtime_ns
+
+    def _is_own(self, place: Place) -> bool:
+        """Whether it lies in this server's own pg_wal."""
+        try:
+            return place.pg_wal.samefile(self._place.pg_wal)
+        except OSError:
+            return False
 
     def _expected(self, archiver: Archiver, segment: Segment) -> Receipt | None:
         """A receipt, also one that is about to come: what the archiver has in hand is not stored a second time."""

@@ -26,7 +26,16 @@ from walkeeper.core.record import Record
 from walkeeper.core.remembered import LONGEST_NAME, Remembered, Text, decode, encode, recalled, seen, without_moments
 from walkeeper.core.second_life import SecondLife
 from walkeeper.dcs.base import REMEMBERED, RecordStore, Versioned
-from walkeeper.errors import BadRecord, CannotTell, CasConflict, DcsError, DcsUnavailable, Refused, WalkeeperError
+from walkeeper.errors import (
+    BadRecord,
+    CannotTell,
+    CasConflict,
+    DcsError,
+    DcsUnavailable,
+    Refused,
+    StoreError,
+    WalkeeperError,
+)
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, now_utc
 
@@ -52,6 +61,8 @@ class Remembering:
         """Of the server's timeline and its ancestors, as its last takeover had them."""
         self._noted: SecondLife | None = None
         """The second life that this server was found to be of, with what it shares."""
+        self._unwritten: tuple[int, SecondLife] | None = None
+        """A cluster, and what could not be noted of it yet."""
         self._written: object = None
         self._next = 0.0
         self._conflicts = False
@@ -75,17 +86,28 @@ class Remembering:
             return None
 
     @contextmanager
-    def second_lives(self, archive: Archive, local: LocalWal) -> Iterator[tuple[SecondLife, ...]]:
+    def second_lives(
+        self, archive: Archive, local: LocalWal, alone: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[SecondLife, ...]]:
         """For a takeover by that server, which must not be of any of them. Where it is refused as yet another one, that is noted,
-        at each refusal: the next server that is promoted may have come from this one. Raises DcsUnavailable.
+        at each refusal: the next server that is promoted may have come from this one. So is what ``alone``, which asks no store,
+        is refused for, where the store is away. Raises DcsUnavailable.
         """
         found, system = self._read(), local.server.system_identifier
         known = found.second_lives if found is not None and found.system_identifier == str(system) else ()
         try:
             yield known
+            self._unwritten = None
         except Refused as problem:
             if problem.second_life_of:
                 self._note(problem.second_life_of, archive, local, known)
+            raise
+        except StoreError:
+            try:
+                alone()
+            except WalkeeperError as problem:
+                if isinstance(problem, Refused) and problem.second_life_of:
+                    self._note(problem.second_life_of, archive, local, known)
             raise
 
     def _note(self, timeline: int, archive: Archive, local: LocalWal, known: Collection[SecondLife]) -> None:
@@ -105,12 +127,28 @@ class Remembering:
         return SecondLife(timeline, str(shared), str(seen), self._name[:LONGEST_NAME], written(now_utc()))
 
     def _write_life(self, system_identifier: int, life: SecondLife) -> None:
+        if self.records is None:
+            return
+        self._unwritten = system_identifier, life
         try:
-            self._change(system_identifier, lambda before: before.with_life(life))
+            _, done = self._change(system_identifier, lambda before: before.with_life(life))
+            if not done:
+                raise CasConflict(f"the second life of timeline {life.timeline} is not noted: others write, or lead")
         except DcsError as problem:
             self._problems.report(About.REMEMBERED, _named(problem), grace=True)
         else:
+            self._unwritten = None
             self._problems.clear(About.REMEMBERED)
+
+    def note_again(self) -> None:
+        """At each look of a leader's whose takeover was refused: what could not be noted. The observer's."""
+        if self._unwritten is not None:
+            self._write_life(*self._unwritten)
+
+    def follow(self) -> None:
+        """Another member leads."""
+        self._unwritten = None
+        self._problems.clear(About.REMEMBERED)
 
     def before_takeover(self, local: LocalWal) -> dict[int, bytes]:
         """Note that this server's timeline is used, before the store is asked for anything: it may be away, and the next server
@@ -144,11 +182,11 @@ class Remembering:
         record: Record,
         members: Mapping[str, Member],
         there: Collection[str],
-        settled: Collection[SecondLife] = (),
+        lives: Mapping[SecondLife, SecondLife | None] | None = None,
         conflict_at: Lsn | None = None,
     ) -> None:
         """At each look of the owner's: the document says what there is, by now. ``there``: the members whose keys are;
-        ``settled``: second lives of which the owner was shown not to be; ``conflict_at``: how far its WAL is, where the store has
+        ``lives``: what its takeover made of second lives; ``conflict_at``: how far its WAL is, where the store has
         other bytes of what it archives: then it is of one itself.
         """
         now = self._clock.monotonic()
@@ -168,7 +206,7 @@ class Remembering:
         }
 
         def by_now(before: Remembered) -> Remembered:
-            after = replace(before.with_texts(texts), members=saw).without_lives(settled)
+            after = replace(before.with_texts(texts), members=saw).with_lives(lives or {})
             if conflict_at is None:
                 return after
             return after.with_life(self._life(record.timeline, record.position.floor(record.size), conflict_at))
@@ -205,8 +243,17 @@ class Remembering:
                 self.records.write(encode(after), found, guard=leader)
             except CasConflict:
                 continue
+            _tell_new(before, after)
             return after, True
         return before, False
+
+
+def _tell_new(before: Remembered, after: Remembered) -> None:
+    known = {life.timeline for life in before.second_lives}
+    for life in after.second_lives:
+        if life.timeline not in known:
+            hint = "Whoever leads later on WAL of that timeline has to show by its bytes that it is not of this server's life."
+            events.warning("second_life_noted", timeline=life.timeline, seen=life.seen, member=life.member, hint=hint)
 
 
 def _decoded(found: Versioned | None) -> Remembered | None:

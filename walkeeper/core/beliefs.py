@@ -13,7 +13,15 @@ from walkeeper.core.history import Switch
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.core.takeover import LocalServer
-from walkeeper.errors import AnotherCluster, ArchiveMissing, BeyondServer, NothingToCompare, StoreBehind, WrongCluster
+from walkeeper.errors import (
+    AnotherCluster,
+    ArchiveMissing,
+    BeyondServer,
+    NothingToCompare,
+    OfSecondLife,
+    StoreBehind,
+    WrongCluster,
+)
 
 PROMOTE: Final = (
     "Two servers, or two lives of one volume, wrote this timeline. Nothing was overwritten. Promote to a new timeline "
@@ -22,7 +30,16 @@ PROMOTE: Final = (
 
 
 ACCEPTABLE: Final = frozenset(
-    kind.reason for kind in (AnotherCluster, ArchiveMissing, BeyondServer, NothingToCompare, StoreBehind, WrongCluster)
+    kind.reason
+    for kind in (
+        AnotherCluster,
+        ArchiveMissing,
+        BeyondServer,
+        NothingToCompare,
+        OfSecondLife,
+        StoreBehind,
+        WrongCluster,
+    )
 )
 
 

@@ -7,7 +7,7 @@ small.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Final
 
@@ -83,8 +83,10 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
         newest = sorted(known.values(), key=lambda life: -life.timeline)
         return replace(self, second_lives=tuple(newest[:MOST_LIVES]))
 
-    def without_lives(self, settled: Collection[SecondLife]) -> Remembered:
-        return replace(self, second_lives=tuple(life for life in self.second_lives if life not in settled))
+    def with_lives(self, became: Mapping[SecondLife, SecondLife | None]) -> Remembered:
+        """Those as a takeover left them. One that has changed since stays."""
+        now = (became.get(life, life) for life in self.second_lives)
+        return replace(self, second_lives=tuple(filter(None, now)))
 
 
 _DECODER: Final = msgspec.json.Decoder(Remembered)

@@ -14,6 +14,7 @@ from msgspec import Meta
 from walkeeper.core.floor import Moment
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.errors import OfSecondLife
 
 MOST_LIVES: Final = 8
 """That are remembered: those of the newest timelines."""
@@ -31,6 +32,8 @@ class SecondLife(msgspec.Struct, frozen=True):
     seen: _Position
     member: Annotated[str, Meta(max_length=256)]
     at: Moment
+    passed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    """The newest timeline above this one that was taken over since, by a server that was not of that life; 0: none."""
 
     @property
     def shared_up_to(self) -> Lsn:
@@ -54,14 +57,26 @@ class Compared:
 
 
 def both(known: SecondLife, seen: SecondLife) -> SecondLife:
-    """One that stands for two of a timeline: the same again, or yet another. One that ends lower has gone back once more."""
-    told = [life.shared_up_to for life in (known, seen) if life.shared_up_to]
-    again = seen.seen_at < known.seen_at
-    shared = Lsn(0) if again and not seen.shared_up_to else min(told, default=Lsn(0))
-    lowest = min(known.seen_at, seen.seen_at)
-    if (shared, lowest) == (known.shared_up_to, known.seen_at):
-        return known
-    return msgspec.structs.replace(seen, shared=str(shared), seen=str(lowest))
+    """One that stands for two of a timeline: the same again, of which the store has told now what it shares, or yet another. For
+    two only what both share needs nothing, and only what lies behind both shows anything.
+    """
+    told = known.shared_up_to and seen.shared_up_to
+    same = known.shared == seen.shared if told else (known.member == seen.member and known.seen_at <= seen.seen_at)
+    if same:
+        shared = max(known.shared_up_to, seen.shared_up_to)
+        return known if shared == known.shared_up_to else msgspec.structs.replace(known, shared=str(shared))
+    return msgspec.structs.replace(
+        seen,
+        shared=str(min(known.shared_up_to, seen.shared_up_to)),
+        seen=str(max(known.seen_at, seen.seen_at)),
+        passed=max(known.passed, seen.passed),
+    )
+
+
+def left_at(life: SecondLife, chain: History) -> Lsn | None:
+    """Where a server with that chain has left the life's timeline; None: it has not."""
+    after = zip(chain.switches, chain.timelines[1:], strict=True)
+    return next((switch.lsn for switch, timeline in after if timeline > life.timeline), None)
 
 
 def in_question(life: SecondLife, recorded: int | None, chain: History, lsn: Lsn, size: SegmentSize) -> Lsn | None:
@@ -71,11 +86,11 @@ def in_question(life: SecondLife, recorded: int | None, chain: History, lsn: Lsn
     What both lives share shows nothing, and needs nothing. Whoever has a timeline that was archived after it was held against
     that life has it from a server that passed.
     """
-    if recorded is not None and recorded > life.timeline and chain.includes(recorded):
+    passed = life.passed, 0 if recorded is None else recorded
+    if any(timeline > life.timeline and chain.includes(timeline) for timeline in passed):
         return None
-    after = zip(chain.switches, chain.timelines[1:], strict=True)
-    end = next((switch.lsn for switch, timeline in after if timeline > life.timeline), lsn)
-    until = min(lsn, end).floor(size)
+    left = left_at(life, chain)
+    until = min(lsn, lsn if left is None else left).floor(size)
     return until if until > life.shared_up_to else None
 
 
@@ -84,3 +99,13 @@ def is_shown(life: SecondLife, until: Lsn, compared: Iterable[Compared]) -> bool
     again, so that one match behind the point where they part says it for all below.
     """
     return any(each.timeline <= life.timeline and (each.end >= until or each.end > life.seen_at) for each in compared)
+
+
+def not_shown(life: SecondLife, until: Lsn) -> OfSecondLife:
+    since = f"above {life.shared}" if life.shared_up_to else "from somewhere on"
+    return OfSecondLife(
+        f"timeline {life.timeline}: at {life.at} {life.member}'s server had other WAL of it than the archive, {since}, and "
+        f"nothing shows whose this server has up to {until}",
+        hint="If it was built from that one, promote a member that was not (patronictl switchover). Where there is none: "
+        "walkeeper takeover --accept, and then take a base backup: no older one is sure to restore past that position.",
+    )

@@ -118,6 +118,7 @@ class Archiver:
 
     def offer(self, receipt: Receipt, mtime_ns: int | None) -> None:
         """Somebody else on this node stored it: the frontier may pass it. Safe from every thread."""
+        self.uploads.stored(receipt.segment)
         self.receipts.add(receipt, mtime_ns)
         self._offered.put(receipt)
 

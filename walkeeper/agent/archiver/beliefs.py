@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from operator import itemgetter
 
+from msgspec.structs import replace
+
 from walkeeper.agent.archiver.comparing import (
     Stored,
     compare_all,
@@ -31,7 +33,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record
-from walkeeper.core.second_life import Compared, SecondLife, in_question, is_shown
+from walkeeper.core.second_life import Compared, SecondLife, in_question, is_shown, left_at, not_shown
 from walkeeper.core.suspicion import covers
 from walkeeper.core.takeover import LocalServer, beyond, check_cluster, common_end, resume_at
 from walkeeper.errors import (
@@ -41,6 +43,7 @@ from walkeeper.errors import (
     BeyondServer,
     CannotTell,
     NothingToCompare,
+    OfSecondLife,
     OtherBytes,
     Refused,
     StoreBehind,
@@ -66,8 +69,8 @@ class Belief:
     history_sha256: str = ""
     lacking: dict[int, bytes] = field(default_factory=dict)
     compared: list[Compared] = field(default_factory=list)
-    settled: list[SecondLife] = field(default_factory=list)
-    """Second lives of the server's timeline that it was shown, or said by a person, not to be."""
+    lives: dict[SecondLife, SecondLife | None] = field(default_factory=dict)
+    """What becomes of the second lives that it was held against; None: they need not be remembered any longer."""
 
 
 def believe(
@@ -115,23 +118,19 @@ def _hold_against(
     belief: Belief, life: SecondLife, record: Record | None, local: LocalWal, accepted: Collection[str]
 ) -> None:
     """Where the archive goes on, and where the server's own WAL does: what lies between, store and members have of whichever."""
-    server, recorded = local.server, None if record is None else record.timeline
-    ends = (in_question(life, recorded, server.history, lsn, belief.first.size) for lsn in (belief.lsn, local.begins()))
-    until = next((end for end in ends if end is not None and end > belief.first.start), None)
-    if until is None:
-        return
-    if not is_shown(life, until, belief.compared):
-        since = f"above {life.shared}" if life.shared_up_to else "from somewhere on"
-        problem = NothingToCompare(
-            f"timeline {life.timeline}: at {life.at} {life.member}'s server had other WAL of it than the archive, {since}, and "
-            f"nothing shows whose this server has up to {until}",
-            hint="If it was built from that one, promote a member that was not (patronictl switchover). Where there is none: "
-            "walkeeper takeover --accept, and then take a base backup: no older one is sure to restore past that position.",
-        )
-        # A person who has let a frontier pass that lies beyond the server has said it of that server.
-        _accepted_or_raised(problem, {*accepted, problem.reason} if BeyondServer.reason in accepted else accepted)
-    if life.timeline == server.history.timeline:
-        belief.settled.append(life)
+    chain, first, recorded = local.server.history, belief.first.start, None if record is None else record.timeline
+    own = life.timeline == chain.timeline
+    # A person who has let a frontier pass that lies beyond the server has said it of that server.
+    said = OfSecondLife.reason in accepted or (own and BeyondServer.reason in accepted)
+    ends = (in_question(life, recorded, chain, lsn, belief.first.size) for lsn in (belief.lsn, local.begins()))
+    until = next((end for end in ends if end is not None and end > first), None)
+    if until is not None and not is_shown(life, until, belief.compared):
+        _accepted_or_raised(not_shown(life, until), {OfSecondLife.reason} if said else ())
+    begins, left = not belief.by_record and not belief.start_is_stated, left_at(life, chain)
+    if begins or (own and said) or (left is not None and left <= first):
+        belief.lives[life] = None
+    elif chain.timeline > life.timeline:
+        belief.lives[life] = replace(life, passed=max(life.passed, chain.timeline))
 
 
 def check_record(me: str, store: str, record: Record, local: LocalWal, accepted: Collection[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -34,13 +34,17 @@ class Ownership:
     """The record while it is ours. Used by one thread at a time."""
 
     def __init__(
-        self, records: RecordStore, record: Record, versioned: Versioned, settled: Collection[SecondLife] = ()
+        self,
+        records: RecordStore,
+        record: Record,
+        versioned: Versioned,
+        lives: Mapping[SecondLife, SecondLife | None] | None = None,
     ) -> None:
-        """``settled``: second lives of this timeline that need not be remembered any longer."""
+        """``lives``: what became of second lives; None: they need not be remembered any longer."""
         self._records = records
         self._versioned = versioned
         self.record = record
-        self.settled = settled
+        self.lives = lives or {}
         self.below: tuple[int, str] | None = None
         """The number and SHA-256 of the last whole segment that the frontier has passed; None where that is not known."""
         self.begins: Segment | None = None
@@ -180,7 +184,7 @@ def take_over(
         previous_timeline=previous.timeline if previous else None,
         previous_frontier=previous.lsn if previous else None,
     )
-    return Ownership(records, record, written, belief.settled)
+    return Ownership(records, record, written, belief.lives)
 
 
 def _leader(me: str, records: RecordStore) -> Leader:

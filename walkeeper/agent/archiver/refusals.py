@@ -35,6 +35,8 @@ class Refusals:
         self._situation: object = None
         self._until = 0.0
         self._accepted: frozenset[str] = frozenset()
+        self._passed: frozenset[str] = frozenset()
+        """What was accepted before in this situation: a takeover may meet two refusals, and each is accepted by itself."""
 
     def stands(self, situation: object) -> bool:
         """Whether a takeover would end as the last one did, as far as can be told without a question to the store."""
@@ -44,14 +46,17 @@ class Refusals:
     def refused(self, problem: Refused, situation: object, accepted: frozenset[str]) -> None:
         """``accepted``: what that takeover passed. A person's word that came while it ran is for the next."""
         with self._lock:
+            before = self._passed if situation == self._situation else frozenset()
             self._problem, self._situation = problem, situation
-            self._accepted = (self._accepted - accepted) & {problem.reason}
+            self._passed = accepted or before
+            meanwhile = (self._accepted - accepted) & {problem.reason}
+            self._accepted = self._passed | meanwhile if meanwhile else frozenset()
             self._until = 0.0 if self._accepted else self._clock.monotonic() + LOOK_AGAIN
 
     def over(self) -> None:
         """A takeover came through, or this node does not want one any longer."""
         with self._lock:
-            self._problem, self._accepted = None, frozenset()
+            self._problem, self._accepted, self._passed = None, frozenset(), frozenset()
 
     @property
     def problem(self) -> Refused | None:
@@ -87,5 +92,5 @@ class Refusals:
                     f"takeover: {problem.reason} cannot be accepted: {problem}",
                     hint=problem.hint or "docs/operations.md says what to do.",
                 )
-            self._accepted, self._until = frozenset({problem.reason}), 0.0
+            self._accepted, self._until = self._passed | {problem.reason}, 0.0
             return problem

@@ -99,6 +99,11 @@ class Uploads:
         if conflict.end > self._frontier.lsn and self._frontier.history.contains(conflict):
             self.conflict = conflict
 
+    def stored(self, segment: Segment) -> None:
+        """As it is here, after all. Safe from every thread."""
+        if self.conflict == segment:
+            self.conflict = None
+
     def run(self, stopping: threading.Event) -> None:
         """Until ``stopping``."""
         while not stopping.is_set():
@@ -137,6 +142,7 @@ class Uploads:
                 stopping.wait(backoff.failed())
             else:
                 self._failing.discard(segment)
+                self.stored(segment)
                 self._stored(receipt, begun)
                 self._problems.clear(About.ARCHIVER_STORE)  # whoever gets through shows that the store answers
                 self._no_longer_refused(segment)
