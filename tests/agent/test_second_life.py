@@ -221,6 +221,18 @@ def test_p13_a_member_of_the_second_life_that_is_promoted_after_one_of_the_first
     cluster.refuses(OfSecondLife, "c", three, 14 * MIB)
 
 
+@pytest.mark.parametrize("numbers", [(9, 10, 11, 12), (11, 12)])
+def test_p13_what_a_second_life_stored_around_a_segment_of_the_first_does_not_speak_for_it(
+    cluster: Cluster, numbers: tuple[int, ...]
+) -> None:
+    """It met the first one's 9 as a conflict, and stored the two that follow."""
+    went_back(cluster)
+    cluster.stores(Life(), 9)
+    cluster.stores(SECOND, 10, 11)
+    cluster.files("b", Life(LATE, b"n", BACK), numbers)
+    cluster.refuses(OtherBytes if 9 in numbers else OfSecondLife, "b", LATE, 13 * MIB)
+
+
 # --- what goes on without a person ------------------------------------------------------------------------------------
 
 

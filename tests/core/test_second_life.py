@@ -63,6 +63,7 @@ def test_whoever_has_a_timeline_that_was_archived_since_is_not_asked_again() -> 
 def test_only_a_match_behind_where_they_part_shows_it(timeline: int, end: int, shown: bool) -> None:
     assert is_shown(life(), Lsn(12 * MIB), [Compared("it", timeline, Lsn(end))]) is shown
     assert not is_shown(life(), Lsn(12 * MIB), [])
+    assert not is_shown(life(), Lsn(12 * MIB), [Compared("it", timeline, Lsn(end), whole=False)])
 
 
 def test_whoever_has_a_timeline_that_has_passed_is_not_asked_either() -> None:

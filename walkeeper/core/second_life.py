@@ -51,6 +51,8 @@ class Compared:
     what: str
     timeline: int
     end: Lsn
+    whole: bool = True
+    """Whether what lies before it, down to the record's frontier, is the same, too."""
 
     def __str__(self) -> str:
         return self.what
@@ -96,9 +98,10 @@ def in_question(life: SecondLife, recorded: int | None, chain: History, lsn: Lsn
 
 def is_shown(life: SecondLife, until: Lsn, compared: Iterable[Compared]) -> bool:
     """Whether what was compared is the archive's own WAL up to ``until``, and so not that life's: two lives never come together
-    again, so that one match behind the point where they part says it for all below.
+    again, so that one match behind the point where they part says it for all below. But that life may have stored some itself.
     """
-    return any(each.timeline <= life.timeline and (each.end >= until or each.end > life.seen_at) for each in compared)
+    ends = [each.end for each in compared if each.whole and each.timeline <= life.timeline]
+    return any(end >= until or end > life.seen_at for end in ends)
 
 
 def not_shown(life: SecondLife, until: Lsn) -> OfSecondLife:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
@@ -180,10 +180,17 @@ def compare_some(archive: Archive, segments: Sequence[Segment], local: LocalWal,
 
 
 def compare_all(archive: Archive, segments: Sequence[Segment], local: LocalWal, lsn: Lsn) -> list[Compared]:
-    """Each that both have: uploads go side by side, so that one of another life may lie between two of this one."""
+    """Each that both have: uploads go side by side, so that one of another life may lie between two of this one. So a match
+    shows whose life is stored only where all from the first on match.
+    """
     here = [segment for segment in segments if segment.end <= lsn and local.has(segment)]
     found = dict(in_parallel(lambda each: (each, archive.find(each)), here, min(AT_ONCE, len(here))))
-    return [compared for segment in here for compared in compare_whole(found[segment], local, lsn)]
+    compared, whole = list[Compared](), True
+    for segment in segments:
+        one = compare_whole(found.get(segment), local, lsn)
+        whole = whole and bool(one)
+        compared += [replace(each, whole=whole) for each in one]
+    return compared
 
 
 def shared_up_to(archive: Archive, local: LocalWal) -> Lsn:
