@@ -297,6 +297,16 @@ def test_p13_a_record_is_refused_in_an_empty_store_and_nothing_is_created_there(
     assert world.archive_in(empty).contents.start() == Segment(1, 12, SIZE)
 
 
+def test_an_archive_whose_start_could_not_be_stated_is_not_missing(world: World) -> None:
+    """The store answered no longer when it had just begun, and archive_command had handed segments over."""
+    world.owned(Life(), number=9)
+    world.files("a", Life(), range(7, 12))
+    for key in [info.key for info in world.store.list(world.archive.layout.starts)]:
+        world.store.delete(key)
+    world.take_over("a", ONE, 12 * MIB)
+    assert world.archive.contents.start() == Segment.parse(world.record.start, SIZE)
+
+
 def test_p13_a_record_ahead_of_the_store_goes_back_to_it_while_the_server_has_the_wal(world: World) -> None:
     """Edited to where the server is, or the store lost its newest objects."""
     life = Life()
