@@ -276,6 +276,9 @@ def _check_backups(rig: Rig, jobs: Jobs) -> None:
 
 def _check(rig: Rig, backup: Path | None, tally: Tally, known: list[Gap]) -> bool:
     """Each store by itself. Whether all were restored from. ``backup`` None: walkeeper's newest."""
+    if any(store.record() is None for store in rig.stores):  # and nobody may be there to write one
+        rig.diary.tell("note", "there is no record just now")
+        return False
     sound = [_check_store(store, backup, tally, known) for store in rig.stores]
     return all(sound)
 
