@@ -151,6 +151,17 @@ def test_a_backlog_is_taken_from_pg_wal_and_streaming_begins_when_it_is_stored(b
     assert [path.name for path in backlog.spool.wal.iterdir()] == [Segment(1, 9, SIZE).name + ".partial"]
 
 
+def test_what_is_left_of_open_segments_does_not_keep_a_backlog_from_ending(backlog: World) -> None:
+    """Only the receiver's start puts it aside; with segments of 1 GiB one alone is more than half of the spool's limit."""
+    for number in range(LIMIT // MIB // 2 + 1):
+        (backlog.spool.wal / (Segment(2, number, SIZE).name + ".partial")).write_bytes(b"x" * MIB)
+    assert backlog.tend() == ""
+    assert not backlog.receiver.running
+    store(backlog, 3, 4, 5, 6, 7, 8)
+    assert backlog.tend() == ""
+    assert backlog.receiver.running
+
+
 def test_what_the_spool_has_is_no_backlog_and_one_that_pg_receivewal_is_behind_with_is_not_taken_from_it(
     backlog: World,
 ) -> None:

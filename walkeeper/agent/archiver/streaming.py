@@ -198,14 +198,16 @@ class Streaming:
 
         Begins only where pg_wal has what comes next: what it lacks is streaming's to ask for.
         """
-        observed, first = self._observed, frontier.first_missing(set(self._spool.complete(self._size)))
+        spooled = set(self._spool.complete(self._size))
+        observed, first = self._observed, frontier.first_missing(spooled)
         kept = self._keeps(first)
         if kept is None or not observed.server_up:
             return self._behind  # nobody knows better
         kept = kept and not observed.in_recovery
         if self._behind:
             stored = frontier.first_missing(())
-            self._behind = kept and (any(segment.number >= stored.number for segment in taken) or self.crowded())
+            waits = any(segment.number >= stored.number for segment in taken) or (bool(spooled) and self.crowded())
+            self._behind = kept and waits  # what is not complete there goes when the receiver starts
         elif kept and observed.lsn - first.start >= BEHIND * self._size:
             with suppress(PostgresError):
                 waiting = self._from_pg_wal.complete(frontier)
