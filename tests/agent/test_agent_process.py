@@ -369,9 +369,8 @@ def test_without_a_service_manager_it_is_stopped_reloaded_and_started_again_by_i
     machine.wait_says("reloaded changed=True", log=machine.spool / "agent.log")
 
     def restarted() -> bool:
-        with suppress(
-            subprocess.CalledProcessError
-        ):  # its socket is away for a moment when what has changed is taken up
+        """Its socket is away for a moment while it takes up what has changed."""
+        with contextlib.suppress(subprocess.CalledProcessError):
             told(machine, "--restart")
             return True
         return False
