@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json as json_module
 import os
+import queue
 import select
 import signal
 import sys
@@ -16,7 +17,7 @@ import time
 import tty
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeAlias
 
 from walkeeper.config import Config
@@ -62,7 +63,8 @@ class _Looker:
         self.samples: deque[Sample] = deque(maxlen=KEPT)
         self._gather = gather
         self._interval = interval
-        self._changed = threading.Condition()
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        """A condition may not be left by a signal's exception: its lock is not ours any longer then."""
         self._count = 0
         self._looking = False
         self._problem: BaseException | None = None
@@ -70,11 +72,14 @@ class _Looker:
 
     def wait(self, seen: int, seconds: float | None = None) -> int:
         """Until there is another look than ``seen``, or that long; how many there were. Raises what a look raised."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._count > seen or self._problem is not None, seconds)
-            if self._problem is not None:
-                raise self._problem
-            return self._count
+        while self._count <= seen and self._problem is None:
+            with suppress(queue.Empty):
+                self._news.get(timeout=seconds)
+            if seconds is not None:
+                break
+        if self._problem is not None:
+            raise self._problem
+        return self._count
 
     def leave(self) -> None:
         """End the process without waiting for a look that is under way: its threads may hang for seconds."""
@@ -91,11 +96,10 @@ class _Looker:
             except BaseException as problem:  # noqa: BLE001 - carried over to the caller
                 self._problem = problem
             self._looking = False
-            with self._changed:
-                if self._problem is None:
-                    self.samples.append(Sample(time.monotonic(), status))
-                    self._count += 1
-                self._changed.notify_all()
+            if self._problem is None:
+                self.samples.append(Sample(time.monotonic(), status))
+                self._count += 1
+            self._news.put(None)
             if self._problem is not None:
                 return
             time.sleep(max(0.0, self._interval - (time.monotonic() - begun)))
