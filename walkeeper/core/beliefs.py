@@ -27,20 +27,10 @@ PROMOTE: Final = (
     "Two servers, or two lives of one volume, wrote this timeline. Nothing was overwritten. Promote to a new timeline "
     "(patronictl switchover); if that one is refused too, archive under another prefix. Take a base backup then."
 )
-
-
-ACCEPTABLE: Final = frozenset(
-    kind.reason
-    for kind in (
-        AnotherCluster,
-        ArchiveMissing,
-        BeyondServer,
-        NothingToCompare,
-        OfSecondLife,
-        StoreBehind,
-        WrongCluster,
-    )
-)
+_ACCEPTABLE: Final = (
+    AnotherCluster, ArchiveMissing, BeyondServer, NothingToCompare, OfSecondLife, StoreBehind, WrongCluster,
+)  # fmt: skip
+ACCEPTABLE: Final = frozenset(kind.reason for kind in _ACCEPTABLE)
 
 
 def nothing_archived(record: Record) -> bool:

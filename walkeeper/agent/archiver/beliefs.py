@@ -185,9 +185,8 @@ def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accep
     below = _below(chain, start, first)
     own = record.timeline != chain.timeline or record.owner != me
     stored = look(archive, server, below, opened if in_tail else None, own=own)
-    if (
-        stored.first is None and stored.below is None and not nothing_archived(record)
-    ):  # else it is stated now where it begins
+    # With a segment and no statement the store went away when the archive had just begun: it is stated now.
+    if stored.first is None and stored.below is None and not nothing_archived(record):
         raise ArchiveMissing(
             f"{archive.store.url}/{archive.layout.root}: no archive is there, and the record speaks of one from {first} to "
             f"{record.lsn}",
