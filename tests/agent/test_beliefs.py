@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.core.test_floor import a_floor
 from tests.core.values import history_text, paged_segment
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
@@ -22,8 +23,10 @@ from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.archive import tail
 from walkeeper.archive.authentic import AuthenticStore, Trust
 from walkeeper.archive.codec import AGAIN, Codec
+from walkeeper.archive.expiry import write_floor
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
+from walkeeper.core.floor import Below
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -325,6 +328,40 @@ def test_p13_a_record_above_uploads_that_went_side_by_side_goes_back_below_what_
     world.put_record(lsn=str(Lsn(12 * MIB)), below_sha256="")
     world.files("a", life, range(8, 13))
     world.take_over("a", ONE, 13 * MIB)
+    assert world.frontier == (1, 9, "a")
+
+
+@pytest.mark.parametrize("timeline", [1, 2])
+def test_p13_a_record_above_a_hole_whose_wal_the_server_no_longer_has_goes_back_to_it(
+    world: World, timeline: int
+) -> None:
+    """Edited while WAL was suspected lost, behind which uploads go on."""
+    world.owned(Life(), number=9)
+    world.stores(Life(), 10, 11)
+    world.put_record(lsn=str(Lsn(12 * MIB)), below_sha256="")
+    history = ONE if timeline == 1 else History(2, (Switch(1, Lsn(12 * MIB + 8192)),))
+    world.files("a", Life(history), [10, 11, 12])
+    world.take_over("a", history, 13 * MIB)
+    assert world.frontier == (timeline, 9, "a")
+
+
+@pytest.mark.parametrize("why", ["a gap", "a floor", "a start"])
+def test_a_record_without_a_sum_stands_where_what_is_lacking_is_given_up(world: World, why: str) -> None:
+    life = Life()
+    world.owned(life, number=9)
+    for number in (3, 4):
+        world.store.delete(world.archive.layout.file(life.segment(number), ".zst"))
+    if why == "a gap":
+        world.archive.record_gap(life.segment(3), Lsn(5 * MIB))
+    elif why == "a floor":
+        below = (Below(1, str(Lsn(5 * MIB))),)
+        floor = a_floor(system_identifier=str(SYSTEM), start=life.segment(5).name, below=below, kept=())
+        assert write_floor(world.store, world.archive.layout, floor)
+    else:
+        world.archive.state_start(life.segment(5))
+    world.put_record(below_sha256="")
+    world.files("a", life, [8, 9])
+    world.take_over("a", ONE, 10 * MIB)
     assert world.frontier == (1, 9, "a")
 
 

@@ -367,12 +367,16 @@ def swap_store(world: World, node: Node, fault: Fault) -> None:
 def edit_record(world: World, node: Node, fault: Fault) -> None:
     """Somebody puts the frontier where the server is."""
     record, leader = record_of(world), world.leader
-    if record is not None and leader is not None and leader.branch.timeline == record.timeline:
+    begun = any(
+        key.startswith(world.layout.starts) for key in world.store.objects
+    )  # else a person begins a new archive
+    if begun and record is not None and leader is not None and leader.branch.timeline == record.timeline:
         end = leader.lsn // SIZE * SIZE
         edited = msgspec.structs.replace(record, lsn=str(Lsn(max(end, record.position))), below_sha256="")
         world.dcs.put(edited.encode())
         world.invariants.dcs_changed_by_hand()
         world.invariants.edited_to = max(end, record.position)
+        world.put_back = True
         if leader.agent is not None:
             leader.agent.kill()
 

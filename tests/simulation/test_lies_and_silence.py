@@ -19,6 +19,7 @@ pytestmark = pytest.mark.simulation
         ("forget_numbers", "kill_patroni", "freeze_host", "power_loss", "switchover"),
         ("swap_store", "kill_agent", "switchover", "cut_dcs"),
         ("edit_record", "kill_agent", "switchover", "old_record"),
+        ("lose_slot", "edit_record", "kill_agent"),
         ("another_lives", "kill_agent", "switchover", "store_down"),
     ],
     ids=lambda kinds: kinds[0],

@@ -24,7 +24,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile
 from walkeeper.core.remembered import decode
 from walkeeper.dcs.base import REMEMBERED, Member
-from walkeeper.errors import NothingToCompare, OfSecondLife
+from walkeeper.errors import NothingToCompare, OfSecondLife, StoreBehind
 
 NAMES: Final = "abc"
 FIRST_LSN: Final = 3 * SIZE
@@ -57,8 +57,8 @@ class World:
         self.forgetful = False
         """Whether promotions choose their number without the archive: restore_command does not read it."""
         self.put_back = False
-        """Whether somebody put an older record back, or files of another time into a spool: it is for him to say that the leader
-        archived what came since.
+        """Whether somebody put an older record back, edited it, or put files of another time into a spool: it is for him to say that
+        the leader archived what came since.
         """
         self.store_down = False
         self.lose_store_answers = 0
@@ -213,7 +213,10 @@ class World:
         leader = self.leader
         if not self.put_back or leader is None or leader.agent is None or leader.agent.dead:
             return
-        if leader.refusals({}).get("reason") in {NothingToCompare.reason, OfSecondLife.reason}:
+        passed = {NothingToCompare.reason, OfSecondLife.reason} | (
+            {StoreBehind.reason} if self.invariants.edited_to else set()
+        )
+        if leader.refusals({}).get("reason") in passed:
             leader.refusals({"accept": True})
 
     def new_branch(self, timeline: int, parent: Branch, lsn: int) -> Branch:

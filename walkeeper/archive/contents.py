@@ -20,7 +20,7 @@ from walkeeper.archive.histories import stored_history
 from walkeeper.archive.layout import ACCEPTED, Layout, cluster_prefix, parse_gap_name
 from walkeeper.archive.life import FIRST, Sign, parse
 from walkeeper.archive.stated import is_whole
-from walkeeper.core.coverage import Archived, Range, begins, merged, reach
+from walkeeper.core.coverage import Archived, Range, begins, merged, missing, reach
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -268,6 +268,15 @@ class Contents:
         if first is None:
             return None
         return first, Lsn(reach(listed.archived(self._size), history, self._size, first.number) * self._size)
+
+    def first_missing(self, history: History, first: Segment, end: Segment) -> Segment | None:
+        """The first segment of that chain from ``first`` up to ``end`` that is neither listed, nor in a gap, nor given up."""
+        listed = self.listed(self._layout.wal, self._layout.gaps, self._layout.starts)
+        below = below_floors(self._store, self._layout)
+        begun = listed.begins(history, self._size, below) or first
+        archived = replace(listed.archived(self._size), below=below)
+        holes = missing(archived, history, self._size, max(begun.number, first.number), end.number)
+        return history.segment(holes[0].first, self._size) if holes else None
 
     def history(self, timeline: int) -> History | None:
         """A timeline's history as it is stored; the first timeline has none and needs none."""

@@ -156,8 +156,13 @@ def hidden(archived: Archived, history: History, size: SegmentSize, first: int, 
     """
     files = without(chain(history, size, first, start), archived.below)
     lowest = min((each.first for each in within(archived.segments, files)), default=start)
-    rest = without(chain(history, size, lowest, start), archived.below)
-    return without(without(rest, archived.segments), archived.gaps)
+    return missing(archived, history, size, lowest, start)
+
+
+def missing(archived: Archived, history: History, size: SegmentSize, first: int, end: int) -> list[Stretch]:
+    """What is neither stored nor in a recorded gap of the chain from ``first`` up to ``end``, but for what a floor gave up."""
+    files = without(chain(history, size, first, end), archived.below)
+    return without(without(files, archived.segments), archived.gaps)
 
 
 def last_stored(archived: Archived, history: History, size: SegmentSize) -> int | None:

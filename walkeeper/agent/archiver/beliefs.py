@@ -2,7 +2,7 @@
 
 Few requests, most of them at the same time. Neither the number of timelines makes it longer, nor that of segments, but for
 those that pg_wal still has below a frontier that the store told or somebody put there, or above the recorded one: a look at each,
-some at a time.
+some at a time. Such a frontier takes a listing of the archive, too.
 """
 
 from __future__ import annotations
@@ -250,9 +250,10 @@ def _lies_in_a_gap(segment: Segment, record: Record, archive: Archive) -> bool:
 
 
 def _hole(below: Segment, first: Segment, record: Record, archive: Archive, local: LocalWal) -> Segment | None:
-    """The first segment up to ``below`` that the store lacks and this server still has.
+    """The first segment up to ``below`` that the store lacks, by its listing and by a look at each that this server still has.
 
-    For a record without the sum of what its owner stored last: somebody put the frontier there, and uploads go side by side.
+    For a record without the sum of what its owner stored last: somebody put the frontier there. Uploads go side by side, and on
+    behind WAL that is suspected lost, which this server no longer has.
     """
     chain, here = local.server.history, list[Segment]()
     for number in range(below.number, first.number - 1, -1):
@@ -261,7 +262,9 @@ def _hole(below: Segment, first: Segment, record: Record, archive: Archive, loca
             break
         here.append(segment)
     lacking = (segment for segment, there in archive.contents.looks(reversed(here)) if not there)
-    return next((segment for segment in lacking if not _lies_in_a_gap(segment, record, archive)), None)
+    looked = next((segment for segment in lacking if not _lies_in_a_gap(segment, record, archive)), None)
+    listed = archive.contents.first_missing(chain, first, below)
+    return min(filter(None, (looked, listed)), key=lambda segment: segment.number, default=None)
 
 
 def _compare_last(belief: Belief, record: Record, stored: Stored, local: LocalWal, server: LocalServer) -> None:
@@ -302,7 +305,8 @@ def _go_to(belief: Belief, has: Lsn, record: Record, archive: Archive, local: Lo
         "record_ahead_of_store",
         frontier=record.lsn,
         stored_up_to=has,
-        hint="What the store lacks is archived again. If nobody changed the record by hand, find out who deletes objects.",
+        hint="What the store lacks is archived again, and looked for where this server no longer has it. If nobody changed the "
+        "record by hand, find out who deletes objects.",
     )
     belief.lsn = has
     _compare_rebuilt(belief, archive, local)
