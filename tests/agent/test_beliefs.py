@@ -208,13 +208,20 @@ def test_p13_what_was_stored_and_not_recorded_is_compared_before_it_is_gone_over
     world.refused(OtherBytes, "a", ONE, 12 * MIB)
 
 
-def test_p13_what_a_first_life_stored_between_two_segments_of_a_second_is_not_gone_over(world: World) -> None:
+@pytest.mark.parametrize("record", ["", "lost", "edited"])
+def test_p13_what_a_first_life_stored_between_two_segments_of_a_second_is_not_gone_over(
+    world: World, record: str
+) -> None:
     """Uploads go side by side: the first had stored 10, but neither 9 nor 11."""
     second = Life(letter=b"n", until=9 * MIB + 8192)
     world.owned(Life(), number=9)
     world.stores(Life(), 10)
     world.stores(second, 9, 11)
     world.files("a", second, range(3, 12))
+    if record == "lost":
+        world.dcs.wipe()
+    elif record == "edited":
+        world.put_record(lsn=str(Lsn(12 * MIB)), below_sha256="")
     world.refused(OtherBytes, "a", ONE, 12 * MIB)
 
 

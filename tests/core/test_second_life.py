@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
-from walkeeper.core.second_life import Compared, SecondLife, both, in_question, is_shown
+from walkeeper.core.second_life import Compared, SecondLife, both, in_question, is_shown, told
 
 SIZE = SegmentSize(MIB)
 ONE = History(1)
@@ -100,3 +100,10 @@ def test_two_lives_share_the_less_and_only_what_lies_behind_both_shows_anything(
 def test_another_members_life_is_another_one_where_nobody_can_tell() -> None:
     known, other = life(7, 8 * MIB), replace(life(0, 9 * MIB), member="b")
     assert both(known, other) == other
+
+
+def test_a_line_tells_the_first_and_the_last_of_many_segments_that_were_compared() -> None:
+    many = [Compared(f"segment {n}", 1, Lsn(n)) for n in range(9)]
+    assert told(many) == "segment 0, segment 1, 5 more, segment 7, segment 8"
+    assert told([many[0], many[1], many[0]]) == "segment 0, segment 1"
+    assert told([]) == "nothing"

@@ -67,9 +67,9 @@ class Invariants:
         self.number_used_twice = False
         """A store that was away let two promotions choose one timeline number: then archiving may have to stop."""
         self.edited_to = 0
+        """Where somebody put the record's frontier by hand."""
         self.another_lives = False
         """Whether another cluster keeps the archive alive, which nobody may then take over without a record."""
-        """Where somebody put the record's frontier by hand."""
         self.deleted_by_hand: set[str] = set()
         """Keys of segments that were stored: what was believed of them then was right."""
         self.acknowledged_up_to: dict[int, Lsn] = {}
@@ -364,13 +364,14 @@ class Invariants:
         """Only what is stored and recorded; or stored, behind WAL that this node suspected to be lost."""
         segment = receipt.segment
         for session in self._sessions.values():
-            if session.branch.history.contains(segment) and max(session.lsn, self.edited_to) >= segment.end:
+            if session.branch.history.contains(segment) and session.lsn >= segment.end:
                 if not self._is_stored(session.branch, segment.number):
                     self.violated(f"{segment} is removed from {process.node.name}'s spool, and not stored")
                 return
         branch = process.node.branch
         behind = self._suspected.get(process.node.name, segment.number) < segment.number
-        if not (behind and branch.history.contains(segment) and self._is_stored(branch, segment.number)):
+        edited = self.edited_to >= segment.end
+        if not ((behind or edited) and branch.history.contains(segment) and self._is_stored(branch, segment.number)):
             self.violated(f"{segment} is removed from {process.node.name}'s spool before the record has passed it")
 
     def spool_dropped(self, process: NodeProcess, segment: Segment, content: bytes) -> None:

@@ -18,6 +18,8 @@ from walkeeper.errors import OfSecondLife
 
 MOST_LIVES: Final = 8
 """That are remembered: those of the newest timelines."""
+MOST_TOLD: Final = 6
+"""Names of what was compared that a line tells."""
 
 _Position = Annotated[str, Meta(max_length=17)]
 
@@ -56,6 +58,14 @@ class Compared:
 
     def __str__(self) -> str:
         return self.what
+
+
+def told(compared: Iterable[Compared]) -> str:
+    """In a line of the log."""
+    names = list(dict.fromkeys(map(str, compared)))
+    if len(names) > MOST_TOLD:
+        names[2:-2] = [f"{len(names) - 4} more"]
+    return ", ".join(names) or "nothing"
 
 
 def both(known: SecondLife, seen: SecondLife) -> SecondLife:

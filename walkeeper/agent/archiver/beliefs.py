@@ -33,7 +33,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record
-from walkeeper.core.second_life import Compared, SecondLife, in_question, is_shown, left_at, not_shown
+from walkeeper.core.second_life import Compared, SecondLife, in_question, is_shown, left_at, not_shown, told
 from walkeeper.core.suspicion import covers
 from walkeeper.core.takeover import LocalServer, beyond, check_cluster, common_end, resume_at
 from walkeeper.errors import (
@@ -195,11 +195,12 @@ def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accep
         )
     belief = Belief(start, first, record.gaps, record.gaps_total, by_record=True, start_is_stated=stored.first == first)
     belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, record)
-    hole: Segment | None = None
-    if below is not None and stored.below is not None and not record.below_sha256:
-        hole = _hole(below, first, record, archive, local)
+    unsaid = stored.below if not record.below_sha256 else None
+    hole = _hole(unsaid.segment, first, record, archive, local) if unsaid is not None else None
     if hole is not None:
         _go_to(belief, hole.start, record, archive, local)
+    elif unsaid is not None:
+        _compare_rebuilt(belief, archive, local)
     elif below is None or stored.below is not None or _lies_in_a_gap(below, record, archive):
         _compare_last(belief, record, stored, local, server)
     else:
@@ -255,13 +256,8 @@ def _hole(below: Segment, first: Segment, record: Record, archive: Archive, loca
     For a record without the sum of what its owner stored last: somebody put the frontier there. Uploads go side by side, and on
     behind WAL that is suspected lost, which this server no longer has.
     """
-    chain, here = local.server.history, list[Segment]()
-    for number in range(below.number, first.number - 1, -1):
-        segment = chain.segment(number, below.size)
-        if not local.has(segment):
-            break
-        here.append(segment)
-    lacking = (segment for segment, there in archive.contents.looks(reversed(here)) if not there)
+    chain, here = local.server.history, local.unbroken(first, below.end)
+    lacking = (segment for segment, there in archive.contents.looks(here) if not there)
     looked = next((segment for segment in lacking if not _lies_in_a_gap(segment, record, archive)), None)
     listed = archive.contents.first_missing(chain, first, below)
     return min(filter(None, (looked, listed)), key=lambda segment: segment.number, default=None)
@@ -313,9 +309,10 @@ def _go_to(belief: Belief, has: Lsn, record: Record, archive: Archive, local: Lo
 
 
 def _compare_rebuilt(belief: Belief, archive: Archive, local: LocalWal) -> None:
+    """With all below that is here: no owner's record says whose it is, and uploads go side by side."""
+    belief.compared += compare_all(archive, local.unbroken(belief.first, belief.lsn), local, belief.lsn)
     below = _below(local.server.history, belief.lsn, belief.first)
     receipt = archive.find(below) if below is not None else None
-    belief.compared += compare_whole(receipt, local, belief.lsn)
     belief.below_sha256 = receipt.sha256 if receipt is not None else ""
 
 
@@ -417,7 +414,7 @@ def _by_store(archive: Archive, local: LocalWal) -> Belief:
         "record_rebuilt",
         frontier=rebuilt,
         start=first,
-        compared=", ".join(map(str, belief.compared)) or "nothing",
+        compared=told(belief.compared),
         hint="There was no record to rely on; the store told where to go on.",
     )
     return belief

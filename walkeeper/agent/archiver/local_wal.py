@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from walkeeper.core.history import History, parse_history
@@ -83,6 +84,12 @@ class LocalWal:
         while number > 0 and self.has(chain.segment(number - 1, size)):
             number -= 1
         return Lsn(number * size)
+
+    def unbroken(self, first: Segment, end: Lsn) -> list[Segment]:
+        """The whole segments from ``first`` up to ``end`` that the server still has, without a break. Raises as ``has``."""
+        chain, size = self.server.history, first.size
+        below = (chain.segment(number, size) for number in range(end // size - 1, first.number - 1, -1))
+        return list(takewhile(self.has, below))[::-1]
 
     def _read(self, segment: Segment) -> bytes | bytearray | None:
         if self.pg_wal is None:

@@ -18,7 +18,7 @@ from walkeeper.config.model import Durability
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import MAX_GAPS, MAX_SUSPECTED, Gap, Record
-from walkeeper.core.second_life import SecondLife
+from walkeeper.core.second_life import SecondLife, told
 from walkeeper.dcs.base import Leader, RecordStore, Versioned
 from walkeeper.dcs.claim import decoded
 from walkeeper.errors import CasConflict, Conflict, Fenced, HeldBack, NotLeader
@@ -179,7 +179,7 @@ def take_over(
         owner=me,
         timeline=record.timeline,
         frontier=record.lsn,
-        compared=", ".join(map(str, belief.compared)) or "nothing",
+        compared=told(belief.compared),
         previous_owner=previous.owner if previous else None,
         previous_timeline=previous.timeline if previous else None,
         previous_frontier=previous.lsn if previous else None,
