@@ -159,6 +159,9 @@ def test_a_staging_copy_is_refused_while_production_lives_and_until_a_person_say
     with pytest.raises(Watching):
         world.take_over(world.ours, world.watcher)
     renew(production, world)
+    with pytest.raises(Watching):
+        world.take_over(world.ours, world.watcher)
+    renew(production, world)
     for _ in range(3):
         with pytest.raises(AnotherCluster, match="a on host "):
             world.take_over(world.ours, world.watcher)
@@ -231,6 +234,19 @@ def test_an_owner_raises_an_alarm_for_a_foreign_sign_that_moves_and_not_for_one_
 
 def test_a_record_that_was_removed_and_a_rebuilt_dcs_go_on_after_the_watch(world: World) -> None:
     renew(world.begin(), world)
+    with pytest.raises(Watching):
+        world.take_over(world.ours, world.watcher)
+    world.time.now += WATCH_SECONDS
+    assert world.take_over(world.ours, world.watcher).record.position == 9 * MIB
+
+
+def test_one_late_sign_of_an_owner_that_was_frozen_is_watched_and_not_refused(world: World) -> None:
+    """The record is garbage, and who owns it was started again: it does not know that the token is this cluster's."""
+    old = world.begin()
+    renew(old, world)
+    with pytest.raises(Watching):
+        world.take_over(world.ours, world.watcher)
+    renew(old, world)
     with pytest.raises(Watching):
         world.take_over(world.ours, world.watcher)
     world.time.now += WATCH_SECONDS

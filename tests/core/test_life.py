@@ -53,3 +53,13 @@ def test_where_there_are_no_signs_nothing_is_waited_for() -> None:
     watch = LifeWatch()
     watch.note(0, {})
     assert watch.left(0, OWN) == 0
+
+
+def test_one_late_sign_is_nobody_who_lives_and_is_watched_from_then_on() -> None:
+    watch = LifeWatch()
+    watch.note(0, {"b": 7})
+    watch.note(20, {"b": 8, "c": 1})
+    assert (watch.renewed(OWN), watch.left(20, OWN)) == ([], WATCH_SECONDS)
+    assert watch.left(20 + WATCH_SECONDS, OWN) == 0
+    watch.note(20 + RENEW_SECONDS, {"b": 9, "c": 1})
+    assert watch.renewed(OWN) == ["b"]

@@ -15,6 +15,8 @@ RENEW_SECONDS: Final = 60.0
 """Seconds between two signs of life."""
 WATCH_SECONDS: Final = 150.0
 """Seconds without a new sign after which nobody is alive: two renewals, and some for a slow store."""
+RENEWED: Final = 2
+"""So often somebody's sign moves who lives. Once is what was on its way: an owner that was frozen gives a late one, and ends."""
 TOKEN: Final = re.compile(r"[0-9a-f]{16}\Z")
 """What a token looks like: drawn when a record is written where there was none, and kept in the record."""
 
@@ -23,7 +25,7 @@ TOKEN: Final = re.compile(r"[0-9a-f]{16}\Z")
 class _Sign:
     number: int
     at: float
-    moved: bool
+    moved: int
 
 
 class LifeWatch:
@@ -39,7 +41,8 @@ class LifeWatch:
         for token, number in newest.items():
             known = self._signs.get(token)
             if (known is None or number > known.number) and number != self._planted.get(token):
-                self._signs[token] = _Sign(number, now, moved=self._begun)
+                moved = known.moved + 1 if known is not None else int(self._begun)
+                self._signs[token] = _Sign(number, now, moved)
         self._planted = {token: number for token, number in self._planted.items() if token in newest}
         self._begun = True
 
@@ -58,7 +61,11 @@ class LifeWatch:
 
     def moved(self, own: Collection[str]) -> list[str]:
         """Others' tokens that have moved since the watch began."""
-        return [token for token, sign in self._signs.items() if sign.moved and token not in own]
+        return self._moved(own, 1)
+
+    def renewed(self, own: Collection[str]) -> list[str]:
+        """Those of them that somebody keeps moving."""
+        return self._moved(own, RENEWED)
 
     def alive(self, now: float, own: Collection[str]) -> list[str]:
         """Those of them that moved less than WATCH_SECONDS ago."""
@@ -68,3 +75,6 @@ class LifeWatch:
         """For how many seconds others' tokens must be watched still; 0 where all have stood still long enough."""
         ends = [sign.at + WATCH_SECONDS - now for token, sign in self._signs.items() if token not in own]
         return max(0.0, *ends) if ends else 0.0
+
+    def _moved(self, own: Collection[str], times: int) -> list[str]:
+        return [token for token, sign in self._signs.items() if sign.moved >= times and token not in own]

@@ -109,9 +109,9 @@ class Watcher:
         newest = life.newest(life.signs(archive.store, archive.layout))
         now = self._clock.monotonic()
         _note(watch, self._clock, archive, newest, self._own)
-        moved = [newest.get(token, Sign(token, 0)) for token in watch.moved(self._own)]
-        if moved:
-            problem = _another(archive, moved[0])
+        alive = [newest.get(token, Sign(token, 0)) for token in watch.renewed(self._own)]
+        if alive:
+            problem = _another(archive, alive[0])
             if problem.reason not in accepted:
                 raise problem
             events.warning("takeover_accepted", refusal=problem.reason, error=problem)
