@@ -29,6 +29,7 @@ from walkeeper.store.object_key import check_folder, check_key, check_list_prefi
 from walkeeper.store.probe import prove
 from walkeeper.store.s3.answers import Refusal, store_error
 from walkeeper.store.s3.connection import bound, moved, total_time
+from walkeeper.store.s3.documents import Documents
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -356,6 +357,7 @@ def _build(settings: S3Settings) -> S3Client:
     session = botocore.session.Session(profile=profile)
     if settings.credentials_file is not None:
         session.set_config_variable("credentials_file", str(settings.credentials_file))
+    session.get_component("data_loader").file_loader = Documents()
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
     client: S3Client = boto3.session.Session(botocore_session=session).client(
         "s3",
