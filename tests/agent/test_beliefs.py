@@ -200,6 +200,17 @@ def test_p13_a_volume_that_went_back_within_the_open_segment_is_refused(world: W
     world.refused(OtherBytes, "a", ONE, 9 * MIB + 81_920)
 
 
+def test_p13_a_volume_that_went_back_above_the_record_is_refused_where_more_of_it_is_stored(world: World) -> None:
+    """The owner is started again. 9 was on its way, and not yet stored, as 10 was: what is written now would meet it later."""
+    world.owned(Life(), number=9)
+    world.stores(Life(), 10)
+    second = Life(letter=b"n", until=9 * MIB + 8192)
+    world.files("a", second, range(3, 9), written=9 * MIB + 81_920)
+    world.refused(BeyondServer, "a", ONE, 9 * MIB + 81_920)
+    world.files("a", second, range(3, 12))
+    world.refused(OtherBytes, "a", ONE, 12 * MIB)
+
+
 def test_p13_what_was_stored_and_not_recorded_is_compared_before_it_is_gone_over(world: World) -> None:
     old = Life()
     world.owned(old, number=9)

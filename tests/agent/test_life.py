@@ -32,7 +32,7 @@ from walkeeper.core.life import RENEW_SECONDS, WATCH_SECONDS, LifeWatch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import decode_record
 from walkeeper.core.takeover import LocalServer
-from walkeeper.errors import AnotherCluster, CannotTell, NotAuthentic, StoreDenied, Watching
+from walkeeper.errors import AnotherCluster, BeyondServer, CannotTell, NotAuthentic, StoreDenied, Watching
 from walkeeper.store.directory import DirectoryStore
 
 SYSTEM = 7300000000000000001
@@ -251,6 +251,24 @@ def test_one_late_sign_of_an_owner_that_was_frozen_is_watched_and_not_refused(wo
         world.take_over(world.ours, world.watcher)
     world.time.now += WATCH_SECONDS
     assert world.take_over(world.ours, world.watcher).record.position == 9 * MIB
+
+
+def test_p13_what_a_leader_is_refused_for_is_told_before_the_watch_is_over(world: World) -> None:
+    """Its volume went back, and its record was lost: who is promoted before that is over may have come from it."""
+    renew(world.begin(), world)
+    for number in (9, 10):
+        segment = ONE.segment(number, SIZE)
+        world.archive.archive_segment(segment, plain_segment(segment, SYSTEM), ONE)
+    for _ in range(2):
+        with pytest.raises(BeyondServer):
+            world.take_over(world.ours, world.watcher)
+    world.store.calls.clear()
+    for number in (9, 10):
+        world.store.delete(world.archive.layout.file(ONE.segment(number, SIZE), ".zst"))
+    for _ in range(3):  # and it is looked once
+        with pytest.raises(Watching):
+            world.take_over(world.ours, world.watcher)
+    assert world.store.calls.count(("list", world.archive.layout.wal)) == 1
 
 
 def test_an_agent_that_knows_its_record_from_before_does_not_watch(world: World) -> None:

@@ -33,7 +33,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record
-from walkeeper.core.second_life import Compared, SecondLife, in_question, is_shown, left_at, not_shown, told
+from walkeeper.core.second_life import Compared, SecondLife, in_question, is_shown, left_at, not_shown
 from walkeeper.core.suspicion import covers
 from walkeeper.core.takeover import LocalServer, beyond, check_cluster, common_end, resume_at
 from walkeeper.errors import (
@@ -183,8 +183,7 @@ def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accep
     opened = history.segment_at(record.position, archive.size)
     in_tail = record.position > opened.start == start
     below = _below(chain, start, first)
-    own = record.timeline != chain.timeline or record.owner != me
-    stored = look(archive, server, below, opened if in_tail else None, own=own)
+    stored = look(archive, server, below, opened if in_tail else None)
     # With a segment and no statement the store went away when the archive had just begun: it is stated now.
     if stored.first is None and stored.below is None and not nothing_archived(record):
         raise ArchiveMissing(
@@ -207,8 +206,7 @@ def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accep
         _go_back(belief, record, archive, local, accepted)
     if in_tail and belief.lsn == start:
         belief.compared += compare_tail(archive, record, stored, opened, min(common, server.lsn), local)
-    if own:
-        _compare_own(belief, record, me, archive, stored, local, accepted)
+    _compare_own(belief, record, me, archive, stored, local, accepted)
     _go_over_stored(belief, archive, local)
     if not belief.compared and not (nothing_archived(record) and not in_tail):
         _not_compared(record, me, server, accepted)
@@ -325,7 +323,7 @@ def _compare_own(
     local: LocalWal,
     accepted: Collection[str],
 ) -> None:
-    compared, any_stored = compare_own(archive, stored, local)
+    compared, any_stored = compare_own(archive, stored, local, belief.lsn)
     belief.compared += compared
     if any_stored and not compared and must_compare_own(record, me, local.server):
         timeline = local.server.history.timeline
@@ -391,7 +389,7 @@ def _not_compared_with(record: Record, what: str, accepted: Collection[str]) -> 
 def _by_store(archive: Archive, local: LocalWal) -> Belief:
     server = local.now()
     chain = server.history
-    stored = look(archive, server, None, None, own=True)
+    stored = look(archive, server, None, None)
     extent = archive.contents.extent(chain) if stored.first is not None else None
     if extent is None:
         first = chain.segment_at(server.lsn, archive.size)
@@ -409,14 +407,7 @@ def _by_store(archive: Archive, local: LocalWal) -> Belief:
     belief = Belief(rebuilt, first, gaps, len(gaps))
     belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, None)
     _compare_rebuilt(belief, archive, local)
-    belief.compared += compare_own(archive, stored, local)[0]
-    events.warning(
-        "record_rebuilt",
-        frontier=rebuilt,
-        start=first,
-        compared=told(belief.compared),
-        hint="There was no record to rely on; the store told where to go on.",
-    )
+    belief.compared += compare_own(archive, stored, local, rebuilt)[0]
     return belief
 
 

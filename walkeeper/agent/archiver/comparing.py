@@ -53,8 +53,8 @@ class Stored:
     own_tail: tuple[StoredPiece, ...]
 
 
-def look(archive: Archive, server: LocalServer, below: Segment | None, opened: Segment | None, *, own: bool) -> Stored:
-    """All questions that do not depend on each other, at the same time. ``own``: also what is stored of the server's timeline."""
+def look(archive: Archive, server: LocalServer, below: Segment | None, opened: Segment | None) -> Stored:
+    """All questions that do not depend on each other, at the same time."""
     layout, store = archive.layout, archive.store
     timeline = server.history.timeline
     begun = server.history.switches[-1].lsn if server.history.switches else Lsn(0)
@@ -69,8 +69,6 @@ def look(archive: Archive, server: LocalServer, below: Segment | None, opened: S
         ),
         "own_tail": lambda: tuple(filter(None, map(parse_key, store.list(f"{layout.tails}{timeline:08X}")))),
     }
-    if not own:
-        questions |= {"own": lambda: (), "own_tail": lambda: ()}
     answers: dict[str, object] = dict(in_parallel(lambda name: (name, questions[name]()), questions, len(questions)))
     return Stored(**answers)  # type: ignore[arg-type]
 
@@ -216,11 +214,11 @@ def _first_there(archive: Archive, segments: Sequence[Segment]) -> Segment | Non
     return next((segment for segment, there in archive.contents.looks(segments) if there), None)
 
 
-def compare_own(archive: Archive, stored: Stored, local: LocalWal) -> tuple[list[Compared], bool]:
+def compare_own(archive: Archive, stored: Stored, local: LocalWal, frontier: Lsn) -> tuple[list[Compared], bool]:
     """What is stored of the server's own timeline, before it writes there itself; and whether there is anything at all.
 
-    Two servers that were promoted at one position under one number write the same history. Raises OtherBytes, BeyondServer or
-    StandbyLags.
+    Two servers that were promoted at one position under one number write the same history. What lies above ``frontier`` may have
+    another life's before it. Raises OtherBytes, BeyondServer or StandbyLags.
     """
     if not stored.own and not stored.own_tail:
         return [], False
@@ -237,7 +235,7 @@ def compare_own(archive: Archive, stored: Stored, local: LocalWal) -> tuple[list
     compared = compare_some(archive, whole, local, server.lsn)
     for segment in sorted({segment for segment, _ in last}):
         compared += _compare_pieces(archive, segment, [each for one, each in last if one == segment], local, timeline)
-    return compared, bool(ends)
+    return [replace(each, whole=each.end <= frontier) for each in compared], bool(ends)
 
 
 def _with_segments(pieces: Iterable[StoredPiece], size: SegmentSize) -> Iterator[tuple[Segment, StoredPiece]]:

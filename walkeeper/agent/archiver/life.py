@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from walkeeper.agent.archiver.local_wal import LocalWal
@@ -84,6 +84,7 @@ class Watcher:
         self._own: list[str] = []
         self._watch = LifeWatch()
         self._root = ""
+        self._done: LifeWatch | None = None
 
     def remember(self, token: str) -> None:
         """It is in the record of this node's own DCS: whoever renews it belongs to this cluster."""
@@ -99,6 +100,13 @@ class Watcher:
         if not self._own:
             self.remember(uuid.uuid4().hex[:16])
         return self._own[-1]
+
+    def once(self, work: Callable[[], object]) -> None:
+        """In each watch, unless it raises."""
+        watch = self._watch
+        if self._done is not watch:
+            work()
+            self._done = watch
 
     def alone(self, archive: Archive, accepted: Collection[str]) -> None:
         """Returns where nobody else keeps the archive alive. Raises AnotherCluster, Watching (call again), or store errors."""

@@ -21,7 +21,7 @@ from walkeeper.core.record import MAX_GAPS, MAX_SUSPECTED, Gap, Record
 from walkeeper.core.second_life import SecondLife, told
 from walkeeper.dcs.base import Leader, RecordStore, Versioned
 from walkeeper.dcs.claim import decoded
-from walkeeper.errors import CasConflict, Conflict, Fenced, HeldBack, NotLeader
+from walkeeper.errors import CasConflict, Conflict, Fenced, HeldBack, NotLeader, Watching
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.parallel import in_parallel
@@ -164,8 +164,21 @@ def take_over(
     previous = _readable(before)
     if previous is None:
         check_no_clone(archive, local, accepted, other_stores)
-        watcher.alone(archive, accepted)
+        try:
+            watcher.alone(archive, accepted)
+        except Watching:
+            # This server may not lead for as long: what it is refused for is told, and remembered, before.
+            watcher.once(lambda: believe(me, previous, archive, local, accepted, second_lives))
+            raise
     belief = believe(me, previous, archive, local, accepted, second_lives)
+    if not belief.by_record and belief.start_is_stated:
+        events.warning(
+            "record_rebuilt",
+            frontier=belief.lsn,
+            start=belief.first,
+            compared=told(belief.compared),
+            hint="There was no record to rely on; the store told where to go on.",
+        )
     _store_histories(archive, local, belief)
     token = (previous.life if previous is not None else "") or watcher.token()
     record, written = _compare_and_set(me, records, before, belief, local, token, durability)
