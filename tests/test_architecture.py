@@ -44,6 +44,7 @@ CORE_MAY_USE = {
     "struct",
     "sys",
     "typing",
+    "zlib",
 }
 
 # What every room may import besides itself: the tree of errors, and the version.

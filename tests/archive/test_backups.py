@@ -9,20 +9,21 @@ import pyrage
 import pytest
 
 from tests.core.values import a_backup
-from tests.fixtures.backed_up import put_document, put_piece
+from tests.fixtures.backed_up import piece_of, put_document, put_piece
 from tests.twins.memory_store import MemoryStore
-from walkeeper.archive.backups import Backups, order_of
+from walkeeper.archive.backups import Backups, Stored, order_of
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.core import backup_index
 from walkeeper.core.backup import BackupId, Tombstone
-from walkeeper.core.backup_index import Part, Piece
+from walkeeper.core.backup_index import Part
 from walkeeper.errors import BadBackup, CannotTell
 
 ID = BackupId("20261128T020000Z", 3, "1a2b3c4d")
 LAYOUT = Layout("demo", None, 7)
 PLAIN = b"some bytes of a tar" * 100
-SHA256 = hashlib.sha256(PLAIN).hexdigest()
+SHA256 = hashlib.sha256(Codec().pack(PLAIN)).hexdigest()
+PIECE = piece_of(Stored(SHA256, 10, was_present=False), PLAIN)
 FOLDER = f"demo/7/backup/{ID}/"
 
 
@@ -36,30 +37,37 @@ def backups(store: MemoryStore) -> Backups:
     return Backups(store, LAYOUT, Codec())
 
 
-def test_a_piece_is_stored_once_under_the_name_of_its_bytes(store: MemoryStore, backups: Backups) -> None:
-    first = put_piece(backups, ID, SHA256, PLAIN)
-    again = put_piece(backups, ID, SHA256, PLAIN)
+def test_a_piece_is_stored_once_under_the_name_of_its_frame(store: MemoryStore, backups: Backups) -> None:
+    first = put_piece(backups, ID, PLAIN)
+    again = put_piece(backups, ID, PLAIN)
     assert (first.was_present, again.was_present) == (False, True)
     assert first.packed_size == again.packed_size == len(store.objects[f"{FOLDER}data/{SHA256}.zst"][0])
     assert backups.pieces(ID) == {SHA256: first.packed_size}
-    assert backups.read_piece(a_backup(ID), SHA256) == PLAIN
+    assert backups.read_piece(a_backup(ID), PIECE) == PLAIN
 
 
 def test_p13_a_piece_that_is_shorter_than_it_was_stored_does_not_count(store: MemoryStore, backups: Backups) -> None:
-    put_piece(backups, ID, SHA256, PLAIN)
+    put_piece(backups, ID, PLAIN)
     key = f"{FOLDER}data/{SHA256}.zst"
     body, metadata = store.objects[key]
     store.objects[key] = (body[:-1], metadata)
     with pytest.raises(CannotTell, match=key):
-        put_piece(backups, ID, SHA256, PLAIN)
+        put_piece(backups, ID, PLAIN)
     with pytest.raises(CannotTell):
-        backups.read_piece(a_backup(ID), SHA256)
+        backups.read_piece(a_backup(ID), PIECE)
     store.objects[key] = (Codec().encode(b"another's"), metadata)
     with pytest.raises(CannotTell, match="not what its name says"):
-        backups.read_piece(a_backup(ID), SHA256)
+        backups.read_piece(a_backup(ID), PIECE)
     del store.objects[key]
     with pytest.raises(CannotTell, match="not there"):
-        backups.read_piece(a_backup(ID), SHA256)
+        backups.read_piece(a_backup(ID), PIECE)
+
+
+def test_a_frame_that_unpacks_to_other_bytes_than_the_index_says_is_not_the_piece(backups: Backups) -> None:
+    stored = put_piece(backups, ID, PLAIN)
+    for plain in (PLAIN[:-1] + b"?", PLAIN[:-1], PLAIN + b"?"):
+        with pytest.raises(CannotTell, match=r"what the index says|cut short"):
+            backups.read_piece(a_backup(ID), piece_of(stored, plain))
 
 
 def test_whoever_comes_first_decides_between_backup_and_tombstone(store: MemoryStore, backups: Backups) -> None:
@@ -75,7 +83,7 @@ def test_whoever_comes_first_decides_between_backup_and_tombstone(store: MemoryS
 
 def test_all_ids_are_listed_without_their_pieces_and_nothing_strange(store: MemoryStore, backups: Backups) -> None:
     other = BackupId("20261127T020000Z", 2, "00000000")
-    put_piece(backups, ID, SHA256, PLAIN)
+    put_piece(backups, ID, PLAIN)
     backups.commit(a_backup(other))
     store.create("demo/7/backup/readme.txt", b"", {})
     store.create("demo/7/backup/readme/x", b"", {})
@@ -84,7 +92,7 @@ def test_all_ids_are_listed_without_their_pieces_and_nothing_strange(store: Memo
 
 
 def test_an_index_is_given_out_only_after_it_was_proved(store: MemoryStore, backups: Backups) -> None:
-    piece = Piece(SHA256, len(PLAIN), 10, 0, (Part("PG_VERSION", "f", 0o600, 3, 0, 512, 3),))
+    piece = piece_of(Stored(SHA256, 10, was_present=False), PLAIN, Part("PG_VERSION", "f", 0o600, 3, 0, 512, 3))
     stored = put_document(backups, ID, "index", backup_index.encode(piece) * 2)
     backup = a_backup(ID, index=stored.sha256)
     assert list(backups.index(backup)) == [piece, piece]
@@ -98,16 +106,20 @@ def test_p12_an_order_is_text_that_a_shell_can_read(store: MemoryStore, backups:
     stored = put_document(backups, ID, "order", order_of([SHA256, SHA256], ".zst"))
     order = store.objects[f"{FOLDER}order-{stored.sha256}"][0]
     assert order.decode().splitlines() == [f"{SHA256}.zst"] * 2
-    put_piece(backups, ID, SHA256, PLAIN)
+    put_piece(backups, ID, PLAIN)
     packed = store.objects[f"{FOLDER}data/{SHA256}.zst"][0]
     told = subprocess.run(["zstd", "-dc"], input=packed * 2, capture_output=True, check=True)
     assert told.stdout == PLAIN * 2  # as xargs cat gives them to zstd
+    assert (
+        subprocess.run(["sha256sum"], input=packed, capture_output=True, check=True).stdout.split()[0].decode()
+        == SHA256
+    )
 
 
 def test_encrypted_pieces_and_documents_come_back_and_are_not_in_the_clear(store: MemoryStore) -> None:
     identity = pyrage.x25519.Identity.generate()
     backups = Backups(store, LAYOUT, Codec(recipients=(str(identity.to_public()),)))
-    put_piece(backups, ID, SHA256, PLAIN)
+    put_piece(backups, ID, PLAIN)
     stored = put_document(backups, ID, "manifest", PLAIN)
     assert {f"{FOLDER}data/{SHA256}.zst.age", f"{FOLDER}manifest-{stored.sha256}.zst.age"} == set(store.objects)
     assert not any(b"some bytes" in body for body, _ in store.objects.values())

@@ -54,7 +54,7 @@ def test_each_backup_is_listed_with_its_state_and_why(built: Built, capsys: pyte
     put_backup(backups, IDS[2], Lsn(8 * MIB + 40), Lsn(9 * MIB + 10))
     backups.commit(Tombstone(id=str(IDS[3]), at="2026-11-25T00:00:00Z", why="never finished"))
     for id_ in IDS[4:6]:
-        put_piece(backups, id_, "0" * 64, b"x")
+        put_piece(backups, id_, b"x")
     built.store.create(built.archive.layout.backup_json(IDS[6]), b"{", {})
     code, out = listed(built, capsys, json=True)
     found = json.loads(out)

@@ -6,7 +6,6 @@ What is promised is looked at by brute force, one segment after the other, in wh
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -198,9 +197,7 @@ class World:
         taker = self.random.choice(self.takers)
         if len(taker.pieces) < PIECES:
             plain = f"run {taker.number} piece {len(taker.pieces)}".encode()
-            sha256 = hashlib.sha256(plain).hexdigest()
-            self.put_piece(taker, sha256, plain)
-            taker.pieces.append(sha256)
+            taker.pieces.append(self.put_piece(taker, plain))
         elif taker.stop is None:
             taker.stop = self.runs[taker.number].stop = Lsn(max(self.frontier * MIB + 256, taker.start + 216))
             taker.stop_timeline = self.kept.timeline
@@ -211,8 +208,8 @@ class World:
                 if pin is not None:
                     let_go(self.store, self.layout, pin.id)
 
-    def put_piece(self, taker: Taker, sha256: str, plain: bytes) -> None:
-        put_piece(self.backups, taker.id, sha256, plain)
+    def put_piece(self, taker: Taker, plain: bytes) -> str:
+        return put_piece(self.backups, taker.id, plain).sha256
 
     def commit(self, taker: Taker, index_of: int, stop: Lsn) -> None:
         wal = self._ranges(taker.start, stop)

@@ -1,8 +1,8 @@
 """The base backups of one cluster's archive: which there are, their documents and their pieces. Everything is created once.
 
-Below ``backup/<id>/``: pieces named by the SHA-256 of their plain bytes, so that a second attempt of the same id finds them; the
-index, orders and PostgreSQL's manifest named by theirs, since each run has others; and ``backup.json``, which names them all
-and is the commit (``core.backup``).
+Below ``backup/<id>/``: pieces named by the SHA-256 of their zstd frames, not yet encrypted, so that a second attempt of that id
+finds them; the index, orders and PostgreSQL's manifest named by that of their plain bytes, since each run has others; and
+``backup.json``, which names them all and is the commit (``core.backup``).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from walkeeper.archive.codec import Codec
+import xxhash
+
+from walkeeper.archive.codec import Codec, unpacked
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.stated import is_whole, stated, stated_sha256
 from walkeeper.core import backup_index
-from walkeeper.core.backup import MAX_BACKUP_BYTES, MAX_PIECE, Backup, BackupId, Tombstone, decode, encode
+from walkeeper.core.backup import MAX_BACKUP_BYTES, Backup, BackupId, Tombstone, decode, encode
 from walkeeper.core.backup_index import Piece
 from walkeeper.errors import BadBackup, CannotTell, StoreUnavailable
 from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, Store
@@ -28,7 +30,7 @@ _PIECE: Final = re.compile(r"data/([0-9a-f]{64})(\.zst|\.zst\.age)\Z")
 
 
 class Stored(NamedTuple):
-    """An object that was confirmed. ``sha256`` is that of the plain bytes; ``packed_size`` in bytes as stored."""
+    """An object that was confirmed. ``sha256`` is the one in its name; ``packed_size`` in bytes as stored."""
 
     sha256: str
     packed_size: int
@@ -83,8 +85,10 @@ class Backups:
         return found
 
     def put_packed_piece(self, id_: BackupId, sha256: str, size: int, body: bytes) -> Stored:
-        """``sha256`` and ``size`` are those of the plain bytes. One that is there counts if it is whole by what it states."""
-        return self._put(self.layout.backup_piece(id_, sha256, self.codec.suffix), sha256, size, body)
+        """``sha256`` is that of the frame, ``size`` that of the plain bytes. One that is there counts if it is whole by what it
+        states."""
+        packed_sha256 = "" if self.codec.recipients else sha256
+        return self._put(self.layout.backup_piece(id_, sha256, self.codec.suffix), sha256, size, body, packed_sha256)
 
     def find_piece(self, id_: BackupId, sha256: str, size: int) -> Stored | None:
         """A piece that an earlier attempt has stored, if it is whole by what it states; None if it is not there."""
@@ -111,19 +115,20 @@ class Backups:
     def pour(self, backup: Backup, piece: Piece) -> Iterator[bytes]:
         """As ``read_piece``, bit by bit, in a fraction of the memory: it is the piece only if this ends without CannotTell."""
         key = self.layout.backup_piece(BackupId.parse(backup.id), piece.sha256, backup.suffix)
-        found = hashlib.sha256()
-        for part in self.codec.parts(backup.suffix, self._body(key, MAX_OBJECT), piece.size):
+        frame = self.codec.unseal(backup.suffix, self._body(key, MAX_OBJECT))
+        _prove(key, frame, piece.sha256)
+        found = xxhash.xxh3_128()
+        for part in unpacked(frame, piece.size):
             found.update(part)
             yield part
-        if found.hexdigest() != piece.sha256:
-            raise _not_its_name(key)
+        if found.hexdigest() != piece.xxh3:
+            raise CannotTell(
+                f"{key}: what it unpacks to is not what the index says", hint="The backup is damaged: use another one."
+            )
 
-    def read_piece(self, backup: Backup, sha256: str) -> bytes:
-        """A piece's plain bytes, proved by its name. Raises CannotTell if it is not there, or damaged."""
-        key = self.layout.backup_piece(BackupId.parse(backup.id), sha256, backup.suffix)
-        plain = self.codec.decode(backup.suffix, self._body(key, MAX_OBJECT), MAX_PIECE)
-        _prove(key, plain, sha256)
-        return plain
+    def read_piece(self, backup: Backup, piece: Piece) -> bytes:
+        """A piece's plain bytes, proved by its name and its index. Raises CannotTell if it is not there, or damaged."""
+        return b"".join(self.pour(backup, piece))
 
     def _body(self, key: str, limit: int) -> Body:
         body = self.store.get(key, limit)
@@ -131,9 +136,9 @@ class Backups:
             raise CannotTell(f"{key}: it is not there", hint="The backup is damaged: use another one.")
         return body
 
-    def _put(self, key: str, sha256: str, size: int, body: bytes) -> Stored:
+    def _put(self, key: str, sha256: str, size: int, body: bytes, packed_sha256: str = "") -> Stored:
         try:
-            self.store.create(key, body, stated(sha256, size, body))
+            self.store.create(key, body, stated(sha256, size, body, packed_sha256))
         except AlreadyThere:
             found = self._find(key, sha256, size)
             if found is None:
@@ -171,13 +176,11 @@ def _lines(document: bytes) -> Iterator[bytes]:
         begin = end
 
 
-def _prove(key: str, plain: bytes, sha256: str) -> None:
-    if hashlib.sha256(plain).hexdigest() != sha256:
-        raise _not_its_name(key)
-
-
-def _not_its_name(key: str) -> CannotTell:
-    return CannotTell(f"{key}: its content is not what its name says", hint="The backup is damaged: use another one.")
+def _prove(key: str, content: bytes, sha256: str) -> None:
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise CannotTell(
+            f"{key}: its content is not what its name says", hint="The backup is damaged: use another one."
+        )
 
 
 def _came_and_went(key: str) -> StoreUnavailable:

@@ -55,13 +55,20 @@ class Codec:
         return ZSTD + AGE if self.recipients else ZSTD
 
     def encode(self, plain: Plain | memoryview) -> bytes:
-        """The body to store under ``suffix``. Its zstd frame carries a checksum and the plain size.
+        """The body to store under ``suffix``."""
+        return self.seal(self.pack(plain))
+
+    def pack(self, plain: Plain | memoryview) -> bytes:
+        """A zstd frame that carries a checksum and the plain size. The same bytes make the same frame, with the same zstd.
 
         All at once: piece by piece zstd copies what goes in, which takes a tenth more CPU time.
         """
         compressor = zstd.ZstdCompressor(options=self._options | (_FOR_WAL if self.level == 1 else {}))
-        packed = compressor.compress(plain, zstd.ZstdCompressor.FLUSH_FRAME)
-        return _encrypt(packed, self.recipients) if self.recipients else packed
+        return compressor.compress(plain, zstd.ZstdCompressor.FLUSH_FRAME)
+
+    def seal(self, frame: bytes) -> bytes:
+        """The body to store under ``suffix``: another one at each call where there are recipients, else the frame itself."""
+        return _encrypt(frame, self.recipients) if self.recipients else frame
 
     def growing(self) -> Growing:
         """For what comes bit by bit, and would be large if it lay there unpacked."""
@@ -75,27 +82,12 @@ class Codec:
         }
 
     def parts(self, suffix: str, body: bytes, limit: int) -> Iterator[bytes]:
-        """The plain bytes piece by piece, at most ``limit`` of them: a third of the CPU time of all at once, which touches fresh
-        memory for every page. Raises CannotTell, perhaps only at the end.
-        """
-        packed = _decrypt(body, self.identity_file) if suffix.endswith(AGE) else body
-        decompressor = zstd.ZstdDecompressor()
-        total = 0
-        try:
-            while not decompressor.eof:
-                part = decompressor.decompress(packed, max_length=PART)
-                packed, total = b"", total + len(part)
-                if total > limit or (not part and decompressor.needs_input):
-                    break
-                yield part
-        except zstd.ZstdError as error:
-            raise CannotTell(
-                f"stored object: not a whole zstd frame ({error})", hint="The object is damaged."
-            ) from None
-        if not decompressor.eof or decompressor.unused_data or total > limit:
-            raise CannotTell(
-                "stored object: cut short, or longer than such a file can be", hint="The object is damaged."
-            )
+        """The plain bytes of a body, as ``unpacked``. Raises CannotTell, perhaps only at the end."""
+        yield from unpacked(self.unseal(suffix, body), limit)
+
+    def unseal(self, suffix: str, body: bytes) -> bytes:
+        """The zstd frame in a body. Raises CannotTell for a damaged body or a key that does not fit."""
+        return _decrypt(body, self.identity_file) if suffix.endswith(AGE) else body
 
     def decode(self, suffix: str, body: bytes, limit: int) -> bytes:
         """The plain bytes, at most ``limit`` of them, in no more memory than twice that, whatever the body unpacks to.
@@ -103,6 +95,25 @@ class Codec:
         Raises CannotTell for a damaged body or a key that does not fit.
         """
         return b"".join(self.parts(suffix, body, limit))
+
+
+def unpacked(frame: bytes, limit: int) -> Iterator[bytes]:
+    """The plain bytes piece by piece, at most ``limit`` of them: a third of the CPU time of all at once, which touches fresh
+    memory for every page. Raises CannotTell, perhaps only at the end.
+    """
+    decompressor = zstd.ZstdDecompressor()
+    total = 0
+    try:
+        while not decompressor.eof:
+            part = decompressor.decompress(frame, max_length=PART)
+            frame, total = b"", total + len(part)
+            if total > limit or (not part and decompressor.needs_input):
+                break
+            yield part
+    except zstd.ZstdError as error:
+        raise CannotTell(f"stored object: not a whole zstd frame ({error})", hint="The object is damaged.") from None
+    if not decompressor.eof or decompressor.unused_data or total > limit:
+        raise CannotTell("stored object: cut short, or longer than such a file can be", hint="The object is damaged.")
 
 
 class Growing:

@@ -15,13 +15,16 @@ FORMAT: Final = "1"
 _HEX: Final = frozenset("0123456789abcdef")
 
 
-def stated(sha256: str, size: int, body: bytes) -> dict[str, str]:
-    """The metadata of an object with that ``body``; ``sha256`` and ``size`` are those of the plain bytes."""
+def stated(sha256: str, size: int, body: bytes, packed_sha256: str = "") -> dict[str, str]:
+    """The metadata of an object with that ``body``; ``sha256`` and ``size`` are those of the plain bytes.
+
+    A base backup's piece states the ``sha256`` of its zstd frame. ``packed_sha256``: that of the body, where it is known.
+    """
     return {
         "format": FORMAT,
         "sha256": sha256,
         "size": str(size),
-        "packed-sha256": hashlib.sha256(body).hexdigest(),
+        "packed-sha256": packed_sha256 or hashlib.sha256(body).hexdigest(),
         "packed-size": str(len(body)),
     }
 

@@ -31,7 +31,7 @@ from walkeeper.core.incremental import BLOCK, SEGMENT, is_full_due, unfit
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.errors import BadBackup, CannotTell, PostgresError, StoreError, WalkeeperError, WrongCluster
-from walkeeper.lib import clock, events
+from walkeeper.lib import clock, events, heap
 from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import Progress, complain, printable
 from walkeeper.postgres import base_backup
@@ -98,6 +98,7 @@ class _Source:
 def main(config: Config, request: Request) -> int:
     """Take it, and say what was stored."""
     events.to_stderr()
+    heap.return_large_blocks()
     attempt = _Attempt(config, request)
     try:
         return attempt.run()

@@ -12,12 +12,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from walkeeper.core.backup import PIECE
 from walkeeper.core.backup_index import Part, is_inside
 from walkeeper.core.incremental import changed_path, read_changes
-from walkeeper.core.tar_header import BLOCK, summed
+from walkeeper.core.tar_header import BLOCK, checksum, with_checksum
 from walkeeper.errors import BadBackup
 
 _END: Final = bytes(2 * BLOCK)
@@ -38,8 +38,7 @@ class Cut:
     parts: tuple[Part, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
+class _Member(NamedTuple):
     """A header that was read. ``kind`` is tar's: a file, a directory, or a link."""
 
     path: str
@@ -93,6 +92,9 @@ class Cutter:
                 passed = min(self._padding, length - at)
                 self._padding -= passed
                 at += passed
+            elif length - at >= BLOCK and not self._header:
+                self._open(bytes(data[at : at + BLOCK]))
+                at += BLOCK
             else:
                 part = data[at : at + BLOCK - len(self._header)]
                 self._header += part
@@ -206,7 +208,7 @@ def _parse(header: bytes) -> _Member:
     prefix = header[345:500].rstrip(b"\0")
     raw = (prefix + b"/" if prefix else b"") + name
     try:
-        if int(header[148:156].rstrip(b"\0 "), 8) != summed(header[:148], header[156:]):
+        if int(header[148:156].rstrip(b"\0 "), 8) != checksum(header[:148], header[156:]):
             raise _strange(raw, "its header's checksum is wrong")
         kind = _KINDS[header[156:157]]
         mode = int(header[100:108].rstrip(b"\0 "), 8) & 0o7777
@@ -234,12 +236,9 @@ def _number(field: bytes) -> int:
 
 def _anonymous(header: bytes) -> bytes:
     """The same without owner, time and names of the owner."""
-    new = bytearray(header)
-    new[108:124] = b"0000000\0" * 2
-    new[136:148] = b"00000000000\0"
-    new[265:329] = bytes(64)
-    new[148:156] = b"%06o\0 " % summed(new[:148], new[156:])
-    return bytes(new)
+    return with_checksum(
+        header[:108] + b"0000000\0" * 2 + header[124:136] + b"00000000000\0", header[156:265] + bytes(64) + header[329:]
+    )
 
 
 def _strange(name: bytes, why: str, hint: str = "Begin a new backup; if it stays so, please report it.") -> BadBackup:

@@ -1,4 +1,4 @@
-"""From the server's tars to stored pieces: one thread reads and cuts, others sum, pack and store. Memory is bounded.
+"""From the server's tars to stored pieces: one thread reads and cuts, others pack, sum and store. Memory is bounded.
 
 ``workers`` pack at a time, and one thread more waits for the store with what it has packed. There is one buffer for each that
 packs, and the one that is being filled. What cannot be stored is tried again for ``patience`` seconds, while
@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+import xxhash
+
 from walkeeper.archive.backups import Backups, Kind, Stored, order_of
 from walkeeper.backup.cutter import Cut, Cutter, buffer_bytes
 from walkeeper.core import backup_index
@@ -27,6 +29,9 @@ PATIENCE: Final = 900.0
 """Seconds that a store may be away before a backup ends."""
 MANIFEST_END: Final = 1024 * 1024
 """Bytes of the manifest's end that are kept: the ranges of WAL stand there."""
+
+_TELL: Final = 1024 * 1024
+"""Bytes between two words of how many have come: a server sends a small file in four portions."""
 
 _T = TypeVar("_T")
 
@@ -51,7 +56,7 @@ class Pipeline:
     """A ``postgres.base_backup.Sink``. ``known`` are the pieces of an earlier attempt, by SHA-256.
 
     ``begin``, ``feed``, ``manifest`` and ``finish`` are for one thread; they raise what a worker met: the store's errors,
-    CannotTell, or BadBackup. ``moved`` is told in that thread, after each portion, how many bytes have come.
+    CannotTell, or BadBackup. ``moved`` is told in that thread, now and then, how many bytes have come.
     """
 
     def __init__(
@@ -71,7 +76,7 @@ class Pipeline:
         self._known = known
         self._patience = patience
         self._moved = moved
-        self._came = 0
+        self._came = self._tell = 0
         self._changed = threading.Condition()
         self._free = [bytearray(buffer_bytes(piece)) for _ in range(workers)]
         self._packing = threading.Semaphore(workers)
@@ -96,7 +101,9 @@ class Pipeline:
     def feed(self, data: memoryview) -> None:
         self._cutter.feed(data)
         self._came += len(data)
-        self._moved(self._came)
+        if self._came >= self._tell:
+            self._tell = self._came + _TELL
+            self._moved(self._came)
 
     def manifest(self, data: memoryview) -> None:
         self._manifest.add(data)
@@ -106,6 +113,7 @@ class Pipeline:
     def finish(self) -> Contents:
         """Everything is stored, and listed by the store with its size. Raises BadBackup if it is not."""
         self._cutter.end()
+        self._moved(self._came)
         with self._changed:
             self._changed.wait_for(lambda: self._failure is not None or self._record.stored == self._number)
             self._raise()
@@ -152,9 +160,9 @@ class Pipeline:
         while (taken := self._next()) is not None:
             number, cut = taken
             try:
-                stored = self._store(cut)
+                piece, sent = self._store(cut)
                 with self._changed:
-                    self._record.add(number, cut, stored)
+                    self._record.add(number, piece, sent)
                     self._changed.notify_all()
             except BaseException as problem:  # noqa: BLE001 - carried over to the one who reads
                 with self._changed:
@@ -167,18 +175,22 @@ class Pipeline:
             self._changed.wait_for(lambda: self._closed or self._failure is not None or self._cuts)
             return None if self._closed or self._failure is not None else self._cuts.popleft()
 
-    def _store(self, cut: Cut) -> Stored:
-        """The buffer is free again as soon as its bytes are packed."""
-        with self._packing, memoryview(cut.buffer)[: cut.length] as plain:
-            sha256 = hashlib.sha256(plain).hexdigest()
-            stored = self._stored_before(sha256, cut.length)
-            body = b"" if stored is not None else self._backups.codec.encode(plain)
-        with self._changed:
-            self._free.append(cut.buffer)
-            self._changed.notify_all()
-        if stored is not None:
-            return stored
-        return self.patiently(lambda: self._backups.put_packed_piece(self._id, sha256, cut.length, body))
+    def _store(self, cut: Cut) -> tuple[Piece, int]:
+        """The piece, and how many bytes of it were sent. The buffer is free again as soon as its bytes are packed."""
+        with self._packing:
+            with memoryview(cut.buffer)[: cut.length] as plain:
+                xxh3 = xxhash.xxh3_128_hexdigest(plain)
+                frame = self._backups.codec.pack(plain)
+            with self._changed:
+                self._free.append(cut.buffer)
+                self._changed.notify_all()
+            sha256 = hashlib.sha256(frame).hexdigest()
+        stored = self._stored_before(sha256, cut.length)
+        if stored is None:
+            body = self._backups.codec.seal(frame)
+            stored = self.patiently(lambda: self._backups.put_packed_piece(self._id, sha256, cut.length, body))
+        piece = Piece(sha256, cut.length, stored.packed_size, xxh3, cut.tablespace, cut.parts)
+        return piece, 0 if stored.was_present else stored.packed_size
 
     def _stored_before(self, sha256: str, size: int) -> Stored | None:
         """By an earlier attempt, or by this one: pages of zeros are many."""
@@ -232,11 +244,10 @@ class _Record:
     def begin(self, tablespace: int) -> None:
         self.orders.setdefault(tablespace, [])
 
-    def add(self, number: int, cut: Cut, stored: Stored) -> None:
+    def add(self, number: int, piece: Piece, sent: int) -> None:
         """The pieces before it may still be missing."""
-        piece = Piece(stored.sha256, cut.length, stored.packed_size, cut.tablespace, cut.parts)
-        self.sizes[bytes.fromhex(stored.sha256)] = stored.packed_size
-        self.sent += 0 if stored.was_present else stored.packed_size
+        self.sizes[bytes.fromhex(piece.sha256)] = piece.packed_size
+        self.sent += sent
         self._waiting[number] = piece
         while (piece_ := self._waiting.pop(self.stored, None)) is not None:
             self.index.add(backup_index.encode(piece_))

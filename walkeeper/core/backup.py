@@ -17,7 +17,7 @@ from msgspec import Meta
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.errors import BadBackup, WalkeeperError
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 MAX_BACKUP_BYTES: Final = 1024 * 1024
 """Bytes of the largest ``backup.json``: tablespaces and timelines make it longer."""
 PIECE: Final = 16 * 1024 * 1024

@@ -40,7 +40,8 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):
-    """``sha256`` and ``size`` are those of the plain piece, ``packed_size`` is that of the object, in bytes.
+    """``sha256`` is that of its zstd frame, which names the object; ``packed_size`` is that of the object, in bytes. ``size`` and
+    ``xxh3`` (XXH3, 128 bits) are those of the plain piece.
 
     ``tablespace`` is the OID of the one whose tar it belongs to; 0 for the data directory's own.
     """
@@ -48,10 +49,12 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
     sha256: Sha256
     size: Annotated[int, Meta(ge=1, le=MAX_PIECE)]
     packed_size: Annotated[int, Meta(ge=1)]
+    xxh3: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
     tablespace: Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
     parts: tuple[Part, ...]
 
 
+_NOWHERE: Final = frozenset({"", ".", ".."})
 _DECODER: Final = msgspec.json.Decoder(Piece)
 
 
@@ -72,7 +75,7 @@ def decode(lines: Iterable[bytes]) -> Iterator[Piece]:
 
 def is_inside(path: str) -> bool:
     """Whether a path below the data directory stays there, and has one form."""
-    return "\0" not in path and all(name not in {"", ".", ".."} for name in path.split("/"))
+    return "\0" not in path and _NOWHERE.isdisjoint(path.split("/"))
 
 
 def _piece(line: bytes) -> Piece:

@@ -5,6 +5,7 @@ So a restore knows a piece's SHA-256 from files that are there already, and fetc
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from typing import Final
 
@@ -12,8 +13,6 @@ from walkeeper.core.backup_index import Part, Piece
 
 BLOCK: Final = 512
 """Bytes of a header; contents are filled up to a multiple of it."""
-_UNSUMMED: Final = 8 * 0x20
-"""A header's checksum counts its own eight bytes as spaces."""
 _OCTAL: Final = 8**11
 _DOTTED: Final = frozenset({"pg_wal/archive_status", "pg_wal/summaries"})
 """What PostgreSQL sends with ``./`` before it (``sendDir`` in ``src/backend/backup/basebackup.c``)."""
@@ -26,12 +25,21 @@ def header(path: str, kind: str, mode: int, size: int) -> bytes:
     before = name.encode().ljust(100, b"\0") + b"%07o " % mode + b"0000000\0" * 2 + length + b"00000000000\0"
     kinds = b"5" if kind == "d" else b"0"
     after = kinds + bytes(100) + b"ustar\0" + b"00" + bytes(64) + b"0000000 " * 2 + bytes(167)
-    return before + b"%06o\0 " % summed(before, after) + after
+    return with_checksum(before, after)
 
 
-def summed(before: bytes | bytearray, after: bytes | bytearray) -> int:
-    """The checksum of a header with that before and behind its own eight bytes."""
-    return sum(before) + sum(after) + _UNSUMMED
+def with_checksum(before: bytes, after: bytes) -> bytes:
+    """A header with that before and behind its own eight bytes."""
+    return before + b"%06o\0 " % checksum(before, after) + after
+
+
+def checksum(before: bytes, after: bytes) -> int:
+    """Of a header with that before and behind its own eight bytes: the sum of all, these taken for spaces.
+
+    The lower half of Adler-32 is the sum and 1, modulo 65521, which 256 bytes cannot reach: a tenth of the time of ``sum``.
+    """
+    whole = before + b" " * 8 + after
+    return (zlib.adler32(whole[:256]) & 0xFFFF) + (zlib.adler32(whole[256:]) & 0xFFFF) - 2
 
 
 def around(piece: Piece) -> Iterator[tuple[bytes, Part | None]]:

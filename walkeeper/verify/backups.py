@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeAlias
+
+import msgspec
 
 from walkeeper.archive.backups import Backups, document_suffix
 from walkeeper.archive.open import Archives
@@ -16,7 +19,7 @@ from walkeeper.archive.proofs import newest_proof
 from walkeeper.archive.restorable import Documents, Listed, Restorable, described, judged, read_documents
 from walkeeper.archive.times import NEAR, CommitTimes
 from walkeeper.core.backup import Backup, BackupId
-from walkeeper.core.backup_index import Part
+from walkeeper.core.backup_index import Part, Piece
 from walkeeper.core.commits import Commit
 from walkeeper.core.coverage import Range, chain, subtract
 from walkeeper.core.history import History
@@ -29,8 +32,8 @@ from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.judge import Finding, Severity
 from walkeeper.verify.windows import TIMED, described_commit
 
-_Pieces: TypeAlias = Mapping[str, tuple[int, int]]
-"""By SHA-256, the bytes of each, plain and as stored: without the files in them, which may be a million."""
+_Pieces: TypeAlias = Mapping[str, Piece]
+"""By SHA-256, without the files in them, which may be a million."""
 _OTHER: Final = "Restore from another one; walkeeper backup takes a new one now."
 
 
@@ -81,7 +84,7 @@ def _look(
     for backup in by_id.values():
         progress(f"backup {backup.id}")
         try:
-            pieces = {piece.sha256: (piece.size, piece.packed_size) for piece in backups.index(backup)}
+            pieces = {piece.sha256: msgspec.structs.replace(piece, parts=()) for piece in backups.index(backup)}
             _listed(backups, backup, pieces)
             if backup.parent:
                 layers_of((by_id[backup.parent], backup), partial(_parts, backups))
@@ -110,7 +113,7 @@ def _listed(backups: Backups, backup: Backup, pieces: _Pieces) -> None:
     """By one LIST. Raises CannotTell for what is missing, or has another size."""
     layout, id_ = backups.layout, BackupId.parse(backup.id)
     sizes = {info.key: info.size for info in backups.store.list(layout.backup(id_))}
-    wanted = {layout.backup_piece(id_, sha256, backup.suffix): packed for sha256, (_, packed) in pieces.items()}
+    wanted = {layout.backup_piece(id_, each, backup.suffix): piece.packed_size for each, piece in pieces.items()}
     wrong = [key for key, size in wanted.items() if sizes.get(key) != size]
     orders = {backup.order, *(each.order for each in backup.tablespaces)}
     documents = [("manifest", backup.manifest), *(("order", order) for order in sorted(orders))]
@@ -137,24 +140,22 @@ def _downloaded(
 ) -> None:
     """Each piece once, and what describes them. Raises CannotTell for the first that is damaged."""
 
-    def one(sha256: str) -> int:
-        key = backups.layout.backup_piece(BackupId.parse(backup.id), sha256, backup.suffix)
+    def one(piece: Piece) -> int:
+        key = backups.layout.backup_piece(BackupId.parse(backup.id), piece.sha256, backup.suffix)
         try:
-            plain = with_retries(lambda: backups.read_piece(backup, sha256))
+            with_retries(lambda: deque(backups.pour(backup, piece), 0))
         except Locked:
             raise
         except CannotTell as problem:
             raise CannotTell(
                 f"{key}: {str(problem).removeprefix(f'{key}: ').removeprefix('stored object: ')}"
             ) from None
-        if len(plain) != pieces[sha256][0]:
-            raise CannotTell(f"{key}: {len(plain)} bytes, its index says {pieces[sha256][0]}")
-        return len(plain)
+        return piece.size
 
     backups.read_document(backup, "manifest", backup.manifest)
     for order in {backup.order, *(each.order for each in backup.tablespaces)}:
         backups.read_document(backup, "order", order)
-    for number, size in enumerate(in_parallel(one, pieces, workers), start=1):
+    for number, size in enumerate(in_parallel(one, pieces.values(), workers), start=1):
         looked.pieces += 1
         looked.bytes += size
         progress(f"backup {backup.id}: {number:,} of {len(pieces):,} pieces")

@@ -175,10 +175,10 @@ def test_p16_changed_blocks_whose_parts_do_not_follow_each_other_are_refused_bef
     def otherwise(backups: Backups, backup: Backup) -> Any:
         for piece in index(backups, backup):
             parts = tuple(part for part in piece.parts if part not in found)
-            yield backup_index.Piece(piece.sha256, piece.size, piece.packed_size, piece.tablespace, parts)
+            yield msgspec.structs.replace(piece, parts=parts)
             if backup is changed and found[0] in piece.parts:
                 for each in wanted:
-                    yield backup_index.Piece(piece.sha256, 2 * PIECE, 1, 0, (found[each],))
+                    yield msgspec.structs.replace(piece, size=2 * PIECE, parts=(found[each],))
 
     monkeypatch.setattr(Backups, "index", otherwise)
     with pytest.raises(BadBackup, match=r"the parts of 'base/1/INCREMENTAL\.100' do not follow each other"):
@@ -219,7 +219,7 @@ def test_p16_an_index_that_says_another_size_than_the_blocks_is_refused(
                 msgspec.structs.replace(part, restored=part.restored + 8192) if part.restored else part
                 for part in piece.parts
             )
-            yield backup_index.Piece(piece.sha256, piece.size, piece.packed_size, piece.tablespace, parts)
+            yield msgspec.structs.replace(piece, parts=parts)
 
     index = Backups.index
     monkeypatch.setattr(Backups, "index", larger)
