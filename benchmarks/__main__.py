@@ -1,17 +1,19 @@
 """``make bench``: what walkeeper costs, measured against doing without it.
 
 python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [tail] [tail-cost] [receivers] [durability]
-    [backup] [restore] [scale] [--store directory|s3] [--rounds N]
+    [backup] [restore] [chain] [scale] [--store directory|s3] [--rounds N]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Final
 
 from benchmarks import (
     backup,
+    chain,
     durability,
     outage,
     push,
@@ -39,6 +41,7 @@ ALL: Final = (
     "durability",
     "backup",
     "restore",
+    "chain",
     "scale",
 )
 
@@ -57,7 +60,10 @@ def main() -> int:
         help="of 16 MiB each; default: 32 for throughput, 64 for replay and push; scale: a million",
     )
     parser.add_argument(
-        "--scale", type=int, default=20, help="pgbench's, for replay, push, backup and restore; default: %(default)s"
+        "--scale",
+        type=int,
+        default=20,
+        help="pgbench's, for replay, push, backup, restore and chain; default: %(default)s",
     )
     parser.add_argument("--only", default="", help="push: pgBackRest, and those with this pattern in their name")
     parser.add_argument(
@@ -69,6 +75,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.what) - set(ALL):
         parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(ALL)}")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # whoever has installed walkeeper has its modules compiled
     one_store: Kind = arguments.store or "directory"
     stores: list[Kind] = [arguments.store] if arguments.store else ["directory", "s3"]
     try:
@@ -93,6 +100,8 @@ def main() -> int:
                     backup.run(arguments.rounds, arguments.scale)
                 case "restore":
                     restore.run(arguments.rounds, arguments.scale)
+                case "chain":
+                    chain.run(arguments.rounds, arguments.scale)
                 case "scale":
                     scale.run(arguments.segments or 1_000_000)
                 case "tail":

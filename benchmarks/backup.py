@@ -193,8 +193,9 @@ class Walkeeper:
     def prepare(self) -> None:
         pass
 
-    def take(self) -> float:
-        return _wait([sys.executable, "-m", "walkeeper", "backup", "-c", self._place.file])
+    def take(self, *, incremental: bool = False) -> float:
+        command = [sys.executable, "-m", "walkeeper", "backup", "-c", self._place.file]
+        return _wait([*command, *(["--incremental"] if incremental else [])])
 
     def make_restorable(self) -> None:
         """Its WAL must be stored, although none is restored here."""
@@ -213,7 +214,7 @@ class Walkeeper:
 
 
 class PgBackRest:
-    """With bundles, and without WAL: the archive is not looked at."""
+    """With bundles and incremental by block, and without WAL: the archive is not looked at."""
 
     deltas = True
 
@@ -224,10 +225,10 @@ class PgBackRest:
     def prepare(self) -> None:
         directory, server = self._directory, self._server
         settings = {
-            "repo1-path": directory / "repo", "repo1-bundle": "y", "repo1-retention-full": 1, "process-max": THREADS,
-            "compress-type": "zst", "compress-level": LEVEL, "start-fast": "y", "archive-check": "n",
-            "lock-path": directory / "lock", "log-path": directory / "log", "spool-path": directory / "spool",
-            "log-level-file": "off", "log-level-console": "off", "log-level-stderr": "error",
+            "repo1-path": directory / "repo", "repo1-bundle": "y", "repo1-block": "y", "repo1-retention-full": 1,
+            "process-max": THREADS, "compress-type": "zst", "compress-level": LEVEL, "start-fast": "y",
+            "archive-check": "n", "lock-path": directory / "lock", "log-path": directory / "log",
+            "spool-path": directory / "spool", "log-level-file": "off", "log-level-console": "off", "log-level-stderr": "error",
         }  # fmt: skip
         stanza = {
             "pg1-path": server.data, "pg1-port": server.port, "pg1-socket-path": server.socket_dir, "pg1-user": SUPERUSER,
@@ -239,8 +240,8 @@ class PgBackRest:
         (directory / "pgbackrest.conf").write_text("\n".join(text))
         self._run("stanza-create")
 
-    def take(self) -> float:
-        return self._run("backup", "--type=full")
+    def take(self, *, incremental: bool = False) -> float:
+        return self._run("backup", f"--type={'incr' if incremental else 'full'}")
 
     def make_restorable(self) -> None:
         pass
