@@ -44,6 +44,7 @@ from walkeeper.errors import (
     NothingToCompare,
     NumberUsedTwice,
     OtherBytes,
+    PostgresError,
     Refused,
     StandbyLags,
     StoreBehind,
@@ -52,6 +53,7 @@ from walkeeper.errors import (
     WrongSegmentSize,
 )
 from walkeeper.lib.clock import SystemClock
+from walkeeper.postgres.server import ServerState
 from walkeeper.store.base import Store
 
 SYSTEM = 7300000000000000001
@@ -200,6 +202,25 @@ def test_p13_a_volume_that_went_back_within_the_open_segment_is_refused(world: W
     world.refused(OtherBytes, "a", ONE, 9 * MIB + 81_920)
 
 
+@pytest.mark.parametrize("where", ["inside", "behind", "nothing is here from below"])
+def test_a_promotion_inside_the_segment_in_which_the_volume_went_back_goes_on_there(
+    world: World, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That segment is archived under the new timeline's name, and the pieces of the first life are of no file of its chain."""
+    world.owned(Life(), number=9, inside=40_960)
+    fork = 10 * MIB + 8192 if where == "behind" else 9 * MIB + 81_920
+    history = History(2, (Switch(1, Lsn(fork)),))
+    second = Life(history, letter=b"n", until=9 * MIB + 8192)
+    here = range(9 if where == "nothing is here from below" else 8, fork // MIB)
+    world.files("b", second, here, written=fork + 8192)
+    if where == "inside":
+        world.take_over("b", history, fork + 8192)
+        assert world.frontier == (2, 9, "b")
+        assert "tail_of_another_life" in caplog.text
+    else:
+        world.refused(OtherBytes, "b", history, fork + 8192)
+
+
 def test_p13_a_volume_that_went_back_above_the_record_is_refused_where_more_of_it_is_stored(world: World) -> None:
     """The owner is started again. 9 was on its way, and not yet stored, as 10 was: what is written now would meet it later."""
     world.owned(Life(), number=9)
@@ -209,6 +230,20 @@ def test_p13_a_volume_that_went_back_above_the_record_is_refused_where_more_of_i
     world.refused(BeyondServer, "a", ONE, 9 * MIB + 81_920)
     world.files("a", second, range(3, 12))
     world.refused(OtherBytes, "a", ONE, 12 * MIB)
+
+
+def test_p13_a_server_that_went_back_since_it_was_looked_at_is_another_one(tmp_path: Path) -> None:
+    """The run that the takeover is bound to began just after: with less WAL, but compared by what the one before had."""
+
+    def now(known: int, lsn: int, *, in_recovery: bool = False) -> Lsn:
+        server = LocalServer(SYSTEM, SIZE, ONE, Lsn(known), in_recovery)
+        state = ServerState(SYSTEM, in_recovery, 1, Lsn(lsn), SIZE, 15, "replica")
+        return LocalWal(server, {}, tmp_path, lambda: state).now().lsn
+
+    assert now(9 * MIB, 9 * MIB + 8) == 9 * MIB + 8
+    with pytest.raises(PostgresError, match="another one answers"):
+        now(9 * MIB, 8 * MIB)
+    assert now(9 * MIB, 8 * MIB, in_recovery=True) == 9 * MIB  # a standby leader, whose receiver has just begun again
 
 
 def test_p13_what_was_stored_and_not_recorded_is_compared_before_it_is_gone_over(world: World) -> None:

@@ -256,11 +256,12 @@ def _there(archive: Archive, pieces: Sequence[tuple[Segment, StoredPiece]]) -> I
 
 
 def compare_tail(
-    archive: Archive, record: Record, stored: Stored, opened: Segment, end: Lsn, local: LocalWal
+    archive: Archive, record: Record, stored: Stored, opened: Segment, end: Lsn, local: LocalWal, *, shared: bool
 ) -> list[Compared]:
     """The pieces on which the record's frontier rests, up to ``end``. Raises OtherBytes.
 
     Others, of a server that was cut off, may lie beside them: one chain that goes as far as the record says must have our bytes.
+    But for a server that was promoted inside that segment, and has the same below (``shared``): its own file of it is archived.
     """
     by_owner: dict[str, list[StoredPiece]] = {}
     for each in stored.tail:
@@ -278,7 +279,13 @@ def compare_tail(
         except OtherBytes as found:
             problem = found
     if problem is not None:
-        raise problem
+        if segment == opened or not shared:
+            raise problem
+        events.warning(
+            "tail_of_another_life",
+            error=problem,
+            hint=f"Its pieces stay, and say what else {opened} had when this timeline began. Archiving goes on with {segment}.",
+        )
     return []
 
 

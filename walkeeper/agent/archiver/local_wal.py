@@ -57,8 +57,9 @@ class LocalWal:
             return self.server
         state, known = self.ask(), self.server
         same = state.system_identifier == known.system_identifier and state.in_recovery == known.in_recovery
-        # The timeline of a server in recovery is not exact there.
-        if not same or (not state.in_recovery and state.timeline != known.history.timeline):
+        # The timeline of a server in recovery is not exact there, nor is how far its WAL reaches.
+        primary_differs = state.timeline != known.history.timeline or state.lsn < known.lsn
+        if not same or (not state.in_recovery and primary_differs):
             raise PostgresError(
                 "the local server: another one answers than a moment ago", hint="walkeeper looks again."
             )
