@@ -7,7 +7,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -82,8 +82,10 @@ def torture(options: Options) -> bool:
     tally = Tally(Counter())
     diary.tell("note", f"seed {options.seed}")
     try:
+        delay = 0.0 if options.store == "directory" else NEAR
         with (
-            Places(options.store, 0.0 if options.store == "directory" else NEAR) as places,
+            Places(options.store, delay) as places,
+            Places(options.store, delay) if options.archiver == "several" else nullcontext() as elsewhere,
             Rig(
                 places.new(),
                 diary,
@@ -91,7 +93,7 @@ def torture(options: Options) -> bool:
                 archiver=options.archiver,
                 members=options.members,
                 writers=options.writers,
-                far=places.new() if options.archiver == "several" else None,
+                far=None if elsewhere is None else elsewhere.new(),
                 backups_each=options.backups_each,
             ) as rig,
         ):
