@@ -42,6 +42,7 @@ from walkeeper.errors import (
     Refused,
     StandbyLags,
     StoreUnavailable,
+    WrongTimeline,
 )
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres.server import ServerState
@@ -202,6 +203,33 @@ def test_p13_what_a_first_life_stored_and_did_not_record_is_not_gone_over(cluste
     assert cluster.lives == [(1, 7, 12, "a")]
     cluster.files("b", Life(LATE, b"n", BACK), [12])
     cluster.refuses(OfSecondLife, "b", LATE, 13 * MIB)
+
+
+@pytest.mark.parametrize("wrote_on", [False, True])
+def test_p13_a_volume_that_went_back_to_before_a_promotion_is_a_second_life_too(
+    cluster: Cluster, wrote_on: bool
+) -> None:
+    """Its timeline is over (``wrong_timeline``), and a member that was built from it is promoted from that timeline."""
+    cluster.owned(Life(), number=9)
+    promoted = History(2, (Switch(1, Lsn(9 * MIB + 8192)),))
+    cluster.files("b", Life(promoted), [8, 9])
+    cluster.takes_over("b", promoted, 10 * MIB)
+    cluster.files("a", SECOND, range(3, 12 if wrote_on else 7))
+    cluster.refuses(WrongTimeline, "a", ONE, 12 * MIB if wrote_on else BACK + 8192)
+    assert cluster.lives == [(1, 7, 12 if wrote_on else 7, "a")]
+    built = History(3, (Switch(1, Lsn(12 * MIB + 8192)),))
+    cluster.files("c", Life(built, b"n", BACK), [12])
+    cluster.refuses(OfSecondLife, "c", built, 13 * MIB)
+
+
+def test_an_old_primary_on_a_branch_that_ended_is_no_second_life(cluster: Cluster) -> None:
+    cluster.owned(Life(), number=9)
+    promoted = History(2, (Switch(1, Lsn(8 * MIB + 8192)),))
+    cluster.files("b", Life(promoted), [7, 8])
+    cluster.takes_over("b", promoted, 9 * MIB)
+    cluster.files("a", Life(), range(5, 11))  # and it has written on
+    cluster.refuses(WrongTimeline, "a", ONE, 11 * MIB)
+    assert cluster.lives == []
 
 
 def test_p13_a_server_is_held_against_it_without_a_record_too(cluster: Cluster) -> None:

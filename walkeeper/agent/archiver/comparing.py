@@ -27,7 +27,7 @@ from walkeeper.core.record import Record
 from walkeeper.core.second_life import Compared
 from walkeeper.core.tail import longest_chain
 from walkeeper.core.takeover import LocalServer, beyond
-from walkeeper.errors import BadHistory, BadName, NotAuthentic, NumberUsedTwice, OtherBytes
+from walkeeper.errors import BadHistory, BadName, NotAuthentic, NumberUsedTwice, OtherBytes, Refused
 from walkeeper.lib import events
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import Body, ObjectInfo
@@ -236,6 +236,15 @@ def compare_own(archive: Archive, stored: Stored, local: LocalWal, frontier: Lsn
     for segment in sorted({segment for segment, _ in last}):
         compared += _compare_pieces(archive, segment, [each for one, each in last if one == segment], local, timeline)
     return [replace(each, whole=each.end <= frontier) for each in compared], bool(ends)
+
+
+def other_life(archive: Archive, local: LocalWal) -> int:
+    """The server's timeline, where the store has other WAL of it, or more than the server; else 0. Raises the store's errors."""
+    try:
+        compare_own(archive, look(archive, local.server, None, None), local, Lsn(0))
+    except Refused as problem:
+        return problem.second_life_of
+    return 0
 
 
 def _with_segments(pieces: Iterable[StoredPiece], size: SegmentSize) -> Iterator[tuple[Segment, StoredPiece]]:
