@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from walkeeper.dcs.base import RecordStore
 
 WAKE_SECONDS: Final = 0.5
+WARM_SECONDS: Final = 1.0
+"""Seconds until what only the end of a recovery needs is imported: not before the first segments are there."""
 FIRST_SECONDS: Final = 10.0
 """Seconds for the first request to come."""
 
@@ -85,6 +87,9 @@ def _serve(config_path: Path, socket: Path, lock: AgentLock) -> int:
     events.info("restore_host_started", pid=os.getpid(), store=restoring.store_url)
     try:
         needed_at = time.monotonic() + FIRST_SECONDS
+        died.wait(WARM_SECONDS)
+        import walkeeper.dcs.patroni  # noqa: F401, PLC0415 - 80 ms, for which PostgreSQL would wait at its end
+
         while not died.wait(WAKE_SECONDS) and time.monotonic() < needed_at and _files(config) == before:
             if restoring.prefetcher.recoveries:
                 needed_at = time.monotonic() + FIRST_SECONDS
