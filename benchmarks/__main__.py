@@ -1,7 +1,7 @@
 """``make bench``: what walkeeper costs, measured against doing without it.
 
 python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [tail] [tail-cost] [receivers] [durability]
-    [backup] [restore] [chain] [scale] [--store directory|s3] [--rounds N]
+    [backup] [restore] [chain] [scale] [requests] [--store directory|s3] [--rounds N]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from benchmarks import (
     push,
     receivers,
     replay,
+    requests,
     restore,
     scale,
     switchover,
@@ -43,6 +44,7 @@ ALL: Final = (
     "restore",
     "chain",
     "scale",
+    "requests",
 )
 
 
@@ -104,6 +106,8 @@ def main() -> int:
                     chain.run(arguments.rounds, arguments.scale)
                 case "scale":
                     scale.run(arguments.segments or 1_000_000)
+                case "requests":
+                    requests.run()
                 case "tail":
                     tail.run(one_store, arguments.rounds)
                 case "tail-cost":

@@ -36,7 +36,9 @@ class Agent:
         data: Path,
         port: int,
         way: Way = "streaming",
+        **keys: Any,
     ) -> None:
+        """``keys`` are more of walkeeper's section."""
         self.directory = directory
         self.config = directory / "patroni.yml"
         self.environment = as_installed(directory)
@@ -45,6 +47,7 @@ class Agent:
             **keys_of(way),
             "spool": {"directory": str(directory / "spool")},
             "agent": {"listen": "off"},
+            **keys,
         }
         self._etcd = etcd
         self._data, self._port = data, port
