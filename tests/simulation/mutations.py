@@ -461,6 +461,7 @@ def believe_a_frontier_beyond_the_server(patch: MonkeyPatch) -> None:
     patch.setattr(
         beliefs, "resume_at", lambda record, history, local: common(record, history, local).floor(local.segment_size)
     )
+    patch.setattr(beliefs, "compare_own", lambda *_: ([], False))
 
 
 @mutation("roll_back", "roll_back", "switchover", first=102)
@@ -471,7 +472,9 @@ def forget_who_was_refused(patch: MonkeyPatch) -> None:
 
 @mutation("twin_segments", "kill_agent")
 def go_over_what_another_server_stored(patch: MonkeyPatch) -> None:
-    patch.setattr(walkeeper.agent.archiver.beliefs, "compare_all", lambda *_: [])
+    beliefs = walkeeper.agent.archiver.beliefs
+    patch.setattr(beliefs, "compare_all", lambda *_: [])
+    patch.setattr(beliefs, "compare_own", lambda *_: ([], False))
 
 
 @mutation("swap_store", "swap_store", "kill_agent", first=1)
@@ -831,7 +834,7 @@ def follow_the_furthest_of_two_stores(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.holding, "followed", lambda frontiers, _: max(frontiers))
 
 
-@mutation("far_down", "store_down", "lose_slot", archiver="several", first=244)
+@mutation("far_down", "store_down", "lose_slot", archiver="several")
 def take_a_store_that_is_away_for_one_that_has_nothing(patch: MonkeyPatch) -> None:
     real = OtherStores.take
 
