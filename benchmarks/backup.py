@@ -23,6 +23,7 @@ from benchmarks.material import LEVEL
 from tests.fixtures.taken import Place
 from tests.parts.postgres import SUPERUSER, Postgres
 from tests.parts.processes import new_directory
+from walkeeper.core.backup import Backup
 from walkeeper.core.lsn import MIB
 
 THREADS: Final = 2
@@ -197,6 +198,13 @@ class Walkeeper:
         command = [sys.executable, "-m", "walkeeper", "backup", "-c", self._place.file]
         return _wait([*command, *(["--incremental"] if incremental else [])])
 
+    def kind(self) -> str:
+        """Of the newest: where no incremental is possible it is full."""
+        backups = self._place.backups
+        newest = backups.read(max(backups.ids()))
+        assert isinstance(newest, Backup)
+        return newest.kind
+
     def make_restorable(self) -> None:
         """Its WAL must be stored, although none is restored here."""
         self._place.archive_wal()
@@ -214,7 +222,7 @@ class Walkeeper:
 
 
 class PgBackRest:
-    """With bundles and incremental by block, and without WAL: the archive is not looked at."""
+    """With bundles, incremental by block where it can, and without WAL: the archive is not looked at."""
 
     deltas = True
 
@@ -225,11 +233,13 @@ class PgBackRest:
     def prepare(self) -> None:
         directory, server = self._directory, self._server
         settings = {
-            "repo1-path": directory / "repo", "repo1-bundle": "y", "repo1-block": "y", "repo1-retention-full": 1,
+            "repo1-path": directory / "repo", "repo1-bundle": "y", "repo1-retention-full": 1,
             "process-max": THREADS, "compress-type": "zst", "compress-level": LEVEL, "start-fast": "y",
             "archive-check": "n", "lock-path": directory / "lock", "log-path": directory / "log",
             "spool-path": directory / "spool", "log-level-file": "off", "log-level-console": "off", "log-level-stderr": "error",
         }  # fmt: skip
+        if pgbackrest.has_blocks():
+            settings["repo1-block"] = "y"
         stanza = {
             "pg1-path": server.data, "pg1-port": server.port, "pg1-socket-path": server.socket_dir, "pg1-user": SUPERUSER,
         }  # fmt: skip

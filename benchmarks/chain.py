@@ -13,7 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
-from benchmarks import table
+from benchmarks import pgbackrest, table
 from benchmarks.backup import PgBackRest, Run, Walkeeper, mib_of
 from benchmarks.cost import Meter
 from tests.parts.binaries import all_postgres, postgres_bin
@@ -39,10 +39,9 @@ def run(rounds: int, scale: int) -> None:
         pgbench = [server.bin_dir / "pgbench", server.conninfo(socket=True)]
         server.host.run([*pgbench, "-q", "-i", "-s", scale], timeout=600)
         server.execute("VACUUM FREEZE")
-        contenders: dict[str, Walkeeper | PgBackRest] = {
-            "walkeeper": Walkeeper(server),
-            "pgBackRest": PgBackRest(server),
-        }
+        contenders: dict[str, Walkeeper | PgBackRest] = {"walkeeper": Walkeeper(server)}
+        if pgbackrest.program():
+            contenders[pgbackrest.version()] = PgBackRest(server)
         found: dict[str, dict[str, list[Run]]] = {name: defaultdict(list) for name in contenders}
         for _ in range(rounds):
             for name, contender in contenders.items():
@@ -87,6 +86,7 @@ def _take(server: Postgres, contender: Walkeeper | PgBackRest, *, incremental: b
     contender.make_restorable()  # an incremental builds on what is complete
     meter, begun = Meter([server.pid]), time.monotonic()
     memory = contender.take(incremental=incremental)
+    assert not isinstance(contender, Walkeeper) or contender.kind() == ("incremental" if incremental else "full")
     return Run(time.monotonic() - begun, meter.read(), memory, contender.stored() - before)
 
 

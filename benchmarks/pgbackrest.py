@@ -23,6 +23,11 @@ def version() -> str:
     return subprocess.run(["pgbackrest", "version"], capture_output=True, text=True, check=True).stdout.strip()
 
 
+def has_blocks() -> bool:
+    """Whether incremental by block is more than an experiment: from 2.46 on."""
+    return tuple(int(number) for number in version().split()[-1].split(".")[:2]) >= (2, 46)
+
+
 class PgBackRest:
     """One repository and one configuration. ``pg_path`` is a data directory of the cluster: its pg_control is read."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import pyrage
 import pytest
 
 from tests.backup.tars import Tree, tar_of
@@ -100,19 +102,32 @@ def test_everything_is_stored_once_and_what_describes_it_names_it() -> None:
     assert store.calls[-1][0] == "list"
 
 
-def test_a_second_attempt_does_not_send_what_is_stored() -> None:
+@pytest.mark.parametrize("codec", [Codec(), Codec(recipients=(str(pyrage.x25519.Identity.generate().to_public()),))])
+def test_a_second_attempt_does_not_send_what_is_stored(codec: Codec) -> None:
     store = MemoryStore()
-    first = run(store)
+    first = run(store, codec=codec)
     store.calls.clear()
-    known = frozenset(Backups(store, LAYOUT, Codec()).pieces(ID))
-    again = run(store, known=known)
+    known = frozenset(Backups(store, LAYOUT, codec).pieces(ID))
+    again = run(store, known=known, codec=codec)
     assert again.index == first.index
     assert again.sent_bytes == 0
     assert not any(what == "create" and "/data/" in key for what, key in store.calls)
     body, metadata = store.objects[key := next(key for key in store.objects if "/data/" in key)]
-    store.objects[key] = (body[:-1], metadata)
-    with pytest.raises(CannotTell, match=key):
-        run(store, known=known)
+    for shorter, stated in ((body[:-1], metadata), (body[:10], {})):
+        store.objects[key] = (shorter, stated)
+        for attempted in (known, frozenset[str]()):
+            with pytest.raises(CannotTell, match=key):
+                run(store, known=attempted, codec=codec)
+
+
+def test_an_encrypted_piece_has_the_name_of_its_frame() -> None:
+    identity = pyrage.x25519.Identity.generate()
+    store = MemoryStore()
+    run(store, codec=Codec(recipients=(str(identity.to_public()),)))
+    pieces = {key: body for key, (body, _) in store.objects.items() if "/data/" in key}
+    assert pieces
+    for key, body in pieces.items():
+        assert hashlib.sha256(pyrage.decrypt(body, [identity])).hexdigest() in key
 
 
 def test_a_store_that_is_away_is_waited_for_and_a_lost_answer_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,6 +142,7 @@ def a_backup(id_: BackupId, **changed: Any) -> Backup:
         "bytes": 1,
         "pieces": 1,
         "packed_bytes": 1,
+        "seed": 0,
         "member": "node1",
         "walkeeper": "0.2.0",
     }

@@ -315,7 +315,7 @@ def test_p15_a_backup_that_is_stored_while_the_wal_is_listed_holds(
 def test_p15_a_pin_that_has_ended_holds_nothing_and_goes_a_week_later(site: Site, run: Run) -> None:
     """As one whose process was killed: an attempt at a backup, and a restore of one that a floor has given up."""
     killed = BackupId("20261119T020000Z", 1, "0000000a")
-    site.backups.put_packed_piece(killed, "0" * 64, 5, b"piece")
+    site.backups.put_packed_piece(killed, "0" * 64, 5, 5, b"piece")
     until = "2026-11-28T11:59:59Z"
     for token, id_, at in ((1, killed, "2026-11-21T11:59:59Z"), (2, OLD, "2026-11-27T11:00:00Z")):
         pin = a_pin(id=f"0000000{token}-0001", backup=str(id_), timeline=1, lsn="0/300028", at=at, until=until)

@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 import xxhash
 
-from walkeeper.archive.codec import Codec, unpacked
+from walkeeper.archive.codec import AGE, Codec, named, unpacked
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.stated import is_whole, stated, stated_sha256
 from walkeeper.core import backup_index
@@ -84,27 +84,27 @@ class Backups:
                 found[match[1]] = info.size
         return found
 
-    def put_packed_piece(self, id_: BackupId, sha256: str, size: int, body: bytes) -> Stored:
-        """``sha256`` is that of the frame, ``size`` that of the plain bytes. One that is there counts if it is whole by what it
-        states."""
-        packed_sha256 = "" if self.codec.recipients else sha256
-        return self._put(self.layout.backup_piece(id_, sha256, self.codec.suffix), sha256, size, body, packed_sha256)
+    def put_packed_piece(self, id_: BackupId, sha256: str, size: int, frame_size: int, body: bytes) -> Stored:
+        """``sha256`` is that of the frame, ``size`` that of the plain bytes. One that is there counts as with ``find_piece``."""
+        key = self.layout.backup_piece(id_, sha256, self.codec.suffix)
+        return self._put(key, sha256, size, body, frame_size, "" if self.codec.recipients else sha256)
 
-    def find_piece(self, id_: BackupId, sha256: str, size: int) -> Stored | None:
-        """A piece that an earlier attempt has stored, if it is whole by what it states; None if it is not there."""
-        return self._find(self.layout.backup_piece(id_, sha256, self.codec.suffix), sha256, size)
+    def find_piece(self, id_: BackupId, sha256: str, size: int, frame_size: int) -> Stored | None:
+        """A piece that an earlier attempt has stored, if it is whole by its size and what it states; None if it is not there."""
+        return self._find(self.layout.backup_piece(id_, sha256, self.codec.suffix), sha256, size, frame_size)
 
     def put_packed_document(self, id_: BackupId, kind: Kind, sha256: str, size: int, body: bytes) -> Stored:
         """Store an index, an order or a manifest, packed as ``document_suffix`` says, under the name of its own plain bytes."""
         key = self.layout.backup_document(id_, kind, sha256, document_suffix(kind, self.codec.suffix))
-        return self._put(key, sha256, size, body)
+        return self._put(key, sha256, size, body, 0 if key.endswith(AGE) else len(body))
 
     def read_document(self, backup: Backup, kind: Kind, sha256: str) -> bytes:
         """Its plain bytes, proved by the name. Raises CannotTell if it is not there, or damaged."""
         suffix = document_suffix(kind, backup.suffix)
         key = self.layout.backup_document(BackupId.parse(backup.id), kind, sha256, suffix)
         body = self._body(key, MAX_OBJECT)
-        plain = self.codec.decode(suffix, body, MAX_DOCUMENT) if suffix else bytes(body)
+        with named(key):
+            plain = self.codec.decode(suffix, body, MAX_DOCUMENT) if suffix else bytes(body)
         _prove(key, plain, sha256)
         return plain
 
@@ -115,12 +115,17 @@ class Backups:
     def pour(self, backup: Backup, piece: Piece) -> Iterator[bytes]:
         """As ``read_piece``, bit by bit, in a fraction of the memory: it is the piece only if this ends without CannotTell."""
         key = self.layout.backup_piece(BackupId.parse(backup.id), piece.sha256, backup.suffix)
-        frame = self.codec.unseal(backup.suffix, self._body(key, MAX_OBJECT))
+        found = xxhash.xxh3_128(seed=backup.seed)
+        body = self._body(key, MAX_OBJECT)
+        with named(key):
+            frame = self.codec.unseal(backup.suffix, body)
         _prove(key, frame, piece.sha256)
-        found = xxhash.xxh3_128()
-        for part in unpacked(frame, piece.size):
-            found.update(part)
-            yield part
+        parts = unpacked(frame, piece.size)
+        del body, frame  # they are gone with the first part
+        with named(key):
+            for part in parts:
+                found.update(part)
+                yield part
         if found.hexdigest() != piece.xxh3:
             raise CannotTell(
                 f"{key}: what it unpacks to is not what the index says", hint="The backup is damaged: use another one."
@@ -136,21 +141,23 @@ class Backups:
             raise CannotTell(f"{key}: it is not there", hint="The backup is damaged: use another one.")
         return body
 
-    def _put(self, key: str, sha256: str, size: int, body: bytes, packed_sha256: str = "") -> Stored:
+    def _put(self, key: str, sha256: str, size: int, body: bytes, packed: int, packed_sha256: str = "") -> Stored:
         try:
             self.store.create(key, body, stated(sha256, size, body, packed_sha256))
         except AlreadyThere:
-            found = self._find(key, sha256, size)
+            found = self._find(key, sha256, size, packed)
             if found is None:
                 raise _came_and_went(key) from None
             return found
         return Stored(sha256, len(body), was_present=False)
 
-    def _find(self, key: str, sha256: str, size: int) -> Stored | None:
+    def _find(self, key: str, sha256: str, size: int, packed: int) -> Stored | None:
+        """``packed``: bytes of the frame. The object has as many, or more where it is encrypted: how many, age decides anew."""
         info = self.store.head(key)
         if info is None:
             return None
-        if not is_whole(info) or stated_sha256(info, size) not in {None, sha256}:
+        fits = info.size > packed if key.endswith(AGE) else info.size == packed
+        if not (fits and is_whole(info)) or stated_sha256(info, size) not in {None, sha256}:
             raise CannotTell(
                 f"{key}: the store has it, shorter than it was stored or with other bytes",
                 hint="Begin a new backup; this attempt cannot become one.",

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from walkeeper.config import Config
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import CannotTell, ConfigError, Locked
+from walkeeper.errors import CannotTell, ConfigError, Locked, Refused
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
     from backports import zstd
@@ -95,6 +96,15 @@ class Codec:
         Raises CannotTell for a damaged body or a key that does not fit.
         """
         return b"".join(self.parts(suffix, body, limit))
+
+
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Whoever reads that an object is damaged must know which one to move away."""
+    try:
+        yield
+    except (CannotTell, Refused) as problem:
+        raise type(problem)(f"{key}: {str(problem).removeprefix('stored object: ')}", hint=problem.hint) from None
 
 
 def unpacked(frame: bytes, limit: int) -> Iterator[bytes]:

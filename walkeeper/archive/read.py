@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from walkeeper.archive import histories
-from walkeeper.archive.codec import AGAIN, SUFFIXES, Codec
+from walkeeper.archive.codec import AGAIN, SUFFIXES, Codec, named
 from walkeeper.archive.contents import starts
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.tail_read import Tail, read_tail
@@ -136,22 +136,13 @@ def opened(layout: Layout, codec: Codec, file: WalFile, suffix: str, body: Body)
         histories.check(layout.file(file, suffix), body)
         parse_history(file.timeline, body)
         return body
-    with _named(layout.file(file, suffix)):
+    with named(layout.file(file, suffix)):
         if isinstance(file, BackupFile):
             plain = codec.decode(suffix, body, MAX_LABEL_BYTES)
         else:
             plain = _segment_bytes(codec, suffix, body, file)
         _check_fetched(body.metadata, plain, file, layout)
     return plain
-
-
-@contextmanager
-def _named(key: str) -> Iterator[None]:
-    """Whoever reads that an object is damaged must know which one to move away."""
-    try:
-        yield
-    except (CannotTell, Refused) as problem:
-        raise type(problem)(f"{key}: {str(problem).removeprefix('stored object: ')}", hint=problem.hint) from None
 
 
 def _segment_bytes(codec: Codec, suffix: str, body: Body, file: WalFile) -> bytes:
@@ -172,7 +163,7 @@ def parts(layout: Layout, codec: Codec, segment: Segment, suffix: str, body: Bod
     """As ``opened``, piece by piece: what came is what was archived only if this ends without CannotTell or Refused."""
     sha256 = hashlib.sha256()
     size = 0
-    with _named(layout.file(segment, suffix)):
+    with named(layout.file(segment, suffix)):
         for part in codec.parts(suffix, body, segment.size):
             if size == 0:
                 check_header(SegmentHeader.parse(part, segment.name), segment, layout.system_identifier)

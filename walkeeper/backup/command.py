@@ -167,7 +167,7 @@ class _Attempt:
             meter = _Meter(id_, start.estimate, progress)
             self.pipeline = pipeline = Pipeline(
                 backups, id_, workers=self._config.upload_workers, known=known, patience=self._request.patience,
-                moved=meter.moved, incremental=bool(builds_on),
+                moved=meter.moved, incremental=bool(builds_on), seed=secrets.randbits(63),
             )  # fmt: skip
             with pinned(archives.store, layout, _pin(self._config, id_, start.timeline, start.lsn)):
                 try:
@@ -368,6 +368,7 @@ def _described(
         bytes=contents.file_bytes,
         pieces=contents.pieces,
         packed_bytes=contents.packed_bytes,
+        seed=contents.seed,
         member=config.node.name or socket.gethostname(),
         walkeeper=__version__,
     )

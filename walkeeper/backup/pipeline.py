@@ -41,6 +41,7 @@ class Contents:
     """What was stored. ``index`` and ``manifest`` are their SHA-256, ``orders`` those of the orders, by tablespace."""
 
     index: str
+    seed: int
     manifest: str
     orders: dict[int, str]
     files: int
@@ -56,7 +57,8 @@ class Pipeline:
     """A ``postgres.base_backup.Sink``. ``known`` are the pieces of an earlier attempt, by SHA-256.
 
     ``begin``, ``feed``, ``manifest`` and ``finish`` are for one thread; they raise what a worker met: the store's errors,
-    CannotTell, or BadBackup. ``moved`` is told in that thread, now and then, how many bytes have come.
+    CannotTell, or BadBackup. ``moved`` is told in that thread, now and then, how many bytes have come. ``seed`` is that of the
+    sums in the index.
     """
 
     def __init__(
@@ -70,10 +72,12 @@ class Pipeline:
         moved: Callable[[int], None] = lambda _: None,
         piece: int = PIECE,
         incremental: bool = False,
+        seed: int = 0,
     ) -> None:
         self._backups = backups
         self._id = id_
         self._known = known
+        self._seed = seed
         self._patience = patience
         self._moved = moved
         self._came = self._tell = 0
@@ -128,7 +132,7 @@ class Pipeline:
             put("order", orders[tablespace], len(order), order)
         self._prove_listed()
         return Contents(
-            record.index.sha256, manifest.sha256, orders, self._cutter.files, self._cutter.bytes,
+            record.index.sha256, self._seed, manifest.sha256, orders, self._cutter.files, self._cutter.bytes,
             len(record.sizes), sum(record.sizes.values()), record.sent, bytes(self._manifest_end),
         )  # fmt: skip
 
@@ -179,26 +183,30 @@ class Pipeline:
         """The piece, and how many bytes of it were sent. The buffer is free again as soon as its bytes are packed."""
         with self._packing:
             with memoryview(cut.buffer)[: cut.length] as plain:
-                xxh3 = xxhash.xxh3_128_hexdigest(plain)
+                xxh3 = xxhash.xxh3_128_hexdigest(plain, self._seed)
                 frame = self._backups.codec.pack(plain)
             with self._changed:
                 self._free.append(cut.buffer)
                 self._changed.notify_all()
             sha256 = hashlib.sha256(frame).hexdigest()
-        stored = self._stored_before(sha256, cut.length)
+            frame_size = len(frame)
+            stored = self._stored_before(sha256, cut.length, frame_size)
+            body = b"" if stored is not None else self._backups.codec.seal(frame)
+            del frame
         if stored is None:
-            body = self._backups.codec.seal(frame)
-            stored = self.patiently(lambda: self._backups.put_packed_piece(self._id, sha256, cut.length, body))
+            stored = self.patiently(
+                lambda: self._backups.put_packed_piece(self._id, sha256, cut.length, frame_size, body)
+            )
         piece = Piece(sha256, cut.length, stored.packed_size, xxh3, cut.tablespace, cut.parts)
         return piece, 0 if stored.was_present else stored.packed_size
 
-    def _stored_before(self, sha256: str, size: int) -> Stored | None:
+    def _stored_before(self, sha256: str, size: int, frame_size: int) -> Stored | None:
         """By an earlier attempt, or by this one: pages of zeros are many."""
         if (packed_size := self._record.sizes.get(bytes.fromhex(sha256))) is not None:
             return Stored(sha256, packed_size, was_present=True)
         if sha256 not in self._known:
             return None
-        return self.patiently(lambda: self._backups.find_piece(self._id, sha256, size))
+        return self.patiently(lambda: self._backups.find_piece(self._id, sha256, size, frame_size))
 
     def _put_document(self, kind: Kind, sha256: str, size: int, body: bytes) -> None:
         self.patiently(lambda: self._backups.put_packed_document(self._id, kind, sha256, size, body))

@@ -112,7 +112,8 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True, tag="backup", tag_field=
     ``wal`` is what must be stored without a break to make it complete, oldest first. ``damage`` is what PostgreSQL said against
     it, such as pages with a wrong checksum: with any, it never counts. ``suffix`` is that of its objects (``archive.codec``).
     ``index``, ``manifest`` and ``order`` are the SHA-256 in their names, of their plain bytes. ``bytes`` are those of all files,
-    ``packed_bytes`` those of the pieces as they are stored. ``version`` is ``server_version_num``.
+    ``packed_bytes`` those of the pieces as they are stored. ``seed`` is that of the index's XXH3: who can only write rows does
+    not know it, and cannot make two pieces look the same. ``version`` is ``server_version_num``.
     """
 
     schema: int = SCHEMA
@@ -136,6 +137,7 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True, tag="backup", tag_field=
     bytes: Count
     pieces: Count
     packed_bytes: Count
+    seed: Annotated[int, Meta(ge=0)]
     member: Text
     walkeeper: Text
 
@@ -152,7 +154,7 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True, tag="backup", tag_field=
 class Tombstone(msgspec.Struct, frozen=True, kw_only=True, tag="tombstone", tag_field="is"):
     """In the place of an attempt that will never become a backup: its pieces may go. It stays."""
 
-    schema: int = SCHEMA
+    schema: int = 1
     id: Text
     at: Text
     why: Text
@@ -177,10 +179,11 @@ def decode(document: bytes, id_: BackupId) -> Backup | Tombstone:
             _check(found)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, WalkeeperError) as error:
         raise BadBackup(f"backup {id_}: its backup.json cannot be used: {error}", hint=_LOOK) from None
-    if found.schema != SCHEMA or found.id != str(id_):
+    known = SCHEMA if isinstance(found, Backup) else 1
+    if found.schema != known or found.id != str(id_):
         raise BadBackup(
             f"backup {id_}: its backup.json has schema {found.schema} and id {found.id!r}",
-            hint=f"This version knows schema {SCHEMA}. {_LOOK}",
+            hint=f"This version knows schema {known}. {_LOOK}",
         )
     return found
 

@@ -41,7 +41,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):
     """``sha256`` is that of its zstd frame, which names the object; ``packed_size`` is that of the object, in bytes. ``size`` and
-    ``xxh3`` (XXH3, 128 bits) are those of the plain piece.
+    ``xxh3`` (XXH3, 128 bits, by the backup's seed) are those of the plain piece.
 
     ``tablespace`` is the OID of the one whose tar it belongs to; 0 for the data directory's own.
     """

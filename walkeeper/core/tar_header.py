@@ -1,6 +1,6 @@
 """The tar around a backup's files, as pieces have it: what lies between two files' bytes is told by the index alone.
 
-So a restore knows a piece's SHA-256 from files that are there already, and fetches only what differs.
+So a restore knows a piece's XXH3 from files that are there already, and fetches only what differs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def with_checksum(before: bytes, after: bytes) -> bytes:
 def checksum(before: bytes, after: bytes) -> int:
     """Of a header with that before and behind its own eight bytes: the sum of all, these taken for spaces.
 
-    The lower half of Adler-32 is the sum and 1, modulo 65521, which 256 bytes cannot reach: a tenth of the time of ``sum``.
+    The lower half of Adler-32 is the sum and 1, modulo 65521, which 256 bytes cannot reach: a third of the time of ``sum``.
     """
     whole = before + b" " * 8 + after
     return (zlib.adler32(whole[:256]) & 0xFFFF) + (zlib.adler32(whole[256:]) & 0xFFFF) - 2

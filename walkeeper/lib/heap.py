@@ -1,4 +1,4 @@
-"""glibc's heap, for a process that runs for years."""
+"""glibc's heap, for a process that runs for years, or has large blocks in several threads."""
 
 from __future__ import annotations
 

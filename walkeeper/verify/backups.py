@@ -141,15 +141,7 @@ def _downloaded(
     """Each piece once, and what describes them. Raises CannotTell for the first that is damaged."""
 
     def one(piece: Piece) -> int:
-        key = backups.layout.backup_piece(BackupId.parse(backup.id), piece.sha256, backup.suffix)
-        try:
-            with_retries(lambda: deque(backups.pour(backup, piece), 0))
-        except Locked:
-            raise
-        except CannotTell as problem:
-            raise CannotTell(
-                f"{key}: {str(problem).removeprefix(f'{key}: ').removeprefix('stored object: ')}"
-            ) from None
+        with_retries(lambda: deque(backups.pour(backup, piece), 0))
         return piece.size
 
     backups.read_document(backup, "manifest", backup.manifest)

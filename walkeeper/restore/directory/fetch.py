@@ -198,9 +198,8 @@ class Fetch:
             return self._locks.setdefault(path, threading.Lock())
 
     def _is_there(self, piece: Piece) -> bool:
-        """Whether the files have the piece's bytes already, told by its XXH3: a tenth of a SHA-256's time, and whoever could make
-        another piece of the same sum in this directory could as well write what he likes there."""
-        found = xxhash.xxh3_128()
+        """Whether the files have the piece's bytes already, told by its XXH3: a tenth of a SHA-256's time."""
+        found = xxhash.xxh3_128(seed=self._backup.seed)
         for before, part in around(piece):
             found.update(before)
             if part is not None and part.length:
