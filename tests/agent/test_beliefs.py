@@ -203,22 +203,24 @@ def test_p13_a_volume_that_went_back_within_the_open_segment_is_refused(world: W
 
 
 @pytest.mark.parametrize("where", ["inside", "behind", "nothing is here from below"])
-def test_a_promotion_inside_the_segment_in_which_the_volume_went_back_goes_on_there(
-    world: World, where: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """That segment is archived under the new timeline's name, and the pieces of the first life are of no file of its chain."""
+def test_p13_a_promotion_inside_the_segment_in_which_the_volume_went_back_is_refused(world: World, where: str) -> None:
+    """A base backup of the first life may end there: by the segment's new name, its WAL would be that of the second (P14)."""
     world.owned(Life(), number=9, inside=40_960)
     fork = 10 * MIB + 8192 if where == "behind" else 9 * MIB + 81_920
     history = History(2, (Switch(1, Lsn(fork)),))
     second = Life(history, letter=b"n", until=9 * MIB + 8192)
     here = range(9 if where == "nothing is here from below" else 8, fork // MIB)
     world.files("b", second, here, written=fork + 8192)
-    if where == "inside":
-        world.take_over("b", history, fork + 8192)
-        assert world.frontier == (2, 9, "b")
-        assert "tail_of_another_life" in caplog.text
-    else:
-        world.refused(OtherBytes, "b", history, fork + 8192)
+    world.refused(OtherBytes, "b", history, fork + 8192)
+
+
+def test_p13_a_promotion_inside_the_segment_in_which_the_archive_began_and_the_volume_went_back_is_refused(
+    world: World,
+) -> None:
+    world.owned(Life(), number=3, inside=40_960)
+    history = History(2, (Switch(1, Lsn(3 * MIB + 81_920)),))
+    world.files("b", Life(history, letter=b"n", until=3 * MIB + 8192), [], written=3 * MIB + 90_000)
+    world.refused(OtherBytes, "b", history, 3 * MIB + 90_000)
 
 
 def test_p13_a_volume_that_went_back_above_the_record_is_refused_where_more_of_it_is_stored(world: World) -> None:

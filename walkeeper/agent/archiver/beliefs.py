@@ -211,9 +211,7 @@ def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accep
     else:
         _go_back(belief, record, archive, local, accepted)
     if in_tail and belief.lsn == start:
-        shared = below is None or any(each.end == start for each in belief.compared)
-        end = min(common, server.lsn)
-        belief.compared += compare_tail(archive, record, stored, opened, end, local, shared=shared)
+        belief.compared += compare_tail(archive, record, stored, opened, min(common, server.lsn), local)
     _compare_own(belief, record, me, archive, stored, local, accepted)
     _go_over_stored(belief, archive, local)
     if not belief.compared and not (nothing_archived(record) and not in_tail):

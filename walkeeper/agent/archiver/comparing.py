@@ -265,12 +265,12 @@ def _there(archive: Archive, pieces: Sequence[tuple[Segment, StoredPiece]]) -> I
 
 
 def compare_tail(
-    archive: Archive, record: Record, stored: Stored, opened: Segment, end: Lsn, local: LocalWal, *, shared: bool
+    archive: Archive, record: Record, stored: Stored, opened: Segment, end: Lsn, local: LocalWal
 ) -> list[Compared]:
     """The pieces on which the record's frontier rests, up to ``end``. Raises OtherBytes.
 
-    Others, of a server that was cut off, may lie beside them: one chain that goes as far as the record says must have our bytes.
-    But for a server that was promoted inside that segment, and has the same below (``shared``): its own file of it is archived.
+    Others, of a server that was cut off, may lie beside them: one chain that goes as far as the record says must have our bytes:
+    also those of a server that was promoted inside that segment, as a base backup of the first life may end there.
     """
     by_owner: dict[str, list[StoredPiece]] = {}
     for each in stored.tail:
@@ -288,13 +288,7 @@ def compare_tail(
         except OtherBytes as found:
             problem = found
     if problem is not None:
-        if segment == opened or not shared:
-            raise problem
-        events.warning(
-            "tail_of_another_life",
-            error=problem,
-            hint=f"Its pieces stay, and say what else {opened} had when this timeline began. Archiving goes on with {segment}.",
-        )
+        raise problem
     return []
 
 
