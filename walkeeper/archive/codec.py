@@ -40,6 +40,11 @@ _FOR_WAL: Final[dict[int, int]] = {
     zstd.CompressionParameter.min_match: 5,
 }
 """What level 1 does otherwise for WAL: a table that fits into a core's first cache, and shorter matches to make up for it."""
+_FOR_FILES: Final[dict[int, int]] = {
+    zstd.CompressionParameter.hash_log: 12,
+    zstd.CompressionParameter.min_match: 7,
+}
+"""For a base backup's pieces, of which shorter matches make no less: a tenth of the time less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +61,19 @@ class Codec:
         return ZSTD + AGE if self.recipients else ZSTD
 
     def encode(self, plain: Plain | memoryview) -> bytes:
-        """The body to store under ``suffix``."""
-        return self.seal(self.pack(plain))
+        """The body of a piece of WAL to store under ``suffix``."""
+        return self.seal(self._frame(plain, _FOR_WAL))
 
     def pack(self, plain: Plain | memoryview) -> bytes:
-        """A zstd frame that carries a checksum and the plain size. The same bytes make the same frame, with the same zstd.
+        """The zstd frame of a base backup's piece. The same bytes make the same one, with the same zstd."""
+        return self._frame(plain, _FOR_FILES)
+
+    def _frame(self, plain: Plain | memoryview, at_level_1: dict[int, int]) -> bytes:
+        """With a checksum and the plain size.
 
         All at once: piece by piece zstd copies what goes in, which takes a tenth more CPU time.
         """
-        compressor = zstd.ZstdCompressor(options=self._options | (_FOR_WAL if self.level == 1 else {}))
+        compressor = zstd.ZstdCompressor(options=self._options | (at_level_1 if self.level == 1 else {}))
         return compressor.compress(plain, zstd.ZstdCompressor.FLUSH_FRAME)
 
     def seal(self, frame: bytes) -> bytes:
