@@ -27,6 +27,7 @@ from walkeeper.archive.expiry import write_floor
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
 from walkeeper.core.floor import Below
+from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -398,6 +399,26 @@ def test_p13_a_record_above_a_hole_whose_wal_the_server_no_longer_has_goes_back_
     world.files("a", Life(history), [10, 11, 12])
     world.take_over("a", history, 13 * MIB)
     assert world.frontier == (timeline, 9, "a")
+
+
+@pytest.mark.parametrize("here", [range(28, 33), range(33, 34), range(9, 33)])
+def test_p13_what_is_listed_above_a_hole_is_not_suspected_lost(world: World, here: range) -> None:
+    """An edited record, and two holes. From where the server still has its WAL on, that is stored again, and so compared."""
+    world.owned(Life(), number=33)
+    for number in (5, 20, 21):
+        world.store.delete(world.archive.layout.file(Life().segment(number), ".zst"))
+    world.put_record(below_sha256="")
+    world.files("a", Life(), here, written=33 * MIB + 8192)
+    owner = world.take_over("a", ONE, 33 * MIB + 8192)
+    frontier = Frontier(ONE, owner.record.position, SIZE)
+    for first, end in owner.listed:
+        frontier.add_listed(first, end)
+    frontier.suspect(5, here[0])
+    assert (frontier.lsn, frontier.suspected) == (
+        5 * MIB,
+        {28: ((5, 6), (20, 22)), 33: ((5, 6), (20, 22), (32, 33)), 9: ((5, 6),)}[here[0]],
+    )
+    assert frontier.first_missing(()).number == here[0]
 
 
 @pytest.mark.parametrize("why", ["a gap", "a floor", "a start"])

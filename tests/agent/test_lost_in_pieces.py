@@ -11,6 +11,7 @@ import pytest
 
 from tests.core.values import plain_segment
 from tests.twins.memory_store import MemoryStore
+from walkeeper.agent.archiver import lost_wal
 from walkeeper.agent.archiver.lost_wal import LostWal, Sources
 from walkeeper.agent.problems import Problems
 from walkeeper.archive import tail
@@ -94,3 +95,20 @@ def test_p9_pieces_that_this_node_cannot_open_are_waited_for_and_no_longer_than_
     assert (node.found, node.gaps) == (None, 0)
     node.looks(2)
     assert (node.found, node.gaps) == (None, 1)
+
+
+def test_one_look_asks_the_store_for_so_many_and_the_next_goes_on_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost_wal, "LOOKS", 20)
+    node = Node(tmp_path, Codec())
+    for number in range(3, 33):
+        segment = ONE.segment(number, SIZE)
+        node.archive.archive_segment(segment, plain_segment(segment, SYSTEM), ONE)
+    node.lost.suspect(LOST, Lsn(33 * MIB + 1))
+    node.lost.wake.clear()
+    node.looks()
+    assert (node.lost.found.qsize(), node.lost.wake.is_set()) == (20, True)
+    node.lost.wake.clear()
+    node.looks()
+    assert (node.lost.found.qsize(), node.lost.wake.is_set(), node.gaps) == (30, False, 0)

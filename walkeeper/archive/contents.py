@@ -20,7 +20,7 @@ from walkeeper.archive.histories import stored_history
 from walkeeper.archive.layout import ACCEPTED, Layout, cluster_prefix, parse_gap_name
 from walkeeper.archive.life import FIRST, Sign, parse
 from walkeeper.archive.stated import is_whole
-from walkeeper.core.coverage import Archived, Range, begins, merged, missing, reach
+from walkeeper.core.coverage import Archived, Range, begins, chain, merged, missing, reach, within
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -269,14 +269,18 @@ class Contents:
             return None
         return first, Lsn(reach(listed.archived(self._size), history, self._size, first.number) * self._size)
 
-    def first_missing(self, history: History, first: Segment, end: Segment) -> Segment | None:
-        """The first segment of that chain from ``first`` up to ``end`` that is neither listed, nor in a gap, nor given up."""
+    def along(self, history: History, first: Segment, end: Segment) -> tuple[Segment | None, list[Range]]:
+        """Of that chain from ``first`` up to ``end``: the first segment that is neither listed, nor in a gap, nor given up, and
+        the runs of numbers that are listed.
+        """
         listed = self.listed(self._layout.wal, self._layout.gaps, self._layout.starts)
         below = below_floors(self._store, self._layout)
         begun = listed.begins(history, self._size, below) or first
         archived = replace(listed.archived(self._size), below=below)
-        holes = missing(archived, history, self._size, max(begun.number, first.number), end.number)
-        return history.segment(holes[0].first, self._size) if holes else None
+        lowest = max(begun.number, first.number)
+        holes = missing(archived, history, self._size, lowest, end.number)
+        runs = within(archived.segments, chain(history, self._size, lowest, end.number))
+        return history.segment(holes[0].first, self._size) if holes else None, merged(run[1:] for run in runs)
 
     def history(self, timeline: int) -> History | None:
         """A timeline's history as it is stored; the first timeline has none and needs none."""

@@ -78,6 +78,10 @@ class Frontier:
         self._no_longer_suspected(segment.number, segment.number + 1)
         return self._advance()
 
+    def add_listed(self, first: int, end: int) -> None:
+        """Those segments above the frontier, by number, are stored by the listing alone: there is no receipt for a sum."""
+        self._ahead.add(max(first, self._next), end)
+
     def add_tail(self, receipt: TailReceipt) -> bool:
         """Take a piece of ``next_segment`` in; True when the frontier moved. An owner's pieces count from offset 0 on, each
         as far as it continues those before it."""

@@ -56,6 +56,8 @@ def assemble(
     """An archiver that is not started. ``server`` is for its own use; ``run`` is the run of it that was compared."""
     clock, archive = sources.clock, sources.archive
     frontier = Frontier(sources.history, ownership.record.position, archive.size)
+    for first_listed, end in ownership.listed:
+        frontier.add_listed(first_listed, end)
     received: Received | None = None
     receiver: Receiver | None = None
     opened: OpenSegment | None = None

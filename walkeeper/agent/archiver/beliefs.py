@@ -73,6 +73,8 @@ class Belief:
     compared: list[Compared] = field(default_factory=list)
     lives: dict[SecondLife, SecondLife | None] = field(default_factory=dict)
     """What becomes of the second lives that it was held against; None: they need not be remembered any longer."""
+    listed: list[tuple[int, int]] = field(default_factory=list)
+    """Runs of segment numbers above ``lsn`` that the store lists and this server no longer has."""
 
 
 def believe(
@@ -201,7 +203,7 @@ def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accep
     belief = Belief(start, first, record.gaps, record.gaps_total, by_record=True, start_is_stated=stored.first == first)
     belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, record)
     unsaid = stored.below if not record.below_sha256 else None
-    hole = _hole(unsaid.segment, first, record, archive, local) if unsaid is not None else None
+    hole, belief.listed = _hole(unsaid.segment, first, record, archive, local) if unsaid is not None else (None, [])
     if hole is not None:
         _go_to(belief, hole.start, record, archive, local)
     elif unsaid is not None:
@@ -254,8 +256,11 @@ def _lies_in_a_gap(segment: Segment, record: Record, archive: Archive) -> bool:
     return covers(record.gaps, alone) or covers(archive.contents.gaps(), alone)
 
 
-def _hole(below: Segment, first: Segment, record: Record, archive: Archive, local: LocalWal) -> Segment | None:
-    """The first segment up to ``below`` that the store lacks, by its listing and by a look at each that this server still has.
+def _hole(
+    below: Segment, first: Segment, record: Record, archive: Archive, local: LocalWal
+) -> tuple[Segment | None, list[tuple[int, int]]]:
+    """The first segment up to ``below`` that the store lacks, by its listing and by a look at each that this server still has;
+    and what is listed below those.
 
     For a record without the sum of what its owner stored last: somebody put the frontier there. Uploads go side by side, and on
     behind WAL that is suspected lost, which this server no longer has.
@@ -263,8 +268,10 @@ def _hole(below: Segment, first: Segment, record: Record, archive: Archive, loca
     chain, here = local.server.history, local.unbroken(first, below.end)
     lacking = (segment for segment, there in archive.contents.looks(here) if not there)
     looked = next((segment for segment in lacking if not _lies_in_a_gap(segment, record, archive)), None)
-    listed = archive.contents.first_missing(chain, first, below)
-    return min(filter(None, (looked, listed)), key=lambda segment: segment.number, default=None)
+    missing, listed = archive.contents.along(chain, first, below)
+    known = here[0].number if here else below.number
+    hole = min(filter(None, (looked, missing)), key=lambda segment: segment.number, default=None)
+    return hole, [(run.first, min(run.end, known)) for run in listed if run.first < known]
 
 
 def _compare_last(belief: Belief, record: Record, stored: Stored, local: LocalWal, server: LocalServer) -> None:

@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ from walkeeper.core.wal_page import Plain
 from walkeeper.errors import BadSegment, CannotTell, PostgresError, WalkeeperError, WalMissing
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, timestamp
+from walkeeper.lib.parallel import in_parallel
 from walkeeper.postgres.wal_file import is_there, read_segment, unreadable
 
 LOOK_SECONDS: Final = 5.0
@@ -41,6 +43,9 @@ ASKED: Final = 64
 """Segments that a member is asked for in one look: what is new is told soon."""
 MISSES: Final = 64
 """Segments that one look asks the store for in vain; the next look goes on behind them."""
+LOOKS: Final = 512
+"""Segments that one look asks the store for at all; the next one follows at once."""
+AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +183,9 @@ class LostWal:
         self._stores.look()
         members = self._members.that_may_have(self._frontier.lsn)
         self._tell(members)
-        self._look_here(stopped)
+        if not self._look_here(stopped):
+            self.wake.set()
+            return
         for member in members or ():
             for receipt in self._members.fetch(member, self._suspicions, stopped, ASKED):
                 self.found.put(receipt)
@@ -190,21 +197,26 @@ class LostWal:
 
     # --- looking for it -------------------------------------------------------------------------------------------
 
-    def _look_here(self, stopped: Callable[[], bool]) -> None:
-        """In the store, where a returning member's agent puts it, in pg_wal, and in the other stores."""
+    def _look_here(self, stopped: Callable[[], bool]) -> bool:
+        """In the store, where a returning member's agent puts it, in pg_wal, and in the other stores.
+
+        False where that was so much that the rest waits for the next look.
+        """
+        find = self._sources.archive.find
         segments = list(self._suspicions.segments())
         behind = [segment for segment in segments if segment.number >= self._look_from]
-        missed = 0
         self._list_pieces()
-        for segment in (*behind, *segments[: len(segments) - len(behind)]):
-            if stopped() or missed >= MISSES:
-                return
-            missed += not self._take(segment)
-            self._look_from = segment.number + 1
+        left, missed, looked = iter((*behind, *segments[: len(segments) - len(behind)])), 0, 0
+        while not stopped() and (some := list(islice(left, min(AT_ONCE, MISSES - missed, LOOKS - looked)))):
+            found = dict(in_parallel(lambda each: (each, find(each)), some, len(some)))
+            looked += len(some)
+            for segment in some:
+                missed += not self._take(segment, found[segment])
+                self._look_from = segment.number + 1
+        return looked < LOOKS
 
-    def _take(self, wanted: Segment) -> bool:
-        """Whether the store has it by now, or gets it from pg_wal or from another store."""
-        receipt = self._sources.archive.find(wanted)
+    def _take(self, wanted: Segment, receipt: Receipt | None) -> bool:
+        """Whether the store has it by now (``receipt``), or gets it from pg_wal or from another store."""
         plain = None
         if receipt is None:
             plain = from_pg_wal(self._sources, wanted) or self._from_pieces(wanted)
@@ -256,7 +268,9 @@ class LostWal:
             segments = [
                 sources.history.segment(number, lost.first.size) for number in range(lost.first.number, lost.end)
             ]
-            came = [segment for segment in segments if not stopped() and self._take(segment)]
+            came = [
+                segment for segment in segments if not stopped() and self._take(segment, sources.archive.find(segment))
+            ]
             if came or stopped():
                 return  # somebody has just handed it in: the next look judges what is left
             if why in (Why.WAITED, Why.DISK) and any(map(self._stores.promise, segments)):

@@ -39,12 +39,14 @@ class Ownership:
         record: Record,
         versioned: Versioned,
         lives: Mapping[SecondLife, SecondLife | None] | None = None,
+        listed: Collection[tuple[int, int]] = (),
     ) -> None:
-        """``lives``: what became of second lives; None: they need not be remembered any longer."""
+        """``lives``: what became of second lives; None: they need not be remembered any longer. ``listed``: as in Belief."""
         self._records = records
         self._versioned = versioned
         self.record = record
         self.lives = lives or {}
+        self.listed = listed
         self.below: tuple[int, str] | None = None
         """The number and SHA-256 of the last whole segment that the frontier has passed; None where that is not known."""
         self.begins: Segment | None = None
@@ -197,7 +199,7 @@ def take_over(
         previous_timeline=previous.timeline if previous else None,
         previous_frontier=previous.lsn if previous else None,
     )
-    return Ownership(records, record, written, belief.lives)
+    return Ownership(records, record, written, belief.lives, belief.listed)
 
 
 def _leader(me: str, records: RecordStore) -> Leader:
