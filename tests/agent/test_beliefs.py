@@ -775,7 +775,7 @@ def test_a_takeover_asks_as_often_on_timeline_200_as_on_timeline_2(world: World)
     """What it stores on the way is the one new history."""
 
     def chain(timeline: int) -> History:
-        return History(timeline, tuple(Switch(n, Lsn(3 * MIB + 8192 * n)) for n in range(1, timeline)))
+        return History(timeline, tuple(Switch(n, Lsn(3 * MIB + 4096 * n)) for n in range(1, timeline)))
 
     def texts(timeline: int) -> dict[int, bytes]:
         return {n: history_text(chain(n)) for n in range(2, timeline + 1)}
@@ -789,6 +789,42 @@ def test_a_takeover_asks_as_often_on_timeline_200_as_on_timeline_2(world: World)
         world.take_over("c", chain(timeline + 1), 8 * MIB, histories=texts(timeline + 1))
         asked.append(sorted(method for method, _ in world.store.calls))
     assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize("inside", [0, 40_960])
+def test_a_takeover_asks_for_no_pieces_of_segments_below_the_frontier(world: World, inside: int) -> None:
+    """Where nobody may delete, there are a day's: 86,400 of them."""
+    life = Life()
+    world.owned(life, number=9, inside=inside)
+    for number in range(3, 9):
+        world.ships(life, "0123456789ab0001", number, *range(8192, 8192 * 20, 8192))
+    world.ships(life, "0123456789ab0001", 10, *range(8192, 8192 * 11, 8192))
+    world.files("a", life, range(3, 10), written=10 * MIB + 81_920)
+    world.store.calls.clear()
+    world.take_over("a", ONE, 10 * MIB + 81_920)
+    tails = world.archive.layout.tails
+    assert sorted(key for method, key in world.store.calls if method == "list" and key.startswith(tails)) == [
+        world.archive.layout.tail(life.segment(number).name) for number in (9, 10, 11)
+    ]
+    heads = [
+        key for method, key in world.store.calls if method == "head" and "/0000000100000000" in key and tails in key
+    ]
+    assert len([key for key in heads if life.segment(10).name in key]) == 10
+    assert {key.split("/")[-2] for key in heads} == {
+        life.segment(number).name for number in ((9, 10) if inside else (10,))
+    }
+
+
+@pytest.mark.parametrize("inside", [0, 8192])
+def test_p13_pieces_of_another_life_above_the_frontier_are_compared(world: World, inside: int) -> None:
+    life = Life()
+    world.owned(life, number=9, inside=inside)
+    world.ships(life, "0123456789ab0001", 10, 8192, 16_384)
+    second = Life(letter=b"n", until=10 * MIB)
+    world.files("a", second, range(3, 9), written=9 * MIB + 16_384)
+    world.refused(BeyondServer, "a", ONE, 9 * MIB + 16_384)
+    world.files("a", second, range(9, 12))
+    world.refused(OtherBytes, "a", ONE, 12 * MIB)
 
 
 def test_a_stale_owner_that_moves_the_record_does_not_keep_it_from_the_new_leader(world: World) -> None:

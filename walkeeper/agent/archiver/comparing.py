@@ -16,18 +16,18 @@ from itertools import islice
 from typing import Final
 
 from walkeeper.agent.archiver.local_wal import LocalWal
-from walkeeper.archive.tail import StoredPiece, parse_key, stored_pieces
+from walkeeper.archive.tail import StoredPiece, stored_pieces
 from walkeeper.archive.write import Archive
 from walkeeper.core.beliefs import PROMOTE, expected_switches
 from walkeeper.core.history import Switch, written_switches
-from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Record
 from walkeeper.core.second_life import Compared
 from walkeeper.core.tail import longest_chain
 from walkeeper.core.takeover import LocalServer, beyond
-from walkeeper.errors import BadHistory, BadName, NotAuthentic, NumberUsedTwice, OtherBytes, Refused
+from walkeeper.errors import BadHistory, NotAuthentic, NumberUsedTwice, OtherBytes, Refused
 from walkeeper.lib import events
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import Body, ObjectInfo
@@ -36,6 +36,8 @@ AT_ONCE: Final = 8
 """Questions to the store on their way at the same time."""
 PIECES: Final = 64
 """Pieces of the server's own timeline that are compared: the last ones."""
+SEGMENTS: Final = 16
+"""Segments up to the server's in which these are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,6 @@ class Stored:
     """Pieces of the segment in which the record's frontier lies."""
     own: tuple[Segment, ...]
     """Whole segments of the server's own timeline: where that began, and where the server is."""
-    own_tail: tuple[StoredPiece, ...]
 
 
 def look(archive: Archive, server: LocalServer, below: Segment | None, opened: Segment | None) -> Stored:
@@ -67,7 +68,6 @@ def look(archive: Archive, server: LocalServer, below: Segment | None, opened: S
         "own": lambda: tuple(
             sorted(segment for folder in folders for segment in archive.contents.segments(f"{folder}/"))
         ),
-        "own_tail": lambda: tuple(filter(None, map(parse_key, store.list(f"{layout.tails}{timeline:08X}")))),
     }
     answers: dict[str, object] = dict(in_parallel(lambda name: (name, questions[name]()), questions, len(questions)))
     return Stored(**answers)  # type: ignore[arg-type]
@@ -220,21 +220,23 @@ def compare_own(archive: Archive, stored: Stored, local: LocalWal, frontier: Lsn
     Two servers that were promoted at one position under one number write the same history. What lies above ``frontier`` may have
     another life's before it. Raises OtherBytes, BeyondServer or StandbyLags.
     """
-    if not stored.own and not stored.own_tail:
+    own_tail = _own_tail(archive, local.server, stored, frontier)
+    if not stored.own and not own_tail:
         return [], False
     server = local.now()  # after the listing
-    timeline, size = server.history.timeline, archive.size
+    timeline = server.history.timeline
     whole = [segment for segment in stored.own if segment.timeline == timeline and server.history.contains(segment)]
-    pieces = sorted(_with_segments(stored.own_tail, size), key=lambda one: (one[0].number, one[1].piece), reverse=True)
-    last = list(islice(_there(archive, pieces), PIECES))
+    own_tail.sort(key=lambda one: (one[0].number, one[1].piece), reverse=True)
+    last = list(islice(_there(archive, own_tail), PIECES))
     highest = _first_there(archive, whole[::-1])
     ends = [highest.end] if highest is not None else []
-    ends += [Lsn(segment.start + each.piece.end) for segment, each in last]
+    ends += [Lsn(segment.start + each.piece.end) for segment, each, _ in last]
     if max(ends, default=Lsn(0)) > server.lsn:
         raise beyond(f"{archive.store.url}: what is stored of timeline {timeline}, up to {max(ends)},", server)
     compared = compare_some(archive, whole, local, server.lsn)
-    for segment in sorted({segment for segment, _ in last}):
-        compared += _compare_pieces(archive, segment, [each for one, each in last if one == segment], local, timeline)
+    for segment in sorted({segment for segment, _, _ in last}):
+        heads = {each: info for one, each, info in last if one == segment}
+        compared += _compare_pieces(segment, heads, local, timeline)
     return [replace(each, whole=each.end <= frontier) for each in compared], bool(ends)
 
 
@@ -247,21 +249,32 @@ def other_life(archive: Archive, local: LocalWal) -> int:
     return 0
 
 
-def _with_segments(pieces: Iterable[StoredPiece], size: SegmentSize) -> Iterator[tuple[Segment, StoredPiece]]:
-    for each in pieces:
-        try:
-            yield Segment.parse(each.segment, size), each
-        except BadName:
-            continue  # no segment of this archive has such a folder
+def _own_tail(
+    archive: Archive, server: LocalServer, stored: Stored, frontier: Lsn
+) -> list[tuple[Segment, StoredPiece]]:
+    """The pieces of its timeline from the frontier's segment on, to the one above the server's: folder by folder, as where nobody
+    may delete there are those of each segment. The frontier's may be listed already.
+    """
+    chain, size = server.history, archive.size
+    end = max(server.lsn, frontier) // size + 2
+    segments = (chain.segment(number, size) for number in range(max(frontier // size, end - SEGMENTS), end))
+    own = [segment for segment in segments if segment.timeline == chain.timeline]
+
+    def pieces(segment: Segment) -> list[tuple[Segment, StoredPiece]]:
+        known = [each for each in stored.tail if each.segment == segment.name]
+        return [(segment, each) for each in known or stored_pieces(archive.store, archive.layout, segment.name)]
+
+    return [one for found in in_parallel(pieces, own, min(AT_ONCE, len(own))) for one in found]
 
 
-def _there(archive: Archive, pieces: Sequence[tuple[Segment, StoredPiece]]) -> Iterator[tuple[Segment, StoredPiece]]:
+def _there(
+    archive: Archive, pieces: Sequence[tuple[Segment, StoredPiece]]
+) -> Iterator[tuple[Segment, StoredPiece, ObjectInfo]]:
     """Those of which not only the name is there, in order."""
     left = iter(pieces)
     while some := list(islice(left, AT_ONCE)):
-        keys = [each.key for _, each in some]
-        heads = dict(in_parallel(lambda key: (key, _head(archive, key)), keys, len(keys)))
-        yield from (one for one in some if heads[one[1].key] is not None)
+        heads = _heads(archive, [each for _, each in some])
+        yield from ((segment, each, info) for segment, each in some if (info := heads[each]) is not None)
 
 
 def compare_tail(
@@ -283,7 +296,7 @@ def compare_tail(
             continue
         usable = [each for each in by_owner[owner] if each.piece in chain and opened.start + each.piece.end <= end]
         try:
-            if compared := _compare_pieces(archive, segment, usable, local, opened.timeline):
+            if compared := _compare_pieces(segment, _heads(archive, usable), local, opened.timeline):
                 return compared
         except OtherBytes as found:
             problem = found
@@ -293,15 +306,12 @@ def compare_tail(
 
 
 def _compare_pieces(
-    archive: Archive, segment: Segment, pieces: Sequence[StoredPiece], local: LocalWal, timeline: int
+    segment: Segment, heads: Mapping[StoredPiece, ObjectInfo | None], local: LocalWal, timeline: int
 ) -> list[Compared]:
     """``timeline``: under which they are stored."""
-    plain = local.beginning(segment, max((each.piece.end for each in pieces), default=0)) if pieces else None
+    plain = local.beginning(segment, max(each.piece.end for each in heads)) if heads else None
     if plain is None:
         return []
-    heads: Mapping[StoredPiece, ObjectInfo | None] = dict(
-        in_parallel(lambda each: (each, _head(archive, each.key)), pieces, min(AT_ONCE, len(pieces)))
-    )
     stated = {each: info.metadata.get("sha256") for each, info in heads.items() if info is not None}
     told = {each: sha256 for each, sha256 in stated.items() if sha256}
     wrong = [each for each, sha256 in told.items() if sha256 != _sha256(plain[each.piece.begin : each.piece.end])]
@@ -309,6 +319,10 @@ def _compare_pieces(
         raise other_bytes(f"{segment}, its tail {min(wrong, key=lambda each: each.piece).piece.name}", timeline)
     end = max((each.piece.end for each in told), default=0)
     return [Compared(f"tail of {segment}", timeline, Lsn(segment.start + end))] if told else []
+
+
+def _heads(archive: Archive, pieces: Sequence[StoredPiece]) -> Mapping[StoredPiece, ObjectInfo | None]:
+    return dict(in_parallel(lambda each: (each, _head(archive, each.key)), pieces, min(AT_ONCE, len(pieces))))
 
 
 def _head(archive: Archive, key: str) -> ObjectInfo | None:
