@@ -5,8 +5,10 @@ First what is refused, each with a name; then what looks like it, is legitimate,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +17,7 @@ from tests.core.test_floor import a_floor
 from tests.core.values import history_text, paged_segment
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
-from walkeeper.agent.archiver import beliefs
+from walkeeper.agent.archiver import beliefs, local_wal
 from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.ownership import Ownership, take_over
@@ -41,6 +43,7 @@ from walkeeper.errors import (
     ArchiveMissing,
     BeyondServer,
     CasConflict,
+    DcsUnavailable,
     HeldBack,
     NothingToCompare,
     NumberUsedTwice,
@@ -55,6 +58,7 @@ from walkeeper.errors import (
 )
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres.server import ServerState
+from walkeeper.postgres.wal_file import read_segment
 from walkeeper.store.base import Store
 
 SYSTEM = 7300000000000000001
@@ -789,6 +793,53 @@ def test_a_takeover_asks_as_often_on_timeline_200_as_on_timeline_2(world: World)
         world.take_over("c", chain(timeline + 1), 8 * MIB, histories=texts(timeline + 1))
         asked.append(sorted(method for method, _ in world.store.calls))
     assert asked[0] == asked[1]
+
+
+def test_a_takeover_without_a_record_reads_a_segment_once_while_it_is_tried(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again where its file has changed meanwhile: a volume may go back under a running agent."""
+    world.owned(Life(), number=30)
+    world.dcs.wipe()
+    world.dcs.set_leader("a")
+    world.files("a", Life(), range(3, 30), written=30 * MIB + 8192)
+    read = list[Segment]()
+
+    def reads(path: Path, segment: Segment) -> bytes | bytearray:
+        read.append(segment)
+        return read_segment(path, segment)
+
+    monkeypatch.setattr(local_wal, "read_segment", reads)
+    failing, write = [True] * 2, MemoryRecord.write
+
+    def fails(self: MemoryRecord, *arguments: Any, **more: Any) -> Any:
+        if failing:
+            failing.pop()
+            raise DcsUnavailable("etcd: no answer")
+        return write(self, *arguments, **more)
+
+    monkeypatch.setattr(MemoryRecord, "write", fails)
+    wal = LocalWal(LocalServer(SYSTEM, SIZE, ONE, Lsn(30 * MIB + 8192)), {}, world.directory / "a")
+    watcher = Watcher(SystemClock())
+
+    def take() -> None:
+        take_over("a", MemoryRecord(world.dcs), world.archive, wal, watcher)
+
+    for _ in range(2):
+        with pytest.raises(DcsUnavailable):
+            take()
+    assert sorted(read) == [Life().segment(number) for number in range(3, 30)]
+    changed = world.directory / "a" / Life().segment(20).name
+    before = changed.stat().st_mtime_ns
+    world.files("a", Life(letter=b"n", until=20 * MIB), [20])
+    os.utime(changed, ns=(before + 1, before + 1))
+    with pytest.raises(OtherBytes):
+        take()
+    world.files("a", Life(), [20])
+    os.utime(changed, ns=(before + 2, before + 2))
+    take()
+    assert len(read) == 27 + 2
+    assert watcher.sums == {}
 
 
 @pytest.mark.parametrize("inside", [0, 40_960])

@@ -85,6 +85,8 @@ class Watcher:
         self._watch = LifeWatch()
         self._root = ""
         self._done: LifeWatch | None = None
+        self.sums: dict[tuple[object, ...], str] = {}
+        """Of this server's segments, for as long as the same takeover is tried: see LocalWal."""
 
     def remember(self, token: str) -> None:
         """It is in the record of this node's own DCS: whoever renews it belongs to this cluster."""
@@ -94,6 +96,7 @@ class Watcher:
     def forget(self) -> None:
         """This node does not want a takeover: the next watch begins at its beginning."""
         self._watch = LifeWatch()
+        self.sums = {}
 
     def token(self) -> str:
         """For a record that is written where there was none: this cluster's, where it is known, else a new one."""

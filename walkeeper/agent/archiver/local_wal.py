@@ -24,13 +24,15 @@ from walkeeper.postgres.wal_file import is_there, read_segment
 class LocalWal:
     """The local server as the takeover needs it: its state and its timelines' histories, by number, as in pg_wal.
 
-    ``ask`` is the server's state at this moment. Without ``pg_wal`` there are no bytes to compare.
+    ``ask`` is the server's state at this moment. Without ``pg_wal`` there are no bytes to compare. ``sums`` are kept for who
+    comes again: of a segment, by what says that its file is still the same.
     """
 
     server: LocalServer
     histories: dict[int, bytes]
     pg_wal: Path | None = None
     ask: Callable[[], ServerState] | None = None
+    sums: dict[tuple[object, ...], str] | None = None
 
     def clone_of(self) -> str:
         """The archive that this server was restored from as another cluster's; empty for none. Raises PostgresError."""
@@ -67,8 +69,14 @@ class LocalWal:
 
     def sha256(self, segment: Segment, lsn: Lsn) -> str | None:
         """Of a whole segment below ``lsn``; None where the server no longer has it. Raises PostgresError."""
+        file = self._file(segment)  # before it is read
+        if segment.end <= lsn and self.sums is not None and file in self.sums:
+            return self.sums[file]
         plain = self._read(segment) if segment.end <= lsn else None
-        return None if plain is None else hashlib.sha256(plain).hexdigest()
+        sha256 = None if plain is None else hashlib.sha256(plain).hexdigest()
+        if sha256 is not None and self.sums is not None and file:
+            self.sums[file] = sha256
+        return sha256
 
     def beginning(self, segment: Segment, size: int) -> bytes | None:
         """So many bytes of a segment, which must have been written; None where the server has no such file."""
@@ -91,6 +99,16 @@ class LocalWal:
         chain, size = self.server.history, first.size
         below = (chain.segment(number, size) for number in range(end // size - 1, first.number - 1, -1))
         return list(takewhile(self.has, below))[::-1]
+
+    def _file(self, segment: Segment) -> tuple[object, ...]:
+        """What differs once it is another file, or was written to; empty where there is none."""
+        if self.pg_wal is None or self.sums is None:
+            return ()
+        try:
+            found = (self.pg_wal / segment.name).stat()
+        except OSError:
+            return ()
+        return segment.name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _read(self, segment: Segment) -> bytes | bytearray | None:
         if self.pg_wal is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -165,6 +166,7 @@ def take_over(
     _leader(me, records)  # who does not lead need not look any further
     previous = _readable(before)
     if previous is None:
+        local = replace(local, sums=watcher.sums)
         check_no_clone(archive, local, accepted, other_stores)
         try:
             watcher.alone(archive, accepted)
@@ -184,6 +186,7 @@ def take_over(
     _store_histories(archive, local, belief)
     token = (previous.life if previous is not None else "") or watcher.token()
     record, written = _compare_and_set(me, records, before, belief, local, token, durability)
+    watcher.sums = {}
     no_longer_a_clone(archive, local)
     if not belief.start_is_stated:
         archive.state_start(
