@@ -94,7 +94,9 @@ class Cluster(World):
         known = {history.timeline: history_text(history)} if history.switches else {}
         return LocalWal(LocalServer(SYSTEM, SIZE, history, Lsn(lsn), in_recovery), known, self.directory / name)
 
-    def takes_over(self, name: str, history: History, lsn: int, *, accepted: Collection[str] = ()) -> None:
+    def takes_over(
+        self, name: str, history: History, lsn: int, *, accepted: Collection[str] = (), about: object = None
+    ) -> None:
         """The agent itself, which has its first look then."""
         self.dcs.set_leader(name)
         agent, pg_wal = self.agents[name], self.directory / name
@@ -103,7 +105,7 @@ class Cluster(World):
             (pg_wal / f"{history.timeline:08X}.history").write_bytes(history_text(history))
         state = ServerState(SYSTEM, False, history.timeline, Lsn(lsn), SIZE, 15, "replica")
         agent._committer_server.state = lambda: state  # type: ignore[method-assign]
-        owned = agent._take_over(state, frozenset(accepted)).ownership
+        owned = agent._take_over(state, frozenset(accepted), about).ownership
         self.clock.now += WRITTEN_SECONDS + 1  # type: ignore[attr-defined]
         agent.remembering.tend(owned.record, {}, (), owned.lives)
 
@@ -230,6 +232,39 @@ def test_an_old_primary_on_a_branch_that_ended_is_no_second_life(cluster: Cluste
     cluster.files("a", Life(), range(5, 11))  # and it has written on
     cluster.refuses(WrongTimeline, "a", ONE, 11 * MIB)
     assert cluster.lives == []
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_the_store_is_asked_once_in_a_situation_whether_an_ended_timeline_has_two_lives(
+    cluster: Cluster, other: bool
+) -> None:
+    """An old primary meets ``wrong_timeline`` each half minute until Patroni has rewound it."""
+    cluster.owned(Life(), number=9)
+    promoted = History(2, (Switch(1, Lsn(8 * MIB + 8192)),))
+    cluster.files("b", Life(promoted), [7, 8])
+    cluster.takes_over("b", promoted, 9 * MIB)
+    cluster.files("a", SECOND if other else Life(), range(3, 11))
+    asked = []
+    for about in ("one", "one", "another"):
+        cluster.store.calls.clear()
+        with pytest.raises(WrongTimeline):
+            cluster.takes_over("a", ONE, 11 * MIB, about=about)
+        asked.append(sum(key.startswith(cluster.archive.layout.tails) for _, key in cluster.store.calls))
+    assert asked[1] == 0 < asked[0] == asked[2]
+    assert bool(cluster.lives) is other
+
+
+def test_a_server_in_recovery_on_an_ended_timeline_is_no_second_life(cluster: Cluster) -> None:
+    cluster.owned(Life(), number=9)
+    promoted = History(2, (Switch(1, Lsn(8 * MIB + 8192)),))
+    cluster.files("b", Life(promoted), [7, 8])
+    cluster.takes_over("b", promoted, 9 * MIB)
+    cluster.files("a", SECOND, range(3, 11))
+    cluster.store.calls.clear()
+    wal = cluster.local("a", ONE, 11 * MIB, in_recovery=True)
+    with pytest.raises(WrongTimeline), cluster.remembering["a"].second_lives(cluster.archive, wal):
+        raise WrongTimeline("of another branch")
+    assert (cluster.store.calls, cluster.lives) == ([], [])
 
 
 def test_p13_a_server_is_held_against_it_without_a_record_too(cluster: Cluster) -> None:

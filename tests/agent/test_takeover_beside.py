@@ -56,7 +56,7 @@ class Slow(Agent):
         self.ends_with: Any = None
         self.accepted: frozenset[str] = frozenset()
 
-    def _take_over(self, server: ServerState, accepted: frozenset[str]) -> Any:
+    def _take_over(self, server: ServerState, accepted: frozenset[str], about: object = None) -> Any:
         self.begun += 1
         self.accepted = accepted
         self.go_on.wait(20)

@@ -309,7 +309,7 @@ class Agent:
     def _run_takeover(self, takeover: _Takeover, server: ServerState) -> None:
         """Beside the looks: it may have to list the whole archive, and the watchdog waits for each look."""
         try:
-            takeover.archiver = self._take_over(server, takeover.accepted)
+            takeover.archiver = self._take_over(server, takeover.accepted, takeover.about)
         except WalkeeperError as problem:
             takeover.problem = problem
         finally:
@@ -344,7 +344,7 @@ class Agent:
         if self.archiver is not None and not self._stopping:
             self.archiver.start(self.supervisor, self.config.upload_workers, self.config.uploads)
 
-    def _take_over(self, server: ServerState, accepted: frozenset[str]) -> Archiver:
+    def _take_over(self, server: ServerState, accepted: frozenset[str], about: object = None) -> Archiver:
         """Not started yet."""
         run = OneRun(self.config.data_dir, self.poke)  # before anything is compared
         pg_wal = self.config.data_dir / "pg_wal"
@@ -355,7 +355,7 @@ class Agent:
         receiver = find_receiver(self.config, server.major)  # before the record is ours: without it nothing is archived
         stores = self.shared.other_stores(self.config, server.system_identifier)
         alone = partial(check_alone, self.config.name, self.records, local, accepted)
-        with self.remembering.second_lives(archive, local, alone) as second_lives:
+        with self.remembering.second_lives(archive, local, alone, about) as second_lives:
             for store, record in self.shared.holding.others(self.config.store_name).items():
                 if record is not None:
                     check_record(self.config.name, store, record, local, accepted)

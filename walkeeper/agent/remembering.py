@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from walkeeper.agent.archiver.comparing import shared_up_to
+from walkeeper.agent.archiver.comparing import other_life, shared_up_to
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.problems import Problems
 from walkeeper.archive import histories
@@ -35,6 +35,7 @@ from walkeeper.errors import (
     Refused,
     StoreError,
     WalkeeperError,
+    WrongTimeline,
 )
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, now_utc
@@ -63,6 +64,8 @@ class Remembering:
         """The second life that this server was found to be of, with what it shares."""
         self._unwritten: tuple[int, SecondLife] | None = None
         """A cluster, and what could not be noted of it yet."""
+        self._wrong_timeline: tuple[object, int] = None, 0
+        """In which situation the store was asked last whether this server's timeline has two lives, and its number or 0."""
         self._written: object = None
         self._next = 0.0
         self._conflicts = False
@@ -87,11 +90,11 @@ class Remembering:
 
     @contextmanager
     def second_lives(
-        self, archive: Archive, local: LocalWal, alone: Callable[[], None] = lambda: None
+        self, archive: Archive, local: LocalWal, alone: Callable[[], None] = lambda: None, about: object = None
     ) -> Iterator[tuple[SecondLife, ...]]:
         """For a takeover by that server, which must not be of any of them. Where it is refused as yet another one, that is noted,
         at each refusal: the next server that is promoted may have come from this one. So is what ``alone``, which asks no store,
-        is refused for, where the store is away. Raises DcsUnavailable.
+        is refused for, where the store is away. ``about``: the situation, as Refusals keeps it. Raises DcsUnavailable.
         """
         found, system = self._read(), local.server.system_identifier
         known = found.second_lives if found is not None and found.system_identifier == str(system) else ()
@@ -99,6 +102,8 @@ class Remembering:
             yield known
             self._unwritten = None
         except Refused as problem:
+            if isinstance(problem, WrongTimeline):
+                problem.second_life_of = self._other_life(archive, local, about)
             if problem.second_life_of:
                 self._note(problem.second_life_of, archive, local, known)
             raise
@@ -109,6 +114,20 @@ class Remembering:
                 if isinstance(problem, Refused) and problem.second_life_of:
                     self._note(problem.second_life_of, archive, local, known)
             raise
+
+    def _other_life(self, archive: Archive, local: LocalWal, about: object) -> int:
+        """As ``other_life``. Asked once in a situation: mostly it is an old primary that waits to be rewound, for however long. A
+        server in recovery has nobody's WAL but its primary's.
+        """
+        if local.server.in_recovery:
+            return 0
+        if about is None or self._wrong_timeline[0] != about:
+            try:
+                self._wrong_timeline = about, other_life(archive, local)
+            except WalkeeperError as problem:
+                events.failure("second_life_not_compared", problem)
+                return 0
+        return self._wrong_timeline[1]
 
     def _note(self, timeline: int, archive: Archive, local: LocalWal, known: Collection[SecondLife]) -> None:
         life = self._life(timeline, Lsn(0), local.server.lsn)

@@ -24,7 +24,6 @@ from walkeeper.agent.archiver.comparing import (
     compare_whole,
     look,
     other_bytes,
-    other_life,
 )
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.recorded_gaps import LONGEST
@@ -49,7 +48,6 @@ from walkeeper.errors import (
     Refused,
     StoreBehind,
     WrongCluster,
-    WrongTimeline,
 )
 from walkeeper.lib import events
 
@@ -183,11 +181,7 @@ def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accep
     server = local.now()  # after the record was read: what was recorded of this server's WAL, it had
     chain, first = server.history, Segment.parse(record.start, archive.size)
     history = _record_history(record, archive, local)
-    try:
-        common, start = common_end(record, history, server), resume_at(record, history, server)
-    except WrongTimeline as problem:
-        problem.second_life_of = other_life(archive, local)
-        raise
+    common, start = common_end(record, history, server), resume_at(record, history, server)
     opened = history.segment_at(record.position, archive.size)
     in_tail = record.position > opened.start == start
     below = _below(chain, start, first)
