@@ -16,6 +16,7 @@ from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD
 from tests.parts.processes import Host, Process, wait_until
 from tests.parts.ways import Way, keys_of
 from walkeeper.control import client, paths
+from walkeeper.core.record import decode_record
 from walkeeper.errors import AgentError
 
 HOLD_SLOT: Final = "walkeeper"
@@ -73,6 +74,12 @@ class Agent:
 
     def _record(self) -> object:
         return self._etcd.get(f"/service/{SCOPE}/walkeeper")
+
+    def position(self) -> int:
+        """Up to where it has archived, as its record says."""
+        record = self._record()
+        assert isinstance(record, bytes)
+        return decode_record(record).position
 
     @property
     def pid(self) -> int:

@@ -40,7 +40,7 @@ from benchmarks.pgbackrest import PgBackRest
 from benchmarks.places import Kind
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import Postgres
-from tests.parts.processes import Host, new_directory
+from tests.parts.processes import Host, new_directory, wait_until
 from tests.parts.ways import Way
 from walkeeper.core.lsn import MIB
 from walkeeper.core.names import Segment
@@ -62,7 +62,9 @@ _serial = count(1)
 @dataclass(frozen=True, slots=True, eq=False)
 class Contender:
     """``begin`` is called before each backlog and gives the archive_command; ``beside`` runs the agent, if there is one, and says
-    the pids whose CPU counts too. ``lacks`` says which of the segments are not in the archive."""
+    the pids whose CPU counts too. ``lacks`` says which of the segments are not in the archive. ``position`` is of one that needs
+    no command: up to where it has archived.
+    """
 
     name: str
     store: str
@@ -70,6 +72,7 @@ class Contender:
     environment: dict[str, str] = field(default_factory=dict)
     beside: Callable[[], AbstractContextManager[list[int]]] = lambda: nullcontext([])
     lacks: Callable[[Sequence[Segment]], list[str]] = lambda _: []
+    position: Callable[[], int] | None = None
 
 
 @dataclass(slots=True)
@@ -149,6 +152,7 @@ def _contenders(place: StorePlace, server: Postgres, stack: ExitStack) -> Iterat
     else:
         print("push: without pgBackRest, which is not installed here", flush=True)
     yield _with_agent("walkeeper-archive-push (shell), archiver: command", place, SHELL, "command", server, stack)
+    yield _with_agent("walkeeper streaming, no archive_command", place, "", "streaming", server, stack)
     yield _with_agent("walkeeper-archive-push (shell), beside streaming", place, SHELL, "streaming", server, stack)
     yield _with_agent("walkeeper archive-push, archiver: command", place, PLAIN, "command", server, stack)
     yield _bare("walkeeper-archive-push (shell), no agent", place, SHELL, server)
@@ -195,7 +199,8 @@ def _with_agent(
 
     whole = command.format(config=agent.config, shell=shell())
     lacks = partial(_lacks, place, prefix, server)
-    return Contender(name, place.name, lambda: whole, agent.environment, beside, lacks)
+    position = None if command else agent.position
+    return Contender(name, place.name, lambda: whole, agent.environment, beside, lacks, position)
 
 
 def _lacks(place: StorePlace, prefix: str, server: Postgres, chain: Sequence[Segment]) -> list[str]:
@@ -215,23 +220,41 @@ def _measure(contender: Contender, server: Postgres, chain: Sequence[Segment], f
         living = [server.pid, *agents]
         _mark(server, ".done", ".ready", names.__contains__)
         meter, begun = cost.Meter(living), time.monotonic()
-        for segment in chain:
-            _push(command, server, environment, segment)
+        archived = (
+            _by_itself(contender.position, chain)
+            if contender.position
+            else _called(command, server, environment, chain)
+        )
         seconds = time.monotonic() - begun
-        found.cpu.append(meter.read() / len(chain))
-        found.rates.append(len(chain) * SIZE / 1e6 / seconds)
-        meter = cost.Meter(living)
-        _mark(server, ".done", ".ready", names.__contains__)
-        time.sleep(SETTLED)
-        found.calls += [_push(command, server, environment, segment) for segment in chain]
-        found.call_cpu.append(meter.read() / len(chain))
+        found.cpu.append(meter.read() / archived)
+        found.rates.append(archived * SIZE / 1e6 / seconds)
+        if command:
+            meter = cost.Meter(living)
+            _mark(server, ".done", ".ready", names.__contains__)
+            time.sleep(SETTLED)
+            found.calls += [_push(command, server, environment, segment) for segment in chain]
+            found.call_cpu.append(meter.read() / len(chain))
     if lacks := contender.lacks(chain):
         raise RuntimeError(f"{contender.name}: said to be archived, and not there: {lacks}")
     print(
         f"  {contender.name} {contender.store}: {found.rates[-1]:.0f} MB/s, {found.cpu[-1] * 1000:.0f} ms of CPU a segment; "
-        f"once archived {statistics.median(found.calls) * 1000:.0f} ms a call",
+        f"once archived {statistics.median(found.calls or [0]) * 1000:.0f} ms a call",
         flush=True,
     )
+
+
+def _called(command: str, server: Postgres, environment: dict[str, str], chain: Sequence[Segment]) -> float:
+    """How many segments were archived."""
+    for segment in chain:
+        _push(command, server, environment, segment)
+    return len(chain)
+
+
+def _by_itself(position: Callable[[], int], chain: Sequence[Segment]) -> float:
+    """How many segments were archived, from where its record stands now."""
+    begin = position()
+    wait_until(lambda: position() >= chain[-1].end, "the end of the backlog", LONGEST, interval=0.02)
+    return (chain[-1].end - begin) / SIZE
 
 
 def _push(command: str, server: Postgres, environment: dict[str, str], segment: Segment) -> float:
@@ -266,8 +289,8 @@ def _show(found: dict[Contender, Found], segments: int, under: str) -> None:
             _times(one.rates, peers.get(contender.store, Found()).rates),
             table.median([cpu * 1000 for cpu in one.cpu], 1),
             _times(one.cpu, peers.get(contender.store, Found()).cpu),
-            table.median([call * 1000 for call in one.calls], 1),
-            table.median([cpu * 1000 for cpu in one.call_cpu], 1),
+            table.median([call * 1000 for call in one.calls], 1) if one.calls else table.NONE,
+            table.median([cpu * 1000 for cpu in one.call_cpu], 1) if one.calls else table.NONE,
         )
         for contender, one in found.items()
     ]
