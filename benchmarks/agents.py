@@ -37,9 +37,10 @@ class Agent:
         data: Path,
         port: int,
         way: Way = "streaming",
+        hold_slot: str = HOLD_SLOT,
         **keys: Any,
     ) -> None:
-        """``keys`` are more of walkeeper's section."""
+        """``keys`` are more of walkeeper's section. Each agent of one server needs a slot of its own: they move it."""
         self.directory = directory
         self.config = directory / "patroni.yml"
         self.environment = as_installed(directory)
@@ -48,8 +49,10 @@ class Agent:
             **keys_of(way),
             "spool": {"directory": str(directory / "spool")},
             "agent": {"listen": "off"},
+            "hold_slot": hold_slot,
             **keys,
         }
+        self._slot = hold_slot
         self._etcd = etcd
         self._data, self._port = data, port
         self._host = Host("agent", directory)
@@ -64,7 +67,7 @@ class Agent:
         self._bin_dir = bin_dir
         self._write()
         member = {"conn_url": f"postgres://127.0.0.1:{self._port}/postgres", "role": "primary", "state": "running"}
-        self._etcd.put(f"/service/{SCOPE}/config", json.dumps({"slots": {HOLD_SLOT: {"type": "physical"}}}))
+        self._etcd.put(f"/service/{SCOPE}/config", json.dumps({"slots": {self._slot: {"type": "physical"}}}))
         self._etcd.put(f"/service/{SCOPE}/members/a", json.dumps(member))
         self._etcd.put(f"/service/{SCOPE}/leader", "a")
 

@@ -105,7 +105,6 @@ def run(kinds: Sequence[Kind], rounds: int, segments: int, scale: int, only: str
             return
         server.host.run([pgbench, "-i", "-q", "-s", str(scale), server.conninfo()], timeout=LONGEST)
         server.replication_role()
-        server.physical_slot("walkeeper")
         begin = _current(server)  # where the agents' archives begin
         found = {
             one: Found()
@@ -186,7 +185,8 @@ def _with_agent(
     """
     prefix = f"walkeeper{next(_serial)}"
     etcd = stack.enter_context(Etcd())
-    agent = Agent(new_directory("k"), place.section(prefix), etcd, server.data, server.port, archiver)
+    server.physical_slot(prefix)
+    agent = Agent(new_directory("k"), place.section(prefix), etcd, server.data, server.port, archiver, prefix)
     agent.lead(server.bin_dir)
     with agent:
         agent.wait_owned()
