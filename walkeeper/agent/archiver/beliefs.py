@@ -206,9 +206,12 @@ def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accep
         _compare_last(belief, record, stored, local, server)
     else:
         _go_back(belief, record, archive, local, accepted)
+    rests_on: list[Compared] = []
     if in_tail and belief.lsn == start:
-        belief.compared += compare_tail(archive, record, stored, opened, min(common, server.lsn), local)
-    _compare_own(belief, record, me, archive, stored, local, accepted)
+        rests_on = compare_tail(archive, record, stored, opened, min(common, server.lsn), local)
+        belief.compared += rests_on
+    settled = record.position if rests_on and opened.timeline == chain.timeline else Lsn(0)
+    _compare_own(belief, record, me, archive, stored, local, accepted, settled)
     _go_over_stored(belief, archive, local)
     if not belief.compared and not (nothing_archived(record) and not in_tail):
         _not_compared(record, me, server, accepted)
@@ -329,10 +332,11 @@ def _compare_own(
     stored: Stored,
     local: LocalWal,
     accepted: Collection[str],
+    settled: Lsn,
 ) -> None:
-    compared, any_stored = compare_own(archive, stored, local, belief.lsn)
+    compared, any_stored = compare_own(archive, stored, local, belief.lsn, settled)
     belief.compared += compared
-    if any_stored and not compared and must_compare_own(record, me, local.server):
+    if any_stored and not compared and not settled and must_compare_own(record, me, local.server):
         timeline = local.server.history.timeline
         problem = NothingToCompare(
             f"{archive.store.url}: somebody has stored WAL of timeline {timeline}, and this server no longer has any of that",
@@ -414,7 +418,7 @@ def _by_store(archive: Archive, local: LocalWal) -> Belief:
     belief = Belief(rebuilt, first, gaps, len(gaps))
     belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, None)
     _compare_rebuilt(belief, archive, local)
-    belief.compared += compare_own(archive, stored, local, rebuilt)[0]
+    belief.compared += compare_own(archive, stored, local, rebuilt, Lsn(0))[0]
     return belief
 
 

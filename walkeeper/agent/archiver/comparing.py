@@ -214,13 +214,17 @@ def _first_there(archive: Archive, segments: Sequence[Segment]) -> Segment | Non
     return next((segment for segment, there in archive.contents.looks(segments) if there), None)
 
 
-def compare_own(archive: Archive, stored: Stored, local: LocalWal, frontier: Lsn) -> tuple[list[Compared], bool]:
+def compare_own(
+    archive: Archive, stored: Stored, local: LocalWal, frontier: Lsn, settled: Lsn
+) -> tuple[list[Compared], bool]:
     """What is stored of the server's own timeline, before it writes there itself; and whether there is anything at all.
 
     Two servers that were promoted at one position under one number write the same history. What lies above ``frontier`` may have
-    another life's before it. Raises OtherBytes, BeyondServer or StandbyLags.
+    another life's before it. Pieces up to ``settled`` were compared: others may lie beside those on which the record rests.
+    Raises OtherBytes, BeyondServer or StandbyLags.
     """
-    own_tail = _own_tail(archive, local.server, stored, frontier)
+    pieces = _own_tail(archive, local.server, stored, frontier)
+    own_tail = [(segment, each) for segment, each in pieces if segment.start + each.piece.end > settled]
     if not stored.own and not own_tail:
         return [], False
     server = local.now()  # after the listing
@@ -243,7 +247,7 @@ def compare_own(archive: Archive, stored: Stored, local: LocalWal, frontier: Lsn
 def other_life(archive: Archive, local: LocalWal) -> int:
     """The server's timeline, where the store has other WAL of it, or more than the server; else 0. Raises the store's errors."""
     try:
-        compare_own(archive, look(archive, local.server, None, None), local, Lsn(0))
+        compare_own(archive, look(archive, local.server, None, None), local, Lsn(0), Lsn(0))
     except Refused as problem:
         return problem.second_life_of
     return 0
