@@ -152,7 +152,7 @@ class Backups:
         return Stored(sha256, len(body), was_present=False)
 
     def _find(self, key: str, sha256: str, size: int, packed: int) -> Stored | None:
-        """``packed``: bytes of the frame. The object has as many, or more where it is encrypted: how many, age decides anew."""
+        """``packed``: bytes of the frame. The object has as many, or more where it is encrypted: how many differs each time."""
         info = self.store.head(key)
         if info is None:
             return None
