@@ -96,6 +96,20 @@ def test_only_who_says_so_goes_on_without_the_store_and_only_with_the_lease(afte
         assert not promise.degraded
 
 
+def test_who_is_degraded_has_not_caught_up_before_all_is_stored_that_was_acknowledged() -> None:
+    promise = Promise(10.0)
+    promise.begin(0.0)
+    promise.give(0.0, Lsn(40), Lsn(50), leased=True)
+    assert promise.give(11.0, Lsn(40), Lsn(80), leased=True).lsn == 80
+    promise.begin(20.0)  # from the beginning of a segment
+    promise.give(20.0, Lsn(30), Lsn(30), leased=True)
+    assert promise.degraded
+    promise.give(21.0, Lsn(70), Lsn(70), leased=True)
+    assert promise.degraded
+    promise.give(22.0, Lsn(80), Lsn(80), leased=True)
+    assert not promise.degraded
+
+
 def test_a_load_that_never_ends_is_no_wait() -> None:
     promise = Promise(10.0)
     promise.begin(0.0)

@@ -93,6 +93,8 @@ class Promise:
         """What holds: it was said last, or would be if the server were not released."""
         self._degrade_after = degrade_after
         self._moved_at = 0.0
+        self._owed = Lsn(0)
+        """Up to where was ever acknowledged. Another stream begins below it."""
         self._waiting: deque[tuple[Lsn, float]] = deque()
         """What was received and is not stored: up to where, and since when. A few a second."""
 
@@ -106,13 +108,14 @@ class Promise:
         ``leased``: whether the record was ours within the lease; to be asked after ``stored`` was read, and never before.
         """
         self._note(now, stored, received)
-        if stored >= received:
+        if stored >= max(received, self._owed):
             self.degraded = False
         elif leased and self._degrade_after is not None and self.waited(now) > self._degrade_after:
             self.degraded = True
         wanted = received if self.degraded else stored
         if leased and wanted > self.given.lsn:
             self.given, self._moved_at = Acknowledgement(wanted), now
+            self._owed = max(self._owed, wanted)
         if self.given.lsn >= received:
             self._moved_at = now
         return NOTHING if now - self._moved_at > RELEASE else self.given
