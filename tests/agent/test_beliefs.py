@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyrage
 import pytest
 
 from tests.core.test_floor import a_floor
@@ -226,6 +227,20 @@ def test_p13_a_promotion_inside_the_segment_in_which_the_archive_began_and_the_v
     history = History(2, (Switch(1, Lsn(3 * MIB + 81_920)),))
     world.files("b", Life(history, letter=b"n", until=3 * MIB + 8192), [], written=3 * MIB + 90_000)
     world.refused(OtherBytes, "b", history, 3 * MIB + 90_000)
+
+
+@pytest.mark.parametrize("ends", [(8192, 40_960), (40_960,)])
+def test_p13_a_promotion_between_where_two_lives_part_and_the_end_of_a_piece_is_refused(
+    world: World, ends: tuple[int, ...]
+) -> None:
+    """No piece lies wholly below the promotion that has what the two differ in."""
+    owner = world.take_over("a", ONE, 3 * MIB)
+    world.stores(Life(), *range(3, 9))
+    world.ships(Life(), owner.record.session[:12], 9, *ends)
+    owner.write(Lsn(9 * MIB + 40_960))
+    history = History(2, (Switch(1, Lsn(9 * MIB + 24_576)),))
+    world.files("b", Life(history, b"n", 9 * MIB + 16_384), range(8, 9), written=9 * MIB + 90_000)
+    world.refused(OtherBytes, "b", history, 9 * MIB + 90_000)
 
 
 def test_p13_a_volume_that_went_back_above_the_record_is_refused_where_more_of_it_is_stored(world: World) -> None:
@@ -567,6 +582,26 @@ def test_a_tail_beyond_the_fork_is_not_compared(world: World) -> None:
     world.files("b", Life(TWO, letter=b"n", until=FORK), [3, 4], written=5 * MIB + 300_000)
     world.take_over("b", TWO, 5 * MIB + 300_000)
     assert world.frontier == (2, 5, "b")
+
+
+@pytest.mark.parametrize("piece", ["whole", "damaged", "locked"])
+def test_a_piece_in_which_the_server_was_promoted_is_compared_up_to_there(
+    world: World, piece: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The old primary wrote on for a moment. What cannot be read says nothing; that agents have no key is as it should be."""
+    owner = world.take_over("a", ONE, 3 * MIB)
+    world.stores(Life(), 3, 4)
+    segment, shipped = Life().segment(5), Piece(0, 81_920, owner.record.session[:12])
+    recipient = str(pyrage.x25519.Identity.generate().to_public())
+    archive = world.archive_in(world.store, Codec(recipients=(recipient,) if piece == "locked" else ()))
+    receipt = tail.put(archive, segment, shipped, Life().plain(segment)[: shipped.end])
+    if piece == "damaged":
+        world.store.objects[receipt.key] = (b"xx", world.store.objects[receipt.key][1])
+    owner.write(Lsn(5 * MIB + shipped.end))
+    world.files("b", Life(TWO, letter=b"n", until=FORK), [3, 4], written=5 * MIB + 300_000)
+    world.take_over("b", TWO, 5 * MIB + 300_000)
+    assert world.frontier == (2, 5, "b")
+    assert ("tail_piece_ignored" in caplog.text) == (piece == "damaged")
 
 
 def test_a_segment_below_the_frontier_may_be_lacking_where_a_gap_ends_there(world: World) -> None:

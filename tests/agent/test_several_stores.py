@@ -76,6 +76,11 @@ def test_the_slot_follows_what_so_many_stores_have(frontiers: tuple[int, ...], d
     assert followed([Lsn(each) for each in frontiers], durable_in) == position
 
 
+def by_owner(position: int, timeline: int = 1) -> Record:
+    """With what its owner states of the WAL below."""
+    return record(position, timeline=timeline, below="ab" * 32)
+
+
 def holding(durable_in: int) -> tuple[Holding, Clock]:
     clock = Clock()
     return Holding(["main", "far"], durable_in, clock), clock
@@ -87,16 +92,29 @@ def test_p1_the_slot_does_not_move_before_the_other_record_is_known() -> None:
     with pytest.raises(DcsUnavailable) as caught:
         held.others("main")
     assert caught.value.hint
-    held.note("far", record(7 * MIB))
+    held.note("far", by_owner(7 * MIB))
     assert held.position("main", record(9 * MIB)) == 7 * MIB
     assert held.position("main", record(9 * MIB), crowded=True) == 9 * MIB, (
         "P9: the disk is not filled for a second copy"
     )
 
 
+def test_p13_a_record_that_a_person_edited_moves_no_slot_until_its_archive_is_taken_over() -> None:
+    """Its store may lack what it says, and then this server is the one that has it."""
+    held, clock = holding(2)
+    held.note("far", by_owner(5 * MIB))
+    held.note("far", replace(by_owner(9 * MIB), below_sha256=""))
+    clock.now += BEGIN_SECONDS
+    assert held.position("main", by_owner(8 * MIB)) == 0
+    held.note("far", by_owner(5 * MIB))
+    assert held.position("main", by_owner(8 * MIB)) == 5 * MIB
+    held.note("far", record(3 * MIB + 8192))
+    assert held.position("main", by_owner(8 * MIB)) == 3 * MIB + 8192, "it has just begun"
+
+
 def test_with_durable_in_1_the_furthest_is_followed() -> None:
     held, _ = holding(1)
-    held.note("far", record(7 * MIB))
+    held.note("far", by_owner(7 * MIB))
     assert held.position("main", record(5 * MIB)) == 7 * MIB
     held.note("far", None)
     assert held.position("main", record(5 * MIB)) == 5 * MIB
@@ -108,7 +126,7 @@ def test_a_store_whose_archive_does_not_begin_is_waited_for_and_not_for_ever() -
     assert held.position("main", record(9 * MIB)) == 0
     clock.now += BEGIN_SECONDS
     assert held.position("main", record(9 * MIB)) == 9 * MIB
-    held.note("far", record(8 * MIB))
+    held.note("far", by_owner(8 * MIB))
     assert held.position("main", record(9 * MIB)) == 8 * MIB
 
 
@@ -131,21 +149,21 @@ def test_what_a_record_promises_is_on_its_chain_and_not_below_its_start() -> Non
 def test_p1_what_another_store_has_of_a_branch_that_ended_lets_go_of_nothing_behind_the_fork(durable_in: int) -> None:
     """It was far ahead of the standby that was promoted, and has been away since."""
     held, _ = holding(durable_in)
-    held.note("far", record(60 * MIB))
+    held.note("far", by_owner(60 * MIB))
     own, crowded = record(9 * MIB, timeline=2), durable_in == 2
     assert held.position("main", own, TWO, crowded=crowded) == 9 * MIB
     assert held.position("main", own, TWO) == (9 * MIB if durable_in == 1 else FORK)
-    held.note("far", record(60 * MIB, timeline=3))
+    held.note("far", by_owner(60 * MIB, 3))
     assert held.position("main", own, TWO) == (9 * MIB if durable_in == 1 else 0)
 
 
 def test_p5_the_record_of_another_cluster_moves_nothing() -> None:
     """After pg_upgrade, until somebody accepts the takeover in that store, too."""
     held, clock = holding(1)
-    held.note("far", replace(record(60 * MIB), system_identifier="7"))
+    held.note("far", replace(by_owner(60 * MIB), system_identifier="7"))
     assert held.position("main", record(9 * MIB), ONE) == 9 * MIB
     held, clock = holding(2)
-    held.note("far", replace(record(60 * MIB), system_identifier="7"))
+    held.note("far", replace(by_owner(60 * MIB), system_identifier="7"))
     assert held.position("main", record(9 * MIB), ONE) == 0
     clock.now += BEGIN_SECONDS
     assert held.position("main", record(9 * MIB), ONE) == 9 * MIB

@@ -834,6 +834,11 @@ def follow_the_furthest_of_two_stores(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.holding, "followed", lambda frontiers, _: max(frontiers))
 
 
+@mutation("edit_record", "lose_slot", archiver="several")
+def let_go_of_what_an_edited_record_claims(patch: MonkeyPatch) -> None:
+    patch.setattr(Record, "is_owners", True)
+
+
 @mutation("far_down", "store_down", "lose_slot", archiver="several")
 def take_a_store_that_is_away_for_one_that_has_nothing(patch: MonkeyPatch) -> None:
     real = OtherStores.take

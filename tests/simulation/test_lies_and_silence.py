@@ -31,6 +31,13 @@ def test_p13_names_that_lie_are_never_built_upon(kinds: tuple[str, ...]) -> None
         assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
 
 
+def test_p13_an_edited_record_moves_no_slot_under_another_store() -> None:
+    """Of a hundred such schedules twenty recycled what one of the two stores lacked."""
+    for seed in range(54, 74):
+        outcome = play(Schedule(seed, kinds=("edit_record", "lose_slot"), archiver="several"))
+        assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
+
+
 def test_p13_what_was_built_from_a_volume_that_went_back_and_promoted_is_never_spliced() -> None:
     for seed in (102, 178, 186, 190):  # they did before refusals were remembered
         outcome = play(Schedule(seed, kinds=("roll_back", "roll_back", "switchover")))

@@ -16,9 +16,10 @@ from walkeeper.archive.stated import is_whole, stated
 from walkeeper.archive.write import Archive
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
-from walkeeper.core.tail import Piece, longest_chain
+from walkeeper.core.tail import MAX_PIECE, Piece, longest_chain
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header, check_part
-from walkeeper.errors import BadName, Conflict, NotAuthentic, StoreUnavailable
+from walkeeper.errors import BadName, CannotTell, Conflict, Locked, NotAuthentic, StoreUnavailable
+from walkeeper.lib import events
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 
 
@@ -107,6 +108,18 @@ def covers(archive: Archive, plain: Plain, pieces: list[StoredPiece]) -> bool:
         if info.metadata.get("sha256") != hashlib.sha256(here).hexdigest():
             return False
     return True
+
+
+def content(archive: Archive, stored: StoredPiece) -> bytes | None:
+    """The plain bytes of a piece; None if it is gone, damaged, or encrypted for a key that is not here. Raises an outage."""
+    try:
+        body = archive.store.get(stored.key)
+        return None if body is None else archive.codec.decode(stored.suffix, body, MAX_PIECE)
+    except Locked:
+        return None
+    except CannotTell as problem:
+        events.failure("tail_piece_ignored", problem, key=stored.key)
+        return None
 
 
 def drop(archive: Archive, key: str, cover: Receipt | TailReceipt) -> None:

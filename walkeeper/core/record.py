@@ -83,6 +83,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def size(self) -> SegmentSize:
         return SegmentSize(self.segment_size)
 
+    @property
+    def is_owners(self) -> bool:
+        """False where a person may have put the frontier there: its owner states what is stored below, if there is anything."""
+        return bool(self.below_sha256) or self.position < Segment.parse(self.start, self.size).end
+
     def encode(self) -> bytes:
         """Its document; of gaps only as many, the newest, as keep it SMALL."""
         document = msgspec.json.encode(self)

@@ -1,6 +1,7 @@
 """The store's bytes held against the local server's, before a takeover. Only looks; each function raises what differs.
 
-A segment is compared by the checksum that the store states, so that nothing is downloaded but histories. What may be compared:
+A segment is compared by the checksum that the store states, so that nothing is downloaded but histories, and the piece of a tail
+inside which a server was promoted. What may be compared:
 files of the local server's own chain that are complete, and of a segment that is still being written as much as is flushed. The
 boundary segment of an ancestor, which a server with ``archive_mode=off`` keeps under its final name with other bytes, is not in
 that chain.
@@ -16,6 +17,7 @@ from itertools import islice
 from typing import Final
 
 from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.archive import tail
 from walkeeper.archive.tail import StoredPiece, stored_pieces
 from walkeeper.archive.write import Archive
 from walkeeper.core.beliefs import PROMOTE, expected_switches
@@ -298,9 +300,13 @@ def compare_tail(
         chain = longest_chain([each.piece for each in by_owner[owner]])
         if not chain or opened.start + chain[-1].end < record.position:
             continue
-        usable = [each for each in by_owner[owner] if each.piece in chain and opened.start + each.piece.end <= end]
+        usable = [each for each in by_owner[owner] if each.piece in chain and opened.start + each.piece.begin < end]
+        whole = [each for each in usable if opened.start + each.piece.end <= end]
         try:
-            if compared := _compare_pieces(segment, _heads(archive, usable), local, opened.timeline):
+            compared = _compare_pieces(segment, _heads(archive, whole), local, opened.timeline)
+            for forked in set(usable) - set(whole):
+                compared += _compare_beginning(archive, forked, segment, end, local, opened.timeline)
+            if compared:
                 return compared
         except OtherBytes as found:
             problem = found
@@ -323,6 +329,19 @@ def _compare_pieces(
         raise other_bytes(f"{segment}, its tail {min(wrong, key=lambda each: each.piece).piece.name}", timeline)
     end = max((each.piece.end for each in told), default=0)
     return [Compared(f"tail of {segment}", timeline, Lsn(segment.start + end))] if told else []
+
+
+def _compare_beginning(
+    archive: Archive, stored: StoredPiece, segment: Segment, end: Lsn, local: LocalWal, timeline: int
+) -> list[Compared]:
+    """Of a piece inside which the server's timeline began, up to there, by its bytes: one of each owner at most."""
+    here = local.beginning(segment, end - segment.start)
+    there = None if here is None else tail.content(archive, stored)
+    if here is None or there is None:
+        return []
+    if not there.startswith(here[stored.piece.begin :]):
+        raise other_bytes(f"{segment}, its tail {stored.piece.name}", timeline)
+    return [Compared(f"tail of {segment}", timeline, end)]
 
 
 def _heads(archive: Archive, pieces: Sequence[StoredPiece]) -> Mapping[StoredPiece, ObjectInfo | None]:

@@ -75,7 +75,8 @@ class Holding:
     def position(self, store: str, own: Record, history: History | None = None, *, crowded: bool = False) -> Lsn | None:
         """Where the frontier is that the slot follows, for the archive of ``store``, whose record is ``own``; None where one of
         the others is not known. ``history``: as in ``reached``. An archive that has not begun, or is another cluster's, is waited
-        for, but not for ever. ``crowded``: pg_wal's disk runs short, so that one store must be enough.
+        for, but not for ever; one whose record a person may have edited, until it is taken over. ``crowded``: pg_wal's disk runs
+        short, so that one store must be enough.
         """
         try:
             others = self.others(store)
@@ -84,7 +85,9 @@ class Holding:
         positions = [own.position]
         for other, record in others.items():
             position = None if record is None else reached(own, record, history)
-            if position is not None:
+            if record is not None and not record.is_owners:
+                positions.append(Lsn(0))
+            elif position is not None:
                 self._begun(other)
                 positions.append(position)
             elif self._is_waited_for(other):
