@@ -14,12 +14,13 @@ from typing import Final
 import pyrage
 import pytest
 
-from tests.fixtures.taken import Place, run_shell, shell_lines, verifier
+from tests.fixtures.taken import Place, clock_goes_back, run_shell, shell_lines, verifier
 from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory, wait_until
 from walkeeper.backup import command
 from walkeeper.core.backup import BackupId
 from walkeeper.core.lsn import Lsn
+from walkeeper.core.windows import stopped_at
 from walkeeper.errors import PostgresError
 from walkeeper.postgres import base_backup
 
@@ -326,11 +327,16 @@ def test_a_standby_is_backed_up_and_one_that_is_promoted_meanwhile_or_without_fu
     server = make_postgres(settings={"wal_keep_size": "256MB"})
     place = Place(server)
     server.execute("CREATE TABLE t AS SELECT g AS n, repeat('x', 1000) AS m FROM generate_series(1, 20000) g")
+    clock_goes_back(server)
     with standby_of(server, short_path / "standby") as standby:
         place.configure(standby)
+        committed = server.value("SELECT now()")
+        server.execute("CREATE TABLE later ()")
+        replayed(standby, server.lsn())
         assert place.take() == 0
         backup = place.taken()
         assert backup.stop.position >= backup.start.position
+        assert stopped_at(backup) >= committed
         server.execute("INSERT INTO t SELECT 0, ''")
         place.archive_wal()
         with by_hand(place) as restored:

@@ -172,7 +172,7 @@ class _Attempt:
             with pinned(archives.store, layout, _pin(self._config, id_, start.timeline, start.lsn)):
                 try:
                     stop = walsender.copy(pipeline)
-                    stopped = source.now()
+                    stopped = _stopped(settings, source)
                     contents = pipeline.finish()
                     suffix = backups.codec.suffix
                     made = _described(self._config, source, id_, (start, began), (stop, stopped), contents, suffix)
@@ -285,6 +285,24 @@ def _look(settings: PostgresqlSettings) -> _Source:
         state, datetime.fromisoformat(facts["now"]), now, facts["version"], facts["version_num"], facts["checksums"],
         facts["blocks"], facts["files"], tuple(facts["tablespaces"]), facts["summarizes"],
     )  # fmt: skip
+
+
+def _stopped(settings: PostgresqlSettings, source: _Source) -> str:
+    """When the backup stopped, by the server's clock; of a standby not before the last transaction that it has replayed,
+    which has the time of the server that wrote it. A restore to a time goes by those.
+    """
+    at = source.now()
+    if not source.state.in_recovery:
+        return at
+    server = Server(settings, _ANSWER, application=base_backup.APPLICATION)
+    try:
+        replayed = server.survey("select json_build_object('at', pg_last_xact_replay_timestamp())")["at"]
+    except PostgresError as problem:
+        events.failure("replayed_time_unknown", problem)
+        return at
+    finally:
+        server.close()
+    return at if replayed is None else max(at, replayed, key=datetime.fromisoformat)
 
 
 def _first(archives: Archives, layout: Layout, segment_size: SegmentSize) -> Segment:

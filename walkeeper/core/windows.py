@@ -6,7 +6,8 @@ on a chain: one that was taken just before a failover may be complete on the new
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -156,12 +157,17 @@ def look(backups: Iterable[Backup], holdings: Holdings, broken: Mapping[str, str
 
 
 def choose(
-    windows: Windows, position: Lsn | None = None, *, timeline: int | None = None, at: datetime | None = None
+    windows: Windows,
+    position: Lsn | None = None,
+    *,
+    timeline: int | None = None,
+    had_stopped: Callable[[Choice], bool] | None = None,
 ) -> Choice | NoChoice:
     """The newest complete backup from which a recovery reaches the target on ``timeline``'s chain, by default the kept one.
 
-    ``position``: up to where WAL is replayed; None for the end of what is stored. ``at`` (with a zone) instead of it: the newest
-    one that had stopped by then by its server's clock; whether its window reaches so far, only commits can say.
+    ``position``: up to where WAL is replayed; None for the end of what is stored. ``had_stopped`` instead of it, for a time:
+    whether a backup had stopped by then, which each had that is older than one that had. Whether its window reaches so far, only
+    commits can say.
     """
     timeline = timeline or windows.kept.timeline
     if timeline not in windows.chains:
@@ -169,8 +175,8 @@ def choose(
     there = windows.chains[timeline]
     if not there:
         return NoChoice(f"no backup on the chain of timeline {timeline} is complete", windows.shown)
-    if at is not None:
-        return _chosen_by_time(there, at)
+    if had_stopped is not None:
+        return _chosen_by_time(there, had_stopped)
     if position is None:
         return Choice(there[-1].backups[-1], there[-1])
     for window in there:
@@ -196,14 +202,15 @@ def stopped_at(backup: Backup) -> datetime | None:
     return at if at.tzinfo is not None else None
 
 
-def _chosen_by_time(there: Sequence[Window], at: datetime) -> Choice | NoChoice:
-    for window in reversed(there):
-        for backup in reversed(window.backups):
-            stopped = stopped_at(backup)
-            if stopped is not None and stopped <= at:
-                return Choice(backup, window)
+def _chosen_by_time(there: Sequence[Window], had_stopped: Callable[[Choice], bool]) -> Choice | NoChoice:
+    backups = [Choice(backup, window) for window in there for backup in window.backups]
+    backups.sort(key=lambda each: consistent_at(each.backup))
+    older = bisect_left(backups, True, key=lambda each: not had_stopped(each))
+    if older > 0:
+        return backups[older - 1]
     oldest = there[0].backups[0]
-    return NoChoice(f"{at.isoformat()} is before the stop of the oldest complete backup, {oldest.stop.at}", (there[0],))
+    at = f" ({oldest.stop.at} by its server's clock)" if oldest.stop.at else ""
+    return NoChoice(f"that is before the stop of the oldest complete backup, {oldest.id}{at}", (there[0],))
 
 
 class _Chain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from walkeeper.archive.backups import Backups
 from walkeeper.archive.expiry import write_floor
 from walkeeper.archive.times import CommitTimes
 from walkeeper.core.backup import Backup, BackupId
+from walkeeper.core.commits import Commit, since_2000
 from walkeeper.core.floor import Below
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.errors import CannotRestore, CannotTell
@@ -71,6 +73,32 @@ def test_a_named_backup_that_stopped_after_the_time_is_refused(built: Built, mak
     backed_up(built, undated := BackupId("20261128T020000Z", 1, "00000003"), 8, at="today")
     with pytest.raises(CannotRestore, match="it stopped at today"):
         make(to="2026-11-29 12:00Z", backup=str(undated))
+
+
+@pytest.mark.parametrize("second", [timedelta(0), timedelta(seconds=30), -timedelta(seconds=30)])
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_time_is_before_or_after_a_backup_by_the_transactions_and_not_by_its_hosts_clock(
+    built: Built, make: Make, monkeypatch: pytest.MonkeyPatch, second: timedelta, *, exclusive: bool
+) -> None:
+    """It may have been a replica's, 30 s behind the leader's: then the newest that had stopped by it has a later transaction."""
+    wrote = datetime(2026, 11, 27, 2, tzinfo=UTC)
+    last = {Lsn(4 * MIB + 256): wrote - timedelta(days=1), Lsn(6 * MIB + 256): wrote + second}
+
+    def before(_: CommitTimes, begin: Lsn, end: Lsn, near: int | None = None) -> Commit | None:
+        assert begin == Lsn(4 * MIB + 40)
+        return Commit(Lsn(end - 8), end, since_2000(last[end]))
+
+    monkeypatch.setattr(CommitTimes, "last", before)
+    monkeypatch.setattr(CommitTimes, "position_of", lambda _, __, begin, ___: Lsn(begin + 8))
+    for seconds in (-40, -30, -20, 0, 20, 30, 40):
+        at = wrote + timedelta(seconds=seconds)
+        chosen = SECOND if at > wrote + second or (at == wrote + second and not exclusive) else FIRST
+        assert make(to=at.isoformat(), exclusive=exclusive).backup.id == str(chosen)
+        if chosen == FIRST:
+            with pytest.raises(CannotRestore, match=f"{SECOND}: it stopped at 2026-11-27T02:00:00"):
+                make(to=at.isoformat(), exclusive=exclusive, backup=str(SECOND))
+    with pytest.raises(CannotRestore, match=f"before the stop of the oldest complete backup, {FIRST}"):
+        make(to="2026-11-26T01:59:59Z")
 
 
 def test_exclusive_is_for_a_time_or_a_transaction(make: Make) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from tests.fixtures.taken import Place
+from tests.fixtures.taken import Place, clock_goes_back
 from tests.parts.postgres import Postgres
 from tests.parts.processes import Host, new_directory, wait_until
 from walkeeper.config import load
@@ -67,6 +67,7 @@ class Life:
         server.execute("SELECT pg_create_restore_point('here')")
         self.time = str(server.value("SELECT clock_timestamp()"))
         self.xid = self.say("c")
+        clock_goes_back(server)
         self.place.archive_wal()
         self.newer = self.take()
         self.say("d")

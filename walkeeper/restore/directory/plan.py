@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -12,10 +13,10 @@ from walkeeper.archive.contents import Contents
 from walkeeper.archive.open import Archives, open_archives
 from walkeeper.archive.read import Reader
 from walkeeper.archive.restorable import Listed, Restorable
-from walkeeper.archive.times import CommitTimes
+from walkeeper.archive.times import NEAR, CommitTimes
 from walkeeper.config import Config
 from walkeeper.core.backup import BackupId
-from walkeeper.core.commits import since_2000
+from walkeeper.core.commits import Commit, since_2000
 from walkeeper.core.coverage import chain, last_stored, within, without
 from walkeeper.core.history import History
 from walkeeper.core.incremental import chain_of
@@ -110,12 +111,13 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
     timeline = _timeline(can.holdings, request.timeline)
     history = can.holdings.histories.get(timeline, History(timeline))
     times = CommitTimes(archives.store, evidence.layout, archives.codec, history, evidence.size)
-    chosen = _choose(found, request, resumed, timeline, wanted)
+    had_stopped = _had_stopped(wanted, times, exclusive=request.exclusive) if isinstance(wanted, ToTime) else None
+    chosen = _choose(found, request, resumed, timeline, wanted, had_stopped)
     end = _end(wanted, chosen, times, exclusive=request.exclusive)
     if isinstance(wanted, ToXid | ToName) and resumed is None and request.backup is None:
         chosen, end = _searched(wanted, found.chains[timeline], times, tell)
         # That may have taken hours, and nothing pins the backup yet: a floor that was recorded meanwhile counts.
-        chosen = _named(_look(evidence, archives).windows, chosen.backup.id, timeline, wanted)
+        chosen = _named(_look(evidence, archives).windows, chosen.backup.id, timeline, wanted, None)
     if request.use == "replica":
         _check_reach(evidence.claim, chosen.window)
     hole = _hole_behind(evidence, history, chosen.window)
@@ -211,19 +213,45 @@ def _check_reach(claim: Claim, window: Window) -> None:
         )
 
 
-def _choose(found: Windows, request: Request, resumed: State | None, timeline: int, wanted: Target) -> Choice:
+def _had_stopped(wanted: ToTime, times: CommitTimes, *, exclusive: bool) -> Callable[[Choice], bool]:
+    """Whether a backup had stopped by then: by the last transaction before its stop, which has the time of the server that wrote
+    it, as the target's is compared with. The backup's own is the clock of the host that took it: it is asked only where there is
+    no transaction near, or none that can be read.
+    """
+    moment = since_2000(wanted.at) - (1 if exclusive else 0)
+
+    def had_stopped(each: Choice) -> bool:
+        begin = Lsn.parse(each.window.backups[0].wal[0].start)
+        last: Commit | None = None
+        with suppress(CannotTell, Refused):
+            last = with_retries(lambda: times.last(begin, consistent_at(each.backup), NEAR))
+        stopped = stopped_at(each.backup)
+        return last.time <= moment if last is not None else stopped is not None and stopped <= wanted.at
+
+    return had_stopped
+
+
+def _choose(
+    found: Windows,
+    request: Request,
+    resumed: State | None,
+    timeline: int,
+    wanted: Target,
+    had_stopped: Callable[[Choice], bool] | None,
+) -> Choice:
     position = wanted.lsn if isinstance(wanted, ToLsn) else None
     named = resumed.backup if resumed else request.backup
     if named is not None:
-        return _named(found, named, timeline, wanted)
-    at = wanted.at if isinstance(wanted, ToTime) else None
-    chosen = choose(found, position, timeline=timeline, at=at)
+        return _named(found, named, timeline, wanted, had_stopped)
+    chosen = choose(found, position, timeline=timeline, had_stopped=had_stopped)
     if isinstance(chosen, NoChoice):
         raise CannotRestore(f"--to {request.to}: {chosen.why}", hint=_near(chosen.near, found))
     return chosen
 
 
-def _named(found: Windows, named: str, timeline: int, wanted: Target) -> Choice:
+def _named(
+    found: Windows, named: str, timeline: int, wanted: Target, had_stopped: Callable[[Choice], bool] | None
+) -> Choice:
     """That backup, if it is complete on the timeline's chain, and the target is not before it. Raises BadBackup."""
     BackupId.parse(named)
     judged = next((each for each in found.judged if each.backup.id == named), None)
@@ -242,13 +270,13 @@ def _named(found: Windows, named: str, timeline: int, wanted: Target) -> Choice:
                     f"--backup {named}: with it everything from {begin} to {window.end} can be restored, and not {wanted.lsn}",
                     hint=_LEAVE_OUT,
                 )
-            stopped = stopped_at(judged.backup)
-            if isinstance(wanted, ToTime) and (stopped is None or stopped > wanted.at):
+            chosen = Choice(judged.backup, window)
+            if had_stopped is not None and not had_stopped(chosen):
                 raise CannotRestore(
                     f"--backup {named}: it stopped at {judged.backup.stop.at or 'an unknown time'}, not before {wanted.text}",
                     hint=_LEAVE_OUT,
                 )
-            return Choice(judged.backup, window)
+            return chosen
     raise CannotRestore(
         f"--backup {named}: a recovery along timeline {timeline} cannot begin with it",
         hint=f"It is of timeline {judged.backup.stop.timeline}: name one that comes from there with --timeline.",
