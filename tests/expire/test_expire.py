@@ -475,3 +475,83 @@ def test_p15_an_incremental_goes_before_what_it_builds_on_or_both_stay(
 
 def there(site: Site) -> list[Backup]:
     return [each for id_ in site.backups.ids() if isinstance(each := site.backups.read(id_), Backup)]
+
+
+def lose(site: Site, id_: BackupId, folder: str = "data/") -> None:
+    for key in site.keys(f"backup/{id_}/{folder}"):
+        site.store.delete(site.layout.root + key)
+
+
+def test_p15_backups_whose_pieces_are_gone_do_not_make_older_ones_superfluous(
+    site: Site, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lose(site, FIRST)
+    lose(site, SECOND, "manifest-")
+    said = run(apply=True)
+    assert said["next_floor"] is None
+    assert (said["oldest"], [*said["damaged"]]) == (str(OLD), [str(FIRST), str(SECOND)])
+    assert command.main(site.config, command.Request()) == 0
+    assert f"Damaged {FIRST} does not count: " in " ".join(capsys.readouterr().out.split())
+    lose(site, OLDER, "order-")
+    assert "1 complete full backup is" in run(code=1, apply=True)["refused"]
+    capsys.readouterr()
+    command.main(site.config, command.Request(apply=True, job=str(SECOND)))
+    said_too = capsys.readouterr()
+    assert f"backup {OLDER}: it does not count: " in said_too.err
+    assert f"Damaged {OLDER} does not count: " in " ".join(said_too.out.split())
+    assert len(site.keys("wal/")) == 11
+
+
+def test_p15_what_a_floor_gave_up_stays_where_what_was_to_remain_has_lost_pieces_since(site: Site, run: Run) -> None:
+    run(apply=True)
+    site.now += timedelta(hours=2)
+    lose(site, FIRST)
+    lose(site, SECOND)
+    assert run(apply=True)["deleted"]["objects"] == 0
+    assert [each.id for each in there(site)] == [str(OLD), str(OLDER), str(FIRST), str(SECOND)]
+
+
+def test_p15_a_piece_of_another_size_counts_as_gone_and_one_that_only_a_listing_lacks_does_not(
+    site: Site, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = DirectoryStore.list
+    hidden = site.layout.root + site.keys(f"backup/{SECOND}/data/")[0]
+
+    def late(store: DirectoryStore, prefix: str) -> Iterator[ObjectInfo]:
+        return (info for info in listed(store, prefix) if info.key != hidden)
+
+    monkeypatch.setattr(DirectoryStore, "list", late)
+    assert run()["damaged"] == {}
+    body = site.store.get(hidden) or b""
+    site.store.delete(hidden)
+    site.store.create(hidden, body + b"x", {})
+    assert "pieces of" in run()["damaged"][str(SECOND)]
+
+
+def test_p15_where_pieces_cannot_be_asked_for_nothing_is_given_up(
+    site: Site, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = site.layout.root + site.keys(f"backup/{SECOND}/data/")[0]
+    site.store.delete(key)
+
+    def head(_: DirectoryStore, asked: str) -> None:
+        raise StoreDenied(f"{asked}: 403")
+
+    run(apply=True)
+    site.now += timedelta(hours=2)
+    monkeypatch.setattr("walkeeper.lib.retry.time.sleep", lambda _: None)
+    monkeypatch.setattr(DirectoryStore, "head", head)
+    assert command.main(site.config, command.Request(apply=True)) == 2
+    assert f"{key}: 403" in capsys.readouterr().err
+    assert len(there(site)) == 4
+
+
+def test_p15_an_incremental_whose_full_backup_has_lost_pieces_is_no_reason_to_give_up_an_older_one(
+    site: Site, run: Run
+) -> None:
+    child, newest = BackupId("20261114T010000Z", 1, "00000005"), BackupId("20261128T010000Z", 1, "00000006")
+    put_backup(site.backups, newest, Lsn(11 * MIB), Lsn(11 * MIB + 400))
+    put_backup(site.backups, child, Lsn(8 * MIB), Lsn(8 * MIB + 400), kind="incremental", parent=str(FIRST))
+    assert run()["oldest"] == str(child)
+    lose(site, FIRST)
+    assert run()["oldest"] == str(OLDER)

@@ -16,7 +16,7 @@ from random import Random
 from tests.core.values import a_backup, history_text
 from tests.fixtures.backed_up import put_document, put_piece
 from tests.twins.memory_store import MemoryStore
-from walkeeper.archive.backups import Backups
+from walkeeper.archive.backups import Backups, order_of
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.expiry import let_go, note_floor, read_expiry, write_pin, write_retained
 from walkeeper.archive.open import Archives
@@ -217,6 +217,7 @@ class World:
         if wal is None or not still:
             return  # a failover took away what it read
         index = json.dumps([index_of, taker.pieces]).encode()
+        sizes = [len(self._piece(taker.id, sha256) or b"") for sha256 in {*taker.pieces}]
         document = a_backup(
             taker.id,
             system_identifier=str(SYSTEM),
@@ -226,9 +227,17 @@ class World:
             kind="incremental" if taker.parent else "full",
             parent=taker.parent,
             index=put_document(self.backups, taker.id, "index", index).sha256,
+            order=put_document(self.backups, taker.id, "order", order_of(taker.pieces, ".zst")).sha256,
+            manifest=put_document(self.backups, taker.id, "manifest", index).sha256,
+            pieces=len(sizes),
+            packed_bytes=sum(sizes),
         )
         if self.backups.commit(document) == document:
             self.committed[document.id] = document
+
+    def _piece(self, id_: BackupId, sha256: str) -> bytes | None:
+        found = self.store.objects.get(self.layout.backup_piece(id_, sha256, ".zst"))
+        return None if found is None else found[0]
 
     def kill_taker(self) -> None:
         if not self.takers:

@@ -84,6 +84,32 @@ class Backups:
                 found[match[1]] = info.size
         return found
 
+    def lacks(self, backup: Backup) -> str:
+        """What the store has not of all that it names, in words; empty where it has everything, with as many bytes in all.
+
+        Orders name the pieces, and are plain: it takes no key. What the one LIST does not show is asked for by name.
+        """
+        folder = self.layout.backup(BackupId.parse(backup.id))
+        orders = {backup.order, *(each.order for each in backup.tablespaces)}
+        try:
+            names = {name for each in orders for name in self.read_document(backup, "order", each).decode().split()}
+        except (CannotTell, UnicodeDecodeError) as problem:
+            return str(problem)
+        sizes = {info.key.removeprefix(folder): info.size for info in self.store.list(folder)}
+        documents: tuple[tuple[Kind, str], ...] = (("index", backup.index), ("manifest", backup.manifest))
+        described = [f"{kind}-{sha256}{document_suffix(kind, backup.suffix)}" for kind, sha256 in documents]
+        pieces = [f"data/{name}" for name in sorted(names)]
+        for name in (*described, *pieces):
+            if not sizes.get(name):
+                info = self.store.head(f"{folder}{name}")
+                if info is None or not info.size:
+                    return f"{folder}{name}: it is {'not there' if info is None else 'empty'}"
+                sizes[name] = info.size
+        packed = sum(sizes[name] for name in pieces)
+        if (len(pieces), packed) != (backup.pieces, backup.packed_bytes):
+            return f"{len(pieces)} pieces of {packed} bytes, and backup.json tells of {backup.pieces} of {backup.packed_bytes}"
+        return ""
+
     def put_packed_piece(self, id_: BackupId, sha256: str, size: int, frame_size: int, body: bytes) -> Stored:
         """``sha256`` is that of the frame, ``size`` that of the plain bytes. One that is there counts as with ``find_piece``."""
         key = self.layout.backup_piece(id_, sha256, self.codec.suffix)

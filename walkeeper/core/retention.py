@@ -49,11 +49,13 @@ class Needs:
 class Plan:
     """``first`` is the segment that the archive begins with, ``oldest`` the backup because of which it does.
 
-    ``backups`` are given up, attempts among them; ``retained`` stay with ``kept``, their own WAL below ``first``.
+    ``backups`` are given up, attempts among them; ``retained`` stay with ``kept``, their own WAL below ``first``. ``rests_on``:
+    those because of which something may go, ``oldest`` among them, and what they build on.
     """
 
     first: Segment
     oldest: Backup
+    rests_on: tuple[Backup, ...]
     below: tuple[Below, ...]
     kept: tuple[WalRange, ...]
     backups: tuple[str, ...]
@@ -77,6 +79,7 @@ def plan(windows: Windows, holdings: Holdings, policy: Policy, needs: Needs) -> 
     chain = _chain(windows, holdings)
     oldest = _oldest(chain, policy, needs)
     by_id = {each.backup.id: each.backup for each in windows.judged}
+    enough = _fulls(chain)[-max(FULLS, policy.number or 0) :]
     wanted = _with_parents(chain[chain.index(oldest) :], by_id)
     pins = [pin for pin in needs.pins if moment(pin.until) >= needs.now]
     pinned = _with_parents([by_id[pin.backup] for pin in pins if pin.backup in by_id], by_id)
@@ -100,6 +103,7 @@ def plan(windows: Windows, holdings: Holdings, policy: Policy, needs: Needs) -> 
     found = Plan(
         first=holdings.kept.segment_at(low, holdings.size),
         oldest=oldest,
+        rests_on=tuple(_with_parents([oldest, *enough], by_id)),
         below=below,
         kept=kept,
         backups=(*gone, *attempts),

@@ -32,6 +32,7 @@ from walkeeper.verify.evidence import open_records
 DONE: Final = 0
 REFUSED: Final = 1
 _WIDTH: Final = 96
+_VERIFY: Final = "walkeeper verify says more of it; walkeeper backup takes a new one."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,9 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
     result = document(found, policy)
     text = json_module.dumps(result, indent=2) if request.json else "\n".join(map(printable, _lines(result)))
     refused, archive = found.looked.refused, found.looked.archive
+    if request.job is not None:
+        for id_, why in found.looked.broken.items():
+            complain(f"backup {id_}: it does not count: {why}", _VERIFY)
     if refused is None:
         return text, DONE
     if request.job is not None:
@@ -142,6 +146,7 @@ def document(found: Ran, policy: Policy) -> dict[str, Any]:
         "oldest": plan.oldest.id if plan else None,
         "retained": list(plan.retained) if plan else [],
         "pins": list(plan.pinned) if plan else [],
+        "damaged": dict(looked.broken),
         "next_floor": None
         if floor is None
         else {
@@ -195,6 +200,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     if found["refused"]:
         yield from wrapped("Refused", found["refused"], _WIDTH)
         yield from wrapped("", f"HINT: {found['hint']}", _WIDTH)
+        yield from _damaged(found)
         yield from wrapped("", "Nothing was changed.", _WIDTH)
         return
     age = f"every second of the last {duration(found['keep_seconds'])}, and " if found["keep_seconds"] else ""
@@ -202,6 +208,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield from wrapped("", f"all from {found['oldest']} on", _WIDTH)
     for word, ids in (("retained for longer", found["retained"]), ("pinned", found["pins"])):
         yield from (line for id_ in ids for line in wrapped("", f"{word}: {id_}", _WIDTH))
+    yield from _damaged(found)
     yield from _floors(found)
     for window in found["windows"]:
         dead = ", which the cluster has left" if window["dead"] else ""
@@ -210,6 +217,13 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         )
         yield from wrapped("", f"from {to_the_second(window['start_at'])} on", _WIDTH)
     yield from _now(found)
+
+
+def _damaged(found: dict[str, Any]) -> Iterator[str]:
+    for id_, why in found["damaged"].items():
+        yield from wrapped("Damaged", f"{id_} does not count: {why}", _WIDTH)
+    if found["damaged"]:
+        yield from wrapped("", f"HINT: {_VERIFY}", _WIDTH)
 
 
 def _floors(found: dict[str, Any]) -> Iterator[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
+from walkeeper.archive.backups import Backups
 from walkeeper.archive.expiry import read_pins
 from walkeeper.archive.open import Archives
 from walkeeper.archive.restorable import Restorable
@@ -20,6 +22,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.core.retention import Needs, Plan, Policy, plan
 from walkeeper.errors import Unsafe
+from walkeeper.lib.retry import with_retries
 
 CLOCKS: Final = 300.0
 """Seconds by which this node's clock and the store's may differ."""
@@ -31,13 +34,17 @@ _LEFT: Final = timedelta(seconds=LONGEST_PIN)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looked:
-    """``plan`` is today's, by no floor; ``refused`` says why there is none. ``pins`` count; ``left`` are over for long."""
+    """``plan`` is today's, by no floor; ``refused`` says why there is none. ``pins`` count; ``left`` are over for long.
+
+    ``broken``: why some backups do not count, by id, of those because of which something would go.
+    """
 
     archive: Restorable
     now: datetime
     pins: tuple[Pin, ...]
     left: tuple[Pin, ...]
     plan: Plan | None
+    broken: Mapping[str, str] = field(default_factory=dict)
     refused: Unsafe | None = None
 
     @property
@@ -118,10 +125,34 @@ def look(
         attempts=found.documents.attempts,
         stored_at=stored_at,
     )
+    rests = _Rests(archives.backups(system_identifier))
+    refused: Unsafe | None = None
+    planned: Plan | None = None
     try:
-        return Looked(archive=found, now=now, pins=pins, left=left, plan=plan(judged, bare, policy, needs))
-    except Unsafe as refused:
-        return Looked(archive=found, now=now, pins=pins, left=left, plan=None, refused=refused)
+        planned = plan(judged, bare, policy, needs)
+        while rests.lack(planned):
+            planned = None
+            planned = plan(windows.look(found.documents.backups, bare, rests.broken), bare, policy, needs)
+    except Unsafe as problem:
+        refused = problem
+    return Looked(archive=found, now=now, pins=pins, left=left, plan=planned, broken=rests.broken, refused=refused)
+
+
+class _Rests:
+    """Looks for what a plan rests on in the store, each backup once."""
+
+    def __init__(self, backups: Backups) -> None:
+        self._backups = backups
+        self._there: set[str] = set()
+        self.broken: dict[str, str] = {}
+
+    def lack(self, found: Plan) -> bool:
+        """Whether the store lacks something of it that was not known before. Raises the store's errors."""
+        new = [each for each in found.rests_on if each.id not in self._there]
+        lacks = {each.id: with_retries(partial(self._backups.lacks, each)) for each in new}
+        self._there |= {id_ for id_, why in lacks.items() if not why}
+        self.broken |= {id_: why for id_, why in lacks.items() if why}
+        return any(lacks.values())
 
 
 def next_floor(looked: Looked, grace: timedelta, member: str) -> Floor | None:
