@@ -248,6 +248,7 @@ class TooLarge(StoreError):
 class CannotTell(WalkeeperError):
     waiting_helps = True
     reason = "cannot_tell"
+    of_this_backup = False  # whether another one, and nothing else, could be told of
 
 
 class NotAuthentic(CannotTell):

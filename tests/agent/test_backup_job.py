@@ -372,6 +372,26 @@ def test_a_backup_that_is_proved_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert "walkeeper verify --restore does it now" in problem.hint
 
 
+def test_a_proof_that_needs_a_newer_backup_waits_for_it_and_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three = Three(tmp_path, proofs)
+    known = {"newest": NEWEST}
+    for member in three.members:
+        monkeypatch.setattr(member.job, "_cluster", lambda member=member: changed(member._facts(), **known))
+    three.pass_time()
+    due = three.job.due
+    three.b.started[0].code = backup_job.LATER
+    three.pass_time(3 * WAITS_SECONDS)
+    assert (three.job.state, three.job.attempt, three.job.later) == ("wanted", 0, True)
+    assert not three.a.problems.open()
+    assert [len(member.started) for member in three.members] == [0, 1, 0]
+    known["newest"] = f"3{NEWEST[1:]}"
+    three.pass_time(3 * STEP)
+    assert (three.job.state, three.job.due, three.job.backup) == ("running", due, known["newest"])
+    assert len(three.b.started) == 2
+
+
 @pytest.mark.parametrize("kind", [backups, proofs])
 def test_a_command_that_could_not_be_started_or_that_python_ended_has_found_no_damage(
     tmp_path: Path, kind: Callable[[Config], Kind]

@@ -149,3 +149,69 @@ def test_a_table_that_is_broken_inside_is_found_and_every_target_can_be_tried() 
         assert damage["name"] == "pg_amcheck"
         assert found.nothing_stays()
         found.there.host.kill9()
+
+
+def test_p14_a_proof_touches_no_tablespace_that_was_made_after_the_backup() -> None:
+    """Where the server lives: its WAL names the directory in which that works."""
+    with Postgres(new_directory("p")) as server:
+        found = Prover(server)
+        _make_later(server, found.place)
+        server.execute("INSERT INTO later SELECT n FROM generate_series(1, 50) n")
+        server.checkpoint()
+        rows = server.value("SELECT count(*) FROM later")
+        code, told, said = found.run()
+        assert (code, told["verdict"]) == (2, "cannot tell"), said
+        assert f"the backup lacks tablespace {_later(server)} in " in told["problem"]
+        assert "walkeeper backup" in told["hint"]
+        assert found.run("--job", found.place.taken().id)[0] == backup_job.LATER
+        server.restart()
+        assert server.value("SELECT count(*) FROM later") == rows
+        assert found.place.take() == 0
+        found.place.archive_wal()
+        code, told, said = found.run()
+        assert code == 0, said
+        server.execute("DROP TABLE later")
+        server.execute("DROP TABLESPACE later")
+        found.place.archive_wal()
+        code, told, said = found.run()
+        assert code == 0, said
+        assert {each["state"] for each in told["checks"]} <= {"ok", "absent"}
+        assert found.nothing_stays()
+        found.there.host.kill9()
+
+
+def test_p14_a_tablespace_that_nobody_saw_ends_a_proof_before_it_is_written() -> None:
+    """Made on another host, by a server that has stopped, or while the backup was being restored."""
+    with Postgres(new_directory("p")) as server:
+        found = Prover(server)
+        place = _make_later(server, found.place)
+        server.checkpoint()
+        oid = _later(server)
+        server.stop()
+        before = _content(place)
+        code, told, said = found.run()
+        assert (code, told["verdict"]) == (2, "cannot tell"), said
+        assert f"the backup lacks tablespace {oid} in {place}, which its WAL makes" in told["problem"]
+        assert _content(place) == before
+        away = place.rename(place.with_name("away"))
+        assert f"lacks tablespace {oid} in {place}, which its WAL makes" in found.run()[1]["problem"]
+        assert _content(away) == before
+        assert found.nothing_stays()
+        found.there.host.kill9()
+
+
+def _make_later(server: Postgres, place: Place) -> Path:
+    found = new_directory("ts")
+    server.execute(f"CREATE TABLESPACE later LOCATION '{found}'")
+    server.execute("CREATE TABLE later (n int) TABLESPACE later")
+    server.execute("INSERT INTO later VALUES (0)")
+    place.archive_wal()
+    return found
+
+
+def _later(server: Postgres) -> int:
+    return int(server.value("SELECT oid FROM pg_tablespace WHERE spcname = 'later'"))
+
+
+def _content(place: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}

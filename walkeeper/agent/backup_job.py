@@ -24,7 +24,7 @@ from walkeeper.config import Config
 from walkeeper.core import backup_job
 from walkeeper.core.about import About
 from walkeeper.core.backup import BackupId
-from walkeeper.core.backup_job import BEAT_SECONDS, DAMAGED, SILENCE_SECONDS, Bidder, Done, From, Job, Stands
+from walkeeper.core.backup_job import BEAT_SECONDS, DAMAGED, LATER, SILENCE_SECONDS, Bidder, Done, From, Job, Stands
 from walkeeper.core.floor import moment, written
 from walkeeper.core.proof import scratch_name
 from walkeeper.core.record import Record
@@ -206,6 +206,8 @@ class BackupJob:
         """The moment of the schedule that no job was made for yet; None where there is none, or nothing to prove."""
         if cluster.record is None or (self.kind.about is About.PROOF_JOB and not cluster.newest):
             return None
+        if job is not None and job.later and cluster.newest > job.backup:
+            return moment(job.due)
         now, before = now_utc(), None if job is None else moment(job.due)
         due = self.kind.schedule.newest(now, before)
         return due if backup_job.is_due(job, int(cluster.record.system_identifier), due, now) else None
@@ -270,7 +272,10 @@ class BackupJob:
         why = "" if code == 0 else "it could not be started" if self._child is None else self._child.why()
         if self._ended_for and why:
             why = f"it was ended for that host's sake: {self._ended_for}"
-        self._write(backup_job.ended(job, timestamp(), why, for_good=code == DAMAGED), found)
+        if code == LATER:
+            self._write(backup_job.postponed(job, timestamp(), why), found)
+        else:
+            self._write(backup_job.ended(job, timestamp(), why, for_good=code == DAMAGED), found)
         events.info(f"{self.kind.word}_job_ended", backup=mine.backup, attempt=mine.attempt, error=why or None)
         self._let_go()
 

@@ -48,6 +48,8 @@ _AHEAD: Final = timedelta(hours=1)
 
 DAMAGED: Final = 3
 """Exit of a job's command: the backup is of no use, which no attempt changes. By hand that is 1, with which Python ends, too."""
+LATER: Final = 4
+"""Exit of a proof: nothing is wrong, and with this backup it cannot be made, on whichever member."""
 TOO_FAR_BEHIND: Final = 1024 * 1024 * 1024
 """Bytes that a replica may fall behind before what it runs for the cluster is ended there."""
 DISK_SECONDS: Final = 1800.0
@@ -67,7 +69,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """``due``: the moment of the schedule that it is for. ``node`` runs it, or ran it last. ``at`` is by the writer's clock.
 
     ``backup``: the one that is taken, or for a proof the newest that was complete.
-    ``bytes`` of some ``of`` have come, plain. ``expired``: ``walkeeper expire`` ran after it.
+    ``bytes`` of some ``of`` have come, plain. ``expired``: ``walkeeper expire`` ran after it. ``later``: a proof that waits for a
+    newer backup than ``backup``.
     """
 
     schema: int = SCHEMA
@@ -83,6 +86,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     at: Moment
     why: _Line = ""
     expired: bool = False
+    later: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -168,7 +172,7 @@ def made_good(backup: str, at: str, done: Done | None) -> bool:
 
 def may_claim(job: Job, me: Bidder, stood: float, prefer: From) -> bool:
     """Whether that member bids for it. ``stood``: seconds for which it saw the document unchanged, by its own clock."""
-    if job.is_over or not (me.leads or me.replica):
+    if job.is_over or job.later or not (me.leads or me.replica):
         return False
     if prefer == "spare" and me.leads and not me.alone:
         return False
@@ -186,7 +190,7 @@ def may_claim(job: Job, me: Bidder, stood: float, prefer: From) -> bool:
 def nobody_bids(job: Job, stood: float) -> bool:
     """Whether it waits for longer than that can be chance, to begin or to go on elsewhere; ``stood`` as above."""
     pause = _pause(job) if job.state == "wanted" else 0.0
-    return not job.is_over and stood - pause > WAITS_SECONDS
+    return not job.is_over and not job.later and stood - pause > WAITS_SECONDS
 
 
 def _pause(job: Job) -> float:
@@ -211,6 +215,11 @@ def ended(job: Job, at: str, why: str, *, for_good: bool = False) -> Job:
         return replace(job, state="done", at=at, beat=job.beat + 1, why="")
     state: Literal["failed", "wanted"] = "failed" if for_good or job.attempt >= MAX_ATTEMPTS else "wanted"
     return replace(job, state=state, at=at, beat=job.beat + 1, why=why[:1000])
+
+
+def postponed(job: Job, at: str, why: str) -> Job:
+    """Until there is a newer backup: that is no attempt."""
+    return replace(given_back(job, at), later=True, why=why[:1000])
 
 
 def given_back(job: Job, at: str) -> Job:

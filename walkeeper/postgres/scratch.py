@@ -56,6 +56,7 @@ _SETTINGS: Final = {
     "logging_collector": "off",
     "log_destination": "stderr",
     "log_min_messages": "warning",
+    "log_error_verbosity": "default",
     "lc_messages": "C",
 }
 """No addresses, no archiving, no subscriptions, no libraries that act by themselves; small, and in no need to last.
@@ -65,6 +66,8 @@ not waited for.
 """
 _REDO: Final = re.compile(r"redo in progress, elapsed time: .*, current LSN: ([0-9A-F/]+)")
 _WHY: Final = re.compile("FATAL:|PANIC:|HINT:|terminated by signal|restore_failed|hole_in_archive")
+_MAKES: Final = re.compile(r"CONTEXT:  WAL redo at \S+ for Tablespace/CREATE: ([0-9]+) \"(.*)\"")
+"""The server's words of what it could not replay, where that made a tablespace."""
 _EVENT_TRIGGERS_CAN_BE_OFF: Final = 17
 
 
@@ -221,12 +224,24 @@ class ScratchServer:
 
     def _ended(self) -> CannotTell:
         """What its log says last of why."""
+        if made := _MAKES.search(_end_of(self._log)):
+            return newer_tablespace(f"tablespace {made[1]} in {made[2]}, which its WAL makes")
         lines = _end_of(self._log).splitlines()
         said = [line for line in lines if _WHY.search(line)]
         return CannotTell(
             f"the restored server ended: {' / '.join(said[-3:] or lines[-2:] or ['it said nothing'])}",
             hint="walkeeper verify --deep looks at every object that it reads. Where this host lacks something: another host.",
         )
+
+
+def newer_tablespace(which: str) -> CannotTell:
+    """The WAL behind the backup leads, or may lead, out of the server's directory. ``which``: the tablespace, and who has it."""
+    problem = CannotTell(
+        f"the backup lacks {which}: a restored server would work there, beside whoever does",
+        hint="Take a base backup first: walkeeper backup. Then again.",
+    )
+    problem.of_this_backup = True
+    return problem
 
 
 def _end_of(path: Path) -> str:

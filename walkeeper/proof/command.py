@@ -1,6 +1,7 @@
 """``walkeeper verify --restore``: the newest complete backup and its WAL, restored for real, started and looked at.
 
-Exit codes are verify's: 0 it restores, 1 it is damaged, 2 cannot tell. A job's is ``backup_job.DAMAGED`` instead of 1.
+Exit codes are verify's: 0 it restores, 1 it is damaged, 2 cannot tell. A job's is ``backup_job.DAMAGED`` instead of 1, and
+``backup_job.LATER`` where only a newer backup can be proved.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import Progress, complain, printable, wrapped
-from walkeeper.postgres.scratch import ScratchServer
-from walkeeper.proof import modest
+from walkeeper.postgres.scratch import ScratchServer, newer_tablespace
+from walkeeper.proof import fence, modest
 from walkeeper.proof.place import DATA, DEFAULT, check_room, clear, scratch
-from walkeeper.restore.directory import here, settings
+from walkeeper.restore.directory import here, others, settings
 from walkeeper.restore.directory import plan as planning
 from walkeeper.restore.directory.carry_out import BACKUP_LABEL, carry_out
 from walkeeper.restore.directory.command import restore_script
@@ -115,8 +116,20 @@ def main(config: Config, request: Request) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _interrupt)
-    code = say(lambda: _work(config, request), json=request.json)
-    return backup_job.DAMAGED if request.job and code == DAMAGED else code
+    later = False
+
+    def work() -> tuple[str, int]:
+        nonlocal later
+        try:
+            return _work(config, request)
+        except CannotTell as problem:
+            later = problem.of_this_backup
+            raise
+
+    code = say(work, json=request.json)
+    if not request.job:
+        return code
+    return backup_job.LATER if later else backup_job.DAMAGED if code == DAMAGED else code
 
 
 def _interrupt(*_: object) -> None:
@@ -163,6 +176,7 @@ def _planned(config: Config, request: Request, place: Path, progress: Progress) 
             f"no server of PostgreSQL {plan.backup.major} is here",
             hint="Install it, or set postgresql.bin_dir to where it is.",
         )
+    _check_neighbours(plan)
     try:
         here.check_place(plan)
     except CannotRestore as problem:
@@ -170,6 +184,12 @@ def _planned(config: Config, request: Request, place: Path, progress: Progress) 
             str(problem), hint="Make room, or name another place: walkeeper verify --restore DIRECTORY"
         ) from None
     return plan
+
+
+def _check_neighbours(plan: Plan) -> None:
+    """Raises CannotTell. What is made later meets the fence, after all the work."""
+    if which := others.newer_tablespace(plan.backup, plan.evidence.layout.system_identifier):
+        raise newer_tablespace(which)
 
 
 def _prove(found: Found, command: str, place: Path, progress: Progress, pace: modest.Pace | None) -> None:
@@ -205,6 +225,8 @@ def _prove(found: Found, command: str, place: Path, progress: Progress, pace: mo
     if found.code == DAMAGED:
         return
     begun = _took(found, "pg_verifybackup", begun)
+    _check_neighbours(plan)
+    fence.shut(plan.directory)
     with server:
         found.reached = _recovered(plan, server, place, progress)
         begun = _took(found, "replay", begun)
@@ -213,6 +235,7 @@ def _prove(found: Found, command: str, place: Path, progress: Progress, pace: mo
         found.checks.append(_relations(server, found.reached["superuser"], workers))
         begun = _took(found, "pg_amcheck", begun)
         server.shut_down()
+    fence.lift(plan.directory)
     progress.show("pg_checksums")
     found.checks.append(_pages(plan, server))
     _took(found, "pg_checksums", begun)

@@ -21,6 +21,7 @@ from walkeeper.errors import CannotRestore, CannotTell, StoreDenied, WalkeeperEr
 from walkeeper.lib import events
 from walkeeper.lib.retry import with_retries
 from walkeeper.postgres.data_directory import running_server
+from walkeeper.proof import fence
 from walkeeper.restore import state
 from walkeeper.restore.directory import settings
 
@@ -126,6 +127,7 @@ def _unpin(config: Config, data: Path) -> None:
 def _remove(place: Path, *, but_it: bool) -> None:
     for number in range(_TRIES):
         try:
+            fence.lift(place / DATA)
             for each in place.iterdir():
                 if each.is_dir() and not each.is_symlink():
                     shutil.rmtree(each)
