@@ -216,6 +216,35 @@ def test_memory_that_is_short_ends_no_thread(monkeypatch: pytest.MonkeyPatch) ->
     assert About.ARCHIVER_TAIL not in {problem.what for problem in node.problems.open()}
 
 
+def test_p16_what_cannot_be_shipped_is_a_problem_until_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tail's own thread looks meanwhile, and has nothing to complain of."""
+    node = Node()
+    node.comes(node.first.start + STEP)
+    part = node.received.take(0)
+    assert part is not None
+    looks, told, ended, stopping = threading.Semaphore(0), list[bool](), threading.Event(), threading.Event()
+    monkeypatch.setattr(node.tail, "_clear_up", looks.release)
+    look = threading.Thread(target=node.tail.run, args=(node.frontier, stopping))
+    look.start()
+    looks.acquire()
+    node.store.down = True
+
+    def wait(seconds: float) -> bool:
+        for _ in range(2):  # the second has begun since
+            looks.acquire()
+        node.now += seconds
+        told.append(About.ARCHIVER_TAIL in {problem.what for problem in node.problems.open()})
+        node.store.down = len(told) < 10
+        return False
+
+    monkeypatch.setattr(ended, "wait", wait)
+    node.synchronous._store(part, ended)
+    stopping.set()
+    look.join()
+    assert told[-1]
+    assert not node.problems.open()
+
+
 def test_bytes_that_are_no_wal_end_the_stream() -> None:
     node = Node()
     node.received.add(node.received.lsn, memoryview(bytes(STEP)))

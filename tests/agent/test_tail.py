@@ -277,6 +277,26 @@ def test_a_store_outage_ends_and_the_tail_goes_on(alone: Alone) -> None:
         wait_for(lambda: not agent.problems())
 
 
+def test_p16_a_tail_that_cannot_be_stored_is_a_problem_until_it_is(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commits lie on the nodes alone then, and no whole segment waits that would say so."""
+    monkeypatch.setattr("walkeeper.agent.problems.GRACE_SECONDS", 1.5)  # some looks, and some pauses between attempts
+
+    def deny(call: str, key: str) -> None:
+        if call == "create" and key.startswith(alone.layout.tails):
+            raise StoreDenied(f"{key}: not allowed", hint="Allow it.")
+
+    with alone.agent(interval=1.0) as agent:
+        agent.wait_frontier(alone.insert())
+        alone.store.before = deny
+        end = alone.insert()
+        wait_for(lambda: "archiver_tail" in agent.problems())
+        alone.store.before = None
+        agent.wait_frontier(end)
+        wait_for(lambda: not agent.problems())
+
+
 @pytest.fixture(params=sorted(all_postgres()))
 def streaming(request: pytest.FixtureRequest) -> Iterator[tuple[Postgres, Receiver, Path]]:
     """A server of each version, and a pg_receivewal that streams from it."""

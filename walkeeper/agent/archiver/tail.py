@@ -154,7 +154,7 @@ class Tail:
     def run(self, frontier: Frontier, stopping: threading.Event) -> None:
         """Until ``stopping``."""
         backoff = Backoff(0.5, 5)
-        begun = False
+        begun = failing = False
         while not stopping.wait(TICK):
             try:
                 if not begun:
@@ -163,11 +163,14 @@ class Tail:
                 self._look(frontier.next_segment)
                 self._clear_up()
             except WalkeeperError as problem:
+                failing = True
                 self._problems.report(About.ARCHIVER_TAIL, problem, grace=True)
                 stopping.wait(backoff.failed())
             else:
                 backoff.succeeded()
-                self._problems.clear(About.ARCHIVER_TAIL)
+                if failing:  # else what is open is of those who ship
+                    self._problems.clear(About.ARCHIVER_TAIL)
+                failing = False
 
     # --- shipping -------------------------------------------------------------------------------------------------
 
@@ -180,11 +183,18 @@ class Tail:
         written = self._open.written(segment)
         if written is None:
             return
-        chain = self._chain_for(segment, written.run)
+        chain, marks = self._chain_for(segment, written.run), (self._marked, self._marked_at)
         if not self._due(chain, written.offset, self._interval):
             return
-        while chain.end < written.offset:
-            end = min(written.offset, chain.end + MAX_PIECE)
+        try:
+            self._ship_up_to(chain, written.offset)
+        except WalkeeperError:
+            self._marked, self._marked_at = marks  # it is due at the next look, too
+            raise
+
+    def _ship_up_to(self, chain: Chain, offset: int) -> None:
+        while chain.end < offset:
+            end = min(offset, chain.end + MAX_PIECE)
             receipt = self._ship(chain, chain.end, end)
             if receipt is None:
                 return
