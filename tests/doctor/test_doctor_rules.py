@@ -33,7 +33,7 @@ from walkeeper.doctor.facts import (
 )
 from walkeeper.doctor.rule import RULES, Finding, exit_code, judge
 from walkeeper.doctor.rules import wiring
-from walkeeper.errors import ConfigError, DcsUnavailable, StoreDenied, StoreUnavailable, StoreUnfit
+from walkeeper.errors import ConfigError, DcsUnavailable, Refused, StoreDenied, StoreUnavailable, StoreUnfit
 from walkeeper.lib.schedule import Schedule
 from walkeeper.postgres.server import ServerState
 from walkeeper.store.directory.keys import DirectorySettings
@@ -432,6 +432,8 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("store_answers", with_part("store", problem=ConfigError("profile x: not found")), "error", "profile x", "store section"),
     ("store_allows", with_part("store", problem=StoreDenied("s3://our-wal: AccessDenied", hint="Look.")), "error", "AccessDenied", "# Look."),
     ("store_allows", with_part("store", problem=StoreUnavailable("s3://our-wal: refused")), "unknown", "s3://our-wal: refused", ""),
+    ("store_allows", with_part("store", problem=Refused("/wal: this is root")), "unknown", "this is root", ""),
+    ("store_creates_only", with_part("store", problem=Refused("/wal: this is root")), "unknown", "this is root", ""),
     ("store_creates_only", with_part("store", problem=StoreUnfit("s3://our-wal: it overwrites", hint="Set head.")), "error", "it overwrites", "# Set head."),
     ("store_creates_only", with_part("store", problem=StoreDenied("s3://our-wal: denied")), "unknown", "denied", ""),
     ("store_creates_only", with_config(store=S3Settings(bucket="our-wal", region="r", overwrite_guard="head")), "warning",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,11 @@ from tests.twins.memory_record import MemoryRecord
 from walkeeper.config.model import NamedStore
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Gap, Record
-from walkeeper.doctor import gather, rules
+from walkeeper.dcs.claim import decoded
+from walkeeper.doctor import gather, here, rules
 from walkeeper.doctor.facts import AgentFacts, Facts, StoreFacts, Unknown
 from walkeeper.doctor.rule import RULES, judge
-from walkeeper.errors import StoreDenied
+from walkeeper.errors import Refused, StoreDenied
 from walkeeper.store.directory.keys import DirectorySettings
 
 __all__ = ["rules", "two"]
@@ -77,6 +79,26 @@ def test_the_hold_slot_follows_as_many_as_durable_in_says(good: Facts, durable_i
     behind = replace(behind, other_stores=(replace(other, record=ahead),))
     late = with_server(slot=slot(restart_lsn=Lsn.parse("0/F0000000")))(behind)
     assert of(judge(late), "gap_safe")[0].state == state
+
+
+def test_root_is_told_what_another_user_s_store_holds_and_writes_nothing(
+    two: TwoStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = Built.segment(1, 7)
+    two.main.archive.record_gap(lost, lost.end)
+    place = Path(two.main.store.url.removeprefix("file://"))
+    if os.geteuid() == 0:
+        os.chown(place, 4711, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    data = two.main.config.source.parent
+    config = replace(two.main.config, node=replace(two.main.config.node, data_dir=data))
+    record = two.main.dcs.record
+    assert record is not None
+    found = here.look_at_store(config, decoded(record).record)
+    assert isinstance(found.problem, Refused)
+    assert isinstance(found.gaps, tuple)
+    assert [gap.start for gap in found.gaps] == [str(lost.start)]
+    assert not (place / "probe").exists()
 
 
 def test_each_is_looked_at_with_its_own_record(two: TwoStores, good: Facts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from walkeeper.errors import ConfigError, StoreDenied, StoreUnavailable, StoreUnfit
+from walkeeper.errors import ConfigError, Refused, StoreDenied, StoreUnavailable, StoreUnfit
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 from walkeeper.store.directory import DirectoryStore
 
@@ -495,6 +495,34 @@ def test_rights_lost_below_the_root_are_no_absence(root: Path, store: DirectoryS
                 CALLS[name](store)
     finally:
         folder.chmod(0o750)
+
+
+@pytest.mark.parametrize("whose", ["the directory", "what lies in it"])
+def test_root_reads_another_user_s_store_and_writes_nothing_into_it(
+    root: Path, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    store.create(KEY, BODY, METADATA)
+    before = files(root)
+    if os.geteuid() == 0:
+        os.chown(root if whose == "the directory" else root / "cluster", 4711, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for name in ("create", "probe"):
+        with pytest.raises(Refused, match="this is root") as caught:
+            CALLS[name](DirectoryStore(root))
+        assert "sudo -u postgres" in caught.value.hint
+    with pytest.raises(Refused):  # of which this process has prepared the folder
+        store.create(f"{KEY}2", BODY, METADATA)
+    assert files(root) == before
+    assert store.head(KEY) is not None
+    assert store.get(KEY) == BODY
+    assert [info.key for info in store.list("")] == [KEY]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a directory of root's takes root")
+def test_root_writes_into_its_own_store(store: DirectoryStore) -> None:
+    store.probe()
+    store.create(KEY, BODY, METADATA)
+    assert store.get(KEY) == BODY
 
 
 @pytest.mark.parametrize(

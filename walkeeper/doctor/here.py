@@ -24,7 +24,7 @@ from walkeeper.dcs.patroni import settings
 from walkeeper.doctor.branch import newer_branch, other_branch
 from walkeeper.doctor.commands import Command, parse
 from walkeeper.doctor.facts import AgentFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
-from walkeeper.errors import AgentError, BadFloor, ConfigError, StoreUnavailable, WalkeeperError
+from walkeeper.errors import AgentError, BadFloor, ConfigError, Refused, StoreUnavailable, WalkeeperError
 from walkeeper.lib.clock import now_utc, wall_seconds
 from walkeeper.store.base import Store
 from walkeeper.store.open import open_store
@@ -78,6 +78,8 @@ def look_at_store(config: Config, record: Record | Unknown | None) -> StoreFacts
     facts = StoreFacts(url=store.url, clock_ahead=_clock(config))
     try:
         store.probe()
+    except Refused as problem:  # by root, who may read it
+        facts = replace(facts, problem=problem)
     except WalkeeperError as problem:
         return replace(unseen(facts, f"the store could not be probed: {problem}"), problem=problem)
     facts = replace(facts, kept_versions=_kept_versions(config))

@@ -10,7 +10,7 @@ from walkeeper.core.record import Gap
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
-from walkeeper.errors import ConfigError, StoreDenied, StoreUnfit, WalkeeperError
+from walkeeper.errors import ConfigError, Refused, StoreDenied, StoreUnfit, WalkeeperError
 
 AREA: Final = "Store"
 SKEW_WARNING: Final = 60.0
@@ -30,7 +30,7 @@ def store_answers(facts: Facts) -> Iterator[Verdict]:
     store = facts.store
     if isinstance(store, Unknown):
         yield NotKnown(store.because)
-    elif store.problem is None or isinstance(store.problem, StoreUnfit | StoreDenied):
+    elif store.problem is None or isinstance(store.problem, StoreUnfit | StoreDenied | Refused):
         yield Good(f"{store.url} answers")
     else:
         yield Wrong(str(store.problem), _fix(facts, store.problem))
@@ -49,6 +49,8 @@ def store_allows(facts: Facts) -> Iterator[Verdict]:
     store = facts.store
     if isinstance(store, Unknown):
         yield NotKnown(store.because)
+    elif isinstance(store.problem, Refused):  # right_user says what to type
+        yield NotKnown(str(store.problem))
     elif isinstance(store.problem, StoreDenied):
         yield Wrong(str(store.problem), _fix(facts, store.problem))
     elif store.problem is not None and not isinstance(store.problem, StoreUnfit):

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
+from walkeeper.errors import ConfigError, Refused, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
 from walkeeper.lib import durable, events
 from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, too_large
 from walkeeper.store.object_key import check_folder, check_key, check_list_prefix, check_metadata
@@ -76,6 +76,7 @@ class DirectoryStore:
         path = self._root / key
         self._check_root()
         try:
+            self._refuse_root()
             self._prepare(path.parent)
             _write(path, body, metadata, GROUP_FILE if self._group_reads() else PRIVATE_FILE)
         except FileExistsError:
@@ -184,6 +185,19 @@ class DirectoryStore:
             ) from error
         except OSError as error:
             raise _problem(self._root, error) from error
+
+    def _refuse_root(self) -> None:
+        """In another user's store: what root made there could be read and continued by root alone. Raises Refused, or OSError."""
+        if os.geteuid() != 0:
+            return
+        with os.scandir(self._root) as scan:
+            uids = [entry.stat(follow_symlinks=False).st_uid for entry in scan if not entry.name.startswith(".")]
+        for uid in (self._root.stat().st_uid, *uids):
+            if uid != 0:
+                raise Refused(
+                    f"{self._root}: this is root, and what it stores there could not be read by uid {uid}, whose store it is",
+                    hint="Run it as PostgreSQL's user: sudo -u postgres walkeeper …",
+                )
 
     def _is_known(self) -> bool:
         """Whether this may be the same store under a new identity: mounted again, or moved to another disk."""
