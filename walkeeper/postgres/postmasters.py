@@ -43,12 +43,12 @@ class Postmaster:
     def owns(self, place: Path, major: int) -> str:
         """What the server has in that directory, for people; empty for nothing that is known. In a tablespace a server of another
         version than ``major`` has its own beside it."""
-        theirs = {"its data directory": self.directory, "its pg_wal": self.directory / "pg_wal"}
+        theirs = {"the data directory": self.directory, "pg_wal": self.directory / "pg_wal"}
         with suppress(OSError):
-            theirs["its pg_wal"] = self._seen(str((self.directory / "pg_wal").readlink()))
+            theirs["pg_wal"] = self._seen(str((self.directory / "pg_wal").readlink()))
         if _version(self.directory) == str(major):
-            theirs |= {f"its tablespace {oid}": self._seen(where) for oid, where in self.tablespaces.items()}
-        return next((what for what, there in theirs.items() if _same(place, there)), "")
+            theirs |= {f"tablespace {oid}": self._seen(where) for oid, where in self.tablespaces.items()}
+        return next((what for what, there in theirs.items() if is_same(place, there)), "")
 
     def _seen(self, path: str) -> Path:
         return self.root / path.lstrip("/") if path.startswith("/") else self.directory / path
@@ -101,7 +101,7 @@ def _version(directory: Path) -> str:
         return ""
 
 
-def _same(one: Path, other: Path) -> bool:
+def is_same(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
     except OSError:

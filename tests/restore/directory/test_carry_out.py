@@ -27,6 +27,7 @@ from walkeeper.restore import state
 from walkeeper.restore.directory import carry_out as module
 from walkeeper.restore.directory import fetch, here, tree
 from walkeeper.restore.directory.carry_out import Result, _mark_clone, carry_out
+from walkeeper.restore.directory.model import Use
 
 CHANGING = ("open", "mkdir", "unlink", "rmdir", "rename", "fchmod", "ftruncate", "pwrite", "write", "symlink", "fsync")
 
@@ -145,16 +146,31 @@ def test_a_clone_that_took_the_archive_over_is_restored_as_what_it_is(
         shutil.rmtree(tmp_path / "data")
 
 
-def test_a_replica_writes_over_no_tablespace_of_somebody_else(
-    store: MemoryStore, backup: Backup, tmp_path: Path
+@pytest.mark.parametrize("use", ["server", "replica"])
+def test_no_tablespace_of_somebody_else_is_written_over(
+    store: MemoryStore, backup: Backup, tmp_path: Path, use: Use
 ) -> None:
     (tmp_path / "space" / "PG_15_202209061").mkdir(parents=True)
     with pytest.raises(CannotRestore, match="not the tablespace of what lies in"):
-        here.check_place(plan(backup, store, tmp_path, use="replica", delta=True))
+        here.check_place(plan(backup, store, tmp_path, use=use, delta=True))
     (tmp_path / "data" / "pg_tblspc").mkdir(parents=True)
     (tmp_path / "data" / "PG_VERSION").touch()
     (tmp_path / "data" / "pg_tblspc" / str(SPACE)).symlink_to(tmp_path / "space")
-    here.check_place(plan(backup, store, tmp_path, use="replica", delta=True))
+    here.check_place(plan(backup, store, tmp_path, use=use, delta=True))
+
+
+def test_what_a_restore_that_failed_has_left_in_a_tablespace_is_known_as_its_own(
+    store: MemoryStore, backup: Backup, tmp_path: Path
+) -> None:
+    lost = _pieces(store)[0]
+    del store.objects[lost]
+    with pytest.raises(CannotTell):
+        restore(backup, store, tmp_path)
+    assert any((tmp_path / "space").iterdir())
+    here.check_place(replace(plan(backup, store, tmp_path, delta=True), resumed=None))
+    (tmp_path / "data" / "pg_tblspc" / str(SPACE)).unlink()
+    with pytest.raises(CannotRestore, match="not the tablespace of what lies in"):
+        here.check_place(replace(plan(backup, store, tmp_path, delta=True), resumed=None))
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["into nothing", "over another"])

@@ -151,11 +151,16 @@ def _only_one(directory: Path) -> Iterator[None]:
 
 
 def _make_files(plan: Plan, tree: Tree) -> Layers:
-    """First what the backup does not have goes, then everything that it has gets its name, and the size that it begins with."""
+    """First what the backup does not have goes, then everything that it has gets its name, and the size that it begins with.
+
+    The links of tablespaces come before those: they tell a later restore whose what lies there is, if this one ends here.
+    """
     layers = layers_of(plan.chain, partial(_parts, plan))
     layers.name(state.NAME)
     spaces = (part.path for part in _parts(plan, plan.backup) if part.path.startswith("pg_tblspc/"))
     tree.keep_only(layers.names, {path for path in spaces if path.count("/") == 2})
+    for oid, place in plan.tablespaces.items():
+        tree.link(f"pg_tblspc/{oid}", place)
     for number, backup in reversed(list(enumerate(plan.chain))):
         for part in _parts(plan, backup):
             if (made := layers.made(number, part)) is not None:
@@ -178,8 +183,6 @@ def _settle(plan: Plan, tree: Tree, recovery: dict[str, str], control: bytes, re
     if len(plan.chain) > 1:
         label = tree.read_file(BACKUP_LABEL, _LONGEST_LABEL) or b""
         tree.write_file(BACKUP_LABEL, without_increment(label), mode)
-    for oid, place in plan.tablespaces.items():
-        tree.link(f"pg_tblspc/{oid}", place)
     if plan.tablespaces:
         tree.write_file("tablespace_map", settings.tablespace_map(plan.tablespaces), mode)
     replica = plan.request.use == "replica"

@@ -21,7 +21,7 @@ from walkeeper.core import amounts
 from walkeeper.errors import CannotRestore
 from walkeeper.lib import events
 from walkeeper.lib.terminal import Progress, wrapped
-from walkeeper.restore.directory import here, settings
+from walkeeper.restore.directory import here, others, settings
 from walkeeper.restore.directory import plan as planning
 from walkeeper.restore.directory.carry_out import Result, carry_out
 from walkeeper.restore.directory.model import Plan, Request
@@ -51,6 +51,7 @@ def main(config: Config, request: Request, *, dry_run: bool, json: bool) -> int:
     if plan.is_done:
         _print(_there_already(plan), _document(plan, "restored"), json=json)
         return 0
+    others.check(plan)
     here.check_place(plan)
     if dry_run:
         seconds = _estimate(plan)

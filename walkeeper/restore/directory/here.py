@@ -160,24 +160,32 @@ def _check_directory(place: Path, oid: int, plan: Plan) -> None:
         content = [each for each in place.iterdir() if each.name != "lost+found"]
     except OSError as problem:
         raise CannotRestore(f"{place}: {problem.strerror}", hint=f"Choose another one with {option}.") from None
+    if oid and content and plan.resumed is None:
+        _check_own(place, oid, plan)
     if content and not plan.request.delta and plan.resumed is None:
         raise CannotRestore(
             f"{place}: it is not empty",
             hint=f"Empty it, choose another one with {option}, or write over it with --delta.",
         )
-    if oid and content and plan.request.use == "replica" and plan.resumed is None:
-        link = plan.directory / "pg_tblspc" / str(oid)
-        if os.path.realpath(link) != os.path.realpath(place):
-            raise CannotRestore(
-                f"{place}: it is not empty, and not the tablespace of what lies in {plan.directory}",
-                hint="Is it another server's? A replica writes over its own directories only. Patroni takes its next method.",
-            )
     known = (place / "PG_VERSION").exists() or (place / state.NAME).exists()
     if oid == 0 and content and not known:
         raise CannotRestore(
             f"{place}: it is not a data directory, and --delta removes what the backup does not have",
             hint="Is it the right path? An empty directory needs no --delta.",
         )
+
+
+def _check_own(place: Path, oid: int, plan: Plan) -> None:
+    """That what lies in a tablespace is of what lies in the data directory, and not another server's."""
+    if os.path.realpath(plan.directory / "pg_tblspc" / str(oid)) == os.path.realpath(place):
+        return
+    hint = f"Empty it, or choose another place with --tablespace {oid}=DIRECTORY."
+    if plan.request.use == "replica":
+        hint = "A replica writes over its own directories only. Patroni takes its next method."
+    raise CannotRestore(
+        f"{place}: it is not empty, and not the tablespace of what lies in {plan.directory}",
+        hint=f"Is it another server's? {hint}",
+    )
 
 
 def _of(path: str, places: dict[int, Path]) -> int:

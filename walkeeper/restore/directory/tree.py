@@ -145,6 +145,8 @@ class Tree:
         folder, _, name = path.rpartition("/")
         parent = self._folder(folder, make=True)
         kind = _kind(parent, name)
+        if kind == stat.S_IFLNK and os.readlink(name, dir_fd=parent) == str(target):
+            return
         if kind == stat.S_IFDIR:
             self._remove_below(parent, name)
         elif kind is not None:
@@ -152,7 +154,7 @@ class Tree:
         os.symlink(target, name, dir_fd=parent)
 
     def keep_only(self, named: Callable[[str], bool], top: Collection[str]) -> None:
-        """Remove what ``named`` does not know, all of pg_wal, and the links of tablespaces.
+        """Remove what ``named`` does not know, all of pg_wal, and the links of tablespaces that are not of this tree.
 
         In a tablespace only what lies below ``top``, paths as in the index: other versions' servers may have theirs beside it.
         """
@@ -172,7 +174,7 @@ class Tree:
             kind = _kind(fd, name)
             if kind == stat.S_IFDIR and (named(path) or (path == PG_WAL)):
                 self._descend(fd, path, named)
-            elif (path == PG_WAL and path in self._roots) or (named(path) and kind == stat.S_IFREG):
+            elif (path in self._roots and kind == stat.S_IFLNK) or (named(path) and kind == stat.S_IFREG):
                 continue
             elif kind == stat.S_IFDIR:
                 self._remove_below(fd, name)
