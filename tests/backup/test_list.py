@@ -11,9 +11,11 @@ import pytest
 from tests.fixtures.archives import ONE, SYSTEM, TWO, Built, Verifier
 from tests.fixtures.backed_up import put_backup, put_piece
 from walkeeper.archive.backups import Backups
+from walkeeper.archive.expiry import write_retained
 from walkeeper.archive.proofs import write_proof
 from walkeeper.backup import list_command
 from walkeeper.core.backup import BackupId, Tombstone
+from walkeeper.core.floor import Retained
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.proof import Proof
 from walkeeper.lib import clock, retry
@@ -85,6 +87,27 @@ def test_each_backup_is_listed_with_its_state_and_why(built: Built, capsys: pyte
     proof = Proof(backup=str(IDS[0]), at="2026-11-25T10:15:00Z", timeline=2, lsn="0/800028")
     write_proof(built.store, built.archive.layout, proof)
     assert json.loads(listed(built, capsys, json=True)[1])["proved"]["at"] == proof.at
+
+
+@pytest.mark.parametrize(
+    ("until", "told"),
+    [
+        ("2027-11-28T00:00:00Z", "  stays until 2027-11-28T00:00:00Z\n"),
+        ("9999-12-31T00:00:00Z", "  stays forever\n"),
+        ("2026-11-25T00:00:00Z", ""),
+    ],
+)
+def test_how_long_a_backup_is_retained_is_shown(
+    built: Built, capsys: pytest.CaptureFixture[str], until: str, told: str
+) -> None:
+    put_backup(backups_of(built), IDS[0], Lsn(6 * MIB + 40), Lsn(6 * MIB + 256))
+    word = Retained(number=1, backup=str(IDS[0]), at="2026-11-21T12:00:00Z", until=until)
+    write_retained(built.store, built.archive.layout, word)
+    (row,) = json.loads(listed(built, capsys, json=True)[1])["backups"]
+    assert row["retained_until"] == (until if told else None)
+    shown = listed(built, capsys)[1]
+    assert told in shown
+    assert ("stays" in shown) == bool(told)
 
 
 def test_an_archive_without_backups_says_what_takes_one(built: Built, capsys: pytest.CaptureFixture[str]) -> None:

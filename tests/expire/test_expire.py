@@ -22,6 +22,7 @@ from walkeeper.archive.expiry import read_expiry, read_pins, write_floor, write_
 from walkeeper.archive.open import open_archives
 from walkeeper.archive.restorable import described, look
 from walkeeper.core.backup import Backup, BackupId, Tombstone
+from walkeeper.core.floor import FOREVER
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.retention import Policy
@@ -274,10 +275,36 @@ def test_p15_a_retained_backup_stays_below_the_start_with_its_own_wal(
     assert [each.id for each in found.windows.complete] == [str(OLD), str(FIRST), str(SECOND)]
     extent = site.built.archive.contents.extent(ONE)
     assert extent == (site.built.segment(1, 7), Lsn(14 * MIB))  # a rebuilt record begins above it
-    assert words.retain(site.config, str(OLD), words.LONG_AGO) == 0
+    assert words.retain(site.config, str(OLD), None) == 0
     assert run(apply=True)["next_floor"]["backups"] == [str(OLD)]
-    assert words.retain(site.config, str(OLD), words.FOREVER) == 2
+    assert words.retain(site.config, str(OLD), FOREVER) == 2
     assert "below the floor" in capsys.readouterr().err
+
+
+def test_p15_a_day_that_is_over_withdraws_no_earlier_word_and_what_is_retained_is_shown(
+    site: Site, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words.retain(site.config, str(SECOND), FOREVER) == 0
+    assert f"Backup {SECOND} stays forever, with its own WAL." in capsys.readouterr().out
+    for over in (datetime(2025, 12, 31, tzinfo=UTC), datetime(2026, 11, 28, tzinfo=UTC)):
+        assert words.retain(site.config, str(SECOND), over) == 2
+        assert f"HINT: Name a day that is to come. walkeeper expire --release {SECOND}" in capsys.readouterr().err
+    assert words.retain(site.config, str(OLD), datetime(2027, 11, 28, tzinfo=UTC)) == 0
+    said = run()
+    assert said["retained_until"] == {str(OLD): "2027-11-28T00:00:00Z", str(SECOND): "9999-12-31T00:00:00Z"}
+    command.main(site.config, command.Request())
+    told = capsys.readouterr().out
+    assert f"retained until 2027-11-28T00:00:00Z: {OLD}\n" in told
+    assert f"retained forever: {SECOND}\n" in told
+    child = BackupId("20261103T020000Z", 1, "00000005")
+    start, stop = Lsn(5 * MIB + 300), Lsn(5 * MIB + 400)
+    put_backup(site.backups, child, start, stop, kind="incremental", parent=str(OLDER))
+    assert words.retain(site.config, str(child), FOREVER) == 0
+    command.main(site.config, command.Request())
+    assert f"retained, as another builds on it: {OLDER}\n" in capsys.readouterr().out
+    for each in (SECOND, child):
+        assert words.retain(site.config, str(each), None) == 0
+    assert [*run()["retained_until"]] == [str(OLD)]
 
 
 def test_p15_a_pin_holds_what_it_needs_and_people_can_let_it_go(

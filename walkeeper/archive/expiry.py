@@ -69,6 +69,10 @@ class Expiry:
         begun = max(moment(floor.at), self.stored_at.get(floor.number, moment(floor.at)))
         return begun + timedelta(seconds=floor.grace)
 
+    def held(self, now: datetime) -> dict[str, str]:
+        """Which backups people retain at that moment: until when, by id."""
+        return {each.backup: each.until for each in self.retained if moment(each.until) > now}
+
     @property
     def newest(self) -> Floor | None:
         return self.floors[-1] if self.floors else None

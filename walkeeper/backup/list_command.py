@@ -15,6 +15,7 @@ from walkeeper.archive.restorable import Restorable, described, look
 from walkeeper.config import Config
 from walkeeper.core.amounts import duration, size
 from walkeeper.core.backup import BackupId
+from walkeeper.core.floor import lasting
 from walkeeper.lib import clock
 from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import WIDTH, Progress, printable
@@ -51,6 +52,9 @@ def document(archives: Archives, found: Restorable) -> dict[str, Any]:
     told = described(found)
     for window, last in zip(told["windows"], last_commits(archives, found), strict=True):
         window["last_commit"] = described_commit(last)
+    held = found.expiry.held(_now())
+    for each in told["backups"]:
+        each["retained_until"] = held.get(each["id"])
     documents = found.documents
     others = [
         *(_attempt(archives, system, id_) for id_ in documents.attempts),
@@ -80,7 +84,11 @@ def _attempt(archives: Archives, system: int, id_: BackupId) -> dict[str, Any]:
 
 def _age(id_: BackupId) -> timedelta:
     """By the clocks of who took it and of this host."""
-    return timedelta.max if id_.begun is None else datetime.fromtimestamp(clock.wall_seconds(), UTC) - id_.begun
+    return timedelta.max if id_.begun is None else _now() - id_.begun
+
+
+def _now() -> datetime:
+    return datetime.fromtimestamp(clock.wall_seconds(), UTC)
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
@@ -108,6 +116,8 @@ def _about(each: dict[str, Any]) -> Iterator[str]:
         yield f"{each['start_lsn']} to {each['stop_lsn']} on timeline {each['timeline']}"
         if each["parent"]:
             yield f"builds on {each['parent']}"
+        if each["retained_until"]:
+            yield f"stays {lasting(each['retained_until'])}"
     elif each["state"] == "attempt":
         yield f"{each['pieces']:,} {'piece' if each['pieces'] == 1 else 'pieces'}, {size(each['packed_bytes'])} stored"
     if each["why"]:

@@ -28,7 +28,7 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         if options.retain:
             return words.retain(config(options), options.retain, options.until)
         if options.release:
-            return words.retain(config(options), options.release, words.LONG_AGO)
+            return words.retain(config(options), options.release, None)
         if options.revoke:
             return words.revoke(config(options))
         request = expire.Request(

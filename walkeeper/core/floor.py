@@ -28,6 +28,7 @@ LONGEST_PIN: Final = 7 * 86400
 """Seconds from a pin's beginning to its end."""
 MAX_IDS: Final = 10_000
 """Backups that one floor gives up; the next one has the others."""
+FOREVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
 EVERYTHING: Final = "FFFFFFFF/FFFFFFFF"
 """The position of a timeline of which nothing is needed."""
 
@@ -157,6 +158,11 @@ def moment(text: str) -> datetime:
 def written(at: datetime) -> str:
     """As a document here has it."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def lasting(until: str) -> str:
+    """For people: how long something is retained."""
+    return "forever" if moment(until) >= FOREVER else f"until {until}"
 
 
 def given_up(floors: Iterable[Floor]) -> dict[int, list[Range]]:

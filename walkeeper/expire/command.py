@@ -15,7 +15,7 @@ from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.amounts import counted, duration, size, to_the_second
 from walkeeper.core.coverage import Range, intersect
-from walkeeper.core.floor import LEAST_GRACE, written
+from walkeeper.core.floor import LEAST_GRACE, lasting, written
 from walkeeper.core.record import Record
 from walkeeper.core.retention import FULLS, Policy, too_few
 from walkeeper.dcs.claim import Claim, read_claim
@@ -145,6 +145,7 @@ def document(found: Ran, policy: Policy) -> dict[str, Any]:
         "keep_number": max(policy.number or 0, FULLS),
         "oldest": plan.oldest.id if plan else None,
         "retained": list(plan.retained) if plan else [],
+        "retained_until": {id_: until for id_, until in expiry.held(looked.now).items() if id_ in packed},
         "pins": list(plan.pinned) if plan else [],
         "damaged": dict(looked.broken),
         "next_floor": None
@@ -206,8 +207,13 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     age = f"every second of the last {duration(found['keep_seconds'])}, and " if found["keep_seconds"] else ""
     yield from wrapped("Keeps", f"{age}{found['keep_number']} full backups at least", _WIDTH)
     yield from wrapped("", f"all from {found['oldest']} on", _WIDTH)
-    for word, ids in (("retained for longer", found["retained"]), ("pinned", found["pins"])):
-        yield from (line for id_ in ids for line in wrapped("", f"{word}: {id_}", _WIDTH))
+    for id_, until in found["retained_until"].items():
+        yield from wrapped("", f"retained {lasting(until)}: {id_}", _WIDTH)
+    for id_ in found["retained"]:
+        if id_ not in found["retained_until"]:
+            yield from wrapped("", f"retained, as another builds on it: {id_}", _WIDTH)
+    for id_ in found["pins"]:
+        yield from wrapped("", f"pinned: {id_}", _WIDTH)
     yield from _damaged(found)
     yield from _floors(found)
     for window in found["windows"]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json as json_module
 from datetime import UTC, datetime
-from typing import Final
 
 from walkeeper.archive.expiry import let_go, note_floor, read_expiry, read_pins, write_retained
 from walkeeper.archive.open import Archives, open_archives
 from walkeeper.archive.restorable import look
 from walkeeper.config import Config
 from walkeeper.core.backup import BackupId
-from walkeeper.core.floor import Pin, Retained, moment, written
+from walkeeper.core.floor import FOREVER, Pin, Retained, lasting, moment, written
 from walkeeper.core.record import Record
 from walkeeper.errors import Unsafe
 from walkeeper.expire.command import DONE, owned_record, store_time
@@ -20,12 +19,9 @@ from walkeeper.lib.terminal import printable
 from walkeeper.verify.answer import say
 from walkeeper.verify.evidence import ask_the_dcs, locate
 
-FOREVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
-LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-
-def retain(config: Config, backup: str, until: datetime) -> int:
-    """``until`` now or before withdraws an earlier word."""
+def retain(config: Config, backup: str, until: datetime | None) -> int:
+    """``until``: None withdraws an earlier word."""
     return say(lambda: _retain(config, BackupId.parse(backup), until))
 
 
@@ -38,28 +34,31 @@ def pins(config: Config, release: str | None, *, json: bool) -> int:
     return say(lambda: _pins(config, release, json=json), json=json)
 
 
-def _retain(config: Config, id_: BackupId, until: datetime) -> tuple[str, int]:
+def _retain(config: Config, id_: BackupId, until: datetime | None) -> tuple[str, int]:
     record, now, archives = _open(config)
+    if until is not None and until <= now:
+        raise Unsafe(
+            f"expire --until {until:%Y-%m-%d}: not later than today, {now:%Y-%m-%d} in UTC",
+            hint=f"Name a day that is to come. walkeeper expire --release {id_} ends an earlier word.",
+        )
     system = int(record.system_identifier)
     found = look(archives, system, record.size, record)
     judged = next((each for each in found.windows.judged if each.backup.id == str(id_)), None)
-    if until > now and (judged is None or not judged.counts):
+    if until is not None and (judged is None or not judged.counts):
         raise Unsafe(
             f"backup {id_}: {judged.why if judged else 'there is no such backup'}",
             hint="A backup that a floor has given up comes back with walkeeper expire --revoke, while its grace lasts.",
         )
     earlier = [each.number for each in found.expiry.retained if each.backup == str(id_)]
-    word = Retained(
-        number=max(earlier, default=0) + 1, backup=str(id_), at=written(now), until=written(max(until, now))
-    )
+    word = Retained(number=max(earlier, default=0) + 1, backup=str(id_), at=written(now), until=written(until or now))
     if write_retained(archives.store, archives.layout(system), word) is None:
         raise Unsafe(f"backup {id_}: somebody else has just said how long it stays", hint="Call it again.")
     after = look(archives, system, record.size, record)
-    if until > now and str(id_) not in {backup.id for backup in after.windows.complete}:
+    if until is not None and str(id_) not in {backup.id for backup in after.windows.complete}:
         raise Unsafe(
             f"backup {id_}: a floor that was recorded at this moment has given it up", hint="walkeeper expire --revoke"
         )
-    said = f"stays until {written(until)}, with its own WAL" if until > now else "stays no longer than others"
+    said = f"stays {lasting(word.until)}, with its own WAL" if until is not None else "stays no longer than others"
     return f"Backup {id_} {said}.", DONE
 
 
