@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from tests.core.values import histories, plain_segment, sizes
 from tests.fixtures.restoring import PLAIN, SEGMENT, SYSTEM, Node, answering
 from tests.parts.processes import wait_until
 from walkeeper.core.branches import following
-from walkeeper.core.history import History
+from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import Segment
+from walkeeper.postgres.data_directory import running_server
 from walkeeper.restore import exits, prefetch, serving
 from walkeeper.restore.cache import Cache
+from walkeeper.restore.recovery import Recovery
 
 SERVER = ("postmaster.pid", "standby.signal")
 SIZE = SEGMENT.size
@@ -114,6 +116,40 @@ def test_a_recovery_that_goes_back_just_after_it_took_one_has_it_ready_again(age
         cache.joinpath(segment(6).name).rename(agent.data / "pg_wal" / "RECOVERYXLOG")
 
 
+def test_in_archive_recovery_the_last_segment_lies_ready_again(node: Node) -> None:
+    """PostgreSQL fetches it once more when the next one is not there, and again when it ends the recovery."""
+    (node.data / "standby.signal").rename(node.data / "recovery.signal")
+    store(node, segment(6))
+    with answering(node):
+        assert node.restore() == exits.DELIVERED
+        wait_ready(node, segment(6))
+        for _ in range(3):
+            (cache,) = caches(node).glob("*")
+            cache.joinpath(segment(6).name).rename(node.data / "pg_wal" / "RECOVERYXLOG")
+            wait_ready(node, segment(6))
+            (node.data / "pg_wal" / "RECOVERYXLOG").write_bytes(b"")  # as PostgreSQL may write into what it has taken
+            assert (cache / segment(6).name).read_bytes() == plain_segment(segment(6), SYSTEM)
+        store(node, segment(7))
+        assert node.restore(segment(7).name) == exits.DELIVERED
+        wait_ready(node, segment(7))
+
+
+@pytest.mark.parametrize(
+    ("goes_back", "fork", "wanted"), [(True, None, segment(6)), (False, None, None), (True, "0/650000", None)]
+)
+def test_only_archive_recovery_goes_back_and_not_beyond_a_fork(
+    node: Node, goes_back: bool, fork: str | None, wanted: Segment | None
+) -> None:
+    server = running_server(node.data)
+    assert server is not None
+    one = Recovery(server, node.archive.layout, Cache(caches(node), server), 0, goes_back=goes_back)
+    one.moved(segment(6))
+    one.barren.update([segment(7), segment(7, 2)])
+    if fork is not None:
+        one.read(parse_history(2, f"1\t{fork}\tx\n".encode()))
+    assert one.wanted(1 << 30) == wanted
+
+
 # --------------------------------------------------------------------------------------------------------------- bounds
 
 
@@ -130,26 +166,31 @@ def test_p9_what_lies_ready_is_bounded(node: Node) -> None:
     assert not caches(node).exists()
 
 
-def test_p9_it_fetches_by_as_many_threads_as_it_may(node: Node) -> None:
+def test_p9_it_fetches_by_as_many_threads_as_it_may_and_by_one_when_enough_lies_ready(node: Node) -> None:
+    """So that the server has a processor to replay on."""
     node.configure(workers=3)
-    store(node, *map(segment, range(6, 16)))
-    at_once, most, lock = 0, 0, threading.Lock()
+    store(node, *map(segment, range(6, 20)))
+    keys = {node.archive.layout.file(segment(number), ".zst"): number for number in range(6, 20)}
+    others: dict[int, int] = {}
+    fetching, lock = set[str](), threading.Lock()
 
-    def count(change: int) -> Callable[[str, str], None]:
-        def hook(*_: str) -> None:
-            nonlocal at_once, most
+    def before(_: str, key: str) -> None:
+        if key in keys:
             with lock:
-                at_once += change
-                most = max(most, at_once)
+                others[keys[key]] = len(fetching)
+                fetching.add(key)
             time.sleep(0.02)
 
-        return hook
+    def after(_: str, key: str) -> None:
+        with lock:
+            fetching.discard(key)
 
+    node.store.before, node.store.after = before, after
     with answering(node):
         assert node.restore() == exits.DELIVERED
-        node.store.before, node.store.after = count(1), count(-1)
-        wait_ready(node, *map(segment, range(6, 16)))
-    assert 1 < most <= 3
+        wait_ready(node, *map(segment, range(6, 20)))
+    assert 0 < max(others.values()) < 3
+    assert [others[number] for number in range(14, 20)] == [0] * 6  # when 14 is chosen, six lie ready
 
 
 @pytest.mark.parametrize("end", ["idle", "gone"])
@@ -270,6 +311,7 @@ def test_p9_what_comes_too_late_for_who_asked_is_there_when_it_asks_again(
 def test_in_archive_recovery_a_slow_answer_is_waited_for(agent: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "SILENCE", 0.2)
     (agent.data / "standby.signal").rename(agent.data / "recovery.signal")
+    store(agent, segment(6))  # else that one would lie ready again
     go = threading.Event()
     hold(agent, go)
     threading.Timer(1, go.set).start()

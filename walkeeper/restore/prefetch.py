@@ -18,6 +18,7 @@ from walkeeper.errors import WalkeeperError
 from walkeeper.lib import durable, events
 from walkeeper.lib.clock import Clock
 from walkeeper.postgres.data_directory import Server
+from walkeeper.restore import exits
 from walkeeper.restore.branch import followed
 from walkeeper.restore.cache import Cache
 from walkeeper.restore.recovery import Recovery
@@ -35,11 +36,12 @@ PAUSE_SECONDS: Final = 5.0
 class Prefetcher:
     """``tend``, and ``work`` as often as there are to be workers, run in threads of the caller's until ``close``."""
 
-    def __init__(self, source: Reader, directory: Path | None, room: int, clock: Clock) -> None:
+    def __init__(self, source: Reader, directory: Path | None, room: int, workers: int, clock: Clock) -> None:
         """Caches lie in ``directory``, else beside the data directory that asks. ``room`` is in bytes, for all together."""
         self._source = source
         self._directory = directory
         self._room = room
+        self._workers = workers
         self._clock = clock
         self._changed = threading.Condition()
         self._recoveries: dict[Server, Recovery] = {}
@@ -147,11 +149,14 @@ class Prefetcher:
         return None
 
     def _choose(self) -> tuple[Recovery, Segment] | None:
-        """The recovery that has least gets the next one."""
+        """The recovery that has least gets the next one. One that has enough keeps one worker busy: the others would take from
+        the server the processor that it replays on.
+        """
         room = self._room // max(len(self._recoveries), 1)
         for recovery in sorted(self._recoveries.values(), key=lambda each: len(each.ready) + len(each.under_way)):
             segment = recovery.wanted(room)
-            if segment is not None:
+            enough = recovery.under_way and len(recovery.ready) >= 2 * self._workers
+            if segment is not None and not enough:
                 recovery.under_way.add(segment)
                 return recovery, segment
         return None
@@ -222,7 +227,9 @@ class Prefetcher:
                 hint="Nothing is fetched ahead. Set restore.directory to where it can be.",
             )
             return None
-        recovery = self._recoveries[server] = Recovery(server, layout, cache, self._clock.monotonic())
+        recovery = self._recoveries[server] = Recovery(
+            server, layout, cache, self._clock.monotonic(), goes_back=exits.in_archive_recovery(str(data))
+        )
         self._changed.notify_all()
         return recovery
 

@@ -24,6 +24,8 @@ class Recovery:
     layout: Layout
     cache: Cache
     active_at: float
+    goes_back: bool = False
+    """It fetches its last segment again, for the exact end of what it has replayed, once the next one is not there."""
     position: Segment | None = None
     """The last segment that it was given."""
     ready: set[Segment] = field(default_factory=set)
@@ -66,6 +68,8 @@ class Recovery:
             return None
         most = max(room // self.position.size, FEWEST)
         window = list(islice(following(self.position, self.histories), most))
+        if self.goes_back and window[0] in self.barren and left_at(self.histories, self.position) is None:
+            window = [self.position, *window[:-1]]
         for segment in self.ready.difference(window):
             self.ready.discard(segment)
             self.cache.drop(segment.name)

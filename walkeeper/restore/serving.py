@@ -58,7 +58,9 @@ class Restoring:
         self._clock = clock
         self._archives = open_archives(config, store, to_read=True)
         self._source = self._archives.reader()
-        self.prefetcher = Prefetcher(self._source, config.restore_directory, config.restore_ahead, clock)
+        self.prefetcher = Prefetcher(
+            self._source, config.restore_directory, config.restore_ahead, config.restore_workers, clock
+        )
         self._places = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._fetches: dict[tuple[str, str, bool], _Fetch] = {}
