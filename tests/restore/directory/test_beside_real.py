@@ -90,3 +90,35 @@ def test_p14_delta_writes_into_no_tablespace_and_no_pg_wal_of_another_server(pro
     assert "not the tablespace of what lies in" in production.refuses(there.data, "--delta")
     production.server.start()
     assert production.words == "ab"
+
+
+def test_p14_delta_refuses_a_directory_where_a_server_may_run_that_is_not_seen(production: Production) -> None:
+    """In another PID namespace: a container's, with the same volume."""
+    server, data = production.server, production.server.data
+    production.server.execute("INSERT INTO said VALUES ('b')")
+    assert "a server runs there, with pid " in production.refuses(data, "--delta")
+    command = production.there.command("restore", "--data-dir", str(data), "--delta")
+    apart = _apart(command)
+    if apart is None:
+        pytest.skip("no PID namespace of one's own here")
+    said = subprocess.run(apart, capture_output=True, text=True, check=False, timeout=120)
+    assert (said.returncode, said.stdout) == (1, ""), said.stdout + said.stderr
+    assert f"{data}: it has a postmaster.pid" in said.stderr
+    assert production.words == "ab"
+    server.execute("INSERT INTO said VALUES ('c')")
+    production.place.archive_wal()
+    server.host.kill9()
+    said = subprocess.run(apart, capture_output=True, text=True, check=False, timeout=120)
+    assert said.returncode == 1, said.stdout + said.stderr
+    subprocess.run(["sh", "-c", said.stderr.strip().rpartition(" left it: ")[2]], check=True, timeout=60)
+    subprocess.run(apart, check=True, timeout=120)
+
+
+def _apart(command: list[str]) -> list[str] | None:
+    """The command in a PID namespace of its own; None where the kernel has none for us."""
+    words = ["unshare", "--user", "--map-current-user", "--pid", "--fork", "--mount-proc"]
+    try:
+        subprocess.run([*words, "true"], check=True, capture_output=True, timeout=60)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return [*words, *command]

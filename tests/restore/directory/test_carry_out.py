@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -144,6 +145,20 @@ def test_a_clone_that_took_the_archive_over_is_restored_as_what_it_is(
         written.close()
         assert (tmp_path / "data" / "walkeeper_clone_of").exists() is stays
         shutil.rmtree(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("sees_all", "use", "refused"),
+    [(True, "server", False), (False, "server", True), (False, "replica", False), (False, "bootstrap", False)],
+)
+def test_a_postmaster_pid_of_nobody_is_believed_where_not_all_can_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sees_all: bool, use: Use, refused: bool
+) -> None:
+    monkeypatch.setattr(here, "sees_all", lambda: sees_all)
+    assert here.before(tmp_path, use) is None
+    (tmp_path / "postmaster.pid").write_text("4000000\n/data\n1764400000\n5432\n/tmp\n\n\nready\n")
+    with pytest.raises(CannotRestore, match="has a postmaster") if refused else nullcontext():
+        assert here.before(tmp_path, use) is None
 
 
 @pytest.mark.parametrize("use", ["server", "replica"])

@@ -19,6 +19,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
+from tests.fixtures.bare_host import forget_crash
 from tests.fixtures.taken import Place, clock_goes_back
 from tests.parts.postgres import Postgres
 from tests.parts.processes import Host, new_directory, wait_until
@@ -111,6 +112,7 @@ class Restored:
         return [str(program), "restore", "-c", str(self.config), "--data-dir", str(self.data), self.moves, *arguments]
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        forget_crash(self.data)
         return subprocess.run(
             self.command(*arguments), capture_output=True, text=True, check=False, timeout=120,
             env=self.host.environment(self.env),

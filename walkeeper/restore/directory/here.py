@@ -16,9 +16,10 @@ from walkeeper.errors import CannotRestore
 from walkeeper.lib.retry import with_retries
 from walkeeper.postgres import programs as postgres_programs
 from walkeeper.postgres.data_directory import running_server
+from walkeeper.postgres.postmasters import is_same, postmasters, sees_all
 from walkeeper.restore import state
 from walkeeper.restore.directory.fetch import in_order
-from walkeeper.restore.directory.model import Plan, Request
+from walkeeper.restore.directory.model import Plan, Request, Use
 from walkeeper.restore.state import Asked, State
 
 _SPARE: Final = 256 * 1024 * 1024
@@ -74,12 +75,25 @@ def directory(config: Config, request: Request) -> Path:
     return directory.absolute()
 
 
-def before(directory: Path) -> State | None:
-    """What an earlier restore left there. Raises CannotRestore where a server runs in it."""
+def before(directory: Path, use: Use = "server") -> State | None:
+    """What an earlier restore left there. Raises CannotRestore where a server runs in it, or where nobody can tell.
+
+    Patroni knows that none runs: it starts them.
+    """
     if not directory.is_dir():
         return None
     if (server := running_server(directory)) is not None:
         raise CannotRestore(f"{directory}: a server runs there, with pid {server.pid}", hint="Stop it first.")
+    for each in postmasters():
+        if is_same(each.directory, directory):
+            raise CannotRestore(
+                f"{directory}: a server runs there, in a container, with pid {each.pid} here", hint="Stop it first."
+            )
+    if use == "server" and (directory / "postmaster.pid").exists() and not sees_all():
+        raise CannotRestore(
+            f"{directory}: it has a postmaster.pid, and a server that runs in another container is not seen from here",
+            hint=f"If none runs there, in no other container either, a crash has left it: rm {directory}/postmaster.pid",
+        )
     return state.read(directory)
 
 

@@ -100,7 +100,7 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
         # What this host has, a record or a data directory, is of its own cluster.
         config = replace(config, scope=request.scope, node=replace(config.node, data_dir=None))
         claim = unknown(DcsError(f"{request.scope}: the record of another cluster is not asked for"))
-    before = here.before(directory)
+    before = here.before(directory, request.use)
     archives = open_archives(config, to_read=True)
     system_identifier = request.system_identifier or (before.asked.system_identifier if before else None)
     evidence = gather(config, archives.store, claim or ask_the_dcs(config), system_identifier)
