@@ -221,6 +221,34 @@ def test_nothing_decides_by_the_wall_clock() -> None:
         assert not re.search(r"\btime\.time\(|datetime\.now\(|utcnow\(|st_mtime\b", path.read_text()), place(path)
 
 
+def test_who_asks_the_wall_clock_is_listed_with_the_reason() -> None:
+    """``timestamp`` is for people, and what is written with it is believed by nobody alone."""
+    asks = {
+        "agent/backup_job.py": "a schedule is of the wall clock",
+        "agent/backups.py": "ages, for people",
+        "agent/http/report.py": "when the next one is due, for people",
+        "agent/remembering.py": "members that were seen before this agent was started, within a day",
+        "archive/proofs.py": "what is proved tomorrow is not believed",
+        "backup/command.py": "backup.full_every",
+        "backup/list_command.py": "ages, for people",
+        "doctor/gather.py": "ages, for people",
+        "doctor/here.py": "ages, for people",
+        "doctor/servers.py": "compares clocks",
+        "expire/command.py": "what may go, by the store's clock and by core/elapsed",
+        "postgres/wal_stream.py": "the protocol's",
+        "promote/lose.py": "a person's word, for some minutes",
+        "restore/directory/check.py": "ages, for people",
+        "status/gather.py": "ages, for people",
+        "store/clock.py": "compares clocks",
+        "store/directory/driver.py": "compares clocks",
+        "store/s3/keys.py": "until when an object is locked",
+    }
+    assert {place(path) for path in modules() if re.search(r"\b(now_utc|wall_seconds)\(\)", path.read_text())} == {
+        *asks,
+        "lib/clock.py",
+    }
+
+
 def test_every_promise_has_a_test_that_is_named_after_it() -> None:
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     promises = (ROOT / "docs" / "internals" / "promises.md").read_text()

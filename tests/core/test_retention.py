@@ -11,6 +11,7 @@ import pytest
 from tests.core.test_floor import a_pin
 from tests.core.test_windows import AT, ONE, QUARTER, SIZE, archived, backup, numbers
 from walkeeper.core.backup import Backup, BackupId, Place, WalRange
+from walkeeper.core.elapsed import Elapsed
 from walkeeper.core.floor import EVERYTHING, Below, Retained
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import Lsn
@@ -46,7 +47,9 @@ def planned(
         kept=kept,
         histories=all_histories(histories, 1),
     )
-    return plan(look(backups, holdings), holdings, policy or Policy(keep=14 * DAY), Needs(**{"now": NOW, **needs}))
+    return plan(
+        look(backups, holdings), holdings, policy or Policy(keep=14 * DAY), Needs(**{"elapsed": Elapsed(NOW), **needs})
+    )
 
 
 OLD, OLDER, FIRST = (

@@ -27,8 +27,10 @@ from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.retention import Policy
 from walkeeper.dcs.claim import unknown
-from walkeeper.errors import DcsError, NotAuthentic, StoreDenied
+from walkeeper.errors import DcsError, NotAuthentic, StoreDenied, StoreUnavailable
 from walkeeper.expire import command, words
+from walkeeper.expire.look import CLOCKS
+from walkeeper.lib import clock
 from walkeeper.store.base import ObjectInfo
 from walkeeper.store.directory import DirectoryStore
 from walkeeper.store.directory.keys import DirectorySettings
@@ -582,3 +584,50 @@ def test_p15_an_incremental_whose_full_backup_has_lost_pieces_is_no_reason_to_gi
     assert run()["oldest"] == str(child)
     lose(site, FIRST)
     assert run()["oldest"] == str(OLDER)
+
+
+def test_p15_a_clock_that_jumps_makes_nothing_old(site: Site, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a directory of its own host: the store's clock is that one, too, and a backup is taken meanwhile."""
+    for day in range(14, 27):
+        at = Lsn((7 + (day - 14) // 5) * MIB + 4096 * day)
+        put_backup(site.backups, BackupId(f"202611{day}T020000Z", 1, "000000aa"), at, Lsn(at + 256))
+    pin = a_pin(backup=str(OLD), timeline=1, lsn="0/300028", at="2026-11-28T11:00:00Z", until="2026-12-01T11:00:00Z")
+    write_pin(site.store, site.layout, pin)
+    killed = BackupId("20261127T040000Z", 1, "0000000a")
+    site.backups.put_packed_piece(killed, "0" * 64, 5, 5, b"piece")
+    site.now += timedelta(days=365)
+    said = run(apply=True)
+    assert (said["next_floor"], said["pins"], said["oldest"]) == (None, [pin.id], str(FIRST))
+    put_backup(site.backups, BackupId("20271128T130000Z", 1, "000000ab"), Lsn(12 * MIB), Lsn(12 * MIB + 256))
+    site.now += timedelta(hours=2)
+    said = run(apply=True)
+    assert (said["next_floor"], said["oldest"], said["stood"]) == (
+        None,
+        str(FIRST),
+        ["2026-11-27T04:00:00Z", "2027-11-28T13:00:00Z"],
+    )
+    command.main(site.config, command.Request())
+    assert "Time      2026-11-27T04:00:00Z to 2027-11-28T13:00:00Z makes nothing older" in capsys.readouterr().out
+
+
+def test_p15_a_pin_counts_from_when_the_store_got_it(site: Site, run: Run) -> None:
+    """The clock of who restores is eight days behind."""
+    pin = a_pin(backup=str(OLD), timeline=1, lsn="0/300028", at="2026-11-20T11:00:00Z", until="2026-11-27T11:00:00Z")
+    write_pin(site.store, site.layout, pin)
+    site.stored[site.layout.pin(pin.id)] = NOW
+    said = run(apply=True)
+    assert (said["pins"], said["next_floor"]) == ([pin.id], None)
+    site.now += timedelta(days=7, hours=1)
+    assert run(apply=True)["next_floor"]["backups"] == [str(OLD), str(OLDER)]
+
+
+def test_p15_the_clock_of_an_nfs_server_is_the_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = DirectorySettings(tmp_path)
+    monkeypatch.undo()
+    assert abs(settings.clock_ahead() or 0.0) < CLOCKS
+    behind = clock.wall_seconds() - 3600
+    monkeypatch.setattr("walkeeper.lib.clock.wall_seconds", lambda: behind)
+    assert (settings.clock_ahead() or 0.0) > CLOCKS
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(StoreUnavailable, match="does not tell the time"):
+        DirectorySettings(tmp_path / "gone").clock_ahead()

@@ -161,7 +161,7 @@ def _too_young(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def oldest(chain: list[Backup], policy: Policy, needs: Needs) -> Backup:
         keep = policy.keep or timedelta(0)
-        young = [each for each in chain if walkeeper.core.retention._taken(each, needs) > needs.now - keep]
+        young = [each for each in chain if needs.elapsed.since(walkeeper.core.retention._taken(each, needs)) < keep]
         return min([*young[:1], *chain[-2:]], key=chain.index) if len(chain) > 1 else original(chain, policy, needs)
 
     original = walkeeper.core.retention._oldest

@@ -129,30 +129,35 @@ def begins_since(store: Store, layout: Layout) -> Segment | None:
 
 
 def read_pins(store: Store, layout: Layout) -> list[Pin]:
-    """All that are there, those too that have ended. Raises BadFloor or the store's errors.
+    """All that are there, those too that have ended; from when the store got them, if that is later than they say.
+
+    Raises BadFloor or the store's errors.
 
     Listed again after that: one that was renewed meanwhile is gone under its old name, and was not listed under its new one.
     """
-    after = [info.key for info in store.list(layout.pins)]
+    after = {info.key: info.modified for info in store.list(layout.pins)}
     for _ in range(_LISTINGS):
-        keys, found = after, [_pin_at(store, layout, key) for key in after]
-        after = [info.key for info in store.list(layout.pins)]
-        if after == keys:
+        listed, found = after, [_pin_at(store, layout, *each) for each in after.items()]
+        after = {info.key: info.modified for info in store.list(layout.pins)}
+        if after.keys() == listed.keys():
             return [pin for pin in found if pin is not None]
     raise StoreUnavailable(
         f"{layout.pins}: no two listings are the same", hint="Pins come and go there. Try again later."
     )
 
 
-def _pin_at(store: Store, layout: Layout, key: str) -> Pin | None:
-    """None for one that has just been let go."""
+def _pin_at(store: Store, layout: Layout, key: str, stored_at: datetime | None) -> Pin | None:
+    """None for one that has just been let go. Who wrote it may have had a clock that is behind."""
     body = store.get(key, MAX_FLOOR_BYTES)
     if body is None:
         return None
     pin = decode(Pin, body, key)
     if layout.pin(pin.id) != key:
         raise BadFloor(f"{key}: it says that it is {pin.id}", hint="Look at who may write there.")
-    return pin
+    if stored_at is None or stored_at <= moment(pin.at):
+        return pin
+    until = stored_at + (moment(pin.until) - moment(pin.at))
+    return msgspec.structs.replace(pin, at=written(stored_at), until=written(until))
 
 
 def write_pin(store: Store, layout: Layout, pin: Pin) -> None:

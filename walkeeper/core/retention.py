@@ -13,6 +13,7 @@ from typing import Final
 
 from walkeeper.core.backup import Backup, BackupId, WalRange
 from walkeeper.core.coverage import Range, merged, subtract
+from walkeeper.core.elapsed import Elapsed
 from walkeeper.core.floor import EVERYTHING, Below, Pin, Retained, moment, segments
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
@@ -38,7 +39,7 @@ class Policy:
 class Needs:
     """What others need. ``pins`` and ``retained`` may have ended. ``stored_at``: when ``backup.json`` was stored, by id."""
 
-    now: datetime
+    elapsed: Elapsed
     pins: Sequence[Pin] = ()
     retained: Sequence[Retained] = ()
     attempts: Sequence[BackupId] = ()
@@ -81,14 +82,15 @@ def plan(windows: Windows, holdings: Holdings, policy: Policy, needs: Needs) -> 
     by_id = {each.backup.id: each.backup for each in windows.judged}
     enough = _fulls(chain)[-max(FULLS, policy.number or 0) :]
     wanted = _with_parents(chain[chain.index(oldest) :], by_id)
-    pins = [pin for pin in needs.pins if moment(pin.until) >= needs.now]
+    elapsed = needs.elapsed
+    pins = [pin for pin in needs.pins if elapsed.now_since(moment(pin.at)) <= moment(pin.until)]
     pinned = _with_parents([by_id[pin.backup] for pin in pins if pin.backup in by_id], by_id)
     branches = [holdings.kept, *(_history(pin, holdings) for pin in pins)]
     begins = [*(_begin(backup) for backup in (*wanted, *pinned)), *(pin.position for pin in pins)]
     low = min(begins).floor(holdings.size)
     below = tuple(_below(branches, low, holdings))
     ends = {each.timeline: Lsn.parse(each.lsn) // holdings.size for each in below}
-    held = {each.backup for each in needs.retained if moment(each.until) > needs.now}
+    held = {each.backup for each in needs.retained if elapsed.now_since(moment(each.at)) < moment(each.until)}
     complete = {each.backup.id for each in windows.judged if each.counts}
     stays = {backup.id for backup in (*wanted, *pinned)}
     retained = [
@@ -99,7 +101,7 @@ def plan(windows: Windows, holdings: Holdings, policy: Policy, needs: Needs) -> 
     kept = tuple(_islands(retained, holdings))
     stays |= {backup.id for backup in retained}
     gone = _gone_ids(windows, ends, holdings, stays)
-    attempts = [str(each) for each in needs.attempts if _is_over(each, needs.now, {pin.backup for pin in pins})]
+    attempts = [str(each) for each in needs.attempts if _is_over(each, elapsed, {pin.backup for pin in pins})]
     found = Plan(
         first=holdings.kept.segment_at(low, holdings.size),
         oldest=oldest,
@@ -144,7 +146,7 @@ def _oldest(chain: Sequence[Backup], policy: Policy, needs: Needs) -> Backup:
     by_number = fulls[-min(len(fulls), max(FULLS, policy.number or 0))]
     if policy.keep is None:
         return by_number
-    reached = [backup for backup in chain if _taken(backup, needs) <= needs.now - policy.keep]
+    reached = [backup for backup in chain if needs.elapsed.since(_taken(backup, needs)) >= policy.keep]
     return min(by_number, reached[-1] if reached else chain[0], key=chain.index)
 
 
@@ -231,8 +233,8 @@ def _islands(backups: Iterable[Backup], holdings: Holdings) -> Iterable[WalRange
             yield WalRange(timeline, str(Lsn(first * size)), str(Lsn(end * size)))
 
 
-def _is_over(attempt: BackupId, now: datetime, pinned: Collection[str]) -> bool:
-    return attempt.begun is not None and attempt.begun <= now - ATTEMPT and str(attempt) not in pinned
+def _is_over(attempt: BackupId, elapsed: Elapsed, pinned: Collection[str]) -> bool:
+    return attempt.begun is not None and elapsed.since(attempt.begun) >= ATTEMPT and str(attempt) not in pinned
 
 
 def _checked(found: Plan, before: Windows, holdings: Holdings, stays: Collection[str]) -> Windows:

@@ -15,7 +15,7 @@ from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.amounts import counted, duration, size, to_the_second
 from walkeeper.core.coverage import Range, intersect
-from walkeeper.core.floor import LEAST_GRACE, lasting, written
+from walkeeper.core.floor import LEAST_GRACE, lasting, moment, written
 from walkeeper.core.record import Record
 from walkeeper.core.retention import FULLS, Policy, too_few
 from walkeeper.dcs.claim import Claim, read_claim
@@ -145,9 +145,14 @@ def document(found: Ran, policy: Policy) -> dict[str, Any]:
         "keep_number": max(policy.number or 0, FULLS),
         "oldest": plan.oldest.id if plan else None,
         "retained": list(plan.retained) if plan else [],
-        "retained_until": {id_: until for id_, until in expiry.held(looked.now).items() if id_ in packed},
+        "retained_until": {
+            each.backup: each.until
+            for each in expiry.retained
+            if each.backup in packed and looked.elapsed.now_since(moment(each.at)) < moment(each.until)
+        },
         "pins": list(plan.pinned) if plan else [],
         "damaged": dict(looked.broken),
+        "stood": None if looked.elapsed.stood is None else [written(at) for at in looked.elapsed.stood],
         "next_floor": None
         if floor is None
         else {
@@ -214,6 +219,12 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
             yield from wrapped("", f"retained, as another builds on it: {id_}", _WIDTH)
     for id_ in found["pins"]:
         yield from wrapped("", f"pinned: {id_}", _WIDTH)
+    if found["stood"]:
+        begin, end = found["stood"]
+        text = (
+            f"{begin} to {end} makes nothing older: no other two backups are so far apart, and a clock may have jumped"
+        )
+        yield from wrapped("Time", text, _WIDTH)
     yield from _damaged(found)
     yield from _floors(found)
     for window in found["windows"]:

@@ -11,11 +11,12 @@ from typing import Final
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.expiry import read_pins
 from walkeeper.archive.open import Archives
-from walkeeper.archive.restorable import Restorable
+from walkeeper.archive.restorable import Documents, Restorable
 from walkeeper.archive.restorable import look as look_at_archive
 from walkeeper.core import windows
 from walkeeper.core.backup import BackupId, WalRange
 from walkeeper.core.coverage import Range, intersect, merged, subtract
+from walkeeper.core.elapsed import Elapsed
 from walkeeper.core.floor import LONGEST_PIN, MAX_IDS, Below, Floor, Pin, covered, given_up, moment, written
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -41,6 +42,7 @@ class Looked:
 
     archive: Restorable
     now: datetime
+    elapsed: Elapsed
     pins: tuple[Pin, ...]
     left: tuple[Pin, ...]
     plan: Plan | None
@@ -105,8 +107,9 @@ def look(
     every = read_pins(archives.store, archives.layout(system_identifier))
     found = look_at_archive(archives, system_identifier, size, record)
     _refuse(found, record)
-    pins = tuple(pin for pin in every if moment(pin.until) >= now)
-    left = tuple(pin for pin in every if moment(pin.until) < now - _LEFT)
+    elapsed = Elapsed.seen(_moments(found.documents), now)
+    pins = tuple(pin for pin in every if elapsed.now_since(moment(pin.at)) <= moment(pin.until))
+    left = tuple(pin for pin in every if elapsed.now_since(moment(pin.at)) > moment(pin.until) + _LEFT)
     bare = replace(found.holdings, given_up={})
     judged = windows.look(found.documents.backups, bare)
     standing = {backup.id for backup in found.windows.complete}
@@ -119,7 +122,7 @@ def look(
         if info.modified is not None
     }
     needs = Needs(
-        now=now,
+        elapsed=elapsed,
         pins=pins,
         retained=[each for each in found.expiry.retained if each.backup in standing],
         attempts=found.documents.attempts,
@@ -135,7 +138,24 @@ def look(
             planned = plan(windows.look(found.documents.backups, bare, rests.broken), bare, policy, needs)
     except Unsafe as problem:
         refused = problem
-    return Looked(archive=found, now=now, pins=pins, left=left, plan=planned, broken=rests.broken, refused=refused)
+    return Looked(
+        archive=found,
+        now=now,
+        elapsed=elapsed,
+        pins=pins,
+        left=left,
+        plan=planned,
+        broken=rests.broken,
+        refused=refused,
+    )
+
+
+def _moments(documents: Documents) -> Iterator[datetime]:
+    """When backups were begun and ended, as far as anything of them is there."""
+    ids = [*documents.attempts, *(BackupId.parse(each.id) for each in documents.backups)]
+    for at in (*(id_.begun for id_ in ids), *(windows.stopped_at(backup) for backup in documents.backups)):
+        if at is not None:
+            yield at
 
 
 class _Rests:

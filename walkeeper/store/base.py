@@ -129,7 +129,7 @@ class StoreSettings(Protocol):
         """The same, with no time-out above that, for a caller that can get the WAL in another way."""
 
     def clock_ahead(self) -> float | None:
-        """Seconds by which the store's clock is ahead of ours; None where it is ours. Raises StoreUnavailable."""
+        """Seconds by which the store's clock is ahead of ours; None where nothing tells. Raises StoreUnavailable."""
 
     def kept_versions(self) -> str | None:
         """What keeps objects that somebody deletes or overwrites, for people: empty for nothing; None where stores of this kind

@@ -122,7 +122,8 @@ def store_keeps_versions(facts: Facts) -> Iterator[Verdict]:
     AREA,
     "error",
     what="This node's clock agrees with the store's.",
-    why="S3 and Azure refuse every request that is 15 minutes off; then nothing is archived and nothing restored.",
+    why="S3 and Azure refuse every request that is 15 minutes off; then nothing is archived and nothing restored. "
+    "And walkeeper expire refuses from 5 minutes on.",
     fix="Run chrony or another NTP client.",
     of_each_store=True,
 )
@@ -134,7 +135,7 @@ def store_clock(facts: Facts) -> Iterator[Verdict]:
     if isinstance(ahead, Unknown):
         yield NotKnown(ahead.because)
     elif ahead is None:
-        yield Good("a directory has no clock that matters")
+        yield Good("this user cannot write there, and need not know its clock")
     elif abs(ahead) < SKEW_WARNING:
         yield Good("the clocks agree")
     else:

@@ -12,6 +12,7 @@ import fcntl
 import os
 import secrets
 import stat
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.errors import ConfigError, Refused, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
-from walkeeper.lib import durable, events
+from walkeeper.lib import clock, durable, events
 from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, too_large
 from walkeeper.store.object_key import check_folder, check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
@@ -261,6 +262,23 @@ class DirectoryStore:
             return []
         except OSError as error:
             raise _problem(path, error) from error
+
+
+def clock_ahead(root: Path) -> float | None:
+    """By a file that has no name: an NFS server stamps it. None where nothing can be written. Raises StoreUnavailable."""
+    try:
+        before = clock.wall_seconds()
+        with tempfile.TemporaryFile(dir=root, prefix=_TEMPORARY) as file:
+            file.write(b"t")
+            file.flush()
+            os.fsync(file.fileno())
+            stamp = os.fstat(file.fileno()).st_mtime
+        after = clock.wall_seconds()
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return None
+        raise StoreUnavailable(f"{root}: it does not tell the time: {error.strerror}") from error
+    return max(0.0, stamp - after) or min(0.0, stamp - before)
 
 
 def _write(path: Path, body: bytes, metadata: Mapping[str, str], mode: int) -> None:
