@@ -103,6 +103,7 @@ DONE: Final[tuple[tuple[str, str | Person], ...]] = (
     ("age-keygen", CORRECTED),
     ("PATRONI_SCOPE", CORRECTED),
     ("Write the whole path", CORRECTED),
+    ("for hours.", CORRECTED),
     ("Write all 24 digits", WORDS),
     ("--config or WALKEEPER_CONFIG", "test_a_command_takes_the_configuration_that_the_hint_says"),
     ("WALKEEPER_RUN_DIR", "test_a_command_takes_the_configuration_that_the_hint_says"),
@@ -225,6 +226,8 @@ SINCE: Final = "  authentication: {key_files: [KEY]}\n"
         (PATRONI + STORE + "  encryption: {recipients: [AGE-SECRET-KEY-1]}\n", made("age-keygen -y FILE", "AGE-SECRET-KEY-1")),
         (PATRONI.replace("scope: demo\n", "") + STORE, lambda text, hint, _: (text, {between(hint, "; ", " can say"): "demo"})),
         (PATRONI + STORE.replace("/mnt/wal}", "/mnt/wal}\n  spool: {directory: spool}"), lambda text, _, there: (text.replace("directory: spool", f"directory: {there}/spool"), {})),
+        (PATRONI + STORE + "  backup: {keep: 14}\n", lambda text, hint, _: (text.replace("14", between(hint, "Write ", " for days")), {})),
+        (PATRONI + STORE + "  backup: {schedule: 22:30}\n", lambda text, hint, _: (text.replace("22:30", between(hint, "day: ", ".")), {})),
     ],
 )  # fmt: skip
 def test_a_configuration_that_is_corrected_as_the_hint_says_is_taken(

@@ -214,6 +214,18 @@ REFUSED: Mapping[str, tuple[str, str]] = {
         "  store: {directory: /x}\n  backup: {verify_schedule: 0 0 30 2 *}",
         ":3: walkeeper.backup.verify_schedule: ",
     ),
+    "an age without a unit": (
+        "  store: {directory: /x}\n  backup: {keep: 14}",
+        ":3: walkeeper.backup.keep: 14 has no unit",
+    ),
+    "an age in seconds": (
+        "  store: {directory: /x}\n  backup: {full_every: 7s}",
+        ":3: walkeeper.backup.full_every: less than a minute",
+    ),
+    "an age that is text": (
+        "  store: {directory: /x}\n  backup: {keep: 1w}",
+        ":3: walkeeper.backup.keep: expected a duration such as 14d",
+    ),
     "bucket": ("  store: {s3: {bucket: a/b}}", ":2: walkeeper.store.s3.bucket: 'a/b' is not the name of a bucket"),
     "bucket with dots": ("  store: {s3: {bucket: a..b}}", ":2: walkeeper.store.s3.bucket: 'a..b' is not the name"),
     "prefix": ("  store: {s3: {bucket: abc, prefix: a/../b}}", ":2: walkeeper.store.s3.prefix: 'a/../b' cannot be"),

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import yaml
 
 from walkeeper.lib.schedule import Schedule
+from walkeeper.lib.section import WrongValue
 
 
 @pytest.fixture
@@ -101,3 +103,18 @@ def test_off_is_off() -> None:
 def test_what_is_no_schedule_is_said(text: object) -> None:
     with pytest.raises(ValueError, match=r"expected a time of day|minute or more"):
         Schedule.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("22:30", 'Quote a time of day: "22:30".'),
+        ("1:05", 'Quote a time of day: "01:05".'),
+        ("12", "An interval has a unit, as in 12h; a time of day is 02:00."),
+        ("86400", "An interval has a unit, as in 12h; a time of day is 02:00."),
+    ],
+)
+def test_a_time_of_day_without_quotes_which_yaml_reads_as_a_number_has_a_hint(written: str, hint: str) -> None:
+    with pytest.raises(WrongValue, match="expected a time of day") as raised:
+        Schedule.parse(yaml.safe_load(written))
+    assert raised.value.hint == hint

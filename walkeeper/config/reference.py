@@ -7,7 +7,7 @@ from typing import Final
 
 from walkeeper.config.keys import Key, all_sections, keys_of
 from walkeeper.config.overrides import variable
-from walkeeper.lib.units import Seconds, Size
+from walkeeper.lib.units import Interval, Rate, Seconds, Size
 
 _HEAD: Final = """\
 # Configuration
@@ -42,7 +42,7 @@ and `~/.pgpass` of the agent's user, where a line must be for the database `repl
 and `restore-wal`, do not know it. Of all this `restore-wal` needs `scope` and `citus.group` only.
 
 - Sizes: `1GiB`, `512MB` (as in PostgreSQL, MB is 1024 kB), or a number of bytes. Durations: `5s`, `500ms`, `2min`, or a number
-  of seconds. Paths are absolute.
+  of seconds; `backup.keep` and `backup.full_every` need the unit, as in `14d`. Paths are absolute.
 - Each key has an environment variable, named in the tables, that goes before the file; an empty one counts as not set.
   A list is written with commas. A `WALKEEPER_…` variable that is none of them is refused, but for `WALKEEPER_CONFIG`,
   `WALKEEPER_RUN_DIR`, `WALKEEPER_PYTHON` and what Kubernetes sets for a service of that name.
@@ -86,6 +86,8 @@ def _default(key: Key) -> str:
 def _as_written(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Interval | Rate) and not value:
+        return "off"
     if isinstance(value, Seconds):
         return f"{value:g}s"
     if isinstance(value, Size):

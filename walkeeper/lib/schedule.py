@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final, Self
 
+from walkeeper.lib.section import WrongValue
 from walkeeper.lib.units import Interval
 
 _TIME_OF_DAY: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])\Z")
 _LEAST: Final = 60.0
 _WANTED: Final = "expected a time of day such as 02:00, an interval such as 12h, a line as cron has it, or off"
+_UNIT: Final = "An interval has a unit, as in 12h; a time of day is 02:00."
 
 
 class Schedule(str):
@@ -21,7 +23,10 @@ class Schedule(str):
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Raises ValueError."""
+        """Raises ValueError. A time of day without quotes is a number to YAML: its minutes, where it begins with no 0."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            quoted = f'"{value // 60:02}:{value % 60:02}"'
+            raise WrongValue(_WANTED, hint=f"Quote a time of day: {quoted}." if 60 <= value < 1440 else _UNIT)
         text = "off" if value is False else value.strip() if isinstance(value, str) else ""
         if text.lower() == "off":
             return cls("off")

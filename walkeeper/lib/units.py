@@ -6,6 +6,8 @@ import math
 import re
 from typing import ClassVar, Final, Self
 
+from walkeeper.lib.section import WrongValue
+
 _NUMBER: Final = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]*)")
 
 _BYTES: Final = {
@@ -55,11 +57,12 @@ class Seconds(float):
     """A duration."""
 
     longest: ClassVar[float] = LONGEST
+    wanted: ClassVar[str] = "a duration such as 500ms, 5s, 2min, or a number of seconds"
 
     @classmethod
     def parse(cls, value: object) -> Self:
         """``5s``, ``500ms``, ``2min``, or a plain number of seconds, above 0. Raises ValueError."""
-        number = _quantity(value, _SECONDS, "a duration such as 500ms, 5s, 2min, or a number of seconds")
+        number = _quantity(value, _SECONDS, cls.wanted)
         if not 0 < number <= cls.longest:
             raise ValueError(
                 f"it must be above 0 and no more than {'a year' if cls.longest == LONGEST else '100 years'}"
@@ -78,9 +81,22 @@ class Interval(Seconds):
 
 
 class Age(Interval):
-    """How old something may get, or 0 for ``off``."""
+    """How old something may get, or 0 for ``off``. Whoever leaves out the unit does not mean seconds."""
 
     longest = 100 * LONGEST
+    wanted = "a duration such as 14d or 12h, or off"
+    least: ClassVar[float] = 60.0
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """``14d``, ``12h``. Raises ValueError."""
+        text = str(value).strip()
+        if re.fullmatch(r"[0-9.]{1,20}", text):
+            raise WrongValue(f"{text} has no unit", hint=f"Write {text}d for days, or {text}h for hours.")
+        found = super().parse(value)
+        if 0 < found < cls.least:
+            raise WrongValue("less than a minute", hint="Name days or hours, as in 14d or 12h; or off.")
+        return found
 
 
 def _quantity(value: object, units: dict[str, int] | dict[str, float], wanted: str) -> float:

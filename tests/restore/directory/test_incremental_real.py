@@ -25,6 +25,7 @@ from walkeeper.config import PostgresqlSettings
 from walkeeper.core.backup import Backup, BackupId
 from walkeeper.core.incremental import OLDEST
 from walkeeper.dcs.base import Leader, Member, Topology
+from walkeeper.lib.units import Age
 from walkeeper.restore.directory import here
 from walkeeper.restore.directory import plan as planning
 from walkeeper.restore.directory.carry_out import Result, carry_out
@@ -254,12 +255,15 @@ def _trusted(self: PostgresqlSettings, host: str, port: int) -> PostgresqlSettin
 
 
 @pytest.mark.slow
-def test_the_clusters_own_are_incremental_until_the_full_one_is_old(changed: Changed) -> None:
+def test_the_clusters_own_are_incremental_until_the_full_one_is_old(
+    changed: Changed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Age, "least", 0.0)
     place, server = changed.place, changed.server
     kinds: list[tuple[str, str]] = []
     full = take(place, "full")
     try:
-        for full_every in ("7d", "1s"):
+        for full_every in ("7d", "1ms"):
             place.configure(server, backup={"full_every": full_every})
             at = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
             job = BackupId(at, 1, f"fffffff{len(kinds)}")
