@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.core.test_floor import a_floor
 from tests.core.values import a_backup, history_text
+from tests.fixtures.made_backup import config as made_config
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.expiry import write_floor
 from walkeeper.archive.open import Archives
-from walkeeper.archive.restorable import claimed, look, read_documents
+from walkeeper.archive.restorable import claimed, look, read_documents, summary
 from walkeeper.core.backup import BackupId, Place, Tombstone, WalRange
 from walkeeper.core.floor import Below
 from walkeeper.core.history import History, Switch
@@ -92,7 +95,9 @@ def test_an_archive_without_backups_has_none(archives: Archives) -> None:
     assert look(archives, 7, SIZE, None).windows.shown == ()
 
 
-def test_the_records_word_tells_the_same_without_listing_the_wal(store: MemoryStore, archives: Archives) -> None:
+def test_the_records_word_tells_the_same_without_listing_the_wal(
+    store: MemoryStore, archives: Archives, tmp_path: Path
+) -> None:
     id_ = BackupId("20261101T020000Z", 3, "1a2b3c4d")
     archives.backups(7).commit(
         a_backup(
@@ -113,6 +118,8 @@ def test_the_records_word_tells_the_same_without_listing_the_wal(store: MemorySt
     again = claimed(archives, a_record("0/400180"), found)
     assert not [key for method, key in store.calls if method == "get" and "/backup/" in key]
     assert [str(each.end) for each in again.windows.shown] == ["0/300000"]
+    told = [summary(each, 0.0, made_config(tmp_path)) for each in (found, again)]
+    assert [each is not None and each["window"]["to_frontier"] for each in told] == [True, False]
     gone = claimed(archives, a_record("0/200080"))
     assert [each.waits for each in gone.windows.judged] == [True]
 

@@ -401,7 +401,7 @@ def test_base_backups_are_a_card_where_there_are_any() -> None:
     assert "Base backups" not in render(facts)
     backups = {
         "complete": 14, "damaged": 0, "attempts": 1, "newest": {"age_seconds": 25200.0}, "short": False,
-        "window": {"start_lsn": "0/1A00190", "seconds": 86400.0 * 14},
+        "window": {"start_lsn": "0/1A00190", "end_lsn": "0/2000000", "to_frontier": True, "seconds": 86400.0 * 14},
     }  # fmt: skip
     shown = render(replace(facts, report={**facts.report, "backups": backups}))
     assert "14 complete, the newest 7 h old" in shown
@@ -440,6 +440,11 @@ def test_base_backups_are_a_card_where_there_are_any() -> None:
     shown = render(replace(facts, report={**facts.report, **jobs, "backups": by_hand}))
     assert '<dd class="bad">next due' not in shown
     none = {**backups, "newest": None, "window": None}
+    before = "to times before<small>2026-11-23 08:51:07.881204 UTC, the last commit"
+    assert f"<dt>Can be restored</dt><dd>{before}</small>" in shown
+    broken = {**backups, "window": {**backups["window"], "to_frontier": False}}  # type: ignore[dict-item]
+    shown = render(replace(facts, report={**facts.report, "backups": broken}))
+    assert '<dt>Can be restored</dt><dd class="odd">up to 0/2000000<small>where a gap begins;' in shown
     assert "none complete" in render(replace(facts, report={**facts.report, "backups": none}))
 
 

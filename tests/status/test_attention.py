@@ -98,9 +98,28 @@ def test_a_server_that_a_full_disk_has_stopped_is_said_with_its_disk() -> None:
 def test_disks_and_the_last_commit_stand_in_the_text() -> None:
     said = render({**WHOLE, "agent": REPORT, "members": [disk(20 << 30, 1 << 20), REPLICA]})
     assert "Disks     node1 20 GiB of 500 GiB free, full in 5 h 41 min\n" in said
-    assert "Restore   to times before 2026-11-28 08:10:23.059674 UTC, the last commit\n" in said
+    assert "Restore   to times before 2026-11-28 08:10:23.059674 UTC, the last commit, with a base backup\n" in said
     assert "Restore" not in render(WHOLE)
     assert "Disks" not in render(WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("window", "gaps", "said"),
+    [
+        ({}, 1, "to times before 2026-11-28 08:10:23.059674 UTC, the last commit"),
+        ({"to_frontier": False}, 1, "up to 2/4A000000 where a gap begins; a new base backup restores from behind it on"),
+        ({"start_lsn": "2/49FFFF08"}, 0, "up to 2/4A000000 without a transaction since the base backup"),
+        (None, 0, "nothing until a base backup is complete"),
+        ("none", 0, "to times before 2026-11-28 08:10:23.059674 UTC, the last commit, with a base backup"),
+        ("none", 1, "to times before 2026-11-28 08:10:23.059674 UTC, the last commit, with a base backup from after the last gap"),
+        ("none", None, "to times before 2026-11-28 08:10:23.059674 UTC, the last commit, with a base backup from after the last gap"),
+    ],
+)  # fmt: skip
+def test_times_can_be_restored_where_the_newest_window_has_them(window: Any, gaps: int | None, said: str) -> None:
+    whole = {"start_lsn": "2/100", "end_lsn": "2/4A000000", "to_frontier": True}
+    backups = None if window == "none" else {"window": None if window is None else {**whole, **window}}
+    found: list[dict[str, Any]] | None = None if gaps is None else [{}] * gaps
+    assert rows.commit({**WHOLE, "agent": REPORT, "backups": backups, "gaps": found}) == said
 
 
 def test_one_fault_is_one_line_on_the_node_whose_agent_reports_it() -> None:

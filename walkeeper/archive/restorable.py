@@ -191,7 +191,8 @@ def described(found: Restorable) -> dict[str, Any]:
 def summary(found: Restorable, now: float, config: Config) -> dict[str, Any] | None:
     """The little that is looked at often; None where nobody has ever begun a backup. ``now``: the wall clock.
 
-    ``window`` is the last one of the kept chain. ``short``: it is younger than what is to be kept, although there are backups
+    ``window`` is the last one of the kept chain; ``to_frontier``: it has everything up to there, and does not end before a gap.
+    ``short``: it is younger than what is to be kept, although there are backups
     that are old enough. ``overdue``: two moments of the schedule have passed since the newest backup; ``proof_overdue``: since
     the last proof, or without one since the window's oldest backup. ``bytes`` of an incremental
     are its full one's. Ages are by the servers' clocks, for people and alerts.
@@ -227,6 +228,7 @@ def summary(found: Restorable, now: float, config: Config) -> dict[str, Any] | N
             "start_lsn": str(last.start),
             "start_at": last.backups[0].stop.at,
             "end_lsn": str(last.end),
+            "to_frontier": last.end >= max(found.holdings.partly.values(), default=last.end),
             "seconds": seconds,
         },
         "proved": None

@@ -7,9 +7,12 @@ from typing import Any, Final
 
 from walkeeper.core import backup_job
 from walkeeper.core.amounts import duration, size
+from walkeeper.core.lsn import Lsn
 
 _LONGEST: Final = 300
 """Characters of a reason."""
+TIMES: Final = "to times before"
+"""What ``until`` begins with where all is as it should be."""
 
 
 def now(job: Mapping[str, Any] | None, schedule: Mapping[str, Any]) -> str:
@@ -42,6 +45,23 @@ def backups(found: Mapping[str, Any]) -> str:
     full = newest.get("full_age_seconds")  # not of an older agent
     words = "" if full is None else f" (incremental, of a full one {duration(full)} old)"
     return f"{found['complete']} complete, the newest {duration(newest['age_seconds'])} old{words}"
+
+
+def until(found: Mapping[str, Any] | None, last: Mapping[str, Any], gaps: int | None) -> tuple[str, str]:
+    """Up to where can be restored, and more about that. ``last``: the last archived commit. ``found``: as ``restorable.summary``
+    has it, None where it is not known, or another tool takes the base backups.
+    """
+    commit = f"{_moment(last['time'])}, the last commit"
+    if found is None:
+        return TIMES, f"{commit}, with a base backup{' from after the last gap' if gaps != 0 else ''}"
+    window = found["window"]
+    if window is None:
+        return "nothing", "until a base backup is complete"
+    if not window["to_frontier"]:
+        return f"up to {window['end_lsn']}", "where a gap begins; a new base backup restores from behind it on"
+    if Lsn.parse(last["lsn"]) < Lsn.parse(window["start_lsn"]):
+        return f"up to {window['end_lsn']}", "without a transaction since the base backup"
+    return TIMES, commit
 
 
 def failed(job: Mapping[str, Any] | None, backups: Mapping[str, Any] | None, word: str) -> bool:

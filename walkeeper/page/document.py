@@ -149,13 +149,15 @@ def _glance(facts: Facts, picture: Picture | None) -> Iterator[tuple[str, str, s
     full = used is not None and used >= 0.9 * agent["spool_limit"]
     yield "Spool", "unknown" if used is None else size(used), f"of {size(agent['spool_limit'])}", "odd" if full else ""
     yield _disk_card(report.get("disk"))
-    commit = report.get("last_commit")
-    yield (
-        "Can be restored",
-        "unknown" if commit is None else "to times before",
-        "walkeeper verify has the times" if commit is None else f"{moment(commit['time'])}, the last archived commit",
-        "odd" if commit is None else "",
-    )
+    yield _until_card(report, picture)
+
+
+def _until_card(report: Any, picture: Picture | None) -> tuple[str, str, str, str]:
+    last = report.get("last_commit")
+    if last is None:
+        return "Can be restored", "unknown", "walkeeper verify has the times", "odd"
+    value, more = job_words.until(report.get("backups"), last, None if picture is None else picture.gaps)
+    return "Can be restored", value, more, "" if value == job_words.TIMES else "odd"
 
 
 def _commit_card(report: Any) -> Iterator[tuple[str, str, str, str]]:

@@ -99,8 +99,10 @@ def _jobs(agent: dict[str, Any]) -> list[str]:
 
 def commit(status: dict[str, Any]) -> str:
     """Which times ``recovery_target_time`` may name, "" where that is not known; ``walkeeper verify`` says where they begin."""
-    found = (status["agent"] or {}).get("last_commit")
-    return "" if found is None else f"to times before {moment(found['time'])} UTC, the last commit"
+    last, gaps = (status["agent"] or {}).get("last_commit"), status["gaps"]
+    if last is None:
+        return ""
+    return " ".join(job_words.until(status.get("backups"), last, None if gaps is None else len(gaps)))
 
 
 def stores(status: dict[str, Any]) -> list[str]:
@@ -118,10 +120,6 @@ def _store(store: dict[str, Any]) -> str:
         *([f"missing: {lacks}"] if (lacks := missing(store)) else []),
     ]
     return f"{store['name']}, {store['url'] or 'unknown'}: {'; '.join(parts)}"
-
-
-def moment(time: str) -> str:
-    return time.rstrip("Z").replace("T", " ")
 
 
 def disks(status: dict[str, Any]) -> str:

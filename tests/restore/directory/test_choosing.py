@@ -149,9 +149,19 @@ def test_to_the_position_that_the_hint_names_can_be_restored(
     for to in ("latest", "2026-11-29 12:00Z"):
         with pytest.raises(CannotRestore) as told:
             make(to=to)
-        named = re.search(r"--to (\S+) restores", told.value.hint)
+        named = re.search(r"--to (\S+) restores up to there", told.value.hint)
         assert named
+        assert "WAL is missing" in str(told.value)
         assert make(to=named[1]).end == Lsn(8 * MIB)
+
+
+def test_a_time_behind_all_that_is_stored_is_refused_with_where_that_ends(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CommitTimes, "position_of", lambda *_: None)
+    monkeypatch.setattr(CommitTimes, "last", lambda *_: None)
+    with pytest.raises(CannotRestore, match="where the WAL ends: there is none"):
+        make(to="2026-11-29 12:00Z")
 
 
 def test_latest_is_refused_at_a_recorded_gap(built: Built, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,8 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
     times = CommitTimes(archives.store, evidence.layout, archives.codec, history, evidence.size)
     had_stopped = _had_stopped(wanted, times, exclusive=request.exclusive) if isinstance(wanted, ToTime) else None
     chosen = _choose(found, request, resumed, timeline, wanted, had_stopped)
-    end = _end(wanted, chosen, times, exclusive=request.exclusive)
+    breaks = _hole_behind(evidence, history, chosen.window) is not None
+    end = _end(wanted, chosen, times, exclusive=request.exclusive, breaks=breaks)
     if isinstance(wanted, ToXid | ToName) and resumed is None and request.backup is None:
         chosen, end = _searched(wanted, found.chains[timeline], times, tell)
         # That may have taken hours, and nothing pins the backup yet: a floor that was recorded meanwhile counts.
@@ -291,8 +292,11 @@ def _near(near: tuple[Window, ...], found: Windows) -> str:
     return f"No backup is complete. {'; '.join(reasons)}" if reasons else "walkeeper backups lists what there is."
 
 
-def _end(wanted: Target, chosen: Choice, times: CommitTimes, *, exclusive: bool) -> Lsn | None:
-    """Where the recovery ends; None where only the recovery finds out. Raises CannotRestore for a time that it never gets to."""
+def _end(wanted: Target, chosen: Choice, times: CommitTimes, *, exclusive: bool, breaks: bool) -> Lsn | None:
+    """Where the recovery ends; None where only the recovery finds out. Raises CannotRestore for a time that it never gets to.
+
+    ``breaks``: there is more WAL behind the window, of which some is missing.
+    """
     begin = consistent_at(chosen.backup)
     if isinstance(wanted, Immediate):
         return begin
@@ -308,9 +312,10 @@ def _end(wanted: Target, chosen: Choice, times: CommitTimes, *, exclusive: bool)
         return found
     last = with_retries(lambda: times.last(begin, chosen.window.end))
     when = f"the last one was at {last.when}" if last else "there is none"
+    where = "WAL is missing" if breaks else "the WAL ends"
     raise CannotRestore(
-        f"--to {wanted.text}: no transaction ended after that up to {chosen.window.end}, where the WAL ends: {when}",
-        hint=f"PostgreSQL would not know where to stop. --to {chosen.window.end} restores all that there is.",
+        f"--to {wanted.text}: no transaction ended after that up to {chosen.window.end}, where {where}: {when}",
+        hint=f"PostgreSQL would not know where to stop. --to {chosen.window.end} restores up to there.",
     )
 
 
