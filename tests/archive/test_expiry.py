@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from datetime import timedelta
+
 import pytest
 
 from tests.core.test_floor import ID, RETAINED, a_floor, a_pin
 from tests.core.values import a_backup
 from tests.twins.memory_store import MemoryStore
+from walkeeper.archive import expiry
 from walkeeper.archive.expiry import (
     Expiry,
+    Lasting,
     begins_since,
     below_floors,
     let_go,
@@ -189,3 +194,55 @@ def test_what_must_be_pinned_is_not_done_without_and_a_failure_that_passes_is_no
     store.down, store.after = False, lost
     with pinned(store, LAYOUT, pin, must=True):
         assert read_pins(store, LAYOUT) == [pin]
+
+
+def test_p15_whoever_works_for_longer_than_a_pin_lasts_renews_it_each_day(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events.to_stderr()
+    boot = [1000.0]
+    monkeypatch.setattr(expiry, "since_boot", lambda: boot[0])
+    pin = pin_for_backup(BackupId.parse(ID), 3, Lsn(0x200028), "node1", 0.0)
+    write_pin(store, LAYOUT, pin)
+    held = Lasting(store, LAYOUT, pin)
+    noted: list[str] = []
+    boot[0] += 86399
+    held.tend(noted.append)
+    assert (read_pins(store, LAYOUT), noted) == ([pin], [])
+    store.down = True
+    boot[0] += 1
+    held.tend(noted.append)
+    store.down = False
+    boot[0] += 3599
+    held.tend(noted.append)  # what the store refused is tried again in an hour
+    assert (read_pins(store, LAYOUT), noted) == ([pin], [])
+    assert "pin_not_renewed" in capsys.readouterr().err
+    boot[0] += 1
+    held.tend(noted.append)
+    (after,) = read_pins(store, LAYOUT)
+    assert (noted, after.id) == ([after.id], f"{pin.id[:-4]}0002")
+    assert moment(after.until) - moment(pin.until) == timedelta(seconds=86400 + 3600)
+    for _ in range(10):
+        boot[0] += 86400
+        held.tend()
+    (last,) = read_pins(store, LAYOUT)
+    assert moment(last.at) - moment(after.at) == timedelta(days=10)
+
+
+def test_p15_a_pin_is_renewed_beside_what_it_is_for(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot = [1000.0]
+    monkeypatch.setattr(expiry, "since_boot", lambda: boot[0])
+    monkeypatch.setattr(expiry, "_LOOKS", 0.001)
+    pin = pin_for_backup(BackupId.parse(ID), 3, Lsn(0x200028), "node1", 0.0)
+    gone = threading.Event()
+
+    def after(what: str, key: str) -> None:
+        if (what, key) == ("delete", LAYOUT.pin(pin.id)):
+            gone.set()
+
+    store.after = after
+    with pinned(store, LAYOUT, pin):
+        boot[0] += 86401
+        assert gone.wait(60)
+        assert [each.id for each in read_pins(store, LAYOUT)] == [f"{pin.id[:-4]}0002"]
+    assert read_pins(store, LAYOUT) == []

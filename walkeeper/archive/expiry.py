@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.errors import BadBackup, BadFloor, NotAuthentic, StoreError, StoreUnavailable
 from walkeeper.lib import events
-from walkeeper.lib.clock import timestamp
+from walkeeper.lib.clock import since_boot, timestamp
 from walkeeper.lib.retry import with_retries
 from walkeeper.store.base import AlreadyThere, Store
 
@@ -42,6 +43,10 @@ _FLOOR: Final = re.compile(r"([0-9]{8})(?:\.(revoked|done))?\.json\Z")
 _RETAINED: Final = re.compile(r"retain-([0-9A-Za-z-]+)-([0-9]{8})\.json\Z")
 _LISTINGS: Final = 10
 """How often pins are listed, at most, until two listings are the same."""
+_RENEWED: Final = 86400.0
+"""Seconds after which who works under a pin writes the next one."""
+_LOOKS: Final = 3600.0
+"""Seconds between two looks at that, and after a refusal."""
 _Mark = TypeVar("_Mark", Floor, Retained)
 
 
@@ -175,10 +180,41 @@ def pin_for_backup(id_: BackupId, timeline: int, start: Lsn, by: str, ahead: flo
     return _pin("backup", str(id_), timeline, str(start), by, ahead, LONGEST_PIN)
 
 
+class Lasting:
+    """A pin that is in the store, for who may work for longer than it lasts: each day the next one takes its place."""
+
+    def __init__(self, store: Store, layout: Layout, pin: Pin) -> None:
+        self.pin = pin
+        self._store = store
+        self._layout = layout
+        self._began = self._asked = since_boot()
+
+    def tend(self, noted: Callable[[str], None] = lambda _: None) -> None:
+        """``noted`` is told the next one's id before this one is let go. What the store refuses is tried again in an hour."""
+        now = since_boot()
+        if now - self._began < _RENEWED or now - self._asked < _LOOKS:
+            return
+        self._asked, before = now, self.pin
+        newer = _next(before, moment(before.at) + timedelta(seconds=now - self._began))
+        try:
+            with suppress(AlreadyThere):  # by an earlier call, whose answer was lost
+                write_pin(self._store, self._layout, newer)
+        except StoreError as problem:
+            events.failure("pin_not_renewed", problem, pin=before.id, until=before.until)
+            return
+        self.pin, self._began = newer, now
+        noted(newer.id)
+        try:
+            let_go(self._store, self._layout, before.id)
+        except StoreError as problem:
+            events.info("pin_left", pin=before.id, until=before.until, error=problem)
+
+
 @contextmanager
 def pinned(store: Store, layout: Layout, pin: Pin, *, must: bool = False) -> Iterator[None]:
-    """While something is done that needs it. Without a right to write one that is said, and it is done all the same; or, with
-    ``must``, it raises the store's error."""
+    """While something is done that needs it, for however long. Without a right to write one that is said, and it is done all the
+    same; or, with ``must``, it raises the store's error.
+    """
     there = True
     try:
         with suppress(AlreadyThere):  # by a first attempt, whose answer was lost
@@ -190,14 +226,25 @@ def pinned(store: Store, layout: Layout, pin: Pin, *, must: bool = False) -> Ite
         events.warning(
             "not_pinned", error=problem, hint="walkeeper expire does not know of it: do not let it run meanwhile."
         )
+    lasting, over = Lasting(store, layout, pin), threading.Event()
+
+    def tend() -> None:
+        while not over.wait(_LOOKS):
+            lasting.tend()
+
+    thread = threading.Thread(target=tend, name="pin", daemon=True)
+    if there:
+        thread.start()
     try:
         yield
     finally:
         if there:
+            over.set()
+            thread.join()
             try:
-                let_go(store, layout, pin.id)
+                let_go(store, layout, lasting.pin.id)
             except StoreError as problem:
-                events.info("pin_left", pin=pin.id, until=pin.until, error=problem)
+                events.info("pin_left", pin=lasting.pin.id, until=lasting.pin.until, error=problem)
 
 
 def _pin(
@@ -211,11 +258,13 @@ def _pin(
 
 def renewed(pin: Pin, ahead: float) -> Pin:
     """The next one of the same restore, from now on. Write it, and then let the old one go."""
+    return _next(pin, moment(timestamp(ahead)))
+
+
+def _next(pin: Pin, at: datetime) -> Pin:
     token, _, number = pin.id.partition("-")
-    at = timestamp(ahead)
-    until = written(moment(at) + (moment(pin.until) - moment(pin.at)))
-    changed = {"id": f"{token}-{int(number) + 1:04}", "at": at, "until": until}
-    return Pin(**{name: changed.get(name, getattr(pin, name)) for name in pin.__struct_fields__})
+    until = at + (moment(pin.until) - moment(pin.at))
+    return msgspec.structs.replace(pin, id=f"{token}-{int(number) + 1:04}", at=written(at), until=written(until))
 
 
 def let_go(store: Store, layout: Layout, pin: str) -> None:

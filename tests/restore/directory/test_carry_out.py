@@ -428,3 +428,16 @@ def test_an_encrypted_backup_needs_its_key(store: MemoryStore, tmp_path: Path) -
     carry_out(plan(backup, store, tmp_path, Codec(identity_file=tmp_path / "key")), "", lambda _: None)
     assert is_whole(tmp_path)
     assert (tmp_path / "data/global/pg_control").read_bytes() == CONTROL
+
+
+def test_p15_a_restore_that_writes_for_weeks_renews_its_pin_each_day_and_notes_it(
+    tmp_path: Path, store: MemoryStore, backup: Backup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot = iter(range(0, 10**9, 86400))
+    monkeypatch.setattr("walkeeper.archive.expiry.since_boot", lambda: float(next(boot)))
+    carry_out(plan(backup, store, tmp_path), "restore %f %p", lambda _: None)
+    (pin,) = read_pins(store, LAYOUT)
+    found = state.read(tmp_path / "data")
+    assert found is not None
+    assert found.pin == pin.id
+    assert not pin.id.endswith("-0001")

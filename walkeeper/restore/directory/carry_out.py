@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from walkeeper.archive.expiry import let_go, new_pin, write_pin
+from walkeeper.archive.expiry import Lasting, let_go, new_pin, write_pin
 from walkeeper.core.backup import Backup
 from walkeeper.core.backup_index import Part
 from walkeeper.core.incremental import Layers, layers_of, without_increment
@@ -77,40 +77,48 @@ def carry_out(plan: Plan, restore_command: str, moved: Callable[[int], None]) ->
 
 def _restore(plan: Plan, tree: Tree, restore_command: str, result: Result, moved: Callable[[int], None]) -> None:
     look_first = plan.resumed is not None or plan.request.delta
-    now = _begin(plan, result)
+    now, pin = _begin(plan, result)
     _note(tree, now)
     if plan.resumed is not None and plan.resumed.pin not in {"", now.pin}:
         with suppress(StoreError):  # it ends by itself
             let_go(plan.evidence.store, plan.evidence.layout, plan.resumed.pin)
+
+    def renewed(id_: str) -> None:
+        nonlocal now
+        now = msgspec.structs.replace(now, pin=id_)
+        _note(tree, now)
+
     tree.remove(PG_CONTROL, durably=True)
     fetch = Fetch(plan.backups, _make_files(plan, tree), tree)
     for each in fetch.pieces(plan.config.restore_workers, look_first=look_first):
         moved(each.plain)
         result.fetched += each.packed
         result.kept += each.kept
+        if pin is not None:
+            pin.tend(renewed)
     _settle(plan, tree, {"restore_command": restore_command, **now.recovery}, fetch.control, result)
     _note(tree, msgspec.structs.replace(now, phase="placing"))
     tree.sync()
     tree.write_file(PG_CONTROL, fetch.control, _mode(plan.directory), durably=True)
 
 
-def _begin(plan: Plan, result: Result) -> State:
+def _begin(plan: Plan, result: Result) -> tuple[State, Lasting | None]:
     """With a new pin in the store, so that expire keeps what is read. Without the right to write one the restore goes on.
 
     An earlier run's pin may have ended since, and whoever goes on may need as long again.
     """
-    pin = plan.resumed.pin if plan.resumed is not None else ""
+    pin, lasting = plan.resumed.pin if plan.resumed is not None else "", None
     try:
         ahead = plan.config.store.clock_ahead() or 0.0
         wanted = new_pin(plan.backup, plan.timeline, f"{os.uname().nodename}:{plan.directory}", ahead)
         with suppress(AlreadyThere):
             with_retries(lambda: write_pin(plan.evidence.store, plan.evidence.layout, wanted))
-        pin = wanted.id
+        pin, lasting = wanted.id, Lasting(plan.evidence.store, plan.evidence.layout, wanted)
     except (StoreDenied, StoreError) as problem:
         result.pin_problem = str(problem)
     if plan.resumed is not None:
-        return msgspec.structs.replace(plan.resumed, pin=pin)
-    return State(
+        return msgspec.structs.replace(plan.resumed, pin=pin), lasting
+    begun = State(
         asked=plan.asked,
         backup=plan.backup.id,
         timeline=plan.timeline,
@@ -119,6 +127,7 @@ def _begin(plan: Plan, result: Result) -> State:
         began=timestamp(),
         inode=plan.directory.stat().st_ino,
     )
+    return begun, lasting
 
 
 def _note(tree: Tree, now: State) -> None:
