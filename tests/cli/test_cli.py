@@ -178,8 +178,16 @@ def test_gap_gets_what_was_asked_for(config: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("walkeeper.gap.command.main", command)
     assert cli.main(["gap", "-c", str(config), "list", "--json"]) == 1
     assert cli.main(["gap", "-c", str(config), "accept", "0/3000000"]) == 1
-    assert calls == [(False, None, True), (True, "0/3000000", False)]
-    assert cli.main(["gap", "-c", str(config), "list", "0/3000000"]) == 2
+    assert cli.main(["gap", "accept", "-c", str(config), "0/3000000"]) == 1
+    assert cli.main(["-c", str(config), "gap", "--json", "accept"]) == 1
+    assert calls == [
+        (False, None, True),
+        (True, "0/3000000", False),
+        (True, "0/3000000", False),
+        (True, None, True),
+    ]
+    for wrong in (["list", "0/3000000"], []):
+        assert cli.main(["gap", "-c", str(config), *wrong]) == 2
 
 
 def test_the_agent_needs_more_of_the_configuration(

@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     from walkeeper.cli import archive as archive_arguments  # noqa: PLC0415
     from walkeeper.cli import backup as backup_arguments  # noqa: PLC0415
     from walkeeper.cli import expire as expire_arguments  # noqa: PLC0415
+    from walkeeper.cli import gap as gap_arguments  # noqa: PLC0415
     from walkeeper.cli import restore as restore_arguments  # noqa: PLC0415
     from walkeeper.cli.values import add_store  # noqa: PLC0415
 
@@ -173,11 +174,7 @@ def parser() -> argparse.ArgumentParser:
     backup_arguments.add(command, _config)
     expire_arguments.add(command, _config)
     restore_arguments.add(command, _config)
-    gap = command("gap", "WAL that is lost, or may be: list it, or accept the loss.", _gap)
-    gap.add_argument("what", choices=("list", "accept"), help="accept: no member is waited for any longer")
-    gap.add_argument("start", metavar="FROM", nargs="?", help="where it begins: a position, or a segment's name")
-    gap.add_argument("--json", action="store_true", help="for programs")
-    add_store(gap, "list: all; accept: the first")
+    gap_arguments.add(command, shared, _config)
     return top
 
 
@@ -244,16 +241,6 @@ def _pre_promote(options: argparse.Namespace) -> int:
     from walkeeper.promote import command  # noqa: PLC0415
 
     return command.main(_config(options), lose=options.lose, stalled=options.timeout)
-
-
-def _gap(options: argparse.Namespace) -> int:
-    from walkeeper.errors import ConfigError  # noqa: PLC0415
-    from walkeeper.gap import command  # noqa: PLC0415
-
-    if options.what == "list" and options.start is not None:
-        raise ConfigError("gap list: it takes no position", hint="It lists everything; FROM belongs to gap accept.")
-    config = _config(options)
-    return command.main(config, accept=options.what == "accept", start=options.start, as_json=options.json)
 
 
 def _seconds(text: str) -> float:

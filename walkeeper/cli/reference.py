@@ -39,7 +39,8 @@ def _command(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
         if action.help != argparse.SUPPRESS and action.dest not in ("help", "config")
     ]
     own = [action for action in actions if not isinstance(action, argparse._SubParsersAction)]  # noqa: SLF001
-    usage = " ".join([name, *(_usage(action) for action in sorted(own, key=_is_positional))])
+    below = [str(action.metavar) for action in actions if action not in own]
+    usage = " ".join([name, *(_usage(action) for action in sorted(own, key=_is_positional)), *below])
     yield f"## `{name}`\n"
     yield f"{_text(parser.description)}\n"
     yield f"```\n{usage}\n```\n"

@@ -14,6 +14,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_store(command: argparse.ArgumentParser, default: str) -> None:
-    """``--store``, which ``main`` looks at where it loads the configuration."""
-    command.add_argument("--store", metavar="NAME", help=f"of several stores, that one (default: {default})")
+def add_store(command: argparse.ArgumentParser, meant: str, default: str | None = None) -> None:
+    """``--store``, which ``main`` looks at where it loads the configuration. ``meant``: without it."""
+    text = f"of several stores, that one (default: {meant})"
+    command.add_argument("--store", metavar="NAME", default=default, help=text)

@@ -1,0 +1,43 @@
+"""The command line of ``walkeeper gap``, of which ``list`` and ``accept`` are commands: options may stand anywhere among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from walkeeper.cli.values import add_store
+
+TYPE_CHECKING = False  # as in main
+if TYPE_CHECKING:
+    import argparse
+
+    from walkeeper.config import Config
+
+
+def add(
+    command: Callable[..., argparse.ArgumentParser],
+    shared: argparse.ArgumentParser,
+    config: Callable[[argparse.Namespace], Config],
+) -> None:
+    """As in ``backup``. ``shared``: what every command takes."""
+    import argparse  # noqa: PLC0415
+
+    def run(options: argparse.Namespace) -> int:
+        from walkeeper.gap import command as gap  # noqa: PLC0415
+
+        return gap.main(config(options), accept=options.what == "accept", start=options.start, as_json=options.json)
+
+    gap = command("gap", "WAL that is lost, or may be: list it, or accept the loss.", run)
+    gap.set_defaults(start=None)
+    gap.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
+    gap.add_argument("--store", help=argparse.SUPPRESS)
+    each = gap.add_subparsers(dest="what", metavar="list|accept", required=True)
+
+    def what(name: str, text: str, store: str) -> argparse.ArgumentParser:
+        added = each.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
+        added.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="for programs")
+        add_store(added, store, default=argparse.SUPPRESS)
+        return added
+
+    what("list", "All of it. Exit 0: none but what was accepted; 1: some; 2: cannot tell.", "all")
+    accept = what("accept", "No member is waited for any longer, and status and doctor are content.", "the first")
+    accept.add_argument("start", metavar="FROM", nargs="?", help="where it begins: a position, or a segment's name")
