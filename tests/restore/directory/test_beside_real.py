@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from tests.fixtures.bare_host import BareHost
 from tests.fixtures.taken import Place
 from tests.parts.postgres import Postgres
-from tests.parts.processes import new_directory
+from tests.parts.processes import new_directory, wait_until
 
 pytestmark = pytest.mark.postgres
 
@@ -122,3 +123,56 @@ def _apart(command: list[str]) -> list[str] | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return [*words, *command]
+
+
+def test_p14_no_restore_is_made_where_its_wal_leads_into_a_running_servers_tablespace(production: Production) -> None:
+    server, there = production.server, production.there
+    space = _make_later(production)
+    told = production.refuses(there.data, production.moves)
+    assert f" in {space}, which the server in {server.data} has" in told
+    assert production.there.run("restore", "--data-dir", str(there.data), production.moves, "--dry-run").returncode == 1
+    assert not there.data.exists()
+    assert production.place.take() == 0
+    production.place.archive_wal()
+    production.restore(there.data, production.moves, f"--tablespace={space}={there.directory}/later")
+
+
+def test_p14_a_restore_in_place_opens_nothing_that_a_later_tablespace_has_left(production: Production) -> None:
+    """The directory is emptied as the hint says, and PostgreSQL makes the tablespace again."""
+    server, there = production.server, production.there
+    space = _make_later(production)
+    wait = "SELECT clock_timestamp() > $1"
+    when = str(server.value("SELECT clock_timestamp()"))
+    wait_until(lambda: server.value(wait.replace("$1", f"'{when}'::timestamptz + interval '1 s'")), "a second")
+    server.execute("INSERT INTO later SELECT n FROM generate_series(1, 5000) n")
+    server.checkpoint()
+    production.place.archive_wal()
+    server.stop()
+    there.data = server.data
+    told = production.refuses(server.data, "--delta", "--to", when)
+    (left,) = space.iterdir()
+    assert f"{left}: it is of tablespace " in told
+    subprocess.run(["sh", "-c", told.rpartition(" all is well: ")[2]], check=True, timeout=60)
+    assert [path.name for path in space.iterdir()] == [f"old_{left.name}"]
+    paused = "SELECT pg_get_wal_replay_pause_state() = 'paused'"
+    for _ in ("after a stop", "after a kill, with the link that the first one has made again"):
+        document = json.loads(production.restore(server.data, "--delta", "--to", when))
+        there.start(document)
+        wait_until(lambda: there.value(paused), "the target", logs=[there.data / "walkeeper.log"])
+        assert there.value("SELECT pg_wal_replay_resume() IS NOT NULL")
+        wait_until(lambda: not there.value("SELECT pg_is_in_recovery()"), "the promotion")
+        for _ in range(3):  # they get the numbers of those that came after the target: rows of these would be committed
+            assert there.value("SELECT pg_current_xact_id() IS NOT NULL")
+        assert there.value("SELECT count(*) FROM later") == 1
+        there.host.kill9()
+        shutil.rmtree(left)
+
+
+def _make_later(production: Production) -> Path:
+    """A tablespace that the backup lacks, with one row."""
+    found = new_directory("ts")
+    production.server.execute(f"CREATE TABLESPACE later LOCATION '{found}'")
+    production.server.execute("CREATE TABLE later (n int) WITH (autovacuum_enabled = off) TABLESPACE later")
+    production.server.execute("INSERT INTO later VALUES (0)")
+    production.place.archive_wal()
+    return found

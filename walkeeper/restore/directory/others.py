@@ -1,31 +1,53 @@
-"""The servers of this host besides the one that is restored: what they have is not written to, now or by the replay of WAL.
+"""What lies on this host besides the backup: it is not written to, and the replay of WAL does not lead there.
 
-``CREATE TABLESPACE`` is in the WAL with an absolute path. A server that replays it works in that directory, whoever else does.
+``CREATE TABLESPACE`` is in the WAL with an absolute path. A server that replays it works in that directory, whoever else does,
+and opens what lies there as its own.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from walkeeper.core.backup import Backup
 from walkeeper.errors import CannotRestore
-from walkeeper.postgres.postmasters import Postmaster, is_same, postmasters
+from walkeeper.postgres.postmasters import Postmaster, is_same, links, postmasters
 from walkeeper.restore.directory.model import Plan
 
 
 def check(plan: Plan) -> None:
-    """That no directory that is written to is another server's. Raises CannotRestore."""
+    """That no directory that is written to is another server's, nor one that the WAL may lead to, and nothing that is old lies in
+    such a one. Raises CannotRestore."""
     wal = plan.directory / "pg_wal"
     ours = dict.fromkeys(plan.tablespaces.values(), "Choose another place with --tablespace OLD=NEW.")
     ours[plan.directory] = "Choose another one with --data-dir."
     if wal.is_symlink():
-        ours[wal] = f"Is {plan.directory} a copy? The link goes with: rm {wal}"
+        ours[wal] = f"Is {plan.directory} a copy? The link goes with: {shlex.join(['rm', str(wal)])}"
     for server in (*postmasters(), *_configured(plan)):
         if not is_same(server.directory, plan.directory):
             for place, hint in ours.items():
                 if what := server.owns(place, plan.backup.major):
                     raise CannotRestore(f"{place}: it is {what} of the server in {server.shown}", hint=hint)
+    if which := newer_tablespace(plan.backup, plan.evidence.layout.system_identifier):
+        raise CannotRestore(
+            f"backup {plan.backup.id} lacks {which}: what is restored would work there, too, when its WAL makes it",
+            hint="Restore on another host, or from a newer backup: walkeeper backup takes one.",
+        )
+    _check_left(plan)
+
+
+def _check_left(plan: Plan) -> None:
+    """In tablespaces that were made here after the backup: PostgreSQL makes the link again, and takes the directory as it is."""
+    known = {space.oid for space in plan.backup.tablespaces}
+    for oid, place in links(plan.directory).items():
+        for left in (plan.directory / "pg_tblspc" / place).glob(f"PG_{plan.backup.major}_*"):
+            if oid not in known and any(left.iterdir()):
+                away = shlex.join(["mv", str(left), str(left.with_name(f"old_{left.name}"))])
+                raise CannotRestore(
+                    f"{left}: it is of tablespace {oid}, which backup {plan.backup.id} lacks, and its WAL may make over that",
+                    hint=f"Move it away, and remove it when all is well: {away}",
+                )
 
 
 def newer_tablespace(backup: Backup, system_identifier: int) -> str:
