@@ -21,8 +21,8 @@ from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.expiry import read_pins
 from walkeeper.core.backup import Backup
-from walkeeper.errors import CannotRestore, CannotTell, Locked, StoreDenied
-from walkeeper.lib import durable
+from walkeeper.errors import CannotRestore, CannotTell, Locked, StoreDenied, StoreUnavailable
+from walkeeper.lib import durable, retry
 from walkeeper.postgres.data_directory import clone_of
 from walkeeper.restore import state
 from walkeeper.restore.directory import carry_out as module
@@ -345,6 +345,32 @@ def test_a_piece_that_arrives_damaged_once_is_asked_for_again(
     store.before = heal
     restore(backup, store, tmp_path)
     assert is_whole(tmp_path)
+
+
+def test_each_time_that_an_index_is_read_a_store_that_is_away_is_waited_for(
+    store: MemoryStore, backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once more often than ``with_retries`` would."""
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    restore(backup, store, tmp_path)
+    reads = sum(what == "get" and "/index-" in key for what, key in store.calls)
+    assert reads > 1
+    for fails in range(reads):
+        seen = 0
+
+        def away(what: str, key: str, fails: int = fails) -> None:
+            nonlocal seen
+            if what == "get" and "/index-" in key:
+                seen += 1
+                if fails < seen <= fails + retry.ATTEMPTS:
+                    raise StoreUnavailable("503")
+
+        into = tmp_path / str(fails)
+        into.mkdir()
+        store.before = away
+        restore(backup, store, into)
+        assert is_whole(into)
+        assert seen > fails + retry.ATTEMPTS
 
 
 def test_a_full_disk_says_so_and_the_same_command_goes_on(

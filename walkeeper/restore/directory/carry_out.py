@@ -32,7 +32,7 @@ from walkeeper.postgres import programs
 from walkeeper.postgres.data_directory import CLONE_OF, clone_of
 from walkeeper.restore import state
 from walkeeper.restore.directory import settings
-from walkeeper.restore.directory.fetch import PG_CONTROL, Fetch, is_placed
+from walkeeper.restore.directory.fetch import PG_CONTROL, Fetch, is_placed, read_index
 from walkeeper.restore.directory.model import Plan
 from walkeeper.restore.directory.tree import Tree
 from walkeeper.restore.state import State
@@ -182,7 +182,7 @@ def _make_files(plan: Plan, tree: Tree) -> Layers:
 
 def _parts(plan: Plan, backup: Backup) -> Iterator[Part]:
     """Of everything that is restored."""
-    for piece in with_retries(lambda: plan.backups.index(backup)):
+    for piece in read_index(plan.backups, backup):
         yield from filter(is_placed, piece.parts)
 
 

@@ -92,7 +92,7 @@ class Fetch:
 
         for number in range(len(self._layers.chain)):
             self._number = number
-            yield from in_parallel(one, self._backups.index(self._backup), workers)
+            yield from in_parallel(one, read_index(self._backups, self._backup, self._patience), workers)
         if not self.control:
             raise BadBackup(f"backup {self._backup.id}: it has no {PG_CONTROL}", hint="Use another one.")
 
@@ -110,14 +110,9 @@ class Fetch:
 
     def _patiently(self, piece: Piece) -> None:
         """One that arrives damaged is asked for once more; a store that is away, until the patience is over."""
-
-        def wait(problem: StoreError, seconds: float) -> None:
-            events.failure("restore_waits", problem, piece=piece.sha256, seconds=seconds)
-            time.sleep(seconds)
-
         for last in (False, True):
             try:
-                patiently(lambda: self._pour(piece), self._patience, wait)
+                patiently(lambda: self._pour(piece), self._patience, _waits(piece=piece.sha256))
             except Locked:
                 raise
             except CannotTell as problem:
@@ -209,6 +204,19 @@ class Fetch:
                     if not _sum(fd, part, found.update):
                         return False
         return found.hexdigest() == piece.xxh3
+
+
+def read_index(backups: Backups, backup: Backup, patience: float = PATIENCE) -> Iterator[Piece]:
+    """As ``Backups.index``, with the patience that pieces are given."""
+    return patiently(lambda: backups.index(backup), patience, _waits(index=backup.id))
+
+
+def _waits(**what: str) -> Callable[[StoreError, float], None]:
+    def wait(problem: StoreError, seconds: float) -> None:
+        events.failure("restore_waits", problem, seconds=seconds, **what)
+        time.sleep(seconds)
+
+    return wait
 
 
 class Told:
