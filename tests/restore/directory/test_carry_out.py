@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
+import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -159,6 +161,31 @@ def test_a_postmaster_pid_of_nobody_is_believed_where_not_all_can_be_seen(
     (tmp_path / "postmaster.pid").write_text("4000000\n/data\n1764400000\n5432\n/tmp\n\n\nready\n")
     with pytest.raises(CannotRestore, match="has a postmaster") if refused else nullcontext():
         assert here.before(tmp_path, use) is None
+
+
+def test_what_lies_at_the_root_of_a_file_system_stays(store: MemoryStore, backup: Backup, tmp_path: Path) -> None:
+    (tmp_path / "wal" / "lost+found").mkdir(parents=True)
+    (tmp_path / "data" / "lost+found").mkdir(parents=True)
+    (tmp_path / "data" / "pg_wal").symlink_to(tmp_path / "wal")
+    (tmp_path / "data" / "base" / "lost+found").mkdir(parents=True)
+    restore(backup, store, tmp_path, delta=True)
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("lost+found")}
+    assert found == {"data/lost+found", "wal/lost+found"}
+
+
+def test_another_clusters_directory_is_not_written_over(store: MemoryStore, backup: Backup, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "global").mkdir(parents=True)
+    (data / "PG_VERSION").touch()
+    for system_identifier, use in ((8, "server"), (8, "replica"), (7, "server")):
+        (data / "global" / "pg_control").write_bytes(struct.pack("=QI", system_identifier, 1300) + bytes(8000))
+        with pytest.raises(CannotRestore) if system_identifier == 8 else nullcontext() as told:
+            here.check_place(plan(backup, store, tmp_path, delta=True, use=use))
+        if told is not None:
+            assert "it is of another cluster, with system identifier 8, and not 7" in str(told.value)
+            hint = told.value.hint
+    subprocess.run(["sh", "-c", hint.rpartition(" empty it first: ")[2]], check=True, timeout=60)
+    assert not list(data.iterdir())
 
 
 @pytest.mark.parametrize("use", ["server", "replica"])

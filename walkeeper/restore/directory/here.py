@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -12,14 +14,15 @@ from walkeeper.core.amounts import size as shown_size
 from walkeeper.core.backup import Backup
 from walkeeper.core.backup_index import Part
 from walkeeper.core.incremental import changed_path, is_map, layers_of
-from walkeeper.errors import CannotRestore
+from walkeeper.errors import CannotRestore, CannotTell
 from walkeeper.lib.retry import with_retries
 from walkeeper.postgres import programs as postgres_programs
-from walkeeper.postgres.data_directory import running_server
+from walkeeper.postgres.data_directory import read_control_file, running_server
 from walkeeper.postgres.postmasters import is_same, postmasters, sees_all
 from walkeeper.restore import state
 from walkeeper.restore.directory.fetch import in_order
 from walkeeper.restore.directory.model import Plan, Request, Use
+from walkeeper.restore.directory.tree import LOST_AND_FOUND
 from walkeeper.restore.state import Asked, State
 
 _SPARE: Final = 256 * 1024 * 1024
@@ -171,7 +174,7 @@ def _check_directory(place: Path, oid: int, plan: Plan) -> None:
                 f"{place}: it belongs to uid {found.st_uid}, and this is uid {os.geteuid()}",
                 hint="Run walkeeper restore as PostgreSQL's user, who must own it.",
             )
-        content = [each for each in place.iterdir() if each.name != "lost+found"]
+        content = [each for each in place.iterdir() if each.name != LOST_AND_FOUND]
     except OSError as problem:
         raise CannotRestore(f"{place}: {problem.strerror}", hint=f"Choose another one with {option}.") from None
     if oid and content and plan.resumed is None:
@@ -181,12 +184,26 @@ def _check_directory(place: Path, oid: int, plan: Plan) -> None:
             f"{place}: it is not empty",
             hint=f"Empty it, choose another one with {option}, or write over it with --delta.",
         )
+    if oid == 0:
+        _check_cluster(place, plan.evidence.layout.system_identifier)
     known = (place / "PG_VERSION").exists() or (place / state.NAME).exists()
     if oid == 0 and content and not known:
         raise CannotRestore(
             f"{place}: it is not a data directory, and --delta removes what the backup does not have",
             hint="Is it the right path? An empty directory needs no --delta.",
         )
+
+
+def _check_cluster(directory: Path, system_identifier: int) -> None:
+    """That what is written over is not another cluster's, as far as it says whose it is."""
+    with suppress(CannotTell):
+        found = read_control_file(directory).system_identifier
+        if found != system_identifier:
+            empty = shlex.join(["find", str(directory), "-mindepth", "1", "-delete"])
+            raise CannotRestore(
+                f"{directory}: it is of another cluster, with system identifier {found}, and not {system_identifier}",
+                hint=f"Is it the right path? If it may go, empty it first: {empty}",
+            )
 
 
 def _check_own(place: Path, oid: int, plan: Plan) -> None:

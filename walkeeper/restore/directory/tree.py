@@ -19,6 +19,8 @@ from walkeeper.core.backup_index import Part
 from walkeeper.lib import durable
 
 PG_WAL: Final = "pg_wal"
+LOST_AND_FOUND: Final = "lost+found"
+"""Of a file system that begins in that directory: root's, and none of PostgreSQL's files."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -170,6 +172,8 @@ class Tree:
 
     def _empty(self, fd: int, below: str, named: Callable[[str], bool]) -> None:
         for name in os.listdir(fd):
+            if name == LOST_AND_FOUND and below in ("", PG_WAL):
+                continue
             path = f"{below}/{name}" if below else name
             kind = _kind(fd, name)
             if kind == stat.S_IFDIR and (named(path) or (path == PG_WAL)):
