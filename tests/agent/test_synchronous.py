@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -145,6 +147,34 @@ def test_a_session_that_says_so_changes_a_role_while_all_others_wait(postgres: P
         one.held.open.set()
         end = commit.result(30)
         assert one.stored() > end
+
+
+def test_p9_clients_that_hold_all_connections_do_not_keep_the_agent_from_acknowledging(
+    make_postgres: Callable[..., Postgres], tmp_path: Path
+) -> None:
+    """The member has just been promoted: they came first, and wait for it."""
+    few = {"max_connections": "10", "superuser_reserved_connections": "3", "max_wal_senders": "5"}
+    server = make_postgres(settings=few)
+    one = Committing(server, tmp_path)
+    one.dcs.set_leader("b")
+    for statement in (
+        "CREATE ROLE app LOGIN; GRANT INSERT ON t TO app",
+        f"ALTER SYSTEM SET synchronous_standby_names = '{one.name}'",
+        "SELECT pg_reload_conf()",
+    ):
+        server.execute(statement)
+
+    def commit() -> None:
+        with suppress(psycopg.OperationalError), psycopg.connect(server.conninfo(user="app")) as session:
+            session.execute("INSERT INTO t VALUES (1)")
+
+    with one.running, ThreadPoolExecutor(10) as clients:
+        commits = [clients.submit(commit) for _ in range(10)]
+        wait_for(lambda: one.waiters() + sum(each.done() for each in commits) == 10)
+        assert one.waiters() >= 5
+        one.dcs.set_leader("a")
+        for each in commits:
+            each.result(60)
 
 
 def test_a_long_load_over_segment_ends_is_acknowledged_and_leaves_few_objects(

@@ -6,14 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, Postgres
+from tests.parts.processes import wait_until
 from walkeeper.config import PostgresqlSettings
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.errors import PostgresError
@@ -228,3 +230,38 @@ def _source(settings: PostgresqlSettings) -> str:
         f"PostgresqlSettings('localhost', {settings.port}, {settings.user!r}, None, 'postgres', {settings.options!r}, "
         f"hostaddr='127.0.0.1', sslpassword={settings.sslpassword!r})"
     )
+
+
+def test_where_clients_hold_all_connections_a_walsenders_place_is_taken_and_given_back(
+    make_postgres: Callable[..., Postgres], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``durability: store`` they hold them until the agent, which has to connect, acknowledges."""
+    few = {"max_connections": "8", "superuser_reserved_connections": "3", "max_wal_senders": "3"}
+    postgres = make_postgres(settings=few)
+    postgres.replication_role()
+    postgres.physical_slot("hold")
+    postgres.execute("CREATE ROLE app LOGIN")
+    settings = PostgresqlSettings("127.0.0.1", postgres.port, REPLICATOR, REPLICATOR_PASSWORD, "postgres", ())
+    server = Server(settings, 10.0)
+    kind = "select to_json(backend_type) from pg_stat_activity where pid = pg_backend_pid()"
+    try:
+        with ExitStack() as clients:
+            with suppress(psycopg.OperationalError):
+                while True:
+                    clients.enter_context(psycopg.connect(postgres.conninfo(user="app")))
+            assert server.survey(kind) == "walsender"
+            assert server.state().system_identifier == postgres.system_identifier
+            slot = server.slot("hold")
+            assert slot is not None
+            server.advance_slot("hold", server.state().lsn)
+            assert server.slot("hold") != slot
+            assert not server.commits("nobody").connected
+            server.close()
+            monkeypatch.setattr("walkeeper.postgres.server.SPARE_SECONDS", 0.0)
+            server = Server(settings, 10.0)
+            assert server.survey(kind) == "walsender"
+            assert server.survey(kind) == "walsender"
+        wait_until(lambda: server.survey(kind) == "client backend", "the clients' end")
+        assert server.survey(kind) == "client backend"
+    finally:
+        server.close()

@@ -5,7 +5,10 @@ A role with LOGIN and REPLICATION is enough for everything here.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -31,6 +34,9 @@ CONNECT_TIMEOUT: Final = 5
 """Seconds; libpq takes whole ones."""
 _NO_PHRASE: Final = "none is configured"
 """For a key without one it changes nothing; for one that has one it keeps OpenSSL from asking on the terminal."""
+SPARE_SECONDS: Final = 60.0
+"""After which a session in a walsender's place is given back, for a usual one if there is room by then."""
+_NO_SLOT: Final = ("too many", "remaining connection slots")
 _KNOWS_REQUIRE_AUTH: Final = 160000
 """The version of libpq that has it."""
 
@@ -78,7 +84,8 @@ def require_auth(settings: PostgresqlSettings) -> str:
 def conninfo(settings: PostgresqlSettings, **more: str | int) -> str:
     """A libpq connection string, without secrets and without what not every libpq takes.
 
-    For ``replication`` its database is called so, as pg_receivewal does it: .pgpass is looked through for that name. Raises
+    For ``replication`` its database is called so, as pg_receivewal does it: .pgpass is looked through for that name. With
+    ``replication="database"`` it is the database itself, and the session one for SQL in a walsender's place. Raises
     PostgresError where the running server says where its socket is, and none runs: libpq's own directory may be another's.
     """
     host = settings.host
@@ -94,7 +101,7 @@ def conninfo(settings: PostgresqlSettings, **more: str | int) -> str:
         "hostaddr": settings.hostaddr,
         "port": settings.port,
         "user": settings.user,
-        "dbname": "replication" if "replication" in more else settings.dbname,
+        "dbname": settings.dbname if more.get("replication", "database") == "database" else "replication",
         "connect_timeout": CONNECT_TIMEOUT,
         "tcp_user_timeout": 10000,
         "application_name": APPLICATION,
@@ -114,6 +121,9 @@ def connect(settings: PostgresqlSettings, **more: str) -> psycopg.Connection[tup
         sslpassword=settings.sslpassword or _NO_PHRASE,
         autocommit=True,
         prepare_threshold=None,
+        cursor_factory=psycopg.ClientCursor
+        if "replication" in more
+        else psycopg.Cursor,  # a walsender knows no parameters
     )
 
 
@@ -168,6 +178,8 @@ class Server:
         self._timeout = timeout
         self._deadline = Deadline(f"postgresql-{settings.port}")
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
+        self._again_at = math.inf
+        """Until then a walsender's place is used."""
 
     def state(self) -> ServerState:
         row = self._one(_STATE, ())
@@ -265,13 +277,29 @@ class Server:
             raise PostgresError(f"{self._name}: {_one_line(error)}", hint=hint_for(str(error))) from None
 
     def _connected(self) -> psycopg.Connection[tuple[object, ...]]:
+        if self._connection is not None and time.monotonic() >= self._again_at:
+            self._drop()
         if self._connection is None or self._connection.closed:
-            self._connection = connect(
-                self.settings,
-                options=f"-c statement_timeout={int(self._timeout * 1000)} -c timezone=UTC",
-                application_name=self._application,
-            )
+            self._connection = self._connect()
         return self._connection
+
+    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
+        """Where clients hold all connections, in a walsender's place: with ``durability: store`` they may wait for us."""
+        more = {
+            "options": f"-c statement_timeout={int(self._timeout * 1000)} -c timezone=UTC",
+            "application_name": self._application,
+        }
+        self._again_at = math.inf
+        try:
+            return connect(self.settings, **more)
+        except psycopg.OperationalError as refused:
+            if not any(words in str(refused) for words in _NO_SLOT):
+                raise
+            with suppress(psycopg.Error):
+                found = connect(self.settings, replication="database", **more)
+                self._again_at = time.monotonic() + SPARE_SECONDS
+                return found
+            raise
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -308,6 +336,6 @@ def hint_for(text: str) -> str:
         return "The role needs the attribute REPLICATION: alter role … replication; or set walkeeper.postgresql.user."
     if "max_wal_senders" in text:
         return "Raise max_wal_senders: the archiver needs one, and so do each replica and each base backup."
-    if "too many" in text or "remaining connection slots" in text:
+    if any(words in text for words in _NO_SLOT):
         return "Raise max_connections, or end what holds them."
     return ""
