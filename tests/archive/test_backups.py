@@ -123,3 +123,42 @@ def test_encrypted_pieces_and_documents_come_back_and_are_not_in_the_clear(store
     stored = put_document(backups, ID, "manifest", PLAIN)
     assert {f"{FOLDER}data/{SHA256}.zst.age", f"{FOLDER}manifest-{stored.sha256}.zst.age"} == set(store.objects)
     assert not any(b"some bytes" in body for body, _ in store.objects.values())
+
+
+def test_an_attempt_takes_over_only_what_is_encrypted_for_the_same_recipients(store: MemoryStore) -> None:
+    one, other = (str(pyrage.x25519.Identity.generate().to_public()) for _ in range(2))
+    backups = Backups(store, LAYOUT, Codec(recipients=(one, other)))
+    assert backups.claim(ID)
+    put_piece(backups, ID, PLAIN)
+    known = backups.pieces(ID)
+    assert known
+    same, fewer = (
+        Backups(store, LAYOUT, Codec(recipients=(other, one))),
+        Backups(store, LAYOUT, Codec(recipients=(one,))),
+    )
+    assert same.claim(ID, known)
+    assert not fewer.claim(ID, known)
+    assert not fewer.claim(ID, frozenset())  # no piece is stored yet, and the other run may just begin with it
+    assert Backups(store, LAYOUT, Codec()).claim(ID, frozenset())
+    assert [key for key in store.objects if "/recipients-" in key and one in key] == []
+    for key in [key for key in store.objects if "/recipients-" in key]:
+        del store.objects[key]
+    assert not same.claim(ID, known)  # as of an older walkeeper, which did not say
+    assert same.claim(ID, frozenset())
+
+
+def test_of_two_runs_for_other_recipients_at_once_one_at_most_goes_on(store: MemoryStore) -> None:
+    one, other = (
+        Backups(store, LAYOUT, Codec(recipients=(str(pyrage.x25519.Identity.generate().to_public()),)))
+        for _ in range(2)
+    )
+    told: list[bool] = []
+
+    def before(what: str, _: str) -> None:
+        if what == "create":
+            store.before = None
+            told.append(other.claim(ID, frozenset()))
+
+    store.before = before
+    told.append(one.claim(ID, frozenset()))
+    assert told == [True, False]

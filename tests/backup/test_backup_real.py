@@ -19,6 +19,7 @@ from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory, wait_until
 from walkeeper.backup import command
 from walkeeper.core.backup import BackupId
+from walkeeper.core.backup_job import DAMAGED
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.windows import stopped_at
 from walkeeper.errors import PostgresError
@@ -256,6 +257,27 @@ def test_an_id_that_cannot_be_resumed_is_refused(place: Place, capsys: pytest.Ca
     ):
         assert place.take(resume=id_) == 1
         assert why in capsys.readouterr().err
+
+
+def test_an_attempt_for_other_recipients_is_not_gone_on_with(
+    place: Place, primary: Postgres, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (str(pyrage.x25519.Identity.generate().to_public()) for _ in range(2))
+    place.configure(primary, encryption={"recipients": [one]})
+    try:
+        assert place.take() == 0
+        id_ = str(place.last)
+        (place.root / "backup" / id_ / "backup.json").unlink()
+        place.configure(primary, encryption={"recipients": [other]})
+        capsys.readouterr()
+        assert place.take(resume=id_) == 1
+        assert f"backup {id_}: what is stored of it is encrypted for other recipients" in capsys.readouterr().err
+        assert place.take(job=id_) == DAMAGED
+        place.configure(primary, encryption={"recipients": [one]})
+        assert place.take(resume=id_) == 0
+        assert " of them sent now\n" in capsys.readouterr().out
+    finally:
+        place.configure(primary)
 
 
 def test_p14_a_page_with_a_wrong_checksum_makes_it_damaged(

@@ -1,15 +1,16 @@
 """The base backups of one cluster's archive: which there are, their documents and their pieces. Everything is created once.
 
 Below ``backup/<id>/``: pieces named by the SHA-256 of their zstd frames, not yet encrypted, so that a second attempt of that id
-finds them; the index, orders and PostgreSQL's manifest named by that of their plain bytes, since each run has others; and
-``backup.json``, which names them all and is the commit (``core.backup``).
+finds them, and ``recipients-<sha256>``, for whom they are; index, orders and PostgreSQL's manifest named by that of their plain
+bytes, since each run has others; and ``backup.json``, which names them all and is the commit (``core.backup``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 import xxhash
@@ -109,6 +110,23 @@ class Backups:
         if (len(pieces), packed) != (backup.pieces, backup.packed_bytes):
             return f"{len(pieces)} pieces of {packed} bytes, and backup.json tells of {backup.pieces} of {backup.packed_bytes}"
         return ""
+
+    def claim(self, id_: BackupId, attempted: Collection[str] | None = None) -> bool:
+        """State for whom this run encrypts, before its first piece, whose name does not say it.
+
+        ``attempted``: the pieces of an earlier run, where there may be one. False where that had others, or did not say.
+        """
+        if not self.codec.recipients:
+            return True
+        sha256 = hashlib.sha256("\n".join(sorted(self.codec.recipients)).encode()).hexdigest()
+        place = f"{self.layout.backup(id_)}recipients-"
+        before = [] if attempted is None else [info.key for info in self.store.list(place)]
+        if (attempted and not before) or {*before} - {place + sha256}:
+            return False
+        body = f"{sha256}\n".encode()
+        with suppress(AlreadyThere):
+            self.store.create(place + sha256, body, stated(hashlib.sha256(body).hexdigest(), len(body), body))
+        return attempted is None or [info.key for info in self.store.list(place)] == [place + sha256]
 
     def put_packed_piece(self, id_: BackupId, sha256: str, size: int, frame_size: int, body: bytes) -> Stored:
         """``sha256`` is that of the frame, ``size`` that of the plain bytes. One that is there counts as with ``find_piece``."""

@@ -137,6 +137,12 @@ class _Attempt:
             events.info("backup_is_stored", backup=resumed)
             return self._verdict(there)
         known = frozenset() if resumed is None else with_retries(lambda: _attempted(backups, resumed, new=may_be_new))
+        if resumed is not None and not with_retries(lambda: backups.claim(resumed, known)):
+            complain(
+                f"backup {resumed}: what is stored of it is encrypted for other recipients",
+                "Nobody could read all of it with one key. Begin a new backup; expire clears this one up.",
+            )
+            return NOT_STORED if self._request.job is None else DAMAGED
         with ExitStack() as opened, Progress() as progress:
             walsender, timeline = _connected(settings, source, opened)
             id_ = resumed or _new_id(timeline)
@@ -162,6 +168,8 @@ class _Attempt:
                     hint="Nothing could be replayed from there. Run CHECKPOINT on the primary, wait until a replica has "
                     "replayed it, and begin again.",
                 )
+            if resumed is None:
+                with_retries(lambda: backups.claim(id_))
             self.id = id_
             events.info("backup_begins", backup=id_, start=start.lsn, timeline=start.timeline, bytes=start.estimate)
             meter = _Meter(id_, start.estimate, progress)
