@@ -22,6 +22,7 @@ from walkeeper.backup.pipeline import MANIFEST_END, Contents, Pipeline
 from walkeeper.core import backup_index
 from walkeeper.core.backup import BackupId
 from walkeeper.errors import BadBackup, CannotTell, StoreDenied, StoreUnavailable, StoreUnfit
+from walkeeper.store.base import ObjectInfo
 
 ID: Final = BackupId("20261128T020000Z", 3, "1a2b3c4d")
 LAYOUT: Final = Layout("demo", None, 7)
@@ -177,6 +178,38 @@ def test_p14_a_piece_that_the_store_does_not_list_is_missed() -> None:
     with pytest.raises(BadBackup, match="does not list piece") as told:
         run(store)
     assert told.value.hint.endswith(f"walkeeper backup --resume {ID}")
+
+
+def test_a_piece_that_only_the_listing_lacks_is_asked_for_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing may be late; of another size is as bad as gone."""
+    monkeypatch.setattr("walkeeper.lib.retry._FIRST_WAIT", 0.001)
+    away = [2]
+
+    class Late(MemoryStore):
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            self.late = [*super().list(prefix)]
+            return iter(self.late[3:])
+
+    def before(what: str, key: str) -> None:
+        if what == "head" and away[0]:
+            away[0] -= 1
+            raise StoreUnavailable(key)
+
+    store = Late(before=before)
+    contents = run(store)
+    assert away == [0]
+    assert {key for what, key in store.calls if what == "head"} >= {info.key for info in store.late[:3]}
+    assert contents.pieces == len(store.late)
+    key, (body, metadata) = next(each for each in store.objects.items() if "/data/" in each[0])
+
+    def shorter(what: str, _: str) -> None:
+        if what == "list":
+            store.objects[key] = (body[:-1], metadata)
+
+    store.before = shorter
+    del store.objects[key]
+    with pytest.raises(BadBackup, match="does not list piece"):
+        run(store)
 
 
 def test_p9_no_more_is_in_memory_than_there_are_buffers() -> None:

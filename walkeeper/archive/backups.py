@@ -111,6 +111,11 @@ class Backups:
             return f"{len(pieces)} pieces of {packed} bytes, and backup.json tells of {backup.pieces} of {backup.packed_bytes}"
         return ""
 
+    def piece_size(self, id_: BackupId, sha256: str) -> int | None:
+        """Bytes as stored, of one that is asked for by its name; None where it is not there."""
+        info = self.store.head(self.layout.backup_piece(id_, sha256, self.codec.suffix))
+        return None if info is None else info.size
+
     def claim(self, id_: BackupId, attempted: Collection[str] | None = None) -> bool:
         """State for whom this run encrypts, before its first piece, whose name does not say it.
 

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import xxhash
@@ -212,9 +213,13 @@ class Pipeline:
         self.patiently(lambda: self._backups.put_packed_document(self._id, kind, sha256, size, body))
 
     def _prove_listed(self) -> None:
+        """What a listing lacks is asked for by name: a listing may be late."""
         listed = self.patiently(lambda: self._backups.pieces(self._id))
         for digest, size in self._record.sizes.items():
-            if listed.get(digest.hex()) != size:
+            there = listed.get(digest.hex())
+            if there is None:
+                there = self.patiently(partial(self._backups.piece_size, self._id, digest.hex()))
+            if there != size:
                 raise BadBackup(
                     f"backup {self._id}: the store does not list piece {digest.hex()} with its {size} bytes",
                     hint="Somebody deletes there, or the store loses objects. This stores what is missing: walkeeper backup "
