@@ -15,6 +15,7 @@ import pytest
 from tests.backup.tars import Tree, tar_of
 from tests.parts.processes import wait_until
 from tests.twins.memory_store import MemoryStore
+from walkeeper.archive import backups
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
@@ -210,6 +211,15 @@ def test_a_piece_that_only_the_listing_lacks_is_asked_for_by_its_name(monkeypatc
     del store.objects[key]
     with pytest.raises(BadBackup, match="does not list piece"):
         run(store)
+
+
+@pytest.mark.parametrize(("limit", "what"), [(len(MANIFEST) - 1, "manifest"), (200, "index")])
+def test_p14_what_no_restore_could_read_is_not_made_a_backup(
+    monkeypatch: pytest.MonkeyPatch, limit: int, what: str
+) -> None:
+    monkeypatch.setattr(backups, "MAX_DOCUMENT", limit)
+    with pytest.raises(BadBackup, match=f"backup {ID}: its {what} has "):
+        run(MemoryStore())
 
 
 def test_p9_no_more_is_in_memory_than_there_are_buffers() -> None:

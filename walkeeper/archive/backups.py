@@ -143,7 +143,15 @@ class Backups:
         return self._find(self.layout.backup_piece(id_, sha256, self.codec.suffix), sha256, size, frame_size)
 
     def put_packed_document(self, id_: BackupId, kind: Kind, sha256: str, size: int, body: bytes) -> Stored:
-        """Store an index, an order or a manifest, packed as ``document_suffix`` says, under the name of its own plain bytes."""
+        """Store an index, an order or a manifest, packed as ``document_suffix`` says, under the name of its own plain bytes.
+
+        Raises BadBackup for one that nobody could read back.
+        """
+        if size > MAX_DOCUMENT:
+            raise BadBackup(
+                f"backup {id_}: its {kind} has {size} bytes, and a restore reads {MAX_DOCUMENT} at most",
+                hint="The cluster has too many files: take base backups with pg_basebackup, with which the archive's WAL goes.",
+            )
         key = self.layout.backup_document(id_, kind, sha256, document_suffix(kind, self.codec.suffix))
         return self._put(key, sha256, size, body, 0 if key.endswith(AGE) else len(body))
 
