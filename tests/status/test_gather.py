@@ -150,6 +150,10 @@ JOB: dict[str, Any] = {
         ({"bytes": 5 << 30, "of": 9 << 30, "attempt": 2}, "runs on n2, 5 GiB of about 9 GiB, attempt 2"),
         ({"state": "wanted", "node": "", "attempt": 0}, "due since 2026-11-28 02:00:00 UTC, waits for a member"),
         (
+            {"state": "wanted", "node": "node2", "attempt": 0, "why": "it lacks a tablespace", "later": True},
+            "due since 2026-11-28 02:00:00 UTC, waits for the next base backup; this one cannot be tried: it lacks a tablespace",
+        ),
+        (
             {"state": "wanted", "why": "no room"},
             "due since 2026-11-28 02:00:00 UTC, waits for a member; the last attempt failed: no room",
         ),

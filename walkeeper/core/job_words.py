@@ -19,6 +19,8 @@ def now(job: Mapping[str, Any] | None, schedule: Mapping[str, Any]) -> str:
     """What it does at this moment, or when it is due."""
     if job is None or job["state"] in ("done", "failed"):
         return f"next due {_moment(schedule['next'])}"
+    if job.get("later"):  # not of an older agent
+        return f"due since {_moment(job['due'])}, waits for the next base backup"
     if job["state"] == "wanted":
         return f"due since {_moment(job['due'])}, waits for a member"
     if job.get("silent"):  # not of an older agent
@@ -34,6 +36,8 @@ def last(job: Mapping[str, Any] | None) -> str:
         return ""
     if job["state"] == "done":
         return f"the last was done on {job['node']}, {_moment(job['at'])}"
+    if job["why"] and job.get("later"):
+        return f"this one cannot be tried: {job['why'][:_LONGEST]}"
     return f"the last attempt failed: {job['why'][:_LONGEST]}" if job["why"] else ""
 
 

@@ -186,7 +186,7 @@ def _job(agent: Agent, key: str, word: str) -> dict[str, Any]:
     """The cluster's job as this agent saw it last, with its schedule; None without a schedule, and before the first is due."""
     known = agent.jobs.get(key)
     job = None if known is None else known.seen
-    facts = ("backup", "due", "state", "node", "attempt", "bytes", "of", "at", "why")
+    facts = ("backup", "due", "state", "node", "attempt", "bytes", "of", "at", "why", "later")
     return {
         f"{word}_job": None
         if known is None or job is None
