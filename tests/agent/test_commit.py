@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from tests.agent.test_beliefs import SIZE, SYSTEM, TWO, Life, World
-from walkeeper.agent.archiver.commit import Commit
+from walkeeper.agent.archiver.commit import EARLY_INTERVAL, Commit
 from walkeeper.agent.archiver.holding import Holding, HoldSlot
 from walkeeper.agent.archiver.lease import Lease
 from walkeeper.agent.archiver.source import Source
@@ -142,3 +142,30 @@ def test_the_record_names_each_gap_that_its_position_has_passed(tmp_path: Path) 
     commit.run(Rounds(2))
     assert all(gaps for lsn, gaps in written if lsn > before)
     assert written[-1][0] == gap.end_lsn
+
+
+def test_what_comes_last_waits_for_no_interval_once_a_second(tmp_path: Path) -> None:
+    class Paused(threading.Event):
+        times = 0
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.times += 1
+            return False
+
+    class Hands(SystemClock):
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    commit, stopping, clock = committing(tmp_path, Rewound(SYSTEM, 2)), Paused(), Hands()
+    commit._clock = clock
+    commit._pause(stopping)  # all of it: more is on its way
+    commit.settled.set()
+    commit._pause(stopping)
+    assert stopping.times == 0
+    commit._pause(stopping)
+    assert stopping.times == 1
+    clock.now += EARLY_INTERVAL
+    commit._pause(stopping)
+    assert stopping.times == 1

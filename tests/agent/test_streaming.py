@@ -138,6 +138,7 @@ def store(world: World, *numbers: int) -> None:
 
 
 def test_a_backlog_is_taken_from_pg_wal_and_streaming_begins_when_it_is_stored(backlog: World) -> None:
+    assert backlog.waiting == [3, 4, 5, 6, 7, 8]  # at the first look
     assert backlog.tend() == ""
     assert backlog.waiting == [3, 4, 5, 6, 7, 8]
     first = Segment(1, 3, SIZE)

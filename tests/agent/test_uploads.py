@@ -129,6 +129,39 @@ class World:
         return [problem.what for problem in self.problems.open()]
 
 
+def test_who_waits_is_told_when_all_that_was_handed_out_is_stored_and_of_nothing_else() -> None:
+    """Whoever looks at once at a file that is there and cannot be read would do so without an end."""
+    world = World(dict.fromkeys(range(5, 10), SYSTEM))
+    stored: list[int] = []
+    told, stopping = threading.Semaphore(0), threading.Event()
+
+    def finished() -> None:
+        stored.append(len(world.store.objects))
+        told.release()
+
+    def hand_out(*numbers: int) -> None:
+        world.uploads.hand_out([Segment(1, number, SIZE) for number in numbers])
+
+    assert world.uploads.idle
+    hand_out(5, 6, 7)
+    assert not world.uploads.idle
+    thread = threading.Thread(target=world.uploads.run, args=(stopping, finished))
+    thread.start()
+    try:
+        assert told.acquire(timeout=30)
+        assert world.uploads.idle
+        world.uploads.collect()
+        world.files.late = {8}
+        hand_out(8)
+        hand_out(9)
+        assert told.acquire(timeout=30)
+    finally:
+        stopping.set()
+        thread.join()
+    assert stored == [3, 4]
+    assert world.files.reads == [5, 6, 7, 8, 9]
+
+
 def test_j14_refused_segments_hold_up_no_others() -> None:
     world = World(dict.fromkeys(range(6, 12), FOREIGN) | {5: SYSTEM, 12: SYSTEM})
     world.until(lambda: world.stored == [5, 12])

@@ -123,7 +123,7 @@ class Archiver:
         self._offered.put(receipt)
 
     def look(self) -> None:
-        """Take up what is complete now, not at the next tick. Safe from every thread."""
+        """Take up what is complete or stored now, not at the next tick. Safe from every thread."""
         self._look_now.set()
 
     def start(self, supervisor: Supervisor, workers: int, uploads: int) -> None:
@@ -138,7 +138,7 @@ class Archiver:
             supervisor.start("audit", lambda: self._audit.run(self._stopping)),
             *self._start_receiving(supervisor),
             *(
-                supervisor.start(f"upload-{number}", lambda: self.uploads.run(self._stopping))
+                supervisor.start(f"upload-{number}", lambda: self.uploads.run(self._stopping, self.look))
                 for number in range(uploads)
             ),
         ]
@@ -162,7 +162,7 @@ class Archiver:
         self._stopping.set()
         if self.synchronous is not None:
             self.synchronous.end()
-        for waiting in (self._commit.changed, self._look_now, self.lost.wake):
+        for waiting in (self._commit.changed, self._commit.settled, self._look_now, self.lost.wake):
             waiting.set()
         until = self._clock.monotonic() + timeout
         for thread in self._threads:
@@ -215,6 +215,8 @@ class Archiver:
             gap = self.lost.gaps.get()
             self._commit.state_gap(gap.as_gap())  # before the frontier passes it
             self._frontier.add_gap(gap.first, gap.end_lsn)
+        if moved and self.uploads.idle:
+            self._commit.settled.set()
         if self.tail.advance(self._frontier) or moved:
             self._commit.changed.set()
         if self.synchronous is not None:

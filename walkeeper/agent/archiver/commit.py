@@ -29,6 +29,8 @@ from walkeeper.postgres.server import Server
 
 RECORD_INTERVAL: Final = 0.2
 """Seconds from one write of the record to the next: a backlog's segments are stored faster than a DCS should be written."""
+EARLY_INTERVAL: Final = 1.0
+"""As many from one write that did not wait for that, since nothing more was on its way, to the next such."""
 SHIPPED_INTERVAL: Final = 1.0
 """As many, where pieces of the tail are stored all the time."""
 PROBLEM_SECONDS: Final = 10.0
@@ -56,6 +58,8 @@ class Commit:
         self.over = threading.Event()
         self.changed = threading.Event()
         """Set by whoever moves the frontier."""
+        self.settled = threading.Event()
+        """Set before that by whoever moves it over the last segment that was on its way."""
         self._frontier = frontier
         self._source = source
         self._server = server
@@ -66,6 +70,7 @@ class Commit:
         self._stored: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
         self._gaps: queue.SimpleQueue[Gap] = queue.SimpleQueue()
         self._problem_at = 0.0
+        self._early_at = -math.inf
         self._said_at = -math.inf
         """The monotonic moment that the record's ``wal_at`` names."""
 
@@ -86,6 +91,7 @@ class Commit:
         while not stopping.is_set():
             self.changed.wait(1.0)
             self.changed.clear()
+            self.settled.clear()
             frontier = self._frontier.lsn  # before the gaps: what it has passed is among them
             while not self._stored.empty():
                 pending.append(self._stored.get())
@@ -115,10 +121,13 @@ class Commit:
             self._pause(stopping)
 
     def _pause(self, stopping: threading.Event) -> None:
-        if self._lease is None or self._lease.ended.is_set():
-            stopping.wait(RECORD_INTERVAL)
-        else:
+        now = self._clock.monotonic()
+        if self._lease is not None and not self._lease.ended.is_set():
             self._lease.ended.wait(SHIPPED_INTERVAL)  # whoever is to be promoted reads it soon
+        elif now - self._early_at < EARLY_INTERVAL:
+            stopping.wait(RECORD_INTERVAL)
+        elif self.settled.wait(RECORD_INTERVAL):
+            self._early_at = now
 
     def _write_record(self, frontier: Lsn, gaps: list[Gap]) -> bool:
         """Whether it had to be written."""

@@ -84,7 +84,10 @@ class Streaming:
             self._spool.put_strangers_aside(self._size, self._sources.archive.layout.system_identifier)
             self._put_other_lives_aside()
             self._strangers_gone = True
-        found = {segment for segment in self._spool.complete(self._size) if self._history.contains(segment)}
+        spooled = self._spool.complete(self._size)
+        found = {segment for segment in spooled if self._history.contains(segment)}
+        if not self._short and not self._behind and not self._receiver.running:
+            self._behind = self._falls_behind(frontier, spooled)
         if self._short or self._behind:
             try:
                 found.update(self._from_pg_wal.complete(frontier))
@@ -145,7 +148,8 @@ class Streaming:
         free, reserve = self._look_at_disk(frontier)
         if self._short:
             return self._do_without(free, reserve, frontier, taken)
-        if not self._receiver.running and self._is_behind(frontier, taken):
+        self._behind = self._behind and self._is_behind(frontier, taken)
+        if self._behind:
             return self._from_pg_wal.tend(frontier, taken)
         missing = frontier.first_missing(taken)
         holed = self._comes_again or any(segment.number > missing.number for segment in taken)
@@ -193,28 +197,31 @@ class Streaming:
         events.info("receiver_started", first=first, frontier=frontier.lsn)
         return None
 
-    def _is_behind(self, frontier: Frontier, taken: Collection[Segment]) -> bool:
-        """Whether a backlog is taken from pg_wal: until nothing complete waits, there or in the spool, or the slot is lost.
-
-        Begins only where pg_wal has what comes next: what it lacks is streaming's to ask for.
+    def _falls_behind(self, frontier: Frontier, spooled: Collection[Segment]) -> bool:
+        """Whether a backlog is to be taken from pg_wal: only where that has what comes next, which it keeps. What it lacks is
+        streaming's to ask for.
         """
-        spooled = set(self._spool.complete(self._size))
         observed, first = self._observed, frontier.first_missing(spooled)
-        kept = self._keeps(first)
-        if kept is None or not observed.server_up:
-            return self._behind  # nobody knows better
-        kept = kept and not observed.in_recovery
-        if self._behind:
-            stored = frontier.first_missing(())
-            waits = any(segment.number >= stored.number for segment in taken) or (bool(spooled) and self.crowded())
-            self._behind = kept and waits  # what is not complete there goes when the receiver starts
-        elif kept and observed.lsn - first.start >= BEHIND * self._size:
-            with suppress(PostgresError):
-                waiting = self._from_pg_wal.complete(frontier)
-                self._behind = bool(waiting) and is_there(self._sources.pg_wal / first.name)
-            if self._behind:
+        near = observed.lsn - first.start < BEHIND * self._size
+        if near or observed.in_recovery or not observed.server_up or not self._keeps(first):
+            return False
+        with suppress(PostgresError):
+            if is_there(self._sources.pg_wal / first.name) and self._from_pg_wal.complete(frontier):
                 events.info("backlog_from_pg_wal", first=first, frontier=frontier.lsn, server=observed.lsn)
-        return self._behind
+                return True
+        return False
+
+    def _is_behind(self, frontier: Frontier, taken: Collection[Segment]) -> bool:
+        """Whether it goes on: until nothing complete waits, there or in the spool, or the slot is lost."""
+        spooled = set(self._spool.complete(self._size))
+        kept = self._keeps(frontier.first_missing(spooled))
+        if kept is None or not self._observed.server_up:
+            return True  # nobody knows better
+        stored = frontier.first_missing(())
+        waits = any(segment.number >= stored.number for segment in taken) or (bool(spooled) and self.crowded())
+        return (
+            kept and waits and not self._observed.in_recovery
+        )  # what is not complete there goes when the receiver starts
 
     def _keeps(self, segment: Segment) -> bool | None:
         """Whether the hold slot keeps it in pg_wal: all of it, as whole files are kept. None where that could not be asked."""

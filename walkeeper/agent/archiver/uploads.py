@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 from walkeeper.agent.archiver.buffers import Buffers
@@ -104,8 +104,13 @@ class Uploads:
         if self.conflict == segment:
             self.conflict = None
 
-    def run(self, stopping: threading.Event) -> None:
-        """Until ``stopping``."""
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was handed out is on its way, or waits for that. Safe from every thread."""
+        return self._todo.empty() and not self.in_flight
+
+    def run(self, stopping: threading.Event, finished: Callable[[], None] = lambda: None) -> None:
+        """Until ``stopping``. ``finished`` is called when the last of what was handed out is stored."""
         while not stopping.is_set():
             try:
                 segment = self._todo.get(timeout=0.5)
@@ -115,6 +120,8 @@ class Uploads:
             self.in_flight.add(segment)
             self._ship(segment, stopping)
             self.in_flight.discard(segment)
+            if self.idle and not self._done.empty():
+                finished()
 
     def _ship(self, segment: Segment, stopping: threading.Event) -> None:
         """Until it is stored, or turns out to be no good, or only people can help, or the archiver ends."""
