@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import pairwise
 
 import pytest
 
 from tests.core.values import plain_segment
 from tests.twins.memory_store import MemoryStore
-from walkeeper.agent.archiver.uploads import SLOW_RETRY, Uploads
+from walkeeper.agent.archiver.uploads import LONGEST_WAIT, LOOK_SECONDS, REST, SLOW_RETRY, SOON, Uploads
 from walkeeper.agent.problems import Problems
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
@@ -20,7 +21,7 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import StoreDenied, WalkeeperError
+from walkeeper.errors import StoreDenied, StoreUnavailable, WalkeeperError
 from walkeeper.postgres.wal_file import Memory
 
 SIZE = SegmentSize(MIB)
@@ -258,3 +259,62 @@ def test_what_was_gone_for_a_moment_is_uploaded_when_it_is_there_again() -> None
     world = World({5: SYSTEM, 6: SYSTEM})
     world.files.late.add(5)
     world.until(lambda: sorted(world.stored) == [5, 6])
+
+
+class Away(threading.Event):
+    """Of an archiver whose store is away until ``back``, in seconds that go by as it is waited for. It is never set."""
+
+    def __init__(
+        self, world: World, back: float, through: Callable[[float], int] = lambda _: 0, takes: float = 0.0
+    ) -> None:
+        """``through``: how many others are stored by then. ``takes``: seconds of each try."""
+        super().__init__()
+        self._world, self._back, self._through, self._takes = world, back, through, takes
+        self.now = 0.0
+        self.tries: list[float] = []
+        world.store.before = self._try
+
+    def _try(self, _call: str, _key: str) -> None:
+        if self.now not in self.tries:
+            self.tries.append(self.now)
+        if self.now < self._back:
+            self._world.clock.now += self._takes
+            raise StoreUnavailable("away")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.now += timeout
+        self._world.uploads.count = self._through(self.now)
+        return False
+
+    def ship(self, number: int, in_flight: Collection[int]) -> list[float]:
+        """Until it is stored; the seconds between its tries."""
+        self._world.uploads.in_flight = {Segment(1, each, SIZE) for each in in_flight}
+        self._world.uploads._ship(Segment(1, number, SIZE), self)
+        return [later - earlier for earlier, later in pairwise(self.tries)]
+
+
+@pytest.mark.parametrize("in_flight", [{5, 6}, set()], ids=["with others", "come again"])
+def test_after_a_long_outage_the_lowest_on_its_way_is_tried_within_seconds(in_flight: set[int]) -> None:
+    """Also one that came again while it was on its way, of which the first upload has ended."""
+    waits = Away(World({5: SYSTEM}), 120).ship(5, in_flight)
+    assert max(waits) == pytest.approx(SOON)
+    assert len(waits) >= 120 / SOON
+
+
+def test_a_try_that_takes_long_is_not_made_so_often() -> None:
+    waits = Away(World({5: SYSTEM}), 240, takes=1.0).ship(5, {5, 6})
+    assert SOON < max(waits) <= LONGEST_WAIT * 1.25
+    assert len(waits) < 240 / REST + 8
+
+
+def test_the_others_ask_a_store_that_is_away_seldom_and_follow_whoever_gets_through() -> None:
+    away = Away(World({6: SYSTEM}), 120, lambda now: int(now >= 123))
+    waits = away.ship(6, {5, 6})
+    assert len(waits) < 120 / SOON / 2
+    assert away.now <= 123 + 2 * LOOK_SECONDS
+
+
+def test_what_fails_while_others_are_stored_all_the_time_hurries_once() -> None:
+    waits = Away(World({6: SYSTEM}), 120, int).ship(6, {5, 6})
+    assert len(waits) < 120 / SOON / 2

@@ -24,6 +24,14 @@ from walkeeper.lib.retry import Backoff
 
 SLOW_RETRY: Final = 60.0
 """Seconds until a refusal, which only people can fix, is tried again."""
+LONGEST_WAIT: Final = 30.0
+"""Seconds between two tries of a segment while the store does not answer, at most."""
+SOON: Final = 2.0
+"""As many for the lowest of those on their way: it finds out for all of them that the store is back."""
+REST: Final = 5
+"""But so many times as long as a try takes: it reads and packs the segment, which may have 1 GiB, or waits for a time-out."""
+LOOK_SECONDS: Final = 0.5
+"""Seconds between two looks at whether another one got through."""
 
 
 class Uploads:
@@ -125,10 +133,11 @@ class Uploads:
 
     def _ship(self, segment: Segment, stopping: threading.Event) -> None:
         """Until it is stored, or turns out to be no good, or only people can help, or the archiver ends."""
-        backoff = Backoff(0.5, 30)
+        backoff, hurried = Backoff(0.5, LONGEST_WAIT), False
         begun = self._clock.monotonic()
         self._failing.discard(segment)
         while not stopping.is_set():
+            tried = self._clock.monotonic()
             try:
                 receipt = self._store(segment)
             except FileNotFoundError:
@@ -146,7 +155,8 @@ class Uploads:
                 if retry.slowly:
                     self._try_later(segment, refused=isinstance(problem, Refused))
                     return
-                stopping.wait(backoff.failed())
+                soon = max(SOON, REST * (self._clock.monotonic() - tried))
+                hurried = self._wait(segment, backoff.failed(), soon, stopping, alone=hurried) or hurried
             else:
                 self._failing.discard(segment)
                 self.stored(segment)
@@ -155,6 +165,19 @@ class Uploads:
                 self._no_longer_refused(segment)
                 self._try_what_was_denied()
                 return
+
+    def _wait(self, segment: Segment, seconds: float, soon: float, stopping: threading.Event, *, alone: bool) -> bool:
+        """Before the next try; the lowest at most ``soon``. True where it ended early because another one got through: that is a
+        reason once, and none for one that is ``alone`` in what it meets.
+        """
+        waited, before = 0.0, self.count
+        while waited < seconds and not stopping.wait(min(seconds - waited, LOOK_SECONDS)):
+            waited += LOOK_SECONDS
+            if self.count != before and not alone:
+                return True
+            if all(each.number >= segment.number for each in self.in_flight.copy()):
+                seconds = min(seconds, soon)
+        return False
 
     def _drop(self, segment: Segment) -> None:
         self._no_longer_refused(segment)
