@@ -48,7 +48,7 @@ class Two:
     @contextmanager
     def agents(self, durable_in: int) -> Iterator[Agents]:
         config = config_of(
-            self.server, "a", self.directory, durable_in=durable_in, receiver="builtin",  # no spool keeps it
+            self.server, "a", self.directory, durable_in=durable_in, waited_for="main", receiver="builtin",  # no spool keeps it
 
             others=(NamedStore("far", DirectorySettings(self.directory / "far")),),
         )  # fmt: skip
@@ -126,6 +126,7 @@ def test_p1_with_durable_in_2_pg_wal_keeps_what_one_of_them_lacks(two: Two) -> N
         first = two.slot
         further = two.write()
         two.reaches("main", further)
+        assert [found.waits_for for name in two.stores if (found := two.record(name))] == ["", "main"]
         two.let_go()
         assert two.slot <= end, "it waits for the far one"
         assert first <= two.slot

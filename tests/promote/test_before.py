@@ -42,10 +42,10 @@ from walkeeper.errors import (
 from walkeeper.postgres.server import ServerState
 from walkeeper.promote import before, command
 from walkeeper.promote.before import Before, Candidate
-from walkeeper.promote.command import waited_for
 from walkeeper.promote.lose import Word
 from walkeeper.promote.standby import Replay
 from walkeeper.promote.stored import Stored
+from walkeeper.promote.waited import ask
 
 SYSTEM: Final = 7300000000000000001
 SIZE: Final = SegmentSize(MIB)
@@ -193,24 +193,19 @@ def world() -> World:
 
 
 def test_a_cluster_where_no_commit_waits_is_not_hindered(world: World) -> None:
-    assert "do not wait" in world.run(durability="local")
-    record = world.record(durability="")
-    assert "do not wait" in world.run(durability="local")
-    assert world.now == record
+    assert ask({"main": world.records}, "local", world.time) == ()
+    world.record(durability="")
+    assert ask({"main": world.records}, "local", world.time) == ()
     world.dcs.down = True
-    assert "do not wait" in world.run(durability="local")
+    assert ask({"main": world.records}, "local", world.time) == ()
     assert world.time.now == 1000
-    assert world.store.calls == [
-        ("create", each) for _, each in world.store.calls
-    ]  # the archive's start, by the fixture
 
 
 def test_what_the_record_says_comes_before_the_configuration(world: World) -> None:
     world.record()
-    world.pieces(FIRST, 9000)
-    with pytest.raises(PromotionVetoed, match="replay stands at"):
-        world.run(durability="local")
-    assert world.now.closed_by == "b"
+    assert ask({"main": world.records}, "local", world.time) == ("main",)
+    world.record(durability="")
+    assert ask({"main": world.records}, "store", world.time) == ("main",)
 
 
 def test_a_primary_is_let_alone(world: World) -> None:
@@ -701,21 +696,3 @@ def test_p16_a_word_that_others_could_have_written_does_not_count(
         patch.setattr("walkeeper.promote.lose.os.geteuid", lambda: 4711)
         with pytest.raises(ConfigError, match="another user"):
             word.give()
-
-
-def test_of_several_stores_each_that_commits_wait_for_is_asked(tmp_path: Path) -> None:
-    """The leader may name them in another order, and acknowledge by what is the second one here."""
-    path = tmp_path / "patroni.yml"
-    stores = "{stores: [{directory: /mnt/a}, {name: far, directory: /mnt/b}]}"
-    path.write_text(f"scope: demo\nname: a\npostgresql: {{data_dir: {tmp_path}/data}}\nwalkeeper: {stores}\n")
-    config = load(path, {})
-
-    def asked(*waiting: str) -> list[str]:
-        return [
-            each.store_name for each in waited_for(config, lambda one: "store" if one.store_name in waiting else "")
-        ]
-
-    assert asked() == ["main"]
-    assert asked("far") == ["far"]
-    assert asked("far", "main") == ["main", "far"]
-    assert waited_for(config.of_only("far"), lambda _: "") == (config.of_only("far"),)

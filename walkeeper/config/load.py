@@ -273,6 +273,7 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         archiver=keys.archiver,
         receiver="builtin" if keys.durability == "store" else keys.receiver,
         durability=keys.durability,
+        waited_for=store.name if keys.durability == "store" else "",
         degrade_after=float(keys.degrade_after) or None,
     )
 

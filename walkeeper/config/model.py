@@ -168,6 +168,8 @@ class Config:
     """The stores beside this one."""
     durable_in: int = 1
     """How many of the stores must have WAL before the hold slot lets go of it."""
+    waited_for: str = ""
+    """The store that commits wait for, which is the first; empty: they wait for none."""
     exposed: tuple[Exposure, ...] = ()
     """What others may read or write of what this was read from, and should not."""
 
@@ -201,6 +203,11 @@ class Config:
             degrade_after=None,
             backup_verify_schedule=None,
         )
+
+    @property
+    def waits_for_other(self) -> str:
+        """The store that commits wait for, where it is another one."""
+        return "" if self.waited_for == self.store_name else self.waited_for
 
     @property
     def of_each_store(self) -> tuple[Config, ...]:

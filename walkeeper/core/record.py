@@ -50,8 +50,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ``below_sha256`` is that of the last whole segment below ``lsn``, ``history_sha256`` that of the history of ``timeline``; ""
     where it is not stated (walkeeper 0.1.0 states neither). ``life`` is the token of its owners' signs of life in the
     store, which stays the same from takeover to takeover; "" where walkeeper 0.1.0 wrote the record. ``durability`` is "store"
-    where commits wait for the store, and ``closed_by`` the member that ended the owner's session: before its own promotion, or
-    as the owner, whose server was shut down.
+    where commits wait for the store; ``waits_for`` is the other one of several that they wait for. ``closed_by`` is the member
+    that ended the owner's session: before its own promotion, or as the owner, whose server was shut down.
     """
 
     schema: int = SCHEMA
@@ -73,6 +73,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     history_sha256: str = ""
     life: str = ""
     durability: str = ""
+    waits_for: str = ""
     closed_by: str = ""
 
     @property

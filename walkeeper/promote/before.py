@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from walkeeper.config.model import Durability
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.promotion import Standing, closed, ended, may_be_read, shared, standing
@@ -35,11 +34,10 @@ from walkeeper.lib.clock import Clock
 from walkeeper.postgres.server import ServerState
 from walkeeper.promote.standby import Replay, Standby
 from walkeeper.promote.stored import End, Stored
+from walkeeper.promote.waited import ATTEMPTS
 
 _T = TypeVar("_T")
 
-ATTEMPTS: Final = 10
-"""Compare-and-sets of one promotion: the owner writes the record several times a second."""
 STALLED: Final = 60.0
 """Seconds without any progress after which the promotion is vetoed."""
 TOLD: Final = 5.0
@@ -63,8 +61,6 @@ class Candidate:
     standby: Standby
     open_stored: Callable[[ServerState], Stored]
     clock: Clock
-    durability: Durability = "store"
-    """As this node's configuration says; what the record says comes first."""
     stalled: float = STALLED
     """Seconds."""
 
@@ -77,8 +73,6 @@ class Before:
         self._clock = candidate.clock
 
     def run(self) -> str:
-        if self._me.durability == "local" and not self._record_says_store():
-            return "commits do not wait for the store"
         server = self._server()
         if not server.in_recovery:
             return "this server is a primary already"
@@ -99,15 +93,6 @@ class Before:
         """Whether nobody has owned the record since: the replay may have taken minutes. Raises as ``_close``."""
         found, _, _ = self._asking(self._read)
         return (found and found.session) == (record and record.session)
-
-    def _record_says_store(self) -> bool:
-        """Where the configuration does not: a cluster in which no commit waits must not be hindered by a DCS that is away."""
-        try:
-            record = decoded(self._me.records.read()).record
-        except WalkeeperError as problem:
-            events.warning("pre_promote_without_record", error=problem)
-            return False
-        return record is not None and record.durability == "store"
 
     def _server(self) -> ServerState:
         until = self._clock.monotonic() + self._me.stalled

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final
 
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
-from walkeeper.dcs.base import RECORD
-from walkeeper.dcs.claim import read_claim
+from walkeeper.dcs.base import RECORD, RecordStore
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import NotLeader, WalkeeperError
 from walkeeper.lib import events
@@ -18,6 +17,7 @@ from walkeeper.promote.before import Before, Candidate
 from walkeeper.promote.lose import GOOD_FOR, Word
 from walkeeper.promote.standby import Standby
 from walkeeper.promote.stored import Stored
+from walkeeper.promote.waited import ask
 
 GOES_ON: Final = 0
 VETOED: Final = 1
@@ -65,48 +65,30 @@ def run(config: Config, word: Word, stalled: float) -> int:
     return GOES_ON
 
 
-def waited_for(config: Config, says: Callable[[Config], str]) -> tuple[Config, ...]:
-    """Of several stores those that commits wait for, as their records say: another member may name them in another order. Where
-    none does, the first.
-    """
-    if not config.others:
-        return (config,)
-    return tuple(each for each in config.of_each_store if says(each) == "store") or (config,)
-
-
-def _says(config: Config) -> str:
-    """What its record says of commits; "" where that is not known."""
-    records = connect(config.patroni_config, config.name, config.agent.dcs_timeout, config.key(RECORD))
-    try:
-        record = read_claim(records).record
-    finally:
-        records.close()
-    return "" if record is None else record.durability
-
-
 def _before(config: Config, stalled: float) -> str:
-    return "; ".join([_before_in(each, stalled) for each in waited_for(config, _says)])
+    with ExitStack() as stack:
+        archives = {each.store_name: each for each in config.of_each_store}
+        records = {name: _connected(each, stack) for name, each in archives.items()}
+        waited = ask(records, config.durability, SystemClock())
+        if not waited:
+            return "commits do not wait for the store"
+        return "; ".join([_before_in(archives[name], records[name], stalled) for name in waited])
 
 
-def _before_in(config: Config, stalled: float) -> str:
-    records = connect(config.patroni_config, config.name, config.agent.dcs_timeout, config.key(RECORD))
+def _connected(config: Config, stack: ExitStack) -> RecordStore:
+    found = connect(config.patroni_config, config.name, config.agent.dcs_timeout, config.key(RECORD))
+    stack.callback(found.close)
+    return found
+
+
+def _before_in(config: Config, records: RecordStore, stalled: float) -> str:
     server = Server(config.postgresql, config.agent.dcs_timeout)
 
     def stored(state: ServerState) -> Stored:
         return Stored(open_archives(config, to_read=True), state.system_identifier, state.segment_size)
 
     try:
-        return Before(
-            Candidate(
-                config.name,
-                records,
-                Standby(server, config.data_dir),
-                stored,
-                SystemClock(),
-                config.durability,
-                stalled,
-            )
-        ).run()
+        standby = Standby(server, config.data_dir)
+        return Before(Candidate(config.name, records, standby, stored, SystemClock(), stalled)).run()
     finally:
         server.close()
-        records.close()

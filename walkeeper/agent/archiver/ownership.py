@@ -155,9 +155,11 @@ def take_over(
     durability: Durability = "local",
     other_stores: Collection[str] = (),
     second_lives: Collection[SecondLife] = (),
+    waits_for: str = "",
 ) -> Ownership:
     """Steps 1 to 7 of the design's takeover. ``accepted``: reasons of refusals that a person lets pass; ``durability``: what
-    commits will wait for; ``other_stores``: the urls of the cluster's others; ``second_lives``: what the server must not be of.
+    commits will wait for; ``other_stores``: the urls of the cluster's others; ``second_lives``: what the server must not be of;
+    ``waits_for``: the other store that commits will wait for.
 
     What takes long, the store, comes first, and the record is read again right before it is written: who still writes it keeps
     nobody from taking it. Raises NotLeader, Refused, CasConflict (try from the top), StandbyLags, Watching, or an outage's error.
@@ -185,7 +187,7 @@ def take_over(
         )
     _store_histories(archive, local, belief)
     token = (previous.life if previous is not None else "") or watcher.token()
-    record, written = _compare_and_set(me, records, before, belief, local, token, durability)
+    record, written = _compare_and_set(me, records, before, belief, local, token, durability, waits_for)
     watcher.sums = {}
     no_longer_a_clone(archive, local)
     if not belief.start_is_stated:
@@ -220,6 +222,7 @@ def _compare_and_set(
     local: LocalWal,
     life: str,
     durability: Durability,
+    waits_for: str,
 ) -> tuple[Record, Versioned]:
     session = uuid.uuid4().hex
     for _ in range(ATTEMPTS):
@@ -245,6 +248,7 @@ def _compare_and_set(
             history_sha256=belief.history_sha256,
             life=life,
             durability="store" if durability == "store" else "",
+            waits_for=waits_for,
         )
         try:
             return record, records.write(record.encode(), versioned, guard=leader)

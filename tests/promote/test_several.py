@@ -1,0 +1,185 @@
+"""Before a promotion where several stores are: which of them commits wait for, and what is done at each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.promote.test_before import FIRST, ScriptedStandby, World
+from tests.twins.memory_record import MemoryDcs, MemoryRecord
+from walkeeper.config import Config, load
+from walkeeper.core.lsn import MIB
+from walkeeper.dcs.base import Versioned
+from walkeeper.dcs.claim import Claim, Known, unknown
+from walkeeper.errors import BadRecord, DcsError, DcsUnavailable, PromotionVetoed, WalkeeperError
+from walkeeper.promote import command
+from walkeeper.promote.lose import Word
+from walkeeper.promote.waited import ATTEMPTS, waited_for
+
+SILENT = DcsUnavailable("etcd3: no answer within 5 s")
+DENIED = DcsError("etcd3: not allowed: permission denied", hint="Check the rights.")
+AHEAD = FIRST * MIB + 60_000
+BEHIND = FIRST * MIB + 9_000
+
+
+class Asked(MemoryRecord):
+    """``fails`` says what its next reads raise."""
+
+    def __init__(self, dcs: MemoryDcs) -> None:
+        super().__init__(dcs)
+        self.fails: list[WalkeeperError | None] = []
+
+    def read(self) -> Versioned | None:
+        if self.fails and (problem := self.fails.pop(0)) is not None:
+            raise problem
+        return super().read()
+
+
+@dataclass
+class Both:
+    """The member names ``main`` first, and its standby has replayed what that has."""
+
+    directory: Path
+    main: World = field(default_factory=World)
+    far: World = field(default_factory=World)
+
+    def __post_init__(self) -> None:
+        self.worlds = {"main": self.main, "far": self.far}
+        self.records = {name: Asked(world.dcs) for name, world in self.worlds.items()}
+        self.standby = ScriptedStandby(self.main.last(BEHIND))
+        self.word = Word(self.directory / "spool")
+        self.main.pieces(FIRST, 9_000)
+        self.far.pieces(FIRST, 60_000)
+
+    def config(
+        self, durability: str = "store", stores: str = "stores: [{directory: /a}, {name: far, directory: /b}]"
+    ) -> Config:
+        path = self.directory / "patroni.yml"
+        path.write_text(
+            f"scope: demo\nname: b\npostgresql: {{data_dir: {self.directory}/data, authentication: {{replication: {{username: r}}}}}}"
+            f"\nwalkeeper: {{durability: {durability}, {stores}}}\n"
+        )
+        return load(path, {})
+
+    def run(self, config: Config | None = None) -> int:
+        return command.run(config or self.config(), self.word, 60)
+
+    @property
+    def closed(self) -> list[str]:
+        return [name for name, world in self.worlds.items() if world.dcs.record and world.now.closed_by == "b"]
+
+
+@pytest.fixture
+def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Both:
+    both = Both(tmp_path)
+    keys = {"walkeeper": "main", "walkeeper-far": "far"}
+    server = type("Unasked", (), {"close": lambda _: None})
+    monkeypatch.setattr(command, "connect", lambda *given: both.records[keys[given[3]]])
+    monkeypatch.setattr(command, "open_archives", lambda config, **_: both.worlds[config.store_name].archives)
+    monkeypatch.setattr(command, "Server", lambda *_: server())
+    monkeypatch.setattr(command, "Standby", lambda *_: both.standby)
+    monkeypatch.setattr(command, "SystemClock", lambda: both.main.time)
+    return both
+
+
+# ------------------------------------------------------------------------------------------------- which commits wait for
+
+
+@pytest.mark.parametrize("durability", ["store", "local"])
+def test_p8_the_store_that_the_record_says_is_looked_at_though_it_is_the_second_here(
+    both: Both, durability: str
+) -> None:
+    """The leader names them the other way round, and the configuration here may be old."""
+    both.main.record(durability="", waits_for="far")
+    both.far.record()
+    assert both.run(both.config(durability)) == command.VETOED
+    assert both.closed == ["far"]
+    both.standby.replayed = both.far.last(AHEAD)
+    assert both.run(both.config(durability)) == command.GOES_ON
+
+
+def test_p8_a_record_that_could_not_be_read_is_read_again_and_then_a_veto(both: Both) -> None:
+    both.main.record(durability="")
+    both.far.record()
+    both.records["far"].fails = [SILENT] * (ATTEMPTS - 1)
+    assert both.run() == command.VETOED
+    assert both.closed == ["far"]
+    both.standby.replayed = both.far.last(AHEAD)
+    for problem in (SILENT, DENIED):
+        both.records["far"].fails = [problem] * ATTEMPTS
+        assert both.run() == command.VETOED
+    assert both.run() == command.GOES_ON
+
+
+def test_p8_silence_at_the_second_look_is_no_word_that_no_commit_waits(both: Both) -> None:
+    """Its configuration, as that of a second store, says nothing of commits."""
+    both.main.record(durability="", waits_for="far")
+    both.far.record()
+    both.records["far"].fails = [None] + [SILENT] * ATTEMPTS
+    assert both.run() == command.VETOED
+
+
+def test_p8_a_store_that_this_member_does_not_name_is_a_veto(both: Both) -> None:
+    both.main.record(durability="", waits_for="far")
+    both.far.record()
+    for durability in ("store", "local"):
+        assert both.run(both.config(durability, "store: {directory: /a}")) == command.VETOED
+    assert both.closed == []
+
+
+def test_each_record_is_told_what_commits_wait_for(both: Both) -> None:
+    config = both.config()
+    assert [each.waits_for_other for each in config.of_each_store] == ["", "main"]
+    assert [each.waits_for_other for each in both.config("local").of_each_store] == ["", ""]
+    assert config.of_store("far").of_store("main").waits_for_other == ""
+
+
+def test_a_store_that_was_just_added_hinders_no_failover(both: Both) -> None:
+    """It has no record yet, or a key that may not be read as yet."""
+    both.main.record()
+    assert both.run() == command.GOES_ON
+    both.records["far"].fails = [DENIED] * ATTEMPTS
+    assert both.run() == command.GOES_ON
+    both.far.record(durability="", waits_for="main")
+    assert both.run() == command.GOES_ON
+
+
+def test_durability_that_was_just_set_or_taken_back_hinders_no_failover(both: Both) -> None:
+    assert both.run() == command.GOES_ON  # no record at all
+    both.main.record(durability="")
+    both.far.record(durability="")
+    assert both.run() == command.GOES_ON
+    assert both.closed == ["main"]
+    for name in both.records:
+        both.records[name].fails = [SILENT]
+    assert both.run(both.config("local")) == command.GOES_ON
+    assert both.main.time.now < 1000 + 60
+
+
+def test_what_each_kind_of_claim_means(both: Both) -> None:
+    def says(**changes: Any) -> Claim:
+        return Claim(Known.RECORD, both.main.record(**changes))
+
+    stores, quiet, absent = says(), says(durability=""), Claim(Known.ABSENT)
+    points = says(durability="", waits_for="far")
+    rebuilt = says(durability="", owner="")  # by walkeeper verify --rebuild
+    lost = Claim(Known.UNREADABLE, problem=BadRecord("garbage"))
+    newer = unknown(BadRecord("schema 2"))
+    asked: list[tuple[Claim, Claim, tuple[str, ...] | None]] = [
+        (stores, absent, ("main",)), (absent, stores, ("far",)), (stores, stores, ("main", "far")),
+        (quiet, quiet, ("main",)), (absent, absent, ("main",)), (lost, quiet, ("main",)), (rebuilt, quiet, ("main",)),
+        (points, absent, ("far",)), (points, lost, ("far",)), (points, rebuilt, ("far",)),
+        (points, quiet, ("main",)),  # its own record comes first: it is the older one that points there
+        (points, unknown(DENIED), None),
+        (stores, unknown(DENIED), ("main",)), (stores, unknown(SILENT), None), (quiet, unknown(DENIED), None),
+        (absent, unknown(DENIED), None), (stores, newer, None), (unknown(SILENT), stores, None), (newer, absent, None),
+    ]  # fmt: skip
+    for main, far, wanted in asked:
+        if wanted is not None:
+            assert waited_for({"main": main, "far": far}) == wanted, (main, far)
+        else:
+            with pytest.raises(PromotionVetoed, match="may wait for it"):
+                waited_for({"main": main, "far": far})
