@@ -38,6 +38,8 @@ PROSE: Final = frozenset(
     ["again", "creates", "did", "does", "from", "goes", "leaves", "looks", "may", "more", "running", "waits"]
 )
 """What follows the program's name where it is no command."""
+VALUES: Final = {"gap": "0/1", "backup": "20261128T020000Z-00000003-1a2b3c4d"}
+"""What is taken where a hint fills something in."""
 
 
 def commands() -> Mapping[str, argparse.ArgumentParser]:
@@ -51,7 +53,7 @@ def mentioned() -> Iterator[tuple[str, str, list[str]]]:
         for name, words in re.findall(
             r"walkeeper ([a-z-]+)((?: (?:--[a-z-]+|[A-Z]{2,}|pg_wal/[A-Z]+|accept|…))*)", text
         ):
-            yield text, name, [word.replace(OPEN, "1") for word in words.split()]
+            yield text, name, [word.replace(OPEN, VALUES.get(name, "1")) for word in words.split()]
 
 
 def test_each_command_that_a_hint_names_is_there_and_takes_what_is_printed() -> None:

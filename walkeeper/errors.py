@@ -19,6 +19,7 @@
     │   ├── BadJob             the backup job in the DCS cannot be relied on
     │   ├── Unsafe             expire would break a promise, or does not know enough to keep it
     │   ├── CannotRestore      a restore that would not come to what was asked for; nothing was written
+    │   │   └── WrongCall      an option cannot be used as it is written (exit 2)
     │   ├── NoSuchGap          nothing that is lost begins there
     │   ├── BeyondServer       record or store know more of the timeline than the server
     │   ├── ArchiveMissing     the record speaks of an archive that the store does not have
@@ -50,7 +51,8 @@
     ├── SpoolError             the spool's disk or its rights; waiting can help
     │   ├── SpoolFull          it has to drain first
     │   └── SpoolShort         its disk is nearly full
-    ├── AgentError             the agent: already running, not running, no answer
+    ├── AgentError             the agent: already running, or it refuses
+    │   └── NoAgent            none runs on this node, or it does not answer (exit 2)
     ├── CommitsWait            with durability: store, what is committed is not acknowledged
     ├── Degraded               with durability: store, commits go on without the store
     ├── NotGapSafe             this node could lose WAL if it became the primary
@@ -178,6 +180,10 @@ class CannotRestore(Refused):
     """What is asked for cannot be restored, or not into this directory."""
 
     reason = "cannot_restore"
+
+
+class WrongCall(CannotRestore):
+    exit_code = 2
 
 
 class NoSuchGap(Refused):
@@ -319,8 +325,6 @@ class WalMissing(PostgresError):
 
 
 class CommitsWait(WalkeeperError):
-    """With ``durability: store``, what is committed is not acknowledged."""
-
     waiting_helps = True
     reason = "commits_wait"
 
@@ -359,9 +363,11 @@ class AgentError(WalkeeperError):
     reason = "agent"
 
 
-class NotGapSafe(WalkeeperError):
-    """This node could lose WAL if it became the primary now."""
+class NoAgent(AgentError):
+    exit_code = 2
 
+
+class NotGapSafe(WalkeeperError):
     waiting_helps = True
     reason = "not_gap_safe"
 
@@ -387,8 +393,6 @@ class Watching(WalkeeperError):
 
 
 class AtIt(WalkeeperError):
-    """The work goes on; ask again."""
-
     waiting_helps = True
     reason = "at_it"
 
@@ -401,8 +405,6 @@ class NoLeadership(WalkeeperError):
 
 
 class GapOpen(WalkeeperError):
-    """WAL is lost for good, and nobody has said that this is known."""
-
     reason = "gap"
 
 
@@ -427,8 +429,6 @@ class TwoAgents(WalkeeperError):
 
 
 class BackupFails(WalkeeperError):
-    """The cluster's backup job did not come to its end."""
-
     reason = "backup_fails"
 
 
@@ -439,8 +439,6 @@ class ProofFails(WalkeeperError):
 
 
 class ObjectMissing(WalkeeperError):
-    """A segment that was stored is no longer in the store."""
-
     reason = "object_missing"
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from walkeeper import __version__
 from walkeeper.cli import main as cli
+from walkeeper.cli.arguments import ELSEWHERE
 from walkeeper.config import Config
 from walkeeper.errors import StoreUnavailable
 from walkeeper.verify import command, fetch_command, list_command
@@ -76,6 +77,82 @@ def test_help_names_every_command_and_each_has_its_own(capsys: pytest.CaptureFix
 def test_a_wrong_call_is_told_how_and_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 2
     assert "usage: walkeeper" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["expire", "--keep-number", "0"], "argument --keep-number: expected a whole number above 0, not '0'"),
+        (["expire", "--grace", "5s"], "argument --grace: expected a duration of 1h or more, such as 1d, not '5s'"),
+        (["expire", "--grace", "long"], "argument --grace: expected a duration of 1h or more, such as 1d, not 'long'"),
+        (["expire", "--until", "2027"], "argument --until: expected a day such as 2027-11-28, or forever, not '2027'"),
+        (["backup", "--max-rate", "1"], "argument --max-rate: expected a size from 32kB to 1GB, such as 50MB, or off, not '1'"),
+        (["backup", "--resume", "nosuch"], "argument --resume: expected the id of an attempt, as walkeeper backups lists them, not 'nosuch'"),
+        (["status", "--interval", "x"], "argument --interval: expected seconds, from 0.1 to 3600, not 'x'"),
+        (["verify", "--timeline", "-"], "argument --timeline: expected a whole number above 0, not '-'"),
+        (["restore", "--timeline", "0"], "argument --timeline: expected a timeline's number, or latest, not '0'"),
+        (["gap", "accept", "x"], "argument FROM: expected a position such as 0/3000000, or a segment's name, not 'x'"),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_used_is_told_with_what_can_and_exits_with_2(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    command = " ".join(arguments[: 2 if arguments[0] == "gap" else 1])
+    assert lines[-2:] == [f"walkeeper: {told}", f"HINT: walkeeper {command} --help says what it takes."]
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("info", "What others call info: walkeeper status and walkeeper backups."),
+        ("keep", "What others call keep: walkeeper expire --retain."),
+        ("statsu", "Did you mean status?"),
+        ("frobnicate", "walkeeper --help says what it takes."),
+    ],
+)
+def test_the_commands_of_other_tools_are_told_what_does_that_here(
+    word: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([word]) == 2
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        f"walkeeper: there is no command {word}",
+        f"HINT: {hint}",
+    ]
+
+
+def test_what_does_here_what_others_call_otherwise_is_there_and_in_the_document() -> None:
+    there = subcommands(cli.parser())
+    document = (ROOT / "docs" / "coming-from.md").read_text()
+    for theirs, ours in ELSEWHERE:
+        assert not {*theirs.split()} & {*there}
+        words, here = ", ".join(f"`{each}`" for each in theirs.split()), ", ".join(f"`{each}`" for each in ours)
+        assert f"| {words} | {here} |\n" in document
+        for each in ours:
+            name, *options = each.split()
+            assert all(option in there[name].format_help() for option in options)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--to", ""], ["--to", "2026-11-29"], ["--to", "lsn:zz"], ["--exclusive"], ["--action", "pause"]]
+)
+def test_an_option_of_restore_that_cannot_be_used_exits_with_2(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("walkeeper.restore.directory.command.restore_script", lambda: "/usr/bin/walkeeper-restore-wal")
+    assert cli.main(["restore", "-c", str(config), *arguments]) == 2
+    assert f"walkeeper: {arguments[0]}" in capsys.readouterr().err
+
+
+def test_a_takeover_that_finds_no_agent_exits_with_2(
+    config: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1 is that it refuses one."""
+    monkeypatch.setenv("WALKEEPER_RUN_DIR", str(short_path))
+    assert cli.main(["takeover", "-c", str(config)]) == 2
+    assert "HINT: Start the agent" in capsys.readouterr().err
 
 
 def test_an_error_is_one_line_and_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from walkeeper.cli.values import add_store, positive
+from walkeeper.cli.values import add_store, positive, wrong
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         action="store_true",
         help="only what has changed since the newest complete one (PostgreSQL 17 and newer); a full one where that cannot be",
     )
-    backup.add_argument("--resume", metavar="ID", help="begin an attempt again, and send only what is not stored yet")
+    backup.add_argument(
+        "--resume", metavar="ID", type=_id, help="begin an attempt again, and send only what is not stored yet"
+    )
     backup.add_argument("--job", metavar="ID", help=argparse.SUPPRESS)
     backup.add_argument(
         "--max-rate",
@@ -63,4 +65,17 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
 def _rate(text: str) -> int:
     from walkeeper.lib.units import Rate  # noqa: PLC0415
 
-    return Rate.parse(text)
+    try:
+        return Rate.parse(text)
+    except ValueError:
+        raise wrong(text, "a size from 32kB to 1GB, such as 50MB, or off") from None
+
+
+def _id(text: str) -> str:
+    from walkeeper.core.backup import BackupId  # noqa: PLC0415
+    from walkeeper.errors import BadBackup  # noqa: PLC0415
+
+    try:
+        return str(BackupId.parse(text))
+    except BadBackup:
+        raise wrong(text, "the id of an attempt, as walkeeper backups lists them") from None

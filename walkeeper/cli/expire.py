@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from walkeeper.cli.values import add_store
+from walkeeper.cli.values import add_store, positive, wrong
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         "--apply", action="store_true", help="record the floor, and delete below those whose grace is over"
     )
     expire.add_argument(
-        "--keep-number", metavar="N", type=_number, help="so many full backups stay, whatever their age"
+        "--keep-number", metavar="N", type=positive, help="so many full backups stay, whatever their age"
     )
     expire.add_argument(
         "--grace", metavar="AGE", type=_grace, default="1h", help="before anything is deleted (default: 1h, the least)"
@@ -65,23 +65,23 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
     add_store(pins, "the first")
 
 
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(text)
-    return int(text)
-
-
 def _grace(text: str) -> float:
     from walkeeper.core.floor import LEAST_GRACE  # noqa: PLC0415
     from walkeeper.lib.units import Seconds  # noqa: PLC0415
 
-    found = Seconds.parse(text)
+    try:
+        found = Seconds.parse(text)
+    except ValueError:
+        found = Seconds(0)
     if found < LEAST_GRACE:
-        raise ValueError(text)
+        raise wrong(text, "a duration of 1h or more, such as 1d")
     return found
 
 
 def _until(text: str) -> datetime:
     from walkeeper.expire.words import parse_until  # noqa: PLC0415
 
-    return parse_until(text)
+    try:
+        return parse_until(text)
+    except ValueError:
+        raise wrong(text, "a day such as 2027-11-28, or forever") from None

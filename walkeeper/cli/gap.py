@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
-from walkeeper.cli.values import add_store
+from walkeeper.cli.values import add_store, wrong
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -40,4 +41,12 @@ def add(
 
     what("list", "All of it. Exit 0: none but what was accepted; 1: some; 2: cannot tell.", "all")
     accept = what("accept", "No member is waited for any longer, and status and doctor are content.", "the first")
-    accept.add_argument("start", metavar="FROM", nargs="?", help="where it begins: a position, or a segment's name")
+    accept.add_argument(
+        "start", metavar="FROM", nargs="?", type=_place, help="where it begins: a position, or a segment's name"
+    )
+
+
+def _place(text: str) -> str:
+    if not re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}|[0-9A-F]{24}", text):
+        raise wrong(text, "a position such as 0/3000000, or a segment's name")
+    return text

@@ -86,9 +86,10 @@ def parser() -> argparse.ArgumentParser:
     from walkeeper.cli import expire as expire_arguments  # noqa: PLC0415
     from walkeeper.cli import gap as gap_arguments  # noqa: PLC0415
     from walkeeper.cli import restore as restore_arguments  # noqa: PLC0415
+    from walkeeper.cli.arguments import Parser  # noqa: PLC0415
     from walkeeper.cli.values import add_store  # noqa: PLC0415
 
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = Parser(add_help=False)
     shared.add_argument(
         "-c",
         "--config",
@@ -97,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"patroni.yml with a walkeeper: section, or a file of walkeeper's own (default: $WALKEEPER_CONFIG, else the "
         f"first of {', '.join(PLACES)})",
     )
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="walkeeper",
         description="Gapless WAL archiving for Patroni clusters.",
         parents=[shared],
@@ -146,7 +147,9 @@ def parser() -> argparse.ArgumentParser:
         help="only: can this host restore the cluster, into that directory (default: postgresql.data_dir)",
     )
     add_store(doctor, "all; only with --restore, the first that can")
-    takeover = command("takeover", "The takeover that this node's agent refuses. Exit 0: none; 1: one.", _takeover)
+    takeover = command(
+        "takeover", "The takeover that this node's agent refuses. Exit 0: none; 1: one; 2: no agent.", _takeover
+    )
     takeover.add_argument(
         "--accept",
         action="store_true",
@@ -244,10 +247,14 @@ def _pre_promote(options: argparse.Namespace) -> int:
 
 
 def _seconds(text: str) -> float:
-    """At least a tenth of one. Raises ValueError, which argparse words."""
-    found = float(text)
+    from walkeeper.cli.values import wrong  # noqa: PLC0415
+
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
     if not 0.1 <= found <= 3600:
-        raise ValueError(text)
+        raise wrong(text, "seconds, from 0.1 to 3600")
     return found
 
 

@@ -15,7 +15,8 @@ _HEAD: Final = """\
 configuration is the file that `$WALKEEPER_CONFIG` names, else the first that is there of {places}.
 
 Every command says what is wrong in one line, `walkeeper: …`, with a `HINT:` line after it, and exits 2 where the
-configuration or the call cannot be used; `restore-wal` has [exits of its own](../README.md#restore), made for PostgreSQL.
+configuration or the call cannot be used, or no agent answers that it has to ask.
+`restore-wal` has [exits of its own](../README.md#restore), made for PostgreSQL.
 """
 
 

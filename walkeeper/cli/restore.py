@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
-from walkeeper.cli.values import add_store, positive
+from walkeeper.cli.values import add_store, positive, wrong
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -83,4 +84,8 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
 
 
 def _timeline(text: str) -> str:
-    return text if text == "latest" else str(positive(text))
+    if text == "latest":
+        return text
+    if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) < 1:
+        raise wrong(text, "a timeline's number, or latest")
+    return str(int(text))

@@ -1,16 +1,25 @@
-"""Values on the command line. Each raises ValueError, which argparse words."""
+"""Values on the command line. Each raises what argparse words: argparse.ArgumentTypeError."""
 
 from __future__ import annotations
+
+import re
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
     import argparse
 
 
+def wrong(text: str, wanted: str) -> Exception:
+    """To be raised."""
+    from argparse import ArgumentTypeError  # noqa: PLC0415
+
+    return ArgumentTypeError(f"expected {wanted}, not {text!r}")
+
+
 def positive(text: str) -> int:
     """A whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(text)
+    if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) < 1:
+        raise wrong(text, "a whole number above 0")
     return int(text)
 
 

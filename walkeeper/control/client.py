@@ -34,11 +34,11 @@ class NoAnswer(Exception):
 def ask(socket_path: str, verb: str, timeout: float, **facts: object) -> dict[str, object]:
     """One request, one reply, within ``timeout`` seconds in all.
 
-    Raises AgentError when there is no agent, no answer in time, or when the answer is an error.
+    Raises NoAgent when there is no agent, or no answer in time, and AgentError when the answer is an error.
     """
     import json  # noqa: PLC0415 - half of what this program costs, and callbacks do without
 
-    from walkeeper.errors import AgentError  # noqa: PLC0415 - the same
+    from walkeeper.errors import AgentError, NoAgent  # noqa: PLC0415 - the same
 
     try:
         reply = json.loads(exchange(socket_path, json.dumps({"verb": verb, **facts}).encode(), timeout))
@@ -48,9 +48,9 @@ def ask(socket_path: str, verb: str, timeout: float, **facts: object) -> dict[st
             if error.listening
             else "Start the agent: walkeeper agent, or its systemd unit." + _last_start(socket_path)
         )
-        raise AgentError(str(error), hint=hint) from None
+        raise NoAgent(str(error), hint=hint) from None
     except ValueError:
-        raise AgentError(f"{socket_path}: the answer is not understood") from None
+        raise NoAgent(f"{socket_path}: the answer is not understood") from None
     if not isinstance(reply, dict) or reply.get("ok") is not True:
         answer = reply if isinstance(reply, dict) else {}
         raise AgentError(str(answer.get("error", "the answer is not understood")), hint=str(answer.get("hint", "")))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from walkeeper.errors import CannotRestore
+from walkeeper.errors import CannotRestore, WrongCall
+from walkeeper.restore.directory import here
 from walkeeper.restore.directory.target import parse, settings
 
 
@@ -54,6 +57,13 @@ def test_what_is_not_clearly_a_target_is_refused_with_all_that_can_be_written(te
     with pytest.raises(CannotRestore, match="--to") as told:
         parse(text)
     assert "restore point" in told.value.hint
+    assert told.value.exit_code == 2
+
+
+@pytest.mark.parametrize("written", ["a", "16384", "16384=there", "="])
+def test_a_tablespace_that_is_not_written_as_it_has_to_be_is_a_wrong_call(written: str) -> None:
+    with pytest.raises(WrongCall, match=f"^--tablespace {written}: not OLD=NEW"):
+        here.tablespaces(cast(Any, None), Path("/data"), (written,))
 
 
 def test_exclusive_ends_just_before() -> None:

@@ -1,6 +1,6 @@
 """``walkeeper restore``: from nothing but the store to a server that starts with one command.
 
-Exit codes: 0 it is there, or with --dry-run it can be; 1 it is refused or went wrong; 2 the configuration cannot be used.
+Exit codes: 0 it is there, or with --dry-run it can be; 1 it is refused or went wrong; 2 the configuration or call cannot be used.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from walkeeper.core.amounts import size as shown_size
 from walkeeper.core.backup import Backup
 from walkeeper.core.backup_index import Part
 from walkeeper.core.incremental import changed_path, is_map, layers_of
-from walkeeper.errors import CannotRestore, CannotTell
+from walkeeper.errors import CannotRestore, CannotTell, WrongCall
 from walkeeper.lib.retry import with_retries
 from walkeeper.postgres import programs as postgres_programs
 from walkeeper.postgres.data_directory import read_control_file, running_server
@@ -121,7 +121,7 @@ def tablespaces(backup: Backup, directory: Path, told: tuple[str, ...]) -> dict[
     for each in told:
         old, equals, new = each.partition("=")
         if not equals or not new.startswith("/"):
-            raise CannotRestore(
+            raise WrongCall(
                 f"--tablespace {each}: not OLD=NEW with an absolute path", hint="OLD is its OID, or where it lay."
             )
         moved[old] = Path(new)

@@ -35,7 +35,7 @@ from walkeeper.core.windows import (
     stopped_at,
 )
 from walkeeper.dcs.claim import Claim, unknown
-from walkeeper.errors import CannotRestore, CannotTell, DcsError, Refused, StoreError, WalkeeperError
+from walkeeper.errors import CannotRestore, CannotTell, DcsError, Refused, StoreError, WalkeeperError, WrongCall
 from walkeeper.lib import events
 from walkeeper.lib.retry import with_retries
 from walkeeper.restore.directory import here, target
@@ -69,6 +69,8 @@ def make_of_any(config: Config, request: Request, tell: Callable[[str], None] = 
     for each in config.of_each_store:
         try:
             plans.append(make(each, request, tell))
+        except WrongCall:
+            raise
         except (Refused, CannotTell, StoreError) as problem:
             passed[each.store_name] = problem
         if plans and not isinstance(wanted, Latest):
@@ -172,25 +174,25 @@ def _look(evidence: Evidence, archives: Archives) -> Restorable:
 
 
 def _check_action(request: Request, wanted: Target) -> None:
-    """Raises CannotRestore for options that the target, or who starts the server, leaves without a meaning."""
+    """Raises WrongCall for options that the target, or who starts the server, leaves without a meaning."""
     chosen = (request.scope, request.timeline, request.backup, request.action)
     if request.use == "replica" and (not isinstance(wanted, Latest) or request.exclusive or any(chosen)):
-        raise CannotRestore(
+        raise WrongCall(
             "--replica: a replica has everything that is archived of its own cluster",
             hint="Leave out --to, --from, --timeline, --backup, --action and --exclusive. --bootstrap makes another cluster.",
         )
     if request.use == "bootstrap" and request.action not in (None, "promote"):
-        raise CannotRestore(
+        raise WrongCall(
             f"--action {request.action}: Patroni waits until the first leader of a cluster is promoted",
             hint="Leave it out with --bootstrap.",
         )
     if isinstance(wanted, Latest) and request.action not in (None, "promote"):
-        raise CannotRestore(
+        raise WrongCall(
             f"--action {request.action}: a recovery to latest ends where the WAL ends, and the server is then a primary",
             hint="Name a time or a position with --to.",
         )
     if request.exclusive and isinstance(wanted, Latest | Immediate | ToName | ToLsn):
-        raise CannotRestore(f"--exclusive: it says nothing of {wanted.text}", hint="It is for a time or a transaction.")
+        raise WrongCall(f"--exclusive: it says nothing of {wanted.text}", hint="It is for a time or a transaction.")
 
 
 def _timeline(holdings: Holdings, asked: str | None) -> int:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 from walkeeper.core.lsn import Lsn
-from walkeeper.errors import BadName, CannotRestore
+from walkeeper.errors import BadName, WrongCall
 
 Action: TypeAlias = Literal["pause", "promote", "shutdown"]
 
@@ -84,7 +84,7 @@ Target: TypeAlias = Latest | Immediate | ToLsn | ToTime | ToXid | ToName
 
 
 def parse(text: str) -> Target:
-    """``time:…``, ``lsn:…``, ``xid:…`` and ``name:…`` say what it is; else its form does. Raises CannotRestore."""
+    """``time:…``, ``lsn:…``, ``xid:…`` and ``name:…`` say what it is; else its form does. Raises WrongCall."""
     prefixed = _PREFIXED.fullmatch(text)
     kind, value = (prefixed[1], prefixed[2].strip()) if prefixed else ("", text.strip())
     if not kind and value in ("latest", "immediate"):
@@ -142,5 +142,5 @@ def _moment(text: str, value: str) -> datetime:
         raise _wrong(text) from None
 
 
-def _wrong(text: str) -> CannotRestore:
-    return CannotRestore(f"--to {text!r}: it is not a target", hint=_USAGE)
+def _wrong(text: str) -> WrongCall:
+    return WrongCall(f"--to {text!r}: it is not a target", hint=_USAGE)

@@ -1,0 +1,46 @@
+"""argparse in walkeeper's words: a call that cannot be used is one line and a hint, as all else that is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from typing import Final, NoReturn
+
+ELSEWHERE: Final = (
+    ("info backup-list list-backups list-backup show-backup", ("status", "backups")),
+    ("check replication-status", ("doctor", "status")),
+    ("backup-push", ("backup",)),
+    ("backup-fetch recover", ("restore",)),
+    ("verify-backup check-backup", ("verify", "verify --restore")),
+    ("delete", ("expire",)),
+    ("keep backup-mark", ("expire --retain",)),
+    ("wal-push", ("archive-push",)),
+    ("archive-get wal-fetch get-wal", ("restore-wal",)),
+    ("wal-show repo-ls", ("list",)),
+    ("wal-verify", ("verify",)),
+    ("stanza-create receive-wal wal-receive cron", ("agent",)),
+)
+"""Commands of pgBackRest, Barman and WAL-G, and what does that here. docs/coming-from.md has the same rows."""
+
+_NO_COMMAND: Final = re.compile(r"argument COMMAND: invalid choice: '([a-z-]*)'")
+
+
+class Parser(argparse.ArgumentParser):
+    """The commands below it are of this class, too."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"{self.prog} --help says what it takes."
+        if match := _NO_COMMAND.match(message):
+            message, hint = f"there is no command {match[1]}", self._instead(match[1]) or hint
+        self.print_usage(sys.stderr)
+        self.exit(2, f"walkeeper: {message}\nHINT: {hint}\n")
+
+    def _instead(self, word: str) -> str:
+        for theirs, ours in ELSEWHERE:
+            if word in theirs.split():
+                return f"What others call {word}: {' and '.join(f'walkeeper {each}' for each in ours)}."
+        commands = [name for action in self._actions for name in action.choices or ()]
+        near = difflib.get_close_matches(word, commands, n=1)
+        return f"Did you mean {near[0]}?" if near else ""
