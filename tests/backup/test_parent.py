@@ -15,6 +15,7 @@ from walkeeper.archive.codec import Codec
 from walkeeper.backup import parent
 from walkeeper.backup.parent import Parent, begin_incremental, lacking
 from walkeeper.config import Config
+from walkeeper.core.backup import BackupId
 from walkeeper.errors import PostgresError
 from walkeeper.lib import events
 from walkeeper.postgres.base_backup import BEFORE_IT_BEGINS, BackupStream, Request
@@ -86,11 +87,15 @@ def test_the_right_to_make_a_checkpoint_is_asked_for_only_where_it_is_lacking(
     assert ("no_checkpoint_on_leader" in said, "grant pg_checkpoint" in said) == (True, told)
 
 
-def test_a_parents_pieces_are_counted_as_they_were_stored() -> None:
+def test_a_parents_pieces_are_looked_for_by_their_names_as_they_were_stored() -> None:
     """Encryption may have been turned on since."""
     store = MemoryStore()
     backup = made(store)
+    manifest = LAYOUT.backup_document(BackupId.parse(backup.id), "manifest", backup.manifest, ".zst")
+    store.objects[manifest] = (b"x", {})
     backups = Backups(store, LAYOUT, cast(Codec, SimpleNamespace(suffix=".zst.age")))
     assert lacking(backups, [backup]) == ""
-    del store.objects[next(key for key in store.objects if "/data/" in key)]
-    assert lacking(backups, [backup]) == f"the store lacks pieces of {backup.id}: walkeeper verify says which"
+    del store.objects[key := next(key for key in store.objects if "/data/" in key)]
+    leftover = f"{key.rpartition('/')[0]}/{'0' * 64}.zst"
+    store.objects[leftover] = (bytes(1 << 20), {})  # of another attempt
+    assert lacking(backups, [backup]) == f"{backup.id} is damaged: {key}: it is not there"

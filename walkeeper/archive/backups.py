@@ -75,13 +75,13 @@ class Backups:
             return there
         return found
 
-    def pieces(self, id_: BackupId, suffix: str | None = None) -> dict[str, int]:
-        """The pieces that are listed with that suffix, or the codec's: bytes as stored, by the SHA-256 in their names."""
-        found, suffix = {}, self.codec.suffix if suffix is None else suffix
+    def pieces(self, id_: BackupId) -> dict[str, int]:
+        """The pieces that are listed with the codec's suffix: bytes as stored, by the SHA-256 in their names."""
+        found = {}
         folder = self.layout.backup(id_)
         for info in self.store.list(f"{folder}data/"):
             match = _PIECE.match(info.key.removeprefix(folder))
-            if match and match[2] == suffix and info.size > 0:
+            if match and match[2] == self.codec.suffix and info.size > 0:
                 found[match[1]] = info.size
         return found
 

@@ -54,12 +54,8 @@ def newest_chain(config: Config, archives: Archives, server: ServerState, before
 
 
 def lacking(backups: Backups, chain: Sequence[Backup]) -> str:
-    """Which of them the store lacks pieces of, as far as counting tells, in words; empty where it has them."""
-    for backup in chain:
-        listed = backups.pieces(BackupId.parse(backup.id), backup.suffix)
-        if len(listed) < backup.pieces or sum(listed.values()) < backup.packed_bytes:
-            return f"the store lacks pieces of {backup.id}: walkeeper verify says which"
-    return ""
+    """What the store has not of one of them, by names and sizes, in words; empty where it has them."""
+    return next((f"{each.id} is damaged: {why}" for each in chain if (why := backups.lacks(each))), "")
 
 
 def begin_incremental(
