@@ -93,9 +93,10 @@ def before(directory: Path, use: Use = "server") -> State | None:
                 f"{directory}: a server runs there, in a container, with pid {each.pid} here", hint="Stop it first."
             )
     if use == "server" and (directory / "postmaster.pid").exists() and not sees_all():
+        away = shlex.join(["rm", str(directory / "postmaster.pid")])
         raise CannotRestore(
             f"{directory}: it has a postmaster.pid, and a server that runs in another container is not seen from here",
-            hint=f"If none runs there, in no other container either, a crash has left it: rm {directory}/postmaster.pid",
+            hint=f"If none runs there, in no other container either, a crash has left it: {away}",
         )
     return state.read(directory)
 

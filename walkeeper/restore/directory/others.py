@@ -17,8 +17,10 @@ from walkeeper.restore.directory.model import Plan
 
 
 def check(plan: Plan) -> None:
-    """That no directory that is written to is another server's, nor one that the WAL may lead to, and nothing that is old lies in
-    such a one. Raises CannotRestore."""
+    """That no directory that is written to is another server's, nor one that the WAL may lead to, and that those are empty.
+
+    Raises CannotRestore. Writes nothing.
+    """
     wal = plan.directory / "pg_wal"
     ours = dict.fromkeys(plan.tablespaces.values(), "Choose another place with --tablespace OLD=NEW.")
     ours[plan.directory] = "Choose another one with --data-dir."
@@ -42,12 +44,19 @@ def _check_left(plan: Plan) -> None:
     known = {space.oid for space in plan.backup.tablespaces}
     for oid, place in links(plan.directory).items():
         for left in (plan.directory / "pg_tblspc" / place).glob(f"PG_{plan.backup.major}_*"):
-            if oid not in known and any(left.iterdir()):
+            if oid not in known and not _is_empty(left):
                 away = shlex.join(["mv", str(left), str(left.with_name(f"old_{left.name}"))])
                 raise CannotRestore(
                     f"{left}: it is of tablespace {oid}, which backup {plan.backup.id} lacks, and its WAL may make over that",
                     hint=f"Move it away, and remove it when all is well: {away}",
                 )
+
+
+def _is_empty(place: Path) -> bool:
+    try:
+        return not any(place.iterdir())
+    except OSError:
+        return False
 
 
 def newer_tablespace(backup: Backup, system_identifier: int) -> str:
