@@ -647,7 +647,7 @@ def test_a_persons_word_lets_one_promotion_pass(
         f"walkeeper: {{store: {{directory: {tmp_path}}}, durability: store}}\n"
     )
     config = load(file, {})
-    monkeypatch.setattr(command, "_before", lambda *_: world.run())
+    monkeypatch.setattr(command, "_before", lambda *_, **__: world.run())
     world.record()
     world.pieces(FIRST, 9000)
 
@@ -668,7 +668,7 @@ def test_a_persons_word_lets_one_promotion_pass(
     monkeypatch.setattr("walkeeper.promote.lose.wall_seconds", lambda: 10.0**10)
     assert run() == command.VETOED  # and not for long
     monkeypatch.undo()
-    monkeypatch.setattr(command, "_before", lambda *_: world.run())
+    monkeypatch.setattr(command, "_before", lambda *_, **__: world.run())
 
     word.give()
     world.dcs.set_leader("c")

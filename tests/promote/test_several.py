@@ -12,6 +12,7 @@ from tests.promote.test_before import FIRST, ScriptedStandby, World
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from walkeeper.config import Config, load
 from walkeeper.core.lsn import MIB
+from walkeeper.core.synchronous import LEASE_OVER
 from walkeeper.dcs.base import Versioned
 from walkeeper.dcs.claim import Claim, Known, unknown
 from walkeeper.errors import BadRecord, DcsError, DcsUnavailable, PromotionVetoed, WalkeeperError
@@ -183,3 +184,69 @@ def test_what_each_kind_of_claim_means(both: Both) -> None:
         else:
             with pytest.raises(PromotionVetoed, match="may wait for it"):
                 waited_for({"main": main, "far": far})
+
+
+# ----------------------------------------------------------------------------------------------------------- a person's word
+
+
+@pytest.mark.parametrize("burnt", ["main", "far"])
+def test_p8_a_word_for_the_loss_of_one_store_loses_nothing_of_the_other(
+    both: Both, burnt: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was the first until it burnt, and nobody writes its record any longer."""
+    both.worlds[burnt].store.down = True
+    (lives,) = both.worlds.keys() - {burnt}
+    has = both.worlds[lives].last(AHEAD if lives == "far" else BEHIND)
+    for world in both.worlds.values():
+        world.record()
+    assert both.run() == command.VETOED
+    assert both.closed == ["main", "far"]
+    both.standby.replayed = both.main.last(BEHIND) - 1
+    both.standby.comes = [both.standby.replayed] * 100 + [has]
+    both.word.give()
+    assert both.run() == command.GOES_ON
+    assert both.standby.replayed == has
+    assert "pre_promote_with_loss" in caplog.text
+    assert not both.word.given()
+
+
+def test_p8_sessions_of_all_stores_are_ended_before_one_lease_is_waited_for(both: Both) -> None:
+    both.main.record()
+    both.far.record()
+    both.standby.replayed = both.far.last(AHEAD)
+    seen: list[list[str]] = []
+    both.main.time.after(1, lambda: seen.append(both.closed))
+    assert both.run() == command.GOES_ON
+    assert seen == [["main", "far"]]
+    assert both.main.time.now < 1000 + 2 * LEASE_OVER
+
+
+def test_a_word_tries_all_that_can_be_tried_of_a_record_that_cannot_be_read(both: Both) -> None:
+    """It may be the one that commits wait for; its lease is waited for, and what its store has is replayed."""
+    both.main.record()
+    both.records["far"].fails = [SILENT] * 1000
+    both.standby.comes = [both.standby.replayed] * 20 + [both.far.last(AHEAD)]
+    both.word.give()
+    assert both.run() == command.GOES_ON
+    assert both.closed == ["main"]
+    assert both.standby.replayed == both.far.last(AHEAD)
+    both.word.give()
+    both.main.dcs.set_leader("c")
+    assert both.run() == command.VETOED
+    assert both.word.given()
+
+
+def test_an_owner_that_comes_back_while_another_store_is_given_up_is_ended_again(both: Both) -> None:
+    both.main.record()
+    both.far.record()
+    both.main.store.down = True
+    both.standby.replayed = both.far.last(AHEAD)
+
+    def comes_back() -> None:
+        both.far.record(session="e" * 32)
+
+    both.main.time.after(30, comes_back)
+    both.word.give()
+    assert both.run() == command.GOES_ON
+    assert both.closed == ["main", "far"]
+    assert both.far.now.session.startswith("e" * 12)

@@ -816,7 +816,7 @@ def say_that_the_session_has_ended_and_acknowledge_on(patch: MonkeyPatch) -> Non
 @mutation("kill_patroni", archiver="durable")
 def promote_without_ending_the_session(patch: MonkeyPatch) -> None:
     """Where the owner does not look who leads, either."""
-    patch.setattr(Before, "_close", lambda self, _: (decoded(self._me.records.read()).record, LEASE_OVER))
+    patch.setattr(Before, "_close", lambda _, records, __: (decoded(records.read()).record, LEASE_OVER))
     patch.setattr(Ownership, "_check_leader", lambda _: None)
 
 

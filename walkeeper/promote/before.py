@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 from walkeeper.core.history import History
@@ -54,7 +55,7 @@ _RECEIVES_AGAIN: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """The member that is to be promoted. ``open_stored`` is the archive of the cluster that its server belongs to."""
+    """The member that is to be promoted, and one store. ``open_stored`` is the archive of the cluster that its server is of."""
 
     name: str
     records: RecordStore
@@ -66,32 +67,67 @@ class Candidate:
 
 
 class Before:
-    """One run of it. ``run`` returns why the promotion may go on, or raises what vetoes it."""
+    """One run of it, at each store that commits wait for. ``run`` returns why the promotion may go on, or raises what vetoes it.
 
-    def __init__(self, candidate: Candidate) -> None:
-        self._me = candidate
-        self._clock = candidate.clock
+    ``lose``: a person accepts loss, so that what is a veto at one store keeps nothing else from being tried: it is raised at the
+    end.
+    """
+
+    def __init__(self, *stores: Candidate, lose: bool = False) -> None:
+        self._stores = stores
+        self._me = stores[0]
+        self._clock = self._me.clock
+        self._lose = lose
 
     def run(self) -> str:
         server = self._server()
         if not server.in_recovery:
             return "this server is a primary already"
         while True:
-            record, lease = self._close(server)
-            goes_on = "so long its owner may go on to acknowledge commits"
-            said = "its owner's server was shut down, and it acknowledges nothing more"
-            events.info("pre_promote_lease", seconds=lease, why=goes_on if lease else said)
-            self._clock.sleep(lease)
-            why = Replaying(self._me, self._me.open_stored(server), record).run()
-            if self._still_ended(record):
-                return why
+            vetoes: list[WalkeeperError] = []
+            closings = [self._tried(partial(self._close, each.records, server), vetoes) for each in self._stores]
+            self._wait(max(LEASE_OVER if closing is None else closing[1] for closing in closings))
+            reasons, ended = [], True
+            for each, closing in zip(self._stores, closings, strict=True):
+                record = None if closing is None else closing[0]
+                reasons.append(self._tried(partial(self._replay, each, server, record), vetoes))
+            for each, closing in zip(self._stores, closings, strict=True):
+                if closing is not None:
+                    still = self._tried(partial(self._still_ended, each.records, closing[0]), vetoes)
+                    ended = ended and still is not False
+            if ended and vetoes:
+                raise vetoes[0]
+            if ended:
+                return "; ".join(why for why in reasons if why is not None)
             events.warning(
                 "pre_promote_again", why="the archive had another owner meanwhile, who may have acknowledged more"
             )
 
-    def _still_ended(self, record: Record | None) -> bool:
+    def _tried(self, attempt: Callable[[], _T], vetoes: list[WalkeeperError]) -> _T | None:
+        """None where it failed, and loss is accepted."""
+        try:
+            return attempt()
+        except NotLeader:
+            raise
+        except WalkeeperError as problem:
+            if not self._lose:
+                raise
+            events.failure("pre_promote_goes_on", problem)
+            vetoes.append(problem)
+            return None
+
+    def _wait(self, seconds: float) -> None:
+        goes_on = "so long its owner may go on to acknowledge commits"
+        said = "its owner's server was shut down, and it acknowledges nothing more"
+        events.info("pre_promote_lease", seconds=seconds, why=goes_on if seconds else said)
+        self._clock.sleep(seconds)
+
+    def _replay(self, store: Candidate, server: ServerState, record: Record | None) -> str:
+        return Replaying(store, store.open_stored(server), record).run()
+
+    def _still_ended(self, records: RecordStore, record: Record | None) -> bool:
         """Whether nobody has owned the record since: the replay may have taken minutes. Raises as ``_close``."""
-        found, _, _ = self._asking(self._read)
+        found, _, _ = self._asking(partial(self._read, records))
         return (found and found.session) == (record and record.session)
 
     def _server(self) -> ServerState:
@@ -104,13 +140,13 @@ class Before:
                     raise
                 self._clock.sleep(_AGAIN)
 
-    def _close(self, server: ServerState) -> tuple[Record | None, float]:
+    def _close(self, records: RecordStore, server: ServerState) -> tuple[Record | None, float]:
         """The record with its owner's session ended; as it is where it is this member's; None where there is none. And how many
         seconds its owner may go on to acknowledge.
 
         Raises NotLeader, WrongCluster, BadRecord, or an outage's error.
         """
-        return self._asking(lambda: self._try_to_close(server))
+        return self._asking(partial(self._try_to_close, records, server))
 
     def _asking(self, ask: Callable[[], _T]) -> _T:
         problem: DcsError = CasConflict("record in the DCS: somebody else wrote it each time")
@@ -126,10 +162,10 @@ class Before:
                 self._clock.sleep(_AGAIN)
         raise problem
 
-    def _read(self) -> tuple[Record | None, Versioned | None, Leader]:
+    def _read(self, records: RecordStore) -> tuple[Record | None, Versioned | None, Leader]:
         me = self._me.name
-        versioned = self._me.records.read()
-        leader = self._me.records.leader()  # after the record, as at a takeover
+        versioned = records.read()
+        leader = records.leader()  # after the record, as at a takeover
         if leader is None or leader.name != me:
             raise NotLeader(
                 f"leader key: held by {leader.name if leader else 'nobody'}, not by {me}",
@@ -140,9 +176,9 @@ class Before:
             raise claim.problem
         return claim.record, versioned, leader
 
-    def _try_to_close(self, server: ServerState) -> tuple[Record | None, float]:
+    def _try_to_close(self, records: RecordStore, server: ServerState) -> tuple[Record | None, float]:
         me = self._me.name
-        record, versioned, leader = self._read()
+        record, versioned, leader = self._read(records)
         if record is None:
             events.warning("pre_promote_without_record", why=decoded(versioned).why)
             return None, LEASE_OVER
@@ -150,7 +186,7 @@ class Before:
         if me in (record.owner, record.closed_by) and not ended(record):
             return record, LEASE_OVER
         ours = closed(record, me, uuid.uuid4().hex)
-        self._me.records.write(ours.encode(), versioned, guard=leader)
+        records.write(ours.encode(), versioned, guard=leader)
         events.info("record_closed", owner=record.owner, frontier=record.lsn, timeline=record.timeline)
         return ours, 0.0 if ended(record) else LEASE_OVER  # it was just written over: no newer one says otherwise
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.dcs.base import RECORD, RecordStore
 from walkeeper.dcs.patroni import connect
-from walkeeper.errors import NotLeader, WalkeeperError
+from walkeeper.errors import NotLeader, PromotionVetoed, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres.server import Server, ServerState
@@ -43,7 +44,7 @@ def main(config: Config, *, lose: bool, stalled: float) -> int:
 def run(config: Config, word: Word, stalled: float) -> int:
     """A person's word lets everything pass but a promotion without the leader key."""
     try:
-        why = _before(config, stalled)
+        why = _before(config, stalled, lose=word.given())
     except WalkeeperError as problem:
         if not isinstance(problem, NotLeader) and word.take():
             events.error(
@@ -65,14 +66,30 @@ def run(config: Config, word: Word, stalled: float) -> int:
     return GOES_ON
 
 
-def _before(config: Config, stalled: float) -> str:
+def _before(config: Config, stalled: float, *, lose: bool) -> str:
     with ExitStack() as stack:
         archives = {each.store_name: each for each in config.of_each_store}
         records = {name: _connected(each, stack) for name, each in archives.items()}
-        waited = ask(records, config.durability, SystemClock())
+        unsaid: PromotionVetoed | None = None
+        try:
+            waited = ask(records, config.durability, SystemClock())
+        except PromotionVetoed as problem:
+            if not lose:
+                raise
+            waited, unsaid = tuple(records), problem
         if not waited:
             return "commits do not wait for the store"
-        return "; ".join([_before_in(archives[name], records[name], stalled) for name in waited])
+        server = Server(config.postgresql, config.agent.dcs_timeout)
+        stack.callback(server.close)
+        standby = Standby(server, config.data_dir)
+        stores = [
+            Candidate(config.name, records[name], standby, partial(_stored, archives[name]), SystemClock(), stalled)
+            for name in waited
+        ]
+        why = Before(*stores, lose=lose).run()
+        if unsaid is not None:
+            raise unsaid
+        return why
 
 
 def _connected(config: Config, stack: ExitStack) -> RecordStore:
@@ -81,14 +98,5 @@ def _connected(config: Config, stack: ExitStack) -> RecordStore:
     return found
 
 
-def _before_in(config: Config, records: RecordStore, stalled: float) -> str:
-    server = Server(config.postgresql, config.agent.dcs_timeout)
-
-    def stored(state: ServerState) -> Stored:
-        return Stored(open_archives(config, to_read=True), state.system_identifier, state.segment_size)
-
-    try:
-        standby = Standby(server, config.data_dir)
-        return Before(Candidate(config.name, records, standby, stored, SystemClock(), stalled)).run()
-    finally:
-        server.close()
+def _stored(config: Config, state: ServerState) -> Stored:
+    return Stored(open_archives(config, to_read=True), state.system_identifier, state.segment_size)

@@ -42,8 +42,15 @@ class Word:
             hint="Run it as the agent's user: sudo -u postgres walkeeper pre-promote --lose",
         )
 
+    def given(self) -> bool:
+        """Whether it counts now; it stays. Never raises."""
+        return self._counts(remove=False)
+
     def take(self) -> bool:
         """Whether it was given and still counts; it is gone then, and counts for nobody else. Never raises."""
+        return self._counts(remove=True)
+
+    def _counts(self, *, remove: bool) -> bool:
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -52,8 +59,9 @@ class Word:
             status, us = os.fstat(descriptor), Us.here()
             refused = refusal(self.path, status, us) or refusal(self.path.parent, self.path.parent.stat(), us)
             given = os.read(descriptor, _LONGEST)
-            self.path.unlink()  # before it is acted upon: what cannot be removed could be used again
-            durable.fsync_dir(self.path.parent)
+            if remove:
+                self.path.unlink()  # before it is acted upon: what cannot be removed could be used again
+                durable.fsync_dir(self.path.parent)
         except OSError as problem:
             events.failure("loss_not_accepted", problem, file=self.path)
             return False
