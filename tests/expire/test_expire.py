@@ -20,10 +20,12 @@ from tests.twins.memory_record import MemoryRecord
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.expiry import read_expiry, read_pins, write_floor, write_pin
 from walkeeper.archive.open import open_archives
+from walkeeper.archive.proofs import write_proof
 from walkeeper.archive.restorable import described, look
 from walkeeper.core.backup import Backup, BackupId, Tombstone
 from walkeeper.core.floor import FOREVER
 from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.core.proof import Proof
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.retention import Policy
 from walkeeper.dcs.claim import unknown
@@ -631,3 +633,15 @@ def test_p15_the_clock_of_an_nfs_server_is_the_stores(tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(StoreUnavailable, match="does not tell the time"):
         DirectorySettings(tmp_path / "gone").clock_ahead()
+
+
+def test_p15_a_backup_whose_trial_found_damage_does_not_count(site: Site, run: Run) -> None:
+    for id_ in (FIRST, SECOND):
+        proof = Proof(backup=str(id_), at="2026-11-28T02:00:00Z", timeline=1, lsn="0/0", damage="pg_verifybackup: torn")
+        write_proof(site.store, site.layout, proof)
+    said = run(apply=True)
+    assert (said["oldest"], said["next_floor"]) == (str(OLD), None)
+    assert "pg_verifybackup: torn" in said["damaged"][str(FIRST)]
+    sound = Proof(backup=str(FIRST), at="2026-11-28T03:00:00Z", timeline=1, lsn="0/700100")
+    write_proof(site.store, site.layout, sound)
+    assert run(apply=True)["oldest"] == str(OLDER)

@@ -423,6 +423,24 @@ def test_p16_no_name_that_is_planted_hides_a_proof_and_none_is_newer_than_now(mo
     assert newest_proof(store, LAYOUT) == PROOF
 
 
+def test_p15_damage_counts_until_the_same_backup_is_proved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = MemoryStore(), "20261127T020000Z-00000003-1a2b3c4d"
+    monkeypatch.setattr(proofs, "now_utc", lambda: moment("2026-11-29T12:00:00Z"))
+    write_proof(store, LAYOUT, PROOF)
+    assert proofs.damaged(store, LAYOUT) == {}
+    found = Proof(**{**_fields(PROOF), "at": "2026-11-28T11:00:00Z", "damage": "restore: a piece is gone"})
+    write_proof(store, LAYOUT, found)
+    assert newest_proof(store, LAYOUT) == PROOF  # it is no proof
+    write_proof(store, LAYOUT, Proof(**{**_fields(PROOF), "at": "2026-11-28T12:00:00Z", "backup": other}))
+    store.create(LAYOUT.proof("2026-11-28T13:00:00Z", ID), b"{", {})
+    write_proof(store, LAYOUT, Proof(**{**_fields(PROOF), "at": "2027-11-28T12:00:00Z"}))
+    assert proofs.damaged(store, LAYOUT) == {
+        str(ID): "a restore that was tried out found it damaged at 2026-11-28T11:00:00Z: restore: a piece is gone"
+    }
+    write_proof(store, LAYOUT, Proof(**{**_fields(PROOF), "at": "2026-11-28T14:00:00Z"}))
+    assert proofs.damaged(store, LAYOUT) == {}
+
+
 def _fields(proof: Proof) -> dict[str, Any]:
     return {name: getattr(proof, name) for name in proof.__struct_fields__}
 

@@ -113,8 +113,8 @@ def test_killed_or_interrupted_its_server_ends_and_the_next_one_clears_up(prover
     assert prover.nothing_stays()
 
 
-def test_a_piece_that_is_lost_is_damage_and_nothing_is_remembered(prover: Prover) -> None:
-    before = list((prover.place.root / "proof").glob("*"))
+def test_a_piece_that_is_lost_is_damage_and_remembered_as_that(prover: Prover) -> None:
+    before = {*(prover.place.root / "proof").glob("*")}
     backup = prover.place.taken()
     piece = max((prover.place.root / "backup" / backup.id / "data").iterdir(), key=lambda path: path.stat().st_size)
     away = piece.rename(prover.place.directory / "away")
@@ -124,7 +124,9 @@ def test_a_piece_that_is_lost_is_damage_and_nothing_is_remembered(prover: Prover
         away.rename(piece)
     assert (code, found["verdict"], found["remembered"]) == (backup_job.DAMAGED, "damaged", False), said
     assert piece.name in found["checks"][0]["text"]
-    assert list((prover.place.root / "proof").glob("*")) == before
+    (new,) = {*(prover.place.root / "proof").glob("*")} - before
+    assert new.name.startswith(f"damaged-{backup.id}-")
+    assert piece.name in new.read_text()
     assert prover.nothing_stays()
 
 

@@ -125,6 +125,10 @@ class Layout:
         """Of that backup; ``at`` as in ``core.proof``. Sorted as text they are in the order of time."""
         return f"{self.proofs}{at.replace('-', '').replace(':', '')}-{id_}.json"
 
+    def damaged(self, at: str, id_: BackupId | str) -> str:
+        """As ``proof``, of one that found damage."""
+        return f"{self.proofs}damaged-{id_}-{at.replace('-', '').replace(':', '')}.json"
+
     @property
     def tails(self) -> str:
         return f"{self.root}tail/"

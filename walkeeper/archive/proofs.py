@@ -1,7 +1,11 @@
-"""The restores that were proved: ``proof/<when>-<backup>.json``, each created once. Nothing depends on them."""
+"""The restores that were tried: ``proof/<when>-<backup>.json``, or ``proof/damaged-<backup>-<when>.json``, each created once.
+
+``expire`` does not count a backup whose newest one found damage. Nothing else depends on them.
+"""
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Final
 
@@ -17,6 +21,7 @@ from walkeeper.store.base import AlreadyThere, Store
 
 _LOOKED_AT: Final = 20
 """Documents that are read at most, the newest first, until one can be used."""
+_NAME: Final = re.compile(r"(?:damaged-([0-9A-Za-z-]{34})-([0-9TZ]{16})|([0-9TZ]{16})-([0-9A-Za-z-]{34}))\.json\Z")
 _AHEAD: Final = timedelta(hours=1)
 """What is said to be proved later than that is not believed: it would be the newest for ever."""
 
@@ -24,7 +29,7 @@ _AHEAD: Final = timedelta(hours=1)
 def write_proof(store: Store, layout: Layout, proof: Proof) -> None:
     """Raises the store's errors."""
     try:
-        store.create(layout.proof(proof.at, BackupId.parse(proof.backup)), encode(proof), {"format": FORMAT})
+        store.create(_key(layout, proof), encode(proof), {"format": FORMAT})
     except AlreadyThere:
         return  # of another proof that ended in this second
 
@@ -33,12 +38,37 @@ def newest_proof(store: Store, layout: Layout) -> Proof | None:
     """By one listing and one small document. One that cannot be used is logged, and says nothing. Raises the store's errors."""
     until = layout.proof(written(now_utc() + _AHEAD))
     keys = sorted((info.key for info in store.list(layout.proofs) if info.key < until), reverse=True)
-    for key in keys[:_LOOKED_AT]:
-        try:
-            body = store.get(key, MAX_PROOF_BYTES)
-            proof = None if body is None else decode(body, key)
-            if proof is not None and key == layout.proof(proof.at, BackupId.parse(proof.backup)):
-                return proof
-        except (BadBackup, NotAuthentic, TooLarge) as problem:
-            events.failure("proof_unreadable", problem)
-    return None
+    return next(filter(None, (_read(store, layout, key) for key in keys[:_LOOKED_AT])), None)
+
+
+def damaged(store: Store, layout: Layout) -> dict[str, str]:
+    """Backups whose newest trial found damage: what, by id. By one listing, and few documents. Raises the store's errors."""
+    until = layout.proof(written(now_utc() + _AHEAD)).removeprefix(layout.proofs)
+    keys: dict[str, list[tuple[str, str]]] = {}
+    for info in store.list(layout.proofs):
+        if match := _NAME.match(info.key.removeprefix(layout.proofs)):
+            keys.setdefault(match[1] or match[4], []).append((match[2] or match[3], info.key))
+    found = {}
+    for id_, of_it in keys.items():
+        if not any(key.startswith(layout.damaged("", id_)[: -len(".json")]) for _, key in of_it):
+            continue
+        believed = [key for at, key in sorted(of_it, reverse=True) if at < until]
+        newest = next(filter(None, (_read(store, layout, key) for key in believed[:_LOOKED_AT])), None)
+        if newest is not None and newest.damage:
+            found[id_] = f"a restore that was tried out found it damaged at {newest.at}: {newest.damage}"
+    return found
+
+
+def _key(layout: Layout, proof: Proof) -> str:
+    return (layout.damaged if proof.damage else layout.proof)(proof.at, BackupId.parse(proof.backup))
+
+
+def _read(store: Store, layout: Layout, key: str) -> Proof | None:
+    """None for one that cannot be used."""
+    try:
+        body = store.get(key, MAX_PROOF_BYTES)
+        proof = None if body is None else decode(body, key)
+    except (BadBackup, NotAuthentic, TooLarge) as problem:
+        events.failure("proof_unreadable", problem)
+        return None
+    return proof if proof is not None and key == _key(layout, proof) else None

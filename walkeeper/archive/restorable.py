@@ -59,7 +59,7 @@ class Listed(NamedTuple):
 class Restorable:
     """``windows`` has every backup with its verdict; ``proved`` is the last restore that was tried out, and worked.
 
-    That one is for who tells it to people, and asks ``newest_proof``; ``claimed`` has it. No restore and no expire reads it.
+    That one is for who tells it to people, and asks ``newest_proof``; ``claimed`` has it. No restore reads it.
     """
 
     documents: Documents

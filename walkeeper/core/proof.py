@@ -1,4 +1,4 @@
-"""That a backup was restored, started and found whole: what ``verify --restore`` leaves in the store, for people."""
+"""That a backup was restored, started and found whole, or damaged: what ``verify --restore`` leaves in the store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ MAX_PROOF_BYTES: Final = 65536
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """``lsn`` is how far the restored server replayed, ``last_commit`` the time of the last transaction in that, "" for none.
 
-    ``at`` is the store's clock; ``checks`` are the programs that found nothing wrong; ``by`` is for people.
+    ``at`` is the store's clock; ``checks`` are the programs that found nothing wrong; ``by`` is for people. ``damage`` is what
+    was found against it, in words: its place is another one then.
     """
 
     schema: int = SCHEMA
@@ -31,6 +32,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     last_commit: Text = ""
     checks: Annotated[tuple[Text, ...], Meta(max_length=16)] = ()
     by: Text = ""
+    damage: Text = ""
 
 
 _DECODER: Final = msgspec.json.Decoder(Proof)

@@ -11,6 +11,7 @@ from typing import Final
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.expiry import read_pins
 from walkeeper.archive.open import Archives
+from walkeeper.archive.proofs import damaged
 from walkeeper.archive.restorable import Documents, Restorable
 from walkeeper.archive.restorable import look as look_at_archive
 from walkeeper.core import windows
@@ -111,7 +112,11 @@ def look(
     pins = tuple(pin for pin in every if elapsed.now_since(moment(pin.at)) <= moment(pin.until))
     left = tuple(pin for pin in every if elapsed.now_since(moment(pin.at)) > moment(pin.until) + _LEFT)
     bare = replace(found.holdings, given_up={})
-    judged = windows.look(found.documents.backups, bare)
+    rests = _Rests(archives.backups(system_identifier))
+    there = {backup.id for backup in found.documents.backups}
+    tried = damaged(archives.store, archives.layout(system_identifier))
+    rests.broken |= {id_: why for id_, why in tried.items() if id_ in there}
+    judged = windows.look(found.documents.backups, bare, rests.broken)
     standing = {backup.id for backup in found.windows.complete}
     layout = archives.layout(system_identifier)
     keys = {backup.id: layout.backup_json(BackupId.parse(backup.id)) for backup in judged.complete}
@@ -128,7 +133,6 @@ def look(
         attempts=found.documents.attempts,
         stored_at=stored_at,
     )
-    rests = _Rests(archives.backups(system_identifier))
     refused: Unsafe | None = None
     planned: Plan | None = None
     try:

@@ -152,7 +152,9 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
         _prove(found, settings.restore_command(script, config.source, None), place, progress, pace)
     if found.code == SOUND:
         _remember(found)
-    elif request.job:
+    elif found.code == DAMAGED:
+        _remember(found, "; ".join(f"{each.name}: {each.text}" for each in found.checks if each.state == "damage"))
+    if found.code != SOUND and request.job:
         for each in found.checks:
             if each.state in ("damage", "unsure"):
                 complain(f"backup {found.plan.backup.id}: {each.name}: {each.text}", _LAST[found.code])
@@ -342,21 +344,24 @@ def _shown(path: Path) -> str:
     return " / ".join(first) + (f" / and {more} lines more" if more else "")
 
 
-def _remember(found: Found) -> None:
-    """In the store, beside the backups. Without a right to write there it is only said."""
+def _remember(found: Found, damage: str = "") -> None:
+    """In the store, beside the backups: ``damage`` for expire, which does not count that one. Without a right to write there it
+    is only said.
+    """
     plan, reached = found.plan, found.reached
     proof = Proof(
         backup=plan.backup.id,
         at=timestamp(plan.config.store.clock_ahead() or 0.0),
         timeline=plan.timeline,
-        lsn=str(Lsn.parse(reached["lsn"])),
+        lsn=str(Lsn.parse(reached.get("lsn") or "0/0")),
         last_commit=_commit(reached),
         checks=tuple(each.name for each in found.checks if each.state == "ok"),
         by=os.uname().nodename,
+        damage=damage[:4096],
     )
     try:
         with_retries(lambda: write_proof(plan.evidence.store, plan.evidence.layout, proof))
-        found.remembered = True
+        found.remembered = not damage
     except StoreError as problem:
         events.warning("proof_not_stored", error=problem, hint="walkeeper backups and status will not know of it.")
 
