@@ -17,7 +17,7 @@ from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archiver.beliefs import check_record
 from walkeeper.agent.archiver.elsewhere import OtherStore, OtherStores
-from walkeeper.agent.archiver.holding import BEGIN_SECONDS, Holding
+from walkeeper.agent.archiver.holding import BEGIN_SECONDS, REFUSED_SECONDS, Holding
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.shared import Shared
 from walkeeper.archive.codec import Codec
@@ -110,6 +110,45 @@ def test_p13_a_record_that_a_person_edited_moves_no_slot_until_its_archive_is_ta
     assert held.position("main", by_owner(8 * MIB)) == 5 * MIB
     held.note("far", record(3 * MIB + 8192))
     assert held.position("main", by_owner(8 * MIB)) == 3 * MIB + 8192, "it has just begun"
+
+
+def test_p9_a_record_that_is_not_known_holds_the_slot_only_where_it_is_needed() -> None:
+    held, _ = holding(1)
+    assert held.position("main", by_owner(9 * MIB)) == 9 * MIB
+    held, _ = holding(2)
+    held.refused("far")
+    assert held.position("main", by_owner(9 * MIB)) is None
+    assert held.position("main", by_owner(9 * MIB), crowded=True) == 9 * MIB
+    three = Holding(["main", "far", "third"], 2, Clock())
+    three.note("third", by_owner(7 * MIB))
+    assert three.position("main", by_owner(9 * MIB)) == 7 * MIB
+
+
+def test_p11_a_record_that_may_not_be_read_keeps_no_other_archive_from_a_takeover_for_long() -> None:
+    held, clock = holding(2)
+    clock.now += 10 * REFUSED_SECONDS
+    held.refused("far")
+    with pytest.raises(DcsUnavailable):
+        held.others("main")  # it may pass
+    clock.now += REFUSED_SECONDS
+    held.refused("far")
+    assert held.others("main") == {}
+    held.note("far", by_owner(5 * MIB))
+    held.refused("far")
+    clock.now += REFUSED_SECONDS
+    assert held.others("main") == {"far": by_owner(5 * MIB)}, "it was known"
+
+
+def test_p13_where_every_record_was_refused_none_is_passed_over_at_once() -> None:
+    """Of wrong credentials that are put right: one is read a moment before the other."""
+    held, clock = holding(2)
+    held.refused("main")
+    held.refused("far")
+    clock.now += 10 * REFUSED_SECONDS
+    held.note("main", by_owner(9 * MIB))
+    held.refused("far")
+    with pytest.raises(DcsUnavailable):
+        held.others("main")
 
 
 def test_with_durable_in_1_the_furthest_is_followed() -> None:

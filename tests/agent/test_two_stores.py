@@ -16,11 +16,12 @@ from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.agents import Agents
-from walkeeper.agent.archiver import lost_wal
+from walkeeper.agent.archiver import holding, lost_wal
 from walkeeper.agent.shared import Shared
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
+from walkeeper.config import Config
 from walkeeper.config.model import NamedStore
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
@@ -41,6 +42,8 @@ class Two:
         prepare(server)
         self.server, self.directory = server, directory
         self.stores = {"main": MemoryStore(), "far": MemoryStore()}
+        self.denied = ""
+        """The store whose record may not be read."""
         self.dcs = MemoryDcs(slots=(HOLD_SLOT,))
         self.dcs.set_leader("a")
         self.dcs.set_members(Member("a", "primary", "running", "127.0.0.1", server.port, 1, None))
@@ -56,7 +59,7 @@ class Two:
         shared = Shared(config, clock)
         agents = Agents(
             *(
-                Agent(view, self.stores[name], MemoryRecord(self.dcs, view.key(RECORD)), clock, shared=shared)
+                Agent(view, self.stores[name], self._records(view), clock, shared=shared)
                 for name in config.stores
                 for view in [config.of_store(name)]
             )
@@ -67,6 +70,11 @@ class Two:
         finally:
             agents.stop()
             assert agents.lost is None
+
+    def _records(self, view: Config) -> MemoryRecord:
+        records = MemoryRecord(self.dcs, view.key(RECORD))
+        records.denied = view.store_name == self.denied
+        return records
 
     def record(self, store: str) -> Record | None:
         found = self.dcs.documents.get(RECORD if store == "main" else f"{RECORD}-{store}")
@@ -187,3 +195,18 @@ def test_p11_a_record_that_cannot_be_read_stops_the_archive_of_no_other_store(tw
         end = two.write(6)
         two.reaches("main", end)
         wait_for(lambda: two.slot >= end - 2 * SIZE)
+
+
+def test_p11_a_record_that_may_not_be_read_stops_the_archive_of_no_other_store(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the second store was added, and not the rights on its key."""
+    with two.agents(durable_in=1):
+        two.begin()
+    monkeypatch.setattr(holding, "REFUSED_SECONDS", 1.0)
+    two.denied = "far"
+    with two.agents(durable_in=1) as agents:
+        end = two.write(6)
+        two.reaches("main", end)
+        wait_for(lambda: two.slot >= end - 2 * SIZE)
+        wait_for(lambda: "dcs" in {problem.reason for problem in agents.of_store("far").problems.open()})

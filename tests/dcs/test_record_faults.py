@@ -344,6 +344,7 @@ def test_a_user_who_may_only_read_reads_and_is_told_that_it_may_not_write(tmp_pa
             with pytest.raises(DcsError, match=r"^etcd3: not allowed: .*permission denied") as caught:
                 store.write(OTHER, found)
             assert not isinstance(caught.value, DcsUnavailable)
+            assert "to write walkeeper." in caught.value.hint
             assert store.read() == found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from walkeeper.dcs.base import RECORD, Leader, Member, Topology, Versioned
-from walkeeper.errors import CasConflict, DcsUnavailable
+from walkeeper.errors import CasConflict, DcsError, DcsUnavailable
 
 
 @dataclass
@@ -68,7 +68,7 @@ class MemoryDcs:
 class MemoryRecord:
     """A RecordStore over one key of a MemoryDcs.
 
-    ``cut_off`` is an outage for this node alone, ``read_only`` refuses its writes, and ``lose_answers`` is the number
+    ``cut_off`` is an outage for this node alone, ``denied`` refuses the key, ``read_only`` refuses its writes, and ``lose_answers`` is the number
     of next writes that take effect and whose answer is lost. ``guards`` False is a DCS that cannot guard a write.
     """
 
@@ -77,6 +77,7 @@ class MemoryRecord:
         self.key = key
         self.guards = guards
         self.cut_off = False
+        self.denied = False
         self.read_only = False
         self.lose_answers = 0
         self.reads_lag = False
@@ -86,6 +87,7 @@ class MemoryRecord:
 
     def read(self) -> Versioned | None:
         self._check()
+        self._check_key()
         self.reads += 1
         return self.dcs.documents.get(self.key)
 
@@ -96,6 +98,7 @@ class MemoryRecord:
 
     def write(self, document: bytes, expected: Versioned | None, guard: Leader | None = None) -> Versioned:
         self._check()
+        self._check_key()
         document.decode()
         if self.read_only:
             raise DcsUnavailable("memory: writes are refused", hint="A test did this.")
@@ -128,6 +131,10 @@ class MemoryRecord:
     def _holds(self, guard: Leader) -> bool:
         leader = self.dcs.leader
         return leader is not None and leader.name == guard.name and guard.epoch in {"", leader.epoch}
+
+    def _check_key(self) -> None:
+        if self.denied:
+            raise DcsError("memory: not allowed", hint="A test did this.")
 
     def _check(self) -> None:
         if self.dcs.down or self.cut_off:

@@ -164,6 +164,8 @@ class Observer:
         try:
             found = self._records.read()
         except DcsError as problem:
+            if not isinstance(problem, DcsUnavailable):
+                self._holding.refused(self._config.store_name)
             self._problems.report(About.DCS, problem, grace=True)
             return None, False
         self._problems.clear(About.DCS)

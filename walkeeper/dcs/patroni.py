@@ -72,7 +72,7 @@ _DENIED: Final = frozenset(
     }
 )
 _CHECK_CREDENTIALS: Final = (
-    "Check the DCS credentials in Patroni's configuration, and the rights on the cluster's keys."
+    "Check the DCS credentials in Patroni's configuration, and the rights: to read the cluster's keys, and to write {}."
 )
 _CHECK_DCS: Final = "Check that the DCS is up and has a quorum, and the way to it from this node."
 
@@ -233,7 +233,9 @@ class PatroniRecord:
         except WalkeeperError:
             raise
         except SystemExit:
-            raise DcsError(f"{self._kind}: the credentials were refused", hint=_CHECK_CREDENTIALS) from None
+            raise DcsError(
+                f"{self._kind}: the credentials were refused", hint=_CHECK_CREDENTIALS.format(self._key)
+            ) from None
         except Exception as problem:
             raise self._translated(problem) from problem
 
@@ -241,7 +243,7 @@ class PatroniRecord:
         kind = type(problem)
         text = " ".join(str(problem).split())[:300] or kind.__name__
         if kind.__name__ in _DENIED or "authentication is not possible" in text:
-            return DcsError(f"{self._kind}: not allowed: {text}", hint=_CHECK_CREDENTIALS)
+            return DcsError(f"{self._kind}: not allowed: {text}", hint=_CHECK_CREDENTIALS.format(self._key))
         if isinstance(problem, OSError) or kind.__module__.partition(".")[0] in _THEIRS:
             return DcsUnavailable(f"{self._kind}: {text}", hint=_CHECK_DCS)
         return DcsError(

@@ -20,6 +20,8 @@ from walkeeper.lib.clock import Clock
 
 BEGIN_SECONDS: Final = 600.0
 """Seconds for which the hold slot waits for a store that has no record: its archive is about to begin, or cannot."""
+REFUSED_SECONDS: Final = 30.0
+"""Seconds after which a record that the DCS does not let us read keeps no other store's archive from a takeover."""
 
 
 class Holding:
@@ -34,6 +36,7 @@ class Holding:
         self._records: dict[str, Record | None] = {}
         """None: the DCS said that there is none."""
         self._absent_since: dict[str, float] = {}
+        self._refused_since: dict[str, float] = {}
         self._lock = threading.Lock()
 
     @property
@@ -45,6 +48,13 @@ class Holding:
         """As it was read or written."""
         with self._lock:
             self._records[store] = record
+            if store in self._refused_since:  # who was refused everything has to be refused again
+                self._refused_since.clear()
+
+    def refused(self, store: str) -> None:
+        """The DCS has answered, and does not let us read that store's record."""
+        with self._lock:
+            self._refused_since.setdefault(store, self._clock.monotonic())
 
     def promises(self, store: str, system_identifier: int, wanted: Segment, history: History) -> bool:
         """Whether that store's record says that its archive has that segment of a chain of that cluster's."""
@@ -61,29 +71,32 @@ class Holding:
         return wanted.end <= record.position and wanted.number >= Segment.parse(record.start, record.size).number
 
     def others(self, store: str) -> dict[str, Record | None]:
-        """The records of the other stores. Raises DcsUnavailable where one is not known yet."""
+        """The other stores' records, but for those that may not be read. Raises DcsUnavailable where one is not known yet."""
+        known, now = self._known(store), self._clock.monotonic()
         with self._lock:
-            known = dict(self._records)
-        unknown = [other for other in self._stores if other != store and other not in known]
+            waits = {other: now - since < REFUSED_SECONDS for other, since in self._refused_since.items()}
+        unknown = [each for each in self._stores if each != store and each not in known and waits.get(each, True)]
         if unknown:
             raise DcsUnavailable(
                 f"record in the DCS: that of the store {unknown[0]} is not known yet",
                 hint="walkeeper looks again.",
             )
-        return {other: known[other] for other in self._stores if other != store}
+        return known
+
+    def _known(self, store: str) -> dict[str, Record | None]:
+        """The records of the other stores, as far as they were read."""
+        with self._lock:
+            return {each: self._records[each] for each in self._stores if each != store and each in self._records}
 
     def position(self, store: str, own: Record, history: History | None = None, *, crowded: bool = False) -> Lsn | None:
-        """Where the frontier is that the slot follows, for the archive of ``store``, whose record is ``own``; None where one of
-        the others is not known. ``history``: as in ``reached``. An archive that has not begun, or is another cluster's, is waited
-        for, but not for ever; one whose record a person may have edited, until it is taken over. ``crowded``: pg_wal's disk runs
-        short, so that one store must be enough.
+        """Where the frontier is that the slot follows, for the archive of ``store``, whose record is ``own``; None where that
+        takes a record that is not known. ``history``: as in ``reached``. An archive that has not begun, or is another
+        cluster's, is waited for, but not for ever; one whose record a person may have edited, until it is taken over.
+        ``crowded``: the disk of pg_wal runs short, so that one store must be enough.
         """
-        try:
-            others = self.others(store)
-        except DcsUnavailable:
-            return None
-        positions = [own.position]
-        for other, record in others.items():
+        positions, known = [own.position], self._known(store)
+        needed = 1 if crowded else self._durable_in
+        for other, record in known.items():
             position = None if record is None else reached(own, record, history)
             if record is not None and not record.is_owners:
                 positions.append(Lsn(0))
@@ -92,7 +105,9 @@ class Holding:
                 positions.append(position)
             elif self._is_waited_for(other):
                 positions.append(Lsn(0))
-        return followed(positions, 1 if crowded else self._durable_in)
+        if len(positions) < needed and len(known) < len(self._stores) - 1:
+            return None
+        return followed(positions, needed)
 
     def _begun(self, store: str) -> None:
         with self._lock:
