@@ -227,6 +227,7 @@ SINCE: Final = "  authentication: {key_files: [KEY]}\n"
         (PATRONI + STORE + "  encryption: {recipients: [AGE-SECRET-KEY-1]}\n", made("age-keygen -y FILE", "AGE-SECRET-KEY-1")),
         (PATRONI.replace("scope: demo\n", "") + STORE, lambda text, hint, _: (text, {between(hint, "; ", " can say"): "demo"})),
         (PATRONI + STORE.replace("/mnt/wal}", "/mnt/wal}\n  spool: {directory: spool}"), lambda text, _, there: (text.replace("directory: spool", f"directory: {there}/spool"), {})),
+        (PATRONI + STORE + "  agent: {log_level: warn}\n", renamed("warn")),
         (PATRONI + STORE + "  backup: {keep: 14}\n", lambda text, hint, _: (text.replace("14", between(hint, "Write ", " for days")), {})),
         (PATRONI + STORE + "  backup: {schedule: 22:30}\n", lambda text, hint, _: (text.replace("22:30", between(hint, "day: ", ".")), {})),
     ],

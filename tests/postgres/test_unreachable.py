@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
@@ -36,6 +38,16 @@ def test_p16_while_the_server_is_down_no_other_servers_socket_is_asked(tmp_path:
         assert "walkeeper.postgresql.host" in told.value.hint
     server.close()
     assert "host" not in conninfo(PostgresqlSettings("", 5432, "replicator", None, "postgres", ()))
+
+
+def test_a_server_that_is_down_is_to_be_started_or_its_address_named() -> None:
+    with socket.socket() as bound:  # and nobody listens
+        bound.bind(("127.0.0.1", 0))
+        down = Server(replace(LOCALHOST, host="127.0.0.1", port=bound.getsockname()[1]), 20)
+        with pytest.raises(PostgresError, match="Connection refused") as told:
+            down.state()
+    assert told.value.hint.startswith("Start the server; if it runs, say in walkeeper.postgresql.host and port")
+    down.close()
 
 
 def test_a_full_disk_keeps_doctor_from_trying_and_is_no_refusal(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +156,19 @@ def test_a_dcs_that_says_nothing_leaves_the_answer_as_it_is(promoted: Promoted) 
     assert promoted.told() == exits.ASK_AGAIN
     promoted.store.down = False
     assert promoted.told() == exits.ABSENT
+
+
+def test_a_dcs_that_hangs_is_told_with_what_helps(promoted: Promoted, caplog: pytest.LogCaptureFixture) -> None:
+    archives, goes_on = open_archives(load(promoted.config, {}), promoted.store), threading.Event()
+
+    def connect(key: str) -> MemoryRecord:
+        goes_on.wait(30)
+        return MemoryRecord(promoted.dcs, key)
+
+    with caplog.at_level("ERROR"):
+        assert Numbers("c", archives, connect, seconds=0.01).text(NAME, promoted.data) is None
+    goes_on.set()
+    assert re.search("number_not_looked_up .* HINT: .*This node must reach the DCS", caplog.text)
 
 
 def test_without_an_agent_the_command_asks_the_dcs_itself(promoted: Promoted, monkeypatch: pytest.MonkeyPatch) -> None:

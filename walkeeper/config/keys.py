@@ -5,7 +5,7 @@ docs/configuration.md and the names of the environment variables are made from t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -355,7 +355,7 @@ class Keys(Section, frozen=True):
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key. ``section`` and ``name`` say where it stands; ``kind`` how text from the environment is read,
-    which has none for ``sections``."""
+    which has none for ``sections``; ``choices`` the words that it takes, where it takes no others."""
 
     section: tuple[str, ...]
     name: str
@@ -364,6 +364,7 @@ class Key:
     required: bool
     secret: bool
     description: str
+    choices: tuple[str, ...] = ()
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -393,6 +394,12 @@ def all_keys() -> tuple[Key, ...]:
     return tuple(key for path, section in all_sections() for key in keys_of(section, path))
 
 
+def key_at(path: Sequence[str | int]) -> Key | None:
+    """The key that stands there; None where a section does. One of several stores has the keys of ``store``."""
+    names = ("store", *path[2:]) if path[:1] == ("stores",) else tuple(path)
+    return next((key for key in all_keys() if key.path == names), None)
+
+
 def _key(field: msgspec.structs.FieldInfo, path: tuple[str, ...]) -> Key:
     kinds = [inner for inner in _alternatives(inspect.type_info(field.type)) if not isinstance(inner, inspect.NoneType)]
     kind: Literal["text", "integer", "flag", "list", "sections"] = "text"
@@ -402,8 +409,9 @@ def _key(field: msgspec.structs.FieldInfo, path: tuple[str, ...]) -> Key:
         kind = "flag"
     elif isinstance(kinds[0], inspect.VarTupleType):
         kind = "sections" if isinstance(kinds[0].item_type, inspect.StructType) else "list"
+    choices = tuple(map(str, kinds[0].values)) if isinstance(kinds[0], inspect.LiteralType) else ()
     description = next((meta.description for meta in metas(field.type) if meta.description), "")
-    return Key(path, field.name, kind, field.default, field.required, is_secret(field.type), description)
+    return Key(path, field.name, kind, field.default, field.required, is_secret(field.type), description, choices)
 
 
 def _alternatives(info: inspect.Type) -> Iterator[inspect.Type]:

@@ -29,15 +29,17 @@ from walkeeper.config.keys import (
 from walkeeper.config.model import MAIN, AgentSettings, Config, NamedStore, Node, PostgresqlSettings
 from walkeeper.config.patroni_yml import LIBPQ_OPTIONS, Patroni
 from walkeeper.config.written import Written
+from walkeeper.config.wrong import type_error
 from walkeeper.errors import ConfigError
 from walkeeper.lib import trust
-from walkeeper.lib.section import Section, WrongValue, decode
+from walkeeper.lib.section import Section, decode
 from walkeeper.store.base import StoreSettings
 
 Keypath: TypeAlias = tuple[str | int, ...]
 
 _OTHER_KEYS: Final = ("backup", "proof", "remembered")
 """The record of a store has its name after ``walkeeper-``, as other keys in the DCS have these."""
+_INSIDE: Final = "Patroni and pg_rewind remove what is in the data directory: choose a place outside it."
 _SHORTEST_KEY: Final = 32
 """Characters of a key for authentication codes: 128 bits in hex."""
 
@@ -112,7 +114,7 @@ def _keys(tree: Any, environ: Mapping[str, str], written: Written) -> Keys:
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
-        raise written.error((), "expected a mapping of keys to values")
+        raise written.error((), "expected a mapping of keys to values", hint=yaml_file.MAPPING)
     overrides.apply(tree, environ, written.section, written.places)
     tree = _without_nulls(tree)
     _check_names(tree, written)
@@ -120,7 +122,7 @@ def _keys(tree: Any, environ: Mapping[str, str], written: Written) -> Keys:
     try:
         return msgspec.convert(tree, Keys, strict=True, dec_hook=decode)
     except msgspec.ValidationError as error:
-        raise _type_error(error, written) from None
+        raise type_error(error, written) from None
 
 
 def _without_nulls(tree: dict[str, Any]) -> dict[str, Any]:
@@ -178,29 +180,6 @@ def _items(value: Any) -> Iterator[tuple[str | int, Any]]:
         yield from value.items()
     elif isinstance(value, list):
         yield from enumerate(value)
-
-
-_MISSING: Final = re.compile(r"Object missing required field `(\w+)`")
-_TYPES: Final = {
-    "str": "text",
-    "int": "a whole number",
-    "bool": "true or false",
-    "object": "a mapping",
-    "array": "a list",
-}
-
-
-def _type_error(error: msgspec.ValidationError, written: Written) -> ConfigError:
-    """The text of msgspec, such as ``Expected `int`, got `str` - at `$.upload_workers```, in our words and with the place."""
-    text, _, at = str(error).partition(" - at `$")
-    path: tuple[str | int, ...] = tuple(
-        int(index) if index else name for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", at)
-    )
-    if missing := _MISSING.match(text):
-        return written.error((*path, missing[1]), "missing")
-    text = re.sub(r"`(\w+)`", lambda match: _TYPES.get(match[1], match[1]), text)
-    hint = error.__cause__.hint if isinstance(error.__cause__, WrongValue) else ""
-    return written.error(path, text[:1].lower() + text[1:], hint=hint)
 
 
 def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: yaml_file.Section) -> Config:
@@ -291,15 +270,27 @@ def _stores(keys: Keys, written: Written) -> list[NamedStore]:
     for index, store in enumerate(stores):
         if store.name.partition("-")[0] in _OTHER_KEYS:
             raise written.error(
-                ("stores", index, "name"), f"{store.name} is what another key of walkeeper's in the DCS has"
+                ("stores", index, "name"),
+                f"{store.name} is what another key of walkeeper's in the DCS has",
+                hint="Choose another name.",
             )
         for before in stores[:index]:
             if before.name == store.name:
-                raise written.error(("stores", index, "name"), f"{store.name} is the name of another one, too")
+                raise written.error(
+                    ("stores", index, "name"),
+                    f"{store.name} is the name of another one, too",
+                    hint="Give each a name of its own.",
+                )
             if before.settings.listing_command() == store.settings.listing_command():
-                raise written.error(("stores", index), f"the same place as that of {before.name}")
+                raise written.error(
+                    ("stores", index), f"the same place as that of {before.name}", hint="Two archives take two places."
+                )
     if (keys.durable_in or 1) > len(stores):
-        raise written.error(("durable_in",), f"more than there are stores, {len(stores)}")
+        raise written.error(
+            ("durable_in",),
+            f"more than there are stores, {len(stores)}",
+            hint="Lower it, or leave it out: all of them.",
+        )
     return stores
 
 
@@ -315,7 +306,9 @@ def _scratch(value: str, patroni: Patroni, written: Written) -> Path:
     """Not where PostgreSQL's own files are: Patroni and pg_rewind remove what is there."""
     path = Path(written.path(("backup", "verify_directory"), value) or value)
     if patroni.data_dir is not None and _inside(os.path.realpath(path), os.path.realpath(patroni.data_dir)):
-        raise written.error(("backup", "verify_directory"), f"{path} lies in the data directory {patroni.data_dir}")
+        raise written.error(
+            ("backup", "verify_directory"), f"{path} lies in the data directory {patroni.data_dir}", hint=_INSIDE
+        )
     return path
 
 
@@ -327,7 +320,11 @@ def _scope(patroni: Patroni, root: yaml_file.Section) -> str:
             "scope", "missing", hint="It is the cluster's name in patroni.yml; PATRONI_SCOPE can say it too."
         )
     if not re.fullmatch(r"[A-Za-z0-9_.@=+-]{1,200}", scope) or scope.startswith("."):
-        raise root.error("scope", f"{scope!r} cannot be part of a key in the store")
+        raise root.error(
+            "scope",
+            f"{scope!r} cannot be part of a key in the store",
+            hint="It takes letters, digits and _.@=+- only, and no dot first.",
+        )
     return scope
 
 
@@ -340,7 +337,7 @@ def _check_spool(spool: Path | None, patroni: Patroni, written: Written) -> None
         raise written.error(
             ("spool", "directory"),
             f"{spool} and the data directory {patroni.data_dir} lie in each other",
-            hint="Patroni and pg_rewind remove what is in the data directory; put the spool beside it.",
+            hint=_INSIDE,
         )
 
 
@@ -348,7 +345,9 @@ def _check_store(at: Keypath, store: StoreSettings, patroni: Patroni, written: W
     """Nor a store."""
     directory = store.local_directory
     if directory and patroni.data_dir and _inside(os.path.realpath(directory), os.path.realpath(patroni.data_dir)):
-        raise written.error((*at, "directory"), f"{directory} lies in the data directory {patroni.data_dir}")
+        raise written.error(
+            (*at, "directory"), f"{directory} lies in the data directory {patroni.data_dir}", hint=_INSIDE
+        )
 
 
 def _check_ready(ready: Path | None, patroni: Patroni, written: Written) -> None:
@@ -356,7 +355,9 @@ def _check_ready(ready: Path | None, patroni: Patroni, written: Written) -> None
     if ready is None or patroni.data_dir is None:
         return
     if _inside(os.path.realpath(ready), os.path.realpath(patroni.data_dir)):
-        raise written.error(("restore", "directory"), f"{ready} lies in the data directory {patroni.data_dir}")
+        raise written.error(
+            ("restore", "directory"), f"{ready} lies in the data directory {patroni.data_dir}", hint=_INSIDE
+        )
 
 
 def _inside(path: str, directory: str) -> bool:

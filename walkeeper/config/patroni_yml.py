@@ -154,7 +154,9 @@ def _split(listen: str) -> tuple[str, int]:
 
 
 def _bad_listen(root: yaml_file.Section, listen: str) -> ConfigError:
-    return root.places.error(("postgresql", "listen"), f"{listen!r} is not HOST:PORT")
+    return root.places.error(
+        ("postgresql", "listen"), f"{listen!r} is not HOST:PORT", hint="Patroni takes no other, as in 127.0.0.1:5432."
+    )
 
 
 def _socket_directory(postgresql: yaml_file.Section | None, data_dir: Path | None) -> str | None:

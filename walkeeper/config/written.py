@@ -96,7 +96,7 @@ class Written:
         host, _, port = str(value).rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-            raise self.error(keys, "expected HOST:PORT, or off")
+            raise self.error(keys, "expected HOST:PORT, or off", hint="As in 127.0.0.1:8018, or 0.0.0.0:8018 for all.")
         return host, int(port)
 
     def store(self, place: tuple[str | int, ...], keys: StoreKeys) -> StoreSettings:

@@ -31,6 +31,11 @@ _TAG: Final = "tag:yaml.org,2002:"
 _SCALARS: Final = frozenset({_TAG + kind for kind in ("str", "int", "float", "bool", "null", "timestamp")})
 _BOMS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
+MAPPING: Final = "Keys stand one below the other, each with a colon and its value: bucket: our-wal"
+_EMPTY: Final = "It takes scope at least, and the section walkeeper: with a store. Or name another file with --config."
+_LOOK: Final = "Look at that line and the one above: indentation, brackets, quotes."
+_TWICE: Final = "Keep one of them."
+
 
 class Places:
     """Where each value came from, so that an error can name the line, or the environment variable."""
@@ -82,7 +87,7 @@ class Section:
         if node is None:
             return None
         if not isinstance(node, yaml.MappingNode):
-            raise self.error(key, "expected a mapping of keys to values")
+            raise self.error(key, "expected a mapping of keys to values", hint=MAPPING)
         return Section(node, (*self.keys, key), self.places, self.status)
 
     def text(self, key: str) -> str | None:
@@ -113,7 +118,7 @@ class Section:
         keys = (*self.keys, key)
         if len(own) > 1:
             self.places.note_line(keys, _line(own[1][0]))
-            raise self.places.error(keys, f"the key is there twice, also on line {_line(own[0][0])}")
+            raise self.places.error(keys, f"the key is there twice, also on line {_line(own[0][0])}", hint=_TWICE)
         for name, node in _pairs(self._node):
             if _is_key(name, key):
                 self.places.note_line(keys, _line(name))
@@ -125,7 +130,7 @@ class Section:
         if node is None:
             return None
         if not isinstance(node, yaml.ScalarNode):
-            raise self.error(key, "expected a single value")
+            raise self.error(key, "expected a single value", hint="It stands on the line of its key, without a list.")
         return self._scalar_value(node, (*self.keys, key))
 
     def _plain(self, node: yaml.Node, keys: Keys) -> Any:
@@ -152,7 +157,9 @@ class Section:
                 raise self.places.error(keys, "a key that is not text", hint="Put the key in quotes if it is meant.")
             if name.value in own:
                 self.places.note_line((*keys, name.value), _line(name))
-                raise self.places.error((*keys, name.value), f"the key is there twice, also on line {own[name.value]}")
+                raise self.places.error(
+                    (*keys, name.value), f"the key is there twice, also on line {own[name.value]}", hint=_TWICE
+                )
             own[name.value] = _line(name)
         plain: dict[str, Any] = {}
         for name, value in _pairs(node):
@@ -187,9 +194,9 @@ def read(path: Path) -> Section:
     except RecursionError:
         raise _error(path, None, "", "it is nested too deeply to be a configuration") from None
     if root is None:
-        raise _error(path, None, "", "the file is empty")
+        raise _error(path, None, "", "the file is empty", hint=_EMPTY)
     if not isinstance(root, yaml.MappingNode):
-        raise _error(path, _line(root), "", "expected a mapping of keys to values at the top level")
+        raise _error(path, _line(root), "", "expected a mapping of keys to values at the top level", hint=MAPPING)
     return Section(root, (), Places(path), status)
 
 
@@ -263,7 +270,7 @@ def _decode(path: Path, data: bytes) -> str:
 def _syntax_error(path: Path, error: yaml.MarkedYAMLError) -> ConfigError:
     mark = error.problem_mark or error.context_mark
     text = re.sub(r"\s+", " ", error.problem or error.context or "it is not YAML")
-    hint = "YAML indents with spaces only." if "\\t" in text else ""
+    hint = "YAML indents with spaces only." if "\\t" in text else _LOOK
     alias = "found undefined alias"
     if text.startswith(alias):  # its name may be a password
         text, hint = alias, "Put text that begins with * in quotes."

@@ -79,6 +79,9 @@ def exposures(path: Path, status: os.stat_result, us: Us, *, secret: bool) -> It
             )
 
 
+_ONE_LINE: Final = "It has to hold one line of text: the secret, and nothing else."
+
+
 class UnusableSecret(ValueError):
     """A file that is not there, that others may change, or that holds no secret; with what ends that."""
 
@@ -100,9 +103,11 @@ def read_secret(path: Path, us: Us) -> tuple[str, os.stat_result]:
             os.close(descriptor)
         text = data.decode().rstrip("\r\n")
     except OSError as error:
-        raise UnusableSecret(f"{path} cannot be read: {error.strerror}") from None
+        raise UnusableSecret(
+            f"{path} cannot be read: {error.strerror}", hint=f"It must be there, and readable by uid {os.geteuid()}."
+        ) from None
     except UnicodeDecodeError:
-        raise UnusableSecret(f"{path} is not text") from None
+        raise UnusableSecret(f"{path} is not text", hint=_ONE_LINE) from None
     if not text or len(data) > MAX_SECRET_BYTES or not text.isprintable():
-        raise UnusableSecret(f"{path} does not hold one line with a secret")
+        raise UnusableSecret(f"{path} does not hold one line with a secret", hint=_ONE_LINE)
     return text, status

@@ -36,6 +36,7 @@ _NO_PHRASE: Final = "none is configured"
 """For a key without one it changes nothing; for one that has one it keeps OpenSSL from asking on the terminal."""
 SPARE_SECONDS: Final = 60.0
 """After which a session in a walsender's place is given back, for a usual one if there is room by then."""
+_NOT_THERE: Final = ("Connection refused", "No such file or directory")
 _NO_SLOT: Final = ("too many", "remaining connection slots")
 _KNOWS_REQUIRE_AUTH: Final = 160000
 """The version of libpq that has it."""
@@ -338,4 +339,6 @@ def hint_for(text: str) -> str:
         return "Raise max_wal_senders: the archiver needs one, and so do each replica and each base backup."
     if any(words in text for words in _NO_SLOT):
         return "Raise max_connections, or end what holds them."
+    if any(words in text for words in _NOT_THERE):
+        return "Start the server; if it runs, say in walkeeper.postgresql.host and port where it listens."
     return ""

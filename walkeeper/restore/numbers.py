@@ -18,12 +18,16 @@ from walkeeper.core.names import HistoryFile
 from walkeeper.core.remembered import decode
 from walkeeper.dcs.base import RECORD, REMEMBERED, RecordStore
 from walkeeper.dcs.claim import read_claim
-from walkeeper.errors import WalkeeperError
+from walkeeper.errors import DcsUnavailable, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.data_directory import is_starting, read_control_file, running_server
 from walkeeper.restore.abandoned import only_follows
 from walkeeper.restore.branch import for_server
+
+_DCS: Final = (
+    "This node must reach the DCS as patroni.yml has it: a promotion meanwhile may take a number that was used."
+)
 
 SECONDS: Final = 0.8
 """For all questions together: a promotion waits, and has waited for the store."""
@@ -55,7 +59,8 @@ class Numbers:
             text = self._deadline.call(lambda: self._text(file.timeline, data_directory), self._seconds)
             plain = None if text is None else for_server(name, text, data_directory)
         except (WalkeeperError, DeadlineExceeded) as problem:
-            events.failure("number_not_looked_up", problem, file=name)
+            told = problem if getattr(problem, "hint", "") else DcsUnavailable(str(problem), hint=_DCS)
+            events.failure("number_not_looked_up", told, file=name)
             return None
         if plain is not None:
             events.info("number_used", file=name, by="the DCS, as the store does not deliver it")

@@ -23,7 +23,7 @@ def one_prefix(prefix: str) -> str:
             hint="Use letters, digits, dashes and slashes; no part may start with a dot.",
         )
     if sum(len(part) + 1 for part in parts) > MAX_PREFIX:
-        raise WrongSetting("prefix", f"longer than {MAX_PREFIX - 1} characters")
+        raise WrongSetting("prefix", f"longer than {MAX_PREFIX - 1} characters", hint="Choose a shorter one.")
     return "/".join(parts)
 
 
@@ -36,7 +36,11 @@ def one_endpoint(endpoint: str | None) -> str | None:
     except ValueError:
         fits = False
     if not fits or "@" in endpoint or url.query or url.fragment or not endpoint.isprintable() or " " in endpoint:
-        raise WrongSetting("endpoint", "expected http(s)://HOST[:PORT] and nothing else")
+        raise WrongSetting(
+            "endpoint",
+            "expected http(s)://HOST[:PORT] and nothing else",
+            hint="As in https://minio.example.com:9000; the bucket has a key of its own.",
+        )
     return endpoint.rstrip("/")
 
 

@@ -176,9 +176,15 @@ class S3Settings(Section, frozen=True):
                 "bucket", f"{self.bucket[:MAX_KEY]!r} is not the name of a bucket", hint=what_to_write(self.bucket)
             )
         if (self.access_key_id is None) != (self.secret_access_key is None):
-            raise WrongSetting("", "access_key_id and secret_access_key go together, and one is missing")
+            raise WrongSetting(
+                "",
+                "access_key_id and secret_access_key go together, and one is missing",
+                hint="Give both, or none: then boto3 looks where it does: environment, profile, role.",
+            )
         if self.access_key_id is None and self.session_token is not None:
-            raise WrongSetting("", "session_token without access_key_id")
+            raise WrongSetting(
+                "", "session_token without access_key_id", hint="It belongs to a key of its own: give all three."
+            )
         if self.access_key_id is not None and self.profile is not None:
             raise WrongSetting("profile", "access_key_id is there too", hint="Keep one of the two.")
         if self.kms_key_id is not None and self.sse == "AES256":
