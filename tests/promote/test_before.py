@@ -12,17 +12,20 @@ from typing import Final
 import msgspec
 import pytest
 
+from tests.core.test_floor import a_floor
 from tests.core.values import history_text, message_record, wal_of
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive import tail
 from walkeeper.archive.codec import Codec
+from walkeeper.archive.expiry import write_floor
 from walkeeper.archive.open import Archives
 from walkeeper.config import load
+from walkeeper.core.floor import Below
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.record import Record, decode_record
+from walkeeper.core.record import Gap, Record, decode_record
 from walkeeper.core.synchronous import LEASE, LEASE_OVER
 from walkeeper.core.tail import Piece
 from walkeeper.dcs.base import Leader, Versioned
@@ -472,6 +475,45 @@ def test_a_store_that_has_less_than_the_record_says_is_a_veto(world: World) -> N
     world.standby.replayed = (FIRST + 2) * MIB
     with pytest.raises(CannotTell, match="the record says up to"):
         world.run()
+
+
+@pytest.mark.parametrize("frontier", [FIRST, FIRST + 1])
+def test_p8_an_empty_store_has_not_what_the_record_says_at_a_segments_start(world: World, frontier: int) -> None:
+    """Another prefix, or a disk that is not mounted here. The owner had acknowledged what lies behind."""
+    world.record(frontier * MIB)
+    world.complete(*range(FIRST, frontier))
+    world.pieces(frontier, 60_000)
+    world.standby.replayed = frontier * MIB
+    right, world.archives = world.archives, Archives(MemoryStore(), "demo", None, Codec())
+    with pytest.raises(CannotTell, match="the record s") as caught:
+        world.run()
+    assert "right store" in caught.value.hint
+    world.archives = right
+    with pytest.raises(PromotionVetoed, match="replay stands"):
+        world.run()
+    world.standby.replayed = world.last(frontier * MIB + 60_000)
+    world.run()
+
+
+@pytest.mark.parametrize("why", ["a gap in the record", "a gap in the store", "its pieces", "the floor"])
+def test_what_the_record_says_may_be_lost_or_given_up_or_not_whole_yet(world: World, why: str) -> None:
+    end = Lsn((FIRST + 1) * MIB)
+    world.standby.replayed = end
+    world.record(end)
+    with pytest.raises(CannotTell, match=f"{world.segment(FIRST)}: not in the store"):
+        world.run()
+    if why == "a gap in the record":
+        world.record(end, gaps=(Gap(1, str(Lsn(FIRST * MIB)), str(end)),))
+    elif why == "a gap in the store":
+        world.archive.record_gap(world.segment(FIRST), end)
+    elif why == "its pieces":
+        world.pieces(FIRST, 500_000, MIB)
+    else:
+        floor = a_floor(
+            system_identifier=str(SYSTEM), start=world.segment(FIRST + 1).name, below=(Below(1, str(end)),), kept=()
+        )
+        write_floor(world.store, world.archive.layout, floor)
+    world.run()
 
 
 def test_a_damaged_piece_is_a_veto_unless_the_standby_has_that(world: World) -> None:

@@ -280,12 +280,15 @@ class Replaying:
             its, frontier = newest
         else:
             return None
-        end = self._stored.end(its, max(frontier, _fork(its)), self._session)
+        begin = max(frontier, _fork(its))
+        end = self._stored.end(its, begin, self._session)
         if end.lsn < frontier:
             raise CannotTell(
                 f"the store has timeline {its.timeline} up to {end.lsn}, and the record says up to {frontier}",
                 hint="Is it the right store? Put back what is missing: walkeeper verify lists it.",
             )
+        if self._record is not None and end.lsn <= begin:  # an empty store, too, has everything up to a segment's start
+            self._stored.check_has(self._record, its, self._session)
         events.info("pre_promote_end", timeline=its.timeline, end=end.lsn)
         self._found = its, end
         return self._found

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
+from typing import Final
 
+from walkeeper.archive.expiry import below_floors
 from walkeeper.archive.histories import timelines
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import Archives
@@ -13,9 +15,13 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.promotion import believed
+from walkeeper.core.record import Gap, Record
+from walkeeper.core.suspicion import covers
 from walkeeper.core.wal_page import Plain, first_difference
 from walkeeper.core.wal_records import can_be_read, last_end
 from walkeeper.errors import CannotTell, HoleInArchive
+
+_WHICH: Final = "Is it the right store? Put back what is missing: walkeeper verify lists it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,30 @@ class Stored:
         history = self.history(max(timelines(self._archives.store, self._layout), default=1))
         reached = self._contents.frontier(history)
         return None if reached is None else (history, reached)
+
+    def check_has(self, record: Record, history: History, session: str) -> None:
+        """That what the record says is stored last is here. Raises CannotTell."""
+        first, number = Segment.parse(record.start, self.size), record.position // self.size - 1
+        if number < first.number:
+            if self._contents.start() is None:
+                place = f"{self._archives.store.url}/{self._layout.root}"
+                raise CannotTell(
+                    f"{place}: no archive is there, and the record speaks of one from {first}", hint=_WHICH
+                )
+            return
+        below = history.segment(number, self.size)
+        if record.position % self.size or self._contents.has(below) or self._is_lost(below, record):
+            return  # with a part of a segment ``end`` compares it
+        if len(self._tail(below, session).plain) < self.size:
+            raise CannotTell(f"{below}: not in the store, and the record says up to {record.lsn}", hint=_WHICH)
+
+    def _is_lost(self, segment: Segment, record: Record) -> bool:
+        """Recorded as a gap, or given up."""
+        alone = Gap(segment.timeline, str(segment.start), str(segment.end))
+        given_up = below_floors(self._archives.store, self._layout).get(segment.timeline, ())
+        return covers((*record.gaps, *self._contents.gaps()), alone) or any(
+            begin <= segment.number < end for begin, end in given_up
+        )
 
     def end(self, history: History, begin: Lsn, session: str) -> End:
         """Of that timeline, from the segment with ``begin`` on: segments that are complete, or complete by their pieces."""
