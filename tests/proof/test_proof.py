@@ -468,6 +468,12 @@ def test_without_a_right_to_write_it_is_told_and_not_remembered(
     command._remember(found)
     assert not found.remembered
     assert newest_proof(store, LAYOUT) is None
+    settings = found.plan.config.store
+    assert isinstance(settings, DirectorySettings)
+    settings.path.rmdir()  # away: it does not tell the time either
+    command._remember(found)
+    assert not found.remembered
+    settings.path.mkdir()
     monkeypatch.undo()
     command._remember(found)
     proof = newest_proof(store, LAYOUT)

@@ -349,17 +349,18 @@ def _remember(found: Found, damage: str = "") -> None:
     is only said.
     """
     plan, reached = found.plan, found.reached
-    proof = Proof(
-        backup=plan.backup.id,
-        at=timestamp(plan.config.store.clock_ahead() or 0.0),
-        timeline=plan.timeline,
-        lsn=str(Lsn.parse(reached.get("lsn") or "0/0")),
-        last_commit=_commit(reached),
-        checks=tuple(each.name for each in found.checks if each.state == "ok"),
-        by=os.uname().nodename,
-        damage=damage[:4096],
-    )
     try:
+        ahead = with_retries(plan.config.store.clock_ahead) or 0.0
+        proof = Proof(
+            backup=plan.backup.id,
+            at=timestamp(ahead),
+            timeline=plan.timeline,
+            lsn=str(Lsn.parse(reached.get("lsn") or "0/0")),
+            last_commit=_commit(reached),
+            checks=tuple(each.name for each in found.checks if each.state == "ok"),
+            by=os.uname().nodename,
+            damage=damage[:4096],
+        )
         with_retries(lambda: write_proof(plan.evidence.store, plan.evidence.layout, proof))
         found.remembered = not damage
     except StoreError as problem:
