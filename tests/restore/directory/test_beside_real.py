@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.bare_host import BareHost
+from tests.fixtures.bare_host import BareHost, forget_crash
 from tests.fixtures.taken import Place
 from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory, wait_until
@@ -80,6 +80,7 @@ def test_p14_delta_writes_into_no_tablespace_and_no_pg_wal_of_another_server(pro
     assert f"of the server in {production.server.data}" in told
     copy = there.directory / "copy"
     subprocess.run(["cp", "-a", production.server.data, copy], check=True)
+    forget_crash(copy)
     assert f"{production.space}: it is tablespace " in production.refuses(copy, "--delta")
     told = production.refuses(copy, "--delta", production.moves.replace("/moved", "/more"))
     assert f"{copy}/pg_wal: it is pg_wal of the server in {production.server.data}" in told

@@ -317,6 +317,7 @@ def test_before_a_hole_everything_up_to_it_can_be_restored_and_nothing_behind_it
 ) -> None:
     monkeypatch.setattr(plan, "_ON_ITS_WAY", 0)
     config = replace(load(restored.config, {}), bin_dir=life.server.bin_dir)
+    forget_crash(restored.data)
     request = Request(directory=restored.data, tablespaces=(f"{life.space}={restored.space}",), delta=True)
     whole = plan.make(config, request)
     assert whole.end is not None
