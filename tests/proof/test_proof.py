@@ -38,6 +38,7 @@ from walkeeper.postgres.scratch import ScratchServer
 from walkeeper.postgres.server import Server
 from walkeeper.proof import command, modest, place
 from walkeeper.restore.state import NAME, State, encode
+from walkeeper.store.directory.keys import DirectorySettings
 
 PROOF = Proof(backup=str(ID), at="2026-11-28T10:15:00Z", timeline=3, lsn="0/5000028", by="here")
 
