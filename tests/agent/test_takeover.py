@@ -174,6 +174,29 @@ def test_an_owner_whose_session_was_ended_is_fenced_and_its_next_takeover_says_w
     assert (again.record.durability, again.record.closed_by) == ("", "")
 
 
+def test_p8_a_record_says_that_commits_wait_only_when_the_archives_start_is_stated(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A promotion holds it against that: the store may go away between the two, and nothing was acknowledged."""
+
+    def away(_: Segment) -> None:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.archive, "state_start", away)
+        with pytest.raises(StoreUnavailable):
+            world.take_over("a", ONE, 3 * MIB, durability="store")
+    assert world.dcs.record is not None
+    assert decode_record(world.dcs.record.document).durability == ""
+    owner = world.take_over("a", ONE, 3 * MIB, durability="store")
+    assert owner.record.durability == "store"
+    assert decode_record(world.dcs.record.document) == owner.record
+    owner.confirm()
+    writes = len(world.records["a"].writes)
+    world.take_over("a", ONE, 3 * MIB, durability="store")
+    assert len(world.records["a"].writes) == writes + 1
+
+
 @pytest.mark.parametrize("reads_lag", [False, True])
 def test_p8_an_owner_confirms_its_record_by_what_cannot_be_old(world: World, reads_lag: bool) -> None:
     """What Patroni remembers of Kubernetes may be: there it is written again."""

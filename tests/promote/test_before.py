@@ -495,6 +495,13 @@ def test_p8_an_empty_store_has_not_what_the_record_says_at_a_segments_start(worl
     world.run()
 
 
+def test_a_record_whose_owner_could_not_begin_hinders_no_failover(world: World) -> None:
+    """The store went away before the archive's start was stated. Nothing was acknowledged."""
+    world.record(durability="")
+    world.store.objects.clear()
+    world.run()
+
+
 @pytest.mark.parametrize("why", ["a gap in the record", "a gap in the store", "its pieces", "the floor"])
 def test_what_the_record_says_may_be_lost_or_given_up_or_not_whole_yet(world: World, why: str) -> None:
     end = Lsn((FIRST + 1) * MIB)

@@ -69,7 +69,7 @@ class Stored:
         """That what the record says is stored last is here. Raises CannotTell."""
         first, number = Segment.parse(record.start, self.size), record.position // self.size - 1
         if number < first.number:
-            if self._contents.start() is None:
+            if record.durability == "store" and self._contents.start() is None:  # else its owner had not begun yet
                 place = f"{self._archives.store.url}/{self._layout.root}"
                 raise CannotTell(
                     f"{place}: no archive is there, and the record speaks of one from {first}", hint=_WHICH

@@ -187,13 +187,18 @@ def take_over(
         )
     _store_histories(archive, local, belief)
     token = (previous.life if previous is not None else "") or watcher.token()
-    record, written = _compare_and_set(me, records, before, belief, local, token, durability, waits_for)
+    begins = not belief.start_is_stated and belief.lsn < belief.first.end
+    says: Durability = "local" if begins else durability
+    record, written = _compare_and_set(me, records, before, belief, local, token, says, waits_for)
     watcher.sums = {}
     no_longer_a_clone(archive, local)
     if not belief.start_is_stated:
         archive.state_start(
             belief.first
         )  # only after the record: an archive states a start only where somebody owns it
+    if says != durability:  # a promotion believes no record that says so where the store states no start
+        record = msgspec.structs.replace(record, durability=durability)
+        written = records.write(record.encode(), written, guard=_leader(me, records))
     events.info(
         "takeover",
         owner=me,
