@@ -73,6 +73,12 @@ def test_the_wheel_has_the_whole_package_and_its_version(wheel: Path) -> None:
     assert f"\nVersion: {__version__}\n" in metadata
 
 
+def test_the_documents_that_hints_name_are_installed(installed: Path) -> None:
+    there = installed.parent / "share" / "doc" / "walkeeper"
+    for document in (ROOT / "docs").glob("*.md"):
+        assert (there / "docs" / document.name).read_bytes() == document.read_bytes()
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_lies_beside_the_commands_as_it_is_in_the_checkout(installed: Path, script: str) -> None:
     assert (installed / script).read_bytes() == (ROOT / "walkeeper" / "shell" / script).read_bytes()

@@ -85,6 +85,15 @@ def test_pieces_that_are_not_all_of_it_do_not_stand_for_it(tmp_path: Path, ends:
     assert (node.found, node.gaps) == (None, 1)
 
 
+def test_where_nobody_is_waited_for_nobody_is_said_to_be_started(tmp_path: Path) -> None:
+    node = Node(tmp_path, Codec())
+    node.looks()
+    (problem,) = node.problems.open()
+    assert problem.text.endswith("; nobody is left to ask")
+    assert problem.hint.startswith("No member has it: it becomes a gap automatically")
+    assert problem.hint.endswith(f"walkeeper gap accept {LOST.start}")
+
+
 def test_p9_pieces_that_this_node_cannot_open_are_waited_for_and_no_longer_than_that(tmp_path: Path) -> None:
     """Restores may have the key."""
     key = str(pyrage.x25519.Identity.generate().to_public())

@@ -38,7 +38,7 @@ class Silent:
 
 
 def begin(walsender: Silent, *, spread: bool = False, standby: bool = False) -> None:
-    server, config = SimpleNamespace(in_recovery=standby), SimpleNamespace(postgresql=None)
+    server, config = SimpleNamespace(in_recovery=standby), SimpleNamespace(postgresql=SimpleNamespace(user='the "one"'))
     begin_incremental(
         cast(Config, config),
         cast(BackupStream, walsender),
@@ -84,7 +84,7 @@ def test_the_right_to_make_a_checkpoint_is_asked_for_only_where_it_is_lacking(
     with pytest.raises(PostgresError, match="nothing any more"):
         begin(Silent(), standby=True)
     said = capsys.readouterr().err
-    assert ("no_checkpoint_on_leader" in said, "grant pg_checkpoint" in said) == (True, told)
+    assert ("no_checkpoint_on_leader" in said, 'grant pg_checkpoint to "the ""one""";' in said) == (True, told)
 
 
 def test_a_parents_pieces_are_looked_for_by_their_names_as_they_were_stored() -> None:

@@ -129,6 +129,8 @@ def test_one_fault_is_one_line_on_the_node_whose_agent_reports_it() -> None:
         "text": "agent on this node, since 2026-11-28T07:00:00Z: PUT: 403",
         "hint": "The credentials need s3:PutObject.",
     }
+    assert attention({**WHOLE, "record": record(trouble="PUT: 403"), "agent": REPORT}) == []  # over for seconds
+    assert len(attention({**WHOLE, "record": record(trouble="PUT: 403"), "agent": None})) == 1
     (only,) = attention({**WHOLE, "node": "node2", "record": record(trouble="PUT: 403"), "agent": REPORT})
     assert only == {"text": "node1, which archives: PUT: 403", "hint": "walkeeper status on node1 says what to do."}
 

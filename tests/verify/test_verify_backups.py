@@ -111,7 +111,7 @@ def test_without_any_backup_nothing_is_said_of_them(tmp_path: Path, capsys: pyte
     built.put(ONE, 3, 4)
     verify = Verifier(built, capsys, monkeypatch)
     assert verify().document["backups"] is None
-    assert "Restore   0/300000 to 0/500000, 2 segments" in verify(json=False).out
+    assert "WAL       0/300000 to 0/500000, 2 segments" in verify(json=False).out
 
 
 @pytest.mark.parametrize("kind", ["data/", "index-", "order-", "manifest-"])

@@ -141,7 +141,7 @@ def test_a_window_ends_at_a_damaged_object(built: Built, verify: Verifier) -> No
         ("5", "7", 3),
     ]
     text = verify(deep=True, json=False).out
-    assert "Restore   0/300000 to 0/400000, 1 segment\n          0/500000 to 0/800000, 3 segments" in text
+    assert "WAL       0/300000 to 0/400000, 1 segment\n          0/500000 to 0/800000, 3 segments" in text
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

@@ -49,7 +49,7 @@ def test_a_tail_that_reaches_the_frontier_is_sound(built: Built, verify: Verifie
     assert found["segments"] == {"expected": 8, "stored": 8}
     text = verify(json=False, deep=deep).out
     assert f"\nTail      00000004000000000000000B up to {end}, 3 pieces\n" in text
-    assert f"Restore   0/300000 to {Lsn(11 * SIZE + INSIDE)}, 8 segments\n" in text
+    assert f"WAL       0/300000 to {Lsn(11 * SIZE + INSIDE)}, 8 segments\n" in text
 
 
 @pytest.mark.parametrize("hole", ["none at all", "too short", "hole", "no beginning", "two owners", "another timeline"])
@@ -77,7 +77,7 @@ def test_p4_a_frontier_that_no_tail_bears_out_is_damage(built: Built, verify: Ve
     assert said.document["end_lsn"] == str(Lsn(11 * SIZE))
     told = " ".join(verify(json=False).out.split())
     assert f"up to the frontier {Lsn(11 * SIZE + INSIDE)} " in told
-    assert f"Restore 0/300000 to {Lsn(11 * SIZE)}, 8 segments" in told
+    assert f"WAL 0/300000 to {Lsn(11 * SIZE)}, 8 segments" in told
 
 
 def test_a_segment_that_was_completed_since_needs_no_tail(

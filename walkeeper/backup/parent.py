@@ -97,7 +97,8 @@ def _checkpoint_on_leader(config: Config) -> None:
                 raise CannotTell(f"leader: its checkpoint at {end} was not replayed within {_REPLAYED:.0f} s")
             time.sleep(_LOOK)
     except (WalkeeperError, ImportError) as problem:
-        hint = "A quiet cluster's backups from a standby are full then. grant pg_checkpoint to that role."
+        role = '"{}"'.format(config.postgresql.user.replace('"', '""'))
+        hint = f"A quiet cluster's backups from a standby are full then. As a superuser: grant pg_checkpoint to {role};"
         if "pg_checkpoint" not in str(problem):
             hint = getattr(problem, "hint", "")
         events.warning("no_checkpoint_on_leader", error=problem, hint=hint)

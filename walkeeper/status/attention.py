@@ -48,7 +48,7 @@ def _about_other_stores(status: dict[str, Any]) -> Iterator[Remark]:
     told = {problem["text"] for problem in _problems(status["agent"])}
     for store in status["stores"]:
         problems = [problem for problem in reported.get(store["name"], ()) if problem["text"] not in told]
-        its = {**status, **store, "agent": {"troubles": problems}, "paused": None}
+        its = {**status, **store, "agent": status["agent"] and {"troubles": problems}, "paused": None}
         found = (
             *_about_the_owner(its),
             *_standstill(store["record"], [store]),
@@ -114,7 +114,7 @@ def _about_the_owner(status: dict[str, Any]) -> Iterator[Remark]:
         yield remark("Patroni has no leader", "patronictl list shows what its members do.")
     if record is None:
         return
-    own = record["owner"] == status["node"] and _problems(status["agent"])  # newer, and all of them
+    own = record["owner"] == status["node"] and status["agent"] is not None  # its word is newer, also that all is over
     if record["trouble"] and not own:
         hint = f"walkeeper status on {record['owner']} says what to do." if record["owner"] != status["node"] else ""
         yield remark(f"{record['owner']}, which archives: {record['trouble']}", hint)

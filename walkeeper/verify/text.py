@@ -78,7 +78,7 @@ def document(
 
 def render(found: dict[str, Any]) -> str:
     """A document for people."""
-    restorable = window_lines(found["windows"], len(_INDENT), "Restore" if found["backups"] is None else "WAL")
+    restorable = window_lines(found["windows"], len(_INDENT))
     lines = [*_head(found), *restorable, *backup_lines(found["backups"], len(_INDENT)), ""]
     lines += [*_findings(found), *_wrapped("", _verdict(found), 0)]
     return "\n".join(map(printable, lines))

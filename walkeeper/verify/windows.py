@@ -66,8 +66,9 @@ def windows(
     return described, findings
 
 
-def lines(described: list[dict[str, Any]], indent: int, word: str = "Restore") -> Iterator[str]:
-    """Within each window to every point. ``word`` stands before the first."""
+def lines(described: list[dict[str, Any]], indent: int) -> Iterator[str]:
+    """What WAL is there without a hole, for base backups of any tool."""
+    word = "WAL"
     for window in described[:_SHOWN]:
         count = counted(window["segments"], "segment")
         yield f"{word.ljust(indent)}{window['start_lsn']} to {window['end_lsn']}, {count}"

@@ -317,6 +317,9 @@ class LostWal:
             WalMissing(
                 f"WAL {lost[0]}{more}: neither this server nor the store has it; {waits}",
                 hint="Start the members that are waited for, and their agents: the WAL is taken from them automatically. "
-                f"If it is lost for good, run: walkeeper gap accept {lost[0].first.start}",
+                f"If it is lost for good, run: walkeeper gap accept {lost[0].first.start}"
+                if silent or members is None
+                else "No member has it: it becomes a gap automatically, and then a base backup is needed. To say so now, run: "
+                f"walkeeper gap accept {lost[0].first.start}",
             ),
         )

@@ -166,7 +166,8 @@ def _look(evidence: Evidence, archives: Archives) -> Restorable:
         unreadable = "; ".join(documents.unreadable.values())
         raise CannotRestore(
             f"{evidence.store.url}/{evidence.layout.root}: there is no base backup in it",
-            hint=unreadable or "walkeeper backup takes one. For those that other tools take, see docs/recovery.md.",
+            hint=unreadable
+            or "walkeeper backup takes one. Other tools restore theirs, with walkeeper-restore-wal as restore_command.",
         )
     listed = Listed(evidence.archived, evidence.histories, evidence.start)
     record = evidence.claim.record
