@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
 import sys
 import termios
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from walkeeper.cli import main as cli
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.status import screen
 from walkeeper.status.attention import remark
-from walkeeper.status.screen import Sample, lines, plain, rate
+from walkeeper.status.screen import Sample, cut, lines, plain, rate
 
 AGENT: Final[dict[str, Any]] = {
     "agent": {
@@ -51,8 +53,21 @@ def test_it_says_what_moves_and_how_fast() -> None:
     assert "WAL       0/1200000 on node1, +3 MiB/s; 4 MiB not archived" in text
     assert "Uploads   2 in flight (00000002000000020000004A, 00000002000000020000004B);" in text
     assert "41 done, 10 MiB" in text.replace("\n          ", " ")
-    assert text.splitlines()[0] == "demo  2026-11-23T08:00:00Z"
-    assert text.endswith("\nAll well.")
+    assert text.splitlines()[:3] == ["demo  2026-11-23T08:00:00Z", "All well.", ""]
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 20), (40, 3)])
+def test_a_window_that_is_too_small_has_the_verdict_and_says_how_much_it_lacks(width: int, height: int) -> None:
+    remarks = [remark(f"fault {number} " + "x " * 40, f"do this {number} " + "y " * 80) for number in range(4)]
+    found = lines([sample(0, 0, 0, attention=remarks, exit_code=1)], stamp="now", age=0.0, bars=False)
+    shown = [
+        line for each in plain(cut(found, width, height)).splitlines() for line in textwrap.wrap(each, width) or [""]
+    ]
+    assert len(shown) <= height
+    assert shown[1] == "Something needs a look."
+    missing = int(re.fullmatch("… ([0-9]+) more lines: enlarge the window", shown[-1])[1])  # type: ignore[index]
+    assert len(found) == len(cut(found, width, height)) - 1 + missing
+    assert cut(found, width, 1000) == found
 
 
 def test_a_rate_is_of_the_last_seconds_and_never_negative() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from walkeeper.core.amounts import counted, size
 from walkeeper.core.amounts import rate as per_second
-from walkeeper.core.amounts import size
 from walkeeper.core.lsn import Lsn
 from walkeeper.lib.terminal import printable, wrapped
 from walkeeper.status import rows
@@ -40,6 +41,7 @@ def lines(samples: Sequence[Sample], *, stamp: str, age: float, bars: bool) -> l
     status = samples[-1].status
     found = [
         _title(status, stamp, age),
+        [(rows.VERDICTS[status["exit_code"]], _COLOURS[status["exit_code"]])],
         [],
         *_words("Archive", rows.archive(status)),
         *_words("Frontier", rows.frontier(status, _speed(samples, "frontier"))),
@@ -59,11 +61,18 @@ def lines(samples: Sequence[Sample], *, stamp: str, age: float, bars: bool) -> l
         *([_bars(samples)] if bars and len(samples) > 2 else []),
         [],
         *(_styled(cells) for cells in rows.table(status, rows.NARROW, WIDTH)),
-        [],
-        *_remarks(status),
-        [(rows.VERDICTS[status["exit_code"]], _COLOURS[status["exit_code"]])],
+        *([[], *remarks] if (remarks := _remarks(status)) else []),
     ]
     return [[(printable(text), style) for text, style in line] for line in found]
+
+
+def cut(found: Sequence[Line], width: int, height: int) -> list[Line]:
+    """What a terminal of that size shows, and how much it does not: a screen does not scroll."""
+    rooms = [max(1, len(textwrap.wrap("".join(text for text, _ in line), width))) for line in found]
+    if sum(rooms) <= height:
+        return [*found]
+    fit = next(at for at in range(len(found), -1, -1) if sum(rooms[:at]) < height)
+    return [*found[:fit], [(f"… {counted(len(found) - fit, 'more line')}: enlarge the window", "yellow")]]
 
 
 def plain(found: Sequence[Line]) -> str:

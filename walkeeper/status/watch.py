@@ -9,6 +9,7 @@ import json as json_module
 import os
 import queue
 import select
+import shutil
 import signal
 import sys
 import termios
@@ -22,7 +23,7 @@ from typing import Any, Final, TypeAlias
 
 from walkeeper.config import Config
 from walkeeper.lib.clock import timestamp
-from walkeeper.status.screen import BARS, Line, Sample, lines, plain
+from walkeeper.status.screen import BARS, Line, Sample, cut, lines, plain
 
 KEPT: Final = 60
 """Samples, for rates and bars."""
@@ -156,6 +157,10 @@ def _can_show(text: str) -> bool:
     return True
 
 
+def _fitting(found: list[Line]) -> list[Line]:
+    return cut(found, *shutil.get_terminal_size())
+
+
 @contextmanager
 def _shown() -> Iterator[Show]:
     """What puts lines onto the terminal; the terminal is as it was afterwards."""
@@ -164,12 +169,12 @@ def _shown() -> Iterator[Show]:
         from rich.live import Live  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
     except ImportError:
-        yield lambda found: print(_CLEAR + plain(found), flush=True)  # noqa: T201 - it is for standard output
+        yield lambda found: print(_CLEAR + plain(_fitting(found)), end="", flush=True)  # noqa: T201 - it is for standard output
         return
     console = Console(highlight=False)
 
     def text(found: list[Line]) -> Text:
-        return Text("\n").join(Text.assemble(*line) for line in found)
+        return Text("\n").join(Text.assemble(*line) for line in _fitting(found))
 
     with Live(console=console, screen=True, auto_refresh=False) as live:
         yield lambda found: live.update(text(found), refresh=True)
