@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import pytest
@@ -19,7 +19,7 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.room import Disk
 from walkeeper.dcs.base import Leader, Member, Topology, Versioned
-from walkeeper.doctor import fix, gather, reference, text
+from walkeeper.doctor import fix, gather, reference, run, text
 from walkeeper.doctor.commands import Command, parse
 from walkeeper.doctor.facts import (
     AgentFacts,
@@ -667,6 +667,19 @@ def test_the_report_fits_80_columns_but_for_lines_to_paste(good: Facts) -> None:
         wide = [line for line in lines if len(line) > text.WIDTH and line not in paste and " " in line.strip()]
         assert wide == []
         assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize(("asked", "coloured"), [(None, True), ("", True), ("1", False)])
+def test_a_terminal_has_colours_unless_its_user_wants_none(
+    good: Facts, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: str | None, coloured: bool
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("NO_COLOR", asked)
+    monkeypatch.setattr(run, "gather", lambda _: good)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    run.main(cast(Config, None), verbose=True)
+    assert ("\033" in capsys.readouterr().out) == coloured
 
 
 def test_colour_is_all_that_a_terminal_gets_more(good: Facts) -> None:

@@ -318,7 +318,10 @@ def test_p15_a_pin_holds_what_it_needs_and_people_can_let_it_go(
     write_pin(site.store, site.layout, pin)
     assert run()["next_floor"] is None
     assert words.pins(site.config, None, json=False) == 0
-    assert f"{pin.id}  restore {OLD}, from 0/300028 on timeline 1" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines() == [
+        f"{pin.id}  restore {OLD}",
+        f"  until 2026-12-01T11:00:00Z; from 0/300028 on timeline 1; {pin.by}",
+    ]
     assert words.pins(site.config, pin.id, json=False) == 0
     assert read_pins(site.store, site.layout) == []
     assert run()["next_floor"]["backups"] == [str(OLD), str(OLDER)]

@@ -16,6 +16,7 @@ from walkeeper.doctor.fix import apply_fixes
 from walkeeper.doctor.gather import gather
 from walkeeper.doctor.rule import exit_code, judge
 from walkeeper.errors import ConfigError
+from walkeeper.lib.terminal import takes_colour
 
 __all__ = ["main", "rules"]
 
@@ -33,7 +34,7 @@ def main(config: Config, *, json: bool = False, fix: bool = False, yes: bool = F
     if json:
         print(json_module.dumps(text.as_json(facts, findings), indent=2))  # noqa: T201 - it is for standard output
     else:
-        colour = sys.stdout.isatty()
+        colour = takes_colour(sys.stdout)
         print(text.render(facts, findings, colour=colour, verbose=verbose))  # noqa: T201 - the same
     return exit_code(findings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from walkeeper.archive.expiry import let_go, note_floor, read_expiry, read_pins, write_retained
@@ -89,12 +90,13 @@ def _pins(config: Config, release: str | None, *, json: bool) -> tuple[str, int]
         fields = ("id", "kind", "backup", "timeline", "lsn", "at", "until", "by")
         listed = [{**{each: getattr(pin, each) for each in fields}, "over": moment(pin.until) < now} for pin in found]
         return json_module.dumps(listed, indent=2), DONE
-    return "\n".join(printable(_line(pin, now)) for pin in found) or "Nothing is pinned.", DONE
+    return "\n".join(printable(line) for pin in found for line in _lines(pin, now)) or "Nothing is pinned.", DONE
 
 
-def _line(pin: Pin, now: datetime) -> str:
+def _lines(pin: Pin, now: datetime) -> Iterator[str]:
     over = ", which is over" if moment(pin.until) < now else ""
-    return f"{pin.id}  {pin.kind} {pin.backup}, from {pin.lsn} on timeline {pin.timeline}, until {pin.until}{over}; {pin.by}"
+    yield f"{pin.id}  {pin.kind} {pin.backup}"
+    yield f"  until {pin.until}{over}; from {pin.lsn} on timeline {pin.timeline}; {pin.by}"
 
 
 def _open(config: Config) -> tuple[Record, datetime, Archives]:

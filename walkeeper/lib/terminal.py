@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 import time
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TextIO
 
 WIDTH: Final = 100
 """Columns of what commands print."""
@@ -46,6 +47,11 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.clear()
+
+
+def takes_colour(stream: TextIO | None) -> bool:
+    """A terminal does, unless its user says NO_COLOR (https://no-color.org)."""
+    return stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def printable(text: str) -> str:
