@@ -704,6 +704,7 @@ def test_a_persons_word_lets_one_promotion_pass(
         return command.run(config, Word(config.spool_directory), 60)
 
     assert run() == command.VETOED
+    monkeypatch.setattr(command, "_is_primary", lambda _: False)
     assert command.main(config, lose=True, stalled=60) == 0
     assert "failover demo --candidate b" in capsys.readouterr().out
     word = Word(config.spool_directory)

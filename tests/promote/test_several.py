@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,15 @@ from walkeeper.core.lsn import MIB
 from walkeeper.core.synchronous import LEASE_OVER
 from walkeeper.dcs.base import Versioned
 from walkeeper.dcs.claim import Claim, Known, unknown
-from walkeeper.errors import BadRecord, DcsError, DcsUnavailable, PromotionVetoed, WalkeeperError
+from walkeeper.errors import (
+    BadRecord,
+    ConfigError,
+    DcsError,
+    DcsUnavailable,
+    PostgresError,
+    PromotionVetoed,
+    WalkeeperError,
+)
 from walkeeper.promote import command
 from walkeeper.promote.lose import Word
 from walkeeper.promote.waited import ATTEMPTS, waited_for
@@ -250,3 +260,42 @@ def test_an_owner_that_comes_back_while_another_store_is_given_up_is_ended_again
     assert both.run() == command.GOES_ON
     assert both.closed == ["main", "far"]
     assert both.far.now.session.startswith("e" * 12)
+
+
+@pytest.mark.parametrize(
+    ("in_recovery", "durability", "said", "refused"),
+    [
+        (True, "store", "store", ""),
+        (True, "local", "store", ""),  # the configuration here may be old
+        (True, "local", "", "no commit of this cluster waits"),
+        (None, "local", "", "no commit of this cluster waits"),
+        (False, "store", "store", "the server of b is a primary"),
+        (None, "store", "", ""),
+    ],
+)
+def test_a_word_that_no_promotion_here_can_need_is_refused(
+    both: Both, monkeypatch: pytest.MonkeyPatch, in_recovery: bool | None, durability: str, said: str, refused: str
+) -> None:
+    def state() -> SimpleNamespace:
+        if in_recovery is None:
+            raise PostgresError("it is down")
+        return SimpleNamespace(in_recovery=in_recovery)
+
+    monkeypatch.setattr(command, "Server", lambda *_: SimpleNamespace(state=state, close=lambda: None))
+    both.main.record(durability=said)
+    both.far.record(durability=said)
+    config = both.config(durability)
+    with pytest.raises(ConfigError, match=refused) if refused else nullcontext():
+        command.main(config, lose=True, stalled=60)
+    assert Word(config.spool_directory).given() == (not refused)
+
+
+def test_a_dcs_that_says_nothing_refuses_no_word(both: Both) -> None:
+    both.main.record(durability="")
+    both.far.record(durability="")
+    both.records["far"].fails = [SILENT] * ATTEMPTS
+    config = both.config("local")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "_is_primary", lambda _: False)
+        assert command.main(config, lose=True, stalled=60) == command.GOES_ON
+    assert Word(config.spool_directory).given()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import Final
 
@@ -10,7 +10,7 @@ from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.dcs.base import RECORD, RecordStore
 from walkeeper.dcs.patroni import connect
-from walkeeper.errors import NotLeader, PromotionVetoed, WalkeeperError
+from walkeeper.errors import ConfigError, NotLeader, PromotionVetoed, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres.server import Server, ServerState
@@ -18,7 +18,7 @@ from walkeeper.promote.before import Before, Candidate
 from walkeeper.promote.lose import GOOD_FOR, Word
 from walkeeper.promote.standby import Standby
 from walkeeper.promote.stored import Stored
-from walkeeper.promote.waited import ask
+from walkeeper.promote.waited import ask, none_wait
 
 GOES_ON: Final = 0
 VETOED: Final = 1
@@ -28,6 +28,7 @@ def main(config: Config, *, lose: bool, stalled: float) -> int:
     """``stalled``: seconds without progress after which the promotion is vetoed."""
     word = Word(config.spool_directory)
     if lose:
+        _refuse_for_nothing(config)
         word.give()
         print(  # noqa: T201
             f"For {GOOD_FOR / 60:g} minutes the next promotion of {config.name} may lose commits that were acknowledged and "
@@ -39,6 +40,38 @@ def main(config: Config, *, lose: bool, stalled: float) -> int:
         return GOES_ON
     events.to_stderr()
     return run(config, word, stalled)
+
+
+def _refuse_for_nothing(config: Config) -> None:
+    """A word that no promotion here can need would lie ready for another. Where that is not known it is taken: it is a last
+    resort. Raises ConfigError.
+    """
+    if _is_primary(config):
+        raise ConfigError(
+            f"pre-promote --lose: the server of {config.name} is a primary",
+            hint="Run it on the member that is to be promoted.",
+        )
+    if config.durability == "local" and _none_waits(config):
+        raise ConfigError(
+            "pre-promote --lose: no commit of this cluster waits for a store, so that no promotion is vetoed",
+            hint="Is it this cluster's configuration? Why nobody is promoted, Patroni's own log says.",
+        )
+
+
+def _is_primary(config: Config) -> bool:
+    try:
+        server = Server(config.postgresql, config.agent.dcs_timeout)
+        with closing(server):
+            return not server.state().in_recovery
+    except WalkeeperError:
+        return False
+
+
+def _none_waits(config: Config) -> bool:
+    with ExitStack() as stack, suppress(WalkeeperError):
+        records = {each.store_name: _connected(each, stack) for each in config.of_each_store}
+        return none_wait(records)
+    return False
 
 
 def run(config: Config, word: Word, stalled: float) -> int:

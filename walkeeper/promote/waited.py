@@ -44,6 +44,12 @@ def ask(records: Mapping[str, RecordStore], durability: Durability, clock: Clock
     return waited_for(claims)
 
 
+def none_wait(records: Mapping[str, RecordStore]) -> bool:
+    """Whether all records can be read, and none says that commits wait."""
+    claims = {name: _claim(each) for name, each in records.items()}
+    return not _said(claims) and all(claim.problem is None for claim in claims.values())
+
+
 def waited_for(claims: Mapping[str, Claim]) -> tuple[str, ...]:
     """Where none says it, the first: commits are about to wait for it, or its record is gone."""
     said = _said(claims)
