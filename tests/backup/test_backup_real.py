@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -145,6 +146,14 @@ def test_p12_an_encrypted_one_does_with_age(place: Place, primary: Postgres) -> 
     with by_hand(place, key) as restored:
         for query in ("SELECT count(*), sum(n), sum(hashtext(m)) FROM t", "SELECT count(*), sum(n) FROM u"):
             assert restored.execute(query) == primary.execute(query)
+
+
+def test_a_backup_that_nobody_can_be_told_of_is_stored(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with suppress(OSError), open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert place.take() == 0
+    assert place.last is not None
+    assert place.taken().id == str(place.last)
 
 
 def test_what_backup_json_says_is_what_the_server_says(place: Place, primary: Postgres) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from walkeeper.core.names import Segment
 from walkeeper.errors import BadBackup, CannotTell, PostgresError, StoreError, WalkeeperError, WrongCluster
 from walkeeper.lib import clock, events, heap
 from walkeeper.lib.retry import with_retries
-from walkeeper.lib.terminal import Progress, complain, printable
+from walkeeper.lib.terminal import Progress, complain, printable, tell
 from walkeeper.postgres import base_backup
 from walkeeper.postgres.base_backup import BackupStream, Start, Stop
 from walkeeper.postgres.server import Server, ServerState
@@ -198,7 +197,7 @@ class _Attempt:
             )
         if committed != made:
             events.warning("another_attempt_was_first", backup=made.id, member=committed.member)
-        sys.stdout.write("".join(f"{printable(line)}\n" for line in _lines(committed, contents, meter, self._why_full)))
+        tell("\n".join(map(printable, _lines(committed, contents, meter, self._why_full))))
         return self._verdict(committed)
 
     def _parent(

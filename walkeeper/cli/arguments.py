@@ -8,6 +8,8 @@ import re
 import sys
 from typing import Final, NoReturn
 
+from walkeeper.lib.terminal import aside, tell
+
 ELSEWHERE: Final = (
     ("info backup-list list-backups list-backup show-backup", ("status", "backups")),
     ("check replication-status", ("doctor", "status")),
@@ -36,6 +38,10 @@ class Parser(argparse.ArgumentParser):
             message, hint = f"there is no command {match[1]}", self._instead(match[1]) or hint
         self.print_usage(sys.stderr)
         self.exit(2, f"walkeeper: {message}\nHINT: {hint}\n")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """Whether or not it can be read: ``tell`` and ``aside`` raise nothing."""
+        (aside if file is sys.stderr else tell)(message, end="")
 
     def _instead(self, word: str) -> str:
         for theirs, ours in ELSEWHERE:

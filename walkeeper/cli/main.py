@@ -21,7 +21,17 @@ INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code. No traceback for anything that a user can bring about."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    code = _main(sys.argv[1:] if arguments is None else arguments)
+    try:
+        from walkeeper.restore import exits  # noqa: PLC0415
+
+        exits.hold()
+    except BaseException:  # noqa: BLE001 - half an installation: the code is there
+        return code
+    return code
+
+
+def _main(arguments: list[str]) -> int:
     if "restore-wal" in arguments:
         return _restore_wal(arguments)
     if "archive-push" in arguments:
@@ -34,9 +44,6 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains about it at its end
-        return 1
 
 
 def _plain_callback(arguments: list[str]) -> list[str] | None:
@@ -51,29 +58,21 @@ def _plain_callback(arguments: list[str]) -> list[str] | None:
 def _run(arguments: list[str]) -> int:
     from walkeeper.control.paths import RunDirectoryError  # noqa: PLC0415
     from walkeeper.errors import WalkeeperError  # noqa: PLC0415
+    from walkeeper.lib.terminal import answered  # noqa: PLC0415
 
     try:
         options = parser().parse_args(arguments)
     except SystemExit as ended:
-        _flush()
-        return cannot_tell() if ended.code else 0  # a misspelt restore-wal ends here
+        return cannot_tell() if ended.code else answered(0)  # a misspelt restore-wal ends here
     run: Callable[[argparse.Namespace], int] = options.run
     try:
-        code = run(options)
-        _flush()
+        return run(options)
     except WalkeeperError as error:
         _complain(str(error), error.hint)
         return error.exit_code
     except RunDirectoryError as error:
         _complain(str(error), "Set WALKEEPER_RUN_DIR to a directory that is the agent's alone.")
         return 1
-    return code
-
-
-def _flush() -> None:
-    """Now, while a reader that has left can be noticed quietly."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -375,6 +374,9 @@ def cannot_tell() -> int:
 
 
 def _complain(text: str, hint: str) -> None:
-    print(f"walkeeper: {text}", file=sys.stderr)  # noqa: T201
-    if hint:
-        print(f"HINT: {hint}", file=sys.stderr)  # noqa: T201
+    """Where it cannot be written the exit code still says it: a traceback's 1 is the end of the WAL to PostgreSQL."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(f"walkeeper: {text}\n" + (f"HINT: {hint}\n" if hint else ""))
+    except OSError:
+        pass

@@ -17,6 +17,8 @@ configuration is the file that `$WALKEEPER_CONFIG` names, else the first that is
 Every command says what is wrong in one line, `walkeeper: …`, with a `HINT:` line after it, and exits 2 where the
 configuration or the call cannot be used, or no agent answers that it has to ask.
 `restore-wal` has [exits of its own](../README.md#restore), made for PostgreSQL.
+Where standard output is full or closed, a command that only answers exits with 2 in place of 0; what was done keeps
+its exit code. A reader that leaves (`| head`) changes neither.
 """
 
 

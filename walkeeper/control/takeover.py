@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.control import client, paths
+from walkeeper.lib.terminal import answered, tell
 
 SECONDS: Final = 10.0
 
@@ -19,14 +20,10 @@ def main(config: Path, *, accept: bool, store: str | None = None) -> int:
     reply = client.ask(paths.socket_path(config, os.environ), "takeover", SECONDS, accept=accept, store=store)
     reason, text, hint = (str(reply.get(key) or "") for key in ("reason", "text", "hint"))
     if not reason:
-        _say("No takeover is refused on this node.")
-        return 0
+        tell("No takeover is refused on this node.")
+        return answered(0)
     if accept:
-        _say(f"Accepted, for the next takeover of this agent only: {reason}: {text}")
+        tell(f"Accepted, for the next takeover of this agent only: {reason}: {text}")
         return 0
-    _say(f"Refused: {reason}: {text}\nHINT: {hint}")
+    tell(f"Refused: {reason}: {text}\nHINT: {hint}")
     return 1
-
-
-def _say(text: str) -> None:
-    print(text)  # noqa: T201

@@ -5,7 +5,6 @@ Exit codes: 0 all well (warnings or not), 1 something breaks a promise, 2 whethe
 
 from __future__ import annotations
 
-import io
 import json as json_module
 import sys
 
@@ -16,15 +15,13 @@ from walkeeper.doctor.fix import apply_fixes
 from walkeeper.doctor.gather import gather
 from walkeeper.doctor.rule import exit_code, judge
 from walkeeper.errors import ConfigError
-from walkeeper.lib.terminal import takes_colour
+from walkeeper.lib.terminal import answered, aside, takes_colour, tell
 
 __all__ = ["main", "rules"]
 
 
 def main(config: Config, *, json: bool = False, fix: bool = False, yes: bool = False, verbose: bool = False) -> int:
     """Look, judge, print; with ``fix`` fix what can be, and judge again. Raises ConfigError or DcsError."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding lacks
     if yes and not fix:
         raise ConfigError("doctor --yes: it answers what --fix asks", hint="Say --fix --yes.")
     facts = gather(config)
@@ -32,19 +29,16 @@ def main(config: Config, *, json: bool = False, fix: bool = False, yes: bool = F
         facts = _fixed(config, facts, json=json, yes=yes)
     findings = judge(facts)
     if json:
-        print(json_module.dumps(text.as_json(facts, findings), indent=2))  # noqa: T201 - it is for standard output
+        tell(json_module.dumps(text.as_json(facts, findings), indent=2))
     else:
         colour = takes_colour(sys.stdout)
-        print(text.render(facts, findings, colour=colour, verbose=verbose))  # noqa: T201 - the same
-    return exit_code(findings)
+        tell(text.render(facts, findings, colour=colour, verbose=verbose))
+    return answered(exit_code(findings))
 
 
 def _fixed(config: Config, facts: Facts, *, json: bool, yes: bool) -> Facts:
     """Where programs read standard output, people are told on standard error."""
-    out = sys.stderr if json else sys.stdout
-
-    def say(line: str) -> None:
-        print(line, file=out, flush=True)
+    say = aside if json else tell
 
     def agreed(question: str) -> bool:
         if yes:
@@ -52,7 +46,7 @@ def _fixed(config: Config, facts: Facts, *, json: bool, yes: bool) -> Facts:
         if not sys.stdin.isatty():
             say("There is no terminal to ask on: say --fix --yes.")
             return False
-        print(question, end="", file=out, flush=True)
+        say(question, end="")
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     changed = apply_fixes(facts, judge(facts), lambda: gather(config), say, agreed)

@@ -48,7 +48,7 @@ class Request:
 
 def main(config: Config, request: Request) -> int:
     """Print it; returns the exit code."""
-    return say(lambda: _work(config, request), json=request.json)
+    return say(lambda: _work(config, request), json=request.json, does=request.apply)
 
 
 def _work(config: Config, request: Request) -> tuple[str, int]:

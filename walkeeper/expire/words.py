@@ -23,16 +23,16 @@ from walkeeper.verify.evidence import ask_the_dcs, locate
 
 def retain(config: Config, backup: str, until: datetime | None) -> int:
     """``until``: None withdraws an earlier word."""
-    return say(lambda: _retain(config, BackupId.parse(backup), until))
+    return say(lambda: _retain(config, BackupId.parse(backup), until), does=True)
 
 
 def revoke(config: Config) -> int:
-    return say(lambda: _revoke(config))
+    return say(lambda: _revoke(config), does=True)
 
 
 def pins(config: Config, release: str | None, *, json: bool) -> int:
     """List them; or let one go, after which expire no longer waits for it."""
-    return say(lambda: _pins(config, release, json=json), json=json)
+    return say(lambda: _pins(config, release, json=json), json=json, does=bool(release))
 
 
 def _retain(config: Config, id_: BackupId, until: datetime | None) -> tuple[str, int]:

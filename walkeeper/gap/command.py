@@ -22,7 +22,7 @@ from walkeeper.dcs.base import RECORD, RecordStore
 from walkeeper.dcs.claim import Known, decoded
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import BadName, CannotTell, NoSuchGap, WalkeeperError
-from walkeeper.lib.terminal import complain
+from walkeeper.lib.terminal import answered, complain, tell
 
 NONE: Final = 0
 OPEN: Final = 1
@@ -54,13 +54,13 @@ def main(config: Config, *, accept: bool, start: str | None = None, as_json: boo
         if as_json:
             rows.extend(({"store": of.store_name} if config.others else {}) | asdict(lost) for lost in found)
         else:
-            print(f"{f'Store {of.store_name}: ' if config.others else ''}{_text(found)}")  # noqa: T201
+            tell(f"{f'Store {of.store_name}: ' if config.others else ''}{_text(found)}")
         return OPEN if any(lost.state != "accepted" for lost in found) else NONE
 
     codes = [_asked(each, lambda _, found, each=each: show(each, found)) for each in config.of_each_store]  # type: ignore[misc]
     if as_json and min(codes) < UNKNOWN:
-        print(json.dumps(rows))  # noqa: T201
-    return OPEN if OPEN in codes else max(codes)
+        tell(json.dumps(rows))
+    return answered(OPEN if OPEN in codes else max(codes))
 
 
 def _asked(config: Config, work: Callable[[Archive, list[Lost]], int]) -> int:
@@ -138,7 +138,7 @@ def _accept(archive: Archive, lost: Lost) -> int:
     what = (
         "the owner records it as a gap within seconds" if lost.state == "suspected" else "status and doctor are content"
     )
-    print(f"accepted: {lost}; {what}.\nTake a base backup, if none was taken since.")  # noqa: T201
+    tell(f"accepted: {lost}; {what}.\nTake a base backup, if none was taken since.")
     return NONE
 
 

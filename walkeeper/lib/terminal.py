@@ -1,11 +1,13 @@
-"""How text gets to people: wrapped lines, errors in two lines, and one line of progress where a terminal shows it."""
+"""How text gets to people: what commands say, errors in two lines, one line of progress where a terminal shows it."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self, TextIO
 
@@ -16,6 +18,58 @@ _MARGIN: Final = 10
 _EVERY: Final = 0.2
 """Seconds between two lines of progress."""
 _LINE: Final = 78
+
+
+class _Out:
+    """Standard output, which every command writes to by ``tell``."""
+
+    ended: object = ()
+    """The stream that took nothing any more."""
+    lost = False
+    """It did not take what was said, and not because nobody listens any longer."""
+
+
+def tell(text: str = "", end: str = "\n") -> None:
+    """On standard output, now. Never raises: where it cannot be written, or the reader has left, what was done is done all the
+    same. The first is said on standard error, and ``answered`` has it in the exit code.
+    """
+    out = sys.stdout
+    if out is _Out.ended:
+        return
+    try:
+        if out is None:
+            raise OSError(errno.EBADF, "it is closed")  # noqa: TRY301 - said as the rest
+        encoding = out.encoding or "utf-8"
+        out.write((text + end).encode(encoding, "replace").decode(encoding))
+        out.flush()
+    except BrokenPipeError:
+        _end(out, lost=False)
+    except OSError as problem:
+        _end(out, lost=True)
+        complain(
+            f"standard output: {problem.strerror or problem}",
+            "What was to be printed is lost, and only that. Let it go to where it can be written.",
+        )
+
+
+def listened() -> bool:
+    """Whether what comes can still reach somebody."""
+    return sys.stdout is not _Out.ended
+
+
+def answered(code: int) -> int:
+    """The exit code of a command that has only answered: 2, cannot tell, in place of 0 where the answer is lost."""
+    return 2 if code == 0 and _Out.lost and not listened() else code
+
+
+def _end(out: TextIO | None, *, lost: bool) -> None:
+    """What is in its buffer goes nowhere, or the interpreter would complain about it at its end."""
+    _Out.ended, _Out.lost = out, lost
+    if out is not None:
+        with suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, out.fileno())
+            os.close(nowhere)
 
 
 class Progress:
@@ -61,9 +115,15 @@ def printable(text: str) -> str:
 
 def complain(text: str, hint: str) -> None:
     """On standard error, in the two lines of every walkeeper error."""
-    print(f"walkeeper: {printable(text)}", file=sys.stderr)  # noqa: T201
-    if hint:
-        print(f"HINT: {printable(hint)}", file=sys.stderr)  # noqa: T201
+    aside(f"walkeeper: {printable(text)}" + (f"\nHINT: {printable(hint)}" if hint else ""))
+
+
+def aside(text: str, end: str = "\n") -> None:
+    """On standard error. Never raises: where it cannot be written, the exit code is left."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            sys.stderr.write(text + end)
+            sys.stderr.flush()
 
 
 def wrapped(word: str, text: str, width: int = WIDTH) -> list[str]:

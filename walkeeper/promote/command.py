@@ -13,6 +13,7 @@ from walkeeper.dcs.patroni import connect
 from walkeeper.errors import ConfigError, NotLeader, PromotionVetoed, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import SystemClock
+from walkeeper.lib.terminal import tell
 from walkeeper.postgres.server import Server, ServerState
 from walkeeper.promote.before import Before, Candidate
 from walkeeper.promote.lose import GOOD_FOR, Word
@@ -30,7 +31,7 @@ def main(config: Config, *, lose: bool, stalled: float) -> int:
     if lose:
         _refuse_for_nothing(config)
         word.give()
-        print(  # noqa: T201
+        tell(
             f"For {GOOD_FOR / 60:g} minutes the next promotion of {config.name} may lose commits that were acknowledged and "
             "cannot be had.\n"
             "Patroni tries again by itself when a ttl is over since the veto. Where it does not (a pause, or more lag than "

@@ -126,7 +126,7 @@ def main(config: Config, request: Request) -> int:
             later = problem.of_this_backup
             raise
 
-    code = say(work, json=request.json)
+    code = say(work, json=request.json, does=True)
     if not request.job:
         return code
     return backup_job.LATER if later else backup_job.DAMAGED if code == DAMAGED else code

@@ -164,4 +164,5 @@ def _place(place: Path, plain: bytes, asker: Asker) -> None:
 if __name__ == "__main__":
     _config, _name, _destination = sys.argv[1:]
     _code = main(Path(_config), _name, _destination)
+    exits.hold()
     sys.exit(client.SAID.get(_code, _code))

@@ -9,6 +9,7 @@ rule of ``cannot_tell`` in two lines of its own; a test compares the two.
 from __future__ import annotations
 
 import os
+import sys
 
 DELIVERED = 0
 ABSENT = 1
@@ -35,6 +36,15 @@ def is_standby(data_directory: str) -> bool:
 def cannot_tell(*data_directories: str) -> int:
     """The exit that makes the server there wait rather than believe that the WAL ends here."""
     return STOP_RECOVERY if in_archive_recovery(*data_directories) else ASK_AGAIN
+
+
+def hold() -> None:
+    """Last of all: where standard error cannot be written, Python makes 120 of every exit, and that is one up to 125."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def will_ask_again(data_directory: str) -> bool:

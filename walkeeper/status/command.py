@@ -5,11 +5,10 @@ Exit codes: 0 everything is known and well, 1 something needs a look, 2 somethin
 
 from __future__ import annotations
 
-import io
 import json as json_module
-import sys
 
 from walkeeper.config import Config
+from walkeeper.lib.terminal import answered, tell
 from walkeeper.status.gather import gather
 from walkeeper.status.text import render
 
@@ -17,8 +16,5 @@ from walkeeper.status.text import render
 def main(config: Config, *, json: bool = False) -> int:
     """Print the status; returns the exit code."""
     status = gather(config)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding lacks
-    print(json_module.dumps(status, indent=2) if json else render(status))  # noqa: T201 - it is for standard output
-    sys.stdout.flush()
-    return int(status["exit_code"])
+    tell(json_module.dumps(status, indent=2) if json else render(status))
+    return answered(int(status["exit_code"]))

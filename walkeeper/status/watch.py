@@ -23,6 +23,7 @@ from typing import Any, Final, TypeAlias
 
 from walkeeper.config import Config
 from walkeeper.lib.clock import timestamp
+from walkeeper.lib.terminal import answered, listened, tell
 from walkeeper.status.screen import BARS, Line, Sample, cut, lines, plain
 
 KEPT: Final = 60
@@ -35,22 +36,20 @@ Show: TypeAlias = Callable[[list[Line]], None]
 
 
 def main(config: Config, interval: float, *, json: bool = False) -> int:
-    """Until SIGINT or SIGTERM, or on a terminal until q is typed; 0 then."""
+    """Until SIGINT or SIGTERM, on a terminal until q is typed, elsewhere until nobody listens any more; 0 then."""
     from walkeeper.status.gather import gather  # noqa: PLC0415 - which imports what this does not need
 
     signal.signal(signal.SIGTERM, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal's encoding lacks, for rich
     looker = _Looker(lambda: gather(config), interval)
-    try:
-        if json or not sys.stdout.isatty():
+    with suppress(KeyboardInterrupt):
+        if json or sys.stdout is None or not sys.stdout.isatty():
             _blocks(looker, json=json)
         else:
             _screen(looker)
-            looker.leave()
-    except KeyboardInterrupt:
-        looker.leave()
-    return 0
+    tell(end="")
+    return looker.leave(answered(0))
 
 
 def _interrupt(*_: object) -> None:
@@ -82,11 +81,11 @@ class _Looker:
             raise self._problem
         return self._count
 
-    def leave(self) -> None:
+    def leave(self, code: int) -> int:
         """End the process without waiting for a look that is under way: its threads may hang for seconds."""
-        sys.stdout.flush()
         if self._looking:
-            os._exit(0)
+            os._exit(code)
+        return code
 
     def _run(self) -> None:
         while True:
@@ -109,14 +108,14 @@ class _Looker:
 def _blocks(looker: _Looker, *, json: bool) -> None:
     """One after the other: for a file, a pipe, a log."""
     seen = 0
-    while True:
+    while listened():
         seen = looker.wait(seen)
         samples = list(looker.samples)
         if json:
             text = json_module.dumps(samples[-1].status)
         else:
             text = plain(lines(samples, stamp=timestamp(), age=0.0, bars=False)) + "\n"
-        print(text, flush=True)  # noqa: T201 - it is for standard output
+        tell(text)
 
 
 def _screen(looker: _Looker) -> None:
@@ -124,7 +123,7 @@ def _screen(looker: _Looker) -> None:
     with _shown() as show, _keys() as typed_q:
         show([[("Looking …" if bars else "Looking ...", "")]])
         seen = 0
-        while not typed_q():
+        while listened() and not typed_q():
             seen = looker.wait(seen, REDRAW)
             samples = list(looker.samples)
             if samples:
@@ -169,7 +168,7 @@ def _shown() -> Iterator[Show]:
         from rich.live import Live  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
     except ImportError:
-        yield lambda found: print(_CLEAR + plain(_fitting(found)), end="", flush=True)  # noqa: T201 - it is for standard output
+        yield lambda found: tell(_CLEAR + plain(_fitting(found)), end="")
         return
     console = Console(highlight=False)
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json as json_module
-import os
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 
 from walkeeper.config import Config
 from walkeeper.errors import WalkeeperError
-from walkeeper.lib.terminal import complain, printable
+from walkeeper.lib.terminal import answered, complain, printable, tell
 from walkeeper.store.open import url_of
 
 SOUND: Final = 0
@@ -24,36 +22,41 @@ NEXT: Final = "\n\n"
 """Between two stores."""
 
 
-def say(work: Callable[[], tuple[str, int]], *, json: bool = False) -> int:
-    """Print what ``work`` returns; its code, or 2 for whatever it raises: a traceback would exit with 1."""
+def say(work: Callable[[], tuple[str, int]], *, json: bool = False, does: bool = False) -> int:
+    """Print what ``work`` returns; its code, or 2 for whatever it raises: a traceback would exit with 1.
+
+    ``does``: it has not only looked, so that its code holds even where nobody can be told.
+    """
     found, code = _done(work, json=json)
     if found:
-        _write(found)
-    return code
+        tell(found)
+    return code if does else answered(code)
 
 
-def say_of_each(config: Config, work: Callable[[Config], tuple[str, int]], *, json: bool = False) -> int:
+def say_of_each(
+    config: Config, work: Callable[[Config], tuple[str, int]], *, json: bool = False, does: bool = False
+) -> int:
     """``say`` of every store; where there are several each under a heading, or one document of all. The worst code: damage that
     was found counts, whatever else cannot be told.
     """
     if not config.others:
-        return say(lambda: work(config), json=json)
+        return say(lambda: work(config), json=json, does=does)
     codes: list[int] = []
     documents: list[dict[str, Any]] = []
     for each in config.of_each_store:
         name, url = each.store_name, url_of(each.store)
         if not json:
-            _write(f"{'' if not codes else NEXT}Store {name}: {printable(url or 'it cannot be opened')}\n")
+            tell(f"{'' if not codes else NEXT}Store {name}: {printable(url or 'it cannot be opened')}\n")
         found, code = _done(lambda each=each: work(each), about=f"store {name}: ", json=json)  # type: ignore[misc]
         codes.append(code)
         if json:
             documents.append({"name": name, "store": url, **json_module.loads(found)})
         elif found:
-            _write(found)
+            tell(found)
     worst = DAMAGED if DAMAGED in codes else max(codes)
     if json:
-        _write(_document(worst, stores=documents))
-    return worst
+        tell(_document(worst, stores=documents))
+    return worst if does else answered(worst)
 
 
 def _done(work: Callable[[], tuple[str, int]], *, about: str = "", json: bool) -> tuple[str, int]:
@@ -70,13 +73,3 @@ def _done(work: Callable[[], tuple[str, int]], *, about: str = "", json: bool) -
 
 def _document(code: int, **more: Any) -> str:
     return json_module.dumps({"format": FORMAT, "verdict": VERDICT[code], "exit_code": code, **more}, indent=2)
-
-
-def _write(found: str) -> None:
-    """A reader that has left changes nothing about what was found."""
-    try:
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        sys.stdout.write(found.encode(encoding, "replace").decode(encoding) + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains about it at its end

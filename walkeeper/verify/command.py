@@ -39,7 +39,9 @@ class Request:
 
 def main(config: Config, request: Request) -> int:
     """Print what was found; returns the exit code, and 2 for whatever goes wrong. Of every store, where there are several."""
-    return say_of_each(config, lambda each: _work(each, request), json=request.json and not request.rebuild)
+    return say_of_each(
+        config, lambda each: _work(each, request), json=request.json and not request.rebuild, does=request.rebuild
+    )
 
 
 def _work(config: Config, request: Request) -> tuple[str, int]:

@@ -53,7 +53,7 @@ class Result(NamedTuple):
 
 def main(config: Config, what: str, directory: Path, *, system_identifier: int | None) -> int:
     """Fetch ``what``: a file's name, or FIRST..LAST of two segments. Returns the exit code."""
-    return say(lambda: _work(config, what, directory, system_identifier))
+    return say(lambda: _work(config, what, directory, system_identifier), does=True)
 
 
 def _work(config: Config, what: str, directory: Path, system_identifier: int | None) -> tuple[str, int]:

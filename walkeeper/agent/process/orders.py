@@ -12,6 +12,7 @@ from walkeeper.control import client, paths
 from walkeeper.control.server import AgentLock
 from walkeeper.errors import AgentError
 from walkeeper.lib.clock import SystemClock
+from walkeeper.lib.terminal import tell
 
 ANSWER_SECONDS: Final = 10.0
 END_SECONDS: Final = 90.0
@@ -60,5 +61,5 @@ def _is_free(lock: Path) -> bool:
 
 
 def _say(text: str) -> int:
-    print(text)  # noqa: T201
+    tell(text)
     return 0

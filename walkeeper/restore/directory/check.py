@@ -19,7 +19,7 @@ from walkeeper.core.windows import stopped_at
 from walkeeper.errors import CannotTell, Locked, StoreError, WalkeeperError
 from walkeeper.lib.clock import wall_seconds
 from walkeeper.lib.retry import with_retries
-from walkeeper.lib.terminal import printable, wrapped
+from walkeeper.lib.terminal import answered, printable, tell, wrapped
 from walkeeper.restore.directory import here
 from walkeeper.restore.directory import plan as planning
 from walkeeper.restore.directory.command import restore_script
@@ -43,8 +43,8 @@ def main(config: Config, directory: Path | None, *, json: bool) -> int:
     found = list(look(config, directory or config.node.data_dir))
     states = {each.state for each in found}
     code = 1 if "error" in states else 2 if "unknown" in states else 0
-    print(_document(found, code) if json else "\n".join(_lines(found, code)))  # noqa: T201 - it is for standard output
-    return code
+    tell(_document(found, code) if json else "\n".join(_lines(found, code)))
+    return answered(code)
 
 
 def _document(found: list[Check], code: int) -> str:

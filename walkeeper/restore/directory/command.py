@@ -20,7 +20,7 @@ from walkeeper.config import Config
 from walkeeper.core import amounts
 from walkeeper.errors import CannotRestore
 from walkeeper.lib import events
-from walkeeper.lib.terminal import Progress, wrapped
+from walkeeper.lib.terminal import Progress, answered, tell, wrapped
 from walkeeper.restore.directory import here, others, settings
 from walkeeper.restore.directory import plan as planning
 from walkeeper.restore.directory.carry_out import Result, carry_out
@@ -56,9 +56,9 @@ def main(config: Config, request: Request, *, dry_run: bool, json: bool) -> int:
     if dry_run:
         seconds = _estimate(plan)
         _print(_told(plan, seconds), _document(plan, "planned", seconds=round(seconds)), json=json)
-        return 0
+        return answered(0)
     if not json:
-        print("\n".join(_told(plan, None)), flush=True)  # noqa: T201 - it is for standard output
+        tell("\n".join(_told(plan, None)))
     begun = time.monotonic()
     with Progress() as progress:
         result = carry_out(plan, command, _shown(progress, plan))
@@ -216,4 +216,4 @@ def _document(plan: Plan, outcome: str, **more: Any) -> dict[str, Any]:
 
 
 def _print(lines: list[str], document: dict[str, Any], *, json: bool) -> None:
-    print(json_module.dumps(document, indent=2) if json else "\n".join(lines))  # noqa: T201 - it is for standard output
+    tell(json_module.dumps(document, indent=2) if json else "\n".join(lines))
