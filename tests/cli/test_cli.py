@@ -140,7 +140,8 @@ def test_what_does_here_what_others_call_otherwise_is_there_and_in_the_document(
 def test_an_option_of_restore_that_cannot_be_used_exits_with_2(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    uid = os.geteuid() or 1000
+    monkeypatch.setattr("os.geteuid", lambda: uid)
     monkeypatch.setattr("walkeeper.restore.directory.command.restore_script", lambda: "/usr/bin/walkeeper-restore-wal")
     assert cli.main(["restore", "-c", str(config), *arguments]) == 2
     assert f"walkeeper: {arguments[0]}" in capsys.readouterr().err
