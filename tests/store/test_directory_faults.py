@@ -20,6 +20,7 @@ import pytest
 from walkeeper.errors import ConfigError, Refused, StoreDenied, StoreUnavailable, StoreUnfit
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 from walkeeper.store.directory import DirectoryStore
+from walkeeper.store.directory.driver import clock_ahead
 
 KEY = "cluster/7/wal/0000000100000000/000000010000000000000001.zst"
 BODY = os.urandom(100_000)
@@ -227,6 +228,19 @@ def test_a_disk_that_is_full_in_the_middle_leaves_nothing(
     with pytest.raises(StoreUnavailable):
         store.create(KEY, BODY, METADATA)
     assert files(root) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_where_nothing_can_be_written_nothing_tells_the_time(
+    root: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """What makes room asks for it: expire."""
+    assert clock_ahead(root) is not None
+    monkeypatch.setattr(os, "fsync", failing(code))
+    assert clock_ahead(root) is None
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(StoreUnavailable, match="does not tell the time"):
+        clock_ahead(root)
 
 
 def test_a_failed_fsync_is_never_tried_again(

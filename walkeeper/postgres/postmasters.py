@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,7 +58,10 @@ class Postmaster:
 
 def postmasters() -> Iterator[Postmaster]:
     """Those that /proc shows to this user. A postmaster works in its data directory, and its number stands there."""
-    for process in Path("/proc").iterdir():
+    processes: list[Path] = []
+    with suppress(OSError):
+        processes += Path("/proc").iterdir()
+    for process in processes:
         if process.name.isdecimal():
             with suppress(OSError):
                 number = _number(process / "cwd")
@@ -84,8 +89,14 @@ def links(data_directory: Path) -> dict[int, str]:
 
 
 def _number(directory: Path) -> str:
-    with suppress(UnicodeDecodeError), (directory / "postmaster.pid").open("rb") as file:
-        return file.readline(32).decode().strip()
+    """In any process's working directory: what lies there may be anything, a pipe that nobody writes to or a link."""
+    with suppress(UnicodeDecodeError):
+        file = os.open(directory / "postmaster.pid", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if stat.S_ISREG(os.fstat(file).st_mode):
+                return os.read(file, 32).partition(b"\n")[0].decode().strip()
+        finally:
+            os.close(file)
     return ""
 
 

@@ -1,8 +1,8 @@
 """The restored server of a proof stays in the proof's directory, whatever tablespaces its WAL makes.
 
 ``CREATE TABLESPACE`` is replayed with its absolute path, which may be a live server's. The server gets there through a link in
-pg_tblspc and in no other way, and it makes that before it writes there. So it may make none (``create_tablespace_directories``
-in ``tablespace.c``).
+pg_tblspc and in no other way, and it makes that before it writes a file there. So it may make none
+(``create_tablespace_directories`` in ``tablespace.c``, which gives the place mode 0700 and an empty ``PG_…`` before).
 """
 
 from __future__ import annotations

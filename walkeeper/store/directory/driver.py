@@ -265,7 +265,9 @@ class DirectoryStore:
 
 
 def clock_ahead(root: Path) -> float | None:
-    """By a file that has no name: an NFS server stamps it. None where nothing can be written. Raises StoreUnavailable."""
+    """By a file that has no name: an NFS server stamps it. None where nothing can be written, a full disk included. Raises
+    StoreUnavailable.
+    """
     try:
         before = clock.wall_seconds()
         with tempfile.TemporaryFile(dir=root, prefix=_TEMPORARY) as file:
@@ -275,7 +277,7 @@ def clock_ahead(root: Path) -> float | None:
             stamp = os.fstat(file.fileno()).st_mtime
         after = clock.wall_seconds()
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
             return None
         raise StoreUnavailable(f"{root}: it does not tell the time: {error.strerror}") from error
     return max(0.0, stamp - after) or min(0.0, stamp - before)
