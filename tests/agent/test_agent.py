@@ -29,11 +29,12 @@ from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import fetch
 from walkeeper.archive.write import Archive
+from walkeeper.core.about import About
 from walkeeper.core.hold_slot import slot_target
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import StoreUnavailable
+from walkeeper.errors import AgentError, StoreUnavailable
 from walkeeper.lib.clock import timestamp
 from walkeeper.store.base import Store
 
@@ -251,6 +252,16 @@ def test_the_record_says_when_the_frontier_moved_and_not_when_a_problem_was_writ
         assert record.updated_at > moved
         assert record.moved_at == moved
         assert record.wal_at <= before  # whatever waits was written after that: nobody is told less than it has waited
+        alone.store.down = False
+
+
+def test_a_page_that_is_not_served_is_not_written_into_the_record_and_hides_no_other_problem(alone: Alone) -> None:
+    with alone.agent() as agent:
+        agent.agent.problems.report(About.METRICS_NOT_SERVED, AgentError("agent.listen 127.0.0.1:1: in use"))
+        wait_for(lambda: agent.archiving)
+        alone.store.down = True
+        complete(alone.server, 2)
+        assert "agent.listen" not in wait_for(lambda: agent.record.trouble)
         alone.store.down = False
 
 

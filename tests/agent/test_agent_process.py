@@ -590,14 +590,16 @@ def test_i3_a_real_agents_page_shows_where_the_archive_stands(machine: Machine) 
         assert machine.password not in page()
 
 
-def test_i4_a_metrics_port_that_is_taken_is_a_warning(machine: Machine) -> None:
+def test_i4_a_metrics_port_that_is_taken_is_told_on_this_node(machine: Machine) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         machine.configure(listen=f"127.0.0.1:{taken.getsockname()[1]}")
         agent = machine.start()
+        assert "HINT" in machine.wait_says("ERROR metrics_not_served")
+        problems = {each["what"]: each["hint"] for each in machine.wait_ready()["troubles"]}
+        assert "free port" in problems["metrics_not_served"]
         machine.wait_archived()
-        assert "HINT" in machine.wait_says("WARNING metrics_not_served")
         assert agent.stop() == 0
 
 

@@ -16,6 +16,7 @@ import pytest
 from tests.agent.test_metrics import KNOWN, NOTHING_KNOWN, PROBLEM, Served
 from tests.parts.processes import free_port, wait_until
 from walkeeper.agent.http import server as web
+from walkeeper.errors import AgentError
 from walkeeper.lib import events
 
 
@@ -226,12 +227,12 @@ def test_a_page_that_cannot_be_made_is_said_once_and_ends_nothing(
     assert served.get("/health")[0] == 200
 
 
-def test_a_port_that_is_taken_is_a_warning(served: Served, said: list[str]) -> None:
+def test_a_port_that_is_taken_is_an_error_that_names_it(served: Served) -> None:
     pages = web.Pages(dict, str)
-    web.serve("127.0.0.1", served.port, pages)()
-    web.serve("256.0.0.1", served.port, pages)()
-    assert [line.partition(" listen")[0] for line in said] == ["metrics_not_served"] * 2
-    assert all("hint=" in line for line in said)
+    for host in ("127.0.0.1", "256.0.0.1"):
+        with pytest.raises(AgentError, match=f"agent.listen {host}:{served.port}: .*nor metrics are served") as told:
+            web.serve(host, served.port, pages)
+        assert "free port" in told.value.hint
 
 
 def test_ipv6_is_served_too() -> None:

@@ -478,6 +478,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("agent_version", with_server("n2", agents=("0.9",)), "warning", "walkeeper 0.9, and this is 1.0", "# on n2:"),
     ("agent_version", with_server("n2", agents=("1.10",)), "warning", "walkeeper 1.10, and this is 1.0", "# on this node, which is behind: install walkeeper 1.10"),
     ("agent_troubles", with_report(troubles=[{"since": "t", "text": "dcs: away", "hint": "Look."}]), "error", "since t: dcs: away", "# Look."),
+    ("agent_troubles", with_report(troubles=[{"what": "metrics_not_served", "since": "t", "text": "in use", "hint": "Set it."}]), "warning", "since t: in use", "# Set it."),
     ("agent_configuration", with_part("store", url="s3://c"), "warning", "archives into s3://our-wal, and the file says s3://c", "# is that meant?"),
     ("agent_configuration", with_config(spool_limit=3 * MIB), "warning", "spool.limit 1 GiB, the file says 3 MiB", "--reload"),
 ]  # fmt: skip

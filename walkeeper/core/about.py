@@ -24,6 +24,7 @@ class About(StrEnum):
     BACKUP_JOB = "backup_job"
     PROOF_JOB = "proof_job"
     REMEMBERED = "remembered"
+    METRICS_NOT_SERVED = "metrics_not_served"
     ARCHIVER_STORE = "archiver_store"
     ARCHIVER_REFUSED = "archiver_refused"
     ARCHIVER_SPOOL = "archiver_spool"

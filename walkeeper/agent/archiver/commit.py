@@ -152,7 +152,8 @@ class Commit:
         now, said = self._clock.monotonic(), self.ownership.record.trouble
         if now < self._problem_at:
             return said
-        text = problem_for_record([problem.text for problem in self._problems.open()])
+        problems = [each.text for each in self._problems.open() if each.what is not About.METRICS_NOT_SERVED]
+        text = problem_for_record(problems)
         if text != said:
             self._problem_at = now + PROBLEM_SECONDS
         return text

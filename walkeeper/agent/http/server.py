@@ -21,6 +21,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from walkeeper.agent.http.metrics import Exposition, Report
+from walkeeper.errors import AgentError
 from walkeeper.lib import events
 from walkeeper.page.look import POLICY
 
@@ -243,17 +244,14 @@ class _Server6(_Server):
 
 
 def serve(host: str, port: int, pages: Pages) -> Callable[[], None]:
-    """Begin to serve; returns what ends it. A port that is taken is a warning: archiving goes on without a page."""
+    """Begin to serve; returns what ends it. Raises AgentError, as for a port that is taken: archiving goes on without."""
     try:
         server = (_Server6 if ":" in host else _Server)((host, port), pages)
     except OSError as error:
-        events.warning(
-            "metrics_not_served",
-            listen=f"{host}:{port}",
-            error=error.strerror,
-            hint="Set walkeeper.agent.listen to a free port, or to off.",
-        )
-        return lambda: None
+        raise AgentError(
+            f"agent.listen {host}:{port}: {error.strerror}: neither the page nor metrics are served",
+            hint="Set walkeeper.agent.listen to a free port, or to off, and reload the agent. Each on a host needs its own.",
+        ) from None
     thread = threading.Thread(target=server.serve_forever, name="web", daemon=True)
     thread.start()
 

@@ -29,6 +29,7 @@ from walkeeper.archive.open import open_all
 from walkeeper.config import Config, load
 from walkeeper.control import paths
 from walkeeper.control.server import AgentLock, ControlServer
+from walkeeper.core.about import About
 from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RECORD, REMEMBERED
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, ConfigError, SpoolError, WalkeeperError
@@ -61,6 +62,17 @@ def main(config: Config, *, detach: bool = False, from_callback: bool = False) -
         process = partial(_Process, config, background=True, waits_for_spool=True)
         return restarts.keep_running(lambda: process().run(), SystemClock(), refused=_refused, in_parent=lambda: None)
     return _Process(config, background=False).run()
+
+
+def _served(agent: Agent, pages: Pages) -> Callable[[], None]:
+    """What ends it."""
+    listen = agent.config.agent.listen
+    try:
+        if listen is not None:
+            return serve(*listen, pages)
+    except AgentError as problem:
+        agent.problems.report(About.METRICS_NOT_SERVED, problem)
+    return lambda: None
 
 
 def refuse_root() -> None:
@@ -216,11 +228,10 @@ class _Process:
         events.info("agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url)
         for other in agent.beside:
             events.info("store_beside", name=other.config.store_name, store=other.store.url)
-        listen = config.agent.listen
         store_listing = StoreListing(agent.archives, self._clock)
         members_look = MembersLook(agent.config, self._clock)
         pages = Pages(lambda: report(agent), lambda: render(facts(agent, store_listing, members_look)))
-        end_web = serve(*listen, pages) if listen is not None else lambda: None
+        end_web = _served(agent, pages)
         agents.start()
         agent.supervisor.start("control", control.run)
         restoring.start(agent.supervisor.start)

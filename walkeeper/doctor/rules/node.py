@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
+from walkeeper.core.about import About
 from walkeeper.core.amounts import duration, size
 from walkeeper.core.room import DISK_SECONDS, LEAST, SHARE
 from walkeeper.doctor import paste
@@ -293,7 +294,9 @@ def agent_troubles(facts: Facts) -> Iterator[Verdict]:
         if problem["hint"] and causes[at] in causes[:at]:
             continue  # a store that is away keeps several from their work
         hint = problem["hint"] or "the agent's log says more"
-        yield Wrong(f"since {problem['since']}: {problem['text']}", (f"# {hint}",))
+        breaks = problem.get("what") != About.METRICS_NOT_SERVED
+        text = f"since {problem['since']}: {problem['text']}"
+        yield Wrong(text, (f"# {hint}",), severity="error" if breaks else "warning")
     if not problems:
         yield Good("it reports no problem")
 
