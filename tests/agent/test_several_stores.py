@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace as replaced
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -15,10 +16,13 @@ from tests.core.values import history_text
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
+from walkeeper.agent.archiver import lost_wal, recorded_gaps
 from walkeeper.agent.archiver.beliefs import check_record
-from walkeeper.agent.archiver.elsewhere import OtherStore, OtherStores
+from walkeeper.agent.archiver.elsewhere import GONE_SECONDS, OtherStore, OtherStores
 from walkeeper.agent.archiver.holding import BEGIN_SECONDS, REFUSED_SECONDS, Holding
 from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.agent.archiver.lost_wal import LostWal, Sources
+from walkeeper.agent.problems import Problems
 from walkeeper.agent.shared import Shared
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
@@ -26,6 +30,7 @@ from walkeeper.archive.read import Reader
 from walkeeper.archive.write import Archive
 from walkeeper.config.model import NamedStore
 from walkeeper.core.backup_job import Job, claimed
+from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.hold_slot import followed
 from walkeeper.core.lsn import MIB, Lsn
@@ -34,7 +39,15 @@ from walkeeper.core.suspicion import Suspicions
 from walkeeper.core.takeover import LocalServer
 from walkeeper.dcs.base import BACKUP_JOB
 from walkeeper.dcs.furthest import Furthest
-from walkeeper.errors import BeyondServer, CasConflict, DcsUnavailable, NothingToCompare, OtherBytes, WrongTimeline
+from walkeeper.errors import (
+    BeyondServer,
+    CasConflict,
+    DcsUnavailable,
+    NothingToCompare,
+    OtherBytes,
+    StoreUnavailable,
+    WrongTimeline,
+)
 from walkeeper.lib import events
 from walkeeper.lib.clock import SystemClock
 from walkeeper.lib.schedule import Schedule
@@ -240,8 +253,8 @@ def test_p4_what_another_store_has_is_taken_from_there_and_what_it_lacks_it_has_
     assert not two.take(8)
     silent = [segment.number for segment in two.suspicions.wanted_from("the store far")]
     assert silent == [3, 4, 5, 6, 7], "8 was said no to"
-    assert two.stores.promise(two.life.segment(6))
-    assert not two.stores.promise(two.life.segment(7))
+    assert two.stores.promising(two.life.segment(6))
+    assert not two.stores.promising(two.life.segment(7))
 
 
 def test_p4_a_store_that_is_away_has_said_nothing_and_is_asked_once_in_a_look(caplog: pytest.LogCaptureFixture) -> None:
@@ -267,8 +280,8 @@ def test_p13_a_damaged_object_of_another_store_is_not_taken_and_keeps_nobody_fro
         two.stores.look()
         assert not two.take(4)
     assert two.take(5)
-    assert two.stores.promise(two.life.segment(5))
-    assert not two.stores.promise(two.life.segment(4)), "so that somebody hears of it"
+    assert two.stores.promising(two.life.segment(5))
+    assert not two.stores.promising(two.life.segment(4)), "so that somebody hears of it"
     assert two.archive.find(two.life.segment(4)) is None
     assert 4 in {segment.number for segment in two.suspicions.wanted_from("the store far")}, "it has not said no"
     assert caplog.text.count("not_fetched_from_store") == 1
@@ -280,6 +293,124 @@ def test_p4_a_no_that_is_said_again_counts_from_the_first_time() -> None:
     for now in range(1, 30, 5):
         suspicions.refuse("the store far", 3, float(now))
     assert suspicions.gaps(12.0, ["the store far"], (), 3600, short_of_disk=False)
+
+
+class Looking(Two):
+    """An owner whose server has recycled segments 3 to 6, which the other store has."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.problems = Problems(self.clock)
+        store = OtherStore("far", Reader(self.other, Codec()), lambda segment, _: segment.number < 7)
+        nobody = cast("Any", None)
+        sources = Sources(self.archive, ONE, directory, nobody, lambda _: (), None, self.clock, lambda: False, (store,))
+        self.lost = LostWal(sources, Frontier(ONE, Lsn(3 * MIB), SIZE), 3600.0, self.problems)
+        self.lost.suspect(self.life.segment(3), Lsn(7 * MIB + 1))
+
+    def looks(self, seconds: float) -> None:
+        """For so long, each five seconds."""
+        until = self.clock.now + seconds
+        while self.clock.now < until:
+            self.clock.now += 5
+            self.lost._take_in()
+            self.lost._look(lambda: False)
+
+    @property
+    def told(self) -> list[str]:
+        return [problem.text for problem in self.problems.open()]
+
+    @property
+    def lacks(self) -> list[int]:
+        return [number for number in range(3, 7) if self.archive.find(self.life.segment(number)) is None]
+
+
+@pytest.fixture
+def looking(tmp_path: Path) -> Looking:
+    return Looking(tmp_path)
+
+
+def disk_runs_short(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lost_wal, "short_of_disk", lambda *_: True)
+
+
+def test_p4_p10_while_there_is_room_a_store_that_promises_is_waited_for_and_people_hear_of_it(looking: Looking) -> None:
+    looking.other.down = True
+    looking.looks(30)
+    assert "waiting for the store far" in looking.told[0]
+    looking.looks(2 * 3600)
+    assert looking.lost.gaps.empty()
+    assert looking.lost.missing is not None
+    assert (looking.lost.missing.waiting_for, looking.lost.missing.until) == (("the store far",), "")
+    looking.other.down = False
+    looking.looks(5)
+    assert looking.lacks == []
+
+
+def test_p4_a_look_that_fails_makes_no_gap_of_what_a_store_promises_though_the_disk_is_short(
+    looking: Looking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is when the slot follows the furthest that the others have to fetch the most."""
+    disk_runs_short(monkeypatch)
+    served: list[str] = []
+
+    def away(_: str, key: str) -> None:
+        if "/wal/" in key and not any(name in key for name in served):
+            raise StoreUnavailable("a store that is away, now and then")
+
+    looking.other.before = away
+    for number in range(3, 7):
+        looking.looks(GONE_SECONDS - 5)
+        served.append(looking.life.segment(number).name)
+        looking.looks(5)
+    assert looking.lost.gaps.empty()
+    assert looking.lacks == []
+
+
+def test_p4_a_store_that_was_away_an_hour_ago_is_given_time_again(
+    looking: Looking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asked it since: a member had the rest."""
+    disk_runs_short(monkeypatch)
+    looking.other.down = True
+    looking.looks(5)
+    looking.lost._suspicions.settle(3, 7)
+    looking.clock.now += 3600
+    looking.lost.suspect(looking.life.segment(3), Lsn(7 * MIB + 1))
+    looking.looks(GONE_SECONDS)
+    assert looking.lost.gaps.empty()
+    looking.other.down = False
+    looking.looks(5)
+    assert looking.lacks == []
+
+
+def test_p9_no_disk_is_filled_for_a_store_that_does_not_come_back_and_if_it_does_the_gap_is_closed(
+    looking: Looking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_runs_short(monkeypatch)
+    looking.other.down = True
+    looking.looks(GONE_SECONDS + 10)
+    assert str(looking.lost.gaps.get_nowait()) == "0/300000 to 0/700000 of timeline 1"
+    recorded = looking.lost._recorded
+    recorded.look(lambda: False)
+    assert ["only the store far has this WAL" in text for text in looking.told if text.startswith("gap")] == [True]
+    looking.other.down = False
+    looking.clock.now += recorded_gaps.LOOK_SECONDS
+    recorded.look(lambda: False)
+    recorded.look(lambda: False)
+    assert looking.lacks == []
+    assert not [text for text in looking.told if text.startswith("gap")]
+
+
+def test_p9_the_patience_being_over_does_not_make_a_dead_stores_promise_better(
+    looking: Looking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking.other.down = True
+    looking.looks(2 * 3600)
+    assert looking.lost.gaps.empty()
+    disk_runs_short(monkeypatch)
+    looking.looks(5)
+    assert looking.lost.gaps.qsize() == 1
 
 
 # -------------------------------------------------------------------------------------- a takeover, and the other's record

@@ -16,7 +16,7 @@ from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.agents import Agents
-from walkeeper.agent.archiver import holding, lost_wal
+from walkeeper.agent.archiver import holding, lost_wal, recorded_gaps
 from walkeeper.agent.shared import Shared
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
@@ -169,6 +169,34 @@ def test_p4_with_durable_in_1_who_was_away_gets_the_rest_from_the_other_store(
     assert record.gaps_total == 0
     assert "fetched_from_store" in caplog.text
     assert "archiver_wal_missing" not in caplog.text, "it is on its way"
+
+
+def test_p9_a_store_that_burns_with_what_the_other_one_lacks_fills_no_disk(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was away itself; and if the burnt one comes back after all, the gap is closed."""
+    monkeypatch.setattr(lost_wal, "GONE_SECONDS", 1.0)
+    monkeypatch.setattr(recorded_gaps, "LOOK_SECONDS", 0.5)
+    with two.agents(durable_in=1) as agents:
+        two.begin()
+        two.stores["main"].down = True
+        further = two.write(14)
+        two.reaches("far", further)
+        wait_for(lambda: two.slot >= further - 2 * SIZE)
+        two.let_go()
+        two.stores["far"].down = True
+        two.stores["main"].down = False
+        problems = agents.first.problems
+        wait_for(lambda: [each for each in problems.open() if "waiting for the store far" in each.text], 30)
+        for module in (lost_wal, holding):
+            monkeypatch.setattr(module, "short_of_disk", lambda *_: True)
+        end = two.write(6)
+        two.reaches("main", end)
+        wait_for(lambda: two.slot >= end - 2 * SIZE)
+        wait_for(lambda: [each for each in problems.open() if "only the store far has this WAL" in each.text])
+        two.stores["far"].down = False
+        wait_for(lambda: not two.lacks("main", end), 60)
+        two.reaches("far", end)
 
 
 def test_p7_one_that_was_emptied_stops_alone_and_says_so(two: Two) -> None:

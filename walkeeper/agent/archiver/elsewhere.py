@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +21,8 @@ PATIENCE: Final = 10.0
 """Seconds that another store has for an answer, beside those for the bytes of a segment."""
 SLOWEST: Final = 2 * 1024 * 1024
 """Bytes of it in a second that the store has to deliver."""
+GONE_SECONDS: Final = 30.0
+"""Seconds without an answer after which nobody waits for a store while the disk of pg_wal runs short. One look may fail."""
 TOLD: Final = 64
 """Problems that are remembered as told."""
 
@@ -47,6 +50,7 @@ class OtherStores:
         self._archive = archive
         self._history = history
         self._away: set[str] = set()
+        self._silent_since: dict[str, float] = {}
         self._said: set[str] = set()
         self._broken: set[tuple[str, Segment]] = set()
         """What a store has said that it lacks, or has given damaged."""
@@ -56,11 +60,17 @@ class OtherStores:
         """Ask all of them again; one that fails is left alone until the next look."""
         self._away.clear()
 
-    def promise(self, wanted: Segment) -> bool:
-        """Whether the record of one of them says that it has that segment, and nothing that it said or gave is against it."""
-        return any(
-            store.promises(wanted, self._history) and (store.name, wanted) not in self._broken for store in self._stores
-        )
+    def promising(self, wanted: Segment, answered: float = -math.inf) -> list[str]:
+        """Those whose record says that they have that segment, and that have said or given nothing against it; but not those that
+        have been silent since before ``answered``.
+        """
+        return [
+            store.called
+            for store in self._stores
+            if self._silent_since.get(store.name, math.inf) >= answered
+            and (store.name, wanted) not in self._broken
+            and store.promises(wanted, self._history)
+        ]
 
     def take(self, wanted: Segment, suspicions: Suspicions, now: float) -> Receipt | None:
         """From the first that has it; who has not is noted in ``suspicions``. Raises the errors of the archive that takes it."""
@@ -73,10 +83,12 @@ class OtherStores:
             except WalkeeperError as problem:
                 if isinstance(problem, StoreError):
                     self._away.add(store.name)
+                    self._silent_since.setdefault(store.name, now)
                 else:
                     self._broken.add((store.name, wanted))
                 self._tell(store, wanted, problem)
                 continue
+            self._silent_since.pop(store.name, None)
             if packed is None:
                 self._broken.add((store.name, wanted))
                 suspicions.refuse(store.called, wanted.number, now)

@@ -6,16 +6,17 @@ Until it is found, or is a gap by the rules of ``core.suspicion``, the frontier 
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
-from walkeeper.agent.archiver.elsewhere import OtherStore, OtherStores
+from walkeeper.agent.archiver.elsewhere import GONE_SECONDS, OtherStore, OtherStores
 from walkeeper.agent.archiver.member_wal import Candidate, Members
 from walkeeper.agent.archiver.recorded_gaps import RecordedGaps
 from walkeeper.agent.archiver.spool import Spool
@@ -67,7 +68,7 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What is suspected lost at this moment, for people. ``until``: when it is a gap at the latest."""
+    """What is suspected lost at this moment, for people. ``until``: when it is a gap at the latest; "" where time makes none."""
 
     lost: tuple[Lost, ...]
     waiting_for: tuple[str, ...]
@@ -251,13 +252,13 @@ class LostWal:
     # --- what follows ---------------------------------------------------------------------------------------------
 
     def _conclude(self, members: Sequence[Candidate] | None, stopped: Callable[[], bool]) -> None:
-        sources = self._sources
+        sources, short = self._sources, short_of_disk(self._sources.pg_wal, self._frontier.size)
         found = self._suspicions.gaps(
             sources.clock.monotonic(),
             None if members is None else self._waited_for(members),
             sources.archive.contents.accepted_gaps(),
             self._patience,
-            short_of_disk=short_of_disk(sources.pg_wal, self._frontier.size),
+            short_of_disk=short,
         )
         if found:
             self._list_pieces()
@@ -273,9 +274,18 @@ class LostWal:
             ]
             if came or stopped():
                 return  # somebody has just handed it in: the next look judges what is left
-            if why in (Why.WAITED, Why.DISK) and any(map(self._stores.promise, segments)):
+            promised = why in (Why.WAITED, Why.DISK) and any(map(self._stores.promising, segments))
+            if promised and not (short and self._are_gone(segments)):
                 continue  # it is not lost, however long that store is away
-            self._record(lost, why)
+            self._record(lost, Why.DISK if promised else why)
+
+    def _are_gone(self, segments: Sequence[Segment]) -> bool:
+        """Whether no store that promises one of them has answered lately: no disk is filled for what may never come back."""
+        lately = self._sources.clock.monotonic() - GONE_SECONDS
+        since = self._suspicions.since()  # nobody asked before
+        return (
+            since is not None and since < lately and not any(self._stores.promising(each, lately) for each in segments)
+        )
 
     def _waited_for(self, members: Sequence[Candidate] | None) -> list[str]:
         return [*self._stores.names, *(member.name for member in members or ())]
@@ -290,7 +300,7 @@ class LostWal:
             end=lost.end_lsn,
             why=why.value,
             hint="Take a base backup now: restores to a point inside or across the gap are not possible from earlier ones. "
-            "The gap is closed if a member that has this WAL comes back.",
+            "The gap is closed if a member or a store that has this WAL comes back.",
         )
         self._suspicions.settle(lost.first.number, lost.end)
         self.gaps.put(lost)
@@ -303,23 +313,36 @@ class LostWal:
             return
         if since != self._until[0]:
             self._until = since, timestamp(since + self._patience - self._sources.clock.monotonic())
-        if all(map(self._stores.promise, self._suspicions.segments())):  # it is on its way
+        segments = list(self._suspicions.segments())
+        if all(self._stores.promising(each, math.inf) for each in segments):  # it is on its way
             self.missing = None
             self._problems.clear(About.ARCHIVER_WAL_MISSING)
             return
-        silent = self._suspicions.silent(self._waited_for(members))
-        self.missing = Missing(lost, tuple(silent), self._until[1])
-        names = ", ".join(silent) if members is not None else "the DCS to tell the members"
-        waits = f"waiting for {names} until {self._until[1]}" if silent or members is None else "nobody is left to ask"
+        promising = [self._stores.promising(each) for each in segments]
+        promised = all(promising)
+        silent = sorted(set(chain(*promising))) if promised else self._suspicions.silent(self._waited_for(members))
+        until = "" if promised else self._until[1]
+        self.missing = Missing(lost, tuple(silent), until)
+        names = ", ".join(silent) if members is not None or promised else "the DCS to tell the members"
+        waits = f"waiting for {names} until {until}"
+        hint = (
+            "Start the members that are waited for, and their agents: the WAL is taken from them automatically. "
+            "If it is lost for good, run"
+        )
+        if promised:
+            waits = f"waiting for {names}, which has it by its record, while the disk of pg_wal has room"
+            hint = f"Bring {names} back: the WAL is taken from there automatically. If it is lost for good, run"
+        elif not silent and members is not None:
+            waits = "nobody is left to ask"
+            hint = (
+                "No member has it: it becomes a gap automatically, and then a base backup is needed. To say so now, run"
+            )
         more = f" and {len(lost) - 1} more ranges" if len(lost) > 1 else ""
         self._problems.report(
             About.ARCHIVER_WAL_MISSING,
             WalMissing(
                 f"WAL {lost[0]}{more}: neither this server nor the store has it; {waits}",
-                hint="Start the members that are waited for, and their agents: the WAL is taken from them automatically. "
-                f"If it is lost for good, run: walkeeper gap accept {lost[0].first.start}"
-                if silent or members is None
-                else "No member has it: it becomes a gap automatically, and then a base backup is needed. To say so now, run: "
-                f"walkeeper gap accept {lost[0].first.start}",
+                hint=f"{hint}: walkeeper gap accept {lost[0].first.start}",
             ),
+            grace=promised,
         )

@@ -88,11 +88,17 @@ class RecordedGaps:
             self._problems.clear(About.ARCHIVER_GAP)
             return
         first, more = gaps[0], f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
+        begun = Segment(
+            first.timeline, Lsn.parse(first.start) // self._sources.archive.size, self._sources.archive.size
+        )
+        there = ", ".join(self._stores.promising(begun))
+        lost = f"only {there} has this WAL, by its record, and did not deliver it" if there else "this WAL is lost"
+        closed = f"If {there} comes back, the gap is closed. " if there else ""
         self._problems.report(
             About.ARCHIVER_GAP,
             GapOpen(
-                f"gap {first.start} to {first.end} of timeline {first.timeline}{more}: this WAL is lost",
-                hint="Take a base backup: no restore gets past the gap from an earlier one. Then run: walkeeper gap accept "
-                f"{first.start}",
+                f"gap {first.start} to {first.end} of timeline {first.timeline}{more}: {lost}",
+                hint=f"{closed}Take a base backup: no restore gets past the gap from an earlier one. Then run: "
+                f"walkeeper gap accept {first.start}",
             ),
         )
