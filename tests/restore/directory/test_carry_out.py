@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import struct
@@ -161,6 +162,22 @@ def test_a_postmaster_pid_of_nobody_is_believed_where_not_all_can_be_seen(
     (tmp_path / "postmaster.pid").write_text("4000000\n/data\n1764400000\n5432\n/tmp\n\n\nready\n")
     with pytest.raises(CannotRestore, match="has a postmaster") if refused else nullcontext():
         assert here.before(tmp_path, use) is None
+
+
+def test_a_directory_that_this_user_may_not_see_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As postgres sees /root/x, up to Python 3.13, which has an error there and no False."""
+
+    def denied(_: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "is_dir", denied)
+    monkeypatch.setattr(Path, "exists", denied)
+    place = tmp_path / "hidden" / "x"
+    looks: tuple[Callable[[], object], ...] = (lambda: here.before(place), lambda: here.check_room({0: place}, {0: 1}))
+    for look in looks:
+        with pytest.raises(CannotRestore, match=f"{place}: Permission denied") as told:
+            look()
+        assert f"uid {os.geteuid()} may look into" in told.value.hint
 
 
 def test_what_lies_at_the_root_of_a_file_system_stays(store: MemoryStore, backup: Backup, tmp_path: Path) -> None:

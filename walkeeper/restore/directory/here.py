@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -83,8 +83,11 @@ def before(directory: Path, use: Use = "server") -> State | None:
 
     Patroni knows that none runs: it starts them.
     """
-    if not directory.is_dir():
-        return None
+    with _may_be_seen(directory):
+        return _before(directory, use) if directory.is_dir() else None
+
+
+def _before(directory: Path, use: Use) -> State | None:
     if (server := running_server(directory)) is not None:
         raise CannotRestore(f"{directory}: a server runs there, with pid {server.pid}", hint="Stop it first.")
     for each in postmasters():
@@ -99,6 +102,17 @@ def before(directory: Path, use: Use = "server") -> State | None:
             hint=f"If none runs there, in no other container either, a crash has left it: {away}",
         )
     return state.read(directory)
+
+
+@contextmanager
+def _may_be_seen(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        raise CannotRestore(
+            f"{place}: {problem.strerror or problem}",
+            hint=f"Choose a directory that uid {os.geteuid()} may look into, or let it, on the whole path.",
+        ) from None
 
 
 def resumable(directory: Path, before: State | None, asked: Asked, *, delta: bool) -> State | None:
@@ -232,7 +246,8 @@ def check_room(places: dict[int, Path], sizes: dict[int, int]) -> None:
     total: dict[int, list[int]] = {}
     shown: dict[int, Path] = {}
     for oid, place in places.items():
-        near = next(each for each in (place, *place.parents) if each.exists())
+        with _may_be_seen(place):
+            near = next(each for each in (place, *place.parents) if each.exists())
         device = near.stat().st_dev
         sums = total.setdefault(device, [0 if oid else _SPARE, 0])
         sums[0] += sizes[oid]
