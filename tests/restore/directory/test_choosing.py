@@ -24,7 +24,8 @@ from walkeeper.core.floor import Below
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.errors import CannotRestore, CannotTell
 from walkeeper.lib import retry
-from walkeeper.restore.directory import here, plan
+from walkeeper.restore import state
+from walkeeper.restore.directory import check, here, plan
 from walkeeper.restore.directory.model import Plan, Request
 from walkeeper.verify import evidence
 
@@ -63,6 +64,17 @@ def make(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.setattr(plan, "_PAUSE", 0)
     monkeypatch.setattr(plan, "_ON_ITS_WAY", 0)
     return make
+
+
+def test_whether_this_host_can_restore_has_nothing_to_do_with_where_that_is_asked(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by sudo -u postgres in /root, or in a restore that was given up."""
+    (tmp_path / state.NAME).write_text("what nobody can read")
+    monkeypatch.chdir(tmp_path)
+    found: list[Plan] = []
+    assert f"has {SECOND}" in check._backup(built.config, found)
+    assert found
 
 
 def test_a_named_backup_that_stopped_after_the_time_is_refused(built: Built, make: Make) -> None:

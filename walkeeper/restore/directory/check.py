@@ -26,6 +26,8 @@ from walkeeper.restore.directory.command import restore_script
 from walkeeper.restore.directory.model import Plan, Request
 
 FORMAT: Final = 1
+_NOWHERE: Final = Path("/dev/null/walkeeper")
+"""What lies where a restore would go is no part of the question, and nothing can lie there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def _checked(name: str, work: Callable[[], str]) -> Check:
 
 def _backup(config: Config, found: list[Plan]) -> str:
     """Store, archive, backups and WAL, as a restore to latest looks at them; and the server's programs."""
-    plan = planning.make_of_any(config, Request(directory=Path.cwd()))
+    plan = planning.make_of_any(config, Request(directory=_NOWHERE))
     found.append(plan)
     stopped = stopped_at(plan.backup)
     age = "" if stopped is None else f", {amounts.duration(max(0.0, wall_seconds() - stopped.timestamp()))} old"
