@@ -648,3 +648,24 @@ def test_p15_a_backup_whose_trial_found_damage_does_not_count(site: Site, run: R
     sound = Proof(backup=str(FIRST), at="2026-11-28T03:00:00Z", timeline=1, lsn="0/700100")
     write_proof(site.store, site.layout, sound)
     assert run(apply=True)["oldest"] == str(OLDER)
+
+
+@pytest.mark.parametrize("word_first", [False, True])
+def test_p15_a_retained_backup_stays_with_its_wal_though_a_trial_found_damage(
+    site: Site, run: Run, *, word_first: bool
+) -> None:
+    """Whoever said that it stays knows nothing of the trial, and the next one may prove it."""
+    found = Proof(backup=str(OLD), at="2026-11-28T02:00:00Z", timeline=1, lsn="0/0", damage="pg_checksums: block 7")
+    if not word_first:
+        write_proof(site.store, site.layout, found)
+    assert words.retain(site.config, str(OLD), FOREVER) == 0
+    if word_first:
+        write_proof(site.store, site.layout, found)
+    said = run(apply=True)
+    assert (said["retained"], said["next_floor"]["backups"]) == ([str(OLD)], [str(OLDER)])
+    site.now += timedelta(hours=2)
+    assert run(apply=True)["deleted"]["backups"] == [str(OLDER)]
+    assert [each.id for each in there(site)] == [str(OLD), str(FIRST), str(SECOND)]
+    assert [key[-28:-4] for key in site.keys("wal/")] == [
+        site.built.segment(1, number).name for number in (3, *range(7, 14))
+    ]

@@ -37,7 +37,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What others need. ``pins`` and ``retained`` may have ended. ``stored_at``: when ``backup.json`` was stored, by id."""
+    """What others need. ``pins`` and ``retained`` may have ended. ``stored_at``: when ``backup.json`` was stored, by id.
+
+    One of ``retained`` that is damaged stays, too: people said so, and what was found may be a false alarm.
+    """
 
     elapsed: Elapsed
     pins: Sequence[Pin] = ()
@@ -91,11 +94,10 @@ def plan(windows: Windows, holdings: Holdings, policy: Policy, needs: Needs) -> 
     below = tuple(_below(branches, low, holdings))
     ends = {each.timeline: Lsn.parse(each.lsn) // holdings.size for each in below}
     held = {each.backup for each in needs.retained if elapsed.now_since(moment(each.at)) < moment(each.until)}
-    complete = {each.backup.id for each in windows.judged if each.counts}
     stays = {backup.id for backup in (*wanted, *pinned)}
     retained = [
         backup
-        for backup in _with_parents([by_id[id_] for id_ in sorted(held & complete)], by_id)
+        for backup in _with_parents([by_id[id_] for id_ in sorted(held & by_id.keys())], by_id)
         if backup.id not in stays and _gone(backup, ends, holdings)
     ]
     kept = tuple(_islands(retained, holdings))
