@@ -152,6 +152,8 @@ def test_a_takeover_that_finds_no_agent_exits_with_2(
 ) -> None:
     """1 is that it refuses one."""
     monkeypatch.setenv("WALKEEPER_RUN_DIR", str(short_path))
+    uid = os.geteuid() or 1000
+    monkeypatch.setattr("os.geteuid", lambda: uid)
     assert cli.main(["takeover", "-c", str(config)]) == 2
     assert "HINT: Start the agent" in capsys.readouterr().err
 

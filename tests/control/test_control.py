@@ -222,12 +222,32 @@ def test_a_socket_that_a_crash_left_is_replaced(short_path: Path, serve: Serve) 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
         stale.bind(str(short_path / "a.sock"))
     (short_path / "a.sock.new").touch()
-    with pytest.raises(AgentError, match="no agent is running"):
+    with pytest.raises(AgentError, match="no agent "):
         client.ask(str(short_path / "a.sock"), "echo", 5)
     assert client.ask(str(serve()), "echo", 5)["ok"] is True
 
 
-def test_who_finds_no_agent_is_told_what_the_last_one_said_that_a_callback_started(short_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("uid", "said", "hint"),
+    [
+        (1000, "no agent is running", "Start the agent"),
+        (0, "no agent listens there, where root looks", "sudo -u postgres"),
+    ],
+)
+def test_root_is_not_told_that_no_agent_runs_where_another_user_would_see_one(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, said: str, hint: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    with pytest.raises(AgentError, match=said) as told:
+        client.ask(str(short_path / "a.sock"), "status", 5)
+    assert hint in told.value.hint
+
+
+def test_who_finds_no_agent_is_told_what_the_last_one_said_that_a_callback_started(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = os.geteuid() or 1000
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
     path = str(short_path / "a.sock")
     with pytest.raises(AgentError) as nobody:
         client.ask(path, "echo", 5)

@@ -43,11 +43,11 @@ def ask(socket_path: str, verb: str, timeout: float, **facts: object) -> dict[st
     try:
         reply = json.loads(exchange(socket_path, json.dumps({"verb": verb, **facts}).encode(), timeout))
     except NoAnswer as error:
-        hint = (
-            "The agent is stuck: its log says more."
-            if error.listening
-            else "Start the agent: walkeeper agent, or its systemd unit." + _last_start(socket_path)
-        )
+        hint = "The agent is stuck: its log says more."
+        if not error.listening:
+            start = "Start the agent: walkeeper agent, or its systemd unit."
+            as_root = "An agent may listen where only PostgreSQL's user looks: sudo -u postgres walkeeper …"
+            hint = (start if os.geteuid() else as_root) + _last_start(socket_path)
         raise NoAgent(str(error), hint=hint) from None
     except ValueError:
         raise NoAgent(f"{socket_path}: the answer is not understood") from None
@@ -120,7 +120,8 @@ def _connect(socket_path: str, end: float) -> _socket.socket:
             return connection
     except (FileNotFoundError, ConnectionRefusedError):
         connection.close()
-        raise NoAnswer(f"{socket_path}: no agent is running", listening=False) from None
+        nobody = "no agent is running" if os.geteuid() else "no agent listens there, where root looks"
+        raise NoAnswer(f"{socket_path}: {nobody}", listening=False) from None
     except OSError as error:
         connection.close()
         raise NoAnswer(f"{socket_path}: {_reason(error)}", listening=True) from None
