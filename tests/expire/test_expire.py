@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from tests.core.test_floor import a_floor, a_pin
-from tests.core.values import control_file
-from tests.fixtures.archives import ONE, SYSTEM, Built
+from tests.core.values import control_file, history_text
+from tests.fixtures.archives import ONE, SYSTEM, TWO, Built
 from tests.fixtures.backed_up import put_backup
 from tests.twins.memory_record import MemoryRecord
 from walkeeper.archive.backups import Backups
@@ -22,12 +22,14 @@ from walkeeper.archive.expiry import read_expiry, read_pins, write_floor, write_
 from walkeeper.archive.open import open_archives
 from walkeeper.archive.proofs import write_proof
 from walkeeper.archive.restorable import described, look
+from walkeeper.cli.main import parser
 from walkeeper.core.backup import Backup, BackupId, Tombstone
 from walkeeper.core.floor import FOREVER
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.proof import Proof
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.retention import Policy
+from walkeeper.core.windows import Choice, choose
 from walkeeper.dcs.claim import unknown
 from walkeeper.errors import DcsError, NotAuthentic, StoreDenied, StoreUnavailable
 from walkeeper.expire import command, words
@@ -648,6 +650,41 @@ def test_p15_a_backup_whose_trial_found_damage_does_not_count(site: Site, run: R
     sound = Proof(backup=str(FIRST), at="2026-11-28T03:00:00Z", timeline=1, lsn="0/700100")
     write_proof(site.store, site.layout, sound)
     assert run(apply=True)["oldest"] == str(OLDER)
+
+
+def test_p15_for_a_backup_whose_trial_found_damage_the_command_that_proves_it_again_is_printed(
+    site: Site, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for id_ in (OLD, OLDER, FIRST):
+        write_proof(
+            site.store,
+            site.layout,
+            Proof(backup=str(id_), at="2026-11-28T02:00:00Z", timeline=1, lsn="0/0", damage="pg_verifybackup: torn"),
+        )
+    found = run(code=1, apply=True)
+    assert "walkeeper expire and walkeeper verify say which backups do not count" in found["hint"]
+    assert [*found["prove"]] == [*found["damaged"]] == [str(OLD), str(OLDER), str(FIRST)]
+    command.main(site.config, command.Request(apply=True, job=str(SECOND)))
+    told = capsys.readouterr()
+    for id_, printed in found["prove"].items():
+        asked = parser().parse_args(printed.split()[1:])
+        chosen = choose(
+            look(open_archives(site.config), SYSTEM, site.built.archive.size, None).windows, Lsn.parse(asked.to)
+        )
+        assert isinstance(chosen, Choice)
+        assert chosen.backup.id == id_
+        hint = f"HINT: It counts again when it is proved: {printed}. walkeeper backup takes a new one."
+        assert f"backup {id_}: it does not count: a restore that was tried out found it damaged" in told.err
+        assert hint in told.err
+        assert hint in " ".join(told.out.split())
+
+
+def test_p15_a_backup_of_a_branch_that_was_left_is_proved_again_on_its_timeline(site: Site) -> None:
+    site.built.archive.archive_history(2, history_text(TWO))
+    there = look(open_archives(site.config), SYSTEM, site.built.archive.size, None).windows
+    assert command._prove(there, str(OLD)) == "walkeeper verify --restore --to 0/300100"
+    assert command._prove(there, str(FIRST)) == "walkeeper verify --restore --to 0/700100 --timeline 1"
+    assert command._prove(there, "20261101T020000Z-00000001-000000ff") is None
 
 
 @pytest.mark.parametrize("word_first", [False, True])

@@ -197,6 +197,37 @@ def test_what_a_job_finds_is_said_where_the_agent_reads_it(
     assert (f"walkeeper: backup {ID}: pg_amcheck: torn" in capsys.readouterr().err) == said
 
 
+@pytest.mark.parametrize(
+    ("broken", "noted"),
+    [
+        (("pg_amcheck",), ""),
+        (("pg_verifybackup",), "pg_verifybackup: torn"),
+        (("pg_amcheck", "pg_checksums"), "pg_checksums: torn"),
+    ],
+)
+def test_p15_what_pg_amcheck_alone_finds_is_told_and_not_held_against_the_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: tuple[str, ...], noted: str
+) -> None:
+    """On a host with another libc it finds that in each backup, and expire would give up nothing any longer."""
+    store = MemoryStore()
+    wanted = plan(made(store), store, tmp_path)
+
+    def prove(found: command.Found, *_: object) -> None:
+        found.checks += [command.Check(name, "damage", "torn") for name in broken]
+
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr(command, "_planned", lambda *_: wanted)
+    monkeypatch.setattr(command, "_prove", prove)
+    monkeypatch.setattr(command, "scratch", lambda *_: nullcontext(tmp_path))
+    text, code = command._work(config(tmp_path), command.Request())
+    assert code == 1
+    assert all(f"DAMAGE    {name}: torn" in text for name in broken)
+    found = proofs.damaged(store, LAYOUT)
+    assert [*found] == ([str(ID)] if noted else [])
+    assert all(why.endswith(f": {noted}") for why in found.values())
+    assert newest_proof(store, LAYOUT) is None
+
+
 def test_what_a_killed_one_left_is_removed_by_itself(tmp_path: Path) -> None:
     place.clear(config(tmp_path), tmp_path)
     left = _killed(tmp_path)

@@ -16,8 +16,10 @@ from tests.parts.postgres import Postgres
 from tests.parts.processes import Process, new_directory, wait_until
 from walkeeper.archive.expiry import read_pins
 from walkeeper.archive.open import open_archives
-from walkeeper.archive.proofs import newest_proof
+from walkeeper.archive.proofs import damaged, newest_proof, write_proof
 from walkeeper.core import backup_job
+from walkeeper.core.proof import Proof
+from walkeeper.core.windows import consistent_at
 from walkeeper.postgres.data_directory import running_server
 
 pytestmark = pytest.mark.postgres
@@ -130,6 +132,24 @@ def test_a_piece_that_is_lost_is_damage_and_remembered_as_that(prover: Prover) -
     assert prover.nothing_stays()
 
 
+def test_p15_a_backup_in_which_damage_was_found_is_proved_again_by_its_stop_though_there_is_a_newer_one(
+    prover: Prover,
+) -> None:
+    backup, place = prover.place.taken(), prover.place
+    store = open_archives(place.config).store
+    write_proof(
+        store,
+        place.layout,
+        Proof(backup=backup.id, at="2026-11-01T00:00:00Z", timeline=1, lsn="0/0", damage="pg_verifybackup: torn"),
+    )
+    assert place.take() == 0
+    place.archive_wal()
+    code, found, said = prover.run("--to", str(consistent_at(backup)))
+    assert (code, found["backup"], found["remembered"]) == (0, backup.id, True), said
+    assert place.taken().id != backup.id
+    assert damaged(store, place.layout) == {}
+
+
 @pytest.mark.slow
 def test_a_table_that_is_broken_inside_is_found_and_every_target_can_be_tried() -> None:
     """Without data checksums PostgreSQL backs it up without a word."""
@@ -149,6 +169,7 @@ def test_a_table_that_is_broken_inside_is_found_and_every_target_can_be_tried() 
         assert (code, told["verdict"]) == (1, "damaged"), said
         (damage,) = [each for each in told["checks"] if each["state"] == "damage"]
         assert damage["name"] == "pg_amcheck"
+        assert damaged(open_archives(found.place.config).store, found.place.layout) == {}
         assert found.nothing_stays()
         found.there.host.kill9()
 

@@ -143,7 +143,8 @@ def _oldest(chain: Sequence[Backup], policy: Policy, needs: Needs) -> Backup:
         raise Unsafe(
             f"retention: {len(fulls)} complete full {'backup is' if len(fulls) == 1 else 'backups are'} on the cluster's "
             f"chain, and {FULLS} always stay",
-            hint="walkeeper verify says which backups do not count, and why. walkeeper backup takes a new one.",
+            hint="walkeeper expire and walkeeper verify say which backups do not count, and why. "
+            "walkeeper backup takes a new one.",
         )
     by_number = fulls[-min(len(fulls), max(FULLS, policy.number or 0))]
     if policy.keep is None:

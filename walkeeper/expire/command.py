@@ -18,6 +18,7 @@ from walkeeper.core.coverage import Range, intersect
 from walkeeper.core.floor import LEAST_GRACE, lasting, moment, written
 from walkeeper.core.record import Record
 from walkeeper.core.retention import FULLS, Policy, too_few
+from walkeeper.core.windows import Choice, Windows, choose, consistent_at
 from walkeeper.dcs.claim import Claim, read_claim
 from walkeeper.errors import CannotTell, Unsafe
 from walkeeper.expire.delete import Deleted
@@ -72,8 +73,8 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
     text = json_module.dumps(result, indent=2) if request.json else "\n".join(map(printable, _lines(result)))
     refused, archive = found.looked.refused, found.looked.archive
     if request.job is not None:
-        for id_, why in found.looked.broken.items():
-            complain(f"backup {id_}: it does not count: {why}", _VERIFY)
+        for id_, why in result["damaged"].items():
+            complain(f"backup {id_}: it does not count: {why}", _more(result, id_))
     if refused is None:
         return text, DONE
     if request.job is not None:
@@ -152,6 +153,7 @@ def document(found: Ran, policy: Policy) -> dict[str, Any]:
         },
         "pins": list(plan.pinned) if plan else [],
         "damaged": dict(looked.broken),
+        "prove": {id_: said for id_ in sorted(looked.tried) if (said := _prove(looked.archive.windows, id_))},
         "stood": None if looked.elapsed.stood is None else [written(at) for at in looked.elapsed.stood],
         "next_floor": None
         if floor is None
@@ -239,8 +241,27 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
 def _damaged(found: dict[str, Any]) -> Iterator[str]:
     for id_, why in found["damaged"].items():
         yield from wrapped("Damaged", f"{id_} does not count: {why}", _WIDTH)
-    if found["damaged"]:
-        yield from wrapped("", f"HINT: {_VERIFY}", _WIDTH)
+        yield from wrapped("", f"HINT: {_more(found, id_)}", _WIDTH)
+
+
+def _more(found: dict[str, Any], id_: str) -> str:
+    """What to do about one that does not count."""
+    if id_ not in found["prove"]:
+        return _VERIFY
+    return f"It counts again when it is proved: {found['prove'][id_]}. walkeeper backup takes a new one."
+
+
+def _prove(there: Windows, id_: str) -> str | None:
+    """The command that restores this backup, and no newer one: to its stop. None where no restore begins with it."""
+    for backup in there.complete:
+        if backup.id == id_:
+            stop = consistent_at(backup)
+            for timeline in (there.kept.timeline, *sorted(there.chains)):
+                chosen = choose(there, stop, timeline=timeline)
+                if isinstance(chosen, Choice) and chosen.backup.id == id_:
+                    named = "" if timeline == there.kept.timeline else f" --timeline {timeline}"
+                    return f"walkeeper verify --restore --to {stop}{named}"
+    return None
 
 
 def _floors(found: dict[str, Any]) -> Iterator[str]:

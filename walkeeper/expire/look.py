@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -38,7 +38,8 @@ _LEFT: Final = timedelta(seconds=LONGEST_PIN)
 class Looked:
     """``plan`` is today's, by no floor; ``refused`` says why there is none. ``pins`` count; ``left`` are over for long.
 
-    ``broken``: why some backups do not count, by id, of those because of which something would go.
+    ``broken``: why some backups do not count, by id, of those because of which something would go; in ``tried`` a restore that
+    was tried out found that.
     """
 
     archive: Restorable
@@ -48,6 +49,7 @@ class Looked:
     left: tuple[Pin, ...]
     plan: Plan | None
     broken: Mapping[str, str] = field(default_factory=dict)
+    tried: Collection[str] = ()
     refused: Unsafe | None = None
 
     @property
@@ -150,6 +152,7 @@ def look(
         left=left,
         plan=planned,
         broken=rests.broken,
+        tried=tried.keys() & there,
         refused=refused,
     )
 

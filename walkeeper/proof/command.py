@@ -107,6 +107,13 @@ class Found:
         states = {each.state for each in self.checks}
         return DAMAGED if "damage" in states else CANNOT_TELL if "unsure" in states else SOUND
 
+    @property
+    def of_the_backup(self) -> list[Check]:
+        """The damage that an older backup need not have. What pg_amcheck finds is of the cluster's own tables and indexes, or of
+        a host that sorts text otherwise.
+        """
+        return [each for each in self.checks if each.state == "damage" and each.name != "pg_amcheck"]
+
 
 def main(config: Config, request: Request) -> int:
     """Print what was found; returns the exit code. An interrupt ends the server and removes what was written, too."""
@@ -152,8 +159,8 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
         _prove(found, settings.restore_command(script, config.source, None), place, progress, pace)
     if found.code == SOUND:
         _remember(found)
-    elif found.code == DAMAGED:
-        _remember(found, "; ".join(f"{each.name}: {each.text}" for each in found.checks if each.state == "damage"))
+    elif damage := found.of_the_backup:
+        _remember(found, "; ".join(f"{each.name}: {each.text}" for each in damage))
     if found.code != SOUND and request.job:
         for each in found.checks:
             if each.state in ("damage", "unsure"):
