@@ -166,6 +166,10 @@ def test_p6_a_history_that_a_newer_one_comes_from_was_there() -> None:
     assert lost_history(5, [four], 1) is None
     assert lost_history(3, [four], 3) is None  # the archive begins there, with what came before never stored
     assert lost_history(3, [], 1) is None
+    assert lost_history(3, [], 1, [3])
+    assert "00000004.history is not" in str(lost_history(3, [], 1, [5, 4, 2]))
+    assert lost_history(3, [], 1, [2]) is None
+    assert lost_history(3, [], 3, [3]) is None
 
 
 def test_the_last_record_of_an_empty_segment_is_not_known() -> None:

@@ -119,6 +119,7 @@ def test_p6_where_the_archive_ends_a_recovery_is_told_so(agent: Holed, around: s
         agent.record(20 * MIB, timeline=2)
         agent.put(8, timeline=2)
     elif around == "another timeline's segments":
+        agent.archive.archive_history(3, history_text(History(3, (Switch(1, Lsn(5 * MIB + 100)),))))
         agent.put(8, timeline=3)
     elif around == "the archive's other files":
         key = agent.archive.layout.file(segment(8), "")
@@ -128,6 +129,12 @@ def test_p6_where_the_archive_ends_a_recovery_is_told_so(agent: Holed, around: s
         for name in ("readme.txt", "000000010000000000000000.json", "zzzzzzzzzzzzzzzzzzzzzzzz.json"):
             agent.store.create(agent.archive.layout.starts + name, b'{"segment_size": 1e999}', {})
         agent.store.create(f"{agent.archive.layout.histories}README", b"x", {})
+        for name in (
+            "0000000400000000/000000040000000000000007.partial.zst",
+            "0000000500000000/x",
+            "zzzzzzzzzzzzzzzz/x",
+        ):
+            agent.store.create(agent.archive.layout.wal + name, b"x", {})
     elif around == "another cluster's record":
         agent.record(20 * MIB)
         assert agent.dcs.record is not None
@@ -138,7 +145,7 @@ def test_p6_where_the_archive_ends_a_recovery_is_told_so(agent: Holed, around: s
     elif around == "a record that cannot be read":
         agent.dcs.put(b"{")
     assert agent.restore(segment(7).name) == exits.ABSENT
-    assert agent.restore("00000003.history") == exits.ABSENT
+    assert agent.restore("00000004.history") == exits.ABSENT
     assert agent.restore("000000010000000000000007.00000028.backup") == exits.ABSENT
 
 
@@ -260,6 +267,29 @@ def test_p6_a_missing_history_of_which_a_newer_timeline_came_is_no_end(agent: Ho
     assert agent.restore("00000002.history") == exits.ABSENT  # PostgreSQL takes its own
     assert agent.restore("00000003.history") == exits.ABSENT
     assert agent.restore("00000005.history") == exits.ABSENT
+
+
+@pytest.mark.parametrize("left", ["a segment", "its tail", "a later timeline's segment"])
+def test_p6_a_missing_history_whose_timeline_has_wal_is_no_end(
+    agent: Holed, left: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is stored before the first byte of its timeline. What absent means: all of that is dropped, and the number taken again."""
+    agent.server(RECOVERS)
+    assert agent.restore("00000002.history") == exits.ABSENT
+    assert agent.restore("00000003.history") == exits.ABSENT  # so that the first answer is no longer kept
+    timeline = 3 if left.startswith("a later") else 2
+    lost = segment(9, timeline)
+    if left == "its tail":
+        plain = paged_segment(lost, SYSTEM, HISTORY)
+        tail.put(agent.archive, lost, Piece(0, 8192, "o1"), plain[:8192])
+    else:
+        agent.put(9, timeline)
+    assert agent.restore("00000002.history") == exits.STOP_RECOVERY
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert f"00000002.history: not in the archive, and WAL of timeline {timeline} is there" in said
+    assert agent.restore("00000004.history") == exits.ABSENT
+    agent.archive.archive_history(2, history_text(HISTORY))
+    assert agent.restore("00000002.history") == exits.DELIVERED
 
 
 def test_p6_a_standby_goes_on_asking_and_its_log_has_one_line(agent: Holed, capfd: pytest.CaptureFixture[str]) -> None:

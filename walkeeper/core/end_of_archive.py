@@ -110,11 +110,18 @@ def _left_at(asked: Segment, newer: Iterable[History]) -> Lsn:
     return min(next(ends, asked.end), asked.end)
 
 
-def lost_history(timeline: int, histories: Iterable[History], first: int) -> Hole | None:
-    """Whether a history that is not in the archive was there: a newer one names that timeline as an ancestor.
+def lost_history(
+    timeline: int, histories: Iterable[History], first: int, nameless: Collection[int] = ()
+) -> Hole | None:
+    """Whether a history that is not in the archive was there: a newer one names that timeline as an ancestor, or WAL of it is
+    stored, which never goes before the history.
 
-    ``first`` is the timeline that the archive begins with: older ones may never have been in it.
+    ``first`` is the timeline that the archive begins with: older ones may never have been in it. ``nameless``: timelines with WAL
+    and no history. One that is newer than the asked one may come from it, and is not found if this one is absent.
     """
+    for lost in sorted(each for each in nameless if each >= timeline > first):
+        lacking = "" if lost == timeline else f", and {HistoryFile(lost).name} is not"
+        return Hole(f"WAL of timeline {lost} is there{lacking}")
     for history in histories:
         if first < timeline < history.timeline and history.includes(timeline):
             return Hole(f"{HistoryFile(history.timeline).name} is there and comes from timeline {timeline}")

@@ -6,8 +6,10 @@ again anyway, and again every few seconds: it is looked around for it seldom, an
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +24,7 @@ from walkeeper.core.coverage import Range
 from walkeeper.core.end_of_archive import Around, Hole, RecordedGap, hole_at, lost_history, merged
 from walkeeper.core.floor import given_up
 from walkeeper.core.history import History, parse_history
-from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Record
 from walkeeper.core.tail import TailReach
@@ -52,6 +54,9 @@ STANDBY_KEPT: Final = 60.0
 """The same for a standby: a hole is one line a minute in its log."""
 DCS_SILENCE: Final = 3.0
 """Seconds for the DCS, which only adds to what the store says: loading its client is a part of them."""
+_FOLDER: Final = re.compile(r"[0-9A-F]{16}\Z")
+_SMALLEST: Final = SegmentSize(MIB)
+"""Every segment's name can be one of these."""
 _AT_ONCE: Final = 16
 """Requests to the store."""
 
@@ -139,17 +144,31 @@ class Ends:
         return None if found is None else _problem(asked, found, self._last_record_before(layout, asked))
 
     def _lost_history(self, layout: Layout, file: HistoryFile) -> HoleInArchive | None:
+        begun = self._begun(layout, file.timeline)  # before the histories, which are stored first
         newer = [timeline for timeline in timelines(self._source.store, layout) if timeline > file.timeline]
-        if not newer:
+        nameless = [
+            timeline
+            for timeline, place in begun.items()
+            if timeline not in newer and any(self._segments(layout, place, _SMALLEST))
+        ]
+        if not newer and not nameless:
             return None
         first = min(self._starts(layout), default=0)
-        found = lost_history(file.timeline, self._read_histories(layout, newer), first)
+        found = lost_history(file.timeline, self._read_histories(layout, newer), first, nameless)
         if found is None:
             return None
         return HoleInArchive(
             f"{file.name}: not in the archive, and {found.why}",
             hint="Put it back under history/: a member's pg_wal has it. Without it an older timeline is taken for the newest.",
         )
+
+    def _begun(self, layout: Layout, lowest: int) -> dict[int, str]:
+        """The timelines from ``lowest`` on that have a folder of WAL, and ``lowest`` itself: where their segments are listed."""
+        found = {lowest: f"{layout.tails}{lowest:08X}"}
+        for folder in self._source.store.folders(layout.wal):
+            if _FOLDER.match(folder) and int(folder[:8], 16) >= lowest:
+                found[int(folder[:8], 16)] = f"{layout.wal}{folder}/"
+        return found
 
     def _near(self, layout: Layout, asked: Segment) -> Iterator[Segment]:
         """Of its timeline and behind it: the first one in the same folder, in the next, and among the tails."""
@@ -173,18 +192,19 @@ class Ends:
         return (segment for segment in found if segment is not None)
 
     def _first(self, layout: Layout, asked: Segment, prefix: str) -> Segment | None:
+        for segment in self._segments(layout, prefix, asked.size):
+            if segment.timeline == asked.timeline and segment.number > asked.number:
+                return segment
+        return None
+
+    def _segments(self, layout: Layout, prefix: str, size: SegmentSize) -> Iterator[Segment]:
         for info in self._source.store.list(prefix):
             if info.key.startswith(layout.tails):
                 name = info.key.removeprefix(layout.tails).partition("/")[0]
             else:
                 name = info.key.rpartition("/")[2].removesuffix(AGE).removesuffix(ZSTD).removesuffix(AGAIN)
-            try:
-                segment = Segment.parse(name, asked.size)
-            except BadName:
-                continue  # .partial, .backup, or somebody's own file
-            if segment.timeline == asked.timeline and segment.number > asked.number:
-                return segment
-        return None
+            with suppress(BadName):  # .partial, .backup, or somebody's own file
+                yield Segment.parse(name, size)
 
     def _gaps(self, layout: Layout, size: SegmentSize) -> list[RecordedGap]:
         found = []
