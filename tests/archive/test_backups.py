@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Iterator
 
 import pyrage
 import pytest
@@ -17,7 +18,8 @@ from walkeeper.archive.layout import Layout
 from walkeeper.core import backup_index
 from walkeeper.core.backup import BackupId, Tombstone
 from walkeeper.core.backup_index import Part
-from walkeeper.errors import BadBackup, CannotTell
+from walkeeper.errors import BadBackup, CannotTell, StoreUnavailable
+from walkeeper.store.base import ObjectInfo
 
 ID = BackupId("20261128T020000Z", 3, "1a2b3c4d")
 LAYOUT = Layout("demo", None, 7)
@@ -145,6 +147,32 @@ def test_an_attempt_takes_over_only_what_is_encrypted_for_the_same_recipients(st
         del store.objects[key]
     assert not same.claim(ID, known)  # as of an older walkeeper, which did not say
     assert same.claim(ID, frozenset())
+
+
+class Late(MemoryStore):
+    """Lists what it had some time ago."""
+
+    late = True
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return (info for info in super().list(prefix) if not (self.late and "/recipients-" in info.key))
+
+
+def test_a_listing_that_is_late_says_nothing_of_other_recipients() -> None:
+    store = Late()
+    recipients = (str(pyrage.x25519.Identity.generate().to_public()),)
+    backups = Backups(store, LAYOUT, Codec(recipients=recipients))
+    with pytest.raises(StoreUnavailable, match="does not list it yet") as told:
+        backups.claim(ID, frozenset())
+    assert told.value.waiting_helps
+    put_piece(backups, ID, PLAIN)
+    with pytest.raises(StoreUnavailable, match="does not list it yet"):
+        backups.claim(ID, backups.pieces(ID))
+    store.late = False
+    assert backups.claim(ID, backups.pieces(ID))
+    store.late = True
+    other = Backups(store, LAYOUT, Codec(recipients=(str(pyrage.x25519.Identity.generate().to_public()),)))
+    assert not other.claim(ID, other.pieces(ID))  # which has said nothing of itself
 
 
 def test_of_two_runs_for_other_recipients_at_once_one_at_most_goes_on(store: MemoryStore) -> None:

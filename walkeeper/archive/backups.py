@@ -119,19 +119,29 @@ class Backups:
     def claim(self, id_: BackupId, attempted: Collection[str] | None = None) -> bool:
         """State for whom this run encrypts, before its first piece, whose name does not say it.
 
-        ``attempted``: the pieces of an earlier run, where there may be one. False where that had others, or did not say.
+        ``attempted``: the pieces of an earlier run, where there may be one. False where that had others, or did not say. Raises
+        StoreUnavailable where the listing does not show this run's own word yet: it need not show another's.
         """
         if not self.codec.recipients:
             return True
         sha256 = hashlib.sha256("\n".join(sorted(self.codec.recipients)).encode()).hexdigest()
         place = f"{self.layout.backup(id_)}recipients-"
-        before = [] if attempted is None else [info.key for info in self.store.list(place)]
-        if (attempted and not before) or {*before} - {place + sha256}:
+        own = place + sha256
+        before = set() if attempted is None else {info.key for info in self.store.list(place)}
+        if before - {own} or (attempted and not before and self.store.head(own) is None):
             return False
         body = f"{sha256}\n".encode()
         with suppress(AlreadyThere):
-            self.store.create(place + sha256, body, stated(hashlib.sha256(body).hexdigest(), len(body), body))
-        return attempted is None or [info.key for info in self.store.list(place)] == [place + sha256]
+            self.store.create(own, body, stated(hashlib.sha256(body).hexdigest(), len(body), body))
+        if attempted is None:
+            return True
+        after = {info.key for info in self.store.list(place)}
+        if not after:
+            raise StoreUnavailable(
+                f"{own}: the store has it, and does not list it yet",
+                hint="If it stays so, look at what lies between here and the store.",
+            )
+        return after == {own}
 
     def put_packed_piece(self, id_: BackupId, sha256: str, size: int, frame_size: int, body: bytes) -> Stored:
         """``sha256`` is that of the frame, ``size`` that of the plain bytes. One that is there counts as with ``find_piece``."""
