@@ -16,7 +16,9 @@ from tests.fixtures.restoring import SEGMENT, SYSTEM, Node, answering
 from tests.parts.processes import wait_until
 from tests.twins.memory_record import MemoryRecord
 from walkeeper.archive import tail
+from walkeeper.archive.codec import Codec
 from walkeeper.archive.expiry import write_floor
+from walkeeper.archive.read import Reader
 from walkeeper.core.floor import Below
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn
@@ -24,8 +26,11 @@ from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Record
 from walkeeper.core.tail import Piece
 from walkeeper.dcs.base import RECORD
-from walkeeper.errors import StoreUnavailable
+from walkeeper.dcs.furthest import Furthest
+from walkeeper.errors import CannotTell, DcsError, StoreUnavailable
+from walkeeper.lib.clock import SystemClock
 from walkeeper.restore import command, exits
+from walkeeper.restore.ends import Ends
 
 RECOVERS: Final = ("recovery.signal", "postmaster.pid")
 FOLLOWS: Final = ("standby.signal", "postmaster.pid")
@@ -290,6 +295,39 @@ def test_p6_a_missing_history_whose_timeline_has_wal_is_no_end(
     assert agent.restore("00000004.history") == exits.ABSENT
     agent.archive.archive_history(2, history_text(HISTORY))
     assert agent.restore("00000002.history") == exits.DELIVERED
+
+
+@pytest.mark.parametrize("unreadable", ["denied", "silent", "garbage"])
+def test_p6_one_of_several_records_that_cannot_be_read_hides_no_frontier(node: Holed, unreadable: str) -> None:
+    ours, far = MemoryRecord(node.dcs), MemoryRecord(node.dcs, f"{RECORD}-far")
+    ends = Ends(Reader(node.store, Codec()), lambda: Furthest([far, ours]), SystemClock(), 30)
+    node.record(9 * MIB)
+    if unreadable == "denied":
+        far.read = lambda: (_ for _ in ()).throw(DcsError("not allowed"))  # type: ignore[method-assign]
+    elif unreadable == "silent":
+        far.cut_off = True
+    else:
+        node.dcs.put(b"{", f"{RECORD}-far")
+    _, hole = ends.look(node.archive.layout, segment(7).name)
+    assert "the frontier is at 0/900000" in str(hole)
+    ours.cut_off = True
+    assert ends.look(node.archive.layout, segment(8).name)[1] is None, "the store alone tells"
+
+
+@pytest.mark.parametrize("name", [segment(7).name, "00000002.history"])
+def test_p6_a_bucket_that_was_emptied_while_a_recovery_runs_is_no_end(node: Holed, name: str) -> None:
+    """That an archive is there is asked once for a store that is far."""
+    silent = MemoryRecord(node.dcs)
+    silent.cut_off = True
+    reader = Reader(node.store, Codec(), far=True)
+    ends = Ends(reader, lambda: silent, SystemClock(), 30)
+    layout = node.archive.layout
+    assert reader.deliver(layout, segment(9).name) is None
+    assert ends.look(layout, segment(9).name)[1] is None
+    node.store.objects.clear()
+    assert reader.deliver(layout, name) is None
+    with pytest.raises(CannotTell, match="there is no archive"):
+        ends.look(layout, name)
 
 
 def test_p6_a_standby_goes_on_asking_and_its_log_has_one_line(agent: Holed, capfd: pytest.CaptureFixture[str]) -> None:

@@ -65,11 +65,15 @@ class Reader:
         if problem is not None:
             return self._from_another(layout, name, problem)
         if layout.root not in self._proved:
-            for store in self.store.stores if isinstance(self.store, Several) else (self.store,):
-                prove_archive(store, layout, name)
+            self.prove(layout, name)
             if self._far:
                 self._proved.add(layout.root)
         return None
+
+    def prove(self, layout: Layout, name: str) -> None:
+        """That the archive is there now. Raises CannotTell, or the store's errors."""
+        for store in self.store.stores if isinstance(self.store, Several) else (self.store,):
+            prove_archive(store, layout, name)
 
     def _from_another(self, layout: Layout, name: str, problem: CannotTell | Refused) -> bytes:
         """Where several stores are read as one, and what the first has of that file is damaged. Raises ``problem``."""

@@ -31,7 +31,8 @@ from walkeeper.core.tail import TailReach
 from walkeeper.core.wal_page import SegmentHeader, check_header, check_pages
 from walkeeper.core.wal_records import ends_early, last_whole
 from walkeeper.dcs.base import RecordStore
-from walkeeper.dcs.claim import read_claim
+from walkeeper.dcs.claim import decoded
+from walkeeper.dcs.furthest import read_some
 from walkeeper.errors import (
     BadName,
     CannotTell,
@@ -102,6 +103,8 @@ class Ends:
             problem = self._lost_history(layout, file)
         elif isinstance(file, Segment):
             problem = self._hole(layout, name, tail, frontier)
+        if problem is None:
+            self._source.prove(layout, name)  # it may have been emptied since it was read from first
         with self._lock:
             self._kept = {each: kept for each, kept in self._kept.items() if each[0] != layout.root}
             self._kept[key] = self._clock.monotonic(), problem
@@ -255,7 +258,7 @@ class Ends:
 
     def _record(self) -> Record | None:
         self._records = self._records or self._connect()
-        return read_claim(self._records).record
+        return decoded(read_some(self._records)).record
 
     def _starts(self, layout: Layout) -> list[int]:
         """The timelines of the segments that the archive states to begin with."""
