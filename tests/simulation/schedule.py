@@ -120,9 +120,11 @@ def _run(world: World, schedule: Schedule) -> None:
 
 def _lacks(world: World) -> str:
     """What keeps the archive from being whole; "" when it is."""
+    if lacks := _record_lacks(world, record_of(world)) or _store_lacks(world):
+        return lacks  # first: a leader that one record refuses takes over no archive
     if world.beside is not None and (lacks := _record_lacks(world, record_of(world, world.beside.key))):
         return f"in the second store {lacks}"
-    return _record_lacks(world, record_of(world)) or _store_lacks(world)
+    return ""
 
 
 def _record_lacks(world: World, record: Record | None) -> str:
