@@ -1,7 +1,8 @@
 """``make bench``: what walkeeper costs, measured against doing without it.
 
 python -m benchmarks [switchover] [outage] [throughput] [replay] [push] [tail] [tail-cost] [receivers] [durability]
-    [backup] [restore] [chain] [scale] [requests] [--store directory|s3] [--rounds N]
+    [backup] [restore] [chain] [scale] [requests] [hour]
+    [--store directory|s3] [--rounds N]
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from benchmarks import (
     backup,
     chain,
     durability,
+    hour,
     outage,
     push,
     receivers,
@@ -45,6 +47,7 @@ ALL: Final = (
     "chain",
     "scale",
     "requests",
+    "hour",
 )
 
 
@@ -71,6 +74,7 @@ def main() -> int:
     parser.add_argument(
         "--round-trip", type=float, default=0.0, metavar="MS", help="push: put the S3 server so many milliseconds away"
     )
+    parser.add_argument("--minutes", type=int, default=60, help="hour: default: %(default)s")
     parser.add_argument(
         "--without-restore-command", action="store_true", help="switchover: to see what walkeeper's other parts cost"
     )
@@ -106,6 +110,8 @@ def main() -> int:
                     chain.run(arguments.rounds, arguments.scale)
                 case "scale":
                     scale.run(arguments.segments or 1_000_000)
+                case "hour":
+                    hour.run(one_store, arguments.minutes)
                 case "requests":
                     requests.run()
                 case "tail":

@@ -64,12 +64,12 @@ def _measure(server: Postgres, etcd: Etcd, place: DirectoryPlace, rate: float, w
     agent.lead(server.bin_dir)
     with agent:
         agent.wait_owned()
-        _write(server, rate, 3.0)
+        write_wal(server, rate, 3.0)
         wait_until(lambda: _stored(server), "the archiver to have caught up", LONGEST)
         (sender,) = [pid for (pid,) in server.execute(_SENDER)] or [None]
         before = cpu_seconds(agent.pid), 0.0 if sender is None else cpu_seconds(sender)
         memory, begun = Memory(agent.pid), time.monotonic()
-        _write(server, rate, WATCHED, memory)
+        write_wal(server, rate, WATCHED, memory)
         took = time.monotonic() - begun
         cost.agent.append((cpu_seconds(agent.pid) - before[0]) * 1000 / took)
         with suppress(FileNotFoundError):  # it ended: the archive fell behind, and the rest came from pg_wal
@@ -84,7 +84,7 @@ def _stored(server: Postgres) -> bool:
     return slot is not None and Lsn.parse(server.lsn()) - Lsn.parse(slot) < 2 * SEGMENT_MB * MIB
 
 
-def _write(server: Postgres, rate: float, seconds: float, memory: Memory | None = None) -> None:
+def write_wal(server: Postgres, rate: float, seconds: float, memory: Memory | None = None) -> None:
     """That many segments a second, in steps."""
     lines = int(rate * SEGMENT_MB * MIB * _STEP / 32)
     begun = due = time.monotonic()
