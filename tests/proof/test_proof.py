@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -189,7 +190,8 @@ def test_what_a_job_finds_is_said_where_the_agent_reads_it(
     monkeypatch.setattr(command, "_planned", lambda *_: wanted)
     monkeypatch.setattr(command, "_prove", prove)
     here = config(tmp_path)
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    uid = os.geteuid() or 1000
+    monkeypatch.setattr("os.geteuid", lambda: uid)
     monkeypatch.setattr(command, "scratch", lambda *_: nullcontext(tmp_path))
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(events, "to_stderr", lambda *_: None)
@@ -215,7 +217,8 @@ def test_p15_what_pg_amcheck_alone_finds_is_told_and_not_held_against_the_backup
     def prove(found: command.Found, *_: object) -> None:
         found.checks += [command.Check(name, "damage", "torn") for name in broken]
 
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    uid = os.geteuid() or 1000
+    monkeypatch.setattr("os.geteuid", lambda: uid)
     monkeypatch.setattr(command, "_planned", lambda *_: wanted)
     monkeypatch.setattr(command, "_prove", prove)
     monkeypatch.setattr(command, "scratch", lambda *_: nullcontext(tmp_path))

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 GAP_PATIENCE: Final = 60.0
 """``gap.patience`` here."""
+JUST_NOW: Final = 10.0
+"""Seconds: longer than it takes to ask all stores and members, and to conclude."""
 NEVER_DELETED: Final = ("/wal/", "/history/", "/gap/", "/start/")
 
 
@@ -460,8 +462,9 @@ class Invariants:
                 self.violated(f"{segment} is called a gap, and was in the store when {node.name} looked")
 
     def promises(self, segment: Segment) -> bool:
-        """Whether it is stored, and the last record said so."""
-        stored = any(self._world.layout.file(segment, suffix) in self._world.store.objects for suffix in SUFFIXES)
+        """Whether it is stored, and the last record said so. Not just now: it may have come since somebody was told no."""
+        keys = {self._world.layout.file(segment, suffix) for suffix in SUFFIXES} & self._world.store.objects.keys()
+        stored = any(self._stored_at.get(key, 0.0) < self._world.loop.now - JUST_NOW for key in keys)
         last = max(self._sessions.values(), key=lambda session: session.serial, default=None)
         return stored and last is not None and last.branch.history.contains(segment) and segment.end <= last.lsn
 

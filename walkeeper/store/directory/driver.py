@@ -191,14 +191,17 @@ class DirectoryStore:
         """In another user's store: what root made there could be read and continued by root alone. Raises Refused, or OSError."""
         if os.geteuid() != 0:
             return
-        with os.scandir(self._root) as scan:
-            uids = [entry.stat(follow_symlinks=False).st_uid for entry in scan if not entry.name.startswith(".")]
-        for uid in (self._root.stat().st_uid, *uids):
+        for uid in self._owners():
             if uid != 0:
                 raise Refused(
                     f"{self._root}: this is root, and what it stores there could not be read by uid {uid}, whose store it is",
                     hint="Run it as PostgreSQL's user: sudo -u postgres walkeeper …",
                 )
+
+    def _owners(self) -> tuple[int, ...]:
+        with os.scandir(self._root) as scan:
+            uids = [entry.stat(follow_symlinks=False).st_uid for entry in scan if not entry.name.startswith(".")]
+        return (self._root.stat().st_uid, *uids)
 
     def _is_known(self) -> bool:
         """Whether this may be the same store under a new identity: mounted again, or moved to another disk."""
