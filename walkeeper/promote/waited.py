@@ -29,10 +29,8 @@ def ask(records: Mapping[str, RecordStore], durability: Durability, clock: Clock
     """
     claims = {name: _claim(each) for name, each in records.items()}
     if durability == "local" and not _said(claims):
-        for store, claim in claims.items():
-            if (
-                claim.problem is not None
-            ):  # a cluster in which no commit waits must not be hindered by a DCS that is away
+        for store, claim in claims.items():  # a DCS that is away must not hinder a cluster in which no commit waits
+            if claim.problem is not None:
                 events.warning("pre_promote_without_record", store=store, error=claim.problem)
         return ()
     for name, each in records.items():

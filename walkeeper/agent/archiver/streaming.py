@@ -219,9 +219,8 @@ class Streaming:
             return True  # nobody knows better
         stored = frontier.first_missing(())
         waits = any(segment.number >= stored.number for segment in taken) or (bool(spooled) and self.crowded())
-        return (
-            kept and waits and not self._observed.in_recovery
-        )  # what is not complete there goes when the receiver starts
+        # What is not complete there goes when the receiver starts.
+        return kept and waits and not self._observed.in_recovery
 
     def _keeps(self, segment: Segment) -> bool | None:
         """Whether the hold slot keeps it in pg_wal: all of it, as whole files are kept. None where that could not be asked."""
