@@ -37,7 +37,7 @@ class Etcd2Dcs:
         self._ask(key, "DELETE")
 
     def close(self) -> None:
-        self._etcd.__exit__(None, None, None)
+        self._etcd.close()
 
     def _ask(self, key: str, method: str) -> dict[str, Any] | None:
         request = urllib.request.Request(f"{self._etcd.url}/v2/keys{key}", method=method)
@@ -81,7 +81,7 @@ class ZooKeeperDcs:
         if self._client is not None:
             self._client.stop()
             self._client.close()
-        self._server.__exit__(None, None, None)
+        self._server.close()
 
 
 class ConsulDcs:
@@ -110,7 +110,7 @@ class ConsulDcs:
         self._server.delete(key.removeprefix("/"))
 
     def close(self) -> None:
-        self._server.__exit__(None, None, None)
+        self._server.close()
 
 
 class RaftDcs:

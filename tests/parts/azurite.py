@@ -10,11 +10,11 @@ import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from tests.parts.binaries import cache_folder
-from tests.parts.processes import Host, Process, free_port, new_directory, wait_until
+from tests.parts.processes import wait_until
+from tests.parts.server import Server
 from walkeeper.store.clouds.keys import AzureSettings
 
 HOW: Final = "Azurite: not here; tools/azurite installs it"
@@ -28,22 +28,15 @@ def azurite_program() -> Path | None:
     return script if script.exists() and shutil.which("node") else None
 
 
-class Azurite:
-    """With a container ``wal``. Data and port stay the same over ``stop`` and ``start``. As a context manager: started, then killed."""
+class Azurite(Server):
+    """With a container ``wal``. ``stop``: for some seconds it has the names of objects in memory alone."""
 
     def __init__(self) -> None:
-        program = azurite_program()
-        if program is None:
-            raise FileNotFoundError(HOW)
-        self._program = program
-        self.directory = new_directory("azurite")
-        self._host = Host("azurite", self.directory)
-        self._port = free_port()
-        self._process: Process | None = None
+        super().__init__("azurite", azurite_program(), HOW)
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._port}/{ACCOUNT}"
+        return f"http://{self.host}/{ACCOUNT}"
 
     def settings(self, prefix: str = "") -> AzureSettings:
         return AzureSettings(account=ACCOUNT, container="wal", prefix=prefix, endpoint=self.endpoint, account_key=KEY)
@@ -60,38 +53,10 @@ class Azurite:
         # fmt: off
         self._process = self._host.start([
             "node", self._program, "--silent", "--disableTelemetry", "--location", self.directory / "data",
-            "--blobHost", "127.0.0.1", "--blobPort", str(self._port),
+            "--blobHost", "127.0.0.1", "--blobPort", str(self.port),
         ], env={"AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"})
         # fmt: on
         wait_until(self._has_container, "Azurite", 60, logs=[self._process.log])
-
-    def stop(self) -> None:
-        """Connections are refused, until ``start``. By SIGTERM: for some seconds it has the names of objects in memory alone."""
-        assert self._process is not None
-        self._process.stop()
-
-    def freeze(self) -> None:
-        """SIGSTOP: it accepts connections and answers nothing, until ``thaw``."""
-        assert self._process is not None
-        self._process.pause()
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        self._process.resume()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self._host.kill9()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _has_container(self) -> bool:
         """https://learn.microsoft.com/en-us/rest/api/storageservices/authorize-with-shared-key"""

@@ -6,17 +6,16 @@ import base64
 import json
 import re
 import shutil
-import signal
 import urllib.error
 import urllib.parse
 import urllib.request
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from tests.parts.binaries import cache_folder
-from tests.parts.processes import CHECKOUT, Host, Process, free_port, new_directory, wait_until
+from tests.parts.processes import CHECKOUT, free_port, wait_until
+from tests.parts.server import Server
 
 HOW: Final = "Consul: no server here; tools/postgres-from-debian consul fetches one"
 _MASTER: Final = "5f0e6c1c-6f0a-4b6e-9d8e-0d0b7c7a1f01"
@@ -41,18 +40,9 @@ def patronis_rights(scope: str) -> str:
     return f'key_prefix "service/{scope}/" {{ policy = "write" }}\nsession_prefix "" {{ policy = "write" }}\n'
 
 
-class ConsulServer:
-    """A Consul that keeps its ports and its data over ``stop`` and ``start``. As a context manager: started, then killed."""
-
-    def __init__(self, name: str = "consul") -> None:
-        program = consul_program()
-        if program is None:
-            raise FileNotFoundError(HOW)
-        self._program = program
-        self.directory = new_directory(name)
-        self.port = free_port()
-        self._host = Host(name, self.directory)
-        self._process: Process | None = None
+class ConsulServer(Server):
+    def __init__(self) -> None:
+        super().__init__("consul", consul_program(), HOW)
         peers = {"serf_lan": free_port(), "serf_wan": -1, "server": free_port(), "dns": -1, "grpc": -1}
         config = {
             "server": True,
@@ -67,29 +57,10 @@ class ConsulServer:
         }
         (self.directory / "consul.json").write_text(json.dumps(config))
 
-    @property
-    def host(self) -> str:
-        """As Patroni's configuration wants it."""
-        return f"127.0.0.1:{self.port}"
-
     def start(self) -> None:
         """Start it and wait until it has a leader and its tokens count."""
         self._process = self._host.start([self._program, "agent", "-config-file", self.directory / "consul.json"])
         wait_until(self._settled, "Consul", 60, logs=[self._process.log])
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.resume()
-            self._process.stop(signal.SIGINT)
-
-    def freeze(self) -> None:
-        """SIGSTOP: it accepts connections and answers nothing."""
-        assert self._process is not None
-        self._process.pause()
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        self._process.resume()
 
     def put(self, key: str, value: bytes) -> None:
         self._call("PUT", f"kv/{urllib.parse.quote(key)}", value)
@@ -112,24 +83,9 @@ class ConsulServer:
         token = self._call("PUT", "acl/token", json.dumps({"Policies": [{"ID": policy["ID"]}]}).encode())
         return str(token["SecretID"])
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self._host.kill9()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
     def _settled(self) -> bool:
-        assert self._process is not None
-        if not self._process.alive:
-            raise RuntimeError(f"Consul: ended with {self._process.returncode}; see {self._process.log}")
+        if not self.running.alive:
+            raise RuntimeError(f"Consul: ended with {self.running.returncode}; see {self.running.log}")
         try:
             return bool(self._call("GET", "acl/token/self")["Policies"]) and bool(self._call("GET", "status/leader"))
         except (OSError, ValueError):

