@@ -9,6 +9,7 @@ import pytest
 
 from tests.core.test_floor import a_floor
 from tests.core.values import paged_segment
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver.audit import AT_ONCE, Audit
 from walkeeper.agent.archiver.lost_wal import Sources
@@ -33,18 +34,6 @@ SIZE = SegmentSize(MIB)
 SYSTEM = 7300000000000000001
 ONE = History(1)
 FIRST, END = 5, 9
-
-
-class Hands:
-    """A clock that is moved by hand."""
-
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def segment(number: int) -> Segment:
@@ -72,7 +61,7 @@ class Bench:
             self.known.add(self.archive.archive_segment(segment(number), plain_of(number), ONE), None)
         for number in (END - 2, END - 1):
             (self.pg_wal / segment(number).name).write_bytes(plain_of(number))
-        self.clock = Hands()
+        self.clock = HandClock()
         self.problems = Problems(self.clock)
         self.first = FIRST
         sources = Sources(self.archive, ONE, self.pg_wal, self.spool, lambda _: (), None, self.clock, lambda: False)

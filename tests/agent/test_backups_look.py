@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from tests.agent.test_listing import Hands
 from tests.agent.test_observer import observer_of
 from tests.fixtures.backed_up import put_backup
 from tests.fixtures.made_backup import config as made_config
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
@@ -38,7 +38,7 @@ def a_record(lsn: int) -> Record:
 
 class Look:
     def __init__(self, directory: Path) -> None:
-        self.store, self.clock = MemoryStore(), Hands()
+        self.store, self.clock = MemoryStore(), HandClock()
         self.archives = Archives(self.store, "demo", None, Codec())
         self.look = BackupsLook(self.archives, made_config(directory), self.clock)
 

@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from tests.agent.test_beliefs import SIZE, SYSTEM, TWO, Life, World
+from tests.twins.hand_clock import HandClock
 from walkeeper.agent.archiver.commit import EARLY_INTERVAL, Commit
 from walkeeper.agent.archiver.holding import Holding, HoldSlot
 from walkeeper.agent.archiver.lease import Lease
@@ -152,13 +153,7 @@ def test_what_comes_last_waits_for_no_interval_once_a_second(tmp_path: Path) -> 
             self.times += 1
             return False
 
-    class Hands(SystemClock):
-        now = 0.0
-
-        def monotonic(self) -> float:
-            return self.now
-
-    commit, stopping, clock = committing(tmp_path, Rewound(SYSTEM, 2)), Paused(), Hands()
+    commit, stopping, clock = committing(tmp_path, Rewound(SYSTEM, 2)), Paused(), HandClock()
     commit._clock = clock
     commit._pause(stopping)  # all of it: more is on its way
     commit.settled.set()

@@ -13,6 +13,7 @@ import pytest
 from tests.core.values import plain_segment
 from tests.fixtures.worlds import RunningAgent, config_of, prepare, wait_for
 from tests.parts.postgres import Postgres
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
@@ -41,24 +42,11 @@ ONE = History(1)
 OTHER = "0123456789abcdef"
 
 
-class Time:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 class World:
     """One store, and a DCS for each of two clusters that take it for theirs."""
 
     def __init__(self) -> None:
-        self.time = Time()
+        self.time = HandClock()
         self.store = MemoryStore()
         self.archive = Archive(self.store, Layout("demo", None, SYSTEM), SIZE, Codec())
         self.ours, self.theirs = MemoryDcs(), MemoryDcs()

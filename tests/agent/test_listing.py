@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from tests.fixtures.worlds import config_of, wait_for
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
@@ -51,16 +52,6 @@ RECORD: Final = Record(
 )
 
 
-class Hands(SystemClock):
-    """A clock that is put forward by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 def store_with(*segments: Segment) -> MemoryStore:
     store = MemoryStore()
     for segment in segments:
@@ -88,7 +79,7 @@ def lists(store: MemoryStore) -> int:
 
 
 def test_it_finds_stretches_histories_and_gaps() -> None:
-    found = listed(StoreListing(Archives(both(), "demo", None, Codec()), Hands()))
+    found = listed(StoreListing(Archives(both(), "demo", None, Codec()), HandClock()))
     assert found.stored == {1: (Range(2, 3), Range(4, 6)), 2: (Range(5, 8),)}
     assert found.histories == {1: History(1), 2: History(2, (Switch(1, Lsn.parse("0/500080")),))}
     assert found.gaps == (Gap(1, "0/300000", "0/400000"),)
@@ -96,7 +87,7 @@ def test_it_finds_stretches_histories_and_gaps() -> None:
 
 
 def test_p9_looking_at_the_page_costs_no_listing_each_time() -> None:
-    store, clock = both(), Hands()
+    store, clock = both(), HandClock()
     store_listing = StoreListing(Archives(store, "demo", None, Codec()), clock)
     listed(store_listing)
     calls = len(store.calls)
@@ -109,7 +100,7 @@ def test_p9_looking_at_the_page_costs_no_listing_each_time() -> None:
 
 
 def test_a_timeline_that_is_new_is_looked_up_soon_and_not_at_once() -> None:
-    store, clock = both(), Hands()
+    store, clock = both(), HandClock()
     store_listing = StoreListing(Archives(store, "demo", None, Codec()), clock)
     listed(store_listing)
     promoted = msgspec.structs.replace(RECORD, timeline=3)
@@ -130,7 +121,7 @@ def test_p9_a_store_that_hangs_holds_up_no_page() -> None:
             let_go.wait(20)
 
     store.before = hang
-    store_listing = StoreListing(Archives(store, "demo", None, Codec()), Hands())
+    store_listing = StoreListing(Archives(store, "demo", None, Codec()), HandClock())
     for _ in range(20):
         found, says = store_listing.look(RECORD)
         assert found is None
@@ -141,7 +132,7 @@ def test_p9_a_store_that_hangs_holds_up_no_page() -> None:
 
 
 def test_a_store_that_cannot_be_listed_is_said_and_what_was_known_stays() -> None:
-    store, clock = both(), Hands()
+    store, clock = both(), HandClock()
     store_listing = StoreListing(Archives(store, "demo", None, Codec()), clock)
     before = listed(store_listing)
     store.down = True
@@ -155,7 +146,7 @@ def test_a_store_that_cannot_be_listed_is_said_and_what_was_known_stays() -> Non
 
 def test_an_archive_without_end_is_listed_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_OBJECTS", 3)
-    store_listing = StoreListing(Archives(both(), "demo", None, Codec()), Hands())
+    store_listing = StoreListing(Archives(both(), "demo", None, Codec()), HandClock())
     found = listed(store_listing)
     assert found.whole is False
     assert "more than 3 segments" in store_listing.look(RECORD)[1]
@@ -163,7 +154,7 @@ def test_an_archive_without_end_is_listed_to_a_limit(monkeypatch: pytest.MonkeyP
 
 def test_another_cluster_under_that_scope_is_listed_anew() -> None:
     store = both()
-    store_listing = StoreListing(Archives(store, "demo", None, Codec()), Hands())
+    store_listing = StoreListing(Archives(store, "demo", None, Codec()), HandClock())
     listed(store_listing)
     other = msgspec.structs.replace(RECORD, system_identifier="8", timeline=1)
     assert listed(store_listing, other).stored == {}
@@ -221,6 +212,6 @@ def test_a_listing_that_is_interrupted_in_the_middle_is_no_listing() -> None:
             raise StoreUnavailable("cut")
 
     store.before = cut
-    store_listing = StoreListing(Archives(store, "demo", None, Codec()), Hands())
+    store_listing = StoreListing(Archives(store, "demo", None, Codec()), HandClock())
     wait_for(lambda: "could not be listed" in store_listing.look(RECORD)[1])
     assert store_listing.look(RECORD)[0] is None

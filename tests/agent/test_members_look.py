@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.agent.test_uploads import Hands
 from tests.fixtures.worlds import config_of, wait_for
+from tests.twins.hand_clock import HandClock
 from walkeeper.agent import members_look
 from walkeeper.agent.members_look import FORGOTTEN_SECONDS, REFRESH_SECONDS, MembersLook, Seen
 from walkeeper.core.hold_slot import SlotState
@@ -63,7 +63,7 @@ def test_each_is_asked_and_who_does_not_answer_is_left_out(tmp_path: Any, monkey
     Server.asked.clear()
     Server.answer.clear()
     server: Any = type("S", (), {"bin_dir": tmp_path, "data": tmp_path, "port": 1})
-    clock = Hands()
+    clock = HandClock()
     look = MembersLook(config_of(server, "a", tmp_path), clock)
     members = (
         member("a", 1),

@@ -18,11 +18,11 @@ from typing import Any, Final
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.agent.test_listing import Hands
 from tests.fixtures.backed_up import put_backup
 from tests.fixtures.made_backup import config as made_config
 from tests.fixtures.worlds import config_of
 from tests.parts.processes import free_port, wait_until
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
@@ -379,7 +379,7 @@ def test_what_base_backups_restore_is_served_where_it_is_known() -> None:
 
 
 def test_the_agent_looks_at_base_backups_in_the_background_and_seldom(tmp_path: Path) -> None:
-    store, clock = MemoryStore(), Hands()
+    store, clock = MemoryStore(), HandClock()
     daily = Schedule.parse("1d")
     settings = replace(made_config(tmp_path), backup_schedule=daily, backup_verify_schedule=daily)
     archives = Archives(store, "demo", None, Codec())

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
+from tests.twins.hand_clock import HandClock
 from walkeeper.agent.observation import GONE_SECONDS, GoneMembers
 from walkeeper.agent.problems import Problems
 from walkeeper.core.about import About
 from walkeeper.errors import StoreDenied
 
 
-class Watch:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 def test_a_problem_says_when_it_was_met_last() -> None:
-    clock = Watch()
+    clock = HandClock(100.0)
     problems = Problems(clock)
     problems.report(About.ARCHIVER_STORE, StoreDenied("PUT: 403"))
     clock.now = 160.0
@@ -34,7 +22,7 @@ def test_a_problem_says_when_it_was_met_last() -> None:
 
 
 def test_the_last_problem_says_since_when_it_is_over() -> None:
-    clock = Watch()
+    clock = HandClock(100.0)
     problems = Problems(clock)
     problems.report(About.ARCHIVER_STORE, StoreDenied("PUT: 403"))
     assert problems.last is not None

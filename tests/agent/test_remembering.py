@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +12,7 @@ import pytest
 from tests.core.values import history_text
 from tests.fixtures.worlds import config_of
 from tests.parts.postgres import Postgres
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
@@ -41,23 +41,12 @@ THREE = History(3, (Switch(1, Lsn(5 * MIB + 100)), Switch(2, Lsn(8 * MIB))))
 SIBLING = History(3, (Switch(1, Lsn(7 * MIB + 50)),))
 
 
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 class World:
     """One DCS, and what each member's agent has of it."""
 
     def __init__(self, directory: Path) -> None:
         self.dcs = MemoryDcs()
-        self.clock = Clock()
+        self.clock = HandClock()
         self.problems = Problems(self.clock)
         server = cast(Postgres, type("Server", (), {"data": directory, "port": 1, "bin_dir": None}))
         self.config = config_of(server, "b", directory)

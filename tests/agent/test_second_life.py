@@ -16,6 +16,7 @@ from tests.agent.test_beliefs import ONE, SIZE, SYSTEM, Life, World
 from tests.core.values import history_text
 from tests.fixtures.worlds import config_of
 from tests.parts.postgres import Postgres
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
@@ -44,7 +45,6 @@ from walkeeper.errors import (
     StoreUnavailable,
     WrongTimeline,
 )
-from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres.server import ServerState
 
 LATE = History(2, (Switch(1, Lsn(12 * MIB + 8192)),))
@@ -54,19 +54,12 @@ SECOND = Life(letter=b"n", until=BACK)
 SEEN = 12 * MIB
 
 
-class Clock:
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 class Cluster(World):
     """And what each member's agent has of the other document in the DCS."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.clock = cast(SystemClock, Clock())
+        self.clock = HandClock()
         self.problems = Problems(self.clock)
         self.remembered = {name: MemoryRecord(self.dcs, REMEMBERED) for name in "abc"}
         self.agents = {name: self.agent_of(name, self.store) for name in "abc"}
@@ -106,7 +99,7 @@ class Cluster(World):
         state = ServerState(SYSTEM, False, history.timeline, Lsn(lsn), SIZE, 15, "replica")
         agent._committer_server.state = lambda: state  # type: ignore[method-assign]
         owned = agent._take_over(state, frozenset(accepted), about).ownership
-        self.clock.now += WRITTEN_SECONDS + 1  # type: ignore[attr-defined]
+        self.clock.now += WRITTEN_SECONDS + 1
         agent.remembering.tend(owned.record, {}, (), owned.lives)
 
     def moves(self, *names: str) -> None:
@@ -117,7 +110,7 @@ class Cluster(World):
 
     def asks_until_it_comes_through(self, name: str, history: History, lsn: int) -> list[str]:
         """A person accepts each refusal that can be: their reasons, in order."""
-        refusals, met = Refusals(SystemClock(), lambda: None), list[str]()
+        refusals, met = Refusals(self.clock, lambda: None), list[str]()
         while len(met) < 4:
             accepted = refusals.accepted
             try:
@@ -554,7 +547,7 @@ def test_p13_what_could_not_be_noted_is_told_and_noted_at_a_later_look(
     with monkeypatch.context() as patch:
         patch.setattr(cluster.remembered["a"], "write", lose)
         went_back(cluster)
-        cluster.clock.now += GRACE_SECONDS  # type: ignore[attr-defined]
+        cluster.clock.now += GRACE_SECONDS
         cluster.remembering["a"].note_again()
     assert ([each.what for each in cluster.problems.open()], cluster.lives) == ([About.REMEMBERED], [])
     cluster.remembering["a"].note_again()
@@ -598,7 +591,7 @@ def test_a_conflict_is_noted_at_once_and_once(cluster: Cluster) -> None:
         remembering.tend(record, {}, (), {}, Lsn(12 * MIB))
     assert cluster.lives == [(1, 9, 12, "a")]
     assert len(writes) == before + 1
-    cluster.clock.now += AGAIN_SECONDS + WRITTEN_SECONDS  # type: ignore[attr-defined]
+    cluster.clock.now += AGAIN_SECONDS + WRITTEN_SECONDS
     remembering.tend(record, {}, ())
     assert cluster.lives == [(1, 9, 12, "a")]
 

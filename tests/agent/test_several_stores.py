@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from tests.agent.test_beliefs import ALL, FORK, ONE, SIZE, SYSTEM, TWO, Life, World
 from tests.agent.test_observer import observer_of
 from tests.core.values import history_text
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
@@ -54,13 +55,6 @@ from walkeeper.lib.schedule import Schedule
 from walkeeper.store.directory.keys import DirectorySettings
 
 
-class Clock(SystemClock):
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 def record(position: int, *, timeline: int = 1, owner: str = "a", start: int = 3, below: str = "") -> Record:
     return Record(
         system_identifier=str(SYSTEM),
@@ -94,8 +88,8 @@ def by_owner(position: int, timeline: int = 1) -> Record:
     return record(position, timeline=timeline, below="ab" * 32)
 
 
-def holding(durable_in: int) -> tuple[Holding, Clock]:
-    clock = Clock()
+def holding(durable_in: int) -> tuple[Holding, HandClock]:
+    clock = HandClock()
     return Holding(["main", "far"], durable_in, clock), clock
 
 
@@ -132,7 +126,7 @@ def test_p9_a_record_that_is_not_known_holds_the_slot_only_where_it_is_needed() 
     held.refused("far")
     assert held.position("main", by_owner(9 * MIB)) is None
     assert held.position("main", by_owner(9 * MIB), crowded=True) == 9 * MIB
-    three = Holding(["main", "far", "third"], 2, Clock())
+    three = Holding(["main", "far", "third"], 2, HandClock())
     three.note("third", by_owner(7 * MIB))
     assert three.position("main", by_owner(9 * MIB)) == 7 * MIB
 
@@ -300,7 +294,7 @@ class Looking(Two):
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
-        self.clock = Clock()
+        self.clock = HandClock()
         self.problems = Problems(self.clock)
         store = OtherStore("far", Reader(self.other, Codec()), lambda segment, _: segment.number < 7)
         nobody = cast("Any", None)

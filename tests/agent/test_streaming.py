@@ -14,6 +14,7 @@ from tests.core.values import plain_segment
 from tests.fixtures.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
 from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver import lost_wal
@@ -51,18 +52,6 @@ class Receiver:
         return self.ended
 
 
-class Hands:
-    """A clock that is moved by hand."""
-
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 class World:
     """Segments 3 to 8 are complete, in pg_wal as well as in the spool, and none is stored."""
 
@@ -77,7 +66,7 @@ class World:
         self.others = 0
         """Bytes that something else has on the disk."""
         archive = SimpleNamespace(size=SIZE, layout=SimpleNamespace(system_identifier=SYSTEM))
-        self.clock = Hands()
+        self.clock = HandClock()
         self.problems = Problems(self.clock)
         sources = SimpleNamespace(
             archive=archive, history=History(1), pg_wal=self.pg_wal, spool=self.spool, clock=self.clock

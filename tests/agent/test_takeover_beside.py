@@ -14,6 +14,7 @@ import pytest
 from tests.fixtures.worlds import RunningAgent, config_of, prepare, wait_for
 from tests.parts.postgres import Postgres
 from tests.parts.processes import wait_until
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent import agent as agents
@@ -31,22 +32,10 @@ from walkeeper.store.directory import DirectoryStore
 SERVER = ServerState(7, False, 1, Lsn(20 * MIB), SegmentSize(MIB), 17, "replica")
 
 
-class Hands:
-    """A clock that is moved by hand."""
-
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 class Slow(Agent):
     """Its takeovers end when they are let, each in one way."""
 
-    def __init__(self, directory: Path, clock: Hands) -> None:
+    def __init__(self, directory: Path, clock: HandClock) -> None:
         server = SimpleNamespace(data=directory, port=1, bin_dir=None)
         super().__init__(
             config_of(cast(Postgres, server), "a", directory), MemoryStore(), MemoryRecord(MemoryDcs()), clock
@@ -79,17 +68,17 @@ class Slow(Agent):
 
 
 @pytest.fixture
-def clock() -> Hands:
-    return Hands()
+def clock() -> HandClock:
+    return HandClock()
 
 
 @pytest.fixture
-def agent(tmp_path: Path, clock: Hands, monkeypatch: pytest.MonkeyPatch) -> Slow:
+def agent(tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> Slow:
     monkeypatch.setattr(agents, "TAKEOVER_SECONDS", 0.01)
     return Slow(tmp_path, clock)
 
 
-def test_p9_looks_go_on_while_a_takeover_does_and_it_is_told(agent: Slow, clock: Hands) -> None:
+def test_p9_looks_go_on_while_a_takeover_does_and_it_is_told(agent: Slow, clock: HandClock) -> None:
     assert agent.look() == set()
     clock.now += 60
     assert agent.look() == {"takeover_runs"}
@@ -103,7 +92,7 @@ def test_p9_looks_go_on_while_a_takeover_does_and_it_is_told(agent: Slow, clock:
     assert not agent.problems.open()
 
 
-def test_one_that_failed_is_told_and_tried_again(agent: Slow, clock: Hands) -> None:
+def test_one_that_failed_is_told_and_tried_again(agent: Slow, clock: HandClock) -> None:
     agent.look()
     agent.ends_with = StoreUnavailable("down")
     agent.let_it_end()
@@ -121,7 +110,7 @@ def test_one_that_failed_is_told_and_tried_again(agent: Slow, clock: Hands) -> N
     wait_until(over, "its end", 20)
 
 
-def test_what_a_person_accepts_while_a_takeover_runs_is_for_the_next(agent: Slow, clock: Hands) -> None:
+def test_what_a_person_accepts_while_a_takeover_runs_is_for_the_next(agent: Slow, clock: HandClock) -> None:
     refusal = NothingToCompare("x")
     agent.refusals.refused(refusal, None, frozenset())
     clock.now += 60  # it is tried again
@@ -167,7 +156,7 @@ def test_an_agent_stops_while_its_observer_ends_what_runs(agent: Slow, monkeypat
 
 
 def test_p10_two_agents_of_one_member_are_named_and_do_not_fence_each_other_all_the_time(
-    agent: Slow, clock: Hands
+    agent: Slow, clock: HandClock
 ) -> None:
     def owned(session: str, owner: str = "a") -> Versioned:
         record = Record(

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from tests.core.values import plain_segment
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver.uploads import LONGEST_WAIT, LOOK_SECONDS, REST, SLOW_RETRY, SOON, Uploads
 from walkeeper.agent.problems import Problems
@@ -26,19 +27,6 @@ from walkeeper.postgres.wal_file import Memory
 
 SIZE = SegmentSize(MIB)
 SYSTEM, FOREIGN = 7, 8
-
-
-class Hands:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 class Files:
@@ -87,7 +75,7 @@ class World:
     """One upload thread over a memory store; the frontier is at segment 5."""
 
     def __init__(self, lying: dict[int, int]) -> None:
-        self.clock = Hands()
+        self.clock = HandClock()
         self.files = Files(lying)
         self.frontier = Frontier(History(1), Lsn(5 * MIB), SIZE)
         self.problems = Problems(self.clock)
@@ -217,12 +205,13 @@ def test_what_was_refused_is_tried_again_in_its_time_and_its_problem_ends() -> N
 
 def test_what_a_store_denied_for_a_moment_goes_when_it_takes_another() -> None:
     world = World({5: SYSTEM})
+    begun = world.clock.now
     world.denied = {5}
     world.until(lambda: world.open == ["archiver_store"])
     world.denied = set()
     world.files.lying[6] = SYSTEM
     world.until(lambda: world.stored == [6, 5])
-    assert world.clock.now == 0.0
+    assert world.clock.now == begun
     assert world.open == []
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.core.test_floor import a_floor
 from tests.core.values import history_text, message_record, wal_of
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive import tail
@@ -58,18 +59,15 @@ OWN: Final = "0123456789ab"
 SESSION: Final = OWN + "f" * 20
 
 
-class Time:
-    """It passes when somebody sleeps, and then ``then`` happens."""
+class Time(HandClock):
+    """When somebody has slept, what is due of ``then`` happens."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        super().__init__()
         self.then: list[tuple[float, Callable[[], None]]] = []
 
-    def monotonic(self) -> float:
-        return self.now
-
     def sleep(self, seconds: float) -> None:
-        self.now += seconds
+        super().sleep(seconds)
         due, self.then = (
             [each for each in self.then if each[0] <= self.now],
             [each for each in self.then if each[0] > self.now],

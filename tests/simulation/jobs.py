@@ -26,7 +26,7 @@ from unittest.mock import patch
 
 import walkeeper.agent.backup_job
 import walkeeper.core.backup_job
-from tests.agent.test_life import Time
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from walkeeper.agent.backup_job import ALARM_SECONDS, BackupJob, Cluster, Kind, backups, proofs
 from walkeeper.agent.child import Child
@@ -138,7 +138,7 @@ class Three:
             backup_verify_schedule=every, backup_verify_directory=directory,
         )  # fmt: skip
         self.kind = kind
-        self.time = Time()
+        self.time = HandClock()
         self.dcs = MemoryDcs()
         self.members = [Member(self, name) for name in "abc"]
         self.a, self.b, self.c = self.members

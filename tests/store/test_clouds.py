@@ -34,6 +34,7 @@ from tests.parts.scripted_s3 import (
     say_yes,
     swallow,
 )
+from tests.twins.hand_clock import HandClock
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit, TooLarge, WrongSetting
 from walkeeper.lib.units import Seconds
 from walkeeper.store.base import SLOWEST, AlreadyThere, Body, ObjectInfo, Store
@@ -100,19 +101,6 @@ def hurried(gcs: ScriptedGcs, account: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A fifth of a second for a call, and nothing for the bytes of an object."""
     monkeypatch.setattr("walkeeper.store.clouds.driver.SLOWEST", 1024**3)
     return CloudStore(gcs.cloud(account, timeout=Seconds(0.2)))
-
-
-class HandClock:
-    """Stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 # ---------------------------------------------------------------------------------------------------------- the request

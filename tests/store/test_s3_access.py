@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.parts.scripted_s3 import Exchange, ScriptedS3, Stored, commit_then_answer, refuse
+from tests.twins.hand_clock import HandClock
 from walkeeper.archive.layout import Layout
 from walkeeper.core.backup import BackupId
 from walkeeper.core.lsn import Lsn, SegmentSize
@@ -30,19 +31,6 @@ CUSTOMER_KEY = base64.b64encode(bytes(range(32))).decode()
 KEY = "cluster/wal/000000010000000000000001.zst"
 BODY = bytes(range(256)) * 4096
 METADATA = {"sha256": "0f" * 32, "size": "16777216"}
-
-
-class HandClock:
-    """Stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @pytest.fixture(autouse=True)
