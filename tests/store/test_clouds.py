@@ -1,11 +1,9 @@
-"""What the stores of Google and Azure make of servers that refuse, stall, cut and lie, and how they get in."""
+"""What only the stores of Google and Azure make of their servers, besides what test_buckets has of every kind; how they get in."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,54 +16,27 @@ from typing import Any, Self
 import pytest
 from msgspec.structs import replace
 
-from tests.parts.processes import CHECKOUT, free_port
+from tests.parts.processes import CHECKOUT
 from tests.parts.scripted_clouds import CLOUDS, ScriptedAzure, ScriptedCloud, ScriptedGcs
 from tests.parts.scripted_s3 import (
     Exchange,
     Stored,
-    commit_then_answer,
-    commit_then_reset,
-    cut_answer,
     deaf,
-    drip,
     page,
     refuse,
-    reset_at,
-    say_yes,
-    swallow,
 )
+from tests.store.calls import BODY, EACH_CALL, KEY, METADATA, Call
 from tests.twins.hand_clock import HandClock
-from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit, TooLarge, WrongSetting
+from walkeeper.errors import ConfigError, StoreDenied, StoreUnavailable, StoreUnfit, WrongSetting
 from walkeeper.lib.units import Seconds
-from walkeeper.store.base import SLOWEST, AlreadyThere, Body, ObjectInfo, Store
+from walkeeper.store.base import SLOWEST, AlreadyThere, Body
 from walkeeper.store.clouds.answers import read, store_error
 from walkeeper.store.clouds.driver import CREDENTIALS_AGE, CloudStore
 from walkeeper.store.clouds.keys import LIBRARY, AzureSettings, GcsSettings
 
-KEY = "cluster/wal/000000010000000000000001.zst"
-BODY = bytes(range(256)) * 4096
-METADATA = {"sha256": "0f" * 32, "packed-size": "16777216"}
 DATED = "Last-Modified: Sat, 28 Nov 2026 12:00:00 GMT\r\nETag: x\r\n"
 
 TOKEN = "Generic GCS error: Error performing token request: Error performing GET http://metadata/token"
-
-Call = Callable[[Store], object]
-
-CALLS: dict[str, tuple[Any, Call]] = {
-    "create": ("PUT", lambda store: store.create(KEY, BODY, METADATA)),
-    "head": ("HEAD", lambda store: store.head(KEY)),
-    "get": ("GET", lambda store: store.get(KEY)),
-    "list": ("LIST", lambda store: list(store.list(""))),
-    "folders": ("LIST", lambda store: list(store.folders(""))),
-    "delete": ("DELETE", lambda store: store.delete(KEY)),
-}
-EACH_CALL = pytest.mark.parametrize(("operation", "call"), CALLS.values(), ids=CALLS.keys())
-
-
-@pytest.fixture(autouse=True)
-def nothing_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(("AZURE_", "GOOGLE_"))]:
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture(params=CLOUDS)
@@ -120,40 +91,7 @@ def test_azure_confirms_size_and_metadata_under_names_that_it_can_have(azure: Sc
     assert azure.objects[KEY].metadata == {"sha256": "0f" * 32, "packed_size": "16777216"}
 
 
-def test_an_absent_object_is_asked_for_twice(server: ScriptedCloud, store: CloudStore) -> None:
-    assert store.head("not/there") is None
-    assert store.get("not/there") is None
-    assert server.requests == [("HEAD", "not/there"), ("GET", "not/there"), ("GET", "not/there")]
-
-
 # ---------------------------------------------------------------------------------------------------- outages, refusals
-
-OUTAGES = [
-    (500, "InternalError"),
-    (502, "BadGateway"),
-    (503, "ServerBusy"),
-    (504, "GatewayTimeout"),
-    (429, "TooManyRequests"),
-    (408, "RequestTimeout"),
-    (400, "Md5Mismatch"),
-    (409, "OperationAborted"),
-    (409, "ContainerBeingDeleted"),
-    (404, "NoSuchBucket"),
-]
-
-
-@EACH_CALL
-def test_a_server_in_trouble_is_unavailable_after_one_try(
-    server: ScriptedCloud, store: CloudStore, operation: Any, call: Call
-) -> None:
-    for status, code in OUTAGES:
-        server.requests.clear()
-        server.always(operation, refuse(status, code))
-        server.always("GET", refuse(status, code))
-        with pytest.raises(StoreUnavailable, match=str(status)) as caught:
-            call(store)
-        assert caught.value.hint
-        assert [asked for asked, _ in server.requests].count(operation) == 1, code
 
 
 @EACH_CALL
@@ -168,57 +106,12 @@ def test_what_somebody_must_fix_is_denied_with_a_hint(
 
 
 @EACH_CALL
-def test_a_page_that_is_not_the_stores_is_never_an_absence(
-    server: ScriptedCloud, store: CloudStore, operation: Any, call: Call
-) -> None:
-    for status in (404, 400, 502):
-        server.always(operation, page(status))
-        server.always("GET", page(status))
-        with pytest.raises(StoreUnavailable):
-            call(store)
-
-
-@EACH_CALL
-def test_a_refused_connection_and_a_name_that_nobody_has_are_unavailable(
-    server: ScriptedCloud, account: Path, operation: Any, call: Call
-) -> None:
-    for endpoint in (f"http://127.0.0.1:{free_port()}", "http://no-such-host.invalid"):
-        with pytest.raises(StoreUnavailable) as caught:
-            call(CloudStore(server.cloud(account, endpoint=endpoint)))
-        assert "endpoint" in caught.value.hint
-
-
-@EACH_CALL
 def test_a_deaf_server_is_unavailable_when_the_time_is_over(
     gcs: ScriptedGcs, hurried: CloudStore, operation: Any, call: Call
 ) -> None:
     gcs.always(operation, deaf)
     with pytest.raises(StoreUnavailable, match="no whole answer within"):
         call(hurried)
-
-
-@EACH_CALL
-def test_an_answer_that_drips_ends_with_the_total_time(
-    gcs: ScriptedGcs, hurried: CloudStore, operation: Any, call: Call
-) -> None:
-    gcs.next(operation, drip(b"HTTP/1.1 200 OK\r\nX-Slow: "))
-    with pytest.raises(StoreUnavailable, match="no whole answer within"):
-        call(hurried)
-
-
-@pytest.mark.parametrize("operation", ["GET", "LIST"])
-def test_a_body_that_drips_ends_with_the_total_time(gcs: ScriptedGcs, hurried: CloudStore, operation: Any) -> None:
-    gcs.next(operation, drip(f"HTTP/1.1 200 OK\r\n{DATED}Content-Length: 1000000000\r\n\r\n".encode()))
-    with pytest.raises(StoreUnavailable, match="no whole answer within"):
-        CALLS[operation.lower()][1](hurried)
-
-
-def test_a_server_that_takes_an_object_too_slowly_ends_with_the_total_time(
-    gcs: ScriptedGcs, hurried: CloudStore
-) -> None:
-    gcs.next("PUT", swallow)
-    with pytest.raises(StoreUnavailable, match="no whole answer within"):
-        hurried.create(KEY, BODY * 32, METADATA)
 
 
 def test_a_body_that_stalls_does_not_have_the_time_that_its_first_bytes_earned(
@@ -258,18 +151,6 @@ def test_the_bytes_of_an_object_have_time_of_their_own(
     assert sum(earned) == 2 * (60 + len(BODY) / SLOWEST)
 
 
-@pytest.mark.parametrize("count", [0, len(BODY) // 2, len(BODY)])
-def test_a_reset_while_sending_leaves_no_object_and_the_next_try_stores_it(
-    server: ScriptedCloud, store: CloudStore, count: int
-) -> None:
-    server.next("PUT", reset_at(count))
-    with pytest.raises(StoreUnavailable):
-        store.create(KEY, BODY, METADATA)
-    assert KEY not in server.objects
-    store.create(KEY, BODY, METADATA)
-    assert server.objects[KEY].body == BODY
-
-
 @pytest.mark.parametrize(("status", "code"), [(400, "AccountRequiresHttps"), (409, "BlobArchived")])
 def test_what_a_person_can_change_is_not_said_to_pass(
     server: ScriptedCloud, store: CloudStore, status: int, code: str
@@ -306,17 +187,6 @@ def test_what_a_policy_keeps_is_denied(azure: ScriptedAzure, account: Path) -> N
 # ----------------------------------------------------------------------------------------------- there, or cannot tell
 
 
-def test_an_object_whose_answer_was_lost_is_already_there_at_the_next_try(
-    server: ScriptedCloud, store: CloudStore
-) -> None:
-    server.next("PUT", commit_then_reset)
-    with pytest.raises(StoreUnavailable):
-        store.create(KEY, BODY, METADATA)
-    with pytest.raises(AlreadyThere):
-        store.create(KEY, BODY, METADATA)
-    assert store.head(KEY) == ObjectInfo(KEY, len(BODY), METADATA)
-
-
 def test_a_refusal_to_overwrite_is_already_there_only_if_the_object_is(
     server: ScriptedCloud, store: CloudStore
 ) -> None:
@@ -348,101 +218,7 @@ def test_a_condition_that_was_not_met_says_that_the_object_is_there(server: Scri
             store.create(KEY, BODY, METADATA)
 
 
-def test_only_a_create_can_be_told_that_the_object_is_there(server: ScriptedCloud, store: CloudStore) -> None:
-    for name, (operation, call) in CALLS.items():
-        server.always(operation, refuse(412, "PreconditionFailed"))
-        with pytest.raises(AlreadyThere if name == "create" else StoreUnavailable):
-            call(store)
-
-
-def test_a_missing_bucket_is_not_an_absent_object(server: ScriptedCloud, account: Path) -> None:
-    server.bucket = "another"
-    store = CloudStore(server.cloud(account))
-    for _, call in CALLS.values():
-        with pytest.raises(StoreUnavailable) as caught:
-            call(store)
-    assert "Create the bucket" in caught.value.hint
-
-
-def test_an_object_that_comes_between_two_looks_is_not_absent(server: ScriptedCloud, store: CloudStore) -> None:
-    server.objects[KEY] = Stored(BODY)
-    server.next("HEAD", refuse(404, "NoSuchKey"))
-    with pytest.raises(StoreUnavailable, match="not there for HEAD"):
-        store.head(KEY)
-    assert store.head(KEY) is not None
-
-
-def test_an_absence_that_cannot_be_confirmed_is_unavailable(server: ScriptedCloud, store: CloudStore) -> None:
-    server.next("GET", refuse(503, "SlowDown"), refuse(403, "AccessDenied"))
-    with pytest.raises(StoreUnavailable):
-        store.head(KEY)
-    with pytest.raises(StoreDenied):
-        store.head(KEY)
-
-
 # ----------------------------------------------------------------------------------------------------------------- lies
-
-
-def test_a_yes_without_an_object_is_not_durable(server: ScriptedCloud, store: CloudStore) -> None:
-    server.next("PUT", say_yes)
-    with pytest.raises(StoreUnavailable, match="not durable"):
-        store.create(KEY, BODY, METADATA)
-
-
-@pytest.mark.parametrize("kept", [Stored(BODY[:-1], METADATA), Stored(BODY, {"sha256": "other"})])
-def test_a_yes_with_something_else_stored_is_not_durable(
-    server: ScriptedCloud, store: CloudStore, kept: Stored
-) -> None:
-    def keep_something_else(exchange: Exchange) -> None:
-        exchange.s3.objects[exchange.key] = kept
-        say_yes(exchange)
-
-    server.next("PUT", keep_something_else)
-    with pytest.raises(StoreUnavailable, match="not durable"):
-        store.create(KEY, BODY, METADATA)
-
-
-def test_another_etag_is_fine_if_the_object_is_there(gcs: ScriptedGcs, account: Path) -> None:
-    gcs.next("PUT", commit_then_answer(200, ETag='"of-a-key-of-the-customer"'))
-    CloudStore(gcs.cloud(account)).create(KEY, BODY, METADATA)
-    assert gcs.requests == [("PUT", KEY), ("HEAD", KEY)]
-
-
-@pytest.mark.parametrize("count", [0, 1, len(BODY) // 2, len(BODY) - 1])
-def test_a_body_that_is_cut_short_is_never_delivered(server: ScriptedCloud, store: CloudStore, count: int) -> None:
-    server.objects[KEY] = Stored(BODY)
-
-    def cut(exchange: Exchange) -> None:
-        exchange.wfile.write(f"HTTP/1.1 200 OK\r\n{DATED}Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY[:count])
-        exchange.close_connection = True
-
-    server.next("GET", cut, cut_answer(count))
-    for _ in range(2):
-        with pytest.raises(StoreUnavailable):
-            store.get(KEY)
-    assert store.get(KEY) == BODY
-
-
-@pytest.mark.parametrize(
-    "length", ["Content-Length: 1073741825", "Transfer-Encoding: chunked\r\nContent-Length: 9", ""]
-)
-def test_a_body_is_not_read_beyond_the_limit_or_what_it_stated(
-    server: ScriptedCloud, store: CloudStore, length: str
-) -> None:
-    sent = [0]
-
-    def endless(exchange: Exchange) -> None:
-        exchange.close_connection = True
-        exchange.wfile.write(f"HTTP/1.1 200 OK\r\n{DATED}{length}\r\n\r\n".replace("\r\n\r\n\r\n", "\r\n\r\n").encode())
-        with contextlib.suppress(OSError):
-            while not exchange.s3.closing.is_set():
-                exchange.wfile.write(b"10000\r\n" + bytes(65536) + b"\r\n")
-                sent[0] += 65536
-
-    server.next("GET", endless)
-    with pytest.raises(TooLarge if length.endswith("825") else StoreError):
-        store.get(KEY, 1024**3)
-    assert sent[0] < 100 * 1024**2
 
 
 def test_an_object_is_never_held_more_than_twice(
@@ -474,14 +250,6 @@ def test_an_object_is_never_held_more_than_twice(
 
 
 # ----------------------------------------------------------------------------------------------------------------- LIST
-
-
-def test_many_pages_are_one_listing(server: ScriptedCloud, store: CloudStore) -> None:
-    server.page_size = 7
-    expected = [f"k/{number:04d}" for number in range(100)]
-    server.objects.update((key, Stored(b"x")) for key in expected)
-    assert [info.key for info in store.list("")] == expected
-    assert len(server.requests) == 15
 
 
 def test_names_that_only_begin_alike_are_left_out(server: ScriptedCloud, store: CloudStore) -> None:
@@ -524,17 +292,6 @@ def test_a_listing_out_of_order_is_an_error_and_not_a_hole(server: ScriptedCloud
         assert "hierarchical" in caught.value.hint
 
 
-def test_a_listing_that_fails_half_way_is_an_error_and_not_an_end(
-    server: ScriptedCloud, store: CloudStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("walkeeper.store.clouds.driver.PAGE", 1)
-    server.next("LIST", lambda exchange: exchange.listing(["a"], token="1"), refuse(503, "SlowDown"))
-    listing = store.list("")
-    assert next(listing).key == "a"
-    with pytest.raises(StoreUnavailable):
-        next(listing)
-
-
 @pytest.mark.parametrize("odd", ["a//b", "a/../b"])
 def test_a_name_that_the_library_cannot_read_is_an_error_that_names_it(
     server: ScriptedCloud, store: CloudStore, odd: str
@@ -564,27 +321,6 @@ def test_an_answer_at_which_the_library_panics_is_unavailable(azure: ScriptedAzu
     with pytest.raises(StoreUnavailable, match="panicked"):
         store.delete(KEY)
     store.delete(KEY)
-
-
-# ------------------------------------------------------------------------------------------------------------ the probe
-
-
-def test_the_probe_passes_on_a_good_server_and_leaves_nothing(server: ScriptedCloud, store: CloudStore) -> None:
-    store.probe()
-    assert server.objects == {}
-
-
-def test_the_probe_finds_a_store_that_overwrites(server: ScriptedCloud, store: CloudStore) -> None:
-    server.honours_condition = False
-    with pytest.raises(StoreUnfit, match="overwrites"):
-        store.probe()
-    assert server.objects == {}
-
-
-def test_the_probe_is_content_with_credentials_that_may_not_delete(server: ScriptedCloud, store: CloudStore) -> None:
-    server.always("DELETE", refuse(403, "AccessDenied"))
-    store.probe()
-    assert [key.partition("/")[0] for key in server.objects] == ["probe"]
 
 
 # ---------------------------------------------------------------------------------------------------------- credentials
