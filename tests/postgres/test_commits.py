@@ -41,6 +41,6 @@ def test_commits_that_wait_are_counted_by_a_role_that_may_see_them_and_are_not_k
             postgres.execute("SELECT pg_reload_conf()")
         waits.result(60)
     wait_until(lambda: server.commits(STANDBY) == CommitsState(0, "", connected=False), "the commit's end")
-    with psycopg.connect(postgres.conninfo(application_name=STANDBY)):
+    with psycopg.connect(postgres.conninfo(application_name=STANDBY, replication="true")):
         assert server.commits(STANDBY).connected
     server.close()

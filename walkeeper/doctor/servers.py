@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final
@@ -44,8 +44,6 @@ select jsonb_build_object(
   'settings', (select jsonb_object_agg(n, current_setting(n, true)) from unnest(%s::text[]) n),
   'role', current_user,
   'may_replicate', (select rolreplication or rolsuper from pg_roles where rolname = current_user),
-  'agents', (select coalesce(jsonb_agg(distinct application_name), '[]')
-               from pg_stat_activity where application_name like 'walkeeper agent %%'),
   'acknowledging', (select coalesce(jsonb_agg(application_name), '[]')
                       from pg_stat_replication where starts_with(application_name, %s)),
   'receives', exists (select from pg_stat_wal_receiver),
@@ -119,8 +117,7 @@ def _trial(config: Config, found: ServerFacts) -> str | Unknown:
 
 def _second_look(server: Server, found: ServerFacts) -> ServerFacts:
     time.sleep(SECOND_LOOK)
-    answer = server.survey(_SURVEY, list(_SETTINGS), PREFIX)
-    return replace(found, agents=_versions(answer))
+    return replace(found, agents=_versions(server.agents()))
 
 
 def survey(server: Server, hold_slot: str) -> ServerFacts:
@@ -130,6 +127,7 @@ def survey(server: Server, hold_slot: str) -> ServerFacts:
     before = clock.wall_seconds()
     answer: Mapping[str, Any] = server.survey(_SURVEY, list(_SETTINGS), PREFIX)
     after = clock.wall_seconds()
+    agents = server.agents()
     settings = {name: value for name, value in answer["settings"].items() if value is not None}
     refused = ""
     try:
@@ -143,8 +141,8 @@ def survey(server: Server, hold_slot: str) -> ServerFacts:
         role=answer["role"],
         may_replicate=answer["may_replicate"],
         replication_refused=refused,
-        agents=_versions(answer),
-        disk=next(filter(None, map(Disk.from_brief, answer["agents"])), None),
+        agents=_versions(agents),
+        disk=next(filter(None, map(Disk.from_brief, agents)), None),
         acknowledging=tuple(sorted(answer["acknowledging"])),
         receives=answer["receives"],
         started_at=answer["started_at"],
@@ -153,8 +151,8 @@ def survey(server: Server, hold_slot: str) -> ServerFacts:
     )
 
 
-def _versions(answer: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(sorted({name.split(" ")[2] for name in answer["agents"]}))
+def _versions(agents: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted({name.split(" ")[2] for name in agents}))
 
 
 def _outside(moment: float, before: float, after: float) -> float:

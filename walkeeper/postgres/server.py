@@ -38,6 +38,8 @@ SPARE_SECONDS: Final = 60.0
 """After which a session in a walsender's place is given back, for a usual one if there is room by then."""
 _NOT_THERE: Final = ("Connection refused", "No such file or directory")
 _NO_SLOT: Final = ("too many", "remaining connection slots")
+_NOBODY_ELSES: Final = "-c search_path=pg_catalog"
+"""What users of the database have made is not called, however well it fits, nor by a search path that they gave the database."""
 _KNOWS_REQUIRE_AUTH: Final = 160000
 """The version of libpq that has it."""
 
@@ -74,7 +76,12 @@ _COMMITS: Final = """
 select case when pg_has_role('pg_read_all_stats', 'usage')
             then (select count(*) from pg_stat_activity where wait_event = 'SyncRep') end,
        current_setting('synchronous_standby_names'),
-       exists (select from pg_stat_activity where application_name = %s)"""
+       exists (select from pg_stat_replication where application_name = %s)"""
+
+# Anybody may call a session so; an agent's role may replicate.
+_AGENTS: Final = """
+select array(select application_name from pg_stat_activity a join pg_roles r on r.oid = a.usesysid
+              where starts_with(application_name, %s) and (rolreplication or rolsuper))"""
 
 
 def require_auth(settings: PostgresqlSettings) -> str:
@@ -159,7 +166,7 @@ class CommandState:
 @dataclass(frozen=True, slots=True)
 class CommitsState:
     """``waiting``: how many sessions wait for a synchronous standby; None where this role cannot see it of all. ``connected``:
-    whether the standby that was asked for is.
+    whether the standby that was asked for is, as one that replicates.
     """
 
     waiting: int | None
@@ -247,9 +254,7 @@ class Server:
 
     def agents(self) -> list[str]:
         """What the agents call themselves that have sessions there: the server's own one has two."""
-        rows = self._one(
-            "select array(select application_name from pg_stat_activity where application_name like %s)", (f"{AGENT}%",)
-        )
+        rows = self._one(_AGENTS, (AGENT,))
         return list(rows[0]) if isinstance(rows[0], list) else []
 
     def close(self) -> None:
@@ -287,7 +292,7 @@ class Server:
     def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
         """Where clients hold all connections, in a walsender's place: with ``durability: store`` they may wait for us."""
         more = {
-            "options": f"-c statement_timeout={int(self._timeout * 1000)} -c timezone=UTC",
+            "options": f"-c statement_timeout={int(self._timeout * 1000)} -c timezone=UTC {_NOBODY_ELSES}",
             "application_name": self._application,
         }
         self._again_at = math.inf
