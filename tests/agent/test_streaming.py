@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -71,12 +72,22 @@ class World:
         sources = SimpleNamespace(
             archive=archive, history=History(1), pg_wal=self.pg_wal, spool=self.spool, clock=self.clock
         )
-        self.source = Streaming(cast("Any", sources), cast("Any", self.receiver), 0, self.observed, self.problems)
+        self.asked: list[SlotState | PostgresError | None] = []
+        """What the server says of the slot, once each, before it says what was seen at the last look."""
+        self.source = Streaming(
+            cast("Any", sources), cast("Any", self.receiver), 0, self.observed, self.problems, self.ask_slot
+        )
         for number in range(3, 9):
             plain = plain_segment(Segment(1, number, SIZE), SYSTEM)
             for place in (self.pg_wal, self.spool.wal):
                 (place / Segment(1, number, SIZE).name).write_bytes(plain)
         patch.setattr(lost_wal, "disk_of", lambda _: (TOTAL - self.others - self.spool.used(), TOTAL))
+
+    def ask_slot(self) -> SlotState | None:
+        found = self.asked.pop(0) if self.asked else self.observed.slot
+        if isinstance(found, PostgresError):
+            raise found
+        return found
 
     def tend(self) -> str:
         """What it says about the disk."""
@@ -405,6 +416,22 @@ def test_what_pg_wal_may_not_have_tomorrow_stays(world: World, why: str) -> None
     assert 8 in world.spooled
 
 
+@pytest.mark.parametrize(
+    "says", [None, SlotState(True, Lsn(3 * MIB), None, lost=True), SlotState(True, Lsn(9 * MIB), None, lost=False),
+             SlotState(True, Lsn(3 * MIB), None, lost=False, unreserved=True), PostgresError("no answer")]
+)  # fmt: skip
+def test_p4_what_the_slot_keeps_is_asked_right_before_the_spool_gives_it_up(
+    world: World, says: SlotState | PostgresError | None
+) -> None:
+    """At the last look it kept all of it; the server has invalidated it since, and made another one."""
+    kept = world.observed.slot
+    assert isinstance(kept, SlotState)
+    world.others = TOTAL
+    world.asked = [kept, kept, *[says] * 4]
+    assert world.tend()
+    assert world.spooled == [3, 4, 5, 6]
+
+
 def test_what_another_cluster_left_is_not_handed_out_and_comes_again(world: World) -> None:
     left = Segment(1, 3, SIZE)
     (world.spool.wal / left.name).write_bytes(plain_segment(left, SYSTEM + 1))
@@ -472,3 +499,44 @@ def test_archiving_goes_on_without_the_disk_and_streams_again_when_there_is_room
             server.execute("CREATE TABLE t ()")
             agent.wait_frontier(server.lsn())
             wait_for(lambda: agent.problems() == set())
+
+
+@pytest.mark.postgres
+def test_p4_what_a_slot_kept_at_the_last_look_alone_stays_in_the_spool_and_is_archived_from_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The store is away, PostgreSQL gives the slot up since the last look, and removes what it kept."""
+    directory, asked = new_directory("d"), threading.Event()
+    monkeypatch.setattr("walkeeper.agent.archiver.streaming.BEHIND", sys.maxsize)
+    free = [1000 * MIB]
+    monkeypatch.setattr(lost_wal, "disk_of", lambda path: (free[0] if path.name == "wal" else 1000 * MIB, 1000 * MIB))
+    really = Streaming._keeps_now
+
+    def keeps_now(source: Streaming, segment: Segment) -> bool:
+        asked.set()
+        return really(source, segment)
+
+    with Postgres(directory / "pg", settings={"max_wal_size": "32MB"}) as server:
+        prepare(server)
+        dcs, store = MemoryDcs(slots=(HOLD_SLOT,)), MemoryStore()
+        dcs.set_leader("a")
+        with RunningAgent(config_of(server, "a", directory), store, dcs) as agent:
+            wait_for(lambda: agent.archiving)
+            store.down = True
+            spool = agent.agent.spool
+            names = server.complete_segments(6)
+            wait_for(lambda: names[-1] in {segment.name for segment in spool.complete(SIZE)})
+            monkeypatch.setattr(Streaming, "_keeps", lambda *_: True)  # as the last look said
+            monkeypatch.setattr(Streaming, "_keeps_now", keeps_now)
+            server.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
+            server.execute("SELECT pg_reload_conf()")
+            wait_for(lambda: (slot := agent.agent._committer_server.slot(HOLD_SLOT)) and slot.unreserved)
+            free[0] = 5 * MIB
+            assert asked.wait(30)
+            wait_for(lambda: "archiver_spool" in agent.problems())
+            server.checkpoint()
+            wait_for(lambda: names[0] not in server.segments())
+            assert set(names) <= {segment.name for segment in spool.complete(SIZE)}
+            store.down = False
+            agent.wait_frontier(Segment.parse(names[-1], SIZE).end)
+            assert agent.record.gaps_total == 0

@@ -384,7 +384,7 @@ class Invariants:
         node = process.node
         if content.rstrip(b"\0") != node.pg_wal.content(segment.name):
             self.violated(f"{segment} is dropped from {node.name}'s spool, and pg_wal has not the same")
-        kept = node.slot is not None and node.slot.restart_lsn < segment.end
+        kept = node.slot is not None and not node.slot.lost and node.slot.restart_lsn < segment.end
         if not kept and not self._is_stored(node.branch, segment.number):
             self.violated(f"{segment} is dropped from {node.name}'s spool, and no slot keeps it")
 

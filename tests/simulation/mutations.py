@@ -568,6 +568,11 @@ def drop_from_a_full_disk_what_no_slot_keeps(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.streaming, "keeps", lambda *_: True)
 
 
+@mutation("far_down", "store_down", "lose_slot", "disk_short", "kill_agent", first=5198, archiver="several")
+def drop_from_a_full_disk_what_the_slot_kept_at_the_last_look(patch: MonkeyPatch) -> None:
+    patch.setattr(Streaming, "_keeps_now", Streaming._keeps)
+
+
 @mutation(first=17)
 def trust_a_stale_spool(patch: MonkeyPatch) -> None:
     def seed(self: Spool, history: History, first: Any) -> None:

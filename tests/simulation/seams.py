@@ -621,10 +621,10 @@ class SpoolView(Spool):
             agent().world.invariants.spool_removed(agent(), receipt)
         super().remove(receipt)
 
-    def drop(self, segment: Segment, kept: Path) -> bool:
+    def drop(self, segment: Segment, kept: Path, is_kept: Callable[[], bool]) -> bool:
         agent().step("spool.drop", segment)
         content = (self.wal / segment.name).read_bytes() if (self.wal / segment.name).exists() else b""
-        dropped = super().drop(segment, kept)
+        dropped = super().drop(segment, kept, is_kept)
         if dropped:
             agent().world.invariants.spool_dropped(agent(), segment, content)
         return dropped

@@ -177,7 +177,7 @@ class CommitsState:
 class Server:
     """One server. Every call returns or raises PostgresError within ``timeout`` seconds, also when the server hangs.
 
-    The connection is kept from call to call and made again after a failure. For one thread at a time.
+    The connection is kept from call to call and made again after a failure. Safe for several threads, whose calls take turns.
     """
 
     def __init__(self, settings: PostgresqlSettings, timeout: float, application: str = APPLICATION) -> None:
@@ -274,12 +274,18 @@ class Server:
         return self._run(lambda connection: connection.execute(query.encode(), parameters).fetchone())
 
     def _run(self, work: Callable[[psycopg.Connection[tuple[object, ...]]], _T]) -> _T:
+        def on_its_connection() -> _T:
+            try:
+                return work(self._connected())
+            except psycopg.Error:
+                self._drop()
+                raise
+
         try:
-            return self._deadline.call(lambda: work(self._connected()), self._timeout)
+            return self._deadline.call(on_its_connection, self._timeout)
         except DeadlineExceeded:
             raise PostgresError(f"{self._name}: no answer within {self._timeout:g} s") from None
         except psycopg.Error as error:
-            self._drop()
             raise PostgresError(f"{self._name}: {_one_line(error)}", hint=hint_for(str(error))) from None
 
     def _connected(self) -> psycopg.Connection[tuple[object, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from walkeeper.agent.archiver.archiver import Archiver
@@ -86,7 +87,8 @@ def assemble(
             observed.slot = server.slot(slot.name)
         except PostgresError as problem:
             observed.slot = problem  # the next look asks again
-        source = Streaming(sources, receiver, config.spool_reserve, observed, problems)
+        ask_slot = partial(server.slot, slot.name)
+        source = Streaming(sources, receiver, config.spool_reserve, observed, problems, ask_slot)
     else:
         source = WithoutSpool(sources, observed)
     commit = Commit(ownership, frontier, source, server, slot, observed, problems, clock, lease)

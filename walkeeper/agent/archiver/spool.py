@@ -17,7 +17,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -114,11 +114,13 @@ class Spool:
         with _told(self.wal / receipt.segment.name):
             (self.wal / receipt.segment.name).unlink(missing_ok=True)
 
-    def drop(self, segment: Segment, kept: Path) -> bool:
-        """Drop a segment that may not be stored yet, if that file of pg_wal, which a slot keeps, has the very same bytes."""
+    def drop(self, segment: Segment, kept: Path, is_kept: Callable[[], bool]) -> bool:
+        """Drop a segment that may not be stored yet, if that file of pg_wal has the very same bytes, and ``is_kept`` says last of
+        all that a slot keeps it.
+        """
         path = self.wal / segment.name
         with _told(path):
-            if not same_file(path, kept, segment.size):
+            if not same_file(path, kept, segment.size) or not is_kept():
                 return False
             path.unlink()
         return True

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from walkeeper.agent.archiver import lost_wal
@@ -21,7 +22,7 @@ from walkeeper.core import amounts
 from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
-from walkeeper.core.hold_slot import keeps
+from walkeeper.core.hold_slot import SlotState, keeps
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
@@ -48,9 +49,17 @@ class Streaming:
     """A Source. The spool is a cache: what is lost there is streamed again."""
 
     def __init__(
-        self, sources: lost_wal.Sources, receiver: Receiver, reserve: int, observed: Observed, problems: Problems
+        self,
+        sources: lost_wal.Sources,
+        receiver: Receiver,
+        reserve: int,
+        observed: Observed,
+        problems: Problems,
+        ask_slot: Callable[[], SlotState | None],
     ) -> None:
+        """``ask_slot``: how the hold slot is now; it raises PostgresError."""
         self._sources = sources
+        self._ask_slot = ask_slot
         self._reserve = reserve
         self._short = False
         """The spool does without its disk: what is complete is taken from pg_wal."""
@@ -227,6 +236,12 @@ class Streaming:
         slot = self._observed.slot
         return None if isinstance(slot, PostgresError) else keeps(slot, Lsn(segment.end - 1))
 
+    def _keeps_now(self, segment: Segment) -> bool:
+        """As the server says, and not the last look, since which PostgreSQL may have invalidated the slot."""
+        with suppress(PostgresError):
+            return keeps(self._ask_slot(), Lsn(segment.end - 1))
+        return False
+
     def _disk(self) -> tuple[int, int, int]:
         """Free bytes of the spool's disk, all bytes, and how many stay free."""
         try:
@@ -254,8 +269,8 @@ class Streaming:
             self._spool.drop_partials()
         dropped = []
         for segment in reversed(self._spool.complete(self._size)) if free < reserve else ():
-            kept = self._observed.server_up and self._keeps(segment)
-            if kept and self._spool.drop(segment, self._sources.pg_wal / segment.name):
+            kept, file = self._observed.server_up and self._keeps(segment), self._sources.pg_wal / segment.name
+            if kept and self._spool.drop(segment, file, partial(self._keeps_now, segment)):
                 dropped.append(segment)
             if self._disk()[0] >= reserve + SPARE * self._size:
                 break
