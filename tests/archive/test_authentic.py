@@ -20,7 +20,7 @@ from tests.parts.postgres import Postgres
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
-from walkeeper.archive import tail
+from walkeeper.archive import read, tail
 from walkeeper.archive.authentic import AuthenticStore, Trust, believing
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
@@ -37,13 +37,13 @@ from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import Floor
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
-from walkeeper.core.names import Segment
+from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.tail import Piece
 from walkeeper.doctor import here
-from walkeeper.errors import BadFloor, CannotTell, NotAuthentic, StoreUnfit
+from walkeeper.errors import BadFloor, CannotTell, NotAuthentic, StoreDenied, StoreUnfit
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres.server import ServerState
-from walkeeper.store.base import AlreadyThere
+from walkeeper.store.base import SMALL, AlreadyThere
 
 SYSTEM = 7300000000000000001
 SIZE = SegmentSize(MIB)
@@ -152,6 +152,50 @@ def test_p16_planted_floors_and_pins_are_in_nobodys_way(world: World) -> None:
         read_expiry(world.raw, LAYOUT)
     assert read_expiry(world.store, LAYOUT) == Expiry()
     assert read_pins(world.store, LAYOUT) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "new folder (1)", "\x1b[2J", "x\nINFO all is well", "ä", "y" * 201, ".hidden", ""]
+)
+def test_p16_a_planted_name_that_is_no_key_is_in_nobodys_way(world: World, name: str) -> None:
+    """Buckets and file systems take nearly all names."""
+    world.begin()
+    for folder in ("start", "gap", "history", "expire", "pin", "wal", "life", "tail", "backup", "proof"):
+        world.raw.objects[f"{LAYOUT.root}{folder}/{name}"] = (b"x", {})
+    assert starts(world.store, LAYOUT) == [THREE.name]
+    assert take(world.store, "demo", None).archives[SYSTEM].starts == [THREE.name]
+    assert timelines(world.store, LAYOUT) == []
+    assert read_expiry(world.store, LAYOUT) == Expiry()
+    assert read_pins(world.store, LAYOUT) == []
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_p16_a_planted_object_that_is_too_large_is_in_nobodys_way(
+    world: World, far: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.begin()
+    monkeypatch.setattr(read, "MAX_OBJECT", MIB)
+    for suffix in (".zst", ".again.zst", ".again.zst.age"):
+        world.raw.create(LAYOUT.file(THREE, suffix), b"x" * (MIB + 1), {})
+    assert world.reader(far=far).deliver(LAYOUT, THREE.name) == plain(THREE)
+    world.raw.create(LAYOUT.file(HistoryFile(2), ""), b"x" * (SMALL + 1), {})
+    world.archive.archive_history(2, history_text(TWO))
+    assert stored_history(world.store, LAYOUT, 2) == TWO
+    assert world.reader(far=far).deliver(LAYOUT, HistoryFile(2).name) == history_text(TWO)
+
+
+def test_p16_a_planted_object_whose_bytes_nobody_gets_is_in_nobodys_way(world: World) -> None:
+    """One that was moved to a glacier, for instance: S3 describes it, and denies its bytes."""
+    world.begin()
+    planted = LAYOUT.file(THREE, ".zst")
+    world.raw.create(planted, b"x", {})
+
+    def deny(call: str, key: str) -> None:
+        if (call, key) == ("get", planted):
+            raise StoreDenied(f"{key}: InvalidObjectState")
+
+    world.raw.before = deny
+    assert world.reader().deliver(LAYOUT, THREE.name) == plain(THREE)
 
 
 def test_p16_a_number_that_a_planted_floor_has_is_passed(world: World) -> None:

@@ -20,7 +20,7 @@ from typing import Final
 
 from walkeeper.config import Config
 from walkeeper.core.authentication import CODE, Demand, code_of, is_authentic, sums_of
-from walkeeper.errors import NotAuthentic, StoreDenied, StoreUnavailable, StoreUnfit
+from walkeeper.errors import BadName, NotAuthentic, StoreDenied, StoreUnavailable, StoreUnfit, TooLarge
 from walkeeper.lib import events
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import MAX_OBJECT, Body, ObjectInfo, Store
@@ -122,8 +122,12 @@ class AuthenticStore:
         return info
 
     def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
-        """Raises NotAuthentic, too."""
-        body = self._store.get(key, limit)
+        """Raises NotAuthentic, too; of one that cannot be read as well, if its metadata can."""
+        try:
+            body = self._store.get(key, limit)
+        except (TooLarge, StoreDenied):
+            self.head(key)
+            raise
         if body is not None:
             self._trust.check_body(key, body)
         return body
@@ -165,7 +169,7 @@ class AuthenticStore:
     def _look_at(self, key: str) -> tuple[str, bool]:
         try:
             self.head(key)
-        except NotAuthentic as problem:
+        except (NotAuthentic, BadName) as problem:  # of a name that no key has, neither
             events.failure("object_not_authentic", problem, key=key)
             return key, False
         with self._lock:

@@ -32,7 +32,7 @@ def main(config: Config, *, json: bool = False, fix: bool = False, yes: bool = F
         tell(json_module.dumps(text.as_json(facts, findings), indent=2))
     else:
         colour = takes_colour(sys.stdout)
-        tell(text.render(facts, findings, colour=colour, verbose=verbose))
+        tell(text.render(facts, findings, colour=colour, verbose=verbose), painted=colour)
     return answered(exit_code(findings))
 
 

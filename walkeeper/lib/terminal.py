@@ -29,10 +29,13 @@ class _Out:
     """It did not take what was said, and not because nobody listens any longer."""
 
 
-def tell(text: str = "", end: str = "\n") -> None:
+def tell(text: str = "", end: str = "\n", *, painted: bool = False) -> None:
     """On standard output, now. Never raises: where it cannot be written, or the reader has left, what was done is done all the
     same. The first is said on standard error, and ``answered`` has it in the exit code.
+
+    ``painted``: it has a terminal's own sequences, and all else in it was made printable before.
     """
+    text = text if painted else _lines(text)
     out = sys.stdout
     if out is _Out.ended:
         return
@@ -84,7 +87,7 @@ class Progress:
         if not self.shows or time.monotonic() - self._last < _EVERY:
             return
         self._last, self._shown = time.monotonic(), True
-        sys.stderr.write(f"\r{text[:_LINE].ljust(_LINE)}")
+        sys.stderr.write(f"\r{printable(text[:_LINE]).ljust(_LINE)}")
         sys.stderr.flush()
 
     def clear(self) -> None:
@@ -110,7 +113,11 @@ def takes_colour(stream: TextIO | None) -> bool:
 
 def printable(text: str) -> str:
     """As one line. Names and texts come from elsewhere: what cannot be printed, a line end too, is a question mark."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def complain(text: str, hint: str) -> None:
@@ -122,7 +129,7 @@ def aside(text: str, end: str = "\n") -> None:
     """On standard error. Never raises: where it cannot be written, the exit code is left."""
     if sys.stderr is not None:
         with suppress(OSError):
-            sys.stderr.write(text + end)
+            sys.stderr.write(_lines(text) + end)
             sys.stderr.flush()
 
 

@@ -168,7 +168,7 @@ def _shown() -> Iterator[Show]:
         from rich.live import Live  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
     except ImportError:
-        yield lambda found: tell(_CLEAR + plain(_fitting(found)), end="")
+        yield lambda found: tell(_CLEAR + plain(_fitting(found)), end="", painted=True)
         return
     console = Console(highlight=False)
 
