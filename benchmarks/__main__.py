@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from benchmarks import (
@@ -32,29 +33,41 @@ from benchmarks import (
 from benchmarks.places import Kind
 from tests.parts.processes import end_run
 
-ALL: Final = (
-    "switchover",
-    "outage",
-    "throughput",
-    "replay",
-    "push",
-    "tail",
-    "tail-cost",
-    "receivers",
-    "durability",
-    "backup",
-    "restore",
-    "chain",
-    "scale",
-    "requests",
-    "hour",
-)
+RUNS: Final[Mapping[str, Callable[[argparse.Namespace], None]]] = {
+    "switchover": lambda asked: switchover.run(
+        _one(asked), asked.rounds, restore_command=not asked.without_restore_command
+    ),
+    "outage": lambda asked: outage.run(_one(asked), asked.rounds),
+    "throughput": lambda asked: throughput.run(asked.rounds, asked.segments or 32),
+    "replay": lambda asked: replay.run(_each(asked), asked.rounds, asked.segments or 64, asked.scale),
+    "push": lambda asked: push.run(
+        _each(asked), asked.rounds, asked.segments or 64, asked.scale, asked.only, asked.round_trip / 1000
+    ),
+    "tail": lambda asked: tail.run(_one(asked), asked.rounds),
+    "tail-cost": lambda asked: tail_cost.run(_one(asked), asked.rounds),
+    "receivers": lambda asked: receivers.run(asked.rounds),
+    "durability": lambda asked: durability.run(asked.rounds),
+    "backup": lambda asked: backup.run(asked.rounds, asked.scale),
+    "restore": lambda asked: restore.run(asked.rounds, asked.scale),
+    "chain": lambda asked: chain.run(asked.rounds, asked.scale),
+    "scale": lambda asked: scale.run(asked.segments or 1_000_000),
+    "requests": lambda _: requests.run(),
+    "hour": lambda asked: hour.run(_one(asked), asked.minutes),
+}
+
+
+def _one(asked: argparse.Namespace) -> Kind:
+    return asked.store or "directory"
+
+
+def _each(asked: argparse.Namespace) -> list[Kind]:
+    return [asked.store] if asked.store else ["directory", "s3"]
 
 
 def main() -> int:
     """Every measurement that was named, one after the other: they are in each other's way."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", nargs="*", help=f"{', '.join(ALL)}; default: all")
+    parser.add_argument("what", nargs="*", help=f"{', '.join(RUNS)}; default: all")
     parser.add_argument(
         "--store", choices=("directory", "s3"), help="default: directory; replay and push: both in one run"
     )
@@ -79,51 +92,12 @@ def main() -> int:
         "--without-restore-command", action="store_true", help="switchover: to see what walkeeper's other parts cost"
     )
     arguments = parser.parse_args()
-    if unknown := set(arguments.what) - set(ALL):
-        parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(ALL)}")
+    if unknown := set(arguments.what) - RUNS.keys():
+        parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(RUNS)}")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # whoever has installed walkeeper has its modules compiled
-    one_store: Kind = arguments.store or "directory"
-    stores: list[Kind] = [arguments.store] if arguments.store else ["directory", "s3"]
     try:
-        for what in arguments.what or ALL:
-            match what:
-                case "switchover":
-                    switchover.run(one_store, arguments.rounds, restore_command=not arguments.without_restore_command)
-                case "outage":
-                    outage.run(one_store, arguments.rounds)
-                case "throughput":
-                    throughput.run(arguments.rounds, arguments.segments or 32)
-                case "push":
-                    push.run(
-                        stores,
-                        arguments.rounds,
-                        arguments.segments or 64,
-                        arguments.scale,
-                        arguments.only,
-                        arguments.round_trip / 1000,
-                    )
-                case "backup":
-                    backup.run(arguments.rounds, arguments.scale)
-                case "restore":
-                    restore.run(arguments.rounds, arguments.scale)
-                case "chain":
-                    chain.run(arguments.rounds, arguments.scale)
-                case "scale":
-                    scale.run(arguments.segments or 1_000_000)
-                case "hour":
-                    hour.run(one_store, arguments.minutes)
-                case "requests":
-                    requests.run()
-                case "tail":
-                    tail.run(one_store, arguments.rounds)
-                case "tail-cost":
-                    tail_cost.run(one_store, arguments.rounds)
-                case "receivers":
-                    receivers.run(arguments.rounds)
-                case "durability":
-                    durability.run(arguments.rounds)
-                case "replay":
-                    replay.run(stores, arguments.rounds, arguments.segments or 64, arguments.scale)
+        for what in arguments.what or RUNS:
+            RUNS[what](arguments)
     finally:
         end_run()
     return 0
