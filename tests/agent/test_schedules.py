@@ -188,7 +188,7 @@ class World:
         key = self.archive.layout.piece(segment.name, piece, ".zst")
         with contextlib.suppress(AlreadyThere):
             self.store.create(key, b"x", {})
-        frontier.add_tail(TailReceipt(segment, piece, "", 1, key))
+        frontier.add_tail(TailReceipt(segment, piece, 1, key))
 
     def commit(self, node: Node) -> None:
         if node.owner is not None and node.frontier is not None:

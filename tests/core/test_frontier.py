@@ -72,8 +72,8 @@ def test_pieces_up_to_the_end_of_a_segment_do_not_claim_the_whole_object() -> No
     """A takeover begins with the segment of the frontier: below it all are there under their own names."""
     frontier = Frontier(HISTORY, Lsn(6 * MIB), SIZE)
     segment = Segment(2, 6, SIZE)
-    assert frontier.add_tail(TailReceipt(segment, Piece(0, 1000, "me"), "", 0, ""))
-    assert not frontier.add_tail(TailReceipt(segment, Piece(1000, SIZE, "me"), "", 0, ""))
+    assert frontier.add_tail(TailReceipt(segment, Piece(0, 1000, "me"), 0, ""))
+    assert not frontier.add_tail(TailReceipt(segment, Piece(1000, SIZE, "me"), 0, ""))
     assert frontier.lsn == 6 * MIB + 1000
     assert frontier.next_segment == segment
     assert frontier.add(receipt(6))

@@ -30,7 +30,7 @@ SIZE = SegmentSize(MIB)
 
 
 def receipt(begin: int, end: int, number: int = 3) -> TailReceipt:
-    return TailReceipt(Segment(1, number, SIZE), Piece(begin, end, "me"), "", 0, "")
+    return TailReceipt(Segment(1, number, SIZE), Piece(begin, end, "me"), 0, "")
 
 
 def test_receipts_count_in_the_order_of_the_wal_whatever_the_order_of_the_answers() -> None:

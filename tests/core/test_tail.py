@@ -68,7 +68,7 @@ def test_merging_keeps_the_number_of_pieces_small_for_ever() -> None:
 
 
 def tail_receipt(segment: Segment, begin: int, end: int, owner: str = "a") -> TailReceipt:
-    return TailReceipt(segment, piece(begin, end, owner), "", 1, "")
+    return TailReceipt(segment, piece(begin, end, owner), 1, "")
 
 
 def test_the_frontier_moves_with_the_tail_of_the_next_segment_and_of_no_other() -> None:

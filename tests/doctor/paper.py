@@ -150,9 +150,7 @@ class Paper:
             _as_if(found.restore_command, config.source) if found.restore_command else facts.patroni.restore_command
         )
         promote = _as_if(found.pre_promote, config.source) if found.pre_promote else facts.patroni.pre_promote
-        patroni = PatroniFacts(
-            local=local, effective=effective, callbacks=callbacks, restore_command=restore, pre_promote=promote
-        )
+        patroni = PatroniFacts(local=local, callbacks=callbacks, restore_command=restore, pre_promote=promote)
         self.facts = replace(facts, patroni=patroni)
         parameters = {name: _shown(value) for name, value in effective["postgresql"]["parameters"].items()}
         if "synchronous_standby_names" not in parameters:

@@ -118,7 +118,6 @@ def good_facts(directory: Path) -> Facts:
         record_age=5.0,
         patroni=PatroniFacts(
             local={},
-            effective={},
             callbacks={event: found(callback) for event in wiring.EVENTS_TO_WIRE},
             restore_command=found(restore),
         ),

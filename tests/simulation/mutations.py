@@ -238,7 +238,7 @@ def drop_leftovers_at_once(patch: MonkeyPatch) -> None:
 
 
 def _piece_receipt(archive: Archive, segment: Segment, piece: Piece) -> TailReceipt:
-    return TailReceipt(segment, piece, "0" * 64, 0, archive.layout.piece(segment.name, piece, ".zst"))
+    return TailReceipt(segment, piece, 0, archive.layout.piece(segment.name, piece, ".zst"))
 
 
 @mutation("lose_store_answers", "cut_store", "store_down", "kill_receiver", first=13)
@@ -354,7 +354,7 @@ def count_the_pieces_of_another_timeline(patch: MonkeyPatch) -> None:
 @mutation("twin_pieces", "kill_receiver", "kill_agent", first=1)
 def continue_another_servers_chain_without_comparing(patch: MonkeyPatch) -> None:
     def confirm(_: Archive, stored: StoredPiece, segment: Segment, __: bytes) -> TailReceipt:
-        return TailReceipt(segment, stored.piece, "0" * 64, 0, stored.key)
+        return TailReceipt(segment, stored.piece, 0, stored.key)
 
     patch.setattr(walkeeper.archive.tail, "confirm", confirm)
 

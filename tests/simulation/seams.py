@@ -552,7 +552,7 @@ class WalStreamView:
     def identify(self) -> Identity:
         agent().step("stream.identify")
         self._check()
-        return Identity(SYSTEM, self._server.branch.timeline, 150000)
+        return Identity(SYSTEM, self._server.branch.timeline)
 
     def start(self, lsn: Lsn, timeline: int) -> None:
         agent().step("stream.start", lsn)

@@ -60,7 +60,7 @@ def put(archive: Archive, segment: Segment, piece: Piece, plain: bytes) -> TailR
             raise Conflict(
                 f"{key}: it is in the store with other bytes", hint="The agent begins a new piece."
             ) from None
-    return TailReceipt(segment, piece, sha256, len(body), key)
+    return TailReceipt(segment, piece, len(body), key)
 
 
 def stored_pieces(store: Store, layout: Layout, segment: str | None = None) -> Iterator[StoredPiece]:
@@ -155,4 +155,4 @@ def confirm(archive: Archive, stored: StoredPiece, segment: Segment, plain: byte
         return None
     if info.metadata.get("sha256") != sha256 or len(plain) != stored.piece.end - stored.piece.begin:
         return None
-    return TailReceipt(segment, stored.piece, sha256, info.size, stored.key)
+    return TailReceipt(segment, stored.piece, info.size, stored.key)

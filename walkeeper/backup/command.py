@@ -78,7 +78,6 @@ class _Source:
     state: ServerState
     seen: datetime
     monotonic: float
-    version: str
     version_num: int
     checksums: bool
     blocks: int
@@ -289,7 +288,7 @@ def _look(settings: PostgresqlSettings) -> _Source:
             hint=f"As a superuser: ALTER ROLE {quoted} REPLICATION; or set walkeeper.postgresql.user to one that may.",
         )
     return _Source(
-        state, datetime.fromisoformat(facts["now"]), now, facts["version"], facts["version_num"], facts["checksums"],
+        state, datetime.fromisoformat(facts["now"]), now, facts["version_num"], facts["checksums"],
         facts["blocks"], facts["files"], tuple(facts["tablespaces"]), facts["summarizes"],
     )  # fmt: skip
 

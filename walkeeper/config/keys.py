@@ -16,7 +16,7 @@ from msgspec import Meta, inspect
 
 from walkeeper.config.model import MAIN
 from walkeeper.lib.schedule import Schedule
-from walkeeper.lib.section import Secret, Section, is_secret, metas
+from walkeeper.lib.section import Secret, Section, metas
 from walkeeper.lib.units import Age, Interval, Rate, Seconds, Size
 from walkeeper.store.open import StoreKeys
 
@@ -362,7 +362,6 @@ class Key:
     kind: Literal["text", "integer", "flag", "list", "sections"]
     default: object
     required: bool
-    secret: bool
     description: str
     choices: tuple[str, ...] = ()
 
@@ -411,7 +410,7 @@ def _key(field: msgspec.structs.FieldInfo, path: tuple[str, ...]) -> Key:
         kind = "sections" if isinstance(kinds[0].item_type, inspect.StructType) else "list"
     choices = tuple(map(str, kinds[0].values)) if isinstance(kinds[0], inspect.LiteralType) else ()
     description = next((meta.description for meta in metas(field.type) if meta.description), "")
-    return Key(path, field.name, kind, field.default, field.required, is_secret(field.type), description, choices)
+    return Key(path, field.name, kind, field.default, field.required, description, choices)
 
 
 def _alternatives(info: inspect.Type) -> Iterator[inspect.Type]:

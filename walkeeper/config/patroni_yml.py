@@ -62,7 +62,6 @@ class Patroni:
     """The address that goes with a name; None: it is looked up."""
     port: int
     replication: Credentials
-    superuser: Credentials
 
 
 def take(root: yaml_file.Section, environ: Mapping[str, str]) -> Patroni:
@@ -84,7 +83,6 @@ def take(root: yaml_file.Section, environ: Mapping[str, str]) -> Patroni:
         hostaddr=hostaddr if socket_directory is None else None,
         port=port,
         replication=_credentials(postgresql, "replication", environ),
-        superuser=_credentials(postgresql, "superuser", environ),
     )
 
 

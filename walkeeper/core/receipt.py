@@ -27,12 +27,11 @@ class Receipt:
 class TailReceipt:
     """The store confirmed this piece of a segment. Only ``walkeeper.tail`` makes one.
 
-    ``sha256`` is that of the plain bytes, in hex. ``stored_bytes`` is the size of the object, ``key`` its key.
+    ``stored_bytes`` is the size of the object, ``key`` its key.
     """
 
     segment: Segment
     piece: Piece
-    sha256: str
     stored_bytes: int
     key: str
 

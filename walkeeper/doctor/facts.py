@@ -71,10 +71,9 @@ class MemberFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatroniFacts:
-    """This node's Patroni configuration: ``local`` without, ``effective`` with the dynamic one merged in."""
+    """This node's Patroni configuration: ``local`` without the dynamic one, the rest with it merged in."""
 
     local: Mapping[str, Any]
-    effective: Mapping[str, Any]
     callbacks: Mapping[str, Command]
     """By event; only those that are configured."""
     restore_command: Command | None

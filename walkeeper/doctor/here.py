@@ -47,7 +47,6 @@ def look_at_patroni(config: Config, topology: Topology | Unknown) -> PatroniFact
     promote = postgresql.get("pre_promote")
     return PatroniFacts(
         local=local,
-        effective=effective,
         callbacks={str(event): _looked_up(str(text), config) for event, text in commands.items() if text},
         restore_command=_looked_up(str(restore), config) if restore else None,
         pre_promote=_looked_up(str(promote), config) if promote else None,

@@ -31,8 +31,6 @@ class Identity:
 
     system_identifier: int
     timeline: int
-    version: int
-    """``server_version_num``."""
 
 
 @dataclass(slots=True)
@@ -72,7 +70,7 @@ class Walsender:
     def identify(self) -> Identity:
         self._send(b"IDENTIFY_SYSTEM")
         answer = self._rows(self.silence)
-        found = Identity(int(text_of(answer, 0, 0)), int(text_of(answer, 0, 1)), self._pg.server_version)
+        found = Identity(int(text_of(answer, 0, 0)), int(text_of(answer, 0, 1)))
         self._done()
         return found
 
