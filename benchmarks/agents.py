@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from benchmarks.material import SCOPE, as_installed, write_config
@@ -96,9 +95,7 @@ class Agent:
         wait_until(self._answers, "the agent", LONGEST, interval=0.01, logs=[self._log])
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         assert self._process is not None
         try:
             self._process.stop()

@@ -7,7 +7,6 @@ import queue
 import socket
 import threading
 import time
-from types import TracebackType
 from typing import Final, Self
 
 from tests.parts.processes import free_port
@@ -30,9 +29,7 @@ class Far:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

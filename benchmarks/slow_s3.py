@@ -7,7 +7,6 @@ import selectors
 import socket
 import threading
 import time
-from types import TracebackType
 from typing import Final, Self
 
 from tests.parts.processes import free_port
@@ -43,9 +42,7 @@ class SlowS3:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended = True
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)

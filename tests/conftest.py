@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import botocore.session
 import hypothesis
 import pytest
 
+from tests.parts.etcd import Etcd
 from tests.parts.postgres import Postgres
 from tests.parts.processes import die_with_parent, end_run, keep_in_memory, living, new_directory, remove_directories
 
@@ -139,3 +141,20 @@ def make_postgres(short_path: Path) -> Iterator[Callable[..., Postgres]]:
 def postgres(make_postgres: Callable[..., Postgres]) -> Postgres:
     """A running server with 1 MiB segments."""
     return make_postgres()
+
+
+@pytest.fixture(scope="module")
+def etcd() -> Iterator[Etcd]:
+    """It stays up."""
+    with Etcd() as server:
+        yield server
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In that time zone."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -250,12 +251,12 @@ def test_the_units_belong_together() -> None:
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    with Postgres(new_directory("e") / "pg", auth="scram-sha-256") as server, Etcd() as etcd:
-        made = Machine("demo", server, etcd)
-        try:
-            yield made
-        finally:
-            made.close()
+    with (
+        Postgres(new_directory("e") / "pg", auth="scram-sha-256") as server,
+        Etcd() as etcd,
+        closing(Machine("demo", server, etcd)) as made,
+    ):
+        yield made
 
 
 @pytest.mark.postgres

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -39,20 +40,11 @@ def server() -> Iterator[Postgres]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[Etcd]:
-    with Etcd() as running:
-        yield running
-
-
 @pytest.fixture
 def machine(server: Postgres, etcd: Etcd) -> Iterator[Machine]:
     """In a cluster of its own."""
-    made = Machine(f"cluster{next(_serial)}", server, etcd)
-    try:
+    with closing(Machine(f"cluster{next(_serial)}", server, etcd)) as made:
         yield made
-    finally:
-        made.close()
 
 
 def archive_of(machine: Machine, store: Path) -> Archive:

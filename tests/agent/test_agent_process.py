@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -38,12 +39,6 @@ _serial = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def etcd() -> Iterator[Etcd]:
-    with Etcd() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
     with Postgres(new_directory("m") / "pg", auth="scram-sha-256") as running:
         prepare(running)
@@ -53,11 +48,8 @@ def server() -> Iterator[Postgres]:
 @pytest.fixture
 def machine(server: Postgres, etcd: Etcd) -> Iterator[Machine]:
     """In a cluster of its own."""
-    made = Machine(f"cluster{next(_serial)}", server, etcd)
-    try:
+    with closing(Machine(f"cluster{next(_serial)}", server, etcd)) as made:
         yield made
-    finally:
-        made.close()
 
 
 # ------------------------------------------------------------------------------------------------------- how it ends

@@ -7,7 +7,7 @@ row committed for the tail. Calls are counted in each thread from there on, so t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Final
 
 import pytest
@@ -48,11 +48,8 @@ def machine() -> Iterator[Machine]:
     with Etcd() as etcd, Postgres(new_directory("c") / "pg", settings=settings) as server:
         prepare(server)
         server.execute("CREATE TABLE t (n int)")
-        made = Machine("crashed", server, etcd)
-        try:
+        with closing(Machine("crashed", server, etcd)) as made:
             yield made
-        finally:
-            made.close()
 
 
 def segment(machine: Machine) -> Lsn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -42,11 +43,8 @@ COMMANDS: Final = ("status", "doctor", "verify", "verify --deep", "list", "backu
 def machine() -> Iterator[Machine]:
     with Etcd() as etcd, Postgres(new_directory("m") / "pg", auth="scram-sha-256") as server:
         prepare(server)
-        made = Machine("demo", server, etcd)
-        try:
+        with closing(Machine("demo", server, etcd)) as made:
             yield made
-        finally:
-            made.close()
 
 
 class Notes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -14,8 +14,7 @@ import pytest
 import urllib3.util.connection
 import yaml
 
-from tests.parts.etcd import HOW as ETCD_HOW
-from tests.parts.etcd import Etcd, etcd_program
+from tests.parts.etcd import Etcd
 from tests.parts.processes import free_port
 from tests.twins.other_sides import patroni_file
 from walkeeper.dcs.base import RECORD, Leader
@@ -25,14 +24,6 @@ from walkeeper.errors import ConfigError
 
 DOCUMENT: Final = b'{"lsn":"0/3000000"}'
 _scopes = (f"config{number}" for number in itertools.count(1))
-
-
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[Etcd]:
-    if etcd_program() is None:
-        pytest.skip(ETCD_HOW)
-    with Etcd(v2=True) as server:
-        yield server
 
 
 def test_yaml_is_left_as_it_was() -> None:

@@ -89,13 +89,6 @@ def takes_writes_again(store: RecordStore, document: bytes) -> bool:
     return wait_until(written, "a write after the outage", 30)
 
 
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[Etcd]:
-    """One that every test leaves as it was: up, without passwords."""
-    with Etcd(v2=True) as server:
-        yield server
-
-
 # -------------------------------------------------------------------------------------------------------- etcd is away
 
 

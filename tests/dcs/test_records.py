@@ -17,8 +17,6 @@ import pytest
 
 from tests.parts.consul import HOW as CONSUL_HOW
 from tests.parts.consul import ConsulServer, consul_program, least_rights
-from tests.parts.etcd import HOW as ETCD_HOW
-from tests.parts.etcd import Etcd, etcd_program
 from tests.parts.processes import free_port
 from tests.parts.zookeeper import HOW as ZOOKEEPER_HOW
 from tests.parts.zookeeper import ZooKeeperServer, zookeeper_found
@@ -70,14 +68,6 @@ class Backend:
 
 
 # ------------------------------------------------------------------------------------------------- servers and backends
-
-
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[Etcd]:
-    if etcd_program() is None:
-        pytest.skip(ETCD_HOW)
-    with Etcd(v2=True) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

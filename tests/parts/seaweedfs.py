@@ -12,7 +12,6 @@ import sys
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from tests.parts.processes import Host, Process, free_port, new_directory, tail, wait_until
@@ -164,9 +163,7 @@ class SeaweedFS:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _start_server(self) -> Process:

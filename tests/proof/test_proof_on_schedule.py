@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,8 @@ pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 def machine() -> Iterator[Machine]:
     with Etcd() as etcd, Postgres(new_directory("v") / "pg", auth="scram-sha-256") as server:
         prepare(server)
-        made = Machine("demo", server, etcd)
-        try:
+        with closing(Machine("demo", server, etcd)) as made:
             yield made
-        finally:
-            made.host.kill9()
 
 
 def test_p9_p10_an_agent_that_is_killed_leaves_nothing_of_its_proof_and_the_next_one_makes_it_up(

@@ -27,12 +27,6 @@ COMMANDS = {
 
 
 @pytest.fixture(scope="module")
-def etcd() -> Iterator[Etcd]:
-    with Etcd() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
     with Postgres(new_directory("m") / "pg", auth="scram-sha-256", settings={"archive_mode": "on"}) as running:
         prepare(running)

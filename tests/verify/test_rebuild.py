@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,16 +23,6 @@ from walkeeper.lib.clock import SystemClock
 from walkeeper.status import gather
 from walkeeper.status.attention import attention
 from walkeeper.verify import rebuild
-
-
-@pytest.fixture
-def built(tmp_path: Path) -> Built:
-    return Built(tmp_path)
-
-
-@pytest.fixture
-def verify(built: Built, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Verifier:
-    return Verifier(built, capsys, monkeypatch)
 
 
 def record(built: Built) -> Record:

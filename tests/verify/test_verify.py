@@ -30,16 +30,6 @@ def seaweedfs() -> Iterator[SeaweedFS]:
         yield server
 
 
-@pytest.fixture
-def built(tmp_path: Path) -> Built:
-    return Built(tmp_path)
-
-
-@pytest.fixture
-def verify(built: Built, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Verifier:
-    return Verifier(built, capsys, monkeypatch)
-
-
 def whole(built: Built) -> None:
     """Timelines 1, 2 and 4 as after two failovers, and 3 that died; the frontier before segment 11."""
     built.put(ONE, *range(3, 7))  # the dead primary was beyond the fork

@@ -36,11 +36,6 @@ def built(tmp_path: Path) -> Built:
     return built
 
 
-@pytest.fixture
-def verify(built: Built, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Verifier:
-    return Verifier(built, capsys, monkeypatch)
-
-
 def backups(built: Built, codec: Codec | None = None) -> Backups:
     return Backups(built.store, built.archive.layout, codec or built.codec)
 

@@ -28,16 +28,6 @@ def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "_WAIT", 0.0)
 
 
-@pytest.fixture
-def built(tmp_path: Path) -> Built:
-    return Built(tmp_path)
-
-
-@pytest.fixture
-def verify(built: Built, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Verifier:
-    return Verifier(built, capsys, monkeypatch)
-
-
 def whole(built: Built) -> None:
     built.put(ONE, 3, 4)
     built.put_history(TWO)

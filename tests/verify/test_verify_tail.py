@@ -27,11 +27,6 @@ def built(tmp_path: Path) -> Built:
     return made
 
 
-@pytest.fixture
-def verify(built: Built, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Verifier:
-    return Verifier(built, capsys, monkeypatch)
-
-
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_tail_that_reaches_the_frontier_is_sound(built: Built, verify: Verifier, deep: bool) -> None:
     built.put_tail(FOUR, 11, 9000, 20_000, 40_000)

@@ -14,16 +14,6 @@ from walkeeper.archive.codec import Codec
 from walkeeper.verify import list_command
 
 
-@pytest.fixture
-def built(tmp_path: Path) -> Built:
-    return Built(tmp_path)
-
-
-@pytest.fixture
-def verify(built: Built, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Verifier:
-    return Verifier(built, capsys, monkeypatch)
-
-
 def put(built: Built, *without: int, codec: Codec | None = None) -> None:
     """Segments 3 to 6, with a commit at each full minute; behind the last one are zeros, as if there were a switch."""
     records = [

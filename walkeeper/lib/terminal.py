@@ -8,7 +8,6 @@ import sys
 import textwrap
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import Final, Self, TextIO
 
 WIDTH: Final = 100
@@ -100,9 +99,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.clear()
 
 

@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM
-from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from walkeeper.config import PostgresqlSettings
@@ -125,9 +124,7 @@ class ScratchServer:
                 raise CannotTell(f"{command[0]}: cannot be started ({error.strerror})") from None
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._server is not None:
             self._server.close()
         if self._child is None:

@@ -9,7 +9,6 @@ import select
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import ClassVar, Final, Self
 
 import psycopg
@@ -58,9 +57,7 @@ class Walsender:
         self._pg.nonblocking = 1
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Closing it ends the server's part of it, too."""
         if self._link is not None:
             self._pg.notice_handler = None
