@@ -34,6 +34,7 @@
     │   ├── StoreUnfit         it cannot keep what walkeeper promises; waiting does not help
     │   └── TooLarge           an object has more bytes than anything of its kind
     ├── CannotTell             an object is there, or may be, and cannot be delivered
+    │   ├── Damaged            its bytes prove that it is not what was stored
     │   ├── Locked             it is encrypted, and no key here opens it
     │   ├── NotAuthentic       nobody with the key made it, or it is plain where all is encrypted
     │   └── HoleInArchive      it is not there, and more of its branch is behind it
@@ -263,6 +264,10 @@ class NotAuthentic(CannotTell):
     reason = "not_authentic"
 
 
+class Damaged(CannotTell):
+    """Its checksum says so, or its name, which is one."""
+
+
 class Locked(CannotTell):
     reason = "locked"
 
@@ -277,8 +282,6 @@ class LostForGood(HoleInArchive):
 
 
 class GivenUp(LostForGood):
-    """It lies below the floor that expire has recorded."""
-
     reason = "given_up"
 
 
@@ -443,6 +446,4 @@ class ObjectMissing(WalkeeperError):
 
 
 class ObjectDamaged(WalkeeperError):
-    """A stored segment is not what was stored."""
-
     reason = "object_damaged"

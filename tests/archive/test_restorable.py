@@ -13,12 +13,14 @@ from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.expiry import write_floor
 from walkeeper.archive.open import Archives
+from walkeeper.archive.proofs import write_proof
 from walkeeper.archive.restorable import claimed, look, read_documents, summary
 from walkeeper.core.backup import BackupId, Place, Tombstone, WalRange
 from walkeeper.core.floor import Below
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
+from walkeeper.core.proof import Proof
 from walkeeper.core.record import Record
 
 SIZE = SegmentSize(MIB)
@@ -77,6 +79,27 @@ def test_p14_documents_wal_tails_and_floors_are_read_together(store: MemoryStore
         "",
         "",
     ]
+
+
+def test_p15_who_tells_of_backups_counts_those_that_expire_counts(
+    store: MemoryStore, archives: Archives, tmp_path: Path
+) -> None:
+    backups, record = archives.backups(7), a_record("0/400180")
+    ids = [BackupId(f"202611{day:02}T020000Z", 3, "1a2b3c4d") for day in (1, 2)]
+    for id_, end in zip(ids, ("0/200100", "0/300100"), strict=True):
+        at = Place(3, end, "2026-11-02T02:00:00+00:00")
+        backups.commit(a_backup(id_, start=at, stop=at, wal=(WalRange(3, "0/200028", end),)))
+    note = Proof(backup=str(ids[1]), at="2026-11-03T00:00:00Z", timeline=3, lsn="0/0", damage="pg_checksums: block 7")
+    write_proof(store, archives.layout(7), note)
+    found = claimed(archives, record)
+    assert [each.verdict for each in found.windows.judged] == ["complete", "damaged"]
+    assert dict(found.prove) == {str(ids[1]): "walkeeper verify --restore --to 0/300100"}
+    told = summary(found, 0.0, made_config(tmp_path))
+    assert told is not None
+    assert (told["complete"], told["damaged"], told["newest"]["id"]) == (1, 1, str(ids[0]))
+    cleared = Proof(backup=str(ids[1]), at="2026-11-04T00:00:00Z", timeline=3, lsn="0/400100")
+    write_proof(store, archives.layout(7), cleared)
+    assert claimed(archives, record, found).windows.judged[1].counts
 
 
 def test_a_damaged_history_hides_its_timeline_and_nothing_else(store: MemoryStore, archives: Archives) -> None:

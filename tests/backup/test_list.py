@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def backups_of(built: Built) -> Backups:
 
 def listed(built: Built, capsys: pytest.CaptureFixture[str], **options: Any) -> tuple[int, str]:
     capsys.readouterr()
-    code = list_command.main(built.config, **{"system_identifier": None, "json": False, **options})
+    config = options.pop("config", built.config)
+    code = list_command.main(config, **{"system_identifier": None, "json": False, **options})
     said = capsys.readouterr()
     assert said.err == "" or code == 2
     return code, said.out + said.err
@@ -87,6 +89,23 @@ def test_each_backup_is_listed_with_its_state_and_why(built: Built, capsys: pyte
     proof = Proof(backup=str(IDS[0]), at="2026-11-25T10:15:00Z", timeline=2, lsn="0/800028")
     write_proof(built.store, built.archive.layout, proof)
     assert json.loads(listed(built, capsys, json=True)[1])["proved"]["at"] == proof.at
+
+
+def test_p15_a_backup_that_a_trial_found_damaged_is_shown_as_what_it_is_for_expire_and_how_it_is_proved_again(
+    built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = backups_of(built)
+    for id_ in IDS[:2]:
+        put_backup(there, id_, Lsn(6 * MIB), Lsn(6 * MIB + 256 * (1 + IDS.index(id_))))
+    note = Proof(backup=str(IDS[1]), at="2026-11-25T10:15:00Z", timeline=2, lsn="0/0", damage="pg_checksums: block 7")
+    write_proof(built.store, built.archive.layout, note)
+    for store, named in (("main", ""), ("far", " --store far")):
+        config = replace(built.config, store_name=store)
+        rows = json.loads(listed(built, capsys, json=True, config=config)[1])["backups"]
+        assert [each["state"] for each in rows] == ["complete", "damaged"]
+        assert rows[1]["why"] == "it was found damaged at 2026-11-25T10:15:00Z: pg_checksums: block 7"
+        assert [each["prove"] for each in rows] == [None, f"walkeeper verify{named} --restore --to 0/600200"]
+        assert f"proved: {rows[1]['prove']}" in " ".join(listed(built, capsys, config=config)[1].split())
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tests.twins.memory_record import MemoryRecord
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.expiry import read_expiry, read_pins, write_floor, write_pin
 from walkeeper.archive.open import open_archives
-from walkeeper.archive.proofs import write_proof
+from walkeeper.archive.proofs import proved_by, write_proof
 from walkeeper.archive.restorable import described, look
 from walkeeper.cli.main import parser
 from walkeeper.core.backup import Backup, BackupId, Tombstone
@@ -674,7 +674,7 @@ def test_p15_for_a_backup_whose_trial_found_damage_the_command_that_proves_it_ag
         assert isinstance(chosen, Choice)
         assert chosen.backup.id == id_
         hint = f"HINT: It counts again when it is proved: {printed}. walkeeper backup takes a new one."
-        assert f"backup {id_}: it does not count: a restore that was tried out found it damaged" in told.err
+        assert f"backup {id_}: it does not count: it was found damaged at" in told.err
         assert hint in told.err
         assert hint in " ".join(told.out.split())
 
@@ -682,9 +682,9 @@ def test_p15_for_a_backup_whose_trial_found_damage_the_command_that_proves_it_ag
 def test_p15_a_backup_of_a_branch_that_was_left_is_proved_again_on_its_timeline(site: Site) -> None:
     site.built.archive.archive_history(2, history_text(TWO))
     there = look(open_archives(site.config), SYSTEM, site.built.archive.size, None).windows
-    assert command._prove(there, str(OLD)) == "walkeeper verify --restore --to 0/300100"
-    assert command._prove(there, str(FIRST)) == "walkeeper verify --restore --to 0/700100 --timeline 1"
-    assert command._prove(there, "20261101T020000Z-00000001-000000ff") is None
+    assert proved_by(there, str(OLD)) == "walkeeper verify --restore --to 0/300100"
+    assert proved_by(there, str(FIRST)) == "walkeeper verify --restore --to 0/700100 --timeline 1"
+    assert proved_by(there, "20261101T020000Z-00000001-000000ff") == ""
 
 
 @pytest.mark.parametrize("word_first", [False, True])

@@ -231,6 +231,41 @@ def test_p15_what_pg_amcheck_alone_finds_is_told_and_not_held_against_the_backup
     assert newest_proof(store, LAYOUT) is None
 
 
+@pytest.mark.parametrize(
+    ("found", "cleared"),
+    [
+        ({"pg_amcheck": "damage"}, True),
+        ({"pg_amcheck": "unsure"}, True),
+        ({"pg_verifybackup": "unsure", "pg_amcheck": "damage"}, False),
+        ({"pg_amcheck": "damage", "pg_checksums": "damage"}, False),
+    ],
+)
+def test_p15_damage_that_is_not_there_any_more_is_cleared_on_a_host_where_pg_amcheck_is_never_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], *, cleared: bool
+) -> None:
+    store = MemoryStore()
+    wanted = plan(made(store), store, tmp_path)
+
+    def prove(its: command.Found, *_: object) -> None:
+        its.checks += [command.Check(name, state, "torn") for name, state in found.items()]
+
+    uid = os.geteuid() or 1000
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    monkeypatch.setattr(command, "_planned", lambda *_: wanted)
+    monkeypatch.setattr(command, "_prove", prove)
+    monkeypatch.setattr(command, "scratch", lambda *_: nullcontext(tmp_path))
+    text, _ = command._work(config(tmp_path), command.Request())
+    assert "Cleared" not in text
+    assert not cleared or [*store.list(LAYOUT.proofs)] == [], "there was nothing to clear"
+    before = Proof(**{**_fields(PROOF), "at": "2026-11-28T11:00:00Z", "damage": "restore: a piece is torn"})
+    write_proof(store, LAYOUT, before)
+    text, code = command._work(config(tmp_path), command.Request())
+    assert code == (1 if "damage" in found.values() else 2)
+    assert ([*proofs.damaged(store, LAYOUT)] == []) == cleared
+    assert ("Cleared" in text and "restore: a piece is torn" in " ".join(text.split())) == cleared
+    assert newest_proof(store, LAYOUT) is None
+
+
 def test_what_a_killed_one_left_is_removed_by_itself(tmp_path: Path) -> None:
     place.clear(config(tmp_path), tmp_path)
     left = _killed(tmp_path)
@@ -470,7 +505,7 @@ def test_p15_damage_counts_until_the_same_backup_is_proved_again(monkeypatch: py
     store.create(LAYOUT.proof("2026-11-28T13:00:00Z", ID), b"{", {})
     write_proof(store, LAYOUT, Proof(**{**_fields(PROOF), "at": "2027-11-28T12:00:00Z"}))
     assert proofs.damaged(store, LAYOUT) == {
-        str(ID): "a restore that was tried out found it damaged at 2026-11-28T11:00:00Z: restore: a piece is gone"
+        str(ID): "it was found damaged at 2026-11-28T11:00:00Z: restore: a piece is gone"
     }
     write_proof(store, LAYOUT, Proof(**{**_fields(PROOF), "at": "2026-11-28T14:00:00Z"}))
     assert proofs.damaged(store, LAYOUT) == {}

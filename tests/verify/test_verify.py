@@ -14,14 +14,17 @@ import pytest
 
 from tests.fixtures.archives import FOUR, ONE, SYSTEM, THREE, TWO, Built, Verifier
 from tests.parts.seaweedfs import SeaweedFS
-from walkeeper.archive.contents import NAMED
+from walkeeper.archive import contents
+from walkeeper.archive.contents import NAMED, Contents
 from walkeeper.archive.life import Sign, give
 from walkeeper.archive.open import open_archives
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.core.names import Segment
 from walkeeper.errors import StoreDenied, StoreUnavailable
 from walkeeper.store.base import ObjectInfo, StoreSettings
 from walkeeper.store.directory import DirectoryStore
+from walkeeper.verify import command
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +339,34 @@ def test_a_listing_that_is_late_is_not_believed_about_the_newest(
 
     monkeypatch.setattr(DirectoryStore, "list", without)
     assert (verify().code, verify().kinds) == (0, [])
+
+
+def test_p4_a_listing_that_is_cut_short_makes_no_damage_of_what_is_there_and_hides_none(
+    built: Built, verify: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as what it lacks is there, it is asked for by name, however much that is."""
+    whole(built)
+    listed, has = DirectoryStore.list, Contents.has
+    asked: list[Segment] = []
+
+    def cut_short(store: DirectoryStore, prefix: str) -> Iterator[ObjectInfo]:
+        return (info for info in listed(store, prefix) if "/wal/" not in info.key and "/history/" not in info.key)
+
+    def counting(there: Contents, segment: Segment) -> bool:
+        asked.append(segment)
+        return has(there, segment)
+
+    monkeypatch.setattr(DirectoryStore, "list", cut_short)
+    monkeypatch.setattr(Contents, "has", counting)
+    monkeypatch.setattr(command, "CONFIRMED", 2)
+    monkeypatch.setattr(contents, "AT_ONCE", 1)
+    assert (verify().code, verify().kinds) == (0, [])
+    for timeline, number in ((4, 9), (2, 6)):
+        built.store.delete(built.key(timeline, number))
+    asked.clear()
+    said = verify()
+    assert (said.code, {*said.kinds}) == (1, {"gap"})
+    assert [each.number for each in asked] == [10, 9, 8, 7, 6]
 
 
 # --- what is asked for ----------------------------------------------------------------------------------------------

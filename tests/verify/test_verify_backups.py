@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -10,13 +11,18 @@ import pytest
 
 from tests.fixtures.archives import FOUR, ONE, THREE, TWO, Built, Verifier
 from tests.fixtures.backed_up import put_backup
+from walkeeper.archive import proofs
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
-from walkeeper.archive.proofs import write_proof
+from walkeeper.archive.proofs import damaged, write_proof
 from walkeeper.core.backup import Backup, BackupId, Tombstone
 from walkeeper.core.backup_index import Part, Piece
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.proof import Proof
+from walkeeper.errors import StoreDenied, StoreUnavailable
+from walkeeper.lib import retry
+from walkeeper.lib.clock import now_utc
+from walkeeper.store.base import Body, Store
 
 OLD = BackupId("20261127T020000Z", 1, "1a2b3c4d")
 NEW = BackupId("20261128T020000Z", 4, "1a2b3c4d")
@@ -121,6 +127,22 @@ def test_p14_what_is_missing_makes_a_backup_damaged_and_the_other_still_counts(
     assert "it is not there" in said.finding("backup_damaged")["text"]
 
 
+def test_p15_a_listing_that_lacks_objects_is_asked_by_name_before_anything_is_called_damaged(
+    built: Built, verify: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = {key for kind in ("data/", "order-", "manifest-") for key in keys(built, NEW, kind)}
+    original = type(built.store).list
+    monkeypatch.setattr(
+        type(built.store), "list", lambda *asked: (each for each in original(*asked) if each.key not in hidden)
+    )
+    assert (verify().code, states(verify().document)) == (0, ["complete"] * 2)
+    gone = sorted(key for key in hidden if "data/" in key)[1]
+    built.store.delete(gone)
+    said = verify()
+    assert (said.code, said.kinds, states(said.document)) == (1, ["backup_damaged"], ["complete", "damaged"])
+    assert f"{gone}: it is not there" in said.finding("backup_damaged")["text"]
+
+
 def test_a_piece_that_was_shortened_is_found_by_the_listing(built: Built, verify: Verifier) -> None:
     key = keys(built, OLD, "data/")[1]
     built.replace(key, built.body(key)[:-1])
@@ -138,6 +160,71 @@ def test_a_piece_with_other_bytes_is_found_by_deep(built: Built, verify: Verifie
     said = verify(deep=True)
     assert (said.code, said.kinds) == (1, ["backup_damaged"])
     assert key in said.finding("backup_damaged")["text"]
+
+
+def trials(built: Built) -> list[str]:
+    return [info.key for info in built.store.list(built.archive.layout.proofs)]
+
+
+def test_p15_what_deep_finds_by_its_bytes_is_remembered_for_expire_until_it_is_proved(
+    built: Built, verify: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = keys(built, NEW, "data/")[0]
+    body = built.body(key)
+    built.replace(key, body[:-1] + bytes([body[-1] ^ 1]))
+    assert verify().code == 0
+    assert trials(built) == []
+    monkeypatch.setattr(type(built.store), "create", _denied)
+    said = verify(deep=True)
+    assert (said.code, trials(built)) == (1, [])
+    assert "expire does not know of it" in said.finding("backup_damaged")["hint"]
+    monkeypatch.undo()
+    verify = Verifier(built, verify.capsys, monkeypatch)
+    for _ in range(2):
+        said = verify(deep=True)
+        assert said.code == 1
+        assert (
+            "counts this one again when it is proved: walkeeper verify --restore --to 0/900100"
+            in (said.finding("backup_damaged")["hint"])
+        )
+    (note,) = trials(built)
+    assert f"verify --deep: {key}: " in built.body(note).decode()
+    assert [*damaged(built.store, built.archive.layout)] == [str(NEW)]
+    built.replace(key, body)
+    for deep in (False, True):
+        said = verify(deep=deep)
+        assert (said.code, said.kinds, states(said.document)) == (1, ["backup_damaged"], ["complete", "damaged"])
+        assert f"backup {NEW}: it was found damaged at " in said.finding("backup_damaged")["text"]
+        assert f"verify --deep: {key}: " in said.finding("backup_damaged")["text"]
+    monkeypatch.setattr(proofs, "_AHEAD", timedelta(days=1))
+    at = (now_utc() + timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    write_proof(built.store, built.archive.layout, Proof(backup=str(NEW), at=at, timeline=4, lsn="0/A00028"))
+    assert (verify().code, states(verify().document)) == (0, ["complete"] * 2)
+
+
+def test_p15_what_deep_cannot_read_or_misses_leaves_no_note(
+    built: Built, verify: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """expire looks for what is there by itself, and it may be put back."""
+    built.store.delete(keys(built, NEW, "manifest-")[0])
+    gone, unread = keys(built, NEW, "data/")[0], keys(built, OLD, "data/")[0]
+    built.store.delete(gone)
+    monkeypatch.setattr(retry, "_WAIT", 0.0)
+    original = type(built.store).get
+
+    def get(store: Store, key: str, *limit: int) -> Body | None:
+        if key == unread:
+            raise StoreUnavailable("no answer")
+        return original(store, key, *limit)
+
+    monkeypatch.setattr(type(built.store), "get", get)
+    said = verify(deep=True)
+    assert (said.code, said.kinds) == (1, ["backup_damaged", "backup_unread"])
+    assert trials(built) == []
+
+
+def _denied(*_: object) -> None:
+    raise StoreDenied("it may only be read")
 
 
 def test_p14_a_segment_that_deep_finds_damaged_ends_the_window_before_it(built: Built, verify: Verifier) -> None:

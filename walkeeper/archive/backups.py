@@ -21,7 +21,7 @@ from walkeeper.archive.stated import is_whole, stated, stated_sha256
 from walkeeper.core import backup_index
 from walkeeper.core.backup import MAX_BACKUP_BYTES, Backup, BackupId, Tombstone, decode, encode
 from walkeeper.core.backup_index import Piece
-from walkeeper.errors import BadBackup, CannotTell, StoreUnavailable
+from walkeeper.errors import BadBackup, CannotTell, Damaged, StoreUnavailable
 from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, Store
 
 Kind: TypeAlias = Literal["index", "order", "manifest"]
@@ -194,7 +194,7 @@ class Backups:
                 found.update(part)
                 yield part
         if found.hexdigest() != piece.xxh3:
-            raise CannotTell(
+            raise Damaged(
                 f"{key}: what it unpacks to is not what the index says", hint="The backup is damaged: use another one."
             )
 
@@ -252,9 +252,7 @@ def _lines(document: bytes) -> Iterator[bytes]:
 
 def _prove(key: str, content: bytes, sha256: str) -> None:
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise CannotTell(
-            f"{key}: its content is not what its name says", hint="The backup is damaged: use another one."
-        )
+        raise Damaged(f"{key}: its content is not what its name says", hint="The backup is damaged: use another one.")
 
 
 def _came_and_went(key: str) -> StoreUnavailable:

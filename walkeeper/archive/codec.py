@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from walkeeper.config import Config
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import CannotTell, ConfigError, Locked, Refused
+from walkeeper.errors import CannotTell, ConfigError, Damaged, Locked, Refused
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
     from backports import zstd
@@ -130,9 +130,9 @@ def unpacked(frame: bytes, limit: int) -> Iterator[bytes]:
                 break
             yield part
     except zstd.ZstdError as error:
-        raise CannotTell(f"stored object: not a whole zstd frame ({error})", hint="The object is damaged.") from None
+        raise Damaged(f"stored object: not a whole zstd frame ({error})", hint="The object is damaged.") from None
     if not decompressor.eof or decompressor.unused_data or total > limit:
-        raise CannotTell("stored object: cut short, or longer than such a file can be", hint="The object is damaged.")
+        raise Damaged("stored object: cut short, or longer than such a file can be", hint="The object is damaged.")
 
 
 class Growing:
@@ -180,7 +180,7 @@ def _decrypt(body: bytes, identity_file: Path | None) -> bytes:
         raise Locked(f"{identity_file}: {error.strerror}", hint="The private key must be readable here.") from None
     except (UnicodeDecodeError, pyrage.IdentityError, pyrage.DecryptError) as error:
         # A header that was damaged looks like one for another key.
-        kind = CannotTell if isinstance(error, pyrage.DecryptError) and "keys" not in str(error) else Locked
+        kind = Damaged if isinstance(error, pyrage.DecryptError) and "keys" not in str(error) else Locked
         raise kind(
             f"stored object: {identity_file} does not open it ({error})",
             hint="The object was encrypted for another key, or it is damaged.",

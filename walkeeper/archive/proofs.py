@@ -1,11 +1,12 @@
-"""The restores that were tried: ``proof/<when>-<backup>.json``, or ``proof/damaged-<backup>-<when>.json``, each created once.
+"""The trials of backups: ``proof/<when>-<backup>.json``, or ``proof/damaged-<backup>-<when>.json``, each created once.
 
-``expire`` does not count a backup whose newest one found damage. Nothing else depends on them.
+``expire`` does not count a backup whose newest one found damage, and what tells of backups says so. No restore depends on them.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -14,6 +15,7 @@ from walkeeper.archive.stated import FORMAT
 from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import written
 from walkeeper.core.proof import MAX_PROOF_BYTES, Proof, decode, encode
+from walkeeper.core.windows import Choice, Windows, choose, consistent_at
 from walkeeper.errors import BadBackup, NotAuthentic, TooLarge
 from walkeeper.lib import events
 from walkeeper.lib.clock import now_utc
@@ -34,33 +36,56 @@ def write_proof(store: Store, layout: Layout, proof: Proof) -> None:
         return  # of another proof that ended in this second
 
 
-def newest_proof(store: Store, layout: Layout) -> Proof | None:
-    """By one listing and one small document. One that cannot be used is logged, and says nothing. Raises the store's errors."""
+def listed(store: Store, layout: Layout) -> list[str]:
+    """The keys of all. Raises the store's errors."""
+    return [info.key for info in store.list(layout.proofs)]
+
+
+def newest_proof(store: Store, layout: Layout, keys: Sequence[str] | None = None) -> Proof | None:
+    """By one listing, or ``keys``, and one small document. One that cannot be used is logged, and says nothing.
+
+    Raises the store's errors.
+    """
     until = layout.proof(written(now_utc() + _AHEAD))
-    keys = sorted((info.key for info in store.list(layout.proofs) if info.key < until), reverse=True)
-    return next(filter(None, (_read(store, layout, key) for key in keys[:_LOOKED_AT])), None)
+    believed = sorted((key for key in (listed(store, layout) if keys is None else keys) if key < until), reverse=True)
+    return next(filter(None, (_read(store, layout, key) for key in believed[:_LOOKED_AT])), None)
 
 
-def damaged(store: Store, layout: Layout) -> dict[str, str]:
-    """Backups whose newest trial found damage: what, by id. By one listing, and few documents. Raises the store's errors."""
+def damaged(store: Store, layout: Layout, keys: Sequence[str] | None = None) -> dict[str, str]:
+    """Backups whose newest trial found damage: what, by id. By one listing, or ``keys``, and few documents. Raises the store's
+    errors.
+    """
     until = layout.proof(written(now_utc() + _AHEAD)).removeprefix(layout.proofs)
-    keys: dict[str, list[tuple[str, str]]] = {}
-    for info in store.list(layout.proofs):
-        if match := _NAME.match(info.key.removeprefix(layout.proofs)):
-            keys.setdefault(match[1] or match[4], []).append((match[2] or match[3], info.key))
+    trials: dict[str, list[tuple[str, str]]] = {}
+    for key in listed(store, layout) if keys is None else keys:
+        if match := _NAME.match(key.removeprefix(layout.proofs)):
+            trials.setdefault(match[1] or match[4], []).append((match[2] or match[3], key))
     found = {}
-    for id_, of_it in keys.items():
+    for id_, of_it in trials.items():
         if not any(key.startswith(layout.damaged("", id_)[: -len(".json")]) for _, key in of_it):
             continue
         believed = [key for at, key in sorted(of_it, reverse=True) if at < until]
         newest = next(filter(None, (_read(store, layout, key) for key in believed[:_LOOKED_AT])), None)
         if newest is not None and newest.damage:
-            found[id_] = f"a restore that was tried out found it damaged at {newest.at}: {newest.damage}"
+            found[id_] = f"it was found damaged at {newest.at}: {newest.damage}"
     return found
 
 
+def proved_by(there: Windows, id_: str) -> str:
+    """The command that restores this backup, and no newer one: to its stop. Empty where no restore begins with it."""
+    for backup in there.complete:
+        if backup.id == id_:
+            stop = consistent_at(backup)
+            for timeline in (there.kept.timeline, *sorted(there.chains)):
+                chosen = choose(there, stop, timeline=timeline)
+                if isinstance(chosen, Choice) and chosen.backup.id == id_:
+                    named = "" if timeline == there.kept.timeline else f" --timeline {timeline}"
+                    return f"walkeeper verify --restore --to {stop}{named}"
+    return ""
+
+
 def _key(layout: Layout, proof: Proof) -> str:
-    return (layout.damaged if proof.damage else layout.proof)(proof.at, BackupId.parse(proof.backup))
+    return (layout.damaged if proof.damage or proof.besides else layout.proof)(proof.at, BackupId.parse(proof.backup))
 
 
 def _read(store: Store, layout: Layout, key: str) -> Proof | None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
+from walkeeper.archive import proofs
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.contents import Contents
 from walkeeper.archive.expiry import Expiry, read_expiry
 from walkeeper.archive.histories import stored_history, timelines
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import Archives
-from walkeeper.archive.proofs import newest_proof
 from walkeeper.archive.tail import stored_pieces
 from walkeeper.config import Config
 from walkeeper.core import proof, windows
@@ -57,9 +57,10 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restorable:
-    """``windows`` has every backup with its verdict; ``proved`` is the last restore that was tried out, and worked.
+    """``windows`` has every backup with its verdict.
 
-    That one is for who tells it to people, and asks ``newest_proof``; ``claimed`` has it. No restore reads it.
+    ``with_trials`` adds the rest, for who tells it to people; ``claimed`` has it: ``proved`` is the last restore that was tried
+    out, and worked, ``tried`` what was found damaged, by id, and ``prove`` the command that proves such a backup again.
     """
 
     documents: Documents
@@ -67,6 +68,8 @@ class Restorable:
     holdings: Holdings
     windows: Windows
     proved: Proof | None = None
+    tried: Mapping[str, str] = field(default_factory=dict)
+    prove: Mapping[str, str] = field(default_factory=dict)
 
 
 def look(archives: Archives, system_identifier: int, size: SegmentSize, record: Record | None) -> Restorable:
@@ -115,12 +118,10 @@ def claimed(archives: Archives, record: Record, before: Restorable | None = None
         given_up=given_up(expiry.floors),
         start=start,
     )
-    return Restorable(
-        documents=documents,
-        expiry=expiry,
-        holdings=found,
-        windows=windows.look(documents.backups, found),
-        proved=newest_proof(archives.store, layout),
+    return with_trials(
+        archives.store,
+        layout,
+        Restorable(documents=documents, expiry=expiry, holdings=found, windows=windows.look(documents.backups, found)),
     )
 
 
@@ -131,9 +132,8 @@ def judged(
     documents: Documents,
     listed: Listed,
     record: Record | None,
-    broken: Mapping[str, str] | None = None,
 ) -> Restorable:
-    """The same for who has listed the archive. ``broken``: what was found against the objects of some backups, by id."""
+    """The same for who has listed the archive."""
     expiry, start = read_expiry(store, layout), listed.start
     for floor in expiry.floors:
         if floor.size != size:
@@ -157,7 +157,24 @@ def judged(
         documents=documents,
         expiry=expiry,
         holdings=found,
-        windows=windows.look(documents.backups, found, {**documents.unreadable, **(broken or {})}),
+        windows=windows.look(documents.backups, found, documents.unreadable),
+    )
+
+
+def with_trials(store: Store, layout: Layout, found: Restorable, broken: Mapping[str, str] | None = None) -> Restorable:
+    """The same, where a backup that was found damaged counts as little as for ``expire``. ``broken``: what was found against some
+    just now, by id. Raises the store's errors.
+    """
+    there = {backup.id for backup in found.documents.backups}
+    keys = proofs.listed(store, layout)
+    tried = {id_: why for id_, why in proofs.damaged(store, layout, keys).items() if id_ in there}
+    against = {**tried, **(broken or {})}
+    return replace(
+        found,
+        windows=windows.look(found.documents.backups, found.holdings, {**found.documents.unreadable, **against}),
+        proved=proofs.newest_proof(store, layout, keys),
+        tried=tried,
+        prove={id_: proofs.proved_by(found.windows, id_) for id_ in against},
     )
 
 
@@ -170,7 +187,13 @@ def described(found: Restorable) -> dict[str, Any]:
         "unreadable": dict(found.documents.unreadable),
         "newest": None if not complete else _described(max(complete, key=windows.consistent_at)),
         "backups": [
-            {**_described(each.backup), "state": each.verdict, "why": each.why or None} for each in found.windows.judged
+            {
+                **_described(each.backup),
+                "state": each.verdict,
+                "why": each.why or None,
+                "prove": found.prove.get(each.backup.id) if each.backup.id in found.tried else None,
+            }
+            for each in found.windows.judged
         ],
         "windows": [
             {

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json as json_module
 import textwrap
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from walkeeper.archive.open import Archives, open_archives
-from walkeeper.archive.proofs import newest_proof
-from walkeeper.archive.restorable import Restorable, described, look
+from walkeeper.archive.restorable import Restorable, described, look, with_trials
 from walkeeper.config import Config
 from walkeeper.core.amounts import duration, size
 from walkeeper.core.backup import BackupId
@@ -19,7 +17,7 @@ from walkeeper.core.floor import lasting
 from walkeeper.lib import clock
 from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import WIDTH, Progress, printable
-from walkeeper.verify.answer import FORMAT, SOUND, say_of_each
+from walkeeper.verify.answer import FORMAT, SOUND, hint_for, say_of_each
 from walkeeper.verify.backups import last_commits
 from walkeeper.verify.evidence import ask_the_dcs, locate
 from walkeeper.verify.windows import described_commit, proved_lines
@@ -41,8 +39,9 @@ def _work(config: Config, system_identifier: int | None, *, json: bool) -> str:
         system, record = layout.system_identifier, claim.record
         ours = record if record is not None and record.system_identifier == str(system) else None
         found = with_retries(lambda: look(archives, system, segment_size, ours))
-        proved = with_retries(lambda: newest_proof(archives.store, layout))
-        result = document(archives, replace(found, proved=proved))
+        result = document(archives, with_retries(lambda: with_trials(archives.store, layout, found)))
+    for each in result["backups"]:
+        each["prove"] = hint_for(config, each["prove"]) if each.get("prove") else None
     return json_module.dumps(result, indent=2) if json else "\n".join(map(printable, _lines(result)))
 
 
@@ -122,6 +121,9 @@ def _about(each: dict[str, Any]) -> Iterator[str]:
         yield f"{each['pieces']:,} {'piece' if each['pieces'] == 1 else 'pieces'}, {size(each['packed_bytes'])} stored"
     if each["why"]:
         yield from textwrap.wrap(each["why"], WIDTH - 2, break_on_hyphens=False, break_long_words=False)
+    if each.get("prove"):
+        yield "HINT: It counts again when it is proved:"
+        yield f"      {each['prove']}"
 
 
 def _moment(at: str) -> str:

@@ -21,7 +21,8 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """``lsn`` is how far the restored server replayed, ``last_commit`` the time of the last transaction in that, "" for none.
 
     ``at`` is the store's clock; ``checks`` are the programs that found nothing wrong; ``by`` is for people. ``damage`` is what
-    was found against it, in words: its place is another one then.
+    was found against it, in words: its place is another one then. There, too, is one with neither damage nor a proof: ``besides``
+    is what is not held against the backup.
     """
 
     schema: int = SCHEMA
@@ -33,6 +34,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     checks: Annotated[tuple[Text, ...], Meta(max_length=16)] = ()
     by: Text = ""
     damage: Text = ""
+    besides: Text = ""
 
 
 _DECODER: Final = msgspec.json.Decoder(Proof)

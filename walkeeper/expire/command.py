@@ -12,13 +12,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from walkeeper.archive.open import open_archives
+from walkeeper.archive.proofs import proved_by
 from walkeeper.config import Config
 from walkeeper.core.amounts import counted, duration, size, to_the_second
 from walkeeper.core.coverage import Range, intersect
 from walkeeper.core.floor import LEAST_GRACE, lasting, moment, written
 from walkeeper.core.record import Record
 from walkeeper.core.retention import FULLS, Policy, too_few
-from walkeeper.core.windows import Choice, Windows, choose, consistent_at
 from walkeeper.dcs.claim import Claim, read_claim
 from walkeeper.errors import CannotTell, Unsafe
 from walkeeper.expire.delete import Deleted
@@ -27,7 +27,7 @@ from walkeeper.expire.run import Ran, Runner
 from walkeeper.lib import clock
 from walkeeper.lib.terminal import Progress, complain, printable, wrapped
 from walkeeper.postgres.data_directory import read_control_file
-from walkeeper.verify.answer import FORMAT, say
+from walkeeper.verify.answer import FORMAT, hint_for, say
 from walkeeper.verify.evidence import open_records
 
 DONE: Final = 0
@@ -70,6 +70,7 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
         if request.apply and found.looked.refused is None:
             found = runner.apply(found, lambda so_far: _show(progress, so_far))
     result = document(found, policy)
+    result["prove"] = {id_: hint_for(config, command) for id_, command in result["prove"].items()}
     text = json_module.dumps(result, indent=2) if request.json else "\n".join(map(printable, _lines(result)))
     refused, archive = found.looked.refused, found.looked.archive
     if request.job is not None:
@@ -153,7 +154,7 @@ def document(found: Ran, policy: Policy) -> dict[str, Any]:
         },
         "pins": list(plan.pinned) if plan else [],
         "damaged": dict(looked.broken),
-        "prove": {id_: said for id_ in sorted(looked.tried) if (said := _prove(looked.archive.windows, id_))},
+        "prove": {id_: said for id_ in sorted(looked.tried) if (said := proved_by(looked.archive.windows, id_))},
         "stood": None if looked.elapsed.stood is None else [written(at) for at in looked.elapsed.stood],
         "next_floor": None
         if floor is None
@@ -249,19 +250,6 @@ def _more(found: dict[str, Any], id_: str) -> str:
     if id_ not in found["prove"]:
         return _VERIFY
     return f"It counts again when it is proved: {found['prove'][id_]}. walkeeper backup takes a new one."
-
-
-def _prove(there: Windows, id_: str) -> str | None:
-    """The command that restores this backup, and no newer one: to its stop. None where no restore begins with it."""
-    for backup in there.complete:
-        if backup.id == id_:
-            stop = consistent_at(backup)
-            for timeline in (there.kept.timeline, *sorted(there.chains)):
-                chosen = choose(there, stop, timeline=timeline)
-                if isinstance(chosen, Choice) and chosen.backup.id == id_:
-                    named = "" if timeline == there.kept.timeline else f" --timeline {timeline}"
-                    return f"walkeeper verify --restore --to {stop}{named}"
-    return None
 
 
 def _floors(found: dict[str, Any]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from walkeeper.archive.proofs import write_proof
+from walkeeper.archive.proofs import damaged, write_proof
 from walkeeper.config import Config
 from walkeeper.core import amounts, backup_job
 from walkeeper.core.incremental import manifest_of_whole
@@ -101,6 +101,8 @@ class Found:
     checks: list[Check] = field(default_factory=list)
     seconds: dict[str, int] = field(default_factory=dict)
     remembered: bool = False
+    cleared: str = ""
+    """What was found in this backup before, and is not there."""
 
     @property
     def code(self) -> int:
@@ -108,11 +110,15 @@ class Found:
         return DAMAGED if "damage" in states else CANNOT_TELL if "unsure" in states else SOUND
 
     @property
+    def wrong(self) -> list[Check]:
+        return [each for each in self.checks if each.state in ("damage", "unsure")]
+
+    @property
     def of_the_backup(self) -> list[Check]:
-        """The damage that an older backup need not have. What pg_amcheck finds is of the cluster's own tables and indexes, or of
-        a host that sorts text otherwise.
+        """What need not be wrong with an older backup. What pg_amcheck finds is of the cluster's own tables and indexes, or of a
+        host that sorts text otherwise.
         """
-        return [each for each in self.checks if each.state == "damage" and each.name != "pg_amcheck"]
+        return [each for each in self.wrong if each.name != "pg_amcheck"]
 
 
 def main(config: Config, request: Request) -> int:
@@ -159,12 +165,13 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
         _prove(found, settings.restore_command(script, config.source, None), place, progress, pace)
     if found.code == SOUND:
         _remember(found)
-    elif damage := found.of_the_backup:
-        _remember(found, "; ".join(f"{each.name}: {each.text}" for each in damage))
+    elif damage := [each for each in found.of_the_backup if each.state == "damage"]:
+        _remember(found, damage=_joined(damage))
+    elif not found.of_the_backup:
+        _remember(found, besides=_joined(found.wrong))
     if found.code != SOUND and request.job:
-        for each in found.checks:
-            if each.state in ("damage", "unsure"):
-                complain(f"backup {found.plan.backup.id}: {each.name}: {each.text}", _LAST[found.code])
+        for each in found.wrong:
+            complain(f"backup {found.plan.backup.id}: {each.name}: {each.text}", _LAST[found.code])
     text = json_module.dumps(_document(found), indent=2) if request.json else "\n".join(map(printable, _lines(found)))
     return text, found.code
 
@@ -351,12 +358,19 @@ def _shown(path: Path) -> str:
     return " / ".join(first) + (f" / and {more} lines more" if more else "")
 
 
-def _remember(found: Found, damage: str = "") -> None:
-    """In the store, beside the backups: ``damage`` for expire, which does not count that one. Without a right to write there it
-    is only said.
+def _joined(checks: list[Check]) -> str:
+    return "; ".join(f"{each.name}: {each.text}" for each in checks)
+
+
+def _remember(found: Found, *, damage: str = "", besides: str = "") -> None:
+    """In the store, beside the backups: ``damage`` for expire, which does not count that one; or, with ``besides``, that what was
+    found in it before is not there. Without a right to write there it is only said.
     """
     plan, reached = found.plan, found.reached
+    store, layout, before = plan.evidence.store, plan.evidence.layout, ""
     try:
+        if besides and not (before := with_retries(lambda: damaged(store, layout)).get(plan.backup.id, "")):
+            return
         ahead = with_retries(plan.config.store.clock_ahead) or 0.0
         proof = Proof(
             backup=plan.backup.id,
@@ -367,9 +381,10 @@ def _remember(found: Found, damage: str = "") -> None:
             checks=tuple(each.name for each in found.checks if each.state == "ok"),
             by=os.uname().nodename,
             damage=damage[:4096],
+            besides=besides[:4096],
         )
-        with_retries(lambda: write_proof(plan.evidence.store, plan.evidence.layout, proof))
-        found.remembered = not damage
+        with_retries(lambda: write_proof(store, layout, proof))
+        found.remembered, found.cleared = not damage and not besides, before
     except StoreError as problem:
         events.warning("proof_not_stored", error=problem, hint="walkeeper backups and status will not know of it.")
 
@@ -398,6 +413,7 @@ def _document(found: Found) -> dict[str, Any]:
         "checks": [{"name": each.name, "state": each.state, "text": each.text or None} for each in found.checks],
         "seconds": found.seconds,
         "remembered": found.remembered,
+        "cleared": found.cleared or None,
     }
 
 
@@ -423,5 +439,7 @@ def _lines(found: Found) -> Iterator[str]:
         if each.state != "ok":
             word = {"absent": "Without", "damage": "DAMAGE", "unsure": "UNSURE"}[each.state]
             yield from wrapped(word, f"{each.name}: {each.text}")
+    if found.cleared:
+        yield from wrapped("Cleared", f"expire counts this backup again: {found.cleared}; that is not there any more")
     yield ""
     yield _LAST[found.code]

@@ -78,7 +78,9 @@ def _about_backups(found: dict[str, Any]) -> Iterator[Remark]:
     if found["damaged"]:
         number = "1 base backup is" if found["damaged"] == 1 else f"{found['damaged']} base backups are"
         yield remark(
-            f"{number} damaged", "They never count. walkeeper backups says why; walkeeper backup takes another."
+            f"{number} damaged",
+            "They do not count. walkeeper backups says why, and how one that a trial found damaged is proved again; walkeeper "
+            "backup takes another.",
         )
     if not found["complete"] and found["damaged"] + found["incomplete"]:
         yield remark("no base backup is complete: nothing can be restored with walkeeper alone", "walkeeper backup")

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from walkeeper.config import Config
+from walkeeper.config.model import MAIN
+from walkeeper.core.store_words import for_store
 from walkeeper.errors import WalkeeperError
 from walkeeper.lib.terminal import answered, complain, printable, tell
 from walkeeper.store.open import url_of
@@ -20,6 +22,11 @@ FORMAT: Final = 1
 """Of the documents that --json prints."""
 NEXT: Final = "\n\n"
 """Between two stores."""
+
+
+def hint_for(config: Config, text: str) -> str:
+    """With commands that are for this store, where another may be the first."""
+    return for_store(text, config.store_name) if config.others or config.store_name != MAIN else text
 
 
 def say(work: Callable[[], tuple[str, int]], *, json: bool = False, does: bool = False) -> int:

@@ -1,10 +1,12 @@
 """Base backups: which are complete, and whether every object that each of those names is there with its size.
 
-``--deep`` downloads them, too. An archive without any is for people who take theirs with another tool: nothing is said.
+``--deep`` downloads them, too, and what it finds damaged is remembered in the store, for ``expire``. An archive without any is
+for people who take theirs with another tool: nothing is said.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,19 +15,22 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from walkeeper.archive.backups import Backups, document_suffix
+from walkeeper.archive.backups import Backups, Kind, document_suffix
 from walkeeper.archive.open import Archives
-from walkeeper.archive.proofs import newest_proof
-from walkeeper.archive.restorable import Documents, Listed, Restorable, described, judged, read_documents
+from walkeeper.archive.proofs import damaged, write_proof
+from walkeeper.archive.restorable import Documents, Listed, Restorable, described, judged, read_documents, with_trials
 from walkeeper.archive.times import NEAR, CommitTimes
+from walkeeper.config import Config
 from walkeeper.core.backup import Backup, BackupId
 from walkeeper.core.backup_index import Part, Piece
 from walkeeper.core.commits import Commit
 from walkeeper.core.coverage import Range, chain, subtract
 from walkeeper.core.history import History
 from walkeeper.core.incremental import layers_of
+from walkeeper.core.proof import Proof
 from walkeeper.core.windows import Judged
-from walkeeper.errors import BadBackup, BadFloor, CannotTell, Locked, Refused, StoreError
+from walkeeper.errors import BadBackup, BadFloor, CannotTell, Damaged, Locked, Refused, StoreError
+from walkeeper.lib.clock import timestamp
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import with_retries
 from walkeeper.verify.evidence import Evidence
@@ -34,16 +39,21 @@ from walkeeper.verify.windows import TIMED, described_commit
 
 _Pieces: TypeAlias = Mapping[str, Piece]
 """By SHA-256, without the files in them, which may be a million."""
+_OTHER_SIZE: Final = "it has another size than it was stored with"
 _OTHER: Final = "Restore from another one; walkeeper backup takes a new one now."
 
 
 @dataclass(slots=True)
 class Looked:
-    """``broken``: why, by id. ``unread``: what could not be looked at, by id. ``pieces`` and ``bytes`` were downloaded."""
+    """``broken``: why, by id; ``proved`` are those of which bytes prove it. ``unread``: what could not be looked at, by id.
+    ``pieces`` and ``bytes`` were downloaded. ``untold``: why ``expire`` does not learn of one that is damaged, by id.
+    """
 
     found: Restorable
     broken: dict[str, str] = field(default_factory=dict)
+    proved: set[str] = field(default_factory=set)
     unread: dict[str, str] = field(default_factory=dict)
+    untold: dict[str, str] = field(default_factory=dict)
     last_commits: list[Commit | None] = field(default_factory=list)
     """Of each window that is shown."""
     pieces: int = 0
@@ -60,7 +70,13 @@ def without(evidence: Evidence, history: History, damaged: Iterable[Range]) -> E
 
 
 def look(
-    evidence: Evidence, archives: Archives, *, deep: bool, workers: int, progress: Callable[[str], None]
+    config: Config,
+    evidence: Evidence,
+    archives: Archives,
+    *,
+    deep: bool,
+    workers: int,
+    progress: Callable[[str], None],
 ) -> tuple[Looked | None, list[Finding]]:
     """None where nobody has ever begun one, or a floor cannot be read; and what there is to say. Raises the store's errors."""
     try:
@@ -68,6 +84,11 @@ def look(
     except BadFloor as problem:
         text = f"what base backups restore is not known: {problem}"
         return None, [Finding(Severity.UNSURE, "floor_unread", text, problem.hint, count=1)]
+    if looked is not None:
+        if deep:
+            _remember(config, evidence, looked)
+        looked.found = with_trials(evidence.store, evidence.layout, looked.found, looked.broken)
+        looked.last_commits = last_commits(archives, looked.found)
     return looked, list(_about(looked))
 
 
@@ -79,7 +100,9 @@ def _look(
     documents = read_documents(backups)
     if documents == Documents():
         return None
-    looked = Looked(_judged(evidence, documents, {}))
+    listed = Listed(evidence.archived, evidence.histories, evidence.begins)
+    record = evidence.claim.record
+    looked = Looked(judged(evidence.store, evidence.layout, evidence.size, documents, listed, record))
     by_id = {backup.id: backup for backup in looked.found.windows.complete}
     for backup in by_id.values():
         progress(f"backup {backup.id}")
@@ -94,40 +117,66 @@ def _look(
             looked.unread[backup.id] = str(problem)
         except (BadBackup, CannotTell) as problem:
             looked.broken[backup.id] = str(problem)
-    proved = newest_proof(evidence.store, evidence.layout)
-    looked.found = replace(_judged(evidence, documents, looked.broken), proved=proved)
-    looked.last_commits = last_commits(archives, looked.found)
+            looked.proved |= {backup.id} if isinstance(problem, Damaged) else set()
     return looked
+
+
+def _remember(config: Config, evidence: Evidence, looked: Looked) -> None:
+    """For ``expire``, as a restore that was tried out does; once, until the same backup is proved."""
+    if not looked.proved:
+        return
+    known = damaged(evidence.store, evidence.layout)
+    for backup in looked.found.windows.complete:
+        if backup.id not in looked.proved or backup.id in known:
+            continue
+        try:
+            found = Proof(
+                backup=backup.id,
+                at=timestamp(with_retries(config.store.clock_ahead) or 0.0),
+                timeline=backup.stop.timeline,
+                lsn="0/0",
+                by=os.uname().nodename,
+                damage=f"verify --deep: {looked.broken[backup.id]}"[:4096],
+            )
+            with_retries(partial(write_proof, evidence.store, evidence.layout, found))
+        except StoreError as problem:
+            looked.untold[backup.id] = str(problem)
 
 
 def _parts(backups: Backups, backup: Backup) -> Iterator[Part]:
     return (part for piece in backups.index(backup) for part in piece.parts)
 
 
-def _judged(evidence: Evidence, documents: Documents, broken: dict[str, str]) -> Restorable:
-    listed = Listed(evidence.archived, evidence.histories, evidence.begins)
-    return judged(evidence.store, evidence.layout, evidence.size, documents, listed, evidence.claim.record, broken)
-
-
 def _listed(backups: Backups, backup: Backup, pieces: _Pieces) -> None:
-    """By one LIST. Raises CannotTell for what is missing, or has another size."""
+    """By one LIST; what that does not show as it should be is asked for by name. Raises CannotTell for what is missing, or has
+    another size.
+    """
     layout, id_ = backups.layout, BackupId.parse(backup.id)
     sizes = {info.key: info.size for info in backups.store.list(layout.backup(id_))}
-    wanted = {layout.backup_piece(id_, each, backup.suffix): piece.packed_size for each, piece in pieces.items()}
-    wrong = [key for key, size in wanted.items() if sizes.get(key) != size]
-    orders = {backup.order, *(each.order for each in backup.tablespaces)}
-    documents = [("manifest", backup.manifest), *(("order", order) for order in sorted(orders))]
-    wrong += [
-        key
-        for kind, sha256 in documents
-        if not sizes.get(key := layout.backup_document(id_, kind, sha256, document_suffix(kind, backup.suffix)))  # type: ignore[arg-type]
-    ]
+    wanted: dict[str, int | None] = {
+        layout.backup_piece(id_, each, backup.suffix): piece.packed_size for each, piece in pieces.items()
+    }
     if len(wanted) != backup.pieces:
         raise CannotTell(f"its index names {len(wanted)} pieces, and backup.json {backup.pieces}")
-    if wrong:
-        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        there = "it has another size than it was stored with" if wrong[0] in sizes else "it is not there"
-        raise CannotTell(f"{wrong[0]}: {there}{more}")
+    orders = {backup.order, *(each.order for each in backup.tablespaces)}
+    documents: list[tuple[Kind, str]] = [
+        ("manifest", backup.manifest),
+        *(("order", order) for order in sorted(orders)),
+    ]
+    for kind, sha256 in documents:
+        wanted[layout.backup_document(id_, kind, sha256, document_suffix(kind, backup.suffix))] = None
+    unlisted = {key: size for key, size in wanted.items() if not _fits(sizes.get(key), size)}
+    for number, (key, size) in enumerate(unlisted.items(), start=1):
+        info = with_retries(partial(backups.store.head, key))
+        if info is None or not _fits(info.size, size):
+            left = len(unlisted) - number
+            more = f", and {left} more by the listing" if left else ""
+            raise CannotTell(f"{key}: {'it is not there' if info is None else _OTHER_SIZE}{more}")
+
+
+def _fits(found: int | None, size: int | None) -> bool:
+    """``size``: None where any will do but none."""
+    return bool(found) and size in (None, found)
 
 
 def _downloaded(
@@ -159,7 +208,7 @@ def _about(looked: Looked | None) -> Iterator[Finding]:
         return
     found = looked.found
     for each in found.windows.judged:
-        yield from _about_one(each)
+        yield from _about_one(each, looked)
     for id_, why in found.documents.unreadable.items():
         yield Finding(Severity.DAMAGE, "backup_damaged", why, _OTHER, count=1, key=id_)
     for id_, why in looked.unread.items():
@@ -183,14 +232,22 @@ def _about(looked: Looked | None) -> Iterator[Finding]:
         )
 
 
-def _about_one(each: Judged) -> Iterator[Finding]:
+def _about_one(each: Judged, looked: Looked) -> Iterator[Finding]:
     text, key = f"backup {each.backup.id}: {each.why}", each.backup.id
     if each.verdict == "damaged":
-        yield Finding(Severity.DAMAGE, "backup_damaged", text, _OTHER, count=1, key=key)
+        yield Finding(Severity.DAMAGE, "backup_damaged", text, _what_to_do(key, looked), count=1, key=key)
     elif each.waits:
         yield Finding(Severity.NOTE, "backup_waits", text, "It counts as soon as that WAL is stored.", count=1, key=key)
     elif not each.counts:
         yield Finding(Severity.NOTE, "backup_incomplete", text, "It does not count, and restores nothing.", key=key)
+
+
+def _what_to_do(id_: str, looked: Looked) -> str:
+    """With one that is damaged."""
+    if id_ in looked.untold:
+        return f"{_OTHER} expire does not know of it, and may give up an older one for it: {looked.untold[id_]}"
+    prove = looked.found.prove.get(id_) if id_ in looked.found.tried else ""
+    return f"{_OTHER} expire counts this one again when it is proved: {prove}" if prove else _OTHER
 
 
 def document(looked: Looked | None) -> dict[str, Any] | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json as json_module
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final
 
 from walkeeper.archive.contents import Contents
 from walkeeper.archive.open import open_archives
@@ -16,13 +16,10 @@ from walkeeper.core.names import Segment
 from walkeeper.lib.terminal import Progress
 from walkeeper.verify import backups, rebuild, tail, text, windows
 from walkeeper.verify import deep as deep_look
-from walkeeper.verify.answer import say_of_each
-from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
+from walkeeper.verify.answer import hint_for, say_of_each
+from walkeeper.verify.evidence import CONFIRMED, Evidence, ask_the_dcs, gather
 from walkeeper.verify.judge import judge
 from walkeeper.verify.target import Target, choose
-
-CONFIRMED: Final = 64
-"""Segments that a listing lacks and that are asked for by name, newest first: a listing may be late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +74,7 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
         end = windows.end_of(evidence, target, opened)
         described, untimed = windows.windows(evidence, target, found, end, archives.codec)
         backed, about_them = backups.look(
-            evidence, archives, deep=request.deep, workers=_workers(config), progress=progress.show
+            config, evidence, archives, deep=request.deep, workers=_workers(config), progress=progress.show
         )
     findings = judge(evidence, target, found, in_flight=config.uploads)
     findings += [
@@ -87,6 +84,7 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
         *about_them,
     ]
     findings.sort(key=lambda finding: finding.severity)
+    findings = [replace(each, hint=hint_for(config, each.hint)) for each in findings]
     result = text.document(evidence, target, found, opened, deep, described, findings)
     result["backups"] = backups.document(backed)
     return json_module.dumps(result, indent=2) if request.json else text.render(result), result["exit_code"]
@@ -108,9 +106,13 @@ def _covered(evidence: Evidence, target: Target) -> tuple[Evidence, Coverage]:
     found = coverage(evidence.archived, target.history, evidence.size, target.first, target.end)
     contents = Contents(evidence.store, evidence.layout, evidence.size)
     present: dict[int, list[tuple[int, int]]] = {}
-    for segment in _newest_missing(evidence, found):
-        if contents.has(segment):
+    absent = 0
+    for segment, there in contents.looks(_missing(evidence, found)):
+        if there:
             present.setdefault(segment.timeline, []).append((segment.number, segment.number + 1))
+        absent += not there
+        if absent == CONFIRMED:
+            break
     if not present:
         return evidence, found
     segments = {
@@ -123,9 +125,8 @@ def _covered(evidence: Evidence, target: Target) -> tuple[Evidence, Coverage]:
     )
 
 
-def _newest_missing(evidence: Evidence, found: Coverage) -> list[Segment]:
-    missing: list[Segment] = []
+def _missing(evidence: Evidence, found: Coverage) -> Iterator[Segment]:
+    """The newest first."""
     for hole in reversed(found.holes):
-        newest = range(hole.stretch.end - 1, hole.stretch.first - 1, -1)[: CONFIRMED - len(missing)]
-        missing += [Segment(hole.stretch.timeline, number, evidence.size) for number in newest]
-    return missing
+        for number in range(hole.stretch.end - 1, hole.stretch.first - 1, -1):
+            yield Segment(hole.stretch.timeline, number, evidence.size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final
 
 from walkeeper.archive import contents
@@ -27,6 +28,8 @@ from walkeeper.store.base import Store
 
 DCS_SECONDS: Final = 5.0
 """Seconds for one call to the DCS."""
+CONFIRMED: Final = 64
+"""Names that a listing lacks and that are asked for in vain, newest first: a listing may be late."""
 _AT_ONCE: Final = 8
 _SHOWN: Final = 5
 
@@ -129,14 +132,16 @@ def gather(
     found = listing.archives.pop(chosen)
     claim = _of_this_cluster(claim, chosen)
     size = _segment_size(store, layout, claim, found.starts)
-    histories, bad = _histories(store, layout, found)
+    starts, record = found.stated_starts(size), claim.record
+    begin = starts[-1].timeline if starts else 1
+    histories, bad = _histories(store, layout, set(found.histories), begin, record.timeline if record else 1)
     found.signs = {token: sign for token, sign in found.signs.items() if not is_planted(store, layout, sign)}
     return Evidence(
         store=store,
         layout=layout,
         size=size,
         claim=claim,
-        starts=found.stated_starts(size),
+        starts=starts,
         inventory=found,
         runs=found.runs(size),
         archived=replace(found.archived(size), histories=frozenset(histories), below=below_floors(store, layout)),
@@ -219,14 +224,20 @@ def _segment_size(store: Store, layout: Layout, claim: Claim, starts: list[str])
     )
 
 
-def _histories(store: Store, layout: Layout, found: Inventory) -> tuple[dict[int, History], dict[int, str]]:
-    def read(timeline: int) -> tuple[int, History | str]:
+def _histories(
+    store: Store, layout: Layout, listed: set[int], begin: int, newest: int
+) -> tuple[dict[int, History], dict[int, str]]:
+    """Those that are listed, and those of the timelines after ``begin`` up to ``newest`` that are there nevertheless."""
+
+    def read(timeline: int) -> tuple[int, History | str | None]:
         try:
-            return timeline, stored_history(store, layout, timeline) or "it is listed, and not there"
+            return timeline, stored_history(store, layout, timeline) or there.get(timeline)
         except (Refused, CannotTell) as problem:
             return timeline, str(problem)
 
-    read_all = dict(in_parallel(read, sorted(set(found.histories)), _AT_ONCE))
+    there = dict.fromkeys(listed, "it is listed, and not there")
+    late = islice((each for each in range(max([newest, *listed]), begin, -1) if each not in listed), CONFIRMED)
+    read_all = dict(in_parallel(read, sorted([*listed, *late]), _AT_ONCE))
     return (
         {timeline: read for timeline, read in sorted(read_all.items()) if isinstance(read, History)},
         {timeline: read for timeline, read in sorted(read_all.items()) if isinstance(read, str)},

@@ -80,7 +80,7 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
         "Base backups that restore; as the next ones, on the node that archives, once there was one.",
         lambda r: _in(r, "complete"),
     ),
-    ("backups_damaged", "Base backups that are damaged, and never count.", lambda r: _in(r, "damaged")),
+    ("backups_damaged", "Base backups that are damaged, and do not count.", lambda r: _in(r, "damaged")),
     ("backup_attempts", "Base backups that run, or that ended early.", lambda r: _in(r, "attempts")),
     (
         "backup_age_seconds",
