@@ -62,6 +62,24 @@ def test_what_belongs_to_another_host_is_left_out_wherever_it_is_included_from(t
     )
 
 
+def test_a_file_is_read_as_postgresql_reads_it(tmp_path: Path) -> None:
+    """A form feed ends no line, and between a name and its value nothing need stand."""
+    text = "# one\x0ctwo\nlog_line_prefix = '%m \u2028\x85'\nlisten_addresses'*'\nrecovery_end_command'x'\n"
+    found, aside = auto_conf(text.encode(), {"restore_command": "x"})
+    assert aside == ["listen_addresses"]
+    kept, _, ours = found.decode().partition("# --- ")
+    aside_line = "# set aside by walkeeper restore: listen_addresses'*'\n"
+    assert kept == f"# one\x0ctwo\nlog_line_prefix = '%m \u2028\x85'\n{aside_line}"
+    assert auto_conf(found, {"restore_command": "x"})[0] == found
+    assert "x" in ours
+    (tmp_path / "postgresql.conf").write_text(text + "include'more.conf'\n")
+    (tmp_path / "more.conf").write_text("jit'off'\n")
+    lines = start_conf(tmp_path, "").decode().split("\n")
+    assert "log_line_prefix = '%m \u2028\x85'" in lines
+    assert "jit'off'" in lines
+    assert [line for line in lines if "two" in line or "'*'" in line or "recovery" in line] == []
+
+
 def test_without_a_configuration_in_the_backup_there_is_one(tmp_path: Path) -> None:
     (tmp_path / "pg_hba.conf").touch()
     text = start_conf(tmp_path, "").decode()

@@ -24,7 +24,7 @@ START_LOG: Final = "walkeeper.log"
 _BEGIN: Final = "# --- walkeeper restore: what follows counts until this recovery has ended"
 _END: Final = "# --- walkeeper restore: end"
 _ASIDE: Final = "# set aside by walkeeper restore: "
-_LINE: Final = re.compile(r"\s*([A-Za-z_][\w$.]*)\s*(?:=\s*|\s+|\Z)(.*)", re.DOTALL)
+_LINE: Final = re.compile(r"\s*([A-Za-z_][\w$.]*)\s*(?:=\s*)?(.*)", re.DOTALL)
 _QUOTED: Final = re.compile(r"'((?:[^'\\]|''|\\.)*)'")
 _LONGEST: Final = 1024 * 1024
 """Bytes that are read of one file."""
@@ -61,7 +61,7 @@ def auto_conf(original: bytes, recovery: Mapping[str, str], *, keep: bool = Fals
     set aside as comments, since this file goes before every other. ``keep``: not for a replica, which has what its leader has.
     """
     lines, aside, within = [], [], False
-    for line in _text(original).splitlines():
+    for line in _lines(original):
         if line in (_BEGIN, _END):
             within = line == _BEGIN
             continue
@@ -159,11 +159,11 @@ def _flattened(path: Path, depth: int) -> Iterator[str]:
     """The settings of a file, and of those that it includes, but for what only holds on its host. What cannot be read is said."""
     try:
         with path.open("rb") as file:
-            text = _text(file.read(_LONGEST))
+            lines = _lines(file.read(_LONGEST))
     except OSError as problem:
         yield f"# {path}: {problem.strerror}"
         return
-    for line in text.splitlines():
+    for line in lines:
         name = _name(line)
         if not name:
             continue
@@ -196,5 +196,6 @@ def _name(line: str) -> str:
     return match[1].lower() if match else ""
 
 
-def _text(content: bytes) -> str:
-    return content.decode("utf-8", "surrogateescape")
+def _lines(content: bytes) -> list[str]:
+    """As PostgreSQL has them: a form feed, for one, ends none."""
+    return content.decode("utf-8", "surrogateescape").removesuffix("\n").split("\n") if content else []
