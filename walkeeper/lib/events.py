@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import MappingProxyType
@@ -75,7 +77,15 @@ def to_stderr(level: int = logging.INFO) -> None:
 
 def to_file(path: Path, level: int = logging.INFO) -> None:
     """Log to a file that is rotated by size."""
-    _set_up(RotatingFileHandler(path, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES_KEPT, delay=True), level)
+    _set_up(_Rotated(path, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES_KEPT, delay=True), level)
+
+
+class _Rotated(RotatingFileHandler):
+    """Each file that it makes is its user's alone, whatever the umask."""
+
+    def _open(self) -> TextIOWrapper:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        return open(os.open(self.baseFilename, flags, 0o600), "a", encoding=self.encoding, errors=self.errors)
 
 
 def _set_up(handler: logging.Handler, level: int) -> None:
