@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from walkeeper.cli.values import add_store, positive
+from walkeeper.cli.values import add_json, add_store, add_system_identifier, positive
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -40,11 +40,9 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
     )
     for each in (verify, listed):
         each.add_argument("--timeline", metavar="N", type=positive, help="another timeline than the record's")
-        each.add_argument("--json", action="store_true", help="for programs")
+        add_json(each)
     for each in (verify, listed, fetch):
-        each.add_argument(
-            "--system-identifier", metavar="N", type=positive, help="another cluster's archive under this scope"
-        )
+        add_system_identifier(each)
     add_store(verify, "all; --restore: the first")
     add_store(listed, "all")
     add_store(fetch, "the first")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from walkeeper.cli.values import add_store, positive, wrong
+from walkeeper.cli.values import add_json, add_store, add_system_identifier, wrong
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -55,10 +55,8 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
     )
     add_store(backup, "the first")
     backups = command("backups", "Which base backups there are, and what each restores.", list_them)
-    backups.add_argument("--json", action="store_true", help="for programs")
-    backups.add_argument(
-        "--system-identifier", metavar="N", type=positive, help="another cluster's archive under this scope"
-    )
+    add_json(backups)
+    add_system_identifier(backups)
     add_store(backups, "all")
 
 

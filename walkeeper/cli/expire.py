@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from walkeeper.cli.values import add_store, positive, wrong
+from walkeeper.cli.values import add_json, add_store, positive, wrong
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         "--grace", metavar="AGE", type=_grace, default="1h", help="before anything is deleted (default: 1h, the least)"
     )
     expire.add_argument("--job", metavar="ID", help=argparse.SUPPRESS)
-    expire.add_argument("--json", action="store_true", help="for programs")
+    add_json(expire)
     word = expire.add_mutually_exclusive_group()
     word.add_argument("--retain", metavar="ID", help="this backup stays for longer, with its own WAL only: see --until")
     word.add_argument("--release", metavar="ID", help="it stays no longer than others")
@@ -61,7 +61,7 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
     add_store(expire, "the first")
     pins = command("pins", "Who restores or takes a backup at this moment, so that expire waits.", run_pins)
     pins.add_argument("--release", metavar="ID", help="let it go: its restore is over, or given up")
-    pins.add_argument("--json", action="store_true", help="for programs")
+    add_json(pins)
     add_store(pins, "the first")
 
 

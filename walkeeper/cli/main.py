@@ -82,11 +82,11 @@ def parser() -> argparse.ArgumentParser:
     from walkeeper import __version__  # noqa: PLC0415
     from walkeeper.cli import archive as archive_arguments  # noqa: PLC0415
     from walkeeper.cli import backup as backup_arguments  # noqa: PLC0415
+    from walkeeper.cli import cluster as cluster_arguments  # noqa: PLC0415
     from walkeeper.cli import expire as expire_arguments  # noqa: PLC0415
     from walkeeper.cli import gap as gap_arguments  # noqa: PLC0415
     from walkeeper.cli import restore as restore_arguments  # noqa: PLC0415
     from walkeeper.cli.arguments import Parser  # noqa: PLC0415
-    from walkeeper.cli.values import add_store  # noqa: PLC0415
 
     shared = Parser(add_help=False)
     shared.add_argument(
@@ -129,49 +129,7 @@ def parser() -> argparse.ArgumentParser:
     restore = command("restore-wal", "PostgreSQL's restore_command: walkeeper restore-wal %%f %%p", _restore)
     restore.add_argument("name", metavar="FILE", help="%%f")
     restore.add_argument("destination", metavar="DEST", help="%%p")
-    status = command("status", "The whole cluster at a glance, from any node.", _status)
-    status.add_argument("--json", action="store_true", help="for programs")
-    status.add_argument("--watch", action="store_true", help="again and again, and what moves")
-    status.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="between looks (default: 2)")
-    doctor = command("doctor", "Is this cluster set up so that the promises hold; how to fix what is not.", _doctor)
-    doctor.add_argument("--json", action="store_true", help="for programs")
-    doctor.add_argument("--verbose", action="store_true", help="what is good too, one line each")
-    doctor.add_argument("--fix", action="store_true", help="fix what can be fixed safely, after showing it and asking")
-    doctor.add_argument("--yes", action="store_true", help="with --fix: do not ask")
-    doctor.add_argument(
-        "--restore",
-        metavar="DIRECTORY",
-        nargs="?",
-        const="",
-        help="only: can this host restore the cluster, into that directory (default: postgresql.data_dir)",
-    )
-    add_store(doctor, "all; only with --restore, the first that can")
-    takeover = command(
-        "takeover", "The takeover that this node's agent refuses. Exit 0: none; 1: one; 2: no agent.", _takeover
-    )
-    takeover.add_argument(
-        "--accept",
-        action="store_true",
-        help="let the agent's next takeover pass that refusal, where bytes do not differ",
-    )
-    add_store(takeover, "the first")
-    promote = command(
-        "pre-promote",
-        "Patroni's pre_promote, with durability: store. Exit 0: what was acknowledged is here; else it is not promoted.",
-        _pre_promote,
-    )
-    promote.add_argument(
-        "--lose",
-        action="store_true",
-        help="let this member's next promotion, within 15 minutes, lose what was acknowledged and cannot be had",
-    )
-    promote.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="without progress, before the promotion is vetoed (default: 60)",
-    )
+    cluster_arguments.add(command, _config, config_path)
     archive_arguments.add(command, _config)
     backup_arguments.add(command, _config)
     expire_arguments.add(command, _config)
@@ -222,55 +180,6 @@ def _callback(options: argparse.Namespace) -> int:
     from walkeeper.control import callback  # noqa: PLC0415
 
     return callback.main([str(config_path(options)), options.action, options.role, options.scope])
-
-
-def _status(options: argparse.Namespace) -> int:
-    from walkeeper.status import command, watch  # noqa: PLC0415
-
-    if options.watch:
-        return watch.main(_config(options), options.interval, json=options.json)
-    return command.main(_config(options), json=options.json)
-
-
-def _takeover(options: argparse.Namespace) -> int:
-    from walkeeper.control import takeover  # noqa: PLC0415
-
-    store = None if options.store is None else _config(options).store_name
-    return takeover.main(config_path(options), accept=options.accept, store=store)
-
-
-def _pre_promote(options: argparse.Namespace) -> int:
-    from walkeeper.promote import command  # noqa: PLC0415
-
-    return command.main(_config(options), lose=options.lose, stalled=options.timeout)
-
-
-def _seconds(text: str) -> float:
-    from walkeeper.cli.values import wrong  # noqa: PLC0415
-
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0.1 <= found <= 3600:
-        raise wrong(text, "seconds, from 0.1 to 3600")
-    return found
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from pathlib import Path  # noqa: PLC0415
-
-    config = _config(options)
-    if options.restore is not None:
-        from walkeeper.restore.directory import check  # noqa: PLC0415
-
-        return check.main(config, Path(options.restore) if options.restore else None, json=options.json)
-    from walkeeper.doctor import run  # noqa: PLC0415
-    from walkeeper.errors import ConfigError  # noqa: PLC0415
-
-    if options.store is not None:
-        raise ConfigError("doctor --store: it belongs to --restore", hint="Without both, doctor looks at all stores.")
-    return run.main(config, json=options.json, fix=options.fix, yes=options.yes, verbose=options.verbose)
 
 
 def _restore_wal(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""docs/commands.md, made from walkeeper/cli/main.py: ``python -m walkeeper.cli.reference > docs/commands.md``."""
+"""docs/commands.md, made from the command line: ``python -m walkeeper.cli.reference > docs/commands.md``."""
 
 from __future__ import annotations
 

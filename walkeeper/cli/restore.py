@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from walkeeper.cli.values import add_store, positive, wrong
+from walkeeper.cli.values import add_json, add_store, add_system_identifier, wrong
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -75,12 +75,10 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         "--backup", metavar="ID", help="that backup (default: the newest complete one before the target)"
     )
     restore.add_argument("--from", dest="scope", metavar="SCOPE", help="another cluster's archive in the same store")
-    restore.add_argument(
-        "--system-identifier", metavar="N", type=positive, help="another cluster's archive under this scope"
-    )
+    add_system_identifier(restore)
     add_store(restore, "the first that can restore the target")
     restore.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
-    restore.add_argument("--json", action="store_true", help="for programs")
+    add_json(restore)
 
 
 def _timeline(text: str) -> str:

@@ -27,3 +27,12 @@ def add_store(command: argparse.ArgumentParser, meant: str, default: str | None 
     """``--store``, which ``main`` looks at where it loads the configuration. ``meant``: without it."""
     text = f"of several stores, that one (default: {meant})"
     command.add_argument("--store", metavar="NAME", default=default, help=text)
+
+
+def add_system_identifier(command: argparse.ArgumentParser) -> None:
+    text = "another cluster's archive under this scope"
+    command.add_argument("--system-identifier", metavar="N", type=positive, help=text)
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="for programs")

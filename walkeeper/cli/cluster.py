@@ -1,0 +1,111 @@
+"""The command lines of what looks at the whole cluster, or decides for it: status, doctor, takeover, pre-promote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from walkeeper.cli.values import add_json, add_store, wrong
+
+TYPE_CHECKING = False  # as in main
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+    from walkeeper.config import Config
+
+
+def add(
+    command: Callable[..., argparse.ArgumentParser],
+    config: Callable[[argparse.Namespace], Config],
+    config_path: Callable[[argparse.Namespace], Path],
+) -> None:
+    """As in ``restore``. ``config_path``: of the file itself."""
+
+    def watch_or_show(options: argparse.Namespace) -> int:
+        from walkeeper.status import command, watch  # noqa: PLC0415
+
+        if options.watch:
+            return watch.main(config(options), options.interval, json=options.json)
+        return command.main(config(options), json=options.json)
+
+    def examine(options: argparse.Namespace) -> int:
+        from pathlib import Path  # noqa: PLC0415
+
+        loaded = config(options)
+        if options.restore is not None:
+            from walkeeper.restore.directory import check  # noqa: PLC0415
+
+            return check.main(loaded, Path(options.restore) if options.restore else None, json=options.json)
+        from walkeeper.doctor import run  # noqa: PLC0415
+        from walkeeper.errors import ConfigError  # noqa: PLC0415
+
+        if options.store is not None:
+            raise ConfigError(
+                "doctor --store: it belongs to --restore", hint="Without both, doctor looks at all stores."
+            )
+        return run.main(loaded, json=options.json, fix=options.fix, yes=options.yes, verbose=options.verbose)
+
+    def take_over(options: argparse.Namespace) -> int:
+        from walkeeper.control import takeover  # noqa: PLC0415
+
+        store = None if options.store is None else config(options).store_name
+        return takeover.main(config_path(options), accept=options.accept, store=store)
+
+    def before_promotion(options: argparse.Namespace) -> int:
+        from walkeeper.promote import command  # noqa: PLC0415
+
+        return command.main(config(options), lose=options.lose, stalled=options.timeout)
+
+    status = command("status", "The whole cluster at a glance, from any node.", watch_or_show)
+    add_json(status)
+    status.add_argument("--watch", action="store_true", help="again and again, and what moves")
+    status.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="between looks (default: 2)")
+    doctor = command("doctor", "Is this cluster set up so that the promises hold; how to fix what is not.", examine)
+    add_json(doctor)
+    doctor.add_argument("--verbose", action="store_true", help="what is good too, one line each")
+    doctor.add_argument("--fix", action="store_true", help="fix what can be fixed safely, after showing it and asking")
+    doctor.add_argument("--yes", action="store_true", help="with --fix: do not ask")
+    doctor.add_argument(
+        "--restore",
+        metavar="DIRECTORY",
+        nargs="?",
+        const="",
+        help="only: can this host restore the cluster, into that directory (default: postgresql.data_dir)",
+    )
+    add_store(doctor, "all; only with --restore, the first that can")
+    takeover = command(
+        "takeover", "The takeover that this node's agent refuses. Exit 0: none; 1: one; 2: no agent.", take_over
+    )
+    takeover.add_argument(
+        "--accept",
+        action="store_true",
+        help="let the agent's next takeover pass that refusal, where bytes do not differ",
+    )
+    add_store(takeover, "the first")
+    promote = command(
+        "pre-promote",
+        "Patroni's pre_promote, with durability: store. Exit 0: what was acknowledged is here; else it is not promoted.",
+        before_promotion,
+    )
+    promote.add_argument(
+        "--lose",
+        action="store_true",
+        help="let this member's next promotion, within 15 minutes, lose what was acknowledged and cannot be had",
+    )
+    promote.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="without progress, before the promotion is vetoed (default: 60)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0.1 <= found <= 3600:
+        raise wrong(text, "seconds, from 0.1 to 3600")
+    return found
