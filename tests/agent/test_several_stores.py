@@ -235,8 +235,8 @@ class Two:
         self.suspicions = Suspicions(ONE, SIZE)
         self.suspicions.suspect(3, 9, 0.0)
 
-    def take(self, number: int) -> bool:
-        return self.stores.take(self.life.segment(number), self.suspicions, 1.0) is not None
+    def take(self, number: int, *, last: bool = False) -> bool:
+        return self.stores.take(self.life.segment(number), self.suspicions, 1.0, last=last) is not None
 
 
 def test_p4_what_another_store_has_is_taken_from_there_and_what_it_lacks_it_has_said_no_to() -> None:
@@ -259,7 +259,11 @@ def test_p4_a_store_that_is_away_has_said_nothing_and_is_asked_once_in_a_look(ca
     assert not two.take(5), "not again in this look"
     assert [segment.number for segment in two.suspicions.wanted_from("the store far")] == [3, 4, 5, 6, 7, 8]
     two.stores.look()
-    assert two.take(4)
+    assert not two.take(4), "behind what it did not fail at"
+    assert two.take(5)
+    assert two.stores.put_off(two.suspicions) == [two.life.segment(4)]
+    assert two.take(4, last=True)
+    assert two.stores.put_off(two.suspicions) == []
     assert caplog.text.count("not_fetched_from_store") == 1
 
 
@@ -347,15 +351,21 @@ def test_p4_a_look_that_fails_makes_no_gap_of_what_a_store_promises_though_the_d
     """It is when the slot follows the furthest that the others have to fetch the most."""
     disk_runs_short(monkeypatch)
     served: list[str] = []
+    answers = 0
 
     def away(_: str, key: str) -> None:
-        if "/wal/" in key and not any(name in key for name in served):
+        nonlocal answers
+        if "/wal/" not in key or any(name in key for name in served):
+            return
+        if not answers:
             raise StoreUnavailable("a store that is away, now and then")
+        answers -= 1
+        served.append(key.rpartition("/")[2].partition(".")[0])
 
     looking.other.before = away
-    for number in range(3, 7):
+    for _ in range(4):
         looking.looks(GONE_SECONDS - 5)
-        served.append(looking.life.segment(number).name)
+        answers = 1
         looking.looks(5)
     assert looking.lost.gaps.empty()
     assert looking.lacks == []
@@ -394,6 +404,51 @@ def test_p9_no_disk_is_filled_for_a_store_that_does_not_come_back_and_if_it_does
     recorded.look(lambda: False)
     assert looking.lacks == []
     assert not [text for text in looking.told if text.startswith("gap")]
+
+
+def fails_at(looking: Looking, *numbers: int) -> None:
+    names = [looking.life.segment(number).name for number in numbers]
+
+    def before(_: str, key: str) -> None:
+        if any(name in key for name in names):
+            raise StoreUnavailable(f"{key}: an error each time")
+
+    looking.other.before = before
+
+
+def test_p4_an_object_that_a_store_always_fails_at_hides_none_behind_it_and_is_told(looking: Looking) -> None:
+    fails_at(looking, 3, 5)
+    looking.looks(60)
+    assert looking.lacks == [3, 5]
+    (told,) = looking.told
+    assert told.startswith(
+        "WAL 0/300000 to 0/400000 of timeline 1 and 1 more ranges: neither this server nor the store"
+    )
+    assert looking.life.segment(3).name in told
+    assert told.endswith("an error each time), while the disk of pg_wal has room")
+    fails_at(looking, 3)
+    looking.looks(10)
+    assert looking.lacks == [3]
+    looking.other.before = None
+    looking.looks(5)
+    assert looking.lacks == []
+
+
+def test_p4_a_recorded_gap_is_closed_though_a_store_always_fails_at_what_lies_before_it(
+    looking: Looking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        disk_runs_short(patch)
+        looking.other.down = True
+        looking.looks(GONE_SECONDS + 10)
+    looking.other.down = False
+    fails_at(looking, 3, 4)
+    monkeypatch.setattr(recorded_gaps, "ASKED", 1)
+    for _ in range(8):
+        looking.clock.now += recorded_gaps.LOOK_SECONDS
+        looking.lost._recorded.look(lambda: False)
+    assert looking.lacks == [3, 4]
+    assert ["only the store far has this WAL" in text for text in looking.told if text.startswith("gap")] == [True]
 
 
 def test_p9_the_patience_being_over_does_not_make_a_dead_stores_promise_better(

@@ -104,6 +104,9 @@ class Suspicions:
     def __bool__(self) -> bool:
         return bool(self._lost)
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._lost
+
     def suspect(self, first: int, end: int, now: float) -> None:
         """The local server no longer has the segments with those numbers."""
         fresh = Runs()

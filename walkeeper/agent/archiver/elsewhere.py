@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,11 +54,27 @@ class OtherStores:
         self._said: set[str] = set()
         self._broken: set[tuple[str, Segment]] = set()
         """What a store has said that it lacks, or has given damaged."""
+        self._failed: dict[tuple[str, Segment], str] = {}
+        """Segments that a store failed at, and why, the longest ago first."""
         self._deadlines = {store.name: Deadline(store.called) for store in stores}
 
     def look(self) -> None:
-        """Ask all of them again; one that fails is left alone until the next look."""
+        """Ask all of them again; one that fails is left alone until the next look. What it failed at is asked for last, so that
+        an object that never comes hides none.
+        """
         self._away.clear()
+
+    def put_off(self, wanted: Suspicions) -> list[Segment]:
+        """What of that a store has failed at, for the end of a look, the longest ago first."""
+        return list(dict.fromkeys(segment for _, segment in self._failed if segment.number in wanted))
+
+    def due(self, called: str, wanted: Suspicions) -> Iterator[Segment]:
+        """What that store was not asked for yet, or did not answer, but for what is put off."""
+        return (each for each in wanted.wanted_from(called) if (called, each) not in self._failed)
+
+    def failure(self, wanted: Segment) -> str:
+        """What a store failed of at that segment; empty where none did."""
+        return next((why for (_, segment), why in self._failed.items() if segment == wanted), "")
 
     def promising(self, wanted: Segment, answered: float = -math.inf) -> list[str]:
         """Those whose record says that they have that segment, and that have said or given nothing against it; but not those that
@@ -72,10 +88,14 @@ class OtherStores:
             and store.promises(wanted, self._history)
         ]
 
-    def take(self, wanted: Segment, suspicions: Suspicions, now: float) -> Receipt | None:
-        """From the first that has it; who has not is noted in ``suspicions``. Raises the errors of the archive that takes it."""
+    def take(self, wanted: Segment, suspicions: Suspicions, now: float, *, last: bool = False) -> Receipt | None:
+        """From the first that has it; who has not is noted in ``suspicions``. ``last``: also from who has failed at it before.
+
+        Raises the errors of the archive that takes it.
+        """
         for store in self._stores:
-            if store.name in self._away:
+            key = store.called, wanted
+            if store.name in self._away or (key in self._failed and not last):
                 continue
             try:
                 plain = self._delivered(store, wanted)
@@ -84,11 +104,15 @@ class OtherStores:
                 if isinstance(problem, StoreError):
                     self._away.add(store.name)
                     self._silent_since.setdefault(store.name, now)
+                    self._failed.pop(key, None)
+                    self._failed[key] = str(problem)
                 else:
+                    self._failed.pop(key, None)
                     self._broken.add((store.name, wanted))
                 self._tell(store, wanted, problem)
                 continue
             self._silent_since.pop(store.name, None)
+            self._failed.pop(key, None)
             if packed is None:
                 self._broken.add((store.name, wanted))
                 suspicions.refuse(store.called, wanted.number, now)

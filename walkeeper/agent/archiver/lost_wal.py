@@ -214,6 +214,9 @@ class LostWal:
             for segment in some:
                 missed += not self._take(segment, found[segment])
                 self._look_from = segment.number + 1
+        for segment in islice(self._stores.put_off(self._suspicions), MISSES):
+            if not stopped():
+                self._taken(segment, self._stores.take(segment, self._suspicions, self._now, last=True))
         return looked < LOOKS
 
     def _take(self, wanted: Segment, receipt: Receipt | None) -> bool:
@@ -223,12 +226,17 @@ class LostWal:
             plain = from_pg_wal(self._sources, wanted) or self._from_pieces(wanted)
         if plain is not None:
             receipt = self._sources.archive.archive_segment(wanted, plain, self._sources.history)
-        if receipt is None:
-            receipt = self._stores.take(wanted, self._suspicions, self._sources.clock.monotonic())
+        return self._taken(wanted, receipt or self._stores.take(wanted, self._suspicions, self._now))
+
+    def _taken(self, wanted: Segment, receipt: Receipt | None) -> bool:
         if receipt is not None:
             self._suspicions.settle(wanted.number, wanted.number + 1)
             self.found.put(receipt)
         return receipt is not None
+
+    @property
+    def _now(self) -> float:
+        return self._sources.clock.monotonic()
 
     def _list_pieces(self) -> None:
         archive = self._sources.archive
@@ -330,7 +338,8 @@ class LostWal:
             "If it is lost for good, run"
         )
         if promised:
-            waits = f"waiting for {names}, which has it by its record, while the disk of pg_wal has room"
+            why = f" ({failure})" if (failure := self._stores.failure(segments[0])) else ""
+            waits = f"waiting for {names}, which has it by its record{why}, while the disk of pg_wal has room"
             hint = f"Bring {names} back: the WAL is taken from there automatically. If it is lost for good, run"
         elif not silent and members is not None:
             waits = "nobody is left to ask"

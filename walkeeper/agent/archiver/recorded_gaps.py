@@ -71,10 +71,10 @@ class RecordedGaps:
     def _close(self, gaps: Sequence[Gap], stopped: Callable[[], bool]) -> None:
         """Each store, and each member that may have some of it, says no once, or delivers."""
         self._stores.look()
-        for segment in sorted(
-            {each for name in self._stores.names for each in islice(self._wanted.wanted_from(name), ASKED)}
-        ):
-            if not stopped() and self._stores.take(segment, self._wanted, self._sources.clock.monotonic()) is not None:
+        due = {each for name in self._stores.names for each in islice(self._stores.due(name, self._wanted), ASKED)}
+        for segment in (*sorted(due), *islice(self._stores.put_off(self._wanted), ASKED)):
+            now, last = self._sources.clock.monotonic(), segment not in due
+            if not stopped() and self._stores.take(segment, self._wanted, now, last=last) is not None:
                 self._wanted.settle(segment.number, segment.number + 1)
                 events.info("gap_filled", segment=segment)
                 self._look_at = 0.0
