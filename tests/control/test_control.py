@@ -447,6 +447,15 @@ def test_a_private_directory_is_made_for_us_alone(short_path: Path) -> None:
     assert paths.own_directory(str(path)) == str(path)
 
 
+NOBODY = 65534
+
+
+def give_away(path: Path) -> None:
+    """What is root's own is believed: as root it becomes somebody else's."""
+    if os.geteuid() == 0:
+        os.chown(path, NOBODY, -1)
+
+
 def test_a_directory_that_others_may_have_made_is_refused(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (short_path / "real").mkdir(mode=0o700)
     (short_path / "link").symlink_to("real")
@@ -456,6 +465,7 @@ def test_a_directory_that_others_may_have_made_is_refused(short_path: Path, monk
     for name, reason in (("link", "not a directory"), ("file", "not a directory"), ("open", "its mode is 0770")):
         with pytest.raises(paths.RunDirectoryError, match=reason):
             paths.own_directory(str(short_path / name))
+    give_away(short_path / "real")
     monkeypatch.setattr("walkeeper.control.paths.os.geteuid", lambda: 4_000_000)
     with pytest.raises(paths.RunDirectoryError, match="it belongs to uid"):
         paths.own_directory(str(short_path / "real"))
@@ -503,26 +513,37 @@ def test_without_a_systems_directory_it_is_in_our_home_and_another_users_one_is_
     short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paths, "SYSTEM", "/nowhere")
-    monkeypatch.setattr(paths, "_homes", lambda _: ["/proc", str(short_path)])
+    monkeypatch.setattr(paths, "_homes", lambda _: ["/nowhere", str(short_path)])
     found = Path(paths.run_directory({}))
     assert found == short_path / ".walkeeper" / os.uname().nodename
     assert stat.S_IMODE(found.stat().st_mode) == 0o700
+    give_away(found.parent)
     monkeypatch.setattr("walkeeper.control.paths.os.geteuid", lambda: 4_000_000)
     with pytest.raises(paths.RunDirectoryError, match="it belongs to uid"):
         paths.run_directory({})
-    monkeypatch.setattr(paths, "_homes", lambda _: ["/proc"])
+    monkeypatch.setattr(paths, "_homes", lambda _: ["/nowhere"])
     with pytest.raises(paths.RunDirectoryError, match="no home that it may write"):
         paths.run_directory({})
 
 
-def test_who_listens_for_another_user_is_nobody(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = serve()
-    assert client.ask(str(path), "echo", 5)["ok"] is True
-    monkeypatch.setattr("walkeeper.control.client.os.geteuid", lambda: 4_000_000)
-    for attempt in (lambda: client.exchange(str(path), b"{}", 5), lambda: client.tell(str(path), b"{}")):
-        with pytest.raises(client.NoAnswer, match="listens there, which is not this user") as problem:
-            attempt()
-        assert not problem.value.listening
+def test_who_listens_for_another_user_is_nobody(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(short_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(NOBODY)
+        try:
+            listener.listen()  # whose it is, the kernel knows from here on
+        finally:
+            if root:
+                os.seteuid(0)
+        client.tell(path, b"{}")
+        monkeypatch.setattr("walkeeper.control.client.os.geteuid", lambda: 4_000_000)
+        for attempt in (lambda: client.exchange(path, b"{}", 5), lambda: client.tell(path, b"{}")):
+            with pytest.raises(client.NoAnswer, match="listens there, which is not this user") as problem:
+                attempt()
+            assert not problem.value.listening
 
 
 def test_a_socket_and_a_lock_that_were_removed_are_made_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
