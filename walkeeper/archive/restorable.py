@@ -28,7 +28,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.proof import Proof
 from walkeeper.core.record import Record
 from walkeeper.core.tail import Piece, longest_chain
-from walkeeper.core.windows import Holdings, Windows, all_histories
+from walkeeper.core.windows import Holdings, Window, Windows, all_histories
 from walkeeper.errors import BadBackup, BadFloor, BadName, CannotTell, NotAuthentic, Refused
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.schedule import Schedule
@@ -225,49 +225,55 @@ def summary(found: Restorable, now: float, config: Config) -> dict[str, Any] | N
     verdicts = Counter(each.verdict for each in found.windows.judged)
     last = (found.windows.chains[found.windows.kept.timeline] or (None,))[-1]
     ages = [_age(each.backup, now) or 0.0 for each in found.windows.judged]
-    by_id = {backup.id: backup for backup in found.windows.complete}
     keep = config.backup_keep
     seconds = None if last is None else _age(last.backups[0], now)
     enough = seconds is not None and keep is not None and seconds >= keep
-    chain = chain_of(last.backups[-1], by_id) if last is not None else ()
     return {
         "complete": verdicts["complete"],
         "damaged": verdicts["damaged"] + len(found.documents.unreadable),
         "incomplete": verdicts["incomplete"],
         "attempts": len(found.documents.attempts),
-        "newest": None
-        if last is None
-        else {
-            "id": last.backups[-1].id,
-            "stop_at": last.backups[-1].stop.at,
-            "age_seconds": _age(last.backups[-1], now),
-            "full_age_seconds": _age(chain[0], now) if len(chain) > 1 else None,
-            "bytes": max(each.bytes for each in chain),
-        },
-        "window": None
-        if last is None
-        else {
-            "timeline": last.timeline,
-            "start_lsn": str(last.start),
-            "start_at": last.backups[0].stop.at,
-            "end_lsn": str(last.end),
-            "to_frontier": last.end >= max(found.holdings.partly.values(), default=last.end),
-            "seconds": seconds,
-        },
+        "newest": None if last is None else _newest(found, last, now),
+        "window": None if last is None else _window(found, last, seconds),
         "proved": None
         if found.proved is None
         else {**_proved(found.proved), "age_seconds": proof.age(found.proved, now)},
         "overdue": None if last is None else _missed(config.backup_schedule, windows.stopped_at(last.backups[-1]), now),
         "proof_overdue": None
         if last is None
-        else _missed(
-            config.backup_verify_schedule,
-            moment(found.proved.at) if found.proved is not None else windows.stopped_at(last.backups[0]),
-            now,
-        ),
+        else _missed(config.backup_verify_schedule, _last_proof(found, last), now),
         "keep_seconds": keep,
         "short": keep is not None and not enough and any(age >= keep for age in ages),
     }
+
+
+def _newest(found: Restorable, last: Window, now: float) -> dict[str, Any]:
+    """The backup that ``last`` ends with."""
+    newest = last.backups[-1]
+    chain = chain_of(newest, {backup.id: backup for backup in found.windows.complete})
+    return {
+        "id": newest.id,
+        "stop_at": newest.stop.at,
+        "age_seconds": _age(newest, now),
+        "full_age_seconds": _age(chain[0], now) if len(chain) > 1 else None,
+        "bytes": max(each.bytes for each in chain),
+    }
+
+
+def _window(found: Restorable, last: Window, seconds: float | None) -> dict[str, Any]:
+    return {
+        "timeline": last.timeline,
+        "start_lsn": str(last.start),
+        "start_at": last.backups[0].stop.at,
+        "end_lsn": str(last.end),
+        "to_frontier": last.end >= max(found.holdings.partly.values(), default=last.end),
+        "seconds": seconds,
+    }
+
+
+def _last_proof(found: Restorable, last: Window) -> datetime | None:
+    """Or, without one, when the window's oldest backup stopped."""
+    return moment(found.proved.at) if found.proved is not None else windows.stopped_at(last.backups[0])
 
 
 def _missed(schedule: Schedule | None, last: datetime | None, now: float) -> bool | None:

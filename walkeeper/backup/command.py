@@ -145,20 +145,7 @@ class _Attempt:
             walsender, timeline = _connected(settings, source, opened)
             id_ = resumed or _new_id(timeline)
             progress.show("waiting for the checkpoint")
-            most = self._request.max_rate or self._config.backup_rate
-            rate_kb = None if most is None else most // 1024
-            wanted = base_backup.Request(f"walkeeper {id_}", self._request.spread, rate_kb)
-            start, parent = None, self._parent(id_, archives, backups, source, opened)
-            if parent is not None:
-                try:
-                    start = begin_incremental(self._config, walsender, wanted, parent, source.state)
-                except PostgresError as problem:
-                    self._full(str(problem))
-                    walsender.abandon()
-                    walsender, _ = _connected(settings, source, opened)
-            builds_on = "" if start is None or parent is None else parent.id
-            parent = None  # its manifest may be large
-            start = start or walsender.begin(wanted)
+            walsender, start, builds_on = self._begin(id_, archives, source, walsender, opened)
             began = source.now()
             if start.lsn < first.start:
                 raise PostgresError(
@@ -199,10 +186,28 @@ class _Attempt:
         tell("\n".join(map(printable, _lines(committed, contents, meter, self._why_full))))
         return self._verdict(committed)
 
-    def _parent(
-        self, id_: BackupId, archives: Archives, backups: Backups, source: _Source, opened: ExitStack
-    ) -> Parent | None:
+    def _begin(
+        self, id_: BackupId, archives: Archives, source: _Source, walsender: BackupStream, opened: ExitStack
+    ) -> tuple[BackupStream, base_backup.Start, str]:
+        """On which connection it has begun, where, and the id of the backup that it builds on, empty for a full one."""
+        most = self._request.max_rate or self._config.backup_rate
+        rate_kb = None if most is None else most // 1024
+        wanted = base_backup.Request(f"walkeeper {id_}", self._request.spread, rate_kb)
+        parent = self._parent(id_, archives, source, opened)
+        if parent is not None:
+            try:
+                start = begin_incremental(self._config, walsender, wanted, parent, source.state)
+            except PostgresError as problem:
+                self._full(str(problem))
+                walsender.abandon()
+                walsender, _ = _connected(self._config.postgresql, source, opened)
+            else:
+                return walsender, start, parent.id
+        return walsender, walsender.begin(wanted), ""
+
+    def _parent(self, id_: BackupId, archives: Archives, source: _Source, opened: ExitStack) -> Parent | None:
         """For an incremental, until ``opened`` is left; None for a full backup."""
+        backups = archives.backups(source.state.system_identifier)
         full_every = self._config.backup_full_every if self._request.job is not None else None
         if not self._request.incremental and full_every is None:
             return None

@@ -190,20 +190,7 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
     for index, each in enumerate((store, *others)):
         _check_store(("stores", index) if keys.stores else ("store",), each.settings, patroni, written)
     _check_ready(ready, patroni, written)
-    if keys.spool.limit < 1024 * 1024:
-        raise written.error(("spool", "limit"), "less than 1MiB, which no segment fits into")
-    if patroni.name is not None and re.sub(r"[-. ]", "_", patroni.name.lower()) == keys.hold_slot:
-        raise written.error(
-            ("hold_slot",), f"Patroni uses that slot for the member {patroni.name}", hint="Choose another."
-        )
-    if keys.receiver == "builtin" and keys.archiver == "command":
-        raise written.error(("receiver",), "archiver: command receives nothing", hint="Leave one of the two out.")
-    if keys.durability == "store" and keys.archiver == "command":
-        raise written.error(("durability",), "archiver: command receives nothing", hint="Leave one of the two out.")
-    if keys.degrade_after and keys.durability == "local":
-        raise written.error(
-            ("degrade_after",), "only with durability: store does a commit wait", hint="Leave it out, or set that."
-        )
+    _check_keys(keys, patroni, written)
     return Config(
         source=path,
         patroni_config=patroni.file,
@@ -255,6 +242,24 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
         waited_for=store.name if keys.durability == "store" else "",
         degrade_after=float(keys.degrade_after) or None,
     )
+
+
+def _check_keys(keys: Keys, patroni: Patroni, written: Written) -> None:
+    """What is right by itself and not beside the others."""
+    if keys.spool.limit < 1024 * 1024:
+        raise written.error(("spool", "limit"), "less than 1MiB, which no segment fits into")
+    if patroni.name is not None and re.sub(r"[-. ]", "_", patroni.name.lower()) == keys.hold_slot:
+        raise written.error(
+            ("hold_slot",), f"Patroni uses that slot for the member {patroni.name}", hint="Choose another."
+        )
+    if keys.receiver == "builtin" and keys.archiver == "command":
+        raise written.error(("receiver",), "archiver: command receives nothing", hint="Leave one of the two out.")
+    if keys.durability == "store" and keys.archiver == "command":
+        raise written.error(("durability",), "archiver: command receives nothing", hint="Leave one of the two out.")
+    if keys.degrade_after and keys.durability == "local":
+        raise written.error(
+            ("degrade_after",), "only with durability: store does a commit wait", hint="Leave it out, or set that."
+        )
 
 
 def _stores(keys: Keys, written: Written) -> list[NamedStore]:

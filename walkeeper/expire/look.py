@@ -107,7 +107,8 @@ def look(
 
     Pins are read first: a backup that is stored and let go while the WAL is listed is seen in one of the two.
     """
-    every = read_pins(archives.store, archives.layout(system_identifier))
+    layout = archives.layout(system_identifier)
+    every = read_pins(archives.store, layout)
     found = look_at_archive(archives, system_identifier, size, record)
     _refuse(found, record)
     elapsed = Elapsed.seen(_moments(found.documents), now)
@@ -116,11 +117,10 @@ def look(
     bare = replace(found.holdings, given_up={})
     rests = _Rests(archives.backups(system_identifier))
     there = {backup.id for backup in found.documents.backups}
-    tried = damaged(archives.store, archives.layout(system_identifier))
+    tried = damaged(archives.store, layout)
     rests.broken |= {id_: why for id_, why in tried.items() if id_ in there}
     judged = windows.look(found.documents.backups, bare, rests.broken)
     standing = {backup.id for backup in found.windows.complete}
-    layout = archives.layout(system_identifier)
     keys = {backup.id: layout.backup_json(BackupId.parse(backup.id)) for backup in judged.complete}
     stored_at = {
         id_: info.modified
