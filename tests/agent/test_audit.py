@@ -12,9 +12,9 @@ from tests.core.values import paged_segment
 from tests.twins.hand_clock import HandClock
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver.audit import AT_ONCE, Audit
-from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.receipts import Receipts
 from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.archiver.whereabouts import Sources
 from walkeeper.agent.problems import Problems
 from walkeeper.archive.authentic import AuthenticStore, Trust
 from walkeeper.archive.codec import Codec

@@ -12,7 +12,8 @@ import pytest
 from tests.core.values import plain_segment
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver import lost_wal
-from walkeeper.agent.archiver.lost_wal import LostWal, Sources
+from walkeeper.agent.archiver.lost_wal import LostWal
+from walkeeper.agent.archiver.whereabouts import Sources
 from walkeeper.agent.problems import Problems
 from walkeeper.archive import tail
 from walkeeper.archive.codec import Codec

@@ -12,7 +12,7 @@ from tests.fixtures.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, w
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, Postgres, restore_server
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
-from walkeeper.agent.archiver import lost_wal, member_wal, recorded_gaps
+from walkeeper.agent.archiver import lost_wal, member_wal, recorded_gaps, whereabouts
 from walkeeper.agent.http.report import report
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
@@ -322,7 +322,7 @@ def test_p9_when_the_disk_of_pg_wal_runs_short_nobody_is_waited_for(
     loss.standby.kill9()
     with loss.pair.agent("a") as agent:
         loss.wait_suspected(agent)
-        monkeypatch.setattr(lost_wal, "disk_of", lambda _: (5 * MIB, 1000 * MIB))
+        monkeypatch.setattr(whereabouts, "disk_of", lambda _: (5 * MIB, 1000 * MIB))
         agent.wait_frontier(loss.end, 60)
         assert agent.record.gaps_total == 1
 

@@ -22,7 +22,8 @@ from walkeeper.agent.archiver.beliefs import check_record
 from walkeeper.agent.archiver.elsewhere import GONE_SECONDS, OtherStore, OtherStores
 from walkeeper.agent.archiver.holding import BEGIN_SECONDS, REFUSED_SECONDS, Holding
 from walkeeper.agent.archiver.local_wal import LocalWal
-from walkeeper.agent.archiver.lost_wal import LostWal, Sources
+from walkeeper.agent.archiver.lost_wal import LostWal
+from walkeeper.agent.archiver.whereabouts import Sources
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.shared import Shared
 from walkeeper.archive.codec import Codec

@@ -18,7 +18,7 @@ from tests.parts.processes import new_directory
 from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
-from walkeeper.agent.archiver import lost_wal
+from walkeeper.agent.archiver import whereabouts
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.archiver.streaming import SILENCE_LIMIT, Streaming
 from walkeeper.agent.observation import Observed
@@ -81,7 +81,7 @@ class World:
             plain = plain_segment(Segment(1, number, SIZE), SYSTEM)
             for place in (self.pg_wal, self.spool.wal):
                 (place / Segment(1, number, SIZE).name).write_bytes(plain)
-        patch.setattr(lost_wal, "disk_of", lambda _: (TOTAL - self.others - self.spool.used(), TOTAL))
+        patch.setattr(whereabouts, "disk_of", lambda _: (TOTAL - self.others - self.spool.used(), TOTAL))
 
     def ask_slot(self) -> SlotState | None:
         found = self.asked.pop(0) if self.asked else self.observed.slot
@@ -465,7 +465,7 @@ def test_a_damaged_segment_of_pg_wal_is_not_put_aside(world: World) -> None:
 
 
 def test_a_file_system_that_does_not_say_is_not_short(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lost_wal, "disk_of", lambda _: (0, 0))
+    monkeypatch.setattr(whereabouts, "disk_of", lambda _: (0, 0))
     assert world.tend() == ""
 
 
@@ -477,7 +477,9 @@ def test_archiving_goes_on_without_the_disk_and_streams_again_when_there_is_room
     directory = new_directory("d")
     monkeypatch.setattr("walkeeper.agent.archiver.streaming.BEHIND", sys.maxsize)
     free = [1000 * MIB]
-    monkeypatch.setattr(lost_wal, "disk_of", lambda path: (free[0] if path.name == "wal" else 1000 * MIB, 1000 * MIB))
+    monkeypatch.setattr(
+        whereabouts, "disk_of", lambda path: (free[0] if path.name == "wal" else 1000 * MIB, 1000 * MIB)
+    )
     with Postgres(directory / "pg", settings={"max_wal_size": "32MB"}) as server:
         prepare(server)
         dcs, store = MemoryDcs(slots=(HOLD_SLOT,)), MemoryStore()
@@ -509,7 +511,9 @@ def test_p4_what_a_slot_kept_at_the_last_look_alone_stays_in_the_spool_and_is_ar
     directory, asked = new_directory("d"), threading.Event()
     monkeypatch.setattr("walkeeper.agent.archiver.streaming.BEHIND", sys.maxsize)
     free = [1000 * MIB]
-    monkeypatch.setattr(lost_wal, "disk_of", lambda path: (free[0] if path.name == "wal" else 1000 * MIB, 1000 * MIB))
+    monkeypatch.setattr(
+        whereabouts, "disk_of", lambda path: (free[0] if path.name == "wal" else 1000 * MIB, 1000 * MIB)
+    )
     really = Streaming._keeps_now
 
     def keeps_now(source: Streaming, segment: Segment) -> bool:

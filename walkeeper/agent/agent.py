@@ -16,11 +16,11 @@ from walkeeper.agent.archiver.holding import HoldSlot
 from walkeeper.agent.archiver.leftovers import Leftovers
 from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import read_local_wal
-from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.one_run import OneRun
 from walkeeper.agent.archiver.ownership import check_alone, take_over
 from walkeeper.agent.archiver.refusals import Refusals, situation
 from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.archiver.whereabouts import Sources
 from walkeeper.agent.backup_job import BackupJob, Cluster, backups, proofs
 from walkeeper.agent.backups import BackupsLook
 from walkeeper.agent.last_commit import LastCommit

@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from walkeeper.agent.archiver.holding import Holding
-from walkeeper.agent.archiver.lost_wal import disk_of
-from walkeeper.agent.archiver.member_wal import Candidate
+from walkeeper.agent.archiver.whereabouts import Candidate, disk_of
 from walkeeper.agent.observation import GoneMembers, Look, Observation
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.samples import Samples

@@ -12,7 +12,7 @@ from walkeeper.agent.archiver.from_pg_wal import WithoutSpool
 from walkeeper.agent.archiver.holding import HoldSlot
 from walkeeper.agent.archiver.lease import Lease
 from walkeeper.agent.archiver.life import Life
-from walkeeper.agent.archiver.lost_wal import LostWal, Sources
+from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.one_run import OneRun
 from walkeeper.agent.archiver.open_segment import OpenSegment, PartialFile
 from walkeeper.agent.archiver.ownership import Ownership
@@ -23,6 +23,7 @@ from walkeeper.agent.archiver.streaming import Streaming
 from walkeeper.agent.archiver.synchronous import Synchronous
 from walkeeper.agent.archiver.tail import Tail
 from walkeeper.agent.archiver.uploads import Uploads
+from walkeeper.agent.archiver.whereabouts import Sources
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems
 from walkeeper.config import Config

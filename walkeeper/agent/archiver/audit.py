@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from walkeeper.agent.archiver.lost_wal import Sources, from_pg_wal
 from walkeeper.agent.archiver.receipts import Receipts
+from walkeeper.agent.archiver.whereabouts import Sources, from_pg_wal
 from walkeeper.agent.problems import Problems
 from walkeeper.archive.examine import expected, lacking, problem_with
 from walkeeper.core.about import About

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
-from walkeeper.agent.archiver import lost_wal
+from walkeeper.agent.archiver import whereabouts
 from walkeeper.agent.observation import Observed
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.lsn import Lsn
@@ -29,7 +29,7 @@ class FromPgWal:
     """A Source. Nothing is copied before it is uploaded, and nothing is removed: pg_wal is PostgreSQL's."""
 
     def __init__(
-        self, sources: lost_wal.Sources, observed: Observed, flushed: Callable[[], Lsn | None] = lambda: None
+        self, sources: whereabouts.Sources, observed: Observed, flushed: Callable[[], Lsn | None] = lambda: None
     ) -> None:
         """``flushed``: how far the server says, to whoever streams from it now, that its WAL is flushed."""
         self._sources = sources
@@ -45,7 +45,7 @@ class FromPgWal:
         if not self._observed.server_up:
             return None
         missing = frontier.first_missing(taken)
-        return missing if lost_wal.is_lost(self._sources, missing, self._observed.lsn) else None
+        return missing if whereabouts.is_lost(self._sources, missing, self._observed.lsn) else None
 
     def read(self, segment: Segment, memory: Memory) -> Plain:
         content = read_wal_file(self._pg_wal / segment.name, segment.size, memory)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from walkeeper.agent.archiver.lost_wal import short_of_disk
+from walkeeper.agent.archiver.whereabouts import short_of_disk
 from walkeeper.core.history import History
 from walkeeper.core.hold_slot import followed, reached
 from walkeeper.core.lsn import Lsn

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from walkeeper.agent.archiver.lost_wal import disk_of
 from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.archiver.whereabouts import disk_of
 from walkeeper.archive.write import Archive
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize

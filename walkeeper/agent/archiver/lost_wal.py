@@ -7,36 +7,31 @@ Until it is found, or is a gap by the rules of ``core.suspicion``, the frontier 
 from __future__ import annotations
 
 import math
-import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 from typing import Final
 
-from walkeeper.agent.archiver.elsewhere import GONE_SECONDS, OtherStore, OtherStores
-from walkeeper.agent.archiver.member_wal import Candidate, Members
+from walkeeper.agent.archiver.elsewhere import GONE_SECONDS, OtherStores
+from walkeeper.agent.archiver.member_wal import Members
 from walkeeper.agent.archiver.recorded_gaps import RecordedGaps
-from walkeeper.agent.archiver.spool import Spool
+from walkeeper.agent.archiver.whereabouts import Candidate, Sources, from_pg_wal, is_lost, short_of_disk
 from walkeeper.agent.problems import Problems
 from walkeeper.archive.tail import stored_pieces
 from walkeeper.archive.tail_read import read_tail
-from walkeeper.archive.write import Archive
 from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
-from walkeeper.core.history import History
-from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
-from walkeeper.core.suspicion import Lost, Suspicions, Why, below_reserve
+from walkeeper.core.suspicion import Lost, Suspicions, Why
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import BadSegment, CannotTell, PostgresError, WalkeeperError, WalMissing
+from walkeeper.errors import CannotTell, WalkeeperError, WalMissing
 from walkeeper.lib import events
-from walkeeper.lib.clock import Clock, timestamp
+from walkeeper.lib.clock import timestamp
 from walkeeper.lib.parallel import in_parallel
-from walkeeper.postgres.wal_file import is_there, read_segment, unreadable
 
 LOOK_SECONDS: Final = 5.0
 """Seconds from one look for lost WAL to the next."""
@@ -50,65 +45,12 @@ AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """Where lost WAL may still be. ``members`` tells for a frontier which members may have WAL from there on."""
-
-    archive: Archive
-    history: History
-    pg_wal: Path
-    spool: Spool
-    members: Callable[[Lsn], Sequence[Candidate]]
-    program: Path | None
-    """pg_receivewal; without it no member can be asked."""
-    clock: Clock
-    cancelled: Callable[[], bool]
-    stores: tuple[OtherStore, ...] = ()
-    """The cluster's others."""
-
-
-@dataclass(frozen=True, slots=True)
 class Missing:
     """What is suspected lost at this moment, for people. ``until``: when it is a gap at the latest; "" where time makes none."""
 
     lost: tuple[Lost, ...]
     waiting_for: tuple[str, ...]
     until: str
-
-
-def is_lost(sources: Sources, wanted: Segment, server_lsn: Lsn) -> bool:
-    """Whether the local server had that segment complete and no longer has it, so that asking again cannot help."""
-    try:
-        return wanted.end <= server_lsn and not is_there(sources.pg_wal / wanted.name)
-    except PostgresError:
-        return False
-
-
-def from_pg_wal(sources: Sources, wanted: Segment) -> Plain | None:
-    """None where it is not there. Raises PostgresError where that cannot be told."""
-    path = sources.pg_wal / wanted.name
-    try:
-        return read_segment(path, wanted)
-    except (FileNotFoundError, BadSegment):
-        return None
-    except OSError as error:
-        problem = unreadable(path, error)
-        if isinstance(problem, BadSegment):
-            return None
-        raise problem from None
-
-
-def disk_of(path: Path) -> tuple[int, int]:
-    """Free bytes, for who is not root, and all bytes of the file system that it lies on."""
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-
-
-def short_of_disk(pg_wal: Path, size: SegmentSize) -> bool:
-    """Whether the disk of pg_wal runs short; a disk that cannot be asked does not."""
-    try:
-        return below_reserve(*disk_of(pg_wal), size)
-    except OSError:
-        return False
 
 
 class LostWal:

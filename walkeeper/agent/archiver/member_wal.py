@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from walkeeper.agent.archiver.spool import Spool, spool_error
+from walkeeper.agent.archiver.whereabouts import Candidate, Sources
 from walkeeper.config import PostgresqlSettings
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import PARTIAL, Segment
@@ -21,21 +21,10 @@ from walkeeper.lib.clock import Clock
 from walkeeper.postgres.pg_receivewal import Receiver, Written
 from walkeeper.postgres.wal_file import read_segment
 
-if TYPE_CHECKING:
-    from walkeeper.agent.archiver.lost_wal import Sources
-
 STALLED_SECONDS: Final = 10.0
 """Seconds in which a member must deliver something: what a hanging one costs, once a look."""
 LONGEST_SECONDS: Final = 1800.0
 """Seconds for one segment, however steadily it comes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A member that may have WAL; without ``settings`` it is known by name only, and cannot be asked."""
-
-    name: str
-    settings: PostgresqlSettings | None
 
 
 def stream_segment(

@@ -11,9 +11,9 @@ import threading
 from contextlib import suppress
 from typing import Final
 
-from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.received import Received
 from walkeeper.agent.archiver.synchronous import Synchronous
+from walkeeper.agent.archiver.whereabouts import Sources
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems
 from walkeeper.config import PostgresqlSettings

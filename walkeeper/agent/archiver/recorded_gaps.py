@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from walkeeper.agent.archiver.elsewhere import OtherStores
 from walkeeper.agent.archiver.member_wal import Members
+from walkeeper.agent.archiver.whereabouts import Sources
 from walkeeper.agent.problems import Problems
 from walkeeper.archive.expiry import begins_since
 from walkeeper.core.about import About
@@ -17,9 +18,6 @@ from walkeeper.core.record import Gap
 from walkeeper.core.suspicion import Suspicions, covers
 from walkeeper.errors import GapOpen
 from walkeeper.lib import events
-
-if TYPE_CHECKING:
-    from walkeeper.agent.archiver.lost_wal import Sources
 
 LOOK_SECONDS: Final = 60.0
 """Seconds from one look at recorded gaps to the next."""

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from walkeeper.agent.archiver import lost_wal
+from walkeeper.agent.archiver import whereabouts
 from walkeeper.agent.archiver.from_pg_wal import FromPgWal
 from walkeeper.agent.archiver.spool import Spool, spool_error
 from walkeeper.agent.observation import Observed
@@ -50,7 +50,7 @@ class Streaming:
 
     def __init__(
         self,
-        sources: lost_wal.Sources,
+        sources: whereabouts.Sources,
         receiver: Receiver,
         reserve: int,
         observed: Observed,
@@ -114,7 +114,7 @@ class Streaming:
             if not self._history.contains(segment):
                 continue
             if segment.end <= self._observed.lsn:
-                own = _sha256(lost_wal.from_pg_wal(self._sources, segment))
+                own = _sha256(whereabouts.from_pg_wal(self._sources, segment))
                 with suppress(FileNotFoundError, BadSegment):
                     if own is not None and own == _sha256(self._spool.read(segment)):
                         return
@@ -195,7 +195,7 @@ class Streaming:
         free, _, reserve = self._disk()
         room = max(1, min(room, (free - reserve) // size))
         try:
-            if self._receiving == first and lost_wal.is_lost(self._sources, first, self._observed.lsn):
+            if self._receiving == first and whereabouts.is_lost(self._sources, first, self._observed.lsn):
                 return first
             self._receiving = first
             self._receiver.start(last=self._history.segment(first.number + room - 1, size))
@@ -245,7 +245,7 @@ class Streaming:
     def _disk(self) -> tuple[int, int, int]:
         """Free bytes of the spool's disk, all bytes, and how many stay free."""
         try:
-            free, total = lost_wal.disk_of(self._spool.wal)
+            free, total = whereabouts.disk_of(self._spool.wal)
         except OSError as error:
             raise spool_error(error, self._spool.wal) from None
         if not total:  # it does not say

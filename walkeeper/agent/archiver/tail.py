@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from walkeeper.agent.archiver.lost_wal import Sources
 from walkeeper.agent.archiver.open_segment import OpenSegment
 from walkeeper.agent.archiver.received import Part
+from walkeeper.agent.archiver.whereabouts import Sources
 from walkeeper.agent.problems import Problems
 from walkeeper.archive import tail
 from walkeeper.archive.tail import StoredPiece
