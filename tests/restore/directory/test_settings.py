@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
+
+from walkeeper.restore.directory import settings as module
 from walkeeper.restore.directory.settings import (
     auto_conf,
     restore_command,
@@ -38,7 +42,7 @@ def test_what_belongs_to_another_host_is_left_out_wherever_it_is_included_from(t
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d" / "1.conf").write_text("jit = off\narchive_command 'cp %p /x'\n")
     (tmp_path / "conf.d" / "not.txt").write_text("jit = on\n")
-    (tmp_path / "base.conf").write_text("shared_buffers = 1GB # large\nhba_file = '/etc/x'\ninclude 'base.conf'\n")
+    (tmp_path / "base.conf").write_text("shared_buffers = 16MB # small\nhba_file = '/etc/x'\ninclude 'base.conf'\n")
     (tmp_path / "postgresql.conf").write_text(
         "  # Patroni\ninclude 'base.conf'\ninclude_dir = 'conf.d'\ninclude_if_exists '/nowhere/x'\n"
         "listen_addresses='10.0.0.1'\nsynchronous_standby_names = '*'\npg_stat_statements.max = 10\nlog_statement = all\n"
@@ -47,7 +51,7 @@ def test_what_belongs_to_another_host_is_left_out_wherever_it_is_included_from(t
     )
     lines = start_conf(tmp_path, CONTROL).decode("utf-8", "surrogateescape").splitlines()
     settings = [line for line in lines if line and not line.startswith("#")]
-    assert "shared_buffers = 1GB # large" in settings
+    assert "shared_buffers = 16MB # small" in settings
     assert "jit = off" in settings
     assert "pg_stat_statements.max = 10" in settings
     assert "log_statement = all" in settings
@@ -95,6 +99,31 @@ def test_large_segments_have_the_room_without_which_postgresql_does_not_start(tm
     assert "max_wal_size = '2048MB'" in text
     small = start_conf(tmp_path, f"{CONTROL}Bytes per WAL segment:                {1 << 24}\n").decode()
     assert "'32MB'" not in small
+
+
+@pytest.mark.parametrize("written", ["= 64GB", "'64 GB' # large", "= 8388608", "= '65536MB'", "67108864kB"])
+def test_a_smaller_host_starts_what_a_larger_one_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    """On the worst day it is the host that is left."""
+    limit = tmp_path / "memory.max"
+    limit.write_text(f"{128 << 30}\n")
+    monkeypatch.setattr(module, "_LIMIT", limit)
+    monkeypatch.setattr(os, "sysconf", lambda _: 1 << 20)
+    line = f"shared_buffers {written}"
+    (tmp_path / "postgresql.conf").write_text(f"{line}\nhuge_pages = on\nio_method = io_uring\nwork_mem = 64GB\n")
+    auto = f"{line}\nHuge_Pages = on\n".encode()
+    assert line in start_conf(tmp_path, "").decode().splitlines()
+    assert auto_conf(auto, {})[1] == ["huge_pages"]
+    limit.write_text(f"{100 << 30}\n")
+    lines = start_conf(tmp_path, "").decode().splitlines()
+    assert [each for each in lines if "shared_buffers" in each] == [f"# {line}", "shared_buffers = '25600MB'"]
+    assert "work_mem = 64GB" in lines
+    assert not any("huge_pages" in each or "io_method" in each for each in lines)
+    assert auto_conf(auto, {})[1] == ["shared_buffers", "huge_pages"]
+    assert auto_conf(auto, {}, keep=True)[1] == []
+    limit.write_text("max\n")
+    assert line in start_conf(tmp_path, "").decode().splitlines()
 
 
 def test_commands_survive_a_shell_and_postgresql() -> None:

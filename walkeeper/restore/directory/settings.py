@@ -3,7 +3,7 @@
 The first go into ``postgresql.auto.conf``, which a server reads however it is started: none overshoots the target. The second
 are a file of their own, ``walkeeper.conf``, for the start that the command prints: what the backup's files say, without what
 only held on the host where they come from. So nothing has to be taken back before the server goes into production.
-No I/O but reading the files that the backup's configuration includes.
+No I/O but reading the files that the backup's configuration includes, and how much memory there is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _LINE: Final = re.compile(r"\s*([A-Za-z_][\w$.]*)\s*(?:=\s*)?(.*)", re.DOTALL)
 _QUOTED: Final = re.compile(r"'((?:[^'\\]|''|\\.)*)'")
 _LONGEST: Final = 1024 * 1024
 """Bytes that are read of one file."""
-_SOCKET: Final = "/.s.PGSQL.5432"
+PORT: Final = "5432"
+"""Of the socket's name; the server listens nowhere else."""
+_SOCKET: Final = f"/.s.PGSQL.{PORT}"
 _LONGEST_SOCKET: Final = 107
 """Bytes of a socket's path."""
 _DEEPEST: Final = 10
@@ -41,9 +43,15 @@ _OF_A_HOST: Final = re.compile(
     r"data_directory|config_file|hba_file|ident_file|external_pid_file|listen_addresses|port|unix_socket_.*|bonjour.*|ssl.*|"
     r"krb_.*|archive_.*|summarize_wal|synchronous_standby_names|synchronized_standby_slots|cluster_name|log(ging)?_(collector|"
     r"directory|filename|destination)|syslog_.*|stats_temp_directory|lc_(messages|monetary|numeric|time)|max_slot_wal_keep_size|"
-    r"idle_replication_slot_timeout|max_logical_replication_workers|include(_dir|_if_exists)?"
+    r"idle_replication_slot_timeout|max_logical_replication_workers|include(_dir|_if_exists)?|"
+    r"huge_page(s|_size)|min_dynamic_shared_memory|io_method"
 )
-"""What holds on one host only, or acts on others: addresses, files by absolute path, archiving, waiting for standbys."""
+"""What holds on one host only, or acts on others: addresses, files by absolute path, archiving, waiting for standbys, what its
+kernel has."""
+_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+_BUFFERS: Final = "shared_buffers"
+_AMOUNT: Final = re.compile(r"'?\s*([0-9]+(?:\.[0-9]+)?)\s*(B|kB|MB|GB|TB|)\s*'?\s*(?:#.*)?")
+_UNITS: Final = {"B": 1, "": 8192, "kB": 1024, "MB": MIB, "GB": 1024 * MIB, "TB": MIB * MIB}
 _FROM_CONTROL: Final = {
     "max_connections": "max_connections setting",
     "max_worker_processes": "max_worker_processes setting",
@@ -68,7 +76,7 @@ def auto_conf(original: bytes, recovery: Mapping[str, str], *, keep: bool = Fals
         name = _name(line)
         if within or (name and _RECOVERY.fullmatch(name)):
             continue
-        if name and not keep and _OF_A_HOST.fullmatch(name):
+        if name and not keep and (_OF_A_HOST.fullmatch(name) or _is_too_large(name, line)):
             aside.append(name)
             lines.append(_ASIDE + line.strip())
         else:
@@ -84,7 +92,7 @@ def start_conf(directory: Path, control_data: str) -> bytes:
         "data_directory": str(directory),
         "hba_file": str(_hba_file(directory)),
         "listen_addresses": "",
-        "port": "5432",
+        "port": PORT,
         "unix_socket_directories": str(sockets(directory)),
         "unix_socket_permissions": "0700",
         "max_logical_replication_workers": "0",
@@ -142,9 +150,9 @@ def restore_command(program: str, config: Path, scope: str | None) -> str:
     return said + shlex.join(words).replace("%", "%%") + " %f %p"
 
 
-def start_command(pg_ctl: str, directory: Path) -> str:
-    """For people to paste."""
-    options = f"-c config_file={shlex.quote(str(directory / START_CONF))}"
+def start_command(pg_ctl: str, directory: Path, more: str = "") -> str:
+    """For people to paste. ``more`` are options of the server."""
+    options = f"-c config_file={shlex.quote(str(directory / START_CONF))}{more}"
     log = str(directory / START_LOG)
     return shlex.join([pg_ctl, "-D", str(directory), "-o", options, "-l", log, "-t", "86400", "start"])
 
@@ -172,8 +180,29 @@ def _flattened(path: Path, depth: int) -> Iterator[str]:
             if depth < _DEEPEST and name in ("include", "include_if_exists", "include_dir"):
                 for inner in _included(path, name, line):
                     yield from _flattened(inner, depth + 1)
+        elif _is_too_large(name, line):
+            yield f"# {line.strip()}"
+            yield f"{_BUFFERS} = '{_memory() // 4 // MIB}MB'"
         elif not _OF_A_HOST.fullmatch(name) and not _RECOVERY.fullmatch(name):
             yield line.strip()
+
+
+def _is_too_large(name: str, line: str) -> bool:
+    """Shared buffers of more than half of this host's memory: PostgreSQL does not start with them, or does not last."""
+    if name != _BUFFERS:
+        return False
+    match = _LINE.match(line)
+    amount = _AMOUNT.fullmatch(match[2].strip()) if match else None
+    return amount is not None and float(amount[1]) * _UNITS[amount[2]] > _memory() / 2
+
+
+def _memory() -> int:
+    """Bytes, of this host, or of the container's limit."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(found, int(_LIMIT.read_text()))
+    except (OSError, ValueError):  # not in a container, or "max"
+        return found
 
 
 def _included(path: Path, name: str, line: str) -> list[Path]:
