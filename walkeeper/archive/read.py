@@ -17,7 +17,7 @@ from walkeeper.core.history import parse_history
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, Segment, WalFile, parse_wal_name
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
-from walkeeper.errors import CannotTell, NotAuthentic, Refused, WalkeeperError
+from walkeeper.errors import CannotTell, Locked, NotAuthentic, Refused, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.store.base import MAX_OBJECT, SMALL, Body, Store
 from walkeeper.store.several import Several
@@ -59,8 +59,9 @@ class Reader:
                     raise body
                 return opened(layout, self._codec, file, suffix, body)
             except (CannotTell, Refused) as damaged:
-                # Another suffix may have a whole one.
-                events.failure("stored_object_damaged", damaged, key=layout.file(file, suffix))
+                # Another suffix may have a whole one. Without its key nobody knows whether one is damaged.
+                word = "stored_object_locked" if isinstance(damaged, Locked) else "stored_object_damaged"
+                events.failure(word, damaged, key=layout.file(file, suffix))
                 problem = problem or damaged
         if problem is not None:
             return self._from_another(layout, name, problem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from walkeeper.cli.values import add_json, add_store, wrong
+from walkeeper.cli.values import add_json, add_store, positive, wrong
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -35,13 +35,19 @@ def add(
         if options.restore is not None:
             from walkeeper.restore.directory import check  # noqa: PLC0415
 
-            return check.main(loaded, Path(options.restore) if options.restore else None, json=options.json)
+            directory, system = Path(options.restore) if options.restore else None, options.system_identifier
+            return check.main(loaded, directory, system_identifier=system, json=options.json)
         from walkeeper.doctor import run  # noqa: PLC0415
         from walkeeper.errors import ConfigError  # noqa: PLC0415
 
         if options.store is not None:
             raise ConfigError(
                 "doctor --store: it belongs to --restore", hint="Without both, doctor looks at all stores."
+            )
+        if options.system_identifier is not None:
+            raise ConfigError(
+                "doctor --system-identifier: it belongs to --restore",
+                hint="Without both, doctor looks at this cluster.",
             )
         return run.main(loaded, json=options.json, fix=options.fix, yes=options.yes, verbose=options.verbose)
 
@@ -71,6 +77,12 @@ def add(
         nargs="?",
         const="",
         help="only: can this host restore the cluster, into that directory (default: postgresql.data_dir)",
+    )
+    doctor.add_argument(
+        "--system-identifier",
+        metavar="N",
+        type=positive,
+        help="with --restore: another cluster's archive under this scope",
     )
     add_store(doctor, "all; only with --restore, the first that can")
     takeover = command(

@@ -203,7 +203,8 @@ def _which(config: Config, claim: Claim, listing: Listing, wanted: int | None, p
     if named is None:
         raise CannotTell(
             f"{prefix}: it has the archives of {len(there)} clusters: {shown}",
-            hint="Choose one with --system-identifier.",
+            hint="Choose one with --system-identifier. "
+            f"What is in the first says walkeeper backups --system-identifier {there[0]}",
         )
     raise CannotTell(
         f"{prefix}: it has no archive of system identifier {named}, but of {shown}",

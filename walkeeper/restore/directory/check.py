@@ -40,9 +40,9 @@ class Check:
     hint: str = ""
 
 
-def main(config: Config, directory: Path | None, *, json: bool) -> int:
+def main(config: Config, directory: Path | None, *, system_identifier: int | None = None, json: bool) -> int:
     """Print what was found; returns the exit code."""
-    found = list(look(config, directory or config.node.data_dir))
+    found = list(look(config, directory or config.node.data_dir, system_identifier))
     states = {each.state for each in found}
     code = 1 if "error" in states else 2 if "unknown" in states else 0
     tell(_document(found, code) if json else "\n".join(_lines(found, code)))
@@ -65,7 +65,7 @@ def _lines(found: list[Check], code: int) -> Iterator[str]:
     yield ("This host can restore.", "This host cannot restore.", "Whether this host can restore cannot be told.")[code]
 
 
-def look(config: Config, directory: Path | None) -> Iterator[Check]:
+def look(config: Config, directory: Path | None, system_identifier: int | None = None) -> Iterator[Check]:
     """One after the other; what is behind something that fails is not looked at where it needs that."""
     root = os.geteuid() == 0
     yield (
@@ -80,7 +80,7 @@ def look(config: Config, directory: Path | None) -> Iterator[Check]:
     )
     yield _checked("Script", restore_script)
     found: list[Plan] = []
-    yield _checked("Backup", lambda: _backup(config, found))
+    yield _checked("Backup", lambda: _backup(config, system_identifier, found))
     if not found:
         return
     plan = found[0]
@@ -100,9 +100,9 @@ def _checked(name: str, work: Callable[[], str]) -> Check:
         return Check(name, "error", str(problem), problem.hint)
 
 
-def _backup(config: Config, found: list[Plan]) -> str:
+def _backup(config: Config, system_identifier: int | None, found: list[Plan]) -> str:
     """Store, archive, backups and WAL, as a restore to latest looks at them; and the server's programs."""
-    plan = planning.make_of_any(config, Request(directory=_NOWHERE))
+    plan = planning.make_of_any(config, Request(directory=_NOWHERE, system_identifier=system_identifier))
     found.append(plan)
     stopped = stopped_at(plan.backup)
     age = "" if stopped is None else f", {amounts.duration(max(0.0, wall_seconds() - stopped.timestamp()))} old"
