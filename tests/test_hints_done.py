@@ -147,6 +147,7 @@ DONE: Final[tuple[tuple[str, str | Person], ...]] = (
     ("--tablespace OLD=NEW", "test_p14_what_is_restored_is_what_postgresql_sent"),
     ("--data-dir", "test_p14_what_is_restored_is_what_postgresql_sent"),
     ("--timeline", WORDS),
+    ("Say which is meant: --to", "test_a_time_of_the_hour_in_which_clocks_are_changed_says_which_it_is"),
     ("with --to", WORDS),
     ("walkeeper backup", "test_what_a_schedule_lacks_is_done_as_it_is_printed"),
 )  # fmt: skip

@@ -73,8 +73,18 @@ def test_whether_this_host_can_restore_has_nothing_to_do_with_where_that_is_aske
     (tmp_path / state.NAME).write_text("what nobody can read")
     monkeypatch.chdir(tmp_path)
     found: list[Plan] = []
-    assert f"has {SECOND}" in check._backup(built.config, found)
+    assert f"has {SECOND}" in check._backup(built.config, None, found)
     assert found
+
+
+def test_of_two_archives_this_host_is_asked_for_the_one_that_is_named(built: Built) -> None:
+    """As after an empty cluster that Patroni made in the place of the one that is gone."""
+    built.archive_of(SYSTEM + 1).state_start(built.segment(1, 3))
+    built.dcs.wipe()
+    (which,) = [each for each in check.look(built.config, None) if each.name == "Backup"]
+    assert (which.state, "--system-identifier" in which.hint) == ("unknown", True)
+    (found,) = [each for each in check.look(built.config, None, SYSTEM) if each.name == "Backup"]
+    assert f"has {SECOND}" in found.text
 
 
 def test_a_named_backup_that_stopped_after_the_time_is_refused(built: Built, make: Make) -> None:
@@ -111,6 +121,50 @@ def test_a_time_is_before_or_after_a_backup_by_the_transactions_and_not_by_its_h
                 make(to=at.isoformat(), exclusive=exclusive, backup=str(SECOND))
     with pytest.raises(CannotRestore, match=f"before the stop of the oldest complete backup, {FIRST}"):
         make(to="2026-11-26T01:59:59Z")
+
+
+@pytest.mark.parametrize(
+    ("to", "told"), [("2026-11-26 12:00+01", "2026-11-26 11:00:00\\+00"), ("0/500000", "0/500000")]
+)
+def test_whoever_knows_of_an_older_backup_is_told_why_it_is_not_taken(
+    built: Built, make: Make, to: str, told: str
+) -> None:
+    """And which time was understood, and since when something can be restored."""
+    lost(built, 4)
+    with pytest.raises(
+        CannotRestore, match=f"^--to {told}: .* is before the stop of the oldest complete backup"
+    ) as said:
+        make(to=to)
+    assert "from 0/600100 (2026-11-27T02:00:00+00:00) to 0/A00000 on timeline 1." in said.value.hint
+    assert f" {FIRST} is before it, and incomplete: 000000010000000000000004 is missing" in said.value.hint
+    with pytest.raises(CannotRestore, match="is before the stop of the oldest complete backup") as said:
+        make(to="2026-11-25 12:00Z" if "-" in to else "0/400000")
+    assert str(FIRST) not in said.value.hint
+
+
+def test_a_number_that_is_no_transaction_may_have_been_meant_as_a_time(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CommitTimes, "search", lambda *_: None)
+    for to in ("20261127", "Nov 27"):
+        with pytest.raises(CannotRestore, match="not in the archive after") as said:
+            make(to=to)
+        assert "a time is written like '2026-11-27 23:10'" in said.value.hint.lower()
+
+
+def test_a_restore_whose_backup_is_gone_is_begun_anew_and_only_by_delta(make: Make, tmp_path: Path) -> None:
+    """It was killed, and went on weeks later: expire had given the backup up."""
+    (tmp_path / "new").mkdir()
+    began = state.State(
+        asked=make().asked, backup=str(BackupId("20261120T020000Z", 1, "00000009")), timeline=1, recovery={}, pin="",
+        began="2026-11-20T12:00:00Z", inode=(tmp_path / "new").stat().st_ino,
+    )  # fmt: skip
+    (tmp_path / "new" / state.NAME).write_bytes(state.encode(began))
+    with pytest.raises(CannotRestore, match="begun there at 2026-11-20T12:00:00Z cannot go on: backup 2026") as said:
+        make()
+    assert "--delta begins it anew" in said.value.hint
+    anew = make(delta=True)
+    assert (anew.backup.id, anew.resumed) == (str(SECOND), None)
 
 
 def test_exclusive_is_for_a_time_or_a_transaction(make: Make) -> None:

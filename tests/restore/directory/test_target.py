@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,13 +43,22 @@ def test_a_target_is_what_a_person_means(text: str, expected: dict[str, str]) ->
 @pytest.mark.parametrize(
     "text",
     ["", "2026-11-27", "2026-13-01 00:00", "23:10", "1/2/3", "123456789/0", "lsn:x", "xid:-1", "0", "2", "time:now",
-     "2026-11-27 24:61", "0001-01-01 00:00+23", "name:" + 64 * "x", "a\nb", "1e3", "-", "９９"],
+     "now", "Today", "yesterday", "LATEST", "Immediate", "2026-11-27 24:61", "0001-01-01 00:00+23", "name:" + 64 * "x", "a\nb", "1e3", "-", "９９"],
 )  # fmt: skip
 def test_what_is_not_clearly_a_target_is_refused_with_all_that_can_be_written(text: str) -> None:
     with pytest.raises(CannotRestore, match="--to") as told:
         parse(text)
     assert "restore point" in told.value.hint
     assert told.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["2026-10-25 02:30", "2026-03-29 02:30:00"])
+def test_a_time_of_the_hour_in_which_clocks_are_changed_says_which_it_is(text: str) -> None:
+    with pytest.raises(WrongCall, match="twice or never") as told:
+        parse(text)
+    first, second = re.findall("--to '([^']+)'", told.value.hint)
+    assert parse(first) != parse(second)
+    assert parse(f"{text}+01") in (parse(first), parse(second))
 
 
 @pytest.mark.parametrize("written", ["a", "16384", "16384=there", "="])

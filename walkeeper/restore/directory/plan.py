@@ -38,13 +38,12 @@ from walkeeper.dcs.claim import Claim, unknown
 from walkeeper.errors import CannotRestore, CannotTell, DcsError, Refused, StoreError, WalkeeperError, WrongCall
 from walkeeper.lib import events
 from walkeeper.lib.retry import with_retries
-from walkeeper.restore.directory import here, target
+from walkeeper.restore.directory import here, near, target
 from walkeeper.restore.directory.model import Plan, Request
 from walkeeper.restore.directory.target import Immediate, Latest, Target, ToLsn, ToName, ToTime, ToXid
 from walkeeper.restore.state import Asked, State
 from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
 
-_SHOWN: Final = 3
 _LEAVE_OUT: Final = "Leave --backup out, and the newest one before the target is taken."
 _PREFETCHED: Final = 2
 """Segments before a hole in which PostgreSQL's look-ahead may run into it: it has half a MiB in view, at most."""
@@ -114,7 +113,15 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
     history = can.holdings.histories.get(timeline, History(timeline))
     times = CommitTimes(archives.store, evidence.layout, archives.codec, history, evidence.size)
     had_stopped = _had_stopped(wanted, times, exclusive=request.exclusive) if isinstance(wanted, ToTime) else None
-    chosen = _choose(found, request, resumed, timeline, wanted, had_stopped)
+    try:
+        chosen = _choose(found, request, resumed, timeline, wanted, had_stopped)
+    except CannotRestore as problem:
+        if resumed is None:
+            raise
+        if not request.delta:
+            raise near.ended(directory, resumed, problem) from None
+        resumed = None
+        chosen = _choose(found, request, None, timeline, wanted, had_stopped)
     breaks = _hole_behind(evidence, history, chosen.window) is not None
     end = _end(wanted, chosen, times, exclusive=request.exclusive, breaks=breaks)
     if isinstance(wanted, ToXid | ToName) and resumed is None and request.backup is None:
@@ -249,7 +256,7 @@ def _choose(
         return _named(found, named, timeline, wanted, had_stopped)
     chosen = choose(found, position, timeline=timeline, had_stopped=had_stopped)
     if isinstance(chosen, NoChoice):
-        raise CannotRestore(f"--to {request.to}: {chosen.why}", hint=_near(chosen.near, found))
+        raise near.no_backup(wanted, request.to, chosen, found)
     return chosen
 
 
@@ -285,14 +292,6 @@ def _named(
         f"--backup {named}: a recovery along timeline {timeline} cannot begin with it",
         hint=f"It is of timeline {judged.backup.stop.timeline}: name one that comes from there with --timeline.",
     )
-
-
-def _near(near: tuple[Window, ...], found: Windows) -> str:
-    told = [f"from {window.start} to {window.end} on timeline {window.timeline}" for window in near[:_SHOWN]]
-    if told:
-        return f"What can be restored near it: {'; '.join(told)}."
-    reasons = [f"{each.backup.id}: {each.why}" for each in found.judged[-_SHOWN:] if not each.counts]
-    return f"No backup is complete. {'; '.join(reasons)}" if reasons else "walkeeper backups lists what there is."
 
 
 def _end(wanted: Target, chosen: Choice, times: CommitTimes, *, exclusive: bool, breaks: bool) -> Lsn | None:
@@ -339,11 +338,7 @@ def _searched(
             if found is not None:
                 return Choice(backup, window), found
             end = begin
-    oldest = windows[0].backups[0]
-    raise CannotRestore(
-        f"--to {wanted.text}: it is not in the archive after {consistent_at(oldest)}, the stop of the oldest complete backup",
-        hint="Is it another timeline's? --timeline says which one is followed.",
-    )
+    raise near.not_found(wanted, windows[0].backups[0])
 
 
 def _hole_behind(evidence: Evidence, history: History, window: Window) -> int | None:
@@ -394,8 +389,8 @@ def _recovery(
     if found:
         found["recovery_target_action"] = request.action or ("promote" if request.use == "bootstrap" else "pause")
     found["recovery_target_timeline"] = str(timeline)
-    near = hole is not None and (end is None or end // evidence.size + _PREFETCHED >= hole)
-    if near and chosen.backup.major >= _PREFETCHES:
+    close = hole is not None and (end is None or end // evidence.size + _PREFETCHED >= hole)
+    if close and chosen.backup.major >= _PREFETCHES:
         found["recovery_prefetch"] = "off"
     return found
 

@@ -16,6 +16,8 @@ _USAGE: Final = (
     "It is latest, immediate, a time like '2026-11-27 23:10' (this host's time zone, or with one: 23:10+01), a position like "
     "0/5000028, a transaction's number, or the name of a restore point."
 )
+_TIMES: Final = {"now", "today", "tomorrow", "yesterday", "epoch", "infinity"}
+"""Words that PostgreSQL takes for a time, and nobody for the name of a restore point: to look for one reads all WAL."""
 _PREFIXED: Final = re.compile(r"(time|lsn|xid|name):(.+)", re.DOTALL)
 _NAME: Final = re.compile(r"[A-Za-z_].{0,62}", re.DOTALL)
 _LONGEST_NAME: Final = 63
@@ -89,6 +91,8 @@ def parse(text: str) -> Target:
     kind, value = (prefixed[1], prefixed[2].strip()) if prefixed else ("", text.strip())
     if not kind and value in ("latest", "immediate"):
         return Latest() if value == "latest" else Immediate()
+    if not kind and value.lower() in {"latest", "immediate", *_TIMES}:
+        raise _wrong(text)
     if kind == "lsn" or (not kind and re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", value)):
         try:
             return ToLsn(Lsn.parse(value))
@@ -137,9 +141,16 @@ def _moment(text: str, value: str) -> datetime:
         raise _wrong(text)
     try:
         at = datetime.fromisoformat(re.sub(r"\s*(UTC|Z)\Z", "+00:00", value, flags=re.IGNORECASE))
-        return at.astimezone(UTC)
+        first, second = (at.replace(fold=fold).astimezone() for fold in (0, 1))
+        found = at.astimezone(UTC)
     except (ValueError, OverflowError):
         raise _wrong(text) from None
+    if at.tzinfo is None and first != second:
+        raise WrongCall(
+            f"--to {text!r}: clocks were put back or forward then, so that it was twice or never, in this host's time zone",
+            hint=f"Say which is meant: --to '{first}', or --to '{second}'.",
+        )
+    return found
 
 
 def _wrong(text: str) -> WrongCall:
