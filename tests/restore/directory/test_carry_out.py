@@ -29,7 +29,7 @@ from walkeeper.lib import durable, retry
 from walkeeper.postgres.data_directory import clone_of
 from walkeeper.restore import state
 from walkeeper.restore.directory import carry_out as module
-from walkeeper.restore.directory import fetch, here, tree
+from walkeeper.restore.directory import command, fetch, here, tree
 from walkeeper.restore.directory.carry_out import Result, _mark_clone, carry_out
 from walkeeper.restore.directory.model import Use
 
@@ -342,6 +342,36 @@ def test_a_pg_wal_on_another_disk_stays_there_and_is_emptied(
     assert [path.name for path in wal.rglob("*")] == ["archive_status"]
 
 
+def test_a_pg_wal_on_another_disk_is_made_before_a_restore_into_nothing(
+    store: MemoryStore, backup: Backup, tmp_path: Path
+) -> None:
+    (tmp_path / "wal" / "lost+found").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (link := tmp_path / "data" / "pg_wal").symlink_to(tmp_path / "wal")
+    here.check_place(plan(backup, store, tmp_path))
+    restore(backup, store, tmp_path)
+    assert link.readlink() == tmp_path / "wal"
+    assert {path.name for path in link.iterdir()} == {"archive_status", "lost+found"}
+    for path in (tmp_path / "data", tmp_path / "space"):
+        shutil.rmtree(path)
+    (tmp_path / "data").mkdir()
+    link.symlink_to(tmp_path / "wal")
+    here.check_place(plan(backup, store, tmp_path))
+    (tmp_path / "wal" / "000000010000000000000001").touch()
+    with pytest.raises(CannotRestore, match="data: it is not empty"):
+        here.check_place(plan(backup, store, tmp_path))
+
+
+def test_a_directory_that_is_a_link_to_nothing_is_refused_before_a_byte_is_written(
+    store: MemoryStore, backup: Backup, tmp_path: Path
+) -> None:
+    (tmp_path / "data").symlink_to(tmp_path / "disk")
+    with pytest.raises(CannotRestore, match=r"it is a link to .*/disk, which is not there"):
+        here.check_place(plan(backup, store, tmp_path))
+    (tmp_path / "disk").mkdir()
+    here.check_place(plan(backup, store, tmp_path))
+
+
 def test_what_other_versions_have_in_a_tablespace_stays(store: MemoryStore, backup: Backup, tmp_path: Path) -> None:
     for name in ("PG_14_1/5/6", "PG_15_1/1/old"):
         (tmp_path / "space" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -439,6 +469,31 @@ def test_a_full_disk_says_so_and_the_same_command_goes_on(
     assert not (tmp_path / "data" / "global" / "pg_control").exists()
     restore(backup, store, tmp_path)
     assert is_whole(tmp_path)
+
+
+def test_whoever_interrupts_it_is_told_that_it_goes_on(
+    store: MemoryStore,
+    backup: Backup,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    begun = plan(backup, store, tmp_path)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid or 1)
+    monkeypatch.setattr("walkeeper.restore.directory.plan.make_of_any", lambda *_: begun)
+    monkeypatch.setattr(here, "check_place", lambda *_: None)
+    monkeypatch.setattr(command, "restore_script", lambda: "walkeeper-restore-wal")
+    monkeypatch.setattr(command, "carry_out", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command.main(begun.config, begun.request, dry_run=False, json=True)
+    assert capsys.readouterr().err == (
+        f"walkeeper: {begun.directory}: interrupted\n"
+        "HINT: The same command goes on. Until that has ended, nothing there starts as a database.\n"
+    )
 
 
 def test_two_at_once_into_one_directory_are_one_too_many(store: MemoryStore, backup: Backup, tmp_path: Path) -> None:

@@ -172,6 +172,37 @@ def test_a_replica_and_another_cluster_come_from_the_store(cluster: Cluster, sto
     assert words(leader) == ["first", "later", "second"]
 
 
+@pytest.mark.timeout(900)  # it watches for two and a half minutes whether the old cluster lives
+def test_a_cluster_whose_hosts_and_dcs_are_all_gone_comes_back_and_archives_on(short_path: Path, store: Path) -> None:
+    """As docs/recovery.md says under "All hosts are gone", also after Patroni has made an empty cluster in its place."""
+    with made(short_path / "gone", store, {}, 2) as cluster:
+        leader = cluster.wait_ready()
+        system = system_identifier(leader)
+        leader.execute("CREATE TABLE said (word text)")
+        assert wait_job(cluster, "done", "failed").state == "done"
+        leader.execute("INSERT INTO said VALUES ('to the last second')")
+        end = end_of(leader)
+        wait_archived(cluster, end)
+    shutil.rmtree(short_path / "gone")
+    with made(short_path / "empty", store, {}, 1) as mistake:
+        wait_archived(mistake, end_of(mistake.wait_leader()))
+    shutil.rmtree(short_path / "empty")
+    command = f"{WALKEEPER} restore --bootstrap -c {{config}} --system-identifier {system}"
+    bootstrap = {
+        "method": "walkeeper",
+        "walkeeper": {"command": command, "keep_existing_recovery_conf": True, "no_params": True},
+    }
+    with made(short_path / "new", store, {"bootstrap": bootstrap, "postgresql": REPLICAS}, 2) as cluster:
+        leader = cluster.wait_ready()
+        assert words(leader) == ["to the last second"]
+        leader.execute("INSERT INTO said VALUES ('and on')")
+        assert system_identifier(leader) == system
+        wait_archived(cluster, end_of(leader))
+        run(leader, WALKEEPER, "verify", "-c", str(leader.config))
+        found = json.loads(run(leader, WALKEEPER, "backups", "--json", "-c", str(leader.config)))
+        assert found["windows"][0]["start_lsn"] < str(end) < found["windows"][0]["end_lsn"]
+
+
 def test_the_leader_goes_on_where_a_replica_died_with_the_backup(short_path: Path, store: Path) -> None:
     slow = {"max_rate": "768kB"}
     with made(short_path / "cluster", store, {}, 2, backup=slow) as cluster:

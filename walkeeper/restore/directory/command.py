@@ -20,7 +20,7 @@ from walkeeper.config import Config
 from walkeeper.core import amounts
 from walkeeper.errors import CannotRestore
 from walkeeper.lib import events
-from walkeeper.lib.terminal import Progress, answered, tell, wrapped
+from walkeeper.lib.terminal import Progress, answered, complain, tell, wrapped
 from walkeeper.restore.directory import here, others, settings
 from walkeeper.restore.directory import plan as planning
 from walkeeper.restore.directory.carry_out import Result, carry_out
@@ -49,6 +49,7 @@ def main(config: Config, request: Request, *, dry_run: bool, json: bool) -> int:
         plan = planning.make_of_any(config, request, progress.show)
     command = settings.restore_command(script, config.source, request.scope)
     if plan.is_done:
+        _check_not_recovered(plan)
         _print(_there_already(plan), _document(plan, "restored"), json=json)
         return 0
     others.check(plan)
@@ -60,12 +61,26 @@ def main(config: Config, request: Request, *, dry_run: bool, json: bool) -> int:
     if not json:
         tell("\n".join(_told(plan, None)))
     begun = time.monotonic()
-    with Progress() as progress:
-        result = carry_out(plan, command, _shown(progress, plan))
+    try:
+        with Progress() as progress:
+            result = carry_out(plan, command, _shown(progress, plan))
+    except KeyboardInterrupt:
+        hint = "The same command goes on. Until that has ended, nothing there starts as a database."
+        complain(f"{plan.directory}: interrupted", hint)
+        raise
     seconds = time.monotonic() - begun
     document = _document(plan, "restored", seconds=round(seconds), fetched_bytes=result.fetched, kept_bytes=result.kept)
     _print(_ended(plan, result, seconds), document, json=json)
     return 0
+
+
+def _check_not_recovered(plan: Plan) -> None:
+    """What has ended its recovery is not what was asked for any more, whatever was written to it since."""
+    if not any((plan.directory / name).exists() for name in ("recovery.signal", "standby.signal")):
+        raise CannotRestore(
+            f"{plan.directory}: this command has restored it, and its recovery has ended since",
+            hint="Start it as what it is now, or restore it anew with --delta: what was written there since is gone then.",
+        )
 
 
 def restore_script() -> str:
@@ -157,6 +172,11 @@ def _ended(plan: Plan, result: Result, seconds: float) -> list[str]:
         lines += wrapped(
             "Aside", f"{settings.AUTO_CONF} set {names}: comments now, for you to put back when this is production."
         )
+    if plan.request.use == "server" and not (plan.directory / "postgresql.conf").exists():
+        lines += wrapped(
+            "Settings",
+            "the backup has no postgresql.conf, which lay elsewhere: the start below has PostgreSQL's defaults.",
+        )
     if result.pin_problem:
         lines += wrapped("No pin", f"expire does not know of this restore: {result.pin_problem}")
     return [*lines, *_next_steps(plan)]
@@ -170,24 +190,34 @@ def _there_already(plan: Plan) -> list[str]:
 def _next_steps(plan: Plan) -> list[str]:
     if plan.request.use != "server":
         return ["Patroni starts it."]
-    pg_ctl = str(plan.folder / "pg_ctl") if plan.folder else "pg_ctl"
-    lines = [
-        "",
-        "Start it, reachable through a socket only, not archiving:",
-        f"  {settings.start_command(pg_ctl, plan.directory)}",
-    ]
+    lines = ["", "Start it, reachable through a socket only, not archiving:", f"  {_start(plan)}"]
     action = plan.recovery.get("recovery_target_action")
     if action == "pause":
-        query = "select pg_wal_replay_resume()"
+        psql = ["psql", "-h", str(settings.sockets(plan.directory)), "-p", settings.PORT]
         lines += [
-            "It replays up to the target and pauses there. Look at it; then end the recovery, or restore to another target:",
-            f"  psql -h {shlex.quote(str(settings.sockets(plan.directory)))} -c {shlex.quote(query)}",
+            "It replays up to the target and pauses there. Look at it: a query that hangs wants what a transaction had locked",
+            "then, by DROP TABLE for instance, and is answered when the recovery has ended. To end it:",
+            f"  {shlex.join([*psql, '-c', 'select pg_wal_replay_resume()'])}",
+            "Or stop it, and restore to another target with --delta:",
+            f"  {shlex.join([_pg_ctl(plan), '-D', str(plan.directory), 'stop'])}",
         ]
     elif action == "shutdown":
-        lines.append("It replays up to the target and shuts down.")
+        lines += [
+            "It replays up to the target and shuts down, at each start: pg_ctl may say that it could not start the server, and",
+            f"{settings.START_LOG} has the reason, shutdown at recovery target. To open it there:",
+            f"  {_start(plan, ' -c recovery_target_action=promote')}",
+        ]
     else:
         lines.append("It replays up to the target, and then is a primary on a new timeline.")
     return [*lines, "Then hand it over, to Patroni for instance: docs/recovery.md says how."]
+
+
+def _pg_ctl(plan: Plan) -> str:
+    return str(plan.folder / "pg_ctl") if plan.folder else "pg_ctl"
+
+
+def _start(plan: Plan, more: str = "") -> str:
+    return settings.start_command(_pg_ctl(plan), plan.directory, more)
 
 
 def _document(plan: Plan, outcome: str, **more: Any) -> dict[str, Any]:
@@ -209,7 +239,7 @@ def _document(plan: Plan, outcome: str, **more: Any) -> dict[str, Any]:
         "directory": str(plan.directory),
         "tablespaces": {str(oid): str(place) for oid, place in plan.tablespaces.items()},
         "recovery": plan.recovery,
-        "start": settings.start_command(str(plan.folder / "pg_ctl") if plan.folder else "pg_ctl", plan.directory),
+        "start": _start(plan),
         "sockets": str(settings.sockets(plan.directory)),
         **more,
     }

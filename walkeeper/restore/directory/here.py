@@ -22,7 +22,7 @@ from walkeeper.postgres.postmasters import is_same, postmasters, sees_all
 from walkeeper.restore import state
 from walkeeper.restore.directory.fetch import in_order
 from walkeeper.restore.directory.model import Plan, Request, Use
-from walkeeper.restore.directory.tree import LOST_AND_FOUND
+from walkeeper.restore.directory.tree import LOST_AND_FOUND, PG_WAL
 from walkeeper.restore.state import Asked, State
 
 _SPARE: Final = 256 * 1024 * 1024
@@ -175,10 +175,16 @@ def _check_directory(place: Path, oid: int, plan: Plan) -> None:
     option = "--data-dir" if oid == 0 else f"--tablespace {oid}=DIRECTORY"
     try:
         if not place.exists():
+            if place.is_symlink():
+                raise CannotRestore(
+                    f"{place}: it is a link to {place.readlink()}, which is not there",
+                    hint="Make that directory first.",
+                )
             near = next(each for each in place.parents if each.exists())
             if not os.access(near, os.W_OK | os.X_OK):
                 raise CannotRestore(
-                    f"{place}: it cannot be made: {near} may not be written", hint=f"Make it, or {option}."
+                    f"{place}: it cannot be made: {near} may not be written",
+                    hint=f"Make it as root, and let it belong to this user, or choose another one with {option}.",
                 )
             return
         found = place.stat()
@@ -189,7 +195,7 @@ def _check_directory(place: Path, oid: int, plan: Plan) -> None:
                 f"{place}: it belongs to uid {found.st_uid}, and this is uid {os.geteuid()}",
                 hint="Run walkeeper restore as PostgreSQL's user, who must own it.",
             )
-        content = [each for each in place.iterdir() if each.name != LOST_AND_FOUND]
+        content = [each for each in place.iterdir() if each.name != LOST_AND_FOUND and not _is_empty_wal(each)]
     except OSError as problem:
         raise CannotRestore(f"{place}: {problem.strerror}", hint=f"Choose another one with {option}.") from None
     if oid and content and plan.resumed is None:
@@ -207,6 +213,12 @@ def _check_directory(place: Path, oid: int, plan: Plan) -> None:
             f"{place}: it is not a data directory, and --delta removes what the backup does not have",
             hint="Is it the right path? An empty directory needs no --delta.",
         )
+
+
+def _is_empty_wal(path: Path) -> bool:
+    """A link that somebody has made so that pg_wal is to be on another disk. What a restore has left there is no file."""
+    is_link = path.name == PG_WAL and path.is_symlink() and path.is_dir()
+    return is_link and not any(each.is_file() for each in path.rglob("*"))
 
 
 def _check_cluster(directory: Path, system_identifier: int) -> None:
