@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import queue
+import sys
 import threading
+import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -307,3 +311,25 @@ def test_the_others_ask_a_store_that_is_away_seldom_and_follow_whoever_gets_thro
 def test_what_fails_while_others_are_stored_all_the_time_hurries_once() -> None:
     waits = Away(World({6: SYSTEM}), 120, int).ship(6, {5, 6})
     assert len(waits) < 120 / SOON / 2
+
+
+def test_a_thread_ends_though_another_one_took_what_woke_it() -> None:
+    """On a busy machine it wakes after its time is over, and finds nothing."""
+    uploads, stopping = World({}).uploads, threading.Event()
+    thread = threading.Thread(target=uploads.run, args=(stopping,), daemon=True)
+    thread.start()
+    time.sleep(0.1)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(10)
+    try:
+        uploads._todo.put(Segment(1, 5, SIZE))
+        with suppress(queue.Empty):
+            uploads._todo.get_nowait()
+        until = time.monotonic() + 0.7
+        while time.monotonic() < until:
+            """Nobody else runs."""
+    finally:
+        sys.setswitchinterval(before)
+    stopping.set()
+    thread.join(10)
+    assert not thread.is_alive()

@@ -310,7 +310,7 @@ class Thread:
 
 
 class SimpleQueue(Generic[T]):
-    """queue.SimpleQueue."""
+    """queue.SimpleQueue, and Queue."""
 
     def __init__(self) -> None:
         self._items: deque[T] = deque()
@@ -341,4 +341,4 @@ class Threading:
 class Queues:
     """What stands in for the module ``queue``."""
 
-    SimpleQueue, Empty = SimpleQueue, queue.Empty
+    SimpleQueue, Queue, Empty = SimpleQueue, SimpleQueue, queue.Empty

@@ -53,7 +53,8 @@ class Uploads:
         self._problems = problems
         self._clock = clock
         self._buffers = Buffers(1)
-        self._todo: queue.SimpleQueue[Segment] = queue.SimpleQueue()
+        self._todo: queue.Queue[Segment] = queue.Queue()
+        """Several take from it, and CPython's SimpleQueue (3.11, 3.12) then waits for ever now and then, whatever the timeout."""
         self._done: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
         self._dropped: queue.SimpleQueue[Segment] = queue.SimpleQueue()
         """Given up without a receipt: what still waits, or waits again, is handed out again."""
