@@ -539,6 +539,17 @@ def test_p10_what_it_lacks_is_said_with_a_hint_and_it_recovers_when_that_is_fixe
     assert agent.stop() == 0
 
 
+def test_a_server_that_is_started_again_is_taken_over_again_without_an_error(machine: Machine) -> None:
+    """The session of the takeover before died with the server, while nobody used it."""
+    agent = machine.start()
+    machine.wait_archived()
+    machine.server.restart()
+    machine.wait_says("archiver_stopped")
+    machine.wait_archived(2, 40)
+    assert machine.says("ERROR takeover_failed") == []
+    assert agent.stop() == 0
+
+
 def test_f7_where_only_an_older_pg_receivewal_is_it_names_both_versions_and_recovers(etcd: Etcd) -> None:
     """On a server whose major version no package has installed here."""
     older, major = sorted(major for major in all_postgres() if not Path(f"/usr/lib/postgresql/{major}").exists())[-2:]

@@ -313,6 +313,9 @@ class ServerView:
         self._ask("archive_command")
         return CommandState("off", 0, None, 0, None, fails=False)
 
+    def begin_anew(self) -> None:
+        """Each call has a session of its own here."""
+
     def close(self) -> None:
         """Nothing is open."""
 

@@ -347,6 +347,7 @@ class Agent:
     def _take_over(self, server: ServerState, accepted: frozenset[str], about: object = None) -> Archiver:
         """Not started yet."""
         run = OneRun(self.config.data_dir, self.poke)  # before anything is compared
+        self._committer_server.begin_anew()  # its session may have ended with the server that the one before was of
         pg_wal = self.config.data_dir / "pg_wal"
         local = read_local_wal(pg_wal, server, self._committer_server.state)
         older = self.remembering.before_takeover(local)

@@ -257,6 +257,10 @@ class Server:
         rows = self._one(_AGENTS, (AGENT,))
         return list(rows[0]) if isinstance(rows[0], list) else []
 
+    def begin_anew(self) -> None:
+        """Let the next call make a session: one that died while nobody used it would say so there."""
+        self._drop()
+
     def close(self) -> None:
         """Drop the connection. The server is not asked."""
         self._deadline.close()
