@@ -316,3 +316,6 @@ def test_a_slot_that_status_says_to_declare_is_declared() -> None:
     words = how_to_make_safe(None, "walkeeper", declared=False).split()
     pair = words[words.index("--set") + 1]
     assert apply_config_changes("", {"ttl": 30}, [pair])[1] == {"ttl": 30, "slots": {"walkeeper": {"type": "physical"}}}
+    words = how_to_make_safe(None, "walkeeper", declared=True, slots_off=True).split()
+    pair = words[words.index("--set") + 1]
+    assert apply_config_changes("", {"ttl": 30}, [pair])[1] == {"ttl": 30, "postgresql": {"use_slots": True}}

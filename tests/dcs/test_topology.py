@@ -29,3 +29,16 @@ def test_how_far_a_member_is_behind_is_told_where_both_keys_say_where_they_are()
 )  # fmt: skip
 def test_who_is_never_promoted(tags: dict[str, Any], never: bool) -> None:
     assert member("a", 1, tags=tags).nofailover is never
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "off"),
+    [
+        ({}, False), ({"postgresql": None}, False), ({"postgresql": {}}, False), ({"postgresql": {"use_slots": True}}, False),
+        ({"postgresql": {"use_slots": "on"}}, False), ({"postgresql": {"use_slots": False}}, True),
+        ({"postgresql": {"use_slots": "Off"}}, True),
+    ],
+)  # fmt: skip
+def test_whether_patroni_drops_every_slot(dynamic: dict[str, Any], off: bool) -> None:
+    topology = Topology(Leader("a"), (), standby_cluster=False, paused=False, slots=(), dynamic=dynamic)
+    assert topology.slots_off is off

@@ -258,7 +258,8 @@ class Observer:
         if why:
             name = self._config.hold_slot
             declared = self.topology is None or name in self.topology.slots
-            hint = how_to_make_safe(slot, name, declared=declared)
+            slots_off = self.topology is not None and self.topology.slots_off
+            hint = how_to_make_safe(slot, name, declared=declared, slots_off=slots_off)
             self._problems.report(About.NOT_GAP_SAFE, NotGapSafe(f"{self._config.name}: {why}", hint=hint), grace=True)
         else:
             self._problems.clear(About.NOT_GAP_SAFE)

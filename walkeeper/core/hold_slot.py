@@ -87,8 +87,12 @@ def why_not_gap_safe(slot: SlotState | None, frontier: Lsn, size: SegmentSize) -
     return ""
 
 
-def how_to_make_safe(slot: SlotState | None, name: str, *, declared: bool) -> str:
-    """What to do about that reason; ``declared``: Patroni's dynamic configuration has a permanent slot ``name``."""
+def how_to_make_safe(slot: SlotState | None, name: str, *, declared: bool, slots_off: bool = False) -> str:
+    """What to do about that reason; ``declared``: Patroni's dynamic configuration has a permanent slot ``name``; ``slots_off``:
+    Patroni is to keep no slots at all.
+    """
+    if slots_off:
+        return "Patroni drops every slot: patronictl edit-config --set postgresql.use_slots=true --force"
     if not declared:
         return f"Declare it: patronictl edit-config --set slots.{name}.type=physical --force"
     if slot is None:

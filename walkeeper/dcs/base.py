@@ -69,6 +69,13 @@ class Topology:
     dynamic: Mapping[str, Any] = field(default_factory=dict)
     """The dynamic configuration itself, as the DCS has it."""
 
+    @property
+    def slots_off(self) -> bool:
+        """Whether use_slots is off: Patroni drops every slot then."""
+        section = self.dynamic.get("postgresql")
+        value = section.get("use_slots", True) if isinstance(section, Mapping) else True
+        return str(value).lower() in ("false", "off", "no", "0")
+
     def behind(self, leader: str | None) -> dict[str, int | None]:
         """How many bytes of WAL each member but that one lacks, as their keys say; None where they do not."""
         reach = next((member.lsn for member in self.members if member.name == leader), None)

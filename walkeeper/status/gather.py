@@ -247,6 +247,7 @@ class _Judge:
         """``others``: the records of the other stores, which the hold slot follows as well."""
         self._slot = config.hold_slot
         self._declared = topology is None or config.hold_slot in topology.slots
+        self._slots_off = topology is not None and topology.slots_off
         self._unknown = unknown
         self._others = [record for record in others if record is not None]
         self._durable_in = config.durable_in
@@ -267,7 +268,9 @@ class _Judge:
             others = [found for other in self._others if (found := reached(record, other)) is not None]
             held = followed([record.position, *others], self._durable_in)
             why = why_not_gap_safe(slot, held, record.size)
-            hint = how_to_make_safe(slot, self._slot, declared=self._declared) if why else None
+            hint = (
+                how_to_make_safe(slot, self._slot, declared=self._declared, slots_off=self._slots_off) if why else None
+            )
             judged |= {"gap_safe": why == "", "why": why or None, "hint": hint}
         return judged
 

@@ -101,8 +101,7 @@ def use_slots(facts: Facts) -> Iterator[Verdict]:
     if isinstance(facts.topology, Unknown):
         yield NotKnown(facts.topology.because)
         return
-    section = facts.topology.dynamic.get("postgresql")
-    if not _on(section.get("use_slots", True) if isinstance(section, dict) else True):
+    if facts.topology.slots_off:
         fix = (paste.patronictl(facts, "edit-config", "--force", "--set", "postgresql.use_slots=true"),)
         yield Wrong("use_slots is off: Patroni drops every slot", fix, change={"postgresql": {"use_slots": True}})
     else:
