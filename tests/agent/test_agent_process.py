@@ -26,7 +26,7 @@ from tests.fixtures.agents import Machine, command_line, end, environment_of
 from tests.fixtures.worlds import prepare
 from tests.parts.binaries import all_postgres
 from tests.parts.etcd import Etcd
-from tests.parts.postgres import REPLICATOR_PASSWORD, Postgres
+from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, Postgres
 from tests.parts.processes import free_port, new_directory, wait_until
 from tests.parts.proxy import Proxy
 from walkeeper.agent.process import run
@@ -528,8 +528,7 @@ def test_p10_what_it_lacks_is_said_with_a_hint_and_it_recovers_when_that_is_fixe
     assert word in {problem["what"] for problem in found["troubles"]}
     if what == "password":
         machine.password = REPLICATOR_PASSWORD
-        machine.configure()
-        agent.send(signal.SIGHUP)
+        machine.configure()  # it needs no signal for that
     else:
         fix()
     machine.wait_archived(2, 40)
@@ -548,6 +547,57 @@ def test_a_server_that_is_started_again_is_taken_over_again_without_an_error(mac
     machine.wait_archived(2, 40)
     assert machine.says("ERROR takeover_failed") == []
     assert agent.stop() == 0
+
+
+def test_a_password_that_was_rotated_while_sessions_lasted_is_taken_up_and_nothing_else_is(machine: Machine) -> None:
+    agent = machine.start(
+        program="import sys, walkeeper.agent.process.run as run; run.CONNECTS_SECONDS = 0.2; "
+        "from walkeeper.cli.main import main; sys.exit(main())"
+    )
+    machine.wait_archived()
+    alter = f"ALTER ROLE {REPLICATOR} PASSWORD '{{}}'"
+    drop = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s"
+    store = machine.walkeeper["store"]
+    try:
+        machine.server.execute(alter.format("another one"))
+        machine.password = "another one"
+        machine.walkeeper["store"] = {"directory": str(machine.directory / "new")}
+        machine.configure()
+        assert machine.wait_ready()["older_configuration"] is True
+        machine.server.execute(drop, [REPLICATOR])
+        assert "password authentication failed" in machine.wait_says("ERROR postgresql ", 30)
+        time.sleep(1)
+        assert machine.says("reloaded") == []  # a store is changed when somebody says so
+        machine.walkeeper["store"] = store
+        machine.configure()
+        machine.wait_archived(2, 40)
+        assert machine.wait_ready()["older_configuration"] is False
+        assert len(machine.says("connects_otherwise")) == len(machine.says("reloaded changed=True")) == 1
+        assert agent.stop() == 0
+    finally:
+        machine.server.execute(alter.format(REPLICATOR_PASSWORD))
+
+
+def test_a_password_of_the_dcs_that_was_rotated_is_taken_up(server: Postgres) -> None:
+    with Etcd(name="guarded") as guarded:
+        guarded.require_password("of root")
+        machine = Machine(f"cluster{next(_serial)}", server, guarded)
+        guarded.add_user("keeper", "first", {f"/service/{machine.scope}/": "READWRITE"})
+        try:
+            machine.patroni["etcd3"] = {"host": guarded.host, "username": "keeper", "password": "first"}
+            machine.configure()
+            agent = machine.start()
+            machine.wait_archived()
+            guarded.rpc("/auth/user/changepw", {"name": "keeper", "password": "second"})
+            guarded.restart()  # which ends its sessions
+            assert "HINT" in machine.wait_says("ERROR dcs ", 30)
+            machine.patroni["etcd3"] |= {"password": "second"}
+            machine.configure()
+            machine.wait_archived(2, 40)
+            assert len(machine.says("connects_otherwise")) == 1
+            assert agent.stop() == 0
+        finally:
+            machine.close()
 
 
 def test_f7_where_only_an_older_pg_receivewal_is_it_names_both_versions_and_recovers(etcd: Etcd) -> None:

@@ -473,13 +473,14 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("encryption", with_facts(codec_problem=ConfigError("encryption: pyrage is missing", hint="pip install")), "error", "pyrage", "# pip install"),
     ("agent_runs", with_facts(agent=Unknown("no agent is running"), agent_absent=True), "error", "no agent runs", "agent -c"),
     ("agent_runs", with_facts(agent=Unknown("it is stuck")), "unknown", "it is stuck", ""),
-    ("agent_runs", both(service, with_server("n2", agents=())), "error", "no agent runs", "systemctl enable --now walkeeper"),
+    ("agent_runs", both(service, with_server("n2", agents=())), "error", "none runs, or it is not let in", "systemctl enable --now walkeeper"),
     ("agent_version", with_server("n2", agents=("0.9",)), "warning", "walkeeper 0.9, and this is 1.0", "# on n2:"),
     ("agent_version", with_server("n2", agents=("1.10",)), "warning", "walkeeper 1.10, and this is 1.0", "# on this node, which is behind: install walkeeper 1.10"),
     ("agent_troubles", with_report(troubles=[{"since": "t", "text": "dcs: away", "hint": "Look."}]), "error", "since t: dcs: away", "# Look."),
     ("agent_troubles", with_report(troubles=[{"what": "metrics_not_served", "since": "t", "text": "in use", "hint": "Set it."}]), "warning", "since t: in use", "# Set it."),
     ("agent_configuration", with_part("store", url="s3://c"), "warning", "archives into s3://our-wal, and the file says s3://c", "# is that meant?"),
     ("agent_configuration", with_config(spool_limit=3 * MIB), "warning", "spool.limit 1 GiB, the file says 3 MiB", "--reload"),
+    ("agent_configuration", with_report(older_configuration=True), "warning", "goes by an older configuration than", "--reload"),
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +32,7 @@ from walkeeper.control.server import AgentLock, ControlServer
 from walkeeper.core.about import About
 from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RECORD, REMEMBERED
 from walkeeper.dcs.patroni import connect
-from walkeeper.errors import AgentError, ConfigError, SpoolError, WalkeeperError
+from walkeeper.errors import AgentError, ConfigError, PostgresError, SpoolError, WalkeeperError
 from walkeeper.lib import events, heap
 from walkeeper.lib.clock import SystemClock, timestamp
 from walkeeper.page.document import render
@@ -43,6 +43,9 @@ STUCK_SECONDS: Final = 120.0
 """Seconds without a completed look after which the watchdog is not fed: more than all time-outs of one look together."""
 WAKE_SECONDS: Final = 0.2
 SPOOL_RETRY_SECONDS: Final = 2.0
+CONNECTS_SECONDS: Final = 10.0
+"""Seconds from one look to the next at whether a configuration says otherwise how to connect, while no connection succeeds."""
+_CONNECTIONS: Final = frozenset({About.POSTGRESQL, About.DCS, About.ARCHIVER_RECEIVER})
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -107,6 +110,17 @@ def _read(config: Config) -> _Version:
         return _Version(config, tuple(path.read_bytes() for path in (config.source, config.patroni_config)))
     except OSError as error:
         raise ConfigError(f"{error.filename}: it cannot be read: {error.strerror}") from None
+
+
+def _but_for_connections(config: Config) -> Config:
+    return replace(config, node=replace(config.node, postgresql=None))
+
+
+def _fails_to_connect(agent: Agent) -> bool:
+    return any(
+        problem.what in _CONNECTIONS or (problem.what, problem.reason) == (About.TAKEOVER_FAILED, PostgresError.reason)
+        for problem in agent.problems.open()
+    )
 
 
 def _say_what_is_exposed(config: Config) -> None:
@@ -195,7 +209,9 @@ class _Process:
         agent = agents.first
 
         def answer(_: dict[str, Any]) -> Mapping[str, Any]:
-            return {**report(agent), "last_callback": self._callback}
+            read = self._read_again()
+            older = None if read is None else read.config != self._version.config
+            return {**report(agent), "last_callback": self._callback, "older_configuration": older}
 
         def poke(request: dict[str, Any]) -> Mapping[str, Any]:
             action = str(request.get("action"))[:40]
@@ -270,7 +286,7 @@ class _Process:
 
     def _watch(self, agents: Agents) -> Agents | None:
         """Until the process must end: None. Or until there is a new configuration: the agents that go by it."""
-        fed_at = 0.0
+        fed_at = compared_at = 0.0
         while not agents.ended.wait(WAKE_SECONDS):
             if self._signalled == signal.SIGHUP:
                 self._signalled = None
@@ -286,7 +302,32 @@ class _Process:
             if period is not None and now - fed_at > period / 3 and now - agents.looked_at < STUCK_SECONDS:
                 self._notifier.alive()
                 fed_at = now
+            if now - compared_at > CONNECTS_SECONDS:
+                compared_at = now
+                if _fails_to_connect(agents.first) and self._connects_otherwise():
+                    events.info("connects_otherwise", what="the configuration says otherwise how, and is read again")
+                    self._on_signal(signal.SIGHUP, None)
         return None
+
+    def _read_again(self) -> _Version | None:
+        """None: it cannot be used at this moment."""
+        try:
+            return _read(load(self._version.config.source, os.environ, for_agent=True))
+        except WalkeeperError:
+            return None
+
+    def _connects_otherwise(self) -> bool:
+        """Whether the files have changed in how PostgreSQL and the DCS are reached, and at most in what concerns Patroni alone.
+
+        A password or a port that was changed needs no reload then. Nobody would miss that reload before the next takeover,
+        as sessions last. All else is taken up when somebody says so.
+        """
+        read, present = self._read_again(), self._version
+        return (
+            read is not None
+            and read != present
+            and _but_for_connections(read.config) == _but_for_connections(present.config)
+        )
 
     def _reloaded(self) -> Agents | None:
         """The agents of a new configuration. None: it is the same, or it cannot be used, which is reported."""

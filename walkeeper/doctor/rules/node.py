@@ -201,7 +201,8 @@ def agent_runs(facts: Facts) -> Iterator[Verdict]:
         elif not isinstance(member.server, Unknown) and member.server.agents and not member.here:
             yield Good("an agent has a session there", member.name)
         else:
-            yield Wrong("no agent runs", (*elsewhere, *fix), member.name)
+            text = "no agent runs" if member.here else "no agent has a session there: none runs, or it is not let in"
+            yield Wrong(text, (*elsewhere, *fix), member.name)
 
 
 @rule(
@@ -327,5 +328,7 @@ def agent_configuration(facts: Facts) -> Iterator[Verdict]:
     elif own["spool_limit"] != facts.config.spool_limit:
         limits = f"{size(own['spool_limit'])}, the file says {size(facts.config.spool_limit)}"
         yield Wrong(f"the agent goes by an older configuration: spool.limit {limits}", (reload,))
+    elif facts.agent.report.get("older_configuration"):
+        yield Wrong(f"the agent goes by an older configuration than {facts.config.source} has now", (reload,))
     else:
         yield Good("it goes by the configuration as it is")
