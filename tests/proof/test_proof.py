@@ -532,7 +532,7 @@ def test_without_a_right_to_write_it_is_told_and_not_remembered(
     monkeypatch.setattr(retry, "_WAIT", 0.0)
     store = MemoryStore()
     found = command.Found(plan(made(store), store, tmp_path))
-    found.reached = {"lsn": "0/5000028", "last_commit": None, "databases": 1}
+    found.reached = {"lsn": "0/5000028", "last_commit": None, "databases": ["postgres"]}
     found.seconds = {"restore": 1, "replay": 2}
     monkeypatch.setattr(store, "create", _denied)
     command._remember(found)

@@ -174,6 +174,33 @@ def test_a_table_that_is_broken_inside_is_found_and_every_target_can_be_tried() 
         found.there.host.kill9()
 
 
+_FITS_BETTER = """create function public.verify_heapam(relation oid, on_error_stop bool, check_toast bool, skip text,
+    startblock bigint default null, endblock bigint default null,
+    out blkno bigint, out offnum int, out attnum int, out msg text) returns setof record language plpgsql as
+$$ begin execute 'copy (select) to program ''touch {}'''; return; end $$"""
+"""Than amcheck's own, which takes a regclass, where that is in the same schema: pg_amcheck gives it an oid."""
+
+
+def test_p16_no_user_of_the_database_runs_a_program_where_it_is_proved(prover: Prover) -> None:
+    server, trace = prover.place.server, prover.there.directory / "was-here"
+    if not (server.bin_dir / "pg_amcheck").exists():
+        pytest.skip("no pg_amcheck here")
+    server.execute("CREATE EXTENSION amcheck SCHEMA public")
+    server.execute("CREATE ROLE mallory LOGIN")
+    server.execute("GRANT CREATE ON SCHEMA public TO mallory")
+    try:
+        with server.connect("mallory") as mallory:
+            mallory.execute(_FITS_BETTER.format(trace).encode())
+        prover.place.archive_wal()
+        code, found, said = prover.run()
+    finally:
+        for each in ("DROP EXTENSION amcheck", "DROP OWNED BY mallory", "DROP ROLE mallory"):
+            server.execute(each)
+    assert not trace.exists()
+    assert code == 0, said
+    assert ("pg_amcheck", "ok") in {(each["name"], each["state"]) for each in found["checks"]}
+
+
 def test_p14_a_proof_touches_no_tablespace_that_was_made_after_the_backup() -> None:
     """Where the server lives: its WAL names the directory in which that works."""
     with Postgres(new_directory("p")) as server:

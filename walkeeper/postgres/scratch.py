@@ -68,6 +68,11 @@ _WHY: Final = re.compile("FATAL:|PANIC:|HINT:|terminated by signal|restore_faile
 _MAKES: Final = re.compile(r"CONTEXT:  WAL redo at \S+ for Tablespace/CREATE: ([0-9]+) \"(.*)\"")
 """The server's words of what it could not replay, where that made a tablespace."""
 _EVENT_TRIGGERS_CAN_BE_OFF: Final = 17
+_NOBODY_ELSES_AMCHECK: Final = """do $$ begin
+  if exists (select from pg_extension where extname = 'amcheck' and extnamespace <> 'pg_catalog'::regnamespace) then
+    alter extension amcheck set schema pg_catalog;
+  end if;
+end $$"""
 
 
 class Run(NamedTuple):
@@ -178,6 +183,20 @@ class ScratchServer:
             f"the restored server: it lets nobody in: {' / '.join(dict.fromkeys(refusals))}",
             hint="Set walkeeper.postgresql.user to a role that may connect to the database template1 or postgres.",
         )
+
+    def move_amcheck(self, superuser: str, databases: Iterable[str]) -> str:
+        """To where pg_amcheck would install it. In a schema in which users may create, it calls theirs, which fit better, as that
+        superuser: so they would run programs on this host. Why it cannot be done; empty if it was.
+        """
+        for database in databases:
+            server = self._as(superuser, database)
+            try:
+                server.do(_NOBODY_ELSES_AMCHECK)
+            except PostgresError as problem:
+                return f"database {database}: {problem}"
+            finally:
+                server.close()
+        return ""
 
     @property
     def replayed(self) -> str:

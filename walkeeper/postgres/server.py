@@ -240,8 +240,12 @@ class Server:
 
     def checkpoint(self) -> Lsn:
         """Make one, which superusers and members of pg_checkpoint may (PostgreSQL 15), and say where WAL ends after it."""
-        self._run(lambda connection: connection.execute(b"checkpoint"))
+        self.do("checkpoint")
         return self.state().lsn
+
+    def do(self, statement: str) -> None:
+        """One that returns nothing."""
+        self._run(lambda connection: connection.execute(statement.encode()))
 
     def survey(self, query: str, *parameters: object) -> Any:
         """The one value of a query that returns one row: a JSON document, decoded."""

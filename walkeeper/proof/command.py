@@ -13,7 +13,7 @@ import pwd
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -50,7 +50,7 @@ select json_build_object(
     'recovers', pg_is_in_recovery(),
     'lsn', pg_last_wal_replay_lsn(),
     'last_commit', to_char(pg_last_xact_replay_timestamp(), 'YYYY-MM-DD HH24:MI:SS.US'),
-    'databases', (select count(*) from pg_database where datallowconn),
+    'databases', (select json_agg(datname) from pg_database where datallowconn and datconnlimit <> -2),
     'superuser', (select rolname from pg_roles where rolsuper and rolcanlogin order by oid limit 1))"""
 _DAMAGE: Final = {"pg_verifybackup": 1, "pg_amcheck": 2, "pg_checksums": 1}
 """The exit code for what was found. pg_amcheck's 1 says that it could not look; a signal's is negative."""
@@ -248,7 +248,7 @@ def _prove(found: Found, command: str, place: Path, progress: Progress, pace: mo
         begun = _took(found, "replay", begun)
         progress.show("pg_amcheck")
         workers = 1 if pace is not None else max(1, os.cpu_count() or 1)
-        found.checks.append(_relations(server, found.reached["superuser"], workers))
+        found.checks.append(_relations(server, found.reached["superuser"], workers, found.reached["databases"]))
         begun = _took(found, "pg_amcheck", begun)
         server.shut_down()
     fence.lift(plan.directory)
@@ -295,13 +295,15 @@ def _as_sent(plan: Plan, server: ScratchServer, place: Path) -> Check:
     return _judged(name, ran.code, ran.err)
 
 
-def _relations(server: ScratchServer, superuser: str | None, workers: int = 1) -> Check:
+def _relations(server: ScratchServer, superuser: str | None, workers: int = 1, databases: Sequence[str] = ()) -> Check:
     """Tables and B-tree indexes of all databases."""
     name = "pg_amcheck"
     if not server.has(name):
         return Check(name, "absent", "not installed")
     if superuser is None:
         return Check(name, "absent", "no superuser may connect")
+    if why := server.move_amcheck(superuser, databases):
+        return Check(name, "unsure", why)
     ran = server.run(
         name,
         [
@@ -409,7 +411,7 @@ def _document(found: Found) -> dict[str, Any]:
         "timeline": plan.timeline,
         "lsn": reached.get("lsn"),
         "last_commit": _commit(reached) or None,
-        "databases": reached.get("databases"),
+        "databases": len(reached["databases"]) if reached else None,
         "checks": [{"name": each.name, "state": each.state, "text": each.text or None} for each in found.checks],
         "seconds": found.seconds,
         "remembered": found.remembered,
@@ -433,7 +435,7 @@ def _lines(found: Found) -> Iterator[str]:
             f"in {amounts.duration(found.seconds['replay'])}, up to {reached['lsn']} on timeline {plan.timeline}{commit}",
         )
         good = [each.name for each in found.checks if each.state == "ok"]
-        count = "1 database" if reached["databases"] == 1 else f"{reached['databases']} databases"
+        count = amounts.counted(len(reached["databases"]), "database")
         yield from wrapped("Checked", ", ".join([f"it starts, with {count}", *good]))
     for each in found.checks:
         if each.state != "ok":
