@@ -24,6 +24,7 @@ from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.expiry import read_pins
 from walkeeper.core.backup import Backup
+from walkeeper.core.backup_index import Part
 from walkeeper.errors import CannotRestore, CannotTell, Locked, StoreDenied, StoreUnavailable
 from walkeeper.lib import durable, retry
 from walkeeper.postgres.data_directory import clone_of
@@ -307,6 +308,14 @@ def test_delta_fetches_only_what_differs(store: MemoryStore, backup: Backup, tmp
         fetched
     )  # one of its four, and those that have pg_control and what was changed here on purpose
     assert result.kept > backup.bytes / 2
+
+
+def test_p16_nothing_that_is_restored_runs_as_its_owner(tmp_path: Path) -> None:
+    made_tree = tree.Tree(tmp_path, {})
+    made_tree.make(Part("f", "f", 0o6755, size=1))
+    made_tree.make(Part("d", "d", 0o3775))
+    made_tree.close()
+    assert [(tmp_path / name).stat().st_mode & 0o7777 for name in "fd"] == [0o755, 0o775]
 
 
 def test_p16_no_path_leads_through_a_link_and_a_file_with_other_names_is_left_to_them(

@@ -21,6 +21,8 @@ from walkeeper.lib import durable
 PG_WAL: Final = "pg_wal"
 LOST_AND_FOUND: Final = "lost+found"
 """Of a file system that begins in that directory: root's, and none of PostgreSQL's files."""
+_RIGHTS: Final = 0o777
+"""Of a mode in an index: nothing that is restored runs as its owner, and some systemd units deny the bits for it."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -65,7 +67,7 @@ class Tree:
             os.mkdir(name, 0o700, dir_fd=parent)
         fd = os.open(name, _DIRECTORY, dir_fd=parent)
         try:
-            os.fchmod(fd, mode | 0o700)
+            os.fchmod(fd, mode & _RIGHTS | 0o700)
         finally:
             os.close(fd)
 
@@ -80,7 +82,7 @@ class Tree:
             os.unlink(name, dir_fd=parent)
         fd = os.open(name, _FILE | os.O_CREAT, 0o600, dir_fd=parent)
         try:
-            os.fchmod(fd, part.mode | 0o600)
+            os.fchmod(fd, part.mode & _RIGHTS | 0o600)
             if os.fstat(fd).st_size != part.size:
                 os.ftruncate(fd, part.size)
         finally:
