@@ -115,7 +115,8 @@ def test_a_record_is_read_or_refused(document: bytes) -> None:
     [
         {"lsn": "0/4000001"}, {"lsn": "-1/0"}, {"lsn": 5}, {"timeline": 0}, {"timeline": -1}, {"timeline": "1"}, {"schema": 2},
         {"schema": 0}, {"segment_size": 5}, {"system_identifier": "x"}, {"system_identifier": 7}, {"start": "x"}, {"owner": None},
-        {"gaps": [{"timeline": 1}]}, {"below_sha256": "x"}, {"history_sha256": "A" * 64},
+        {"gaps": [{"timeline": 1}]}, {"gaps": [{"timeline": 1, "start": "0/5; id", "end": "0/6"}]},
+        {"suspected": [{"timeline": 1, "start": "0/5", "end": ""}]}, {"below_sha256": "x"}, {"history_sha256": "A" * 64},
     ],
 )  # fmt: skip
 def test_a_record_with_a_value_that_cannot_be_is_refused(change: dict[str, object]) -> None:

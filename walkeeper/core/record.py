@@ -110,6 +110,8 @@ def decode_record(document: bytes) -> Record:
         record = _DECODER.decode(document)
         aligned = record.position % _ALIGNMENT == 0 and record.size > 0
         Segment.parse(record.start, record.size)
+        for gap in (*record.gaps, *record.suspected):
+            Lsn.parse(gap.start), Lsn.parse(gap.end)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, WalkeeperError) as error:
         raise BadRecord(f"record in the DCS: {error}", hint=_REBUILD) from None
     if record.schema != SCHEMA:

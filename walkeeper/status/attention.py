@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
@@ -195,7 +196,7 @@ def _stuck(row: dict[str, Any], scope: str) -> Iterator[Remark]:
     if why is not None:
         yield remark(
             f"{row['name']} is {size(row['behind_bytes'])} behind the leader and does not stream: {why}",
-            f"If its leader no longer has that WAL either, build it again: patronictl reinit {scope} {row['name']}",
+            f"If its leader no longer has that WAL either, build it again: patronictl reinit {scope} {shlex.quote(row['name'])}",
         )
 
 
