@@ -197,6 +197,13 @@ def test_p16_a_planted_object_whose_bytes_nobody_gets_is_in_nobodys_way(world: W
     world.raw.before = deny
     assert world.reader().deliver(LAYOUT, THREE.name) == plain(THREE)
 
+    def deny_all(call: str, key: str) -> None:
+        raise StoreDenied(f"{call} {key}")
+
+    world.raw.before = deny_all
+    with pytest.raises(StoreDenied, match=r"^get "):
+        world.store.get(planted)
+
 
 def test_p16_a_number_that_a_planted_floor_has_is_passed(world: World) -> None:
     """So is that of a floor from before there was a key."""

@@ -20,7 +20,7 @@ from typing import Final
 
 from walkeeper.config import Config
 from walkeeper.core.authentication import CODE, Demand, code_of, is_authentic, sums_of
-from walkeeper.errors import BadName, NotAuthentic, StoreDenied, StoreUnavailable, StoreUnfit, TooLarge
+from walkeeper.errors import BadName, NotAuthentic, StoreDenied, StoreError, StoreUnavailable, StoreUnfit, TooLarge
 from walkeeper.lib import events
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import MAX_OBJECT, Body, ObjectInfo, Store
@@ -126,7 +126,8 @@ class AuthenticStore:
         try:
             body = self._store.get(key, limit)
         except (TooLarge, StoreDenied):
-            self.head(key)
+            with contextlib.suppress(StoreError):
+                self.head(key)
             raise
         if body is not None:
             self._trust.check_body(key, body)
