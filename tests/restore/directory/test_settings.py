@@ -10,6 +10,7 @@ import pytest
 from walkeeper.restore.directory import settings as module
 from walkeeper.restore.directory.settings import (
     auto_conf,
+    over_auto_conf,
     restore_command,
     start_command,
     start_conf,
@@ -17,7 +18,7 @@ from walkeeper.restore.directory.settings import (
 )
 
 CONTROL = """pg_control version number:            1300
-max_connections setting:              321
+max_connections setting:              1321
 max_worker_processes setting:         8
 max_prepared_xacts setting:           5
 """
@@ -56,9 +57,9 @@ def test_what_belongs_to_another_host_is_left_out_wherever_it_is_included_from(t
     assert "pg_stat_statements.max = 10" in settings
     assert "log_statement = all" in settings
     assert "listen_addresses = ''" in settings
-    assert "max_connections = '321'" in settings
+    assert "max_connections = '1321'" in settings
     assert "max_logical_replication_workers = '0'" in settings  # else subscriptions take what the real server needs
-    assert "max_prepared_transactions = '5'" in settings
+    assert "max_prepared_transactions = '100'" in settings
     assert f"data_directory = '{tmp_path}'" in settings
     assert f"hba_file = '{tmp_path}/walkeeper_hba.conf'" in settings
     assert not any(
@@ -124,6 +125,22 @@ def test_a_smaller_host_starts_what_a_larger_one_had(
     assert auto_conf(auto, {}, keep=True)[1] == []
     limit.write_text("max\n")
     assert line in start_conf(tmp_path, "").decode().splitlines()
+
+
+def test_limits_that_the_primary_was_given_later_do_not_pause_the_recovery(tmp_path: Path) -> None:
+    """The highest that the control file, the configuration and ALTER SYSTEM say, and no less than most clusters have."""
+    (tmp_path / "postgresql.conf").write_text("max_connections = 2000 # from the next restart\nmax_wal_senders '70'\n")
+    (tmp_path / "postgresql.auto.conf").write_text("max_connections = '400'\nMax_Worker_Processes = '80'\n")
+    text = start_conf(tmp_path, CONTROL)
+    (tmp_path / "walkeeper.conf").write_bytes(text)
+    last = dict(line.split(" = ") for line in text.decode().splitlines() if " = '" in line)
+    assert last["max_connections"] == "'2000'"
+    assert last["max_wal_senders"] == "'70'"
+    assert last["max_locks_per_transaction"] == "'256'"
+    assert over_auto_conf(tmp_path) == " -c max_connections=2000 -c max_worker_processes=80"
+    (tmp_path / "postgresql.auto.conf").unlink()
+    assert over_auto_conf(tmp_path) == ""
+    assert over_auto_conf(tmp_path / "nowhere") == ""
 
 
 def test_commands_survive_a_shell_and_postgresql() -> None:

@@ -88,8 +88,10 @@ def there(life: There) -> Iterator[There]:
 def test_at_the_target_it_is_looked_at_ended_stopped_and_restored_anew(there: There) -> None:
     said, (start, resume, stop) = there.restore("--to", there.time)
     assert "Settings" not in said
+    assert "pausing at the end of recovery" in said
     assert there.type(start).returncode == 0, (there.host.data / "walkeeper.log").read_text()
     assert there.words(paused=True) == "ab"
+    assert "pausing at the end of recovery" in (there.host.data / "walkeeper.log").read_text()
     locked = "SELECT count(*) FROM pg_locks WHERE relation = 'lost'::regclass AND mode = 'AccessExclusiveLock'"
     assert there.host.value(locked) == 1, "what it says of a query that hangs"
     if shutil.which("psql", path=there.env["PATH"]):

@@ -195,8 +195,9 @@ def _next_steps(plan: Plan) -> list[str]:
     if action == "pause":
         psql = ["psql", "-h", str(settings.sockets(plan.directory)), "-p", settings.PORT]
         lines += [
-            "It replays up to the target and pauses there. Look at it: a query that hangs wants what a transaction had locked",
-            "then, by DROP TABLE for instance, and is answered when the recovery has ended. To end it:",
+            "It replays up to the target and pauses there: 'pausing at the end of recovery' in walkeeper.log. Look at it: a query",
+            "that hangs wants what a transaction had locked then, by DROP TABLE for instance, and is answered when the recovery",
+            "has ended. To end it:",
             f"  {shlex.join([*psql, '-c', 'select pg_wal_replay_resume()'])}",
             "Or stop it, and restore to another target with --delta:",
             f"  {shlex.join([_pg_ctl(plan), '-D', str(plan.directory), 'stop'])}",
@@ -217,7 +218,7 @@ def _pg_ctl(plan: Plan) -> str:
 
 
 def _start(plan: Plan, more: str = "") -> str:
-    return settings.start_command(_pg_ctl(plan), plan.directory, more)
+    return settings.start_command(_pg_ctl(plan), plan.directory, settings.over_auto_conf(plan.directory) + more)
 
 
 def _document(plan: Plan, outcome: str, **more: Any) -> dict[str, Any]:

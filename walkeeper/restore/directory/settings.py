@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -52,14 +52,16 @@ _LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 _BUFFERS: Final = "shared_buffers"
 _AMOUNT: Final = re.compile(r"'?\s*([0-9]+(?:\.[0-9]+)?)\s*(B|kB|MB|GB|TB|)\s*'?\s*(?:#.*)?")
 _UNITS: Final = {"B": 1, "": 8192, "kB": 1024, "MB": MIB, "GB": 1024 * MIB, "TB": MIB * MIB}
-_FROM_CONTROL: Final = {
-    "max_connections": "max_connections setting",
-    "max_worker_processes": "max_worker_processes setting",
-    "max_wal_senders": "max_wal_senders setting",
-    "max_prepared_transactions": "max_prepared_xacts setting",
-    "max_locks_per_transaction": "max_locks_per_xact setting",
+_LIMITS: Final = {
+    "max_connections": ("max_connections setting", 1000),
+    "max_worker_processes": ("max_worker_processes setting", 64),
+    "max_wal_senders": ("max_wal_senders setting", 50),
+    "max_prepared_transactions": ("max_prepared_xacts setting", 100),
+    "max_locks_per_transaction": ("max_locks_per_xact setting", 256),
 }
-"""What a server that may be read while it recovers must have as the primary had it, as pg_controldata names it."""
+"""What a server that may be read while it recovers must have as the primary had it, as pg_controldata names it, and what it has
+at least: where the primary was given more after the backup, the recovery pauses at that, and to people it looks as at the target.
+"""
 
 
 def auto_conf(original: bytes, recovery: Mapping[str, str], *, keep: bool = False) -> tuple[bytes, list[str]]:
@@ -97,20 +99,51 @@ def start_conf(directory: Path, control_data: str) -> bytes:
         "unix_socket_permissions": "0700",
         "max_logical_replication_workers": "0",
         "hot_standby": "on",
-        **{name: stated[label].strip() for name, label in _FROM_CONTROL.items() if label in stated},
     }
     if (directory / "pg_ident.conf").is_file():
         ours["ident_file"] = str(directory / "pg_ident.conf")
+    found = list(_flattened(directory / "postgresql.conf", 0))
+    ours |= _limits(stated, [*found, *_auto_conf(directory)])
     lines = [
         "# For the start that walkeeper restore has printed, and for nothing else: what the backup's postgresql.conf says,",
         "# without addresses, files, archiving and standbys of the host that it comes from.",
         *_room_for_wal(stated.get("Bytes per WAL segment", "")),
-        *_flattened(directory / "postgresql.conf", 0),
+        *found,
         "",
         *(f"{name} = {quoted(value)}" for name, value in ours.items()),
         "",
     ]
     return "\n".join(lines).encode("utf-8", "surrogateescape")
+
+
+def over_auto_conf(directory: Path) -> str:
+    """Options of the server for limits that postgresql.auto.conf has, too: it goes before walkeeper.conf."""
+    try:
+        ours = _lines((directory / START_CONF).read_bytes())
+    except OSError:
+        return ""
+    wanted = _limits({}, ours)
+    there = {_name(line) for line in _auto_conf(directory)}
+    return "".join(f" -c {name}={value}" for name, value in wanted.items() if name in there)
+
+
+def _auto_conf(directory: Path) -> list[str]:
+    try:
+        return _lines((directory / AUTO_CONF).read_bytes()[:_LONGEST])
+    except OSError:
+        return []
+
+
+def _limits(stated: Mapping[str, str], lines: Iterable[str]) -> dict[str, str]:
+    """The highest that anything says of each."""
+    found = {name: least for name, (_, least) in _LIMITS.items()}
+    told = [(name, stated[label]) for name, (label, _) in _LIMITS.items() if label in stated]
+    told += [(_name(line), match[2]) for line in lines if (match := _LINE.match(line))]
+    for name, value in told:
+        number = re.match(r"[\s']*([0-9]{1,9})\b", value)
+        if name in found and number:
+            found[name] = max(found[name], int(number[1]))
+    return {name: str(number) for name, number in found.items()}
 
 
 def _room_for_wal(segment: str) -> list[str]:
