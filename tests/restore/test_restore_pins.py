@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from tests.core.values import a_backup
+from tests.fixtures.worlds import config_of
+from tests.parts.postgres import Postgres
 from tests.twins.memory_store import MemoryStore
+from walkeeper.archive.authentic import believing
 from walkeeper.archive.expiry import new_pin, read_pins, write_pin
 from walkeeper.archive.layout import Layout
 from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import moment
+from walkeeper.dcs.base import RecordStore
+from walkeeper.errors import ConfigError
 from walkeeper.lib.clock import SystemClock
 from walkeeper.restore import state
 from walkeeper.restore.pins import Pins
+from walkeeper.restore.serving import Restoring
 from walkeeper.restore.state import Asked, State
+from walkeeper.store.base import Store
 
 LAYOUT = Layout("demo", None, 7)
 DAY = 86400.0
@@ -27,7 +36,7 @@ def store() -> MemoryStore:
     return MemoryStore()
 
 
-def restored(directory: Path, store: MemoryStore, use: str = "server") -> str:
+def restored(directory: Path, store: Store, use: str = "server") -> str:
     """A directory with a restore's note, and its pin, which is new. The pin's id."""
     pin = new_pin(a_backup(BackupId("20261128T020000Z", 3, "1a2b3c4d")), 3, "host", 0.0)
     write_pin(store, LAYOUT, pin)
@@ -60,6 +69,25 @@ def test_a_pin_of_a_recovery_is_renewed_once_a_day(store: MemoryStore, tmp_path:
     (after,) = read_pins(store, LAYOUT)
     assert noted(tmp_path) == after.id != first
     assert moment(after.until) - moment(before.until) >= timedelta(days=1)
+
+
+def test_one_with_a_code_is_renewed_with_one(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else expire would not believe it, and the first one is gone."""
+    server = cast(Postgres, SimpleNamespace(data=tmp_path, port=1, bin_dir=None))
+    config = config_of(server, "a", tmp_path, authentication_keys=("k" * 64,))
+    believed = believing(store, config)
+    first = restored(tmp_path, believed)
+    pins = Restoring(config, store, tmp_path, SystemClock(), no_dcs)._pins
+    monkeypatch.setattr(pins, "_ahead", lambda: 2 * DAY)
+    pins.tend(LAYOUT, tmp_path, True)
+    (after,) = read_pins(believed, LAYOUT)
+    assert noted(tmp_path) == after.id != first
+
+
+def no_dcs(key: str) -> RecordStore:
+    raise ConfigError(f"{key}: there is no DCS here")
 
 
 def test_a_replicas_runs_out_by_itself(store: MemoryStore, tmp_path: Path) -> None:
