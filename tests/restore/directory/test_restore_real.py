@@ -90,7 +90,9 @@ class Life:
         """The server goes on on timeline 2, and with higher limits, at which the recovery of an older backup pauses that lacks them."""
         self.server.stop()
         (self.server.data / "postgresql.auto.conf").write_text("")
-        self.server.configure({"restore_command": "/bin/false", "max_connections": "60", "max_locks_per_transaction": "99"})
+        self.server.configure(
+            {"restore_command": "/bin/false", "max_connections": "60", "max_locks_per_transaction": "99"}
+        )
         (self.server.data / "recovery.signal").touch()
         self.server.start()
         wait_until(lambda: not self.server.value("SELECT pg_is_in_recovery()"), "the promotion")

@@ -195,9 +195,9 @@ def _next_steps(plan: Plan) -> list[str]:
     if action == "pause":
         psql = ["psql", "-h", str(settings.sockets(plan.directory)), "-p", settings.PORT]
         lines += [
-            "It replays up to the target and pauses there: 'pausing at the end of recovery' in walkeeper.log. Look at it: a query",
-            "that hangs wants what a transaction had locked then, by DROP TABLE for instance, and is answered when the recovery",
-            "has ended. To end it:",
+            "It replays up to the target and pauses there: 'pausing at the end of recovery' in walkeeper.log. Look at it: a",
+            "query that hangs wants what a transaction had locked then, by DROP TABLE for instance, and is answered when the",
+            "recovery has ended. To end it:",
             f"  {shlex.join([*psql, '-c', 'select pg_wal_replay_resume()'])}",
             "Or stop it, and restore to another target with --delta:",
             f"  {shlex.join([_pg_ctl(plan), '-D', str(plan.directory), 'stop'])}",
