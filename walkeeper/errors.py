@@ -29,7 +29,8 @@
     │   └── OfSecondLife       a server had other WAL, and nothing shows that this one does not come from it
     ├── StoreError             the object store; waiting can help
     │   ├── StoreUnavailable   no answer, a server error, a time-out
-    │   │   └── NotFound       a server's 404, and what it is about
+    │   │   ├── NotFound       a server's 404, and what it is about
+    │   │   └── ChangedOnTheWay it got other bytes than it was told of
     │   ├── StoreDenied        credentials or rights; waits slowly
     │   ├── StoreUnfit         it cannot keep what walkeeper promises; waiting does not help
     │   └── TooLarge           an object has more bytes than anything of its kind
@@ -238,6 +239,10 @@ class NotFound(StoreUnavailable):
         self.proved = proved
 
 
+class ChangedOnTheWay(StoreUnavailable):
+    """The store compared the bytes that came with the sum that came with them, and kept nothing."""
+
+
 class StoreDenied(StoreError):
     reason = "store_denied"
 
@@ -305,8 +310,6 @@ class NotLeader(CasConflict):
 
 
 class Fenced(CasConflict):
-    """The record was written by another owner since: this node's ownership is over."""
-
     reason = "fenced"
 
 
@@ -340,8 +343,6 @@ class Degraded(WalkeeperError):
 
 
 class StandbyLags(PostgresError):
-    """A standby leader that has not received yet what the archive has. It will."""
-
     reason = "standby_lags"
 
 

@@ -1,7 +1,7 @@
 """A small S3 server that does what a test tells it to: refuse, stall, cut, lie, or take an object and not say so.
 
 Unscripted it behaves: one bucket, conditional PUT, Content-MD5, ranges, paginated listings. It checks which access key signed
-a request, and not the signature.
+a request, and not the signature. A SHA-256 it checks, and states, only with ``knows_sha256``, as stores do since 2022.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from msgspec.structs import replace
 from walkeeper.lib.units import Seconds
 from walkeeper.store.s3.keys import S3Settings
 
+SHA256 = "x-amz-checksum-sha256"
 Operation = Literal["PUT", "GET", "HEAD", "DELETE", "LIST"]
 
 
@@ -139,11 +140,14 @@ class Exchange(BaseHTTPRequestHandler):
         md5 = self.headers.get("Content-MD5")
         if md5 is not None and base64.b64decode(md5) != hashlib.md5(body, usedforsecurity=False).digest():
             return self.refuse(400, "BadDigest")
+        stated = self.headers.get(SHA256) if self.s3.knows_sha256 else None
+        if stated is not None and base64.b64decode(stated) != hashlib.sha256(body).digest():
+            return self.refuse(400, "BadDigest")
         with self.s3.conditional:
             if self.headers.get("If-None-Match") == "*" and self.s3.honours_condition and self.key in self.s3.objects:
                 return self.refuse(412, "PreconditionFailed")
             stored = self.commit()
-        return self.answer(200, headers={"ETag": f'"{stored.etag}"'})
+        return self.answer(200, headers={"ETag": f'"{stored.etag}"', **({SHA256: stated} if stated else {})})
 
     def _list(self) -> None:
         prefix, after = self.query.get("prefix", ""), self.query.get("continuation-token", "")
@@ -209,6 +213,7 @@ class ScriptedS3:
         self.bucket = "wal"
         self.accepted_key = "first-key"
         self.honours_condition = True
+        self.knows_sha256 = False
         self.bucket_settings: dict[str, str] = {}
         """What it answers for ``?versioning`` and the like, as XML."""
         self.page_size = 1000

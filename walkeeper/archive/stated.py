@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
-from walkeeper.store.base import ObjectInfo
+from walkeeper.store.base import PACKED_SHA256, ObjectInfo
 
 FORMAT: Final = "1"
 _HEX: Final = frozenset("0123456789abcdef")
@@ -24,7 +24,7 @@ def stated(sha256: str, size: int, body: bytes, packed_sha256: str = "") -> dict
         "format": FORMAT,
         "sha256": sha256,
         "size": str(size),
-        "packed-sha256": packed_sha256 or hashlib.sha256(body).hexdigest(),
+        PACKED_SHA256: packed_sha256 or hashlib.sha256(body).hexdigest(),
         "packed-size": str(len(body)),
     }
 

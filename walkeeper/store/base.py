@@ -14,6 +14,8 @@ MAX_OBJECT: Final = 1024**3 + 64 * 1024**2
 """Bytes: the largest segment, in case that packing and encrypting made it no smaller, and what both add to it."""
 SMALL: Final = 64 * 1024
 """Bytes: the limit for documents, such as histories, starts and gaps."""
+PACKED_SHA256: Final = "packed-sha256"
+"""What the SHA-256 of a body is called in its metadata, in hex, where they state it: a store that can is asked to check it."""
 SLOWEST: Final = 64 * 1024
 """Bytes a second: a store that is slower than this has an outage."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from walkeeper.errors import StoreDenied, StoreUnavailable, StoreUnfit
@@ -14,13 +15,22 @@ _FIRST: Final = b"walkeeper looks whether this store keeps what it is given. Thi
 _SECOND: Final = b"This must never be stored.\n"
 
 
-def prove(store: Store, *, overwrites_hint: str, needs_metadata: bool) -> None:
-    """Write one key twice, read it back, list it, delete it. Raises StoreUnfit if the store overwrites or loses."""
+def prove(
+    store: Store,
+    *,
+    overwrites_hint: str,
+    needs_metadata: bool,
+    create: Callable[[str, bytes, Mapping[str, str]], None] | None = None,
+) -> None:
+    """Write one key twice, read it back, list it, delete it. Raises StoreUnfit if the store overwrites or loses.
+
+    ``create``: what writes it first, where that is to find out more than the store's own.
+    """
     key = f"probe/{uuid.uuid4()}"
     metadata = {"probe": "1"}
     # A proxy in between may send a request twice; what counts is what is there afterwards.
     with contextlib.suppress(AlreadyThere):
-        store.create(key, _FIRST, metadata)
+        (create or store.create)(key, _FIRST, metadata)
     try:
         _expect_refusal(store, key, overwrites_hint)
         _expect_object(store, key, metadata if needs_metadata else None)

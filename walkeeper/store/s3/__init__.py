@@ -1,1 +1,1 @@
-"""A store in an S3 bucket, of AWS or compatible. ``keys`` is what a configuration says of it; only ``driver`` loads the SDK."""
+"""A store in an S3 bucket, of AWS or compatible. ``keys`` is what a configuration says of it; ``driver`` loads the SDK."""

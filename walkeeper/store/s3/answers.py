@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from walkeeper.errors import NotFound, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
+from walkeeper.errors import ChangedOnTheWay, NotFound, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
 
 MAX_MESSAGE: Final = 300
 
@@ -87,7 +87,12 @@ def store_error(what: str, refusal: Refusal) -> StoreError:
     if refusal.status == 404:
         return NotFound(text, proved=refusal.code == "NoSuchKey", hint="Is endpoint the address of an S3 server?")
     if refusal.code in _DAMAGED:
-        return StoreUnavailable(
+        return ChangedOnTheWay(
             text, hint="The bytes were changed on their way: if it stays so, suspect memory or network."
         )
     return StoreUnavailable(text, hint=_LATER)
+
+
+def line(error: BaseException) -> str:
+    """What an error of a library says, in one."""
+    return " ".join(str(error).split())[:MAX_MESSAGE]

@@ -5,31 +5,31 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import boto3.session
 import botocore.exceptions as aws
-import botocore.session
-from botocore.config import Config
 from botocore.parsers import ResponseParserError
-from botocore.utils import parse_timestamp
 from urllib3.exceptions import HTTPError
 
-from walkeeper.errors import ConfigError, NotFound, StoreDenied, StoreError, StoreUnavailable, StoreUnfit
+from walkeeper.errors import (
+    ChangedOnTheWay,
+    ConfigError,
+    NotFound,
+    StoreDenied,
+    StoreError,
+    StoreUnavailable,
+    StoreUnfit,
+)
 from walkeeper.lib.clock import Clock, SystemClock
-from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, too_large
+from walkeeper.store.base import MAX_OBJECT, PACKED_SHA256, AlreadyThere, Body, ObjectInfo, too_large
 from walkeeper.store.object_key import check_folder, check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
-from walkeeper.store.s3.answers import Refusal, store_error
-from walkeeper.store.s3.connection import bound, moved, total_time
-from walkeeper.store.s3.documents import Documents
+from walkeeper.store.s3.answers import Refusal, line, store_error
+from walkeeper.store.s3.client import build
+from walkeeper.store.s3.connection import moved, total_time
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from walkeeper.store.s3.keys import S3Settings
 
-POOL_SIZE: Final = 96
-"""Connections that are kept: 64 uploads at the most, and who restores or asks meanwhile."""
 CREDENTIALS_AGE: Final = 5.0
 """Seconds: how soon after reading the credentials they may be read again, when the store denies."""
 PIECE: Final = 256 * 1024
@@ -77,6 +75,8 @@ class S3Store:
         self._client: S3Client | None = None
         self._built_at = 0.0
         self._denied = False
+        self._checks_sha256 = False
+        """Whether ``probe`` saw that the store refuses a wrong SHA-256, and each answer since then stated the right one."""
 
     @property
     def url(self) -> str:
@@ -86,23 +86,22 @@ class S3Store:
         """With ``overwrite_guard: head`` two writers at the same moment may both succeed, the later one staying."""
         check_key(key)
         check_metadata(metadata)
-        guard: dict[str, Any] = {"IfNoneMatch": "*"}
-        if self._settings.overwrite_guard == "head":
-            if self.head(key) is not None:
-                raise AlreadyThere(key)
-            guard = {}
+        if self._settings.overwrite_guard == "head" and self.head(key) is not None:
+            raise AlreadyThere(key)
+        answer: Mapping[str, Any] | None = None
+        checked = self._checks_sha256
+        if checked:
+            sha256 = _sha256(body, metadata)
+            # What refuses that header alone came between, or in its place, since the probe: the MD5 tells.
+            with contextlib.suppress(StoreDenied, StoreUnfit):
+                answer = self._put(key, body, metadata, ChecksumSHA256=sha256)
+            if answer is not None and answer.get("ChecksumSHA256") == sha256:
+                return
         md5 = hashlib.md5(body, usedforsecurity=False)
-        answer = self._call(
-            self._name(key),
-            lambda client: client.put_object(
-                Bucket=self._settings.bucket,
-                Key=self._base + key,
-                Body=body,
-                ContentMD5=base64.b64encode(md5.digest()).decode("ascii"),
-                Metadata=metadata,
-                **guard,
-            ),
-        )
+        if answer is None:
+            answer = self._put(key, body, metadata, ContentMD5=base64.b64encode(md5.digest()).decode("ascii"))
+        if checked:
+            self._checks_sha256 = False
         # An encrypting bucket's ETag is not the MD5; then, as with a store that lies, only a look can tell.
         if answer.get("ETag", "").strip('"') != md5.hexdigest():
             self._confirm(key, len(body), metadata)
@@ -163,6 +162,7 @@ class S3Store:
             overwrites_hint="The store does not honour If-None-Match. Update it, or set overwrite_guard: head, which looks "
             "before it writes and is weaker: two writers at the same moment can overwrite each other.",
             needs_metadata=True,
+            create=self._create_to_learn,
         )
 
     def kept_versions(self) -> str:
@@ -190,6 +190,29 @@ class S3Store:
         if not isinstance(size, int) or size < 0:
             raise StoreUnavailable(f"{self._name(key)}: its length is not stated", hint=_WAY)
         return size
+
+    def _put(self, key: str, body: bytes, metadata: Mapping[str, str], **sums: Any) -> Mapping[str, Any]:
+        """``sums``: what the store holds against the bytes that come, under boto3's name."""
+        guard: dict[str, Any] = {"IfNoneMatch": "*"} if self._settings.overwrite_guard == "conditional" else {}
+        return self._call(
+            self._name(key),
+            lambda client: client.put_object(
+                Bucket=self._settings.bucket, Key=self._base + key, Body=body, Metadata=metadata, **sums, **guard
+            ),
+        )
+
+    def _create_to_learn(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+        """As ``create``. Does the store refuse a wrong SHA-256? It may know none, refuse them all, or repeat what it is told."""
+        right, wrong = _sha256(body, {}), _sha256(body[1:], {})
+        self._checks_sha256 = False
+        with contextlib.suppress(StoreError):
+            try:
+                self._put(key, body, metadata, ChecksumSHA256=wrong)
+            except ChangedOnTheWay:
+                answer = self._put(key, body, metadata, ChecksumSHA256=right)
+                self._checks_sha256 = answer.get("ChecksumSHA256") == right
+            return
+        self.create(key, body, metadata)
 
     def _confirm(self, key: str, size: int, metadata: Mapping[str, str]) -> None:
         info = self.head(key)
@@ -293,16 +316,16 @@ class S3Store:
         except _NO_CREDENTIALS as error:
             self._denied = True
             raise StoreDenied(
-                f"{self.url}: {_line(error)}",
+                f"{self.url}: {line(error)}",
                 hint="Give this user credentials for S3: store.s3.access_key_id, a profile, or the instance's role.",
             ) from error
         except aws.ParamValidationError as error:
-            raise ConfigError(f"{self.url}: {_line(error)}", hint="Look at the bucket's name.") from error
+            raise ConfigError(f"{self.url}: {line(error)}", hint="Look at the bucket's name.") from error
         except aws.SSLError as error:
             raise self._tls_problem(error) from error
         except (aws.BotoCoreError, ResponseParserError, HTTPError, OSError) as error:
             raise StoreUnavailable(
-                f"{what}: {_line(error)}",
+                f"{what}: {line(error)}",
                 hint="Is the store up, and endpoint its address? Look at the way to it: name service, firewall, proxy.",
             ) from error
 
@@ -323,9 +346,9 @@ class S3Store:
 
     def _tls_problem(self, error: aws.SSLError) -> StoreError:
         if not any(words in str(error) for words in ("CERTIFICATE_VERIFY_FAILED", "doesn't match")):
-            return StoreUnavailable(f"{self.url}: {_line(error)}", hint=_WAY)
+            return StoreUnavailable(f"{self.url}: {line(error)}", hint=_WAY)
         return StoreDenied(
-            f"{self.url}: {_line(error)}",
+            f"{self.url}: {line(error)}",
             hint="The server's certificate is not trusted: renew it, or name its authority in ca_file. It is never ignored.",
         )
 
@@ -337,52 +360,9 @@ class S3Store:
                 self._built_at = now
                 if self._denied:
                     self._settings = self._settings.with_secret_again()
-                self._client = _build(self._settings)
+                self._client = build(self._settings)
                 self._denied = False
             return self._client
-
-
-def _build(settings: S3Settings) -> S3Client:
-    """Raises botocore's errors, or StoreDenied for a CA file that cannot be used."""
-    ca_file = None if settings.ca_file is None else str(settings.ca_file)
-    if ca_file is not None:
-        try:
-            ssl.create_default_context(cafile=ca_file)
-        except OSError as error:
-            raise StoreDenied(f"ca_file {ca_file}: {_line(error)}", hint="It must hold certificates as PEM.") from error
-    profile = settings.profile
-    if settings.credentials_file is not None:
-        # A named profile also keeps AWS_ACCESS_KEY_ID of the environment from going first.
-        profile = profile or "default"
-    session = botocore.session.Session(profile=profile)
-    if settings.credentials_file is not None:
-        session.set_config_variable("credentials_file", str(settings.credentials_file))
-    session.get_component("data_loader").file_loader = Documents()
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
-    client: S3Client = boto3.session.Session(botocore_session=session).client(
-        "s3",
-        endpoint_url=settings.endpoint,
-        region_name=settings.region,
-        verify=ca_file,
-        aws_access_key_id=settings.access_key_id,
-        aws_secret_access_key=settings.secret_access_key,
-        aws_session_token=settings.session_token,
-        config=Config(
-            connect_timeout=settings.connect_timeout,
-            read_timeout=settings.read_timeout,
-            max_pool_connections=POOL_SIZE,
-            tcp_keepalive=True,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            s3={"addressing_style": "path" if settings.path_style else "auto"},
-        ),
-    )
-    # The client follows a redirect to the region that the answer names. Where none is named it would ask for it with a
-    # HEAD of the bucket, follow that one's redirect in the same way, and so on without an end.
-    client.meta.events.register("provide-client-params.s3", partial(_with_options, settings))  # type: ignore[arg-type] # as below
-    client.meta.events.register("before-call.s3.HeadBucket", _no_region)  # type: ignore[arg-type] # it may return an answer
-    return bound(client)
 
 
 def _pieces(stream: StreamingBody, size: int) -> Iterator[bytes]:
@@ -394,23 +374,8 @@ def _pieces(stream: StreamingBody, size: int) -> Iterator[bytes]:
         yield piece
 
 
-def _timestamp(value: str) -> datetime:
-    """Botocore's own takes four fifths of the time that a listing takes, for what every store writes as ISO 8601."""
-    try:
-        parsed = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        parsed = parse_timestamp(value)
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-
-
-def _with_options(settings: S3Settings, params: dict[str, Any], model: Any, **_: object) -> dict[str, Any]:
-    below = f"{settings.prefix}/" if settings.prefix else ""
-    return params | settings.options(model.name, str(params.get("Key", "")).removeprefix(below))
-
-
-def _no_region(**_: object) -> tuple[object, dict[str, object]]:
-    return SimpleNamespace(status_code=200), {"ResponseMetadata": {"HTTPHeaders": {}}}
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+def _sha256(body: bytes, metadata: Mapping[str, str]) -> str:
+    """The body's, as S3 wants it: in base64."""
+    stated = metadata.get(PACKED_SHA256)
+    digest = bytes.fromhex(stated) if stated else hashlib.sha256(body).digest()
+    return base64.b64encode(digest).decode("ascii")
