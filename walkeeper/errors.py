@@ -20,8 +20,8 @@
     │   ├── Unsafe             expire would break a promise, or does not know enough to keep it
     │   ├── CannotRestore      a restore that would not come to what was asked for; nothing was written
     │   │   └── WrongCall      an option cannot be used as it is written (exit 2)
-    │   ├── NoSuchGap          nothing that is lost begins there
-    │   ├── BeyondServer       record or store know more of the timeline than the server
+    │   ├── NoSuchGap          nothing that is lost begins there, or it is not clear which is meant
+    │   ├── BeyondServer       record or store know more of its timeline than the server: it went back, or they are another's
     │   ├── ArchiveMissing     the record speaks of an archive that the store does not have
     │   ├── AnotherCluster     somebody else keeps the archive alive
     │   ├── StoreBehind        the store lacks what the record claims, and the server does not have it any longer
@@ -37,7 +37,8 @@
     ├── CannotTell             an object is there, or may be, and cannot be delivered
     │   ├── Damaged            its bytes prove that it is not what was stored
     │   ├── Locked             it is encrypted, and no key here opens it
-    │   ├── NotAuthentic       nobody with the key made it, or it is plain where all is encrypted
+    │   ├── Damaged            its checksum says so, or its name, which is one
+    │   ├── NotAuthentic       nobody with the key made it, or it is plain where all is encrypted: it counts for nothing
     │   └── HoleInArchive      it is not there, and more of its branch is behind it
     │       └── LostForGood    the same, and it is recorded as a gap
     │           └── GivenUp    the same, and it is below the floor
@@ -52,14 +53,14 @@
     │   └── StandbyLags        a standby leader has not received it yet
     ├── SpoolError             the spool's disk or its rights; waiting can help
     │   ├── SpoolFull          it has to drain first
-    │   └── SpoolShort         its disk is nearly full
+    │   └── SpoolShort         its disk is nearly full: WAL is taken from pg_wal alone
     ├── AgentError             the agent: already running, or it refuses
     │   └── NoAgent            none runs on this node, or it does not answer (exit 2)
     ├── CommitsWait            with durability: store, what is committed is not acknowledged
     ├── Degraded               with durability: store, commits go on without the store
     ├── NotGapSafe             this node could lose WAL if it became the primary
     ├── PromotionVetoed        what commits were acknowledged for would be lost by this promotion
-    ├── CommandFails           PostgreSQL's archive_command
+    ├── CommandFails           PostgreSQL's own archiver makes no progress, and keeps what it has not handed over
     ├── Watching               a takeover waits until it is known that nobody else is alive
     ├── AtIt                   archive-push: the work goes on, ask again
     ├── NoLeadership           a server accepts writes without Patroni's leader key
@@ -149,14 +150,10 @@ class Conflict(Refused):
 
 
 class OtherBytes(Conflict):
-    """The store has other bytes than the local server under one name."""
-
     reason = "other_bytes"
 
 
 class NumberUsedTwice(Conflict):
-    """The store's history of a timeline is not the local server's."""
-
     reason = "timeline_used_twice"
 
 
@@ -173,14 +170,10 @@ class BadJob(Refused):
 
 
 class Unsafe(Refused):
-    """What is kept, or what is needed by others, would be touched, or nobody can tell."""
-
     reason = "unsafe"
 
 
 class CannotRestore(Refused):
-    """What is asked for cannot be restored, or not into this directory."""
-
     reason = "cannot_restore"
 
 
@@ -189,14 +182,10 @@ class WrongCall(CannotRestore):
 
 
 class NoSuchGap(Refused):
-    """Nothing that is lost begins there, or it is not clear which is meant."""
-
     reason = "no_such_gap"
 
 
 class BeyondServer(Refused):
-    """Record or store know more of the server's own timeline than the server has: it went back in time, or they are another's."""
-
     reason = "beyond_server"
 
 
@@ -205,8 +194,6 @@ class ArchiveMissing(Refused):
 
 
 class AnotherCluster(Refused):
-    """Signs of life that are not this cluster's move in the archive."""
-
     reason = "another_cluster"
 
 
@@ -264,8 +251,6 @@ class CannotTell(WalkeeperError):
 
 
 class NotAuthentic(CannotTell):
-    """An object that nobody with the key made: its name is taken, and it counts for nothing."""
-
     reason = "not_authentic"
 
 
@@ -304,8 +289,6 @@ class CasConflict(DcsError):
 
 
 class NotLeader(CasConflict):
-    """Patroni's leader key is somebody else's: this node must not take the record."""
-
     reason = "not_leader"
 
 
@@ -314,8 +297,6 @@ class Fenced(CasConflict):
 
 
 class HeldBack(DcsError):
-    """Another member leads: its takeover must not be kept from coming through by our writes."""
-
     reason = "another_leads"
 
 
@@ -325,8 +306,6 @@ class PostgresError(WalkeeperError):
 
 
 class WalMissing(PostgresError):
-    """WAL is suspected lost: nobody who answered has it."""
-
     reason = "wal_missing"
 
 
@@ -336,8 +315,6 @@ class CommitsWait(WalkeeperError):
 
 
 class Degraded(WalkeeperError):
-    """Commits go on without the store, as ``degrade_after`` says."""
-
     waiting_helps = True
     reason = "degraded"
 
@@ -352,14 +329,10 @@ class SpoolError(WalkeeperError):
 
 
 class SpoolFull(SpoolError):
-    """Streaming pauses until the spool has drained; the hold slot keeps the WAL meanwhile."""
-
     reason = "spool_full"
 
 
 class SpoolShort(SpoolError):
-    """The spool's disk is nearly full: WAL is taken from pg_wal alone, and nothing is copied."""
-
     reason = "spool_disk"
 
 
@@ -377,21 +350,15 @@ class NotGapSafe(WalkeeperError):
 
 
 class PromotionVetoed(WalkeeperError):
-    """This standby lacks what the store has, and was acknowledged."""
-
     reason = "promotion_vetoed"
 
 
 class CommandFails(WalkeeperError):
-    """PostgreSQL's own archiver makes no progress, and keeps what it has not handed over."""
-
     waiting_helps = True
     reason = "archive_command"
 
 
 class Watching(WalkeeperError):
-    """It is not known yet whether somebody else keeps the archive alive."""
-
     waiting_helps = True
     reason = "watching"
 
@@ -402,8 +369,6 @@ class AtIt(WalkeeperError):
 
 
 class NoLeadership(WalkeeperError):
-    """A server that is out of recovery, on a node that does not hold Patroni's leader key."""
-
     waiting_helps = True
     reason = "no_leadership"
 
@@ -413,8 +378,6 @@ class GapOpen(WalkeeperError):
 
 
 class TakeoverRuns(WalkeeperError):
-    """A takeover goes on. Nothing is archived meanwhile."""
-
     waiting_helps = True
     reason = "takeover_runs"
 
@@ -426,8 +389,6 @@ class TakeoverRuns(WalkeeperError):
 
 
 class TwoAgents(WalkeeperError):
-    """Another agent of the same member's name owns the record, and this one had it before."""
-
     waiting_helps = True
     reason = "two_agents"
 
@@ -437,8 +398,6 @@ class BackupFails(WalkeeperError):
 
 
 class ProofFails(WalkeeperError):
-    """The cluster's proof of its backups, by a real restore, did not come to a good end."""
-
     reason = "proof_fails"
 
 
