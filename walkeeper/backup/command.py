@@ -8,7 +8,6 @@ import socket
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -21,7 +20,8 @@ from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import Archives, open_archives
 from walkeeper.backup.parent import Parent, begin_incremental, lacking, newest_chain
 from walkeeper.backup.pipeline import PATIENCE, Contents, Pipeline
-from walkeeper.config import Config, PostgresqlSettings
+from walkeeper.backup.survey import Surveyed, connected, stopped_at, survey
+from walkeeper.config import Config
 from walkeeper.core.amounts import duration, rate, size
 from walkeeper.core.backup import Backup, BackupId, Place, Tablespace, Tombstone, wal_ranges
 from walkeeper.core.backup_job import DAMAGED
@@ -35,25 +35,12 @@ from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import Progress, complain, printable, tell
 from walkeeper.postgres import base_backup
 from walkeeper.postgres.base_backup import BackupStream, Start, Stop
-from walkeeper.postgres.server import Server, ServerState
 
 STORED: Final = 0
 NOT_STORED: Final = 1
 INTERRUPTED: Final = 130
-_ANSWER: Final = 10.0
-"""Seconds for an answer over SQL."""
 _LOG_EVERY: Final = 30.0
 """Seconds between two lines of progress in a log."""
-_OLDEST: Final = base_backup.OLDEST // 10000
-
-_FACTS: Final = """
-select json_build_object('now', clock_timestamp(), 'version', current_setting('server_version'),
-  'version_num', current_setting('server_version_num')::int, 'checksums', current_setting('data_checksums') = 'on',
-  'blocks', current_setting('block_size')::int, 'files', pg_size_bytes(current_setting('segment_size')),
-  'summarizes', coalesce(current_setting('summarize_wal', true) = 'on', false),
-  'tablespaces', (select coalesce(json_agg(oid::bigint), '[]') from pg_tablespace
-                  where spcname not in ('pg_default', 'pg_global')),
-  'replicates', (select rolreplication or rolsuper from pg_roles where rolname = current_user))"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,28 +56,6 @@ class Request:
     max_rate: int | None = None
     spread: bool = False
     patience: float = PATIENCE
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """The server that is backed up. ``seen`` is its clock's, at ``monotonic`` of ours."""
-
-    state: ServerState
-    seen: datetime
-    monotonic: float
-    version_num: int
-    checksums: bool
-    blocks: int
-    """Bytes of one."""
-    files: int
-    """Bytes of the largest of a relation."""
-    tablespaces: tuple[int, ...]
-    summarizes: bool
-    """WAL, for incrementals."""
-
-    def now(self) -> str:
-        """By the server's clock, to the microsecond: a stop that is stated too early is chosen for a time before it."""
-        return (self.seen + timedelta(seconds=time.monotonic() - self.monotonic)).isoformat(timespec="microseconds")
 
 
 def main(config: Config, request: Request) -> int:
@@ -125,7 +90,7 @@ class _Attempt:
         named = self._request.resume or self._request.job
         resumed = None if named is None else BackupId.parse(named)
         settings = self._config.postgresql
-        source = _look(settings)
+        source = survey(settings)
         layout = archives.layout(source.state.system_identifier)
         first = with_retries(lambda: _first(archives, layout, source.state.segment_size))
         backups = archives.backups(source.state.system_identifier)
@@ -142,7 +107,7 @@ class _Attempt:
             )
             return NOT_STORED if self._request.job is None else DAMAGED
         with ExitStack() as opened, Progress() as progress:
-            walsender, timeline = _connected(settings, source, opened)
+            walsender, timeline = connected(settings, source, opened)
             id_ = resumed or _new_id(timeline)
             progress.show("waiting for the checkpoint")
             walsender, start, builds_on = self._begin(id_, archives, source, walsender, opened)
@@ -165,7 +130,7 @@ class _Attempt:
             with pinned(archives.store, layout, _pin(self._config, id_, start.timeline, start.lsn)):
                 try:
                     stop = walsender.copy(pipeline)
-                    stopped = _stopped(settings, source)
+                    stopped = stopped_at(settings, source)
                     contents = pipeline.finish()
                     suffix = backups.codec.suffix
                     made = _described(self._config, source, id_, (start, began), (stop, stopped), contents, suffix)
@@ -187,7 +152,7 @@ class _Attempt:
         return self._verdict(committed)
 
     def _begin(
-        self, id_: BackupId, archives: Archives, source: _Source, walsender: BackupStream, opened: ExitStack
+        self, id_: BackupId, archives: Archives, source: Surveyed, walsender: BackupStream, opened: ExitStack
     ) -> tuple[BackupStream, base_backup.Start, str]:
         """On which connection it has begun, where, and the id of the backup that it builds on, empty for a full one."""
         most = self._request.max_rate or self._config.backup_rate
@@ -200,12 +165,12 @@ class _Attempt:
             except PostgresError as problem:
                 self._full(str(problem))
                 walsender.abandon()
-                walsender, _ = _connected(self._config.postgresql, source, opened)
+                walsender, _ = connected(self._config.postgresql, source, opened)
             else:
                 return walsender, start, parent.id
         return walsender, walsender.begin(wanted), ""
 
-    def _parent(self, id_: BackupId, archives: Archives, source: _Source, opened: ExitStack) -> Parent | None:
+    def _parent(self, id_: BackupId, archives: Archives, source: Surveyed, opened: ExitStack) -> Parent | None:
         """For an incremental, until ``opened`` is left; None for a full backup."""
         backups = archives.backups(source.state.system_identifier)
         full_every = self._config.backup_full_every if self._request.job is not None else None
@@ -260,62 +225,6 @@ class _Attempt:
             )
 
 
-def _connected(settings: PostgresqlSettings, source: _Source, opened: ExitStack) -> tuple[BackupStream, int]:
-    """To the server that was looked at, and the timeline that it is on. Raises PostgresError or WrongCluster."""
-    walsender = opened.enter_context(BackupStream(settings))
-    found = walsender.identify()
-    if found.system_identifier != source.state.system_identifier:
-        raise WrongCluster(
-            f"postgresql at {settings.host}:{settings.port}: it answers as system {source.state.system_identifier} "
-            f"to SQL and as {found.system_identifier} to replication",
-            hint="Name the server itself, not a proxy in front of several.",
-        )
-    return walsender, found.timeline
-
-
-def _look(settings: PostgresqlSettings) -> _Source:
-    """Everything that can be refused before the server has made a checkpoint for it. Raises PostgresError."""
-    server = Server(settings, _ANSWER, application=base_backup.APPLICATION)
-    where = f"postgresql at {settings.host}:{settings.port}"
-    try:
-        state, facts, now = server.state(), server.survey(_FACTS), time.monotonic()
-    finally:
-        server.close()
-    if state.major < _OLDEST:
-        raise PostgresError(
-            f"{where}: base backups need PostgreSQL {_OLDEST}, and this is {facts['version']}",
-            hint="Go on taking them with pg_basebackup; the archive's WAL goes with any base backup.",
-        )
-    if not facts["replicates"]:
-        quoted = '"{}"'.format(settings.user.replace('"', '""'))
-        raise PostgresError(
-            f"{where}: role {settings.user!r} may not replicate",
-            hint=f"As a superuser: ALTER ROLE {quoted} REPLICATION; or set walkeeper.postgresql.user to one that may.",
-        )
-    return _Source(
-        state, datetime.fromisoformat(facts["now"]), now, facts["version_num"], facts["checksums"],
-        facts["blocks"], facts["files"], tuple(facts["tablespaces"]), facts["summarizes"],
-    )  # fmt: skip
-
-
-def _stopped(settings: PostgresqlSettings, source: _Source) -> str:
-    """When the backup stopped, by the server's clock; of a standby not before the last transaction that it has replayed,
-    which has the time of the server that wrote it. A restore to a time goes by those.
-    """
-    at = source.now()
-    if not source.state.in_recovery:
-        return at
-    server = Server(settings, _ANSWER, application=base_backup.APPLICATION)
-    try:
-        replayed = server.survey("select json_build_object('at', pg_last_xact_replay_timestamp())")["at"]
-    except PostgresError as problem:
-        events.failure("replayed_time_unknown", problem)
-        return at
-    finally:
-        server.close()
-    return at if replayed is None else max(at, replayed, key=datetime.fromisoformat)
-
-
 def _first(archives: Archives, layout: Layout, segment_size: SegmentSize) -> Segment:
     """Where this cluster's archive began. Raises WrongCluster: without its WAL a backup would restore nothing."""
     where = f"{archives.store.url}/{layout.root}"
@@ -367,7 +276,7 @@ def _new_id(timeline: int) -> BackupId:
 
 def _described(
     config: Config,
-    source: _Source,
+    source: Surveyed,
     id_: BackupId,
     start: tuple[Start, str],
     stop: tuple[Stop, str],
