@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.places import Place
-from tests.parts.cluster import Cluster, Node, callbacks
+from tests.parts.cluster import Cluster, Node
 from tests.parts.processes import CHECKOUT, new_directory, wait_until
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
 from walkeeper.core.record import Record, decode_record
 
-CALLBACK: Final = f"{{python}} -I -S {CHECKOUT}/walkeeper/control/callback.py {{config}}"
-RESTORE: Final = "{python} -m walkeeper -c {config} restore-wal %f %p"
 ARCHIVE_PUSH: Final = f"WALKEEPER_PYTHON={{python}} {CHECKOUT}/walkeeper/shell/walkeeper-archive-push -c {{config}} %p"
 
 _EVENT: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) [A-Z]+ (\w+)(.*)")
@@ -61,13 +59,11 @@ def make_cluster(
             },
             **(walkeeper or {}),
         }
-        wired = {"walkeeper_config": section, "callbacks": callbacks(CALLBACK)}
-        if restore_command:
-            wired["restore_command"] = RESTORE
+        wired = {"walkeeper_config": section, "restore_command": None if restore_command else ""}
     if archive_command is not None:
         settings = {"archive_mode": "on", **(settings or {})}
         wired["extra"] = {"postgresql": {"parameters": {"archive_command": archive_command}}}  # each node has its own
-    cluster = Cluster(
+    return Cluster(
         new_directory("c"),
         nodes,
         segment_size_mb=segment_size_mb,
@@ -76,9 +72,6 @@ def make_cluster(
         env={"TZ": "UTC"},
         **wired,
     )
-    for node in cluster.nodes:
-        node.env["WALKEEPER_RUN_DIR"] = str(node.directory)
-    return cluster
 
 
 def start(cluster: Cluster, place: Place | None, timeout: float = 120) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts.cluster import Cluster, Node, callbacks, restore_server
+from tests.parts.cluster import Cluster, Node, restore_server
 from tests.parts.ledger import Ledger
 from tests.parts.processes import wait_until
 from walkeeper.archive.codec import Codec
@@ -23,7 +23,6 @@ from walkeeper.store.directory import DirectoryStore
 pytestmark = pytest.mark.cluster
 SIZE = SegmentSize(4 * MIB)
 SCRIPT = Path(__file__).parent.parent / "walkeeper" / "shell" / "walkeeper-archive-push"
-CALLBACK = Path(__file__).parent.parent / "walkeeper" / "control" / "callback.py"
 
 
 class Archived:
@@ -102,11 +101,7 @@ def archived(short_path: Path, mode: str) -> Iterator[Archived]:
         },
         settings={"archive_mode": "on"} if mode == "command" else None,
         extra={"postgresql": {"parameters": {"archive_command": command}}} if mode == "command" else None,
-        callbacks=callbacks(f"{{python}} -I -S {CALLBACK} {{config}}"),
-        restore_command="{python} -m walkeeper -c {config} restore-wal %f %p",
     )
-    for node in cluster.nodes:
-        node.env["WALKEEPER_RUN_DIR"] = str(node.directory)
     with cluster:
         yield Archived(cluster, store)
 

@@ -20,9 +20,8 @@ from typing import Final, Self
 
 import psycopg
 
-from benchmarks.wiring import CALLBACK, RESTORE
 from tests.parts.binaries import postgres_bin
-from tests.parts.cluster import Cluster, Node, callbacks
+from tests.parts.cluster import Cluster, Node
 from tests.parts.ledger import Ledger
 from tests.parts.processes import CHECKOUT, Host, new_directory, wait_until
 from tests.parts.seaweedfs import LEAST_ACTIONS, SeaweedFS
@@ -86,13 +85,10 @@ class Night:
             },
             "agent": {"listen": "127.0.0.1:{metrics_port}", "log_file": "{directory}/agent.log"},
         }
-        cluster = Cluster(
+        return Cluster(
             directory, nodes, scope=scope, bin_dir=postgres_bin(MAJOR), segment_size_mb=SEGMENT_MB,
-            walkeeper_config=section, callbacks=callbacks(CALLBACK), restore_command=RESTORE,
+            walkeeper_config=section,
         )  # fmt: skip
-        for node in cluster.nodes:
-            node.env["WALKEEPER_RUN_DIR"] = str(node.directory)
-        return cluster
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:

@@ -11,11 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
-from tests.parts.cluster import Cluster, Node, callbacks, merged
+from tests.parts.cluster import CALLBACK, RESTORE, Cluster, Node, callbacks, merged
 from tests.parts.dcs import Dcs
 from tests.parts.ledger import Ledger
 from tests.parts.processes import CHECKOUT, wait_until
-from tests.test_cluster import CALLBACK, SCRIPT, SIZE, Archived, restored_rows
+from tests.test_cluster import SCRIPT, SIZE, Archived, restored_rows
 from walkeeper.core.history import parse_history
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Record
@@ -65,12 +65,10 @@ def archived(directory: Path, *, archiver: str = "streaming", guarded: bool = Fa
     cluster = (Guarded if guarded else Cluster)(
         directory / "cluster",
         walkeeper_config=section,
-        callbacks=callbacks(f"{{python}} -I -S {CALLBACK} {config}"),
-        restore_command=f"{{python}} -m walkeeper -c {config} restore-wal %f %p",
+        callbacks=callbacks(CALLBACK.replace("{config}", config)),
+        restore_command=RESTORE.replace("{config}", config),
         **{"segment_size_mb": SIZE // MIB, **options},
     )
-    for node in cluster.nodes:
-        node.env["WALKEEPER_RUN_DIR"] = str(node.directory)
     return Archived(cluster, store)
 
 

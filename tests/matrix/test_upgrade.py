@@ -10,10 +10,10 @@ from typing import Final
 import pytest
 
 from tests.parts.binaries import all_postgres, postgres_bin
-from tests.parts.cluster import Cluster, Node, callbacks
+from tests.parts.cluster import Cluster, Node
 from tests.parts.postgres import SUPERUSER, SUPERUSER_PASSWORD, restore_server
 from tests.parts.processes import CHECKOUT, wait_until
-from tests.test_cluster import CALLBACK, SIZE, Archived
+from tests.test_cluster import SIZE, Archived
 from walkeeper.core.lsn import MIB
 from walkeeper.core.record import Record
 
@@ -32,11 +32,7 @@ def test_a_major_upgrade_and_its_rollback_as_documented(short_path: Path) -> Non
         bin_dir=postgres_bin(OLD),
         segment_size_mb=SIZE // MIB,
         walkeeper_config={"store": {"directory": str(short_path / "store")}, "agent": {"listen": "off"}},
-        callbacks=callbacks(f"{{python}} -I -S {CALLBACK} {{config}}"),
-        restore_command="{python} -m walkeeper -c {config} restore-wal %f %p",
     )
-    for node in cluster.nodes:
-        node.env["WALKEEPER_RUN_DIR"] = str(node.directory)
     with cluster:
         archived = Archived(cluster, short_path / "store")
         leader = cluster.wait_leader()

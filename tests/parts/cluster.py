@@ -16,12 +16,14 @@ from tests.parts.dcs import PATRONI, ROOT_PASSWORD, WALKEEPER, Dcs, Etcd3
 from tests.parts.etcd import Etcd
 from tests.parts.node import REWINDER, REWINDER_PASSWORD, Node
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, SMALL, SUPERUSER, SUPERUSER_PASSWORD, restore_server
-from tests.parts.processes import tail, wait_until
+from tests.parts.processes import CHECKOUT, tail, wait_until
 from tests.parts.proxy import Proxy
 
 HOLD_SLOT: Final = "walkeeper"
 ON_A_FULL_DISK: Final = {"spool": {"reserve": "16MiB"}}
 """It streams there, however full this machine's disk is."""
+CALLBACK: Final = f"{{python}} -I -S {CHECKOUT}/walkeeper/control/callback.py {{config}}"
+RESTORE: Final = "{python} -m walkeeper -c {config} restore-wal %f %p"
 CALLBACKS: Final = ("on_start", "on_stop", "on_restart", "on_role_change", "on_reload")
 
 __all__ = [
@@ -42,7 +44,8 @@ class Cluster:
     """``nodes`` Patroni nodes over one DCS in ``directory``. The context manager starts it and waits until all are ready.
 
     In ``walkeeper_config`` (the ``walkeeper:`` section), ``callbacks`` (event to command), ``restore_command``,
-    ``settings`` and ``extra`` (merged over the whole patroni.yml) each string is a template, see Node.fill.
+    ``settings`` and ``extra`` (merged over the whole patroni.yml) each string is a template, see Node.fill. With a
+    ``walkeeper_config`` the callbacks and the restore_command are walkeeper's unless a test says otherwise.
     ``hold_slot`` None declares no permanent slot. ``proxied`` puts a Proxy between each node and etcd. ``guarded``: see Etcd3.
     ``tags`` are those of some nodes. ``libpq`` is what tests need to connect as some user, over what is usual.
     ``python`` runs Patroni and walkeeper, where it is another than the tests'.
@@ -79,8 +82,9 @@ class Cluster:
         self.segment_size_mb = segment_size_mb
         self.ttl = ttl
         self.walkeeper_config = walkeeper_config
-        self.callbacks = dict(callbacks or {})
-        self.restore_command = restore_command
+        wired = walkeeper_config is not None
+        self.callbacks = dict.fromkeys(CALLBACKS, CALLBACK) if callbacks is None and wired else dict(callbacks or {})
+        self.restore_command = RESTORE if restore_command is None and wired else restore_command
         self.synchronous = synchronous
         self.settings = dict(settings or {})
         self.extra = dict(extra or {})
@@ -94,7 +98,7 @@ class Cluster:
         self.python = python or Path(sys.executable)
         self.nodes = [self._make_node(f"node{number}") for number in range(1, nodes + 1)]
         for node in self.nodes:
-            node.env.update(env or {})
+            node.env = {"WALKEEPER_RUN_DIR": str(node.directory), **(env or {})}
 
     def _make_node(self, name: str) -> Node:
         proxy = Proxy(self.etcd.port) if self.proxied else None

@@ -331,6 +331,7 @@ def cluster() -> Iterator[Cluster]:
         proxied=True,
         walkeeper_config={"store": {"path": "{directory}/store"}, "metrics_port": "{metrics_port}"},
         callbacks=callbacks(f"{{python}} {script} {{directory}}"),
+        restore_command="",
         env={"WK_SPOOL": "/dev/shm"},
     ) as running:
         yield running

@@ -13,10 +13,10 @@ from typing import Final
 import psycopg
 import pytest
 
-from tests.parts.cluster import Cluster, Node, callbacks
+from tests.parts.cluster import Cluster, Node
 from tests.parts.processes import wait_until
 from tests.restore.test_standby_catch_up import freeze_replication, rows
-from tests.test_cluster import CALLBACK, SIZE, Archived
+from tests.test_cluster import SIZE, Archived
 from walkeeper.core.lsn import MIB
 from walkeeper.core.synchronous import standby_name
 
@@ -39,13 +39,9 @@ def archived(short_path: Path) -> Iterator[Archived]:
             "durability": "store",
             "agent": {"listen": "127.0.0.1:{metrics_port}"},
         },
-        callbacks=callbacks(f"{{python}} -I -S {CALLBACK} {{config}}"),
-        restore_command="{python} -m walkeeper -c {config} restore-wal %f %p",
         settings={"wal_receiver_timeout": "0"},
         extra={"postgresql": {"pre_promote": "{python} -m walkeeper pre-promote --config {config}"}},
     )
-    for node in cluster.nodes:
-        node.env["WALKEEPER_RUN_DIR"] = str(node.directory)
     with cluster:
         yield Archived(cluster, store)
 

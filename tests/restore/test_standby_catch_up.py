@@ -11,9 +11,9 @@ from typing import Final
 
 import pytest
 
-from tests.parts.cluster import Cluster, Node, callbacks
+from tests.parts.cluster import Cluster, Node
 from tests.parts.processes import wait_until
-from tests.test_cluster import CALLBACK, SIZE, Archived
+from tests.test_cluster import SIZE, Archived
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Record
@@ -35,13 +35,9 @@ def archived(short_path: Path) -> Iterator[Archived]:
         nodes=2,
         segment_size_mb=SIZE // MIB,
         walkeeper_config={"store": {"directory": str(store)}, "agent": {"listen": "127.0.0.1:{metrics_port}"}},
-        callbacks=callbacks(f"{{python}} -I -S {CALLBACK} {{config}}"),
-        restore_command="{python} -m walkeeper -c {config} restore-wal %f %p",
         settings={"wal_receiver_timeout": "0"},
         extra={"bootstrap": {"dcs": {"maximum_lag_on_failover": MAXIMUM_LAG}}},
     )
-    for node in cluster.nodes:
-        node.env["WALKEEPER_RUN_DIR"] = str(node.directory)
     with cluster:
         yield Archived(cluster, store)
 

@@ -24,6 +24,7 @@ import yaml
 
 from benchmarks import wiring
 from benchmarks.places import DirectoryPlace, Place
+from tests.parts import cluster
 from tests.parts.cluster import WALKEEPER, Cluster, callbacks
 from tests.parts.ledger import Acknowledged, Ledger
 from tests.parts.node import Node
@@ -55,7 +56,7 @@ CONFIG: Final = "{directory}/walkeeper.yml"
 """Walkeeper's own: its user in etcd may write one key (examples/dcs/etcd-role.sh)."""
 PRE_PROMOTE: Final = "{python} -m walkeeper -c " + CONFIG + " pre-promote --timeout 20"
 CALLBACK, RESTORE, PUSH = (
-    command.replace("{config}", CONFIG) for command in (wiring.CALLBACK, wiring.RESTORE, wiring.ARCHIVE_PUSH)
+    command.replace("{config}", CONFIG) for command in (cluster.CALLBACK, cluster.RESTORE, wiring.ARCHIVE_PUSH)
 )
 RECORD: Final = "/service/demo/walkeeper"
 _SAMPLE: Final = 1.0
@@ -173,8 +174,6 @@ class Rig:
             settings=self.connections | ({"archive_mode": "on"} if archiver == "command" else {}),
             extra={"postgresql": postgresql},
         )  # fmt: skip
-        for node in self.cluster.nodes:
-            node.env["WALKEEPER_RUN_DIR"] = str(node.directory)
         self.ledger = Ledger(
             self.cluster.conninfo(), writers=writers, ballast=ROW_BYTES, pause=writers * ROW_BYTES / (rate * MIB)
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.parts.cluster import Cluster, Node, callbacks
+from tests.parts.cluster import Cluster, Node
 from tests.parts.processes import wait_until
 from walkeeper.core import backup_job
 from walkeeper.core.backup_job import Job
@@ -22,7 +22,6 @@ from walkeeper.core.record import decode_record
 from walkeeper.dcs.base import BACKUP_JOB
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-CALLBACK = Path(__file__).parents[3] / "walkeeper" / "control" / "callback.py"
 WALKEEPER = str(Path(sys.executable).parent / "walkeeper")
 REPLICAS = {
     "create_replica_methods": ["walkeeper", "basebackup"],
@@ -43,7 +42,7 @@ def made(
     scope: str = "demo",
     backup: Mapping[str, Any] | None = None,
 ) -> Cluster:
-    cluster = Cluster(
+    return Cluster(
         directory,
         nodes=nodes,
         scope=scope,
@@ -52,13 +51,8 @@ def made(
             "agent": {"listen": "127.0.0.1:{metrics_port}"},
             "backup": {"schedule": "24h", **(backup or {})} if nodes > 1 else {},
         },
-        callbacks=callbacks(f"{{python}} -I -S {CALLBACK} {{config}}"),
-        restore_command="{python} -m walkeeper -c {config} restore-wal %f %p",
         extra=extra,
     )
-    for node in cluster.nodes:
-        node.env["WALKEEPER_RUN_DIR"] = str(node.directory)
-    return cluster
 
 
 @pytest.fixture

@@ -13,14 +13,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.parts.cluster import Cluster, Node, callbacks
+from tests.parts.cluster import Cluster, Node
 from tests.parts.postgres import SUPERUSER, SUPERUSER_PASSWORD
 from tests.parts.processes import wait_until
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record, decode_record
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-CALLBACK = Path(__file__).parents[3] / "walkeeper" / "control" / "callback.py"
 BIN = Path(sys.executable).parent
 
 
@@ -32,11 +31,7 @@ def cluster(short_path: Path) -> Iterator[Cluster]:
         short_path / "cluster",
         nodes=2,
         walkeeper_config={"store": {"directory": str(store)}, "agent": {"listen": "127.0.0.1:{metrics_port}"}},
-        callbacks=callbacks(f"{{python}} -I -S {CALLBACK} {{config}}"),
-        restore_command="{python} -m walkeeper -c {config} restore-wal %f %p",
     )
-    for node in made.nodes:
-        node.env["WALKEEPER_RUN_DIR"] = str(node.directory)
     with made:
         yield made
 

@@ -6,23 +6,19 @@ All restores but the first go into one directory with --delta, over what the one
 from __future__ import annotations
 
 import json
-import os
 import signal
 import struct
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import psycopg
 import pytest
 
-from tests.fixtures.bare_host import forget_crash
+from tests.fixtures.bare_host import BareHost, forget_crash
 from tests.fixtures.taken import Place, clock_goes_back
 from tests.parts.postgres import Postgres
-from tests.parts.processes import Host, new_directory, wait_until
+from tests.parts.processes import new_directory, wait_until
 from walkeeper.config import load
 from walkeeper.core.backup import Backup
 from walkeeper.core.lsn import Lsn
@@ -98,46 +94,18 @@ class Life:
         wait_until(lambda: not self.server.value("SELECT pg_is_in_recovery()"), "the promotion")
 
 
-class Restored:
+class Restored(BareHost):
     """A data directory that ``walkeeper restore`` writes, and the server that its printed command starts."""
 
     def __init__(self, life: Life) -> None:
-        self.host = Host("restored", new_directory("h"))
-        self.data, self.space = self.host.directory / "data", self.host.directory / "space"
-        self.config = self.host.directory / "walkeeper.yml"
-        self.config.write_text(f"scope: demo\nwalkeeper:\n  store: {{directory: {life.place.store}}}\n")
-        self.env = {"PATH": f"{life.server.bin_dir}:{os.environ['PATH']}", "WALKEEPER_RUN_DIR": str(new_directory("r"))}
-        self.moves = f"--tablespace={life.space}={self.space}"
-
-    def command(self, *arguments: str) -> list[str]:
-        program = Path(sys.executable).with_name("walkeeper")
-        return [str(program), "restore", "-c", str(self.config), "--data-dir", str(self.data), self.moves, *arguments]
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        forget_crash(self.data)
-        return subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, check=False, timeout=120,
-            env=self.host.environment(self.env),
-        )  # fmt: skip
+        super().__init__(life.place)
+        self.space = self.directory / "space"
+        self.words = ["restore", "--data-dir", str(self.data), f"--tablespace={life.space}={self.space}"]
 
     def restore(self, *arguments: str) -> dict[str, Any]:
-        told = self.run(*arguments, "--json")
+        told = self.run(*self.words, *arguments, "--json")
         assert told.returncode == 0, told.stdout + told.stderr
         return dict(json.loads(told.stdout))
-
-    def start(self, document: dict[str, Any]) -> None:
-        """With the printed command."""
-        try:
-            self.host.run(["sh", "-c", document["start"]], env=self.env, timeout=60)
-        except subprocess.CalledProcessError as error:
-            error.add_note((self.data / "walkeeper.log").read_text()[-3000:])
-            raise
-
-    def value(self, sql: str) -> Any:
-        with psycopg.connect(host=str(self.data), port=5432, user="postgres", dbname="postgres") as connection:
-            row = connection.execute(sql.encode()).fetchone()
-        assert row is not None
-        return row[0]
 
     def said(self, *, paused: bool) -> str:
         """All words, once the recovery is where it should end."""
@@ -222,7 +190,7 @@ def test_p14_killed_anywhere_postgresql_refuses_it_and_the_same_command_goes_on(
     fresh = Restored(life)
     refused = 0
     for number in range(60):
-        process = fresh.host.start(fresh.command("--to", life.time), env=fresh.env)
+        process = fresh.begin(*fresh.words, "--to", life.time)
         note = fresh.data / state.NAME
         wait_until(lambda: note.exists() or not process.alive, "the first step", interval=0.001)  # noqa: B023
         try:
