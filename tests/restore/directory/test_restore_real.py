@@ -137,7 +137,14 @@ def test_p14_what_is_restored_is_what_postgresql_sent(life: Life, restored: Rest
     done = restored.restore("--delta", "--backup", life.older.id)
     backups = life.place.backups
     (restored.data / "backup_manifest").write_bytes(backups.read_document(life.older, "manifest", life.older.manifest))
-    changed = ("postgresql.auto.conf", "recovery.signal", "tablespace_map", state.NAME, "walkeeper.conf")
+    changed = (
+        "postgresql.auto.conf",
+        "recovery.signal",
+        "tablespace_map",
+        state.NAME,
+        "walkeeper.conf",
+        "walkeeper_hba.conf",
+    )
     restored.host.run(
         [life.server.bin_dir / "pg_verifybackup", "-n", *(f"--ignore={name}" for name in changed), restored.data]
     )

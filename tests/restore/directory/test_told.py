@@ -20,7 +20,8 @@ LARGE = "huge_pages = on\nshared_buffers = '8000GB'\n"
 
 
 class There:
-    """A restore and a person who types what it prints. Two backups: the newer one has no postgresql.conf, as Debian's."""
+    """A restore and a person who types what it prints. Two backups: the newer one has no postgresql.conf, as Debian's. Neither has
+    a pg_hba.conf that lets anybody in on a socket."""
 
     def __init__(self, server: Postgres) -> None:
         self.server, self.place = server, Place(server)
@@ -28,6 +29,7 @@ class There:
         conf = server.data / "postgresql.conf"
         small = conf.read_text()
         conf.write_text(small + LARGE)
+        (server.data / "pg_hba.conf").write_text("host all all 10.0.0.0/8 scram-sha-256\n")
         self.first = self._take()
         server.execute("INSERT INTO said VALUES ('b')")
         self.time = str(server.value("SELECT clock_timestamp()"))

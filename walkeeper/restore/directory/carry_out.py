@@ -215,8 +215,7 @@ def _mark_clone(plan: Plan, tree: Tree, mode: int) -> None:
 def _write_start(plan: Plan, tree: Tree, control: bytes, mode: int) -> None:
     """What the start that is printed needs. Patroni has its own."""
     _make_sockets(plan.directory)
-    if tree.read_file("pg_hba.conf", 1) is None:
-        tree.write_file(settings.HBA, settings.HBA_CONTENT, mode)
+    tree.write_file(settings.HBA, settings.HBA_CONTENT, mode)
     told = _control_data(plan, control)
     tree.write_file(settings.START_CONF, settings.start_conf(plan.directory, told), mode)
 

@@ -22,7 +22,9 @@ def no_backup(wanted: Target, named: str, chosen: NoChoice, found: Windows) -> C
 
 
 def not_found(wanted: ToXid | ToName, oldest: Backup) -> CannotRestore:
-    meant = "A number alone is a transaction's: a time" if isinstance(wanted, ToXid) else "A time"
+    meant = "A time"
+    if isinstance(wanted, ToXid):
+        meant = "A savepoint's is none, though rows have it. A number alone is a transaction's: a time"
     return CannotRestore(
         f"--to {wanted.text}: it is not in the archive after {consistent_at(oldest)}, the stop of the oldest complete backup",
         hint=f"Is it another timeline's? --timeline says which one is followed. {meant} is written like '2026-11-27 23:10'.",

@@ -21,6 +21,9 @@ from walkeeper.core.lsn import MIB
 AUTO_CONF: Final = "postgresql.auto.conf"
 START_CONF: Final = "walkeeper.conf"
 START_LOG: Final = "walkeeper.log"
+HBA: Final = "walkeeper_hba.conf"
+HBA_CONTENT: Final = b"local all all trust\n"
+"""Only who owns the files gets to the socket. The backup's own may have no line for one, and nobody could end the recovery."""
 _BEGIN: Final = "# --- walkeeper restore: what follows counts until this recovery has ended"
 _END: Final = "# --- walkeeper restore: end"
 _ASIDE: Final = "# set aside by walkeeper restore: "
@@ -92,7 +95,7 @@ def start_conf(directory: Path, control_data: str) -> bytes:
     stated = dict(line.split(":", 1) for line in control_data.splitlines() if ":" in line)
     ours = {
         "data_directory": str(directory),
-        "hba_file": str(_hba_file(directory)),
+        "hba_file": str(directory / HBA),
         "listen_addresses": "",
         "port": PORT,
         "unix_socket_directories": str(sockets(directory)),
@@ -100,8 +103,6 @@ def start_conf(directory: Path, control_data: str) -> bytes:
         "max_logical_replication_workers": "0",
         "hot_standby": "on",
     }
-    if (directory / "pg_ident.conf").is_file():
-        ours["ident_file"] = str(directory / "pg_ident.conf")
     found = list(_flattened(directory / "postgresql.conf", 0))
     ours |= _limits(stated, [*found, *_auto_conf(directory)])
     lines = [
@@ -152,15 +153,6 @@ def _room_for_wal(segment: str) -> list[str]:
     twice = 2 * int(segment) // MIB if segment.strip().isdecimal() else 0
     least = {"min_wal_size": 80, "max_wal_size": 1024}
     return [f"{name} = '{twice}MB'" for name, default in least.items() if twice > default]
-
-
-def _hba_file(directory: Path) -> Path:
-    """The backup's, or one that lets in who owns the server's process."""
-    return directory / ("pg_hba.conf" if (directory / "pg_hba.conf").is_file() else HBA)
-
-
-HBA: Final = "walkeeper_hba.conf"
-HBA_CONTENT: Final = b"local all all peer\n"
 
 
 def quoted(value: str) -> str:
