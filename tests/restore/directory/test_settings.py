@@ -46,7 +46,7 @@ def test_what_belongs_to_another_host_is_left_out_wherever_it_is_included_from(t
     (tmp_path / "base.conf").write_text("shared_buffers = 16MB # small\nhba_file = '/etc/x'\ninclude 'base.conf'\n")
     (tmp_path / "postgresql.conf").write_text(
         "  # Patroni\ninclude 'base.conf'\ninclude_dir = 'conf.d'\ninclude_if_exists '/nowhere/x'\n"
-        "listen_addresses='10.0.0.1'\nsynchronous_standby_names = '*'\npg_stat_statements.max = 10\nlog_statement = all\n"
+        "listen_addresses='10.0.0.1'\nwal_keep_size = 99GB\nsynchronous_standby_names = '*'\npg_stat_statements.max = 10\nlog_statement = all\n"
         "\xff = 1\n",
         encoding="latin-1",
     )
@@ -63,7 +63,9 @@ def test_what_belongs_to_another_host_is_left_out_wherever_it_is_included_from(t
     assert f"data_directory = '{tmp_path}'" in settings
     assert f"hba_file = '{tmp_path}/walkeeper_hba.conf'" in settings
     assert not any(
-        word in line for line in settings for word in ("archive", "include", "10.0.0.1", "synchronous", "= on", "etc")
+        word in line
+        for line in settings
+        for word in ("archive", "include", "10.0.0.1", "99GB", "synchronous", "= on", "etc")
     )
 
 

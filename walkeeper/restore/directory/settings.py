@@ -47,10 +47,10 @@ _OF_A_HOST: Final = re.compile(
     r"krb_.*|archive_.*|summarize_wal|synchronous_standby_names|synchronized_standby_slots|cluster_name|log(ging)?_(collector|"
     r"directory|filename|destination)|syslog_.*|stats_temp_directory|lc_(messages|monetary|numeric|time)|max_slot_wal_keep_size|"
     r"idle_replication_slot_timeout|max_logical_replication_workers|include(_dir|_if_exists)?|"
-    r"huge_page(s|_size)|min_dynamic_shared_memory|io_method"
+    r"huge_page(s|_size)|min_dynamic_shared_memory|io_method|wal_keep_(size|segments)"
 )
-"""What holds on one host only, or acts on others: addresses, files by absolute path, archiving, waiting for standbys, what its
-kernel has."""
+"""What holds on one host only, or acts on others: addresses, files by absolute path, archiving, waiting for standbys, WAL that is
+kept for them, what its kernel has."""
 _LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 _BUFFERS: Final = "shared_buffers"
 _AMOUNT: Final = re.compile(r"'?\s*([0-9]+(?:\.[0-9]+)?)\s*(B|kB|MB|GB|TB|)\s*'?\s*(?:#.*)?")
