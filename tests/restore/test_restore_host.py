@@ -118,6 +118,7 @@ def test_on_a_bare_host_the_first_call_starts_what_prefetches_and_it_leaves_noth
     server.stop("fast")
     wait_until(lambda: not bare.hosts(), "its end", 30)
     assert bare.links() == []
+    assert [*bare.run.glob("restore-*")] == []
     assert not server.data.with_name("data.walkeeper").exists()
 
 

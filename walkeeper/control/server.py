@@ -45,21 +45,10 @@ class AgentLock:
     def __init__(self, path: Path) -> None:
         """Raises AgentError when another process holds it, or when the file cannot be made."""
         self.path = path
-        try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise AgentError(
-                f"{path}: it cannot be opened: {error.strerror}",
-                hint="The run directory must exist and be the agent's: RuntimeDirectory= in the unit, or WALKEEPER_RUN_DIR.",
-            ) from None
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        self._descriptor = _locked(path)
+        while _inode(path) != os.fstat(self._descriptor).st_ino:  # who had it has just removed the file
             os.close(self._descriptor)
-            raise AgentError(
-                f"{path}: an agent is already running, pid {holder}", hint="One agent serves a configuration."
-            ) from None
+            self._descriptor = _locked(path)
         self.held = True
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -257,6 +246,25 @@ def _refuse(client: socket.socket, text: str, hint: str) -> None:
     with client, contextlib.suppress(OSError):
         client.setblocking(False)
         client.send(json.dumps(_error(text, hint=hint)).encode() + b"\n")
+
+
+def _locked(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise AgentError(
+            f"{path}: it cannot be opened: {error.strerror}",
+            hint="The run directory must exist and be the agent's: RuntimeDirectory= in the unit, or WALKEEPER_RUN_DIR.",
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise AgentError(
+            f"{path}: an agent is already running, pid {holder}", hint="One agent serves a configuration."
+        ) from None
+    return descriptor
 
 
 def _inode(path: Path) -> int | None:

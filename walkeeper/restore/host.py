@@ -20,6 +20,7 @@ from walkeeper.control.server import AgentLock, ControlServer
 from walkeeper.errors import CannotTell, ConfigError, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import SystemClock
+from walkeeper.restore.host_files import clear, clear_ended
 
 if TYPE_CHECKING:
     from walkeeper.config import Config
@@ -39,7 +40,11 @@ def main(config_path: Path) -> int:
         agent = paths.socket_path(config_path, os.environ)
         socket = Path(paths.restore_socket_path(agent, os.environ))
         with AgentLock(Path(paths.lock_path(str(socket)))) as lock:
-            return _serve(config_path, socket, lock)
+            clear_ended(socket)
+            code = _serve(config_path, socket, lock)
+            if code == 0:
+                clear(socket)
+            return code
     except (WalkeeperError, paths.RunDirectoryError) as problem:
         events.failure("restore_host_not_started", problem)
         return 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import pyrage
 import pytest
 
@@ -550,6 +551,22 @@ def test_p15_whoever_goes_on_pins_it_anew(
     assert left is not None
     assert left.pin == pin.id
     assert pin not in earlier
+
+
+def test_p15_another_restore_into_a_directory_ends_the_pin_of_the_one_before(
+    store: MemoryStore, backup: Backup, tmp_path: Path
+) -> None:
+    restore(backup, store, tmp_path)
+    (first,) = read_pins(store, LAYOUT)
+    anew = replace(plan(backup, store, tmp_path, delta=True), resumed=None)
+    carry_out(anew, "restore %f %p", lambda _: None)
+    (second,) = read_pins(store, LAYOUT)
+    assert second.id != first.id
+    before = state.read(tmp_path / "data")
+    assert before is not None
+    of_another = msgspec.structs.replace(before, asked=msgspec.structs.replace(before.asked, scope="another"))
+    carry_out(replace(anew, before=of_another), "restore %f %p", lambda _: None)
+    assert second in read_pins(store, LAYOUT), "it is of another archive, whoever wrote that name there"
 
 
 def test_an_encrypted_backup_needs_its_key(store: MemoryStore, tmp_path: Path) -> None:

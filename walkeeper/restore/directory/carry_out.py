@@ -79,9 +79,8 @@ def _restore(plan: Plan, tree: Tree, restore_command: str, result: Result, moved
     look_first = plan.resumed is not None or plan.request.delta
     now, pin = _begin(plan, result)
     _note(tree, now)
-    if plan.resumed is not None and plan.resumed.pin not in {"", now.pin}:
-        with suppress(StoreError):  # it ends by itself
-            let_go(plan.evidence.store, plan.evidence.layout, plan.resumed.pin)
+    if pin is not None:
+        _let_go_of_the_one_before(plan)
 
     def renewed(id_: str) -> None:
         nonlocal now
@@ -128,6 +127,17 @@ def _begin(plan: Plan, result: Result) -> tuple[State, Lasting | None]:
         inode=plan.directory.stat().st_ino,
     )
     return begun, lasting
+
+
+def _let_go_of_the_one_before(plan: Plan) -> None:
+    """Who restored here before is over: the directory is locked, no server runs in it, and it no longer says what that needs."""
+    before, layout = plan.before, plan.evidence.layout
+    if before is None or not before.pin:
+        return
+    asked = before.asked
+    if (asked.scope, asked.group, asked.system_identifier) == (layout.scope, layout.group, layout.system_identifier):
+        with suppress(StoreError):  # it ends by itself
+            let_go(plan.evidence.store, layout, before.pin)
 
 
 def _note(tree: Tree, now: State) -> None:

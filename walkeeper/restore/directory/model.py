@@ -40,7 +40,8 @@ class Plan:
     """``end``: up to where WAL is replayed, where that is known; ``wal_segments`` are replayed at most.
 
     ``chain``: the backup and what it builds on, the oldest first; of a full one that is itself.
-    ``folder``: the server's programs, if there are any. ``resumed``: what an earlier run of this command left.
+    ``folder``: the server's programs, if there are any. ``before``: what an earlier restore says of itself there, ``resumed``:
+    the same where that was this command.
     """
 
     config: Config
@@ -58,6 +59,7 @@ class Plan:
     folder: Path | None
     wal_segments: int
     wal_bytes: int
+    before: State | None = None
     resumed: State | None = None
     clone_of: str = ""
     """The archive, where it is another cluster's: this server never archives there."""

@@ -160,6 +160,7 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
         folder=here.programs(config, chosen.backup),
         wal_segments=segments,
         wal_bytes=segments * _usual_bytes(evidence),
+        before=before,
         resumed=resumed,
         clone_of=f"{archives.store.url}/{evidence.layout.root}" if is_clone else "",
     )
