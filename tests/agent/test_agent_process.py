@@ -578,6 +578,20 @@ def test_a_password_that_was_rotated_while_sessions_lasted_is_taken_up_and_nothi
         machine.server.execute(alter.format(REPLICATOR_PASSWORD))
 
 
+def test_a_member_that_leads_under_another_name_needs_no_signal(machine: Machine) -> None:
+    """Patroni was started again in a pause, over a server that went on."""
+    agent = machine.start()
+    machine.wait_archived()
+    machine.patroni["name"] = "b"
+    machine.configure()
+    machine.lead("b")
+    machine.server.complete_segments(1)
+    assert "another_leads" in machine.wait_says("ERROR archiver_record ", 30)
+    wait_until(lambda: (found := machine.record) and found.owner == "b", "the record is b's", 40, logs=[machine.log])
+    machine.wait_archived()
+    assert agent.stop() == 0
+
+
 def test_a_password_of_the_dcs_that_was_rotated_is_taken_up(server: Postgres) -> None:
     with Etcd(name="guarded") as guarded:
         guarded.require_password("of root")

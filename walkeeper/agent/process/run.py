@@ -45,7 +45,10 @@ WAKE_SECONDS: Final = 0.2
 SPOOL_RETRY_SECONDS: Final = 2.0
 CONNECTS_SECONDS: Final = 10.0
 """Seconds from one look to the next at whether a configuration says otherwise how to connect, while no connection succeeds."""
-_CONNECTIONS: Final = frozenset({About.POSTGRESQL, About.DCS, About.ARCHIVER_RECEIVER})
+_CONNECTIONS: Final = frozenset(
+    {About.POSTGRESQL, About.DCS, About.ARCHIVER_RECEIVER, About.ARCHIVER_RECORD, About.NO_LEADERSHIP}
+)
+"""What a password or a port leads to that was changed since they were read, or a member's name: somebody else leads then."""
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -113,7 +116,7 @@ def _read(config: Config) -> _Version:
 
 
 def _but_for_connections(config: Config) -> Config:
-    return replace(config, node=replace(config.node, postgresql=None))
+    return replace(config, node=replace(config.node, postgresql=None, name=None))
 
 
 def _fails_to_connect(agent: Agent) -> bool:
@@ -317,10 +320,11 @@ class _Process:
             return None
 
     def _connects_otherwise(self) -> bool:
-        """Whether the files have changed in how PostgreSQL and the DCS are reached, and at most in what concerns Patroni alone.
+        """Whether the files have changed in how PostgreSQL and the DCS are reached or the member is called, and at most in what
+        concerns Patroni alone.
 
-        A password or a port that was changed needs no reload then. Nobody would miss that reload before the next takeover,
-        as sessions last. All else is taken up when somebody says so.
+        A password, a port or a name that was changed needs no reload then. Nobody would miss that reload before the next
+        takeover, as sessions last. All else is taken up when somebody says so.
         """
         read, present = self._read_again(), self._version
         return (
