@@ -446,6 +446,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("leaders_timeline", with_server("n2", state={"timeline": 2}), "error", "on timeline 2, and the leader, n1, on 1", "reinit demo n2"),
     ("gap_safe", with_server("n2", slot=None, state={"system_identifier": 8}), "unknown", "the record is another cluster's", ""),
     ("standby_follows", with_server("n2", receives=False, state={"lsn": Lsn(6 * MIB)}), "warning", "3 MiB behind n1", "reinit demo n2"),
+    ("standby_follows", with_server("n2", receives=False, state={"in_recovery": False}), "warning", "it takes writes, and n1 leads", "reinit demo n2"),
     ("standby_follows", with_member("n1", server=Unknown("no answer")), "unknown", "no answer", ""),
     ("leaders_timeline", with_member("n1", server=Unknown("no answer")), "unknown", "no answer", ""),
     ("one_branch", with_part("store", other_branch="timeline 2"), "error", "its timeline 2 is another one", "switchover demo"),

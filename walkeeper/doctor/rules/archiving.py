@@ -159,12 +159,20 @@ def standby_follows(facts: Facts, member: MemberFacts, server: ServerFacts) -> I
         yield NotKnown("the leader was not seen", member.name)
         return
     behind = leader.server.state.lsn - server.state.lsn
-    if member is leader or server.receives or behind < server.state.segment_size:
+    again = paste.patronictl(facts, "reinit", facts.config.scope, member.name)
+    if member is not leader and not server.state.in_recovery:
+        text = (
+            f"it takes writes, and {leader.name} leads: it was promoted by hand, or Patroni's leader is cut off from it"
+        )
+        yield Wrong(
+            text, ("# what was written there is nowhere else: save what is needed of it before", again), member.name
+        )
+    elif member is leader or server.receives or behind < server.state.segment_size:
         yield Good("it leads, streams, or has nearly all", member.name)
     else:
         fix = (
             f"{paste.walkeeper(facts, 'status')}   # if it says that {member.name} waits for WAL that is not there:",
-            paste.patronictl(facts, "reinit", facts.config.scope, member.name),
+            again,
         )
         yield Wrong(f"it does not stream, and is {size(behind)} behind {leader.name}, which leads", fix, member.name)
 
