@@ -25,6 +25,7 @@ from walkeeper.archive.authentic import AuthenticStore, Trust, believing
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.contents import Contents, starts, take
+from walkeeper.archive.examine import problem_with
 from walkeeper.archive.expiry import Expiry, note_floor, read_expiry, read_pins, write_floor, write_retained
 from walkeeper.archive.histories import stored_history, timelines
 from walkeeper.archive.layout import Layout
@@ -40,10 +41,10 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.tail import Piece
 from walkeeper.doctor import here
-from walkeeper.errors import BadFloor, CannotTell, NotAuthentic, StoreDenied, StoreUnfit
+from walkeeper.errors import BadFloor, CannotTell, NotAuthentic, ObjectDamaged, StoreDenied, StoreUnfit
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres.server import ServerState
-from walkeeper.store.base import SMALL, AlreadyThere
+from walkeeper.store.base import MAX_OBJECT, SMALL, AlreadyThere, Body
 
 SYSTEM = 7300000000000000001
 SIZE = SegmentSize(MIB)
@@ -203,6 +204,40 @@ def test_p16_a_planted_object_whose_bytes_nobody_gets_is_in_nobodys_way(world: W
     world.raw.before = deny_all
     with pytest.raises(StoreDenied, match=r"^get "):
         world.store.get(planted)
+
+
+def test_p16_what_is_larger_than_its_kind_is_not_read_into_memory(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With or without a key: a thousand pieces of a gigabyte each are as quickly made as named."""
+    four, large = Segment(1, 4, SIZE), b"x" * (4 * MIB)
+    world.begin()
+    for key in (
+        LAYOUT.piece(four.name, Piece(0, 16384, "forged"), ".zst.age"),
+        LAYOUT.file(four, ".zst"),
+        LAYOUT.file(four, ".zst.age"),
+    ):
+        world.raw.create(key, large, {})
+    tail.put(world.archive, four, Piece(0, 8192, "true"), plain(four)[:8192])
+    given, get = [0], world.raw.get
+
+    def measured(key: str, limit: int = MAX_OBJECT) -> Body | None:
+        body = get(key, limit)
+        given.append(len(body or b""))
+        return body
+
+    monkeypatch.setattr(world.raw, "get", measured)
+    for store in (world.store, world.raw):
+        found = assemble(store, LAYOUT, world.codec, four.name)
+        assert found is not None
+        assert found.plain == plain(four)[:8192]
+        forged = next(each for each in tail.stored_pieces(store, LAYOUT, four.name) if each.piece.owner == "forged")
+        archive = Archive(store, LAYOUT, SIZE, world.codec)
+        assert tail.content(archive, forged) is None
+        assert Reader(store, world.codec).complete(LAYOUT, four) is None
+        assert isinstance(problem_with(archive, four), ObjectDamaged)
+        assert archive.find(four) is None
+    assert max(given) < MIB
 
 
 def test_p16_a_number_that_a_planted_floor_has_is_passed(world: World) -> None:

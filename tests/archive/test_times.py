@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -105,7 +106,7 @@ def test_the_tail_is_read_from_behind(pieces: int) -> None:
     *_, segment = made.plains
     made.plains[segment] = made.plains[segment][: SIZE // 2]
     last = [one for one in made.commits if one.end <= segment.start + SIZE // 2][-1]
-    made.put(segment.number)
+    del made.store.objects[made.layout.file(segment, ".zst")]
     del made.store.objects[made.layout.file(list(made.plains)[-2], ".zst")]  # not needed for the last one
     ends = [last.end - segment.start + 64 + part for part in range(pieces)]
     made.put_tail(segment, *ends)
@@ -113,6 +114,23 @@ def test_the_tail_is_read_from_behind(pieces: int) -> None:
     assert made.times.last(made.begin, Lsn(segment.start + ends[-1])) == last
     assert len(made.fetched()) <= 2 + pieces
     assert made.times.first(segment.start, Lsn(segment.start + ends[-1])) in made.commits
+
+
+def test_p16_a_piece_that_is_said_to_go_beyond_its_segment_takes_no_memory() -> None:
+    made = busy(5)
+    *_, segment = made.plains
+    del made.store.objects[made.layout.file(segment, ".zst")]
+    end = SIZE // 2
+    made.plains[segment] = made.plains[segment][:end]
+    made.put_tail(segment, end)
+    made.store.objects[f"{made.layout.tail(segment.name)}00000000-FFFFFFFF-forged.zst"] = (b"x", {})
+    last = [one for one in made.commits if one.end <= segment.start + end][-1]
+    tracemalloc.start()
+    try:
+        assert made.times.last(made.begin, Lsn(segment.start + end)) == last
+        assert tracemalloc.get_traced_memory()[1] < 64 * MIB
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_is_not_there_or_damaged_is_not_taken_for_the_end() -> None:

@@ -107,6 +107,11 @@ class Codec:
         return b"".join(self.parts(suffix, body, limit))
 
 
+def most(plain: int) -> int:
+    """Bytes of the body that so many plain ones make at most, also for some hundred recipients."""
+    return plain + plain // 64 + 64 * 1024
+
+
 @contextmanager
 def named(key: str) -> Iterator[None]:
     """Whoever reads that an object is damaged must know which one to move away."""

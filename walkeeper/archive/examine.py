@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 
-from walkeeper.archive.codec import STORED
+from walkeeper.archive.codec import STORED, most
 from walkeeper.archive.expiry import read_expiry
 from walkeeper.archive.read import opened
 from walkeeper.archive.write import Archive
@@ -22,6 +22,7 @@ from walkeeper.errors import (
     ObjectDamaged,
     ObjectMissing,
     Refused,
+    TooLarge,
 )
 from walkeeper.store.base import Body
 
@@ -81,8 +82,8 @@ def problem_with(archive: Archive, segment: Segment) -> ObjectDamaged | ObjectMi
     for suffix in sorted(STORED, key=lambda each: each != archive.codec.suffix):
         key = archive.layout.file(segment, suffix)
         try:
-            body = archive.store.get(key)
-        except NotAuthentic as forged:
+            body = archive.store.get(key, most(archive.size))
+        except (NotAuthentic, TooLarge) as forged:
             problem = problem or ObjectDamaged(str(forged))
             continue
         if body is None:

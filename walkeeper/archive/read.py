@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from walkeeper.archive import histories
-from walkeeper.archive.codec import AGAIN, SUFFIXES, Codec, named
+from walkeeper.archive.codec import AGAIN, SUFFIXES, Codec, most, named
 from walkeeper.archive.contents import starts
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.tail_read import Tail, read_tail
@@ -17,7 +17,7 @@ from walkeeper.core.history import parse_history
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, Segment, WalFile, parse_wal_name
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
-from walkeeper.errors import CannotTell, Locked, NotAuthentic, Refused, WalkeeperError
+from walkeeper.errors import CannotTell, Locked, NotAuthentic, Refused, TooLarge, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.store.base import MAX_OBJECT, SMALL, Body, Store
 from walkeeper.store.several import Several
@@ -113,7 +113,10 @@ class Reader:
         error of the same kinds. None proves nothing.
         """
         for suffix in sorted(suffixes(segment), key=lambda suffix: suffix != self._usual):
-            body = self._got(layout.file(segment, suffix))
+            try:
+                body = self._got(layout.file(segment, suffix), most(segment.size))
+            except TooLarge:
+                continue
             if body is not None and not isinstance(body, NotAuthentic):
                 self._usual = suffix
                 return parts(layout, self._codec, segment, suffix, body)

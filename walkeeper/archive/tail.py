@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from walkeeper.archive.codec import SUFFIXES
+from walkeeper.archive.codec import SUFFIXES, most
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.stated import is_whole, stated
 from walkeeper.archive.write import Archive
@@ -18,7 +18,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.tail import MAX_PIECE, Piece, longest_chain
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header, check_part
-from walkeeper.errors import BadName, CannotTell, Conflict, Locked, NotAuthentic, StoreUnavailable
+from walkeeper.errors import BadName, CannotTell, Conflict, Locked, NotAuthentic, StoreUnavailable, TooLarge
 from walkeeper.lib import events
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
 
@@ -31,6 +31,11 @@ class StoredPiece:
     piece: Piece
     suffix: str
     key: str
+
+    @property
+    def most(self) -> int:
+        """Bytes of its object at most."""
+        return most(min(self.piece.end - self.piece.begin, MAX_PIECE))
 
 
 def put(archive: Archive, segment: Segment, piece: Piece, plain: bytes) -> TailReceipt:
@@ -113,11 +118,11 @@ def covers(archive: Archive, plain: Plain, pieces: list[StoredPiece]) -> bool:
 def content(archive: Archive, stored: StoredPiece) -> bytes | None:
     """The plain bytes of a piece; None if it is gone, damaged, or encrypted for a key that is not here. Raises an outage."""
     try:
-        body = archive.store.get(stored.key)
+        body = archive.store.get(stored.key, stored.most)
         return None if body is None else archive.codec.decode(stored.suffix, body, MAX_PIECE)
     except Locked:
         return None
-    except CannotTell as problem:
+    except (CannotTell, TooLarge) as problem:
         events.failure("tail_piece_ignored", problem, key=stored.key)
         return None
 

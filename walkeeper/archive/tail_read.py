@@ -24,7 +24,7 @@ from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.tail import MAX_PIECE, NO_TAIL, Piece, TailReach, inner_fork, longest_chain
 from walkeeper.core.wal_page import SegmentHeader, check_header, check_part, first_difference
 from walkeeper.core.wal_records import goes_beyond
-from walkeeper.errors import BadName, BadSegment, CannotTell, NotAuthentic, WrongCluster
+from walkeeper.errors import BadName, BadSegment, CannotTell, NotAuthentic, TooLarge, WrongCluster
 from walkeeper.lib import events
 from walkeeper.store.base import Body, Store
 
@@ -146,7 +146,7 @@ class _Opener:
         while chosen := longest_chain(left):
             wanted = [piece for piece in chosen if piece not in plain]
             with ThreadPoolExecutor(_AT_ONCE) as pool:
-                bodies = list(pool.map(lambda piece: self._got(pieces[piece].key), wanted))
+                bodies = list(pool.map(lambda piece: self._got(pieces[piece]), wanted))
             first: Segment | None = None
             for piece in chosen:
                 body = bodies[wanted.index(piece)] if piece in wanted else None
@@ -155,7 +155,7 @@ class _Opener:
                         plain[piece] = self._open(pieces[piece], body)
                     first = first or self._first(plain[piece])
                     check_part(plain[piece], piece.begin, first)
-                except (CannotTell, BadSegment, BadName, WrongCluster) as problem:
+                except (CannotTell, TooLarge, BadSegment, BadName, WrongCluster) as problem:
                     events.failure("tail_piece_ignored", problem, key=pieces[piece].key)
                     self.ignored = self.ignored or pieces[piece].key
                     del left[piece]
@@ -165,15 +165,15 @@ class _Opener:
                 return AssembledTail(first, owner, b"".join(plain[piece] for piece in chosen)[: first.size])
         return None
 
-    def _got(self, key: str) -> Body | NotAuthentic | None:
+    def _got(self, stored: StoredPiece) -> Body | NotAuthentic | TooLarge | None:
         try:
-            return self._store.get(key)
-        except NotAuthentic as problem:
+            return self._store.get(stored.key, stored.most)
+        except (NotAuthentic, TooLarge) as problem:
             return problem
 
-    def _open(self, stored: StoredPiece, body: Body | NotAuthentic | None) -> bytes:
-        """Its bytes. Raises CannotTell or BadSegment for a damaged one."""
-        if isinstance(body, NotAuthentic):
+    def _open(self, stored: StoredPiece, body: Body | NotAuthentic | TooLarge | None) -> bytes:
+        """Its bytes. Raises CannotTell, TooLarge or BadSegment for a damaged one."""
+        if isinstance(body, NotAuthentic | TooLarge):
             raise body
         if body is None:
             raise _Changed

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from walkeeper.archive import histories, newer
-from walkeeper.archive.codec import AGAIN, STORED, SUFFIXES, Codec
+from walkeeper.archive.codec import AGAIN, STORED, SUFFIXES, Codec, most
 from walkeeper.archive.contents import Contents
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.stated import FORMAT, is_whole, stated, stated_sha256
@@ -271,7 +271,7 @@ class Archive:
             return _Whole(sha256, info.size)
         sha256_of_body = hashlib.sha256()
         try:
-            body = self.store.get(key)
+            body = self.store.get(key, most(max(size, self.size)))
             if body is None:
                 return None
             for part in self.codec.parts(suffix, body, _LARGEST):
@@ -279,7 +279,7 @@ class Archive:
             return _Whole(sha256_of_body.hexdigest(), info.size)
         except Locked:
             raise
-        except CannotTell as problem:
+        except (CannotTell, TooLarge) as problem:
             return _damaged(key, str(problem))
 
     def _create_json(self, key: str, content: dict[str, object]) -> None:
