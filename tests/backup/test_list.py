@@ -91,6 +91,32 @@ def test_each_backup_is_listed_with_its_state_and_why(built: Built, capsys: pyte
     assert json.loads(listed(built, capsys, json=True)[1])["proved"]["at"] == proof.at
 
 
+def test_of_many_the_older_ones_with_which_all_is_well_have_a_line_each(
+    built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = backups_of(built)
+    many = [BackupId(f"202611{day:02}T020000Z", 2, "1a2b3c4d") for day in range(1, 15)]
+    for day, id_ in enumerate(many):
+        stop = Lsn(6 * MIB + 256 + day)
+        put_backup(
+            there, id_, Lsn(6 * MIB), stop, damage=("torn",) if day == 1 else (), bytes=5 * MIB, packed_bytes=2 * MIB
+        )
+    word = Retained(number=1, backup=str(many[2]), at="2026-11-16T00:00:00Z", until="9999-12-31T00:00:00Z")
+    write_retained(built.store, built.archive.layout, word)
+    for day in range(1, 6):
+        gone = BackupId(f"202610{day:02}T020000Z", 2, "1a2b3c4d")
+        there.commit(Tombstone(id=str(gone), at="2026-11-02T02:00:00Z", why="given up"))
+    out = listed(built, capsys)[1]
+    short = [line for line in out.splitlines() if line.endswith("stored") and not line.startswith(" ")]
+    assert [line.partition(" ")[0] for line in short] == [str(many[0]), str(many[3])]
+    assert short[0] == f"{many[0]}  full, complete, 5 MiB; 2 MiB stored"
+    for id_ in (*many[1:3], *many[4:]):
+        assert f"\n\n{id_}  full, " in out
+    assert out.count("  expired\n") == 3
+    assert "\n\nand 2 older ones that were given up: --json has all\n" in out
+    assert len(json.loads(listed(built, capsys, json=True)[1])["backups"]) == 19
+
+
 def test_p15_a_backup_that_a_trial_found_damaged_is_shown_as_what_it_is_for_expire_and_how_it_is_proved_again(
     built: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from walkeeper.archive.open import Archives, open_archives
 from walkeeper.archive.restorable import Restorable, described, look, with_trials
 from walkeeper.config import Config
-from walkeeper.core.amounts import duration, size
+from walkeeper.core.amounts import counted, duration, size
 from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import lasting
 from walkeeper.lib import clock
@@ -24,6 +24,10 @@ from walkeeper.verify.windows import described_commit, proved_lines
 
 OLD: Final = timedelta(days=1)
 """The age of an attempt that hardly runs any more."""
+_SHOWN: Final = 10
+"""The newest backups, of which people are shown everything."""
+_EXPIRED: Final = 3
+"""Of those that were given up, which stay in the list for ever."""
 
 
 def main(config: Config, *, system_identifier: int | None, json: bool) -> int:
@@ -94,16 +98,36 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"Archive   {found['store']}/{found['archive']}"
     if not found["backups"]:
         yield "Backups   none: walkeeper backup takes one"
-    for each in found["backups"]:
-        yield ""
-        yield f"{each['id']}  {each['kind']}, {each['state']}" if "kind" in each else f"{each['id']}  {each['state']}"
-        yield from (f"  {line}" for line in _about(each))
+    yield from _each(found["backups"])
     yield ""
     for window in found["windows"]:
         yield from _window(window)
     if not found["windows"]:
         yield "Restore   nothing: no backup is complete"
     yield from proved_lines(found, len("Restore   "))
+
+
+def _each(backups: list[dict[str, Any]]) -> Iterator[str]:
+    """Of many, the older ones with which all is well have a line each."""
+    expired = [each for each in backups if each["state"] == "expired"]
+    there = [each for each in backups if each["state"] != "expired"]
+    short = [each["id"] for each in there[:-_SHOWN] if each["state"] == "complete" and not each["retained_until"]]
+    left, before = [each["id"] for each in expired[:-_EXPIRED]], ""
+    for each in backups:
+        if each["id"] in left:
+            continue
+        if before not in short or each["id"] not in short:
+            yield ""
+        before = each["id"]
+        named = f"{each['id']}  {each['kind']}, {each['state']}" if "kind" in each else f"{each['id']}  {each['state']}"
+        if before in short:
+            yield f"{named}, {size(each['bytes'])}; {size(each['packed_bytes'])} stored"
+        else:
+            yield named
+            yield from (f"  {line}" for line in _about(each))
+    if left:
+        yield ""
+        yield f"and {counted(len(left), 'older one')} that {'was' if len(left) == 1 else 'were'} given up: --json has all"
 
 
 def _about(each: dict[str, Any]) -> Iterator[str]:
