@@ -754,7 +754,7 @@ def test_a_watchdog_that_is_meant_for_another_process_is_none() -> None:
     assert Notifier({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid())}).watchdog_seconds == 2
 
 
-def test_a_stuck_agent_does_not_feed_the_watchdog(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stuck_agent_does_not_feed_the_watchdog(machine: Machine) -> None:
     address = str(machine.directory / "n")
     with contextlib.closing(Systemd(address)) as systemd:
         agent = machine.start(

@@ -49,7 +49,7 @@ from walkeeper.store.base import MAX_OBJECT, SMALL, AlreadyThere, Body
 SYSTEM = 7300000000000000001
 SIZE = SegmentSize(MIB)
 LAYOUT = Layout("demo", None, SYSTEM)
-KEY, OLD_KEY = b"k" * 64, b"o" * 64
+KEY = b"k" * 64
 ONE = History(1)
 TWO = History(2, (Switch(1, Lsn(5 * MIB + 100)),))
 THREE = Segment(1, 3, SIZE)

@@ -430,7 +430,7 @@ def test_a_config_map_that_is_updated_keeps_its_socket(short_path: Path) -> None
     assert paths.socket_path(short_path / "patroni.yml", environ) == before
 
 
-def test_a_long_or_odd_name_still_fits_into_a_socket_address(short_path: Path) -> None:
+def test_a_long_or_odd_name_still_fits_into_a_socket_address() -> None:
     environ = {"WALKEEPER_RUN_DIR": "/run/walkeeper"}
     path = paths.socket_path(f"/etc/{'long' * 50}é\n.yml", environ)
     assert path.isprintable()

@@ -190,7 +190,7 @@ def test_a_key_with_a_pass_phrase_opens_and_the_phrase_shows_nowhere(
 
 @pytest.mark.parametrize("phrase", [None, "wrong"])
 def test_a_pass_phrase_that_is_not_known_is_asked_of_nobody(
-    guarded: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phrase: str | None
+    guarded: Postgres, monkeypatch: pytest.MonkeyPatch, phrase: str | None
 ) -> None:
     """In a process of its own that has a terminal: OpenSSL asks there, and not on standard input."""
     settings = keyed(guarded, phrase)

@@ -50,9 +50,7 @@ def test_a_server_that_is_down_is_to_be_started_or_its_address_named() -> None:
     down.close()
 
 
-def test_a_full_disk_keeps_doctor_from_trying_and_is_no_refusal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_keeps_doctor_from_trying_and_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> NoReturn:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -527,7 +527,7 @@ def test_p16_a_document_that_says_nothing_of_use_is_refused(document: bytes) -> 
 
 
 def test_without_a_right_to_write_it_is_told_and_not_remembered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry, "_WAIT", 0.0)
     store = MemoryStore()

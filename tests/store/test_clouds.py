@@ -221,9 +221,7 @@ def test_a_condition_that_was_not_met_says_that_the_object_is_there(server: Scri
 # ----------------------------------------------------------------------------------------------------------------- lies
 
 
-def test_an_object_is_never_held_more_than_twice(
-    server: ScriptedCloud, store: CloudStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_object_is_never_held_more_than_twice(store: CloudStore, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = [0]
 
     class Piece(bytes):

@@ -243,9 +243,7 @@ def test_where_nothing_can_be_written_nothing_tells_the_time(
         clock_ahead(root)
 
 
-def test_a_failed_fsync_is_never_tried_again(
-    root: Path, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_fsync_is_never_tried_again(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.create("cluster/7/wal/0000000100000000/other", b"", {})
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", failing(errno.EIO, log=synced))

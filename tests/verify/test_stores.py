@@ -59,7 +59,7 @@ def test_one_store_alone_is_as_if_there_were_no_other(two: TwoStores, capsys: py
     assert capsys.readouterr().out.startswith("Archive   ")
 
 
-def test_a_lost_record_is_written_again_for_its_store(two: TwoStores, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_record_is_written_again_for_its_store(two: TwoStores) -> None:
     two.dcs.wipe("walkeeper-far")
     assert verify(two.config.of_only(FAR), rebuild=True) == 0
     assert two.records(two.config.of_store(FAR)).read() is not None

@@ -75,9 +75,7 @@ def test_p4_a_frontier_that_no_tail_bears_out_is_damage(built: Built, verify: Ve
     assert f"WAL 0/300000 to {Lsn(11 * SIZE)}, 8 segments" in told
 
 
-def test_a_segment_that_was_completed_since_needs_no_tail(
-    built: Built, verify: Verifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_segment_that_was_completed_since_needs_no_tail(built: Built, verify: Verifier) -> None:
     built.put(FOUR, 11)
     said = verify(deep=True)
     assert (said.code, said.kinds) == (0, [])

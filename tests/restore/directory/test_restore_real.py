@@ -184,7 +184,7 @@ def test_every_target_ends_where_a_person_means(
 
 
 @pytest.mark.slow
-def test_the_last_position_of_the_archive_can_be_named(life: Life, restored: Restored) -> None:
+def test_the_last_position_of_the_archive_can_be_named(restored: Restored) -> None:
     """No record begins there: PostgreSQL itself would not know where to stop."""
     end = restored.restore("--dry-run", "--delta")["end"]
     done = restored.restore("--delta", "--to", end)
@@ -317,7 +317,7 @@ def test_before_a_hole_everything_up_to_it_can_be_restored_and_nothing_behind_it
 
 
 @pytest.mark.slow
-def test_another_clusters_archive_in_the_same_store(life: Life, restored: Restored) -> None:
+def test_another_clusters_archive_in_the_same_store(restored: Restored) -> None:
     restored.config.write_text(restored.config.read_text().replace("scope: demo", "scope: other"))
     try:
         done = restored.restore("--delta", "--from", "demo")
