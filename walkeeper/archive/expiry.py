@@ -170,14 +170,14 @@ def write_pin(store: Store, layout: Layout, pin: Pin) -> None:
     store.create(layout.pin(pin.id), encode(pin), {"format": FORMAT})
 
 
-def new_pin(backup: Backup, timeline: int, by: str, ahead: float, seconds: float = LONGEST_PIN) -> Pin:
+def new_pin(backup: Backup, timeline: int, by: str, ahead: float) -> Pin:
     """For a restore of that backup along ``timeline``'s chain. ``ahead``: by how much the store's clock is before ours."""
-    return _pin("restore", backup.id, timeline, backup.wal[0].start, by, ahead, seconds)
+    return _pin("restore", backup.id, timeline, backup.wal[0].start, by, ahead)
 
 
 def pin_for_backup(id_: BackupId, timeline: int, start: Lsn, by: str, ahead: float) -> Pin:
     """For a backup that has just begun: its WAL from there on is needed."""
-    return _pin("backup", str(id_), timeline, str(start), by, ahead, LONGEST_PIN)
+    return _pin("backup", str(id_), timeline, str(start), by, ahead)
 
 
 class Lasting:
@@ -247,11 +247,9 @@ def pinned(store: Store, layout: Layout, pin: Pin, *, must: bool = False) -> Ite
                 events.info("pin_left", pin=lasting.pin.id, until=lasting.pin.until, error=problem)
 
 
-def _pin(
-    kind: Literal["restore", "backup"], backup: str, timeline: int, lsn: str, by: str, ahead: float, seconds: float
-) -> Pin:
+def _pin(kind: Literal["restore", "backup"], backup: str, timeline: int, lsn: str, by: str, ahead: float) -> Pin:
     at = timestamp(ahead)
-    until = written(moment(at) + timedelta(seconds=min(seconds, LONGEST_PIN)))
+    until = written(moment(at) + timedelta(seconds=LONGEST_PIN))
     id_ = f"{secrets.token_hex(8)}-0001"
     return Pin(id=id_, kind=kind, backup=backup, timeline=timeline, lsn=lsn, at=at, until=until, by=by)
 

@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 MOST_IDLE: Final = 64
 """Threads that a Deadlines keeps for those who called."""
+LEFT_BEHIND: Final = 16
+"""Calls of a Deadlines that may hang."""
 
 
 class DeadlineExceeded(Exception):
@@ -117,13 +119,12 @@ class Deadline:
 class Deadlines:
     """Calls side by side, each with a time limit. Safe for several threads.
 
-    A thread that calls has one of ours beside it, which it finds again the next time. ``left_behind`` of them may hang at
-    the most: with so many, further calls fail at once until one of them has returned.
+    A thread that calls has one of ours beside it, which it finds again the next time. At most ``LEFT_BEHIND`` of them may
+    hang: with so many, further calls fail at once until one of them has returned.
     """
 
-    def __init__(self, name: str, left_behind: int = 16) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._left_behind = left_behind
         self._lock = threading.Lock()
         self._idle: dict[int, Deadline] = {}
         """By the identity of the thread that called last."""
@@ -143,7 +144,7 @@ class Deadlines:
                 if not each.stuck:
                     each.close()
             self._hanging = [each for each in self._hanging if each.stuck]
-            if len(self._hanging) >= self._left_behind:
+            if len(self._hanging) >= LEFT_BEHIND:
                 raise DeadlineExceeded(f"{self._name}: {len(self._hanging)} earlier calls still hang", started=False)
             if own := self._idle.pop(threading.get_ident(), None):
                 return own

@@ -161,9 +161,7 @@ def _place(archive: Archive) -> str:
     return f"{archive.store.url}/{archive.layout.root}"
 
 
-def check_no_clone(
-    archive: Archive, local: LocalWal, accepted: Collection[str], other_stores: Collection[str] = ()
-) -> None:
+def check_no_clone(archive: Archive, local: LocalWal, accepted: Collection[str], other_stores: Collection[str]) -> None:
     """Raises AnotherCluster where the local server was restored from this archive as another cluster's, whatever lives there, or
     from that in another store of the same configuration.
     """

@@ -14,7 +14,7 @@ _SEND_SECONDS = 1.0
 class Notifier:
     """Talks to ``$NOTIFY_SOCKET``. ``watchdog_seconds`` is how often systemd wants a sign of life; None for never."""
 
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog_seconds = _watchdog(environ)
