@@ -133,6 +133,7 @@ class World:
         archive: Archive | None = None,
         system: int = SYSTEM,
         second_lives: Collection[SecondLife] = (),
+        owned_before: bool = False,
     ) -> Ownership:
         self.dcs.set_leader(name)
         pg_wal = self.directory / name
@@ -142,7 +143,7 @@ class World:
         wal = LocalWal(server, known if histories is None else histories, pg_wal)
         return take_over(
             name, MemoryRecord(self.dcs), archive or self.archive, wal, Watcher(SystemClock()), accepted,
-            second_lives=second_lives,
+            second_lives=second_lives, owned_before=owned_before,
         )  # fmt: skip
 
     def owned(self, life: Life, *, number: int = 9, inside: int = 0, name: str = "a") -> Record:
@@ -373,6 +374,24 @@ def test_p13_a_record_is_refused_in_an_empty_store_and_nothing_is_created_there(
     world.take_over("a", ONE, 12 * MIB, archive=world.archive_in(empty), accepted={"archive_missing"})
     assert world.frontier == (1, 12, "a")
     assert world.archive_in(empty).contents.start() == Segment(1, 12, SIZE)
+
+
+@pytest.mark.parametrize("document", [None, b"garbage"])
+def test_p13_no_archive_begins_in_an_empty_store_where_the_record_of_one_was_lost(
+    world: World, document: bytes | None
+) -> None:
+    world.owned(Life(), number=9)
+    world.files("a", Life(), range(7, 12))
+    world.dcs.wipe()
+    if document is not None:
+        world.dcs.put(document)
+    empty = world.archive_in(MemoryStore())
+    world.refused(ArchiveMissing, "a", ONE, 12 * MIB, archive=empty, owned_before=True)
+    world.take_over("a", ONE, 12 * MIB, owned_before=True)
+    assert world.frontier == (1, 9, "a")
+    world.dcs.wipe()
+    world.take_over("a", ONE, 12 * MIB, archive=empty, owned_before=True, accepted={"archive_missing"})
+    assert empty.contents.start() == Segment(1, 12, SIZE)
 
 
 def test_an_archive_whose_start_could_not_be_stated_is_not_missing(world: World) -> None:

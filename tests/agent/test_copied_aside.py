@@ -57,6 +57,7 @@ class Member:
     def __init__(self, directory: Path, limit: int = 64 * MIB) -> None:
         self.store = MemoryStore()
         self.archive = Archive(self.store, Layout("demo", None, SYSTEM), SIZE, Codec())
+        self.archive.state_start(segment(2))
         self.pg_wal = directory / "pg_wal"
         self.pg_wal.mkdir()
         for number in range(4, 10):
@@ -93,12 +94,23 @@ def test_p4_a_recorded_gap_is_closed_the_same_way(member: Member) -> None:
 def test_it_is_copied_before_anything_is_sent(member: Member) -> None:
     """The store may be slow, and PostgreSQL about to start."""
     looked_for = record(suspected=(gap(5, 8),))
+    begun = set(member.store.objects)
     while member.leftovers.copy_one_aside(looked_for, member.pg_wal):
         pass
-    assert not member.store.objects
+    assert set(member.store.objects) == begun
     for path in member.pg_wal.glob("0*"):
         path.unlink()
     assert member.look(looked_for) == [5, 6, 7]
+
+
+def test_p13_nothing_is_handed_in_to_a_store_in_which_no_archive_begins(member: Member) -> None:
+    """It may be the wrong one: a takeover would take for the archive what lies there."""
+    member.store.objects.clear()
+    assert member.look(record(suspected=(gap(5, 7),), at=7)) == []
+    assert member.store.objects == {}
+    assert [each.number for each in member.spool.complete(SIZE)] == [5, 6]
+    member.archive.state_start(segment(2))
+    assert member.look(record(suspected=(gap(5, 7),), at=7)) == [5, 6]
 
 
 def test_a_file_that_postgresql_has_begun_to_use_again_is_not_handed_in(member: Member) -> None:

@@ -243,3 +243,24 @@ def test_who_may_not_read_it_knows_of_nobody_and_says_so(world: World, monkeypat
     monkeypatch.setattr(world.records["b"], "read", denied)
     assert world.of().members() == {}
     assert [problem.what for problem in world.problems.open()] == [About.REMEMBERED]
+
+
+# --- that there was an owner ------------------------------------------------------------------------------------------
+
+
+def test_p13_that_an_archive_had_an_owner_is_known_by_the_members_that_it_saw(world: World) -> None:
+    """Not by histories, which are noted before the store has answered; nor by what another cluster left under this scope."""
+    archive = open_archives(world.config, MemoryStore()).archive(SYSTEM, SIZE)
+
+    def known(remembering: Remembering, system: int = SYSTEM) -> bool:
+        with remembering.second_lives(archive, local(TWO, system=system)):
+            return remembering.owned_before
+
+    owner = world.of()
+    assert not known(owner)
+    owner.before_takeover(local(TWO))
+    assert world.texts
+    assert not known(owner)
+    owner.tend(record(TWO), MEMBERS, MEMBERS)
+    assert known(world.of("a"))
+    assert not known(world.of("a"), SYSTEM + 1)

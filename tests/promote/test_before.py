@@ -27,7 +27,7 @@ from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record, decode_record
-from walkeeper.core.synchronous import LEASE, LEASE_OVER
+from walkeeper.core.synchronous import LEASE, LEASE_OVER, standby_name
 from walkeeper.core.tail import Piece
 from walkeeper.dcs.base import Leader, Versioned
 from walkeeper.errors import (
@@ -93,6 +93,7 @@ class ScriptedStandby:
     comes: list[int] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
     problem: WalkeeperError | None = None
+    waits_for: str = ""
 
     def state(self) -> ServerState:
         self._check()
@@ -102,7 +103,8 @@ class ScriptedStandby:
         self._check()
         if self.comes:
             self.replayed = self.comes.pop(0)
-        return Replay(self.in_recovery, Lsn(self.replayed), self.timeline, self.paused, self.receiver)
+        at = Lsn(self.replayed)
+        return Replay(self.in_recovery, at, self.timeline, self.paused, self.receiver, self.waits_for)
 
     def history(self, timeline: int, stored: Callable[[int], History]) -> History:
         return self.histories.get(timeline) or stored(timeline)
@@ -404,9 +406,30 @@ def test_a_record_that_only_a_newer_version_can_read_is_a_veto(world: World) -> 
         world.run()
 
 
-def test_without_a_record_and_an_archive_nothing_was_acknowledged(world: World) -> None:
+@pytest.mark.parametrize("waits_for", ["", "*", standby_name(SYSTEM + 1)])
+def test_without_a_record_and_an_archive_nothing_was_acknowledged(world: World, waits_for: str) -> None:
+    world.standby.waits_for = waits_for
     world.store.objects.clear()
     assert "nothing was ever archived" in world.run()
+
+
+@pytest.mark.parametrize("document", [None, b"garbage"])
+def test_p8_an_empty_store_is_not_believed_without_a_record_where_commits_wait(
+    world: World, document: bytes | None
+) -> None:
+    """It is the wrong one, or its disk is not mounted. That commits wait was set when the archive was there."""
+    if document is not None:
+        world.dcs.put(document)
+    world.complete(FIRST)
+    world.pieces(FIRST + 1, 9000)
+    stored = dict(world.store.objects)
+    world.store.objects.clear()
+    world.standby.waits_for = f"FIRST 1 (c, {standby_name(SYSTEM)})"
+    with pytest.raises(CannotTell, match="no archive is there, and by synchronous_standby_names commits wait"):
+        world.run()
+    world.time.after(LEASE_OVER + before.STALLED / 2, lambda: world.store.objects.update(stored))
+    world.standby.comes = [FIRST * MIB] * 40 + [world.last((FIRST + 1) * MIB + 9000)]
+    assert str(Lsn(world.last((FIRST + 1) * MIB + 9000))) in world.run()
 
 
 # ------------------------------------------------------------------------------------------------------------- the store's end

@@ -82,6 +82,7 @@ def waits_for_store(archived: Archived, leader: Node, standby: Node) -> None:
     name = standby_name(int(record.system_identifier))
     archived.cluster.patch_config({"postgresql": {"parameters": {"synchronous_standby_names": name}}})
     wait_synchronous(archived, leader)
+    wait_until(lambda: standby.value("SHOW synchronous_standby_names") == name, "the standby is told as much", 30)
 
 
 def wait_synchronous(archived: Archived, leader: Node) -> None:

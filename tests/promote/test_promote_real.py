@@ -22,6 +22,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
+from walkeeper.core.synchronous import standby_name
 from walkeeper.core.tail import Piece
 from walkeeper.promote import before, command
 from walkeeper.promote.lose import Word
@@ -143,3 +144,21 @@ def test_without_what_was_acknowledged_it_is_not_promoted_and_then_a_person_says
     Word(pair.config.spool_directory).give()
     assert pair.run() == command.GOES_ON
     assert pair.rows() == [0]
+
+
+def test_p8_an_empty_store_without_a_record_is_a_veto_where_its_own_settings_have_commits_wait(pair: Pair) -> None:
+    """A standby's are its primary's: Patroni writes both."""
+    pair.acknowledge()
+    pair.primary.kill9()
+    pair.dcs.wipe()
+    (pair.directory / "store").rename(pair.directory / "elsewhere")
+    (pair.directory / "store").mkdir()
+    name = standby_name(pair.standby.system_identifier)
+    pair.standby.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+    pair.standby.execute("SELECT pg_reload_conf()")
+    wait_until(lambda: pair.standby.value("SHOW synchronous_standby_names") == name, "the setting", 30)
+    assert pair.run(stalled=1) == command.VETOED
+    (pair.directory / "store").rmdir()
+    (pair.directory / "elsewhere").rename(pair.directory / "store")
+    assert pair.run() == command.GOES_ON
+    assert pair.rows() == list(range(ROWS))

@@ -76,6 +76,8 @@ class Invariants:
         """Keys of segments that were stored: what was believed of them then was right."""
         self.acknowledged_up_to: dict[int, Lsn] = {}
         """Of each branch, by its serial number: what its server was told to be durable."""
+        self.commits_wait = False
+        """Whether a person has put the store into synchronous_standby_names: when the first record says so."""
         self.gaps = 0
         self.takeovers = 0
         self.writes = 0
@@ -226,6 +228,7 @@ class Invariants:
 
     def record_written(self, process: NodeProcess, document: bytes) -> None:
         record = decode_record(document)
+        self.commits_wait = self.commits_wait or record.durability == "store"
         self.writes += 1
         session = self._sessions.get(record.session)
         if session is None and record.closed_by:

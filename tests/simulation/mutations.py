@@ -46,7 +46,7 @@ from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.member_wal import Members
 from walkeeper.agent.archiver.one_run import OneRun
-from walkeeper.agent.archiver.ownership import Ownership
+from walkeeper.agent.archiver.ownership import Ownership, take_over
 from walkeeper.agent.archiver.received import Received
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.archiver.streaming import Streaming
@@ -480,6 +480,26 @@ def go_over_what_another_server_stored(patch: MonkeyPatch) -> None:
 @mutation("swap_store", "swap_store", "kill_agent", first=1)
 def believe_a_record_in_an_empty_store(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.beliefs, "nothing_archived", lambda _: True)
+
+
+@mutation("wipe_record", "garbage_record", "swap_store", "swap_store", "switchover", first=14014008)
+def begin_anew_where_the_record_was_lost(patch: MonkeyPatch) -> None:
+    patch.setattr("walkeeper.agent.agent.take_over", lambda *given, **_: take_over(*given))
+
+
+@mutation("wipe_record", "garbage_record", "swap_store", "swap_store", "switchover", first=14014045)
+def hand_in_to_whatever_store_is_there(patch: MonkeyPatch) -> None:
+    def hand_in_one(self: Leftovers, archive: Archive, record: Record) -> bool:
+        history = archive.contents.history(record.timeline)
+        for segment in self._spool.complete(archive.size):
+            if history is None:
+                break
+            if segment not in self._stored or segment.end <= record.position:
+                self._deal_with(segment, archive, record, history)
+                return True
+        return False
+
+    patch.setattr(Leftovers, "hand_in_one", hand_in_one)
 
 
 @mutation("edit_record", "kill_agent")

@@ -10,6 +10,7 @@ from tests.simulation.wal import SIZE, SYSTEM
 from walkeeper.archive.open import open_archives
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
+from walkeeper.core.synchronous import standby_name
 from walkeeper.errors import PostgresError, WalkeeperError
 from walkeeper.postgres.server import ServerState
 from walkeeper.promote.before import Before, Candidate
@@ -65,8 +66,10 @@ class StandbyView:
 
     def look(self) -> Replay:
         self._ask("look")
-        self._node.restore()
-        return Replay(not self._node.primary, Lsn(self._node.lsn), self._node.branch.timeline)
+        node = self._node
+        node.restore()
+        waits_for = standby_name(SYSTEM) if node.world.invariants.commits_wait else ""
+        return Replay(not node.primary, Lsn(node.lsn), node.branch.timeline, waits_for=waits_for)
 
     def history(self, timeline: int, stored: Callable[[int], History]) -> History:
         known = [branch for branch, _ in self._node.branch.ancestry() if branch.timeline == timeline]

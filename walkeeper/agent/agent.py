@@ -364,6 +364,7 @@ class Agent:
             ownership = take_over(
                 self.config.name, self.records, archive, local, self.watcher, accepted, self.config.durability,
                 [store.reader.store.url for store in stores], second_lives, self.config.waits_for_other,
+                owned_before=self.remembering.owned_before,
             )  # fmt: skip
         sources = Sources(
             archive, local.server.history, pg_wal, self.spool, self.observer.other_members, receiver, self._clock,

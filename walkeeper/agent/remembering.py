@@ -60,6 +60,8 @@ class Remembering:
         self._clock = clock
         self._texts: dict[int, Text] = {}
         """Of the server's timeline and its ancestors, as its last takeover had them."""
+        self.owned_before = False
+        """Whether the archive of the server that is taken over had an owner."""
         self._noted: SecondLife | None = None
         """The second life that this server was found to be of, with what it shares."""
         self._unwritten: tuple[int, SecondLife] | None = None
@@ -96,8 +98,9 @@ class Remembering:
         at each refusal: the next server that is promoted may have come from this one. So is what ``alone``, which asks no store,
         is refused for, where the store is away. ``about``: the situation, as Refusals keeps it. Raises DcsUnavailable.
         """
-        found, system = self._read(), local.server.system_identifier
-        known = found.second_lives if found is not None and found.system_identifier == str(system) else ()
+        found, system = self._read(), str(local.server.system_identifier)
+        known = found.second_lives if found is not None and found.system_identifier == system else ()
+        self.owned_before = found is not None and found.system_identifier == system and bool(found.members)
         try:
             yield known
             self._unwritten = None

@@ -27,6 +27,10 @@ PROMOTE: Final = (
     "Two servers, or two lives of one volume, wrote this timeline. Nothing was overwritten. Promote to a new timeline "
     "(patronictl switchover); if that one is refused too, archive under another prefix. Take a base backup then."
 )
+NO_ARCHIVE: Final = (
+    "Is it the right bucket, prefix and scope, is the disk mounted, was everything copied? Nothing was created. To begin a new "
+    "archive here: walkeeper takeover --accept, and then take a base backup."
+)
 _ACCEPTABLE: Final = (
     AnotherCluster, ArchiveMissing, BeyondServer, NothingToCompare, OfSecondLife, StoreBehind, WrongCluster,
 )  # fmt: skip

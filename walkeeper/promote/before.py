@@ -242,6 +242,7 @@ class Replaying:
         """Why it may be promoted now; None: not yet. Raises PromotionVetoed, or what cannot be told yet."""
         found = self._end()
         if found is None:
+            self._stored.check_none_waits(replay.waits_for)
             return "nothing was ever archived"
         its, end = found
         mine = self._own_history(replay.timeline)

@@ -21,18 +21,22 @@ select jsonb_build_object(
   'in_recovery', pg_is_in_recovery(),
   'replayed', coalesce(pg_last_wal_replay_lsn(), '0/0')::text,
   'paused', case when pg_is_in_recovery() then pg_is_wal_replay_paused() else false end,
-  'receiver', (select pid from pg_stat_wal_receiver))"""
+  'receiver', (select pid from pg_stat_wal_receiver),
+  'waits_for', current_setting('synchronous_standby_names'))"""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """``receiver`` is the pid of its walreceiver, where one runs. Out of recovery only ``in_recovery`` means anything."""
+    """``receiver`` is the pid of its walreceiver, where one runs; ``waits_for`` its ``synchronous_standby_names``, which Patroni
+    gives to all members. Out of recovery only ``in_recovery`` means anything.
+    """
 
     in_recovery: bool
     replayed: Lsn
     timeline: int = 0
     paused: bool = False
     receiver: int | None = None
+    waits_for: str = ""
 
 
 class Standby:
@@ -50,7 +54,8 @@ class Standby:
         found: dict[str, Any] = self._server.survey(_LOOK)
         timeline = self._server.replay_timeline() if found["in_recovery"] else 0
         replayed = Lsn.parse(found["replayed"])
-        return Replay(found["in_recovery"], replayed, timeline, bool(found["paused"]), found["receiver"])
+        paused, receiver = bool(found["paused"]), found["receiver"]
+        return Replay(found["in_recovery"], replayed, timeline, paused, receiver, found["waits_for"])
 
     def history(self, timeline: int, stored: Callable[[int], History]) -> History:
         """Of its own timeline: as pg_wal has it, else as it is ``stored``."""

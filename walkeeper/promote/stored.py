@@ -17,6 +17,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.promotion import believed
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.suspicion import covers
+from walkeeper.core.synchronous import named, standby_name
 from walkeeper.core.wal_page import Plain, first_difference
 from walkeeper.core.wal_records import can_be_read, last_end
 from walkeeper.errors import CannotTell, HoleInArchive
@@ -42,6 +43,7 @@ class Stored:
 
     def __init__(self, archives: Archives, system_identifier: int, size: SegmentSize) -> None:
         self._archives = archives
+        self._standby = standby_name(system_identifier)
         self._layout: Layout = archives.layout(system_identifier)
         self.size = size
         self._contents = archives.contents(system_identifier, size)
@@ -64,6 +66,15 @@ class Stored:
         history = self.history(max(timelines(self._archives.store, self._layout), default=1))
         reached = self._contents.frontier(history)
         return None if reached is None else (history, reached)
+
+    def check_none_waits(self, standby_names: str) -> None:
+        """Where neither a record nor an archive is there: that no commit was acknowledged by one that was. Raises CannotTell."""
+        if self._standby in named(standby_names):
+            raise CannotTell(
+                f"{self._archives.store.url}/{self._layout.root}: no archive is there, and by synchronous_standby_names commits "
+                "wait for one",
+                hint="Is it the right store, is the disk mounted? If no commit has ever returned: walkeeper pre-promote --lose.",
+            )
 
     def check_has(self, record: Record, history: History, session: str) -> None:
         """That what the record says is stored last is here. Raises CannotTell."""

@@ -28,7 +28,7 @@ from walkeeper.agent.archiver.comparing import (
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.recorded_gaps import LONGEST
 from walkeeper.archive.write import Archive
-from walkeeper.core.beliefs import PROMOTE, must_compare, must_compare_own, nothing_archived
+from walkeeper.core.beliefs import NO_ARCHIVE, PROMOTE, must_compare, must_compare_own, nothing_archived
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
@@ -191,8 +191,7 @@ def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accep
         raise ArchiveMissing(
             f"{archive.store.url}/{archive.layout.root}: no archive is there, and the record speaks of one from {first} to "
             f"{record.lsn}",
-            hint="Is it the right bucket, prefix and scope, is the disk mounted, was everything copied? Nothing was created. "
-            "To begin a new archive here: walkeeper takeover --accept, and then take a base backup.",
+            hint=NO_ARCHIVE,
         )
     belief = Belief(start, first, record.gaps, record.gaps_total, by_record=True, start_is_stated=stored.first == first)
     belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, record)
@@ -404,7 +403,6 @@ def _by_store(archive: Archive, local: LocalWal) -> Belief:
     extent = archive.contents.extent(chain) if stored.first is not None else None
     if extent is None:
         first = chain.segment_at(server.lsn, archive.size)
-        events.info("archive_begins", store=archive.store.url, at=first)
         belief = Belief(first.start, first, start_is_stated=False)
         belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, None)
         return belief

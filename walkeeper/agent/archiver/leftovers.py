@@ -76,7 +76,7 @@ class Leftovers:
         """
         waiting = self._spool.complete(archive.size)
         history = archive.contents.history(record.timeline) if waiting else None
-        if history is None:
+        if history is None or archive.contents.start() is None:  # an empty store may be the wrong one
             return False
         for segment in waiting:
             if segment in self._stored and segment.end > record.position:

@@ -16,13 +16,14 @@ from walkeeper.agent.archiver.life import Watcher, check_no_clone, no_longer_a_c
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.archive.write import Archive
 from walkeeper.config.model import Durability
+from walkeeper.core.beliefs import NO_ARCHIVE
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import MAX_GAPS, MAX_SUSPECTED, Gap, Record
 from walkeeper.core.second_life import SecondLife, told
 from walkeeper.dcs.base import Leader, RecordStore, Versioned
 from walkeeper.dcs.claim import decoded
-from walkeeper.errors import CasConflict, Conflict, Fenced, HeldBack, NotLeader, Watching
+from walkeeper.errors import ArchiveMissing, CasConflict, Conflict, Fenced, HeldBack, NotLeader, Watching
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.parallel import in_parallel
@@ -156,10 +157,12 @@ def take_over(
     other_stores: Collection[str] = (),
     second_lives: Collection[SecondLife] = (),
     waits_for: str = "",
+    *,
+    owned_before: bool = False,
 ) -> Ownership:
     """Steps 1 to 7 of the design's takeover. ``accepted``: reasons of refusals that a person lets pass; ``durability``: what
     commits will wait for; ``other_stores``: the urls of the cluster's others; ``second_lives``: what the server must not be of;
-    ``waits_for``: the other store that commits will wait for.
+    ``waits_for``: the other store that commits will wait for; ``owned_before``: the cluster remembers an owner of the archive.
 
     What takes long, the store, comes first, and the record is read again right before it is written: who still writes it keeps
     nobody from taking it. Raises NotLeader, Refused, CasConflict (try from the top), StandbyLags, Watching, or an outage's error.
@@ -177,7 +180,14 @@ def take_over(
             watcher.once(lambda: believe(me, previous, archive, local, accepted, second_lives))
             raise
     belief = believe(me, previous, archive, local, accepted, second_lives)
-    if not belief.by_record and belief.start_is_stated:
+    if not belief.by_record and not belief.start_is_stated:
+        if previous is None and owned_before and ArchiveMissing.reason not in accepted:
+            place = f"{archive.store.url}/{archive.layout.root}"
+            raise ArchiveMissing(
+                f"{place}: no archive is there, and there was one: its record is lost", hint=NO_ARCHIVE
+            )
+        events.info("archive_begins", store=archive.store.url, at=belief.first)
+    elif not belief.by_record:
         events.warning(
             "record_rebuilt",
             frontier=belief.lsn,
