@@ -20,7 +20,7 @@ from tests.parts.postgres import Postgres
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
-from walkeeper.archive import read, tail
+from walkeeper.archive import tail
 from walkeeper.archive.authentic import AuthenticStore, Trust, believing
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
@@ -171,18 +171,18 @@ def test_p16_a_planted_name_that_is_no_key_is_in_nobodys_way(world: World, name:
 
 
 @pytest.mark.parametrize("far", [False, True])
-def test_p16_a_planted_object_that_is_too_large_is_in_nobodys_way(
-    world: World, far: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("keyed", [False, True])
+def test_p16_a_planted_object_that_is_too_large_is_in_nobodys_way(world: World, far: bool, keyed: bool) -> None:
     world.begin()
-    monkeypatch.setattr(read, "MAX_OBJECT", MIB)
+    reader = Reader(world.store if keyed else world.raw, world.codec, far=far, largest=SIZE)
     for suffix in (".zst", ".again.zst", ".again.zst.age"):
-        world.raw.create(LAYOUT.file(THREE, suffix), b"x" * (MIB + 1), {})
-    assert world.reader(far=far).deliver(LAYOUT, THREE.name) == plain(THREE)
+        world.raw.create(LAYOUT.file(THREE, suffix), b"x" * (2 * MIB), {})
+    assert reader.deliver(LAYOUT, THREE.name) == plain(THREE)
     world.raw.create(LAYOUT.file(HistoryFile(2), ""), b"x" * (SMALL + 1), {})
-    world.archive.archive_history(2, history_text(TWO))
-    assert stored_history(world.store, LAYOUT, 2) == TWO
-    assert world.reader(far=far).deliver(LAYOUT, HistoryFile(2).name) == history_text(TWO)
+    if keyed:
+        world.archive.archive_history(2, history_text(TWO))
+        assert stored_history(world.store, LAYOUT, 2) == TWO
+        assert reader.deliver(LAYOUT, HistoryFile(2).name) == history_text(TWO)
 
 
 def test_p16_a_planted_object_whose_bytes_nobody_gets_is_in_nobodys_way(world: World) -> None:

@@ -19,7 +19,7 @@ from walkeeper.core.names import BackupFile, HistoryFile, Segment, WalFile, pars
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
 from walkeeper.errors import CannotTell, Locked, NotAuthentic, Refused, TooLarge, WalkeeperError
 from walkeeper.lib import events
-from walkeeper.store.base import MAX_OBJECT, SMALL, Body, Store
+from walkeeper.store.base import SMALL, Body, Store
 from walkeeper.store.several import Several
 
 _SMALLEST: Final = SegmentSize(MIB)
@@ -33,13 +33,15 @@ class Reader:
     """One store, to be read; for several clusters and threads. Needs no segment size: a segment says it itself.
 
     ``far``: each answer takes a while, so that questions are put together, and an archive that was found once is taken to
-    be there still. A directory's is looked for each time: a disk may be unmounted.
+    be there still. A directory's is looked for each time: a disk may be unmounted. ``largest``: bytes of a segment, where that
+    is known; what cannot be one is not read.
     """
 
-    def __init__(self, store: Store, codec: Codec, *, far: bool = False) -> None:
+    def __init__(self, store: Store, codec: Codec, *, far: bool = False, largest: int = _LARGEST) -> None:
         self.store = store
         self._codec = codec
         self._far = far
+        self._largest = largest
         self._usual = codec.suffix
         self._proved: set[str] = set()
 
@@ -52,13 +54,13 @@ class Reader:
         file = wal_file(name)
         if file == HistoryFile(1):
             return None
-        problem: CannotTell | Refused | None = None
+        problem: CannotTell | Refused | TooLarge | None = None
         for suffix, body in self._bodies(layout, file):
             try:
-                if isinstance(body, NotAuthentic):
+                if isinstance(body, NotAuthentic | TooLarge):
                     raise body
                 return opened(layout, self._codec, file, suffix, body)
-            except (CannotTell, Refused) as damaged:
+            except (CannotTell, Refused, TooLarge) as damaged:
                 # Another suffix may have a whole one. Without its key nobody knows whether one is damaged.
                 word = "stored_object_locked" if isinstance(damaged, Locked) else "stored_object_damaged"
                 events.failure(word, damaged, key=layout.file(file, suffix))
@@ -76,29 +78,29 @@ class Reader:
         for store in self.store.stores if isinstance(self.store, Several) else (self.store,):
             prove_archive(store, layout, name)
 
-    def _from_another(self, layout: Layout, name: str, problem: CannotTell | Refused) -> bytes:
+    def _from_another(self, layout: Layout, name: str, problem: CannotTell | Refused | TooLarge) -> bytes:
         """Where several stores are read as one, and what the first has of that file is damaged. Raises ``problem``."""
         for store in self.store.stores if isinstance(self.store, Several) else ():
             with suppress(WalkeeperError):
-                plain = Reader(store, self._codec, far=self._far).deliver(layout, name)
+                plain = Reader(store, self._codec, far=self._far, largest=self._largest).deliver(layout, name)
                 if plain is not None:
                     return plain
         raise problem
 
-    def _bodies(self, layout: Layout, file: WalFile) -> Iterator[tuple[str, Body | NotAuthentic]]:
+    def _bodies(self, layout: Layout, file: WalFile) -> Iterator[tuple[str, Body | NotAuthentic | TooLarge]]:
         """What there is of that file; what was stored again beside a damaged one last, as it is needed least."""
         asked = _together if self._far else map
         usual = suffixes(file)
-        limit = SMALL if isinstance(file, HistoryFile) else MAX_OBJECT
+        limit = SMALL if isinstance(file, HistoryFile) else most(self._largest)
         for round_ in (usual, [AGAIN + suffix for suffix in usual]):
             answers = asked(lambda key: self._got(key, limit), [layout.file(file, suffix) for suffix in round_])
             yield from ((suffix, body) for suffix, body in zip(round_, answers, strict=True) if body is not None)
 
-    def _got(self, key: str, limit: int = MAX_OBJECT) -> Body | NotAuthentic | None:
+    def _got(self, key: str, limit: int) -> Body | NotAuthentic | TooLarge | None:
         """What somebody planted under one suffix keeps nobody from the other."""
         try:
             return self.store.get(key, limit)
-        except NotAuthentic as problem:
+        except (NotAuthentic, TooLarge) as problem:
             return problem
 
     def tail(self, layout: Layout, name: str) -> Tail:
@@ -113,11 +115,8 @@ class Reader:
         error of the same kinds. None proves nothing.
         """
         for suffix in sorted(suffixes(segment), key=lambda suffix: suffix != self._usual):
-            try:
-                body = self._got(layout.file(segment, suffix), most(segment.size))
-            except TooLarge:
-                continue
-            if body is not None and not isinstance(body, NotAuthentic):
+            body = self._got(layout.file(segment, suffix), most(segment.size))
+            if body is not None and not isinstance(body, NotAuthentic | TooLarge):
                 self._usual = suffix
                 return parts(layout, self._codec, segment, suffix, body)
         return None
