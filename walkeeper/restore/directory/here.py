@@ -139,7 +139,7 @@ def tablespaces(backup: Backup, directory: Path, told: tuple[str, ...]) -> dict[
             raise WrongCall(
                 f"--tablespace {each}: not OLD=NEW with an absolute path", hint="OLD is its OID, or where it lay."
             )
-        moved[old] = Path(new)
+        moved[old.rstrip("/") or old] = Path(new)
     places = {}
     for space in backup.tablespaces:
         named = moved.pop(str(space.oid), None) or moved.pop(space.location, None)

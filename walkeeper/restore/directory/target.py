@@ -19,6 +19,9 @@ _USAGE: Final = (
 _TIMES: Final = {"now", "today", "tomorrow", "yesterday", "epoch", "infinity"}
 """Words that PostgreSQL takes for a time, and nobody for the name of a restore point: to look for one reads all WAL."""
 _PREFIXED: Final = re.compile(r"(time|lsn|xid|name):(.+)", re.DOTALL)
+_ZONE: Final = re.compile(r"\s*([A-Za-z]{1,5})\Z")
+"""At the end of a time, as in PostgreSQL's log. It is known only as what this host's zone is called then: elsewhere it may mean
+another one."""
 _NAME: Final = re.compile(r"[A-Za-z_].{0,62}", re.DOTALL)
 _LONGEST_NAME: Final = 63
 _HIGHEST_XID: Final = (1 << 64) - 1
@@ -139,18 +142,24 @@ def settings(target: Target, *, exclusive: bool) -> dict[str, str]:
 def _moment(text: str, value: str) -> datetime:
     if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]", value):
         raise _wrong(text)
+    value = re.sub(r"\s*(UTC|GMT|Z)\Z", "+00:00", value, flags=re.IGNORECASE)
+    zone = _ZONE.search(value)
     try:
-        at = datetime.fromisoformat(re.sub(r"\s*(UTC|Z)\Z", "+00:00", value, flags=re.IGNORECASE))
-        first, second = (at.replace(fold=fold).astimezone() for fold in (0, 1))
-        found = at.astimezone(UTC)
+        at = datetime.fromisoformat(_ZONE.sub("", value))
+        here = [at.replace(fold=fold).astimezone() for fold in (0, 1)]
+        found = [each.astimezone(UTC) for each in here]
     except (ValueError, OverflowError):
         raise _wrong(text) from None
-    if at.tzinfo is None and first != second:
+    if zone is not None:
+        found = [each.astimezone(UTC) for each in here if (each.tzname(), each.replace(tzinfo=None)) == (zone[1], at)]
+        if not found:
+            raise _wrong(text)
+    elif found[0] != found[1]:
         raise WrongCall(
             f"--to {text!r}: clocks were put back or forward then, so that it was twice or never, in this host's time zone",
-            hint=f"Say which is meant: --to '{first}', or --to '{second}'.",
+            hint=f"Say which is meant: --to '{here[0]}', or --to '{here[1]}'.",
         )
-    return found
+    return found[0]
 
 
 def _wrong(text: str) -> WrongCall:
