@@ -190,7 +190,12 @@ def _there_already(plan: Plan) -> list[str]:
 def _next_steps(plan: Plan) -> list[str]:
     if plan.request.use != "server":
         return ["Patroni starts it."]
-    lines = ["", "Start it, reachable through a socket only, not archiving:", f"  {_start(plan)}"]
+    lines = [
+        "",
+        "Start it, reachable through a socket only, not archiving:",
+        f"  {_start(plan)}",
+        f"If it does not start, {settings.START_LOG} says why. Its settings, in {settings.START_CONF}, are for this start alone.",
+    ]
     action = plan.recovery.get("recovery_target_action")
     if action == "pause":
         psql = ["psql", "-h", str(settings.sockets(plan.directory)), "-p", settings.PORT]
