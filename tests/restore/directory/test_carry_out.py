@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ from walkeeper.archive.codec import Codec
 from walkeeper.archive.expiry import read_pins
 from walkeeper.core.backup import Backup
 from walkeeper.core.backup_index import Part
+from walkeeper.core.lsn import MIB
 from walkeeper.errors import CannotRestore, CannotTell, Locked, StoreDenied, StoreUnavailable
 from walkeeper.lib import durable, retry
 from walkeeper.postgres.data_directory import clone_of
@@ -175,11 +176,28 @@ def test_a_directory_that_this_user_may_not_see_is_refused(tmp_path: Path, monke
     monkeypatch.setattr(Path, "is_dir", denied)
     monkeypatch.setattr(Path, "exists", denied)
     place = tmp_path / "hidden" / "x"
-    looks: tuple[Callable[[], object], ...] = (lambda: here.before(place), lambda: here.check_room({0: place}, {0: 1}))
+    looks: tuple[Callable[[], object], ...] = (
+        lambda: here.before(place),
+        lambda: here.check_room({0: place}, {0: 1}, 0),
+    )
     for look in looks:
         with pytest.raises(CannotRestore, match=f"{place}: Permission denied") as told:
             look()
         assert f"uid {os.geteuid()} may look into" in told.value.hint
+
+
+def test_what_is_replayed_needs_room_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL keeps what it has replayed until a restartpoint."""
+    disk = SimpleNamespace(f_bavail=1000, f_frsize=MIB)
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    here.check_room({0: tmp_path}, {0: 500 * MIB}, 200 * MIB)
+    with pytest.raises(CannotRestore, match=r"the backup and its WAL need 1\.03 GiB there, and 1000 MiB are free"):
+        here.check_room({0: tmp_path}, {0: 500 * MIB}, 300 * MIB)
+    (tmp_path / "pg_wal").symlink_to(tmp_path)
+    here.check_room({0: tmp_path}, {0: 500 * MIB}, 300 * MIB)
+    (tmp_path / "pg_wal").unlink()
+    disk.f_bavail = 1800
+    here.check_room({0: tmp_path}, {0: 500 * MIB}, 5000 * MIB)
 
 
 def test_what_lies_at_the_root_of_a_file_system_stays(store: MemoryStore, backup: Backup, tmp_path: Path) -> None:

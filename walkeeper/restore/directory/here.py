@@ -14,6 +14,7 @@ from walkeeper.core.amounts import size as shown_size
 from walkeeper.core.backup import Backup
 from walkeeper.core.backup_index import Part
 from walkeeper.core.incremental import changed_path, is_map, layers_of
+from walkeeper.core.lsn import MIB
 from walkeeper.errors import CannotRestore, CannotTell, WrongCall
 from walkeeper.lib.retry import with_retries
 from walkeeper.postgres import programs as postgres_programs
@@ -25,8 +26,10 @@ from walkeeper.restore.directory.model import Plan, Request, Use
 from walkeeper.restore.directory.tree import LOST_AND_FOUND, PG_WAL
 from walkeeper.restore.state import Asked, State
 
-_SPARE: Final = 256 * 1024 * 1024
-"""Bytes that must be free besides: segments of WAL that the recovery asks for, and what it writes."""
+_SPARE: Final = 256 * MIB
+"""Bytes that must be free besides: for what the recovery writes."""
+_OF_WAL: Final = 1024 * MIB
+"""Bytes of WAL that lie in pg_wal at a time while it is replayed, by PostgreSQL's default for max_wal_size."""
 
 
 def check_place(plan: Plan) -> None:
@@ -37,7 +40,7 @@ def check_place(plan: Plan) -> None:
     places = {0: plan.directory, **plan.tablespaces}
     for oid, place in places.items():
         _check_directory(place, oid, plan)
-    check_room(places, needed(plan, places))
+    check_room(places, needed(plan, places), plan.wal_segments * plan.backup.size)
 
 
 def needed(plan: Plan, places: dict[int, Path]) -> dict[int, int]:
@@ -253,16 +256,20 @@ def _of(path: str, places: dict[int, Path]) -> int:
     return int(oid) if folder == "pg_tblspc" and oid.isdecimal() and int(oid) in places else 0
 
 
-def check_room(places: dict[int, Path], sizes: dict[int, int]) -> None:
-    """On each file system; what lies in the directories already is written over. Raises CannotRestore."""
+def check_room(places: dict[int, Path], sizes: dict[int, int], wal: int) -> None:
+    """On each file system; what lies in the directories already is written over. ``wal``: bytes of WAL that are replayed.
+
+    Raises CannotRestore. A pg_wal on a disk of its own is not looked at.
+    """
     total: dict[int, list[int]] = {}
     shown: dict[int, Path] = {}
     for oid, place in places.items():
         with _may_be_seen(place):
             near = next(each for each in (place, *place.parents) if each.exists())
+            beside = min(wal, _OF_WAL) if oid == 0 and not (place / PG_WAL).is_symlink() else 0
         device = near.stat().st_dev
         sums = total.setdefault(device, [0 if oid else _SPARE, 0])
-        sums[0] += sizes[oid]
+        sums[0] += sizes[oid] + beside
         sums[1] += _used(place) if place.exists() else 0
         shown.setdefault(device, near)
     for device, (bytes_, used) in total.items():
@@ -270,7 +277,7 @@ def check_room(places: dict[int, Path], sizes: dict[int, int]) -> None:
         free = disk.f_bavail * disk.f_frsize + used
         if bytes_ > free:
             raise CannotRestore(
-                f"{shown[device]}: the backup needs {shown_size(bytes_)} there, and {shown_size(free)} are free",
+                f"{shown[device]}: the backup and its WAL need {shown_size(bytes_)} there, and {shown_size(free)} are free",
                 hint="Make room, or choose another directory with --data-dir, or with --tablespace OLD=NEW.",
             )
 
