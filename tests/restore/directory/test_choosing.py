@@ -140,6 +140,9 @@ def test_whoever_knows_of_an_older_backup_is_told_why_it_is_not_taken(
     with pytest.raises(CannotRestore, match="is before the stop of the oldest complete backup") as said:
         make(to="2026-11-25 12:00Z" if "-" in to else "0/400000")
     assert str(FIRST) not in said.value.hint
+    with pytest.raises(CannotRestore, match="beyond 0/A00000") as said:
+        make(to="0/A00001")
+    assert str(FIRST) not in said.value.hint
 
 
 def test_a_number_that_is_no_transaction_may_have_been_meant_as_a_time(

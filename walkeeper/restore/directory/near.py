@@ -46,6 +46,8 @@ def _hints(wanted: Target, near: tuple[Window, ...], found: Windows) -> list[str
         reasons = [f"{each.backup.id}: {each.why}" for each in others[-_SHOWN:]]
         return [f"No backup is complete. {'; '.join(reasons)}" if reasons else "walkeeper backups lists what there is."]
     hints = [f"What can be restored near it: {'; '.join(told)}."]
+    if isinstance(wanted, ToLsn) and all(window.start <= wanted.lsn for window in near):
+        return hints  # it is not a backup that lacks
     would = [each for each in others if _is_before(each.backup, wanted)][-1:]
     return hints + [f"{each.backup.id} is before it, and {each.verdict}: {each.why}." for each in would]
 
