@@ -72,6 +72,17 @@ def test_list_shows_timelines_ranges_gaps_and_backups(built: Built, capsys: pyte
     assert "    4 segments, " in out
 
 
+def test_list_shows_the_newest_of_many_ranges(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(101, 141, 2):
+        built.store.create(built.key(9, number), b"x", {})
+    capsys.readouterr()
+    assert list_command.main(built.config, timeline=9, system_identifier=None, json=False) == 0
+    out = capsys.readouterr().out
+    assert "Timeline 9; history: none\n  10 older ranges: --json has them\n" in out
+    assert f"  {built.segment(9, 139)}..{built.segment(9, 139)}\n" in out
+    assert str(built.segment(9, 119)) not in out
+
+
 def test_p16_a_name_that_somebody_planted_makes_no_line_of_its_own(
     built: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:

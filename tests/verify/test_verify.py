@@ -505,7 +505,11 @@ def test_many_gaps_are_shown_in_part_and_counted(built: Built, verify: Verifier)
     built.record(1, 67)
     said = verify(json=False)
     assert said.code == 1
-    assert "and 12 more of kind gap: --json has them" in said.out
+    assert "and 22 more of kind gap: --json has them" in said.out
+    shown = said.out[said.out.index("WAL  ") : said.out.index("DAMAGE")]
+    assert shown.startswith("WAL       22 older windows: --json has them; the newest ones:\n")
+    assert "0/4100000 to 0/4200000" in shown
+    assert shown.count(" to ") == 10
     assert len([each for each in verify().document["findings"] if each["kind"] == "gap"]) == 32
 
 

@@ -202,6 +202,15 @@ def test_p15_what_deep_finds_by_its_bytes_is_remembered_for_expire_until_it_is_p
     assert (verify().code, states(verify().document)) == (0, ["complete"] * 2)
 
 
+def test_for_each_damaged_backup_the_command_that_proves_it_is_shown(built: Built, verify: Verifier) -> None:
+    for id_ in (OLD, NEW):
+        note = Proof(backup=str(id_), at="2026-11-28T03:00:00Z", timeline=4, lsn="0/0", damage="pg_checksums: block 7")
+        write_proof(built.store, built.archive.layout, note)
+    out = " ".join(verify(json=False).out.split())
+    for stop in ("0/400100", "0/900100"):
+        assert f"when it is proved: walkeeper verify --restore --to {stop}" in out
+
+
 def test_p15_what_deep_cannot_read_or_misses_leaves_no_note(
     built: Built, verify: Verifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

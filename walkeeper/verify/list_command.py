@@ -23,8 +23,8 @@ from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
 from walkeeper.verify.tail import look
 from walkeeper.verify.target import choose
 
-_SHOWN: Final = 20
-"""Ranges of one timeline, and names of one kind, that people are shown."""
+_SHOWN: Final = 10
+"""Ranges and gaps of one timeline, the newest ones, and names of one kind, that people are shown."""
 
 
 def main(config: Config, *, timeline: int | None, system_identifier: int | None, json: bool) -> int:
@@ -164,7 +164,9 @@ def _timeline_lines(timeline: dict[str, Any]) -> Iterator[str]:
     history = "" if timeline["timeline"] == 1 else f"; history: {timeline['history']}"
     yield f"Timeline {timeline['timeline']}{forked}{history}"
     ranges = timeline["ranges"]
-    for each in ranges[:_SHOWN]:
+    if len(ranges) > _SHOWN:
+        yield f"  {counted(len(ranges) - _SHOWN, 'older range')}: --json has them"
+    for each in ranges[-_SHOWN:]:
         yield f"  {each['first']}..{each['last']}"
         when = _when(each["oldest"], each["newest"])
         encrypted = ", encrypted" if each["encrypted"] else ""
@@ -172,15 +174,13 @@ def _timeline_lines(timeline: dict[str, Any]) -> Iterator[str]:
         yield f"    {stored}, {each['start_lsn']} to {each['end_lsn']}"
         if when:
             yield f"    {when}"
-    if len(ranges) > _SHOWN:
-        yield f"  and {len(ranges) - _SHOWN} more ranges: --json has them"
     if not ranges:
         yield "  no segments"
-    for gap in timeline["gaps"][:_SHOWN]:
+    if len(timeline["gaps"]) > _SHOWN:
+        yield f"  {counted(len(timeline['gaps']) - _SHOWN, 'older recorded gap')}: --json has them"
+    for gap in timeline["gaps"][-_SHOWN:]:
         closed = ", closed since" if gap["closed"] else ""
         yield f"  recorded gap: {gap['start_lsn']} to {gap['end_lsn']}, {counted(gap['segments'], 'segment')}{closed}"
-    if len(timeline["gaps"]) > _SHOWN:
-        yield f"  and {len(timeline['gaps']) - _SHOWN} more recorded gaps: --json has them"
 
 
 def _other_lines(found: dict[str, Any]) -> Iterator[str]:

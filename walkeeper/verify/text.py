@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from walkeeper.verify.windows import lines as window_lines
 
 _WIDTH: Final = 80
 _INDENT: Final = " " * 10
-_SHOWN: Final = 20
+_SHOWN: Final = 10
 """Findings of one kind that people are shown; --json has more."""
 
 
@@ -126,21 +127,23 @@ def _head(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _findings(found: dict[str, Any]) -> Iterator[str]:
-    shown: dict[str, int] = {}
+    kinds = Counter(finding["kind"] for finding in found["findings"])
+    shown: Counter[str] = Counter()
+    hinted: set[tuple[str, str]] = set()
     for finding in found["findings"]:
-        kind = finding["kind"]
-        shown[kind] = shown.get(kind, 0) + 1
+        kind, hint = finding["kind"], finding["hint"]
+        shown[kind] += 1
         if shown[kind] > _SHOWN:
             continue
         yield from _wrapped(finding["severity"].upper(), finding["text"])
-        if finding["hint"] and shown[kind] == 1:
+        if hint and (kind, hint) not in hinted:
+            hinted.add((kind, hint))
             yield from textwrap.wrap(
-                f"HINT: {finding['hint']}", _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT + " " * 6
+                f"HINT: {hint}", _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT + " " * 6
             )
-    for kind, count in shown.items():
-        if count > _SHOWN:
-            yield from _wrapped("", f"and {count - _SHOWN} more of kind {kind}: --json has them")
-    if shown:
+        if shown[kind] == _SHOWN < kinds[kind]:
+            yield from _wrapped("", f"and {kinds[kind] - _SHOWN:,} more of kind {kind}: --json has them")
+    if kinds:
         yield ""
 
 

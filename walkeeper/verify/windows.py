@@ -20,8 +20,8 @@ from walkeeper.verify.target import Target
 
 TIMED: Final = 8
 """Windows, the newest ones, whose times are looked for."""
-_SHOWN: Final = 20
-"""Windows that people are shown; --json has more."""
+_SHOWN: Final = 10
+"""Windows, the newest ones, that people are shown; --json has more."""
 
 _NO_KEY: Final = "Set encryption.identity_file to the file with the private key, or look on a host that has it."
 _DEEP: Final = "walkeeper verify --deep looks into every object, and says what is damaged."
@@ -69,15 +69,16 @@ def windows(
 def lines(described: list[dict[str, Any]], indent: int) -> Iterator[str]:
     """What WAL is there without a hole, for base backups of any tool."""
     word = "WAL"
-    for window in described[:_SHOWN]:
+    if len(described) > _SHOWN:
+        yield f"{word.ljust(indent)}{counted(len(described) - _SHOWN, 'older window')}: --json has them; the newest ones:"
+        word = ""
+    for window in described[-_SHOWN:]:
         count = counted(window["segments"], "segment")
         yield f"{word.ljust(indent)}{window['start_lsn']} to {window['end_lsn']}, {count}"
         word = ""
         first, last = window["first_commit"], window["last_commit"]
         if first is not None and last is not None:
             yield f"{' ' * indent}commits {_shown(first)} to {_shown(last)} UTC"
-    if len(described) > _SHOWN:
-        yield f"{' ' * indent}and {len(described) - _SHOWN} more"
     if not described:
         yield f"{word.ljust(indent)}nothing"
 
