@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -43,9 +44,9 @@ def store() -> MemoryStore:
     return MemoryStore()
 
 
-@pytest.fixture
-def archive(store: MemoryStore) -> Archive:
-    return Archive(store, LAYOUT, SIZE, Codec())
+@pytest.fixture(params=[False, True], ids=["near", "far"])
+def archive(store: MemoryStore, request: pytest.FixtureRequest) -> Archive:
+    return Archive(store, LAYOUT, SIZE, Codec(), far=request.param)
 
 
 @pytest.fixture
@@ -154,6 +155,24 @@ def test_a_segment_costs_a_put_and_a_get_of_each_other_name_that_it_may_have() -
         server.requests.clear()
         assert archive.archive_segment(SEGMENT, PLAIN, ONE).was_present
         assert sorted(server.requests) == sorted([("HEAD", others[0]), *(("GET", key) for key in others)])
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_the_other_names_are_asked_for_at_the_same_time_where_the_store_is_far(store: MemoryStore, far: bool) -> None:
+    together = threading.Barrier(3)
+    here = threading.get_ident()
+    others: set[int] = set()
+
+    def meet(call: str, key: str) -> None:
+        if call == "get":
+            others.add(threading.get_ident())
+            if far:
+                together.wait(60)  # all three of them, or nobody goes on
+
+    store.before = meet
+    Archive(store, LAYOUT, SIZE, Codec(), far=far).archive_segment(SEGMENT, PLAIN, ONE)
+    assert (here in others) == (not far)
+    assert len(others) == (3 if far else 1)
 
 
 @pytest.mark.parametrize("refusal", [StoreDenied("it is in the deep archive"), NotAuthentic("somebody planted it")])

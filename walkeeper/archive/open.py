@@ -35,7 +35,7 @@ class Archives:
 
     def archive(self, system_identifier: int, size: SegmentSize) -> Archive:
         """To be written."""
-        return Archive(self.store, self.layout(system_identifier), size, self.codec)
+        return Archive(self.store, self.layout(system_identifier), size, self.codec, far=self.far)
 
     def contents(self, system_identifier: int, size: SegmentSize) -> Contents:
         """What it holds."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -63,11 +64,12 @@ class _Damaged(NamedTuple):
 class Archive:
     """One cluster's archive in a store, to be written. Safe for several threads if the store is.
 
-    ``contents`` says what it holds; ``walkeeper.archive.read`` delivers from it.
+    ``contents`` says what it holds; ``walkeeper.archive.read`` delivers from it. ``far``: as in ``Reader``.
     """
 
-    def __init__(self, store: Store, layout: Layout, size: SegmentSize, codec: Codec) -> None:
+    def __init__(self, store: Store, layout: Layout, size: SegmentSize, codec: Codec, *, far: bool = True) -> None:
         self.store = store
+        self.far = far
         self.layout = layout
         self.size = size
         self.codec = codec
@@ -91,8 +93,11 @@ class Archive:
         suffix, and what was stored again beside a damaged object, which somebody may have moved away since.
         """
         others = [suffix for suffix in STORED if suffix != self.codec.suffix]
-        looks = in_parallel(lambda each: (each, self._identify_rare(packed.segment, each)), others, len(others))
-        stored = [self._same(found, packed.sha256, suffix) for suffix, found in looks if isinstance(found, Receipt)]
+        stored = [
+            self._same(found, packed.sha256, suffix)
+            for suffix, found in self._looks(packed.segment, others)
+            if isinstance(found, Receipt)
+        ]
         return stored[0] if stored else self._create(packed)
 
     def put_beside(self, packed: Packed) -> Receipt:
@@ -242,6 +247,12 @@ class Archive:
         """A person's word that this WAL, suspected lost or a recorded gap, is not waited for."""
         content = {"timeline": first.timeline, "start": str(first.start), "end": str(end), "at": clock.timestamp()}
         self._create_json(self.layout.accepted_gap(first, end), content)
+
+    def _looks(self, segment: Segment, suffixes: list[str]) -> Iterable[tuple[str, Receipt | _Damaged | None]]:
+        """At the same time where the store is far; where not, that costs more than it saves."""
+        if not self.far:
+            return ((suffix, self._identify_rare(segment, suffix)) for suffix in suffixes)
+        return in_parallel(lambda each: (each, self._identify_rare(segment, each)), suffixes, len(suffixes))
 
     def _identify_rare(self, segment: Segment, suffix: str) -> Receipt | _Damaged | None:
         """As ``_identify``, of a name that is nearly always free: in S3 a GET says so by one request, a HEAD by two."""

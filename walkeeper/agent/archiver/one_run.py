@@ -41,4 +41,4 @@ class OneRun:
 
     def bound(self, archive: Archive) -> Archive:
         """The same, which takes nothing once this run is over: told after the bytes were read, so they are this run's."""
-        return Archive(Guarded(archive.store, self.check), archive.layout, archive.size, archive.codec)
+        return Archive(Guarded(archive.store, self.check), archive.layout, archive.size, archive.codec, far=archive.far)
