@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 from pathlib import Path
 
@@ -41,6 +43,16 @@ def test_only_a_plain_file_of_the_right_size_is_read(tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "target")
     with pytest.raises((BadSegment, OSError)):
         read_segment(path, SEGMENT)
+
+
+def test_memory_begins_with_a_page() -> None:
+    memory = Memory()
+    for size in (16 * MIB, MIB, MIB + 1):
+        room = memory.of(size)
+        assert len(room) == size
+        assert ctypes.addressof(ctypes.c_char.from_buffer(room)) % mmap.PAGESIZE == 0
+        assert memory.of(size) is room
+    assert len(memory.of(5)) == 5
 
 
 def test_what_is_read_into_memory_is_only_what_the_file_has(path: Path) -> None:

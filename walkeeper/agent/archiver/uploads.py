@@ -131,6 +131,7 @@ class Uploads:
             self.in_flight.discard(segment)
             if self.idle and not self._done.empty():
                 finished()
+        self._buffers.release()
 
     def _ship(self, segment: Segment, stopping: threading.Event) -> None:
         """Until it is stored, or turns out to be no good, or only people can help, or the archiver ends."""
