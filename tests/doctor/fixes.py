@@ -116,6 +116,7 @@ FIXES: Final[tuple[tuple[str, str, By], ...]] = (
     ("authentication", "", "test_a_key_for_codes_is_made_as_it_is_printed"),
     ("agent_runs", "--detach", "test_an_agent_that_does_not_run_is_seen_from_every_node"),
     ("disk_room", "", ROOM),
+    ("same_stores", "", Person("two files are edited")),
     ("agent_version", "install walkeeper", PROGRAM),
     ("agent_version", "--restart", "test_an_agent_of_another_version_is_seen_from_every_node"),
     ("agent_troubles", "", HINT),

@@ -18,6 +18,7 @@ from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.room import Disk
+from walkeeper.core.stores_told import brief
 from walkeeper.dcs.base import Leader, Member, Topology, Versioned
 from walkeeper.doctor import fix, gather, reference, run, text
 from walkeeper.doctor.commands import Command, parse
@@ -63,6 +64,7 @@ def server(**changes: Any) -> ServerFacts:
         may_replicate=True,
         agents=("1.0",),
         disk=Disk(112 << 30, 500 << 30, 1e3),
+        stores=brief(["main"]),
         started_at="2026-11-23T08:00:00Z",
     )
     settings = {**facts.settings, **changes.pop("settings", {})}
@@ -475,6 +477,9 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("agent_runs", with_facts(agent=Unknown("no agent is running"), agent_absent=True), "error", "no agent runs", "agent -c"),
     ("agent_runs", with_facts(agent=Unknown("it is stuck")), "unknown", "it is stuck", ""),
     ("agent_runs", both(service, with_server("n2", agents=())), "error", "none runs, or it is not let in", "systemctl enable --now walkeeper"),
+    ("same_stores", with_server("n2", stores=""), "unknown", "no agent there says", ""),
+    ("same_stores", with_server("n2", stores=brief(["far", "main"])), "warning", "its agent's stores are others, or more, and this node's configuration names main", "--reload"),
+    ("same_stores", both(with_server("n2", stores=brief(["far"])), with_config(durability="store")), "error", "others, or more", "of n2 and of this node"),
     ("agent_version", with_server("n2", agents=("0.9",)), "warning", "walkeeper 0.9, and this is 1.0", "# on n2:"),
     ("agent_version", with_server("n2", agents=("1.10",)), "warning", "walkeeper 1.10, and this is 1.0", "# on this node, which is behind: install walkeeper 1.10"),
     ("agent_troubles", with_report(troubles=[{"since": "t", "text": "dcs: away", "hint": "Look."}]), "error", "since t: dcs: away", "# Look."),

@@ -19,9 +19,10 @@ from tests.twins.memory_record import MemoryRecord
 from walkeeper.config.model import NamedStore
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Gap, Record
+from walkeeper.core.stores_told import brief
 from walkeeper.dcs.claim import decoded
 from walkeeper.doctor import gather, here, rules
-from walkeeper.doctor.facts import AgentFacts, Facts, StoreFacts, Unknown
+from walkeeper.doctor.facts import AgentFacts, Facts, ServerFacts, StoreFacts, Unknown
 from walkeeper.doctor.rule import RULES, judge
 from walkeeper.errors import Refused, StoreDenied
 from walkeeper.store.directory.keys import DirectorySettings
@@ -35,8 +36,13 @@ GAP = Gap(1, "0/1", "0/2")
 def good(tmp_path: Path) -> Facts:
     facts = good_facts(tmp_path)
     config = replace(facts.config, others=(NamedStore(FAR, DirectorySettings(tmp_path / FAR)),), durable_in=2)
-    other = replace(facts, config=config.of_store(FAR), for_store=("--store", FAR))
-    return replace(facts, config=config, other_stores=(other,))
+    members = tuple(
+        replace(each, server=replace(each.server, stores=brief(config.stores)))
+        for each in facts.members
+        if isinstance(each.server, ServerFacts)
+    )
+    other = replace(facts, config=config.of_store(FAR), for_store=("--store", FAR), members=members)
+    return replace(facts, config=config, other_stores=(other,), members=members)
 
 
 def of_far(facts: Facts, **changes: Any) -> Facts:
@@ -68,6 +74,19 @@ def test_a_finding_names_its_store_and_so_does_what_is_pasted(good: Facts) -> No
     ]
     unseen = of_far(good, record=Unknown("the DCS was not seen"))
     assert of(judge(unseen), "record_owned")[1].text == "store far: not known, because the DCS was not seen"
+
+
+@pytest.mark.parametrize(
+    ("order", "named"), [((FAR, "main"), "far, main"), (("main",), "main"), (("main", "near"), "others")]
+)
+def test_a_member_whose_agent_names_other_stores_or_in_another_order_is_named(
+    good: Facts, order: tuple[str, ...], named: str
+) -> None:
+    facts = with_server("n2", stores=brief(order))(good)
+    (wrong,) = [each for each in of(judge(facts), "same_stores") if each.state != "ok"]
+    assert (wrong.state, wrong.about) == ("warning", "n2")
+    assert f"its agent's stores are {named}" in wrong.text
+    assert wrong.text.endswith("this node's configuration names main, far")
 
 
 @pytest.mark.parametrize(("durable_in", "state"), [(1, "ok"), (2, "warning")])

@@ -186,7 +186,8 @@ def test_what_each_kind_of_claim_means(both: Both) -> None:
         (points, quiet, ("main",)),  # its own record comes first: it is the older one that points there
         (points, unknown(DENIED), None),
         (stores, unknown(DENIED), ("main",)), (stores, unknown(SILENT), None), (quiet, unknown(DENIED), None),
-        (absent, unknown(DENIED), None), (stores, newer, None), (unknown(SILENT), stores, None), (newer, absent, None),
+        (absent, unknown(DENIED), None), (unknown(DENIED), stores, None),  # it was the first, and is none just added
+        (stores, newer, None), (unknown(SILENT), stores, None), (newer, absent, None),
     ]  # fmt: skip
     for main, far, wanted in asked:
         if wanted is not None:

@@ -20,6 +20,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.members import Member, may_have, remember
 from walkeeper.core.record import Record
 from walkeeper.core.room import Disk, Trend
+from walkeeper.core.stores_told import brief
 from walkeeper.core.synchronous import standby_name
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
 from walkeeper.dcs.claim import decoded
@@ -272,7 +273,7 @@ class Observer:
         return tagged and look.server is not None and look.server.in_recovery
 
     def _look_at_disk(self, server: ServerState | None) -> None:
-        """How long it lasts; and tell the other nodes, by the name of the session here."""
+        """How long it lasts; and tell the other nodes, by the name of the session here, also which stores are configured."""
         now = self._clock.monotonic()
         try:
             free, total = disk_of(self._config.data_dir / "pg_wal")
@@ -288,7 +289,9 @@ class Observer:
             return
         self._disk_told_at = now
         try:
-            self._server.call_itself(f"{AGENT_APPLICATION} {self.disk.brief}")
+            first = self._config.store_name == self._holding.first
+            told = f" {brief(self._config.stores)}" if first else ""
+            self._server.call_itself(f"{AGENT_APPLICATION} {self.disk.brief}{told}")
         except PostgresError as problem:
             self._problems.report(About.POSTGRESQL, problem, grace=True)
 

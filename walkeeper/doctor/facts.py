@@ -41,6 +41,8 @@ class ServerFacts:
     """The versions of the agents that have sessions there: an agent connects to its own node's server alone."""
     disk: Disk | None = None
     """Of pg_wal, as its agent says; None where no agent does."""
+    stores: str = ""
+    """Which stores its agent's configuration names, as ``core.stores_told.brief``; empty where no agent says so."""
     acknowledging: tuple[str, ...] = ()
     """The ``application_name`` of each walsender whose word on flushed WAL commits may wait for, by its beginning."""
     receives: bool = True

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from walkeeper.config import Config
 from walkeeper.core.room import Disk
+from walkeeper.core.stores_told import from_brief
 from walkeeper.core.synchronous import PREFIX
 from walkeeper.dcs.base import Member, Topology
 from walkeeper.doctor.facts import MemberFacts, ServerFacts, Unknown
@@ -117,7 +118,8 @@ def _trial(config: Config, found: ServerFacts) -> str | Unknown:
 
 def _second_look(server: Server, found: ServerFacts) -> ServerFacts:
     time.sleep(SECOND_LOOK)
-    return replace(found, agents=_versions(server.agents()))
+    agents = server.agents()
+    return replace(found, agents=_versions(agents), stores=next(filter(None, map(from_brief, agents)), ""))
 
 
 def survey(server: Server, hold_slot: str) -> ServerFacts:
@@ -143,6 +145,7 @@ def survey(server: Server, hold_slot: str) -> ServerFacts:
         replication_refused=refused,
         agents=_versions(agents),
         disk=next(filter(None, map(Disk.from_brief, agents)), None),
+        stores=next(filter(None, map(from_brief, agents)), ""),
         acknowledging=tuple(sorted(answer["acknowledging"])),
         receives=answer["receives"],
         started_at=answer["started_at"],

@@ -56,10 +56,11 @@ def waited_for(claims: Mapping[str, Claim]) -> tuple[str, ...]:
             f"store {store}: commits wait for it, and this member's configuration does not name it",
             hint="Give each member the same stores, in the same order.",
         )
-    for store, claim in claims.items():
+    for at, (store, claim) in enumerate(claims.items()):
         if claim.known is not Known.UNKNOWN:
             continue
-        if said and store not in said and _is_denied(claim):  # a store that was just added, without its rights
+        named_behind = said.intersection(list(claims)[:at])
+        if named_behind and store not in said and _is_denied(claim):  # a store that was just added, without its rights
             events.warning("pre_promote_without_record", store=store, error=claim.problem)
             continue
         raise PromotionVetoed(

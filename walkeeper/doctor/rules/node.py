@@ -10,6 +10,7 @@ from typing import Final
 from walkeeper.core.about import About
 from walkeeper.core.amounts import duration, size
 from walkeeper.core.room import DISK_SECONDS, LEAST, SHARE
+from walkeeper.core.stores_told import brief, which
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, MemberFacts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
@@ -276,6 +277,35 @@ def _newer(version: str, than: str) -> bool:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+@rule(
+    AGENTS,
+    "warning",
+    what="All members' agents name the same stores, in the same order.",
+    why="Whoever is promoted archives into the stores of its own configuration, and its first is the one that commits wait for: "
+    "with `durability: store` it is an error.",
+    fix="The same walkeeper.stores on every node, and systemctl reload walkeeper.",
+)
+def same_stores(facts: Facts) -> Iterator[Verdict]:
+    here = facts.config.stores
+    for member in facts.members:
+        told = "" if isinstance(member.server, Unknown) else member.server.stores
+        if not told:
+            because = (
+                member.server.because if isinstance(member.server, Unknown) else "no agent there says which it has"
+            )
+            yield NotKnown(because, member.name)
+        elif told == brief(here):
+            yield Good(f"{', '.join(here)}, in this order", member.name)
+        else:
+            names = ", ".join(which(told, here)) or "others, or more"
+            fix = (
+                f"# in walkeeper.stores of {member.name} and of this node, the same names in the same order; then on both:",
+                f"{paste.walkeeper(facts, 'agent', '--reload')}   # or systemctl reload walkeeper",
+            )
+            text = f"its agent's stores are {names}, and this node's configuration names {', '.join(here)}"
+            yield Wrong(text, fix, member.name, "error" if facts.waits_for_store else None)
 
 
 @rule(
