@@ -40,6 +40,7 @@
     │   ├── Damaged            its checksum says so, or its name, which is one
     │   ├── NotAuthentic       nobody with the key made it, or it is plain where all is encrypted: it counts for nothing
     │   └── HoleInArchive      it is not there, and more of its branch is behind it
+    │       ├── BeforeStart    the same, and it is from before the archive begins
     │       └── LostForGood    the same, and it is recorded as a gap
     │           └── GivenUp    the same, and it is below the floor
     ├── DcsError               the DCS; waiting can help
@@ -264,6 +265,11 @@ class Locked(CannotTell):
 
 class HoleInArchive(CannotTell):
     reason = "hole"
+
+
+class BeforeStart(HoleInArchive):
+    waiting_helps = False
+    reason = "before_start"
 
 
 class LostForGood(HoleInArchive):

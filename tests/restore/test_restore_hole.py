@@ -416,6 +416,19 @@ def test_p6_without_an_agent_a_standby_is_told_too(alone: Holed, capfd: pytest.C
     assert capfd.readouterr().err.count("hole_in_archive") == 1
 
 
+@pytest.mark.parametrize("signal", [RECOVERS, FOLLOWS])
+def test_what_is_before_the_archive_begins_is_no_hole(
+    alone: Holed, signal: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A standby that restarts where the archive is young asks for WAL that it has."""
+    alone.server(signal)
+    recovers = signal is RECOVERS
+    assert run_alone(alone, segment(4).name) == (exits.STOP_RECOVERY if recovers else exits.ABSENT)
+    said = capfd.readouterr().err
+    assert ("which begins with 000000010000000000000005" in said) is recovers
+    assert "hole_in_archive" not in said
+
+
 def test_without_an_agent_the_end_is_the_end(alone: Holed) -> None:
     alone.server(RECOVERS)
     assert run_alone(alone, segment(7).name) == exits.ABSENT

@@ -35,6 +35,7 @@ from walkeeper.dcs.claim import decoded
 from walkeeper.dcs.furthest import read_some
 from walkeeper.errors import (
     BadName,
+    BeforeStart,
     CannotTell,
     ConfigError,
     DcsError,
@@ -127,9 +128,11 @@ class Ends:
             asked = Segment.parse(name, self._size(layout))
             near, gaps = list(self._near(layout, asked)), self._gaps(layout, asked.size)
             found = hole_at(asked, Around(near, gaps, given_up=self._given_up(layout, asked)))
+            if found is None or (not found.given_up and self._begins_behind(layout, asked)):
+                return None  # a standby that restarts asks for what it has itself
         except WalkeeperError:
             return None
-        return None if found is None else _problem(asked, found, None)
+        return _problem(asked, found, None)
 
     # -------------------------------------------------------------------------------------------------------- what is asked
 
@@ -144,7 +147,14 @@ class Ends:
             lambda: Around(histories=list(self._newer_histories(layout, asked))),
         ]
         found = hole_at(asked, merged(in_parallel(lambda look: look(), looks, len(looks)), tail, frontier))
-        return None if found is None else _problem(asked, found, self._last_record_before(layout, asked))
+        if found is None:
+            return None
+        if not found.given_up and (first := self._begins_behind(layout, asked)):
+            return BeforeStart(
+                f"{asked}: not in the archive, which begins with {first}",
+                hint="Restore a base backup that was taken after that; or what archived before has the WAL up to there.",
+            )
+        return _problem(asked, found, self._last_record_before(layout, asked))
 
     def _lost_history(self, layout: Layout, file: HistoryFile) -> HoleInArchive | None:
         begun = self._begun(layout, file.timeline)  # before the histories, which are stored first
@@ -259,6 +269,12 @@ class Ends:
     def _record(self) -> Record | None:
         self._records = self._records or self._connect()
         return decoded(read_some(self._records)).record
+
+    def _begins_behind(self, layout: Layout, asked: Segment) -> Segment | None:
+        """Where the archive begins, if that is behind the asked segment."""
+        begins = [Segment.parse(name, asked.size) for name in starts(self._source.store, layout)]
+        first = min(begins, key=lambda each: each.number, default=asked)
+        return first if first.number > asked.number else None
 
     def _starts(self, layout: Layout) -> list[int]:
         """The timelines of the segments that the archive states to begin with."""
