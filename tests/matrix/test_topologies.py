@@ -8,13 +8,14 @@ from typing import Any, Final
 
 import pytest
 
-from tests.matrix.cell import archived, lost_nothing, outlives, says
+from tests.matrix.cell import archived, lost_nothing, outlives, says, verified
 from tests.matrix.certificates import authority
 from tests.parts.cluster import REPLICATOR, SUPERUSER, Node
 from tests.parts.ledger import Ledger
 from tests.parts.node import REWINDER
 from tests.parts.processes import wait_until
-from tests.test_cluster import Archived
+from tests.test_cluster import Archived, restored_rows
+from walkeeper.core.lsn import Lsn
 from walkeeper.dcs.patroni import change_dynamic
 
 pytestmark = [pytest.mark.cluster, pytest.mark.matrix, pytest.mark.slow]
@@ -31,6 +32,41 @@ def test_p4_five_members_of_which_one_cascades_and_one_is_never_promoted(short_p
     it = archived(short_path, nodes=5, tags=tags)
     with it.cluster:
         outlives(it, short_path)
+
+
+def test_p4_a_member_that_never_streams_is_promoted(short_path: Path) -> None:
+    """Its WAL comes from the archive alone: it has what is stored, the tail included."""
+    it = archived(short_path, tags={"node3": {"nostream": True}})
+    cluster = it.cluster
+    *others, never = cluster.nodes
+    try:
+        cluster.dcs.start()
+        for node in others:
+            node.start()
+        leader = cluster.wait_leader()
+        it.wait_owner(leader)
+        never.start()  # it is built when the archive has begun: it needs all that is written since
+        cluster.wait_ready()
+        backup = leader.base_backup(short_path / "backup")
+        with Ledger.heavy(cluster.conninfo(), mib_per_second=3) as ledger:
+            ledger.wait_for(40)
+            lsn = leader.value("SELECT pg_current_wal_flush_lsn()::text")
+            replayed = "SELECT coalesce(pg_last_wal_replay_lsn() >= %s::pg_lsn, false)"
+            wait_until(lambda: never.value(replayed, [lsn]), f"{lsn} from the archive", 60, logs=cluster.logs())
+            assert not never.value("SELECT exists (SELECT FROM pg_stat_wal_receiver)")
+            for node in others:
+                cluster.kill_host(node)
+            cluster.expire_leader()
+            assert cluster.wait_leader(but_not=leader) is never
+            it.wait_owner(never)
+            ledger.wait_for(40)
+            for node in others:
+                cluster.start_node(node)
+            cluster.wait_ready()
+            ledger.wait_for(40)
+        lost_nothing(it, short_path, backup, ledger, never)
+    finally:
+        cluster.stop()
 
 
 @pytest.mark.parametrize("mode", [True, "quorum"])
@@ -80,8 +116,7 @@ def test_p4_a_standby_cluster_and_its_promotion(short_path: Path) -> None:
     with source.cluster:
         theirs = source.cluster.wait_leader()
         source.wait_owner(theirs)
-        section = {"host": "127.0.0.1", "port": theirs.port, "create_replica_methods": ["basebackup"]}
-        it = archived(short_path / "here", scope="mirror", extra=dynamic(standby_cluster=section))
+        it = archived(short_path / "here", scope="mirror", extra=dynamic(standby_cluster=_standby_of(theirs.port)))
         cluster = it.cluster
         try:
             cluster.dcs.start()
@@ -113,6 +148,56 @@ def _standby_leader(it: Archived) -> Node | None:
     streaming = [each for each in members if each["state"] in {"streaming", "in archive recovery", "running"}]
     names = [each["name"] for each in streaming if each["role"] == "standby_leader"]
     return it.cluster.node(names[0]) if names and len(streaming) == len(it.cluster.nodes) else None
+
+
+def test_p4_two_sites_that_change_places_and_back(short_path: Path) -> None:
+    """Each archives all the time, as the primary or as what receives from it; each archive restores all rows."""
+    for name in ("there", "here"):
+        (short_path / name).mkdir()
+    there = archived(short_path / "there", nodes=1, scope="there")
+    with there.cluster:
+        (theirs,) = there.cluster.nodes
+        there.wait_owner(theirs)
+        here = archived(
+            short_path / "here", nodes=1, scope="here", extra=dynamic(standby_cluster=_standby_of(theirs.port))
+        )
+        (ours,) = here.cluster.nodes
+        try:
+            here.cluster.dcs.start()
+            ours.start()
+            wait_until(lambda: _standby_leader(here), "a standby leader", 120, logs=here.cluster.logs())
+            here.wait_owner(ours)
+            backup = theirs.base_backup(short_path / "backup")
+            with Ledger.heavy(there.cluster.conninfo(), mib_per_second=3) as ledger:
+                ledger.wait_for(40)
+            for timeline, new, old in ((2, here, there), (3, there, here)):
+                _change_places(new, old)
+                ledger.move(new.cluster.conninfo())
+                with ledger:
+                    ledger.wait_for(40)
+                end = new.finish_segment(new.cluster.wait_leader())
+                assert (new.wait_frontier(end).timeline, old.wait_frontier(end).timeline) == (timeline, timeline)
+            record = here.wait_frontier(Lsn.parse(theirs.value("SELECT pg_current_wal_flush_lsn()::text")))
+            assert record.gaps_total == 0
+            assert [each for each in verified(ours)["findings"] if each["severity"] != "note"] == []
+            rows = {row.id for row in ledger.rows()}
+            assert restored_rows(here, backup, ledger, rows, short_path / "here") == []
+            lost_nothing(there, short_path / "there", backup, ledger, theirs)
+        finally:
+            here.cluster.stop()
+
+
+def _standby_of(port: int) -> dict[str, Any]:
+    return {"host": "127.0.0.1", "port": port, "create_replica_methods": ["basebackup"]}
+
+
+def _change_places(new: Archived, old: Archived) -> None:
+    """As a person does: first the one that leads becomes a standby of the other, then that is promoted."""
+    (promoted,) = new.cluster.nodes
+    old.cluster.patch_config({"standby_cluster": _standby_of(promoted.port)})
+    wait_until(lambda: _standby_leader(old), "the old one follows", 120, logs=old.cluster.logs())
+    new.cluster.patch_config({"standby_cluster": None})
+    new.cluster.wait_leader()
 
 
 def test_p4_one_server_that_is_reached_by_its_unix_socket_alone(short_path: Path) -> None:

@@ -323,12 +323,12 @@ class Cluster:
                 member
                 for member in members
                 if member is not leaders[0]
-                and member["state"] in {"streaming", "running"}
+                and (member["state"] in {"streaming", "running"} or "nostream" in self.tags.get(member["name"], {}))
                 and member.get("timeline") == timeline
                 and self.node(member["name"]).running
             ]
-            cascading = sum("replicatefrom" in tags for tags in self.tags.values())
-            streams = len(good) + 1 >= wanted and self._streaming() + 1 + cascading >= wanted
+            elsewhere = sum("replicatefrom" in tags or "nostream" in tags for tags in self.tags.values())
+            streams = len(good) + 1 >= wanted and self._streaming() + 1 + elsewhere >= wanted
             return streams and (not self.synchronous or wanted == 1 or self.synchronous_standby() is not None)
 
         self.wait_leader(timeout)
