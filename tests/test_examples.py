@@ -92,6 +92,7 @@ def test_every_lasting_problem_brings_an_alert() -> None:
         "at_it",
         "standby_lags",
         "hole",
+        "before_start",
         "watching",
     }  # of commands, or passing
     elsewhere = {"not_gap_safe", "wal_missing", "dcs", "dcs_unavailable", "cas_conflict"}
