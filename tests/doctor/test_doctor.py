@@ -218,6 +218,7 @@ def test_a_good_cluster_is_green_from_every_node(world: World) -> None:
         assert re.search(r"^(All well\.|No promise is broken; .*not known\.)$", told, re.MULTILINE)
         assert not re.search(r"^(ERROR|warning) ", told, re.MULTILINE)
         assert "\033" not in told
+        world.wait(node, "same_stores", "ok", world.cluster.replicas()[0].name)
     assert {node.name: node.config.read_bytes() for node in world.cluster.nodes} == before
     assert not [path for path in (world.store / "probe").iterdir() if path.name[0] != "."]
 
