@@ -25,7 +25,7 @@ from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.errors import CannotRestore, CannotTell
 from walkeeper.lib import retry
 from walkeeper.restore import state
-from walkeeper.restore.directory import check, here, plan
+from walkeeper.restore.directory import check, command, here, plan
 from walkeeper.restore.directory.model import Plan, Request
 from walkeeper.verify import evidence
 
@@ -168,6 +168,15 @@ def test_a_restore_whose_backup_is_gone_is_begun_anew_and_only_by_delta(make: Ma
     assert "--delta begins it anew" in said.value.hint
     anew = make(delta=True)
     assert (anew.backup.id, anew.resumed) == (str(SECOND), None)
+
+
+def test_what_is_printed_after_a_restore_that_promotes_says_when_it_has(make: Make) -> None:
+    """pg_ctl comes back when the server can be read: a dump that is taken then lacks what is not replayed yet."""
+    for request in ({"to": "latest"}, {"to": "immediate", "action": "promote"}):
+        lines = command._next_steps(make(**request))
+        assert any(line.startswith("  psql ") and "pg_is_in_recovery()" in line for line in lines)
+        assert "when this says f:" in " ".join(lines)
+    assert "pg_is_in_recovery" not in " ".join(command._next_steps(make(to="immediate")))
 
 
 def test_exclusive_is_for_a_time_or_a_transaction(make: Make) -> None:

@@ -197,8 +197,8 @@ def _next_steps(plan: Plan) -> list[str]:
         f"If it does not start, {settings.START_LOG} says why. Its settings, in {settings.START_CONF}, are for this start alone.",
     ]
     action = plan.recovery.get("recovery_target_action")
+    psql = ["psql", "-h", str(settings.sockets(plan.directory)), "-p", settings.PORT]
     if action == "pause":
-        psql = ["psql", "-h", str(settings.sockets(plan.directory)), "-p", settings.PORT]
         lines += [
             "It replays up to the target and pauses there: 'pausing at the end of recovery' in walkeeper.log. Look at it: a",
             "query that hangs wants what a transaction had locked then, by DROP TABLE for instance, and is answered when the",
@@ -214,7 +214,11 @@ def _next_steps(plan: Plan) -> list[str]:
             f"  {_start(plan, ' -c recovery_target_action=promote')}",
         ]
     else:
-        lines.append("It replays up to the target, and then is a primary on a new timeline.")
+        lines += [
+            "It replays up to the target, and then is a primary on a new timeline. pg_ctl comes back before that, when the",
+            "server can be read, and not all of it is there yet: look at it, or dump from it, when this says f:",
+            f"  {shlex.join([*psql, '-c', 'select pg_is_in_recovery()'])}",
+        ]
     return [*lines, "Then hand it over, to Patroni for instance: docs/recovery.md says how."]
 
 
