@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
 from tests.fixtures.agents import Machine, command_line, end, environment_of
 from tests.fixtures.worlds import prepare
@@ -29,13 +30,18 @@ from tests.parts.etcd import Etcd
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, Postgres
 from tests.parts.processes import free_port, new_directory, wait_until
 from tests.parts.proxy import Proxy
-from walkeeper.agent.process import run
+from walkeeper.agent.process import connects, run
 from walkeeper.agent.process.notify import Notifier
-from walkeeper.config import load
+from walkeeper.config import Config, load
 from walkeeper.errors import AgentError
 
 pytestmark = pytest.mark.postgres
 _serial = itertools.count(1)
+_LOOKS_OFTEN = (
+    "import sys, walkeeper.agent.process.run as run; run.CONNECTS_SECONDS = 0.2; "
+    "from walkeeper.cli.main import main; sys.exit(main())"
+)
+"""At whether the files say otherwise how to connect."""
 
 
 @pytest.fixture(scope="module")
@@ -550,10 +556,7 @@ def test_a_server_that_is_started_again_is_taken_over_again_without_an_error(mac
 
 
 def test_a_password_that_was_rotated_while_sessions_lasted_is_taken_up_and_nothing_else_is(machine: Machine) -> None:
-    agent = machine.start(
-        program="import sys, walkeeper.agent.process.run as run; run.CONNECTS_SECONDS = 0.2; "
-        "from walkeeper.cli.main import main; sys.exit(main())"
-    )
+    agent = machine.start(program=_LOOKS_OFTEN)
     machine.wait_archived()
     alter = f"ALTER ROLE {REPLICATOR} PASSWORD '{{}}'"
     drop = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s"
@@ -576,6 +579,69 @@ def test_a_password_that_was_rotated_while_sessions_lasted_is_taken_up_and_nothi
         assert agent.stop() == 0
     finally:
         machine.server.execute(alter.format(REPLICATOR_PASSWORD))
+
+
+@pytest.mark.parametrize("what", ["log", "port", "name", "password"])
+def test_what_is_edited_ahead_or_is_no_way_to_connect_stays_unread_while_the_dcs_is_away(
+    server: Postgres, what: str
+) -> None:
+    with Etcd(name="away") as away, closing(Machine(f"cluster{next(_serial)}", server, away)) as machine:
+        agent = machine.start(program=_LOOKS_OFTEN)
+        machine.wait_archived()
+        if what == "password":
+            machine.password = "the next one"
+        elif what == "port":
+            listen = f"127.0.0.1:{server.port}"
+            whole = machine.config.read_text()
+            assert listen in whole
+        else:
+            machine.patroni |= {"log": {"level": "DEBUG"}} if what == "log" else {"name": "b"}
+        machine.configure()
+        if what == "port":
+            machine.config.write_text(whole.replace(listen, f"127.0.0.1:{free_port()}"))
+        away.freeze()
+        try:
+            machine.wait_says("ERROR dcs ", 40)
+            there = len(machine.stored())
+            server.complete_segments(3)
+            wait_until(lambda: len(machine.stored()) >= there + 3, "uploads go on", 40, logs=[machine.log])
+        finally:
+            away.thaw()
+        machine.wait_archived(2, 40)
+        assert machine.says("reloaded") == []
+        assert agent.stop() == 0
+
+
+def test_what_counts_without_a_reload_hides_no_other_change(tmp_path: Path) -> None:
+    secret, file = tmp_path / "secret", tmp_path / "patroni.yml"
+
+    def read(password: str = "one", kept: str = "first", mode: int = 0o600, bucket: str = "ours") -> Config:
+        store = {"bucket": bucket, "access_key_id": "k", "secret_access_key_file": str(secret)}
+        whole = {
+            "scope": "demo",
+            "name": "a",
+            "etcd3": {"host": "127.0.0.1:2379"},
+            "postgresql": {
+                "listen": "127.0.0.1:5432",
+                "data_dir": "/nowhere/data",
+                "authentication": {"replication": {"username": "r", "password": password}},
+            },
+            "walkeeper": {"store": {"s3": store}, "spool": {"directory": str(tmp_path / "spool")}},
+        }
+        for path, text in ((secret, kept * 10), (file, yaml.safe_dump(whole))):
+            path.write_text(text)
+            path.chmod(mode if path == file else 0o600)
+        return load(file, {}, for_agent=True)
+
+    present = read()
+    for same in (read(kept="second"), read(mode=0o644)):
+        assert same != present
+        assert not connects.is_older(present, same)
+    for changed in (read(password="two"), read(password="two", kept="second"), read(password="two", mode=0o644)):
+        assert connects.is_older(present, changed)
+        assert connects.only_otherwise(present, changed)
+    assert connects.is_older(present, read(bucket="theirs"))
+    assert not connects.only_otherwise(present, read(password="two", bucket="theirs"))
 
 
 def test_a_member_that_leads_under_another_name_needs_no_signal(machine: Machine) -> None:

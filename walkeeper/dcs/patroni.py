@@ -123,6 +123,12 @@ def connect(patroni_config: Path, name: str | None = None, timeout: float = TIME
     return PatroniRecord(kind, config, timeout, key)
 
 
+def way(patroni_config: Path) -> tuple[str, Any] | None:
+    """How that configuration has its DCS reached: the section's name, and what it says. Raises ConfigError."""
+    config = _read_config(patroni_config)
+    return next(((kind, config.get(kind)) for kind, _ in iter_dcs_classes(config)), None)
+
+
 class _Connection:
     """One of Patroni's DCS objects, built at the first call that can, and the thread on which all its calls run."""
 

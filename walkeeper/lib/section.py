@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
+
+_T = TypeVar("_T")
 
 _SECRET: Final = {"secret": True}
 _SECRET_FILE: Final = {"secret_file": True}
@@ -58,6 +60,16 @@ def is_secret(annotation: Any) -> bool:
 
 def is_secret_file(annotation: Any) -> bool:
     return any(meta.extra == _SECRET_FILE for meta in metas(annotation))
+
+
+def without_secrets_of_files(settings: _T) -> _T:
+    """The same, but for what is in a file that it names as well: ``secret`` beside ``secret_file``."""
+    if not isinstance(settings, Section):
+        return settings
+    names = [each.name for each in msgspec.structs.fields(settings) if is_secret(each.type)]
+    return msgspec.structs.replace(
+        settings, **{name: None for name in names if getattr(settings, f"{name}_file", None) is not None}
+    )
 
 
 def metas(annotation: Any) -> Iterator[Meta]:

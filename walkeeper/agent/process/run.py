@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from walkeeper.agent.http.page_facts import facts
 from walkeeper.agent.http.report import report
 from walkeeper.agent.http.server import Pages, serve
 from walkeeper.agent.members_look import MembersLook
-from walkeeper.agent.process import background, restarts
+from walkeeper.agent.process import background, connects, restarts
 from walkeeper.agent.process.notify import Notifier
 from walkeeper.agent.shared import Shared
 from walkeeper.archive.open import open_all
@@ -31,8 +31,8 @@ from walkeeper.control import paths
 from walkeeper.control.server import AgentLock, ControlServer
 from walkeeper.core.about import About
 from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RECORD, REMEMBERED
-from walkeeper.dcs.patroni import connect
-from walkeeper.errors import AgentError, ConfigError, PostgresError, SpoolError, WalkeeperError
+from walkeeper.dcs.patroni import connect, way
+from walkeeper.errors import AgentError, ConfigError, SpoolError, WalkeeperError
 from walkeeper.lib import events, heap
 from walkeeper.lib.clock import SystemClock, timestamp
 from walkeeper.page.document import render
@@ -45,10 +45,6 @@ WAKE_SECONDS: Final = 0.2
 SPOOL_RETRY_SECONDS: Final = 2.0
 CONNECTS_SECONDS: Final = 10.0
 """Seconds from one look to the next at whether a configuration says otherwise how to connect, while no connection succeeds."""
-_CONNECTIONS: Final = frozenset(
-    {About.POSTGRESQL, About.DCS, About.ARCHIVER_RECEIVER, About.ARCHIVER_RECORD, About.NO_LEADERSHIP}
-)
-"""What a password or a port leads to that was changed since they were read, or a member's name: somebody else leads then."""
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -102,28 +98,19 @@ def _refused(problem: Exception) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    """A configuration and the files that it came from: Patroni's says more than what is in Config."""
+    """A configuration and the files that it came from: Patroni's says more than what is in Config, as how the DCS is reached."""
 
     config: Config
     files: tuple[bytes, ...]
+    dcs: tuple[str, Any] | None
 
 
 def _read(config: Config) -> _Version:
     try:
-        return _Version(config, tuple(path.read_bytes() for path in (config.source, config.patroni_config)))
+        files = tuple(path.read_bytes() for path in (config.source, config.patroni_config))
+        return _Version(config, files, way(config.patroni_config))
     except OSError as error:
         raise ConfigError(f"{error.filename}: it cannot be read: {error.strerror}") from None
-
-
-def _but_for_connections(config: Config) -> Config:
-    return replace(config, node=replace(config.node, postgresql=None, name=None))
-
-
-def _fails_to_connect(agent: Agent) -> bool:
-    return any(
-        problem.what in _CONNECTIONS or (problem.what, problem.reason) == (About.TAKEOVER_FAILED, PostgresError.reason)
-        for problem in agent.problems.open()
-    )
 
 
 def _say_what_is_exposed(config: Config) -> None:
@@ -213,7 +200,7 @@ class _Process:
 
         def answer(_: dict[str, Any]) -> Mapping[str, Any]:
             read = self._read_again()
-            older = None if read is None else read.config != self._version.config
+            older = None if read is None else connects.is_older(self._version.config, read.config)
             return {**report(agent), "last_callback": self._callback, "older_configuration": older}
 
         def poke(request: dict[str, Any]) -> Mapping[str, Any]:
@@ -307,7 +294,7 @@ class _Process:
                 fed_at = now
             if now - compared_at > CONNECTS_SECONDS:
                 compared_at = now
-                if _fails_to_connect(agents.first) and self._connects_otherwise():
+                if connects.fails(agents.first) and self._connects_otherwise():
                     events.info("connects_otherwise", what="the configuration says otherwise how, and is read again")
                     self._on_signal(signal.SIGHUP, None)
         return None
@@ -320,17 +307,14 @@ class _Process:
             return None
 
     def _connects_otherwise(self) -> bool:
-        """Whether the files have changed in how PostgreSQL and the DCS are reached or the member is called, and at most in what
-        concerns Patroni alone.
-
-        A password, a port or a name that was changed needs no reload then. Nobody would miss that reload before the next
-        takeover, as sessions last. All else is taken up when somebody says so.
+        """Whether the files have changed in how PostgreSQL and the DCS are reached or the member is called, and in nothing else
+        of ours, and by them both can be reached.
         """
         read, present = self._read_again(), self._version
-        return (
-            read is not None
-            and read != present
-            and _but_for_connections(read.config) == _but_for_connections(present.config)
+        if read is None or not connects.only_otherwise(present.config, read.config):
+            return False
+        return (read.config.node, read.dcs) != (present.config.node, present.dcs) and connects.works(
+            present.config, read.config
         )
 
     def _reloaded(self) -> Agents | None:
