@@ -24,11 +24,12 @@ from tests.parts.scripted_s3 import (
 )
 from tests.parts.seaweedfs import SeaweedFS
 from tests.store.calls import BODY, KEY
-from tests.store.test_s3_access import make_certificate
+from tests.store.test_s3_access import from_file, make_certificate, write_credentials
+from tests.twins.hand_clock import HandClock
 from walkeeper.archive.stated import stated
 from walkeeper.errors import ChangedOnTheWay, StoreDenied, StoreUnavailable
 from walkeeper.store.base import AlreadyThere
-from walkeeper.store.s3.driver import S3Store
+from walkeeper.store.s3.driver import CREDENTIALS_AGE, S3Store
 
 METADATA = stated("0f" * 32, 16777216, BODY)
 SUM = base64.b64encode(hashlib.sha256(BODY).digest()).decode()
@@ -211,6 +212,28 @@ def test_what_denies_everything_says_nothing_of_the_sum(server: ScriptedS3, chec
     server.always("PUT", None)
     checking.create(KEY, BODY, METADATA)
     assert sums(server)[-1] == ONLY_SHA256
+
+
+@pytest.mark.parametrize("header", [False, True], ids=["credentials", "header"])
+def test_credentials_that_are_read_again_are_tried_with_the_sum_before_it_is_given_up(
+    server: ScriptedS3, tmp_path: Path, *, header: bool
+) -> None:
+    server.knows_sha256 = True
+    clock, path = HandClock(), tmp_path / "credentials"
+    write_credentials(path, "first-key")
+    store = S3Store(from_file(server, path), clock)
+    store.probe()
+    server.headers.clear()
+    server.requests.clear()
+    clock.now += CREDENTIALS_AGE
+    if header:
+        server.always("PUT", with_sha256(refuse(403, "SignatureDoesNotMatch")))
+    else:
+        write_credentials(path, "second-key")
+        server.accepted_key = "second-key"
+    store.create(KEY, BODY, METADATA)
+    store.create("another", BODY, METADATA)
+    assert sums(server) == [ONLY_SHA256, ONLY_SHA256, *([ONLY_MD5, ONLY_MD5] if header else [ONLY_SHA256])]
 
 
 def test_a_put_from_before_the_probe_says_nothing_of_the_sum(server: ScriptedS3) -> None:

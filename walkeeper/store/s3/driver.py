@@ -89,19 +89,19 @@ class S3Store:
         if self._settings.overwrite_guard == "head" and self.head(key) is not None:
             raise AlreadyThere(key)
         answer: Mapping[str, Any] | None = None
-        checked = self._checks_sha256
-        if checked:
+        refused_by: S3Client | None = None
+        if self._checks_sha256:
             sha256 = _sha256(body, metadata)
-            # What refuses that header alone came between, or in its place, since the probe: the MD5 tells.
-            with contextlib.suppress(StoreDenied, StoreUnfit):
-                answer = self._put(key, body, metadata, ChecksumSHA256=sha256)
+            answer, refused_by = self._put_with_sha256(key, body, metadata, sha256)
             if answer is not None and answer.get("ChecksumSHA256") == sha256:
                 return
+            if answer is not None:
+                self._checks_sha256 = False
         md5 = hashlib.md5(body, usedforsecurity=False)
         if answer is None:
             answer = self._put(key, body, metadata, ContentMD5=base64.b64encode(md5.digest()).decode("ascii"))
-        if checked:
-            self._checks_sha256 = False
+            if self._client is refused_by:  # with the same credentials: it was the header
+                self._checks_sha256 = False
         # An encrypting bucket's ETag is not the MD5; then, as with a store that lies, only a look can tell.
         if answer.get("ETag", "").strip('"') != md5.hexdigest():
             self._confirm(key, len(body), metadata)
@@ -200,6 +200,21 @@ class S3Store:
                 Bucket=self._settings.bucket, Key=self._base + key, Body=body, Metadata=metadata, **sums, **guard
             ),
         )
+
+    def _put_with_sha256(
+        self, key: str, body: bytes, metadata: Mapping[str, str], sha256: str
+    ) -> tuple[Mapping[str, Any] | None, S3Client | None]:
+        """The answer; or None, and the client that was refused, once more where the credentials were read again since.
+
+        What refuses that header alone came between, or in its place, since the probe: then the MD5 tells.
+        """
+        for _ in range(2):
+            client = self._client
+            with contextlib.suppress(StoreDenied, StoreUnfit):
+                return self._put(key, body, metadata, ChecksumSHA256=sha256), client
+            if self._translated(self._name(key), self._connected) is client:
+                break
+        return None, client
 
     def _create_to_learn(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
         """As ``create``. Does the store refuse a wrong SHA-256? It may know none, refuse them all, or repeat what it is told."""
