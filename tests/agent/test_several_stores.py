@@ -23,6 +23,8 @@ from walkeeper.agent.archiver.elsewhere import GONE_SECONDS, OtherStore, OtherSt
 from walkeeper.agent.archiver.holding import BEGIN_SECONDS, REFUSED_SECONDS, Holding
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.lost_wal import LostWal
+from walkeeper.agent.archiver.member_wal import Members
+from walkeeper.agent.archiver.recorded_gaps import RecordedGaps
 from walkeeper.agent.archiver.whereabouts import Sources
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.shared import Shared
@@ -450,6 +452,32 @@ def test_p4_a_recorded_gap_is_closed_though_a_store_always_fails_at_what_lies_be
         looking.lost._recorded.look(lambda: False)
     assert looking.lacks == [3, 4]
     assert ["only the store far has this WAL" in text for text in looking.told if text.startswith("gap")] == [True]
+
+
+def test_p4_what_one_store_failed_at_and_another_is_still_to_be_asked_for_is_asked_for_once_in_a_look(
+    looking: Looking, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "walkeeper")
+    near = MemoryStore()
+    near.objects = dict(looking.other.objects)
+    (far,) = looking.lost._sources.stores
+    stores = (OtherStore("near", Reader(near, Codec()), far.promises), far)
+    sources = replaced(looking.lost._sources, stores=stores)
+    looking.archive.record_gap(looking.life.segment(3), Lsn(7 * MIB))
+    others = OtherStores(stores, looking.archive, ONE)
+    gaps = RecordedGaps(sources, Members(sources), others, looking.problems)
+    near.down = True  # it fails at 3, and is not asked for 4
+    fails_at(looking, 4)
+    gaps.look(lambda: False)
+    assert looking.lacks == [4, 5, 6]
+    near.down = False
+    near.calls.clear()
+    looking.clock.now += recorded_gaps.LOOK_SECONDS
+    gaps.look(lambda: False)
+    assert looking.lacks == []
+    name = looking.life.segment(4).name
+    assert len([key for _, key in near.calls if name in key]) == 1
+    assert caplog.text.count(f"gap_filled segment={name}") == 1
 
 
 def test_p9_the_patience_being_over_does_not_make_a_dead_stores_promise_better(

@@ -70,7 +70,8 @@ class RecordedGaps:
         """Each store, and each member that may have some of it, says no once, or delivers."""
         self._stores.look()
         due = {each for name in self._stores.names for each in islice(self._stores.due(name, self._wanted), ASKED)}
-        for segment in (*sorted(due), *islice(self._stores.put_off(self._wanted), ASKED)):
+        put_off = (segment for segment in self._stores.put_off(self._wanted) if segment not in due)
+        for segment in (*sorted(due), *islice(put_off, ASKED)):
             now, last = self._sources.clock.monotonic(), segment not in due
             if not stopped() and self._stores.take(segment, self._wanted, now, last=last) is not None:
                 self._wanted.settle(segment.number, segment.number + 1)
