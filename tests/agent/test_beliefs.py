@@ -39,6 +39,7 @@ from walkeeper.core.second_life import SecondLife
 from walkeeper.core.suspicion import covers
 from walkeeper.core.tail import Piece
 from walkeeper.core.takeover import LocalServer
+from walkeeper.dcs.base import REMEMBERED
 from walkeeper.errors import (
     AgentError,
     ArchiveMissing,
@@ -386,7 +387,8 @@ def test_p13_no_archive_begins_in_an_empty_store_where_the_record_of_one_was_los
     if document is not None:
         world.dcs.put(document)
     empty = world.archive_in(MemoryStore())
-    world.refused(ArchiveMissing, "a", ONE, 12 * MIB, archive=empty, owned_before=True)
+    refusal = world.refused(ArchiveMissing, "a", ONE, 12 * MIB, archive=empty, owned_before=True)
+    assert f"remove its key {REMEMBERED} from" in refusal.hint
     world.take_over("a", ONE, 12 * MIB, owned_before=True)
     assert world.frontier == (1, 9, "a")
     world.dcs.wipe()

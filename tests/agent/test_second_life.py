@@ -29,11 +29,13 @@ from walkeeper.agent.remembering import AGAIN_SECONDS, WRITTEN_SECONDS, Remember
 from walkeeper.core.about import About
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.core.members import Member
 from walkeeper.core.remembered import decode, encode
 from walkeeper.core.second_life import SecondLife
 from walkeeper.core.takeover import LocalServer
 from walkeeper.dcs.base import REMEMBERED
 from walkeeper.errors import (
+    ArchiveMissing,
     BeyondServer,
     CasConflict,
     NothingToCompare,
@@ -401,6 +403,18 @@ def test_another_prefix_is_the_way_out(cluster: Cluster) -> None:
     cluster.moves("a")
     assert cluster.asks_until_it_comes_through("a", ONE, SEEN) == ["archive_missing"]
     assert (cluster.frontier, cluster.lives) == ((1, 12, "a"), [])
+
+
+def test_an_archive_that_was_given_up_is_followed_by_another_once_both_its_keys_are_removed(cluster: Cluster) -> None:
+    cluster.takes_over("a", ONE, 12 * MIB)
+    cluster.clock.now += WRITTEN_SECONDS + 1
+    cluster.remembering["a"].tend(cluster.record, {"a": Member("a", "10.0.0.1", 5432, 1000.0)}, ["a"])
+    cluster.moves("a")
+    cluster.dcs.wipe()
+    cluster.refuses(ArchiveMissing, "a", ONE, 13 * MIB)
+    cluster.dcs.wipe(REMEMBERED)
+    cluster.takes_over("a", ONE, 13 * MIB)
+    assert cluster.frontier == (1, 13, "a")
 
 
 def test_what_was_promoted_from_a_second_life_goes_on_under_another_prefix(cluster: Cluster) -> None:

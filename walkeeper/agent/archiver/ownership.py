@@ -184,7 +184,8 @@ def take_over(
         if previous is None and owned_before and ArchiveMissing.reason not in accepted:
             place = f"{archive.store.url}/{archive.layout.root}"
             raise ArchiveMissing(
-                f"{place}: no archive is there, and there was one: its record is lost", hint=NO_ARCHIVE
+                f"{place}: no archive is there, and there was one: its record is lost",
+                hint=f"{NO_ARCHIVE} If that one was given up: remove its key walkeeper-remembered from the DCS, too.",
             )
         events.info("archive_begins", store=archive.store.url, at=belief.first)
     elif not belief.by_record:
