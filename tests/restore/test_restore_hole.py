@@ -429,6 +429,15 @@ def test_what_is_before_the_archive_begins_is_no_hole(
     assert "hole_in_archive" not in said
 
 
+def test_a_start_that_no_segment_of_this_size_has_does_not_hide_where_the_archive_begins(
+    alone: Holed, capfd: pytest.CaptureFixture[str]
+) -> None:
+    alone.server(RECOVERS)
+    alone.store.create(f"{alone.archive.layout.starts}0000000100000000FFFFFFFF.json", b"{}", {})
+    assert run_alone(alone, segment(4).name) == exits.STOP_RECOVERY
+    assert "which begins with 000000010000000000000005" in capfd.readouterr().err
+
+
 def test_without_an_agent_the_end_is_the_end(alone: Holed) -> None:
     alone.server(RECOVERS)
     assert run_alone(alone, segment(7).name) == exits.ABSENT

@@ -111,7 +111,7 @@ class Inventory:
 
     def stated_starts(self, size: SegmentSize) -> list[Segment]:
         """All of them, in order: a new one is stated where an archive is shortened."""
-        return sorted(_parsed(self.starts, size), key=lambda first: first.number)
+        return sorted(parsed(self.starts, size), key=lambda first: first.number)
 
     def begins(
         self, history: History, size: SegmentSize, below: Mapping[int, Sequence[Range]] | None = None
@@ -317,7 +317,8 @@ def stated_size(store: Store, layout: Layout, names: Iterable[str]) -> SegmentSi
     return None
 
 
-def _parsed(names: Iterable[str], size: SegmentSize) -> Iterator[Segment]:
+def parsed(names: Iterable[str], size: SegmentSize) -> Iterator[Segment]:
+    """The segments of these names that can be ones of that size."""
     for name in names:
         try:
             yield Segment.parse(name, size)

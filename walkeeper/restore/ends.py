@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.archive.codec import AGAIN, AGE, ZSTD
-from walkeeper.archive.contents import starts, stated_size
+from walkeeper.archive.contents import parsed, starts, stated_size
 from walkeeper.archive.expiry import read_expiry
 from walkeeper.archive.histories import stored_history, timelines
 from walkeeper.archive.layout import Layout, parse_gap_name
@@ -272,7 +272,7 @@ class Ends:
 
     def _begins_behind(self, layout: Layout, asked: Segment) -> Segment | None:
         """Where the archive begins, if that is behind the asked segment."""
-        begins = [Segment.parse(name, asked.size) for name in starts(self._source.store, layout)]
+        begins = parsed(starts(self._source.store, layout), asked.size)
         first = min(begins, key=lambda each: each.number, default=asked)
         return first if first.number > asked.number else None
 
