@@ -41,6 +41,14 @@ pytestmark = pytest.mark.usefixtures("berlin")
             "2026-11-27 23:10:05.25-03",
             {"recovery_target_time": "2026-11-28 02:10:05.25+00", "recovery_target_inclusive": "on"},
         ),
+        (
+            "2026-11-27 23:10:00.123 -03",
+            {"recovery_target_time": "2026-11-28 02:10:00.123+00", "recovery_target_inclusive": "on"},
+        ),
+        (
+            "2026-11-27 23:10 +0545",
+            {"recovery_target_time": "2026-11-27 17:25:00+00", "recovery_target_inclusive": "on"},
+        ),
     ],
 )
 def test_a_target_is_what_a_person_means(text: str, expected: dict[str, str]) -> None:
@@ -51,7 +59,7 @@ def test_a_target_is_what_a_person_means(text: str, expected: dict[str, str]) ->
     "text",
     ["", "2026-11-27", "2026-13-01 00:00", "23:10", "1/2/3", "123456789/0", "lsn:x", "xid:-1", "0", "2", "time:now",
      "now", "Today", "yesterday", "LATEST", "Immediate", "2026-11-27 24:61", "2026-11-27 23:10 PST", "2026-07-27 23:10 CET",
-     "2026-03-29 02:30 CET", "2026-11-27 23:10+02 CET", "2026-11-27 23:10+02 UTC", "0001-01-01 00:00+23", "name:" + 64 * "x", "a\nb", "1e3", "-", "９９"],
+     "2026-03-29 02:30 CET", "2026-11-27 23:10+02 CET", "2026-11-27 23:10+02 UTC", "2026-11-27 23:10 +02 CET", "2026-11-27 23:10 -", "0001-01-01 00:00+23", "name:" + 64 * "x", "a\nb", "1e3", "-", "９９"],
 )  # fmt: skip
 def test_what_is_not_clearly_a_target_is_refused_with_all_that_can_be_written(text: str) -> None:
     with pytest.raises(CannotRestore, match="--to") as told:

@@ -143,6 +143,7 @@ def _moment(text: str, value: str) -> datetime:
     if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]", value):
         raise _wrong(text)
     value = re.sub(r"\s*(UTC|GMT|Z)\Z", "+00:00", value, flags=re.IGNORECASE)
+    value = re.sub(r"\s+(?=[+-][0-9:]+\Z)", "", value)  # as PostgreSQL's log has it where a zone has no name
     zone = _ZONE.search(value)
     try:
         at = datetime.fromisoformat(_ZONE.sub("", value))
