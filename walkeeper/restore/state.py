@@ -49,6 +49,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     phase: Literal["writing", "placing"] = "writing"
 
 
+def is_whole(directory: Path, found: State) -> bool:
+    """Whether the restore that says so of itself has ended."""
+    return found.phase == "placing" and (directory / "global" / "pg_control").exists()
+
+
 _DECODER: Final = msgspec.json.Decoder(State)
 
 

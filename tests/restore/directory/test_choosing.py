@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.core.test_floor import a_floor
@@ -166,6 +167,16 @@ def test_a_restore_whose_backup_is_gone_is_begun_anew_and_only_by_delta(make: Ma
     with pytest.raises(CannotRestore, match="begun there at 2026-11-20T12:00:00Z cannot go on: backup 2026") as said:
         make()
     assert "--delta begins it anew" in said.value.hint
+    (tmp_path / "new" / "global").mkdir()
+    (tmp_path / "new" / "global" / "pg_control").touch()
+    with pytest.raises(CannotRestore, match="cannot go on"):
+        make()
+    (tmp_path / "new" / state.NAME).write_bytes(state.encode(msgspec.structs.replace(began, phase="placing")))
+    with pytest.raises(
+        CannotRestore, match=r"has restored it, begun at 2026-11-20T12:00:00Z, and could not .*: backup"
+    ) as said:
+        make()
+    assert "what was written there since is gone then" in said.value.hint
     anew = make(delta=True)
     assert (anew.backup.id, anew.resumed) == (str(SECOND), None)
 

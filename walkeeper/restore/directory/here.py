@@ -122,8 +122,7 @@ def resumable(directory: Path, before: State | None, asked: Asked, *, delta: boo
     """What is gone on with. One that has ended is not: with --delta it is a directory like any other."""
     if before is None:
         return None
-    whole = (directory / "global" / "pg_control").exists()
-    if before.asked == asked and not (delta and whole and before.phase == "placing"):
+    if before.asked == asked and not (delta and state.is_whole(directory, before)):
         return before
     if delta:
         return None

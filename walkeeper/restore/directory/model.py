@@ -10,6 +10,7 @@ from walkeeper.archive.backups import Backups
 from walkeeper.config import Config
 from walkeeper.core.backup import Backup
 from walkeeper.core.lsn import Lsn
+from walkeeper.restore import state
 from walkeeper.restore.directory.target import Action, Target
 from walkeeper.restore.state import Asked, State
 from walkeeper.verify.evidence import Evidence
@@ -82,5 +83,4 @@ class Plan:
     @property
     def is_done(self) -> bool:
         """The directory is whole already, by an earlier run of this command."""
-        control = self.directory / "global" / "pg_control"
-        return self.resumed is not None and self.resumed.phase == "placing" and control.exists()
+        return self.resumed is not None and state.is_whole(self.directory, self.resumed)

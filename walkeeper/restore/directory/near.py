@@ -9,6 +9,7 @@ from walkeeper.core import amounts
 from walkeeper.core.backup import Backup
 from walkeeper.core.windows import NoChoice, Window, Windows, consistent_at, stopped_at
 from walkeeper.errors import CannotRestore
+from walkeeper.restore import state
 from walkeeper.restore.directory.target import Target, ToLsn, ToName, ToTime, ToXid
 from walkeeper.restore.state import State
 
@@ -32,7 +33,13 @@ def not_found(wanted: ToXid | ToName, oldest: Backup) -> CannotRestore:
 
 
 def ended(directory: Path, resumed: State, problem: CannotRestore) -> CannotRestore:
-    """The backup that a restore was begun with is not to be had any more."""
+    """The backup that a restore was begun with is not to be had any more, which takes nothing from what is there, whole."""
+    if state.is_whole(directory, resumed):
+        return CannotRestore(
+            f"{directory}: this command has restored it, begun at {resumed.began}, and could not do so now: "
+            f"{str(problem).removeprefix('--')}",
+            hint="Start it as what it is now, or restore it anew with --delta: what was written there since is gone then.",
+        )
     return CannotRestore(
         f"{directory}: what was begun there at {resumed.began} cannot go on: {str(problem).removeprefix('--')}",
         hint="The same command with --delta begins it anew, with what can be restored now.",
