@@ -53,9 +53,14 @@ class AgentLock:
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
+    @property
+    def is_named(self) -> bool:
+        """Whether it is held under its name. Where somebody removed the file, another may hold one of that name by now."""
+        return self.held and _inode(self.path) == os.fstat(self._descriptor).st_ino
+
     def renew(self) -> None:
         """Hold it under its name again, where somebody removed the file. Raises AgentError, as construction does."""
-        if self.held and _inode(self.path) != os.fstat(self._descriptor).st_ino:
+        if self.held and not self.is_named:
             fresh = AgentLock(self.path)
             os.close(self._descriptor)
             self._descriptor = fresh._descriptor

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 
@@ -15,8 +16,8 @@ KEPT = 3
 
 
 def start(arguments: list[str], log: str, keep: int | None = None) -> None:
-    """Run this Python with ``arguments`` in a session of its own, standard output and error to ``log``, which it empties. Of
-    other descriptors it has ``keep`` alone, as KEPT.
+    """Run this Python with ``arguments`` in a session of its own, standard output and error to ``log``, which it empties, and
+    holds by flock while it lives. Of other descriptors it has ``keep`` alone, as KEPT.
 
     Raises OSError where nothing can be forked; returns in the caller only, and before the process has done anything.
     """
@@ -42,6 +43,7 @@ def _become(arguments: list[str], log: str, keep: int | None) -> None:
     kept = null if keep is None else keep
     try:
         out = os.open(log, flags, 0o600)
+        fcntl.flock(out, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         out = null
     null, out, kept = _above_standard(null), _above_standard(out), _above_standard(kept)

@@ -42,7 +42,7 @@ def main(config_path: Path) -> int:
         with AgentLock(Path(paths.lock_path(str(socket)))) as lock:
             clear_ended(socket)
             code = _serve(config_path, socket, lock)
-            if code == 0:
+            if code == 0 and lock.is_named:
                 clear(socket)
             return code
     except (WalkeeperError, paths.RunDirectoryError) as problem:

@@ -4,6 +4,7 @@ for another configuration or environment. Whose lock is taken lives.
 
 from __future__ import annotations
 
+import fcntl
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,11 +27,23 @@ def clear(socket: Path) -> None:
 
 
 def clear_ended(own: Path) -> None:
-    """The same for all beside ``own`` that have ended."""
+    """The same for all beside ``own`` that have ended. One that is just being started has its log, and not its lock yet."""
     for socket in _sockets(own.parent):
-        if socket != own:
+        if socket != own and not _starts(socket):
             with suppress(AgentError, OSError), AgentLock(Path(paths.lock_path(str(socket)))):
                 clear(socket)
+
+
+def _starts(socket: Path) -> bool:
+    """Whether somebody holds its start log, as ``spawn`` does for whom it starts."""
+    try:
+        with Path(paths.start_log_path(str(socket))).open("rb") as log:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _sockets(run: Path) -> Iterator[Path]:
