@@ -29,7 +29,8 @@ from walkeeper.restore.state import Asked, State
 _SPARE: Final = 256 * MIB
 """Bytes that must be free besides: for what the recovery writes."""
 _OF_WAL: Final = 1024 * MIB
-"""Bytes of WAL that lie in pg_wal at a time while it is replayed, by PostgreSQL's default for max_wal_size."""
+"""Bytes of WAL that lie in pg_wal at a time while it is replayed, where max_wal_size is PostgreSQL's default. The backup's may be
+larger, and its files are not here yet: what that takes more is not asked for."""
 
 
 def check_place(plan: Plan) -> None:
