@@ -480,6 +480,20 @@ def test_p4_what_one_store_failed_at_and_another_is_still_to_be_asked_for_is_ask
     assert caplog.text.count(f"gap_filled segment={name}") == 1
 
 
+def test_p4_a_recorded_gap_is_closed_that_is_longer_than_what_is_asked_for_in_a_look(
+    looking: Looking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded_gaps, "ASKED", 1)
+    looking.archive.record_gap(looking.life.segment(3), Lsn(7 * MIB))
+    looking.archive.archive_segment(looking.life.segment(4), looking.life.plain(looking.life.segment(4)), ONE)
+    looking.other.calls.clear()
+    for _ in range(3):
+        looking.lost._recorded.look(lambda: False)
+    assert looking.lacks == []
+    asked = [key.rpartition("/")[2].partition(".")[0] for call, key in looking.other.calls if call == "get"]
+    assert asked == [looking.life.segment(number).name for number in (3, 5, 6)]
+
+
 def test_p9_the_patience_being_over_does_not_make_a_dead_stores_promise_better(
     looking: Looking, monkeypatch: pytest.MonkeyPatch
 ) -> None:

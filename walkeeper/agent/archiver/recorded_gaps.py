@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -36,6 +36,8 @@ class RecordedGaps:
         self._stores = stores
         self._problems = problems
         self._wanted = Suspicions(sources.history, sources.archive.size)
+        self._stored: set[Segment] = set()
+        """Of gaps that are open: what the store has by now."""
         self._look_at = 0.0
         self.begins: Segment | None = None
         """Where the archive begins, once ``expire`` has deleted what was below."""
@@ -58,29 +60,49 @@ class RecordedGaps:
             self._want(gap, now)
         if found:
             self._close(found, stopped)
+        else:
+            self._stored.clear()
 
     def _want(self, gap: Gap, now: float) -> None:
         archive, history = self._sources.archive, self._sources.history
         first, end = Lsn.parse(gap.start) // archive.size, Lsn.parse(gap.end) // archive.size
         for number in range(first, min(end, first + LONGEST)):
-            if history.contains(Segment(gap.timeline, number, archive.size)):
+            segment = Segment(gap.timeline, number, archive.size)
+            if segment not in self._stored and history.contains(segment):
                 self._wanted.suspect(number, number + 1, now)
 
     def _close(self, gaps: Sequence[Gap], stopped: Callable[[], bool]) -> None:
         """Each store, and each member that may have some of it, says no once, or delivers."""
         self._stores.look()
-        due = {each for name in self._stores.names for each in islice(self._stores.due(name, self._wanted), ASKED)}
+        due = {
+            each
+            for name in self._stores.names
+            for each in islice(self._lacking(self._stores.due(name, self._wanted)), ASKED)
+        }
         put_off = (segment for segment in self._stores.put_off(self._wanted) if segment not in due)
         for segment in (*sorted(due), *islice(put_off, ASKED)):
             now, last = self._sources.clock.monotonic(), segment not in due
             if not stopped() and self._stores.take(segment, self._wanted, now, last=last) is not None:
-                self._wanted.settle(segment.number, segment.number + 1)
+                self._settle(segment)
                 events.info("gap_filled", segment=segment)
                 self._look_at = 0.0
         for member in self._members.that_may_have(min(Lsn.parse(gap.start) for gap in gaps)) or ():
             for receipt in self._members.fetch(member, self._wanted, stopped, ASKED):
+                self._settle(receipt.segment)
                 events.info("gap_filled", segment=receipt.segment, member=member.name)
                 self._look_at = 0.0
+
+    def _lacking(self, wanted: Iterator[Segment]) -> Iterator[Segment]:
+        """Without what the store has by now: a gap is open until it has all of it."""
+        for segment in wanted:
+            if self._sources.archive.contents.has(segment):
+                self._settle(segment)
+            else:
+                yield segment
+
+    def _settle(self, segment: Segment) -> None:
+        self._wanted.settle(segment.number, segment.number + 1)
+        self._stored.add(segment)
 
     def _tell(self, gaps: Sequence[Gap]) -> None:
         if not gaps:
