@@ -62,11 +62,11 @@ def test_what_one_that_is_just_being_started_has_stays(tmp_path: Path) -> None:
 
 
 def test_p16_at_its_end_it_leaves_what_is_of_another_one_by_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody removed its files, and the next one was started."""
-    monkeypatch.setenv("WALKEEPER_RUN_DIR", str(tmp_path))
-    tmp_path.chmod(0o700)
+    monkeypatch.setenv("WALKEEPER_RUN_DIR", str(short_path))
+    short_path.chmod(0o700)
     others: list[AgentLock] = []
 
     def served(_: Path, socket: Path, lock: AgentLock) -> int:
@@ -76,7 +76,7 @@ def test_p16_at_its_end_it_leaves_what_is_of_another_one_by_now(
         return 0
 
     monkeypatch.setattr(host, "_serve", served)
-    assert host.main(tmp_path / "walkeeper.yml") == 0
+    assert host.main(short_path / "walkeeper.yml") == 0
     assert others[0].is_named
     assert others[0].path.with_suffix(".sock").exists()
     others[0].release()
