@@ -27,7 +27,6 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.wal_page import Plain
 from walkeeper.errors import StoreDenied, StoreUnavailable, WalkeeperError
-from walkeeper.lib import heap
 from walkeeper.postgres.wal_file import Memory
 
 SIZE = SegmentSize(MIB)
@@ -154,15 +153,6 @@ def test_who_waits_is_told_when_all_that_was_handed_out_is_stored_and_of_nothing
         thread.join()
     assert stored == [3, 4]
     assert world.files.reads == [5, 6, 7, 8, 9]
-
-
-def test_where_they_end_the_heap_keeps_nothing_any_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(heap, "keep_large_blocks", lambda: said.append("keep"))
-    monkeypatch.setattr(heap, "return_large_blocks", lambda: said.append("return"))
-    world = World(dict.fromkeys(range(5, 10), SYSTEM))
-    world.until(lambda: world.stored == [5, 6, 7, 8, 9])
-    assert said[-2:] == ["keep", "return"]
 
 
 def test_j14_refused_segments_hold_up_no_others() -> None:
