@@ -617,3 +617,16 @@ def test_an_object_deleted_while_it_is_listed_is_left_out(root: Path, store: Dir
     assert next(listing).key == "x/a"
     (root / "x" / "b").unlink()
     assert [info.key for info in listing] == ["x/c"]
+
+
+def test_a_store_that_is_empty_is_the_same_one_for_two_that_look_first_at_the_same_time(tmp_path: Path) -> None:
+    class Crowded(DirectoryStore):
+        others = 1
+
+        def _is_known(self, before: tuple[int, int] | None) -> bool:
+            if self.others:
+                self.others -= 1
+                assert self.get("other") is None  # as another thread does, right here
+            return super()._is_known(before)
+
+    assert Crowded(tmp_path).get("one") is None

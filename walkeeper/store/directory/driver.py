@@ -170,8 +170,8 @@ class DirectoryStore:
             status = self._root.stat()
             if not stat.S_ISDIR(status.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))  # noqa: TRY301 - same hint as the rest
-            identity = (status.st_dev, status.st_ino)
-            if identity != self._identity and not self._is_known():
+            identity, before = (status.st_dev, status.st_ino), self._identity
+            if identity != before and not self._is_known(before):
                 raise StoreUnavailable(
                     f"{self._root}: another directory than before, without what was stored there",
                     hint="Was it unmounted, or is another file system mounted there? If this is the store from now on: restart "
@@ -203,13 +203,13 @@ class DirectoryStore:
             uids = [entry.stat(follow_symlinks=False).st_uid for entry in scan if not entry.name.startswith(".")]
         return (self._root.stat().st_uid, *uids)
 
-    def _is_known(self) -> bool:
-        """Whether this may be the same store under a new identity: mounted again, or moved to another disk."""
+    def _is_known(self, before: tuple[int, int] | None) -> bool:
+        """Whether this may be the same store that had another identity ``before``: mounted again, or moved to another disk."""
         with self._lock:
             met = list(self._met)
         if met:
             return any((self._root / key).exists() for key in met)
-        return self._identity is None or any(self._root.iterdir())
+        return before is None or any(self._root.iterdir())
 
     def _meet(self, key: str) -> None:
         with self._lock:
