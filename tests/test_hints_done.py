@@ -143,7 +143,7 @@ DONE: Final[tuple[tuple[str, str | Person], ...]] = (
     ("--system-identifier", "test_of_two_archives_one_is_chosen_by_the_record_or_by_hand"),
     ("recovery_target_lsn", "test_the_target_that_the_line_names_is_reached"),
     ("restores up to there", AS_PRINTED),
-    ("restore it anew with --delta", "test_at_the_target_it_is_looked_at_ended_stopped_and_restored_anew"),
+    ("restore it again with --delta", "test_at_the_target_it_is_looked_at_ended_stopped_and_restored_anew"),
     ("--delta", "test_delta_fetches_only_what_differs"),
     ("--tablespace OLD=NEW", "test_p14_what_is_restored_is_what_postgresql_sent"),
     ("--data-dir", "test_p14_what_is_restored_is_what_postgresql_sent"),

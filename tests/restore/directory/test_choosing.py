@@ -166,7 +166,7 @@ def test_a_restore_whose_backup_is_gone_is_begun_anew_and_only_by_delta(make: Ma
     (tmp_path / "new" / state.NAME).write_bytes(state.encode(began))
     with pytest.raises(CannotRestore, match="begun there at 2026-11-20T12:00:00Z cannot go on: backup 2026") as said:
         make()
-    assert "--delta begins it anew" in said.value.hint
+    assert "--delta begins again" in said.value.hint
     (tmp_path / "new" / "global").mkdir()
     (tmp_path / "new" / "global" / "pg_control").touch()
     with pytest.raises(CannotRestore, match="cannot go on"):

@@ -79,7 +79,7 @@ def _check_not_recovered(plan: Plan) -> None:
     if not any((plan.directory / name).exists() for name in ("recovery.signal", "standby.signal")):
         raise CannotRestore(
             f"{plan.directory}: this command has restored it, and its recovery has ended since",
-            hint="Start it as what it is now, or restore it anew with --delta: what was written there since is gone then.",
+            hint="Start it as what it is now, or restore it again with --delta: what was written there since is gone then.",
         )
 
 

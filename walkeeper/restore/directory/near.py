@@ -38,11 +38,11 @@ def ended(directory: Path, resumed: State, problem: CannotRestore) -> CannotRest
         return CannotRestore(
             f"{directory}: this command has restored it, begun at {resumed.began}, and could not do so now: "
             f"{str(problem).removeprefix('--')}",
-            hint="Start it as what it is now, or restore it anew with --delta: what was written there since is gone then.",
+            hint="Start it as what it is now, or restore it again with --delta: what was written there since is gone then.",
         )
     return CannotRestore(
         f"{directory}: what was begun there at {resumed.began} cannot go on: {str(problem).removeprefix('--')}",
-        hint="The same command with --delta begins it anew, with what can be restored now.",
+        hint="The same command with --delta begins again, with what can be restored now.",
     )
 
 
