@@ -27,7 +27,7 @@ from walkeeper.restore.directory.model import Plan, Request
 
 FORMAT: Final = 1
 _NOWHERE: Final = Path("/dev/null/walkeeper")
-"""What lies where a restore would go is no part of the question, and nothing can lie there."""
+"""Nothing can lie there: what lies where a restore would go is not looked at here."""
 
 
 @dataclass(frozen=True, slots=True)

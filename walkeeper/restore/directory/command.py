@@ -21,7 +21,7 @@ from walkeeper.core import amounts
 from walkeeper.errors import CannotRestore
 from walkeeper.lib import events
 from walkeeper.lib.terminal import Progress, answered, complain, tell, wrapped
-from walkeeper.restore.directory import here, others, settings
+from walkeeper.restore.directory import here, near, others, settings
 from walkeeper.restore.directory import plan as planning
 from walkeeper.restore.directory.carry_out import Result, carry_out
 from walkeeper.restore.directory.model import Plan, Request
@@ -79,7 +79,7 @@ def _check_not_recovered(plan: Plan) -> None:
     if not any((plan.directory / name).exists() for name in ("recovery.signal", "standby.signal")):
         raise CannotRestore(
             f"{plan.directory}: this command has restored it, and its recovery has ended since",
-            hint="Start it as what it is now, or restore it again with --delta: what was written there since is gone then.",
+            hint=near.WHOLE,
         )
 
 

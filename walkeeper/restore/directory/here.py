@@ -219,7 +219,7 @@ def _check_directory(place: Path, oid: int, plan: Plan) -> None:
 
 
 def _is_empty_wal(path: Path) -> bool:
-    """A link that somebody has made so that pg_wal is to be on another disk. What a restore has left there is no file."""
+    """A link to a directory without files, which somebody has made so that pg_wal comes to lie on another disk."""
     is_link = path.name == PG_WAL and path.is_symlink() and path.is_dir()
     return is_link and not any(each.is_file() for each in path.rglob("*"))
 

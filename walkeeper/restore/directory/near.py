@@ -14,6 +14,10 @@ from walkeeper.restore.directory.target import Target, ToLsn, ToName, ToTime, To
 from walkeeper.restore.state import State
 
 _SHOWN: Final = 3
+WHOLE: Final = (
+    "Start it as what it is now, or restore it again with --delta: what was written there since is gone then."
+)
+"""What to do with what is restored already."""
 
 
 def no_backup(wanted: Target, named: str, chosen: NoChoice, found: Windows) -> CannotRestore:
@@ -38,7 +42,7 @@ def ended(directory: Path, resumed: State, problem: CannotRestore) -> CannotRest
         return CannotRestore(
             f"{directory}: this command has restored it, begun at {resumed.began}, and could not do so now: "
             f"{str(problem).removeprefix('--')}",
-            hint="Start it as what it is now, or restore it again with --delta: what was written there since is gone then.",
+            hint=WHOLE,
         )
     return CannotRestore(
         f"{directory}: what was begun there at {resumed.began} cannot go on: {str(problem).removeprefix('--')}",
