@@ -30,8 +30,9 @@ from tests.twins.hand_clock import HandClock
 from walkeeper.errors import ConfigError, StoreDenied, StoreUnavailable, StoreUnfit, WrongSetting
 from walkeeper.lib.units import Seconds
 from walkeeper.store.base import SLOWEST, AlreadyThere, Body
+from walkeeper.store.bucket import CREDENTIALS_AGE
 from walkeeper.store.clouds.answers import read, store_error
-from walkeeper.store.clouds.driver import CREDENTIALS_AGE, CloudStore
+from walkeeper.store.clouds.driver import CloudStore
 from walkeeper.store.clouds.keys import LIBRARY, AzureSettings, GcsSettings
 
 DATED = "Last-Modified: Sat, 28 Nov 2026 12:00:00 GMT\r\nETag: x\r\n"

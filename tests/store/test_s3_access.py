@@ -25,7 +25,8 @@ from walkeeper.core.tail import Piece
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit, WrongSetting
 from walkeeper.lib.clock import Clock
 from walkeeper.store.base import AlreadyThere
-from walkeeper.store.s3.driver import CREDENTIALS_AGE, S3Store
+from walkeeper.store.bucket import CREDENTIALS_AGE
+from walkeeper.store.s3.driver import S3Store
 from walkeeper.store.s3.keys import S3Settings
 
 CUSTOMER_KEY = base64.b64encode(bytes(range(32))).decode()

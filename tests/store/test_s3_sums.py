@@ -29,7 +29,8 @@ from tests.twins.hand_clock import HandClock
 from walkeeper.archive.stated import stated
 from walkeeper.errors import ChangedOnTheWay, StoreDenied, StoreUnavailable
 from walkeeper.store.base import AlreadyThere
-from walkeeper.store.s3.driver import CREDENTIALS_AGE, S3Store
+from walkeeper.store.bucket import CREDENTIALS_AGE
+from walkeeper.store.s3.driver import S3Store
 
 METADATA = stated("0f" * 32, 16777216, BODY)
 SUM = base64.b64encode(hashlib.sha256(BODY).digest()).decode()

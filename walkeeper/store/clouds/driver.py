@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -14,10 +13,10 @@ import obstore
 import obstore.store
 from obstore.exceptions import BaseError
 
-from walkeeper.errors import NotFound, StoreDenied, StoreError, StoreUnavailable
+from walkeeper.errors import StoreDenied, StoreError, StoreUnavailable
 from walkeeper.lib.awaited import Awaited, Limit, Overdue
-from walkeeper.lib.clock import Clock, SystemClock
-from walkeeper.store.base import MAX_OBJECT, SLOWEST, AlreadyThere, Body, ObjectInfo, too_large
+from walkeeper.store.base import SLOWEST, AlreadyThere, Body, ObjectInfo, too_large
+from walkeeper.store.bucket import WAY, Bucket
 from walkeeper.store.clouds.answers import read, store_error, there
 from walkeeper.store.object_key import check_folder, check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
@@ -26,16 +25,13 @@ if TYPE_CHECKING:
     from obstore import ListStream, ObjectMeta
     from obstore.store import AzureStore, GCSStore
 
-    from walkeeper.store.clouds.keys import CloudSettings
+    from walkeeper.store.clouds.keys import CloudSettings  # noqa: F401 - named as text, in the base of a class
 
-CREDENTIALS_AGE: Final = 5.0
-"""Seconds: how soon after reading the credentials they may be read again, when the store denies."""
 PIECE: Final = 1024 * 1024
 """Bytes that are read at a time: what comes in the end is counted by them."""
 PAGE: Final = 1000
 """Names that a listing brings at a time."""
 
-_WAY: Final = "Look at what lies between here and the store, and at the store itself."
 _OURS_TO_LIMIT: Final = timedelta(days=1)
 
 _Client: TypeAlias = "GCSStore | AzureStore"
@@ -44,25 +40,10 @@ _T = TypeVar("_T")
 _calls: Final = Awaited("clouds")
 
 
-class CloudStore:
-    """One client for all threads, made at the first call and again when credentials were refused.
-
-    What ``settings`` leave out is obstore's to find: environment, files of Google's tools, the machine's or the pod's identity.
+class CloudStore(Bucket["CloudSettings", "_Client"]):
+    """What ``settings`` leave out is obstore's to find: environment, files of Google's tools, the machine's or the pod's
+    identity.
     """
-
-    def __init__(self, settings: CloudSettings, clock: Clock | None = None) -> None:
-        """Raises ConfigError; asks nobody anything yet."""
-        self._settings = settings.checked()
-        self._base = f"{self._settings.prefix}/" if self._settings.prefix else ""
-        self._clock = clock or SystemClock()
-        self._lock = threading.Lock()
-        self._client: _Client | None = None
-        self._built_at = 0.0
-        self._denied = False
-
-    @property
-    def url(self) -> str:
-        return f"{self._settings.place}/{self._base}".rstrip("/")
 
     def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
         check_key(key)
@@ -84,31 +65,6 @@ class CloudStore:
             raise
         if not self._settings.tells_md5 or (answer["e_tag"] or "").strip('"') != _md5(body):
             self._confirm(key, len(body), metadata)
-
-    def head(self, key: str) -> ObjectInfo | None:
-        check_key(key)
-        try:
-            answer = self._call(
-                self._name(key),
-                lambda client, _: obstore.get_async(client, self._base + key, options={"head": True}),
-            )
-        except NotFound:
-            self._confirm_absent(key)
-            return None
-        except StoreDenied:
-            with contextlib.suppress(NotFound, StoreUnavailable):
-                self._first_byte(key)  # HEAD's refusal has no body, and GET's says why
-            raise
-        return ObjectInfo(key, answer.meta["size"], self._metadata(answer.attributes))
-
-    def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
-        check_key(key)
-        try:
-            return self._call(self._name(key), lambda client, time_left: self._read(client, time_left, key, limit))
-        except NotFound as error:
-            if error.proved:
-                return None
-            raise
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         check_list_prefix(prefix)
@@ -146,22 +102,53 @@ class CloudStore:
         for name in sorted(f"{each.removesuffix('/')[start:]}/" for each in found["common_prefixes"]):
             yield name[:-1]
 
-    def delete(self, key: str) -> None:
-        check_key(key)
-        try:
-            self._call(self._name(key), lambda client, _: obstore.delete_async(client, self._base + key))
-        except NotFound as error:
-            if not error.proved:
-                raise
-
     def probe(self) -> None:
         prove(
             self, overwrites_hint="The store does not honour the condition of a PUT: use another.", needs_metadata=True
         )
 
-    def _name(self, key: str) -> str:
-        """An object for people, who may look after several buckets."""
-        return f"{self._settings.place}/{self._base}{key}"
+    def _head(self, key: str) -> ObjectInfo:
+        answer = self._call(
+            self._name(key),
+            lambda client, _: obstore.get_async(client, self._base + key, options={"head": True}),
+        )
+        return ObjectInfo(key, answer.meta["size"], self._metadata(answer.attributes))
+
+    def _first_byte(self, key: str) -> None:
+        self._call(
+            self._name(key),
+            lambda client, _: obstore.get_async(client, self._base + key, options={"range": (0, 1)}),
+        )
+
+    def _get(self, key: str, limit: int) -> Body:
+        return self._call(self._name(key), lambda client, time_left: self._read(client, time_left, key, limit))
+
+    def _delete(self, key: str) -> None:
+        self._call(self._name(key), lambda client, _: obstore.delete_async(client, self._base + key))
+
+    def _build(self) -> _Client:
+        """Raises the library's errors, or StoreDenied where no credentials or certificates can be made of what is there."""
+        settings = self._settings
+        options: dict[str, Any] = {
+            "allow_http": (settings.endpoint or "").startswith("http:"),
+            "connect_timeout": timedelta(seconds=settings.connect_timeout),
+            "timeout": _OURS_TO_LIMIT,
+        }
+        try:
+            if settings.ca_file is not None:
+                options["root_certificate"] = settings.ca_file.read_bytes()
+            client: _Client = getattr(obstore.store, settings.library)(
+                config=settings.for_the_library,
+                client_options=options,
+                retry_config={"max_retries": 0, "retry_timeout": _OURS_TO_LIMIT},
+            )
+        except (BaseError, OSError, ValueError) as error:
+            raise StoreDenied(
+                f"{settings.place}: {read(str(error))}",
+                hint="Look at the file or the variable with the credentials, and at ca_file. An agent reads them again by "
+                "itself.",
+            ) from None
+        return client
 
     def _folder(self, prefix: str) -> str | None:
         """Where to list: the library takes whole folders only, and what else is in it is left out here."""
@@ -170,32 +157,6 @@ class CloudStore:
     def _metadata(self, attributes: Mapping[Any, str]) -> dict[str, str]:
         """Ours: in lower case, as only the store's own (Content-Type and such) are not."""
         return {self._settings.metadata_name(name): value for name, value in attributes.items() if name == name.lower()}
-
-    def _confirm(self, key: str, size: int, metadata: Mapping[str, str]) -> None:
-        info = self.head(key)
-        if info is None or info.size != size or dict(info.metadata) != dict(metadata):
-            raise StoreUnavailable(
-                f"{self._name(key)}: not durable: the store confirmed it and describes something else", hint=_WAY
-            )
-
-    def _confirm_absent(self, key: str) -> None:
-        """That the object is missing, and not the bucket. HEAD answers 404 to both, and without a body."""
-        try:
-            self._first_byte(key)
-        except NotFound as error:
-            if error.proved:
-                return
-            raise
-        raise StoreUnavailable(
-            f"{self._name(key)}: not there for HEAD and there for GET",
-            hint="Normal for a moment while it is written. If it stays so, look at what lies between here and the store.",
-        )
-
-    def _first_byte(self, key: str) -> None:
-        self._call(
-            self._name(key),
-            lambda client, _: obstore.get_async(client, self._base + key, options={"range": (0, 1)}),
-        )
 
     async def _read(self, client: _Client, time_left: Limit, key: str, limit: int) -> Body:
         answer = await obstore.get_async(client, self._base + key)
@@ -210,7 +171,7 @@ class CloudStore:
             if length > size:
                 break
         if length != size:
-            raise StoreUnavailable(f"{self._name(key)}: {length} bytes came of {size}", hint=_WAY)
+            raise StoreUnavailable(f"{self._name(key)}: {length} bytes came of {size}", hint=WAY)
         body = b"".join(pieces)
         pieces.clear()  # before the next copy: a segment may have a GiB
         return Body.of(body, self._metadata(answer.attributes))
@@ -240,43 +201,7 @@ class CloudStore:
             # The class of a panic in the library lies in no module. It has happened at answers that no store gives.
             if type(error).__module__ != "pyo3_async_runtimes":
                 raise
-            raise StoreUnavailable(f"{what}: obstore failed: {error}", hint=_WAY) from None
-
-    def _connected(self) -> _Client:
-        """The client; a new one, with credentials read again, after a denial, at most every CREDENTIALS_AGE seconds."""
-        with self._lock:
-            now = self._clock.monotonic()
-            if self._client is None or (self._denied and now - self._built_at >= CREDENTIALS_AGE):
-                self._built_at = now
-                if self._denied:
-                    self._settings = self._settings.with_secret_again()
-                self._denied = True  # also where nothing can be made of what the file holds now
-                self._client = _build(self._settings)
-                self._denied = False
-            return self._client
-
-
-def _build(settings: CloudSettings) -> _Client:
-    """Raises the library's errors, or StoreDenied where no credentials or certificates can be made of what is there."""
-    options: dict[str, Any] = {
-        "allow_http": (settings.endpoint or "").startswith("http:"),
-        "connect_timeout": timedelta(seconds=settings.connect_timeout),
-        "timeout": _OURS_TO_LIMIT,
-    }
-    try:
-        if settings.ca_file is not None:
-            options["root_certificate"] = settings.ca_file.read_bytes()
-        client: _Client = getattr(obstore.store, settings.library)(
-            config=settings.for_the_library,
-            client_options=options,
-            retry_config={"max_retries": 0, "retry_timeout": _OURS_TO_LIMIT},
-        )
-    except (BaseError, OSError, ValueError) as error:
-        raise StoreDenied(
-            f"{settings.place}: {read(str(error))}",
-            hint="Look at the file or the variable with the credentials, and at ca_file. An agent reads them again by itself.",
-        ) from None
-    return client
+            raise StoreUnavailable(f"{what}: obstore failed: {error}", hint=WAY) from None
 
 
 async def _ready(value: _T) -> _T:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -23,8 +22,8 @@ from walkeeper.errors import (
     StoreUnavailable,
     StoreUnfit,
 )
-from walkeeper.lib.clock import Clock, SystemClock
-from walkeeper.store.base import MAX_OBJECT, PACKED_SHA256, AlreadyThere, Body, ObjectInfo, too_large
+from walkeeper.store.base import PACKED_SHA256, AlreadyThere, Body, ObjectInfo, too_large
+from walkeeper.store.bucket import WAY, Bucket
 from walkeeper.store.object_key import check_folder, check_key, check_list_prefix, check_metadata
 from walkeeper.store.probe import prove
 from walkeeper.store.s3.answers import Refusal, line, store_error
@@ -35,16 +34,13 @@ if TYPE_CHECKING:
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
 
-    from walkeeper.store.s3.keys import S3Settings
+    from walkeeper.store.s3.keys import S3Settings  # noqa: F401 - named as text, in the base of a class
 
-CREDENTIALS_AGE: Final = 5.0
-"""Seconds: how soon after reading the credentials they may be read again, when the store denies."""
 PIECE: Final = 256 * 1024
 """Bytes that are read at a time: what comes in the end is counted by them."""
 BARREN_PAGES: Final = 100
 """Pages without anything new in a row; deleted versions can fill some."""
 
-_WAY: Final = "Look at what lies between here and the store, and at the store itself."
 _NO_CREDENTIALS: Final = (
     aws.NoCredentialsError,
     aws.PartialCredentialsError,
@@ -60,27 +56,11 @@ _NO_CREDENTIALS: Final = (
 _T = TypeVar("_T")
 
 
-class S3Store:
-    """One client for all threads, made at the first call and again when credentials were refused.
+class S3Store(Bucket["S3Settings", "S3Client"]):
+    """``settings`` leaves what is None to the AWS environment: its variables, its files, the machine's or the pod's role."""
 
-    ``settings`` leaves what is None to the AWS environment: its variables, its files, the machine's or the pod's role.
-    """
-
-    def __init__(self, settings: S3Settings, clock: Clock | None = None) -> None:
-        """Raises ConfigError; asks nobody anything yet."""
-        self._settings = settings.checked()
-        self._base = f"{self._settings.prefix}/" if self._settings.prefix else ""
-        self._clock = clock or SystemClock()
-        self._lock = threading.Lock()
-        self._client: S3Client | None = None
-        self._built_at = 0.0
-        self._denied = False
-        self._checks_sha256 = False
-        """Whether ``probe`` saw that the store refuses a wrong SHA-256, and each answer since then stated the right one."""
-
-    @property
-    def url(self) -> str:
-        return f"s3://{self._settings.bucket}/{self._base}".rstrip("/")
+    _checks_sha256 = False
+    """Whether ``probe`` saw that the store refuses a wrong SHA-256, and each answer since then stated the right one."""
 
     def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
         """With ``overwrite_guard: head`` two writers at the same moment may both succeed, the later one staying."""
@@ -106,30 +86,6 @@ class S3Store:
         if answer.get("ETag", "").strip('"') != md5.hexdigest():
             self._confirm(key, len(body), metadata)
 
-    def head(self, key: str) -> ObjectInfo | None:
-        check_key(key)
-        try:
-            answer = self._call(
-                self._name(key), lambda client: client.head_object(Bucket=self._settings.bucket, Key=self._base + key)
-            )
-        except NotFound:
-            self._confirm_absent(key)
-            return None
-        except StoreDenied:
-            with contextlib.suppress(NotFound, StoreUnavailable):
-                self._first_byte(key)  # HEAD's refusal has no body, and GET's says why
-            raise
-        return ObjectInfo(key, self._size(key, answer), dict(answer.get("Metadata", {})))
-
-    def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
-        check_key(key)
-        try:
-            return self._call(self._name(key), lambda client: self._read(client, key, limit))
-        except NotFound as error:
-            if error.proved:
-                return None
-            raise
-
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         check_list_prefix(prefix)
         last = ""
@@ -145,16 +101,6 @@ class S3Store:
         check_folder(prefix)
         for page in self._pages(prefix, Delimiter="/"):
             yield from (info.key[len(prefix) : -1] for info in page if info.key.endswith("/") and info.key != prefix)
-
-    def delete(self, key: str) -> None:
-        check_key(key)
-        try:
-            self._call(
-                self._name(key), lambda client: client.delete_object(Bucket=self._settings.bucket, Key=self._base + key)
-            )
-        except NotFound as error:
-            if not error.proved:
-                raise
 
     def probe(self) -> None:
         prove(
@@ -181,14 +127,35 @@ class S3Store:
             return f"versions are kept, and nobody deletes one for {time} ({kept.get('Mode')})"
         return "versions are kept"
 
-    def _name(self, key: str) -> str:
-        """An object for people, who may look after several buckets."""
-        return f"s3://{self._settings.bucket}/{self._base}{key}"
+    def _head(self, key: str) -> ObjectInfo:
+        answer = self._call(
+            self._name(key), lambda client: client.head_object(Bucket=self._settings.bucket, Key=self._base + key)
+        )
+        return ObjectInfo(key, self._size(key, answer), dict(answer.get("Metadata", {})))
+
+    def _first_byte(self, key: str) -> None:
+        self._call(
+            self._name(key),
+            lambda client: client.get_object(Bucket=self._settings.bucket, Key=self._base + key, Range="bytes=0-0")[
+                "Body"
+            ].close(),
+        )
+
+    def _get(self, key: str, limit: int) -> Body:
+        return self._call(self._name(key), lambda client: self._read(client, key, limit))
+
+    def _delete(self, key: str) -> None:
+        self._call(
+            self._name(key), lambda client: client.delete_object(Bucket=self._settings.bucket, Key=self._base + key)
+        )
+
+    def _build(self) -> S3Client:
+        return build(self._settings)
 
     def _size(self, key: str, answer: Mapping[str, Any]) -> int:
         size = answer.get("ContentLength")
         if not isinstance(size, int) or size < 0:
-            raise StoreUnavailable(f"{self._name(key)}: its length is not stated", hint=_WAY)
+            raise StoreUnavailable(f"{self._name(key)}: its length is not stated", hint=WAY)
         return size
 
     def _put(self, key: str, body: bytes, metadata: Mapping[str, str], **sums: Any) -> Mapping[str, Any]:
@@ -229,35 +196,6 @@ class S3Store:
             return
         self.create(key, body, metadata)
 
-    def _confirm(self, key: str, size: int, metadata: Mapping[str, str]) -> None:
-        info = self.head(key)
-        if info is None or info.size != size or dict(info.metadata) != dict(metadata):
-            raise StoreUnavailable(
-                f"{self._name(key)}: not durable: the store confirmed it and describes something else",
-                hint=_WAY,
-            )
-
-    def _confirm_absent(self, key: str) -> None:
-        """That the object is missing, and not the bucket. HEAD answers 404 to both, and without a body."""
-        try:
-            self._first_byte(key)
-        except NotFound as error:
-            if error.proved:
-                return
-            raise
-        raise StoreUnavailable(
-            f"{self._name(key)}: not there for HEAD and there for GET",
-            hint="Normal for a moment while it is written. If it stays so, look at what lies between here and the store.",
-        )
-
-    def _first_byte(self, key: str) -> None:
-        self._call(
-            self._name(key),
-            lambda client: client.get_object(Bucket=self._settings.bucket, Key=self._base + key, Range="bytes=0-0")[
-                "Body"
-            ].close(),
-        )
-
     def _read(self, client: S3Client, key: str, limit: int) -> Body:
         answer = client.get_object(Bucket=self._settings.bucket, Key=self._base + key)
         # Closed without being read to its end, the connection goes with it.
@@ -267,7 +205,7 @@ class S3Store:
                 raise too_large(self._name(key), size, limit)
             body = b"".join(_pieces(stream, size))
         if len(body) != size:
-            raise StoreUnavailable(f"{self._name(key)}: {len(body)} bytes came of {size}", hint=_WAY)
+            raise StoreUnavailable(f"{self._name(key)}: {len(body)} bytes came of {size}", hint=WAY)
         return Body.of(body, dict(answer.get("Metadata", {})))
 
     def _pages(self, prefix: str, **asked: Any) -> Iterator[Sequence[ObjectInfo]]:
@@ -284,7 +222,7 @@ class S3Store:
             if not token:
                 return
             if token in tokens or barren > BARREN_PAGES:
-                raise StoreUnavailable(f"{self.url}: its listing repeats itself without an end", hint=_WAY)
+                raise StoreUnavailable(f"{self.url}: its listing repeats itself without an end", hint=WAY)
             tokens.add(token)
             before = {info.key for info in page} or before
             more = asked | {"ContinuationToken": token}
@@ -297,7 +235,7 @@ class S3Store:
         )
         token = answer.get("NextContinuationToken", "")
         if answer.get("IsTruncated") and not token:
-            raise StoreUnavailable(f"{self.url}: a listing was cut short", hint=_WAY)
+            raise StoreUnavailable(f"{self.url}: a listing was cut short", hint=WAY)
         found = [(entry["Key"], entry["Size"], entry.get("LastModified")) for entry in answer.get("Contents", [])]
         found += [(entry["Prefix"], 0, None) for entry in answer.get("CommonPrefixes", [])]
         if not all(key.startswith(self._base + prefix) for key, _, _ in found):
@@ -361,23 +299,11 @@ class S3Store:
 
     def _tls_problem(self, error: aws.SSLError) -> StoreError:
         if not any(words in str(error) for words in ("CERTIFICATE_VERIFY_FAILED", "doesn't match")):
-            return StoreUnavailable(f"{self.url}: {line(error)}", hint=_WAY)
+            return StoreUnavailable(f"{self.url}: {line(error)}", hint=WAY)
         return StoreDenied(
             f"{self.url}: {line(error)}",
             hint="The server's certificate is not trusted: renew it, or name its authority in ca_file. It is never ignored.",
         )
-
-    def _connected(self) -> S3Client:
-        """The client; a new one, with credentials read again, after a denial, at most every CREDENTIALS_AGE seconds."""
-        with self._lock:
-            now = self._clock.monotonic()
-            if self._client is None or (self._denied and now - self._built_at >= CREDENTIALS_AGE):
-                self._built_at = now
-                if self._denied:
-                    self._settings = self._settings.with_secret_again()
-                self._client = build(self._settings)
-                self._denied = False
-            return self._client
 
 
 def _pieces(stream: StreamingBody, size: int) -> Iterator[bytes]:

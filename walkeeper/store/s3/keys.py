@@ -154,6 +154,11 @@ class S3Settings(Section, frozen=True):
     ] = False
 
     @property
+    def place(self) -> str:
+        """For people, without the prefix."""
+        return f"s3://{self.bucket}"
+
+    @property
     def longest_call(self) -> float:
         """Seconds that a call may take in all, without those for the bytes of an object."""
         return self.connect_timeout + 2 * self.read_timeout
@@ -248,7 +253,7 @@ class S3Settings(Section, frozen=True):
 
     def listing_command(self) -> str:
         endpoint = f" --endpoint-url {shlex.quote(self.endpoint)}" if self.endpoint else ""
-        return f"aws s3 ls{endpoint} {shlex.quote(f's3://{self.bucket}/{self.prefix}')}"
+        return f"aws s3 ls{endpoint} {shlex.quote(f'{self.place}/{self.prefix}')}"
 
     def open(self) -> Store:
         from walkeeper.store.s3.driver import S3Store  # noqa: PLC0415 - the SDK takes a quarter of a second of CPU
