@@ -12,6 +12,7 @@ from tests.fixtures.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, w
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, Postgres, restore_server
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
+from walkeeper.agent import members_look
 from walkeeper.agent.archiver import lost_wal, member_wal, recorded_gaps, whereabouts
 from walkeeper.agent.http.report import report
 from walkeeper.archive.codec import Codec
@@ -24,8 +25,10 @@ from walkeeper.core.hold_slot import slot_target
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
+from walkeeper.core.room import Disk
 from walkeeper.dcs.base import Member
 from walkeeper.errors import StoreUnavailable
+from walkeeper.postgres.server import Server
 
 pytestmark = pytest.mark.postgres
 SIZE = SegmentSize(MIB)
@@ -323,6 +326,27 @@ def test_p9_when_the_disk_of_pg_wal_runs_short_nobody_is_waited_for(
     with loss.pair.agent("a") as agent:
         loss.wait_suspected(agent)
         monkeypatch.setattr(whereabouts, "disk_of", lambda _: (5 * MIB, 1000 * MIB))
+        agent.wait_frontier(loss.end, 60)
+        assert agent.record.gaps_total == 1
+
+
+def test_p9_when_the_disk_of_another_members_pg_wal_runs_short_nobody_is_waited_for(
+    loss: Loss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hold slot keeps WAL on each member, and that of b stands as long as a's does."""
+    members = loss.pair.dcs.members
+    monkeypatch.setattr(members_look, "REFRESH_SECONDS", 0.5)
+    said = ["walkeeper agent 0.2.0", f"walkeeper agent 0.2.0 {Disk(900 * MIB, 1000 * MIB).brief}"]
+    monkeypatch.setattr(Server, "agents", lambda _: said)
+    loss.standby.kill9()
+    loss.pair.dcs.set_members(
+        *members, Member("c", "replica", "streaming", "127.0.0.1", loss.pair.primary.port, 1, None)
+    )
+    with loss.pair.agent("a") as agent:
+        loss.wait_suspected(agent)
+        wait_for(lambda: len(agent.agent.observer.disks()) == 2)
+        assert agent.frontier == loss.start
+        said[1] = f"walkeeper agent 0.2.0 {Disk(5 * MIB, 1000 * MIB).brief}"
         agent.wait_frontier(loss.end, 60)
         assert agent.record.gaps_total == 1
 

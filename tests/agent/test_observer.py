@@ -14,6 +14,7 @@ from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archiver.holding import Holding
+from walkeeper.agent.members_look import Seen
 from walkeeper.agent.observer import Observer
 from walkeeper.agent.problems import Problems
 from walkeeper.config import load
@@ -21,7 +22,8 @@ from walkeeper.core.backup_job import alarm
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import Record
-from walkeeper.dcs.base import PROOF_JOB
+from walkeeper.core.room import Disk
+from walkeeper.dcs.base import PROOF_JOB, Member, Topology
 from walkeeper.errors import PostgresError
 from walkeeper.lib.clock import Clock, SystemClock
 from walkeeper.postgres.server import CommitsState, ServerState
@@ -88,6 +90,36 @@ def test_p9_a_proof_on_the_disk_of_pg_wal_does_not_end_itself_by_what_it_writes(
     free, job.fills_pg_wal_disk = 100 << 30, False
     assert why(290) == "", "what it wrote and removed is no trend either"
     assert "the disk of pg_wal fills" in why(60)
+
+
+def test_p9_members_disks_are_looked_at_and_only_wal_counts_for_how_fast_they_fill(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of members that have the hold slot: it keeps WAL there as it does here. Something else may fill a disk for a while."""
+    observer, now, asked = observer_of(short_path), 0.0, list[str]()
+    other = Disk(50 << 30, 200 << 30, 20.0 * MIB)
+
+    def look(members: tuple[Member, ...], record: Record | None, held: Lsn | None) -> dict[str, Seen]:
+        asked.extend(each.name for each in members)
+        return {"a": Seen(None, other), "c": Seen(None, None)}
+
+    monkeypatch.setattr(observer._members_look, "look", look)
+    observer._clock = cast(Clock, SimpleNamespace(monotonic=lambda: now))
+    members = [Member(name, "replica", "streaming", "h", 1, 1, None) for name in "abc"]
+    members.append(Member("d", "replica", "streaming", "h", 1, 1, None, {"nofailover": True}))
+    observer.topology = Topology(None, tuple(members), standby_cluster=False, paused=False, slots=())
+    free, lsn = 100 << 30, 0
+    monkeypatch.setattr("walkeeper.agent.observer.disk_of", lambda _: (free, 200 << 30))
+    state = ServerState(1, False, 1, Lsn(0), SegmentSize(MIB), 15, "replica")
+    monkeypatch.setattr(observer._server, "state", lambda: replace(state, lsn=Lsn(lsn)))
+    for _ in range(200):
+        now += 2
+        free -= 10 * MIB
+        lsn += 6 * MIB
+        observer._look_at_server()
+        observer._look_at_disk(None)
+    assert observer.disks() == [Disk(free, 200 << 30, 3.0 * MIB), replace(other, growth=3.0 * MIB)]
+    assert asked == ["a", "c"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from walkeeper.agent.agent import Agent
 from walkeeper.agent.archiver import lost_wal, recorded_gaps
 from walkeeper.agent.archiver.beliefs import check_record
 from walkeeper.agent.archiver.elsewhere import GONE_SECONDS, OtherStore, OtherStores
-from walkeeper.agent.archiver.holding import BEGIN_SECONDS, REFUSED_SECONDS, Holding
+from walkeeper.agent.archiver.holding import BEGIN_SECONDS, REFUSED_SECONDS, Holding, HoldSlot
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.member_wal import Members
@@ -39,6 +39,7 @@ from walkeeper.core.history import History
 from walkeeper.core.hold_slot import followed
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Gap, Record
+from walkeeper.core.room import Disk
 from walkeeper.core.suspicion import Suspicions
 from walkeeper.core.takeover import LocalServer
 from walkeeper.dcs.base import BACKUP_JOB
@@ -132,6 +133,25 @@ def test_p9_a_record_that_is_not_known_holds_the_slot_only_where_it_is_needed() 
     three = Holding(["main", "far", "third"], 2, HandClock())
     three.note("third", by_owner(7 * MIB))
     assert three.position("main", by_owner(9 * MIB)) == 7 * MIB
+
+
+def test_p9_the_slot_waits_for_no_second_copy_where_a_members_disk_runs_short(tmp_path: Path) -> None:
+    """It keeps the WAL there, too. Members are asked only where the slot stands far behind."""
+    held, _ = holding(2)
+    disks, asked = [Disk(500 * MIB, 1000 * MIB)], list[int]()
+
+    def ask() -> list[Disk]:
+        asked.append(1)
+        return disks
+
+    slot = HoldSlot("walkeeper", "main", held, tmp_path / "not there", ask)
+    held.note("far", by_owner(9 * MIB))
+    assert slot.follows(by_owner(12 * MIB), ONE) == 9 * MIB
+    assert not asked
+    assert slot.follows(by_owner(19 * MIB), ONE) == 9 * MIB
+    disks.append(Disk(99 * MIB, 1000 * MIB))
+    assert slot.follows(by_owner(12 * MIB), ONE) == 9 * MIB
+    assert slot.follows(by_owner(19 * MIB), ONE) == 19 * MIB
 
 
 def test_p11_a_record_that_may_not_be_read_keeps_no_other_archive_from_a_takeover_for_long() -> None:

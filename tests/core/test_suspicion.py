@@ -223,6 +223,12 @@ def test_the_disk_of_pg_wal_keeps_a_tenth_and_ten_segments() -> None:
     assert not below_reserve(10 * MIB, 20 * MIB, SIZE)
 
 
+def test_p9_the_disk_of_pg_wal_keeps_what_an_hour_of_wal_takes() -> None:
+    assert below_reserve(359 * MIB, 1000 * MIB, SIZE, growth=0.1 * MIB)
+    assert not below_reserve(361 * MIB, 1000 * MIB, SIZE, growth=0.1 * MIB)
+    assert not below_reserve(100 * MIB, 1000 * MIB, SIZE, growth=-1.0 * MIB), "it empties"
+
+
 # --------------------------------------------------------------------------------------------------------------- members
 
 

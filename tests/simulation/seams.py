@@ -305,6 +305,10 @@ class ServerView:
     def call_itself(self, name: str) -> None:
         """Nobody reads it here."""
 
+    def agents(self) -> list[str]:
+        self._ask("agents")
+        return []
+
     def commits(self, standby: str) -> CommitsState:
         self._ask("commits")
         return CommitsState(None, standby, connected=True)

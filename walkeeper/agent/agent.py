@@ -368,10 +368,10 @@ class Agent:
             )  # fmt: skip
         sources = Sources(
             archive, local.server.history, pg_wal, self.spool, self.observer.other_members, receiver, self._clock,
-            lambda: self._stopping, stores,
+            lambda: self._stopping, stores, self.observer.disks,
         )  # fmt: skip
         observed = Observed(True, server.lsn, None, self.observer.wal_times, server.in_recovery)
-        slot = HoldSlot(self.config.hold_slot, self.config.store_name, self.shared.holding, pg_wal)
+        slot = HoldSlot(self.config.hold_slot, self.config.store_name, self.shared.holding, pg_wal, self.observer.disks)
         return assemble(self.config, ownership, sources, self._committer_server, slot, observed, self.problems, run)
 
     @property

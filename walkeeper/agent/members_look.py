@@ -1,4 +1,4 @@
-"""Whether the members are gap-safe, and what room they have: for the page, in the background, while somebody looks at that."""
+"""Whether the members are gap-safe, and what room they have: in the background, while somebody looks at that."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class MembersLook:
             running = self._thread is not None and self._thread.is_alive()
             if not running and (self._at is None or now - self._at >= REFRESH_SECONDS):
                 self._thread = threading.Thread(
-                    target=self._look, args=(members, record, held), name="page-members", daemon=True
+                    target=self._look, args=(members, record, held), name="members", daemon=True
                 )
                 self._thread.start()
         return self._seen if self._at is not None and now - self._at < FORGOTTEN_SECONDS else {}
@@ -80,4 +80,5 @@ class MembersLook:
         matters = not (member.nofailover and state.in_recovery)
         ours = record is not None and str(state.system_identifier) == record.system_identifier
         safe = why_not_gap_safe(slot, held, record.size) == "" if record and held and ours and matters else None
-        return Seen(safe, next(filter(None, map(Disk.from_brief, agents)), None))
+        disk = next(filter(None, map(Disk.from_brief, agents)), None)
+        return Seen(safe, disk if ours or record is None else None)

@@ -9,6 +9,7 @@ from typing import Final
 
 from walkeeper.agent.archiver.holding import Holding
 from walkeeper.agent.archiver.whereabouts import Candidate, disk_of
+from walkeeper.agent.members_look import MembersLook
 from walkeeper.agent.observation import GoneMembers, Look, Observation
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.samples import Samples
@@ -70,6 +71,10 @@ class Observer:
         self.disk: Disk | None = None
         """Of pg_wal."""
         self._trend = Trend()
+        self._wal_trend = Trend()
+        self._wal_growth: float | None = None
+        """Bytes of WAL a second."""
+        self._members_look = MembersLook(config, clock)
         self._disk_told_at = -math.inf
 
     @property
@@ -134,6 +139,20 @@ class Observer:
             if member.name != self._config.name
         ]
 
+    def disks(self) -> list[Disk]:
+        """Those that the hold slot fills, as they were lately; the first call has members asked. Never waits.
+
+        They fill no faster than WAL is written: what else is, for a while, the archive does not hold.
+        """
+        members = self.topology.members if self.topology is not None else ()
+        held = tuple(each for each in members if each.name != self._config.name and not each.nofailover)
+        seen = self._members_look.look(held, self.observation.record, None)
+        disks = (self.disk, *(seen[each.name].disk for each in held if each.name in seen))
+        return [replace(disk, growth=self._by_wal(disk.growth)) for disk in disks if disk is not None]
+
+    def _by_wal(self, growth: float | None) -> float | None:
+        return None if growth is None or self._wal_growth is None else min(growth, self._wal_growth)
+
     def close(self) -> None:
         """Let go of the server."""
         self._server.close()
@@ -148,6 +167,7 @@ class Observer:
             self._problems.report(About.POSTGRESQL, problem, grace=True)
             return None
         self.wal_times.note(at, stamp, state.lsn)
+        self._wal_growth = self._wal_trend.note(at, -state.lsn)
         self._problems.clear(About.POSTGRESQL)
         return state
 

@@ -24,6 +24,8 @@ SETTLE_SECONDS: Final = 10.0
 RESERVE_SHARE: Final = 10
 """The part of pg_wal's disk that stays free for PostgreSQL: one in so many."""
 RESERVE_SEGMENTS: Final = 10
+RESERVE_SECONDS: Final = 3600.0
+"""For so long the disk must last, as fast as WAL fills it."""
 _REMOVED: Final = "has already been removed"
 """The walsender's word in every version of PostgreSQL; libpq puts its own before it. In another language it is silence."""
 
@@ -34,7 +36,7 @@ class Why(Enum):
     PROVED = "every member that could have it has said no"
     ACCEPTED = "accepted by a person"
     WAITED = "not proved: gap.patience is over"
-    DISK = "not proved: the disk of pg_wal runs short"
+    DISK = "not proved: the disk of pg_wal runs short, here or at another member"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +86,9 @@ def says_no(said: str) -> bool:
     return _REMOVED in said
 
 
-def below_reserve(free: int, total: int, size: SegmentSize) -> bool:
-    """Whether the disk of pg_wal runs short. All in bytes."""
-    return free < max(total // RESERVE_SHARE, RESERVE_SEGMENTS * size)
+def below_reserve(free: int, total: int, size: SegmentSize, growth: float | None = None) -> bool:
+    """Whether the disk of pg_wal runs short. All in bytes; ``growth``: how many a second fill it, None: not known."""
+    return free < max(total // RESERVE_SHARE, RESERVE_SEGMENTS * size, (growth or 0.0) * RESERVE_SECONDS)
 
 
 class Suspicions:

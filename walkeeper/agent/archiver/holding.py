@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,8 @@ from walkeeper.core.hold_slot import followed, reached
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
-from walkeeper.core.suspicion import Lost, covers
+from walkeeper.core.room import Disk
+from walkeeper.core.suspicion import RESERVE_SEGMENTS, Lost, covers
 from walkeeper.errors import DcsUnavailable
 from walkeeper.lib.clock import Clock
 
@@ -127,8 +128,15 @@ class HoldSlot:
     store: str
     holding: Holding
     pg_wal: Path
+    disks: Callable[[], Iterable[Disk]] = tuple
+    """As of ``Sources``."""
 
     def follows(self, own: Record, history: History) -> Lsn | None:
         """As ``Holding.position``."""
-        crowded = self.holding.shared and short_of_disk(self.pg_wal, own.size)
-        return self.holding.position(self.store, own, history, crowded=crowded)
+        position = self.holding.position(self.store, own, history)
+        furthest = self.holding.position(self.store, own, history, crowded=True)
+        if not self.holding.shared or position == furthest:
+            return position
+        near = position is not None and furthest is not None and furthest - position < RESERVE_SEGMENTS * own.size
+        crowded = short_of_disk(self.pg_wal, own.size, tuple if near else self.disks)
+        return furthest if crowded else position

@@ -202,7 +202,8 @@ class LostWal:
     # --- what follows ---------------------------------------------------------------------------------------------
 
     def _conclude(self, members: Sequence[Candidate] | None, stopped: Callable[[], bool]) -> None:
-        sources, short = self._sources, short_of_disk(self._sources.pg_wal, self._frontier.size)
+        sources = self._sources
+        short = short_of_disk(sources.pg_wal, self._frontier.size, sources.disks)
         found = self._suspicions.gaps(
             sources.clock.monotonic(),
             None if members is None else self._waited_for(members),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from walkeeper.config import PostgresqlSettings
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
+from walkeeper.core.room import Disk
 from walkeeper.core.suspicion import below_reserve
 from walkeeper.core.wal_page import Plain
 from walkeeper.errors import BadSegment, PostgresError
@@ -44,6 +45,8 @@ class Sources:
     cancelled: Callable[[], bool]
     stores: tuple[OtherStore, ...] = ()
     """The cluster's others."""
+    disks: Callable[[], Iterable[Disk]] = tuple
+    """Those that the hold slot fills: of pg_wal here and at other members, as they were lately."""
 
 
 def is_lost(sources: Sources, wanted: Segment, server_lsn: Lsn) -> bool:
@@ -74,9 +77,11 @@ def disk_of(path: Path) -> tuple[int, int]:
     return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
 
-def short_of_disk(pg_wal: Path, size: SegmentSize) -> bool:
-    """Whether the disk of pg_wal runs short; a disk that cannot be asked does not."""
+def short_of_disk(pg_wal: Path, size: SegmentSize, disks: Callable[[], Iterable[Disk]] = tuple) -> bool:
+    """Whether the disk of pg_wal runs short, now, or one of ``disks``; a disk that cannot be asked does not."""
     try:
-        return below_reserve(*disk_of(pg_wal), size)
+        if below_reserve(*disk_of(pg_wal), size):
+            return True
     except OSError:
-        return False
+        pass
+    return any(below_reserve(disk.free, disk.total, size, disk.growth) for disk in disks())
