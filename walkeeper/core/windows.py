@@ -96,10 +96,11 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Restore ``backup``, and replay within ``window``."""
+    """Restore ``backup``, and replay within ``window``. ``instead_of`` is a newer one that was found damaged."""
 
     backup: Backup
     window: Window
+    instead_of: Backup | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,7 @@ def _planned(config: Config, request: Request, place: Path, progress: Progress) 
         directory=place / DATA,
         system_identifier=request.system_identifier,
         action=None if request.to.strip() == "latest" else "promote",
+        is_trial=True,
     )
     plan = planning.make(config, asked, progress.show)
     plan = replace(plan, tablespaces={oid: place / f"tablespace-{oid}" for oid in plan.tablespaces})

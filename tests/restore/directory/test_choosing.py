@@ -16,14 +16,17 @@ from tests.fixtures.archives import ONE, SYSTEM, Built
 from tests.fixtures.backed_up import put_backup
 from tests.fixtures.two_stores import FAR, TwoStores, is_away, two
 from tests.twins.memory_record import MemoryRecord
+from walkeeper.archive import proofs
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.expiry import write_floor
+from walkeeper.archive.proofs import write_proof
 from walkeeper.archive.times import CommitTimes
 from walkeeper.core.backup import Backup, BackupId
 from walkeeper.core.commits import Commit, since_2000
 from walkeeper.core.floor import Below
 from walkeeper.core.lsn import MIB, Lsn
-from walkeeper.errors import CannotRestore, CannotTell
+from walkeeper.core.proof import Proof
+from walkeeper.errors import CannotRestore, CannotTell, StoreDenied
 from walkeeper.lib import retry
 from walkeeper.restore import state
 from walkeeper.restore.directory import check, command, here, plan
@@ -279,6 +282,88 @@ def test_p15_a_floor_that_is_recorded_while_a_transaction_is_looked_for_counts(
         make(to="xid:4711")
 
 
+# ------------------------------------------------------------------------------------------------------ found damaged
+
+
+def found_damaged(built: Built, id_: BackupId) -> str:
+    """As a trial leaves it."""
+    note = Proof(backup=str(id_), at="2026-11-28T10:00:00Z", timeline=1, lsn="0/0", damage=f"pg_checksums: {id_.at}")
+    write_proof(built.store, built.archive.layout, note)
+    return f"it was found damaged at {note.at}: {note.damage}"
+
+
+def test_an_older_backup_is_taken_where_the_newest_was_found_damaged(
+    built: Built, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its WAL reaches the same target; and it is said in one line, which names what takes the newer one."""
+    monkeypatch.setattr(plan, "last_record", lambda *_: None)  # these segments cannot be read
+    why = found_damaged(built, SECOND)
+    for to in ("latest", "0/700000", "immediate"):
+        chosen = make(to=to)
+        assert (chosen.backup.id, chosen.damage, chosen.passed_over) == (str(FIRST), "", f"{SECOND}: {why}")
+    assert f"Not used  {SECOND}: {why}. --backup takes it".split() == _line(chosen, "Not used").split()
+    assert make(to="0/500000").passed_over == "", "the newer one is behind the target"
+    named = make(backup=str(SECOND))
+    assert (named.backup.id, named.damage, named.passed_over) == (str(SECOND), why, "")
+    assert make(is_trial=True).backup.id == str(SECOND), "else nothing ever proves it again"
+
+
+def test_what_builds_on_a_damaged_backup_is_passed_over_with_it(built: Built, make: Make) -> None:
+    third = BackupId("20261128T020000Z", 1, "00000003")
+    backups = Backups(built.store, built.archive.layout, built.codec)
+    put_backup(backups, third, Lsn(8 * MIB + 40), Lsn(8 * MIB + 256), parent=str(SECOND), kind="incremental")
+    assert make().backup.id == str(third)
+    why = found_damaged(built, SECOND)
+    assert (make().backup.id, make().passed_over) == (str(FIRST), f"{third}: it builds on {SECOND}: {why}")
+
+
+def test_a_transaction_that_is_looked_for_is_restored_from_a_sound_backup(
+    built: Built, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = found_damaged(built, SECOND)
+    monkeypatch.setattr(CommitTimes, "search", lambda *_: Lsn(7 * MIB))
+    found = make(to="xid:4711")
+    assert (found.backup.id, found.passed_over) == (str(FIRST), f"{SECOND}: {why}")
+
+
+@pytest.mark.parametrize("hole", [False, True])
+def test_where_no_sound_backup_reaches_the_target_the_damaged_one_is_restored_and_said_to_be(
+    built: Built, make: Make, *, hole: bool
+) -> None:
+    """What is wrong may be one file of thousands, and there is nothing else. A replica has pg_basebackup."""
+    why = found_damaged(built, SECOND)
+    if hole:
+        lost(built, 5)
+    else:
+        found_damaged(built, FIRST)
+    chosen = make()
+    assert (chosen.backup.id, chosen.damage, chosen.passed_over) == (str(SECOND), why, "")
+    assert _line(chosen, "DAMAGED").startswith(f"DAMAGED   {why[:20]}")
+    with pytest.raises(CannotRestore, match=f"--replica: backup {SECOND}.* pg_checksums") as told:
+        make(use="replica")
+    assert "its next method" in told.value.hint
+    (told_by_doctor,) = [each for each in check.look(built.config, None) if each.name == "Backup"]
+    assert (told_by_doctor.state, "pg_checksums" in told_by_doctor.text) == ("error", True)
+
+
+def test_who_may_not_read_the_notes_restores_the_newest(
+    built: Built, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found_damaged(built, SECOND)
+
+    def denied(*_: object) -> None:
+        raise StoreDenied("proof/: access denied")
+
+    monkeypatch.setattr(proofs, "listed", denied)
+    assert (make().backup.id, make().damage) == (str(SECOND), "")
+
+
+def _line(chosen: Plan, word: str) -> str:
+    lines = [re.sub(r"^ +", " ", line) if line.startswith(" ") else f"\n{line}" for line in command._told(chosen, None)]
+    (found,) = [line for line in "".join(lines).split("\n") if line.startswith(word)]
+    return found
+
+
 # ----------------------------------------------------------------------------------------------------- several stores
 
 
@@ -312,6 +397,15 @@ def test_latest_is_of_the_store_that_goes_furthest(two: TwoStores, stores: Make)
     two.dcs.put(record.document, "walkeeper-far")
     assert (stores().config.store_name, stores().end) == (FAR, Lsn(8 * MIB))
     assert stores(to="0/500000").config.store_name == "main"
+
+
+def test_the_store_whose_backup_is_sound_is_taken_where_both_reach_the_target(two: TwoStores, stores: Make) -> None:
+    found_damaged(two.main, FIRST)
+    for to in ("latest", "0/500000"):
+        assert (stores(to=to).config.store_name, stores(to=to).damage) == (FAR, "")
+    found_damaged(two.far, SECOND)
+    for to in ("latest", "0/500000"):
+        assert (stores(to=to).config.store_name, stores(to=to).damage[:20]) == ("main", "it was found damaged")
 
 
 def test_where_none_can_it_is_said_what_each_said(two: TwoStores, stores: Make) -> None:

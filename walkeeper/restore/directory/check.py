@@ -16,7 +16,7 @@ from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core import amounts
 from walkeeper.core.windows import stopped_at
-from walkeeper.errors import CannotTell, Locked, StoreError, WalkeeperError
+from walkeeper.errors import CannotRestore, CannotTell, Locked, StoreError, WalkeeperError
 from walkeeper.lib.clock import wall_seconds
 from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import answered, printable, tell, wrapped
@@ -104,6 +104,11 @@ def _backup(config: Config, system_identifier: int | None, found: list[Plan]) ->
     """Store, archive, backups and WAL, as a restore to latest looks at them; and the server's programs."""
     plan = planning.make_of_any(config, Request(directory=_NOWHERE, system_identifier=system_identifier))
     found.append(plan)
+    if plan.damage:
+        raise CannotRestore(
+            f"{plan.backup.id}, and each before it from which latest is reached: {plan.damage}",
+            hint="walkeeper backup takes a new one.",
+        )
     stopped = stopped_at(plan.backup)
     age = "" if stopped is None else f", {amounts.duration(max(0.0, wall_seconds() - stopped.timestamp()))} old"
     where = f"{plan.evidence.store.url}/{plan.evidence.layout.root}"

@@ -140,6 +140,8 @@ def _told(plan: Plan, seconds: float | None) -> list[str]:
     lines = [
         *(wrapped("Store", f"{plan.config.store_name}, {plan.evidence.store.url}") if plan.config.others else ()),
         *wrapped("Backup", f"{backup.id} of {backup.member}, PostgreSQL {backup.major}, stopped at {stopped}: {size}"),
+        *(wrapped("Not used", f"{plan.passed_over}. --backup takes it") if plan.passed_over else ()),
+        *(wrapped("DAMAGED", f"{plan.damage}. What that is about may be missing or wrong") if plan.damage else ()),
         *(
             wrapped("Chain", f"it and {amounts.counted(len(plan.chain) - 1, 'backup')} that it builds on")
             if len(plan.chain) > 1
@@ -237,6 +239,8 @@ def _document(plan: Plan, outcome: str, **more: Any) -> dict[str, Any]:
         **({"store": plan.config.store_name} if plan.config.others else {}),
         "archive": plan.evidence.layout.root.rstrip("/"),
         "backup": plan.backup.id,
+        "damage": plan.damage or None,
+        "passed_over": plan.passed_over or None,
         "postgresql": plan.backup.major,
         "timeline": plan.timeline,
         "target": plan.request.to,

@@ -21,7 +21,10 @@ Use: TypeAlias = Literal["server", "replica", "bootstrap"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """As the command line has it. ``timeline`` is a number or ``latest``; ``scope`` is --from's."""
+    """As the command line has it. ``timeline`` is a number or ``latest``; ``scope`` is --from's.
+
+    ``is_trial``: it is to be seen whether the newest backup restores, whatever was found against it before.
+    """
 
     to: str = "latest"
     timeline: str | None = None
@@ -34,6 +37,7 @@ class Request:
     action: Action | None = None
     exclusive: bool = False
     use: Use = "server"
+    is_trial: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,10 @@ class Plan:
     resumed: State | None = None
     clone_of: str = ""
     """The archive, where it is another cluster's: this server never archives there."""
+    damage: str = ""
+    """What was found against this backup before, in words."""
+    passed_over: str = ""
+    """The newer one that this one is taken instead of, and what was found against that."""
 
     @property
     def backup(self) -> Backup:

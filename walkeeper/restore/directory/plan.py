@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -13,38 +12,31 @@ from walkeeper.archive.contents import Contents
 from walkeeper.archive.open import Archives, open_archives
 from walkeeper.archive.read import Reader
 from walkeeper.archive.restorable import Listed, Restorable
-from walkeeper.archive.times import NEAR, CommitTimes
+from walkeeper.archive.times import CommitTimes
 from walkeeper.config import Config
-from walkeeper.core.backup import BackupId
-from walkeeper.core.commits import Commit, since_2000
+from walkeeper.core.commits import since_2000
 from walkeeper.core.coverage import chain, last_stored, within, without
 from walkeeper.core.history import History
 from walkeeper.core.incremental import chain_of
-from walkeeper.core.landmarks import restore_point, transaction_end
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.wal_records import last_begin, read_record
 from walkeeper.core.windows import (
     Choice,
     Holdings,
-    NoChoice,
     Window,
-    Windows,
-    choose,
     consistent_at,
-    stopped_at,
 )
-from walkeeper.dcs.claim import Claim, unknown
+from walkeeper.dcs.claim import unknown
 from walkeeper.errors import CannotRestore, CannotTell, DcsError, Refused, StoreError, WalkeeperError, WrongCall
 from walkeeper.lib import events
 from walkeeper.lib.retry import with_retries
-from walkeeper.restore.directory import here, near, target
+from walkeeper.restore.directory import choice, here, near, target
 from walkeeper.restore.directory.model import Plan, Request
 from walkeeper.restore.directory.target import Immediate, Latest, Target, ToLsn, ToName, ToTime, ToXid
-from walkeeper.restore.state import Asked, State
+from walkeeper.restore.state import Asked
 from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
 
-_LEAVE_OUT: Final = "Leave --backup out, and the newest one before the target is taken."
 _PREFETCHED: Final = 2
 """Segments before a hole in which PostgreSQL's look-ahead may run into it: it has half a MiB in view, at most."""
 _ON_ITS_WAY: Final = 20.0
@@ -56,8 +48,8 @@ _PREFETCHES: Final = 15
 
 
 def make_of_any(config: Config, request: Request, tell: Callable[[str], None] = lambda _: None) -> Plan:
-    """``make`` of the first store that can be asked and can restore the target; to latest, of the one that goes furthest, the
-    first where they are alike. Raises what ``make`` raises; where none of several can, what each has said.
+    """``make`` of the first store that can be asked and can restore the target from a backup that was not found damaged; to
+    latest, of the one that goes furthest. Raises what ``make`` raises; where none of several can, what each has said.
     """
     if not config.others:
         return make(config, request, tell)
@@ -72,7 +64,7 @@ def make_of_any(config: Config, request: Request, tell: Callable[[str], None] = 
             raise
         except (Refused, CannotTell, StoreError) as problem:
             passed[each.store_name] = problem
-        if plans and not isinstance(wanted, Latest):
+        if plans and not plans[-1].damage and not isinstance(wanted, Latest):
             break
     if not plans:
         raise _none_can(passed)
@@ -81,7 +73,9 @@ def make_of_any(config: Config, request: Request, tell: Callable[[str], None] = 
             events.info("store_passed_over", name=name, error=why)
         else:
             events.warning("store_passed_over", name=name, error=why, hint=why.hint)
-    return max(plans, key=lambda plan: (plan.timeline, plan.end or Lsn(0)))
+    if not isinstance(wanted, Latest):
+        return next((plan for plan in plans if not plan.damage), plans[0])
+    return max(plans, key=lambda plan: (plan.timeline, plan.end or Lsn(0), not plan.damage))
 
 
 def _none_can(passed: dict[str, WalkeeperError]) -> WalkeeperError:
@@ -112,24 +106,27 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
     timeline = _timeline(can.holdings, request.timeline)
     history = can.holdings.histories.get(timeline, History(timeline))
     times = CommitTimes(archives.store, evidence.layout, archives.codec, history, evidence.size)
-    had_stopped = _had_stopped(wanted, times, exclusive=request.exclusive) if isinstance(wanted, ToTime) else None
+    stopped = choice.had_stopped(wanted, times, exclusive=request.exclusive) if isinstance(wanted, ToTime) else None
+    against = {} if request.is_trial else choice.noted(archives.store, evidence.layout, found.complete)
     try:
-        chosen = _choose(found, request, resumed, timeline, wanted, had_stopped)
+        chosen = choice.chosen_for(found, request, resumed, timeline, wanted, stopped, against)
     except CannotRestore as problem:
         if resumed is None:
             raise
         if not request.delta:
             raise near.ended(directory, resumed, problem) from None
         resumed = None
-        chosen = _choose(found, request, None, timeline, wanted, had_stopped)
+        chosen = choice.chosen_for(found, request, None, timeline, wanted, stopped, against)
     breaks = _hole_behind(evidence, history, chosen.window) is not None
     end = _end(wanted, chosen, times, exclusive=request.exclusive, breaks=breaks)
     if isinstance(wanted, ToXid | ToName) and resumed is None and request.backup is None:
-        chosen, end = _searched(wanted, found.chains[timeline], times, tell)
+        chosen, end = choice.searched(wanted, found.chains[timeline], times, tell)
+        better = choice.sound(chosen, against)
         # That may have taken hours, and nothing pins the backup yet: a floor that was recorded meanwhile counts.
-        chosen = _named(_look(evidence, archives).windows, chosen.backup.id, timeline, wanted, None)
+        chosen = choice.named(_look(evidence, archives).windows, better.backup.id, timeline, wanted)
+        chosen = replace(chosen, instead_of=better.instead_of)
     if request.use == "replica":
-        _check_reach(evidence.claim, chosen.window)
+        choice.check_replica(evidence.claim, chosen, against)
     hole = _hole_behind(evidence, history, chosen.window)
     if isinstance(wanted, Latest) and hole is not None:
         hole = _still_missing(evidence, history, hole, config.uploads, tell)
@@ -163,6 +160,8 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
         before=before,
         resumed=resumed,
         clone_of=f"{archives.store.url}/{evidence.layout.root}" if is_clone else "",
+        damage=against.get(chosen.backup.id, ""),
+        passed_over="" if (newer := chosen.instead_of) is None else f"{newer.id}: {against[newer.id]}",
     )
 
 
@@ -211,90 +210,6 @@ def _timeline(holdings: Holdings, asked: str | None) -> int:
     return max(holdings.histories) if asked == "latest" else int(asked)
 
 
-def _check_reach(claim: Claim, window: Window) -> None:
-    """A replica goes on where the archive ends: the leader keeps what is not archived, and nothing else. Raises CannotRestore."""
-    if claim.record is None:
-        raise CannotRestore(
-            f"--replica: where the archive ends is not known: {claim.why}",
-            hint="Patroni takes its next method, which should be basebackup.",
-        )
-    if window.end < claim.record.position.floor(claim.record.size):
-        raise CannotRestore(
-            f"--replica: a recovery from the newest backup ends at {window.end}, and the archive at {claim.record.position}",
-            hint="Patroni takes its next method. walkeeper verify says what is missing; walkeeper backup takes a new one.",
-        )
-
-
-def _had_stopped(wanted: ToTime, times: CommitTimes, *, exclusive: bool) -> Callable[[Choice], bool]:
-    """Whether a backup had stopped by then: by the last transaction before its stop, which has the time of the server that wrote
-    it, as the target's is compared with. The backup's own is the clock of the host that took it: it is asked only where there is
-    no transaction near, or none that can be read.
-    """
-    moment = since_2000(wanted.at) - (1 if exclusive else 0)
-
-    def had_stopped(each: Choice) -> bool:
-        begin = Lsn.parse(each.window.backups[0].wal[0].start)
-        last: Commit | None = None
-        with suppress(CannotTell, Refused):
-            last = with_retries(lambda: times.last(begin, consistent_at(each.backup), NEAR))
-        stopped = stopped_at(each.backup)
-        return last.time <= moment if last is not None else stopped is not None and stopped <= wanted.at
-
-    return had_stopped
-
-
-def _choose(
-    found: Windows,
-    request: Request,
-    resumed: State | None,
-    timeline: int,
-    wanted: Target,
-    had_stopped: Callable[[Choice], bool] | None,
-) -> Choice:
-    position = wanted.lsn if isinstance(wanted, ToLsn) else None
-    named = resumed.backup if resumed else request.backup
-    if named is not None:
-        return _named(found, named, timeline, wanted, had_stopped)
-    chosen = choose(found, position, timeline=timeline, had_stopped=had_stopped)
-    if isinstance(chosen, NoChoice):
-        raise near.no_backup(wanted, request.to, chosen, found)
-    return chosen
-
-
-def _named(
-    found: Windows, named: str, timeline: int, wanted: Target, had_stopped: Callable[[Choice], bool] | None
-) -> Choice:
-    """That backup, if it is complete on the timeline's chain, and the target is not before it. Raises BadBackup."""
-    BackupId.parse(named)
-    judged = next((each for each in found.judged if each.backup.id == named), None)
-    if judged is None:
-        raise CannotRestore(f"--backup {named}: it is not in the archive", hint="walkeeper backups lists what is.")
-    if not judged.counts:
-        raise CannotRestore(
-            f"--backup {named}: it is {judged.verdict}: {judged.why}",
-            hint="walkeeper backups lists those that are complete.",
-        )
-    for window in found.chains.get(timeline, ()):
-        if judged.backup in window.backups:
-            begin = consistent_at(judged.backup)
-            if isinstance(wanted, ToLsn) and not begin <= wanted.lsn <= window.end:
-                raise CannotRestore(
-                    f"--backup {named}: with it everything from {begin} to {window.end} can be restored, and not {wanted.lsn}",
-                    hint=_LEAVE_OUT,
-                )
-            chosen = Choice(judged.backup, window)
-            if had_stopped is not None and not had_stopped(chosen):
-                raise CannotRestore(
-                    f"--backup {named}: it stopped at {judged.backup.stop.at or 'an unknown time'}, not before {wanted.text}",
-                    hint=_LEAVE_OUT,
-                )
-            return chosen
-    raise CannotRestore(
-        f"--backup {named}: a recovery along timeline {timeline} cannot begin with it",
-        hint=f"It is of timeline {judged.backup.stop.timeline}: name one that comes from there with --timeline.",
-    )
-
-
 def _end(wanted: Target, chosen: Choice, times: CommitTimes, *, exclusive: bool, breaks: bool) -> Lsn | None:
     """Where the recovery ends; None where only the recovery finds out. Raises CannotRestore for a time that it never gets to.
 
@@ -320,26 +235,6 @@ def _end(wanted: Target, chosen: Choice, times: CommitTimes, *, exclusive: bool,
         f"--to {wanted.text}: no transaction ended after that up to {chosen.window.end}, where {where}: {when}",
         hint=f"PostgreSQL would not know where to stop. --to {chosen.window.end} restores up to there.",
     )
-
-
-def _searched(
-    wanted: ToXid | ToName, windows: Sequence[Window], times: CommitTimes, tell: Callable[[str], None]
-) -> tuple[Choice, Lsn]:
-    """The newest backup that has it behind it: no listing says where a transaction or a restore point lies."""
-    find = transaction_end(wanted.xid) if isinstance(wanted, ToXid) else restore_point(wanted.name)
-    for window in reversed(windows):
-        end = window.end
-        for backup in reversed(window.backups):
-            begin = consistent_at(backup)
-            found = with_retries(
-                lambda begin=begin, end=end: times.search(  # type: ignore[misc]
-                    begin, end, find, lambda segment: tell(f"looking for {wanted.text} in {segment}")
-                )
-            )
-            if found is not None:
-                return Choice(backup, window), found
-            end = begin
-    raise near.not_found(wanted, windows[0].backups[0])
 
 
 def _hole_behind(evidence: Evidence, history: History, window: Window) -> int | None:
