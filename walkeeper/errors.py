@@ -67,6 +67,7 @@
     ├── NoLeadership           a server accepts writes without Patroni's leader key
     ├── GapOpen                a recorded gap that nobody has accepted
     ├── TakeoverRuns           a takeover that takes long
+    ├── TwoAcknowledge         with durability: store, somebody else could tell the server that commits are stored
     ├── TwoAgents              of one member, which take the record from each other
     ├── BackupFails            the cluster's backup job did not come to its end
     ├── ProofFails             the cluster's backups were not proved by a restore
@@ -392,6 +393,11 @@ class TakeoverRuns(WalkeeperError):
             f"takeover: it has compared the archive with this server for {seconds:.0f} s, and goes on",
             hint="A large archive is listed once, thousands of objects a second. If it takes much longer, look at the store.",
         )
+
+
+class TwoAcknowledge(WalkeeperError):
+    waiting_helps = True
+    reason = "two_acknowledge"
 
 
 class TwoAgents(WalkeeperError):

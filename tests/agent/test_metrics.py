@@ -350,8 +350,8 @@ def test_the_report_says_what_commits_wait_for(
     server = ServerState(7, False, 1, Lsn(MIB), SegmentSize(MIB), 15, "replica")
     for commits, waiting, named in (
         (None, None, None),  # could not be asked
-        (CommitsState(None, "walkeeper_00000007", connected=True), None, True),
-        (CommitsState(0, "", connected=False), 0, False),
+        (CommitsState(None, "walkeeper_00000007", connected=1), None, True),
+        (CommitsState(0, "", connected=0), 0, False),
     ):
         assert durability(agent, Observation(server=server, commits=commits)) == {
             "state": state, "acknowledged": acknowledged, "waited_seconds": waited, "waiting_commits": waiting,

@@ -18,6 +18,7 @@ from walkeeper.agent.members_look import Seen
 from walkeeper.agent.observer import Observer
 from walkeeper.agent.problems import Problems
 from walkeeper.config import load
+from walkeeper.core.about import About
 from walkeeper.core.backup_job import alarm
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
@@ -135,7 +136,7 @@ def test_a_primary_is_asked_how_many_commits_wait_where_they_wait_for_the_store(
     observer = observer_of(short_path)
     observer._config = replace(observer._config, durability=durability)
     server = ServerState(1, in_recovery, 1, Lsn(9 * MIB), SegmentSize(MIB), 15, "replica")
-    state = CommitsState(3, "walkeeper_00000001", connected=True)
+    state = CommitsState(3, "walkeeper_00000001", connected=1)
     monkeypatch.setattr(observer._server, "commits", {"walkeeper_00000001": state}.__getitem__)
     assert observer._look_at_commits(server) == (state if asked else None)
     assert observer._look_at_commits(None) is None
@@ -145,6 +146,36 @@ def test_a_primary_is_asked_how_many_commits_wait_where_they_wait_for_the_store(
 
     monkeypatch.setattr(observer._server, "commits", fails)
     assert observer._look_at_commits(server) is None
+
+
+def test_p10_a_second_walsender_that_commits_believe_is_told_of(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may replicate can take that name, and acknowledge what is stored nowhere."""
+    observer, now, state = observer_of(short_path), 0.0, CommitsState(None, "", connected=2)
+    observer._config = replace(observer._config, durability="store")
+    observer._problems._clock = cast(Clock, SimpleNamespace(monotonic=lambda: now))
+    server = ServerState(1, False, 1, Lsn(9 * MIB), SegmentSize(MIB), 15, "replica")
+    monkeypatch.setattr(observer._server, "commits", lambda _: state)
+
+    def told() -> list[str]:
+        observer._look_at_commits(server)
+        return [each.what for each in observer._problems.open()]
+
+    assert told() == [], "a stream that has just been begun again"
+    now = 6.0
+    assert told() == [About.TWO_ACKNOWLEDGE]
+    assert "walkeeper_00000001" in observer._problems.open()[0].text
+    state = replace(state, connected=1)
+    told()
+    now = 60.0
+    assert told() == []
+    state = replace(state, connected=2)
+    told()
+    now = 70.0
+    assert told() == [About.TWO_ACKNOWLEDGE]
+    server = replace(server, in_recovery=True)
+    assert told() == []
 
 
 @pytest.mark.parametrize(("identifier", "safe"), [(7300000000000000001, False), (7300000000000000002, None)])

@@ -311,7 +311,7 @@ class ServerView:
 
     def commits(self, standby: str) -> CommitsState:
         self._ask("commits")
-        return CommitsState(None, standby, connected=True)
+        return CommitsState(None, standby, connected=1)
 
     def archive_command(self) -> CommandState:
         self._ask("archive_command")

@@ -25,7 +25,7 @@ from walkeeper.core.stores_told import brief
 from walkeeper.core.synchronous import standby_name
 from walkeeper.dcs.base import RecordStore, Topology, Versioned
 from walkeeper.dcs.claim import decoded
-from walkeeper.errors import CommandFails, DcsError, DcsUnavailable, NotGapSafe, PostgresError
+from walkeeper.errors import CommandFails, DcsError, DcsUnavailable, NotGapSafe, PostgresError, TwoAcknowledge
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.page.facts import Sample
 from walkeeper.postgres.server import AGENT_APPLICATION, CommandState, CommitsState, Server, ServerState
@@ -256,12 +256,21 @@ class Observer:
     def _look_at_commits(self, server: ServerState | None) -> CommitsState | None:
         """Of a server whose commits are to wait for the store."""
         if self._config.durability != "store" or server is None or server.in_recovery:
+            self._problems.clear(About.TWO_ACKNOWLEDGE)
             return None
+        name = standby_name(server.system_identifier)
         try:
-            return self._server.commits(standby_name(server.system_identifier))
+            commits = self._server.commits(name)
         except PostgresError as problem:
             self._problems.report(About.POSTGRESQL, problem, grace=True)
             return None
+        if commits.connected > 1:
+            text = f"{self._config.name}: {commits.connected} walsenders are called {name}, and commits believe each of them"
+            hint = "One is the agent's. Whose are the others? walkeeper doctor says how to see it; change the role's password."
+            self._problems.report(About.TWO_ACKNOWLEDGE, TwoAcknowledge(text, hint=hint), grace=True)
+        else:
+            self._problems.clear(About.TWO_ACKNOWLEDGE)
+        return commits
 
     def _judge_slot(self, look: Look) -> str | None:
         """Why this node is not gap-safe; "" if it is, None if that cannot be told, or if nothing depends on it."""

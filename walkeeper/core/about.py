@@ -12,6 +12,7 @@ class About(StrEnum):
     DCS = "dcs"
     RECORD = "record"
     ARCHIVE_COMMAND = "archive_command"
+    TWO_ACKNOWLEDGE = "two_acknowledge"
     NOT_GAP_SAFE = "not_gap_safe"
     NO_LEADERSHIP = "no_leadership"
     TAKEOVER_FAILED = "takeover_failed"

@@ -76,7 +76,7 @@ _COMMITS: Final = """
 select case when pg_has_role('pg_read_all_stats', 'usage')
             then (select count(*) from pg_stat_activity where wait_event = 'SyncRep') end,
        current_setting('synchronous_standby_names'),
-       exists (select from pg_stat_replication where application_name = %s)"""
+       (select count(*) from pg_stat_replication where application_name = %s)"""
 
 # Anybody may call a session so; an agent's role may replicate.
 _AGENTS: Final = """
@@ -166,12 +166,12 @@ class CommandState:
 @dataclass(frozen=True, slots=True)
 class CommitsState:
     """``waiting``: how many sessions wait for a synchronous standby; None where this role cannot see it of all. ``connected``:
-    whether the standby that was asked for is, as one that replicates.
+    how many replicate under the name of the standby that was asked for.
     """
 
     waiting: int | None
     standby_names: str
-    connected: bool
+    connected: int
 
 
 class Server:
@@ -232,7 +232,7 @@ class Server:
     def commits(self, standby: str) -> CommitsState:
         """``standby``: who acknowledges."""
         waiting, names, there = self._one(_COMMITS, (standby,))
-        return CommitsState(None if waiting is None else int(str(waiting)), str(names), bool(there))
+        return CommitsState(None if waiting is None else int(str(waiting)), str(names), int(str(there)))
 
     def advance_slot(self, name: str, lsn: Lsn) -> None:
         """Move a physical slot forward to ``lsn``."""

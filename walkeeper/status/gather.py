@@ -233,7 +233,7 @@ def _commits(found: CommitsState, standby: str) -> dict[str, Any]:
     return {
         "waited_for": waited_for,
         "waiting": found.waiting if waited_for else None,
-        "acknowledged": found.connected,
+        "acknowledged": found.connected > 0,
         "standby_name": standby,
     }
 
