@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.windows import stopped_at
 from walkeeper.errors import PostgresError
 from walkeeper.postgres import base_backup
+from walkeeper.store.directory.driver import DirectoryStore
 
 pytestmark = pytest.mark.postgres
 
@@ -233,6 +234,24 @@ def test_p5_a_server_of_another_cluster_and_one_without_an_archive_are_refused(
     assert place.take() == 0
     later.unlink()
     assert "not finished" not in said
+
+
+def test_a_store_that_overwrites_is_refused_before_anything_is_stored(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create = DirectoryStore.create
+
+    def overwrite(store: DirectoryStore, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+        (place.store / key).unlink(missing_ok=True)
+        create(store, key, body, metadata)
+
+    before = place.ids()
+    monkeypatch.setattr(DirectoryStore, "create", overwrite)
+    assert place.take() == 1
+    said = capsys.readouterr().err
+    assert "it overwrites objects" in said
+    assert "HINT:" in said
+    assert place.ids() == before
 
 
 def test_a_role_that_may_not_replicate_is_told_so(

@@ -59,12 +59,12 @@ def test_p9_p10_an_agent_that_is_killed_leaves_nothing_of_its_proof_and_the_next
     server = wait_until(lambda: running_server(place / "data"), "the restored server", 240, logs=[machine.log])
     agent.send(signal.SIGKILL)
     agent.wait()
-    wait_until(lambda: not Path(f"/proc/{server.pid}").exists() and not place.exists(), "the end of its proof", 60)
+    wait_until(lambda: not Path(f"/proc/{server.pid}").exists() and not place.exists(), "the end of its proof", 240)
     (place / "data" / "base").mkdir(parents=True)  # as a host that lost its power would have left it
     place.chmod(0o700)
 
     agent = machine.start()
-    wait_until(lambda: not (place / "data" / "base").exists(), "a host that is cleared", 60, logs=[machine.log])
+    wait_until(lambda: not (place / "data" / "base").exists(), "a host that is cleared", 240, logs=[machine.log])
     done = wait_until(
         lambda: found if (found := job()) is not None and found.is_over else None, "a proof", 300, logs=[machine.log]
     )

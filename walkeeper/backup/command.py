@@ -93,6 +93,7 @@ class _Attempt:
         source = survey(settings)
         layout = archives.layout(source.state.system_identifier)
         first = with_retries(lambda: _first(archives, layout, source.state.segment_size))
+        with_retries(archives.store.probe)
         backups = archives.backups(source.state.system_identifier)
         may_be_new = self._request.job is not None
         there = with_retries(lambda: backups.read(resumed)) if resumed is not None and may_be_new else None
