@@ -223,7 +223,7 @@ class StoreUnavailable(StoreError):
 class NotFound(StoreUnavailable):
     """A 404. ``proved`` says that it is about the object, and not about the bucket, a proxy or a wrong address."""
 
-    def __init__(self, message: str, *, proved: bool, hint: str = "") -> None:
+    def __init__(self, message: str, *, proved: bool, hint: str) -> None:
         super().__init__(message, hint=hint)
         self.proved = proved
 

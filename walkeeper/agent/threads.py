@@ -13,9 +13,9 @@ from walkeeper.lib import events
 class Supervisor:
     """Starts threads and notices when one dies. ``ended`` is set when the process must end, for either reason."""
 
-    def __init__(self, ended: threading.Event | None = None, store: str = "") -> None:
+    def __init__(self, ended: threading.Event, store: str) -> None:
         """``ended`` may be another's, too. ``store`` stands in all lines that its threads log, and before their names."""
-        self.ended = ended or threading.Event()
+        self.ended = ended
         self._store = store
         self.lost: str | None = None
         """The thread that died, if one did."""

@@ -22,7 +22,7 @@ from walkeeper.core import backup_index
 from walkeeper.core.backup import MAX_BACKUP_BYTES, Backup, BackupId, Tombstone, decode, encode
 from walkeeper.core.backup_index import Piece
 from walkeeper.errors import BadBackup, CannotTell, Damaged, StoreUnavailable
-from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, Store
+from walkeeper.store.base import AlreadyThere, Body, Store
 
 Kind: TypeAlias = Literal["index", "order", "manifest"]
 MAX_DOCUMENT: Final = 1024**3
@@ -169,7 +169,7 @@ class Backups:
         """Its plain bytes, proved by the name. Raises CannotTell if it is not there, or damaged."""
         suffix = document_suffix(kind, backup.suffix)
         key = self.layout.backup_document(BackupId.parse(backup.id), kind, sha256, suffix)
-        body = self._body(key, MAX_OBJECT)
+        body = self._body(key)
         with named(key):
             plain = self.codec.decode(suffix, body, MAX_DOCUMENT) if suffix else bytes(body)
         _prove(key, plain, sha256)
@@ -183,7 +183,7 @@ class Backups:
         """As ``read_piece``, bit by bit, in a fraction of the memory: it is the piece only if this ends without CannotTell."""
         key = self.layout.backup_piece(BackupId.parse(backup.id), piece.sha256, backup.suffix)
         found = xxhash.xxh3_128(seed=backup.seed)
-        body = self._body(key, MAX_OBJECT)
+        body = self._body(key)
         with named(key):
             frame = self.codec.unseal(backup.suffix, body)
         _prove(key, frame, piece.sha256)
@@ -202,8 +202,8 @@ class Backups:
         """A piece's plain bytes, proved by its name and its index. Raises CannotTell if it is not there, or damaged."""
         return b"".join(self.pour(backup, piece))
 
-    def _body(self, key: str, limit: int) -> Body:
-        body = self.store.get(key, limit)
+    def _body(self, key: str) -> Body:
+        body = self.store.get(key)
         if body is None:
             raise CannotTell(f"{key}: it is not there", hint="The backup is damaged: use another one.")
         return body

@@ -43,7 +43,7 @@ class Written:
             raise self.error(keys, f"{value!r} is not an absolute path", hint="Write the whole path, from / on.")
         return Path(value)
 
-    def secret(self, keys: tuple[str | int, ...], value: str | None, file: Path | str | None = None) -> str | None:
+    def secret(self, keys: tuple[str | int, ...], value: str | None, file: Path | str | None) -> str | None:
         """A secret out of the environment, out of ``file`` (under the same key with ``_file``), or as written."""
         if value is not None and self.places.from_environment((*self.section, *keys)):
             return value

@@ -20,7 +20,7 @@ from typing import Any, Final, Self, TypeAlias
 
 from walkeeper.errors import AgentError, WalkeeperError
 from walkeeper.lib import events
-from walkeeper.lib.clock import Clock, SystemClock
+from walkeeper.lib.clock import SystemClock
 
 MAX_LINE: Final = 64 * 1024
 CLIENT_SECONDS: Final = 5.0
@@ -86,14 +86,13 @@ class ControlServer:
         lock: AgentLock,
         handlers: Mapping[str, Handler],
         *,
-        clock: Clock | None = None,
         client_seconds: float = CLIENT_SECONDS,
     ) -> None:
         """``lock`` must be held: only its holder may replace the socket that a crash has left."""
         self.path = path
         self._lock = lock
         self._handlers = handlers
-        self._clock = clock or SystemClock()
+        self._clock = SystemClock()
         self._client_seconds = client_seconds
         self._places = threading.BoundedSemaphore(MAX_CLIENTS)
         self._closing = threading.Event()

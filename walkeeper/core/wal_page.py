@@ -155,7 +155,7 @@ def check_pages(plain: Plain, segment: Segment, history: History | None = None) 
         timeline = its_timeline
 
 
-def check_every_page(plain: Plain, segment: Segment, history: History | None = None) -> None:
+def check_every_page(plain: Plain, segment: Segment, history: History | None) -> None:
     """As ``check_pages``, but for the flags, of which a new PostgreSQL may have more: all pages at once, for each segment that
     is stored. 0.1 ms for 16 MiB. Raises BadSegment.
     """

@@ -295,7 +295,7 @@ def ends_early(plain: Plain, segment: Segment) -> Lsn | None:
     return Lsn(segment.start + end)
 
 
-def check_complete(plain: Plain, segment: Segment, history: History | None = None) -> None:
+def check_complete(plain: Plain, segment: Segment, history: History | None) -> None:
     """That PostgreSQL completed this segment, whose first page was checked: told by the bytes, not by the name (P13).
 
     Each page's header says that it is the page of its place; zeros at the end come after a switch. Raises BadSegment.

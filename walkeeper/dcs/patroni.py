@@ -378,7 +378,7 @@ def settings(patroni_config: Path, dynamic: Mapping[str, Any]) -> tuple[dict[str
     return local, effective
 
 
-def change_dynamic(patroni_config: Path, api_url: str, change: Mapping[str, Any], timeout: float = TIMEOUT) -> None:
+def change_dynamic(patroni_config: Path, api_url: str, change: Mapping[str, Any]) -> None:
     """Merge ``change`` into the dynamic configuration through Patroni's REST API, as a member serves it. Raises DcsError."""
     parts = urlparse(api_url)
     url = f"{parts.scheme}://{parts.netloc}/config"
@@ -386,7 +386,7 @@ def change_dynamic(patroni_config: Path, api_url: str, change: Mapping[str, Any]
     try:
         request = PatroniRequest(_read_config(patroni_config))
         answer = deadline.call(
-            lambda: request.request("PATCH", url, dict(change), timeout=timeout, retries=False), timeout
+            lambda: request.request("PATCH", url, dict(change), timeout=TIMEOUT, retries=False), TIMEOUT
         )
     except DeadlineExceeded as problem:
         raise DcsUnavailable(f"{url}: {problem}") from None

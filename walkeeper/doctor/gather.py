@@ -40,7 +40,7 @@ def gather(config: Config) -> Facts:
     problem, topology, found, cas = _look_at_dcs(config)
     record, record_problem = _decoded(found)
     others = [_OtherStore(each, problem) for each in config.of_each_store[1:]]
-    servers_uid = _looked_at("the data directory", FILE_SECONDS, lambda: here.owner_of_data(config))
+    servers_uid = _looked_at("the data directory", lambda: here.owner_of_data(config))
     with ThreadPoolExecutor(3 + len(others)) as pool:
         members = pool.submit(look_at_members, config, topology)
         store = pool.submit(_store, config, record)
@@ -74,9 +74,9 @@ def gather(config: Config) -> Facts:
             receiver_problem=_receiver_problem(config, looked_at),
             codec_problem=codec,
             base_backup=backup,
-            expire_keep=_looked_at("the configuration for expire", FILE_SECONDS, lambda: here.expire_keep(config)),
+            expire_keep=_looked_at("the configuration for expire", lambda: here.expire_keep(config)),
             backup_every=here.backup_every(config),
-            verify_room=_looked_at("backup.verify_directory", FILE_SECONDS, lambda: here.verify_room(config)),
+            verify_room=_looked_at("backup.verify_directory", lambda: here.verify_room(config)),
         )
         beside = (each.facts(facts, its.result()) for each, its in zip(others, stores, strict=True))
         return replace(facts, other_stores=tuple(beside))
@@ -228,17 +228,17 @@ def _files(
     config: Config, topology: Topology | Unknown
 ) -> tuple[PatroniFacts | Unknown, SpoolFacts | Unknown, str | Unknown]:
     return (
-        _looked_at("Patroni's configuration", FILE_SECONDS, lambda: here.look_at_patroni(config, topology)),
-        _looked_at("the spool", FILE_SECONDS, lambda: here.look_at_spool(config)),
-        _looked_at("pg_wal", FILE_SECONDS, lambda: here.newest_backup_label(config)),
+        _looked_at("Patroni's configuration", lambda: here.look_at_patroni(config, topology)),
+        _looked_at("the spool", lambda: here.look_at_spool(config)),
+        _looked_at("pg_wal", lambda: here.newest_backup_label(config)),
     )
 
 
-def _looked_at(what: str, seconds: float, look: Callable[[], _T | Unknown]) -> _T | Unknown:
+def _looked_at(what: str, look: Callable[[], _T | Unknown]) -> _T | Unknown:
     """The result; Unknown where it takes too long or cannot be had."""
     deadline = Deadline(what)
     try:
-        return deadline.call(look, seconds)
+        return deadline.call(look, FILE_SECONDS)
     except (DeadlineExceeded, WalkeeperError) as problem:
         return Unknown(str(problem))
     except OSError as problem:

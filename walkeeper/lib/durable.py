@@ -61,7 +61,7 @@ def publish_by_link(tmp: Path, dst: Path) -> None:
     fsync_dir(dst.parent)
 
 
-def make_directories(root: Path, directory: Path, *, mode: int = 0o750) -> None:
+def make_directories(root: Path, directory: Path, *, mode: int) -> None:
     """Make every directory from ``root``, which exists, down to ``directory``, and all their names durable.
 
     Also of those that were there: who made them may have died before the fsync.

@@ -85,7 +85,7 @@ _ONE_LINE: Final = "It has to hold one line of text: the secret, and nothing els
 class UnusableSecret(ValueError):
     """A file that is not there, that others may change, or that holds no secret; with what ends that."""
 
-    def __init__(self, text: str, *, hint: str = "") -> None:
+    def __init__(self, text: str, *, hint: str) -> None:
         super().__init__(text)
         self.hint = hint
 

@@ -66,7 +66,7 @@ def _leaders_timeline(records: RecordStore) -> int | None:
     return next((member.timeline for member in topology.members if member.name == name), None)
 
 
-def rebuilt(evidence: Evidence, timeline: int | None = None, leaders: int | None = None) -> Record:
+def rebuilt(evidence: Evidence, timeline: int | None, leaders: int | None) -> Record:
     """The most that the store bears out, along the chain of the timeline that is named, or else of the newest up to the
     leader's: a newer one is an abandoned branch. Raises CannotTell.
 

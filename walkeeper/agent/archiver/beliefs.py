@@ -80,8 +80,8 @@ def believe(
     record: Record | None,
     archive: Archive,
     local: LocalWal,
-    accepted: Collection[str] = (),
-    second_lives: Collection[SecondLife] = (),
+    accepted: Collection[str],
+    second_lives: Collection[SecondLife],
 ) -> Belief:
     """What is true, as far as it can be shown. ``accepted``: reasons of refusals that a person lets pass. ``second_lives``: of
     which the server may be; it has to show that it is not.

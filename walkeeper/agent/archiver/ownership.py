@@ -40,14 +40,14 @@ class Ownership:
         records: RecordStore,
         record: Record,
         versioned: Versioned,
-        lives: Mapping[SecondLife, SecondLife | None] | None = None,
-        listed: Collection[tuple[int, int]] = (),
+        lives: Mapping[SecondLife, SecondLife | None],
+        listed: Collection[tuple[int, int]],
     ) -> None:
-        """``lives``: what became of second lives; None: they need not be remembered any longer. ``listed``: as in Belief."""
+        """``lives``: what became of second lives; None: it need not be remembered any longer. ``listed``: as in Belief."""
         self._records = records
         self._versioned = versioned
         self.record = record
-        self.lives = lives or {}
+        self.lives = lives
         self.listed = listed
         self.below: tuple[int, str] | None = None
         """The number and SHA-256 of the last whole segment that the frontier has passed; None where that is not known."""

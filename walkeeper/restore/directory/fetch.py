@@ -59,11 +59,10 @@ class Fetch:
     A piece with changed blocks is written when it is proved, and once: a wrong number would spoil a file that is whole.
     """
 
-    def __init__(self, backups: Backups, layers: Layers, tree: Tree, patience: float = PATIENCE) -> None:
+    def __init__(self, backups: Backups, layers: Layers, tree: Tree) -> None:
         self._backups = backups
         self._layers = layers
         self._tree = tree
-        self._patience = patience
         self._number = 0
         """The backup that is fetched, in the chain."""
         self._locks: dict[str, threading.Lock] = {}
@@ -92,7 +91,7 @@ class Fetch:
 
         for number in range(len(self._layers.chain)):
             self._number = number
-            yield from in_parallel(one, read_index(self._backups, self._backup, self._patience), workers)
+            yield from in_parallel(one, read_index(self._backups, self._backup), workers)
         if not self.control:
             raise BadBackup(f"backup {self._backup.id}: it has no {PG_CONTROL}", hint="Use another one.")
 
@@ -112,7 +111,7 @@ class Fetch:
         """One that arrives damaged is asked for once more; a store that is away, until the patience is over."""
         for last in (False, True):
             try:
-                patiently(lambda: self._pour(piece), self._patience, _waits(piece=piece.sha256))
+                patiently(lambda: self._pour(piece), PATIENCE, _waits(piece=piece.sha256))
             except Locked:
                 raise
             except CannotTell as problem:
@@ -206,9 +205,9 @@ class Fetch:
         return found.hexdigest() == piece.xxh3
 
 
-def read_index(backups: Backups, backup: Backup, patience: float = PATIENCE) -> Iterator[Piece]:
+def read_index(backups: Backups, backup: Backup) -> Iterator[Piece]:
     """As ``Backups.index``, with the patience that pieces are given."""
-    return patiently(lambda: backups.index(backup), patience, _waits(index=backup.id))
+    return patiently(lambda: backups.index(backup), PATIENCE, _waits(index=backup.id))
 
 
 def _waits(**what: str) -> Callable[[StoreError, float], None]:
