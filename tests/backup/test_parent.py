@@ -8,14 +8,21 @@ from typing import Any, cast
 
 import pytest
 
+from tests.fixtures.backed_up import put_backup
 from tests.fixtures.made_backup import LAYOUT, made
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
+from walkeeper.archive.open import Archives
+from walkeeper.archive.proofs import write_proof
 from walkeeper.backup import parent
-from walkeeper.backup.parent import Parent, begin_incremental, lacking
+from walkeeper.backup.parent import Parent, begin_incremental, lacking, newest_chain
 from walkeeper.config import Config
 from walkeeper.core.backup import BackupId
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
+from walkeeper.core.proof import Proof
+from walkeeper.core.record import Record
 from walkeeper.errors import PostgresError
 from walkeeper.lib import events
 from walkeeper.postgres.base_backup import BEFORE_IT_BEGINS, BackupStream, Request
@@ -99,3 +106,45 @@ def test_a_parents_pieces_are_looked_for_by_their_names_as_they_were_stored() ->
     leftover = f"{key.rpartition('/')[0]}/{'0' * 64}.zst"
     store.objects[leftover] = (bytes(1 << 20), {})  # of another attempt
     assert lacking(backups, [backup]) == f"{backup.id} is damaged: {key}: it is not there"
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["by the record", "by a listing"])
+def test_an_incremental_builds_on_the_newest_backup_that_was_not_found_damaged(
+    monkeypatch: pytest.MonkeyPatch, *, recorded: bool
+) -> None:
+    store = MemoryStore()
+    archives = Archives(store, LAYOUT.scope, None, Codec())
+    store.create(f"{LAYOUT.starts}000000010000000000000003.json", b"{}", {})
+    for number in range(3, 10):
+        store.create(LAYOUT.file(Segment(1, number, SegmentSize(MIB)), ".zst"), b"x", {})
+    ids = [BackupId(f"2026112{day}T020000Z", 1, "00000001") for day in range(4)]
+    for number, (id_, parent_of) in enumerate(zip(ids, ("", "", ids[1], ids[2]), strict=True), start=4):
+        changed: dict[str, Any] = {"kind": "incremental", "parent": str(parent_of)} if parent_of else {}
+        put_backup(archives.backups(7), id_, Lsn(number * MIB + 40), Lsn(number * MIB + 256), **changed)
+    record = Record(
+        system_identifier="7", segment_size=MIB, timeline=1, lsn="0/A00000", start="000000010000000000000003",
+        owner="node1", session="x",
+    )  # fmt: skip
+    monkeypatch.setattr(parent, "ask_the_dcs", lambda _: SimpleNamespace(record=record if recorded else None))
+
+    def newest() -> tuple[list[str], str]:
+        server = SimpleNamespace(system_identifier=7, segment_size=SegmentSize(MIB))
+        before = BackupId("20261125T020000Z", 1, "00000001")
+        chain, passed = newest_chain(cast(Config, None), archives, cast(ServerState, server), before)
+        return [each.id for each in chain], passed
+
+    def damage(id_: BackupId) -> None:
+        note = Proof(
+            backup=str(id_), at="2026-11-28T02:00:00Z", timeline=1, lsn="0/0", damage=f"pg_checksums: {id_.at}"
+        )
+        write_proof(store, LAYOUT, note)
+
+    assert newest() == ([*map(str, ids[1:])], "")
+    damage(ids[3])
+    chain, passed = newest()
+    assert (chain, passed.startswith(f"{ids[3]}: "), "pg_checksums" in passed) == ([*map(str, ids[1:3])], True, True)
+    damage(ids[1])
+    assert newest()[0] == [str(ids[0])], "all that builds on it is damaged, too"
+    damage(ids[0])
+    chain, passed = newest()
+    assert (chain, ids[3].at in passed) == ([], True)

@@ -178,11 +178,13 @@ class _Attempt:
         if not self._request.incremental and full_every is None:
             return None
         try:
-            chain = with_retries(lambda: newest_chain(self._config, archives, source.state, id_))
+            chain, passed = with_retries(lambda: newest_chain(self._config, archives, source.state, id_))
             why = unfit(
                 chain, source.version_num, checksums=source.checksums, tablespaces=source.tablespaces,
                 summarizes=source.summarizes,
             )  # fmt: skip
+            if passed and not chain:
+                why = f"{why}: {passed}"
             if source.blocks != BLOCK:
                 why = f"the server's blocks have {source.blocks} bytes"
             if source.files != SEGMENT:
@@ -196,6 +198,8 @@ class _Attempt:
                 begin = found.wal[0]
                 pin = _pin(self._config, BackupId.parse(found.id), begin.timeline, Lsn.parse(begin.start))
                 opened.enter_context(pinned(archives.store, backups.layout, pin, must=True))
+                if passed:
+                    events.info("backup_passed_over", builds_on=found.id, not_on=passed)
                 return Parent(found.id, manifest)
         except WalkeeperError as problem:  # a full one needs nothing of that
             why = str(problem)

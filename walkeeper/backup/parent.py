@@ -39,8 +39,11 @@ class Parent:
     manifest: bytes
 
 
-def newest_chain(config: Config, archives: Archives, server: ServerState, before: BackupId) -> tuple[Backup, ...]:
-    """Of the newest complete backup on the cluster's branch whose id is before that one; empty where there is none.
+def newest_chain(
+    config: Config, archives: Archives, server: ServerState, before: BackupId
+) -> tuple[tuple[Backup, ...], str]:
+    """Of the newest complete backup on the cluster's branch whose id is before that one; empty where there is none. And of a
+    newer one that is damaged, or that a trial found damaged: its id, and what is wrong with it.
 
     By the record, where there is one. Raises BadFloor, BadHistory, CannotTell or the store's errors.
     """
@@ -48,9 +51,13 @@ def newest_chain(config: Config, archives: Archives, server: ServerState, before
     if record is not None and record.system_identifier == str(system):
         found = restorable.claimed(archives, record).windows
     else:
-        found = restorable.look(archives, system, server.segment_size, None).windows
+        looked = restorable.look(archives, system, server.segment_size, None)
+        found = restorable.with_trials(archives.store, archives.layout(system), looked).windows
     there = [each for window in found.chains[found.kept.timeline] for each in window.backups if each.id < str(before)]
-    return chain_of(there[-1], {each.id: each for each in found.complete}) if there else ()
+    chain = chain_of(there[-1], {each.id: each for each in found.complete}) if there else ()
+    newest = chain[-1].id if chain else ""
+    damaged = [each for each in found.judged if each.verdict == "damaged" and newest < each.backup.id < str(before)]
+    return chain, f"{damaged[-1].backup.id}: {damaged[-1].why}" if damaged else ""
 
 
 def lacking(backups: Backups, chain: Sequence[Backup]) -> str:
