@@ -196,19 +196,22 @@ def world() -> World:
 
 
 def test_a_cluster_where_no_commit_waits_is_not_hindered(world: World) -> None:
-    assert ask({"main": world.records}, "local", world.time) == ()
+    def asked() -> tuple[str, ...]:
+        return ask({"main": world.records}, "local", world.time, lambda: False)
+
+    assert asked() == ()
     world.record(durability="")
-    assert ask({"main": world.records}, "local", world.time) == ()
+    assert asked() == ()
     world.dcs.down = True
-    assert ask({"main": world.records}, "local", world.time) == ()
+    assert asked() == ()
     assert world.time.now == 1000
 
 
 def test_what_the_record_says_comes_before_the_configuration(world: World) -> None:
     world.record()
-    assert ask({"main": world.records}, "local", world.time) == ("main",)
+    assert ask({"main": world.records}, "local", world.time, lambda: False) == ("main",)
     world.record(durability="")
-    assert ask({"main": world.records}, "store", world.time) == ("main",)
+    assert ask({"main": world.records}, "store", world.time, lambda: False) == ("main",)
 
 
 def test_a_primary_is_let_alone(world: World) -> None:

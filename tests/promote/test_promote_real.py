@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -157,6 +157,8 @@ def test_p8_an_empty_store_without_a_record_is_a_veto_where_its_own_settings_hav
     pair.standby.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
     pair.standby.execute("SELECT pg_reload_conf()")
     wait_until(lambda: pair.standby.value("SHOW synchronous_standby_names") == name, "the setting", 30)
+    assert pair.run(stalled=1) == command.VETOED
+    pair.config = replace(pair.config, durability="local")  # an old configuration changes nothing
     assert pair.run(stalled=1) == command.VETOED
     (pair.directory / "store").rmdir()
     (pair.directory / "elsewhere").rename(pair.directory / "store")

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.promote.test_before import FIRST, ScriptedStandby, World
+from tests.promote.test_before import FIRST, SYSTEM, ScriptedStandby, World
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from walkeeper.config import Config, load
 from walkeeper.core.lsn import MIB
-from walkeeper.core.synchronous import LEASE_OVER
+from walkeeper.core.synchronous import LEASE_OVER, standby_name
 from walkeeper.dcs.base import Versioned
 from walkeeper.dcs.claim import Claim, Known, unknown
 from walkeeper.errors import (
@@ -139,6 +139,25 @@ def test_p8_a_store_that_this_member_does_not_name_is_a_veto(both: Both) -> None
     for durability in ("store", "local"):
         assert both.run(both.config(durability, "store: {directory: /a}")) == command.VETOED
     assert both.closed == []
+
+
+def test_p8_what_the_servers_own_settings_wait_for_is_looked_at_whatever_is_configured(
+    both: Both, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An old configuration, and all records are lost. Patroni gives ``synchronous_standby_names`` to all members."""
+    local = both.config("local")
+    both.standby.replayed = FIRST * MIB
+    assert both.run(local) == command.GOES_ON
+    both.standby.waits_for = f"FIRST 1 ({standby_name(SYSTEM)}, c)"
+    assert both.run(local) == command.VETOED
+    both.standby.comes = [FIRST * MIB, both.main.last(BEHIND)]
+    assert both.run(local) == command.GOES_ON
+    for records in both.records.values():
+        records.fails = [SILENT] * ATTEMPTS
+    assert both.run(local) == command.VETOED
+    both.standby.problem = PostgresError("it is down")
+    assert both.run(local) == command.GOES_ON
+    assert "pre_promote_without_settings" in caplog.text
 
 
 def test_each_record_is_told_what_commits_wait_for(both: Both) -> None:
@@ -289,6 +308,19 @@ def test_a_word_that_no_promotion_here_can_need_is_refused(
     with pytest.raises(ConfigError, match=refused) if refused else nullcontext():
         command.main(config, lose=True, stalled=60)
     assert Word(config.spool_directory).given() == (not refused)
+
+
+def test_a_word_is_taken_where_only_the_servers_settings_have_commits_wait(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_is_primary", lambda _: False)
+    config = both.config("local")
+    with pytest.raises(ConfigError, match="no commit of this cluster waits"):
+        command.main(config, lose=True, stalled=60)
+    both.standby.waits_for, both.standby.replayed = standby_name(SYSTEM), FIRST * MIB
+    assert both.run(config) == command.VETOED
+    command.main(config, lose=True, stalled=60)
+    assert command.run(config, Word(config.spool_directory), 60) == command.GOES_ON
 
 
 def test_a_dcs_that_says_nothing_refuses_no_word(both: Both) -> None:

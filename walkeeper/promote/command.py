@@ -8,6 +8,7 @@ from typing import Final
 
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
+from walkeeper.core.synchronous import named, standby_name
 from walkeeper.dcs.base import RECORD, RecordStore
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import ConfigError, NotLeader, PromotionVetoed, WalkeeperError
@@ -52,7 +53,7 @@ def _refuse_for_nothing(config: Config) -> None:
             f"pre-promote --lose: the server of {config.name} is a primary",
             hint="Run it on the member that is to be promoted.",
         )
-    if config.durability == "local" and _none_waits(config):
+    if config.durability == "local" and _none_waits(config) and not _server_waits(config):
         raise ConfigError(
             "pre-promote --lose: no commit of this cluster waits for a store, so that no promotion is vetoed",
             hint="Is it this cluster's configuration? Why nobody is promoted, Patroni's own log says.",
@@ -73,6 +74,19 @@ def _none_waits(config: Config) -> bool:
         records = {each.store_name: _connected(each, stack) for each in config.of_each_store}
         return none_wait(records)
     return False
+
+
+def _server_waits(config: Config) -> bool:
+    """Whether by its settings, which Patroni gives to all members, commits wait for a store of its cluster. What cannot be asked
+    does not hinder a cluster in which no commit waits.
+    """
+    try:
+        with closing(Server(config.postgresql, config.agent.dcs_timeout)) as server:
+            standby = Standby(server, config.data_dir)
+            return standby_name(standby.state().system_identifier) in named(standby.look().waits_for)
+    except WalkeeperError as problem:
+        events.warning("pre_promote_without_settings", error=problem)
+        return False
 
 
 def run(config: Config, word: Word, stalled: float) -> int:
@@ -106,7 +120,7 @@ def _before(config: Config, stalled: float, *, lose: bool) -> str:
         records = {name: _connected(each, stack) for name, each in archives.items()}
         unsaid: PromotionVetoed | None = None
         try:
-            waited = ask(records, config.durability, SystemClock())
+            waited = ask(records, config.durability, SystemClock(), partial(_server_waits, config))
         except PromotionVetoed as problem:
             if not lose:
                 raise

@@ -1,11 +1,12 @@
-"""Which stores commits wait for: the records say it, and a record that could not be read has said nothing.
+"""Which stores commits wait for: the records say it, and a record that could not be read has said nothing. Where none says it,
+PostgreSQL's own setting does.
 
 Members may name the stores in different orders, and the leader's first is the one that counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from walkeeper.config.model import Durability
@@ -22,13 +23,16 @@ _AGAIN: Final = 1.0
 """Seconds before the DCS is asked again."""
 
 
-def ask(records: Mapping[str, RecordStore], durability: Durability, clock: Clock) -> tuple[str, ...]:
-    """Their names, of ``records``, the first's first; none where no commit waits. ``durability``: of this node's configuration.
+def ask(
+    records: Mapping[str, RecordStore], durability: Durability, clock: Clock, server_waits: Callable[[], bool]
+) -> tuple[str, ...]:
+    """Their names, of ``records``, the first's first; none where no commit waits. ``durability``: of this node's configuration,
+    which may be old; ``server_waits``: whether the local server's settings have commits wait for one of them.
 
     Raises PromotionVetoed where a record may say that commits wait, and cannot be read.
     """
     claims = {name: _claim(each) for name, each in records.items()}
-    if durability == "local" and not _said(claims):
+    if durability == "local" and not _said(claims) and not server_waits():
         for store, claim in claims.items():  # a DCS that is away must not hinder a cluster in which no commit waits
             if claim.problem is not None:
                 events.warning("pre_promote_without_record", store=store, error=claim.problem)
