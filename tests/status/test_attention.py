@@ -208,6 +208,25 @@ def test_a_member_that_catches_up_is_not_an_alarm(next_wal: str | None) -> None:
     assert texts(members=[ROW, late]) == []
 
 
+def test_a_server_that_takes_writes_beside_the_leader_is_seen_from_every_node_and_once_on_its_own() -> None:
+    """Promoted by hand in a pause, for instance: its WAL is not archived, and the leader's archive is well."""
+    beside = {**ROW, "name": "node2", "timeline": 3}
+    told = "node2 takes writes, and node1 leads: what is written there is not archived"
+    assert texts(members=[ROW, beside]) == [told]
+    assert "Patroni rewinds node2" in hints(members=[ROW, beside])
+    problem = {
+        **PROBLEM,
+        "what": "no_leadership",
+        "reason": "no_leadership",
+        "text": "node2: PostgreSQL accepts writes here",
+    }
+    for troubles, said in (([], told), ([problem], "node2: PostgreSQL accepts writes here")):
+        (found,) = texts(members=[ROW, beside], node="node2", agent={**REPORT, "troubles": troubles})
+        assert found.endswith(said)
+    assert texts(members=[ROW, REPLICA]) == []
+    assert texts(members=[{**ROW, "in_recovery": None}], leader="node2", record=record(owner="node2")) == []
+
+
 def test_a_member_that_is_never_promoted_is_not_held_to_being_gap_safe() -> None:
     tagged = {**REPLICA, "held": False, "gap_safe": None, "hold_slot": None}
     assert texts(members=[ROW, tagged]) == []

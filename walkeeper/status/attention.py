@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
+from walkeeper.core.about import About
 from walkeeper.core.amounts import duration, size
 from walkeeper.core.room import DISK_SECONDS, LEAST
 from walkeeper.core.store_words import for_store
@@ -175,6 +176,7 @@ def _about_members(status: dict[str, Any]) -> Iterator[Remark]:
                 f"{row['name']}'s PostgreSQL does not run: Patroni says {row['state']}",
                 "Patroni starts it again; its log says why it ended. If its disk is full: docs/operations.md, Disk full.",
             )
+        yield from _beside_the_leader(row, status)
         yield from _stuck(row, scope)
         yield from _about_commits(row, status)
         yield from _disk_short(row, status)
@@ -183,6 +185,19 @@ def _about_members(status: dict[str, Any]) -> Iterator[Remark]:
         yield remark(
             f"Patroni's dynamic configuration does not declare the slot {slot['name']}",
             f"patronictl edit-config --set slots.{slot['name']}.type=physical --force",
+        )
+
+
+def _beside_the_leader(row: dict[str, Any], status: dict[str, Any]) -> Iterator[Remark]:
+    """Promoted by hand, in a pause for instance. Its own agent says so, too, if it runs; nobody else's does."""
+    name, leader = row["name"], status["leader"]
+    told = name == status["node"] and any(each["what"] == About.NO_LEADERSHIP for each in _problems(status["agent"]))
+    owns = status["record"] is not None and status["record"]["owner"] == name  # a failover that goes on: said already
+    if row["in_recovery"] is False and leader not in (None, name) and not told and not owns:
+        yield remark(
+            f"{name} takes writes, and {leader} leads: what is written there is not archived",
+            "Normal for seconds after a failover. If it stays so, it was promoted by hand, or is cut off from the DCS. Keep "
+            f"applications away from it: what was written there goes when Patroni rewinds {name}, or builds it again.",
         )
 
 
