@@ -19,9 +19,9 @@ SIZE = SegmentSize(MIB)
 END = Lsn(1 << 40)
 
 
-def record(frontier: int, timeline: int = 1) -> Record:
+def record(frontier: int, timeline: int = 1, system: str = "7") -> Record:
     return Record(
-        system_identifier="7", segment_size=MIB, timeline=timeline, lsn=str(Lsn(frontier)), start="000000010000000000000003",
+        system_identifier=system, segment_size=MIB, timeline=timeline, lsn=str(Lsn(frontier)), start="000000010000000000000003",
         owner="node1", session="s",
     )  # fmt: skip
 
@@ -74,6 +74,18 @@ def test_what_this_node_does_not_have_is_not_known(tmp_path: Path) -> None:
     assert known.below(record(5 * MIB), Lsn(5 * MIB)) == server.last(5 * MIB)
     assert known.below(record(5 * MIB, timeline=2), END) is None  # another branch's files
     assert known.below(record(4 * MIB), END) == server.last(4 * MIB)  # it went back: an archive that was put back
+
+
+def test_what_was_known_of_another_cluster_is_forgotten(tmp_path: Path) -> None:
+    """One that was initialised again, under an agent that went on: it writes the same timeline, from the same position."""
+    server = Server(tmp_path, [100_000] * 20)
+    known = LastCommit(tmp_path)
+    assert known.below(record(5 * MIB), END) is not None
+    for path in tmp_path.iterdir():
+        path.unlink()
+    again = Server(tmp_path, [1000, 5 * MIB])
+    for frontier in (5 * MIB, 6 * MIB):
+        assert known.below(record(frontier, system="8"), END) == again.last(frontier) != server.last(frontier)
 
 
 def test_one_look_reads_so_much_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ class LastCommit:
     def __init__(self, pg_wal: Path) -> None:
         self._pg_wal = pg_wal
         self._lock = threading.Lock()
-        self._timeline = 0
+        self._chain = ("", 0)
         self._upto = Lsn(0)
         self._found: Commit | None = None
 
@@ -36,8 +36,9 @@ class LastCommit:
         """The last one below that frontier; None where it is not known: this node's WAL ends at ``local``, or is too new."""
         frontier = record.position
         with self._lock:
-            if record.timeline != self._timeline or frontier < self._upto:
-                self._timeline, self._upto, self._found = record.timeline, Lsn(0), None
+            chain = (record.system_identifier, record.timeline)
+            if chain != self._chain or frontier < self._upto:
+                self._chain, self._upto, self._found = chain, Lsn(0), None
             if frontier > self._upto and local >= frontier:
                 try:
                     self._found = self._look(record, self._upto, frontier)
