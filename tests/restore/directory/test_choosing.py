@@ -91,6 +91,23 @@ def test_of_two_archives_this_host_is_asked_for_the_one_that_is_named(built: Bui
     assert f"has {SECOND}" in found.text
 
 
+def test_a_cluster_without_a_backup_that_was_initialised_again_leads_to_those_of_before(
+    built: Built, make: Make
+) -> None:
+    again = SYSTEM + 1
+    built.archive_of(again).state_start(built.segment(1, 3))
+    built.put(ONE, 3, archive=built.archive_of(again))
+    built.record(1, 4, again)
+    with pytest.raises(CannotRestore, match=f"demo/{again}/: there is no base backup in it") as told:
+        make()
+    (named,) = re.findall(r"--system-identifier (\d+)", told.value.hint)
+    assert make(system_identifier=int(named)).backup.id == str(SECOND)
+
+
+def test_a_host_without_the_programs_is_told_before_its_person_types_their_name(make: Make) -> None:
+    assert "Programs  PostgreSQL 15 is not found here" in "\n".join(command._told(make(), None))
+
+
 def test_a_named_backup_that_stopped_after_the_time_is_refused(built: Built, make: Make) -> None:
     for to in ("2026-11-27 01:59:59Z", "2026-11-26 12:00Z"):
         with pytest.raises(CannotRestore, match=f"{SECOND}: it stopped at 2026-11-27T02:00:00") as told:

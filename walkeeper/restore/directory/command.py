@@ -151,6 +151,8 @@ def _told(plan: Plan, seconds: float | None) -> list[str]:
         *wrapped("WAL", f"{wal} at most, some {amounts.size(plan.wal_bytes)} to fetch"),
         *wrapped("Into", "; ".join([str(plan.directory), *(f"tablespace {oid}: {place}" for oid, place in spaces)])),
     ]
+    if plan.folder is None:
+        lines += wrapped("Programs", f"PostgreSQL {backup.major} is not found here: install it before the start.")
     if plan.resumed is not None:
         lines += wrapped("Goes on", f"what was begun at {plan.resumed.began}")
     if seconds is not None:

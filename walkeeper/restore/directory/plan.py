@@ -171,10 +171,15 @@ def _look(evidence: Evidence, archives: Archives) -> Restorable:
     documents = with_retries(lambda: restorable.read_documents(backups))
     if not documents.backups:
         unreadable = "; ".join(documents.unreadable.values())
+        others = [number for number, other in sorted(evidence.others.items()) if other.base_backups.count]
         raise CannotRestore(
             f"{evidence.store.url}/{evidence.layout.root}: there is no base backup in it",
             hint=unreadable
-            or "walkeeper backup takes one. Other tools restore theirs, with walkeeper-restore-wal as restore_command.",
+            or (
+                f"The cluster was initialised again, or upgraded, and has some of before that: --system-identifier {others[-1]}"
+                if others
+                else "walkeeper backup takes one. Other tools restore theirs, with walkeeper-restore-wal as restore_command."
+            ),
         )
     listed = Listed(evidence.archived, evidence.histories, evidence.start)
     record = evidence.claim.record
