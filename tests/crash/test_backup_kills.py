@@ -34,6 +34,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.postgres.scratch import ScratchServer
 from walkeeper.proof import command
+from walkeeper.proof.found import Check
 
 pytestmark = [pytest.mark.postgres, pytest.mark.s3, pytest.mark.slow]
 
@@ -144,7 +145,7 @@ def test_p7_p14_whatever_is_killed_while_backups_are_taken_each_of_them_restores
     seen: dict[str, Any] = {}
     original = command._relations
 
-    def looked(server: ScratchServer, superuser: str | None) -> command.Check:
+    def looked(server: ScratchServer, superuser: str | None) -> Check:
         """Beside pg_amcheck: the rows."""
         with psycopg.connect(host=str(server.sockets), port=5432, user=superuser, dbname="postgres") as restored:
             seen["sum"] = restored.execute(SUM.encode()).fetchall()[0][0]

@@ -10,7 +10,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 
@@ -38,6 +38,8 @@ from walkeeper.lib import events, retry
 from walkeeper.postgres.scratch import ScratchServer
 from walkeeper.postgres.server import Server
 from walkeeper.proof import command, modest, place
+from walkeeper.proof import found as remembered
+from walkeeper.proof.found import Check, Found, remember
 from walkeeper.restore.state import NAME, State, encode
 from walkeeper.store.directory.keys import DirectorySettings
 
@@ -183,8 +185,8 @@ def test_what_a_job_finds_is_said_where_the_agent_reads_it(
     store = MemoryStore()
     wanted = plan(made(store), store, tmp_path)
 
-    def prove(found: command.Found, *_: object) -> None:
-        found.checks.append(command.Check("pg_amcheck", "damage", "torn"))
+    def prove(found: Found, *_: object) -> None:
+        found.checks.append(Check("pg_amcheck", "damage", "torn"))
 
     monkeypatch.setattr(modest, "be", lambda: None)
     monkeypatch.setattr(command, "_planned", lambda *_: wanted)
@@ -214,8 +216,8 @@ def test_p15_what_pg_amcheck_alone_finds_is_told_and_not_held_against_the_backup
     store = MemoryStore()
     wanted = plan(made(store), store, tmp_path)
 
-    def prove(found: command.Found, *_: object) -> None:
-        found.checks += [command.Check(name, "damage", "torn") for name in broken]
+    def prove(found: Found, *_: object) -> None:
+        found.checks += [Check(name, "damage", "torn") for name in broken]
 
     uid = os.geteuid() or 1000
     monkeypatch.setattr("os.geteuid", lambda: uid)
@@ -246,8 +248,8 @@ def test_p15_damage_that_is_not_there_any_more_is_cleared_on_a_host_where_pg_amc
     store = MemoryStore()
     wanted = plan(made(store), store, tmp_path)
 
-    def prove(its: command.Found, *_: object) -> None:
-        its.checks += [command.Check(name, state, "torn") for name, state in found.items()]
+    def prove(its: Found, *_: object) -> None:
+        its.checks += [Check(name, state, "torn") for name, state in found.items()]
 
     uid = os.geteuid() or 1000
     monkeypatch.setattr("os.geteuid", lambda: uid)
@@ -264,6 +266,71 @@ def test_p15_damage_that_is_not_there_any_more_is_cleared_on_a_host_where_pg_amc
     assert ([*proofs.damaged(store, LAYOUT)] == []) == cleared
     assert ("Cleared" in text and "restore: a piece is torn" in " ".join(text.split())) == cleared
     assert newest_proof(store, LAYOUT) is None
+
+
+@pytest.mark.parametrize(
+    ("by", "later", "cleared"),
+    [
+        (["pg_checksums"], [["pg_verifybackup"]], False),
+        (["pg_checksums"], [["pg_verifybackup"], ["pg_checksums"]], True),
+        (["pg_verifybackup", "pg_checksums"], [["pg_verifybackup"], ["pg_checksums"], []], True),
+        (["pg_verifybackup", "pg_checksums"], [["pg_checksums"]], False),
+        (["restore"], [[]], True),
+        ([], [[]], True),
+        ([], [], False),
+    ],
+    ids=str,
+)
+def test_p15_what_a_program_found_is_cleared_only_where_that_program_looks_again(
+    by: list[str], later: list[list[str]], *, cleared: bool
+) -> None:
+    """On a host without it a proof says nothing of that."""
+    store = MemoryStore()
+    note = Proof(
+        **{**_fields(PROOF), "at": "2026-11-28T11:00:00Z", "damage": "pg_checksums: page 7", "found_by": (*by,)}
+    )
+    write_proof(store, LAYOUT, note)
+    for number, names in enumerate(later):
+        proof = Proof(**{**_fields(PROOF), "at": f"2026-11-28T12:00:0{number}Z", "checks": (*names,)})
+        write_proof(store, LAYOUT, proof)
+    assert ([*proofs.damaged(store, LAYOUT)] == []) == cleared
+
+
+def test_p15_an_older_note_counts_though_a_newer_one_is_cleared() -> None:
+    store = MemoryStore()
+    for at, by in (("2026-11-28T11:00:00Z", "pg_checksums"), ("2026-11-28T12:00:00Z", "pg_verifybackup")):
+        write_proof(store, LAYOUT, Proof(**{**_fields(PROOF), "at": at, "damage": by, "found_by": (by,)}))
+    write_proof(
+        store, LAYOUT, Proof(**{**_fields(PROOF), "at": "2026-11-28T13:00:00Z", "checks": ("pg_verifybackup",)})
+    )
+    assert proofs.damaged(store, LAYOUT)[str(ID)].endswith("pg_checksums")
+
+
+def test_p15_a_proof_says_what_it_could_not_clear_and_what_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    wanted = plan(made(store), store, tmp_path)
+    checks = [Check("pg_checksums", "damage", "page 7")]
+
+    def prove(its: Found, *_: object) -> None:
+        its.checks += checks
+
+    uid = os.geteuid() or 1000
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    monkeypatch.setattr(command, "_planned", lambda *_: wanted)
+    monkeypatch.setattr(command, "_prove", prove)
+    monkeypatch.setattr(command, "scratch", lambda *_: nullcontext(tmp_path))
+    moments = iter(f"2026-11-28T11:00:0{second}Z" for second in range(9))
+    monkeypatch.setattr(remembered, "timestamp", lambda _: next(moments))
+    steps: tuple[tuple[Literal["damage", "absent", "ok"], str], ...]
+    steps = (("damage", ""), ("absent", "Stays"), ("ok", "Cleared"), ("ok", ""))
+    for state, said in steps:
+        checks[:] = [Check("pg_checksums", state, "page 7")]
+        text, code = command._work(config(tmp_path), command.Request())
+        assert code == (1 if state == "damage" else 0)
+        assert [word for word in ("Stays", "Cleared") if f"\n{word} " in text] == ([said] if said else []), text
+        assert ("pg_checksums: page 7" in proofs.damaged(store, LAYOUT).get(str(ID), "")) == (state != "ok")
 
 
 def test_what_a_killed_one_left_is_removed_by_itself(tmp_path: Path) -> None:
@@ -531,21 +598,21 @@ def test_without_a_right_to_write_it_is_told_and_not_remembered(
 ) -> None:
     monkeypatch.setattr(retry, "_WAIT", 0.0)
     store = MemoryStore()
-    found = command.Found(plan(made(store), store, tmp_path))
+    found = Found(plan(made(store), store, tmp_path))
     found.reached = {"lsn": "0/5000028", "last_commit": None, "databases": ["postgres"]}
     found.seconds = {"restore": 1, "replay": 2}
     monkeypatch.setattr(store, "create", _denied)
-    command._remember(found)
+    remember(found)
     assert not found.remembered
     assert newest_proof(store, LAYOUT) is None
     settings = found.plan.config.store
     assert isinstance(settings, DirectorySettings)
     settings.path.rmdir()  # away: it does not tell the time either
-    command._remember(found)
+    remember(found)
     assert not found.remembered
     settings.path.mkdir()
     monkeypatch.undo()
-    command._remember(found)
+    remember(found)
     proof = newest_proof(store, LAYOUT)
     assert proof is not None
     assert (proof.backup, proof.lsn, proof.last_commit) == (str(ID), "0/5000028", "")

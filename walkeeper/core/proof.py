@@ -15,14 +15,16 @@ from walkeeper.errors import BadBackup, WalkeeperError
 
 SCHEMA: Final = 1
 MAX_PROOF_BYTES: Final = 65536
+RESTORE: Final = "restore"
+"""The check that all others come after: that it is restored at all."""
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """``lsn`` is how far the restored server replayed, ``last_commit`` the time of the last transaction in that, "" for none.
 
     ``at`` is the store's clock; ``checks`` are the programs that found nothing wrong; ``by`` is for people. ``damage`` is what
-    was found against it, in words: its place is another one then. There, too, is one with neither damage nor a proof: ``besides``
-    is what is not held against the backup.
+    was found against it, in words, and ``found_by`` the checks that did (``verify --deep`` is none: each restore reads as much):
+    its place is another one then. There, too, is one with neither damage nor a proof: ``besides`` is what is not held against it.
     """
 
     schema: int = SCHEMA
@@ -34,6 +36,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     checks: Annotated[tuple[Text, ...], Meta(max_length=16)] = ()
     by: Text = ""
     damage: Text = ""
+    found_by: Annotated[tuple[Text, ...], Meta(max_length=16)] = ()
     besides: Text = ""
 
 

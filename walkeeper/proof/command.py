@@ -14,25 +14,23 @@ import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from walkeeper.archive.proofs import damaged, write_proof
 from walkeeper.config import Config
 from walkeeper.core import amounts, backup_job
 from walkeeper.core.incremental import manifest_of_whole
-from walkeeper.core.lsn import Lsn
-from walkeeper.core.proof import Proof
+from walkeeper.core.proof import RESTORE
 from walkeeper.errors import BadBackup, CannotRestore, CannotTell, Locked, StoreError
 from walkeeper.lib import events
-from walkeeper.lib.clock import timestamp
 from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import Progress, complain, printable, wrapped
 from walkeeper.postgres.scratch import ScratchServer, newer_tablespace
 from walkeeper.proof import fence, modest
+from walkeeper.proof.found import Check, Found, commit, joined, remember
 from walkeeper.proof.place import DATA, DEFAULT, check_room, clear, scratch
 from walkeeper.restore.directory import here, others, settings
 from walkeeper.restore.directory import plan as planning
@@ -41,7 +39,7 @@ from walkeeper.restore.directory.command import restore_script
 from walkeeper.restore.directory.fetch import OURS
 from walkeeper.restore.directory.model import Plan
 from walkeeper.restore.directory.model import Request as RestoreRequest
-from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, FORMAT, SOUND, VERDICT, say
+from walkeeper.verify.answer import DAMAGED, FORMAT, SOUND, VERDICT, say
 
 _LOOKS: Final = 0.2
 """Seconds between two looks at the server."""
@@ -80,45 +78,6 @@ class Request:
     json: bool = False
     job: bool = False
     clear: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """``absent``: it cannot be done here, or with this backup, and is not missed; ``unsure``: it should have been possible."""
-
-    name: str
-    state: Literal["ok", "damage", "unsure", "absent"]
-    text: str = ""
-
-
-@dataclass(slots=True)
-class Found:
-    """Seconds by what they were spent on."""
-
-    plan: Plan
-    fetched: int = 0
-    reached: dict[str, Any] = field(default_factory=dict)
-    checks: list[Check] = field(default_factory=list)
-    seconds: dict[str, int] = field(default_factory=dict)
-    remembered: bool = False
-    cleared: str = ""
-    """What was found in this backup before, and is not there."""
-
-    @property
-    def code(self) -> int:
-        states = {each.state for each in self.checks}
-        return DAMAGED if "damage" in states else CANNOT_TELL if "unsure" in states else SOUND
-
-    @property
-    def wrong(self) -> list[Check]:
-        return [each for each in self.checks if each.state in ("damage", "unsure")]
-
-    @property
-    def of_the_backup(self) -> list[Check]:
-        """What need not be wrong with an older backup. What pg_amcheck finds is of the cluster's own tables and indexes, or of a
-        host that sorts text otherwise.
-        """
-        return [each for each in self.wrong if each.name != "pg_amcheck"]
 
 
 def main(config: Config, request: Request) -> int:
@@ -164,11 +123,11 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
         pace = modest.Pace(found.plan.backup.id, found.plan.bytes, config.backup_rate) if request.job else None
         _prove(found, settings.restore_command(script, config.source, None), place, progress, pace)
     if found.code == SOUND:
-        _remember(found)
+        remember(found)
     elif damage := [each for each in found.of_the_backup if each.state == "damage"]:
-        _remember(found, damage=_joined(damage))
+        remember(found, damage=joined(damage))
     elif not found.of_the_backup:
-        _remember(found, besides=_joined(found.wrong))
+        remember(found, besides=joined(found.wrong))
     if found.code != SOUND and request.job:
         for each in found.wrong:
             complain(f"backup {found.plan.backup.id}: {each.name}: {each.text}", _LAST[found.code])
@@ -228,7 +187,7 @@ def _prove(found: Found, command: str, place: Path, progress: Progress, pace: mo
         raise
     except (BadBackup, CannotTell) as problem:
         check_room(place)
-        found.checks.append(Check("restore", "damage", str(problem)))
+        found.checks.append(Check(RESTORE, "damage", str(problem)))
         return
     begun = _took(found, "restore", begun)
     folder = plan.folder
@@ -361,41 +320,6 @@ def _shown(path: Path) -> str:
     return " / ".join(first) + (f" / and {more} lines more" if more else "")
 
 
-def _joined(checks: list[Check]) -> str:
-    return "; ".join(f"{each.name}: {each.text}" for each in checks)
-
-
-def _remember(found: Found, *, damage: str = "", besides: str = "") -> None:
-    """In the store, beside the backups: ``damage`` for expire, which does not count that one; or, with ``besides``, that what was
-    found in it before is not there. Without a right to write there it is only said.
-    """
-    plan, reached = found.plan, found.reached
-    store, layout, before = plan.evidence.store, plan.evidence.layout, ""
-    try:
-        if besides and not (before := with_retries(lambda: damaged(store, layout)).get(plan.backup.id, "")):
-            return
-        ahead = with_retries(plan.config.store.clock_ahead) or 0.0
-        proof = Proof(
-            backup=plan.backup.id,
-            at=timestamp(ahead),
-            timeline=plan.timeline,
-            lsn=str(Lsn.parse(reached.get("lsn") or "0/0")),
-            last_commit=_commit(reached),
-            checks=tuple(each.name for each in found.checks if each.state == "ok"),
-            by=os.uname().nodename,
-            damage=damage[:4096],
-            besides=besides[:4096],
-        )
-        with_retries(lambda: write_proof(store, layout, proof))
-        found.remembered, found.cleared = not damage and not besides, before
-    except StoreError as problem:
-        events.warning("proof_not_stored", error=problem, hint="walkeeper backups and status will not know of it.")
-
-
-def _commit(reached: dict[str, Any]) -> str:
-    return f"{reached['last_commit']} UTC" if reached.get("last_commit") else ""
-
-
 def _document(found: Found) -> dict[str, Any]:
     plan, reached = found.plan, found.reached
     return {
@@ -411,12 +335,13 @@ def _document(found: Found) -> dict[str, Any]:
         "target": plan.request.to,
         "timeline": plan.timeline,
         "lsn": reached.get("lsn"),
-        "last_commit": _commit(reached) or None,
+        "last_commit": commit(reached) or None,
         "databases": len(reached["databases"]) if reached else None,
         "checks": [{"name": each.name, "state": each.state, "text": each.text or None} for each in found.checks],
         "seconds": found.seconds,
         "remembered": found.remembered,
         "cleared": found.cleared or None,
+        "stays": found.stays or None,
     }
 
 
@@ -430,10 +355,10 @@ def _lines(found: Found) -> Iterator[str]:
         took = amounts.duration(found.seconds["restore"])
         yield from wrapped("Restored", f"in {took}: {amounts.size(plan.bytes)}, {amounts.size(found.fetched)} fetched")
     if reached:
-        commit = f", the last commit at {_commit(reached)}" if _commit(reached) else ""
+        last = f", the last commit at {commit(reached)}" if commit(reached) else ""
         yield from wrapped(
             "Replayed",
-            f"in {amounts.duration(found.seconds['replay'])}, up to {reached['lsn']} on timeline {plan.timeline}{commit}",
+            f"in {amounts.duration(found.seconds['replay'])}, up to {reached['lsn']} on timeline {plan.timeline}{last}",
         )
         good = [each.name for each in found.checks if each.state == "ok"]
         count = amounts.counted(len(reached["databases"]), "database")
@@ -444,5 +369,9 @@ def _lines(found: Found) -> Iterator[str]:
             yield from wrapped(word, f"{each.name}: {each.text}")
     if found.cleared:
         yield from wrapped("Cleared", f"expire counts this backup again: {found.cleared}; that is not there any more")
+    if found.stays:
+        yield from wrapped(
+            "Stays", f"expire does not count this backup: {found.stays}; what found that did not look now"
+        )
     yield ""
     yield _LAST[found.code]

@@ -24,7 +24,7 @@ from walkeeper.core.backup import Backup
 from walkeeper.core.lsn import Lsn
 from walkeeper.errors import CannotRestore, WalkeeperError
 from walkeeper.restore import state
-from walkeeper.restore.directory import check, here, plan
+from walkeeper.restore.directory import check, choice, here, plan
 from walkeeper.restore.directory.model import Request
 
 pytestmark = pytest.mark.postgres
@@ -251,7 +251,7 @@ def test_what_cannot_end_well_is_refused_before_a_byte_is_written(life: Life, mo
     assert plan.make(elsewhere, replace(request, scope="demo")).clone_of.endswith(f"/{life.place.root.name}/")
     assert not plan.make(config, replace(request, scope="demo")).clone_of
     with monkeypatch.context() as patched:  # without a DCS nobody knows where the archive ends
-        patched.setattr(plan, "_check_reach", lambda *_: None)
+        patched.setattr(choice, "check_replica", lambda *_: None)
         assert plan.make(config, replace(request, use="replica")).recovery == {}  # no timeline: it follows each leader
     bootstrap = plan.make(config, replace(request, to=life.lsn, use="bootstrap"))
     assert bootstrap.recovery["recovery_target_action"] == "promote"

@@ -1,0 +1,99 @@
+"""What a trial found, and what of it is remembered in the store."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from walkeeper.archive.proofs import damaged, write_proof
+from walkeeper.core.lsn import Lsn
+from walkeeper.core.proof import Proof
+from walkeeper.errors import StoreError
+from walkeeper.lib import events
+from walkeeper.lib.clock import timestamp
+from walkeeper.lib.retry import with_retries
+from walkeeper.restore.directory.model import Plan
+from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, SOUND
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """``absent``: it cannot be done here, or with this backup, and is not missed; ``unsure``: it should have been possible."""
+
+    name: str
+    state: Literal["ok", "damage", "unsure", "absent"]
+    text: str = ""
+
+
+@dataclass(slots=True)
+class Found:
+    """Seconds by what they were spent on."""
+
+    plan: Plan
+    fetched: int = 0
+    reached: dict[str, Any] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    seconds: dict[str, int] = field(default_factory=dict)
+    remembered: bool = False
+    cleared: str = ""
+    """What was found in this backup before, and is not there."""
+    stays: str = ""
+    """What was found in it before, by a program that did not look now."""
+
+    @property
+    def code(self) -> int:
+        states = {each.state for each in self.checks}
+        return DAMAGED if "damage" in states else CANNOT_TELL if "unsure" in states else SOUND
+
+    @property
+    def wrong(self) -> list[Check]:
+        return [each for each in self.checks if each.state in ("damage", "unsure")]
+
+    @property
+    def of_the_backup(self) -> list[Check]:
+        """What need not be wrong with an older backup. What pg_amcheck finds is of the cluster's own tables and indexes, or of a
+        host that sorts text otherwise.
+        """
+        return [each for each in self.wrong if each.name != "pg_amcheck"]
+
+
+def joined(checks: list[Check]) -> str:
+    return "; ".join(f"{each.name}: {each.text}" for each in checks)
+
+
+def remember(found: Found, *, damage: str = "", besides: str = "") -> None:
+    """In the store, beside the backups: ``damage`` for expire, which does not count that one; or, with ``besides``, that what was
+    found in it before is not there. Without a right to write there it is only said.
+    """
+    plan, reached = found.plan, found.reached
+    store, layout, before = plan.evidence.store, plan.evidence.layout, ""
+    try:
+        if not damage:
+            before = with_retries(lambda: damaged(store, layout)).get(plan.backup.id, "")
+        if besides and not before:
+            return
+        ahead = with_retries(plan.config.store.clock_ahead) or 0.0
+        proof = Proof(
+            backup=plan.backup.id,
+            at=timestamp(ahead),
+            timeline=plan.timeline,
+            lsn=str(Lsn.parse(reached.get("lsn") or "0/0")),
+            last_commit=commit(reached),
+            checks=tuple(each.name for each in found.checks if each.state == "ok"),
+            by=os.uname().nodename,
+            damage=damage[:4096],
+            found_by=tuple(each.name for each in found.of_the_backup if each.state == "damage"),
+            besides=besides[:4096],
+        )
+        with_retries(lambda: write_proof(store, layout, proof))
+        found.remembered = not damage and not besides
+        if before:
+            found.stays = with_retries(lambda: damaged(store, layout)).get(plan.backup.id, "")
+            found.cleared = "" if found.stays else before
+    except StoreError as problem:
+        events.warning("proof_not_stored", error=problem, hint="walkeeper backups and status will not know of it.")
+
+
+def commit(reached: dict[str, Any]) -> str:
+    return f"{reached['last_commit']} UTC" if reached.get("last_commit") else ""
