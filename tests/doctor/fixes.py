@@ -96,6 +96,7 @@ FIXES: Final[tuple[tuple[str, str, By], ...]] = (
     ("compare_and_set", "etcdctl", "test_a_dcs_that_may_only_be_read"),
     ("record_owned", "--detach", "test_an_agent_that_does_not_run_is_seen_from_every_node"),
     ("record_owned", "", SHOWS),
+    ("etcd_has_room", "etcdctl", "test_etcd_that_nobody_compacts_is_told_of_until_the_fix_is_typed"),
     ("frontier_moves", "", SHOWS),
     ("store_answers", "", HINT),
     ("store_allows", "", HINT),

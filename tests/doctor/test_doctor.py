@@ -28,18 +28,19 @@ import yaml
 from tests.fixtures.worlds import config_of, prepare
 from tests.parts.binaries import all_postgres, major_of, postgres_bin
 from tests.parts.cluster import HOLD_SLOT, Cluster, Node, callbacks, merged
-from tests.parts.etcd import Etcd, etcd_program
+from tests.parts.etcd import Etcd, etcd_program, least_rights
 from tests.parts.postgres import REPLICATOR, SUPERUSER, SUPERUSER_PASSWORD, Postgres
 from tests.parts.processes import ON_A_SHARED_DISK, new_directory, wait_until
 from tests.parts.scripted_s3 import ScriptedS3, deaf, refuse
 from walkeeper.config import Config, load
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Record
+from walkeeper.dcs.etcd3 import QUOTA
 from walkeeper.dcs.patroni import change_dynamic
 from walkeeper.doctor import gather, here, servers, text
 from walkeeper.doctor.facts import Facts, MemberFacts, StoreFacts, Unknown
 from walkeeper.doctor.rule import Finding, judge
-from walkeeper.doctor.rules import wiring
+from walkeeper.doctor.rules import dcs, wiring
 from walkeeper.errors import DcsError, DcsUnavailable
 from walkeeper.lib.units import Seconds
 from walkeeper.postgres.server import Server
@@ -796,6 +797,40 @@ def test_a_dcs_that_may_only_be_read(tmp_path: Path) -> None:
         login = {"ETCDCTL_ENDPOINTS": etcd.url, "ETCDCTL_USER": "root:right"}
         subprocess.run(shlex.split(line), env={"PATH": str(program.parent), **login}, check=True, timeout=30)
         assert gather._look_at_dcs(config)[3] == ""
+
+
+def test_etcd_that_nobody_compacts_is_told_of_until_the_fix_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps each version of the record. Whoever may do no more than walkeeper sees it, too."""
+    monkeypatch.setattr(dcs, "REVISIONS", 3)
+    with Etcd() as etcd:
+        config = patroni_yml(tmp_path, etcd)
+
+        def found() -> Finding:
+            room = gather._room(config)
+            assert room is not None
+            assert room.stored > 0
+            assert room.quota == QUOTA
+            (finding,) = of(facts_of(config, dcs_room=room), "etcd_has_room")
+            return finding
+
+        assert found().state == "ok", "it is new"
+        for _ in range(5):
+            etcd.put("/service/demo/walkeeper", RECORD.encode())
+        assert found().state == "warning"
+        etcd.require_password("right")
+        etcd.add_user("walkeeper", "pw", least_rights("demo"))
+        config = patroni_yml(tmp_path, etcd, username="walkeeper", password="pw")
+        finding = found()
+        assert finding.state == "warning"
+        program = etcd_program()
+        if program is None or not program.with_name("etcdctl").exists():
+            pytest.skip("no etcdctl beside etcd")
+        login = {"ETCDCTL_ENDPOINTS": etcd.url, "ETCDCTL_USER": "root:right"}
+        for line in finding.fix[1:]:
+            subprocess.run(shlex.split(line), env={"PATH": str(program.parent), **login}, check=True, timeout=30)
+        assert found().state == "ok"
 
 
 def test_a_dcs_that_is_down_is_said_once_and_hides_nothing(tmp_path: Path) -> None:

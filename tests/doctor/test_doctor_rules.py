@@ -19,7 +19,7 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.room import Disk
 from walkeeper.core.stores_told import brief
-from walkeeper.dcs.base import Leader, Member, Topology, Versioned
+from walkeeper.dcs.base import Leader, Member, Room, Topology, Versioned
 from walkeeper.doctor import fix, gather, reference, run, text
 from walkeeper.doctor.commands import Command, parse
 from walkeeper.doctor.facts import (
@@ -422,6 +422,9 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("dcs_answers", with_facts(dcs_problem=DcsUnavailable("etcd3: no answer within 5 s", hint="Look.")), "error", "no answer within 5 s", "# Look."),
     ("compare_and_set", with_facts(compare_and_set="etcd3: not allowed: permission denied"), "error", "permission denied", "/service/demo/walkeeper"),
     ("compare_and_set", with_facts(compare_and_set=Unknown("no record")), "unknown", "no record", ""),
+    ("etcd_has_room", with_facts(dcs_room=Room(700 * MIB, 2048 * MIB, 400_000, compacted=False)), "warning", "kept all 400,000 versions", "etcdctl compact 400000"),
+    ("etcd_has_room", with_facts(dcs_room=Room(1100 * MIB, 2048 * MIB, 400_000, compacted=True)), "warning", "it has 1.07 GiB, and takes no more at 2 GiB", "etcdctl defrag"),
+    ("etcd_has_room", with_facts(dcs_room=Unknown("etcd3: not allowed")), "unknown", "not allowed", ""),
     ("record_owned", with_facts(record=None), "error", "there is no record", "agent"),
     ("record_owned", with_facts(record=None, record_problem="record in the DCS: schema 9"), "error", "schema 9", "agent"),
     ("record_owned", with_record(owner="n2"), "error", "leader is n1, and n2 still owns", "# on n1:"),
@@ -535,7 +538,7 @@ def test_what_was_not_seen_is_never_good(good: Facts) -> None:
     """Everything away: no rule that looks at it may be content."""
     away = Unknown("it was not seen")
     facts = replace(
-        good, topology=away, record=away, patroni=away, store=away, spool=away, agent=away, compare_and_set=away,
+        good, topology=away, record=away, patroni=away, store=away, spool=away, agent=away, compare_and_set=away, dcs_room=away,
         dcs_problem=DcsUnavailable("etcd3: away"), servers_uid=away, base_backup=away,
         members=(replace(good.members[0], server=away),), expire_keep=away,
     )  # fmt: skip

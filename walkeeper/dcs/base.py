@@ -86,6 +86,18 @@ class Topology:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much a DCS has stored, in bytes; at ``quota`` it takes no more. ``revision``: how often anything was written in it.
+    ``compacted``: whether it ever let go of what was written over.
+    """
+
+    stored: int
+    quota: int
+    revision: int
+    compacted: bool
+
+
 class RecordStore(Protocol):
     """One key's: the record's, or another one of ours: to a DCS they are alike. Reads are linearizable, unless
     ``reads_lag``. Each method returns or raises DcsUnavailable within a deadline of its own; none retries.

@@ -5,9 +5,13 @@ from __future__ import annotations
 import base64
 from typing import Any, Final
 
-from walkeeper.dcs.base import Leader, Versioned
+from walkeeper.dcs.base import Leader, Room, Versioned
 from walkeeper.errors import CasConflict
 
+QUOTA: Final = 2 * 1024**3
+"""etcd's own, where it does not say another one: before 3.6 it says none."""
+_COMPACTED: Final = 11
+"""gRPC's OUT_OF_RANGE, for a revision that is gone."""
 _TOKEN_TOO_OLD: Final = frozenset({"AuthOldRevision", "InvalidAuthToken"})
 
 
@@ -56,6 +60,21 @@ class Etcd3:
         if guard is not None and revision == (str(kvs[0]["mod_revision"]) if kvs else "0"):
             raise CasConflict(f"leader key in the DCS: {guard.name} no longer holds it")
         raise CasConflict("record in the DCS: somebody else wrote it first")
+
+    def room(self) -> Room:
+        """Of the member that answers."""
+        said = self._rpc("/maintenance/status", {})
+        revision, quota = int(said["header"]["revision"]), int(said.get("dbSizeQuota", 0))
+        return Room(int(said.get("dbSize", 0)), quota or QUOTA, revision, self._was_compacted())
+
+    def _was_compacted(self) -> bool:
+        try:
+            self._rpc("/kv/range", {"key": self._record, "revision": 1})
+        except Exception as problem:
+            if getattr(problem, "code", None) != _COMPACTED:
+                raise
+            return True
+        return False
 
     def close(self) -> None:
         self._client.http.clear()

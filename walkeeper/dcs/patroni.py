@@ -26,7 +26,7 @@ import urllib3.util.connection
 import yaml
 from urllib3.exceptions import HTTPError
 
-from walkeeper.dcs.base import RECORD, Leader, Member, RecordStore, Topology, Versioned
+from walkeeper.dcs.base import RECORD, Leader, Member, RecordStore, Room, Topology, Versioned
 from walkeeper.errors import ConfigError, DcsError, DcsUnavailable, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
@@ -200,6 +200,10 @@ class PatroniRecord:
             return _topology(connection.dcs.get_cluster(), leader)
 
         return self._call(look)
+
+    def room(self) -> Room | None:
+        """None where the DCS does not say it. Raises DcsError."""
+        return self._call(lambda connection: getattr(connection.backend(), "room", lambda: None)())
 
     @property
     def reads_lag(self) -> bool:

@@ -11,7 +11,7 @@ from walkeeper.core.hold_slot import SlotState, followed, reached
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.room import Disk
-from walkeeper.dcs.base import Topology
+from walkeeper.dcs.base import Room, Topology
 from walkeeper.doctor.commands import Command
 from walkeeper.errors import WalkeeperError
 from walkeeper.postgres.server import ServerState
@@ -153,6 +153,8 @@ class Facts:
     """Seconds since the owner wrote it."""
     compare_and_set: str | Unknown = ""
     """Why the record cannot be written from here; empty if a compare-and-set was seen to be refused for the right reason."""
+    dcs_room: Room | Unknown | None = None
+    """None where the DCS is not etcd with its API v3."""
     patroni: PatroniFacts | Unknown
     members: tuple[MemberFacts, ...]
     store: StoreFacts | Unknown

@@ -17,9 +17,9 @@ from walkeeper import __version__
 from walkeeper.archive.codec import open_codec
 from walkeeper.config import Config
 from walkeeper.core.record import Record
-from walkeeper.dcs.base import RECORD, RecordStore, Topology, Versioned
+from walkeeper.dcs.base import RECORD, RecordStore, Room, Topology, Versioned
 from walkeeper.dcs.claim import decoded
-from walkeeper.dcs.patroni import connect
+from walkeeper.dcs.patroni import PatroniRecord, connect
 from walkeeper.doctor import here
 from walkeeper.doctor.facts import AgentFacts, Facts, MemberFacts, PatroniFacts, SpoolFacts, StoreFacts, Unknown
 from walkeeper.doctor.servers import look_at_members
@@ -49,6 +49,9 @@ def gather(config: Config) -> Facts:
         patroni, spool, backup = files.result()
         agent, absent = here.look_at_agent(config, as_its_user=servers_uid == os.geteuid())
         codec = _problem_of(lambda: open_codec(config))
+        room: Room | Unknown | None = Unknown(f"the DCS was not seen: {problem}")
+        if problem is None:
+            room = _looked_at("the DCS", lambda: _room(config))
         looked_at = members.result()
         if isinstance(record, Record):
             record = _read_again(config) or record  # slots follow the record, and were looked at after it
@@ -65,6 +68,7 @@ def gather(config: Config) -> Facts:
             record_problem=record_problem,
             record_age=_age(record),
             compare_and_set=cas,
+            dcs_room=room,
             patroni=patroni,
             members=looked_at,
             store=store.result(),
@@ -165,6 +169,14 @@ def _read(config: Config) -> Versioned | Unknown | None:
             records.close()
     except WalkeeperError as problem:
         return Unknown(str(problem))
+
+
+def _room(config: Config) -> Room | None:
+    records = connect(config.patroni_config, config.node.name, min(DCS_SECONDS, config.agent.dcs_timeout))
+    try:
+        return records.room() if isinstance(records, PatroniRecord) else None
+    finally:
+        records.close()
 
 
 def _no_dcs(problem: WalkeeperError) -> _Dcs:

@@ -14,6 +14,8 @@ from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 
 AREA: Final = "DCS"
 STANDSTILL: Final = 30.0
+REVISIONS: Final = 10_000
+"""So many are written in some hours; whoever lets go of old ones has done so by then."""
 
 
 @rule(
@@ -56,6 +58,35 @@ def _rights(facts: Facts) -> tuple[str, ...]:
     key = f"/{config.namespace}/{config.scope}{group}/walkeeper"
     return (f"# Patroni's DCS user needs to read and write {key} and what begins so; with etcd, as its root:",
             f"etcdctl role grant-permission --prefix PATRONIS_ROLE readwrite {shlex.quote(key)}")  # fmt: skip
+
+
+@rule(
+    AREA,
+    "warning",
+    what="etcd lets go of what was written over, and is not half full.",
+    why="etcd keeps each version of a key until it is compacted, and its default is never. The record is written as often as "
+    "once a second, and Patroni writes too. At its quota, 2 GiB by default, etcd takes no more, and Patroni demotes the leader.",
+    fix="Automatic compaction in etcd's configuration, and a defragmentation of what it has grown to.",
+)
+def etcd_has_room(facts: Facts) -> Iterator[Verdict]:
+    room = facts.dcs_room
+    if isinstance(room, Unknown):
+        yield NotKnown(room.because)
+    elif room is None:
+        yield Good("the DCS is not etcd's API v3")
+    elif not room.compacted and room.revision > REVISIONS:
+        text = f"it has kept all {room.revision:,} versions of its keys: nobody compacts it, and it has {size(room.stored)}"
+        mode = (
+            "# of each etcd member, in its configuration: auto-compaction-mode: periodic, auto-compaction-retention: 1h"
+        )
+        yield Wrong(text, (mode, f"etcdctl compact {room.revision}", "etcdctl defrag --cluster"))
+    elif room.stored > room.quota // 2:
+        text = f"it has {size(room.stored)}, and takes no more at {size(room.quota)}"
+        yield Wrong(
+            text, ("# the room of what was compacted comes back; what else is in it?", "etcdctl defrag --cluster")
+        )
+    else:
+        yield Good(f"it has {size(room.stored)}, and takes {size(room.quota)}")
 
 
 @rule(
