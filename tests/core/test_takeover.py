@@ -7,7 +7,7 @@ from walkeeper.core.desired import Desired, ServerView, View, desired
 from walkeeper.core.history import History, Switch
 from walkeeper.core.hold_slot import SlotState, slot_target, why_not_gap_safe
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
-from walkeeper.core.record import MAX_GAPS, MAX_RECORD_BYTES, SMALL, Gap, Record, decode_record
+from walkeeper.core.record import MAX_GAPS, MAX_RECORD_BYTES, MAX_SUSPECTED, SMALL, Gap, Record, decode_record
 from walkeeper.core.takeover import LocalServer, resume_at
 from walkeeper.errors import BadRecord, BeyondServer, StandbyLags, WrongCluster, WrongSegmentSize, WrongTimeline
 
@@ -92,6 +92,23 @@ def test_a_record_is_small_with_the_largest_values_and_keeps_its_newest_gaps() -
     kept = decode_record(large.encode()).gaps
     assert 0 < len(kept) < MAX_GAPS
     assert kept[-1] == gaps[-1]
+
+
+def test_a_record_is_small_while_much_is_suspected_and_names_the_lowest() -> None:
+    """That one holds the frontier up, and members look for what the record names."""
+    ranges = tuple(
+        Gap(0xFFFFFFFF, f"FFFFFFFF/{n:X}000000", f"FFFFFFFF/{n:X}800000") for n in range(16, 16 + MAX_SUSPECTED)
+    )
+    large = msgspec.structs.replace(
+        RECORD, system_identifier="9" * 20, segment_size=1 << 30, timeline=0xFFFFFFFF, lsn="FFFFFFFF/FFFFFFFC", owner="n" * 40,
+        session="s" * 32, gaps=ranges, gaps_total=1000, suspected=ranges, trouble="t" * 200, updated_at="2026-11-28T05:02:41Z",
+        moved_at="2026-11-28T05:02:41Z", wal_at="2026-11-28T05:02:41Z", below_sha256="a" * 64, history_sha256="b" * 64,
+        life="c" * 16, start="FFFFFFFFFFFFFFFF00000003", durability="store", waits_for="far", closed_by="n" * 40,
+    )  # fmt: skip
+    assert len(large.encode()) <= SMALL
+    kept = decode_record(large.encode())
+    assert 0 < len(kept.suspected) < MAX_SUSPECTED
+    assert kept.suspected[0] == ranges[0]
 
 
 def test_a_record_of_an_older_walkeeper_states_no_sums() -> None:

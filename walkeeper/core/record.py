@@ -90,12 +90,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.below_sha256) or self.position < Segment.parse(self.start, self.size).end
 
     def encode(self) -> bytes:
-        """Its document; of gaps only as many, the newest, as keep it SMALL."""
+        """Its document; of gaps only as many, the newest, as keep it SMALL, and then of what is suspected, the lowest."""
         document = msgspec.json.encode(self)
-        gaps = self.gaps
-        while len(document) > SMALL and gaps:
-            gaps = gaps[1:]
-            document = msgspec.json.encode(msgspec.structs.replace(self, gaps=gaps))
+        gaps, suspected = self.gaps, self.suspected
+        while len(document) > SMALL and (gaps or len(suspected) > 1):
+            gaps, suspected = gaps[1:], suspected if gaps else suspected[:-1]
+            document = msgspec.json.encode(msgspec.structs.replace(self, gaps=gaps, suspected=suspected))
         return document
 
 
