@@ -18,6 +18,7 @@ from tests.fixtures.restoring import SEGMENT, SYSTEM, Node, answering, restore_c
 from tests.parts.binaries import all_postgres
 from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryRecord
 from walkeeper.archive.authentic import Trust
 from walkeeper.archive.histories import remembered
@@ -169,6 +170,28 @@ def test_a_dcs_that_hangs_is_told_with_what_helps(promoted: Promoted, caplog: py
         assert Numbers("c", archives, connect, seconds=0.01).text(NAME, promoted.data) is None
     goes_on.set()
     assert re.search("number_not_looked_up .* HINT: .*This node must reach the DCS", caplog.text)
+
+
+def test_a_dcs_that_is_away_is_told_once_a_minute_and_at_once_the_next_time(
+    promoted: Promoted, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A standby asks every five seconds."""
+    archives, clock = open_archives(load(promoted.config, {}), promoted.store), HandClock()
+    numbers = Numbers("c", archives, lambda key: MemoryRecord(promoted.dcs, key), clock=clock)
+    promoted.dcs.down = True
+    told = []
+    for _ in range(26):
+        assert numbers.text(NAME, promoted.data) is None
+        told.append(caplog.text.count("number_not_looked_up"))
+        clock.sleep(5)
+    assert told == [1] * 12 + [2] * 12 + [3] * 2
+    promoted.dcs.down = False
+    with caplog.at_level("INFO"):
+        assert numbers.text(NAME, promoted.data) == numbers.text(NAME, promoted.data) == TEXT
+    assert caplog.text.count("number_not_looked_up_over") == 1
+    promoted.dcs.down = True
+    assert numbers.text(NAME, promoted.data) is None
+    assert caplog.text.count("number_not_looked_up ") == 4
 
 
 def test_without_an_agent_the_command_asks_the_dcs_itself(promoted: Promoted, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from walkeeper.dcs.base import RECORD, REMEMBERED, RecordStore
 from walkeeper.dcs.claim import read_claim
 from walkeeper.errors import DcsUnavailable, WalkeeperError
 from walkeeper.lib import events
+from walkeeper.lib.clock import Clock, SystemClock
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.data_directory import is_starting, read_control_file, running_server
 from walkeeper.restore.abandoned import only_follows
@@ -31,13 +32,21 @@ _DCS: Final = (
 
 SECONDS: Final = 0.8
 """For all questions together: a promotion waits, and has waited for the store."""
+_REPEAT: Final = 60.0
+"""Seconds after which a failure that lasts is logged again: a standby asks every five."""
 
 
 class Numbers:
     """For the member ``me``. ``connect`` gives the way to a key of the cluster, and raises ConfigError."""
 
     def __init__(
-        self, me: str | None, archives: Archives, connect: Callable[[str], RecordStore], seconds: float = SECONDS
+        self,
+        me: str | None,
+        archives: Archives,
+        connect: Callable[[str], RecordStore],
+        seconds: float = SECONDS,
+        *,
+        clock: Clock | None = None,
     ) -> None:
         self._me = me
         self._archives = archives
@@ -45,6 +54,9 @@ class Numbers:
         self._seconds = seconds
         self._deadline = Deadline("DCS")
         self._connected: dict[str, RecordStore] = {}
+        self._clock = clock or SystemClock()
+        self._failed: tuple[str, float] | None = None
+        """Why it does at present, and when that was logged."""
 
     def text(self, name: str, data_directory: Path) -> bytes | None:
         """The history of that name, exactly as it was noted, for a server that may be about to choose a number. None: it is not
@@ -59,12 +71,23 @@ class Numbers:
             text = self._deadline.call(lambda: self._text(file.timeline, data_directory), self._seconds)
             plain = None if text is None else for_server(name, text, data_directory)
         except (WalkeeperError, DeadlineExceeded) as problem:
-            told = problem if getattr(problem, "hint", "") else DcsUnavailable(str(problem), hint=_DCS)
-            events.failure("number_not_looked_up", told, file=name)
+            self._fail(name, problem)
             return None
+        if self._failed is not None:
+            self._failed = None
+            events.info("number_not_looked_up_over")
         if plain is not None:
             events.info("number_used", file=name, by="the DCS, as the store does not deliver it")
         return plain
+
+    def _fail(self, name: str, problem: WalkeeperError | DeadlineExceeded) -> None:
+        told = (
+            problem if isinstance(problem, WalkeeperError) and problem.hint else DcsUnavailable(str(problem), hint=_DCS)
+        )
+        now = self._clock.monotonic()
+        if self._failed is None or self._failed[0] != told.reason or now - self._failed[1] >= _REPEAT:
+            self._failed = told.reason, now
+            events.failure("number_not_looked_up", told, file=name)
 
     def _text(self, timeline: int, data_directory: Path) -> bytes | None:
         found = self._records(REMEMBERED).read()

@@ -65,7 +65,7 @@ class Restoring:
         self._lock = threading.Lock()
         self._fetches: dict[tuple[str, str, bool], _Fetch] = {}
         self._ends = Ends(self._source, lambda: connect(RECORD), clock, config.restore_deadline)
-        self._numbers = Numbers(config.node.name, self._archives, connect)
+        self._numbers = Numbers(config.node.name, self._archives, connect, clock=clock)
         self._notes: dict[tuple[str, str], HoleInArchive] = {}
         self._pins = Pins(self._archives.store, clock, config.store.clock_ahead)
         self._retry_at = 0.0
