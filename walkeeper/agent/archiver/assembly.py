@@ -14,7 +14,7 @@ from walkeeper.agent.archiver.lease import Lease
 from walkeeper.agent.archiver.life import Life
 from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.one_run import OneRun
-from walkeeper.agent.archiver.open_segment import OpenSegment, PartialFile
+from walkeeper.agent.archiver.open_segment import PartialFile
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.received import Received
 from walkeeper.agent.archiver.receiving import Receiving
@@ -60,36 +60,26 @@ def assemble(
     frontier = Frontier(sources.history, ownership.record.position, archive.size)
     for first_listed, end in ownership.listed:
         frontier.add_listed(first_listed, end)
-    received: Received | None = None
-    receiver: Receiver | None = None
-    opened: OpenSegment | None = None
-    shipped = False
-    if config.receiver == "builtin" and not (observed.in_recovery and sources.program):
-        shipped = config.durability == "store"
-        opened = received = Received(sources.history, keep=config.tail_interval is not None, hand_out=shipped)
-    elif config.archiver != "command" and sources.program is not None:
-        receiver = Receiver(
-            sources.program, sources.spool.wal, config.postgresql, config.spool_directory / "pgpass", clock
-        )
-        opened = PartialFile(receiver, sources.spool.wal)
+    shipped = _receives_here(config, sources, observed) and config.durability == "store"
+    opened = _opened(config, sources, observed, shipped=shipped)
     tail = Tail(sources, opened, ownership.record.session, config.tail_interval, problems, shipped=shipped)
-    receiving: Receiving | None = None
     lease = Lease() if shipped else None
+    receiving: Receiving | None = None
     source: Source
-    if received is not None:
+    if isinstance(opened, Received):
         synchronous: Synchronous | None = None
         if lease is not None:
             name = standby_name(archive.layout.system_identifier)
-            synchronous = Synchronous(received, tail, lease, name, config.degrade_after, problems, clock)
-        receiving = Receiving(sources, frontier, config.postgresql, observed, problems, received, synchronous)
+            synchronous = Synchronous(opened, tail, lease, name, config.degrade_after, problems, clock)
+        receiving = Receiving(sources, frontier, config.postgresql, observed, problems, opened, synchronous)
         source = WithoutSpool(sources, observed, receiving.flushed)
-    elif receiver is not None:
+    elif opened is not None:
         try:
             observed.slot = server.slot(slot.name)
         except PostgresError as problem:
             observed.slot = problem  # the next look asks again
         ask_slot = partial(server.slot, slot.name)
-        source = Streaming(sources, receiver, config.spool_reserve, observed, problems, ask_slot)
+        source = Streaming(sources, opened.receiver, config.spool_reserve, observed, problems, ask_slot)
     else:
         source = WithoutSpool(sources, observed)
     commit = Commit(ownership, frontier, source, server, slot, observed, problems, clock, lease)
@@ -113,3 +103,18 @@ def assemble(
         clock=clock,
         run=run,
     )
+
+
+def _receives_here(config: Config, sources: Sources, observed: Observed) -> bool:
+    """Without pg_receivewal; of a standby cluster's leader only where there is none."""
+    return config.receiver == "builtin" and not (observed.in_recovery and sources.program)
+
+
+def _opened(config: Config, sources: Sources, observed: Observed, *, shipped: bool) -> Received | PartialFile | None:
+    """Where the open segment comes; None where nothing streams."""
+    if _receives_here(config, sources, observed):
+        return Received(sources.history, keep=config.tail_interval is not None, hand_out=shipped)
+    if config.archiver == "command" or sources.program is None:
+        return None
+    spool, passwords = sources.spool.wal, config.spool_directory / "pgpass"
+    return PartialFile(Receiver(sources.program, spool, config.postgresql, passwords, sources.clock), spool)

@@ -24,11 +24,11 @@ class PartialFile:
     """What pg_receivewal writes into the spool."""
 
     def __init__(self, receiver: Receiver, directory: Path) -> None:
-        self._receiver = receiver
+        self.receiver = receiver
         self._directory = directory
 
     def written(self, segment: Segment) -> Written | None:
-        return self._receiver.written(self._path(segment), segment.size)
+        return self.receiver.written(self._path(segment), segment.size)
 
     def read(self, segment: Segment, run: int, begin: int, end: int) -> bytes | None:
         """None, too, where that run no longer writes this file after they were read."""

@@ -180,22 +180,9 @@ def take_over(
             watcher.once(lambda: believe(me, previous, archive, local, accepted, second_lives))
             raise
     belief = believe(me, previous, archive, local, accepted, second_lives)
-    if not belief.by_record and not belief.start_is_stated:
-        if previous is None and owned_before and ArchiveMissing.reason not in accepted:
-            place = f"{archive.store.url}/{archive.layout.root}"
-            raise ArchiveMissing(
-                f"{place}: no archive is there, and there was one: its record is lost",
-                hint=f"{NO_ARCHIVE} If that one was given up: remove its key walkeeper-remembered from the DCS, too.",
-            )
-        events.info("archive_begins", store=archive.store.url, at=belief.first)
-    elif not belief.by_record:
-        events.warning(
-            "record_rebuilt",
-            frontier=belief.lsn,
-            start=belief.first,
-            compared=told(belief.compared),
-            hint="There was no record to rely on; the store told where to go on.",
-        )
+    if not belief.by_record:
+        lost = previous is None and owned_before and ArchiveMissing.reason not in accepted
+        _say_where_without_record(archive, belief, lost=lost)
     _store_histories(archive, local, belief)
     token = (previous.life if previous is not None else "") or watcher.token()
     begins = not belief.start_is_stated and belief.lsn < belief.first.end
@@ -221,6 +208,26 @@ def take_over(
         previous_frontier=previous.lsn if previous else None,
     )
     return Ownership(records, record, written, belief.lives, belief.listed)
+
+
+def _say_where_without_record(archive: Archive, belief: Belief, *, lost: bool) -> None:
+    """Where the archive begins or goes on. ``lost``: there has been one. Raises ArchiveMissing, then, where none is there."""
+    if belief.start_is_stated:
+        events.warning(
+            "record_rebuilt",
+            frontier=belief.lsn,
+            start=belief.first,
+            compared=told(belief.compared),
+            hint="There was no record to rely on; the store told where to go on.",
+        )
+        return
+    if lost:
+        place = f"{archive.store.url}/{archive.layout.root}"
+        raise ArchiveMissing(
+            f"{place}: no archive is there, and there was one: its record is lost",
+            hint=f"{NO_ARCHIVE} If that one was given up: remove its key walkeeper-remembered from the DCS, too.",
+        )
+    events.info("archive_begins", store=archive.store.url, at=belief.first)
 
 
 def _leader(me: str, records: RecordStore) -> Leader:

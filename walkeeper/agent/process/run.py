@@ -28,7 +28,7 @@ from walkeeper.agent.shared import Shared
 from walkeeper.archive.open import open_all
 from walkeeper.config import Config, load
 from walkeeper.control import paths
-from walkeeper.control.server import AgentLock, ControlServer
+from walkeeper.control.server import AgentLock, ControlServer, Handler
 from walkeeper.core.about import About
 from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RECORD, REMEMBERED
 from walkeeper.dcs.patroni import connect, way
@@ -198,18 +198,6 @@ class _Process:
         """Work until a signal or a death. The exit code, and the agents of a new configuration to go on with."""
         agent = agents.first
 
-        def answer(_: dict[str, Any]) -> Mapping[str, Any]:
-            read = self._read_again()
-            older = None if read is None else connects.is_older(self._version.config, read.config)
-            return {**report(agent), "last_callback": self._callback, "older_configuration": older}
-
-        def poke(request: dict[str, Any]) -> Mapping[str, Any]:
-            action = str(request.get("action"))[:40]
-            events.info("poked", action=action, role=str(request.get("role"))[:40])
-            self._callback = {"action": action, "at": timestamp()}
-            agents.poke()
-            return {}
-
         def died(facts: threading.ExceptHookArgs) -> None:
             agent.supervisor.report_death(
                 facts.thread.name if facts.thread else "?", facts.exc_value or facts.exc_type()
@@ -220,15 +208,7 @@ class _Process:
         stores = open_all(config, agents.stores)
         restoring = Restoring(config, stores, socket.parent, self._clock, agents.connected)
         pushing = Pushing(agent, socket.parent, self._clock)
-        verbs = {
-            "status": answer,
-            "poke": poke,
-            "takeover": lambda request: agents.of_store(request.get("store")).refusals.answer(request),
-            "restore": restoring.answer,
-            "push": pushing.answer,
-            "stop": self._stop_by_order,
-            "reload": self._reload_by_order,
-        }
+        verbs = {**self._verbs(agents), "restore": restoring.answer, "push": pushing.answer}
         control = ControlServer(socket, lock, verbs)
         control.open()
         events.info("agent_started", version=__version__, member=config.name, scope=config.scope, store=agent.store.url)
@@ -260,6 +240,32 @@ class _Process:
         if agents.lost is not None:
             return 1, None
         return 0, following if self._signalled in (None, signal.SIGHUP) else None
+
+    def _verbs(self, agents: Agents) -> dict[str, Handler]:
+        """What is asked of the agent itself."""
+
+        def status(_: dict[str, Any]) -> Mapping[str, Any]:
+            read = self._read_again()
+            older = None if read is None else connects.is_older(self._version.config, read.config)
+            return {**report(agents.first), "last_callback": self._callback, "older_configuration": older}
+
+        def poke(request: dict[str, Any]) -> Mapping[str, Any]:
+            action = str(request.get("action"))[:40]
+            events.info("poked", action=action, role=str(request.get("role"))[:40])
+            self._callback = {"action": action, "at": timestamp()}
+            agents.poke()
+            return {}
+
+        def takeover(request: dict[str, Any]) -> Mapping[str, Any]:
+            return agents.of_store(request.get("store")).refusals.answer(request)
+
+        return {
+            "status": status,
+            "poke": poke,
+            "takeover": takeover,
+            "stop": self._stop_by_order,
+            "reload": self._reload_by_order,
+        }
 
     def _stop_by_order(self, _: dict[str, Any]) -> Mapping[str, Any]:
         if not self._background:
