@@ -140,7 +140,7 @@ def test_a_server_that_crashed_does_not_start_again_and_says_by_what(tmp_path: P
 
 
 def test_how_far_it_has_replayed_stands_in_its_log(tmp_path: Path) -> None:
-    at = "LOG:  redo in progress, elapsed time: 1{}.00 s, current LSN: 0/500{}28"
+    at = "LOG:  redo in progress, elapsed time: 1{}.00 s, current LSN: 0/00500{}28"  # as PostgreSQL 19 writes it
     said = "".join(f"echo '{at.format(number, number)}'; " for number in (1, 2))
     with scratch_server(tmp_path, postgres=f"{said}exit 1") as server:
         assert server._child is not None
@@ -558,6 +558,14 @@ def test_p16_no_name_that_is_planted_hides_a_proof_and_none_is_newer_than_now(mo
     for number in range(10):
         store.create(LAYOUT.proof(f"2026-11-29T00:00:{number:02}Z", ID), core_proof.encode(future), {})
     assert newest_proof(store, LAYOUT) == PROOF
+
+
+def test_how_far_it_came_is_said_as_all_positions_are(tmp_path: Path) -> None:
+    store = MemoryStore()
+    answers = iter([None, {"recovers": True}, {"recovers": False, "lsn": "0/05000028"}])  # PostgreSQL 19's
+    server = cast(Any, SimpleNamespace(ask=lambda *_: next(answers), replayed=""))
+    reached = command._recovered(plan(made(store), store, tmp_path), server, tmp_path, cast(Any, None))
+    assert reached["lsn"] == "0/5000028"
 
 
 def test_p15_damage_counts_until_the_same_backup_is_proved_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,8 +143,8 @@ def test_p4_where_the_store_bears_nothing_out_nothing_is_written(built: Built, v
 def test_status_says_that_nobody_owns_it_yet(built: Built, verify: Verifier) -> None:
     built.put(ONE, 3)
     assert verify(rebuild=True).code == 0
-    seen = {**WHOLE, "record": gather._described(record(built)), "leader": "a"}
-    assert [each["text"] for each in attention(seen)] == ["Patroni's leader is a, and nobody owns the record yet"]
+    seen = {**WHOLE, "record": gather._described(record(built)), "leader": "node1"}
+    assert [each["text"] for each in attention(seen)] == ["Patroni's leader is node1, and nobody owns the record yet"]
 
 
 def test_with_the_dcs_away_nothing_is_looked_at(built: Built, verify: Verifier) -> None:

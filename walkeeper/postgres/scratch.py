@@ -13,7 +13,7 @@ from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM
 from typing import Any, Final, NamedTuple, Self
 
 from walkeeper.config import PostgresqlSettings
-from walkeeper.core.lsn import MIB, SegmentSize
+from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.errors import CannotTell, PostgresError
 from walkeeper.lib.child import bound
 from walkeeper.postgres import programs
@@ -202,7 +202,7 @@ class ScratchServer:
     def replayed(self) -> str:
         """Up to which position, by what its log says now and then; empty where it says nothing of it."""
         said = _REDO.findall(_end_of(self._log))
-        return said[-1] if said else ""
+        return str(Lsn.parse(said[-1])) if said else ""
 
     def run(self, name: str, arguments: Iterable[str | Path]) -> Run:
         """One of PostgreSQL's programs to its end."""

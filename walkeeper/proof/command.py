@@ -231,7 +231,7 @@ def _recovered(plan: Plan, server: ScratchServer, place: Path, progress: Progres
         check_room(place)
         answer = server.ask(_REACHED, users)
         if answer is not None and not answer["recovers"]:
-            return dict(answer)
+            return {**answer, "lsn": str(Lsn.parse(answer["lsn"] or "0/0"))}  # PostgreSQL 19 says 0/08000000
         if at := server.replayed:
             progress.show(f"replaying WAL: at {at}" + (f" of {plan.end}" if plan.end is not None else ""))
         time.sleep(_LOOKS)

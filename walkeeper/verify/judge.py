@@ -306,17 +306,18 @@ def _about_the_rest(evidence: Evidence, found: Coverage) -> Iterator[Finding]:
         yield Finding(
             Severity.NOTE,
             "foreign_cluster",
-            f"system identifier {number}: another cluster's archive, {other.objects} objects",
+            f"system identifier {number}: another cluster's archive, {counted(other.objects, 'object')}",
             "The cluster was initialised again under this scope. --system-identifier looks at it.",
             count=other.objects,
         )
-    for kind, names, text in (
-        ("partial", inventory.partials, "segments that ended within a timeline (.partial); they are not looked at"),
-        ("foreign_object", inventory.strange, "objects that walkeeper gave no such name"),
-        ("foreign_object", evidence.strange, "objects below this prefix that belong to no archive of this cluster"),
+    for kind, names, noun, text in (
+        ("partial", inventory.partials, "segment", "ended within a timeline (.partial) and not looked at"),
+        ("foreign_object", inventory.strange, "object", "with a name that walkeeper gives to nothing"),
+        ("foreign_object", evidence.strange, "object", "below this prefix that no archive of this cluster has"),
     ):
         if names.count:
-            yield Finding(Severity.NOTE, kind, f"{names.count} {text}, {names.first[0]} for one", count=names.count)
+            named = f"{counted(names.count, noun)} {text}, {names.first[0]} for one"
+            yield Finding(Severity.NOTE, kind, named, count=names.count)
 
 
 def _told(kind: str, stretches: Iterable[Stretch], text: str, hint: str, evidence: Evidence) -> Iterator[Finding]:
