@@ -23,6 +23,7 @@ from typing import Any, Final
 from walkeeper.config import Config
 from walkeeper.core import amounts, backup_job
 from walkeeper.core.incremental import manifest_of_whole
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.proof import RESTORE
 from walkeeper.errors import BadBackup, CannotRestore, CannotTell, Locked, StoreError
 from walkeeper.lib import events
