@@ -556,10 +556,10 @@ def test_what_a_schedule_lacks_is_done_as_it_is_printed(world: World) -> None:
     proofs.mkdir(mode=0o700, exist_ok=True)
     whole["walkeeper"]["backup"] = {"schedule": "02:00", "verify_schedule": "04:00", "verify_directory": str(proofs)}
     leader.config.write_text(yaml.safe_dump(whole))
-    world.fix(leader, "schedules", state="warning")
     assert "none is complete yet" in world.fix(leader, "backup_in_time", state="warning")["text"]
     assert "was ever proved" in world.fix(leader, "restore_proved", state="info")["text"]
     assert world.wait(leader, "base_backup", "ok")["text"].startswith("1 of walkeeper's")
+    world.fix(leader, "schedules", state="warning")  # from here on the cluster takes them, at once
     for kept in ("backup", "proof"):  # as if there had been none
         for folder in list(world.store.rglob(kept)):
             shutil.rmtree(folder)

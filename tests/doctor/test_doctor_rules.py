@@ -262,6 +262,18 @@ SCHEDULED: Final = with_config(
 FAILED: Final = {
     "state": "failed", "node": "n2", "why": "no room", "backup": "20261128T020000Z-00000003-1a2b3c4d", "at": "2026-11-28T04:10:00Z",
 }  # fmt: skip
+RUNS: Final = {
+    "state": "running",
+    "node": "n2",
+    "why": "",
+    "bytes": 1 << 30,
+    "of": 5 << 30,
+    "attempt": 1,
+    "silent": False,
+}
+WATCHING: Final = {
+    "what": "takeover", "reason": "watching", "since": "t", "text": "x: for 90 s more", "hint": "It comes automatically.",
+}  # fmt: skip
 ON_A_REPLICA: Final = both(
     SCHEDULED, with_part("store", backups=BACKED), with_member("n1", here=False), with_member("n2", here=True)
 )
@@ -370,6 +382,8 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("proof_member", both(SCHEDULED, with_server("n2", agents=()), with_server("n3", agents=())), "warning", "no member can run a proof", "verify --restore"),
     ("proof_member", both(SCHEDULED, with_member("n2", server=Unknown("x")), with_server("n3", agents=())), "unknown", "may run a proof", ""),
     ("backup_in_time", SCHEDULED, "warning", "none is complete yet", "walkeeper backup -c"),
+    ("backup_in_time", both(SCHEDULED, with_report(backup_job=RUNS)), "info", "none is complete yet: one runs on n2, 1 GiB of about 5 GiB", "status"),
+    ("backup_in_time", both(SCHEDULED, with_report(backup_job={**RUNS, "silent": True})), "warning", "none is complete yet", "walkeeper backup -c"),
     ("backup_in_time", both(SCHEDULED, with_part("store", backups=Unknown("it is away"))), "unknown", "it is away", ""),
     ("backup_in_time", both(SCHEDULED, with_part("store", backups={**BACKED, "overdue": True})), "warning", "the newest is 3 days old, and the schedule is 02:00", "status"),
     ("backup_in_time", both(SCHEDULED, with_part("store", backups=BACKED), with_report(backup_job=FAILED)), "warning", "failed on n2: no room", "status"),
@@ -425,7 +439,9 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("etcd_has_room", with_facts(dcs_room=Room(700 * MIB, 2048 * MIB, 400_000, compacted=False)), "warning", "kept all 400,000 versions", "etcdctl compact 400000"),
     ("etcd_has_room", with_facts(dcs_room=Room(1100 * MIB, 2048 * MIB, 400_000, compacted=True)), "warning", "it has 1.07 GiB, and takes no more at 2 GiB", "etcdctl defrag"),
     ("etcd_has_room", with_facts(dcs_room=Unknown("etcd3: not allowed")), "unknown", "not allowed", ""),
-    ("record_owned", with_facts(record=None), "error", "there is no record", "agent"),
+    ("record_owned", both(with_facts(record=None), with_server(agents=())), "error", "there is no record, and nothing is archived", "--detach"),
+    ("record_owned", with_facts(record=None), "error", "the agent on n1 runs, and has not taken over; for two and a half minutes", "# on n1, whose agent"),
+    ("record_owned", both(with_facts(record=None), with_report(troubles=[WATCHING])), "warning", "nothing is archived yet: x: for 90 s more", "automatically"),
     ("record_owned", with_facts(record=None, record_problem="record in the DCS: schema 9"), "error", "schema 9", "agent"),
     ("record_owned", with_record(owner="n2"), "error", "leader is n1, and n2 still owns", "# on n1:"),
     ("record_owned", with_record(trouble="store: denied"), "error", "n1, which archives, reports: store: denied", "status"),
@@ -486,6 +502,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("agent_version", with_server("n2", agents=("0.9",)), "warning", "walkeeper 0.9, and this is 1.0", "# on n2:"),
     ("agent_version", with_server("n2", agents=("1.10",)), "warning", "walkeeper 1.10, and this is 1.0", "# on this node, which is behind: install walkeeper 1.10"),
     ("agent_troubles", with_report(troubles=[{"since": "t", "text": "dcs: away", "hint": "Look."}]), "error", "since t: dcs: away", "# Look."),
+    ("agent_troubles", with_report(troubles=[WATCHING]), "warning", "since t: x: for 90 s more", "automatically"),
     ("agent_troubles", with_report(troubles=[{"what": "metrics_not_served", "since": "t", "text": "in use", "hint": "Set it."}]), "warning", "since t: in use", "# Set it."),
     ("agent_configuration", with_part("store", url="s3://c"), "warning", "archives into s3://our-wal, and the file says s3://c", "# is that meant?"),
     ("agent_configuration", with_config(spool_limit=3 * MIB), "warning", "spool.limit 1 GiB, the file says 3 MiB", "--reload"),

@@ -25,6 +25,7 @@ from walkeeper.doctor import gather, here, rules
 from walkeeper.doctor.facts import AgentFacts, Facts, ServerFacts, StoreFacts, Unknown
 from walkeeper.doctor.rule import RULES, judge
 from walkeeper.errors import Refused, StoreDenied
+from walkeeper.lib.schedule import Schedule
 from walkeeper.store.directory.keys import DirectorySettings
 
 __all__ = ["rules", "two"]
@@ -118,6 +119,16 @@ def test_root_is_told_what_another_user_s_store_holds_and_writes_nothing(
     assert isinstance(found.gaps, tuple)
     assert [gap.start for gap in found.gaps] == [str(lost.start)]
     assert not (place / "probe").exists()
+
+
+def test_without_a_record_it_is_not_known_which_backups_there_are(two: TwoStores, good: Facts) -> None:
+    """The DCS may be a new one, before an archive that has many."""
+    facts = replace(good, store=here.look_at_store(two.main.config, None))
+    facts = replace(facts, config=replace(facts.config, backup_schedule=Schedule.parse("02:00")))
+    for rule in ("backup_in_time", "restore_proved", "base_backup"):
+        assert [(each.state, "there is no record" in each.text) for each in of(judge(facts), rule)] == [
+            ("unknown", True)
+        ]
 
 
 def test_each_is_looked_at_with_its_own_record(two: TwoStores, good: Facts, monkeypatch: pytest.MonkeyPatch) -> None:

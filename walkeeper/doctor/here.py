@@ -85,7 +85,7 @@ def look_at_store(config: Config, record: Record | Unknown | None) -> StoreFacts
     if isinstance(record, Unknown):
         return unseen(facts, record.because)
     if record is None:
-        return facts
+        return replace(facts, backups=Unknown("there is no record, which says what there is"))
     try:
         return _look_at_archive(config, store, record, facts)
     except WalkeeperError as problem:

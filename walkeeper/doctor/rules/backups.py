@@ -145,7 +145,7 @@ def _setting(member: MemberFacts, name: str) -> str | None:
     fix="walkeeper status on the node that archives says what it failed of; walkeeper backup takes one now.",
 )
 def backup_in_time(facts: Facts) -> Iterator[Verdict]:
-    schedule, found = facts.config.backup_schedule, _backups(facts)
+    schedule, found, status = facts.config.backup_schedule, _backups(facts), paste.walkeeper(facts, "status")
     if not schedule:
         yield Good("none is scheduled")
         return
@@ -153,10 +153,14 @@ def backup_in_time(facts: Facts) -> Iterator[Verdict]:
     if isinstance(found, Unknown):
         yield NotKnown(found.because)
     elif found is None or found["newest"] is None:
-        yield Wrong("none is complete yet", (paste.walkeeper(facts, "backups"), paste.walkeeper(facts, "backup")))
+        job = _seen(facts, "backup")
+        if job is not None and job["state"] == "running" and not job.get("silent"):
+            yield Wrong(f"none is complete yet: one {job_words.now(job, {})}", (status,), severity="info")
+        else:
+            yield Wrong("none is complete yet", (paste.walkeeper(facts, "backups"), paste.walkeeper(facts, "backup")))
     elif found["overdue"]:
         text = f"the newest is {duration(found['newest']['age_seconds'] or 0.0)} old, and the schedule is {schedule}"
-        yield Wrong(text, (paste.walkeeper(facts, "status"), paste.walkeeper(facts, "backup")))
+        yield Wrong(text, (status, paste.walkeeper(facts, "backup")))
     else:
         yield Good("the newest is as young as the schedule says")
 
@@ -216,8 +220,13 @@ def _room(facts: Facts, found: Mapping[str, Any] | Unknown | None) -> Iterator[V
         yield Wrong(text, ("# walkeeper.backup.verify_directory: another disk",), this.name, "info")
 
 
+def _seen(facts: Facts, word: str) -> Mapping[str, Any] | None:
+    """The cluster's job, as this node's agent has seen it."""
+    return facts.agent.report.get(f"{word}_job") if isinstance(facts.agent, AgentFacts) else None
+
+
 def _job(facts: Facts, word: str, found: Mapping[str, Any] | Unknown | None) -> Iterator[Verdict]:
-    job = facts.agent.report.get(f"{word}_job") if isinstance(facts.agent, AgentFacts) else None
+    job = _seen(facts, word)
     if job is not None and job_words.failed(job, None if isinstance(found, Unknown) else found, word):
         yield Wrong(
             f"the last scheduled {word} failed on {job['node']}: {job['why']}", (paste.walkeeper(facts, "status"),)

@@ -9,8 +9,9 @@ from typing import Final
 from walkeeper.core.amounts import duration, size
 from walkeeper.core.record import Record
 from walkeeper.doctor import paste
-from walkeeper.doctor.facts import Facts, Unknown
+from walkeeper.doctor.facts import AgentFacts, Facts, ServerFacts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.errors import Watching
 
 AREA: Final = "DCS"
 STANDSTILL: Final = 30.0
@@ -111,7 +112,7 @@ def record_owned(facts: Facts) -> Iterator[Verdict]:
     if facts.record_problem:
         yield Wrong(facts.record_problem, (f"# on {leader or 'the leader'}, whose agent makes a new one:", start))
     elif record is None:
-        yield Wrong("there is no record: nothing was archived yet", (f"# on {leader or 'the leader'}:", start))
+        yield _no_record(facts, leader, start)
     elif leader is None:
         yield Wrong("Patroni has no leader", (paste.patronictl(facts, "list"),))
     elif record.owner != leader:
@@ -153,6 +154,21 @@ def frontier_moves(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(f"{text}, because of what {record.owner} reports", (fix,), severity="info")
     else:
         yield Wrong(text, (fix,))
+
+
+def _no_record(facts: Facts, leader: str | None, start: str) -> Wrong:
+    """An agent that runs on the leader needs no start: after a watch it takes the archive over, and else it says why not."""
+    text, agent = "there is no record, and nothing is archived", facts.agent
+    problems = agent.report["troubles"] if isinstance(agent, AgentFacts) else ()
+    for problem in problems:
+        if problem.get("reason") == Watching.reason:
+            return Wrong(f"{text} yet: {problem['text']}", (f"# {problem['hint']}",), severity="warning")
+    server = None if facts.leader is None else facts.leader.server
+    if isinstance(server, ServerFacts) and server.agents:
+        look = f"{paste.walkeeper(facts, 'status')}   # on {leader}, whose agent's log says more"
+        watches = "for two and a half minutes after a start it may watch whether somebody else archives there"
+        return Wrong(f"{text}: the agent on {leader} runs, and has not taken over; {watches}", (look,))
+    return Wrong(text, (f"# on {leader or 'the leader'}:", start))
 
 
 def _told_by_agent(facts: Facts, record: Record) -> bool:

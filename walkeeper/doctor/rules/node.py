@@ -14,6 +14,7 @@ from walkeeper.core.stores_told import brief, which
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, MemberFacts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.errors import Watching
 
 AREA: Final = "Node"
 AGENTS: Final = "Agents"
@@ -325,7 +326,7 @@ def agent_troubles(facts: Facts) -> Iterator[Verdict]:
         if problem["hint"] and causes[at] in causes[:at]:
             continue  # a store that is away keeps several from their work
         hint = problem["hint"] or "the agent's log says more"
-        breaks = problem.get("what") != About.METRICS_NOT_SERVED
+        breaks = problem.get("what") != About.METRICS_NOT_SERVED and problem.get("reason") != Watching.reason
         text = f"since {problem['since']}: {problem['text']}"
         yield Wrong(text, (f"# {hint}",), severity="error" if breaks else "warning")
     if not problems:
