@@ -85,7 +85,7 @@ def test_a_wrong_call_is_told_how_and_exits_with_2(arguments: list[str], capsys:
         (["expire", "--keep-number", "0"], "argument --keep-number: expected a whole number above 0, not '0'"),
         (["expire", "--grace", "5s"], "argument --grace: expected a duration of 1h or more, such as 1d, not '5s'"),
         (["expire", "--grace", "long"], "argument --grace: expected a duration of 1h or more, such as 1d, not 'long'"),
-        (["expire", "--until", "2027"], "argument --until: expected a day such as 2027-11-28, or forever, not '2027'"),
+        (["expire", "--until", "2027"], "argument --until: expected a day such as 2027-11-28, a duration such as 365d, or forever, not '2027'"),
         (["backup", "--max-rate", "1"], "argument --max-rate: expected a size from 32kB to 1GB, such as 50MB, or off, not '1'"),
         (["backup", "--resume", "nosuch"], "argument --resume: expected the id of an attempt, as walkeeper backups lists them, not 'nosuch'"),
         (["status", "--interval", "x"], "argument --interval: expected seconds, from 0.1 to 3600, not 'x'"),
@@ -101,6 +101,23 @@ def test_a_value_that_cannot_be_used_is_told_with_what_can_and_exits_with_2(
     lines = capsys.readouterr().err.splitlines()
     command = " ".join(arguments[: 2 if arguments[0] == "gap" else 1])
     assert lines[-2:] == [f"walkeeper: {told}", f"HINT: walkeeper {command} --help says what it takes."]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "hint"),
+    [
+        (["status", "--foo", "x"], "--foo x", "walkeeper status --help says what it takes."),
+        (["status", "--wach"], "--wach", "Did you mean --watch? walkeeper status --help says what it takes."),
+        (["gap", "list", "--foo"], "--foo", "walkeeper gap list --help says what it takes."),
+    ],
+)
+def test_an_option_that_is_not_there_is_told_by_the_command_itself(
+    arguments: list[str], told: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    usage, *_, said, hinted = capsys.readouterr().err.splitlines()
+    assert usage.startswith(f"usage: walkeeper {arguments[0]}")
+    assert (said, hinted) == (f"walkeeper: unrecognized arguments: {told}", f"HINT: {hint}")
 
 
 @pytest.mark.parametrize(

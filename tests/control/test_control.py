@@ -251,7 +251,7 @@ def test_who_finds_no_agent_is_told_what_the_last_one_said_that_a_callback_start
     path = str(short_path / "a.sock")
     with pytest.raises(AgentError) as nobody:
         client.ask(path, "echo", 5)
-    assert nobody.value.hint == "Start the agent: walkeeper agent, or its systemd unit."
+    assert nobody.value.hint == "Start the agent: systemctl start walkeeper, or walkeeper agent --detach."
     Path(paths.start_log_path(path)).write_text("walkeeper: WALKEEPER_X: no such setting\nHINT: Did you mean Y?\n")
     with pytest.raises(AgentError) as said:
         client.ask(path, "echo", 5)

@@ -25,8 +25,10 @@ def test_one_is_not_told_as_many() -> None:
 
 
 def test_times_are_told_to_the_second() -> None:
-    assert amounts.to_the_second("2026-11-27T02:04:11.123456+00:00") == "2026-11-27T02:04:11+00:00"
-    assert amounts.to_the_second("2026-11-27T02:04:11+00:00") == "2026-11-27T02:04:11+00:00"
+    assert amounts.to_the_second("2026-11-27T02:04:11.123456+00:00") == "2026-11-27 02:04:11 UTC"
+    assert amounts.to_the_second("2026-11-27T02:04:11+00:00") == "2026-11-27 02:04:11 UTC"
+    assert amounts.to_the_second("2026-11-27T02:04:11Z") == "2026-11-27 02:04:11 UTC"
+    assert amounts.to_the_second("") == ""
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,14 @@ from walkeeper.archive.proofs import proved_by, write_proof
 from walkeeper.archive.restorable import described, look
 from walkeeper.cli.main import parser
 from walkeeper.core.backup import Backup, BackupId, Tombstone
-from walkeeper.core.floor import FOREVER
+from walkeeper.core.floor import FOREVER, written
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.proof import Proof
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.retention import Policy
 from walkeeper.core.windows import Choice, choose
 from walkeeper.dcs.claim import unknown
-from walkeeper.errors import DcsError, NotAuthentic, StoreDenied, StoreUnavailable
+from walkeeper.errors import BadBackup, DcsError, NotAuthentic, StoreDenied, StoreUnavailable
 from walkeeper.expire import command, words
 from walkeeper.expire.look import CLOCKS
 from walkeeper.lib import clock
@@ -311,6 +311,33 @@ def test_p15_a_day_that_is_over_withdraws_no_earlier_word_and_what_is_retained_i
     for each in (SECOND, child):
         assert words.retain(site.config, str(each), None) == 0
     assert [*run()["retained_until"]] == [str(OLD)]
+
+
+def test_the_newest_full_backup_is_retained_without_its_id(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    child = BackupId("20261128T020000Z", 1, "00000009")
+    put_backup(site.backups, child, Lsn(9 * MIB + 300), Lsn(9 * MIB + 400), kind="incremental", parent=str(SECOND))
+    assert words.retain(site.config, words.NEWEST, datetime(2027, 11, 28, tzinfo=UTC)) == 0
+    assert f"Backup {SECOND} stays until 2027-11-28T00:00:00Z" in capsys.readouterr().out
+    assert words.retain(site.config, words.NEWEST, timedelta(days=365)) == 0
+    assert f"Backup {SECOND} stays until {written(site.now + timedelta(days=365))}" in capsys.readouterr().out
+    with pytest.raises(BadBackup, match="newest"):
+        words.retain(site.config, words.NEWEST, None)
+
+
+def test_without_a_complete_full_backup_none_is_retained(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    for key in site.keys("backup/"):
+        if key.endswith("backup.json"):
+            site.store.delete(f"{site.layout.root}{key}")
+    assert words.retain(site.config, words.NEWEST, FOREVER) == 2
+    assert "walkeeper: backup newest: no full one is complete\n" in capsys.readouterr().err
+
+
+def test_how_long_a_backup_stays_is_a_day_or_a_duration() -> None:
+    assert words.parse_until("2027-11-28") == datetime(2027, 11, 28, tzinfo=UTC)
+    assert words.parse_until("forever") == FOREVER
+    assert words.parse_until("365d") == timedelta(days=365)
+    with pytest.raises(ValueError, match="d"):
+        words.parse_until("soond")
 
 
 def test_p15_a_pin_holds_what_it_needs_and_people_can_let_it_go(

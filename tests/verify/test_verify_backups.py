@@ -65,7 +65,7 @@ def test_complete_backups_and_their_windows_are_told(built: Built, verify: Verif
         ]
         assert found["pieces_downloaded"] == (4 if deep else 0)
     text = verify(json=False).out
-    assert "Backups   2 of 2 are complete, the newest of 2026-11-28T02:00:00+00:00" in text
+    assert "Backups   2 of 2 are complete, the newest of 2026-11-28 02:00:00 UTC" in text
     assert "Restore   0/400100 to 0/B00000 on timeline 4" in text
     assert "Proved    never: walkeeper verify --restore does a real restore" in text
     proof = Proof(backup=str(NEW), at="2026-11-28T10:15:00Z", timeline=4, lsn="0/A00028")

@@ -6,7 +6,7 @@ import argparse
 import difflib
 import re
 import sys
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from walkeeper.lib.terminal import aside, tell
 
@@ -26,16 +26,27 @@ ELSEWHERE: Final = (
 )
 """Commands of pgBackRest, Barman and WAL-G, and what does that here. docs/coming-from.md has the same rows."""
 
+_NO_OPTION: Final = re.compile(r"unrecognized arguments: (--[a-z-]+)")
 _NO_COMMAND: Final = re.compile(r"argument COMMAND: invalid choice: '([a-z-]*)'")
 
 
 class Parser(argparse.ArgumentParser):
     """The commands below it are of this class, too."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """A command complains of what it does not know itself: argparse leaves that to the one above all, and its usage."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
         hint = f"{self.prog} --help says what it takes."
         if match := _NO_COMMAND.match(message):
             message, hint = f"there is no command {match[1]}", self._instead(match[1]) or hint
+        elif match := _NO_OPTION.match(message):
+            near = difflib.get_close_matches(match[1], self._option_string_actions, n=1)
+            hint = f"Did you mean {near[0]}? {hint}" if near else hint
         self.print_usage(sys.stderr)
         self.exit(2, f"walkeeper: {message}\nHINT: {hint}\n")
 

@@ -9,7 +9,7 @@ from walkeeper.cli.values import add_json, add_store, positive, wrong
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
     import argparse
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from walkeeper.config import Config
 
@@ -54,10 +54,16 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
     expire.add_argument("--job", metavar="ID", help=argparse.SUPPRESS)
     add_json(expire)
     word = expire.add_mutually_exclusive_group()
-    word.add_argument("--retain", metavar="ID", help="this backup stays for longer, with its own WAL only: see --until")
-    word.add_argument("--release", metavar="ID", help="it stays no longer than others")
-    word.add_argument("--revoke", action="store_true", help="the newest floor, while its grace lasts")
-    expire.add_argument("--until", metavar="DATE", type=_until, help="a day in UTC, like 2027-11-28, or forever")
+    word.add_argument(
+        "--retain",
+        metavar="ID",
+        help="this backup, or newest for the newest full one, stays for longer, with its own WAL only: see --until",
+    )
+    word.add_argument("--release", metavar="ID", help="withdraw --retain: it stays no longer than others")
+    word.add_argument("--revoke", action="store_true", help="take the newest floor back, while its grace lasts")
+    expire.add_argument(
+        "--until", metavar="DATE", type=_until, help="a day in UTC, like 2027-11-28; 365d from now; or forever"
+    )
     add_store(expire, "the first")
     pins = command("pins", "Who restores or takes a backup at this moment, so that expire waits.", run_pins)
     pins.add_argument("--release", metavar="ID", help="let it go: its restore is over, or given up")
@@ -78,10 +84,10 @@ def _grace(text: str) -> float:
     return found
 
 
-def _until(text: str) -> datetime:
+def _until(text: str) -> datetime | timedelta:
     from walkeeper.expire.words import parse_until  # noqa: PLC0415
 
     try:
         return parse_until(text)
     except ValueError:
-        raise wrong(text, "a day such as 2027-11-28, or forever") from None
+        raise wrong(text, "a day such as 2027-11-28, a duration such as 365d, or forever") from None

@@ -45,7 +45,7 @@ def ask(socket_path: str, verb: str, timeout: float, **facts: object) -> dict[st
     except NoAnswer as error:
         hint = "The agent is stuck: its log says more."
         if not error.listening:
-            start = "Start the agent: walkeeper agent, or its systemd unit."
+            start = "Start the agent: systemctl start walkeeper, or walkeeper agent --detach."
             as_root = "An agent may listen where only PostgreSQL's user looks: sudo -u postgres walkeeper …"
             hint = (start if os.geteuid() else as_root) + _last_start(socket_path)
         raise NoAgent(str(error), hint=hint) from None

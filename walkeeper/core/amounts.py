@@ -28,8 +28,8 @@ def counted(count: int, noun: str) -> str:
 
 
 def to_the_second(moment: str) -> str:
-    """A time in ISO 8601, without a fraction of a second."""
-    return re.sub(r"\.[0-9]+", "", moment)
+    """A time in ISO 8601, in UTC, as people are shown it: without a fraction of a second."""
+    return re.sub(r"T([0-9:]+)(?:\.[0-9]+)?(?:Z|\+00:00)$", r" \1 UTC", moment)
 
 
 def duration(seconds: float) -> str:

@@ -220,8 +220,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     for id_ in found["retained"]:
         if id_ not in found["retained_until"]:
             yield from wrapped("", f"retained, as another builds on it: {id_}", _WIDTH)
-    for id_ in found["pins"]:
-        yield from wrapped("", f"pinned: {id_}", _WIDTH)
+    if found["pins"]:
+        yield from wrapped("", f"what is pinned, as walkeeper pins says: {', '.join(found['pins'])}", _WIDTH)
     if found["stood"]:
         begin, end = found["stood"]
         text = (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from walkeeper.archive.expiry import let_go, note_floor, read_expiry, read_pins, write_retained
 from walkeeper.archive.open import Archives, open_archives
@@ -13,17 +14,23 @@ from walkeeper.config import Config
 from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import FOREVER, Pin, Retained, lasting, moment, written
 from walkeeper.core.record import Record
+from walkeeper.core.windows import Windows
 from walkeeper.errors import Unsafe
 from walkeeper.expire.command import DONE, owned_record, store_time
 from walkeeper.expire.look import REVOKED_BEFORE
 from walkeeper.lib.terminal import printable
+from walkeeper.lib.units import Age
 from walkeeper.verify.answer import say
 from walkeeper.verify.evidence import ask_the_dcs, locate
 
+NEWEST: Final = "newest"
+"""Instead of an id: the newest full backup of the cluster's own chain, for timers."""
 
-def retain(config: Config, backup: str, until: datetime | None) -> int:
-    """``until``: None withdraws an earlier word."""
-    return say(lambda: _retain(config, BackupId.parse(backup), until), does=True)
+
+def retain(config: Config, backup: str, until: datetime | timedelta | None) -> int:
+    """``until``: a time, or from now on; None withdraws an earlier word."""
+    id_ = None if backup == NEWEST and until is not None else BackupId.parse(backup)
+    return say(lambda: _retain(config, id_, until), does=True)
 
 
 def revoke(config: Config) -> int:
@@ -35,15 +42,17 @@ def pins(config: Config, release: str | None, *, json: bool) -> int:
     return say(lambda: _pins(config, release, json=json), json=json, does=bool(release))
 
 
-def _retain(config: Config, id_: BackupId, until: datetime | None) -> tuple[str, int]:
+def _retain(config: Config, id_: BackupId | None, until: datetime | timedelta | None) -> tuple[str, int]:
     record, now, archives = _open(config)
+    until = now + until if isinstance(until, timedelta) else until
+    system = int(record.system_identifier)
+    found = look(archives, system, record.size, record)
+    id_ = id_ or _newest_full(found.windows)
     if until is not None and until <= now:
         raise Unsafe(
             f"expire --until {until:%Y-%m-%d}: not later than today, {now:%Y-%m-%d} in UTC",
             hint=f"Name a day that is to come. walkeeper expire --release {id_} ends an earlier word.",
         )
-    system = int(record.system_identifier)
-    found = look(archives, system, record.size, record)
     judged = next((each for each in found.windows.judged if each.backup.id == str(id_)), None)
     if until is not None and (judged is None or not judged.counts):
         raise Unsafe(
@@ -61,6 +70,14 @@ def _retain(config: Config, id_: BackupId, until: datetime | None) -> tuple[str,
         )
     said = f"stays {lasting(word.until)}, with its own WAL" if until is not None else "stays no longer than others"
     return f"Backup {id_} {said}.", DONE
+
+
+def _newest_full(windows: Windows) -> BackupId:
+    chain = windows.chains[windows.kept.timeline]
+    fulls = [backup for window in chain for backup in window.backups if backup.kind == "full"]
+    if not fulls:
+        raise Unsafe("backup newest: no full one is complete", hint="walkeeper backups lists them.")
+    return BackupId.parse(fulls[-1].id)
 
 
 def _revoke(config: Config) -> tuple[str, int]:
@@ -103,8 +120,10 @@ def _open(config: Config) -> tuple[Record, datetime, Archives]:
     return owned_record(config), store_time(config), open_archives(config)
 
 
-def parse_until(text: str) -> datetime:
-    """A date in UTC, ``2027-11-28``, or ``forever``. Raises ValueError."""
+def parse_until(text: str) -> datetime | timedelta:
+    """A date in UTC, ``2027-11-28``; from now, ``365d``; or ``forever``. Raises ValueError."""
     if text == "forever":
         return FOREVER
+    if text.endswith(("d", "h")):
+        return timedelta(seconds=Age.parse(text))
     return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)

@@ -116,6 +116,6 @@ def about(found: OpenSegment | None) -> Iterator[Finding]:
             "tail",
             f"{found.others} {'piece' if found.others == 1 else 'pieces'} of other segments, which are complete, or of a branch "
             "that was left",
-            "They do no harm. An agent clears up what is covered, a lifecycle rule of the bucket the rest.",
+            "They do no harm. An agent clears up what is covered, walkeeper expire the rest with the WAL there.",
             count=found.others,
         )

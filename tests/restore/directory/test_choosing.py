@@ -156,7 +156,7 @@ def test_whoever_knows_of_an_older_backup_is_told_why_it_is_not_taken(
         CannotRestore, match=f"^--to {told}: .* is before the stop of the oldest complete backup"
     ) as said:
         make(to=to)
-    assert "from 0/600100 (2026-11-27T02:00:00+00:00) to 0/A00000 on timeline 1." in said.value.hint
+    assert "from 0/600100 (2026-11-27 02:00:00 UTC) to 0/A00000 on timeline 1." in said.value.hint
     assert f" {FIRST} is before it, and incomplete: 000000010000000000000004 is missing" in said.value.hint
     with pytest.raises(CannotRestore, match="is before the stop of the oldest complete backup") as said:
         make(to="2026-11-25 12:00Z" if "-" in to else "0/400000")
