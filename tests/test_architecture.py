@@ -57,12 +57,18 @@ def modules() -> tuple[Path, ...]:
 
 
 @cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All that a module's text consists of."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
 def imports(path: Path) -> tuple[str, ...]:
-    return tuple(_imports(ast.parse(path.read_text())))
+    return tuple(_imports(path))
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _imports(path: Path) -> Iterator[str]:
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -118,18 +124,20 @@ def room(path: Path) -> str:
 @cache
 def imported(path: Path, *, for_types: bool = True) -> set[Path]:
     """The modules of walkeeper that a module imports, each as its file; without what only the type checker imports, if told."""
-    tree = ast.parse(path.read_text())
-    if not for_types:
-        tree.body = [
-            node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
-        ]
+    typing = {id(part) for node in nodes(path) if _is_for_types(node) for part in ast.walk(node)}
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes(path):
+        if not for_types and id(node) in typing:
+            continue
         if isinstance(node, ast.Import):
             found |= {file_of(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {file_of(f"{node.module}.{alias.name}") or file_of(node.module) for alias in node.names}
     return {file for file in found if file is not None}
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
 def file_of(name: str) -> Path | None:
@@ -170,7 +178,7 @@ def test_only_the_archive_makes_receipts() -> None:
     makers = {
         place(path)
         for path in modules()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Receipt"
     }
     assert makers == {"archive/write.py"}
@@ -184,7 +192,7 @@ def test_only_the_tail_makes_its_receipts_and_deletes_by_receipt_only() -> None:
     calls = {
         (place(path), node.func.id if isinstance(node.func, ast.Name) else f".{node.func.attr}")
         for path in modules()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute)
     }
     assert {where for where, what in calls if what == "TailReceipt"} == {"archive/tail.py"}
@@ -282,7 +290,7 @@ def test_every_error_stands_in_the_one_tree_and_is_drawn_there() -> None:
     elsewhere = {
         (place(path), node.name)
         for path in modules()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.ClassDef) and place(path) != "errors.py"
         if any(isinstance(base, ast.Name) and base.id in errors for base in node.bases)
     }
