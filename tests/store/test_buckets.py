@@ -223,6 +223,14 @@ def test_an_absence_that_cannot_be_confirmed_is_unavailable(server: ScriptedS3, 
 # ----------------------------------------------------------------------------------------------------------------- lies
 
 
+def test_a_refused_head_is_said_with_the_reason_that_get_gives(server: ScriptedS3, store: Store) -> None:
+    for operation in ("HEAD", "GET"):
+        server.always(operation, refuse(403, "ForThatReason"))
+    with pytest.raises(StoreDenied, match="ForThatReason"):
+        store.head(KEY)
+    assert [operation for operation, _ in server.requests] == ["HEAD", "GET"]
+
+
 def test_another_etag_is_fine_if_the_object_is_there(server: ScriptedS3, store: Store) -> None:
     server.next("PUT", commit_then_answer(200, ETag='"0123456789abcdef0123456789abcdef"'))
     store.create(KEY, BODY, METADATA)

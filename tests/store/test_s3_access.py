@@ -299,13 +299,6 @@ def test_a_secret_that_was_changed_in_its_file_is_picked_up_without_a_restart(
     assert store._settings.secret_access_key == "the new one"
 
 
-def test_a_refused_head_is_said_with_the_reason_that_get_gives(server: ScriptedS3) -> None:
-    server.accepted_key = "another"
-    with pytest.raises(StoreDenied, match="InvalidAccessKeyId"):
-        S3Store(server.settings()).head(KEY)
-    assert [operation for operation, _ in server.requests] == ["HEAD", "GET"]
-
-
 def test_while_it_is_denied_credentials_are_not_read_at_every_call(server: ScriptedS3, tmp_path: Path) -> None:
     clock, path = HandClock(), tmp_path / "credentials"
     write_credentials(path, "first-key")
