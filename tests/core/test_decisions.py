@@ -16,12 +16,12 @@ from walkeeper.core.commitment import (
     slot_may_move,
 )
 from walkeeper.core.desired import ServerView, View, writes_without_leading
+from walkeeper.core.failed_upload import Retry, retry_after
 from walkeeper.core.hold_slot import SlotState, how_to_make_safe
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.record import Gap, Record
-from walkeeper.core.refusals import Retry, retry_after
 from walkeeper.errors import (
     BadSegment,
     Conflict,

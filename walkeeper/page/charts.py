@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from walkeeper.core.amounts import duration
-from walkeeper.page.words import esc
+from walkeeper.page.text import esc
 
 Point: TypeAlias = tuple[float, float | None]
 """Seconds, monotonic, and a value; None breaks the line."""

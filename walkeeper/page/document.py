@@ -11,9 +11,9 @@ from walkeeper.core.room import DISK_SECONDS, SHARE
 from walkeeper.page import charts, timelines
 from walkeeper.page.charts import Chart, Line, Point
 from walkeeper.page.facts import Facts, Sample
-from walkeeper.page.look import NO_SCRIPT_SECONDS, SCRIPT, STYLE
 from walkeeper.page.picture import Picture, picture_of, window
-from walkeeper.page.words import count, esc, moment
+from walkeeper.page.style import NO_SCRIPT_SECONDS, SCRIPT, STYLE
+from walkeeper.page.text import count, esc, moment
 
 WIDE: Final = 926
 NARROW: Final = 330

@@ -9,7 +9,7 @@ from walkeeper.core.amounts import size
 from walkeeper.core.coverage import Range
 from walkeeper.core.lsn import Lsn
 from walkeeper.page.picture import Lane, Picture
-from walkeeper.page.words import count, esc, moment
+from walkeeper.page.text import count, esc, moment
 
 MAX_LANES: Final = 12
 """The newest ones are drawn."""

@@ -13,10 +13,10 @@ from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.problems import Problems
 from walkeeper.archive.write import Archive
 from walkeeper.core.about import About
+from walkeeper.core.failed_upload import retry_after
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
-from walkeeper.core.refusals import retry_after
 from walkeeper.errors import Conflict, Refused, StoreUnavailable, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from walkeeper.agent.http.metrics import Exposition, Report
 from walkeeper.errors import AgentError
 from walkeeper.lib import events
-from walkeeper.page.look import POLICY
+from walkeeper.page.style import POLICY
 
 CLIENT_SECONDS: Final = 10.0
 """Seconds for which a client may be silent."""
