@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from walkeeper.core.amounts import duration, size, to_the_second
 from walkeeper.core.hold_slot import why_not_gap_safe
+from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.doctor import paste
 from walkeeper.doctor.commands import parse
@@ -167,14 +168,30 @@ def standby_follows(facts: Facts, member: MemberFacts, server: ServerFacts) -> I
         yield Wrong(
             text, ("# what was written there is nowhere else: save what is needed of it before", again), member.name
         )
-    elif member is leader or server.receives or behind < server.state.segment_size:
-        yield Good("it leads, streams, or has nearly all", member.name)
+    elif member is leader or server.receives:
+        yield Good("it leads, or streams", member.name)
+    elif (first := _begins(facts)) is not None and server.state.lsn < first.start:
+        text = (
+            f"it does not stream, and needs WAL from before the archive, which begins with {first}: it waits for ever"
+        )
+        yield Wrong(text, (again,), member.name)
+    elif behind < server.state.segment_size:
+        yield Good("it has nearly all", member.name)
     else:
         fix = (
             f"{paste.walkeeper(facts, 'status')}   # if it says that {member.name} waits for WAL that is not there:",
             again,
         )
         yield Wrong(f"it does not stream, and is {size(behind)} behind {leader.name}, which leads", fix, member.name)
+
+
+def _begins(facts: Facts) -> Segment | None:
+    """The first segment of the archive that begins first, where each says where it does."""
+    records = [each.record for each in (facts, *facts.other_stores)]
+    known = [each for each in records if isinstance(each, Record)]
+    if len(known) < len(records):
+        return None
+    return min((Segment.parse(each.start, each.size) for each in known), key=lambda segment: segment.start)
 
 
 @rule(
