@@ -171,10 +171,8 @@ def standby_follows(facts: Facts, member: MemberFacts, server: ServerFacts) -> I
     elif member is leader or server.receives:
         yield Good("it leads, or streams", member.name)
     elif (first := _begins(facts)) is not None and server.state.lsn < first.start:
-        text = (
-            f"it does not stream, and needs WAL from before the archive, which begins with {first}: it waits for ever"
-        )
-        yield Wrong(text, (again,), member.name)
+        text = f"it does not stream, and the WAL that it needs is from before the archive, which begins with {first}"
+        yield Wrong(text, ("# if it stays so, nothing brings that WAL:", again), member.name)
     elif behind < server.state.segment_size:
         yield Good("it has nearly all", member.name)
     else:
