@@ -14,11 +14,12 @@ from walkeeper.core import amounts
 from walkeeper.core.coverage import Range
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn
-from walkeeper.page import charts, look, timelines, words
+from walkeeper.page import charts, style, timelines
 from walkeeper.page.charts import Chart, Line
 from walkeeper.page.document import RATE_SECONDS, _rates, render, takeovers, verdict
 from walkeeper.page.facts import Facts, Row, Sample
 from walkeeper.page.picture import picture_of, window
+from walkeeper.page.text import count
 
 VOID: Final = {"meta", "link", "br", "path", "rect", "circle"}
 HOSTILE: Final = "</p><script>alert(1)</script>\"'&\x1b[31m\u202e\u0000"
@@ -76,8 +77,8 @@ def test_it_is_whole_and_loads_nothing_from_anywhere(facts: Facts) -> None:
         value or "" for _, attributes in reader.tags for name, value in attributes.items() if name in ("href", "src")
     ]
     assert sorted(set(links)) == ["data:,", "health", "metrics", "ready"]
-    assert "url(" not in look.STYLE
-    assert "@import" not in look.STYLE
+    assert "url(" not in style.STYLE
+    assert "@import" not in style.STYLE
     ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert not any("style" in attributes for _, attributes in reader.tags), "the policy would refuse it"
@@ -100,7 +101,7 @@ def test_who_does_not_see_can_read_it(facts: Facts) -> None:
 
 def test_it_works_without_javascript() -> None:
     text = render(pages.well())
-    assert f'<noscript><meta http-equiv="refresh" content="{look.NO_SCRIPT_SECONDS}"></noscript>' in text
+    assert f'<noscript><meta http-equiv="refresh" content="{style.NO_SCRIPT_SECONDS}"></noscript>' in text
     for said in ("0/93000000", "node3", "TL 4", "all well"):
         assert said in Reader(text).text
 
@@ -345,7 +346,7 @@ def test_rates_are_over_a_minute_and_never_negative() -> None:
 @pytest.mark.parametrize(
     ("said", "text"),
     [
-        (words.count(1, "gap"), "1 gap"), (words.count(2000, "gap"), "2,000 gaps"),
+        (count(1, "gap"), "1 gap"), (count(2000, "gap"), "2,000 gaps"),
     ],
 )  # fmt: skip
 def test_numbers_are_for_people(said: str, text: str) -> None:
@@ -370,7 +371,7 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("block", [0, 1], ids=["light", "dark"])
 def test_text_and_pictures_have_the_contrast_that_wcag_asks_for(block: int) -> None:
-    root = re.findall(r":root\{(.*?)\}", look.STYLE, re.DOTALL)[block]
+    root = re.findall(r":root\{(.*?)\}", style.STYLE, re.DOTALL)[block]
     colour = dict(re.findall(r"--([a-z-]+):(#[0-9a-f]+)", root))
     for ground in ("paper", "card"):
         for text in ("ink", "soft", "good", "bad", "odd", "one"):
