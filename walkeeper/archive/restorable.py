@@ -132,8 +132,9 @@ def judged(
     documents: Documents,
     listed: Listed,
     record: Record | None,
+    broken: Mapping[str, str] | None = None,
 ) -> Restorable:
-    """The same for who has listed the archive."""
+    """The same for who has listed the archive. ``broken``: what was found against some backups just now, by id."""
     expiry, start = read_expiry(store, layout), listed.start
     for floor in expiry.floors:
         if floor.size != size:
@@ -157,7 +158,7 @@ def judged(
         documents=documents,
         expiry=expiry,
         holdings=found,
-        windows=windows.look(documents.backups, found, documents.unreadable),
+        windows=windows.look(documents.backups, found, {**documents.unreadable, **(broken or {})}),
     )
 
 

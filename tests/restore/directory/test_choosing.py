@@ -299,6 +299,47 @@ def test_p15_a_floor_that_is_recorded_while_a_transaction_is_looked_for_counts(
         make(to="xid:4711")
 
 
+# ---------------------------------------------------------------------------------------------------- pieces are gone
+
+
+def without_a_piece(built: Built, id_: BackupId) -> str:
+    key = min(info.key for info in built.store.list(f"{built.archive.layout.backup(id_)}data/"))
+    built.store.delete(key)
+    return key
+
+
+def test_p14_a_backup_that_lacks_a_piece_is_none_and_nothing_is_removed_for_it(
+    built: Built, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was complete when it was stored, and somebody has deleted there since."""
+    monkeypatch.setattr(plan, "last_record", lambda *_: None)  # these segments cannot be read
+    monkeypatch.setattr(CommitTimes, "search", lambda *_: Lsn(7 * MIB))
+    key = without_a_piece(built, SECOND)
+    for to in ("latest", "0/700000", "immediate", "xid:4711"):
+        chosen = make(to=to)
+        assert (chosen.backup.id, chosen.damage, chosen.incomplete) == (
+            str(FIRST),
+            "",
+            f"{SECOND}: {key}: it is not there",
+        )
+    assert str(SECOND) in _line(chosen, "Not there")
+    with pytest.raises(CannotRestore, match=f"--backup {SECOND}: it is damaged: {key}: it is not there"):
+        make(backup=str(SECOND))
+    assert make(is_trial=True).backup.id == str(SECOND), "what it finds is noted"
+    gone = without_a_piece(built, FIRST)
+    with pytest.raises(CannotRestore, match="no backup on the chain of timeline 1 is complete") as told:
+        make()
+    assert f"{FIRST}: {gone}: it is not there" in told.value.hint
+
+
+def test_p14_an_incremental_is_none_without_the_pieces_that_it_builds_on(built: Built, make: Make) -> None:
+    third = BackupId("20261128T020000Z", 1, "00000003")
+    backups = Backups(built.store, built.archive.layout, built.codec)
+    put_backup(backups, third, Lsn(8 * MIB + 40), Lsn(8 * MIB + 256), parent=str(SECOND), kind="incremental")
+    without_a_piece(built, SECOND)
+    assert make().backup.id == str(FIRST)
+
+
 # ------------------------------------------------------------------------------------------------------ found damaged
 
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from walkeeper.archive import proofs
+from walkeeper.archive.backups import Backups
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.times import NEAR, CommitTimes
 from walkeeper.core.backup import Backup, BackupId
@@ -21,7 +22,7 @@ from walkeeper.core.landmarks import restore_point, transaction_end
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.windows import Choice, NoChoice, Window, Windows, choose, consistent_at, stopped_at
 from walkeeper.dcs.claim import Claim
-from walkeeper.errors import CannotRestore, CannotTell, Refused, StoreError
+from walkeeper.errors import CannotRestore, CannotTell, NotAuthentic, Refused, StoreError
 from walkeeper.lib import events
 from walkeeper.lib.retry import with_retries
 from walkeeper.restore.directory import near
@@ -48,6 +49,14 @@ def noted(store: Store, layout: Layout, complete: Sequence[Backup]) -> dict[str,
                 builds = "" if each is backup else f"it builds on {each.id}: "
                 against[backup.id] = f"{builds}{found[each.id]}"
     return against
+
+
+def lacks(backups: Backups, backup: Backup) -> str:
+    """What the store has not of it; empty where it has everything. Raises the store's errors."""
+    try:
+        return with_retries(lambda: backups.lacks(backup))
+    except NotAuthentic as planted:
+        return str(planted)
 
 
 def sound(chosen: Choice, against: Mapping[str, str]) -> Choice:

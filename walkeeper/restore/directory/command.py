@@ -141,6 +141,7 @@ def _told(plan: Plan, seconds: float | None) -> list[str]:
         *(wrapped("Store", f"{plan.config.store_name}, {plan.evidence.store.url}") if plan.config.others else ()),
         *wrapped("Backup", f"{backup.id} of {backup.member}, PostgreSQL {backup.major}, stopped at {stopped}: {size}"),
         *(wrapped("Not used", f"{plan.passed_over}. --backup takes it") if plan.passed_over else ()),
+        *(wrapped("Not there", plan.incomplete) if plan.incomplete else ()),
         *(wrapped("DAMAGED", f"{plan.damage}. What that is about may be missing or wrong") if plan.damage else ()),
         *(
             wrapped("Chain", f"it and {amounts.counted(len(plan.chain) - 1, 'backup')} that it builds on")
@@ -243,6 +244,7 @@ def _document(plan: Plan, outcome: str, **more: Any) -> dict[str, Any]:
         "backup": plan.backup.id,
         "damage": plan.damage or None,
         "passed_over": plan.passed_over or None,
+        "incomplete": plan.incomplete or None,
         "postgresql": plan.backup.major,
         "timeline": plan.timeline,
         "target": plan.request.to,

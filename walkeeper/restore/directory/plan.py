@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -86,7 +86,26 @@ def _none_can(passed: dict[str, WalkeeperError]) -> WalkeeperError:
 
 
 def make(config: Config, request: Request, tell: Callable[[str], None] = lambda _: None) -> Plan:
-    """Raises CannotRestore, CannotTell, ConfigError, BadBackup, Locked or the store's errors. Writes nothing."""
+    """Raises CannotRestore, CannotTell, ConfigError, BadBackup, Locked or the store's errors. Writes nothing.
+
+    A backup of which the store lacks a piece is none: nothing is removed for it, and an older one is taken where that reaches the
+    target. But one that is on trial, or that was begun with, ends by itself.
+    """
+    broken: dict[str, str] = {}
+    while True:
+        plan = _made(config, request, tell, broken)
+        if request.is_trial or plan.resumed is not None:
+            return plan
+        lacking = {each.id: why for each in plan.chain if (why := choice.lacks(plan.backups, each))}
+        if not lacking:
+            return replace(
+                plan, incomplete="; ".join(f"{id_}: {why}" for id_, why in sorted(broken.items(), reverse=True))
+            )
+        broken |= lacking
+
+
+def _made(config: Config, request: Request, tell: Callable[[str], None], broken: Mapping[str, str]) -> Plan:
+    """``broken``: what was found against some backups, which count for nothing, by id."""
     wanted = target.parse(request.to)
     _check_action(request, wanted)
     directory = here.directory(config, request)
@@ -101,7 +120,7 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
     evidence = gather(config, archives.store, claim or ask_the_dcs(config), system_identifier)
     asked = _asked(config, request, evidence)
     resumed = here.resumable(directory, before, asked, delta=request.delta)
-    can = _look(evidence, archives)
+    can = _look(evidence, archives, broken)
     found = can.windows
     timeline = _timeline(can.holdings, request.timeline)
     history = can.holdings.histories.get(timeline, History(timeline))
@@ -123,7 +142,7 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
         chosen, end = choice.searched(wanted, found.chains[timeline], times, tell)
         better = choice.sound(chosen, against)
         # That may have taken hours, and nothing pins the backup yet: a floor that was recorded meanwhile counts.
-        chosen = choice.named(_look(evidence, archives).windows, better.backup.id, timeline, wanted)
+        chosen = choice.named(_look(evidence, archives, broken).windows, better.backup.id, timeline, wanted)
         chosen = replace(chosen, instead_of=better.instead_of)
     if request.use == "replica":
         choice.check_replica(evidence.claim, chosen, against)
@@ -165,7 +184,7 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
     )
 
 
-def _look(evidence: Evidence, archives: Archives) -> Restorable:
+def _look(evidence: Evidence, archives: Archives, broken: Mapping[str, str]) -> Restorable:
     """What the archive can restore. Raises CannotRestore where it has no backup."""
     backups = archives.backups(evidence.layout.system_identifier)
     documents = with_retries(lambda: restorable.read_documents(backups))
@@ -183,7 +202,7 @@ def _look(evidence: Evidence, archives: Archives) -> Restorable:
         )
     listed = Listed(evidence.archived, evidence.histories, evidence.start)
     record = evidence.claim.record
-    return restorable.judged(evidence.store, evidence.layout, evidence.size, documents, listed, record)
+    return restorable.judged(evidence.store, evidence.layout, evidence.size, documents, listed, record, broken)
 
 
 def _check_action(request: Request, wanted: Target) -> None:
