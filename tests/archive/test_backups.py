@@ -12,7 +12,7 @@ import pytest
 from tests.core.values import a_backup
 from tests.fixtures.backed_up import piece_of, put_document, put_piece
 from tests.twins.memory_store import MemoryStore
-from walkeeper.archive.backups import Backups, Stored, order_of
+from walkeeper.archive.backups import Backups, Kind, Stored, order_of
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.core import backup_index
@@ -63,6 +63,25 @@ def test_p13_a_piece_that_is_shorter_than_it_was_stored_does_not_count(store: Me
     del store.objects[key]
     with pytest.raises(CannotTell, match="not there"):
         backups.read_piece(a_backup(ID), PIECE)
+
+
+def test_p13_what_states_nothing_of_itself_is_read_before_a_second_attempt_takes_it_over(
+    store: MemoryStore, backups: Backups
+) -> None:
+    """As in a directory whose file system keeps no extended attributes."""
+    kinds: tuple[Kind, ...] = ("order", "index")
+    put_piece(backups, ID, PLAIN)
+    for kind in kinds:
+        put_document(backups, ID, kind, PLAIN)
+    store.objects = {key: (body, {}) for key, (body, _) in store.objects.items()}
+    assert put_piece(backups, ID, PLAIN).was_present
+    assert all(put_document(backups, ID, kind, PLAIN).was_present for kind in kinds)
+    store.objects = {key: (body[:-1] + bytes([body[-1] ^ 1]), {}) for key, (body, _) in store.objects.items()}
+    with pytest.raises(CannotTell, match="with other bytes"):
+        put_piece(backups, ID, PLAIN)
+    for kind in kinds:
+        with pytest.raises(CannotTell, match="with other bytes"):
+            put_document(backups, ID, kind, PLAIN)
 
 
 def test_a_frame_that_unpacks_to_other_bytes_than_the_index_says_is_not_the_piece(backups: Backups) -> None:
