@@ -91,6 +91,7 @@ def test_at_the_target_it_is_looked_at_ended_stopped_and_restored_anew(there: Th
     said, (start, resume, stop) = there.restore("--to", there.time)
     assert "Settings" not in said
     assert "pausing at the end of recovery" in said
+    assert "Patroni, started earlier, replays beyond the target" in said
     assert there.type(start).returncode == 0, (there.host.data / "walkeeper.log").read_text()
     assert there.words(paused=True) == "ab"
     assert "pausing at the end of recovery" in (there.host.data / "walkeeper.log").read_text()
