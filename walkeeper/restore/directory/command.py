@@ -224,9 +224,12 @@ def _next_steps(plan: Plan) -> list[str]:
             "server can be read, and not all of it is there yet: look at it, or dump from it, when this says f:",
             f"  {shlex.join([*psql, '-c', 'select pg_is_in_recovery()'])}",
         ]
-    if action is None:
-        return [*lines, "Then hand it over, to Patroni for instance: docs/recovery.md says how."]
-    return [*lines, "Hand it over when its recovery has ended: Patroni, started earlier, replays beyond the target (docs/recovery.md)."]
+    over = (
+        "Then hand it over, to Patroni for instance: docs/recovery.md says how."
+        if action is None
+        else "Hand it over when its recovery has ended: Patroni, started earlier, replays beyond the target (docs/recovery.md)."
+    )
+    return [*lines, over]
 
 
 def _pg_ctl(plan: Plan) -> str:
