@@ -13,18 +13,18 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pyrage
 import pytest
 
 from tests.backup.tars import Tree
-from tests.fixtures.made_backup import CONTROL, LAYOUT, SPACE, as_restored, expected, made, plan
+from tests.fixtures.made_backup import BASE, CONTROL, LAYOUT, SPACE, as_restored, expected, made, plan
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.expiry import read_pins
-from walkeeper.core.backup import Backup
+from walkeeper.core.backup import Backup, BackupId
 from walkeeper.core.backup_index import Part
 from walkeeper.core.lsn import MIB
 from walkeeper.errors import CannotRestore, CannotTell, Locked, StoreDenied, StoreUnavailable
@@ -196,8 +196,48 @@ def test_what_is_replayed_needs_room_too(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "pg_wal").symlink_to(tmp_path)
     here.check_room({0: tmp_path}, {0: 500 * MIB}, 300 * MIB)
     (tmp_path / "pg_wal").unlink()
-    disk.f_bavail = 1800
-    here.check_room({0: tmp_path}, {0: 500 * MIB}, 5000 * MIB)
+
+
+GIB: Final = 1024 * MIB
+
+
+@pytest.mark.parametrize(
+    ("base", "main", "auto", "segments", "most"),
+    [
+        (None, b"max_wal_size = 4GB\n", b"", 65, 65 * 16 * MIB),
+        (None, b"max_wal_size = 4GB\n", b"", 1000, 4 * GIB),
+        (None, b"max_wal_size = 4GB\n", b"MAX_WAL_SIZE '8192'  # MiB\n", 1000, 8 * GIB),
+        (b"max_wal_size = 1GB\n", b"include 'postgresql.base.conf'\nmax_wal_size = '2GB'", b"#max_wal_size = 1TB\n", 1000, 2 * GIB),
+        (None, b"max_wal_size = 4GB\n", b"", 10, 160 * MIB),
+        (None, b"max_wal_size = 64MB\n", b"", 1000, GIB),
+        (None, b"max_wal_size = much\n", b"", 1000, GIB),
+        (None, b"max_wal_size = %sTB\n" % (b"9" * 400), b"", 1000, 1000 * 16 * MIB),
+        (None, None, b"", 1000, GIB),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_wal_that_lies_there_is_counted_by_the_backups_own_settings(
+    store: MemoryStore, tmp_path: Path, base: bytes | None, main: bytes | None, auto: bytes, segments: int, most: int
+) -> None:
+    files: Tree = {path: content for path, content in BASE.items() if path != "postgresql.conf"}
+    files |= {name: text for name, text in (("postgresql.base.conf", base), ("postgresql.conf", main)) if text}
+    files["postgresql.auto.conf"] = auto
+    other = BackupId("20261128T030000Z", 3, "1a2b3c4d")
+    what = replace(
+        plan(made(store, base=files, id_=other, segment_size=16 * MIB), store, tmp_path), wal_segments=segments
+    )
+    found = here.needed(what, {0: what.directory, **what.tablespaces})
+    assert here.wal_at_a_time(what, found) == most
+
+
+def test_a_configuration_that_cannot_be_read_is_left_to_the_restore(
+    store: MemoryStore, backup: Backup, tmp_path: Path
+) -> None:
+    what = replace(plan(backup, store, tmp_path), wal_segments=2000)
+    found = here.needed(what, {0: what.directory, **what.tablespaces})
+    for key in [key for key in store.objects if "/data/" in key]:
+        del store.objects[key]
+    assert here.wal_at_a_time(what, found) == GIB
 
 
 def test_what_lies_at_the_root_of_a_file_system_stays(store: MemoryStore, backup: Backup, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_the_room_is_that_of_the_files_at_their_largest_and_not_of_their_changes
     chain: tuple[Backup, ...], store: MemoryStore, tmp_path: Path
 ) -> None:
     what = planned(chain, store, tmp_path)
-    found = here.needed(what, {0: what.directory, **what.tablespaces})
+    found = here.needed(what, {0: what.directory, **what.tablespaces}).sizes
     whole = {path: len(content or b"") for path, content in expected_of_chain().items()}
     space = next(iter(what.tablespaces))
     cut = BLOCK_SIZE  # of one file in each

@@ -141,6 +141,5 @@ def _key(plan: Plan) -> str:
 def _room(plan: Plan, directory: Path) -> str:
     """What lies in the directory counts as free: --delta writes over it."""
     places = {0: directory.absolute(), **plan.tablespaces}
-    needed = here.needed(plan, places)
-    here.check_room(places, needed, plan.wal_segments * plan.backup.size)
-    return f"{amounts.size(sum(needed.values()))} fit into {', '.join(map(str, places.values()))}"
+    sizes = here.check_room_for(plan, places).sizes
+    return f"{amounts.size(sum(sizes.values()))} fit into {', '.join(map(str, places.values()))}"

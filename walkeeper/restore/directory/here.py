@@ -7,20 +7,21 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from walkeeper.config import Config
 from walkeeper.core.amounts import size as shown_size
 from walkeeper.core.backup import Backup
-from walkeeper.core.backup_index import Part
+from walkeeper.core.backup_index import Part, Piece
 from walkeeper.core.incremental import changed_path, is_map, layers_of
 from walkeeper.core.lsn import MIB
-from walkeeper.errors import CannotRestore, CannotTell, WrongCall
+from walkeeper.errors import CannotRestore, CannotTell, WalkeeperError, WrongCall
 from walkeeper.lib.retry import with_retries
 from walkeeper.postgres import programs as postgres_programs
 from walkeeper.postgres.data_directory import read_control_file, running_server
 from walkeeper.postgres.postmasters import is_same, postmasters, sees_all
 from walkeeper.restore import state
+from walkeeper.restore.directory import settings
 from walkeeper.restore.directory.fetch import in_order
 from walkeeper.restore.directory.model import Plan, Request, Use
 from walkeeper.restore.directory.tree import LOST_AND_FOUND, PG_WAL
@@ -29,8 +30,16 @@ from walkeeper.restore.state import Asked, State
 _SPARE: Final = 256 * MIB
 """Bytes that must be free besides: for what the recovery writes."""
 _OF_WAL: Final = 1024 * MIB
-"""Bytes of WAL that lie in pg_wal at a time while it is replayed, where max_wal_size is PostgreSQL's default. The backup's may be
-larger, and its files are not here yet: what that takes more is not asked for."""
+"""Bytes of WAL that lie in pg_wal at a time while it is replayed, where max_wal_size is PostgreSQL's default, or not known."""
+_CONFIGURATION: Final = ("postgresql.base.conf", "postgresql.conf", settings.AUTO_CONF)
+"""Files of a data directory that set max_wal_size; the last that does counts. Patroni makes the first of the second."""
+
+
+class Needed(NamedTuple):
+    """Bytes of the files by tablespace, 0 for none; and where the backup has the files of its configuration."""
+
+    sizes: dict[int, int]
+    configuration: dict[str, tuple[Piece, Part]]
 
 
 def check_place(plan: Plan) -> None:
@@ -41,16 +50,39 @@ def check_place(plan: Plan) -> None:
     places = {0: plan.directory, **plan.tablespaces}
     for oid, place in places.items():
         _check_directory(place, oid, plan)
-    check_room(places, needed(plan, places), plan.wal_segments * plan.backup.size)
+    check_room_for(plan, places)
 
 
-def needed(plan: Plan, places: dict[int, Path]) -> dict[int, int]:
+def check_room_for(plan: Plan, places: dict[int, Path]) -> Needed:
+    """For its files there, and for WAL. Raises as above."""
+    found = needed(plan, places)
+    check_room(places, found.sizes, wal_at_a_time(plan, found))
+    return found
+
+
+def wal_at_a_time(plan: Plan, found: Needed) -> int:
+    """Bytes that lie in pg_wal while it is replayed: what comes between two checkpoints of the server that wrote it."""
+    whole = plan.wal_segments * plan.backup.size
+    if whole <= _OF_WAL:
+        return whole
+    most: float = _OF_WAL
+    for name in _CONFIGURATION:
+        if name in found.configuration:
+            piece, part = found.configuration[name]
+            with suppress(WalkeeperError):  # the restore itself will say it
+                plain = with_retries(lambda piece=piece: plan.backups.read_piece(plan.backup, piece))  # type: ignore[misc]
+                most = settings.max_wal_size(plain[part.at : part.at + part.length]) or most
+    return int(min(whole, max(most, _OF_WAL)))
+
+
+def needed(plan: Plan, places: dict[int, Path]) -> Needed:
     """Bytes of the files in each, by the index of each backup, which is proved to open, its pieces to be in order, and all that a
     chain builds on to be there. A file counts with what it has at most: an older backup's is written before it is cut. Raises as
     above."""
     found = dict.fromkeys(places, 0)
     largest: dict[int, int] = {}
     """By path, of those that an older backup has, too."""
+    configuration: dict[str, tuple[Piece, Part]] = {}
 
     def count(part: Part, changed: str | None, *, newest: bool) -> None:
         path = hash(changed or part.path)
@@ -66,11 +98,13 @@ def needed(plan: Plan, places: dict[int, Path]) -> dict[int, int]:
         for piece in in_order(with_retries(lambda: plan.backups.index(backup)), incremental=incremental):
             yield from piece.parts
             for part in piece.parts:
+                if part.path in _CONFIGURATION and backup is plan.backup and part.length == part.size:
+                    configuration[part.path] = piece, part
                 if part.kind == "f" and part.offset == 0:
                     count(part, changed_path(part.path) if incremental else None, newest=backup is plan.backup)
 
     layers_of(plan.chain, parts)
-    return found
+    return Needed(found, configuration)
 
 
 def directory(config: Config, request: Request) -> Path:
@@ -257,7 +291,7 @@ def _of(path: str, places: dict[int, Path]) -> int:
 
 
 def check_room(places: dict[int, Path], sizes: dict[int, int], wal: int) -> None:
-    """On each file system; what lies in the directories already is written over. ``wal``: bytes of WAL that are replayed.
+    """On each file system; what lies in the directories already is written over. ``wal``: bytes that lie in pg_wal at a time.
 
     Raises CannotRestore. A pg_wal on a disk of its own is not looked at.
     """
@@ -266,7 +300,7 @@ def check_room(places: dict[int, Path], sizes: dict[int, int], wal: int) -> None
     for oid, place in places.items():
         with _may_be_seen(place):
             near = next(each for each in (place, *place.parents) if each.exists())
-            beside = min(wal, _OF_WAL) if oid == 0 and not (place / PG_WAL).is_symlink() else 0
+            beside = wal if oid == 0 and not (place / PG_WAL).is_symlink() else 0
         device = near.stat().st_dev
         sums = total.setdefault(device, [0 if oid else _SPARE, 0])
         sums[0] += sizes[oid] + beside

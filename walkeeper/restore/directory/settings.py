@@ -155,6 +155,16 @@ def _room_for_wal(segment: str) -> list[str]:
     return [f"{name} = '{twice}MB'" for name, default in least.items() if twice > default]
 
 
+def max_wal_size(content: bytes) -> float | None:
+    """What a file of the configuration sets it to at last, in bytes; None where it does not, or not to an amount."""
+    found = None
+    for line in _lines(content):
+        if (match := _LINE.match(line)) and match[1].lower() == "max_wal_size":
+            amount = _AMOUNT.fullmatch(match[2].strip())
+            found = float(amount[1]) * (_UNITS[amount[2]] if amount[2] else MIB) if amount else found
+    return found
+
+
 def quoted(value: str) -> str:
     """A value for postgresql.conf (``GUC_scanstr`` in ``guc-file.l``)."""
     return "'" + value.replace("\\", "\\\\").replace("'", "''").replace("\n", "\\n") + "'"
