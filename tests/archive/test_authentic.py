@@ -174,10 +174,10 @@ def test_p16_a_planted_name_that_is_no_key_is_in_nobodys_way(world: World, name:
 @pytest.mark.parametrize("keyed", [False, True])
 def test_p16_a_planted_object_that_is_too_large_is_in_nobodys_way(world: World, far: bool, keyed: bool) -> None:
     world.begin()
-    reader = Reader(world.store if keyed else world.raw, world.codec, far=far, largest=SIZE)
+    reader = Reader(world.store if keyed else world.raw, world.codec, far=far)
     for suffix in (".zst", ".again.zst", ".again.zst.age"):
         world.raw.create(LAYOUT.file(THREE, suffix), b"x" * (2 * MIB), {})
-    assert reader.deliver(LAYOUT, THREE.name) == plain(THREE)
+    assert reader.deliver(LAYOUT, THREE.name, SIZE) == plain(THREE)
     world.raw.create(LAYOUT.file(HistoryFile(2), ""), b"x" * (SMALL + 1), {})
     if keyed:
         world.archive.archive_history(2, history_text(TWO))

@@ -67,10 +67,12 @@ def control_file(
     state: int = 5,
     system_identifier: int = 7300000000000000001,
     version: int = 1300,
+    segment_size: int = 0,
 ) -> bytes:
     """``pg_control`` of a server whose last checkpoint was there, and which had got to ``reached`` in recovery."""
     positions = struct.pack("=QQI84xQI", checkpoint, checkpoint, timeline, reached, timeline if reached else 0)
-    return struct.pack("=QI4xi12x", system_identifier, version, state) + positions + bytes(8000)
+    sizes = struct.pack("=56xId4I", 8, 1234567.0, 8192, 131072, 8192, segment_size) if segment_size else b""
+    return struct.pack("=QI4xi12x", system_identifier, version, state) + positions + sizes + bytes(8000)
 
 
 def plain_segment(

@@ -227,7 +227,13 @@ def test_of_a_control_file_whose_form_is_not_known_the_identity_is_read(tmp_path
     (tmp_path / "global").mkdir()
     (tmp_path / "global" / "pg_control").write_bytes(control_file(1, BEYOND, version=1900))
     found = read_control_file(tmp_path)
-    assert (found.system_identifier, found.had) == (SYSTEM, ())
+    assert (found.system_identifier, found.had, found.segment_size) == (SYSTEM, (), None)
+    for size, read in ((64 * MIB, 64 * MIB), (3 * MIB, None), (0xFFFFFFFF, None)):
+        (tmp_path / "global" / "pg_control").write_bytes(control_file(1, BEYOND, segment_size=size))
+        assert read_control_file(tmp_path).segment_size == read
+    whole = control_file(1, BEYOND, segment_size=MIB).rstrip(b"\0")
+    (tmp_path / "global" / "pg_control").write_bytes(whole[:-4])
+    assert read_control_file(tmp_path).segment_size is None
 
 
 def archive_with(directory: Path, server: Postgres, history: bytes) -> Path:
@@ -329,6 +335,8 @@ def test_the_control_file_of_a_real_server_says_what_the_server_says(major: int)
         found = read_control_file(server.data)
         assert (found.system_identifier, found.had) == (server.system_identifier, (checkpoint(server),))
         assert found.wrote
+        ((size,),) = server.execute("SELECT setting::int FROM pg_settings WHERE name = 'wal_segment_size'")
+        assert found.segment_size == size
         backup = server.base_backup(new_directory("b") / "base", wal="stream")
         standby = restore_server(
             backup, new_directory("c") / "pg", "/bin/false", bin_dir=all_postgres()[major], signal_file="standby.signal"

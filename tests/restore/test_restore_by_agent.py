@@ -12,9 +12,14 @@ from typing import Any
 
 import pytest
 
+from tests.core.values import control_file
 from tests.fixtures.restoring import PLAIN, SEGMENT, SYSTEM, Node, answering, listening
+from tests.twins.memory_record import MemoryRecord
+from walkeeper.archive.codec import most
+from walkeeper.archive.read import MAX_LABEL_BYTES
 from walkeeper.control.server import AgentLock, ControlServer
-from walkeeper.restore import client, exits
+from walkeeper.restore import client, command, exits
+from walkeeper.store.base import MAX_OBJECT, Body
 
 
 @pytest.fixture
@@ -155,3 +160,32 @@ def test_the_command_takes_that_way_and_is_light(agent: Node) -> None:
     assert (agent.data / "pg_wal" / "RECOVERYXLOG").read_bytes() == PLAIN
     for heavy in ("msgspec", "yaml", "argparse", "typing", "walkeeper.archive.write"):
         assert f" {heavy}\n" not in answer.stderr
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_p16_no_more_of_an_object_is_read_than_a_file_of_this_server_can_have(
+    node: Node, monkeypatch: pytest.MonkeyPatch, *, alone: bool
+) -> None:
+    """A planted one of a gigabyte would take as much memory before it is seen to be none of the archive's."""
+    control = control_file(1, SEGMENT.start, system_identifier=SYSTEM, segment_size=SEGMENT.size)
+    (node.data / "global" / "pg_control").write_bytes(control)
+    node.store.objects[node.archive.layout.file(SEGMENT, ".again.zst")] = (bytes(2 * SEGMENT.size), {})
+    limits: dict[str, int] = {}
+    get = node.store.get
+
+    def noted(key: str, limit: int = MAX_OBJECT) -> Body | None:
+        limits[key.rpartition("/")[2]] = limit
+        return get(key, limit)
+
+    monkeypatch.setattr(node.store, "get", noted)
+    monkeypatch.setattr(command, "open_all", lambda *_, **__: node.store)
+    monkeypatch.setattr(command, "_records", lambda *_: MemoryRecord(node.dcs))
+    label = f"{SEGMENT}.00000028.backup"
+    with answering(node):
+        for name in (SEGMENT.name, label):
+            if alone:
+                assert command.restore(node.config, name, node.data, {}) == (PLAIN if name == SEGMENT.name else None)
+            else:
+                assert node.restore(name) == (exits.DELIVERED if name == SEGMENT.name else exits.ABSENT)
+    assert limits[f"{SEGMENT}.zst"] == most(SEGMENT.size) < 2 * SEGMENT.size
+    assert limits[f"{label}.zst"] == most(MAX_LABEL_BYTES)

@@ -33,40 +33,40 @@ class Reader:
     """One store, to be read; for several clusters and threads. Needs no segment size: a segment says it itself.
 
     ``far``: each answer takes a while, so that questions are put together, and an archive that was found once is taken to
-    be there still. A directory's is looked for each time: a disk may be unmounted. ``largest``: bytes of a segment, where that
-    is known; what cannot be one is not read.
+    be there still. A directory's is looked for each time: a disk may be unmounted.
     """
 
-    def __init__(self, store: Store, codec: Codec, *, far: bool = False, largest: int = _LARGEST) -> None:
+    def __init__(self, store: Store, codec: Codec, *, far: bool = False) -> None:
         self.store = store
         self._codec = codec
         self._far = far
-        self._largest = largest
         self._usual = codec.suffix
         self._proved: set[str] = set()
 
-    def deliver(self, layout: Layout, name: str) -> bytes | None:
+    def deliver(self, layout: Layout, name: str, size: int | None = None) -> bytes | None:
         """Exactly what was archived under that name, proved by its checksum; None when it is proved absent (P6).
 
+        ``size``: bytes of a segment, where who asks knows them: what cannot be one is not read then.
         Absent is proved only where the archive states its start: a wrong prefix or an unmounted disk is not absence. Raises
         BadName, CannotTell, or the store's errors.
         """
         file = wal_file(name)
         if file == HistoryFile(1):
             return None
+        size = size or _LARGEST
         problem: CannotTell | Refused | TooLarge | None = None
-        for suffix, body in self._bodies(layout, file):
+        for suffix, body in self._bodies(layout, file, size):
             try:
                 if isinstance(body, NotAuthentic | TooLarge):
                     raise body
-                return opened(layout, self._codec, file, suffix, body)
+                return opened(layout, self._codec, file, suffix, body, size)
             except (CannotTell, Refused, TooLarge) as damaged:
                 # Another suffix may have a whole one. Without its key nobody knows whether one is damaged.
                 word = "stored_object_locked" if isinstance(damaged, Locked) else "stored_object_damaged"
                 events.failure(word, damaged, key=layout.file(file, suffix))
                 problem = problem or damaged
         if problem is not None:
-            return self._from_another(layout, name, problem)
+            return self._from_another(layout, name, size, problem)
         if layout.root not in self._proved:
             self.prove(layout, name)
             if self._far:
@@ -78,20 +78,22 @@ class Reader:
         for store in self.store.stores if isinstance(self.store, Several) else (self.store,):
             prove_archive(store, layout, name)
 
-    def _from_another(self, layout: Layout, name: str, problem: CannotTell | Refused | TooLarge) -> bytes:
+    def _from_another(self, layout: Layout, name: str, size: int, problem: CannotTell | Refused | TooLarge) -> bytes:
         """Where several stores are read as one, and what the first has of that file is damaged. Raises ``problem``."""
         for store in self.store.stores if isinstance(self.store, Several) else ():
             with suppress(WalkeeperError):
-                plain = Reader(store, self._codec, far=self._far, largest=self._largest).deliver(layout, name)
+                plain = Reader(store, self._codec, far=self._far).deliver(layout, name, size)
                 if plain is not None:
                     return plain
         raise problem
 
-    def _bodies(self, layout: Layout, file: WalFile) -> Iterator[tuple[str, Body | NotAuthentic | TooLarge]]:
+    def _bodies(self, layout: Layout, file: WalFile, size: int) -> Iterator[tuple[str, Body | NotAuthentic | TooLarge]]:
         """What there is of that file; what was stored again beside a damaged one last, as it is needed least."""
         asked = _together if self._far else map
         usual = suffixes(file)
-        limit = SMALL if isinstance(file, HistoryFile) else most(self._largest)
+        limit = (
+            SMALL if isinstance(file, HistoryFile) else most(MAX_LABEL_BYTES if isinstance(file, BackupFile) else size)
+        )
         for round_ in (usual, [AGAIN + suffix for suffix in usual]):
             answers = asked(lambda key: self._got(key, limit), [layout.file(file, suffix) for suffix in round_])
             yield from ((suffix, body) for suffix, body in zip(round_, answers, strict=True) if body is not None)
@@ -137,7 +139,7 @@ def suffixes(file: WalFile) -> tuple[str, ...]:
     return ("",) if isinstance(file, HistoryFile) else SUFFIXES
 
 
-def opened(layout: Layout, codec: Codec, file: WalFile, suffix: str, body: Body) -> bytes:
+def opened(layout: Layout, codec: Codec, file: WalFile, suffix: str, body: Body, size: int = _LARGEST) -> bytes:
     """The plain file in a stored body, checked. Raises CannotTell or Refused for what is damaged or another's."""
     if isinstance(file, HistoryFile):
         histories.check(layout.file(file, suffix), body)
@@ -147,14 +149,14 @@ def opened(layout: Layout, codec: Codec, file: WalFile, suffix: str, body: Body)
         if isinstance(file, BackupFile):
             plain = codec.decode(suffix, body, MAX_LABEL_BYTES)
         else:
-            plain = _segment_bytes(codec, suffix, body, file)
+            plain = _segment_bytes(codec, suffix, body, file, size)
         _check_fetched(body.metadata, plain, file, layout)
     return plain
 
 
-def _segment_bytes(codec: Codec, suffix: str, body: Body, file: WalFile) -> bytes:
+def _segment_bytes(codec: Codec, suffix: str, body: Body, file: WalFile, size: int) -> bytes:
     """No more of them than the segment's own header says that there are."""
-    pieces = codec.parts(suffix, body, _LARGEST)
+    pieces = codec.parts(suffix, body, size)
     first = next(pieces, b"")
     left = SegmentHeader.parse(first, file.name).segment_size - len(first)
     found = [first]

@@ -126,7 +126,7 @@ class CommitTimes:
         if (kept := self._plains.get(segment.number)) is not None:
             yield kept
             return
-        plain = Reader(self.store, self.codec, largest=self.size).deliver(self.layout, segment.name)
+        plain = Reader(self.store, self.codec).deliver(self.layout, segment.name, self.size)
         if plain is None:
             yield from self._tail(segment)
             return

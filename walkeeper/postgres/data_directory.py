@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.core.history import MAX_HISTORY_BYTES, parse_history
-from walkeeper.core.lsn import Lsn
-from walkeeper.errors import BadHistory, CannotTell
+from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.errors import BadHistory, CannotTell, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.postgres import postmaster_pid
 
@@ -123,6 +123,9 @@ _POSITIONS: Final = {1300: _TO_18, 1700: _TO_18, 1800: _TO_18, 1905: _IN_19}
 PostgreSQL 13 to 16 have 1300. A checkpoint has eight bytes more in 19.
 """
 
+_FLOAT_FORMAT: Final = struct.pack("=d", 1234567.0)
+_SIZES: Final = struct.Struct("=4I")
+"""Behind that number: bytes of a page, pages of a file, bytes of a page of WAL, bytes of a segment."""
 _ENDED: Final = 1
 _WRITING: Final = frozenset({3, 4, 6})
 """``DBState``: shut down; shutting down, in crash recovery, in production. Recoveries have others, and the end of one."""
@@ -142,12 +145,14 @@ class ControlFile:
 
     ``wrote``: it was last a primary, and has not ended as it should; how far its WAL goes is not known here. ``primary``: it is
     one, or was last, however it ended. All three say nothing, empty and False, where the file's form is not known.
+    ``segment_size``: of its WAL; None where the file does not say.
     """
 
     system_identifier: int
     had: tuple[Byte, ...]
     wrote: bool = False
     primary: bool = False
+    segment_size: SegmentSize | None = None
 
     @property
     def shut_down(self) -> bool:
@@ -177,4 +182,13 @@ def read_control_file(data_directory: Path) -> ControlFile:
         had = [Byte(timeline, Lsn(checkpoint)), Byte(reached_timeline, Lsn(max(reached - 1, 0)))]
         wrote = state in _WRITING
         primary = wrote or state == _ENDED
-    return ControlFile(system_identifier, tuple(byte for byte in had if byte.timeline), wrote, primary)
+    seen = tuple(byte for byte in had if byte.timeline)
+    return ControlFile(system_identifier, seen, wrote, primary, _segment_size(content))
+
+
+def _segment_size(content: bytes) -> SegmentSize | None:
+    """It stands behind a number that is the same in each, and between which and the other sizes no version put anything."""
+    try:
+        return SegmentSize(_SIZES.unpack_from(content, content.index(_FLOAT_FORMAT) + len(_FLOAT_FORMAT))[3])
+    except (ValueError, struct.error, WalkeeperError):
+        return None

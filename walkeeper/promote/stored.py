@@ -162,7 +162,7 @@ class Stored:
         return self._contents.has(segment) or bool(self._tail(segment, session).plain)
 
     def _whole(self, segment: Segment, session: str) -> Plain:
-        plain = self._reader.deliver(self._layout, segment.name) or self._tail(segment, session).plain
+        plain = self._reader.deliver(self._layout, segment.name, segment.size) or self._tail(segment, session).plain
         if len(plain) < self.size:
             raise HoleInArchive(
                 f"{segment}: not in the store, and what follows it is", hint="walkeeper verify lists what is missing."

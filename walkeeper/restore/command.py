@@ -72,12 +72,13 @@ def restore(config_path: Path, name: str, data_directory: Path, environ: Mapping
     config = load(config_path, environ)
     once = exits.will_ask_again(str(data_directory))
     archives = open_archives(config, open_all(config, timeout=STANDBY_SILENCE if once else None), to_read=True)
-    layout, source = archives.layout(read_control_file(data_directory).system_identifier), archives.reader()
+    control, source = read_control_file(data_directory), archives.reader()
+    layout = archives.layout(control.system_identifier)
     ends = Ends(source, lambda: _records(config), SystemClock(), config.restore_deadline)
     numbers = Numbers(config.node.name, archives, partial(_records, config), DCS_SILENCE)
 
     def work() -> bytes | None:
-        plain = _delivered(source, ends, layout, name, data_directory)
+        plain = _delivered(source, ends, layout, name, data_directory, control.segment_size)
         if plain is None:
             return numbers.text(name, data_directory)
         return None if _is_abandoned(config, archives.store, name, plain, data_directory) else plain
@@ -110,8 +111,10 @@ def _is_abandoned(config: Config, store: Store, name: str, plain: bytes, data_di
         return False
 
 
-def _delivered(source: Reader, ends: Ends, layout: Layout, name: str, data_directory: Path) -> bytes | None:
-    plain = source.deliver(layout, name)
+def _delivered(
+    source: Reader, ends: Ends, layout: Layout, name: str, data_directory: Path, size: int | None
+) -> bytes | None:
+    plain = source.deliver(layout, name, size)
     if plain is None:
         if exits.in_archive_recovery(str(data_directory)):
             tail, hole = ends.look(layout, name)

@@ -309,7 +309,7 @@ class Ends:
         try:
             branch = History(1) if asked.timeline == 1 else self._history(layout, asked.timeline)
             before = branch.segment(asked.number - 1, asked.size)
-            plain = self._source.deliver(layout, before.name)
+            plain = self._source.deliver(layout, before.name, before.size)
         except WalkeeperError:
             return None
         return None if plain is None else last_whole(plain, before)

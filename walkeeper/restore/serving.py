@@ -99,7 +99,8 @@ class Restoring:
             return {"elsewhere": True}
         place = Path(destination)
         data_directory = place.parent.parent
-        layout = self._archives.layout(read_control_file(data_directory).system_identifier)
+        control = read_control_file(data_directory)
+        layout = self._archives.layout(control.system_identifier)
         server = running_server(data_directory)
         recovers = exits.in_archive_recovery(str(data_directory))
         self._pins.look(layout, data_directory, recovers=recovers)
@@ -111,7 +112,8 @@ class Restoring:
                 return {"delivered": True, "path": str(path)}
             follower = not recovers and exits.is_standby(str(data_directory))
             try:
-                fetch = self._fetch(layout, name, recovery, asks_once=asks_once, recovers=recovers, follower=follower)
+                asked = _Fetch(recovers=recovers, follower=follower, size=control.segment_size)
+                fetch = self._fetch(layout, name, recovery, asked, asks_once=asks_once)
             except (TimeoutError, WalkeeperError):
                 if (used := self._numbers.text(name, data_directory)) is None:
                     raise
@@ -139,18 +141,16 @@ class Restoring:
             self._delivered(recovery, name, plain)
         return {"delivered": True, "path": str(path)}
 
-    def _fetch(
-        self, layout: Layout, name: str, recovery: Recovery | None, *, asks_once: bool, recovers: bool, follower: bool
-    ) -> _Fetch:
+    def _fetch(self, layout: Layout, name: str, recovery: Recovery | None, asked: _Fetch, *, asks_once: bool) -> _Fetch:
         """From the store, in a thread that goes on when nobody waits. Raises TimeoutError, then."""
         if not asks_once and self._clock.monotonic() < self._retry_at:
             hint = f"The store is asked again {RETRY_SECONDS:g} s after it failed. Look at the store and the way to it."
             raise CannotTell(f"{self.store_url}: it does not answer at the moment", hint=hint)
-        key = layout.root, name, recovers
+        key = layout.root, name, asked.recovers
         with self._lock:
             fetch = self._fetches.get(key)
             if fetch is None:
-                fetch = self._fetches[key] = _Fetch(recovers=recovers, follower=follower)
+                fetch = self._fetches[key] = asked
                 work = threading.Thread(
                     target=self._run, args=(fetch, key, layout, recovery), name="restore-request", daemon=True
                 )
@@ -169,7 +169,7 @@ class Restoring:
         _, name, _ = key
         try:
             with self._places:
-                fetch.plain = self._source.deliver(layout, name)
+                fetch.plain = self._source.deliver(layout, name, fetch.size)
                 if fetch.plain is None and fetch.recovers:
                     fetch.tail, fetch.hole = self._ends.look(layout, name)
                 elif fetch.plain is None:
@@ -272,11 +272,13 @@ class _Fetch:
     """One file on its way from the store. ``waiting``: for how many, under the lock of who made it.
 
     ``recovers``: for a server in archive recovery, which is told an end only where there is one. ``follower``: for a standby.
+    ``size``: bytes of that server's segments, if they are known.
     """
 
-    def __init__(self, *, recovers: bool, follower: bool) -> None:
+    def __init__(self, *, recovers: bool, follower: bool, size: int | None) -> None:
         self.recovers = recovers
         self.follower = follower
+        self.size = size
         self.done = threading.Event()
         self.waiting = 0
         self.plain: bytes | None = None

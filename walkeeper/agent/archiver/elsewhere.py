@@ -128,7 +128,7 @@ class OtherStores:
         seconds = PATIENCE + wanted.size / SLOWEST
         try:
             return self._deadlines[store.name].call(
-                lambda: store.reader.deliver(self._archive.layout, wanted.name), seconds
+                lambda: store.reader.deliver(self._archive.layout, wanted.name, wanted.size), seconds
             )
         except DeadlineExceeded:
             raise StoreUnavailable(f"{store.called}: it did not deliver {wanted} within {seconds:.0f} s") from None

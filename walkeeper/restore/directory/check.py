@@ -134,7 +134,9 @@ def _key(plan: Plan) -> str:
     size, history = plan.evidence.size, plan.evidence.history(plan.timeline)
     if plan.end is not None and history is not None and plan.end >= size:
         name = history.segment(plan.end // size - 1, size).name
-        with_retries(lambda: open_archives(plan.config, to_read=True).reader().deliver(plan.evidence.layout, name))
+        with_retries(
+            lambda: open_archives(plan.config, to_read=True).reader().deliver(plan.evidence.layout, name, size)
+        )
     return "backup and WAL are encrypted, and open" if plan.backup.suffix.endswith(".age") else "not encrypted"
 
 

@@ -324,7 +324,7 @@ def last_record(reader: Reader, evidence: Evidence, history: History, lsn: Lsn) 
     if lsn == 0:
         return None
     segment = history.segment_at(Lsn(lsn - 1), evidence.size)
-    plain = with_retries(lambda: reader.deliver(evidence.layout, segment.name))
+    plain = with_retries(lambda: reader.deliver(evidence.layout, segment.name, segment.size))
     if plain is None:
         tail = with_retries(lambda: reader.tail(evidence.layout, segment.name))
         plain = None if tail.assembled is None else tail.assembled.plain
