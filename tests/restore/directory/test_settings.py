@@ -69,6 +69,30 @@ def test_what_belongs_to_another_host_is_left_out_wherever_it_is_included_from(t
     )
 
 
+@pytest.mark.timeout(60)
+def test_p16_what_is_no_file_and_what_includes_itself_ten_times_holds_nobody_up(tmp_path: Path) -> None:
+    """Whoever opens a named pipe waits for a writer."""
+    (tmp_path / "conf.d").mkdir()
+    for pipe in ("pipe", "conf.d/2.conf"):
+        os.mkfifo(tmp_path / pipe)
+    (tmp_path / "conf.d" / "1.conf").write_text("jit = off\n")
+    (tmp_path / "more.conf").write_text("include 'more.conf'\n" * 10 + "work_mem = 1MB\n")
+    (tmp_path / "postgresql.conf").write_text(
+        "include 'pipe'\ninclude_dir 'conf.d'\ninclude '/dev/zero'\ninclude 'a\0b'\ninclude_dir 'a\0b'\n"
+        "include 'more.conf'\nseq_page_cost = 2\n"
+    )
+    lines = start_conf(tmp_path, CONTROL).decode().split("\n")
+    assert f"# {tmp_path}/pipe: it is not a regular file" in lines
+    assert f"# {tmp_path}/conf.d/2.conf: it is not a regular file" in lines
+    assert "# /dev/zero: it is not a regular file" in lines
+    assert "jit = off" in lines
+    assert "seq_page_cost = 2" in lines
+    assert [line for line in lines if "200" in line] == [
+        f"# {tmp_path}/more.conf: it is not read, nor is what comes later, as 200 files were"
+    ]
+    assert len(lines) < 3000
+
+
 def test_a_file_is_read_as_postgresql_reads_it(tmp_path: Path) -> None:
     """A form feed ends no line, and between a name and its value nothing need stand."""
     text = "# one\x0ctwo\nlog_line_prefix = '%m \u2028\x85'\nlisten_addresses'*'\nrecovery_end_command'x'\n"

@@ -8,9 +8,11 @@ No I/O but reading the files that the backup's configuration includes, and how m
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -38,6 +40,8 @@ _LONGEST_SOCKET: Final = 107
 """Bytes of a socket's path."""
 _DEEPEST: Final = 10
 """Files that include each other, as in PostgreSQL."""
+_MOST_FILES: Final = 200
+"""Files that are read in all, one that is included twice counts twice: ten that include each other ten times are ten billion."""
 
 _RECOVERY: Final = re.compile(
     r"restore_command|recovery_.*|primary_conninfo|primary_slot_name|archive_cleanup_command|promote_trigger_file"
@@ -103,7 +107,7 @@ def start_conf(directory: Path, control_data: str) -> bytes:
         "max_logical_replication_workers": "0",
         "hot_standby": "on",
     }
-    found = list(_flattened(directory / "postgresql.conf", 0))
+    found = list(_flattened(directory / "postgresql.conf", 0, iter(range(_MOST_FILES, -1, -1))))
     ours |= _limits(stated, [*found, *_auto_conf(directory)])
     lines = [
         "# For the start that walkeeper restore has printed, and for nothing else: what the backup's postgresql.conf says,",
@@ -120,7 +124,7 @@ def start_conf(directory: Path, control_data: str) -> bytes:
 def over_auto_conf(directory: Path) -> str:
     """Options of the server for limits that postgresql.auto.conf has, too: it goes before walkeeper.conf."""
     try:
-        ours = _lines((directory / START_CONF).read_bytes())
+        ours = _lines(_content(directory / START_CONF))
     except OSError:
         return ""
     wanted = _limits({}, ours)
@@ -130,7 +134,7 @@ def over_auto_conf(directory: Path) -> str:
 
 def _auto_conf(directory: Path) -> list[str]:
     try:
-        return _lines((directory / AUTO_CONF).read_bytes()[:_LONGEST])
+        return _lines(_content(directory / AUTO_CONF))
     except OSError:
         return []
 
@@ -198,11 +202,28 @@ def tablespace_map(places: Mapping[int, Path]) -> bytes:
     return "".join(f"{oid} {place}\n" for oid, place in escaped.items()).encode("utf-8", "surrogateescape")
 
 
-def _flattened(path: Path, depth: int) -> Iterator[str]:
-    """The settings of a file, and of those that it includes, but for what only holds on its host. What cannot be read is said."""
+def _content(path: Path) -> bytes:
+    """Of a regular file, and not too much of it: whoever opens a named pipe waits for a writer. Raises OSError."""
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "no file has such a name")
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return file.read(_LONGEST)
+
+
+def _flattened(path: Path, depth: int, left: Iterator[int]) -> Iterator[str]:
+    """The settings of a file, and of those that it includes, but for what only holds on its host. What cannot be read is said.
+
+    ``left`` counts the files down.
+    """
+    number = next(left, None)
+    if not number:
+        if number == 0:
+            yield f"# {path}: it is not read, nor is what comes later, as {_MOST_FILES} files were"
+        return
     try:
-        with path.open("rb") as file:
-            lines = _lines(file.read(_LONGEST))
+        lines = _lines(_content(path))
     except OSError as problem:
         yield f"# {path}: {problem.strerror}"
         return
@@ -214,7 +235,7 @@ def _flattened(path: Path, depth: int) -> Iterator[str]:
             yield f"# {line.strip()}"
             if depth < _DEEPEST and name in ("include", "include_if_exists", "include_dir"):
                 for inner in _included(path, name, line):
-                    yield from _flattened(inner, depth + 1)
+                    yield from _flattened(inner, depth + 1, left)
         elif _is_too_large(name, line):
             yield f"# {line.strip()}"
             yield f"{_BUFFERS} = '{_memory() // 4 // MIB}MB'"
@@ -250,7 +271,7 @@ def _included(path: Path, name: str, line: str) -> list[Path]:
         return [inner]
     try:
         return sorted(each for each in inner.iterdir() if each.name.endswith(".conf") and not each.name.startswith("."))
-    except OSError:
+    except (OSError, ValueError):  # no directory has such a name
         return []
 
 
