@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from walkeeper.core.names import Segment
 from walkeeper.postgres.data_directory import running_server
 from walkeeper.restore import exits, prefetch, serving
 from walkeeper.restore.cache import Cache
+from walkeeper.restore.prefetch import Prefetcher
 from walkeeper.restore.recovery import Recovery
 
 SERVER = ("postmaster.pid", "standby.signal")
@@ -262,6 +264,41 @@ def test_p6_no_room_where_it_would_lie_ready_costs_nothing_but_time(
     store(agent, segment(6), segment(7))
     for number in (5, 6, 7):
         assert agent.restore(segment(number).name) == exits.DELIVERED
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_what_fails_on_its_way_to_a_server_that_was_removed_is_no_error(
+    node: Node, monkeypatch: pytest.MonkeyPatch, *, removed: bool
+) -> None:
+    """As a proof's is at its end."""
+    begun, go, tried = threading.Event(), threading.Event(), threading.Event()
+    store(node, segment(6))
+    lay, fetch, failed = Cache.lay, Prefetcher._fetch, list[Segment]()
+
+    def late(cache: Cache, name: str, parts: Any) -> None:
+        if name == segment(6).name:
+            begun.set()
+            go.wait(20)
+            if not removed:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        lay(cache, name, parts)
+
+    def whole(prefetcher: Prefetcher, recovery: Recovery, one: Segment) -> None:
+        fetch(prefetcher, recovery, one)
+        if one == segment(6):
+            tried.set()
+
+    monkeypatch.setattr(Cache, "lay", late)
+    monkeypatch.setattr(Prefetcher, "_fetch", whole)
+    monkeypatch.setattr(Prefetcher, "_failed", lambda _, one, __: failed.append(one))
+    with answering(node):
+        assert node.restore() == exits.DELIVERED
+        assert begun.wait(20)
+        if removed:
+            shutil.rmtree(caches(node).parent)
+        go.set()
+        assert tried.wait(20)
+    assert failed == ([] if removed else [segment(6)])
 
 
 @pytest.mark.parametrize("kind", ["a file", "of others"])

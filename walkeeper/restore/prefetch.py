@@ -166,7 +166,9 @@ class Prefetcher:
             self._lay(recovery, segment, self._source.complete(recovery.layout, segment))
         except (WalkeeperError, OSError, MemoryError) as problem:
             self._lay(recovery, segment, None)
-            if not recovery.over:
+            if (
+                not recovery.over and recovery.cache.directory.exists()
+            ):  # else somebody removed the server: a proof, at its end
                 self._failed(segment, problem)
 
     def _lay(self, recovery: Recovery, segment: Segment, parts: Iterable[bytes] | None) -> None:
