@@ -222,7 +222,6 @@ def test_nothing_decides_by_the_wall_clock() -> None:
     for path in modules():
         if place(path) in {
             "lib/clock.py",
-            "status/gather.py",
             "store/directory/driver.py",
             "store/directory/files.py",
         }:  # the last tells people how old objects are
@@ -244,9 +243,11 @@ def test_who_asks_the_wall_clock_is_listed_with_the_reason() -> None:
         "doctor/here.py": "ages, for people",
         "doctor/servers.py": "compares clocks",
         "expire/command.py": "what may go, by the store's clock and by core/elapsed",
+        "postgres/server.py": "compares clocks",
         "postgres/wal_stream.py": "the protocol's",
         "promote/lose.py": "a person's word, for some minutes",
         "restore/directory/check.py": "ages, for people",
+        "status/ages.py": "ages, for people",
         "status/gather.py": "ages, for people",
         "store/clock.py": "compares clocks",
         "store/directory/driver.py": "compares clocks",

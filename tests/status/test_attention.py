@@ -8,8 +8,11 @@ import pytest
 
 from tests.status.test_status import PROBLEM, REPLICA, REPORT, ROW, WHOLE
 from walkeeper.core.lsn import MIB
+from walkeeper.core.record import Record
 from walkeeper.core.room import Disk
+from walkeeper.lib.clock import timestamp
 from walkeeper.status import rows
+from walkeeper.status.ages import ahead_of, described
 from walkeeper.status.attention import attention
 from walkeeper.status.gather import with_own_disk
 from walkeeper.status.text import render
@@ -225,6 +228,23 @@ def test_a_server_that_takes_writes_beside_the_leader_is_seen_from_every_node_an
         assert found.endswith(said)
     assert texts(members=[ROW, REPLICA]) == []
     assert texts(members=[{**ROW, "in_recovery": None}], leader="node2", record=record(owner="node2")) == []
+
+
+@pytest.mark.parametrize(("ahead", "word"), [(18000.0, "ahead of"), (-18000.0, "behind")])
+def test_a_clock_that_is_hours_off_is_said_and_makes_nothing_older_or_younger(ahead: float, word: str) -> None:
+    """The record's moments are by its owner's clock."""
+    assert texts(members=[{**ROW, "clock_ahead_seconds": 59.0}]) == []
+    off = {**ROW, "clock_ahead_seconds": ahead}
+    assert texts(members=[off]) == [f"the clock of node1 is 5 h {word} this node's"]
+    moved = timestamp(ahead - 7)
+    kept = Record(
+        system_identifier="7", segment_size=MIB, timeline=1, lsn="0/500000", start="000000010000000000000003", owner="node1",
+        session="s", updated_at=moved, moved_at=moved, wal_at=moved,
+    )  # fmt: skip
+    told = described(kept, ahead_of([REPLICA, off], kept))
+    assert told is not None
+    assert (7 <= told["moved_seconds_ago"] < 60, 7 <= told["age_seconds"] < 60) == (True, True)
+    assert ahead_of([{**ROW, "clock_ahead_seconds": None}], kept) == ahead_of([], kept) == ahead_of([off], None) == 0.0
 
 
 def test_a_member_that_is_never_promoted_is_not_held_to_being_gap_safe() -> None:

@@ -20,7 +20,7 @@ from walkeeper.core.takeover import LocalServer
 from walkeeper.dcs.base import Leader, Member, Versioned
 from walkeeper.errors import WrongCluster
 from walkeeper.lib.clock import SystemClock
-from walkeeper.status import gather
+from walkeeper.status.ages import described
 from walkeeper.status.attention import attention
 from walkeeper.verify import rebuild
 
@@ -143,7 +143,7 @@ def test_p4_where_the_store_bears_nothing_out_nothing_is_written(built: Built, v
 def test_status_says_that_nobody_owns_it_yet(built: Built, verify: Verifier) -> None:
     built.put(ONE, 3)
     assert verify(rebuild=True).code == 0
-    seen = {**WHOLE, "record": gather._described(record(built)), "leader": "node1"}
+    seen = {**WHOLE, "record": described(record(built)), "leader": "node1"}
     assert [each["text"] for each in attention(seen)] == ["Patroni's leader is node1, and nobody owns the record yet"]
 
 

@@ -149,15 +149,10 @@ def survey(server: Server, hold_slot: str) -> ServerFacts:
         acknowledging=tuple(sorted(answer["acknowledging"])),
         receives=answer["receives"],
         started_at=answer["started_at"],
-        clock_ahead=_outside(float(answer["now"]), before, after),
+        clock_ahead=clock.outside(float(answer["now"]), before, after),
         archiving_failed=answer["archiving_failed"] or "",
     )
 
 
 def _versions(agents: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({name.split(" ")[2] for name in agents}))
-
-
-def _outside(moment: float, before: float, after: float) -> float:
-    """How far a moment lies outside of the time in which it was asked for: 0 for clocks that agree."""
-    return moment - after if moment > after else min(0.0, moment - before)

@@ -35,6 +35,11 @@ def wall_seconds() -> float:
     return time.time()
 
 
+def outside(moment: float, before: float, after: float) -> float:
+    """How far another clock's moment lies outside of the time in which it was asked for: 0 for clocks that agree."""
+    return moment - after if moment > after else min(0.0, moment - before)
+
+
 def now_utc() -> datetime:
     """The wall clock, for what goes by days and hours."""
     return datetime.now(UTC)

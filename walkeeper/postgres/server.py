@@ -21,6 +21,7 @@ from walkeeper.config.model import NOT_IN_CLEAR
 from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.errors import PostgresError
+from walkeeper.lib.clock import outside, wall_seconds
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.postmaster_pid import socket_directory
 
@@ -195,6 +196,12 @@ class Server:
             int(str(row[0])), bool(row[1]), int(str(row[2])), Lsn.parse(str(row[3])),
             SegmentSize(int(str(row[4]))), int(str(row[5])) // 10000, str(row[6]),
         )  # fmt: skip
+
+    def clock_ahead(self) -> float:
+        """Seconds by which its clock is ahead of ours."""
+        before = wall_seconds()
+        (now,) = self._one("select extract(epoch from clock_timestamp())::float8", ())
+        return outside(float(str(now)), before, wall_seconds())
 
     def replay_timeline(self) -> int:
         """The timeline that a server in recovery replays, by the replication protocol, on a connection of its own."""

@@ -14,6 +14,9 @@ from walkeeper.core.store_words import for_store
 STANDSTILL: Final = 30.0
 """Seconds without a move of the frontier while complete segments wait for it, from which on a person should look."""
 
+CLOCK_SECONDS: Final = 60.0
+"""Seconds between two clocks, from which on a person should look; doctor names smaller ones."""
+
 _ENDED: Final = ("crashed", "start failed")
 """Of a server, in Patroni's words, when nobody has stopped it."""
 
@@ -177,6 +180,7 @@ def _about_members(status: dict[str, Any]) -> Iterator[Remark]:
                 "Patroni starts it again; its log says why it ended. If its disk is full: docs/operations.md, Disk full.",
             )
         yield from _beside_the_leader(row, status)
+        yield from _clock(row)
         yield from _stuck(row, scope)
         yield from _about_commits(row, status)
         yield from _disk_short(row, status)
@@ -198,6 +202,16 @@ def _beside_the_leader(row: dict[str, Any], status: dict[str, Any]) -> Iterator[
             f"{name} takes writes, and {leader} leads: what is written there is not archived",
             "Normal for seconds after a failover. If it stays so, it was promoted by hand, or is cut off from the DCS. Keep "
             f"applications away from it: what was written there goes when Patroni rewinds {name}, or builds it again.",
+        )
+
+
+def _clock(row: dict[str, Any]) -> Iterator[Remark]:
+    ahead = row.get("clock_ahead_seconds") or 0.0
+    if abs(ahead) >= CLOCK_SECONDS:
+        yield remark(
+            f"the clock of {row['name']} is {duration(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} this node's",
+            "Transactions state the time of the server that commits, and a restore to a time goes by it; what is old enough to "
+            "be given up goes by the store's. timedatectl set-ntp true",
         )
 
 

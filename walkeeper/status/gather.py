@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
 from walkeeper.archive.contents import Contents
@@ -27,6 +26,7 @@ from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
 from walkeeper.lib.clock import wall_seconds
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.server import CommitsState, Server, ServerState
+from walkeeper.status.ages import age, ahead_of, described
 from walkeeper.status.attention import Remark, about_store, attention, remark
 from walkeeper.store.open import url_of
 
@@ -59,14 +59,15 @@ def gather(config: Config) -> dict[str, Any]:
         backups = pool.submit(_backups, config, record, unknown)
         agent = pool.submit(_agent, config, unknown, found)
         looked = list(pool.map(lambda member: _member(config, member, unknown), members))
-    judge = _Judge(config, topology, records, unknown)
+    ahead = ahead_of([each[0] for each in looked], record)
+    judge = _Judge(config, topology, records, unknown, ahead)
     rows = [judge.row(*each, record) for each in looked]
     if any(row["gap_safe"] is False for row in rows):
         # The records were read before the slots, which follow them: they may only seem to be ahead.
         record = _from_the_dcs(config, [], [])[0] or record
         again = (_record_of(each, topology, [], []) or its for each, its in zip(others, records, strict=True))
         records = list(again)
-        judge = _Judge(config, topology, records, [])
+        judge = _Judge(config, topology, records, [], ahead)
         rows = [judge.row(*each, record) for each in looked]
     leader = topology.leader.name if topology is not None and topology.leader is not None else None
     _compare_with_leader(rows, leader)
@@ -77,7 +78,7 @@ def gather(config: Config) -> dict[str, Any]:
         "node": config.node.name,
         "store_name": config.store_name,
         "store": url_of(config.store),
-        "record": _described(record),
+        "record": described(record, ahead),
         "leader": leader,
         "paused": topology.paused if topology is not None else None,
         "hold_slot": {"name": config.hold_slot, "declared": topology is None or config.hold_slot in topology.slots},
@@ -87,7 +88,7 @@ def gather(config: Config) -> dict[str, Any]:
         "backups": backups.result(),
         "agent": agent.result(),
         "stores": [
-            _store(each, its, found.result(), next((row for row in rows if row["name"] == leader), None))
+            _store(each, its, found.result(), rows, leader)
             for each, its, found in zip(others, records, there, strict=True)
         ],
     }
@@ -147,35 +148,6 @@ def _record_of(config: Config, topology: Topology | None, unknown: list[Remark],
     return record
 
 
-def _described(record: Record | None) -> dict[str, Any] | None:
-    if record is None:
-        return None
-    return {
-        "system_identifier": record.system_identifier,
-        "segment_size": record.segment_size,
-        "timeline": record.timeline,
-        "frontier": record.lsn,
-        "start": record.start,
-        "owner": record.owner,
-        "closed_by": record.closed_by or None,
-        "gaps_total": record.gaps_total,
-        "durability": record.durability or "local",
-        "suspected": [{"timeline": gap.timeline, "start": gap.start, "end": gap.end} for gap in record.suspected],
-        "trouble": record.trouble or None,
-        "age_seconds": _age(record.updated_at),
-        "moved_seconds_ago": _age(record.moved_at),
-    }
-
-
-def _age(stamp: str) -> float | None:
-    """Seconds since a timestamp of another machine's clock: for people only."""
-    try:
-        then = datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    return max(0.0, (datetime.now(UTC) - then).total_seconds())
-
-
 # --- the members ----------------------------------------------------------------------------------------------------
 
 
@@ -197,7 +169,7 @@ def _member(config: Config, member: Member, unknown: list[Remark]) -> _Looked:
         "name": member.name, "role": member.role, "state": member.state, "timeline": None, "lsn": None, "in_recovery": None,
         "receives": None, "behind_bytes": None, "next_wal": None, "lag_bytes": None, "lag_seconds_at_most": None,
         "hold_slot": None, "held": not member.nofailover, "gap_safe": None, "why": None, "hint": None,
-        "disk": None, "commits": None,
+        "disk": None, "commits": None, "clock_ahead_seconds": None,
     }  # fmt: skip
     if not member.host or not member.port:
         unknown.append(remark(f"{member.name}: its address is not known"))
@@ -206,7 +178,7 @@ def _member(config: Config, member: Member, unknown: list[Remark]) -> _Looked:
         endpoint = config.postgresql.of_member(member.host, member.port)
         server = Server(endpoint, min(ANSWER_SECONDS, config.agent.dcs_timeout))
         try:
-            state = server.state()
+            state, ahead = server.state(), server.clock_ahead()
             slot = server.slot(config.hold_slot)
             receives = server.receives() if state.in_recovery else None
             commits = None if state.in_recovery else server.commits(standby_name(state.system_identifier))
@@ -218,6 +190,7 @@ def _member(config: Config, member: Member, unknown: list[Remark]) -> _Looked:
         return row, None, None
     timeline = member.timeline if state.in_recovery and member.timeline is not None else state.timeline
     row |= {"timeline": timeline, "lsn": str(state.lsn), "in_recovery": state.in_recovery, "receives": receives}
+    row["clock_ahead_seconds"] = ahead
     row["disk"] = None if disk is None else disk.described()
     row["commits"] = None if commits is None else _commits(commits, standby_name(state.system_identifier))
     row["held"] = row["held"] or not state.in_recovery
@@ -242,9 +215,15 @@ class _Judge:
     """What follows from the record for a member."""
 
     def __init__(
-        self, config: Config, topology: Topology | None, others: Sequence[Record | None], unknown: list[Remark]
+        self,
+        config: Config,
+        topology: Topology | None,
+        others: Sequence[Record | None],
+        unknown: list[Remark],
+        ahead: float = 0.0,
     ) -> None:
-        """``others``: the records of the other stores, which the hold slot follows as well."""
+        """``others``: the records of the other stores, which the hold slot follows as well; ``ahead``: the owner's clock."""
+        self._ahead = ahead
         self._slot = config.hold_slot
         self._declared = topology is None or config.hold_slot in topology.slots
         self._slots_off = topology is not None and topology.slots_off
@@ -262,7 +241,7 @@ class _Judge:
             self._unknown.append(remark(text, "Another cluster's server, or one that was initialised again."))
             return {**row}
         lag = max(0, state.lsn - record.position)
-        late = _age(record.wal_at) if lag else 0.0
+        late = age(record.wal_at, self._ahead) if lag else 0.0
         judged = {**row, "lag_bytes": lag, "lag_seconds_at_most": late}
         if row["held"]:
             others = [found for other in self._others if (found := reached(record, other)) is not None]
@@ -302,17 +281,18 @@ def _gone(agent: dict[str, Any] | None, topology: Topology | None) -> list[dict[
 
 
 def _store(
-    config: Config, record: Record | None, found: dict[str, Any], leader: dict[str, Any] | None
+    config: Config, record: Record | None, found: dict[str, Any], rows: Sequence[dict[str, Any]], leads: str | None
 ) -> dict[str, Any]:
-    """Another store. ``found``: what is in it; ``leader``: the row of the member that leads."""
+    """Another store. ``found``: what is in it; ``leads``: the member that does."""
+    leader, ahead = next((row for row in rows if row["name"] == leads), None), ahead_of(rows, record)
     lag = late = None
     if record is not None and leader is not None and leader["lsn"] is not None:
         lag = max(0, Lsn.parse(leader["lsn"]) - record.position)
-        late = _age(record.wal_at) if lag else 0.0
+        late = age(record.wal_at, ahead) if lag else 0.0
     return {
         "name": config.store_name,
         "url": url_of(config.store),
-        "record": _described(record),
+        "record": described(record, ahead),
         **found,
         "lag_bytes": lag,
         "lag_seconds_at_most": late,
