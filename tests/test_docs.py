@@ -140,6 +140,8 @@ def test_removing_walkeeper_names_all_that_it_leaves_behind() -> None:
     left = [
         "archive_command",
         "restore_command",
+        "pre_promote",
+        "create_replica_methods",
         "callbacks",
         "`walkeeper:` section",
         "patronictl reload",
@@ -153,6 +155,7 @@ def test_removing_walkeeper_names_all_that_it_leaves_behind() -> None:
         "/run/walkeeper",
     ]
     assert [name for name in left if name not in section] == []
+    assert section.index("durability: store") < section.index("1. "), "or commits wait for an agent that is gone"
     assert section.index("archive_command") < section.index("Stop the agents"), (
         "or it fails, and PostgreSQL keeps all WAL"
     )
