@@ -39,7 +39,7 @@ from walkeeper.postgres.scratch import ScratchServer
 from walkeeper.postgres.server import Server
 from walkeeper.proof import command, modest, place
 from walkeeper.proof import found as remembered
-from walkeeper.proof.found import Check, Found, remember
+from walkeeper.proof.found import Check, Found, joined, remember
 from walkeeper.restore.state import NAME, State, encode
 from walkeeper.store.directory.keys import DirectorySettings
 
@@ -268,42 +268,55 @@ def test_p15_damage_that_is_not_there_any_more_is_cleared_on_a_host_where_pg_amc
     assert newest_proof(store, LAYOUT) is None
 
 
+Looked = Literal["ok", "damage", "unsure", "absent"]
+BY_FILES, BY_PAGES = "pg_verifybackup", "pg_checksums"
+
+
 @pytest.mark.parametrize(
-    ("by", "later", "cleared"),
+    ("trials", "left"),
     [
-        (["pg_checksums"], [["pg_verifybackup"]], False),
-        (["pg_checksums"], [["pg_verifybackup"], ["pg_checksums"]], True),
-        (["pg_verifybackup", "pg_checksums"], [["pg_verifybackup"], ["pg_checksums"], []], True),
-        (["pg_verifybackup", "pg_checksums"], [["pg_checksums"]], False),
-        (["restore"], [[]], True),
-        ([], [[]], True),
-        ([], [], False),
+        ([{BY_PAGES: "damage"}, {BY_FILES: "ok"}], [BY_PAGES]),
+        ([{BY_PAGES: "damage"}, *[{BY_FILES: "ok"}] * 30], [BY_PAGES]),
+        ([{BY_PAGES: "damage"}, {BY_FILES: "ok"}, {BY_PAGES: "ok"}], []),
+        ([{BY_PAGES: "damage"}, {BY_PAGES: "ok"}, *[{BY_FILES: "ok"}] * 30], []),
+        ([{BY_PAGES: "damage"}, {BY_FILES: "damage"}, {BY_FILES: "ok"}], [BY_PAGES]),
+        ([{BY_PAGES: "damage"}, {BY_FILES: "damage"}, {BY_PAGES: "ok"}], [BY_FILES]),
+        ([{BY_PAGES: "damage"}, {BY_FILES: "damage"}, {BY_PAGES: "ok"}, {BY_FILES: "ok"}], []),
+        ([{BY_PAGES: "damage"}, {"restore": "damage"}, {BY_FILES: "ok"}], [BY_PAGES]),
+        ([{"restore": "damage"}, {}], []),
+        ([{BY_PAGES: "damage"}, {"pg_amcheck": "damage"}], [BY_PAGES]),
+        ([{BY_PAGES: "damage"}, {"pg_amcheck": "damage", BY_PAGES: "ok"}], []),
+        ([{"pg_amcheck": "damage"}, {BY_FILES: "ok"}], []),
     ],
     ids=str,
 )
-def test_p15_what_a_program_found_is_cleared_only_where_that_program_looks_again(
-    by: list[str], later: list[list[str]], *, cleared: bool
+def test_p15_what_a_check_found_counts_until_the_same_check_finds_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: list[dict[str, Looked]], left: list[str]
 ) -> None:
-    """On a host without it a proof says nothing of that."""
+    """On a host without the program a proof says nothing of that; and a trial ends at the first damage."""
     store = MemoryStore()
-    note = Proof(
-        **{**_fields(PROOF), "at": "2026-11-28T11:00:00Z", "damage": "pg_checksums: page 7", "found_by": (*by,)}
-    )
+    backup = made(store)
+    moments = iter(f"2026-11-28T11:00:{second:02}Z" for second in range(60))
+    monkeypatch.setattr(remembered, "timestamp", lambda _: next(moments))
+    for trial in trials:
+        found = Found(plan(backup, store, tmp_path))
+        found.checks += [Check(name, state, f"{name} {state}") for name, state in trial.items()]
+        worse = [each for each in found.of_the_backup if each.state == "damage"]
+        remember(found, damage=joined(worse), besides="" if worse or not found.wrong else joined(found.wrong))
+    counts = proofs.against(store, LAYOUT)
+    assert [*counts] == ([backup.id] if left else [])
+    for newest in counts.values():
+        assert [*newest.found_by] == left
+        assert all(f"{name} damage" in newest.against for name in left)
+
+
+def test_what_deep_found_is_cleared_by_each_proof_and_so_is_what_says_not_by_what_it_was_found() -> None:
+    store = MemoryStore()
+    note = Proof(**{**_fields(PROOF), "at": "2026-11-28T11:00:00Z", "damage": "verify --deep: a piece is torn"})
     write_proof(store, LAYOUT, note)
-    for number, names in enumerate(later):
-        proof = Proof(**{**_fields(PROOF), "at": f"2026-11-28T12:00:0{number}Z", "checks": (*names,)})
-        write_proof(store, LAYOUT, proof)
-    assert ([*proofs.damaged(store, LAYOUT)] == []) == cleared
-
-
-def test_p15_an_older_note_counts_though_a_newer_one_is_cleared() -> None:
-    store = MemoryStore()
-    for at, by in (("2026-11-28T11:00:00Z", "pg_checksums"), ("2026-11-28T12:00:00Z", "pg_verifybackup")):
-        write_proof(store, LAYOUT, Proof(**{**_fields(PROOF), "at": at, "damage": by, "found_by": (by,)}))
-    write_proof(
-        store, LAYOUT, Proof(**{**_fields(PROOF), "at": "2026-11-28T13:00:00Z", "checks": ("pg_verifybackup",)})
-    )
-    assert proofs.damaged(store, LAYOUT)[str(ID)].endswith("pg_checksums")
+    assert [*proofs.damaged(store, LAYOUT)] == [str(ID)]
+    write_proof(store, LAYOUT, Proof(**{**_fields(PROOF), "at": "2026-11-28T12:00:00Z"}))
+    assert proofs.damaged(store, LAYOUT) == {}
 
 
 def test_p15_a_proof_says_what_it_could_not_clear_and_what_it_did(

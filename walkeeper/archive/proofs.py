@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import lru_cache
 from typing import Final
 
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.stated import FORMAT
 from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import written
-from walkeeper.core.proof import MAX_PROOF_BYTES, RESTORE, Proof, decode, encode
+from walkeeper.core.proof import MAX_PROOF_BYTES, Proof, decode, encode
 from walkeeper.core.windows import Choice, Windows, choose, consistent_at
 from walkeeper.errors import BadBackup, NotAuthentic, TooLarge
 from walkeeper.lib import events
@@ -54,39 +53,28 @@ def newest_proof(store: Store, layout: Layout, keys: Sequence[str] | None = None
 
 
 def damaged(store: Store, layout: Layout, keys: Sequence[str] | None = None) -> dict[str, str]:
-    """Backups in which a trial found damage that no later one has shown to be gone: what, by id. By one listing, or ``keys``, and
-    few documents. Raises the store's errors.
+    """What ``against`` has, in words, by id."""
+    return {id_: trial.against for id_, trial in against(store, layout, keys).items()}
+
+
+def against(store: Store, layout: Layout, keys: Sequence[str] | None = None) -> dict[str, Proof]:
+    """The newest trial of each backup in which damage was found that is not shown to be gone, by id. By one listing, or ``keys``,
+    and few documents. Raises the store's errors.
     """
     until = layout.proof(written(now_utc() + _AHEAD)).removeprefix(layout.proofs)
     trials: dict[str, list[tuple[str, str]]] = {}
     for key in listed(store, layout) if keys is None else keys:
-        if (match := _NAME.match(key.removeprefix(layout.proofs))) and (at := match[2] or match[3]) < until:
-            trials.setdefault(match[1] or match[4], []).append((at, key))
+        if match := _NAME.match(key.removeprefix(layout.proofs)):
+            trials.setdefault(match[1] or match[4], []).append((match[2] or match[3], key))
     found = {}
     for id_, of_it in trials.items():
-        notes = layout.damaged("", id_)[: -len(".json")]
-        if any(key.startswith(notes) for _, key in of_it) and (why := _against(store, layout, sorted(of_it), notes)):
-            found[id_] = why
-    return found
-
-
-def _against(store: Store, layout: Layout, trials: list[tuple[str, str]], notes: str) -> str:
-    """Of one backup: ``trials`` by time. What its newest note says that later trials do not clear; empty without one."""
-    read = lru_cache(maxsize=None)(lambda key: _read(store, layout, key))
-    looked_at = [number for number, (_, key) in enumerate(trials) if key.startswith(notes)][-_LOOKED_AT:]
-    for number in reversed(looked_at):
-        note = read(trials[number][1])
-        if note is None or not note.damage:
+        if not any(key.startswith(layout.damaged("", id_)[: -len(".json")]) for _, key in of_it):
             continue
-        left = {RESTORE, *note.found_by}
-        for _, key in reversed(trials[number + 1 :][-_LOOKED_AT:]):
-            if (later := read(key)) is not None and not later.damage:
-                left -= {RESTORE, *later.checks}
-                if not left:
-                    break
-        if left:
-            return f"it was found damaged at {note.at}: {note.damage}"
-    return ""
+        believed = [key for at, key in sorted(of_it, reverse=True) if at < until]
+        newest = next(filter(None, (_read(store, layout, key) for key in believed[:_LOOKED_AT])), None)
+        if newest is not None and newest.against:
+            found[id_] = newest
+    return found
 
 
 def proved_by(there: Windows, id_: str) -> str:

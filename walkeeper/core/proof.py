@@ -23,8 +23,9 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """``lsn`` is how far the restored server replayed, ``last_commit`` the time of the last transaction in that, "" for none.
 
     ``at`` is the store's clock; ``checks`` are the programs that found nothing wrong; ``by`` is for people. ``damage`` is what
-    was found against it, in words, and ``found_by`` the checks that did (``verify --deep`` is none: each restore reads as much):
-    its place is another one then. There, too, is one with neither damage nor a proof: ``besides`` is what is not held against it.
+    was found against it, in words: its place is another one then. There, too, is one with neither damage nor a proof: ``besides``
+    is what is not held against the backup. ``stays``: what an earlier one found, and none since has shown to be gone.
+    ``found_by``: the checks that found this or that damage; ``verify --deep`` is none of them, as each restore reads as much.
     """
 
     schema: int = SCHEMA
@@ -37,7 +38,13 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     by: Text = ""
     damage: Text = ""
     found_by: Annotated[tuple[Text, ...], Meta(max_length=16)] = ()
+    stays: Text = ""
     besides: Text = ""
+
+    @property
+    def against(self) -> str:
+        """The damage that counts once this is the newest trial, in words."""
+        return f"it was found damaged at {self.at}: {self.damage}" if self.damage else self.stays
 
 
 _DECODER: Final = msgspec.json.Decoder(Proof)

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from walkeeper.archive.proofs import damaged, write_proof
+from walkeeper.archive.proofs import against, write_proof
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.proof import Proof
+from walkeeper.core.proof import RESTORE, Proof
 from walkeeper.errors import StoreError
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
@@ -65,14 +65,18 @@ def joined(checks: list[Check]) -> str:
 def remember(found: Found, *, damage: str = "", besides: str = "") -> None:
     """In the store, beside the backups: ``damage`` for expire, which does not count that one; or, with ``besides``, that what was
     found in it before is not there. Without a right to write there it is only said.
+
+    The newest trial is all that is read later: it says as well what an earlier one found by a check that was not made now.
     """
     plan, reached = found.plan, found.reached
-    store, layout, before = plan.evidence.store, plan.evidence.layout, ""
+    store, layout = plan.evidence.store, plan.evidence.layout
+    good = {each.name for each in found.checks if each.state == "ok"} | (set() if damage else {RESTORE})
     try:
-        if not damage:
-            before = with_retries(lambda: damaged(store, layout)).get(plan.backup.id, "")
-        if besides and not before:
+        before = with_retries(lambda: against(store, layout)).get(plan.backup.id)
+        if besides and before is None:
             return
+        left = set() if before is None else {*before.found_by} - good
+        stays = before.against if before is not None and left else ""
         ahead = with_retries(plan.config.store.clock_ahead) or 0.0
         proof = Proof(
             backup=plan.backup.id,
@@ -82,15 +86,14 @@ def remember(found: Found, *, damage: str = "", besides: str = "") -> None:
             last_commit=commit(reached),
             checks=tuple(each.name for each in found.checks if each.state == "ok"),
             by=os.uname().nodename,
-            damage=damage[:4096],
-            found_by=tuple(each.name for each in found.of_the_backup if each.state == "damage"),
+            damage=(f"{damage}; and {stays}" if damage and stays else damage)[:4096],
+            found_by=tuple(sorted(left | {each.name for each in found.of_the_backup if each.state == "damage"})),
+            stays="" if damage else stays[:4096],
             besides=besides[:4096],
         )
         with_retries(lambda: write_proof(store, layout, proof))
-        found.remembered = not damage and not besides
-        if before:
-            found.stays = with_retries(lambda: damaged(store, layout)).get(plan.backup.id, "")
-            found.cleared = "" if found.stays else before
+        found.remembered, found.stays = not damage and not besides, proof.stays
+        found.cleared = before.against if before is not None and not damage and not left else ""
     except StoreError as problem:
         events.warning("proof_not_stored", error=problem, hint="walkeeper backups and status will not know of it.")
 
