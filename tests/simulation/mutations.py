@@ -254,7 +254,7 @@ def claim_a_piece_that_was_received_and_not_stored(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.archive.tail, "put", put)
 
 
-@mutation("lose_store_answers", "cut_store", "store_down", first=661)
+@mutation("lose_store_answers", "cut_store", "store_down", first=709)
 def claim_beyond_a_hole_between_pieces(patch: MonkeyPatch) -> None:
     """A piece that could not be stored is left out, and the next one counts all the same."""
     real = Tail._ship
@@ -406,7 +406,7 @@ def forget_the_floor(patch: MonkeyPatch) -> None:
     _resume(patch, ceiling)
 
 
-@mutation("kill_agent", "lose_store_answers", "store_down", "freeze_agent", first=72)
+@mutation("kill_agent", "lose_store_answers", "store_down", "freeze_agent", first=76)
 def skip_holes_in_the_store(patch: MonkeyPatch) -> None:
     def skip(belief: Belief, archive: Archive, local: LocalWal) -> None:
         stored = [s.end for s in archive.contents.segments() if local.server.history.contains(s)]
@@ -450,7 +450,7 @@ def go_on_with_whatever_the_server_was_started_on(patch: MonkeyPatch) -> None:
     patch.setattr(OneRun, "over", property(lambda _: False))
 
 
-@mutation("roll_back", "kill_agent", "wipe_record", first=38)
+@mutation("roll_back", "kill_agent", "wipe_record", first=48)
 def believe_a_frontier_beyond_the_server(patch: MonkeyPatch) -> None:
     beliefs = walkeeper.agent.archiver.beliefs
 
@@ -537,7 +537,7 @@ def remove_the_newest_sign_of_life(patch: MonkeyPatch) -> None:
 # --------------------------------------------------------------------------------------------------------------- one owner
 
 
-@mutation("kill_patroni", "kill_agent", "kill_agent", first=65)
+@mutation("kill_patroni", "kill_agent", "kill_agent", first=103)
 def skip_the_leader_read(patch: MonkeyPatch) -> None:
     real_leader, real_write = RecordView.leader, RecordView.write
 
@@ -583,7 +583,7 @@ def write_the_record_without_comparing(patch: MonkeyPatch) -> None:
 # ---------------------------------------------------------------------------------------------------------------- the spool
 
 
-@mutation("disk_short", "store_down", "lose_slot", "jump_slot", "cut_store", first=236)
+@mutation("disk_short", "store_down", "lose_slot", "jump_slot", "cut_store", first=256)
 def drop_from_a_full_disk_what_no_slot_keeps(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.streaming, "keeps", lambda *_: True)
 
@@ -601,7 +601,7 @@ def trust_a_stale_spool(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_seed", seed)
 
 
-@mutation(first=824)
+@mutation("lose_store_answers", "switchover", "power_loss")
 def trust_the_spool_of_an_earlier_boot(patch: MonkeyPatch) -> None:
     patch.setattr(Spool, "_check_boot", lambda _: None)
 
@@ -627,7 +627,7 @@ def call_it_a_gap_too_early(patch: MonkeyPatch) -> None:
     patch.setattr(Suspicions, "_why", lambda *_, **__: Why.PROVED)
 
 
-@mutation("jump_slot", "freeze_host", "power_loss", "cut_members", first=172)
+@mutation("jump_slot", "freeze_host", "power_loss", "cut_members", first=402)
 def call_it_a_gap_without_a_look_into_the_store(patch: MonkeyPatch) -> None:
     patch.setattr(LostWal, "_take", lambda *_: False)
 
@@ -648,7 +648,7 @@ def wait_for_lost_wal_for_ever(patch: MonkeyPatch) -> None:
 _SILENT: Final = ("lose_slot", "lose_slot", "jump_slot", "mute_member", "unknown_name", "cut_members", "kill_server")
 
 
-@mutation(*_SILENT, first=88)
+@mutation(*_SILENT, first=96)
 def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     """And with it the slot, so that the member that had the WAL recycled it."""
 
@@ -658,7 +658,7 @@ def move_the_record_past_a_suspicion(patch: MonkeyPatch) -> None:
     patch.setattr(Frontier, "suspect", suspect)
 
 
-@mutation(*_SILENT, first=88)
+@mutation(*_SILENT, first=96)
 def empty_the_spool_behind_a_suspicion_before_it_is_stored(patch: MonkeyPatch) -> None:
     real = Archiver._hand_out
 
@@ -718,7 +718,7 @@ def say_yes_to_other_bytes_under_that_name(patch: MonkeyPatch) -> None:
 # -------------------------------------------------------------------------------------------------------- these were found
 
 
-@mutation("damage_spool", "wipe_spool", "kill_receiver", first=706)
+@mutation("damage_spool", "wipe_spool", "kill_receiver", first=750)
 def forget_that_a_segment_comes_again(patch: MonkeyPatch) -> None:
     """A segment that was put aside while it waited for its upload, and came again before the next look, was never uploaded."""
     real = Streaming._start_receiver
@@ -752,7 +752,7 @@ def let_the_spool_be_full_of_what_a_seed_puts_aside(patch: MonkeyPatch) -> None:
     patch.setattr(Streaming, "_start_receiver", start_receiver)
 
 
-@mutation("freeze_host", first=6505)
+@mutation("freeze_host", first=6731)
 def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     """A standby that was promoted before it had reached its parent's beginning could not archive."""
 
@@ -802,7 +802,7 @@ def tell_commits_the_last_answer_and_not_the_run_without_a_hole(patch: MonkeyPat
     patch.setattr(StoredRun, "add", add)
 
 
-@mutation("store_down", "cut_store", "lose_store_answers", "kill_agent", "switchover", archiver="durable")
+@mutation("store_down", "cut_store", "lose_store_answers", "kill_agent", "switchover", first=13, archiver="durable")
 def tell_commits_of_a_stream_whose_beginning_is_not_stored(patch: MonkeyPatch) -> None:
     patch.setattr(Frontier, "unbroken", lambda _: Lsn(1 << 60))
 
@@ -820,7 +820,7 @@ def promote_without_waiting_for_the_lease(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.promote.before, "LEASE_OVER", 0.0)
 
 
-@mutation("ungoverned", archiver="durable", first=78)
+@mutation("ungoverned", archiver="durable", first=93)
 def say_that_the_session_has_ended_and_acknowledge_on(patch: MonkeyPatch) -> None:
     """As where its end were told before the last acknowledgement. Of a lease as long as above."""
     patch.setattr(walkeeper.agent.archiver.lease, "LEASE", 25.0)
