@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, Final
 
 import botocore.session
 import pytest
+from botocore import xform_name
 from botocore.loaders import JSONFileLoader, Loader
 
-from walkeeper.store.s3.documents import Documents
+from walkeeper.store.s3.documents import CALLED, Documents
 
 REGIONS: Final = ("us-east-1", "eu-central-1", "cn-north-1", "us-gov-west-1")
 
@@ -30,7 +33,7 @@ def without_documentation(document: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("service", "kind"),
-    [("s3", "service-2"), ("s3", "endpoint-rule-set-1"), ("sts", "service-2"), ("s3", "paginators-1")],
+    [("s3", "endpoint-rule-set-1"), ("sts", "service-2"), ("s3", "paginators-1")],
 )
 def test_a_description_is_as_it_was_but_for_its_documentation(service: str, kind: str) -> None:
     theirs, ours = (
@@ -39,9 +42,30 @@ def test_a_description_is_as_it_was_but_for_its_documentation(service: str, kind
     assert ours == without_documentation(theirs)
 
 
-def test_documentation_of_s3_is_left_out() -> None:
-    model = session(ours=True).get_component("data_loader").load_service_model("s3", "service-2")
-    assert model["operations"]["PutObject"]["documentation"] == ""
+def test_of_s3_there_is_what_is_called_and_all_that_it_needs() -> None:
+    theirs, ours = (
+        session(ours=each).get_component("data_loader").load_service_model("s3", "service-2") for each in (False, True)
+    )
+    theirs = without_documentation(theirs)
+    assert {*ours["operations"]} == CALLED < {*theirs["operations"]}
+    assert named(ours["operations"]) | named(ours["shapes"]) == {*ours["shapes"]}
+    for part in ("operations", "shapes"):
+        assert ours[part] == {name: theirs[part][name] for name in ours[part]}
+    assert {**theirs, "operations": None, "shapes": None} == {**ours, "operations": None, "shapes": None}
+
+
+def named(document: Any) -> set[str]:
+    """The shapes that are named in it."""
+    if isinstance(document, dict):
+        own = {document["shape"]} if isinstance(document.get("shape"), str) else set()
+        return own.union(*map(named, document.values()))
+    return set().union(*map(named, document)) if isinstance(document, list) else set()
+
+
+def test_every_operation_that_the_driver_calls_is_there() -> None:
+    text = "".join(path.read_text() for path in (Path(__file__).parents[2] / "walkeeper" / "store" / "s3").glob("*.py"))
+    called = {*re.findall(r"\bclient\.(\w+)\(", text)}
+    assert "put_object" in called <= {xform_name(name) for name in CALLED}
 
 
 @pytest.mark.parametrize("service", ["s3", "sts", "sso", "sso-oidc", "signin"])
