@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +31,19 @@ _scopes = (f"config{number}" for number in itertools.count(1))
 def test_yaml_is_left_as_it_was() -> None:
     assert yaml.safe_load.__module__ == "yaml"
     assert yaml.safe_load.__name__ == "safe_load"
+
+
+def test_what_asks_the_dns_is_loaded_where_srv_records_name_the_servers_alone() -> None:
+    program = """
+import sys
+import walkeeper.dcs.patroni
+from patroni.dcs import etcd, etcd3
+print("dns.message" in sys.modules, etcd.resolver.query.__module__, "dns.message" in sys.modules)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert said.split() == ["False", "dns.resolver", "True"]
 
 
 def test_urllib3_is_left_as_it_was(etcd: Etcd, tmp_path: Path) -> None:

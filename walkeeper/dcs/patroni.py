@@ -30,6 +30,10 @@ from walkeeper.dcs.base import RECORD, Leader, Member, RecordStore, Room, Topolo
 from walkeeper.errors import ConfigError, DcsError, DcsUnavailable, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
+from walkeeper.lib.later import load_when_used
+
+# Patroni's etcd clients ask the DNS themselves only where SRV records name the servers. dnspython is 3 MiB.
+load_when_used("dns.resolver")
 
 # When it is imported Patroni reads two thousand lines of YAML about PostgreSQL's parameters, which it looks into before it
 # writes postgresql.conf, and nobody here does. Only meanwhile they are empty: it is 1 MiB, and 10 ms of CPU even with
