@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
+from walkeeper.dcs.base import Member
 from walkeeper.status import attention, gather, rows
 from walkeeper.store.directory import DirectoryStore
 from walkeeper.store.directory.keys import DirectorySettings
@@ -89,6 +91,20 @@ def test_a_store_that_is_away_is_no_reason_to_call_a_replica_stuck(config: Confi
     row: dict[str, Any] = {"lsn": "0/900000", "receives": False, "behind_bytes": 9 * MIB, "next_wal": None}
     gather._look_for_next_wal(config, record(12 * MIB), [], [row])
     assert row["next_wal"] is None
+
+
+def test_of_a_members_server_that_is_down_the_address_is_patronis(config: Config) -> None:
+    with config.source.open("a") as file:
+        file.write("postgresql:\n  authentication:\n    replication: {username: replicator}\n")
+    unknown: list[dict[str, str]] = []
+    with socket.socket() as bound:  # and nobody listens
+        bound.bind(("127.0.0.1", 0))
+        member = Member("node2", "replica", "running", "127.0.0.1", bound.getsockname()[1], 1, None)
+        row, *_ = gather._member(load(config.source, {}), member, unknown)
+    assert row["timeline"] is None
+    (said,) = unknown
+    assert said["text"].startswith("node2: postgresql at 127.0.0.1:")
+    assert "connect_address" in said["hint"]
 
 
 def test_status_tells_what_base_backups_restore_and_what_to_look_at(config: Config) -> None:

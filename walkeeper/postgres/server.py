@@ -38,6 +38,8 @@ _NO_PHRASE: Final = "none is configured"
 SPARE_SECONDS: Final = 60.0
 """After which a session in a walsender's place is given back, for a usual one if there is room by then."""
 _NOT_THERE: Final = ("Connection refused", "No such file or directory")
+NOT_THERE: Final = "Start the server; if it runs, say in walkeeper.postgresql.host and port where it listens."
+"""Of the local server: another member's address is Patroni's."""
 _NO_SLOT: Final = ("too many", "remaining connection slots")
 _NOBODY_ELSES: Final = "-c search_path=pg_catalog"
 """What users of the database have made is not called, however well it fits, nor by a search path that they gave the database."""
@@ -366,5 +368,5 @@ def hint_for(text: str) -> str:
     if any(words in text for words in _NO_SLOT):
         return "Raise max_connections, or end what holds them."
     if any(words in text for words in _NOT_THERE):
-        return "Start the server; if it runs, say in walkeeper.postgresql.host and port where it listens."
+        return NOT_THERE
     return ""

@@ -25,7 +25,7 @@ from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
 from walkeeper.lib.clock import wall_seconds
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
-from walkeeper.postgres.server import CommitsState, Server, ServerState
+from walkeeper.postgres.server import NOT_THERE, CommitsState, Server, ServerState
 from walkeeper.status.ages import age, ahead_of, described
 from walkeeper.status.attention import Remark, about_store, attention, remark
 from walkeeper.store.open import url_of
@@ -41,6 +41,8 @@ AGENT_SECONDS: Final = 2.0
 """Seconds for this node's agent."""
 _SHOWN: Final = {"name", "pid", "version", "archiving", "timeline", "spool_bytes", "spool_limit"}
 """Of an agent's report."""
+
+_DOWN: Final = "Start it there; if it runs, Patroni's postgresql.connect_address on that node does not lead to it."
 
 _T = TypeVar("_T")
 
@@ -186,7 +188,7 @@ def _member(config: Config, member: Member, unknown: list[Remark]) -> _Looked:
         finally:
             server.close()
     except WalkeeperError as problem:
-        unknown.append(remark(f"{member.name}: {problem}", problem.hint))
+        unknown.append(remark(f"{member.name}: {problem}", _DOWN if problem.hint == NOT_THERE else problem.hint))
         return row, None, None
     timeline = member.timeline if state.in_recovery and member.timeline is not None else state.timeline
     row |= {"timeline": timeline, "lsn": str(state.lsn), "in_recovery": state.in_recovery, "receives": receives}
