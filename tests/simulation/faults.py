@@ -96,6 +96,9 @@ def kill_patroni(world: World, node: Node, fault: Fault) -> None:
         node.patroni_up = True
 
     node.patroni_up = False
+    if node.promoting is not None:  # what it ran goes on, and the next Patroni runs another one beside it
+        node.orphans.append(node.promoting)
+        node.promoting = None
     world.after(fault.seconds, back)
 
 
@@ -108,6 +111,32 @@ def ungoverned(world: World, node: Node, fault: Fault) -> None:
 def callbacks(world: World, node: Node, fault: Fault) -> None:
     for _ in range(fault.steps % 5):
         node.poke()
+
+
+def no_callbacks(world: World, node: Node, fault: Fault) -> None:
+    """The script cannot be run any more: its file lost its rights."""
+    node.callbacks_after = None
+
+
+def late_callbacks(world: World, node: Node, fault: Fault) -> None:
+    """It hangs, and its calls overtake each other."""
+    node.callbacks_after = fault.seconds
+
+
+def kill_pre_promote(world: World, node: Node, fault: Fault) -> None:
+    """The next one, at a step of its own; that is a veto."""
+    for each in world.nodes:
+        each.promoting_dies_in = fault.steps
+
+
+def jump_clock(world: World, node: Node, fault: Fault) -> None:
+    """The wall clock, from here on: an hour or a day, ahead or back."""
+    node.clock_off = (-3600.0, 3600.0, 86400.0, -86400.0)[fault.steps % 4]
+
+
+def keys_expire(world: World, node: Node, fault: Fault) -> None:
+    """From here on a member's key lives as long as its Patroni renews it."""
+    world.keys_expire = True
 
 
 # --------------------------------------------------------------------------------------------------------------- networks
@@ -259,6 +288,19 @@ def disk_short(world: World, node: Node, fault: Fault) -> None:
         node.disk_short = is_short
 
     _for_a_while(world, fault, lambda: short(True), lambda: short(False))
+
+
+def wal_disk_full(world: World, node: Node, fault: Fault) -> None:
+    """Something else fills the disk that pg_wal and the spool share, up to some segments. A primary that needs another one stops,
+    and does not start before there is room again: a crash recovery recycles nothing.
+    """
+
+    def room(segments: int | None) -> None:
+        node.room = segments
+        node.short_until = world.loop.now
+
+    used = len(node.pg_wal.segments) + 1 + len(list((node.directory / "spool" / "wal").glob("0*")))
+    _for_a_while(world, fault, lambda: room(used + (1, 3, 8, 14)[fault.steps % 4]), lambda: room(None))
 
 
 def damage_spool(world: World, node: Node, fault: Fault) -> None:
@@ -434,6 +476,11 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "kill_patroni": kill_patroni,
     "ungoverned": ungoverned,
     "callbacks": callbacks,
+    "no_callbacks": no_callbacks,
+    "late_callbacks": late_callbacks,
+    "kill_pre_promote": kill_pre_promote,
+    "jump_clock": jump_clock,
+    "keys_expire": keys_expire,
     "cut_dcs": _cut("dcs"),
     "cut_dcs_writes": _cut("dcs writes"),
     "cut_store": _cut("store"),
@@ -454,6 +501,7 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "reinit": reinit,
     "wipe_spool": wipe_spool,
     "disk_short": disk_short,
+    "wal_disk_full": wal_disk_full,
     "damage_spool": damage_spool,
     "stale_spool": stale_spool,
     "twin_pieces": twin_pieces,
@@ -469,6 +517,12 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "delete_object": delete_object,
 }
 SELDOM: Final = {
+    "no_callbacks",
+    "late_callbacks",
+    "kill_pre_promote",
+    "jump_clock",
+    "keys_expire",
+    "wal_disk_full",
     "far_down",
     "cut_far",
     "ungoverned",
@@ -573,6 +627,8 @@ def heal(world: World) -> None:
     for node in world.nodes:
         node.cut_off.clear()
         node.mute = node.name_unknown = node.disk_short = False
+        if node.room is not None:
+            node.room, node.short_until = None, world.loop.now
         node.patroni_up = True
         node.host_up = True
         if node.agent is not None:

@@ -15,9 +15,11 @@ import msgspec
 
 from tests.core.values import history_text
 from tests.simulation.wal import SIZE, Branch
+from walkeeper.agent.archiver.elsewhere import GONE_SECONDS
 from walkeeper.archive.codec import SUFFIXES, Codec
 from walkeeper.archive.tail import StoredPiece, parse_key
 from walkeeper.archive.tail_read import assemble
+from walkeeper.core.beliefs import nothing_archived
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile, Segment, parse_wal_name
 from walkeeper.core.receipt import Receipt
@@ -91,6 +93,7 @@ class Invariants:
         self._first_looked: dict[tuple[str, str], float] = {}
         self._refused: set[tuple[str, str, Segment]] = set()
         self._looked: dict[tuple[str, str], float] = {}
+        self._answered: dict[str, float] = {}
         self._stored_at: dict[str, float] = {}
         self._opened: dict[str, tuple[bytes, bytes]] = {}
         self._pieces: dict[str, dict[str, StoredPiece]] = {}
@@ -358,12 +361,19 @@ class Invariants:
     # -------------------------------------------------------------------------------------------- slot ≤ record ≤ stored
 
     def slot_advanced(self, process: NodeProcess, lsn: int) -> None:
-        """No further than a record that was written by this node: Patroni carries it to the others."""
-        branch = process.node.branch
+        """No further than a record that was written by this node: Patroni carries it to the others. Of two stores' records the
+        further one, where the disk runs short.
+        """
         if self.number_used_twice:
             return  # two timelines of one number cannot be told apart by looking at the server
-        if lsn > max((min(s.lsn, branch.parts_from(s.branch)) for s in self._sessions.values()), default=0):
+        furthest = self._recorded(process.node.branch)
+        if self.other is not None and process.node.is_short:
+            furthest = max(furthest, self.other._recorded(process.node.branch))
+        if lsn > furthest:
             self.violated(f"{process.node.name}'s slot moved to {Lsn(lsn)}, beyond every record of its ancestry")
+
+    def _recorded(self, branch: Branch) -> int:
+        return max((min(s.lsn, branch.parts_from(s.branch)) for s in self._sessions.values()), default=0)
 
     def spool_removed(self, process: NodeProcess, receipt: Receipt) -> None:
         """Only what is stored and recorded; or stored, behind WAL that this node suspected to be lost."""
@@ -422,6 +432,11 @@ class Invariants:
             return
         if self.stored_up_to(node.branch, start.start) >= segment.end or segment.end <= self._first_start:
             return
+        if self.other is not None and nothing_archived(record):
+            return  # it began beside the other one, which is further
+        ever_short = any(each.room is not None or each.short_until > 0 for each in world.nodes)
+        if self.other is not None and ever_short and self.other._is_stored(node.branch, segment.number):
+            return
         self.violated(f"{node.name} recycled {segment}, which is not archived, with a sound slot")
 
     @property
@@ -456,13 +471,25 @@ class Invariants:
             key = world.layout.file(segment, ".zst")
             waited = world.loop.now - self._first_looked.get((node.name, key), world.loop.now)
             proved = all((node.name, other.name, segment) in self._refused for other in others)
-            if not proved and waited < GAP_PATIENCE - 15:
+            if not proved and waited < GAP_PATIENCE - 15 and not node.is_short:
                 self.violated(f"{segment} is called a gap, and not every member has said no to it")
                 return
-            if self.other is not None and self.other.promises(segment):
+            if (
+                self.other is not None
+                and self.other.promises(segment)
+                and not (node.is_short and self.other.is_silent(node))
+            ):
                 self.violated(f"{segment} is called a gap, and the record of the other store says that it has it")
             if self._stored_at.get(key, 1e9) < self._looked.get((node.name, key), 1e9):
                 self.violated(f"{segment} is called a gap, and was in the store when {node.name} looked")
+
+    def answered(self, host: Node) -> None:
+        """The store, to something that ``host`` asked."""
+        self._answered[host.name] = self._world.loop.now
+
+    def is_silent(self, host: Node) -> bool:
+        """Whether the store has said nothing to it for so long that no disk is filled for what it has."""
+        return self._world.loop.now - self._answered.get(host.name, 0.0) > GONE_SECONDS - JUST_NOW
 
     def promises(self, segment: Segment) -> bool:
         """Whether it is stored, and the last record said so. Not just now: it may have come since somebody was told no."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.simulation.handing_over import Command
+from tests.simulation.invariants import JUST_NOW
 from tests.simulation.promoting import Promoting, pre_promote
 from tests.simulation.threads import Process
 from tests.simulation.wal import SIZE, SYSTEM, Branch, PgWal, write_segment
@@ -67,13 +68,27 @@ class Node:
         """What this node cannot reach: "dcs", "store" or "members"."""
         self.disk_short = False
         """The spool's disk is nearly full."""
+        self.room: int | None = None
+        """How many segments fit on the disk that pg_wal and the spool share; None: enough."""
+        self.short_until = -1e9
+        """When the last shortage of that disk was over."""
+        self.callbacks_after: float | None = 0.0
+        """Seconds from what Patroni has a callback for to its call; None: it never gets there."""
+        self.clock_off = 0.0
+        """How far its wall clock is ahead, in seconds."""
         self.frozen_until = 0.0
         self.mute = False
         """Its server takes connections from other hosts, and says nothing."""
         self.name_unknown = False
         """Other hosts do not find it by its name."""
         self.agent: Process | None = None
+        self.called: tuple[Process, str] | None = None
+        """Which agent's session calls itself how."""
         self.promoting: Promoting | None = None
+        self.orphans: list[Promoting] = []
+        """What a Patroni that was killed had begun before a promotion, and nobody waits for."""
+        self.promoting_dies_in: int | None = None
+        """The step of the next run before a promotion at which it is killed."""
         self.waits_until = 0.0
         """Its Patroni takes no part in the race for the leader key before that."""
         self.receivers: list[Process] = []
@@ -124,11 +139,39 @@ class Node:
     # ------------------------------------------------------------------------------------------------------- PostgreSQL
 
     def write(self, count: int) -> None:
-        """That many bytes more of its branch."""
-        self._extend(self.branch, self.lsn + count, written=True)
+        """That many bytes more of its branch. Where the next segment does not fit it ends in a panic, with what it has flushed."""
+        wanted = self.lsn + count
+        self._extend(self.branch, wanted, written=True)
+        if self.lsn < wanted:
+            self.note("has no room", f"at {Lsn(self.lsn)}")
+            self.crash()
+
+    @property
+    def free(self) -> int:
+        """Segments that its disk has room for, beside the one that it has open."""
+        if self.room is None:
+            return 1 << 20
+        spool = sum(1 for _ in (self.directory / "spool" / "wal").glob("0*"))
+        return max(0, self.room - len(self.pg_wal.segments) - (self.lsn % SIZE > 0) - spool)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether that disk is short of room, or was a moment ago; of another member's that is told each half a minute, and then
+        believed for a minute.
+        """
+        now = self.world.loop.now
+        ago = {node.name: JUST_NOW if node is self else 30 + 60 + JUST_NOW for node in self.world.nodes}
+        return any(node.room is not None or node.short_until > now - ago[node.name] for node in self.world.nodes)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it cannot even end its crash recovery, which writes a record."""
+        return self.lsn % SIZE == 0 and not self.free
 
     def _extend(self, branch: Branch, lsn: int, *, written: bool = False) -> None:
         first = self.lsn // SIZE
+        if self.room is not None:
+            lsn = min(lsn, (-(-self.lsn // SIZE) + self.free) * SIZE)
         self.branch, self.lsn = branch, max(self.lsn, lsn)
         for number in range(first, self.lsn // SIZE):
             self.pg_wal.put(branch, number, ready=written and self.world.archiver == "command")
@@ -270,7 +313,8 @@ class Node:
         if self.ending:
             return
         if not self.server_up:
-            self.restart()
+            if not self.stuck:
+                self.restart()
             return
         leader = world.leader
         if leader is self:
@@ -293,9 +337,10 @@ class Node:
     def _pre_promote(self) -> None:
         """The script runs while it keeps the leader key; a veto gives that back, and it stays out of the race for a while."""
         promoting = self.promoting
-        if promoting is None or promoting.dead:
+        if promoting is None:
             self.promoting = pre_promote(self)
-        elif promoting.passes is not None:
+            self.promoting.process.die_in, self.promoting_dies_in = self.promoting_dies_in, None
+        elif promoting.passes is not None or promoting.dead:
             self._stop_promoting()
             if promoting.passes:
                 self.promote()
@@ -319,16 +364,22 @@ class Node:
             self.slot.sound = self.slot.sound and theirs.sound
 
     def poke(self) -> None:
-        """A callback; it may be lost, or come twice."""
+        """A callback; it may be lost, come twice, or so late that another agent gets it."""
+        for _ in range(self.dice.choice([0, 1, 1, 2])) if self.agent is not None and not self.agent.dead else ():
+            if self.callbacks_after:
+                self.world.after(self.callbacks_after * self.dice.random(), self._call)
+            elif self.callbacks_after is not None:
+                self._call()
+
+    def _call(self) -> None:
         if self.agent is not None and not self.agent.dead:
-            for _ in range(self.dice.choice([0, 1, 1, 2])):
-                self.pokes()
+            self.pokes()
 
     # -------------------------------------------------------------------------------------------------------- the machine
 
     def processes(self) -> list[Process]:
         promoting = self.promoting.process if self.promoting is not None else None
-        found = (self.agent, promoting, *self.receivers, *self.commands)
+        found = (self.agent, promoting, *(orphan.process for orphan in self.orphans), *self.receivers, *self.commands)
         return [process for process in found if process is not None and not process.dead]
 
     def freeze(self, seconds: float) -> None:
@@ -344,6 +395,7 @@ class Node:
         self.crash()
         for process in self.processes():
             process.kill()
+        self.promoting = None
         self.boots += 1
         for path in sorted((self.directory / "spool" / "wal").glob("*")):
             if len(path.name) == 24 and self.dice.random() < 0.7:

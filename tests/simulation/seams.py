@@ -191,6 +191,7 @@ class StoreView(MemoryStore):
             world.invariants.created(self._process, key)
         elif method == "create":
             world.invariants.created_elsewhere(self._process, key)
+        world.invariants.answered(self._process.node)
         if world.lose_store_answers:
             world.lose_store_answers -= 1
             raise StoreUnavailable(f"{key}: the answer was lost")
@@ -303,11 +304,12 @@ class ServerView:
         agent().step("server.advance_slot done", lsn)
 
     def call_itself(self, name: str) -> None:
-        """Nobody reads it here."""
+        """For ``agents``, as long as that agent lives."""
+        self._ask("call_itself").called = agent(), name
 
     def agents(self) -> list[str]:
-        self._ask("agents")
-        return []
+        called = self._ask("agents").called
+        return [called[1]] if called is not None and not called[0].dead else []
 
     def commits(self, standby: str) -> CommitsState:
         self._ask("commits")
@@ -444,6 +446,9 @@ class PgReceivewal(Process):
             if not server.has(file) and file.end <= server.lsn:
                 return self._removed(segment)
             partial = self._directory / (segment.name + PARTIAL)
+            if not partial.exists() and not self._host.free:
+                partial.write_bytes(b"as far as there was room")
+                return "rc 1: could not write: No space left on device"
             if server.lsn > segment.start:
                 self._write(partial, server.branch, number)
             if segment != file and segment.end <= ends.get(timeline, 0):  # its history claims more than it has
@@ -678,7 +683,7 @@ def simulated() -> Iterator[None]:
         "ends_early": lambda *_: None,  # no segment here was made of a tail
         "check_complete": lambda *_: None,  # nor has one more than its first bytes
         "find_program": lambda *_: Path("/bin/true"),
-        "disk_of": lambda path: (0 if path.name == "wal" and agent().node.disk_short else 1 << 40, 1 << 40),
+        "disk_of": _disk_of,
         "read_beginning": _read_beginning,
         "read_tail": _read_tail,
         "in_parallel": lambda work, things, _: [work(thing) for thing in things],
@@ -689,7 +694,7 @@ def simulated() -> Iterator[None]:
         "Deadline": _NoDeadline,
         "since_boot": lambda: agent().loop.now,
         "Wake": _NoWake,
-        "now_utc": lambda: _BEGUN + timedelta(seconds=agent().loop.now),
+        "now_utc": lambda: _BEGUN + timedelta(seconds=agent().loop.now + agent().node.clock_off),
     }
     replaced: list[tuple[Any, str, object]] = [
         (sys.modules[name], attribute, stands_in[attribute]) for name, attribute in _seams(frozenset(stands_in))
@@ -729,6 +734,14 @@ def _seams(names: frozenset[str]) -> list[tuple[str, str]]:
         for attribute in names & vars(module).keys()
         if (name, attribute) not in _THEIR_OWN
     ]
+
+
+def _disk_of(path: Path) -> tuple[int, int]:
+    """walkeeper.agent.archiver.whereabouts.disk_of, of pg_wal and of the spool."""
+    node = agent().node
+    if path.name == "wal" and node.disk_short:
+        return 0, 1 << 40
+    return (1 << 40, 1 << 40) if node.room is None else (node.free * SIZE, node.room * SIZE)
 
 
 class _Pool:

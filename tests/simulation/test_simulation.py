@@ -9,6 +9,7 @@ import pytest
 
 from tests.parts.ways import WAYS, Way
 from tests.simulation.__main__ import explain
+from tests.simulation.faults import OFTEN
 from tests.simulation.schedule import Schedule, play
 from tests.simulation.wal import SIZE, Branch
 
@@ -43,6 +44,14 @@ def test_p9_a_spool_whose_disk_runs_short_does_without_and_loses_nothing() -> No
     )
     for seed in range(40):
         outcome = play(Schedule(seed, kinds=kinds))
+        assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
+
+
+@pytest.mark.parametrize("archiver", WAYS)
+def test_a_full_disk_of_pg_wal_lost_callbacks_killed_scripts_and_clocks_that_jump_lose_nothing(archiver: Way) -> None:
+    new = ("wal_disk_full", "no_callbacks", "late_callbacks", "kill_pre_promote", "jump_clock", "keys_expire")
+    for seed in range(15_000_000, 15_000_012):
+        outcome = play(Schedule(seed, kinds=(*new, "wal_disk_full", *OFTEN, "lose_slot"), archiver=archiver))
         assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
 
 

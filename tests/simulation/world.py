@@ -67,6 +67,8 @@ class World:
         self.somebody_chooses = False
         """Whether a person picks who is to lead, by ``patronictl failover``: Patroni would ask the one with the most WAL again and
         again, which is vetoed on an older timeline, and nobody else."""
+        self.keys_expire = False
+        """Whether a member's key in the DCS goes with its Patroni."""
         self.leader: Node | None = None
         self.leader_seen = 0.0
         self.branches = [Branch(0, 1)]
@@ -81,9 +83,7 @@ class World:
         self.busy = True
         """Whether clients write."""
         self.dcs.slots = ("walkeeper",)
-        self.dcs.set_members(
-            *(Member(node.name, "replica", "streaming", "host", node.port, 1, 1) for node in self.nodes)
-        )
+        self.dcs.set_members(*map(self._key_of, self.nodes))
         self.nodes[0].primary = True
         self.set_leader(self.nodes[0])
         self._begin()
@@ -141,6 +141,12 @@ class World:
         if self.leader is not None and not self.dcs.down and self.loop.now - self.leader_seen > TTL:
             self.loop.note("dcs", "the leader key expires:", self.leader.name)
             self.set_leader(None)
+        if self.keys_expire and not self.dcs.down:
+            there = [node for node in self.nodes if self.loop.now - node.dcs_seen <= TTL]
+            self.dcs.set_members(*(self._key_of(node) for node in there))
+
+    def _key_of(self, node: Node) -> Member:
+        return Member(node.name, "replica", "streaming", "host", node.port, 1, 1)
 
     def _carry_slots(self) -> None:
         """Through the DCS, or past it in failsafe mode."""
