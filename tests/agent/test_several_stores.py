@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any, cast
@@ -36,7 +37,7 @@ from walkeeper.config.model import NamedStore
 from walkeeper.core.backup_job import Job, claimed
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
-from walkeeper.core.hold_slot import followed
+from walkeeper.core.hold_slot import ends_lowest, followed
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.room import Disk
@@ -197,6 +198,29 @@ def test_a_store_whose_archive_does_not_begin_is_waited_for_and_not_for_ever() -
     assert held.position("main", record(9 * MIB)) == 9 * MIB
     held.note("far", by_owner(8 * MIB))
     assert held.position("main", record(9 * MIB)) == 8 * MIB
+
+
+def test_p4_a_new_archive_begins_where_the_one_furthest_behind_ends_if_pg_wal_has_all_since(tmp_path: Path) -> None:
+    server = LocalServer(SYSTEM, SIZE, TWO, Lsn(12 * MIB + 5000))
+
+    def begins(*others: Record, here: range = range(3, 12)) -> int:
+        for number in range(13):
+            path = tmp_path / TWO.segment(number, SIZE).name
+            path.unlink(missing_ok=True)
+            if number in here:
+                path.touch()
+                os.truncate(path, SIZE)
+        local = LocalWal(server, {}, tmp_path, others_end=ends_lowest(others, server))
+        return local.to_begin_with(server.lsn).number
+
+    assert begins() == 12
+    assert begins(record(13 * MIB, timeline=2)) == 12  # further than this server, by now
+    assert begins(record(11 * MIB + 9), record(12 * MIB, timeline=2)) == FORK // MIB, "its timeline ended there"
+    assert begins(record(4 * MIB)) == 4
+    assert begins(record(4 * MIB), here=range(6, 12)) == 6
+    assert begins(record(4 * MIB), here=range(6, 11)) == 12
+    assert begins(record(4 * MIB, timeline=3)) == 12, "of another branch"
+    assert begins(replace(record(4 * MIB), system_identifier="1")) == 12
 
 
 def test_what_a_record_promises_is_on_its_chain_and_not_below_its_start() -> None:

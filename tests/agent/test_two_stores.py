@@ -171,6 +171,24 @@ def test_p4_with_durable_in_1_who_was_away_gets_the_rest_from_the_other_store(
     assert "archiver_wal_missing" not in caplog.text, "it is on its way"
 
 
+def test_p4_a_store_that_is_added_while_the_other_one_is_away_begins_where_that_ends(two: Two) -> None:
+    """The slot follows the new one alone. What lies between was in neither, and nowhere else soon."""
+    two.stores["far"].down = True
+    with two.agents(durable_in=1):
+        two.reaches("main", Lsn(0))
+        two.reaches("main", two.write(2))
+        two.stores["main"].down = True
+        further = two.write(6)
+        two.stores["far"].down = False
+        two.reaches("far", further)
+        wait_for(lambda: two.slot >= further - 2 * SIZE)
+        two.let_go()
+        two.stores["main"].down = False
+        two.reaches("main", further)
+    assert two.lacks("main", further) == two.lacks("far", further) == []
+    assert [found.gaps_total for name in two.stores if (found := two.record(name))] == [0, 0]
+
+
 def test_p9_a_store_that_burns_with_what_the_other_one_lacks_fills_no_disk(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:

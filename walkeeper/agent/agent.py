@@ -39,6 +39,7 @@ from walkeeper.core import backup_job
 from walkeeper.core.about import About
 from walkeeper.core.backup_job import MOST_BEHIND, Bidder
 from walkeeper.core.desired import Desired, ServerView, View, desired, why_stop, writes_without_leading
+from walkeeper.core.hold_slot import ends_lowest
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RecordStore, Topology, Versioned
 from walkeeper.errors import (
@@ -357,9 +358,11 @@ class Agent:
         stores = self.shared.other_stores(self.config, server.system_identifier)
         alone = partial(check_alone, self.config.name, self.records, local, accepted)
         with self.remembering.second_lives(archive, local, alone, about) as second_lives:
-            for store, record in self.shared.holding.others(self.config.store_name).items():
+            others = self.shared.holding.others(self.config.store_name)
+            for store, record in others.items():
                 if record is not None:
                     check_record(self.config.name, store, record, local, accepted)
+            local = replace(local, others_end=ends_lowest(filter(None, others.values()), local.server))
             self._probe.ensure()
             ownership = take_over(
                 self.config.name, self.records, archive, local, self.watcher, accepted, self.config.durability,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.record import Record
+from walkeeper.core.takeover import LocalServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,20 @@ def reached(own: Record, other: Record, history: History | None = None) -> Lsn |
         return min(other.position, own.position)
     ended = next((switch.lsn for switch in history.switches if switch.timeline == other.timeline), Lsn(0))
     return min(other.position, ended)
+
+
+def ends_lowest(others: Iterable[Record], local: LocalServer) -> Lsn | None:
+    """Where the archive ends that has least of that server's chain, among those of other stores; None where there is none."""
+    ends = {switch.timeline: switch.lsn for switch in local.history.switches}
+    return min(
+        (
+            min(other.position, ends.get(other.timeline, other.position))
+            for other in others
+            if (int(other.system_identifier), other.size) == (local.system_identifier, local.segment_size)
+            and local.history.includes(other.timeline)
+        ),
+        default=None,
+    )
 
 
 def why_not_gap_safe(slot: SlotState | None, frontier: Lsn, size: SegmentSize) -> str:

@@ -402,7 +402,7 @@ def _by_store(archive: Archive, local: LocalWal) -> Belief:
     stored = look(archive, server, None, None)
     extent = archive.contents.extent(chain) if stored.first is not None else None
     if extent is None:
-        first = chain.segment_at(server.lsn, archive.size)
+        first = local.to_begin_with(server.lsn)
         belief = Belief(first.start, first, start_is_stated=False)
         belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, None)
         return belief

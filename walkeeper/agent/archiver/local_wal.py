@@ -25,7 +25,8 @@ class LocalWal:
     """The local server as the takeover needs it: its state and its timelines' histories, by number, as in pg_wal.
 
     ``ask`` is the server's state at this moment. Without ``pg_wal`` there are no bytes to compare. ``sums`` are kept for who
-    comes again: of a segment, by what says that its file is still the same.
+    comes again: of a segment, by what says that its file is still the same. ``others_end``: from there on an archive of another
+    store lacks its WAL.
     """
 
     server: LocalServer
@@ -33,6 +34,7 @@ class LocalWal:
     pg_wal: Path | None = None
     ask: Callable[[], ServerState] | None = None
     sums: dict[tuple[object, ...], str] | None = None
+    others_end: Lsn | None = None
 
     def clone_of(self) -> str:
         """The archive that this server was restored from as another cluster's; empty for none. Raises PostgresError."""
@@ -99,6 +101,17 @@ class LocalWal:
         chain, size = self.server.history, first.size
         below = (chain.segment(number, size) for number in range(end // size - 1, first.number - 1, -1))
         return list(takewhile(self.has, below))[::-1]
+
+    def to_begin_with(self, lsn: Lsn) -> Segment:
+        """Where an archive begins in an empty store: with the segment that is open at ``lsn``. With several stores where the one
+        furthest behind ends, if the server still has all since: the hold slot may follow the new archive alone, and what lies
+        between would be in none.
+        """
+        chain, size = self.server.history, self.server.segment_size
+        opened = chain.segment_at(lsn, size)
+        if self.others_end is None or self.others_end >= opened.start:
+            return opened
+        return next(iter(self.unbroken(chain.segment_at(self.others_end, size), opened.start)), opened)
 
     def _file(self, segment: Segment) -> tuple[object, ...]:
         """What differs once it is another file, or was written to; empty where there is none."""
