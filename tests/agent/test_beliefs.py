@@ -29,6 +29,7 @@ from walkeeper.archive.codec import AGAIN, Codec
 from walkeeper.archive.expiry import write_floor
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
+from walkeeper.core.beliefs import NO_ARCHIVE
 from walkeeper.core.floor import Below
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History, Switch
@@ -39,7 +40,6 @@ from walkeeper.core.second_life import SecondLife
 from walkeeper.core.suspicion import covers
 from walkeeper.core.tail import Piece
 from walkeeper.core.takeover import LocalServer
-from walkeeper.dcs.base import REMEMBERED
 from walkeeper.errors import (
     AgentError,
     ArchiveMissing,
@@ -134,7 +134,7 @@ class World:
         archive: Archive | None = None,
         system: int = SYSTEM,
         second_lives: Collection[SecondLife] = (),
-        owned_before: bool = False,
+        there_was_one: bool = False,
     ) -> Ownership:
         self.dcs.set_leader(name)
         pg_wal = self.directory / name
@@ -144,7 +144,7 @@ class World:
         wal = LocalWal(server, known if histories is None else histories, pg_wal)
         return take_over(
             name, MemoryRecord(self.dcs), archive or self.archive, wal, Watcher(SystemClock()), accepted,
-            second_lives=second_lives, owned_before=owned_before,
+            second_lives=second_lives, there_was_one=there_was_one,
         )  # fmt: skip
 
     def owned(self, life: Life, *, number: int = 9, inside: int = 0, name: str = "a") -> Record:
@@ -387,12 +387,12 @@ def test_p13_no_archive_begins_in_an_empty_store_where_the_record_of_one_was_los
     if document is not None:
         world.dcs.put(document)
     empty = world.archive_in(MemoryStore())
-    refusal = world.refused(ArchiveMissing, "a", ONE, 12 * MIB, archive=empty, owned_before=True)
-    assert f"remove its key {REMEMBERED} from" in refusal.hint
-    world.take_over("a", ONE, 12 * MIB, owned_before=True)
+    refusal = world.refused(ArchiveMissing, "a", ONE, 12 * MIB, archive=empty, there_was_one=True)
+    assert refusal.hint == NO_ARCHIVE
+    world.take_over("a", ONE, 12 * MIB, there_was_one=True)
     assert world.frontier == (1, 9, "a")
     world.dcs.wipe()
-    world.take_over("a", ONE, 12 * MIB, archive=empty, owned_before=True, accepted={"archive_missing"})
+    world.take_over("a", ONE, 12 * MIB, archive=empty, there_was_one=True, accepted={"archive_missing"})
     assert empty.contents.start() == Segment(1, 12, SIZE)
 
 

@@ -213,6 +213,29 @@ def test_p13_two_promotions_under_one_number_at_one_position_are_not_one_timelin
         second.close()
 
 
+def test_p13_no_archive_begins_in_an_empty_store_after_the_whole_dcs_was_lost(cluster: Cluster) -> None:
+    """The machines start again: the store's disk is not mounted, and the DCS is a new one."""
+    server = cluster.server
+    server.execute("CREATE TABLE life (row int)")
+    with cluster.agent("a") as agent:
+        wait_for(lambda: agent.archiving)
+        agent.wait_frontier(insert(server, 1, 10))
+        wait_for((agent.agent.config.spool_directory / "archive-seen").exists)
+    stored = dict(cluster.store.objects)
+    cluster.store.objects.clear()
+    cluster.dcs.documents.clear()
+    with cluster.agent("a") as agent:
+        wait_for(lambda: refusal(agent) == "archive_missing")
+        assert not any("/start/" in f"/{key}" for key in cluster.store.objects)
+        assert cluster.dcs.record is None
+        assert not agent.archiving
+    cluster.store.objects.update(stored)
+    with cluster.agent("a") as agent:
+        wait_for(
+            lambda: refusal(agent) == "watching"
+        )  # whether somebody else keeps it alive, as after each loss of the DCS
+
+
 def test_a_member_that_was_renamed_goes_on_without_a_person(cluster: Cluster) -> None:
     """Also with wal_keep_size=0: the hold slot keeps the last whole segment that is stored."""
     with cluster.agent("a") as agent:

@@ -190,6 +190,13 @@ def wipe_record(world: World, node: Node, fault: Fault) -> None:
     world.invariants.dcs_changed_by_hand()
 
 
+def lose_dcs(world: World, node: Node, fault: Fault) -> None:
+    """The DCS is built anew: the record is gone, and what was remembered beside it. Patroni writes its own again."""
+    world.dcs.documents.clear()
+    for invariants in world.all_invariants:
+        invariants.dcs_changed_by_hand()
+
+
 def garbage_record(world: World, node: Node, fault: Fault) -> None:
     world.dcs.put(b'{"lsn": "FFFFFFFF/0"}')
     world.invariants.dcs_changed_by_hand()
@@ -492,6 +499,7 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "cut_far": _cut("far store"),
     "lose_store_answers": lose_store_answers,
     "wipe_record": wipe_record,
+    "lose_dcs": lose_dcs,
     "garbage_record": garbage_record,
     "old_record": old_record,
     "switchover": switchover,
@@ -523,6 +531,7 @@ SELDOM: Final = {
     "jump_clock",
     "keys_expire",
     "wal_disk_full",
+    "lose_dcs",
     "far_down",
     "cut_far",
     "ungoverned",

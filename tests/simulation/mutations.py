@@ -54,6 +54,7 @@ from walkeeper.agent.archiver.synchronous import Synchronous
 from walkeeper.agent.archiver.tail import Tail
 from walkeeper.agent.archiver.uploads import Uploads
 from walkeeper.agent.observer import Observer
+from walkeeper.agent.seen_archive import SeenArchive
 from walkeeper.archive.contents import Contents
 from walkeeper.archive.tail import StoredPiece
 from walkeeper.archive.write import Archive, Packed
@@ -485,6 +486,11 @@ def believe_a_record_in_an_empty_store(patch: MonkeyPatch) -> None:
 @mutation("wipe_record", "garbage_record", "swap_store", "swap_store", "switchover", first=14014008)
 def begin_anew_where_the_record_was_lost(patch: MonkeyPatch) -> None:
     patch.setattr("walkeeper.agent.agent.take_over", lambda *given, **_: take_over(*given))
+
+
+@mutation("lose_dcs", "lose_dcs", "swap_store", "swap_store", "switchover", "store_down", first=15020000)
+def forget_where_the_archive_was_seen(patch: MonkeyPatch) -> None:
+    patch.setattr(SeenArchive, "has", lambda *_: False)
 
 
 @mutation("wipe_record", "garbage_record", "swap_store", "swap_store", "switchover", first=14014045)

@@ -31,6 +31,7 @@ from walkeeper.agent.probe import Probe
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.remembering import Remembering
 from walkeeper.agent.rival import LEFT_SECONDS, Rival
+from walkeeper.agent.seen_archive import SeenArchive
 from walkeeper.agent.shared import Shared
 from walkeeper.agent.threads import Supervisor
 from walkeeper.archive.open import open_archives
@@ -120,6 +121,7 @@ class Agent:
         self.archiver: Archiver | None = None
         self.started_at = timestamp()
         self.spool = Spool(config.spool_directory, config.spool_limit)
+        self._seen_archive = SeenArchive(config.spool_directory, self.archives)
         self._clock = clock
         self.backups = BackupsLook(self.archives, config, clock)
         self.jobs = {
@@ -216,6 +218,8 @@ class Agent:
         look = self.observer.look()
         if look.record is not None:
             self.watcher.remember(look.record.life)
+            if look.server is not None:
+                self._seen_archive.note(look.server.system_identifier, look.record)
         if self.archiver is not None:
             self._tell_archiver(self.archiver, look)
         self._act(look)
@@ -367,7 +371,7 @@ class Agent:
             ownership = take_over(
                 self.config.name, self.records, archive, local, self.watcher, accepted, self.config.durability,
                 [store.reader.store.url for store in stores], second_lives, self.config.waits_for_other,
-                owned_before=self.remembering.owned_before,
+                there_was_one=self.remembering.owned_before or self._seen_archive.has(server.system_identifier),
             )  # fmt: skip
         sources = Sources(
             archive, local.server.history, pg_wal, self.spool, self.observer.other_members, receiver, self._clock,

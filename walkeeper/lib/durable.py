@@ -91,6 +91,14 @@ def place(destination: Path, data: bytes, still_wanted: Callable[[], bool] = lam
             tmp.unlink()
 
 
+def keep(destination: Path, data: bytes) -> None:
+    """As place, and durable when this returns."""
+    place(destination, data)
+    with destination.open("rb") as file:
+        os.fsync(file.fileno())
+    fsync_dir(destination.parent)
+
+
 def lay_ready(destination: Path, data: bytes, pid: int) -> Path:
     """``data`` under a name beside ``destination``, for process ``pid`` to rename; removed later if that one has died."""
     _sweep(destination)

@@ -30,10 +30,7 @@ class Word:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.path.parent.stat().st_uid == os.geteuid():
-                durable.place(self.path, f"{wall_seconds():.0f}\n".encode())
-                with self.path.open("rb") as file:
-                    os.fsync(file.fileno())
-                durable.fsync_dir(self.path.parent)
+                durable.keep(self.path, f"{wall_seconds():.0f}\n".encode())
                 return
         except OSError as error:
             problem = str(error.strerror)

@@ -158,11 +158,12 @@ def take_over(
     second_lives: Collection[SecondLife] = (),
     waits_for: str = "",
     *,
-    owned_before: bool = False,
+    there_was_one: bool = False,
 ) -> Ownership:
     """Steps 1 to 7 of the design's takeover. ``accepted``: reasons of refusals that a person lets pass; ``durability``: what
     commits will wait for; ``other_stores``: the urls of the cluster's others; ``second_lives``: what the server must not be of;
-    ``waits_for``: the other store that commits will wait for; ``owned_before``: the cluster remembers an owner of the archive.
+    ``waits_for``: the other store that commits will wait for; ``there_was_one``: the cluster remembers an owner,
+    or this host has seen an archive there.
 
     What takes long, the store, comes first, and the record is read again right before it is written: who still writes it keeps
     nobody from taking it. Raises NotLeader, Refused, CasConflict (try from the top), StandbyLags, Watching, or an outage's error.
@@ -181,7 +182,7 @@ def take_over(
             raise
     belief = believe(me, previous, archive, local, accepted, second_lives)
     if not belief.by_record:
-        lost = previous is None and owned_before and ArchiveMissing.reason not in accepted
+        lost = previous is None and there_was_one and ArchiveMissing.reason not in accepted
         _say_where_without_record(archive, belief, lost=lost)
     _store_histories(archive, local, belief)
     token = (previous.life if previous is not None else "") or watcher.token()
@@ -223,10 +224,7 @@ def _say_where_without_record(archive: Archive, belief: Belief, *, lost: bool) -
         return
     if lost:
         place = f"{archive.store.url}/{archive.layout.root}"
-        raise ArchiveMissing(
-            f"{place}: no archive is there, and there was one: its record is lost",
-            hint=f"{NO_ARCHIVE} If that one was given up: remove its key walkeeper-remembered from the DCS, too.",
-        )
+        raise ArchiveMissing(f"{place}: no archive is there, and there was one: its record is lost", hint=NO_ARCHIVE)
     events.info("archive_begins", store=archive.store.url, at=belief.first)
 
 
