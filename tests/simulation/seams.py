@@ -707,7 +707,7 @@ def simulated() -> Iterator[None]:
         (
             walkeeper.archive.read,
             "_segment_bytes",
-            lambda codec, suffix, body, _: SegmentPlain(codec.decode(suffix, body, SIZE)),
+            lambda codec, suffix, body, *_: SegmentPlain(codec.decode(suffix, body, SIZE)),
         ),
         (Supervisor, "report_death", _report_death),
     ]
