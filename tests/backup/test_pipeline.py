@@ -132,8 +132,12 @@ def test_an_encrypted_piece_has_the_name_of_its_frame() -> None:
         assert hashlib.sha256(pyrage.decrypt(body, [identity])).hexdigest() in key
 
 
-def test_a_store_that_is_away_is_waited_for_and_a_lost_answer_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away_is_waited_for_and_a_lost_answer_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is waited for is said once in a while, and not by each thread at each attempt."""
     monkeypatch.setattr("walkeeper.lib.retry._FIRST_WAIT", 0.001)
+    monkeypatch.setattr("walkeeper.backup.pipeline._SAID", 1e6)
     fails = {"create": 20, "list": 2}
     lost = {"create": 10}
 
@@ -151,6 +155,7 @@ def test_a_store_that_is_away_is_waited_for_and_a_lost_answer_changes_nothing(mo
     contents = run(store)
     assert read_back(store, contents).keys() >= TREE.keys()
     assert fails == {"create": 0, "list": 0}
+    assert sum("backup_waits" in each.message for each in caplog.records) == 1
 
 
 @pytest.mark.parametrize(("problem", "patience"), [(StoreUnavailable, 0.05), (StoreUnfit, 1000.0)])

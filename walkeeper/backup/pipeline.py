@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from walkeeper.errors import BadBackup, StoreError
 from walkeeper.lib import events
 from walkeeper.lib.retry import patiently
 
+_SAID: Final = 60.0
+"""Seconds until it is said again what is waited for."""
 PATIENCE: Final = 900.0
 """Seconds that a store may be away before a backup ends."""
 MANIFEST_END: Final = 1024 * 1024
@@ -82,6 +85,7 @@ class Pipeline:
         self._patience = patience
         self._moved = moved
         self._came = self._tell = 0
+        self._say_at = 0.0
         self._changed = threading.Condition()
         self._free = [bytearray(buffer_bytes(piece)) for _ in range(workers)]
         self._packing = threading.Semaphore(workers)
@@ -231,7 +235,12 @@ class Pipeline:
         return patiently(work, self._patience, self._wait)
 
     def _wait(self, problem: StoreError, seconds: float) -> None:
-        events.failure("backup_waits", problem, backup=self._id, seconds=seconds)
+        """It is said once a minute: each thread waits for the same store."""
+        with self._changed:
+            if say := time.monotonic() >= self._say_at:
+                self._say_at = time.monotonic() + _SAID
+        if say:
+            events.failure("backup_waits", problem, backup=self._id, seconds=seconds)
         with self._changed:
             if self._changed.wait_for(lambda: self._closed or self._failure is not None, seconds):
                 raise self._failure or _Closed
