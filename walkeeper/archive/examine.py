@@ -102,7 +102,7 @@ def _damage(archive: Archive, segment: Segment, suffix: str, body: Body) -> str:
     if stated is not None:
         return "" if stated == hashlib.sha256(body).hexdigest() else "its content is not what was stored"
     try:
-        opened(archive.layout, archive.codec, segment, suffix, body)
+        opened(archive.layout, archive.codec, segment, suffix, body, archive.size)
     except Locked:
         return ""  # of 0.1.0, and this node cannot open it
     except (CannotTell, Refused) as problem:

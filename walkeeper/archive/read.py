@@ -46,9 +46,8 @@ class Reader:
     def deliver(self, layout: Layout, name: str, size: int | None = None) -> bytes | None:
         """Exactly what was archived under that name, proved by its checksum; None when it is proved absent (P6).
 
-        ``size``: bytes of a segment, where who asks knows them: what cannot be one is not read then.
-        Absent is proved only where the archive states its start: a wrong prefix or an unmounted disk is not absence. Raises
-        BadName, CannotTell, or the store's errors.
+        Absent is proved only where the archive states its start: a wrong prefix or an unmounted disk is not absence. Of a segment
+        no more than ``size`` bytes are taken, where who asks knows them. Raises BadName, CannotTell, or the store's errors.
         """
         file = wal_file(name)
         if file == HistoryFile(1):
