@@ -620,7 +620,7 @@ def test_without_a_right_to_write_it_is_told_and_not_remembered(
     monkeypatch.setattr(retry, "_WAIT", 0.0)
     store = MemoryStore()
     found = Found(plan(made(store), store, tmp_path))
-    found.reached = {"lsn": "0/5000028", "last_commit": None, "databases": ["postgres"]}
+    found.reached = {"lsn": "0/5000028", "last_commit": None, "databases": ["postgres"], "other_collation": []}
     found.seconds = {"restore": 1, "replay": 2}
     monkeypatch.setattr(store, "create", _denied)
     remember(found)
@@ -640,6 +640,10 @@ def test_without_a_right_to_write_it_is_told_and_not_remembered(
     told = "\n".join(command._lines(found))
     assert "up to 0/5000028 on timeline 3" in told
     assert told.endswith("gone again.")
+    assert "Collation" not in told
+    found.reached["other_collation"] = ["orders", "shop"]
+    assert "Collation sorted by another version" in "\n".join(command._lines(found))
+    assert "database orders, shop" in " ".join("\n".join(command._lines(found)).split())
     found.plan = cast(
         Any, SimpleNamespace(**{**_of(found.plan), "evidence": SimpleNamespace(store=store, layout=LAYOUT)})
     )

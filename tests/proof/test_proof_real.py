@@ -34,6 +34,9 @@ class Prover:
         server.execute(f"CREATE TABLESPACE elsewhere LOCATION '{space}'")
         server.execute("CREATE TABLE said (word text) TABLESPACE elsewhere; CREATE INDEX ON said (word)")
         server.execute("INSERT INTO said SELECT n::text FROM generate_series(1, 10000) n")
+        server.execute(
+            "UPDATE pg_database SET datcollversion = '1' WHERE datname = 'postgres'"
+        )  # as made on another host
         assert self.place.take() == 0
         server.execute(
             "ALTER SYSTEM SET max_connections = 321"
@@ -76,6 +79,7 @@ def test_p14_a_backup_is_restored_started_checked_remembered_and_removed(prover:
     backup = prover.place.taken()
     assert (found["verdict"], found["backup"], found["databases"]) == ("sound", backup.id, 2)
     assert found["last_commit"] is not None
+    assert found["other_collation"] == ["postgres"]
     states = {each["name"]: each["state"] for each in found["checks"]}
     assert set(states) == {"pg_verifybackup", "pg_amcheck", "pg_checksums"}
     assert set(states.values()) <= {"ok", "absent"}

@@ -50,6 +50,9 @@ select json_build_object(
     'lsn', pg_last_wal_replay_lsn(),
     'last_commit', to_char(pg_last_xact_replay_timestamp(), 'YYYY-MM-DD HH24:MI:SS.US'),
     'databases', (select json_agg(datname) from pg_database where datallowconn and datconnlimit <> -2),
+    'other_collation', (select coalesce(json_agg(datname order by datname), '[]') from pg_database
+        where datallowconn and datcollversion is not null
+        and datcollversion is distinct from pg_database_collation_actual_version(oid)),
     'superuser', (select rolname from pg_roles where rolsuper and rolcanlogin order by oid limit 1))"""
 _DAMAGE: Final = {"pg_verifybackup": 1, "pg_amcheck": 2, "pg_checksums": 1}
 """The exit code for what was found. pg_amcheck's 1 says that it could not look; a signal's is negative."""
@@ -338,6 +341,7 @@ def _document(found: Found) -> dict[str, Any]:
         "lsn": reached.get("lsn"),
         "last_commit": commit(reached) or None,
         "databases": len(reached["databases"]) if reached else None,
+        "other_collation": reached.get("other_collation"),
         "checks": [{"name": each.name, "state": each.state, "text": each.text or None} for each in found.checks],
         "seconds": found.seconds,
         "remembered": found.remembered,
@@ -364,6 +368,12 @@ def _lines(found: Found) -> Iterator[str]:
         good = [each.name for each in found.checks if each.state == "ok"]
         count = amounts.counted(len(reached["databases"]), "database")
         yield from wrapped("Checked", ", ".join([f"it starts, with {count}", *good]))
+        if sorts := ", ".join(reached["other_collation"]):
+            yield from wrapped(
+                "Collation",
+                f"sorted by another version of libc or ICU than this host's: database {sorts}. Not the backup's fault: a server "
+                "here, or on a host like this one, needs REINDEX of its indexes on text.",
+            )
     for each in found.checks:
         if each.state != "ok":
             word = {"absent": "Without", "damage": "DAMAGE", "unsure": "UNSURE"}[each.state]
