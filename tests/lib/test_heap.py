@@ -1,4 +1,4 @@
-"""That what is large does not stay with a process that has freed it; with the C library of this machine."""
+"""That a process does not keep what it has freed, be it large or of many threads; with the C library of this machine."""
 
 from __future__ import annotations
 
@@ -6,28 +6,46 @@ import subprocess
 import sys
 from pathlib import Path
 
-_KEPT = """
+_RESIDENT = """
 import re
+import threading
 from pathlib import Path
-from walkeeper.lib.heap import return_large_blocks
+from walkeeper.lib.heap import return_large_blocks, share_among_threads
 
 def resident():
     return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 
-{first}
+"""
+_LARGE = """
 before = resident()
 for _ in range(2):  # glibc changes its mind when it sees the first one go
     block = b"x" * (24 << 20)
     del block
 print(resident() - before)
 """
+_THREADS = """
+kept, size, done = [], 1 << 16, threading.Semaphore(0)
+
+def use():
+    blocks = [b"x" * size for _ in range(64)]
+    kept.append(blocks.pop())  # above what is freed
+    del blocks
+    done.release()
+    threading.Event().wait()
+
+before = resident()
+for _ in range(8):
+    threading.Thread(target=use, daemon=True).start()
+    done.acquire()
+print(resident() - before)
+"""
 
 
-def kept(first: str) -> int:
-    """MiB, by a process that does this first."""
+def kept(first: str, then: str) -> int:
+    """MiB, by a process that does the one thing first."""
     root = Path(__file__).parents[2]
     said = subprocess.run(
-        [sys.executable, "-c", _KEPT.format(first=first)],
+        [sys.executable, "-c", f"{_RESIDENT}\n{first}\n{then}"],
         cwd=root,
         capture_output=True,
         text=True,
@@ -38,5 +56,10 @@ def kept(first: str) -> int:
 
 
 def test_what_is_large_is_given_back() -> None:
-    assert kept("") >= 16
-    assert kept("return_large_blocks()") <= 4
+    assert kept("", _LARGE) >= 16
+    assert kept("return_large_blocks()", _LARGE) <= 4
+
+
+def test_what_one_thread_has_freed_the_others_use() -> None:
+    assert kept("", _THREADS) >= 16
+    assert kept("share_among_threads()", _THREADS) <= 8

@@ -8,6 +8,7 @@ from typing import Final
 LARGE: Final = 1024 * 1024
 """Bytes from which on a block is mapped by itself."""
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 
 
 def return_large_blocks() -> None:
@@ -16,6 +17,18 @@ def return_large_blocks() -> None:
 
     Does nothing where the C library has no such setting.
     """
+    _set(_M_MMAP_THRESHOLD, LARGE)
+
+
+def share_among_threads() -> None:
+    """One heap for all threads: what one of them has freed the others use. By default glibc makes up to eight for each core.
+
+    Call it before there are threads. Does nothing where the C library has no such setting.
+    """
+    _set(_M_ARENA_MAX, 1)
+
+
+def _set(what: int, value: int) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, LARGE)
+        mallopt(what, value)

@@ -57,6 +57,7 @@ def main(config: Config, *, detach: bool = False, from_callback: bool = False) -
         return 0
     refuse_root()
     heap.return_large_blocks()
+    heap.share_among_threads()
     background.open_standard_descriptors()
     if detach:
         return background.start(lambda start: _keep_detached(config, start))
