@@ -11,8 +11,9 @@ from tests.core.values import control_file, history_text
 from walkeeper.agent.archiver.local_wal import read_local_wal
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
+from walkeeper.core.names import Segment
 from walkeeper.errors import BadHistory, ConfigError, PostgresError
-from walkeeper.postgres.data_directory import read_histories
+from walkeeper.postgres.data_directory import backup_begins, read_histories
 from walkeeper.postgres.server import ServerState
 from walkeeper.restore.branch import followed
 
@@ -80,3 +81,45 @@ def test_whom_a_restore_follows_is_read_from_the_same_files(data: Path) -> None:
     damage(data, 3)
     assert sorted(followed(data), key=lambda history: history.timeline) == [TWO, FOUR]
     assert set(read_histories(data / "pg_wal")) == {2, 4}
+
+
+def label(name: str, checkpoint: Lsn) -> str:
+    return f"START WAL LOCATION: 0/28 (file {name})\nCHECKPOINT LOCATION: {checkpoint}\nBACKUP METHOD: streamed\n"
+
+
+def of_size(data: Path, size: int) -> None:
+    (data / "global" / "pg_control").write_bytes(control_file(4, Lsn(9 * MIB), segment_size=size))
+
+
+@pytest.mark.parametrize("size", [MIB, 16 * MIB, 1024 * MIB])
+def test_where_a_base_backup_begins_is_told_with_its_checkpoint(data: Path, size: int) -> None:
+    of_size(data, size)
+    first, checkpoint = (Segment(3, number, SegmentSize(size)) for number in (4097, 4099))
+    (data / "backup_label").write_text(label(first.name, Lsn(checkpoint.start + 96)))
+    assert backup_begins(data) == (first, checkpoint)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "START WAL LOCATION: 0/500028 (file 000000010000000000000005)\n",
+        label("000000010000000000000005", Lsn(5 * MIB)).replace("0/", "0//"),
+        label("000000000000000000000005", Lsn(5 * MIB)),
+        label("000000010000000000000000", Lsn(5 * MIB)),
+        label("000000010000000000001005", Lsn(5 * MIB)),
+    ],
+)
+def test_what_is_no_backups_beginning_says_nothing(data: Path, text: str) -> None:
+    of_size(data, MIB)
+    (data / "backup_label").write_text(text)
+    assert backup_begins(data) is None
+
+
+def test_without_a_base_backup_or_its_segment_size_nothing_is_said_of_its_beginning(data: Path) -> None:
+    (data / "backup_label").write_text(label("000000010000000000000005", Lsn(5 * MIB)))
+    assert backup_begins(data) is None
+    of_size(data, MIB)
+    assert backup_begins(data) is not None
+    (data / "backup_label").unlink()
+    assert backup_begins(data) is None

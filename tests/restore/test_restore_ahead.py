@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.core.values import histories, plain_segment, sizes
+from tests.core.values import control_file, histories, plain_segment, sizes
 from tests.fixtures.restoring import PLAIN, SEGMENT, SYSTEM, Node, answering
 from tests.parts.processes import wait_until
 from walkeeper.core.branches import following
@@ -92,6 +92,35 @@ def test_it_goes_on_across_a_timeline_switch_once_the_recovery_has_read_the_hist
     assert agent.restore("00000002.history") == exits.DELIVERED
     assert agent.restore() == exits.DELIVERED
     wait_ready(agent, segment(6), segment(7, 2), segment(8, 2))
+
+
+def as_restored(node: Node, checkpoint: str) -> None:
+    """A base backup's directory, in which no server has read where it begins."""
+    (node.data / "global" / "pg_control").write_bytes(control_file(1, 0, system_identifier=SYSTEM, segment_size=SIZE))
+    begins = f"START WAL LOCATION: 0/500028 (file {SEGMENT})\nCHECKPOINT LOCATION: {checkpoint}\n"
+    (node.data / "backup_label").write_text(begins)
+
+
+def test_where_a_base_backup_begins_is_fetched_while_its_server_asks_for_histories(agent: Node) -> None:
+    store(agent, segment(6))
+    as_restored(agent, "0/500060")
+    assert agent.restore("00000002.history") == exits.ABSENT
+    wait_ready(agent, SEGMENT, segment(6))
+
+
+def test_a_checkpoint_that_is_read_before_replay_begins_leaves_ready_what_lies_ready(node: Node) -> None:
+    store(node, segment(6), segment(7), segment(8))
+    node.configure(ahead="2MiB")
+    as_restored(node, "0/800060")
+    with answering(node):
+        assert node.restore("00000002.history") == exits.ABSENT
+        wait_ready(node, SEGMENT, segment(6))
+        assert node.restore(segment(8).name) == exits.DELIVERED
+        assert ready(node) == [SEGMENT.name, segment(6).name]
+        assert node.restore() == exits.DELIVERED
+        wait_ready(node, segment(6), segment(7))
+        assert node.restore(segment(8).name) == exits.DELIVERED  # the second time it has come there
+        wait_until(lambda: not ready(node), "nothing ready", 10)
 
 
 @pytest.mark.parametrize("asked", ["00000003.history", segment(7, 2).name])

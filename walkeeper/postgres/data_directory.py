@@ -2,6 +2,7 @@
 
 ``postmaster.pid``, which ``postmaster_pid`` reads: which run of a server it is, and its state. ``global/pg_control``
 (``src/include/catalog/pg_control.h``): whose it is, and what that server has had. ``pg_wal/*.history``: its timelines.
+``backup_label``: where a base backup's WAL begins.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Final
 
 from walkeeper.core.history import MAX_HISTORY_BYTES, parse_history
 from walkeeper.core.lsn import Lsn, SegmentSize
-from walkeeper.errors import BadHistory, CannotTell, WalkeeperError
+from walkeeper.core.names import Segment
+from walkeeper.errors import BadHistory, BadName, CannotTell, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.postgres import postmaster_pid
 
@@ -108,9 +110,33 @@ def read_histories(pg_wal: Path, own: int | None = None) -> dict[int, bytes]:
     return found
 
 
+def backup_begins(data_directory: Path) -> tuple[Segment, Segment] | None:
+    """Of the base backup there, until a server has read its ``backup_label``: the segment in which replay begins, and the one of
+    its checkpoint, which PostgreSQL reads before. None where that is not known. Raises CannotTell as ``read_control_file``.
+    """
+    try:
+        with (data_directory / "backup_label").open("rb") as file:
+            match = _BEGINS.match(file.read(_LONGEST_BEGINNING))
+    except OSError:
+        return None
+    size = read_control_file(data_directory).segment_size
+    if match is None or size is None:
+        return None
+    name, checkpoint = (text.decode() for text in match.groups())
+    try:
+        first = Segment.parse(name, size)
+    except BadName:
+        return None
+    return (first, Segment.at(first.timeline, Lsn.parse(checkpoint), size)) if first.number > 0 else None
+
+
 CLONE_OF: Final = "walkeeper_clone_of"
 """A file with the store's URL and the archive's place in it. Base backups and pg_rewind bring it to replicas, too."""
 _LONGEST_URL: Final = 4096
+_BEGINS: Final = re.compile(
+    rb"START WAL LOCATION: [0-9A-F/]+ \(file ([0-9A-F]{24})\)\nCHECKPOINT LOCATION: ([0-9A-F]{1,8}/[0-9A-F]{1,8})\n"
+)
+_LONGEST_BEGINNING: Final = 256
 _HISTORY: Final = re.compile(r"([0-9A-F]{8})\.history\Z")
 _IDENTITY: Final = struct.Struct("=QI")
 _VERSIONS: Final = range(1300, 10_000)

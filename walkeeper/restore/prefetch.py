@@ -17,7 +17,7 @@ from walkeeper.core.names import Segment
 from walkeeper.errors import WalkeeperError
 from walkeeper.lib import durable, events
 from walkeeper.lib.clock import Clock
-from walkeeper.postgres.data_directory import Server
+from walkeeper.postgres.data_directory import Server, backup_begins
 from walkeeper.restore import exits
 from walkeeper.restore.branch import followed
 from walkeeper.restore.cache import Cache
@@ -232,6 +232,8 @@ class Prefetcher:
         recovery = self._recoveries[server] = Recovery(
             server, layout, cache, self._clock.monotonic(), goes_back=exits.in_archive_recovery(str(data))
         )
+        if (begins := backup_begins(data)) is not None:  # it asks for a history first
+            recovery.begin(*begins)
         self._changed.notify_all()
         return recovery
 

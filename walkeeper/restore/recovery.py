@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from walkeeper.archive.layout import Layout
@@ -27,7 +27,9 @@ class Recovery:
     goes_back: bool = False
     """It fetches its last segment again, for the exact end of what it has replayed, once the next one is not there."""
     position: Segment | None = None
-    """The last segment that it was given."""
+    """The last segment that it was given, or the one before a base backup's first."""
+    checkpoint: Segment | None = None
+    """It reads this one out of turn, before it begins where its base backup does."""
     ready: set[Segment] = field(default_factory=set)
     under_way: set[Segment] = field(default_factory=set)
     barren: set[Segment] = field(default_factory=set)
@@ -36,10 +38,18 @@ class Recovery:
     """Those that it has, and was given."""
     over: bool = False
 
+    def begin(self, first: Segment, checkpoint: Segment) -> None:
+        """It has been given nothing yet, and will replay from ``first`` on."""
+        self.position = replace(first, number=first.number - 1)
+        self.checkpoint = None if checkpoint == first else checkpoint
+
     def moved(self, segment: Segment) -> None:
         """The server has that segment."""
-        self.position = segment
         self.ready.discard(segment)
+        if segment == self.checkpoint:
+            self.checkpoint = None
+            return
+        self.position = segment
         self.barren.clear()
 
     def read(self, *histories: History) -> None:
