@@ -16,6 +16,7 @@ PACKAGE = ROOT / "walkeeper"
 
 # A library that is heavy, blocks, or patches others stays behind one door.
 DOORS = {
+    "boto3": {"store/s3/client.py"},
     "botocore": {"store/s3/driver.py", "store/s3/client.py", "store/s3/connection.py", "store/s3/documents.py"},
     "obstore": {"store/clouds/driver.py"},
     "psycopg": {"postgres/server.py", "postgres/walsender.py", "postgres/base_backup.py", "postgres/wal_stream.py"},

@@ -646,7 +646,7 @@ def test_a_relative_path_to_the_file_becomes_a_whole_one(write: Write, monkeypat
 
 
 def test_loading_brings_in_no_heavy_library() -> None:
-    code = "import sys, walkeeper.config; print([m for m in ('botocore', 'psycopg', 'patroni') if m in sys.modules])"
+    code = "import sys, walkeeper.config; print([m for m in ('boto3', 'botocore', 'psycopg', 'patroni') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -1,4 +1,4 @@
-"""Making botocore's client for a bucket: boto3's would be the same one, with transfers beside it that nobody here asks for."""
+"""Making boto3's client for a bucket."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
+import boto3.session
 import botocore.session
 from botocore.config import Config
 from botocore.utils import parse_timestamp
@@ -45,7 +46,7 @@ def build(settings: S3Settings) -> S3Client:
         session.set_config_variable("credentials_file", str(settings.credentials_file))
     session.get_component("data_loader").file_loader = Documents()
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
-    made: Any = session.create_client(
+    client: S3Client = boto3.session.Session(botocore_session=session).client(
         "s3",
         endpoint_url=settings.endpoint,
         region_name=settings.region,
@@ -64,7 +65,6 @@ def build(settings: S3Settings) -> S3Client:
             s3={"addressing_style": "path" if settings.path_style else "auto"},
         ),
     )
-    client: S3Client = made
     # The client follows a redirect to the region that the answer names. Where none is named it would ask for it with a
     # HEAD of the bucket, follow that one's redirect in the same way, and so on without an end.
     client.meta.events.register("provide-client-params.s3", partial(_with_options, settings))  # type: ignore[arg-type] # as below

@@ -1,4 +1,4 @@
-"""A store in an S3 bucket, of AWS or compatible, spoken to with botocore."""
+"""A store in an S3 bucket, of AWS or compatible, spoken to with boto3."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class S3Store(Bucket["S3Settings", "S3Client"]):
         return size
 
     def _put(self, key: str, body: bytes, metadata: Mapping[str, str], **sums: Any) -> Mapping[str, Any]:
-        """``sums``: what the store holds against the bytes that come, under botocore's name."""
+        """``sums``: what the store holds against the bytes that come, under boto3's name."""
         guard: dict[str, Any] = {"IfNoneMatch": "*"} if self._settings.overwrite_guard == "conditional" else {}
         return self._call(
             self._name(key),

@@ -42,7 +42,7 @@ _AMAZON: Final = re.compile(
 
 
 class S3Settings(Section, frozen=True):
-    """S3, or a store that speaks its protocol. What is left out is botocore's to find: environment, profile, instance role."""
+    """S3, or a store that speaks its protocol. What is left out is boto3's to find: environment, profile, instance role."""
 
     bucket: Annotated[str, Meta(description="The bucket. walkeeper does not create it.")]
     prefix: Annotated[str, Meta(description="Put in front of every key, for a bucket that is shared.")] = ""
@@ -122,7 +122,7 @@ class S3Settings(Section, frozen=True):
     ] = "GOVERNANCE"
 
     def options(self, operation: str, key: str) -> dict[str, Any]:
-        """What goes with a request of botocore's ``operation`` on that key beside what it is about, under botocore's names."""
+        """What goes with a request of boto3's ``operation`` on that key beside what it is about, under boto3's names."""
         options: dict[str, Any] = {}
         if operation in _OF_OBJECTS:
             options["RequestPayer"] = "requester" if self.request_payer else None
@@ -184,7 +184,7 @@ class S3Settings(Section, frozen=True):
             raise WrongSetting(
                 "",
                 "access_key_id and secret_access_key go together, and one is missing",
-                hint="Give both, or none: then botocore looks where it does: environment, profile, role.",
+                hint="Give both, or none: then boto3 looks where it does: environment, profile, role.",
             )
         if self.access_key_id is None and self.session_token is not None:
             raise WrongSetting(
