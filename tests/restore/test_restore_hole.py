@@ -154,6 +154,33 @@ def test_p6_where_the_archive_ends_a_recovery_is_told_so(agent: Holed, around: s
     assert agent.restore("000000010000000000000007.00000028.backup") == exits.ABSENT
 
 
+@pytest.mark.parametrize("left", ["inside", "at its start", "before", "of another segment"])
+def test_p6_a_segment_that_a_newer_timeline_completed_is_delivered_up_to_where_that_begins(
+    agent: Holed, left: str
+) -> None:
+    """Its tail went when the newer one's was stored. A recovery that was begun before the promotion still asks for it."""
+    agent.server(RECOVERS)
+    fork = {
+        "inside": 7 * MIB + 9000,
+        "at its start": 7 * MIB,
+        "before": 6 * MIB + 9000,
+        "of another segment": 8 * MIB + 9000,
+    }
+    branch = History(2, (Switch(1, Lsn(fork[left])),))
+    agent.archive.archive_history(2, history_text(branch))
+    heir = branch.segment(8 if left == "of another segment" else 7, SEGMENT.size)
+    plain = paged_segment(heir, SYSTEM, branch)
+    agent.archive.archive_segment(heir, plain, branch)
+    agent.record(9 * MIB, timeline=2)
+    asked = segment(7)
+    if left == "inside":
+        assert agent.restore(asked.name) == exits.DELIVERED
+        assert (agent.data / "pg_wal" / "RECOVERYXLOG").read_bytes() == plain[:9000].ljust(SEGMENT.size, b"\0")
+        assert agent.restore(segment(8).name) == exits.ABSENT
+    else:
+        assert agent.restore(asked.name) == (exits.STOP_RECOVERY if left == "of another segment" else exits.ABSENT)
+
+
 def test_a_hole_that_an_upload_closes_meanwhile_is_waited_for(node: Holed) -> None:
     """At the live end of an archive several segments are on their way at once."""
     node.configure(deadline="30s")

@@ -260,6 +260,10 @@ def test_p3_after_such_a_recovery_archiving_goes_on_without_conflict_and_is_rest
     opened(again)
     assert count(again) == site.rows == 60
     assert again.timeline() == 3
+    older = site.restored(recovery_target_timeline="1")
+    older.start()
+    opened(older)
+    assert count(older) == 50  # the rest of timeline 1 is in the segment of timeline 2
 
 
 def test_p2_what_a_dead_primary_shipped_beyond_the_fork_stays(site: Site, caplog: pytest.LogCaptureFixture) -> None:

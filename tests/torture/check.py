@@ -266,16 +266,13 @@ def _abandoned(rig: Rig | Far, missing: list[int]) -> set[int]:
 
 def _kept_from(archive: Archive, record: Record) -> Lsn:
     """Up to where that record's timeline is served: if a newer one left it meanwhile, the tail beyond the fork is kept, and not
-    served; whole segments are. Once the newer one's whole segment is there, the tail before the fork goes, too: it is in that.
+    served; whole segments are.
     """
     newer = [found for step in range(1, 20) if (found := archive.contents.history(record.timeline + step)) is not None]
     forks = [switch.lsn for history in newer[-1:] for switch in history.switches if switch.timeline == record.timeline]
     if not forks:
         return record.position
-    whole = record.position.floor(record.size)
-    segment = newer[-1].segment(whole // record.size, record.size)
-    superseded = segment.timeline != record.timeline and archive.contents.has(segment)
-    return min(record.position, whole if superseded else max(forks[0], whole))
+    return min(record.position, max(forks[0], record.position.floor(record.size)))
 
 
 def verify(rig: Rig) -> str:

@@ -19,7 +19,7 @@ from walkeeper.archive.expiry import read_expiry
 from walkeeper.archive.histories import stored_history, timelines
 from walkeeper.archive.layout import Layout, parse_gap_name
 from walkeeper.archive.read import Reader, wal_file
-from walkeeper.archive.tail_read import AssembledTail
+from walkeeper.archive.tail_read import AssembledTail, Tail
 from walkeeper.core.coverage import Range
 from walkeeper.core.end_of_archive import Around, Hole, RecordedGap, hole_at, lost_history, merged
 from walkeeper.core.floor import given_up
@@ -27,7 +27,7 @@ from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.record import Record
-from walkeeper.core.tail import TailReach
+from walkeeper.core.tail import NO_TAIL, TailReach
 from walkeeper.core.wal_page import SegmentHeader, check_header, check_pages
 from walkeeper.core.wal_records import ends_early, last_whole
 from walkeeper.dcs.base import RecordStore
@@ -88,7 +88,29 @@ class Ends:
         is_segment = isinstance(wal_file(name), Segment)
         frontier = self._frontier(layout) if is_segment else None  # before the tail, which had as much by then
         tail = self._source.tail(layout, name)
+        if is_segment and tail.reach == NO_TAIL:
+            tail = self._of_heir(layout, Segment.parse(name, self._size(layout)))
         return tail.assembled, self._hole_kept(layout, name, tail.reach, frontier)
+
+    def _of_heir(self, layout: Layout, asked: Segment) -> Tail:
+        """Where the newest timeline left the asked one inside that segment, what its own segment of that number has up to there:
+        once that is stored the pieces go, and a recovery that was begun before asks for them.
+        """
+        newest = max(
+            self._newer_histories(layout, asked), key=lambda each: each.timeline, default=History(asked.timeline)
+        )
+        switches = [switch for switch in newest.switches if switch.timeline <= asked.timeline]
+        if not switches or switches[-1].timeline != asked.timeline:
+            return Tail()
+        begun, left = switches[-2].lsn if len(switches) > 1 else Lsn(0), switches[-1].lsn
+        heir = newest.segment(asked.number, asked.size)
+        if not max(begun, asked.start) < left < asked.end or heir.timeline == asked.timeline:
+            return Tail()
+        plain = self._source.deliver(layout, heir.name, asked.size)
+        if plain is None:
+            return Tail()
+        end = left - asked.start
+        return Tail(AssembledTail(asked, f"timeline-{heir.timeline}", bytes(plain[:end])), TailReach(end, end))
 
     def _hole_kept(
         self, layout: Layout, name: str, tail: TailReach, frontier: tuple[int, Lsn] | None
