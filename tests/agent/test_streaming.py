@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,7 +21,7 @@ from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver import whereabouts
 from walkeeper.agent.archiver.spool import Spool
-from walkeeper.agent.archiver.streaming import SILENCE_LIMIT, Streaming
+from walkeeper.agent.archiver.streaming import AGAIN_SECONDS, SILENCE_LIMIT, Streaming
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems
 from walkeeper.core.frontier import Frontier
@@ -379,6 +380,7 @@ def test_it_stays_so_while_a_backlog_would_fill_it_again_and_goes_on_by_itself(w
     assert world.tend()
     world.observed.lsn = Lsn(3 * MIB + 5)  # nothing waits
     assert world.tend() == ""
+    world.clock.now += AGAIN_SECONDS
     world.observed.lsn = Lsn(9 * MIB)
     world.others = TOTAL - RESERVE + 1
     assert world.tend()
@@ -462,6 +464,27 @@ def test_a_damaged_segment_of_pg_wal_is_not_put_aside(world: World) -> None:
     world.tend()
     assert not world.source.put_aside(Segment(1, 8, SIZE), BadSegment("damaged"))
     assert (world.pg_wal / Segment(1, 8, SIZE).name).exists()
+
+
+def test_a_disk_that_one_segment_makes_short_is_tried_ever_more_rarely(
+    backlog: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of 40 MiB, with segments of 16: once a second pg_receivewal was started, and what it had begun was dropped."""
+    world, total = backlog, RESERVE + 7 * SIZE // 4
+    monkeypatch.setattr("walkeeper.agent.archiver.streaming.spool_reserve", lambda *_: RESERVE)
+    monkeypatch.setattr("walkeeper.agent.archiver.streaming.BEHIND", sys.maxsize)
+    monkeypatch.setattr(whereabouts, "disk_of", lambda _: (total - SIZE * world.receiver.running, total))
+    starts = []
+    for _ in range(600):
+        world.clock.now += 1
+        ran = world.receiver.running
+        world.tend()
+        if world.receiver.running and not ran:
+            starts.append(world.clock.now)
+    waits = [later - before for before, later in pairwise(starts)]
+    assert waits[0] < 5, "room that comes is used at once"
+    assert 5 < len(waits) < 25
+    assert min(waits[-3:]) > 40
 
 
 def test_a_file_system_that_does_not_say_is_not_short(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ it, and pg_receivewal begins when all is stored. The same goes for a spool whose
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -41,6 +42,8 @@ STEADY_SECONDS: Final = 15.0
 """Seconds for which pg_receivewal must have run to be taken for streaming: longer than a connection may take to fail."""
 LOW_WATER: Final = 0.5
 """The part of its limit to which a full spool drains before pg_receivewal goes on."""
+AGAIN_SECONDS: Final = 60.0
+"""Seconds after which a disk that is short once more is so for another reason than what was just streamed to it."""
 BEHIND: Final = 4
 """Segments that the server has completed and the spool lacks, from which on they are a backlog."""
 
@@ -63,6 +66,9 @@ class Streaming:
         self._reserve = reserve
         self._short = False
         """The spool does without its disk: what is complete is taken from pg_wal."""
+        self._crowded = Backoff(5, 60)
+        self._used_again_at, self._use_at = -math.inf, 0.0
+        """When streaming went on that the disk had been too short for, and from when on it may."""
         self._from_pg_wal = FromPgWal(sources, observed)
         self._behind = False
         """A backlog is taken from pg_wal; pg_receivewal does not run."""
@@ -255,7 +261,18 @@ class Streaming:
     def _look_at_disk(self, frontier: Frontier) -> tuple[int, int]:
         free, total, reserve = self._disk()
         waits = frontier.first_missing(()).end <= self._observed.lsn
-        self._short = is_short(free, total, reserve, self._spool.limit, self._size, before=self._short, waits=waits)
+        short = is_short(free, total, reserve, self._spool.limit, self._size, before=self._short, waits=waits)
+        now = self._clock.monotonic()
+        if short and not self._short and now - self._used_again_at < AGAIN_SECONDS:
+            self._use_at = (
+                now + self._crowded.failed()
+            )  # what is streamed itself makes it short: on a small disk, once a second
+        elif short and not self._short:
+            self._crowded.succeeded()
+        elif self._short and not short:
+            short = now < self._use_at
+            self._used_again_at = self._used_again_at if short else now
+        self._short = short
         return free, reserve
 
     def _do_without(self, free: int, reserve: int, frontier: Frontier, taken: set[Segment]) -> Segment | None:
