@@ -413,9 +413,9 @@ def test_a_command_that_could_not_be_started_or_that_python_ended_has_found_no_d
     assert three.job.state == "wanted"
 
 
-def test_there_is_no_proof_before_there_is_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_proof_before_there_is_a_backup(tmp_path: Path) -> None:
     three = Three(tmp_path, proofs)
-    monkeypatch.setattr("tests.simulation.jobs.NEWEST", "")
+    three.newest = ""
     three.pass_time(600)
     assert three.dcs.record is None
 

@@ -32,7 +32,7 @@ from walkeeper.agent.backup_job import ALARM_SECONDS, BackupJob, Cluster, Kind, 
 from walkeeper.agent.child import Child
 from walkeeper.agent.problems import Problems
 from walkeeper.config import Config, load
-from walkeeper.core.backup_job import MAX_ATTEMPTS, Bidder, Job, decode
+from walkeeper.core.backup_job import LATER, MAX_ATTEMPTS, Bidder, Job, decode
 from walkeeper.core.lsn import MIB
 from walkeeper.core.record import Record
 from walkeeper.errors import BadJob
@@ -45,6 +45,8 @@ RECORD: Final = Record(
     session="s", updated_at="2026-11-28T00:00:00Z",
 )  # fmt: skip
 NEWEST: Final = "20261128T020000Z-00000003-1a2b3c4d"
+NEWER: Final = "20261129T020000Z-00000003-5e6f7a8b"
+"""For which a proof may wait."""
 STEPS: Final = 80
 HOURS: Final = 1
 """Between two jobs."""
@@ -92,6 +94,8 @@ class Member:
         self._cluster = cluster
         self.alive = True
         self.alarm = ""
+        self.clock_off = 0.0
+        """How far its wall clock is ahead, in seconds."""
         self.start()
 
     def start(self) -> None:
@@ -106,7 +110,7 @@ class Member:
             each.code = -2 if each.code is None else each.code
 
     def _facts(self) -> Cluster:
-        return changed(self.facts, alarm=self.alarm, newest=NEWEST)
+        return changed(self.facts, alarm=self.alarm, newest=self._cluster.newest)
 
     def _run(self, _: Path, *arguments: str) -> Child:
         self.started.append(Played(*arguments))
@@ -138,6 +142,7 @@ class Three:
             backup_verify_schedule=every, backup_verify_directory=directory,
         )  # fmt: skip
         self.kind = kind
+        self.newest = NEWEST
         self.time = HandClock()
         self.dcs = MemoryDcs()
         self.members = [Member(self, name) for name in "abc"]
@@ -171,11 +176,13 @@ class World(Three):
         self.made: dict[str, str] = {}
         """The backup of each moment."""
         self.counts: Counter[str] = Counter()
+        self._steps = self.a
         self._alarmed: Counter[str] = Counter()
         """Steps with an alarm, by member, while it could write."""
 
     def wall(self) -> datetime:
-        return BEGUN + timedelta(seconds=self.time.now)
+        """By the clock of the member whose step it is."""
+        return BEGUN + timedelta(seconds=self.time.now + self._steps.clock_off)
 
     @property
     def _known(self) -> Job | None:
@@ -199,7 +206,7 @@ class World(Three):
 
     def _fault(self) -> None:
         dice, member = self.dice, self.dice.choice(self.members)
-        match dice.randrange(16):
+        match dice.randrange(17):
             case 0:
                 self.lead(member)
             case 1:
@@ -214,7 +221,8 @@ class World(Three):
             case 5 | 6 | 7:
                 for each in self.members:
                     if each.running is not None:
-                        each.running.code = dice.choice((0, 0, 1, 2, 3, -9))
+                        codes = (0, 0, 1, 2, 3, -9, *([LATER] if self.kind is proofs else ()))
+                        each.running.code = dice.choice(codes)
             case 8:
                 member.alarm = "" if member.alarm else "the disk of pg_wal fills"
             case 9:
@@ -227,6 +235,8 @@ class World(Three):
                 me = member.facts.me
                 if me is not None:  # it stays behind, or catches up
                     member.facts = changed(member.facts, me=changed(me, replica=not me.replica and not me.leads))
+            case 16:
+                member.clock_off = dice.choice((-3600.0, 3600.0, 86400.0, -86400.0))
             case 12:
                 self.dcs.put(dice.choice((b"", b"{}", b"[" * 3000)))
             case _:
@@ -238,6 +248,7 @@ class World(Three):
         for member in self.dice.sample(self.members, 3):
             if not member.alive:
                 continue
+            self._steps = member
             before = len(member.started)
             could_write = not self.dcs.down and not member.records.cut_off and not member.records.lose_answers
             member.job.step()
@@ -275,8 +286,10 @@ class World(Three):
     def _end_well(self) -> None:
         """All is well: two jobs come to their end one after the other, and then nothing runs."""
         self.dcs.down = False
+        self.newest = NEWER
         for member in self.members:
             member.alive, member.records.cut_off, member.records.lose_answers, member.alarm = True, False, 0, ""
+            member.clock_off = 0.0
         self.lead(self.a)
         until = self.time.now + PATIENCE * 3600
         ends: set[str] = set()
