@@ -323,6 +323,9 @@ def test_the_text_says_what_the_agent_does(command: bool) -> None:
     doing = "takes WAL from pg_wal" if command else "spool 3 MiB of 1 GiB"
     text = render({**WHOLE, "agent": {**REPORT, "agent": agent}})
     assert f"Agent     node1, pid 4711, walkeeper 1: archives timeline 2; {doing}" in text
+    handed = {"archive_mode": "on", "archived_count": 1, "failed_count": 2000}
+    text = render({**WHOLE, "agent": {**REPORT, "agent": agent, "archive_command": handed}})
+    assert "archive_command: 1 file handed over, 2,000 failed calls" in text
 
 
 def test_a_store_that_cannot_even_be_opened_still_gives_a_partial_answer(

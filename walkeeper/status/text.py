@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from walkeeper.core.amounts import counted
 from walkeeper.lib.terminal import WIDTH, printable, wrapped
 from walkeeper.status import rows
 
@@ -48,6 +49,6 @@ def _agent(agent: dict[str, Any] | None) -> list[str]:
     lines = wrapped("Agent", f"{own['name']}, pid {own['pid']}, walkeeper {own['version']}: {doing}; {spool}")
     command = agent.get("archive_command")
     if command is not None and command["archive_mode"] != "off":
-        calls = f"{command['archived_count']} files handed over, {command['failed_count']} failed calls"
-        lines += wrapped("", f"archive_command: {calls}")
+        handed, failed = counted(command["archived_count"], "file"), counted(command["failed_count"], "failed call")
+        lines += wrapped("", f"archive_command: {handed} handed over, {failed}")
     return lines
