@@ -305,7 +305,7 @@ class ServerView:
 
     def call_itself(self, name: str) -> None:
         """For ``agents``, as long as that agent lives."""
-        self._ask("call_itself").called = agent(), name
+        agent().world.by_port[self.settings.port].called = agent(), name
 
     def agents(self) -> list[str]:
         called = self._ask("agents").called
