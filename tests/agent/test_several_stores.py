@@ -18,7 +18,7 @@ from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
-from walkeeper.agent.archiver import lost_wal, recorded_gaps
+from walkeeper.agent.archiver import lost_wal, member_wal, recorded_gaps
 from walkeeper.agent.archiver.beliefs import check_record
 from walkeeper.agent.archiver.elsewhere import GONE_SECONDS, OtherStore, OtherStores
 from walkeeper.agent.archiver.holding import BEGIN_SECONDS, REFUSED_SECONDS, Holding, HoldSlot
@@ -26,7 +26,7 @@ from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.member_wal import Members
 from walkeeper.agent.archiver.recorded_gaps import RecordedGaps
-from walkeeper.agent.archiver.whereabouts import Sources
+from walkeeper.agent.archiver.whereabouts import Candidate, Sources
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.shared import Shared
 from walkeeper.archive.codec import Codec
@@ -343,13 +343,14 @@ def test_p4_a_no_that_is_said_again_counts_from_the_first_time() -> None:
 class Looking(Two):
     """An owner whose server has recycled segments 3 to 6, which the other store has."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, promised: int = 7, **changes: Any) -> None:
         super().__init__()
         self.clock = HandClock()
         self.problems = Problems(self.clock)
-        store = OtherStore("far", Reader(self.other, Codec()), lambda segment, _: segment.number < 7)
+        store = OtherStore("far", Reader(self.other, Codec()), lambda segment, _: segment.number < promised)
         nobody = cast("Any", None)
         sources = Sources(self.archive, ONE, directory, nobody, lambda _: (), None, self.clock, lambda: False, (store,))
+        sources = replaced(sources, **changes)
         self.lost = LostWal(sources, Frontier(ONE, Lsn(3 * MIB), SIZE), 3600.0, self.problems)
         self.lost.suspect(self.life.segment(3), Lsn(7 * MIB + 1))
 
@@ -451,6 +452,45 @@ def test_p9_no_disk_is_filled_for_a_store_that_does_not_come_back_and_if_it_does
     recorded.look(lambda: False)
     assert looking.lacks == []
     assert not [text for text in looking.told if text.startswith("gap")]
+
+
+@pytest.mark.parametrize("silent_from", [7, 5])
+def test_p4_what_a_member_is_handing_over_is_no_gap_though_a_disk_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent_from: int
+) -> None:
+    """A look takes only so many; where the member is silent, the rest is a gap with the next look."""
+    disk_runs_short(monkeypatch)
+    monkeypatch.setattr(lost_wal, "ASKED", 1)
+    member = Candidate("b", cast("Any", object()))
+    looking = Looking(tmp_path, stores=(), members=lambda _: (member,), program=tmp_path / "pg_receivewal")
+
+    def stream_segment(*arguments: Any) -> tuple[bytes | None, str]:
+        wanted = arguments[3]
+        return (looking.life.plain(wanted), "") if wanted.number < silent_from else (None, "no answer")
+
+    monkeypatch.setattr(member_wal, "stream_segment", stream_segment)
+    looking.looks(5.0 * (silent_from - 3))
+    assert looking.lacks == list(range(silent_from, 7))
+    assert looking.lost.gaps.empty()
+    looking.looks(5)
+    gaps = [looking.lost.gaps.get() for _ in range(looking.lost.gaps.qsize())]
+    assert [(gap.first.number, gap.end) for gap in gaps] == ([(5, 7)] if silent_from == 5 else [])
+
+
+def test_p4_what_another_store_is_handing_over_is_no_gap_though_a_disk_is_short_and_one_answer_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record, which is behind, promises nothing."""
+    disk_runs_short(monkeypatch)
+    looking = Looking(tmp_path, promised=3)
+    fails_at(looking, 4)
+    looking.looks(5)
+    assert looking.lacks == [4, 5, 6]
+    assert looking.lost.gaps.empty()
+    looking.other.before = None
+    looking.looks(5)
+    assert looking.lacks == []
+    assert looking.lost.gaps.empty()
 
 
 def fails_at(looking: Looking, *numbers: int) -> None:

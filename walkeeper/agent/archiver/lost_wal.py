@@ -78,6 +78,8 @@ class LostWal:
         self._unread: set[int] = set()
         """Numbers of those whose pieces could not be read."""
         self._until = (0.0, "")
+        self._coming = False
+        """Whether somebody has delivered in this look: there may be more where it came from."""
 
     @property
     def begins(self) -> Segment | None:
@@ -123,6 +125,7 @@ class LostWal:
 
     def _look(self, stopped: Callable[[], bool]) -> None:
         """One round: here, at each member that may have it, and then what follows from that. Raises the store's errors."""
+        self._coming = False
         self._stores.look()
         members = self._members.that_may_have(self._frontier.lsn)
         self._tell(members)
@@ -132,7 +135,8 @@ class LostWal:
         for member in members or ():
             for receipt in self._members.fetch(member, self._suspicions, stopped, ASKED):
                 self.found.put(receipt)
-                self.wake.set()  # there may be more where it came from
+                self._coming = True
+                self.wake.set()
             self._take_in()
             self._tell(members)
         if not stopped():
@@ -174,6 +178,7 @@ class LostWal:
         if receipt is not None:
             self._suspicions.settle(wanted.number, wanted.number + 1)
             self.found.put(receipt)
+            self._coming = True
         return receipt is not None
 
     @property
@@ -203,7 +208,7 @@ class LostWal:
 
     def _conclude(self, members: Sequence[Candidate] | None, stopped: Callable[[], bool]) -> None:
         sources = self._sources
-        short = short_of_disk(sources.pg_wal, self._frontier.size, sources.disks)
+        short = not self._coming and short_of_disk(sources.pg_wal, self._frontier.size, sources.disks)
         found = self._suspicions.gaps(
             sources.clock.monotonic(),
             None if members is None else self._waited_for(members),
