@@ -288,7 +288,7 @@ def test_an_owner_that_comes_back_while_another_store_is_given_up_is_ended_again
         (True, "store", "store", ""),
         (True, "local", "store", ""),  # the configuration here may be old
         (True, "local", "", "no commit of this cluster waits"),
-        (None, "local", "", "no commit of this cluster waits"),
+        (None, "local", "", ""),  # a server that is starting up, whose settings may have commits wait
         (False, "store", "store", "the server of b is a primary"),
         (None, "store", "", ""),
     ],
@@ -298,9 +298,11 @@ def test_a_word_that_no_promotion_here_can_need_is_refused(
 ) -> None:
     def state() -> SimpleNamespace:
         if in_recovery is None:
-            raise PostgresError("it is down")
+            raise starting
         return SimpleNamespace(in_recovery=in_recovery)
 
+    starting = PostgresError("the database system is starting up")
+    both.standby.problem = starting if in_recovery is None else None
     monkeypatch.setattr(command, "Server", lambda *_: SimpleNamespace(state=state, close=lambda: None))
     both.main.record(durability=said)
     both.far.record(durability=said)

@@ -53,7 +53,7 @@ def _refuse_for_nothing(config: Config) -> None:
             f"pre-promote --lose: the server of {config.name} is a primary",
             hint="Run it on the member that is to be promoted.",
         )
-    if config.durability == "local" and _none_waits(config) and not _server_waits(config):
+    if config.durability == "local" and _none_waits(config) and _server_waits(config) is False:
         raise ConfigError(
             "pre-promote --lose: no commit of this cluster waits for a store, so that no promotion is vetoed",
             hint="Is it this cluster's configuration? Why nobody is promoted, Patroni's own log says.",
@@ -76,9 +76,9 @@ def _none_waits(config: Config) -> bool:
     return False
 
 
-def _server_waits(config: Config) -> bool:
-    """Whether by its settings, which Patroni gives to all members, commits wait for a store of its cluster. What cannot be asked
-    does not hinder a cluster in which no commit waits.
+def _server_waits(config: Config) -> bool | None:
+    """Whether by its settings, which Patroni gives to all members, commits wait for a store of its cluster. None: it did not
+    answer, which hinders neither a promotion where no commit waits nor a person's word.
     """
     try:
         with closing(Server(config.postgresql, config.agent.dcs_timeout)) as server:
@@ -86,7 +86,7 @@ def _server_waits(config: Config) -> bool:
             return standby_name(standby.state().system_identifier) in named(standby.look().waits_for)
     except WalkeeperError as problem:
         events.warning("pre_promote_without_settings", error=problem)
-        return False
+        return None
 
 
 def run(config: Config, word: Word, stalled: float) -> int:

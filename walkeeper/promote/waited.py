@@ -24,10 +24,10 @@ _AGAIN: Final = 1.0
 
 
 def ask(
-    records: Mapping[str, RecordStore], durability: Durability, clock: Clock, server_waits: Callable[[], bool]
+    records: Mapping[str, RecordStore], durability: Durability, clock: Clock, server_waits: Callable[[], bool | None]
 ) -> tuple[str, ...]:
     """Their names, of ``records``, the first's first; none where no commit waits. ``durability``: of this node's configuration,
-    which may be old; ``server_waits``: whether the local server's settings have commits wait for one of them.
+    which may be old; ``server_waits``: whether the local server's settings have commits wait for one of them, None: not known.
 
     Raises PromotionVetoed where a record may say that commits wait, and cannot be read.
     """
