@@ -816,8 +816,8 @@ def test_etcd_that_nobody_compacts_is_told_of_until_the_fix_is_typed(
             return finding
 
         assert found().state == "ok", "it is new"
-        for _ in range(5):
-            etcd.put("/service/demo/walkeeper", RECORD.encode())
+        for _ in range(16):
+            etcd.put("/service/demo/walkeeper", b"x" * (MIB // 4))
         assert found().state == "warning"
         etcd.require_password("right")
         etcd.add_user("walkeeper", "pw", least_rights("demo"))
@@ -831,6 +831,9 @@ def test_etcd_that_nobody_compacts_is_told_of_until_the_fix_is_typed(
         for line in finding.fix[1:]:
             subprocess.run(shlex.split(line), env={"PATH": str(program.parent), **login}, check=True, timeout=30)
         assert found().state == "ok"
+        room = gather._room(config)
+        assert room is not None
+        assert room.stored < MIB, "what was compacted is given back"
 
 
 def test_a_dcs_that_is_down_is_said_once_and_hides_nothing(tmp_path: Path) -> None:
