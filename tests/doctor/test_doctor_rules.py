@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -548,6 +549,21 @@ def test_a_job_that_failed_is_no_warning_once_the_same_was_done_by_hand(good: Fa
     findings = judge(both(SCHEDULED, with_part("store", backups=by_hand), jobs)(good))
     for rule in ("backup_in_time", "restore_proved"):
         assert {finding.state for finding in of(findings, rule)} <= {"ok", "info"}
+
+
+@pytest.mark.parametrize("ahead", [0.0, 5 * 3600.0, -5 * 3600.0])
+@pytest.mark.parametrize(("moved_ago", "state"), [(2.0, "ok"), (3600.0, "error")])
+def test_a_standstill_is_measured_by_the_owners_clock(
+    good: Facts, monkeypatch: pytest.MonkeyPatch, ahead: float, moved_ago: float, state: str
+) -> None:
+    moved = datetime(2026, 11, 23, 8, tzinfo=UTC)
+    monkeypatch.setattr("walkeeper.lib.clock.wall_seconds", lambda: moved.timestamp() - ahead + moved_ago)
+    record = with_record(moved_at=f"{moved:%Y-%m-%dT%H:%M:%SZ}")
+    facts = both(record, with_server(state={"lsn": Lsn(20 * MIB)}, clock_ahead=ahead))(good)
+    facts = replace(facts, record_age=gather._age(facts.record, facts.members))
+    assert [finding.state for finding in of(judge(facts), "frontier_moves")] == [state]
+    away = with_member("n1", server=Unknown("no answer"))(facts)
+    assert gather._age(away.record, away.members) == max(0.0, moved_ago - ahead)
 
 
 def test_every_rule_can_find_something_wrong() -> None:

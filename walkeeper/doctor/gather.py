@@ -66,7 +66,7 @@ def gather(config: Config) -> Facts:
             topology=topology,
             record=record,
             record_problem=record_problem,
-            record_age=_age(record),
+            record_age=_age(record, looked_at),
             compare_and_set=cas,
             dcs_room=room,
             patroni=patroni,
@@ -107,7 +107,7 @@ class _OtherStore:
             store=store,
             record=record,
             record_problem=self._record_problem,
-            record_age=_age(record),
+            record_age=_age(record, first.members),
             compare_and_set=self._cas,
             agent=agent,
             for_store=("--store", name),
@@ -206,15 +206,17 @@ def _decoded(found: Versioned | Unknown | None) -> tuple[Record | Unknown | None
     return claim.record, claim.why
 
 
-def _age(record: Record | Unknown | None) -> float | None:
-    """Seconds since the frontier moved; a record of 0.1.0 says only when it was written."""
+def _age(record: Record | Unknown | None, members: tuple[MemberFacts, ...]) -> float | None:
+    """Seconds since the frontier moved, by its owner's clock; a record of 0.1.0 says only when it was written."""
     if record is None or isinstance(record, Unknown):
         return None
     try:
         written = datetime.strptime(record.moved_at or record.updated_at, "%Y-%m-%dT%H:%M:%S%z")
     except ValueError:
         return None
-    return max(0.0, clock.wall_seconds() - written.timestamp())
+    servers = (each.server for each in members if each.name == record.owner)
+    ahead = next((server.clock_ahead for server in servers if not isinstance(server, Unknown)), 0.0)
+    return max(0.0, clock.wall_seconds() + ahead - written.timestamp())
 
 
 # --- store, files, programs -----------------------------------------------------------------------------------------
