@@ -490,6 +490,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("spool_room", with_part("spool", free=100 << 20), "warning", "its limit is 1 GiB", "limit: 50MiB"),
     ("disk_room", with_server("n2", disk=Disk(100 << 30, 500 << 30, 10e6)), "warning", "full in 2 h 58 min", "# on n2: df -h"),
     ("disk_room", with_server("n2", disk=Disk(20 << 30, 500 << 30)), "warning", "20 GiB of 500 GiB are free", "df -h"),
+    ("disk_room", with_server("n2", disk=Disk(16 << 30, 200 << 30, 0.0)), "warning", "16 GiB of 200 GiB are free: WAL that is suspected lost is not waited for, and one store", "df -h"),
     ("disk_room", with_server("n2", disk=Disk(9 * MIB, 500 << 30)), "error", "9 MiB of 500 GiB", "df -h"),
     ("spool_room", with_config(spool_limit=MIB), "warning", "less than two segments", "limit:"),
     ("receiver", with_facts(receiver_problem=ConfigError("pg_receivewal: not found", hint="Install it.")), "error", "not found", "# Install it."),

@@ -9,8 +9,9 @@ from typing import Final
 
 from walkeeper.core.about import About
 from walkeeper.core.amounts import duration, size
-from walkeeper.core.room import DISK_SECONDS, LEAST, SHARE
+from walkeeper.core.room import DISK_SECONDS, LEAST
 from walkeeper.core.stores_told import brief, which
+from walkeeper.core.suspicion import below_reserve
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, MemberFacts, Unknown
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
@@ -211,7 +212,8 @@ def agent_runs(facts: Facts) -> Iterator[Verdict]:
     AGENTS,
     "warning",
     what="The disk of pg_wal has room on every member.",
-    why="PostgreSQL stops on a full disk, and what is not archived is kept there: an outage of the store fills it.",
+    why="PostgreSQL stops on a full disk, and what is not archived is kept there: an outage of the store fills it. "
+    "With less than a tenth, ten segments, or an hour of WAL free, `gap.patience` and `durable_in` no longer count.",
     fix="df on the disk of pg_wal; docs/operations.md, Disk full.",
 )
 def disk_room(facts: Facts) -> Iterator[Verdict]:
@@ -225,10 +227,12 @@ def disk_room(facts: Facts) -> Iterator[Verdict]:
             continue  # no agent is there, or one of an older version: other rules say so
         left = disk.seconds_left
         text = f"{size(disk.free)} of {size(disk.total)} are free" + (f", full in {duration(left)}" if left else "")
-        least = max(disk.total // SHARE, LEAST * server.state.segment_size)
+        short = below_reserve(disk.free, disk.total, server.state.segment_size, disk.growth)
+        if short:
+            text += ": WAL that is suspected lost is not waited for, and one store is enough"
         if disk.free < LEAST * server.state.segment_size:
             yield Wrong(text, _room_fix(facts, member), member.name, severity="error")
-        elif disk.free < least or (left is not None and left < DISK_SECONDS):
+        elif short or (left is not None and left < DISK_SECONDS):
             yield Wrong(text, _room_fix(facts, member), member.name)
         else:
             yield Good(text, member.name)
