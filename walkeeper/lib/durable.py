@@ -74,13 +74,15 @@ def make_directories(root: Path, directory: Path, *, mode: int) -> None:
         here /= part
 
 
-def place(destination: Path, data: bytes, still_wanted: Callable[[], bool] = lambda: True) -> bool:
+def place(
+    destination: Path, data: bytes, still_wanted: Callable[[], bool] = lambda: True, *, synced: bool = False
+) -> bool:
     """Put ``data`` where PostgreSQL wants it: whole, or not at all; it may replace what is there.
 
     False, and nothing is there, if it is no longer wanted when it could get its name. Not synced: PostgreSQL syncs what it
     takes over from here, and asks again after a power loss. What killed processes left beside it is removed.
     """
-    tmp = lay_ready(destination, data, os.getpid())
+    tmp = lay_ready(destination, data, os.getpid(), synced=synced)
     try:
         if not still_wanted():
             return False
@@ -92,20 +94,20 @@ def place(destination: Path, data: bytes, still_wanted: Callable[[], bool] = lam
 
 
 def keep(destination: Path, data: bytes) -> None:
-    """As place, and durable when this returns."""
-    place(destination, data)
-    with destination.open("rb") as file:
-        os.fsync(file.fileno())
+    """As place, and durable when this returns; a power loss before that leaves what was there, or all of it."""
+    place(destination, data, synced=True)
     fsync_dir(destination.parent)
 
 
-def lay_ready(destination: Path, data: bytes, pid: int) -> Path:
+def lay_ready(destination: Path, data: bytes, pid: int, *, synced: bool = False) -> Path:
     """``data`` under a name beside ``destination``, for process ``pid`` to rename; removed later if that one has died."""
     _sweep(destination)
     tmp = destination.with_name(f"{destination.name}{_PLACED}{pid}")
     fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         write_all(fd, data)
+        if synced:
+            os.fsync(fd)
     except BaseException:
         with contextlib.suppress(OSError):
             tmp.unlink()
