@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
+import botocore
 import botocore.session
 import pytest
 from botocore import xform_name
@@ -77,6 +78,16 @@ def test_s3_and_what_gives_credentials_are_found_where_they_were(service: str) -
         for made in (session(ours=False), session(ours=True))
     )
     assert ours == theirs
+
+
+def test_only_the_model_of_s3_is_cut_wherever_botocore_lies(tmp_path: Path) -> None:
+    installed, mounted = Path(botocore.__file__).parent / "data", tmp_path / "s3" / "data"
+    mounted.parent.mkdir()
+    mounted.symlink_to(installed)
+    for service in ("sts/2011-06-15", "s3/2006-03-01"):
+        there, here = (Documents().load_file(str(each / service / "service-2")) for each in (mounted, installed))
+        assert there["operations"]
+        assert there == here
 
 
 def test_what_is_not_there_is_none() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ CALLED: Final = frozenset(
 )
 """Operations of S3: what the driver calls."""
 
+_S3: Final = re.compile(r"/s3/[^/]+/service-2\Z")
+"""By its own folder: botocore itself may lie below one of that name."""
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OBJECTS: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 
@@ -47,7 +50,7 @@ class Documents(JSONFileLoader):
                 text: bytes = file.read()
                 if file_path.endswith("/endpoints"):
                     return _end_points(text)
-                if file_path.endswith("/service-2") and "/s3/" in file_path:
+                if _S3.search(file_path):
                     return _model(text)
                 return _Reader().read(text)
         return None
