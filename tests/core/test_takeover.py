@@ -111,6 +111,29 @@ def test_a_record_is_small_while_much_is_suspected_and_names_the_lowest() -> Non
     assert kept.suspected[0] == ranges[0]
 
 
+@pytest.mark.parametrize(("suspected", "gaps"), [(6, 0), (3, 3), (1, 5)])
+def test_p4_members_are_told_of_what_is_lost_rather_than_of_the_trouble_in_all_its_words(
+    suspected: int, gaps: int
+) -> None:
+    """They copy aside what the record names."""
+    ranges = tuple(Gap(3, f"1C/{n:X}000000", f"1C/{n + 2:X}000000") for n in range(0x30, 0x90, 4))
+    trouble = (
+        f"WAL {ranges[0].start} to {ranges[0].end} of timeline 3 and {suspected - 1} more ranges: neither this server nor the "
+        "store has it; waiting for pg-node-2, pg-node-3 until 2026-11-28T06:02:41Z"
+    )
+    large = msgspec.structs.replace(
+        RECORD, system_identifier="7" * 19, segment_size=16 * MIB, timeline=3, lsn=ranges[0].start, owner="pg-node-1",
+        session="s" * 32, gaps=ranges[-gaps or len(ranges) :], gaps_total=gaps, suspected=ranges[:suspected], trouble=trouble,
+        updated_at="2026-11-28T05:02:41Z", moved_at="2026-11-28T05:02:41Z", wal_at="2026-11-28T05:02:41Z",
+        below_sha256="a" * 64, history_sha256="b" * 64, life="c" * 16, start="000000010000000000000003", durability="store",
+    )  # fmt: skip
+    assert len(msgspec.json.encode(large)) > SMALL
+    assert len(large.encode()) <= SMALL
+    kept = decode_record(large.encode())
+    assert (kept.suspected, kept.gaps) == (large.suspected, large.gaps)
+    assert kept.trouble.startswith(f"WAL {ranges[0].start} to {ranges[0].end}")
+
+
 def test_a_record_of_an_older_walkeeper_states_no_sums() -> None:
     document = {
         key: value for key, value in msgspec.json.decode(RECORD.encode()).items() if not key.endswith("_sha256")

@@ -16,6 +16,8 @@ SCHEMA: Final = 1
 MAX_RECORD_BYTES: Final = 64 * 1024
 SMALL: Final = 1024
 """Bytes of the largest record that is written: etcd keeps every version of it until it is compacted."""
+BRIEF: Final = 42
+"""Characters of ``trouble`` that stay beside much that is suspected lost: it names the same WAL in words."""
 MAX_GAPS: Final = 32
 """Gaps that the record itself lists at most, newest last; the store has them all."""
 
@@ -90,12 +92,19 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.below_sha256) or self.position < Segment.parse(self.start, self.size).end
 
     def encode(self) -> bytes:
-        """Its document; of gaps only as many, the newest, as keep it SMALL, and then of what is suspected, the lowest."""
+        """Its document, kept SMALL: while WAL is suspected lost, of ``trouble`` the beginning; then of gaps only as many, the newest,
+        as fit, and then of what is suspected, the lowest. Members copy aside what it names.
+        """
         document = msgspec.json.encode(self)
         gaps, suspected = self.gaps, self.suspected
+        trouble = self.trouble[:BRIEF] if suspected else self.trouble
+        if len(document) > SMALL and trouble != self.trouble:
+            document = msgspec.json.encode(msgspec.structs.replace(self, trouble=trouble))
         while len(document) > SMALL and (gaps or len(suspected) > 1):
             gaps, suspected = gaps[1:], suspected if gaps else suspected[:-1]
-            document = msgspec.json.encode(msgspec.structs.replace(self, gaps=gaps, suspected=suspected))
+            document = msgspec.json.encode(
+                msgspec.structs.replace(self, gaps=gaps, suspected=suspected, trouble=trouble)
+            )
         return document
 
 
