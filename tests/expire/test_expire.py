@@ -324,6 +324,27 @@ def test_the_newest_full_backup_is_retained_without_its_id(site: Site, capsys: p
         words.retain(site.config, words.NEWEST, None)
 
 
+def test_p15_a_timer_shortens_no_word_that_lasts_longer(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a yearly one says of a backup stands, though a monthly one meets the same."""
+
+    def stay() -> list[str]:
+        return [each.until for each in read_expiry(site.store, site.layout).retained]
+
+    assert words.retain(site.config, words.NEWEST, FOREVER) == 0
+    before, _ = site.keys("expire/"), capsys.readouterr()
+    assert words.retain(site.config, words.NEWEST, timedelta(days=30)) == 0
+    assert capsys.readouterr().out == f"Backup {SECOND} stays forever, as was said before.\n"
+    assert (site.keys("expire/"), stay()) == (before, [written(FOREVER)])
+    week = site.now + timedelta(days=7)
+    assert words.retain(site.config, str(SECOND), week) == 0  # a person's word of this one counts
+    assert stay() == [written(week)]
+    assert words.retain(site.config, words.NEWEST, timedelta(days=30)) == 0
+    assert stay() == [written(site.now + timedelta(days=30))]
+    assert words.retain(site.config, str(SECOND), None) == 0
+    assert words.retain(site.config, words.NEWEST, timedelta(days=7)) == 0
+    assert stay() == [written(week)]
+
+
 def test_without_a_complete_full_backup_none_is_retained(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     for key in site.keys("backup/"):
         if key.endswith("backup.json"):

@@ -47,6 +47,7 @@ def _retain(config: Config, id_: BackupId | None, until: datetime | timedelta | 
     until = now + until if isinstance(until, timedelta) else until
     system = int(record.system_identifier)
     found = look(archives, system, record.size, record)
+    by_timer = id_ is None
     id_ = id_ or _newest_full(found.windows)
     if until is not None and until <= now:
         raise Unsafe(
@@ -59,8 +60,12 @@ def _retain(config: Config, id_: BackupId | None, until: datetime | timedelta | 
             f"backup {id_}: {judged.why if judged else 'there is no such backup'}",
             hint="A backup that a floor has given up comes back with walkeeper expire --revoke, while its grace lasts.",
         )
-    earlier = [each.number for each in found.expiry.retained if each.backup == str(id_)]
-    word = Retained(number=max(earlier, default=0) + 1, backup=str(id_), at=written(now), until=written(until or now))
+    standing = next((each for each in found.expiry.retained if each.backup == str(id_)), None)
+    if by_timer and standing is not None and until is not None and moment(standing.until) >= until:
+        return f"Backup {id_} stays {lasting(standing.until)}, as was said before.", DONE
+    word = Retained(
+        number=standing.number + 1 if standing else 1, backup=str(id_), at=written(now), until=written(until or now)
+    )
     if write_retained(archives.store, archives.layout(system), word) is None:
         raise Unsafe(f"backup {id_}: somebody else has just said how long it stays", hint="Call it again.")
     after = look(archives, system, record.size, record)
