@@ -345,6 +345,14 @@ def test_p15_a_timer_shortens_no_word_that_lasts_longer(site: Site, capsys: pyte
     assert stay() == [written(week)]
 
 
+def test_p15_a_timer_retains_none_that_was_found_damaged(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy for a year has to be one that restores."""
+    found = Proof(backup=str(SECOND), at="2026-11-28T02:00:00Z", timeline=1, lsn="0/0", damage="pg_checksums: block 7")
+    write_proof(site.store, site.layout, found)
+    assert words.retain(site.config, words.NEWEST, FOREVER) == 0
+    assert capsys.readouterr().out == f"Backup {FIRST} stays forever, with its own WAL.\n"
+
+
 def test_without_a_complete_full_backup_none_is_retained(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     for key in site.keys("backup/"):
         if key.endswith("backup.json"):

@@ -9,7 +9,7 @@ from typing import Final
 
 from walkeeper.archive.expiry import let_go, note_floor, read_expiry, read_pins, write_retained
 from walkeeper.archive.open import Archives, open_archives
-from walkeeper.archive.restorable import look
+from walkeeper.archive.restorable import look, with_trials
 from walkeeper.config import Config
 from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import FOREVER, Pin, Retained, lasting, moment, written
@@ -24,7 +24,7 @@ from walkeeper.verify.answer import say
 from walkeeper.verify.evidence import ask_the_dcs, locate
 
 NEWEST: Final = "newest"
-"""Instead of an id: the newest full backup of the cluster's own chain, for timers."""
+"""Instead of an id: the newest full backup of the cluster's own chain that was not found damaged, for timers."""
 
 
 def retain(config: Config, backup: str, until: datetime | timedelta | None) -> int:
@@ -48,7 +48,7 @@ def _retain(config: Config, id_: BackupId | None, until: datetime | timedelta | 
     system = int(record.system_identifier)
     found = look(archives, system, record.size, record)
     by_timer = id_ is None
-    id_ = id_ or _newest_full(found.windows)
+    id_ = id_ or _newest_full(with_trials(archives.store, archives.layout(system), found).windows)
     if until is not None and until <= now:
         raise Unsafe(
             f"expire --until {until:%Y-%m-%d}: not later than today, {now:%Y-%m-%d} in UTC",
