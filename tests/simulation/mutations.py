@@ -493,7 +493,7 @@ def forget_where_the_archive_was_seen(patch: MonkeyPatch) -> None:
     patch.setattr(SeenArchive, "has", lambda *_: False)
 
 
-@mutation("wipe_record", "garbage_record", "swap_store", "swap_store", "switchover", first=14014045)
+@mutation("wipe_record", "garbage_record", "swap_store", "swap_store", "switchover", first=14015026)
 def hand_in_to_whatever_store_is_there(patch: MonkeyPatch) -> None:
     def hand_in_one(self: Leftovers, archive: Archive, record: Record) -> bool:
         history = archive.contents.history(record.timeline)

@@ -121,7 +121,7 @@ class Agent:
         self.archiver: Archiver | None = None
         self.started_at = timestamp()
         self.spool = Spool(config.spool_directory, config.spool_limit)
-        self._seen_archive = SeenArchive(config.spool_directory, self.archives)
+        self._seen_archive = SeenArchive(config.spool_directory, self.archives, clock, self.supervisor.start)
         self._clock = clock
         self.backups = BackupsLook(self.archives, config, clock)
         self.jobs = {
@@ -219,7 +219,8 @@ class Agent:
         if look.record is not None:
             self.watcher.remember(look.record.life)
             if look.server is not None:
-                self._seen_archive.note(look.server.system_identifier, look.record)
+                owned = self._owned  # a takeover does not end where no archive is
+                self._seen_archive.note(look.server.system_identifier, owned or look.record, there=owned is not None)
         if self.archiver is not None:
             self._tell_archiver(self.archiver, look)
         self._act(look)
