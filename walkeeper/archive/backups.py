@@ -21,7 +21,7 @@ from walkeeper.archive.stated import is_whole, stated, stated_sha256
 from walkeeper.core import backup_index
 from walkeeper.core.backup import MAX_BACKUP_BYTES, Backup, BackupId, Tombstone, decode, encode
 from walkeeper.core.backup_index import Piece
-from walkeeper.errors import BadBackup, CannotTell, Damaged, StoreUnavailable
+from walkeeper.errors import BadBackup, CannotTell, Damaged, Locked, StoreUnavailable
 from walkeeper.store.base import AlreadyThere, Body, Store
 
 Kind: TypeAlias = Literal["index", "order", "manifest"]
@@ -90,15 +90,27 @@ class Backups:
 
         Orders name the pieces, and are plain: it takes no key. What the one LIST does not show is asked for by name.
         """
-        folder = self.layout.backup(BackupId.parse(backup.id))
         orders = {backup.order, *(each.order for each in backup.tablespaces)}
         try:
             names = {name for each in orders for name in self.read_document(backup, "order", each).decode().split()}
         except (CannotTell, UnicodeDecodeError) as problem:
             return str(problem)
+        return self._lacks(backup, ("index", "manifest"), names)
+
+    def lacks_for_restore(self, backup: Backup) -> str:
+        """The same of what a restore reads: the index, and the pieces that it names. Raises Locked, too."""
+        try:
+            names = {f"{piece.sha256}{backup.suffix}" for piece in self.index(backup)}
+        except Locked:
+            raise
+        except (CannotTell, BadBackup) as problem:
+            return str(problem)
+        return self._lacks(backup, ("index",), names)
+
+    def _lacks(self, backup: Backup, kinds: Iterable[Kind], names: Collection[str]) -> str:
+        folder = self.layout.backup(BackupId.parse(backup.id))
         sizes = {info.key.removeprefix(folder): info.size for info in self.store.list(folder)}
-        documents: tuple[tuple[Kind, str], ...] = (("index", backup.index), ("manifest", backup.manifest))
-        described = [f"{kind}-{sha256}{document_suffix(kind, backup.suffix)}" for kind, sha256 in documents]
+        described = [f"{kind}-{getattr(backup, kind)}{document_suffix(kind, backup.suffix)}" for kind in kinds]
         pieces = [f"data/{name}" for name in sorted(names)]
         for name in (*described, *pieces):
             if not sizes.get(name):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyrage
 import pytest
 
 from tests.core.test_floor import a_floor
@@ -18,6 +19,7 @@ from tests.fixtures.two_stores import FAR, TwoStores, is_away, two
 from tests.twins.memory_record import MemoryRecord
 from walkeeper.archive import proofs
 from walkeeper.archive.backups import Backups
+from walkeeper.archive.codec import Codec
 from walkeeper.archive.expiry import write_floor
 from walkeeper.archive.proofs import write_proof
 from walkeeper.archive.times import CommitTimes
@@ -26,7 +28,7 @@ from walkeeper.core.commits import Commit, since_2000
 from walkeeper.core.floor import Below
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.proof import Proof
-from walkeeper.errors import CannotRestore, CannotTell, StoreDenied
+from walkeeper.errors import CannotRestore, CannotTell, Locked, StoreDenied
 from walkeeper.lib import retry
 from walkeeper.restore import state
 from walkeeper.restore.directory import check, command, here, plan
@@ -338,6 +340,42 @@ def test_p14_an_incremental_is_none_without_the_pieces_that_it_builds_on(built: 
     put_backup(backups, third, Lsn(8 * MIB + 40), Lsn(8 * MIB + 256), parent=str(SECOND), kind="incremental")
     without_a_piece(built, SECOND)
     assert make().backup.id == str(FIRST)
+
+
+def without_a_document(built: Built, id_: BackupId, kind: str) -> str:
+    (key,) = [info.key for info in built.store.list(f"{built.archive.layout.backup(id_)}{kind}-")]
+    built.store.delete(key)
+    return key
+
+
+@pytest.mark.parametrize("kind", ["manifest", "order"])
+def test_a_restore_asks_for_nothing_that_it_does_not_read(built: Built, make: Make, kind: str) -> None:
+    """One lost manifest would else be one lost backup, and nothing would take it."""
+    for id_ in (FIRST, SECOND):
+        without_a_document(built, id_, kind)
+    assert (make().backup.id, make().incomplete) == (str(SECOND), "")
+    assert make(backup=str(FIRST)).backup.id == str(FIRST)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_p14_a_backup_without_its_index_is_none(built: Built, make: Make, *, damaged: bool) -> None:
+    key = without_a_document(built, SECOND, "index")
+    if damaged:
+        built.store.create(key, built.codec.encode(b"of another\n"), {})
+    chosen = make()
+    assert chosen.backup.id == str(FIRST)
+    assert chosen.incomplete.startswith(f"{SECOND}: {key}: it")
+
+
+def test_a_backup_that_no_key_here_opens_lacks_nothing(built: Built, make: Make) -> None:
+    """What is wrong is the key, which whoever reads the index says: an older backup would be the wrong answer."""
+    third = BackupId("20261128T020000Z", 1, "00000003")
+    sealed = Codec(recipients=(str(pyrage.x25519.Identity.generate().to_public()),))
+    put_backup(Backups(built.store, built.archive.layout, sealed), third, Lsn(8 * MIB + 40), Lsn(8 * MIB + 256))
+    chosen = make()
+    assert chosen.backup.id == str(third)
+    with pytest.raises(Locked):
+        here.check_place(chosen)
 
 
 # ------------------------------------------------------------------------------------------------------ found damaged

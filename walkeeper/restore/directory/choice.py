@@ -22,7 +22,7 @@ from walkeeper.core.landmarks import restore_point, transaction_end
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.windows import Choice, NoChoice, Window, Windows, choose, consistent_at, stopped_at
 from walkeeper.dcs.claim import Claim
-from walkeeper.errors import CannotRestore, CannotTell, NotAuthentic, Refused, StoreError
+from walkeeper.errors import CannotRestore, CannotTell, Locked, NotAuthentic, Refused, StoreError
 from walkeeper.lib import events
 from walkeeper.lib.retry import with_retries
 from walkeeper.restore.directory import near
@@ -52,9 +52,13 @@ def noted(store: Store, layout: Layout, complete: Sequence[Backup]) -> dict[str,
 
 
 def lacks(backups: Backups, backup: Backup) -> str:
-    """What the store has not of it; empty where it has everything. Raises the store's errors."""
+    """What the store has not of it that a restore reads; empty where it has that, or where no key opens the index, which whoever
+    reads it says. Raises the store's errors.
+    """
     try:
-        return with_retries(lambda: backups.lacks(backup))
+        return with_retries(lambda: backups.lacks_for_restore(backup))
+    except Locked:
+        return ""
     except NotAuthentic as planted:
         return str(planted)
 
