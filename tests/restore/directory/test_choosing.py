@@ -317,7 +317,7 @@ def test_p14_a_backup_that_lacks_a_piece_is_none_and_nothing_is_removed_for_it(
     monkeypatch.setattr(plan, "last_record", lambda *_: None)  # these segments cannot be read
     monkeypatch.setattr(CommitTimes, "search", lambda *_: Lsn(7 * MIB))
     key = without_a_piece(built, SECOND)
-    for to in ("latest", "0/700000", "immediate", "xid:4711"):
+    for to in ("latest", "0/700000", "xid:4711"):
         chosen = make(to=to)
         assert (chosen.backup.id, chosen.damage, chosen.incomplete) == (
             str(FIRST),
@@ -394,7 +394,7 @@ def test_an_older_backup_is_taken_where_the_newest_was_found_damaged(
     """Its WAL reaches the same target; and it is said in one line, which names what takes the newer one."""
     monkeypatch.setattr(plan, "last_record", lambda *_: None)  # these segments cannot be read
     why = found_damaged(built, SECOND)
-    for to in ("latest", "0/700000", "immediate"):
+    for to in ("latest", "0/700000"):
         chosen = make(to=to)
         assert (chosen.backup.id, chosen.damage, chosen.passed_over) == (str(FIRST), "", f"{SECOND}: {why}")
     assert f"Not used  {SECOND}: {why}. --backup takes it".split() == _line(chosen, "Not used").split()
@@ -402,6 +402,24 @@ def test_an_older_backup_is_taken_where_the_newest_was_found_damaged(
     named = make(backup=str(SECOND))
     assert (named.backup.id, named.damage, named.passed_over) == (str(SECOND), why, "")
     assert make(is_trial=True).backup.id == str(SECOND), "else nothing ever proves it again"
+
+
+def test_to_immediate_never_silently_ends_at_an_older_backup(
+    built: Built, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies between the two would be missing. The damaged one is restored and said to be; the other way has a name."""
+    monkeypatch.setattr(plan, "last_record", lambda *_: None)  # these segments cannot be read
+    why = found_damaged(built, SECOND)
+    chosen = make(to="immediate")
+    assert (chosen.backup.id, chosen.end, chosen.damage) == (str(SECOND), Lsn(6 * MIB + 256), why)
+    key = without_a_piece(built, SECOND)
+    with pytest.raises(CannotRestore, match=f"--to immediate: .*{SECOND}: {key}: it is not there") as told:
+        make(to="immediate")
+    named = re.search(r"--to (\S+) restores up to there", told.value.hint)
+    assert named
+    there = make(to=named[1])
+    assert (there.backup.id, there.end) == (str(FIRST), Lsn(6 * MIB + 256))
+    assert make(to="immediate", backup=str(FIRST)).end == Lsn(4 * MIB + 256)
 
 
 def test_what_builds_on_a_damaged_backup_is_passed_over_with_it(built: Built, make: Make) -> None:

@@ -27,7 +27,7 @@ from walkeeper.lib import events
 from walkeeper.lib.retry import with_retries
 from walkeeper.restore.directory import near
 from walkeeper.restore.directory.model import Request
-from walkeeper.restore.directory.target import Target, ToLsn, ToName, ToTime, ToXid
+from walkeeper.restore.directory.target import Immediate, Target, ToLsn, ToName, ToTime, ToXid
 from walkeeper.restore.state import State
 from walkeeper.store.base import Store
 
@@ -107,7 +107,8 @@ def chosen_for(
     chosen = choose(found, position, timeline=timeline, had_stopped=stopped)
     if isinstance(chosen, NoChoice):
         raise near.no_backup(wanted, request.to, chosen, found)
-    return sound(chosen, against)
+    # To immediate the backup is the target: an older one would end earlier.
+    return chosen if isinstance(wanted, Immediate) else sound(chosen, against)
 
 
 def named(

@@ -98,10 +98,17 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
             return plan
         lacking = {each.id: why for each in plan.chain if (why := choice.lacks(plan.backups, each))}
         if not lacking:
-            return replace(
-                plan, incomplete="; ".join(f"{id_}: {why}" for id_, why in sorted(broken.items(), reverse=True))
+            return replace(plan, incomplete=_told(broken))
+        if isinstance(plan.target, Immediate) and request.backup is None:
+            raise CannotRestore(
+                f"--to immediate: that is where {plan.backup.id} is consistent, and {_told(lacking)}",
+                hint=f"--to {plan.end} restores up to there from an older backup, where the WAL reaches; --backup takes one.",
             )
         broken |= lacking
+
+
+def _told(broken: Mapping[str, str]) -> str:
+    return "; ".join(f"{id_}: {why}" for id_, why in sorted(broken.items(), reverse=True))
 
 
 def _made(config: Config, request: Request, tell: Callable[[str], None], broken: Mapping[str, str]) -> Plan:
