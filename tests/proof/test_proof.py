@@ -310,6 +310,19 @@ def test_p15_what_a_check_found_counts_until_the_same_check_finds_none(
         assert all(f"{name} damage" in newest.against for name in left)
 
 
+def test_damage_that_the_same_check_finds_again_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    wanted = plan(made(store), store, tmp_path)
+    moments = iter(f"2026-11-28T11:00:0{second}Z" for second in range(9))
+    monkeypatch.setattr(remembered, "timestamp", lambda _: next(moments))
+    for _ in range(3):
+        found = Found(wanted, checks=[Check("pg_checksums", "damage", "page 7")])
+        remember(found, damage=joined(found.checks))
+    (newest,) = proofs.against(store, LAYOUT).values()
+    assert newest.against == "it was found damaged at 2026-11-28T11:00:02Z: pg_checksums: page 7"
+    assert [*newest.found_by] == ["pg_checksums"]
+
+
 def test_what_deep_found_is_cleared_by_each_proof_and_so_is_what_says_not_by_what_it_was_found() -> None:
     store = MemoryStore()
     note = Proof(**{**_fields(PROOF), "at": "2026-11-28T11:00:00Z", "damage": "verify --deep: a piece is torn"})

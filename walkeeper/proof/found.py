@@ -76,7 +76,8 @@ def remember(found: Found, *, damage: str = "", besides: str = "") -> None:
         if besides and before is None:
             return
         left = set() if before is None else {*before.found_by} - good
-        stays = before.against if before is not None and left else ""
+        again = {each.name for each in found.of_the_backup if each.state == "damage"}
+        stays = before.against if before is not None and left - again else ""
         ahead = with_retries(plan.config.store.clock_ahead) or 0.0
         proof = Proof(
             backup=plan.backup.id,
@@ -87,7 +88,7 @@ def remember(found: Found, *, damage: str = "", besides: str = "") -> None:
             checks=tuple(each.name for each in found.checks if each.state == "ok"),
             by=os.uname().nodename,
             damage=(f"{damage}; and {stays}" if damage and stays else damage)[:4096],
-            found_by=tuple(sorted(left | {each.name for each in found.of_the_backup if each.state == "damage"})),
+            found_by=tuple(sorted(left | again)),
             stays="" if damage else stays[:4096],
             besides=besides[:4096],
         )
