@@ -342,6 +342,27 @@ def test_p14_an_incremental_is_none_without_the_pieces_that_it_builds_on(built: 
     assert make().backup.id == str(FIRST)
 
 
+def test_where_the_older_backup_does_not_reach_it_is_said_what_the_newer_one_lacks(built: Built, make: Make) -> None:
+    key = without_a_piece(built, SECOND)
+    lost(built, 5)
+    for request in ({"to": "latest"}, {"use": "replica"}):
+        with pytest.raises(CannotRestore, match="0/500000") as told:
+            make(**request)
+        assert told.value.hint.count(f"{SECOND}: {key}: it is not there") == 1
+    assert str(FIRST) in str(told.value), "what ends there is the older one"
+    with pytest.raises(CannotRestore, match=f"{key}: it is not there") as told:
+        make(backup=str(SECOND))
+    assert told.value.hint == "walkeeper verify says which are complete, and what is missing."
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_whether_this_host_can_restore_names_what_is_wrong_with_a_newer_backup(built: Built, *, found: bool) -> None:
+    why = found_damaged(built, SECOND) if found else f"{without_a_piece(built, SECOND)}: it is not there"
+    (told,) = [each for each in check.look(built.config, None) if each.name == "Backup"]
+    assert told.state == "ok"
+    assert told.text.endswith(f"can be restored; not from {SECOND}: {why}")
+
+
 def without_a_document(built: Built, id_: BackupId, kind: str) -> str:
     (key,) = [info.key for info in built.store.list(f"{built.archive.layout.backup(id_)}{kind}-")]
     built.store.delete(key)

@@ -122,7 +122,7 @@ def named(
     if not judged.counts:
         raise CannotRestore(
             f"--backup {id_}: it is {judged.verdict}: {judged.why}",
-            hint="walkeeper backups lists those that are complete.",
+            hint="walkeeper verify says which are complete, and what is missing.",
         )
     for window in found.chains.get(timeline, ()):
         if judged.backup in window.backups:
@@ -176,7 +176,7 @@ def check_replica(claim: Claim, chosen: Choice, against: Mapping[str, str]) -> N
         )
     if chosen.window.end < claim.record.position.floor(claim.record.size):
         raise CannotRestore(
-            f"--replica: a recovery from the newest backup ends at {chosen.window.end}, "
+            f"--replica: a recovery from {chosen.backup.id} ends at {chosen.window.end}, "
             f"and the archive at {claim.record.position}",
             hint="Patroni takes its next method. walkeeper verify says what is missing; walkeeper backup takes a new one.",
         )

@@ -93,7 +93,16 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
     """
     broken: dict[str, str] = {}
     while True:
-        plan = _made(config, request, tell, broken)
+        try:
+            plan = _made(config, request, tell, broken)
+        except CannotRestore as problem:
+            said = f"{problem} {problem.hint}"
+            unsaid = {id_: why for id_, why in broken.items() if why not in said}
+            if not unsaid:
+                raise
+            raise CannotRestore(
+                str(problem), hint=f"{problem.hint} A newer backup is not used: {_told(unsaid)}."
+            ) from None
         if request.is_trial or plan.resumed is not None:
             return plan
         lacking = {each.id: why for each in plan.chain if (why := choice.lacks(plan.backups, each))}
