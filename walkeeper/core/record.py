@@ -92,8 +92,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.below_sha256) or self.position < Segment.parse(self.start, self.size).end
 
     def encode(self) -> bytes:
-        """Its document, kept SMALL: while WAL is suspected lost, of ``trouble`` the beginning; then of gaps only as many, the newest,
-        as fit, and then of what is suspected, the lowest. Members copy aside what it names.
+        """Its document, kept SMALL: while WAL is suspected lost, of ``trouble`` the beginning; then of gaps only as many, the
+        newest, as fit, and then of what is suspected, the lowest. Members copy aside what it names.
         """
         document = msgspec.json.encode(self)
         gaps, suspected = self.gaps, self.suspected
