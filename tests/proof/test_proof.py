@@ -323,6 +323,35 @@ def test_damage_that_the_same_check_finds_again_is_said_once(tmp_path: Path, mon
     assert [*newest.found_by] == ["pg_checksums"]
 
 
+@pytest.mark.parametrize("mine", [{BY_FILES: "ok"}, {BY_FILES: "damage"}, {BY_PAGES: "ok"}], ids=str)
+@pytest.mark.parametrize("second", [1, 2, 3])
+def test_p15_a_note_that_comes_while_another_trial_is_remembered_counts_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mine: dict[str, Looked], second: int
+) -> None:
+    """Two members prove the same backup, and neither has seen the other's: the newest alone is read."""
+    store = MemoryStore()
+    found = Found(plan(made(store), store, tmp_path))
+    found.checks += [Check(name, state, "torn") for name, state in mine.items()]
+    note = {"at": f"2026-11-28T11:00:0{second}Z", "damage": "pg_checksums: page 7", "found_by": (BY_PAGES,)}
+
+    def between(call: str, key: str) -> None:
+        if call == "create" and key.startswith(LAYOUT.proofs):
+            store.before = None
+            write_proof(store, LAYOUT, Proof(**{**_fields(PROOF), **note}))
+
+    monkeypatch.setattr(remembered, "timestamp", lambda _: "2026-11-28T11:00:02Z")
+    damage = "damage" in mine.values()
+    store.before = between
+    remember(found, damage=joined(found.checks) if damage else "")
+    assert store.before is None
+    counts = proofs.against(store, LAYOUT)
+    if BY_PAGES not in mine:
+        assert "pg_checksums: page 7" in counts[str(ID)].against
+        assert [*counts[str(ID)].found_by] == sorted([BY_PAGES, *([BY_FILES] if damage else [])])
+        assert ("page 7" in found.stays) == (not damage)
+    assert (newest_proof(store, LAYOUT) is None) == damage
+
+
 def test_what_deep_found_is_cleared_by_each_proof_and_so_is_what_says_not_by_what_it_was_found() -> None:
     store = MemoryStore()
     note = Proof(**{**_fields(PROOF), "at": "2026-11-28T11:00:00Z", "damage": "verify --deep: a piece is torn"})

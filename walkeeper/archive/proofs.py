@@ -29,12 +29,14 @@ _AHEAD: Final = timedelta(hours=1)
 """What is said to be proved later than that is not believed: it would be the newest for ever."""
 
 
-def write_proof(store: Store, layout: Layout, proof: Proof) -> None:
-    """Raises the store's errors."""
+def write_proof(store: Store, layout: Layout, proof: Proof) -> str:
+    """Its key; "" where another trial that ended in this second has it. Raises the store's errors."""
+    key = _key(layout, proof)
     try:
-        store.create(_key(layout, proof), encode(proof), {"format": FORMAT})
+        store.create(key, encode(proof), {"format": FORMAT})
     except AlreadyThere:
-        return  # of another proof that ended in this second
+        return ""
+    return key
 
 
 def listed(store: Store, layout: Layout) -> list[str]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Literal
 
-from walkeeper.archive.proofs import against, write_proof
+from msgspec.structs import replace
+
+from walkeeper.archive.proofs import against, listed, write_proof
+from walkeeper.core.floor import moment, written
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.proof import RESTORE, Proof
 from walkeeper.errors import StoreError
@@ -72,7 +76,8 @@ def remember(found: Found, *, damage: str = "", besides: str = "") -> None:
     store, layout = plan.evidence.store, plan.evidence.layout
     good = {each.name for each in found.checks if each.state == "ok"} | (set() if damage else {RESTORE})
     try:
-        before = with_retries(lambda: against(store, layout)).get(plan.backup.id)
+        keys = with_retries(lambda: listed(store, layout))
+        before = with_retries(lambda: against(store, layout, keys)).get(plan.backup.id)
         if besides and before is None:
             return
         left = set() if before is None else {*before.found_by} - good
@@ -92,11 +97,30 @@ def remember(found: Found, *, damage: str = "", besides: str = "") -> None:
             stays="" if damage else stays[:4096],
             besides=besides[:4096],
         )
-        with_retries(lambda: write_proof(store, layout, proof))
-        found.remembered, found.stays = not damage and not besides, proof.stays
-        found.cleared = before.against if before is not None and not damage and not left else ""
+        own = with_retries(lambda: write_proof(store, layout, proof))
+        found.remembered = not damage and not besides
+        came = [key for key in with_retries(lambda: listed(store, layout)) if key not in {own, *keys}]
+        between = with_retries(lambda: against(store, layout, came)).get(plan.backup.id)
+        if between is not None and between != proof and {*between.found_by} - good:
+            proof = _carrying(proof, between, good)
+            with_retries(lambda: write_proof(store, layout, proof))
+        found.stays = proof.stays
+        found.cleared = before.against if before is not None and not damage and not proof.found_by else ""
     except StoreError as problem:
         events.warning("proof_not_stored", error=problem, hint="walkeeper backups and status will not know of it.")
+
+
+def _carrying(proof: Proof, between: Proof, good: set[str]) -> Proof:
+    """The same once more, after both, with what was found in a trial that ended while this one was written."""
+    at = max(moment(proof.at), moment(between.at)) + timedelta(seconds=1)
+    words = "; and ".join(filter(None, (proof.damage or proof.stays, between.against)))[:4096]
+    return replace(
+        proof,
+        at=written(at),
+        damage=words if proof.damage else "",
+        stays="" if proof.damage else words,
+        found_by=tuple(sorted({*proof.found_by, *between.found_by} - good)),
+    )
 
 
 def commit(reached: dict[str, Any]) -> str:
