@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from walkeeper.config import Config
 from walkeeper.core.hold_slot import SlotState, followed, reached
@@ -16,12 +16,25 @@ from walkeeper.doctor.commands import Command
 from walkeeper.errors import WalkeeperError
 from walkeeper.postgres.server import ServerState
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
     """It could not be looked at."""
 
     because: str
+
+
+class Unseen(Exception):
+    """A rule asked for what could not be looked at: it ends, and why is what is said."""
+
+
+def known(found: _T | Unknown) -> _T:
+    """For rules. Raises Unseen."""
+    if isinstance(found, Unknown):
+        raise Unseen(found.because)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

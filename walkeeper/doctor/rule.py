@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
-from walkeeper.doctor.facts import Facts
+from walkeeper.doctor.facts import Facts, Unseen
 from walkeeper.lib.terminal import printable
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
@@ -112,11 +112,18 @@ def judge(facts: Facts) -> list[Finding]:
 
 
 def _findings(rule: Rule, facts: Facts) -> Iterator[Finding]:
-    yield from (_finding(rule, verdict) for verdict in rule.look(facts))
+    yield from (_finding(rule, verdict) for verdict in _verdicts(rule, facts))
     for other in facts.other_stores if rule.of_each_store else ():
-        for verdict in rule.look(other):
+        for verdict in _verdicts(rule, other):
             found = _finding(rule, verdict)
             yield replace(found, text=f"store {other.config.store_name}: {found.text}")
+
+
+def _verdicts(rule: Rule, facts: Facts) -> Iterator[Verdict]:
+    try:
+        yield from rule.look(facts)
+    except Unseen as unseen:
+        yield NotKnown(str(unseen))
 
 
 def ordered() -> list[Rule]:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from walkeeper.core.amounts import duration, size, to_the_second
-from walkeeper.core.hold_slot import why_not_gap_safe
+from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.doctor import paste
 from walkeeper.doctor.commands import parse
-from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown
+from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown, known
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 from walkeeper.doctor.rules import each
 
@@ -30,32 +30,33 @@ CLOCK_SECONDS: Final = 5.0
     fix="patronictl edit-config --pg archive_command=… or --pg archive_mode=on|off, and a restart",
 )
 @each.server
-def archive_settings(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+def archive_settings(facts: Facts, _member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     mode = server.settings.get("archive_mode", "off")
     text = server.settings.get("archive_command", "")
     text = "" if text == "(disabled)" else text
     ours = parse(text).job == "archive-push"
     by_command = facts.config.archiver == "command"
     directory = facts.config.store.local_directory
-    name = member.name
     if by_command and not (mode in ("on", "always") and ours):
         push = f"{paste.walkeeper(facts, 'archive-push')} %p"
         command = () if ours else paste.set_parameter(facts, "archive_command", push)
         started = mode in ("on", "always")
         fix = (*command, *(() if started else paste.set_parameter(facts, "archive_mode", "on", restart=True)))
-        yield Wrong(f"walkeeper.archiver is command, and archive_mode is {mode}, archive_command {text!r}", fix, name)
+        yield Wrong(f"walkeeper.archiver is command, and archive_mode is {mode}, archive_command {text!r}", fix)
     elif mode == "always" and text and not ours:
         fix = paste.set_parameter(facts, "archive_mode", "on", restart=True)
-        yield Wrong(f"archive_mode is always: it archives again, by {text!r}, what was restored", fix, name, "warning")
+        yield Wrong(
+            f"archive_mode is always: it archives again, by {text!r}, what was restored", fix, severity="warning"
+        )
     elif mode != "off" and not ours and directory and str(directory) in text:
-        yield Wrong(f"archive_command writes into walkeeper's own store: {text!r}", _without_command(facts), name)
+        yield Wrong(f"archive_command writes into walkeeper's own store: {text!r}", _without_command(facts))
     elif mode != "off" and not text and not server.settings.get("archive_library"):
         text = f"archive_mode is {mode} and there is no archive_command: pg_wal grows until the disk is full"
-        yield Wrong(text, _without_command(facts), name)
+        yield Wrong(text, _without_command(facts))
     else:
         beside = "archive-push makes sure of each segment that was streamed" if ours and not by_command else ""
         other = "" if mode == "off" or ours else f"{text!r} archives beside walkeeper"
-        yield Good(beside or other or f"archive_mode is {mode}", name)
+        yield Good(beside or other or f"archive_mode is {mode}")
 
 
 def _without_command(facts: Facts) -> tuple[str, ...]:
@@ -71,16 +72,16 @@ def _without_command(facts: Facts) -> tuple[str, ...]:
     fix="Fix the command, or let PostgreSQL's archiver do nothing: patronictl edit-config --pg archive_command=/bin/true",
 )
 @each.server
-def archive_command_works(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+def archive_command_works(facts: Facts, _member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     if not server.archiving_failed or server.settings.get("archive_mode", "off") == "off":
-        yield Good("no archive_command is failing", member.name)
+        yield Good("no archive_command is failing")
         return
     fix = (
         f"# {server.settings.get('archive_command', '')}",
         "# PostgreSQL's log says why it fails. Without it:",
         *_without_command(facts),
     )
-    yield Wrong(f"archive_command fails for {server.archiving_failed}", fix, member.name)
+    yield Wrong(f"archive_command fails for {server.archiving_failed}", fix)
 
 
 @rule(
@@ -93,20 +94,18 @@ def archive_command_works(facts: Facts, member: MemberFacts, server: ServerFacts
 )
 @each.server
 def same_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
-    record = facts.record
-    if isinstance(record, Unknown):
-        yield NotKnown(record.because, member.name)
-    elif record is None:
-        yield Good("there is no record yet that could disagree", member.name)
+    record = known(facts.record)
+    if record is None:
+        yield Good("there is no record yet that could disagree")
     elif str(server.state.system_identifier) != record.system_identifier:
         text = f"its system identifier is {server.state.system_identifier}, the record's {record.system_identifier}"
-        yield Wrong(text, _another_cluster(facts, member, server), member.name)
+        yield Wrong(text, _another_cluster(facts, member, server))
     elif int(server.state.segment_size) != record.segment_size:
         text = f"its segments have {int(server.state.segment_size)} bytes, the record's {record.segment_size}"
         fix = (f"# a new segment size needs a new archive: another prefix in {facts.config.source}, on every node",)
-        yield Wrong(text, fix, member.name)
+        yield Wrong(text, fix)
     else:
-        yield Good("it is of the record's cluster", member.name)
+        yield Good("it is of the record's cluster")
 
 
 def _another_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> tuple[str, ...]:
@@ -138,12 +137,12 @@ def _another_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
 def leaders_timeline(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     leader = facts.leader
     if leader is None or isinstance(leader.server, Unknown):
-        yield NotKnown("the leader was not seen", member.name)
+        yield NotKnown("the leader was not seen")
     elif not server.state.in_recovery or server.state.timeline <= leader.server.state.timeline:
-        yield Good("its timeline is the leader's, or was", member.name)
+        yield Good("its timeline is the leader's, or was")
     else:
         text = f"it is on timeline {server.state.timeline}, and the leader, {leader.name}, on {leader.server.state.timeline}"
-        yield Wrong(text, (paste.patronictl(facts, "reinit", facts.config.scope, member.name),), member.name)
+        yield Wrong(text, (paste.patronictl(facts, "reinit", facts.config.scope, member.name),))
 
 
 @rule(
@@ -157,7 +156,7 @@ def leaders_timeline(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
 def standby_follows(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     leader = facts.leader
     if leader is None or isinstance(leader.server, Unknown):
-        yield NotKnown("the leader was not seen", member.name)
+        yield NotKnown("the leader was not seen")
         return
     behind = leader.server.state.lsn - server.state.lsn
     again = paste.patronictl(facts, "reinit", facts.config.scope, member.name)
@@ -165,22 +164,17 @@ def standby_follows(facts: Facts, member: MemberFacts, server: ServerFacts) -> I
         text = (
             f"it takes writes, and {leader.name} leads: it was promoted by hand, or Patroni's leader is cut off from it"
         )
-        yield Wrong(
-            text, ("# what was written there is nowhere else: save what is needed of it before", again), member.name
-        )
+        yield Wrong(text, ("# what was written there is nowhere else: save what is needed of it before", again))
     elif member is leader or server.receives:
-        yield Good("it leads, or streams", member.name)
+        yield Good("it leads, or streams")
     elif (first := _begins(facts)) is not None and server.state.lsn < first.start:
         text = f"it does not stream, and the WAL that it needs is from before the archive, which begins with {first}"
-        yield Wrong(text, ("# if it stays so, nothing brings that WAL:", again), member.name)
+        yield Wrong(text, ("# if it stays so, nothing brings that WAL:", again))
     elif behind < server.state.segment_size:
-        yield Good("it has nearly all", member.name)
+        yield Good("it has nearly all")
     else:
-        fix = (
-            f"{paste.walkeeper(facts, 'status')}   # if it says that {member.name} waits for WAL that is not there:",
-            again,
-        )
-        yield Wrong(f"it does not stream, and is {size(behind)} behind {leader.name}, which leads", fix, member.name)
+        look = f"{paste.walkeeper(facts, 'status')}   # if it says that {member.name} waits for WAL that is not there:"
+        yield Wrong(f"it does not stream, and is {size(behind)} behind {leader.name}, which leads", (look, again))
 
 
 def _begins(facts: Facts) -> Segment | None:
@@ -202,8 +196,8 @@ def _begins(facts: Facts) -> Segment | None:
     fix="Build the member again from the leader: patronictl reinit",
 )
 def one_branch(facts: Facts) -> Iterator[Verdict]:
-    found = facts.store if isinstance(facts.store, Unknown) else facts.store.other_branch
     name = facts.config.name
+    found = facts.store if isinstance(facts.store, Unknown) else facts.store.other_branch
     if isinstance(found, Unknown):
         yield NotKnown(found.because, name)
     elif not found:
@@ -212,7 +206,7 @@ def one_branch(facts: Facts) -> Iterator[Verdict]:
         leads = facts.leader is not None and facts.leader.name == name
         away = (paste.patronictl(facts, "switchover", facts.config.scope),) if leads else ()
         fix = (*away, paste.patronictl(facts, "reinit", facts.config.scope, name))
-        yield Wrong(f"its {found} is another one than the archive's of that number", fix, name)
+        yield Wrong(f"its {found} is another one than the archive's of that number", fix)
 
 
 @rule(
@@ -225,10 +219,8 @@ def one_branch(facts: Facts) -> Iterator[Verdict]:
     "recovery_target_timeline set to the cluster's.",
 )
 def newest_timeline(facts: Facts) -> Iterator[Verdict]:
-    found = facts.store if isinstance(facts.store, Unknown) else facts.store.newer_branch
-    if isinstance(found, Unknown):
-        yield NotKnown(found.because)
-    elif not found:
+    found = known(known(facts.store).newer_branch)
+    if not found:
         yield Good("no timeline in the archive is newer")
     else:
         timeline = facts.record.timeline if isinstance(facts.record, Record) else "another"
@@ -246,33 +238,32 @@ def newest_timeline(facts: Facts) -> Iterator[Verdict]:
 )
 @each.server
 def gap_safe(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
-    record, slot = facts.record, server.slot
     if member.nofailover:
-        yield Good("it has the tag nofailover: it is never promoted and needs no hold slot", member.name)
-    elif isinstance(record, Unknown):
-        yield NotKnown(record.because, member.name)
-    elif record is None:
-        yield NotKnown("there is no record yet", member.name)
+        yield Good("it has the tag nofailover: it is never promoted and needs no hold slot")
+    elif (record := known(facts.record)) is None:
+        yield NotKnown("there is no record yet")
     elif str(server.state.system_identifier) != record.system_identifier:
-        yield NotKnown("the record is another cluster's", member.name)
-    elif not (why := why_not_gap_safe(slot, facts.held or record.position, record.size)):
-        yield Good("it is gap-safe", member.name)
-    elif slot is not None and slot.active_pid is not None:
-        end = shlex.join(["psql", *_where(member), "-c", f"SELECT pg_terminate_backend({slot.active_pid})"])
-        yield Wrong(f"it is not gap-safe: {why}", (f"{end}   # as a superuser; and let it not come back",), member.name)
-    elif slot is not None and (slot.lost or not slot.physical):
-        fixes = (_drop_slot(facts, member), f"# Patroni makes it again within {paste.look_seconds(facts)} s")
-        yield Wrong(f"it is not gap-safe: {why}", fixes, member.name)
-    elif slot is not None and slot.unreserved:
-        yield Wrong(
-            f"it is not gap-safe: {why}", paste.set_parameter(facts, "max_slot_wal_keep_size", "-1"), member.name
-        )
-    elif slot is not None and slot.restart_lsn is not None:
-        fix = f"{paste.walkeeper(facts, 'status')}   # it becomes safe when the frontier has passed that position"
-        yield Wrong(f"it is not gap-safe: {why}", (fix,), member.name, "warning")
+        yield NotKnown("the record is another cluster's")
+    elif why := why_not_gap_safe(server.slot, facts.held or record.position, record.size):
+        yield _unsafe(facts, member, server.slot, f"it is not gap-safe: {why}")
     else:
+        yield Good("it is gap-safe")
+
+
+def _unsafe(facts: Facts, member: MemberFacts, slot: SlotState | None, text: str) -> Wrong:
+    if slot is None:
         fix = paste.patronictl(facts, "list") + "   # Patroni makes the slot within seconds, once it is declared"
-        yield Wrong(f"it is not gap-safe: {why}", (fix,), member.name)
+        return Wrong(text, (fix,))
+    if slot.active_pid is not None:
+        end = shlex.join(["psql", *_where(member), "-c", f"SELECT pg_terminate_backend({slot.active_pid})"])
+        return Wrong(text, (f"{end}   # as a superuser; and let it not come back",))
+    if slot.lost or not slot.physical:
+        again = f"# Patroni makes it again within {paste.look_seconds(facts)} s"
+        return Wrong(text, (_drop_slot(facts, member), again))
+    if slot.unreserved:
+        return Wrong(text, paste.set_parameter(facts, "max_slot_wal_keep_size", "-1"))
+    fix = f"{paste.walkeeper(facts, 'status')}   # it becomes safe when the frontier has passed that position"
+    return Wrong(text, (fix,), severity="warning")
 
 
 def _drop_slot(facts: Facts, member: MemberFacts) -> str:
@@ -296,16 +287,13 @@ def _where(member: MemberFacts) -> list[str]:
     fix="Run chrony or another NTP client on every node.",
 )
 @each.server
-def clocks(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+def clocks(_: Facts, _member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     if abs(server.clock_ahead) <= CLOCK_SECONDS:
-        yield Good("its clock agrees with this node's", member.name)
+        yield Good("its clock agrees with this node's")
         return
     word = "ahead of" if server.clock_ahead > 0 else "behind"
-    yield Wrong(
-        f"its clock is {abs(server.clock_ahead):.0f} s {word} this node's",
-        ("timedatectl set-ntp true   # on both; chronyc tracking says more",),
-        member.name,
-    )
+    fix = ("timedatectl set-ntp true   # on both; chronyc tracking says more",)
+    yield Wrong(f"its clock is {abs(server.clock_ahead):.0f} s {word} this node's", fix)
 
 
 @rule(
@@ -317,15 +305,11 @@ def clocks(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdi
     fix="walkeeper backup takes one; then try a restore.",
 )
 def base_backup(facts: Facts) -> Iterator[Verdict]:
-    own = None if isinstance(facts.store, Unknown) else facts.store.backups
-    if isinstance(own, Unknown):
-        yield NotKnown(own.because)
-    elif own is not None:
+    own = None if isinstance(facts.store, Unknown) else known(facts.store.backups)
+    if own is not None:
         yield from _own_backups(facts, own)
-    elif isinstance(facts.base_backup, Unknown):
-        yield NotKnown(facts.base_backup.because)
     else:
-        yield Good(facts.base_backup)
+        yield Good(known(facts.base_backup))
 
 
 def _own_backups(facts: Facts, found: Mapping[str, Any]) -> Iterator[Verdict]:

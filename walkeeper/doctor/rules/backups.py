@@ -9,7 +9,7 @@ from typing import Any, Final
 from walkeeper.core import incremental, job_words
 from walkeeper.core.amounts import duration, size
 from walkeeper.doctor import paste
-from walkeeper.doctor.facts import AgentFacts, Facts, MemberFacts, Unknown
+from walkeeper.doctor.facts import AgentFacts, Facts, MemberFacts, Unknown, known
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 
 AREA: Final = "Backups"
@@ -30,10 +30,8 @@ def schedules(facts: Facts) -> Iterator[Verdict]:
     if not any(wanted.values()):
         yield Good("nothing is scheduled")
         return
-    if isinstance(facts.agent, Unknown):
-        yield NotKnown(facts.agent.because)
-        return
-    due = {word: facts.agent.report.get(f"{word}_schedule") or {} for word in wanted}
+    report = known(facts.agent).report
+    due = {word: report.get(f"{word}_schedule") or {} for word in wanted}
     other = [word for word, schedule in wanted.items() if due[word].get("schedule") != schedule]
     if other:
         told = (

@@ -9,7 +9,7 @@ from typing import Final
 from walkeeper.core.amounts import duration, size
 from walkeeper.core.record import Record
 from walkeeper.doctor import paste
-from walkeeper.doctor.facts import AgentFacts, Facts, ServerFacts, Unknown
+from walkeeper.doctor.facts import AgentFacts, Facts, ServerFacts, Unknown, known
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 from walkeeper.errors import Watching
 
@@ -46,10 +46,8 @@ def dcs_answers(facts: Facts) -> Iterator[Verdict]:
     of_each_store=True,
 )
 def compare_and_set(facts: Facts) -> Iterator[Verdict]:
-    found = facts.compare_and_set
-    if isinstance(found, Unknown):
-        yield NotKnown(found.because)
-    elif found:
+    found = known(facts.compare_and_set)
+    if found:
         yield Wrong(found, _rights(facts))
     else:
         yield Good("a compare-and-set on the record is refused as it should be")
@@ -72,10 +70,8 @@ def _rights(facts: Facts) -> tuple[str, ...]:
     fix="Automatic compaction in etcd's configuration, and a defragmentation of what it has grown to.",
 )
 def etcd_has_room(facts: Facts) -> Iterator[Verdict]:
-    room = facts.dcs_room
-    if isinstance(room, Unknown):
-        yield NotKnown(room.because)
-    elif room is None:
+    room = known(facts.dcs_room)
+    if room is None:
         yield Good("the DCS is not etcd's API v3")
     elif not room.compacted and room.revision > REVISIONS:
         text = f"it has kept all {room.revision:,} versions of its keys: nobody compacts it, and it has {size(room.stored)}"
@@ -102,13 +98,7 @@ def etcd_has_room(facts: Facts) -> Iterator[Verdict]:
     of_each_store=True,
 )
 def record_owned(facts: Facts) -> Iterator[Verdict]:
-    record, topology = facts.record, facts.topology
-    if isinstance(record, Unknown):
-        yield NotKnown(record.because)
-        return
-    if isinstance(topology, Unknown):
-        yield NotKnown(topology.because)
-        return
+    record, topology = known(facts.record), known(facts.topology)
     leader = topology.leader.name if topology.leader is not None else None
     start = paste.walkeeper(facts, "agent", "--detach") + "   # or systemctl start walkeeper"
     if facts.record_problem:
@@ -137,10 +127,7 @@ def record_owned(facts: Facts) -> Iterator[Verdict]:
     of_each_store=True,
 )
 def frontier_moves(facts: Facts) -> Iterator[Verdict]:
-    record = facts.record
-    if isinstance(record, Unknown):
-        yield NotKnown(record.because)
-        return
+    record = known(facts.record)
     leader = facts.leader
     if record is None or leader is None or isinstance(leader.server, Unknown):
         yield NotKnown("there is no record yet" if record is None else "the leader's server was not seen")

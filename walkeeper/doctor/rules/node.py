@@ -13,8 +13,9 @@ from walkeeper.core.room import DISK_SECONDS, LEAST
 from walkeeper.core.stores_told import brief, which
 from walkeeper.core.suspicion import below_reserve
 from walkeeper.doctor import paste
-from walkeeper.doctor.facts import Facts, MemberFacts, Unknown
+from walkeeper.doctor.facts import AgentFacts, Facts, MemberFacts, ServerFacts, Unknown, known
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.doctor.rules import each
 from walkeeper.errors import Watching
 
 AREA: Final = "Node"
@@ -31,9 +32,7 @@ ELSEWHERE: Final = ("not_gap_safe", "archive_command")
     fix="sudo -u postgres walkeeper doctor",
 )
 def right_user(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.servers_uid, Unknown):
-        yield NotKnown(facts.servers_uid.because)
-    elif facts.uid != facts.servers_uid:
+    if facts.uid != known(facts.servers_uid):
         yield NotKnown(
             f"this is uid {facts.uid}, and PostgreSQL's and the agent's is {facts.servers_uid}: "
             f"sudo -u '#{facts.servers_uid}' {paste.walkeeper(facts, 'doctor')}"
@@ -50,27 +49,18 @@ def right_user(facts: Facts) -> Iterator[Verdict]:
     fix="chown postgres: SPOOL && chmod 0700 SPOOL",
 )
 def spool_private(facts: Facts) -> Iterator[Verdict]:
-    spool = facts.spool
-    if isinstance(spool, Unknown):
-        yield NotKnown(spool.because)
-        return
+    spool = known(facts.spool)
     uid = facts.uid if isinstance(facts.servers_uid, Unknown) else facts.servers_uid
     path = shlex.quote(spool.path)
     make = f"install -d -o {uid} -m 0700 {path}   # as root"
     if not spool.exists and spool.creatable:
         yield Good(f"{spool.path} is made at the agent's first start")
     elif not spool.exists:
-        yield Wrong(
-            f"{spool.path} is not there, and this user cannot make it",
-            (make,),
-        )
+        yield Wrong(f"{spool.path} is not there, and this user cannot make it", (make,))
     elif not spool.plain:
         yield Wrong(f"{spool.path} is not a directory, or it is a link", (f"rm {path}", make))
     elif spool.uid != uid:
-        yield Wrong(
-            f"{spool.path} belongs to uid {spool.uid}, not to {uid}",
-            (f"chown -R {uid} {path}   # as root",),
-        )
+        yield Wrong(f"{spool.path} belongs to uid {spool.uid}, not to {uid}", (f"chown -R {uid} {path}   # as root",))
     elif spool.mode & 0o077:
         yield Wrong(f"the mode of {spool.path} is {spool.mode:04o}", (f"chmod 0700 {path}",))
     else:
@@ -85,10 +75,7 @@ def spool_private(facts: Facts) -> Iterator[Verdict]:
     fix="A larger disk for spool.directory, or a lower spool.limit.",
 )
 def spool_room(facts: Facts) -> Iterator[Verdict]:
-    spool = facts.spool
-    if isinstance(spool, Unknown):
-        yield NotKnown(spool.because)
-        return
+    spool = known(facts.spool)
     this = facts.this
     segment = 16 << 20 if this is None or isinstance(this.server, Unknown) else int(this.server.state.segment_size)
     room, limit = spool.free + spool.used, facts.config.spool_limit
@@ -112,7 +99,7 @@ def _limit_fix(facts: Facts, limit: int) -> tuple[str, ...]:
     return (
         f"# in {facts.config.source}; or give the spool a larger disk:",
         *paste.yaml_lines(paste.key(facts, "spool"), {"limit": f"{max(1, limit >> 20)}MiB"}),
-        f"{paste.walkeeper(facts, 'agent', '--reload')}   # or systemctl reload walkeeper",
+        _reload(facts),
     )
 
 
@@ -189,23 +176,21 @@ def authentication(facts: Facts) -> Iterator[Verdict]:
     "serve restore_command.",
     fix="systemctl enable --now walkeeper, or walkeeper agent --detach",
 )
-def agent_runs(facts: Facts) -> Iterator[Verdict]:
+@each.member
+def agent_runs(facts: Facts, member: MemberFacts) -> Iterator[Verdict]:
     start = paste.walkeeper(facts, "agent", "--detach")
     unit = "systemctl enable --now walkeeper"
     fix = (start + f"   # or {unit}",) if facts.config.agent.start_from_callback else (unit + f"   # or {start}",)
-    for member in facts.members:
-        elsewhere = () if member.here else (f"# on {member.name}:",)
-        if member.here and not isinstance(facts.agent, Unknown):
-            yield Good("an agent runs", member.name)
-        elif member.here and not facts.agent_absent and isinstance(facts.agent, Unknown):
-            yield NotKnown(facts.agent.because, member.name)
-        elif isinstance(member.server, Unknown) and not member.here:
-            yield NotKnown(member.server.because, member.name)
-        elif not isinstance(member.server, Unknown) and member.server.agents and not member.here:
-            yield Good("an agent has a session there", member.name)
-        else:
-            text = "no agent runs" if member.here else "no agent has a session there: none runs, or it is not let in"
-            yield Wrong(text, (*elsewhere, *fix), member.name)
+    if member.here and facts.agent_absent:
+        yield Wrong("no agent runs", fix)
+    elif member.here:
+        known(facts.agent)
+        yield Good("an agent runs")
+    elif known(member.server).agents:
+        yield Good("an agent has a session there")
+    else:
+        text = "no agent has a session there: none runs, or it is not let in"
+        yield Wrong(text, (f"# on {member.name}:", *fix))
 
 
 @rule(
@@ -216,31 +201,24 @@ def agent_runs(facts: Facts) -> Iterator[Verdict]:
     "With less than a tenth, ten segments, or an hour of WAL free, `gap.patience` and `durable_in` no longer count.",
     fix="df on the disk of pg_wal; docs/operations.md, Disk full.",
 )
-def disk_room(facts: Facts) -> Iterator[Verdict]:
-    for member in facts.members:
-        server = member.server
-        if isinstance(server, Unknown):
-            yield NotKnown(server.because, member.name)
-            continue
-        disk = server.disk
-        if disk is None:
-            continue  # no agent is there, or one of an older version: other rules say so
-        left = disk.seconds_left
-        text = f"{size(disk.free)} of {size(disk.total)} are free" + (f", full in {duration(left)}" if left else "")
-        short = below_reserve(disk.free, disk.total, server.state.segment_size, disk.growth)
-        if short:
-            text += ": WAL that is suspected lost is not waited for, and one store is enough"
-        if disk.free < LEAST * server.state.segment_size:
-            yield Wrong(text, _room_fix(facts, member), member.name, severity="error")
-        elif short or (left is not None and left < DISK_SECONDS):
-            yield Wrong(text, _room_fix(facts, member), member.name)
-        else:
-            yield Good(text, member.name)
-
-
-def _room_fix(facts: Facts, member: MemberFacts) -> tuple[str, ...]:
-    path = facts.config.node.data_dir or "DATA_DIRECTORY"
-    return (f"df -h {path}/pg_wal" if member.here else f"# on {member.name}: df -h {path}/pg_wal",)
+@each.server
+def disk_room(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    disk = server.disk
+    if disk is None:
+        return  # no agent is there, or one of an older version: other rules say so
+    left = disk.seconds_left
+    text = f"{size(disk.free)} of {size(disk.total)} are free" + (f", full in {duration(left)}" if left else "")
+    short = below_reserve(disk.free, disk.total, server.state.segment_size, disk.growth)
+    if short:
+        text += ": WAL that is suspected lost is not waited for, and one store is enough"
+    look = f"df -h {facts.config.node.data_dir or 'DATA_DIRECTORY'}/pg_wal"
+    fix = (look if member.here else f"# on {member.name}: {look}",)
+    if disk.free < LEAST * server.state.segment_size:
+        yield Wrong(text, fix, severity="error")
+    elif short or (left is not None and left < DISK_SECONDS):
+        yield Wrong(text, fix)
+    else:
+        yield Good(text)
 
 
 @rule(
@@ -250,34 +228,28 @@ def _room_fix(facts: Facts, member: MemberFacts) -> tuple[str, ...]:
     why="After an upgrade an agent goes on with the old program until it is started again.",
     fix="walkeeper agent --restart, or systemctl restart walkeeper",
 )
-def agent_version(facts: Facts) -> Iterator[Verdict]:
-    for member in facts.members:
-        found = set() if isinstance(member.server, Unknown) else set(member.server.agents)
-        if member.here and not isinstance(facts.agent, Unknown):
-            found = {str(facts.agent.report["agent"]["version"])}
-        if not found:
-            because = member.server.because if isinstance(member.server, Unknown) else "no agent was seen there"
-            yield NotKnown(because, member.name)
-        elif found - {facts.version}:
-            text = f"its agent is walkeeper {', '.join(sorted(found))}, and this is {facts.version}"
-            fix = (f"# on {member.name}:", _restart(facts))
-            if any(_newer(each, facts.version) for each in found):
-                fix = (
-                    f"# on this node, which is behind: install walkeeper {max(found, key=_numbers)}, and then:",
-                    fix[1],
-                )
-            yield Wrong(text, fix, member.name)
-        else:
-            yield Good(f"walkeeper {facts.version}", member.name)
+@each.member
+def agent_version(facts: Facts, member: MemberFacts) -> Iterator[Verdict]:
+    if member.here and isinstance(facts.agent, AgentFacts):
+        found = {str(facts.agent.report["agent"]["version"])}
+    else:
+        found = set(known(member.server).agents)
+    if not found:
+        yield NotKnown("no agent was seen there")
+    elif found == {facts.version}:
+        yield Good(f"walkeeper {facts.version}")
+    else:
+        text = f"its agent is walkeeper {', '.join(sorted(found))}, and this is {facts.version}"
+        newest = max(found, key=_numbers)
+        where = f"# on {member.name}:"
+        if _numbers(newest) > _numbers(facts.version):
+            where = f"# on this node, which is behind: install walkeeper {newest}, and then:"
+        yield Wrong(text, (where, _restart(facts)))
 
 
 def _restart(facts: Facts) -> str:
     own, unit = paste.walkeeper(facts, "agent", "--restart"), "systemctl restart walkeeper"
     return f"{own}   # or {unit}" if facts.config.agent.start_from_callback else f"{unit}   # or {own}"
-
-
-def _newer(version: str, than: str) -> bool:
-    return _numbers(version) > _numbers(than)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -292,25 +264,25 @@ def _numbers(version: str) -> tuple[int, ...]:
     "with `durability: store` it is an error.",
     fix="The same walkeeper.stores on every node, and systemctl reload walkeeper.",
 )
-def same_stores(facts: Facts) -> Iterator[Verdict]:
-    here = facts.config.stores
-    for member in facts.members:
-        told = "" if isinstance(member.server, Unknown) else member.server.stores
-        if not told:
-            because = (
-                member.server.because if isinstance(member.server, Unknown) else "no agent there says which it has"
-            )
-            yield NotKnown(because, member.name)
-        elif told == brief(here):
-            yield Good(f"{', '.join(here)}, in this order", member.name)
-        else:
-            names = ", ".join(which(told, here)) or "others, or more"
-            fix = (
-                f"# in walkeeper.stores of {member.name} and of this node, the same names in the same order; then on both:",
-                f"{paste.walkeeper(facts, 'agent', '--reload')}   # or systemctl reload walkeeper",
-            )
-            text = f"its agent's stores are {names}, and this node's configuration names {', '.join(here)}"
-            yield Wrong(text, fix, member.name, "error" if facts.waits_for_store else None)
+@each.server
+def same_stores(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+    here, told = facts.config.stores, server.stores
+    if not told:
+        yield NotKnown("no agent there says which it has")
+    elif told == brief(here):
+        yield Good(f"{', '.join(here)}, in this order")
+    else:
+        names = ", ".join(which(told, here)) or "others, or more"
+        fix = (
+            f"# in walkeeper.stores of {member.name} and of this node, the same names in the same order; then on both:",
+            _reload(facts),
+        )
+        text = f"its agent's stores are {names}, and this node's configuration names {', '.join(here)}"
+        yield Wrong(text, fix, severity="error" if facts.waits_for_store else None)
+
+
+def _reload(facts: Facts) -> str:
+    return f"{paste.walkeeper(facts, 'agent', '--reload')}   # or systemctl reload walkeeper"
 
 
 @rule(
@@ -321,10 +293,7 @@ def same_stores(facts: Facts) -> Iterator[Verdict]:
     fix="Do what the problem's own hint says.",
 )
 def agent_troubles(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.agent, Unknown):
-        yield NotKnown(facts.agent.because)
-        return
-    problems = [each for each in facts.agent.report["troubles"] if each.get("what") not in ELSEWHERE]
+    problems = [each for each in known(facts.agent).report["troubles"] if each.get("what") not in ELSEWHERE]
     causes = [(each.get("reason"), each["hint"]) for each in problems]
     for at, problem in enumerate(problems):
         if problem["hint"] and causes[at] in causes[:at]:
@@ -345,14 +314,8 @@ def agent_troubles(facts: Facts) -> Iterator[Verdict]:
     fix="systemctl reload walkeeper",
 )
 def agent_configuration(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.agent, Unknown):
-        yield NotKnown(facts.agent.because)
-        return
-    if isinstance(facts.store, Unknown):
-        yield NotKnown(facts.store.because)
-        return
-    own, url = facts.agent.report["agent"], facts.store.url
-    reload = f"{paste.walkeeper(facts, 'agent', '--reload')}   # or systemctl reload walkeeper"
+    report, url = known(facts.agent).report, known(facts.store).url
+    own = report["agent"]
     if url and own["store"] != url:
         move = (
             f"# is that meant? The archive stays in {own['store']}. To move it: stop the agents of all nodes, copy",
@@ -362,8 +325,8 @@ def agent_configuration(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(f"the agent archives into {own['store']}, and the file says {url}", move)
     elif own["spool_limit"] != facts.config.spool_limit:
         limits = f"{size(own['spool_limit'])}, the file says {size(facts.config.spool_limit)}"
-        yield Wrong(f"the agent goes by an older configuration: spool.limit {limits}", (reload,))
-    elif facts.agent.report.get("older_configuration"):
-        yield Wrong(f"the agent goes by an older configuration than {facts.config.source} has now", (reload,))
+        yield Wrong(f"the agent goes by an older configuration: spool.limit {limits}", (_reload(facts),))
+    elif report.get("older_configuration"):
+        yield Wrong(f"the agent goes by an older configuration than {facts.config.source} has now", (_reload(facts),))
     else:
         yield Good("it goes by the configuration as it is")

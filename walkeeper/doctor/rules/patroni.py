@@ -8,15 +8,15 @@ from typing import Any, Final
 
 from walkeeper.core.amounts import size
 from walkeeper.doctor import paste
-from walkeeper.doctor.facts import Facts, Unknown
+from walkeeper.doctor.facts import Facts, known
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.doctor.rules import each
 
 AREA: Final = "Patroni"
 OLDEST: Final = (3, 2)
 LAG: Final = 1024 * 1024
 """Bytes: Patroni's default of maximum_lag_on_failover."""
 ENOUGH: Final = 1024 * LAG
-NOBODY: Final = "commits do not wait for the store"
 _OFF: Final = ("false", "off", "no", "0", "none")
 _SLOT_KEYS: Final = ("permanent_replication_slots", "permanent_slots", "slots")
 """In Patroni's order: the first one that says anything counts."""
@@ -30,9 +30,7 @@ _SLOT_KEYS: Final = ("permanent_replication_slots", "permanent_slots", "slots")
     fix="Upgrade Patroni.",
 )
 def patroni_version(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.topology, Unknown):
-        yield NotKnown(facts.topology.because)
-        return
+    known(facts.topology)
     for member in facts.members:
         found = re.match(r"(\d+)\.(\d+)", member.patroni_version or "")
         if found is None:
@@ -55,10 +53,7 @@ def patroni_version(facts: Facts) -> Iterator[Verdict]:
     safe_in_pause=True,
 )
 def slot_declared(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.topology, Unknown):
-        yield NotKnown(facts.topology.because)
-        return
-    name, dynamic = facts.config.hold_slot, facts.topology.dynamic
+    name, dynamic = facts.config.hold_slot, known(facts.topology).dynamic
     key = next((key for key in _SLOT_KEYS if dynamic.get(key)), "slots")
     slots = dynamic.get(key)
     declared = slots.get(name) if isinstance(slots, dict) and name in slots else None
@@ -98,10 +93,7 @@ def _declare_again(facts: Facts, key: str, name: str) -> tuple[str, ...]:
     fixable=True,
 )
 def use_slots(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.topology, Unknown):
-        yield NotKnown(facts.topology.because)
-        return
-    if facts.topology.slots_off:
+    if known(facts.topology).slots_off:
         fix = (paste.patronictl(facts, "edit-config", "--force", "--set", "postgresql.use_slots=true"),)
         yield Wrong("use_slots is off: Patroni drops every slot", fix, change={"postgresql": {"use_slots": True}})
     else:
@@ -121,18 +113,12 @@ def _on(value: object) -> bool:
     fix="Take the tag out of that member's patroni.yml, if it is to be promoted one day.",
 )
 def nofailover(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.topology, Unknown):
-        yield NotKnown(facts.topology.because)
-        return
+    known(facts.topology)
     tagged = [member for member in facts.members if member.nofailover]
     others = [member for member in facts.members if not member.nofailover and not member.leads]
     for member in tagged:
-        fix = (
-            f"# in patroni.yml of {member.name}:",
-            "tags:",
-            "  nofailover: false",
-            paste.reload(facts, member.name),
-        )
+        lines = paste.yaml_lines("tags", {"nofailover": "false"})
+        fix = (f"# in patroni.yml of {member.name}:", *lines, paste.reload(facts, member.name))
         alone = "; no other replica could be promoted" if not others else ""
         text = f"it has the tag nofailover, and so no hold slot{alone}"
         yield Wrong(text, fix, member.name, "info" if others else "warning")
@@ -149,9 +135,7 @@ def nofailover(facts: Facts) -> Iterator[Verdict]:
     fix="patronictl edit-config --set failsafe_mode=true",
 )
 def failsafe_mode(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.topology, Unknown):
-        yield NotKnown(facts.topology.because)
-    elif _on(facts.topology.dynamic.get("failsafe_mode", False)):
+    if _on(known(facts.topology).dynamic.get("failsafe_mode", False)):
         yield Good("failsafe_mode is on")
     else:
         yield Wrong("failsafe_mode is off", (paste.edit_config(facts, failsafe_mode="true"),))
@@ -165,9 +149,7 @@ def failsafe_mode(facts: Facts) -> Iterator[Verdict]:
     fix="patronictl restart CLUSTER --pending",
 )
 def pending_restart(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.topology, Unknown):
-        yield NotKnown(facts.topology.because)
-        return
+    known(facts.topology)
     waiting = [member for member in facts.members if member.pending_restart]
     for member in waiting:
         fix = paste.patronictl(facts, "restart", facts.config.scope, member.name, "--pending")
@@ -184,9 +166,7 @@ def pending_restart(facts: Facts) -> Iterator[Verdict]:
     fix="patronictl resume",
 )
 def not_paused(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.topology, Unknown):
-        yield NotKnown(facts.topology.because)
-    elif facts.topology.paused:
+    if known(facts.topology).paused:
         yield Wrong("Patroni is paused", (paste.patronictl(facts, "resume", facts.config.scope),))
     else:
         yield Good("Patroni is not paused")
@@ -200,12 +180,10 @@ def not_paused(facts: Facts) -> Iterator[Verdict]:
     "the synchronous standby here; pre_promote replays it before a promotion.",
     fix="patronictl edit-config --set synchronous_mode=false",
 )
+@each.where_commits_wait
 def synchronous_mode(facts: Facts) -> Iterator[Verdict]:
-    if not facts.waits_for_store:
-        yield Good(NOBODY)
-    elif isinstance(facts.topology, Unknown):
-        yield NotKnown(facts.topology.because)
-    elif (found := str(facts.topology.dynamic.get("synchronous_mode", "off")).lower()) in _OFF:
+    found = str(known(facts.topology).dynamic.get("synchronous_mode", "off")).lower()
+    if found in _OFF:
         yield Good("synchronous_mode is off")
     else:
         fix = (paste.edit_config(facts, synchronous_mode="false"),)
@@ -221,12 +199,10 @@ def synchronous_mode(facts: Facts) -> Iterator[Verdict]:
     "refuses that timeline, so commits wait, and the others follow it and lose theirs.",
     fix="patronictl edit-config --set check_timeline=true",
 )
+@each.where_commits_wait
 def check_timeline(facts: Facts) -> Iterator[Verdict]:
-    if not facts.waits_for_store:
-        yield Good(NOBODY)
-    elif isinstance(facts.topology, Unknown):
-        yield NotKnown(facts.topology.because)
-    elif (found := str(facts.topology.dynamic.get("check_timeline", "off")).lower()) not in _OFF:
+    found = str(known(facts.topology).dynamic.get("check_timeline", "off")).lower()
+    if found not in _OFF:
         yield Good(f"check_timeline is {found}")
     else:
         fix = (paste.edit_config(facts, check_timeline="true"),)
@@ -243,14 +219,9 @@ def check_timeline(facts: Facts) -> Iterator[Verdict]:
     "asynchronous replication a busy cluster would stay without a leader until the replica has fetched it by itself.",
     fix="patronictl edit-config --set maximum_lag_on_failover=1073741824",
 )
+@each.where_commits_wait
 def maximum_lag_on_failover(facts: Facts) -> Iterator[Verdict]:
-    if not facts.waits_for_store:
-        yield Good(NOBODY)
-        return
-    if isinstance(facts.topology, Unknown):
-        yield NotKnown(facts.topology.because)
-        return
-    said = str(facts.topology.dynamic.get("maximum_lag_on_failover", LAG))
+    said = str(known(facts.topology).dynamic.get("maximum_lag_on_failover", LAG))
     found = int(said) if re.fullmatch(r"\d{1,18}", said) else LAG
     if found > LAG:
         yield Good(f"maximum_lag_on_failover is {size(found)}")

@@ -9,7 +9,7 @@ from typing import Final
 
 from walkeeper.core.synchronous import always_asks, named, standby_name
 from walkeeper.doctor import paste
-from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown
+from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown, known
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 from walkeeper.doctor.rules import each
 
@@ -27,21 +27,17 @@ APPLICATION: Final = "walkeeper"
     "node lacks WAL, and by status and doctor.",
     fix="Lines for pg_hba (in Patroni: postgresql.pg_hba) that let the replication user into its database, from every node.",
 )
-def server_answers(facts: Facts) -> Iterator[Verdict]:
-    for member in facts.members:
-        if not isinstance(member.server, Unknown):
-            yield Good("it answers", member.name)
-        elif fix := let_in(facts, member.server.because):
-            yield Wrong(
-                f"it does not let walkeeper's role in: {member.server.because}",
-                fix,
-                member.name,
-                None if member.here else "warning",
-            )
-        elif member.here:
-            yield Wrong(f"it does not answer: {member.server.because}", (paste.patronictl(facts, "list"),), member.name)
-        else:
-            yield NotKnown(member.server.because, member.name)
+@each.member
+def server_answers(facts: Facts, member: MemberFacts) -> Iterator[Verdict]:
+    if not isinstance(member.server, Unknown):
+        yield Good("it answers")
+    elif fix := let_in(facts, member.server.because):
+        text = f"it does not let walkeeper's role in: {member.server.because}"
+        yield Wrong(text, fix, severity=None if member.here else "warning")
+    elif member.here:
+        yield Wrong(f"it does not answer: {member.server.because}", (paste.patronictl(facts, "list"),))
+    else:
+        yield NotKnown(member.server.because)
 
 
 @rule(
@@ -54,17 +50,14 @@ def server_answers(facts: Facts) -> Iterator[Verdict]:
 )
 @each.server
 def replication_allowed(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
-    refused = server.replication_refused
-    if isinstance(refused, Unknown):
-        yield NotKnown(refused.because, member.name)
-        return
+    refused = known(server.replication_refused)
     if not refused:
-        yield Good("it lets walkeeper stream", member.name)
+        yield Good("it lets walkeeper stream")
         return
     senders = "max_wal_senders" in refused
     wanted = str(max(10, 2 * int(server.settings.get("max_wal_senders", "0"))))
     fix = paste.set_parameter(facts, "max_wal_senders", wanted, restart=True) if senders else let_in(facts, refused)
-    yield Wrong(f"it refuses a replication connection: {refused}", fix, member.name, None if member.here else "warning")
+    yield Wrong(f"it refuses a replication connection: {refused}", fix, severity=None if member.here else "warning")
 
 
 @rule(
@@ -75,16 +68,13 @@ def replication_allowed(facts: Facts, member: MemberFacts, server: ServerFacts) 
     fix="ALTER ROLE … REPLICATION;",
 )
 @each.server
-def role_may_replicate(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+def role_may_replicate(_: Facts, _member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     if server.may_replicate:
-        yield Good(f"the role {server.role} has REPLICATION", member.name)
+        yield Good(f"the role {server.role} has REPLICATION")
         return
     name = server.role.replace('"', '""')
-    yield Wrong(
-        f"the role {server.role} lacks REPLICATION",
-        (shlex.join(["psql", "-c", f'ALTER ROLE "{name}" REPLICATION']) + "   # as a superuser, on the leader",),
-        member.name,
-    )
+    fix = shlex.join(["psql", "-c", f'ALTER ROLE "{name}" REPLICATION']) + "   # as a superuser, on the leader"
+    yield Wrong(f"the role {server.role} lacks REPLICATION", (fix,))
 
 
 @rule(
@@ -96,15 +86,15 @@ def role_may_replicate(_: Facts, member: MemberFacts, server: ServerFacts) -> It
     fix="Upgrade PostgreSQL, or walkeeper.",
 )
 @each.server
-def server_version(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+def server_version(_: Facts, _member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     major = server.state.major
     if major < OLDEST:
-        yield Wrong(f"PostgreSQL {major} is too old", ("# upgrade PostgreSQL to 13 or newer",), member.name)
+        yield Wrong(f"PostgreSQL {major} is too old", ("# upgrade PostgreSQL to 13 or newer",))
     elif major > NEWEST:
         text = f"PostgreSQL {major} is newer than this walkeeper"
-        yield Wrong(text, ("# is there a newer walkeeper?",), member.name, "warning")
+        yield Wrong(text, ("# is there a newer walkeeper?",), severity="warning")
     else:
-        yield Good(f"PostgreSQL {major}", member.name)
+        yield Good(f"PostgreSQL {major}")
 
 
 @rule(
@@ -115,12 +105,12 @@ def server_version(_: Facts, member: MemberFacts, server: ServerFacts) -> Iterat
     fix="patronictl edit-config --pg wal_level=replica, and a restart.",
 )
 @each.server
-def wal_level(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+def wal_level(facts: Facts, _member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     if server.state.wal_level in ("replica", "logical"):
-        yield Good(f"wal_level is {server.state.wal_level}", member.name)
+        yield Good(f"wal_level is {server.state.wal_level}")
     else:
         fix = paste.set_parameter(facts, "wal_level", "replica", restart=True)
-        yield Wrong(f"wal_level is {server.state.wal_level}", fix, member.name)
+        yield Wrong(f"wal_level is {server.state.wal_level}", fix)
 
 
 @rule(
@@ -132,17 +122,17 @@ def wal_level(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterato
     fix="patronictl edit-config --pg max_wal_senders=10, and a restart.",
 )
 @each.server
-def max_wal_senders(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+def max_wal_senders(facts: Facts, _member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     found = int(server.settings["max_wal_senders"])
     needed = len(facts.members)  # a replica for each other member, and the archiver
     fix = paste.set_parameter(facts, "max_wal_senders", str(max(10, needed + 4)), restart=True)
     if found < needed:
-        yield Wrong(f"max_wal_senders is {found}, and {needed} are needed", fix, member.name)
+        yield Wrong(f"max_wal_senders is {found}, and {needed} are needed", fix)
     elif found < needed + 2:
         text = f"max_wal_senders is {found}: {needed} are needed, and a base backup takes two more"
-        yield Wrong(text, fix, member.name, "warning")
+        yield Wrong(text, fix, severity="warning")
     else:
-        yield Good(f"max_wal_senders is {found}, {needed} are needed", member.name)
+        yield Good(f"max_wal_senders is {found}, {needed} are needed")
 
 
 @rule(
@@ -153,14 +143,14 @@ def max_wal_senders(facts: Facts, member: MemberFacts, server: ServerFacts) -> I
     fix="patronictl edit-config --pg max_replication_slots=10, and a restart.",
 )
 @each.server
-def max_replication_slots(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+def max_replication_slots(facts: Facts, _member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     found = int(server.settings["max_replication_slots"])
     needed = len(facts.members)
     if found >= needed:
-        yield Good(f"max_replication_slots is {found}, {needed} are needed", member.name)
+        yield Good(f"max_replication_slots is {found}, {needed} are needed")
     else:
         fix = paste.set_parameter(facts, "max_replication_slots", str(max(10, needed + 4)), restart=True)
-        yield Wrong(f"max_replication_slots is {found}, and {needed} are needed", fix, member.name)
+        yield Wrong(f"max_replication_slots is {found}, and {needed} are needed", fix)
 
 
 @rule(
@@ -172,13 +162,13 @@ def max_replication_slots(facts: Facts, member: MemberFacts, server: ServerFacts
     fix="patronictl edit-config --pg max_slot_wal_keep_size=-1",
 )
 @each.server
-def max_slot_wal_keep_size(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+def max_slot_wal_keep_size(facts: Facts, _member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     found = server.settings.get("max_slot_wal_keep_size", "-1")
     if found == "-1":
-        yield Good("max_slot_wal_keep_size is -1", member.name)
+        yield Good("max_slot_wal_keep_size is -1")
     else:
         text = f"max_slot_wal_keep_size is {found}: what is beyond it is lost while it is not archived"
-        yield Wrong(text, paste.set_parameter(facts, "max_slot_wal_keep_size", "-1"), member.name)
+        yield Wrong(text, paste.set_parameter(facts, "max_slot_wal_keep_size", "-1"))
 
 
 @rule(
@@ -190,13 +180,13 @@ def max_slot_wal_keep_size(facts: Facts, member: MemberFacts, server: ServerFact
     fix="patronictl edit-config --pg idle_replication_slot_timeout=0",
 )
 @each.server
-def idle_replication_slot_timeout(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
+def idle_replication_slot_timeout(facts: Facts, _member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
     found = server.settings.get("idle_replication_slot_timeout", "0")
     if found == "0":
-        yield Good("slots are not invalidated for being idle", member.name)
+        yield Good("slots are not invalidated for being idle")
     else:
         fix = paste.set_parameter(facts, "idle_replication_slot_timeout", "0")
-        yield Wrong(f"idle_replication_slot_timeout is {found}, and the hold slot is idle by design", fix, member.name)
+        yield Wrong(f"idle_replication_slot_timeout is {found}, and the hold slot is idle by design", fix)
 
 
 @rule(
@@ -216,15 +206,15 @@ def synchronous_standby_names(facts: Facts, member: MemberFacts, server: ServerF
     names = named(found)
     if APPLICATION in names or (own in names and not facts.waits_for_store):
         fix = paste.set_parameter(facts, "synchronous_standby_names", own if facts.waits_for_store else "null")
-        yield Wrong(f"synchronous_standby_names is {found!r}: walkeeper never confirms a commit", fix, member.name)
+        yield Wrong(f"synchronous_standby_names is {found!r}: walkeeper never confirms a commit", fix)
     elif facts.waits_for_store and member.leads and not always_asks(found, own):
         fix = paste.set_parameter(facts, "synchronous_standby_names", own)
         text = f"synchronous_standby_names is {found!r}: commits do not wait for {own}, which is the store"
-        yield Wrong(text, fix, member.name, "warning")
+        yield Wrong(text, fix, severity="warning")
     elif own in names:
-        yield Good("commits wait for the store", member.name)
+        yield Good("commits wait for the store")
     else:
-        yield Good("synchronous_standby_names does not name walkeeper", member.name)
+        yield Good("synchronous_standby_names does not name walkeeper")
 
 
 @rule(
@@ -239,9 +229,9 @@ def synchronous_commit(facts: Facts, member: MemberFacts, server: ServerFacts) -
     found = server.settings.get("synchronous_commit", "on")
     if facts.waits_for_store and member.leads and found in ("off", "local"):
         fix = paste.set_parameter(facts, "synchronous_commit", "on")
-        yield Wrong(f"synchronous_commit is {found}: commits do not wait for the store", fix, member.name)
+        yield Wrong(f"synchronous_commit is {found}: commits do not wait for the store", fix)
     else:
-        yield Good(f"synchronous_commit is {found}", member.name)
+        yield Good(f"synchronous_commit is {found}")
 
 
 @rule(
@@ -256,11 +246,11 @@ def one_acknowledges(_: Facts, member: MemberFacts, server: ServerFacts) -> Iter
     own = standby_name(server.state.system_identifier)
     found = sum(name == own for name in server.acknowledging)
     if found < 2:
-        yield Good("no second walsender could acknowledge commits", member.name)
+        yield Good("no second walsender could acknowledge commits")
         return
     look = shlex.join(["psql", "-c", "SELECT * FROM pg_stat_replication"])
     fix = (f"{look}   # as a superuser, on {member.name}: whose are they?",)
-    yield Wrong(f"{found} walsenders are called {own}: each of them can acknowledge commits", fix, member.name)
+    yield Wrong(f"{found} walsenders are called {own}: each of them can acknowledge commits", fix)
 
 
 def let_in(facts: Facts, refused: str) -> tuple[str, ...]:

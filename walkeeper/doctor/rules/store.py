@@ -8,7 +8,7 @@ from typing import Final
 
 from walkeeper.core.record import Gap
 from walkeeper.doctor import paste
-from walkeeper.doctor.facts import Facts, Unknown
+from walkeeper.doctor.facts import Facts, known
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 from walkeeper.errors import ConfigError, Refused, StoreDenied, StoreUnfit, WalkeeperError
 
@@ -27,10 +27,8 @@ SKEW_ERROR: Final = 600.0
     of_each_store=True,
 )
 def store_answers(facts: Facts) -> Iterator[Verdict]:
-    store = facts.store
-    if isinstance(store, Unknown):
-        yield NotKnown(store.because)
-    elif store.problem is None or isinstance(store.problem, StoreUnfit | StoreDenied | Refused):
+    store = known(facts.store)
+    if store.problem is None or isinstance(store.problem, StoreUnfit | StoreDenied | Refused):
         yield Good(f"{store.url} answers")
     else:
         yield Wrong(str(store.problem), _fix(facts, store.problem))
@@ -46,10 +44,8 @@ def store_answers(facts: Facts) -> Iterator[Verdict]:
     of_each_store=True,
 )
 def store_allows(facts: Facts) -> Iterator[Verdict]:
-    store = facts.store
-    if isinstance(store, Unknown):
-        yield NotKnown(store.because)
-    elif isinstance(store.problem, Refused):  # right_user says what to type
+    store = known(facts.store)
+    if isinstance(store.problem, Refused):  # right_user says what to type
         yield NotKnown(str(store.problem))
     elif isinstance(store.problem, StoreDenied):
         yield Wrong(str(store.problem), _fix(facts, store.problem))
@@ -69,10 +65,8 @@ def store_allows(facts: Facts) -> Iterator[Verdict]:
     of_each_store=True,
 )
 def store_creates_only(facts: Facts) -> Iterator[Verdict]:
-    store = facts.store
-    if isinstance(store, Unknown):
-        yield NotKnown(store.because)
-    elif isinstance(store.problem, StoreUnfit):
+    store = known(facts.store)
+    if isinstance(store.problem, StoreUnfit):
         yield Wrong(str(store.problem), _fix(facts, store.problem))
     elif store.problem is not None:
         yield NotKnown(f"the store could not be probed: {store.problem}")
@@ -101,13 +95,8 @@ def store_creates_only(facts: Facts) -> Iterator[Verdict]:
     of_each_store=True,
 )
 def store_keeps_versions(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.store, Unknown):
-        yield NotKnown(facts.store.because)
-        return
-    kept = facts.store.kept_versions
-    if isinstance(kept, Unknown):
-        yield NotKnown(kept.because)
-    elif kept is None:
+    kept = known(known(facts.store).kept_versions)
+    if kept is None:
         yield Good("a directory keeps none: snapshots of its file system do")
     elif not kept:
         bucket, endpoint = (getattr(facts.config.store, key, None) for key in ("bucket", "endpoint"))
@@ -128,13 +117,8 @@ def store_keeps_versions(facts: Facts) -> Iterator[Verdict]:
     of_each_store=True,
 )
 def store_clock(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.store, Unknown):
-        yield NotKnown(facts.store.because)
-        return
-    ahead = facts.store.clock_ahead
-    if isinstance(ahead, Unknown):
-        yield NotKnown(ahead.because)
-    elif ahead is None:
+    ahead = known(known(facts.store).clock_ahead)
+    if ahead is None:
         yield Good("this user cannot write there, and need not know its clock")
     elif abs(ahead) < SKEW_WARNING:
         yield Good("the clocks agree")
@@ -154,17 +138,16 @@ def store_clock(facts: Facts) -> Iterator[Verdict]:
     of_each_store=True,
 )
 def store_is_the_same(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.store, Unknown):
-        yield NotKnown(facts.store.because)
-        return
-    found = facts.store.before_frontier
-    if isinstance(found, Unknown):
-        yield NotKnown(found.because)
-    elif found is None:
+    store = known(facts.store)
+    found = known(store.before_frontier)
+    if found is None:
         yield Good("nothing is archived yet that it could lack")
     elif not found:
-        fix = (f"# compare on every node: the store in {facts.config.source}, and its mount", _look(facts))
-        yield Wrong(f"{facts.store.url} lacks the segment just below the frontier", fix)
+        fix = (
+            f"# compare on every node: the store in {facts.config.source}, and its mount",
+            facts.config.store.listing_command(),
+        )
+        yield Wrong(f"{store.url} lacks the segment just below the frontier", fix)
     else:
         yield Good(f"it has {found}, the newest segment below the frontier")
 
@@ -178,28 +161,18 @@ def store_is_the_same(facts: Facts) -> Iterator[Verdict]:
     of_each_store=True,
 )
 def no_gaps(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.store, Unknown):
-        yield NotKnown(facts.store.because)
-        return
-    gaps = facts.store.gaps
-    if isinstance(gaps, Unknown):
-        yield NotKnown(gaps.because)
-        return
-    for gap in facts.store.suspected:
-        fix = (
-            "# start the members that may have it, and their agents; or, if it is lost for good:",
-            _accept(facts, gap),
-        )
-        yield Wrong(f"WAL is suspected lost {_told(gap)}", fix)
+    store = known(facts.store)
+    gaps = known(store.gaps)
+    for gap in store.suspected:
+        start = "# start the members that may have it, and their agents; or, if it is lost for good:"
+        yield Wrong(f"WAL is suspected lost {_told(gap)}", (start, _accept(facts, gap)))
     for gap in gaps:
-        fix = (
-            f"{paste.walkeeper(facts, 'backup', *facts.for_store)}   # or with your own tool: a gap before it does not matter",
-            _accept(facts, gap),
-        )
-        yield Wrong(f"gap {_told(gap)}", fix)
-    for gap in facts.store.accepted_gaps:
+        backup = paste.walkeeper(facts, "backup", *facts.for_store)
+        own = "# or with your own tool: a gap before it does not matter"
+        yield Wrong(f"gap {_told(gap)}", (f"{backup}   {own}", _accept(facts, gap)))
+    for gap in store.accepted_gaps:
         yield Good(f"gap {_told(gap)}: accepted by a person")
-    if not gaps and not facts.store.suspected and not facts.store.accepted_gaps:
+    if not gaps and not store.suspected and not store.accepted_gaps:
         yield Good("no gap is recorded")
 
 
@@ -216,9 +189,4 @@ def _fix(facts: Facts, problem: WalkeeperError) -> tuple[str, ...]:
     hint = f"# {problem.hint}" if problem.hint else f"# look at the store section in {facts.config.source}"
     if isinstance(problem, ConfigError):
         return (hint,)
-    return (hint, _look(facts))
-
-
-def _look(facts: Facts) -> str:
-    """A command that shows what this node sees."""
-    return facts.config.store.listing_command()
+    return (hint, facts.config.store.listing_command())

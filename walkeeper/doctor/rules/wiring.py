@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from walkeeper.doctor import paste
 from walkeeper.doctor.commands import Command, parse
-from walkeeper.doctor.facts import Facts, MemberFacts, PatroniFacts, Unknown
+from walkeeper.doctor.facts import Facts, MemberFacts, PatroniFacts, Unknown, Unseen, known
 from walkeeper.doctor.rule import Good, NotKnown, Severity, Verdict, Wrong, rule
+from walkeeper.doctor.rules import each
 
 AREA: Final = "Patroni"
 EVENTS: Final = ("on_start", "on_stop", "on_role_change")
@@ -29,13 +30,11 @@ START_GRACE: Final = 10.0
     fix="The callbacks section for patroni.yml, and patronictl reload.",
 )
 def callbacks(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.patroni, Unknown):
-        yield NotKnown(facts.patroni.because)
-        return
+    patroni = known(facts.patroni)
     severity: Severity = "error" if facts.config.agent.start_from_callback else "warning"
-    found = facts.patroni.callbacks
+    found = patroni.callbacks
     missing = [event for event in EVENTS if event not in found or found[event].job != "callback"]
-    fix = _callbacks_fix(facts, facts.patroni)
+    fix = _callbacks_fix(facts, patroni)
     if missing:
         foreign = next((found[event].text for event in missing if event in found), None)
         told = f" ({foreign!r} is not walkeeper's, by its name)" if foreign else ""
@@ -81,10 +80,8 @@ def _callbacks_fix(facts: Facts, patroni: PatroniFacts) -> tuple[str, ...]:
     fix="patronictl reload, and look into Patroni's log for the callback.",
 )
 def callbacks_called(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.agent, Unknown):
-        yield NotKnown(facts.agent.because)
-        return
-    last = facts.agent.report.get("last_callback")
+    report = known(facts.agent).report
+    last = report.get("last_callback")
     if last:
         yield Good(f"the last callback came at {last['at']}: {last['action']}")
         return
@@ -92,7 +89,7 @@ def callbacks_called(facts: Facts) -> Iterator[Verdict]:
     if this is None or isinstance(this.server, Unknown):
         yield NotKnown("it cannot be told whether one was due: this node's PostgreSQL was not seen")
         return
-    if _seconds(this.server.started_at) <= _seconds(facts.agent.report["agent"]["started_at"]) + START_GRACE:
+    if _seconds(this.server.started_at) <= _seconds(report["agent"]["started_at"]) + START_GRACE:
         yield NotKnown("none was due: PostgreSQL has not been started or promoted since the agent was")
     elif not isinstance(facts.patroni, Unknown) and "on_restart" not in facts.patroni.callbacks:
         yield NotKnown("PostgreSQL was restarted, and of that Patroni would tell on_restart alone, which is not wired")
@@ -119,37 +116,29 @@ def _seconds(stamp: str) -> float:
     "end of the WAL. With `durability: store` it is an error: what was acknowledged may lie in the store alone.",
     fix="patronictl edit-config --set postgresql.recovery_conf.restore_command='walkeeper-restore-wal … %f %p'",
 )
-def restore_command(facts: Facts) -> Iterator[Verdict]:
-    for member in facts.members:
-        text = _restore_text(facts, member)
-        if isinstance(text, Unknown):
-            yield NotKnown(text.because, member.name)
-            continue
-        command = parse(text)
-        severity: Severity | None = "error" if facts.waits_for_store else None
-        if not text:
-            yield Wrong("it has no restore_command", _restore_fix(facts), member.name, severity)
-        elif command.job != "restore-wal":
-            yield Wrong(f"its restore_command is not walkeeper's: {text!r}", _restore_fix(facts), member.name, severity)
-        elif "%f" not in text or "%p" not in text:
-            yield Wrong(f"its restore_command lacks %f or %p: {text!r}", _restore_fix(facts), member.name, "error")
-        else:
-            yield Good("its restore_command is walkeeper's", member.name)
+@each.member
+def restore_command(facts: Facts, member: MemberFacts) -> Iterator[Verdict]:
+    text = _restore_text(facts, member)
+    severity: Severity | None = "error" if facts.waits_for_store else None
+    if not text:
+        yield Wrong("it has no restore_command", _restore_fix(facts), severity=severity)
+    elif parse(text).job != "restore-wal":
+        yield Wrong(f"its restore_command is not walkeeper's: {text!r}", _restore_fix(facts), severity=severity)
+    elif "%f" not in text or "%p" not in text:
+        yield Wrong(f"its restore_command lacks %f or %p: {text!r}", _restore_fix(facts), severity="error")
+    else:
+        yield Good("its restore_command is walkeeper's")
 
 
-def _restore_text(facts: Facts, member: MemberFacts) -> str | Unknown:
-    """What is in force on a standby; on a primary Patroni has it only in its configuration."""
+def _restore_text(facts: Facts, member: MemberFacts) -> str:
+    """What is in force on a standby; on a primary Patroni has it only in its configuration. Raises Unseen."""
     if not isinstance(member.server, Unknown) and member.server.state.in_recovery:
         return member.server.settings.get("restore_command", "")
     if not member.here:
-        return Unknown(
-            member.server.because
-            if isinstance(member.server, Unknown)
-            else "its server is the primary: only Patroni's configuration on that node says"
-        )
-    if isinstance(facts.patroni, Unknown):
-        return facts.patroni
-    return facts.patroni.restore_command.text if facts.patroni.restore_command else ""
+        known(member.server)
+        raise Unseen("its server is the primary: only Patroni's configuration on that node says")
+    command = known(facts.patroni).restore_command
+    return command.text if command else ""
 
 
 @rule(
@@ -160,10 +149,7 @@ def _restore_text(facts: Facts, member: MemberFacts) -> str | Unknown:
     fix="patronictl edit-config --set postgresql.recovery_conf.restore_command='walkeeper-restore-wal … %f %p'",
 )
 def restore_command_runs(facts: Facts) -> Iterator[Verdict]:
-    if isinstance(facts.patroni, Unknown):
-        yield NotKnown(facts.patroni.because)
-        return
-    command = facts.patroni.restore_command
+    command = known(facts.patroni).restore_command
     if command is None or command.job != "restore-wal":
         yield Good("it is not walkeeper's, so that there is nothing to be tried")
     elif problem := _cannot_run(facts, command):
@@ -192,13 +178,11 @@ def _restore_fix(facts: Facts) -> tuple[str, ...]:
     "and an old primary that its Patroni no longer stops goes on to acknowledge.",
     fix="patronictl edit-config --set postgresql.pre_promote='walkeeper pre-promote …'",
 )
+@each.where_commits_wait
 def pre_promote(facts: Facts) -> Iterator[Verdict]:
-    if not facts.waits_for_store:
-        yield Good("commits do not wait for the store")
-    elif isinstance(facts.patroni, Unknown):
-        yield NotKnown(facts.patroni.because)
-    elif problem := _not_ours(facts, facts.patroni.pre_promote):
-        yield Wrong(problem, _pre_promote_fix(facts, facts.patroni))
+    patroni = known(facts.patroni)
+    if problem := _not_ours(facts, patroni.pre_promote):
+        yield Wrong(problem, _pre_promote_fix(facts, patroni))
     else:
         yield Good("pre_promote is walkeeper's")
 
