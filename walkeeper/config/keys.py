@@ -1,14 +1,19 @@
 """Every key of walkeeper's configuration: its type, its default, and what it is for.
 
-docs/configuration.md and the names of the environment variables are made from these classes.
+docs/configuration.md and the names of the environment variables are made from these classes; what stands below a key there is
+what people read of it, in the document and in a hint.
 """
 
 from __future__ import annotations
 
+import ast
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
+from inspect import getsource
+from itertools import chain, pairwise
+from types import UnionType
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -16,7 +21,7 @@ from msgspec import Meta, inspect
 
 from walkeeper.config.model import MAIN
 from walkeeper.lib.schedule import Schedule
-from walkeeper.lib.section import Secret, Section, metas
+from walkeeper.lib.section import Secret, Section
 from walkeeper.lib.units import Age, Interval, Rate, Seconds, Size
 from walkeeper.store.open import StoreKeys
 
@@ -31,178 +36,110 @@ SlotName: TypeAlias = Annotated[str, Meta(pattern="^[a-z0-9_]{1,63}\\Z")]
 class NamedStoreKeys(StoreKeys, frozen=True):
     """One of several stores."""
 
-    name: Annotated[StoreName, Meta(description="`main` is the one that an archive with a single store has.")] = MAIN
+    name: StoreName = MAIN
+    """`main` is the one that an archive with a single store has."""
 
 
 class EncryptionKeys(Section, frozen=True):
     """Encryption with [age](https://age-encryption.org). Needs the package pyrage, the extra `encryption`."""
 
-    recipients: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="Public keys (`age1…`) that new objects are encrypted to. Where there are any, a plain object is not "
-            "believed: name them on hosts that only restore, too."
-        ),
-    ] = ()
-    identity_file: Annotated[
-        str | None,
-        Meta(description="The private key, as `age-keygen` writes it. Only where WAL is restored or verified."),
-    ] = None
-    plain_before: Annotated[
-        str | None,
-        Meta(
-            description="The first segment that had to be encrypted, for an archive that was plain once: below it plain objects "
-            "are believed, and base backups of timelines up to that one."
-        ),
-    ] = None
+    recipients: tuple[str, ...] = ()
+    """Public keys (`age1…`) that new objects are encrypted to. Where there are any, a plain object is not believed: name them
+    on hosts that only restore, too."""
+    identity_file: str | None = None
+    """The private key, as `age-keygen` writes it. Only where WAL is restored or verified."""
+    plain_before: str | None = None
+    """The first segment that had to be encrypted, for an archive that was plain once: below it plain objects are believed,
+    and base backups of timelines up to that one."""
 
 
 class AuthenticationKeys(Section, frozen=True):
     """Who made an object. Each gets a code that only holders of a key can make; without a right one it is not restored, and not
     built upon. The keys belong on database hosts and restore hosts, and nowhere near the store."""
 
-    key_files: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="Files with a key each, 32 characters or more (`openssl rand -hex 32`). New objects get codes of the "
-            "first; the others, older ones, are good for reading."
-        ),
-    ] = ()
-    since: Annotated[
-        str | None,
-        Meta(
-            description="The first segment whose objects must have a code: one that is still to come when the last host gets its "
-            "key, and of the newest timeline. For a new archive `000000010000000000000000`."
-        ),
-    ] = None
+    key_files: tuple[str, ...] = ()
+    """Files with a key each, 32 characters or more (`openssl rand -hex 32`). New objects get codes of the first; the others,
+    older ones, are good for reading."""
+    since: str | None = None
+    """The first segment whose objects must have a code: one that is still to come when the last host gets its key, and of the
+    newest timeline. For a new archive `000000010000000000000000`."""
 
 
 class SpoolKeys(Section, frozen=True):
     """pg_receivewal's directory on this node: a cache, which may lie on tmpfs."""
 
-    directory: Annotated[
-        str | None,
-        Meta(description="The data directory's path with `.walkeeper` added. Never inside the data directory."),
-    ] = None
-    limit: Annotated[Size, Meta(description="Streaming pauses above this size, until uploads have caught up.")] = Size(
-        1024**3
-    )
-    reserve: Annotated[
-        Size,
-        Meta(
-            description="Free space that the spool leaves on its file system, but no more than a twentieth of that, and no less "
-            "than ten segments. Below it nothing is streamed: complete segments are taken from `pg_wal`, and what the hold slot "
-            "keeps there goes from the spool."
-        ),
-    ] = Size(16 * 1024**3)
+    directory: str | None = None
+    """The data directory's path with `.walkeeper` added. Never inside the data directory."""
+    limit: Size = Size(1024**3)
+    """Streaming pauses above this size, until uploads have caught up."""
+    reserve: Size = Size(16 * 1024**3)
+    """Free space that the spool leaves on its file system, but no more than a twentieth of that, and no less than ten
+    segments. Below it nothing is streamed: complete segments are taken from `pg_wal`, and what the hold slot keeps there goes
+    from the spool."""
 
 
 class GapKeys(Section, frozen=True):
     """WAL that nobody who answers has: a suspicion first, later a gap."""
 
-    patience: Annotated[
-        Seconds,
-        Meta(
-            description="How long members that do not answer are waited for before such WAL is recorded as a gap. Archiving "
-            "goes on meanwhile; the hold slot does not move. `walkeeper gap accept` ends the wait."
-        ),
-    ] = Seconds(3600)
+    patience: Seconds = Seconds(3600)
+    """How long members that do not answer are waited for before such WAL is recorded as a gap. Archiving goes on meanwhile;
+    the hold slot does not move. `walkeeper gap accept` ends the wait."""
 
 
 class BackupKeys(Section, frozen=True):
     """walkeeper's own base backups. Schedule and source are the same on all nodes: who archives goes by its own."""
 
-    schedule: Annotated[
-        Schedule,
-        Meta(
-            description="When the cluster takes one by itself: a time of day (`02:00`), an interval (`12h`), a line as cron has "
-            "it (`0 2 * * 0`), or `off`. By the clock and time zone of the node that archives; a missed one is made up once."
-        ),
-    ] = Schedule("off")
-    full_every: Annotated[
-        Age,
-        Meta(
-            description="How old a full backup gets, such as `7d`, before the schedule takes the next one; those between are "
-            "incremental, six at most (PostgreSQL 17 and newer, with `summarize_wal`). `off`: each is full."
-        ),
-    ] = Age(0)
-    source: Annotated[
-        Literal["replica", "leader"],
-        Meta(
-            description="Whose server it is taken from. `replica`: one that streams, and the leader where none begins within a "
-            "minute."
-        ),
-    ] = "replica"
-    max_rate: Annotated[
-        Rate,
-        Meta(description="How much of it the server sends in a second at most: 32kB to 1GB, or `off`."),
-    ] = Rate(0)
+    schedule: Schedule = Schedule("off")
+    """When the cluster takes one by itself: a time of day (`02:00`), an interval (`12h`), a line as cron has it
+    (`0 2 * * 0`), or `off`. By the clock and time zone of the node that archives; a missed one is made up once."""
+    full_every: Age = Age(0)
+    """How old a full backup gets, such as `7d`, before the schedule takes the next one; those between are incremental, six at
+    most (PostgreSQL 17 and newer, with `summarize_wal`). `off`: each is full."""
+    source: Literal["replica", "leader"] = "replica"
+    """Whose server it is taken from. `replica`: one that streams, and the leader where none begins within a minute."""
+    max_rate: Rate = Rate(0)
+    """How much of it the server sends in a second at most: 32kB to 1GB, or `off`."""
 
-    expire: Annotated[
-        str | bool,
-        Meta(
-            description="Whether `walkeeper expire --apply` follows each such backup: `on`, or the path of another "
-            "configuration, whose credentials may delete; or `off`."
-        ),
-    ] = False
-    keep: Annotated[
-        Age,
-        Meta(
-            description="How far back everything stays restorable, such as `14d`, or `off`. `walkeeper expire` gives up what is "
-            "older, and nothing is given up without it; two full backups stay whatever their age."
-        ),
-    ] = Age(0)
-    verify_schedule: Annotated[
-        Schedule,
-        Meta(
-            description="When the cluster proves by itself that the newest backup restores, by `walkeeper verify --restore` on a "
-            "replica; written as `schedule` is, or `off`."
-        ),
-    ] = Schedule("off")
-    verify_directory: Annotated[
-        str,
-        Meta(
-            description="Where it restores to, into a directory of its own below this one: with room for the whole cluster."
-        ),
-    ] = "/var/tmp"  # noqa: S108 - what is made there counts only if it is ours alone
+    expire: str | bool = False
+    """Whether `walkeeper expire --apply` follows each such backup: `on`, or the path of another configuration, whose
+    credentials may delete; or `off`."""
+    keep: Age = Age(0)
+    """How far back everything stays restorable, such as `14d`, or `off`. `walkeeper expire` gives up what is older, and
+    nothing is given up without it; two full backups stay whatever their age."""
+    verify_schedule: Schedule = Schedule("off")
+    """When the cluster proves by itself that the newest backup restores, by `walkeeper verify --restore` on a replica;
+    written as `schedule` is, or `off`."""
+    verify_directory: str = "/var/tmp"  # noqa: S108 - what is made there counts only if it is ours alone
+    """Where it restores to, into a directory of its own below this one: with room for the whole cluster."""
 
 
 class TailKeys(Section, frozen=True):
     """The tail: the part of the open segment that was received already goes to the store too."""
 
-    interval: Annotated[
-        Interval,
-        Meta(
-            description="How often new WAL is stored at most, or `off`. What is lost if all nodes are lost at once is "
-            "about as old as this and one upload take. With `archiver: command` there is no tail."
-        ),
-    ] = Interval(1)
+    interval: Interval = Interval(1)
+    """How often new WAL is stored at most, or `off`. What is lost if all nodes are lost at once is about as old as this and
+    one upload take. With `archiver: command` there is no tail."""
 
 
 class PostgresqlKeys(Section, frozen=True):
     """How to reach the local PostgreSQL. Everything defaults to what `patroni.yml` says."""
 
-    host: Annotated[
-        str | None,
-        Meta(
-            description="As Patroni does it: `localhost` if PostgreSQL listens there (at 127.0.0.1), else the first address of "
-            "`listen`; with `use_unix_socket_repl` the Unix socket, where nothing names its directory the running server's. A "
-            "path is such a directory."
-        ),
-    ] = None
-    port: Annotated[Port | None, Meta(description="The port in Patroni's `listen`, else 5432.")] = None
-    dbname: Annotated[str, Meta(description="Any database that the role may connect to.")] = "postgres"
-    user: Annotated[str | None, Meta(description="Patroni's replication user. LOGIN and REPLICATION are enough.")] = (
-        None
-    )
-    password_file: Annotated[
-        str | None,
-        Meta(description="A file that holds the password and nothing else; else Patroni's replication password."),
-    ] = None
-    password: Annotated[
-        Secret | None, Meta(description="The password itself: only in a file that no other user may read.")
-    ] = None
-    sslmode: Annotated[str | None, Meta(description="As in libpq; so are the next ones.")] = None
+    host: str | None = None
+    """As Patroni does it: `localhost` if PostgreSQL listens there (at 127.0.0.1), else the first address of `listen`; with
+    `use_unix_socket_repl` the Unix socket, where nothing names its directory the running server's. A path is such a
+    directory."""
+    port: Port | None = None
+    """The port in Patroni's `listen`, else 5432."""
+    dbname: str = "postgres"
+    """Any database that the role may connect to."""
+    user: str | None = None
+    """Patroni's replication user. LOGIN and REPLICATION are enough."""
+    password_file: str | None = None
+    """A file that holds the password and nothing else; else Patroni's replication password."""
+    password: Secret | None = None
+    """The password itself: only in a file that no other user may read."""
+    sslmode: str | None = None
+    """As in libpq; so are the next ones."""
     sslrootcert: str | None = None
     sslcert: str | None = None
     sslkey: str | None = None
@@ -211,138 +148,80 @@ class PostgresqlKeys(Section, frozen=True):
     sslnegotiation: str | None = None
     gssencmode: str | None = None
     channel_binding: str | None = None
-    require_auth: Annotated[
-        str | None,
-        Meta(
-            description="As in libpq 16: how a server may ask for the password. `!password`, which is never in clear; and "
-            "for other members, whose addresses come from the DCS, `!password,!md5`, with `channel_binding: require` where "
-            "`sslmode` demands TLS."
-        ),
-    ] = None
-    bin_dir: Annotated[
-        str | None,
-        Meta(
-            description="Where pg_receivewal is: Patroni's `bin_dir`. If none there is of the server's major version or newer, "
-            "the search path and the packages of that version are looked through."
-        ),
-    ] = None
+    require_auth: str | None = None
+    """As in libpq 16: how a server may ask for the password. `!password`, which is never in clear; and for other members,
+    whose addresses come from the DCS, `!password,!md5`, with `channel_binding: require` where `sslmode` demands TLS."""
+    bin_dir: str | None = None
+    """Where pg_receivewal is: Patroni's `bin_dir`. If none there is of the server's major version or newer, the search path
+    and the packages of that version are looked through."""
 
 
 class AgentKeys(Section, frozen=True):
     """The daemon."""
 
-    start_from_callback: Annotated[
-        bool, Meta(description="A Patroni callback starts the agent where none runs. Set it to false under systemd.")
-    ] = True
-    poll_interval: Annotated[
-        Seconds, Meta(description="How often the agent looks at PostgreSQL, the record and the leader.")
-    ] = Seconds(2)
-    listen: Annotated[
-        str | bool, Meta(description="`HOST:PORT` for the status page, metrics and health, or `off`.")
-    ] = "127.0.0.1:8018"
-    log_file: Annotated[
-        str | None,
-        Meta(description="Standard error; for an agent in the background `agent.log` in the spool directory."),
-    ] = None
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="The least that is logged.")
-    ] = "info"
-    stop_timeout: Annotated[
-        Seconds, Meta(description="How long uploads under way may take when the agent is told to stop.")
-    ] = Seconds(10)
-    dcs_timeout: Annotated[Seconds, Meta(description="To wait for each answer of the DCS.")] = Seconds(5)
-    read_back: Annotated[
-        Interval,
-        Meta(
-            description="How often the agent that archives reads one stored segment through, any one, or `off`. At 10 min that "
-            "is some 20 GB a month, which a cloud charges for where they leave its region."
-        ),
-    ] = Interval(600)
+    start_from_callback: bool = True
+    """A Patroni callback starts the agent where none runs. Set it to false under systemd."""
+    poll_interval: Seconds = Seconds(2)
+    """How often the agent looks at PostgreSQL, the record and the leader."""
+    listen: str | bool = "127.0.0.1:8018"
+    """`HOST:PORT` for the status page, metrics and health, or `off`."""
+    log_file: str | None = None
+    """Standard error; for an agent in the background `agent.log` in the spool directory."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
+    stop_timeout: Seconds = Seconds(10)
+    """How long uploads under way may take when the agent is told to stop."""
+    dcs_timeout: Seconds = Seconds(5)
+    """To wait for each answer of the DCS."""
+    read_back: Interval = Interval(600)
+    """How often the agent that archives reads one stored segment through, any one, or `off`. At 10 min that is some 20 GB a
+    month, which a cloud charges for where they leave its region."""
 
 
 class RestoreKeys(Section, frozen=True):
     """`walkeeper restore-wal`."""
 
-    deadline: Annotated[
-        Seconds,
-        Meta(description="How long it goes on trying when the store does not answer, before it says *cannot tell*."),
-    ] = Seconds(60)
-    workers: Annotated[
-        Workers,
-        Meta(description="Segments fetched ahead at the same time, 1 to 32. Each is in memory, packed and plain."),
-    ] = 2
-    ahead: Annotated[
-        Size,
-        Meta(description="How much may lie ready for all servers that recover here; two segments for each at least."),
-    ] = Size(256 * 1024**2)
-    directory: Annotated[
-        str | None,
-        Meta(
-            description="Where it lies ready: `restore` in the spool directory. On the file system of `pg_wal` a segment is "
-            "put in place by a rename. Never inside the data directory."
-        ),
-    ] = None
+    deadline: Seconds = Seconds(60)
+    """How long it goes on trying when the store does not answer, before it says *cannot tell*."""
+    workers: Workers = 2
+    """Segments fetched ahead at the same time, 1 to 32. Each is in memory, packed and plain."""
+    ahead: Size = Size(256 * 1024**2)
+    """How much may lie ready for all servers that recover here; two segments for each at least."""
+    directory: str | None = None
+    """Where it lies ready: `restore` in the spool directory. On the file system of `pg_wal` a segment is put in place by a
+    rename. Never inside the data directory."""
 
 
 class Keys(Section, frozen=True):
     """The keys of the section itself."""
 
     store: StoreKeys = StoreKeys()
-    stores: Annotated[
-        tuple[NamedStoreKeys, ...],
-        Meta(
-            description="Instead of `store`: several, each with the keys of `store` and a `name` (`main`, if it has none), and "
-            "each with an archive of its own. See docs/stores.md."
-        ),
-    ] = ()
-    durable_in: Annotated[
-        Copies | None,
-        Meta(
-            description="With `stores`: how many of them must have WAL before the hold slot lets go of it. All of them, if it is "
-            "not said.",
-        ),
-    ] = None
-    archiver: Annotated[
-        Literal["streaming", "command"],
-        Meta(
-            description="Where WAL comes from. `streaming`: pg_receivewal, with or without an archive_command beside it. "
-            "`command`: pg_wal, for PostgreSQL's archive_command alone, without a replication connection."
-        ),
-    ] = "streaming"
-    receiver: Annotated[
-        Literal["pg_receivewal", "builtin"],
-        Meta(
-            description="What streams. `pg_receivewal`: PostgreSQL's program, into the spool. `builtin`: the agent itself, which "
-            "keeps the open segment in memory and takes complete ones from pg_wal, without a spool."
-        ),
-    ] = "pg_receivewal"
-    durability: Annotated[
-        Literal["local", "store"],
-        Meta(
-            description="What a commit waits for. `local`: nothing of walkeeper's. `store`: its WAL is in the store; the agent "
-            "streams by itself, as a synchronous standby that `synchronous_standby_names` has to name. See docs/durability.md."
-        ),
-    ] = "local"
-    degrade_after: Annotated[
-        Interval,
-        Meta(
-            description="With `durability: store`: how long a commit waits for a store that takes nothing before commits go on "
-            "without it, loudly, until it has caught up. `off`: for as long as it takes."
-        ),
-    ] = Interval(0)
-    compression_level: Annotated[Level, Meta(description="zstd's, 1 to 19.")] = 1
+    stores: tuple[NamedStoreKeys, ...] = ()
+    """Instead of `store`: several, each with the keys of `store` and a `name` (`main`, if it has none), and each with an
+    archive of its own. See docs/stores.md."""
+    durable_in: Copies | None = None
+    """With `stores`: how many of them must have WAL before the hold slot lets go of it. All of them, if it is not said."""
+    archiver: Literal["streaming", "command"] = "streaming"
+    """Where WAL comes from. `streaming`: pg_receivewal, with or without an archive_command beside it. `command`: pg_wal, for
+    PostgreSQL's archive_command alone, without a replication connection."""
+    receiver: Literal["pg_receivewal", "builtin"] = "pg_receivewal"
+    """What streams. `pg_receivewal`: PostgreSQL's program, into the spool. `builtin`: the agent itself, which keeps the open
+    segment in memory and takes complete ones from pg_wal, without a spool."""
+    durability: Literal["local", "store"] = "local"
+    """What a commit waits for. `local`: nothing of walkeeper's. `store`: its WAL is in the store; the agent streams by
+    itself, as a synchronous standby that `synchronous_standby_names` has to name. See docs/durability.md."""
+    degrade_after: Interval = Interval(0)
+    """With `durability: store`: how long a commit waits for a store that takes nothing before commits go on without it,
+    loudly, until it has caught up. `off`: for as long as it takes."""
+    compression_level: Level = 1
+    """zstd's, 1 to 19."""
     encryption: EncryptionKeys = EncryptionKeys()
     authentication: AuthenticationKeys = AuthenticationKeys()
-    upload_workers: Annotated[
-        Workers,
-        Meta(
-            description="Segments packed at the same time, 1 to 32; as many again, packed, are on their way to the store. Each "
-            "holds one in memory, and for a moment three times what it packs to."
-        ),
-    ] = 2
-    hold_slot: Annotated[
-        SlotName, Meta(description="The permanent physical slot that Patroni's dynamic configuration declares.")
-    ] = "walkeeper"
+    upload_workers: Workers = 2
+    """Segments packed at the same time, 1 to 32; as many again, packed, are on their way to the store. Each holds one in
+    memory, and for a moment three times what it packs to."""
+    hold_slot: SlotName = "walkeeper"
+    """The permanent physical slot that Patroni's dynamic configuration declares."""
     spool: SpoolKeys = SpoolKeys()
     tail: TailKeys = TailKeys()
     gap: GapKeys = GapKeys()
@@ -355,19 +234,41 @@ class Keys(Section, frozen=True):
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key. ``section`` and ``name`` say where it stands; ``kind`` how text from the environment is read,
-    which has none for ``sections``; ``choices`` the words that it takes, where it takes no others."""
+    which has none for ``sections``; ``choices`` the words that it takes, where it takes no others. ``of``: its class."""
 
     section: tuple[str, ...]
     name: str
+    of: type[Section]
     kind: Literal["text", "integer", "flag", "list", "sections"]
     default: object
     required: bool
-    description: str
     choices: tuple[str, ...] = ()
 
     @property
     def path(self) -> tuple[str, ...]:
         return (*self.section, self.name)
+
+    @property
+    def description(self) -> str:
+        """What stands below it in the source, or below the one of the same name that its class has it from."""
+        said = (
+            _said(each.__module__).get((each.__name__, self.name))
+            for each in self.of.__mro__
+            if issubclass(each, Section)
+        )
+        return next(filter(None, said), "")
+
+
+@cache
+def _said(module: str) -> dict[tuple[str, str], str]:
+    """The text below each key, by class and name: a struct does not keep it."""
+    return {
+        (section.name, ast.unparse(key.target)): " ".join(str(text.value.value).split())
+        for section in ast.parse(getsource(sys.modules[module])).body
+        if isinstance(section, ast.ClassDef)
+        for key, text in pairwise(section.body)
+        if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
 
 
 @cache
@@ -384,7 +285,7 @@ def keys_of(section: type[Section], path: tuple[str, ...]) -> Iterator[Key]:
     """The keys that stand in a section itself."""
     for field in msgspec.structs.fields(section):
         if not _inner(field.type):
-            yield _key(field, path)
+            yield _key(section, field, path)
 
 
 @cache
@@ -399,7 +300,7 @@ def key_at(path: Sequence[str | int]) -> Key | None:
     return next((key for key in all_keys() if key.path == names), None)
 
 
-def _key(field: msgspec.structs.FieldInfo, path: tuple[str, ...]) -> Key:
+def _key(section: type[Section], field: msgspec.structs.FieldInfo, path: tuple[str, ...]) -> Key:
     kinds = [inner for inner in _alternatives(inspect.type_info(field.type)) if not isinstance(inner, inspect.NoneType)]
     kind: Literal["text", "integer", "flag", "list", "sections"] = "text"
     if isinstance(kinds[0], inspect.IntType):
@@ -409,8 +310,7 @@ def _key(field: msgspec.structs.FieldInfo, path: tuple[str, ...]) -> Key:
     elif isinstance(kinds[0], inspect.VarTupleType):
         kind = "sections" if isinstance(kinds[0].item_type, inspect.StructType) else "list"
     choices = tuple(map(str, kinds[0].values)) if isinstance(kinds[0], inspect.LiteralType) else ()
-    description = next((meta.description for meta in metas(field.type) if meta.description), "")
-    return Key(path, field.name, kind, field.default, field.required, description, choices)
+    return Key(path, field.name, section, kind, field.default, field.required, choices)
 
 
 def _alternatives(info: inspect.Type) -> Iterator[inspect.Type]:
@@ -425,7 +325,7 @@ def _alternatives(info: inspect.Type) -> Iterator[inspect.Type]:
 
 def _inner(annotation: Any) -> type[Section] | None:
     """The section class in ``S3Settings`` or ``S3Settings | None``."""
-    for part in (annotation, *getattr(annotation, "__args__", ())):
+    for part in annotation.__args__ if isinstance(annotation, UnionType) else (annotation,):
         if isinstance(part, type) and issubclass(part, Section):
             return part
     return None

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from msgspec import Meta
 
 from walkeeper.errors import WalkeeperError
 from walkeeper.lib.section import Section
@@ -18,7 +15,8 @@ from walkeeper.store.s3.keys import S3Settings
 class StoreKeys(Section, frozen=True):
     """Where archived WAL lives for good: exactly one of these."""
 
-    directory: Annotated[Path | None, Meta(description="A directory that every node mounts.")] = None
+    directory: Path | None = None
+    """A directory that every node mounts."""
     s3: S3Settings | None = None
     gcs: GcsSettings | None = None
     azure: AzureSettings | None = None

@@ -8,10 +8,9 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 import msgspec
-from msgspec import Meta
 
 from walkeeper.errors import ConfigError, StoreUnfit, WrongSetting
 from walkeeper.lib.section import Secret, SecretFile, Section
@@ -35,13 +34,14 @@ _SECRETS: Final = ("account_key", "sas_token", "connection_string")
 class CloudSettings(Section, frozen=True, kw_only=True):
     """What both have."""
 
-    prefix: Annotated[str, Meta(description="Put in front of every key, for a bucket that is shared.")] = ""
-    endpoint: Annotated[str | None, Meta(description="`https://host[:port]`, where it is not the cloud's own.")] = None
-    ca_file: Annotated[Path | None, Meta(description="Certificates to trust besides the system's.")] = None
-    timeout: Annotated[
-        Seconds,
-        Meta(description="What a whole call takes at most, besides the time that the object's bytes take at 64 KiB/s."),
-    ] = Seconds(60)
+    prefix: str = ""
+    """Put in front of every key, for a bucket that is shared."""
+    endpoint: str | None = None
+    """`https://host[:port]`, where it is not the cloud's own."""
+    ca_file: Path | None = None
+    """Certificates to trust besides the system's."""
+    timeout: Seconds = Seconds(60)
+    """What a whole call takes at most, besides the time that the object's bytes take at 64 KiB/s."""
 
     connect_timeout: ClassVar[float] = 5.0
     """Seconds."""
@@ -119,8 +119,10 @@ class GcsSettings(CloudSettings, frozen=True, kw_only=True):
     `GOOGLE_APPLICATION_CREDENTIALS`, `gcloud auth application-default login`, the machine's or the pod's service account.
     """
 
-    bucket: Annotated[str, Meta(description="The bucket. walkeeper does not create it.")]
-    service_account_file: Annotated[SecretFile | None, Meta(description="A service account's key, as JSON.")] = None
+    bucket: str
+    """The bucket. walkeeper does not create it."""
+    service_account_file: SecretFile | None = None
+    """A service account's key, as JSON."""
 
     library: ClassVar[str] = "GCSStore"
     rights: ClassVar[str] = (
@@ -161,16 +163,22 @@ class AzureSettings(CloudSettings, frozen=True, kw_only=True):
     `AZURE_FEDERATED_TOKEN_FILE`), else the machine's managed identity.
     """
 
-    container: Annotated[str, Meta(description="The container. walkeeper does not create it.")]
-    account: Annotated[str, Meta(description="The storage account, if no connection string names it.")] = ""
-    account_key_file: Annotated[Path | None, Meta(description="A file that holds the account's key.")] = None
-    account_key: Annotated[
-        Secret | None, Meta(description="The key itself: only in a file that no other user may read.")
-    ] = None
-    sas_token_file: Annotated[Path | None, Meta(description="A file that holds a shared access signature.")] = None
-    sas_token: Annotated[Secret | None, Meta(description="The signature itself; the same rule.")] = None
-    connection_string_file: Annotated[Path | None, Meta(description="A file that holds a connection string.")] = None
-    connection_string: Annotated[Secret | None, Meta(description="The connection string itself; the same rule.")] = None
+    container: str
+    """The container. walkeeper does not create it."""
+    account: str = ""
+    """The storage account, if no connection string names it."""
+    account_key_file: Path | None = None
+    """A file that holds the account's key."""
+    account_key: Secret | None = None
+    """The key itself: only in a file that no other user may read."""
+    sas_token_file: Path | None = None
+    """A file that holds a shared access signature."""
+    sas_token: Secret | None = None
+    """The signature itself; the same rule."""
+    connection_string_file: Path | None = None
+    """A file that holds a connection string."""
+    connection_string: Secret | None = None
+    """The connection string itself; the same rule."""
 
     library: ClassVar[str] = "AzureStore"
     rights: ClassVar[str] = (

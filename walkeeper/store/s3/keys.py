@@ -44,82 +44,56 @@ _AMAZON: Final = re.compile(
 class S3Settings(Section, frozen=True):
     """S3, or a store that speaks its protocol. What is left out is boto3's to find: environment, profile, instance role."""
 
-    bucket: Annotated[str, Meta(description="The bucket. walkeeper does not create it.")]
-    prefix: Annotated[str, Meta(description="Put in front of every key, for a bucket that is shared.")] = ""
-    endpoint: Annotated[str | None, Meta(description="`https://host[:port]` of a store that is not Amazon's.")] = None
-    region: Annotated[str | None, Meta(description="The bucket's region.")] = None
-    path_style: Annotated[
-        bool, Meta(description="Address the bucket by path, not by host name; many S3-compatibles need it.")
-    ] = False
-    access_key_id: Annotated[str | None, Meta(description="Goes with a secret.")] = None
-    secret_access_key_file: Annotated[
-        Path | None, Meta(description="A file that holds the secret access key and nothing else.")
-    ] = None
-    secret_access_key: Annotated[
-        Secret | None, Meta(description="The secret itself: only in a file that no other user may read.")
-    ] = None
-    session_token: Annotated[
-        Secret | None, Meta(description="Goes with temporary credentials; the same rule as for the secret.")
-    ] = None
-    profile: Annotated[str | None, Meta(description="A profile of the credentials file.")] = None
-    credentials_file: Annotated[
-        SecretFile | None, Meta(description="An AWS credentials file, where it is not `~/.aws/credentials`.")
-    ] = None
-    ca_file: Annotated[Path | None, Meta(description="Certificates to trust instead of the system's.")] = None
-    connect_timeout: Annotated[Seconds, Meta(description="To wait for a connection.")] = Seconds(5)
-    read_timeout: Annotated[
-        Seconds,
-        Meta(
-            description="To wait for each part of an answer. A whole call takes at most twice this, and the time that the "
-            "object's bytes take at 64 KiB/s."
-        ),
-    ] = Seconds(30)
-    overwrite_guard: Annotated[
-        OverwriteGuard,
-        Meta(
-            description="How an object is kept from being replaced. `conditional`: the store refuses (`If-None-Match`), "
-            "which is checked at start. `head`: walkeeper looks first, for stores that cannot; two writers at the same "
-            "moment are then not told apart."
-        ),
-    ] = "conditional"
+    bucket: str
+    """The bucket. walkeeper does not create it."""
+    prefix: str = ""
+    """Put in front of every key, for a bucket that is shared."""
+    endpoint: str | None = None
+    """`https://host[:port]` of a store that is not Amazon's."""
+    region: str | None = None
+    """The bucket's region."""
+    path_style: bool = False
+    """Address the bucket by path, not by host name; many S3-compatibles need it."""
+    access_key_id: str | None = None
+    """Goes with a secret."""
+    secret_access_key_file: Path | None = None
+    """A file that holds the secret access key and nothing else."""
+    secret_access_key: Secret | None = None
+    """The secret itself: only in a file that no other user may read."""
+    session_token: Secret | None = None
+    """Goes with temporary credentials; the same rule as for the secret."""
+    profile: str | None = None
+    """A profile of the credentials file."""
+    credentials_file: SecretFile | None = None
+    """An AWS credentials file, where it is not `~/.aws/credentials`."""
+    ca_file: Path | None = None
+    """Certificates to trust instead of the system's."""
+    connect_timeout: Seconds = Seconds(5)
+    """To wait for a connection."""
+    read_timeout: Seconds = Seconds(30)
+    """To wait for each part of an answer. A whole call takes at most twice this, and the time that the object's bytes take at
+    64 KiB/s."""
+    overwrite_guard: OverwriteGuard = "conditional"
+    """How an object is kept from being replaced. `conditional`: the store refuses (`If-None-Match`), which is checked at
+    start. `head`: walkeeper looks first, for stores that cannot; two writers at the same moment are then not told apart."""
 
-    sse: Annotated[
-        Literal["AES256", "aws:kms", "aws:kms:dsse"] | None,
-        Meta(
-            description="Server-side encryption to ask for with each PUT, where the bucket's policy demands the header. "
-            "Without it the bucket's own default applies."
-        ),
-    ] = None
-    kms_key_id: Annotated[
-        str | None,
-        Meta(
-            description="The KMS key, as an ARN, an id or `alias/NAME`; without `sse` it means `aws:kms`. The credentials need "
-            "kms:GenerateDataKey and kms:Decrypt for it."
-        ),
-    ] = None
-    storage_class: Annotated[
-        str | None,
-        Meta(
-            description="For each object, such as `STANDARD_IA`; the bucket's default without it. Where a class charges for a "
-            "least size or age, the small and short-lived pieces of the tail are dear: set `tail.interval` to `off`."
-        ),
-    ] = None
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    """Server-side encryption to ask for with each PUT, where the bucket's policy demands the header. Without it the bucket's
+    own default applies."""
+    kms_key_id: str | None = None
+    """The KMS key, as an ARN, an id or `alias/NAME`; without `sse` it means `aws:kms`. The credentials need
+    kms:GenerateDataKey and kms:Decrypt for it."""
+    storage_class: str | None = None
+    """For each object, such as `STANDARD_IA`; the bucket's default without it. Where a class charges for a least size or age,
+    the small and short-lived pieces of the tail are dear: set `tail.interval` to `off`."""
 
-    object_lock_days: Annotated[
-        Annotated[int, Meta(ge=1, le=36500)] | None,
-        Meta(
-            description="Object lock: for so many days nobody deletes what is stored, but the pieces of tails, signs of life, "
-            "pins and probes that walkeeper deletes itself. For a bucket that was made with object lock; the credentials need "
-            "s3:PutObjectRetention. `walkeeper expire` gives up nothing earlier, whatever `backup.keep` says.",
-        ),
-    ] = None
-    object_lock_mode: Annotated[
-        Literal["COMPLIANCE", "GOVERNANCE"],
-        Meta(
-            description="`GOVERNANCE`: who has s3:BypassGovernanceRetention may delete it nevertheless. `COMPLIANCE`: nobody, "
-            "not even the account's owner."
-        ),
-    ] = "GOVERNANCE"
+    object_lock_days: Annotated[int, Meta(ge=1, le=36500)] | None = None
+    """Object lock: for so many days nobody deletes what is stored, but the pieces of tails, signs of life, pins and probes
+    that walkeeper deletes itself. For a bucket that was made with object lock; the credentials need s3:PutObjectRetention.
+    `walkeeper expire` gives up nothing earlier, whatever `backup.keep` says."""
+    object_lock_mode: Literal["COMPLIANCE", "GOVERNANCE"] = "GOVERNANCE"
+    """`GOVERNANCE`: who has s3:BypassGovernanceRetention may delete it nevertheless. `COMPLIANCE`: nobody, not even the
+    account's owner."""
 
     def options(self, operation: str, key: str) -> dict[str, Any]:
         """What goes with a request of boto3's ``operation`` on that key beside what it is about, under boto3's names."""
@@ -138,20 +112,14 @@ class S3Settings(Section, frozen=True):
             options["SSECustomerKey"] = _customer_key(self.sse_customer_key)
         return {name: value for name, value in options.items() if value}
 
-    sse_customer_key_file: Annotated[
-        Path | None,
-        Meta(
-            description="A file with a key of your own, 32 bytes as base64 (`openssl rand -base64 32`), which goes with each "
-            "request that writes or reads an object (SSE-C). For an archive that begins with it: an object cannot be read with "
-            "another key, or none. Whoever loses it loses the archive."
-        ),
-    ] = None
-    sse_customer_key: Annotated[Secret | None, Meta(description="The key itself; the same rule as for the secret.")] = (
-        None
-    )
-    request_payer: Annotated[
-        bool, Meta(description="Whether these credentials' account pays for requests to a bucket of somebody else's.")
-    ] = False
+    sse_customer_key_file: Path | None = None
+    """A file with a key of your own, 32 bytes as base64 (`openssl rand -base64 32`), which goes with each request that writes
+    or reads an object (SSE-C). For an archive that begins with it: an object cannot be read with another key, or none.
+    Whoever loses it loses the archive."""
+    sse_customer_key: Secret | None = None
+    """The key itself; the same rule as for the secret."""
+    request_payer: bool = False
+    """Whether these credentials' account pays for requests to a bucket of somebody else's."""
 
     @property
     def place(self) -> str:
