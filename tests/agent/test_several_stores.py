@@ -37,7 +37,7 @@ from walkeeper.config.model import NamedStore
 from walkeeper.core.backup_job import Job, claimed
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
-from walkeeper.core.hold_slot import ends_lowest, followed
+from walkeeper.core.hold_slot import SlotState, ends_lowest, followed
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.room import Disk
@@ -203,14 +203,14 @@ def test_a_store_whose_archive_does_not_begin_is_waited_for_and_not_for_ever() -
 def test_p4_a_new_archive_begins_where_the_one_furthest_behind_ends_if_pg_wal_has_all_since(tmp_path: Path) -> None:
     server = LocalServer(SYSTEM, SIZE, TWO, Lsn(12 * MIB + 5000))
 
-    def begins(*others: Record, here: range = range(3, 12)) -> int:
+    def begins(*others: Record, here: range = range(3, 12), slot: SlotState | None = None) -> int:
         for number in range(13):
             path = tmp_path / TWO.segment(number, SIZE).name
             path.unlink(missing_ok=True)
             if number in here:
                 path.touch()
                 os.truncate(path, SIZE)
-        local = LocalWal(server, {}, tmp_path, others_end=ends_lowest(others, server))
+        local = LocalWal(server, {}, tmp_path, others_end=ends_lowest(others, server), hold_slot=lambda: slot)
         return local.to_begin_with(server.lsn).number
 
     assert begins() == 12
@@ -221,6 +221,13 @@ def test_p4_a_new_archive_begins_where_the_one_furthest_behind_ends_if_pg_wal_ha
     assert begins(record(4 * MIB), here=range(6, 11)) == 12
     assert begins(record(4 * MIB, timeline=3)) == 12, "of another branch"
     assert begins(replace(record(4 * MIB), system_identifier="1")) == 12
+    held = SlotState(True, Lsn(6 * MIB + 9), None, lost=False)
+    assert begins(slot=held) == 6
+    assert begins(slot=held, here=range(8, 12)) == 8
+    assert begins(record(4 * MIB), slot=held) == 4
+    assert begins(record(13 * MIB, timeline=2), slot=held) == 6
+    assert begins(slot=replaced(held, restart_lsn=None)) == 12
+    assert begins(slot=replaced(held, restart_lsn=Lsn(13 * MIB))) == 12
 
 
 def test_what_a_record_promises_is_on_its_chain_and_not_below_its_start() -> None:

@@ -236,6 +236,24 @@ def test_p13_no_archive_begins_in_an_empty_store_after_the_whole_dcs_was_lost(cl
         )  # whether somebody else keeps it alive, as after each loss of the DCS
 
 
+def test_p4_a_second_archive_begins_where_the_hold_slot_stands_if_nobody_knows_of_the_first(cluster: Cluster) -> None:
+    """DCS and spools are lost, and the store is an empty one: between what the two have nothing is missing."""
+    server = cluster.server
+    with cluster.agent("a") as agent:
+        wait_for(lambda: agent.archiving)
+        agent.wait_frontier(Segment.parse(server.complete_segments(3)[-1], SIZE).end)
+        frontier, spool = agent.record.position, agent.agent.config.spool_directory
+    shutil.rmtree(spool)
+    cluster.store.objects.clear()
+    cluster.dcs.documents.clear()
+    last = server.complete_segments(4)[-1]
+    server.checkpoint()
+    with cluster.agent("a") as agent:
+        agent.wait_frontier(Segment.parse(last, SIZE).end)
+        assert Segment.parse(agent.record.start, SIZE).start <= frontier
+        assert agent.record.gaps_total == 0
+
+
 def test_a_member_that_was_renamed_goes_on_without_a_person(cluster: Cluster) -> None:
     """Also with wal_keep_size=0: the hold slot keeps the last whole segment that is stored."""
     with cluster.agent("a") as agent:

@@ -197,6 +197,20 @@ def lose_dcs(world: World, node: Node, fault: Fault) -> None:
         invariants.dcs_changed_by_hand()
 
 
+def lose_all(world: World, node: Node, fault: Fault) -> None:
+    """The store is emptied, DCS and spools are lost: of the archive that there was nobody knows, but for the hold slots."""
+    for invariants in world.all_invariants:
+        invariants.all_lost()
+    world.dcs.documents.clear()
+    for place in (world, world.beside):
+        if place is not None:
+            place.store.objects.clear()
+    for each in world.nodes:
+        for process in each.processes():
+            process.kill()
+        shutil.rmtree(each.directory / "spool", ignore_errors=True)
+
+
 def garbage_record(world: World, node: Node, fault: Fault) -> None:
     world.dcs.put(b'{"lsn": "FFFFFFFF/0"}')
     world.invariants.dcs_changed_by_hand()
@@ -500,6 +514,7 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "lose_store_answers": lose_store_answers,
     "wipe_record": wipe_record,
     "lose_dcs": lose_dcs,
+    "lose_all": lose_all,
     "garbage_record": garbage_record,
     "old_record": old_record,
     "switchover": switchover,
@@ -532,6 +547,7 @@ SELDOM: Final = {
     "keys_expire",
     "wal_disk_full",
     "lose_dcs",
+    "lose_all",
     "far_down",
     "cut_far",
     "ungoverned",

@@ -88,6 +88,8 @@ class Invariants:
         self._newest = 0
         self._highest_timeline = 0
         self._start: Segment | None = None
+        self._before: Session | None = None
+        """The last one in an archive of which everything was lost."""
         self._suspected: dict[str, int] = {}
         """The lowest number that each node has called suspected."""
         self._first_looked: dict[tuple[str, str], float] = {}
@@ -117,6 +119,28 @@ class Invariants:
         self._newest = 0
         if not any(key.startswith(self._world.layout.starts) for key in self._world.store.objects):
             self._start = None  # nothing was archived, and nothing says where it was to begin
+
+    def all_lost(self) -> None:
+        """Store, DCS and spools, at this moment."""
+        newest = max(self._sessions.values(), key=lambda session: session.serial, default=None)
+        if newest is not None:
+            self._before = newest
+        self.dcs_changed_by_hand()
+        self._start = None
+        self.gaps = 0
+        for known in (self._sessions, self._stored_at, self._pieces, self._checked, self._right, self.deleted_by_hand):
+            known.clear()
+
+    def _check_start(self, node: Node, start: Segment) -> None:
+        """What the archive had that was lost ends where the next one begins, or behind."""
+        before, slot = self._before, node.slot
+        if before is None or slot is None or slot.lost or not slot.sound:
+            return
+        shared = min(before.lsn, node.branch.parts_from(before.branch))
+        if slot.restart_lsn <= shared < start.start and node.has_from(node.branch, shared // SIZE):
+            self.violated(
+                f"an archive begins at {start}, another one ended at {Lsn(shared)}, and pg_wal has all between"
+            )
 
     # ------------------------------------------------------------------------------------------------------- P1, P2, P4
 
@@ -246,6 +270,8 @@ class Invariants:
         start = Segment.parse(record.start, SIZE)
         if self._start is not None and start.number > self._start.number:
             self.violated(f"the archive's start moved up, from {self._start} to {start}")
+        if self._start is None:
+            self._check_start(process.node, start)
         self._start = self._start or start
         self._check_below(session.branch, start, record)
 

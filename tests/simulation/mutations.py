@@ -493,6 +493,13 @@ def forget_where_the_archive_was_seen(patch: MonkeyPatch) -> None:
     patch.setattr(SeenArchive, "has", lambda *_: False)
 
 
+@mutation("lose_all", "switchover", "store_down", "kill_agent", first=16100005)
+def begin_at_the_present(patch: MonkeyPatch) -> None:
+    patch.setattr(
+        LocalWal, "to_begin_with", lambda self, lsn: self.server.history.segment_at(lsn, self.server.segment_size)
+    )
+
+
 @mutation("wipe_record", "garbage_record", "swap_store", "swap_store", "switchover", first=14015026)
 def hand_in_to_whatever_store_is_there(patch: MonkeyPatch) -> None:
     def hand_in_one(self: Leftovers, archive: Archive, record: Record) -> bool:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.simulation
         ("swap_store", "kill_agent", "switchover", "cut_dcs"),
         ("wipe_record", "garbage_record", "swap_store", "swap_store", "switchover"),
         ("lose_dcs", "lose_dcs", "swap_store", "swap_store", "switchover", "store_down"),
+        ("lose_all", "switchover", "store_down", "kill_agent"),
         ("edit_record", "kill_agent", "switchover", "old_record"),
         ("lose_slot", "edit_record", "kill_agent"),
         ("another_lives", "kill_agent", "switchover", "store_down"),

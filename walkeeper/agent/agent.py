@@ -40,7 +40,7 @@ from walkeeper.core import backup_job
 from walkeeper.core.about import About
 from walkeeper.core.backup_job import MOST_BEHIND, Bidder
 from walkeeper.core.desired import Desired, ServerView, View, desired, why_stop, writes_without_leading
-from walkeeper.core.hold_slot import ends_lowest
+from walkeeper.core.hold_slot import SlotState, ends_lowest
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RecordStore, Topology, Versioned
 from walkeeper.errors import (
@@ -357,7 +357,7 @@ class Agent:
         pg_wal = self.config.data_dir / "pg_wal"
         local = read_local_wal(pg_wal, server, self._committer_server.state)
         older = self.remembering.before_takeover(local)
-        local = replace(local, histories={**older, **local.histories})
+        local = replace(local, histories={**older, **local.histories}, hold_slot=self._hold_slot)
         archive = run.bound(self.archives.archive(server.system_identifier, server.segment_size))
         receiver = find_receiver(self.config, server.major)  # before the record is ours: without it nothing is archived
         stores = self.shared.other_stores(self.config, server.system_identifier)
@@ -381,6 +381,9 @@ class Agent:
         observed = Observed(True, server.lsn, None, self.observer.wal_times, server.in_recovery)
         slot = HoldSlot(self.config.hold_slot, self.config.store_name, self.shared.holding, pg_wal, self.observer.disks)
         return assemble(self.config, ownership, sources, self._committer_server, slot, observed, self.problems, run)
+
+    def _hold_slot(self) -> SlotState | None:
+        return self._committer_server.slot(self.config.hold_slot)
 
     @property
     def _owned(self) -> Record | None:

@@ -9,6 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from walkeeper.core.history import History, parse_history
+from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.takeover import LocalServer
@@ -26,7 +27,7 @@ class LocalWal:
 
     ``ask`` is the server's state at this moment. Without ``pg_wal`` there are no bytes to compare. ``sums`` are kept for who
     comes again: of a segment, by what says that its file is still the same. ``others_end``: from there on an archive of another
-    store lacks its WAL.
+    store lacks its WAL. ``hold_slot``: of the server, as it is.
     """
 
     server: LocalServer
@@ -35,6 +36,7 @@ class LocalWal:
     ask: Callable[[], ServerState] | None = None
     sums: dict[tuple[object, ...], str] | None = None
     others_end: Lsn | None = None
+    hold_slot: Callable[[], SlotState | None] = lambda: None
 
     def clone_of(self) -> str:
         """The archive that this server was restored from as another cluster's; empty for none. Raises PostgresError."""
@@ -103,15 +105,19 @@ class LocalWal:
         return list(takewhile(self.has, below))[::-1]
 
     def to_begin_with(self, lsn: Lsn) -> Segment:
-        """Where an archive begins in an empty store: with the segment that is open at ``lsn``. With several stores where the one
-        furthest behind ends, if the server still has all since: the hold slot may follow the new archive alone, and what lies
-        between would be in none.
+        """Where an archive begins in an empty store: where the hold slot stands, which is behind the archive that it followed,
+        whether or not anybody still knows of one. With several stores where the one furthest behind ends, if that is before: the
+        slot may follow another. As far as the server still has all since: else with the segment that is open at ``lsn``.
+
+        Raises PostgresError.
         """
-        chain, size = self.server.history, self.server.segment_size
+        chain, size, slot = self.server.history, self.server.segment_size, self.hold_slot()
         opened = chain.segment_at(lsn, size)
-        if self.others_end is None or self.others_end >= opened.start:
+        held_from = None if slot is None else slot.restart_lsn
+        wanted = min(filter(None, (self.others_end, held_from)), default=lsn)
+        if wanted >= opened.start:
             return opened
-        return next(iter(self.unbroken(chain.segment_at(self.others_end, size), opened.start)), opened)
+        return next(iter(self.unbroken(chain.segment_at(wanted, size), opened.start)), opened)
 
     def _file(self, segment: Segment) -> tuple[object, ...]:
         """What differs once it is another file, or was written to; empty where there is none."""
