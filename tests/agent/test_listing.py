@@ -22,7 +22,6 @@ from walkeeper.agent.http.listing import StoreListing
 from walkeeper.agent.http.page_facts import facts
 from walkeeper.agent.members_look import MembersLook
 from walkeeper.agent.observation import Observation
-from walkeeper.agent.samples import HOURS, Samples
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import Archives
@@ -36,7 +35,6 @@ from walkeeper.dcs.base import Leader, Member, Topology
 from walkeeper.errors import StoreUnavailable
 from walkeeper.lib.clock import SystemClock
 from walkeeper.page.document import render
-from walkeeper.page.facts import Sample
 from walkeeper.postgres.server import ServerState
 
 SIZE: Final = SegmentSize(MIB)
@@ -191,17 +189,6 @@ def test_the_page_is_made_from_what_the_agent_saw_and_asks_nobody(tmp_path: Path
     assert "1 gap" in text
     agent.observer.observation = replace(agent.observation, at=time.monotonic() - 60)
     assert "not everything is known" in render(facts(agent, store_listing, MembersLook(agent.config, SystemClock())))
-
-
-def test_the_last_hours_are_a_ring() -> None:
-    samples = Samples()
-    assert samples.due(0.0)
-    for number in range(5000):
-        samples.add(Sample(10.0 * number, number, None, None, None))
-    assert len(samples.all()) == HOURS * 360
-    assert samples.all()[-1].written == 4999
-    assert not samples.due(49_995.0)
-    assert samples.due(50_000.0)
 
 
 def test_a_listing_that_is_interrupted_in_the_middle_is_no_listing() -> None:

@@ -10,12 +10,13 @@ from typing import Final, Literal, cast
 import pytest
 import yaml
 
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archiver.holding import Holding
 from walkeeper.agent.members_look import Seen
-from walkeeper.agent.observer import Observer
+from walkeeper.agent.observer import SAMPLES, Observer
 from walkeeper.agent.problems import Problems
 from walkeeper.config import load
 from walkeeper.core.about import About
@@ -27,6 +28,7 @@ from walkeeper.core.room import Disk
 from walkeeper.dcs.base import PROOF_JOB, Member, Topology
 from walkeeper.errors import PostgresError
 from walkeeper.lib.clock import Clock, SystemClock
+from walkeeper.page.document import SAMPLE_SECONDS
 from walkeeper.postgres.server import CommitsState, ServerState
 
 RECORD: Final = Record(
@@ -188,3 +190,13 @@ def test_a_slot_is_not_held_against_the_record_of_another_cluster(
     slot = SlotState(physical=True, restart_lsn=Lsn(8 * MIB), active_pid=None, lost=False)
     why = observer._judge_slot(replace(observer.look(), server=server, slot=slot))
     assert (None if why is None else why == "") is safe
+
+
+def test_the_last_hours_are_bounded(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    observer, clock = observer_of(short_path), HandClock()
+    monkeypatch.setattr(observer, "_clock", clock)
+    for _ in range(2 * SAMPLES + 1):
+        observer._take_sample()
+        clock.now += SAMPLE_SECONDS / 2
+    taken = [sample.at for sample in observer.samples]
+    assert taken == [1000.0 + number * SAMPLE_SECONDS for number in range(1, SAMPLES + 1)]

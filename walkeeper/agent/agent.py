@@ -24,7 +24,7 @@ from walkeeper.agent.archiver.whereabouts import Sources
 from walkeeper.agent.backup_job import BackupJob, Cluster, backups, proofs
 from walkeeper.agent.backups import BackupsLook
 from walkeeper.agent.last_commit import LastCommit
-from walkeeper.agent.observation import Look, Observation, Observed
+from walkeeper.agent.observation import Observation, Observed
 from walkeeper.agent.observer import Observer
 from walkeeper.agent.pace import Pace
 from walkeeper.agent.probe import Probe
@@ -228,7 +228,7 @@ class Agent:
         self.observer.conclude(look)
         self._hand_in_leftovers(look.server, look.record)
 
-    def _tell_archiver(self, archiver: Archiver, look: Look) -> None:
+    def _tell_archiver(self, archiver: Archiver, look: Observation) -> None:
         ours = look.server is not None and self._is_its_cluster(look.server, archiver)
         archiver.observed.server_up = ours
         archiver.observed.slot = look.slot if ours else PostgresError("the server is down")
@@ -238,7 +238,7 @@ class Agent:
             archiver.over.set()
         archiver.ownership.other_leader = look.leader if look.leader != self.config.name else None
 
-    def _remember(self, look: Look) -> None:
+    def _remember(self, look: Observation) -> None:
         """By the owner, where the DCS has just answered."""
         archiver, topology = self.archiver, self.topology
         if archiver is not None and not archiver.over.is_set() and look.record_known and topology is not None:
@@ -261,7 +261,7 @@ class Agent:
 
     # --- acting -------------------------------------------------------------------------------------------------
 
-    def _act(self, look: Look) -> None:
+    def _act(self, look: Observation) -> None:
         self._conclude_takeover()
         archiver = self.archiver
         self._rival.is_gone(leads=look.leads(self.config.name))
@@ -417,16 +417,11 @@ class Agent:
         return replace(known, me=me, alarm=backup_job.alarm(self.observer.disk, look.server.segment_size, behind))
 
     def _report_leadership(self, view: View) -> None:
-        if writes_without_leading(view):
-            self.problems.report(
-                About.NO_LEADERSHIP,
-                NoLeadership(
-                    f"{self.config.name}: PostgreSQL accepts writes here, and Patroni's leader is somebody else",
-                    hint="Two primaries, or a promotion by hand. What is written here is not archived. Ask patronictl list.",
-                ),
-            )
-        else:
-            self.problems.clear(About.NO_LEADERSHIP)
+        problem = NoLeadership(
+            f"{self.config.name}: PostgreSQL accepts writes here, and Patroni's leader is somebody else",
+            hint="Two primaries, or a promotion by hand. What is written here is not archived. Ask patronictl list.",
+        )
+        self.problems.report(About.NO_LEADERSHIP, problem if writes_without_leading(view) else None)
 
     def _hand_in_leftovers(self, server: ServerState | None, record: Record | None) -> None:
         if self.archiver is not None or record is None or (server is not None and not server.in_recovery):

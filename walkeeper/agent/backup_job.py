@@ -328,10 +328,7 @@ class BackupJob:
                 f"expire after backup {job.backup}: {self._expire_failed}",
                 hint=f"walkeeper expire -c {self._config.backup_expire} says more. It is run again after the next backup.",
             )
-        if problem is None:
-            self._problems.clear(kind.about)
-        else:
-            self._problems.report(kind.about, problem)
+        self._problems.report(kind.about, problem)
 
     def _tell_over(self) -> None:
         job = self.seen

@@ -49,29 +49,17 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What a decision needs. ``slot`` is an error where it could not be asked for; None elsewhere is unknown, or not there."""
-
-    server: ServerState | None
-    slot: SlotState | PostgresError | None
-    found: Versioned | None
-    record_known: bool
-    record: Record | None
-    leader: str | None
-    leader_known: bool
-
-    def leads(self, member: str) -> bool | None:
-        """Whether that member holds the leader key; None where that could not be read."""
-        return self.leader == member if self.leader_known else None
-
-
-@dataclass(slots=True)
 class Observation:
-    """The last look at everything; None is unknown. Replaced as a whole, so that other threads may read it."""
+    """One look at everything; None is unknown, or not there. A decision needs what stands above ``gap_unsafe``; the rest is
+    looked at once that was acted on.
+    """
 
     at: float = 0.0
+    """When it was complete, by the monotonic clock; 0 before."""
     server: ServerState | None = None
-    slot: SlotState | None = None
+    slot: SlotState | PostgresError | None = None
+    """An error where it could not be asked for."""
+    found: Versioned | None = None
     record: Record | None = None
     record_known: bool = False
     leader: str | None = None
@@ -80,3 +68,7 @@ class Observation:
     command: CommandState | None = None
     commits: CommitsState | None = None
     """Asked with ``durability: store``, on a primary."""
+
+    def leads(self, member: str) -> bool | None:
+        """Whether that member holds the leader key; None where that could not be read."""
+        return self.leader == member if self.leader_known else None

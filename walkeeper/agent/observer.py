@@ -10,9 +10,8 @@ from typing import Final
 from walkeeper.agent.archiver.holding import Holding
 from walkeeper.agent.archiver.whereabouts import Candidate, disk_of
 from walkeeper.agent.members_look import MembersLook
-from walkeeper.agent.observation import GoneMembers, Look, Observation
+from walkeeper.agent.observation import GoneMembers, Observation
 from walkeeper.agent.problems import Problems
-from walkeeper.agent.samples import Samples
 from walkeeper.config import Config
 from walkeeper.core.about import About
 from walkeeper.core.hold_slot import SlotState, how_to_make_safe, why_not_gap_safe
@@ -27,11 +26,14 @@ from walkeeper.dcs.base import RecordStore, Topology, Versioned
 from walkeeper.dcs.claim import decoded
 from walkeeper.errors import CommandFails, DcsError, DcsUnavailable, NotGapSafe, PostgresError, TwoAcknowledge
 from walkeeper.lib.clock import Clock, timestamp
+from walkeeper.page.document import SAMPLE_SECONDS
 from walkeeper.page.facts import Sample
 from walkeeper.postgres.server import AGENT_APPLICATION, CommandState, CommitsState, Server, ServerState
 
 TOPOLOGY_SECONDS: Final = 10.0
 DISK_TOLD_SECONDS: Final = 30.0
+SAMPLES: Final = int(6 * 3600 / SAMPLE_SECONDS)
+"""For the page, which draws the last six hours."""
 
 
 class Observer:
@@ -56,7 +58,8 @@ class Observer:
         """Those that are, or were lately; replaced as a whole."""
         self.recalled = False
         """Whether ``members`` has those from before this process began."""
-        self.samples = Samples()
+        self.samples: tuple[Sample, ...] = ()
+        """The oldest first; replaced as a whole."""
         self._config = config
         self._records = records
         self._holding = holding
@@ -81,7 +84,7 @@ class Observer:
     def standby_cluster(self) -> bool:
         return self.topology is not None and self.topology.standby_cluster
 
-    def look(self) -> Look:
+    def look(self) -> Observation:
         """At everything that a decision needs, in an order that the decision relies on."""
         server = self._look_at_server()
         slot = self._look_at_slot(server)  # before the record, which never is behind the slot
@@ -91,18 +94,16 @@ class Observer:
         if record_known:  # one that cannot be read is as good as none
             self._holding.note(self._config.store_name, record)
         self._look_at_topology(record or self.observation.record)
-        return Look(server, slot, found, record_known, record, leader, leader_known)
+        return Observation(
+            server=server, slot=slot, found=found, record=record, record_known=record_known, leader=leader,
+            leader_known=leader_known,
+        )  # fmt: skip
 
-    def conclude(self, look: Look) -> None:
+    def conclude(self, look: Observation) -> None:
         """The rest of that look, once it was acted on; then others read it."""
-        self.observation = Observation(
+        self.observation = replace(
+            look,
             at=self._clock.monotonic(),
-            server=look.server,
-            slot=None if isinstance(look.slot, PostgresError) else look.slot,
-            record=look.record,
-            record_known=look.record_known,
-            leader=look.leader,
-            leader_known=look.leader_known,
             gap_unsafe=self._judge_slot(look),
             command=self._look_at_command(look.server),
             commits=self._look_at_commits(look.server),
@@ -227,10 +228,7 @@ class Observer:
 
     def _decode(self, found: Versioned | None) -> Record | None:
         claim = decoded(found)
-        if claim.problem is not None:
-            self._problems.report(About.RECORD, claim.problem)
-        else:
-            self._problems.clear(About.RECORD)
+        self._problems.report(About.RECORD, claim.problem)
         return claim.record
 
     def _look_at_command(self, server: ServerState | None) -> CommandState | None:
@@ -243,14 +241,14 @@ class Observer:
         except PostgresError as problem:
             self._problems.report(About.POSTGRESQL, problem, grace=True)
             return None
+        fails: CommandFails | None = None
         if command.mode != "off" and command.fails:
             text = f"archive_command: it failed for {command.last_failed} and has not succeeded since"
             hint = (
                 "PostgreSQL's log has what it said. PostgreSQL keeps all WAL from there on: watch the disk of pg_wal."
             )
-            self._problems.report(About.ARCHIVE_COMMAND, CommandFails(text, hint=hint), grace=True)
-        else:
-            self._problems.clear(About.ARCHIVE_COMMAND)
+            fails = CommandFails(text, hint=hint)
+        self._problems.report(About.ARCHIVE_COMMAND, fails, grace=True)
         return command
 
     def _look_at_commits(self, server: ServerState | None) -> CommitsState | None:
@@ -264,15 +262,15 @@ class Observer:
         except PostgresError as problem:
             self._problems.report(About.POSTGRESQL, problem, grace=True)
             return None
+        two: TwoAcknowledge | None = None
         if commits.connected > 1:
             text = f"{self._config.name}: {commits.connected} walsenders are called {name}, and commits believe each of them"
             hint = "One is the agent's. Whose are the others? walkeeper doctor says how to see it; change the role's password."
-            self._problems.report(About.TWO_ACKNOWLEDGE, TwoAcknowledge(text, hint=hint), grace=True)
-        else:
-            self._problems.clear(About.TWO_ACKNOWLEDGE)
+            two = TwoAcknowledge(text, hint=hint)
+        self._problems.report(About.TWO_ACKNOWLEDGE, two, grace=True)
         return commits
 
-    def _judge_slot(self, look: Look) -> str | None:
+    def _judge_slot(self, look: Observation) -> str | None:
         """Why this node is not gap-safe; "" if it is, None if that cannot be told, or if nothing depends on it."""
         slot, record = look.slot, look.record
         if isinstance(slot, PostgresError) or record is None or self._config.store_name != self._holding.first:
@@ -284,18 +282,17 @@ class Observer:
         frontier = self._holding.position(self._config.store_name, record)
         if frontier is None:
             return None
-        why = why_not_gap_safe(slot, frontier, record.size)
+        why, unsafe = why_not_gap_safe(slot, frontier, record.size), None
         if why:
             name = self._config.hold_slot
             declared = self.topology is None or name in self.topology.slots
             slots_off = self.topology is not None and self.topology.slots_off
             hint = how_to_make_safe(slot, name, declared=declared, slots_off=slots_off)
-            self._problems.report(About.NOT_GAP_SAFE, NotGapSafe(f"{self._config.name}: {why}", hint=hint), grace=True)
-        else:
-            self._problems.clear(About.NOT_GAP_SAFE)
+            unsafe = NotGapSafe(f"{self._config.name}: {why}", hint=hint)
+        self._problems.report(About.NOT_GAP_SAFE, unsafe, grace=True)
         return why
 
-    def _never_promoted(self, look: Look) -> bool:
+    def _never_promoted(self, look: Observation) -> bool:
         """A replica with the tag nofailover."""
         members = self.topology.members if self.topology is not None else ()
         tagged = any(member.name == self._config.name and member.nofailover for member in members)
@@ -325,18 +322,11 @@ class Observer:
             self._problems.report(About.POSTGRESQL, problem, grace=True)
 
     def _take_sample(self) -> None:
-        """For the page's charts."""
         now, server, record = self._clock.monotonic(), self.observation.server, self.observation.record
-        if not self.samples.due(now):
+        if self.samples and now - self.samples[-1].at < SAMPLE_SECONDS:
             return
-        lag = max(0, server.lsn - record.position) if server is not None and record is not None else None
-        self.samples.add(
-            Sample(
-                now,
-                server.lsn if server else None,
-                record.position if record else None,
-                lag,
-                self.lag_seconds(),
-                record.owner if record else None,
-            )
-        )
+        frontier = record.position if record is not None else None
+        lsn = server.lsn if server is not None else None
+        lag = None if lsn is None or frontier is None else max(0, lsn - frontier)
+        sample = Sample(now, lsn, frontier, lag, self.lag_seconds(), record.owner if record is not None else None)
+        self.samples = (*self.samples[1 - SAMPLES :], sample)

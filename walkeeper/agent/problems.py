@@ -43,11 +43,14 @@ class Problems:
         """The one that was logged last, whether it lasts or not."""
         self._lock = threading.Lock()
 
-    def report(self, what: About, problem: WalkeeperError, *, grace: bool = False) -> None:
-        """Open it, or say that it lasts; logged when it is new, changes its reason, or a minute has passed.
+    def report(self, what: About, problem: WalkeeperError | None, *, grace: bool = False) -> None:
+        """Open it, or say that it lasts; logged when it is new, changes its reason, or a minute has passed. None: it is over.
 
         With ``grace`` it is not told before GRACE_SECONDS are over.
         """
+        if problem is None:
+            self.clear(what)
+            return
         now = self._clock.monotonic()
         with self._lock:
             known = self._open.get(what)

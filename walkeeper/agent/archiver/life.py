@@ -70,10 +70,7 @@ class Life:
         now, own = self._clock.monotonic(), {self._token}
         _note(self._watch, self._clock, self._archive, newest, own, now + LOOK_SECONDS)
         alive = [newest[token] for token in self._watch.alive(now, own) if token in newest]
-        if alive:
-            self._problems.report(About.ARCHIVER_ANOTHER_CLUSTER, _another(self._archive, alive[0]))
-        else:
-            self._problems.clear(About.ARCHIVER_ANOTHER_CLUSTER)
+        self._problems.report(About.ARCHIVER_ANOTHER_CLUSTER, _another(self._archive, alive[0]) if alive else None)
 
 
 class Watcher:

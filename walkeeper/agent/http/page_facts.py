@@ -38,7 +38,7 @@ def facts(agent: Agent, store_listing: StoreListing, members_look: MembersLook) 
         listing=listing,
         listing_says=says,
         histories={archiver.history.timeline: archiver.history} if archiver else {},
-        samples=agent.observer.samples.all(),
+        samples=agent.observer.samples,
         now=now,
     )
 

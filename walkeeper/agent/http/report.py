@@ -11,6 +11,7 @@ from walkeeper.agent.agent import Agent
 from walkeeper.agent.observation import Observation
 from walkeeper.agent.problems import Problem
 from walkeeper.core.floor import moment
+from walkeeper.core.hold_slot import SlotState
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.record import Record
 from walkeeper.core.store_words import for_store
@@ -52,7 +53,7 @@ def report(agent: Agent) -> dict[str, Any]:
         "disk": None if disk is None else disk.described(),
         "gap_safe": None if observation.gap_unsafe is None else observation.gap_unsafe == "",
         "hold_slot": None
-        if slot is None
+        if not isinstance(slot, SlotState)
         else {"restart_lsn": _text(slot.restart_lsn), "lost": slot.lost, "active_pid": slot.active_pid},
         "archive_command": None
         if observation.command is None
