@@ -10,7 +10,7 @@ import pytest
 from tests.agent.test_synchronous import Committing
 from tests.fixtures.worlds import wait_for
 from tests.parts.postgres import REPLICATOR, Postgres
-from walkeeper.agent.http.metrics import Exposition
+from walkeeper.agent.http.metrics import exposition
 from walkeeper.agent.http.report import report
 from walkeeper.core import commit_words
 from walkeeper.core.lsn import Lsn
@@ -37,7 +37,7 @@ def test_p10_commits_that_wait_for_the_store_are_counted_and_shown_and_so_is_the
         commits = [one.commit() for _ in range(3)]
         wait_for(lambda: shown()["state"] == "waiting" and (shown()["waiting_commits"] or 0) >= 3)
         assert commit_words.now(shown()).startswith("wait: nothing was acknowledged for ")
-        text = Exposition(lambda: report(one.running.agent)).text("")[1].decode()
+        text = exposition(lambda: report(one.running.agent), "")[1].decode()
         assert "walkeeper_commits_waiting " in text
         one.held.open.set()
         for commit in commits:

@@ -189,7 +189,7 @@ FAR: Final[dict[str, Any]] = {
 
 def test_what_is_known_of_every_store_has_its_name() -> None:
     def lines(**changes: Any) -> list[str]:
-        text = metrics.Exposition(lambda: {**KNOWN, **changes}).text("")[1].decode()
+        text = metrics.exposition(lambda: {**KNOWN, **changes}, "")[1].decode()
         return [line for line in text.splitlines() if line[0] != "#"]
 
     unknown = {
@@ -298,7 +298,7 @@ def test_the_report_has_the_agents_of_the_other_stores(tmp_path: Path) -> None:
     ],
 )
 def test_how_commits_fare_that_wait_for_the_store(durability: dict[str, Any] | None, lines: list[str]) -> None:
-    text = metrics.Exposition(lambda: {**KNOWN, "durability": durability}).text("")[1].decode()
+    text = metrics.exposition(lambda: {**KNOWN, "durability": durability}, "")[1].decode()
     named = [line for line in text.splitlines() if re.match(r"walkeeper_(commits_|acknowledged|durability)", line)]
     assert named == lines
 
@@ -362,20 +362,18 @@ def test_the_report_says_what_commits_wait_for(
 
 
 def test_what_base_backups_restore_is_served_where_it_is_known() -> None:
-    text = metrics.Exposition(lambda: KNOWN).text("")[1].decode()
+    text = metrics.exposition(lambda: KNOWN, "")[1].decode()
     for line in (
         "walkeeper_backups_complete 2.0", "walkeeper_backups_damaged 1.0", "walkeeper_backup_age_seconds 60.0", "walkeeper_backup_proved_age_seconds 3600.0",
         "walkeeper_window_start_lsn_bytes 256.0", "walkeeper_window_end_lsn_bytes 768.0", "walkeeper_window_seconds 86400.0",
         "walkeeper_window_short 0.0", "walkeeper_backup_overdue 0.0", "walkeeper_proof_overdue 1.0",
     ):  # fmt: skip
         assert line in text.splitlines()
-    none = (
-        metrics.Exposition(lambda: {**KNOWN, "backups": {**KNOWN["backups"], "newest": None, "window": None}})
-        .text("")[1]
-        .decode()
-    )
+    none = metrics.exposition(lambda: {**KNOWN, "backups": {**KNOWN["backups"], "newest": None, "window": None}}, "")[
+        1
+    ].decode()
     assert "walkeeper_window" not in none.replace("walkeeper_window_short", "")
-    assert "walkeeper_backup" not in metrics.Exposition(lambda: {**KNOWN, "backups": None}).text("")[1].decode()
+    assert "walkeeper_backup" not in metrics.exposition(lambda: {**KNOWN, "backups": None}, "")[1].decode()
 
 
 def test_the_agent_looks_at_base_backups_in_the_background_and_seldom(tmp_path: Path) -> None:

@@ -16,126 +16,116 @@ from prometheus_client.exposition import choose_encoder
 from walkeeper.core.lsn import Lsn
 
 Report = Callable[[], dict[str, Any]]
+_Value = str | Callable[[dict[str, Any]], Any]
+"""Where it stands in the report, or what is made of that; None is not known."""
 
-_GAUGES: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
-    ("archiving", "1 while this node's agent owns the record and archives.", lambda r: r["agent"]["archiving"]),
-    ("look_age_seconds", "Since the agent last looked at everything.", lambda r: r["agent"]["looked_seconds_ago"]),
+_GAUGES: Final[tuple[tuple[str, str, _Value], ...]] = (
+    ("archiving", "1 while this node's agent owns the record and archives.", "agent.archiving"),
+    ("look_age_seconds", "Since the agent last looked at everything.", "agent.looked_seconds_ago"),
     ("server_up", "1 while the local PostgreSQL answers.", lambda r: r["server"] is not None),
-    ("server_lsn_bytes", "How far the local server's WAL is flushed.", lambda r: _lsn(r["server"], "lsn")),
-    ("server_timeline", "The local server's timeline.", lambda r: _of(r["server"], "timeline")),
-    ("record_known", "1 while the DCS answers.", lambda r: r["record_known"]),
-    (
-        "frontier_lsn_bytes",
-        "The record's frontier: everything below is in the store.",
-        lambda r: _lsn(r["record"], "frontier"),
-    ),
-    ("frontier_timeline", "The frontier's timeline.", lambda r: _of(r["record"], "timeline")),
-    (
-        "stored_lsn_bytes",
-        "How far this node's archiver has stored; the frontier follows it.",
-        lambda r: _lsn(r["agent"], "stored_up_to"),
-    ),
+    ("server_lsn_bytes", "How far the local server's WAL is flushed.", "server.lsn"),
+    ("server_timeline", "The local server's timeline.", "server.timeline"),
+    ("record_known", "1 while the DCS answers.", "record_known"),
+    ("frontier_lsn_bytes", "The record's frontier: everything below is in the store.", "record.frontier"),
+    ("frontier_timeline", "The frontier's timeline.", "record.timeline"),
+    ("stored_lsn_bytes", "How far this node's archiver has stored; the frontier follows it.", "agent.stored_up_to"),
     (
         "last_commit_timestamp_seconds",
         "When the last commit was made that is archived: a restore may stop at any time before it. On nodes that know it.",
-        lambda r: None if r["last_commit"] is None else _unix(r["last_commit"]["time"]),
+        "last_commit.time",
     ),
-    ("lag_bytes", "The local server's WAL that is not below the frontier.", lambda r: r["lag_bytes"]),
+    ("lag_bytes", "The local server's WAL that is not below the frontier.", "lag_bytes"),
     (
         "lag_seconds",
         "How long the oldest WAL that is not below the frontier has waited; without the tail, the oldest complete segment.",
-        lambda r: r["lag_seconds"],
+        "lag_seconds",
     ),
-    ("pg_wal_disk_bytes", "The size of pg_wal's file system.", lambda r: _of(r["disk"], "total")),
-    ("pg_wal_disk_free_bytes", "What is free there, for who is not root.", lambda r: _of(r["disk"], "free")),
+    ("pg_wal_disk_bytes", "The size of pg_wal's file system.", "disk.total"),
+    ("pg_wal_disk_free_bytes", "What is free there, for who is not root.", "disk.free"),
     (
         "pg_wal_disk_growth_bytes",
         "By how many bytes a second that has shrunk in the last minutes; below 0 where it has grown.",
-        lambda r: _of(r["disk"], "growth"),
+        "disk.growth",
     ),
     (
         "pg_wal_disk_seconds_left",
         "Until it is full, if it goes on like that; left out where it does not shrink.",
-        lambda r: _of(r["disk"], "seconds_left"),
+        "disk.seconds_left",
     ),
-    ("gap_safe", "1 while this node holds everything that is not archived.", lambda r: r["gap_safe"]),
-    ("gaps", "Recorded gaps in the archive.", lambda r: _of(r["record"], "gaps")),
+    ("gap_safe", "1 while this node holds everything that is not archived.", "gap_safe"),
+    ("gaps", "Recorded gaps in the archive.", "record.gaps"),
     (
         "suspected_bytes",
         "WAL that is suspected lost: nobody who answered has it. 0 on nodes that do not archive.",
-        lambda r: _of(r["suspected"], "bytes") if r["suspected"] else 0,
+        lambda r: r["suspected"]["bytes"] if r["suspected"] else 0,
     ),
     (
         "archive_command_fails",
         "1 while PostgreSQL's last call of archive_command failed; on a server that runs it.",
-        lambda r: _of(r["archive_command"], "fails"),
+        "archive_command.fails",
     ),
     (
         "archive_command_failed_calls",
         "Calls of archive_command that failed, as pg_stat_archiver counts them.",
-        lambda r: _of(r["archive_command"], "failed_count"),
+        "archive_command.failed_count",
     ),
     (
         "backups_complete",
         "Base backups that restore; as the next ones, on the node that archives, once there was one.",
-        lambda r: _in(r, "complete"),
+        "backups.complete",
     ),
-    ("backups_damaged", "Base backups that are damaged, and do not count.", lambda r: _in(r, "damaged")),
-    ("backup_attempts", "Base backups that run, or that ended early.", lambda r: _in(r, "attempts")),
+    ("backups_damaged", "Base backups that are damaged, and do not count.", "backups.damaged"),
+    ("backup_attempts", "Base backups that run, or that ended early.", "backups.attempts"),
     (
         "backup_age_seconds",
         "Since the newest complete base backup stopped, by its server's clock.",
-        lambda r: _in(r, "newest", "age_seconds"),
+        "backups.newest.age_seconds",
     ),
     (
         "backup_proved_age_seconds",
         "Since `walkeeper verify --restore` last restored one for real, and all was well.",
-        lambda r: _in(r, "proved", "age_seconds"),
+        "backups.proved.age_seconds",
     ),
     (
         "backup_overdue",
         "1 where the newest two moments of `backup.schedule` have passed since the newest complete base backup.",
-        lambda r: _in(r, "overdue"),
+        "backups.overdue",
     ),
     (
         "proof_overdue",
         "1 where those of `backup.verify_schedule` have passed since the last proof, or without one since the oldest backup.",
-        lambda r: _in(r, "proof_overdue"),
+        "backups.proof_overdue",
     ),
-    (
-        "window_start_lsn_bytes",
-        "From which position on everything can be restored.",
-        lambda r: _lsn(_in(r, "window"), "start_lsn"),
-    ),
-    ("window_end_lsn_bytes", "Up to which position.", lambda r: _lsn(_in(r, "window"), "end_lsn")),
-    ("window_seconds", "How far back everything can be restored.", lambda r: _in(r, "window", "seconds")),
+    ("window_start_lsn_bytes", "From which position on everything can be restored.", "backups.window.start_lsn"),
+    ("window_end_lsn_bytes", "Up to which position.", "backups.window.end_lsn"),
+    ("window_seconds", "How far back everything can be restored.", "backups.window.seconds"),
     (
         "window_short",
         "1 where that is less than `backup.keep`, although there are backups that are old enough.",
-        lambda r: _in(r, "short"),
+        "backups.short",
     ),
     (
         "commits_wait_seconds",
         "With `durability: store`, on the node that streams: how long the oldest WAL that commits wait for has waited.",
-        lambda r: 0 if _of(r["durability"], "state") == "degraded" else _of(r["durability"], "waited_seconds"),
+        lambda r: 0 if _found(r, "durability.state") == "degraded" else _found(r, "durability.waited_seconds"),
     ),
     (
         "commits_waiting",
         "Sessions whose commit waits for it; left out where the agent's role may not see that (`pg_read_all_stats`).",
-        lambda r: _of(r["durability"], "waiting_commits"),
+        "durability.waiting_commits",
     ),
     (
         "acknowledged_lsn_bytes",
         "Up to where commits return, because the store has it (or as `degrade_after` says); left out where nothing streams.",
-        lambda r: _lsn(r["durability"], "acknowledged"),
+        "durability.acknowledged",
     ),
     (
         "durability_degraded",
         "1 while commits go on without the store.",
-        lambda r: None if _of(r["durability"], "state") is None else r["durability"]["state"] == "degraded",
+        lambda r: state == "degraded" if (state := _found(r, "durability.state")) else None,
     ),
-    ("spool_bytes", "Bytes in the spool.", lambda r: r["agent"]["spool_bytes"]),
-    ("spool_limit_bytes", "The spool's limit.", lambda r: r["agent"]["spool_limit"]),
+    ("spool_bytes", "Bytes in the spool.", "agent.spool_bytes"),
+    ("spool_limit_bytes", "The spool's limit.", "agent.spool_limit"),
     ("troubles", "How many things keep the agent from its work at this moment.", lambda r: len(r["troubles"])),
 )
 _OF_EACH_STORE: Final = frozenset(
@@ -144,11 +134,11 @@ _OF_EACH_STORE: Final = frozenset(
      "window_end_lsn_bytes", "window_seconds", "window_short"]
 )  # fmt: skip
 """Of those, what is known of every store; the first, which may be the only one, has no label."""
-_COUNTERS: Final[tuple[tuple[str, str, Callable[[dict[str, Any]], Any]], ...]] = (
-    ("uploaded_segments", "Segments stored since the takeover.", lambda r: r["agent"]["uploaded_segments"]),
-    ("uploaded_bytes", "Bytes stored since the takeover, packed.", lambda r: r["agent"]["uploaded_bytes"]),
-    ("tail_pieces", "Pieces of open segments stored since the takeover.", lambda r: r["agent"]["tail_pieces"]),
-    ("tail_bytes", "Bytes of such pieces stored since the takeover, packed.", lambda r: r["agent"]["tail_bytes"]),
+_COUNTERS: Final[tuple[tuple[str, str, str], ...]] = (
+    ("uploaded_segments", "Segments stored since the takeover.", "agent.uploaded_segments"),
+    ("uploaded_bytes", "Bytes stored since the takeover, packed.", "agent.uploaded_bytes"),
+    ("tail_pieces", "Pieces of open segments stored since the takeover.", "agent.tail_pieces"),
+    ("tail_bytes", "Bytes of such pieces stored since the takeover, packed.", "agent.tail_bytes"),
 )
 _REFUSED: Final = ("refused", "Refusals and failures by reason, since the agent started.")
 _BEHIND: Final = ("member_behind_bytes", "How much of the leader's WAL a member lacks, as Patroni's keys say.")
@@ -166,13 +156,13 @@ class Collector:
         for name, text, read in _GAUGES:
             family = GaugeMetricFamily(f"walkeeper_{name}", text)
             for labels, part in (({}, report), *(beside if name in _OF_EACH_STORE else ())):
-                value = read(part)
+                value = read(part) if callable(read) else _found(part, read)
                 if value is not None:
-                    family.add_sample(family.name, labels, float(value))
+                    family.add_sample(family.name, labels, _number(value))
             if family.samples:
                 yield family
         for name, text, read in _COUNTERS:
-            yield CounterMetricFamily(f"walkeeper_{name}", text, value=float(read(report)))
+            yield CounterMetricFamily(f"walkeeper_{name}", text, value=float(_found(report, read)))
         refused = CounterMetricFamily(f"walkeeper_{_REFUSED[0]}", _REFUSED[1], labels=["reason"])
         for reason, count in sorted(report["refused_total"].items()):
             refused.add_metric([reason], count)
@@ -194,37 +184,27 @@ class Collector:
         yield info
 
 
-class Exposition:
-    """``/metrics``."""
-
-    def __init__(self, report: Report) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(Collector(report))
-
-    def text(self, accept: str) -> tuple[str, bytes]:
-        """Content type and body, in the format that the ``Accept`` header asks for."""
-        encode, content_type = choose_encoder(accept)
-        return content_type, encode(self._registry)
+def exposition(report: Report, accept: str) -> tuple[str, bytes]:
+    """Of ``/metrics``: content type and body, in the format that the ``Accept`` header asks for."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector(report))
+    encode, content_type = choose_encoder(accept)
+    return content_type, encode(registry)
 
 
-def _lsn(part: dict[str, Any] | None, key: str) -> int | None:
-    return None if part is None or part[key] is None else int(Lsn.parse(part[key]))
-
-
-def _in(report: dict[str, Any], *path: str) -> Any:
-    """What the report says of base backups."""
-    found: Any = report.get("backups")
-    for name in path:
+def _found(report: dict[str, Any], path: str) -> Any:
+    """None where any part of it is."""
+    found: Any = report
+    for name in path.split("."):
         found = None if found is None else found[name]
     return found
 
 
-def _unix(time: str) -> float:
-    return datetime.fromisoformat(time).timestamp()
-
-
-def _of(part: dict[str, Any] | None, key: str) -> Any:
-    return None if part is None else part[key]
+def _number(value: Any) -> float:
+    """A position counts in bytes, a time since 1970."""
+    if not isinstance(value, str):
+        return float(value)
+    return int(Lsn.parse(value)) if "/" in value else datetime.fromisoformat(value).timestamp()
 
 
 # --- docs/metrics.md ------------------------------------------------------------------------------------------------

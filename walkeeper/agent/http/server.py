@@ -20,7 +20,7 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from walkeeper.agent.http.metrics import Exposition, Report
+from walkeeper.agent.http.metrics import Report, exposition
 from walkeeper.errors import AgentError
 from walkeeper.lib import events
 from walkeeper.page.style import POLICY
@@ -47,7 +47,6 @@ class Pages:
     def __init__(self, report: Report, page: Callable[[], str]) -> None:
         self._report = report
         self._page = page
-        self._metrics = Exposition(report)
         self._made = threading.Lock()
         self._last: tuple[float, bytes] | None = None
 
@@ -56,7 +55,7 @@ class Pages:
         if path == "/":
             return HTTPStatus.OK, "text/html; charset=utf-8", self._present_page()
         if path == "/metrics":
-            return HTTPStatus.OK, *self._metrics.text(accept)
+            return HTTPStatus.OK, *exposition(self._report, accept)
         if path == "/health":
             return _verdict({"troubles": _all_problems(self._report())})
         if path == "/ready":
