@@ -51,7 +51,7 @@ def expected(archive: Archive, history: History, files: Iterable[Stretch]) -> li
     starts = [start.number for start in stated.stated_starts(size)]
     if not starts:
         raise ArchiveMissing(
-            f"{archive.store.url}/{layout.root}: the archive is no longer there",
+            f"{archive.place}: the archive is no longer there",
             hint="Was the disk unmounted, or the bucket emptied? Nothing is stored again by itself: put it back from a copy, "
             "or begin a new archive: restart the agent, and then run walkeeper takeover --accept.",
         )

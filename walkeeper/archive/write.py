@@ -75,6 +75,11 @@ class Archive:
         self.codec = codec
         self.contents = Contents(store, layout, size)
 
+    @property
+    def place(self) -> str:
+        """Where it is, for people, and for the mark in what was restored from it as another cluster."""
+        return f"{self.store.url}/{self.layout.root}"
+
     def archive_segment(self, segment: Segment, plain: Plain, history: History | None) -> Receipt:
         """Store a complete segment of ``history``'s cluster; the receipt says that it is durable there (P1).
 

@@ -27,6 +27,7 @@ from walkeeper.agent.archiver.comparing import (
 )
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.recorded_gaps import LONGEST
+from walkeeper.agent.archiver.refusals import pass_or_raise
 from walkeeper.archive.write import Archive
 from walkeeper.core.beliefs import NO_ARCHIVE, PROMOTE, must_compare, must_compare_own, nothing_archived
 from walkeeper.core.history import History
@@ -103,7 +104,7 @@ def _believed(
         try:
             check_cluster(record, local.server)
         except WrongCluster as problem:
-            _accepted_or_raised(problem, accepted)
+            pass_or_raise(problem, accepted)
             return _by_store(archive, local), None
         try:
             return _by_record(me, record, archive, local, accepted), record
@@ -112,7 +113,7 @@ def _believed(
         except Refused as problem:
             if problem.reason not in {"archive_missing", "beyond_server"}:
                 raise
-            _accepted_or_raised(problem, accepted)
+            pass_or_raise(problem, accepted)
     return _by_store(archive, local), None
 
 
@@ -127,7 +128,7 @@ def _hold_against(
     ends = (in_question(life, recorded, chain, lsn, belief.first.size) for lsn in (belief.lsn, local.begins()))
     until = next((end for end in ends if end is not None and end > first), None)
     if until is not None and not is_shown(life, until, belief.compared):
-        _accepted_or_raised(not_shown(life, until), {OfSecondLife.reason} if said else ())
+        pass_or_raise(not_shown(life, until), {OfSecondLife.reason} if said else ())
     begins, left = not belief.by_record and not belief.start_is_stated, left_at(life, chain)
     if begins or (own and said) or (left is not None and left <= first):
         belief.lives[life] = None
@@ -151,7 +152,7 @@ def check_record(me: str, store: str, record: Record, local: LocalWal, accepted:
     try:
         end = common_end(record, history, server)
     except BeyondServer as problem:
-        _accepted_or_raised(problem, accepted)
+        pass_or_raise(problem, accepted)
         return
     whole = record.position.floor(record.size)
     below = _below(chain, whole, Segment.parse(record.start, record.size)) if whole <= end else None
@@ -166,12 +167,6 @@ def check_record(me: str, store: str, record: Record, local: LocalWal, accepted:
     of_it = sha256 is not None and below is not None and below.timeline == record.timeline
     if not of_it and must_compare(record, me, server):
         _not_compared_with(record, f"record of the store {store}", accepted)
-
-
-def _accepted_or_raised(problem: Refused, accepted: Collection[str]) -> None:
-    if problem.reason not in accepted:
-        raise problem
-    events.warning("takeover_accepted", refusal=problem.reason, error=problem)
 
 
 # --- by the record ----------------------------------------------------------------------------------------------------
@@ -189,8 +184,7 @@ def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accep
     # With a segment and no statement the store went away when the archive had just begun: it is stated now.
     if stored.first is None and stored.below is None and not nothing_archived(record):
         raise ArchiveMissing(
-            f"{archive.store.url}/{archive.layout.root}: no archive is there, and the record speaks of one from {first} to "
-            f"{record.lsn}",
+            f"{archive.place}: no archive is there, and the record speaks of one from {first} to {record.lsn}",
             hint=NO_ARCHIVE,
         )
     belief = Belief(start, first, record.gaps, record.gaps_total, by_record=True, start_is_stated=stored.first == first)
@@ -298,7 +292,7 @@ def _go_back(belief: Belief, record: Record, archive: Archive, local: LocalWal, 
             hint="Is it the right bucket and prefix, was everything copied, did somebody delete objects? Bring them back. If "
             "they are lost: walkeeper takeover --accept goes on from what the store has, and what nobody has becomes a gap.",
         )
-        _accepted_or_raised(problem, accepted)
+        pass_or_raise(problem, accepted)
     _go_to(belief, has, record, archive, local)
 
 
@@ -342,7 +336,7 @@ def _compare_own(
             hint="If the DCS was put back to an older state, and this is the server that archived it: walkeeper takeover "
             "--accept. If not, two servers were promoted under one number: promote to a new timeline (patronictl switchover).",
         )
-        _accepted_or_raised(problem, accepted)
+        pass_or_raise(problem, accepted)
 
 
 def _go_over_stored(belief: Belief, archive: Archive, local: LocalWal) -> None:
@@ -390,7 +384,7 @@ def _not_compared_with(record: Record, what: str, accepted: Collection[str]) -> 
         hint="A leader does not change without a new timeline. If this member was renamed, or has that one's volume: "
         "walkeeper takeover --accept. If not, promote to a new timeline (patronictl switchover).",
     )
-    _accepted_or_raised(problem, accepted)
+    pass_or_raise(problem, accepted)
 
 
 # --- without a record -------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.archive import tail
@@ -33,6 +34,9 @@ from walkeeper.errors import BadHistory, NotAuthentic, NumberUsedTwice, OtherByt
 from walkeeper.lib import events
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import Body, ObjectInfo
+
+_About = TypeVar("_About")
+_Answer = TypeVar("_Answer")
 
 AT_ONCE: Final = 8
 """Questions to the store on their way at the same time."""
@@ -75,6 +79,11 @@ def look(archive: Archive, server: LocalServer, below: Segment | None, opened: S
     return Stored(**answers)  # type: ignore[arg-type]
 
 
+def _answers(question: Callable[[_About], _Answer], of: Sequence[_About]) -> dict[_About, _Answer]:
+    """Asked of each, some at the same time."""
+    return dict(in_parallel(lambda each: (each, question(each)), of, min(AT_ONCE, len(of))))
+
+
 def _history_numbers(listed: Iterable[ObjectInfo]) -> Iterator[int]:
     for info in listed:
         name = info.key.rpartition("/")[2]
@@ -105,7 +114,7 @@ def compare_histories(
         known = local.histories.get(record.timeline)
         vouched = record.timeline if known is not None and _sha256(known) == record.history_sha256 else 1
     wanted = [timeline for timeline in chain.timelines if timeline in stored and timeline > max(1, vouched)]
-    bodies = dict(in_parallel(lambda one: (one, _history(archive, one)), wanted, min(AT_ONCE, len(wanted))))
+    bodies = _answers(partial(_history, archive), wanted)
     for timeline in wanted:
         body = bodies[timeline]
         if body is not None:
@@ -184,7 +193,7 @@ def compare_all(archive: Archive, segments: Sequence[Segment], local: LocalWal, 
     shows whose life is stored only where all from the first on match.
     """
     here = [segment for segment in segments if segment.end <= lsn and local.has(segment)]
-    found = dict(in_parallel(lambda each: (each, archive.find(each)), here, min(AT_ONCE, len(here))))
+    found = _answers(archive.find, here)
     compared, whole = list[Compared](), True
     for segment in segments:
         one = compare_whole(found.get(segment), local, lsn)
@@ -270,7 +279,7 @@ def _own_tail(
         known = [each for each in stored.tail if each.segment == segment.name]
         return [(segment, each) for each in known or stored_pieces(archive.store, archive.layout, segment.name)]
 
-    return [one for found in in_parallel(pieces, own, min(AT_ONCE, len(own))) for one in found]
+    return [one for found in _answers(pieces, own).values() for one in found]
 
 
 def _there(
@@ -279,7 +288,7 @@ def _there(
     """Those of which not only the name is there, in order."""
     left = iter(pieces)
     while some := list(islice(left, AT_ONCE)):
-        heads = _heads(archive, [each for _, each in some])
+        heads = _answers(partial(_head, archive), [each for _, each in some])
         yield from ((segment, each, info) for segment, each in some if (info := heads[each]) is not None)
 
 
@@ -303,7 +312,7 @@ def compare_tail(
         usable = [each for each in by_owner[owner] if each.piece in chain and opened.start + each.piece.begin < end]
         whole = [each for each in usable if opened.start + each.piece.end <= end]
         try:
-            compared = _compare_pieces(segment, _heads(archive, whole), local, opened.timeline)
+            compared = _compare_pieces(segment, _answers(partial(_head, archive), whole), local, opened.timeline)
             for forked in set(usable) - set(whole):
                 compared += _compare_beginning(archive, forked, segment, end, local, opened.timeline)
             if compared:
@@ -344,16 +353,12 @@ def _compare_beginning(
     return [Compared(f"tail of {segment}", timeline, end)]
 
 
-def _heads(archive: Archive, pieces: Sequence[StoredPiece]) -> Mapping[StoredPiece, ObjectInfo | None]:
-    return dict(in_parallel(lambda each: (each, _head(archive, each.key)), pieces, min(AT_ONCE, len(pieces))))
-
-
-def _head(archive: Archive, key: str) -> ObjectInfo | None:
+def _head(archive: Archive, stored: StoredPiece) -> ObjectInfo | None:
     """None for what somebody without the key planted, too: it says nothing."""
     try:
-        return archive.store.head(key)
+        return archive.store.head(stored.key)
     except NotAuthentic as problem:
-        events.failure("object_not_authentic", problem, key=key)
+        events.failure("object_not_authentic", problem, key=stored.key)
         return None
 
 

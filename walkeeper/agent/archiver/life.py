@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from walkeeper.agent.archiver.local_wal import LocalWal
+from walkeeper.agent.archiver.refusals import pass_or_raise
 from walkeeper.agent.problems import Problems
 from walkeeper.archive import life
 from walkeeper.archive.life import Sign
@@ -16,7 +17,6 @@ from walkeeper.archive.write import Archive
 from walkeeper.core.about import About
 from walkeeper.core.life import RENEW_SECONDS, LifeWatch
 from walkeeper.errors import AnotherCluster, StoreDenied, WalkeeperError, Watching
-from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 
 RETRY_SECONDS: Final = 10.0
@@ -80,7 +80,7 @@ class Watcher:
         self._clock = clock
         self._own: list[str] = []
         self._watch = LifeWatch()
-        self._root = ""
+        self._place = ""
         self._done: LifeWatch | None = None
         self.sums: dict[tuple[object, ...], str] = {}
         """Of this server's segments, for as long as the same takeover is tried: see LocalWal."""
@@ -110,23 +110,19 @@ class Watcher:
 
     def alone(self, archive: Archive, accepted: Collection[str]) -> None:
         """Returns where nobody else keeps the archive alive. Raises AnotherCluster, Watching (call again), or store errors."""
-        root = f"{archive.store.url}/{archive.layout.root}"
-        if self._root != root:
-            self._root, self._watch = root, LifeWatch()
+        if self._place != archive.place:
+            self._place, self._watch = archive.place, LifeWatch()
         watch = self._watch  # the observer may forget it meanwhile, and a new one has seen nobody
         newest = life.newest(life.signs(archive.store, archive.layout))
         now = self._clock.monotonic()
         _note(watch, self._clock, archive, newest, self._own)
         alive = [newest.get(token, Sign(token, 0)) for token in watch.renewed(self._own)]
         if alive:
-            problem = _another(archive, alive[0])
-            if problem.reason not in accepted:
-                raise problem
-            events.warning("takeover_accepted", refusal=problem.reason, error=problem)
+            pass_or_raise(_another(archive, alive[0]), accepted)
         elif left := watch.left(now, self._own):
             raise Watching(
-                f"{archive.store.url}/{archive.layout.root}: there is an archive and no record in the DCS; for {left:.0f} s more "
-                "it is watched whether somebody else archives there",
+                f"{archive.place}: there is an archive and no record in the DCS; for {left:.0f} s more it is watched whether "
+                "somebody else archives there",
                 hint="Normal where the record was removed or the DCS was rebuilt. The takeover comes automatically.",
             )
 
@@ -151,11 +147,7 @@ def _note(
 
 def no_longer_a_clone(archive: Archive, local: LocalWal) -> None:
     """Once the record is this cluster's: whoever owns it is not refused by what a restore has marked, by archive-push neither."""
-    local.forget_clone(_place(archive))
-
-
-def _place(archive: Archive) -> str:
-    return f"{archive.store.url}/{archive.layout.root}"
+    local.forget_clone(archive.place)
 
 
 def check_no_clone(archive: Archive, local: LocalWal, accepted: Collection[str], other_stores: Collection[str]) -> None:
@@ -163,22 +155,19 @@ def check_no_clone(archive: Archive, local: LocalWal, accepted: Collection[str],
     from that in another store of the same configuration.
     """
     place = local.clone_of()
-    if place not in {_place(archive), *(f"{url}/{archive.layout.root}" for url in other_stores)}:
+    if place not in {archive.place, *(f"{url}/{archive.layout.root}" for url in other_stores)}:
         return
-    problem = AnotherCluster(
+    refusal = AnotherCluster(
         f"{place}: this cluster was restored from there as another one (walkeeper restore --from), and never archives there",
         hint="Its configuration is the other cluster's: give it another scope or prefix. If it takes that cluster's place for "
         "good, stop the other, then walkeeper takeover --accept.",
     )
-    if problem.reason not in accepted:
-        raise problem
-    events.warning("takeover_accepted", refusal=problem.reason, error=problem)
+    pass_or_raise(refusal, accepted)
 
 
 def _another(archive: Archive, sign: Sign) -> AnotherCluster:
     return AnotherCluster(
-        f"{archive.store.url}/{archive.layout.root}: another cluster's agent archives there, too: "
-        f"{life.who(archive.store, archive.layout, sign)}",
+        f"{archive.place}: another cluster's agent archives there, too: {life.who(archive.store, archive.layout, sign)}",
         hint="One of the two is a copy that runs with the other's configuration: give the copy another prefix or scope. If it is "
         "an agent of this very cluster that kept to an old DCS, restart that one. A leader that was refused and is to go on "
         "with the archive: stop the other, then walkeeper takeover --accept.",

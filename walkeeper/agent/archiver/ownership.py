@@ -223,8 +223,9 @@ def _say_where_without_record(archive: Archive, belief: Belief, *, lost: bool) -
         )
         return
     if lost:
-        place = f"{archive.store.url}/{archive.layout.root}"
-        raise ArchiveMissing(f"{place}: no archive is there, and there was one: its record is lost", hint=NO_ARCHIVE)
+        raise ArchiveMissing(
+            f"{archive.place}: no archive is there, and there was one: its record is lost", hint=NO_ARCHIVE
+        )
     events.info("archive_begins", store=archive.store.url, at=belief.first)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from walkeeper.core.beliefs import ACCEPTABLE
 from walkeeper.dcs.base import Versioned
 from walkeeper.dcs.claim import decoded
 from walkeeper.errors import AgentError, Refused
+from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 
 LOOK_AGAIN: Final = 30.0
@@ -24,6 +25,13 @@ def situation(record: Versioned | None, *server: object) -> object:
     return (found.system_identifier, found.timeline, found.start, found.owner, found.session), server
 
 
+def pass_or_raise(problem: Refused, accepted: Collection[str]) -> None:
+    """``accepted``: reasons of refusals that a person lets this takeover pass."""
+    if problem.reason not in accepted:
+        raise problem
+    events.warning("takeover_accepted", refusal=problem.reason, error=problem)
+
+
 class Refusals:
     """For the observer; ``answer`` is for the control socket's threads."""
 
@@ -31,44 +39,34 @@ class Refusals:
         self._clock = clock
         self._poke = poke
         self._lock = threading.Lock()
-        self._problem: Refused | None = None
+        self.problem: Refused | None = None
+        """The refusal that is open."""
+        self.accepted: frozenset[str] = frozenset()
+        """Reasons that the next takeover passes."""
         self._situation: object = None
         self._until = 0.0
-        self._accepted: frozenset[str] = frozenset()
         self._passed: frozenset[str] = frozenset()
         """What was accepted before in this situation: a takeover may meet two refusals, and each is accepted by itself."""
 
     def stands(self, situation: object) -> bool:
         """Whether a takeover would end as the last one did, as far as can be told without a question to the store."""
         with self._lock:
-            return self._problem is not None and situation == self._situation and self._clock.monotonic() < self._until
+            return self.problem is not None and situation == self._situation and self._clock.monotonic() < self._until
 
     def refused(self, problem: Refused, situation: object, accepted: frozenset[str]) -> None:
         """``accepted``: what that takeover passed. A person's word that came while it ran is for the next."""
         with self._lock:
             before = self._passed if situation == self._situation else frozenset()
-            self._problem, self._situation = problem, situation
+            self.problem, self._situation = problem, situation
             self._passed = accepted or before
-            meanwhile = (self._accepted - accepted) & {problem.reason}
-            self._accepted = self._passed | meanwhile if meanwhile else frozenset()
-            self._until = 0.0 if self._accepted else self._clock.monotonic() + LOOK_AGAIN
+            meanwhile = (self.accepted - accepted) & {problem.reason}
+            self.accepted = self._passed | meanwhile if meanwhile else frozenset()
+            self._until = 0.0 if self.accepted else self._clock.monotonic() + LOOK_AGAIN
 
     def over(self) -> None:
         """A takeover came through, or this node does not want one any longer."""
         with self._lock:
-            self._problem, self._accepted, self._passed = None, frozenset(), frozenset()
-
-    @property
-    def problem(self) -> Refused | None:
-        """The refusal that is open."""
-        with self._lock:
-            return self._problem
-
-    @property
-    def accepted(self) -> frozenset[str]:
-        """Reasons that the next takeover passes."""
-        with self._lock:
-            return self._accepted
+            self.problem, self.accepted, self._passed = None, frozenset(), frozenset()
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """For ``walkeeper takeover``: the refusal that is open, which the next takeover passes if ``accept`` says so."""
@@ -81,7 +79,7 @@ class Refusals:
     def _accept(self) -> Refused:
         """Let the next takeover pass the refusal that is open. Raises AgentError where there is none, or none to be passed."""
         with self._lock:
-            problem = self._problem
+            problem = self.problem
             if problem is None:
                 raise AgentError(
                     "takeover: none was refused on this node",
@@ -92,5 +90,5 @@ class Refusals:
                     f"takeover: {problem.reason} cannot be accepted: {problem}",
                     hint=problem.hint or "docs/operations.md says what to do.",
                 )
-            self._accepted, self._until = self._passed | {problem.reason}, 0.0
+            self.accepted, self._until = self._passed | {problem.reason}, 0.0
             return problem
