@@ -60,7 +60,7 @@ from walkeeper.errors import (
 )
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres.server import ServerState
-from walkeeper.postgres.wal_file import read_segment
+from walkeeper.postgres.wal_file import Sums, sums_of
 from walkeeper.store.base import Store
 
 SYSTEM = 7300000000000000001
@@ -861,11 +861,11 @@ def test_a_takeover_without_a_record_reads_a_segment_once_while_it_is_tried(
     world.files("a", Life(), range(3, 30), written=30 * MIB + 8192)
     read = list[Segment]()
 
-    def reads(path: Path, segment: Segment) -> bytes | bytearray:
+    def reads(path: Path, segment: Segment) -> Sums:
         read.append(segment)
-        return read_segment(path, segment)
+        return sums_of(path, segment)
 
-    monkeypatch.setattr(local_wal, "read_segment", reads)
+    monkeypatch.setattr(local_wal, "sums_of", reads)
     failing, write = [True] * 2, MemoryRecord.write
 
     def fails(self: MemoryRecord, *arguments: Any, **more: Any) -> Any:

@@ -294,7 +294,9 @@ def test_p16_a_planted_tail_is_not_believed(world: World) -> None:
     assert found.plain == plain(four)[:8192]
     stored = list(tail.stored_pieces(world.store, LAYOUT, four.name))
     assert [tail.confirm(world.archive, each, four, plain(four)[:8192]) is None for each in stored] == [False, True]
-    assert not tail.covers(world.archive, plain(four), stored)
+    texts = {(0, 8192): plain(four)[:8192], (0, 16384): plain(four, b"f")[:16384]}
+    here = {each: hashlib.sha256(text).hexdigest() for each, text in texts.items()}
+    assert not tail.covers(world.archive, here, stored)
 
 
 def test_p16_a_true_object_under_another_name_or_in_another_cluster_is_a_forgery(world: World) -> None:

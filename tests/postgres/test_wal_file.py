@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import mmap
 import os
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,14 @@ import pytest
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.errors import BadSegment
-from walkeeper.postgres.wal_file import Memory, read_segment, read_wal_file
+from walkeeper.postgres.wal_file import Memory, Sums, read_segment, read_wal_file, sums_of
 
 SEGMENT = Segment(1, 3, SegmentSize(MIB))
+WAYS: list[Callable[[Path], object]] = [
+    lambda path: read_wal_file(path, MIB),
+    lambda path: read_wal_file(path, MIB, Memory()),
+    lambda path: sums_of(path, SEGMENT),
+]
 
 
 @pytest.fixture
@@ -24,25 +32,26 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_only_a_plain_file_of_the_right_size_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reads", [read_segment, sums_of])
+def test_only_a_plain_file_of_the_right_size_is_read(tmp_path: Path, reads: Callable[[Path, Segment], object]) -> None:
     path = tmp_path / SEGMENT.name
     os.mkfifo(path)
     with pytest.raises(BadSegment):  # and it does not block
-        read_segment(path, SEGMENT)
+        reads(path, SEGMENT)
     path.unlink()
     path.mkdir()
     with pytest.raises(BadSegment):
-        read_segment(path, SEGMENT)
+        reads(path, SEGMENT)
     path.rmdir()
     for size in (0, MIB - 1, MIB + 1):
         path.write_bytes(b"x" * size)
         with pytest.raises(BadSegment, match=f"{size} bytes"):
-            read_segment(path, SEGMENT)
+            reads(path, SEGMENT)
     path.unlink()
     (tmp_path / "target").write_bytes(b"x" * MIB)
     path.symlink_to(tmp_path / "target")
     with pytest.raises((BadSegment, OSError)):
-        read_segment(path, SEGMENT)
+        reads(path, SEGMENT)
 
 
 def test_memory_begins_with_a_page() -> None:
@@ -67,10 +76,10 @@ def test_what_is_read_into_memory_is_only_what_the_file_has(path: Path) -> None:
     assert memory.of(MIB) == bytearray(MIB)
 
 
-@pytest.mark.parametrize("memory", [None, Memory()], ids=["fresh", "used again"])
+@pytest.mark.parametrize("reads", WAYS)
 @pytest.mark.parametrize("size", [MIB - 1, MIB, MIB + 1])
 def test_a_file_that_changes_while_it_is_read_is_refused(
-    path: Path, size: int, memory: Memory | None, monkeypatch: pytest.MonkeyPatch
+    path: Path, size: int, reads: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.fstat
 
@@ -82,13 +91,13 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
 
     monkeypatch.setattr("walkeeper.postgres.wal_file.os.fstat", fstat)
     with pytest.raises(BadSegment, match="changed while it was read"):
-        read_wal_file(path, MIB, memory)
+        reads(path)
 
 
-@pytest.mark.parametrize("memory", [None, Memory()], ids=["fresh", "used again"])
+@pytest.mark.parametrize("reads", WAYS)
 @pytest.mark.parametrize("written", [False, True])
 def test_a_segment_that_is_recycled_while_it_is_read_is_gone(
-    path: Path, memory: Memory | None, monkeypatch: pytest.MonkeyPatch, *, written: bool
+    path: Path, reads: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch, *, written: bool
 ) -> None:
     """PostgreSQL renames it, and only then writes into it. Pages tell old bytes from new by their headers alone."""
     real = os.open
@@ -102,7 +111,7 @@ def test_a_segment_that_is_recycled_while_it_is_read_is_gone(
 
     monkeypatch.setattr("walkeeper.postgres.wal_file.os.open", recycle)
     with pytest.raises(FileNotFoundError):
-        read_wal_file(path, MIB, memory)
+        reads(path)
 
 
 def test_a_file_whose_name_leads_to_another_one_has_changed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,3 +126,23 @@ def test_a_file_whose_name_leads_to_another_one_has_changed(path: Path, monkeypa
     monkeypatch.setattr("walkeeper.postgres.wal_file.os.fstat", fstat)
     with pytest.raises(BadSegment, match="changed while it was read"):
         read_segment(path, SEGMENT)
+
+
+def test_sums_are_those_of_the_whole_file_and_of_its_ranges(path: Path) -> None:
+    content, step = path.read_bytes(), 256 * 1024
+    ranges = [(0, MIB), (0, 1), (0, step), (step, 2 * step), (step - 1, step + 1), (5, 3 * step + 7), (MIB - 1, MIB)]
+    found = sums_of(path, SEGMENT, [*ranges, (0, MIB + 1)])
+    assert found.whole == hashlib.sha256(content).hexdigest()
+    assert found.ranges == {(a, b): hashlib.sha256(content[a:b]).hexdigest() for a, b in ranges}
+    assert sums_of(path, SEGMENT) == Sums(found.whole, {})
+
+
+def test_sums_hold_no_segment(path: Path) -> None:
+    path.write_bytes(bytes(16 * MIB))
+    large = Segment(1, 3, SegmentSize(16 * MIB))
+    tracemalloc.start()
+    try:
+        sums_of(path, large, [(0, 16 * MIB)])
+        assert tracemalloc.get_traced_memory()[1] < MIB
+    finally:
+        tracemalloc.stop()

@@ -33,6 +33,7 @@ from tests.simulation.wal import (
     read_segment,
     read_wal_file,
     readable,
+    sums_of,
     write_history,
     write_segment,
 )
@@ -679,6 +680,7 @@ def simulated() -> Iterator[None]:
         "WalStream": WalStreamView,
         "Spool": SpoolView,
         "read_segment": read_segment,
+        "sums_of": sums_of,
         "read_wal_file": read_wal_file,
         "ends_early": lambda *_: None,  # no segment here was made of a tail
         "check_complete": lambda *_: None,  # nor has one more than its first bytes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.errors import BadSegment
 from walkeeper.postgres import wal_file
-from walkeeper.postgres.wal_file import WalBytes
+from walkeeper.postgres.wal_file import Sums, WalBytes
 
 SYSTEM: Final = 7300000000000000001
 SIZE: Final = SegmentSize(MIB)
@@ -245,3 +245,13 @@ def read_segment(path: Path, segment: Segment, memory: wal_file.Memory | None = 
         return Plain(os.read(descriptor, _HEAD).rstrip(b"\0").ljust(64, b"\0"))
     finally:
         os.close(descriptor)
+
+
+def sums_of(path: Path, segment: Segment, ranges: Iterable[tuple[int, int]] = ()) -> Sums:
+    """walkeeper.postgres.wal_file.sums_of, of what ``read_segment`` reads."""
+    plain = read_segment(path, segment)
+    return Sums(_sha256(plain), {(begin, end): _sha256(plain[begin:end]) for begin, end in ranges})
+
+
+def _sha256(plain: bytes) -> str:
+    return hashlib.sha256(plain).hexdigest()

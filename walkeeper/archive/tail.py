@@ -7,7 +7,7 @@ segment is missing until its complete object is stored.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from walkeeper.archive.codec import SUFFIXES, most
@@ -17,7 +17,7 @@ from walkeeper.archive.write import Archive
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.tail import MAX_PIECE, Piece, longest_chain
-from walkeeper.core.wal_page import Plain, SegmentHeader, check_header, check_part
+from walkeeper.core.wal_page import SegmentHeader, check_header, check_part
 from walkeeper.errors import BadName, CannotTell, Conflict, Locked, NotAuthentic, StoreUnavailable, TooLarge
 from walkeeper.lib import events
 from walkeeper.store.base import AlreadyThere, ObjectInfo, Store
@@ -98,19 +98,17 @@ def parse_key(info: ObjectInfo) -> StoredPiece | None:
     return StoredPiece(folder.rpartition("/")[2], piece, suffix, info.key) if suffix in SUFFIXES else None
 
 
-def covers(archive: Archive, plain: Plain, pieces: list[StoredPiece]) -> bool:
-    """Whether each of those pieces says the same as ``plain``, the segment's bytes from its start: then all are covered."""
+def covers(archive: Archive, here: Mapping[tuple[int, int], str], pieces: list[StoredPiece]) -> bool:
+    """Whether each of those pieces says what a segment says: then all are covered. ``here``: SHA-256 of its ranges."""
     for stored in pieces:
         try:
             info = archive.store.head(stored.key)
         except NotAuthentic:
             return False
-        here = plain[stored.piece.begin : stored.piece.end]
         if info is None:
             continue
-        if len(here) != stored.piece.end - stored.piece.begin:
-            return False
-        if info.metadata.get("sha256") != hashlib.sha256(here).hexdigest():
+        sha256 = here.get((stored.piece.begin, stored.piece.end))
+        if sha256 is None or info.metadata.get("sha256") != sha256:
             return False
     return True
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -18,7 +17,7 @@ from walkeeper.lib import events
 from walkeeper.lib.durable import fsync_dir
 from walkeeper.postgres.data_directory import CLONE_OF, clone_of, read_histories
 from walkeeper.postgres.server import ServerState
-from walkeeper.postgres.wal_file import is_there, read_segment
+from walkeeper.postgres.wal_file import is_there, sums_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +75,7 @@ class LocalWal:
         file = self._file(segment)  # before it is read
         if segment.end <= lsn and self.sums is not None and file in self.sums:
             return self.sums[file]
-        plain = self._read(segment) if segment.end <= lsn else None
-        sha256 = None if plain is None else hashlib.sha256(plain).hexdigest()
+        sha256 = self._sum(segment) if segment.end <= lsn else None
         if sha256 is not None and self.sums is not None and file:
             self.sums[file] = sha256
         return sha256
@@ -129,11 +127,11 @@ class LocalWal:
             return ()
         return segment.name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
-    def _read(self, segment: Segment) -> bytes | bytearray | None:
+    def _sum(self, segment: Segment) -> str | None:
         if self.pg_wal is None:
             return None
         try:
-            return read_segment(self.pg_wal / segment.name, segment)
+            return sums_of(self.pg_wal / segment.name, segment).whole
         except (FileNotFoundError, BadSegment):
             return None
         except OSError as error:

@@ -6,7 +6,6 @@ than ``interval`` they are stored soon enough themselves. The receipts go to the
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 from collections import Counter, deque
@@ -26,12 +25,11 @@ from walkeeper.core.frontier import Frontier
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.tail import MAX_PIECE, Piece, due_for_merge, inner_fork, longest_chain
-from walkeeper.core.wal_page import Plain
 from walkeeper.errors import BadName, BadSegment, StoreDenied, WalkeeperError
 from walkeeper.lib import events
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import Backoff
-from walkeeper.postgres.wal_file import read_segment
+from walkeeper.postgres.wal_file import Sums, sums_of
 
 TICK: Final = 0.1
 """Seconds between two looks at how far the receiver is."""
@@ -355,25 +353,26 @@ class Tail:
         What went beyond the fork is in no other object: it stays.
         """
         others = self._others.pop(receipt.segment.number, [])
-        plain = self._local_copy(receipt) if others else None
-        if plain is None:
+        here = self._local_sums(receipt, others) if others else None
+        if here is None:
             return []
         found: list[str] = []
         for owner in sorted({(stored.segment, stored.piece.owner) for stored in others}):
             chain = [stored for stored in others if (stored.segment, stored.piece.owner) == owner]
-            if tail.covers(self._archive, plain, chain):
+            if tail.covers(self._archive, here.ranges, chain):
                 found += [stored.key for stored in chain]
             else:
                 events.info("tail_kept", segment=owner[0], owner=owner[1], why=f"not all of it is in {receipt.segment}")
         return found
 
-    def _local_copy(self, receipt: Receipt) -> Plain | None:
-        """The bytes that the store has under that receipt, as they lie here; None if they no longer do."""
+    def _local_sums(self, receipt: Receipt, pieces: Iterable[StoredPiece]) -> Sums | None:
+        """Of those pieces, in the bytes that the store has under that receipt, as they lie here; None if they no longer do."""
+        ranges = [(each.piece.begin, each.piece.end) for each in pieces]
         for directory in (self._sources.spool.wal, self._sources.pg_wal):
             with suppress(OSError, BadSegment):
-                plain = read_segment(directory / receipt.segment.name, receipt.segment)
-                if hashlib.sha256(plain).hexdigest() == receipt.sha256:
-                    return plain
+                sums = sums_of(directory / receipt.segment.name, receipt.segment, ranges)
+                if sums.whole == receipt.sha256:
+                    return sums
         return None
 
     def _drop(self, key: str, cover: Receipt | TailReceipt) -> None:
