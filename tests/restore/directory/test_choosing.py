@@ -461,6 +461,50 @@ def test_a_transaction_that_is_looked_for_is_restored_from_a_sound_backup(
     assert (found.backup.id, found.passed_over) == (str(FIRST), f"{SECOND}: {why}")
 
 
+@pytest.mark.parametrize("to", ["xid:4711", "name:before-the-release"])
+def test_the_wal_is_searched_once_however_many_backups_are_passed_over(
+    built: Built, make: Make, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    """It may take hours. Of a name the first one counts, so that what is between two backups is read, too."""
+    third = BackupId("20261128T020000Z", 1, "00000003")
+    backed_up(built, third, 8)
+    read: list[tuple[Lsn, Lsn]] = []
+    there = [Lsn(8 * MIB + 512)]
+
+    def search(_: CommitTimes, begin: Lsn, end: Lsn, *__: object) -> Lsn | None:
+        read.append((begin, end))
+        return next((each for each in there if begin < each <= end), None)
+
+    monkeypatch.setattr(CommitTimes, "search", search)
+    for id_ in (SECOND, third):
+        without_a_piece(built, id_)
+    chosen = make(to=to)
+    assert (chosen.backup.id, chosen.end) == (str(FIRST), there[0])
+    stops = [Lsn(number * MIB + 256) for number in (4, 6, 8)]
+    between = [] if to.startswith("xid") else [(stops[1], stops[2]), (stops[0], stops[1])]
+    assert read == [(stops[2], Lsn(10 * MIB)), *between]
+    if between:
+        there.insert(0, Lsn(5 * MIB))
+        assert make(to=to).end == there[0], "a recovery that begins before both ends at the first"
+
+
+def test_what_was_searched_without_success_is_not_searched_again(
+    built: Built, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third = BackupId("20261128T020000Z", 1, "00000003")
+    backed_up(built, third, 8)
+    read: list[Lsn] = []
+
+    def search(_: CommitTimes, begin: Lsn, end: Lsn, *__: object) -> Lsn | None:
+        read.append(begin)
+        return Lsn(7 * MIB) if begin < 7 * MIB <= end else None
+
+    monkeypatch.setattr(CommitTimes, "search", search)
+    without_a_piece(built, SECOND)
+    assert make(to="xid:4711").backup.id == str(FIRST)
+    assert read == [Lsn(8 * MIB + 256), Lsn(6 * MIB + 256)]
+
+
 @pytest.mark.parametrize("hole", [False, True])
 def test_where_no_sound_backup_reaches_the_target_the_damaged_one_is_restored_and_said_to_be(
     built: Built, make: Make, *, hole: bool

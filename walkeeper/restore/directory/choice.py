@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from walkeeper.archive import proofs
 from walkeeper.archive.backups import Backups
@@ -145,24 +145,46 @@ def named(
     )
 
 
-def searched(
-    wanted: ToXid | ToName, windows: Sequence[Window], times: CommitTimes, tell: Callable[[str], None]
-) -> tuple[Choice, Lsn]:
-    """The newest backup that has it behind it: no listing says where a transaction or a restore point lies."""
+class Found(NamedTuple):
+    """``at`` is the first of what was looked for behind ``behind``, a backup's stop."""
+
+    behind: Lsn
+    at: Lsn
+
+
+class Search:
+    """For a transaction or a restore point: no listing says where one lies. No WAL is read again for another backup."""
+
+    def __init__(self) -> None:
+        self._before: Found | None = None
+
+    def of(
+        self, wanted: ToXid | ToName, windows: Sequence[Window], times: CommitTimes, tell: Callable[[str], None]
+    ) -> tuple[Choice, Lsn]:
+        """The newest backup that has it behind it. Raises CannotRestore where none has."""
+        before = self._before
+        for window in reversed(windows):
+            end = window.end
+            for backup in reversed(window.backups):
+                begin, at = consistent_at(backup), None
+                if before is None or not begin <= before.behind < before.at <= end:
+                    at = None if before and begin >= before.at else _first(wanted, begin, end, times, tell)
+                elif begin == before.behind or isinstance(wanted, ToXid):
+                    at = before.at
+                else:  # a name may be there twice, and a recovery ends at the first
+                    at = _first(wanted, begin, before.behind, times, tell) or before.at
+                if at is not None:
+                    self._before = Found(begin, at)
+                    return Choice(backup, window), at
+                end = begin
+        raise near.not_found(wanted, windows[0].backups[0])
+
+
+def _first(wanted: ToXid | ToName, begin: Lsn, end: Lsn, times: CommitTimes, tell: Callable[[str], None]) -> Lsn | None:
     find = transaction_end(wanted.xid) if isinstance(wanted, ToXid) else restore_point(wanted.name)
-    for window in reversed(windows):
-        end = window.end
-        for backup in reversed(window.backups):
-            begin = consistent_at(backup)
-            found = with_retries(
-                lambda begin=begin, end=end: times.search(  # type: ignore[misc]
-                    begin, end, find, lambda segment: tell(f"looking for {wanted.text} in {segment}")
-                )
-            )
-            if found is not None:
-                return Choice(backup, window), found
-            end = begin
-    raise near.not_found(wanted, windows[0].backups[0])
+    return with_retries(
+        lambda: times.search(begin, end, find, lambda segment: tell(f"looking for {wanted.text} in {segment}"))
+    )
 
 
 def check_replica(claim: Claim, chosen: Choice, against: Mapping[str, str]) -> None:

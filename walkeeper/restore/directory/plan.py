@@ -92,9 +92,10 @@ def make(config: Config, request: Request, tell: Callable[[str], None] = lambda 
     target. But one that is on trial, or that was begun with, ends by itself.
     """
     broken: dict[str, str] = {}
+    search = choice.Search()
     while True:
         try:
-            plan = _made(config, request, tell, broken)
+            plan = _made(config, request, tell, broken, search)
         except CannotRestore as problem:
             said = f"{problem} {problem.hint}"
             unsaid = {id_: why for id_, why in broken.items() if why not in said}
@@ -120,7 +121,9 @@ def _told(broken: Mapping[str, str]) -> str:
     return "; ".join(f"{id_}: {why}" for id_, why in sorted(broken.items(), reverse=True))
 
 
-def _made(config: Config, request: Request, tell: Callable[[str], None], broken: Mapping[str, str]) -> Plan:
+def _made(
+    config: Config, request: Request, tell: Callable[[str], None], broken: Mapping[str, str], search: choice.Search
+) -> Plan:
     """``broken``: what was found against some backups, which count for nothing, by id."""
     wanted = target.parse(request.to)
     _check_action(request, wanted)
@@ -155,7 +158,7 @@ def _made(config: Config, request: Request, tell: Callable[[str], None], broken:
     breaks = _hole_behind(evidence, history, chosen.window) is not None
     end = _end(wanted, chosen, times, exclusive=request.exclusive, breaks=breaks)
     if isinstance(wanted, ToXid | ToName) and resumed is None and request.backup is None:
-        chosen, end = choice.searched(wanted, found.chains[timeline], times, tell)
+        chosen, end = search.of(wanted, found.chains[timeline], times, tell)
         better = choice.sound(chosen, against)
         # That may have taken hours, and nothing pins the backup yet: a floor that was recorded meanwhile counts.
         chosen = choice.named(_look(evidence, archives, broken).windows, better.backup.id, timeline, wanted)
