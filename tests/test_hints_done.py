@@ -143,6 +143,7 @@ DONE: Final[tuple[tuple[str, str | Person], ...]] = (
     ("--system-identifier", "test_of_two_archives_one_is_chosen_by_the_record_or_by_hand"),
     ("recovery_target_lsn", "test_the_target_that_the_line_names_is_reached"),
     ("restores up to there", AS_PRINTED),
+    ("the same command with --backup", "test_p14_damage_in_one_store_is_met_noted_and_restored_around_from_the_other"),
     ("restore it again with --delta", "test_at_the_target_it_is_looked_at_ended_stopped_and_restored_anew"),
     ("--delta", "test_delta_fetches_only_what_differs"),
     ("--tablespace OLD=NEW", "test_p14_what_is_restored_is_what_postgresql_sent"),

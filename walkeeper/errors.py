@@ -259,6 +259,9 @@ class NotAuthentic(CannotTell):
 class Damaged(CannotTell):
     """Its checksum says so, or its name, which is one."""
 
+    backup = ""
+    """Whose it is, where that is known."""
+
 
 class Locked(CannotTell):
     reason = "locked"

@@ -6,6 +6,7 @@ that had. What tells of backups says so, and a restore takes another one, if the
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,13 +14,13 @@ from typing import Final
 
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.stated import FORMAT
-from walkeeper.core.backup import BackupId
+from walkeeper.core.backup import Backup, BackupId
 from walkeeper.core.floor import written
 from walkeeper.core.proof import MAX_PROOF_BYTES, Proof, decode, encode
 from walkeeper.core.windows import Choice, Windows, choose, consistent_at
 from walkeeper.errors import BadBackup, NotAuthentic, TooLarge
 from walkeeper.lib import events
-from walkeeper.lib.clock import now_utc
+from walkeeper.lib.clock import now_utc, timestamp
 from walkeeper.store.base import AlreadyThere, Store
 
 _LOOKED_AT: Final = 20
@@ -37,6 +38,18 @@ def write_proof(store: Store, layout: Layout, proof: Proof) -> str:
     except AlreadyThere:
         return ""
     return key
+
+
+def note(backup: Backup, damage: str, ahead: float) -> Proof:
+    """What bytes prove, where no trial was made; any trial that goes well clears it. ``ahead``: the store's clock, in seconds."""
+    return Proof(
+        backup=backup.id,
+        at=timestamp(ahead),
+        timeline=backup.stop.timeline,
+        lsn="0/0",
+        by=os.uname().nodename,
+        damage=damage[:4096],
+    )
 
 
 def listed(store: Store, layout: Layout) -> list[str]:

@@ -6,7 +6,6 @@ for people who take theirs with another tool: nothing is said.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ import msgspec
 
 from walkeeper.archive.backups import Backups, Kind, document_suffix
 from walkeeper.archive.open import Archives
-from walkeeper.archive.proofs import damaged, write_proof
+from walkeeper.archive.proofs import damaged, note, write_proof
 from walkeeper.archive.restorable import Documents, Listed, Restorable, described, judged, read_documents, with_trials
 from walkeeper.archive.times import NEAR, CommitTimes
 from walkeeper.config import Config
@@ -27,10 +26,8 @@ from walkeeper.core.commits import Commit
 from walkeeper.core.coverage import Range, chain, subtract
 from walkeeper.core.history import History
 from walkeeper.core.incremental import layers_of
-from walkeeper.core.proof import Proof
 from walkeeper.core.windows import Judged
 from walkeeper.errors import BadBackup, BadFloor, CannotTell, Damaged, Locked, Refused, StoreError
-from walkeeper.lib.clock import timestamp
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import with_retries
 from walkeeper.verify.evidence import Evidence
@@ -130,14 +127,8 @@ def _remember(config: Config, evidence: Evidence, looked: Looked) -> None:
         if backup.id not in looked.proved or backup.id in known:
             continue
         try:
-            found = Proof(
-                backup=backup.id,
-                at=timestamp(with_retries(config.store.clock_ahead) or 0.0),
-                timeline=backup.stop.timeline,
-                lsn="0/0",
-                by=os.uname().nodename,
-                damage=f"verify --deep: {looked.broken[backup.id]}"[:4096],
-            )
+            ahead = with_retries(config.store.clock_ahead) or 0.0
+            found = note(backup, f"verify --deep: {looked.broken[backup.id]}", ahead)
             with_retries(partial(write_proof, evidence.store, evidence.layout, found))
         except StoreError as problem:
             looked.untold[backup.id] = str(problem)

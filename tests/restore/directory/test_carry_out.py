@@ -22,12 +22,13 @@ import pytest
 from tests.backup.tars import Tree
 from tests.fixtures.made_backup import BASE, CONTROL, LAYOUT, SPACE, as_restored, expected, made, plan
 from tests.twins.memory_store import MemoryStore
+from walkeeper.archive import proofs
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.expiry import read_pins
 from walkeeper.core.backup import Backup, BackupId
 from walkeeper.core.backup_index import Part
 from walkeeper.core.lsn import MIB
-from walkeeper.errors import CannotRestore, CannotTell, Locked, StoreDenied, StoreUnavailable
+from walkeeper.errors import CannotRestore, CannotTell, Damaged, Locked, StoreDenied, StoreUnavailable
 from walkeeper.lib import durable, retry
 from walkeeper.postgres.data_directory import clone_of
 from walkeeper.restore import state
@@ -471,6 +472,45 @@ def test_p14_a_piece_that_is_not_the_backups_is_named_with_its_files_and_nothing
         restore(backup, store, tmp_path)
     assert "--backup" in told.value.hint
     assert not (tmp_path / "data" / "global" / "pg_control").exists()
+
+
+@pytest.mark.parametrize("denied", [None, "list", "create"])
+def test_damage_that_a_restore_meets_is_noted_for_the_next(
+    store: MemoryStore, backup: Backup, tmp_path: Path, denied: str | None
+) -> None:
+    """As verify --deep notes it, and once. Without the right to, nothing is said of it."""
+    key = _pieces(store)[0]
+    store.objects[key] = (Codec().encode(b"another cluster's"), {})
+
+    def deny(what: str, asked: str) -> None:
+        if what == denied and "/proof/" in asked:
+            raise StoreDenied("proof/: access denied")
+
+    store.before = deny
+    for number in range(2):
+        with pytest.raises(Damaged, match=f"{key}: its content is not what its name says; it has ") as told:
+            restore(backup, store, tmp_path)
+        assert told.value.backup == backup.id
+        notes = [each for each in store.objects if "/proof/" in each]
+        assert len(notes) == (0 if denied else 1), number
+    store.before = None
+    found = proofs.against(store, LAYOUT)
+    assert denied or f"restore: {key}: its content" in found[backup.id].damage
+    assert denied or found[backup.id].found_by == (), "whatever restores it whole clears it"
+
+
+@pytest.mark.parametrize("what", ["a piece that is not there", "a trial"])
+def test_what_no_byte_proves_is_not_noted_and_a_trial_has_its_own_note(
+    store: MemoryStore, backup: Backup, tmp_path: Path, what: str
+) -> None:
+    key = _pieces(store)[0]
+    if what == "a trial":
+        store.objects[key] = (b"x", {})
+    else:
+        del store.objects[key]
+    with pytest.raises(CannotTell):
+        restore(backup, store, tmp_path, is_trial=what == "a trial")
+    assert [each for each in store.objects if "/proof/" in each] == []
 
 
 def test_a_piece_that_arrives_damaged_once_is_asked_for_again(

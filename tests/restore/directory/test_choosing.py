@@ -28,10 +28,10 @@ from walkeeper.core.commits import Commit, since_2000
 from walkeeper.core.floor import Below
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.proof import Proof
-from walkeeper.errors import CannotRestore, CannotTell, Locked, StoreDenied
+from walkeeper.errors import CannotRestore, CannotTell, Damaged, Locked, StoreDenied
 from walkeeper.lib import retry
 from walkeeper.restore import state
-from walkeeper.restore.directory import check, command, here, plan
+from walkeeper.restore.directory import check, command, damage, here, plan
 from walkeeper.restore.directory.model import Plan, Request
 from walkeeper.verify import evidence
 
@@ -585,6 +585,101 @@ def test_the_store_whose_backup_is_sound_is_taken_where_both_reach_the_target(tw
     found_damaged(two.far, SECOND)
     for to in ("latest", "0/500000"):
         assert (stores(to=to).config.store_name, stores(to=to).damage[:20]) == ("main", "it was found damaged")
+
+
+def reaches(two: TwoStores, built: Built, number: int) -> None:
+    """Its archive ends behind that segment; main's and far's records lie in one DCS."""
+    built.put(ONE, *range(6, number + 1))
+    built.record(1, number + 1)
+    record = built.dcs.record
+    assert record is not None
+    two.dcs.put(record.document, "walkeeper" if built is two.main else "walkeeper-far")
+
+
+@pytest.mark.parametrize("damaged", ["main", FAR])
+def test_p14_a_sound_backup_is_taken_whose_wal_joins_that_of_the_store_that_goes_furthest(
+    two: TwoStores, stores: Make, damaged: str
+) -> None:
+    """A recovery reads all stores, so that it ends where it would have. Who is passed over, and why, is on the screen."""
+    ill, id_, sound, other, name = (
+        (two.main, FIRST, two.far, SECOND, FAR) if damaged == "main" else (two.far, SECOND, two.main, FIRST, "main")
+    )
+    reaches(two, ill, 7)
+    why = found_damaged(ill, id_)
+    found = stores()
+    assert (found.config.store_name, found.backup.id, found.damage) == (name, str(other), "")
+    assert (found.end, found.wal_segments) == (Lsn(8 * MIB), 4)
+    said = f"Not used  store {damaged}: {id_}: {why}. --store {damaged} takes it"
+    assert _line(found, "Not used").split() == said.split()
+    assert command._document(found, "planned")["stores_passed_over"] == [said.removeprefix("Not used  ")]
+    reaches(two, sound, 9)
+    assert (stores().end, stores().config.store_name) == (Lsn(10 * MIB), name)
+
+
+@pytest.mark.parametrize("why", ["does not join", "another timeline"])
+def test_a_damaged_backup_is_restored_where_no_sound_one_of_another_store_ends_there(
+    two: TwoStores, stores: Make, why: str
+) -> None:
+    """What was archived since would be missing. The other is named: it may be all that one needs."""
+    reaches(two, two.main, 9)
+    backed_up(two.main, third := BackupId("20261128T020000Z", 1, "00000003"), 8)
+    found_damaged(two.main, third)
+    if why == "does not join":
+        lost(two.main, 7)
+    else:
+        found_damaged(two.main, FIRST)
+        two.main.store.create(f"{two.main.archive.layout.histories}00000002.history", b"1\t0/980000\tx\n", {})
+        two.main.store.create(two.main.key(2, 9), b"w", {})
+    found = stores()
+    assert (found.config.store_name, found.backup.id, bool(found.damage)) == ("main", str(third), True)
+    assert f"store far: {SECOND}, which reaches 0/600000 on timeline 1. --store far takes it" in _line(
+        found, "Not used"
+    )
+
+
+@pytest.mark.parametrize("later", [True, False])
+def test_to_immediate_no_other_store_silently_ends_earlier(two: TwoStores, stores: Make, *, later: bool) -> None:
+    backed_up(two.far if later else two.main, third := BackupId("20261128T020000Z", 1, "00000003"), 5)
+    found_damaged(two.main, FIRST if later else third)
+    assert stores(to="immediate").config.store_name == (FAR if later else "main")
+
+
+def test_whoever_met_damage_is_told_which_stores_backup_reaches_the_target(
+    two: TwoStores, stores: Make, tmp_path: Path
+) -> None:
+    """Two stores never have the same backup: each takes its own. What the hint prints is typed, also where no note was left."""
+    begun = stores()
+    assert begun.config.store_name == "main"
+    problem = Damaged("a piece: its content is not what its name says", hint="This backup is damaged.")
+    problem.backup = begun.backup.id
+    told = damage.instead(two.config, begun.request, begun, problem)
+    named = re.match(r"Backup (\S+) of store far .* --backup (\S+) (--delta) ", told.hint)
+    assert named
+    assert named[1] == named[2] == str(SECOND)
+    chosen = stores(backup=named[2], delta=True)
+    assert (chosen.config.store_name, chosen.backup.id) == (FAR, str(SECOND))
+    found_damaged(two.far, SECOND)
+    assert damage.instead(two.config, begun.request, begun, problem) is problem, "that one is damaged as well"
+    assert damage.instead(begun.config, begun.request, begun, problem) is problem, "there is no other"
+
+
+@pytest.mark.parametrize("delta", [False, True])
+def test_a_restore_that_met_damage_begins_anew_by_delta_alone(
+    two: TwoStores, stores: Make, tmp_path: Path, *, delta: bool
+) -> None:
+    """Without it the same command goes on: the piece may have been put back. With it, it would meet the same piece again."""
+    begun = stores()
+    directory = tmp_path / "new"
+    directory.mkdir()
+    left = state.State(
+        asked=begun.asked, backup=begun.backup.id, timeline=1, recovery=begun.recovery, pin="", began="2026-11-28",
+        inode=directory.stat().st_ino,
+    )  # fmt: skip
+    (directory / state.NAME).write_bytes(state.encode(left))
+    assert stores(delta=delta).resumed == left
+    found_damaged(two.main, FIRST)
+    chosen = stores(delta=delta)
+    assert (chosen.config.store_name, chosen.resumed) == ((FAR, None) if delta else ("main", left))
 
 
 def test_where_none_can_it_is_said_what_each_said(two: TwoStores, stores: Make) -> None:

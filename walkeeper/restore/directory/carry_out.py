@@ -24,14 +24,14 @@ from walkeeper.archive.expiry import Lasting, let_go, new_pin, write_pin
 from walkeeper.core.backup import Backup
 from walkeeper.core.backup_index import Part
 from walkeeper.core.incremental import Layers, layers_of, without_increment
-from walkeeper.errors import CannotRestore, StoreDenied, StoreError
+from walkeeper.errors import CannotRestore, Damaged, StoreDenied, StoreError
 from walkeeper.lib import durable
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.retry import with_retries
 from walkeeper.postgres import programs
 from walkeeper.postgres.data_directory import CLONE_OF, clone_of
 from walkeeper.restore import state
-from walkeeper.restore.directory import settings
+from walkeeper.restore.directory import damage, settings
 from walkeeper.restore.directory.fetch import PG_CONTROL, Fetch, is_placed, read_index
 from walkeeper.restore.directory.model import Plan
 from walkeeper.restore.directory.tree import Tree
@@ -56,7 +56,10 @@ class Result:
 
 
 def carry_out(plan: Plan, restore_command: str, moved: Callable[[int], None]) -> Result:
-    """Do it. ``moved`` is told how many plain bytes more are there. Raises CannotRestore, CannotTell or the store's errors."""
+    """Do it. ``moved`` is told how many plain bytes more are there. Raises CannotRestore, CannotTell or the store's errors.
+
+    Damage, with the ``backup`` that has it, is noted in the store.
+    """
     result = Result()
     try:
         _make_directories(plan)
@@ -64,6 +67,10 @@ def carry_out(plan: Plan, restore_command: str, moved: Callable[[int], None]) ->
             tree = Tree(plan.directory, plan.tablespaces)
             try:
                 _restore(plan, tree, restore_command, result, moved)
+            except Damaged as problem:
+                if problem.backup:
+                    damage.note(plan, problem)
+                raise
             finally:
                 tree.close()
     except OSError as problem:

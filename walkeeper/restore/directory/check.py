@@ -112,7 +112,9 @@ def _backup(config: Config, system_identifier: int | None, found: list[Plan]) ->
     stopped = stopped_at(plan.backup)
     age = "" if stopped is None else f", {amounts.duration(max(0.0, wall_seconds() - stopped.timestamp()))} old"
     where = f"{plan.evidence.store.url}/{plan.evidence.layout.root}"
-    newer = "".join(f"; not from {each}" for each in (plan.passed_over, plan.incomplete) if each)
+    newer = "".join(
+        f"; not from {each}" for each in (plan.passed_over, plan.incomplete, *plan.stores_passed_over) if each
+    )
     return (
         f"{where} has {plan.backup.id}{age}, {amounts.size(plan.bytes)}; with it "
         f"everything up to {plan.end} on timeline {plan.timeline} can be restored{newer}"

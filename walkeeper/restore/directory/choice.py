@@ -1,8 +1,8 @@
 """Which backup a restore begins with: the one that is named, or the newest that the target has behind it.
 
-One that a trial or ``verify --deep`` found damaged has a note in the store. An older one without a note is taken instead where
-its WAL reaches the target as well. Where there is none, the damaged one is restored nevertheless, and said to be: what is wrong
-may be one file of thousands, and whoever restores may have nothing else.
+One that a trial, ``verify --deep`` or a restore found damaged has a note in the store. An older one without a note is taken
+instead where its WAL reaches the target as well. Where there is none, the damaged one is restored nevertheless, and said to be:
+what is wrong may be one file of thousands, and whoever restores may have nothing else.
 """
 
 from __future__ import annotations

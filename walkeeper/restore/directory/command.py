@@ -18,10 +18,10 @@ from typing import Any, Final
 
 from walkeeper.config import Config
 from walkeeper.core import amounts
-from walkeeper.errors import CannotRestore
+from walkeeper.errors import CannotRestore, Damaged
 from walkeeper.lib import events
 from walkeeper.lib.terminal import Progress, answered, complain, tell, wrapped
-from walkeeper.restore.directory import here, near, others, settings
+from walkeeper.restore.directory import damage, here, near, others, settings
 from walkeeper.restore.directory import plan as planning
 from walkeeper.restore.directory.carry_out import Result, carry_out
 from walkeeper.restore.directory.model import Plan, Request
@@ -64,6 +64,8 @@ def main(config: Config, request: Request, *, dry_run: bool, json: bool) -> int:
     try:
         with Progress() as progress:
             result = carry_out(plan, command, _shown(progress, plan))
+    except Damaged as problem:
+        raise damage.instead(config, request, plan, problem) from None
     except KeyboardInterrupt:
         hint = "The same command goes on. Until that has ended, nothing there starts as a database."
         complain(f"{plan.directory}: interrupted", hint)
@@ -141,6 +143,7 @@ def _told(plan: Plan, seconds: float | None) -> list[str]:
         *(wrapped("Store", f"{plan.config.store_name}, {plan.evidence.store.url}") if plan.config.others else ()),
         *wrapped("Backup", f"{backup.id} of {backup.member}, PostgreSQL {backup.major}, stopped at {stopped}: {size}"),
         *(wrapped("Not used", f"{plan.passed_over}. --backup takes it") if plan.passed_over else ()),
+        *(line for each in plan.stores_passed_over for line in wrapped("Not used", each)),
         *(wrapped("Not there", plan.incomplete) if plan.incomplete else ()),
         *(wrapped("DAMAGED", f"{plan.damage}. What that is about may be missing or wrong") if plan.damage else ()),
         *(
@@ -249,6 +252,7 @@ def _document(plan: Plan, outcome: str, **more: Any) -> dict[str, Any]:
         "backup": plan.backup.id,
         "damage": plan.damage or None,
         "passed_over": plan.passed_over or None,
+        "stores_passed_over": list(plan.stores_passed_over),
         "incomplete": plan.incomplete or None,
         "postgresql": plan.backup.major,
         "timeline": plan.timeline,

@@ -20,7 +20,7 @@ from walkeeper.core.backup import Backup
 from walkeeper.core.backup_index import Part, Piece
 from walkeeper.core.incremental import BLOCK, Changes, Layers, changed_path, read_changes
 from walkeeper.core.tar_header import around
-from walkeeper.errors import BadBackup, CannotTell, Locked, StoreError
+from walkeeper.errors import BadBackup, CannotTell, Damaged, Locked, StoreError
 from walkeeper.lib import events
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import patiently
@@ -74,7 +74,8 @@ class Fetch:
     def pieces(self, workers: int, *, look_first: bool) -> Iterator[Moved]:
         """All of them, as they get there. ``look_first``: the directory may have some of it already.
 
-        Raises CannotTell for a piece that is missing or damaged, the store's errors after the patience, BadBackup or OSError.
+        Raises CannotTell for a piece that is missing, Damaged, with its ``backup``, for one that is damaged, the store's errors
+        after the patience, BadBackup or OSError.
         """
 
         def one(piece: Piece) -> Moved:
@@ -91,7 +92,11 @@ class Fetch:
 
         for number in range(len(self._layers.chain)):
             self._number = number
-            yield from in_parallel(one, read_index(self._backups, self._backup), workers)
+            try:
+                yield from in_parallel(one, read_index(self._backups, self._backup), workers)
+            except Damaged as problem:
+                problem.backup = self._backup.id
+                raise
         if not self.control:
             raise BadBackup(f"backup {self._backup.id}: it has no {PG_CONTROL}", hint="Use another one.")
 
@@ -116,7 +121,7 @@ class Fetch:
                 raise
             except CannotTell as problem:
                 if last:
-                    raise CannotTell(
+                    raise (Damaged if isinstance(problem, Damaged) else CannotTell)(
                         f"{problem}; it has {_files(piece)}",
                         hint="This backup is damaged: restore another one with --backup; walkeeper backups lists them. What was "
                         "written does not start as a database.",

@@ -72,6 +72,8 @@ class Plan:
     """What was found against this backup before, in words."""
     passed_over: str = ""
     """The newer one that this one is taken instead of, and what was found against that."""
+    stores_passed_over: tuple[str, ...] = ()
+    """Stores that this one is taken instead of: what each lacks, or has and is damaged, in words."""
     incomplete: str = ""
     """Newer ones of which the store lacks something, and what."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -47,19 +47,24 @@ _PREFETCHES: Final = 15
 """The first major version that looks ahead while it recovers."""
 
 
-def make_of_any(config: Config, request: Request, tell: Callable[[str], None] = lambda _: None) -> Plan:
+def make_of_any(
+    config: Config,
+    request: Request,
+    tell: Callable[[str], None] = lambda _: None,
+    known: Mapping[str, str] | None = None,
+) -> Plan:
     """``make`` of the first store that can be asked and can restore the target from a backup that was not found damaged; to
     latest, of the one that goes furthest. Raises what ``make`` raises; where none of several can, what each has said.
     """
     if not config.others:
-        return make(config, request, tell)
+        return make(config, request, tell, known)
     plans: list[Plan] = []
     passed: dict[str, WalkeeperError] = {}
     wanted = target.parse(request.to)
     _check_action(request, wanted)
     for each in config.of_each_store:
         try:
-            plans.append(make(each, request, tell))
+            plans.append(make(each, request, tell, known))
         except WrongCall:
             raise
         except (Refused, CannotTell, StoreError) as problem:
@@ -73,9 +78,46 @@ def make_of_any(config: Config, request: Request, tell: Callable[[str], None] = 
             events.info("store_passed_over", name=name, error=why)
         else:
             events.warning("store_passed_over", name=name, error=why, hint=why.hint)
-    if not isinstance(wanted, Latest):
-        return next((plan for plan in plans if not plan.damage), plans[0])
-    return max(plans, key=lambda plan: (plan.timeline, plan.end or Lsn(0), not plan.damage))
+    best = _best(plans)
+    refused = (f"store {name}: {why}" for name, why in passed.items() if isinstance(why, CannotRestore))
+    return replace(best, stores_passed_over=(*refused, *best.stores_passed_over))
+
+
+def _best(plans: Sequence[Plan]) -> Plan:
+    """The first that is not damaged and ends where the others do; to latest, where the one that goes furthest does."""
+    latest = isinstance(plans[0].target, Latest)
+    furthest = max(plans, key=_reach) if latest else plans[0]
+    best = furthest
+    if furthest.damage:
+        best = next((plan for plan in plans if not plan.damage and _ends_as(plan, furthest)), furthest)
+    told = tuple(
+        f"store {plan.config.store_name}: {_told_of(plan)}. --store {plan.config.store_name} takes it"
+        for plan in plans
+        if bool(plan.damage) != bool(best.damage)
+    )
+    if latest and best is not furthest:
+        segments = best.wal_segments + max(0, (furthest.end or 0) - (best.end or 0)) // best.evidence.size
+        best = replace(best, end=furthest.end, wal_segments=segments)
+    return replace(best, stores_passed_over=told)
+
+
+def _reach(plan: Plan) -> tuple[int, int, bool]:
+    return plan.timeline, plan.end or 0, not plan.damage
+
+
+def _ends_as(plan: Plan, furthest: Plan) -> bool:
+    """A recovery reads all stores: to latest it goes on with the WAL of the one that goes furthest, where that joins. To
+    immediate the backup is the target: one that is consistent earlier would end there.
+    """
+    if isinstance(plan.target, Immediate):
+        return (plan.end or 0) >= (furthest.end or 0)
+    joins = (plan.end or 0) >= Lsn.parse(furthest.chain[-1].wal[0].start)
+    return not isinstance(plan.target, Latest) or (plan.timeline == furthest.timeline and joins)
+
+
+def _told_of(plan: Plan) -> str:
+    upto = f", which reaches {plan.end} on timeline {plan.timeline}" if plan.end is not None else ""
+    return f"{plan.backup.id}: {plan.damage}" if plan.damage else f"{plan.backup.id}{upto}"
 
 
 def _none_can(passed: dict[str, WalkeeperError]) -> WalkeeperError:
@@ -85,14 +127,18 @@ def _none_can(passed: dict[str, WalkeeperError]) -> WalkeeperError:
     return kind("; ".join(f"store {name}: {each}" for name, each in passed.items()), hint=" ".join(hints))
 
 
-def make(config: Config, request: Request, tell: Callable[[str], None] = lambda _: None) -> Plan:
+def make(
+    config: Config,
+    request: Request,
+    tell: Callable[[str], None] = lambda _: None,
+    known: Mapping[str, str] | None = None,
+) -> Plan:
     """Raises CannotRestore, CannotTell, ConfigError, BadBackup, Locked or the store's errors. Writes nothing.
 
     A backup of which the store lacks a piece is none: nothing is removed for it, and an older one is taken where that reaches the
-    target. But one that is on trial, or that was begun with, ends by itself.
+    target. But one that is on trial, or that was begun with, ends by itself. ``known``: what was found against some, by id.
     """
-    broken: dict[str, str] = {}
-    search = choice.Search()
+    broken, search = dict(known or {}), choice.Search()
     while True:
         try:
             plan = _made(config, request, tell, broken, search)
@@ -146,6 +192,8 @@ def _made(
     times = CommitTimes(archives.store, evidence.layout, archives.codec, history, evidence.size)
     stopped = choice.had_stopped(wanted, times, exclusive=request.exclusive) if isinstance(wanted, ToTime) else None
     against = {} if request.is_trial else choice.noted(archives.store, evidence.layout, found.complete)
+    if resumed is not None and request.delta and request.backup is None and resumed.backup in against:
+        resumed = None  # it would end at the same piece again
     try:
         chosen = choice.chosen_for(found, request, resumed, timeline, wanted, stopped, against)
     except CannotRestore as problem:
