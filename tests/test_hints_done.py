@@ -51,7 +51,7 @@ def mentioned() -> Iterator[tuple[str, str, list[str]]]:
     """Each command that a hint names: the hint, the command, and the words after it that are arguments."""
     for text in whole():
         for name, words in re.findall(
-            r"walkeeper ([a-z-]+)((?: (?:--[a-z-]+|[A-Z]{2,}|pg_wal/[A-Z]+|accept|…))*)", text
+            r"walkeeper ([a-z-]+)((?: (?:--[a-z-]+|[A-Z]{2,}|pg_wal/[A-Z]+|accept|forget|…))*)", text
         ):
             yield text, name, [word.replace(OPEN, VALUES.get(name, "1")) for word in words.split()]
 
@@ -85,7 +85,7 @@ WORDS: Final = Person("another value is to be chosen; which is up to the person"
 ELSEWHERE: Final = Person("objects are to be put back or moved away by hand, with the store's own tools")
 
 TO_DO: Final = re.compile(
-    r"walkeeper (takeover --accept|gap accept|expire --revoke|backup( --resume|$| now)|verify --re|archive-push|fetch|pins --)"
+    r"walkeeper (takeover --accept|gap accept|member forget|expire --revoke|backup( --resume|$| now)|verify --re|archive-push|fetch|pins --)"
     r"|patronictl (switchover|reinit|edit-config|remove)|--(to|delta|tablespace|data-dir|timeline|system-identifier|fix|retain)\b"
     r"|\bch(mod|own)\b|pip install|openssl|age-keygen|systemctl|ALTER ROLE|CHECKPOINT|recovery_target|[A-Z]{6,}_[A-Z_]+|sudo"
     r"|\b[sS]et [a-z]+[a-z_.]*[._][a-z]+|Did you mean|Write|plain_before|: head|pg_wal/"
@@ -127,6 +127,7 @@ DONE: Final[tuple[tuple[str, str | Person], ...]] = (
     ("patronictl edit-config", "test_a_slot_that_status_says_to_declare_is_declared"),
     ("patronictl reinit", "test_a_member_is_built_again_and_another_promoted_as_it_is_printed"),
     ("takeover --accept", "test_after_a_major_upgrade_a_new_archive_begins_when_a_person_says_so_and_the_old_one_goes_on_after_a_rollback"),
+    ("member forget", "test_a_member_that_is_gone_for_good_is_forgotten_as_the_hint_says"),
     ("gap accept", "test_a_slot_that_was_limited_costs_a_recorded_gap_and_no_more"),
     ("archive-push pg_wal/", "test_an_object_that_somebody_deleted_is_handed_in_as_the_hint_says"),
     ("ALTER ROLE", "test_a_role_that_may_not_replicate_is_told_so"),

@@ -21,6 +21,7 @@
     │   ├── CannotRestore      a restore that would not come to what was asked for; nothing was written
     │   │   └── WrongCall      an option cannot be used as it is written (exit 2)
     │   ├── NoSuchGap          nothing that is lost begins there, or it is not clear which is meant
+    │   ├── NotForgotten       a member that runs, or that nobody knows
     │   ├── BeyondServer       record or store know more of its timeline than the server: it went back, or they are another's
     │   ├── ArchiveMissing     the record speaks of an archive that the store does not have
     │   ├── AnotherCluster     somebody else keeps the archive alive
@@ -185,6 +186,10 @@ class WrongCall(CannotRestore):
 
 class NoSuchGap(Refused):
     reason = "no_such_gap"
+
+
+class NotForgotten(Refused):
+    reason = "not_forgotten"
 
 
 class BeyondServer(Refused):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.fixtures.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, wait_for
 from tests.parts.postgres import REPLICATOR, REPLICATOR_PASSWORD, Postgres, restore_server
-from tests.twins.memory_record import MemoryDcs
+from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent import members_look
 from walkeeper.agent.archiver import lost_wal, member_wal, recorded_gaps, whereabouts
@@ -26,8 +26,10 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
 from walkeeper.core.room import Disk
+from walkeeper.core.suspicion import Forgotten
 from walkeeper.dcs.base import Member
 from walkeeper.errors import StoreUnavailable
+from walkeeper.gap import forget
 from walkeeper.postgres.server import Server
 
 pytestmark = pytest.mark.postgres
@@ -317,6 +319,57 @@ def test_a_gap_that_a_person_accepts_is_recorded_at_once_and_is_not_a_problem(lo
         agent.wait_frontier(loss.end, 60)
         wait_for(lambda: agent.record.gaps == (suspected,))
         wait_for(lambda: not agent.problems() & {"archiver_wal_missing", "archiver_gap"})
+
+
+def test_a_member_that_is_gone_for_good_is_forgotten_as_the_hint_says(
+    loss: Loss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Archives:
+        def archive(self, *_: object) -> Archive:
+            return loss.pair.archive
+
+    monkeypatch.setattr(forget, "connect", lambda *arguments: MemoryRecord(loss.pair.dcs, arguments[-1]))
+    monkeypatch.setattr(forget, "open_archives", lambda _: Archives())
+    a = Member("a", "primary", "running", "127.0.0.1", loss.pair.primary.port, 1, Lsn.parse(loss.pair.primary.lsn()))
+    loss.standby.kill9()
+    with loss.pair.agent("a") as agent:
+        loss.wait_suspected(agent)
+        assert "member forget" not in _told(agent), "it is there, as far as its key says"
+        loss.pair.dcs.set_members(a, Member("c", "replica", "streaming", "no-such-host.invalid", 5432, 1, None))
+        agent.agent.observer._topology_at = 0.0
+        wait_for(lambda: "walkeeper member forget b" in _told(agent))
+        assert forget.main(agent.agent.config, "b") == 0
+        wait_for(lambda: "not for b, which a person has forgotten" in _told(agent))
+        told = report(agent.agent)["suspected"]
+        assert (told["waiting_for"], told["forgotten"]) == (["c"], ["b"])
+        assert agent.record.gaps_total == 0
+        loss.pair.dcs.set_members(a)
+        agent.agent.observer._topology_at = 0.0
+        wait_for(lambda: "walkeeper member forget c" in _told(agent))
+        assert forget.main(agent.agent.config, "c") == 0
+        agent.wait_frontier(loss.end, 60)
+        wait_for(lambda: agent.record.gaps_total == 1)
+        (gap,) = agent.record.gaps
+        key = loss.pair.layout.gap(Segment.at(1, Lsn.parse(gap.start), SIZE), Lsn.parse(gap.end))
+        assert b"forgotten by a person" in loss.pair.store.objects[key][0]
+
+
+def _told(agent: RunningAgent) -> str:
+    """The problem, and its hint."""
+    problems = [each for each in report(agent.agent)["troubles"] if each["what"] == "archiver_wal_missing"]
+    return " ".join(f"{each['text']} {each['hint']}" for each in problems)
+
+
+def test_a_word_does_not_count_against_a_member_that_is_there(loss: Loss, asked: list[str]) -> None:
+    loss.standby.kill9()
+    loss.b_is_at("127.0.0.1")
+    loss.pair.archive.forget_member(Forgotten("b", 1, Lsn(loss.end + 100 * MIB)))
+    with loss.pair.agent("a") as agent:
+        loss.wait_suspected(agent)
+        wait_for(lambda: asked)
+        loss.standby.start()
+        agent.wait_frontier(loss.end, 60)
+        assert agent.record.gaps_total == 0
 
 
 def test_p9_when_the_disk_of_pg_wal_runs_short_nobody_is_waited_for(

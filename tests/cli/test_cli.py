@@ -287,6 +287,21 @@ def test_gap_gets_what_was_asked_for(config: Path, monkeypatch: pytest.MonkeyPat
         assert cli.main(["gap", "-c", str(config), *wrong]) == 2
 
 
+def test_member_forget_gets_the_name(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    def forget(_: Config, name: str) -> int:
+        names.append(name)
+        return 0
+
+    monkeypatch.setattr("walkeeper.gap.forget.main", forget)
+    assert cli.main(["member", "-c", str(config), "forget", "node3"]) == 0
+    assert cli.main(["member", "forget", "node 3", "-c", str(config)]) == 0
+    assert names == ["node3", "node 3"]
+    for wrong in ([], ["forget"], ["forget", "a", "b"], ["node3"]):
+        assert cli.main(["member", "-c", str(config), *wrong]) == 2
+
+
 def test_the_agent_needs_more_of_the_configuration(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from walkeeper.core.record import Gap
 from walkeeper.core.runs import Runs
 from walkeeper.core.suspicion import (
     SETTLE_SECONDS,
+    Forgotten,
     Lost,
     Suspicions,
     Why,
@@ -267,3 +268,41 @@ def test_the_memory_of_members_is_bounded() -> None:
         known = remember(known, there(f"pod-{number}", now=number), number, Lsn(1))
     assert len(known) == 64
     assert "pod-999" in known
+
+
+# ------------------------------------------------------------------------------------------------------------- forgotten
+
+
+def test_a_member_that_a_person_forgets_is_neither_asked_nor_waited_for() -> None:
+    found = suspicions()
+    found.forget([Forgotten("b", 2, Lsn(8 * MIB))])
+    assert list(found.wanted_from("b")) == []
+    assert (found.silent(["b", "c"]), found.forgotten(["b", "c"])) == (["c"], ["b"])
+    assert gaps(found, SETTLE_SECONDS, ["b", "c"]) == []
+    for number in (5, 6, 7):
+        found.refuse("c", number, 0.0)
+    assert gaps(found, SETTLE_SECONDS, ["b", "c"]) == [(5, 8, Why.FORGOTTEN)]
+    assert gaps(found, SETTLE_SECONDS - 1, ["b", "c"]) == []
+
+
+def test_a_word_says_nothing_of_what_was_written_after_it() -> None:
+    found = suspicions(7, 10)
+    found.forget([Forgotten("b", 2, Lsn(8 * MIB))])
+    assert [segment.number for segment in found.wanted_from("b")] == [8, 9]
+    found.forget([Forgotten("b", 1, Lsn(20 * MIB))])  # said before timeline 2 began, at segment 8
+    assert [segment.number for segment in found.wanted_from("b")] == [8, 9]
+
+
+def test_a_member_that_is_back_is_asked_and_waited_for_again() -> None:
+    found = suspicions()
+    found.forget([Forgotten("b", 2, Lsn(8 * MIB))])
+    found.forget([])
+    assert (found.silent(["b"]), found.forgotten(["b"])) == (["b"], [])
+
+
+def test_what_a_member_has_said_itself_needs_no_word() -> None:
+    found = suspicions(5, 6)
+    found.refuse("b", 5, 0.0)
+    found.forget([Forgotten("b", 2, Lsn(8 * MIB))])
+    assert found.forgotten(["b"]) == []
+    assert gaps(found, SETTLE_SECONDS, ["b"]) == [(5, 6, Why.PROVED)]

@@ -124,8 +124,8 @@ class Observer:
     def other_members(self, frontier: Lsn) -> list[Candidate]:
         """Those that may have WAL from there on."""
         own, topology = self._config.postgresql, self.topology
-        there = topology is not None and any(member.name == self._config.name for member in topology.members)
-        if not there or not self.recalled:
+        there = {member.name for member in topology.members} if topology is not None else set()
+        if self._config.name not in there or not self.recalled:
             # Without our own key the others' may be lacking as well: Patroni writes them again into a DCS that was emptied.
             raise DcsUnavailable(
                 "members in the DCS: not known yet",
@@ -135,6 +135,7 @@ class Observer:
             Candidate(
                 member.name,
                 own.of_member(member.host, member.port) if member.host and member.port else None,
+                gone=member.name not in there,
             )
             for member in may_have(self.members, frontier)
             if member.name != self._config.name

@@ -17,7 +17,7 @@ from typing import Final
 from walkeeper.archive.codec import AGAIN, STORED
 from walkeeper.archive.expiry import below_floors
 from walkeeper.archive.histories import stored_history
-from walkeeper.archive.layout import ACCEPTED, Layout, cluster_prefix, parse_gap_name
+from walkeeper.archive.layout import ACCEPTED, Layout, cluster_prefix, parse_forgotten, parse_gap_name
 from walkeeper.archive.life import FIRST, Sign, parse
 from walkeeper.archive.stated import is_whole
 from walkeeper.core.coverage import Archived, Range, begins, chain, merged, missing, reach, within
@@ -25,6 +25,7 @@ from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
+from walkeeper.core.suspicion import Forgotten
 from walkeeper.errors import BadName, NotAuthentic, Refused
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import SMALL, ObjectInfo, Store
@@ -87,6 +88,8 @@ class Inventory:
     gaps: list[str] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
     """Gaps that people have accepted, which changes nothing of what is stored."""
+    forgotten: list[Forgotten] = field(default_factory=list)
+    """Members for whose WAL nobody waits, which changes nothing either."""
     histories: list[int] = field(default_factory=list)
     backups: Names = field(default_factory=Names)
     base_backups: Names = field(default_factory=Names)
@@ -364,6 +367,8 @@ def _put(inventory: Inventory, rest: str, info: ObjectInfo) -> None:
         inventory.gaps.append(match[1])
     elif kind == "gap" and (match := _ACCEPTED.match(rest)):
         inventory.accepted.append(match[1])
+    elif kind == "gap" and (word := parse_forgotten(rest.removeprefix("gap/"))):
+        inventory.forgotten.append(word)
     elif kind == "history" and (match := _HISTORY.match(rest)):
         inventory.histories.append(int(match[1], 16))
     elif kind == "backup":

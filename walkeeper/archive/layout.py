@@ -9,13 +9,18 @@ from typing import Final
 from walkeeper.core.backup import BackupId
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment, WalFile
+from walkeeper.core.suspicion import Forgotten
 from walkeeper.core.tail import Piece
 from walkeeper.errors import BadName
 
 ACCEPTED: Final = ".accepted.json"
 """How the name of a gap that a person has accepted ends."""
 
+LONGEST_MEMBER: Final = 180
+"""Characters that a member's name may have as a part of a key: a directory store makes file names of them."""
+
 _GAP: Final = re.compile(r"([0-9A-F]{24})-([0-9A-F]{16})(?:\.json)?\Z")
+_FORGOTTEN: Final = re.compile(r"forgotten-([0-9A-F]{8})-([0-9A-F]{16})-((?:[0-9A-Za-z.-]|_[0-9A-F]{2})+)\.json\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,13 @@ class Layout:
     def accepted_gap(self, first: Segment, end: Lsn) -> str:
         """A person's word about that range."""
         return f"{self.gaps}{first.name}-{end:016X}{ACCEPTED}"
+
+    def forgotten(self, word: Forgotten) -> str:
+        """A person's word about a member. Raises BadName where its name is too long for that."""
+        name = re.sub(rb"[^0-9A-Za-z.-]", lambda odd: f"_{ord(odd[0]):02X}".encode(), word.member.encode()).decode()
+        if not 0 < len(name) <= LONGEST_MEMBER:
+            raise BadName(f"member {word.member!r}: the name is empty, or too long for a key in the store")
+        return f"{self.gaps}forgotten-{word.timeline:08X}-{word.upto:016X}-{name}.json"
 
     def start(self, first: Segment) -> str:
         """The statement that the archive begins with that segment."""
@@ -153,3 +165,12 @@ def parse_gap_name(name: str, size: SegmentSize) -> tuple[Segment, Lsn]:
     if match is None or first is None or int(match[2], 16) <= first.start:
         raise BadName(f"{name!r}: not the name of a recorded gap")
     return first, Lsn(int(match[2], 16))
+
+
+def parse_forgotten(name: str) -> Forgotten | None:
+    """The last part of a ``forgotten`` key; None where it is not one."""
+    match = _FORGOTTEN.match(name)
+    if match is None:
+        return None
+    member = re.sub(rb"_([0-9A-F]{2})", lambda odd: bytes([int(odd[1], 16)]), match[3].encode())
+    return Forgotten(member.decode(errors="replace"), int(match[1], 16), Lsn(int(match[2], 16)))

@@ -22,6 +22,7 @@ from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, PartialFile, Segment
 from walkeeper.core.receipt import Receipt
+from walkeeper.core.suspicion import Forgotten
 from walkeeper.core.wal_page import Plain, SegmentHeader, check_header
 from walkeeper.core.wal_records import check_complete
 from walkeeper.errors import (
@@ -252,6 +253,11 @@ class Archive:
         """A person's word that this WAL, suspected lost or a recorded gap, is not waited for."""
         content = {"timeline": first.timeline, "start": str(first.start), "end": str(end), "at": clock.timestamp()}
         self._create_json(self.layout.accepted_gap(first, end), content)
+
+    def forget_member(self, word: Forgotten) -> None:
+        """A person's word that this member is gone for good. Raises BadName."""
+        content = {"member": word.member, "timeline": word.timeline, "end": str(word.upto), "at": clock.timestamp()}
+        self._create_json(self.layout.forgotten(word), content)
 
     def _looks(self, segment: Segment, suffixes: list[str]) -> Iterable[tuple[str, Receipt | _Damaged | None]]:
         """At the same time where the store is far; where not, that costs more than it saves."""

@@ -1,4 +1,6 @@
-"""The command line of ``walkeeper gap``, of which ``list`` and ``accept`` are commands: options may stand anywhere among them."""
+"""The command lines of ``walkeeper gap``, of which ``list`` and ``accept`` are commands, and of ``walkeeper member``, of which
+``forget`` is: options may stand anywhere among them.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +46,23 @@ def add(
     accept.add_argument(
         "start", metavar="FROM", nargs="?", type=_place, help="where it begins: a position, or a segment's name"
     )
+
+    def forgets(options: argparse.Namespace) -> int:
+        from walkeeper.gap import forget  # noqa: PLC0415
+
+        return forget.main(config(options), options.name)
+
+    member = command("member", "A member that is gone for good: forget it.", forgets)
+    member.add_argument("--store", help=argparse.SUPPRESS)
+    text = (
+        "Nobody waits any longer for the WAL that it may have: for a member that is gone with its disk. Exit 0: the store has "
+        "that word; 1: the member is there, or nobody knows it; 2: cannot tell."
+    )
+    forget = member.add_subparsers(dest="what", metavar="forget", required=True).add_parser(
+        "forget", help=text, description=text, parents=[shared], allow_abbrev=False
+    )
+    add_store(forget, "all", default=argparse.SUPPRESS)
+    forget.add_argument("name", metavar="NAME", help="as patronictl list had it")
 
 
 def _place(text: str) -> str:

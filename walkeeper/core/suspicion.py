@@ -3,6 +3,7 @@
 A member has said no when its walsender says that the segment was removed. Whatever else happens is silence: no answer, no
 such host, a restart, a process that could not be started or was killed, a position ahead of its own. The agent of a member
 that has WAL in its spool hands it in automatically, so a no counts only after some time, and after one more look at the store.
+For a member that is gone for good a person may say no.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Why(Enum):
     """Why a suspicion ended as a gap; the text goes into the store and the log."""
 
     PROVED = "every member that could have it has said no"
+    FORGOTTEN = "every member that could have it has said no, or was forgotten by a person"
     ACCEPTED = "accepted by a person"
     WAITED = "not proved: gap.patience is over"
     DISK = "not proved: the disk of pg_wal runs short, here or at another member"
@@ -55,6 +57,18 @@ class Lost:
 
     def __str__(self) -> str:
         return f"{self.first.start} to {self.end_lsn} of timeline {self.first.timeline}"
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """A person's word: of what was written before ``upto`` on ``timeline`` or an older one, nobody waits for that member."""
+
+    member: str
+    timeline: int
+    upto: Lsn
+
+    def covers(self, segment: Segment) -> bool:
+        return segment.timeline <= self.timeline and segment.end <= self.upto
 
 
 def stretches(history: History, size: SegmentSize, runs: Iterable[tuple[int, int]]) -> list[Lost]:
@@ -102,6 +116,7 @@ class Suspicions:
         """Runs with the time when they were first suspected."""
         self._refused: dict[str, Runs] = {}
         self._refused_at: dict[str, float] = {}
+        self._forgotten: dict[str, list[Forgotten]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._lost)
@@ -133,6 +148,12 @@ class Suspicions:
             refused.add(number, number + 1)
             self._refused_at[member] = now
 
+    def forget(self, words: Iterable[Forgotten]) -> None:
+        """All that count now, in place of those before: a member that is back is asked again."""
+        self._forgotten = {}
+        for word in words:
+            self._forgotten.setdefault(word.member, []).append(word)
+
     def segments(self) -> Iterator[Segment]:
         """What is lost, in order. Safe while it changes."""
         for first, end in tuple(self._lost):
@@ -142,12 +163,22 @@ class Suspicions:
         """What that member was not asked for yet, or did not answer."""
         refused = self._refused.get(member, Runs())
         return (
-            segment for segment in self.segments() if segment.number not in refused and segment.number in self._lost
+            segment
+            for segment in self.segments()
+            if segment.number not in refused
+            and segment.number in self._lost
+            and not self._is_forgotten(member, segment)
         )
 
     def silent(self, members: Collection[str]) -> list[str]:
         """Those of the members that have not said no to everything."""
         return sorted(member for member in members if any(True for _ in self.wanted_from(member)))
+
+    def forgotten(self, members: Collection[str]) -> list[str]:
+        """Those of the members that would be waited for without a person's word."""
+        return sorted(
+            member for member in members if any(self._only_forgotten(member, each) for each in self.segments())
+        )
 
     def lost(self) -> list[Lost]:
         """In order, each within one timeline."""
@@ -188,12 +219,22 @@ class Suspicions:
         suspected_at = self._suspected_at(number)
         if covers(accepted, Lost(segment, segment.number + 1).as_gap()):
             return Why.ACCEPTED
-        if members is not None and all(number in self._refused.get(member, Runs()) for member in members):
-            said = max([suspected_at, *(self._refused_at[member] for member in members)])
-            return Why.PROVED if now - said >= SETTLE_SECONDS else None
+        if members is not None and all(
+            number in self._refused.get(member, Runs()) or self._is_forgotten(member, segment) for member in members
+        ):
+            said = max([suspected_at, *(self._refused_at.get(member, suspected_at) for member in members)])
+            why = Why.FORGOTTEN if any(self._only_forgotten(member, segment) for member in members) else Why.PROVED
+            return why if now - said >= SETTLE_SECONDS else None
         if now - suspected_at >= patience:
             return Why.WAITED
         return Why.DISK if short_of_disk else None
+
+    def _is_forgotten(self, member: str, segment: Segment) -> bool:
+        return any(word.covers(segment) for word in self._forgotten.get(member, ()))
+
+    def _only_forgotten(self, member: str, segment: Segment) -> bool:
+        refused = self._refused.get(member, Runs())
+        return segment.number not in refused and self._is_forgotten(member, segment)
 
     def _suspected_at(self, number: int) -> float:
         return next(since for first, end, since in self._since if first <= number < end)

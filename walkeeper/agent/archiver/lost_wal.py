@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import queue
+import shlex
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ class Missing:
     lost: tuple[Lost, ...]
     waiting_for: tuple[str, ...]
     until: str
+    forgotten: tuple[str, ...] = ()
+    """Members that would be waited for, had no person said that they are gone for good."""
 
 
 class LostWal:
@@ -209,10 +212,13 @@ class LostWal:
     def _conclude(self, members: Sequence[Candidate] | None, stopped: Callable[[], bool]) -> None:
         sources = self._sources
         short = not self._coming and short_of_disk(sources.pg_wal, self._frontier.size, sources.disks)
+        words = sources.archive.contents.listed(sources.archive.layout.gaps)
+        gone = {member.name for member in members or () if member.gone}
+        self._suspicions.forget(word for word in words.forgotten if word.member in gone)
         found = self._suspicions.gaps(
             sources.clock.monotonic(),
             None if members is None else self._waited_for(members),
-            sources.archive.contents.accepted_gaps(),
+            words.accepted_gaps(sources.archive.size),
             self._patience,
             short_of_disk=short,
         )
@@ -220,7 +226,11 @@ class LostWal:
             self._list_pieces()
         for lost, why in found:
             unread = not self._unread.isdisjoint(range(lost.first.number, lost.end))
-            if why is Why.PROVED and unread and sources.clock.monotonic() - self._until[0] < self._patience:
+            if (
+                why in (Why.PROVED, Why.FORGOTTEN)
+                and unread
+                and sources.clock.monotonic() - self._until[0] < self._patience
+            ):
                 continue  # the store may have it
             segments = [
                 sources.history.segment(number, lost.first.size) for number in range(lost.first.number, lost.end)
@@ -278,13 +288,15 @@ class LostWal:
         promised = all(promising)
         silent = sorted(set(chain(*promising))) if promised else self._suspicions.silent(self._waited_for(members))
         until = "" if promised else self._until[1]
-        self.missing = Missing(lost, tuple(silent), until)
+        forgotten = self._suspicions.forgotten([member.name for member in members or ()])
+        self.missing = Missing(lost, tuple(silent), until, tuple(forgotten))
         names = ", ".join(silent) if members is not None or promised else "the DCS to tell the members"
         waits = f"waiting for {names} until {until}"
         hint = (
             "Start the members that are waited for, and their agents: the WAL is taken from them automatically. "
             "If it is lost for good, run"
         )
+        gone = next((each.name for each in members or () if each.gone and each.name in silent), "")
         if promised:
             why = f" ({failure})" if (failure := self._stores.failure(segments[0])) else ""
             waits = f"waiting for {names}, which has it by its record{why}, while the disk of pg_wal has room"
@@ -294,12 +306,17 @@ class LostWal:
             hint = (
                 "No member has it: it becomes a gap automatically, and then a base backup is needed. To say so now, run"
             )
+        if forgotten and not promised:
+            waits += f", and not for {', '.join(forgotten)}, which a person has forgotten"
         more = f" and {len(lost) - 1} more ranges" if len(lost) > 1 else ""
         self._problems.report(
             About.ARCHIVER_WAL_MISSING,
             WalMissing(
                 f"WAL {lost[0]}{more}: neither this server nor the store has it; {waits}",
-                hint=f"{hint}: walkeeper gap accept {lost[0].first.start}",
+                hint=f"{hint}: walkeeper gap accept {lost[0].first.start}"
+                if not gone
+                else f"{hint}: walkeeper gap accept {lost[0].first.start}. If {gone} alone is gone for good, with its disk, run: "
+                f"walkeeper member forget {shlex.quote(gone)}",
             ),
             grace=promised,
         )

@@ -24,10 +24,13 @@ from walkeeper.postgres.wal_file import is_there, read_segment, unreadable
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A member that may have WAL; without ``settings`` it is known by name only, and cannot be asked."""
+    """A member that may have WAL; without ``settings`` it is known by name only, and cannot be asked. ``gone``: without a key in
+    the DCS.
+    """
 
     name: str
     settings: PostgresqlSettings | None
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,6 +212,7 @@ def _suspected(agent: Agent) -> dict[str, Any] | None:
         "bytes": sum(lost.end_lsn - lost.first.start for lost in missing.lost),
         "waiting_for": list(missing.waiting_for),
         "until": missing.until,
+        "forgotten": list(missing.forgotten),
     }
 
 
