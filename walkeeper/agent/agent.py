@@ -9,8 +9,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
-from walkeeper.agent.archiver.archiver import Archiver
-from walkeeper.agent.archiver.assembly import assemble, find_receiver
+from walkeeper.agent.archiver.archiver import Archiver, find_receiver
 from walkeeper.agent.archiver.beliefs import check_record
 from walkeeper.agent.archiver.holding import HoldSlot
 from walkeeper.agent.archiver.leftovers import Leftovers
@@ -380,7 +379,7 @@ class Agent:
         )  # fmt: skip
         observed = Observed(True, server.lsn, None, self.observer.wal_times, server.in_recovery)
         slot = HoldSlot(self.config.hold_slot, self.config.store_name, self.shared.holding, pg_wal, self.observer.disks)
-        return assemble(self.config, ownership, sources, self._committer_server, slot, observed, self.problems, run)
+        return Archiver(self.config, ownership, sources, self._committer_server, slot, observed, self.problems, run)
 
     def _hold_slot(self) -> SlotState | None:
         return self._committer_server.slot(self.config.hold_slot)

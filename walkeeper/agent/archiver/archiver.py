@@ -13,35 +13,57 @@ from __future__ import annotations
 
 import queue
 import threading
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 from walkeeper.agent.archiver.audit import Audit
 from walkeeper.agent.archiver.commit import Commit
+from walkeeper.agent.archiver.from_pg_wal import WithoutSpool
+from walkeeper.agent.archiver.holding import HoldSlot
+from walkeeper.agent.archiver.lease import Lease
 from walkeeper.agent.archiver.life import Life
 from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.one_run import OneRun
+from walkeeper.agent.archiver.open_segment import PartialFile
 from walkeeper.agent.archiver.ownership import Ownership
 from walkeeper.agent.archiver.receipts import Receipts
+from walkeeper.agent.archiver.received import Received
 from walkeeper.agent.archiver.receiving import Receiving
 from walkeeper.agent.archiver.source import Source
+from walkeeper.agent.archiver.streaming import Streaming
 from walkeeper.agent.archiver.synchronous import AT_ONCE, Synchronous
 from walkeeper.agent.archiver.tail import Tail
 from walkeeper.agent.archiver.uploads import Uploads
+from walkeeper.agent.archiver.whereabouts import Sources
 from walkeeper.agent.observation import Observed
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.threads import Supervisor
+from walkeeper.config import Config
 from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
-from walkeeper.errors import PostgresError, SpoolError
-from walkeeper.lib.clock import Clock
+from walkeeper.core.synchronous import standby_name
+from walkeeper.errors import ConfigError, PostgresError, SpoolError
+from walkeeper.postgres.pg_receivewal import Receiver, find_program
+from walkeeper.postgres.server import Server
 
 TICK: Final = 0.1
 """Seconds between two looks into the spool."""
 SPOOL_RETRY: Final = 0.5
+
+
+def find_receiver(config: Config, major: int) -> Path | None:
+    """pg_receivewal; where it does not stream it is only for WAL that was lost, and may be missing. Raises ConfigError."""
+    try:
+        return find_program(config.bin_dir, major)
+    except ConfigError:
+        if config.spools:
+            raise
+        return None
 
 
 class Archiver:
@@ -49,43 +71,62 @@ class Archiver:
 
     def __init__(
         self,
-        frontier: Frontier,
-        source: Source,
-        uploads: Uploads,
-        commit: Commit,
-        lost: LostWal,
-        receiving: Receiving | None,
-        tail: Tail,
-        life: Life,
-        audit: Audit,
+        config: Config,
+        ownership: Ownership,
+        sources: Sources,
+        server: Server,
+        slot: HoldSlot,
         observed: Observed,
         problems: Problems,
-        clock: Clock,
         run: OneRun,
     ) -> None:
-        """All of these belong to it alone. ``run`` is what it was taken over for."""
+        """``server`` is for its own use; ``run`` is the run of it that was compared."""
+        clock, archive = sources.clock, sources.archive
         self.run = run
-        self.uploads = uploads
-        self.lost = lost
-        self.tail = tail
-        self._receiving = receiving
-        self._audit = audit
         self.observed = observed
-        self._life = life
-        self._frontier = frontier
-        self._source = source
-        self._commit = commit
         self._problems = problems
         self._clock = clock
+        self._frontier = Frontier(sources.history, ownership.record.position, archive.size)
+        for first_listed, end in ownership.listed:
+            self._frontier.add_listed(first_listed, end)
+        shipped = _receives_here(config, sources, observed) and config.durability == "store"
+        opened = _opened(config, sources, observed, shipped=shipped)
+        self.tail = Tail(sources, opened, ownership.record.session, config.tail_interval, problems, shipped=shipped)
+        lease = Lease() if shipped else None
+        self.synchronous: Synchronous | None = None
+        """Where commits wait for the store."""
+        self._receiving: Receiving | None = None
+        self._source: Source
+        if isinstance(opened, Received):
+            if lease is not None:
+                name = standby_name(archive.layout.system_identifier)
+                self.synchronous = Synchronous(opened, self.tail, lease, name, config.degrade_after, problems, clock)
+            self._receiving = Receiving(
+                sources, self._frontier, config.postgresql, observed, problems, opened, self.synchronous
+            )
+            self._source = WithoutSpool(sources, observed, self._receiving.flushed)
+        elif opened is not None:
+            try:
+                observed.slot = server.slot(slot.name)
+            except PostgresError as problem:
+                observed.slot = problem  # the next look asks again
+            ask_slot = partial(server.slot, slot.name)
+            self._source = Streaming(sources, opened.receiver, config.spool_reserve, observed, problems, ask_slot)
+        else:
+            self._source = WithoutSpool(sources, observed)
+        self._commit = Commit(ownership, self._frontier, self._source, server, slot, observed, problems, clock, lease)
+        self.uploads = Uploads(archive, self._source, self._frontier, problems, clock)
+        self.lost = LostWal(sources, self._frontier, config.gap_patience, problems)
+        self._life = Life(archive, ownership.record.life, ownership.record.owner, problems, clock)
+        self._audit = Audit(sources, self._frontier, self._first, self.receipts, config.agent.read_back, problems)
         self._offered: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._look_now = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    @property
-    def synchronous(self) -> Synchronous | None:
-        """Where commits wait for the store."""
-        return None if self._receiving is None else self._receiving.synchronous
+    def _first(self) -> int:
+        """The number of the archive's first segment, which moves with the floor."""
+        return Segment.parse(self.ownership.record.start, self.size).number
 
     @property
     def ownership(self) -> Ownership:
@@ -144,11 +185,10 @@ class Archiver:
         ]
 
     def _start_receiving(self, supervisor: Supervisor) -> list[threading.Thread]:
-        receiving = self._receiving
-        if receiving is None:
-            return []
-        threads = [supervisor.start("receive", lambda: receiving.run(self._stopping))]
-        if (synchronous := receiving.synchronous) is not None:
+        receiving, synchronous, threads = self._receiving, self.synchronous, list[threading.Thread]()
+        if receiving is not None:
+            threads.append(supervisor.start("receive", lambda: receiving.run(self._stopping)))
+        if synchronous is not None:
             threads += [
                 supervisor.start(f"ship-{number}", lambda: synchronous.run(self._stopping)) for number in range(AT_ONCE)
             ]
@@ -226,3 +266,18 @@ class Archiver:
         """Each complete segment once. Returns a segment that the local server no longer has, else None."""
         self.uploads.hand_out(self._source.complete(self._frontier))
         return self._source.tend(self._frontier, self.uploads.taken)
+
+
+def _receives_here(config: Config, sources: Sources, observed: Observed) -> bool:
+    """Without pg_receivewal; of a standby cluster's leader only where there is none."""
+    return config.receiver == "builtin" and not (observed.in_recovery and sources.program)
+
+
+def _opened(config: Config, sources: Sources, observed: Observed, *, shipped: bool) -> Received | PartialFile | None:
+    """Where the open segment comes; None where nothing streams."""
+    if _receives_here(config, sources, observed):
+        return Received(sources.history, keep=config.tail_interval is not None, hand_out=shipped)
+    if config.archiver == "command" or sources.program is None:
+        return None
+    spool, passwords = sources.spool.wal, config.spool_directory / "pgpass"
+    return PartialFile(Receiver(sources.program, spool, config.postgresql, passwords, sources.clock), spool)
