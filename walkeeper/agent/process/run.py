@@ -22,7 +22,7 @@ from walkeeper.agent.http.page_facts import facts
 from walkeeper.agent.http.report import report
 from walkeeper.agent.http.server import Pages, serve
 from walkeeper.agent.members_look import MembersLook
-from walkeeper.agent.process import background, connects, restarts
+from walkeeper.agent.process import background, connects
 from walkeeper.agent.process.notify import Notifier
 from walkeeper.agent.shared import Shared
 from walkeeper.archive.open import open_all
@@ -63,7 +63,7 @@ def main(config: Config, *, detach: bool = False, from_callback: bool = False) -
         return background.start(lambda start: _keep_detached(config, start))
     if from_callback:
         process = partial(_Process, config, background=True, waits_for_spool=True)
-        return restarts.keep_running(lambda: process().run(), SystemClock(), refused=_refused, in_parent=lambda: None)
+        return background.keep_running(lambda: process().run(), SystemClock(), refused=_refused, in_parent=lambda: None)
     return _Process(config, background=False).run()
 
 
@@ -86,7 +86,7 @@ def refuse_root() -> None:
 
 def _keep_detached(config: Config, start: background.Start) -> int:
     process = partial(_Process, config, background=True, started=start.done)
-    return restarts.keep_running(
+    return background.keep_running(
         lambda: process().run(), SystemClock(), refused=start.refused, in_parent=start.leave_it
     )
 
