@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.core.values import plain_segment
-from tests.fixtures.worlds import RunningAgent, config_of, prepare, wait_for
+from tests.fixtures.worlds import NOWHERE, RunningAgent, config_of, prepare, wait_for
 from tests.parts.postgres import Postgres
 from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
@@ -55,7 +55,7 @@ class World:
 
     def take_over(self, dcs: MemoryDcs, watcher: Watcher, accepted: set[str] | None = None) -> Ownership:
         dcs.set_leader("a")
-        wal = LocalWal(LocalServer(SYSTEM, SIZE, ONE, Lsn(9 * MIB)), {})
+        wal = LocalWal(LocalServer(SYSTEM, SIZE, ONE, Lsn(9 * MIB)), {}, NOWHERE)
         return take_over("a", MemoryRecord(dcs), self.archive, wal, watcher, accepted or set())
 
     def begin(self) -> Life:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.core.values import history_text
-from tests.fixtures.worlds import config_of
+from tests.fixtures.worlds import NOWHERE, config_of
 from tests.parts.postgres import Postgres
 from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
@@ -74,7 +74,7 @@ def world(tmp_path: Path) -> World:
 def local(history: History, *more: History, system: int = SYSTEM) -> LocalWal:
     """A server on that timeline, with its history and others in pg_wal."""
     histories = {each.timeline: history_text(each) for each in (history, *more) if each.switches}
-    return LocalWal(LocalServer(system, SIZE, history, Lsn(9 * MIB)), histories)
+    return LocalWal(LocalServer(system, SIZE, history, Lsn(9 * MIB)), histories, NOWHERE)
 
 
 def record(history: History, text: bytes | None = None, system: int = SYSTEM, session: str = "s") -> Record:

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from tests.core.values import history_text
+from tests.fixtures.worlds import NOWHERE
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver import beliefs, comparing, ownership
@@ -164,7 +165,7 @@ class World:
         if not node.primary:
             return
         histories = {node.history.timeline: history_text(node.history)} if node.history.switches else {}
-        wal = LocalWal(LocalServer(SYSTEM, SIZE, node.history, Lsn(node.lsn)), histories)
+        wal = LocalWal(LocalServer(SYSTEM, SIZE, node.history, Lsn(node.lsn)), histories, NOWHERE)
         node.owner = take_over(node.name, node.records, self.archive, wal, Watcher(SystemClock()))
         node.frontier = Frontier(node.history, node.owner.record.position, SIZE)
 

@@ -100,7 +100,7 @@ class Cluster(World):
             (pg_wal / f"{history.timeline:08X}.history").write_bytes(history_text(history))
         state = ServerState(SYSTEM, False, history.timeline, Lsn(lsn), SIZE, 15, "replica")
         agent._committer_server.state = lambda: state  # type: ignore[method-assign]
-        agent._committer_server.slot = lambda name: None  # type: ignore[method-assign]  # noqa: ARG005
+        agent._committer_server.slot = lambda name: None  # type: ignore[method-assign]
         owned = agent._take_over(state, frozenset(accepted), about).ownership
         self.clock.now += WRITTEN_SECONDS + 1
         agent.remembering.tend(owned.record, {}, (), owned.lives)

@@ -7,13 +7,14 @@ from collections.abc import Collection
 import pytest
 
 from tests.core.values import history_text, plain_segment
+from tests.fixtures.worlds import NOWHERE
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.agent.archiver.ownership import Ownership, take_over
+from walkeeper.agent.archiver.refusals import Rival
 from walkeeper.agent.problems import Problems
-from walkeeper.agent.rival import Rival
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout, parse_gap_name
 from walkeeper.archive.write import Archive
@@ -69,7 +70,7 @@ class World:
     ) -> Ownership:
         self.dcs.set_leader(leader or name)
         histories = {history.timeline: history_text(history)} if history.switches else {}
-        wal = LocalWal(LocalServer(system, SIZE, history, Lsn(lsn)), histories)
+        wal = LocalWal(LocalServer(system, SIZE, history, Lsn(lsn)), histories, NOWHERE)
         return take_over(name, self.records[name], self.archive, wal, Watcher(SystemClock()), accepted, durability)
 
     def put(self, history: History, *numbers: int) -> None:

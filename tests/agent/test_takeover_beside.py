@@ -19,8 +19,8 @@ from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent import agent as agents
 from walkeeper.agent.agent import Agent
+from walkeeper.agent.archiver.refusals import LEFT_SECONDS
 from walkeeper.agent.http.report import report
-from walkeeper.agent.rival import LEFT_SECONDS
 from walkeeper.core.about import About
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import Record

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.core.values import history_text
 from tests.fixtures.archives import FOUR, ONE, SIZE, SYSTEM, TWO, Built, Verifier
+from tests.fixtures.worlds import NOWHERE
 from tests.status.test_status import WHOLE
 from tests.twins.memory_record import MemoryRecord
 from walkeeper.agent.archiver.life import Watcher
@@ -34,7 +35,9 @@ def takes_over(built: Built, name: str, history: History, lsn: int) -> Ownership
     built.dcs.set_leader(name)
     histories = {history.timeline: history_text(history)} if history.switches else {}
     local = LocalServer(SYSTEM, SIZE, history, Lsn(lsn))
-    return take_over(name, MemoryRecord(built.dcs), built.archive, LocalWal(local, histories), Watcher(SystemClock()))
+    return take_over(
+        name, MemoryRecord(built.dcs), built.archive, LocalWal(local, histories, NOWHERE), Watcher(SystemClock())
+    )
 
 
 def test_p11_a_lost_record_is_written_anew_and_the_next_takeover_accepts_it(built: Built, verify: Verifier) -> None:
@@ -161,7 +164,7 @@ def test_a_rebuilt_record_keeps_another_cluster_out(built: Built, verify: Verifi
             "a",
             MemoryRecord(built.dcs),
             built.archive,
-            LocalWal(LocalServer(SYSTEM + 1, SIZE, ONE, Lsn(9 * MIB)), {}),
+            LocalWal(LocalServer(SYSTEM + 1, SIZE, ONE, Lsn(9 * MIB)), {}, NOWHERE),
             Watcher(SystemClock()),
         )
 

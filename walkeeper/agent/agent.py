@@ -17,7 +17,7 @@ from walkeeper.agent.archiver.life import Watcher
 from walkeeper.agent.archiver.local_wal import read_local_wal
 from walkeeper.agent.archiver.one_run import OneRun
 from walkeeper.agent.archiver.ownership import check_alone, take_over
-from walkeeper.agent.archiver.refusals import Refusals, situation
+from walkeeper.agent.archiver.refusals import LEFT_SECONDS, Refusals, Rival, situation
 from walkeeper.agent.archiver.spool import Spool
 from walkeeper.agent.archiver.whereabouts import Sources
 from walkeeper.agent.backup_job import BackupJob, Cluster, backups, proofs
@@ -29,7 +29,6 @@ from walkeeper.agent.pace import Pace
 from walkeeper.agent.probe import Probe
 from walkeeper.agent.problems import Problems
 from walkeeper.agent.remembering import Remembering
-from walkeeper.agent.rival import LEFT_SECONDS, Rival
 from walkeeper.agent.seen_archive import SeenArchive
 from walkeeper.agent.shared import Shared
 from walkeeper.agent.threads import Supervisor

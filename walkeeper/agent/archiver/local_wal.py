@@ -24,14 +24,14 @@ from walkeeper.postgres.wal_file import is_there, sums_of
 class LocalWal:
     """The local server as the takeover needs it: its state and its timelines' histories, by number, as in pg_wal.
 
-    ``ask`` is the server's state at this moment. Without ``pg_wal`` there are no bytes to compare. ``sums`` are kept for who
-    comes again: of a segment, by what says that its file is still the same. ``others_end``: from there on an archive of another
-    store lacks its WAL. ``hold_slot``: of the server, as it is.
+    ``ask`` is the server's state at this moment. ``sums`` are kept for who comes again: of a segment, by what says that its file
+    is still the same. ``others_end``: from there on an archive of another store lacks its WAL. ``hold_slot``: of the server, as
+    it is.
     """
 
     server: LocalServer
     histories: dict[int, bytes]
-    pg_wal: Path | None = None
+    pg_wal: Path
     ask: Callable[[], ServerState] | None = None
     sums: dict[tuple[object, ...], str] | None = None
     others_end: Lsn | None = None
@@ -40,14 +40,12 @@ class LocalWal:
     def clone_of(self) -> str:
         """The archive that this server was restored from as another cluster's; empty for none. Raises PostgresError."""
         try:
-            return "" if self.pg_wal is None else clone_of(self.pg_wal.parent)
+            return clone_of(self.pg_wal.parent)
         except OSError as problem:
             raise PostgresError(f"{problem.filename}: {problem.strerror}") from None
 
     def forget_clone(self, archive: str) -> None:
         """That it came from there. Only said where that fails: what is refused then is archive-push without an agent."""
-        if self.pg_wal is None:
-            return
         mark = self.pg_wal.parent / CLONE_OF
         try:
             if clone_of(mark.parent) == archive:
@@ -82,11 +80,11 @@ class LocalWal:
 
     def beginning(self, segment: Segment, size: int) -> bytes | None:
         """So many bytes of a segment, which must have been written; None where the server has no such file."""
-        return None if self.pg_wal is None else read_beginning(self.pg_wal / segment.name, segment, size)
+        return read_beginning(self.pg_wal / segment.name, segment, size)
 
     def has(self, segment: Segment) -> bool:
         """Raises PostgresError where that cannot be told."""
-        return self.pg_wal is not None and is_there(self.pg_wal / segment.name)
+        return is_there(self.pg_wal / segment.name)
 
     def begins(self) -> Lsn:
         """From where on the server has all whole segments of its WAL. Raises PostgresError where that cannot be told."""
@@ -119,7 +117,7 @@ class LocalWal:
 
     def _file(self, segment: Segment) -> tuple[object, ...]:
         """What differs once it is another file, or was written to; empty where there is none."""
-        if self.pg_wal is None or self.sums is None:
+        if self.sums is None:
             return ()
         try:
             found = (self.pg_wal / segment.name).stat()
@@ -128,8 +126,6 @@ class LocalWal:
         return segment.name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _sum(self, segment: Segment) -> str | None:
-        if self.pg_wal is None:
-            return None
         try:
             return sums_of(self.pg_wal / segment.name, segment).whole
         except (FileNotFoundError, BadSegment):
