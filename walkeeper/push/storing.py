@@ -13,6 +13,7 @@ padded segment  not stored where its bytes are in the tail; else as a ``.partial
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from walkeeper.archive.examine import problem_with
 from walkeeper.archive.open import Archives
@@ -37,12 +38,11 @@ Known = Callable[[Segment], Receipt | None]
 """A receipt that somebody has already, or is about to have; None: find out yourself."""
 
 
-class Pushed:
+class Pushed(NamedTuple):
     """A file that the archive has. ``receipt`` is that of a segment, ``mtime_ns`` as in WalBytes."""
 
-    def __init__(self, receipt: Receipt | None = None, mtime_ns: int | None = None) -> None:
-        self.receipt = receipt
-        self.mtime_ns = mtime_ns
+    receipt: Receipt | None = None
+    mtime_ns: int | None = None
 
 
 class Pusher:

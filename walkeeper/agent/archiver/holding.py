@@ -102,17 +102,14 @@ class Holding:
             if record is not None and not record.is_owners:
                 positions.append(Lsn(0))
             elif position is not None:
-                self._begun(other)
+                with self._lock:
+                    self._absent_since.pop(other, None)
                 positions.append(position)
             elif self._is_waited_for(other):
                 positions.append(Lsn(0))
         if len(positions) < needed and len(known) < len(self._stores) - 1:
             return None
         return followed(positions, needed)
-
-    def _begun(self, store: str) -> None:
-        with self._lock:
-            self._absent_since.pop(store, None)
 
     def _is_waited_for(self, store: str) -> bool:
         with self._lock:

@@ -286,11 +286,8 @@ def _only_moved(before: Versioned | None, now: Versioned | None) -> bool:
     old, new = _readable(before, quiet=True), _readable(now, quiet=True)
     if old is None or new is None:
         return False
-    return (old.session, old.timeline, old.start) == (
-        new.session,
-        new.timeline,
-        new.start,
-    ) and old.position <= new.position
+    same = (old.session, old.timeline, old.start) == (new.session, new.timeline, new.start)
+    return same and old.position <= new.position
 
 
 def _store_histories(archive: Archive, local: LocalWal, belief: Belief) -> None:

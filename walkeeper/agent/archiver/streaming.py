@@ -22,7 +22,6 @@ from walkeeper.agent.problems import Problems
 from walkeeper.core import amounts
 from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
-from walkeeper.core.history import History
 from walkeeper.core.hold_slot import SlotState, keeps
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
@@ -74,6 +73,7 @@ class Streaming:
         """A backlog is taken from pg_wal; pg_receivewal does not run."""
         self._spool: Spool = sources.spool
         self._size = sources.archive.size
+        self._history = sources.history
         self._receiver = receiver
         self._observed = observed
         self._problems = problems
@@ -88,10 +88,6 @@ class Streaming:
         self._due: Segment | None = None
         self._due_since = 0.0
         self._started_at = 0.0
-
-    @property
-    def _history(self) -> History:
-        return self._sources.history
 
     def complete(self, frontier: Frontier) -> list[Segment]:
         """What lies below the frontier too, to be confirmed and removed."""
