@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from tests.fixtures.worlds import wait_for
+from walkeeper.agent.process import orders
 from walkeeper.control import client, paths
 from walkeeper.control import server as control
 from walkeeper.control.server import AgentLock, ControlServer
@@ -556,3 +557,13 @@ def test_a_socket_and_a_lock_that_were_removed_are_made_again(serve: Serve, monk
     assert client.ask(str(path), "echo", 5)["ok"] is True
     with pytest.raises(AgentError, match=f"already running, pid {os.getpid()}"):
         AgentLock(lock)
+
+
+def test_an_agent_of_a_version_without_the_order_is_ended_as_the_hint_says(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = serve()  # 0.1.0 knew neither stop nor reload
+    monkeypatch.setattr(paths, "socket_path", lambda *_: str(path))
+    with pytest.raises(AgentError, match=r"older version.*'stop'") as raised:
+        orders.stop(Path("patroni.yml"))
+    assert raised.value.hint.startswith("kill PID")

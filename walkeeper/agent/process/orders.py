@@ -26,7 +26,7 @@ def stop(source: Path) -> int:
     lock = Path(paths.lock_path(socket))
     if _is_free(lock):
         return _say("No agent runs on this node.")
-    client.ask(socket, "stop", ANSWER_SECONDS)
+    _order(socket, "stop")
     clock = SystemClock()
     until = clock.monotonic() + END_SECONDS
     while not _is_free(lock):
@@ -40,7 +40,7 @@ def stop(source: Path) -> int:
 
 def reload(config: Config) -> int:
     """It reads its configuration again, which could be read here. Raises AgentError."""
-    client.ask(paths.socket_path(config.source, os.environ), "reload", ANSWER_SECONDS)
+    _order(paths.socket_path(config.source, os.environ), "reload")
     return _say("The agent reads its configuration again; its log says so (reloaded).")
 
 
@@ -50,6 +50,19 @@ def restart(config: Config) -> int:
     stop(config.source)
     run.main(config, detach=True)
     return _say("A new agent works.")
+
+
+def _order(socket: str, verb: str) -> None:
+    """Raises AgentError, of an agent that has no such order, which 0.1.0 had not, with what does the same."""
+    try:
+        client.ask(socket, verb, ANSWER_SECONDS)
+    except AgentError as error:
+        if not str(error).startswith("unknown verb"):
+            raise
+        raise AgentError(
+            f"agent: the one that runs is of an older version, which has no order {verb!r}",
+            hint="kill PID ends it, at any moment: walkeeper status has its pid. Then walkeeper agent --detach.",
+        ) from None
 
 
 def _is_free(lock: Path) -> bool:

@@ -25,7 +25,7 @@ from walkeeper.restore.directory import damage, here, near, others, settings
 from walkeeper.restore.directory import plan as planning
 from walkeeper.restore.directory.carry_out import Result, carry_out
 from walkeeper.restore.directory.model import Plan, Request
-from walkeeper.restore.directory.target import Latest
+from walkeeper.restore.directory.target import Latest, ToLsn
 
 FORMAT: Final = 1
 """Of the document that --json prints."""
@@ -135,7 +135,7 @@ def _estimate(plan: Plan) -> float:
 
 def _told(plan: Plan, seconds: float | None) -> list[str]:
     backup, spaces = plan.backup, plan.tablespaces.items()
-    upto = f", which is at {plan.end}" if plan.end is not None and not isinstance(plan.target, Latest) else ""
+    upto = f", which is at {plan.end}" if plan.end is not None and not isinstance(plan.target, Latest | ToLsn) else ""
     end = f", {plan.end}" if isinstance(plan.target, Latest) else ""
     size = f"{amounts.size(plan.bytes)}, {amounts.size(plan.packed_bytes)} to fetch"
     stopped, wal = amounts.to_the_second(backup.stop.at), amounts.counted(plan.wal_segments, "segment")
