@@ -89,6 +89,7 @@ def test_every_lasting_problem_brings_an_alert() -> None:
         "fenced",
         "not_leader",
         "no_such_gap",
+        "not_forgotten",
         "at_it",
         "standby_lags",
         "hole",
