@@ -14,11 +14,14 @@ from tests.core.test_floor import a_floor
 from tests.core.values import history_text, paged_segment, plain_segment
 from tests.fixtures.restoring import SEGMENT, SYSTEM, Node, answering
 from tests.parts.processes import wait_until
+from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryRecord
 from walkeeper.archive import tail
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.expiry import write_floor
+from walkeeper.archive.open import open_archives
 from walkeeper.archive.read import Reader
+from walkeeper.config import load
 from walkeeper.core.floor import Below
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn
@@ -30,7 +33,7 @@ from walkeeper.dcs.furthest import Furthest
 from walkeeper.errors import CannotTell, DcsError, StoreUnavailable
 from walkeeper.lib.clock import SystemClock
 from walkeeper.restore import command, exits
-from walkeeper.restore.ends import Ends
+from walkeeper.restore.ends import KEPT, Ends
 
 RECOVERS: Final = ("recovery.signal", "postmaster.pid")
 FOLLOWS: Final = ("standby.signal", "postmaster.pid")
@@ -308,7 +311,6 @@ def test_p6_a_missing_history_whose_timeline_has_wal_is_no_end(
     """It is stored before the first byte of its timeline. What absent means: all of that is dropped, and the number taken again."""
     agent.server(RECOVERS)
     assert agent.restore("00000002.history") == exits.ABSENT
-    assert agent.restore("00000003.history") == exits.ABSENT  # so that the first answer is no longer kept
     timeline = 3 if left.startswith("a later") else 2
     lost = segment(9, timeline)
     if left == "its tail":
@@ -316,7 +318,8 @@ def test_p6_a_missing_history_whose_timeline_has_wal_is_no_end(
         tail.put(agent.archive, lost, Piece(0, 8192, "o1"), plain[:8192])
     else:
         agent.put(9, timeline)
-    assert agent.restore("00000002.history") == exits.STOP_RECOVERY
+    # What was found a moment ago is kept for a second.
+    wait_until(lambda: agent.restore("00000002.history") == exits.STOP_RECOVERY, "the hole", 10)
     said = capfd.readouterr().err.splitlines()[-1]
     assert f"00000002.history: not in the archive, and WAL of timeline {timeline} is there" in said
     assert agent.restore("00000004.history") == exits.ABSENT
@@ -377,7 +380,56 @@ def test_the_end_of_an_archive_is_found_without_listing_what_is_before_it(agent:
     wal = agent.archive.layout.wal
     assert agent.restore(segment(4096 * 4 + 18).name) == exits.ABSENT
     listed = {key.removeprefix(wal) for method, key in agent.store.calls if method == "list" and key.startswith(wal)}
-    assert listed == {"0000000100000004/", "0000000100000005/"}
+    assert listed == {"0000000100000004/"}
+
+
+@pytest.mark.parametrize("tail_of", ["nothing", "the open segment"])
+def test_the_end_of_an_archive_costs_one_listing_of_each_prefix(node: Holed, tail_of: str) -> None:
+    """And each is paid for, and waited for. Only where it begins is listed last, too: that proves what came before."""
+    if tail_of == "the open segment":
+        node.piece(7)
+    archives = open_archives(load(node.config, {}), node.store, to_read=True)
+    source, clock = Reader(archives.store, archives.codec, far=True), HandClock()
+    ends, layout = Ends(source, lambda: MemoryRecord(node.dcs), clock, 60), node.archive.layout
+
+    def asked(name: str) -> tuple[int, list[str]]:
+        """How many objects are asked for, and what is listed, in any order."""
+        before = len(node.store.calls)
+        if source.deliver(layout, name) is None:
+            assert ends.look(layout, name)[1] is None
+        calls = node.store.calls[before:]
+        listed = [key.removeprefix(layout.root) for method, key in calls if method in ("list", "folders")]
+        return len(calls) - len(listed), sorted(listed)
+
+    assert asked(segment(6).name) == (2, [])
+    once = ["expire/", "gap/", "history/", "start/", "tail/00000001", "wal/", "wal/0000000100000000/"]
+    pieces = 0 if tail_of == "nothing" else 1
+    assert asked(segment(7).name) == (4 + 1 + pieces, sorted([*once, "start/"])), "the first time, with its size"
+    again = ["tail/00000001", "history/"] if pieces else ["tail/00000001"]
+    assert asked(segment(7).name) == (4 + pieces, sorted(again))
+    history = ["history/", "start/", "tail/00000002", "wal/"]
+    assert asked("00000002.history") == (2, history)
+    assert asked("00000002.history") == (2, []), "and what was found of the other is kept beside it"
+    clock.now += KEPT + 0.1
+    assert asked("00000002.history") == (2, history)
+    assert asked(segment(7).name) == (4 + pieces, once)
+
+
+def test_p6_a_segment_that_is_stored_whole_while_its_tail_is_looked_at_is_no_end(agent: Holed) -> None:
+    """Its pieces are gone by then. Where no record can be read nothing else says that the archive goes on."""
+    agent.server(RECOVERS)
+    agent.dcs.down = True
+    key = agent.piece(7)
+
+    def complete(method: str, asked: str) -> None:
+        if method == "list" and "/tail/" in asked:
+            agent.store.before = None
+            agent.store.delete(key)
+            agent.put(7)
+
+    agent.store.before = complete
+    assert agent.restore(segment(7).name) == exits.DELIVERED
+    assert (agent.data / "pg_wal" / "RECOVERYXLOG").read_bytes() == plain_segment(segment(7), SYSTEM)
 
 
 def test_a_standby_at_the_archives_end_costs_one_look_a_minute_and_no_record(agent: Holed) -> None:

@@ -12,7 +12,7 @@ from walkeeper.archive import histories
 from walkeeper.archive.codec import AGAIN, SUFFIXES, Codec, most, named
 from walkeeper.archive.contents import starts
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.tail_read import Tail, read_tail
+from walkeeper.archive.tail_read import Listed, Tail, read_tail
 from walkeeper.core.history import parse_history
 from walkeeper.core.lsn import MIB, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, Segment, WalFile, parse_wal_name
@@ -42,6 +42,7 @@ class Reader:
         self._far = far
         self._usual = codec.suffix
         self._proved: set[str] = set()
+        self._starts: dict[str, list[str]] = {}
 
     def deliver(self, layout: Layout, name: str, size: int | None = None) -> bytes | None:
         """Exactly what was archived under that name, proved by its checksum; None when it is proved absent (P6).
@@ -74,8 +75,12 @@ class Reader:
 
     def prove(self, layout: Layout, name: str) -> None:
         """That the archive is there now. Raises CannotTell, or the store's errors."""
-        for store in self.store.stores if isinstance(self.store, Several) else (self.store,):
-            prove_archive(store, layout, name)
+        stores = self.store.stores if isinstance(self.store, Several) else (self.store,)
+        self._starts[layout.root] = [start for store in stores for start in prove_archive(store, layout, name)]
+
+    def starts(self, layout: Layout) -> list[str]:
+        """The segments that the archive states to begin with, as they were listed when it was proved last; else as they are."""
+        return self._starts.get(layout.root) or starts(self.store, layout)
 
     def _from_another(self, layout: Layout, name: str, size: int, problem: CannotTell | Refused | TooLarge) -> bytes:
         """Where several stores are read as one, and what the first has of that file is damaged. Raises ``problem``."""
@@ -104,12 +109,14 @@ class Reader:
         except (NotAuthentic, TooLarge) as problem:
             return problem
 
-    def tail(self, layout: Layout, name: str) -> Tail:
+    def tail(self, layout: Layout, name: str, listed: Listed | None = None) -> Tail:
         """What the tail has of a segment that ``deliver`` has just said is absent.
 
         It grows, and it may be less than the server's own copy: for this one answer only. Raises as ``deliver``.
         """
-        return read_tail(self.store, layout, self._codec, name) if isinstance(wal_file(name), Segment) else Tail()
+        if not isinstance(wal_file(name), Segment):
+            return Tail()
+        return read_tail(self.store, layout, self._codec, name, listed)
 
     def complete(self, layout: Layout, segment: Segment) -> Iterator[bytes] | None:
         """A segment that nobody has asked for yet, by one request if it is there; it is whole if the iteration ends without an
@@ -185,13 +192,15 @@ def parts(layout: Layout, codec: Codec, segment: Segment, suffix: str, body: Bod
             )
 
 
-def prove_archive(store: Store, layout: Layout, name: str) -> None:
-    """That what is not here is not archived. Raises CannotTell where no archive was ever begun."""
-    if not starts(store, layout):
+def prove_archive(store: Store, layout: Layout, name: str) -> list[str]:
+    """That what is not here is not archived: the segments that it begins with. Raises CannotTell where none was ever begun."""
+    found = starts(store, layout)
+    if not found:
         raise CannotTell(
             f"{name}: there is no archive under {store.url}/{layout.root}",
             hint="Is it the right bucket, prefix and scope, and is the disk mounted? An archive begins with start/.",
         )
+    return found
 
 
 def _check_fetched(metadata: Mapping[str, str], plain: Plain, file: WalFile, layout: Layout) -> None:

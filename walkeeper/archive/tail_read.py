@@ -58,6 +58,13 @@ class AssembledTail:
         return self.plain.ljust(self.segment.size, b"\0")
 
 
+class Listed(NamedTuple):
+    """What who asks has listed already: a segment's pieces, and after them the timelines that have a history."""
+
+    pieces: list[StoredPiece]
+    timelines: list[int]
+
+
 class Tail(NamedTuple):
     """``assembled``: what may be delivered, or None. ``reach``: how far it goes before anything is cut off at a fork."""
 
@@ -70,14 +77,19 @@ def assemble(store: Store, layout: Layout, codec: Codec, name: str) -> Assembled
     return read_tail(store, layout, codec, name).assembled
 
 
-def read_tail(store: Store, layout: Layout, codec: Codec, name: str) -> Tail:
+def read_tail(store: Store, layout: Layout, codec: Codec, name: str, listed: Listed | None = None) -> Tail:
     """What the pieces of the segment with that name make together, up to where the newest branch left this timeline.
 
     Call it when the complete segment has just been found absent; that there is no tail is then proved, too. Raises CannotTell
     or the store's errors.
     """
-    chains, reach = read_chains(store, layout, codec, name)
-    believed = _believed(store, layout, chains)
+    found = None
+    if listed is not None:
+        with suppress(_Changed):
+            found = _chains(store, layout, codec, name, listed.pieces)
+    known = listed.timelines if listed is not None and found is not None else None
+    chains, reach = found or read_chains(store, layout, codec, name)
+    believed = _believed(store, layout, chains, known)
     whole = believed is not None and len(believed.plain) == believed.segment.size
     return Tail(believed, replace(reach, whole=whole))
 
@@ -91,12 +103,16 @@ def read_chains(store: Store, layout: Layout, codec: Codec, name: str) -> tuple[
     raise CannotTell(f"{name}: its tail is being replaced", hint="The complete segment is about to be in the store.")
 
 
-def _believed(store: Store, layout: Layout, chains: list[AssembledTail]) -> AssembledTail | None:
+def _believed(
+    store: Store, layout: Layout, chains: list[AssembledTail], known: list[int] | None
+) -> AssembledTail | None:
+    """``known``: the timelines that have a history, where they were listed after the pieces."""
     if not chains:
         return None
     best = max(chains, key=lambda chain: (len(chain.plain), chain.owner))
     segment = best.segment
-    end = min(len(best.plain), *(_agreed(best, other) for other in chains), _branch_end(store, layout, segment))
+    found = timelines(store, layout) if known is None else known
+    end = min(len(best.plain), *(_agreed(best, other) for other in chains), _branch_end(store, layout, segment, found))
     if segment.start + end <= inner_fork(_history(store, layout, segment.timeline), segment):
         return None  # an older timeline's file of that number may have more
     return AssembledTail(segment, best.owner, best.plain[:end])
@@ -211,9 +227,9 @@ def _agreed(best: AssembledTail, other: AssembledTail) -> int:
     return same
 
 
-def _branch_end(store: Store, layout: Layout, segment: Segment) -> int:
+def _branch_end(store: Store, layout: Layout, segment: Segment, found: list[int]) -> int:
     """Where this timeline ended for the newest one that came from it: beyond, recovery to the latest timeline must not read."""
-    newest = max((timeline for timeline in timelines(store, layout) if timeline > segment.timeline), default=None)
+    newest = max((timeline for timeline in found if timeline > segment.timeline), default=None)
     if newest is None:
         return segment.size
     switches = _history(store, layout, newest).switches

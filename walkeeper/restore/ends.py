@@ -11,15 +11,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from walkeeper.archive.codec import AGAIN, AGE, ZSTD
 from walkeeper.archive.contents import parsed, starts, stated_size
 from walkeeper.archive.expiry import read_expiry
 from walkeeper.archive.histories import stored_history, timelines
 from walkeeper.archive.layout import Layout, parse_gap_name
-from walkeeper.archive.read import Reader, wal_file
-from walkeeper.archive.tail_read import AssembledTail, Tail
+from walkeeper.archive.read import Reader, suffixes, wal_file
+from walkeeper.archive.tail import StoredPiece, parse_key
+from walkeeper.archive.tail_read import AssembledTail, Listed, Tail
 from walkeeper.core.coverage import Range
 from walkeeper.core.end_of_archive import Around, Hole, RecordedGap, hole_at, lost_history, merged
 from walkeeper.core.floor import given_up
@@ -63,6 +64,14 @@ _AT_ONCE: Final = 16
 """Requests to the store."""
 
 
+class _Kept(NamedTuple):
+    """What was found about one file, and how far its tail went."""
+
+    until: float
+    reach: TailReach
+    problem: HoleInArchive | None
+
+
 class Ends:
     """For one store and several threads. ``connect`` gives the way to the cluster's record, and raises ConfigError."""
 
@@ -77,7 +86,7 @@ class Ends:
         self._dcs_seconds = min(DCS_SILENCE, deadline / 4)
         self._sizes: dict[str, SegmentSize] = {}
         self._histories: dict[tuple[str, int], History] = {}
-        self._kept: dict[tuple[str, str, TailReach], tuple[float, HoleInArchive | None]] = {}
+        self._kept: dict[tuple[str, str], _Kept] = {}
         self._noted: dict[tuple[str, str], float] = {}
         self._last_record: tuple[tuple[str, str], Lsn | None] | None = None
 
@@ -85,19 +94,44 @@ class Ends:
         """For archive recovery, at a file that was just found absent: the tail, and None where the archive ends there, else
         what to raise. Raises the store's errors, CannotTell and BadHistory: then it cannot be told.
         """
-        is_segment = isinstance(wal_file(name), Segment)
-        frontier = self._frontier(layout) if is_segment else None  # before the tail, which had as much by then
-        tail = self._source.tail(layout, name)
-        if is_segment and tail.reach == NO_TAIL:
-            tail = self._of_heir(layout, Segment.parse(name, self._size(layout)))
-        return tail.assembled, self._hole_kept(layout, name, tail.reach, frontier)
+        file = wal_file(name)
+        if isinstance(file, Segment):
+            return self._look_at_segment(layout, Segment.parse(name, self._size(layout)))
+        kept = self._fresh(layout, name)
+        if kept is not None:
+            return None, kept.problem
+        problem = self._lost_history(layout, file) if isinstance(file, HistoryFile) else None
+        if problem is None and not isinstance(file, HistoryFile):
+            self._source.prove(layout, name)
+        return None, self._keep(layout, name, NO_TAIL, problem)
 
-    def _of_heir(self, layout: Layout, asked: Segment) -> Tail:
+    def _look_at_segment(self, layout: Layout, asked: Segment) -> tuple[AssembledTail | None, HoleInArchive | None]:
+        """No prefix is listed twice, but where the archive's start is: that comes last, as it proves all that came before."""
+        frontier = self._frontier(layout)  # before the tail, which had as much by then
+        pieces, later = self._tails(layout, asked)
+        kept = self._fresh(layout, asked.name)
+        if kept is not None and kept.reach == NO_TAIL and not pieces:
+            return None, kept.problem
+        listed = Listed(pieces, timelines(self._source.store, layout))
+        tail = self._source.tail(layout, asked.name, listed)
+        newer = [timeline for timeline in listed.timelines if timeline > asked.timeline]
+        if tail.reach == NO_TAIL:
+            tail = self._of_heir(layout, asked, newer)
+        if kept is not None and kept.reach == tail.reach:
+            return tail.assembled, kept.problem
+        problem = self._hole(layout, asked, later, newer, tail.reach, frontier)
+        if problem is None:
+            self._source.prove(layout, asked.name)  # it may have been emptied since it was read from first
+        return tail.assembled, self._keep(layout, asked.name, tail.reach, problem)
+
+    def _of_heir(self, layout: Layout, asked: Segment, newer: list[int]) -> Tail:
         """Where the newest timeline left the asked one inside that segment, what its own segment of that number has up to there:
         once that is stored the pieces go, and a recovery that was begun before asks for them.
         """
         newest = max(
-            self._newer_histories(layout, asked), key=lambda each: each.timeline, default=History(asked.timeline)
+            self._newer_histories(layout, asked, newer),
+            key=lambda each: each.timeline,
+            default=History(asked.timeline),
         )
         switches = [switch for switch in newest.switches if switch.timeline <= asked.timeline]
         if not switches or switches[-1].timeline != asked.timeline:
@@ -112,25 +146,16 @@ class Ends:
         end = left - asked.start
         return Tail(AssembledTail(asked, f"timeline-{heir.timeline}", bytes(plain[:end])), TailReach(end, end))
 
-    def _hole_kept(
-        self, layout: Layout, name: str, tail: TailReach, frontier: tuple[int, Lsn] | None
-    ) -> HoleInArchive | None:
-        key = layout.root, name, tail
+    def _fresh(self, layout: Layout, name: str) -> _Kept | None:
         with self._lock:
-            at, problem = self._kept.get(key, (0.0, None))
-            if key in self._kept and self._clock.monotonic() < at + KEPT:
-                return problem
-        file = wal_file(name)
-        problem = None
-        if isinstance(file, HistoryFile):
-            problem = self._lost_history(layout, file)
-        elif isinstance(file, Segment):
-            problem = self._hole(layout, name, tail, frontier)
-        if problem is None:
-            self._source.prove(layout, name)  # it may have been emptied since it was read from first
+            kept = self._kept.get((layout.root, name))
+            return kept if kept is not None and self._clock.monotonic() < kept.until else None
+
+    def _keep(self, layout: Layout, name: str, reach: TailReach, problem: HoleInArchive | None) -> HoleInArchive | None:
         with self._lock:
-            self._kept = {each: kept for each, kept in self._kept.items() if each[0] != layout.root}
-            self._kept[key] = self._clock.monotonic(), problem
+            now = self._clock.monotonic()
+            self._kept = {key: kept for key, kept in self._kept.items() if now < kept.until}
+            self._kept[layout.root, name] = _Kept(now + KEPT, reach, problem)
         return problem
 
     def note(self, layout: Layout, name: str) -> HoleInArchive | None:
@@ -148,8 +173,9 @@ class Ends:
             self._noted[key] = now
         try:
             asked = Segment.parse(name, self._size(layout))
-            near, gaps = list(self._near(layout, asked)), self._gaps(layout, asked.size)
-            found = hole_at(asked, Around(near, gaps, given_up=self._given_up(layout, asked)))
+            behind = self._stored(layout, asked)[0] or list(self._next_folder(layout, asked))
+            later, gaps = self._tails(layout, asked)[1], self._gaps(layout, asked.size)
+            found = hole_at(asked, Around([*behind, *later], gaps, given_up=self._given_up(layout, asked)))
             if found is None or (not found.given_up and self._begins_behind(layout, asked)):
                 return None  # a standby that restarts asks for what it has itself
         except WalkeeperError:
@@ -159,16 +185,32 @@ class Ends:
     # -------------------------------------------------------------------------------------------------------- what is asked
 
     def _hole(
-        self, layout: Layout, name: str, tail: TailReach, frontier: tuple[int, Lsn] | None
+        self,
+        layout: Layout,
+        asked: Segment,
+        later: list[Segment],
+        newer: list[int],
+        tail: TailReach,
+        frontier: tuple[int, Lsn] | None,
     ) -> HoleInArchive | None:
-        asked = Segment.parse(name, self._size(layout))
+        """``later``: of its timeline, by their tails."""
+        came: list[bool] = []
+
+        def behind() -> Around:
+            found, has_come = self._stored(layout, asked)
+            came.append(has_come)
+            return Around([*later, *found])
+
         looks: list[Callable[[], Around]] = [
-            lambda: Around(list(self._near(layout, asked)) or list(self._far(layout, asked))),
+            behind,
+            lambda: Around(list(self._far(layout, asked))),
             lambda: Around(gaps=self._gaps(layout, asked.size)),
             lambda: Around(given_up=self._given_up(layout, asked)),
-            lambda: Around(histories=list(self._newer_histories(layout, asked))),
+            lambda: Around(histories=list(self._newer_histories(layout, asked, newer))),
         ]
         found = hole_at(asked, merged(in_parallel(lambda look: look(), looks, len(looks)), tail, frontier))
+        if found is None and any(came):  # its pieces, which would have been its end, may be gone by now
+            return HoleInArchive(f"{asked}: it has just been stored", hint="It is asked for again.")
         if found is None:
             return None
         if not found.given_up and (first := self._begins_behind(layout, asked)):
@@ -186,9 +228,8 @@ class Ends:
             for timeline, place in begun.items()
             if timeline not in newer and any(self._segments(layout, place, _SMALLEST))
         ]
-        if not newer and not nameless:
-            return None
-        first = min(self._starts(layout), default=0)
+        self._source.prove(layout, file.name)  # it may have been emptied since it was read from first
+        first = min((int(name[:8], 16) for name in self._source.starts(layout)), default=0)
         found = lost_history(file.timeline, self._read_histories(layout, newer), first, nameless)
         if found is None:
             return None
@@ -205,12 +246,28 @@ class Ends:
                 found[int(folder[:8], 16)] = f"{layout.wal}{folder}/"
         return found
 
-    def _near(self, layout: Layout, asked: Segment) -> Iterator[Segment]:
-        """Of its timeline and behind it: the first one in the same folder, in the next, and among the tails."""
-        log = asked.number // asked.size.per_log
-        following = Segment(asked.timeline, (log + 1) * asked.size.per_log, asked.size)
-        folders = [f"{layout.wal}{each.name[:16]}/" for each in (asked, following)]
-        return self._first_of_each(layout, asked, [*folders, f"{layout.tails}{asked.name[:8]}"])
+    def _tails(self, layout: Layout, asked: Segment) -> tuple[list[StoredPiece], list[Segment]]:
+        """The asked one's pieces, and the first segment of its timeline behind it that has some."""
+        pieces: list[StoredPiece] = []
+        later: set[Segment] = set()
+        for info in self._source.store.list(f"{layout.tails}{asked.name[:8]}"):
+            segment = _segment(layout, info.key, asked.size)
+            if segment == asked and (piece := parse_key(info)):
+                pieces.append(piece)
+            elif segment is not None and segment.number > asked.number:
+                later.add(segment)
+        return pieces, sorted(later)[:1]
+
+    def _stored(self, layout: Layout, asked: Segment) -> tuple[list[Segment], bool]:
+        """The first one behind it in its folder, and whether the asked one has come since."""
+        own = {layout.file(asked, again + suffix) for again in ("", AGAIN) for suffix in suffixes(asked)}
+        has_come = False
+        for info in self._source.store.list(f"{layout.wal}{asked.name[:16]}/"):
+            has_come |= info.key in own
+            segment = _segment(layout, info.key, asked.size)
+            if segment is not None and segment.number > asked.number:
+                return [segment], has_come
+        return [], has_come
 
     def _far(self, layout: Layout, asked: Segment) -> Iterator[Segment]:
         """The first one in all later folders, whose names are listed and nothing of what is in the folders before."""
@@ -221,10 +278,12 @@ class Ends:
                     yield first
                     return
 
-    def _first_of_each(self, layout: Layout, asked: Segment, prefixes: list[str]) -> Iterator[Segment]:
-        """Raises the store's errors."""
-        found = in_parallel(lambda prefix: self._first(layout, asked, prefix), prefixes, min(len(prefixes), _AT_ONCE))
-        return (segment for segment in found if segment is not None)
+    def _next_folder(self, layout: Layout, asked: Segment) -> Iterator[Segment]:
+        """The first one there."""
+        log = asked.number // asked.size.per_log
+        following = Segment(asked.timeline, (log + 1) * asked.size.per_log, asked.size)
+        first = self._first(layout, asked, f"{layout.wal}{following.name[:16]}/")
+        return iter(() if first is None else (first,))
 
     def _first(self, layout: Layout, asked: Segment, prefix: str) -> Segment | None:
         for segment in self._segments(layout, prefix, asked.size):
@@ -234,12 +293,8 @@ class Ends:
 
     def _segments(self, layout: Layout, prefix: str, size: SegmentSize) -> Iterator[Segment]:
         for info in self._source.store.list(prefix):
-            if info.key.startswith(layout.tails):
-                name = info.key.removeprefix(layout.tails).partition("/")[0]
-            else:
-                name = info.key.rpartition("/")[2].removesuffix(AGE).removesuffix(ZSTD).removesuffix(AGAIN)
-            with suppress(BadName):  # .partial, .backup, or somebody's own file
-                yield Segment.parse(name, size)
+            if (segment := _segment(layout, info.key, size)) is not None:
+                yield segment
 
     def _gaps(self, layout: Layout, size: SegmentSize) -> list[RecordedGap]:
         found = []
@@ -254,9 +309,8 @@ class Ends:
         """Of its timeline. Raises BadFloor, too: what nobody can read may have given it up."""
         return given_up(read_expiry(self._source.store, layout).floors).get(asked.timeline, [])
 
-    def _newer_histories(self, layout: Layout, asked: Segment) -> Iterator[History]:
+    def _newer_histories(self, layout: Layout, asked: Segment, newer: list[int]) -> Iterator[History]:
         """Newest first, and none after one that says that the asked segment was there."""
-        newer = [timeline for timeline in timelines(self._source.store, layout) if timeline > asked.timeline]
         for history in self._read_histories(layout, newer):
             yield history
             if history.contains(asked):
@@ -298,10 +352,6 @@ class Ends:
         first = min(begins, key=lambda each: each.number, default=asked)
         return first if first.number > asked.number else None
 
-    def _starts(self, layout: Layout) -> list[int]:
-        """The timelines of the segments that the archive states to begin with."""
-        return [int(name[:8], 16) for name in starts(self._source.store, layout)]
-
     def _size(self, layout: Layout) -> SegmentSize:
         """Of the archive's segments, as it states it where it begins. Raises CannotTell."""
         if layout.root not in self._sizes:
@@ -310,7 +360,7 @@ class Ends:
 
     def _stated_size(self, layout: Layout) -> SegmentSize:
         store = self._source.store
-        if size := stated_size(store, layout, starts(store, layout)):
+        if size := stated_size(store, layout, self._source.starts(layout)):
             return size
         raise CannotTell(
             f"{layout.starts}: nothing there says how large a segment is",
@@ -335,6 +385,17 @@ class Ends:
         except WalkeeperError:
             return None
         return None if plain is None else last_whole(plain, before)
+
+
+def _segment(layout: Layout, key: str, size: SegmentSize) -> Segment | None:
+    """Of which that object is a whole or a piece; None for what is no segment's."""
+    if key.startswith(layout.tails):
+        name = key.removeprefix(layout.tails).partition("/")[0]
+    else:
+        name = key.rpartition("/")[2].removesuffix(AGE).removesuffix(ZSTD).removesuffix(AGAIN)
+    with suppress(BadName):  # .partial, .backup, or somebody's own file
+        return Segment.parse(name, size)
+    return None
 
 
 def has_itself(data_directory: Path, name: str, system_identifier: int) -> bool:
