@@ -17,9 +17,8 @@ from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
-from walkeeper.agent.http import listing as module
-from walkeeper.agent.http.listing import StoreListing
-from walkeeper.agent.http.page_facts import facts
+from walkeeper.agent.http import page_facts as module
+from walkeeper.agent.http.page_facts import StoreListing, facts
 from walkeeper.agent.members_look import MembersLook
 from walkeeper.agent.observation import Observation
 from walkeeper.archive.codec import Codec

@@ -168,6 +168,7 @@ class _Server(ThreadingMixIn, TCPServer):
 
     def __init__(self, address: tuple[str, int], pages: Pages) -> None:
         self.pages = pages
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._open: dict[socket.socket, float] = {}
         """When each connection came, the oldest first."""
         self._asked: set[socket.socket] = set()
@@ -238,14 +239,10 @@ class _Server(ThreadingMixIn, TCPServer):
         """A client that went away."""
 
 
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
 def serve(host: str, port: int, pages: Pages) -> Callable[[], None]:
     """Begin to serve; returns what ends it. Raises AgentError, as for a port that is taken: archiving goes on without."""
     try:
-        server = (_Server6 if ":" in host else _Server)((host, port), pages)
+        server = _Server((host, port), pages)
     except OSError as error:
         raise AgentError(
             f"agent.listen {host}:{port}: {error.strerror}: neither the page nor metrics are served",

@@ -17,8 +17,7 @@ from walkeeper.agent.agent import Agent
 from walkeeper.agent.agents import Agents
 from walkeeper.agent.archive_push import Pushing
 from walkeeper.agent.archiver.spool import Spool
-from walkeeper.agent.http.listing import StoreListing
-from walkeeper.agent.http.page_facts import facts
+from walkeeper.agent.http.page_facts import StoreListing, facts
 from walkeeper.agent.http.report import report
 from walkeeper.agent.http.server import Pages, serve
 from walkeeper.agent.members_look import MembersLook
