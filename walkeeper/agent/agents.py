@@ -8,7 +8,6 @@ from walkeeper.agent.agent import Agent
 from walkeeper.dcs.base import RECORD, REMEMBERED, RecordStore
 from walkeeper.dcs.furthest import read_together
 from walkeeper.errors import AgentError, ConfigError
-from walkeeper.store.base import Store
 
 
 class Agents:
@@ -18,6 +17,10 @@ class Agents:
         self.first = first
         first.beside = others
         self._all = (first, *others)
+        self.stores = [agent.store for agent in self._all]
+        """As they are open."""
+        self.ended = first.shared.ended
+        """Set when the process must end."""
 
     def start(self) -> None:
         """Raises ConfigError where a spool cannot be used."""
@@ -59,16 +62,6 @@ class Agents:
         if key != REMEMBERED or records is None:
             raise ConfigError(f"{key}: this agent has no way to that key in the DCS")
         return records
-
-    @property
-    def stores(self) -> list[Store]:
-        """As they are open."""
-        return [agent.store for agent in self._all]
-
-    @property
-    def ended(self) -> threading.Event:
-        """Set when the process must end."""
-        return self.first.shared.ended
 
     @property
     def working(self) -> bool:

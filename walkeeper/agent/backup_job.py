@@ -177,8 +177,8 @@ class BackupJob:
             self.silent = runs and stood > SILENCE_SECONDS
             if self._mine is not None:
                 self._go_on(found, job, self._mine, self._lasting(cluster.alarm))
-            elif cluster.record is not None and (due := self._due(job, cluster)) is not None:
-                self._make(found, due, cluster)
+            elif (record := cluster.record) is not None and (due := self._due(job, record, cluster.newest)) is not None:
+                self._make(found, due, record, cluster.newest)
             elif job is not None and (me := self._bidder(job, cluster, stood)) is not None:
                 self._claim(found, job, me.name)
             elif job is not None and cluster.record is not None:
@@ -202,22 +202,20 @@ class BackupJob:
             events.warning(f"{self.kind.word}_job_unusable", error=problem, hint=problem.hint)
         return self.seen
 
-    def _due(self, job: Job | None, cluster: Cluster) -> datetime | None:
+    def _due(self, job: Job | None, record: Record, newest: str) -> datetime | None:
         """The moment of the schedule that no job was made for yet; None where there is none, or nothing to prove."""
-        if cluster.record is None or (self.kind.about is About.PROOF_JOB and not cluster.newest):
+        if self.kind.about is About.PROOF_JOB and not newest:
             return None
-        if job is not None and job.later and cluster.newest > job.backup:
+        if job is not None and job.later and newest > job.backup:
             return moment(job.due)
         now, before = now_utc(), None if job is None else moment(job.due)
         due = self.kind.schedule.newest(now, before)
-        return due if backup_job.is_due(job, int(cluster.record.system_identifier), due, now) else None
+        return due if backup_job.is_due(job, int(record.system_identifier), due, now) else None
 
-    def _make(self, found: Versioned | None, due: datetime, cluster: Cluster) -> None:
-        now, record = now_utc(), cluster.record
-        assert record is not None  # noqa: S101 - it is due
-        id_ = cluster.newest
+    def _make(self, found: Versioned | None, due: datetime, record: Record, newest: str) -> None:
+        id_ = newest
         if self.kind.about is About.BACKUP_JOB:
-            id_ = str(BackupId(now.strftime("%Y%m%dT%H%M%SZ"), record.timeline, secrets.token_hex(4)))
+            id_ = str(BackupId(now_utc().strftime("%Y%m%dT%H%M%SZ"), record.timeline, secrets.token_hex(4)))
         made = Job(system_identifier=record.system_identifier, due=written(due), backup=id_, at=timestamp())
         self._write(made, found)
         events.info(f"{self.kind.word}_job_made", backup=made.backup, due=made.due)

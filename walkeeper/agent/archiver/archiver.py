@@ -27,7 +27,6 @@ from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.one_run import OneRun
 from walkeeper.agent.archiver.open_segment import PartialFile
 from walkeeper.agent.archiver.ownership import Ownership
-from walkeeper.agent.archiver.receipts import Receipts
 from walkeeper.agent.archiver.received import Received
 from walkeeper.agent.archiver.receiving import Receiving
 from walkeeper.agent.archiver.source import Source
@@ -42,8 +41,7 @@ from walkeeper.agent.threads import Supervisor
 from walkeeper.config import Config
 from walkeeper.core.about import About
 from walkeeper.core.frontier import Frontier
-from walkeeper.core.history import History
-from walkeeper.core.lsn import Lsn, SegmentSize
+from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.synchronous import standby_name
@@ -83,10 +81,13 @@ class Archiver:
         """``server`` is for its own use; ``run`` is the run of it that was compared."""
         clock, archive = sources.clock, sources.archive
         self.run = run
+        self.ownership = ownership
+        self.history = sources.history
+        self.size = archive.size
         self.observed = observed
         self._problems = problems
         self._clock = clock
-        self._frontier = Frontier(sources.history, ownership.record.position, archive.size)
+        self._frontier = Frontier(self.history, ownership.record.position, self.size)
         for first_listed, end in ownership.listed:
             self._frontier.add_listed(first_listed, end)
         shipped = _receives_here(config, sources, observed) and config.durability == "store"
@@ -115,7 +116,9 @@ class Archiver:
         else:
             self._source = WithoutSpool(sources, observed)
         self._commit = Commit(ownership, self._frontier, self._source, server, slot, observed, problems, clock, lease)
+        self.over = self._commit.over
         self.uploads = Uploads(archive, self._source, self._frontier, problems, clock)
+        self.receipts = self.uploads.receipts
         self.lost = LostWal(sources, self._frontier, config.gap_patience, problems)
         self._life = Life(archive, ownership.record.life, ownership.record.owner, problems, clock)
         self._audit = Audit(sources, self._frontier, self._first, self.receipts, config.agent.read_back, problems)
@@ -127,26 +130,6 @@ class Archiver:
     def _first(self) -> int:
         """The number of the archive's first segment, which moves with the floor."""
         return Segment.parse(self.ownership.record.start, self.size).number
-
-    @property
-    def ownership(self) -> Ownership:
-        return self._commit.ownership
-
-    @property
-    def over(self) -> threading.Event:
-        return self._commit.over
-
-    @property
-    def receipts(self) -> Receipts:
-        return self.uploads.receipts
-
-    @property
-    def history(self) -> History:
-        return self._frontier.history
-
-    @property
-    def size(self) -> SegmentSize:
-        return self._frontier.size
 
     @property
     def stored_up_to(self) -> Lsn:

@@ -145,11 +145,6 @@ def _note(
     watch.note(now, numbers)
 
 
-def no_longer_a_clone(archive: Archive, local: LocalWal) -> None:
-    """Once the record is this cluster's: whoever owns it is not refused by what a restore has marked, by archive-push neither."""
-    local.forget_clone(archive.place)
-
-
 def check_no_clone(archive: Archive, local: LocalWal, accepted: Collection[str], other_stores: Collection[str]) -> None:
     """Raises AnotherCluster where the local server was restored from this archive as another cluster's, whatever lives there, or
     from that in another store of the same configuration.

@@ -12,7 +12,7 @@ import msgspec
 
 from walkeeper.agent.archiver.beliefs import Belief, believe, check_record
 from walkeeper.agent.archiver.comparing import AT_ONCE
-from walkeeper.agent.archiver.life import Watcher, check_no_clone, no_longer_a_clone
+from walkeeper.agent.archiver.life import Watcher, check_no_clone
 from walkeeper.agent.archiver.local_wal import LocalWal
 from walkeeper.archive.write import Archive
 from walkeeper.config.model import Durability
@@ -190,7 +190,9 @@ def take_over(
     says: Durability = "local" if begins else durability
     record, written = _compare_and_set(me, records, before, belief, local, token, says, waits_for)
     watcher.sums = {}
-    no_longer_a_clone(archive, local)
+    local.forget_clone(
+        archive.place
+    )  # who owns the record is not refused by what a restore has marked, nor is its archive-push
     if not belief.start_is_stated:
         archive.state_start(
             belief.first
