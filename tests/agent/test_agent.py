@@ -330,8 +330,8 @@ def test_f8_an_idle_server_raises_no_alarm(
     caplog.set_level(logging.INFO, "walkeeper")
     with alone.agent() as agent:
         agent.wait_frontier(complete(alone.server, 1))
-        looked = agent.agent.observation.at
-        wait_for(lambda: agent.agent.observation.at > looked + 4)
+        looked = agent.agent.observer.observation.at
+        wait_for(lambda: agent.agent.observer.observation.at > looked + 4)
         assert agent.problems() == set()
     assert sum("receiver_started" in record.getMessage() for record in caplog.records) == 1
 

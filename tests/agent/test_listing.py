@@ -186,7 +186,7 @@ def test_the_page_is_made_from_what_the_agent_saw_and_asks_nobody(tmp_path: Path
     text = render(found)
     assert "TL 2" in text
     assert "1 gap" in text
-    agent.observer.observation = replace(agent.observation, at=time.monotonic() - 60)
+    agent.observer.observation = replace(agent.observer.observation, at=time.monotonic() - 60)
     assert "not everything is known" in render(facts(agent, store_listing, MembersLook(agent.config, SystemClock())))
 
 

@@ -413,7 +413,7 @@ def test_a_member_that_hangs_holds_up_neither_uploads_nor_the_end(loss: Loss, mo
             archiver = agent.agent.archiver
             assert archiver is not None
             archiver.over.set()  # as if it were fenced
-            wait_for(lambda: archiver.ended)
+            wait_for(lambda: not archiver.living)
             assert loss.pair.archive.contents.gaps() == []
     finally:
         loss.standby.process.resume()

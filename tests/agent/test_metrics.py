@@ -26,6 +26,7 @@ from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
+from walkeeper.agent.archiver.synchronous import Synchronous
 from walkeeper.agent.backups import REFRESH_SECONDS, BackupsLook
 from walkeeper.agent.http import metrics
 from walkeeper.agent.http import server as web
@@ -41,6 +42,7 @@ from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.proof import Proof
 from walkeeper.core.record import Record
+from walkeeper.core.synchronous import RELEASE
 from walkeeper.errors import DcsUnavailable
 from walkeeper.lib.clock import SystemClock
 from walkeeper.lib.schedule import Schedule
@@ -319,24 +321,31 @@ def test_a_look_that_is_old_is_not_reported_as_the_present(tmp_path: Path) -> No
         assert said["agent"]["looked_seconds_ago"] >= age
 
 
-STREAMS: Final = {"streams": True, "stands": False, "degraded": False, "acknowledged": Lsn(MIB), "waited": lambda: 0.02}
+STREAMS: Final = {"lsn": Lsn(2 * MIB), "degraded": False, "acknowledged": Lsn(MIB), "to_be_said": 0.01}
+
+
+def synchronous_of(lsn: Lsn, acknowledged: Lsn, to_be_said: float, *, degraded: bool) -> Any:
+    """One that has received so much, and waits for so long to acknowledge more."""
+    nothing: Any = None
+    received: Any = SimpleNamespace(lsn=lsn)
+    found = Synchronous(received, nothing, nothing, "", None, nothing, nothing)
+    found.wake.close()
+    found._waits_to_be_stored, found._waits_to_be_said = 0.02, to_be_said
+    found._promise.degraded = degraded
+    found._promise.given = replace(found._promise.given, lsn=acknowledged)
+    return found
 
 
 @pytest.mark.parametrize(
     ("streaming", "state", "acknowledged", "waited"),
     [
         (STREAMS, "store", "0/100000", 0.02),
-        ({**STREAMS, "stands": True, "waited": lambda: 40.0}, "waiting", "0/100000", 40.0),
-        ({**STREAMS, "stands": True, "acknowledged": Lsn(0), "waited": lambda: 40.0}, "waiting", None, 40.0),
-        ({**STREAMS, "degraded": True, "waited": lambda: 40.0}, "degraded", "0/100000", 40.0),
-        (
-            {**STREAMS, "degraded": True, "stands": True, "waited": lambda: 40.0},
-            "waiting",
-            "0/100000",
-            40.0,
-        ),  # no lease
+        ({**STREAMS, "to_be_said": 40.0}, "waiting", "0/100000", 40.0),
+        ({**STREAMS, "to_be_said": 40.0, "acknowledged": Lsn(0)}, "waiting", None, 40.0),
+        ({**STREAMS, "to_be_said": RELEASE, "degraded": True}, "degraded", "0/100000", RELEASE),
+        ({**STREAMS, "to_be_said": 40.0, "degraded": True}, "waiting", "0/100000", 40.0),  # no lease
         ({**STREAMS, "acknowledged": Lsn(0)}, "none", None, 0.02),
-        ({**STREAMS, "streams": False}, "none", None, None),
+        ({**STREAMS, "lsn": Lsn(0)}, "none", None, None),
         (None, None, None, None),  # another node archives
     ],
 )
@@ -345,7 +354,7 @@ def test_the_report_says_what_commits_wait_for(
 ) -> None:
     here: Any = SimpleNamespace(bin_dir=tmp_path, data=tmp_path / "data", port=1)
     config = config_of(here, "a", tmp_path, receiver="builtin", durability="store")
-    synchronous = None if streaming is None else SimpleNamespace(synchronous=SimpleNamespace(**streaming))
+    synchronous = None if streaming is None else SimpleNamespace(synchronous=synchronous_of(**streaming))
     agent: Any = SimpleNamespace(config=config, archiver=synchronous)
     server = ServerState(7, False, 1, Lsn(MIB), SegmentSize(MIB), 15, "replica")
     for commits, waiting, named in (

@@ -117,9 +117,9 @@ def test_p1_the_tail_is_claimed_only_when_the_store_has_confirmed_it(alone: Alon
 def test_nothing_is_sent_when_nothing_was_written_and_nothing_where_the_tail_is_off(alone: Alone) -> None:
     with alone.agent() as agent:
         agent.wait_frontier(alone.insert())
-        looks = agent.agent.observation.at
+        looks = agent.agent.observer.observation.at
         alone.store.calls.clear()
-        wait_for(lambda: agent.agent.observation.at > looks + 3 * INTERVAL)
+        wait_for(lambda: agent.agent.observer.observation.at > looks + 3 * INTERVAL)
         assert [call for call, key in alone.store.calls if "/tail/" in key] == []
     with alone.agent(interval=None) as agent:
         wait_for(lambda: agent.archiving)

@@ -273,7 +273,7 @@ def test_p8_an_owner_stores_on_and_records_nothing_while_another_member_leads(cl
         wait_for(lambda: agent.archiving)
         agent.wait_frontier(Segment.parse(cluster.server.complete_segments(2)[-1], SIZE).end)
         cluster.dcs.set_leader("b")
-        wait_for(lambda: agent.agent.observation.leader == "b")
+        wait_for(lambda: agent.agent.observer.observation.leader == "b")
         record = cluster.dcs.record
         last = cluster.server.complete_segments(2)[-1]
         wait_for(lambda: any(last in key for key in cluster.store.objects))
@@ -309,8 +309,8 @@ def test_p13_the_data_directory_of_another_cluster_under_a_running_agent_changes
             server.complete_segments(3)
             wait_for(
                 lambda: (
-                    agent.agent.observation.server is not None
-                    and agent.agent.observation.server.lsn >= Lsn.parse(server.lsn())
+                    agent.agent.observer.observation.server is not None
+                    and agent.agent.observer.observation.server.lsn >= Lsn.parse(server.lsn())
                 )
             )
             assert server.restart_lsn(HOLD_SLOT) == slot

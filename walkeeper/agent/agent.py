@@ -40,7 +40,7 @@ from walkeeper.core.backup_job import MOST_BEHIND, Bidder
 from walkeeper.core.desired import Desired, ServerView, View, desired, why_stop, writes_without_leading
 from walkeeper.core.hold_slot import SlotState, ends_lowest
 from walkeeper.core.record import Record
-from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RecordStore, Topology, Versioned
+from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RecordStore, Versioned
 from walkeeper.errors import (
     DcsUnavailable,
     NoLeadership,
@@ -189,15 +189,6 @@ class Agent:
         self.records.close()
         self.remembering.close()
 
-    @property
-    def observation(self) -> Observation:
-        """The last look that was acted on."""
-        return self.observer.observation
-
-    @property
-    def topology(self) -> Topology | None:
-        return self.observer.topology
-
     def spool_used(self) -> int | None:
         """Bytes; None where the spool cannot be read."""
         try:
@@ -238,7 +229,7 @@ class Agent:
 
     def _remember(self, look: Observation) -> None:
         """By the owner, where the DCS has just answered."""
-        archiver, topology = self.archiver, self.topology
+        archiver, topology = self.archiver, self.observer.topology
         if archiver is not None and not archiver.over.is_set() and look.record_known and topology is not None:
             there = {member.name for member in topology.members}
             own, at = archiver.ownership, archiver.observed.lsn if archiver.uploads.conflict is not None else None
@@ -284,7 +275,7 @@ class Agent:
 
     def _end_archiver(self, archiver: Archiver, view: View) -> None:
         archiver.stop(self.config.agent.stop_timeout)
-        if not archiver.ended:  # a thread is still inside the store; the next look tries again
+        if archiver.living:  # a thread is still inside the store; the next look tries again
             self._ending_since = self._ending_since or self._clock.monotonic()
             if self._clock.monotonic() - self._ending_since > STUCK_SECONDS:
                 self.supervisor.report_stuck(archiver.living)
@@ -396,7 +387,7 @@ class Agent:
 
     def _cluster(self, key: str) -> Cluster:
         """For one of the jobs. Safe from its thread."""
-        look, topology, owned, name = self.observation, self.topology, self._owned, self.config.name
+        look, topology, owned, name = self.observer.observation, self.observer.topology, self._owned, self.config.name
         summary = self.backups.summary(owned)
         newest, done = backup_job.newest(summary, "backup"), backup_job.newest(summary, self.jobs[key].kind.word)
         known = Cluster(owned, None, newest="" if newest is None else newest[0], done=done)

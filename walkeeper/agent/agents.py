@@ -76,7 +76,7 @@ class Agents:
     @property
     def looked_at(self) -> float:
         """The moment of the monotonic clock since when each has completed a look."""
-        return min(agent.observation.at for agent in self._all)
+        return min(agent.observer.observation.at for agent in self._all)
 
     def report_stuck(self) -> None:
         """Threads that were told to end did not: the process must end."""

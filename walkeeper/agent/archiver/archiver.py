@@ -180,7 +180,7 @@ class Archiver:
     def stop(self, timeout: float) -> None:
         """End: what receives is stopped, uploads finish or are left for the next start; at most ``timeout`` seconds.
 
-        A thread that is still inside the store then ends automatically; ``ended`` tells.
+        A thread that is still inside the store then ends automatically; ``living`` tells.
         """
         self._stopping.set()
         if self.synchronous is not None:
@@ -193,13 +193,8 @@ class Archiver:
         self._problems.forget_archivers()
 
     @property
-    def ended(self) -> bool:
-        """Whether nothing of it still runs, so that another one may use the spool."""
-        return not self.living
-
-    @property
     def living(self) -> list[threading.Thread]:
-        """Its threads that have not ended."""
+        """Its threads that have not ended: while there are any, another one may not use the spool."""
         return [thread for thread in self._threads if thread.is_alive()]
 
     def _stream(self) -> None:

@@ -40,11 +40,6 @@ class Holding:
         self._refused_since: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    @property
-    def shared(self) -> bool:
-        """Whether there is more than one store."""
-        return len(self._stores) > 1
-
     def note(self, store: str, record: Record | None) -> None:
         """As it was read or written."""
         with self._lock:
@@ -132,7 +127,7 @@ class HoldSlot:
         """As ``Holding.position``."""
         position = self.holding.position(self.store, own, history)
         furthest = self.holding.position(self.store, own, history, crowded=True)
-        if not self.holding.shared or position == furthest:
+        if position == furthest:
             return position
         near = position is not None and furthest is not None and furthest - position < RESERVE_SEGMENTS * own.size
         crowded = short_of_disk(self.pg_wal, own.size, tuple if near else self.disks)

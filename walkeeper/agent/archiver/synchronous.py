@@ -74,29 +74,20 @@ class Synchronous:
         self._stored = StoredRun(Lsn(0))
         self._broken: WalkeeperError | None = None
 
-    @property
-    def degraded(self) -> bool:
-        """Whether commits go on without the store."""
-        return self._promise.degraded
-
-    @property
-    def streams(self) -> bool:
-        """Whether a stream runs: without one nothing is acknowledged, whatever was said last."""
-        return bool(self._received.lsn)
-
-    @property
-    def acknowledged(self) -> Lsn:
-        """0 before the first one of this stream."""
-        return self._promise.given.lsn
-
-    @property
-    def stands(self) -> bool:
-        """Whether nothing more has been acknowledged for so long that the server was released, though there is more."""
-        return self._waits_to_be_said > RELEASE
-
-    def waited(self) -> float:
-        """Seconds for which the oldest WAL that was received has waited to be stored, or to be acknowledged."""
-        return max(self._waits_to_be_stored, self._waits_to_be_said)
+    def fares(self) -> tuple[str, Lsn | None, float | None]:
+        """How commits do: ``store``; ``degraded`` where they go on without it; ``waiting`` where nothing more has been
+        acknowledged for so long that the server was released, though there is more; ``none`` before the first
+        acknowledgement, and where no stream runs, whatever was said last. Up to where it was acknowledged, and for how many
+        seconds the oldest WAL that was received has waited to be stored, or to be acknowledged.
+        """
+        if not self._received.lsn:
+            return "none", None, None
+        acknowledged, waited = self._promise.given.lsn or None, max(self._waits_to_be_stored, self._waits_to_be_said)
+        if self._waits_to_be_said > RELEASE:
+            return "waiting", acknowledged, waited
+        if self._promise.degraded:
+            return "degraded", acknowledged, waited
+        return "none" if acknowledged is None else "store", acknowledged, waited
 
     # --- for the thread that streams ------------------------------------------------------------------------------
 
@@ -119,7 +110,7 @@ class Synchronous:
         now = self._clock.monotonic()
         given = self._promise.give(now, end, self._received.lsn, leased=leased)
         self._waits_to_be_stored, self._waits_to_be_said = self._promise.waited(now), self._promise.stands(now)
-        if not self._received.has_room() and (given == NOTHING or self.degraded):
+        if not self._received.has_room() and (given == NOTHING or self._promise.degraded):
             self._received.skip()  # a server that shuts down must get rid of all its WAL; it is read again from pg_wal
         self._tell(leased=leased)
         return given
@@ -133,7 +124,7 @@ class Synchronous:
         return self._received.skips and self.archived >= self._received.open_from
 
     def _tell(self, *, leased: bool) -> None:
-        if not self.degraded:
+        if not self._promise.degraded:
             self._problems.clear(About.ARCHIVER_DEGRADED)
         else:
             problem = Degraded(

@@ -140,7 +140,7 @@ def facts(agent: Agent, store_listing: StoreListing, members_look: MembersLook) 
     says = ""
     if observation.record is not None:
         listing, says = store_listing.look(observation.record)
-    topology, record = agent.topology, observation.record
+    topology, record = agent.observer.topology, observation.record
     held = None if record is None else agent.shared.holding.position(agent.config.store_name, record)
     archiver = agent.archiver
     return Facts(

@@ -29,10 +29,10 @@ def report(agent: Agent) -> dict[str, Any]:
     What other threads replace is read once.
     """
     now = time.monotonic()
-    age = now - agent.observation.at if agent.observation.at else None
+    age = now - agent.observer.observation.at if agent.observer.observation.at else None
     observation = present(agent, now)
     server, slot = observation.server, observation.slot
-    disk, topology, last = agent.observer.disk, agent.topology, agent.problems.last
+    disk, topology, last = agent.observer.disk, agent.observer.topology, agent.problems.last
     return {
         "agent": _agent(agent, age),
         "server": None
@@ -80,7 +80,7 @@ def report(agent: Agent) -> dict[str, Any]:
 
 def present(agent: Agent, now: float) -> Observation:
     """What the agent saw last; nothing, where that is too long ago. ``now``: of the monotonic clock."""
-    seen = agent.observation
+    seen = agent.observer.observation
     return seen if seen.at and now - seen.at <= STALE_SECONDS else Observation()
 
 
@@ -156,15 +156,9 @@ def durability(agent: Agent, observation: Observation) -> dict[str, Any] | None:
     if agent.config.durability != "store":
         return None
     archiver = agent.archiver
-    state, acknowledged, waited = None if archiver is None else "none", None, None
-    if archiver is not None and (synchronous := archiver.synchronous) is not None and synchronous.streams:
-        acknowledged, waited = synchronous.acknowledged or None, synchronous.waited()
-        if synchronous.stands:
-            state = "waiting"
-        elif synchronous.degraded:
-            state = "degraded"
-        elif acknowledged is not None:
-            state = "store"
+    synchronous = None if archiver is None else archiver.synchronous
+    nothing = None if archiver is None else "none", None, None
+    state, acknowledged, waited = nothing if synchronous is None else synchronous.fares()
     server, commits = observation.server, observation.commits
     name = None if server is None else standby_name(server.system_identifier)
     return {
