@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -85,31 +86,26 @@ def _checkpoint_on_leader(config: Config) -> None:
     """A standby's backup begins with the leader's last checkpoint, which must be newer than the parent's end: in a quiet cluster
     there is none. Without the right to make one it is tried all the same.
     """
-    standby = Server(config.postgresql, _REPLAYED, base_backup.APPLICATION)
-    leader: Server | None = None
     try:
-        records = open_records(config)
-        try:
+        with closing(open_records(config)) as records:
             topology = records.topology()
-        finally:
-            records.close()
         leads = None if topology.leader is None else topology.leader.name
         found = next((each for each in topology.members if each.name == leads), None)
         if found is None or not found.host or not found.port:
             raise CannotTell("leader: the DCS does not say where it is")
-        leader = Server(config.postgresql.of_member(found.host, found.port), _CHECKPOINT, base_backup.APPLICATION)
-        end, until = leader.checkpoint(), time.monotonic() + _REPLAYED
-        while not standby.survey("select to_json(pg_last_wal_replay_lsn() >= %s::pg_lsn)", str(end)):
-            if time.monotonic() > until:
-                raise CannotTell(f"leader: its checkpoint at {end} was not replayed within {_REPLAYED:.0f} s")
-            time.sleep(_LOOK)
+        leaders = config.postgresql.of_member(found.host, found.port)
+        with (
+            closing(Server(config.postgresql, _REPLAYED, base_backup.APPLICATION)) as standby,
+            closing(Server(leaders, _CHECKPOINT, base_backup.APPLICATION)) as leader,
+        ):
+            end, until = leader.checkpoint(), time.monotonic() + _REPLAYED
+            while not standby.survey("select to_json(pg_last_wal_replay_lsn() >= %s::pg_lsn)", str(end)):
+                if time.monotonic() > until:
+                    raise CannotTell(f"leader: its checkpoint at {end} was not replayed within {_REPLAYED:.0f} s")
+                time.sleep(_LOOK)
     except (WalkeeperError, ImportError) as problem:
         role = '"{}"'.format(config.postgresql.user.replace('"', '""'))
         hint = f"A quiet cluster's backups from a standby are full then. As a superuser: grant pg_checkpoint to {role};"
         if "pg_checkpoint" not in str(problem):
             hint = getattr(problem, "hint", "")
         events.warning("no_checkpoint_on_leader", error=problem, hint=hint)
-    finally:
-        standby.close()
-        if leader is not None:
-            leader.close()

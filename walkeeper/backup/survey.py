@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -66,12 +66,9 @@ def connected(settings: PostgresqlSettings, source: Surveyed, opened: ExitStack)
 
 def survey(settings: PostgresqlSettings) -> Surveyed:
     """Everything that can be refused before the server has made a checkpoint for it. Raises PostgresError."""
-    server = Server(settings, _ANSWER, application=base_backup.APPLICATION)
     where = f"postgresql at {settings.host}:{settings.port}"
-    try:
+    with closing(Server(settings, _ANSWER, application=base_backup.APPLICATION)) as server:
         state, facts, now = server.state(), server.survey(_FACTS), time.monotonic()
-    finally:
-        server.close()
     if state.major < _OLDEST:
         raise PostgresError(
             f"{where}: base backups need PostgreSQL {_OLDEST}, and this is {facts['version']}",
@@ -96,12 +93,10 @@ def stopped_at(settings: PostgresqlSettings, source: Surveyed) -> str:
     at = source.now()
     if not source.state.in_recovery:
         return at
-    server = Server(settings, _ANSWER, application=base_backup.APPLICATION)
     try:
-        replayed = server.survey("select json_build_object('at', pg_last_xact_replay_timestamp())")["at"]
+        with closing(Server(settings, _ANSWER, application=base_backup.APPLICATION)) as server:
+            replayed = server.survey("select json_build_object('at', pg_last_xact_replay_timestamp())")["at"]
     except PostgresError as problem:
         events.failure("replayed_time_unknown", problem)
         return at
-    finally:
-        server.close()
     return at if replayed is None else max(at, replayed, key=datetime.fromisoformat)

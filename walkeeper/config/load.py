@@ -33,7 +33,6 @@ from walkeeper.config.wrong import type_error
 from walkeeper.errors import ConfigError
 from walkeeper.lib import trust
 from walkeeper.lib.section import Section, decode
-from walkeeper.store.base import StoreSettings
 
 Keypath: TypeAlias = tuple[str | int, ...]
 
@@ -188,8 +187,9 @@ def _config(path: Path, keys: Keys, written: Written, patroni: Patroni, root: ya
     ready = written.path(("restore", "directory"), keys.restore.directory)
     _check_spool(spool, patroni, written)
     for index, each in enumerate((store, *others)):
-        _check_store(("stores", index) if keys.stores else ("store",), each.settings, patroni, written)
-    _check_ready(ready, patroni, written)
+        at: Keypath = ("stores", index) if keys.stores else ("store",)
+        _check_outside((*at, "directory"), each.settings.local_directory, patroni, written)
+    _check_outside(("restore", "directory"), ready, patroni, written)
     _check_keys(keys, patroni, written)
     return Config(
         source=path,
@@ -308,12 +308,9 @@ def _expire(value: str | bool, written: Written, own: Path) -> Path | None:
 
 
 def _scratch(value: str, patroni: Patroni, written: Written) -> Path:
-    """Not where PostgreSQL's own files are: Patroni and pg_rewind remove what is there."""
-    path = Path(written.path(("backup", "verify_directory"), value) or value)
-    if patroni.data_dir is not None and _inside(os.path.realpath(path), os.path.realpath(patroni.data_dir)):
-        raise written.error(
-            ("backup", "verify_directory"), f"{path} lies in the data directory {patroni.data_dir}", hint=_INSIDE
-        )
+    at = ("backup", "verify_directory")
+    path = Path(written.path(at, value) or value)
+    _check_outside(at, path, patroni, written)
     return path
 
 
@@ -334,11 +331,8 @@ def _scope(patroni: Patroni, root: yaml_file.Section) -> str:
 
 
 def _check_spool(spool: Path | None, patroni: Patroni, written: Written) -> None:
-    """Not inside the data directory, which pg_rewind and a rebuild replace."""
-    if patroni.data_dir is None or spool is None:
-        return
-    data_dir = os.path.realpath(patroni.data_dir)
-    if _inside(os.path.realpath(spool), data_dir) or _inside(data_dir, os.path.realpath(spool)):
+    """Nor may the data directory lie in it."""
+    if patroni.data_dir and spool and (_inside(spool, patroni.data_dir) or _inside(patroni.data_dir, spool)):
         raise written.error(
             ("spool", "directory"),
             f"{spool} and the data directory {patroni.data_dir} lie in each other",
@@ -346,27 +340,14 @@ def _check_spool(spool: Path | None, patroni: Patroni, written: Written) -> None
         )
 
 
-def _check_store(at: Keypath, store: StoreSettings, patroni: Patroni, written: Written) -> None:
-    """Nor a store."""
-    directory = store.local_directory
-    if directory and patroni.data_dir and _inside(os.path.realpath(directory), os.path.realpath(patroni.data_dir)):
-        raise written.error(
-            (*at, "directory"), f"{directory} lies in the data directory {patroni.data_dir}", hint=_INSIDE
-        )
+def _check_outside(at: Keypath, path: Path | None, patroni: Patroni, written: Written) -> None:
+    """Not in the data directory: Patroni, pg_rewind and a rebuild remove what is there."""
+    if path and patroni.data_dir and _inside(path, patroni.data_dir):
+        raise written.error(at, f"{path} lies in the data directory {patroni.data_dir}", hint=_INSIDE)
 
 
-def _check_ready(ready: Path | None, patroni: Patroni, written: Written) -> None:
-    """Nor what lies ready for PostgreSQL."""
-    if ready is None or patroni.data_dir is None:
-        return
-    if _inside(os.path.realpath(ready), os.path.realpath(patroni.data_dir)):
-        raise written.error(
-            ("restore", "directory"), f"{ready} lies in the data directory {patroni.data_dir}", hint=_INSIDE
-        )
-
-
-def _inside(path: str, directory: str) -> bool:
-    return os.path.commonpath([path, directory]) == directory
+def _inside(path: Path, directory: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
 
 
 def _recipients(keys: EncryptionKeys, written: Written) -> tuple[str, ...]:

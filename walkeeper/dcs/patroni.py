@@ -29,7 +29,7 @@ from urllib3.exceptions import HTTPError
 from walkeeper.dcs.base import RECORD, Leader, Member, RecordStore, Room, Topology, Versioned
 from walkeeper.errors import ConfigError, DcsError, DcsUnavailable, WalkeeperError
 from walkeeper.lib import events
-from walkeeper.lib.deadline import Deadline, DeadlineExceeded
+from walkeeper.lib.deadline import Deadline, DeadlineExceeded, within
 from walkeeper.lib.later import load_when_used
 
 # Patroni's etcd clients ask the DNS themselves only where SRV records name the servers. dnspython is 3 MiB.
@@ -390,18 +390,15 @@ def change_dynamic(patroni_config: Path, api_url: str, change: Mapping[str, Any]
     """Merge ``change`` into the dynamic configuration through Patroni's REST API, as a member serves it. Raises DcsError."""
     parts = urlparse(api_url)
     url = f"{parts.scheme}://{parts.netloc}/config"
-    deadline = Deadline("REST API")
+    request = PatroniRequest(_read_config(patroni_config))
     try:
-        request = PatroniRequest(_read_config(patroni_config))
-        answer = deadline.call(
-            lambda: request.request("PATCH", url, dict(change), timeout=TIMEOUT, retries=False), TIMEOUT
+        answer = within(
+            "REST API", lambda: request.request("PATCH", url, dict(change), timeout=TIMEOUT, retries=False), TIMEOUT
         )
     except DeadlineExceeded as problem:
         raise DcsUnavailable(f"{url}: {problem}") from None
     except HTTPError as problem:
         raise DcsUnavailable(f"{url}: {' '.join(str(problem).split())[:300]}", hint="Is Patroni up there?") from None
-    finally:
-        deadline.close()
     if answer.status != 200:
         text = " ".join(answer.data.decode("utf-8", "replace").split())[:300]
         raise DcsError(

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ from walkeeper.doctor.facts import AgentFacts, Facts, MemberFacts, PatroniFacts,
 from walkeeper.doctor.servers import look_at_members
 from walkeeper.errors import CasConflict, ConfigError, StoreUnavailable, WalkeeperError
 from walkeeper.lib import clock
-from walkeeper.lib.deadline import Deadline, DeadlineExceeded
+from walkeeper.lib.deadline import DeadlineExceeded, within
 from walkeeper.postgres.pg_receivewal import find_program
 
 DCS_SECONDS: Final = 5.0
@@ -138,45 +139,30 @@ _Dcs = tuple[WalkeeperError | None, Topology | Unknown, Versioned | Unknown | No
 def _look_at_dcs(config: Config) -> _Dcs:
     """What went wrong, the topology, the record as it is written, and what came of the compare-and-set."""
     try:
-        records = connect(
-            config.patroni_config, config.node.name, min(DCS_SECONDS, config.agent.dcs_timeout), config.key(RECORD)
-        )
+        with closing(_connected(config)) as records:
+            topology = records.topology()
+            found = records.read()
+            return None, topology, found, _compare_and_set(records, found)
     except WalkeeperError as problem:
         return _no_dcs(problem)
-    try:
-        topology = records.topology()
-        found = records.read()
-        return None, topology, found, _compare_and_set(records, found)
-    except WalkeeperError as problem:
-        return _no_dcs(problem)
-    finally:
-        records.close()
+
+
+def _connected(config: Config) -> RecordStore:
+    seconds = min(DCS_SECONDS, config.agent.dcs_timeout)
+    return connect(config.patroni_config, config.node.name, seconds, config.key(RECORD))
 
 
 def _read_again(config: Config) -> Record | None:
-    found = _decoded(_read(config))[0]
-    return found if isinstance(found, Record) else None
-
-
-def _read(config: Config) -> Versioned | Unknown | None:
     try:
-        records = connect(
-            config.patroni_config, config.node.name, min(DCS_SECONDS, config.agent.dcs_timeout), config.key(RECORD)
-        )
-        try:
-            return records.read()
-        finally:
-            records.close()
-    except WalkeeperError as problem:
-        return Unknown(str(problem))
+        with closing(_connected(config)) as records:
+            return decoded(records.read()).record
+    except WalkeeperError:
+        return None
 
 
 def _room(config: Config) -> Room | None:
-    records = connect(config.patroni_config, config.node.name, min(DCS_SECONDS, config.agent.dcs_timeout))
-    try:
+    with closing(_connected(config)) as records:
         return records.room() if isinstance(records, PatroniRecord) else None
-    finally:
-        records.close()
 
 
 def _no_dcs(problem: WalkeeperError) -> _Dcs:
@@ -225,17 +211,14 @@ def _age(record: Record | Unknown | None, members: tuple[MemberFacts, ...]) -> f
 def _store(config: Config, record: Record | Unknown | None) -> StoreFacts | Unknown:
     from walkeeper.store.open import open_store  # noqa: PLC0415
 
-    deadline = Deadline("store")
     try:
-        return deadline.call(lambda: here.look_at_store(config, record), STORE_SECONDS)
+        return within("store", lambda: here.look_at_store(config, record), STORE_SECONDS)
     except DeadlineExceeded:
         silent = StoreUnavailable(f"the store gave no answer within {STORE_SECONDS:g} s")
         facts = StoreFacts(url=open_store(config.store).url, problem=silent, clock_ahead=Unknown(str(silent)))
         return here.unseen(facts, str(silent))
     except WalkeeperError as problem:
         return here.unseen(StoreFacts(url="", problem=problem, clock_ahead=Unknown(str(problem))), str(problem))
-    finally:
-        deadline.close()
 
 
 def _files(
@@ -250,15 +233,12 @@ def _files(
 
 def _looked_at(what: str, look: Callable[[], _T | Unknown]) -> _T | Unknown:
     """The result; Unknown where it takes too long or cannot be had."""
-    deadline = Deadline(what)
     try:
-        return deadline.call(look, FILE_SECONDS)
+        return within(what, look, FILE_SECONDS)
     except (DeadlineExceeded, WalkeeperError) as problem:
         return Unknown(str(problem))
     except OSError as problem:
         return Unknown(f"{problem.filename or what}: {problem.strerror}")
-    finally:
-        deadline.close()
 
 
 def _receiver_problem(config: Config, members: tuple[MemberFacts, ...]) -> WalkeeperError | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, Final
 
@@ -90,14 +91,11 @@ def _ask(config: Config, member: Member, *, here: bool) -> ServerFacts | Unknown
     try:
         own = config.postgresql
         endpoint = own if here else own.of_member(member.host or "", member.port or 0)
-        server = Server(endpoint, min(SERVER_SECONDS, config.agent.dcs_timeout))
-        try:
+        with closing(Server(endpoint, min(SERVER_SECONDS, config.agent.dcs_timeout))) as server:
             found = survey(server, config.hold_slot)
             if here:
                 return replace(found, replication_refused=found.replication_refused or _trial(config, found))
             return found if found.agents else _second_look(server, found)
-        finally:
-            server.close()
     except WalkeeperError as problem:
         return Unknown(str(problem))
 

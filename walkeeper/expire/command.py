@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -19,7 +20,7 @@ from walkeeper.core.coverage import Range, intersect
 from walkeeper.core.floor import LEAST_GRACE, lasting, moment, written
 from walkeeper.core.record import Record
 from walkeeper.core.retention import FULLS, Policy, too_few
-from walkeeper.dcs.claim import Claim, read_claim
+from walkeeper.dcs.claim import read_claim
 from walkeeper.errors import CannotTell, Unsafe
 from walkeeper.expire.delete import Deleted
 from walkeeper.expire.look import CLOCKS, Looked
@@ -95,11 +96,8 @@ def policy_of(config: Config, number: int | None) -> Policy:
 
 def owned_record(config: Config) -> Record:
     """The record, which is this member's. Raises Unsafe where it is not, or CannotTell where the DCS does not say it."""
-    records = open_records(config)
-    try:
-        claim: Claim = read_claim(records)
-    finally:
-        records.close()
+    with closing(open_records(config)) as records:
+        claim = read_claim(records)
     record = claim.record
     if record is None:
         raise CannotTell(

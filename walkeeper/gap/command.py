@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap
 from walkeeper.core.suspicion import covers
-from walkeeper.dcs.base import RECORD, RecordStore
+from walkeeper.dcs.base import RECORD
 from walkeeper.dcs.claim import Known, decoded
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import BadName, CannotTell, NoSuchGap, WalkeeperError
@@ -76,13 +77,9 @@ def _asked(config: Config, work: Callable[[Archive, list[Lost]], int]) -> int:
 
 def _open(config: Config) -> tuple[Archive, tuple[Gap, ...]]:
     """The archive, and what its owner suspects to be lost."""
-    records: RecordStore = connect(
-        config.patroni_config, config.node.name, config.agent.dcs_timeout, config.key(RECORD)
-    )
-    try:
+    patroni, seconds = config.patroni_config, config.agent.dcs_timeout
+    with closing(connect(patroni, config.node.name, seconds, config.key(RECORD))) as records:
         claim = decoded(records.read())
-    finally:
-        records.close()
     if claim.known is Known.ABSENT:
         raise CannotTell(
             "record in the DCS: there is none, so it is not known where to look",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from typing import Final, Generic, TypeVar, cast
 
 T = TypeVar("T")
@@ -114,6 +115,12 @@ class Deadline:
             ticket = self._waiting.popleft()
             ticket.started = True
             return ticket
+
+
+def within(name: str, function: Callable[[], T], timeout: float) -> T:
+    """One call of a Deadline that is for nothing else."""
+    with closing(Deadline(name)) as deadline:
+        return deadline.call(function, timeout)
 
 
 class Deadlines:

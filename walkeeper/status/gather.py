@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, Final, TypeAlias, TypeVar
 
 from walkeeper.archive.contents import Contents
@@ -24,7 +25,7 @@ from walkeeper.dcs.claim import Known, decoded
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
 from walkeeper.lib.clock import wall_seconds
-from walkeeper.lib.deadline import Deadline, DeadlineExceeded
+from walkeeper.lib.deadline import DeadlineExceeded, within
 from walkeeper.postgres.server import NOT_THERE, CommitsState, Server, ServerState
 from walkeeper.status.ages import age, ahead_of, described
 from walkeeper.status.attention import Remark, about_store, attention, remark
@@ -37,7 +38,6 @@ UNKNOWN: Final = 2
 ANSWER_SECONDS: Final = 5.0
 """Seconds for the DCS, and then for the members and the store at the same time."""
 AGENT_SECONDS: Final = 2.0
-"""Seconds for this node's agent."""
 """Seconds for this node's agent."""
 _SHOWN: Final = {"name", "pid", "version", "archiving", "timeline", "spool_bytes", "spool_limit"}
 """Of an agent's report."""
@@ -104,24 +104,14 @@ def gather(config: Config) -> dict[str, Any]:
 
 
 def _from_the_dcs(config: Config, unknown: list[Remark], found: list[Remark]) -> tuple[Record | None, Topology | None]:
+    seconds = min(ANSWER_SECONDS, config.agent.dcs_timeout)
     try:
-        records = connect(
-            config.patroni_config,
-            config.node.name,
-            min(ANSWER_SECONDS, config.agent.dcs_timeout),
-            config.key(RECORD),
-        )
+        with closing(connect(config.patroni_config, config.node.name, seconds, config.key(RECORD))) as records:
+            topology = records.topology()
+            return _record(records, found), topology
     except WalkeeperError as problem:
         unknown.append(remark(f"record and members: {problem}", problem.hint))
         return None, None
-    try:
-        topology = records.topology()
-        return _record(records, found), topology
-    except WalkeeperError as problem:
-        unknown.append(remark(f"record and members: {problem}", problem.hint))
-        return None, None
-    finally:
-        records.close()
 
 
 def _record(records: RecordStore, found: list[Remark]) -> Record | None:
@@ -178,15 +168,12 @@ def _member(config: Config, member: Member, unknown: list[Remark]) -> _Looked:
         return row, None, None
     try:
         endpoint = config.postgresql.of_member(member.host, member.port)
-        server = Server(endpoint, min(ANSWER_SECONDS, config.agent.dcs_timeout))
-        try:
+        with closing(Server(endpoint, min(ANSWER_SECONDS, config.agent.dcs_timeout))) as server:
             state, ahead = server.state(), server.clock_ahead()
             slot = server.slot(config.hold_slot)
             receives = server.receives() if state.in_recovery else None
             commits = None if state.in_recovery else server.commits(standby_name(state.system_identifier))
             disk = next(filter(None, map(Disk.from_brief, server.agents())), None)
-        finally:
-            server.close()
     except WalkeeperError as problem:
         unknown.append(remark(f"{member.name}: {problem}", _DOWN if problem.hint == NOT_THERE else problem.hint))
         return row, None, None
@@ -375,13 +362,10 @@ def _next_wal(contents: Contents, record: Record, gaps: list[dict[str, str | int
 
 
 def _within(seconds: float, work: Callable[[], _T]) -> _T:
-    deadline = Deadline("store")
     try:
-        return deadline.call(work, seconds)
+        return within("store", work, seconds)
     except DeadlineExceeded as problem:
         raise StoreUnavailable(str(problem)) from None
-    finally:
-        deadline.close()
 
 
 def _agent(config: Config, unknown: list[Remark], found: list[Remark]) -> dict[str, Any] | None:

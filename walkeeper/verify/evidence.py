@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -95,15 +96,12 @@ class Evidence:
 def ask_the_dcs(config: Config) -> Claim:
     """Never raises: a restore host may have no DCS at all."""
     try:
-        records = open_records(config)
+        with closing(open_records(config)) as records:
+            return read_claim(records)
     except WalkeeperError as problem:
         return unknown(problem)
     except ImportError as problem:
         return unknown(DcsError(str(problem)))
-    try:
-        return read_claim(records)
-    finally:
-        records.close()
 
 
 def open_records(config: Config) -> RecordStore:

@@ -6,6 +6,7 @@ Agents do the same automatically at a takeover. This is for before there is one,
 from __future__ import annotations
 
 import uuid
+from contextlib import closing
 
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
@@ -25,11 +26,8 @@ NOBODY = ""
 
 def run(config: Config, system_identifier: int | None, timeline: int | None) -> tuple[str, int]:
     """Write it and say so. Raises DcsError, CannotTell, Refused or the store's errors, and has changed nothing then."""
-    records = open_records(config)
-    try:
+    with closing(open_records(config)) as records:
         return rebuild(config, records, system_identifier, timeline)
-    finally:
-        records.close()
 
 
 def rebuild(
