@@ -26,7 +26,7 @@ from walkeeper.expire.delete import Deleted
 from walkeeper.expire.look import CLOCKS, Looked
 from walkeeper.expire.run import Ran, Runner
 from walkeeper.lib import clock
-from walkeeper.lib.terminal import Progress, complain, printable, wrapped
+from walkeeper.lib.terminal import Progress, at_margin, complain, printable
 from walkeeper.postgres.data_directory import read_control_file
 from walkeeper.verify.answer import FORMAT, hint_for, say
 from walkeeper.verify.evidence import open_records
@@ -72,7 +72,11 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
             found = runner.apply(found, lambda so_far: _show(progress, so_far))
     result = document(found, policy)
     result["prove"] = {id_: hint_for(config, command) for id_, command in result["prove"].items()}
-    text = json_module.dumps(result, indent=2) if request.json else "\n".join(map(printable, _lines(result)))
+    text = (
+        json_module.dumps(result, indent=2)
+        if request.json
+        else "\n".join(map(printable, at_margin(_rows(result), _WIDTH)))
+    )
     refused, archive = found.looked.refused, found.looked.archive
     if request.job is not None:
         for id_, why in result["damaged"].items():
@@ -203,44 +207,40 @@ def _show(progress: Progress, so_far: Deleted) -> None:
     progress.show(f"{so_far.objects:,} objects deleted, {size(so_far.bytes)}")
 
 
-def _lines(found: dict[str, Any]) -> Iterator[str]:
+def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if found["refused"]:
-        yield from wrapped("Refused", found["refused"], _WIDTH)
-        yield from wrapped("", f"HINT: {found['hint']}", _WIDTH)
+        yield "Refused", found["refused"]
+        yield "", f"HINT: {found['hint']}"
         yield from _damaged(found)
-        yield from wrapped("", "Nothing was changed.", _WIDTH)
+        yield "", "Nothing was changed."
         return
     age = f"every second of the last {duration(found['keep_seconds'])}, and " if found["keep_seconds"] else ""
-    yield from wrapped("Keeps", f"{age}{found['keep_number']} full backups at least", _WIDTH)
-    yield from wrapped("", f"all from {found['oldest']} on", _WIDTH)
+    yield "Keeps", f"{age}{found['keep_number']} full backups at least"
+    yield "", f"all from {found['oldest']} on"
     for id_, until in found["retained_until"].items():
-        yield from wrapped("", f"retained {lasting(until)}: {id_}", _WIDTH)
+        yield "", f"retained {lasting(until)}: {id_}"
     for id_ in found["retained"]:
         if id_ not in found["retained_until"]:
-            yield from wrapped("", f"retained, as another builds on it: {id_}", _WIDTH)
+            yield "", f"retained, as another builds on it: {id_}"
     if found["pins"]:
-        yield from wrapped("", f"what is pinned, as walkeeper pins says: {', '.join(found['pins'])}", _WIDTH)
+        yield "", f"what is pinned, as walkeeper pins says: {', '.join(found['pins'])}"
     if found["stood"]:
         begin, end = found["stood"]
-        text = (
-            f"{begin} to {end} makes nothing older: no other two backups are so far apart, and a clock may have jumped"
-        )
-        yield from wrapped("Time", text, _WIDTH)
+        why = "no other two backups are so far apart, and a clock may have jumped"
+        yield "Time", f"{begin} to {end} makes nothing older: {why}"
     yield from _damaged(found)
     yield from _floors(found)
     for window in found["windows"]:
         dead = ", which the cluster has left" if window["dead"] else ""
-        yield from wrapped(
-            "Remains", f"{window['start_lsn']} to {window['end_lsn']} on timeline {window['timeline']}{dead}", _WIDTH
-        )
-        yield from wrapped("", f"from {to_the_second(window['start_at'])} on", _WIDTH)
+        yield "Remains", f"{window['start_lsn']} to {window['end_lsn']} on timeline {window['timeline']}{dead}"
+        yield "", f"from {to_the_second(window['start_at'])} on"
     yield from _now(found)
 
 
-def _damaged(found: dict[str, Any]) -> Iterator[str]:
+def _damaged(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for id_, why in found["damaged"].items():
-        yield from wrapped("Damaged", f"{id_} does not count: {why}", _WIDTH)
-        yield from wrapped("", f"HINT: {_more(found, id_)}", _WIDTH)
+        yield "Damaged", f"{id_} does not count: {why}"
+        yield "", f"HINT: {_more(found, id_)}"
 
 
 def _more(found: dict[str, Any], id_: str) -> str:
@@ -250,43 +250,36 @@ def _more(found: dict[str, Any], id_: str) -> str:
     return f"It counts again when it is proved: {found['prove'][id_]}. walkeeper backup takes a new one."
 
 
-def _floors(found: dict[str, Any]) -> Iterator[str]:
+def _floors(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for floor in found["waiting"]:
-        text = f"{floor['number']}, from {floor['start']} on, waits until {floor['stands_from']}"
-        yield from wrapped("Floor", text, _WIDTH)
+        yield "Floor", f"{floor['number']}, from {floor['start']} on, waits until {floor['stands_from']}"
     floor = found["next_floor"]
     if floor is None:
-        yield from wrapped("Gives up", "nothing that was not given up before", _WIDTH)
+        yield "Gives up", "nothing that was not given up before"
         return
-    yield from wrapped("Gives up", f"WAL before {floor['start_lsn']}, {counted(floor['segments'], 'segment')}", _WIDTH)
+    yield "Gives up", f"WAL before {floor['start_lsn']}, {counted(floor['segments'], 'segment')}"
     for id_ in floor["backups"]:
-        yield from wrapped("", f"backup {id_}", _WIDTH)
+        yield "", f"backup {id_}"
     if floor["backups"]:
-        yield from wrapped("", f"{size(floor['backup_bytes'])} of base backups", _WIDTH)
+        yield "", f"{size(floor['backup_bytes'])} of base backups"
 
 
-def _now(found: dict[str, Any]) -> Iterator[str]:
+def _now(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     floor, going, deleted = found["next_floor"], found["going"], found["deleted"]
     if deleted is not None:
         if deleted["objects"]:
-            yield from wrapped("Deleted", f"{counted(deleted['objects'], 'object')}, {size(deleted['bytes'])}", _WIDTH)
+            yield "Deleted", f"{counted(deleted['objects'], 'object')}, {size(deleted['bytes'])}"
         if deleted["retained_objects"]:
-            text = (
-                f"{counted(deleted['retained_objects'], 'object')}, {deleted['retained'][0]} for one: an object lock, or no "
-                "right to delete; the next run tries again"
-            )
-            yield from wrapped("Retained", text, _WIDTH)
+            some = f"{counted(deleted['retained_objects'], 'object')}, {deleted['retained'][0]} for one"
+            yield "Retained", f"{some}: an object lock, or no right to delete; the next run tries again"
         if floor is not None:
-            text = f"floor {floor['number']}: from {floor['stands_from']} on --apply deletes below it; --revoke ends it before"
-            yield from wrapped("Recorded", text, _WIDTH)
+            stands = f"from {floor['stands_from']} on --apply deletes below it; --revoke ends it before"
+            yield "Recorded", f"floor {floor['number']}: {stands}"
         return
     if going["segments"] or going["backups"]:
-        text = (
-            f"--apply deletes {counted(going['segments'], 'segment')} and {counted(len(going['backups']), 'backup')} "
-            "below an older floor"
-        )
-        yield from wrapped("Now", text, _WIDTH)
+        both = f"{counted(going['segments'], 'segment')} and {counted(len(going['backups']), 'backup')}"
+        yield "Now", f"--apply deletes {both} below an older floor"
     if floor is not None:
-        text = f"--apply records floor {floor['number']}, and deletes nothing of the above before its grace is over"
-        yield from wrapped("Now", text, _WIDTH)
-    yield from wrapped("", "Nothing was changed.", _WIDTH)
+        after = "deletes nothing of the above before its grace is over"
+        yield "Now", f"--apply records floor {floor['number']}, and {after}"
+    yield "", "Nothing was changed."

@@ -7,6 +7,7 @@ import os
 import sys
 import textwrap
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, Self, TextIO
 
@@ -131,8 +132,13 @@ def aside(text: str, end: str = "\n") -> None:
 
 
 def wrapped(word: str, text: str, width: int = WIDTH) -> list[str]:
-    """A text under a word at the margin."""
+    """A text under a word at the margin; no line where there is no text."""
     return textwrap.wrap(
         text, width, initial_indent=word.ljust(_MARGIN), subsequent_indent=" " * _MARGIN, break_on_hyphens=False,
         break_long_words=False,
     )  # fmt: skip
+
+
+def at_margin(rows: Iterable[tuple[str, str]], width: int = WIDTH) -> list[str]:
+    """Each text under its word."""
+    return [line for word, text in rows for line in wrapped(word, text, width)]

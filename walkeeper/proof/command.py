@@ -28,7 +28,7 @@ from walkeeper.core.proof import RESTORE
 from walkeeper.errors import BadBackup, CannotRestore, CannotTell, Locked, StoreError
 from walkeeper.lib import events
 from walkeeper.lib.retry import with_retries
-from walkeeper.lib.terminal import Progress, complain, printable, wrapped
+from walkeeper.lib.terminal import Progress, at_margin, complain, printable
 from walkeeper.postgres.scratch import ScratchServer, newer_tablespace
 from walkeeper.proof import fence, modest
 from walkeeper.proof.found import Check, Found, commit, joined, remember
@@ -350,39 +350,33 @@ def _document(found: Found) -> dict[str, Any]:
     }
 
 
-def _lines(found: Found) -> Iterator[str]:
+def _lines(found: Found) -> list[str]:
+    return [*at_margin(_rows(found)), "", _LAST[found.code]]
+
+
+def _rows(found: Found) -> Iterator[tuple[str, str]]:
     plan, reached = found.plan, found.reached
     stopped = amounts.to_the_second(plan.backup.stop.at)
-    yield from wrapped(
-        "Backup", f"{plan.backup.id} of {plan.backup.member}, PostgreSQL {plan.backup.major}, of {stopped}"
-    )
+    yield "Backup", f"{plan.backup.id} of {plan.backup.member}, PostgreSQL {plan.backup.major}, of {stopped}"
     if "restore" in found.seconds:
         took = amounts.duration(found.seconds["restore"])
-        yield from wrapped("Restored", f"in {took}: {amounts.size(plan.bytes)}, {amounts.size(found.fetched)} fetched")
+        yield "Restored", f"in {took}: {amounts.size(plan.bytes)}, {amounts.size(found.fetched)} fetched"
     if reached:
         last = f", the last commit at {commit(reached)}" if commit(reached) else ""
-        yield from wrapped(
-            "Replayed",
-            f"in {amounts.duration(found.seconds['replay'])}, up to {reached['lsn']} on timeline {plan.timeline}{last}",
-        )
+        took = amounts.duration(found.seconds["replay"])
+        yield "Replayed", f"in {took}, up to {reached['lsn']} on timeline {plan.timeline}{last}"
         good = [each.name for each in found.checks if each.state == "ok"]
         count = amounts.counted(len(reached["databases"]), "database")
-        yield from wrapped("Checked", ", ".join([f"it starts, with {count}", *good]))
+        yield "Checked", ", ".join([f"it starts, with {count}", *good])
         if sorts := ", ".join(reached["other_collation"]):
-            yield from wrapped(
-                "Collation",
-                f"sorted by another version of libc or ICU than this host's: database {sorts}. Not the backup's fault: a server "
-                "here, or on a host like this one, needs REINDEX of its indexes on text.",
-            )
+            other = f"sorted by another version of libc or ICU than this host's: database {sorts}"
+            needs = "a server here, or on a host like this one, needs REINDEX of its indexes on text"
+            yield "Collation", f"{other}. Not the backup's fault: {needs}."
     for each in found.checks:
         if each.state != "ok":
             word = {"absent": "Without", "damage": "DAMAGE", "unsure": "UNSURE"}[each.state]
-            yield from wrapped(word, f"{each.name}: {each.text}")
+            yield word, f"{each.name}: {each.text}"
     if found.cleared:
-        yield from wrapped("Cleared", f"expire counts this backup again: {found.cleared}; that is not there any more")
+        yield "Cleared", f"expire counts this backup again: {found.cleared}; that is not there any more"
     if found.stays:
-        yield from wrapped(
-            "Stays", f"expire does not count this backup: {found.stays}; what found that did not look now"
-        )
-    yield ""
-    yield _LAST[found.code]
+        yield "Stays", f"expire does not count this backup: {found.stays}; what found that did not look now"

@@ -21,6 +21,22 @@ _CUT: Final = {"MEMBER": 8, "ROLE": 7}
 _USUAL: Final = ("running", "streaming")
 
 
+def summary(
+    status: dict[str, Any], speed: str = "", wal_speed: str = "", uploads: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Word and text of each line, in order; what has no text is not shown."""
+    yield "Frontier", frontier(status, speed)
+    yield "WAL", wal(status, wal_speed)
+    yield "Uploads", uploads
+    yield "Commits", durability(status)
+    yield "Restore", commit(status)
+    yield "Gaps", gaps(status)
+    yield "Missing", missing(status)
+    yield from ((("" if number else "Backups"), each) for number, each in enumerate(backups(status)))
+    yield from (("Store", each) for each in stores(status))
+    yield "Disks", disks(status)
+
+
 def archive(status: dict[str, Any]) -> str:
     begins = f", from {status['record']['start']} on" if status["record"] is not None else ""
     name = f"{status['store_name']}, " if status["stores"] else ""

@@ -39,25 +39,13 @@ class Sample:
 def lines(samples: Sequence[Sample], *, stamp: str, age: float, bars: bool) -> list[Line]:
     """The screen. ``stamp`` is the wall clock, ``age`` how old the newest sample is; oldest sample first, at least one."""
     status = samples[-1].status
+    moving = {"speed": _speed(samples, "frontier"), "wal_speed": _speed(samples, "wal"), "uploads": _uploads(samples)}
     found = [
         _title(status, stamp, age),
         [(rows.VERDICTS[status["exit_code"]], _COLOURS[status["exit_code"]])],
         [],
         *_words("Archive", rows.archive(status)),
-        *_words("Frontier", rows.frontier(status, _speed(samples, "frontier"))),
-        *_words("WAL", rows.wal(status, _speed(samples, "wal"))),
-        *_words("Uploads", _uploads(samples)),
-        *(_words("Commits", waits) if (waits := rows.durability(status)) else []),
-        *(_words("Restore", commit) if (commit := rows.commit(status)) else []),
-        *_words("Gaps", rows.gaps(status)),
-        *(_words("Missing", missing) if (missing := rows.missing(status)) else []),
-        *(
-            line
-            for number, each in enumerate(rows.backups(status))
-            for line in _words("" if number else "Backups", each)
-        ),
-        *(line for each in rows.stores(status) for line in _words("Store", each)),
-        *(_words("Disks", disks) if (disks := rows.disks(status)) else []),
+        *(line for row in rows.summary(status, **moving) for line in _words(*row)),
         *([_bars(samples)] if bars and len(samples) > 2 else []),
         [],
         *(_styled(cells) for cells in rows.table(status, rows.NARROW, WIDTH)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from walkeeper.core.amounts import counted
-from walkeeper.lib.terminal import WIDTH, printable, wrapped
+from walkeeper.lib.terminal import WIDTH, at_margin, printable, wrapped
 from walkeeper.status import rows
 
 HINT: Final = "HINT: "
@@ -16,19 +16,7 @@ def render(status: dict[str, Any]) -> str:
     lines = [
         *wrapped("Cluster", f"{status['scope']}{', Patroni is paused' if status['paused'] else ''}"),
         f"Archive   {rows.archive(status)}",
-        *wrapped("Frontier", rows.frontier(status)),
-        *wrapped("WAL", rows.wal(status)),
-        *(wrapped("Commits", waits) if (waits := rows.durability(status)) else []),
-        *(wrapped("Restore", commit) if (commit := rows.commit(status)) else []),
-        *wrapped("Gaps", rows.gaps(status)),
-        *(wrapped("Missing", missing) if (missing := rows.missing(status)) else []),
-        *(
-            line
-            for number, each in enumerate(rows.backups(status))
-            for line in wrapped("" if number else "Backups", each)
-        ),
-        *(line for each in rows.stores(status) for line in wrapped("Store", each)),
-        *(wrapped("Disks", disks) if (disks := rows.disks(status)) else []),
+        *at_margin(rows.summary(status)),
         "",
         *("  ".join(cells).rstrip() for cells in rows.table(status, rows.WIDE, WIDTH)),
         "",

@@ -14,9 +14,9 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from walkeeper.archive import proofs
 from walkeeper.archive.backups import Backups, Kind, document_suffix
 from walkeeper.archive.open import Archives
-from walkeeper.archive.proofs import damaged, note, write_proof
 from walkeeper.archive.restorable import Documents, Listed, Restorable, described, judged, read_documents, with_trials
 from walkeeper.archive.times import NEAR, CommitTimes
 from walkeeper.config import Config
@@ -31,7 +31,7 @@ from walkeeper.errors import BadBackup, BadFloor, CannotTell, Damaged, Locked, R
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import with_retries
 from walkeeper.verify.evidence import Evidence
-from walkeeper.verify.judge import Finding, Severity
+from walkeeper.verify.judge import Finding, damage, note, unsure
 from walkeeper.verify.windows import TIMED, described_commit
 
 _Pieces: TypeAlias = Mapping[str, Piece]
@@ -67,20 +67,14 @@ def without(evidence: Evidence, history: History, damaged: Iterable[Range]) -> E
 
 
 def look(
-    config: Config,
-    evidence: Evidence,
-    archives: Archives,
-    *,
-    deep: bool,
-    workers: int,
-    progress: Callable[[str], None],
+    config: Config, evidence: Evidence, archives: Archives, *, deep: bool, workers: int, progress: Callable[[str], None]
 ) -> tuple[Looked | None, list[Finding]]:
     """None where nobody has ever begun one, or a floor cannot be read; and what there is to say. Raises the store's errors."""
     try:
         looked = _look(evidence, archives, deep=deep, workers=workers, progress=progress)
     except BadFloor as problem:
         text = f"what base backups restore is not known: {problem}"
-        return None, [Finding(Severity.UNSURE, "floor_unread", text, problem.hint, count=1)]
+        return None, [unsure("floor_unread", text, problem.hint, count=1)]
     if looked is not None:
         if deep:
             _remember(config, evidence, looked)
@@ -122,14 +116,14 @@ def _remember(config: Config, evidence: Evidence, looked: Looked) -> None:
     """For ``expire``, as a restore that was tried out does; once, until the same backup is proved."""
     if not looked.proved:
         return
-    known = damaged(evidence.store, evidence.layout)
+    known = proofs.damaged(evidence.store, evidence.layout)
     for backup in looked.found.windows.complete:
         if backup.id not in looked.proved or backup.id in known:
             continue
         try:
             ahead = with_retries(config.store.clock_ahead) or 0.0
-            found = note(backup, f"verify --deep: {looked.broken[backup.id]}", ahead)
-            with_retries(partial(write_proof, evidence.store, evidence.layout, found))
+            found = proofs.note(backup, f"verify --deep: {looked.broken[backup.id]}", ahead)
+            with_retries(partial(proofs.write_proof, evidence.store, evidence.layout, found))
         except StoreError as problem:
             looked.untold[backup.id] = str(problem)
 
@@ -150,10 +144,7 @@ def _listed(backups: Backups, backup: Backup, pieces: _Pieces) -> None:
     if len(wanted) != backup.pieces:
         raise CannotTell(f"its index names {len(wanted)} pieces, and backup.json {backup.pieces}")
     orders = {backup.order, *(each.order for each in backup.tablespaces)}
-    documents: list[tuple[Kind, str]] = [
-        ("manifest", backup.manifest),
-        *(("order", order) for order in sorted(orders)),
-    ]
+    documents: list[tuple[Kind, str]] = [("manifest", backup.manifest), *(("order", order) for order in sorted(orders))]
     for kind, sha256 in documents:
         wanted[layout.backup_document(id_, kind, sha256, document_suffix(kind, backup.suffix))] = None
     unlisted = {key: size for key, size in wanted.items() if not _fits(sizes.get(key), size)}
@@ -171,12 +162,7 @@ def _fits(found: int | None, size: int | None) -> bool:
 
 
 def _downloaded(
-    backups: Backups,
-    backup: Backup,
-    pieces: _Pieces,
-    workers: int,
-    looked: Looked,
-    progress: Callable[[str], None],
+    backups: Backups, backup: Backup, pieces: _Pieces, workers: int, looked: Looked, progress: Callable[[str], None]
 ) -> None:
     """Each piece once, and what describes them. Raises CannotTell for the first that is damaged."""
 
@@ -201,13 +187,12 @@ def _about(looked: Looked | None) -> Iterator[Finding]:
     for each in found.windows.judged:
         yield from _about_one(each, looked)
     for id_, why in found.documents.unreadable.items():
-        yield Finding(Severity.DAMAGE, "backup_damaged", why, _OTHER, count=1, key=id_)
+        yield damage("backup_damaged", why, _OTHER, count=1, key=id_)
     for id_, why in looked.unread.items():
         text = f"backup {id_}: its pieces were not looked at: {why}"
-        yield Finding(Severity.UNSURE, "backup_unread", text, "Look again.", count=1, key=id_)
+        yield unsure("backup_unread", text, "Look again.", count=1, key=id_)
     if attempts := found.documents.attempts:
-        yield Finding(
-            Severity.NOTE,
+        yield note(
             "backup_attempt",
             f"{len(attempts)} {'attempt' if len(attempts) == 1 else 'attempts'} without a backup.json, {attempts[-1]} the "
             "newest",
@@ -215,8 +200,7 @@ def _about(looked: Looked | None) -> Iterator[Finding]:
             count=len(attempts),
         )
     if found.documents.backups and not found.windows.complete and not any(each.waits for each in found.windows.judged):
-        yield Finding(
-            Severity.DAMAGE,
+        yield damage(
             "no_complete_backup",
             "no base backup is complete: nothing can be restored with walkeeper alone",
             "Take one now: walkeeper backup",
@@ -226,11 +210,11 @@ def _about(looked: Looked | None) -> Iterator[Finding]:
 def _about_one(each: Judged, looked: Looked) -> Iterator[Finding]:
     text, key = f"backup {each.backup.id}: {each.why}", each.backup.id
     if each.verdict == "damaged":
-        yield Finding(Severity.DAMAGE, "backup_damaged", text, _what_to_do(key, looked), count=1, key=key)
+        yield damage("backup_damaged", text, _what_to_do(key, looked), count=1, key=key)
     elif each.waits:
-        yield Finding(Severity.NOTE, "backup_waits", text, "It counts as soon as that WAL is stored.", count=1, key=key)
+        yield note("backup_waits", text, "It counts as soon as that WAL is stored.", count=1, key=key)
     elif not each.counts:
-        yield Finding(Severity.NOTE, "backup_incomplete", text, "It does not count, and restores nothing.", key=key)
+        yield note("backup_incomplete", text, "It does not count, and restores nothing.", key=key)
 
 
 def _what_to_do(id_: str, looked: Looked) -> str:

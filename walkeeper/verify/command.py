@@ -77,12 +77,7 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
             config, evidence, archives, deep=request.deep, workers=_workers(config), progress=progress.show
         )
     findings = judge(evidence, target, found, in_flight=config.uploads)
-    findings += [
-        *tail.about(opened),
-        *(deep.findings if deep else []),
-        *([] if deep else untimed),
-        *about_them,
-    ]
+    findings += [*tail.about(opened), *(deep.findings if deep else []), *([] if deep else untimed), *about_them]
     findings.sort(key=lambda finding: finding.severity)
     findings = [replace(each, hint=hint_for(config, each.hint)) for each in findings]
     result = text.document(evidence, target, found, opened, deep, described, findings)

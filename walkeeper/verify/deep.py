@@ -20,7 +20,7 @@ from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import with_retries
 from walkeeper.store.base import Body
 from walkeeper.verify.evidence import Evidence
-from walkeeper.verify.judge import MOST, Finding, Severity, duplicates, stored_so
+from walkeeper.verify.judge import MOST, Finding, damage, duplicates, note, stored_so, unsure
 
 IN_A_ROW: Final = 8
 """Objects that could not be read, one after the other, after which the store is taken to be away."""
@@ -197,18 +197,15 @@ def _each(ranges: list[Range], timeline: int, evidence: Evidence) -> Iterator[Se
 def _finding(looked: Look) -> Finding:
     if looked.beside:
         text = f"{looked.key}: {looked.problem}; another object of that segment is whole"
-        return Finding(Severity.NOTE, "damaged_beside_whole", text, _BESIDE, count=1, key=looked.key)
+        return note("damaged_beside_whole", text, _BESIDE, count=1, key=looked.key)
     if looked.problem:
         text = f"{looked.key}: {looked.problem}"
-        return Finding(Severity.DAMAGE, "object_damaged", text, _DAMAGED, count=1, key=looked.key)
-    return Finding(
-        Severity.UNSURE, "object_unread", f"{looked.key}: {looked.unread}", "Look again.", count=1, key=looked.key
-    )
+        return damage("object_damaged", text, _DAMAGED, count=1, key=looked.key)
+    return unsure("object_unread", f"{looked.key}: {looked.unread}", "Look again.", count=1, key=looked.key)
 
 
 def _splice(segment: Segment) -> Finding:
-    return Finding(
-        Severity.DAMAGE,
+    return damage(
         "splice",
         f"{segment}: its WAL does not go on from the segment before: its first record follows another one",
         "Two servers wrote here, or two lives of one volume. A restore ends before it. Take a base backup now, and find out what "
@@ -220,26 +217,23 @@ def _splice(segment: Segment) -> Finding:
 def _in_sum(deep: Deep, locked: str) -> Iterator[Finding]:
     told = sum(finding.kind == "object_damaged" for finding in deep.findings)
     if deep.damaged > told:
-        yield Finding(Severity.DAMAGE, "object_damaged", f"and {deep.damaged - told} more", count=deep.damaged - told)
+        yield damage("object_damaged", f"and {deep.damaged - told} more", count=deep.damaged - told)
     if deep.objects < deep.total:
-        yield Finding(
-            Severity.UNSURE,
+        yield unsure(
             "not_looked_at",
             f"{deep.total - deep.objects} segments were not looked at: {IN_A_ROW} in a row could not be read",
             "Look at the store and the way to it.",
             count=deep.total - deep.objects,
         )
     if deep.locked:
-        yield Finding(
-            Severity.UNSURE,
+        yield unsure(
             "locked",
             f"{deep.locked} of {deep.objects} segments could not be opened; {locked}",
             "Set encryption.identity_file, on a host that may read the archive, to the file with the private key.",
             count=deep.locked,
         )
     if deep.unsummed:
-        yield Finding(
-            Severity.NOTE,
+        yield note(
             "no_checksum",
             f"{deep.unsummed} segments carry no SHA-256; their zstd checksum and page headers are right",
             "Their metadata were lost: a file system without extended attributes, or a copy that left them behind.",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import IntEnum
+from functools import partial
 from itertools import combinations
 from typing import Final
 
@@ -47,6 +48,10 @@ class Finding:
     key: str | None = None
 
 
+damage = partial(Finding, Severity.DAMAGE)
+unsure = partial(Finding, Severity.UNSURE)
+note = partial(Finding, Severity.NOTE)
+
 _LOST: Final = (
     "Look for them in pg_wal of every member, in the agents' spools, and in older versions of the bucket. Take a base backup "
     "now, so that all that follows it can be restored."
@@ -71,8 +76,7 @@ def judge(evidence: Evidence, target: Target, found: Coverage, in_flight: int) -
 
 def _about_the_start(evidence: Evidence, target: Target) -> Iterator[Finding]:
     if evidence.start is None:
-        yield Finding(
-            Severity.DAMAGE,
+        yield damage(
             "start_missing",
             "the archive does not state its start; the record does",
             "Without it restore-wal cannot prove that a file is absent. Restart the agent of the leader: a takeover states it.",
@@ -81,8 +85,7 @@ def _about_the_start(evidence: Evidence, target: Target) -> Iterator[Finding]:
     begun = begins_with(evidence, target.history)
     for start in evidence.starts:
         if begun is not None and start.number > begun:
-            yield Finding(
-                Severity.UNSURE,
+            yield unsure(
                 "start_in_doubt",
                 f"{start}: the archive states to begin there, above a hole with more WAL below it; it was looked at from "
                 f"{target.history.segment(begun, size)} on",
@@ -94,8 +97,7 @@ def _about_the_start(evidence: Evidence, target: Target) -> Iterator[Finding]:
     if asked is None:
         return
     if not target.history.contains(asked):
-        yield Finding(
-            Severity.DAMAGE,
+        yield damage(
             "off_the_chain",
             f"{asked}: it is not a file of timeline {target.history.timeline}'s chain, which has "
             f"{target.history.segment(asked.number, size)} there",
@@ -103,8 +105,7 @@ def _about_the_start(evidence: Evidence, target: Target) -> Iterator[Finding]:
             first=asked.name,
         )
     if asked.number >= target.end:
-        yield Finding(
-            Severity.DAMAGE,
+        yield damage(
             "not_archived_yet",
             f"{asked}: {'the frontier has not passed it' if target.by_record else 'neither it nor a later one is stored'}",
             "A base backup can be restored when the WAL up to its end is archived: look again then.",
@@ -122,16 +123,14 @@ def _until_left(ancestor: History, chain: History, index: int) -> tuple[Switch, 
 
 def _about_histories(evidence: Evidence, target: Target, found: Coverage) -> Iterator[Finding]:
     if target.unknown_timeline is not None:
-        yield Finding(
-            Severity.DAMAGE,
+        yield damage(
             "history_missing",
             f"timeline {target.unknown_timeline}, the record's: its history is not in the store; "
             f"timeline {target.history.timeline} was looked at instead",
             _LATEST,
         )
     for timeline, problem in evidence.bad_histories.items():
-        yield Finding(
-            Severity.DAMAGE,
+        yield damage(
             "history_damaged",
             f"{timeline:08X}.history: {problem}",
             "PostgreSQL cannot find its way past it. Put back the file as pg_wal of a member has it.",
@@ -141,8 +140,7 @@ def _about_histories(evidence: Evidence, target: Target, found: Coverage) -> Ite
     for index, timeline in enumerate(chain.timelines):
         stored = evidence.histories.get(timeline)
         if stored is not None and _until_left(stored, chain, index) != chain.switches[:index]:
-            yield Finding(
-                Severity.DAMAGE,
+            yield damage(
                 "history_differs",
                 f"{timeline:08X}.history: timeline {chain.timeline}, which came from it, says otherwise where it began",
                 "The number was used twice, by two servers. A restore along the newer timeline goes by the newer history.",
@@ -153,9 +151,7 @@ def _about_histories(evidence: Evidence, target: Target, found: Coverage) -> Ite
             timeline for timeline in range(first, min(end, first + MOST)) if timeline not in evidence.bad_histories
         ]
         for timeline in missing:
-            yield Finding(
-                Severity.DAMAGE, "history_missing", f"timeline {timeline}: its history is not in the store", _LATEST
-            )
+            yield damage("history_missing", f"timeline {timeline}: its history is not in the store", _LATEST)
 
 
 def _about_holes(evidence: Evidence, target: Target, found: Coverage, in_flight: int) -> Iterator[Finding]:
@@ -170,7 +166,7 @@ def _about_holes(evidence: Evidence, target: Target, found: Coverage, in_flight:
             yield finding
     for kind, count in told.items():
         if count > MOST:
-            yield Finding(Severity.DAMAGE, kind, f"and {count - MOST} more of these", count=count - MOST)
+            yield damage(kind, f"and {count - MOST} more of these", count=count - MOST)
 
 
 def _hole(evidence: Evidence, hole: Hole, begins: int) -> Finding:
@@ -183,12 +179,11 @@ def _hole(evidence: Evidence, hole: Hole, begins: int) -> Finding:
         hint = "This base backup needs WAL that walkeeper never archived: take another one."
     else:
         kind, text, hint = "gap", f"{names}: missing in the store ({where})", _LOST
-    return Finding(Severity.DAMAGE, kind, text, hint, *_ends(hole.stretch, evidence), count)
+    return damage(kind, text, hint, *_ends(hole.stretch, evidence), count)
 
 
 def _on_its_way(evidence: Evidence, hole: Hole) -> Finding:
-    return Finding(
-        Severity.UNSURE,
+    return unsure(
         "maybe_on_its_way",
         f"{_names(hole.stretch, evidence)}: missing, and among the newest ({_where(hole.stretch, evidence)})",
         "Segments are uploaded several at a time, so that it may just be on its way: look again, with the DCS reachable.",
@@ -200,13 +195,12 @@ def _on_its_way(evidence: Evidence, hole: Hole) -> Finding:
 def _about_objects(evidence: Evidence) -> Iterator[Finding]:
     inventory = evidence.inventory
     for key in inventory.empty.first:
-        yield Finding(Severity.DAMAGE, "object_empty", f"{key}: the object is empty", _LOST, count=1, key=key)
+        yield damage("object_empty", f"{key}: the object is empty", _LOST, count=1, key=key)
     if inventory.empty.count > len(inventory.empty.first):
         more = inventory.empty.count - len(inventory.empty.first)
-        yield Finding(Severity.DAMAGE, "object_empty", f"and {more} more empty objects", count=more)
+        yield damage("object_empty", f"and {more} more empty objects", count=more)
     if impossible := inventory.impossible(evidence.size):
-        yield Finding(
-            Severity.DAMAGE,
+        yield damage(
             "segment_size",
             f"{impossible} segments have names that a segment size of {evidence.size} bytes cannot have",
             "A cluster with another wal_segment_size wrote here.",
@@ -214,8 +208,7 @@ def _about_objects(evidence: Evidence) -> Iterator[Finding]:
         )
     for timeline, twice in duplicates(evidence):
         stretch = Stretch(timeline, *twice)
-        yield Finding(
-            Severity.NOTE,
+        yield note(
             "duplicate",
             f"{_names(stretch, evidence)}: stored under more than one of {', '.join(STORED)}",
             "Harmless as long as both hold the same: --deep compares them.",
@@ -241,21 +234,17 @@ def _about_the_record(evidence: Evidence) -> Iterator[Finding]:
     claim = evidence.claim
     if claim.record is None:
         silent = isinstance(claim.problem, DcsError)  # one that is configured: what was archived last may be missing
-        yield Finding(
-            Severity.UNSURE if silent else Severity.NOTE,
-            "dcs_silent" if silent else "no_record",
+        text, hint = (
             f"the frontier is not known: {claim.why}",
-            "It is looked at up to the last segment that is stored. "
-            + (
-                "The agent of the leader writes a new record; so does walkeeper verify --rebuild." if claim.lost else ""
-            ),
+            "It is looked at up to the last segment that is stored. ",
         )
+        hint += "The agent of the leader writes a new record; so does walkeeper verify --rebuild." if claim.lost else ""
+        yield unsure("dcs_silent", text, hint) if silent else note("no_record", text, hint)
         return
     yield from _about_others(evidence, claim.record)
     newer = [timeline for timeline in evidence.histories if timeline > claim.record.timeline]
     if newer:
-        yield Finding(
-            Severity.NOTE,
+        yield note(
             "newer_timeline",
             f"the store has the history of timeline {max(newer)}, the record is on {claim.record.timeline}",
             "Normal right after a failover. If it stays so: does the agent of the leader run?",
@@ -278,14 +267,14 @@ def _about_others(evidence: Evidence, record: Record) -> Iterator[Finding]:
         if token != record.life and sign.modified is not None and sign.modified > alive:
             key = f"{evidence.layout.life(token, sign.number)}"
             text = f"{key}: another cluster's agent archives here, too; its last sign of life is of {sign.modified:%F %T} UTC"
-            yield Finding(Severity.DAMAGE, "another_cluster", text, hint, key=key)
+            yield damage("another_cluster", text, hint, key=key)
     for timeline in sorted(evidence.archived.segments):
         times = [run for (number, _), runs in evidence.runs.items() for run in runs if number == timeline]
         oldest = min((run.oldest for run in times if run.oldest), default=own.modified)
         grown = max((run.newest for run in times if run.newest), default=quiet)
         if timeline > record.timeline and grown > quiet and own.modified - oldest > timedelta(seconds=RENEW_SECONDS):
             text = f"timeline {timeline} grows, while the record's owner is alive on timeline {record.timeline}"
-            yield Finding(Severity.DAMAGE, "another_timeline_grows", text, hint)
+            yield damage("another_timeline_grows", text, hint)
 
 
 def _about_the_rest(evidence: Evidence, found: Coverage) -> Iterator[Finding]:
@@ -303,8 +292,7 @@ def _about_the_rest(evidence: Evidence, found: Coverage) -> Iterator[Finding]:
     ):
         yield from _told(kind, stretches, text, hint, evidence)
     for number, other in sorted(evidence.others.items()):
-        yield Finding(
-            Severity.NOTE,
+        yield note(
             "foreign_cluster",
             f"system identifier {number}: another cluster's archive, {counted(other.objects, 'object')}",
             "The cluster was initialised again under this scope. --system-identifier looks at it.",
@@ -317,7 +305,7 @@ def _about_the_rest(evidence: Evidence, found: Coverage) -> Iterator[Finding]:
     ):
         if names.count:
             named = f"{counted(names.count, noun)} {text}, {names.first[0]} for one"
-            yield Finding(Severity.NOTE, kind, named, count=names.count)
+            yield note(kind, named, count=names.count)
 
 
 def _told(kind: str, stretches: Iterable[Stretch], text: str, hint: str, evidence: Evidence) -> Iterator[Finding]:
@@ -329,7 +317,7 @@ def _told(kind: str, stretches: Iterable[Stretch], text: str, hint: str, evidenc
         count = sum(part.length for part in parts)
         first, last = _ends(Stretch(timeline, parts[0].first, parts[-1].end), evidence)
         named = first if count == 1 else f"{first} to {last}"
-        yield Finding(Severity.NOTE, kind, f"{named}: {counted(count, 'segment')} {text}", hint, first, last, count)
+        yield note(kind, f"{named}: {counted(count, 'segment')} {text}", hint, first, last, count)
 
 
 def _ends(stretch: Stretch, evidence: Evidence) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from walkeeper.core.names import Segment
 from walkeeper.errors import CannotTell, Refused, StoreError
 from walkeeper.lib.retry import with_retries
 from walkeeper.verify.evidence import Evidence
-from walkeeper.verify.judge import Finding, Severity
+from walkeeper.verify.judge import Finding, damage, note, unsure
 from walkeeper.verify.target import Target
 
 _ATTEMPTS: Final = 3
@@ -95,8 +95,7 @@ def about(found: OpenSegment | None) -> Iterator[Finding]:
     name = found.segment.name
     if found.claimed is not None and found.end < found.claimed:
         where = f"end at {found.end}" if found.pieces else "are not in the store"
-        yield Finding(
-            Severity.DAMAGE,
+        yield damage(
             "tail_missing",
             f"{name}: the frontier is at {found.claimed}, inside it, and the pieces of its tail {where}",
             _LOST,
@@ -106,13 +105,12 @@ def about(found: OpenSegment | None) -> Iterator[Finding]:
         )
     if found.problem:
         text = f"{name}: its tail is damaged below the frontier {found.claimed}: {found.problem}"
-        yield Finding(Severity.DAMAGE, "tail_damaged", text, _LOST, first=name, last=name, count=1)
+        yield damage("tail_damaged", text, _LOST, first=name, last=name, count=1)
     if found.unread:
         text = f"{name}: its tail was not looked into: {found.unread}"
-        yield Finding(Severity.UNSURE, "tail_unread", text, "Look again.", first=name, last=name, count=1)
+        yield unsure("tail_unread", text, "Look again.", first=name, last=name, count=1)
     if found.others:
-        yield Finding(
-            Severity.NOTE,
+        yield note(
             "tail",
             f"{found.others} {'piece' if found.others == 1 else 'pieces'} of other segments, which are complete, or of a branch "
             "that was left",

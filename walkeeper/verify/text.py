@@ -5,13 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, Final
 
 from walkeeper.core.amounts import counted, size
 from walkeeper.core.coverage import Coverage
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
-from walkeeper.lib.terminal import printable
+from walkeeper.lib.terminal import at_margin, printable, wrapped
 from walkeeper.verify.answer import CANNOT_TELL, DAMAGED, FORMAT, SOUND, VERDICT
 from walkeeper.verify.deep import Deep
 from walkeeper.verify.evidence import Evidence
@@ -80,8 +81,8 @@ def document(
 def render(found: dict[str, Any]) -> str:
     """A document for people."""
     restorable = window_lines(found["windows"], len(_INDENT))
-    lines = [*_head(found), *restorable, *backup_lines(found["backups"], len(_INDENT)), ""]
-    lines += [*_findings(found), *_wrapped("", _verdict(found), 0)]
+    lines = [*at_margin(_head(found), _WIDTH), *restorable, *backup_lines(found["backups"], len(_INDENT)), ""]
+    lines += [*_findings(found), *textwrap.wrap(_verdict(found), _WIDTH)]
     return "\n".join(map(printable, lines))
 
 
@@ -91,20 +92,11 @@ def _start(evidence: Evidence, target: Target) -> str:
 
 
 def _described(finding: Finding) -> dict[str, Any]:
-    return {
-        "severity": finding.severity.name.lower(),
-        "kind": finding.kind,
-        "text": finding.text,
-        "hint": finding.hint or None,
-        "first": finding.first,
-        "last": finding.last,
-        "count": finding.count,
-        "key": finding.key,
-    }
+    return {**asdict(finding), "severity": finding.severity.name.lower(), "hint": finding.hint or None}
 
 
-def _head(found: dict[str, Any]) -> Iterator[str]:
-    yield from _wrapped("Archive", f"{found['store']}/{found['archive']}")
+def _head(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "Archive", f"{found['store']}/{found['archive']}"
     timelines = ", ".join(str(timeline) for timeline in found["timelines"]) or str(found["timeline"])
     up_to = (
         f"the frontier {found['record']['frontier']}"
@@ -112,18 +104,16 @@ def _head(found: dict[str, Any]) -> Iterator[str]:
         else f"the last stored, {found['end_lsn']}"
     )
     word = "timelines" if len(found["timelines"]) > 1 else "timeline"
-    yield from _wrapped("Chain", f"{word} {timelines}, from {found['start']} up to {up_to}")
+    yield "Chain", f"{word} {timelines}, from {found['start']} up to {up_to}"
     segments = found["segments"]
-    yield from _wrapped("Segments", f"{segments['stored']:,} of {segments['expected']:,} are stored")
+    yield "Segments", f"{segments['stored']:,} of {segments['expected']:,} are stored"
     if found["tail"] is not None:
         tail = found["tail"]
         pieces = counted(tail["pieces"], "piece")
-        yield from _wrapped("Tail", f"{tail['segment']} up to {tail['end_lsn']}, {pieces}")
+        yield "Tail", f"{tail['segment']} up to {tail['end_lsn']}, {pieces}"
     if found["deep"] is not None:
         deep = found["deep"]
-        yield from _wrapped(
-            "Deep", f"{deep['segments']:,} downloaded, {size(deep['bytes'])}; {deep['damaged']:,} damaged"
-        )
+        yield "Deep", f"{deep['segments']:,} downloaded, {size(deep['bytes'])}; {deep['damaged']:,} damaged"
 
 
 def _findings(found: dict[str, Any]) -> Iterator[str]:
@@ -135,14 +125,14 @@ def _findings(found: dict[str, Any]) -> Iterator[str]:
         shown[kind] += 1
         if shown[kind] > _SHOWN:
             continue
-        yield from _wrapped(finding["severity"].upper(), finding["text"])
+        yield from wrapped(finding["severity"].upper(), finding["text"], _WIDTH)
         if hint and (kind, hint) not in hinted:
             hinted.add((kind, hint))
             yield from textwrap.wrap(
                 f"HINT: {hint}", _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT + " " * 6
             )
         if shown[kind] == _SHOWN < kinds[kind]:
-            yield from _wrapped("", f"and {kinds[kind] - _SHOWN:,} more of kind {kind}: --json has them")
+            yield from wrapped("", f"and {kinds[kind] - _SHOWN:,} more of kind {kind}: --json has them", _WIDTH)
     if kinds:
         yield ""
 
@@ -156,10 +146,3 @@ def _verdict(found: dict[str, Any]) -> str:
     if found["exit_code"] == DAMAGED:
         return "Damaged: no restore crosses what is named above as DAMAGE."
     return "Cannot tell: nothing is known to be missing, and not everything could be looked at."
-
-
-def _wrapped(word: str, text: str, indent: int = len(_INDENT)) -> list[str]:
-    return textwrap.wrap(
-        text, _WIDTH, initial_indent=word.ljust(indent), subsequent_indent=" " * indent, break_on_hyphens=False,
-        break_long_words=False,
-    )  # fmt: skip

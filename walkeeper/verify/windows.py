@@ -14,7 +14,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.errors import CannotTell, Locked, Refused, StoreError
 from walkeeper.lib.retry import with_retries
 from walkeeper.verify.evidence import Evidence
-from walkeeper.verify.judge import Finding, Severity
+from walkeeper.verify.judge import Finding, note, unsure
 from walkeeper.verify.tail import OpenSegment
 from walkeeper.verify.target import Target
 
@@ -23,6 +23,7 @@ TIMED: Final = 8
 _SHOWN: Final = 10
 """Windows, the newest ones, that people are shown; --json has more."""
 
+_UNREAD: Final = "which times can be restored is not known: "
 _NO_KEY: Final = "Set encryption.identity_file to the file with the private key, or look on a host that has it."
 _DEEP: Final = "walkeeper verify --deep looks into every object, and says what is damaged."
 
@@ -49,9 +50,9 @@ def windows(
             try:
                 ends = with_retries(lambda begin=begin, behind=behind: times.between(begin, behind, NEAR))  # type: ignore[misc]
             except Locked as locked:
-                findings.append(_unread(Severity.NOTE, locked, _NO_KEY))
+                findings.append(note("times_unread", f"{_UNREAD}{locked}", _NO_KEY))
             except (CannotTell, Refused, StoreError) as problem:
-                findings.append(_unread(Severity.UNSURE, problem, _DEEP))
+                findings.append(unsure("times_unread", f"{_UNREAD}{problem}", _DEEP))
         described.append(
             {
                 "start_lsn": str(begin),
@@ -120,7 +121,3 @@ def described_commit(commit: Commit | None) -> dict[str, str] | None:
 
 def _shown(commit: dict[str, str]) -> str:
     return commit["time"].rstrip("Z").replace("T", " ")
-
-
-def _unread(severity: Severity, problem: Exception, hint: str) -> Finding:
-    return Finding(severity, "times_unread", f"which times can be restored is not known: {problem}", hint)
