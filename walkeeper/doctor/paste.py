@@ -95,6 +95,10 @@ def walkeeper(facts: Facts, *words: str) -> str:
     return f"{facts.program} {shlex.join([*words[:1], '-c', str(facts.config.source), *words[1:]])}"
 
 
+def reload_agent(facts: Facts) -> str:
+    return f"{walkeeper(facts, 'agent', '--reload')}   # or systemctl reload walkeeper"
+
+
 def restore_command(facts: Facts) -> str:
     call = (
         shlex.join([facts.restore_program, "-c", str(facts.config.source)])

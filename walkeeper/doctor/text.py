@@ -14,11 +14,7 @@ from walkeeper.lib.terminal import printable
 WIDTH: Final = 80
 Paint: TypeAlias = Callable[[str, State], str]
 
-_VERDICTS: Final = {
-    0: "All well.",
-    1: "Something breaks a promise.",
-    2: "Whether the promises hold cannot be told.",
-}
+_VERDICTS: Final = {0: "All well.", 1: "Something breaks a promise.", 2: "Whether the promises hold cannot be told."}
 _ORDER: Final = ("error", "warning", "info")
 _COLOURS: Final[dict[State, str]] = {"error": "31", "warning": "33", "unknown": "35", "ok": "32", "info": "36"}
 

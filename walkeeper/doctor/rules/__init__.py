@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from walkeeper.doctor.rules import archiving, backups, dcs, node, patroni, server, store, wiring
+from walkeeper.doctor.rules import agents, archiving, backups, dcs, node, patroni, server, store, wiring
 
-__all__ = ["archiving", "backups", "dcs", "node", "patroni", "server", "store", "wiring"]
+__all__ = ["agents", "archiving", "backups", "dcs", "node", "patroni", "server", "store", "wiring"]

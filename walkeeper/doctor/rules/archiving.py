@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 from walkeeper.core.amounts import duration, size, to_the_second
@@ -16,13 +17,13 @@ from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown, kno
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 from walkeeper.doctor.rules import each
 
-AREA: Final = "Archiving"
+error = partial(rule, "Archiving", "error")
+warning = partial(rule, "Archiving", "warning")
+info = partial(rule, "Archiving", "info")
 CLOCK_SECONDS: Final = 5.0
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="archive_mode and archive_command do not contradict walkeeper.",
     why="A second archiver beside walkeeper is fine. Without a command, archive_mode keeps all WAL in pg_wal. A command that "
     "writes into walkeeper's own store is not fine, nor is walkeeper's archive-push without archive_mode. With "
@@ -64,9 +65,7 @@ def _without_command(facts: Facts) -> tuple[str, ...]:
     return paste.set_parameter(facts, "archive_command", "/bin/true")
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="No archive_command is failing.",
     why="PostgreSQL keeps every segment in pg_wal that archive_command has not taken, until the disk is full.",
     fix="Fix the command, or let PostgreSQL's archiver do nothing: patronictl edit-config --pg archive_command=/bin/true",
@@ -84,9 +83,7 @@ def archive_command_works(facts: Facts, _member: MemberFacts, server: ServerFact
     yield Wrong(f"archive_command fails for {server.archiving_failed}", fix)
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="Every member is of the record's cluster: system identifier and segment size.",
     why="An archive is one cluster's. A member of another one would neither be archived nor restored from it.",
     fix="Where the leader is of another one (a new initdb, pg_upgrade): walkeeper takeover --accept there begins an archive "
@@ -125,9 +122,7 @@ def _another_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
     return (paste.patronictl(facts, "reinit", facts.config.scope, member.name),)
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="No standby is on a timeline that the leader has never been on.",
     why="It was promoted beside the leader, by hand for instance, and is no longer a replica. Patroni rewinds it, "
     "unless the leader did not answer when it looked.",
@@ -145,9 +140,7 @@ def leaders_timeline(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
         yield Wrong(text, (paste.patronictl(facts, "reinit", facts.config.scope, member.name),))
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="Every standby streams, or lacks less than a segment of the leader's WAL.",
     why="It is what a failover needs. It catches up from the archive; where that lacks what it needs, it waits for ever.",
     fix="walkeeper status says whether the archive brings it on; otherwise patronictl reinit",
@@ -186,9 +179,7 @@ def _begins(facts: Facts) -> Segment | None:
     return min((Segment.parse(each.start, each.size) for each in known), key=lambda segment: segment.start)
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="This member's timelines are the archive's.",
     why="Two servers promoted independently choose the same number if neither can ask the archive: a promotion by hand while "
     "the store was away, for instance. Patroni and PostgreSQL go by the number: a member of the other branch waits for WAL "
@@ -209,9 +200,7 @@ def one_branch(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(f"its {found} is another one than the archive's of that number", fix)
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="The cluster's timeline is the archive's newest, or will be.",
     why="PostgreSQL recovers along the timeline of the highest number, unless it is told otherwise. That of a server which was "
     "promoted beside the leader leads away from what the cluster goes on with. Members are not told of it while they follow.",
@@ -228,9 +217,7 @@ def newest_timeline(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(text, (paste.patronictl(facts, "switchover", facts.config.scope),))
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="Every node is gap-safe: its hold slot keeps all WAL that is not archived.",
     why="Whichever node is promoted must have what the dead primary had not archived. A node that was just built begins "
     "later and becomes safe automatically when the frontier has passed that position.",
@@ -278,9 +265,7 @@ def _where(member: MemberFacts) -> list[str]:
     return ["-h", member.host, "-p", str(member.port)] if member.host else []
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="The members' clocks agree to some seconds.",
     why="A recovery to a point in time goes by the clock of the server that committed, and S3 refuses requests of a clock "
     "that is a quarter of an hour off.",
@@ -296,9 +281,7 @@ def clocks(_: Facts, _member: MemberFacts, server: ServerFacts) -> Iterator[Verd
     yield Wrong(f"its clock is {abs(server.clock_ahead):.0f} s {word} this node's", fix)
 
 
-@rule(
-    AREA,
-    "info",
+@info(
     what="A base backup is known, and walkeeper's own restore as far back as backup.keep says.",
     why="An archive of WAL restores nothing without a base backup from before. Of other tools PostgreSQL notes none where its "
     "own archive_mode is off: then only whoever takes them knows.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 from walkeeper.core import incremental, job_words
@@ -12,14 +13,12 @@ from walkeeper.doctor import paste
 from walkeeper.doctor.facts import AgentFacts, Facts, MemberFacts, Unknown, known
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 
-AREA: Final = "Backups"
+warning = partial(rule, "Backups", "warning")
 OLDEST: Final = 15
 """The major version of PostgreSQL from which on walkeeper takes base backups."""
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="This node's agent goes by the schedules that its configuration has.",
     why="Who archives makes each job by its own schedule, and a member without one takes none.",
     fix="walkeeper agent --reload, or systemctl reload walkeeper; and the same backup section on every node",
@@ -44,9 +43,7 @@ def schedules(facts: Facts) -> Iterator[Verdict]:
         yield Good(f"due next: {', '.join(next_)}", config.name)
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="Some member can take the backup that is scheduled.",
     why="It needs an agent there, and PostgreSQL 15. A replica's is refused at its end where the primary has full_page_writes "
     "off.",
@@ -66,9 +63,7 @@ def backup_member(facts: Facts) -> Iterator[Verdict]:
         yield _someone("backup", may, "# walkeeper agent on every member, or walkeeper.backup.source: leader")
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="Where backup.full_every asks for incremental backups, they can be taken.",
     why="Without that each backup is full. It takes PostgreSQL 17 with summarize_wal, and the manifest of the backup before: in "
     "an encrypted archive that takes the key.",
@@ -101,9 +96,7 @@ def incrementals(facts: Facts) -> Iterator[Verdict]:
             yield Good("summarize_wal is on", each.name)
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="Some member can run the proof that is scheduled.",
     why="It runs on a replica with an agent, and on the leader only where there is no other member: it reads and writes as much "
     "as the cluster is large.",
@@ -135,9 +128,7 @@ def _setting(member: MemberFacts, name: str) -> str | None:
     return None if isinstance(member.server, Unknown) else member.server.settings.get(name)
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="The last scheduled backup was taken, and the newest complete one is not older than the schedule says.",
     why="A restore has to replay all WAL since the newest one; and what fails each time is found on the day that it is needed.",
     fix="walkeeper status on the node that archives says what it failed of; walkeeper backup takes one now.",
@@ -163,9 +154,7 @@ def backup_in_time(facts: Facts) -> Iterator[Verdict]:
         yield Good("the newest is as young as the schedule says")
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="A restore of these backups was proved, and not longer ago than the schedule says.",
     why="A backup that was never restored is a hope. backup.verify_schedule lets a replica try it.",
     fix="walkeeper verify --restore, or backup.verify_schedule and room in backup.verify_directory",
@@ -231,9 +220,7 @@ def _job(facts: Facts, word: str, found: Mapping[str, Any] | Unknown | None) -> 
         )
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="walkeeper expire has something to go by, and does not keep less than the schedule makes.",
     why="Without backup.keep the expire after each backup fails. Where keep is shorter than the time between two backups, two "
     "full backups stay all the same: more than was said, and no second older than keep is promised.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from walkeeper.core.amounts import duration, size
@@ -13,7 +14,8 @@ from walkeeper.doctor.facts import AgentFacts, Facts, ServerFacts, Unknown, know
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 from walkeeper.errors import Watching
 
-AREA: Final = "DCS"
+error = partial(rule, "DCS", "error")
+warning = partial(rule, "DCS", "warning")
 STANDSTILL: Final = 30.0
 REVISIONS: Final = 10_000
 """So many are written in some hours; whoever lets go of old ones has done so by then."""
@@ -21,9 +23,7 @@ _ETCDCTL: Final = "etcdctl --command-timeout=600s"
 """By default it gives up after five seconds, in which a large etcd is neither compacted nor copied."""
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="The DCS answers, and lets this node read the record, the leader and the members.",
     why="The record is where a promoted node finds out where to go on. While the DCS is away uploads go on and the frontier "
     "waits.",
@@ -36,9 +36,7 @@ def dcs_answers(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(str(facts.dcs_problem), _hint(facts.dcs_problem.hint, paste.patronictl(facts, "list")))
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="The record's key can be written by compare-and-set.",
     why="That is what fences a stale primary. doctor tries to create the record although it is there: a DCS that does what "
     "it should refuses, and nothing changes.",
@@ -61,9 +59,7 @@ def _rights(facts: Facts) -> tuple[str, ...]:
             f"etcdctl role grant-permission --prefix PATRONIS_ROLE readwrite {shlex.quote(key)}")  # fmt: skip
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="etcd lets go of what was written over, and is not half full.",
     why="etcd keeps each version of a key until it is compacted, and its default is never. The record is written as often as "
     "once a second, and Patroni writes too. At its quota, 2 GiB by default, etcd takes no more, and Patroni demotes the leader.",
@@ -88,9 +84,7 @@ def etcd_has_room(facts: Facts) -> Iterator[Verdict]:
         yield Good(f"it has {size(room.stored)}, and takes {size(room.quota)}")
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="There is a record, its owner is the leader, and it reports no problem.",
     why="Without a record nothing is archived. An owner that is not the leader means that the new leader's agent could not "
     "take over; the problem that it reports keeps the archive from going on.",
@@ -118,9 +112,7 @@ def record_owned(facts: Facts) -> Iterator[Verdict]:
         yield Good(f"{record.owner} owns it, and its frontier is {record.lsn} on timeline {record.timeline}")
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="The frontier moves, or nothing waits for it.",
     why="Complete segments that wait longer than seconds mean that the owner's agent is dead, stuck, or cannot store.",
     fix="Look at the owner's agent and its log.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 from walkeeper.core.amounts import size
@@ -12,7 +13,9 @@ from walkeeper.doctor.facts import Facts, known
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 from walkeeper.doctor.rules import each
 
-AREA: Final = "Patroni"
+error = partial(rule, "Patroni", "error")
+warning = partial(rule, "Patroni", "warning")
+info = partial(rule, "Patroni", "info")
 OLDEST: Final = (3, 2)
 LAG: Final = 1024 * 1024
 """Bytes: Patroni's default of maximum_lag_on_failover."""
@@ -22,9 +25,7 @@ _SLOT_KEYS: Final = ("permanent_replication_slots", "permanent_slots", "slots")
 """In Patroni's order: the first one that says anything counts."""
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="Every member's Patroni is 3.2 or newer.",
     why="Older ones do not keep permanent physical slots on replicas: a promoted node would lack what is not archived.",
     fix="Upgrade Patroni.",
@@ -42,9 +43,7 @@ def patroni_version(facts: Facts) -> Iterator[Verdict]:
             yield Good(f"Patroni {member.patroni_version}", member.name)
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="Patroni's dynamic configuration declares the hold slot, as a physical one.",
     why="Patroni makes it on every node and copies its position from the leader. Without it replicas recycle WAL that is "
     "not archived yet, and the next failover leaves a gap.",
@@ -84,9 +83,7 @@ def _declare_again(facts: Facts, key: str, name: str) -> tuple[str, ...]:
     )
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="postgresql.use_slots is on.",
     why="With use_slots off Patroni drops every slot, the hold slot with them.",
     fix="patronictl edit-config --set postgresql.use_slots=true",
@@ -104,9 +101,7 @@ def _on(value: object) -> bool:
     return value is True or str(value).lower() in ("on", "true", "yes", "1")
 
 
-@rule(
-    AREA,
-    "info",
+@info(
     what="No member has the tag nofailover.",
     why="Patroni gives such a member no permanent slot, so that it does not keep what is not archived. It is never promoted "
     "either, so that nothing is lost by it.",
@@ -126,9 +121,7 @@ def nofailover(facts: Facts) -> Iterator[Verdict]:
         yield Good("no member has the tag nofailover")
 
 
-@rule(
-    AREA,
-    "info",
+@info(
     what="failsafe_mode is on.",
     why="While the DCS is away, Patroni without it demotes the primary. Nothing is lost by that; with it the cluster keeps "
     "working, and Patroni goes on to carry the hold slot to the replicas.",
@@ -141,9 +134,7 @@ def failsafe_mode(facts: Facts) -> Iterator[Verdict]:
         yield Wrong("failsafe_mode is off", (paste.edit_config(facts, failsafe_mode="true"),))
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="No member waits for a restart.",
     why="A setting that needs one has been changed and is not in force there.",
     fix="patronictl restart CLUSTER --pending",
@@ -158,9 +149,7 @@ def pending_restart(facts: Facts) -> Iterator[Verdict]:
         yield Good("no member waits for a restart")
 
 
-@rule(
-    AREA,
-    "info",
+@info(
     what="Patroni is not paused.",
     why="In a pause there is no failover, and slots are not looked after as usual. walkeeper goes on archiving.",
     fix="patronictl resume",
@@ -172,9 +161,7 @@ def not_paused(facts: Facts) -> Iterator[Verdict]:
         yield Good("Patroni is not paused")
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="With `durability: store`, synchronous_mode is off.",
     why="With it Patroni writes synchronous_standby_names itself, with members only: no commit waits for the store. The store is "
     "the synchronous standby here; pre_promote replays it before a promotion.",
@@ -190,9 +177,7 @@ def synchronous_mode(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(f"synchronous_mode is {found}: Patroni leaves the store out of synchronous_standby_names", fix)
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="With `durability: store`, check_timeline is on.",
     why="Patroni that was away finds its server still running as a primary, and takes the leader key again if nobody has it: "
     "without a promotion, so without pre_promote, although another member has led since, on a newer timeline. Its agent "
@@ -211,9 +196,7 @@ def check_timeline(facts: Facts) -> Iterator[Verdict]:
         )
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="With `durability: store`, maximum_lag_on_failover is more than its default of 1 MiB.",
     why="A replica that lags more is not promoted by Patroni, though the store has the rest and pre_promote replays it. With "
     "asynchronous replication a busy cluster would stay without a leader until the replica has fetched it by itself.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from walkeeper.core.synchronous import always_asks, named, standby_name
@@ -13,15 +14,14 @@ from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown, kno
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 from walkeeper.doctor.rules import each
 
-AREA: Final = "PostgreSQL"
+error = partial(rule, "PostgreSQL", "error")
+warning = partial(rule, "PostgreSQL", "warning")
 OLDEST: Final = 13
 NEWEST: Final = 19
 APPLICATION: Final = "walkeeper"
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="Every member's PostgreSQL lets walkeeper in, over SQL.",
     why="The agent asks its own server where WAL stands and moves the hold slot. Other members are asked when a promoted "
     "node lacks WAL, and by status and doctor.",
@@ -40,9 +40,7 @@ def server_answers(facts: Facts, member: MemberFacts) -> Iterator[Verdict]:
         yield NotKnown(member.server.because)
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="Every member's PostgreSQL accepts a replication connection of walkeeper's role.",
     why="WAL is streamed over one: without it nothing is archived. From other members WAL is fetched that a promoted "
     "node no longer has.",
@@ -60,9 +58,7 @@ def replication_allowed(facts: Facts, member: MemberFacts, server: ServerFacts) 
     yield Wrong(f"it refuses a replication connection: {refused}", fix, severity=None if member.here else "warning")
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="walkeeper's role has LOGIN and REPLICATION.",
     why="It streams WAL and moves the hold slot; both need REPLICATION and no more than that.",
     fix="ALTER ROLE … REPLICATION;",
@@ -77,9 +73,7 @@ def role_may_replicate(_: Facts, _member: MemberFacts, server: ServerFacts) -> I
     yield Wrong(f"the role {server.role} lacks REPLICATION", (fix,))
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what=f"PostgreSQL is {OLDEST} to {NEWEST}.",
     why=f"Before {OLDEST} the hold slot cannot be kept on replicas as walkeeper needs it; what is newer than {NEWEST} is "
     "archived, and was not tried.",
@@ -97,9 +91,7 @@ def server_version(_: Facts, _member: MemberFacts, server: ServerFacts) -> Itera
         yield Good(f"PostgreSQL {major}")
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="wal_level is replica or logical.",
     why="With minimal there is nothing to stream, and nothing that could be replayed.",
     fix="patronictl edit-config --pg wal_level=replica, and a restart.",
@@ -113,9 +105,7 @@ def wal_level(facts: Facts, _member: MemberFacts, server: ServerFacts) -> Iterat
         yield Wrong(f"wal_level is {server.state.wal_level}", fix)
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="max_wal_senders has room for the replicas, for the archiver's stream and for a base backup.",
     why="That stream is one more sender, beside one for each replica. Where they are used up nothing is archived until "
     "one ends. A base backup takes two.",
@@ -135,9 +125,7 @@ def max_wal_senders(facts: Facts, _member: MemberFacts, server: ServerFacts) -> 
         yield Good(f"max_wal_senders is {found}, {needed} are needed")
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="max_replication_slots has room for the members' slots and the hold slot.",
     why="Without a free place Patroni cannot make the hold slot on that node.",
     fix="patronictl edit-config --pg max_replication_slots=10, and a restart.",
@@ -153,9 +141,7 @@ def max_replication_slots(facts: Facts, _member: MemberFacts, server: ServerFact
         yield Wrong(f"max_replication_slots is {found}, and {needed} are needed", fix)
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="max_slot_wal_keep_size is -1.",
     why="Beyond that size PostgreSQL invalidates the hold slot and recycles WAL that is not archived: an outage of the store "
     "that lasts longer then is a gap. With -1 the disk of pg_wal is the limit; some prefer the gap to a full disk.",
@@ -171,9 +157,7 @@ def max_slot_wal_keep_size(facts: Facts, _member: MemberFacts, server: ServerFac
         yield Wrong(text, paste.set_parameter(facts, "max_slot_wal_keep_size", "-1"))
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="idle_replication_slot_timeout (PostgreSQL 18) is 0.",
     why="Nobody streams from the hold slot, so that to PostgreSQL it is always idle: after that time without a new segment "
     "it is invalidated, and with it goes the WAL that is not archived.",
@@ -189,9 +173,7 @@ def idle_replication_slot_timeout(facts: Facts, _member: MemberFacts, server: Se
         yield Wrong(f"idle_replication_slot_timeout is {found}, and the hold slot is idle by design", fix)
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="synchronous_standby_names names walkeeper's receiver where commits wait for the store, and nowhere else.",
     why="With `durability: store` and without that name no commit waits for the store (a warning). Elsewhere the receiver "
     "reports no flush position, so that PostgreSQL never takes it for the synchronous standby: where it is the only one that "
@@ -217,9 +199,7 @@ def synchronous_standby_names(facts: Facts, member: MemberFacts, server: ServerF
         yield Good("synchronous_standby_names does not name walkeeper")
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="With `durability: store`, synchronous_commit is neither `off` nor `local`.",
     why="Commits with these do not wait for any standby, nor for the store. A session may choose them for what may be lost.",
     fix="patronictl edit-config --pg synchronous_commit=on",
@@ -234,9 +214,7 @@ def synchronous_commit(facts: Facts, member: MemberFacts, server: ServerFacts) -
         yield Good(f"synchronous_commit is {found}")
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="At most one walsender has the application_name of walkeeper's receiver.",
     why="Commits believe it. Whoever may replicate can connect with that name, and acknowledge what is stored nowhere.",
     fix="SELECT pg_terminate_backend(…) for those that are not the agent's, and another password for the role.",

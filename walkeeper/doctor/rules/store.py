@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from walkeeper.core.record import Gap
@@ -12,15 +13,14 @@ from walkeeper.doctor.facts import Facts, known
 from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
 from walkeeper.errors import ConfigError, Refused, StoreDenied, StoreUnfit, WalkeeperError
 
-AREA: Final = "Store"
+error = partial(rule, "Store", "error")
+warning = partial(rule, "Store", "warning")
 SKEW_WARNING: Final = 60.0
 SKEW_ERROR: Final = 600.0
 """Seconds. S3 refuses requests that are 15 minutes off."""
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="The store answers from this node.",
     why="What is not in the store is only on the nodes' disks: pg_wal grows until the store is back.",
     fix="Look at the endpoint, the name service, the mount, the network.",
@@ -34,9 +34,7 @@ def store_answers(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(str(store.problem), _fix(facts, store.problem))
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="This node's credentials may create, read and list objects.",
     why="Every node must be able to archive when it is promoted, and to read when it restores. Deleting is not needed.",
     fix="s3:PutObject and s3:GetObject on the prefix, s3:ListBucket on the bucket; the role in examples/gcs or examples/azure; "
@@ -55,9 +53,7 @@ def store_allows(facts: Facts) -> Iterator[Verdict]:
         yield Good("it lets this node create, read and list")
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="The store creates objects and never replaces one.",
     why="Two servers that write the same name must not destroy each other's WAL. Probed by writing one object under "
     "probe/ twice.",
@@ -85,9 +81,7 @@ def store_creates_only(facts: Facts) -> Iterator[Verdict]:
         yield Good("it does not overwrite")
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="The store keeps what somebody deletes: versioning, and better object lock as well.",
     why="Who gets hold of credentials that may delete, or of the console, deletes the archive. That cannot be proved afterwards, "
     "nor undone.",
@@ -107,9 +101,7 @@ def store_keeps_versions(facts: Facts) -> Iterator[Verdict]:
         yield Good(kept)
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="This node's clock agrees with the store's.",
     why="S3 and Azure refuse every request that is 15 minutes off; then nothing is archived and nothing restored. "
     "And walkeeper expire refuses from 5 minutes on.",
@@ -128,9 +120,7 @@ def store_clock(facts: Facts) -> Iterator[Verdict]:
         yield Wrong(text, fix, severity="error" if abs(ahead) >= SKEW_ERROR else "warning")
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="The store that this node sees holds what the record says is archived.",
     why="Another bucket, another prefix or a disk that is not mounted on this node would begin a second archive at the next "
     "failover, and restore nothing.",
@@ -152,9 +142,7 @@ def store_is_the_same(facts: Facts) -> Iterator[Verdict]:
         yield Good(f"it has {found}, the newest segment below the frontier")
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="There is no gap in the archive.",
     why="WAL in a gap no longer exists anywhere: no recovery gets past it. A base backup from after it makes a new beginning.",
     fix="Take a base backup now; then `walkeeper gap accept` says that the gap is known.",

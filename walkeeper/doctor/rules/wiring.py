@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from walkeeper.doctor import paste
@@ -12,7 +13,8 @@ from walkeeper.doctor.facts import Facts, MemberFacts, PatroniFacts, Unknown, Un
 from walkeeper.doctor.rule import Good, NotKnown, Severity, Verdict, Wrong, rule
 from walkeeper.doctor.rules import each
 
-AREA: Final = "Patroni"
+error = partial(rule, "Patroni", "error")
+warning = partial(rule, "Patroni", "warning")
 EVENTS: Final = ("on_start", "on_stop", "on_role_change")
 EVENTS_TO_WIRE: Final = (*EVENTS, "on_restart")
 """Patroni calls on_restart in place of on_stop and on_start where it restarts a server itself."""
@@ -21,9 +23,7 @@ START_GRACE: Final = 10.0
 """Seconds after the agent's start within which a server's start may have come before it."""
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="Patroni's callbacks on_start, on_stop and on_role_change are walkeeper's, and can run.",
     why="They start the agent where no service manager does (then this is an error), and let it look at once after a "
     "promotion and not at its next turn (otherwise a warning).",
@@ -72,9 +72,7 @@ def _callbacks_fix(facts: Facts, patroni: PatroniFacts) -> tuple[str, ...]:
     return (_EVERYWHERE, paste.patronictl(facts, "edit-config", "--force", *sets))
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="Patroni has called a callback since the agent was started.",
     why="Wired is not called: Patroni may run with an older configuration, or as somebody who may not run the command.",
     fix="patronictl reload, and look into Patroni's log for the callback.",
@@ -107,9 +105,7 @@ def _seconds(stamp: str) -> float:
         return 0.0
 
 
-@rule(
-    AREA,
-    "warning",
+@warning(
     what="Every member's restore_command is walkeeper's.",
     why="A standby then finds what its primary no longer has, and PostgreSQL looks into the archive before it chooses a "
     "timeline number, so that no two promotions choose the same. Other tools' commands take an unreachable store for the "
@@ -141,9 +137,7 @@ def _restore_text(facts: Facts, member: MemberFacts) -> str:
     return command.text if command else ""
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="This node's restore_command can be run, and names this configuration.",
     why="A standby whose restore_command cannot be run goes down, and a recovery ends where it should not.",
     fix="patronictl edit-config --set postgresql.recovery_conf.restore_command='walkeeper-restore-wal … %f %p'",
@@ -170,9 +164,7 @@ def _restore_fix(facts: Facts) -> tuple[str, ...]:
     return (_EVERYWHERE, paste.patronictl(facts, "edit-config", "--force", "--set", setting))
 
 
-@rule(
-    AREA,
-    "error",
+@error(
     what="With `durability: store`, Patroni's pre_promote is walkeeper's, and can run.",
     why="What a commit was acknowledged for may lie in the store alone. Without pre_promote a standby is promoted that lacks it, "
     "and an old primary that its Patroni no longer stops goes on to acknowledge.",
