@@ -47,21 +47,27 @@ Look: TypeAlias = Callable[[Facts], Iterator[Verdict]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """``name`` is a stable word, ``what`` says what is right, ``fix`` how it is fixed, in general."""
+    """``what`` says what is right, ``fix`` how it is fixed, in general. It decorates what looks, and then has that function's
+    name, a stable word.
+    """
 
-    name: str
+    name: str = ""
     area: str
     severity: Severity
     what: str
     why: str
     fix: str
-    look: Look
+    look: Look = lambda _: iter(())
     fixable: bool = False
     """Whether --fix can fix it."""
     safe_in_pause: bool = False
     """Whether --fix may do so while Patroni is paused."""
     of_each_store: bool = False
     """Whether it is asked of every store of a cluster that has several."""
+
+    def __call__(self, look: Look) -> Look:
+        RULES.append(replace(self, name=look.__name__, look=look))
+        return look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,31 +85,6 @@ class Finding:
 AREAS: Final = ("PostgreSQL", "Patroni", "Archiving", "Backups", "DCS", "Store", "Node", "Agents")
 """In the report's order."""
 RULES: Final[list[Rule]] = []
-
-
-def rule(
-    area: str,
-    severity: Severity,
-    *,
-    what: str,
-    why: str,
-    fix: str,
-    fixable: bool = False,
-    safe_in_pause: bool = False,
-    of_each_store: bool = False,
-) -> Callable[[Look], Look]:
-    """Register a function as the rule of its own name."""
-
-    def add(look: Look) -> Look:
-        RULES.append(
-            Rule(
-                name=look.__name__, area=area, severity=severity, what=what, why=why, fix=fix, look=look,
-                fixable=fixable, safe_in_pause=safe_in_pause, of_each_store=of_each_store,
-            )
-        )  # fmt: skip
-        return look
-
-    return add
 
 
 def judge(facts: Facts) -> list[Finding]:

@@ -14,12 +14,12 @@ from walkeeper.core.stores_told import brief, which
 from walkeeper.core.suspicion import below_reserve
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import AgentFacts, Facts, MemberFacts, ServerFacts, known
-from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
 from walkeeper.doctor.rules import each
 from walkeeper.errors import Watching
 
-error = partial(rule, "Agents", "error")
-warning = partial(rule, "Agents", "warning")
+error = partial(Rule, area="Agents", severity="error")
+warning = partial(Rule, area="Agents", severity="warning")
 ELSEWHERE: Final = ("not_gap_safe", "archive_command")
 """Problems of an agent that rules about the servers find themselves: gap_safe, archive_command_works."""
 

@@ -14,12 +14,12 @@ from walkeeper.core.record import Record
 from walkeeper.doctor import paste
 from walkeeper.doctor.commands import parse
 from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown, known
-from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
 from walkeeper.doctor.rules import each
 
-error = partial(rule, "Archiving", "error")
-warning = partial(rule, "Archiving", "warning")
-info = partial(rule, "Archiving", "info")
+error = partial(Rule, area="Archiving", severity="error")
+warning = partial(Rule, area="Archiving", severity="warning")
+info = partial(Rule, area="Archiving", severity="info")
 CLOCK_SECONDS: Final = 5.0
 
 

@@ -11,9 +11,9 @@ from walkeeper.core import incremental, job_words
 from walkeeper.core.amounts import duration, size
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import AgentFacts, Facts, MemberFacts, Unknown, known
-from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
 
-warning = partial(rule, "Backups", "warning")
+warning = partial(Rule, area="Backups", severity="warning")
 OLDEST: Final = 15
 """The major version of PostgreSQL from which on walkeeper takes base backups."""
 

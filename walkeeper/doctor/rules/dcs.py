@@ -11,11 +11,11 @@ from walkeeper.core.amounts import duration, size
 from walkeeper.core.record import Record
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import AgentFacts, Facts, ServerFacts, Unknown, known
-from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
 from walkeeper.errors import Watching
 
-error = partial(rule, "DCS", "error")
-warning = partial(rule, "DCS", "warning")
+error = partial(Rule, area="DCS", severity="error")
+warning = partial(Rule, area="DCS", severity="warning")
 STANDSTILL: Final = 30.0
 REVISIONS: Final = 10_000
 """So many are written in some hours; whoever lets go of old ones has done so by then."""

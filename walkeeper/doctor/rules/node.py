@@ -9,10 +9,10 @@ from functools import partial
 from walkeeper.core.amounts import size
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, Unknown, known
-from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
 
-error = partial(rule, "Node", "error")
-warning = partial(rule, "Node", "warning")
+error = partial(Rule, area="Node", severity="error")
+warning = partial(Rule, area="Node", severity="warning")
 
 
 @error(

@@ -10,12 +10,12 @@ from typing import Any, Final
 from walkeeper.core.amounts import size
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, known
-from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
 from walkeeper.doctor.rules import each
 
-error = partial(rule, "Patroni", "error")
-warning = partial(rule, "Patroni", "warning")
-info = partial(rule, "Patroni", "info")
+error = partial(Rule, area="Patroni", severity="error")
+warning = partial(Rule, area="Patroni", severity="warning")
+info = partial(Rule, area="Patroni", severity="info")
 OLDEST: Final = (3, 2)
 LAG: Final = 1024 * 1024
 """Bytes: Patroni's default of maximum_lag_on_failover."""

@@ -11,11 +11,11 @@ from typing import Final
 from walkeeper.core.synchronous import always_asks, named, standby_name
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown, known
-from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
 from walkeeper.doctor.rules import each
 
-error = partial(rule, "PostgreSQL", "error")
-warning = partial(rule, "PostgreSQL", "warning")
+error = partial(Rule, area="PostgreSQL", severity="error")
+warning = partial(Rule, area="PostgreSQL", severity="warning")
 OLDEST: Final = 13
 NEWEST: Final = 19
 APPLICATION: Final = "walkeeper"

@@ -10,11 +10,11 @@ from typing import Final
 from walkeeper.core.record import Gap
 from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, known
-from walkeeper.doctor.rule import Good, NotKnown, Verdict, Wrong, rule
+from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
 from walkeeper.errors import ConfigError, Refused, StoreDenied, StoreUnfit, WalkeeperError
 
-error = partial(rule, "Store", "error")
-warning = partial(rule, "Store", "warning")
+error = partial(Rule, area="Store", severity="error")
+warning = partial(Rule, area="Store", severity="warning")
 SKEW_WARNING: Final = 60.0
 SKEW_ERROR: Final = 600.0
 """Seconds. S3 refuses requests that are 15 minutes off."""

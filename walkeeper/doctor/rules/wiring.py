@@ -10,11 +10,11 @@ from typing import Any, Final
 from walkeeper.doctor import paste
 from walkeeper.doctor.commands import Command, parse
 from walkeeper.doctor.facts import Facts, MemberFacts, PatroniFacts, Unknown, Unseen, known
-from walkeeper.doctor.rule import Good, NotKnown, Severity, Verdict, Wrong, rule
+from walkeeper.doctor.rule import Good, NotKnown, Rule, Severity, Verdict, Wrong
 from walkeeper.doctor.rules import each
 
-error = partial(rule, "Patroni", "error")
-warning = partial(rule, "Patroni", "warning")
+error = partial(Rule, area="Patroni", severity="error")
+warning = partial(Rule, area="Patroni", severity="warning")
 EVENTS: Final = ("on_start", "on_stop", "on_role_change")
 EVENTS_TO_WIRE: Final = (*EVENTS, "on_restart")
 """Patroni calls on_restart in place of on_stop and on_start where it restarts a server itself."""
