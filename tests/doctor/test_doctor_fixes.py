@@ -30,9 +30,9 @@ from walkeeper.core.record import Record
 from walkeeper.doctor import gather, servers
 from walkeeper.doctor.facts import Facts, SpoolFacts, Unknown
 from walkeeper.doctor.rule import Finding, Wrong, judge
-from walkeeper.doctor.rules import archiving, backups, dcs, node, patroni, server, store, wiring
+from walkeeper.doctor.rules import agents, archiving, backups, dcs, node, patroni, server, store, wiring
 
-MODULES: Final = (archiving, backups, dcs, node, patroni, server, store, wiring)
+MODULES: Final = (agents, archiving, backups, dcs, node, patroni, server, store, wiring)
 WRONG: Final = [case for case in SHOWN if case[2] != "unknown"]
 """Where a fix is printed."""
 

@@ -17,7 +17,7 @@ import xxhash
 
 from walkeeper.archive.codec import AGE, ZSTD, Codec, named, unpacked
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.stated import is_whole, stated, stated_sha256
+from walkeeper.archive.stated import came_and_went, is_whole, stated, stated_sha256
 from walkeeper.core import backup_index
 from walkeeper.core.backup import MAX_BACKUP_BYTES, Backup, BackupId, Tombstone, decode, encode
 from walkeeper.core.backup_index import Piece
@@ -71,7 +71,7 @@ class Backups:
         except AlreadyThere:
             there = self.read(id_)
             if there is None:
-                raise _came_and_went(key) from None
+                raise came_and_went(key) from None
             return there
         return found
 
@@ -226,7 +226,7 @@ class Backups:
         except AlreadyThere:
             found = self._find(key, sha256, size, packed)
             if found is None:
-                raise _came_and_went(key) from None
+                raise came_and_went(key) from None
             return found
         return Stored(sha256, len(body), was_present=False)
 
@@ -281,10 +281,3 @@ def _lines(document: bytes) -> Iterator[bytes]:
 def _prove(key: str, content: bytes, sha256: str) -> None:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise Damaged(f"{key}: its content is not what its name says", hint="The backup is damaged: use another one.")
-
-
-def _came_and_went(key: str) -> StoreUnavailable:
-    return StoreUnavailable(
-        f"{key}: the store says that it is there, and that it is not",
-        hint="If it stays so, look at what lies between here and the store.",
-    )

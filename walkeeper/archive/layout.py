@@ -23,6 +23,16 @@ _GAP: Final = re.compile(r"([0-9A-F]{24})-([0-9A-F]{16})(?:\.json)?\Z")
 _FORGOTTEN: Final = re.compile(r"forgotten-([0-9A-F]{8})-([0-9A-F]{16})-((?:[0-9A-Za-z.-]|_[0-9A-F]{2})+)\.json\Z")
 
 
+class _Folder:
+    """What lies below the archive's root under that name; with a slash at its end."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, layout: Layout, _: object = None) -> str:
+        return f"{layout.root}{self._name}/"
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The keys of one cluster's archive, below the store's own prefix."""
@@ -31,31 +41,26 @@ class Layout:
     group: int | None
     system_identifier: int
 
+    wal = _Folder("wal")
+    histories = _Folder("history")
+    gaps = _Folder("gap")
+    starts = _Folder("start")
+    lives = _Folder("life")
+    """Where the owners' signs of life lie."""
+    backups = _Folder("backup")
+    """Base backups, a folder each."""
+    floors = _Folder("expire")
+    """What ``expire`` has given up below."""
+    pins = _Folder("pin")
+    """Restores in progress, which ``expire`` does not pass."""
+    proofs = _Folder("proof")
+    """Restores that were tried out, and worked."""
+    tails = _Folder("tail")
+
     @property
     def root(self) -> str:
         """With a slash at its end."""
         return f"{cluster_prefix(self.scope, self.group)}{self.system_identifier}/"
-
-    @property
-    def wal(self) -> str:
-        return f"{self.root}wal/"
-
-    @property
-    def histories(self) -> str:
-        return f"{self.root}history/"
-
-    @property
-    def gaps(self) -> str:
-        return f"{self.root}gap/"
-
-    @property
-    def starts(self) -> str:
-        return f"{self.root}start/"
-
-    @property
-    def lives(self) -> str:
-        """Where the owners' signs of life lie."""
-        return f"{self.root}life/"
 
     def life(self, token: str, number: int) -> str:
         return f"{self.lives}{token}/{number:012}"
@@ -85,11 +90,6 @@ class Layout:
         """The statement that the archive begins with that segment."""
         return f"{self.starts}{first.name}.json"
 
-    @property
-    def backups(self) -> str:
-        """Base backups, a folder each."""
-        return f"{self.root}backup/"
-
     def backup(self, id_: BackupId) -> str:
         return f"{self.backups}{id_}/"
 
@@ -104,11 +104,6 @@ class Layout:
         """Its index, an order or the manifest."""
         return f"{self.backup(id_)}{kind}-{sha256}{suffix}"
 
-    @property
-    def floors(self) -> str:
-        """What ``expire`` has given up below."""
-        return f"{self.root}expire/"
-
     def floor(self, number: int) -> str:
         return f"{self.floors}{number:08}.json"
 
@@ -120,18 +115,8 @@ class Layout:
         """A person's word that a backup stays for longer."""
         return f"{self.floors}retain-{id_}-{number:08}.json"
 
-    @property
-    def pins(self) -> str:
-        """Restores in progress, which ``expire`` does not pass."""
-        return f"{self.root}pin/"
-
     def pin(self, id_: str) -> str:
         return f"{self.pins}{id_}.json"
-
-    @property
-    def proofs(self) -> str:
-        """Restores that were tried out, and worked."""
-        return f"{self.root}proof/"
 
     def proof(self, at: str, id_: BackupId | str = "") -> str:
         """Of that backup; ``at`` as in ``core.proof``. Sorted as text they are in the order of time."""
@@ -140,10 +125,6 @@ class Layout:
     def damaged(self, at: str, id_: BackupId | str) -> str:
         """As ``proof``, of one that found damage."""
         return f"{self.proofs}damaged-{id_}-{at.replace('-', '').replace(':', '')}.json"
-
-    @property
-    def tails(self) -> str:
-        return f"{self.root}tail/"
 
     def tail(self, segment: str) -> str:
         """Where the pieces of the segment with that name lie."""

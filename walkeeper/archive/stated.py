@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
+from walkeeper.errors import StoreUnavailable
 from walkeeper.store.base import PACKED_SHA256, ObjectInfo
 
 FORMAT: Final = "1"
@@ -44,3 +45,10 @@ def stated_sha256(info: ObjectInfo, size: int) -> str | None:
 def agrees(metadata: Mapping[str, str], plain: bytes | bytearray) -> bool:
     """Whether those are the bytes that were stored, as far as the metadata say."""
     return metadata.get("sha256") in {None, hashlib.sha256(plain).hexdigest()}
+
+
+def came_and_went(key: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"{key}: the store says that it is there, and that it is not",
+        hint="If it stays so, look at what lies between here and the store.",
+    )

@@ -17,7 +17,7 @@ from walkeeper.archive import histories, newer
 from walkeeper.archive.codec import AGAIN, STORED, SUFFIXES, Codec, most
 from walkeeper.archive.contents import Contents
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.stated import FORMAT, is_whole, stated, stated_sha256
+from walkeeper.archive.stated import FORMAT, came_and_went, is_whole, stated, stated_sha256
 from walkeeper.core.history import History, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import BackupFile, HistoryFile, PartialFile, Segment
@@ -32,7 +32,6 @@ from walkeeper.errors import (
     Locked,
     NotAuthentic,
     StoreDenied,
-    StoreUnavailable,
     TooLarge,
 )
 from walkeeper.lib import clock, events
@@ -135,7 +134,7 @@ class Archive:
             except AlreadyThere:
                 stored = self._identify(segment, suffix)
                 if stored is None:
-                    raise _came_and_went(key) from None
+                    raise came_and_went(key) from None
                 if isinstance(stored, Receipt):
                     return self._same(stored, packed.sha256, suffix)
                 continue
@@ -182,7 +181,7 @@ class Archive:
             except AlreadyThere:
                 found = self._look(key, suffix, len(plain))
                 if found is None:
-                    raise _came_and_went(key) from None
+                    raise came_and_went(key) from None
                 if isinstance(found, _Damaged):
                     continue
                 return found.sha256 == sha256
@@ -222,7 +221,7 @@ class Archive:
                 try:
                     stored = self.store.get(key, SMALL)
                     if stored is None:
-                        raise _came_and_went(key) from None
+                        raise came_and_went(key) from None
                     if stored == content:
                         return
                     histories.check(key, stored)
@@ -316,13 +315,6 @@ def _damaged(key: str, why: str) -> _Damaged:
         "stored_object_damaged", key=key, why=why, hint="The object is left as it is, and does not count as stored."
     )
     return _Damaged()
-
-
-def _came_and_went(key: str) -> StoreUnavailable:
-    return StoreUnavailable(
-        f"{key}: the store says that it is there, and that it is not",
-        hint="If it stays so, look at what lies between here and the store.",
-    )
 
 
 def damaged_twice(key: str) -> CannotTell:

@@ -60,8 +60,8 @@ class Places:
             if variable := self._variables.get(keys[:length]):
                 return ConfigError(f"{variable} (environment variable): {text}", hint=hint)
             if line := self._lines.get(keys[:length]):
-                return _error(self.file, line, dotted(keys), text, hint=hint)
-        return _error(self.file, None, dotted(keys), text, hint=hint)
+                return _error(self.file, text, line=line, keys=dotted(keys), hint=hint)
+        return _error(self.file, text, keys=dotted(keys), hint=hint)
 
 
 class Section:
@@ -188,15 +188,15 @@ def read(path: Path) -> Section:
         _check_expansion(path, root)
     except yaml.reader.ReaderError as error:
         number = text.count("\n", 0, error.position) + 1
-        raise _error(path, number, "", "a character that YAML does not allow") from None
+        raise _error(path, "a character that YAML does not allow", line=number) from None
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(path, error) from None
     except RecursionError:
-        raise _error(path, None, "", "it is nested too deeply to be a configuration") from None
+        raise _error(path, "it is nested too deeply to be a configuration") from None
     if root is None:
-        raise _error(path, None, "", "the file is empty", hint=_EMPTY)
+        raise _error(path, "the file is empty", hint=_EMPTY)
     if not isinstance(root, yaml.MappingNode):
-        raise _error(path, _line(root), "", "expected a mapping of keys to values at the top level", hint=MAPPING)
+        raise _error(path, "expected a mapping of keys to values at the top level", line=_line(root), hint=MAPPING)
     return Section(root, (), Places(path), status)
 
 
@@ -208,7 +208,7 @@ def dotted(keys: Keys) -> str:
     return text.removeprefix(".")
 
 
-def _error(path: Path, line: int | None, keys: str, text: str, *, hint: str = "") -> ConfigError:
+def _error(path: Path, text: str, *, line: int | None = None, keys: str = "", hint: str = "") -> ConfigError:
     place = f"{path}:{line}" if line else str(path)
     return ConfigError(": ".join(filter(None, (place, keys, text))), hint=hint)
 
@@ -222,13 +222,11 @@ def _read_bytes(path: Path) -> tuple[bytes, os.stat_result]:
     try:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
-            raise _error(
-                path, None, "", "it is a directory", hint="Name one file: a directory of them is not supported."
-            )
+            raise _error(path, "it is a directory", hint="Name one file: a directory of them is not supported.")
         if not stat.S_ISREG(status.st_mode):
-            raise _error(path, None, "", "it is not a regular file")
+            raise _error(path, "it is not a regular file")
         if exposed := trust.refusal(path, status, trust.Us.here()):
-            raise _error(path, None, "", exposed.text, hint=exposed.hint)
+            raise _error(path, exposed.text, hint=exposed.hint)
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
@@ -237,11 +235,7 @@ def _read_bytes(path: Path) -> tuple[bytes, os.stat_result]:
         os.close(descriptor)
     if len(data) > MAX_FILE_BYTES:
         raise _error(
-            path,
-            None,
-            "",
-            f"it is larger than {MAX_FILE_BYTES} bytes",
-            hint="A configuration is smaller: name the right file.",
+            path, f"it is larger than {MAX_FILE_BYTES} bytes", hint="A configuration is smaller: name the right file."
         )
     return data, status
 
@@ -251,20 +245,20 @@ def _unreadable(path: Path, error: OSError | ValueError) -> ConfigError:
     hint = "Name the file with --config or WALKEEPER_CONFIG." if isinstance(error, FileNotFoundError) else ""
     if isinstance(error, PermissionError):
         hint = f"It must be readable by uid {os.geteuid()}, as which walkeeper runs."
-    return _error(path, None, "", f"it cannot be read: {reason}", hint=hint)
+    return _error(path, f"it cannot be read: {reason}", hint=hint)
 
 
 def _decode(path: Path, data: bytes) -> str:
     if data.startswith(_BOMS):
-        raise _error(path, 1, "", "it starts with a byte order mark", hint="Save it as UTF-8 without one.")
+        raise _error(path, "it starts with a byte order mark", line=1, hint="Save it as UTF-8 without one.")
     for number, line in enumerate(data.split(b"\n"), start=1):
         if len(line) > MAX_LINE_BYTES:
-            raise _error(path, number, "", f"the line is longer than {MAX_LINE_BYTES} bytes")
+            raise _error(path, f"the line is longer than {MAX_LINE_BYTES} bytes", line=number)
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
-        raise _error(path, number, "", "it is not UTF-8", hint="Save it as UTF-8.") from None
+        raise _error(path, "it is not UTF-8", line=number, hint="Save it as UTF-8.") from None
 
 
 def _syntax_error(path: Path, error: yaml.MarkedYAMLError) -> ConfigError:
@@ -274,7 +268,7 @@ def _syntax_error(path: Path, error: yaml.MarkedYAMLError) -> ConfigError:
     alias = "found undefined alias"
     if text.startswith(alias):  # its name may be a password
         text, hint = alias, "Put text that begins with * in quotes."
-    return _error(path, mark.line + 1 if mark else None, "", ascii(text)[1:-1].replace("\\\\", "\\"), hint=hint)
+    return _error(path, ascii(text)[1:-1].replace("\\\\", "\\"), line=mark.line + 1 if mark else None, hint=hint)
 
 
 def _check_expansion(path: Path, root: yaml.Node | None) -> None:
@@ -284,12 +278,12 @@ def _check_expansion(path: Path, root: yaml.Node | None) -> None:
     def size(node: yaml.Node) -> int:
         if id(node) in sizes:
             if sizes[id(node)] == 0:
-                raise _error(path, _line(node), "", "an alias that contains itself")
+                raise _error(path, "an alias that contains itself", line=_line(node))
             return sizes[id(node)]
         sizes[id(node)] = 0
         total = 1 + sum(size(child) for child in _children(node))
         if total > MAX_NODES:
-            raise _error(path, _line(node), "", f"more than {MAX_NODES} values, with what aliases repeat")
+            raise _error(path, f"more than {MAX_NODES} values, with what aliases repeat", line=_line(node))
         sizes[id(node)] = total
         return total
 

@@ -43,6 +43,9 @@ class CloudSettings(Section, frozen=True, kw_only=True):
     timeout: Seconds = Seconds(60)
     """What a whole call takes at most, besides the time that the object's bytes take at 64 KiB/s."""
 
+    remote: ClassVar[bool] = True
+    local_directory: ClassVar[Path | None] = None
+    locked_seconds: ClassVar[float] = 0.0
     connect_timeout: ClassVar[float] = 5.0
     """Seconds."""
     library: ClassVar[str]
@@ -61,14 +64,6 @@ class CloudSettings(Section, frozen=True, kw_only=True):
     def address(self) -> str:
         """The server's, as a URL."""
         raise NotImplementedError
-
-    @property
-    def remote(self) -> bool:
-        return True
-
-    @property
-    def local_directory(self) -> Path | None:
-        return None
 
     def doubts(self) -> Iterator[WrongSetting]:
         yield from in_clear(self.endpoint)
@@ -93,10 +88,6 @@ class CloudSettings(Section, frozen=True, kw_only=True):
     def with_secret_again(self) -> Self:
         """The same, with the secrets that their files hold now."""
         return self
-
-    @property
-    def locked_seconds(self) -> float:
-        return 0.0
 
     def checked(self) -> Self:
         return msgspec.structs.replace(self, prefix=one_prefix(self.prefix), endpoint=one_endpoint(self.endpoint))

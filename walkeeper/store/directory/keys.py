@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from walkeeper.errors import WrongSetting
 from walkeeper.lib.section import Section
@@ -16,19 +16,14 @@ if TYPE_CHECKING:
 class DirectorySettings(Section, frozen=True, kw_only=False):
     """A directory, which all nodes mount."""
 
-    path: Path
+    remote: ClassVar[bool] = False
+    locked_seconds: ClassVar[float] = 0.0
 
-    @property
-    def remote(self) -> bool:
-        return False
+    path: Path
 
     @property
     def local_directory(self) -> Path | None:
         return self.path
-
-    @property
-    def locked_seconds(self) -> float:
-        return 0.0
 
     def checked(self) -> Self:
         return self

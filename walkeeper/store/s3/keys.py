@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -43,6 +43,9 @@ _AMAZON: Final = re.compile(
 
 class S3Settings(Section, frozen=True):
     """S3, or a store that speaks its protocol. What is left out is boto3's to find: environment, profile, instance role."""
+
+    remote: ClassVar[bool] = True
+    local_directory: ClassVar[Path | None] = None
 
     bucket: str
     """The bucket. walkeeper does not create it."""
@@ -130,14 +133,6 @@ class S3Settings(Section, frozen=True):
     def longest_call(self) -> float:
         """Seconds that a call may take in all, without those for the bytes of an object."""
         return self.connect_timeout + 2 * self.read_timeout
-
-    @property
-    def remote(self) -> bool:
-        return True
-
-    @property
-    def local_directory(self) -> Path | None:
-        return None
 
     @property
     def locked_seconds(self) -> float:
