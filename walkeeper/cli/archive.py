@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from walkeeper.cli.values import add_json, add_store, add_system_identifier, positive
+from walkeeper.cli.values import add_json, add_store, add_system_identifier, flag, option, positive
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -25,10 +25,7 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         from walkeeper.verify import list_command  # noqa: PLC0415
 
         return list_command.main(
-            config(options),
-            timeline=options.timeline,
-            system_identifier=options.system_identifier,
-            json=options.json,
+            config(options), timeline=options.timeline, system_identifier=options.system_identifier, json=options.json
         )
 
     import argparse  # noqa: PLC0415
@@ -39,34 +36,36 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         "fetch", "Get WAL files out of the archive into a directory.", lambda options: _fetch(options, config)
     )
     for each in (verify, listed):
-        each.add_argument("--timeline", metavar="N", type=positive, help="another timeline than the record's")
+        option(each, "--timeline", "N", "another timeline than the record's", positive)
         add_json(each)
     for each in (verify, listed, fetch):
         add_system_identifier(each)
     add_store(verify, "all; --restore: the first")
     add_store(listed, "all")
     add_store(fetch, "the first")
-    verify.add_argument(
+    option(
+        verify,
         "--from",
-        dest="begin",
-        metavar="START",
-        help="begin there and not at the archive's start: a segment, a position, a .backup file, a backup_label, or the "
+        "START",
+        "begin there and not at the archive's start: a segment, a position, a .backup file, a backup_label, or the "
         "directory of a base backup",
+        dest="begin",
     )
     kind = verify.add_mutually_exclusive_group()
-    kind.add_argument("--deep", action="store_true", help="download all objects too: checksums and every page's header")
-    kind.add_argument("--rebuild", action="store_true", help="write a lost record again from what the store has")
-    kind.add_argument(
+    flag(kind, "--deep", "download all objects too: checksums and every page's header")
+    flag(kind, "--rebuild", "write a lost record again from what the store has")
+    option(
+        kind,
         "--restore",
-        metavar="DIRECTORY",
+        "DIRECTORY",
+        "only: restore the newest complete backup, into a directory of its own below that one (default: /var/tmp), start "
+        "it, check it, remove it again, and remember that it went well",
         nargs="?",
         const="",
-        help="only: restore the newest complete backup, into a directory of its own below that one (default: /var/tmp), start "
-        "it, check it, remove it again, and remember that it went well",
     )
     verify.add_argument("--job", metavar="ID", help=argparse.SUPPRESS)
     verify.add_argument("--clear", action="store_true", help=argparse.SUPPRESS)
-    verify.add_argument("--to", metavar="TARGET", help="with --restore: up to where, as walkeeper restore has it")
+    option(verify, "--to", "TARGET", "with --restore: up to where, as walkeeper restore has it")
     fetch.add_argument("what", metavar="FIRST[..LAST]", help="a WAL file's name, or two segments' and all between them")
     fetch.add_argument("directory", metavar="DIRECTORY", help="it is made if it is not there")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from walkeeper.cli.values import add_json, add_store, add_system_identifier, wrong
+from walkeeper.cli.values import add_json, add_store, add_system_identifier, flag, option, wrong
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -35,20 +35,15 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         return list_command.main(config(options), system_identifier=options.system_identifier, json=options.json)
 
     backup = command("backup", "Take a base backup of this member's server into the store.", take)
-    backup.add_argument(
+    flag(
+        backup,
         "--incremental",
-        action="store_true",
-        help="only what has changed since the newest complete one (PostgreSQL 17 and newer); a full one where that cannot be",
+        "only what has changed since the newest complete one (PostgreSQL 17 and newer); a full one where that cannot be",
     )
-    backup.add_argument(
-        "--resume", metavar="ID", type=_id, help="begin an attempt again, and send only what is not stored yet"
-    )
+    option(backup, "--resume", "ID", "begin an attempt again, and send only what is not stored yet", _id)
     backup.add_argument("--job", metavar="ID", help=argparse.SUPPRESS)
-    backup.add_argument(
-        "--max-rate",
-        metavar="SIZE",
-        type=_rate,
-        help="a second, as the server sends it: 32kB to 1GB (default: backup.max_rate)",
+    option(
+        backup, "--max-rate", "SIZE", "a second, as the server sends it: 32kB to 1GB (default: backup.max_rate)", _rate
     )
     backup.add_argument(
         "--checkpoint", choices=("fast", "spread"), default="fast", help="how the server makes it first (default: fast)"

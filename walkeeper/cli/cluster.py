@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from walkeeper.cli.values import add_json, add_store, positive, wrong
+from walkeeper.cli.values import add_json, add_store, flag, option, positive, wrong
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -64,52 +64,45 @@ def add(
 
     status = command("status", "The whole cluster at a glance, from any node.", watch_or_show)
     add_json(status)
-    status.add_argument("--watch", action="store_true", help="again and again, and what moves")
-    status.add_argument("--interval", type=_seconds, default=2.0, metavar="SECONDS", help="between looks (default: 2)")
+    flag(status, "--watch", "again and again, and what moves")
+    option(status, "--interval", "SECONDS", "between looks (default: 2)", _seconds, default=2.0)
     doctor = command("doctor", "Is this cluster set up so that the promises hold; how to fix what is not.", examine)
     add_json(doctor)
-    doctor.add_argument("--verbose", action="store_true", help="what is good too, one line each")
-    doctor.add_argument("--fix", action="store_true", help="fix what can be fixed safely, after showing it and asking")
-    doctor.add_argument("--yes", action="store_true", help="with --fix: do not ask")
-    doctor.add_argument(
+    flag(doctor, "--verbose", "what is good too, one line each")
+    flag(doctor, "--fix", "fix what can be fixed safely, after showing it and asking")
+    flag(doctor, "--yes", "with --fix: do not ask")
+    option(
+        doctor,
         "--restore",
-        metavar="DIRECTORY",
+        "DIRECTORY",
+        "only: can this host restore the cluster, into that directory (default: postgresql.data_dir)",
         nargs="?",
         const="",
-        help="only: can this host restore the cluster, into that directory (default: postgresql.data_dir)",
     )
-    doctor.add_argument(
-        "--system-identifier",
-        metavar="N",
-        type=positive,
-        help="with --restore: another cluster's archive under this scope",
-    )
+    option(doctor, "--system-identifier", "N", "with --restore: another cluster's archive under this scope", positive)
     add_store(doctor, "all; only with --restore, the first that can")
     takeover = command(
         "takeover", "The takeover that this node's agent refuses. Exit 0: none; 1: one; 2: no agent.", take_over
     )
-    takeover.add_argument(
-        "--accept",
-        action="store_true",
-        help="let the agent's next takeover pass that refusal, where bytes do not differ",
-    )
+    flag(takeover, "--accept", "let the agent's next takeover pass that refusal, where bytes do not differ")
     add_store(takeover, "the first")
     promote = command(
         "pre-promote",
         "Patroni's pre_promote, with durability: store. Exit 0: what was acknowledged is here; else it is not promoted.",
         before_promotion,
     )
-    promote.add_argument(
+    flag(
+        promote,
         "--lose",
-        action="store_true",
-        help="let this member's next promotion, within 15 minutes, lose what was acknowledged and cannot be had",
+        "let this member's next promotion, within 15 minutes, lose what was acknowledged and cannot be had",
     )
-    promote.add_argument(
+    option(
+        promote,
         "--timeout",
-        type=_seconds,
+        "SECONDS",
+        "without progress, before the promotion is vetoed (default: 60)",
+        _seconds,
         default=60.0,
-        metavar="SECONDS",
-        help="without progress, before the promotion is vetoed (default: 60)",
     )
 
 

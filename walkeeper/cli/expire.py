@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from walkeeper.cli.values import add_json, add_store, positive, wrong
+from walkeeper.cli.values import add_json, add_store, flag, option, positive, wrong
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -42,31 +42,24 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         return words.pins(config(options), options.release, json=options.json)
 
     expire = command("expire", "What of backups and WAL may go, and what remains; with --apply let it go.", run)
-    expire.add_argument(
-        "--apply", action="store_true", help="record the floor, and delete below those whose grace is over"
-    )
-    expire.add_argument(
-        "--keep-number", metavar="N", type=positive, help="so many full backups stay, whatever their age"
-    )
-    expire.add_argument(
-        "--grace", metavar="AGE", type=_grace, default="1h", help="before anything is deleted (default: 1h, the least)"
-    )
+    flag(expire, "--apply", "record the floor, and delete below those whose grace is over")
+    option(expire, "--keep-number", "N", "so many full backups stay, whatever their age", positive)
+    option(expire, "--grace", "AGE", "before anything is deleted (default: 1h, the least)", _grace, default="1h")
     expire.add_argument("--job", metavar="ID", help=argparse.SUPPRESS)
     add_json(expire)
     word = expire.add_mutually_exclusive_group()
-    word.add_argument(
+    option(
+        word,
         "--retain",
-        metavar="ID",
-        help="this backup, or newest for the newest full one, stays for longer, with its own WAL only: see --until",
+        "ID",
+        "this backup, or newest for the newest full one, stays for longer, with its own WAL only: see --until",
     )
-    word.add_argument("--release", metavar="ID", help="withdraw --retain: it stays no longer than others")
-    word.add_argument("--revoke", action="store_true", help="take the newest floor back, while its grace lasts")
-    expire.add_argument(
-        "--until", metavar="DATE", type=_until, help="a day in UTC, like 2027-11-28; 365d from now; or forever"
-    )
+    option(word, "--release", "ID", "withdraw --retain: it stays no longer than others")
+    flag(word, "--revoke", "take the newest floor back, while its grace lasts")
+    option(expire, "--until", "DATE", "a day in UTC, like 2027-11-28; 365d from now; or forever", _until)
     add_store(expire, "the first")
     pins = command("pins", "Who restores or takes a backup at this moment, so that expire waits.", run_pins)
-    pins.add_argument("--release", metavar="ID", help="let it go: its restore is over, or given up")
+    option(pins, "--release", "ID", "let it go: its restore is over, or given up")
     add_json(pins)
     add_store(pins, "the first")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from walkeeper.cli.values import add_json, add_store, add_system_identifier, wrong
+from walkeeper.cli.values import add_json, add_store, add_system_identifier, flag, option, wrong
 
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
@@ -32,28 +32,23 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         return restore.main(config(options), request, dry_run=options.dry_run, json=options.json)
 
     restore = command(
-        "restore",
-        "A base backup from the archive, up to any point, into a data directory that starts.",
-        run,
+        "restore", "A base backup from the archive, up to any point, into a data directory that starts.", run
     )
-    restore.add_argument(
+    option(
+        restore,
         "--to",
-        metavar="TARGET",
-        default="latest",
-        help="latest (the default), immediate, a time like '2026-11-27 23:10' or with a zone, a position like 0/5000028, a "
+        "TARGET",
+        "latest (the default), immediate, a time like '2026-11-27 23:10' or with a zone, a position like 0/5000028, a "
         "transaction's number, or the name of a restore point; time:, lsn:, xid: or name: before it says which",
+        default="latest",
     )
-    restore.add_argument(
-        "--exclusive", action="store_true", help="end just before that time or transaction, and not just after"
-    )
+    flag(restore, "--exclusive", "end just before that time or transaction, and not just after")
     restore.add_argument(
         "--action",
         choices=("pause", "promote", "shutdown"),
         help="what the server does at the target (default: pause; with latest it becomes a primary)",
     )
-    restore.add_argument(
-        "--timeline", metavar="N", type=_timeline, help="the one to follow, or latest (default: the record's)"
-    )
+    option(restore, "--timeline", "N", "the one to follow, or latest (default: the record's)", _timeline)
     use = restore.add_mutually_exclusive_group()
     use.add_argument(
         "--replica", dest="use", action="store_const", const="replica", help="for Patroni's create_replica_methods"
@@ -62,22 +57,21 @@ def add(command: Callable[..., argparse.ArgumentParser], config: Callable[[argpa
         "--bootstrap", dest="use", action="store_const", const="bootstrap", help="for Patroni's bootstrap.method"
     )
     restore.set_defaults(use="server")
-    restore.add_argument("--data-dir", metavar="DIRECTORY", help="where to (default: postgresql.data_dir)")
-    restore.add_argument("--delta", action="store_true", help="write over what is there, and fetch only what differs")
-    restore.add_argument(
+    option(restore, "--data-dir", "DIRECTORY", "where to (default: postgresql.data_dir)")
+    flag(restore, "--delta", "write over what is there, and fetch only what differs")
+    option(
+        restore,
         "--tablespace",
-        metavar="OLD=NEW",
+        "OLD=NEW",
+        "where a tablespace goes; OLD is its OID, or where it lay (default: where it lay)",
         action="append",
         default=[],
-        help="where a tablespace goes; OLD is its OID, or where it lay (default: where it lay)",
     )
-    restore.add_argument(
-        "--backup", metavar="ID", help="that backup (default: the newest complete one before the target)"
-    )
-    restore.add_argument("--from", dest="scope", metavar="SCOPE", help="another cluster's archive in the same store")
+    option(restore, "--backup", "ID", "that backup (default: the newest complete one before the target)")
+    option(restore, "--from", "SCOPE", "another cluster's archive in the same store", dest="scope")
     add_system_identifier(restore)
     add_store(restore, "the first that can restore the target")
-    restore.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    flag(restore, "--dry-run", "say what would be done, and write nothing")
     add_json(restore)
 
 

@@ -1,4 +1,4 @@
-"""Values on the command line. Each raises what argparse words: argparse.ArgumentTypeError."""
+"""Options of the command line and their values, which raise what argparse words: argparse.ArgumentTypeError."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import re
 TYPE_CHECKING = False  # as in main
 if TYPE_CHECKING:
     import argparse
+    from typing import Any, TypeAlias
+
+    Options: TypeAlias = argparse._ActionsContainer  # noqa: SLF001 - a parser, or a group of one
 
 
 def wrong(text: str, wanted: str) -> Exception:
@@ -23,16 +26,24 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def flag(command: Options, name: str, text: str) -> None:
+    command.add_argument(name, action="store_true", help=text)
+
+
+def option(command: Options, name: str, metavar: str, text: str, type: Any = None, **more: Any) -> None:  # noqa: A002
+    """As argparse has it."""
+    command.add_argument(name, metavar=metavar, help=text, type=type, **more)
+
+
 def add_store(command: argparse.ArgumentParser, meant: str, default: str | None = None) -> None:
     """``--store``, which ``main`` looks at where it loads the configuration. ``meant``: without it."""
     text = f"of several stores, that one (default: {meant})"
-    command.add_argument("--store", metavar="NAME", default=default, help=text)
+    option(command, "--store", "NAME", text, default=default)
 
 
 def add_system_identifier(command: argparse.ArgumentParser) -> None:
-    text = "another cluster's archive under this scope"
-    command.add_argument("--system-identifier", metavar="N", type=positive, help=text)
+    option(command, "--system-identifier", "N", "another cluster's archive under this scope", positive)
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="for programs")
+    flag(command, "--json", "for programs")
