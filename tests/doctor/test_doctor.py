@@ -104,7 +104,7 @@ class World:
             else:
                 os.environ["WALKEEPER_RUN_DIR"] = before
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("walkeeper.doctor.rules.node.DISK_SECONDS", 0.0)  # other tests fill it
+            patch.setattr("walkeeper.doctor.rules.agents.DISK_SECONDS", 0.0)  # other tests fill it
             return list(text.as_json(facts, judge(facts))["findings"])
 
     def wait(self, node: Node, rule: str, state: str, about: str | None = None, seconds: float = 120) -> dict[str, Any]:

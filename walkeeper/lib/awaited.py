@@ -10,7 +10,7 @@ import atexit
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
 
@@ -22,13 +22,20 @@ class Overdue(Exception):
     """The call was cancelled; what it asked for may still have happened."""
 
 
-class Limit(Protocol):
+class Limit:
     """Of a call that runs."""
+
+    def __init__(self, timeout: asyncio.Timeout, most: float) -> None:
+        self._timeout = timeout
+        self._most = most
 
     def extend(self, seconds: float) -> None:
         """More is to come than was known at the beginning. What is left is never more than there was then: a call whose bytes
         came fast, and which then stalls, does not wait for what they have earned.
         """
+        until = self._timeout.when()
+        if until is not None and not self._timeout.expired():
+            self._timeout.reschedule(min(until + seconds, asyncio.get_running_loop().time() + self._most))
 
 
 class Awaited:
@@ -83,22 +90,11 @@ async def _cancel_others() -> None:
     await asyncio.gather(*others, return_exceptions=True)
 
 
-class _Limit:
-    def __init__(self, timeout: asyncio.Timeout, most: float) -> None:
-        self._timeout = timeout
-        self._most = most
-
-    def extend(self, seconds: float) -> None:
-        until = self._timeout.when()
-        if until is not None and not self._timeout.expired():
-            self._timeout.reschedule(min(until + seconds, asyncio.get_running_loop().time() + self._most))
-
-
 async def _within(function: Callable[[Limit], Awaitable[T]], seconds: float) -> T:
     timeout = asyncio.timeout(seconds)
     try:
         async with timeout:
-            return await function(_Limit(timeout, seconds))
+            return await function(Limit(timeout, seconds))
     except TimeoutError:
         if timeout.expired():
             raise Overdue from None

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
 from walkeeper.archive.contents import Contents
@@ -200,25 +201,17 @@ def _commits(found: CommitsState, standby: str) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
 class _Judge:
-    """What follows from the record for a member."""
+    """What follows from the record for a member. ``others``: the records of other stores, which the hold slot follows as well;
+    ``ahead``: the owner's clock.
+    """
 
-    def __init__(
-        self,
-        config: Config,
-        topology: Topology | None,
-        others: Sequence[Record | None],
-        unknown: list[Remark],
-        ahead: float = 0.0,
-    ) -> None:
-        """``others``: the records of the other stores, which the hold slot follows as well; ``ahead``: the owner's clock."""
-        self._ahead = ahead
-        self._slot = config.hold_slot
-        self._declared = topology is None or config.hold_slot in topology.slots
-        self._slots_off = topology is not None and topology.slots_off
-        self._unknown = unknown
-        self._others = [record for record in others if record is not None]
-        self._durable_in = config.durable_in
+    config: Config
+    topology: Topology | None
+    others: Sequence[Record | None]
+    unknown: list[Remark]
+    ahead: float = 0.0
 
     def row(
         self, row: dict[str, Any], state: ServerState | None, slot: SlotState | None, record: Record | None
@@ -227,20 +220,20 @@ class _Judge:
             return {**row}
         if str(state.system_identifier) != record.system_identifier:
             text = f"{row['name']}: its system identifier {state.system_identifier} is not the record's"
-            self._unknown.append(remark(text, "Another cluster's server, or one that was initialised again."))
+            self.unknown.append(remark(text, "Another cluster's server, or one that was initialised again."))
             return {**row}
         lag = max(0, state.lsn - record.position)
-        late = age(record.wal_at, self._ahead) if lag else 0.0
-        judged = {**row, "lag_bytes": lag, "lag_seconds_at_most": late}
+        judged = {**row, "lag_bytes": lag, "lag_seconds_at_most": age(record.wal_at, self.ahead) if lag else 0.0}
         if row["held"]:
-            others = [found for other in self._others if (found := reached(record, other)) is not None]
-            held = followed([record.position, *others], self._durable_in)
-            why = why_not_gap_safe(slot, held, record.size)
-            hint = (
-                how_to_make_safe(slot, self._slot, declared=self._declared, slots_off=self._slots_off) if why else None
-            )
-            judged |= {"gap_safe": why == "", "why": why or None, "hint": hint}
+            others = [found for other in self.others if other and (found := reached(record, other)) is not None]
+            why = why_not_gap_safe(slot, followed([record.position, *others], self.config.durable_in), record.size)
+            judged |= {"gap_safe": why == "", "why": why or None, "hint": self._hint(slot) if why else None}
         return judged
+
+    def _hint(self, slot: SlotState | None) -> str:
+        name, topology = self.config.hold_slot, self.topology
+        declared = topology is None or name in topology.slots
+        return how_to_make_safe(slot, name, declared=declared, slots_off=topology is not None and topology.slots_off)
 
 
 def _compare_with_leader(rows: list[dict[str, Any]], leader: str | None) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, Final
 
 from walkeeper.archive.codec import AGE, Codec
-from walkeeper.archive.contents import Names, Run
+from walkeeper.archive.contents import Run
 from walkeeper.archive.open import open_archives
 from walkeeper.archive.tail import longest_stored
 from walkeeper.config import Config
@@ -61,10 +62,10 @@ def document(evidence: Evidence, timeline: int | None = None) -> dict[str, Any]:
         "objects": inventory.objects,
         "bytes": inventory.bytes,
         "timelines": [_timeline(evidence, number) for number in sorted(known) if timeline in (None, number)],
-        "backups": _names(inventory.backups),
-        "partials": _names(inventory.partials),
+        "backups": asdict(inventory.backups),
+        "partials": asdict(inventory.partials),
         "tails": {"count": inventory.tails.count, "bytes": inventory.tails.bytes, "newest": _newest_tail(evidence)},
-        "strange": _names(inventory.strange),
+        "strange": asdict(inventory.strange),
         "others": [
             {"system_identifier": str(number), "objects": other.objects, "bytes": other.bytes}
             for number, other in sorted(evidence.others.items())
@@ -139,10 +140,6 @@ def _range(evidence: Evidence, timeline: int, suffix: str, run: Run) -> dict[str
         "oldest": run.oldest.isoformat(timespec="seconds") if run.oldest else None,
         "newest": run.newest.isoformat(timespec="seconds") if run.newest else None,
     }
-
-
-def _names(names: Names) -> dict[str, Any]:
-    return {"count": names.count, "bytes": names.bytes, "first": names.first}
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
