@@ -37,22 +37,25 @@ def _main(arguments: list[str]) -> int:
     if "archive-push" in arguments:
         return _archive_push(arguments)
     try:
-        if callback_arguments := _plain_callback(arguments):
+        if called := _plain(arguments, "callback", 3):
             from walkeeper.control import callback  # noqa: PLC0415
 
-            return callback.main(callback_arguments)
+            return callback.main(called)
         return _run(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _plain_callback(arguments: list[str]) -> list[str] | None:
-    """A callback as it is written in patroni.yml, told without argparse, which takes longer than all the rest."""
-    if len(arguments) == 6 and arguments[0] == "callback" and arguments[1] in ("-c", "--config"):
-        return arguments[2:]
-    if len(arguments) == 6 and arguments[0] in ("-c", "--config") and arguments[2] == "callback":
-        return [arguments[1], *arguments[3:]]
-    return None
+def _plain(arguments: list[str], command: str, count: int) -> list[str] | None:
+    """Configuration and words of a command as it is usually written, without argparse, which takes longer than all the rest."""
+    match arguments:
+        case [name, "-c" | "--config", config, *words] | ["-c" | "--config", config, name, *words] if name == command:
+            pass
+        case [name, *words] if name == command and os.environ.get("WALKEEPER_CONFIG"):
+            config = os.environ["WALKEEPER_CONFIG"]
+        case _:
+            return None
+    return [config, *words] if len(words) == count and not words[0].startswith("-") else None
 
 
 def _run(arguments: list[str]) -> int:
@@ -83,7 +86,6 @@ def parser() -> argparse.ArgumentParser:
     from walkeeper.cli import archive as archive_arguments  # noqa: PLC0415
     from walkeeper.cli import backup as backup_arguments  # noqa: PLC0415
     from walkeeper.cli import cluster as cluster_arguments  # noqa: PLC0415
-    from walkeeper.cli import expire as expire_arguments  # noqa: PLC0415
     from walkeeper.cli import gap as gap_arguments  # noqa: PLC0415
     from walkeeper.cli import restore as restore_arguments  # noqa: PLC0415
     from walkeeper.cli.arguments import Parser  # noqa: PLC0415
@@ -132,7 +134,6 @@ def parser() -> argparse.ArgumentParser:
     cluster_arguments.add(command, _config, config_path)
     archive_arguments.add(command, _config)
     backup_arguments.add(command, _config)
-    expire_arguments.add(command, _config)
     restore_arguments.add(command, _config)
     gap_arguments.add(command, shared, _config)
     return top
@@ -186,9 +187,12 @@ def _restore_wal(arguments: list[str]) -> int:
     """To PostgreSQL, exit 1 means that the WAL ends here, and in recovery so does every other one up to 125: neither a
     wrong call nor a broken installation may end that way (promise P6)."""
     try:
-        code = _restore_by_agent(arguments)
-        if code is not None:
-            return code
+        if asked := _plain(arguments, "restore-wal", 2):
+            from walkeeper.restore import client  # noqa: PLC0415
+
+            code = client.restore(*asked)
+            if code is not None:
+                return code
         options = parser().parse_args(arguments)
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
@@ -197,22 +201,6 @@ def _restore_wal(arguments: list[str]) -> int:
     except BaseException as problem:  # noqa: BLE001 - see above
         _complain(f"{type(problem).__name__}: {problem}", getattr(problem, "hint", ""))
         return cannot_tell()
-
-
-def _restore_by_agent(arguments: list[str]) -> int | None:
-    """As restore_command is usually written, and without argparse. None: it is written otherwise, or no agent could do it."""
-    match arguments:
-        case ["restore-wal", "-c" | "--config", config, name, destination]:
-            pass
-        case ["-c" | "--config", config, "restore-wal", name, destination]:
-            pass
-        case ["restore-wal", name, destination] if "WALKEEPER_CONFIG" in os.environ:
-            config = os.environ["WALKEEPER_CONFIG"]
-        case _:
-            return None
-    from walkeeper.restore import client  # noqa: PLC0415
-
-    return client.restore(config, name, destination)
 
 
 def _restore(options: argparse.Namespace) -> int:
@@ -226,7 +214,7 @@ def _archive_push(arguments: list[str]) -> int:
     from walkeeper.push import client  # noqa: PLC0415
 
     try:
-        asked = _plain_push(arguments)
+        asked = _plain(arguments, "archive-push", 1)
         if asked is None:
             options = parser().parse_args(arguments)
             run: Callable[[argparse.Namespace], int] = options.run
@@ -243,18 +231,6 @@ def _archive_push(arguments: list[str]) -> int:
             getattr(problem, "hint", "") or "PostgreSQL keeps the file and asks again.",
         )
         return 1
-
-
-def _plain_push(arguments: list[str]) -> tuple[str, str] | None:
-    """Configuration and path of an archive_command as it is usually written, told without argparse."""
-    match arguments:
-        case ["archive-push", "-c" | "--config", config, path] if not path.startswith("-"):
-            return config, path
-        case ["-c" | "--config", config, "archive-push", path] if not path.startswith("-"):
-            return config, path
-        case ["archive-push", path] if not path.startswith("-") and "WALKEEPER_CONFIG" in os.environ:
-            return os.environ["WALKEEPER_CONFIG"], path
-    return None
 
 
 def _push(options: argparse.Namespace) -> int:
