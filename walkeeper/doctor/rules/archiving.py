@@ -13,7 +13,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
 from walkeeper.doctor import paste
 from walkeeper.doctor.commands import parse
-from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown, known
+from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown, Unseen, known
 from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
 from walkeeper.doctor.rules import each
 
@@ -130,13 +130,11 @@ def _another_cluster(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
 )
 @each.server
 def leaders_timeline(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
-    leader = facts.leader
-    if leader is None or isinstance(leader.server, Unknown):
-        yield NotKnown("the leader was not seen")
-    elif not server.state.in_recovery or server.state.timeline <= leader.server.state.timeline:
+    leader, its = _leader(facts)
+    if not server.state.in_recovery or server.state.timeline <= its.state.timeline:
         yield Good("its timeline is the leader's, or was")
     else:
-        text = f"it is on timeline {server.state.timeline}, and the leader, {leader.name}, on {leader.server.state.timeline}"
+        text = f"it is on timeline {server.state.timeline}, and the leader, {leader.name}, on {its.state.timeline}"
         yield Wrong(text, (paste.patronictl(facts, "reinit", facts.config.scope, member.name),))
 
 
@@ -147,11 +145,8 @@ def leaders_timeline(facts: Facts, member: MemberFacts, server: ServerFacts) -> 
 )
 @each.server
 def standby_follows(facts: Facts, member: MemberFacts, server: ServerFacts) -> Iterator[Verdict]:
-    leader = facts.leader
-    if leader is None or isinstance(leader.server, Unknown):
-        yield NotKnown("the leader was not seen")
-        return
-    behind = leader.server.state.lsn - server.state.lsn
+    leader, its = _leader(facts)
+    behind = its.state.lsn - server.state.lsn
     again = paste.patronictl(facts, "reinit", facts.config.scope, member.name)
     if member is not leader and not server.state.in_recovery:
         text = (
@@ -168,6 +163,14 @@ def standby_follows(facts: Facts, member: MemberFacts, server: ServerFacts) -> I
     else:
         look = f"{paste.walkeeper(facts, 'status')}   # if it says that {member.name} waits for WAL that is not there:"
         yield Wrong(f"it does not stream, and is {size(behind)} behind {leader.name}, which leads", (look, again))
+
+
+def _leader(facts: Facts) -> tuple[MemberFacts, ServerFacts]:
+    """Raises Unseen."""
+    leader = facts.leader
+    if leader is None or isinstance(leader.server, Unknown):
+        raise Unseen("the leader was not seen")
+    return leader, leader.server
 
 
 def _begins(facts: Facts) -> Segment | None:

@@ -139,9 +139,8 @@ def backup_in_time(facts: Facts) -> Iterator[Verdict]:
         yield Good("none is scheduled")
         return
     yield from _job(facts, "backup", found)
-    if isinstance(found, Unknown):
-        yield NotKnown(found.because)
-    elif found is None or found["newest"] is None:
+    found = known(found)
+    if found is None or found["newest"] is None:
         job = _seen(facts, "backup")
         if job is not None and job["state"] == "running" and not job.get("silent"):
             yield Wrong(f"none is complete yet: one {job_words.now(job, {})}", (status,), severity="info")
@@ -171,9 +170,8 @@ def restore_proved(facts: Facts) -> Iterator[Verdict]:
             "the archive is encrypted, and no key here opens what a proof has to read", (fix,), facts.config.name
         )
         return
-    if isinstance(found, Unknown):
-        yield NotKnown(found.because)
-    elif found is None or found["newest"] is None:
+    found = known(found)
+    if found is None or found["newest"] is None:
         yield Good("there is no complete backup that could be proved")
     elif found["proved"] is None:
         text = "no restore of these backups was ever proved"
@@ -188,22 +186,14 @@ def restore_proved(facts: Facts) -> Iterator[Verdict]:
 def _room(facts: Facts, found: Mapping[str, Any] | Unknown | None) -> Iterator[Verdict]:
     """Of this node, where it may have to run one."""
     this, where, room = facts.this, facts.config.backup_verify_directory, facts.verify_room
-    if (
-        this is None
-        or (this.leads and len(facts.members) > 1)
-        or isinstance(found, Unknown)
-        or not (found or {}).get("newest")
-    ):
+    newest = None if found is None or isinstance(found, Unknown) else found["newest"]
+    if this is None or (this.leads and len(facts.members) > 1) or newest is None:
         return
-    assert found is not None  # noqa: S101 - it has a newest one
     if isinstance(room, Unknown):
-        yield Wrong(
-            f"{where}: {room.because}",
-            (f"install -d -m 0700 {shlex.quote(str(where))}   # as PostgreSQL's user",),
-            this.name,
-        )
-    elif room < found["newest"]["bytes"]:
-        text = f"{where} has {size(room)} free, and a proof needs {size(found['newest']['bytes'])}"
+        fix = f"install -d -m 0700 {shlex.quote(str(where))}   # as PostgreSQL's user"
+        yield Wrong(f"{where}: {room.because}", (fix,), this.name)
+    elif room < newest["bytes"]:
+        text = f"{where} has {size(room)} free, and a proof needs {size(newest['bytes'])}"
         yield Wrong(text, ("# walkeeper.backup.verify_directory: another disk",), this.name, "info")
 
 
@@ -215,9 +205,8 @@ def _seen(facts: Facts, word: str) -> Mapping[str, Any] | None:
 def _job(facts: Facts, word: str, found: Mapping[str, Any] | Unknown | None) -> Iterator[Verdict]:
     job = _seen(facts, word)
     if job is not None and job_words.failed(job, None if isinstance(found, Unknown) else found, word):
-        yield Wrong(
-            f"the last scheduled {word} failed on {job['node']}: {job['why']}", (paste.walkeeper(facts, "status"),)
-        )
+        text = f"the last scheduled {word} failed on {job['node']}: {job['why']}"
+        yield Wrong(text, (paste.walkeeper(facts, "status"),))
 
 
 @warning(
@@ -227,15 +216,12 @@ def _job(facts: Facts, word: str, found: Mapping[str, Any] | Unknown | None) -> 
     fix="backup.keep of several times the schedule, in the configuration that backup.expire names",
 )
 def retention(facts: Facts) -> Iterator[Verdict]:
-    config, keep = facts.config, facts.expire_keep
-    if config.backup_expire is not None and isinstance(keep, Unknown):
-        yield NotKnown(keep.because)
-        return
-    if config.backup_expire is not None and keep is None:
+    config = facts.config
+    keeps = config.backup_keep if config.backup_expire is None else known(facts.expire_keep)
+    if config.backup_expire is not None and keeps is None:
         text = f"backup.expire is on, and {config.backup_expire} has no backup.keep"
         yield Wrong(text, _keep(facts, "14d"))
         return
-    keeps = config.backup_keep if config.backup_expire is None or isinstance(keep, Unknown) else keep
     every = facts.backup_every
     if every is not None and config.backup_full_every:  # a chain that has its length ends earlier
         every = max(every, min(config.backup_full_every, incremental.MOST * every))
