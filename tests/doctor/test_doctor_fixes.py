@@ -168,9 +168,11 @@ def test_a_key_for_codes_is_made_as_it_is_printed(good: Facts, tmp_path: Path) -
     """With another place, which needs no root; without a segment's name it says what to write."""
     uid = os.geteuid()
     facts = replace(good, servers_uid=uid, config=replace(good.config, encryption_recipients=("age1x",)))
-    fix = [line.replace("/etc/walkeeper/", f"{tmp_path}/") for line in wrong(facts, "authentication")[0].fix]
+    fix = [
+        line.replace("/etc/walkeeper/", f"{tmp_path}/not-there-yet/") for line in wrong(facts, "authentication")[0].fix
+    ]
     sh(next(line for line in fix if line.startswith("openssl")))
-    key = tmp_path / "authentication-key"
+    key = tmp_path / "not-there-yet" / "authentication-key"
     assert (len(key.read_text().strip()), stat.S_IMODE(key.stat().st_mode)) == (64, 0o600)
     lines = yaml.safe_load("\n".join(line for line in fix if not line.startswith(("#", "openssl"))))
     assert lines["walkeeper"]["authentication"] == {"key_files": [str(key)], "since": "SEGMENT"}

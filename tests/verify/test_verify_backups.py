@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -280,7 +281,17 @@ def test_an_index_that_no_key_here_opens_is_not_taken_for_damage(built: Built, v
     put_backup(backups(built, Codec(1, (recipient,))), locked, Lsn(9 * MIB + 40), Lsn(9 * MIB + 256))
     said = verify()
     assert (said.code, said.kinds) == (2, ["backup_unread"])
+    assert "identity_file" in said.finding("backup_unread")["hint"]
     assert states(said.document) == ["complete"] * 3
+
+
+def test_plain_backups_of_an_archive_that_is_encrypted_since_say_what_helps(built: Built, verify: Verifier) -> None:
+    recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
+    built.config = replace(built.config, encryption_recipients=(recipient,))
+    hints = [each["hint"] for each in verify().document["findings"] if each["kind"] == "backup_damaged"]
+    assert ["encryption.plain_before" in hint for hint in hints] == [True, True]
+    built.config = replace(built.config, plain_before="F" * 24)
+    assert verify().code == 0
 
 
 def test_a_floor_that_cannot_be_read_hides_no_gap(built: Built, verify: Verifier) -> None:

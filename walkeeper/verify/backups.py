@@ -27,7 +27,7 @@ from walkeeper.core.coverage import Range, chain, subtract
 from walkeeper.core.history import History
 from walkeeper.core.incremental import layers_of
 from walkeeper.core.windows import Judged
-from walkeeper.errors import BadBackup, BadFloor, CannotTell, Damaged, Locked, Refused, StoreError
+from walkeeper.errors import BadBackup, BadFloor, CannotTell, Damaged, Locked, NotAuthentic, Refused, StoreError
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.lib.retry import with_retries
 from walkeeper.verify.evidence import Evidence
@@ -42,14 +42,16 @@ _OTHER: Final = "Restore from another one; walkeeper backup takes a new one now.
 
 @dataclass(slots=True)
 class Looked:
-    """``broken``: why, by id; ``proved`` are those of which bytes prove it. ``unread``: what could not be looked at, by id.
-    ``pieces`` and ``bytes`` were downloaded. ``untold``: why ``expire`` does not learn of one that is damaged, by id.
+    """``broken``: why, by id; ``proved`` are those of which bytes prove it. ``unread``: what could not be looked at, by id;
+    ``hints``: what helps there, where it is known. ``pieces`` and ``bytes`` were downloaded. ``untold``: why ``expire`` does
+    not learn of one that is damaged, by id.
     """
 
     found: Restorable
     broken: dict[str, str] = field(default_factory=dict)
     proved: set[str] = field(default_factory=set)
     unread: dict[str, str] = field(default_factory=dict)
+    hints: dict[str, str] = field(default_factory=dict)
     untold: dict[str, str] = field(default_factory=dict)
     last_commits: list[Commit | None] = field(default_factory=list)
     """Of each window that is shown."""
@@ -105,9 +107,10 @@ def _look(
             if deep:
                 _downloaded(backups, backup, pieces, workers, looked, progress)
         except (Locked, StoreError) as problem:
-            looked.unread[backup.id] = str(problem)
+            looked.unread[backup.id], looked.hints[backup.id] = str(problem), problem.hint
         except (BadBackup, CannotTell) as problem:
             looked.broken[backup.id] = str(problem)
+            looked.hints |= {backup.id: problem.hint} if isinstance(problem, NotAuthentic) else {}
             looked.proved |= {backup.id} if isinstance(problem, Damaged) else set()
     return looked
 
@@ -190,7 +193,7 @@ def _about(looked: Looked | None) -> Iterator[Finding]:
         yield damage("backup_damaged", why, _OTHER, count=1, key=id_)
     for id_, why in looked.unread.items():
         text = f"backup {id_}: its pieces were not looked at: {why}"
-        yield unsure("backup_unread", text, "Look again.", count=1, key=id_)
+        yield unsure("backup_unread", text, looked.hints[id_] or "Look again.", count=1, key=id_)
     if attempts := found.documents.attempts:
         yield note(
             "backup_attempt",
@@ -219,6 +222,8 @@ def _about_one(each: Judged, looked: Looked) -> Iterator[Finding]:
 
 def _what_to_do(id_: str, looked: Looked) -> str:
     """With one that is damaged."""
+    if id_ in looked.hints:
+        return looked.hints[id_]
     if id_ in looked.untold:
         return f"{_OTHER} expire does not know of it, and may give up an older one for it: {looked.untold[id_]}"
     prove = looked.found.prove.get(id_) if id_ in looked.found.tried else ""

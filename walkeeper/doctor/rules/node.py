@@ -137,7 +137,7 @@ def authentication(facts: Facts) -> Iterator[Verdict]:
         uid = facts.uid if isinstance(facts.servers_uid, Unknown) else facts.servers_uid
         fix = (
             "# one key, the same file on all hosts; as root:",
-            f"openssl rand -hex 32 | install -o {uid} -m 0600 /dev/stdin {file}",
+            f"openssl rand -hex 32 | install -D -o {uid} -m 0600 /dev/stdin {file}",
             f"# in {config.source}; since: a segment that is still to come on all hosts",
             "# (docs/operations.md, Authentication of objects):",
             *paste.yaml_lines(paste.key(facts, "authentication"), {"key_files": f"[{file}]", "since": '"SEGMENT"'}),
