@@ -40,15 +40,14 @@ def _refuse(_: dict[str, Any]) -> Mapping[str, Any]:
 
 
 @pytest.fixture
-def serve(short_path: Path) -> Iterator[Serve]:
+def serve(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Start a server; at the end it is closed and its thread has ended."""
     ends: list[Callable[[], None]] = []
 
     def serve(handlers: Handlers | None = None, *, client_seconds: float = 5.0) -> Path:
         lock = AgentLock(short_path / "a.lock")
-        server = ControlServer(
-            short_path / "a.sock", lock, handlers or {"echo": _echo, "refuse": _refuse}, client_seconds=client_seconds
-        )
+        monkeypatch.setattr(control, "CLIENT_SECONDS", client_seconds)
+        server = ControlServer(short_path / "a.sock", lock, handlers or {"echo": _echo, "refuse": _refuse})
         server.open()
         thread = threading.Thread(target=server.run)
         thread.start()

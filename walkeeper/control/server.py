@@ -80,20 +80,12 @@ class AgentLock:
 class ControlServer:
     """Listens from ``open`` to ``close``; ``run`` is the accepting loop, for a thread of the caller's."""
 
-    def __init__(
-        self,
-        path: Path,
-        lock: AgentLock,
-        handlers: Mapping[str, Handler],
-        *,
-        client_seconds: float = CLIENT_SECONDS,
-    ) -> None:
+    def __init__(self, path: Path, lock: AgentLock, handlers: Mapping[str, Handler]) -> None:
         """``lock`` must be held: only its holder may replace the socket that a crash has left."""
         self.path = path
         self._lock = lock
         self._handlers = handlers
         self._clock = SystemClock()
-        self._client_seconds = client_seconds
         self._places = threading.BoundedSemaphore(MAX_CLIENTS)
         self._closing = threading.Event()
         self._socket: socket.socket | None = None
@@ -197,14 +189,14 @@ class ControlServer:
 
     def _receive(self, client: socket.socket) -> bytes | None:
         """The request without its newline, as far as it came; None when there is nobody left to answer."""
-        end = self._clock.monotonic() + self._client_seconds
+        end = self._clock.monotonic() + CLIENT_SECONDS
         received = bytearray()
         while b"\n" not in received and len(received) <= MAX_LINE:
             try:
                 client.settimeout(max(end - self._clock.monotonic(), 0.001))
                 part = client.recv(MAX_LINE)
             except TimeoutError:
-                self._send(client, _error(f"no whole line within {self._client_seconds:g} s"))
+                self._send(client, _error(f"no whole line within {CLIENT_SECONDS:g} s"))
                 return None
             except OSError:
                 return None
@@ -232,7 +224,7 @@ class ControlServer:
     def _send(self, client: socket.socket, reply: dict[str, Any]) -> None:
         """A client that went away, or does not read, has no claim to more."""
         with contextlib.suppress(OSError):
-            client.settimeout(self._client_seconds)
+            client.settimeout(CLIENT_SECONDS)
             client.sendall(json.dumps(reply).encode() + b"\n")
 
 
