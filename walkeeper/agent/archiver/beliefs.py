@@ -204,7 +204,10 @@ def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accep
         rests_on = compare_tail(archive, record, stored, opened, min(common, server.lsn), local)
         belief.compared += rests_on
     settled = record.position if rests_on and opened.timeline == chain.timeline else Lsn(0)
-    _compare_own(belief, record, me, archive, stored, local, accepted, settled)
+    compared, any_stored = compare_own(archive, stored, local, belief.lsn, settled)
+    belief.compared += compared
+    if any_stored and not compared and not settled and must_compare_own(record, me, local.server):
+        pass_or_raise(_nothing_of_own(archive, chain.timeline), accepted)
     _go_over_stored(belief, archive, local)
     if not belief.compared and not (nothing_archived(record) and not in_tail):
         _not_compared(record, me, server, accepted)
@@ -317,26 +320,12 @@ def _compare_rebuilt(belief: Belief, archive: Archive, local: LocalWal) -> None:
     belief.below_sha256 = receipt.sha256 if receipt is not None else ""
 
 
-def _compare_own(
-    belief: Belief,
-    record: Record,
-    me: str,
-    archive: Archive,
-    stored: Stored,
-    local: LocalWal,
-    accepted: Collection[str],
-    settled: Lsn,
-) -> None:
-    compared, any_stored = compare_own(archive, stored, local, belief.lsn, settled)
-    belief.compared += compared
-    if any_stored and not compared and not settled and must_compare_own(record, me, local.server):
-        timeline = local.server.history.timeline
-        problem = NothingToCompare(
-            f"{archive.store.url}: somebody has stored WAL of timeline {timeline}, and this server no longer has any of that",
-            hint="If the DCS was put back to an older state, and this is the server that archived it: walkeeper takeover "
-            "--accept. If not, two servers were promoted under one number: promote to a new timeline (patronictl switchover).",
-        )
-        pass_or_raise(problem, accepted)
+def _nothing_of_own(archive: Archive, timeline: int) -> NothingToCompare:
+    return NothingToCompare(
+        f"{archive.store.url}: somebody has stored WAL of timeline {timeline}, and this server no longer has any of that",
+        hint="If the DCS was put back to an older state, and this is the server that archived it: walkeeper takeover "
+        "--accept. If not, two servers were promoted under one number: promote to a new timeline (patronictl switchover).",
+    )
 
 
 def _go_over_stored(belief: Belief, archive: Archive, local: LocalWal) -> None:

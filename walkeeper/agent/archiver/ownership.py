@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
@@ -35,20 +35,13 @@ ATTEMPTS: Final = 10
 class Ownership:
     """The record while it is ours. Used by one thread at a time."""
 
-    def __init__(
-        self,
-        records: RecordStore,
-        record: Record,
-        versioned: Versioned,
-        lives: Mapping[SecondLife, SecondLife | None],
-        listed: Collection[tuple[int, int]],
-    ) -> None:
-        """``lives``: what became of second lives; None: it need not be remembered any longer. ``listed``: as in Belief."""
+    def __init__(self, records: RecordStore, record: Record, versioned: Versioned, belief: Belief) -> None:
+        """``belief``: by which it was taken over."""
         self._records = records
         self._versioned = versioned
         self.record = record
-        self.lives = lives
-        self.listed = listed
+        self.lives = belief.lives
+        self.listed = belief.listed
         self.below: tuple[int, str] | None = None
         """The number and SHA-256 of the last whole segment that the frontier has passed; None where that is not known."""
         self.begins: Segment | None = None
@@ -210,7 +203,7 @@ def take_over(
         previous_timeline=previous.timeline if previous else None,
         previous_frontier=previous.lsn if previous else None,
     )
-    return Ownership(records, record, written, belief.lives, belief.listed)
+    return Ownership(records, record, written, belief)
 
 
 def _say_where_without_record(archive: Archive, belief: Belief, *, lost: bool) -> None:
