@@ -67,7 +67,6 @@ class StoreListing:
                     target=self._list, args=(record, found), name="store-listing", daemon=True
                 )
                 self._listing.start()
-                running = True
         if found is None:
             return None, "The store is being listed. Until then this is what the record says."
         return found.listing, found.says
