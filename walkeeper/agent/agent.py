@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Final
@@ -70,18 +70,18 @@ LEFTOVER_SECONDS: Final = 5.0
 """Seconds for which one look may hand in what the spool has left."""
 
 
-@dataclass(eq=False)
 class _Takeover:
-    """One that runs, in a thread of its own, or has ``ended``. ``accepted``: reasons of refusals that it passes."""
+    """One that runs, in a thread of its own, or has ``ended``."""
 
-    about: object
-    """The situation in which it was begun."""
-    accepted: frozenset[str]
-    begun_at: float
-    ended: threading.Event = field(default_factory=threading.Event)
-    thread: threading.Thread | None = None
-    archiver: Archiver | None = None
-    problem: WalkeeperError | None = None
+    def __init__(self, about: object, accepted: frozenset[str], begun_at: float) -> None:
+        """``about``: the situation in which it was begun. ``accepted``: reasons of refusals that it passes."""
+        self.about = about
+        self.accepted = accepted
+        self.begun_at = begun_at
+        self.ended = threading.Event()
+        self.thread: threading.Thread | None = None
+        self.archiver: Archiver | None = None
+        self.problem: WalkeeperError | None = None
 
 
 class Agent:
