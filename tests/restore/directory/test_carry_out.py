@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -33,7 +34,7 @@ from walkeeper.lib import durable, retry
 from walkeeper.postgres.data_directory import clone_of
 from walkeeper.restore import state
 from walkeeper.restore.directory import carry_out as module
-from walkeeper.restore.directory import command, fetch, here, tree
+from walkeeper.restore.directory import command, fetch, here, settings, tree
 from walkeeper.restore.directory.carry_out import Result, _mark_clone, carry_out
 from walkeeper.restore.directory.model import Use
 
@@ -313,6 +314,7 @@ def test_p14_killed_before_any_step_it_does_not_start_and_the_same_command_goes_
         left = _read(directory)
         if "global/pg_control" in left:
             assert left == before or is_whole(directory), step
+        here.check_place(plan(backup, store, directory, delta=delta))
         restore(backup, store, directory, delta=delta)
         assert is_whole(directory), step
 
@@ -571,12 +573,48 @@ def test_a_full_disk_says_so_and_the_same_command_goes_on(
     kernel = Kernel()
     monkeypatch.setattr(kernel, "pwrite", full, raising=False)
     monkeypatch.setattr(fetch, "os", kernel)
-    with pytest.raises(CannotRestore, match="No space left on device") as told:
+    with pytest.raises(CannotRestore, match="/data: PG_VERSION: No space left on device") as told:
         restore(backup, store, tmp_path)
     assert "the same command goes on" in told.value.hint
     assert not (tmp_path / "data" / "global" / "pg_control").exists()
     restore(backup, store, tmp_path)
     assert is_whole(tmp_path)
+
+
+@pytest.mark.parametrize("delta", [False, True])
+def test_a_disk_that_was_full_from_the_first_byte_on_is_gone_on_with(
+    store: MemoryStore, backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, delta: bool
+) -> None:
+    """What the restore says of itself was not whole, and the directory, with half of that in it, was not empty."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "write_all", full)
+        with pytest.raises(CannotRestore, match="/data: No space left on device"):
+            restore(backup, store, tmp_path)
+    assert [each.name for each in (tmp_path / "data").iterdir()] == ["walkeeper_restore.json.walkeeper"]
+    here.check_place(plan(backup, store, tmp_path, delta=delta))
+    restore(backup, store, tmp_path, delta=delta)
+    assert is_whole(tmp_path)
+    assert not list((tmp_path / "data").rglob("*.walkeeper"))
+
+
+def test_a_tmp_that_cannot_be_written_stops_no_restore_at_its_end(
+    store: MemoryStore, backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that is too long for a socket needs it, and says so before the first piece."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    restore(backup, store, tmp_path)
+    assert is_whole(tmp_path)
+    before = len(store.calls)
+    monkeypatch.setattr(settings, "sockets", lambda _: tmp_path / "nowhere" / "sockets")
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(CannotRestore, match="nowhere/sockets: No such file"):
+        restore(backup, store, other)
+    assert len(store.calls) == before
 
 
 def test_whoever_interrupts_it_is_told_that_it_goes_on(

@@ -6,8 +6,10 @@ All restores but the first go into one directory with --delta, over what the one
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import struct
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -214,6 +216,23 @@ def test_p14_killed_anywhere_postgresql_refuses_it_and_the_same_command_goes_on(
     fresh.start(done)
     assert fresh.said(paused=True) == "ab"
     fresh.host.kill9()
+
+
+def test_a_disk_that_takes_no_more_ends_it_in_one_line_and_the_same_command_goes_on(life: Life) -> None:
+    """The kernel refuses files beyond 64 KiB, as a full disk or a quota does."""
+    restored = Restored(life)
+    environment = restored.host.environment(restored.env)
+    command = f"ulimit -f 128; exec {shlex.join(restored.command(*restored.words))}"
+    failed = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, env=environment)
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+    assert f"{restored.data}: " in failed.stderr
+    assert "File too large" in failed.stderr
+    assert "the same command goes on" in " ".join(failed.stderr.split())
+    assert not (restored.data / "global/pg_control").exists()
+    restored.start(restored.restore())
+    assert restored.said(paused=False) == "abcde"
+    restored.host.kill9()
 
 
 def test_what_cannot_end_well_is_refused_before_a_byte_is_written(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,8 @@ def carry_out(plan: Plan, restore_command: str, moved: Callable[[int], None]) ->
 
 def _restore(plan: Plan, tree: Tree, restore_command: str, result: Result, moved: Callable[[int], None]) -> None:
     look_first = plan.resumed is not None or plan.request.delta
+    if plan.request.use == "server":
+        _make_sockets(plan.directory)  # before hours of work, as /tmp may be full
     now, pin = _begin(plan, result)
     _note(tree, now)
     if pin is not None:
@@ -238,8 +240,8 @@ def _write_start(plan: Plan, tree: Tree, control: bytes, mode: int) -> None:
 
 
 def _control_data(plan: Plan, control: bytes) -> str:
-    """pg_controldata wants a data directory: a scratch one has what ours gets last of all."""
-    with tempfile.TemporaryDirectory(prefix="walkeeper-") as scratch:
+    """pg_controldata wants a data directory: a scratch one, in ours, as /tmp may be full, has what that gets last of all."""
+    with tempfile.TemporaryDirectory(prefix="walkeeper-", dir=plan.directory) as scratch:
         folder = Path(scratch) / "global"
         folder.mkdir()
         (folder / "pg_control").write_bytes(control)

@@ -166,13 +166,17 @@ class Fetch:
         )
 
         def write(data: memoryview, offset: int) -> None:
-            changes = None if path is None else self._changes_of(part, data, fd)
-            with alone:
-                if changes is None:
-                    _write_at(fd, data, offset)
-                else:
-                    _write_blocks(fd, changes, data, offset)
-                    self._told.written(part)
+            try:
+                changes = None if path is None else self._changes_of(part, data, fd)
+                with alone:
+                    if changes is None:
+                        _write_at(fd, data, offset)
+                    else:
+                        _write_blocks(fd, changes, data, offset)
+                        self._told.written(part)
+            except OSError as problem:
+                problem.filename = part.path  # which tells whose disk is full
+                raise
 
         return write
 

@@ -24,13 +24,15 @@ from walkeeper.restore import state
 from walkeeper.restore.directory import settings
 from walkeeper.restore.directory.fetch import in_order
 from walkeeper.restore.directory.model import Plan, Request, Use
-from walkeeper.restore.directory.tree import LOST_AND_FOUND, PG_WAL
+from walkeeper.restore.directory.tree import LOST_AND_FOUND, PG_WAL, unfinished
 from walkeeper.restore.state import Asked, State
 
 _SPARE: Final = 256 * MIB
 """Bytes that must be free besides: for what the recovery writes."""
 _OF_WAL: Final = 1024 * MIB
 """Bytes of WAL that lie in pg_wal at a time while it is replayed, where max_wal_size is PostgreSQL's default, or not known."""
+_NOTHING: Final = frozenset({LOST_AND_FOUND, unfinished(state.NAME)})
+"""What an empty directory may have: a restore writes the second first of all, and on a full disk no more than that."""
 _CONFIGURATION: Final = ("postgresql.base.conf", "postgresql.conf", settings.AUTO_CONF)
 """Files of a data directory that set max_wal_size; the last that does counts. Patroni makes the first of the second."""
 
@@ -232,7 +234,7 @@ def _check_directory(place: Path, oid: int, plan: Plan) -> None:
                 f"{place}: it belongs to uid {found.st_uid}, and this is uid {os.geteuid()}",
                 hint="Run walkeeper restore as PostgreSQL's user, who must own it.",
             )
-        content = [each for each in place.iterdir() if each.name != LOST_AND_FOUND and not _is_empty_wal(each)]
+        content = [each for each in place.iterdir() if each.name not in _NOTHING and not _is_empty_wal(each)]
     except OSError as problem:
         raise CannotRestore(f"{place}: {problem.strerror}", hint=f"Choose another one with {option}.") from None
     if oid and content and plan.resumed is None:

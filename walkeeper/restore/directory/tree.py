@@ -28,6 +28,11 @@ _FILE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+def unfinished(name: str) -> str:
+    """What a small file of that name is called until it is whole."""
+    return f"{name}.walkeeper"
+
+
 class Tree:
     """``tablespaces``: where each lies, by OID. A ``pg_wal`` that is a link is the one that is followed: it is this host's."""
 
@@ -111,7 +116,7 @@ class Tree:
     def write_file(self, path: str, content: bytes, mode: int = 0o600, *, durably: bool = False) -> None:
         """A small file as a whole, in place of any: it has its name only when it is whole."""
         folder, _, name = path.rpartition("/")
-        tmp = f"{name}.walkeeper"
+        tmp = unfinished(name)
         parent = self._folder(folder, make=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(tmp, dir_fd=parent)
