@@ -185,6 +185,23 @@ def test_a_configuration_is_taken_as_it_is(short_path: Path, name: str) -> None:
     assert "walkeeper: {type: physical}" in text
 
 
+@pytest.mark.parametrize("name", ["patroni.yml", "patroni.minimal.yml"])
+def test_an_example_lets_in_whoever_connects(name: str) -> None:
+    """Patroni's own session comes from 127.0.0.1, without which no cluster is made; the agents' and replicas' come from both."""
+    lines = [line.split() for line in yaml.safe_load((EXAMPLES / name).read_text())["postgresql"]["pg_hba"]]
+
+    def enters(database: str, user: str, address: str) -> bool:
+        databases = {database} if database == "replication" else {database, "all"}
+        return any(line[1] in databases and line[2] in (user, "all") and line[3] == address for line in lines)
+
+    wanted = [
+        (database, user, address)
+        for address in ("127.0.0.1/32", "10.0.0.0/24")
+        for database, user in (("postgres", "postgres"), ("postgres", "replicator"), ("replication", "replicator"))
+    ]
+    assert [each for each in wanted if not enters(*each)] == []
+
+
 def test_walkeepers_own_file_is_taken_as_it_is(short_path: Path) -> None:
     patroni = short_path / "patroni.yml"
     patroni.touch(mode=0o600)
