@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -196,13 +195,9 @@ def _age(record: Record | Unknown | None, members: tuple[MemberFacts, ...]) -> f
     """Seconds since the frontier moved, by its owner's clock; a record of 0.1.0 says only when it was written."""
     if record is None or isinstance(record, Unknown):
         return None
-    try:
-        written = datetime.strptime(record.moved_at or record.updated_at, "%Y-%m-%dT%H:%M:%S%z")
-    except ValueError:
-        return None
     servers = (each.server for each in members if each.name == record.owner)
     ahead = next((server.clock_ahead for server in servers if not isinstance(server, Unknown)), 0.0)
-    return max(0.0, clock.wall_seconds() + ahead - written.timestamp())
+    return clock.seconds_since(record.moved_at or record.updated_at, ahead)
 
 
 # --- store, files, programs -----------------------------------------------------------------------------------------

@@ -35,6 +35,15 @@ def wall_seconds() -> float:
     return time.time()
 
 
+def seconds_since(stamp: str, ahead: float = 0.0) -> float | None:
+    """The age of a ``timestamp``, for people, by a clock that is so many seconds ahead of ours; None where it is none."""
+    try:
+        then = datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%S%z")
+    except ValueError:
+        return None
+    return max(0.0, wall_seconds() + ahead - then.timestamp())
+
+
 def outside(moment: float, before: float, after: float) -> float:
     """How far another clock's moment lies outside of the time in which it was asked for: 0 for clocks that agree."""
     return moment - after if moment > after else min(0.0, moment - before)

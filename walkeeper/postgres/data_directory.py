@@ -22,7 +22,7 @@ from walkeeper.postgres import postmaster_pid
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class RunningServer:
     """One run of a postmaster. ``started`` is its start in seconds, as it wrote it."""
 
     data_directory: Path
@@ -34,10 +34,10 @@ class Server:
         return running_server(self.data_directory) == self
 
 
-def running_server(data_directory: Path) -> Server | None:
+def running_server(data_directory: Path) -> RunningServer | None:
     """Who runs there; None for nobody, as for pg_rewind on a server that is down."""
     found = postmaster_pid.running(str(data_directory))
-    return None if found is None else Server(data_directory, found[0], found[1])
+    return None if found is None else RunningServer(data_directory, found[0], found[1])
 
 
 def run_of(data_directory: Path) -> str | None:

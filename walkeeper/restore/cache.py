@@ -16,7 +16,7 @@ from typing import Final
 
 from walkeeper.control.paths import RunDirectoryError, own_directory
 from walkeeper.lib import durable
-from walkeeper.postgres.data_directory import Server
+from walkeeper.postgres.data_directory import RunningServer
 
 READY: Final = "ready"
 """The directory in the run directory, ours alone, whose names lead walkeeper-restore-wal to a cache."""
@@ -25,7 +25,7 @@ READY: Final = "ready"
 class Cache:
     """Made empty; removed by ``close``. For one owner's threads, each name by one at a time."""
 
-    def __init__(self, parent: Path, server: Server) -> None:
+    def __init__(self, parent: Path, server: RunningServer) -> None:
         """Raises OSError where it cannot be made. What dead owners left beside it is removed."""
         self._made = [directory for directory in (parent, parent.parent) if not directory.exists()]
         for directory in (parent.parent, parent):  # the first may become the spool, which must be private

@@ -17,7 +17,7 @@ from walkeeper.core.names import Segment
 from walkeeper.errors import WalkeeperError
 from walkeeper.lib import durable, events
 from walkeeper.lib.clock import Clock
-from walkeeper.postgres.data_directory import Server, backup_begins
+from walkeeper.postgres.data_directory import RunningServer, backup_begins
 from walkeeper.restore import exits
 from walkeeper.restore.branch import followed
 from walkeeper.restore.cache import Cache
@@ -44,15 +44,15 @@ class Prefetcher:
         self._workers = workers
         self._clock = clock
         self._changed = threading.Condition()
-        self._recoveries: dict[Server, Recovery] = {}
-        self._without_cache: set[Server] = set()
+        self._recoveries: dict[RunningServer, Recovery] = {}
+        self._without_cache: set[RunningServer] = set()
         self._paused_until = 0.0
         self._servers_seen_at = 0.0
         self._closed = False
 
     # -------------------------------------------------------------------------------------------------- for who answers
 
-    def recovery(self, server: Server, layout: Layout, link: Path | None) -> Recovery | None:
+    def recovery(self, server: RunningServer, layout: Layout, link: Path | None) -> Recovery | None:
         """That of a server which has just asked; None where nothing can lie ready for it, which is logged once.
 
         A server that streamed may have learnt of a fork meanwhile. It asks for newer histories before it asks for segments again,
@@ -215,7 +215,7 @@ class Prefetcher:
             recovery.active_at = now
         return taken
 
-    def _begin(self, server: Server, layout: Layout) -> Recovery | None:
+    def _begin(self, server: RunningServer, layout: Layout) -> Recovery | None:
         if self._closed or server in self._without_cache:
             return None
         data = server.data_directory

@@ -9,7 +9,7 @@ from walkeeper.archive.layout import Layout
 from walkeeper.core.branches import following, left_at
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
-from walkeeper.postgres.data_directory import Server
+from walkeeper.postgres.data_directory import RunningServer
 from walkeeper.restore.cache import Cache
 
 FEWEST = 2
@@ -20,7 +20,7 @@ FEWEST = 2
 class Recovery:
     """For one thread at a time: the prefetcher holds its lock."""
 
-    server: Server
+    server: RunningServer
     layout: Layout
     cache: Cache
     active_at: float

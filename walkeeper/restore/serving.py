@@ -23,7 +23,7 @@ from walkeeper.dcs.base import RECORD, RecordStore
 from walkeeper.errors import CannotTell, DcsError, HoleInArchive, StoreError, WalkeeperError
 from walkeeper.lib import durable, events
 from walkeeper.lib.clock import Clock
-from walkeeper.postgres.data_directory import Server, is_starting, read_control_file, running_server
+from walkeeper.postgres.data_directory import RunningServer, is_starting, read_control_file, running_server
 from walkeeper.restore import exits
 from walkeeper.restore.abandoned import PATIENCE, Abandoned
 from walkeeper.restore.branch import for_server
@@ -220,7 +220,7 @@ class Restoring:
         events.failure("hole_in_archive", hole, file=name)
         return {"ok": False, "final": True, "error": str(hole), "hint": hole.hint}
 
-    def _is_abandoned(self, server: Server | None, name: str, plain: bytes, data_directory: Path) -> bool:
+    def _is_abandoned(self, server: RunningServer | None, name: str, plain: bytes, data_directory: Path) -> bool:
         file = wal_file(name)
         if server is None or not isinstance(file, HistoryFile):
             return False
@@ -291,7 +291,7 @@ class _Fetch:
         return self.plain is None and self.tail is None and self.problem is None
 
 
-def _for(server: Server | None, name: str, fetch: _Fetch, data_directory: Path) -> bytes | None:
+def _for(server: RunningServer | None, name: str, fetch: _Fetch, data_directory: Path) -> bytes | None:
     """What that server is to have of it. pg_rewind, whose server is down, looks for what the other branch has, too."""
     if fetch.tail is not None:
         return fetch.tail.beyond(data_directory / "pg_wal")

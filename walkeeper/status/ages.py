@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from walkeeper.core.record import Record
-from walkeeper.lib.clock import wall_seconds
+from walkeeper.lib.clock import seconds_since
 
 
 def described(record: Record | None, ahead: float = 0.0) -> dict[str, Any] | None:
@@ -26,8 +25,8 @@ def described(record: Record | None, ahead: float = 0.0) -> dict[str, Any] | Non
         "durability": record.durability or "local",
         "suspected": [{"timeline": gap.timeline, "start": gap.start, "end": gap.end} for gap in record.suspected],
         "trouble": record.trouble or None,
-        "age_seconds": age(record.updated_at, ahead),
-        "moved_seconds_ago": age(record.moved_at, ahead),
+        "age_seconds": seconds_since(record.updated_at, ahead),
+        "moved_seconds_ago": seconds_since(record.moved_at, ahead),
     }
 
 
@@ -35,12 +34,3 @@ def ahead_of(rows: Iterable[dict[str, Any]], record: Record | None) -> float:
     """Of the record's owner, by what its server says; 0 where that is not known."""
     owner = record.owner if record is not None else None
     return next((row["clock_ahead_seconds"] or 0.0 for row in rows if row["name"] == owner), 0.0)
-
-
-def age(stamp: str, ahead: float) -> float | None:
-    """Seconds since then: for people only."""
-    try:
-        then = datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    return max(0.0, wall_seconds() + ahead - then.timestamp())

@@ -25,10 +25,10 @@ from walkeeper.dcs.base import RECORD, Member, RecordStore, Topology
 from walkeeper.dcs.claim import Known, decoded
 from walkeeper.dcs.patroni import connect
 from walkeeper.errors import AgentError, StoreUnavailable, WalkeeperError
-from walkeeper.lib.clock import wall_seconds
+from walkeeper.lib.clock import seconds_since, wall_seconds
 from walkeeper.lib.deadline import DeadlineExceeded, within
 from walkeeper.postgres.server import NOT_THERE, CommitsState, Server, ServerState
-from walkeeper.status.ages import age, ahead_of, described
+from walkeeper.status.ages import ahead_of, described
 from walkeeper.status.attention import Remark, about_store, attention, remark
 from walkeeper.store.open import url_of
 
@@ -223,7 +223,11 @@ class _Judge:
             self.unknown.append(remark(text, "Another cluster's server, or one that was initialised again."))
             return {**row}
         lag = max(0, state.lsn - record.position)
-        judged = {**row, "lag_bytes": lag, "lag_seconds_at_most": age(record.wal_at, self.ahead) if lag else 0.0}
+        judged = {
+            **row,
+            "lag_bytes": lag,
+            "lag_seconds_at_most": seconds_since(record.wal_at, self.ahead) if lag else 0.0,
+        }
         if row["held"]:
             others = [found for other in self.others if other and (found := reached(record, other)) is not None]
             why = why_not_gap_safe(slot, followed([record.position, *others], self.config.durable_in), record.size)
@@ -270,7 +274,7 @@ def _store(
     lag = late = None
     if record is not None and leader is not None and leader["lsn"] is not None:
         lag = max(0, Lsn.parse(leader["lsn"]) - record.position)
-        late = age(record.wal_at, ahead) if lag else 0.0
+        late = seconds_since(record.wal_at, ahead) if lag else 0.0
     return {
         "name": config.store_name,
         "url": url_of(config.store),

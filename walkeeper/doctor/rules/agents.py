@@ -8,14 +8,13 @@ from functools import partial
 from typing import Final
 
 from walkeeper.core.about import About
-from walkeeper.core.amounts import duration, size
+from walkeeper.core.amounts import duration, size, to_the_second
 from walkeeper.core.room import DISK_SECONDS, LEAST
 from walkeeper.core.stores_told import brief, which
 from walkeeper.core.suspicion import below_reserve
-from walkeeper.doctor import paste
 from walkeeper.doctor.facts import AgentFacts, Facts, MemberFacts, ServerFacts, known
 from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
-from walkeeper.doctor.rules import each
+from walkeeper.doctor.rules import each, paste
 from walkeeper.errors import Watching
 
 error = partial(Rule, area="Agents", severity="error")
@@ -142,7 +141,7 @@ def agent_troubles(facts: Facts) -> Iterator[Verdict]:
             continue  # a store that is away keeps several from their work
         hint = problem["hint"] or "the agent's log says more"
         breaks = problem.get("what") != About.METRICS_NOT_SERVED and problem.get("reason") != Watching.reason
-        text = f"since {problem['since']}: {problem['text']}"
+        text = f"since {to_the_second(problem['since'])}: {problem['text']}"
         yield Wrong(text, (f"# {hint}",), severity="error" if breaks else "warning")
     if not problems:
         yield Good("it reports no problem")

@@ -11,11 +11,10 @@ from walkeeper.core.amounts import duration, size, to_the_second
 from walkeeper.core.hold_slot import SlotState, why_not_gap_safe
 from walkeeper.core.names import Segment
 from walkeeper.core.record import Record
-from walkeeper.doctor import paste
 from walkeeper.doctor.commands import parse
 from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown, Unseen, known
 from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
-from walkeeper.doctor.rules import each
+from walkeeper.doctor.rules import each, paste
 
 error = partial(Rule, area="Archiving", severity="error")
 warning = partial(Rule, area="Archiving", severity="warning")

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from walkeeper.core import incremental, job_words
 from walkeeper.core.amounts import duration, size
-from walkeeper.doctor import paste
 from walkeeper.doctor.facts import AgentFacts, Facts, MemberFacts, Unknown, known
 from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
+from walkeeper.doctor.rules import paste
 
 warning = partial(Rule, area="Backups", severity="warning")
 OLDEST: Final = 15

@@ -9,9 +9,9 @@ from typing import Final
 
 from walkeeper.core.amounts import duration, size
 from walkeeper.core.record import Record
-from walkeeper.doctor import paste
 from walkeeper.doctor.facts import AgentFacts, Facts, ServerFacts, Unknown, known
 from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
+from walkeeper.doctor.rules import paste
 from walkeeper.errors import Watching
 
 error = partial(Rule, area="DCS", severity="error")

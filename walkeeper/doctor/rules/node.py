@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from functools import partial
 
 from walkeeper.core.amounts import size
-from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, Unknown, known
 from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
+from walkeeper.doctor.rules import paste
 
 error = partial(Rule, area="Node", severity="error")
 warning = partial(Rule, area="Node", severity="warning")

@@ -8,10 +8,9 @@ from functools import partial
 from typing import Any, Final
 
 from walkeeper.core.amounts import size
-from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, known
 from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
-from walkeeper.doctor.rules import each
+from walkeeper.doctor.rules import each, paste
 
 error = partial(Rule, area="Patroni", severity="error")
 warning = partial(Rule, area="Patroni", severity="warning")

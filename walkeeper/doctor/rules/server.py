@@ -9,10 +9,9 @@ from functools import partial
 from typing import Final
 
 from walkeeper.core.synchronous import always_asks, named, standby_name
-from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, MemberFacts, ServerFacts, Unknown, known
 from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
-from walkeeper.doctor.rules import each
+from walkeeper.doctor.rules import each, paste
 
 error = partial(Rule, area="PostgreSQL", severity="error")
 warning = partial(Rule, area="PostgreSQL", severity="warning")

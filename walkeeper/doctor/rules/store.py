@@ -8,9 +8,9 @@ from functools import partial
 from typing import Final
 
 from walkeeper.core.record import Gap
-from walkeeper.doctor import paste
 from walkeeper.doctor.facts import Facts, known
 from walkeeper.doctor.rule import Good, NotKnown, Rule, Verdict, Wrong
+from walkeeper.doctor.rules import paste
 from walkeeper.errors import ConfigError, Refused, StoreDenied, StoreUnfit, WalkeeperError
 
 error = partial(Rule, area="Store", severity="error")

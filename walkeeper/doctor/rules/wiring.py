@@ -7,11 +7,11 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
-from walkeeper.doctor import paste
+from walkeeper.core.amounts import to_the_second
 from walkeeper.doctor.commands import Command, parse
 from walkeeper.doctor.facts import Facts, MemberFacts, PatroniFacts, Unknown, Unseen, known
 from walkeeper.doctor.rule import Good, NotKnown, Rule, Severity, Verdict, Wrong
-from walkeeper.doctor.rules import each
+from walkeeper.doctor.rules import each, paste
 
 error = partial(Rule, area="Patroni", severity="error")
 warning = partial(Rule, area="Patroni", severity="warning")
@@ -93,7 +93,7 @@ def callbacks_called(facts: Facts) -> Iterator[Verdict]:
         yield NotKnown("PostgreSQL was restarted, and of that Patroni would tell on_restart alone, which is not wired")
     else:
         yield Wrong(
-            f"PostgreSQL was started at {this.server.started_at}, after the agent, and no callback came",
+            f"PostgreSQL was started at {to_the_second(this.server.started_at)}, after the agent, and no callback came",
             (paste.reload(facts), "# then look for callback in Patroni's log"),
         )
 
