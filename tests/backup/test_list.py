@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fixtures.archives import ONE, SYSTEM, TWO, Built, Verifier
+from tests.fixtures.archives import ONE, SIZE, SYSTEM, TWO, Built, Verifier
 from tests.fixtures.backed_up import put_backup, put_piece
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.expiry import write_retained
+from walkeeper.archive.layout import Layout
 from walkeeper.archive.proofs import write_proof
+from walkeeper.archive.write import Archive
 from walkeeper.backup import list_command
 from walkeeper.core.backup import BackupId, Tombstone
+from walkeeper.core.commits import Commit
 from walkeeper.core.floor import Retained
 from walkeeper.core.lsn import MIB, Lsn
+from walkeeper.core.names import Segment
 from walkeeper.core.proof import Proof
 from walkeeper.lib import clock, retry
 
@@ -137,7 +142,7 @@ def test_p15_a_backup_that_a_trial_found_damaged_is_shown_as_what_it_is_for_expi
 @pytest.mark.parametrize(
     ("until", "told"),
     [
-        ("2027-11-28T00:00:00Z", "  stays until 2027-11-28T00:00:00Z\n"),
+        ("2027-11-28T00:00:00Z", "  stays until 2027-11-28 00:00:00 UTC\n"),
         ("9999-12-31T00:00:00Z", "  stays forever\n"),
         ("2026-11-25T00:00:00Z", ""),
     ],
@@ -159,7 +164,7 @@ def test_an_archive_without_backups_says_what_takes_one(built: Built, capsys: py
     code, out = listed(built, capsys)
     assert code == 0
     assert out.splitlines()[1:] == [
-        "Backups   none: walkeeper backup takes one", "", "Restore   nothing: no backup is complete"
+        "Backups   none: walkeeper backup takes one, of PostgreSQL 15 and newer", "", "Restore   nothing: no backup is complete"
     ]  # fmt: skip
 
 
@@ -172,3 +177,29 @@ def test_what_is_damaged_in_names_is_printed_on_one_line(built: Built, capsys: p
     out = listed(built, capsys)[1]
     assert "\x1b" not in out
     assert "  a b?[0m" in out
+
+
+@pytest.mark.parametrize(("hours", "differ"), [(-5, True), (5, False)])
+def test_a_last_commit_from_before_the_backup_is_said_of_the_clocks_and_not_as_a_window(
+    built: Built, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, hours: int, *, differ: bool
+) -> None:
+    put_backup(backups_of(built), IDS[0], Lsn(6 * MIB + 40), Lsn(6 * MIB + 256))
+    stopped = datetime(2026, 11, 21, 2, tzinfo=UTC)
+    made = round((stopped + timedelta(hours=hours) - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds() * 1e6)
+    monkeypatch.setattr(list_command, "last_commits", lambda *_: [Commit(Lsn(7 * MIB), Lsn(7 * MIB + 40), made)])
+    told = " ".join(listed(built, capsys)[1].split())
+    assert ("the clocks of its server and of the one that commits differ" in told) == differ
+    assert ("from 2026-11-21 02:00:00 UTC to before the last commit, 2026-11-21 07:00:00 UTC" in told) != differ
+
+
+def test_another_clusters_archive_under_the_scope_is_named(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was initialised again, or upgraded: whoever misses a backup finds it there."""
+    assert "Another cluster" not in listed(built, capsys)[1]
+    other = Archive(built.store, Layout("demo", None, 99), SIZE, built.codec)
+    built.store.create(f"{other.layout.root}life/x", b"", {})
+    built.store.create("demo/nobody/start/x", b"", {})
+    assert json.loads(listed(built, capsys, json=True)[1])["others"] == [], "nothing was begun there"
+    other.state_start(Segment(1, 1, SIZE))
+    assert json.loads(listed(built, capsys, json=True)[1])["others"] == ["99"]
+    assert "Another cluster's archive under this scope: --system-identifier 99\n" in listed(built, capsys)[1]
+    assert "system-identifier 73" in listed(built, capsys, system_identifier=99)[1]

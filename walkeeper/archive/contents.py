@@ -43,7 +43,7 @@ _START: Final = re.compile(r"start/([0-9A-F]{24})\.json\Z")
 _GAP: Final = re.compile(r"gap/([0-9A-F]{24}-[0-9A-F]{16})\.json\Z")
 _ACCEPTED: Final = re.compile(rf"gap/([0-9A-F]{{24}}-[0-9A-F]{{16}}){re.escape(ACCEPTED)}\Z")
 _HISTORY: Final = re.compile(rf"history/([0-9A-F]{{8}})\.history({re.escape(AGAIN)})?\Z")
-_IDENTIFIER: Final = re.compile(r"[0-9]{1,20}\Z")
+IDENTIFIER: Final = re.compile(r"[0-9]{1,20}\Z")
 
 
 @dataclass(slots=True)
@@ -187,7 +187,7 @@ def take(store: Store, scope: str, group: int | None, seen: Callable[[int], None
             seen(number)
         root, _, rest = info.key.removeprefix(prefix).partition("/")
         # A Citus group of a scope that has none of its own: scope/0/7300…/
-        if not _IDENTIFIER.match(root) or _IDENTIFIER.match(rest.partition("/")[0]):
+        if not IDENTIFIER.match(root) or IDENTIFIER.match(rest.partition("/")[0]):
             listing.strange.add(info.key, info.size)
             continue
         inventory = listing.archives.setdefault(int(root), Inventory())

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from walkeeper.archive.authentic import AuthenticStore, Trust, believing
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec, open_codec
-from walkeeper.archive.contents import Contents
-from walkeeper.archive.layout import Layout
+from walkeeper.archive.contents import IDENTIFIER, Contents, starts
+from walkeeper.archive.layout import Layout, cluster_prefix
 from walkeeper.archive.read import Reader
 from walkeeper.archive.write import Archive
 from walkeeper.config import Config
@@ -32,6 +32,15 @@ class Archives:
 
     def layout(self, system_identifier: int) -> Layout:
         return Layout(self.scope, self.group, system_identifier)
+
+    def others(self, system_identifier: int) -> list[int]:
+        """The system identifiers of other archives that were begun under this scope: it was initialised again, or upgraded.
+
+        A LIST of folders, and one for each of them. Raises the store's errors.
+        """
+        names = (name for name in self.store.folders(cluster_prefix(self.scope, self.group)) if IDENTIFIER.match(name))
+        found = {int(name) for name in names} - {system_identifier}
+        return sorted(number for number in found if starts(self.store, self.layout(number)))
 
     def archive(self, system_identifier: int, size: SegmentSize) -> Archive:
         """To be written."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 from walkeeper.archive.open import Archives, open_archives
 from walkeeper.archive.restorable import Restorable, described, look, with_trials
 from walkeeper.config import Config
-from walkeeper.core.amounts import counted, duration, size
+from walkeeper.core.amounts import counted, duration, size, to_the_second
 from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import lasting
 from walkeeper.lib import clock
@@ -70,6 +70,7 @@ def document(archives: Archives, found: Restorable) -> dict[str, Any]:
         "store": archives.store.url,
         "archive": archives.layout(system).root.rstrip("/"),
         "system_identifier": str(system),
+        "others": [str(number) for number in with_retries(lambda: archives.others(system))],
         **told,
         "backups": sorted([*told["backups"], *others], key=lambda each: str(each["id"])),
     }
@@ -97,7 +98,7 @@ def _now() -> datetime:
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"Archive   {found['store']}/{found['archive']}"
     if not found["backups"]:
-        yield "Backups   none: walkeeper backup takes one"
+        yield "Backups   none: walkeeper backup takes one, of PostgreSQL 15 and newer"
     yield from _each(found["backups"])
     yield ""
     for window in found["windows"]:
@@ -105,6 +106,9 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     if not found["windows"]:
         yield "Restore   nothing: no backup is complete"
     yield from proved_lines(found, len("Restore   "))
+    if found["others"]:
+        yield ""
+        yield f"Another cluster's archive under this scope: --system-identifier {' or '.join(found['others'])}"
 
 
 def _each(backups: list[dict[str, Any]]) -> Iterator[str]:
@@ -134,7 +138,7 @@ def _about(each: dict[str, Any]) -> Iterator[str]:
     if "kind" in each:
         began, ended = datetime.fromisoformat(each["start_at"]), datetime.fromisoformat(each["stop_at"])
         took = duration((ended - began).total_seconds())
-        yield f"{_moment(each['start_at'])}, {took}, from {each['member']}, PostgreSQL {each['version'] // 10000}"
+        yield f"{to_the_second(each['start_at'])}, {took}, from {each['member']}, PostgreSQL {each['version'] // 10000}"
         yield f"{size(each['bytes'])} in {each['files']:,} files; {size(each['packed_bytes'])} stored"
         yield f"{each['start_lsn']} to {each['stop_lsn']} on timeline {each['timeline']}"
         if each["parent"]:
@@ -150,15 +154,21 @@ def _about(each: dict[str, Any]) -> Iterator[str]:
         yield f"      {each['prove']}"
 
 
-def _moment(at: str) -> str:
-    return at[:19].replace("T", " ") + " UTC"
-
-
 def _window(window: dict[str, Any]) -> Iterator[str]:
     dead = ", which the cluster has left" if window["dead"] else ""
     yield f"Restore   {window['start_lsn']} to {window['end_lsn']} on timeline {window['timeline']}{dead}"
     last = window["last_commit"]
     until = (
-        f"before the last commit, {_moment(last['time'])}" if last else "the last commit, whose time is not known here"
+        f"before the last commit, {to_the_second(last['time'])}"
+        if last
+        else "the last commit, whose time is not known here"
     )
-    yield f"          from {_moment(window['start_at'])} to {until}"
+    if last and to_the_second(last["time"]) < to_the_second(window["start_at"]):
+        text = (
+            f"the backup stopped at {to_the_second(window['start_at'])}, and the last commit after it was made at "
+            f"{to_the_second(last['time'])}: the clocks of its server and of the one that commits differ, so that times say "
+            "little here. Restore to a position, or to latest"
+        )
+        yield from textwrap.wrap(text, WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 10)
+        return
+    yield f"          from {to_the_second(window['start_at'])} to {until}"

@@ -264,7 +264,8 @@ def _look(evidence: Evidence, archives: Archives, broken: Mapping[str, str]) -> 
             or (
                 f"The cluster was initialised again, or upgraded, and has some of before that: --system-identifier {others[-1]}"
                 if others
-                else "walkeeper backup takes one. Other tools restore theirs, with walkeeper-restore-wal as restore_command."
+                else "walkeeper backup takes one, of PostgreSQL 15 and newer. Backups of other tools, such as pg_basebackup, are "
+                "restored as those tools do it, with walkeeper-restore-wal as restore_command."
             ),
         )
     listed = Listed(evidence.archived, evidence.histories, evidence.start)
