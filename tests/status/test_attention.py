@@ -69,6 +69,9 @@ def test_a_session_that_was_ended_and_a_promotion_that_does_not_come_is_said() -
     assert "Patroni's log on node2" in hints(record=record(closed_by="node2"))
 
 
+ENDS = ": WAL that is suspected lost is not waited for, and one store is enough"
+
+
 def disk(free: int, growth: float | None) -> dict[str, Any]:
     return {**ROW, "disk": Disk(free, 500 << 30, growth).described()}
 
@@ -76,13 +79,25 @@ def disk(free: int, growth: float | None) -> dict[str, Any]:
 def test_a_disk_that_is_full_within_hours_is_told_before_it_is() -> None:
     """PostgreSQL stops on a full disk, and fails over to a member whose disk is as full."""
     assert texts(members=[disk(20 << 30, 1 << 20), REPLICA]) == [
-        "the disk of pg_wal on node1 has 20 GiB free, and it is full in 5 h 41 min if this goes on"
+        f"the disk of pg_wal on node1 has 20 GiB free, and it is full in 5 h 41 min if this goes on{ENDS}"
     ]
     assert "Disk full" in hints(members=[disk(20 << 30, 1 << 20)])
-    assert texts(members=[disk(20 << 30, 500_000)]) == []
-    assert texts(members=[disk(20 << 30, None)]) == []
-    assert texts(members=[disk(20 << 30, -1e6)]) == []
-    assert texts(members=[disk(9 * MIB, None)]) == ["the disk of pg_wal on node1 has 9 MiB free"]
+    assert texts(members=[disk(60 << 30, 4 << 20)]) == [
+        "the disk of pg_wal on node1 has 60 GiB free, and it is full in 4 h 16 min if this goes on"
+    ]
+    assert texts(members=[disk(60 << 30, 500_000)]) == []
+    assert texts(members=[disk(60 << 30, None)]) == []
+    assert texts(members=[disk(60 << 30, -1e6)]) == []
+    assert texts(members=[disk(9 * MIB, None)]) == [f"the disk of pg_wal on node1 has 9 MiB free{ENDS}"]
+
+
+def test_a_disk_below_the_reserve_is_told_as_doctor_does() -> None:
+    """From there on gap.patience and durable_in no longer count."""
+    assert texts(members=[disk(50 << 30, None)]) == []
+    assert texts(members=[disk((50 << 30) - 1, None)]) == [f"the disk of pg_wal on node1 has 50 GiB free{ENDS}"]
+    assert texts(record=None, members=[disk((50 << 30) - 1, None)]) == [
+        f"the disk of pg_wal on node1 has 50 GiB free{ENDS}"
+    ]
 
 
 def test_a_server_that_a_full_disk_has_stopped_is_said_with_its_disk() -> None:
@@ -92,7 +107,7 @@ def test_a_server_that_a_full_disk_has_stopped_is_said_with_its_disk() -> None:
     with_own_disk(rows, "node1", {**REPORT, "disk": full})
     assert [row["disk"] for row in rows] == [full, None]
     assert texts(members=rows) == [
-        "node1's PostgreSQL does not run: Patroni says crashed", "the disk of pg_wal on node1 has 0 B free",
+        "node1's PostgreSQL does not run: Patroni says crashed", f"the disk of pg_wal on node1 has 0 B free{ENDS}",
     ]  # fmt: skip
     with_own_disk(rows, "node1", None)
     assert rows[0]["disk"] == full
@@ -129,7 +144,7 @@ def test_one_fault_is_one_line_on_the_node_whose_agent_reports_it() -> None:
     agent = {**REPORT, "troubles": [PROBLEM]}
     (only,) = attention({**WHOLE, "record": record(trouble="PUT: 403"), "agent": agent})
     assert only == {
-        "text": "agent on this node, since 2026-11-28T07:00:00Z: PUT: 403",
+        "text": "agent on this node, since 2026-11-28 07:00:00 UTC: PUT: 403",
         "hint": "The credentials need s3:PutObject.",
     }
     assert attention({**WHOLE, "record": record(trouble="PUT: 403"), "agent": REPORT}) == []  # over for seconds
@@ -145,7 +160,7 @@ def test_a_store_that_is_away_is_said_once_whatever_it_keeps_from_its_work() -> 
     found = attention({**WHOLE, "record": stood, "agent": {**REPORT, "troubles": away}})
     assert [each["text"] for each in found] == [
         "the frontier has stood for 91 s, and 3 MiB wait for it, because of what node1 reports",
-        "agent on this node, since 2026-11-28T07:00:00Z: archiver_store: no answer",
+        "agent on this node, since 2026-11-28 07:00:00 UTC: archiver_store: no answer",
     ]
     assert [bool(each["hint"]) for each in found] == [False, True]
 
@@ -177,7 +192,7 @@ def test_a_hint_that_came_already_is_not_repeated() -> None:
 
 def test_what_was_not_tried_again_since_is_not_told_as_the_present() -> None:
     agent = {**REPORT, "troubles": [{**PROBLEM, "seen_seconds_ago": 50.0}]}
-    assert texts(agent=agent) == ["agent on this node, since 2026-11-28T07:00:00Z, last met 50 s ago: PUT: 403"]
+    assert texts(agent=agent) == ["agent on this node, since 2026-11-28 07:00:00 UTC, last met 50 s ago: PUT: 403"]
 
 
 def test_an_error_that_is_over_says_since_when_and_goes_after_an_hour() -> None:
@@ -308,7 +323,7 @@ def test_commits_that_do_not_wait_although_the_configuration_says_so_are_told() 
 
 def test_members_whose_keys_have_expired_are_missed() -> None:
     gone = [{"name": "node3", "last_seen": "2026-11-28T07:00:00Z"}]
-    assert texts(gone=gone) == ["node3 was a member until 2026-11-28T07:00:00Z, and its key in the DCS has expired"]
+    assert texts(gone=gone) == ["node3 was a member until 2026-11-28 07:00:00 UTC, and its key in the DCS has expired"]
 
 
 def test_a_wrong_scope_is_said_and_is_not_an_empty_table() -> None:

@@ -53,7 +53,7 @@ def test_it_says_what_moves_and_how_fast() -> None:
     assert "WAL       0/1200000 on node1, +3 MiB/s; 4 MiB not archived" in text
     assert "Uploads   2 in flight (00000002000000020000004A, 00000002000000020000004B);" in text
     assert "41 done, 10 MiB" in text.replace("\n          ", " ")
-    assert text.splitlines()[:3] == ["demo  2026-11-23T08:00:00Z", "All well.", ""]
+    assert text.splitlines()[:3] == ["demo  2026-11-23 08:00:00 UTC", "All well.", ""]
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 20), (40, 3)])

@@ -106,7 +106,7 @@ def test_what_the_agents_of_all_stores_report_is_said_once() -> None:
     refused = {**PROBLEM, "reason": "store_behind", "text": "it lacks it", "hint": "Then: walkeeper takeover --accept."}
     agent = {**REPORT, "troubles": [dcs], "stores": [{"name": FAR, "troubles": [dcs, refused]}]}
     found = attention({**WHOLE, "agent": agent, "stores": [STORE]})
-    assert [each["text"].partition("Z: ")[2] for each in found] == ["etcd3: no answer", "it lacks it"]
+    assert [each["text"].partition(" UTC: ")[2] for each in found] == ["etcd3: no answer", "it lacks it"]
     assert found[1]["hint"] == "Then: walkeeper takeover --store far --accept."
 
 

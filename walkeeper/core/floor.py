@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from walkeeper.core.amounts import to_the_second
 from walkeeper.core.backup import BackupId, Count, Position, Text, Timeline, WalRange
 from walkeeper.core.coverage import Range, merged, subtract
 from walkeeper.core.lsn import Lsn, SegmentSize
@@ -162,7 +163,7 @@ def written(at: datetime) -> str:
 
 def lasting(until: str) -> str:
     """For people: how long something is retained."""
-    return "forever" if moment(until) >= FOREVER else f"until {until}"
+    return "forever" if moment(until) >= FOREVER else f"until {to_the_second(until)}"
 
 
 def given_up(floors: Iterable[Floor]) -> dict[int, list[Range]]:

@@ -252,7 +252,7 @@ def _more(found: dict[str, Any], id_: str) -> str:
 
 def _floors(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for floor in found["waiting"]:
-        yield "Floor", f"{floor['number']}, from {floor['start']} on, waits until {floor['stands_from']}"
+        yield "Floor", f"{floor['number']}, from {floor['start']} on, waits until {to_the_second(floor['stands_from'])}"
     floor = found["next_floor"]
     if floor is None:
         yield "Gives up", "nothing that was not given up before"
@@ -273,7 +273,7 @@ def _now(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
             some = f"{counted(deleted['retained_objects'], 'object')}, {deleted['retained'][0]} for one"
             yield "Retained", f"{some}: an object lock, or no right to delete; the next run tries again"
         if floor is not None:
-            stands = f"from {floor['stands_from']} on --apply deletes below it; --revoke ends it before"
+            stands = f"from {to_the_second(floor['stands_from'])} on --apply deletes below it; --revoke ends it before"
             yield "Recorded", f"floor {floor['number']}: {stands}"
         return
     if going["segments"] or going["backups"]:

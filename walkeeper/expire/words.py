@@ -11,6 +11,7 @@ from walkeeper.archive.expiry import let_go, note_floor, read_expiry, read_pins,
 from walkeeper.archive.open import Archives, open_archives
 from walkeeper.archive.restorable import look, with_trials
 from walkeeper.config import Config
+from walkeeper.core.amounts import to_the_second
 from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import FOREVER, Pin, Retained, lasting, moment, written
 from walkeeper.core.record import Record
@@ -118,7 +119,7 @@ def _pins(config: Config, release: str | None, *, json: bool) -> tuple[str, int]
 def _lines(pin: Pin, now: datetime) -> Iterator[str]:
     over = ", which is over" if moment(pin.until) < now else ""
     yield f"{pin.id}  {pin.kind} {pin.backup}"
-    yield f"  until {pin.until}{over}; from {pin.lsn} on timeline {pin.timeline}; {pin.by}"
+    yield f"  until {to_the_second(pin.until)}{over}; from {pin.lsn} on timeline {pin.timeline}; {pin.by}"
 
 
 def _open(config: Config) -> tuple[Record, datetime, Archives]:

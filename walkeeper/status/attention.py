@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
 from walkeeper.core.about import About
-from walkeeper.core.amounts import duration, size
-from walkeeper.core.room import DISK_SECONDS, LEAST
+from walkeeper.core.amounts import duration, size, to_the_second
+from walkeeper.core.lsn import MIB, SegmentSize
+from walkeeper.core.room import DISK_SECONDS
 from walkeeper.core.store_words import for_store
+from walkeeper.core.suspicion import below_reserve
 
 STANDSTILL: Final = 30.0
 """Seconds without a move of the frontier while complete segments wait for it, from which on a person should look."""
@@ -167,7 +169,7 @@ def _about_members(status: dict[str, Any]) -> Iterator[Remark]:
         )
     for gone in status["gone"]:
         yield remark(
-            f"{gone['name']} was a member until {gone['last_seen']}, and its key in the DCS has expired",
+            f"{gone['name']} was a member until {to_the_second(gone['last_seen'])}, and its key in the DCS has expired",
             "Patroni does not run there, or does not reach the DCS. Of a member that was removed on purpose this is said for a "
             "day.",
         )
@@ -254,11 +256,13 @@ def _disk_short(row: dict[str, Any], status: dict[str, Any]) -> Iterator[Remark]
     if disk is None:
         return
     left = disk["seconds_left"]
-    least = LEAST * (status["record"]["segment_size"] if status["record"] is not None else 0)
-    if disk["free"] < least or (left is not None and left < DISK_SECONDS):
+    segment = SegmentSize(MIB if status["record"] is None else status["record"]["segment_size"])
+    short = below_reserve(disk["free"], disk["total"], segment, disk["growth"])
+    if short or (left is not None and left < DISK_SECONDS):
         when = "" if left is None else f", and it is full in {duration(left)} if this goes on"
+        ends = ": WAL that is suspected lost is not waited for, and one store is enough" if short else ""
         yield remark(
-            f"the disk of pg_wal on {row['name']} has {size(disk['free'])} free{when}",
+            f"the disk of pg_wal on {row['name']} has {size(disk['free'])} free{when}{ends}",
             "Make room there, and look at what keeps WAL: what is not archived, and other replication slots. docs/operations.md, "
             "Disk full, says what to do in which order.",
         )
@@ -281,4 +285,7 @@ def _about_the_agent(status: dict[str, Any]) -> Iterator[Remark]:
             continue  # a store that is away keeps several from their work
         tried = problem.get("seen_seconds_ago")
         ago = f", last met {duration(tried)} ago" if tried is not None and tried >= STANDSTILL else ""
-        yield remark(f"agent on this node, since {problem['since']}{ago}: {problem['text']}", problem.get("hint", ""))
+        yield remark(
+            f"agent on this node, since {to_the_second(problem['since'])}{ago}: {problem['text']}",
+            problem.get("hint", ""),
+        )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from walkeeper.core.amounts import counted, size
+from walkeeper.core.amounts import counted, size, to_the_second
 from walkeeper.core.amounts import rate as per_second
 from walkeeper.core.lsn import Lsn
 from walkeeper.lib.terminal import printable, wrapped
@@ -95,7 +95,10 @@ def _value(status: dict[str, Any], what: str) -> int | None:
 def _title(status: dict[str, Any], stamp: str, age: float) -> Line:
     late = f", seen {age:.0f} s ago" if age >= 3 else ""
     paused = ", Patroni is paused" if status["paused"] else ""
-    return [(f"{status['scope']}", "bold"), (f"  {stamp}{late}{paused}", "yellow" if late or paused else "")]
+    return [
+        (f"{status['scope']}", "bold"),
+        (f"  {to_the_second(stamp)}{late}{paused}", "yellow" if late or paused else ""),
+    ]
 
 
 def _speed(samples: Sequence[Sample], what: str) -> str:

@@ -108,8 +108,7 @@ def proved_lines(found: dict[str, Any], indent: int) -> Iterator[str]:
     """When a restore was last tried out, and worked."""
     proved = found["proved"]
     if proved is not None:
-        at = proved["at"][:19].replace("T", " ")
-        yield f"{'Proved'.ljust(indent)}{at} UTC: {proved['backup']}"
+        yield f"{'Proved'.ljust(indent)}{to_the_second(proved['at'])}: {proved['backup']}"
         yield f"{' ' * indent}restored up to {proved['lsn']} on timeline {proved['timeline']}"
     elif found["complete"]:
         yield f"{'Proved'.ljust(indent)}never: walkeeper verify --restore does a real restore"

@@ -23,6 +23,7 @@ from walkeeper.agent.problems import Problems
 from walkeeper.archive.tail import stored_pieces
 from walkeeper.archive.tail_read import read_tail
 from walkeeper.core.about import About
+from walkeeper.core.amounts import to_the_second
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
@@ -291,7 +292,7 @@ class LostWal:
         forgotten = self._suspicions.forgotten([member.name for member in members or ()])
         self.missing = Missing(lost, tuple(silent), until, tuple(forgotten))
         names = ", ".join(silent) if members is not None or promised else "the DCS to tell the members"
-        waits = f"waiting for {names} until {until}"
+        waits = f"waiting for {names} until {to_the_second(until)}"
         hint = (
             "Start the members that are waited for, and their agents: the WAL is taken from them automatically. "
             "If it is lost for good, run"
