@@ -383,6 +383,26 @@ def test_p9_when_the_disk_of_pg_wal_runs_short_nobody_is_waited_for(
         assert agent.record.gaps_total == 1
 
 
+def test_p9_a_short_disk_makes_no_gap_of_what_a_member_has_behind_all_that_it_lacks(
+    loss: Loss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, has = member_wal.stream_segment, loss.start + 3 * SIZE
+
+    def stream_segment(*arguments: Any) -> Any:
+        return (
+            real(*arguments) if arguments[3].start >= has else (None, "ERROR:  requested WAL has already been removed")
+        )
+
+    monkeypatch.setattr(member_wal, "stream_segment", stream_segment)
+    monkeypatch.setattr(lost_wal, "ASKED", 2)
+    monkeypatch.setattr(whereabouts, "disk_of", lambda _: (5 * MIB, 1000 * MIB))
+    with loss.pair.agent("a") as agent:
+        agent.wait_frontier(loss.end, 60)
+        gaps = loss.pair.archive.contents.gaps()
+        assert sum(Lsn.parse(gap.end) - Lsn.parse(gap.start) for gap in gaps) == 3 * SIZE
+        assert max(Lsn.parse(gap.end) for gap in gaps) == has
+
+
 def test_p9_when_the_disk_of_another_members_pg_wal_runs_short_nobody_is_waited_for(
     loss: Loss, monkeypatch: pytest.MonkeyPatch
 ) -> None:

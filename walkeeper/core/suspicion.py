@@ -154,6 +154,10 @@ class Suspicions:
         for word in words:
             self._forgotten.setdefault(word.member, []).append(word)
 
+    def said_no(self, member: str) -> int:
+        """To how many segments."""
+        return sum(end - first for first, end in self._refused.get(member, Runs()))
+
     def segments(self) -> Iterator[Segment]:
         """What is lost, in order. Safe while it changes."""
         for first, end in tuple(self._lost):

@@ -39,6 +39,8 @@ LOOK_SECONDS: Final = 5.0
 """Seconds from one look for lost WAL to the next."""
 ASKED: Final = 64
 """Segments that a member is asked for in one look: what is new is told soon."""
+ASKED_ON_SECONDS: Final = 30.0
+"""Seconds for which members that say no are asked for more in one look, where the disk of pg_wal runs short."""
 MISSES: Final = 64
 """Segments that one look asks the store for in vain; the next look goes on behind them."""
 LOOKS: Final = 512
@@ -137,14 +139,27 @@ class LostWal:
             self.wake.set()
             return
         for member in members or ():
-            for receipt in self._members.fetch(member, self._suspicions, stopped, ASKED):
-                self.found.put(receipt)
-                self._coming = True
-                self.wake.set()
+            self._ask(member, stopped)
             self._take_in()
             self._tell(members)
         if not stopped():
             self._conclude(members, stopped)
+
+    def _ask(self, member: Candidate, stopped: Callable[[], bool]) -> bool:
+        """Whether it has said no to as many as it was asked for, and may have what lies behind them."""
+        before = self._suspicions.said_no(member.name)
+        for receipt in self._members.fetch(member, self._suspicions, stopped, ASKED):
+            self.found.put(receipt)
+            self._coming = True
+            self.wake.set()
+        return self._suspicions.said_no(member.name) - before == ASKED
+
+    def _ask_on(self, members: Sequence[Candidate], stopped: Callable[[], bool]) -> None:
+        """For the rest, at once, for some time: a disk that runs short makes a gap of what nobody was asked for, too."""
+        until = self._now + ASKED_ON_SECONDS
+        for member in members:
+            while not stopped() and not self._coming and self._now < until and self._ask(member, stopped):
+                pass
 
     # --- looking for it -------------------------------------------------------------------------------------------
 
@@ -213,6 +228,9 @@ class LostWal:
     def _conclude(self, members: Sequence[Candidate] | None, stopped: Callable[[], bool]) -> None:
         sources = self._sources
         short = not self._coming and short_of_disk(sources.pg_wal, self._frontier.size, sources.disks)
+        if short:
+            self._ask_on(members or (), stopped)
+            short = not self._coming
         words = sources.archive.contents.listed(sources.archive.layout.gaps)
         gone = {member.name for member in members or () if member.gone}
         self._suspicions.forget(word for word in words.forgotten if word.member in gone)
