@@ -16,7 +16,7 @@ from tests.twins.hand_clock import HandClock
 from tests.twins.memory_record import MemoryDcs, MemoryRecord
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.agent import Agent
-from walkeeper.agent.backups import GLANCE_SECONDS, REFRESH_SECONDS, SOON_SECONDS, BackupsLook
+from walkeeper.agent.backups import GLANCE_SECONDS, PIECES_SECONDS, REFRESH_SECONDS, SOON_SECONDS, BackupsLook
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.open import Archives
 from walkeeper.core.backup import BackupId, Tombstone
@@ -113,7 +113,83 @@ def test_an_hour_costs_a_listing_a_minute_and_three_more_each_five(look: Look) -
     look.store.calls.clear()
     for _ in range(3600 // 10):
         look.after(10)
-    assert Counter(method for method, _ in look.store.calls) == {"folders": 60, "list": 3 * 12}
+    pieces = 1
+    assert Counter(method for method, _ in look.store.calls) == {"folders": 60, "list": 3 * 12 + pieces}
+
+
+def gone(look: Look, id_: BackupId, kind: str = "data/") -> str:
+    folder = look.archives.layout(7).backup(id_)
+    key = next(key for key in look.store.objects if key.startswith(f"{folder}{kind}"))
+    look.store.delete(key)
+    return key
+
+
+@pytest.mark.parametrize("kind", ["data/", "index-", "order-", "manifest-"])
+def test_p14_an_object_of_the_newest_backup_that_is_gone_is_told_within_the_hour(look: Look, kind: str) -> None:
+    look.put(FIRST)
+    look.put(SECOND, stop=7 * MIB)
+    assert look.complete(REFRESH_SECONDS) == 2
+    assert look.look.tend(a_record(9 * MIB)) is None
+    key = gone(look, SECOND, kind)
+    assert look.complete(PIECES_SECONDS - 1) == 2
+    found = look.after(REFRESH_SECONDS)
+    assert found is not None
+    assert (found["complete"], found["damaged"], found["newest"]["id"]) == (1, 1, str(FIRST))
+    problem = look.look.tend(a_record(9 * MIB))
+    assert problem is not None
+    assert key in str(problem)
+    third = BackupId("20261128T040000Z", 1, "1a2b3c4d")
+    look.put(third, stop=8 * MIB)
+    assert look.complete(GLANCE_SECONDS) == 2
+    assert look.look.tend(a_record(9 * MIB)) is None, "a newer one is whole: only the number of damaged ones stays"
+
+
+def test_an_object_that_is_put_back_makes_the_backup_count_again(look: Look) -> None:
+    look.put(FIRST)
+    before = dict(look.store.objects)
+    gone(look, FIRST)
+    assert look.complete(REFRESH_SECONDS) == 0
+    assert look.look.tend(a_record(9 * MIB)) is not None
+    look.store.objects.update(before)
+    assert look.complete(PIECES_SECONDS) == 1
+    assert look.look.tend(a_record(9 * MIB)) is None
+
+
+def test_of_older_backups_each_is_looked_at_in_turn(look: Look) -> None:
+    many = [BackupId(f"20261128T{hour:02}0000Z", 1, "1a2b3c4d") for hour in range(4)]
+    for id_ in many:
+        look.put(id_, stop=7 * MIB + int(id_.at[9:11]))
+    assert look.complete(REFRESH_SECONDS) == 4
+    gone(look, many[1])
+    assert look.complete(PIECES_SECONDS) + look.complete(PIECES_SECONDS) + look.complete(PIECES_SECONDS) < 12
+    assert look.complete(0) == 3
+    assert look.look.tend(a_record(9 * MIB)) is None, "newer ones are whole"
+
+
+def test_pieces_that_an_earlier_attempt_has_left_hide_nothing(look: Look) -> None:
+    folder = look.archives.layout(7).backup(FIRST)
+    for number in range(3):
+        look.store.create(f"{folder}data/{number:064x}.zst", b"x" * 99, {})
+    look.put(FIRST)
+    assert look.complete(REFRESH_SECONDS) == 1
+    body = look.archives.backups(7)
+    (backup,) = look.look._found.documents.backups if look.look._found else ()
+    assert body.shows(backup) == "more"
+    name = body.read_document(backup, "order", backup.order).decode().split()[0]
+    look.store.delete(f"{folder}data/{name}")
+    assert look.complete(PIECES_SECONDS) == 0
+
+
+def test_nobody_who_scrapes_is_needed_for_it(look: Look) -> None:
+    look.put(FIRST)
+    gone(look, FIRST)
+    assert look.look.tend(a_record(9 * MIB)) is None
+    assert look.look._looking is None
+    look.clock.now += REFRESH_SECONDS
+    look.look.tend(a_record(9 * MIB))
+    assert look.look._looking is not None
+    look.look._looking.join()
+    assert look.look.tend(a_record(9 * MIB)) is not None
 
 
 def test_after_a_look_that_failed_everything_is_looked_at_soon(look: Look) -> None:

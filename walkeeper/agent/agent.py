@@ -193,6 +193,8 @@ class Agent:
     def _observe(self) -> None:
         while not self._stopping:
             self._look_and_act()
+            if (owned := self._owned) is not None:
+                self.problems.report(About.ARCHIVER_BACKUPS, self.backups.tend(owned))
             self._pace.wait(eager=self.archiver is not None and self.archiver.over.is_set())
 
     def _look_and_act(self) -> None:

@@ -25,6 +25,7 @@ from walkeeper.errors import BadBackup, CannotTell, Damaged, Locked, StoreUnavai
 from walkeeper.store.base import AlreadyThere, Body, Store
 
 Kind: TypeAlias = Literal["index", "order", "manifest"]
+KINDS: Final[tuple[Kind, ...]] = ("index", "order", "manifest")
 MAX_DOCUMENT: Final = 1024**3
 """Bytes of the longest plain index, order or manifest: of some ten million files."""
 _PIECE: Final = re.compile(r"data/([0-9a-f]{64})(\.zst|\.zst\.age)\Z")
@@ -96,6 +97,22 @@ class Backups:
         except (CannotTell, UnicodeDecodeError) as problem:
             return str(problem)
         return self._lacks(backup, ("index", "manifest"), names)
+
+    def shows(self, backup: Backup) -> Literal["whole", "less", "more"]:
+        """What one LIST shows of all that it names, by number and bytes, without a name in memory. ``more``: an earlier attempt
+        has left others beside its pieces, so that these say nothing.
+        """
+        folder = self.layout.backup(BackupId.parse(backup.id))
+        pieces, packed = 0, 0
+        described = {f"{kind}-{getattr(backup, kind)}{document_suffix(kind, backup.suffix)}" for kind in KINDS}
+        for info in self.store.list(folder):
+            name = info.key.removeprefix(folder)
+            described.discard(name if info.size else "")
+            if name.startswith("data/") and name.endswith(backup.suffix) and info.size:
+                pieces, packed = pieces + 1, packed + info.size
+        if described or pieces < backup.pieces or packed < backup.packed_bytes:
+            return "less"
+        return "whole" if (pieces, packed) == (backup.pieces, backup.packed_bytes) else "more"
 
     def lacks_for_restore(self, backup: Backup) -> str:
         """The same of what a restore reads: the index, and the pieces that it names. Raises Locked, too."""

@@ -84,12 +84,14 @@ def look(archives: Archives, system_identifier: int, size: SegmentSize, record: 
     return judged(store, layout, size, documents, listed, record)
 
 
-def claimed(archives: Archives, record: Record, before: Restorable | None = None) -> Restorable:
+def claimed(
+    archives: Archives, record: Record, before: Restorable | None = None, broken: Mapping[str, str] | None = None
+) -> Restorable:
     """The same by the record's word, without listing the WAL: below its frontier all is stored but for gaps (P4).
 
     For who looks often; verify holds the store to that word. Windows of other branches are left out. ``before``: an earlier look,
-    of which what was complete, and tombstones, are not read again; any of the others may have got one. Raises BadFloor,
-    BadHistory, CannotTell or the store's errors.
+    of which what was complete, and tombstones, are not read again; any of the others may have got one. ``broken``: as in
+    ``judged``. Raises BadFloor, BadHistory, CannotTell or the store's errors.
     """
     system, size = int(record.system_identifier), record.size
     layout, contents = archives.layout(system), archives.contents(system, size)
@@ -122,6 +124,7 @@ def claimed(archives: Archives, record: Record, before: Restorable | None = None
         archives.store,
         layout,
         Restorable(documents=documents, expiry=expiry, holdings=found, windows=windows.look(documents.backups, found)),
+        broken,
     )
 
 

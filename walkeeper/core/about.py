@@ -41,6 +41,7 @@ class About(StrEnum):
     ARCHIVER_ANOTHER_CLUSTER = "archiver_another_cluster"
     ARCHIVER_GAP = "archiver_gap"
     ARCHIVER_AUDIT = "archiver_audit"
+    ARCHIVER_BACKUPS = "archiver_backups"
 
     @property
     def of_archiver(self) -> bool:

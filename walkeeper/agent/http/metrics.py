@@ -184,6 +184,29 @@ _TAIL: Final = """
 
 [examples/prometheus/alerts.yml](../examples/prometheus/alerts.yml) has rules, each with a link to what to do
 ([operations.md](operations.md)), and [examples/grafana/walkeeper.json](../examples/grafana/walkeeper.json) is a dashboard.
+
+| | alerts |
+| --- | --- |
+| WAL is lost, or may be | `WalkeeperGap`, `WalkeeperWalMissing`, `WalkeeperStoredObject` |
+| WAL waits | `WalkeeperNoOwner`, `WalkeeperFrontierStands`, `WalkeeperLagSeconds`, `WalkeeperLagBytes`, `WalkeeperStoreTrouble` |
+| it would be lost at the next failover | `WalkeeperNotGapSafe`, `WalkeeperDiskFills`, `WalkeeperDiskShort` |
+| a backup failed, or is late | `WalkeeperBackupFails`, `WalkeeperBackupOverdue`, `WalkeeperBackupTooOld`, `WalkeeperNoBackup` |
+| one is no longer whole, or less can be restored than is promised | `WalkeeperBackupDamaged`, `WalkeeperWindowShort` |
+| `expire` after a scheduled backup failed | `WalkeeperBackupFails` |
+| a scheduled proof failed, or is late | `WalkeeperProofFails`, `WalkeeperProofOverdue` |
+
+### Without Prometheus
+
+walkeeper sends nothing to anybody. What tells somebody is what runs it, or looks at it:
+
+- `walkeeper status` in a timer, on one node: exit 0 only if everything is known and well, a backup that failed or is late
+  included. With systemd, `OnFailure=` of that unit sends the mail; with cron, a script that prints what it said where the
+  exit is not 0.
+- A command that a timer runs by itself (`walkeeper backup`, `verify`, `verify --restore`, `expire --apply`) says by its exit
+  code that it failed, and so by its unit's `OnFailure=`. No metric speaks of `walkeeper verify` or of an `expire` by hand.
+- `/health` of each agent, for whatever asks URLs: 503 with the problems, a scheduled backup that failed among them.
+- The agent's log: a problem is a line with `reason=` and a hint, once a minute while it lasts (`backup_job`, `proof_job`,
+  `archiver_gap`).
 """
 
 
