@@ -36,9 +36,8 @@
     │   ├── StoreUnfit         it cannot keep what walkeeper promises; waiting does not help
     │   └── TooLarge           an object has more bytes than anything of its kind
     ├── CannotTell             an object is there, or may be, and cannot be delivered
-    │   ├── Damaged            its bytes prove that it is not what was stored
+    │   ├── Damaged            it is not what was stored: its checksum says so, or its name, which is one
     │   ├── Locked             it is encrypted, and no key here opens it
-    │   ├── Damaged            its checksum says so, or its name, which is one
     │   ├── NotAuthentic       nobody with the key made it, or it is plain where all is encrypted: it counts for nothing
     │   └── HoleInArchive      it is not there, and more of its branch is behind it
     │       ├── BeforeStart    the same, and it is from before the archive begins
@@ -95,14 +94,21 @@ class WalkeeperError(Exception):
     waiting_helps: ClassVar[bool] = False
     reason: ClassVar[str] = "error"
 
+    def __init_subclass__(
+        cls, *, reason: str | None = None, waiting_helps: bool | None = None, exit_code: int | None = None
+    ) -> None:
+        """What is not said is its parent's."""
+        said = {"reason": reason, "waiting_helps": waiting_helps, "exit_code": exit_code}
+        for name, value in said.items():
+            if value is not None:
+                setattr(cls, name, value)
+
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
 
 
-class ConfigError(WalkeeperError):
-    exit_code = 2
-    reason = "config"
+class ConfigError(WalkeeperError, reason="config", exit_code=2): ...
 
 
 class WrongSetting(ConfigError):
@@ -114,115 +120,87 @@ class WrongSetting(ConfigError):
         self.text = text
 
 
-class Refused(WalkeeperError):
-    reason = "refused"
+class Refused(WalkeeperError, reason="refused"):
     second_life_of = 0
     """The timeline of which the archive and the local server have different WAL, where that is what it was refused for."""
 
 
-class BadName(Refused):
-    reason = "bad_name"
+class BadName(Refused, reason="bad_name"): ...
 
 
-class BadSegment(Refused):
-    reason = "bad_segment"
+class BadSegment(Refused, reason="bad_segment"): ...
 
 
-class BadHistory(Refused):
-    reason = "bad_history"
+class BadHistory(Refused, reason="bad_history"): ...
 
 
-class BadRecord(Refused):
-    reason = "bad_record"
+class BadRecord(Refused, reason="bad_record"): ...
 
 
-class WrongCluster(Refused):
-    reason = "wrong_cluster"
+class WrongCluster(Refused, reason="wrong_cluster"): ...
 
 
-class WrongSegmentSize(Refused):
-    reason = "wrong_segment_size"
+class WrongSegmentSize(Refused, reason="wrong_segment_size"): ...
 
 
-class WrongTimeline(Refused):
-    reason = "wrong_timeline"
+class WrongTimeline(Refused, reason="wrong_timeline"): ...
 
 
-class Conflict(Refused):
-    reason = "conflict"
+class Conflict(Refused, reason="conflict"): ...
 
 
-class OtherBytes(Conflict):
-    reason = "other_bytes"
+class OtherBytes(Conflict, reason="other_bytes"): ...
 
 
-class NumberUsedTwice(Conflict):
-    reason = "timeline_used_twice"
+class NumberUsedTwice(Conflict, reason="timeline_used_twice"): ...
 
 
-class BadBackup(Refused):
-    reason = "bad_backup"
+class BadBackup(Refused, reason="bad_backup"): ...
 
 
-class BadFloor(Refused):
-    reason = "bad_floor"
+class BadFloor(Refused, reason="bad_floor"): ...
 
 
-class BadJob(Refused):
-    reason = "bad_job"
+class BadJob(Refused, reason="bad_job"): ...
 
 
-class Unsafe(Refused):
-    reason = "unsafe"
+class Unsafe(Refused, reason="unsafe"): ...
 
 
-class CannotRestore(Refused):
-    reason = "cannot_restore"
+class CannotRestore(Refused, reason="cannot_restore"): ...
 
 
-class WrongCall(CannotRestore):
-    exit_code = 2
+class WrongCall(CannotRestore, exit_code=2): ...
 
 
-class NoSuchGap(Refused):
-    reason = "no_such_gap"
+class NoSuchGap(Refused, reason="no_such_gap"): ...
 
 
-class NotForgotten(Refused):
-    reason = "not_forgotten"
+class NotForgotten(Refused, reason="not_forgotten"): ...
 
 
-class BeyondServer(Refused):
-    reason = "beyond_server"
+class BeyondServer(Refused, reason="beyond_server"): ...
 
 
-class ArchiveMissing(Refused):
-    reason = "archive_missing"
+class ArchiveMissing(Refused, reason="archive_missing"): ...
 
 
-class AnotherCluster(Refused):
-    reason = "another_cluster"
+class AnotherCluster(Refused, reason="another_cluster"): ...
 
 
-class StoreBehind(Refused):
-    reason = "store_behind"
+class StoreBehind(Refused, reason="store_behind"): ...
 
 
-class NothingToCompare(Refused):
-    reason = "nothing_to_compare"
+class NothingToCompare(Refused, reason="nothing_to_compare"): ...
 
 
-class OfSecondLife(Refused):
-    reason = "second_life"
+class OfSecondLife(Refused, reason="second_life"): ...
 
 
-class StoreError(WalkeeperError):
-    waiting_helps = True
-    reason = "store"
+class StoreError(WalkeeperError, reason="store", waiting_helps=True): ...
 
 
-class StoreUnavailable(StoreError):
-    reason = "store_unavailable"
+class StoreUnavailable(StoreError, reason="store_unavailable"): ...
 
 
 class NotFound(StoreUnavailable):
@@ -237,28 +215,20 @@ class ChangedOnTheWay(StoreUnavailable):
     """The store compared the bytes that came with the sum that came with them, and kept nothing."""
 
 
-class StoreDenied(StoreError):
-    reason = "store_denied"
+class StoreDenied(StoreError, reason="store_denied"): ...
 
 
-class StoreUnfit(StoreError):
-    waiting_helps = False
-    reason = "store_unfit"
+class StoreUnfit(StoreError, reason="store_unfit", waiting_helps=False): ...
 
 
-class TooLarge(StoreError):
-    waiting_helps = False
-    reason = "too_large"
+class TooLarge(StoreError, reason="too_large", waiting_helps=False): ...
 
 
-class CannotTell(WalkeeperError):
-    waiting_helps = True
-    reason = "cannot_tell"
+class CannotTell(WalkeeperError, reason="cannot_tell", waiting_helps=True):
     of_this_backup = False  # whether another one, and nothing else, could be told of
 
 
-class NotAuthentic(CannotTell):
-    reason = "not_authentic"
+class NotAuthentic(CannotTell, reason="not_authentic"): ...
 
 
 class Damaged(CannotTell):
@@ -268,134 +238,91 @@ class Damaged(CannotTell):
     """Whose it is, where that is known."""
 
 
-class Locked(CannotTell):
-    reason = "locked"
+class Locked(CannotTell, reason="locked"): ...
 
 
-class HoleInArchive(CannotTell):
-    reason = "hole"
+class HoleInArchive(CannotTell, reason="hole"): ...
 
 
-class BeforeStart(HoleInArchive):
-    waiting_helps = False
-    reason = "before_start"
+class BeforeStart(HoleInArchive, reason="before_start", waiting_helps=False): ...
 
 
-class LostForGood(HoleInArchive):
-    waiting_helps = False
-    reason = "gap"
+class LostForGood(HoleInArchive, reason="gap", waiting_helps=False): ...
 
 
-class GivenUp(LostForGood):
-    reason = "given_up"
+class GivenUp(LostForGood, reason="given_up"): ...
 
 
-class DcsError(WalkeeperError):
-    waiting_helps = True
-    reason = "dcs"
+class DcsError(WalkeeperError, reason="dcs", waiting_helps=True): ...
 
 
-class DcsUnavailable(DcsError):
-    reason = "dcs_unavailable"
+class DcsUnavailable(DcsError, reason="dcs_unavailable"): ...
 
 
-class CasConflict(DcsError):
-    reason = "cas_conflict"
+class CasConflict(DcsError, reason="cas_conflict"): ...
 
 
-class NotLeader(CasConflict):
-    reason = "not_leader"
+class NotLeader(CasConflict, reason="not_leader"): ...
 
 
-class Fenced(CasConflict):
-    reason = "fenced"
+class Fenced(CasConflict, reason="fenced"): ...
 
 
-class HeldBack(DcsError):
-    reason = "another_leads"
+class HeldBack(DcsError, reason="another_leads"): ...
 
 
-class PostgresError(WalkeeperError):
-    waiting_helps = True
-    reason = "postgres"
+class PostgresError(WalkeeperError, reason="postgres", waiting_helps=True): ...
 
 
-class WalMissing(PostgresError):
-    reason = "wal_missing"
+class WalMissing(PostgresError, reason="wal_missing"): ...
 
 
-class CommitsWait(WalkeeperError):
-    waiting_helps = True
-    reason = "commits_wait"
+class CommitsWait(WalkeeperError, reason="commits_wait", waiting_helps=True): ...
 
 
-class Degraded(WalkeeperError):
-    waiting_helps = True
-    reason = "degraded"
+class Degraded(WalkeeperError, reason="degraded", waiting_helps=True): ...
 
 
-class StandbyLags(PostgresError):
-    reason = "standby_lags"
+class StandbyLags(PostgresError, reason="standby_lags"): ...
 
 
-class SpoolError(WalkeeperError):
-    waiting_helps = True
-    reason = "spool"
+class SpoolError(WalkeeperError, reason="spool", waiting_helps=True): ...
 
 
-class SpoolFull(SpoolError):
-    reason = "spool_full"
+class SpoolFull(SpoolError, reason="spool_full"): ...
 
 
-class SpoolShort(SpoolError):
-    reason = "spool_disk"
+class SpoolShort(SpoolError, reason="spool_disk"): ...
 
 
-class AgentError(WalkeeperError):
-    reason = "agent"
+class AgentError(WalkeeperError, reason="agent"): ...
 
 
-class NoAgent(AgentError):
-    exit_code = 2
+class NoAgent(AgentError, exit_code=2): ...
 
 
-class NotGapSafe(WalkeeperError):
-    waiting_helps = True
-    reason = "not_gap_safe"
+class NotGapSafe(WalkeeperError, reason="not_gap_safe", waiting_helps=True): ...
 
 
-class PromotionVetoed(WalkeeperError):
-    reason = "promotion_vetoed"
+class PromotionVetoed(WalkeeperError, reason="promotion_vetoed"): ...
 
 
-class CommandFails(WalkeeperError):
-    waiting_helps = True
-    reason = "archive_command"
+class CommandFails(WalkeeperError, reason="archive_command", waiting_helps=True): ...
 
 
-class Watching(WalkeeperError):
-    waiting_helps = True
-    reason = "watching"
+class Watching(WalkeeperError, reason="watching", waiting_helps=True): ...
 
 
-class AtIt(WalkeeperError):
-    waiting_helps = True
-    reason = "at_it"
+class AtIt(WalkeeperError, reason="at_it", waiting_helps=True): ...
 
 
-class NoLeadership(WalkeeperError):
-    waiting_helps = True
-    reason = "no_leadership"
+class NoLeadership(WalkeeperError, reason="no_leadership", waiting_helps=True): ...
 
 
-class GapOpen(WalkeeperError):
-    reason = "gap"
+class GapOpen(WalkeeperError, reason="gap"): ...
 
 
-class TakeoverRuns(WalkeeperError):
-    waiting_helps = True
-    reason = "takeover_runs"
-
+class TakeoverRuns(WalkeeperError, reason="takeover_runs", waiting_helps=True):
     def __init__(self, seconds: float) -> None:
         super().__init__(
             f"takeover: it has compared the archive with this server for {seconds:.0f} s, and goes on",
@@ -403,27 +330,19 @@ class TakeoverRuns(WalkeeperError):
         )
 
 
-class TwoAcknowledge(WalkeeperError):
-    waiting_helps = True
-    reason = "two_acknowledge"
+class TwoAcknowledge(WalkeeperError, reason="two_acknowledge", waiting_helps=True): ...
 
 
-class TwoAgents(WalkeeperError):
-    waiting_helps = True
-    reason = "two_agents"
+class TwoAgents(WalkeeperError, reason="two_agents", waiting_helps=True): ...
 
 
-class BackupFails(WalkeeperError):
-    reason = "backup_fails"
+class BackupFails(WalkeeperError, reason="backup_fails"): ...
 
 
-class ProofFails(WalkeeperError):
-    reason = "proof_fails"
+class ProofFails(WalkeeperError, reason="proof_fails"): ...
 
 
-class ObjectMissing(WalkeeperError):
-    reason = "object_missing"
+class ObjectMissing(WalkeeperError, reason="object_missing"): ...
 
 
-class ObjectDamaged(WalkeeperError):
-    reason = "object_damaged"
+class ObjectDamaged(WalkeeperError, reason="object_damaged"): ...
