@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +13,8 @@ import botocore
 import botocore.session
 import pytest
 from botocore import xform_name
+from botocore.endpoint_provider import EndpointProvider
+from botocore.exceptions import EndpointResolutionError
 from botocore.loaders import JSONFileLoader, Loader
 
 from walkeeper.store.s3.documents import CALLED, Documents
@@ -17,9 +22,11 @@ from walkeeper.store.s3.documents import CALLED, Documents
 REGIONS: Final = ("us-east-1", "eu-central-1", "cn-north-1", "us-gov-west-1")
 
 
-def session(*, ours: bool) -> botocore.session.Session:
+def session(*, ours: bool, bucket: str = "bucket") -> botocore.session.Session:
     made = botocore.session.Session()
-    made.register_component("data_loader", Loader(file_loader=Documents() if ours else None))  # tests share one else
+    made.register_component(
+        "data_loader", Loader(file_loader=Documents(bucket) if ours else None)
+    )  # tests share one else
     return made
 
 
@@ -34,7 +41,7 @@ def without_documentation(document: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("service", "kind"),
-    [("s3", "endpoint-rule-set-1"), ("sts", "service-2"), ("s3", "paginators-1")],
+    [("sts", "endpoint-rule-set-1"), ("sts", "service-2"), ("s3", "paginators-1")],
 )
 def test_a_description_is_as_it_was_but_for_its_documentation(service: str, kind: str) -> None:
     theirs, ours = (
@@ -53,6 +60,66 @@ def test_of_s3_there_is_what_is_called_and_all_that_it_needs() -> None:
     for part in ("operations", "shapes"):
         assert ours[part] == {name: theirs[part][name] for name in ours[part]}
     assert {**theirs, "operations": None, "shapes": None} == {**ours, "operations": None, "shapes": None}
+
+
+BUCKETS: Final = (
+    "bucket",
+    "with.dots",
+    "UPPER_case",
+    "ab",
+    "name--use1-az5--x-s3",
+    "name--use1-az5--xa-s3",
+    "name-s3alias",
+    "test-accessp-o0b1d075431d83bebde8xz5w8ijx1qzlbp3i3kuse10--op-s3",
+)
+ANSWERS: Final[tuple[dict[str, object], ...]] = (
+    {},
+    {"ForcePathStyle": True},
+    {"Accelerate": True},
+    {"UseFIPS": True},
+    {"UseDualStack": True},
+    {"UseGlobalEndpoint": True},
+    {"Endpoint": "https://store.example:9000"},
+    {"Endpoint": "https://store.example:9000", "ForcePathStyle": True},
+    {"DisableS3ExpressSessionAuth": True},
+)
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_a_bucket_is_found_where_it_was(bucket: str) -> None:
+    def found(*, ours: bool) -> list[object]:
+        loader = session(ours=ours, bucket=bucket).get_component("data_loader")
+        rules = loader.load_service_model("s3", "endpoint-rule-set-1")
+        provider = EndpointProvider(rules, loader.load_data("partitions"))
+        return [
+            answer(provider, {"Bucket": bucket, "Region": region, **more})
+            for region in (*REGIONS, "aws-global", "not a region")
+            for more in ANSWERS
+        ]
+
+    assert found(ours=True) == found(ours=False)
+    assert any(isinstance(each, tuple) for each in found(ours=True))
+
+
+def answer(provider: EndpointProvider, asked: dict[str, object]) -> object:
+    """Of what is not asked the rules have a default."""
+    known = {name: asked.get(name, each.default) for name, each in provider.ruleset.parameters.items()}
+    try:
+        where = provider.resolve_endpoint(**{name: value for name, value in known.items() if value is not None})
+    except EndpointResolutionError as problem:
+        return str(problem)
+    return where.url, where.properties, where.headers
+
+
+def test_rules_for_other_kinds_of_buckets_are_not_read() -> None:
+    """A new version of botocore may write them otherwise: then they are read, and take half a MiB."""
+
+    def size(bucket: str, *, ours: bool = True) -> int:
+        loader = session(ours=ours, bucket=bucket).get_component("data_loader")
+        return len(json.dumps(loader.load_service_model("s3", "endpoint-rule-set-1")))
+
+    whole = size("bucket", ours=False)
+    assert size("bucket") < whole / 2 < size("name--use1-az5--x-s3") < whole
 
 
 def named(document: Any) -> set[str]:
@@ -85,10 +152,34 @@ def test_only_the_model_of_s3_is_cut_wherever_botocore_lies(tmp_path: Path) -> N
     mounted.parent.mkdir()
     mounted.symlink_to(installed)
     for service in ("sts/2011-06-15", "s3/2006-03-01"):
-        there, here = (Documents().load_file(str(each / service / "service-2")) for each in (mounted, installed))
+        there, here = (
+            Documents("bucket").load_file(str(each / service / "service-2")) for each in (mounted, installed)
+        )
         assert there["operations"]
         assert there == here
 
 
 def test_what_is_not_there_is_none() -> None:
-    assert Documents().load_file("/nowhere/service-2") is None is JSONFileLoader().load_file("/nowhere/service-2")
+    assert (
+        Documents("bucket").load_file("/nowhere/service-2") is None is JSONFileLoader().load_file("/nowhere/service-2")
+    )
+
+
+def test_what_no_call_needs_is_not_loaded() -> None:
+    program = """
+import sys
+import walkeeper.agent.process.run
+from walkeeper.store.s3.keys import S3Settings
+from walkeeper.store.s3.client import build
+build(S3Settings(bucket="bucket", region="eu-central-1", access_key_id="key", secret_access_key="a-secret"))
+print(sys.modules["jmespath"].__class__.__name__, "difflib" in sys.modules)
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert answer.stdout.split() == ["_Later", "False"]

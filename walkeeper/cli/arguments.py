@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
 from typing import Any, Final, NoReturn
 
+from walkeeper.lib.near import nearest
 from walkeeper.lib.terminal import aside, tell
 
 ELSEWHERE: Final = (
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         if match := _NO_COMMAND.match(message):
             message, hint = f"there is no command {match[1]}", self._instead(match[1]) or hint
         elif match := _NO_OPTION.match(message):
-            near = difflib.get_close_matches(match[1], self._option_string_actions, n=1)
+            near = nearest(match[1], self._option_string_actions)
             hint = f"Did you mean {near[0]}? {hint}" if near else hint
         self.print_usage(sys.stderr)
         self.exit(2, f"walkeeper: {message}\nHINT: {hint}\n")
@@ -59,5 +59,5 @@ class Parser(argparse.ArgumentParser):
             if word in theirs.split():
                 return f"What others call {word}: {' and '.join(f'walkeeper {each}' for each in ours)}."
         commands = [name for action in self._actions for name in action.choices or ()]
-        near = difflib.get_close_matches(word, commands, n=1)
+        near = nearest(word, commands)
         return f"Did you mean {near[0]}?" if near else ""

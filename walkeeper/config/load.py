@@ -5,7 +5,6 @@ Every error is a ConfigError of one line: the file, the line, the path of the ke
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import re
@@ -32,6 +31,7 @@ from walkeeper.config.written import Written
 from walkeeper.config.wrong import type_error
 from walkeeper.errors import ConfigError
 from walkeeper.lib import trust
+from walkeeper.lib.near import nearest
 from walkeeper.lib.section import Section, decode
 
 Keypath: TypeAlias = tuple[str | int, ...]
@@ -82,7 +82,7 @@ def _check_section_name(root: yaml_file.Section) -> None:
     """Patroni tolerates a section that is misspelt, and so nobody would say anything."""
     if "walkeeper" in root:
         return
-    near = difflib.get_close_matches("walkeeper", root.names(), n=1, cutoff=0.75)
+    near = nearest("walkeeper", root.names(), cutoff=0.75)
     if near:
         root.plain(near[0])  # notes its line
         raise root.error(near[0], "no section of Patroni's", hint="Did you mean walkeeper?")
@@ -148,7 +148,7 @@ def _check_names(tree: dict[str, Any], written: Written, kind: type[Section] = K
 
 
 def _unknown_key(path: Keypath, section: type[Section], written: Written) -> ConfigError:
-    near = difflib.get_close_matches(str(path[-1]), section.__struct_fields__, n=2)
+    near = nearest(str(path[-1]), section.__struct_fields__, 2)
     wanted = near or sorted(section.__struct_fields__)
     hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(wanted)}."
     return written.error(path, "unknown key", hint=hint)

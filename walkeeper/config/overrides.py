@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,6 +9,7 @@ from typing import Any, Final
 from walkeeper.config.keys import Key, all_keys
 from walkeeper.config.yaml_file import Places
 from walkeeper.errors import ConfigError
+from walkeeper.lib.near import nearest
 
 PREFIX: Final = "WALKEEPER_"
 
@@ -46,7 +46,7 @@ def apply(tree: dict[str, Any], environ: Mapping[str, str], section: tuple[str, 
 
 
 def _unknown(name: str, known: list[str]) -> ConfigError:
-    near = difflib.get_close_matches(name, known, n=3)
+    near = nearest(name, known, 3)
     hint = f"Did you mean {' or '.join(near)}?" if near else "docs/configuration.md lists the variables."
     return ConfigError(f"{ascii(name)[1:-1]} (environment variable): no such setting", hint=hint)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Final
 
@@ -12,6 +11,7 @@ from walkeeper.config.keys import Key, key_at
 from walkeeper.config.written import Written
 from walkeeper.config.yaml_file import MAPPING
 from walkeeper.errors import ConfigError
+from walkeeper.lib.near import nearest
 from walkeeper.lib.section import WrongValue
 
 _MISSING: Final = re.compile(r"Object missing required field `(\w+)`")
@@ -41,7 +41,7 @@ def type_error(error: msgspec.ValidationError, written: Written) -> ConfigError:
     key, hint = key_at(path), error.__cause__.hint if isinstance(error.__cause__, WrongValue) else ""
     if key is not None and (enum := _ENUM.match(text)):
         text = f"{enum[1]!r} is none of {', '.join(key.choices)}"
-        near = difflib.get_close_matches(enum[1], key.choices, n=1)
+        near = nearest(enum[1], key.choices)
         return written.error(path, text, hint=f"Did you mean {near[0]}?" if near else _about(key))
     if " matching regex " in text and path[-1] in _FORMS:
         text = f"expected {_FORMS[str(path[-1])]}"

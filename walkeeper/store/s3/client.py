@@ -44,7 +44,7 @@ def build(settings: S3Settings) -> S3Client:
     session = botocore.session.Session(profile=profile)
     if settings.credentials_file is not None:
         session.set_config_variable("credentials_file", str(settings.credentials_file))
-    session.get_component("data_loader").file_loader = Documents()
+    session.get_component("data_loader").file_loader = Documents(settings.bucket)
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
     client: S3Client = boto3.session.Session(botocore_session=session).client(
         "s3",

@@ -34,14 +34,18 @@ CALLED: Final = frozenset(
 )
 """Operations of S3: what the driver calls."""
 
-_S3: Final = re.compile(r"/s3/[^/]+/service-2\Z")
+_S3: Final = re.compile(r"/s3/[^/]+/(?:(?P<model>service-2)|endpoint-rule-set-1)\Z")
 """By its own folder: botocore itself may lie below one of that name."""
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OBJECTS: Final = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_CONDITIONS: Final = msgspec.json.Decoder(list[dict[str, Any]])
 
 
 class Documents(JSONFileLoader):
-    """A botocore.loaders.Loader's ``file_loader``."""
+    """A botocore.loaders.Loader's ``file_loader``, for a client of that bucket."""
+
+    def __init__(self, bucket: str) -> None:
+        self._bucket = bucket
 
     def load_file(self, file_path: str) -> Any:
         """The document without its documentation; one string for equal ones. None: there is no such file."""
@@ -50,8 +54,8 @@ class Documents(JSONFileLoader):
                 text: bytes = file.read()
                 if file_path.endswith("/endpoints"):
                     return _end_points(text)
-                if _S3.search(file_path):
-                    return _model(text)
+                if of_s3 := _S3.search(file_path):
+                    return _model(text) if of_s3["model"] else _end_point_rules(text, self._bucket)
                 return _Reader().read(text)
         return None
 
@@ -105,6 +109,35 @@ def _model(text: bytes) -> dict[str, Any]:
     while missing := (reader.shapes & shapes.keys()) - needed.keys():
         needed |= reader.all(_only(missing, shapes))
     return reader.all(document) | {"operations": operations, "shapes": needed}
+
+
+def _end_point_rules(text: bytes, bucket: str) -> dict[str, Any]:
+    """Of S3: those that may hold for that bucket."""
+    document = _OBJECT.decode(text)
+    return _Reader().all(document | {"rules": _holding(document["rules"], bucket)})
+
+
+def _holding(rules: msgspec.Raw, bucket: str) -> msgspec.Raw:
+    kept = [
+        rule | {"rules": _holding(rule["rules"], bucket)} if "rules" in rule else rule
+        for rule in _OBJECTS.decode(rules)
+        if not any(_never(condition, bucket) for condition in _CONDITIONS.decode(rule["conditions"]))
+    ]
+    return msgspec.Raw(msgspec.json.encode(kept))
+
+
+def _never(condition: dict[str, Any], bucket: str) -> bool:
+    """Whether it holds for no call that is made; of one that is not known it is not said."""
+    match condition:
+        case {"fn": "stringEquals", "argv": [{"ref": "bucketSuffix" | "accessPointSuffix"}, end]}:
+            return not bucket.endswith(end)
+        case {"fn": "aws.parseArn", "argv": [{"ref": "Bucket"}]}:
+            return True  # the configuration refuses one
+        case {"fn": "not", "argv": [{"fn": "isSet", "argv": [{"ref": "Bucket"}]}]}:
+            return True  # each operation that is called has one
+        case {"fn": "booleanEquals", "argv": [{"ref": "UseObjectLambdaEndpoint"}, True]}:
+            return True  # of an operation that is not called
+    return False
 
 
 def _only(names: frozenset[str] | set[str], among: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
