@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pyrage
 import pytest
@@ -82,6 +84,31 @@ def test_p13_what_states_nothing_of_itself_is_read_before_a_second_attempt_takes
     for kind in kinds:
         with pytest.raises(CannotTell, match="with other bytes"):
             put_document(backups, ID, kind, PLAIN)
+
+
+def test_p13_an_encrypted_one_that_states_nothing_is_opened_where_there_is_a_key(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    identity = pyrage.x25519.Identity.generate()
+    file = tmp_path / "identity"
+    file.write_text(f"{identity}\n")
+    blind = Backups(store, Layout("demo", None, 7), Codec(recipients=(str(identity.to_public()),)))
+    sees = Backups(store, Layout("demo", None, 7), replace(blind.codec, identity_file=file))
+    put_piece(blind, ID, PLAIN)
+    put_document(blind, ID, "index", PLAIN)
+    store.objects = {key: (body, {}) for key, (body, _) in store.objects.items()}
+    assert put_piece(sees, ID, PLAIN).was_present
+    assert put_document(sees, ID, "index", PLAIN).was_present
+    other = blind.codec.seal(blind.codec.pack(b"another's" * 40))
+    store.objects = dict.fromkeys(store.objects, (other, {}))
+    with pytest.raises(CannotTell, match="with other bytes"):
+        put_piece(sees, ID, PLAIN)
+    with pytest.raises(CannotTell, match="with other bytes"):
+        put_document(sees, ID, "index", PLAIN)
+    assert put_piece(blind, ID, PLAIN).was_present, "a limit, which docs/limits.md states"
+    store.objects = {key: (body[:20] + b"x" + body[21:], {}) for key, (body, _) in store.objects.items()}
+    with pytest.raises(CannotTell, match="with other bytes"):
+        put_piece(sees, ID, PLAIN)
 
 
 def test_a_frame_that_unpacks_to_other_bytes_than_the_index_says_is_not_the_piece(backups: Backups) -> None:

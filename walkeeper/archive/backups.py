@@ -241,39 +241,47 @@ class Backups:
         try:
             self.store.create(key, body, stated(sha256, size, body, packed_sha256))
         except AlreadyThere:
-            found = self._find(key, sha256, size, packed)
+            found = self._find(key, sha256, size, packed, body)
             if found is None:
                 raise came_and_went(key) from None
             return found
         return Stored(sha256, len(body), was_present=False)
 
-    def _find(self, key: str, sha256: str, size: int, packed: int) -> Stored | None:
-        """``packed``: bytes of the frame. The object has as many, or more where it is encrypted: how many differs each time."""
+    def _find(self, key: str, sha256: str, size: int, packed: int, own: bytes = b"") -> Stored | None:
+        """``packed``: bytes of the frame. The object has as many, or more where it is encrypted: how many differs each time.
+        ``own``: what this run has tried to store, and may have.
+        """
         info = self.store.head(key)
         if info is None:
             return None
         fits = info.size > packed if key.endswith(AGE) else info.size == packed
         said = stated_sha256(info, size)
-        if not (fits and is_whole(info) and (said == sha256 if said else self._is(key, sha256))):
+        if not (fits and is_whole(info) and (said == sha256 if said else self._is(key, sha256, own))):
             raise CannotTell(
                 f"{key}: the store has it, shorter than it was stored or with other bytes",
                 hint="Begin a new backup; this attempt cannot become one.",
             )
         return Stored(sha256, info.size, was_present=True)
 
-    def _is(self, key: str, sha256: str) -> bool:
-        """By its bytes, where it states nothing, as in a file system without extended attributes: a name says nothing (P13). Of
-        what is encrypted only its size is known here.
+    def _is(self, key: str, sha256: str, own: bytes) -> bool:
+        """By its bytes, where it states nothing, as in a file system without extended attributes: a name says nothing (P13).
+
+        Without a key the size of an encrypted one has to do: it is proved when it is restored.
         """
-        if key.endswith(AGE):
-            return True
         body = self.store.get(key)
-        if body is None or hashlib.sha256(body).hexdigest() == sha256:
+        if body is None or body == own:
             return body is not None
+        try:
+            frame = self.codec.unseal(key, body)
+        except Locked:
+            return self.codec.identity_file is None
+        except CannotTell:
+            return False
+        if hashlib.sha256(frame).hexdigest() == sha256:
+            return True
         with suppress(CannotTell):
-            return (
-                key.endswith(ZSTD) and hashlib.sha256(self.codec.decode(ZSTD, body, MAX_DOCUMENT)).hexdigest() == sha256
-            )
+            packed = key.endswith((ZSTD, ZSTD + AGE))
+            return packed and hashlib.sha256(self.codec.decode(ZSTD, frame, MAX_DOCUMENT)).hexdigest() == sha256
         return False
 
 
