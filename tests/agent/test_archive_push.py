@@ -41,6 +41,7 @@ from walkeeper.errors import (
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres import wal_file
 from walkeeper.push.place import Place
+from walkeeper.push.storing import Pushed, Pusher
 
 pytestmark = pytest.mark.postgres
 SIZE = SegmentSize(MIB)
@@ -148,6 +149,31 @@ def test_p13_what_a_server_that_was_started_again_hands_over_waits_until_it_was_
     node.agent.agent.poke()
     wait_for(lambda: node.agent.archiving, 90)
     node.push_until_done(name)
+
+
+def test_p13_what_is_handed_over_waits_for_the_first_takeover_of_an_agent(
+    make: Callable[[str], Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole host was started again. Nobody has compared the server with the archive, nor looked whether the store has one."""
+    monkeypatch.setattr(archive_push, "TAKEOVER_SECONDS", 2.0)
+    node = make("command")
+    name = node.server.switch_wal()
+    pushed: list[Place] = []
+
+    def push(_: Pusher, place: Place, *__: object) -> Pushed:
+        pushed.append(place)
+        return Pushed()
+
+    monkeypatch.setattr(Pusher, "push", push)
+    begun = RunningAgent(node.config, node.store, node.dcs).agent
+    running, node.pushing = node.pushing, Pushing(begun, node.run, SystemClock())
+    with pytest.raises(PostgresError, match="not taken over yet"):
+        node.push_until_done(name)
+    assert pushed == []
+    begun.untried = False
+    node.push_until_done(name)
+    assert [place.name for place in pushed] == [name]
+    node.pushing = running
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -20,6 +20,7 @@ from tests.fixtures.pushing import LABEL, SIZE, SYSTEM, DataDirectory
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import fetch
+from walkeeper.archive.write import Archive
 from walkeeper.cli import main as cli
 from walkeeper.control import paths
 from walkeeper.core.lsn import MIB, SegmentSize
@@ -66,6 +67,27 @@ def test_p13_a_clone_stores_nothing_where_it_came_from(data: DataDirectory, push
     assert "was restored from there as another one" in said
     assert data.objects() == []
     (data.path / "walkeeper_clone_of").write_text(f"file://{data.store}/elsewhere/{SYSTEM}/\n")
+    assert push(f"pg_wal/{SEGMENT}") == (0, "")
+
+
+def test_p13_without_an_agent_nothing_is_stored_where_the_archive_that_this_host_has_seen_is_not(
+    data: DataDirectory, push: Push
+) -> None:
+    """Its disk is not mounted, or the configuration says another prefix for a while."""
+    data.segment()
+    data.config.write_text(f"{data.config.read_text()}  spool: {{directory: {data.path.parent}/spool}}\n")
+    seen = data.path.parent / "spool" / "archive-seen"
+    seen.parent.mkdir(mode=0o700)
+    place = f"{data.store.as_uri()}/demo/{SYSTEM}/"
+    for wrong, says in ((place, "no archive is there"), (f"{place}elsewhere/", f"knows is {place}elsewhere/")):
+        seen.write_text(f"{wrong}\n")
+        seen.chmod(0o600)
+        code, said = push(f"pg_wal/{SEGMENT}")
+        assert (code, said.count("\n"), says in said) == (1, 1, True)
+        assert data.objects() == []
+    seen.write_text(f"{place}\n")
+    size = SegmentSize(MIB)
+    Archive(DirectoryStore(data.store), Layout("demo", None, SYSTEM), size, Codec()).state_start(Segment(1, 3, size))
     assert push(f"pg_wal/{SEGMENT}") == (0, "")
 
 

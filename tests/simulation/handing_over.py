@@ -13,6 +13,7 @@ from tests.simulation.threads import Killed
 from walkeeper.archive.open import Archives
 from walkeeper.errors import AtIt, WalkeeperError
 from walkeeper.push.client import ANSWER_SECONDS, LONGEST
+from walkeeper.push.command import check_archive
 from walkeeper.push.place import Place
 from walkeeper.push.storing import Pusher
 
@@ -54,7 +55,9 @@ class Command(NodeProcess):
         try:
             if not self._asked_the_agent():
                 archives = Archives(StoreView(self.world, self), "demo", None, self.world.archive.codec)
-                Pusher(archives).push(Place(self.node.data, self._name))
+                place = Place(self.node.data, self._name)
+                check_archive(archives, self.node.directory / "spool", place)
+                Pusher(archives).push(place)
         except WalkeeperError as problem:
             self.loop.note(self.name, "fails", problem)
             self.done = False

@@ -493,6 +493,17 @@ def forget_where_the_archive_was_seen(patch: MonkeyPatch) -> None:
     patch.setattr(SeenArchive, "has", lambda *_: False)
 
 
+@mutation("swap_store", "swap_store", "kill_agent", archiver="command", first=1)
+def archive_what_is_handed_over_before_the_takeover(patch: MonkeyPatch) -> None:
+    patch.setattr(Pushing, "_await_takeover", lambda *_: None)
+    patch.setattr("walkeeper.agent.archive_push.check_archive", lambda *_: None)
+
+
+@mutation("swap_store", "swap_store", "kill_agent", archiver="command", first=1)
+def archive_without_an_agent_wherever_the_configuration_says(patch: MonkeyPatch) -> None:
+    patch.setattr("tests.simulation.handing_over.check_archive", lambda *_: None)
+
+
 @mutation("lose_all", "switchover", "store_down", "kill_agent", first=16100005)
 def begin_at_the_present(patch: MonkeyPatch) -> None:
     patch.setattr(

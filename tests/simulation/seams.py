@@ -686,6 +686,8 @@ def simulated() -> Iterator[None]:
         "check_complete": lambda *_: None,  # nor has one more than its first bytes
         "find_program": lambda *_: Path("/bin/true"),
         "disk_of": _disk_of,
+        "is_out_of_recovery": lambda _: agent().node.server_up and agent().node.primary,
+        "is_stopping": lambda _: agent().node.ending,
         "read_beginning": _read_beginning,
         "read_tail": _read_tail,
         "in_parallel": lambda work, things, _: [work(thing) for thing in things],

@@ -34,6 +34,13 @@ def test_p13_names_that_lie_are_never_built_upon(kinds: tuple[str, ...]) -> None
         assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
 
 
+def test_p13_what_postgresql_hands_over_is_stored_in_no_other_archive() -> None:
+    """Of twenty such schedules fifteen said that a segment was archived, and it was in the empty store."""
+    for seed in range(20):
+        outcome = play(Schedule(seed, kinds=("swap_store", "swap_store", "kill_agent"), archiver="command"))
+        assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
+
+
 def test_p13_an_edited_record_moves_no_slot_under_another_store() -> None:
     """Of a hundred such schedules twenty recycled what one of the two stores lacked."""
     for seed in range(54, 74):

@@ -49,6 +49,7 @@ from walkeeper.errors import (
     Refused,
     SpoolError,
     StandbyLags,
+    StoreError,
     TakeoverRuns,
     WalkeeperError,
 )
@@ -138,6 +139,7 @@ class Agent:
         self._observing: threading.Thread | None = None
         self._takeover_backoff = Backoff(0.2, 10)
         self._takeover_at = 0.0
+        self.untried = True  # whether no takeover has compared anything since this member leads
         self._takeover: _Takeover | None = None
         self.refusals = Refusals(clock, self.poke)
         self.watcher = Watcher(clock)
@@ -262,6 +264,7 @@ class Agent:
         if wanted is Desired.TAKE_OVER and look.server is not None:
             self._try_takeover(look.server, look.found)
         elif wanted is Desired.WATCH and look.leads(self.config.name) is False:
+            self.untried = True
             self.refusals.over()
             self.watcher.forget()
             self.problems.clear(About.TAKEOVER_FAILED)
@@ -318,6 +321,7 @@ class Agent:
         problem = takeover.problem
         if isinstance(problem, NotLeader):
             return
+        self.untried = isinstance(problem, StoreError | PostgresError)
         if problem is not None:
             self._takeover_at = now + self._takeover_backoff.failed()
             if isinstance(problem, Refused):

@@ -31,6 +31,7 @@ from walkeeper.errors import (
     Conflict,
     DcsError,
     NoLeadership,
+    PostgresError,
     Refused,
     StoreUnavailable,
     WalkeeperError,
@@ -38,6 +39,7 @@ from walkeeper.errors import (
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.postgres.data_directory import is_out_of_recovery, is_stopping, read_control_file, run_of
+from walkeeper.push.command import check_archive
 from walkeeper.push.place import Place, parse_path
 from walkeeper.push.storing import Pusher
 
@@ -53,6 +55,8 @@ FOLLOWING: Final = 0.5
 """The most seconds that an answer waits for each of them."""
 STOPPING_SECONDS: Final = 3.0
 """Seconds that the work may take while the server stops: no shutdown waits for the store."""
+TAKEOVER_SECONDS: Final = 60.0
+"""Seconds for which a file waits for the first takeover."""
 AT_ONCE: Final = 4
 """Files that are worked on together: each is held in memory, packed and plain."""
 LOOK: Final = 0.2
@@ -90,6 +94,8 @@ class Pushing:
         self._later: dict[str, float] = {}
         self._reported: dict[About, str] = {}
         self._stopping = threading.Event()
+        self._is_there = False
+        """Whether the store has the archive that this host has seen, if it has seen any."""
         self._run: OneRun | None = None
         """That of the last archiver."""
 
@@ -153,10 +159,14 @@ class Pushing:
             job.ended.set()
 
     def _push(self, place: Place) -> None:
+        if self._agent.archiver is None and self._check_leadership(place):
+            self._await_takeover(place)
         archiver = self._agent.archiver
         if archiver is None:
-            self._check_leadership(place)
             self._check_takeover(place)
+            if not self._is_there:
+                check_archive(self._agent.archives, self._agent.config.spool_directory, place)
+                self._is_there = True
         else:
             self._run = archiver.run
             self._run.check()
@@ -175,27 +185,43 @@ class Pushing:
             if pushed.mtime_ns is not None:
                 self._pushed.put((pushed.receipt, pushed.mtime_ns))
 
-    def _check_leadership(self, place: Place) -> None:
-        """Raises NoLeadership for what a primary wrote that does not lead."""
+    def _check_leadership(self, place: Place) -> bool:
+        """Whether this member leads, as a primary. Raises NoLeadership for what a primary wrote that does not lead."""
         running = is_out_of_recovery(place.data_directory)
         if not running and not _was_primary(place.data_directory):
-            return
+            return False
         member = self._agent.config.name
         try:
             leader = self._agent.records.leader()
             if leader is None or leader.name == member:
-                return
+                return running and leader is not None
         except DcsError:
-            return
+            return False
         claim = read_claim(self._agent.records)
         if claim.known is Known.UNKNOWN:
-            return
+            return False
         if not is_for_the_archive(place.file, claim.record, member, leader.name, running=running):
             does = "PostgreSQL accepts writes here" if running else "it was written here"
             raise NoLeadership(
                 f"{place.name}: {does}, and Patroni's leader is {leader.name}: it is not archived",
                 hint="Two primaries, or a promotion by hand. Ask patronictl list. PostgreSQL keeps the file.",
             )
+        return False
+
+    def _await_takeover(self, place: Place) -> None:
+        """The first since this member leads, or its agent runs: it holds record, store and server against each other. Before that
+        nobody knows whether the store is the archive's. Raises PostgresError.
+        """
+        until = self._clock.monotonic() + TAKEOVER_SECONDS
+        self._agent.poke()
+        while self._agent.untried and self._agent.archiver is None:
+            runs = is_out_of_recovery(place.data_directory) and not self._stopping.is_set()
+            if not runs or self._clock.monotonic() > until:
+                raise PostgresError(
+                    f"{place.name}: the archive is not taken over yet, and nothing was compared",
+                    hint="The agent is at it: its log says how far. PostgreSQL keeps the file and asks again.",
+                )
+            self._stopping.wait(LOOK)
 
     def _check_takeover(self, place: Place) -> None:
         """For a primary: raises what its takeover was refused for, or PostgresError where none came since it was started."""

@@ -1,7 +1,4 @@
-"""Where this host has seen the archive of its cluster: a file beside the spool, which outlives the whole DCS.
-
-A store that is empty where there was an archive is no new one: its disk is not mounted, or somebody emptied it (promise P13).
-"""
+"""The agent notes where it sees the archive of its cluster."""
 
 from __future__ import annotations
 
@@ -10,13 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.archive.open import Archives
+from walkeeper.archive.seen import Seen, place_of
 from walkeeper.core.beliefs import nothing_archived
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.record import Record
 from walkeeper.errors import WalkeeperError
-from walkeeper.lib import durable, events
+from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
-from walkeeper.lib.trust import UnusableSecret, Us, read_secret
 
 AGAIN_SECONDS: Final = 60.0
 """Seconds until the store is asked again, after it had no archive or no answer, or the file could not be written."""
@@ -29,7 +26,7 @@ class SeenArchive:
         self, directory: Path, archives: Archives, clock: Clock, start: Callable[[str, Callable[[], None]], object]
     ) -> None:
         """``start``: as ``Supervisor.start``."""
-        self._path = directory / "archive-seen"
+        self._seen = Seen(directory)
         self._archives = archives
         self._clock = clock
         self._start = start
@@ -42,7 +39,7 @@ class SeenArchive:
         """``system_identifier``: the local server's. Once for each archive that the record speaks of, and that is there: the
         record may be of another store than is configured now. ``there``: that is known. Never waits for the store.
         """
-        place, now = self._place(system_identifier), self._clock.monotonic()
+        place, now = place_of(self._archives, system_identifier), self._clock.monotonic()
         if place == self._noted or str(system_identifier) != record.system_identifier or nothing_archived(record):
             return
         if self._asking or now < self._due_at:
@@ -68,19 +65,13 @@ class SeenArchive:
 
     def _keep(self, place: str) -> None:
         try:
-            durable.keep(self._path, f"{place}\n".encode())
+            self._seen.keep(place)
             self._noted = place
         except OSError as problem:
             if not self._told:
-                events.failure("archive_not_noted", problem, file=self._path)
+                events.failure("archive_not_noted", problem, file=self._seen.path)
             self._told = True
 
     def has(self, system_identifier: int) -> bool:
         """Whether the last one that was seen here is that server's, in the store that is configured now."""
-        try:
-            return read_secret(self._path, Us.here())[0] == self._place(system_identifier)
-        except UnusableSecret:
-            return False
-
-    def _place(self, system_identifier: int) -> str:
-        return f"{self._archives.store.url}/{self._archives.layout(system_identifier).root}"
+        return self._seen.place() == place_of(self._archives, system_identifier)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.archive.open import Archives, open_archives
+from walkeeper.archive.seen import Seen, place_of
 from walkeeper.config import load
-from walkeeper.errors import AnotherCluster, PostgresError, StoreUnavailable
+from walkeeper.core.beliefs import NO_ARCHIVE
+from walkeeper.errors import AnotherCluster, ArchiveMissing, PostgresError, StoreUnavailable
 from walkeeper.lib import events
 from walkeeper.lib.deadline import Deadline, DeadlineExceeded
 from walkeeper.postgres.data_directory import clone_of, is_stopping
@@ -39,9 +41,28 @@ def main(config: Path, path: str, environ: Mapping[str, str] = os.environ) -> in
 
 
 def _push(config_path: Path, place: Place, environ: Mapping[str, str]) -> None:
-    archives = open_archives(load(config_path, environ))
+    config = load(config_path, environ)
+    archives = open_archives(config)
     _check_no_clone(archives, place)
+    if config.node.spool_directory is not None or config.node.data_dir is not None:
+        check_archive(archives, config.spool_directory, place)
     Pusher(archives).push(place)
+
+
+def check_archive(archives: Archives, spool: Path, place: Place) -> None:
+    """That the store is the one in which an agent here has seen the archive: no agent holds the record against it now.
+
+    Raises ArchiveMissing, or the store's errors.
+    """
+    seen, system = Seen(spool).place(), system_identifier(place)
+    here = place_of(archives, system)
+    if seen not in ("", here):
+        raise ArchiveMissing(
+            f"{here}: the archive that this host knows is {seen}",
+            hint="Is the configuration right? If another archive is to begin there, start the agent, which finds out.",
+        )
+    if seen and next(iter(archives.store.list(archives.layout(system).starts)), None) is None:
+        raise ArchiveMissing(f"{here}: no archive is there, and this host has seen one", hint=NO_ARCHIVE)
 
 
 def _check_no_clone(archives: Archives, place: Place) -> None:
