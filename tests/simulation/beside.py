@@ -26,6 +26,8 @@ class Beside:
         self._world = world
         self.store_down = False
         self.lose_store_answers = 0
+        self.late_by = 0.0
+        self.created: dict[str, tuple[str, float]] = {}
         self.elsewhere: dict[str, tuple[bytes, dict[str, str]]] | None = None
         self.store = StoreView(self, None)
         self.archive = Archive(self.store, world.layout, SIZE, Codec())

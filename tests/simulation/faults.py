@@ -13,6 +13,7 @@ import msgspec
 
 from tests.simulation.invariants import record_of
 from tests.simulation.nodes import Node, Slot
+from tests.simulation.seams import start_agent
 from tests.simulation.wal import SIZE, Branch, readable, write_segment
 from walkeeper.core.beliefs import nothing_archived
 from walkeeper.core.life import RENEW_SECONDS, WATCH_SECONDS
@@ -63,6 +64,18 @@ def kill_agent(world: World, node: Node, fault: Fault) -> None:
 def freeze_agent(world: World, node: Node, fault: Fault) -> None:
     if node.agent is not None:
         node.agent.freeze_in = (fault.steps, fault.seconds)
+
+
+def freeze_long(world: World, node: Node, fault: Fault) -> None:
+    """For minutes, and it goes on as if nothing had been."""
+    if node.agent is not None:
+        node.agent.freeze_in = (fault.steps, 60 + 5 * fault.seconds)
+
+
+def second_agent(world: World, node: Node, fault: Fault) -> None:
+    """Of the same member, by another unit or container, with a spool of its own."""
+    if node.host_up and (node.second_agent is None or node.second_agent.dead):
+        start_agent(world, node, spool="spool-2")
 
 
 def kill_receiver(world: World, node: Node, fault: Fault) -> None:
@@ -151,6 +164,21 @@ def _cut(what: str) -> Callable[[World, Node, Fault], None]:
 
 def lose_record_answer(world: World, node: Node, fault: Fault) -> None:
     node.cut_off.add("dcs answers")
+
+
+def stale_reads(world: World, node: Node, fault: Fault) -> None:
+    """Its agent is told what was true at this moment, for a while: of Kubernetes Patroni remembers what it has heard last."""
+    world.reads_lag = True
+
+    def now_or(old: bool) -> None:
+        node.remembers_dcs = (dict(world.dcs.documents), world.dcs.leader) if old else None
+
+    _for_a_while(world, fault, lambda: now_or(True), lambda: now_or(False))
+
+
+def late_store(world: World, node: Node, fault: Fault) -> None:
+    """From here on hosts see each other's objects late, as by attributes that NFS caches."""
+    world.late_by = fault.seconds
 
 
 def dcs_down(world: World, node: Node, fault: Fault) -> None:
@@ -489,6 +517,8 @@ def delete_object(world: World, node: Node, fault: Fault) -> None:
 KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "kill_agent": kill_agent,
     "freeze_agent": freeze_agent,
+    "freeze_long": freeze_long,
+    "second_agent": second_agent,
     "kill_receiver": kill_receiver,
     "freeze_receiver": freeze_receiver,
     "kill_server": kill_server,
@@ -507,6 +537,8 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "cut_store": _cut("store"),
     "cut_members": _cut("members"),
     "lose_record_answer": lose_record_answer,
+    "stale_reads": stale_reads,
+    "late_store": late_store,
     "dcs_down": dcs_down,
     "store_down": store_down,
     "far_down": far_down,
@@ -540,6 +572,10 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "delete_object": delete_object,
 }
 SELDOM: Final = {
+    "freeze_long",
+    "second_agent",
+    "stale_reads",
+    "late_store",
     "no_callbacks",
     "late_callbacks",
     "kill_pre_promote",
@@ -641,6 +677,7 @@ def heal(world: World) -> None:
     world.loop.note("world", "HEALED", "")
     world.dcs.down = False
     world.store_down = False
+    world.late_by = 0.0
     if world.beside is not None:
         world.beside.store_down = False
     if world.elsewhere is not None:
@@ -650,6 +687,9 @@ def heal(world: World) -> None:
                 process.kill()
     world.lose_store_answers = 0
     for node in world.nodes:
+        if node.second_agent is not None:
+            node.second_agent.kill()
+        node.remembers_dcs = None
         node.cut_off.clear()
         node.mute = node.name_unknown = node.disk_short = False
         if node.room is not None:

@@ -20,6 +20,7 @@ from tests.simulation.threads import Process
 from tests.simulation.wal import SIZE, SYSTEM, Branch, PgWal, write_segment
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.dcs.base import Leader, Versioned
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -82,6 +83,10 @@ class Node:
         self.name_unknown = False
         """Other hosts do not find it by its name."""
         self.agent: Process | None = None
+        self.second_agent: Process | None = None
+        """Of the same member, with a configuration and a spool of its own, by mistake."""
+        self.remembers_dcs: tuple[dict[str, Versioned], Leader | None] | None = None
+        """What its agent reads of the DCS instead: as it was a while ago."""
         self.called: tuple[Process, str] | None = None
         """Which agent's session calls itself how."""
         self.promoting: Promoting | None = None
@@ -379,7 +384,14 @@ class Node:
 
     def processes(self) -> list[Process]:
         promoting = self.promoting.process if self.promoting is not None else None
-        found = (self.agent, promoting, *(orphan.process for orphan in self.orphans), *self.receivers, *self.commands)
+        found = (
+            self.agent,
+            self.second_agent,
+            promoting,
+            *(orphan.process for orphan in self.orphans),
+            *self.receivers,
+            *self.commands,
+        )
         return [process for process in found if process is not None and not process.dead]
 
     def freeze(self, seconds: float) -> None:

@@ -63,7 +63,7 @@ from walkeeper.postgres.pg_receivewal import Ended, Written
 from walkeeper.postgres.server import CommandState, CommitsState, ServerState
 from walkeeper.postgres.wal_file import Memory
 from walkeeper.postgres.walsender import Identity
-from walkeeper.store.base import Store
+from walkeeper.store.base import MAX_OBJECT, Body, ObjectInfo, Store
 from walkeeper.store.directory.keys import DirectorySettings
 
 if TYPE_CHECKING:
@@ -103,22 +103,28 @@ def agent() -> AgentProcess:
     return process
 
 
-def start_agent(world: World, node: Node) -> None:
+def start_agent(world: World, node: Node, *, spool: str = "spool") -> None:
+    """``spool``: another one is a second agent's, by mistake."""
     process = AgentProcess(world, node)
-    node.agent, node.push = process, None
+    first = spool == "spool"
+    if first:
+        node.agent, node.push = process, None
+    else:
+        node.second_agent = process
     node.receivers = [receiver for receiver in node.receivers if not receiver.dead]
 
     def main() -> None:
         process.step("starts")
         clock = Clock(world.loop)
         store, remembered = StoreView(world, process), RecordView(process, REMEMBERED)
-        config = config_for(node)
+        config = config_for(node, spool)
         running = Agent(config, store, RecordView(process), clock, {}, remembered)
         beside = [_agent_beside(world.beside, process, running, config)] if world.beside is not None else []
-        node.pokes, node.refusals = _all_of([each.poke for each in (running, *beside)]), running.refusals.answer
+        if first:
+            node.pokes, node.refusals = _all_of([each.poke for each in (running, *beside)]), running.refusals.answer
         for each in (running, *beside):
             each.start()
-        if world.archiver == "command":
+        if world.archiver == "command" and first:
             node.push = Pushing(running, node.directory / "run", clock).answer
         running.supervisor.ended.wait()
         if not process.dead:
@@ -142,7 +148,7 @@ def _all_of(works: list[Callable[[], None]]) -> Callable[[], None]:
     return all_of
 
 
-def config_for(node: Node) -> Config:
+def config_for(node: Node, spool: str = "spool") -> Config:
     config = config_of(cast("Postgres", node), node.name, node.directory, spool_limit=SPOOL_LIMIT)
     return replace(
         config,
@@ -152,7 +158,7 @@ def config_for(node: Node) -> Config:
         others=() if node.world.beside is None else (NamedStore("far", DirectorySettings(node.directory / "far")),),
         durable_in=1 if node.world.beside is None else 2,
         agent=replace(config.agent, poll_interval=POLL),
-        node=replace(config.node, spool_directory=node.directory / "spool"),
+        node=replace(config.node, spool_directory=node.directory / spool),
     )
 
 
@@ -184,10 +190,30 @@ class StoreView(MemoryStore):
         if method == "delete":
             world.invariants.deleted(self._process, key)
 
+    def head(self, key: str) -> ObjectInfo | None:
+        found = super().head(key)
+        return None if self._comes_late(key) else found
+
+    def get(self, key: str, limit: int = MAX_OBJECT) -> Body | None:
+        found = super().get(key, limit)
+        return None if self._comes_late(key) else found
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return (found for found in super().list(prefix) if not self._comes_late(found.key))
+
+    def _comes_late(self, key: str) -> bool:
+        """Whether another host has created that just now, and this one, which has looked before, remembers that it is not there."""
+        if self._process is None or not self._world.late_by or self.objects is not self._world.store.objects:
+            return False
+        by, at = self._world.created.get(key, ("", -1e9))
+        return by != self._process.node.name and self._world.loop.now - at < self._world.late_by
+
     def _after(self, method: str, key: str) -> None:
         if self._process is None:
             return
         world = self._world
+        if method == "create":
+            world.created.setdefault(key, (self._process.node.name, world.loop.now))
         if method == "create" and self.objects is world.store.objects:
             world.invariants.created(self._process, key)
         elif method == "create":
@@ -225,15 +251,27 @@ class RecordView(MemoryRecord):
             self.lose_answers = 1
         super()._check()
 
+    @property
+    def reads_lag(self) -> bool:
+        return self._process.world.reads_lag
+
+    @reads_lag.setter
+    def reads_lag(self, lag: bool) -> None:
+        """It is the world's."""
+
     def read(self) -> Versioned | None:
         self._process.step(f"{self.key}.read")
         found = super().read()
+        if self._process.node.remembers_dcs is not None:
+            found = self._process.node.remembers_dcs[0].get(self.key)
         self._process.step(f"{self.key}.read done")
         return found
 
     def leader(self) -> Leader | None:
         self._process.step("record.leader")
         found = super().leader()
+        if self._process.node.remembers_dcs is not None:
+            found = self._process.node.remembers_dcs[1]
         self._process.step("record.leader done", found.name if found else None)
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.parts.ways import Way
 from tests.simulation.__main__ import explain
 from tests.simulation.schedule import Schedule, play
 
@@ -38,6 +39,16 @@ def test_p13_what_postgresql_hands_over_is_stored_in_no_other_archive() -> None:
     """Of twenty such schedules fifteen said that a segment was archived, and it was in the empty store."""
     for seed in range(20):
         outcome = play(Schedule(seed, kinds=("swap_store", "swap_store", "kill_agent"), archiver="command"))
+        assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
+
+
+@pytest.mark.parametrize("archiver", ["streaming", "durable"])
+@pytest.mark.parametrize("kind", ["stale_reads", "late_store", "second_agent", "freeze_long"])
+def test_p8_what_is_old_late_or_there_twice_breaks_nothing(kind: str, archiver: Way) -> None:
+    """Reads of the DCS and looks into the store that tell of a while ago, two agents of one member, one that slept for minutes."""
+    for seed in range(8):
+        kinds = (kind, kind, "switchover", "power_loss", "kill_patroni", "kill_agent", "wipe_record")
+        outcome = play(Schedule(seed, kinds=kinds, archiver=archiver))
         assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
 
 

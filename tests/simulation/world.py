@@ -61,6 +61,12 @@ class World:
         the leader archived what came since.
         """
         self.store_down = False
+        self.late_by = 0.0
+        """How many seconds later hosts see what another one has created in the store, as on NFS."""
+        self.created: dict[str, tuple[str, float]] = {}
+        """By whose host and when, by key."""
+        self.reads_lag = False
+        """Whether what is read of the DCS may be old."""
         self.lose_store_answers = 0
         self.cluster_timeline = 1
         """As Patroni's key ``history`` says it."""
