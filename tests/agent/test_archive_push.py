@@ -41,7 +41,7 @@ from walkeeper.errors import (
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres import wal_file
 from walkeeper.push.place import Place
-from walkeeper.push.storing import Pushed, Pusher
+from walkeeper.push.storing import Pushed
 
 pytestmark = pytest.mark.postgres
 SIZE = SegmentSize(MIB)
@@ -160,13 +160,13 @@ def test_p13_what_is_handed_over_waits_for_the_first_takeover_of_an_agent(
     name = node.server.switch_wal()
     pushed: list[Place] = []
 
-    def push(_: Pusher, place: Place, *__: object) -> Pushed:
+    def push(place: Place, *_: object) -> Pushed:
         pushed.append(place)
         return Pushed()
 
-    monkeypatch.setattr(Pusher, "push", push)
     begun = RunningAgent(node.config, node.store, node.dcs).agent
     running, node.pushing = node.pushing, Pushing(begun, node.run, SystemClock())
+    monkeypatch.setattr(node.pushing._pusher, "push", push)  # of that one: the other looks ahead meanwhile
     with pytest.raises(PostgresError, match="not taken over yet"):
         node.push_until_done(name)
     assert pushed == []
