@@ -26,8 +26,15 @@ def test_every_invariant_holds_after_every_step_of_every_schedule(archiver: Way)
         assert outcomes[-1].problem is None, f"{outcomes[-1].problem}\n{explain(outcomes[-1])}"
     some = 1 if archiver == "durable" else 2  # a promotion waits for the lease there
     assert sum(outcome.branches > some for outcome in outcomes) > len(outcomes) / 20  # the schedules do get somewhere
-    if archiver == "streaming":
-        assert sum(outcome.gaps for outcome in outcomes) > 0
+
+
+def test_p9_wal_that_nobody_has_any_longer_is_a_gap_and_holds_nothing_up() -> None:
+    kinds = ("lose_slot", "power_loss", "store_down", "kill_agent")
+    outcomes = []
+    for seed in range(16):
+        outcomes.append(play(Schedule(seed, kinds=kinds)))
+        assert outcomes[-1].problem is None, f"{outcomes[-1].problem}\n{explain(outcomes[-1])}"
+    assert sum(outcome.gaps for outcome in outcomes) > 0
 
 
 def test_p9_a_spool_whose_disk_runs_short_does_without_and_loses_nothing() -> None:
