@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from patroni.config import Config as PatroniConfig
 from patroni.validator import schema
 
-from walkeeper.config import Config, load, overrides
+from walkeeper.config import Config, keys, load, overrides
 from walkeeper.config.keys import all_keys
 from walkeeper.config.reference import reference
 from walkeeper.errors import ConfigError
@@ -274,6 +274,26 @@ def test_a_mistake_in_the_section_is_refused_with_file_line_and_path(write: Writ
     assert "hunter2" not in text + refused.hint
     assert (case in WITHOUT_HINT) == (refused.hint == "")
     assert "`" not in text + refused.hint
+
+
+@pytest.mark.parametrize("source", [None, "class Keys(Sec", "class Keys:\0"])
+def test_a_mistake_is_refused_under_a_package_that_is_being_replaced(
+    write: Write, monkeypatch: pytest.MonkeyPatch, source: str | None
+) -> None:
+    """An agent that runs reads its configuration again: it must hear of the mistake, and only loses the words in the hint."""
+
+    def getsource(_: object) -> str:
+        if source is None:
+            raise OSError("could not get source code")
+        return source
+
+    path = write(PATRONI + DIRECTORY + "  durable_in: x\n")
+    assert refusal(path).hint.startswith("What it is: With stores")
+    monkeypatch.setattr(keys, "getsource", getsource)
+    monkeypatch.setattr(keys, "_said", keys._said.__wrapped__)
+    refused = refusal(path)
+    assert "walkeeper.durable_in: expected a whole number" in str(refused)
+    assert refused.hint == ""
 
 
 FILES: Mapping[str, tuple[bytes, str]] = {

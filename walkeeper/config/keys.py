@@ -261,10 +261,16 @@ class Key:
 
 @cache
 def _said(module: str) -> dict[tuple[str, str], str]:
-    """The text below each key, by class and name: a struct does not keep it."""
+    """The text below each key, by class and name: a struct does not keep it. None where the source is gone or another by now, as
+    under an agent that runs while its package is replaced.
+    """
+    try:
+        source = ast.parse(getsource(sys.modules[module]))
+    except (OSError, SyntaxError, ValueError):
+        return {}
     return {
         (section.name, ast.unparse(key.target)): " ".join(str(text.value.value).split())
-        for section in ast.parse(getsource(sys.modules[module])).body
+        for section in source.body
         if isinstance(section, ast.ClassDef)
         for key, text in pairwise(section.body)
         if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
