@@ -13,6 +13,7 @@ import pytest
 
 from tests.core.values import a_backup
 from tests.fixtures.backed_up import piece_of, put_document, put_piece
+from tests.fixtures.made_backup import made
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.backups import Backups, Kind, Stored, order_of
 from walkeeper.archive.codec import Codec
@@ -236,3 +237,17 @@ def test_of_two_runs_for_other_recipients_at_once_one_at_most_goes_on(store: Mem
     store.before = before
     told.append(one.claim(ID, frozenset()))
     assert told == [True, False]
+
+
+def test_p14_whatever_of_a_backup_with_a_tablespace_is_gone_a_look_does_not_call_it_whole(store: MemoryStore) -> None:
+    backups = Backups(store, LAYOUT, Codec())
+    backup = made(store, manifest=hashlib.sha256().hexdigest())
+    assert backups.shows(backup) == "whole"
+    whole = dict(store.objects)
+    named = [key for key in whole if not key.endswith("backup.json")]
+    assert sum("/order-" in key for key in named) == 2
+    for key in named:
+        store.objects.clear()
+        store.objects.update({each: whole[each] for each in whole if each != key})
+        assert backups.shows(backup) == "less", key
+        assert backups.lacks(backup), key

@@ -105,6 +105,7 @@ class Backups:
         folder = self.layout.backup(BackupId.parse(backup.id))
         pieces, packed = 0, 0
         described = {f"{kind}-{getattr(backup, kind)}{document_suffix(kind, backup.suffix)}" for kind in KINDS}
+        described |= {f"order-{each.order}" for each in backup.tablespaces}
         for info in self.store.list(folder):
             name = info.key.removeprefix(folder)
             described.discard(name if info.size else "")
