@@ -20,8 +20,8 @@ from walkeeper.core.names import Segment
 from walkeeper.core.record import Gap, Record
 from walkeeper.core.remembered import Remembered, Seen, encode
 from walkeeper.core.suspicion import Forgotten
-from walkeeper.dcs.base import REMEMBERED, Member
-from walkeeper.errors import BadName, Refused
+from walkeeper.dcs.base import REMEMBERED, Member, Versioned
+from walkeeper.errors import BadName, DcsError, Refused
 from walkeeper.gap import forget
 from walkeeper.store.directory import DirectoryStore
 
@@ -99,11 +99,33 @@ def test_the_leader_is_not_forgotten_whose_key_is_late(site: Site) -> None:
         forget.main(site.config, "b")
 
 
-def test_a_name_that_nobody_knows_is_told_with_those_that_are_gone(site: Site) -> None:
-    with pytest.raises(Refused, match="member bb: no agent has seen it") as refused:
-        forget.main(site.config, "bb")
-    assert refused.value.hint == "Members that are gone, and may be waited for: b."
-    assert site.words == []
+def test_a_name_that_no_agent_has_noted_is_told_with_those_that_are_gone_and_believed(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The owner may wait for one all the same, and its hint names it, where it may not write down whom it has seen."""
+    assert forget.main(site.config, "c") == 0
+    told = capsys.readouterr()
+    assert "forgotten: c" in told.out
+    assert "member c: no agent has noted in the DCS that it was there" in told.err
+    assert "HINT: Members that are gone, and may be waited for: b." in told.err
+    assert [word.member for word in site.words] == ["c"]
+    assert forget.main(site.config, "b") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_whoever_may_not_read_what_the_agents_have_noted_believes_a_person(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Denied(MemoryRecord):
+        def read(self) -> Versioned | None:
+            if self.key == REMEMBERED:
+                raise DcsError("permission denied")
+            return super().read()
+
+    monkeypatch.setattr(forget, "connect", lambda *arguments: Denied(site.dcs, arguments[-1]))
+    assert forget.main(site.config, "b") == 0
+    assert [word.member for word in site.words] == ["b"]
+    assert capsys.readouterr().err == ""
 
 
 def test_where_nobody_knows_who_was_there_a_person_is_believed(site: Site) -> None:

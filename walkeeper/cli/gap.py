@@ -56,7 +56,7 @@ def add(
     member.add_argument("--store", help=argparse.SUPPRESS)
     text = (
         "Nobody waits any longer for the WAL that it may have: for a member that is gone with its disk. Exit 0: the store has "
-        "that word; 1: the member is there, or nobody knows it; 2: cannot tell."
+        "that word; 1: the member is there; 2: cannot tell."
     )
     forget = member.add_subparsers(dest="what", metavar="forget", required=True).add_parser(
         "forget", help=text, description=text, parents=[shared], allow_abbrev=False

@@ -18,7 +18,7 @@ from walkeeper.core.suspicion import Forgotten
 from walkeeper.dcs.base import RECORD, REMEMBERED, RecordStore, Topology
 from walkeeper.dcs.claim import decoded
 from walkeeper.dcs.patroni import connect
-from walkeeper.errors import BadRecord, CannotTell, NotForgotten, WalkeeperError
+from walkeeper.errors import BadRecord, CannotTell, DcsError, DcsUnavailable, NotForgotten, WalkeeperError
 from walkeeper.lib.terminal import answered, complain, tell
 
 Answer = TypeVar("Answer")
@@ -39,7 +39,7 @@ def main(config: Config, name: str) -> int:
     for each in config.of_each_store:
         try:
             record = _record(each)
-            _check(name, topology, known and {*known, *filter(None, [record.owner])})
+            _check(name, topology)
             word = Forgotten(name, record.timeline, _end(topology, record))
             open_archives(each).archive(int(record.system_identifier), record.size).forget_member(word)
         except NotForgotten:
@@ -49,6 +49,8 @@ def main(config: Config, name: str) -> int:
             codes.append(UNKNOWN)
         else:
             tell(f"{f'Store {each.store_name}: ' if config.others else ''}{_told(word, record)}")
+            if known and name not in {*known, record.owner}:
+                _warn(name, topology, known)
     return answered(max(codes))
 
 
@@ -71,28 +73,36 @@ def _record(config: Config) -> Record:
 
 
 def _remembered(config: Config) -> frozenset[str]:
-    """Names of members that the agents have seen; none where that is not known."""
-    found = _asked(config, REMEMBERED, lambda records: records.read())
+    """Names of members that the agents have noted; none where that is not known, as where this role may not read it."""
     try:
+        found = _asked(config, REMEMBERED, lambda records: records.read())
         return frozenset() if found is None else frozenset(each.name for each in decode(found.document).members)
-    except BadRecord:
+    except DcsUnavailable:
+        raise
+    except (BadRecord, DcsError):
         return frozenset()
 
 
-def _check(name: str, topology: Topology, known: Collection[str]) -> None:
-    """Raises NotForgotten. ``known``: members that are or were; none where nobody knows."""
-    there = {member.name for member in topology.members} | ({topology.leader.name} if topology.leader else set())
-    if name in there:
+def _there(topology: Topology) -> set[str]:
+    return {member.name for member in topology.members} | ({topology.leader.name} if topology.leader else set())
+
+
+def _check(name: str, topology: Topology) -> None:
+    """Raises NotForgotten."""
+    if name in _there(topology):
         raise NotForgotten(
             f"member {name}: Patroni's key of it is in the DCS, so it answers for itself",
             hint="A member is forgotten that is gone for good. Stop Patroni there first: the key goes within its ttl.",
         )
-    if known and name not in known:
-        gone = ", ".join(sorted(set(known) - there)) or "none"
-        raise NotForgotten(
-            f"member {name}: no agent has seen it within a day, so nobody waits for it",
-            hint=f"Members that are gone, and may be waited for: {gone}.",
-        )
+
+
+def _warn(name: str, topology: Topology, known: Collection[str]) -> None:
+    """No more: the owner waits for whom it has seen, and what it notes in the DCS is old where it may not write there."""
+    gone = ", ".join(sorted(set(known) - _there(topology))) or "none"
+    complain(
+        f"member {name}: no agent has noted in the DCS that it was there within a day, so it may be a slip",
+        f"Members that are gone, and may be waited for: {gone}.",
+    )
 
 
 def _end(topology: Topology, record: Record) -> Lsn:
