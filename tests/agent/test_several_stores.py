@@ -228,6 +228,11 @@ def test_p4_a_new_archive_begins_where_the_one_furthest_behind_ends_if_pg_wal_ha
     assert begins(record(13 * MIB, timeline=2), slot=held) == 6
     assert begins(slot=replaced(held, restart_lsn=None)) == 12
     assert begins(slot=replaced(held, restart_lsn=Lsn(13 * MIB))) == 12
+    keeps_nothing = (
+        replaced(held, unreserved=True), replaced(held, lost=True), replaced(held, physical=False), replaced(held, active_pid=9),
+    )  # fmt: skip
+    assert [begins(slot=each) for each in keeps_nothing] == [12] * 4, "that WAL may be gone before it is stored"
+    assert begins(record(4 * MIB), slot=keeps_nothing[0]) == 4
 
 
 def test_what_a_record_promises_is_on_its_chain_and_not_below_its_start() -> None:

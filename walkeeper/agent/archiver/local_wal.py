@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from walkeeper.core.history import History, parse_history
-from walkeeper.core.hold_slot import SlotState
+from walkeeper.core.hold_slot import SlotState, keeps
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.takeover import LocalServer
@@ -103,13 +103,14 @@ class LocalWal:
     def to_begin_with(self, lsn: Lsn) -> Segment:
         """Where an archive begins in an empty store: where the hold slot stands, which is behind the archive that it followed,
         whether or not anybody still knows of one. With several stores where the one furthest behind ends, if that is before: the
-        slot may follow another. As far as the server still has all since: else with the segment that is open at ``lsn``.
+        slot may follow another. As far as the server still has all since: else with the segment that is open at ``lsn``. So, too,
+        where the slot keeps nothing: its WAL may be gone before it is stored.
 
         Raises PostgresError.
         """
         chain, size, slot = self.server.history, self.server.segment_size, self.hold_slot()
         opened = chain.segment_at(lsn, size)
-        held_from = None if slot is None else slot.restart_lsn
+        held_from = slot.restart_lsn if slot is not None and keeps(slot, lsn) else None
         wanted = min(filter(None, (self.others_end, held_from)), default=lsn)
         if wanted >= opened.start:
             return opened
