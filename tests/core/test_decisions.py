@@ -166,6 +166,7 @@ def test_a_primary_that_does_not_lead_is_told_of_only_when_that_is_known(
         (SlotState(True, Lsn(1), 4711, lost=False), True, "stream from this slot"),
         (SlotState(True, Lsn(1), None, lost=False), True, "when the frontier has passed"),
         (SlotState(True, Lsn(1), None, lost=True), True, "SELECT pg_drop_replication_slot('walkeeper')"),
+        (SlotState(True, None, None, lost=False), True, "pg_drop_replication_slot"),
         (SlotState(True, Lsn(1), None, lost=False, unreserved=True), True, "Raise max_slot_wal_keep_size"),
         (SlotState(False, Lsn(1), None, lost=False), True, "pg_drop_replication_slot"),
     ],

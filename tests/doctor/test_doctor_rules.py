@@ -363,6 +363,7 @@ WRONG: Final[list[tuple[str, Changed, str, str, str]]] = [
     ("gap_safe", with_server("n2", slot=slot(active_pid=42)), "error", "process 42 streams", "pg_terminate_backend(42)"),
     ("gap_safe", with_server("n2", slot=slot(lost=True)), "error", "invalidated its hold slot", "psql -h 10.0.0.1 -p 5432 -U replicator -d postgres -c \"SELECT pg_drop_replication_slot('walkeeper')\""),
     ("gap_safe", with_server("n2", slot=slot(unreserved=True), settings={"max_slot_wal_keep_size": "1GB"}), "error", "about to invalidate its hold slot", "--pg max_slot_wal_keep_size=-1"),
+    ("gap_safe", with_server("n2", slot=slot(restart_lsn=None)), "error", "reserves no WAL", "pg_drop_replication_slot('walkeeper')"),
     ("gap_safe", with_facts(record=None), "unknown", "no record yet", ""),
     ("clocks", with_server("n2", clock_ahead=-90.0), "warning", "90 s behind", "timedatectl set-ntp true"),
     ("base_backup", with_facts(base_backup=Unknown("nobody knows")), "unknown", "nobody knows", ""),
@@ -537,6 +538,8 @@ def test_each_rule_names_what_is_wrong_and_how_to_mend_it(
     findings = [finding for finding in of(judge(change(good)), name) if finding.state != "ok"]
     assert {finding.state for finding in findings} == {state}
     assert len({finding.about for finding in findings}) == len(findings)
+    if all(finding.about for finding in of(judge(good), name)):
+        assert all(finding.about for finding in findings), "whose it is"
     assert says in findings[0].text
     assert fix in "\n".join(findings[0].fix)
     assert bool(findings[0].fix) == (state != "unknown")

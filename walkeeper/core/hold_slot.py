@@ -115,7 +115,7 @@ def how_to_make_safe(slot: SlotState | None, name: str, *, declared: bool, slots
             "Patroni makes it within seconds. If it does not, Patroni's log on that node says why: max_replication_slots may be "
             "used up."
         )
-    if not slot.physical or slot.lost:
+    if not slot.physical or slot.lost or slot.restart_lsn is None:
         return (
             f"Drop it on that node, SELECT pg_drop_replication_slot('{name}'): Patroni makes it again, and the node is gap-safe "
             "when the frontier has passed that position."

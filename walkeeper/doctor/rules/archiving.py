@@ -199,7 +199,7 @@ def one_branch(facts: Facts) -> Iterator[Verdict]:
         leads = facts.leader is not None and facts.leader.name == name
         away = (paste.patronictl(facts, "switchover", facts.config.scope),) if leads else ()
         fix = (*away, paste.patronictl(facts, "reinit", facts.config.scope, name))
-        yield Wrong(f"its {found} is another one than the archive's of that number", fix)
+        yield Wrong(f"its {found} is another one than the archive's of that number", fix, name)
 
 
 @warning(
@@ -246,7 +246,7 @@ def _unsafe(facts: Facts, member: MemberFacts, slot: SlotState | None, text: str
     if slot.active_pid is not None:
         end = shlex.join(["psql", *_where(member), "-c", f"SELECT pg_terminate_backend({slot.active_pid})"])
         return Wrong(text, (f"{end}   # as a superuser; and let it not come back",))
-    if slot.lost or not slot.physical:
+    if slot.lost or not slot.physical or slot.restart_lsn is None:
         again = f"# Patroni makes it again within {paste.look_seconds(facts)} s"
         return Wrong(text, (_drop_slot(facts, member), again))
     if slot.unreserved:
