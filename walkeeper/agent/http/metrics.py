@@ -182,12 +182,17 @@ the first, or the only one.
 _TAIL: Final = """
 ## What to alert on
 
-[examples/prometheus/alerts.yml](../examples/prometheus/alerts.yml) has rules, each with a link to what to do
-([operations.md](operations.md)), and [examples/grafana/walkeeper.json](../examples/grafana/walkeeper.json) is a dashboard.
+[examples/prometheus/alerts.yml](../examples/prometheus/alerts.yml) has these rules and more, each with a link to what to
+do ([operations.md](operations.md)), and [examples/grafana/walkeeper.json](../examples/grafana/walkeeper.json) is a
+dashboard. Each that is critical is here.
 
 | | alerts |
 | --- | --- |
 | WAL is lost, or may be | `WalkeeperGap`, `WalkeeperWalMissing`, `WalkeeperStoredObject` |
+| WAL is refused, or the record is, until a person has looked | `WalkeeperRefused`, `WalkeeperRecordUnreadable` |
+| a server takes writes, and is not Patroni's leader | `WalkeeperTwoPrimaries` |
+| commits wait for the store | `WalkeeperCommitsWait` |
+| they should, and may return before they are stored | `WalkeeperDegraded`, `WalkeeperTwoAcknowledge` |
 | WAL waits | `WalkeeperNoOwner`, `WalkeeperFrontierStands`, `WalkeeperLagSeconds`, `WalkeeperLagBytes`, `WalkeeperStoreTrouble` |
 | it would be lost at the next failover | `WalkeeperNotGapSafe`, `WalkeeperDiskFills`, `WalkeeperDiskShort` |
 | a backup failed, or is late | `WalkeeperBackupFails`, `WalkeeperBackupOverdue`, `WalkeeperBackupTooOld`, `WalkeeperNoBackup` |
