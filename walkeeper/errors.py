@@ -39,6 +39,7 @@
     │   ├── Damaged            it is not what was stored: its checksum says so, or its name, which is one
     │   ├── Locked             it is encrypted, and no key here opens it
     │   ├── NotAuthentic       nobody with the key made it, or it is plain where all is encrypted: it counts for nothing
+    │   │   └── Changed        its code is right, and speaks of other bytes: it is damaged as well
     │   └── HoleInArchive      it is not there, and more of its branch is behind it
     │       ├── BeforeStart    the same, and it is from before the archive begins
     │       └── LostForGood    the same, and it is recorded as a gap
@@ -236,6 +237,9 @@ class Damaged(CannotTell):
 
     backup = ""
     """Whose it is, where that is known."""
+
+
+class Changed(NotAuthentic, Damaged): ...
 
 
 class Locked(CannotTell, reason="locked"): ...

@@ -15,6 +15,7 @@ from tests.fixtures.backed_up import put_backup
 from walkeeper.archive import proofs
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
+from walkeeper.archive.open import open_archives
 from walkeeper.archive.proofs import damaged, write_proof
 from walkeeper.core.backup import Backup, BackupId, Tombstone
 from walkeeper.core.backup_index import Part, Piece
@@ -201,6 +202,29 @@ def test_p15_what_deep_finds_by_its_bytes_is_remembered_for_expire_until_it_is_p
     at = (now_utc() + timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
     write_proof(built.store, built.archive.layout, Proof(backup=str(NEW), at=at, timeline=4, lsn="0/A00028"))
     assert (verify().code, states(verify().document)) == (0, ["complete"] * 2)
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_p15_with_authentication_codes_damage_is_remembered_and_what_helps_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, planted: bool
+) -> None:
+    """A right code says which bytes there were. A planted object may be moved away, and the real one put back."""
+    built = Built(tmp_path)
+    built.put(ONE, 3, 4)
+    built.record(1, 5)
+    built.config = replace(built.config, authentication_keys=("k" * 64,), authentic_since="000000010000000000000005")
+    keyed = open_archives(built.config).store
+    put_backup(Backups(keyed, built.archive.layout, built.codec), OLD, Lsn(3 * MIB + 40), Lsn(4 * MIB + 256))
+    key = keys(built, OLD, "data/")[0]
+    body, other = built.store.get(key), built.store.get(keys(built, OLD, "index-")[0])
+    assert body
+    assert other
+    built.store.delete(key)
+    built.store.create(key, body[:-1] + bytes([body[-1] ^ 1]), other.metadata if planted else body.metadata)
+    said = Verifier(built, capsys, monkeypatch)(deep=True)
+    hint = said.finding("backup_damaged")["hint"]
+    assert ("Somebody without the key stored it" if planted else "Restore from another one") in hint
+    assert [*damaged(keyed, built.archive.layout)] == ([] if planted else [str(OLD)])
 
 
 def test_for_each_damaged_backup_the_command_that_proves_it_is_shown(built: Built, verify: Verifier) -> None:

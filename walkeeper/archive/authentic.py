@@ -20,7 +20,16 @@ from typing import Final
 
 from walkeeper.config import Config
 from walkeeper.core.authentication import CODE, Demand, code_of, is_authentic, sums_of
-from walkeeper.errors import BadName, NotAuthentic, StoreDenied, StoreError, StoreUnavailable, StoreUnfit, TooLarge
+from walkeeper.errors import (
+    BadName,
+    Changed,
+    NotAuthentic,
+    StoreDenied,
+    StoreError,
+    StoreUnavailable,
+    StoreUnfit,
+    TooLarge,
+)
 from walkeeper.lib import events
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import MAX_OBJECT, Body, ObjectInfo, Store
@@ -62,7 +71,7 @@ class Trust:
         if self.check(key, len(body), body.metadata):
             sha256 = hashlib.sha256(body).hexdigest()
             if not hmac.compare_digest(sha256, body.metadata["packed-sha256"]):
-                raise NotAuthentic(
+                raise Changed(
                     f"{key}: its content is not what its authentication code says", hint="The object was changed."
                 )
 
@@ -94,7 +103,7 @@ class Trust:
                 hint="Somebody without the key stored it, or authentication.key_files lacks the key of that time.",
             )
         if metadata.get("packed-size") != str(size):
-            raise NotAuthentic(f"{key}: {size} bytes, its authentication code says otherwise", hint="It was changed.")
+            raise Changed(f"{key}: {size} bytes, its authentication code says otherwise", hint="It was changed.")
         return True
 
 

@@ -110,8 +110,10 @@ def _look(
             looked.unread[backup.id], looked.hints[backup.id] = str(problem), problem.hint
         except (BadBackup, CannotTell) as problem:
             looked.broken[backup.id] = str(problem)
-            looked.hints |= {backup.id: problem.hint} if isinstance(problem, NotAuthentic) else {}
-            looked.proved |= {backup.id} if isinstance(problem, Damaged) else set()
+            if isinstance(problem, Damaged):
+                looked.proved.add(backup.id)
+            elif isinstance(problem, NotAuthentic):
+                looked.hints[backup.id] = problem.hint
     return looked
 
 

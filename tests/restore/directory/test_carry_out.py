@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import pyrage
@@ -24,6 +24,7 @@ from tests.backup.tars import Tree
 from tests.fixtures.made_backup import BASE, CONTROL, LAYOUT, SPACE, as_restored, expected, made, plan
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive import proofs
+from walkeeper.archive.authentic import AuthenticStore, Trust
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.expiry import read_pins
 from walkeeper.core.backup import Backup, BackupId
@@ -499,6 +500,22 @@ def test_damage_that_a_restore_meets_is_noted_for_the_next(
     found = proofs.against(store, LAYOUT)
     assert denied or f"restore: {key}: its content" in found[backup.id].damage
     assert denied or found[backup.id].found_by == (), "whatever restores it whole clears it"
+
+
+@pytest.mark.parametrize("what", ["a bit", "its length", "no code"])
+def test_damage_that_an_authentication_code_shows_is_noted_and_what_was_planted_is_not(
+    store: MemoryStore, tmp_path: Path, what: str
+) -> None:
+    keyed = AuthenticStore(store, Trust((b"k" * 64,)))
+    backup = made(cast(MemoryStore, keyed))
+    key = _pieces(store)[0]
+    body, metadata = store.objects[key]
+    bodies = {"a bit": bytes([body[0] ^ 1]) + body[1:], "its length": body[:-1], "no code": body}
+    store.objects[key] = (bodies[what], {} if what == "no code" else metadata)
+    with pytest.raises(CannotTell, match=f"{key}: .* authentication code") as told:
+        restore(backup, cast(MemoryStore, keyed), tmp_path)
+    assert isinstance(told.value, Damaged) == (what != "no code")
+    assert [*proofs.damaged(keyed, LAYOUT)] == ([] if what == "no code" else [backup.id])
 
 
 @pytest.mark.parametrize("what", ["a piece that is not there", "a trial"])
