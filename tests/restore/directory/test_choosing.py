@@ -677,6 +677,7 @@ def test_a_restore_that_met_damage_begins_anew_by_delta_alone(
     )  # fmt: skip
     (directory / state.NAME).write_bytes(state.encode(left))
     assert stores(delta=delta).resumed == left
+    assert stores(delta=delta).stores_passed_over == (), "that far has not begun it is no news"
     found_damaged(two.main, FIRST)
     chosen = stores(delta=delta)
     assert (chosen.config.store_name, chosen.resumed) == ((FAR, None) if delta else ("main", left))

@@ -79,6 +79,8 @@ def make_of_any(
         else:
             events.warning("store_passed_over", name=name, error=why, hint=why.hint)
     best = _best(plans)
+    if best.resumed is not None:
+        return best  # another store could not go on with it, of course
     refused = (f"store {name}: {why}" for name, why in passed.items() if isinstance(why, CannotRestore))
     return replace(best, stores_passed_over=(*refused, *best.stores_passed_over))
 
