@@ -179,17 +179,27 @@ def test_what_is_damaged_in_names_is_printed_on_one_line(built: Built, capsys: p
     assert "  a b?[0m" in out
 
 
-@pytest.mark.parametrize(("hours", "differ"), [(-5, True), (5, False)])
+@pytest.mark.parametrize(
+    ("moved", "told"),
+    [
+        (timedelta(hours=-5), "the clocks of its server and of the one that commits differ"),
+        (timedelta(seconds=-60), "the clocks of its server and of the one that commits differ"),
+        (timedelta(seconds=-59), "to times before the last commit, 2026-11-21 01:59:01 UTC"),
+        (timedelta(0), "from 2026-11-21 02:00:00 UTC to before the last commit, 2026-11-21 02:00:00 UTC"),
+        (timedelta(hours=5), "from 2026-11-21 02:00:00 UTC to before the last commit, 2026-11-21 07:00:00 UTC"),
+    ],
+)
 def test_a_last_commit_from_before_the_backup_is_said_of_the_clocks_and_not_as_a_window(
-    built: Built, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, hours: int, *, differ: bool
+    built: Built, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, moved: timedelta, told: str
 ) -> None:
+    """But not where one may have come between its stop and when that was read."""
     put_backup(backups_of(built), IDS[0], Lsn(6 * MIB + 40), Lsn(6 * MIB + 256))
     stopped = datetime(2026, 11, 21, 2, tzinfo=UTC)
-    made = round((stopped + timedelta(hours=hours) - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds() * 1e6)
+    made = round((stopped + moved - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds() * 1e6)
     monkeypatch.setattr(list_command, "last_commits", lambda *_: [Commit(Lsn(7 * MIB), Lsn(7 * MIB + 40), made)])
-    told = " ".join(listed(built, capsys)[1].split())
-    assert ("the clocks of its server and of the one that commits differ" in told) == differ
-    assert ("from 2026-11-21 02:00:00 UTC to before the last commit, 2026-11-21 07:00:00 UTC" in told) != differ
+    shown = " ".join(listed(built, capsys)[1].split())
+    assert told in shown
+    assert shown.count("the last commit") == 1
 
 
 def test_another_clusters_archive_under_the_scope_is_named(built: Built, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,8 @@ _SHOWN: Final = 10
 """The newest backups, of which people are shown everything."""
 _EXPIRED: Final = 3
 """Of those that were given up, which stay in the list for ever."""
+_CLOCKS: Final = timedelta(minutes=1)
+"""By so much clocks may differ, as for status. A commit may also lie between a backup's stop and when that was read."""
 
 
 def main(config: Config, *, system_identifier: int | None, json: bool) -> int:
@@ -163,7 +165,8 @@ def _window(window: dict[str, Any]) -> Iterator[str]:
         if last
         else "the last commit, whose time is not known here"
     )
-    if last and to_the_second(last["time"]) < to_the_second(window["start_at"]):
+    before = _before(last["time"], window["start_at"]) if last else timedelta(0)
+    if before >= _CLOCKS:
         text = (
             f"the backup stopped at {to_the_second(window['start_at'])}, and the last commit after it was made at "
             f"{to_the_second(last['time'])}: the clocks of its server and of the one that commits differ, so that times say "
@@ -171,4 +174,13 @@ def _window(window: dict[str, Any]) -> Iterator[str]:
         )
         yield from textwrap.wrap(text, WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 10)
         return
-    yield f"          from {to_the_second(window['start_at'])} to {until}"
+    begin = "to times" if before > timedelta(0) else f"from {to_the_second(window['start_at'])} to"
+    yield f"          {begin} {until}"
+
+
+def _before(time: str, other: str) -> timedelta:
+    """How long; none where it is not, or one of them is not a time with a zone."""
+    try:
+        return max(datetime.fromisoformat(other) - datetime.fromisoformat(time), timedelta(0))
+    except (TypeError, ValueError):
+        return timedelta(0)
