@@ -91,6 +91,9 @@ class World:
         self.uploads = Uploads(self.archive, self.files, self.frontier, self.problems, self.clock)
         self.stored: list[int] = []
 
+    def asked(self, method: str) -> int:
+        return [each for each, _ in self.store.calls].count(method)
+
     def _deny(self, call: str, key: str) -> None:
         for number in self.denied:
             if call == "create" and Segment(1, number, SIZE).name in key:
@@ -333,3 +336,43 @@ def test_a_thread_ends_though_another_one_took_what_woke_it() -> None:
     stopping.set()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_a_backlog_is_listed_sixteen_segments_at_a_time_and_asks_for_no_name() -> None:
+    world = World(dict.fromkeys(range(5, 205), SYSTEM))
+    world.uploads.pack_at_once(4)
+    world.look()
+    stopping = threading.Event()
+    threads = [threading.Thread(target=world.uploads.run, args=(stopping,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        until = time.monotonic() + 60
+        while len(world.stored) < 200 and time.monotonic() < until:
+            world.look()
+            time.sleep(0.01)
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join()
+    assert sorted(world.stored) == list(range(5, 205))
+    assert world.asked("list") == 13
+    assert world.asked("get") == 0
+
+
+def test_what_comes_one_by_one_is_not_listed() -> None:
+    """A LIST has the price of the questions for four segments."""
+    world = World({})
+    for number in range(5, 10):
+        world.files.lying[number] = SYSTEM
+        world.until(lambda: len(world.stored) == len(world.files.lying))
+    assert world.asked("list") == 0
+    assert world.asked("get") == 15
+
+
+def test_a_backlog_to_a_store_that_is_not_far_is_not_listed() -> None:
+    world = World(dict.fromkeys(range(5, 15), SYSTEM))
+    world.archive.far = False
+    world.until(lambda: len(world.stored) == 10)
+    assert world.asked("list") == 0
+    assert world.asked("get") == 30

@@ -133,9 +133,9 @@ def acknowledge_before_the_store_has_it(patch: MonkeyPatch) -> None:
 def take_no_answer_for_a_yes(patch: MonkeyPatch) -> None:
     real = Archive.put
 
-    def put(self: Archive, packed: Packed) -> Receipt:
+    def put(self: Archive, packed: Packed, *listed: Any) -> Receipt:
         try:
-            return real(self, packed)
+            return real(self, packed, *listed)
         except StoreUnavailable:
             return _receipt(packed.segment)
 
@@ -162,9 +162,9 @@ def believe_whatever_lies_under_the_name(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.archive.write, "_conflict", lambda *_: AlreadyThere("never mind"))
     real, real_history = Archive.put, Archive.archive_history
 
-    def put(self: Archive, packed: Packed) -> Receipt:
+    def put(self: Archive, packed: Packed, *listed: Any) -> Receipt:
         try:
-            return real(self, packed)
+            return real(self, packed, *listed)
         except AlreadyThere:
             return _receipt(packed.segment)
 

@@ -701,6 +701,7 @@ _OURS = {
     "walkeeper.lib.retry",
     "walkeeper.push.storing",
     "walkeeper.archive.write",
+    "walkeeper.archive.listed",
     "walkeeper.archive.contents",
     "walkeeper.archive.tail_read",
     "walkeeper.promote.before",

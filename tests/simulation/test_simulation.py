@@ -12,6 +12,9 @@ from tests.simulation.__main__ import explain
 from tests.simulation.faults import OFTEN
 from tests.simulation.schedule import Schedule, play
 from tests.simulation.wal import SIZE, Branch
+from walkeeper.agent.archiver.one_run import OneRun
+from walkeeper.archive.listed import Listed
+from walkeeper.archive.write import Archive
 
 pytestmark = pytest.mark.simulation
 
@@ -66,6 +69,29 @@ def test_an_object_that_was_deleted_is_stored_again_where_the_leader_has_it() ->
     for seed in range(10):
         outcome = play(Schedule(seed, kinds=("delete_object", "kill_agent", "store_down", "switchover")))
         assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
+
+
+def test_p3_a_backlog_whose_names_are_listed_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a store that is far."""
+    listings = []
+    bound, listed = OneRun.bound, Listed._list
+
+    def far(self: OneRun, archive: Archive) -> Archive:
+        made = bound(self, archive)
+        made.far = True
+        return made
+
+    def lists(self: Listed, beginning: str) -> None:
+        listings.append(beginning)
+        listed(self, beginning)
+
+    monkeypatch.setattr(OneRun, "bound", far)
+    monkeypatch.setattr(Listed, "_list", lists)
+    kinds = ("store_down", "cut_store", "second_agent", "ungoverned", "late_store", "kill_agent", "switchover")
+    for seed in range(20):
+        outcome = play(Schedule(seed, kinds=kinds))
+        assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
+    assert listings
 
 
 def test_a_seed_decides_everything() -> None:

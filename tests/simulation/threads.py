@@ -328,6 +328,9 @@ class SimpleQueue(Generic[T]):
     def empty(self) -> bool:
         return not self._items
 
+    def qsize(self) -> int:
+        return len(self._items)
+
 
 class Threading:
     """What stands in for the module ``threading``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -93,11 +93,12 @@ class Archive:
         self._check(segment, plain, history)
         return Packed(segment, hashlib.sha256(plain).hexdigest(), self.codec.encode(plain))
 
-    def put(self, packed: Packed) -> Receipt:
+    def put(self, packed: Packed, listed: Collection[str] = STORED) -> Receipt:
         """The half of ``archive_segment`` that waits for the store. Looks first at what else may have that segment: the other
-        suffix, and what was stored again beside a damaged object, which somebody may have moved away since.
+        suffix, and what was stored again beside a damaged object, which somebody may have moved away since. ``listed``: the
+        suffixes that can be there.
         """
-        others = [suffix for suffix in STORED if suffix != self.codec.suffix]
+        others = [suffix for suffix in listed if suffix != self.codec.suffix]
         stored = [
             self._same(found, packed.sha256, suffix)
             for suffix, found in self._looks(packed.segment, others)

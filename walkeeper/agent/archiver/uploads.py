@@ -11,6 +11,8 @@ from walkeeper.agent.archiver.buffers import Buffers
 from walkeeper.agent.archiver.receipts import Receipts
 from walkeeper.agent.archiver.source import Source
 from walkeeper.agent.problems import Problems
+from walkeeper.archive.codec import STORED
+from walkeeper.archive.listed import Listed
 from walkeeper.archive.write import Archive
 from walkeeper.core.about import About
 from walkeeper.core.failed_upload import retry_after
@@ -32,6 +34,8 @@ REST: Final = 5
 """But so many times as long as a try takes: it reads and packs the segment, which may have 1 GiB, or waits for a time-out."""
 LOOK_SECONDS: Final = 0.5
 """Seconds between two looks at whether another one got through."""
+BACKLOG: Final = 4
+"""Waiting segments from which on names are listed: a LIST has the price of twelve GETs, three for each segment."""
 
 
 class Uploads:
@@ -53,6 +57,7 @@ class Uploads:
         self._problems = problems
         self._clock = clock
         self._buffers = Buffers(1)
+        self._listed = Listed(archive, clock)
         self._todo: queue.Queue[Segment] = queue.Queue()
         """Several take from it, and CPython's SimpleQueue (3.11, 3.12) then waits for ever now and then, whatever the timeout."""
         self._done: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
@@ -215,7 +220,7 @@ class Uploads:
         try:
             with self._buffers.one() as memory:
                 packed = self._archive.pack(segment, self._source.read(segment, memory), self._frontier.history)
-            return self._archive.put(packed)
+            return self._archive.put(packed, self._suffixes(segment))
         except MemoryError:
             self._buffers.release()
             raise StoreUnavailable(
@@ -223,6 +228,13 @@ class Uploads:
                 hint="Lower upload_workers, or give the agent more memory: each worker holds a segment, and for a moment three "
                 "times what it packs to.",
             ) from None
+
+    def _suffixes(self, segment: Segment) -> Collection[str]:
+        """Those that the store may have of it: any, but in a backlog what is listed, where that is cheaper."""
+        if not self._archive.far:
+            return STORED
+        listed = self._listed.suffixes(segment, ask=self._todo.qsize() >= BACKLOG)
+        return STORED if listed is None else listed
 
     def _stored(self, receipt: Receipt, begun: float) -> None:
         events.info(
