@@ -6,6 +6,7 @@ import collections
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,15 @@ from tests.fixtures.worlds import HOLD_SLOT, RunningAgent, config_of, prepare, w
 from tests.parts.postgres import Postgres
 from tests.twins.memory_record import MemoryDcs
 from tests.twins.memory_store import MemoryStore
-from walkeeper.agent import archive_push
+from walkeeper.agent import archive_push, problems
 from walkeeper.agent.archive_push import Pushing
 from walkeeper.agent.archiver import refusals
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.read import fetch
+from walkeeper.archive.seen import Seen, place_of
 from walkeeper.archive.write import Archive
+from walkeeper.core.about import About
 from walkeeper.core.history import History, Switch, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -167,6 +170,8 @@ def test_p13_what_is_handed_over_waits_for_the_first_takeover_of_an_agent(
     begun = RunningAgent(node.config, node.store, node.dcs).agent
     running, node.pushing = node.pushing, Pushing(begun, node.run, SystemClock())
     monkeypatch.setattr(node.pushing._pusher, "push", push)  # of that one: the other looks ahead meanwhile
+    begun.problems.report(About.POSTGRESQL, PostgresError("the server starts"))  # as the last look before it did
+    begun.shut_out_at = SystemClock().monotonic()
     with pytest.raises(PostgresError, match="not taken over yet"):
         node.push_until_done(name)
     assert pushed == []
@@ -174,6 +179,45 @@ def test_p13_what_is_handed_over_waits_for_the_first_takeover_of_an_agent(
     node.push_until_done(name)
     assert [place.name for place in pushed] == [name]
     node.pushing = running
+
+
+def test_an_agent_that_cannot_get_into_postgresql_holds_up_nothing_that_is_handed_over(
+    make_postgres: Callable[..., Postgres], short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its password is wrong, or there are too many connections. It can try no takeover, however long that is."""
+    monkeypatch.setattr(problems, "GRACE_SECONDS", 0.5)
+    server = make_postgres(settings=NEVER)
+    node = Node(server, short_path, "command")
+    name = server.switch_wal()
+    shut_out = replace(node.config, node=replace(node.config.node, postgresql=replace(node.config.postgresql, port=1)))
+    with RunningAgent(shut_out, node.store, node.dcs) as agent:
+        node.pushing = Pushing(agent.agent, node.run, SystemClock())
+        node.push_until_done(name)
+        assert "postgresql" in agent.problems()
+        assert agent.agent.untried
+    assert node.creates[name] == 1
+
+
+def test_p13_the_store_is_looked_at_again_where_the_archive_was_seen_since(
+    make_postgres: Callable[..., Postgres], short_path: Path
+) -> None:
+    """An agent that had seen none began to serve."""
+    server = make_postgres(settings=NEVER)
+    node = Node(server, short_path, "command")  # its agent takes nothing over
+    node.dcs.down = True
+    first, second = server.switch_wal(), server.complete_segments(1)[0]
+    node.push_until_done(first)
+    node.config.spool_directory.mkdir(mode=0o700)
+    Seen(node.config.spool_directory).keep(place_of(node.agent.agent.archives, server.system_identifier))
+    with pytest.raises(ArchiveMissing, match="no archive is there"):
+        node.push_until_done(second)
+    assert set(node.creates) == {first}
+    node.archive.state_start(Segment.parse(first, SIZE))
+    node.push_until_done(second)
+    asked: list[str] = []
+    node.store.before = lambda call, _: asked.append(call)
+    node.push_until_done(second)
+    assert "list" not in asked
 
 
 @pytest.mark.parametrize("mode", MODES)

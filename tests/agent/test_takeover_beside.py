@@ -25,7 +25,17 @@ from walkeeper.core.about import About
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import Versioned
-from walkeeper.errors import NothingToCompare, StoreBehind, StoreUnavailable
+from walkeeper.errors import (
+    CasConflict,
+    ConfigError,
+    DcsUnavailable,
+    NothingToCompare,
+    PostgresError,
+    SpoolError,
+    StoreBehind,
+    StoreUnavailable,
+    Watching,
+)
 from walkeeper.postgres.server import ServerState
 from walkeeper.store.directory import DirectoryStore
 
@@ -108,6 +118,38 @@ def test_one_that_failed_is_told_and_tried_again(agent: Slow, clock: HandClock) 
         return agent.archiver is agent.ends_with
 
     wait_until(over, "its end", 20)
+
+
+@pytest.mark.parametrize(
+    ("ends_with", "compared"),
+    [
+        (NothingToCompare("x"), True),
+        (Watching("x"), True),
+        (SimpleNamespace(start=lambda *_: None), True),
+        (StoreUnavailable("x"), False),
+        (PostgresError("x"), False),
+        (DcsUnavailable("the other store's record is not known yet"), False),
+        (CasConflict("x"), False),
+        (ConfigError("x"), False),
+        (SpoolError("x"), False),
+    ],
+)
+def test_p13_archive_push_waits_for_a_takeover_that_has_compared_and_until_its_refusal_can_be_asked_for(
+    agent: Slow, monkeypatch: pytest.MonkeyPatch, ends_with: object, *, compared: bool
+) -> None:
+    refused, waits = agent.refusals.refused, []
+
+    def slowly(*given: Any) -> None:
+        waits.append(agent.untried)
+        refused(*given)
+
+    monkeypatch.setattr(agent.refusals, "refused", slowly)
+    agent.look()
+    agent.ends_with = ends_with
+    agent.let_it_end()
+    agent._conclude_takeover()
+    assert agent.untried is not compared
+    assert all(waits)
 
 
 def test_what_a_person_accepts_while_a_takeover_runs_is_for_the_next(agent: Slow, clock: HandClock) -> None:

@@ -49,9 +49,9 @@ from walkeeper.errors import (
     Refused,
     SpoolError,
     StandbyLags,
-    StoreError,
     TakeoverRuns,
     WalkeeperError,
+    Watching,
 )
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock, timestamp
@@ -140,6 +140,7 @@ class Agent:
         self._takeover_backoff = Backoff(0.2, 10)
         self._takeover_at = 0.0
         self.untried = True  # whether no takeover has compared anything since this member leads
+        self.shut_out_at = 0.0  # when the last look began, where it did not get into PostgreSQL and no takeover runs
         self._takeover: _Takeover | None = None
         self.refusals = Refusals(clock, self.poke)
         self.watcher = Watcher(clock)
@@ -200,6 +201,7 @@ class Agent:
             self._pace.wait(eager=self.archiver is not None and self.archiver.over.is_set())
 
     def _look_and_act(self) -> None:
+        begun = self._clock.monotonic()
         look = self.observer.look()
         if look.record is not None:
             self.watcher.remember(look.record.life)
@@ -209,6 +211,7 @@ class Agent:
         if self.archiver is not None:
             self._tell_archiver(self.archiver, look)
         self._act(look)
+        self.shut_out_at = begun if look.server is None and self._takeover is None else 0.0
         self._remember(look)
         self.observer.conclude(look)
         self._hand_in_leftovers(look.server, look.record)
@@ -321,11 +324,11 @@ class Agent:
         problem = takeover.problem
         if isinstance(problem, NotLeader):
             return
-        self.untried = isinstance(problem, StoreError | PostgresError)
         if problem is not None:
             self._takeover_at = now + self._takeover_backoff.failed()
             if isinstance(problem, Refused):
                 self.refusals.refused(problem, takeover.about, takeover.accepted)
+            self.untried = not isinstance(problem, Refused | Watching)  # when the refusal is there, for archive-push
             self.problems.report(
                 About.TAKEOVER_FAILED, problem, grace=isinstance(problem, StandbyLags | DcsUnavailable)
             )
@@ -334,6 +337,7 @@ class Agent:
         self.refusals.over()
         self.problems.clear(About.TAKEOVER_FAILED)
         self.archiver = takeover.archiver
+        self.untried = False
         if self.archiver is not None and not self._stopping:
             self.archiver.start(self.supervisor, self.config.upload_workers, self.config.uploads)
 

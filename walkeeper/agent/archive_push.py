@@ -39,7 +39,7 @@ from walkeeper.errors import (
 from walkeeper.lib import events
 from walkeeper.lib.clock import Clock
 from walkeeper.postgres.data_directory import is_out_of_recovery, is_stopping, read_control_file, run_of
-from walkeeper.push.command import check_archive
+from walkeeper.push.command import Checked, check_archive
 from walkeeper.push.place import Place, parse_path
 from walkeeper.push.storing import Pusher
 
@@ -94,8 +94,7 @@ class Pushing:
         self._later: dict[str, float] = {}
         self._reported: dict[About, str] = {}
         self._stopping = threading.Event()
-        self._is_there = False
-        """Whether the store has the archive that this host has seen, if it has seen any."""
+        self._checked: Checked | None = None
         self._run: OneRun | None = None
         """That of the last archiver."""
 
@@ -164,9 +163,8 @@ class Pushing:
         archiver = self._agent.archiver
         if archiver is None:
             self._check_takeover(place)
-            if not self._is_there:
-                check_archive(self._agent.archives, self._agent.config.spool_directory, place)
-                self._is_there = True
+            spool = self._agent.config.spool_directory
+            self._checked = check_archive(self._agent.archives, spool, place, self._checked)
         else:
             self._run = archiver.run
             self._run.check()
@@ -210,18 +208,26 @@ class Pushing:
 
     def _await_takeover(self, place: Place) -> None:
         """The first since this member leads, or its agent runs: it holds record, store and server against each other. Before that
-        nobody knows whether the store is the archive's. Raises PostgresError.
+        nobody knows whether the store is the archive's. An agent that cannot get into PostgreSQL tries none, and is not waited
+        for. Raises PostgresError.
         """
-        until = self._clock.monotonic() + TAKEOVER_SECONDS
+        begun = self._clock.monotonic()
         self._agent.poke()
         while self._agent.untried and self._agent.archiver is None:
             runs = is_out_of_recovery(place.data_directory) and not self._stopping.is_set()
-            if not runs or self._clock.monotonic() > until:
+            if not runs or self._clock.monotonic() > begun + TAKEOVER_SECONDS:
                 raise PostgresError(
                     f"{place.name}: the archive is not taken over yet, and nothing was compared",
-                    hint="The agent is at it: its log says how far. PostgreSQL keeps the file and asks again.",
+                    hint="The agent's log says how far it is, or what keeps it. PostgreSQL keeps the file and asks again.",
                 )
+            if self._is_shut_out(begun):
+                return
             self._stopping.wait(LOOK)
+
+    def _is_shut_out(self, since: float) -> bool:
+        """Whether the agent has not got into PostgreSQL for a while, and not by a look that began after ``since`` either."""
+        shut_out = self._agent.shut_out_at > since  # first: a look that gets in ends the problem before it takes over
+        return shut_out and any(problem.what is About.POSTGRESQL for problem in self._agent.problems.open())
 
     def _check_takeover(self, place: Place) -> None:
         """For a primary: raises what its takeover was refused for, or PostgresError where none came since it was started."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from walkeeper.archive.open import Archives, open_archives
 from walkeeper.archive.seen import Seen, place_of
@@ -23,6 +23,9 @@ STORE_SECONDS: Final = 60.0
 """Seconds for the store; PostgreSQL keeps the file and asks again."""
 STOPPING_SECONDS: Final = 5.0
 """The same while the server stops: no shutdown waits for the store."""
+
+Checked: TypeAlias = tuple[str, str]
+"""Where this host has seen the archive, if it has, and the place that is configured."""
 
 
 def main(config: Path, path: str, environ: Mapping[str, str] = os.environ) -> int:
@@ -49,13 +52,15 @@ def _push(config_path: Path, place: Place, environ: Mapping[str, str]) -> None:
     Pusher(archives).push(place)
 
 
-def check_archive(archives: Archives, spool: Path, place: Place) -> None:
+def check_archive(archives: Archives, spool: Path, place: Place, checked: Checked | None = None) -> Checked:
     """That the store is the one in which an agent here has seen the archive: no agent holds the record against it now.
 
-    Raises ArchiveMissing, or the store's errors.
+    ``checked``: what is not checked again. Raises ArchiveMissing, or the store's errors.
     """
     seen, system = Seen(spool).place(), system_identifier(place)
     here = place_of(archives, system)
+    if (seen, here) == checked:
+        return checked
     if seen not in ("", here):
         raise ArchiveMissing(
             f"{here}: the archive that this host knows is {seen}",
@@ -63,6 +68,7 @@ def check_archive(archives: Archives, spool: Path, place: Place) -> None:
         )
     if seen and next(iter(archives.store.list(archives.layout(system).starts)), None) is None:
         raise ArchiveMissing(f"{here}: no archive is there, and this host has seen one", hint=NO_ARCHIVE)
+    return seen, here
 
 
 def _check_no_clone(archives: Archives, place: Place) -> None:
