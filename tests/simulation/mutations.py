@@ -612,7 +612,7 @@ def drop_from_a_full_disk_what_no_slot_keeps(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.streaming, "keeps", lambda *_: True)
 
 
-@mutation("far_down", "store_down", "lose_slot", "disk_short", "kill_agent", first=5198, archiver="several")
+@mutation("far_down", "store_down", "lose_slot", "disk_short", "kill_agent", first=6090, archiver="several")
 def drop_from_a_full_disk_what_the_slot_kept_at_the_last_look(patch: MonkeyPatch) -> None:
     patch.setattr(Streaming, "_keeps_now", Streaming._keeps)
 
@@ -727,10 +727,8 @@ def count_what_is_handed_over_and_not_what_is_stored(patch: MonkeyPatch) -> None
     patch.setattr(Pushing, "_push", push)
 
 
-@mutation("kill_patroni", "freeze_host", "power_loss", archiver="command", first=26)
+@mutation("twin_segments", "switchover", "kill_agent", archiver="command")
 def say_yes_to_other_bytes_under_that_name(patch: MonkeyPatch) -> None:
-    """As far as two servers get that were promoted under one number."""
-    patch.setattr("tests.simulation.world.World.archive_knows", lambda *_: False)
     real = Archive.confirm_segment
 
     def confirm(self: Archive, segment: Segment, plain: bytes, history: Any, known: Any = None) -> Receipt:
