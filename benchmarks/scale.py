@@ -42,6 +42,7 @@ _ENTRY: Final = (
     "<Contents><Key>%s</Key><LastModified>2026-11-01T10:00:00.000Z</LastModified>"
     "<ETag>&quot;d41d8cd98f00b204e9800998ecf8427e&quot;</ETag><Size>%d</Size><StorageClass>STANDARD</StorageClass></Contents>"
 )
+_FOLDER: Final = "<CommonPrefixes><Prefix>%s</Prefix></CommonPrefixes>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +67,36 @@ class Million:
     def _list(self, exchange: Exchange) -> None:
         exchange.whole_body()
         prefix, after = exchange.query.get("prefix", ""), exchange.query.get("continuation-token", "")
-        wanted = self._s3.page_size + 1
-        low = bisect_right(self._keys, max(prefix, after))
-        page = {key: PACKED for key in self._keys[low : low + wanted] if key.startswith(prefix)}
+        ends, wanted = exchange.query.get("delimiter", "") or "\n", self._s3.page_size + 1
+        page = self._page(prefix, after, ends, wanted)
         with self._s3.lock:
-            page |= {
-                key: len(stored.body)
-                for key, stored in self._s3.objects.items()
-                if key.startswith(prefix) and key > after
-            }
-        keys = sorted(page)
-        more = len(keys) >= wanted
-        keys = keys[: wanted - 1]
-        token = f"<NextContinuationToken>{keys[-1]}</NextContinuationToken>" if more else ""
-        entries = "".join(_ENTRY % (key, page[key]) for key in keys)
+            for key, stored in self._s3.objects.items():
+                name = _cut(key, prefix, ends)
+                if key.startswith(prefix) and name > after:
+                    page[name] = len(stored.body)
+        names = sorted(page)
+        more = len(names) >= wanted
+        names = names[: wanted - 1]
+        token = f"<NextContinuationToken>{names[-1]}</NextContinuationToken>" if more else ""
+        entries = "".join(_FOLDER % name if name.endswith(ends) else _ENTRY % (name, page[name]) for name in names)
         text = f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{token}{entries}</ListBucketResult>"
         exchange.answer(200, text.encode(), {"Content-Type": "application/xml"})
+
+    def _page(self, prefix: str, after: str, ends: str, wanted: int) -> dict[str, int]:
+        found: dict[str, int] = {}
+        at = bisect_right(self._keys, max(prefix, after))
+        while at < len(self._keys) and self._keys[at].startswith(prefix) and len(found) < wanted:
+            name = _cut(self._keys[at], prefix, ends)
+            if name > after:
+                found[name] = PACKED
+            at = bisect_right(self._keys, f"{name}\x7f") if name.endswith(ends) else at + 1
+        return found
+
+
+def _cut(key: str, prefix: str, ends: str) -> str:
+    """Up to the first one behind the prefix: a folder's name, where the key lies in one."""
+    head, end, _ = key.removeprefix(prefix).partition(ends)
+    return f"{prefix}{head}{end}"
 
 
 def run(segments: int) -> None:
