@@ -119,19 +119,20 @@ def clean_run(machine: Machine, step: Step) -> list[Call]:
 def test_p2_the_order_is_put_record_slot_spool(machine: Machine) -> None:
     found = clean_run(machine, segment)
 
-    def last(name: str, *parts: object) -> int:
-        return max(
+    def all_of(name: str, *parts: object) -> list[int]:
+        return [
             at
             for at, call in enumerate(found)
             if call.name.startswith(name) and all(str(part) in call.arguments for part in parts)
-        )
+        ]
 
-    stored = last("link", machine.store)
-    durable = last("fsync", machine.store)
-    recorded = last("sendto", "kv/txn")
-    moved = last("sendto", "pg_replication_slot_advance")
-    removed = last("unlink", machine.spool)
-    assert stored < durable < recorded < moved < removed
+    stored = max(all_of("link", machine.store, "/wal/"))
+    durable = max(all_of("fsync", machine.store, "/wal/"))
+    recorded = all_of("sendto", "kv/txn")  # and what else the agent writes into the DCS, at any time
+    moved = max(all_of("sendto", "pg_replication_slot_advance"))
+    removed = max(all_of("unlink", machine.spool))
+    assert stored < durable < moved < removed
+    assert any(durable < at < moved for at in recorded)
 
 
 def kill_at(machine: Machine, step: Step, call: Call) -> bool:
