@@ -192,11 +192,11 @@ dashboard. Each that is critical is here.
 | WAL is refused, or the record is, until a person has looked | `WalkeeperRefused`, `WalkeeperRecordUnreadable` |
 | a server takes writes, and is not Patroni's leader | `WalkeeperTwoPrimaries` |
 | commits wait for the store | `WalkeeperCommitsWait` |
-| they should, and may return before they are stored | `WalkeeperDegraded`, `WalkeeperTwoAcknowledge` |
+| commits should wait for the store, and may return before | `WalkeeperDegraded`, `WalkeeperTwoAcknowledge` |
 | WAL waits | `WalkeeperNoOwner`, `WalkeeperFrontierStands`, `WalkeeperLagSeconds`, `WalkeeperLagBytes`, `WalkeeperStoreTrouble` |
-| it would be lost at the next failover | `WalkeeperNotGapSafe`, `WalkeeperDiskFills`, `WalkeeperDiskShort` |
+| WAL would be lost at the next failover | `WalkeeperNotGapSafe`, `WalkeeperDiskFills`, `WalkeeperDiskShort` |
 | a backup failed, or is late | `WalkeeperBackupFails`, `WalkeeperBackupOverdue`, `WalkeeperBackupTooOld`, `WalkeeperNoBackup` |
-| one is no longer whole, or less can be restored than is promised | `WalkeeperBackupDamaged`, `WalkeeperWindowShort` |
+| a backup is not whole, or less can be restored than is promised | `WalkeeperBackupDamaged`, `WalkeeperWindowShort` |
 | `expire` after a scheduled backup failed | `WalkeeperBackupFails` |
 | a scheduled proof failed, or is late | `WalkeeperProofFails`, `WalkeeperProofOverdue` |
 
