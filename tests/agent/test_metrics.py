@@ -385,7 +385,11 @@ def test_what_base_backups_restore_is_served_where_it_is_known() -> None:
     assert "walkeeper_backup" not in metrics.exposition(lambda: {**KNOWN, "backups": None}, "")[1].decode()
 
 
-def test_the_agent_looks_at_base_backups_in_the_background_and_seldom(tmp_path: Path) -> None:
+def test_the_agent_looks_at_base_backups_in_the_background_and_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noon = datetime(2026, 11, 28, 12, tzinfo=UTC).timestamp()
+    monkeypatch.setattr("walkeeper.agent.backups.wall_seconds", lambda: noon)
     store, clock = MemoryStore(), HandClock()
     daily = Schedule.parse("1d")
     settings = replace(made_config(tmp_path), backup_schedule=daily, backup_verify_schedule=daily)
