@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import pytest
 from tests.fixtures.made_backup import BLOCK_SIZE, LAYOUT, PIECE, as_restored, expected_of_chain, made_chain, plan
 from tests.restore.directory.test_carry_out import Kernel, Killed
 from tests.twins.memory_store import MemoryStore
+from walkeeper.archive import proofs
 from walkeeper.archive.backups import Backups
 from walkeeper.archive.codec import Codec
 from walkeeper.core import backup_index
 from walkeeper.core.backup import Backup, BackupId
 from walkeeper.core.incremental import Changes
-from walkeeper.errors import BadBackup, CannotTell
+from walkeeper.errors import BadBackup, CannotTell, Damaged
 from walkeeper.restore.directory import fetch, here
 from walkeeper.restore.directory.carry_out import Result, carry_out
 from walkeeper.restore.directory.model import Plan
@@ -146,6 +148,40 @@ def test_p14_a_piece_of_changed_blocks_that_is_missing_ends_all_and_nothing_star
     with pytest.raises(CannotTell, match=r"it has base/1/INCREMENTAL\.100"):
         carry_out(replace(what, config=replace(what.config, restore_workers=3)), "restore %f %p", lambda _: None)
     assert not (tmp_path / "data/global/pg_control").exists()
+
+
+def test_damage_is_told_and_noted_though_those_who_waited_for_another_piece_end_sooner(
+    chain: tuple[Backup, ...], store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They only know that the restore has failed, which would be taken for the reason."""
+    first, _, third = _pieces_with(Backups(store, LAYOUT, Codec()), chain[1], "base/1/INCREMENTAL.100")
+    store.objects[third] = (Codec().encode(b"another cluster's"), {})
+    failed, ended = threading.Event(), threading.Event()
+
+    class Slow(fetch.Told):
+        """Who met the damage comes last."""
+
+        def fail(self, problem: BaseException) -> BaseException:
+            told = super().fail(problem)
+            if isinstance(problem, Damaged):
+                failed.set()
+                ended.wait()
+            return told
+
+    def hold(what: str, asked: str) -> None:
+        if (what, asked) == ("get", first):
+            failed.wait()
+
+    monkeypatch.setattr(fetch, "Told", Slow)
+    store.before = hold
+    what = planned(chain, store, tmp_path)
+    try:
+        with pytest.raises(Damaged, match=f"{third}: its content is not what its name says") as told:
+            carry_out(replace(what, config=replace(what.config, restore_workers=4)), "restore %f %p", lambda _: None)
+    finally:
+        ended.set()
+    assert told.value.backup == chain[1].id
+    assert [*proofs.damaged(store, LAYOUT)] == [chain[1].id]
 
 
 def test_p14_changes_of_what_no_parent_has_are_refused_before_the_first_write(

@@ -85,9 +85,8 @@ class Fetch:
                 return Moved(piece.size, 0, piece.size)
             try:
                 self._patiently(piece)
-            except BaseException:
-                self._told.fail()
-                raise
+            except BaseException as problem:  # noqa: BLE001 - raised, or the one before it
+                raise self._told.fail(problem) from None
             return Moved(piece.size, piece.packed_size, 0)
 
         for number in range(len(self._layers.chain)):
@@ -239,7 +238,7 @@ class Told:
         self._left: dict[str, int] = {}
         """Bytes of each that are not written."""
         self._condition = threading.Condition()
-        self._failed = False
+        self._problem: BaseException | None = None
 
     def __len__(self) -> int:
         return len(self._changes)
@@ -253,8 +252,8 @@ class Told:
     def wait(self, part: Part) -> Changes:
         """Raises CannotTell where nobody will tell any more."""
         with self._condition:
-            self._condition.wait_for(lambda: self._failed or part.path in self._changes)
-            if self._failed:
+            self._condition.wait_for(lambda: self._problem is not None or part.path in self._changes)
+            if self._problem is not None:
                 raise CannotTell(f"{part.path}: the restore has failed")
             return self._changes[part.path]
 
@@ -265,10 +264,12 @@ class Told:
                 if not self._left[part.path]:
                     del self._changes[part.path], self._left[part.path]
 
-    def fail(self) -> None:
+    def fail(self, problem: BaseException) -> BaseException:
+        """The first problem of all: those that waited only say that there is one."""
         with self._condition:
-            self._failed = True
+            self._problem = self._problem or problem
             self._condition.notify_all()
+            return self._problem
 
 
 def is_placed(part: Part) -> bool:
