@@ -152,6 +152,9 @@ def test_a_piece_that_was_shortened_is_found_by_the_listing(built: Built, verify
     assert states(said.document) == ["damaged", "complete"]
     assert said.finding("backup_damaged")["text"] == f"backup {OLD}: {key}: it has another size than it was stored with"
     assert [each["start_lsn"] for each in said.document["backups"]["windows"]] == ["0/900100"]
+    assert trials(built) == []
+    verify(deep=True)
+    assert [*damaged(built.store, built.archive.layout)] == [str(OLD)], "its length proves it as its bytes do"
 
 
 def test_a_piece_with_other_bytes_is_found_by_deep(built: Built, verify: Verifier) -> None:

@@ -138,8 +138,8 @@ def _parts(backups: Backups, backup: Backup) -> Iterator[Part]:
 
 
 def _listed(backups: Backups, backup: Backup, pieces: _Pieces) -> None:
-    """By one LIST; what that does not show as it should be is asked for by name. Raises CannotTell for what is missing, or has
-    another size.
+    """By one LIST; what that does not show as it should be is asked for by name. Raises CannotTell for what is missing, and
+    Damaged for what has another size.
     """
     layout, id_ = backups.layout, BackupId.parse(backup.id)
     sizes = {info.key: info.size for info in backups.store.list(layout.backup(id_))}
@@ -158,7 +158,8 @@ def _listed(backups: Backups, backup: Backup, pieces: _Pieces) -> None:
         if info is None or not _fits(info.size, size):
             left = len(unlisted) - number
             more = f", and {left} more by the listing" if left else ""
-            raise CannotTell(f"{key}: {'it is not there' if info is None else _OTHER_SIZE}{more}")
+            problem = CannotTell if info is None else Damaged
+            raise problem(f"{key}: {'it is not there' if info is None else _OTHER_SIZE}{more}")
 
 
 def _fits(found: int | None, size: int | None) -> bool:
