@@ -61,7 +61,7 @@ def wal(*records: bytes) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize("before", [100, 8192 - 24 - 40 - 16, 8000, 8100, SIZE - 128 * 24 - 16 - 3 * 112 - 40, SIZE])
 def test_it_is_found_wherever_it_lies(find: Find, wanted: bytes, before: int) -> None:
     first, second = wal(message_record(before // 8 * 8), *OTHERS, wanted, message_record(64))
-    found = find(first, FIRST, second) or find(second, SECOND, b"")
+    found = find(first, FIRST, second, Lsn(0)) or find(second, SECOND, b"", Lsn(0))
     assert found is not None
     plain = first + second
     end = found - FIRST.start
@@ -72,5 +72,18 @@ def test_it_is_found_wherever_it_lies(find: Find, wanted: bytes, before: int) ->
 def test_what_is_not_there_is_not_found() -> None:
     first, second = wal(message_record(5000), *OTHERS, COMMIT, POINT)
     for find in (transaction_end(702), restore_point("her"), restore_point("here3")):
-        assert find(first, FIRST, second) is None
-    assert transaction_end(700)(first, FIRST, second) == Lsn(FIRST.start + 40 + 5000 + 40 * 2 + 104 + 40)
+        assert find(first, FIRST, second, Lsn(0)) is None
+    end = Lsn(FIRST.start + 40 + 5000 + 40 * 2 + 104 + 40)
+    assert transaction_end(700)(first, FIRST, second, Lsn(0)) == end
+
+
+def test_of_two_in_one_segment_the_one_behind_a_position_is_found() -> None:
+    first, second = wal(message_record(5000), POINT, message_record(64), POINT)
+    here = restore_point("here")
+    one = here(first, FIRST, second, FIRST.start)
+    assert one is not None
+    assert here(first, FIRST, second, Lsn(one - 1)) == one
+    two = here(first, FIRST, second, one)
+    assert two is not None
+    assert two > one
+    assert here(first, FIRST, second, two) is None

@@ -98,12 +98,12 @@ class CommitTimes:
             segment = self.history.segment(number, self.size)
             looked(segment)
             plain = self._whole(segment)
-            found = None if before is None else find(before[1], before[0], plain)
-            if found is not None and begin < found <= end:
+            found = None if before is None else find(before[1], before[0], plain, begin)
+            if found is not None and found <= end:
                 return found
             before = segment, plain
-        found = None if before is None else find(before[1], before[0], b"")
-        return found if found is not None and begin < found <= end else None
+        found = None if before is None else find(before[1], before[0], b"", begin)
+        return found if found is not None and found <= end else None
 
     def _forward(self, begin: Lsn, end: Lsn) -> Iterator[Commit]:
         """Those that begin at ``begin`` or later and are whole at ``end``, in the order of the WAL."""

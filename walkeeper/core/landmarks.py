@@ -15,8 +15,9 @@ from walkeeper.core.names import Segment
 from walkeeper.core.wal_page import PAGE_SIZE, Plain
 from walkeeper.core.wal_records import begins_in, read_bytes
 
-Find: TypeAlias = Callable[[Plain, Segment, Plain], Lsn | None]
-"""Of a segment, with the beginning of the next one: where the record ends that was looked for; None where it is not."""
+Find: TypeAlias = Callable[[Plain, Segment, Plain, Lsn], Lsn | None]
+"""Of a segment, with the beginning of the next one: where the first record ends, behind that position, that was looked for; None
+where it is not."""
 
 _HEADER_SIZE: Final = 24
 _LENGTH: Final = struct.Struct("=I")
@@ -42,20 +43,22 @@ def transaction_end(xid: int) -> Find:
             return body[_XID_AT : _XID_AT + 4] == wanted
         return kind in _ENDS_PREPARED and wanted in body[_HEADER_SIZE:]
 
-    return lambda plain, segment, following: _find(plain, segment, following, _TRANSACTIONS, is_it)
+    return lambda plain, segment, following, behind: _find(plain, segment, following, behind, _TRANSACTIONS, is_it)
 
 
 def restore_point(name: str) -> Find:
-    """The first one with that name."""
+    """One with that name."""
     wanted = name.encode() + b"\0"
 
     def is_it(body: bytes) -> bool:
         return body[_INFO_AT] & 0xF0 == _RESTORE_POINT and body[_NAME_AT : _NAME_AT + len(wanted)] == wanted
 
-    return lambda plain, segment, following: _find(plain, segment, following, _XLOG, is_it)
+    return lambda plain, segment, following, behind: _find(plain, segment, following, behind, _XLOG, is_it)
 
 
-def _find(plain: Plain, segment: Segment, following: Plain, manager: int, is_it: Callable[[bytes], bool]) -> Lsn | None:
+def _find(
+    plain: Plain, segment: Segment, following: Plain, behind: Lsn, manager: int, is_it: Callable[[bytes], bool]
+) -> Lsn | None:
     for page in range(0, len(plain), PAGE_SIZE):
         limit = min(len(plain), page + PAGE_SIZE) - _HEADER_SIZE
         for at in begins_in(plain, page):
@@ -65,6 +68,6 @@ def _find(plain: Plain, segment: Segment, following: Plain, manager: int, is_it:
             if found is None and following and len(plain) == segment.size:
                 (length,) = _LENGTH.unpack_from(plain, at)
                 found = read_bytes(plain + following[: length + length // 128 + PAGE_SIZE], segment, at, manager)
-            if found is not None and is_it(found[0]):
+            if found is not None and segment.start + found[1] > behind and is_it(found[0]):
                 return Lsn(segment.start + found[1])
     return None

@@ -465,7 +465,7 @@ def test_a_transaction_that_is_looked_for_is_restored_from_a_sound_backup(
 def test_the_wal_is_searched_once_however_many_backups_are_passed_over(
     built: Built, make: Make, monkeypatch: pytest.MonkeyPatch, to: str
 ) -> None:
-    """It may take hours. Of a name the first one counts, so that what is between two backups is read, too."""
+    """It may take hours. Of a name the one counts that the newest has behind it, and a recovery that begins before ends there."""
     third = BackupId("20261128T020000Z", 1, "00000003")
     backed_up(built, third, 8)
     read: list[tuple[Lsn, Lsn]] = []
@@ -476,16 +476,39 @@ def test_the_wal_is_searched_once_however_many_backups_are_passed_over(
         return next((each for each in there if begin < each <= end), None)
 
     monkeypatch.setattr(CommitTimes, "search", search)
+    monkeypatch.setattr(plan, "last_record", lambda *asked: Lsn(asked[-1] - 104))
     for id_ in (SECOND, third):
         without_a_piece(built, id_)
     chosen = make(to=to)
     assert (chosen.backup.id, chosen.end) == (str(FIRST), there[0])
-    stops = [Lsn(number * MIB + 256) for number in (4, 6, 8)]
-    between = [] if to.startswith("xid") else [(stops[1], stops[2]), (stops[0], stops[1])]
-    assert read == [(stops[2], Lsn(10 * MIB)), *between]
-    if between:
-        there.insert(0, Lsn(5 * MIB))
-        assert make(to=to).end == there[0], "a recovery that begins before both ends at the first"
+    behind = [] if to.startswith("xid") else [(there[0], Lsn(10 * MIB))]
+    assert read == [(Lsn(8 * MIB + 256), Lsn(10 * MIB)), *behind]
+
+
+def test_of_a_name_that_is_there_twice_the_one_is_meant_that_is_told(
+    built: Built, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL takes the first that it meets: one before, where an older backup is taken, or while the backup was made."""
+    there = [Lsn(5 * MIB), Lsn(7 * MIB), Lsn(8 * MIB)]
+
+    def search(_: CommitTimes, begin: Lsn, end: Lsn, *__: object) -> Lsn | None:
+        return next((each for each in there if begin < each <= end), None)
+
+    monkeypatch.setattr(CommitTimes, "search", search)
+    monkeypatch.setattr(plan, "last_record", lambda *asked: Lsn(asked[-1] - 104))
+    for id_ in (SECOND, FIRST):
+        chosen = make(to="before-the-release")
+        assert (chosen.backup.id, chosen.end, chosen.again) == (str(id_), there[1], there[2])
+        assert chosen.recovery["recovery_target_lsn"] == str(Lsn(there[1] - 104))
+        assert "recovery_target_name" not in chosen.recovery
+        told = _line(chosen, "Target")
+        assert f"which is at {there[1]} on timeline 1; the name is there again at {there[2]}, where --to" in told
+        found_damaged(built, SECOND)
+    assert make(to=str(there[2])).end == there[2]
+    del there[2]
+    assert "again" not in _line(make(to="before-the-release"), "Target")
+    older = make(to="before-the-release", backup=str(FIRST))
+    assert older.recovery["recovery_target_name"] == "before-the-release", "which is PostgreSQL's to find"
 
 
 def test_what_was_searched_without_success_is_not_searched_again(

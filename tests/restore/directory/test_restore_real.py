@@ -21,10 +21,14 @@ from tests.fixtures.bare_host import BareHost, forget_crash
 from tests.fixtures.taken import Place, clock_goes_back
 from tests.parts.postgres import Postgres
 from tests.parts.processes import new_directory, wait_until
+from walkeeper.archive import proofs
+from walkeeper.archive.open import open_archives
 from walkeeper.config import load
 from walkeeper.core.backup import Backup
 from walkeeper.core.lsn import Lsn
+from walkeeper.core.proof import Proof
 from walkeeper.errors import CannotRestore, WalkeeperError
+from walkeeper.lib.clock import timestamp
 from walkeeper.restore import state
 from walkeeper.restore.directory import check, choice, here, plan
 from walkeeper.restore.directory.model import Request
@@ -63,13 +67,14 @@ class Life:
         self.older = self.take()
         self.say("b")
         self.lsn = str(server.value("SELECT pg_current_wal_insert_lsn()"))
-        server.execute("SELECT pg_create_restore_point('here')")
+        server.execute("SELECT pg_create_restore_point('here'), pg_create_restore_point('twice')")
         self.time = str(server.value("SELECT clock_timestamp()"))
         self.xid = self.say("c")
         clock_goes_back(server)
         self.place.archive_wal()
         self.newer = self.take()
         self.say("d")
+        server.execute("SELECT pg_create_restore_point('twice')")
         self.place.archive_wal()
         self.fork()
         self.say("e")
@@ -183,6 +188,21 @@ def test_every_target_ends_where_a_person_means(
     if paused:
         restored.value("SELECT 1 FROM pg_wal_replay_resume()")
         assert restored.said(paused=False) == words
+
+
+def test_a_name_that_is_there_twice_is_where_it_was_told_also_from_an_older_backup(
+    life: Life, restored: Restored
+) -> None:
+    note = Proof(backup=life.newer.id, at=timestamp(), timeline=1, lsn="0/0", damage="pg_checksums: block 7")
+    store = open_archives(life.place.config).store
+    key = proofs.write_proof(store, life.place.layout, note)
+    try:
+        done = restored.restore("--delta", "--to", "twice")
+    finally:
+        store.delete(key)
+    assert done["backup"] == life.older.id
+    restored.start(done)
+    assert restored.said(paused=True) == "abcd"
 
 
 @pytest.mark.slow

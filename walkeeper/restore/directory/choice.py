@@ -146,36 +146,40 @@ def named(
 
 
 class Found(NamedTuple):
-    """``at`` is the first of what was looked for behind ``behind``, a backup's stop."""
+    """``at`` is the first of what was looked for behind ``behind``, a backup's stop; ``again``, where a name is there once more
+    before the next backup's."""
 
     behind: Lsn
     at: Lsn
+    again: Lsn | None
 
 
 class Search:
-    """For a transaction or a restore point: no listing says where one lies. No WAL is read again for another backup."""
+    """For a transaction or a restore point: no listing says where one lies. No WAL is read again for another backup.
+
+    Of a name the one counts that is found first, also where its backup turns out to lack something: a recovery that begins
+    before has it as a position.
+    """
 
     def __init__(self) -> None:
         self._before: Found | None = None
 
     def of(
         self, wanted: ToXid | ToName, windows: Sequence[Window], times: CommitTimes, tell: Callable[[str], None]
-    ) -> tuple[Choice, Lsn]:
+    ) -> tuple[Choice, Found]:
         """The newest backup that has it behind it. Raises CannotRestore where none has."""
         before = self._before
         for window in reversed(windows):
             end = window.end
             for backup in reversed(window.backups):
-                begin, at = consistent_at(backup), None
-                if before is None or not begin <= before.behind < before.at <= end:
-                    at = None if before and begin >= before.at else _first(wanted, begin, end, times, tell)
-                elif begin == before.behind or isinstance(wanted, ToXid):
-                    at = before.at
-                else:  # a name may be there twice, and a recovery ends at the first
-                    at = _first(wanted, begin, before.behind, times, tell) or before.at
+                begin = consistent_at(backup)
+                if before is not None and begin <= before.behind and before.at <= window.end:
+                    return Choice(backup, window), before
+                at = None if before and begin >= before.at else _first(wanted, begin, end, times, tell)
                 if at is not None:
-                    self._before = Found(begin, at)
-                    return Choice(backup, window), at
+                    again = _first(wanted, at, end, times, tell) if isinstance(wanted, ToName) else None
+                    self._before = Found(begin, at, again)
+                    return Choice(backup, window), self._before
                 end = begin
         raise near.not_found(wanted, windows[0].backups[0])
 

@@ -137,6 +137,7 @@ def _told(plan: Plan, seconds: float | None) -> list[str]:
     backup, spaces = plan.backup, plan.tablespaces.items()
     upto = f", which is at {plan.end}" if plan.end is not None and not isinstance(plan.target, Latest | ToLsn) else ""
     end = f", {plan.end}" if isinstance(plan.target, Latest) else ""
+    again = f"; the name is there again at {plan.again}, where --to {plan.again} ends" if plan.again is not None else ""
     size = f"{amounts.size(plan.bytes)}, {amounts.size(plan.packed_bytes)} to fetch"
     stopped, wal = amounts.to_the_second(backup.stop.at), amounts.counted(plan.wal_segments, "segment")
     lines = [
@@ -151,7 +152,7 @@ def _told(plan: Plan, seconds: float | None) -> list[str]:
             if len(plan.chain) > 1
             else ()
         ),
-        *wrapped("Target", f"{plan.target.text}{upto}{end} on timeline {plan.timeline}"),
+        *wrapped("Target", f"{plan.target.text}{upto}{end} on timeline {plan.timeline}{again}"),
         *wrapped("WAL", f"{wal} at most, some {amounts.size(plan.wal_bytes)} to fetch"),
         *wrapped("Into", "; ".join([str(plan.directory), *(f"tablespace {oid}: {place}" for oid, place in spaces)])),
     ]
@@ -258,6 +259,7 @@ def _document(plan: Plan, outcome: str, **more: Any) -> dict[str, Any]:
         "timeline": plan.timeline,
         "target": plan.request.to,
         "end": None if plan.end is None else str(plan.end),
+        "again": None if plan.again is None else str(plan.again),
         "chain": [each.id for each in plan.chain],
         "bytes": plan.bytes,
         "packed_bytes": plan.packed_bytes,

@@ -206,9 +206,9 @@ def _made(
         resumed = None
         chosen = choice.chosen_for(found, request, None, timeline, wanted, stopped, against)
     breaks = _hole_behind(evidence, history, chosen.window) is not None
-    end = _end(wanted, chosen, times, exclusive=request.exclusive, breaks=breaks)
+    end, again = _end(wanted, chosen, times, exclusive=request.exclusive, breaks=breaks), None
     if isinstance(wanted, ToXid | ToName) and resumed is None and request.backup is None:
-        chosen, end = search.of(wanted, found.chains[timeline], times, tell)
+        chosen, (_, end, again) = search.of(wanted, found.chains[timeline], times, tell)
         better = choice.sound(chosen, against)
         # That may have taken hours, and nothing pins the backup yet: a floor that was recorded meanwhile counts.
         chosen = choice.named(_look(evidence, archives, broken).windows, better.backup.id, timeline, wanted)
@@ -238,6 +238,7 @@ def _made(
         timeline=timeline,
         target=wanted,
         end=end,
+        again=again,
         recovery=recovery,
         directory=directory,
         tablespaces=here.tablespaces(chosen.backup, directory, request.tablespaces),
@@ -372,8 +373,8 @@ def _recovery(
     if request.use == "replica":
         return {}  # it follows whoever leads, on each timeline that is to come
     found = target.settings(wanted, exclusive=request.exclusive)
-    if isinstance(wanted, ToLsn):
-        last = last_record(reader, evidence, history, wanted.lsn)
+    if isinstance(wanted, ToLsn | ToName) and end is not None:  # a name may be there before, too
+        last = last_record(reader, evidence, history, end)
         if last is not None and last >= Lsn.parse(chosen.backup.start.lsn):
             found = {"recovery_target_lsn": str(last), "recovery_target_inclusive": "on"}
     if found:
