@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +20,7 @@ from botocore.endpoint_provider import EndpointProvider
 from botocore.exceptions import EndpointResolutionError
 from botocore.loaders import JSONFileLoader, Loader
 
+from walkeeper.store.s3 import documents
 from walkeeper.store.s3.documents import CALLED, Documents
 
 REGIONS: Final = ("us-east-1", "eu-central-1", "cn-north-1", "us-gov-west-1")
@@ -138,7 +142,9 @@ def test_every_operation_that_the_driver_calls_is_there() -> None:
 
 @pytest.mark.parametrize("service", ["s3", "sts", "sso", "sso-oidc", "signin"])
 def test_s3_and_what_gives_credentials_are_found_where_they_were(service: str) -> None:
-    """Each service that botocore's credential providers make a client of."""
+    """Each service that botocore's credential providers make a client of, as far as this botocore knows it."""
+    if service not in session(ours=False).get_available_services():
+        pytest.skip(f"botocore {botocore.__version__} has no {service}")
     secret: Any = {"aws_access_key_id": "key", "aws_secret_access_key": "a-secret-of-the-tests"}
     theirs, ours = (
         [made.create_client(service, region_name=region, **secret).meta.endpoint_url for region in REGIONS]
@@ -157,6 +163,51 @@ def test_only_the_model_of_s3_is_cut_wherever_botocore_lies(tmp_path: Path) -> N
         )
         assert there["operations"]
         assert there == here
+
+
+@pytest.mark.parametrize("name", ["endpoints", "s3/2006-03-01/service-2", "s3/2006-03-01/endpoint-rule-set-1"])
+@pytest.mark.parametrize("without", [True, False])
+def test_what_is_written_otherwise_than_today_is_read_as_a_whole(tmp_path: Path, name: str, *, without: bool) -> None:
+    """By a version of botocore that is newer than we are, or in ~/.aws/models."""
+    document = json.loads(open_whole(name))
+    parts = {"endpoints": "partitions", "service-2": "operations", "endpoint-rule-set-1": "rules"}
+    part = parts[name.rpartition("/")[2]]
+    document[part] = {"another": "form"} if part != "operations" else ["another form"]
+    if without:
+        del document[part]
+    there = tmp_path / f"{name}.json"
+    there.parent.mkdir(parents=True, exist_ok=True)
+    there.write_text(json.dumps(document))
+    assert Documents("bucket").load_file(str(tmp_path / name)) == without_documentation(document)
+
+
+def test_a_rule_or_a_partition_without_what_ours_have_is_read_as_a_whole(tmp_path: Path) -> None:
+    rules = {"version": "1.3", "rules": [{"type": "error", "error": "without a condition"}]}
+    for name, document in (
+        ("s3/1/endpoint-rule-set-1", rules),
+        ("endpoints", {"partitions": [{"partition": "aws-x"}]}),
+    ):
+        there = tmp_path / f"{name}.json"
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.write_text(json.dumps(document))
+        assert Documents("bucket").load_file(str(tmp_path / name)) == document
+
+
+def test_a_folder_of_the_users_that_may_not_be_read_is_passed_over(tmp_path: Path) -> None:
+    """~/.aws/models of whoever's home it is; botocore looks there first."""
+
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "_OPENERS", ((".json", denied),))
+        assert Documents("bucket").load_file(str(tmp_path / "endpoints")) is None
+
+
+def open_whole(name: str) -> bytes:
+    file = Path(botocore.__file__).parent / "data" / name
+    packed = file.with_name(f"{file.name}.json.gz")
+    return gzip.decompress(packed.read_bytes()) if packed.exists() else Path(f"{file}.json").read_bytes()
 
 
 def test_what_is_not_there_is_none() -> None:

@@ -48,16 +48,24 @@ class Documents(JSONFileLoader):
         self._bucket = bucket
 
     def load_file(self, file_path: str) -> Any:
-        """The document without its documentation; one string for equal ones. None: there is no such file."""
+        """The document without its documentation; one string for equal ones. None: there is no such file.
+
+        One that is not written as we know it is read as a whole: a new version of botocore may bring it, or a user's own folder.
+        """
         for ending, opener in _OPENERS:
-            with contextlib.suppress(FileNotFoundError), opener(file_path + ending, "rb") as file:
+            with contextlib.suppress(FileNotFoundError, PermissionError), opener(file_path + ending, "rb") as file:
                 text: bytes = file.read()
-                if file_path.endswith("/endpoints"):
-                    return _end_points(text)
-                if of_s3 := _S3.search(file_path):
-                    return _model(text) if of_s3["model"] else _end_point_rules(text, self._bucket)
+                with contextlib.suppress(KeyError, TypeError, msgspec.MsgspecError):
+                    return self._without_what_nobody_asks_for(file_path, text)
                 return _Reader().read(text)
         return None
+
+    def _without_what_nobody_asks_for(self, file_path: str, text: bytes) -> Any:
+        if file_path.endswith("/endpoints"):
+            return _end_points(text)
+        if of_s3 := _S3.search(file_path):
+            return _model(text) if of_s3["model"] else _end_point_rules(text, self._bucket)
+        return _Reader().read(text)
 
 
 class _Reader:
