@@ -11,7 +11,7 @@ from tests.twins.hand_clock import HandClock
 from tests.twins.memory_store import MemoryStore
 from walkeeper.archive.codec import STORED, Codec
 from walkeeper.archive.layout import Layout
-from walkeeper.archive.listed import HOLDS, REST, Listed
+from walkeeper.archive.listed import HOLDS, MOST, REST, Listed
 from walkeeper.archive.write import Archive
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, SegmentSize
@@ -151,3 +151,18 @@ def test_where_listing_fails_each_name_is_asked_for_and_a_listing_is_tried_seldo
     world.store.before = None
     world.clock.now += REST
     assert world.known(7, ask=True) == []
+
+
+def test_p16_a_million_names_beside_a_segments_are_not_read(world: World) -> None:
+    """Whoever may write there would have each listing take a thousand requests, for which all uploads wait."""
+    planted = f"{LAYOUT.file(Segment(1, 5, SIZE), '')}.what"
+    world.store.objects |= {f"{planted}{number:05}": (b"", {}) for number in range(5 * MOST)}
+    world.plant(6, ".zst.age", fill=b"o")
+    read: list[object] = []
+    listing = world.store.list
+    world.store.list = lambda prefix: (read.append(info) or info for info in listing(prefix))  # type: ignore[method-assign,func-returns-value]
+    with pytest.raises(Conflict):
+        world.put(6)
+    assert len(read) == MOST + 1
+    assert world.known(6, ask=True) is None
+    assert world.asked("list") == 1

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Collection
 from contextlib import suppress
+from itertools import islice
 from typing import Final
 
 from walkeeper.archive.codec import STORED
@@ -17,7 +18,9 @@ from walkeeper.lib.clock import Clock
 HOLDS: Final = 10.0
 """Seconds for which a listing is believed, from before it was asked for: what comes meanwhile under another name is not seen."""
 REST: Final = 60.0
-"""Seconds without another one after one that failed or was slow: each name can be asked for."""
+"""Seconds without another one after one that failed, was slow or had too much: each name can be asked for."""
+MOST: Final = 1000
+"""Keys that a listing may have, which is one request: sixteen segments have some dozen, with .partial and .backup."""
 
 
 class Listed:
@@ -51,7 +54,9 @@ class Listed:
         self._known = {each: known for each, known in self._known.items() if self._believed(each) is not None}
         asked_at = self._clock.monotonic()
         with suppress(WalkeeperError):  # whoever asks for each name then meets what is wrong
-            found = (info.key for info in self._store.list(beginning))
-            self._known[beginning] = asked_at, frozenset(key for key in found if key[len(beginning) + 1 :] in STORED)
+            found = [info.key for info in islice(self._store.list(beginning), MOST + 1)]
+            if len(found) <= MOST:
+                names = frozenset(key for key in found if key[len(beginning) + 1 :] in STORED)
+                self._known[beginning] = asked_at, names
         if self._believed(beginning) is None:
             self._rests_until = self._clock.monotonic() + REST
