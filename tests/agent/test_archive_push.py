@@ -198,6 +198,21 @@ def test_an_agent_that_cannot_get_into_postgresql_holds_up_nothing_that_is_hande
     assert node.creates[name] == 1
 
 
+def test_g3_where_the_dcs_denies_the_record_what_is_handed_over_is_stored(
+    make_postgres: Callable[..., Postgres], short_path: Path
+) -> None:
+    """Each takeover ends there, however long that is. What it had to compare it had compared before."""
+    server = make_postgres(settings=NEVER)
+    node = Node(server, short_path, "command")
+    node.agent.records.read_only = True
+    name = server.switch_wal()
+    with node.agent:
+        node.push_until_done(name)
+        assert not node.agent.archiving
+        wait_for(lambda: "takeover_failed" in node.agent.problems())
+    assert node.creates[name] == 1
+
+
 def test_p13_the_store_is_looked_at_again_where_the_archive_was_seen_since(
     make_postgres: Callable[..., Postgres], short_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ from walkeeper.dcs.base import Versioned
 from walkeeper.errors import (
     CasConflict,
     ConfigError,
+    DcsError,
     DcsUnavailable,
     NothingToCompare,
     PostgresError,
@@ -129,6 +130,7 @@ def test_one_that_failed_is_told_and_tried_again(agent: Slow, clock: HandClock) 
         (StoreUnavailable("x"), False),
         (PostgresError("x"), False),
         (DcsUnavailable("the other store's record is not known yet"), False),
+        (DcsError("not allowed"), True),
         (CasConflict("x"), False),
         (ConfigError("x"), False),
         (SpoolError("x"), False),

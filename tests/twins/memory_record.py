@@ -101,7 +101,7 @@ class MemoryRecord:
         self._check_key()
         document.decode()
         if self.read_only:
-            raise DcsUnavailable("memory: writes are refused", hint="A test did this.")
+            raise DcsError("memory: not allowed: writes are refused", hint="A test did this.")
         with self.dcs.lock:
             current = self.dcs.documents.get(self.key)
             if (current and current.version) != (expected and expected.version):

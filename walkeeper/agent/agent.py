@@ -42,6 +42,7 @@ from walkeeper.core.hold_slot import SlotState, ends_lowest
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RecordStore, Versioned
 from walkeeper.errors import (
+    DcsError,
     DcsUnavailable,
     NoLeadership,
     NotLeader,
@@ -139,7 +140,7 @@ class Agent:
         self._observing: threading.Thread | None = None
         self._takeover_backoff = Backoff(0.2, 10)
         self._takeover_at = 0.0
-        self.untried = True  # whether no takeover has compared anything since this member leads
+        self.untried = True  # whether no takeover has compared anything, or may, since this member leads
         self.shut_out_at = 0.0  # when the last look began, where it did not get into PostgreSQL and no takeover runs
         self._takeover: _Takeover | None = None
         self.refusals = Refusals(clock, self.poke)
@@ -328,7 +329,8 @@ class Agent:
             self._takeover_at = now + self._takeover_backoff.failed()
             if isinstance(problem, Refused):
                 self.refusals.refused(problem, takeover.about, takeover.accepted)
-            self.untried = not isinstance(problem, Refused | Watching)  # when the refusal is there, for archive-push
+            # When the refusal is there, for archive-push. A DCS that denies a key is no more waited for than one that is away.
+            self.untried = not (isinstance(problem, Refused | Watching) or type(problem) is DcsError)
             self.problems.report(
                 About.TAKEOVER_FAILED, problem, grace=isinstance(problem, StandbyLags | DcsUnavailable)
             )
