@@ -16,6 +16,7 @@ from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.whereabouts import Sources
 from walkeeper.agent.problems import Problems
 from walkeeper.archive import tail
+from walkeeper.archive.authentic import AuthenticStore, Trust
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.write import Archive
@@ -100,6 +101,18 @@ def test_p9_pieces_that_this_node_cannot_open_are_waited_for_and_no_longer_than_
     key = str(pyrage.x25519.Identity.generate().to_public())
     node = Node(tmp_path, Codec(recipients=(key,)))
     node.pieces(8192, SIZE)
+    node.looks()
+    node.looks(PATIENCE - 1)
+    assert (node.found, node.gaps) == (None, 0)
+    node.looks(2)
+    assert (node.found, node.gaps) == (None, 1)
+
+
+def test_p4_what_is_stored_and_not_believed_is_waited_for_and_no_longer_than_that(tmp_path: Path) -> None:
+    """An archive that was plain before it was encrypted, where nobody has said so."""
+    node = Node(tmp_path, Codec())
+    node.archive.archive_segment(LOST, plain_segment(LOST, SYSTEM), ONE)
+    node.archive.store = AuthenticStore(node.store, Trust(encrypted=True))
     node.looks()
     node.looks(PATIENCE - 1)
     assert (node.found, node.gaps) == (None, 0)

@@ -28,6 +28,7 @@ from walkeeper.core.wal_records import check_complete
 from walkeeper.errors import (
     BadSegment,
     CannotTell,
+    Changed,
     Conflict,
     Locked,
     NotAuthentic,
@@ -198,6 +199,12 @@ class Archive:
         if len({receipt.sha256 for _, receipt in stored}) > 1:
             raise _conflict(segment.name, *(self.layout.file(segment, suffix) for suffix, _ in stored))
         return stored[0][1] if stored else None
+
+    def check_believed(self, segment: Segment) -> None:
+        """Where nothing of a segment was found, that its names are free, or taken by what is damaged. Raises NotAuthentic."""
+        for suffix in STORED:
+            with suppress(Changed):
+                self.store.head(self.layout.file(segment, suffix))
 
     def _stored(self, segment: Segment) -> list[tuple[str, Receipt]]:
         """All whole objects of that segment, by suffix."""

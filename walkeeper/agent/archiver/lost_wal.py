@@ -30,7 +30,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.suspicion import Lost, Suspicions, Why
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import CannotTell, WalkeeperError, WalMissing
+from walkeeper.errors import CannotTell, NotAuthentic, WalkeeperError, WalMissing
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.parallel import in_parallel
@@ -244,16 +244,16 @@ class LostWal:
         if found:
             self._list_pieces()
         for lost, why in found:
-            unread = not self._unread.isdisjoint(range(lost.first.number, lost.end))
-            if (
-                why in (Why.PROVED, Why.FORGOTTEN)
-                and unread
-                and sources.clock.monotonic() - self._until[0] < self._patience
-            ):
-                continue  # the store may have it
             segments = [
                 sources.history.segment(number, lost.first.size) for number in range(lost.first.number, lost.end)
             ]
+            unread = not self._unread.isdisjoint(range(lost.first.number, lost.end))
+            if (
+                why in (Why.PROVED, Why.FORGOTTEN)
+                and (unread or self._is_disbelieved(segments))
+                and sources.clock.monotonic() - self._until[0] < self._patience
+            ):
+                continue  # the store may have it
             came = [
                 segment for segment in segments if not stopped() and self._take(segment, sources.archive.find(segment))
             ]
@@ -263,6 +263,17 @@ class LostWal:
             if promised and not (short and self._are_gone(segments)):
                 continue  # it is not lost, however long that store is away
             self._record(lost, Why.DISK if promised else why)
+
+    def _is_disbelieved(self, segments: Sequence[Segment]) -> bool:
+        """Whether the store has something under one of their names that is not believed: the configuration may be what is
+        wrong, as where an archive is encrypted that was plain before, and a gap would stay.
+        """
+        try:
+            for segment in segments:
+                self._sources.archive.check_believed(segment)
+        except NotAuthentic:
+            return True  # the look for it has said so
+        return False
 
     def _are_gone(self, segments: Sequence[Segment]) -> bool:
         """Whether no store that promises one of them has answered lately: no disk is filled for what may never come back."""
