@@ -136,8 +136,11 @@ def judged(
     listed: Listed,
     record: Record | None,
     broken: Mapping[str, str] | None = None,
+    *,
+    tails: Store | None = None,
 ) -> Restorable:
-    """The same for who has listed the archive. ``broken``: what was found against some backups just now, by id."""
+    """The same for who has listed the archive. ``broken``: what was found against some backups just now, by id. ``tails``: where
+    those are, if not only there."""
     expiry, start = read_expiry(store, layout), listed.start
     for floor in expiry.floors:
         if floor.size != size:
@@ -153,7 +156,7 @@ def judged(
         system_identifier=layout.system_identifier,
         kept=known[record.timeline if record is not None else max(known)],
         histories=known,
-        partly=_partly(store, layout, size, known, record),
+        partly=_partly(tails or store, layout, size, known, record),
         given_up=given_up(expiry.floors),
         start=start,
     )

@@ -647,7 +647,7 @@ def test_whoever_interrupts_it_is_told_that_it_goes_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid or 1)
-    monkeypatch.setattr("walkeeper.restore.directory.plan.make_of_any", lambda *_: begun)
+    monkeypatch.setattr("walkeeper.restore.directory.any_store.make_of_any", lambda *_: begun)
     monkeypatch.setattr(here, "check_place", lambda *_: None)
     monkeypatch.setattr(command, "restore_script", lambda: "walkeeper-restore-wal")
     monkeypatch.setattr(command, "carry_out", interrupted)

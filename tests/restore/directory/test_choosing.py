@@ -26,12 +26,13 @@ from walkeeper.archive.times import CommitTimes
 from walkeeper.core.backup import Backup, BackupId
 from walkeeper.core.commits import Commit, since_2000
 from walkeeper.core.floor import Below
+from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.core.proof import Proof
 from walkeeper.errors import CannotRestore, CannotTell, Damaged, Locked, StoreDenied
 from walkeeper.lib import retry
 from walkeeper.restore import state
-from walkeeper.restore.directory import check, command, damage, here, plan
+from walkeeper.restore.directory import any_store, check, command, damage, here, plan
 from walkeeper.restore.directory.model import Plan, Request
 from walkeeper.verify import evidence
 
@@ -577,7 +578,7 @@ def stores(two: TwoStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     monkeypatch.setattr(here, "programs", lambda *_: None)
     monkeypatch.setattr(retry, "_WAIT", 0.0)
     monkeypatch.setattr(plan, "_ON_ITS_WAY", 0)
-    return lambda **request: plan.make_of_any(two.config, Request(directory=tmp_path / "new", **request))
+    return lambda **request: any_store.make_of_any(two.config, Request(directory=tmp_path / "new", **request))
 
 
 def test_the_first_store_that_can_restore_the_target_does(two: TwoStores, stores: Make) -> None:
@@ -639,25 +640,33 @@ def test_p14_a_sound_backup_is_taken_whose_wal_joins_that_of_the_store_that_goes
     assert (stores().end, stores().config.store_name) == (Lsn(10 * MIB), name)
 
 
-@pytest.mark.parametrize("why", ["does not join", "another timeline"])
 def test_a_damaged_backup_is_restored_where_no_sound_one_of_another_store_ends_there(
-    two: TwoStores, stores: Make, why: str
+    two: TwoStores, stores: Make
 ) -> None:
     """What was archived since would be missing. The other is named: it may be all that one needs."""
     reaches(two, two.main, 9)
     backed_up(two.main, third := BackupId("20261128T020000Z", 1, "00000003"), 8)
     found_damaged(two.main, third)
-    if why == "does not join":
-        lost(two.main, 7)
-    else:
-        found_damaged(two.main, FIRST)
-        two.main.store.create(f"{two.main.archive.layout.histories}00000002.history", b"1\t0/980000\tx\n", {})
-        two.main.store.create(two.main.key(2, 9), b"w", {})
+    lost(two.main, 7)
     found = stores()
     assert (found.config.store_name, found.backup.id, bool(found.damage)) == ("main", str(third), True)
     assert f"store far: {SECOND}, which reaches 0/600000 on timeline 1. --store far takes it" in _line(
         found, "Not used"
     )
+
+
+def test_a_sound_backup_is_taken_of_a_store_that_knows_less_of_the_timelines(two: TwoStores, stores: Make) -> None:
+    """As a recovery finds them in whichever store has them."""
+    reaches(two, two.main, 9)
+    found_damaged(two.main, FIRST)
+    two.main.put_history(there := History(2, (Switch(1, Lsn(0x980000)),)))
+    two.main.put(there, 9)
+    two.main.record(2, 10)
+    record = two.main.dcs.record
+    assert record is not None
+    two.dcs.put(record.document, "walkeeper")
+    found = stores()
+    assert (found.config.store_name, found.damage, found.timeline, found.end) == (FAR, "", 2, Lsn(10 * MIB))
 
 
 @pytest.mark.parametrize("later", [True, False])
@@ -704,6 +713,68 @@ def test_a_restore_that_met_damage_begins_anew_by_delta_alone(
     found_damaged(two.main, FIRST)
     chosen = stores(delta=delta)
     assert (chosen.config.store_name, chosen.resumed) == ((FAR, None) if delta else ("main", left))
+
+
+def without_backups(built: Built) -> None:
+    for info in [*built.store.list(f"{built.archive.layout.root}backup/")]:
+        built.store.delete(info.key)
+
+
+def test_p14_a_hole_is_none_where_another_store_has_the_wal(
+    two: TwoStores, stores: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recovery reads all stores. While one is away the others are judged without it."""
+    reaches(two, two.main, 7)
+    lost(two.main, 5)
+    without_backups(two.far)
+    monkeypatch.setattr(plan, "last_record", lambda *_: None)
+    for to in ("latest", "0/780000"):
+        found = stores(to=to)
+        assert (found.config.store_name, found.backup.id, found.end) == (
+            "main", str(FIRST), Lsn(8 * MIB if to == "latest" else 0x780000)
+        )  # fmt: skip
+        assert found.wal_store.url == f"{two.main.store.url} and {two.far.store.url}"
+        assert " ".join(_line(found, "WAL").split()).endswith("no store has all of it")
+        assert _line(found, "Not used").startswith(f"Not used  store far: {two.far.store.url}")
+    assert stores(to="0/500000").wal_store.url == two.main.store.url, "what one store has is asked of no other"
+    with pytest.raises(CannotRestore, match="the archive is not whole: after 0/500000"):
+        plan.make(two.config, Request(directory=tmp_path / "new"))
+    is_away(two.far)
+    with pytest.raises(CannotTell, match="the archive is not whole: after 0/500000"):
+        stores()
+
+
+@pytest.mark.parametrize("promoted", [False, True])
+def test_latest_ends_where_the_stores_together_do(two: TwoStores, stores: Make, *, promoted: bool) -> None:
+    """The store with the only backup was away meanwhile: the server goes on with what the other has, and the plan says so."""
+    without_backups(two.far)
+    if promoted:
+        there = History(2, (Switch(1, Lsn(0x580000)),))
+        two.far.put_history(there)
+        two.far.put(there, 5, 6, 7)
+        two.far.record(2, 8)
+        record = two.far.dcs.record
+        assert record is not None
+        two.dcs.put(record.document, "walkeeper-far")
+    else:
+        reaches(two, two.far, 7)
+    found = stores()
+    assert (found.config.store_name, found.timeline, found.end) == ("main", 1 + promoted, Lsn(8 * MIB))
+    two.dcs.down = True
+    found = stores()
+    assert (found.config.store_name, found.timeline, found.end) == ("main", 1 + promoted, Lsn(8 * MIB))
+
+
+def test_p15_what_another_store_is_about_to_delete_fills_no_hole(two: TwoStores, stores: Make) -> None:
+    reaches(two, two.main, 7)
+    lost(two.main, 5)
+    without_backups(two.far)
+    floor = a_floor(
+        system_identifier=str(SYSTEM), start=two.far.segment(1, 6).name, below=(Below(1, "0/600000"),), kept=()
+    )
+    write_floor(two.far.store, two.far.archive.layout, floor)
+    with pytest.raises(CannotRestore, match="the archive is not whole: after 0/500000"):
+        stores()
 
 
 def test_where_none_can_it_is_said_what_each_said(two: TwoStores, stores: Make) -> None:

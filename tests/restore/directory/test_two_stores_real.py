@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,26 @@ def test_p14_damage_in_one_store_is_met_noted_and_restored_around_from_the_other
     done = two.host.run(*words, *hint[1].split(), "--json")
     assert done.returncode == 0, done.stderr
     two.host.start(json.loads(done.stdout))
+    log = two.host.data / "walkeeper.log"
+    wait_until(lambda: two.host.value("SELECT NOT pg_is_in_recovery()"), "the end of the recovery", logs=[log])
+    assert two.host.value("SELECT string_agg(word, '' ORDER BY word) FROM said") == "abcd"
+
+
+def test_p14_a_hole_in_one_store_is_read_over_from_the_other_and_both_are_pinned(two: Two) -> None:
+    """Main has the only backup, and far the WAL that main lacks in the middle, and not its end."""
+    shutil.rmtree(two.far.root / "backup")
+    two.wal(two.main, "c").unlink()
+    words = ["restore", "--data-dir", str(two.host.data)]
+    told = two.host.run(*words, "--dry-run")
+    assert "no store has all of it" in " ".join(told.stdout.split()), told.stdout + told.stderr
+    done = two.host.run(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["store"], document["backup"]) == ("main", two.backups["main"].id)
+    pins = [{path.name for path in (place.root / "pin").iterdir()} for place in (two.main, two.far)]
+    assert len(pins[0]) == 1
+    assert pins[0] == pins[1]
+    two.host.start(document)
     log = two.host.data / "walkeeper.log"
     wait_until(lambda: two.host.value("SELECT NOT pg_is_in_recovery()"), "the end of the recovery", logs=[log])
     assert two.host.value("SELECT string_agg(word, '' ORDER BY word) FROM said") == "abcd"

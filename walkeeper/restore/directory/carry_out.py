@@ -120,8 +120,8 @@ def _begin(plan: Plan, result: Result) -> tuple[State, Lasting | None]:
         ahead = plan.config.store.clock_ahead() or 0.0
         wanted = new_pin(plan.backup, plan.timeline, f"{os.uname().nodename}:{plan.directory}", ahead)
         with suppress(AlreadyThere):
-            with_retries(lambda: write_pin(plan.evidence.store, plan.evidence.layout, wanted))
-        pin, lasting = wanted.id, Lasting(plan.evidence.store, plan.evidence.layout, wanted)
+            with_retries(lambda: write_pin(plan.wal_store, plan.evidence.layout, wanted))
+        pin, lasting = wanted.id, Lasting(plan.wal_store, plan.evidence.layout, wanted)
     except (StoreDenied, StoreError) as problem:
         result.pin_problem = str(problem)
     if plan.resumed is not None:
@@ -146,7 +146,7 @@ def _let_go_of_the_one_before(plan: Plan) -> None:
     asked = before.asked
     if (asked.scope, asked.group, asked.system_identifier) == (layout.scope, layout.group, layout.system_identifier):
         with suppress(StoreError):  # it ends by itself
-            let_go(plan.evidence.store, layout, before.pin)
+            let_go(plan.wal_store, layout, before.pin)
 
 
 def _note(tree: Tree, now: State) -> None:

@@ -20,8 +20,7 @@ from walkeeper.errors import CannotRestore, CannotTell, Locked, StoreError, Walk
 from walkeeper.lib.clock import wall_seconds
 from walkeeper.lib.retry import with_retries
 from walkeeper.lib.terminal import answered, printable, tell, wrapped
-from walkeeper.restore.directory import here
-from walkeeper.restore.directory import plan as planning
+from walkeeper.restore.directory import any_store, here
 from walkeeper.restore.directory.command import restore_script
 from walkeeper.restore.directory.model import Plan, Request
 
@@ -102,7 +101,7 @@ def _checked(name: str, work: Callable[[], str]) -> Check:
 
 def _backup(config: Config, system_identifier: int | None, found: list[Plan]) -> str:
     """Store, archive, backups and WAL, as a restore to latest looks at them; and the server's programs."""
-    plan = planning.make_of_any(config, Request(directory=_NOWHERE, system_identifier=system_identifier))
+    plan = any_store.make_of_any(config, Request(directory=_NOWHERE, system_identifier=system_identifier))
     found.append(plan)
     if plan.damage:
         raise CannotRestore(

@@ -21,11 +21,11 @@ from walkeeper.core import amounts
 from walkeeper.errors import CannotRestore, Damaged
 from walkeeper.lib import events
 from walkeeper.lib.terminal import Progress, answered, complain, tell, wrapped
-from walkeeper.restore.directory import damage, here, near, others, settings
-from walkeeper.restore.directory import plan as planning
+from walkeeper.restore.directory import any_store, damage, here, near, others, settings
 from walkeeper.restore.directory.carry_out import Result, carry_out
 from walkeeper.restore.directory.model import Plan, Request
 from walkeeper.restore.directory.target import Latest, ToLsn
+from walkeeper.store.several import Several
 
 FORMAT: Final = 1
 """Of the document that --json prints."""
@@ -37,7 +37,7 @@ _LOG_EVERY: Final = 30.0
 
 
 def main(config: Config, request: Request, *, dry_run: bool, json: bool) -> int:
-    """Raises what ``plan.make_of_any`` and ``carry_out`` raise; returns 0."""
+    """Raises what ``any_store.make_of_any`` and ``carry_out`` raise; returns 0."""
     events.to_stderr(logging.WARNING if request.use == "server" else logging.INFO)
     if os.geteuid() == 0:
         raise CannotRestore(
@@ -46,7 +46,7 @@ def main(config: Config, request: Request, *, dry_run: bool, json: bool) -> int:
         )
     script = restore_script()
     with Progress() as progress:
-        plan = planning.make_of_any(config, request, progress.show)
+        plan = any_store.make_of_any(config, request, progress.show)
     command = settings.restore_command(script, config.source, request.scope)
     if plan.is_done:
         _check_not_recovered(plan)
@@ -140,6 +140,7 @@ def _told(plan: Plan, seconds: float | None) -> list[str]:
     again = f"; the name is there again at {plan.again}, where --to {plan.again} ends" if plan.again is not None else ""
     size = f"{amounts.size(plan.bytes)}, {amounts.size(plan.packed_bytes)} to fetch"
     stopped, wal = amounts.to_the_second(backup.stop.at), amounts.counted(plan.wal_segments, "segment")
+    of_all = f", from {plan.wal_store.url}: no store has all of it" if isinstance(plan.wal_store, Several) else ""
     lines = [
         *(wrapped("Store", f"{plan.config.store_name}, {plan.evidence.store.url}") if plan.config.others else ()),
         *wrapped("Backup", f"{backup.id} of {backup.member}, PostgreSQL {backup.major}, stopped at {stopped}: {size}"),
@@ -153,7 +154,7 @@ def _told(plan: Plan, seconds: float | None) -> list[str]:
             else ()
         ),
         *wrapped("Target", f"{plan.target.text}{upto}{end} on timeline {plan.timeline}{again}"),
-        *wrapped("WAL", f"{wal} at most, some {amounts.size(plan.wal_bytes)} to fetch"),
+        *wrapped("WAL", f"{wal} at most, some {amounts.size(plan.wal_bytes)} to fetch{of_all}"),
         *wrapped("Into", "; ".join([str(plan.directory), *(f"tablespace {oid}: {place}" for oid, place in spaces)])),
     ]
     if plan.folder is None:

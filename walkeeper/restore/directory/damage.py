@@ -10,7 +10,7 @@ from walkeeper.archive import proofs
 from walkeeper.config import Config
 from walkeeper.errors import Damaged, StoreDenied, StoreError, WalkeeperError
 from walkeeper.lib.retry import with_retries
-from walkeeper.restore.directory import plan as planning
+from walkeeper.restore.directory import any_store
 from walkeeper.restore.directory.model import Plan, Request
 from walkeeper.restore.directory.target import Latest, ToLsn, ToTime
 
@@ -35,7 +35,7 @@ def instead(config: Config, request: Request, plan: Plan, problem: Damaged) -> D
         return problem
     with suppress(WalkeeperError):
         asked = replace(request, backup=None, delta=True)
-        other = planning.make_of_any(config, asked, known={problem.backup: str(problem)})
+        other = any_store.make_of_any(config, asked, known={problem.backup: str(problem)})
         if not other.damage:
             where = f" of store {other.config.store_name}" if config.others else ""
             return Damaged(

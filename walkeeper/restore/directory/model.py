@@ -13,6 +13,7 @@ from walkeeper.core.lsn import Lsn
 from walkeeper.restore import state
 from walkeeper.restore.directory.target import Action, Target
 from walkeeper.restore.state import Asked, State
+from walkeeper.store.base import Store
 from walkeeper.verify.evidence import Evidence
 
 Use: TypeAlias = Literal["server", "replica", "bootstrap"]
@@ -53,6 +54,8 @@ class Plan:
     config: Config
     request: Request
     evidence: Evidence
+    wal_store: Store
+    """What the WAL is read from: its store, or several as one."""
     backups: Backups
     chain: tuple[Backup, ...]
     timeline: int

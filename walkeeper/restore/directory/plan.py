@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -28,13 +28,14 @@ from walkeeper.core.windows import (
     consistent_at,
 )
 from walkeeper.dcs.claim import unknown
-from walkeeper.errors import CannotRestore, CannotTell, DcsError, Refused, StoreError, WalkeeperError, WrongCall
-from walkeeper.lib import events
+from walkeeper.errors import CannotRestore, DcsError, WrongCall
 from walkeeper.lib.retry import with_retries
 from walkeeper.restore.directory import choice, here, near, target
 from walkeeper.restore.directory.model import Plan, Request
 from walkeeper.restore.directory.target import Immediate, Latest, Target, ToLsn, ToName, ToTime, ToXid
+from walkeeper.restore.directory.together import joined
 from walkeeper.restore.state import Asked
+from walkeeper.store.base import Store
 from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
 
 _PREFETCHED: Final = 2
@@ -47,103 +48,25 @@ _PREFETCHES: Final = 15
 """The first major version that looks ahead while it recovers."""
 
 
-def make_of_any(
-    config: Config,
-    request: Request,
-    tell: Callable[[str], None] = lambda _: None,
-    known: Mapping[str, str] | None = None,
-) -> Plan:
-    """``make`` of the first store that can be asked and can restore the target from a backup that was not found damaged; to
-    latest, of the one that goes furthest. Raises what ``make`` raises; where none of several can, what each has said.
-    """
-    if not config.others:
-        return make(config, request, tell, known)
-    plans: list[Plan] = []
-    passed: dict[str, WalkeeperError] = {}
-    wanted = target.parse(request.to)
-    _check_action(request, wanted)
-    for each in config.of_each_store:
-        try:
-            plans.append(make(each, request, tell, known))
-        except WrongCall:
-            raise
-        except (Refused, CannotTell, StoreError) as problem:
-            passed[each.store_name] = problem
-        if plans and not plans[-1].damage and not isinstance(wanted, Latest):
-            break
-    if not plans:
-        raise _none_can(passed)
-    for name, why in passed.items():
-        if isinstance(why, CannotRestore):
-            events.info("store_passed_over", name=name, error=why)
-        else:
-            events.warning("store_passed_over", name=name, error=why, hint=why.hint)
-    best = _best(plans)
-    if best.resumed is not None:
-        return best  # another store could not go on with it, of course
-    refused = (f"store {name}: {why}" for name, why in passed.items() if isinstance(why, CannotRestore))
-    return replace(best, stores_passed_over=(*refused, *best.stores_passed_over))
-
-
-def _best(plans: Sequence[Plan]) -> Plan:
-    """The first that is not damaged and ends where the others do; to latest, where the one that goes furthest does."""
-    latest = isinstance(plans[0].target, Latest)
-    furthest = max(plans, key=_reach) if latest else plans[0]
-    best = furthest
-    if furthest.damage:
-        best = next((plan for plan in plans if not plan.damage and _ends_as(plan, furthest)), furthest)
-    told = tuple(
-        f"store {plan.config.store_name}: {_told_of(plan)}. --store {plan.config.store_name} takes it"
-        for plan in plans
-        if bool(plan.damage) != bool(best.damage)
-    )
-    if latest and best is not furthest:
-        segments = best.wal_segments + max(0, (furthest.end or 0) - (best.end or 0)) // best.evidence.size
-        best = replace(best, end=furthest.end, wal_segments=segments)
-    return replace(best, stores_passed_over=told)
-
-
-def _reach(plan: Plan) -> tuple[int, int, bool]:
-    return plan.timeline, plan.end or 0, not plan.damage
-
-
-def _ends_as(plan: Plan, furthest: Plan) -> bool:
-    """A recovery reads all stores: to latest it goes on with the WAL of the one that goes furthest, where that joins. To
-    immediate the backup is the target: one that is consistent earlier would end there.
-    """
-    if isinstance(plan.target, Immediate):
-        return (plan.end or 0) >= (furthest.end or 0)
-    joins = (plan.end or 0) >= Lsn.parse(furthest.chain[-1].wal[0].start)
-    return not isinstance(plan.target, Latest) or (plan.timeline == furthest.timeline and joins)
-
-
-def _told_of(plan: Plan) -> str:
-    upto = f", which reaches {plan.end} on timeline {plan.timeline}" if plan.end is not None else ""
-    return f"{plan.backup.id}: {plan.damage}" if plan.damage else f"{plan.backup.id}{upto}"
-
-
-def _none_can(passed: dict[str, WalkeeperError]) -> WalkeeperError:
-    """Where not every store could be asked, that is not the same as that none can."""
-    kind = CannotRestore if all(isinstance(each, CannotRestore) for each in passed.values()) else CannotTell
-    hints = dict.fromkeys(each.hint for each in passed.values() if each.hint)
-    return kind("; ".join(f"store {name}: {each}" for name, each in passed.items()), hint=" ".join(hints))
-
-
 def make(
     config: Config,
     request: Request,
     tell: Callable[[str], None] = lambda _: None,
     known: Mapping[str, str] | None = None,
+    seen: dict[str, Evidence] | None = None,
+    *,
+    together: bool = False,
 ) -> Plan:
     """Raises CannotRestore, CannotTell, ConfigError, BadBackup, Locked or the store's errors. Writes nothing.
 
     A backup of which the store lacks a piece is none: nothing is removed for it, and an older one is taken where that reaches the
     target. But one that is on trial, or that was begun with, ends by itself. ``known``: what was found against some, by id.
+    ``seen`` gets what was found in this store, by its name; ``together``: it has that, and the WAL of all counts.
     """
     broken, search = dict(known or {}), choice.Search()
     while True:
         try:
-            plan = _made(config, request, tell, broken, search)
+            plan = _made(config, request, tell, broken, search, {} if seen is None else seen, together=together)
         except CannotRestore as problem:
             said = f"{problem} {problem.hint}"
             unsaid = {id_: why for id_, why in broken.items() if why not in said}
@@ -170,8 +93,9 @@ def _told(broken: Mapping[str, str]) -> str:
 
 
 def _made(
-    config: Config, request: Request, tell: Callable[[str], None], broken: Mapping[str, str], search: choice.Search
-) -> Plan:
+    config: Config, request: Request, tell: Callable[[str], None], broken: Mapping[str, str], search: choice.Search,
+    seen: dict[str, Evidence], *, together: bool,
+) -> Plan:  # fmt: skip
     """``broken``: what was found against some backups, which count for nothing, by id."""
     wanted = target.parse(request.to)
     _check_action(request, wanted)
@@ -184,14 +108,20 @@ def _made(
     before = here.before(directory, request.use)
     archives = open_archives(config, to_read=True)
     system_identifier = request.system_identifier or (before.asked.system_identifier if before else None)
-    evidence = gather(config, archives.store, claim or ask_the_dcs(config), system_identifier)
+    if together:
+        evidence, wal = joined(config, seen)
+    else:
+        evidence = seen[config.store_name] = gather(
+            config, archives.store, claim or ask_the_dcs(config), system_identifier
+        )
+        wal = archives
     asked = _asked(config, request, evidence)
     resumed = here.resumable(directory, before, asked, delta=request.delta)
-    can = _look(evidence, archives, broken)
+    can = _look(evidence, archives, wal.store, broken)
     found = can.windows
     timeline = _timeline(can.holdings, request.timeline)
     history = can.holdings.histories.get(timeline, History(timeline))
-    times = CommitTimes(archives.store, evidence.layout, archives.codec, history, evidence.size)
+    times = CommitTimes(wal.store, evidence.layout, archives.codec, history, evidence.size)
     stopped = choice.had_stopped(wanted, times, exclusive=request.exclusive) if isinstance(wanted, ToTime) else None
     against = {} if request.is_trial else choice.noted(archives.store, evidence.layout, found.complete)
     if resumed is not None and request.delta and request.backup is None and resumed.backup in against:
@@ -211,13 +141,13 @@ def _made(
         chosen, (_, end, again) = search.of(wanted, found.chains[timeline], times, tell)
         better = choice.sound(chosen, against)
         # That may have taken hours, and nothing pins the backup yet: a floor that was recorded meanwhile counts.
-        chosen = choice.named(_look(evidence, archives, broken).windows, better.backup.id, timeline, wanted)
+        chosen = choice.named(_look(evidence, archives, wal.store, broken).windows, better.backup.id, timeline, wanted)
         chosen = replace(chosen, instead_of=better.instead_of)
     if request.use == "replica":
         choice.check_replica(evidence.claim, chosen, against)
     hole = _hole_behind(evidence, history, chosen.window)
     if isinstance(wanted, Latest) and hole is not None:
-        hole = _still_missing(evidence, history, hole, config.uploads, tell)
+        hole = _still_missing(evidence, wal.store, history, hole, config.uploads, tell)
         if hole is not None:
             at = max(chosen.window.end, Lsn(hole * evidence.size))
             raise CannotRestore(
@@ -225,7 +155,7 @@ def _made(
                 hint=f"--to {at} restores up to there. walkeeper verify says what is missing.",
             )
     recovery = resumed.recovery if resumed else _recovery(
-        wanted, request, timeline, chosen, archives.reader(), evidence, history, end=end, hole=hole
+        wanted, request, timeline, chosen, wal.reader(), evidence, history, end=end, hole=hole
     )  # fmt: skip
     upto = end or chosen.window.end
     segments = max(0, -(-upto // evidence.size) - Lsn.parse(chosen.backup.wal[0].start) // evidence.size)
@@ -233,6 +163,7 @@ def _made(
         config=config,
         request=request,
         evidence=evidence,
+        wal_store=wal.store,
         backups=archives.backups(evidence.layout.system_identifier),
         chain=chain_of(chosen.backup, {each.id: each for each in found.complete}),
         timeline=timeline,
@@ -254,8 +185,8 @@ def _made(
     )
 
 
-def _look(evidence: Evidence, archives: Archives, broken: Mapping[str, str]) -> Restorable:
-    """What the archive can restore. Raises CannotRestore where it has no backup."""
+def _look(evidence: Evidence, archives: Archives, wal: Store, broken: Mapping[str, str]) -> Restorable:
+    """What the archive can restore, with the ``wal`` there. Raises CannotRestore where it has no backup."""
     backups = archives.backups(evidence.layout.system_identifier)
     documents = with_retries(lambda: restorable.read_documents(backups))
     if not documents.backups:
@@ -273,7 +204,9 @@ def _look(evidence: Evidence, archives: Archives, broken: Mapping[str, str]) -> 
         )
     listed = Listed(evidence.archived, evidence.histories, evidence.start)
     record = evidence.claim.record
-    return restorable.judged(evidence.store, evidence.layout, evidence.size, documents, listed, record, broken)
+    return restorable.judged(
+        evidence.store, evidence.layout, evidence.size, documents, listed, record, broken, tails=wal
+    )
 
 
 def _check_action(request: Request, wanted: Target) -> None:
@@ -345,7 +278,7 @@ def _hole_behind(evidence: Evidence, history: History, window: Window) -> int | 
 
 
 def _still_missing(
-    evidence: Evidence, history: History, hole: int, uploads: int, tell: Callable[[str], None]
+    evidence: Evidence, wal: Store, history: History, hole: int, uploads: int, tell: Callable[[str], None]
 ) -> int | None:
     """The first that does not come soon; None where all come. What is uploaded right now lies at the frontier or behind it, or,
     where that is not known, among the newest."""
@@ -355,7 +288,7 @@ def _still_missing(
     missing = without(chain(history, evidence.size, hole, last), evidence.archived.segments)
     if hole < newest or not missing or missing[0].first > hole or within(evidence.archived.gaps, missing):
         return hole
-    contents, until = Contents(evidence.store, evidence.layout, evidence.size), time.monotonic() + _ON_ITS_WAY
+    contents, until = Contents(wal, evidence.layout, evidence.size), time.monotonic() + _ON_ITS_WAY
     for segment in (Segment(each.timeline, n, evidence.size) for each in missing for n in range(each.first, each.end)):
         while not with_retries(lambda segment=segment: contents.has(segment)):  # type: ignore[misc]
             if time.monotonic() >= until:
