@@ -190,6 +190,8 @@ def test_a_restore_whose_backup_is_gone_is_begun_anew_and_only_by_delta(make: Ma
     with pytest.raises(CannotRestore, match="begun there at 2026-11-20T12:00:00Z cannot go on: backup 2026") as said:
         make()
     assert "--delta begins again" in said.value.hint
+    with pytest.raises(CannotRestore, match="is being restored there to 'latest', since 2026-11-20T12:00:00Z"):
+        make(to="immediate")
     (tmp_path / "new" / "global").mkdir()
     (tmp_path / "new" / "global" / "pg_control").touch()
     with pytest.raises(CannotRestore, match="cannot go on"):
@@ -200,6 +202,8 @@ def test_a_restore_whose_backup_is_gone_is_begun_anew_and_only_by_delta(make: Ma
     ) as said:
         make()
     assert "what was written there since is gone then" in said.value.hint
+    with pytest.raises(CannotRestore, match="was restored there to 'latest', begun at 2026-11-20T12:00:00Z"):
+        make(to="immediate")
     anew = make(delta=True)
     assert (anew.backup.id, anew.resumed) == (str(SECOND), None)
 
@@ -339,8 +343,9 @@ def test_p14_an_incremental_is_none_without_the_pieces_that_it_builds_on(built: 
     third = BackupId("20261128T020000Z", 1, "00000003")
     backups = Backups(built.store, built.archive.layout, built.codec)
     put_backup(backups, third, Lsn(8 * MIB + 40), Lsn(8 * MIB + 256), parent=str(SECOND), kind="incremental")
-    without_a_piece(built, SECOND)
+    key = without_a_piece(built, SECOND)
     assert make().backup.id == str(FIRST)
+    assert make().incomplete == f"{SECOND}: {key}: it is not there; {third} builds on it"
 
 
 def test_where_the_older_backup_does_not_reach_it_is_said_what_the_newer_one_lacks(built: Built, make: Make) -> None:
@@ -510,6 +515,11 @@ def test_of_a_name_that_is_there_twice_the_one_is_meant_that_is_told(
     assert "again" not in _line(make(to="before-the-release"), "Target")
     older = make(to="before-the-release", backup=str(FIRST))
     assert older.recovery["recovery_target_name"] == "before-the-release", "which is PostgreSQL's to find"
+    assert "restore point 'before-the-release', the first of that name behind the backup" in _line(older, "Target")
+    monkeypatch.setattr(CommitTimes, "search", lambda *_: Lsn(7 * MIB))
+    assert _line(make(to="4711", exclusive=True), "Target").startswith(
+        "Target    just before transaction 4711, which is"
+    )
 
 
 def test_what_was_searched_without_success_is_not_searched_again(

@@ -136,6 +136,9 @@ def _estimate(plan: Plan) -> float:
 def _told(plan: Plan, seconds: float | None) -> list[str]:
     backup, spaces = plan.backup, plan.tablespaces.items()
     upto = f", which is at {plan.end}" if plan.end is not None and not isinstance(plan.target, Latest | ToLsn) else ""
+    if "recovery_target_name" in plan.recovery:
+        upto = ", the first of that name behind the backup"
+    what = f"just before {plan.target.text}" if plan.request.exclusive else plan.target.text
     end = f", {plan.end}" if isinstance(plan.target, Latest) else ""
     again = f"; the name is there again at {plan.again}, where --to {plan.again} ends" if plan.again is not None else ""
     size = f"{amounts.size(plan.bytes)}, {amounts.size(plan.packed_bytes)} to fetch"
@@ -153,7 +156,7 @@ def _told(plan: Plan, seconds: float | None) -> list[str]:
             if len(plan.chain) > 1
             else ()
         ),
-        *wrapped("Target", f"{plan.target.text}{upto}{end} on timeline {plan.timeline}{again}"),
+        *wrapped("Target", f"{what}{upto}{end} on timeline {plan.timeline}{again}"),
         *wrapped("WAL", f"{wal} at most, some {amounts.size(plan.wal_bytes)} to fetch{of_all}"),
         *wrapped("Into", "; ".join([str(plan.directory), *(f"tablespace {oid}: {place}" for oid, place in spaces)])),
     ]

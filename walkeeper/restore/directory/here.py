@@ -31,6 +31,7 @@ _SPARE: Final = 256 * MIB
 """Bytes that must be free besides: for what the recovery writes."""
 _OF_WAL: Final = 1024 * MIB
 """Bytes of WAL that lie in pg_wal at a time while it is replayed, where max_wal_size is PostgreSQL's default, or not known."""
+_STOP: Final = "Is it the right directory? Then stop that server first."
 _NOTHING: Final = frozenset({LOST_AND_FOUND, unfinished(state.NAME)})
 """What an empty directory may have: a restore writes the second first of all, and on a full disk no more than that."""
 _CONFIGURATION: Final = ("postgresql.base.conf", "postgresql.conf", settings.AUTO_CONF)
@@ -129,11 +130,11 @@ def before(directory: Path, use: Use = "server") -> State | None:
 
 def _before(directory: Path, use: Use) -> State | None:
     if (server := running_server(directory)) is not None:
-        raise CannotRestore(f"{directory}: a server runs there, with pid {server.pid}", hint="Stop it first.")
+        raise CannotRestore(f"{directory}: a server runs there, with pid {server.pid}", hint=_STOP)
     for each in postmasters():
         if is_same(each.directory, directory):
             raise CannotRestore(
-                f"{directory}: a server runs there, in a container, with pid {each.pid} here", hint="Stop it first."
+                f"{directory}: a server runs there, in a container, with pid {each.pid} here", hint=_STOP
             )
     if use == "server" and (directory / "postmaster.pid").exists() and not sees_all():
         away = shlex.join(["rm", str(directory / "postmaster.pid")])
@@ -163,6 +164,11 @@ def resumable(directory: Path, before: State | None, asked: Asked, *, delta: boo
         return before
     if delta:
         return None
+    if state.is_whole(directory, before):
+        raise CannotRestore(
+            f"{directory}: backup {before.backup} was restored there to {before.asked.to!r}, begun at {before.began}",
+            hint="--delta makes it what is asked for now. What was written there since is gone then.",
+        )
     raise CannotRestore(
         f"{directory}: backup {before.backup} is being restored there to {before.asked.to!r}, since {before.began}",
         hint="The same command goes on with it. --delta makes it what is asked for now.",

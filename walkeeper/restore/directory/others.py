@@ -22,7 +22,9 @@ def check(plan: Plan) -> None:
     Raises CannotRestore. Writes nothing.
     """
     wal = plan.directory / "pg_wal"
-    ours = dict.fromkeys(plan.tablespaces.values(), "Choose another place with --tablespace OLD=NEW.")
+    ours = {
+        place: f"Choose another place with --tablespace {oid}=DIRECTORY." for oid, place in plan.tablespaces.items()
+    }
     ours[plan.directory] = "Choose another one with --data-dir."
     if wal.is_symlink():
         ours[wal] = f"Is {plan.directory} a copy? The link goes with: {shlex.join(['rm', str(wal)])}"

@@ -63,7 +63,7 @@ def make(
     target. But one that is on trial, or that was begun with, ends by itself. ``known``: what was found against some, by id.
     ``seen`` gets what was found in this store, by its name; ``together``: it has that, and the WAL of all counts.
     """
-    broken, search = dict(known or {}), choice.Search()
+    broken, search, builds = dict(known or {}), choice.Search(), list[str]()
     while True:
         try:
             plan = _made(config, request, tell, broken, search, {} if seen is None else seen, together=together)
@@ -79,13 +79,15 @@ def make(
             return plan
         lacking = {each.id: why for each in plan.chain if (why := choice.lacks(plan.backups, each))}
         if not lacking:
-            return replace(plan, incomplete=_told(broken))
+            return replace(plan, incomplete="; ".join([_told(broken), *builds]) if broken else "")
         if isinstance(plan.target, Immediate) and request.backup is None:
             raise CannotRestore(
                 f"--to immediate: that is where {plan.backup.id} is consistent, and {_told(lacking)}",
                 hint=f"--to {plan.end} restores up to there from an older backup, where the WAL reaches; --backup takes one.",
             )
         broken |= lacking
+        if plan.backup.id not in lacking:
+            builds.append(f"{plan.backup.id} builds on it")
 
 
 def _told(broken: Mapping[str, str]) -> str:
