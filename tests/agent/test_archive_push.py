@@ -199,18 +199,34 @@ def test_an_agent_that_cannot_get_into_postgresql_holds_up_nothing_that_is_hande
 
 
 def test_g3_where_the_dcs_denies_the_record_what_is_handed_over_is_stored(
-    make_postgres: Callable[..., Postgres], short_path: Path
+    make_postgres: Callable[..., Postgres], short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each takeover ends there, however long that is. What it had to compare it had compared before."""
+    """Each takeover ends there, however long that is. What it had to compare it had compared before, of that run of the server."""
+    monkeypatch.setattr(archive_push, "TAKEOVER_SECONDS", 2.0)
     server = make_postgres(settings=NEVER)
     node = Node(server, short_path, "command")
     node.agent.records.read_only = True
     name = server.switch_wal()
+
+    def stored(name: str) -> bool:
+        try:
+            node.push_until_done(name)
+        except PostgresError:
+            return False
+        return True
+
     with node.agent:
-        node.push_until_done(name)
+        wait_for(lambda: stored(name))
         assert not node.agent.archiving
         wait_for(lambda: "takeover_failed" in node.agent.problems())
-    assert node.creates[name] == 1
+        with monkeypatch.context() as patch:
+            patch.setattr(node.agent.agent, "_try_takeover", lambda *_: None)  # as in the seconds before the next one
+            server.restart()
+            second = server.switch_wal()
+            with pytest.raises(PostgresError, match=r"started again|not taken over yet"):
+                node.push_until_done(second)
+        wait_for(lambda: stored(second))
+    assert (node.creates[name], node.creates[second]) == (1, 1)
 
 
 def test_p13_the_store_is_looked_at_again_where_the_archive_was_seen_since(

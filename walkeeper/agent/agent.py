@@ -82,6 +82,8 @@ class _Takeover:
         self.begun_at = begun_at
         self.ended = threading.Event()
         self.thread: threading.Thread | None = None
+        self.run: OneRun | None = None
+        """The run of the server that it compares."""
         self.archiver: Archiver | None = None
         self.problem: WalkeeperError | None = None
 
@@ -142,6 +144,7 @@ class Agent:
         self._takeover_at = 0.0
         self.untried = True  # whether no takeover has compared anything, or may, since this member leads
         self.shut_out_at = 0.0  # when the last look began, where it did not get into PostgreSQL and no takeover runs
+        self.denied: OneRun | None = None  # the run whose takeover the DCS denied last
         self._takeover: _Takeover | None = None
         self.refusals = Refusals(clock, self.poke)
         self.watcher = Watcher(clock)
@@ -304,6 +307,7 @@ class Agent:
 
     def _run_takeover(self, takeover: _Takeover, server: ServerState) -> None:
         """Beside the looks: it may have to list the whole archive, and the watchdog waits for each look."""
+        takeover.run = OneRun(self.config.data_dir)
         try:
             takeover.archiver = self._take_over(server, takeover.accepted, takeover.about)
         except WalkeeperError as problem:
@@ -329,8 +333,12 @@ class Agent:
             self._takeover_at = now + self._takeover_backoff.failed()
             if isinstance(problem, Refused):
                 self.refusals.refused(problem, takeover.about, takeover.accepted)
-            # When the refusal is there, for archive-push. A DCS that denies a key is no more waited for than one that is away.
-            self.untried = not (isinstance(problem, Refused | Watching) or type(problem) is DcsError)
+            if type(problem) is DcsError:  # no more waited for than a DCS that is away
+                self.denied, self.untried = takeover.run, False
+            else:
+                self.untried = not isinstance(
+                    problem, Refused | Watching
+                )  # when the refusal is there, for archive-push
             self.problems.report(
                 About.TAKEOVER_FAILED, problem, grace=isinstance(problem, StandbyLags | DcsUnavailable)
             )

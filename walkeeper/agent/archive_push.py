@@ -235,8 +235,9 @@ class Pushing:
             return
         if (problem := self._agent.refusals.problem) is not None:
             raise problem
-        if self._run is not None:
-            self._run.check()
+        for run in (self._run, self._agent.denied):
+            if run is not None:
+                run.check()
 
     def _was_compared(self, place: Place, archiver: Archiver) -> bool:
         """Whether it is the very file whose bytes the receipt is for, as its modification time proves."""
