@@ -754,6 +754,29 @@ def test_p14_a_hole_is_none_where_another_store_has_the_wal(
         stores()
 
 
+def test_a_name_whose_newest_restore_point_may_be_behind_a_hole_is_looked_for_in_all_stores(
+    two: TwoStores, stores: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reaches(two, two.main, 9)
+    backed_up(two.main, SECOND, 6)
+    lost(two.main, 7)
+    without_backups(two.far)
+    points = [Lsn(0x580000), Lsn(0x880000)]
+
+    def search(_: CommitTimes, begin: Lsn, end: Lsn, *__: object) -> Lsn | None:
+        return next((each for each in points if begin < each <= end), None)
+
+    monkeypatch.setattr(CommitTimes, "search", search)
+    monkeypatch.setattr(plan, "last_record", lambda *asked: Lsn(asked[-1] - 104))
+    found = stores(to="before-the-release")
+    assert (found.backup.id, found.end, found.unsearched) == (str(FIRST), points[0], Lsn(7 * MIB))
+    assert "whether the name is there again is not known, as WAL is missing after 0/700000" in _line(found, "Target")
+    two.far.put(ONE, 7)
+    found = stores(to="before-the-release")
+    assert (found.backup.id, found.end, found.unsearched) == (str(SECOND), points[1], None)
+    assert "again" not in _line(found, "Target")
+
+
 @pytest.mark.parametrize("promoted", [False, True])
 def test_latest_ends_where_the_stores_together_do(two: TwoStores, stores: Make, *, promoted: bool) -> None:
     """The store with the only backup was away meanwhile: the server goes on with what the other has, and the plan says so."""

@@ -10,7 +10,7 @@ from walkeeper.errors import CannotRestore, CannotTell, Refused, StoreError, Wal
 from walkeeper.lib import events
 from walkeeper.restore.directory import plan as planning
 from walkeeper.restore.directory.model import Plan, Request
-from walkeeper.restore.directory.target import Immediate, Latest
+from walkeeper.restore.directory.target import Immediate, Latest, ToName
 from walkeeper.verify.evidence import Evidence
 
 
@@ -41,7 +41,7 @@ def make_of_any(
                 raise
             except (Refused, CannotTell, StoreError) as problem:
                 passed[each.store_name] = problem
-            if plans and not plans[-1].damage and not isinstance(plans[-1].target, Latest):
+            if plans and not plans[-1].damage and not _may_end_further(plans[-1]):
                 break
         return plans, passed
 
@@ -69,7 +69,12 @@ def _may_gain(plans: Sequence[Plan], passed: Mapping[str, WalkeeperError]) -> bo
     """Whether the WAL of all may restore what no store restores by itself."""
     if all(plan.damage for plan in plans):
         return True
-    return isinstance(plans[0].target, Latest) and (bool(passed) or len({_reach(plan) for plan in plans}) > 1)
+    return _may_end_further(plans[0]) and (bool(passed) or len({_reach(plan) for plan in plans}) > 1)
+
+
+def _may_end_further(plan: Plan) -> bool:
+    """The newest restore point of a name may be in WAL that this store lacks."""
+    return isinstance(plan.target, Latest) or plan.unsearched is not None
 
 
 def _best(plans: Sequence[Plan]) -> Plan:
@@ -85,7 +90,7 @@ def _best(plans: Sequence[Plan]) -> Plan:
 
 def _reach(plan: Plan) -> tuple[int, int, bool]:
     """To immediate the backup is the target: one that is consistent earlier would end there. Other targets are where they are."""
-    ends = isinstance(plan.target, Latest | Immediate)
+    ends = isinstance(plan.target, Latest | Immediate | ToName)
     return plan.timeline if ends else 0, (plan.end or 0) if ends else 0, not plan.damage
 
 

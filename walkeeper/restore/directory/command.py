@@ -141,6 +141,8 @@ def _told(plan: Plan, seconds: float | None) -> list[str]:
     what = f"just before {plan.target.text}" if plan.request.exclusive else plan.target.text
     end = f", {plan.end}" if isinstance(plan.target, Latest) else ""
     again = f"; the name is there again at {plan.again}, where --to {plan.again} ends" if plan.again is not None else ""
+    if plan.unsearched is not None:
+        again += f"; whether the name is there again is not known, as WAL is missing after {plan.unsearched}"
     size = f"{amounts.size(plan.bytes)}, {amounts.size(plan.packed_bytes)} to fetch"
     stopped, wal = amounts.to_the_second(backup.stop.at), amounts.counted(plan.wal_segments, "segment")
     of_all = f", from {plan.wal_store.url}: no store has all of it" if isinstance(plan.wal_store, Several) else ""

@@ -44,7 +44,7 @@ class Request:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """``end``: up to where WAL is replayed, where that is known; ``wal_segments`` are replayed at most. ``again``: where the
-    restore point's name is there once more.
+    restore point's name is there once more; ``unsearched``: behind which WAL is missing, so that nobody knows.
 
     ``chain``: the backup and what it builds on, the oldest first; of a full one that is itself.
     ``folder``: the server's programs, if there are any. ``before``: what an earlier restore says of itself there, ``resumed``:
@@ -62,6 +62,7 @@ class Plan:
     target: Target
     end: Lsn | None
     again: Lsn | None = None
+    unsearched: Lsn | None = None
     recovery: dict[str, str]
     directory: Path
     tablespaces: dict[int, Path]

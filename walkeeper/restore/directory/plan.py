@@ -172,6 +172,7 @@ def _made(
         target=wanted,
         end=end,
         again=again,
+        unsearched=chosen.window.end if isinstance(wanted, ToName) and end is not None and hole is not None else None,
         recovery=recovery,
         directory=directory,
         tablespaces=here.tablespaces(chosen.backup, directory, request.tablespaces),
