@@ -49,7 +49,7 @@ class Archived:
             record = self.record()
             return record if record is not None and record.owner == node.name else None
 
-        return wait_until(owned, f"{node.name} owns the record", 30, logs=self.cluster.logs())
+        return wait_until(owned, f"{node.name} owns the record", logs=self.cluster.logs())
 
     def wait_frontier(self, lsn: Lsn) -> Record:
         def passed() -> Record | None:
@@ -170,7 +170,7 @@ def test_the_agent_follows_a_patroni_that_is_paused_restarted_or_gone(archived: 
     leader = cluster.wait_leader()
     session = archived.wait_owner(leader).session
     cluster.patch_config({"pause": True})
-    wait_until(lambda: (leader.rest("patroni") or {}).get("pause"), "Patroni knows of the pause", 20)
+    wait_until(lambda: (leader.rest("patroni") or {}).get("pause"), "Patroni knows of the pause")
     leader.patroni.stop()  # in a pause PostgreSQL goes on without it
     assert leader.writable()
     record = archived.wait_frontier(archived.finish_segment(leader))
@@ -179,7 +179,7 @@ def test_the_agent_follows_a_patroni_that_is_paused_restarted_or_gone(archived: 
     try:
         end = archived.finish_segment(leader)
         key = archived.archive(record).layout.file(History(1).segment_at(Lsn(end - 1), SIZE), ".zst")
-        wait_until(lambda: DirectoryStore(archived.store).head(key) is not None, "an upload without the DCS", 30)
+        wait_until(lambda: DirectoryStore(archived.store).head(key) is not None, "an upload without the DCS")
     finally:
         cluster.etcd.thaw()
     record = archived.wait_frontier(end)
@@ -195,11 +195,11 @@ def test_p6_a_branch_that_the_cluster_gave_up_leads_no_member_astray(archived: A
     archived.wait_owner(leader)
     diverged, third = cluster.replicas()
     cluster.patch_config({"pause": True})
-    wait_until(lambda: all((node.rest("patroni") or {}).get("pause") for node in cluster.nodes), "the pause", 20)
+    wait_until(lambda: all((node.rest("patroni") or {}).get("pause") for node in cluster.nodes), "the pause")
     diverged.patroni.pause()  # one that looks while a server is being promoted takes it for a standby, and never rewinds it
     diverged.execute("SELECT pg_promote()")
     histories = archived.archive(archived.wait_owner(leader)).layout.root + "history"
-    wait_until((archived.store / histories / "00000002.history").exists, "the other branch's history", 30)
+    wait_until((archived.store / histories / "00000002.history").exists, "the other branch's history")
     diverged.patroni.resume()
     for _ in range(2):
         archived.wait_frontier(archived.finish_segment(leader))
@@ -211,7 +211,7 @@ def test_p6_a_branch_that_the_cluster_gave_up_leads_no_member_astray(archived: A
     cluster.wait_ready(3)
     diverged.rest("reinitialize", {"force": True}, timeout=20)
     wait_until(
-        lambda: (diverged.rest("patroni") or {}).get("state") != "streaming", "a new copy is begun", 20, interval=0.01
+        lambda: (diverged.rest("patroni") or {}).get("state") != "streaming", "a new copy is begun", interval=0.01
     )
     assert cluster.wait_ready(3) is leader
 

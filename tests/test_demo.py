@@ -102,7 +102,7 @@ def start_demo() -> Iterator[Callable[..., Demo]]:
         for demo in started:
             demo.process.kill()
             demo.process.wait()
-            wait_until(lambda demo=demo: not demo.pids(), "the demo's end", 30)  # type: ignore[misc]
+            wait_until(lambda demo=demo: not demo.pids(), "the demo's end")  # type: ignore[misc]
 
 
 @pytest.mark.timeout(240)
@@ -142,7 +142,7 @@ def test_a_demo_that_is_interrupted_leaves_nothing(
 
     assert demo.end(60) == (130 if number != signal.SIGKILL else -signal.SIGKILL), demo.said
     try:
-        wait_until(lambda: demo.left() == [], "everything to be gone", 20)
+        wait_until(lambda: demo.left() == [], "everything to be gone")
     except TimeoutError:
         assert demo.left() == []
 
@@ -162,7 +162,7 @@ def test_a_kept_cluster_lives_until_its_process_is_killed(start_demo: Callable[.
 
     os.kill(int(command[1]), signal.SIGTERM)
     assert demo.end(60) == 0
-    wait_until(lambda: demo.left() == [], "everything to be gone", 20)
+    wait_until(lambda: demo.left() == [], "everything to be gone")
 
 
 def test_the_demo_refuses_root_and_says_what_to_do() -> None:

@@ -414,10 +414,10 @@ def test_the_role_in_etcd_is_enough_and_writes_nothing_else(machine: Machine) ->
         return str(machine.server.system_identifier) in said
 
     with machine.start():
-        wait_until(lambda: (machine.report() or {}).get("record"), "a record", 30, logs=[machine.log])
+        wait_until(lambda: (machine.report() or {}).get("record"), "a record", logs=[machine.log])
         end = Segment.parse(machine.server.complete_segments(3)[-1], SIZE).end
-        wait_until(lambda: frontier_passed(end), "the frontier", 30, logs=[machine.log])
-        wait_until(remembers, "what is remembered beside the record", 30, logs=[machine.log])
+        wait_until(lambda: frontier_passed(end), "the frontier", logs=[machine.log])
+        wait_until(remembers, "what is remembered beside the record", logs=[machine.log])
     for key in ("leader", "walkeeper2", "config"):
         with pytest.raises(subprocess.CalledProcessError) as refused:
             machine.host.run(
@@ -428,7 +428,7 @@ def test_the_role_in_etcd_is_enough_and_writes_nothing_else(machine: Machine) ->
 
 @pytest.mark.parametrize("name", ["dcs/etcd-role.sh", "container/start"])
 def test_shell_scripts_are_well_formed(name: str) -> None:
-    subprocess.run(["sh", "-n", EXAMPLES / name], check=True, timeout=10)
+    subprocess.run(["sh", "-n", EXAMPLES / name], check=True, timeout=60)
     assert "\nset -eu\n" in (EXAMPLES / name).read_text()
 
 

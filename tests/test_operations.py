@@ -81,7 +81,7 @@ def test_moving_the_archive_to_another_store_loses_nothing(machine: Machine) -> 
         machine.wait_owned()
         machine.wait_archived(2)
         assert machine.stored() == before, "the old one is left as it was"
-        wait_until(lambda: unbroken(machine, target), "the record to say what is stored", 30)
+        wait_until(lambda: unbroken(machine, target), "the record to say what is stored")
         assert archive_of(machine, target).contents.gaps() == []
         assert "Sound" in verified(machine)
 
@@ -93,7 +93,7 @@ def test_restarting_the_agent_under_load_loses_nothing(machine: Machine) -> None
         machine.server.complete_segments(2)
     with machine.start():
         machine.wait_archived(1)
-        wait_until(lambda: unbroken(machine, machine.store), "the record to say what is stored", 30)
+        wait_until(lambda: unbroken(machine, machine.store), "the record to say what is stored")
         assert archive_of(machine, machine.store).contents.gaps() == []
 
 
@@ -111,7 +111,7 @@ def test_a_slot_that_was_limited_costs_a_recorded_gap_and_no_more(machine: Machi
         (status,) = server.execute("SELECT wal_status FROM pg_replication_slots WHERE slot_name = %s", [HOLD_SLOT])[0]
         return bool(status == "lost")
 
-    wait_until(invalidated, "the slot to be invalidated", 20)
+    wait_until(invalidated, "the slot to be invalidated")
     server.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
     server.execute("SELECT pg_reload_conf()")
     server.execute("SELECT pg_drop_replication_slot(%s)", [HOLD_SLOT])
@@ -192,7 +192,7 @@ def test_after_a_major_upgrade_a_new_archive_begins_when_a_person_says_so_and_th
             assert "HINT" in machine.wait_says("takeover_failed")
             assert "wrong_cluster" in accept(machine)
             machine.wait_archived(2, 60)
-            wait_until(lambda: unbroken(machine, machine.store), "the record to say what is stored", 30)
+            wait_until(lambda: unbroken(machine, machine.store), "the record to say what is stored")
         machine.server = before
         assert machine.stored() == old
         machine.configure()
@@ -201,6 +201,6 @@ def test_after_a_major_upgrade_a_new_archive_begins_when_a_person_says_so_and_th
             machine.wait_says("takeover_failed reason=wrong_cluster")
             assert "wrong_cluster" in accept(machine)
             machine.wait_archived(2, 60)
-            wait_until(lambda: unbroken(machine, machine.store), "the record to say what is stored", 30)
+            wait_until(lambda: unbroken(machine, machine.store), "the record to say what is stored")
             assert archive_of(machine, machine.store).contents.gaps() == []
             assert machine.stored()[: len(old)] == old

@@ -107,12 +107,10 @@ def machine() -> Iterator[Discreet]:
 
 def test_with_the_rights_of_the_examples_it_archives_and_moves_the_slot(machine: Discreet) -> None:
     last = machine.server.complete_segments(2)[-1]
-    wait_until(
-        lambda: any(last in line for line in machine.says("archived")), f"{last} archived", 30, logs=[machine.log]
-    )
+    wait_until(lambda: any(last in line for line in machine.says("archived")), f"{last} archived", logs=[machine.log])
     before = machine.server.restart_lsn("walkeeper")
     machine.server.complete_segments(2)
-    wait_until(lambda: machine.server.restart_lsn("walkeeper") != before, "the slot moves", 30, logs=[machine.log])
+    wait_until(lambda: machine.server.restart_lsn("walkeeper") != before, "the slot moves", logs=[machine.log])
     report = machine.report()
     assert report is not None
     assert report["troubles"] == []
@@ -131,11 +129,9 @@ def test_the_rights_are_really_no_more_than_that(machine: Discreet) -> None:
 
 
 def test_no_secret_shows_in_processes_logs_metrics_status_dcs_or_files(machine: Discreet) -> None:
-    wait_until(machine.receivers, "pg_receivewal", 20, logs=[machine.log])
+    wait_until(machine.receivers, "pg_receivewal", logs=[machine.log])
     last = machine.server.complete_segments(1)[-1]
-    wait_until(
-        lambda: any(last in line for line in machine.says("archived")), f"{last} archived", 30, logs=[machine.log]
-    )
+    wait_until(lambda: any(last in line for line in machine.says("archived")), f"{last} archived", logs=[machine.log])
     restored = machine.server.pg_wal / "RECOVERYXLOG"
     command = [sys.executable, "-m", "walkeeper", "-c", str(machine.config)]
     surroundings = {**machine.host.environment(), **machine.environment()}
@@ -177,7 +173,7 @@ def test_p16_what_somebody_plants_in_the_bucket_is_not_restored(machine: Discree
     """With the agent's own credentials for the bucket, and without the key."""
     first, second = machine.server.complete_segments(2)
     wait_until(
-        lambda: any(second in line for line in machine.says("archived")), f"{second} archived", 30, logs=[machine.log]
+        lambda: any(second in line for line in machine.says("archived")), f"{second} archived", logs=[machine.log]
     )
     store = open_store(load(machine.config, {}).store)
     (key,) = (info.key for info in store.list("") if f"/{first}.zst.age" in info.key)
@@ -209,7 +205,7 @@ def test_no_secret_shows_in_what_it_says_when_it_is_refused(machine: Discreet) -
     machine.server.execute("alter role walkeeper nologin")
     machine.server.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'walkeeper'")
     try:
-        machine.wait_says("not permitted to log in", 30)
+        machine.wait_says("not permitted to log in")
     finally:
         machine.server.execute("alter role walkeeper login")
     wait_until(lambda: not (machine.report() or {"troubles": [1]})["troubles"], "no problem", 60, logs=[machine.log])

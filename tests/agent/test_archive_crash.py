@@ -77,7 +77,7 @@ def running(machine: Machine, step: Step) -> Process:
 def wait_frontier(machine: Machine, lsn: Lsn) -> None:
     wait_until(
         lambda: (record := machine.record) is not None and record.position >= lsn,
-        f"the frontier at {lsn}", 30, logs=[machine.log],
+        f"the frontier at {lsn}", logs=[machine.log],
     )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def clean_run(machine: Machine, step: Step) -> list[Call]:
     trace = machine.directory / "trace"
     with attached(agent.pid, trace, NAMES):
         wait_frontier(machine, step(machine))
-        wait_until(lambda: not spooled(machine), "an empty spool", 10)
+        wait_until(lambda: not spooled(machine), "an empty spool")
     assert agent.stop() == 0
     return calls_in(trace, machine.store, machine.spool, "kv/txn", "pg_replication_slot_advance")
 

@@ -423,7 +423,7 @@ def test_work_that_takes_long_is_joined_and_not_begun_again(
 
     def slowly(place: Place) -> None:
         begun.append(place.name)
-        go.wait(20)
+        go.wait(60)
 
     monkeypatch.setattr(node.pushing, "_push", slowly)
     node.pushing.stop()

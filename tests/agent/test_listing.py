@@ -115,7 +115,7 @@ def test_p9_a_store_that_hangs_holds_up_no_page() -> None:
 
     def hang(name: str, _: str) -> None:
         if name == "list":
-            let_go.wait(20)
+            let_go.wait(60)
 
     store.before = hang
     store_listing = StoreListing(Archives(store, "demo", None, Codec()), HandClock())

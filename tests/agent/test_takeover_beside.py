@@ -59,7 +59,7 @@ class Slow(Agent):
     def _take_over(self, server: ServerState, accepted: frozenset[str], about: object = None) -> Any:
         self.begun += 1
         self.accepted = accepted
-        self.go_on.wait(20)
+        self.go_on.wait(60)
         if isinstance(self.ends_with, Exception):
             raise self.ends_with
         return self.ends_with
@@ -118,7 +118,7 @@ def test_one_that_failed_is_told_and_tried_again(agent: Slow, clock: HandClock) 
         agent._conclude_takeover()
         return agent.archiver is agent.ends_with
 
-    wait_until(over, "its end", 20)
+    wait_until(over, "its end")
 
 
 @pytest.mark.parametrize(

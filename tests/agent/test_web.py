@@ -43,7 +43,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def ask(served: Served, method: str, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
     connection.request(method, path, headers=headers)
     answer = connection.getresponse()
     found = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
@@ -137,7 +137,7 @@ def test_a_request_that_is_none_is_answered_and_not_believed(served: Served) -> 
         b"GET / HTTP/1.0\r\n" + b"a: b\r\n" * 200 + b"\r\n",
         b"\x16\x03\x01\x02\x00\r\n",
     ):
-        with socket.create_connection(("127.0.0.1", served.port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", served.port), timeout=60) as client:
             client.sendall(text)
             client.shutdown(socket.SHUT_WR)
             answer = client.recv(100)
@@ -168,7 +168,7 @@ def test_a_byte_now_and_then_does_not_keep_a_connection(served: Served, monkeypa
                 return True
             return False
 
-        wait_until(ended, "the end of the connection", 10)
+        wait_until(ended, "the end of the connection")
 
 
 def test_a_client_that_does_not_read_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,8 +177,8 @@ def test_a_client_that_does_not_read_is_cut_off(served: Served, monkeypatch: pyt
     with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
         client.sendall(b"GET / HTTP/1.0\r\n\r\n")
         server = web_server_of(served)
-        wait_until(lambda: server._open, "the connection", 30)
-        wait_until(lambda: not server._open, "the end of the connection", 10)
+        wait_until(lambda: server._open, "the connection")
+        wait_until(lambda: not server._open, "the end of the connection")
 
 
 def test_clients_that_say_nothing_or_half_a_request_keep_nobody_from_an_answer(served: Served) -> None:
@@ -197,13 +197,13 @@ def test_connections_are_few_and_who_comes_after_is_told(served: Served, monkeyp
         clients = [stack.enter_context(socket.create_connection(("127.0.0.1", served.port))) for _ in range(2)]
         for client in clients:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        wait_until(lambda: len(web_server_of(served)._asked) == 2, "both requests", 30)
-        wait_until(lambda: len(web_server_of(served)._open) == 2, "both connections", 30)
+        wait_until(lambda: len(web_server_of(served)._asked) == 2, "both requests")
+        wait_until(lambda: len(web_server_of(served)._open) == 2, "both connections")
         with socket.create_connection(("127.0.0.1", served.port), timeout=30) as third:
             assert third.recv(100).startswith(b"HTTP/1.0 503 ")
         for client in clients:
             client.close()
-        wait_until(lambda: served.get("/ready")[0] == 200, "an answer again", 30)
+        wait_until(lambda: served.get("/ready")[0] == 200, "an answer again")
 
 
 def web_server_of(served: Served) -> web._Server:

@@ -78,7 +78,7 @@ class Node:
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
             check=False,
             **options,
         )
@@ -206,7 +206,7 @@ def test_of_ten_callbacks_at_once_one_agent_remains(node: Node) -> None:
         for _ in range(10)
     ]
     for process in together:
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=60)
         assert (process.returncode, stderr) == (0, b"")
     owner = int(node.running()[0])
     wait_for(lambda: len(node.started()) == 10 and sum(alive(pid) for pid in node.started()) == 1)
@@ -253,7 +253,7 @@ def test_it_works_without_a_directory_a_home_a_path_a_locale_and_standard_descri
     done = subprocess.run(
         ["/bin/sh", "-c", script, str(gone), *node.command("on_start", "replica", "demo")],
         env={"WALKEEPER_RUN_DIR": str(node.run), "PATH": "", "PYTHONUTF8": "0", "LC_ALL": "C"},
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0
@@ -269,7 +269,7 @@ def test_a_relative_configuration_in_a_directory_that_is_gone_is_a_warning(node:
     command[4] = "patroni.yml"
     done = subprocess.run(
         ["/bin/sh", "-c", 'cd "$0" && /bin/rmdir "$0" && exec "$@"', str(gone), *command],
-        env=node.environ, capture_output=True, text=True, timeout=20, check=False,
+        env=node.environ, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0
     assert "WARNING the agent was not told of 'on_start'" in done.stderr
@@ -295,7 +295,7 @@ def test_each_script_pokes_the_agent(node: Node, pokes: list[dict[str, Any]], ac
     environ = {**node.environ, "WALKEEPER_PYTHON": sys.executable}
     done = subprocess.run(
         [str(SCRIPTS / action), str(node.config), action, "primary", "demo"],
-        env=environ, capture_output=True, text=True, timeout=20, check=False,
+        env=environ, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     wait_for(lambda: len(pokes) == 1)
@@ -316,7 +316,7 @@ def test_the_scripts_work_when_they_are_copied_to_elsewhere(
     python.chmod(0o755)
     done = subprocess.run(
         [str(tmp_path / "elsewhere" / "on_stop"), str(node.config), "on_stop", "demoted", "demo"],
-        env={**node.environ, "WALKEEPER_PYTHON": str(python)}, capture_output=True, text=True, timeout=20, check=False,
+        env={**node.environ, "WALKEEPER_PYTHON": str(python)}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     wait_for(lambda: len(pokes) == 1)
@@ -326,7 +326,7 @@ def test_an_agent_that_cannot_start_says_why_beside_the_socket(node: Node) -> No
     """The real agent this time, started by the real callback; its configuration names no store."""
     command = [sys.executable, "-I", "-S", str(CALLBACK), str(node.config), "on_start", "replica", "demo"]
     environ = {key: value for key, value in node.environ.items() if key != "PATH"}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     log = Path(paths.start_log_path(str(node.socket)))
     wait_for(lambda: log.exists() and "HINT" in log.read_text())

@@ -66,7 +66,7 @@ def serve(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         end()
 
 
-def raw(path: Path, data: bytes, *, close: bool = True, timeout: float = 10) -> dict[str, Any]:
+def raw(path: Path, data: bytes, *, close: bool = True, timeout: float = 60) -> dict[str, Any]:
     """Send bytes as they are, and read what comes back until the server hangs up."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(timeout)

@@ -97,7 +97,7 @@ class Etcd(Server):
             options += ["--client-cert-auth", "--trusted-ca-file", self._tls / "ca.crt"]
             options += ["--cert-file", self._tls / "server.crt", "--key-file", self._tls / "server.key"]
         self._process = self._host.start([*options, *(["--enable-v2"] if self._v2 else [])])
-        wait_until(self._settled, "etcd", 30, logs=[self._process.log])
+        wait_until(self._settled, "etcd", logs=[self._process.log])
 
     def kill(self) -> None:
         if self._process is not None:

@@ -103,7 +103,7 @@ class Postgres:
         lines = [f"{name} = {quoted(value)}" for name, value in {**SMALL, **places, **self.settings}.items()]
         (self.data / "postgresql.conf").write_text("\n".join([*lines, ""]))
 
-    def start(self, timeout: float = 30, *, wait: bool = True) -> None:
+    def start(self, timeout: float = 60, *, wait: bool = True) -> None:
         """Start the postmaster as a child of this process and, unless told otherwise, wait until it answers."""
         self._postmaster = self.host.start(
             [self.bin_dir / "postgres", "-D", self.data], log=self.log, env=self.env, cwd=self.data
@@ -111,7 +111,7 @@ class Postgres:
         if wait:
             self.wait_ready(timeout)
 
-    def wait_ready(self, timeout: float = 30) -> None:
+    def wait_ready(self, timeout: float = 60) -> None:
         """Until it takes connections. Raises TimeoutError with the log's end, also when it went down instead."""
         wait_until(lambda: self._status() in {"ready", "down"}, f"PostgreSQL in {self.data}", timeout, logs=[self.log])
         if self._status() == "down":

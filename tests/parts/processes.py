@@ -129,7 +129,7 @@ def _signal(pids: Iterable[int], number: int) -> None:
             os.kill(pid, number)
 
 
-def _kill_family(mark: str, directory: Path, timeout: float = 10) -> set[int]:
+def _kill_family(mark: str, directory: Path, timeout: float = 60) -> set[int]:
     """SIGKILL to all of them, and to what they start meanwhile. Returns those that there were."""
     killed: set[int] = set()
     deadline = time.monotonic() + timeout
@@ -172,7 +172,7 @@ def _remove_shared_memory(killed: set[int]) -> None:
 def wait_until(
     condition: Callable[[], _T | None],
     what: str,
-    timeout: float = 30,
+    timeout: float = 60,
     *,
     interval: float = 0.05,
     logs: Iterable[Path] = (),
@@ -366,19 +366,19 @@ class Process:
     def pause(self) -> None:
         """Returns when all its threads stand still: some run on for a moment after the signal, and may answer."""
         self.send(signal.SIGSTOP)
-        wait_until(lambda: stands_still(self.pid), f"{self.args[0]} stands still", 10)
+        wait_until(lambda: stands_still(self.pid), f"{self.args[0]} stands still")
 
     def resume(self) -> None:
         self.send(signal.SIGCONT)
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = 60) -> int:
         """Its return code. Raises TimeoutError with the end of its log."""
         try:
             return self._child.wait(timeout)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"{self.args[0]}: did not end within {timeout:g} s\n{tail(self.log)}") from None
 
-    def stop(self, number: int = signal.SIGTERM, timeout: float = 30) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 60) -> int:
         """Ask it to end and wait. Its return code."""
         if self.alive:
             self.send(number)

@@ -47,7 +47,7 @@ def alive(pid: int) -> bool:
 def detach(machine: Host, mark: Path) -> int:
     """Start DETACHED on a host; its pid."""
     machine.run([sys.executable, "-c", DETACHED, mark])
-    wait_until(lambda: mark.exists() and mark.read_text(), "the detached process", 10)
+    wait_until(lambda: mark.exists() and mark.read_text(), "the detached process")
     return int(mark.read_text())
 
 
@@ -78,9 +78,9 @@ def test_killing_a_host_that_was_interrupted_can_be_begun_again(
 
     with host("h", short_path) as machine:
         parent = machine.start(["sh", "-c", f"cd / && env -i sleep 300 & echo $! > {short_path}/pid; wait"])
-        wait_until(lambda: (short_path / "pid").exists() and (short_path / "pid").read_text(), "the child", 30)
+        wait_until(lambda: (short_path / "pid").exists() and (short_path / "pid").read_text(), "the child")
         child = int((short_path / "pid").read_text())
-        wait_until(lambda: machine.pids() == {parent.pid, child}, "both", 30)
+        wait_until(lambda: machine.pids() == {parent.pid, child}, "both")
         monkeypatch.setattr(os, "kill", interrupted)
         with pytest.raises(KeyboardInterrupt):
             machine.kill9()
@@ -107,7 +107,7 @@ def test_a_paused_host_stands_still_until_it_is_resumed(short_path: Path) -> Non
     counter = short_path / "counter"
     with host("h", short_path) as machine:
         machine.start(["sh", "-c", f"while :; do echo >>{counter}; sleep 0.02; done"])
-        wait_until(counter.exists, "the counter", 30)
+        wait_until(counter.exists, "the counter")
 
         machine.pause()
         time.sleep(0.1)
@@ -116,7 +116,7 @@ def test_a_paused_host_stands_still_until_it_is_resumed(short_path: Path) -> Non
         assert counter.stat().st_size == before
 
         machine.resume()
-        wait_until(lambda: counter.stat().st_size > before, "the counter to go on", 30)
+        wait_until(lambda: counter.stat().st_size > before, "the counter to go on")
 
 
 def test_a_killed_run_takes_its_processes_and_directory_along(short_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_killed_run_takes_its_processes_and_directory_along(short_path: Path) 
     assert run.returncode == -signal.SIGKILL
     pid, directory = run.stdout.split()
 
-    wait_until(lambda: not alive(int(pid)) and not Path(directory).exists(), "the guard to clear up", 10)
+    wait_until(lambda: not alive(int(pid)) and not Path(directory).exists(), "the guard to clear up")
 
 
 def test_a_port_is_given_once_and_lies_below_those_of_outgoing_connections() -> None:
@@ -270,12 +270,12 @@ def test_a_base_backup_and_copied_wal_make_a_server_with_every_acknowledged_row(
     with Ledger(server.conninfo(), ballast=50_000, pause=0) as ledger:
         ledger.wait_for(100)
     last = server.switch_wal()
-    wait_until((archive / last).exists, "the last segment in the archive", 10)
+    wait_until((archive / last).exists, "the last segment in the archive")
 
     restored = restore_server(backup, short_path / "restored", f"cp {archive}/%f %p", bin_dir=server.bin_dir)
     restored.start()
     try:
-        wait_until(lambda: restored.value("SELECT NOT pg_is_in_recovery()"), "the end of recovery", 20)
+        wait_until(lambda: restored.value("SELECT NOT pg_is_in_recovery()"), "the end of recovery")
         with restored.connect() as connection:
             assert ledger.compare(connection) == []
             connection.execute("DELETE FROM ledger WHERE id IN (3, 5)")
@@ -346,7 +346,7 @@ def test_three_nodes_come_up_with_the_hold_slot_on_each(cluster: Cluster) -> Non
     assert leader.config.stat().st_mode & 0o777 == 0o600
     sql = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s AND NOT active"
     for node in cluster.nodes:
-        wait_until(lambda node=node: node.value(sql, [HOLD_SLOT]) == 1, f"the slot on {node.name}", 15)  # type: ignore[misc]
+        wait_until(lambda node=node: node.value(sql, [HOLD_SLOT]) == 1, f"the slot on {node.name}")  # type: ignore[misc]
     assert (
         f"store:\n    path: {leader.directory}/store\n  metrics_port: {leader.metrics_port}"
         in leader.config.read_text()
@@ -361,7 +361,7 @@ def test_a_switchover_changes_the_leader_and_calls_back(cluster: Cluster) -> Non
     new = cluster.switchover(target)
 
     assert new is target is not old
-    wait_until(lambda: "on_role_change" in (new.directory / "callbacks").read_text(), "the callback", 10)
+    wait_until(lambda: "on_role_change" in (new.directory / "callbacks").read_text(), "the callback")
     cluster.wait_ready(3)
 
 
@@ -403,7 +403,7 @@ def test_a_leader_cut_off_from_the_dcs_steps_down_and_comes_back(cluster: Cluste
 
     old.proxy.cut()
     try:
-        wait_until(lambda: not old.writable(), "the old leader to step down", 30, logs=[old.log])
+        wait_until(lambda: not old.writable(), "the old leader to step down", logs=[old.log])
         cluster.expire_leader()
         assert cluster.wait_leader(but_not=old) is not old
     finally:
@@ -419,4 +419,4 @@ def test_the_dynamic_configuration_can_be_changed(cluster: Cluster) -> None:
     def applied() -> bool:
         return all(node.value("SHOW checkpoint_timeout") == "33s" for node in cluster.nodes)
 
-    wait_until(applied, "the new setting on every node", 15)
+    wait_until(applied, "the new setting on every node")

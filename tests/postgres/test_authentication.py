@@ -116,7 +116,7 @@ def test_p16_pg_receivewal_gives_a_member_no_password_either(impostor: Impostor,
     finally:
         receiver.stop()
     assert "authentication method requirement" in said
-    wait_until(lambda: impostor.asked > 0, "a connection", 10)
+    wait_until(lambda: impostor.asked > 0, "a connection")
     assert impostor.answers == []
 
 

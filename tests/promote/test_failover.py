@@ -78,11 +78,11 @@ def waits_for_store(archived: Archived, leader: Node, standby: Node) -> None:
     record = archived.wait_owner(leader)
     assert record.durability == "store"
     leader.execute("CREATE TABLE t (n int)")
-    wait_until(lambda: rows_or_none(standby) == [], "the table is replicated", 20)
+    wait_until(lambda: rows_or_none(standby) == [], "the table is replicated")
     name = standby_name(int(record.system_identifier))
     archived.cluster.patch_config({"postgresql": {"parameters": {"synchronous_standby_names": name}}})
     wait_synchronous(archived, leader)
-    wait_until(lambda: standby.value("SHOW synchronous_standby_names") == name, "the standby is told as much", 30)
+    wait_until(lambda: standby.value("SHOW synchronous_standby_names") == name, "the standby is told as much")
 
 
 def wait_synchronous(archived: Archived, leader: Node) -> None:
@@ -134,7 +134,7 @@ def test_p9_a_switchover_goes_there_and_back_and_no_row_is_missing(archived: Arc
     for to in (standby, leader):
         old = cluster.wait_leader()
         writer = Writer(old, len(acknowledged) + 1000)
-        writer.wait(20)
+        writer.wait(60)
         assert cluster.switchover(to) is to
         writer.end()
         acknowledged += writer.acknowledged

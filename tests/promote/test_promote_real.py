@@ -109,7 +109,7 @@ def pair(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
         pair = Pair(postgres, standby, directory, dcs)
         postgres.switch_wal()
         postgres.execute("INSERT INTO t VALUES (0)")
-        wait_until(lambda: pair.rows() == [0], "the first row", 30, logs=[standby.log])
+        wait_until(lambda: pair.rows() == [0], "the first row", logs=[standby.log])
         [(sender,)] = postgres.execute("SELECT pid FROM pg_stat_replication")
         os.kill(sender, signal.SIGSTOP)
         yield pair
@@ -156,7 +156,7 @@ def test_p8_an_empty_store_without_a_record_is_a_veto_where_its_own_settings_hav
     name = standby_name(pair.standby.system_identifier)
     pair.standby.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
     pair.standby.execute("SELECT pg_reload_conf()")
-    wait_until(lambda: pair.standby.value("SHOW synchronous_standby_names") == name, "the setting", 30)
+    wait_until(lambda: pair.standby.value("SHOW synchronous_standby_names") == name, "the setting")
     assert pair.run(stalled=1) == command.VETOED
     pair.config = replace(pair.config, durability="local")  # an old configuration changes nothing
     assert pair.run(stalled=1) == command.VETOED

@@ -89,7 +89,7 @@ def test_postgresql_hands_over_everything_without_one_failure(make: Any, command
     assert set(machine.stored()) >= set(names)
     end = Segment.parse(names[-1], SIZE).end
     wait_until(
-        lambda: machine.record is not None and machine.record.position >= end, "the frontier", 20, logs=[machine.log]
+        lambda: machine.record is not None and machine.record.position >= end, "the frontier", logs=[machine.log]
     )
     assert archived.stats["failed"] == 0
     assert bool(machine.receivers()) == (mode == "streaming")
@@ -118,7 +118,7 @@ def test_h9_an_agent_that_was_killed_or_frozen_does_not_stop_postgresql_from_arc
     archived.wait_handed_over(names[-1])
     end = Segment.parse(names[-1], SIZE).end
     wait_until(
-        lambda: machine.record is not None and machine.record.position >= end, "the frontier", 20, logs=[machine.log]
+        lambda: machine.record is not None and machine.record.position >= end, "the frontier", logs=[machine.log]
     )
     assert archived.stats["failed"] == 0
 
@@ -136,7 +136,7 @@ def test_p10_a_call_that_fails_shows_in_postgresqls_log_the_report_and_goes_away
         wait_until(lambda: archived.stats["failed"] > 0, "a failed call", 60, logs=[machine.log])
         report = wait_until(
             lambda: (report := machine.report()) and any("archive_command" in t["what"] for t in report["troubles"]) and report,
-            "the report", 20, logs=[machine.log],
+            "the report", logs=[machine.log],
         )  # fmt: skip
         assert report["archive_command"]["failed_count"] > 0
         said = archived.server.log.read_text()
@@ -146,4 +146,4 @@ def test_p10_a_call_that_fails_shows_in_postgresqls_log_the_report_and_goes_away
         away.rename(machine.store)
     archived.server.switch_wal()  # or PostgreSQL waits a minute after three failures
     archived.wait_handed_over(name, 90)
-    wait_until(lambda: not (machine.report() or {"troubles": 1})["troubles"], "all well", 20, logs=[machine.log])
+    wait_until(lambda: not (machine.report() or {"troubles": 1})["troubles"], "all well", logs=[machine.log])

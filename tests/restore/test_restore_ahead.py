@@ -67,7 +67,7 @@ def ready(node: Node) -> list[str]:
 
 def wait_ready(node: Node, *segments: Segment) -> None:
     names = [one.name for one in segments]
-    wait_until(lambda: ready(node) == names, f"{names} ready", 10)
+    wait_until(lambda: ready(node) == names, f"{names} ready")
 
 
 # ------------------------------------------------------------------------------------------------------ what comes next
@@ -120,7 +120,7 @@ def test_a_checkpoint_that_is_read_before_replay_begins_leaves_ready_what_lies_r
         assert node.restore() == exits.DELIVERED
         wait_ready(node, segment(6), segment(7))
         assert node.restore(segment(8).name) == exits.DELIVERED  # the second time it has come there
-        wait_until(lambda: not ready(node), "nothing ready", 10)
+        wait_until(lambda: not ready(node), "nothing ready")
 
 
 @pytest.mark.parametrize("asked", ["00000003.history", segment(7, 2).name])
@@ -236,7 +236,7 @@ def test_what_lies_ready_is_removed_when_nobody_asks_any_more(
             monkeypatch.setattr(prefetch, "IDLE_SECONDS", 0.1)
         else:
             (node.data / "postmaster.pid").unlink()
-        wait_until(lambda: not caches(node).exists(), "the cache's end", 10)
+        wait_until(lambda: not caches(node).exists(), "the cache's end")
         assert node.restoring.prefetcher.recoveries == 0
 
 
@@ -307,7 +307,7 @@ def test_what_fails_on_its_way_to_a_server_that_was_removed_is_no_error(
     def late(cache: Cache, name: str, parts: Any) -> None:
         if name == segment(6).name:
             begun.set()
-            go.wait(20)
+            go.wait(60)
             if not removed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         lay(cache, name, parts)
@@ -322,11 +322,11 @@ def test_what_fails_on_its_way_to_a_server_that_was_removed_is_no_error(
     monkeypatch.setattr(Prefetcher, "_failed", lambda _, one, __: failed.append(one))
     with answering(node):
         assert node.restore() == exits.DELIVERED
-        assert begun.wait(20)
+        assert begun.wait(60)
         if removed:
             shutil.rmtree(caches(node).parent)
         go.set()
-        assert tried.wait(20)
+        assert tried.wait(60)
     assert failed == ([] if removed else [segment(6)])
 
 
@@ -356,7 +356,7 @@ def test_pg_rewind_is_served_straight_from_the_store(agent: Node) -> None:
 
 
 def hold(node: Node, go: threading.Event) -> None:
-    node.store.before = lambda *_: (go.wait(20) and None) or None
+    node.store.before = lambda *_: (go.wait(60) and None) or None
 
 
 def test_p9_what_comes_too_late_for_who_asked_is_there_when_it_asks_again(

@@ -102,7 +102,7 @@ def test_p9_a_store_that_says_nothing_holds_up_one_call_and_not_each(agent: Node
     go = threading.Event()
 
     def say_nothing(*_: str) -> None:
-        go.wait(20)
+        go.wait(60)
 
     agent.server(("standby.signal", "postmaster.pid"))
     agent.store.before = say_nothing
@@ -132,7 +132,7 @@ def test_h9_without_an_agent_or_with_a_hung_one_the_slow_way_is_left(
     go = threading.Event()
 
     def hang(_: dict[str, Any]) -> dict[str, Any]:
-        go.wait(10)
+        go.wait(60)
         return {}
 
     with AgentLock(node.lock) as lock, listening(ControlServer(node.socket, lock, {"restore": hang})):

@@ -152,7 +152,7 @@ def node(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
 
 def lies_ready(node: Node) -> str:
     assert node.shell().returncode == DELIVERED
-    wait_until(lambda: NEXT.name in ready(node), f"{NEXT} ready", 30)
+    wait_until(lambda: NEXT.name in ready(node), f"{NEXT} ready")
     return NEXT.name
 
 

@@ -194,7 +194,7 @@ def test_a_hole_that_an_upload_closes_meanwhile_is_waited_for(node: Holed) -> No
         node.store.after = lambda method, prefix: looked.set() if prefix.endswith("gap/") else None
 
         def close() -> None:
-            looked.wait(20)
+            looked.wait(60)
             node.put(7)
 
         closer = threading.Thread(target=close)
@@ -216,9 +216,9 @@ def test_p6_a_tail_with_more_behind_its_segment_is_a_hole_too(agent: Holed) -> N
     agent.piece(7)
     assert agent.restore(segment(7).name) == exits.DELIVERED
     agent.record(7 * MIB + 8192)
-    wait_until(lambda: agent.restore(segment(7).name) == exits.DELIVERED, "the tail", 5)
+    wait_until(lambda: agent.restore(segment(7).name) == exits.DELIVERED, "the tail")
     agent.put(8)
-    wait_until(lambda: agent.restore(segment(7).name) == exits.STOP_RECOVERY, "the hole", 5)
+    wait_until(lambda: agent.restore(segment(7).name) == exits.STOP_RECOVERY, "the hole")
 
 
 @pytest.mark.parametrize("lost", ["damaged", "removed"])
@@ -319,7 +319,7 @@ def test_p6_a_missing_history_whose_timeline_has_wal_is_no_end(
     else:
         agent.put(9, timeline)
     # What was found a moment ago is kept for a second.
-    wait_until(lambda: agent.restore("00000002.history") == exits.STOP_RECOVERY, "the hole", 10)
+    wait_until(lambda: agent.restore("00000002.history") == exits.STOP_RECOVERY, "the hole")
     said = capfd.readouterr().err.splitlines()[-1]
     assert f"00000002.history: not in the archive, and WAL of timeline {timeline} is there" in said
     assert agent.restore("00000004.history") == exits.ABSENT
@@ -368,7 +368,7 @@ def test_p6_a_standby_goes_on_asking_and_its_log_has_one_line(agent: Holed, capf
         assert agent.restore(segment(7).name) == exits.ABSENT
         return "hole_in_archive" in capfd.readouterr().err
 
-    wait_until(told, "a line", 10)
+    wait_until(told, "a line")
     for _ in range(5):
         assert not told()
 
@@ -437,7 +437,7 @@ def test_a_standby_at_the_archives_end_costs_one_look_a_minute_and_no_record(age
     agent.record(20 * MIB)
     for _ in range(10):
         assert agent.restore(segment(7).name) == exits.ABSENT
-    wait_until(lambda: ("list", f"{agent.archive.layout.root}gap/") in agent.store.calls, "the look", 10)
+    wait_until(lambda: ("list", f"{agent.archive.layout.root}gap/") in agent.store.calls, "the look")
     assert agent.store.calls.count(("list", f"{agent.archive.layout.root}gap/")) == 1
 
 

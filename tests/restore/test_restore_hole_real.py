@@ -136,9 +136,7 @@ def test_j11_a_standby_keeps_asking_at_a_hole_and_goes_on_once_it_is_closed(
     with missing(archive) as lost:
         server.start()
         wait_rows(server, LOST * BATCH)
-        wait_until(
-            lambda: f"hole_in_archive file={lost} exit=1" in server.log.read_text(), "a line", 30, logs=[server.log]
-        )
+        wait_until(lambda: f"hole_in_archive file={lost} exit=1" in server.log.read_text(), "a line", logs=[server.log])
         assert rows(server) == LOST * BATCH
     wait_rows(server, archive.rows)
     assert server.value("SELECT pg_is_in_recovery()")

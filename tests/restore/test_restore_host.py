@@ -113,10 +113,10 @@ def test_on_a_bare_host_the_first_call_starts_what_prefetches_and_it_leaves_noth
     server = bare.server("standby.signal")
     server.start()
     wait_rows(server, bare.archive.rows)
-    wait_until(lambda: len(bare.hosts()) == 1, "one process", 20)
+    wait_until(lambda: len(bare.hosts()) == 1, "one process")
     assert len(bare.links()) == 1
     server.stop("fast")
-    wait_until(lambda: not bare.hosts(), "its end", 30)
+    wait_until(lambda: not bare.hosts(), "its end")
     assert bare.links() == []
     assert [*bare.run.glob("restore-*")] == []
     assert not server.data.with_name("data.walkeeper").exists()
@@ -151,7 +151,7 @@ def test_an_agent_that_comes_and_goes_changes_nothing(bare: Bare) -> None:
     try:
         server.start()
         wait_rows(server, 3 * BATCH)
-        wait_until(bare.hosts, "the process", 20)
+        wait_until(bare.hosts, "the process")
         for number, path in enumerate(later):
             with bare.agent() if number % 3 == 1 else ExitStack():
                 path.with_suffix(".later").rename(path)

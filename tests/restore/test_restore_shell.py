@@ -40,7 +40,7 @@ def agent(node: Node) -> Iterator[Node]:
 
 def wait_ready(node: Node, *segments: Segment) -> None:
     names = [segment.name for segment in segments]
-    wait_until(lambda: ready(node) == names, f"{names} ready", 10)
+    wait_until(lambda: ready(node) == names, f"{names} ready")
 
 
 # ------------------------------------------------------------------------------------------------------ what lies ready
@@ -91,7 +91,7 @@ def test_where_a_rename_does_not_reach_pg_wal_the_shell_finds_nothing_and_the_cl
     with answering(node):
         assert node.shell().returncode == 0
         cache = node.data.with_name("data.walkeeper") / "restore"
-        wait_until(lambda: len([*cache.glob("*/0*")]) == 3, "three ready", 10)
+        wait_until(lambda: len([*cache.glob("*/0*")]) == 3, "three ready")
         assert link(node) is None
         asked = len(node.store.calls)
         assert node.shell(FOLLOWING[0].name).returncode == 0
@@ -189,8 +189,8 @@ def test_h8_a_death_by_sigterm_looks_like_one(node: Node, shell: str) -> None:
             [shell, SCRIPT, "-c", node.config, SEGMENT.name, "pg_wal/RECOVERYXLOG"],
             cwd=node.data, env={**os.environ, "WALKEEPER_PYTHON": str(python)}, start_new_session=True,
         )  # fmt: skip
-        wait_until((node.data / "started").exists, "the client", 10)
-        wait_until(lambda: (node.data / "started").read_text().endswith("\n"), "its pid", 10)
+        wait_until((node.data / "started").exists, "the client")
+        wait_until(lambda: (node.data / "started").read_text().endswith("\n"), "its pid")
         client = int((node.data / "started").read_text())
         if whom == "group":
             os.killpg(process.pid, signal.SIGTERM)
@@ -198,7 +198,7 @@ def test_h8_a_death_by_sigterm_looks_like_one(node: Node, shell: str) -> None:
             os.kill(process.pid if whom == "shell" else client, signal.SIGTERM)
         if whom == "shell" and shell == "bash":
             os.kill(client, signal.SIGTERM)
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(60) == -signal.SIGTERM
         if whom == "shell" and shell == "dash":
             os.kill(client, signal.SIGTERM)
 
@@ -244,7 +244,7 @@ def test_the_orphan_of_a_killed_server_delivers_nothing_whatever_shells_lie_betw
     def hold(method: str, _: str) -> None:
         if method == "get":
             asked.set()
-            answer.wait(20)
+            answer.wait(60)
 
     node.store.before = hold
     node.configure(deadline="1min")
@@ -255,9 +255,9 @@ def test_the_orphan_of_a_killed_server_delivers_nothing_whatever_shells_lie_betw
             [sys.executable, "-c", SERVER_OF_ITS_OWN, *command],
             cwd=node.data, env={**os.environ, "WALKEEPER_PYTHON": sys.executable}, stderr=output,
         )  # fmt: skip
-        assert asked.wait(20)
+        assert asked.wait(60)
         server.kill()
         server.wait()
         answer.set()
-        wait_until(lambda: "is gone" in log.read_text(), "the orphan's end", 20, logs=[log])
+        wait_until(lambda: "is gone" in log.read_text(), "the orphan's end", logs=[log])
     assert "RECOVERYXLOG" not in node.files

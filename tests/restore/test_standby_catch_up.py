@@ -80,7 +80,7 @@ def wait_patroni_knows(cluster: Cluster, position: Lsn) -> None:
         status = cluster.etcd.get(f"/service/{cluster.scope}/status")
         return status is not None and json.loads(status)["optime"] >= position
 
-    wait_until(known, f"Patroni knows that the leader reached {position}", 20, logs=cluster.logs())
+    wait_until(known, f"Patroni knows that the leader reached {position}", logs=cluster.logs())
 
 
 def test_p4_a_standby_replays_from_the_archive_what_replication_had_not_brought(archived: Archived) -> None:
@@ -90,7 +90,7 @@ def test_p4_a_standby_replays_from_the_archive_what_replication_had_not_brought(
     archived.wait_owner(leader)
     leader.execute("CREATE TABLE t (n int)")
     write_rows(leader, range(1))
-    wait_until(lambda: rows(standby) == [0], "the first row is replicated", 20)
+    wait_until(lambda: rows(standby) == [0], "the first row is replicated")
 
     freeze_replication(leader, standby)
     end = write_rows(leader, range(1, SEGMENTS))
@@ -120,4 +120,4 @@ def test_p4_a_standby_replays_from_the_archive_what_replication_had_not_brought(
 
     cluster.start_node(leader)  # the old primary finds its way back
     cluster.wait_ready()
-    wait_until(lambda: rows(leader) == list(range(SEGMENTS + 2)), "the old primary has every row", 30)
+    wait_until(lambda: rows(leader) == list(range(SEGMENTS + 2)), "the old primary has every row")

@@ -107,7 +107,7 @@ def count(server: Postgres) -> int:
 
 
 def opened(server: Postgres) -> None:
-    wait_until(lambda: not server.value("SELECT pg_is_in_recovery()"), "the end of recovery", 30, logs=[server.log])
+    wait_until(lambda: not server.value("SELECT pg_is_in_recovery()"), "the end of recovery", logs=[server.log])
 
 
 def test_a_restore_reaches_the_last_row_of_the_tail(site: Site) -> None:
@@ -124,11 +124,11 @@ def test_a_restore_reaches_the_last_row_of_the_tail(site: Site) -> None:
 def test_a_standby_reads_the_tail_as_it_grows_and_then_the_complete_segment(site: Site) -> None:
     server = site.restored("standby.signal", wal_retrieve_retry_interval="200ms")
     server.start()
-    wait_until(lambda: rows_or_0(server) == site.rows, "the first rows", 30, logs=[server.log])
+    wait_until(lambda: rows_or_0(server) == site.rows, "the first rows", logs=[server.log])
     with site.agent() as agent:
         for switch in (False, True, False):
             agent.wait_frontier(site.insert())
-            wait_until(lambda: rows_or_0(server) == site.rows, "the next row", 30, logs=[server.log])
+            wait_until(lambda: rows_or_0(server) == site.rows, "the next row", logs=[server.log])
             if switch:
                 agent.wait_frontier(Segment.parse(site.primary.switch_wal(), SIZE).end)
     assert server.value("SELECT pg_is_in_recovery()")
@@ -147,22 +147,22 @@ def test_p6_a_standby_is_never_handed_less_than_it_has_received(site: Site, ahea
     with site.agent() as agent:
         standby.start()
         end = site.insert()
-        wait_until(lambda: received(standby) >= end, "streaming", 30, logs=[standby.log])
-        wait_until(lambda: rows_or_0(standby) == site.rows, "replay", 30)
+        wait_until(lambda: received(standby) >= end, "streaming", logs=[standby.log])
+        wait_until(lambda: rows_or_0(standby) == site.rows, "replay")
         standby.execute("SELECT pg_wal_replay_pause()")
-        wait_until(lambda: standby.value("SELECT pg_get_wal_replay_pause_state()") == "paused", "the pause", 10)
+        wait_until(lambda: standby.value("SELECT pg_get_wal_replay_pause_state()") == "paused", "the pause")
         end = site.insert(count=20)
-        wait_until(lambda: received(standby) >= end, "20 rows", 30)
+        wait_until(lambda: received(standby) >= end, "20 rows")
         agent.wait_frontier(end)
         if ahead == "tail":
             site.primary.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name = 'walreceiver'"
             )
-            wait_until(lambda: not standby.execute("SELECT pid FROM pg_stat_wal_receiver"), "the walreceiver's end", 10)
+            wait_until(lambda: not standby.execute("SELECT pid FROM pg_stat_wal_receiver"), "the walreceiver's end")
             agent.wait_frontier(site.insert(count=20))
     if ahead == "standby":
         end = site.insert(count=20)
-        wait_until(lambda: received(standby) >= end, "20 rows", 30)
+        wait_until(lambda: received(standby) >= end, "20 rows")
     replayed = Lsn.parse(str(standby.value("SELECT pg_last_wal_replay_lsn()")))
     assert replayed < end
     before = len(standby.log.read_text())
@@ -191,12 +191,12 @@ def test_what_postgresql_hands_over_of_a_padded_segment_is_told_from_complete_on
     handed = new_directory("h")
     server = site.restored(signal_file, archive_mode=mode, archive_command=f"cp %p {handed}/%f")
     server.start()
-    wait_until(lambda: rows_or_0(server) == site.rows, "the rows", 30, logs=[server.log])
+    wait_until(lambda: rows_or_0(server) == site.rows, "the rows", logs=[server.log])
     if signal_file == "standby.signal":
         server.promote()
     opened(server)
     last = server.switch_wal()
-    wait_until((handed / last).exists, "the new timeline's segment", 30, logs=[server.log])
+    wait_until((handed / last).exists, "the new timeline's segment", logs=[server.log])
     early = {
         path.name: ends_early(path.read_bytes(), Segment.parse(path.name, SIZE))
         for path in handed.iterdir()
@@ -275,11 +275,11 @@ def test_p2_what_a_dead_primary_shipped_beyond_the_fork_stays(site: Site, caplog
     with site.agent() as agent:
         standby.start()
         end = site.insert()
-        wait_until(lambda: received(standby) >= end, "streaming", 30, logs=[standby.log])
+        wait_until(lambda: received(standby) >= end, "streaming", logs=[standby.log])
         agent.wait_frontier(end)
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
         standby.execute("SELECT pg_reload_conf()")
-        wait_until(lambda: not standby.execute("SELECT pid FROM pg_stat_wal_receiver"), "the end of streaming", 30)
+        wait_until(lambda: not standby.execute("SELECT pid FROM pg_stat_wal_receiver"), "the end of streaming")
         common = site.rows
         beyond = site.insert(count=10)
         agent.wait_frontier(beyond)

@@ -163,7 +163,7 @@ def test_in_a_pipe_it_is_a_block_a_look_and_ctrl_c_ends_it_quietly(short_path: P
         while text.count(b"Not everything is known.") < 3:
             text += process.stdout.read1()  # type: ignore[attr-defined]
         process.send_signal(signal.SIGINT)
-        rest, said = process.communicate(timeout=20)
+        rest, said = process.communicate(timeout=60)
     assert said == b""
     assert process.returncode == 0
     assert all(line.isprintable() for line in (text + rest).decode().splitlines())
@@ -175,7 +175,7 @@ def test_as_json_it_is_a_line_a_look(short_path: Path) -> None:
         assert process.stdout is not None
         found = [json.loads(process.stdout.readline()) for _ in range(2)]
         process.terminate()
-        assert process.communicate(timeout=20)[1] == b""
+        assert process.communicate(timeout=60)[1] == b""
     assert [each["exit_code"] for each in found] == [2, 2]
     assert process.returncode == 0
 
@@ -185,7 +185,7 @@ def test_a_reader_that_leaves_ends_it_quietly(short_path: Path) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
 
@@ -203,7 +203,7 @@ def test_on_a_terminal_it_is_a_screen_that_is_left_as_it_was(short_path: Path, r
         with watching(short_path, stdout=theirs, env={"TERM": "xterm", "PYTHONPATH": path}) as process:
             text = read_until(ours, b"Not everything is known.")
             process.send_signal(number)
-            process.wait(20)
+            process.wait(60)
             text += read_until(ours, b"")
             assert process.stderr is not None
             assert process.stderr.read() == b""
@@ -227,7 +227,7 @@ def test_q_ends_it_and_the_terminal_is_as_it_was(short_path: Path) -> None:
         )  # fmt: skip
         read_until(ours, b"Not everything is known.")
         os.write(ours, b"xq")
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
         assert (process.returncode, said) == (0, b"")
         assert termios.tcgetattr(theirs) == before
     finally:

@@ -178,7 +178,7 @@ def test_an_interrupt_ends_a_deep_look_cleanly(machine: Machine) -> None:
         ) as process:  # fmt: skip
             wait_for(begun.exists, 40)
             process.send_signal(signal.SIGINT)
-            out, _ = process.communicate(timeout=20)
+            out, _ = process.communicate(timeout=60)
             assert process.returncode == 130
             assert out == ""
         os.set_blocking(primary, False)
